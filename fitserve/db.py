@@ -1,0 +1,99 @@
+"""Engine, session, and the database's clock."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, event, func, make_url, select, text
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import Session
+
+from fitserve.errors import StorageFull, Unavailable
+
+# Resetting the WAL can corrupt a database in SQLite 3.7.0 to 3.51.2; these branches have the fix.
+_WAL_FIXED = ((3, 44, 6), (3, 50, 7), (3, 51, 3))
+
+
+def wal_is_sound(version: tuple[int, int, int] = sqlite3.sqlite_version_info) -> bool:
+    """Whether the linked SQLite is free of the WAL-reset bug."""
+    return version >= (3, 51, 3) or any(version[:2] == fixed[:2] and version >= fixed for fixed in _WAL_FIXED)
+
+
+def make_engine(url: str, *, pool_size: int = 10, statement_timeout_ms: int = 30_000) -> Engine:
+    """An engine, to be made after a fork or spawn. SQLite writers queue up; PostgreSQL is bounded in time."""
+    if make_url(url).get_backend_name() == "sqlite":
+        return _sqlite_engine(url)
+    options = f"-c statement_timeout={statement_timeout_ms} -c idle_in_transaction_session_timeout=60000"
+    return create_engine(
+        url,
+        pool_pre_ping=True,
+        pool_size=pool_size,
+        max_overflow=pool_size,
+        pool_timeout=5,
+        connect_args={"options": options, "connect_timeout": 5},
+    )
+
+
+def _sqlite_engine(url: str) -> Engine:
+    engine = create_engine(url, connect_args={"timeout": 5, "check_same_thread": False}, pool_timeout=5)
+    journal = "WAL" if wal_is_sound() else "TRUNCATE"
+
+    @event.listens_for(engine, "connect")
+    def _connect(connection: sqlite3.Connection, _record: Any) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves
+        for pragma in (f"journal_mode={journal}", "foreign_keys=ON", "busy_timeout=5000", "synchronous=FULL"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Any) -> None:
+        # A transaction that reads and then writes must take the write lock first, or it fails as locked.
+        writing = connection.get_execution_options().get("writing", True)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+    return engine
+
+
+@contextmanager
+def transaction(engine: Engine) -> Iterator[Session]:
+    """One writing transaction: committed when the block ends, rolled back when it raises."""
+    with translated(), Session(engine, expire_on_commit=False) as session, session.begin():
+        yield session
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Session]:
+    """One reading transaction; on SQLite it takes no write lock."""
+    with translated(), Session(engine.execution_options(writing=False), expire_on_commit=False) as session:
+        yield session
+        session.rollback()
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raises Unavailable (503) where the database is away or busy, StorageFull (507) where its disk is full."""
+    try:
+        yield
+    except PoolTimeout as error:
+        raise Unavailable("The database has no free connection.", retry_after=1) from error
+    except DBAPIError as error:
+        message = str(error.orig).lower()
+        if "disk is full" in message or "no space left" in message:
+            raise StorageFull("The database's disk is full.", retry_after=60) from error
+        if isinstance(error, OperationalError) or error.connection_invalidated:
+            raise Unavailable("The database is not reachable right now.", retry_after=5) from error
+        raise
+
+
+def now(session: Session) -> datetime:
+    """The database's clock, in UTC: the only clock that leases are measured by."""
+    if session.get_bind().dialect.name == "sqlite":
+        stamp = session.scalar(select(func.strftime("%Y-%m-%dT%H:%M:%f", "now")))
+        return datetime.fromisoformat(str(stamp)).replace(tzinfo=UTC)
+    value = session.scalar(text("SELECT clock_timestamp()"))
+    assert isinstance(value, datetime)
+    return value.astimezone(UTC)

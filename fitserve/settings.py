@@ -1,0 +1,97 @@
+"""Every FITSERVE_* variable, typed. A process reads them once, in its composition root.
+
+`docs/reference/settings.md` is checked against this module by a test.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MB = 1024 * 1024
+GB = 1024 * MB
+
+
+class Limits(BaseSettings):
+    """Upper bounds, checked before memory is taken. `GET /api/v1/limits` shows them."""
+
+    model_config = SettingsConfigDict(env_prefix="FITSERVE_LIMIT_", extra="ignore")
+
+    upload_bytes: int = Field(20 * GB, description="Bytes of one upload, as sent")
+    expanded_bytes: int = Field(100 * GB, description="Bytes of one upload after decompression")
+    expansion_ratio: int = Field(100, description="Decompressed bytes for each compressed byte")
+    rows: int = Field(200_000_000, description="Rows of a dataset")
+    columns: int = Field(5_000, description="Columns of a dataset")
+    field_bytes: int = Field(1 * MB, description="Bytes of one field of a CSV or JSON Lines file")
+    json_bytes: int = Field(10 * MB, description="Bytes of a JSON body on the control API")
+    json_depth: int = Field(64, description="Nesting depth of a JSON body")
+    predict_bytes: int = Field(32 * MB, description="Bytes of one prediction request")
+    predict_rows: int = Field(100_000, description="Rows of one prediction request")
+    layers: int = Field(500, description="Layers of a network")
+    parameters: int = Field(100_000_000, description="Trainable and other weights of a network")
+    activation_bytes: int = Field(4 * GB, description="Activations of one batch")
+    epochs: int = Field(1_000_000, description="Epochs of a run")
+    trials: int = Field(1_000, description="Trials of a run")
+    multiply_adds: int = Field(10**18, description="Multiply-adds of a whole run")
+    queued_runs: int = Field(10_000, description="Queued runs of one key owner")
+    running_runs: int = Field(1_000, description="Running runs of one key owner")
+
+
+class Settings(BaseSettings):
+    """How this process is set up."""
+
+    model_config = SettingsConfigDict(env_prefix="FITSERVE_", extra="ignore")
+
+    home: Path = Field(Path("fitserve-data"), description="Folder of the embedded database, blobs and broker")
+    database_url: str | None = Field(None, description="SQLAlchemy URL; SQLite under `home` when unset")
+    redis_url: str | None = Field(None, description="Redis URL of the broker; a Redis of our own when unset")
+    blob_url: str | None = Field(None, description="fsspec URL of the blob store; `home`/blobs when unset")
+
+    host: str = Field("127.0.0.1", description="Address the API and the prediction service bind to")
+    port: int = Field(8000, description="Port of the API and the dashboard")
+    predict_port: int = Field(8501, description="Port of the prediction service's REST protocols")
+    grpc_port: int = Field(8500, description="Port of the prediction service's gRPC protocols; 0 turns it off")
+    worker_metrics_port: int = Field(9101, description="Port of a worker's /metrics, /livez and /readyz")
+    reaper_metrics_port: int = Field(9102, description="Port of the reaper's /metrics, /livez and /readyz")
+    auth: bool = Field(True, description="Ask for API keys; can be off on a loopback address only")
+    root_key: SecretStr | None = Field(None, description="An admin key given from outside, as `id.secret`")
+    predict_url: str | None = Field(None, description="Where clients reach the prediction service")
+
+    workers: int = Field(1, description="Worker processes that `fitserve up` starts")
+    predict_processes: int = Field(1, description="Prediction processes that `fitserve up` starts")
+    log_level: str = Field("INFO", description="Level of the JSON logs")
+    otlp_endpoint: str | None = Field(None, description="OTLP/HTTP endpoint for traces; off when unset")
+
+    lease_seconds: float = Field(30, description="A run's lease without a heartbeat")
+    heartbeat_seconds: float = Field(5, description="Between two heartbeats of a supervisor")
+    reap_seconds: float = Field(5, description="Between two rounds of the reaper and dispatcher")
+    redispatch_seconds: float = Field(30, description="A queued run is published again after this")
+    no_progress_seconds: float = Field(900, description="A trainer that reports nothing for so long is killed")
+    max_attempts: int = Field(3, description="Attempts of a run before `worker_lost`")
+    graceful_seconds: float = Field(20, description="Time a trainer has to checkpoint after SIGTERM")
+    checkpoint_seconds: float = Field(30, description="Between two checkpoints of a training run")
+    trainer_memory_bytes: int = Field(0, description="Memory limit of a trainer; 0 is three quarters of the machine")
+    trainer_runs: int = Field(200, description="Runs after which a warm trainer process is replaced")
+    trainer_threads: int = Field(0, description="Threads of a trainer; 0 is one for each core")
+    registry_poll_seconds: float = Field(1.0, description="Between two looks of the prediction service at the registry")
+    predict_memory_bytes: int = Field(2 * GB, description="Memory budget of loaded models; least recently used go first")
+    garbage_age_seconds: float = Field(86_400, description="An unreferenced blob younger than this is kept")
+
+    limits: Limits = Field(default_factory=Limits)
+
+    @property
+    def resolved_database_url(self) -> str:
+        """`database_url`, or SQLite under `home`."""
+        return self.database_url or f"sqlite:///{self.home.resolve() / 'fitserve.db'}"
+
+    @property
+    def resolved_blob_url(self) -> str:
+        """`blob_url`, or a folder under `home`."""
+        return self.blob_url or f"file://{self.home.resolve() / 'blobs'}"
+
+    @property
+    def scratch(self) -> Path:
+        """This machine's folder for uploads and trainers at work; its content may be lost."""
+        return self.home.resolve() / "scratch"

@@ -1,0 +1,56 @@
+"""Run states and the transitions between them: pure data.
+
+`ARCHITECTURE.md` shows the diagram that `mermaid()` writes; a test keeps the two equal. The numbers
+T1 to T10 are those of the reliability notes in ARCHITECTURE.md; T3 (a heartbeat) and T10 (publish
+again) stay within one state and are not listed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class RunState(StrEnum):
+    """Where a run stands."""
+
+    queued = "queued"
+    running = "running"
+    succeeded = "succeeded"
+    failed = "failed"
+    cancelled = "cancelled"
+
+
+TERMINAL = frozenset({RunState.succeeded, RunState.failed, RunState.cancelled})
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One arrow: `source` is None where the run is made."""
+
+    id: str
+    source: RunState | None
+    target: RunState
+    who: str
+    when: str
+
+
+TRANSITIONS: tuple[Transition, ...] = (
+    Transition("T1", None, RunState.queued, "API", "created"),
+    Transition("T2", RunState.queued, RunState.running, "supervisor", "claimed: attempt + 1, new lease"),
+    Transition("T4", RunState.running, RunState.succeeded, "supervisor", "artifact durable, not cancelled"),
+    Transition("T5", RunState.running, RunState.failed, "supervisor", "deterministic error"),
+    Transition("T6", RunState.running, RunState.queued, "supervisor or reaper", "lease expired, or handed back"),
+    Transition("T7", RunState.running, RunState.failed, "reaper", "attempts used up: worker_lost"),
+    Transition("T8", RunState.queued, RunState.cancelled, "API", "cancelled while queued"),
+    Transition("T9", RunState.running, RunState.cancelled, "supervisor or reaper", "cancel requested"),
+)
+
+
+def mermaid() -> str:
+    """The state diagram in Mermaid's notation."""
+    lines = ["stateDiagram-v2"]
+    for t in TRANSITIONS:
+        lines.append(f"    {t.source or '[*]'} --> {t.target}: {t.id} {t.when} ({t.who})")
+    lines += [f"    {state} --> [*]" for state in RunState if state in TERMINAL]
+    return "\n".join(lines)

@@ -1,0 +1,299 @@
+"""ORM rows. Times are UTC, made by the database; JSON columns hold what `wire` or `spec` describe."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from fitserve.states import RunState
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """A timezone-aware UTC time, on SQLite as well (which keeps no zone)."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    """Parent of all rows."""
+
+    metadata = MetaData(naming_convention=NAMING)
+    type_annotation_map = {
+        datetime: UtcTime,
+        dict[str, Any]: JSON(none_as_null=True),
+        list[Any]: JSON(none_as_null=True),
+        int: BigInteger().with_variant(Integer, "sqlite"),
+    }
+
+
+class Blob(Base):
+    """Bytes that the blob store holds, known by their SHA-256. Only these are ever loaded."""
+
+    __tablename__ = "blobs"
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    bytes: Mapped[int]
+    kind: Mapped[str] = mapped_column(String(32))  # dataset, manifest, keras, onnx, checkpoint, plot, ...
+    created_at: Mapped[datetime]
+
+
+class Dataset(Base):
+    """One version of an uploaded table, immutable."""
+
+    __tablename__ = "datasets"
+    __table_args__ = (UniqueConstraint("name", "version"), Index("ix_datasets_sha256", "sha256"))
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    name: Mapped[str] = mapped_column(String(63))
+    version: Mapped[int]
+    owner: Mapped[str] = mapped_column(String(63))
+    sha256: Mapped[str] = mapped_column(String(64))  # of the content as uploaded
+    blob: Mapped[str] = mapped_column(ForeignKey("blobs.sha256"))  # the Parquet file
+    parent_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id"))
+    rows: Mapped[int]
+    bytes: Mapped[int]  # as uploaded
+    source: Mapped[dict[str, Any]]  # format, dialect, encoding, compression, options of the upload
+    columns: Mapped[list[Any]]  # wire.Column, in order
+    profile: Mapped[dict[str, Any]]
+    refused: Mapped[dict[str, Any] | None]  # lenient mode: how many rows were refused, and the first of them
+    shared: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[datetime]
+
+
+class Upload(Base):
+    """A resumable upload that is not finished."""
+
+    __tablename__ = "uploads"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(63))
+    length: Mapped[int | None]
+    offset: Mapped[int]
+    metadata_: Mapped[dict[str, Any]] = mapped_column("metadata")
+    dataset_id: Mapped[str | None]
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+
+
+_STATES = ", ".join(f"'{state}'" for state in RunState)
+
+
+class Run(Base):
+    """One spec being trained on one dataset. `fitserve.runs` alone writes here."""
+
+    __tablename__ = "runs"
+    __table_args__ = (
+        CheckConstraint(f"state IN ({_STATES})", name="state_known"),
+        CheckConstraint("(state = 'running') = (lease_token IS NOT NULL)", name="lease_iff_running"),
+        CheckConstraint("priority BETWEEN -100 AND 100", name="priority_range"),
+        Index(
+            "ix_runs_queue",
+            text("priority DESC"),
+            "created_at",
+            "id",
+            sqlite_where=text("state = 'queued'"),
+            postgresql_where=text("state = 'queued'"),
+        ),
+        Index(
+            "ix_runs_lease",
+            "lease_expires_at",
+            sqlite_where=text("state = 'running'"),
+            postgresql_where=text("state = 'running'"),
+        ),
+        Index("ix_runs_owner_created", "owner", "created_at"),
+    )
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16), default="training")  # or "prediction": a batch prediction
+    owner: Mapped[str] = mapped_column(String(63))
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
+    model: Mapped[str | None] = mapped_column(String(63))  # registered under this name when it succeeds
+    spec: Mapped[dict[str, Any]]  # as it was asked for
+    resolved: Mapped[dict[str, Any]]  # with every default written out
+    estimates: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(String(16), default=RunState.queued)
+    priority: Mapped[int] = mapped_column(default=0)
+    attempt: Mapped[int] = mapped_column(default=0)  # counts every acquisition: part of the fence
+    spent_attempts: Mapped[int] = mapped_column(default=0)  # a graceful hand-back spends none
+    lease_token: Mapped[str | None] = mapped_column(String(64))
+    lease_expires_at: Mapped[datetime | None]
+    worker: Mapped[str | None] = mapped_column(String(128))
+    dispatched_at: Mapped[datetime | None]
+    cancel_requested_at: Mapped[datetime | None]
+    checkpoint: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"))
+    checkpoint_epoch: Mapped[int | None]
+    parent_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id"))  # retried, reproduced or patched from
+    result: Mapped[dict[str, Any] | None]  # final metrics, artifact, trials, evaluation
+    error: Mapped[dict[str, Any] | None]  # problem details with a `cause`
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]  # of the last attempt
+    progress_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class Event(Base):
+    """What happened to a run: append-only. `id` is the cursor of the event stream."""
+
+    __tablename__ = "events"
+    __table_args__ = (UniqueConstraint("run_id", "attempt", "seq"), Index("ix_events_run", "run_id", "id"))
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"))
+    attempt: Mapped[int]
+    seq: Mapped[int]  # counted by the writer within the attempt: a repeated report changes nothing
+    level: Mapped[str] = mapped_column(String(8))  # info, warn, error
+    type: Mapped[str] = mapped_column(String(16))  # message, state, metrics
+    message: Mapped[str]
+    data: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+
+class Epoch(Base):
+    """One pass over the training rows: append-only, once for each trial and epoch."""
+
+    __tablename__ = "epochs"
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    trial: Mapped[int] = mapped_column(primary_key=True)
+    epoch: Mapped[int] = mapped_column(primary_key=True)  # from 1
+    attempt: Mapped[int]
+    logs: Mapped[dict[str, Any]]  # Keras's logs: loss, val_loss, metrics, learning_rate
+    seconds: Mapped[float]
+    layers: Mapped[dict[str, Any] | None]  # per-layer norms and shares (insight)
+    created_at: Mapped[datetime]
+
+
+class Idempotency(Base):
+    """The answer given to a creating POST, kept under its Idempotency-Key."""
+
+    __tablename__ = "idempotency"
+    owner: Mapped[str] = mapped_column(String(63), primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    body_sha256: Mapped[str] = mapped_column(String(64))
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"))
+    created_at: Mapped[datetime]
+
+
+class Model(Base):
+    """A name under which artifacts are served. `generation` moves with every change to it."""
+
+    __tablename__ = "models"
+    name: Mapped[str] = mapped_column(String(63), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(63))
+    generation: Mapped[int] = mapped_column(default=0)
+    loaded: Mapped[bool] = mapped_column(default=True)
+    shared: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[datetime]
+
+
+class Version(Base):
+    """A numbered, immutable version of a model. Unique on the run: a result is committed once."""
+
+    __tablename__ = "versions"
+    model: Mapped[str] = mapped_column(ForeignKey("models.name"), primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), unique=True)
+    artifact: Mapped[str] = mapped_column(ForeignKey("blobs.sha256"))  # the manifest's SHA-256
+    metrics: Mapped[dict[str, Any]]
+    retired_at: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+
+
+class Label(Base):
+    """A movable name of a version: `champion`, `candidate`, `epoch-12`."""
+
+    __tablename__ = "labels"
+    model: Mapped[str] = mapped_column(ForeignKey("models.name"), primary_key=True)
+    label: Mapped[str] = mapped_column(String(63), primary_key=True)
+    version: Mapped[int]
+    artifact: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"))  # a kept checkpoint, else the version's
+    weight: Mapped[float] = mapped_column(default=0.0)  # canary: share of unversioned requests, 0 to 1
+    shadow: Mapped[bool] = mapped_column(default=False)  # gets a copy of the traffic; its answers are only measured
+    previous: Mapped[int | None]  # the version it named before: rollback goes there
+    updated_at: Mapped[datetime]
+
+
+class Key(Base):
+    """An API key: the SHA-256 of its secret, never the secret."""
+
+    __tablename__ = "keys"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    secret_sha256: Mapped[str] = mapped_column(String(64))
+    owner: Mapped[str] = mapped_column(String(63))
+    name: Mapped[str] = mapped_column(String(63))
+    scopes: Mapped[list[Any]]
+    models: Mapped[list[Any] | None]  # a predict key may be limited to these
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+
+
+class Audit(Base):
+    """Who did what, when, from where: append-only."""
+
+    __tablename__ = "audit"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    key_id: Mapped[str | None] = mapped_column(String(40))
+    owner: Mapped[str | None] = mapped_column(String(63))
+    action: Mapped[str] = mapped_column(String(128))
+    target: Mapped[str] = mapped_column(String(256))
+    status: Mapped[int]
+    address: Mapped[str] = mapped_column(String(64))
+    request_id: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime]
+
+
+class Worker(Base):
+    """A worker process that lives, for the operator's page. Work is never given out by it."""
+
+    __tablename__ = "workers"
+    id: Mapped[str] = mapped_column(String(128), primary_key=True)
+    hostname: Mapped[str] = mapped_column(String(255))
+    pid: Mapped[int]
+    run_id: Mapped[str | None] = mapped_column(String(40))
+    started_at: Mapped[datetime]
+    heartbeat_at: Mapped[datetime]
+
+
+# Terminal states are immutable, whoever writes. Migrations create these; `{...}` are plain SQL.
+TERMINAL_GUARD = {
+    "sqlite": [
+        """CREATE TRIGGER runs_terminal_immutable BEFORE UPDATE OF state ON runs
+           WHEN OLD.state IN ('succeeded', 'failed', 'cancelled') AND NEW.state <> OLD.state
+           BEGIN SELECT RAISE(ABORT, 'a terminal run state is immutable'); END""",
+    ],
+    "postgresql": [
+        """CREATE FUNCTION runs_terminal_immutable() RETURNS trigger LANGUAGE plpgsql AS $$
+           BEGIN RAISE EXCEPTION 'a terminal run state is immutable' USING ERRCODE = 'check_violation'; END $$""",
+        """CREATE TRIGGER runs_terminal_immutable BEFORE UPDATE OF state ON runs FOR EACH ROW
+           WHEN (OLD.state IN ('succeeded', 'failed', 'cancelled') AND NEW.state <> OLD.state)
+           EXECUTE FUNCTION runs_terminal_immutable()""",
+    ],
+}

@@ -1,0 +1,1 @@
+"""The web processes: control API, prediction service, dashboard."""

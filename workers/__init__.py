@@ -1,0 +1,1 @@
+"""The worker processes: supervisor, trainer, reaper. TensorFlow is imported here alone."""
