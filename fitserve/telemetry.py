@@ -1,0 +1,85 @@
+"""What Prometheus scrapes: every metric's name, help text, labels and buckets, in one place.
+
+Label values are bounded: route templates (else `unmatched`), model names and versions from the
+registry, states, causes. Never a run's id, never a name that a client made up.
+"""
+
+from __future__ import annotations
+
+import platform
+from typing import Final
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    Info,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+
+from fitserve import __version__
+
+REGISTRY: Final = CollectorRegistry()
+ProcessCollector(registry=REGISTRY)
+PlatformCollector(registry=REGISTRY)
+GCCollector(registry=REGISTRY)
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+FAST = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+REQUEST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
+LONG = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14400.0)
+
+BUILD = Info("fitserve_build", "Release and interpreter of this process.", registry=REGISTRY)
+BUILD.info({"version": __version__, "python": platform.python_version()})
+
+# HTTP
+HTTP_REQUESTS = Counter(
+    "fitserve_http_requests_total",
+    "Requests answered, by route template, method and status code.",
+    ["route", "method", "status"],
+    registry=REGISTRY,
+)
+HTTP_SECONDS = Histogram(
+    "fitserve_http_request_duration_seconds",
+    "Time from a request's head to the end of its answer.",
+    ["route", "method"],
+    buckets=REQUEST,
+    registry=REGISTRY,
+)
+HTTP_IN_FLIGHT = Gauge("fitserve_http_requests_in_flight", "Requests being answered.", registry=REGISTRY)
+
+# Datasets
+UPLOADS = Counter("fitserve_uploads_total", "Uploads ended, by outcome.", ["outcome"], registry=REGISTRY)
+UPLOAD_BYTES = Counter("fitserve_upload_bytes_total", "Bytes of uploads received.", registry=REGISTRY)
+ROWS_REFUSED = Counter("fitserve_upload_rows_refused_total", "Rows that lenient uploads refused.", registry=REGISTRY)
+
+# Runs
+RUNS_CREATED = Counter("fitserve_runs_created_total", "Runs accepted.", registry=REGISTRY)
+RUNS_FINISHED = Counter(
+    "fitserve_runs_finished_total", "Runs that reached a terminal state here.", ["state"], registry=REGISTRY
+)
+RUN_FAILURES = Counter("fitserve_run_failures_total", "Runs that failed, by cause.", ["cause"], registry=REGISTRY)
+RUNS = Gauge("fitserve_runs", "Runs in the database by state.", ["state"], registry=REGISTRY)
+QUEUE_AGE = Gauge("fitserve_queue_oldest_seconds", "Age of the oldest queued run.", registry=REGISTRY)
+RUN_WAIT = Histogram(
+    "fitserve_run_wait_seconds", "Time a run waited from creation to claim.", buckets=LONG, registry=REGISTRY
+)
+RUN_SECONDS = Histogram(
+    "fitserve_run_duration_seconds", "Time of an attempt from claim to end.", buckets=LONG, registry=REGISTRY
+)
+ATTEMPTS = Counter("fitserve_run_attempts_total", "Runs claimed.", registry=REGISTRY)
+REAPED = Counter("fitserve_runs_reaped_total", "Runs taken from a lost worker.", registry=REGISTRY)
+DISPATCHED = Counter("fitserve_runs_dispatched_total", "Runs published again.", registry=REGISTRY)
+EPOCHS = Counter("fitserve_epochs_total", "Epochs trained.", registry=REGISTRY)
+TRAINING_ROWS = Counter("fitserve_training_rows_total", "Rows that training has passed over.", registry=REGISTRY)
+TRAINER_MEMORY = Gauge("fitserve_trainer_resident_bytes", "Resident memory of the trainer.", registry=REGISTRY)
+BLOBS_COLLECTED = Counter("fitserve_blobs_collected_total", "Unreferenced blobs removed.", registry=REGISTRY)
+
+
+def exposition() -> bytes:
+    """The text that a scrape reads."""
+    return generate_latest(REGISTRY)

@@ -1,0 +1,70 @@
+"""Who is calling: a bearer key, or the dashboard's session cookie. Never a key in an address."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPBearer
+
+from fitserve.errors import Forbidden, Unauthenticated
+from fitserve.keys import Identity
+
+COOKIE = "fitserve_session"
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+
+# Documents the scheme in the OpenAPI document; the check itself is `caller_of`.
+_bearer = HTTPBearer(auto_error=False, description="An API key: `id.secret`.")
+
+
+class Caller(Identity):
+    """The identity behind this request."""
+
+    @property
+    def is_admin(self) -> bool:
+        return "admin" in self.scopes
+
+    def sees(self, owner: str, shared: bool = False) -> bool:
+        """Whether something of that owner is visible to this caller."""
+        return self.is_admin or shared or owner == self.owner
+
+
+def token_of(request: Request) -> str | None:
+    """The key that a request carries, if any. Raises Forbidden for a forged cross-site request."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and token.strip():
+        return token.strip()
+    cookie = request.cookies.get(COOKIE)
+    if cookie and request.method not in _SAFE:
+        origin = request.headers.get("origin")
+        if origin is None or urlsplit(origin).netloc != request.headers.get("host"):
+            raise Forbidden("A signed-in page may only be used from its own origin.", received=origin)
+    return cookie
+
+
+def caller_of(request: Request, _documented: Annotated[Any, Depends(_bearer)] = None) -> Caller:
+    """Who is calling. Raises Unauthenticated. `app.state.identify` knows the keys."""
+    identify: Callable[[str | None], Identity] = request.app.state.identify
+    found = identify(token_of(request))
+    caller = Caller(found.key_id, found.owner, found.scopes, found.models)
+    request.scope["caller"] = caller
+    return caller
+
+
+def require(scope: str) -> Callable[..., Caller]:
+    """A dependency: the caller, who must have that scope. Raises Unauthenticated, Forbidden."""
+
+    def check(caller: Annotated[Caller, Depends(caller_of)]) -> Caller:
+        if not caller.may(scope):
+            raise Forbidden(f"This key may not {scope}.", expected=f"a key with the scope {scope}")
+        return caller
+
+    check.required_scope = scope  # type: ignore[attr-defined]
+    return check
+
+
+def no_key() -> Unauthenticated:
+    """What a request without a key is told."""
+    return Unauthenticated("An API key is needed.", expected="Authorization: Bearer <id>.<secret>")

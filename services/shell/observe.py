@@ -1,0 +1,96 @@
+"""Around every request: an id, security headers, telemetry and one JSON line in the log."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fitserve import telemetry
+from fitserve.ids import new_id
+
+log = logging.getLogger("fitserve.access")
+_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+        "font-src 'self'; connect-src 'self'; manifest-src 'self'; worker-src 'self'; base-uri 'none'; "
+        "form-action 'self'; frame-ancestors 'none'"
+    ),
+}
+_QUIET = frozenset({"/metrics", "/livez", "/readyz"})
+
+
+class Observe:
+    """Pure ASGI: it neither buffers nor copies bodies."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        offered = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        request_id = offered if _SANE_ID.fullmatch(offered) else new_id("req")
+        scope["request_id"] = request_id
+        status = 500
+        started = time.perf_counter()
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        telemetry.HTTP_IN_FLIGHT.inc()
+        try:
+            await self.app(scope, receive, send_with_headers)
+        finally:
+            telemetry.HTTP_IN_FLIGHT.dec()
+            _record(scope, status, time.perf_counter() - started)
+
+
+def route_template(scope: Scope) -> str:
+    """The matched route's path template, or `unmatched`: a label with few values."""
+    route = scope.get("route")
+    path = getattr(route, "path_format", None) or getattr(route, "path", None)
+    return str(path) if path else "unmatched"
+
+
+def _record(scope: Scope, status: int, seconds: float) -> None:
+    template = route_template(scope)
+    method = scope["method"] if scope["method"] in _METHODS else "other"
+    telemetry.HTTP_REQUESTS.labels(template, method, str(status)).inc()
+    telemetry.HTTP_SECONDS.labels(template, method).observe(seconds)
+    if scope["path"] in _QUIET:
+        return
+    caller = scope.get("caller")
+    log.info(
+        "request",
+        extra={
+            "request_id": scope["request_id"],
+            "method": scope["method"],
+            "route": template,
+            "path": scope["path"][:500],
+            "status": status,
+            "ms": round(seconds * 1000, 2),
+            "key": caller.key_id if caller else None,
+        },
+    )
+
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

@@ -1,0 +1,111 @@
+"""Errors as RFC 9457 problem details: typed, with a request id, and nothing of our insides."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from fitserve.errors import FitserveError
+
+log = logging.getLogger(__name__)
+MEDIA_TYPE = "application/problem+json"
+_LONGEST_ECHO = 200
+
+_TITLES = {404: "Not found", 405: "Method not allowed", 413: "Too large"}
+_SLUGS = {404: "not-found", 405: "method-not-allowed", 413: "too-large"}
+
+
+def install(app: FastAPI) -> None:
+    """Every error of the app leaves as problem details."""
+    app.add_exception_handler(FitserveError, on_fitserve_error)
+    app.add_exception_handler(RequestValidationError, on_validation_error)
+    app.add_exception_handler(HTTPException, on_http_exception)
+    app.add_exception_handler(Exception, on_unexpected)
+
+
+def respond(request: Request, body: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
+    """Problem details with the request's id and path."""
+    body = {**body, "instance": request.url.path[:500], "request_id": request.scope.get("request_id", "")}
+    text = json.dumps(_bounded(body), ensure_ascii=True, allow_nan=False)
+    return Response(text, body["status"], headers, MEDIA_TYPE)
+
+
+def on_fitserve_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, FitserveError)
+    headers: dict[str, str] = {}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    if error.status == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="fitserve"'
+    if error.status >= 500:
+        log.error("request failed", exc_info=error, extra={"request_id": request.scope.get("request_id")})
+    return respond(request, error.as_problem(), headers)
+
+
+def on_validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    problems = [_validation_problem(item) for item in error.errors()[:20]]
+    body = {
+        "type": "urn:fitserve:problem:bad-input",
+        "title": "Bad input",
+        "status": 422,
+        "detail": problems[0]["detail"] if problems else "The request is not valid.",
+        "errors": problems,
+    }
+    return respond(request, body)
+
+
+def _validation_problem(item: Any) -> dict[str, Any]:
+    """One of Pydantic's errors: `loc` becomes a JSON Pointer, or a parameter's name."""
+    where, *path = item["loc"] or ("body",)
+    found: dict[str, Any] = {"detail": item["msg"]}
+    if where == "body":
+        found["pointer"] = "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
+    else:
+        found["parameter"] = ".".join(str(part) for part in path)
+        found["in"] = where
+    if item["type"] != "missing" and not isinstance(item.get("input"), bytes):
+        found["received"] = item.get("input")
+    return found
+
+
+def on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    slug = _SLUGS.get(error.status_code, "http-error")
+    body = {
+        "type": f"urn:fitserve:problem:{slug}",
+        "title": _TITLES.get(error.status_code, "Request refused"),
+        "status": error.status_code,
+        "detail": str(error.detail),
+    }
+    return respond(request, body, dict(error.headers or {}))
+
+
+def on_unexpected(request: Request, error: Exception) -> Response:
+    """Our own fault: logged whole, answered with an id to ask about."""
+    log.error("unexpected error", exc_info=error, extra={"request_id": request.scope.get("request_id")})
+    return respond(request, FitserveError("Something went wrong on our side.").as_problem())
+
+
+def _bounded(value: Any) -> Any:
+    """What came from outside is echoed short, and always as JSON."""
+    if isinstance(value, dict):
+        return {str(key)[:_LONGEST_ECHO]: _bounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_bounded(item) for item in list(value)[:50]]
+    if isinstance(value, str):
+        # A lone surrogate is no text: it would break whoever reads the answer.
+        short = value if len(value) <= 2_000 else value[:_LONGEST_ECHO] + "..."
+        return short.encode("utf-8", "backslashreplace").decode()
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    return str(value)[:_LONGEST_ECHO]
