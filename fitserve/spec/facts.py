@@ -1,0 +1,78 @@
+"""What is known of a dataset: all that a spec is checked against, and that widths are counted from."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from fitserve.errors import NotFound
+
+Kind = Literal["numeric", "boolean", "categorical", "text", "datetime", "ignored"]
+Storage = Literal["int64", "float64", "bool", "string", "timestamp"]
+Tokens = Literal["whitespace", "character"]
+
+KINDS: tuple[Kind, ...] = (
+    "numeric",
+    "boolean",
+    "categorical",
+    "text",
+    "datetime",
+    "ignored",
+)
+MAX_LABELS = 1000  # a column with more distinct values than this lists none of them
+
+
+class ColumnFacts(BaseModel):
+    """One column, over all its rows.
+
+    `labels` are the distinct values as text, sorted (numbers by their value; a boolean's false comes first), with
+    `label_counts` beside them; None above `MAX_LABELS`. `min`, `max`, `mean`, `std` (population) are of numbers, or
+    of seconds since 1970 in UTC for a datetime. `max_tokens` is the number of tokens of the longest value.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    kind: Kind
+    storage: Storage
+    rows: int
+    missing: int = 0
+    distinct: int = 0
+    distinct_exact: bool = True
+    labels: tuple[str, ...] | None = None
+    label_counts: tuple[int, ...] | None = None
+    min: float | None = None
+    max: float | None = None
+    mean: float | None = None
+    std: float | None = None
+    date_only: bool = False  # a datetime column without times of day
+    tokens: Tokens = "whitespace"
+    max_tokens: int | None = None
+
+
+class DatasetFacts(BaseModel):
+    """One version of a dataset."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    version: int
+    sha256: str
+    rows: int
+    columns: tuple[ColumnFacts, ...]
+
+    @cached_property
+    def by_name(self) -> dict[str, ColumnFacts]:
+        """The columns by their names."""
+        return {column.name: column for column in self.columns}
+
+    def column(self, name: str) -> ColumnFacts:
+        """One column's facts. Raises NotFound."""
+        if name not in self.by_name:
+            raise NotFound(
+                f"The dataset {self.name}@{self.version} has no column {name!r}.",
+                received=name,
+            )
+        return self.by_name[name]
