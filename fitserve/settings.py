@@ -76,7 +76,7 @@ class Settings(BaseSettings):
     trainer_runs: int = Field(200, description="Runs after which a warm trainer process is replaced")
     trainer_threads: int = Field(0, description="Threads of a trainer; 0 is one for each core")
     registry_poll_seconds: float = Field(1.0, description="Between two looks of the prediction service at the registry")
-    predict_memory_bytes: int = Field(2 * GB, description="Memory budget of loaded models; least recently used go first")
+    predict_memory_bytes: int = Field(2 * GB, description="Memory budget of loaded models")
     garbage_age_seconds: float = Field(86_400, description="An unreferenced blob younger than this is kept")
 
     limits: Limits = Field(default_factory=Limits)

@@ -50,7 +50,6 @@ TRANSITIONS: tuple[Transition, ...] = (
 def mermaid() -> str:
     """The state diagram in Mermaid's notation."""
     lines = ["stateDiagram-v2"]
-    for t in TRANSITIONS:
-        lines.append(f"    {t.source or '[*]'} --> {t.target}: {t.id} {t.when} ({t.who})")
+    lines += [f"    {t.source or '[*]'} --> {t.target}: {t.id} {t.when} ({t.who})" for t in TRANSITIONS]
     lines += [f"    {state} --> [*]" for state in RunState if state in TERMINAL]
     return "\n".join(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -11,6 +12,7 @@ from fastapi.security import HTTPBearer
 
 from fitserve.errors import Forbidden, Unauthenticated
 from fitserve.keys import Identity
+from fitserve.settings import Settings
 
 COOKIE = "fitserve_session"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -68,3 +70,26 @@ def require(scope: str) -> Callable[..., Caller]:
 def no_key() -> Unauthenticated:
     """What a request without a key is told."""
     return Unauthenticated("An API key is needed.", expected="Authorization: Bearer <id>.<secret>")
+
+
+def refuse_open_door(settings: Settings, has_keys: bool) -> None:
+    """Raises SystemExit where a process would listen to other machines without asking for keys."""
+    if is_loopback(settings.host):
+        return
+    if not settings.auth:
+        raise SystemExit(f"Refused: FITSERVE_AUTH is off and {settings.host} can be reached from other machines.")
+    if not has_keys:
+        raise SystemExit(
+            f"Refused: {settings.host} can be reached from other machines and there is no API key yet. "
+            "Make one with `fitserve keys create`, or set FITSERVE_ROOT_KEY."
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address can be reached from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,30 @@
+"""`python -m services.control`: the control API and the dashboard."""
+
+from __future__ import annotations
+
+import uvicorn
+
+from fitserve import logs
+from fitserve.settings import Settings
+from services.control.app import create_app
+
+
+def main() -> None:
+    settings = Settings()
+    logs.configure("api", settings.log_level)
+    uvicorn.run(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        loop="uvloop",
+        http="httptools",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=10,
+        timeout_keep_alive=30,
+    )
+
+
+if __name__ == "__main__":
+    main()

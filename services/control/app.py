@@ -1,0 +1,65 @@
+"""The composition root of the control API: everything is made here, nothing at import."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import APIRouter, FastAPI
+from sqlalchemy import text
+
+from fitserve import blobs, db
+from fitserve.queue import Publisher
+from fitserve.settings import Settings
+from services.control.context import Context
+from services.control.identity import KeyRing, ensure_root_key, has_live_key
+from services.shell import make_app
+from services.shell.auth import refuse_open_door
+
+NOUNS = ("datasets", "uploads", "schemas", "runs", "events", "models", "limits", "keys")
+
+DESCRIPTION = """
+Upload a table, submit a network spec, watch it train, and query its predictions.
+
+Errors are RFC 9457 problem details (`application/problem+json`). Lists are paged by `limit` and `cursor`.
+Creating POSTs take an `Idempotency-Key`. Predictions are served by the prediction service under `/v1`
+(TensorFlow Serving's REST API) and `/v2` (the Open Inference Protocol).
+"""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The control API over a migrated database. Raises SystemExit where it would stand open."""
+    engine = db.make_engine(settings.resolved_database_url)
+    store = blobs.open_store(settings.resolved_blob_url)
+    publisher = Publisher(settings)
+    ring = KeyRing(settings, engine)
+    ensure_root_key(settings, engine)
+    refuse_open_door(settings, has_live_key(engine))
+
+    def database() -> None:
+        with db.reading(engine) as session:
+            session.execute(text("SELECT 1"))
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        yield
+        publisher.close()
+        engine.dispose()
+
+    app = make_app(
+        settings,
+        title="fitserve",
+        description=DESCRIPTION,
+        identify=ring.identify,
+        readiness={"database": database},
+        lifespan=lifespan,
+        openapi_url="/api/v1/openapi.json",
+    )
+    app.state.ring = ring
+    app.state.context = Context(settings, engine, store, publisher)
+    api = APIRouter(prefix="/api/v1")
+    for noun in NOUNS:
+        api.include_router(importlib.import_module(f"services.control.{noun}").router)
+    app.include_router(api)
+    return app
