@@ -1,0 +1,301 @@
+"""Models, versions, labels. Every change to a model moves its `generation`, which the data plane polls.
+
+A version is numbered from 1 and never changes. A label is a movable name of a version; `champion` is the
+one that requests without a version go to, where it is set (else they go to the newest version).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import delete as sql_delete
+from sqlalchemy import func, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from fitserve import db
+from fitserve.errors import BadInput, Conflict, NotFound
+from fitserve.tables import Label, Model, Version
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+CHAMPION = "champion"
+
+
+@dataclass(frozen=True, slots=True)
+class VersionFacts:
+    """A version as the data plane needs it."""
+
+    version: int
+    artifact: str
+    retired: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LabelFacts:
+    """A label as the data plane needs it. `artifact` is the version's own, or a kept checkpoint's."""
+
+    label: str
+    version: int
+    artifact: str
+    weight: float
+    shadow: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """One model at one generation."""
+
+    name: str
+    owner: str
+    shared: bool
+    loaded: bool
+    generation: int
+    versions: tuple[VersionFacts, ...]
+    labels: tuple[LabelFacts, ...]
+
+
+def check_name(session: Session, model: str, owner: str) -> None:
+    """Whether runs of that owner may register under that name. Raises BadInput, Conflict."""
+    if not NAME.fullmatch(model):
+        raise BadInput("That is no model name.", received=model, expected=NAME.pattern)
+    row = session.get(Model, model)
+    if row is not None and row.owner != owner:
+        raise Conflict(f"The model name {model} is taken.", received=model, fix="Choose another name.")
+
+
+def add_version(session: Session, model: str, owner: str, run_id: str, artifact: str, metrics: dict[str, Any]) -> int:
+    """Registers a run's artifact and returns the version's number; the same run always gets the same number.
+
+    The blob row of `artifact` is already there. Raises BadInput, Conflict.
+    """
+    known = session.scalar(select(Version.version).where(Version.run_id == run_id))
+    if known is not None:
+        return known
+    check_name(session, model, owner)
+    _ensure(session, model, owner)
+    _touch(session, model)  # on PostgreSQL this takes the row lock that serialises the numbering
+    highest = session.scalar(select(func.max(Version.version)).where(Version.model == model))
+    row = Version(
+        model=model,
+        version=(highest or 0) + 1,
+        run_id=run_id,
+        artifact=artifact,
+        metrics=metrics,
+        created_at=db.now(session),
+    )
+    session.add(row)
+    session.flush()
+    return row.version
+
+
+def _ensure(session: Session, model: str, owner: str) -> None:
+    if session.get(Model, model) is not None:
+        return
+    try:
+        with session.begin_nested():
+            session.add(Model(name=model, owner=owner, created_at=db.now(session)))
+    except IntegrityError:  # another transaction made it meanwhile
+        session.expire_all()
+        check_name(session, model, owner)
+
+
+def _touch(session: Session, model: str, **changes: Any) -> None:
+    """Moves the generation and locks the model's row. Raises NotFound."""
+    statement = update(Model).where(Model.name == model).values(generation=Model.generation + 1, **changes)
+    if session.execute(statement).rowcount != 1:  # type: ignore[attr-defined]
+        raise NotFound(f"No model {model}.", received=model)
+
+
+def get(session: Session, model: str) -> Model:
+    """A model. Raises NotFound."""
+    row = session.get(Model, model, populate_existing=True) if NAME.fullmatch(model) else None
+    if row is None:
+        raise NotFound(f"No model {model[:63]}.", received=model[:100])
+    return row
+
+
+def listing(session: Session, *, owner: str | None = None, after: str = "", limit: int = 100) -> list[Model]:
+    """Models by name, those after `after`; with an owner: theirs and the shared ones."""
+    query = select(Model).where(Model.name > after).order_by(Model.name).limit(limit)
+    if owner is not None:
+        query = query.where((Model.owner == owner) | Model.shared)
+    return list(session.scalars(query))
+
+
+def versions(session: Session, model: str) -> list[Version]:
+    """A model's versions, newest first, retired ones too."""
+    return list(session.scalars(select(Version).where(Version.model == model).order_by(Version.version.desc())))
+
+
+def version(session: Session, model: str, number: int) -> Version:
+    """One version. Raises NotFound."""
+    row = session.get(Version, (model, number)) if 0 < number < 2**31 else None
+    if row is None:
+        raise NotFound(f"The model {model} has no version {number}.", received=number)
+    return row
+
+
+def labels(session: Session, model: str) -> list[Label]:
+    """A model's labels by name."""
+    return list(session.scalars(select(Label).where(Label.model == model).order_by(Label.label)))
+
+
+def label(session: Session, model: str, name: str) -> Label:
+    """One label. Raises NotFound."""
+    row = session.get(Label, (model, name))
+    if row is None:
+        raise NotFound(f"The model {model} has no label {name[:63]}.", received=name[:100])
+    return row
+
+
+def set_label(
+    session: Session,
+    model: str,
+    name: str,
+    *,
+    version_number: int,
+    artifact: str | None = None,
+    weight: float | None = None,
+    shadow: bool | None = None,
+) -> Label:
+    """Points a label at a version, at once. `artifact` is a kept checkpoint's; `weight` makes it a canary.
+
+    What is None stays as it was. Raises BadInput, Conflict (a retired version), NotFound.
+    """
+    if not NAME.fullmatch(name):
+        raise BadInput("That is no label.", received=name[:100], expected=NAME.pattern)
+    _touch(session, model)
+    if version(session, model, version_number).retired_at is not None:
+        raise Conflict(f"Version {version_number} of {model} is retired.", fix="Choose another version.")
+    row = session.get(Label, (model, name), populate_existing=True)
+    if row is None:
+        row = Label(model=model, label=name, version=version_number, weight=0.0, shadow=False, previous=None)
+        session.add(row)
+    elif row.version != version_number:
+        row.previous, row.version = row.version, version_number
+    row.artifact = artifact
+    row.weight = row.weight if weight is None else weight
+    row.shadow = row.shadow if shadow is None else shadow
+    row.updated_at = db.now(session)
+    _check_weights(session, model, row)
+    session.flush()
+    return row
+
+
+def _check_weights(session: Session, model: str, changed: Label) -> None:
+    if not 0.0 <= changed.weight <= 1.0:
+        raise BadInput("A weight is a share of the traffic.", received=changed.weight, expected="0 to 1")
+    if changed.label == CHAMPION and changed.weight:
+        raise BadInput("The champion takes what the canaries leave: it has no weight of its own.", pointer="/weight")
+    others = [row.weight for row in labels(session, model) if row.label != changed.label]
+    if sum(others) + changed.weight > 1.0 + 1e-9:
+        raise BadInput(
+            "The canaries' weights add up to more than 1.", received=sum(others) + changed.weight, expected="at most 1"
+        )
+
+
+def remove_label(session: Session, model: str, name: str) -> None:
+    """Forgets a label. Raises NotFound."""
+    _touch(session, model)
+    session.delete(label(session, model, name))
+    session.flush()
+
+
+def rollback(session: Session, model: str, name: str = CHAMPION) -> Label:
+    """Points a label back at the version it named before.
+
+    A model without a champion serves its newest version: its roll-back sets the champion to the version before.
+    Raises Conflict where there is nothing to go back to, NotFound.
+    """
+    _touch(session, model)
+    row = session.get(Label, (model, name), populate_existing=True)
+    if row is not None:
+        if row.previous is None:
+            raise Conflict(f"The label {name} of {model} has named no other version.", fix="Point it at a version.")
+        return set_label(session, model, name, version_number=row.previous)
+    if name != CHAMPION:
+        raise NotFound(f"The model {model} has no label {name[:63]}.", received=name[:100])
+    live = [row.version for row in versions(session, model) if row.retired_at is None]
+    if len(live) < 2:
+        raise Conflict(f"The model {model} has no earlier version.")
+    champion = set_label(session, model, CHAMPION, version_number=live[1])
+    champion.previous = live[0]
+    return champion
+
+
+def retire(session: Session, model: str, number: int) -> Version:
+    """Takes a version out of service for good. Raises Conflict while a label names it, NotFound."""
+    _touch(session, model)
+    row = version(session, model, number)
+    holders = [label.label for label in labels(session, model) if label.version == number]
+    if holders:
+        raise Conflict(
+            f"Version {number} of {model} is named by labels.", received=holders, fix="Move these labels first."
+        )
+    if row.retired_at is None:
+        row.retired_at = db.now(session)
+    for pointer in labels(session, model):
+        if pointer.previous == number:
+            pointer.previous = None
+    session.flush()
+    return row
+
+
+def set_loaded(session: Session, model: str, loaded: bool) -> None:
+    """Whether the data plane holds a model in memory and answers for it. Raises NotFound."""
+    _touch(session, model, loaded=loaded)
+
+
+def set_shared(session: Session, model: str, shared: bool) -> None:
+    """Whether other owners see the model. Raises NotFound."""
+    _touch(session, model, shared=shared)
+
+
+def delete(session: Session, model: str) -> None:
+    """Forgets a model, its versions and labels; the runs that made them stay. Raises NotFound."""
+    _touch(session, model)
+    for table in (Label, Version):
+        session.execute(sql_delete(table).where(table.model == model))
+    session.execute(sql_delete(Model).where(Model.name == model))
+
+
+def generations(session: Session) -> dict[str, tuple[str, int]]:
+    """Every model's birth and generation: what a poll compares, one small row a model."""
+    rows = session.execute(select(Model.name, Model.created_at, Model.generation))
+    return {name: (born.isoformat(), generation) for name, born, generation in rows}
+
+
+def facts(session: Session, names: Iterable[str]) -> list[ModelFacts]:
+    """Those of the named models that exist, with their versions and labels."""
+    wanted = list(names)
+    found = []
+    for start in range(0, len(wanted), 200):
+        some = wanted[start : start + 200]
+        by_model: dict[str, tuple[list[Version], list[Label]]] = {}
+        for row in session.scalars(select(Version).where(Version.model.in_(some)).order_by(Version.version)):
+            by_model.setdefault(row.model, ([], []))[0].append(row)
+        for pointer in session.scalars(select(Label).where(Label.model.in_(some)).order_by(Label.label)):
+            by_model.setdefault(pointer.model, ([], []))[1].append(pointer)
+        for model in session.scalars(select(Model).where(Model.name.in_(some))):
+            found.append(_facts(model, *by_model.get(model.name, ([], []))))
+    return found
+
+
+def _facts(model: Model, rows: list[Version], pointers: list[Label]) -> ModelFacts:
+    artifacts = {row.version: row.artifact for row in rows}
+    return ModelFacts(
+        name=model.name,
+        owner=model.owner,
+        shared=model.shared,
+        loaded=model.loaded,
+        generation=model.generation,
+        versions=tuple(VersionFacts(row.version, row.artifact, row.retired_at is not None) for row in rows),
+        labels=tuple(
+            LabelFacts(p.label, p.version, p.artifact or artifacts[p.version], p.weight, p.shadow)
+            for p in pointers
+            if p.version in artifacts
+        ),
+    )
