@@ -170,7 +170,15 @@ def upgrade() -> None:
             sqlite_where=sa.text("state = 'running'"),
             postgresql_where=sa.text("state = 'running'"),
         )
-        batch_op.create_index("ix_runs_owner_created", ["owner", "created_at"], unique=False)
+        batch_op.create_index("ix_runs_owner_id", ["owner", "id"], unique=False)
+        batch_op.create_index(
+            "ix_runs_live",
+            ["owner", "state"],
+            unique=False,
+            sqlite_where=sa.text("state IN ('queued', 'running')"),
+            postgresql_where=sa.text("state IN ('queued', 'running')"),
+        )
+        batch_op.create_index("ix_runs_finished", ["finished_at"], unique=False)
 
     op.create_table(
         "epochs",
@@ -248,7 +256,9 @@ def downgrade() -> None:
     op.drop_table("events")
     op.drop_table("epochs")
     with op.batch_alter_table("runs", schema=None) as batch_op:
-        batch_op.drop_index("ix_runs_owner_created")
+        batch_op.drop_index("ix_runs_finished")
+        batch_op.drop_index("ix_runs_live")
+        batch_op.drop_index("ix_runs_owner_id")
         batch_op.drop_index(
             "ix_runs_lease", sqlite_where=sa.text("state = 'running'"), postgresql_where=sa.text("state = 'running'")
         )
