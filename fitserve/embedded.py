@@ -6,12 +6,15 @@ Which binary: `redis-server` or `valkey-server` on the PATH, else the one that t
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
+import tempfile
 import time
 import zlib
 from pathlib import Path
@@ -21,6 +24,13 @@ from fitserve.errors import Unavailable
 
 # A Unix socket's path has a hard limit (108 bytes on Linux, 104 elsewhere).
 _LONGEST_SOCKET_PATH = 100
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Runs in a child before its program: asks the kernel for a SIGTERM when the parent dies (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def redis_binary() -> str:
@@ -52,7 +62,7 @@ class EmbeddedRedis:
         path = self.folder / "redis.sock"
         if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
             return path
-        base = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp")
+        base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
         owner = f"fitserve-{os.getuid()}-{zlib.crc32(bytes(self.folder)):08x}"
         private = base / owner
         private.mkdir(mode=0o700, exist_ok=True)
@@ -74,7 +84,9 @@ class EmbeddedRedis:
             *("--appendonly", "yes" if self.append_only else "no", "--save", "", "--dir", str(self.folder)),
             *("--maxmemory-policy", "noeviction", "--logfile", str(self.folder / "redis.log"), "--daemonize", "no"),
         ]
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
+        )
         deadline = time.monotonic() + timeout
         while not self._answers():
             if self.process.poll() is not None or time.monotonic() > deadline:
@@ -92,6 +104,11 @@ class EmbeddedRedis:
                 return connection.recv(16).startswith(b"+PONG")
         except OSError:
             return False
+
+    def tend(self) -> None:
+        """Starts it again where it has died. What it had queued is in its file, and in the database."""
+        if self.process is not None and self.process.poll() is not None:
+            self.start()
 
     def stop(self, timeout: float = 10.0) -> None:
         """Stops it; what was queued stays in its append-only file."""

@@ -150,4 +150,4 @@ def listing(session: Session, owner: str | None = None) -> list[Key]:
 
 def describe(key: Key) -> dict[str, Any]:
     """A key without its secret's hash."""
-    return {name: getattr(key, name) for name in Key.__table__.columns.keys() if name != "secret_sha256"}
+    return {name: getattr(key, name) for name in Key.__mapper__.column_attrs.keys() if name != "secret_sha256"}

@@ -7,3 +7,5 @@ lock() { out=$1; shift; uv pip compile pyproject.toml --universal --python-versi
 lock server --extra server --extra s3 --group build
 lock runtime --extra server --extra worker --extra s3 --extra embedded --group build
 lock dev --extra server --extra worker --extra s3 --extra embedded --group dev --override locks/overrides.txt
+uv pip compile locks/installer.in --universal --python-version 3.11 --generate-hashes \
+  --no-emit-index-url --no-annotate --no-header -q -o locks/installer.txt

