@@ -12,6 +12,7 @@ from sqlalchemy import text
 from fitserve import blobs, db
 from fitserve.queue import Publisher
 from fitserve.settings import Settings
+from services.control import docs
 from services.control.context import Context
 from services.control.identity import KeyRing, ensure_root_key, has_live_key
 from services.shell import make_app
@@ -62,4 +63,5 @@ def create_app(settings: Settings) -> FastAPI:
     for noun in NOUNS:
         api.include_router(importlib.import_module(f"services.control.{noun}").router)
     app.include_router(api)
+    app.include_router(docs.router)
     return app
