@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, inspect, text
 from sqlalchemy.exc import DBAPIError
 
 import migrations
-from alembic.autogenerate import compare_metadata
-from alembic.runtime.migration import MigrationContext
 from fitserve import db, keys
 from fitserve.tables import Base, Key
 
@@ -62,7 +62,8 @@ def test_a_terminal_state_is_immutable_whoever_writes(engine: Engine, terminal: 
         session.execute(
             text(
                 "INSERT INTO runs (id, kind, owner, dataset_id, spec, resolved, estimates, state, priority, attempt,"
-                " spent_attempts, created_at) VALUES ('r', 'training', 'o', 'd', '{}', '{}', '{}', :state, 0, 1, 1, :at)"
+                " spent_attempts, created_at)"
+                " VALUES ('r', 'training', 'o', 'd', '{}', '{}', '{}', :state, 0, 1, 1, :at)"
             ),
             {"at": at, "state": terminal},
         )

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from fitserve.errors import FitserveError
+from services.shell.observe import SECURITY_HEADERS
 
 log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
@@ -78,6 +79,8 @@ def _validation_problem(item: Any) -> dict[str, Any]:
 
 def on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, FitserveError):  # FastAPI wraps what reading a body raises
+        return on_fitserve_error(request, error.__cause__)
     slug = _SLUGS.get(error.status_code, "http-error")
     body = {
         "type": f"urn:fitserve:problem:{slug}",
@@ -91,7 +94,9 @@ def on_http_exception(request: Request, error: Exception) -> Response:
 def on_unexpected(request: Request, error: Exception) -> Response:
     """Our own fault: logged whole, answered with an id to ask about."""
     log.error("unexpected error", exc_info=error, extra={"request_id": request.scope.get("request_id")})
-    return respond(request, FitserveError("Something went wrong on our side.").as_problem())
+    # Starlette answers these outside our middleware, so the headers are set here.
+    headers = {**SECURITY_HEADERS, "X-Request-ID": request.scope.get("request_id", "")}
+    return respond(request, FitserveError("Something went wrong on our side.").as_problem(), headers)
 
 
 def _bounded(value: Any) -> Any:

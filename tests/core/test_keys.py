@@ -1,0 +1,68 @@
+"""API keys: only their hash is kept, and a dead one opens nothing."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Engine, text
+
+from fitserve import db, keys
+from fitserve.errors import BadInput, Conflict, Unauthenticated
+
+
+def test_a_token_identifies_its_owner_and_is_not_stored(engine: Engine) -> None:
+    with db.transaction(engine) as session:
+        _, token = keys.create(session, owner="ada", name="laptop", scopes=["predict", "read"], models=["admissions"])
+    with db.reading(engine) as session:
+        identity = keys.identify(session, token)
+        stored = str(session.execute(text("SELECT * FROM keys")).all())
+    assert identity.owner == "ada"
+    assert identity.may("read")
+    assert not identity.may("train")
+    assert identity.may_predict("admissions")
+    assert not identity.may_predict("other")
+    assert token.split(".")[1] not in stored
+
+
+@pytest.mark.parametrize("bad", ["", "x", "x.", ".y", "key_0.wrong", "ключ.секрет", "a." + "b" * 300])
+def test_it_refuses_what_is_no_token(engine: Engine, bad: str) -> None:
+    with db.reading(engine) as session, pytest.raises(Unauthenticated):
+        keys.identify(session, bad)
+
+
+def test_revoked_expired_and_wrong_secrets_are_refused_alike(engine: Engine) -> None:
+    with db.transaction(engine) as session:
+        soon = db.now(session) + timedelta(milliseconds=1)
+        expiring, expired = keys.create(session, owner="a", name="x", scopes=["read"], expires_at=soon)
+        revoked_key, revoked = keys.create(session, owner="a", name="y", scopes=["read"])
+        keys.revoke(session, revoked_key.id)
+    time.sleep(0.01)
+    messages = set()
+    with db.reading(engine) as session:
+        for token in (expired, revoked, f"{revoked_key.id}.wrong", f"{expiring.id}.wrong", "key_none.secret"):
+            with pytest.raises(Unauthenticated) as caught:
+                keys.identify(session, token)
+            messages.add(caught.value.detail)
+    assert len(messages) == 1
+
+
+def test_two_live_keys_for_a_rotation_and_no_third(engine: Engine) -> None:
+    with db.transaction(engine) as session:
+        first, _ = keys.create(session, owner="a", name="svc", scopes=["read"])
+        keys.create(session, owner="a", name="svc", scopes=["read"])
+        with pytest.raises(Conflict):
+            keys.create(session, owner="a", name="svc", scopes=["read"])
+        keys.revoke(session, first.id)
+        keys.create(session, owner="a", name="svc", scopes=["read"])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("owner", "../etc"), ("name", "a\nb"), ("scopes", ["root"]), ("scopes", [])]
+)
+def test_it_refuses_bad_requests(engine: Engine, field: str, value: object) -> None:
+    arguments = {"owner": "a", "name": "b", "scopes": ["read"], field: value}
+    with db.transaction(engine) as session, pytest.raises(BadInput) as caught:
+        keys.create(session, **arguments)  # type: ignore[arg-type]
+    assert caught.value.pointer == f"/{field}"
