@@ -7,6 +7,7 @@ registry, states, causes. Never a run's id, never a name that a client made up.
 from __future__ import annotations
 
 import platform
+from dataclasses import dataclass
 from typing import Final
 
 from prometheus_client import (
@@ -78,6 +79,46 @@ EPOCHS = Counter("fitserve_epochs_total", "Epochs trained.", registry=REGISTRY)
 TRAINING_ROWS = Counter("fitserve_training_rows_total", "Rows that training has passed over.", registry=REGISTRY)
 TRAINER_MEMORY = Gauge("fitserve_trainer_resident_bytes", "Resident memory of the trainer.", registry=REGISTRY)
 BLOBS_COLLECTED = Counter("fitserve_blobs_collected_total", "Unreferenced blobs removed.", registry=REGISTRY)
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """A metric that the data plane keeps as plain integers and builds when it is scraped."""
+
+    name: str
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+_P = "fitserve_predict_"
+PREDICT: Final[dict[str, Declared]] = {
+    "requests": Declared(
+        _P + "requests_total", "Requests answered by the data plane.", ("protocol", "operation", "status")
+    ),
+    "seconds": Declared(_P + "duration_seconds", "Time from a request to its answer.", ("protocol",)),
+    "rows": Declared(_P + "rows_total", "Rows predicted.", ("model", "version")),
+    "warnings": Declared(_P + "warnings_total", "Warnings given with predictions.", ("model", "code")),
+    "in_flight": Declared(_P + "requests_in_flight", "Predictions being answered."),
+    "shed": Declared(_P + "shed_total", "Requests refused with 429 because a queue was full."),
+    "expired": Declared(_P + "expired_total", "Requests answered 504 past their deadline."),
+    "fast_requests": Declared(_P + "fast_lane_requests_total", "Requests that took the fast lane."),
+    "fast_batches": Declared(_P + "fast_lane_batches_total", "Inference calls of the fast lane."),
+    "batches": Declared(_P + "batches_total", "Inference calls of the micro-batching queue."),
+    "batched_rows": Declared(_P + "batched_rows_total", "Rows that went through the micro-batching queue."),
+    "shadow": Declared(_P + "shadow_total", "Shadow predictions, by outcome.", ("model", "label", "outcome")),
+    "shadow_difference": Declared(
+        _P + "shadow_largest_difference",
+        "Largest difference between a shadow's answers and the given ones.",
+        ("model", "label"),
+    ),
+    "loaded": Declared(_P + "networks_loaded", "Networks in memory."),
+    "bytes": Declared(_P + "networks_bytes", "Estimated bytes of the networks in memory."),
+    "broken": Declared(_P + "versions_broken", "Versions that cannot be loaded (1 each).", ("model", "version")),
+    "loads": Declared(_P + "loads_total", "Networks loaded."),
+    "load_failures": Declared(_P + "load_failures_total", "Networks that could not be loaded.", ("model",)),
+    "evictions": Declared(_P + "evictions_total", "Networks unloaded to keep the memory budget."),
+    "poll_failures": Declared(_P + "poll_failures_total", "Looks at the registry that failed."),
+}
 
 
 def exposition() -> bytes:
