@@ -59,6 +59,11 @@ class Settings(BaseSettings):
     root_key: SecretStr | None = Field(None, description="An admin key given from outside, as `id.secret`")
     predict_url: str | None = Field(None, description="Where clients reach the prediction service")
 
+    tls_certificate: Path | None = Field(None, description="PEM file: with `tls_key`, the web processes speak HTTPS")
+    tls_key: Path | None = Field(None, description="PEM file of the certificate's private key")
+    rate_requests_per_minute: int = Field(6_000, description="Control API requests of one key in a minute")
+    rate_uploads_per_hour: int = Field(1_000, description="Uploads of one key in an hour")
+
     workers: int = Field(1, description="Worker processes that `fitserve up` starts")
     predict_processes: int = Field(1, description="Prediction processes that `fitserve up` starts")
     log_level: str = Field("INFO", description="Level of the JSON logs")

@@ -21,6 +21,8 @@ def main() -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        ssl_certfile=settings.tls_certificate,
+        ssl_keyfile=settings.tls_key,
         timeout_graceful_shutdown=10,
         timeout_keep_alive=30,
     )

@@ -13,12 +13,14 @@ from fitserve import blobs, db
 from fitserve.queue import Publisher
 from fitserve.settings import Settings
 from services.control import docs
+from services.control.audit import Auditor
 from services.control.context import Context
 from services.control.identity import KeyRing, ensure_root_key, has_live_key
+from services.control.ratelimit import Limiter, limited
 from services.shell import make_app
 from services.shell.auth import refuse_open_door
 
-NOUNS = ("datasets", "uploads", "schemas", "runs", "events", "models", "limits", "keys")
+NOUNS = ("datasets", "uploads", "schemas", "runs", "events", "models", "limits", "keys", "audit")
 
 DESCRIPTION = """
 Upload a table, submit a network spec, watch it train, and query its predictions.
@@ -54,10 +56,13 @@ def create_app(settings: Settings) -> FastAPI:
         description=DESCRIPTION,
         identify=ring.identify,
         readiness={"database": database},
+        limit=limited,
         lifespan=lifespan,
         openapi_url="/api/v1/openapi.json",
     )
+    app.add_middleware(Auditor, engine=engine)
     app.state.ring = ring
+    app.state.limiter = Limiter(settings)
     app.state.context = Context(settings, engine, store, publisher)
     api = APIRouter(prefix="/api/v1")
     for noun in NOUNS:

@@ -15,6 +15,7 @@ from fitserve.errors import FitserveError
 from fitserve.keys import Identity
 from fitserve.settings import Settings
 from services.shell import problems
+from services.shell.auth import Caller
 from services.shell.observe import Observe
 
 Probe = Callable[[], None]  # raises where the thing it looks at is away
@@ -49,13 +50,14 @@ def make_app(
     title: str,
     identify: Callable[[str | None], Identity],
     readiness: Mapping[str, Probe],
+    limit: Callable[[Request, Response, Caller], None] = lambda _request, _response, _caller: None,
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None,
     **options: Any,
 ) -> FastAPI:
     """An app with problem details, request ids, telemetry and the three operator's routes.
 
-    `identify` turns a token (or None) into an Identity, or raises Unauthenticated. `readiness` names what
-    `/readyz` looks at.
+    `identify` turns a token (or None) into an Identity, or raises Unauthenticated. `limit` may raise TooMany for
+    an identified caller. `readiness` names what `/readyz` looks at.
     """
     app = FastAPI(
         title=title,
@@ -71,6 +73,7 @@ def make_app(
     app.router.route_class = StrictRoute
     app.state.settings = settings
     app.state.identify = identify
+    app.state.limit = limit
     problems.install(app)
     app.add_middleware(Observe)
 
