@@ -1,0 +1,197 @@
+"""The access matrix, made from the app's own routes: a new route without a rule fails here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from fastapi.testclient import TestClient
+
+from fitserve import db, keys
+from fitserve.settings import Settings
+from services.control.app import create_app
+from services.shell.auth import caller_of
+
+# Routes that nobody needs a key for, each with its reason.
+PUBLIC = {
+    ("GET", "/metrics"): "scraped from inside",
+    ("GET", "/livez"): "the orchestrator's",
+    ("GET", "/readyz"): "the orchestrator's",
+    ("GET", "/docs"): "documentation",
+    ("GET", "/docs/start.js"): "documentation",
+    ("GET", "/docs/swagger-ui.css"): "documentation",
+    ("GET", "/docs/swagger-ui-bundle.js"): "documentation",
+    ("GET", "/api/v1/schemas/spec"): "documentation: editors read it",
+    ("GET", "/api/v1/limits"): "documentation: what may be sent",
+    ("POST", "/api/v1/session"): "this is where a key is given",
+    ("DELETE", "/api/v1/session"): "forgetting a cookie needs none",
+    ("OPTIONS", "/api/v1/uploads"): "tus: a client asks what is spoken",
+    ("GET", "/"): "the page, which then signs in",
+}
+# A caller without the route's own scope may still see what is theirs.
+ANY_SCOPE = {("GET", "/api/v1/session"), ("GET", "/api/v1/keys"), ("DELETE", "/api/v1/keys/{key_id}")}
+
+
+@pytest.fixture
+def app(sqlite_url: str, redis_url: str, tmp_path: Path) -> FastAPI:
+    return create_app(Settings(home=tmp_path, database_url=sqlite_url, redis_url=redis_url))
+
+
+@pytest.fixture
+def client(app: FastAPI) -> Iterator[TestClient]:
+    with TestClient(app, raise_server_exceptions=False) as made:
+        yield made
+
+
+def routes(app: FastAPI) -> list[tuple[str, str, APIRoute]]:
+    found = []
+    pending = list(app.routes)
+    while pending:
+        route = pending.pop()
+        if isinstance(route, APIRoute):
+            found += [(method, route.path, route) for method in route.methods]
+        else:
+            pending += getattr(route, "routes", [])
+    return found
+
+
+def rule(route: APIRoute) -> str | None:
+    """The scope a route asks for, `any` where a valid key is enough, None where no key is asked for."""
+    calls = []
+    pending = [route.dependant]
+    while pending:
+        dependant = pending.pop()
+        calls.append(dependant.call)
+        pending += dependant.dependencies
+    scopes = [call.required_scope for call in calls if hasattr(call, "required_scope")]
+    return scopes[0] if scopes else "any" if caller_of in calls else None
+
+
+def address(path: str) -> str:
+    return path.replace("{", "").replace("}", "").replace(":path", "")
+
+
+def test_every_route_has_a_rule(app: FastAPI) -> None:
+    open_routes = {(method, path) for method, path, route in routes(app) if rule(route) is None}
+    assert open_routes - set(PUBLIC) == set()
+
+
+def test_nothing_opens_without_a_live_key(app: FastAPI, client: TestClient) -> None:
+    engine = app.state.context.engine
+    with db.transaction(engine) as session:
+        soon = db.now(session) + timedelta(milliseconds=1)
+        _, expired = keys.create(session, owner="ada", name="old", scopes=["admin"], expires_at=soon)
+        dead, revoked = keys.create(session, owner="ada", name="gone", scopes=["admin"])
+        keys.revoke(session, dead.id)
+    time.sleep(0.01)
+    tokens = {"none": None, "expired": expired, "revoked": revoked, "made up": "key_x.secret"}
+    for method, path, route in routes(app):
+        if rule(route) is None:
+            continue
+        for kind, token in tokens.items():
+            headers = {"Authorization": f"Bearer {token}"} if token else {}
+            answer = client.request(method, address(path), headers=headers)
+            assert answer.status_code == 401, (method, path, kind, answer.text)
+            assert method == "HEAD" or answer.headers["content-type"] == "application/problem+json"
+
+
+def test_a_wrong_scope_is_403_and_the_right_one_gets_through(app: FastAPI, client: TestClient) -> None:
+    engine = app.state.context.engine
+    tokens: dict[str, str] = {}
+    for scope in keys.Scope:
+        with db.transaction(engine) as session:
+            _, tokens[scope] = keys.create(session, owner="ada", name=scope, scopes=[scope])
+    for method, path, route in routes(app):
+        wanted = rule(route)
+        if wanted is None or (method, path) in ANY_SCOPE:
+            continue
+        for scope, token in tokens.items():
+            answer = client.request(method, address(path), headers={"Authorization": f"Bearer {token}"})
+            place = (method, path, scope, answer.status_code, answer.text[:200])
+            if wanted == "any" or scope in (wanted, "admin"):
+                assert answer.status_code not in (401, 403), place
+            else:
+                assert answer.status_code == 403, place
+            assert answer.status_code < 500, place
+
+
+def test_a_revoked_key_is_refused_within_five_seconds(app: FastAPI, client: TestClient) -> None:
+    with db.transaction(app.state.context.engine) as session:
+        _, admin = keys.create(session, owner="root", name="admin", scopes=["admin"])
+        key, token = keys.create(session, owner="ada", name="x", scopes=["read"])
+    headers = {"Authorization": f"Bearer {token}"}
+    assert client.get("/api/v1/session", headers=headers).status_code == 200
+    gone = client.delete(f"/api/v1/keys/{key.id}", headers={"Authorization": f"Bearer {admin}"})
+    assert gone.status_code == 200
+    assert client.get("/api/v1/session", headers=headers).status_code == 401
+
+
+def test_others_keys_are_not_seen_or_revoked(app: FastAPI, client: TestClient) -> None:
+    with db.transaction(app.state.context.engine) as session:
+        hers, _ = keys.create(session, owner="ada", name="x", scopes=["read"])
+        _, token = keys.create(session, owner="bob", name="y", scopes=["read"])
+    headers = {"Authorization": f"Bearer {token}"}
+    assert [key["owner"] for key in client.get("/api/v1/keys", headers=headers).json()] == ["bob"]
+    assert client.delete(f"/api/v1/keys/{hers.id}", headers=headers).status_code == 404
+
+
+def test_a_key_made_over_the_api_is_shown_once(app: FastAPI, client: TestClient) -> None:
+    with db.transaction(app.state.context.engine) as session:
+        _, admin = keys.create(session, owner="root", name="admin", scopes=["admin"])
+    headers = {"Authorization": f"Bearer {admin}"}
+    made = client.post("/api/v1/keys", json={"name": "svc", "owner": "ada", "scopes": ["predict"]}, headers=headers)
+    assert made.status_code == 201
+    secret = made.json()["token"].split(".")[1]
+    assert secret not in client.get("/api/v1/keys", headers=headers).text
+    who = client.get("/api/v1/session", headers={"Authorization": f"Bearer {made.json()['token']}"})
+    assert who.json()["owner"] == "ada"
+
+
+def test_the_page_signs_in_by_cookie(app: FastAPI, client: TestClient) -> None:
+    with db.transaction(app.state.context.engine) as session:
+        _, token = keys.create(session, owner="ada", name="x", scopes=["read"])
+    answer = client.post("/api/v1/session", json={"token": token}, headers={"Origin": "http://testserver"})
+    cookie = answer.headers["set-cookie"].lower()
+    assert "httponly" in cookie
+    assert "samesite=strict" in cookie
+    assert client.get("/api/v1/session").json()["owner"] == "ada"
+    client.delete("/api/v1/session")
+    assert client.get("/api/v1/session").status_code == 401
+
+
+def test_rates_are_limited_by_key(sqlite_url: str, redis_url: str, tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, database_url=sqlite_url, redis_url=redis_url, rate_requests_per_minute=5)
+    app = create_app(settings)
+    with db.transaction(app.state.context.engine) as session:
+        _, first = keys.create(session, owner="ada", name="x", scopes=["read"])
+        _, second = keys.create(session, owner="bob", name="y", scopes=["read"])
+    with TestClient(app) as client:
+        answers = [client.get("/api/v1/session", headers={"Authorization": f"Bearer {first}"}) for _ in range(7)]
+        other = client.get("/api/v1/session", headers={"Authorization": f"Bearer {second}"})
+    assert answers[0].headers["ratelimit-policy"] == '"requests";q=5;w=60'
+    assert answers[0].headers["ratelimit"].startswith('"requests";r=4;t=')
+    assert 429 in {answer.status_code for answer in answers}
+    assert int(answers[-1].headers.get("retry-after", "1")) >= 1
+    assert other.status_code == 200
+
+
+def test_changes_are_audited_and_reads_are_not(app: FastAPI, client: TestClient) -> None:
+    with db.transaction(app.state.context.engine) as session:
+        _, admin = keys.create(session, owner="root", name="admin", scopes=["admin"])
+    headers = {"Authorization": f"Bearer {admin}"}
+    for name in ("a", "b", "c"):
+        client.post("/api/v1/keys", json={"name": name, "scopes": ["read"]}, headers=headers)
+    client.get("/api/v1/keys", headers=headers)
+    first = client.get("/api/v1/audit?limit=2", headers=headers).json()
+    rest = client.get(f"/api/v1/audit?limit=2&cursor={first['next_cursor']}", headers=headers).json()
+    entries = first["items"] + rest["items"]
+    assert [(entry["action"], entry["owner"], entry["status"]) for entry in entries] == [
+        ("POST /api/v1/keys", "root", 201)
+    ] * 3
+    assert rest["next_cursor"] is None
+    assert client.get("/api/v1/audit?cursor=x", headers=headers).status_code == 422

@@ -1,0 +1,153 @@
+"""The main job, end to end, over real HTTP with real worker processes: upload, train, watch, predict, scrape."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import numpy as np
+import pytest
+
+from fitserve.embedded import redis_binary
+from tests.conftest import Server, free_ports, get_text, start_server, stop_server
+
+ROWS = 300
+
+
+def circle(seed: int = 0) -> str:
+    """A table that no line separates: two numbers, a colour as a category, the class."""
+    rng = np.random.default_rng(seed)
+    points = rng.uniform(-5, 5, (ROWS, 2))
+    inside = np.hypot(points[:, 0], points[:, 1]) < 3.2
+    colours = rng.choice(["red", "green", "blue"], ROWS)
+    lines = [
+        f"{x:.4f},{y:.4f},{c},{'in' if i else 'out'}" for (x, y), c, i in zip(points, colours, inside, strict=True)
+    ]
+    return "x,y,colour,side\n" + "\n".join(lines) + "\n"
+
+
+SPEC = {
+    "dataset": "circle",
+    "target": "side",
+    "network": [{"Dense": {"units": 16, "activation": "tanh"}}, {"Dense": {"units": 8, "activation": "tanh"}}],
+    "training": {
+        "optimizer": {"Adam": {"learning_rate": 0.02}},
+        "epochs": 60,
+        "batch_size": 16,
+        "early_stopping": {"monitor": "val_loss", "patience": 20, "restore_best_weights": True},
+        "seed": 1,
+    },
+    "model": "circle",
+}
+
+
+def journey(server: Server) -> None:
+    api = httpx2.Client(base_url=server.base_url + "/api/v1", headers=server.headers, timeout=30)
+    uploaded = api.put("/datasets/circle", content=circle(), headers={"Content-Type": "text/csv"})
+    assert uploaded.status_code == 201, uploaded.text
+    assert uploaded.json()["rows"] == ROWS
+
+    accepted = api.post("/runs", json=SPEC, headers={"Idempotency-Key": "journey-1"})
+    assert accepted.status_code == 202, accepted.text
+    location = accepted.headers["Location"]
+    again = api.post("/runs", json=SPEC, headers={"Idempotency-Key": "journey-1"})
+    assert again.json()["id"] == accepted.json()["id"]
+
+    run = wait(api, accepted.json()["id"])
+    assert location.endswith(run["id"])
+    assert run["state"] == "succeeded", json.dumps(run.get("error"))
+    epochs = api.get(f"/runs/{run['id']}/epochs").json()["items"]
+    assert len(epochs) >= 20
+    assert epochs[-1]["logs"]["loss"] < epochs[0]["logs"]["loss"]
+
+    predict = httpx2.Client(base_url=server.predict_url, headers=server.headers, timeout=30)
+    rows = [{"x": 0.1, "y": -0.2, "colour": "red"}, {"x": 4.8, "y": 4.7, "colour": "blue"}]
+    answer = predict_when_loaded(predict, rows)
+    assert answer.headers["X-Model-Version"] == "1"
+    results = [dict(row) for row in answer.json()["results"]]
+    assert results[0]["in"] > 0.5 > results[0]["out"]
+    assert results[1]["out"] > 0.5 > results[1]["in"]
+    status = predict.get("/v1/models/circle").json()["model_version_status"]
+    assert [(entry["version"], entry["state"]) for entry in status] == [("1", "AVAILABLE")]
+    assert "signature_def" in predict.get("/v1/models/circle/metadata").json()["metadata"]
+
+    for address, series in {
+        f"{server.base_url}/metrics": "fitserve_runs_created_total",
+        f"{server.predict_url}/metrics": "fitserve_predict",
+        f"{server.worker_metrics_url}/metrics": "fitserve_epochs_total",
+        f"{server.reaper_metrics_url}/metrics": "fitserve_runs{",
+    }.items():
+        assert series in get_text(address), address
+
+
+def wait(api: httpx2.Client, run_id: str, seconds: float = 90) -> dict:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        run: dict = api.get(f"/runs/{run_id}").json()
+        if run["state"] in ("succeeded", "failed", "cancelled"):
+            return run
+        time.sleep(0.1)
+    pytest.fail(f"the run did not end: {run}")
+
+
+def predict_when_loaded(predict: httpx2.Client, rows: list[dict], seconds: float = 10) -> httpx2.Response:
+    """The prediction service learns of a new version by polling, so the first answers may be 404."""
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = predict.post("/v1/models/circle:classify", json={"examples": rows})
+        if answer.status_code == 200 or time.monotonic() > deadline:
+            assert answer.status_code == 200, answer.text
+            return answer
+        time.sleep(0.1)
+
+
+def test_the_main_job_on_the_embedded_default(server: Server) -> None:
+    journey(server)
+
+
+@pytest.fixture
+def tcp_redis(tmp_path: Path) -> Iterator[str]:
+    (port,) = free_ports(1)
+    command = [redis_binary(), "--port", str(port), "--bind", "127.0.0.1", "--appendonly", "yes"]
+    with subprocess.Popen([*command, "--dir", str(tmp_path)], stdout=subprocess.DEVNULL) as process:
+        for _ in range(200):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.02)
+        yield f"redis://127.0.0.1:{port}/0"
+        process.terminate()
+
+
+@pytest.mark.xdist_group("server")
+def test_the_main_job_on_postgresql_and_redis(postgres_url: str, tcp_redis: str, tmp_path: Path) -> None:
+    running = start_server(tmp_path / "home", FITSERVE_DATABASE_URL=postgres_url, FITSERVE_REDIS_URL=tcp_redis)
+    try:
+        journey(running)
+    finally:
+        assert stop_server(running) == 0
+
+
+@pytest.mark.xdist_group("server")
+def test_a_run_survives_the_stop_and_restart_of_everything(tmp_path: Path) -> None:
+    first = start_server(tmp_path / "home")
+    api = httpx2.Client(base_url=first.base_url + "/api/v1", headers=first.headers, timeout=30)
+    api.put("/datasets/circle", content=circle(), headers={"Content-Type": "text/csv"}).raise_for_status()
+    spec = {**SPEC, "training": {**SPEC["training"], "epochs": 3000, "early_stopping": None}}  # type: ignore[dict-item]
+    run_id = api.post("/runs", json=spec).json()["id"]
+    while not api.get(f"/runs/{run_id}/epochs").json()["items"]:
+        time.sleep(0.05)
+    assert stop_server(first) == 0
+    second = start_server(tmp_path / "home")
+    try:
+        api = httpx2.Client(base_url=second.base_url + "/api/v1", headers=first.headers, timeout=30)
+        run = wait(api, run_id)
+        assert run["state"] == "succeeded", json.dumps(run.get("error"))
+        assert run["spent_attempts"] <= 1
+    finally:
+        stop_server(second)
