@@ -1,0 +1,1 @@
+"""Tables: parsed with exact errors, understood, profiled, split and encoded."""

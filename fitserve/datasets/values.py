@@ -1,0 +1,155 @@
+"""What a value means: as a number, as a label, as a point in time. One definition for tables and for JSON rows.
+
+Missing is None, NaN or the empty string; everything else that was spelled as missing became null at the upload.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fitserve.errors import BadInput, Problem
+
+TRUE = frozenset({"true", "t", "yes", "y", "1", "on"})
+FALSE = frozenset({"false", "f", "no", "n", "0", "off"})
+NAN = math.nan
+
+
+def refused(column: str, row: int | None, received: Any, expected: str, fix: str | None = None) -> BadInput:
+    """A refusal of one value, naming row (from 1), column, the value and what was expected."""
+    shown = clipped(received)
+    where = f"column {column!r}" + ("" if row is None else f", row {row}")
+    problem = Problem(
+        f"In {where}: {shown!r} is not {expected}.", row=row, column=column, received=shown, expected=expected, fix=fix
+    )
+    return BadInput(problem.detail, problems=[problem])
+
+
+def clipped(value: Any, length: int = 80) -> Any:
+    """A value short enough to be shown in a problem, and representable in JSON."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, (bool, float)) or (isinstance(value, int) and abs(value) < 1 << 53):
+        return value
+    text = value if isinstance(value, str) else repr(value)[: length + 1]
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def as_label(value: Any) -> str | None:
+    """A value as a category: 3 and 3.0 are "3", True is "true", a time is ISO 8601; None where it is missing."""
+    if isinstance(value, str):
+        return value or None
+    if value is None:
+        return None
+    if isinstance(value, (bool, np.bool_)):
+        return "true" if value else "false"
+    if isinstance(value, (float, np.floating)):
+        number = float(value)
+        if number != number:
+            return None
+        return str(int(number)) if number.is_integer() and abs(number) < 1e16 else repr(number)
+    if isinstance(value, (int, np.integer)):
+        return str(int(value))
+    if isinstance(value, Decimal):
+        return str(int(value)) if value == value.to_integral_value() else format(value.normalize(), "f")
+    if isinstance(value, (datetime, date)):
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} is no label")
+
+
+def as_number(value: Any) -> float:
+    """A JSON number as float64, NaN where it is missing. Raises TypeError, OverflowError."""
+    kind = type(value)
+    if kind is float:
+        return float(value)
+    if kind is int:
+        return float(value)
+    if value is None or value == "":
+        return NAN
+    if isinstance(value, (np.floating, np.integer)):
+        return float(value)
+    raise TypeError("no number")
+
+
+def as_boolean(value: Any, true: str, false: str) -> float:
+    """1.0, 0.0, or NaN where it is missing; `true` and `false` are the dataset's own spellings. Raises TypeError."""
+    label = as_label(value)
+    if label is None:
+        return NAN
+    if label in (true, false):
+        return 1.0 if label == true else 0.0
+    lowered = label.lower()
+    if lowered in TRUE or lowered in FALSE:
+        return 1.0 if lowered in TRUE else 0.0
+    raise TypeError("no boolean")
+
+
+def as_seconds(value: Any) -> float:
+    """Seconds since 1970 in UTC of an ISO 8601 text or of a number of seconds; NaN where missing.
+
+    Raises TypeError, ValueError.
+    """
+    if value is None or value == "":
+        return NAN
+    if isinstance(value, bool):
+        raise TypeError("no time")
+    if isinstance(value, (int, float)):
+        return float(value)
+    moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+    if not isinstance(moment, datetime):
+        if not isinstance(moment, date):
+            raise TypeError("no time")
+        moment = datetime(moment.year, moment.month, moment.day, tzinfo=UTC)
+    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+    delta = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    return (delta.days * 86_400_000_000 + delta.seconds * 1_000_000 + delta.microseconds) / 1e6
+
+
+def combined(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """One array; a dictionary is decoded."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if isinstance(array, pa.ChunkedArray):  # more than 2 GB of strings do not fit one array of 32-bit offsets
+        array = pa.concat_arrays([chunk.cast(pa.large_string()) for chunk in array.chunks])
+    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+
+
+def numbers_of(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """A column as float64, shape (rows,), NaN where missing; times are seconds since 1970 in UTC."""
+    array = combined(column)
+    kind = array.type
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        micro = array.cast(pa.timestamp("us", kind.tz if pa.types.is_timestamp(kind) else None), safe=False)
+        whole = micro.cast(pa.int64())
+        values = whole.fill_null(0).to_numpy(zero_copy_only=False) / 1e6
+        values[array.is_null().to_numpy(zero_copy_only=False)] = NAN
+        return np.asarray(values, np.float64)
+    if pa.types.is_boolean(kind):
+        array = array.cast(pa.int8())
+    if pa.types.is_decimal(kind):
+        array = array.cast(pa.float64())
+    return np.asarray(pc.cast(array, pa.float64(), safe=False).to_numpy(zero_copy_only=False), np.float64)
+
+
+def labels_of(column: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, list[str]]:
+    """A column as codes into its distinct labels: int64 of shape (rows,), -1 where missing, and the labels."""
+    encoded = combined(column).dictionary_encode()
+    values = [as_label(value) for value in encoded.dictionary.to_pylist()]
+    codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    places: dict[str, int] = {}
+    lookup = np.full(len(values) + 1, -1, np.int64)
+    for at, label in enumerate(values):
+        if label is not None:
+            lookup[at] = places.setdefault(label, len(places))
+    return lookup[codes], list(places)
+
+
+def texts_of(column: pa.ChunkedArray | pa.Array) -> list[str | None]:
+    """A column as texts, None where missing."""
+    return [as_label(value) for value in combined(column).to_pylist()]
