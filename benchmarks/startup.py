@@ -1,0 +1,106 @@
+"""How long each process takes to be ready, what it weighs, and how soon a warm worker starts a run.
+
+`make bench-startup`. Times are seconds from the process's start to its first `200` on `/readyz`; memory is the
+resident set of the process alone, in MB, after it is ready. `first_epoch_ms` is the median over several runs of the
+time from `POST /runs` to the commit of the first epoch's row, on the embedded default with a warm trainer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import httpx2
+import psutil
+
+import migrations
+from fitserve.embedded import EmbeddedRedis
+from services.up.__main__ import is_ready
+from tests.conftest import free_ports, start_server, stop_server
+
+TABLE = "x,y,side\n" + "\n".join(
+    f"{i % 7 - 3},{i % 5 - 2},{'in' if (i % 7) * (i % 5) > 6 else 'out'}" for i in range(200)
+)
+SPEC = {
+    "dataset": "points",
+    "target": "side",
+    "network": [{"Dense": {"units": 8, "activation": "tanh"}}],
+    "training": {"epochs": 20, "batch_size": 32, "seed": 0},
+}
+
+
+def start_and_weigh(module: str, port_variable: str, environment: dict[str, str]) -> tuple[float, float]:
+    """Seconds until ready and resident MB of one process."""
+    (port,) = free_ports(1)
+    started = time.perf_counter()
+    with subprocess.Popen(
+        [sys.executable, "-m", module],
+        env={**os.environ, **environment, port_variable: str(port)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        while not is_ready(f"http://127.0.0.1:{port}/readyz"):
+            if process.poll() is not None or time.perf_counter() - started > 60:
+                raise SystemExit(f"{module} did not become ready")
+            time.sleep(0.01)
+        seconds = time.perf_counter() - started
+        resident = psutil.Process(process.pid).memory_info().rss / 1e6
+        process.terminate()
+        process.wait(30)
+    return seconds, resident
+
+
+def first_epochs(runs: int) -> list[float]:
+    """Milliseconds from POST to the first epoch's row, run after run on a warm worker."""
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        server = start_server(Path(folder) / "home")
+        try:
+            api = httpx2.Client(base_url=server.base_url + "/api/v1", headers=server.headers, timeout=30)
+            api.put("/datasets/points", content=TABLE, headers={"Content-Type": "text/csv"}).raise_for_status()
+            for _ in range(runs + 1):
+                posted = time.perf_counter()
+                run_id = api.post("/runs", json=SPEC).raise_for_status().json()["id"]
+                while not api.get(f"/runs/{run_id}/epochs?limit=1").json()["items"]:
+                    time.sleep(0.005)
+                found.append((time.perf_counter() - posted) * 1000)
+                while api.get(f"/runs/{run_id}").json()["state"] in ("queued", "running"):
+                    time.sleep(0.05)
+                time.sleep(0.5)
+        finally:
+            stop_server(server)
+    return found[1:]  # the first run may have met a trainer that was still warming up
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--repeats", type=int, default=5)
+    repeats = arguments.parse_args().repeats
+    figures: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder, EmbeddedRedis(Path(folder) / "redis") as broker:
+        environment = {"FITSERVE_HOME": folder, "FITSERVE_REDIS_URL": broker.url, "FITSERVE_GRPC_PORT": "0"}
+        migrations.upgrade(f"sqlite:///{Path(folder).resolve() / 'fitserve.db'}")
+        for name, module, variable in (
+            ("api", "services.control", "FITSERVE_PORT"),
+            ("predict", "services.predict", "FITSERVE_PREDICT_PORT"),
+            ("worker", "workers", "FITSERVE_WORKER_METRICS_PORT"),
+            ("reaper", "workers.reaper", "FITSERVE_REAPER_METRICS_PORT"),
+        ):
+            measured = [start_and_weigh(module, variable, environment) for _ in range(repeats)]
+            figures[f"{name}_ready_s"] = round(statistics.median(seconds for seconds, _ in measured), 2)
+            figures[f"{name}_mb"] = round(statistics.median(resident for _, resident in measured), 1)
+            print(f"{name:8} ready in {figures[f'{name}_ready_s']:5.2f} s, {figures[f'{name}_mb']:6.1f} MB")
+    figures["first_epoch_ms"] = round(statistics.median(first_epochs(repeats)), 1)
+    print(f"POST /runs to the first epoch on a warm worker: {figures['first_epoch_ms']} ms (median of {repeats})")
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
