@@ -25,9 +25,8 @@ from fitserve.embedded import EmbeddedRedis
 from services.up.__main__ import is_ready
 from tests.conftest import free_ports, start_server, stop_server
 
-TABLE = "x,y,side\n" + "\n".join(
-    f"{i % 7 - 3},{i % 5 - 2},{'in' if (i % 7) * (i % 5) > 6 else 'out'}" for i in range(200)
-)
+_POINTS = [(i % 7 - 3, i % 5 - 2) for i in range(200)]
+TABLE = "x,y,side\n" + "\n".join(f"{x},{y},{'in' if x * y > 0 else 'out'}" for x, y in _POINTS)
 SPEC = {
     "dataset": "points",
     "target": "side",
