@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from pydantic import Field, SecretStr
@@ -12,6 +13,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MB = 1024 * 1024
 GB = 1024 * MB
+
+_FOLDER = Path(os.environ.get("FITSERVE_SECRETS", "/run/secrets"))
+_SECRETS = _FOLDER if _FOLDER.is_dir() else None
 
 
 class Limits(BaseSettings):
@@ -42,7 +46,8 @@ class Limits(BaseSettings):
 class Settings(BaseSettings):
     """How this process is set up."""
 
-    model_config = SettingsConfigDict(env_prefix="FITSERVE_", extra="ignore")
+    # A secret may come as a file as well: /run/secrets/fitserve_root_key, as Docker and Kubernetes mount them.
+    model_config = SettingsConfigDict(env_prefix="FITSERVE_", extra="ignore", secrets_dir=_SECRETS)
 
     home: Path = Field(Path("fitserve-data"), description="Folder of the embedded database, blobs and broker")
     database_url: str | None = Field(None, description="SQLAlchemy URL; SQLite under `home` when unset")
