@@ -26,7 +26,7 @@ def make(folder: Path) -> str | None:
     files = {
         "postgres_password": postgres,
         "redis_users.acl": f"user default off\nuser fitserve on #{hashed} ~* &* +@all -@admin -@dangerous +info\n"
-        "user health on nopass nocommands +ping\n",
+        "user health on nopass -@all +ping\n",
         "fitserve_database_url": f"postgresql+psycopg://fitserve:{postgres}@postgres:5432/fitserve",
         "fitserve_redis_url": f"redis://fitserve:{redis}@redis:6379/0",
         "fitserve_root_key": token,  # last: the folder is whole when it is there
