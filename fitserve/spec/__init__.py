@@ -1,0 +1,11 @@
+"""The spec: what to train, how, on what. Names and arguments are Keras's; nothing in it can name code.
+
+parse_text(bytes) or parse(dict) -> Spec            what was written, checked by itself
+resolve(Spec, DatasetFacts, Limits) -> Resolved     checked against a dataset, every default written out
+"""
+
+from fitserve.spec.problems import SpecRefused
+from fitserve.spec.resolve import Resolved, resolve
+from fitserve.spec.spec import Spec, parse, target_of
+
+__all__ = ["Resolved", "Spec", "SpecRefused", "parse", "resolve", "target_of"]

@@ -1,0 +1,98 @@
+"""The activation functions of `keras.activations`, by name."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, WithJsonSchema
+
+from fitserve.errors import Problem
+from fitserve.spec.problems import Refused, nearest, shown
+
+ACTIVATIONS = (
+    "linear",
+    "sigmoid",
+    "tanh",
+    "relu",
+    "softmax",
+    "leaky_relu",
+    "elu",
+    "selu",
+    "gelu",
+    "silu",
+    "softplus",
+    "softsign",
+    "hard_sigmoid",
+    "exponential",
+    "celu",
+    "glu",
+    "hard_shrink",
+    "hard_silu",
+    "hard_tanh",
+    "log_sigmoid",
+    "log_softmax",
+    "mish",
+    "relu6",
+    "soft_shrink",
+    "sparse_plus",
+    "sparse_sigmoid",
+    "sparsemax",
+    "squareplus",
+    "tanh_shrink",
+    "threshold",
+)
+ACTIVATION_ALIASES = {"swish": "silu", "hard_swish": "hard_silu", "identity": "linear"}
+
+# What an output can say after them; any other is unbounded.
+RANGES = {
+    "sigmoid": (0.0, 1.0),
+    "hard_sigmoid": (0.0, 1.0),
+    "sparse_sigmoid": (0.0, 1.0),
+    "softmax": (0.0, 1.0),
+    "sparsemax": (0.0, 1.0),
+    "tanh": (-1.0, 1.0),
+    "hard_tanh": (-1.0, 1.0),
+    "softsign": (-1.0, 1.0),
+    "relu": (0.0, float("inf")),
+    "relu6": (0.0, 6.0),
+    "softplus": (0.0, float("inf")),
+    "sparse_plus": (0.0, float("inf")),
+    "squareplus": (0.0, float("inf")),
+    "exponential": (0.0, float("inf")),
+    "log_sigmoid": (float("-inf"), 0.0),
+    "log_softmax": (float("-inf"), 0.0),
+}
+PROBABILITIES = ("sigmoid", "hard_sigmoid", "sparse_sigmoid", "softmax", "sparsemax")
+SATURATING = ("sigmoid", "tanh", "hard_sigmoid", "softsign", "hard_tanh", "sparse_sigmoid")
+# A hidden layer that these follow must know its whole last axis at once.
+VECTOR = ("softmax", "log_softmax", "sparsemax", "glu")
+
+
+def _name(value: Any) -> str:
+    if value is None:
+        return "linear"
+    if isinstance(value, dict) and "config" in value and isinstance(value["config"], str):
+        value = value["config"]  # how Keras writes a function
+    name = value.lower() if isinstance(value, str) else ""
+    name = ACTIVATION_ALIASES.get(name, name)
+    if name in ACTIVATIONS:
+        return name
+    near = nearest(value, [*ACTIVATIONS, *ACTIVATION_ALIASES])
+    raise Refused(
+        problems=[
+            Problem(
+                f"There is no activation {shown(value)} in a spec.",
+                "",
+                received=shown(value),
+                expected=f"one of {', '.join(ACTIVATIONS)}",
+                fix=f"Did you mean {near[0]}?" if near else None,
+            )
+        ]
+    )
+
+
+Activation = Annotated[
+    str,
+    BeforeValidator(_name),
+    WithJsonSchema({"type": ["string", "null"], "enum": [*ACTIVATIONS, *ACTIVATION_ALIASES, None]}),
+]

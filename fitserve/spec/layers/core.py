@@ -1,0 +1,164 @@
+"""Dense, activations, embeddings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, Self
+
+from fitserve.spec.activations import Activation as ActivationName
+from fitserve.spec.initializers import AnyInitializer, GlorotUniform, RandomUniform, Zeros
+from fitserve.spec.layers.layer import Layer, Shape, ShapeRefused, Weight
+from fitserve.spec.regularizers import AnyConstraint, AnyRegularizer
+from fitserve.spec.values import Flag, Int, Number, Positive
+
+# Keras's arguments for fine-tuning and quantizing, which a spec does not offer.
+TUNING: dict[str, Any] = {"lora_rank": None, "lora_alpha": None, "quantization_config": None}
+
+
+def activated(shape: Shape, activation: str) -> Shape:
+    """The shape after an activation: `glu` halves the last axis. Raises ShapeRefused."""
+    if activation != "glu":
+        return shape
+    if shape[-1] % 2:
+        raise ShapeRefused(f"glu halves the last axis, so that it must be even; it is {shape[-1]}.")
+    return (*shape[:-1], shape[-1] // 2)
+
+
+class Input(Layer):
+    """An input of the network, as the features make it; may be left out, for the features are enough to know it."""
+
+    aliases = ("InputLayer",)
+    omitted: ClassVar[Mapping[str, Any]] = {
+        "batch_size": None,
+        "sparse": (False, None),
+        "ragged": (False, None),
+        "optional": False,
+        "input_tensor": None,
+    }
+    shape: list[Positive]
+    dtype: Literal["float32", "int32"] = "float32"
+
+    @classmethod
+    def of_config(cls, config: dict[str, Any]) -> Self:
+        """Keras writes `batch_shape`; its first axis is the batch."""
+        config = dict(config)
+        batch_shape = config.pop("batch_shape", None) or config.pop("batch_input_shape", None)
+        if isinstance(batch_shape, list) and batch_shape:
+            config["shape"] = batch_shape[1:]
+        if config.get("dtype") in ("int64", "uint8", "int16"):
+            config["dtype"] = "int32"
+        return super().of_config(config)
+
+
+class Dense(Layer):
+    """`activation(inputs @ kernel + bias)`."""
+
+    omitted: ClassVar[Mapping[str, Any]] = TUNING
+    units: Positive
+    activation: ActivationName = "linear"
+    use_bias: Flag = True
+    kernel_initializer: AnyInitializer = GlorotUniform()
+    bias_initializer: AnyInitializer = Zeros()
+    kernel_regularizer: AnyRegularizer | None = None
+    bias_regularizer: AnyRegularizer | None = None
+    activity_regularizer: AnyRegularizer | None = None
+    kernel_constraint: AnyConstraint | None = None
+    bias_constraint: AnyConstraint | None = None
+
+    def output_shape(self, inputs: Sequence[Shape]) -> Shape:
+        if not inputs[0]:
+            raise ShapeRefused("Dense takes rows of at least one number.")
+        return activated((*inputs[0][:-1], self.units), self.activation)
+
+    def weights(self, inputs: Sequence[Shape]) -> list[Weight]:
+        bias = [Weight("bias", (self.units,))] if self.use_bias else []
+        return [Weight("kernel", (inputs[0][-1], self.units)), *bias]
+
+    def multiply_adds(self, inputs: Sequence[Shape], output: Shape) -> int:
+        return math.prod(inputs[0]) * self.units
+
+    def kept(self, inputs: Sequence[Shape], output: Shape) -> int:
+        size = math.prod(inputs[0][:-1]) * self.units
+        return size if self.activation == "linear" else 2 * size
+
+
+class Activation(Layer):
+    """An activation function on its own."""
+
+    activation: ActivationName
+
+    def output_shape(self, inputs: Sequence[Shape]) -> Shape:
+        return activated(inputs[0], self.activation)
+
+
+class Embedding(Layer):
+    """A row of learned numbers for each whole number from 0 to `input_dim` - 1."""
+
+    omitted: ClassVar[Mapping[str, Any]] = {**TUNING, "weights": None, "input_length": ...}
+    input_dim: Positive
+    output_dim: Positive
+    embeddings_initializer: AnyInitializer = RandomUniform()
+    embeddings_regularizer: AnyRegularizer | None = None
+    embeddings_constraint: AnyConstraint | None = None
+    mask_zero: Flag = False
+
+    def output_shape(self, inputs: Sequence[Shape]) -> Shape:
+        return (*inputs[0], self.output_dim)
+
+    def weights(self, inputs: Sequence[Shape]) -> list[Weight]:
+        return [Weight("embeddings", (self.input_dim, self.output_dim))]
+
+
+class LeakyReLU(Layer):
+    """`x` above 0, `negative_slope * x` below."""
+
+    negative_slope: Number = 0.3
+
+
+class ReLU(Layer):
+    """`max(x, 0)`, with a ceiling, a slope below and a threshold."""
+
+    max_value: Number | None = None
+    negative_slope: Number = 0.0
+    threshold: Number = 0.0
+
+
+class ELU(Layer):
+    """`x` above 0, `alpha * (exp(x) - 1)` below."""
+
+    alpha: Number = 1.0
+
+
+class PReLU(Layer):
+    """`x` above 0, `alpha * x` below, `alpha` learned for each place."""
+
+    alpha_initializer: AnyInitializer = Zeros()
+    alpha_regularizer: AnyRegularizer | None = None
+    alpha_constraint: AnyConstraint | None = None
+    shared_axes: list[Positive] | None = None
+
+    def weights(self, inputs: Sequence[Shape]) -> list[Weight]:
+        shape = list(inputs[0])
+        for axis in self.shared_axes or []:
+            if axis > len(shape):
+                raise ShapeRefused(f"There is no axis {axis} in rows of rank {len(shape)}.")
+            shape[axis - 1] = 1
+        return [Weight("alpha", tuple(shape))]
+
+
+class Softmax(Layer):
+    """Shares that sum to 1 along an axis."""
+
+    axis: Int = -1
+
+
+class Identity(Layer):
+    """Its input."""
+
+
+class ActivityRegularization(Layer):
+    """Its input, with a penalty on its size."""
+
+    l1: Number = 0.0
+    l2: Number = 0.0

@@ -1,0 +1,269 @@
+"""Keras's optimizers and learning-rate schedules, with every argument."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from fitserve.spec.component import Component, Family
+from fitserve.spec.values import Above0, Flag, Inside, NonNegative, Number, Positive, Rate, Share
+
+
+class Schedule(Component):
+    """A learning rate that follows the steps."""
+
+
+class ExponentialDecay(Schedule):
+    """`initial_learning_rate * decay_rate ** (step / decay_steps)`."""
+
+    initial_learning_rate: NonNegative
+    decay_steps: Positive
+    decay_rate: Above0
+    staircase: Flag = False
+
+
+class InverseTimeDecay(Schedule):
+    """`initial_learning_rate / (1 + decay_rate * step / decay_steps)`."""
+
+    initial_learning_rate: NonNegative
+    decay_steps: Positive
+    decay_rate: NonNegative
+    staircase: Flag = False
+
+
+class PolynomialDecay(Schedule):
+    """From `initial_learning_rate` to `end_learning_rate` in `decay_steps`, along a polynomial."""
+
+    initial_learning_rate: NonNegative
+    decay_steps: Positive
+    end_learning_rate: NonNegative = 0.0001
+    power: Above0 = 1.0
+    cycle: Flag = False
+
+
+class PiecewiseConstantDecay(Schedule):
+    """`values[i]` up to the step `boundaries[i]`, the last value after."""
+
+    boundaries: Annotated[list[Positive], Field(min_length=1, max_length=1000)]
+    values: Annotated[list[NonNegative], Field(min_length=2, max_length=1001)]
+
+    @model_validator(mode="after")
+    def _one_more(self) -> Self:
+        if len(self.values) != len(self.boundaries) + 1:
+            raise ValueError(f"values has one more than boundaries: {len(self.boundaries) + 1}, not {len(self.values)}")
+        if sorted(set(self.boundaries)) != self.boundaries:
+            raise ValueError("boundaries must rise")
+        return self
+
+
+class CosineDecay(Schedule):
+    """Along a cosine to `alpha` of the start; with `warmup_target`, a straight rise before it."""
+
+    initial_learning_rate: NonNegative
+    decay_steps: Positive
+    alpha: Share = 0.0
+    warmup_target: NonNegative | None = None
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+
+
+class CosineDecayRestarts(Schedule):
+    """Along a cosine again and again (SGDR, Loshchilov and Hutter 2016)."""
+
+    initial_learning_rate: NonNegative
+    first_decay_steps: Positive
+    t_mul: Above0 = 2.0
+    m_mul: Above0 = 1.0
+    alpha: Share = 0.0
+
+
+SCHEDULES: Family[Schedule] = Family(
+    "learning-rate schedule",
+    "keras.optimizers.schedules",
+    (
+        ExponentialDecay,
+        InverseTimeDecay,
+        PolynomialDecay,
+        PiecewiseConstantDecay,
+        CosineDecay,
+        CosineDecayRestarts,
+    ),
+)
+AnySchedule = Annotated[Schedule, SCHEDULES]
+LearningRate = NonNegative | AnySchedule
+
+
+class Optimizer(Component):
+    """How weights follow the gradient. The first arguments here are every optimizer's."""
+
+    omitted: ClassVar[Mapping[str, Any]] = {"is_legacy_optimizer": False, "jit_compile": ...}
+
+    learning_rate: LearningRate
+    weight_decay: NonNegative | None = None
+    clipnorm: Above0 | None = None
+    clipvalue: Above0 | None = None
+    global_clipnorm: Above0 | None = None
+    use_ema: Flag = False
+    ema_momentum: Share = 0.99
+    ema_overwrite_frequency: Positive | None = None
+    loss_scale_factor: Above0 | None = None
+    gradient_accumulation_steps: Annotated[int, Field(ge=2)] | None = None
+
+    @model_validator(mode="after")
+    def _one_clipping(self) -> Self:
+        given = [name for name in ("clipnorm", "clipvalue", "global_clipnorm") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"only one of {', '.join(given)} can be set")
+        return self
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent, with momentum."""
+
+    learning_rate: LearningRate = 0.01
+    momentum: Share = 0.0
+    nesterov: Flag = False
+
+
+class RMSprop(Optimizer):
+    """The gradient over a running root of its square (Hinton 2012)."""
+
+    learning_rate: LearningRate = 0.001
+    rho: Share = 0.9
+    momentum: Share = 0.0
+    epsilon: NonNegative = 1e-7
+    centered: Flag = False
+
+
+class _Adaptive(Optimizer):
+    learning_rate: LearningRate = 0.001
+    beta_1: Rate = 0.9
+    beta_2: Rate = 0.999
+    epsilon: NonNegative = 1e-7
+
+
+class Adam(_Adaptive):
+    """Adaptive moments (Kingma and Ba 2014); `amsgrad` as Reddi et al. 2018."""
+
+    amsgrad: Flag = False
+
+
+class AdamW(_Adaptive):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2017)."""
+
+    weight_decay: NonNegative = 0.004
+    amsgrad: Flag = False
+
+
+class Nadam(_Adaptive):
+    """Adam with Nesterov momentum (Dozat 2015)."""
+
+
+class Adamax(_Adaptive):
+    """Adam with the largest gradient in place of the mean square (Kingma and Ba 2014)."""
+
+
+class Lamb(_Adaptive):
+    """Adam with a step for each layer in proportion to its weights (You et al. 2019)."""
+
+
+class Adagrad(Optimizer):
+    """The gradient over the root of the sum of its squares (Duchi et al. 2011)."""
+
+    learning_rate: LearningRate = 0.001
+    initial_accumulator_value: NonNegative = 0.1
+    epsilon: NonNegative = 1e-7
+
+
+class Adadelta(Optimizer):
+    """Adagrad over a window (Zeiler 2012)."""
+
+    learning_rate: LearningRate = 0.001
+    rho: Share = 0.95
+    epsilon: NonNegative = 1e-7
+
+
+class Ftrl(Optimizer):
+    """Follow the regularized leader (McMahan et al. 2013)."""
+
+    learning_rate: LearningRate = 0.001
+    learning_rate_power: Annotated[Number, Field(le=0)] = -0.5
+    initial_accumulator_value: NonNegative = 0.1
+    l1_regularization_strength: NonNegative = 0.0
+    l2_regularization_strength: NonNegative = 0.0
+    l2_shrinkage_regularization_strength: NonNegative = 0.0
+    beta: NonNegative = 0.0
+
+
+class Lion(Optimizer):
+    """The sign of a running mean of the gradient (Chen et al. 2023)."""
+
+    learning_rate: LearningRate = 0.001
+    beta_1: Inside = 0.9
+    beta_2: Rate = 0.99
+
+
+class Adafactor(Optimizer):
+    """Adam with factored second moments (Shazeer and Stern 2018)."""
+
+    learning_rate: LearningRate = 0.001
+    beta_2_decay: Number = -0.8
+    epsilon_1: NonNegative = 1e-30
+    epsilon_2: NonNegative = 0.001
+    clip_threshold: Above0 = 1.0
+    relative_step: Flag = True
+
+
+class Muon(Optimizer):
+    """Orthogonalised momentum for matrices, AdamW for the rest (Jordan 2024)."""
+
+    omitted: ClassVar[Mapping[str, Any]] = {**Optimizer.omitted, "exclude_layers": (None, [])}
+    learning_rate: LearningRate = 0.001
+    adam_beta_1: Rate = 0.9
+    adam_beta_2: Rate = 0.999
+    adam_weight_decay: NonNegative = 0.004
+    epsilon: NonNegative = 1e-7
+    weight_decay: NonNegative = 0.004
+    exclude_embeddings: Flag = True
+    muon_a: Number = 3.4445
+    muon_b: Number = -4.775
+    muon_c: Number = 2.0315
+    adam_lr_ratio: Above0 = 1.0
+    momentum: Share = 0.95
+    ns_steps: Annotated[int, Field(ge=1, le=100)] = 5
+    nesterov: Flag = True
+    rms_rate: NonNegative | None = 0.2
+
+
+class ScheduleFreeAdamW(Optimizer):
+    """AdamW without a schedule (Defazio et al. 2024)."""
+
+    learning_rate: LearningRate = 0.0025
+    beta_1: Inside = 0.9
+    beta_2: Rate = 0.999
+    epsilon: NonNegative = 1e-8
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+
+
+OPTIMIZERS: Family[Optimizer] = Family(
+    "optimizer",
+    "keras.optimizers",
+    (
+        SGD,
+        RMSprop,
+        Adam,
+        AdamW,
+        Nadam,
+        Adamax,
+        Adagrad,
+        Adadelta,
+        Ftrl,
+        Lion,
+        Lamb,
+        Adafactor,
+        Muon,
+        ScheduleFreeAdamW,
+    ),
+)
+AnyOptimizer = Annotated[Optimizer, OPTIMIZERS]

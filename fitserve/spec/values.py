@@ -1,0 +1,66 @@
+"""The plain values that arguments take: exact about booleans, text and infinities, easy about `1e3` for 1000."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, StrictBool, StrictStr
+
+from fitserve.spec.problems import Refused, shown
+
+LARGEST = 2**53  # whole numbers above it do not survive JSON in every language
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer() and abs(value) <= LARGEST:
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise Refused("Expected a whole number.", received=shown(value), expected="a whole number")
+    if abs(value) > LARGEST:
+        raise Refused("This number is too large.", received=shown(value), expected=f"at most {LARGEST}")
+    return value
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise Refused("Expected a number.", received=shown(value), expected="a number")
+    if isinstance(value, int):
+        if abs(value) > LARGEST:
+            raise Refused("This number is too large.", received=shown(value), expected=f"at most {LARGEST}")
+        return float(value)
+    if not math.isfinite(value):
+        raise Refused("Expected a finite number.", received=str(value), expected="a finite number")
+    return value
+
+
+Int = Annotated[int, BeforeValidator(_whole)]
+Positive = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
+Natural = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
+Seed = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=2**31 - 1)]
+Number = Annotated[float, BeforeValidator(_number)]
+NonNegative = Annotated[float, BeforeValidator(_number), Field(ge=0)]
+Above0 = Annotated[float, BeforeValidator(_number), Field(gt=0)]
+Share = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
+Rate = Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1)]
+Inside = Annotated[float, BeforeValidator(_number), Field(gt=0, lt=1)]
+Flag = StrictBool
+Text = StrictStr
+
+
+def _pair(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return value
+    return (value, value)
+
+
+Pair = Annotated[tuple[Positive, Positive], BeforeValidator(_pair)]
+
+
+def _single(value: Any) -> Any:
+    if isinstance(value, (list, tuple)) and len(value) == 1:
+        return value[0]
+    return value
+
+
+Single = Annotated[int, BeforeValidator(_whole), BeforeValidator(_single), Field(ge=1)]
