@@ -7,5 +7,6 @@ resolve(Spec, DatasetFacts, Limits) -> Resolved     checked against a dataset, e
 from fitserve.spec.problems import SpecRefused
 from fitserve.spec.resolve import Resolved, resolve
 from fitserve.spec.spec import Spec, parse, target_of
+from fitserve.spec.text import parse_text
 
-__all__ = ["Resolved", "Spec", "SpecRefused", "parse", "resolve", "target_of"]
+__all__ = ["Resolved", "Spec", "SpecRefused", "parse", "parse_text", "resolve", "target_of"]

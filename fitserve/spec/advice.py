@@ -13,6 +13,7 @@ from fitserve.spec.features import Feature
 from fitserve.spec.layers.core import Dense, Embedding
 from fitserve.spec.layers.noise import AlphaDropout
 from fitserve.spec.layers.normalization import BatchNormalization
+from fitserve.spec.layers.recurrent import Recurrent
 from fitserve.spec.layers.shaping import Rescaling
 from fitserve.spec.outputs import activation_of
 from fitserve.spec.split import SplitSpec
@@ -23,7 +24,7 @@ DEEP = 4  # saturating layers in a row whose gradients vanish
 UNSCALED = 10.0  # a feature whose values reach beyond it and are passed through
 
 
-class Warning(BaseModel):
+class Advice(BaseModel):
     """Something legal and unwise."""
 
     model_config = ConfigDict(frozen=True)
@@ -41,7 +42,7 @@ def advice(
     training: Training,
     estimates: Estimates,
     facts: DatasetFacts,
-) -> list[Warning]:
+) -> list[Advice]:
     """Everything that is unwise about a resolved spec."""
     return [
         *_saturating(wiring),
@@ -53,16 +54,12 @@ def advice(
     ]
 
 
-def _saturating(wiring: Wiring) -> list[Warning]:
+def _saturating(wiring: Wiring) -> list[Advice]:
     depth: dict[str, int] = {}
     for node in wiring.nodes.values():
         before = max((depth[name] for name in node.inputs), default=0)
         resets = isinstance(node.layer, BatchNormalization)
-        activation = (
-            activation_of(node.layer)
-            if type(node.layer).__name__ in ("Dense", "Activation", "Conv1D", "Conv2D")
-            else None
-        )
+        activation = None if isinstance(node.layer, Recurrent) else activation_of(node.layer)
         unbounded = activation not in (None, "linear") and activation not in SATURATING
         depth[node.name] = 0 if resets or unbounded else before + (activation in SATURATING and node.target is None)
     deepest = max(depth.values(), default=0)
@@ -71,7 +68,7 @@ def _saturating(wiring: Wiring) -> list[Warning]:
     name = next(name for name, value in depth.items() if value == deepest)
     activation = activation_of(wiring.nodes[name].layer)
     return [
-        Warning(
+        Advice(
             code="vanishing-gradients",
             detail=f"{activation} in {deepest} layers one after the other: gradients vanish on the way back.",
             pointer=wiring.nodes[name].pointer,
@@ -80,7 +77,7 @@ def _saturating(wiring: Wiring) -> list[Warning]:
     ]
 
 
-def _unscaled(wiring: Wiring, features: Sequence[Feature], facts: DatasetFacts) -> list[Warning]:
+def _unscaled(wiring: Wiring, features: Sequence[Feature], facts: DatasetFacts) -> list[Advice]:
     scaled_inputs = {
         source
         for node in wiring.nodes.values()
@@ -94,9 +91,9 @@ def _unscaled(wiring: Wiring, features: Sequence[Feature], facts: DatasetFacts) 
         kind = getattr(feature.encoding, "type", None)
         if kind == "pass_through" and reach > UNSCALED and feature.input not in scaled_inputs:
             found.append(
-                Warning(
+                Advice(
                     code="unscaled-input",
-                    detail=f"{feature.column!r} goes up to {reach:g} and is not scaled: training will be slow or diverge.",
+                    detail=f"{feature.column!r} goes up to {reach:g} and is not scaled: training is slow or diverges.",
                     pointer=f"/features/{index}",
                     fix="encoding: standardize",
                 )
@@ -104,12 +101,12 @@ def _unscaled(wiring: Wiring, features: Sequence[Feature], facts: DatasetFacts) 
     return found
 
 
-def _batches(wiring: Wiring, training: Training, estimates: Estimates) -> list[Warning]:
+def _batches(wiring: Wiring, training: Training, estimates: Estimates) -> list[Advice]:
     found = []
     size = training.batch_size
     if size != "full" and size > estimates.training_rows:
         found.append(
-            Warning(
+            Advice(
                 code="batch-larger-than-table",
                 detail=f"A batch of {size} is larger than the {estimates.training_rows} training rows.",
                 pointer="/training/batch_size",
@@ -118,7 +115,7 @@ def _batches(wiring: Wiring, training: Training, estimates: Estimates) -> list[W
         )
     if size == 1 and any(isinstance(node.layer, BatchNormalization) for node in wiring.nodes.values()):
         found.append(
-            Warning(
+            Advice(
                 code="batch-of-one",
                 detail="BatchNormalization over a batch of one row makes every number 0.",
                 pointer="/training/batch_size",
@@ -127,7 +124,7 @@ def _batches(wiring: Wiring, training: Training, estimates: Estimates) -> list[W
         )
     if not training.shuffle and size != "full":
         found.append(
-            Warning(
+            Advice(
                 code="not-shuffled",
                 detail="Rows come in the table's order every epoch; if it is sorted, batches are one-sided.",
                 pointer="/training/shuffle",
@@ -137,13 +134,13 @@ def _batches(wiring: Wiring, training: Training, estimates: Estimates) -> list[W
     return found
 
 
-def _schedule(training: Training, estimates: Estimates) -> list[Warning]:
+def _schedule(training: Training, estimates: Estimates) -> list[Advice]:
     found = []
     rate = training.optimizer.learning_rate
     name = type(training.optimizer).__name__
     if isinstance(rate, float) and rate > (1.0 if name in ("SGD", "Adadelta", "Adagrad") else 0.1):
         found.append(
-            Warning(
+            Advice(
                 code="large-learning-rate",
                 detail=f"A learning rate of {rate:g} is large for {name}: the loss will probably diverge.",
                 pointer="/training/optimizer",
@@ -152,7 +149,7 @@ def _schedule(training: Training, estimates: Estimates) -> list[Warning]:
         )
     if isinstance(rate, float) and rate == 0.0:
         found.append(
-            Warning(
+            Advice(
                 code="no-learning",
                 detail="A learning rate of 0 learns nothing.",
                 pointer="/training/optimizer",
@@ -163,7 +160,7 @@ def _schedule(training: Training, estimates: Estimates) -> list[Warning]:
     decay = getattr(rate, "decay_steps", None)
     if decay is not None and decay > 10 * steps:
         found.append(
-            Warning(
+            Advice(
                 code="slow-decay",
                 detail=f"The learning rate decays over {decay} steps; the run has {steps}.",
                 pointer="/training/optimizer",
@@ -173,7 +170,7 @@ def _schedule(training: Training, estimates: Estimates) -> list[Warning]:
     stopping = training.early_stopping
     if stopping is not None and stopping.patience == 0 and training.epochs > 1:
         found.append(
-            Warning(
+            Advice(
                 code="no-patience",
                 detail="Early stopping with patience 0 ends at the first epoch that is no better.",
                 pointer="/training/early_stopping/patience",
@@ -182,7 +179,7 @@ def _schedule(training: Training, estimates: Estimates) -> list[Warning]:
         )
     if stopping is not None and not stopping.monitor.startswith("val_"):
         found.append(
-            Warning(
+            Advice(
                 code="watching-training",
                 detail=f"Early stopping on {stopping.monitor!r} of the training rows does not see overfitting.",
                 pointer="/training/early_stopping/monitor",
@@ -192,13 +189,13 @@ def _schedule(training: Training, estimates: Estimates) -> list[Warning]:
     return found
 
 
-def _size(wiring: Wiring, estimates: Estimates) -> list[Warning]:
+def _size(wiring: Wiring, estimates: Estimates) -> list[Advice]:
     found = []
     if estimates.parameters > 100 * estimates.training_rows > 0:
         found.append(
-            Warning(
+            Advice(
                 code="more-parameters-than-rows",
-                detail=f"{estimates.parameters} parameters for {estimates.training_rows} training rows: it can learn them by heart.",
+                detail=f"{estimates.parameters} parameters can learn {estimates.training_rows} rows by heart.",
                 pointer="/network",
                 fix="Fewer units, Dropout or a regularizer, and early_stopping",
             )
@@ -207,7 +204,7 @@ def _size(wiring: Wiring, estimates: Estimates) -> list[Warning]:
         reads_integers = any(str(getattr(wiring.nodes[name].layer, "dtype", "")) == "int32" for name in node.inputs)
         if reads_integers and not isinstance(node.layer, Embedding):
             found.append(
-                Warning(
+                Advice(
                     code="integers-as-numbers",
                     detail=f"{node.name!r} reads integers that stand for categories or words as if they were amounts.",
                     pointer=node.pointer,
@@ -216,7 +213,7 @@ def _size(wiring: Wiring, estimates: Estimates) -> list[Warning]:
             )
         if isinstance(node.layer, Dense) and node.layer.activation == "softmax" and node.target is None:
             found.append(
-                Warning(
+                Advice(
                     code="hidden-softmax",
                     detail=f"softmax in the hidden layer {node.name!r} lets few units through.",
                     pointer=node.pointer,
@@ -227,17 +224,17 @@ def _size(wiring: Wiring, estimates: Estimates) -> list[Warning]:
             activation_of(n.layer) for n in wiring.nodes.values()
         }:
             found.append(
-                Warning(code="alpha-dropout", detail="AlphaDropout is for selu.", pointer=node.pointer, fix="Dropout")
+                Advice(code="alpha-dropout", detail="AlphaDropout is for selu.", pointer=node.pointer, fix="Dropout")
             )
     return found
 
 
-def _held_out(split: SplitSpec, training: Training, estimates: Estimates) -> list[Warning]:
+def _held_out(split: SplitSpec, training: Training, estimates: Estimates) -> list[Advice]:
     if split.validation > 0 or split.method == "column":
         return []
     why = "restarts are compared" if training.restarts > 1 else "overfitting is seen"
     return [
-        Warning(
+        Advice(
             code="nothing-held-out",
             detail=f"No rows are held out for validation, by which {why}.",
             pointer="/split/validation",

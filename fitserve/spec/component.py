@@ -125,16 +125,13 @@ C = TypeVar("C", bound=Component)
 class Family(Generic[C]):
     """The allow-list of one kind of Keras class, and a Pydantic annotation for a field that holds one."""
 
-    def __init__(
-        self, noun: str, module: str, classes: Iterable[type[C]], also: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, noun: str, module: str, classes: Iterable[type[C]]) -> None:
         self.noun = noun
         self.module = module  # Keras's, for configurations that name it
         self.classes = {cls.__name__: cls for cls in classes}
         self._names = {_plain(name): name for name in self.classes}
         for name, cls in self.classes.items():
             self._names |= {_plain(alias): name for alias in cls.aliases}
-        self._names |= {_plain(alias): name for alias, name in (also or {}).items()}
 
     def knows(self, name: Any) -> bool:
         """Whether this is the name of one of the family."""

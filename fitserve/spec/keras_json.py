@@ -47,7 +47,7 @@ def _entry(layer: dict[str, Any]) -> dict[str, Any]:
 
 def _sequential(layers: list[dict[str, Any]]) -> list[Any]:
     entries = [_entry(layer) for layer in layers]
-    if entries and entries[-1].get("class_name") not in ("InputLayer",):
+    if entries and entries[-1].get("class_name") != "InputLayer":
         entries[-1]["output"] = True
     return entries
 

@@ -17,7 +17,7 @@ Thresholds = Share | Annotated[list[Share], Field(min_length=1, max_length=1000)
 class Metric(Component):
     """What an epoch shows beside the loss. `name` is what it is called in the epochs."""
 
-    shorthand = ""
+    shorthand: ClassVar[str | None] = ""
     # The targets it takes: 0 and 1, label indices, one-hot labels, or any numbers; several: whichever there are.
     expects: ClassVar[tuple[Expects, ...]] = ("numbers",)
     better: ClassVar[Literal["max", "min"]] = "min"
@@ -26,7 +26,7 @@ class Metric(Component):
 
 
 class _Higher(Metric):
-    better = "max"
+    better: ClassVar[Literal["max", "min"]] = "max"
 
 
 class Accuracy(_Higher):
@@ -128,7 +128,6 @@ class FalseNegatives(_Thresholded):
 
 class _At(_Higher):
     expects = ("binary", "one_hot")
-    shorthand = None
     num_thresholds: Annotated[int, Field(ge=1, le=10_000)] = 200
     class_id: Annotated[int, Field(ge=0)] | None = None
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_serializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, WithJsonSchema, model_serializer
 
 from fitserve.errors import Problem
 from fitserve.spec.keras_json import layers_of
@@ -22,7 +22,7 @@ from fitserve.spec.layers import LAYERS, AnyLayer
 from fitserve.spec.problems import Refused, shown
 
 SAID_BESIDE = ("name", "inputs", "output")
-HARD_LIMIT = 20_000  # entries that are looked at; the limit of layers is lower
+MOST_LAYERS = 20_000  # where `parse` is given no limits
 # A spec that says no network.
 DEFAULT: list[Any] = [{"Dense": {"units": 64, "activation": "relu"}}, {"Dense": {"units": 32, "activation": "relu"}}]
 
@@ -113,7 +113,7 @@ def _output(value: Any) -> str | bool | None:
     )
 
 
-def read_network(value: Any) -> Any:
+def read_network(value: Any, limit: int = MOST_LAYERS) -> tuple[Node, ...]:
     """A list of entries, `to_json()`'s text, or what it says. Raises Refused."""
     if isinstance(value, str):
         value = _decoded(value)
@@ -125,9 +125,15 @@ def read_network(value: Any) -> Any:
             received=shown(value),
             expected="a list of layers; [] is a network without hidden layers",
         )
-    if len(value) > HARD_LIMIT:
-        raise Refused(f"This network has {len(value)} layers.", received=len(value), expected=f"at most {HARD_LIMIT}")
-    nodes, problems = [], []
+    if len(value) > limit:
+        raise Refused(
+            f"This network has {len(value)} layers: the limit layers is {limit}.",
+            received=len(value),
+            expected=f"at most {limit}",
+            fix="Ask for less, or raise FITSERVE_LIMIT_LAYERS.",
+        )
+    nodes: list[Node] = []
+    problems: list[Problem] = []
     for index, entry in enumerate(value):
         try:
             nodes.append(read_node(entry))
@@ -151,9 +157,12 @@ def _decoded(text: str) -> Any:
         ) from None
 
 
+def _network(value: Any, info: ValidationInfo) -> tuple[Node, ...]:
+    return read_network(value, (info.context or {}).get("layers", MOST_LAYERS))
+
+
 Network = Annotated[
     tuple[Node, ...],
-    BeforeValidator(read_network),
-    Field(validate_default=True),
+    BeforeValidator(_network),
     WithJsonSchema({"$ref": "#/$defs/Network"}),
 ]

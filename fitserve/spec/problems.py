@@ -110,6 +110,7 @@ def problems_of(error: ValidationError, model: type[BaseModel], body: Any) -> li
 def _existing(loc: Sequence[str | int], body: Any) -> tuple[list[str | int], Any]:
     """The part of a location that exists in the body: shorthands and Pydantic's union tags do not."""
     path: list[str | int] = []
+    key: Any
     for key in loc:
         if (isinstance(body, dict) and key in body) or (
             isinstance(body, (list, tuple)) and isinstance(key, int) and key < len(body)
@@ -189,13 +190,9 @@ def _other(item: Any, pointer: str) -> Problem:
     expected = template.format(**context) if template else None
     detail = item["msg"].removeprefix("Value error, ")
     fix = None
-    if item["type"] == "literal_error":
-        near = nearest(
-            item["input"], [part.strip("' ") for part in context["expected"].replace(" or ", ", ").split(",")]
-        )
-        fix = f"Did you mean {near[0]}?" if near else None
-    if item["type"] == "union_tag_invalid":
-        near = nearest(context.get("tag"), [part.strip("' ") for part in context["expected_tags"].split(",")])
+    if item["type"] in ("literal_error", "union_tag_invalid"):
+        allowed = context.get("expected_tags") or context["expected"].replace(" or ", ", ")
+        near = nearest(context.get("tag", item["input"]), [part.strip("' ") for part in allowed.split(",")])
         fix = f"Did you mean {near[0]}?" if near else None
     name = item["loc"][-1] if item["loc"] else ""
     said = f"`{name}`: {detail}." if name != "" else f"{detail}."

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from fitserve.settings import Limits
 from fitserve.spec.features import Feature
-from fitserve.spec.network import DEFAULT, Network
+from fitserve.spec.network import DEFAULT, Network, read_network
 from fitserve.spec.problems import Refused, SpecRefused, problems_of, shown
 from fitserve.spec.split import SplitSpec
 from fitserve.spec.target import Target, Targets, Task
@@ -55,7 +56,9 @@ class Spec(BaseModel):
         None, description="Columns, with their encodings; left out: every other column"
     )
     split: SplitSpec = Field(SplitSpec(), description="How rows are divided into training, validation and test")
-    network: Network = Field(DEFAULT, description="Layers; left out: two hidden layers of 64 and 32 units, relu")
+    network: Network = Field(
+        read_network(DEFAULT), description="Layers; left out: two hidden layers of 64 and 32 units, relu"
+    )
     training: Training = Field(Training(), description="How it is trained")
     model: str | None = Field(None, pattern=NAME, description="Registered under this name when it succeeds")
 
@@ -81,12 +84,12 @@ class Spec(BaseModel):
         return self.model_dump(mode="json")
 
 
-def parse(body: Any) -> Spec:
+def parse(body: Any, limits: Limits | None = None) -> Spec:
     """A spec from JSON values. Raises SpecRefused with a problem for each thing that is wrong."""
     if not isinstance(body, dict):
         raise SpecRefused("A spec is a mapping.", pointer="", received=shown(body), expected="a mapping")
     try:
-        return Spec.model_validate(body)
+        return Spec.model_validate(body, context={"layers": (limits or Limits()).layers})
     except ValidationError as error:
         raise SpecRefused.because(problems_of(error, Spec, body)) from None
     except Refused as error:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from fitserve.spec.problems import Refused
 from fitserve.spec.values import Flag
 
 Task = Literal["binary", "multiclass", "multilabel", "regression"]
@@ -29,7 +30,7 @@ class Target(BaseModel):
     encoding: Encoding | None = Field(None, description="How the trainer gets it; left out: as the loss wants it")
     standardize: Flag | None = Field(
         None,
-        description="Train on (y - mean) / standard deviation, undone in predictions; left out: for large numbers alone",
+        description="Train on (y - mean) / standard deviation, undone in predictions; left out: large numbers",
     )
 
     @model_validator(mode="before")
@@ -72,8 +73,13 @@ class Target(BaseModel):
         return len(self.columns)
 
 
+MOST = 100  # targets
+
+
 def _listed(value: Any) -> Any:
+    if isinstance(value, (list, tuple)) and len(value) > MOST:
+        raise Refused(f"A spec has at most {MOST} targets.", received=len(value), expected=f"at most {MOST}")
     return value if isinstance(value, (list, tuple)) else [value]
 
 
-Targets = Annotated[tuple[Target, ...], BeforeValidator(_listed), Field(min_length=1, max_length=100)]
+Targets = Annotated[tuple[Target, ...], BeforeValidator(_listed), Field(min_length=1)]

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, model_validator
 
 from fitserve.spec.callbacks import EarlyStopping, ReduceLROnPlateau, Warmup
+from fitserve.spec.component import Family
 from fitserve.spec.losses import LOSSES, Loss
 from fitserve.spec.metrics import METRICS
 from fitserve.spec.optimizers import Adam, AnyOptimizer
@@ -14,7 +15,7 @@ from fitserve.spec.problems import Refused, shown
 from fitserve.spec.values import Flag, Natural, NonNegative, Positive, Rate, Seed
 
 
-def _names_component(value: Any, family: Any) -> bool:
+def _names_component(value: dict[str, Any], family: Family[Any]) -> bool:
     """Whether a mapping is one component rather than something for each target."""
     if "class_name" in value:
         return True
@@ -25,7 +26,7 @@ def _names_component(value: Any, family: Any) -> bool:
     return family.knows(name) and not (inner_is_one and _is_component(inner, family))
 
 
-def _is_component(value: Any, family: Any) -> bool:
+def _is_component(value: Any, family: Family[Any]) -> bool:
     return family.knows(value) if isinstance(value, str) else family.knows(next(iter(value)))
 
 
@@ -162,9 +163,8 @@ class Training(BaseModel):
     @classmethod
     def _one_rate(cls, value: Any) -> Any:
         if isinstance(value, dict) and "learning_rate" in value:
-            raise Refused(
-                "learning_rate is an argument of the optimizer.", fix="optimizer: {Adam: {learning_rate: ...}}"
-            )
+            fix = "optimizer: {Adam: {learning_rate: ...}}"
+            raise Refused("learning_rate is an argument of the optimizer.", fix=fix)
         return value
 
     @model_validator(mode="after")

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field, replace
 
 from fitserve.errors import Problem
 from fitserve.spec.features import EncodedInput
-from fitserve.spec.layers import Layer
 from fitserve.spec.layers.core import Input
-from fitserve.spec.layers.layer import Shape, ShapeRefused, written
+from fitserve.spec.layers.layer import Layer, Shape, ShapeRefused, written
 from fitserve.spec.network import Node
 from fitserve.spec.problems import nearest
 from fitserve.spec.target import Target
