@@ -60,6 +60,10 @@ class BlobStore(Protocol):
         """Whether the bytes are there (not whether they are sound)."""
         ...
 
+    def written_at(self, sha256: str) -> float:
+        """When the bytes were last stored (seconds since 1970); 0 where there are none."""
+        ...
+
     def delete(self, sha256: str) -> None:
         """Removes the bytes; nothing happens where there are none."""
         ...
@@ -162,6 +166,12 @@ class FolderStore:
     def exists(self, sha256: str) -> bool:
         return self._path(sha256).is_file()
 
+    def written_at(self, sha256: str) -> float:
+        try:
+            return self._path(sha256).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
     def delete(self, sha256: str) -> None:
         self._path(sha256).unlink(missing_ok=True)
 
@@ -225,6 +235,10 @@ class RemoteStore:
     def exists(self, sha256: str) -> bool:
         return bool(self.fs.exists(self._path(sha256)))
 
+    def written_at(self, sha256: str) -> float:
+        self.fs.invalidate_cache()
+        return _written(self.fs.info(self._path(sha256))) if self.exists(sha256) else 0.0
+
     def delete(self, sha256: str) -> None:
         if self.exists(sha256):
             self.fs.rm_file(self._path(sha256))
@@ -233,8 +247,12 @@ class RemoteStore:
         for path, info in self.fs.find(self.root, detail=True).items():
             name = path.rsplit("/", 1)[-1]
             if len(name) == 64:
-                when = info.get("LastModified") or info.get("mtime") or info.get("created")
-                yield name, when.timestamp() if hasattr(when, "timestamp") else float(when)
+                yield name, _written(info)
+
+
+def _written(info: Any) -> float:
+    when = info.get("LastModified") or info.get("mtime") or info.get("created")
+    return float(when.timestamp() if hasattr(when, "timestamp") else when)
 
 
 def _verified(sha256: str, data: bytes) -> bytes:

@@ -69,8 +69,7 @@ def transaction(engine: Engine) -> Iterator[Session]:
 def reading(engine: Engine) -> Iterator[Session]:
     """One reading transaction; on SQLite it takes no write lock."""
     with translated(), Session(engine.execution_options(writing=False), expire_on_commit=False) as session:
-        yield session
-        session.rollback()
+        yield session  # closing it rolls back, and leaves the rows readable
 
 
 @contextmanager

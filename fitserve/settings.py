@@ -70,6 +70,7 @@ class Settings(BaseSettings):
     rate_uploads_per_hour: int = Field(1_000, description="Uploads of one key in an hour")
 
     workers: int = Field(1, description="Worker processes that `fitserve up` starts")
+    trainers: int = Field(1, description="Runs that one worker process trains side by side")
     predict_processes: int = Field(1, description="Prediction processes that `fitserve up` starts")
     log_level: str = Field("INFO", description="Level of the JSON logs")
     otlp_endpoint: str | None = Field(None, description="OTLP/HTTP endpoint for traces; off when unset")

@@ -1,0 +1,131 @@
+"""The way to wake a worker: a Celery message that carries a run's id and nothing else.
+
+It is a hint. The row in the database is the truth, so a message that is lost, late or repeated does no harm:
+workers look for queued runs themselves, and the dispatcher publishes again (T10).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from queue import Full, Queue
+from typing import Final
+
+from celery import Celery
+
+from fitserve.embedded import EmbeddedRedis
+from fitserve.settings import Settings
+
+log = logging.getLogger(__name__)
+
+QUEUE: Final = "fitserve"
+WAKE: Final = "fitserve.wake"  # the one task: "look for queued runs"
+PUBLISH_SECONDS: Final = 1.0
+
+
+def broker_url(settings: Settings) -> str:
+    """`redis_url`, or the socket of the embedded Redis under `home`."""
+    return settings.redis_url or EmbeddedRedis(settings.home / "redis").url
+
+
+def make_app(settings: Settings) -> Celery:
+    """The Celery app object. Early acknowledgement, no results: a message only wakes."""
+    app = Celery("fitserve", broker=broker_url(settings), set_as_current=False)
+    app.conf.update(
+        accept_content=["json"],
+        task_serializer="json",
+        task_default_queue=QUEUE,
+        task_ignore_result=True,
+        task_acks_late=False,
+        task_publish_retry=False,
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,  # a busy worker must not sit on messages that an idle one could take
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_enable_remote_control=False,
+        worker_send_task_events=False,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        broker_connection_timeout=1.0,
+        broker_connection_max_retries=None,
+        broker_connection_retry_on_startup=True,
+        broker_transport_options={
+            "socket_timeout": 5.0,
+            "socket_connect_timeout": 1.0,
+            "retry_on_timeout": False,
+            "health_check_interval": 10,
+            "visibility_timeout": 3600,
+            "max_retries": 0,
+        },
+    )
+    return app
+
+
+class Publisher:
+    """Publishes wake-up messages, each within PUBLISH_SECONDS whatever the broker does."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.app = make_app(settings)
+        self._work: Queue[tuple[Callable[[], int], Future[int]] | None] = Queue(maxsize=100)
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+
+    def publish(self, run_id: str) -> bool:
+        """Whether the broker took the message in time. Where not, T10 publishes again."""
+        return self._within(lambda: self._send(run_id)) is not None
+
+    def depth(self) -> int | None:
+        """Messages that wait in the broker; None where it does not answer in time."""
+        return self._within(self._depth)
+
+    def _send(self, run_id: str) -> int:
+        self.app.send_task(WAKE, args=(run_id,), retry=False)
+        return 1
+
+    def _depth(self) -> int:
+        with self.app.connection_for_read() as connection:
+            connection.ensure_connection(max_retries=1, timeout=PUBLISH_SECONDS)
+            with connection.channel() as channel:
+                return int(channel._size(QUEUE))
+
+    def _within(self, work: Callable[[], int]) -> int | None:
+        """Runs it on the one thread that talks to the broker; a name server may hang for longer than we wait."""
+        done: Future[int] = Future()
+        try:
+            self._work.put_nowait((work, done))
+        except Full:
+            return None
+        with self._starting:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+                self._thread.start()
+        try:
+            return done.result(PUBLISH_SECONDS)
+        except FutureTimeout:
+            done.cancel()
+            return None
+        except Exception as error:
+            log.warning("the broker did not take a message", extra={"error": type(error).__name__})
+            return None
+
+    def _run(self) -> None:
+        while (item := self._work.get()) is not None:
+            work, done = item
+            if not done.set_running_or_notify_cancel():
+                continue  # its caller has gone
+            try:
+                done.set_result(work())
+            except BaseException as error:
+                done.set_exception(error)
+
+    def close(self) -> None:
+        """Stops the thread and closes the broker's connections."""
+        if self._thread is not None:
+            try:
+                self._work.put_nowait(None)
+            except Full:
+                return
+            self._thread.join(PUBLISH_SECONDS)
+        self.app.close()

@@ -1,0 +1,156 @@
+"""The append-only rows of a run: events and epochs.
+
+Whoever adds an event has updated the run's row first, in the same transaction: the row's lock puts the
+events of one run in the order of their ids, so that a reader who has seen id 11 has not missed id 10.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import Table
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from fitserve.tables import Blob, Epoch, Event
+
+Level = Literal["info", "warn", "error"]
+
+# Numbers of the events that transitions write. Each happens once in an attempt at most, and the table is
+# unique on (run, attempt, seq). A worker's own reports count up from 1.
+CREATED, CANCEL_REQUESTED, CLAIMED, RELEASED, FINISHED = 0, -1, -2, -3, -4
+
+
+@dataclass(frozen=True, slots=True)
+class EventReport:
+    """Something that a worker says of its run. `seq` counts from 1 within the attempt."""
+
+    seq: int
+    level: Level
+    message: str
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class EpochReport:
+    """An epoch that a worker saw end: `trial` from 0, `epoch` from 1, duration in seconds."""
+
+    seq: int
+    trial: int
+    epoch: int
+    logs: dict[str, Any]
+    seconds: float
+    layers: dict[str, Any] | None = None
+
+
+Report = EventReport | EpochReport
+
+
+def insert_new(
+    session: Session, table: Any, rows: Sequence[dict[str, Any]], returning: Sequence[Any] = ()
+) -> list[Any]:
+    """Inserts rows; those whose key is there already change nothing. Returns `returning` of the new ones."""
+    if not rows:
+        return []
+    target: Table = table.__table__
+    build = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
+    statement = build(target).values(list(rows)).on_conflict_do_nothing()
+    if not returning:
+        session.execute(statement)
+        return []
+    return list(session.execute(statement.returning(*returning)))
+
+
+def say(
+    session: Session,
+    run_id: str,
+    attempt: int,
+    seq: int,
+    at: datetime,
+    state: str,
+    message: str,
+    *,
+    level: Level = "info",
+    data: dict[str, Any] | None = None,
+) -> None:
+    """Adds the event of a transition. A second one of the same attempt raises IntegrityError."""
+    session.add(
+        Event(
+            run_id=run_id,
+            attempt=attempt,
+            seq=seq,
+            level=level,
+            type="state",
+            message=message,
+            data={"state": state, **finite(data or {})},
+            created_at=at,
+        )
+    )
+    session.flush()
+
+
+def record_reports(session: Session, run_id: str, attempt: int, reports: Sequence[Report], at: datetime) -> int:
+    """Adds what a worker reported; what is there already is left alone. Returns the number of new epochs.
+
+    A resumed attempt repeats the epochs after its checkpoint: they are rows already, so neither row nor
+    event is written twice.
+    """
+    epochs = {(r.trial, r.epoch): r for r in reports if isinstance(r, EpochReport)}
+    new = {
+        (row.trial, row.epoch)
+        for row in insert_new(
+            session,
+            Epoch,
+            [
+                {
+                    "run_id": run_id,
+                    "trial": report.trial,
+                    "epoch": report.epoch,
+                    "attempt": attempt,
+                    "logs": finite(report.logs),
+                    "seconds": report.seconds,
+                    "layers": finite(report.layers),
+                    "created_at": at,
+                }
+                for report in epochs.values()
+            ],
+            returning=(Epoch.__table__.c.trial, Epoch.__table__.c.epoch),
+        )
+    }
+    rows = []
+    for report in reports:
+        if isinstance(report, EventReport):
+            row = {"level": report.level, "type": "message", "message": report.message, "data": finite(report.data)}
+        elif (report.trial, report.epoch) in new:
+            data = {"trial": report.trial, "epoch": report.epoch, "logs": report.logs, "seconds": report.seconds}
+            row = {"level": "info", "type": "metrics", "message": f"Epoch {report.epoch}", "data": finite(data)}
+        else:
+            continue
+        rows.append({"run_id": run_id, "attempt": attempt, "seq": report.seq, "created_at": at, **row})
+    insert_new(session, Event, rows)
+    return len(new)
+
+
+def add_blob_rows(session: Session, blobs: Sequence[tuple[str, int, str]], at: datetime) -> None:
+    """Rows of durable blobs, as (sha256, bytes, kind); those that are there stay."""
+    unique = {sha256: (size, kind) for sha256, size, kind in blobs}
+    insert_new(
+        session,
+        Blob,
+        [{"sha256": key, "bytes": size, "kind": kind, "created_at": at} for key, (size, kind) in unique.items()],
+    )
+
+
+def finite(value: Any) -> Any:
+    """The value with NaN and infinities as null: JSON has neither, and PostgreSQL refuses them."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value

@@ -1,0 +1,230 @@
+"""Real processes on one machine: workers, reaper, API, broker and database, to be killed and started again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+from sqlalchemy import Engine
+
+import migrations
+from fitserve import blobs, db
+from fitserve.embedded import EmbeddedRedis
+from fitserve.ids import new_id
+from fitserve.runs import create, read
+from fitserve.settings import Limits, Settings
+from fitserve.states import TERMINAL
+from fitserve.tables import Blob, Dataset, Run
+
+PROJECT = Path(__file__).resolve().parents[2]
+FAKE = "tests.faults.fake_trainer"
+
+
+def free_port() -> int:
+    """A port that nobody holds right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(condition: Callable[[], Any], seconds: float, what: str = "") -> Any:
+    """The first true value of `condition`. Fails after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what or condition}")
+        time.sleep(0.02)
+    return found
+
+
+@dataclass
+class Member:
+    """One process of the cluster and how it was started."""
+
+    role: str
+    command: list[str]
+    environment: dict[str, str]
+    process: subprocess.Popen[bytes]
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def kill(self) -> None:
+        """SIGKILL, to this process alone: its children must notice by themselves."""
+        self.process.kill()
+        self.process.wait()
+
+    def pause(self) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+    def trainers(self) -> list[psutil.Process]:
+        """Its trainer processes."""
+        try:
+            return psutil.Process(self.process.pid).children()
+        except psutil.NoSuchProcess:
+            return []
+
+
+@dataclass
+class Cluster:
+    """A home, a database, a broker, and members. Leases are short unless `environment` says otherwise."""
+
+    home: Path
+    database_url: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    redis: EmbeddedRedis | None = None
+    redis_append_only: bool = True
+    launcher: str = ""  # a module that changes the program before it runs it: a mutant
+    members: list[Member] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.home.mkdir(parents=True, exist_ok=True)
+        self.database_url = self.database_url or f"sqlite:///{self.home / 'fitserve.db'}"
+        self.log = self.home / "log"
+        migrations.upgrade(self.database_url)
+        self.redis = EmbeddedRedis(self.home / "redis", append_only=self.redis_append_only).start()
+        self.variables = {
+            "FITSERVE_HOME": str(self.home),
+            "FITSERVE_DATABASE_URL": self.database_url,
+            "FITSERVE_REDIS_URL": self.redis.url,
+            "FITSERVE_TEST_HOOKS": "1",
+            "FITSERVE_TRAINER_MODULE": FAKE,
+            "FITSERVE_AUTH": "false",
+            "FITSERVE_LEASE_SECONDS": "2",
+            "FITSERVE_HEARTBEAT_SECONDS": "0.4",
+            "FITSERVE_REAP_SECONDS": "0.3",
+            "FITSERVE_REDISPATCH_SECONDS": "2",
+            **self.environment,
+        }
+        with patched(self.variables):
+            self.settings = Settings()
+        self.engine: Engine = db.make_engine(self.database_url)
+        self.blobs = blobs.open_store(self.settings.resolved_blob_url)
+        self.dataset_id = add_dataset(self.engine, self.blobs)
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for member in self.members:
+            if member.alive:
+                with contextlib.suppress(ProcessLookupError):
+                    member.go_on()
+                    member.process.kill()
+            member.process.wait()
+        if self.redis is not None:
+            self.redis.stop()
+        self.engine.dispose()
+
+    def start(self, role: str, **environment: str) -> Member:
+        """Starts a `worker`, `reaper` or `api`."""
+        module = {"worker": "workers", "reaper": "workers.reaper", "api": "services.control"}[role]
+        ports = {name: str(free_port()) for name in PORTS}
+        variables = {**os.environ, **self.variables, **ports, **environment}
+        launch = [self.launcher, module] if self.launcher else [module]
+        command = [sys.executable, "-m", *launch]
+        with self.log.open("ab") as sink:
+            process = subprocess.Popen(
+                command, cwd=PROJECT, env=variables, stdout=sink, stderr=sink, stdin=subprocess.DEVNULL
+            )
+        member = Member(role, command, variables, process)
+        self.members.append(member)
+        return member
+
+    def submit(self, *, priority: int = 0, key: str | None = None, model: str | None = None, **fake: Any) -> str:
+        """A run, made as the API makes it but without its message."""
+        spec = {"fake": {"epochs": 3, "seed": 1, **fake}}
+        new = create.NewRun("tester", self.dataset_id, spec, spec, {}, model=model, priority=priority)
+        wanted = create.key_of(key, repr(spec).encode())
+        return create.create(self.engine, new, Limits(), wanted)[0].id
+
+    def run(self, run_id: str) -> Run:
+        with db.reading(self.engine) as session:
+            return read.get(session, run_id)
+
+    def wait_over(self, run_id: str, seconds: float = 30) -> Run:
+        """The run, once it is over."""
+
+        def over() -> Run | None:
+            run = self.run(run_id)
+            return run if run.state in TERMINAL else None
+
+        try:
+            return wait_for(over, seconds)
+        except AssertionError:
+            run = self.run(run_id)
+            raise AssertionError(f"{run_id} is {run.state} after {seconds} s; log:\n{self.tail()}") from None
+
+    def wait_state(self, run_id: str, state: str, seconds: float = 20) -> Run:
+        wait_for(lambda: self.run(run_id).state == state, seconds, f"{run_id} {state}\n{self.tail()}")
+        return self.run(run_id)
+
+    def wait_epoch(self, run_id: str, epoch: int, seconds: float = 20) -> None:
+        """Returns when that epoch is a row."""
+
+        def reached() -> bool:
+            with db.reading(self.engine) as session:
+                found = read.latest_epoch(session, run_id)
+                return found is not None and found.epoch >= epoch
+
+        wait_for(reached, seconds, f"epoch {epoch}")
+
+    def tail(self, size: int = 6000) -> str:
+        return self.log.read_text(errors="replace")[-size:] if self.log.exists() else ""
+
+
+PORTS = ("FITSERVE_PORT", "FITSERVE_WORKER_METRICS_PORT", "FITSERVE_REAPER_METRICS_PORT")
+
+
+@contextlib.contextmanager
+def patched(variables: Mapping[str, str]) -> Iterator[None]:
+    """The environment with these variables."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def add_dataset(engine: Engine, store: blobs.BlobStore) -> str:
+    """A dataset's row; the fake trainer does not read its bytes."""
+    stored = store.put_bytes(b"a dataset that the fake trainer does not read")
+    now = datetime.now(UTC)
+    with db.transaction(engine) as session:
+        if session.get(Blob, stored.sha256) is None:
+            session.add(Blob(sha256=stored.sha256, bytes=stored.bytes, kind="dataset", created_at=now))
+            session.flush()
+        row = Dataset(
+            id=new_id("ds"),
+            name=new_id("d"),
+            version=1,
+            owner="tester",
+            sha256=stored.sha256,
+            blob=stored.sha256,
+            rows=10,
+            bytes=stored.bytes,
+            source={},
+            columns=[],
+            profile={},
+            created_at=now,
+        )
+        session.add(row)
+        session.flush()
+        return row.id
