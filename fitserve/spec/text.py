@@ -124,13 +124,8 @@ class _Builder:
     def _count(self, n: int, event: Any) -> None:
         self.values += n
         if self.values > YAML_VALUES:
-            raise SpecRefused(
-                f"A spec in YAML has at most {YAML_VALUES} values, repeated ones counted each time.",
-                problems=[
-                    Problem("Too many values.", line=event.start_mark.line + 1, expected=f"at most {YAML_VALUES}")
-                ],
-                fix="Send it as JSON.",
-            )
+            detail = f"A spec in YAML has at most {YAML_VALUES} values, repeated ones counted each time."
+            raise SpecRefused(detail, fix="Send it as JSON.", **_at(event))
 
     def _value(self, event: Any, depth: int) -> Any:
         if depth > self.max_depth:
