@@ -17,7 +17,9 @@ UNWRITTEN = {"glu", "sparse_plus", "sparse_sigmoid", "sparsemax", "squareplus", 
 
 
 def _same_answers(model: keras.Model, *arrays: np.ndarray) -> None:
-    graph = write(model, {"answer": ((getattr(model, "_functional", None) or model).output_names[0], 2.0, -1.0)}).SerializeToString()
+    graph = write(
+        model, {"answer": ((getattr(model, "_functional", None) or model).output_names[0], 2.0, -1.0)}
+    ).SerializeToString()
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     (answer,) = session.run(None, dict(zip([i.name for i in session.get_inputs()], arrays, strict=True)))
     expected = np.asarray(model(arrays[0] if len(arrays) == 1 else list(arrays), training=False)) * 2.0 - 1.0
@@ -46,7 +48,12 @@ def test_an_unknown_activation_is_left_to_the_exporter(name: str) -> None:
 
 FLAT = {
     "dense": [L.Dense(5, "relu"), L.Dropout(0.5), L.Dense(3, "softmax", use_bias=False)],
-    "norms": [L.BatchNormalization(), L.LayerNormalization(), L.BatchNormalization(scale=False, center=False), L.Dense(2)],
+    "norms": [
+        L.BatchNormalization(),
+        L.LayerNormalization(),
+        L.BatchNormalization(scale=False, center=False),
+        L.Dense(2),
+    ],
     "leaky": [L.LeakyReLU(0.1), L.ReLU(max_value=1.5), L.ELU(0.7), L.PReLU(), L.Softmax()],
     "shapes": [L.Reshape((4, 3)), L.Permute((2, 1)), L.Dense(2), L.Flatten(), L.RepeatVector(2), L.Rescaling(0.5, 1.0)],
 }

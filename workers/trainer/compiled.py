@@ -15,6 +15,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from workers.trainer.fused import fuse
+from workers.trainer.signature import functional_of
+
 Logs = dict[str, Any]
 
 
@@ -33,7 +36,9 @@ class Rows:
     @classmethod
     def of(cls, x: Any, y: Any, weight: Any = None) -> Rows:
         """Rows of NumPy arrays."""
-        return cls(*(None if part is None else tf.nest.map_structure(tf.convert_to_tensor, part) for part in (x, y, weight)))
+        return cls(
+            *(None if part is None else tf.nest.map_structure(tf.convert_to_tensor, part) for part in (x, y, weight))
+        )
 
     @property
     def count(self) -> int:
@@ -69,6 +74,7 @@ class Compiled:
         self.model = model
         self.batch_size, self.validation_batch_size = batch_size, validation_batch_size
         build(model, train)
+        fuse(model.optimizer)
         self._names: tuple[list[tuple[str, tuple[int, ...]]], ...] = ([], [])
         with executor(model):
             self._call = tf.function(self._trace, autograph=False).get_concrete_function(
@@ -146,7 +152,7 @@ def build(model: keras.Model, rows: Rows) -> None:
     if not model.built:
         model(tf.nest.map_structure(lambda t: t[:1], rows.x))
     truth = keras.tree.map_structure(lambda t: keras.KerasTensor((None, *t.shape[1:]), t.dtype.name), rows.y)
-    structure = getattr(getattr(model, "_functional", None) or model, "_outputs_struct", None)
+    structure = getattr(functional_of(model), "_outputs_struct", None)
     if structure is None:
         model._symbolic_build(data_batch=tf.nest.map_structure(lambda t: t[:1], rows.as_tuple()))
     else:

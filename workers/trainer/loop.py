@@ -58,12 +58,16 @@ class Loop:
         history = next((c for c in self.callbacks if isinstance(c, keras.callbacks.History)), None)
         history = history or keras.callbacks.History()
         own = [c for c in self.callbacks if c is not history]
-        callbacks = keras.callbacks.CallbackList([*own, history], model=model, epochs=self.epochs, steps=self._steps_an_epoch())
+        callbacks = keras.callbacks.CallbackList(
+            [*own, history], model=model, epochs=self.epochs, steps=self._steps_an_epoch()
+        )
         model.stop_training = False
         callbacks.on_train_begin()
         self.begun()
         logs: Logs = {}
         for epoch in range(self.position.epoch, self.epochs):
+            if model.stop_training:  # it was resumed after its last epoch
+                break
             if not self.position.step:
                 model.reset_metrics()
             callbacks.on_epoch_begin(epoch)
@@ -149,7 +153,9 @@ class Loop:
     def _timed(self, plan: Plan, rows: Rows, order: Any, validation: Rows) -> tuple[Logs, Logs]:
         begun = time.perf_counter()
         logs = self.compiled(rows, order, validation, plan)
-        self.pace.took(plan.last - plan.first + plan.validation_last - plan.validation_first, time.perf_counter() - begun)
+        self.pace.took(
+            plan.last - plan.first + plan.validation_last - plan.validation_first, time.perf_counter() - begun
+        )
         return logs
 
     def _steps(self, block: Block, validation: bool = False) -> int:

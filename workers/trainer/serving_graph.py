@@ -18,6 +18,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from workers.trainer.signature import functional_of, inputs_of, outputs_of
+
 OPSET, IR_VERSION = 18, 9
 DTYPES = {"float32": onnx.TensorProto.FLOAT, "int32": onnx.TensorProto.INT32}
 
@@ -52,18 +54,18 @@ def write(model: keras.Model, outputs: Mapping[str, tuple[str, float, float]]) -
     `outputs` names the graph's outputs: name to (the model's output, scale, offset); the graph answers
     `scale * output + offset`, so that a standardised target is undone. Raises NotWritten.
     """
-    functional = getattr(model, "_functional", None) or model
+    functional = functional_of(model)
     if not hasattr(functional, "_nodes_by_depth"):
         raise NotWritten(type(model).__name__)
-    graph, names = Graph(), {}
-    inputs = [_value(tensor.name, tensor) for tensor in functional.inputs]
-    for value, tensor in zip(inputs, functional.inputs, strict=True):
-        names[id(tensor)] = value.name
+    graph, inputs, made = Graph(), [], outputs_of(model)
+    names: dict[int, str] = {}
+    for name, tensor in inputs_of(model).items():
+        inputs.append(_value(name, tensor))
+        names[id(tensor)] = name
     for depth in sorted(functional._nodes_by_depth, reverse=True):
         for node in functional._nodes_by_depth[depth]:
             if not isinstance(node.operation, keras.layers.InputLayer):
                 _node(graph, node, names)
-    made = dict(zip(functional.output_names, functional.outputs, strict=True))
     taken = {value.name for value in inputs}
     results = []
     for name, (source, scale, offset) in outputs.items():
@@ -294,7 +296,11 @@ def _pooling(operator: str) -> Writer:
     def write_layer(graph: Graph, layer: Any, inputs: list[str], tensors: list[Any]) -> str:
         rank = len(layer.pool_size)
         pads = _pads(layer, tensors[0].shape[1:-1], layer.pool_size, (1,) * rank)
-        attributes: dict[str, Any] = {"kernel_shape": list(layer.pool_size), "strides": list(layer.strides), "pads": pads}
+        attributes: dict[str, Any] = {
+            "kernel_shape": list(layer.pool_size),
+            "strides": list(layer.strides),
+            "pads": pads,
+        }
         return _channels_last(graph, graph.add(operator, [_channels_first(graph, inputs[0], rank)], **attributes), rank)
 
     return write_layer

@@ -1,0 +1,113 @@
+"""Training jobs on small tables, without a supervisor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fitserve.datasets.values import labels_of, numbers_of
+from fitserve.spec import parse, resolve
+from fitserve.spec.facts import ColumnFacts, DatasetFacts
+from workers.trainer.job import Stop, TrainingJob
+
+
+@dataclass
+class Told:
+    """A Reporter that keeps what it is told, and asks to stop when `stop_when` says so."""
+
+    events: list[tuple[str, str, Any]] = field(default_factory=list)
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    checkpoints: list[tuple[bytes, int]] = field(default_factory=list)
+    stop_after: int | None = None  # epochs
+    why: Stop = "cancel"
+
+    def event(self, level: str, message: str, data: Any = None) -> None:
+        self.events.append((level, message, data))
+
+    def epoch(self, trial: int, epoch: int, logs: dict[str, float], seconds: float, layers: Any = None) -> None:
+        self.epochs.append({"trial": trial, "epoch": epoch, "logs": logs})
+
+    def progress(self) -> None:
+        pass
+
+    def checkpoint(self, path: Path, epoch: int) -> None:
+        self.checkpoints.append((path.read_bytes(), epoch))
+
+    def stop(self) -> Stop:
+        return self.why if self.stop_after is not None and len(self.epochs) >= self.stop_after else ""
+
+
+def facts_of(table: pa.Table, kinds: dict[str, str] | None = None) -> DatasetFacts:
+    """Facts as the upload would find them, for columns of plain kinds."""
+    columns = []
+    for name in table.column_names:
+        column = table.column(name)
+        codes, labels = labels_of(column)
+        text = pa.types.is_string(column.type)
+        kind = (kinds or {}).get(name) or (
+            "categorical" if text else "boolean" if pa.types.is_boolean(column.type) else "numeric"
+        )
+        numbers = None if text else numbers_of(column)
+        known = numbers[~np.isnan(numbers)] if numbers is not None else np.zeros(0)
+        order = sorted(
+            range(len(labels)),
+            key=lambda at: (
+                labels[at]
+                if text
+                else (
+                    float(labels[at] == "true")
+                    if kind == "boolean"
+                    else float(known[0] if 0 else 0)
+                    if kind == "datetime"
+                    else float(labels[at])
+                    if kind == "numeric"
+                    else labels[at]
+                )
+            ),
+        )
+        storage = (
+            "string"
+            if text
+            else "timestamp"
+            if pa.types.is_timestamp(column.type)
+            else "bool"
+            if pa.types.is_boolean(column.type)
+            else "int64"
+            if pa.types.is_integer(column.type)
+            else "float64"
+        )
+        columns.append(
+            ColumnFacts(
+                name=name,
+                kind=kind,
+                storage=storage,
+                rows=table.num_rows,
+                missing=int((codes < 0).sum()),
+                distinct=len(labels),
+                labels=tuple(labels[at] for at in order) if len(labels) <= 1000 else None,
+                label_counts=tuple(int((codes == at).sum()) for at in order) if len(labels) <= 1000 else None,
+                min=float(known.min()) if len(known) else None,
+                max=float(known.max()) if len(known) else None,
+                mean=float(known.mean()) if len(known) else None,
+                std=float(known.std()) if len(known) else None,
+                max_tokens=max((len(label.split()) for label in labels), default=0) if text else None,
+            )
+        )
+    return DatasetFacts(name="data", version=1, sha256="0" * 64, rows=table.num_rows, columns=tuple(columns))
+
+
+def job_of(
+    table: pa.Table, spec: dict[str, Any], folder: Path, kinds: dict[str, str] | None = None, **more: Any
+) -> TrainingJob:
+    """A job on `table`; `spec` leaves out what it likes, the dataset first of all."""
+    facts = facts_of(table, kinds)
+    resolved = resolve(parse({"dataset": "data", **spec}), facts).spec
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "table.parquet"
+    pq.write_table(table, path)
+    return TrainingJob("run", 1, resolved.to_json(), facts.model_dump(mode="json"), path, folder, **more)

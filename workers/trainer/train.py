@@ -1,0 +1,206 @@
+"""One run, from its spec and its dataset's file to a trained network's files."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import pyarrow as pa
+import tensorflow as tf
+
+from fitserve.datasets.split import Split
+from fitserve.errors import BadInput
+from fitserve.spec.facts import DatasetFacts
+from fitserve.spec.spec import Spec, parse
+from workers.trainer import data, receipt
+from workers.trainer.compiled import Compiled, Rows
+from workers.trainer.data import Encoded, Fitted
+from workers.trainer.distribution import training_distribution
+from workers.trainer.evaluate import simple_figures
+from workers.trainer.export import export, serve
+from workers.trainer.feed import Resident, in_file_order, shuffled
+from workers.trainer.job import Reporter, TrainingFailed, TrainingJob, TrainingResult
+from workers.trainer.loop import Loop
+from workers.trainer.network import build_callbacks, build_losses, build_metrics, build_network, build_optimizer
+from workers.trainer.signature import outputs_of
+from workers.trainer.trials import Course, Outcome, Runner
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A run's rows, divided and fitted."""
+
+    table: pa.Table
+    parts: Split
+    fitted: Fitted
+
+
+def train(job: TrainingJob, report: Reporter) -> TrainingResult:
+    """Train, evaluate, export. Raises TrainingStopped and TrainingFailed."""
+    begun = time.perf_counter()
+    spec, facts = parse(job.spec), DatasetFacts.model_validate(job.facts)
+    try:
+        prepared = prepare(job, spec, facts)
+        encoded = {name: _encoded(prepared, name) for name in ("train", "validation", "test")}
+    except BadInput as refused:
+        raise TrainingFailed("bad_data", refused.detail, refused.as_problem()) from refused
+    model = build_model(spec, spec.training.seed, encoded["train"].rows)
+    rows = {name: as_rows(model, part) for name, part in encoded.items()}
+    size = batch_size(spec, encoded["train"].rows)
+    held_out = rows["validation"] if rows["validation"].count else rows["train"]
+    compiled = Compiled(model, rows["train"], held_out, size, size)
+    prepared_at = time.perf_counter()
+    outcome = Runner(_course(job, spec, compiled, rows, report, data.fingerprint(prepared.parts))).run(job.checkpoint)
+    trained_at = time.perf_counter()
+    report.progress()
+    return _finished(job, spec, facts, prepared, compiled, rows, outcome, report, (begun, prepared_at, trained_at))
+
+
+def prepare(job: TrainingJob, spec: Spec, facts: DatasetFacts) -> Prepared:
+    """Read, divide, and learn from the training rows. Raises BadInput."""
+    table = data.read(job.table, data.columns_of(spec))
+    parts = data.divide(table, spec)
+    return Prepared(table, parts, data.fit(table.take(parts.train), spec, facts))
+
+
+def _encoded(prepared: Prepared, part: str) -> Encoded:
+    rows = getattr(prepared.parts, part)
+    return prepared.fitted.encode(prepared.table.take(rows), train=part == "train")
+
+
+def build_model(spec: Spec, seed: int, rows: int) -> keras.Model:
+    """The network of a spec, compiled, its weights drawn from `seed`. `rows` are the training rows."""
+    keras.utils.set_random_seed(seed)
+    model = build_network(spec)
+    steps = spec.training.steps_per_epoch or -(-rows // batch_size(spec, rows))
+    model.compile(
+        optimizer=build_optimizer(spec, steps),
+        loss=build_losses(spec),
+        loss_weights=spec.training.loss_weights,
+        metrics=build_metrics(spec),
+        jit_compile=False,
+        auto_scale_loss=False,
+    )
+    return model
+
+
+def batch_size(spec: Spec, rows: int) -> int:
+    """Rows of a batch: `full` is all of them."""
+    return rows if spec.training.batch_size == "full" else min(int(spec.training.batch_size), rows)
+
+
+def as_rows(model: keras.Model, part: Encoded) -> Rows:
+    """Arrays as the model's `train_step` takes them: targets in the structure of the outputs."""
+    names = list(outputs_of(model))
+    weight = None if part.weight is None else {name: part.weight[name] for name in names}
+    return Rows.of(part.x, {name: part.y[name] for name in names}, weight)
+
+
+def _course(
+    job: TrainingJob, spec: Spec, compiled: Compiled, rows: dict[str, Rows], report: Reporter, split: str
+) -> Course:
+    training, model = spec.training, compiled.model
+    seeds = [training.seed + index for index in range(training.restarts)]
+    monitor, larger = _monitored(spec, rows["validation"].count > 0)
+
+    def initialise(seed: int) -> keras.Model:
+        if seed == seeds[0]:
+            return model
+        keras.utils.set_random_seed(seed)
+        return build_network(spec)
+
+    return Course(
+        compiled=compiled,
+        feed=lambda seed: Resident(rows["train"], shuffled(seed) if training.shuffle else in_file_order),
+        validation=Resident(rows["validation"]) if rows["validation"].count else None,
+        epochs=training.epochs,
+        seeds=seeds,
+        initialise=initialise,
+        callbacks=lambda: build_callbacks(spec),
+        report=report,
+        folder=job.folder,
+        fingerprint=receipt.digest_of([job.spec, split, receipt._versions()]),
+        checkpoint_seconds=job.checkpoint_seconds,
+        monitor=monitor,
+        larger_is_better=larger,
+    )
+
+
+def _monitored(spec: Spec, validated: bool) -> tuple[str, bool]:
+    """What trials are compared by, and whether more of it is better."""
+    stopping = spec.training.early_stopping
+    if stopping is None:
+        return ("val_loss" if validated else "loss"), False
+    return stopping.monitor, stopping.mode == "max"
+
+
+def _finished(
+    job: TrainingJob,
+    spec: Spec,
+    facts: DatasetFacts,
+    prepared: Prepared,
+    compiled: Compiled,
+    rows: dict[str, Rows],
+    outcome: Outcome,
+    report: Reporter,
+    moments: tuple[float, float, float],
+) -> TrainingResult:
+    fitted, parts, table = prepared.fitted, prepared.parts, prepared.table
+    best = outcome.trials[outcome.best]
+    unseen = next(part for part in (parts.test, parts.validation, parts.train) if len(part))
+    exported = export(compiled.model, fitted.encoder, fitted.targets, table.take(unseen[:256]), job.folder, report)
+    metrics, evaluation = {}, {}
+    for name in ("train", "validation", "test"):
+        part = getattr(parts, name)
+        if not len(part) or (name == "train" and len(part) > 100_000):
+            continue
+        metrics[name] = Loop(compiled, Resident(rows["train"]), None, 0).evaluate(Resident(rows[name]))
+        taken = table.take(part)
+        evaluation[name] = simple_figures(fitted.targets, taken, serve(exported.session, fitted.encoder, taken))
+    told = receipt.receipt(job.spec, facts.sha256, data.fingerprint(parts), spec.training.seed, job.threads)
+    told["weights"] = receipt.weights_digest(compiled.model)
+    manifest = {
+        "task": spec.task,
+        "encoder": fitted.encoder.to_json(),
+        "targets": fitted.targets.to_json(),
+        **exported.entries,
+        "training_distribution": training_distribution(fitted.encoder.columns, table.take(parts.train)),
+        "spec": job.spec,
+        "receipt": told,
+        "metrics": metrics,
+    }
+    begun, prepared_at, trained_at = moments
+    result = {
+        "metrics": metrics,
+        "evaluation": evaluation,
+        "epochs": best.epochs,
+        "best_trial": outcome.best,
+        "best_epoch": best.best_epoch,
+        "trials": [asdict(trial) for trial in outcome.trials],
+        "spread": outcome.spread(),
+        "rows": {name: len(getattr(parts, name)) for name in ("train", "validation", "test")},
+        "parameters": int(compiled.model.count_params()),
+        "parity": exported.entries["parity"],
+        "seconds": {
+            "prepare": prepared_at - begun,
+            "train": trained_at - prepared_at,
+            "finish": time.perf_counter() - trained_at,
+        },
+    }
+    return TrainingResult(exported.files, _finite(manifest), _finite(result))
+
+
+def _finite(value: Any) -> Any:
+    """Plain JSON: NumPy's numbers become Python's, and what is not finite None."""
+    if isinstance(value, dict):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    if isinstance(value, np.ndarray):
+        return _finite(value.tolist())
+    if isinstance(value, (float, np.floating)):
+        return float(value) if np.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value

@@ -1,0 +1,239 @@
+"""A run's trials, one after the other: each from its own initial weights, the best on validation kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from workers.trainer import checkpoint
+from workers.trainer.checkpoint import Checkpoint, Unusable
+from workers.trainer.compiled import Compiled, Logs
+from workers.trainer.divergence import Diverged, Guard
+from workers.trainer.feed import Feed
+from workers.trainer.job import Reporter, TrainingFailed, TrainingStopped
+from workers.trainer.loop import Loop, Position
+
+
+@dataclass(slots=True)
+class Trial:
+    """How one network fared. `score` is `monitor`'s value at the weights that were kept."""
+
+    index: int
+    seed: int
+    state: str = "running"  # then succeeded or failed
+    epochs: int = 0
+    best_epoch: int | None = None  # from 1: whose weights were kept
+    monitor: str = "loss"
+    score: float | None = None
+    seconds: float = 0.0
+    logs: dict[str, float] = field(default_factory=dict)  # of the last epoch
+    failure: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What all trials of a run share."""
+
+    compiled: Compiled
+    feed: Callable[[int], Feed]  # by seed
+    validation: Feed | None
+    epochs: int
+    seeds: Sequence[int]
+    initialise: Callable[[int], keras.Model]  # a fresh network by seed, like the compiled one
+    callbacks: Callable[[], list[keras.callbacks.Callback]]
+    report: Reporter
+    folder: Path
+    fingerprint: str  # of spec and data: a checkpoint of something else is not taken up
+    checkpoint_seconds: float = 30.0
+    monitor: str = "loss"
+    larger_is_better: bool = False
+
+
+@dataclass(slots=True)
+class Outcome:
+    """All trials, and the best one's variables."""
+
+    trials: list[Trial]
+    best: int
+    variables: dict[str, np.ndarray]
+
+    def spread(self) -> dict[str, float]:
+        """Of the scores of the trials that succeeded: min, max, mean and standard deviation (population)."""
+        scores = [trial.score for trial in self.trials if trial.score is not None]
+        return {
+            "min": float(np.min(scores)),
+            "max": float(np.max(scores)),
+            "mean": float(np.mean(scores)),
+            "std": float(np.std(scores)),
+        }
+
+
+class Runner:
+    """Runs the trials of a course, from a checkpoint where there is one."""
+
+    def __init__(self, course: Course) -> None:
+        self._course = course
+        self._model = course.compiled.model
+        self._blank = [np.array(v) for v in self._model.optimizer.variables]
+        self._trials: list[Trial] = []
+        self._best: dict[str, np.ndarray] = {}
+        self._saved = time.monotonic()
+        self._told = 0.0
+        self._callbacks: list[keras.callbacks.Callback] = []
+        self._loop: Loop | None = None
+
+    def run(self, resume: Path | None = None) -> Outcome:
+        """Raises TrainingStopped, and TrainingFailed where every trial diverged."""
+        begin = self._resumed(resume) if resume else None
+        first = len(self._trials) - (1 if begin else 0)
+        for index in range(first, len(self._course.seeds)):
+            self._trial(index, begin)
+            begin = None
+        best = self._leader()
+        if best is None:
+            failure = self._trials[0].failure or {}
+            raise TrainingFailed("diverged", str(failure.get("message")), failure)
+        checkpoint.restore(self._model, self._best)
+        return Outcome(self._trials, best.index, self._best)
+
+    # --- one trial ------------------------------------------------------------------------------
+
+    def _trial(self, index: int, begin: Checkpoint | None) -> None:
+        course, seed = self._course, self._course.seeds[index]
+        trial = self._trials[index] if begin else Trial(index, seed, monitor=course.monitor)
+        if not begin:
+            self._trials.append(trial)
+            self._start(seed)
+        feed = course.feed(seed)
+        self._callbacks = course.callbacks()
+        reporting = _Report(trial, course.report)
+        callbacks = [Guard(course.compiled, feed), *self._callbacks, reporting]
+        position = Position(begin.body["epoch"], begin.body["step"]) if begin else Position()
+        self._loop = Loop(
+            course.compiled,
+            feed,
+            course.validation,
+            course.epochs,
+            callbacks,
+            look=self._look,
+            position=position,
+            begun=(lambda: self._restore(begin)) if begin else (lambda: None),
+        )
+        begun = time.perf_counter() - trial.seconds
+        try:
+            self._loop.run()
+        except Diverged as diverged:
+            trial.state, trial.failure = "failed", {"cause": "diverged", "message": str(diverged), **diverged.data}
+            course.report.event("warn", f"Trial {index + 1} failed. {diverged}", diverged.data)
+        else:
+            self._finish(trial)
+        trial.seconds = time.perf_counter() - begun
+
+    def _start(self, seed: int) -> None:
+        """The first trial trains the compiled network itself; the others start it anew from their own weights."""
+        for variable, value in zip(self._model.optimizer.variables, self._blank, strict=True):
+            variable.assign(value)
+        fresh = self._course.initialise(seed)
+        if fresh is not self._model:
+            for mine, new in zip(_state(self._model), _state(fresh), strict=True):
+                mine.assign(new)
+
+    def _finish(self, trial: Trial) -> None:
+        trial.state = "succeeded"
+        trial.best_epoch, trial.score = trial.epochs, trial.logs.get(trial.monitor)
+        for callback in self._callbacks:
+            if isinstance(callback, keras.callbacks.EarlyStopping) and callback.restore_best_weights:
+                if callback.best is not None and callback.best_weights is not None:
+                    trial.best_epoch = int(callback.best_epoch) + 1
+                    trial.score = float(callback.best) if callback.monitor == trial.monitor else trial.score
+        if trial.score is None or not np.isfinite(trial.score):
+            trial.state, trial.score = "failed", None
+            trial.failure = {"cause": "diverged", "message": f"{trial.monitor} is not a finite number at the end."}
+        elif self._leader() is trial:
+            self._best = checkpoint.variables(self._model)
+
+    def _leader(self) -> Trial | None:
+        done = [trial for trial in self._trials if trial.score is not None]
+        sign = -1.0 if self._course.larger_is_better else 1.0
+        return min(done, key=lambda trial: sign * float(trial.score or 0.0)) if done else None
+
+    # --- looking up between compiled calls --------------------------------------------------------
+
+    def _look(self, epoch: int, step: int) -> None:
+        report, now = self._course.report, time.monotonic()
+        if now - self._told > 1.0:
+            report.progress()
+            self._told = now
+        why = report.stop()
+        if why == "hand_back" or (not why and now - self._saved > self._course.checkpoint_seconds):
+            self._save(epoch, step)
+        if why:
+            raise TrainingStopped(why)
+
+    def _save(self, epoch: int, step: int) -> None:
+        states, arrays = checkpoint.callback_state(self._callbacks)
+        body = {
+            "fingerprint": self._course.fingerprint,
+            "epoch": epoch,
+            "step": step,
+            "stopping": bool(self._model.stop_training),
+            "callbacks": states,
+            "trials": [asdict(trial) for trial in self._trials],
+        }
+        best = {f"best/{name}": value for name, value in self._best.items()}
+        path = self._course.folder / "checkpoint.npz"
+        Checkpoint(body, {**checkpoint.variables(self._model), **arrays, **best}).write(path)
+        self._course.report.checkpoint(path, epoch)
+        self._saved = time.monotonic()
+
+    def _resumed(self, path: Path) -> Checkpoint | None:
+        """The checkpoint, if it is one of this run; else None, and the run begins anew."""
+        try:
+            found = Checkpoint.read(path)
+            if found.body["fingerprint"] != self._course.fingerprint:
+                raise Unusable("it belongs to another spec, dataset or release")
+            checkpoint.restore(self._model, found.arrays)
+        except Unusable as why:
+            self._course.report.event("warn", f"The last checkpoint cannot be used ({why}); training begins anew.")
+            return None
+        self._trials = [Trial(**trial) for trial in found.body["trials"]]
+        self._best = {n.removeprefix("best/"): a for n, a in found.arrays.items() if n.startswith("best/")}
+        place = f"epoch {found.body['epoch'] + 1}"
+        if len(self._course.seeds) > 1:
+            place = f"trial {len(self._trials)}, {place}"
+        self._course.report.event(
+            "info", f"Resumed at {place}.", {"trial": len(self._trials) - 1, "epoch": found.body["epoch"]}
+        )
+        return found
+
+    def _restore(self, begin: Checkpoint) -> None:
+        checkpoint.restore_callbacks(self._callbacks, self._model, begin.body["callbacks"], begin.arrays)
+        self._model.stop_training = begin.body["stopping"]
+
+
+class _Report(keras.callbacks.Callback):
+    """Says that an epoch ended, with what the other callbacks added to its logs."""
+
+    def __init__(self, trial: Trial, report: Reporter) -> None:
+        super().__init__()
+        self._trial, self._report, self._begun = trial, report, 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        self._begun = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        numbers = {name: float(value) for name, value in (logs or {}).items() if np.ndim(value) == 0}
+        self._trial.epochs, self._trial.logs = epoch + 1, numbers
+        self._report.epoch(self._trial.index, epoch + 1, numbers, time.perf_counter() - self._begun)
+
+
+def _state(model: keras.Model) -> list[Any]:
+    """Weights, batch statistics and the states of random generators, without the optimizer's and metrics'."""
+    own = [*model.trainable_variables, *model.non_trainable_variables]
+    return own
