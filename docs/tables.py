@@ -1,0 +1,72 @@
+"""Writes the reference tables that are derived from the code: settings, limits and telemetry.
+
+`python -m docs.tables` writes them; `tests/docs/test_tables.py` fails when they are not current.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prometheus_client.metrics import MetricWrapperBase
+from pydantic_settings import BaseSettings
+
+from fitserve import telemetry
+from fitserve.settings import Limits, Settings
+
+REFERENCE = Path(__file__).parent / "reference"
+
+
+def settings_table(model: type[BaseSettings]) -> str:
+    """Every variable of a settings model, with its type, default and meaning."""
+    prefix = str(model.model_config["env_prefix"])
+    lines = ["| variable | type | default | meaning |", "|---|---|---|---|"]
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseSettings):
+            continue
+        kind = getattr(field.annotation, "__name__", str(field.annotation)).replace("|", "or").replace("pathlib.", "").replace("pydantic.types.", "")
+        default = "" if field.default is None else f"`{field.default}`"
+        lines.append(f"| `{prefix}{name.upper()}` | {kind} | {default} | {field.description} |")
+    return "\n".join(lines)
+
+
+def telemetry_table() -> str:
+    """Every series that a process may show, with its kind, labels and help text."""
+    rows = {}
+    for metric in vars(telemetry).values():
+        if isinstance(metric, MetricWrapperBase):
+            described = metric.describe()[0]
+            suffix = "_total" if described.type == "counter" else "_info" if described.type == "info" else ""
+            rows[described.name + suffix] = (described.type, metric._labelnames, described.documentation)
+    for declared in telemetry.PREDICT.values():
+        kind = "counter" if declared.name.endswith("_total") else "histogram" if "duration" in declared.name else "gauge"
+        rows[declared.name] = (kind, declared.labels, declared.help)
+    lines = ["| series | kind | labels | meaning |", "|---|---|---|---|"]
+    for name, (kind, labels, text) in sorted(rows.items()):
+        lines.append(f"| `{name}` | {kind} | {', '.join(f'`{label}`' for label in labels)} | {text} |")
+    return "\n".join(lines)
+
+
+def documents() -> dict[Path, str]:
+    """The files and what belongs in them."""
+    settings = (
+        "# Settings\n\nEvery process reads these environment variables once, when it starts. A secret may also come as"
+        " a file of the same name in lower case in the folder `FITSERVE_SECRETS` (by default `/run/secrets`).\n\n"
+        f"{settings_table(Settings)}\n\n## Limits\n\nUpper bounds, checked before memory is taken;"
+        f" `GET /api/v1/limits` shows them.\n\n{settings_table(Limits)}\n"
+    )
+    series = (
+        "# Telemetry\n\nEach process shows these on `/metrics`, as far as they concern it, and besides them the usual"
+        " `process_*` and `python_*` series. Label values are bounded: route templates (else `unmatched`), model names"
+        f" and versions of the registry, states and causes.\n\n{telemetry_table()}\n"
+    )
+    return {REFERENCE / "settings.md": settings, REFERENCE / "telemetry.md": series}
+
+
+def main() -> None:
+    REFERENCE.mkdir(exist_ok=True)
+    for path, text in documents().items():
+        path.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
