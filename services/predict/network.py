@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ import onnxruntime as ort
 from services.predict.rows import Columns, Rows
 
 SESSION_BYTES = 230_000  # of a session beside its weights, as measured with ONNX Runtime 1.32
-_numbers = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +62,9 @@ class Network:
         if missing := [name for name in self.names if name not in produced]:
             raise ValueError(f"The graph has no outputs {missing}.")
         self.bytes = len(onnx) * 2 + SESSION_BYTES
-        self.run_raw = self.session.run
         self.version_text = str(version)
-        self.number = next(_numbers)
+        told = f"\r\nx-model-version: {version}" + (f"\r\nx-model-label: {label}" if label else "")
+        self.head_suffix = f"{told}\r\n\r\n".encode()  # of the fast lane's answers
         self.last_used = time.monotonic()
         self.seconds_for_one = self.warm_up()
         self.small = self.seconds_for_one < SMALL_SECONDS
@@ -106,4 +104,9 @@ class Network:
 
 
 SMALL_SECONDS = 250e-6  # up to this for one row, inference stays on the event loop
-_DTYPES = {"tensor(float)": np.float32, "tensor(int32)": np.int32, "tensor(int64)": np.int64, "tensor(double)": np.float64}
+_DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+    "tensor(double)": np.float64,
+}

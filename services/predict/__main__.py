@@ -1,0 +1,67 @@
+"""`python -m services.predict`: the prediction service, by core where FITSERVE_PREDICT_PROCESSES says so."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+from fitserve import db, keys, logs
+from fitserve.embedded import die_with_parent
+from fitserve.settings import Settings
+from services.predict.app import create_app
+from services.predict.server import listen, make_server
+from services.shell.auth import refuse_open_door
+
+_MEMBER = "FITSERVE_PREDICT_MEMBER"  # set in the processes that share one port
+
+
+def main() -> int:
+    settings = Settings()
+    logs.configure("predict", settings.log_level)
+    if settings.predict_processes > 1 and _MEMBER not in os.environ:
+        return tend(settings.predict_processes)
+    refuse_open_door(settings, _has_keys(settings))
+    app = create_app(settings)
+    server = make_server(app, app.state.service, settings)
+    server.run(sockets=[listen(settings)])
+    return 0
+
+
+def _has_keys(settings: Settings) -> bool:
+    if not settings.auth:
+        return False
+    engine = db.make_engine(settings.resolved_database_url)
+    try:
+        with db.reading(engine) as session:
+            return bool(keys.listing(session)) or settings.root_key is not None
+    finally:
+        engine.dispose()
+
+
+def tend(count: int) -> int:
+    """Runs `count` processes on one port, and starts one again that ends."""
+    stopping = threading.Event()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, lambda *_: stopping.set())
+
+    def start(number: int) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, _MEMBER: str(number)}
+        return subprocess.Popen([sys.executable, "-m", "services.predict"], env=environment, preexec_fn=die_with_parent)
+
+    members = [start(number) for number in range(count)]
+    while not stopping.wait(0.5):
+        for number, member in enumerate(members):
+            if member.poll() is not None:
+                members[number] = start(number)
+    for member in members:
+        member.terminate()
+    for member in members:
+        member.wait()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

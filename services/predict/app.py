@@ -1,0 +1,49 @@
+"""The prediction service's composition root."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from fitserve import db, telemetry
+from fitserve.blobs import open_store
+from fitserve.settings import Settings
+from services.predict.counters import Collector
+from services.predict.dataplane import DataPlane
+from services.predict.grpc_server import start_grpc
+from services.predict.operation import Service
+from services.shell import make_app
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The app: the protocols in front, /metrics, /livez and /readyz behind. `app.state.service` is the data plane."""
+    engine = db.make_engine(settings.resolved_database_url, pool_size=2)
+    service = Service(settings, engine, open_store(settings.resolved_blob_url))
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        collector = Collector(service.counters, service.catalog)
+        telemetry.REGISTRY.register(collector)
+        service.start()
+        server = await start_grpc(service, settings) if settings.grpc_port else None
+        try:
+            yield
+        finally:
+            if server is not None:
+                await server.stop(grace=5)
+            service.stop()
+            telemetry.REGISTRY.unregister(collector)
+            engine.dispose()
+
+    app = make_app(
+        settings,
+        title="fitserve prediction service",
+        identify=service.access.identify,
+        readiness={"registry": service.check_ready},
+        lifespan=lifespan,
+    )
+    app.state.service = service
+    app.add_middleware(DataPlane, service=service)
+    return app

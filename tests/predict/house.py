@@ -1,0 +1,313 @@
+"""A registry with toy artifacts, and the real prediction service over it: what tests and benchmarks share."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pyarrow as pa
+from onnx import TensorProto, helper, numpy_helper
+from sqlalchemy import Engine
+
+import migrations
+from fitserve import artifacts, db, keys, registry
+from fitserve.blobs import BlobStore, open_store
+from fitserve.datasets.encode import Encoder
+from fitserve.ids import new_id
+from fitserve.settings import Settings
+from fitserve.spec.facts import ColumnFacts, DatasetFacts
+from fitserve.spec.features import Feature
+from fitserve.states import RunState
+from fitserve.tables import Blob, Dataset, Run
+from tests.conftest import free_ports
+
+PROJECT = Path(__file__).resolve().parent.parent.parent
+NUMBERS = tuple(f"x{place}" for place in range(6))
+ONNX_TYPES = {"float32": TensorProto.FLOAT, "int32": TensorProto.INT32}
+
+
+@dataclass(frozen=True)
+class Toy:
+    """An artifact's parts, and what they answer by themselves."""
+
+    encoder: Encoder
+    onnx: bytes
+    outputs: list[dict[str, Any]]
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        return {"task": self.outputs[0]["task"], "encoder": self.encoder.to_json(), "outputs": self.outputs}
+
+    def answer(self, rows: Sequence[Any]) -> dict[str, np.ndarray]:
+        """The expected answers, without the service."""
+        feeds, _ = self.encoder.encode_rows(list(rows))
+        names = [output["name"] for output in self.outputs]
+        session = ort.InferenceSession(self.onnx, providers=["CPUExecutionProvider"])
+        return dict(zip(names, session.run(names, feeds), strict=True))
+
+
+def graph(
+    width: int, outputs: list[dict[str, Any]], *, hidden: Sequence[int] = (128, 64), seed: int = 0, bias: float = 0.0
+) -> bytes:
+    """A dense network over the input `features`; softmax or sigmoid by each output's task; `bias` is added."""
+    random = np.random.default_rng(seed)
+    nodes, constants, previous, size = [], [], "features", width
+
+    def dense(source: str, name: str, inputs: int, units: int) -> str:
+        weights = random.normal(0, inputs**-0.5, (inputs, units)).astype(np.float32)
+        constants.append(numpy_helper.from_array(weights, f"{name}_w"))
+        constants.append(numpy_helper.from_array(np.full(units, bias, np.float32), f"{name}_b"))
+        nodes.append(helper.make_node("Gemm", [source, f"{name}_w", f"{name}_b"], [f"{name}_z"]))
+        return f"{name}_z"
+
+    for place, units in enumerate(hidden):
+        nodes.append(helper.make_node("Relu", [dense(previous, f"h{place}", size, units)], [f"a{place}"]))
+        previous, size = f"a{place}", units
+    for output in outputs:
+        kind = {"regression": "Identity", "multiclass": "Softmax"}.get(output["task"], "Sigmoid")
+        last = dense(previous, f"out_{output['name']}", size, output["units"])
+        nodes.append(helper.make_node(kind, [last], [output["name"]]))
+    made = helper.make_graph(
+        nodes,
+        "toy",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, [None, width])],
+        [helper.make_tensor_value_info(o["name"], TensorProto.FLOAT, [None, o["units"]]) for o in outputs],
+        constants,
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return bytes(onnx.ModelProto.SerializeToString(model))
+
+
+PAIR = [{"name": "y", "task": "regression", "labels": None, "units": 2}]
+
+
+def numeric(seed: int = 0, bias: float = 0.0, hidden: Sequence[int] = (128, 64)) -> Toy:
+    """The model of the benchmark: six numbers passed through, 128-64-2."""
+    table = pa.table({name: [-100.0, 100.0] for name in NUMBERS})
+    columns = tuple(
+        ColumnFacts(name=name, kind="numeric", storage="float64", rows=2, distinct=2, min=-100, max=100)
+        for name in NUMBERS
+    )
+    facts = DatasetFacts(name="toy", version=1, sha256="0" * 64, rows=2, columns=columns)
+    features = [Feature.model_validate({name: "pass_through"}) for name in NUMBERS]
+    return Toy(Encoder.fit(features, table, facts), graph(6, PAIR, seed=seed, bias=bias, hidden=hidden), PAIR)
+
+
+def mixed(outputs: list[dict[str, Any]] | None = None, seed: int = 0) -> Toy:
+    """gre and gpa standardised, rank one-hot, city one-hot; a binary, a three-class and a regression output."""
+    table = pa.table(
+        {
+            "gre": pa.array([380, 660, 800, 640, None], pa.int64()),
+            "gpa": [3.61, 3.67, 4.0, 3.19, 2.93],
+            "rank": pa.array([3, 3, 1, 4, 2], pa.int64()),
+            "city": ["Rom", "Bern", "Rom", "Ürzig", None],
+        }
+    )
+    facts = DatasetFacts(
+        name="toy",
+        version=1,
+        sha256="0" * 64,
+        rows=5,
+        columns=(
+            ColumnFacts(name="gre", kind="numeric", storage="int64", rows=5, missing=1, distinct=4, min=380, max=800),
+            ColumnFacts(name="gpa", kind="numeric", storage="float64", rows=5, distinct=5, min=2.93, max=4.0),
+            ColumnFacts(
+                name="rank", kind="categorical", storage="int64", rows=5, distinct=4, labels=("1", "2", "3", "4")
+            ),
+            ColumnFacts(
+                name="city",
+                kind="categorical",
+                storage="string",
+                rows=5,
+                missing=1,
+                distinct=3,
+                labels=("Bern", "Rom", "Ürzig"),
+            ),
+        ),
+    )
+    encoder = Encoder.fit([Feature(column=name) for name in table.column_names], table, facts)
+    outputs = outputs or [{"name": "admit", "task": "binary", "labels": ["no", "yes"], "units": 1}]
+    return Toy(encoder, graph(encoder.inputs[0].shape[0], outputs, seed=seed, hidden=(16,)), outputs)
+
+
+THREE = [
+    {"name": "admit", "task": "binary", "labels": ["no", "yes"], "units": 1},
+    {"name": "tier", "task": "multiclass", "labels": ["a", "b", "c"], "units": 3},
+    {"name": "score", "task": "regression", "labels": None, "units": 1},
+]
+
+
+@dataclass
+class House:
+    """A home folder: database, blobs, keys."""
+
+    home: Path
+    url: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.home.mkdir(parents=True, exist_ok=True)
+        self.url = self.url or f"sqlite:///{self.home / 'fitserve.db'}"
+        migrations.upgrade(self.url)
+        self.engine: Engine = db.make_engine(self.url)
+        self.blobs: BlobStore = open_store(f"file://{self.home / 'blobs'}")
+        self.blobs.put_bytes(b"")
+        with db.transaction(self.engine) as session:
+            at = db.now(session)
+            session.add(Blob(sha256="e" * 64, bytes=0, kind="dataset", created_at=at))
+            session.flush()
+            session.add(
+                Dataset(
+                    id="ds",
+                    name="toy",
+                    version=1,
+                    owner="ada",
+                    sha256="e" * 64,
+                    blob="e" * 64,
+                    rows=1,
+                    bytes=1,
+                    source={},
+                    columns=[],
+                    profile={},
+                    created_at=at,
+                )
+            )
+        self.token = self.key(["predict", "read", "train"])
+
+    def key(self, scopes: list[str], owner: str = "ada", models: list[str] | None = None) -> str:
+        """A new key's token."""
+        with db.transaction(self.engine) as session:
+            name = new_id("k").replace("_", "-")
+            return keys.create(session, owner=owner, name=name, scopes=scopes, models=models)[1]
+
+    def artifact(self, toy: Toy) -> str:
+        """Stores an artifact; its SHA-256."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            path.write_bytes(toy.onnx)
+            made, stored = artifacts.write(self.blobs, {"onnx": path}, {**toy.manifest, "run": new_id("run")})
+        with db.transaction(self.engine) as session:
+            for kind, blob in stored.items():
+                if session.get(Blob, blob.sha256) is None:
+                    session.add(Blob(sha256=blob.sha256, bytes=blob.bytes, kind=kind, created_at=db.now(session)))
+        return made.sha256
+
+    def register(self, model: str, toy: Toy, owner: str = "ada") -> int:
+        """A new version of a model."""
+        artifact, run = self.artifact(toy), new_id("run")
+        with db.transaction(self.engine) as session:
+            session.add(
+                Run(
+                    id=run,
+                    owner=owner,
+                    dataset_id="ds",
+                    spec={},
+                    resolved={},
+                    estimates={},
+                    state=RunState.succeeded,
+                    created_at=db.now(session),
+                )
+            )
+            session.flush()
+            return registry.add_version(session, model, owner, run, artifact, {})
+
+    def change(self, function: Any, *arguments: Any, **options: Any) -> Any:
+        """Calls a function of the registry in a transaction."""
+        with db.transaction(self.engine) as session:
+            return function(session, *arguments, **options)
+
+    def settings(self, **more: str) -> dict[str, str]:
+        return {
+            "FITSERVE_HOME": str(self.home),
+            "FITSERVE_DATABASE_URL": self.url,
+            "FITSERVE_LOG_LEVEL": "WARNING",
+            "FITSERVE_REGISTRY_POLL_SECONDS": "0.1",
+            **self.environment,
+            **more,
+        }
+
+
+@dataclass
+class Served:
+    """A running prediction service."""
+
+    house: House
+    port: int
+    grpc_port: int
+    process: subprocess.Popen[bytes]
+    ready_seconds: float
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.house.token}"}
+
+    def get(self, path: str) -> str:
+        with urllib.request.urlopen(self.url + path, timeout=10) as answer:
+            return str(answer.read().decode())
+
+    def telemetry(self, name: str) -> float:
+        """The sum of one metric's values."""
+        lines = self.get("/metrics").splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.split("{")[0].split(" ")[0] == name)
+
+
+@contextlib.contextmanager
+def serving(house: House, prefix: Sequence[str] = (), **environment: str) -> Iterator[Served]:
+    """`python -m services.predict` on free ports, ready, stopped at the end."""
+    port, grpc_port = free_ports(2)
+    settings = house.settings(FITSERVE_PREDICT_PORT=str(port), FITSERVE_GRPC_PORT=str(grpc_port), **environment)
+    started = time.monotonic()
+    process = subprocess.Popen(
+        [*prefix, sys.executable, "-m", "services.predict"], cwd=PROJECT, env={**os.environ, **settings}
+    )
+    try:
+        wait_ready(f"http://127.0.0.1:{port}/readyz", process)
+        yield Served(house, port, grpc_port, process, time.monotonic() - started)
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def wait_ready(url: str, process: subprocess.Popen[bytes], seconds: float = 30) -> None:
+    """Until it answers 200."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"The service ended with {process.returncode}.")
+        with contextlib.suppress(urllib.error.URLError, OSError):
+            with urllib.request.urlopen(url, timeout=2):
+                return
+        time.sleep(0.02)
+    raise TimeoutError(url)
+
+
+def eventually(condition: Any, seconds: float = 10) -> None:
+    """Waits until a condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError("it did not come true in time")
+        time.sleep(0.02)
+
+
+__all__ = ["NUMBERS", "THREE", "House", "Served", "Settings", "Toy", "eventually", "mixed", "numeric", "serving"]
