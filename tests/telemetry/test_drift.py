@@ -1,0 +1,59 @@
+"""The population stability index: the training rows themselves have none, moved ones have much."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fitserve import drift
+
+RNG = np.random.default_rng(0)
+NUMBERS = RNG.normal(10, 3, 20_000)
+EDGES = np.quantile(NUMBERS, np.linspace(0, 1, 11))
+NUMERIC = {
+    "kind": "numeric",
+    "edges": EDGES.tolist(),
+    "shares": (np.histogram(NUMBERS, EDGES)[0] / len(NUMBERS)).tolist(),
+    "missing": 0.0,
+}
+CATEGORICAL = {"kind": "categorical", "frequencies": {"a": 0.7, "b": 0.2, "3": 0.05}, "other": 0.0, "missing": 0.05}
+
+
+def test_the_training_distribution_has_no_drift() -> None:
+    sample = RNG.choice(NUMBERS, 2_000)
+    assert drift.psi(NUMERIC, drift.count(NUMERIC, sample)) < 0.1
+    labels = RNG.choice(np.array(["a", "b", 3, None], dtype=object), 2_000, p=[0.7, 0.2, 0.05, 0.05])
+    assert drift.psi(CATEGORICAL, drift.count(CATEGORICAL, labels)) < 0.1
+
+
+@pytest.mark.parametrize("moved", [NUMBERS + 3, NUMBERS * 0.2, np.full(5_000, np.nan)])
+def test_moved_numbers_drift(moved: np.ndarray) -> None:
+    assert drift.psi(NUMERIC, drift.count(NUMERIC, moved[:5_000])) > drift.LARGE
+
+
+@pytest.mark.parametrize("labels", [["b"] * 500, ["new"] * 500, [None] * 500, [""] * 500])
+def test_moved_labels_drift(labels: list[str | None]) -> None:
+    assert drift.psi(CATEGORICAL, drift.count(CATEGORICAL, labels)) > drift.LARGE
+
+
+def test_few_rows_say_nothing() -> None:
+    counts = drift.count(NUMERIC, NUMBERS[:100])
+    assert drift.psi(NUMERIC, counts) is None
+    assert drift.report(NUMERIC, counts)["verdict"] == "too few rows"
+
+
+@given(st.lists(st.one_of(st.none(), st.floats(), st.integers(-100, 100), st.text(max_size=3)), max_size=50))
+def test_every_value_falls_in_one_bin_and_windows_add_up(values: list[object]) -> None:
+    for distribution in (NUMERIC, CATEGORICAL, {**NUMERIC, "kind": "text"}):
+        counts = drift.count(distribution, values)
+        assert sum(counts) == len(values)
+        assert len(counts) == len(drift.bins_of(distribution)) == len(drift.expected(distribution))
+        assert drift.added(counts, counts) == [2 * one for one in counts]
+
+
+def test_the_report_names_bins_and_shares() -> None:
+    told = drift.report(CATEGORICAL, drift.count(CATEGORICAL, ["a"] * 300 + [None] * 100))
+    assert told["bins"][0] == {"bin": "a", "training": 0.7, "asked": 0.75}
+    assert told["missing"] == {"training": 0.05, "asked": 0.25}
