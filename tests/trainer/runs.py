@@ -43,62 +43,43 @@ class Told:
 
 
 def facts_of(table: pa.Table, kinds: dict[str, str] | None = None) -> DatasetFacts:
-    """Facts as the upload would find them, for columns of plain kinds."""
-    columns = []
-    for name in table.column_names:
-        column = table.column(name)
-        codes, labels = labels_of(column)
-        text = pa.types.is_string(column.type)
-        kind = (kinds or {}).get(name) or (
-            "categorical" if text else "boolean" if pa.types.is_boolean(column.type) else "numeric"
-        )
-        numbers = None if text else numbers_of(column)
-        known = numbers[~np.isnan(numbers)] if numbers is not None else np.zeros(0)
-        order = sorted(
-            range(len(labels)),
-            key=lambda at: (
-                labels[at]
-                if text
-                else (
-                    float(labels[at] == "true")
-                    if kind == "boolean"
-                    else float(known[0] if 0 else 0)
-                    if kind == "datetime"
-                    else float(labels[at])
-                    if kind == "numeric"
-                    else labels[at]
-                )
-            ),
-        )
-        storage = (
-            "string"
-            if text
-            else "timestamp"
-            if pa.types.is_timestamp(column.type)
-            else "bool"
-            if pa.types.is_boolean(column.type)
-            else "int64"
-            if pa.types.is_integer(column.type)
-            else "float64"
-        )
-        columns.append(
-            ColumnFacts(
-                name=name,
-                kind=kind,
-                storage=storage,
-                rows=table.num_rows,
-                missing=int((codes < 0).sum()),
-                distinct=len(labels),
-                labels=tuple(labels[at] for at in order) if len(labels) <= 1000 else None,
-                label_counts=tuple(int((codes == at).sum()) for at in order) if len(labels) <= 1000 else None,
-                min=float(known.min()) if len(known) else None,
-                max=float(known.max()) if len(known) else None,
-                mean=float(known.mean()) if len(known) else None,
-                std=float(known.std()) if len(known) else None,
-                max_tokens=max((len(label.split()) for label in labels), default=0) if text else None,
-            )
-        )
+    """Facts as the upload would find them; `kinds` says what the type of a column does not."""
+    columns = [_facts(name, table.column(name), (kinds or {}).get(name)) for name in table.column_names]
     return DatasetFacts(name="data", version=1, sha256="0" * 64, rows=table.num_rows, columns=tuple(columns))
+
+
+def _facts(name: str, column: pa.ChunkedArray, kind: str | None) -> ColumnFacts:
+    codes, labels = labels_of(column)
+    storage = next(storage for is_it, storage, _ in _TYPES if is_it(column.type))
+    kind = kind or next(kind for is_it, _, kind in _TYPES if is_it(column.type))
+    numbers = np.zeros(0) if storage == "string" else numbers_of(column)
+    known = numbers[~np.isnan(numbers)]
+    order = sorted(range(len(labels)), key=lambda at: float(labels[at]) if kind == "numeric" else labels[at])
+    few = len(labels) <= 1000
+    return ColumnFacts(
+        name=name,
+        kind=kind,  # type: ignore[arg-type]
+        storage=storage,  # type: ignore[arg-type]
+        rows=len(column),
+        missing=int((codes < 0).sum()),
+        distinct=len(labels),
+        labels=tuple(labels[at] for at in order) if few else None,
+        label_counts=tuple(int((codes == at).sum()) for at in order) if few else None,
+        min=float(known.min()) if len(known) else None,
+        max=float(known.max()) if len(known) else None,
+        mean=float(known.mean()) if len(known) else None,
+        std=float(known.std()) if len(known) else None,
+        max_tokens=max(len(label.split()) for label in labels) if storage == "string" else None,
+    )
+
+
+_TYPES = (
+    (pa.types.is_boolean, "bool", "boolean"),
+    (pa.types.is_integer, "int64", "numeric"),
+    (pa.types.is_floating, "float64", "numeric"),
+    (pa.types.is_timestamp, "timestamp", "datetime"),
+    (pa.types.is_string, "string", "categorical"),
+)
 
 
 def job_of(

@@ -65,7 +65,7 @@ class Checkpoint:
 
 def variables(model: keras.Model) -> dict[str, np.ndarray]:
     """All that a model in training consists of, by place: `model/0`, `optimizer/3`, `metrics/1`."""
-    return {name: np.array(variable) for name, variable in _variables(model).items()}
+    return {name: variable.value.numpy() for name, variable in _variables(model).items()}
 
 
 def restore(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> None:

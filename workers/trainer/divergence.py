@@ -110,4 +110,5 @@ def _first_broken_layer(model: keras.Model) -> str | None:
 
 
 def _finite(value: Any) -> bool:
-    return bool(np.isfinite(np.asarray(value)).all())
+    values = value.value.numpy() if isinstance(value, keras.Variable) else tf.convert_to_tensor(value).numpy()
+    return bool(np.isfinite(values).all())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +109,7 @@ def compare(
     served = serve(session, encoder, rows)
     largest = {"rows": rows.num_rows, "max_abs": 0.0, "max_rel": 0.0}
     for target in targets.targets:
-        keras_says = np.asarray(expected[target.name], np.float64)
+        keras_says = expected[target.name].numpy().astype(np.float64)
         difference = np.abs(served[target.name] - keras_says)
         scale = np.maximum(np.abs(keras_says), target.scale if _is_standardised(target) else 1.0)
         if difference.size:
@@ -154,7 +155,8 @@ def _exported_by_keras(network: keras.Model, outputs: Mapping[str, tuple[str, fl
     }
     named = keras.Model(list(inputs.values()), [finished[name] for name in outputs])
     named([keras.ops.zeros((1, *t.shape[1:]), t.dtype) for t in inputs.values()])
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tf2onnx looks for names that NumPy no longer has
         path = Path(folder) / "graph.onnx"
         named.export(path, format="onnx", verbose=False)
         model = onnx.load(path)

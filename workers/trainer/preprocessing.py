@@ -114,7 +114,7 @@ def _is_integer(column: FittedColumn) -> bool:
 
 def _integers(column: FittedColumn, raw: Any) -> Any:
     if column.type == "sequence":
-        return ops.cast(_vectorizer(column, "int", output_sequence_length=column.width)(raw), "int32")
+        return ops.cast(_vectorized(column, "int", raw, output_sequence_length=column.width), "int32")
     return ops.cast(_lookup(column, "int")(raw), "int32")
 
 
@@ -159,8 +159,8 @@ def _boolean(column: FittedColumn, raw: Any) -> Any:
     return ops.cast(ops.greater_equal(index, 2 + len(false)), "float32")
 
 
-def _vectorizer(column: FittedColumn, output: str, **more: Any) -> Any:
-    return layers.TextVectorization(
+def _vectorized(column: FittedColumn, output: str, raw: Any, **more: Any) -> Any:
+    layer = layers.TextVectorization(
         max_tokens=int(column.encoding["max_tokens"]) + (output == "int"),
         standardize="lower_and_strip_punctuation",
         split=column.encoding["tokens"],
@@ -168,6 +168,8 @@ def _vectorizer(column: FittedColumn, output: str, **more: Any) -> Any:
         vocabulary=list(column.fitted["vocabulary"]),
         **more,
     )
+    # Keras expects (rows, 1, width) of this layer, and gets (rows, width).
+    return ops.reshape(layer(raw), (-1, column.width))
 
 
 def _strings(column: FittedColumn, raw: Any) -> Any:
@@ -177,7 +179,7 @@ def _strings(column: FittedColumn, raw: Any) -> Any:
         more: dict[str, Any] = {"pad_to_max_tokens": True}
         if column.type == "tf_idf":
             more["idf_weights"] = list(column.fitted["idf"])
-        return ops.cast(_vectorizer(column, modes[column.type], **more)(raw), "float32")
+        return ops.cast(_vectorized(column, modes[column.type], raw, **more), "float32")
     if column.type == "boolean":
         hot = _boolean(column, raw)
     else:

@@ -42,7 +42,7 @@ def weights_digest(model: keras.Model) -> str:
     """SHA-256 of a network's weights, in order."""
     digest = hashlib.sha256()
     for weight in model.weights:
-        digest.update(np.ascontiguousarray(np.asarray(weight)).tobytes())
+        digest.update(np.ascontiguousarray(weight.value.numpy()).tobytes())
     return digest.hexdigest()
 
 

@@ -80,7 +80,7 @@ class Runner:
     def __init__(self, course: Course) -> None:
         self._course = course
         self._model = course.compiled.model
-        self._blank = [np.array(v) for v in self._model.optimizer.variables]
+        self._blank = [v.value.numpy() for v in self._model.optimizer.variables]
         self._trials: list[Trial] = []
         self._best: dict[str, np.ndarray] = {}
         self._saved = time.monotonic()
@@ -142,7 +142,7 @@ class Runner:
         fresh = self._course.initialise(seed)
         if fresh is not self._model:
             for mine, new in zip(_state(self._model), _state(fresh), strict=True):
-                mine.assign(new)
+                mine.assign(new.value)
 
     def _finish(self, trial: Trial) -> None:
         trial.state = "succeeded"

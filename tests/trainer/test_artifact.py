@@ -1,0 +1,207 @@
+"""What a run leaves behind: model.keras on raw columns, model.onnx, a manifest; and the gate between the two."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import onnxruntime
+import pyarrow as pa
+import pytest
+
+from fitserve.datasets.encode import Encoder
+from tests.trainer.runs import Told, job_of
+from workers.trainer import export as exporting
+from workers.trainer.job import TrainingFailed
+from workers.trainer.train import train
+
+pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+
+
+def _table(rows: int = 60) -> pa.Table:
+    rng = np.random.default_rng(3)
+    x = rng.normal(50, 10, rows)
+    words = ["Good", "bad,", "ugly!", "the", "film"]
+    gap = lambda values, every: [None if i % every == 0 else v for i, v in enumerate(values)]  # noqa: E731
+    days = [dt.datetime(2020, 1, 1) + dt.timedelta(hours=37 * i) for i in range(rows)]
+    return pa.table(
+        {
+            "size": gap(x.tolist(), 7),
+            "income": (x**4).tolist(),
+            "depth/m": rng.integers(-5, 5, rows),
+            "stars": gap((rng.integers(1, 9, rows) / 2).tolist(), 9),
+            "open": gap((x > 50).tolist(), 11),
+            "member": [("yes", "no")[i % 2] for i in range(rows)],
+            "city": gap([("Bern", "Genève", "Zürich")[i % 3] for i in range(rows)], 8),
+            "zip": [f"{i % 17:03d}" for i in range(rows)],
+            "review": gap([" ".join(rng.choice(words, 4)) for _ in range(rows)], 6),
+            "title": [" ".join(rng.choice(words, 2)) for _ in range(rows)],
+            "notes": [" ".join(rng.choice(words, 5)) for _ in range(rows)],
+            "seen": pa.array(gap(days, 10), pa.timestamp("us")),
+            "price": (x * 1e4 + 3e5).tolist(),
+            "sold": np.where(x + rng.normal(0, 5, rows) > 50, "yes", "no").tolist(),
+        }
+    )
+
+
+FEATURES: list[Any] = [
+    "size",
+    {"column": "income", "encoding": {"log": {"missing": "median"}}},
+    {"column": "depth/m", "encoding": "min_max"},
+    {"column": "stars", "encoding": "one_hot"},
+    "open",
+    {"column": "member", "encoding": "boolean"},
+    "city",
+    {"column": "zip", "encoding": {"hashing": {"bins": 8}}},
+    {"column": "review", "encoding": {"tf_idf": {"max_tokens": 6}}},
+    {"column": "title", "encoding": {"counts": {"max_tokens": 4}}},
+    {"column": "seen", "encoding": {"cyclic": {"parts": ["time_of_day", "weekday", "day_of_month", "time_of_year"]}}},
+]
+KINDS = {"member": "boolean", "review": "text", "title": "text", "notes": "text", "seen": "datetime"}
+SHORT = {"epochs": 3, "batch_size": 16}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, pa.Table]:
+    """Every encoding of a dense input, two targets."""
+    table = _table()
+    spec = {
+        "target": ["price", "sold"],
+        "features": FEATURES,
+        "training": SHORT,
+        "split": {"validation": 0.2, "test": 0.2},
+    }
+    return train(job_of(table, spec, tmp_path_factory.mktemp("run"), KINDS), Told()), table
+
+
+def test_keras_and_the_serving_path_agree_on_raw_columns(trained: tuple[Any, pa.Table]) -> None:
+    result, table = trained
+    encoder = Encoder.from_json(result.manifest["encoder"])
+    model = keras.models.load_model(result.files["keras"], safe_mode=True)
+    session = exporting.open_session(result.files["onnx"])
+    served = exporting.serve(session, encoder, table)
+    expected = model(
+        {n: keras.ops.convert_to_tensor(v) for n, v in exporting.raw_values(encoder, table).items()}, training=False
+    )
+    for name in ("price", "sold"):
+        np.testing.assert_allclose(served[name], expected[name].numpy(), rtol=1e-5, atol=1e-5)
+    assert 2e5 < served["price"].mean() < 2e6  # in the target's own units
+    assert result.manifest["parity"]["max_rel"] <= 1e-5
+
+
+def test_the_keras_model_works_without_our_code(trained: tuple[Any, pa.Table], tmp_path: Path) -> None:
+    result, table = trained
+    encoder = Encoder.from_json(result.manifest["encoder"])
+    row = {name: value[:3].tolist() for name, value in exporting.raw_values(encoder, table).items()}
+    (tmp_path / "row.json").write_text(json.dumps(row))
+    program = (
+        "import sys, json, keras, tensorflow as tf\n"
+        "model = keras.models.load_model(sys.argv[1], safe_mode=True)\n"
+        "row = json.load(open(sys.argv[2]))\n"
+        "types = {t.name: t.dtype for t in model.inputs}\n"
+        "print(json.dumps({k: v.numpy().tolist() for k, v in model({n: tf.constant(v, types[n]) for n, v in row.items()}).items()}))\n"
+        "assert not [m for m in sys.modules if m.split('.')[0] in ('fitserve', 'workers')]\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(result.files["keras"]), str(tmp_path / "row.json")],
+        cwd=tmp_path, capture_output=True, text=True, env={"PATH": "", "TF_CPP_MIN_LOG_LEVEL": "3"}, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    served = exporting.serve(exporting.open_session(result.files["onnx"]), encoder, table.slice(0, 3))
+    np.testing.assert_allclose(json.loads(done.stdout.splitlines()[-1])["sold"], served["sold"], rtol=1e-5, atol=1e-6)
+
+
+def test_the_manifest_says_what_serving_needs(trained: tuple[Any, pa.Table]) -> None:
+    manifest = trained[0].manifest
+    json.dumps(manifest, allow_nan=False)
+    assert [o["name"] for o in manifest["onnx"]["outputs"]] == ["price", "sold"]
+    assert manifest["onnx"]["inputs"][0]["name"] == "features"
+    assert manifest["outputs"] == [
+        {"name": "price", "task": "regression", "labels": None, "units": 1},
+        {"name": "sold", "task": "binary", "labels": ["no", "yes"], "units": 1},
+    ]
+    assert {"column": "depth/m", "name": "depth_m", "dtype": "float64"} in manifest["keras"]["inputs"]
+    size = manifest["training_distribution"]["size"]
+    assert size["missing"] > 0 and abs(sum(size["shares"]) + size["missing"] - 1) < 1e-9
+    assert set(manifest["training_distribution"]["city"]["frequencies"]) == {"Bern", "Genève", "Zürich"}
+    assert len(manifest["receipt"]["weights"]) == 64
+
+
+def test_evaluation_is_of_the_test_rows_in_the_targets_own_units(trained: tuple[Any, pa.Table]) -> None:
+    result = trained[0].result
+    assert set(result["evaluation"]) == {"train", "validation", "test"}
+    assert result["evaluation"]["test"]["price"]["rmse"] > 1000
+    assert 0 <= result["evaluation"]["test"]["sold"]["accuracy"] <= 1
+    assert result["metrics"]["test"]["loss"] > 0
+
+
+def test_sequences_and_indices_have_inputs_of_their_own(tmp_path: Path) -> None:
+    spec = {
+        "target": "sold",
+        "features": [
+            "size",
+            {"column": "city", "encoding": "index"},
+            {"column": "zip", "encoding": {"hashing": {"bins": 9, "output": "index"}}},
+            {"column": "notes", "encoding": {"sequence": {"max_tokens": 5, "length": 4}}},
+        ],
+        "network": [
+            {"Embedding": {"input_dim": 5, "output_dim": 3}, "inputs": "city", "name": "a"},
+            {"Flatten": {}, "inputs": "a", "name": "b"},
+            {"Embedding": {"input_dim": 9, "output_dim": 2}, "inputs": "zip", "name": "c"},
+            {"Flatten": {}, "inputs": "c", "name": "d"},
+            {"Embedding": {"input_dim": 5, "output_dim": 4}, "inputs": "notes", "name": "e"},
+            {"LSTM": {"units": 3}, "inputs": "e", "name": "f"},
+            {"Concatenate": {}, "inputs": ["b", "d", "f", "features"]},
+        ],
+        "training": SHORT,
+    }
+    result = train(job_of(_table(), spec, tmp_path, KINDS), Told())
+    assert result.manifest["parity"]["max_rel"] <= 1e-5
+    assert {i["name"]: i["dtype"] for i in result.manifest["onnx"]["inputs"]} == {
+        "features": "float32", "city": "int32", "zip": "int32", "notes": "int32",
+    }  # fmt: skip
+
+
+def test_what_is_not_written_here_is_exported_by_keras(tmp_path: Path) -> None:
+    spec = {
+        "target": "sold",
+        "features": ["income", "depth/m"],
+        "network": [{"Dense": {"units": 4, "activation": "squareplus"}}],
+    }
+    told = Told()
+    result = train(job_of(_table(), {**spec, "training": SHORT}, tmp_path), told)
+    assert any("Keras's exporter" in message for _, message, _ in told.events)
+    session = onnxruntime.InferenceSession(str(result.files["onnx"]), providers=["CPUExecutionProvider"])
+    assert [i.name for i in session.get_inputs()] == ["features"]
+    assert [o.name for o in session.get_outputs()] == ["sold"]
+
+
+def test_a_graph_that_differs_from_keras_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = exporting.serving_graph.write
+
+    def wrong(model: Any, outputs: Any) -> Any:
+        return written(
+            model, {name: (source, scale * 1.001, offset) for name, (source, scale, offset) in outputs.items()}
+        )
+
+    monkeypatch.setattr(exporting.serving_graph, "write", wrong)
+    with pytest.raises(TrainingFailed) as failed:
+        train(job_of(_table(), {"target": "sold", "features": ["income"], "training": SHORT}, tmp_path), Told())
+    assert failed.value.cause == "parity" and failed.value.data["max_rel"] > 1e-5
+
+
+def test_a_target_that_is_missing_is_bad_data(tmp_path: Path) -> None:
+    with pytest.raises(TrainingFailed) as failed:
+        train(
+            job_of(
+                _table(), {"target": "stars", "task": "regression", "features": ["income"], "training": SHORT}, tmp_path
+            ),
+            Told(),
+        )
+    assert failed.value.cause == "bad_data" and "stars" in str(failed.value)
