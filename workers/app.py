@@ -7,6 +7,7 @@ import os
 import threading
 from typing import Any
 
+from celery import bootsteps
 from celery.signals import worker_ready, worker_shutting_down
 from sqlalchemy import text
 
@@ -17,6 +18,22 @@ from workers import probes
 from workers.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
+
+TURN = 0.05  # seconds
+
+
+class LookOften(bootsteps.StartStopStep):
+    """Lets Celery's loop turn often.
+
+    With `worker_disable_prefetch` it asks for the next message in the turn after a slot became free, and a turn
+    may last a second.
+    """
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def start(self, c: Any) -> None:
+        if c.hub is not None:
+            c.hub.call_repeatedly(TURN, lambda: None)
 
 
 def main() -> None:
@@ -36,6 +53,7 @@ def main() -> None:
     probes.serve(settings.host, settings.worker_metrics_port, checks)
     supervisor.start()
     app = make_app(settings)
+    app.steps["consumer"].add(LookOften)
 
     @app.task(name=WAKE)
     def wake(run_id: str) -> None:

@@ -67,7 +67,12 @@ def queued() -> ColumnElement[bool]:
 
 
 def claim(
-    engine: Engine, worker: str, *, lease_seconds: float, running_limit: int, kinds: Sequence[str] = ("training",)
+    engine: Engine,
+    worker: str,
+    *,
+    lease_seconds: float,
+    running_limit: int,
+    kinds: Sequence[str] = ("training", "reproduction"),
 ) -> Claim | None:
     """T2: takes the best queued run (highest priority, then oldest), or returns None.
 

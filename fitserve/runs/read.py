@@ -137,3 +137,26 @@ def oldest_queued_seconds(session: Session) -> float:
     """Age of the oldest queued run; 0 where none waits."""
     oldest = session.scalar(select(func.min(Run.created_at)).where(Run.state == RunState.queued))
     return max(0.0, (db.now(session) - oldest).total_seconds()) if oldest else 0.0
+
+
+def first_difference(session: Session, parent_id: str, run_id: str) -> tuple[int, tuple[Epoch | None, Epoch | None]]:
+    """Compares the epochs of two runs, to the bit: how many were equal, then the first pair that is not.
+
+    The pair is (None, None) where all are equal that the second run has, or must have because it is over.
+    """
+    run = get(session, run_id)
+    expected, received = _all_epochs(session, parent_id), _all_epochs(session, run_id)
+    equal = 0
+    for key in sorted(expected.keys() | received.keys()):
+        theirs, ours = expected.get(key), received.get(key)
+        if ours is None and run.state != RunState.succeeded:
+            break  # not trained yet
+        if theirs is None or ours is None or theirs.logs != ours.logs:
+            return equal, (theirs, ours)
+        equal += 1
+    return equal, (None, None)
+
+
+def _all_epochs(session: Session, run_id: str) -> dict[tuple[int, int], Epoch]:
+    query = select(Epoch).where(Epoch.run_id == run_id).options(load_only(Epoch.logs))
+    return {(row.trial, row.epoch): row for row in session.scalars(query)}

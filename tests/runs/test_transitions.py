@@ -1,0 +1,412 @@
+"""Every transition, on SQLite and on PostgreSQL: what it does, and what it refuses to do."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, text, update
+from sqlalchemy.exc import DBAPIError
+
+from fitserve import db, registry
+from fitserve.blobs import FolderStore, Stored
+from fitserve.errors import BadInput, Conflict, NotFound, TooMany
+from fitserve.runs import create, dispatch, finish, garbage, lease, read
+from fitserve.runs.journal import EpochReport, EventReport
+from fitserve.settings import Limits
+from fitserve.states import TERMINAL, RunState
+from fitserve.tables import Blob, Event, Run
+from tests.runs.conftest import Submit
+
+Claim = Callable[..., lease.Claim | None]
+
+
+def look(engine: Engine, run_id: str) -> Run:
+    with db.reading(engine) as session:
+        return read.get(session, run_id)
+
+
+def events(engine: Engine, run_id: str) -> list[Event]:
+    with db.reading(engine) as session:
+        return read.events_after(session, run_id)
+
+
+def must(claimed: lease.Claim | None) -> lease.Claim:
+    assert claimed is not None
+    return claimed
+
+
+def succeed(engine: Engine, held: lease.Lease, store: FolderStore, content: bytes = b"a model") -> RunState:
+    stored = {"manifest": store.put_bytes(content)}
+    result = {"artifact": stored["manifest"].sha256, "metrics": {"loss": float("nan")}}
+    return finish.succeed(engine, held, result, blobs=store, stored=stored, register=lambda _: None)
+
+
+def expire_lease(engine: Engine, run_id: str) -> None:
+    with db.transaction(engine) as session:
+        past = db.now(session).replace(year=2020)
+        session.execute(update(Run).where(Run.id == run_id).values(lease_expires_at=past))
+
+
+def test_t1_makes_a_queued_run_with_its_first_event(engine: Engine, submit: Submit) -> None:
+    run = submit(priority=3)
+    assert (run.state, run.attempt, run.priority) == ("queued", 0, 3)
+    assert [(event.type, event.data) for event in events(engine, run.id)] == [("state", {"state": "queued"})]
+
+
+def test_t1_the_same_key_gets_the_same_run_and_another_body_a_conflict(engine: Engine, submit: Submit) -> None:
+    key = create.key_of("k", b"POST", b"/runs", b"{}")
+    first = submit(key=key)
+    assert submit(key=key).id == first.id
+    assert submit(owner="bob", key=key).id != first.id
+    with pytest.raises(Conflict):
+        submit(key=create.key_of("k", b"POST", b"/runs", b"{1}"))
+
+
+def test_t1_the_same_key_twice_at_once_makes_one_run(engine: Engine, submit: Submit) -> None:
+    key = create.key_of("k", b"x")
+    with ThreadPoolExecutor(6) as pool:
+        made = {run.id for run in pool.map(lambda _: submit(key=key), range(6))}
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize("header", ["", "x" * 256, "a\nb"])
+def test_t1_refuses_an_unusable_key(header: str) -> None:
+    with pytest.raises(BadInput):
+        create.key_of(header, b"x")
+
+
+def test_t1_a_full_queue_is_429_for_its_owner_alone(engine: Engine, submit: Submit) -> None:
+    limits = Limits(queued_runs=2)
+    submit(limits=limits)
+    submit(limits=limits)
+    with pytest.raises(TooMany) as refused:
+        submit(limits=limits)
+    assert refused.value.retry_after
+    submit(owner="bob", limits=limits)
+
+
+def test_t2_takes_the_highest_priority_then_the_oldest(engine: Engine, submit: Submit, claim: Claim) -> None:
+    low, old, new = submit(priority=-1), submit(priority=5), submit(priority=5)
+    assert [must(claim()).run.id for _ in range(3)] == [old.id, new.id, low.id]
+    assert claim() is None
+
+
+def test_t2_passes_over_an_owner_with_enough_running(engine: Engine, submit: Submit, claim: Claim) -> None:
+    submit(priority=9)
+    submit(priority=9)
+    other = submit(owner="bob")
+    must(claim(limit=1))
+    assert must(claim(limit=1)).run.id == other.id
+    assert claim(limit=1) is None
+
+
+def test_t2_many_workers_at_once_claim_each_run_once(engine: Engine, submit: Submit, claim: Claim) -> None:
+    ids = {submit().id for _ in range(12)}
+    start = threading.Barrier(4)
+
+    def worker(name: int) -> list[str]:
+        start.wait()
+        found = []
+        misses = 0
+        while misses < 20:
+            taken = claim(worker=f"w{name}")
+            if taken is None:
+                misses += 1
+            else:
+                found.append(taken.run.id)
+        return found
+
+    with ThreadPoolExecutor(4) as pool:
+        taken = [run_id for found in pool.map(worker, range(4)) for run_id in found]
+    assert sorted(taken) == sorted(ids)
+
+
+def test_t3_keeps_the_lease_and_writes_each_report_once(engine: Engine, submit: Submit, claim: Claim) -> None:
+    submit()
+    held = must(claim(seconds=5)).lease
+    before = look(engine, held.run_id).lease_expires_at
+    reports = [EventReport(1, "info", "hello"), EpochReport(2, 0, 1, {"loss": float("inf")}, 0.1)]
+    assert lease.beat(engine, held, lease_seconds=60, reports=reports) == (None, 1)
+    assert lease.beat(engine, held, lease_seconds=60, reports=reports) == (None, 0)  # said again: changes nothing
+    run = look(engine, held.run_id)
+    assert before is not None
+    assert run.lease_expires_at is not None
+    assert run.lease_expires_at > before
+    assert [e.type for e in events(engine, run.id)] == ["state", "state", "message", "metrics"]
+    with db.reading(engine) as session:
+        assert [(e.epoch, e.logs) for e in read.epochs(session, run.id)] == [(1, {"loss": None})]
+
+
+def test_t3_a_second_attempt_does_not_repeat_epochs(engine: Engine, submit: Submit, claim: Claim) -> None:
+    submit()
+    held = must(claim()).lease
+    lease.beat(engine, held, lease_seconds=9, reports=[EpochReport(n, 0, n, {"loss": n / 2}, 0.1) for n in (1, 2, 3)])
+    finish.hand_back(engine, held)
+    again = must(claim()).lease
+    lease.beat(engine, again, lease_seconds=9, reports=[EpochReport(n, 0, n + 1, {"loss": 0}, 0.1) for n in (1, 2, 3)])
+    metrics = [e.data["epoch"] for e in events(engine, held.run_id) if e.type == "metrics"]
+    assert metrics == [1, 2, 3, 4]
+
+
+def test_t3_keeps_a_checkpoint(engine: Engine, submit: Submit, claim: Claim, store: FolderStore) -> None:
+    submit()
+    held = must(claim()).lease
+    blob = store.put_bytes(b"weights")
+    lease.beat(engine, held, lease_seconds=9, checkpoint=lease.Checkpoint(blob, 7), blobs=store)
+    run = look(engine, held.run_id)
+    assert (run.checkpoint, run.checkpoint_epoch) == (blob.sha256, 7)
+    assert not garbage.discard(engine, store, blob.sha256)  # it is referred to
+    finish.cancel(engine, run.id, None)
+    finish.cancelled(engine, held)
+    assert garbage.discard(engine, store, blob.sha256)
+    assert not store.exists(blob.sha256)
+
+
+def test_t4_commits_once(engine: Engine, submit: Submit, claim: Claim, store: FolderStore) -> None:
+    submit()
+    held = must(claim()).lease
+    assert succeed(engine, held, store) == RunState.succeeded
+    with pytest.raises(lease.LeaseLost):
+        succeed(engine, held, store)
+    run = look(engine, held.run_id)
+    assert run.result is not None
+    assert run.result["attempt"] == 1
+    assert run.result["metrics"] == {"loss": None}
+    assert run.lease_token is None
+    assert events(engine, run.id)[-1].data["state"] == "succeeded"
+
+
+def test_t4_registers_the_version_in_its_transaction(
+    engine: Engine, submit: Submit, claim: Claim, store: FolderStore
+) -> None:
+    submit(model="m")
+    held = must(claim()).lease
+    stored = {"manifest": store.put_bytes(b"x")}
+    sha = stored["manifest"].sha256
+
+    def breaks(session: object) -> int:
+        raise Conflict("taken")
+
+    with pytest.raises(Conflict):
+        finish.succeed(engine, held, {}, blobs=store, stored=stored, register=breaks)
+    assert look(engine, held.run_id).state == "running"  # nothing of it was written
+    finish.succeed(
+        engine,
+        held,
+        {},
+        blobs=store,
+        stored=stored,
+        register=lambda session: registry.add_version(session, "m", "ann", held.run_id, sha, {}),
+    )
+    assert look(engine, held.run_id).result == {"attempt": 1, "version": 1}
+
+
+def test_t4_a_blob_collected_meanwhile_is_noticed(
+    engine: Engine, submit: Submit, claim: Claim, store: FolderStore
+) -> None:
+    submit()
+    held = must(claim()).lease
+    with pytest.raises(garbage.BlobVanished):
+        gone = {"manifest": Stored("0" * 64, 1)}
+        finish.succeed(engine, held, {}, blobs=store, stored=gone, register=lambda _: None)
+    assert look(engine, held.run_id).state == "running"
+
+
+def test_t5_a_deterministic_failure_is_not_tried_again(engine: Engine, submit: Submit, claim: Claim) -> None:
+    submit()
+    held = must(claim()).lease
+    finish.fail(engine, held, "diverged", "The loss became NaN in epoch 3", {"epoch": 3})
+    run = look(engine, held.run_id)
+    assert (run.state, run.error) == (
+        "failed",
+        {"cause": "diverged", "detail": "The loss became NaN in epoch 3", "epoch": 3},
+    )
+    assert claim() is None
+
+
+def test_t6_a_hand_back_spends_no_attempt_and_keeps_the_place(engine: Engine, submit: Submit, claim: Claim) -> None:
+    first, _ = submit(), submit()
+    for attempt in range(1, 6):
+        held = must(claim()).lease
+        assert (held.run_id, held.attempt) == (first.id, attempt)
+        assert finish.hand_back(engine, held) == RunState.queued
+    assert look(engine, first.id).spent_attempts == 0
+
+
+def test_t6_then_t7_by_the_reaper(engine: Engine, submit: Submit, claim: Claim) -> None:
+    run = submit()
+    outcomes = []
+    for _ in range(3):
+        must(claim())
+        assert finish.expire(engine, 3) == []  # the lease holds
+        expire_lease(engine, run.id)
+        outcomes += finish.expire(engine, 3)
+    assert [state for _, state in outcomes] == ["queued", "queued", "failed"]
+    failed = look(engine, run.id)
+    assert failed.error is not None
+    assert (failed.error["cause"], failed.error["attempts"]) == ("worker_lost", 3)
+
+
+def test_t6_two_reapers_at_once_spend_one_attempt(engine: Engine, submit: Submit, claim: Claim) -> None:
+    run = submit()
+    must(claim())
+    expire_lease(engine, run.id)
+    with ThreadPoolExecutor(4) as pool:
+        outcomes = [outcome for found in pool.map(lambda _: finish.expire(engine, 3), range(4)) for outcome in found]
+    assert len(outcomes) == 1
+    assert look(engine, run.id).spent_attempts == 1
+
+
+def test_t8_a_queued_run_is_cancelled_at_once(engine: Engine, submit: Submit, claim: Claim) -> None:
+    run = submit()
+    assert finish.cancel(engine, run.id, "ann").state == RunState.cancelled
+    assert finish.cancel(engine, run.id, "ann").state == RunState.cancelled  # again: no change
+    assert claim() is None
+    with pytest.raises(NotFound):
+        finish.cancel(engine, run.id, "bob")
+
+
+def test_t9_a_requested_cancel_wins_over_the_result(
+    engine: Engine, submit: Submit, claim: Claim, store: FolderStore
+) -> None:
+    submit()
+    held = must(claim()).lease
+    assert finish.cancel(engine, held.run_id, None).state == RunState.running
+    assert lease.cancel_requested(engine, held)
+    assert lease.beat(engine, held, lease_seconds=9)[0] is not None
+    with pytest.raises(finish.CancelledFirst):
+        succeed(engine, held, store)
+    assert finish.cancelled(engine, held) == RunState.cancelled
+
+
+@pytest.mark.parametrize("end", ["fail", "hand_back", "lose", "expire"])
+def test_t9_a_requested_cancel_wins_over_every_other_end(
+    engine: Engine, submit: Submit, claim: Claim, end: str
+) -> None:
+    run = submit()
+    held = must(claim()).lease
+    finish.cancel(engine, run.id, None)
+    if end == "fail":
+        finish.fail(engine, held, "diverged", "NaN")
+    elif end == "hand_back":
+        finish.hand_back(engine, held)
+    elif end == "lose":
+        finish.lose(engine, held, 3, "killed", "killed")
+    else:
+        expire_lease(engine, run.id)
+        finish.expire(engine, 3)
+    assert look(engine, run.id).state == RunState.cancelled
+
+
+def test_cancel_of_a_finished_run_is_a_conflict(
+    engine: Engine, submit: Submit, claim: Claim, store: FolderStore
+) -> None:
+    submit()
+    held = must(claim()).lease
+    succeed(engine, held, store)
+    with pytest.raises(Conflict):
+        finish.cancel(engine, held.run_id, None)
+
+
+@pytest.mark.parametrize("write", ["beat", "succeed", "fail", "hand_back", "lose", "cancelled"])
+def test_the_fence_a_stale_holder_changes_nothing(
+    engine: Engine, submit: Submit, claim: Claim, store: FolderStore, write: str
+) -> None:
+    run = submit()
+    stale = must(claim()).lease
+    expire_lease(engine, run.id)
+    finish.expire(engine, 3)
+    must(claim())  # somebody else has it now
+    before = (look(engine, run.id).lease_token, len(events(engine, run.id)))
+    with pytest.raises(lease.LeaseLost):
+        {
+            "beat": lambda: lease.beat(engine, stale, lease_seconds=9, reports=[EventReport(1, "info", "late")]),
+            "succeed": lambda: succeed(engine, stale, store),
+            "fail": lambda: finish.fail(engine, stale, "diverged", "NaN"),
+            "hand_back": lambda: finish.hand_back(engine, stale),
+            "lose": lambda: finish.lose(engine, stale, 3, "killed", "killed"),
+            "cancelled": lambda: finish.cancelled(engine, stale),
+        }[write]()
+    assert (look(engine, run.id).lease_token, len(events(engine, run.id))) == before
+
+
+@pytest.mark.parametrize("state", sorted(TERMINAL))
+def test_terminal_states_are_immutable_whoever_writes(engine: Engine, submit: Submit, state: str) -> None:
+    run = submit()
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE runs SET state = :state WHERE id = :id"), {"state": state, "id": run.id})
+    with pytest.raises(DBAPIError), engine.begin() as connection:
+        connection.execute(text("UPDATE runs SET state = 'queued' WHERE id = :id"), {"id": run.id})
+    assert look(engine, run.id).state == state
+
+
+def test_t10_names_the_runs_that_nobody_may_have_heard_of(engine: Engine, submit: Submit, claim: Claim) -> None:
+    heard, unheard = submit(), submit(priority=1)
+    with db.transaction(engine) as session:
+        session.execute(update(Run).where(Run.id == unheard.id).values(dispatched_at=None))
+    assert dispatch.undelivered(engine, 30, 10) == [unheard.id]
+    assert dispatch.undelivered(engine, 0, 10) == [unheard.id, heard.id]
+    dispatch.published(engine, [unheard.id])
+    assert dispatch.undelivered(engine, 30, 10) == []
+
+
+def test_garbage_spares_what_is_young_or_referred_to(
+    engine: Engine, submit: Submit, claim: Claim, store: FolderStore
+) -> None:
+    submit()
+    held = must(claim()).lease
+    network = store.put_bytes(b"network")
+    manifest = store.put_bytes(json.dumps({"onnx": {"sha256": network.sha256}}).encode())
+    stored = {"manifest": manifest, "onnx": network}
+    finish.succeed(engine, held, {"artifact": manifest.sha256}, blobs=store, stored=stored, register=lambda _: None)
+    orphan = store.put_bytes(b"an orphan")
+    assert garbage.collect(engine, store, age_seconds=3600) == 0
+    assert garbage.collect(engine, store, age_seconds=-1) == 1
+    assert not store.exists(orphan.sha256)
+    assert store.exists(network.sha256)
+    assert store.exists(manifest.sha256)
+    with db.reading(engine) as session:
+        assert session.get(Blob, network.sha256) is not None
+
+
+def test_place_in_the_queue(engine: Engine, submit: Submit) -> None:
+    first, second, urgent = submit(), submit(), submit(priority=1)
+    with db.reading(engine) as session:
+        places = [read.place(session, run) for run in (urgent, first, second)]
+    assert [place.position for place in places if place] == [0, 1, 2]
+    assert all(place and place.estimated_start is None for place in places)  # no worker lives
+
+
+def test_a_listing_pages_newest_first(engine: Engine, submit: Submit) -> None:
+    ids = [submit().id for _ in range(5)]
+    submit(owner="bob")
+    with db.reading(engine) as session:
+        first = read.listing(session, owner="ann", limit=3)
+        rest = read.listing(session, owner="ann", limit=3, before=first[-1].id)
+    assert [run.id for run in [*first, *rest]] == sorted(ids, reverse=True)
+
+
+def test_one_package_writes_runs() -> None:
+    """`fitserve.runs` alone makes or updates rows of runs, events and epochs."""
+    import ast
+
+    root = Path(__file__).resolve().parents[2]
+    writers = set()
+    for path in [p for top in ("fitserve", "services", "workers") for p in (root / top).rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+            first = node.args[0].id if node.args and isinstance(node.args[0], ast.Name) else ""
+            if name in ("Run", "Event", "Epoch") and node.keywords and path.name != "tables.py":
+                writers.add(path)
+            if name in ("update", "insert", "delete", "merge", "insert_new") and first in ("Run", "Event", "Epoch"):
+                writers.add(path)
+    inside = {path for path in writers if path.is_relative_to(root / "fitserve" / "runs")}
+    assert {path.name for path in inside} >= {"create.py", "lease.py", "finish.py", "dispatch.py"}
+    assert not {str(p.relative_to(root)) for p in writers - inside if "client" not in p.parts}
