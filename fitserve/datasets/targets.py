@@ -52,7 +52,8 @@ class FittedTarget:
     def _numbers(self, table: pa.Table, name: str) -> np.ndarray:
         values = numbers_of(table.column(name))
         _refuse_rows(np.flatnonzero(~np.isfinite(values)), name, values, "a finite number")
-        return np.asarray((values - self.center) / self.scale, np.float32)
+        scaled: np.ndarray = (values - self.center) / self.scale
+        return scaled.astype(np.float32)
 
     def _given(self, table: pa.Table, name: str) -> np.ndarray:
         codes, labels = labels_of(table.column(name))

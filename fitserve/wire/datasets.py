@@ -1,0 +1,145 @@
+"""Datasets as the API shows and takes them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fitserve.spec.facts import ColumnFacts, Kind
+
+NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+Format = Literal["csv", "jsonl", "parquet", "arrow"]
+Compression = Literal["gzip", "zstd"]
+
+
+class UploadOptions(BaseModel):
+    """How an upload is to be read; what is left out is recognised. Same content and options: the same dataset."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Format | None = Field(None, description="Left out: recognised by the content")
+    delimiter: str | None = Field(None, min_length=1, max_length=1, description="CSV: between two fields")
+    quote: str = Field('"', min_length=1, max_length=1, description="CSV: around fields; doubled inside one")
+    decimal: Literal[".", ","] | None = Field(None, description="CSV: before the fraction of a number")
+    encoding: str | None = Field(None, max_length=40, description="Of the text, such as gb18030 or latin-1")
+    header: bool | None = Field(None, description="CSV: whether the first line names the columns")
+    kinds: dict[str, Kind] = Field(default_factory=dict, description="Kinds of columns, by name")
+    missing: tuple[str, ...] | None = Field(None, description="Spellings of a missing value, instead of the usual ones")
+    lenient: bool = Field(False, description="Leave bad rows out and report them, instead of refusing the upload")
+
+
+class Column(ColumnFacts):
+    """A column with its kind and how that was told."""
+
+    inferred: Kind
+    evidence: str
+
+
+class Refused(BaseModel):
+    """What a lenient upload left out or mended."""
+
+    rows: int = Field(description="Rows left out")
+    problems: list[dict[str, Any]] = Field(description="The first of them (at most 20)")
+
+
+class DatasetInfo(BaseModel):
+    """One version of a dataset."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: str
+    name: str
+    version: int
+    owner: str
+    sha256: str
+    parent_id: str | None
+    rows: int
+    bytes: int
+    shared: bool
+    source: dict[str, Any]
+    refused: Refused | None
+    created_at: datetime
+
+
+class DatasetDetail(DatasetInfo):
+    """A dataset with its columns."""
+
+    columns: list[Column]
+
+
+class DatasetPage(BaseModel):
+    """Some datasets, the newest first."""
+
+    items: list[DatasetInfo]
+    next_cursor: str | None
+
+
+class RowsPage(BaseModel):
+    """Some rows, in the table's order: `rows[i][j]` is column j; null is missing."""
+
+    columns: list[str]
+    rows: list[list[Any]]
+    offset: int
+    total: int
+    next_cursor: str | None
+
+
+class Profile(BaseModel):
+    """Each column's profile by its name. Counts, moments, top values are of all rows; the rest of `sampled_rows`."""
+
+    rows: int
+    sampled_rows: int
+    columns: dict[str, dict[str, Any]]
+
+
+class Relation(BaseModel):
+    """How one column relates to the target: `strength` from 0 (none) to 1 (tells it exactly)."""
+
+    column: str
+    measure: Literal["spearman", "correlation_ratio", "cramers_v", "token_cramers_v"]
+    strength: float
+    direction: float | None = Field(None, description="Sign and size of a monotone relation, from -1 to 1")
+    rows: int
+    warning: str | None = None
+
+
+class Relations(BaseModel):
+    """Columns by how strongly they relate to a target, the strongest first."""
+
+    target: str
+    sampled_rows: int
+    items: list[Relation]
+
+
+class DatasetPatch(BaseModel):
+    """Corrects the kinds of columns (which makes a new version), or shares the dataset."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kinds: dict[str, Kind] | None = Field(None, min_length=1)
+    shared: bool | None = None
+
+
+class SampleRequest(BaseModel):
+    """A built-in dataset. `noise` (0 to 50) and `rows` are for the Playground's six."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    sample: str = Field(max_length=63)
+    name: str | None = Field(None, pattern=NAME)
+    noise: float = Field(0, ge=0, le=50)
+    rows: int | None = Field(None, ge=10, le=1_000_000)
+    seed: int = Field(0, ge=0, lt=2**32)
+
+
+class SampleInfo(BaseModel):
+    """A built-in dataset that can be had."""
+
+    sample: str
+    task: Literal["classification", "regression"]
+    title: str
+    target: str
+    rows: int
+    noise: bool
