@@ -25,7 +25,6 @@ ACTIVATIONS = (
     "hard_sigmoid",
     "exponential",
     "celu",
-    "glu",
     "hard_shrink",
     "hard_silu",
     "hard_tanh",
@@ -39,8 +38,12 @@ ACTIVATIONS = (
     "sparsemax",
     "squareplus",
     "tanh_shrink",
-    "threshold",
 )
+# Keras's, and refused with the reason.
+UNUSABLE = {
+    "glu": "it halves the last axis, which Keras does not foresee: the next layer gets a kernel that does not fit",
+    "threshold": "it needs two arguments, which a name cannot give; the layer ReLU has a threshold",
+}
 ACTIVATION_ALIASES = {"swish": "silu", "hard_swish": "hard_silu", "identity": "linear"}
 
 # What an output can say after them; any other is unbounded.
@@ -64,8 +67,6 @@ RANGES = {
 }
 PROBABILITIES = ("sigmoid", "hard_sigmoid", "sparse_sigmoid", "softmax", "sparsemax")
 SATURATING = ("sigmoid", "tanh", "hard_sigmoid", "softsign", "hard_tanh", "sparse_sigmoid")
-# A hidden layer that these follow must know its whole last axis at once.
-VECTOR = ("softmax", "log_softmax", "sparsemax", "glu")
 
 
 def _name(value: Any) -> str:
@@ -77,6 +78,8 @@ def _name(value: Any) -> str:
     name = ACTIVATION_ALIASES.get(name, name)
     if name in ACTIVATIONS:
         return name
+    if name in UNUSABLE:
+        raise Refused(f"The activation {name} cannot be used: {UNUSABLE[name]}.", received=name)
     near = nearest(value, [*ACTIVATIONS, *ACTIVATION_ALIASES])
     raise Refused(
         problems=[

@@ -80,7 +80,7 @@ class CategoricalFocalCrossentropy(_Probabilities):
 class CategoricalGeneralizedCrossEntropy(Loss):
     """Between cross-entropy (q near 0) and absolute error (q = 1): for wrong labels (Zhang and Sabuncu 2018)."""
 
-    expects = "one_hot"
+    expects = "index"
     output = "softmax"
     probabilities = True
     q: Annotated[Inside, Field(gt=0)] = 0.5

@@ -30,9 +30,9 @@ class _Higher(Metric):
 
 
 class Accuracy(_Higher):
-    """How often predictions equal the targets exactly; `accuracy` alone means the one that fits the task."""
+    """How often predictions equal the targets exactly. (`accuracy`, in small letters, is the one that fits the task.)"""
 
-    expects = ("index", "numbers", "binary")
+    expects = ("numbers",)
 
 
 class BinaryAccuracy(_Higher):

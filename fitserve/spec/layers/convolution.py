@@ -8,7 +8,6 @@ from typing import Literal
 
 from fitserve.spec.activations import Activation
 from fitserve.spec.initializers import AnyInitializer, GlorotUniform, Zeros
-from fitserve.spec.layers.core import activated
 from fitserve.spec.layers.layer import Layer, Shape, ShapeRefused, Weight, window
 from fitserve.spec.regularizers import AnyConstraint, AnyRegularizer
 from fitserve.spec.values import Flag, Pair, Positive, Single
@@ -30,8 +29,7 @@ class _Windowed(Layer):
         if max(strides) > 1 and max(dilation) > 1:
             raise ShapeRefused("Strides and dilation cannot both be above 1.")
         axes = zip(shape[:-1], kernel, strides, dilation, strict=True)
-        output = (*(window(size, k, s, d, padding) for size, k, s, d in axes), channels)
-        return activated(output, getattr(self, "activation"))  # noqa: B009
+        return (*(window(size, k, s, d, padding) for size, k, s, d in axes), channels)
 
     def kept(self, inputs: Sequence[Shape], output: Shape) -> int:
         return math.prod(output) * (1 if getattr(self, "activation") == "linear" else 2)  # noqa: B009

@@ -16,15 +16,6 @@ from fitserve.spec.values import Flag, Int, Number, Positive
 TUNING: dict[str, Any] = {"lora_rank": None, "lora_alpha": None, "quantization_config": None}
 
 
-def activated(shape: Shape, activation: str) -> Shape:
-    """The shape after an activation: `glu` halves the last axis. Raises ShapeRefused."""
-    if activation != "glu":
-        return shape
-    if shape[-1] % 2:
-        raise ShapeRefused(f"glu halves the last axis, so that it must be even; it is {shape[-1]}.")
-    return (*shape[:-1], shape[-1] // 2)
-
-
 class Input(Layer):
     """An input of the network, as the features make it; may be left out, for the features are enough to know it."""
 
@@ -69,7 +60,7 @@ class Dense(Layer):
     def output_shape(self, inputs: Sequence[Shape]) -> Shape:
         if not inputs[0]:
             raise ShapeRefused("Dense takes rows of at least one number.")
-        return activated((*inputs[0][:-1], self.units), self.activation)
+        return (*inputs[0][:-1], self.units)
 
     def weights(self, inputs: Sequence[Shape]) -> list[Weight]:
         bias = [Weight("bias", (self.units,))] if self.use_bias else []
@@ -87,9 +78,6 @@ class Activation(Layer):
     """An activation function on its own."""
 
     activation: ActivationName
-
-    def output_shape(self, inputs: Sequence[Shape]) -> Shape:
-        return activated(inputs[0], self.activation)
 
 
 class Embedding(Layer):

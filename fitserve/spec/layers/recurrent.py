@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from fitserve.spec.activations import Activation
 from fitserve.spec.component import Family
 from fitserve.spec.initializers import AnyInitializer, GlorotUniform, Orthogonal, Zeros
 from fitserve.spec.layers.layer import Layer, Shape, Weight
+from fitserve.spec.problems import Refused
 from fitserve.spec.regularizers import AnyConstraint, AnyRegularizer
 from fitserve.spec.values import Flag, Positive, Rate, Seed
 
-# State that outlives a batch has no meaning for shuffled rows; the rest is for code that holds the layer.
-_STATE: dict[str, Any] = {"return_state": False, "stateful": False, "zero_output_for_mask": False}
+# State that outlives a batch has no meaning for shuffled rows, returned state is for code that holds the layer, and
+# Bidirectional itself decides on the output where a step is masked.
+_STATE: dict[str, Any] = {"return_state": False, "stateful": False, "zero_output_for_mask": ...}
 
 
 class Recurrent(Layer):
@@ -26,6 +28,10 @@ class Recurrent(Layer):
     units: Positive
     use_bias: Flag
     return_sequences: Flag
+
+    def mirrored(self) -> Self:
+        """The same layer reading the other way."""
+        return self.model_copy(update={"go_backwards": not getattr(self, "go_backwards")})  # noqa: B009
 
     def output_shape(self, inputs: Sequence[Shape]) -> Shape:
         return (inputs[0][0], self.units) if self.return_sequences else (self.units,)
@@ -137,7 +143,7 @@ class Bidirectional(Layer):
     """A recurrent layer that reads the sequence from both ends."""
 
     rank = 2
-    omitted: ClassVar[Mapping[str, Any]] = {"weights": None, "backward_layer": None}
+    omitted: ClassVar[Mapping[str, Any]] = {"weights": None, "backward_layer": None}  # both ways alike
     layer: AnyRecurrent
     merge_mode: Literal["concat", "sum", "mul", "ave"] = "concat"
 
@@ -145,6 +151,16 @@ class Bidirectional(Layer):
     def is_shorthand(cls, value: dict[str, Any]) -> bool:
         """`Bidirectional: {LSTM: 8}` is `Bidirectional: {layer: {LSTM: 8}}`."""
         return len(value) == 1 and "layer" not in value and RECURRENT.knows(next(iter(value)))
+
+    @classmethod
+    def of_config(cls, config: dict[str, Any]) -> Self:
+        """Keras writes the backward layer too; it may differ in its direction alone."""
+        config = dict(config)
+        backward = config.pop("backward_layer", None)
+        read = super().of_config(config)
+        if backward is not None and RECURRENT.read(backward).mirrored() != read.layer:
+            raise Refused("A spec's Bidirectional has the same layer both ways.", received="another backward_layer")
+        return read
 
     def output_shape(self, inputs: Sequence[Shape]) -> Shape:
         shape = self.layer.check(inputs)
