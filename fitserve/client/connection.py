@@ -46,7 +46,9 @@ class Handle(BaseModel, Bound[M]):
 
     def _update(self, fresh: Mapping[str, Any]) -> None:
         """Takes over what the server says now."""
-        self.__dict__.update(type(self).model_validate(fresh).__dict__)
+        found = type(self).model_validate(fresh)
+        self.__dict__.update(found.__dict__)
+        self.__pydantic_fields_set__.update(found.__pydantic_fields_set__)
 
 
 H = TypeVar("H", bound=Handle[Any])

@@ -1,0 +1,5 @@
+"""The `fitserve` command."""
+
+from fitserve.cli.root import app
+
+__all__ = ["app"]

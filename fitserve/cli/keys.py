@@ -1,0 +1,82 @@
+"""`fitserve keys`: who may do what."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+
+from fitserve.cli import screen
+from fitserve.cli.session import Session, command
+from fitserve.errors import BadInput
+
+keys = typer.Typer(no_args_is_help=True, help="API keys: make, list, revoke.")
+_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def expiry(text: str | None) -> datetime | None:
+    """A time from `90d`, `12h` or an ISO 8601 date."""
+    if text is None:
+        return None
+    if found := re.fullmatch(r"(\d{1,5})([mhdw])", text):
+        return datetime.now(UTC) + timedelta(**{_UNITS[found[2]]: int(found[1])})
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except ValueError:
+        raise BadInput("That is no time.", received=text, expected="90d, 12h, or 2027-01-31") from None
+
+
+@command(
+    keys,
+    "create",
+    "fitserve keys create scoring --scope predict --model admissions --expires 90d",
+    "fitserve keys create ci --scope read --scope upload --scope train",
+)
+def create(
+    session: Session,
+    name: Annotated[str, typer.Argument(help="What the key is for: lower case, digits, `.`, `_`, `-`.")],
+    scope: Annotated[
+        list[str] | None, typer.Option(help="read, upload, train, predict or admin; more than once. read if left out.")
+    ] = None,
+    owner: Annotated[str | None, typer.Option(help="Whose key it is; your own when left out.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Limit a predict key to this model; more than once.")] = None,
+    expires: Annotated[str | None, typer.Option(help="90d, 12h, or a date; never when left out.")] = None,
+) -> None:
+    """Make an API key. Its token is shown this once."""
+    until = expiry(expires)
+    with session.client() as client:
+        key = client.keys.create(name, scope or ["read"], owner=owner, models=model or None, expires_at=until)
+    session.show(key, screen.pairs({"id": key.id, "owner": key.owner, "scopes": key.scopes, "expires": key.expires_at}))
+    if not session.json:
+        typer.echo(key.token)
+    session.say("Keep the token: it is not shown again. Use it as FITSERVE_API_KEY.")
+
+
+@command(keys, "list", "fitserve keys list", "fitserve keys list --json")
+def list_(session: Session) -> None:
+    """List API keys, without their secrets."""
+    with session.client() as client:
+        found = list(client.keys.list())
+    rows = [
+        (
+            key.id,
+            key.name,
+            key.owner,
+            key.scopes,
+            key.models or "all",
+            "revoked" if key.revoked_at else screen.ago(key.expires_at) or "never",
+            screen.ago(key.last_used_at) or "never",
+        )
+        for key in found
+    ]
+    session.show(found, screen.table(("id", "name", "owner", "scopes", "models", "expires", "last used"), rows))
+
+
+@command(keys, "revoke", "fitserve keys revoke key_01kb...")
+def revoke(session: Session, key_id: Annotated[str, typer.Argument(help="The key's id, from `keys list`.")]) -> None:
+    """End an API key, at once."""
+    with session.client() as client:
+        key = client.keys.revoke(key_id)
+    session.show(key, f"The key {key.name} of {key.owner} ({key.id}) is revoked.")

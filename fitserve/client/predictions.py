@@ -1,0 +1,104 @@
+"""What the prediction service answered: a sequence with one entry a row, and as frames."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from fitserve.client import frames
+from fitserve.client.effects import Answer
+from fitserve.client.history import grid
+
+if TYPE_CHECKING:
+    import pandas
+    import polars
+
+
+@dataclass(frozen=True)
+class Predictions(Sequence[Any]):
+    """One entry a row, as the prediction service wrote it.
+
+    Of `predict`: a list with a number for each unit of the output; with several outputs, a mapping of their names to
+    such lists. Of `classify`: a mapping of each label to its score. Of `regress`: a number.
+    """
+
+    model: str
+    version: int
+    url: str
+    items: list[Any]
+    label: str | None = None
+    warnings: list[dict[str, Any]] = field(default_factory=list)  # values unlike those of training, by row and column
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.items[index]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.items)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        import numpy
+
+        return numpy.asarray(self.items, dtype=dtype)
+
+    @property
+    def labels(self) -> list[str]:
+        """Of `classify`: the label with the highest score, for each row."""
+        return [max(item, key=item.__getitem__) for item in self.items]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One flat mapping a row, for a frame."""
+        return [_flat(item) for item in self.items]
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """One row a row. Raises ImportError where pandas is not installed."""
+        return frames.to_pandas(self.rows)
+
+    def to_polars(self) -> polars.DataFrame:
+        """One row a row. Raises ImportError where polars is not installed."""
+        return frames.to_polars(self.rows)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(repr(item) for item in self.items[:3]) + (", ..." if len(self) > 3 else "")
+        return f"<Predictions of {self.model} version {self.version}: [{shown}]>"
+
+    def _repr_html_(self) -> str:
+        return f"<div>{self.model} version {self.version}{grid(self.rows)}</div>"
+
+
+def _flat(item: Any) -> dict[str, Any]:
+    """An entry as columns: `prediction`, or one for each unit, output or label."""
+    if isinstance(item, Mapping):
+        found: dict[str, Any] = {}
+        for name, value in item.items():
+            found |= {name: value[0]} if _single(value) else _numbered(name, value)
+        return found
+    return {"prediction": item[0]} if _single(item) else _numbered("prediction", item)
+
+
+def _single(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 1
+
+
+def _numbered(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, list):
+        return {name: value}
+    return {f"{name}_{index}": number for index, number in enumerate(value)}
+
+
+def predictions_of(model: str, url: str, answer: Answer, items: list[Any]) -> Predictions:
+    """What the answer's body and headers say."""
+    headers = answer.headers
+    return Predictions(
+        model,
+        int(headers.get("x-model-version") or 0),
+        url,
+        items,
+        headers.get("x-model-label"),
+        json.loads(headers.get("x-model-warnings") or "[]"),
+    )
