@@ -114,6 +114,10 @@ class Attempt:
         except ChannelClosed:
             death = self._post_mortem()
             state = self._end_badly(Ended(death.cause, death.message, death.data, final=death.final))
+        except Exception as error:
+            log.exception("an attempt broke off", extra={"run": self.lease.run_id})
+            self.slot.drop()
+            state = self._end_badly(Ended("internal_error", f"The worker failed: {type(error).__name__}"))
         finally:
             shutil.rmtree(self.folder, ignore_errors=True)
             self._account(state, time.monotonic() - started)

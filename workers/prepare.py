@@ -7,8 +7,9 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from fitserve import datasets, db
+from fitserve import db
 from fitserve.blobs import BlobStore, Corrupt
+from fitserve.datasets import store
 from fitserve.errors import NotFound
 from fitserve.runs.lease import Claim
 from fitserve.settings import Settings
@@ -25,14 +26,13 @@ def job_for(settings: Settings, engine: Engine, blobs: BlobStore, claim: Claim, 
         dataset = session.get(Dataset, run.dataset_id)
         if dataset is None:
             raise NotFound("The run's dataset is gone.")
-        of = getattr(datasets, 'facts_of', None)  # INTERIM
-        facts, blob = of(dataset).model_dump(mode='json') if of else {}, dataset.blob
+        facts, table = store.facts_of(dataset), store.local_parquet(blobs, dataset, cache)
     return TrainingJob(
         run_id=run.id,
         attempt=claim.lease.attempt,
         spec=run.resolved,
-        facts=facts,
-        table=blobs.local(blob, cache),
+        facts=facts.model_dump(mode="json"),
+        table=table,
         folder=folder,
         checkpoint=_checkpoint(blobs, run.checkpoint, cache),
         threads=settings.trainer_threads,

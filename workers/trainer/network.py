@@ -13,8 +13,8 @@ import keras
 from fitserve.spec.callbacks import EarlyStopping, ReduceLROnPlateau
 from fitserve.spec.component import Component
 from fitserve.spec.initializers import Initializer
-from fitserve.spec.layers import Layer
 from fitserve.spec.layers.core import Input
+from fitserve.spec.layers.layer import Layer
 from fitserve.spec.losses import Loss, Quantile
 from fitserve.spec.metrics import Metric
 from fitserve.spec.network import Node

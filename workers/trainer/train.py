@@ -22,6 +22,8 @@ from workers.trainer.distribution import training_distribution
 from workers.trainer.evaluate import simple_figures
 from workers.trainer.export import export, serve
 from workers.trainer.feed import Resident, in_file_order, shuffled
+from workers.trainer.insight.study import Trained, study
+from workers.trainer.insight.watch import Watch
 from workers.trainer.job import Reporter, TrainingFailed, TrainingJob, TrainingResult
 from workers.trainer.loop import Loop
 from workers.trainer.network import build_callbacks, build_losses, build_metrics, build_network, build_optimizer
@@ -53,10 +55,12 @@ def train(job: TrainingJob, report: Reporter) -> TrainingResult:
     held_out = rows["validation"] if rows["validation"].count else rows["train"]
     compiled = Compiled(model, rows["train"], held_out, size, size)
     prepared_at = time.perf_counter()
-    outcome = Runner(_course(job, spec, compiled, rows, report, data.fingerprint(prepared.parts))).run(job.checkpoint)
+    course = _course(job, spec, compiled, rows, report, data.fingerprint(prepared.parts))
+    outcome = Runner(course).run(job.checkpoint)
     trained_at = time.perf_counter()
     report.progress()
-    return _finished(job, spec, facts, prepared, compiled, rows, outcome, report, (begun, prepared_at, trained_at))
+    moments = (begun, prepared_at, trained_at)
+    return _finished(job, spec, facts, prepared, course, encoded, rows, outcome, report, moments)
 
 
 def prepare(job: TrainingJob, spec: Spec, facts: DatasetFacts) -> Prepared:
@@ -126,6 +130,7 @@ def _course(
         checkpoint_seconds=job.checkpoint_seconds,
         monitor=monitor,
         larger_is_better=larger,
+        watch=Watch(model, rows["train"], training.epochs, -(-rows["train"].count // compiled.batch_size)),
     )
 
 
@@ -142,16 +147,19 @@ def _finished(
     spec: Spec,
     facts: DatasetFacts,
     prepared: Prepared,
-    compiled: Compiled,
+    course: Course,
+    encoded: dict[str, Encoded],
     rows: dict[str, Rows],
     outcome: Outcome,
     report: Reporter,
     moments: tuple[float, float, float],
 ) -> TrainingResult:
-    fitted, parts, table = prepared.fitted, prepared.parts, prepared.table
+    fitted, parts, table, compiled = prepared.fitted, prepared.parts, prepared.table, course.compiled
     best = outcome.trials[outcome.best]
     unseen = next(part for part in (parts.test, parts.validation, parts.train) if len(part))
     exported = export(compiled.model, fitted.encoder, fitted.targets, table.take(unseen[:256]), job.folder, report)
+    inputs = [one.name for one in exported.session.get_inputs()]
+    outputs = [one.name for one in exported.session.get_outputs()]
     metrics, evaluation = {}, {}
     for name in ("train", "validation", "test"):
         part = getattr(parts, name)
@@ -160,6 +168,20 @@ def _finished(
         metrics[name] = Loop(compiled, Resident(rows["train"]), None, 0).evaluate(Resident(rows[name]))
         taken = table.take(part)
         evaluation[name] = simple_figures(fitted.targets, taken, serve(exported.session, fitted.encoder, taken))
+    questioned = Trained(
+        fitted=fitted,
+        parts=parts,
+        table=table,
+        encoded=encoded,
+        serve=lambda x: dict(zip(outputs, exported.session.run(outputs, {name: x[name] for name in inputs}), strict=True)),
+        model=compiled.model,
+        watch=course.watch,
+        kept_epoch=int(best.best_epoch or best.epochs),
+        seconds=moments[2] - moments[1],
+        seed=spec.training.seed,
+    )
+    files, figures = study(questioned, job.folder)
+    report.progress()
     told = receipt.receipt(job.spec, facts.sha256, data.fingerprint(parts), spec.training.seed, job.threads)
     told["weights"] = receipt.weights_digest(compiled.model)
     manifest = {
@@ -176,6 +198,7 @@ def _finished(
     result = {
         "metrics": metrics,
         "evaluation": evaluation,
+        "figures": figures,
         "epochs": best.epochs,
         "best_trial": outcome.best,
         "best_epoch": best.best_epoch,
@@ -190,7 +213,7 @@ def _finished(
             "finish": time.perf_counter() - trained_at,
         },
     }
-    return TrainingResult(exported.files, _finite(manifest), _finite(result))
+    return TrainingResult({**exported.files, **files}, _finite(manifest), _finite(result))
 
 
 def _finite(value: Any) -> Any:

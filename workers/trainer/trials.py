@@ -16,6 +16,7 @@ from workers.trainer.checkpoint import Checkpoint, Unusable
 from workers.trainer.compiled import Compiled, Logs
 from workers.trainer.divergence import Diverged, Guard
 from workers.trainer.feed import Feed
+from workers.trainer.insight.watch import Watch
 from workers.trainer.job import Reporter, TrainingFailed, TrainingStopped
 from workers.trainer.loop import Loop, Position
 
@@ -53,6 +54,7 @@ class Course:
     checkpoint_seconds: float = 30.0
     monitor: str = "loss"
     larger_is_better: bool = False
+    watch: Watch | None = None  # looks into the network between epochs
 
 
 @dataclass(slots=True)
@@ -110,9 +112,11 @@ class Runner:
         if not begin:
             self._trials.append(trial)
             self._start(seed)
+        if course.watch is not None:
+            course.watch.begin()
         feed = course.feed(seed)
         self._callbacks = course.callbacks()
-        reporting = _Report(trial, course.report)
+        reporting = _Report(trial, course.report, course.watch)
         callbacks = [Guard(course.compiled, feed), *self._callbacks, reporting]
         position = Position(begin.body["epoch"], begin.body["step"]) if begin else Position()
         self._loop = Loop(
@@ -157,6 +161,8 @@ class Runner:
             trial.failure = {"cause": "diverged", "message": f"{trial.monitor} is not a finite number at the end."}
         elif self._leader() is trial:
             self._best = checkpoint.variables(self._model)
+            if self._course.watch is not None:
+                self._course.watch.leads()
 
     def _leader(self) -> Trial | None:
         done = [trial for trial in self._trials if trial.score is not None]
@@ -220,9 +226,9 @@ class Runner:
 class _Report(keras.callbacks.Callback):
     """Says that an epoch ended, with what the other callbacks added to its logs."""
 
-    def __init__(self, trial: Trial, report: Reporter) -> None:
+    def __init__(self, trial: Trial, report: Reporter, watch: Watch | None) -> None:
         super().__init__()
-        self._trial, self._report, self._begun = trial, report, 0.0
+        self._trial, self._report, self._watch, self._begun = trial, report, watch, 0.0
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self._begun = time.perf_counter()
@@ -230,7 +236,9 @@ class _Report(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         numbers = {name: float(value) for name, value in (logs or {}).items() if np.ndim(value) == 0}
         self._trial.epochs, self._trial.logs = epoch + 1, numbers
-        self._report.epoch(self._trial.index, epoch + 1, numbers, time.perf_counter() - self._begun)
+        seconds = time.perf_counter() - self._begun
+        layers = self._watch.look(epoch + 1) if self._watch is not None else None
+        self._report.epoch(self._trial.index, epoch + 1, numbers, seconds, layers)
 
 
 def _state(model: keras.Model) -> list[Any]:
