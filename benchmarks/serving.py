@@ -69,7 +69,7 @@ class Peer:
     environment: dict[str, str] = field(default_factory=dict)
 
 
-_UVICORN = "uvicorn app:app --port 8100 --loop uvloop --http httptools --no-access-log".split()
+_UVICORN = ["uvicorn", "app:app", "--port", "8100", "--loop", "uvloop", "--http", "httptools", "--no-access-log"]
 PEERS = {
     "naive": Peer(["-m", *_UVICORN], "/predict", POSITIONAL),
     "mlserver": Peer(["-m", "mlserver.cli", "start", "."], "/v2/models/m1/infer", V2_PEER),
@@ -80,7 +80,7 @@ PEERS = {
     "litserve": Peer(["server.py"], "/predict", POSITIONAL),
     "ray": Peer(["app.py"], "/predict", POSITIONAL, environment={"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}),
     "mlflow": Peer(
-        "-m mlflow models serve -m onnx_model --env-manager local -h 127.0.0.1 -p 8100".split(),
+        ["-m", "mlflow", "models", "serve", "-m", "onnx_model", "--env-manager", "local", "-h", "127.0.0.1", "-p", "8100"],
         "/invocations",
         json.dumps({"inputs": [VALUES]}),
         prepare=["save.py"],
@@ -132,9 +132,9 @@ def started(command: list[str], folder: Path, url: str, body: str, environment: 
 
 def answers(url: str, body: str) -> bool:
     """Whether a request is answered 200."""
-    request = urllib.request.Request(url, body.encode(), {"Content-Type": "application/json"})  # noqa: S310
+    request = urllib.request.Request(url, body.encode(), {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=5) as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False
@@ -240,7 +240,7 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     peers = measure_peers(arguments, work, house)
     every += peers
     report(every)
-    ours, named, v2 = sides
+    ours, _named, v2 = sides
     ratio = {
         side.name: [a / b for a, b in zip(side.rates[16], echoes[side.name].rates[16], strict=True)] for side in sides
     }

@@ -10,6 +10,7 @@ R. Mitchell et al., "Sampling Permutations for Shapley Value Estimation" (2022) 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -114,8 +115,7 @@ def _shapley(plans: list[int], values: Floats, width: int) -> Floats:
                     weight = math.factorial(size) * math.factorial(width - size - 1) / math.factorial(width)
                     found[at] += weight * (values[chosen | 1 << at] - values[chosen])
         return found
-    for step, (before, after) in enumerate(zip(plans, plans[1:], strict=False)):
-        if added := after & ~before:
-            if before & ~after == 0:
-                found[added.bit_length() - 1] += values[step + 1] - values[step]
+    for step, (before, after) in enumerate(itertools.pairwise(plans)):
+        if (added := after & ~before) and before & ~after == 0:
+            found[added.bit_length() - 1] += values[step + 1] - values[step]
     return found / (2 * PAIRS)

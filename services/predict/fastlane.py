@@ -137,10 +137,7 @@ class Lane:
         prefix, suffix = self._head(items[0].connection, network)
         start = 0
         for item in items:
-            if item.count == 1:
-                text = rows[start]
-            else:
-                text = b"],[".join(rows[start : start + item.count])
+            text = rows[start] if item.count == 1 else b"],[".join(rows[start : start + item.count])
             start += item.count
             size = len(text) + 20
             length = _LENGTHS[size] if size < 4096 else str(size).encode()

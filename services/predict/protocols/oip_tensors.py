@@ -162,9 +162,9 @@ def rows_of(network: Network, tensors: Sequence[Tensor]) -> Rows:
     if len(counts) != 1 or 0 in counts:
         raise Malformed("The inputs need the same number of rows, at least one.", received=sorted(counts))
     arrays = [by_name[name].values for name in names if name in by_name]
-    if network.columns.matrix is not None and len(arrays) == len(names):
-        if all(isinstance(values, np.ndarray) and values.dtype != np.bool_ for values in arrays):
-            return Rows(np.stack([np.asarray(values, np.float64) for values in arrays], axis=1))
+    numeric = all(isinstance(values, np.ndarray) and values.dtype != np.bool_ for values in arrays)
+    if numeric and network.columns.matrix is not None and len(arrays) == len(names):
+        return Rows(np.stack([np.asarray(values, np.float64) for values in arrays], axis=1))
     (count,) = counts
     columns = [_listed(by_name[name].values) if name in by_name else [None] * count for name in names]
     return Rows([list(row) for row in zip(*columns, strict=True)])

@@ -30,10 +30,11 @@ def read_predict(network: Network, body: bytes) -> tuple[Rows, bool]:
     """The rows of a predict body, and whether it is in row format (`instances`). Raises Malformed."""
     columns = network.columns
     if columns.read_numbers is not None:
+        numbers: Any = None
         try:
             numbers = msgspec.json.decode(body, type=columns.read_numbers).instances
         except (msgspec.DecodeError, RecursionError):
-            numbers = None
+            pass
         if numbers:
             return Rows(columns.matrix_of(numbers)), True
     value = _object(body, _PREDICT_KEYS)
