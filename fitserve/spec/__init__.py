@@ -6,7 +6,8 @@ resolve(Spec, DatasetFacts, Limits) -> Resolved     checked against a dataset, e
 
 from fitserve.spec.problems import SpecRefused
 from fitserve.spec.resolve import Resolved, resolve
+from fitserve.spec.schema import json_schema
 from fitserve.spec.spec import Spec, parse, target_of
 from fitserve.spec.text import parse_text
 
-__all__ = ["Resolved", "Spec", "SpecRefused", "parse", "parse_text", "resolve", "target_of"]
+__all__ = ["Resolved", "Spec", "SpecRefused", "json_schema", "parse", "parse_text", "resolve", "target_of"]

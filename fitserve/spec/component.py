@@ -213,7 +213,15 @@ class Family(Generic[C]):
         )
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {"$ref": f"#/$defs/{definition_name(self.noun)}"}
+        return later(definition_name(self.noun))
+
+
+LATER = "x-definition"
+
+
+def later(name: str) -> JsonSchemaValue:
+    """A reference that Pydantic does not follow; `fitserve.spec.schema` puts `$ref` in its place."""
+    return {LATER: name}
 
 
 def definition_name(noun: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from fitserve.spec.component import Component, Family
 from fitserve.spec.values import Above0, Flag, Inside, Int, NonNegative, Share
@@ -199,6 +199,15 @@ def _listed(value: Any) -> Any:
     return value if isinstance(value, (list, tuple)) else [value]
 
 
+_SHARE = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
+Quantiles = Annotated[
+    list[Inside],
+    BeforeValidator(_listed),
+    Field(min_length=1, max_length=199),
+    WithJsonSchema({"anyOf": [_SHARE, {"type": "array", "items": _SHARE, "minItems": 1, "maxItems": 199}]}),
+]
+
+
 class Quantile(Loss):
     """The pinball loss, one output for each quantile (Koenker and Bassett 1978).
 
@@ -206,11 +215,7 @@ class Quantile(Loss):
     """
 
     aliases = ("pinball", "CRPS")
-    quantiles: Annotated[list[Inside], BeforeValidator(_listed), Field(min_length=1, max_length=199)] = [  # noqa: RUF012
-        0.1,
-        0.5,
-        0.9,
-    ]
+    quantiles: Quantiles = [0.1, 0.5, 0.9]  # noqa: RUF012
 
     def units(self) -> int:
         return len(self.quantiles)

@@ -30,7 +30,7 @@ class _Higher(Metric):
 
 
 class Accuracy(_Higher):
-    """How often predictions equal the targets exactly. (`accuracy`, in small letters, is the one that fits the task.)"""
+    """How often predictions equal the targets exactly. (`accuracy` in small letters fits the task.)"""
 
     expects = ("numbers",)
 

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, WithJsonSchema, model_serializer
 
 from fitserve.errors import Problem
+from fitserve.spec.component import later
 from fitserve.spec.keras_json import layers_of
 from fitserve.spec.layers import LAYERS, AnyLayer
 from fitserve.spec.problems import Refused, shown
@@ -164,5 +165,5 @@ def _network(value: Any, info: ValidationInfo) -> tuple[Node, ...]:
 Network = Annotated[
     tuple[Node, ...],
     BeforeValidator(_network),
-    WithJsonSchema({"$ref": "#/$defs/Network"}),
+    WithJsonSchema(later("Network")),
 ]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, model_validator
 
 from fitserve.spec.callbacks import EarlyStopping, ReduceLROnPlateau, Warmup
-from fitserve.spec.component import Family
+from fitserve.spec.component import Family, later
 from fitserve.spec.losses import LOSSES, Loss
 from fitserve.spec.metrics import METRICS
 from fitserve.spec.optimizers import Adam, AnyOptimizer
@@ -88,8 +88,8 @@ def _dumped(value: Any) -> Any:
     return value
 
 
-_LOSS_SCHEMA = {"anyOf": [{"const": "auto"}, {"$ref": "#/$defs/Loss"}]}
-_METRIC_LIST = {"type": "array", "items": {"anyOf": [{"enum": list(GENERIC)}, {"$ref": "#/$defs/Metric"}]}}
+_LOSS_SCHEMA = {"anyOf": [{"const": "auto"}, later("Loss")]}
+_METRIC_LIST = {"type": "array", "items": {"anyOf": [{"enum": list(GENERIC)}, later("Metric")]}}
 
 Losses = Annotated[
     Any,

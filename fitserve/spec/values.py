@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, StrictBool, StrictStr
+from pydantic import BeforeValidator, Field, StrictBool, StrictStr, WithJsonSchema
 
 from fitserve.spec.problems import Refused, shown
 
@@ -54,7 +54,12 @@ def _pair(value: Any) -> Any:
     return (value, value)
 
 
-Pair = Annotated[tuple[Positive, Positive], BeforeValidator(_pair)]
+_ONE = {"type": "integer", "minimum": 1}
+Pair = Annotated[
+    tuple[Positive, Positive],
+    BeforeValidator(_pair),
+    WithJsonSchema({"anyOf": [_ONE, {"type": "array", "items": _ONE, "minItems": 2, "maxItems": 2}]}),
+]
 
 
 def _single(value: Any) -> Any:
@@ -63,4 +68,10 @@ def _single(value: Any) -> Any:
     return value
 
 
-Single = Annotated[int, BeforeValidator(_whole), BeforeValidator(_single), Field(ge=1)]
+Single = Annotated[
+    int,
+    BeforeValidator(_whole),
+    BeforeValidator(_single),
+    Field(ge=1),
+    WithJsonSchema({"anyOf": [_ONE, {"type": "array", "items": _ONE, "minItems": 1, "maxItems": 1}]}),
+]

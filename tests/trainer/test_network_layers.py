@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import keras
 import pytest
-
-keras = pytest.importorskip("keras")
 
 from fitserve.spec.activations import ACTIVATIONS
 from fitserve.spec.initializers import INITIALIZERS
@@ -19,7 +18,7 @@ from workers.trainer.network import build, build_network
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
 
-L, R, C, I = keras.layers, keras.regularizers, keras.constraints, keras.initializers
+L, R, C, INIT = keras.layers, keras.regularizers, keras.constraints, keras.initializers
 
 SEQUENCE: list[Any] = [{"Reshape": [4, 3]}]
 IMAGE: list[Any] = [{"Reshape": [3, 4, 1]}]
@@ -45,8 +44,8 @@ CASES: list[tuple[Any, Any, list[Any]]] = [
         L.Dense(
             5,
             activation="relu",
-            kernel_initializer=I.HeNormal(seed=3),
-            bias_initializer=I.Constant(0.1),
+            kernel_initializer=INIT.HeNormal(seed=3),
+            bias_initializer=INIT.Constant(0.1),
             kernel_regularizer=R.L1L2(l1=0.01, l2=0.02),
             bias_regularizer=R.L2(),
             activity_regularizer=R.L1(0.001),
@@ -156,6 +155,10 @@ def class_of(case: Any) -> str:
     return case if isinstance(case, str) else next(iter(case))
 
 
+def case_id(value: Any) -> str:
+    return class_of(value) if isinstance(value, (str, dict)) else ""
+
+
 def config(layer: Any) -> Any:
     """Keras's own configuration, names and the encoding of lists aside."""
 
@@ -226,22 +229,22 @@ CONSTRAINED = [
     ("UnitNorm", C.UnitNorm()),
 ]
 INITIALIZED = [
-    ("Zeros", I.Zeros()),
-    ("Ones", I.Ones()),
-    ({"Constant": 0.3}, I.Constant(0.3)),
-    ({"RandomNormal": {"stddev": 0.1, "seed": 1}}, I.RandomNormal(stddev=0.1, seed=1)),
-    ({"RandomUniform": {"minval": -1, "maxval": 1, "seed": 1}}, I.RandomUniform(-1.0, 1.0, seed=1)),
-    ({"TruncatedNormal": {"stddev": 0.1, "seed": 1}}, I.TruncatedNormal(stddev=0.1, seed=1)),
+    ("Zeros", INIT.Zeros()),
+    ("Ones", INIT.Ones()),
+    ({"Constant": 0.3}, INIT.Constant(0.3)),
+    ({"RandomNormal": {"stddev": 0.1, "seed": 1}}, INIT.RandomNormal(stddev=0.1, seed=1)),
+    ({"RandomUniform": {"minval": -1, "maxval": 1, "seed": 1}}, INIT.RandomUniform(-1.0, 1.0, seed=1)),
+    ({"TruncatedNormal": {"stddev": 0.1, "seed": 1}}, INIT.TruncatedNormal(stddev=0.1, seed=1)),
     (
         {"VarianceScaling": {"scale": 2, "mode": "fan_avg", "distribution": "uniform", "seed": 1}},
-        I.VarianceScaling(2.0, "fan_avg", "uniform", seed=1),
+        INIT.VarianceScaling(2.0, "fan_avg", "uniform", seed=1),
     ),
     *(
-        ({name: {"seed": 4}}, getattr(I, name)(seed=4))
+        ({name: {"seed": 4}}, getattr(INIT, name)(seed=4))
         for name in ("GlorotUniform", "GlorotNormal", "HeUniform", "HeNormal", "LecunUniform", "LecunNormal")
     ),
-    ({"Orthogonal": {"gain": 2, "seed": 1}}, I.Orthogonal(2.0, seed=1)),
-    ({"Identity": 0.5}, I.Identity(0.5)),
+    ({"Orthogonal": {"gain": 2, "seed": 1}}, INIT.Orthogonal(2.0, seed=1)),
+    ({"Identity": 0.5}, INIT.Identity(0.5)),
 ]
 PARTS = [
     *(("kernel_regularizer", said, theirs) for said, theirs in REGULARIZED),
@@ -258,9 +261,7 @@ def test_every_part_has_a_case() -> None:
     assert {class_of(said) for said, _ in INITIALIZED} == set(INITIALIZERS.classes)
 
 
-@pytest.mark.parametrize(
-    ("argument", "said", "theirs"), PARTS, ids=lambda v: class_of(v) if isinstance(v, (str, dict)) else ""
-)
+@pytest.mark.parametrize(("argument", "said", "theirs"), PARTS, ids=case_id)
 def test_a_part_of_a_layer_is_keras_own_and_trains(argument: str, said: Any, theirs: Any) -> None:
     entry = {"Dense": {"units": 4, argument: said}}
     assert config(build(read_node(entry).layer)) == config(L.Dense(4, **{argument: theirs}))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import inspect
 
+import keras
 import pytest
-
-keras = pytest.importorskip("keras")
 
 from fitserve.spec.activations import ACTIVATION_ALIASES, ACTIVATIONS, UNUSABLE
 from fitserve.spec.callbacks import EarlyStopping, ReduceLROnPlateau

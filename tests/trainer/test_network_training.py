@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
-
-keras = pytest.importorskip("keras")
 
 from fitserve.spec import SpecRefused
 from fitserve.spec.losses import LOSSES
@@ -20,40 +19,40 @@ from workers.trainer.warmup import WarmedUp
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
 
-O, S, L, M = keras.optimizers, keras.optimizers.schedules, keras.losses, keras.metrics
+OPT, S, L, M = keras.optimizers, keras.optimizers.schedules, keras.losses, keras.metrics
 
 OPTIMIZED = [
-    ({"SGD": {"learning_rate": 0.05, "momentum": 0.9, "nesterov": True}}, O.SGD(0.05, momentum=0.9, nesterov=True)),
+    ({"SGD": {"learning_rate": 0.05, "momentum": 0.9, "nesterov": True}}, OPT.SGD(0.05, momentum=0.9, nesterov=True)),
     (
         {"RMSprop": {"rho": 0.8, "momentum": 0.1, "centered": True, "clipnorm": 1}},
-        O.RMSprop(rho=0.8, momentum=0.1, centered=True, clipnorm=1.0),
+        OPT.RMSprop(rho=0.8, momentum=0.1, centered=True, clipnorm=1.0),
     ),
-    ("adam", O.Adam()),
+    ("adam", OPT.Adam()),
     (
         {"Adam": {"amsgrad": True, "beta_1": 0.8, "epsilon": 1e-6, "clipvalue": 0.5, "weight_decay": 0.01}},
-        O.Adam(amsgrad=True, beta_1=0.8, epsilon=1e-6, clipvalue=0.5, weight_decay=0.01),
+        OPT.Adam(amsgrad=True, beta_1=0.8, epsilon=1e-6, clipvalue=0.5, weight_decay=0.01),
     ),
-    ({"AdamW": {"weight_decay": 0.01, "global_clipnorm": 2}}, O.AdamW(weight_decay=0.01, global_clipnorm=2.0)),
-    ({"Nadam": {"beta_2": 0.99}}, O.Nadam(beta_2=0.99)),
-    ({"Adamax": 0.01}, O.Adamax(0.01)),
-    ({"Adagrad": {"initial_accumulator_value": 0.2}}, O.Adagrad(initial_accumulator_value=0.2)),
-    ({"Adadelta": {"rho": 0.9}}, O.Adadelta(rho=0.9)),
+    ({"AdamW": {"weight_decay": 0.01, "global_clipnorm": 2}}, OPT.AdamW(weight_decay=0.01, global_clipnorm=2.0)),
+    ({"Nadam": {"beta_2": 0.99}}, OPT.Nadam(beta_2=0.99)),
+    ({"Adamax": 0.01}, OPT.Adamax(0.01)),
+    ({"Adagrad": {"initial_accumulator_value": 0.2}}, OPT.Adagrad(initial_accumulator_value=0.2)),
+    ({"Adadelta": {"rho": 0.9}}, OPT.Adadelta(rho=0.9)),
     (
         {"Ftrl": {"l1_regularization_strength": 0.01, "beta": 0.1}},
-        O.Ftrl(l1_regularization_strength=0.01, beta=0.1),
+        OPT.Ftrl(l1_regularization_strength=0.01, beta=0.1),
     ),
-    ({"Lion": {"beta_2": 0.98}}, O.Lion(beta_2=0.98)),
-    ({"Lamb": 0.002}, O.Lamb(0.002)),
-    ({"Adafactor": {"relative_step": False}}, O.Adafactor(relative_step=False)),
-    ({"Muon": {"ns_steps": 3, "nesterov": False}}, O.Muon(ns_steps=3, nesterov=False)),
-    ({"ScheduleFreeAdamW": {"warmup_steps": 5}}, O.ScheduleFreeAdamW(warmup_steps=5)),
+    ({"Lion": {"beta_2": 0.98}}, OPT.Lion(beta_2=0.98)),
+    ({"Lamb": 0.002}, OPT.Lamb(0.002)),
+    ({"Adafactor": {"relative_step": False}}, OPT.Adafactor(relative_step=False)),
+    ({"Muon": {"ns_steps": 3, "nesterov": False}}, OPT.Muon(ns_steps=3, nesterov=False)),
+    ({"ScheduleFreeAdamW": {"warmup_steps": 5}}, OPT.ScheduleFreeAdamW(warmup_steps=5)),
     (
         {"SGD": {"use_ema": True, "ema_momentum": 0.9, "ema_overwrite_frequency": 10}},
-        O.SGD(use_ema=True, ema_momentum=0.9, ema_overwrite_frequency=10),
+        OPT.SGD(use_ema=True, ema_momentum=0.9, ema_overwrite_frequency=10),
     ),
     (
         {"SGD": {"gradient_accumulation_steps": 2, "loss_scale_factor": 4}},
-        O.SGD(gradient_accumulation_steps=2, loss_scale_factor=4.0),
+        OPT.SGD(gradient_accumulation_steps=2, loss_scale_factor=4.0),
     ),
 ]
 SCHEDULED = [

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from fitserve.spec.layers.layer import Layer, Shape, ShapeRefused, written
 from fitserve.spec.values import Int, Natural, Number, Positive
@@ -66,7 +66,12 @@ def _before_and_after(value: Any) -> Any:
     return value if isinstance(value, (list, tuple)) else (value, value)
 
 
-Sides = Annotated[tuple[Natural, Natural], BeforeValidator(_before_and_after)]
+_SIDE = {"type": "integer", "minimum": 0}
+Sides = Annotated[
+    tuple[Natural, Natural],
+    BeforeValidator(_before_and_after),
+    WithJsonSchema({"anyOf": [_SIDE, {"type": "array", "items": _SIDE, "minItems": 2, "maxItems": 2}]}),
+]
 
 
 class ZeroPadding1D(Layer):
