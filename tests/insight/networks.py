@@ -1,0 +1,123 @@
+"""Small networks trained in this process, and what the rules say of them."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from fitserve.findings import EpochRow, Finding, Record, apply_patch, diagnose
+from fitserve.findings.record import view_of
+from fitserve.spec import parse, resolve
+from fitserve.spec.facts import DatasetFacts
+from tests.trainer.runs import Told, facts_of, job_of
+from workers.trainer.job import TrainingFailed, TrainingResult
+from workers.trainer.train import train
+
+
+class Listening(Told):
+    """Keeps the layers of each epoch too."""
+
+    def epoch(self, trial: int, epoch: int, logs: dict[str, float], seconds: float, layers: Any = None) -> None:
+        self.epochs.append({"trial": trial, "epoch": epoch, "logs": logs, "layers": layers, "seconds": seconds})
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A run that ended. `insight` and `result` are None where it failed."""
+
+    record: Record
+    result: TrainingResult | None
+    insight: dict[str, Any] | None
+    folder: Path
+
+    @property
+    def findings(self) -> dict[str, Finding]:
+        return {finding.rule: finding for finding in diagnose(self.record)}
+
+    def loss(self, part: str = "validation") -> float:
+        """The mean log loss or squared error (in the target's units, without penalty) of the kept network."""
+        value = self.record.fit_of("network", part)
+        return float("inf") if value is None else value
+
+    def patched(self, rule: str) -> dict[str, Any]:
+        """The spec with that finding's patch."""
+        changed: dict[str, Any] = apply_patch(self.record.spec, self.findings[rule].patch)
+        return changed
+
+
+def run(table: pa.Table, spec: dict[str, Any], facts: DatasetFacts | None = None) -> Ran:
+    """Train `spec` on `table`."""
+    folder = Path(tempfile.mkdtemp(prefix="insight-"))
+    facts = facts or facts_of(table)
+    job = job_of(table, spec, folder)
+    told = Listening()
+    result, failed = None, None
+    try:
+        result = train(job, told)
+    except TrainingFailed as failure:
+        failed = failure.cause
+    # What the API reads: rows and files as JSON.
+    rows = [EpochRow(e["trial"], e["epoch"], e["logs"], _through_json(e["layers"])) for e in told.epochs]
+    insight = json.loads(result.files["insight"].read_text()) if result else None
+    kept = result.result["best_trial"] if result else None
+    record = Record(job.spec, facts, rows, view_of(insight, job.spec), kept, failed)
+    return Ran(record, result, insight, folder)
+
+
+def _through_json(value: Any) -> Any:
+    return None if value is None else json.loads(json.dumps(value, allow_nan=False))
+
+
+def with_seed(spec: dict[str, Any], seed: int) -> dict[str, Any]:
+    """The same spec under another seed."""
+    return {**spec, "training": {**spec.get("training", {}), "seed": seed}}
+
+
+def resolved(table: pa.Table, spec: dict[str, Any]) -> dict[str, Any]:
+    """The spec with every default written out."""
+    return resolve(parse({"dataset": "data", **spec}), facts_of(table)).spec.to_json()
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def table_of(x: np.ndarray, y: Any, names: list[str] | None = None) -> pa.Table:
+    """Columns x0, x1, ... and `y`."""
+    columns = {name: x[:, i] for i, name in enumerate(names or [f"x{i}" for i in range(x.shape[1])])}
+    return pa.table({**columns, "y": y})
+
+
+def blobs(rows: int = 300, width: int = 4, apart: float = 2.0, seed: int = 0) -> pa.Table:
+    """Two Gaussian clouds, `apart` standard deviations from each other along every column."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 2, rows)
+    return table_of(rng.normal(size=(rows, width)) + apart / width**0.5 * y[:, None], y.astype(bool))
+
+
+def circle(rows: int = 400, noise: float = 0.1, seed: int = 0) -> pa.Table:
+    """Inside or outside a circle: no straight line tells."""
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(-1, 1, (rows, 2))
+    return table_of(x, (np.hypot(x[:, 0], x[:, 1]) + rng.normal(0, noise, rows)) < 0.75)
+
+
+def xor(rows: int = 300, seed: int = 0) -> pa.Table:
+    """The exclusive or of two signs."""
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(-1, 1, (rows, 2))
+    x += 0.2 * np.sign(x)
+    return table_of(x, (x[:, 0] > 0) != (x[:, 1] > 0))
+
+
+def line(rows: int = 300, scale: float = 1.0, offset: float = 0.0, noise: float = 0.1, seed: int = 0) -> pa.Table:
+    """A regression: three columns, a bend, noise."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(rows, 3))
+    y = x[:, 0] - 0.5 * x[:, 1] + 0.5 * np.abs(x[:, 2]) + rng.normal(0, noise, rows)
+    return table_of(x, offset + scale * y)

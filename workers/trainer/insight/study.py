@@ -1,0 +1,330 @@
+"""The trained network questioned: evaluation, importance, hardest rows, within a budget of time.
+
+The answers are a file of the artifact, `insight` (JSON); copies of the network along the way, with the outputs of its
+hidden layers, are another, `networks` (a zip of ONNX graphs), from which surfaces are drawn on request.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from fitserve.datasets.encode import Encoder
+from fitserve.datasets.split import Split
+from fitserve.datasets.values import labels_of
+from workers.trainer import serving_graph
+from workers.trainer.data import Encoded, Fitted
+from workers.trainer.insight import alone, evaluation, hardest, importance, references
+from workers.trainer.insight.questions import Question, questions
+from workers.trainer.insight.references import Reference
+from workers.trainer.insight.watch import Restored, Watch, Weights
+from workers.trainer.signature import functional_of, outputs_of
+
+FORMAT = 1
+SHARE_OF_TRAINING = 0.15
+LEAST_SECONDS, MOST_SECONDS = 0.4, 120.0
+MOST_QUESTIONS = 20
+TRAIN_ROWS = 20_000  # of the training part that are predicted
+HIDDEN_UNITS = 512
+PARTS = ("train", "validation", "test")
+
+Array = NDArray[Any]
+Outputs = dict[str, Array]
+Serve = Callable[[Mapping[str, Array]], Outputs]
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What is questioned: a run at its end. `encoded` and `serve` are of the kept network."""
+
+    fitted: Fitted
+    parts: Split
+    table: pa.Table
+    encoded: Mapping[str, Encoded]
+    serve: Serve
+    model: keras.Model
+    watch: Watch | None
+    kept_epoch: int
+    seconds: float  # that training took
+    seed: int
+
+
+@dataclass(slots=True)
+class _Part:
+    """Rows of one part, with what the network says of them."""
+
+    rows: Array  # numbers in the dataset, from 0
+    x: dict[str, Array]
+    y: dict[str, Array]
+    outputs: Outputs = field(default_factory=dict)
+
+
+def study(trained: Trained, folder: Path) -> tuple[dict[str, Path], dict[str, Any]]:
+    """Files by kind, and a summary for the run's result: `{target: {part: {figure: value}}}`."""
+    begun = time.perf_counter()
+    budget = min(MOST_SECONDS, max(LEAST_SECONDS, SHARE_OF_TRAINING * trained.seconds))
+    parts = {name: part for name in PARTS if (part := _part(trained, name)) is not None}
+    asked = questions(trained.fitted.targets.targets)
+    encoder = trained.fitted.encoder
+    insight: dict[str, Any] = {
+        "format": FORMAT,
+        "kept_epoch": trained.kept_epoch,
+        "reference": reference_row(encoder, trained.table.take(trained.parts.train)),
+        "targets": {},
+    }
+    designs = {name: references.design(encoder.inputs, part.x) for name, part in parts.items()}
+    for question in asked[:MOST_QUESTIONS]:
+        share = budget / min(len(asked), MOST_QUESTIONS)
+        insight["targets"][question.name] = _answer(trained, question, parts, designs, share)
+    files = {"insight": folder / "insight.json"}
+    networks = _networks(trained, folder / "networks.zip")
+    if networks is not None:
+        files["networks"] = folder / "networks.zip"
+        insight["networks"] = networks
+    insight["seconds"] = {
+        "study": round(time.perf_counter() - begun, 4),
+        "looks": round(trained.watch.seconds, 4) if trained.watch else 0.0,
+    }
+    files["insight"].write_text(json.dumps(evaluation.plain(insight), allow_nan=False))
+    return files, {name: _brief(answer["evaluation"]) for name, answer in insight["targets"].items()}
+
+
+def _part(trained: Trained, name: str) -> _Part | None:
+    rows = getattr(trained.parts, name)
+    if not len(rows):
+        return None
+    x, y = trained.encoded[name].x, trained.encoded[name].y
+    if name == "train" and len(rows) > TRAIN_ROWS:
+        chosen = np.sort(np.random.default_rng(trained.seed).choice(len(rows), TRAIN_ROWS, replace=False))
+        rows, x, y = rows[chosen], {k: v[chosen] for k, v in x.items()}, {k: v[chosen] for k, v in y.items()}
+    return _Part(rows, dict(x), dict(y), trained.serve(x))
+
+
+def _answer(
+    trained: Trained, question: Question, parts: Mapping[str, _Part], designs: Mapping[str, Any], seconds: float
+) -> dict[str, Any]:
+    truth = {name: question.truth(part.y) for name, part in parts.items()}
+    said = {name: question.predicted(part.outputs) for name, part in parts.items()}
+    losses = {name: question.losses(truth[name], said[name]) for name in parts}
+    simpler = _references(question, truth, designs, 0.5 * seconds, trained.seed)
+    fit = {"network": {name: float(values.mean()) for name, values in losses.items()}}
+    theirs = {who: _losses_of(question, model, truth, designs) for who, model in simpler.items()}
+    fit |= {who: {name: float(v.mean()) for name, v in by_part.items()} for who, by_part in theirs.items()}
+    held = next(name for name in ("test", "validation", "train") if name in parts)
+    columns = trained.fitted.encoder.columns
+
+    def row_losses(inputs: Mapping[str, Array], rows: Array) -> NDArray[np.float64]:
+        return question.losses(truth[held][rows], question.predicted(trained.serve(inputs)))
+
+    importances = importance.permutation(
+        columns, parts[held].x, row_losses, seconds=0.3 * seconds, seed=trained.seed
+    )
+    return {
+        "task": question.task,
+        "labels": list(question.labels) or None,
+        "evaluation": _evaluations(question, truth, said, trained.seed),
+        "evaluated_on": held,
+        "references": {who: {"rows": one.rows, "seconds": round(one.seconds, 4)} for who, one in simpler.items()},
+        "reference_figures": _reference_figures(question, simpler, truth, designs, held, trained.seed),
+        "fit": fit,
+        "against": {
+            who: evaluation.compare(losses[held], by_part[held], trained.seed)
+            for who, by_part in theirs.items()
+            if held in by_part
+        },
+        "importance": _with_weights(importances, trained),
+        "alone": alone.explained_alone(
+            columns, parts["train"].x, truth["train"], len(question.labels), seconds=0.2 * seconds, seed=trained.seed
+        ),
+        "hardest": _hardest(question, parts, truth, said),
+    }
+
+
+def _references(
+    question: Question, truth: Mapping[str, Array], designs: Mapping[str, Any], seconds: float, seed: int
+) -> dict[str, Reference]:
+    matrix = designs.get("train")
+    if matrix is None or "train" not in truth:
+        return {}
+    return references.fit_all(matrix, truth["train"], len(question.labels), seconds, seed)
+
+
+def _losses_of(
+    question: Question, model: Reference, truth: Mapping[str, Array], designs: Mapping[str, Any]
+) -> dict[str, NDArray[np.float64]]:
+    return {name: question.losses(right, model.predict(designs[name])) for name, right in truth.items()}
+
+
+def _evaluations(
+    question: Question, truth: Mapping[str, Array], said: Mapping[str, Array], seed: int
+) -> dict[str, dict[str, Any]]:
+    threshold = None
+    if question.task == "binary":
+        chosen_on = "validation" if "validation" in truth else "train"
+        threshold = evaluation.best_threshold(truth[chosen_on], said[chosen_on][:, 1])
+    return {
+        name: evaluation.classification(
+            truth[name], said[name], question.labels, threshold=threshold if name != "train" else None, seed=seed
+        )
+        if question.labels
+        else evaluation.regression(truth[name], said[name], seed=seed)
+        for name in truth
+        if name != "train"
+    }
+
+
+def _reference_figures(
+    question: Question,
+    simpler: Mapping[str, Reference],
+    truth: Mapping[str, Array],
+    designs: Mapping[str, Any],
+    held: str,
+    seed: int,
+) -> dict[str, Any]:
+    """The figures of baseline, linear model and trees on the same rows, curves left out."""
+    figures = {}
+    for who, model in simpler.items():
+        said = model.predict(designs[held])
+        whole = (
+            evaluation.classification(truth[held], said, question.labels, seed=seed)
+            if question.labels
+            else evaluation.regression(truth[held], said, seed=seed)
+        )
+        figures[who] = {key: value for key, value in whole.items() if isinstance(value, (int, float))}
+    return figures
+
+
+def _hardest(
+    question: Question, parts: Mapping[str, _Part], truth: Mapping[str, Array], said: Mapping[str, Array]
+) -> dict[str, Any]:
+    rows = np.concatenate([part.rows + 1 for part in parts.values()])
+    where = np.concatenate([np.full(len(part.rows), name) for name, part in parts.items()])
+    right, spoken = np.concatenate(list(truth.values())), np.concatenate(list(said.values()))
+    if question.labels:
+        return hardest.hardest_labels(rows, where, right, spoken, question.labels)
+    return hardest.hardest_numbers(rows, where, right, spoken)
+
+
+def _with_weights(entries: list[dict[str, Any]], trained: Trained) -> list[dict[str, Any]]:
+    """Adds `weight`: the root mean square of the first Dense layers' weights on a column's parts, in encoded units."""
+    kernels: dict[str, Array] = {}
+    for layer in functional_of(trained.model).layers:
+        if isinstance(layer, keras.layers.Dense) and len(layer._inbound_nodes) == 1:
+            source = layer._inbound_nodes[0].input_tensors[0]
+            if isinstance(source._keras_history.operation, keras.layers.InputLayer):
+                kernel = np.asarray(layer.kernel)
+                known = kernels.get(source.name)
+                kernels[source.name] = kernel if known is None else np.hstack([known, kernel])
+    by_name = {column.name: column for column in trained.fitted.encoder.columns}
+    for entry in entries:
+        column = by_name[entry["column"]]
+        kernel = kernels.get(column.input)
+        if kernel is not None and kernel.shape[0] >= column.offset + column.width:
+            part = kernel[column.offset : column.offset + column.width]
+            entry["weight"] = float(np.sqrt(np.square(part).mean()))
+    return entries
+
+
+def _brief(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The plain numbers of every part."""
+    return {
+        part: {key: value for key, value in one.items() if isinstance(value, (int, float))} for part, one in figures.items()
+    }
+
+
+def reference_row(encoder: Encoder, table: pa.Table) -> dict[str, Any]:
+    """A row in the middle: each column's median, or its most frequent value, on these rows. JSON values."""
+    row: dict[str, Any] = {}
+    for column in encoder.columns:
+        values = table.column(column.name)
+        if column.raw == "number" and column.type != "boolean":
+            numbers = column.column_numbers(values)
+            numbers = numbers[np.isfinite(numbers)]
+            row[column.name] = float(np.median(numbers)) if len(numbers) else None
+            continue
+        codes, labels = labels_of(values)
+        counts = np.bincount(codes[codes >= 0], minlength=len(labels))
+        row[column.name] = labels[int(counts.argmax())] if len(counts) and counts.max() else None
+    return row
+
+
+# --- the network along the way -------------------------------------------------------------------
+
+
+def _networks(trained: Trained, path: Path) -> dict[str, Any] | None:
+    """Writes a graph for each copied epoch and for the kept one, hidden layers' outputs among theirs.
+
+    Returns what is in it: `{"epochs", "kept", "layers": [{"name", "units"}]}`; None where our writer cannot write the
+    network, or there are no copies.
+    """
+    layers = _hidden(trained.model)
+    finals = _final_outputs(trained)
+    functional = functional_of(trained.model)
+    whole = keras.Model(functional.inputs, [*(layer.output for layer in layers), *functional.outputs])
+    names = dict(zip(whole.output_names, [*(f"layer:{one.name}" for one in layers), *finals], strict=True))
+    wanted = {name: (source, *finals.get(name, (1.0, 0.0))) for source, name in names.items()}
+    copies = trained.watch.kept if trained.watch else {}
+
+    def graph() -> bytes:
+        return serving_graph.write(whole, wanted).SerializeToString()
+
+    try:
+        kept = graph()
+    except serving_graph.NotWritten:
+        return None
+    restored, most = Restored(trained.model), _most_copies(copies, len(kept))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("kept.onnx", kept)
+        for epoch in most:
+            archive.writestr(f"epoch-{epoch}.onnx", restored.at(copies[epoch], graph))
+    return {
+        "epochs": most,
+        "kept": trained.kept_epoch,
+        "layers": [{"name": one.name, "units": int(one.output.shape[-1])} for one in layers],
+    }
+
+
+def _most_copies(copies: Mapping[int, Weights], size: int, budget: int = 32 * 1024 * 1024) -> list[int]:
+    """The epochs whose graphs fit into the budget together."""
+    epochs = sorted(copies)
+    fitting = max(0, min(len(epochs), budget // max(1, size)))
+    places = np.linspace(0, len(epochs) - 1, fitting).round().astype(int) if fitting else []
+    return [epochs[at] for at in dict.fromkeys(int(place) for place in places)]
+
+
+def _hidden(model: keras.Model) -> list[Any]:
+    """Layers with units of their own between inputs and outputs."""
+    functional = functional_of(model)
+    outputs = {id(tensor) for tensor in functional.outputs}
+    kinds = (keras.layers.Dense, keras.layers.RNN, keras.layers.Bidirectional)
+    return [
+        layer
+        for layer in functional.layers
+        if isinstance(layer, kinds)
+        and len(layer._inbound_nodes) == 1
+        and id(layer.output) not in outputs
+        and len(layer.output.shape) == 2
+        and int(layer.output.shape[-1]) <= HIDDEN_UNITS
+    ]
+
+
+def _final_outputs(trained: Trained) -> dict[str, tuple[float, float]]:
+    """Scale and offset of every output, by the target's name, in the order of the model's outputs."""
+    by_name = {target.name: target for target in trained.fitted.targets.targets}
+    names = list(outputs_of(trained.model))
+    if set(names) != set(by_name):
+        names = [target.name for target in trained.fitted.targets.targets]
+    return {
+        name: (by_name[name].scale, by_name[name].center) if by_name[name].task == "regression" else (1.0, 0.0)
+        for name in names
+    }
