@@ -11,9 +11,11 @@ import pyarrow.compute as pc
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
-from fitserve.datasets.judge import Plan, propose
+from fitserve.datasets.judge import Plan, propose, storage_of
+from fitserve.datasets.kinds import POSSIBLE
 from fitserve.datasets.refusals import MOST, TableRefused, TableUnreadable, bad_value, refuse
 from fitserve.datasets.source import Source
+from fitserve.datasets.values import labels_of
 from fitserve.errors import Problem, TooLarge
 from fitserve.settings import MB, Limits
 from fitserve.wire.datasets import UploadOptions
@@ -25,8 +27,6 @@ _DAMAGED = (pa.ArrowException, OSError, ValueError, OverflowError, EOFError)
 class ColumnarTable:
     """A Parquet or an Arrow IPC file (or stream). Types are kept; dictionaries become their values."""
 
-    typed = True
-
     def __init__(self, source: Source, options: UploadOptions, limits: Limits, described: dict[str, Any]) -> None:
         self.path, self.format = source.path, source.format
         self.options, self.limits = options, limits
@@ -37,7 +37,14 @@ class ColumnarTable:
         schema = self._schema()
         self.names: Sequence[str] = schema.names
         self._check_names()
-        self.types = [self._target(field) for field in schema]
+        types = [self._target(field) for field in schema]
+        self.as_text = {
+            name
+            for name, kind in zip(self.names, types, strict=True)
+            if options.kinds.get(name, "ignored") not in POSSIBLE[storage_of(kind)]
+        }
+        named = zip(self.names, types, strict=True)
+        self.types = [pa.string() if name in self.as_text else kind for name, kind in named]
         described["types"] = {field.name: str(field.type) for field in schema}
 
     def _schema(self) -> pa.Schema:
@@ -83,7 +90,7 @@ class ColumnarTable:
             raise TooLarge(
                 "The file expands to more than is allowed.",
                 received=f"more than {self.budget} bytes from {self.path.stat().st_size}",
-                expected=f"at most {self.limits.expansion_ratio} times its size, and {self.limits.expanded_bytes} bytes",
+                expected=f"at most {self.limits.expansion_ratio} times its size, at most {self.budget} bytes",
             )
 
     def _unreadable(self, error: Exception) -> Exception:
@@ -128,12 +135,15 @@ class ColumnarTable:
         raise TableRefused(what, problems=[Problem(what, column=field.name, received=str(kind), fix=fix)])
 
     def plans(self) -> list[Plan]:
-        """Types are kept as they are."""
+        """Types are kept as they are, but for columns whose stated kind needs another: those are read as text."""
         kinds = self.options.kinds
-        return [
-            propose(pa.nulls(0, kind), kinds.get(name), ".", False, typed=True)
-            for name, kind in zip(self.names, self.types, strict=True)
-        ]
+        head = next((batch for _, batch in self.batches()), None) if self.as_text else None
+        plans = []
+        for at, (name, kind) in enumerate(zip(self.names, self.types, strict=True)):
+            typed = name not in self.as_text
+            values = pa.nulls(0, kind) if typed or head is None else head.column(at)
+            plans.append(propose(values, kinds.get(name), ".", False, typed=typed))
+        return plans
 
     def batches(self) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
         """Row numbers and values. Raises TableUnreadable, TooLarge."""
@@ -189,6 +199,10 @@ class ColumnarTable:
             column = column.dictionary_decode()
         if column.type == kind:
             return column
+        if name in self.as_text:
+            codes, labels = labels_of(column)
+            indices = pa.array(codes, pa.int64(), mask=codes < 0)
+            return pa.DictionaryArray.from_arrays(indices, pa.array(labels, pa.string())).dictionary_decode()
         if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
             return self._texts(name, column, numbers)
         return column.cast(kind)

@@ -65,6 +65,7 @@ def ingest(path: Path, options: UploadOptions, limits: Limits, folder: Path) -> 
             try:
                 one.run()
             except Restart:
+                plans = plans if len(plans) == len(reader.names) else reader.plans()
                 continue
             if one.settled:
                 break
@@ -217,7 +218,7 @@ class _Pass:
 
     def _settle(self, writer: _Writer) -> None:
         """Whether this pass stands; refuses what is bad where the request is not lenient."""
-        self.next_plans = [settled_plan(judge, self.options.lenient) for judge in self.judges]
+        self.next_plans = [settled_plan(judge) for judge in self.judges]
         turned_strict = any(
             plan.strict and not judge.plan.strict for judge, plan in zip(self.judges, self.next_plans, strict=True)
         )

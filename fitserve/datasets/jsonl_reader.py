@@ -23,13 +23,12 @@ from fitserve.settings import Limits
 from fitserve.wire.datasets import UploadOptions
 
 BATCH = 10_000  # lines
+ARRAY_BYTES = 64 << 20  # an array is read at once up to this size; a larger one must have an object on each line
 _decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class JsonLinesTable:
     """A JSON Lines file; a JSON array of objects with one object a line is understood too."""
-
-    typed = False
 
     def __init__(self, path: Path, options: UploadOptions, limits: Limits) -> None:
         self.path, self.options, self.limits = path, options, limits
@@ -183,6 +182,22 @@ class JsonLinesTable:
         return [
             Problem(**{**{m: getattr(p, m) for m in members}, "line": p.line or lines.get(p.row)}) for p in problems
         ]
+
+
+def lines_of_array(path: Path, target: Path) -> Path:
+    """A JSON array of objects, wherever its lines break, as JSON Lines; any other file as it is."""
+    with path.open("rb") as file:
+        if file.read(4096).lstrip()[:1] != b"[" or path.stat().st_size > ARRAY_BYTES:
+            return path
+        file.seek(0)
+        try:
+            items = msgspec.json.decode(file.read(), type=list[msgspec.Raw])
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return path  # the error is told line by line
+    with target.open("wb") as out:
+        for item in items:
+            out.write(b" ".join(bytes(item).split(b"\n")) + b"\n")
+    return target
 
 
 class _BadField(Exception):

@@ -85,6 +85,8 @@ class Plan:
     spaced: bool = False
     soft: bool = False  # the spellings of SOFT_MISSING are missing
     strict: bool = False
+    typed: bool = False  # values come with their type (Parquet, Arrow) and keep it
+    missing: tuple[str, ...] = ()  # spellings looked for once blanks are trimmed
     kind: Kind | None = None  # as stated in the request
 
     @property
@@ -101,7 +103,7 @@ def propose(values: pa.Array, kind: Kind | None, decimal: str, spaced: bool, typ
     """The plan for a column from a sample of it. `typed` values (Parquet) keep their type."""
     plan = Plan("string", decimal=decimal, spaced=spaced, kind=kind)
     if typed:
-        return replace(plan, storage=storage_of(values.type))
+        return replace(plan, storage=storage_of(values.type), typed=True)
     present = values.drop_null()
     if kind in ("categorical", "text"):
         return plan
@@ -155,7 +157,7 @@ def _time_format(present: pa.Array) -> str | None:
     """The first format that reads at least 95 % of a sample; the format that reads most of it."""
     if not len(present):
         return None
-    head = present[: min(2000, len(present))]
+    head = present[: min(20_000, len(present))]
     if not pc.any(pc.match_substring_regex(head[: min(20, len(head))], r"^\s*\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}")).as_py():
         return None
     best, most = None, 0
@@ -258,9 +260,12 @@ class Judge:
 
     def read(self, values: pa.Array, rows: np.ndarray) -> tuple[pa.Array, np.ndarray | None]:
         """Values of the plan's type and, where the plan is strict, a mask of the rows that do not fit it."""
+        if self.plan.typed:
+            return values, None
         if self.plan.spaced:
             trimmed = pc.utf8_trim_whitespace(values)
-            values = pc.if_else(pc.equal(trimmed, ""), pa.scalar(None, pa.string()), trimmed)
+            missing = pc.is_in(trimmed, pa.array(["", *self.plan.missing]))
+            values = pc.if_else(missing, pa.scalar(None, pa.string()), trimmed)
         if self.plan.storage in ("int64", "float64"):
             return self._number(values, rows)
         if self.plan.storage == "timestamp":
@@ -361,7 +366,7 @@ def _loses_digits(values: pa.Array) -> bool:
     return bool(pc.any(pc.match_substring_regex(values, r"^\s*[+-]?\d{17,}\s*$")).as_py())
 
 
-def settled_plan(judge: Judge, lenient: bool) -> Plan:
+def settled_plan(judge: Judge) -> Plan:
     """The plan for the next pass, once the whole file was seen. The same plan: this pass stands.
 
     A handful of bad values among numbers (at most 1 in 100, or 3 in 60 and more) makes the plan strict: they are
@@ -377,6 +382,8 @@ def settled_plan(judge: Judge, lenient: bool) -> Plan:
         and judge.good >= judge.bad
     ):
         return replace(plan, soft=True)
+    if plan.storage == "timestamp" and plan.time_format.startswith("%m/%d"):
+        return replace(plan, time_format=plan.time_format.replace("%m/%d", "%d/%m"))
     total = judge.good + judge.bad
     if judge.bad <= max(0.01 * total, min(3.0, total / 20)):
         return replace(plan, strict=True)

@@ -16,6 +16,16 @@ _ID_NAME = re.compile(
 _CAMEL_ID = re.compile(r"(?:[a-z]I[dD]|^[Ii][dD])$")
 
 
+# Which kinds the values of a storage class can be.
+POSSIBLE: dict[Storage, tuple[Kind, ...]] = {
+    "int64": ("numeric", "boolean", "categorical", "ignored"),
+    "float64": ("numeric", "categorical", "ignored"),
+    "bool": ("boolean", "categorical", "numeric", "ignored"),
+    "string": ("categorical", "text", "boolean", "ignored"),
+    "timestamp": ("datetime", "categorical", "ignored"),
+}
+
+
 @dataclass(frozen=True)
 class Traits:
     """What was seen of a column. `words` and `letters` are means over sampled texts, `cjk` the share of such texts."""

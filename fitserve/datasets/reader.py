@@ -19,10 +19,13 @@ class Restart(Exception):
 class Reader(Protocol):
     """A file in one of the formats."""
 
-    names: Sequence[str]
-    typed: bool  # values come with their types (Parquet, Arrow), else as text
     problems: list[Problem]
     refused: int
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The columns; may grow when a Restart is raised."""
+        ...
 
     def plans(self) -> list[Plan]:
         """A plan for each column, from a look at the file."""

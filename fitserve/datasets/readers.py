@@ -15,7 +15,7 @@ import pyarrow.csv
 from fitserve.datasets.columnar_reader import ColumnarTable
 from fitserve.datasets.csv_reader import BLOCK, MISSING, CsvReader, InvalidUtf8, LargerBlocks
 from fitserve.datasets.dialect import Dialect, sniff
-from fitserve.datasets.jsonl_reader import JsonLinesTable
+from fitserve.datasets.jsonl_reader import JsonLinesTable, lines_of_array
 from fitserve.datasets.judge import Plan, propose
 from fitserve.datasets.reader import Reader, Restart
 from fitserve.datasets.source import Source, first_invalid_utf8, guess_encoding, transcode
@@ -40,14 +40,12 @@ def make_reader(
         reader = CsvTable(source, options, limits, folder, described)
         return reader, described, reader.notes
     if source.format == "jsonl":
-        return JsonLinesTable(source.path, options, limits), described, []
+        return JsonLinesTable(lines_of_array(source.path, folder / "lines"), options, limits), described, []
     return ColumnarTable(source, options, limits, described), described, []
 
 
 class CsvTable:
     """A CSV file; a larger block or another encoding is taken when the file turns out to need it."""
-
-    typed = False
 
     def __init__(
         self, source: Source, options: UploadOptions, limits: Limits, folder: Path, described: dict[str, Any]
@@ -81,7 +79,8 @@ class CsvTable:
         plans = []
         for name in self.names:
             column = table.column(name).combine_chunks() if table is not None else pa.array([], pa.string())
-            plans.append(propose(column, self.options.kinds.get(name), self.dialect.decimal, self.dialect.skip_space))
+            plan = propose(column, self.options.kinds.get(name), self.dialect.decimal, self.dialect.skip_space)
+            plans.append(replace(plan, missing=tuple(self.missing)) if plan.spaced else plan)
         return plans
 
     def _pieces(self) -> Iterator[pa.Table | None]:

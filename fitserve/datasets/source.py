@@ -24,6 +24,14 @@ BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+# Old Macintosh and rare code pages that the guess mistakes Windows' for.
+_WINDOWS = {
+    "mac_cyrillic": "cp1251",
+    "kz1048": "cp1251",
+    "ptcp154": "cp1251",
+    "mac_greek": "cp1253",
+    "mac_latin2": "cp1250",
+}
 HEAD = 4 * MB  # looked at before parsing
 _FOREIGN = {
     b"PK\x03\x04": "a ZIP archive or an Excel workbook",
@@ -213,13 +221,26 @@ def _likeliest(sample: bytes) -> str:
     for name in ("gb18030", "big5", "shift_jis", "euc_kr", "euc_jp"):
         if _reads_as_cjk(sample, name):
             return name
+    if (western := _western(sample)) and sum(byte >= 0x80 for byte in sample) < 40:
+        return western
     from charset_normalizer import from_bytes  # slow to import, rarely needed
 
     best = from_bytes(sample, cp_exclusion=["utf_16", "utf_32", "utf_7", "cp037", "cp500", "cp1026", "cp1140"]).best()
-    western = not any(0x80 <= byte < 0xA0 for byte in sample)
     if best is None or best.encoding in ("ascii", "utf_8"):
-        return "latin-1" if western else "cp1252"
-    return best.encoding
+        return western or "cp1252"
+    encoding = _WINDOWS.get(best.encoding, best.encoding)
+    latin = encoding.startswith(("iso8859_1", "latin", "cp1252", "cp1254", "iso8859_9", "mac_", "cp850", "cp858"))
+    return western if western and latin else encoding
+
+
+def _western(sample: bytes) -> str | None:
+    """Latin-1 or its Windows variant, where what is not ASCII is now and then an accented letter."""
+    high = [byte for byte in sample if byte >= 0x80]
+    letters = sum(chr(byte).isalpha() for byte in sample if byte < 0x80)
+    name = "cp1252" if any(byte < 0xA0 for byte in high) else "latin-1"
+    text = bytes(high).decode(name, "replace")
+    good = sum(c.isalpha() or c in "°€£«»’‘“”–—…§©®´·¿¡\xa0" for c in text) - text.count("\ufffd")
+    return name if good >= 0.95 * len(high) and len(high) * 3 < letters else None
 
 
 def _reads_as_cjk(sample: bytes, name: str) -> bool:

@@ -135,24 +135,40 @@ def _insert(
                     return found, False
                 if fixed:
                     refuse_taken(session, name, row.owner, as_version)
-                newest = latest(session, name)
-                if newest is not None and not fixed:
+                if not fixed and latest(session, name) is not None:
                     name = _another_name(name, row.sha256, attempt)
                     continue
-                moment = db.now(session)
-                if session.get(Blob, row.blob) is None:
-                    session.add(Blob(sha256=row.blob, bytes=size, kind="dataset", created_at=moment))
-                    session.flush()
-                row.id, row.name, row.version = new_id("ds"), name, (newest.version if newest else 0) + 1
-                row.parent_id = row.parent_id or (newest.id if newest else None)
-                row.created_at = moment
-                session.add(row)
-                session.flush()
-                session.expunge(row)
+                _add(session, row, size, name)
             return row, True
         except IntegrityError:
             row = _again(row)
     raise Conflict(f"The name {name!r} is in use by many uploads at once.", received=name)
+
+
+def insert_version(engine: Engine, row: Dataset, size: int, name: str) -> Dataset:
+    """Commits a row as the next version under a name of its owner's. Raises Conflict."""
+    for _ in range(20):
+        try:
+            with db.transaction(engine) as session:
+                refuse_taken(session, name, row.owner, as_version=True)
+                _add(session, row, size, name)
+            return row
+        except IntegrityError:
+            row = _again(row)
+    raise Conflict(f"The name {name!r} is in use by many uploads at once.", received=name)
+
+
+def _add(session: Session, row: Dataset, size: int, name: str) -> None:
+    newest, moment = latest(session, name), db.now(session)
+    if session.get(Blob, row.blob) is None:
+        session.add(Blob(sha256=row.blob, bytes=size, kind="dataset", created_at=moment))
+        session.flush()
+    row.id, row.name, row.version = new_id("ds"), name, (newest.version if newest else 0) + 1
+    row.parent_id = row.parent_id or (newest.id if newest else None)
+    row.created_at = moment
+    session.add(row)
+    session.flush()
+    session.expunge(row)
 
 
 def _another_name(name: str, sha256: str, attempt: int) -> str:

@@ -10,22 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fitserve.datasets.judge import Judge, storage_of
-from fitserve.datasets.kinds import Traits, infer_kind, sorted_labels
+from fitserve.datasets.kinds import POSSIBLE, Traits, infer_kind, sorted_labels
 from fitserve.datasets.profile import column_profile, text_traits
 from fitserve.datasets.refusals import TableRefused
 from fitserve.datasets.values import as_label
 from fitserve.errors import Problem
 from fitserve.spec.facts import MAX_LABELS, ColumnFacts, Kind, Storage
 from fitserve.wire.datasets import Column
-
-# Which kinds the values of a storage class can be.
-POSSIBLE: dict[Storage, tuple[Kind, ...]] = {
-    "int64": ("numeric", "boolean", "categorical", "ignored"),
-    "float64": ("numeric", "categorical", "ignored"),
-    "bool": ("boolean", "categorical", "numeric", "ignored"),
-    "string": ("categorical", "text", "boolean", "ignored"),
-    "timestamp": ("datetime", "categorical", "ignored"),
-}
 
 
 @dataclass(frozen=True)

@@ -38,15 +38,14 @@ class FittedTarget:
 
         Raises BadInput naming the first rows (up to 20) whose target is missing or not a known label.
         """
-        if self.task == "regression":
-            return np.stack([self._numbers(table, name) for name in self.columns], axis=1)
-        if self.task == "multilabel":
-            return np.stack([self._given(table, name) for name in self.columns], axis=1)
+        if self.task in ("regression", "multilabel"):
+            read = self._numbers if self.task == "regression" else self._given
+            return np.stack([read(table, name) for name in self.columns], axis=1)
         places = self._places(table, self.columns[0])
         if self.encoding == "binary":
             return places.astype(np.float32)[:, None]
         if self.encoding == "one_hot":
-            return np.eye(len(self.labels or ()), dtype=np.float32)[places]
+            return np.asarray(np.eye(len(self.labels or ()), dtype=np.float32)[places])
         return places.astype(np.int32)
 
     def _numbers(self, table: pa.Table, name: str) -> np.ndarray:
