@@ -1,0 +1,142 @@
+"""Judges what is left after the faults: Jepsen's fields, from the database and the blobs alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Engine, func, select
+
+from fitserve import db
+from fitserve.blobs import BlobStore, Corrupt
+from fitserve.errors import NotFound
+from fitserve.runs import read
+from fitserve.runs.garbage import digests
+from fitserve.states import TERMINAL
+from fitserve.tables import Epoch, Event, Run, Version
+from tests.faults.fake_trainer import final_weights
+
+
+@dataclass(frozen=True)
+class Acknowledged:
+    """A run that was answered 202, and how it must end."""
+
+    run_id: str
+    seed: int
+    epochs: int
+    key: str = ""
+    state: str = "succeeded"
+
+
+@dataclass
+class Verdict:
+    """Jepsen's fields. All four of `bad` must be empty."""
+
+    acknowledged: int = 0
+    succeeded: int = 0
+    lost: list[str] = field(default_factory=list)  # acknowledged, and not there
+    unexpected: list[str] = field(default_factory=list)  # there, and wrong: what and why
+    duplicated: list[str] = field(default_factory=list)  # committed or started twice
+    stuck: list[str] = field(default_factory=list)  # in no terminal state
+    recovered: int = 0  # ended well after losing at least one attempt
+    recovery_seconds: list[float] = field(default_factory=list)  # from the last sign to the next start
+
+    @property
+    def ok(self) -> bool:
+        return not (self.lost or self.unexpected or self.duplicated or self.stuck)
+
+    def percentile(self, share: float) -> float:
+        ordered = sorted(self.recovery_seconds)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+
+    def fields(self) -> dict[str, Any]:
+        """As the harness prints them."""
+        return {
+            "acknowledged": self.acknowledged,
+            "succeeded": self.succeeded,
+            "lost": len(self.lost),
+            "unexpected": len(self.unexpected),
+            "duplicated": len(self.duplicated),
+            "stuck": len(self.stuck),
+            "recovered": self.recovered,
+            "recovery_p50_s": round(self.percentile(0.5), 2),
+            "recovery_p95_s": round(self.percentile(0.95), 2),
+        }
+
+
+def judge(engine: Engine, blobs: BlobStore, acknowledged: Iterable[Acknowledged]) -> Verdict:
+    """Looks at every acknowledged run."""
+    verdict = Verdict()
+    keys: dict[str, str] = {}
+    with db.reading(engine) as session:
+        for wanted in acknowledged:
+            verdict.acknowledged += 1
+            if wanted.key and keys.setdefault(wanted.key, wanted.run_id) != wanted.run_id:
+                verdict.duplicated.append(f"{wanted.run_id}: key {wanted.key} made two runs")
+            run = session.get(Run, wanted.run_id)
+            if run is None:
+                verdict.lost.append(wanted.run_id)
+                continue
+            _judge_events(verdict, run, read.events_after(session, run.id, 0, 100_000))
+            if run.state not in TERMINAL:
+                verdict.stuck.append(f"{run.id}: {run.state}")
+            elif run.state != wanted.state:
+                verdict.unexpected.append(f"{run.id}: {run.state} {run.error}")
+            elif run.state == "succeeded":
+                verdict.succeeded += 1
+                verdict.recovered += run.attempt > 1
+                _judge_result(verdict, run, wanted, blobs)
+                versions = session.scalar(select(func.count()).where(Version.run_id == run.id)) or 0
+                if versions != (1 if run.model else 0):
+                    verdict.duplicated.append(f"{run.id}: {versions} versions")
+                epochs = list(session.scalars(select(Epoch.epoch).where(Epoch.run_id == run.id).order_by(Epoch.epoch)))
+                if epochs != list(range(1, wanted.epochs + 1)):
+                    verdict.unexpected.append(f"{run.id}: epochs {epochs}")
+    return verdict
+
+
+# Which state may follow which, by the events that transitions write.
+_MAY_FOLLOW: Mapping[str, frozenset[str]] = {
+    "": frozenset({"queued"}),
+    "queued": frozenset({"running", "cancelled"}),
+    "running": frozenset({"queued", "succeeded", "failed", "cancelled"}),
+}
+
+
+def _judge_events(verdict: Verdict, run: Run, events: list[Event]) -> None:
+    state, last_sign = "", None
+    for event in events:
+        if event.type != "state":
+            last_sign = event.created_at
+            continue
+        if event.message == "Cancel requested":
+            continue
+        to = event.data["state"]
+        if state in TERMINAL:
+            verdict.duplicated.append(f"{run.id}: {to} in attempt {event.attempt} after {state}")
+        elif to == state == "running":
+            verdict.duplicated.append(f"{run.id}: attempt {event.attempt} started while another ran")
+        elif to not in _MAY_FOLLOW[state]:
+            verdict.unexpected.append(f"{run.id}: {to} after {state or 'nothing'}")
+        if to == "running":
+            if state == "queued" and last_sign is not None and event.attempt > 1:
+                verdict.recovery_seconds.append((event.created_at - last_sign).total_seconds())
+            last_sign = event.created_at
+        state = to
+    if state != run.state:
+        verdict.unexpected.append(f"{run.id}: events end with {state}, the row says {run.state}")
+
+
+def _judge_result(verdict: Verdict, run: Run, wanted: Acknowledged, blobs: BlobStore) -> None:
+    result = run.result or {}
+    if result.get("weights") != final_weights(wanted.seed, wanted.epochs):
+        verdict.unexpected.append(f"{run.id}: weights {result.get('weights')}")
+    if result.get("attempt") != run.attempt:
+        verdict.unexpected.append(f"{run.id}: result of attempt {result.get('attempt')}, run at {run.attempt}")
+    try:
+        for sha256 in set(digests(json.loads(blobs.read(str(result["artifact"]))))):
+            blobs.read(sha256)
+    except (NotFound, Corrupt, KeyError, ValueError) as error:
+        verdict.unexpected.append(f"{run.id}: artifact: {type(error).__name__} {error}")

@@ -1,0 +1,86 @@
+"""`python -m tests.faults.mutants MODULE`: a process with one guarantee taken out, named by FITSERVE_TEST_MUTANT.
+
+Each must make the harness fail, or the harness proves nothing. Nothing of this is in the product.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import runpy
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+
+from sqlalchemy import Engine
+
+from fitserve import blobs, db
+from fitserve.blobs import FolderStore, Stored
+from fitserve.runs import lease
+from fitserve.runs.journal import CLAIMED, say
+from fitserve.states import TERMINAL
+from fitserve.tables import Run
+
+
+def without_fence() -> None:
+    """A worker's writes ask for the run's id alone: not for state, attempt and token."""
+    lease.Lease.holds = lambda self: Run.id == self.run_id  # type: ignore[method-assign]
+
+
+def without_conditional_update() -> None:
+    """A claim reads the queue in one transaction and writes in another, by the run's id alone."""
+
+    def claim(engine: Engine, worker: str, *, lease_seconds: float, **_: object) -> lease.Claim | None:
+        with db.reading(engine) as session:
+            best = lease._best_queued(session, [], ("training",))
+        if best is None:
+            return None
+        time.sleep(0.2)  # the race, made wide
+        token = secrets.token_hex(16)
+        with db.transaction(engine) as session:
+            at = db.now(session)
+            run = session.get(Run, best.id)
+            if run is None or run.state in TERMINAL:
+                return None
+            run.state, run.attempt, run.lease_token, run.worker = "running", run.attempt + 1, token, worker
+            run.lease_expires_at = at + timedelta(seconds=lease_seconds)
+            run.started_at = at
+            session.flush()
+            say(session, run.id, run.attempt, CLAIMED, at, "running", "Started")
+            session.expunge(run)
+            return lease.Claim(lease.Lease(run.id, run.attempt, token), run, 0.0)
+
+    lease.claim = claim  # type: ignore[assignment]
+
+
+def without_fsync_and_rename() -> None:
+    """A blob is written under its final name from the start; one that is there already is believed."""
+
+    def put(self: FolderStore, chunks: Iterable[bytes]) -> Stored:
+        data = b"".join(chunks)
+        sha256 = hashlib.sha256(data).hexdigest()
+        target = self._path(sha256)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists():
+            with target.open("wb", buffering=0) as file:
+                for start in range(0, len(data), 200):
+                    file.write(data[start : start + 200])
+                    time.sleep(0.01)  # a slow disk
+        return Stored(sha256, len(data))
+
+    blobs.FolderStore._put = put  # type: ignore[method-assign]
+
+
+MUTANTS: dict[str, Callable[[], None]] = {
+    "without_fence": without_fence,
+    "without_conditional_update": without_conditional_update,
+    "without_fsync_and_rename": without_fsync_and_rename,
+}
+
+if __name__ == "__main__":
+    if (name := os.environ.get("FITSERVE_TEST_MUTANT", "")) in MUTANTS:
+        MUTANTS[name]()
+    module = sys.argv.pop(1)
+    runpy.run_module("workers.__main__" if module == "workers" else module, run_name="__main__")
