@@ -269,13 +269,15 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(house: House, prefix: Sequence[str] = (), **environment: str) -> Iterator[Served]:
+def serving(
+    house: House, prefix: Sequence[str] = (), module: str = "services.predict", **environment: str
+) -> Iterator[Served]:
     """`python -m services.predict` on free ports, ready, stopped at the end."""
     port, grpc_port = free_ports(2)
     settings = house.settings(FITSERVE_PREDICT_PORT=str(port), FITSERVE_GRPC_PORT=str(grpc_port), **environment)
     started = time.monotonic()
     process = subprocess.Popen(
-        [*prefix, sys.executable, "-m", "services.predict"], cwd=PROJECT, env={**os.environ, **settings}
+        [*prefix, sys.executable, "-m", module], cwd=PROJECT, env={**os.environ, **settings}
     )
     try:
         wait_ready(f"http://127.0.0.1:{port}/readyz", process)

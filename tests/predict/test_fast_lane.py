@@ -1,0 +1,293 @@
+"""The fast lane answers as uvicorn does, byte for byte but for dates, whatever the bytes and their packets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import re
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.predict.house import NUMBERS, House, Served, mixed, numeric, serving
+
+pytestmark = pytest.mark.xdist_group("fast_lane")
+VALUES = [1.5, -2.0, 3.25, 4, 5, 6]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Served]]:
+    """Our service, and the same app under plain uvicorn."""
+    house = House(tmp_path_factory.mktemp("fast"))
+    house.register("m1", numeric())
+    house.register("adm", mixed())
+    with serving(house) as ours, serving(house, module="tests.predict.plain_server") as plain:
+        yield ours, plain
+
+
+def request(
+    path: str,
+    body: str | bytes,
+    token: str,
+    *,
+    method: str = "POST",
+    version: str = "HTTP/1.1",
+    length: object = None,
+    more: str = "",
+    end: str = "\r\n",
+) -> bytes:
+    payload = body.encode() if isinstance(body, str) else body
+    size = len(payload) if length is None else length
+    head = [f"{method} {path} {version}", "Host: x", f"Authorization: Bearer {token}", "Content-Type: application/json"]
+    head += [f"Content-Length: {size}"] if size != "none" else []
+    head += [more] if more else []
+    return end.join([*head, "", ""]).encode() + payload
+
+
+def plain_requests(token: str) -> list[bytes]:
+    """Requests that the fast lane knows."""
+    rows = json.dumps({"instances": [VALUES]})
+    two = json.dumps({"instances": [VALUES, VALUES[::-1]]})
+    named = json.dumps({"instances": [dict(zip(NUMBERS, VALUES, strict=True))]})
+    adm = json.dumps({"instances": [{"gre": 700, "gpa": 3.5, "rank": 3, "city": "Rom"}]})
+    tensor = {"name": "instances", "shape": [1, 6], "datatype": "FP32", "data": VALUES}
+    v1, v2 = "/v1/models/m1:predict", "/v2/models/m1/infer"
+    return [
+        request(v1, rows, token),
+        request(v1, two, token),
+        request(v1, named, token),
+        request("/v1/models/m1/versions/1:predict", rows, token),
+        request("/v1/models/adm:predict", adm, token),
+        request(v2, json.dumps({"inputs": [tensor]}), token),
+        request(v2, json.dumps({"id": "a\"b", "inputs": [{**tensor, "datatype": "FP64"}]}), token),
+        request(v1, rows, token, more="Connection: keep-alive"),
+    ]
+
+
+def odd_requests(token: str) -> list[bytes]:
+    """Requests that it must leave to uvicorn, or that nobody may accept."""
+    v1 = "/v1/models/m1:predict"
+    rows = json.dumps({"instances": [VALUES]})
+    known = plain_requests(token)[0]
+    head, _, body = known.partition(b"\r\n\r\n")
+    adm = "/v1/models/adm:predict"
+    bodies = [
+        '{"instances": []}',
+        '{"instances": [[1,2,3]]}',
+        '{"instances": [[1,2,3,4,5,null]]}',
+        '{"instances": [[1,2,3,4,5,NaN]]}',
+        '{"instances": [[1,2,3,4,5,1e6]]}',
+        '{"instances": [[1,2,3,4,5,1e999]]}',
+        '{"instances": [[1,2,3,4,5,"6"]]}',
+        '{"instances": [[1,2,3,4,5,true]]}',
+        '{"instances": [[1,2,3,4,5,6]], "instances": [[6,5,4,3,2,1]]}',
+        '{"signature_name": "serving_default", "instances": [[1,2,3,4,5,6]]}',
+        '{"inputs": [[1,2,3,4,5,6]]}',
+        "[" * 5000,
+        "",
+        "\xff",
+        '{"instances": [{"x0": 1}]}',
+        json.dumps({"instances": [VALUES] * 100}),
+        json.dumps({"instances": [VALUES] * 900}),
+    ]
+    found = [request(v1, one, token) for one in bodies]
+    found += [
+        request(adm, '{"instances": [{"gre": 700, "gpa": 9.5, "rank": 3, "city": "Rom"}]}', token),
+        request(adm, '{"instances": [{"gre": 700, "gpa": 3.5, "rank": 3, "city": null}]}', token),
+        request(adm, '{"instances": [{"gre": "x", "gpa": 3.5, "rank": 3, "city": "Rom"}]}', token),
+        request(adm, '{"instances": [[700, 3.5, 3, "Rom"], [700, 3.5, 7, "Rom"]]}', token),
+        request("/v2/models/m1/infer", '{"inputs": [{"name": "instances", "shape": [2, 6], "datatype": "FP32", '
+                '"data": [1,2,3,4,5,6]}]}', token),
+        request("/v2/models/m1/infer", '{"inputs": [{"name": "instances", "shape": [1, 6], "datatype": "FP32", '
+                '"data": [1e300,2,3,4,5,6]}]}', token),
+        request(v1, rows, "wrong.key"),
+        request("/v1/models/none:predict", rows, token),
+        request("/v1/models/m1:predict?x=1", rows, token),
+        request("/v1/models/m%31:predict", rows, token),
+        request("/v1/models/m1", "", token, method="GET", length="none"),
+        request(v1, rows, token, version="HTTP/1.0"),
+        request(v1, rows, token, more="Connection: close"),
+        request(v1, rows, token, more="Expect: 100-continue"),
+        request(v1, rows, token, more="Content-Length: 5"),
+        request(v1, rows, token, more=f"Content-Length: {len(rows)}"),
+        request(v1, rows, token, more="Transfer-Encoding: chunked"),
+        request(v1, rows, token, more="Upgrade: h2c\r\nConnection: upgrade"),
+        request(v1, rows, token, more="X-Request-Timeout-Ms: 0"),
+        request(v1, rows, token, length="none", more="Transfer-Encoding: chunked"),
+        request(v1, f"{len(rows):x}\r\n{rows}\r\n0\r\n\r\n", token, length="none", more="Transfer-Encoding: chunked"),
+        request(v1, rows, token, length=len(rows) - 3),
+        request(v1, rows, token, length=len(rows) + 3),
+        request(v1, rows, token, length=f"+{len(rows)}"),
+        request(v1, rows, token, length=f"0{len(rows)}"),
+        request(v1, rows, token, length="-1"),
+        request(v1, rows, token, end="\n"),
+        known.replace(b"Host: x", b"Host : x"),
+        known.replace(b"Host: x", b"Host: x\r\n folded"),
+        known.replace(b"Host: x", b"Host: x\rX: y"),
+        known.replace(b"Host: x", b"Host: x\nX: y"),
+        known.replace(b"Host: x", b"Host: x\x00"),
+        known.replace(b"POST", b"post"),
+        known.replace(b"HTTP/1.1", b"HTTP/1.2"),
+        known + b"\r\n",
+        b"\r\n\r\n" + known,
+        known + b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n",
+        head + b"\r\n\r\n",
+        body,
+        b"\x16\x03\x01\x02\x00",
+        head + b"\r\n\r\n" + b"\r\n\r\n" + body,
+    ]
+    return found
+
+
+def scenario(generator: random.Random, known: list[bytes], odd: list[bytes]) -> list[bytes]:
+    """The packets of one connection."""
+    stream = [generator.choice(known if generator.random() < 0.7 else odd) for _ in range(generator.randint(1, 5))]
+    style = generator.random()
+    if style < 0.4:  # a request a packet
+        return stream
+    if style < 0.6:  # pipelined: all in one
+        return [b"".join(stream)]
+    whole = b"".join(stream)
+    cuts = sorted(generator.sample(range(1, len(whole)), min(len(whole) - 1, generator.randint(1, 4))))
+    return [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
+
+
+_DATE = re.compile(rb"date: [^\r]*\r\n")
+
+
+async def converse(port: int, packets: list[bytes], pause: float) -> tuple[bytes, bool]:
+    """What a server sends back to these packets, and whether it closed the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    received = bytearray()
+    closed = asyncio.Event()
+
+    async def read() -> None:
+        try:
+            while data := await reader.read(65536):
+                received.extend(data)
+        except ConnectionError:
+            pass
+        closed.set()
+
+    task = asyncio.ensure_future(read())
+    for packet in packets:
+        if closed.is_set():
+            break
+        writer.write(packet)
+        await asyncio.sleep(pause)
+    seen, quiet = -1, 0
+    while quiet < 3 and not closed.is_set():
+        quiet = quiet + 1 if seen == len(received) else 0
+        seen = len(received)
+        await asyncio.sleep(max(0.03, pause))
+    was_closed = closed.is_set()
+    task.cancel()
+    writer.close()
+    return _DATE.sub(b"", bytes(received)), was_closed
+
+
+async def compare(ours: Served, plain: Served, packets: list[bytes]) -> None:
+    """Slower each time before a difference counts: where packets meet on the way, they are one read."""
+    for pause in (0.01, 0.05, 0.2):
+        mine, theirs = await asyncio.gather(
+            converse(ours.port, packets, pause), converse(plain.port, packets, pause)
+        )
+        if mine == theirs:
+            return
+    assert mine == theirs, packets
+
+
+async def run_all(ours: Served, plain: Served, scenarios: list[list[bytes]]) -> None:
+    gate = asyncio.Semaphore(12)
+
+    async def one(packets: list[bytes]) -> None:
+        async with gate:
+            await compare(ours, plain, packets)
+
+    await asyncio.gather(*(one(packets) for packets in scenarios))
+
+
+def test_answers_equal_uvicorns(pair: tuple[Served, Served]) -> None:
+    ours, plain = pair
+    token = ours.house.token
+    known, odd = plain_requests(token), odd_requests(token)
+    before = ours.telemetry("fitserve_predict_fast_lane_requests_total")
+    scenarios = [[one] for one in known]
+    scenarios += [[one, one] for one in known]
+    scenarios += [[known[0], one, known[0]] for one in odd]  # each oddity on a connection that used the lane
+    seed = random.SystemRandom().randrange(1 << 30)
+    print(f"seed {seed}")
+    generator = random.Random(seed)
+    scenarios += [scenario(generator, known, odd) for _ in range(250)]
+    asyncio.run(run_all(ours, plain, scenarios))
+    assert ours.telemetry("fitserve_predict_fast_lane_requests_total") - before > 150
+
+
+@pytest.mark.long
+def test_many_answers_equal_uvicorns(pair: tuple[Served, Served]) -> None:
+    ours, plain = pair
+    known, odd = plain_requests(ours.house.token), odd_requests(ours.house.token)
+    generator = random.Random(7)
+    asyncio.run(run_all(ours, plain, [scenario(generator, known, odd) for _ in range(10_000)]))
+
+
+def test_one_inference_call_answers_many(pair: tuple[Served, Served]) -> None:
+    ours, _ = pair
+    known = plain_requests(ours.house.token)[0]
+
+    async def flood() -> None:
+        connections = [await asyncio.open_connection("127.0.0.1", ours.port) for _ in range(32)]
+        for _ in range(20):
+            for _, writer in connections:
+                writer.write(known)
+            for reader, _ in connections:
+                assert (await reader.readuntil(b"]]}")).startswith(b"HTTP/1.1 200 OK")
+        for _, writer in connections:
+            writer.close()
+
+    requests = ours.telemetry("fitserve_predict_fast_lane_requests_total")
+    batches = ours.telemetry("fitserve_predict_fast_lane_batches_total")
+    asyncio.run(flood())
+    requests = ours.telemetry("fitserve_predict_fast_lane_requests_total") - requests
+    batches = ours.telemetry("fitserve_predict_fast_lane_batches_total") - batches
+    assert requests >= 600
+    assert batches < requests / 2
+
+
+def test_a_revoked_key_is_forgotten_on_an_open_connection(pair: tuple[Served, Served]) -> None:
+    from fitserve import keys
+
+    ours, _ = pair
+    token = ours.house.key(["predict"])
+    known = plain_requests(token)[0]
+    with socket.create_connection(("127.0.0.1", ours.port)) as connection:
+        deadline = time.monotonic() + 5
+        while ask(connection, known) != b"200":  # until the key is seen
+            assert time.monotonic() < deadline
+        fast = ours.telemetry("fitserve_predict_fast_lane_requests_total")
+        assert ask(connection, known) == b"200"
+        assert ask(connection, known) == b"200"
+        assert ours.telemetry("fitserve_predict_fast_lane_requests_total") > fast
+        ours.house.change(keys.revoke, token.split(".")[0])
+        revoked = time.monotonic()
+        while ask(connection, known) != b"401":
+            assert time.monotonic() < revoked + 5
+
+
+def ask(connection: socket.socket, data: bytes) -> bytes:
+    """The status of one answer."""
+    connection.sendall(data)
+    answer = b""
+    while b"\r\n\r\n" not in answer:
+        answer += connection.recv(65536)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    length = int(re.search(rb"content-length: (\d+)", head)[1])
+    while len(body) < length:
+        body += connection.recv(65536)
+    return head.split(b" ")[1]
+
+
