@@ -240,3 +240,18 @@ def metrics_want_one_hot(metrics: Any, target: str) -> bool:
     """Whether a metric takes one-hot labels and no indices."""
     listed = metrics.get(target, []) if isinstance(metrics, Mapping) else metrics if isinstance(metrics, list) else []
     return any("one_hot" in getattr(m, "expects", ()) and "index" not in getattr(m, "expects", ()) for m in listed)
+
+
+def finishing(target: Target, loss: Loss, layer: Layer) -> str | None:
+    """What turns an output into what is served: probabilities in place of logits or scores from -1 to 1.
+
+    `sigmoid` or `softmax`, `halved` for (1 + score) / 2, None where the output is served as it is.
+    """
+    activation = activation_of(layer)
+    if target.task == "regression" or activation in PROBABILITIES:
+        return None
+    if getattr(loss, "from_logits", False) or isinstance(loss, losses.CategoricalHinge):
+        return "softmax" if target.task == "multiclass" else "sigmoid"
+    if isinstance(loss, (losses.Hinge, losses.SquaredHinge)):
+        return "halved" if RANGES.get(activation or "") == (-1.0, 1.0) else "sigmoid"
+    return None

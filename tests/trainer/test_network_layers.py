@@ -13,7 +13,8 @@ from fitserve.spec.initializers import INITIALIZERS
 from fitserve.spec.layers import LAYERS
 from fitserve.spec.network import read_node
 from fitserve.spec.regularizers import CONSTRAINTS, REGULARIZERS
-from tests.trainer.specs import resolved, train_one_epoch
+from tests.spec.table import resolved
+from tests.trainer.specs import train_one_epoch
 from workers.trainer.network import build, build_network
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]

@@ -19,9 +19,11 @@ from fitserve.spec.losses import Loss, Quantile
 from fitserve.spec.metrics import Metric
 from fitserve.spec.network import Node
 from fitserve.spec.optimizers import Optimizer, Schedule
+from fitserve.spec.outputs import finishing
 from fitserve.spec.regularizers import Constraint, Regularizer
 from fitserve.spec.spec import Spec
 from workers.trainer.losses import QuantileLoss
+from workers.trainer.signature import inputs_of, outputs_of
 from workers.trainer.warmup import WarmedUp
 
 MODULES: tuple[tuple[type[Component], Any], ...] = (
@@ -77,6 +79,21 @@ def build_network(spec: Spec) -> keras.Model:
         if isinstance(node.output, str):
             outputs[node.output] = tensors[name]
     return keras.Model(inputs=inputs, outputs={target.name: outputs[target.name] for target in spec.target})
+
+
+def finished(network: keras.Model, spec: Spec) -> keras.Model:
+    """The network with outputs as they are served: logits and scores become probabilities. Weights are shared."""
+    answers = dict(outputs_of(network))
+    layers = {node.output: node.layer for node in spec.network if node.output}
+    ends = {t.name: finishing(t, spec.training.loss[t.name], layers[t.name]) for t in spec.target}
+    if not any(ends.values()):
+        return network
+    for name, end in ends.items():
+        if end == "halved":
+            answers[name] = keras.layers.Rescaling(0.5, 0.5, dtype="float32")(answers[name])
+        elif end is not None:
+            answers[name] = keras.layers.Activation(end, dtype="float32")(answers[name])
+    return keras.Model(inputs_of(network), answers)
 
 
 def _read(node: Node, tensors: dict[str, Any]) -> Any:

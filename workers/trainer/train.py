@@ -26,7 +26,14 @@ from workers.trainer.insight.study import Trained, study
 from workers.trainer.insight.watch import Watch
 from workers.trainer.job import Reporter, TrainingFailed, TrainingJob, TrainingResult
 from workers.trainer.loop import Loop
-from workers.trainer.network import build_callbacks, build_losses, build_metrics, build_network, build_optimizer
+from workers.trainer.network import (
+    build_callbacks,
+    build_losses,
+    build_metrics,
+    build_network,
+    build_optimizer,
+    finished,
+)
 from workers.trainer.signature import outputs_of
 from workers.trainer.trials import Course, Outcome, Runner
 
@@ -157,15 +164,17 @@ def _finished(
     fitted, parts, table, compiled = prepared.fitted, prepared.parts, prepared.table, course.compiled
     best = outcome.trials[outcome.best]
     unseen = next(part for part in (parts.test, parts.validation, parts.train) if len(part))
-    exported = export(compiled.model, fitted.encoder, fitted.targets, table.take(unseen[:256]), job.folder, report)
+    network = finished(compiled.model, spec)
+    exported = export(network, fitted.encoder, fitted.targets, table.take(unseen[:256]), job.folder, report)
     inputs = [one.name for one in exported.session.get_inputs()]
     outputs = [one.name for one in exported.session.get_outputs()]
     metrics, evaluation = {}, {}
     for name in ("train", "validation", "test"):
         part = getattr(parts, name)
+        held_out = rows["validation"] if rows["validation"].count else rows["train"]
         if not len(part) or (name == "train" and len(part) > 100_000):
             continue
-        metrics[name] = Loop(compiled, Resident(rows["train"]), None, 0).evaluate(Resident(rows[name]))
+        metrics[name] = Loop(compiled, Resident(rows["train"]), None, 0).evaluate(Resident(_weighted_as(rows[name], held_out)))
         taken = table.take(part)
         evaluation[name] = simple_figures(fitted.targets, taken, serve(exported.session, fitted.encoder, taken))
     questioned = Trained(
@@ -173,7 +182,9 @@ def _finished(
         parts=parts,
         table=table,
         encoded=encoded,
-        serve=lambda x: dict(zip(outputs, exported.session.run(outputs, {name: x[name] for name in inputs}), strict=True)),
+        serve=lambda x: dict(
+            zip(outputs, exported.session.run(outputs, {name: x[name] for name in inputs}), strict=True)
+        ),
         model=compiled.model,
         watch=course.watch,
         kept_epoch=int(best.best_epoch or best.epochs),
@@ -214,6 +225,15 @@ def _finished(
         },
     }
     return TrainingResult({**exported.files, **files}, _finite(manifest), _finite(result))
+
+
+def _weighted_as(rows: Rows, held_out: Rows) -> Rows:
+    """Rows with or without weights as the compiled function was traced: class weights are for training alone."""
+    if (rows.weight is None) == (held_out.weight is None):
+        return rows
+    if held_out.weight is None:
+        return Rows(rows.x, rows.y)
+    return Rows(rows.x, rows.y, tf.nest.map_structure(lambda _: tf.ones(rows.count), held_out.weight))
 
 
 def _finite(value: Any) -> Any:

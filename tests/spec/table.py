@@ -1,0 +1,52 @@
+"""A small table's facts and specs over it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fitserve.spec import Resolved, parse, resolve
+from fitserve.spec.facts import ColumnFacts, DatasetFacts
+
+WIDTH = 12  # dense features
+
+
+def facts(rows: int = 400) -> DatasetFacts:
+    """Twelve numbers, a text column, and a target of each kind."""
+
+    def numeric(name: str, low: float = -2.0, high: float = 2.0) -> ColumnFacts:
+        return ColumnFacts(
+            name=name, kind="numeric", storage="float64", rows=rows, distinct=rows, min=low, max=high, mean=0.0, std=1.0
+        )
+
+    def labelled(name: str, labels: tuple[str, ...]) -> ColumnFacts:
+        return ColumnFacts(
+            name=name, kind="categorical", storage="string", rows=rows, distinct=len(labels), labels=labels
+        )
+
+    return DatasetFacts(
+        name="table",
+        version=1,
+        sha256="0" * 64,
+        rows=rows,
+        columns=(
+            *(numeric(f"x{index}") for index in range(WIDTH)),
+            ColumnFacts(name="words", kind="text", storage="string", rows=rows, distinct=rows, max_tokens=6),
+            labelled("yes", ("no", "yes")),
+            labelled("colour", ("blue", "green", "red")),
+            ColumnFacts(name="tag_a", kind="boolean", storage="bool", rows=rows, distinct=2, labels=("false", "true")),
+            ColumnFacts(name="tag_b", kind="boolean", storage="bool", rows=rows, distinct=2, labels=("false", "true")),
+            numeric("price"),
+            numeric("count", 0.0, 9.0),
+        ),
+    )
+
+
+FEATURES = [{f"x{index}": "standardize"} for index in range(WIDTH)]
+
+
+def resolved(network: Any = (), target: Any = "price", features: Any = None, **training: Any) -> Resolved:
+    """A resolved spec over the table. Raises SpecRefused."""
+    body: dict[str, Any] = {"dataset": "table", "target": target, "network": network, "training": training}
+    if "task" in training:
+        body["task"] = training.pop("task")
+    return resolve(parse({**body, "features": features or FEATURES}), facts())
