@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from fitserve.cli import screen
 from fitserve.cli.session import Session, command
+from fitserve.cli.transfer import moving
 from fitserve.errors import BadInput
 
 if TYPE_CHECKING:
@@ -41,7 +39,7 @@ def upload(
     """Upload a table as a dataset. The same content again is the same dataset."""
     options: dict[str, Any] = {"delimiter": delimiter, "encoding": encoding, "missing": missing or None}
     given = {key: value for key, value in options.items() if value is not None}
-    with session.client() as client, _progress(session, path.name) as progress:
+    with session.client() as client, moving(session, path.name) as progress:
         found = client.datasets.upload(
             path, name, kinds=_kinds(kind or []), progress=progress, lenient=lenient, **given
         )
@@ -61,23 +59,6 @@ def _kinds(changes: list[str]) -> dict[str, Any]:
             raise BadInput("That is no kind of a column.", received=change, expected="--kind zip=categorical")
         found[column] = kind
     return found
-
-
-@contextmanager
-def _progress(session: Session, name: str) -> Iterator[Any]:
-    """A function of the bytes sent and the bytes in all, which moves a bar where there is a terminal."""
-    if session.json or not session.err.is_terminal:
-        yield None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(30), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=session.err, transient=True) as bar:
-        task = bar.add_task(name, total=None)
-
-        def move(sent: int, size: int | None) -> None:
-            text = f"{name}: the server reads it" if sent == size else name
-            bar.update(task, completed=sent, total=size, description=text)
-
-        yield move
 
 
 @command(datasets, "list", "fitserve datasets list", "fitserve datasets list --limit 5 --json")

@@ -2,21 +2,143 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from fitserve.cli import screen
+from fitserve.cli.rows import read_rows
 from fitserve.cli.session import Session, command
+from fitserve.cli.transfer import moving
 from fitserve.errors import BadInput
 
 models = typer.Typer(no_args_is_help=True, help="Models: list, promote, roll back, download, predict.")
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A model's name.")]
+
+
+@command(models, "list", "fitserve models list", "fitserve models list --json")
+def list_(
+    session: Session,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100,
+) -> None:
+    """List models: which version answers, and the labels."""
+    with session.client() as client:
+        found = [model.refresh() for model in client.models.list(limit)]
+    rows = [
+        (
+            model.name,
+            model.serving or "",
+            len(model.versions),
+            ", ".join(f"{label.label}={label.version}" for label in model.labels),
+            model.owner,
+            "yes" if model.loaded else "no",
+            model.versions[0].created_at if model.versions else None,
+        )
+        for model in found
+    ]
+    names = ("model", "answers", "versions", "labels", "owner", "loaded", "newest")
+    session.show(found, screen.table(names, rows))
+
+
+@command(models, "show", "fitserve models show admissions")
+def show(session: Session, model: ModelName) -> None:
+    """Show a model: its versions, their runs and what they reached."""
+    with session.client() as client:
+        found = client.models.get(model)
+    labels: dict[int, list[str]] = {}
+    for label in found.labels:
+        labels.setdefault(label.version, []).append(_label(label))
+    rows = [
+        (
+            ("-> " if version.version == found.serving else "   ") + str(version.version),
+            version.run_id,
+            ", ".join(labels.get(version.version, [])),
+            _metrics(version.metrics),
+            version.created_at,
+            "retired" if version.retired_at else "",
+        )
+        for version in found.versions
+    ]
+    names = ("version", "run", "labels", "reached", "created", "")
+    session.show(found, screen.pairs({"model": found.name, "owner": found.owner}), screen.table(names, rows))
+
+
+def _label(label: Any) -> str:
+    extra = f" ({label.weight:.0%})" if label.weight else " (shadow)" if label.shadow else ""
+    return f"{label.label}{extra}"
+
+
+def _metrics(metrics: dict[str, Any]) -> str:
+    """What the version reached on the part that tells most."""
+    for part in ("test", "validation", "train"):
+        figures = metrics.get(part)
+        if isinstance(figures, dict):
+            return ", ".join(f"{name} {screen.number(v)}" for name, v in figures.items() if isinstance(v, float | int))
+    return ""
+
+
+@command(
+    models,
+    "promote",
+    "fitserve models promote admissions 3",
+    "fitserve models promote admissions 4 --label canary --weight 0.1",
+)
+def promote(
+    session: Session,
+    model: ModelName,
+    version: Annotated[int, typer.Argument(min=1, help="The version's number.")],
+    label: Annotated[str, typer.Option(help="champion answers all who name no version.")] = "champion",
+    weight: Annotated[float | None, typer.Option(min=0, max=1, help="Share of the traffic, for a canary.")] = None,
+    shadow: Annotated[bool | None, typer.Option("--shadow/--no-shadow", help="A copy of the traffic.")] = None,
+    epoch: Annotated[int | None, typer.Option(min=1, help="A kept epoch of its run instead of the best.")] = None,
+) -> None:
+    """Point a label at a version, at once."""
+    with session.client() as client:
+        found = client.models.promote(model, version, label, weight=weight, shadow=shadow, epoch=epoch)
+    session.show(found, f"{model}: {_label(found)} is version {found.version}.")
+    if found.previous is not None:
+        session.say(f"Go back to version {found.previous}: fitserve models rollback {model} --label {label}")
+
+
+@command(models, "rollback", "fitserve models rollback admissions")
+def rollback(
+    session: Session,
+    model: ModelName,
+    label: Annotated[str, typer.Option(help="Which label goes back.")] = "champion",
+) -> None:
+    """Point a label back at the version that it named before, at once."""
+    with session.client() as client:
+        found = client.models.rollback(model, label)
+    session.show(found, f"{model}: {found.label} is version {found.version} again.")
+
+
+@command(
+    models,
+    "download",
+    "fitserve models download admissions --version 3 --output admissions.keras",
+    "fitserve models download admissions --kind onnx",
+)
+def download(
+    session: Session,
+    model: ModelName,
+    version: Annotated[int | None, typer.Option(min=1, help="The one that answers, when left out.")] = None,
+    kind: Annotated[
+        str, typer.Option(help="keras takes raw columns in plain Keras; onnx is the serving graph.")
+    ] = "keras",
+    output: Annotated[Path, typer.Option("--output", "-o", help="A file, or a folder.")] = Path(),
+) -> None:
+    """Download a trained network; its bytes are verified."""
+    with session.client() as client:
+        number = version or client.models.get(model).serving
+        if number is None:
+            raise BadInput(f"The model {model} has no version to download.", received=model)
+        with moving(session, f"{model} {number}") as progress:
+            path = client.models.download(model, number, output, kind, progress=progress)
+    value = {"model": model, "version": number, "kind": kind, "path": str(path), "bytes": path.stat().st_size}
+    session.show(value, f"{path}: version {number} of {model}, {screen.size(path.stat().st_size)}")
+    if kind == "keras":
+        session.say(f"Use it without fitserve: keras.saving.load_model({str(path)!r})")
 
 
 @command(
@@ -63,62 +185,3 @@ def _ask(client: Any, model: str, rows: list[Any], version: int | None, label: s
                 if "no output to" not in error.detail or output is not None:
                     raise
     return client.models.predict(model, rows, **options)
-
-
-def read_rows(source: str) -> list[Any]:
-    """Rows from a file, from JSON text or from standard input. Raises BadInput."""
-    if source.lstrip()[:1] in "[{" and source.strip():
-        return _listed(_json(source, "the argument"))
-    if source == "-":
-        text, name = sys.stdin.read(), "-"
-    else:
-        try:
-            text, name = Path(source).read_text(encoding="utf-8-sig"), source
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadInput(f"{source} cannot be read: {error}.", received=source) from None
-    if text.lstrip()[:1] == "[":
-        return _listed(_json(text, name))
-    if text.lstrip()[:1] == "{":
-        return [_json(line, f"{name}, line {n}") for n, line in enumerate(text.splitlines(), 1) if line.strip()]
-    return _csv(text, name)
-
-
-def _json(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise BadInput(f"That is not JSON ({where}): {error}.", received=text[:100]) from None
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-def _csv(text: str, name: str) -> list[Any]:
-    """Rows of a CSV file with a header. Numbers and true/false become values; an empty field is missing."""
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    rows = []
-    for row in reader:
-        if None in row or None in row.values():
-            raise BadInput(f"{name}, line {reader.line_num}: this row has not the header's number of fields.")
-        rows.append({column: _value(field) for column, field in row.items()})
-    if not rows:
-        raise BadInput(f"{name} holds no rows.", expected="a header and at least one row")
-    return rows
-
-
-def _value(field: str) -> Any:
-    """Leading zeros are kept as text: `001` is no number."""
-    text = field.strip()
-    if not text:
-        return None
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    digits = text.lstrip("+-")
-    if len(digits) > 1 and digits[0] == "0" and digits[1].isdigit():
-        return field
-    try:
-        number = float(text)
-    except ValueError:
-        return field
-    return int(text) if digits.isdecimal() and len(digits) < 16 else number if number == number else None

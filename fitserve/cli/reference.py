@@ -16,7 +16,8 @@ _HEAD = """\
 Made from the commands themselves by `python -m fitserve.cli.reference`; a test keeps the two equal.
 
 The server is `--url`, else `FITSERVE_URL`, else `http://127.0.0.1:8000`. The key is `FITSERVE_API_KEY`; for a server
-on this machine, its first key is found in `FITSERVE_HOME` (`./fitserve-data`). Every command takes `--json`: it then
+on this machine, its first key is found in `FITSERVE_HOME` (`./fitserve-data`). Every command but `up` and
+`migrate` takes `--json`: it then
 prints one JSON document on standard output (a watched run prints one JSON object a line), and errors as problem
 details on standard error. `fitserve --install-completion` sets up the shell's completion.
 """

@@ -6,7 +6,7 @@ import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -57,9 +57,11 @@ def become(module: str, *arguments: str, **environment: str) -> NoReturn:
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
-    panel = {"rich_help_panel": "Server"}
-    command(app, "up", "fitserve up", "fitserve up --home /srv/fitserve --port 9000 --workers 2", **panel)(up)
-    command(app, "migrate", "FITSERVE_DATABASE_URL=postgresql+psycopg://db/fitserve fitserve migrate", **panel)(migrate)
+    panel: Any = {"rich_help_panel": "Server"}
+    examples = ("fitserve up", "fitserve up --home /srv/fitserve --port 9000 --workers 2")
+    command(app, "up", *examples, prints_json=False, **panel)(up)
+    example = "FITSERVE_DATABASE_URL=postgresql+psycopg://db/fitserve fitserve migrate"
+    command(app, "migrate", example, prints_json=False, **panel)(migrate)
     command(app, "doctor", "fitserve doctor", "fitserve doctor --json", **panel)(doctor)
 
 

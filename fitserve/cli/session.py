@@ -71,15 +71,16 @@ def _escape(text: str) -> str:
     return escape(text)
 
 
-def command(group: typer.Typer, name: str, *examples: str, **options: Any) -> Callable[[Callable[..., Any]], Any]:
+def command(
+    group: typer.Typer, name: str, *examples: str, prints_json: bool = True, **options: Any
+) -> Callable[[Callable[..., Any]], Any]:
     """Registers a command whose first parameter is the Session; adds --json, and turns errors into exit codes."""
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        shown = inspect.signature(function, eval_str=True)
-        _, *parameters = shown.parameters.values()
+        _, *parameters = inspect.signature(function, eval_str=True).parameters.values()
 
         @functools.wraps(function)
-        def run(ctx: typer.Context, as_json: bool, **arguments: Any) -> None:
+        def run(ctx: typer.Context, as_json: bool = False, **arguments: Any) -> None:
             session = session_of(ctx)
             session.json = session.json or as_json
             try:
@@ -92,8 +93,9 @@ def command(group: typer.Typer, name: str, *examples: str, **options: Any) -> Ca
         first = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
         json_ = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=AsJson)
         keyword = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
-        run.__signature__ = inspect.Signature([first, *keyword, json_])  # type: ignore[attr-defined]
-        run.__annotations__ = {p.name: p.annotation for p in (first, *keyword, json_)}
+        listed = [first, *keyword, json_] if prints_json else [first, *keyword]
+        run.__signature__ = inspect.Signature(listed)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in listed}
         del run.__dict__["__wrapped__"]
         label = "Example:" if len(examples) == 1 else "Examples:"
         epilog = "\n\n".join([label, *(f"  {example}" for example in examples)]) if examples else None

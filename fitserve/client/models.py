@@ -3,21 +3,144 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from fitserve.client.connection import Connection, Resource, ask, find_predict
-from fitserve.client.effects import Answer, Call, M, Operation, Sleep, operation
+from pydantic import Field
+
+from fitserve.client.bodies import Progress
+from fitserve.client.connection import Connection, Handle, Resource, ask, ask_json, bind, find_predict, pages
+from fitserve.client.downloads import save
+from fitserve.client.effects import Answer, Call, Listing, M, Operation, Sleep, listing, operation
 from fitserve.client.frames import rows_of
+from fitserve.client.history import card, grid
 from fitserve.client.predictions import Predictions, predictions_of
 from fitserve.errors import BadInput, FitserveError, NotFound
+from fitserve.wire.models import LabelInfo, ModelInfo, VersionInfo
 
+_PATH = "/api/v1/models"
+FILE_TIMEOUT = 300.0  # seconds without a byte
 _LOOK = 0.05  # seconds between two looks at whether a version is served
 _SETTLED = ("AVAILABLE", "END", "START")  # START: loaded when it is asked for
 
 
+class Model(ModelInfo, Handle[M]):
+    """A model, as the server last told it. What a list leaves out (`serving`, `versions`, `labels`) is empty then."""
+
+    serving: int | None = None
+    versions: Sequence[VersionInfo] = Field(default=())
+    labels: Sequence[LabelInfo] = Field(default=())
+
+    @operation
+    def refresh(self) -> Operation[Model[M]]:
+        """Asks for it again, with its versions and labels."""
+        self._update((yield from ask_json(self._connection, "GET", f"{_PATH}/{_segment(self.name)}")))
+        return self
+
+    def __repr__(self) -> str:
+        return f"<Model {self.name}" + (f": version {self.serving} answers>" if self.serving else ">")
+
+    def _repr_html_(self) -> str:
+        rows = [{"version": v.version, "run": v.run_id, "created": v.created_at} for v in self.versions]
+        labels = {label.label: f"version {label.version}" for label in self.labels}
+        return card(f"Model {self.name}", {"answers": self.serving, **labels}, grid(rows) if rows else "")
+
+
 class Models(Resource[M]):
     """`client.models`."""
+
+    @operation
+    def get(self, model: str) -> Operation[Model[M]]:
+        """A model with its versions, newest first, and its labels. Raises NotFound."""
+        return bind(Model, (yield from ask_json(self._connection, "GET", _control(model))), self._connection)
+
+    @listing
+    def list(self, limit: int | None = None) -> Listing[Model[M]]:
+        """Models by name."""
+        connection = self._connection
+        yield from pages(connection, _PATH, {}, lambda item: bind(Model, item, connection), limit)
+
+    @operation
+    def promote(
+        self,
+        model: str,
+        version: int,
+        label: str = "champion",
+        *,
+        epoch: int | None = None,
+        weight: float | None = None,
+        shadow: bool | None = None,
+    ) -> Operation[LabelInfo]:
+        """Points a label at a version, at once. The champion answers all who name no version.
+
+        `weight` gives another label that share of them (a canary); `shadow` gives it a copy that is only measured;
+        `epoch` takes a kept epoch of the version's run instead of its best. Raises NotFound, Conflict, BadInput.
+        """
+        body = {"version": version, "epoch": epoch, "weight": weight, "shadow": shadow}
+        said = {name: value for name, value in body.items() if value is not None}
+        call = Call.with_json("PUT", f"{_control(model)}/labels/{_segment(label)}", said)
+        return LabelInfo.model_validate((yield from ask(self._connection, call)).json())
+
+    @operation
+    def rollback(self, model: str, label: str = "champion") -> Operation[LabelInfo]:
+        """Points a label back at the version that it named before. Raises Conflict where there is none."""
+        call = Call.with_json("POST", f"{_control(model)}/rollback", {"label": label}, repeatable=False)
+        return LabelInfo.model_validate((yield from ask(self._connection, call)).json())
+
+    @operation
+    def remove_label(self, model: str, label: str) -> Operation[None]:
+        """Forgets a label. Raises NotFound."""
+        yield from ask(self._connection, Call("DELETE", f"{_control(model)}/labels/{_segment(label)}"))
+
+    @operation
+    def retire(self, model: str, version: int) -> Operation[VersionInfo]:
+        """Takes a version out of service for good. Raises Conflict while a label names it."""
+        found = yield from ask_json(self._connection, "DELETE", f"{_control(model)}/versions/{version}")
+        return VersionInfo.model_validate(found)
+
+    @operation
+    def change(self, model: str, *, shared: bool | None = None, loaded: bool | None = None) -> Operation[Model[M]]:
+        """Shares it with other owners, or holds it in memory or not."""
+        said = {name: value for name, value in (("shared", shared), ("loaded", loaded)) if value is not None}
+        answer = yield from ask(self._connection, Call.with_json("PATCH", _control(model), said))
+        return bind(Model, answer.json(), self._connection)
+
+    @operation
+    def delete(self, model: str) -> Operation[None]:
+        """Forgets a model; its runs stay."""
+        yield from ask(self._connection, Call("DELETE", _control(model)))
+
+    @operation
+    def manifest(self, model: str, version: int) -> Operation[dict[str, Any]]:
+        """What a version's artifact is made of: encoders, signature, receipt, parity, the resolved spec."""
+        path = f"{_control(model)}/versions/{version}/manifest"
+        found: dict[str, Any] = yield from ask_json(self._connection, "GET", path)
+        return found
+
+    @operation
+    def download(
+        self,
+        model: str,
+        version: int,
+        path: str | PathLike[str],
+        kind: str = "keras",
+        *,
+        progress: Progress | None = None,
+    ) -> Operation[Path]:
+        """Writes `model.keras` (which takes raw columns in plain Keras) or `model.onnx` (the serving graph).
+
+        The bytes are checked against their SHA-256 before the file appears. `path` is a file, or a folder.
+        Raises NotFound.
+        """
+        call = Call("GET", f"{_control(model)}/versions/{version}/files/{_segment(kind)}", timeout=FILE_TIMEOUT)
+        target = Path(path)
+        if target.is_dir():
+            target /= f"{model}-{version}.{kind}"
+        yield from save(self._connection, call, target, progress)
+        return target
 
     @operation
     def predict(
@@ -90,6 +213,10 @@ class Models(Resource[M]):
         answer = yield from ask(self._connection, Call("GET", path, service="predict"))
         found: dict[str, Any] = answer.json()
         return found
+
+
+def _control(model: str) -> str:
+    return f"{_PATH}/{_segment(model)}"
 
 
 def _path(model: str, version: int | None = None, label: str | None = None) -> str:

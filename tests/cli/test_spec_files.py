@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fitserve.cli.models import read_rows
+from fitserve.cli.rows import read_rows
 from fitserve.cli.spec import apply, read
 from fitserve.errors import BadInput, FitserveError
 

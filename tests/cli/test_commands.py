@@ -1,0 +1,214 @@
+"""Every command, against the real server: what people see, what programs read, and the exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fitserve.client import Client
+from tests.cli.conftest import SPEC, Fitserve
+from tests.client.conftest import ROWS, circle
+from tests.conftest import Server
+
+Told = Callable[..., Any]
+
+
+@pytest.fixture(scope="session")
+def run_id(server: Server, uploaded: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A run that succeeded and registered `cli-circle`."""
+    path = tmp_path_factory.mktemp("spec") / "spec.yaml"
+    path.write_text(SPEC)
+    with Client(server.base_url, server.token) as client:
+        return client.runs.create(path).wait(60).id
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> str:
+    path = tmp_path / "spec.yaml"
+    path.write_text(SPEC)
+    return str(path)
+
+
+# Datasets
+
+
+def test_datasets(fitserve: Fitserve, told: Told, tmp_path: Path) -> None:
+    path = tmp_path / "Points.csv"
+    circle(50).to_csv(path, index=False)
+    shown = fitserve("datasets", "upload", str(path)).output
+    assert "points@1" in shown
+    assert "categorical" in shown
+    assert "fitserve spec init --dataset points" in shown
+    assert told("datasets", "upload", str(path), "--name", "p2", "--kind", "colour=ignored")["name"] == "p2"
+    kinds = {column["name"]: column["kind"] for column in told("datasets", "show", "p2")["columns"]}
+    assert kinds["colour"] == "ignored"
+    assert "points" in fitserve("datasets", "list").output
+    assert "strength" in fitserve("datasets", "show", "points", "--target", "side").output
+    assert len(told("datasets", "rows", "points", "--limit", "3")) == 3
+    assert "colour" in fitserve("datasets", "rows", "points").output
+    assert "spiral" in fitserve("datasets", "sample").output
+    assert told("datasets", "sample", "xor", "--name", "my-xor", "--rows", "40")["rows"] == 40
+
+
+def test_a_bad_table_is_refused_with_its_place(fitserve: Fitserve, tmp_path: Path) -> None:
+    path = tmp_path / "bad.csv"
+    path.write_text("a,b\n1,2\n3\n")
+    result = fitserve("datasets", "upload", str(path), code=3)
+    assert "row 2" in result.stderr
+    problem = json.loads(fitserve("datasets", "upload", str(path), "--json", code=3).stderr)
+    assert problem["errors"][0]["row"] == 2
+    assert "no file" in fitserve("datasets", "upload", "nowhere.csv", code=3).stderr
+    assert "zip=categorical" in fitserve("datasets", "upload", str(path), "--kind", "zip", code=3).stderr
+    assert fitserve("datasets", "show", "no-such-dataset", code=4)
+
+
+# Specs
+
+
+def test_specs(fitserve: Fitserve, told: Told, uploaded: str, tmp_path: Path) -> None:
+    path = tmp_path / "made.yaml"
+    fitserve("spec", "init", "--dataset", "cli-circle", "--output", str(path))
+    text = path.read_text()
+    assert "target: side" in text
+    assert "- colour   # categorical" in text
+    shown = fitserve("spec", "check", str(path)).output
+    assert "Dense" in shown
+    assert "parameters" in shown
+    checked = told("spec", "check", str(path), "--set", "training.epochs=3")
+    assert (checked["valid"], checked["resolved"]["training"]["epochs"]) == (True, 3)
+    assert "never overwritten" in fitserve("spec", "init", "--help").output
+    assert fitserve("spec", "init", "--output", str(path), code=3)
+    assert json.loads(fitserve("spec", "schema").stdout)["properties"]["training"]
+    assert fitserve("spec", "check", str(path), "--offline")
+    wrong = fitserve("spec", "check", str(path), "--set", "target=sied", code=3)
+    assert "side" in wrong.stderr
+
+
+# Runs
+
+
+def test_train_and_runs(fitserve: Fitserve, told: Told, spec: str, run_id: str) -> None:
+    shown = fitserve("train", spec, "--watch", "--set", "training.epochs=4", "--set", "model=cli-other").output
+    assert "epoch" in shown
+    assert "succeeded" in shown
+    assert "fitserve models predict cli-other" in shown
+    lines = [json.loads(line) for line in fitserve("runs", "watch", run_id, "--json").stdout.splitlines()]
+    assert sum(line.get("type") == "metrics" for line in lines) == 20
+    assert lines[-1]["run"]["state"] == "succeeded"
+
+    listed = told("runs", "list", "--model", "cli-circle")
+    assert [run["id"] for run in listed] == [run_id]
+    assert "accuracy" in fitserve("runs", "list").output
+    assert "accuracy" in fitserve("runs", "show", run_id).output
+    assert told("runs", "show", run_id)["resolved"]["training"]["epochs"] == 20
+    other = told("runs", "list", "--model", "cli-other")[0]["id"]
+    compared = told("runs", "compare", run_id, other)
+    assert compared["differences"]["/training/epochs"] == [20, 4]
+    assert "/training/epochs" in fitserve("runs", "compare", run_id, other).output
+    assert fitserve("runs", "compare", run_id, code=3)
+    assert fitserve("runs", "show", "run_nobody", code=4)
+
+
+def test_cancel_and_retry(fitserve: Fitserve, told: Told, spec: str, run_id: str) -> None:
+    slow = told("train", spec, "--set", "training.epochs=500000", "--idempotency-key", "slow-1")
+    assert told("train", spec, "--set", "training.epochs=500000", "--idempotency-key", "slow-1")["id"] == slow["id"]
+    assert fitserve("runs", "cancel", slow["id"])
+    assert fitserve("runs", "watch", slow["id"], code=8)
+    again = told("runs", "retry", slow["id"])
+    assert again["parent_id"] == slow["id"]
+    fitserve("runs", "cancel", again["id"])
+    assert fitserve("runs", "retry", run_id, code=3)  # it succeeded
+
+
+# Models
+
+
+def test_models(fitserve: Fitserve, told: Told, run_id: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("x,y,colour\n0.1,-0.2,red\n4.8,4.7,blue\n")
+    answers = told("models", "predict", "cli-circle", str(path))
+    assert answers["predictions"] == told("models", "predict", "cli-circle", json.dumps(ROWS))["predictions"]
+    assert answers["version"] == 1
+    assert answers["predictions"][0]["in"] > 0.5
+    assert "in" in fitserve("models", "predict", "cli-circle", "-", input=path.read_text()).output
+    raw = told("models", "predict", "cli-circle", str(path), "--raw")["predictions"]
+    assert raw[0][0] == pytest.approx(answers["predictions"][0]["out"], abs=1e-5)
+    assert fitserve("models", "predict", "no-such-model", str(path), code=4)
+
+
+# Keys
+
+
+def test_keys(fitserve: Fitserve, told: Told) -> None:
+    made = told("keys", "create", "cli-key", "--scope", "predict", "--model", "cli-circle", "--expires", "90d")
+    assert made["token"].startswith(made["id"])
+    assert made["models"] == ["cli-circle"]
+    assert "cli-key" in fitserve("keys", "list").output
+    assert "revoked" in fitserve("keys", "revoke", made["id"]).output
+    assert fitserve("keys", "create", "BAD NAME", code=3)
+    assert fitserve("keys", "create", "k", "--expires", "soon", code=3)
+    assert fitserve("keys", "revoke", "key_nobody", code=4)
+
+
+def test_exit_codes_for_no_key_and_no_server(fitserve: Fitserve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FITSERVE_API_KEY", "key_nobody.secret")
+    assert fitserve("runs", "list", code=5)
+    assert "fitserve up" in fitserve("--url", "http://127.0.0.1:9", "runs", "list", code=6).stderr
+    assert fitserve("runs", "lst", code=2)
+
+
+# On a terminal
+
+
+class Terminal:
+    """The command line in a terminal of 100 columns."""
+
+    def __init__(self, server: Server, *words: str) -> None:
+        self.master, slave = pty.openpty()
+        environment = {**os.environ, "FITSERVE_URL": server.base_url, "FITSERVE_API_KEY": server.token}
+        environment |= {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"}
+        command = [sys.executable, "-m", "fitserve.cli", *words]
+        self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environment)
+        os.close(slave)
+        self.text = ""
+
+    def until(self, words: str, seconds: float = 40) -> None:
+        deadline = time.monotonic() + seconds
+        while words not in self.text:
+            ready, _, _ = select.select([self.master], [], [], max(0.0, deadline - time.monotonic()))
+            assert ready, f"{words!r} did not come:\n{self.text[-2000:]}"
+            try:
+                self.text += os.read(self.master, 65536).decode(errors="replace")
+            except OSError:
+                assert words in self.text, self.text[-2000:]
+
+    def end(self) -> int:
+        code = self.process.wait(20)
+        os.close(self.master)
+        return code
+
+
+def test_ctrl_c_leaves_the_run_going_and_says_how_to_come_back(
+    server: Server, uploaded: str, spec: str, told: Told
+) -> None:
+    terminal = Terminal(server, "train", spec, "--watch", "--set", "training.epochs=200000")
+    terminal.until("epochs/s")
+    assert "val_loss" in terminal.text
+    terminal.process.send_signal(signal.SIGINT)
+    terminal.until("fitserve runs cancel run_")
+    assert "Come back to it: fitserve runs watch run_" in terminal.text
+    assert terminal.end() == 130
+    run_id = terminal.text.rpartition("fitserve runs cancel ")[2].split()[0]
+    assert told("runs", "show", run_id)["state"] == "running"
+    told("runs", "cancel", run_id)

@@ -1,0 +1,269 @@
+"""Every method of the client, against the real server."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import uuid
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+
+from fitserve.client import AsyncClient, Client, RunEnded, WaitedTooLong
+from fitserve.client.effects import Sync
+from fitserve.client.runs import Run
+from fitserve.errors import BadInput, Conflict, Forbidden, NotFound, Unauthenticated
+from tests.client.conftest import ROWS, SPEC, circle
+from tests.conftest import Server
+
+# The server as a whole
+
+
+def test_it_tells_about_itself(client: Client, server: Server) -> None:
+    assert client.ready()["status"] == "ready"
+    assert client.limits()["rows"] > 1000
+    assert client.spec_schema()["properties"]["network"]
+    assert "fitserve_http_requests_total" in client.telemetry()
+    assert "fitserve_predict" in client.telemetry("predict")
+    assert client._connection.address.predict_url == server.predict_url
+    assert server.token not in repr(client)
+
+
+def test_a_wrong_key_is_told_so(server: Server) -> None:
+    with Client(server.base_url, "key_nobody.secret") as stranger, pytest.raises(Unauthenticated):
+        list(stranger.runs.list())
+
+
+# Datasets
+
+
+def test_datasets_go_up_and_come_down_as_frames(client: Client, tmp_path: Path) -> None:
+    frame = circle(60)
+    path = tmp_path / "Round Trip.csv"
+    frame.to_csv(path, index=False)
+    told: list[tuple[int, int | None]] = []
+    dataset = client.datasets.upload(path, progress=lambda sent, size: told.append((sent, size)))
+    assert (dataset.name, dataset.rows) == ("round-trip", 60)
+    assert told[-1] == (path.stat().st_size, path.stat().st_size)
+    assert client.datasets.upload(path).id == dataset.id
+
+    pd.testing.assert_frame_equal(dataset.to_pandas(), frame, check_dtype=False)
+    assert dataset.to_polars(5).equals(pl.from_pandas(frame.head(5)))
+    assert list(dataset.iter_rows(2)) == frame.head(2).to_dict("records")
+    whole = client.datasets.get(dataset.ref)
+    assert {column.name: column.kind for column in whole.columns} == {
+        "x": "numeric",
+        "y": "numeric",
+        "colour": "categorical",
+        "side": "categorical",
+    }
+    assert whole.profile().columns["x"]
+    assert {relation.column for relation in whole.relations("side")} == {"x", "y", "colour"}
+    assert "round-trip@1" in whole._repr_html_()
+    assert dataset.ref in [one.ref for one in client.datasets.list()]
+    assert len(list(client.datasets.list(1))) == 1
+
+
+def test_each_way_to_hold_a_table_uploads(client: Client) -> None:
+    frame = circle(40)
+    for data in (frame, pl.from_pandas(frame), frame.to_csv(index=False).encode(), io.BytesIO(b"a,b\n1,2\n3,4\n")):
+        assert client.datasets.upload(data, f"held-{uuid.uuid4().hex[:8]}").rows in (40, 2)
+    with pytest.raises(BadInput, match="needs a name"):
+        client.datasets.upload(frame)
+
+
+def test_kinds_are_corrected_and_options_reach_the_reader(client: Client) -> None:
+    text = b"zip;n\n12345;1,5\n23456;-\n34567;2,5\n"
+    dataset = client.datasets.upload(
+        text, "options", kinds={"zip": "categorical"}, delimiter=";", decimal=",", missing=["-"]
+    )
+    assert [(c.name, c.kind, c.missing) for c in client.datasets.get("options").columns] == [
+        ("zip", "categorical", 0),
+        ("n", "numeric", 1),
+    ]
+    changed = dataset.change(kinds={"zip": "ignored"})
+    assert (changed.version, changed.parent_id) == (2, dataset.id)
+
+
+def test_a_bad_table_names_row_and_column(client: Client) -> None:
+    with pytest.raises(BadInput) as caught:
+        client.datasets.upload(b"a,b\n1,2\n3\n", "ragged")
+    assert caught.value.problems[0].row == 2
+    assert "row 2" in str(caught.value)
+    with pytest.raises(NotFound):
+        client.datasets.get("no-such-dataset")
+
+
+def test_samples_are_listed_and_made(client: Client) -> None:
+    samples = {item.sample: item for item in client.datasets.samples()}
+    assert {"circle", "spiral"} <= set(samples)
+    made = client.datasets.sample("spiral", "my-spiral", noise=5, rows=50, seed=1)
+    assert (made.name, made.rows) == ("my-spiral", 50)
+
+
+# Runs
+
+
+def test_a_run_is_created_waited_for_and_looked_into(client: Client, trained: Run[Sync]) -> None:
+    assert (trained.state, trained.ended, trained.version, trained.dataset) == (
+        "succeeded",
+        True,
+        1,
+        "client-circle@1",
+    )
+    assert trained.scores("test")["accuracy"] > 0.6
+    again = client.runs.get(trained.id)
+    assert again.resolved["training"]["epochs"] == 25
+    history = trained.history()
+    assert (history.trials, len(history), len(list(trained.epochs(trial=1)))) == ([0, 1], 50, 25)
+    assert history.curve("loss", 1)[-1][1] < history.curve("loss", 1)[0][1]
+    assert list(history.to_pandas()["epoch"][:3]) == [1, 2, 3]
+    assert history.to_polars().height == 50
+    assert "<svg" in history._repr_html_()
+    assert trained.id in trained._repr_html_()
+    assert trained.id in [run.id for run in client.runs.list(state="succeeded", model="client-circle")]
+    assert len(list(client.runs.list(limit=1))) == 1
+
+
+def test_events_come_in_order_and_resume(trained: Run[Sync]) -> None:
+    events = list(trained.events())
+    assert [e.data["state"] for e in events if e.type == "state"][-2:] == ["running", "succeeded"]
+    assert sum(e.type == "metrics" for e in events) == 50
+    assert [e.id for e in events] == sorted({e.id for e in events})
+    middle = events[len(events) // 2].id
+    assert [e.id for e in trained.events(after=middle)] == [e.id for e in events if e.id > middle]
+    assert list(trained.events(after=events[-1].id)) == []
+
+
+def test_plots_are_figures(trained: Run[Sync]) -> None:
+    matplotlib = pytest.importorskip("matplotlib")
+    assert matplotlib
+    figure = trained.plot()
+    assert {axes.get_title() for axes in figure.axes} >= {"loss"}
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    assert buffer.getvalue().startswith(b"\x89PNG")
+
+
+def test_the_same_idempotency_key_makes_one_run(client: Client, trained: Run[Sync]) -> None:
+    key = uuid.uuid4().hex
+    spec = {**SPEC, "dataset": trained.dataset, "training": {"epochs": 1}}
+    first = client.runs.create(spec, idempotency_key=key)
+    assert client.runs.create(spec, idempotency_key=key).id == first.id
+    with pytest.raises(Conflict):
+        client.runs.create(spec, idempotency_key=key, training={"epochs": 2})
+    first.wait(60)
+
+
+def test_specs_come_as_files_text_parts_and_keras_models(client: Client, trained: Run[Sync], tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text(f"dataset: {trained.dataset}\ntarget: side\ntraining: {{epochs: 7}}\n")
+    assert client.runs.validate(path).resolved["training"]["epochs"] == 7
+    assert client.runs.validate(path.read_text(), training={"epochs": 8}).resolved["training"]["epochs"] == 8
+
+    class Model:  # as a Keras model: its to_json() is all that is used
+        def to_json(self) -> str:
+            return (
+                '{"module": "keras", "class_name": "Sequential", "config": {"name": "s", "layers": [{"module": '
+                '"keras.layers", "class_name": "Dense", "config": {"name": "d", "units": 5, "activation": "relu"}, '
+                '"registered_name": null}]}, "registered_name": null}'
+            )
+
+    found = client.runs.validate(dataset=trained.dataset, target="side", network=Model())
+    assert "Dense" in [row.layer for row in found.summary]
+    assert found.estimates.parameters > 0
+
+
+def test_a_refused_spec_points_at_what_is_wrong(client: Client, trained: Run[Sync]) -> None:
+    with pytest.raises(BadInput) as caught:
+        client.runs.create(dataset=trained.dataset, target="sid", network=[{"Dens": 3}])
+    assert any("/network" in (problem.pointer or "") for problem in caught.value.problems)
+    with pytest.raises(NotFound):
+        client.runs.create(dataset="no-such-dataset", target="side")
+
+
+def test_cancel_wait_retry_and_reproduce(client: Client, trained: Run[Sync]) -> None:
+    slow = client.runs.create({**SPEC, "dataset": trained.dataset}, training={"epochs": 500_000})
+    with pytest.raises(WaitedTooLong, match="goes on"):
+        slow.wait(0.3)
+    slow.cancel()
+    with pytest.raises(RunEnded, match="cancelled") as caught:
+        slow.wait(30)
+    assert caught.value.extra["state"] == "cancelled"
+    assert slow.wait(1, check=False).state == "cancelled"
+    again = slow.retry()
+    assert again.parent_id == slow.id
+    again.cancel().wait(30, check=False)
+    same = trained.reproduce().wait(60)
+    assert same.reproduction is not None
+    assert same.reproduction.equal
+
+
+# Models
+
+
+def test_predictions_come_for_frames_lists_and_arrays(client: Client, trained: Run[Sync]) -> None:
+    answers = client.models.classify("client-circle", ROWS)
+    assert answers.labels == ["in", "out"]
+    assert answers[0]["in"] == pytest.approx(1 - answers[0]["out"], abs=1e-6)
+    assert (answers.model, answers.version, len(answers)) == ("client-circle", 1, 2)
+    numbers = client.models.predict("client-circle", pd.DataFrame(ROWS), version=1)
+    assert np.asarray(numbers).shape == (2, 1)
+    assert numbers.to_pandas()["prediction"].tolist() == [item[0] for item in numbers]
+    assert client.models.predict("client-circle", pl.DataFrame(ROWS)).items == numbers.items
+    assert client.models.predict("client-circle", [[0.1, -0.2, "red"], [4.8, 4.7, "blue"]]).items == numbers.items
+    assert answers.to_polars().columns == ["in", "out"]
+    assert "<table>" in answers._repr_html_()
+    assert client.models.status("client-circle") == {"1": "AVAILABLE"}
+    assert client.models.signature("client-circle")["name"] == "client-circle"
+    assert len(client.models.explain("client-circle", ROWS)["explanations"]) == 2
+
+
+def test_a_bad_row_is_told_so(client: Client, trained: Run[Sync]) -> None:
+    with pytest.raises(BadInput):
+        client.models.predict("client-circle", [{"x": "no number", "y": 1, "colour": "red"}])
+    with pytest.raises(BadInput, match="no rows"):
+        client.models.predict("client-circle", [])
+    with pytest.raises(BadInput):
+        client.models.regress("client-circle", ROWS)
+    with pytest.raises(NotFound):
+        client.models.predict("no-such-model", ROWS)
+
+
+# Keys
+
+
+def test_keys_are_made_used_and_revoked(client: Client, server: Server, trained: Run[Sync]) -> None:
+    key = client.keys.create(f"k-{uuid.uuid4().hex[:8]}", ["predict"], models=["client-circle"])
+    with Client(server.base_url, key.token, predict_url=server.predict_url) as limited:
+        assert len(limited.models.predict("client-circle", ROWS)) == 2
+        with pytest.raises(Forbidden):
+            list(limited.runs.list())
+    assert key.id in [one.id for one in client.keys.list()]
+    assert client.keys.revoke(key.id).revoked_at is not None
+
+
+# The same, awaited
+
+
+def test_the_asynchronous_client_has_the_same_methods(server: Server, trained: Run[Sync]) -> None:
+    async def main() -> None:
+        async with AsyncClient(server.base_url, server.token) as client:
+            dataset = await client.datasets.upload(circle(50), "async-circle")
+            assert (await dataset.to_pandas(3)).shape == (3, 4)
+            run = await client.runs.create({**SPEC, "dataset": dataset.ref}, training={"epochs": 3})
+            kinds = [event.type async for event in run.events()]
+            assert kinds.count("metrics") == 3
+            await run.wait(30)
+            assert run.state == "succeeded"
+            assert len(await run.history()) == 3
+            assert run.id in [one.id async for one in client.runs.list(limit=20)]
+            answers = await asyncio.gather(*(client.models.predict("client-circle", ROWS) for _ in range(8)))
+            assert len({str(answer.items) for answer in answers}) == 1
+            with pytest.raises(NotFound):
+                await client.datasets.get("no-such-dataset")
+
+    asyncio.run(main())
