@@ -14,7 +14,9 @@ from sqlalchemy import Engine
 from fitserve.blobs import BlobStore, disk_full_is_507
 from fitserve.datasets import store
 from fitserve.datasets.ingest import ingest
+from fitserve.datasets.readers import make_reader
 from fitserve.datasets.refusals import TableRefused
+from fitserve.datasets.source import open_source
 from fitserve.datasets.store import Received
 from fitserve.datasets.values import labels_of
 from fitserve.errors import Problem
@@ -121,9 +123,6 @@ def _only_known(
     options: UploadOptions, received: Received, limits: Limits, folder: Path, parent: Dataset
 ) -> UploadOptions:
     """The options, once the upload's header is known to be the parent's. Raises TableRefused."""
-    from fitserve.datasets.readers import make_reader
-    from fitserve.datasets.source import open_source
-
     bare = options.model_copy(update={"kinds": {}})
     peek = folder / "peek"
     peek.mkdir()
@@ -144,10 +143,8 @@ def _only_known(
 
 def _join(before: pq.ParquetFile, part: pq.ParquetFile, target: Path) -> None:
     """Both tables, one after the other, under types that hold both."""
-    fields = []
-    for field in before.schema_arrow:
-        fields.append(pa.field(field.name, _common(field.type, part.schema_arrow.field(field.name).type)))
-    schema = pa.schema(fields)
+    kinds = {field.name: field.type for field in part.schema_arrow}
+    schema = pa.schema([(field.name, _common(field.type, kinds[field.name])) for field in before.schema_arrow])
     with disk_full_is_507(), pq.ParquetWriter(target, schema) as writer:
         for file in (before, part):
             for batch in file.iter_batches(ROWS, columns=schema.names):

@@ -145,8 +145,7 @@ def _folder() -> Path:
 def _read(name: str, delimiter: str | None = ",", skip: int = 0) -> np.ndarray:
     """A bundled file's numbers: float64 (rows, columns)."""
     path = _folder() / name
-    opened = gzip.open(path, "rt") if path.suffix == ".gz" else path.open()
-    with opened as file:
+    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
         return np.loadtxt(file, delimiter=delimiter, skiprows=skip, ndmin=2)
 
 

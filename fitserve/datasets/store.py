@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.ipc
 import pyarrow.parquet as pq
 from sqlalchemy import Engine, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, defer
 
 from fitserve import db
-from fitserve.blobs import BlobStore
+from fitserve.blobs import BlobStore, sha256_of
 from fitserve.datasets.ingest import Ingested, ingest
 from fitserve.datasets.summary import facts_only
 from fitserve.errors import BadInput, Conflict, NotFound, Problem
@@ -262,6 +263,24 @@ def delete(session: Session, dataset: Dataset) -> None:
         )
     session.execute(update(Dataset).where(Dataset.parent_id == dataset.id).values(parent_id=dataset.parent_id))
     session.delete(dataset)
+
+
+def share(session: Session, dataset_id: str, shared: bool) -> Dataset:
+    """Lets every owner read a version, or no longer. Raises NotFound."""
+    found = session.get(Dataset, dataset_id)
+    if found is None:
+        raise NotFound(f"No dataset {dataset_id!r}.")
+    found.shared = shared
+    session.flush()
+    return found
+
+
+def received_table(table: pa.Table, folder: Path, name: str) -> Received:
+    """A table that was made here, as if it had been uploaded."""
+    path = folder / "made.arrow"
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    return Received(path, sha256_of(path), path.stat().st_size, f"{name}.arrow")
 
 
 def facts_of(dataset: Dataset) -> DatasetFacts:
