@@ -1,0 +1,172 @@
+"""A kill at each line of the crash table, by the hooks of `fitserve.crash`: twice each here, 20 times in the long form.
+
+Each crash uses up a token, so the next attempt gets through. Members are started again as they die.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from fitserve.queue import Publisher
+from tests.faults.chaos import Chaos, Plan
+from tests.faults.cluster import Cluster, wait_for
+from tests.faults.history import Acknowledged, judge
+
+# Line of the crash table -> the point, and how it dies there.
+WORKER_POINTS = {
+    "claimed, and nothing done yet": "supervisor.after_claim",
+    "supervisor dies mid-epoch": "supervisor.mid_epoch",
+    "trainer dies mid-epoch": "trainer.mid_epoch",
+    "died between the blobs' rename and T4": "supervisor.after_blobs",
+    "died right after T4": "supervisor.after_commit",
+    "outcome of T4's commit unknown": "supervisor.after_commit:error",
+    "paused past its lease, then goes on": "supervisor.mid_epoch:stop",
+}
+REAPER_POINTS = {"reaper dies in a round": "reaper.mid_round", "dispatcher dies in a round": "dispatcher.mid_round"}
+API_POINTS = {"API dies before the commit": "api.before_commit", "after the commit, before the 202": "api.after_commit"}
+
+
+def crash_everywhere(home: Path, points: list[str], times: int, runs: int) -> None:
+    """Runs under crashes at these points, `times` each; everything must come out as if nothing had been."""
+    tokens = home.parent / "tokens"
+    tokens.mkdir()
+    names = [point.partition(":")[0] for point in points]
+    for name in names:
+        for number in range(times):
+            (tokens / f"{name}.{number}").touch()
+    environment = {
+        "FITSERVE_CRASH_AT": ",".join(points),
+        "FITSERVE_CRASH_TOKENS": str(tokens),
+        "FITSERVE_MAX_ATTEMPTS": "1000",
+        "FITSERVE_LEASE_SECONDS": "1",
+    }
+    with Cluster(home, environment=environment) as cluster:
+        chaos = Chaos(Plan(seed=0, runs=0), cluster)
+        keeper = threading.Thread(target=chaos._keep)
+        wanted = [
+            Acknowledged(cluster.submit(seed=n, epochs=3, checkpoint_every=1, model="m"), n, 3) for n in range(runs)
+        ]
+        cluster.start("worker")
+        cluster.start("worker")
+        cluster.start("reaper")
+        keeper.start()
+        try:
+            spent = time.monotonic() + 20 + 6 * times
+            number = runs
+            while list(tokens.iterdir()) and time.monotonic() < spent:
+                _revive(cluster)
+                if all(cluster.run(run.run_id).state == "succeeded" for run in wanted[-4:]):
+                    wanted.append(Acknowledged(cluster.submit(seed=number, epochs=3, model="m"), number, 3))
+                    number += 1
+                time.sleep(0.1)
+            assert not list(tokens.iterdir()), f"points never reached: {sorted(p.name for p in tokens.iterdir())}"
+            for run in wanted:
+                wait_for(
+                    lambda run=run: _revive(cluster) or cluster.run(run.run_id).state == "succeeded", 60, run.run_id
+                )
+        finally:
+            chaos.over.set()
+            keeper.join()
+        verdict = judge(cluster.engine, cluster.blobs, wanted)
+        assert verdict.ok, f"{verdict}\n{cluster.tail()}"
+
+
+def _revive(cluster: Cluster) -> None:
+    """Members that stopped themselves go on after their lease is surely lost."""
+    for member in cluster.members:
+        if member.alive and _stopped(member.process.pid):
+            time.sleep(1.5)
+            member.go_on()
+
+
+def _stopped(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("line", sorted(WORKER_POINTS))
+def test_a_worker_dies_here(tmp_path: Path, line: str) -> None:
+    crash_everywhere(tmp_path / "home", [WORKER_POINTS[line]], times=2, runs=3)
+
+
+def test_reaper_and_dispatcher_die(tmp_path: Path) -> None:
+    points = [*REAPER_POINTS.values(), "supervisor.after_claim"]  # so that there is something to reap
+    crash_everywhere(tmp_path / "home", points, times=2, runs=3)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("line", sorted(WORKER_POINTS))
+def test_a_worker_dies_here_20_times(tmp_path: Path, line: str) -> None:
+    crash_everywhere(tmp_path / "home", [WORKER_POINTS[line]], times=20, runs=10)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_reaper_and_dispatcher_die_20_times(tmp_path: Path) -> None:
+    points = [*REAPER_POINTS.values(), "supervisor.after_claim"]
+    crash_everywhere(tmp_path / "home", points, times=20, runs=10)
+
+
+@pytest.mark.parametrize("line", sorted(API_POINTS))
+def test_the_api_dies_here(tmp_path: Path, line: str) -> None:
+    die_in_the_api(tmp_path / "home", API_POINTS[line], times=2)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("line", sorted(API_POINTS))
+def test_the_api_dies_here_20_times(tmp_path: Path, line: str) -> None:
+    die_in_the_api(tmp_path / "home", API_POINTS[line], times=20)
+
+
+def die_in_the_api(home: Path, point: str, times: int) -> None:
+    """The client repeats its request with its key until it is answered; there is one run for each key."""
+    tokens = home.parent / "tokens"
+    tokens.mkdir()
+    for number in range(times):
+        (tokens / f"{point}.{number}").touch()
+    environment = {"FITSERVE_CRASH_AT": point, "FITSERVE_CRASH_TOKENS": str(tokens)}
+    with Cluster(home, environment={k: v for k, v in environment.items() if "TOKENS" in k}) as cluster:
+        chaos = Chaos(Plan(seed=0, runs=0, epoch_seconds=0.01), cluster)
+        chaos.parent_id = chaos._failed_run()
+        cluster.variables.update(environment)
+        chaos._wait_for_api(cluster.start("api"))
+        cluster.start("worker")
+        cluster.start("reaper")
+        keeper = threading.Thread(target=chaos._keep)
+        keeper.start()
+        try:
+            wanted = [Acknowledged(chaos._submit(f"k{n}"), 7, 4, f"k{n}") for n in range(times)]
+            wanted += [Acknowledged(chaos._submit(f"k{n}"), 7, 4, f"k{n}") for n in range(times)]
+            assert not list(tokens.iterdir())
+            assert chaos.counts["unanswered"] >= times
+            for run in wanted:
+                cluster.wait_over(run.run_id, 40)
+        finally:
+            chaos.over.set()
+            keeper.join()
+        verdict = judge(cluster.engine, cluster.blobs, wanted)
+        assert verdict.ok, verdict
+        assert len({run.run_id for run in wanted}) == times
+
+
+def test_delivered_twice_runs_once(cluster: Cluster) -> None:
+    cluster.start("worker")
+    cluster.start("worker")
+    publisher = Publisher(cluster.settings)
+    wanted = [Acknowledged(cluster.submit(seed=n, epochs=2, seconds=0.1), n, 2) for n in range(6)]
+    for run in wanted:
+        for _ in range(5):
+            assert publisher.publish(run.run_id)
+    for run in wanted:
+        assert cluster.wait_over(run.run_id).attempt == 1
+    publisher.close()
+    verdict = judge(cluster.engine, cluster.blobs, wanted)
+    assert verdict.ok, verdict
