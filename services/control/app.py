@@ -12,15 +12,16 @@ from sqlalchemy import text
 from fitserve import blobs, db
 from fitserve.queue import Publisher
 from fitserve.settings import Settings
-from services.control import docs
+from services.control import docs, predict_proxy
 from services.control.audit import Auditor
 from services.control.context import Context
 from services.control.identity import KeyRing, ensure_root_key, has_live_key
 from services.control.ratelimit import Limiter, limited
+from services.dashboard import mount
 from services.shell import make_app
 from services.shell.auth import refuse_open_door
 
-NOUNS = ("datasets", "uploads", "schemas", "runs", "events", "models", "limits", "keys", "audit")
+NOUNS = ("datasets", "uploads", "schemas", "runs", "events", "models", "limits", "keys", "audit", "system")
 
 DESCRIPTION = """
 Upload a table, submit a network spec, watch it train, and query its predictions.
@@ -45,8 +46,9 @@ def create_app(settings: Settings) -> FastAPI:
             session.execute(text("SELECT 1"))
 
     @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(started: FastAPI) -> AsyncIterator[None]:
         yield
+        await predict_proxy.close(started)
         publisher.close()
         engine.dispose()
 
@@ -69,4 +71,6 @@ def create_app(settings: Settings) -> FastAPI:
         api.include_router(importlib.import_module(f"services.control.{noun}").router)
     app.include_router(api)
     app.include_router(docs.router)
+    app.include_router(predict_proxy.router)
+    mount(app)
     return app

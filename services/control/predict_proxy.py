@@ -1,0 +1,91 @@
+"""`/v1` and `/v2` on the control API's address: forwarded to the prediction service, for a page of one origin.
+
+A signed-in page's cookie becomes the bearer key that the prediction service asks for. Clients that care about
+microseconds call the prediction service itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+
+import httpx2
+from fastapi import APIRouter, FastAPI, Request
+from starlette.background import BackgroundTask
+from starlette.responses import Response, StreamingResponse
+
+from fitserve.errors import NotFound, Unavailable
+from fitserve.settings import Settings
+from services.shell.auth import token_of
+
+router = APIRouter(include_in_schema=False)
+
+_TIMEOUT = httpx2.Timeout(60.0, connect=2.0)
+# Of one connection, or set anew on each side of us.
+_NOT_FORWARDED = frozenset(
+    {"host", "connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "proxy-authorization"}
+    | {"authorization", "cookie", "origin", "content-length", "x-request-id", "set-cookie", "server", "date"}
+)
+
+
+@router.api_route("/v1/{path:path}", methods=["GET", "POST"])
+@router.api_route("/v2/{path:path}", methods=["GET", "POST"])
+@router.api_route("/v2", methods=["GET"])
+async def forward(request: Request) -> Response:
+    """The prediction service's answer, as it comes. Raises Unavailable (503) where there is none."""
+    token = token_of(request)
+    headers = _kept(request.headers)
+    if token is not None:
+        headers["authorization"] = f"Bearer {token}"
+    headers["x-request-id"] = str(request.scope.get("request_id", ""))
+    raw = request.scope.get("raw_path") or request.url.path.encode()
+    if b".." in raw:
+        raise NotFound("There is nothing under this address.")
+    client = _client(request)
+    outgoing = client.build_request(
+        request.method,
+        httpx2.URL(raw.decode("latin-1") + (f"?{request.url.query}" if request.url.query else "")),
+        headers=headers,
+        content=await request.body(),
+    )
+    try:
+        answer = await client.send(outgoing, stream=True)
+    except httpx2.TransportError:
+        raise Unavailable("The prediction service does not answer.", retry_after=2) from None
+    return StreamingResponse(
+        _chunks(answer), answer.status_code, _kept(answer.headers), background=BackgroundTask(answer.aclose)
+    )
+
+
+async def _chunks(answer: httpx2.Response) -> AsyncIterator[bytes]:
+    async for chunk in answer.aiter_raw():
+        yield chunk
+
+
+def _kept(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in headers.items() if name.lower() not in _NOT_FORWARDED}
+
+
+def _client(request: Request) -> httpx2.AsyncClient:
+    """One pool of connections for the life of the app."""
+    state = request.app.state
+    if getattr(state, "predict_client", None) is None:
+        state.predict_client = httpx2.AsyncClient(
+            base_url=predict_address(state.settings), timeout=_TIMEOUT, follow_redirects=False, trust_env=False
+        )
+    client: httpx2.AsyncClient = state.predict_client
+    return client
+
+
+async def close(app: FastAPI) -> None:
+    """Closes the pool, where one was opened."""
+    client: httpx2.AsyncClient | None = getattr(app.state, "predict_client", None)
+    if client is not None:
+        await client.aclose()
+
+
+def predict_address(settings: Settings) -> str:
+    """Where the prediction service is."""
+    if settings.predict_url:
+        return settings.predict_url.rstrip("/")
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
+    return f"http://{host}:{settings.predict_port}"

@@ -1,0 +1,125 @@
+/** One way to the API: typed answers, problem details as errors, nothing else. */
+
+export interface ProblemItem {
+  detail: string;
+  pointer?: string;
+  parameter?: string;
+  row?: number;
+  line?: number;
+  column?: string;
+  received?: unknown;
+  expected?: string;
+  fix?: string;
+}
+
+/** RFC 9457 problem details as fitserve writes them. */
+export interface ProblemDetails extends ProblemItem {
+  type?: string;
+  title: string;
+  status: number;
+  errors?: ProblemItem[];
+  request_id?: string;
+}
+
+export class ApiError extends Error {
+  constructor(readonly problem: ProblemDetails) {
+    super(problem.detail);
+    this.name = "ApiError";
+  }
+  get status(): number {
+    return this.problem.status;
+  }
+}
+
+export interface CallOptions {
+  body?: unknown;
+  query?: Record<string, string | number | boolean | null | undefined>;
+  headers?: Record<string, string>;
+  signal?: AbortSignal | undefined;
+}
+
+export function address(path: string, query?: CallOptions["query"]): string {
+  const pairs = Object.entries(query ?? {}).filter(([, value]) => value !== undefined && value !== null);
+  if (!pairs.length) return path;
+  return `${path}?${new URLSearchParams(pairs.map(([key, value]) => [key, String(value)])).toString()}`;
+}
+
+/** Raises ApiError for every answer that is not 2xx, and where there is no answer. */
+export async function call<T>(method: string, path: string, options: CallOptions = {}): Promise<T> {
+  const { body, query, headers = {}, signal } = options;
+  const isText = typeof body === "string";
+  const init: RequestInit = { method, headers: { Accept: "application/json", ...headers }, credentials: "same-origin" };
+  if (signal) init.signal = signal;
+  if (body !== undefined) {
+    init.body = isText ? body : JSON.stringify(body);
+    init.headers = { ...(isText ? {} : { "Content-Type": "application/json" }), ...init.headers };
+  }
+  let answer: Response;
+  try {
+    answer = await fetch(address(path, query), init);
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw new ApiError({ title: "No answer", status: 0, detail: "The server cannot be reached." });
+  }
+  const text = await answer.text();
+  if (!answer.ok) throw new ApiError(problemOf(answer.status, answer.statusText, text));
+  return (text ? JSON.parse(text) : undefined) as T;
+}
+
+/** Problem details from an answer's body, whatever it holds. */
+export function problemOf(status: number, statusText: string, text: string): ProblemDetails {
+  try {
+    const body = JSON.parse(text) as Partial<ProblemDetails> & { error?: unknown };
+    if (typeof body.detail === "string") return { title: statusText, ...body, status, detail: body.detail };
+    if (typeof body.error === "string") return { title: statusText, status, detail: body.error };
+  } catch {
+    // Not JSON: a proxy's page, say.
+  }
+  return { title: statusText || `HTTP ${status}`, status, detail: text.slice(0, 300) || statusText || `HTTP ${status}` };
+}
+
+export const get = <T>(path: string, query?: CallOptions["query"], signal?: AbortSignal): Promise<T> =>
+  call<T>("GET", path, { query, signal });
+export const post = <T>(path: string, body?: unknown, options: CallOptions = {}): Promise<T> =>
+  call<T>("POST", path, { ...options, body });
+export const put = <T>(path: string, body?: unknown): Promise<T> => call<T>("PUT", path, { body });
+export const patch = <T>(path: string, body?: unknown): Promise<T> => call<T>("PATCH", path, { body });
+export const del = <T>(path: string): Promise<T> => call<T>("DELETE", path);
+
+/** A path segment made of something that a user named. */
+export const seg = (name: string): string => encodeURIComponent(name);
+
+export interface UploadProgress {
+  sent: number;
+  total: number;
+  bytesPerSecond: number;
+}
+
+/** A body sent with progress, which `fetch` cannot tell. */
+export function upload<T>(
+  method: "PUT" | "POST",
+  path: string,
+  body: Blob,
+  headers: Record<string, string>,
+  onProgress: (progress: UploadProgress) => void,
+  signal: AbortSignal,
+): Promise<T> {
+  return new Promise<T>((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    const started = performance.now();
+    request.open(method, path);
+    for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
+    request.upload.onprogress = (event) => {
+      const seconds = Math.max(0.001, (performance.now() - started) / 1000);
+      onProgress({ sent: event.loaded, total: event.total, bytesPerSecond: event.loaded / seconds });
+    };
+    request.onload = () => {
+      if (request.status >= 200 && request.status < 300) resolve(JSON.parse(request.responseText) as T);
+      else reject(new ApiError(problemOf(request.status, request.statusText, request.responseText)));
+    };
+    request.onerror = () => reject(new ApiError({ title: "No answer", status: 0, detail: "The upload was broken off." }));
+    request.onabort = () => reject(new ApiError({ title: "Stopped", status: 0, detail: "The upload was stopped." }));
+    signal.addEventListener("abort", () => request.abort());
+    request.send(body);
+  });
+}

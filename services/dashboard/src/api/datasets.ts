@@ -1,0 +1,95 @@
+import { useInfiniteQuery, useQuery, type UseQueryResult } from "@tanstack/react-query";
+import { address, get, patch, post, seg, upload, type UploadProgress } from "./client";
+import type { DatasetDetail, DatasetInfo, DatasetPage, Kind, Profile, Relations, RowsPage, SampleInfo } from "./types";
+
+const ROOT = "/api/v1/datasets";
+
+export const useDatasets = (limit = 50) =>
+  useInfiniteQuery({
+    queryKey: ["datasets", limit],
+    queryFn: ({ pageParam, signal }) => get<DatasetPage>(ROOT, { limit, cursor: pageParam }, signal),
+    initialPageParam: null as string | null,
+    getNextPageParam: (last) => last.next_cursor,
+  });
+
+export const useDataset = (ref: string | null): UseQueryResult<DatasetDetail> =>
+  useQuery({
+    queryKey: ["dataset", ref],
+    queryFn: ({ signal }) => get<DatasetDetail>(`${ROOT}/${seg(ref ?? "")}`, undefined, signal),
+    enabled: ref !== null && ref !== "",
+  });
+
+export const useProfile = (ref: string): UseQueryResult<Profile> =>
+  useQuery({
+    queryKey: ["profile", ref],
+    queryFn: ({ signal }) => get<Profile>(`${ROOT}/${seg(ref)}/profile`, undefined, signal),
+    staleTime: Number.POSITIVE_INFINITY,
+    enabled: ref !== "",
+  });
+
+export const useRows = (ref: string, limit: number) =>
+  useInfiniteQuery({
+    queryKey: ["rows", ref, limit],
+    queryFn: ({ pageParam, signal }) => get<RowsPage>(`${ROOT}/${seg(ref)}/rows`, { limit, cursor: pageParam }, signal),
+    initialPageParam: null as string | null,
+    getNextPageParam: (last) => last.next_cursor,
+    enabled: ref !== "",
+  });
+
+export const useRelations = (ref: string, target: string): UseQueryResult<Relations> =>
+  useQuery({
+    queryKey: ["relations", ref, target],
+    queryFn: ({ signal }) => get<Relations>(`${ROOT}/${seg(ref)}/relations`, { target }, signal),
+    staleTime: Number.POSITIVE_INFINITY,
+    enabled: target !== "",
+  });
+
+export const useSamples = (): UseQueryResult<SampleInfo[]> =>
+  useQuery({
+    queryKey: ["samples"],
+    queryFn: async ({ signal }) => {
+      const found = await get<SampleInfo[] | { items: SampleInfo[] }>(`${ROOT}/samples`, undefined, signal);
+      return Array.isArray(found) ? found : found.items;
+    },
+    staleTime: Number.POSITIVE_INFINITY,
+  });
+
+export interface SampleWish {
+  sample: string;
+  name?: string;
+  noise?: number;
+  rows?: number;
+  seed?: number;
+}
+
+export const makeSample = (wish: SampleWish): Promise<DatasetInfo> => post<DatasetInfo>(`${ROOT}/samples`, wish);
+
+export const correctKinds = (ref: string, kinds: Record<string, Kind>): Promise<DatasetDetail> =>
+  patch<DatasetDetail>(`${ROOT}/${seg(ref)}`, { kinds });
+
+export interface UploadChoice {
+  name: string;
+  lenient: boolean;
+}
+
+export const uploadTable = (
+  file: File,
+  { name, lenient }: UploadChoice,
+  onProgress: (progress: UploadProgress) => void,
+  signal: AbortSignal,
+): Promise<DatasetInfo> =>
+  upload<DatasetInfo>(
+    "PUT",
+    address(`${ROOT}/${seg(name)}`, { lenient: lenient || undefined }),
+    file,
+    { "Content-Type": "application/octet-stream" },
+    onProgress,
+    signal,
+  );
+
+/** `Titanic (1).CSV.gz` becomes `titanic-1`: a name that the server takes. */
+export function nameOf(fileName: string): string {
+  const stem = fileName.toLowerCase().replace(/\.(gz|gzip|zst|zstd)$/, "").replace(/\.(csv|tsv|txt|jsonl|ndjson|json|parquet|arrow|feather|ipc)$/, "");
+  const plain = stem.normalize("NFKD").replace(/[^a-z0-9._-]+/g, "-").replace(/^[^a-z0-9]+|[^a-z0-9]+$/g, "");
+  return plain.slice(0, 63) || "table";
+}

@@ -1,0 +1,102 @@
+/** A run as it trains: epochs and events, from the lists first and from the stream then. */
+
+import { useQueryClient } from "@tanstack/react-query";
+import { useEffect, useReducer, useRef, useState } from "react";
+import { EpochTable, type EpochRow } from "../charts/curves";
+import { get, seg } from "./client";
+import { allEpochs } from "./runs";
+import type { EpochInfo, EventInfo } from "./types";
+
+export interface Live {
+  table: EpochTable;
+  /** The newest looks at the layers, by trial and epoch. */
+  layers: readonly EpochInfo[];
+  events: readonly EventInfo[];
+  connected: boolean;
+  version: number;
+}
+
+const MOST_EVENT_PAGES = 5;
+
+/** Follows a run until it is over. Draws at most once a frame, however fast epochs come. */
+export function useLive(id: string, live: boolean): Live {
+  const queries = useQueryClient();
+  const [table] = useState(() => new EpochTable());
+  const held = useRef<{ events: EventInfo[]; seen: Set<number>; layers: EpochInfo[] }>({ events: [], seen: new Set(), layers: [] });
+  const [connected, setConnected] = useState(false);
+  const [version, redraw] = useReducer((count: number) => count + 1, 0);
+  const [shown, setShown] = useState<{ events: EventInfo[]; layers: EpochInfo[] }>({ events: [], layers: [] });
+
+  useEffect(() => {
+    const stop = new AbortController();
+    let frame = 0;
+    const soon = () => {
+      frame ||= requestAnimationFrame(() => {
+        frame = 0;
+        setShown({ events: [...held.current.events], layers: [...held.current.layers] });
+        redraw();
+      });
+    };
+    const takeEvent = (event: EventInfo) => {
+      if (held.current.seen.has(event.id)) return;
+      held.current.seen.add(event.id);
+      if (event.type === "metrics") table.add([event.data as unknown as EpochRow]);
+      else held.current.events.push(event);
+      soon();
+    };
+    const loadEpochs = () =>
+      allEpochs(id, stop.signal, (rows) => {
+        table.add(rows);
+        const looked = (rows as unknown as EpochInfo[]).filter((row) => row.layers);
+        const key = (row: EpochInfo) => `${row.trial}.${row.epoch}`;
+        const known = new Set(held.current.layers.map(key));
+        held.current.layers.push(...looked.filter((row) => !known.has(key(row))));
+        soon();
+      }).catch(() => undefined);
+    void loadEpochs();
+
+    let source: EventSource | null = null;
+    if (live) {
+      source = new EventSource(`/api/v1/runs/${seg(id)}/events`);
+      source.onopen = () => setConnected(true);
+      source.onerror = () => setConnected(false);
+      const hear = (message: MessageEvent<string>) => {
+        const event = JSON.parse(message.data) as EventInfo;
+        takeEvent(event);
+        if (event.type === "state") {
+          void queries.invalidateQueries({ queryKey: ["run", id] });
+          if (["succeeded", "failed", "cancelled"].includes(String(event.data.state))) {
+            source?.close();
+            void loadEpochs();
+            void queries.invalidateQueries({ queryKey: ["insight", id] });
+          }
+        }
+      };
+      for (const type of ["metrics", "state", "message"]) source.addEventListener(type, hear as EventListener);
+    } else {
+      void loadEvents(id, stop.signal, takeEvent);
+    }
+    return () => {
+      stop.abort();
+      source?.close();
+      cancelAnimationFrame(frame);
+      setConnected(false);
+    };
+  }, [id, live, queries, table]);
+
+  return { table, layers: shown.layers, events: shown.events, connected, version };
+}
+
+async function loadEvents(id: string, signal: AbortSignal, take: (event: EventInfo) => void): Promise<void> {
+  let cursor: string | null = null;
+  for (let pages = 0; pages < MOST_EVENT_PAGES; pages += 1) {
+    try {
+      const page: { items: EventInfo[]; next_cursor: string | null } = await get(`/api/v1/runs/${seg(id)}/events`, { limit: 1000, cursor }, signal);
+      page.items.forEach(take);
+      cursor = page.next_cursor;
+    } catch {
+      return;
+    }
+    if (cursor === null) return;
+  }
+}

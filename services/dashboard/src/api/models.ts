@@ -1,0 +1,111 @@
+import { useInfiniteQuery, useQuery, type UseQueryResult } from "@tanstack/react-query";
+import { call, del, get, patch, post, put, seg, ApiError, problemOf } from "./client";
+import type { LabelInfo, ModelDetail, ModelPage } from "./types";
+
+const ROOT = "/api/v1/models";
+
+export const useModels = () =>
+  useInfiniteQuery({
+    queryKey: ["models"],
+    queryFn: ({ pageParam, signal }) => get<ModelPage>(ROOT, { limit: 200, cursor: pageParam }, signal),
+    initialPageParam: null as string | null,
+    getNextPageParam: (last) => last.next_cursor,
+    refetchInterval: 15_000,
+  });
+
+export const useModel = (name: string): UseQueryResult<ModelDetail> =>
+  useQuery({
+    queryKey: ["model", name],
+    queryFn: ({ signal }) => get<ModelDetail>(`${ROOT}/${seg(name)}`, undefined, signal),
+    refetchInterval: 10_000,
+    enabled: name !== "",
+  });
+
+export interface ManifestColumn {
+  name: string;
+  kind: string;
+  fitted?: Record<string, unknown>;
+}
+
+export interface Distribution {
+  kind: "numeric" | "categorical" | "text";
+  missing: number;
+  edges?: number[];
+  shares?: number[];
+  frequencies?: Record<string, number>;
+}
+
+export interface Manifest {
+  task: string | null;
+  encoder: { columns: ManifestColumn[] };
+  outputs: { name: string; task: string; labels: string[] | null; units: number }[];
+  training_distribution: Record<string, Distribution>;
+  parity?: { rows: number; max_abs: number; max_rel: number };
+  onnx?: { bytes: number };
+  keras?: { bytes: number };
+  receipt?: Record<string, unknown>;
+  metrics?: Record<string, unknown>;
+}
+
+export const useManifest = (name: string, version: number | null): UseQueryResult<Manifest> =>
+  useQuery({
+    queryKey: ["manifest", name, version],
+    queryFn: ({ signal }) => get<Manifest>(`${ROOT}/${seg(name)}/versions/${version ?? 0}/manifest`, undefined, signal),
+    enabled: version !== null,
+    staleTime: Number.POSITIVE_INFINITY,
+  });
+
+export const setLabel = (name: string, label: string, version: number, weight?: number): Promise<LabelInfo> =>
+  put<LabelInfo>(`${ROOT}/${seg(name)}/labels/${seg(label)}`, { version, ...(weight !== undefined && { weight }) });
+export const removeLabel = (name: string, label: string): Promise<void> => del<void>(`${ROOT}/${seg(name)}/labels/${seg(label)}`);
+export const rollback = (name: string): Promise<LabelInfo> => post<LabelInfo>(`${ROOT}/${seg(name)}/rollback`);
+export const setLoaded = (name: string, loaded: boolean): Promise<ModelDetail> => patch<ModelDetail>(`${ROOT}/${seg(name)}`, { loaded });
+export const retire = (name: string, version: number): Promise<unknown> => del(`${ROOT}/${seg(name)}/versions/${version}`);
+
+export interface Answer {
+  predictions: unknown[];
+  version: string | null;
+  warnings: { column?: string; message?: string }[];
+  milliseconds: number;
+}
+
+export const predictPath = (name: string, version: number | null, verb: string): string =>
+  `/v1/models/${seg(name)}${version === null ? "" : `/versions/${version}`}:${verb}`;
+
+/** One prediction over TensorFlow Serving's REST protocol, as any client would ask for it. */
+export async function predict(name: string, version: number | null, rows: unknown[], signal?: AbortSignal): Promise<Answer> {
+  const started = performance.now();
+  const init: RequestInit = {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ instances: rows }),
+    ...(signal && { signal }),
+  };
+  const answer = await fetch(predictPath(name, version, "predict"), init);
+  const text = await answer.text();
+  if (!answer.ok) throw new ApiError(problemOf(answer.status, answer.statusText, text));
+  const body = JSON.parse(text) as { predictions: unknown[] };
+  return {
+    predictions: body.predictions,
+    version: answer.headers.get("x-model-version"),
+    warnings: warningsOf(answer.headers.get("x-model-warnings")),
+    milliseconds: performance.now() - started,
+  };
+}
+
+function warningsOf(header: string | null): Answer["warnings"] {
+  try {
+    const found = JSON.parse(header ?? "[]") as unknown;
+    return Array.isArray(found) ? (found as Answer["warnings"]) : [];
+  } catch {
+    return [];
+  }
+}
+
+export interface Explanation {
+  explanations: Record<string, Record<string, number[]>>[];
+  baseline: { outputs: Record<string, number[]> };
+}
+
+export const explain = (name: string, version: number | null, row: unknown, signal?: AbortSignal): Promise<Explanation> =>
+  call<Explanation>("POST", predictPath(name, version, "explain"), { body: { instances: [row] }, signal });

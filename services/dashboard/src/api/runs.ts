@@ -1,0 +1,92 @@
+import { useInfiniteQuery, useQuery, type UseQueryResult } from "@tanstack/react-query";
+import type { EpochRow } from "../charts/curves";
+import { ApiError, call, get, post, seg } from "./client";
+import type { RunDetail, RunInfo, RunPage, Validation } from "./types";
+
+const ROOT = "/api/v1/runs";
+
+export const LIVE = new Set(["queued", "running"]);
+export const isLive = (run: { state: string }): boolean => LIVE.has(run.state);
+
+export interface RunFilter {
+  state?: string;
+  model?: string;
+  dataset?: string;
+}
+
+export const useRuns = (filter: RunFilter = {}, limit = 50) =>
+  useInfiniteQuery({
+    queryKey: ["runs", filter, limit],
+    queryFn: ({ pageParam, signal }) => get<RunPage>(ROOT, { limit, cursor: pageParam, ...filter }, signal),
+    initialPageParam: null as string | null,
+    getNextPageParam: (last) => last.next_cursor,
+    refetchInterval: (query) =>
+      query.state.data?.pages.some((page) => page.items.some(isLive)) ? 1500 : 15_000,
+  });
+
+export const runQuery = (id: string) => ({
+  queryKey: ["run", id],
+  queryFn: ({ signal }: { signal: AbortSignal }) => get<RunDetail>(`${ROOT}/${seg(id)}`, undefined, signal),
+});
+
+export const useRun = (id: string): UseQueryResult<RunDetail> =>
+  useQuery({
+    ...runQuery(id),
+    refetchInterval: (query) => (query.state.data && isLive(query.state.data) ? 2000 : false),
+  });
+
+/** A run's epochs, all of them, page by page. */
+export async function allEpochs(id: string, signal?: AbortSignal, onRows?: (rows: EpochRow[]) => void): Promise<EpochRow[]> {
+  const rows: EpochRow[] = [];
+  let cursor: string | null = null;
+  do {
+    const page: { items: EpochRow[]; next_cursor: string | null } = await get(`${ROOT}/${seg(id)}/epochs`, { limit: 1000, cursor }, signal);
+    rows.push(...page.items);
+    onRows?.(page.items);
+    cursor = page.next_cursor;
+  } while (cursor !== null);
+  return rows;
+}
+
+/** Checks a spec as the server would, without running it. */
+export async function validate(text: string, signal: AbortSignal): Promise<Validation> {
+  return call<Validation>("POST", ROOT, {
+    body: text,
+    query: { validate_only: true },
+    headers: { "Content-Type": "application/yaml" },
+    signal,
+  });
+}
+
+export const submit = (text: string): Promise<RunInfo> =>
+  call<RunInfo>("POST", ROOT, {
+    body: text,
+    headers: { "Content-Type": "application/yaml", "Idempotency-Key": crypto.randomUUID() },
+  });
+
+/** A spec as an object, for runs that a page makes by itself. */
+export const submitSpec = (spec: unknown, signal?: AbortSignal): Promise<RunInfo> =>
+  call<RunInfo>("POST", ROOT, { body: spec, headers: { "Idempotency-Key": crypto.randomUUID() }, signal });
+
+export const cancelRun = (id: string): Promise<RunInfo> => post<RunInfo>(`${ROOT}/${seg(id)}/cancel`);
+export const retryRun = (id: string): Promise<RunInfo> =>
+  post<RunInfo>(`${ROOT}/${seg(id)}/retry`, undefined, { headers: { "Idempotency-Key": crypto.randomUUID() } });
+export const reproduceRun = (id: string): Promise<RunInfo> =>
+  post<RunInfo>(`${ROOT}/${seg(id)}/reproduce`, undefined, { headers: { "Idempotency-Key": crypto.randomUUID() } });
+
+/** A part of a run's insight; null where this run has none (yet). */
+export function useInsight<T>(id: string, part: string, enabled: boolean, query?: Record<string, string | number>): UseQueryResult<T | null> {
+  return useQuery({
+    queryKey: ["insight", id, part, query],
+    queryFn: async ({ signal }) => {
+      try {
+        return await get<T>(`${ROOT}/${seg(id)}/${part}`, query, signal);
+      } catch (error) {
+        if (error instanceof ApiError && (error.status === 404 || error.status === 409)) return null;
+        throw error;
+      }
+    },
+    enabled,
+    staleTime: 10_000,
+  });
+}

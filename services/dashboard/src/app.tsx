@@ -1,0 +1,176 @@
+import { useQuery, useQueryClient } from "@tanstack/react-query";
+import { lazy, Suspense, useEffect, useState } from "react";
+import { NavLink, Route, Routes, Link, useLocation } from "react-router";
+import { ApiError } from "./api/client";
+import { signIn, signOut, whoAmI, type Me } from "./api/session";
+import { Button, Loading, Segment, Select } from "./components/basics";
+import { Icon } from "./components/icons";
+import { Toasts } from "./components/toasts";
+import { setLanguage, useLanguage, useText, type Language } from "./i18n";
+import { SignIn } from "./pages/SignIn";
+import { setTheme, useTheme, type Theme } from "./state/preferences";
+
+const Home = lazy(() => import("./pages/Home"));
+const Datasets = lazy(() => import("./pages/Datasets"));
+const DatasetPage = lazy(() => import("./pages/DatasetPage"));
+const NewRun = lazy(() => import("./pages/NewRun"));
+const Runs = lazy(() => import("./pages/Runs"));
+const RunPage = lazy(() => import("./pages/RunPage"));
+const Compare = lazy(() => import("./pages/Compare"));
+const Models = lazy(() => import("./pages/Models"));
+const ModelPage = lazy(() => import("./pages/ModelPage"));
+const Playground = lazy(() => import("./pages/Playground"));
+const System = lazy(() => import("./pages/System"));
+const NotFound = lazy(() => import("./pages/NotFound"));
+
+/** Signs in with the key that the printed address brings, else asks for one. */
+export function App({ offeredKey }: { offeredKey: string | null }) {
+  const queries = useQueryClient();
+  const [offered, setOffered] = useState(offeredKey);
+  const me = useQuery({
+    queryKey: ["session"],
+    queryFn: async () => {
+      if (offered === null) return whoAmI();
+      const signed = await signIn(offered);
+      setOffered(null);
+      return signed;
+    },
+    retry: false,
+    staleTime: Number.POSITIVE_INFINITY,
+  });
+  if (me.isPending) {
+    return (
+      <div className="boot">
+        <Loading />
+      </div>
+    );
+  }
+  const refused = me.error instanceof ApiError && me.error.status !== 0;
+  if (me.error) return <SignIn problem={refused && offered === null ? null : me.error} onSigned={(who) => queries.setQueryData(["session"], who)} />;
+  return (
+    <Shell
+      me={me.data}
+      onSignOut={() =>
+        void signOut().then(() => {
+          queries.clear();
+          window.location.assign("/");
+        })
+      }
+    />
+  );
+}
+
+function Shell({ me, onSignOut }: { me: Me; onSignOut: () => void }) {
+  const t = useText();
+  useTitle();
+  return (
+    <div className="shell">
+      <a className="skip" href="#content">
+        {t("skip")}
+      </a>
+      <header className="side">
+        <Link className="brand" to="/">
+          <img src="/favicon.svg" alt="" width={26} height={26} />
+          <span>fitserve</span>
+        </Link>
+        <nav aria-label={t("nav.label")}>
+          <ul className="nav">
+            <Item to="/datasets" icon="table" text={t("nav.datasets")} />
+            <Item to="/new" icon="plus" text={t("nav.new")} />
+            <Item to="/runs" icon="curve" text={t("nav.runs")} />
+            <Item to="/models" icon="box" text={t("nav.models")} />
+            <Item to="/playground" icon="play" text={t("nav.playground")} />
+            <Item to="/system" icon="gauge" text={t("nav.system")} />
+          </ul>
+        </nav>
+        <div className="side-foot">
+          <ThemeChoice />
+          <LanguageChoice />
+          <div className="row between who">
+            <span className="clip muted" title={me.key_id}>
+              {me.owner}
+            </span>
+            <Button small tone="quiet" onPress={onSignOut}>
+              {t("signout")}
+            </Button>
+          </div>
+        </div>
+      </header>
+      <main className="main" id="content" tabIndex={-1}>
+        <Suspense fallback={<Loading />}>
+          <Routes>
+            <Route path="/" element={<Home />} />
+            <Route path="/datasets" element={<Datasets />} />
+            <Route path="/datasets/:ref" element={<DatasetPage />} />
+            <Route path="/new" element={<NewRun />} />
+            <Route path="/runs" element={<Runs />} />
+            <Route path="/runs/:id" element={<RunPage />} />
+            <Route path="/compare" element={<Compare />} />
+            <Route path="/models" element={<Models />} />
+            <Route path="/models/:name" element={<ModelPage />} />
+            <Route path="/playground" element={<Playground />} />
+            <Route path="/system" element={<System />} />
+            <Route path="*" element={<NotFound />} />
+          </Routes>
+        </Suspense>
+      </main>
+      <Toasts />
+    </div>
+  );
+}
+
+function Item({ to, icon, text }: { to: string; icon: Parameters<typeof Icon>[0]["name"]; text: string }) {
+  return (
+    <li>
+      <NavLink to={to}>
+        <Icon name={icon} />
+        {text}
+      </NavLink>
+    </li>
+  );
+}
+
+/** The tab's title follows the page's heading; a new page starts at its top. */
+function useTitle(): void {
+  const { pathname } = useLocation();
+  useEffect(() => {
+    window.scrollTo(0, 0);
+    const watch = new MutationObserver(() => {
+      const heading = document.querySelector("main h1")?.textContent;
+      const title = heading ? `${heading} · fitserve` : "fitserve";
+      if (document.title !== title) document.title = title;
+    });
+    const main = document.querySelector("main");
+    if (main) watch.observe(main, { childList: true, subtree: true, characterData: true });
+    return () => watch.disconnect();
+  }, [pathname]);
+}
+
+function ThemeChoice() {
+  const t = useText();
+  const theme = useTheme();
+  const choices: { value: Theme; label: string }[] = [
+    { value: "light", label: t("theme.light") },
+    { value: "dark", label: t("theme.dark") },
+    { value: "auto", label: t("theme.auto") },
+  ];
+  return <Segment label={t("theme")} value={theme} choices={choices} onChange={setTheme} />;
+}
+
+function LanguageChoice() {
+  const t = useText();
+  const language = useLanguage();
+  return (
+    <Select
+      label={t("language")}
+      hideLabel
+      small
+      value={language}
+      choices={[
+        { value: "en", label: "English" },
+        { value: "zh-Hant", label: "繁體中文" },
+      ]}
+      onChange={(next) => setLanguage(next as Language)}
+    />
+  );
+}

@@ -1,0 +1,145 @@
+import { useEffect, useMemo, useRef } from "react";
+import uPlot from "uplot";
+import "uplot/dist/uPlot.min.css";
+import { number } from "../format";
+import { useDark } from "../state/preferences";
+import { css } from "./colors";
+
+export interface Curve {
+  label: string;
+  values: readonly (number | null)[];
+  /** A CSS variable's name, `--train` say. */
+  color: string;
+  width?: number;
+  dash?: number[];
+  faint?: boolean;
+  /** Left out of the legend: one of many. */
+  silent?: boolean;
+}
+
+export interface Mark {
+  x: number;
+  label: string;
+  color?: string;
+}
+
+interface Props {
+  label: string;
+  x: readonly number[];
+  curves: readonly Curve[];
+  marks?: readonly Mark[];
+  log?: boolean;
+  height?: number;
+  xLabel?: string;
+  /** Charts with the same key move their cursors together. */
+  sync?: string;
+}
+
+/** Lines over epochs. Data that grows is set, not drawn from nothing, so that a live curve stays smooth. */
+export function CurveChart({ label, x, curves, marks = [], log = false, height = 260, xLabel = "epoch", sync }: Props) {
+  const host = useRef<HTMLDivElement>(null);
+  const plot = useRef<uPlot | null>(null);
+  const marksNow = useRef(marks);
+  const dataNow = useRef<uPlot.AlignedData>([[], []]);
+  const dark = useDark();
+  const shape = curves.map((c) => [c.label, c.color, c.width, c.faint, c.silent, c.dash].join("|")).join("\n");
+
+  const data = useMemo<uPlot.AlignedData>(
+    () => [
+      x as number[],
+      ...curves.map((curve) =>
+        curve.values.map((value) => (value === null || !Number.isFinite(value) || (log && value <= 0) ? null : value)),
+      ),
+    ],
+    [x, curves, log],
+  );
+
+  useEffect(() => {
+    const element = host.current;
+    if (!element) return undefined;
+    const grid = css("--line");
+    const ink = css("--ink-3");
+    const axis: uPlot.Axis = { stroke: ink, grid: { stroke: grid, width: 1 }, ticks: { show: false }, font: "12px system-ui, sans-serif" };
+    const lines = shape ? shape.split("\n").map((line) => line.split("|")) : [];
+    const made = new uPlot(
+      {
+        width: Math.max(200, element.clientWidth),
+        height,
+        cursor: { points: { size: 7 }, ...(sync && { sync: { key: sync } }) },
+        legend: { live: true },
+        scales: { x: { time: false }, y: log ? { distr: 3 } : {} },
+        axes: [
+          { ...axis, label: xLabel, labelSize: 18, labelFont: "12px system-ui, sans-serif", size: 32 },
+          { ...axis, size: 62, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : number(tick, 3))) },
+        ],
+        series: [
+          { label: xLabel },
+          ...lines.map(([name = "", color = "", width = "", faint = "", , dash = ""]): uPlot.Series => ({
+            label: name,
+            stroke: css(color),
+            width: width ? Number(width) : 2,
+            alpha: faint === "true" ? 0.28 : 1,
+            points: { show: false },
+            ...(dash && { dash: dash.split(",").map(Number) }),
+            value: (_, value) => (value === null ? "–" : number(value, 4)),
+          })),
+        ],
+        hooks: { draw: [(self) => drawMarks(self, marksNow.current)] },
+      },
+      dataNow.current,
+      element,
+    );
+    plot.current = made;
+    // Lines that are not in the legend: the many behind the best.
+    const rows = made.root.querySelectorAll<HTMLElement>(".u-legend .u-series");
+    lines.forEach((line, index) => {
+      if (line[4] === "true") rows[index + 1]?.remove();
+    });
+    const watch = new ResizeObserver(() => made.setSize({ width: Math.max(200, element.clientWidth), height }));
+    watch.observe(element);
+    return () => {
+      watch.disconnect();
+      made.destroy();
+      plot.current = null;
+    };
+  }, [shape, log, height, xLabel, sync, dark]);
+
+  useEffect(() => {
+    marksNow.current = marks;
+    dataNow.current = data;
+    plot.current?.setData(data);
+  }, [data, marks, shape, log, height, dark]);
+
+  return <div className="curve-chart" ref={host} role="img" aria-label={`${label}. ${spoken(curves)}`} />;
+}
+
+function spoken(curves: readonly Curve[]): string {
+  return curves
+    .filter((curve) => !curve.silent && !curve.faint)
+    .map((curve) => {
+      const known = curve.values.filter((value) => value !== null);
+      return known.length > 0 ? `${curve.label}: ${number(known[0] ?? 0)} → ${number(known.at(-1) ?? 0)}` : curve.label;
+    })
+    .join("; ");
+}
+
+function drawMarks(plot: uPlot, marks: readonly Mark[]): void {
+  const { ctx, bbox } = plot;
+  const ratio = devicePixelRatio;
+  ctx.save();
+  ctx.font = `${11 * ratio}px system-ui, sans-serif`;
+  marks.forEach((mark, index) => {
+    const x = Math.round(plot.valToPos(mark.x, "x", true));
+    if (x < bbox.left || x > bbox.left + bbox.width) return;
+    ctx.strokeStyle = ctx.fillStyle = css(mark.color ?? "--ink-3");
+    ctx.setLineDash([4 * ratio, 4 * ratio]);
+    ctx.beginPath();
+    ctx.moveTo(x, bbox.top);
+    ctx.lineTo(x, bbox.top + bbox.height);
+    ctx.stroke();
+    const right = x + 6 * ratio + ctx.measureText(mark.label).width > bbox.left + bbox.width;
+    ctx.textAlign = right ? "right" : "left";
+    ctx.fillText(mark.label, x + (right ? -5 : 5) * ratio, bbox.top + (12 + 14 * index) * ratio);
+  });
+  ctx.restore();
+}

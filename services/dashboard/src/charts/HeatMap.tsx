@@ -1,0 +1,84 @@
+import { useEffect, useRef } from "react";
+import { useDark } from "../state/preferences";
+import { diverging, rgb } from "./colors";
+
+export interface Point {
+  x: number;
+  y: number;
+  value: number;
+  hollow?: boolean;
+}
+
+interface Props {
+  label: string;
+  /** Rows from the lowest y to the highest, each from the lowest x; -1 is orange, 1 is blue. */
+  grid: readonly (readonly number[])[] | null;
+  x: readonly [number, number];
+  y: readonly [number, number];
+  points?: readonly Point[];
+  size?: number;
+  discrete?: boolean;
+  axes?: boolean;
+}
+
+/** What a network says over a plane, with the rows it learns from on top. */
+export function HeatMap({ label, grid, x, y, points = [], size = 320, discrete = false, axes = true }: Props) {
+  const canvas = useRef<HTMLCanvasElement>(null);
+  const dark = useDark();
+
+  useEffect(() => {
+    const element = canvas.current;
+    const context = element?.getContext("2d");
+    if (!element || !context) return;
+    const ratio = Math.min(2, devicePixelRatio || 1);
+    const side = Math.round(size * ratio);
+    if (element.width !== side) element.width = element.height = side;
+    context.clearRect(0, 0, side, side);
+    if (grid && grid.length > 0) paint(context, grid, side, dark, discrete);
+    else {
+      context.fillStyle = rgb(diverging(0, dark));
+      context.fillRect(0, 0, side, side);
+    }
+    for (const point of points) {
+      const px = ((point.x - x[0]) / (x[1] - x[0])) * side;
+      const py = side - ((point.y - y[0]) / (y[1] - y[0])) * side;
+      context.beginPath();
+      context.arc(px, py, 2.6 * ratio, 0, 2 * Math.PI);
+      context.fillStyle = rgb(diverging(Math.sign(point.value) * Math.max(0.35, Math.min(1, Math.abs(point.value))), dark));
+      context.fill();
+      context.lineWidth = ratio * (point.hollow ? 1.4 : 0.9);
+      context.strokeStyle = point.hollow ? (dark ? "#000" : "#333") : "#fff";
+      context.stroke();
+    }
+  }, [grid, points, x, y, size, dark, discrete]);
+
+  return (
+    <figure className="heat-map" style={{ width: size }}>
+      <canvas ref={canvas} role="img" aria-label={label} style={{ width: size, height: size }} />
+      {axes && (
+        <figcaption className="small faint row between">
+          <span>{x[0]}</span>
+          <span>{x[1]}</span>
+        </figcaption>
+      )}
+    </figure>
+  );
+}
+
+function paint(context: CanvasRenderingContext2D, grid: readonly (readonly number[])[], side: number, dark: boolean, discrete: boolean): void {
+  const rows = grid.length;
+  const columns = grid[0]?.length ?? 0;
+  const image = new ImageData(columns, rows);
+  grid.forEach((line, row) => {
+    line.forEach((raw, column) => {
+      const value = discrete ? Math.sign(raw) : raw;
+      const [red, green, blue] = diverging(value * 0.85, dark);
+      const start = 4 * ((rows - 1 - row) * columns + column);
+      image.data.set([red, green, blue, 255], start);
+    });
+  });
+  const small = new OffscreenCanvas(columns, rows);
+  small.getContext("2d")?.putImageData(image, 0, 0);
+  context.imageSmoothingEnabled = !discrete;
+  context.drawImage(small, 0, 0, side, side);
+}

@@ -1,0 +1,31 @@
+/** Colours for canvases, which do not know CSS variables. */
+
+export type Rgb = readonly [number, number, number];
+
+/** The value of a `light-dark()` variable as the canvas wants it. */
+export function css(name: string): string {
+  const probe = document.createElement("span");
+  probe.style.color = `var(${name})`;
+  document.body.append(probe);
+  const color = getComputedStyle(probe).color;
+  probe.remove();
+  return color;
+}
+
+export const SERIES = ["--train", "--valid", "--third", "--fourth", "--fifth"] as const;
+export const seriesColor = (index: number): string => `var(${SERIES[index % SERIES.length] ?? "--train"})`;
+
+const NEGATIVE: Rgb = [245, 147, 34];
+const POSITIVE: Rgb = [8, 119, 189];
+const MIDDLE: { light: Rgb; dark: Rgb } = { light: [232, 234, 235], dark: [34, 40, 51] };
+
+/** Orange for -1, blue for 1, the page's own grey between: TensorFlow Playground's reading. */
+export function diverging(value: number, dark: boolean): Rgb {
+  const share = Math.min(1, Math.abs(value));
+  const [from, to] = [dark ? MIDDLE.dark : MIDDLE.light, value < 0 ? NEGATIVE : POSITIVE];
+  return [mix(from[0], to[0], share), mix(from[1], to[1], share), mix(from[2], to[2], share)];
+}
+
+const mix = (from: number, to: number, share: number): number => Math.round(from + (to - from) * share);
+
+export const rgb = ([red, green, blue]: Rgb): string => `rgb(${red} ${green} ${blue})`;

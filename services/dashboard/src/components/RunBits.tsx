@@ -1,0 +1,31 @@
+import { useText, type Key } from "../i18n";
+import { Badge, type Tone } from "./basics";
+
+const TONES: Record<string, Tone> = { queued: "plain", running: "info", succeeded: "good", failed: "bad", cancelled: "warn" };
+
+export function StateBadge({ state, asked }: { state: string; asked?: boolean }) {
+  const t = useText();
+  return (
+    <Badge tone={TONES[state] ?? "plain"} live={state === "running"}>
+      {asked && state === "running" ? t("state.cancelling") : t(`state.${state}` as Key)}
+    </Badge>
+  );
+}
+
+/** `loss` of `val_loss`; both are drawn in one chart. */
+export const plainMetric = (name: string): string => name.replace(/^val_/, "");
+
+interface Dataset {
+  dataset?: unknown;
+  target?: unknown;
+}
+
+/** A resolved spec's dataset and targets as words. */
+export function about(resolved: Record<string, unknown>): { dataset: string; target: string } {
+  const { dataset, target } = resolved as Dataset;
+  const ref = typeof dataset === "string" ? dataset : ((dataset as { ref?: string } | undefined)?.ref ?? "");
+  const targets = (Array.isArray(target) ? target : [target]).map((one: unknown) =>
+    typeof one === "string" ? one : ((one as { name?: string } | null)?.name ?? ""),
+  );
+  return { dataset: ref, target: targets.join(", ") };
+}

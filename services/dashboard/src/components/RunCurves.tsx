@@ -1,0 +1,159 @@
+import { useMemo } from "react";
+import { useSearchParams } from "react-router";
+import type { Live } from "../api/live";
+import { best, modeOf, smooth } from "../charts/curves";
+import { CurveChart, type Curve, type Mark } from "../charts/CurveChart";
+import { number } from "../format";
+import { useText } from "../i18n";
+import { Card, Check, Empty, Select, Stat } from "./basics";
+import { plainMetric } from "./RunBits";
+
+const RATE = /^(learning_rate|lr)$/;
+const MOST_TRIALS = 60;
+
+/** Loss and metrics over epochs: the best trial in colour, all others faint behind it, the turning point marked. */
+export function RunCurves({ live, running }: { live: Live; running: boolean }) {
+  const t = useText();
+  const [query, setQuery] = useSearchParams();
+  const { table, version } = live;
+  const log = query.get("log") === "1";
+  const weight = Number(query.get("smooth") ?? 0);
+  const set = (name: string, value: string | null) =>
+    setQuery(
+      (old) => {
+        const next = new URLSearchParams(old);
+        if (value === null) next.delete(name);
+        else next.set(name, value);
+        return next;
+      },
+      { replace: true },
+    );
+  const names = useMemo(() => {
+    void version;
+    return [...new Set(table.metrics.filter((name) => !RATE.test(name) && name !== "epoch").map(plainMetric))];
+  }, [table, version]);
+  const others = names.filter((name) => name !== "loss");
+  const metric = query.get("metric") ?? others[0] ?? "";
+  const judged = table.metrics.includes("val_loss") ? "val_loss" : "loss";
+  const winner = useMemo(() => {
+    void version;
+    return table.bestTrial(judged);
+  }, [table, judged, version]);
+  const rate = table.metrics.find((name) => RATE.test(name));
+  if (names.length === 0) {
+    return (
+      <Card>
+        <Empty title={running ? t("curves.waiting") : t("curves.none")} />
+      </Card>
+    );
+  }
+  const last = table.last(winner);
+  const trials = table.trialNumbers.length;
+  return (
+    <div className="stack">
+      <div className="card">
+        <div className="body row between">
+          <div className="stats">
+            {names.slice(0, 3).map((name) => (
+              <Stat
+                key={name}
+                name={last[`val_${name}`] !== undefined ? t("curves.val", { metric: name }) : name}
+                value={number(last[`val_${name}`] ?? last[name])}
+                note={last[`val_${name}`] !== undefined ? t("curves.train.value", { value: number(last[name]) }) : undefined}
+              />
+            ))}
+            <Stat name={t("epoch")} value={number(table.lastEpoch)} note={trials > 1 ? t("curves.trials", { n: trials, best: winner }) : undefined} />
+          </div>
+          <div className="row">
+            <Check label={t("curves.log")} checked={log} onChange={(on) => set("log", on ? "1" : null)} />
+            <Select
+              small
+              label={t("curves.smooth")}
+              value={String(weight)}
+              choices={[{ value: "0", label: t("off") }, "0.5", "0.8", "0.9", "0.95"]}
+              onChange={(value) => set("smooth", value === "0" ? null : value)}
+            />
+          </div>
+        </div>
+      </div>
+      <MetricChart live={live} metric="loss" winner={winner} log={log} weight={weight} height={330} />
+      <div className="grid two">
+        {metric !== "" && names.includes(metric) && (
+          <MetricChart
+            live={live}
+            metric={metric}
+            winner={winner}
+            log={log && modeOf(metric) === "min"}
+            weight={weight}
+            height={220}
+            chooser={
+              others.length > 1 ? <Select small hideLabel label={t("metric")} value={metric} choices={others} onChange={(value) => set("metric", value)} /> : undefined
+            }
+          />
+        )}
+        {rate && <RateChart live={live} name={rate} winner={winner} />}
+      </div>
+    </div>
+  );
+}
+
+interface ChartProps {
+  live: Live;
+  metric: string;
+  winner: number;
+  log: boolean;
+  weight: number;
+  height: number;
+  chooser?: React.ReactNode;
+}
+
+function MetricChart({ live, metric, winner, log, weight, height, chooser }: ChartProps) {
+  const t = useText();
+  const { table, version } = live;
+  const { x, curves, marks } = useMemo(() => {
+    void version;
+    const length = table.lastEpoch;
+    const val = `val_${metric}`;
+    const hasVal = table.metrics.includes(val);
+    const faint = table.trialNumbers
+      .filter((trial) => trial !== winner)
+      .slice(0, MOST_TRIALS)
+      .map((trial): Curve => ({ label: `${trial}`, values: table.series(trial, hasVal ? val : metric, length), color: hasVal ? "--valid" : "--train", width: 1, faint: true, silent: true }));
+    const line = (name: string, label: string, color: string): Curve[] => {
+      const raw = table.series(winner, name, length);
+      if (weight <= 0) return [{ label, values: raw, color }];
+      return [
+        { label: `${label} (raw)`, values: raw, color, width: 1, faint: true, silent: true },
+        { label, values: smooth(raw, weight), color },
+      ];
+    };
+    const drawn = [...faint, ...line(metric, t("curves.train"), "--train"), ...(hasVal ? line(val, t("curves.validation"), "--valid") : [])];
+    const found: Mark[] = [];
+    if (hasVal && length > 2) {
+      const turn = best(table.series(winner, val, length), modeOf(metric));
+      if (turn !== null && turn + 1 < length) found.push({ x: turn + 1, label: t("curves.turn", { epoch: turn + 1 }), color: "--valid" });
+    }
+    return { x: Array.from({ length }, (_, index) => index + 1), curves: drawn, marks: found };
+  }, [table, version, metric, winner, weight, t]);
+  return (
+    <Card title={metric} actions={chooser}>
+      <CurveChart label={metric} x={x} curves={curves} marks={marks} log={log} height={height} xLabel={t("epoch")} sync="run" />
+    </Card>
+  );
+}
+
+function RateChart({ live, name, winner }: { live: Live; name: string; winner: number }) {
+  const t = useText();
+  const { table, version } = live;
+  const { x, curves } = useMemo(() => {
+    void version;
+    const length = table.lastEpoch;
+    const values = table.series(winner, name, length);
+    return { x: values.map((_, index) => index + 1), curves: [{ label: t("curves.rate"), values, color: "--third" }] };
+  }, [table, version, name, winner, t]);
+  return (
+    <Card title={t("curves.rate")}>
+      <CurveChart label={t("curves.rate")} x={x} curves={curves} log={false} height={220} xLabel={t("epoch")} sync="run" />
+    </Card>
+  );
+}

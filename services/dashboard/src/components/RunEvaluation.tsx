@@ -1,0 +1,318 @@
+import type { ReactNode } from "react";
+import { useInsight } from "../api/runs";
+import type { RunDetail } from "../api/types";
+import { Bars, ConfusionMatrix, XYChart } from "../charts/small";
+import { number } from "../format";
+import { useText } from "../i18n";
+import { Card, Empty, ErrorView, Loading, Stat } from "./basics";
+
+type Figures = Record<string, unknown>;
+
+const isFigures = (value: unknown): value is Figures => value !== null && typeof value === "object" && !Array.isArray(value);
+const numbers = (value: unknown): number[] => (Array.isArray(value) ? value.map(Number) : []);
+
+/** How good the network is on rows that it never saw, beside what simpler models reach. */
+export function RunEvaluation({ run }: { run: RunDetail }) {
+  const t = useText();
+  const evaluation = useInsight<Figures>(run.id, "evaluation", run.state === "succeeded");
+  const importance = useInsight<Figures>(run.id, "importance", run.state === "succeeded");
+  const hardest = useInsight<Figures>(run.id, "hardest", run.state === "succeeded");
+  if (run.state !== "succeeded") return <Empty title={t("evaluation.later")} />;
+  if (evaluation.isPending) return <Loading />;
+  const metrics = isFigures(run.result?.metrics) ? run.result.metrics : {};
+  return (
+    <div className="stack">
+      <FinalMetrics metrics={metrics} />
+      {evaluation.error && <ErrorView error={evaluation.error} />}
+      {partsOf(evaluation.data ?? (run.result?.evaluation as Figures | undefined) ?? null).map(({ title, figures }) => (
+        <TargetFigures key={title} title={title} figures={figures} />
+      ))}
+      <Importance data={importance.data ?? null} />
+      <Hardest data={hardest.data ?? null} />
+    </div>
+  );
+}
+
+function FinalMetrics({ metrics }: { metrics: Figures }) {
+  const t = useText();
+  const parts = ["train", "validation", "test"].filter((part) => isFigures(metrics[part]));
+  const names = [...new Set(parts.flatMap((part) => Object.keys(metrics[part] as Figures)))];
+  if (parts.length === 0) return null;
+  return (
+    <Card title={t("evaluation.metrics")} bare>
+      <div className="table-wrap">
+        <table className="table">
+          <thead>
+            <tr>
+              <th scope="col">{t("metric")}</th>
+              {parts.map((part) => (
+                <th scope="col" key={part} className="num">
+                  {t(`part.${part as "train" | "validation" | "test"}`)}
+                </th>
+              ))}
+            </tr>
+          </thead>
+          <tbody>
+            {names.map((name) => (
+              <tr key={name}>
+                <td>{name}</td>
+                {parts.map((part) => (
+                  <td key={part} className="num">
+                    {number(Number((metrics[part] as Figures)[name]))}
+                  </td>
+                ))}
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </div>
+    </Card>
+  );
+}
+
+/** The figures of each target, on the test part or the nearest thing to it. */
+export function partsOf(evaluation: Figures | null): { title: string; figures: Figures }[] {
+  if (evaluation === null) return [];
+  if ("rows" in evaluation && typeof evaluation.rows === "number" && ("accuracy" in evaluation || "rmse" in evaluation)) return [{ title: "", figures: evaluation }];
+  for (const wrapper of ["test", "validation", "targets", "parts", "figures"]) {
+    const inner = evaluation[wrapper];
+    if (isFigures(inner)) {
+      const found = partsOf(inner);
+      if (found.length > 0) return found;
+    }
+    if (Array.isArray(inner)) {
+      return inner.filter(isFigures).map((figures) => ({ title: String(figures.target ?? figures.name ?? ""), figures: isFigures(figures.figures) ? figures.figures : figures }));
+    }
+  }
+  return Object.entries(evaluation)
+    .filter((entry): entry is [string, Figures] => isFigures(entry[1]) && ("accuracy" in entry[1] || "rmse" in entry[1]))
+    .map(([title, figures]) => ({ title, figures }));
+}
+
+const HEAD = ["accuracy", "balanced_accuracy", "roc_auc", "f1_macro", "log_loss", "brier", "rmse", "mae", "r2"] as const;
+
+function TargetFigures({ title, figures }: { title: string; figures: Figures }) {
+  const t = useText();
+  const intervals = isFigures(figures.intervals) ? figures.intervals : {};
+  const labels = Array.isArray(figures.labels) ? figures.labels.map(String) : [];
+  const confusion = Array.isArray(figures.confusion) ? (figures.confusion as unknown[]).map(numbers) : null;
+  const byLabel = Array.isArray(figures.by_label) ? figures.by_label.filter(isFigures) : [];
+  const curves = byLabel.length === 2 ? byLabel.slice(1) : byLabel.slice(0, 5);
+  const predicted = isFigures(figures.predicted_actual) ? figures.predicted_actual : null;
+  return (
+    <div className="stack">
+      <Card title={t("evaluation.unseen", { target: title })}>
+        <div className="stats">
+          {HEAD.filter((name) => typeof figures[name] === "number").map((name) => {
+            const [low, high] = numbers(intervals[name]);
+            return (
+              <Stat
+                key={name}
+                name={name.replaceAll("_", " ")}
+                value={number(figures[name] as number)}
+                note={low !== undefined && high !== undefined ? `${number(low, 3)} – ${number(high, 3)}` : undefined}
+              />
+            );
+          })}
+        </div>
+        <References figures={figures} />
+      </Card>
+      <div className="grid two">
+        {confusion && labels.length > 0 && (
+          <Card title={t("evaluation.confusion")} level={3}>
+            <ConfusionMatrix labels={labels} matrix={confusion} truth={t("evaluation.truth")} said={t("evaluation.said")} />
+          </Card>
+        )}
+        {byLabel.length > 0 && (
+          <Card title={t("evaluation.bylabel")} level={3} bare>
+            <div className="table-wrap">
+              <table className="table dense">
+                <thead>
+                  <tr>
+                    <th scope="col">{t("label")}</th>
+                    {["precision", "recall", "f1", "support"].map((name) => (
+                      <th key={name} scope="col" className="num">
+                        {name}
+                      </th>
+                    ))}
+                  </tr>
+                </thead>
+                <tbody>
+                  {byLabel.map((entry) => (
+                    <tr key={String(entry.label)}>
+                      <td>{String(entry.label)}</td>
+                      {["precision", "recall", "f1", "support"].map((name) => (
+                        <td key={name} className="num">
+                          {number(Number(entry[name]), 3)}
+                        </td>
+                      ))}
+                    </tr>
+                  ))}
+                </tbody>
+              </table>
+            </div>
+          </Card>
+        )}
+        <LabelCurves title="ROC" labels={curves} part="roc" x="false_positive" y="true_positive" diagonal />
+        <LabelCurves title={t("evaluation.pr")} labels={curves} part="pr" x="recall" y="precision" />
+        <LabelCurves title={t("evaluation.calibration")} labels={curves} part="calibration" x="predicted" y="observed" diagonal />
+        {predicted && <PredictedActual predicted={numbers(predicted.predicted)} actual={numbers(predicted.actual)} />}
+        {Array.isArray(figures.residuals) && <Residuals rows={figures.residuals.filter(isFigures)} />}
+      </div>
+    </div>
+  );
+}
+
+/** What guessing and a linear model reach on the same rows. */
+function References({ figures }: { figures: Figures }) {
+  const t = useText();
+  const found = ["baseline", "trivial", "linear"].flatMap((name) => (isFigures(figures[name]) ? [[name, figures[name]] as const] : []));
+  const references = isFigures(figures.references) ? Object.entries(figures.references).filter((entry): entry is [string, Figures] => isFigures(entry[1])) : found;
+  const metric = HEAD.find((name) => typeof figures[name] === "number");
+  if (references.length === 0 || metric === undefined) return null;
+  const bars = [
+    { label: t("evaluation.network"), value: Number(figures[metric]) },
+    ...references.map(([name, inner]) => ({ label: name.replaceAll("_", " "), value: Number(inner[metric]), color: "var(--ink-3)" })),
+  ].filter((bar) => Number.isFinite(bar.value));
+  return (
+    <div className="references">
+      <Bars label={t("evaluation.beside", { metric })} bars={bars} />
+      <span className="small faint">{t("evaluation.beside", { metric })}</span>
+    </div>
+  );
+}
+
+const COLORS = ["var(--train)", "var(--valid)", "var(--third)", "var(--fourth)", "var(--fifth)"];
+
+interface LabelCurvesProps {
+  title: string;
+  labels: readonly Figures[];
+  part: string;
+  x: string;
+  y: string;
+  diagonal?: boolean;
+}
+
+function LabelCurves({ title, labels, part, x, y, diagonal }: LabelCurvesProps): ReactNode {
+  const lines = labels.flatMap((entry, index) => {
+    const curve = entry[part];
+    if (!isFigures(curve)) return [];
+    const ys = numbers(curve[y]);
+    return [{ label: String(entry.label), color: COLORS[index % COLORS.length] ?? "var(--train)", points: numbers(curve[x]).map((value, at) => ({ x: value, y: ys[at] ?? 0 })) }];
+  });
+  if (lines.length === 0) return null;
+  const half = { label: "", color: "var(--ink-3)", dash: true, points: [{ x: 0, y: 0 }, { x: 1, y: 1 }] };
+  return (
+    <Card title={title} level={3}>
+      <XYChart label={title} lines={diagonal ? [half, ...lines] : lines} x={[0, 1]} y={[0, 1]} xLabel={x.replaceAll("_", " ")} yLabel={y.replaceAll("_", " ")} />
+      <div className="legend">
+        {lines.map((line) => (
+          <span key={line.label}>
+            <i style={{ background: line.color }} />
+            {line.label}
+          </span>
+        ))}
+      </div>
+    </Card>
+  );
+}
+
+function PredictedActual({ predicted, actual }: { predicted: number[]; actual: number[] }) {
+  const t = useText();
+  const all = [...predicted, ...actual];
+  const [low, high] = [Math.min(...all), Math.max(...all)];
+  return (
+    <Card title={t("evaluation.predicted")} level={3}>
+      <XYChart
+        label={t("evaluation.predicted")}
+        lines={[
+          { label: "", color: "var(--ink-3)", dash: true, points: [{ x: low, y: low }, { x: high, y: high }] },
+          { label: "rows", color: "var(--train)", dots: true, points: actual.map((x, index) => ({ x, y: predicted[index] ?? 0 })) },
+        ]}
+        x={[low, high]}
+        y={[low, high]}
+        xLabel={t("evaluation.truth")}
+        yLabel={t("evaluation.said")}
+        size={300}
+      />
+    </Card>
+  );
+}
+
+function Residuals({ rows }: { rows: readonly Figures[] }) {
+  const t = useText();
+  return (
+    <Card title={t("evaluation.residuals")} level={3}>
+      <Bars label={t("evaluation.residuals")} bars={rows.map((row) => ({ label: `${number(Number(row.from), 3)} – ${number(Number(row.to), 3)}`, value: Number(row.mean), text: `${number(Number(row.mean), 3)} (±${number(Number(row.rmse), 3)})` }))} />
+    </Card>
+  );
+}
+
+function entriesOf(data: Figures | null, ...names: string[]): Figures[] {
+  if (data === null) return [];
+  if (Array.isArray(data)) return (data as unknown[]).filter(isFigures);
+  for (const name of names) {
+    const inner = data[name];
+    if (Array.isArray(inner)) return inner.filter(isFigures);
+  }
+  return [];
+}
+
+function Importance({ data }: { data: Figures | null }) {
+  const t = useText();
+  const entries = entriesOf(data, "items", "columns", "importance");
+  if (entries.length === 0) return null;
+  return (
+    <Card title={t("importance.title")}>
+      <div className="stack tight">
+        <p className="muted small">{t("importance.lead")}</p>
+        <Bars
+          label={t("importance.title")}
+          bars={entries.slice(0, 25).map((entry) => ({
+            label: String(entry.column),
+            value: Number(entry.importance),
+            text: `${number(Number(entry.importance), 3)}  [${number(Number(entry.low), 2)}, ${number(Number(entry.high), 2)}]`,
+          }))}
+        />
+      </div>
+    </Card>
+  );
+}
+
+function Hardest({ data }: { data: Figures | null }) {
+  const t = useText();
+  const entries = entriesOf(data, "items", "rows", "hardest").slice(0, 20);
+  const columns = [...new Set(entries.flatMap((entry) => Object.keys(entry)))].slice(0, 8);
+  if (entries.length === 0) return null;
+  return (
+    <Card title={t("hardest.title")} bare>
+      <div className="table-wrap">
+        <table className="table dense">
+          <thead>
+            <tr>
+              {columns.map((name) => (
+                <th scope="col" key={name}>
+                  {name.replaceAll("_", " ")}
+                </th>
+              ))}
+            </tr>
+          </thead>
+          <tbody>
+            {entries.map((entry, index) => (
+              <tr key={index}>
+                {columns.map((name) => {
+                  const value = entry[name];
+                  return (
+                    <td key={name} className={typeof value === "number" ? "num" : ""}>
+                      {typeof value === "number" ? number(value, 3) : typeof value === "string" ? value : JSON.stringify(value)}
+                    </td>
+                  );
+                })}
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </div>
+    </Card>
+  );
+}

@@ -1,0 +1,107 @@
+import { useMemo, useState } from "react";
+import type { Live } from "../api/live";
+import { CurveChart, type Curve } from "../charts/CurveChart";
+import { SERIES } from "../charts/colors";
+import { Histogram } from "../charts/small";
+import { number, percent } from "../format";
+import { useText, type Key } from "../i18n";
+import { Card, Empty, Select } from "./basics";
+
+interface LayerRow {
+  name: string;
+  [measure: string]: unknown;
+}
+
+const MEASURES = ["gradients", "weights", "updates", "ratio", "sparsity", "saturated", "dead"] as const;
+const SHARES = new Set(["sparsity", "saturated", "dead"]);
+
+/** What happened inside each layer while it learned. */
+export function RunLayers({ live }: { live: Live }) {
+  const t = useText();
+  const [measure, setMeasure] = useState<string>("gradients");
+  const { x, names, rows, last, histograms } = useMemo(() => {
+    const trial = live.layers[0]?.trial ?? 0;
+    const looked = live.layers.filter((row) => row.trial === trial).sort((a, b) => a.epoch - b.epoch);
+    const perEpoch = looked.map((row) => layersOf(row.layers));
+    const all = [...new Set(perEpoch.flat().map((row) => row.name))];
+    const withHistograms = [...perEpoch].reverse().find((found) => found.some((row) => row.histogram)) ?? [];
+    return { x: looked.map((row) => row.epoch), names: all, rows: perEpoch, last: perEpoch.at(-1) ?? [], histograms: withHistograms };
+  }, [live.layers]);
+  const curves = useMemo(
+    () =>
+      names.slice(0, 12).map((name, index): Curve => ({
+        label: name,
+        color: SERIES[index % SERIES.length] ?? "--train",
+        values: rows.map((found) => {
+          const value = found.find((row) => row.name === name)?.[measure];
+          return typeof value === "number" ? value : null;
+        }),
+      })),
+    [names, rows, measure],
+  );
+  if (x.length === 0) return <Empty title={t("layers.none")} />;
+  const known = MEASURES.filter((name) => rows.some((found) => found.some((row) => typeof row[name] === "number")));
+  return (
+    <div className="stack">
+      <Card
+        title={t(`measure.${measure}` as Key)}
+        actions={
+          <Select small hideLabel label={t("measure")} value={measure} choices={known.map((name) => ({ value: name, label: t(`measure.${name}` as Key) }))} onChange={setMeasure} />
+        }
+      >
+        <CurveChart label={measure} x={x} curves={curves} log={!SHARES.has(measure)} height={300} xLabel={t("epoch")} />
+        <p className="small muted">{t(`measure.${measure}.text` as Key)}</p>
+      </Card>
+      <Card title={t("layers.last")} bare>
+        <div className="table-wrap">
+          <table className="table dense">
+            <thead>
+              <tr>
+                <th scope="col">{t("layer")}</th>
+                {known.map((name) => (
+                  <th scope="col" key={name} className="num">
+                    {t(`measure.${name}` as Key)}
+                  </th>
+                ))}
+                <th scope="col">{t("histogram")}</th>
+              </tr>
+            </thead>
+            <tbody>
+              {last.map((row) => (
+                <tr key={row.name}>
+                  <td>{row.name}</td>
+                  {known.map((name) => (
+                    <td key={name} className="num">
+                      {typeof row[name] !== "number" ? <span className="faint">–</span> : SHARES.has(name) ? percent(row[name]) : number(row[name], 3)}
+                    </td>
+                  ))}
+                  <td>
+                    <WeightHistogram row={histograms.find((one) => one.name === row.name)} />
+                  </td>
+                </tr>
+              ))}
+            </tbody>
+          </table>
+        </div>
+      </Card>
+    </div>
+  );
+}
+
+function WeightHistogram({ row }: { row: LayerRow | undefined }) {
+  const t = useText();
+  const found = row?.histogram as { counts: number[]; low: number; high: number } | null | undefined;
+  if (!found) return <span className="faint">–</span>;
+  const step = (found.high - found.low) / found.counts.length;
+  const edges = Array.from({ length: found.counts.length + 1 }, (_, index) => found.low + index * step);
+  return <Histogram label={t("histogram")} counts={found.counts} edges={edges} width={120} height={26} />;
+}
+
+function layersOf(recorded: unknown): LayerRow[] {
+  if (recorded === null || typeof recorded !== "object") return [];
+  const inner = (recorded as { layers?: unknown }).layers ?? recorded;
+  if (Array.isArray(inner)) return inner as LayerRow[];
+  return Object.entries(inner as Record<string, Record<string, unknown>>)
+    .filter(([, value]) => value !== null && typeof value === "object")
+    .map(([name, value]) => ({ name, ...value }));
+}

@@ -1,0 +1,253 @@
+import { useEffect, useMemo, useState } from "react";
+import { useSearchParams } from "react-router";
+import { explain, predict, predictPath, useManifest, type Answer, type Explanation, type Manifest } from "../api/models";
+import type { ModelDetail } from "../api/types";
+import { Bars, Histogram } from "../charts/small";
+import { number, percent, seconds } from "../format";
+import { useText } from "../i18n";
+import { fieldsOf, readPrediction, requests, rowOf, type FieldSpec, type Said } from "../spec/prediction";
+import { Button, Card, CopyButton, ErrorView, Loading, Notice, Segment, Select } from "./basics";
+
+/** A form made of the model's own columns; the answer follows what is typed. */
+export function TryIt({ model }: { model: ModelDetail }) {
+  const t = useText();
+  const [query, setQuery] = useSearchParams();
+  const asked = Number(query.get("version"));
+  const pinned = model.versions.some((version) => version.version === asked) ? asked : null;
+  const manifest = useManifest(model.name, pinned ?? model.serving);
+  if (model.serving === null) return <Notice tone="warn">{t("try.noversion")}</Notice>;
+  if (manifest.isPending) return <Loading />;
+  if (manifest.error) return <ErrorView error={manifest.error} />;
+  return (
+    <div className="stack">
+      <div className="narrow">
+        <Select
+          label={t("version")}
+          value={pinned === null ? "" : String(pinned)}
+          choices={[{ value: "", label: t("try.serving", { v: model.serving }) }, ...model.versions.filter((version) => !version.retired_at).map((version) => String(version.version))]}
+          onChange={(value) =>
+            setQuery(
+              (old) => {
+                const next = new URLSearchParams(old);
+                if (value) next.set("version", value);
+                else next.delete("version");
+                return next;
+              },
+              { replace: true },
+            )
+          }
+        />
+      </div>
+      <TryForm key={`${model.name}-${pinned ?? model.serving}`} name={model.name} version={pinned} manifest={manifest.data} />
+    </div>
+  );
+}
+
+function TryForm({ name, version, manifest }: { name: string; version: number | null; manifest: Manifest }) {
+  const t = useText();
+  const fields = useMemo(() => fieldsOf(manifest), [manifest]);
+  const [typed, setTyped] = useState<Record<string, string>>(() => Object.fromEntries(fields.map((field) => [field.name, field.typical])));
+  const row = useMemo(() => rowOf(fields, typed), [fields, typed]);
+  const [answer, setAnswer] = useState<Answer | null>(null);
+  const [explanation, setExplanation] = useState<Explanation | null>(null);
+  const [error, setError] = useState<unknown>(null);
+
+  useEffect(() => {
+    const stop = new AbortController();
+    const timer = setTimeout(() => {
+      predict(name, version, [row], stop.signal).then(
+        (found) => {
+          setAnswer(found);
+          setError(null);
+        },
+        (failure: unknown) => {
+          if (!stop.signal.aborted) setError(failure);
+        },
+      );
+      explain(name, version, row, stop.signal).then(setExplanation, () => {
+        if (!stop.signal.aborted) setExplanation(null);
+      });
+    }, 120);
+    return () => {
+      clearTimeout(timer);
+      stop.abort();
+    };
+  }, [name, version, row]);
+
+  const said = answer ? readPrediction(manifest, answer.predictions[0]) : [];
+  return (
+    <div className="columns">
+      <Card
+        title={t("try.row")}
+        actions={
+          <Button small onPress={() => setTyped(Object.fromEntries(fields.map((field) => [field.name, field.typical])))}>
+            {t("try.typical")}
+          </Button>
+        }
+      >
+        <div className="try-fields">
+          {fields.map((field) => (
+            <TryField key={field.name} field={field} value={typed[field.name] ?? ""} onChange={(value) => setTyped((old) => ({ ...old, [field.name]: value }))} />
+          ))}
+        </div>
+      </Card>
+      <div className="stack sticky">
+        <Card title={t("try.answer")}>
+          <div className="stack" aria-live="polite" data-testid="answer">
+            {error !== null && <ErrorView error={error} />}
+            {said.map((one) => (
+              <AnswerView key={one.output} said={one} several={said.length > 1} />
+            ))}
+            {answer?.warnings.map((warning, index) => (
+              <Notice key={index} tone="warn">
+                {warning.message ?? JSON.stringify(warning)}
+              </Notice>
+            ))}
+            {answer && (
+              <span className="small faint num">
+                {t("try.took", { version: answer.version ?? "–", time: seconds(answer.milliseconds / 1000) })}
+              </span>
+            )}
+          </div>
+        </Card>
+        {explanation && <Contributions explanation={explanation} said={said} manifest={manifest} />}
+        <Requests path={predictPath(name, version, "predict")} row={row} />
+      </div>
+    </div>
+  );
+}
+
+function AnswerView({ said, several }: { said: Said; several: boolean }) {
+  return (
+    <div className="stack tight">
+      {several && <h3>{said.output}</h3>}
+      <div className="answer">{said.task === "regression" ? number(said.value, 6) : said.answer}</div>
+      {said.scores.length > 0 && <Bars label={said.output} max={1} bars={said.scores.slice(0, 12).map((score) => ({ label: score.label, value: score.value, text: percent(score.value) }))} />}
+    </div>
+  );
+}
+
+function TryField({ field, value, onChange }: { field: FieldSpec; value: string; onChange: (value: string) => void }) {
+  const t = useText();
+  const { distribution } = field;
+  const at = field.kind === "numeric" && value.trim() !== "" ? Number(value) : null;
+  const wrong = field.kind === "numeric" && value.trim() !== "" && !Number.isFinite(Number(value));
+  const id = `try-${field.name}`;
+  const edges = distribution?.edges ?? [];
+  return (
+    <div className="field try-field">
+      <label htmlFor={id} className="clip" title={field.name}>
+        {field.name}
+      </label>
+      {field.choices.length > 0 && field.choices.length <= 60 ? (
+        <select id={id} className="select" value={value} onChange={(event) => onChange(event.target.value)}>
+          <option value="">{t("try.missing")}</option>
+          {!field.choices.includes(value) && value !== "" && <option value={value}>{value}</option>}
+          {field.choices.map((choice) => (
+            <option key={choice} value={choice}>
+              {choice}
+            </option>
+          ))}
+        </select>
+      ) : field.kind === "text" ? (
+        <textarea id={id} className="input" rows={2} value={value} onChange={(event) => onChange(event.target.value)} />
+      ) : (
+        <input id={id} className="input" aria-invalid={wrong || undefined} value={value} placeholder={t("try.missing")} onChange={(event) => onChange(event.target.value)} />
+      )}
+      {distribution?.kind === "numeric" && edges.length > 2 && field.kind !== "boolean" && (
+        <>
+          <Histogram label={t("distribution.of", { column: field.name })} counts={densities(edges, distribution.shares ?? [])} edges={evenEdges(edges)} at={at} width={150} height={26} />
+          <input
+            type="range"
+            aria-label={field.name}
+            min={edges[0]}
+            max={edges.at(-1)}
+            step={((edges.at(-1) ?? 1) - (edges[0] ?? 0)) / 200 || 1}
+            value={at ?? edges[0]}
+            onChange={(event) => onChange(String(Number(Number(event.target.value).toPrecision(5))))}
+          />
+        </>
+      )}
+      {distribution?.frequencies && field.choices.length > 1 && (
+        <span className="small faint clip">
+          {field.choices
+            .slice(0, 3)
+            .map((choice) => `${choice} ${percent(distribution.frequencies?.[choice], 0)}`)
+            .join(" · ")}
+        </span>
+      )}
+    </div>
+  );
+}
+
+const BARS = 24;
+
+function evenEdges(edges: readonly number[]): number[] {
+  const [low, high] = [edges[0] ?? 0, edges.at(-1) ?? 1];
+  return Array.from({ length: BARS + 1 }, (_, index) => low + ((high - low) * index) / BARS);
+}
+
+/** Shares of uneven bins (quantiles) as heights of even ones. */
+function densities(edges: readonly number[], shares: readonly number[]): number[] {
+  const even = evenEdges(edges);
+  return Array.from({ length: BARS }, (_, bar) => {
+    const [low, high] = [even[bar] ?? 0, even[bar + 1] ?? 0];
+    return shares.reduce((sum, share, index) => {
+      const [from, to] = [edges[index] ?? 0, edges[index + 1] ?? 0];
+      const overlap = Math.max(0, Math.min(high, to) - Math.max(low, from));
+      return sum + (to > from ? (share * overlap) / (to - from) : 0);
+    }, 0);
+  }).map((value) => Math.round(value * 10_000));
+}
+
+function Contributions({ explanation, said, manifest }: { explanation: Explanation; said: readonly Said[]; manifest: Manifest }) {
+  const t = useText();
+  const output = manifest.outputs[0];
+  const own = output ? explanation.explanations[0]?.[output.name] : undefined;
+  if (!output || !own) return null;
+  const label = said[0]?.answer;
+  const unit = output.task === "multiclass" ? Math.max(0, (output.labels ?? []).indexOf(label ?? "")) : 0;
+  const sign = output.task === "binary" && label === output.labels?.[0] ? -1 : 1;
+  const bars = Object.entries(own)
+    .map(([column, values]) => ({ label: column, value: sign * (values[unit] ?? values[0] ?? 0) }))
+    .sort((a, b) => Math.abs(b.value) - Math.abs(a.value))
+    .slice(0, 10)
+    .map((bar) => ({ ...bar, text: `${bar.value >= 0 ? "+" : ""}${number(bar.value, 3)}` }));
+  return (
+    <Card title={t("try.why", { answer: output.task === "regression" ? output.name : (label ?? "") })} level={3}>
+      <Bars label={t("try.contributions")} bars={bars} />
+      <p className="small faint">{t("try.contributions")}</p>
+    </Card>
+  );
+}
+
+function Requests({ path, row }: { path: string; row: unknown }) {
+  const t = useText();
+  const [kind, setKind] = useState<"curl" | "python" | "javascript">("curl");
+  const texts = requests(window.location.origin, path, row);
+  return (
+    <Card
+      title={t("try.request")}
+      level={3}
+      actions={
+        <>
+          <Segment
+            label={t("try.request")}
+            value={kind}
+            choices={[
+              { value: "curl", label: "curl" },
+              { value: "python", label: "Python" },
+              { value: "javascript", label: "JavaScript" },
+            ]}
+            onChange={setKind}
+          />
+          <CopyButton text={texts[kind]} />
+        </>
+      }
+    >
+      <pre className="code" tabIndex={0} aria-label={t("try.request")}>
+        {texts[kind]}
+      </pre>
+    </Card>
+  );
+}

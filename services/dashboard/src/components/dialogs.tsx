@@ -1,0 +1,114 @@
+import type { ReactNode } from "react";
+import { Dialog, Heading, Modal, ModalOverlay, Tab, TabList, TabPanel, Tabs } from "react-aria-components";
+import { useSearchParams } from "react-router";
+import { useText } from "../i18n";
+import { Button } from "./basics";
+
+interface ConfirmProps {
+  open: boolean;
+  title: string;
+  children: ReactNode;
+  action: string;
+  danger?: boolean;
+  onConfirm: () => void;
+  onClose: () => void;
+}
+
+/** Asks before something is moved, stopped or revoked. */
+export function Confirm({ open, title, children, action, danger, onConfirm, onClose }: ConfirmProps) {
+  const t = useText();
+  return (
+    <ModalOverlay className="overlay" isOpen={open} isDismissable onOpenChange={(next) => !next && onClose()}>
+      <Modal className="modal">
+        <Dialog role="alertdialog">
+          <Heading slot="title">{title}</Heading>
+          <div>{children}</div>
+          <div className="row">
+            <span className="grow" />
+            <Button onPress={onClose}>{t("cancel")}</Button>
+            <Button
+              tone={danger ? "danger" : "primary"}
+              onPress={() => {
+                onConfirm();
+                onClose();
+              }}
+            >
+              {action}
+            </Button>
+          </div>
+        </Dialog>
+      </Modal>
+    </ModalOverlay>
+  );
+}
+
+interface SheetProps {
+  open: boolean;
+  title: string;
+  children: ReactNode;
+  onClose: () => void;
+  wide?: boolean;
+}
+
+export function Sheet({ open, title, children, onClose, wide }: SheetProps) {
+  const t = useText();
+  return (
+    <ModalOverlay className="overlay" isOpen={open} isDismissable onOpenChange={(next) => !next && onClose()}>
+      <Modal className={wide ? "modal wide" : "modal"}>
+        <Dialog>
+          <div className="row between">
+            <Heading slot="title">{title}</Heading>
+            <Button small tone="quiet" onPress={onClose}>
+              {t("close")}
+            </Button>
+          </div>
+          {children}
+        </Dialog>
+      </Modal>
+    </ModalOverlay>
+  );
+}
+
+export interface TabSpec {
+  id: string;
+  title: ReactNode;
+  content: () => ReactNode;
+}
+
+/** Tabs whose choice stands in the address, so that it can be shared. */
+export function AddressTabs({ tabs, label, name = "tab" }: { tabs: readonly TabSpec[]; label: string; name?: string }) {
+  const [query, setQuery] = useSearchParams();
+  const first = tabs[0]?.id ?? "";
+  const wanted = query.get(name) ?? first;
+  const chosen = tabs.some((tab) => tab.id === wanted) ? wanted : first;
+  return (
+    <Tabs
+      className="tabs"
+      selectedKey={chosen}
+      onSelectionChange={(key) =>
+        setQuery(
+          (old) => {
+            const next = new URLSearchParams(old);
+            if (key === first) next.delete(name);
+            else next.set(name, String(key));
+            return next;
+          },
+          { replace: true },
+        )
+      }
+    >
+      <TabList aria-label={label} className="tablist">
+        {tabs.map((tab) => (
+          <Tab key={tab.id} id={tab.id} className="tab">
+            {tab.title}
+          </Tab>
+        ))}
+      </TabList>
+      {tabs.map((tab) => (
+        <TabPanel key={tab.id} id={tab.id} className="tabpanel">
+          {tab.content()}
+        </TabPanel>
+      ))}
+    </Tabs>
+  );
+}

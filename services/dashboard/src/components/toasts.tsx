@@ -1,0 +1,47 @@
+import { useSyncExternalStore } from "react";
+import { ErrorView, Notice } from "./basics";
+
+interface Toast {
+  id: number;
+  text: string | null;
+  error: unknown;
+}
+
+let toasts: readonly Toast[] = [];
+let counter = 0;
+const listeners = new Set<() => void>();
+
+function change(next: readonly Toast[]): void {
+  toasts = next;
+  listeners.forEach((listener) => listener());
+}
+
+function show(toast: Omit<Toast, "id">, milliseconds: number): void {
+  counter += 1;
+  const id = counter;
+  change([...toasts.slice(-3), { ...toast, id }]);
+  setTimeout(() => change(toasts.filter((one) => one.id !== id)), milliseconds);
+}
+
+/** Says that something was done. */
+export const tell = (text: string): void => show({ text, error: null }, 4000);
+/** Says that something failed, with what to do about it. */
+export const tellError = (error: unknown): void => show({ text: null, error }, 9000);
+
+const subscribe = (listener: () => void): (() => void) => {
+  listeners.add(listener);
+  return () => listeners.delete(listener);
+};
+
+export function Toasts() {
+  const shown = useSyncExternalStore(subscribe, () => toasts);
+  return (
+    <div className="toasts" aria-live="polite">
+      {shown.map((toast) => (
+        <div key={toast.id} className="toast">
+          {toast.text === null ? <ErrorView error={toast.error} /> : <Notice tone="good">{toast.text}</Notice>}
+        </div>
+      ))}
+    </div>
+  );
+}

@@ -1,0 +1,57 @@
+/** Numbers, sizes and times as people read them. */
+
+import { currentLanguage } from "./i18n";
+
+export function number(value: number | null | undefined, digits = 4): string {
+  if (value === null || value === undefined) return "–";
+  if (!Number.isFinite(value)) return String(value);
+  if (Number.isInteger(value) && Math.abs(value) < 1e15) return value.toLocaleString(currentLanguage());
+  const size = Math.abs(value);
+  if (size !== 0 && (size < 1e-3 || size >= 1e7)) return value.toExponential(Math.max(0, digits - 2));
+  return value.toLocaleString(currentLanguage(), { maximumSignificantDigits: digits, useGrouping: size >= 1e4 });
+}
+
+export const percent = (share: number | null | undefined, digits = 1): string =>
+  share === null || share === undefined || !Number.isFinite(share) ? "–" : `${(100 * share).toFixed(digits)}%`;
+
+export function bytes(value: number | null | undefined): string {
+  if (value === null || value === undefined) return "–";
+  const units = ["B", "KB", "MB", "GB", "TB"];
+  let size = value;
+  let unit = 0;
+  while (size >= 1000 && unit < units.length - 1) {
+    size /= 1000;
+    unit += 1;
+  }
+  return `${unit === 0 ? size : size.toFixed(size < 10 ? 1 : 0)} ${units[unit] ?? ""}`;
+}
+
+export function seconds(value: number | null | undefined): string {
+  if (value === null || value === undefined || !Number.isFinite(value)) return "–";
+  if (value < 0.001) return `${(value * 1e6).toFixed(0)} µs`;
+  if (value < 1) return `${(value * 1000).toFixed(value < 0.01 ? 1 : 0)} ms`;
+  if (value < 60) return `${value.toFixed(value < 10 ? 1 : 0)} s`;
+  if (value < 3600) return `${Math.floor(value / 60)} min ${Math.round(value % 60)} s`;
+  return `${Math.floor(value / 3600)} h ${Math.round((value % 3600) / 60)} min`;
+}
+
+export function ago(iso: string | null | undefined, now = Date.now()): string {
+  if (!iso) return "–";
+  const passed = (now - Date.parse(iso)) / 1000;
+  const tell = new Intl.RelativeTimeFormat(currentLanguage(), { numeric: "auto" });
+  if (Math.abs(passed) < 60) return tell.format(-Math.round(passed), "second");
+  if (Math.abs(passed) < 3600) return tell.format(-Math.round(passed / 60), "minute");
+  if (Math.abs(passed) < 86_400) return tell.format(-Math.round(passed / 3600), "hour");
+  return tell.format(-Math.round(passed / 86_400), "day");
+}
+
+export const moment = (iso: string | null | undefined): string =>
+  iso ? new Date(iso).toLocaleString(currentLanguage(), { dateStyle: "medium", timeStyle: "medium" }) : "–";
+
+/** A cell's value as text; the reader sees null as an empty cell. */
+export function cell(value: unknown): string {
+  if (value === null || value === undefined) return "";
+  if (typeof value === "string") return value;
+  if (typeof value === "number") return Number.isInteger(value) ? String(value) : String(Number(value.toPrecision(8)));
+  return JSON.stringify(value);
+}

@@ -1,0 +1,228 @@
+import { useQueries } from "@tanstack/react-query";
+import { useMemo } from "react";
+import { Link, useSearchParams } from "react-router";
+import { allEpochs, isLive, runQuery, useRuns } from "../api/runs";
+import type { RunDetail } from "../api/types";
+import { CurveChart, type Curve } from "../charts/CurveChart";
+import { SERIES } from "../charts/colors";
+import { best, EpochTable, modeOf } from "../charts/curves";
+import { Card, Check, Empty, Loading, Notice, Select } from "../components/basics";
+import { about, plainMetric, StateBadge } from "../components/RunBits";
+import { number } from "../format";
+import { useText } from "../i18n";
+import { differences, verdict } from "../spec/compare";
+import { shortId } from "./Runs";
+
+const MOST = 20;
+
+/** Runs over each other: curves, what their specs say differently, and whether the difference is more than chance. */
+export default function Compare() {
+  const t = useText();
+  const [query, setQuery] = useSearchParams();
+  const ids = useMemo(() => (query.get("runs") ?? "").split(",").filter(Boolean).slice(0, MOST), [query]);
+  const runs = useQueries({ queries: ids.map((id) => runQuery(id)) });
+  const epochs = useQueries({
+    queries: ids.map((id, index) => ({
+      queryKey: ["epochs", id],
+      queryFn: async ({ signal }: { signal: AbortSignal }) => {
+        const table = new EpochTable();
+        table.add(await allEpochs(id, signal));
+        return table;
+      },
+      refetchInterval: runs[index]?.data && isLive(runs[index].data) ? 1500 : (false as const),
+      structuralSharing: false,
+    })),
+  });
+  const log = query.get("log") === "1";
+  const set = (name: string, value: string | null) =>
+    setQuery(
+      (old) => {
+        const next = new URLSearchParams(old);
+        if (value === null) next.delete(name);
+        else next.set(name, value);
+        return next;
+      },
+      { replace: true },
+    );
+  const found = runs.flatMap((run) => (run.data ? [run.data] : []));
+  const tables = epochs.map((one) => one.data ?? null);
+  const metrics = [...new Set(tables.flatMap((table) => table?.metrics ?? []))].filter((name) => !/^(learning_rate|lr|epoch)$/.test(name));
+  const metric = query.get("metric") ?? (metrics.includes("val_loss") ? "val_loss" : (metrics[0] ?? "loss"));
+  return (
+    <div className="page">
+      <div className="page-head">
+        <div>
+          <div className="crumbs">
+            <Link to="/runs">{t("nav.runs")}</Link>
+          </div>
+          <h1>{t("compare.title")}</h1>
+        </div>
+        <AddRun ids={ids} onAdd={(id) => set("runs", [...ids, id].join(","))} />
+      </div>
+      {ids.length === 0 && <Empty title={t("compare.none")} />}
+      {runs.some((run) => run.isPending) && <Loading />}
+      {found.length > 0 && (
+        <>
+          <Card
+            title={metric}
+            actions={
+              <>
+                <Check label={t("curves.log")} checked={log} onChange={(on) => set("log", on ? "1" : null)} />
+                <Select small hideLabel label={t("metric")} value={metric} choices={metrics.length > 0 ? metrics : [metric]} onChange={(value) => set("metric", value)} />
+              </>
+            }
+          >
+            <Curves ids={ids} tables={tables} metric={metric} log={log} />
+          </Card>
+          <Figures runs={found} tables={tables} ids={ids} metric={metric} onRemove={(id) => set("runs", ids.filter((one) => one !== id).join(","))} />
+          <SpecDifferences runs={found} />
+        </>
+      )}
+    </div>
+  );
+}
+
+function AddRun({ ids, onAdd }: { ids: readonly string[]; onAdd: (id: string) => void }) {
+  const t = useText();
+  const runs = useRuns({}, 100);
+  const others = (runs.data?.pages.flatMap((page) => page.items) ?? []).filter((run) => !ids.includes(run.id));
+  return (
+    <select className="select narrow" aria-label={t("compare.add")} value="" onChange={(event) => event.target.value && onAdd(event.target.value)} disabled={ids.length >= MOST}>
+      <option value="">{t("compare.add")}</option>
+      {others.map((run) => (
+        <option key={run.id} value={run.id}>
+          {shortId(run.id)} {run.model ?? ""} ({run.state})
+        </option>
+      ))}
+    </select>
+  );
+}
+
+function Curves({ ids, tables, metric, log }: { ids: readonly string[]; tables: readonly (EpochTable | null)[]; metric: string; log: boolean }) {
+  const t = useText();
+  const { x, curves } = useMemo(() => {
+    const length = Math.max(0, ...tables.map((table) => table?.lastEpoch ?? 0));
+    return {
+      x: Array.from({ length }, (_, index) => index + 1),
+      curves: ids.flatMap((id, index): Curve[] => {
+        const table = tables[index];
+        if (!table) return [];
+        const dash = index >= SERIES.length ? [6, 2 + 2 * Math.floor(index / SERIES.length)] : undefined;
+        return [{ label: shortId(id), values: table.series(table.bestTrial(metric), metric, length), color: SERIES[index % SERIES.length] ?? "--train", ...(dash && { dash }) }];
+      }),
+    };
+  }, [ids, tables, metric]);
+  if (x.length === 0) return <Empty title={t("curves.none")} />;
+  return <CurveChart label={metric} x={x} curves={curves} log={log} height={380} xLabel={t("epoch")} />;
+}
+
+interface FiguresProps {
+  runs: readonly RunDetail[];
+  tables: readonly (EpochTable | null)[];
+  ids: readonly string[];
+  metric: string;
+  onRemove: (id: string) => void;
+}
+
+function Figures({ runs, tables, ids, metric, onRemove }: FiguresProps) {
+  const t = useText();
+  const mode = modeOf(plainMetric(metric));
+  const trialsOf = (id: string): number[] => {
+    const table = tables[ids.indexOf(id)];
+    if (!table) return [];
+    return table.trialNumbers.flatMap((trial) => {
+      const values = table.series(trial, metric, table.lastEpoch);
+      const at = best(values, mode);
+      const value = at === null ? null : values[at];
+      return typeof value === "number" ? [value] : [];
+    });
+  };
+  const first = runs[0];
+  const base = first ? trialsOf(first.id) : [];
+  return (
+    <Card title={t("compare.figures", { metric })} bare>
+      <div className="table-wrap">
+        <table className="table">
+          <thead>
+            <tr>
+              <th scope="col">{t("run")}</th>
+              <th scope="col">{t("dataset")}</th>
+              <th scope="col">{t("state")}</th>
+              <th scope="col" className="num">{t("compare.best")}</th>
+              <th scope="col" className="num">{t("compare.spread")}</th>
+              <th scope="col">{t("compare.verdict")}</th>
+              <th scope="col">
+                <span className="visually-hidden">{t("actions")}</span>
+              </th>
+            </tr>
+          </thead>
+          <tbody>
+            {runs.map((run, index) => {
+              const values = trialsOf(run.id);
+              const told = index === 0 ? null : verdict(base, values, mode);
+              return (
+                <tr key={run.id}>
+                  <td>
+                    <i className="swatch" style={{ background: `var(${SERIES[ids.indexOf(run.id) % SERIES.length] ?? "--train"})` }} />
+                    <Link className="mono" to={`/runs/${encodeURIComponent(run.id)}`}>
+                      {shortId(run.id)}
+                    </Link>
+                  </td>
+                  <td>{about(run.resolved).dataset}</td>
+                  <td>
+                    <StateBadge state={run.state} />
+                  </td>
+                  <td className="num">{values.length > 0 ? number(mode === "min" ? Math.min(...values) : Math.max(...values)) : "–"}</td>
+                  <td className="num">{values.length > 1 ? `${number(Math.min(...values), 3)} – ${number(Math.max(...values), 3)} (${values.length})` : "–"}</td>
+                  <td>{index === 0 ? <span className="faint">{t("compare.base")}</span> : told ? t(`compare.${told}`) : "–"}</td>
+                  <td className="right">
+                    <button type="button" className="linklike small" onClick={() => onRemove(run.id)}>
+                      {t("remove")}
+                    </button>
+                  </td>
+                </tr>
+              );
+            })}
+          </tbody>
+        </table>
+      </div>
+    </Card>
+  );
+}
+
+function SpecDifferences({ runs }: { runs: readonly RunDetail[] }) {
+  const t = useText();
+  const rows = useMemo(() => differences(runs.map((run) => run.resolved)), [runs]);
+  if (runs.length < 2) return null;
+  if (rows.length === 0) return <Notice tone="good">{t("compare.same")}</Notice>;
+  return (
+    <Card title={t("compare.differences")} bare>
+      <div className="table-wrap">
+        <table className="table dense">
+          <thead>
+            <tr>
+              <th scope="col">{t("compare.where")}</th>
+              {runs.map((run) => (
+                <th scope="col" key={run.id} className="mono">
+                  {shortId(run.id)}
+                </th>
+              ))}
+            </tr>
+          </thead>
+          <tbody>
+            {rows.map((row) => (
+              <tr key={row.path}>
+                <td className="mono small">{row.path}</td>
+                {row.values.map((value, index) => (
+                  <td key={index} className="mono small">
+                    {value ?? <span className="faint">–</span>}
+                  </td>
+                ))}
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </div>
+    </Card>
+  );
+}

@@ -1,0 +1,157 @@
+import { useQueryClient } from "@tanstack/react-query";
+import { useState } from "react";
+import { Link, useNavigate } from "react-router";
+import { makeSample, useDatasets, useSamples } from "../api/datasets";
+import type { SampleInfo } from "../api/types";
+import { Badge, Button, Card, Empty, ErrorView, Loading } from "../components/basics";
+import { tellError } from "../components/toasts";
+import { UploadBox } from "../components/UploadBox";
+import { ago, bytes, number } from "../format";
+import { useText } from "../i18n";
+
+export const refOf = (dataset: { name: string; version: number }): string => `${dataset.name}@${dataset.version}`;
+
+export default function Datasets() {
+  const t = useText();
+  return (
+    <div className="page">
+      <div className="page-head">
+        <div>
+          <h1>{t("datasets.title")}</h1>
+          <p className="muted">{t("datasets.lead")}</p>
+        </div>
+      </div>
+      <div className="columns">
+        <div className="stack">
+          <UploadBox />
+          <DatasetList />
+        </div>
+        <Samples />
+      </div>
+    </div>
+  );
+}
+
+function DatasetList() {
+  const t = useText();
+  const list = useDatasets();
+  const items = list.data?.pages.flatMap((page) => page.items) ?? [];
+  return (
+    <Card title={t("datasets.list")} bare>
+      {list.isPending && (
+        <div className="body">
+          <Loading />
+        </div>
+      )}
+      {list.error && (
+        <div className="body">
+          <ErrorView error={list.error} />
+        </div>
+      )}
+      {list.data && items.length === 0 && (
+        <Empty title={t("datasets.none")}>
+          <p>{t("datasets.none.text")}</p>
+        </Empty>
+      )}
+      {items.length > 0 && (
+        <div className="table-wrap">
+          <table className="table">
+            <thead>
+              <tr>
+                <th scope="col">{t("name")}</th>
+                <th scope="col" className="num">{t("rows")}</th>
+                <th scope="col" className="num">{t("size")}</th>
+                <th scope="col">{t("made")}</th>
+                <th scope="col">
+                  <span className="visually-hidden">{t("actions")}</span>
+                </th>
+              </tr>
+            </thead>
+            <tbody>
+              {items.map((dataset) => (
+                <tr key={dataset.id}>
+                  <td>
+                    <Link to={`/datasets/${encodeURIComponent(refOf(dataset))}`}>
+                      <strong>{dataset.name}</strong>
+                    </Link>
+                    <span className="faint"> @{dataset.version}</span>{" "}
+                    {dataset.refused && dataset.refused.rows > 0 && (
+                      <Badge tone="warn">{t("upload.refused", { n: number(dataset.refused.rows) })}</Badge>
+                    )}
+                  </td>
+                  <td className="num">{number(dataset.rows)}</td>
+                  <td className="num">{bytes(dataset.bytes)}</td>
+                  <td className="muted nowrap">{ago(dataset.created_at)}</td>
+                  <td className="right">
+                    <Link className="button small" to={`/new?dataset=${encodeURIComponent(refOf(dataset))}`}>
+                      {t("train")}
+                    </Link>
+                  </td>
+                </tr>
+              ))}
+            </tbody>
+          </table>
+        </div>
+      )}
+      {list.hasNextPage && (
+        <div className="body">
+          <Button onPress={() => void list.fetchNextPage()}>{t("more")}</Button>
+        </div>
+      )}
+    </Card>
+  );
+}
+
+function Samples() {
+  const t = useText();
+  const samples = useSamples();
+  return (
+    <Card title={t("samples.title")}>
+      <div className="stack tight">
+        <p className="muted small">{t("samples.lead")}</p>
+        {samples.isPending && <Loading />}
+        {samples.error && <ErrorView error={samples.error} />}
+        <ul className="samples">
+          {samples.data?.map((sample) => (
+            <SampleItem key={sample.sample} sample={sample} />
+          ))}
+        </ul>
+      </div>
+    </Card>
+  );
+}
+
+function SampleItem({ sample }: { sample: SampleInfo }) {
+  const t = useText();
+  const go = useNavigate();
+  const queries = useQueryClient();
+  const [busy, setBusy] = useState(false);
+  return (
+    <li>
+      <div className="grow">
+        <strong>{sample.title}</strong>
+        <div className="small muted">
+          {t(sample.task === "classification" ? "task.classification" : "task.regression")} ·{" "}
+          {t("rows.count", { n: number(sample.rows) })}
+        </div>
+      </div>
+      <Button
+        small
+        disabled={busy}
+        label={`${t("samples.use")}: ${sample.title}`}
+        onPress={() => {
+          setBusy(true);
+          makeSample({ sample: sample.sample })
+            .then((made) => {
+              void queries.invalidateQueries({ queryKey: ["datasets"] });
+              return go(`/datasets/${encodeURIComponent(refOf(made))}`);
+            })
+            .catch(tellError)
+            .finally(() => setBusy(false));
+        }}
+      >
+        {t("samples.use")}
+      </Button>
+    </li>
+  );
+}

@@ -1,0 +1,262 @@
+import { useQueryClient } from "@tanstack/react-query";
+import { useState } from "react";
+import { Link, useParams } from "react-router";
+import { removeLabel, retire, rollback, setLabel, setLoaded, useManifest, useModel } from "../api/models";
+import type { ModelDetail, VersionInfo } from "../api/types";
+import { Badge, Button, Card, ErrorView, Loading, Stat } from "../components/basics";
+import { AddressTabs, Confirm } from "../components/dialogs";
+import { tell, tellError } from "../components/toasts";
+import { TryIt } from "../components/TryIt";
+import { ModelLive } from "../components/ModelLive";
+import { ago, bytes, moment, number } from "../format";
+import { useText } from "../i18n";
+import { metricLine } from "./Models";
+import { shortId } from "./Runs";
+
+export default function ModelPage() {
+  const { name = "" } = useParams();
+  const t = useText();
+  const model = useModel(name);
+  if (model.isPending) return <Loading />;
+  if (model.error) {
+    return (
+      <div className="page">
+        <h1>{name}</h1>
+        <ErrorView error={model.error} />
+      </div>
+    );
+  }
+  const detail = model.data;
+  return (
+    <div className="page">
+      <div className="page-head">
+        <div>
+          <div className="crumbs">
+            <Link to="/models">{t("nav.models")}</Link>
+          </div>
+          <h1 className="row">
+            <span className="break">{detail.name}</span>
+            {detail.loaded ? <Badge tone="good">{t("models.loaded")}</Badge> : <Badge>{t("models.unloaded")}</Badge>}
+          </h1>
+          <p className="muted small">
+            {t("models.versions", { n: detail.versions.length, v: detail.serving ?? "–" })} · {t("made")} {moment(detail.created_at)}
+          </p>
+        </div>
+        <div className="row">
+          <Link className="button" to={`/runs?model=${encodeURIComponent(detail.name)}`}>
+            {t("nav.runs")}
+          </Link>
+          <LoadButton model={detail} />
+        </div>
+      </div>
+      <AddressTabs
+        label={detail.name}
+        tabs={[
+          { id: "try", title: t("try.title"), content: () => <TryIt key={detail.serving} model={detail} /> },
+          { id: "versions", title: t("models.tab.versions"), content: () => <Versions model={detail} /> },
+          { id: "live", title: t("models.tab.live"), content: () => <ModelLive name={detail.name} /> },
+        ]}
+      />
+    </div>
+  );
+}
+
+function useChange(name: string) {
+  const queries = useQueryClient();
+  return (done: Promise<unknown>, said: string) =>
+    void done
+      .then(() => {
+        tell(said);
+        return queries.invalidateQueries({ queryKey: ["model", name] });
+      })
+      .catch(tellError);
+}
+
+function LoadButton({ model }: { model: ModelDetail }) {
+  const t = useText();
+  const change = useChange(model.name);
+  return <Button onPress={() => change(setLoaded(model.name, !model.loaded), t("saved"))}>{model.loaded ? t("models.unload") : t("models.load")}</Button>;
+}
+
+interface Move {
+  label: string;
+  version: number;
+  from: number | null;
+}
+
+function Versions({ model }: { model: ModelDetail }) {
+  const t = useText();
+  const change = useChange(model.name);
+  const [move, setMove] = useState<Move | null>(null);
+  const [retiring, setRetiring] = useState<number | null>(null);
+  const [open, setOpen] = useState<number | null>(model.serving);
+  const champion = model.labels.find((label) => label.label === "champion");
+  return (
+    <div className="stack">
+      <Card
+        title={t("models.tab.versions")}
+        bare
+        actions={
+          champion?.previous != null ? (
+            <Button small onPress={() => change(rollback(model.name), t("models.rolledback"))}>
+              {t("models.rollback", { v: champion.previous })}
+            </Button>
+          ) : undefined
+        }
+      >
+        <div className="table-wrap">
+          <table className="table">
+            <thead>
+              <tr>
+                <th scope="col" className="num">{t("version")}</th>
+                <th scope="col">{t("labels")}</th>
+                <th scope="col">{t("result")}</th>
+                <th scope="col">{t("run")}</th>
+                <th scope="col">{t("made")}</th>
+                <th scope="col">
+                  <span className="visually-hidden">{t("actions")}</span>
+                </th>
+              </tr>
+            </thead>
+            <tbody>
+              {model.versions.map((version) => (
+                <tr key={version.version}>
+                  <td className="num">
+                    <button type="button" className="linklike" onClick={() => setOpen(version.version)}>
+                      {version.version}
+                    </button>
+                  </td>
+                  <td>
+                    <div className="row tight">
+                      {version.version === model.serving && <Badge tone="good">{t("models.serving")}</Badge>}
+                      {version.retired_at && <Badge>{t("models.retired")}</Badge>}
+                      {model.labels
+                        .filter((label) => label.version === version.version)
+                        .map((label) => (
+                          <Badge key={label.label} tone="info">
+                            {label.label}
+                            {label.weight > 0 && ` ${Math.round(100 * label.weight)}%`}
+                            {label.shadow && " (shadow)"}
+                          </Badge>
+                        ))}
+                    </div>
+                  </td>
+                  <td className="small num">{metricLine(version.metrics)}</td>
+                  <td>
+                    <Link className="mono" to={`/runs/${encodeURIComponent(version.run_id)}`}>
+                      {shortId(version.run_id)}
+                    </Link>
+                  </td>
+                  <td className="muted nowrap">{ago(version.created_at)}</td>
+                  <td className="right">{!version.retired_at && <MoveChoice model={model} version={version} onMove={setMove} onRetire={setRetiring} />}</td>
+                </tr>
+              ))}
+            </tbody>
+          </table>
+        </div>
+      </Card>
+      {open !== null && <VersionDetail name={model.name} version={open} />}
+      <Confirm
+        open={move !== null}
+        title={t("models.move.title", { label: move?.label ?? "" })}
+        action={t("models.move")}
+        onClose={() => setMove(null)}
+        onConfirm={() => {
+          if (move) change(setLabel(model.name, move.label, move.version), t("models.moved", { label: move.label, version: move.version }));
+        }}
+      >
+        {move?.from === null || move === null
+          ? t("models.move.text.new", { label: move?.label ?? "", version: move?.version ?? 0 })
+          : t("models.move.text", { label: move.label, from: move.from, version: move.version })}
+      </Confirm>
+      <Confirm
+        open={retiring !== null}
+        danger
+        title={t("models.retire.title", { version: retiring ?? 0 })}
+        action={t("models.retire")}
+        onClose={() => setRetiring(null)}
+        onConfirm={() => {
+          if (retiring !== null) change(retire(model.name, retiring), t("saved"));
+        }}
+      >
+        {t("models.retire.text")}
+      </Confirm>
+      {model.labels.some((label) => label.label !== "champion") && (
+        <div className="row tight">
+          {model.labels
+            .filter((label) => label.label !== "champion")
+            .map((label) => (
+              <Button key={label.label} small tone="quiet" onPress={() => change(removeLabel(model.name, label.label), t("saved"))}>
+                {t("models.label.remove", { label: label.label })}
+              </Button>
+            ))}
+        </div>
+      )}
+    </div>
+  );
+}
+
+interface ChoiceProps {
+  model: ModelDetail;
+  version: VersionInfo;
+  onMove: (move: Move) => void;
+  onRetire: (version: number) => void;
+}
+
+function MoveChoice({ model, version, onMove, onRetire }: ChoiceProps) {
+  const t = useText();
+  const names = [...new Set(["champion", "candidate", ...model.labels.map((label) => label.label)])];
+  return (
+    <select
+      className="select small auto"
+      aria-label={t("models.actions", { version: version.version })}
+      value=""
+      onChange={(event) => {
+        const chosen = event.target.value;
+        if (chosen === "!retire") onRetire(version.version);
+        else if (chosen) {
+          const from = model.labels.find((label) => label.label === chosen)?.version ?? null;
+          onMove({ label: chosen, version: version.version, from });
+        }
+      }}
+    >
+      <option value="">{t("models.make")}</option>
+      {names.map((name) => (
+        <option key={name} value={name}>
+          {name}
+        </option>
+      ))}
+      <option value="!retire">{t("models.retire")}</option>
+    </select>
+  );
+}
+
+function VersionDetail({ name, version }: { name: string; version: number }) {
+  const t = useText();
+  const manifest = useManifest(name, version);
+  if (manifest.isPending) return <Loading />;
+  if (manifest.error) return <ErrorView error={manifest.error} />;
+  const { data } = manifest;
+  const base = `/api/v1/models/${encodeURIComponent(name)}/versions/${version}/files`;
+  return (
+    <Card
+      title={t("models.version", { version })}
+      actions={
+        <>
+          <a className="button small" href={`${base}/keras`} download>
+            model.keras {bytes(data.keras?.bytes)}
+          </a>
+          <a className="button small" href={`${base}/onnx`} download>
+            model.onnx {bytes(data.onnx?.bytes)}
+          </a>
+        </>
+      }
+    >
+      <div className="stats">
+        <Stat name={t("columns")} value={number(data.encoder.columns.length)} />
+        <Stat name={t("models.outputs")} value={data.outputs.map((output) => output.name).join(", ")} />
+        <Stat name={t("models.parity")} value={number(data.parity?.max_rel)} note={t("models.parity.note", { n: number(data.parity?.rows) })} />
+      </div>
+    </Card>
+  );
+}

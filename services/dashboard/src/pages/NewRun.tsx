@@ -1,0 +1,292 @@
+import { useQuery } from "@tanstack/react-query";
+import { useEffect, useMemo, useState } from "react";
+import { Link, useNavigate, useSearchParams } from "react-router";
+import { get } from "../api/client";
+import { useDataset, useDatasets } from "../api/datasets";
+import { runQuery, submit } from "../api/runs";
+import type { DatasetDetail, DatasetInfo } from "../api/types";
+import { Button, Card, Empty, Field, Loading, Select } from "../components/basics";
+import { LayerBuilder } from "../components/LayerBuilder";
+import { SpecText } from "../components/SpecText";
+import { tellError } from "../components/toasts";
+import { TrainingForm } from "../components/TrainingForm";
+import { Verdict } from "../components/Verdict";
+import { number } from "../format";
+import { useText } from "../i18n";
+import { Catalogue } from "../spec/catalogue";
+import { at, edit, read, write, type Json, type JsonObject, type Path } from "../spec/document";
+import { readNetwork, writeEntry, type Entry } from "../spec/layers";
+import { LESSONS, startFrom } from "../spec/lessons";
+import { columnsOf } from "../spec/network";
+import { useVerdict } from "../spec/useVerdict";
+import { refOf } from "./Datasets";
+import { kindKey } from "./DatasetPage";
+
+export const useCatalogue = (): Catalogue | null => {
+  const schema = useQuery({
+    queryKey: ["schema"],
+    queryFn: ({ signal }) => get<ConstructorParameters<typeof Catalogue>[0]>("/api/v1/schemas/spec", undefined, signal),
+    staleTime: Number.POSITIVE_INFINITY,
+  });
+  return useMemo(() => (schema.data ? new Catalogue(schema.data) : null), [schema.data]);
+};
+
+/** The page's text: from the address, from a run that is to be changed, or from a dataset. */
+export default function NewRun() {
+  const t = useText();
+  const [query] = useSearchParams();
+  const from = query.get("run");
+  const run = useQuery({ ...runQuery(from ?? ""), enabled: from !== null && query.get("spec") === null });
+  const datasets = useDatasets();
+  if ((from !== null && run.isPending && query.get("spec") === null) || datasets.isPending) return <Loading />;
+  const known = datasets.data?.pages.flatMap((page) => page.items) ?? [];
+  const start = query.get("spec") ?? (run.data ? write(run.data.spec as JsonObject) : null) ?? firstText(query.get("dataset"), query.get("target"), known);
+  if (start === null) {
+    return (
+      <div className="page">
+        <h1>{t("new.title")}</h1>
+        <Empty title={t("datasets.none")}>
+          <p>{t("datasets.none.text")}</p>
+          <Link className="button primary" to="/datasets">
+            {t("nav.datasets")}
+          </Link>
+        </Empty>
+      </div>
+    );
+  }
+  return <Builder key={`${from ?? ""}|${query.get("dataset") ?? ""}`} start={start} known={known} />;
+}
+
+function firstText(dataset: string | null, target: string | null, known: readonly DatasetInfo[]): string | null {
+  const ref = dataset ?? (known[0] ? refOf(known[0]) : null);
+  if (ref === null) return null;
+  const spec: JsonObject = {
+    dataset: ref,
+    ...(target !== null && { target }),
+    network: [{ Dense: { units: 64, activation: "relu" } }, { Dense: { units: 32, activation: "relu" } }],
+    training: {
+      optimizer: { Adam: { learning_rate: 0.001 } },
+      batch_size: 32,
+      epochs: 200,
+      early_stopping: { monitor: "val_loss", patience: 20, restore_best_weights: true },
+    },
+  };
+  return write(spec);
+}
+
+/** `name@version`, as a spec may say its dataset. */
+function refIn(spec: JsonObject | null): string | null {
+  const dataset = spec?.dataset;
+  if (typeof dataset === "string") return dataset;
+  const ref = at(dataset, ["ref"]);
+  return typeof ref === "string" ? ref : null;
+}
+
+function targetIn(spec: JsonObject | null): string | null {
+  const target = spec?.target;
+  if (typeof target === "string") return target;
+  const one = Array.isArray(target) && target.length === 1 ? target[0] : target;
+  if (typeof one === "string") return one;
+  const column = at(one, ["column"]) ?? at(one, ["columns", 0]) ?? at(one, ["name"]);
+  return typeof column === "string" ? column : null;
+}
+
+function Builder({ start, known }: { start: string; known: readonly DatasetInfo[] }) {
+  const t = useText();
+  const go = useNavigate();
+  const catalogue = useCatalogue();
+  const [text, setText] = useState(start);
+  const [sending, setSending] = useState(false);
+  const reading = useMemo(() => read(text), [text]);
+  const [lastGood, setLastGood] = useState<JsonObject>(reading.spec ?? {});
+  if (reading.spec && reading.spec !== lastGood) setLastGood(reading.spec);
+  const spec = reading.spec ?? lastGood;
+  const ref = refIn(spec);
+  const dataset = useDataset(ref);
+  const target = targetIn(spec);
+  const verdict = useVerdict(reading.spec !== null && target !== null ? text : null);
+  useTextInAddress(text, start);
+
+  const change = (path: Path, value: Json | undefined) => setText((old) => edit(old, path, value));
+  const entries = useMemo(() => readNetwork(spec.network), [spec.network]);
+  const summary = verdict.answer?.summary;
+  const resolvedWidth = summary?.[0] ? sizeOf(summary[0].output_shape) : null;
+  const outputWidth = summary?.at(-1) ? sizeOf(summary.at(-1)?.output_shape ?? []) : null;
+  const columns = columnsOf(entries ?? [], resolvedWidth, outputWidth, { input: t("network.inputs"), output: target ?? t("target") });
+  const offset = summary?.findIndex((row) => row.layer !== "InputLayer" && row.layer !== "Input") ?? 0;
+  const counted = (entries ?? []).map((entry, index) => {
+    const row = summary?.[offset + index];
+    if (row?.layer !== entry.cls) return null;
+    return { shape: `(${row.output_shape.slice(1).join(", ")})`, parameters: t("parameters.n", { n: number(row.parameters) }) };
+  });
+  const launch = () => {
+    setSending(true);
+    submit(text)
+      .then((run) => go(`/runs/${encodeURIComponent(run.id)}`))
+      .catch(tellError)
+      .finally(() => setSending(false));
+  };
+  return (
+    <div className="page">
+      <div className="page-head">
+        <div>
+          <h1>{t("new.title")}</h1>
+          <p className="muted">{t("new.lead")}</p>
+        </div>
+        <Button tone="primary" disabled={sending || verdict.answer === null} onPress={launch}>
+          {sending ? t("new.sending") : t("new.start")}
+        </Button>
+      </div>
+      <div className="columns builder">
+        <fieldset className="stack plain" disabled={reading.problem !== null}>
+          <legend className="visually-hidden">{t("new.title")}</legend>
+          <Card title={t("new.data")}>
+            <DataForm spec={spec} known={known} ref_={ref} dataset={dataset.data ?? null} target={target} onChange={change} />
+          </Card>
+          <Card
+            title={t("network")}
+            actions={
+              <select
+                className="select small"
+                aria-label={t("lesson.start")}
+                value=""
+                onChange={(event) => {
+                  const lesson = LESSONS.find((one) => one.id === event.target.value);
+                  if (lesson) setText((old) => startFrom(old, lesson));
+                }}
+              >
+                <option value="">{t("lesson.start")}</option>
+                {LESSONS.map((lesson) => (
+                  <option key={lesson.id} value={lesson.id} title={t(lesson.text)}>
+                    {t(lesson.title)}
+                  </option>
+                ))}
+              </select>
+            }
+          >
+            {entries === null ? (
+              <p className="muted">{t("network.foreign")}</p>
+            ) : (
+              <LayerBuilder
+                catalogue={catalogue}
+                entries={entries}
+                columns={columns}
+                counted={counted}
+                onChange={(next: Entry[]) => change(["network"], next.map(writeEntry))}
+              />
+            )}
+          </Card>
+          <TrainingForm catalogue={catalogue} spec={spec} columns={dataset.data?.columns ?? []} onChange={change} />
+        </fieldset>
+        <div className="stack sticky">
+          <Verdict verdict={verdict} problem={reading.problem} missingTarget={target === null} />
+          <Card title={t("spec.yaml")} bare actions={<span className="small faint">{t("spec.same")}</span>}>
+            <SpecText text={text} onChange={setText} marks={verdict.marks(text, reading.problem)} />
+          </Card>
+        </div>
+      </div>
+    </div>
+  );
+}
+
+const sizeOf = (shape: readonly (number | null)[]): number | null => {
+  const rest = shape.slice(1).filter((size): size is number => size !== null);
+  return rest.length === 0 ? null : rest.reduce((product, size) => product * size, 1);
+};
+
+/** What was written is kept in the address, so that it can be shared and comes back. */
+function useTextInAddress(text: string, start: string): void {
+  useEffect(() => {
+    if (text === start) return undefined;
+    const timer = setTimeout(() => {
+      const next = new URL(window.location.href);
+      next.searchParams.set("spec", text);
+      window.history.replaceState(window.history.state, "", next);
+    }, 500);
+    return () => clearTimeout(timer);
+  }, [text, start]);
+}
+
+interface DataProps {
+  spec: JsonObject;
+  known: readonly DatasetInfo[];
+  ref_: string | null;
+  dataset: DatasetDetail | null;
+  target: string | null;
+  onChange: (path: Path, value: Json | undefined) => void;
+}
+
+function DataForm({ spec, known, ref_, dataset, target, onChange }: DataProps) {
+  const t = useText();
+  const refs = known.map(refOf);
+  const columns = dataset?.columns ?? [];
+  const features = useMemo(() => featureNames(spec.features), [spec.features]);
+  const usable = columns.filter((column) => column.kind !== "ignored" && column.name !== target);
+  const chosen = new Set(features ?? usable.map((column) => column.name));
+  const toggle = (name: string, on: boolean) => {
+    const next = usable.map((column) => column.name).filter((own) => (own === name ? on : chosen.has(own)));
+    onChange(["features"], next.length === usable.length ? undefined : next);
+  };
+  return (
+    <div className="stack">
+      <div className="fields wide">
+        <Select
+          label={t("target.question")}
+          value={target ?? ""}
+          choices={[
+            { value: "", label: t("target.choose") },
+            ...columns.map((column) => ({ value: column.name, label: `${column.name} (${t(kindKey(column.kind))})` })),
+          ]}
+          onChange={(next) => onChange(["target"], next || undefined)}
+        />
+        <Select
+          label={t("dataset")}
+          value={ref_ ?? ""}
+          choices={[...new Set([...(ref_ ? [ref_] : []), ...refs])]}
+          onChange={(next) => onChange(["dataset"], next)}
+        />
+        <Field label={t("model.name")} hint={t("model.name.hint")}>
+          {(id) => (
+            <input
+              id={id}
+              className="input"
+              value={typeof spec.model === "string" ? spec.model : ""}
+              placeholder={t("form.none")}
+              onChange={(event) => onChange(["model"], event.target.value.trim().toLowerCase() || undefined)}
+            />
+          )}
+        </Field>
+      </div>
+      {usable.length > 0 && (
+        <details>
+          <summary>
+            {t("features.n", { n: chosen.size, of: usable.length })}
+          </summary>
+          <div className="chips">
+            {usable.map((column) => (
+              <label key={column.name} className="chip">
+                <input type="checkbox" checked={chosen.has(column.name)} onChange={(event) => toggle(column.name, event.target.checked)} />
+                <span className="clip">{column.name}</span>
+                <span className="faint small">{t(kindKey(column.kind))}</span>
+              </label>
+            ))}
+          </div>
+        </details>
+      )}
+      {target !== null && dataset !== null && !columns.some((column) => column.name === target) && (
+        <p className="wrong">{t("target.unknown", { column: target })}</p>
+      )}
+    </div>
+  );
+}
+
+/** The columns that a spec names as features; null where it leaves them out. */
+export function featureNames(features: Json | undefined): string[] | null {
+  if (features === undefined || features === null) return null;
+  if (!Array.isArray(features)) return Object.keys(features as JsonObject);
+  return features.map((feature) => {
+    if (typeof feature === "string") return feature;
+    const column = at(feature, ["column"]);
+    return typeof column === "string" ? column : (Object.keys((feature ?? {}) as JsonObject)[0] ?? "");
+  });
+}

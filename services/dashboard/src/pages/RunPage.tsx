@@ -1,0 +1,228 @@
+import { useQueryClient } from "@tanstack/react-query";
+import { useState } from "react";
+import { Link, useNavigate, useParams } from "react-router";
+import { useLive } from "../api/live";
+import { cancelRun, isLive, reproduceRun, retryRun, useRun } from "../api/runs";
+import type { EventInfo, RunDetail } from "../api/types";
+import { Badge, Button, Card, CopyButton, Empty, ErrorView, Loading, Notice } from "../components/basics";
+import { AddressTabs, Confirm, type TabSpec } from "../components/dialogs";
+import { about, StateBadge } from "../components/RunBits";
+import { RunCurves } from "../components/RunCurves";
+import { RunEvaluation } from "../components/RunEvaluation";
+import { RunFindings } from "../components/RunFindings";
+import { RunLayers } from "../components/RunLayers";
+import { RunSurface } from "../components/RunSurface";
+import { tell, tellError } from "../components/toasts";
+import { ago, moment, number, seconds } from "../format";
+import { useText } from "../i18n";
+import { write, type JsonObject } from "../spec/document";
+import { shortId } from "./Runs";
+
+export default function RunPage() {
+  const { id = "" } = useParams();
+  const run = useRun(id);
+  if (run.isPending) return <Loading />;
+  if (run.error) {
+    return (
+      <div className="page">
+        <h1 className="mono">{id}</h1>
+        <ErrorView error={run.error} />
+      </div>
+    );
+  }
+  return <RunView key={id} run={run.data} />;
+}
+
+function RunView({ run }: { run: RunDetail }) {
+  const t = useText();
+  const running = isLive(run);
+  const live = useLive(run.id, running);
+  const { dataset, target } = about(run.resolved);
+  const tabs: TabSpec[] = [
+    { id: "curves", title: t("tab.curves"), content: () => <RunCurves live={live} running={running} /> },
+    { id: "evaluation", title: t("tab.evaluation"), content: () => <RunEvaluation run={run} /> },
+    { id: "findings", title: t("tab.findings"), content: () => <RunFindings run={run} /> },
+    { id: "layers", title: t("tab.layers"), content: () => <RunLayers live={live} /> },
+    { id: "surface", title: t("tab.surface"), content: () => <RunSurface run={run} /> },
+    { id: "events", title: t("tab.events"), content: () => <Events events={live.events} /> },
+    { id: "spec", title: t("tab.spec"), content: () => <SpecTab run={run} /> },
+  ];
+  return (
+    <div className="page">
+      <div className="page-head">
+        <div>
+          <div className="crumbs">
+            <Link to="/runs">{t("nav.runs")}</Link>
+            {run.parent_id && (
+              <>
+                {" "}
+                · {t("run.parent")} <Link to={`/runs/${encodeURIComponent(run.parent_id)}`}>{shortId(run.parent_id)}</Link>
+              </>
+            )}
+          </div>
+          <h1 className="row">
+            <span className="break">{target || shortId(run.id)}</span> <StateBadge state={run.state} asked={run.cancel_requested_at !== null} />
+            {run.kind === "reproduction" && <Badge tone="info">{t("run.reproduction")}</Badge>}
+          </h1>
+          <p className="muted small">
+            <Link to={`/datasets/${encodeURIComponent(dataset)}`}>{dataset}</Link>
+            {run.model && (
+              <>
+                {" "}
+                · {t("model")} <Link to={`/models/${encodeURIComponent(run.model)}`}>{run.model}</Link>
+              </>
+            )}{" "}
+            · <span className="mono">{run.id}</span> · {ago(run.created_at)}
+          </p>
+        </div>
+        <Actions run={run} />
+      </div>
+      <ProgressLine run={run} connected={live.connected} lastEpoch={live.table.lastEpoch} />
+      {run.error && <Failure error={run.error} />}
+      {run.reproduction && (
+        <Notice tone={run.reproduction.equal ? "good" : "warn"}>
+          {run.reproduction.equal
+            ? t("run.equal", { n: run.reproduction.epochs_compared })
+            : t("run.differs", { trial: run.reproduction.first_difference?.trial ?? 0, epoch: run.reproduction.first_difference?.epoch ?? 0 })}
+        </Notice>
+      )}
+      <AddressTabs label={t("run")} tabs={tabs} />
+    </div>
+  );
+}
+
+function Actions({ run }: { run: RunDetail }) {
+  const t = useText();
+  const go = useNavigate();
+  const queries = useQueryClient();
+  const [asking, setAsking] = useState(false);
+  const again = (made: Promise<RunDetail>) => void made.then((next) => go(`/runs/${encodeURIComponent(next.id)}`)).catch(tellError);
+  return (
+    <div className="row">
+      {isLive(run) && (
+        <Button tone="danger" disabled={run.cancel_requested_at !== null} onPress={() => setAsking(true)}>
+          {t("run.cancel")}
+        </Button>
+      )}
+      {(run.state === "failed" || run.state === "cancelled") && <Button onPress={() => again(retryRun(run.id))}>{t("run.retry")}</Button>}
+      {run.state === "succeeded" && <Button onPress={() => again(reproduceRun(run.id))}>{t("run.reproduce")}</Button>}
+      <Link className="button" to={`/new?run=${encodeURIComponent(run.id)}`}>
+        {t("run.edit")}
+      </Link>
+      {run.state === "succeeded" && run.model && (
+        <Link className="button primary" to={`/models/${encodeURIComponent(run.model)}`}>
+          {t("run.try")}
+        </Link>
+      )}
+      <Confirm
+        open={asking}
+        title={t("run.cancel.title")}
+        action={t("run.cancel")}
+        danger
+        onClose={() => setAsking(false)}
+        onConfirm={() =>
+          void cancelRun(run.id)
+            .then((next) => {
+              tell(t(next.state === "cancelled" ? "run.cancelled" : "run.cancelling"));
+              return queries.invalidateQueries({ queryKey: ["run", run.id] });
+            })
+            .catch(tellError)
+        }
+      >
+        {t("run.cancel.text")}
+      </Confirm>
+    </div>
+  );
+}
+
+function ProgressLine({ run, connected, lastEpoch }: { run: RunDetail; connected: boolean; lastEpoch: number }) {
+  const t = useText();
+  if (run.state === "queued") {
+    return (
+      <Notice>
+        {t("run.queued", { n: run.queue?.position ?? 0 })}{" "}
+        {run.queue?.estimated_start ? t("run.starts", { when: ago(run.queue.estimated_start) }) : t("run.noworker")}
+      </Notice>
+    );
+  }
+  if (run.state !== "running") return null;
+  const epochs = run.progress?.epochs ?? 1;
+  const trials = run.progress?.trials ?? 1;
+  const trial = run.progress?.trial ?? 0;
+  const epoch = trials > 1 ? (run.progress?.epoch ?? 0) : Math.max(lastEpoch, run.progress?.epoch ?? 0);
+  const share = Math.min(1, (trial * epochs + epoch) / (epochs * trials));
+  const left = run.progress?.estimated_finish ? (Date.parse(run.progress.estimated_finish) - Date.now()) / 1000 : null;
+  return (
+    <div className="stack tight">
+      <div className="progress" role="progressbar" aria-label={t("run.progress")} aria-valuenow={Math.round(share * 100)} aria-valuemin={0} aria-valuemax={100}>
+        <div style={{ width: `${100 * share}%` }} />
+      </div>
+      <div className="row between small muted num">
+        <span>
+          {t("run.at", { epoch: number(epoch), epochs: number(epochs) })}
+          {trials > 1 && ` · ${t("run.trial", { trial: trial + 1, trials })}`}
+          {left !== null && left > 0 && ` · ${t("run.left", { time: seconds(left) })}`}
+        </span>
+        <span>{connected ? t("run.live") : t("run.connecting")}</span>
+      </div>
+    </div>
+  );
+}
+
+function Failure({ error }: { error: Record<string, unknown> }) {
+  const t = useText();
+  const evidence = Object.entries(error).filter(([name, value]) => !["cause", "detail", "title", "type", "status", "fix"].includes(name) && value !== null);
+  return (
+    <Notice tone="bad">
+      <strong>{t("run.failed", { cause: String(error.cause ?? "") })}</strong>
+      <p className="break">{String(error.detail ?? "")}</p>
+      {typeof error.fix === "string" && <p>→ {error.fix}</p>}
+      {evidence.length > 0 && (
+        <details>
+          <summary className="small">{t("evidence")}</summary>
+          <pre className="code">{JSON.stringify(Object.fromEntries(evidence), null, 2)}</pre>
+        </details>
+      )}
+    </Notice>
+  );
+}
+
+function Events({ events }: { events: readonly EventInfo[] }) {
+  const t = useText();
+  if (events.length === 0) return <Empty title={t("events.none")} />;
+  return (
+    <Card bare>
+      <ol className="events">
+        {[...events].reverse().map((event) => (
+          <li key={event.id} className={event.level}>
+            <time dateTime={event.created_at} title={moment(event.created_at)} className="mono small faint">
+              {new Date(event.created_at).toLocaleTimeString()}
+            </time>
+            <span className="break">{event.message}</span>
+            {event.attempt > 1 && <span className="small faint">{t("attempt.n", { n: event.attempt })}</span>}
+          </li>
+        ))}
+      </ol>
+    </Card>
+  );
+}
+
+function SpecTab({ run }: { run: RunDetail }) {
+  const t = useText();
+  const asked = write(run.spec as JsonObject);
+  const resolved = write(run.resolved as JsonObject);
+  return (
+    <div className="columns even">
+      <Card title={t("spec.asked")} actions={<CopyButton text={asked} />}>
+        <pre className="code" tabIndex={0} aria-label={t("spec.asked")}>
+          {asked}
+        </pre>
+      </Card>
+      <Card title={t("spec.resolved")} actions={<CopyButton text={resolved} />}>
+        <pre className="code" tabIndex={0} aria-label={t("spec.resolved")}>
+          {resolved}
+        </pre>
+      </Card>
+    </div>
+  );
+}

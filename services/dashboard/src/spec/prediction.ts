@@ -1,0 +1,119 @@
+/** A model's form and its answers: pure reading of the manifest. */
+
+import type { Distribution, Manifest } from "../api/models";
+
+export interface FieldSpec {
+  name: string;
+  kind: string;
+  /** What a categorical column may be, the most frequent first. */
+  choices: string[];
+  distribution: Distribution | null;
+  /** What a typical row of the training data has there. */
+  typical: string;
+}
+
+const text = (value: unknown): string => (value === null || value === undefined ? "" : String(value));
+
+/** One field for each raw column, filled with a typical row. */
+export function fieldsOf(manifest: Manifest): FieldSpec[] {
+  return manifest.encoder.columns.map(({ name, kind }) => {
+    const distribution = manifest.training_distribution[name] ?? null;
+    const choices = Object.entries(distribution?.frequencies ?? {})
+      .sort((a, b) => b[1] - a[1])
+      .map(([label]) => label);
+    return { name, kind, choices, distribution, typical: typicalOf(kind, distribution, choices) };
+  });
+}
+
+function typicalOf(kind: string, distribution: Distribution | null, choices: readonly string[]): string {
+  if (choices[0] !== undefined) return choices[0];
+  if (distribution?.kind === "numeric" && distribution.edges && distribution.edges.length > 0) {
+    const middle = distribution.edges[Math.floor(distribution.edges.length / 2)] ?? 0;
+    if (kind === "datetime") return new Date(middle * 1000).toISOString();
+    if (kind === "boolean") return middle >= 0.5 ? "true" : "false";
+    return text(Number(middle.toPrecision(6)));
+  }
+  return "";
+}
+
+/** What is typed, as the JSON that the request carries: an empty field is missing. */
+export function rowOf(fields: readonly FieldSpec[], typed: Readonly<Record<string, string>>): Record<string, unknown> {
+  return Object.fromEntries(
+    fields.map(({ name, kind }) => {
+      const value = (typed[name] ?? "").trim();
+      if (value === "") return [name, null];
+      if (kind === "numeric") return [name, Number.isFinite(Number(value)) ? Number(value) : value];
+      if (kind === "boolean" && (value === "true" || value === "false")) return [name, value === "true"];
+      return [name, value];
+    }),
+  );
+}
+
+export interface Said {
+  output: string;
+  task: string;
+  /** The likeliest label, or the number. */
+  answer: string;
+  value: number | null;
+  scores: { label: string; value: number }[];
+}
+
+/** One row's prediction, read by the outputs that the manifest names. */
+export function readPrediction(manifest: Manifest, prediction: unknown): Said[] {
+  return manifest.outputs.map((output) => {
+    const own =
+      manifest.outputs.length > 1 && prediction !== null && typeof prediction === "object" && !Array.isArray(prediction)
+        ? (prediction as Record<string, unknown>)[output.name]
+        : prediction;
+    const numbers = (Array.isArray(own) ? own.flat(3) : [own]).map(Number);
+    const labels = output.labels ?? [];
+    const first = numbers[0] ?? null;
+    if (output.task === "regression") return { output: output.name, task: output.task, answer: text(first), value: first, scores: [] };
+    if (output.task === "binary" && numbers.length === 1 && first !== null) {
+      const [no, yes] = [labels[0] ?? "0", labels[1] ?? "1"];
+      const scores = [
+        { label: yes, value: first },
+        { label: no, value: 1 - first },
+      ].sort((a, b) => b.value - a.value);
+      return { output: output.name, task: output.task, answer: scores[0]?.label ?? "", value: first, scores };
+    }
+    const scores = numbers.map((value, index) => ({ label: labels[index] ?? String(index), value }));
+    const sorted = [...scores].sort((a, b) => b.value - a.value);
+    const answer = output.task === "multilabel" ? scores.filter((score) => score.value >= 0.5).map((score) => score.label).join(", ") : (sorted[0]?.label ?? "");
+    return { output: output.name, task: output.task, answer, value: null, scores: sorted };
+  });
+}
+
+/** The same request for a shell, for Python and for JavaScript. */
+export function requests(origin: string, path: string, row: unknown): { curl: string; python: string; javascript: string } {
+  const body = JSON.stringify({ instances: [row] });
+  const quoted = body.replaceAll("'", "'\\''");
+  return {
+    curl: `curl -sS '${origin}${path}' \\\n  -H "Authorization: Bearer $FITSERVE_KEY" \\\n  -H 'Content-Type: application/json' \\\n  -d '${quoted}'`,
+    python: [
+      "import json, os, urllib.request",
+      "",
+      `body = json.loads(${pythonText(body)})`,
+      "request = urllib.request.Request(",
+      `    ${pythonText(origin + path)},`,
+      "    json.dumps(body).encode(),",
+      '    {"Authorization": "Bearer " + os.environ["FITSERVE_KEY"], "Content-Type": "application/json"},',
+      ")",
+      'print(json.load(urllib.request.urlopen(request))["predictions"])',
+    ].join("\n"),
+    javascript: [
+      `const answer = await fetch(${JSON.stringify(origin + path)}, {`,
+      '  method: "POST",',
+      "  headers: {",
+      "    Authorization: `Bearer ${process.env.FITSERVE_KEY}`,",
+      '    "Content-Type": "application/json",',
+      "  },",
+      `  body: JSON.stringify(${JSON.stringify({ instances: [row] }, null, 2).replaceAll("\n", "\n  ")}),`,
+      "});",
+      "console.log((await answer.json()).predictions);",
+    ].join("\n"),
+  };
+}
+
+/** JSON's escapes are Python's too. */
+const pythonText = (value: string): string => JSON.stringify(value);
