@@ -1,0 +1,129 @@
+"""Files to ingest, and the control API over a real socket."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import uvicorn
+
+from fitserve import db, keys
+from fitserve.datasets.ingest import Ingested, ingest
+from fitserve.settings import Limits, Settings
+from fitserve.wire.datasets import UploadOptions
+from services.control.app import create_app
+
+PROJECT = Path(__file__).resolve().parent.parent.parent
+
+
+@dataclass
+class Read:
+    """An ingested file."""
+
+    ingested: Ingested
+    table: pa.Table
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        return {column["name"]: column["kind"] for column in self.ingested.columns}
+
+    def column(self, name: str) -> dict[str, Any]:
+        return next(column for column in self.ingested.columns if column["name"] == name)
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Callable[..., Read]:
+    """Ingests bytes: `read(b"a,b\\n1,2\\n", lenient=True)`. Nothing but the result may remain of it."""
+    count = 0
+
+    def run(data: bytes | Path, limits: Limits | None = None, **options: Any) -> Read:
+        nonlocal count
+        count += 1
+        folder = tmp_path / f"ingest-{count}"
+        folder.mkdir()
+        path = data if isinstance(data, Path) else tmp_path / f"upload-{count}"
+        if isinstance(data, bytes):
+            path.write_bytes(data)
+        found = ingest(path, UploadOptions(**options), limits or Limits(), folder)
+        return Read(found, pq.read_table(found.parquet))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def shared_tables() -> Path:
+    """The folder of real tables: FITSERVE_TEST_DATA, or one beside the project."""
+    folder = Path(os.environ.get("FITSERVE_TEST_DATA", PROJECT.parent / "shared" / "data"))
+    if not (folder / "titanic.csv").is_file():
+        pytest.skip("no folder of real tables: set FITSERVE_TEST_DATA")
+    return folder
+
+
+@dataclass
+class Api:
+    """A control API that listens, with a client for each of two owners and an admin."""
+
+    settings: Settings
+    url: str
+    ann: httpx.Client
+    bob: httpx.Client
+    admin: httpx.Client
+    token: str
+
+    def leftovers(self) -> list[str]:
+        """Files in the scratch folder, those of resumable uploads and verified copies aside."""
+        found = []
+        for path in self.settings.scratch.rglob("*"):
+            if path.is_file() and path.parent.name not in ("uploads", "blobs"):
+                found.append(path.name)
+        return found
+
+    def blobs(self) -> set[str]:
+        """All blobs."""
+        return {path.name for path in (self.settings.home / "blobs").rglob("*") if path.is_file()}
+
+
+def _serve(settings: Settings) -> tuple[uvicorn.Server, threading.Thread]:
+    config = uvicorn.Config(create_app(settings), host="127.0.0.1", port=0, log_level="warning", lifespan="on")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        threading.Event().wait(0.01)
+    return server, thread
+
+
+@pytest.fixture(scope="module")
+def api(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """Over SQLite, with small limits so that they can be met."""
+    home = tmp_path_factory.mktemp("api")
+    (home / "fitserve.db").write_bytes(sqlite_template.read_bytes())
+    limits = Limits(upload_bytes=8 << 20, columns=500, field_bytes=64 * 1024)
+    settings = Settings(home=home, limits=limits, redis_url="redis://127.0.0.1:1/0")
+    engine = db.make_engine(settings.resolved_database_url)
+    tokens = {}
+    with db.transaction(engine) as session:
+        for owner, scopes in (("ann", ["read", "upload"]), ("bob", ["read", "upload"]), ("root", ["admin"])):
+            _, tokens[owner] = keys.create(session, owner=owner, name=owner, scopes=scopes)
+    engine.dispose()
+    server, thread = _serve(settings)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+
+    def client(owner: str) -> httpx.Client:
+        headers = {"Authorization": f"Bearer {tokens[owner]}"}
+        return httpx.Client(base_url=f"{url}/api/v1", headers=headers, timeout=30)
+
+    with client("ann") as ann, client("bob") as bob, client("root") as admin:
+        yield Api(settings, url, ann, bob, admin, tokens["ann"])
+    server.should_exit = True
+    thread.join(10)
