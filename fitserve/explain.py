@@ -68,7 +68,9 @@ def column_of(encoder: Encoder, name: str) -> FittedColumn:
     for column in encoder.columns:
         if column.name == name:
             return column
-    raise NotFound(f"The network reads no column {name[:80]!r}.", received=name[:80], expected=", ".join(encoder.names[:20]))
+    raise NotFound(
+        f"The network reads no column {name[:80]!r}.", received=name[:80], expected=", ".join(encoder.names[:20])
+    )
 
 
 def surface(encoder: Encoder, reference: Row, predict: Predict, x: Axis, y: Axis) -> NDArray[np.float64]:

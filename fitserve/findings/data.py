@@ -23,7 +23,8 @@ def few_columns(record: Record) -> Found | None:
     entries = (record.insight or {}).get("importance") or []
     train, validation = record.fit_of("network", "train"), record.fit_of("network", "validation")
     layers = spec_edit.first_layers(record.spec)
-    if len(entries) < MANY_COLUMNS or train is None or validation is None or not layers:
+    partial = bool((record.insight or {}).get("importance_left_out"))
+    if len(entries) < MANY_COLUMNS or partial or train is None or validation is None or not layers:
         return None
     if all(spec_edit.has_penalty(place, ("L1", "L1L2")) for place in layers) or validation < GAP * train:
         return None

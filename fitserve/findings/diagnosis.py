@@ -14,7 +14,7 @@ _ORDER = {"critical": 0, "warning": 1, "info": 2}
 
 
 def diagnose(record: Record) -> list[Finding]:
-    """The findings, gravest first; those that are mere symptoms of another are left out. The same for the same record."""
+    """The findings, gravest first; mere symptoms of another left out. The same for the same record."""
     said = [(rule, found) for rule in RULES if (found := rule.look(record)) is not None]
     hidden = {name for rule, _ in said for name in rule.hides}
     findings = [_finding(rule, found, record) for rule, found in said if rule.name not in hidden]

@@ -70,14 +70,16 @@ def underfitting(record: Record) -> Found | None:
     train, validation = record.fit_of("network", "train"), record.fit_of("network", "validation")
     if trial is None or kept is None or train is None or validation is None or train <= 0:
         return None
+    if record.training.get("class_weight") or record.training.get("sample_weight"):
+        return None  # it was trained for another loss than it would be compared by
     trees, linear = record.fit_of("trees", "validation"), record.fit_of("linear", "validation")
     linear_train = record.fit_of("linear", "train")
     far = trees is not None and trees < FAR_BEHIND * train and validation > 0.8 * train
     behind = linear is not None and linear_train is not None and train > BEHIND_LINEAR * linear_train
-    behind = behind and linear is not None and validation > BEHIND_LINEAR * linear
+    behind = behind and linear is not None and BEHIND_LINEAR * linear < validation < 1.3 * train
     if not far and not behind:
         return None
-    who, theirs = ("boosted trees", trees) if far else ("a linear model", linear)
+    who, theirs = ("boosted trees reach", trees) if far else ("a linear model reaches", linear)
     patch: list[Operation] = list(spec_edit.gentler_penalties(record.spec, 0.01))
     patch += spec_edit.gentler_dropout(record.spec, 0.25, 0.2)
     if not spec_edit.hidden(record.spec):
@@ -85,7 +87,7 @@ def underfitting(record: Record) -> Found | None:
     else:
         patch += spec_edit.wider(record.spec, 8, 64, below=64)
     return Found(
-        f"On its own training rows the network's loss is {train:.3g}; {who} reach {theirs:.3g} on rows that they never"
+        f"On its own training rows the network's loss is {train:.3g}; {who} {theirs:.3g} on rows that they never"
         " saw: it is too small, or held down too hard, for what there is to learn.",
         (trial.epochs[kept],),
         {"train": train, "validation": validation, "trees": trees, "linear": linear},
@@ -120,12 +122,11 @@ def stopped_too_early(record: Record) -> Found | None:
         still = bool(known) and -mean(known) > 0.01 * abs(trial.train[-1])
     if not still:
         return None
-    patch = [spec_edit.replace("/training/epochs", int(record.training["epochs"]) * (1 if impatient else 3))]
-    if patience is not None:
-        stopping = dict(record.training["early_stopping"])
-        patch.append(
-            spec_edit.replace("/training/early_stopping", {**stopping, "patience": max(3 * patience, PATIENCE)})
-        )
+    patch = [] if impatient else [spec_edit.replace("/training/epochs", int(record.training["epochs"]) * 10)]
+    if trial.validation:
+        stopping = dict(record.training.get("early_stopping") or {"monitor": "val_loss", "restore_best_weights": True})
+        patience = max(3 * int(patience or 0), PATIENCE)
+        patch.append(spec_edit.replace("/training/early_stopping", {**stopping, "patience": patience}))
     return Found(
         f"In the last {window} of {len(values)} epochs the loss still fell by {recent:.2g}, to {values[-1]:.3g}:"
         " training ended before the network had learned what it can.",
@@ -192,7 +193,7 @@ RULES = (
         f" epochs; or a"
         " patience below 3 while the training loss fell by over 1% an epoch",
         "Prechelt 1998",
-        "three times as many epochs, or as much patience",
+        "ten times as many epochs, with early stopping; or more patience",
         stopped_too_early,
         ("underfitting",),
     ),

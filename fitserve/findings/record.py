@@ -174,7 +174,9 @@ def _trial(number: int, rows: Sequence[EpochRow]) -> Trial:
     penalties = [(r.epoch, number_of(r.layers.get("penalty"))) for r in rows if r.layers]
     penalties = [(epoch, value) for epoch, value in penalties if math.isfinite(value)]
     free = [_between(penalties, r.epoch) for r in rows]
-    train = tuple(number_of(r.logs.get("loss")) - p for r, p in zip(rows, free, strict=True))
+    # The training loss is a mean over the epoch, the penalty that of its end.
+    over = [(_between(penalties, r.epoch - 1) + p) / 2 for r, p in zip(rows, free, strict=True)]
+    train = tuple(number_of(r.logs.get("loss")) - p for r, p in zip(rows, over, strict=True))
     held = all("val_loss" in r.logs for r in rows)
     validation = tuple(number_of(r.logs.get("val_loss")) - p for r, p in zip(rows, free, strict=True)) if held else ()
     last = penalties[-1][1] if penalties else 0.0

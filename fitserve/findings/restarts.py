@@ -12,10 +12,8 @@ APART = 0.25
 
 def disagree(record: Record) -> Found | None:
     """The lowest losses of the trials, against the baseline's."""
-    found = []
-    for trial in record.trials:
-        if trial.best is not None:
-            found.append((trial.number, (trial.validation or trial.train)[trial.best]))
+    ended = [(trial, trial.best) for trial in record.trials]
+    found = [(t.number, (t.validation or t.train)[best]) for t, best in ended if best is not None]
     if len(found) < TRIALS:
         return None
     low, high = min(value for _, value in found), max(value for _, value in found)

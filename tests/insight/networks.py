@@ -10,13 +10,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from fitserve.datasets.ingest import ingest
+from fitserve.datasets.summary import facts_only
 from fitserve.findings import EpochRow, Finding, Record, apply_patch, diagnose
 from fitserve.findings.record import view_of
+from fitserve.settings import Limits
 from fitserve.spec import parse, resolve
 from fitserve.spec.facts import DatasetFacts
+from fitserve.wire.datasets import UploadOptions
 from tests.trainer.runs import Told, facts_of, job_of
-from workers.trainer.job import TrainingFailed, TrainingResult
+from workers.trainer.job import TrainingFailed, TrainingJob, TrainingResult
 from workers.trainer.train import train
 
 
@@ -54,8 +59,7 @@ class Ran:
 def run(table: pa.Table, spec: dict[str, Any], facts: DatasetFacts | None = None) -> Ran:
     """Train `spec` on `table`."""
     folder = Path(tempfile.mkdtemp(prefix="insight-"))
-    facts = facts or facts_of(table)
-    job = job_of(table, spec, folder)
+    job = job_of(table, spec, folder) if facts is None else job_on(table, facts, spec, folder)
     told = Listening()
     result, failed = None, None
     try:
@@ -66,8 +70,16 @@ def run(table: pa.Table, spec: dict[str, Any], facts: DatasetFacts | None = None
     rows = [EpochRow(e["trial"], e["epoch"], e["logs"], _through_json(e["layers"])) for e in told.epochs]
     insight = json.loads(result.files["insight"].read_text()) if result else None
     kept = result.result["best_trial"] if result else None
-    record = Record(job.spec, facts, rows, view_of(insight, job.spec), kept, failed)
+    record = Record(job.spec, DatasetFacts.model_validate(job.facts), rows, view_of(insight, job.spec), kept, failed)
     return Ran(record, result, insight, folder)
+
+
+def job_on(table: pa.Table, facts: DatasetFacts, spec: dict[str, Any], folder: Path) -> TrainingJob:
+    """A job on a table whose facts an upload found."""
+    path = folder / "table.parquet"
+    pq.write_table(table, path)
+    spec = resolve(parse({"dataset": "data", **spec}), facts).spec.to_json()
+    return TrainingJob("run", 1, spec, facts.model_dump(mode="json"), path, folder)
 
 
 def _through_json(value: Any) -> Any:
@@ -121,3 +133,11 @@ def line(rows: int = 300, scale: float = 1.0, offset: float = 0.0, noise: float 
     x = rng.normal(size=(rows, 3))
     y = x[:, 0] - 0.5 * x[:, 1] + 0.5 * np.abs(x[:, 2]) + rng.normal(0, noise, rows)
     return table_of(x, offset + scale * y)
+
+
+def dataset(path: Path, **options: Any) -> tuple[pa.Table, DatasetFacts]:
+    """A table as an upload reads it, with its facts."""
+    made = ingest(path, UploadOptions(**options), Limits(), Path(tempfile.mkdtemp(prefix="insight-")))
+    columns = tuple(facts_only(column) for column in made.columns)
+    facts = DatasetFacts(name="data", version=1, sha256="0" * 64, rows=made.rows, columns=columns)
+    return pq.read_table(made.parquet), facts

@@ -48,7 +48,9 @@ def explained_alone(
         if column.type in TEXTS:
             continue
         values = encoded[column.input][kept, column.offset : column.offset + column.width]
-        entries.append({"column": column.name, "explained": float(f"{1 - _loss(values, truth, labels, seed) / base:.4g}")})
+        entries.append(
+            {"column": column.name, "explained": float(f"{1 - _loss(values, truth, labels, seed) / base:.4g}")}
+        )
     return sorted(entries, key=lambda entry: -entry["explained"])
 
 
@@ -69,6 +71,6 @@ def _loss(values: NDArray[Any], truth: NDArray[Any], labels: int, seed: int) -> 
             return float(np.mean((cross_val_predict(tree, values, truth, cv=folds) - truth) ** 2))
         model = DecisionTreeClassifier(max_depth=6, min_samples_leaf=leaf, random_state=seed)
         folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
-        known, codes = np.unique(truth, return_inverse=True)
+        _, codes = np.unique(truth, return_inverse=True)
         shares = cross_val_predict(model, values, codes, cv=folds, method="predict_proba")
         return float(-np.log(np.clip(shares[np.arange(len(codes)), codes], 1e-3, 1.0)).mean())

@@ -1,6 +1,7 @@
 """How good the network is on rows that it was not trained on: scikit-learn's metrics, with bootstrap intervals.
 
-Intervals are 95% percentile intervals (Efron and Tibshirani 1993) over `RESAMPLES` resamples of the rows, seeded.
+Intervals are 95% percentile intervals (Efron and Tibshirani 1993) over `RESAMPLES` resamples of the rows, seeded; what
+is resampled is written for all resamples at once, and equals scikit-learn's on each.
 Curves keep at most `POINTS` points. Every number that is not finite becomes None.
 """
 
@@ -11,12 +12,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
 RESAMPLES = 200
 POINTS = 200
 BINS = 10
+MOST_DRAWN = 2_000_000  # rows, over all resamples
 MOST_RESAMPLED = 20_000  # rows; of more, the intervals are those of so many, scaled: see `_interval`
 
 Floats = NDArray[np.floating[Any]]
@@ -24,7 +27,13 @@ Ints = NDArray[np.integer[Any]]
 
 
 def classification(
-    truth: Ints, probabilities: Floats, labels: Sequence[str], *, threshold: float | None = None, seed: int = 0
+    truth: Ints,
+    probabilities: Floats,
+    labels: Sequence[str],
+    *,
+    threshold: float | None = None,
+    seed: int = 0,
+    brief: bool = False,
 ) -> dict[str, Any]:
     """Figures of a classification with one label a row.
 
@@ -34,6 +43,7 @@ def classification(
         labels: their names, in order.
         threshold: of a binary target: where the positive label begins, chosen on other rows (`best_threshold`).
         seed: of the bootstrap.
+        brief: single numbers alone: no curves, no figures by label, no intervals.
     """
     shares = _normalised(probabilities)
     chosen = shares.argmax(1) if len(labels) > 2 else (shares[:, 1] >= 0.5).astype(int)
@@ -43,27 +53,37 @@ def classification(
         "accuracy": metrics.accuracy_score(truth, chosen),
         "balanced_accuracy": _balanced_accuracy(truth, chosen),
         "log_loss": metrics.log_loss(truth, shares, labels=known),
+        "balanced_log_loss": metrics.log_loss(truth, shares, labels=known, sample_weight=_balanced(truth)),
         "brier": _brier(truth, shares),
         "f1_macro": metrics.f1_score(truth, chosen, labels=known, average="macro", zero_division=0.0),
         "f1_weighted": metrics.f1_score(truth, chosen, labels=known, average="weighted", zero_division=0.0),
-        "confusion": metrics.confusion_matrix(truth, chosen, labels=known).tolist(),
-        "labels": list(labels),
-        "by_label": _by_label(truth, chosen, shares, labels),
         "calibration_error": _calibration_error(truth, shares),
-        "intervals": _classification_intervals(truth, chosen, shares, seed),
+        "roc_auc": _roc_auc(truth, shares),
     }
-    areas = [entry["roc_auc"] for entry in figures["by_label"] if entry["roc_auc"] is not None]
     if len(labels) == 2:
         figures |= _binary(truth, shares[:, 1], threshold)
-    elif areas:
-        figures["roc_auc"] = float(np.mean(areas))  # one against the rest, macro
+    if not brief:
+        figures |= {
+            "labels": list(labels),
+            "confusion": metrics.confusion_matrix(truth, chosen, labels=known).tolist(),
+            "by_label": _by_label(truth, chosen, shares, labels),
+            "intervals": _classification_intervals(truth, chosen, shares, seed),
+        }
     return plain(figures)
+
+
+def _roc_auc(truth: Ints, shares: Floats) -> float | None:
+    """The area under the ROC curve; of several labels the mean of each against the rest, where it occurs."""
+    if shares.shape[1] == 2:
+        return float(metrics.roc_auc_score(truth, shares[:, 1])) if len(np.unique(truth)) == 2 else None
+    own = [index for index in range(shares.shape[1]) if 0 < (truth == index).sum() < len(truth)]
+    areas = [metrics.roc_auc_score(truth == index, shares[:, index]) for index in own]
+    return float(np.mean(areas)) if areas else None
 
 
 def _binary(truth: Ints, positive: Floats, threshold: float | None) -> dict[str, Any]:
     both = len(np.unique(truth)) == 2
     figures: dict[str, Any] = {
-        "roc_auc": metrics.roc_auc_score(truth, positive) if both else None,
         "average_precision": metrics.average_precision_score(truth, positive) if both else None,
     }
     if threshold is not None:
@@ -125,6 +145,11 @@ def _curves(own: Ints, share: Floats) -> dict[str, Any]:
     }
 
 
+def _balanced(truth: Ints) -> Floats:
+    """Weights under which every label that occurs counts the same."""
+    return (1.0 / np.bincount(truth)[truth]) * len(truth) / len(np.unique(truth))
+
+
 def _brier(truth: Ints, shares: Floats) -> float:
     """The binary Brier score, or the sum over labels of several (Brier 1950)."""
     if shares.shape[1] == 2:
@@ -157,34 +182,55 @@ def _classification_intervals(truth: Ints, chosen: Ints, shares: Floats, seed: i
         "log_loss": _interval(loss, seed),
     }
     draws = _draws(len(truth), seed)
-    intervals["balanced_accuracy"] = _percentiles([_balanced_accuracy(truth[d], chosen[d]) for d in draws[:100]])
+    intervals["balanced_accuracy"] = _percentiles(_drawn_recalls(truth[draws], right[draws], shares.shape[1]))
     if shares.shape[1] == 2:
-        drawn = [metrics.roc_auc_score(truth[d], shares[d, 1]) for d in draws[:100] if 0 < truth[d].sum() < len(d)]
-        intervals["roc_auc"] = _percentiles(drawn)
+        intervals["roc_auc"] = _percentiles(_drawn_areas(truth[draws] == 1, shares[:, 1][draws]))
     return intervals
 
 
-def regression(truth: Floats, predicted: Floats, *, seed: int = 0) -> dict[str, Any]:
+def _drawn_recalls(truth: Ints, right: Floats, labels: int) -> Floats:
+    """Balanced accuracy of every draw; `truth` and `right` are (draws, rows)."""
+    total, found = np.zeros(len(truth)), np.zeros(len(truth))
+    for label in range(labels):
+        own = truth == label
+        counts = own.sum(1)
+        total += np.where(counts > 0, (right * own).sum(1) / np.maximum(counts, 1), 0.0)
+        found += counts > 0
+    return total / np.maximum(found, 1)
+
+
+def _drawn_areas(positive: NDArray[np.bool_], share: Floats) -> Floats:
+    """The area under the ROC curve of every draw with both labels: Mann and Whitney's statistic."""
+    ranks = rankdata(share, axis=1)
+    ones = positive.sum(1).astype(np.float64)
+    both = (ones > 0) & (ones < positive.shape[1])
+    ones, zeros = ones[both], positive.shape[1] - ones[both]
+    return ((ranks * positive).sum(1)[both] - ones * (ones + 1) / 2) / (ones * zeros)
+
+
+def regression(truth: Floats, predicted: Floats, *, seed: int = 0, brief: bool = False) -> dict[str, Any]:
     """Figures of a regression in the target's own units; `truth` and `predicted` are (rows,)."""
     residual = predicted.astype(np.float64) - truth
     enough = len(truth) > 1 and float(np.ptp(truth)) > 0
-    mse = _interval(residual**2, seed)
-    return plain(
-        {
-            "rows": len(truth),
-            "rmse": metrics.root_mean_squared_error(truth, predicted),
-            "mae": metrics.mean_absolute_error(truth, predicted),
-            "median_absolute_error": metrics.median_absolute_error(truth, predicted),
-            "r2": metrics.r2_score(truth, predicted) if enough else None,
+    figures: dict[str, Any] = {
+        "rows": len(truth),
+        "rmse": metrics.root_mean_squared_error(truth, predicted),
+        "mae": metrics.mean_absolute_error(truth, predicted),
+        "median_absolute_error": metrics.median_absolute_error(truth, predicted),
+        "r2": metrics.r2_score(truth, predicted) if enough else None,
+    }
+    if not brief:
+        squares = _interval(residual**2, seed)
+        figures |= {
             "residuals": _residual_deciles(predicted, residual),
             "predicted_actual": _sample(truth, predicted, seed),
             "intervals": {
-                "rmse": mse and [value**0.5 for value in mse],
+                "rmse": squares and [value**0.5 for value in squares],
                 "mae": _interval(np.abs(residual), seed),
-                "r2": _r2_interval(truth, predicted, seed) if enough else None,
+                "r2": _r2_interval(truth, residual, seed) if enough else None,
             },
         }
-    )
+    return plain(figures)
 
 
 def _residual_deciles(predicted: Floats, residual: Floats) -> list[dict[str, Any]]:
@@ -211,9 +257,10 @@ def _sample(truth: Floats, predicted: Floats, seed: int, most: int = 500) -> dic
     return {"actual": truth[rows], "predicted": predicted[rows]}
 
 
-def _r2_interval(truth: Floats, predicted: Floats, seed: int) -> list[float] | None:
-    drawn = [metrics.r2_score(truth[d], predicted[d]) for d in _draws(len(truth), seed)[:100] if np.ptp(truth[d]) > 0]
-    return _percentiles(drawn)
+def _r2_interval(truth: Floats, residual: Floats, seed: int) -> list[float] | None:
+    draws = _draws(len(truth), seed)
+    total = np.var(truth[draws], axis=1)
+    return _percentiles(1 - np.mean(residual[draws] ** 2, axis=1)[total > 0] / total[total > 0])
 
 
 def compare(ours: Floats, theirs: Floats, seed: int = 0) -> dict[str, Any]:
@@ -238,15 +285,17 @@ def _interval(values: Floats, seed: int) -> list[float] | None:
         shrunk = (MOST_RESAMPLED / len(values)) ** 0.5
         center, middle = float(part.mean()), float(values.mean())
         return [middle + (low - center) * shrunk, middle + (high - center) * shrunk]
-    return _percentiles([values[draw].mean() for draw in _draws(len(values), seed)])
+    return _percentiles(values[_draws(len(values), seed)].mean(1))
 
 
-def _draws(rows: int, seed: int) -> list[Ints]:
-    generator = np.random.default_rng(seed)
-    return [generator.integers(0, rows, min(rows, MOST_RESAMPLED)) for _ in range(RESAMPLES)]
+def _draws(rows: int, seed: int) -> Ints:
+    """Row numbers, with replacement: (resamples, rows). Fewer resamples of very many rows."""
+    size = min(rows, MOST_RESAMPLED)
+    resamples = int(np.clip(MOST_DRAWN // max(1, size), 50, RESAMPLES))
+    return np.random.default_rng(seed).integers(0, rows, (resamples, size))
 
 
-def _percentiles(values: Sequence[float]) -> list[float] | None:
+def _percentiles(values: Floats) -> list[float] | None:
     return [float(value) for value in np.percentile(values, [2.5, 97.5])] if len(values) else None
 
 

@@ -62,7 +62,7 @@ def hardest_labels(
 def hardest_numbers(
     rows: NDArray[Any], parts: NDArray[Any], truth: NDArray[Any], predicted: NDArray[Any]
 ) -> dict[str, Any]:
-    """Of a regression: the largest residuals; suspect are those beyond `FAR` robust standard deviations (1.4826 MAD)."""
+    """Of a regression: the largest residuals; suspect are those beyond `FAR` robust deviations (1.4826 MAD)."""
     residual = predicted.astype(np.float64) - truth
     held = parts != "train"
     judged = residual[held] if held.sum() >= 20 else residual

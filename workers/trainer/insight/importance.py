@@ -14,7 +14,8 @@ from fitserve.datasets.columns import FittedColumn
 Encoded = Mapping[str, NDArray[Any]]
 RowLosses = Callable[[Encoded, NDArray[np.int64]], NDArray[np.float64]]
 REPEATS = 10
-ROWS = 2_000
+ROWS, LEAST_ROWS = 2_000, 300  # of many columns, fewer rows are asked about
+MANY_COLUMNS = 50
 
 
 def permutation(
@@ -23,7 +24,7 @@ def permutation(
     """Each raw column's importance, the most important first.
 
     Args:
-        columns: the encoder's, which say what part of which input a column fills.
+        columns: of the encoder, which say what part of which input they fill; those that matter most first.
         encoded: network inputs of held-out rows.
         losses: gives the loss of each row, (rows,) float64, for such inputs of the rows with these numbers.
         seconds: stops after about so long; columns that were not reached are left out.
@@ -34,7 +35,8 @@ def permutation(
     """
     generator = np.random.default_rng(seed)
     rows = len(next(iter(encoded.values())))
-    kept = np.sort(generator.choice(rows, ROWS, replace=False)) if rows > ROWS else np.arange(rows)
+    most = int(np.clip(ROWS * MANY_COLUMNS // max(1, len(columns)), LEAST_ROWS, ROWS))
+    kept = np.sort(generator.choice(rows, most, replace=False)) if rows > most else np.arange(rows)
     whole = {name: np.array(values[kept]) for name, values in encoded.items()}
     plain = losses(whole, kept)
     rises: dict[str, list[NDArray[np.float64]]] = {column.name: [] for column in columns}

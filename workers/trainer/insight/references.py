@@ -6,6 +6,7 @@ underfitting. All three are scikit-learn's, fitted on the network's own encoded 
 
 from __future__ import annotations
 
+import functools
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from scipy import sparse
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
+from threadpoolctl import ThreadpoolController
 
 from fitserve.spec.features import EncodedInput
 
@@ -26,7 +28,9 @@ ITERATIONS = 100
 MOST_INTEGER_PLACES = 20_000
 TREE_COLUMNS = 200
 TREE_ROWS = 5_000
+ONE_THREAD = 2_000_000  # numbers
 
+_POOLS = functools.cache(ThreadpoolController)  # looks at every loaded library: once is enough
 Matrix = Any  # a float32 array or a sparse matrix, (rows, width)
 
 
@@ -42,9 +46,10 @@ class Reference:
 
     def predict(self, matrix: Matrix) -> NDArray[np.float64]:
         """Probabilities of every label, also of those that the training rows did not have."""
-        if not self.labels:
-            return np.asarray(self.model.predict(matrix), np.float64).reshape(-1)
-        found = self.model.predict_proba(matrix)
+        with _few_threads(matrix):
+            if not self.labels:
+                return np.asarray(self.model.predict(matrix), np.float64).reshape(-1)
+            found = self.model.predict_proba(matrix)
         whole = np.zeros((found.shape[0], self.labels))
         whole[:, self.model.classes_.astype(int)] = found
         return whole
@@ -113,9 +118,14 @@ def _sample(rows: int, most: int, seed: int) -> NDArray[np.int64]:
     return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
 
 
+def _few_threads(matrix: Matrix) -> Any:
+    """Small work waits for threads longer than it takes: one does it."""
+    return _POOLS().limit(limits=1 if matrix.shape[0] * matrix.shape[1] < ONE_THREAD else None)
+
+
 def _timed(name: str, model: Any, matrix: Matrix, truth: NDArray[Any], labels: int) -> Reference:
     begun = time.perf_counter()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _few_threads(matrix):
         warnings.simplefilter("ignore")  # lbfgs that would like more iterations is good enough to compare with
         model.fit(matrix, truth)
     return Reference(name, model, labels, int(matrix.shape[0]), time.perf_counter() - begun)

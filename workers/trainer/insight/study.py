@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from fitserve.datasets.columns import FittedColumn
 from fitserve.datasets.encode import Encoder
 from fitserve.datasets.split import Split
 from fitserve.datasets.values import labels_of
@@ -122,27 +123,28 @@ def _answer(
     fit |= {who: {name: float(v.mean()) for name, v in by_part.items()} for who, by_part in theirs.items()}
     held = next(name for name in ("test", "validation", "train") if name in parts)
     columns = trained.fitted.encoder.columns
+    weighed = _weights(trained)
+    heavy = sorted(columns, key=lambda column: -_spread(column, parts["train"].x) * weighed.get(column.name, 1.0))
 
     def row_losses(inputs: Mapping[str, Array], rows: Array) -> NDArray[np.float64]:
         return question.losses(truth[held][rows], question.predicted(trained.serve(inputs)))
 
-    importances = importance.permutation(
-        columns, parts[held].x, row_losses, seconds=0.3 * seconds, seed=trained.seed
-    )
+    importances = importance.permutation(heavy, parts[held].x, row_losses, seconds=0.3 * seconds, seed=trained.seed)
     return {
         "task": question.task,
         "labels": list(question.labels) or None,
         "evaluation": _evaluations(question, truth, said, trained.seed),
         "evaluated_on": held,
         "references": {who: {"rows": one.rows, "seconds": round(one.seconds, 4)} for who, one in simpler.items()},
-        "reference_figures": _reference_figures(question, simpler, truth, designs, held, trained.seed),
+        "reference_figures": _reference_figures(question, simpler, truth, designs, held),
         "fit": fit,
         "against": {
             who: evaluation.compare(losses[held], by_part[held], trained.seed)
             for who, by_part in theirs.items()
             if held in by_part
         },
-        "importance": _with_weights(importances, trained),
+        "importance": [{**entry, "weight": weighed.get(entry["column"])} for entry in importances],
+        "importance_left_out": len(columns) - len(importances),
         "alone": alone.explained_alone(
             columns, parts["train"].x, truth["train"], len(question.labels), seconds=0.2 * seconds, seed=trained.seed
         ),
@@ -189,18 +191,15 @@ def _reference_figures(
     truth: Mapping[str, Array],
     designs: Mapping[str, Any],
     held: str,
-    seed: int,
 ) -> dict[str, Any]:
     """The figures of baseline, linear model and trees on the same rows, curves left out."""
     figures = {}
     for who, model in simpler.items():
         said = model.predict(designs[held])
-        whole = (
-            evaluation.classification(truth[held], said, question.labels, seed=seed)
-            if question.labels
-            else evaluation.regression(truth[held], said, seed=seed)
-        )
-        figures[who] = {key: value for key, value in whole.items() if isinstance(value, (int, float))}
+        if question.labels:
+            figures[who] = evaluation.classification(truth[held], said, question.labels, brief=True)
+        else:
+            figures[who] = evaluation.regression(truth[held], said, brief=True)
     return figures
 
 
@@ -215,8 +214,8 @@ def _hardest(
     return hardest.hardest_numbers(rows, where, right, spoken)
 
 
-def _with_weights(entries: list[dict[str, Any]], trained: Trained) -> list[dict[str, Any]]:
-    """Adds `weight`: the root mean square of the first Dense layers' weights on a column's parts, in encoded units."""
+def _weights(trained: Trained) -> dict[str, float]:
+    """By column: the root mean square of the first Dense layers' weights on its parts, in encoded units."""
     kernels: dict[str, Array] = {}
     for layer in functional_of(trained.model).layers:
         if isinstance(layer, keras.layers.Dense) and len(layer._inbound_nodes) == 1:
@@ -225,20 +224,25 @@ def _with_weights(entries: list[dict[str, Any]], trained: Trained) -> list[dict[
                 kernel = np.asarray(layer.kernel)
                 known = kernels.get(source.name)
                 kernels[source.name] = kernel if known is None else np.hstack([known, kernel])
-    by_name = {column.name: column for column in trained.fitted.encoder.columns}
-    for entry in entries:
-        column = by_name[entry["column"]]
+    found = {}
+    for column in trained.fitted.encoder.columns:
         kernel = kernels.get(column.input)
         if kernel is not None and kernel.shape[0] >= column.offset + column.width:
-            part = kernel[column.offset : column.offset + column.width]
-            entry["weight"] = float(np.sqrt(np.square(part).mean()))
-    return entries
+            found[column.name] = float(np.sqrt(np.square(kernel[column.offset : column.offset + column.width]).mean()))
+    return found
+
+
+def _spread(column: FittedColumn, encoded: Mapping[str, Array]) -> float:
+    """How far a column's numbers are spread on (up to 1,000) rows: what it can move."""
+    part = encoded[column.input][:1000, column.offset : column.offset + column.width]
+    return float(np.sqrt(part.astype(np.float64).var(axis=0).sum()))
 
 
 def _brief(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """The plain numbers of every part."""
     return {
-        part: {key: value for key, value in one.items() if isinstance(value, (int, float))} for part, one in figures.items()
+        part: {key: value for key, value in one.items() if isinstance(value, (int, float))}
+        for part, one in figures.items()
     }
 
 

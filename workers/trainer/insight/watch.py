@@ -46,7 +46,7 @@ class Watch:
         if self._recorder is not None and due(epoch, self._epochs, self._steps):
             row = self._recorder.look(epoch)
         if self._copied(epoch):
-            self._copies[epoch] = [np.array(v) for v in self._model.weights]
+            self._copies[epoch] = [v.value.numpy() for v in self._model.weights]
         self.seconds += time.perf_counter() - begun
         return row
 
@@ -60,14 +60,14 @@ class Watch:
 
 def copied_epochs(epochs: int) -> list[int]:
     """At most `COPIES` epochs, dense in the beginning, where most happens: the first and the last among them."""
-    return sorted({int(round(epoch)) for epoch in np.geomspace(1, epochs, min(COPIES, epochs))})
+    return sorted({round(epoch) for epoch in np.geomspace(1, epochs, min(COPIES, epochs))})
 
 
 class Restored:
     """Puts copies of the weights into the model for a while."""
 
     def __init__(self, model: keras.Model) -> None:
-        self._model, self._own = model, [np.array(v) for v in model.weights]
+        self._model, self._own = model, [v.value.numpy() for v in model.weights]
 
     def at(self, weights: Weights, do: Callable[[], Any]) -> Any:
         """What `do` returns with these weights in place; the model's own are put back."""
