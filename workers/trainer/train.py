@@ -9,7 +9,6 @@ from typing import Any
 import keras
 import numpy as np
 import pyarrow as pa
-import tensorflow as tf
 
 from fitserve.datasets.split import Split
 from fitserve.errors import BadInput
@@ -35,6 +34,7 @@ from workers.trainer.network import (
     finished,
 )
 from workers.trainer.signature import outputs_of
+from workers.trainer.stacked_trials import StackedRunner, cannot_stack
 from workers.trainer.trials import Course, Outcome, Runner
 
 
@@ -63,7 +63,7 @@ def train(job: TrainingJob, report: Reporter) -> TrainingResult:
     compiled = Compiled(model, rows["train"], held_out, size, size)
     prepared_at = time.perf_counter()
     course = _course(job, spec, compiled, rows, report, data.fingerprint(prepared.parts))
-    outcome = Runner(course).run(job.checkpoint)
+    outcome = _run(course, job)
     trained_at = time.perf_counter()
     report.progress()
     moments = (begun, prepared_at, trained_at)
@@ -108,6 +108,18 @@ def as_rows(model: keras.Model, part: Encoded) -> Rows:
     names = list(outputs_of(model))
     weight = None if part.weight is None else {name: part.weight[name] for name in names}
     return Rows.of(part.x, {name: part.y[name] for name in names}, weight)
+
+
+def _run(course: Course, job: TrainingJob) -> Outcome:
+    """All trials, stacked where that is faster and possible."""
+    if len(course.seeds) == 1:
+        return Runner(course).run(job.checkpoint)
+    reason = cannot_stack(course)
+    if reason is None:
+        course.report.event("info", f"{len(course.seeds)} trials train as one stacked network.")
+        return StackedRunner(course).run(job.checkpoint)
+    course.report.event("info", f"Trials train one after the other: {reason} cannot be stacked.")
+    return Runner(course).run(job.checkpoint)
 
 
 def _course(
@@ -174,7 +186,9 @@ def _finished(
         held_out = rows["validation"] if rows["validation"].count else rows["train"]
         if not len(part) or (name == "train" and len(part) > 100_000):
             continue
-        metrics[name] = Loop(compiled, Resident(rows["train"]), None, 0).evaluate(Resident(_weighted_as(rows[name], held_out)))
+        metrics[name] = Loop(compiled, Resident(rows["train"]), None, 0).evaluate(
+            Resident(_weighted_as(rows[name], held_out))
+        )
         taken = table.take(part)
         evaluation[name] = simple_figures(fitted.targets, taken, serve(exported.session, fitted.encoder, taken))
     questioned = Trained(
@@ -233,7 +247,7 @@ def _weighted_as(rows: Rows, held_out: Rows) -> Rows:
         return rows
     if held_out.weight is None:
         return Rows(rows.x, rows.y)
-    return Rows(rows.x, rows.y, tf.nest.map_structure(lambda _: tf.ones(rows.count), held_out.weight))
+    return Rows(rows.x, rows.y, keras.tree.map_structure(lambda _: keras.ops.ones(rows.count), held_out.weight))
 
 
 def _finite(value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +56,17 @@ class Course:
     larger_is_better: bool = False
     watch: Watch | None = None  # looks into the network between epochs
 
+    def alone(self) -> Course:
+        """The first trial by itself."""
+        return replace(self, seeds=self.seeds[:1])
+
 
 @dataclass(slots=True)
 class Outcome:
-    """All trials, and the best one's variables."""
+    """All trials; the compiled model has the best one's weights."""
 
     trials: list[Trial]
     best: int
-    variables: dict[str, np.ndarray]
 
     def spread(self) -> dict[str, float]:
         """Of the scores of the trials that succeeded: min, max, mean and standard deviation (population)."""
@@ -76,6 +79,48 @@ class Outcome:
         }
 
 
+def judge(trial: Trial, callbacks: Sequence[keras.callbacks.Callback]) -> None:
+    """A trial that reached its end: its score, and the epoch whose weights it kept."""
+    trial.state = "succeeded"
+    trial.best_epoch, trial.score = trial.epochs, trial.logs.get(trial.monitor)
+    for callback in callbacks:
+        stopping = isinstance(callback, keras.callbacks.EarlyStopping) and callback.restore_best_weights
+        if stopping and callback.best is not None and callback.best_weights is not None:
+            trial.best_epoch = int(callback.best_epoch) + 1
+            trial.score = float(callback.best) if callback.monitor == trial.monitor else trial.score
+    if trial.score is None or not np.isfinite(trial.score):
+        trial.state, trial.score = "failed", None
+        trial.failure = {"cause": "diverged", "message": f"{trial.monitor} is not a finite number at the end."}
+
+
+def leader(trials: Sequence[Trial], larger_is_better: bool) -> Trial | None:
+    """The best trial of those that succeeded, the first of equals."""
+    done = [trial for trial in trials if trial.score is not None]
+    sign = -1.0 if larger_is_better else 1.0
+    return min(done, key=lambda trial: sign * float(trial.score or 0.0)) if done else None
+
+
+class Lookout:
+    """What happens between two compiled calls: signs of life, orders to stop, checkpoints."""
+
+    def __init__(self, report: Reporter, checkpoint_seconds: float, save: Callable[[int, int], None]) -> None:
+        self._report, self._seconds, self._save = report, checkpoint_seconds, save
+        self._saved, self._told = time.monotonic(), 0.0
+
+    def look(self, epoch: int, step: int) -> None:
+        """Raises TrainingStopped."""
+        now = time.monotonic()
+        if now - self._told > 1.0:
+            self._report.progress()
+            self._told = now
+        why = self._report.stop()
+        if why == "hand_back" or (not why and now - self._saved > self._seconds):
+            self._save(epoch, step)
+            self._saved = time.monotonic()
+        if why:
+            raise TrainingStopped(why)
+
+
 class Runner:
     """Runs the trials of a course, from a checkpoint where there is one."""
 
@@ -85,10 +130,8 @@ class Runner:
         self._blank = [v.value.numpy() for v in self._model.optimizer.variables]
         self._trials: list[Trial] = []
         self._best: dict[str, np.ndarray] = {}
-        self._saved = time.monotonic()
-        self._told = 0.0
         self._callbacks: list[keras.callbacks.Callback] = []
-        self._loop: Loop | None = None
+        self._lookout = Lookout(course.report, course.checkpoint_seconds, self._save)
 
     def run(self, resume: Path | None = None) -> Outcome:
         """Raises TrainingStopped, and TrainingFailed where every trial diverged."""
@@ -102,7 +145,7 @@ class Runner:
             failure = self._trials[0].failure or {}
             raise TrainingFailed("diverged", str(failure.get("message")), failure)
         checkpoint.restore(self._model, self._best)
-        return Outcome(self._trials, best.index, self._best)
+        return Outcome(self._trials, best.index)
 
     # --- one trial ------------------------------------------------------------------------------
 
@@ -119,19 +162,19 @@ class Runner:
         reporting = _Report(trial, course.report, course.watch)
         callbacks = [Guard(course.compiled, feed), *self._callbacks, reporting]
         position = Position(begin.body["epoch"], begin.body["step"]) if begin else Position()
-        self._loop = Loop(
+        loop = Loop(
             course.compiled,
             feed,
             course.validation,
             course.epochs,
             callbacks,
-            look=self._look,
+            look=self._lookout.look,
             position=position,
             begun=(lambda: self._restore(begin)) if begin else (lambda: None),
         )
         begun = time.perf_counter() - trial.seconds
         try:
-            self._loop.run()
+            loop.run()
         except Diverged as diverged:
             trial.state, trial.failure = "failed", {"cause": "diverged", "message": str(diverged), **diverged.data}
             course.report.event("warn", f"Trial {index + 1} failed. {diverged}", diverged.data)
@@ -149,42 +192,21 @@ class Runner:
                 mine.assign(new.value)
 
     def _finish(self, trial: Trial) -> None:
-        trial.state = "succeeded"
-        trial.best_epoch, trial.score = trial.epochs, trial.logs.get(trial.monitor)
-        for callback in self._callbacks:
-            if isinstance(callback, keras.callbacks.EarlyStopping) and callback.restore_best_weights:
-                if callback.best is not None and callback.best_weights is not None:
-                    trial.best_epoch = int(callback.best_epoch) + 1
-                    trial.score = float(callback.best) if callback.monitor == trial.monitor else trial.score
-        if trial.score is None or not np.isfinite(trial.score):
-            trial.state, trial.score = "failed", None
-            trial.failure = {"cause": "diverged", "message": f"{trial.monitor} is not a finite number at the end."}
-        elif self._leader() is trial:
+        judge(trial, self._callbacks)
+        if trial.score is not None and self._leader() is trial:
             self._best = checkpoint.variables(self._model)
             if self._course.watch is not None:
                 self._course.watch.leads()
 
     def _leader(self) -> Trial | None:
-        done = [trial for trial in self._trials if trial.score is not None]
-        sign = -1.0 if self._course.larger_is_better else 1.0
-        return min(done, key=lambda trial: sign * float(trial.score or 0.0)) if done else None
+        return leader(self._trials, self._course.larger_is_better)
 
-    # --- looking up between compiled calls --------------------------------------------------------
-
-    def _look(self, epoch: int, step: int) -> None:
-        report, now = self._course.report, time.monotonic()
-        if now - self._told > 1.0:
-            report.progress()
-            self._told = now
-        why = report.stop()
-        if why == "hand_back" or (not why and now - self._saved > self._course.checkpoint_seconds):
-            self._save(epoch, step)
-        if why:
-            raise TrainingStopped(why)
+    # --- checkpoints --------------------------------------------------------------------------------
 
     def _save(self, epoch: int, step: int) -> None:
         states, arrays = checkpoint.callback_state(self._callbacks)
         body = {
+            "kind": "sequential",
             "fingerprint": self._course.fingerprint,
             "epoch": epoch,
             "step": step,
@@ -196,13 +218,12 @@ class Runner:
         path = self._course.folder / "checkpoint.npz"
         Checkpoint(body, {**checkpoint.variables(self._model), **arrays, **best}).write(path)
         self._course.report.checkpoint(path, epoch)
-        self._saved = time.monotonic()
 
     def _resumed(self, path: Path) -> Checkpoint | None:
         """The checkpoint, if it is one of this run; else None, and the run begins anew."""
         try:
             found = Checkpoint.read(path)
-            if found.body["fingerprint"] != self._course.fingerprint:
+            if found.body["fingerprint"] != self._course.fingerprint or found.body["kind"] != "sequential":
                 raise Unusable("it belongs to another spec, dataset or release")
             checkpoint.restore(self._model, found.arrays)
         except Unusable as why:
@@ -243,5 +264,4 @@ class _Report(keras.callbacks.Callback):
 
 def _state(model: keras.Model) -> list[Any]:
     """Weights, batch statistics and the states of random generators, without the optimizer's and metrics'."""
-    own = [*model.trainable_variables, *model.non_trainable_variables]
-    return own
+    return [*model.trainable_variables, *model.non_trainable_variables]

@@ -1,0 +1,172 @@
+"""Our training loop beside plain `Model.fit`: the same networks on the same data, in turns, in one process.
+
+`make bench-training`, or `python -m benchmarks.training --cases T1 T2 --repeats 1` for a part of it. Each ratio is
+plain `fit`'s seconds over ours, medians of paired repeats; `streaming_ratio` is the stream's seconds over the
+in-memory path's, and `growth_mb` the resident set's growth over 200 runs in this one process.
+
+`T1_cold` builds and traces the network anew each time, as `fit` must; `T1_warm` trains a traced one again.
+`restarts16` compares with sixteen times the median of T1's `fit` (`--sixteen` runs all sixteen).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+
+from workers.trainer import checkpoint
+from workers.trainer.compiled import Compiled, Rows
+from workers.trainer.feed import Resident, shuffled
+from workers.trainer.loop import Loop
+
+L = keras.layers
+TO_REACH = {"T1_cold": 12, "T1_warm": 25, "T2": 2.5, "T3": 3, "T4": 2, "restarts16": 60}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network and a made-up table: (rows, columns), with as many validation rows as said."""
+
+    rows: int
+    columns: int
+    labels: int
+    layers: Callable[[], list[Any]]
+    batch: int
+    epochs: int
+    validation: int = 0
+    multi_hot: bool = False
+
+    def data(self) -> tuple[Any, Any, Any, Any]:
+        rng = np.random.default_rng(0)
+        rows = self.rows + self.validation
+        if self.multi_hot:
+            x = (rng.random((rows, self.columns), np.float32) < 0.1).astype(np.float32)
+        else:
+            x = rng.normal(size=(rows, self.columns)).astype(np.float32)
+        score = x @ rng.normal(size=(self.columns, max(2, self.labels))).astype(np.float32)
+        y = score.argmax(axis=1).astype(np.int32)
+        if self.labels == 1:
+            y = y.astype(np.float32)[:, None]
+        return x[: self.rows], y[: self.rows], x[self.rows :], y[self.rows :]
+
+    def model(self) -> keras.Model:
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((self.columns,)), *self.layers()])
+        binary = self.labels == 1
+        loss = keras.losses.BinaryCrossentropy() if binary else keras.losses.SparseCategoricalCrossentropy()
+        model.compile("adam", loss, metrics=["accuracy"])
+        return model
+
+
+CASES = {
+    "T1": Case(
+        400,
+        6,
+        2,
+        lambda: [L.Dense(128, "relu"), L.Dropout(0.2), L.Dense(64, "relu"), L.Dropout(0.2), L.Dense(2, "softmax")],
+        batch=100,
+        epochs=200,
+        validation=100,
+    ),
+    "T2": Case(50_000, 32, 10, lambda: [L.Dense(256, "relu"), L.Dense(256, "relu"), L.Dense(10, "softmax")], 256, 10),
+    "T3": Case(
+        25_000,
+        1_000,
+        1,
+        lambda: [L.Dense(512, "relu"), L.Dropout(0.5), L.Dense(1, "sigmoid")],
+        batch=32,
+        epochs=10,
+        multi_hot=True,
+    ),
+    "T4": Case(500_000, 54, 7, lambda: [L.Dense(128, "relu"), L.Dense(64, "relu"), L.Dense(7, "softmax")], 1_024, 5),
+}
+
+
+def plain(case: Case, data: Any) -> float:
+    """Seconds of Keras's own `fit`."""
+    x, y, vx, vy = data
+    model = case.model()
+    begun = time.perf_counter()
+    validation = (vx, vy) if len(vx) else None
+    model.fit(x, y, batch_size=case.batch, epochs=case.epochs, validation_data=validation, verbose=0)
+    return time.perf_counter() - begun
+
+
+def ours(case: Case, data: Any, warm: bool = False) -> float:
+    """Seconds of our loop; `warm` trains once before, and then again from the first weights."""
+    x, y, vx, vy = data
+    model = case.model()
+    begun = time.perf_counter()
+    train, validation = Rows.of(x, y), Rows.of(vx, vy) if len(vx) else None
+    compiled = Compiled(model, train, validation or train, case.batch, case.batch)
+
+    def run(epochs: int) -> None:
+        feed = Resident(train, shuffled(0))
+        Loop(compiled, feed, Resident(validation) if validation else None, epochs).run()
+
+    if warm:
+        initial = checkpoint.variables(model)
+        run(2)
+        checkpoint.restore(model, initial)
+        begun = time.perf_counter()
+    run(case.epochs)
+    return time.perf_counter() - begun
+
+
+def paired(one: Callable[[], float], other: Callable[[], float], repeats: int) -> tuple[list[float], list[float]]:
+    """Both, in turns, so that whatever else the machine does falls on both."""
+    first, second = [], []
+    for _ in range(repeats):
+        first.append(one())
+        second.append(other())
+    return first, second
+
+
+def main() -> None:
+    """Prints a table, and as its last line one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", default=[*CASES, "restarts16", "streaming", "growth"])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--sixteen", action="store_true", help="run sixteen fits, rather than take T1's sixteen times")
+    parser.add_argument("--growth-runs", type=int, default=200)
+    options = parser.parse_args()
+    found: dict[str, float] = {}
+    for name in options.cases:
+        if name in CASES:
+            found |= _case(name, options.repeats)
+    print(json.dumps({key: round(value, 2) for key, value in found.items()}))
+
+
+def _case(name: str, repeats: int) -> dict[str, float]:
+    case, data = CASES[name], CASES[name].data()
+    ours(CASES["T1"], CASES["T1"].data())  # TensorFlow's own first time
+    found = {}
+    for kind, warm in (("_cold", False), ("_warm", True)) if name == "T1" else (("", False),):
+        fit, loop = paired(lambda: plain(case, data), lambda w=warm: ours(case, data, w), repeats)  # type: ignore[misc]
+        found[name + kind] = _told(name + kind, fit, loop)
+    return found
+
+
+def _told(name: str, fit: list[float], loop: list[float]) -> float:
+    ratio = statistics.median(f / o for f, o in zip(fit, loop, strict=True))
+    target = f"   (to reach: {TO_REACH[name]})" if name in TO_REACH else ""
+    print(
+        f"{name:12} fit {statistics.median(fit):7.2f} s   ours {statistics.median(loop):7.2f} s   {ratio:5.1f} x{target}"
+    )
+    return ratio
+
+
+if __name__ == "__main__":
+    main()

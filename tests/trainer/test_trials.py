@@ -1,0 +1,167 @@
+"""Trials: restarts stacked or one after the other, what fails alone, what resumes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tests.trainer.runs import Told, job_of
+from workers.trainer import stacked_trials, train as training
+from workers.trainer.job import TrainingFailed, TrainingResult, TrainingStopped
+from workers.trainer.train import train
+
+pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+
+
+def _table(rows: int = 80) -> pa.Table:
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(rows, 3))
+    label = np.where(x[:, 0] * x[:, 1] + 0.1 * rng.normal(size=rows) > 0, "in", "out")
+    return pa.table({"a": x[:, 0], "b": x[:, 1], "c": x[:, 2], "side": label, "sum": x.sum(axis=1)})
+
+
+NETWORK = [{"Dense": {"units": 8, "activation": "relu"}}, {"Dropout": 0.1}, {"BatchNormalization": {}}]
+STOPPING = {"monitor": "val_loss", "patience": 3, "restore_best_weights": True}
+
+
+def _spec(**more: Any) -> dict[str, Any]:
+    return {"target": "side", "network": NETWORK, "training": {"epochs": 6, "batch_size": 16, "seed": 3, **more}}
+
+
+def _interrupted(table: pa.Table, spec: dict[str, Any], folder: Path, after: int) -> tuple[TrainingResult, Told]:
+    """The same run, handed back after some epochs and resumed from its checkpoint."""
+    first = Told(stop_after=after, why="hand_back")
+    job = job_of(table, spec, folder / "first")
+    with pytest.raises(TrainingStopped):
+        train(job, first)
+    path = folder / "checkpoint.npz"
+    path.write_bytes(first.checkpoints[-1][0])
+    told = Told()
+    (folder / "second").mkdir()
+    result = train(replace(job, folder=folder / "second", checkpoint=path), told)
+    assert any("Resumed" in message for _, message, _ in told.events)
+    told.epochs = first.epochs + told.epochs
+    return result, told
+
+
+def _same(one: Told, other: Told) -> None:
+    keyed = [{(row["trial"], row["epoch"]): row["logs"] for row in told.epochs} for told in (one, other)]
+    assert keyed[0].keys() == keyed[1].keys()
+    for place, logs in keyed[0].items():
+        assert logs.keys() == keyed[1][place].keys()
+        for name, value in logs.items():
+            assert keyed[1][place][name] == pytest.approx(value, rel=1e-6, abs=1e-7), (place, name)
+
+
+@pytest.mark.parametrize("after", [1, 4])
+def test_a_resumed_run_ends_where_an_undisturbed_one_does(tmp_path: Path, after: int) -> None:
+    spec = _spec(
+        early_stopping={**STOPPING, "patience": 2}, reduce_lr_on_plateau={"patience": 1, "monitor": "val_loss"}
+    )
+    whole = Told()
+    undisturbed = train(job_of(_table(), spec, tmp_path / "whole"), whole)
+    resumed, told = _interrupted(_table(), spec, tmp_path, after)
+    _same(whole, told)
+    assert resumed.manifest["receipt"]["weights"] == undisturbed.manifest["receipt"]["weights"]
+    assert resumed.result["best_epoch"] == undisturbed.result["best_epoch"]
+
+
+def test_stacked_trials_resume(tmp_path: Path) -> None:
+    spec = _spec(restarts=3, early_stopping=STOPPING)
+    whole = Told()
+    undisturbed = train(job_of(_table(), spec, tmp_path / "whole"), whole)
+    resumed, told = _interrupted(_table(), spec, tmp_path, 7)
+    _same(whole, told)
+    assert resumed.result["best_trial"] == undisturbed.result["best_trial"]
+    assert resumed.manifest["receipt"]["weights"] == undisturbed.manifest["receipt"]["weights"]
+
+
+def test_trials_one_after_the_other_resume(tmp_path: Path) -> None:
+    spec = _spec(restarts=2, reduce_lr_on_plateau=True, epochs=3)
+    whole = Told()
+    undisturbed = train(job_of(_table(), spec, tmp_path / "whole"), whole)
+    assert any("ReduceLROnPlateau" in message for _, message, _ in whole.events)
+    resumed, told = _interrupted(_table(), spec, tmp_path, 4)
+    _same(whole, told)
+    assert resumed.manifest["receipt"]["weights"] == undisturbed.manifest["receipt"]["weights"]
+
+
+def test_a_checkpoint_of_another_run_is_not_taken_up(tmp_path: Path) -> None:
+    told = Told(stop_after=1, why="hand_back")
+    with pytest.raises(TrainingStopped):
+        train(job_of(_table(), _spec(), tmp_path / "a"), told)
+    (tmp_path / "other.npz").write_bytes(told.checkpoints[0][0])
+    (tmp_path / "torn.npz").write_bytes(told.checkpoints[0][0][:1000])
+    for name in ("other.npz", "torn.npz"):
+        again = Told()
+        train(job_of(_table(), _spec(epochs=2), tmp_path / f"b{name}", checkpoint=tmp_path / name), again)
+        assert again.epochs[0]["epoch"] == 1
+        assert any("training begins anew" in message for _, message, _ in again.events)
+
+
+def test_stacked_trials_fare_as_they_would_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = _spec(restarts=3, early_stopping=STOPPING)
+    spec["network"] = [{"Dense": {"units": 8, "activation": "relu", "kernel_regularizer": {"L2": 0.01}}}]
+    stacked, alone = Told(), Told()
+    one = train(job_of(_table(), spec, tmp_path / "stacked"), stacked)
+    assert any("stacked" in message for _, message, _ in stacked.events)
+    monkeypatch.setattr(training, "cannot_stack", lambda course: "a test")
+    other = train(job_of(_table(), spec, tmp_path / "alone"), alone)
+    keyed = {(row["trial"], row["epoch"]): row["logs"] for row in alone.epochs}
+    assert len(keyed) == len(stacked.epochs)
+    for row in stacked.epochs:
+        for name, value in row["logs"].items():
+            assert keyed[row["trial"], row["epoch"]][name] == pytest.approx(value, rel=1e-4, abs=1e-6)
+    assert one.result["best_trial"] == other.result["best_trial"]
+    assert one.result["spread"]["std"] > 0
+    assert [t["score"] for t in one.result["trials"]] == pytest.approx(
+        [t["score"] for t in other.result["trials"]], rel=1e-4
+    )
+
+
+def test_a_trial_that_fails_leaves_the_others_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = stacked_trials.StackedRunner.__init__
+
+    def poisoned(self: Any, course: Any) -> None:
+        begin(self, course)
+        kernel = next(iter(self._stack._stacked.values()))
+        kernel.assign(np.where(np.arange(3)[:, None, None] == 1, np.nan, kernel.value.numpy()))
+
+    monkeypatch.setattr(stacked_trials.StackedRunner, "__init__", poisoned)
+    told = Told()
+    result = train(job_of(_table(), _spec(restarts=3), tmp_path), told)
+    assert [trial["state"] for trial in result.result["trials"]] == ["succeeded", "failed", "succeeded"]
+    assert result.result["trials"][1]["failure"]["layer"] == "dense"
+    assert result.result["best_trial"] != 1 and result.result["spread"]["min"] > 0
+    assert {row["trial"] for row in told.epochs} == {0, 2}
+
+
+@pytest.mark.parametrize("restarts", [1, 2])
+def test_a_loss_that_is_no_number_fails_the_run_and_names_epoch_and_layer(tmp_path: Path, restarts: int) -> None:
+    spec = {
+        "target": "sum",
+        "network": [{"Dense": {"units": 8, "activation": "exponential", "name": "steep"}}, {"Dense": {"units": 8}}],
+        "training": {
+            "optimizer": {"SGD": {"learning_rate": 100.0}},
+            "epochs": 9,
+            "restarts": restarts,
+            "loss": "MeanSquaredError",
+        },
+    }
+    with pytest.raises(TrainingFailed) as failed:
+        train(job_of(_table(), spec, tmp_path), Told())
+    assert failed.value.cause == "diverged"
+    assert failed.value.data["epoch"] >= 1 and failed.value.data["layer"] in ("steep", "dense", "sum")
+    assert failed.value.data["layer"] in str(failed.value)
+
+
+def test_a_cancelled_run_stops_without_a_checkpoint(tmp_path: Path) -> None:
+    told = Told(stop_after=2, why="cancel")
+    with pytest.raises(TrainingStopped) as stopped:
+        train(job_of(_table(), _spec(), tmp_path), told)
+    assert stopped.value.why == "cancel" and len(told.epochs) == 2 and not told.checkpoints

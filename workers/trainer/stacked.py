@@ -1,0 +1,310 @@
+"""Many small networks trained as one: every weight gets a leading replica axis.
+
+A small network spends its time between operations, not in them, so that sixteen side by side take
+little more than one. Each replica has its own initial weights, order of rows, dropout masks, losses and
+metrics; nothing is shared but the clock. A replica whose loss becomes NaN does not touch the others:
+each term of the summed loss depends on its own replica's weights alone.
+
+    x       (replicas, batch, columns)     gathered by each replica's own order
+    kernel  (replicas, columns, units)     so that a Dense layer is one batched product
+    bias    (replicas, 1, units)           broadcast over the batch
+
+`refusal` says what cannot be stacked; that is trained one network after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from workers.trainer.compiled import Logs, Rows, build, executor, work
+from workers.trainer.fused import fuse
+from workers.trainer.signature import functional_of, inputs_of, outputs_of
+
+L = keras.layers
+LARGEST_STEP = 5e7  # multiply-adds of one replica's step: above it, arithmetic dominates and stacking gains nothing
+LARGEST_EPOCH = 2e11  # of all replicas: nobody can look up within a stacked epoch
+LARGEST_PREDICTIONS = 2e8  # bytes, of one epoch: metrics are computed from them
+# Their update of a weight depends on this weight, its gradient and its own history alone.
+OPTIMIZERS = tuple(
+    getattr(keras.optimizers, name)
+    for name in ("SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "Adadelta", "Adamax", "Nadam", "Lion", "Ftrl")
+)
+# Their value for a row depends on this row alone.
+LOSSES = tuple(
+    getattr(keras.losses, name)
+    for name in (
+        "BinaryCrossentropy",
+        "BinaryFocalCrossentropy",
+        "CategoricalCrossentropy",
+        "CategoricalFocalCrossentropy",
+        "SparseCategoricalCrossentropy",
+        "MeanSquaredError",
+        "MeanAbsoluteError",
+        "MeanAbsolutePercentageError",
+        "MeanSquaredLogarithmicError",
+        "Huber",
+        "LogCosh",
+        "Poisson",
+        "KLDivergence",
+        "Hinge",
+        "SquaredHinge",
+        "CategoricalHinge",
+    )
+)
+REGULARIZERS = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
+# These compute along the last axis or element by element, and take a leading axis more as they are.
+PLAIN = (L.Activation, L.LeakyReLU, L.ReLU, L.ELU, L.Identity, L.Rescaling)
+RANDOM = (L.Dropout, L.GaussianDropout, L.GaussianNoise)
+MERGES = (L.Add, L.Subtract, L.Multiply, L.Average, L.Maximum, L.Minimum)
+
+
+def refusal(model: keras.Model, replicas: int, rows: int, batch_size: int) -> str | None:
+    """Why `replicas` of this compiled model cannot be trained as one; None where they can."""
+    optimizer = model.optimizer
+    if type(optimizer) not in OPTIMIZERS:
+        return f"the optimizer {type(optimizer).__name__}"
+    if optimizer.clipnorm or optimizer.global_clipnorm or optimizer.use_ema or optimizer.gradient_accumulation_steps:
+        return "clipping by norm, averaged weights or accumulated gradients"
+    losses = [entry.loss for entry in model._compile_loss._flat_losses]
+    if any(type(loss) not in LOSSES or loss.reduction != "sum_over_batch_size" for loss in losses):
+        return "a loss over the whole batch"
+    for node in _nodes(model):
+        if reason := _refused(node.operation):
+            return reason
+    step = work(model, batch_size)
+    if step > LARGEST_STEP or step * replicas * rows / batch_size > LARGEST_EPOCH:
+        return "its size"
+    units = sum(int(np.prod(tensor.shape[1:])) for tensor in outputs_of(model).values())
+    return "its size" if 4.0 * units * rows * replicas > LARGEST_PREDICTIONS else None
+
+
+def _refused(layer: Any) -> str | None:
+    name = type(layer).__name__
+    known = (*PLAIN, *RANDOM, *MERGES, L.Dense, L.BatchNormalization, L.LayerNormalization, L.Concatenate)
+    if type(layer) not in known or getattr(layer, "compute_dtype", "float32") != "float32":
+        return f"the layer {name}"
+    if any(len(tensor.shape) != 2 for tensor in keras.tree.flatten([layer.input, layer.output])):
+        return f"the shapes of {name}"
+    if layer.activity_regularizer is not None or any(v.constraint is not None for v in layer.trainable_variables):
+        return f"a constraint or activity regularizer of {name}"
+    if any(v.regularizer is not None and type(v.regularizer) not in REGULARIZERS for v in layer.trainable_variables):
+        return f"a regularizer of {name}"
+    return None
+
+
+class Stack:
+    """`len(members)` networks like the compiled `model`, with the members' initial variables."""
+
+    def __init__(self, model: keras.Model, members: Sequence[keras.Model], rows: Rows, batch_size: int) -> None:
+        build(model, rows)
+        self.model, self.replicas, self.batch_size = model, len(members), batch_size
+        self._own = [*model.trainable_variables, *_statistics(model)]
+        theirs = [[*member.trainable_variables, *_statistics(member)] for member in members]
+        stacked = [
+            keras.Variable(_spread(np.stack([v.value.numpy() for v in same])), name=own.name, trainable=own.trainable)
+            for own, *same in zip(self._own, *theirs, strict=True)
+        ]
+        self._stacked = dict(zip([id(v) for v in self._own], stacked, strict=True))
+        self._trainable = [self._stacked[id(v)] for v in model.trainable_variables]
+        self.optimizer = type(model.optimizer).from_config(model.optimizer.get_config())
+        self.optimizer.build(self._trainable)
+        fuse(self.optimizer)
+        self._loss = [tf.Variable(tf.zeros(self.replicas)) for _ in range(2)]  # sum over rows, rows
+        self._seeds = [v for v in model.non_trainable_variables if id(v) not in self._stacked]
+        self._call: Any = None
+        self._names: list[str] = []
+        self._cached: list[NDArray[Any]] = []
+
+    @property
+    def variables(self) -> list[Any]:
+        """All that a stack in training consists of."""
+        return [*self._stacked.values(), *self.optimizer.variables, *self._seeds]
+
+    def epoch(self, train: Rows, order: NDArray[np.int32], validation: Rows | None) -> list[Logs]:
+        """One epoch of all replicas. `order` is int32 `(replicas, rows)`. Returns the logs of each, as Keras's."""
+        held_out = () if validation is None else validation.as_tuple()
+        with executor(self.model, self.batch_size):
+            if self._call is None:
+                self._call = tf.function(self._trace, autograph=False, reduce_retracing=True)
+            values = self._call(train.as_tuple(), tf.constant(order), held_out).numpy()
+        self._cached = []
+        return [{name: float(v) for name, v in zip(self._names, row, strict=True)} for row in values]
+
+    def weights(self, replica: int) -> list[NDArray[Any]]:
+        """One replica's weights, in the order of the model's `get_weights`."""
+        if not self._cached:
+            self._cached = [variable.value.numpy() for variable in self._stacked.values()]
+        by_id = dict(zip(self._stacked, self._cached, strict=True))
+        return [by_id[id(v)][replica].reshape(v.shape) for v in self.model.weights]
+
+    # --- the compiled epoch -----------------------------------------------------------------------
+
+    def _trace(self, train: Any, order: Any, validation: Any) -> Any:
+        logs = self._part(train, order, training=True)
+        if validation:
+            rows = tf.shape(tf.nest.flatten(validation)[0])[0]
+            everyone = tf.tile(tf.range(rows)[None], [self.replicas, 1])
+            held_out = self._part(validation, everyone, training=False)
+            logs |= {f"val_{name}": value for name, value in held_out.items()}
+        self._names = list(logs)
+        return tf.stack([tf.cast(value, tf.float64) for value in logs.values()], axis=1)
+
+    def _part(self, data: Any, order: Any, training: bool) -> dict[str, Any]:
+        """A pass over some rows: logs by name, each `(replicas,)`."""
+        rows = tf.shape(order)[1]
+        steps = (rows + self.batch_size - 1) // self.batch_size
+        names = list(outputs_of(self.model))
+        kept = tuple(tf.TensorArray(tf.float32, size=steps, infer_shape=False) for _ in names)
+        for variable in self._loss:
+            variable.assign(tf.zeros(self.replicas))
+
+        def body(step: Any, kept: Any) -> Any:
+            batch = order[:, step * self.batch_size : tf.minimum(rows, (step + 1) * self.batch_size)]
+            x, y, weight = (*tf.nest.map_structure(lambda t: tf.gather(t, batch), data), None)[:3]
+            predicted = self._step(x, y, weight, training)
+            turned = [tf.transpose(predicted[name], [1, 0, 2]) for name in names]
+            return step + 1, tuple(k.write(step, t) for k, t in zip(kept, turned, strict=True))
+
+        _, kept = tf.while_loop(lambda step, _: step < steps, body, (tf.constant(0), kept), parallel_iterations=1)
+        predictions = {}
+        for (name, tensor), array in zip(outputs_of(self.model).items(), kept, strict=True):
+            predictions[name] = tf.ensure_shape(array.concat(), (None, self.replicas, *tensor.shape[1:]))
+        results = self._metrics(data[1], order, predictions)
+        return {"loss": self._loss[0] / self._loss[1], **results}
+
+    def _step(self, x: Any, y: Any, weight: Any, training: bool) -> dict[str, Any]:
+        size = tf.cast(tf.shape(tf.nest.flatten(y)[0])[1], tf.float32)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            values = {key: variable.value for key, variable in self._stacked.items()}
+            read = [tf.convert_to_tensor(values[id(v)]) for v in self.model.trainable_variables]
+            values |= {id(v): value for v, value in zip(self.model.trainable_variables, read, strict=True)}
+            tape.watch(read)
+            predicted = self._forward(x, values, training)
+            losses = self._losses(y, predicted, weight) + self._penalties(values)
+            total = tf.reduce_sum(losses)
+        self._loss[0].assign_add(losses * size)
+        self._loss[1].assign_add(tf.fill([self.replicas], size))
+        if training:
+            gradients = tape.gradient(total, read)
+            self.optimizer.apply_gradients(zip(gradients, self._trainable, strict=True))
+        return predicted
+
+    def _forward(self, x: Any, values: dict[int, Any], training: bool) -> dict[str, Any]:
+        inputs = inputs_of(self.model)
+        given = x if isinstance(x, dict) else dict(zip(inputs, tf.nest.flatten(x), strict=True))
+        made = {id(tensor): given[name] for name, tensor in inputs.items()}
+        for node in _nodes(self.model):
+            parts = [made[id(tensor)] for tensor in node.arguments.keras_tensors]
+            made[id(node.output_tensors[0])] = self._layer(node.operation, parts, values, training)
+        return {name: made[id(tensor)] for name, tensor in outputs_of(self.model).items()}
+
+    def _layer(self, layer: Any, parts: list[Any], values: dict[int, Any], training: bool) -> Any:
+        x = parts[0]
+        if type(layer) is L.Dense:
+            x = tf.matmul(x, values[id(layer.kernel)])
+            return layer.activation(x + values[id(layer.bias)] if layer.use_bias else x)
+        if type(layer) is L.BatchNormalization:
+            return self._batch_normalization(layer, x, values, training)
+        if type(layer) is L.LayerNormalization:
+            mean, variance = tf.nn.moments(x, axes=[-1], keepdims=True)
+            return _scaled(layer, (x - mean) * tf.math.rsqrt(variance + layer.epsilon), values)
+        if type(layer) is L.Concatenate:
+            return tf.concat(parts, axis=-1)
+        if type(layer) in MERGES:
+            return layer._merge_function(parts)
+        return layer.call(x, training=training) if type(layer) in RANDOM else layer.call(x)
+
+    def _batch_normalization(self, layer: Any, x: Any, values: dict[int, Any], training: bool) -> Any:
+        moving = [self._stacked[id(v)] for v in (layer.moving_mean, layer.moving_variance)]
+        if not (training and layer.trainable):
+            mean, variance = (v.value for v in moving)
+        else:
+            mean, variance = tf.nn.moments(x, axes=[1], keepdims=True)
+            for variable, new in zip(moving, (mean, variance), strict=True):
+                variable.assign(variable.value * layer.momentum + new * (1.0 - layer.momentum))
+        return _scaled(layer, (x - mean) * tf.math.rsqrt(variance + layer.epsilon), values)
+
+    def _losses(self, y: Any, predicted: dict[str, Any], weight: Any) -> Any:
+        """`(replicas,)`: the weighted sum of the outputs' losses, each Keras's mean over the batch."""
+        total = tf.zeros(self.replicas)
+        names = list(outputs_of(self.model))
+        truth = y if isinstance(y, dict) else dict(zip(names, tf.nest.flatten(y), strict=True))
+        for entry, name in zip(self.model._compile_loss._flat_losses, self._loss_order(names), strict=True):
+            rows = entry.loss.call(truth[name], predicted[name])
+            if weight is not None:
+                of_rows = weight[name] if isinstance(weight, dict) else tf.nest.flatten(weight)[0]
+                rows = rows * tf.reshape(of_rows, tf.shape(rows))
+            mean = tf.reduce_mean(tf.reshape(rows, [self.replicas, -1]), axis=1)
+            total += mean if entry.loss_weights is None else mean * entry.loss_weights
+        return total
+
+    def _loss_order(self, names: list[str]) -> list[str]:
+        """The output of each of Keras's flat losses: the last step of its path, where there is one."""
+        paths = [entry.path for entry in self.model._compile_loss._flat_losses]
+        return [path[-1] if path and path[-1] in names else names[path[-1] if path else 0] for path in paths]
+
+    def _penalties(self, values: dict[int, Any]) -> Any:
+        """`(replicas,)`: what L1 and L2 add to each replica's loss."""
+        total = tf.zeros(self.replicas)
+        for variable in self.model.trainable_variables:
+            if (regularizer := variable.regularizer) is None:
+                continue
+            value = tf.reshape(values[id(variable)], [self.replicas, -1])
+            if (l1 := float(getattr(regularizer, "l1", 0.0) or 0.0)) > 0:
+                total += l1 * tf.reduce_sum(tf.abs(value), axis=1)
+            if (l2 := float(getattr(regularizer, "l2", 0.0) or 0.0)) > 0:
+                total += l2 * tf.reduce_sum(tf.square(value), axis=1)
+        return total
+
+    def _metrics(self, y: Any, order: Any, predictions: dict[str, Any]) -> dict[str, Any]:
+        """Any of Keras's metrics, over a whole pass: replica after replica through the one metric object."""
+        if self.model._compile_metrics is None:
+            return {}
+        names: list[str] = []
+
+        def one(replica: Any) -> Any:
+            self.model._compile_metrics.reset_state()
+            truth = tf.nest.map_structure(lambda t: tf.gather(t, order[replica]), y)
+            own = {name: value[:, replica] for name, value in predictions.items()}
+            predicted = tf.nest.pack_sequence_as(y, [own[name] for name in own]) if not isinstance(y, dict) else own
+            self.model._compile_metrics.update_state(truth, predicted)
+            results = {n: v for n, v in self.model._compile_metrics.result().items() if len(v.shape) == 0}
+            names[:] = list(results)
+            return tf.stack([tf.cast(value, tf.float32) for value in results.values()])
+
+        if not self.model._compile_metrics.metrics:
+            return {}
+        values = tf.map_fn(one, tf.range(self.replicas), fn_output_signature=tf.float32, parallel_iterations=1)
+        self.model._compile_metrics.reset_state()
+        return {name: values[:, place] for place, name in enumerate(names)}
+
+
+def _nodes(model: keras.Model) -> list[Any]:
+    """The network's nodes in an order in which they can be computed, without its inputs."""
+    functional = functional_of(model)
+    depths = sorted(functional._nodes_by_depth, reverse=True)
+    nodes = [node for depth in depths for node in functional._nodes_by_depth[depth]]
+    return [node for node in nodes if not isinstance(node.operation, L.InputLayer)]
+
+
+def _statistics(model: keras.Model) -> list[Any]:
+    """Weights that are not trained, such as a batch normalisation's moving averages."""
+    trainable = {id(v) for v in model.trainable_variables}
+    return [v for v in model.weights if id(v) not in trainable]
+
+
+def _spread(values: NDArray[Any]) -> NDArray[Any]:
+    """`(replicas, units)` as `(replicas, 1, units)`, which broadcasts over a batch."""
+    return values[:, None] if values.ndim == 2 else values
+
+
+def _scaled(layer: Any, x: Any, values: dict[int, Any]) -> Any:
+    if layer.scale:
+        x = x * values[id(layer.gamma)]
+    return x + values[id(layer.beta)] if layer.center else x
