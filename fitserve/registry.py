@@ -168,18 +168,21 @@ def set_label(
     if not NAME.fullmatch(name):
         raise BadInput("That is no label.", received=name[:100], expected=NAME.pattern)
     _touch(session, model)
+    at = db.now(session)
     if version(session, model, version_number).retired_at is not None:
         raise Conflict(f"Version {version_number} of {model} is retired.", fix="Choose another version.")
     row = session.get(Label, (model, name), populate_existing=True)
     if row is None:
-        row = Label(model=model, label=name, version=version_number, weight=0.0, shadow=False, previous=None)
+        row = Label(
+            model=model, label=name, version=version_number, weight=0.0, shadow=False, previous=None, updated_at=at
+        )
         session.add(row)
     elif row.version != version_number:
         row.previous, row.version = row.version, version_number
     row.artifact = artifact
     row.weight = row.weight if weight is None else weight
     row.shadow = row.shadow if shadow is None else shadow
-    row.updated_at = db.now(session)
+    row.updated_at = at
     _check_weights(session, model, row)
     session.flush()
     return row

@@ -276,9 +276,7 @@ def serving(
     port, grpc_port = free_ports(2)
     settings = house.settings(FITSERVE_PREDICT_PORT=str(port), FITSERVE_GRPC_PORT=str(grpc_port), **environment)
     started = time.monotonic()
-    process = subprocess.Popen(
-        [*prefix, sys.executable, "-m", module], cwd=PROJECT, env={**os.environ, **settings}
-    )
+    process = subprocess.Popen([*prefix, sys.executable, "-m", module], cwd=PROJECT, env={**os.environ, **settings})
     try:
         wait_ready(f"http://127.0.0.1:{port}/readyz", process)
         yield Served(house, port, grpc_port, process, time.monotonic() - started)

@@ -62,7 +62,7 @@ def plain_requests(token: str) -> list[bytes]:
         request("/v1/models/m1/versions/1:predict", rows, token),
         request("/v1/models/adm:predict", adm, token),
         request(v2, json.dumps({"inputs": [tensor]}), token),
-        request(v2, json.dumps({"id": "a\"b", "inputs": [{**tensor, "datatype": "FP64"}]}), token),
+        request(v2, json.dumps({"id": 'a"b', "inputs": [{**tensor, "datatype": "FP64"}]}), token),
         request(v1, rows, token, more="Connection: keep-alive"),
     ]
 
@@ -94,15 +94,23 @@ def odd_requests(token: str) -> list[bytes]:
         json.dumps({"instances": [VALUES] * 900}),
     ]
     found = [request(v1, one, token) for one in bodies]
+    slow = json.dumps({"instances": [VALUES] * 200})  # answered in a thread: what follows must wait for it
     found += [
+        request("/v1/models/m1:explain", slow, token),
         request(adm, '{"instances": [{"gre": 700, "gpa": 9.5, "rank": 3, "city": "Rom"}]}', token),
         request(adm, '{"instances": [{"gre": 700, "gpa": 3.5, "rank": 3, "city": null}]}', token),
         request(adm, '{"instances": [{"gre": "x", "gpa": 3.5, "rank": 3, "city": "Rom"}]}', token),
         request(adm, '{"instances": [[700, 3.5, 3, "Rom"], [700, 3.5, 7, "Rom"]]}', token),
-        request("/v2/models/m1/infer", '{"inputs": [{"name": "instances", "shape": [2, 6], "datatype": "FP32", '
-                '"data": [1,2,3,4,5,6]}]}', token),
-        request("/v2/models/m1/infer", '{"inputs": [{"name": "instances", "shape": [1, 6], "datatype": "FP32", '
-                '"data": [1e300,2,3,4,5,6]}]}', token),
+        request(
+            "/v2/models/m1/infer",
+            '{"inputs": [{"name": "instances", "shape": [2, 6], "datatype": "FP32", "data": [1,2,3,4,5,6]}]}',
+            token,
+        ),
+        request(
+            "/v2/models/m1/infer",
+            '{"inputs": [{"name": "instances", "shape": [1, 6], "datatype": "FP32", "data": [1e300,2,3,4,5,6]}]}',
+            token,
+        ),
         request(v1, rows, "wrong.key"),
         request("/v1/models/none:predict", rows, token),
         request("/v1/models/m1:predict?x=1", rows, token),
@@ -193,9 +201,7 @@ async def converse(port: int, packets: list[bytes], pause: float) -> tuple[bytes
 async def compare(ours: Served, plain: Served, packets: list[bytes]) -> None:
     """Slower each time before a difference counts: where packets meet on the way, they are one read."""
     for pause in (0.01, 0.05, 0.2):
-        mine, theirs = await asyncio.gather(
-            converse(ours.port, packets, pause), converse(plain.port, packets, pause)
-        )
+        mine, theirs = await asyncio.gather(converse(ours.port, packets, pause), converse(plain.port, packets, pause))
         if mine == theirs:
             return
     assert mine == theirs, packets
@@ -289,5 +295,3 @@ def ask(connection: socket.socket, data: bytes) -> bytes:
     while len(body) < length:
         body += connection.recv(65536)
     return head.split(b" ")[1]
-
-

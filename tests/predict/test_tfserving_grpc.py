@@ -1,0 +1,112 @@
+"""TensorFlow Serving's own stubs against our server; and our messages against theirs, field by field."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from google.protobuf import descriptor_pb2
+
+from tests.predict.house import PROJECT, THREE, mixed, numeric
+
+ADM = {"gre": 700, "gpa": 3.5, "rank": 3, "city": "Rom"}
+
+
+@pytest.mark.tensorflow
+def test_the_stubs_of_tensorflow_serving_api(served) -> None:
+    command = [sys.executable, "-m", "tests.predict.tfserving_client", str(served.grpc_port), served.house.token]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = json.loads(done.stdout.splitlines()[-1])
+    rows = np.arange(12, dtype=float).reshape(2, 6).tolist()
+    assert said["predict"] == numeric().answer(rows)["y"].tolist()
+    assert said["version"] == 1
+    assert said["columns"] == mixed().answer([ADM])["admit"].tolist()
+    score = float(mixed(seed=1).answer([ADM])["admit"][0, 0])
+    assert [label for label, _ in said["classify"]] == ["no", "yes"]
+    np.testing.assert_allclose([s for _, s in said["classify"]], [1 - score, score], rtol=1e-6)
+    np.testing.assert_allclose(said["regress"], mixed(THREE).answer([ADM])["score"][0, 0], rtol=1e-6)
+    assert said["multi"] == ["classification_result", "regression_result"]
+    assert said["metadata"] == sorted(ADM)
+    assert said["status"] == ["AVAILABLE1", "AVAILABLE2"]
+    assert said["errors"] == [
+        "NOT_FOUND",
+        "INVALID_ARGUMENT",
+        "INVALID_ARGUMENT",
+        "NOT_FOUND",
+        "UNAUTHENTICATED",
+        "PERMISSION_DENIED",
+    ]
+
+
+def their_file(package: str, path: str) -> descriptor_pb2.FileDescriptorProto:
+    """A generated file's descriptor, read without importing it (importing would bring TensorFlow)."""
+    found = importlib.util.find_spec(package)
+    source = (Path(found.submodule_search_locations[0]) / path).read_text()
+    text = re.search(r"AddSerializedFile\((b(?:'|\").*?(?:'|\"))\)\n", source, re.DOTALL)[1]
+    return descriptor_pb2.FileDescriptorProto.FromString(ast.literal_eval(text))
+
+
+def messages(file, package: str) -> dict[str, dict[str, tuple]]:
+    """Every message's fields: name to (number, type, repeated, type's name)."""
+    found: dict[str, dict[str, tuple]] = {}
+
+    def walk(message, prefix: str) -> None:
+        name = f"{prefix}.{message.name}"
+        found[name] = {f.name: (f.number, f.type, f.label == 3, f.type_name) for f in message.field}
+        for inner in message.nested_type:
+            walk(inner, name)
+
+    for message in file.message_type:
+        walk(message, package)
+    return found
+
+
+THEIRS = [
+    ("tensorflow_serving", f"apis/{name}_pb2.py")
+    for name in (
+        "predict",
+        "classification",
+        "regression",
+        "inference",
+        "input",
+        "model",
+        "get_model_metadata",
+        "get_model_status",
+        "model_management",
+    )
+] + [
+    ("tensorflow_serving", "config/model_server_config_pb2.py"),
+    ("tensorflow", "core/framework/tensor_pb2.py"),
+    ("tensorflow", "core/framework/tensor_shape_pb2.py"),
+    ("tensorflow", "core/example/example_pb2.py"),
+    ("tensorflow", "core/example/feature_pb2.py"),
+    ("tensorflow", "core/protobuf/meta_graph_pb2.py"),
+    ("tritonclient", "grpc/service_pb2.py"),
+]
+
+
+def test_our_messages_are_theirs() -> None:
+    theirs: dict[str, dict[str, tuple]] = {}
+    for package, path in THEIRS:
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+        file = their_file(package, path)
+        theirs |= messages(file, file.package)
+    checked = 0
+    for name in ("tensorflow", "tensorflow_serving", "inference"):
+        file = their_file("services.predict.protocols.proto", f"{name}_pb2.py")
+        for name, fields in messages(file, file.package).items():
+            if name == "tensorflow.serving.StatusProto":  # in a file that the package does not carry
+                continue
+            for field, shape in fields.items():
+                assert theirs[name][field] == shape, f"{name}.{field}"
+                checked += 1
+    assert checked > 120

@@ -1,0 +1,122 @@
+"""tritonclient, unmodified, over HTTP and gRPC, with JSON and binary tensors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton_grpc
+import tritonclient.http as triton_http
+from tritonclient.utils import InferenceServerException
+
+from tests.predict.house import mixed, numeric
+
+ADM = {"gre": 700, "gpa": 3.5, "rank": 3, "city": "Rom"}
+COLUMNS = {
+    "gre": ("FP32", np.float32),
+    "gpa": ("FP64", np.float64),
+    "rank": ("INT64", np.int64),
+    "city": ("BYTES", object),
+}
+
+
+@pytest.fixture(params=["http", "http-json", "grpc"])
+def triton(request, served):
+    """(module, client, headers factory, options of a tensor's data)."""
+    if request.param == "grpc":
+        return triton_grpc, triton_grpc.InferenceServerClient(f"127.0.0.1:{served.grpc_port}"), served, {}
+    made = triton_http.InferenceServerClient(f"127.0.0.1:{served.port}")
+    return triton_http, made, served, {"binary_data": request.param == "http"}
+
+
+def headers(served) -> dict[str, str]:
+    return {"authorization": f"Bearer {served.house.token}"}
+
+
+def tensor(module, name: str, values: np.ndarray, datatype: str, options: dict) -> object:
+    made = module.InferInput(name, list(values.shape), datatype)
+    made.set_data_from_numpy(values, **options)
+    return made
+
+
+def test_infer_all_columns_at_once(triton) -> None:
+    module, client, served, options = triton
+    rows = np.arange(12, dtype=np.float32).reshape(2, 6)
+    wanted = [module.InferRequestedOutput("y", **options)]
+    for _ in range(3):
+        found = client.infer(
+            "m1",
+            [tensor(module, "instances", rows, "FP32", options)],
+            outputs=wanted,
+            request_id="9",
+            headers=headers(served),
+        )
+        np.testing.assert_array_equal(found.as_numpy("y"), numeric().answer(rows.tolist())["y"])
+    told = found.get_response()
+    assert (told["model_version"] if isinstance(told, dict) else told.model_version) == "1"
+    assert (told["id"] if isinstance(told, dict) else told.id) == "9"
+
+
+def test_infer_by_column_at_a_version(triton) -> None:
+    module, client, served, options = triton
+    inputs = [
+        tensor(module, name, np.array([[ADM[name]]], dtype), datatype, options)
+        for name, (datatype, dtype) in COLUMNS.items()
+    ]
+    found = client.infer("adm", inputs, model_version="1", headers=headers(served))
+    np.testing.assert_array_equal(found.as_numpy("admit"), mixed().answer([ADM])["admit"])
+    found = client.infer(
+        "adm", inputs, outputs=[module.InferRequestedOutput("admit", class_count=1)], headers=headers(served)
+    )
+    assert found.as_numpy("admit").ravel()[0].endswith(b":0")
+
+
+def test_health_metadata_and_repository(triton) -> None:
+    _module, client, served, _ = triton
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("m1", headers=headers(served))
+    told = client.get_model_metadata("adm", headers=headers(served))
+    inputs = told["inputs"] if isinstance(told, dict) else told.inputs
+    assert len(inputs) == 4
+    index = client.get_model_repository_index(headers=headers(served))
+    assert len(index if isinstance(index, list) else index.models) == 4
+
+
+def test_unload_and_load(triton, served) -> None:
+    module, client, _, options = triton
+    served.house.register("spare", numeric())
+    from tests.predict.house import eventually
+
+    eventually(lambda: "spare" in str(client.get_model_repository_index(headers=headers(served))))
+    client.load_model("spare", headers=headers(served))
+    assert client.is_model_ready("spare", headers=headers(served))
+    client.unload_model("spare", headers=headers(served))
+    assert not client.is_model_ready("spare", headers=headers(served))
+    rows = tensor(module, "instances", np.ones((1, 6), np.float32), "FP32", options)
+    with pytest.raises(InferenceServerException):
+        client.infer("spare", [rows], headers=headers(served))
+    client.load_model("spare", headers=headers(served))
+    client.infer("spare", [rows], headers=headers(served))
+    from fitserve import registry
+
+    served.house.change(registry.delete, "spare")
+    eventually(lambda: "spare" not in str(client.get_model_repository_index(headers=headers(served))))
+
+
+def test_errors(triton) -> None:
+    module, client, served, options = triton
+    rows = tensor(module, "nope", np.ones((1, 6), np.float32), "FP32", options)
+    with pytest.raises(InferenceServerException, match="Unknown input"):
+        client.infer("m1", [rows], headers=headers(served))
+    with pytest.raises(InferenceServerException, match="No model"):
+        client.infer("none", [rows], headers=headers(served))
+    with pytest.raises(InferenceServerException, match="API key"):
+        client.infer("m1", [rows])
+
+
+@pytest.mark.parametrize("packed", ["gzip", "deflate"])
+def test_compressed_requests(served, packed) -> None:
+    client = triton_http.InferenceServerClient(f"127.0.0.1:{served.port}")
+    rows = tensor(triton_http, "instances", np.ones((1, 6), np.float32), "FP32", {})
+    found = client.infer("m1", [rows], headers=headers(served), request_compression_algorithm=packed)
+    np.testing.assert_array_equal(found.as_numpy("y"), numeric().answer([[1] * 6])["y"])
