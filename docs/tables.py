@@ -23,14 +23,24 @@ def settings_table(model: type[BaseSettings]) -> str:
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseSettings):
             continue
-        kind = getattr(field.annotation, "__name__", str(field.annotation)).replace("|", "or").replace("pathlib.", "").replace("pydantic.types.", "")
+        kind = (
+            getattr(field.annotation, "__name__", str(field.annotation))
+            .replace("|", "or")
+            .replace("pathlib.", "")
+            .replace("pydantic.types.", "")
+        )
         default = "" if field.default is None else f"`{field.default}`"
         lines.append(f"| `{prefix}{name.upper()}` | {kind} | {default} | {field.description} |")
     return "\n".join(lines)
 
 
-def telemetry_table() -> str:
-    """Every series that a process may show, with its kind, labels and help text."""
+def telemetry_names() -> set[str]:
+    """The name of every series, a histogram's without `_bucket`, `_sum` and `_count`."""
+    return set(_series())
+
+
+def _series() -> dict[str, tuple[str, tuple[str, ...], str]]:
+    """Kind, labels and help text of every series that a process may show."""
     rows = {}
     for metric in vars(telemetry).values():
         if isinstance(metric, MetricWrapperBase):
@@ -38,10 +48,17 @@ def telemetry_table() -> str:
             suffix = "_total" if described.type == "counter" else "_info" if described.type == "info" else ""
             rows[described.name + suffix] = (described.type, metric._labelnames, described.documentation)
     for declared in telemetry.PREDICT.values():
-        kind = "counter" if declared.name.endswith("_total") else "histogram" if "duration" in declared.name else "gauge"
+        kind = (
+            "counter" if declared.name.endswith("_total") else "histogram" if "duration" in declared.name else "gauge"
+        )
         rows[declared.name] = (kind, declared.labels, declared.help)
+    return rows
+
+
+def telemetry_table() -> str:
+    """Every series that a process may show, with its kind, labels and help text."""
     lines = ["| series | kind | labels | meaning |", "|---|---|---|---|"]
-    for name, (kind, labels, text) in sorted(rows.items()):
+    for name, (kind, labels, text) in sorted(_series().items()):
         lines.append(f"| `{name}` | {kind} | {', '.join(f'`{label}`' for label in labels)} | {text} |")
     return "\n".join(lines)
 

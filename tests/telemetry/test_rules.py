@@ -1,0 +1,60 @@
+"""Prometheus's own tool agrees with our configuration, our rules, and what we expose."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from docs.tables import telemetry_names
+from fitserve import telemetry
+
+PROJECT = Path(__file__).resolve().parents[2]
+DEPLOY = PROJECT / "deploy" / "prometheus"
+PROMTOOL = shutil.which("promtool")
+needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="promtool is missing: install Debian's prometheus")
+
+
+def promtool(*arguments: str, cwd: Path = DEPLOY, stdin: bytes | None = None) -> None:
+    done = subprocess.run([str(PROMTOOL), *arguments], cwd=cwd, input=stdin, capture_output=True, check=False)
+    assert done.returncode == 0, (done.stdout + done.stderr).decode()
+
+
+@needs_promtool
+def test_the_configuration_and_rules_are_sound() -> None:
+    promtool("check", "config", "prometheus.yml")
+
+
+@needs_promtool
+def test_each_alert_fires_on_made_series_and_not_on_sound_ones(tmp_path: Path) -> None:
+    shutil.copy(DEPLOY / "fitserve.rules.yml", tmp_path)
+    shutil.copy(Path(__file__).with_name("rules.test.yml"), tmp_path)
+    promtool("test", "rules", "rules.test.yml", cwd=tmp_path)
+
+
+def test_every_alert_has_a_test() -> None:
+    groups = yaml.safe_load((DEPLOY / "fitserve.rules.yml").read_text())["groups"]
+    alerts = {rule["alert"] for group in groups for rule in group["rules"] if "alert" in rule}
+    tests = yaml.safe_load(Path(__file__).with_name("rules.test.yml").read_text())["tests"]
+    fired = {one["alertname"] for test in tests for one in test.get("alert_rule_test", []) if one["exp_alerts"]}
+    assert alerts == fired
+
+
+def test_rules_ask_for_series_that_exist() -> None:
+    text = re.sub(r"#.*|record: .*", "", (DEPLOY / "fitserve.rules.yml").read_text())
+    asked = set(re.findall(r"(?<![:\w])fitserve_\w+(?!\w*:)", text))
+    asked = {re.sub(r"_(bucket|sum|count)$", "", name) for name in asked if f"{name}:" not in text}
+    assert asked <= telemetry_names()
+
+
+@needs_promtool
+def test_what_we_expose_is_well_formed() -> None:
+    # The client library's own process_* and python_* series are not ours to name.
+    ours = b"".join(
+        line for line in telemetry.exposition().splitlines(keepends=True) if b"fitserve_" in line.split(b"{")[0]
+    )
+    promtool("check", "metrics", stdin=ours)
