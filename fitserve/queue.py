@@ -6,6 +6,7 @@ workers look for queued runs themselves, and the dispatcher publishes again (T10
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -69,8 +70,7 @@ class Publisher:
     def __init__(self, settings: Settings) -> None:
         self.app = make_app(settings)
         self._work: Queue[tuple[Callable[[], int], Future[int]] | None] = Queue(maxsize=100)
-        self._thread: threading.Thread | None = None
-        self._starting = threading.Lock()
+        threading.Thread(target=self._run, name="publisher", daemon=True).start()
 
     def publish(self, run_id: str) -> bool:
         """Whether the broker took the message in time. Where not, T10 publishes again."""
@@ -97,10 +97,6 @@ class Publisher:
             self._work.put_nowait((work, done))
         except Full:
             return None
-        with self._starting:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
-                self._thread.start()
         try:
             return done.result(PUBLISH_SECONDS)
         except FutureTimeout:
@@ -111,6 +107,8 @@ class Publisher:
             return None
 
     def _run(self) -> None:
+        with contextlib.suppress(Exception):
+            self.app.connection_for_write().transport  # noqa: B018 (imports the transport before it is needed)
         while (item := self._work.get()) is not None:
             work, done = item
             if not done.set_running_or_notify_cancel():
@@ -122,10 +120,6 @@ class Publisher:
 
     def close(self) -> None:
         """Stops the thread and closes the broker's connections."""
-        if self._thread is not None:
-            try:
-                self._work.put_nowait(None)
-            except Full:
-                return
-            self._thread.join(PUBLISH_SECONDS)
+        with contextlib.suppress(Full):
+            self._work.put_nowait(None)
         self.app.close()

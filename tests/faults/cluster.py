@@ -6,8 +6,6 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +24,7 @@ from fitserve.runs import create, read
 from fitserve.settings import Limits, Settings
 from fitserve.states import TERMINAL
 from fitserve.tables import Blob, Dataset, Run
+from tests.faults.zygote import Forked, zygote
 
 PROJECT = Path(__file__).resolve().parents[2]
 FAKE = "tests.faults.fake_trainer"
@@ -53,9 +52,8 @@ class Member:
     """One process of the cluster and how it was started."""
 
     role: str
-    command: list[str]
     environment: dict[str, str]
-    process: subprocess.Popen[bytes]
+    process: Forked
 
     @property
     def alive(self) -> bool:
@@ -89,7 +87,6 @@ class Cluster:
     environment: Mapping[str, str] = field(default_factory=dict)
     redis: EmbeddedRedis | None = None
     redis_append_only: bool = True
-    launcher: str = ""  # a module that changes the program before it runs it: a mutant
     members: list[Member] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -133,18 +130,10 @@ class Cluster:
 
     def start(self, role: str, **environment: str) -> Member:
         """Starts a `worker`, `reaper` or `api`."""
-        module = {"worker": "workers", "reaper": "workers.reaper", "api": os.environ.get("TMPAPI", "services.control")}[
-            role
-        ]
+        module = {"worker": "workers.app", "reaper": "workers.reaper", "api": "services.control.__main__"}[role]
         ports = {name: str(free_port()) for name in PORTS}
         variables = {**os.environ, **self.variables, **ports, **environment}
-        launch = [self.launcher, module] if self.launcher else [module]
-        command = [sys.executable, "-m", *launch]
-        with self.log.open("ab") as sink:
-            process = subprocess.Popen(
-                command, cwd=PROJECT, env=variables, stdout=sink, stderr=sink, stdin=subprocess.DEVNULL
-            )
-        member = Member(role, command, variables, process)
+        member = Member(role, variables, zygote().start(module, variables, self.log))
         self.members.append(member)
         return member
 

@@ -1,4 +1,4 @@
-"""`python -m tests.faults.mutants MODULE`: a process with one guarantee taken out, named by FITSERVE_TEST_MUTANT.
+"""Processes with one guarantee taken out. The harness's zygote applies the one that FITSERVE_TEST_MUTANT names.
 
 Each must make the harness fail, or the harness proves nothing. Nothing of this is in the product.
 """
@@ -6,10 +6,7 @@ Each must make the harness fail, or the harness proves nothing. Nothing of this 
 from __future__ import annotations
 
 import hashlib
-import os
-import runpy
 import secrets
-import sys
 import time
 from collections.abc import Callable, Iterable
 from datetime import timedelta
@@ -78,9 +75,3 @@ MUTANTS: dict[str, Callable[[], None]] = {
     "without_conditional_update": without_conditional_update,
     "without_fsync_and_rename": without_fsync_and_rename,
 }
-
-if __name__ == "__main__":
-    if (name := os.environ.get("FITSERVE_TEST_MUTANT", "")) in MUTANTS:
-        MUTANTS[name]()
-    module = sys.argv.pop(1)
-    runpy.run_module("workers.__main__" if module == "workers" else module, run_name="__main__")

@@ -30,7 +30,7 @@ REAPER_POINTS = {"reaper dies in a round": "reaper.mid_round", "dispatcher dies 
 API_POINTS = {"API dies before the commit": "api.before_commit", "after the commit, before the 202": "api.after_commit"}
 
 
-def crash_everywhere(home: Path, points: list[str], times: int, runs: int) -> None:
+def crash_everywhere(home: Path, points: list[str], times: int, runs: int, **more: str) -> None:
     """Runs under crashes at these points, `times` each; everything must come out as if nothing had been."""
     tokens = home.parent / "tokens"
     tokens.mkdir()
@@ -43,12 +43,14 @@ def crash_everywhere(home: Path, points: list[str], times: int, runs: int) -> No
         "FITSERVE_CRASH_TOKENS": str(tokens),
         "FITSERVE_MAX_ATTEMPTS": "1000",
         "FITSERVE_LEASE_SECONDS": "1",
+        **more,
     }
     with Cluster(home, environment=environment) as cluster:
         chaos = Chaos(Plan(seed=0, runs=0), cluster)
         keeper = threading.Thread(target=chaos._keep)
         wanted = [
-            Acknowledged(cluster.submit(seed=n, epochs=3, checkpoint_every=1, model="m"), n, 3) for n in range(runs)
+            Acknowledged(cluster.submit(seed=n, epochs=3, seconds=0.1, checkpoint_every=1, model="m"), n, 3)
+            for n in range(runs)
         ]
         cluster.start("worker")
         cluster.start("worker")
@@ -97,7 +99,7 @@ def test_a_worker_dies_here(tmp_path: Path, line: str) -> None:
 
 def test_reaper_and_dispatcher_die(tmp_path: Path) -> None:
     points = [*REAPER_POINTS.values(), "supervisor.after_claim"]  # so that there is something to reap
-    crash_everywhere(tmp_path / "home", points, times=2, runs=3)
+    crash_everywhere(tmp_path / "home", points, times=2, runs=6, FITSERVE_REDISPATCH_SECONDS="0")
 
 
 @pytest.mark.long
@@ -111,7 +113,7 @@ def test_a_worker_dies_here_20_times(tmp_path: Path, line: str) -> None:
 @pytest.mark.timeout(1200)
 def test_reaper_and_dispatcher_die_20_times(tmp_path: Path) -> None:
     points = [*REAPER_POINTS.values(), "supervisor.after_claim"]
-    crash_everywhere(tmp_path / "home", points, times=20, runs=10)
+    crash_everywhere(tmp_path / "home", points, times=20, runs=20, FITSERVE_REDISPATCH_SECONDS="0")
 
 
 @pytest.mark.parametrize("line", sorted(API_POINTS))

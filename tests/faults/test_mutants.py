@@ -13,11 +13,9 @@ import pytest
 from tests.faults.cluster import Cluster, Member, wait_for
 from tests.faults.history import Acknowledged, Verdict, judge
 
-LAUNCHER = "tests.faults.mutants"
-
 
 def cluster_with(home: Path, mutant: str, **environment: str) -> Cluster:
-    return Cluster(home, environment={"FITSERVE_TEST_MUTANT": mutant, **environment}, launcher=LAUNCHER)
+    return Cluster(home, environment={"FITSERVE_TEST_MUTANT": mutant, **environment})
 
 
 def worker_of(cluster: Cluster, run_id: str, workers: list[Member]) -> Member:
