@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +20,6 @@ class Counts:
         self.pending: list[pa.Table] = []
         self.pending_rows = 0
         self.smallest: np.ndarray | None = None  # set once there are too many
-        self.top: list[tuple[Any, int]] = []  # as counted when there became too many: not shown as exact
 
     @property
     def exact(self) -> bool:
@@ -40,8 +38,18 @@ class Counts:
         counted = values.value_counts()
         self.pending.append(pa.table({"v": counted.field(0), "n": counted.field(1)}))
         self.pending_rows += len(counted)
-        if self.pending_rows > max(self.most, 4 * (self.table.num_rows if self.table is not None else 0)):
+        if self.pending_rows <= max(self.most, 4 * (self.table.num_rows if self.table is not None else 0)):
+            return
+        if 2 * len(counted) > len(values):  # still mostly new values: merging would only tell that they are too many
+            self._give_up(self.pending + ([self.table] if self.table is not None else []))
+        else:
             self._merge()
+
+    def _give_up(self, tables: list[pa.Table]) -> None:
+        self.smallest = np.empty(0, np.uint64)
+        for chunk in (chunk for table in tables for chunk in table.column("v").chunks):
+            self._sketch(chunk)
+        self.table, self.pending, self.pending_rows = None, [], 0
 
     def _merge(self) -> None:
         tables = ([self.table] if self.table is not None else []) + self.pending
@@ -53,10 +61,7 @@ class Counts:
             merged = merged.group_by("v", use_threads=False).aggregate([("n", "sum")]).rename_columns(["v", "n"])
         self.table = merged
         if merged.num_rows > self.most:
-            self.smallest = np.empty(0, np.uint64)
-            for chunk in merged.column("v").chunks:
-                self._sketch(chunk)
-            self.table = None
+            self._give_up([merged])
 
     def _sketch(self, values: pa.Array) -> None:
         assert self.smallest is not None

@@ -21,7 +21,9 @@ from fitserve.datasets.refusals import MOST, TableUnreadable, bad_value, ragged,
 from fitserve.errors import Problem, TooLarge
 from fitserve.settings import MB, Limits
 
-BLOCK = 4 * MB
+BLOCK = MB  # the parser takes some 50 times this much memory
+BATCH_BYTES = 4 * MB
+BATCH_ROWS = 32_768
 MISSING = (
     *("", "NA", "N/A", "n/a", "#N/A", "#NA", "<NA>", "NaN", "nan", "NAN", "-nan", "-NaN"),
     *("null", "NULL", "Null", "None", "?"),
@@ -54,6 +56,29 @@ class _Watched(io.RawIOBase):
         super().close()
 
 
+class _Gathered:
+    """Small batches put together to one of a good size."""
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[np.ndarray, pa.RecordBatch]] = []
+        self.rows = self.bytes = 0
+
+    def add(self, numbers: np.ndarray, batch: pa.RecordBatch) -> bool:
+        """Whether there is enough."""
+        if batch.num_rows:
+            self.parts.append((numbers, batch))
+            self.rows += batch.num_rows
+            self.bytes += batch.nbytes
+        return self.rows >= BATCH_ROWS or self.bytes >= BATCH_BYTES
+
+    def take(self) -> tuple[np.ndarray, pa.RecordBatch]:
+        """All of it."""
+        parts, self.parts, self.rows, self.bytes = self.parts, [], 0, 0
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate([numbers for numbers, _ in parts]), pa.concat_batches([batch for _, batch in parts])
+
+
 class CsvReader:
     """Batches of text columns. Bad records are gathered in `problems`; `refused` counts them.
 
@@ -78,6 +103,8 @@ class CsvReader:
         """
         source = _Watched(self.path)
         read, position = 0, 1
+        numbers, last = np.empty(0, np.int64), None
+        gathered = _Gathered()
         try:
             reader = self._open(source)
             while True:
@@ -88,12 +115,14 @@ class CsvReader:
                     raise TooLarge("The table has more rows than the limit.", expected=f"at most {self.limits.rows}")
                 numbers, batch = self._checked(numbers, batch, source.has_nul)
                 self._enough()
-                last = batch
-                if batch.num_rows:
-                    yield numbers, batch
+                last = batch if batch.num_rows else last
+                if gathered.add(numbers, batch):
+                    yield gathered.take()
         except StopIteration:
-            if read:
-                self._refuse_open_quote(last, int(numbers[-1]) if len(numbers) else read)
+            if gathered.rows:
+                yield gathered.take()
+            if last is not None:
+                self._refuse_open_quote(last, position - 1)
         except pa.ArrowInvalid as error:
             self._enough(1)
             raise self._unreadable(str(error)) from None
@@ -188,8 +217,6 @@ class CsvReader:
 
     def _refuse_open_quote(self, last: pa.RecordBatch, row: int) -> None:
         """The parser takes a quote that is never closed as closed at the end; a person should know."""
-        if not last.num_rows:
-            return
         value = last.column(last.num_columns - 1)[last.num_rows - 1].as_py()
         if value is None:
             return

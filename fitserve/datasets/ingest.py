@@ -28,8 +28,8 @@ from fitserve.errors import BadInput, Problem
 from fitserve.settings import MB, Limits
 from fitserve.wire.datasets import UploadOptions
 
-GROUP_ROWS = 131_072
-GROUP_BYTES = 32 * MB
+GROUP_ROWS = 65_536
+GROUP_BYTES = 16 * MB
 SAMPLE_ROWS = 100_000
 SAMPLE_BYTES = 48 * MB
 

@@ -84,7 +84,10 @@ def test_rows_page_through_the_whole_table(api: Api) -> None:
     seen: list[Any] = []
     cursor = None
     while True:
-        page = api.ann.get(f"/datasets/{made.json()['id']}/rows", params={"limit": 99, "cursor": cursor or ""} if cursor else {"limit": 99}).json()
+        page = api.ann.get(
+            f"/datasets/{made.json()['id']}/rows",
+            params={"limit": 99, "cursor": cursor or ""} if cursor else {"limit": 99},
+        ).json()
         seen += [row[0] for row in page["rows"]]
         cursor = page["next_cursor"]
         if cursor is None:
@@ -96,7 +99,9 @@ def test_rows_page_through_the_whole_table(api: Api) -> None:
 
 
 def test_profile_and_relations(api: Api) -> None:
-    rows = b"".join(b"%d,%s,%d,%s\n" % (i, b"yes" if i >= 100 else b"no", i % 7, b"ab"[i % 2 : i % 2 + 1]) for i in range(200))
+    rows = b"".join(
+        b"%d,%s,%d,%s\n" % (i, b"yes" if i >= 100 else b"no", i % 7, b"ab"[i % 2 : i % 2 + 1]) for i in range(200)
+    )
     api.ann.put("/datasets/related", content=b"x,y,z,c\n" + rows)
     profile = api.ann.get("/datasets/related/profile").json()
     x = profile["columns"]["x"]
