@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from fitserve.errors import Problem
 from fitserve.settings import Limits
 from fitserve.spec.layers.core import Embedding, Input
+from fitserve.spec.layers.layer import Kept
 from fitserve.spec.layers.recurrent import Bidirectional, Recurrent
 from fitserve.spec.optimizers import Optimizer
 from fitserve.spec.training import Training
@@ -120,12 +121,17 @@ def estimate(wiring: Wiring, rows: Sequence[SummaryRow], training: Training, tra
 
 
 def _kept(wiring: Wiring) -> int:
-    """Numbers of one row that a step holds, all layers together, inputs included."""
-    total = 0
+    """Numbers of one row that a step holds for the way back: each array once, whoever reads it."""
+    root: dict[str, str] = {}
+    held: set[str] = set()
+    more = 0
     for node in wiring.nodes.values():
-        shapes = wiring.inputs_of(node)
-        total += node.layer.kept(shapes, node.shape) if shapes else math.prod(node.shape)
-    return total
+        root[node.name] = root[node.inputs[0]] if node.layer.alias and node.inputs else node.name
+        kept = node.layer.kept(wiring.inputs_of(node), node.shape) if node.inputs else Kept()
+        held |= {root[name] for name in node.inputs} if kept.inputs else set()
+        held |= {root[node.name]} if kept.output or node.target else set()
+        more += kept.more
+    return more + sum(math.prod(wiring.nodes[name].shape) for name in held)
 
 
 def _training_bytes(parameters: int, trainable: int, optimizer: Optimizer) -> int:

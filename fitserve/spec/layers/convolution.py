@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from fitserve.spec.activations import Activation
 from fitserve.spec.initializers import AnyInitializer, GlorotUniform, Zeros
-from fitserve.spec.layers.layer import Layer, Shape, ShapeRefused, Weight, window
+from fitserve.spec.layers.core import activated
+from fitserve.spec.layers.layer import Kept, Layer, Shape, ShapeRefused, Weight, window
 from fitserve.spec.regularizers import AnyConstraint, AnyRegularizer
 from fitserve.spec.values import Flag, Pair, Positive, Single
 
@@ -31,8 +33,8 @@ class _Windowed(Layer):
         axes = zip(shape[:-1], kernel, strides, dilation, strict=True)
         return (*(window(size, k, s, d, padding) for size, k, s, d in axes), channels)
 
-    def kept(self, inputs: Sequence[Shape], output: Shape) -> int:
-        return math.prod(output) * (1 if getattr(self, "activation") == "linear" else 2)  # noqa: B009
+    def kept(self, inputs: Sequence[Shape], output: Shape) -> Kept:
+        return activated(math.prod(output), getattr(self, "activation"))  # noqa: B009
 
 
 class _Conv(_Windowed):
@@ -122,6 +124,11 @@ class _Separable(_Windowed):
     def multiply_adds(self, inputs: Sequence[Shape], output: Shape) -> int:
         depthwise, pointwise = self.weights(inputs)[:2]
         return math.prod(output[:-1]) * (depthwise.size + pointwise.size)
+
+    def kept(self, inputs: Sequence[Shape], output: Shape) -> Kept:
+        between = math.prod(output[:-1]) * inputs[0][-1] * self.depth_multiplier
+        found = super().kept(inputs, output)
+        return replace(found, more=found.more + between)
 
 
 class SeparableConv1D(_Separable):

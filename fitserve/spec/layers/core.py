@@ -4,16 +4,48 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
 
 from fitserve.spec.activations import Activation as ActivationName
 from fitserve.spec.initializers import AnyInitializer, GlorotUniform, RandomUniform, Zeros
-from fitserve.spec.layers.layer import Layer, Shape, ShapeRefused, Weight
+from fitserve.spec.layers.layer import Kept, Layer, Shape, ShapeRefused, Weight
 from fitserve.spec.regularizers import AnyConstraint, AnyRegularizer
 from fitserve.spec.values import Flag, Int, Number, Positive
 
 # Keras's arguments for fine-tuning and quantizing, which a spec does not offer.
 TUNING: dict[str, Any] = {"lora_rank": None, "lora_alpha": None, "quantization_config": None}
+
+
+# Arrays that an activation keeps for the way back, its output among them (TensorFlow 2.21, read off its graphs);
+# any other keeps one, and linear none of its own.
+ARRAYS = {
+    "leaky_relu": 2.0,
+    "silu": 2.0,
+    "softplus": 2.0,
+    "softsign": 2.0,
+    "hard_sigmoid": 2.0,
+    "log_sigmoid": 2.0,
+    "soft_shrink": 2.5,
+    "tanh_shrink": 3.0,
+    "hard_tanh": 3.0,
+    "sparse_plus": 3.5,
+    "mish": 4.0,
+    "sparsemax": 4.25,
+    "sparse_sigmoid": 1.5,
+    "hard_shrink": 1.25,
+    "gelu": 5.0,
+    "celu": 5.0,
+    "hard_silu": 5.0,
+    "squareplus": 5.0,
+}
+
+
+def activated(size: int, activation: str) -> Kept:
+    """What a layer with a kernel and an activation keeps, `size` numbers coming out of it."""
+    if activation == "linear":
+        return Kept(inputs=True)
+    return Kept(inputs=True, output=True, more=int(size * (ARRAYS.get(activation, 1.0) - 1)))
 
 
 class Input(Layer):
@@ -69,15 +101,17 @@ class Dense(Layer):
     def multiply_adds(self, inputs: Sequence[Shape], output: Shape) -> int:
         return math.prod(inputs[0]) * self.units
 
-    def kept(self, inputs: Sequence[Shape], output: Shape) -> int:
-        size = math.prod(inputs[0][:-1]) * self.units
-        return size if self.activation == "linear" else 2 * size
+    def kept(self, inputs: Sequence[Shape], output: Shape) -> Kept:
+        return activated(math.prod(inputs[0][:-1]) * self.units, self.activation)
 
 
 class Activation(Layer):
     """An activation function on its own."""
 
     activation: ActivationName
+
+    def kept(self, inputs: Sequence[Shape], output: Shape) -> Kept:
+        return replace(activated(math.prod(output), self.activation), inputs=False)
 
 
 class Embedding(Layer):
@@ -97,11 +131,17 @@ class Embedding(Layer):
     def weights(self, inputs: Sequence[Shape]) -> list[Weight]:
         return [Weight("embeddings", (self.input_dim, self.output_dim))]
 
+    def kept(self, inputs: Sequence[Shape], output: Shape) -> Kept:
+        return Kept(inputs=True)
+
 
 class LeakyReLU(Layer):
     """`x` above 0, `negative_slope * x` below."""
 
     negative_slope: Number = 0.3
+
+    def kept(self, inputs: Sequence[Shape], output: Shape) -> Kept:
+        return Kept(inputs=True, output=True)
 
 
 class ReLU(Layer):
@@ -111,11 +151,17 @@ class ReLU(Layer):
     negative_slope: Number = 0.0
     threshold: Number = 0.0
 
+    def kept(self, inputs: Sequence[Shape], output: Shape) -> Kept:
+        return Kept(output=True)
+
 
 class ELU(Layer):
     """`x` above 0, `alpha * (exp(x) - 1)` below."""
 
     alpha: Number = 1.0
+
+    def kept(self, inputs: Sequence[Shape], output: Shape) -> Kept:
+        return Kept(output=True)
 
 
 class PReLU(Layer):
@@ -134,19 +180,29 @@ class PReLU(Layer):
             shape[axis - 1] = 1
         return [Weight("alpha", tuple(shape))]
 
+    def kept(self, inputs: Sequence[Shape], output: Shape) -> Kept:
+        return Kept(inputs=True, output=True, more=2 * math.prod(output))
+
 
 class Softmax(Layer):
     """Shares that sum to 1 along an axis."""
 
     axis: Int = -1
 
+    def kept(self, inputs: Sequence[Shape], output: Shape) -> Kept:
+        return Kept(output=True)
+
 
 class Identity(Layer):
     """Its input."""
 
+    alias = True
+
 
 class ActivityRegularization(Layer):
     """Its input, with a penalty on its size."""
+
+    alias = True
 
     l1: Number = 0.0
     l2: Number = 0.0

@@ -35,11 +35,22 @@ class Weight:
         return math.prod(self.shape)
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a layer's way back reads: its inputs, its output, and `more` numbers of one row beside them."""
+
+    inputs: bool = False
+    output: bool = False
+    more: int = 0
+
+
 class Layer(Component):
     """One layer. Shapes are without the batch; work and memory are for one row."""
 
     # How many inputs it takes: exactly one, or two and more.
     merges: ClassVar[bool] = False
+    # Whether the output is the input's own memory.
+    alias: ClassVar[bool] = False
     # The rank of the input, without the batch; None is any.
     rank: ClassVar[int | None] = None
 
@@ -55,9 +66,9 @@ class Layer(Component):
         """Multiplications with additions, of one row going forward; one for each output where there are none."""
         return math.prod(output)
 
-    def kept(self, inputs: Sequence[Shape], output: Shape) -> int:
-        """Numbers of one row that a training step holds for the way back."""
-        return math.prod(output)
+    def kept(self, inputs: Sequence[Shape], output: Shape) -> Kept:
+        """What a training step holds of one row for the way back."""
+        return Kept()
 
     def check(self, inputs: Sequence[Shape]) -> Shape:
         """`output_shape`, after the checks that all layers share. Raises ShapeRefused."""

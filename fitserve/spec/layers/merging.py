@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from fitserve.spec.layers.layer import Layer, Shape, ShapeRefused, axis_of, written
+from fitserve.spec.layers.layer import Kept, Layer, Shape, ShapeRefused, axis_of, written
 from fitserve.spec.values import Int
 
 
@@ -45,6 +45,9 @@ class Subtract(_Merging):
 class Multiply(_Merging):
     """The product."""
 
+    def kept(self, inputs: Sequence[Shape], output: Shape) -> Kept:
+        return Kept(inputs=True)
+
 
 class Average(_Merging):
     """The mean."""
@@ -53,9 +56,15 @@ class Average(_Merging):
 class Maximum(_Merging):
     """The largest."""
 
+    def kept(self, inputs: Sequence[Shape], output: Shape) -> Kept:
+        return Kept(inputs=True, output=True)
+
 
 class Minimum(_Merging):
     """The smallest."""
+
+    def kept(self, inputs: Sequence[Shape], output: Shape) -> Kept:
+        return Kept(inputs=True, output=True)
 
 
 class Concatenate(Layer):

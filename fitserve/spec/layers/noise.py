@@ -6,15 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-from fitserve.spec.layers.layer import Layer, Shape
+from fitserve.spec.layers.layer import Kept, Layer, Shape
 from fitserve.spec.values import NonNegative, Rate, Seed
 
 
 class _Noise(Layer):
     omitted: ClassVar[Mapping[str, Any]] = {"noise_shape": None}
 
-    def kept(self, inputs: Sequence[Shape], output: Shape) -> int:
-        return 2 * math.prod(output)  # the mask too
+    def kept(self, inputs: Sequence[Shape], output: Shape) -> Kept:
+        return Kept(more=math.prod(output) // 4)  # the mask, of one byte each
 
 
 class Dropout(_Noise):
@@ -31,6 +31,9 @@ class SpatialDropout1D(_Noise):
     rate: Rate
     seed: Seed | None = None
 
+    def kept(self, inputs: Sequence[Shape], output: Shape) -> Kept:
+        return Kept(more=output[-1] // 4)
+
 
 class SpatialDropout2D(_Noise):
     """Drops whole channels of images."""
@@ -40,12 +43,18 @@ class SpatialDropout2D(_Noise):
     data_format: Literal["channels_last"] = "channels_last"
     seed: Seed | None = None
 
+    def kept(self, inputs: Sequence[Shape], output: Shape) -> Kept:
+        return Kept(more=output[-1] // 4)
+
 
 class GaussianDropout(_Noise):
     """Multiplies by noise of mean 1 and standard deviation sqrt(rate / (1 - rate))."""
 
     rate: Rate
     seed: Seed | None = None
+
+    def kept(self, inputs: Sequence[Shape], output: Shape) -> Kept:
+        return Kept(inputs=True, more=math.prod(output))
 
 
 class AlphaDropout(_Noise):
@@ -54,9 +63,15 @@ class AlphaDropout(_Noise):
     rate: Rate
     seed: Seed | None = None
 
+    def kept(self, inputs: Sequence[Shape], output: Shape) -> Kept:
+        return Kept(inputs=True, more=math.prod(output))
+
 
 class GaussianNoise(_Noise):
     """Adds noise of standard deviation `stddev`."""
 
     stddev: NonNegative
     seed: Seed | None = None
+
+    def kept(self, inputs: Sequence[Shape], output: Shape) -> Kept:
+        return Kept()

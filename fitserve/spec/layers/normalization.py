@@ -7,14 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from fitserve.spec.initializers import AnyInitializer, Ones, Zeros
-from fitserve.spec.layers.layer import Layer, Shape, ShapeRefused, Weight, axis_of
+from fitserve.spec.layers.layer import Kept, Layer, Shape, ShapeRefused, Weight, axis_of
 from fitserve.spec.regularizers import AnyConstraint, AnyRegularizer
 from fitserve.spec.values import Above0, Flag, Int, Positive, Share
 
 
 class _Normalization(Layer):
-    def kept(self, inputs: Sequence[Shape], output: Shape) -> int:
-        return 2 * math.prod(output)
+    arrays: ClassVar[int] = 1  # that the way back reads beside the input
+
+    def kept(self, inputs: Sequence[Shape], output: Shape) -> Kept:
+        return Kept(inputs=True, more=self.arrays * math.prod(output))
 
     def multiply_adds(self, inputs: Sequence[Shape], output: Shape) -> int:
         return 4 * math.prod(output)
@@ -55,6 +57,8 @@ class BatchNormalization(_Normalization):
 
 class LayerNormalization(_Normalization):
     """Mean 0 and variance 1 within each row."""
+
+    arrays = 3
 
     omitted: ClassVar[Mapping[str, Any]] = {"rms_scaling": False}
     axis: Int | list[Int] = -1
@@ -109,6 +113,8 @@ class GroupNormalization(_Normalization):
 class RMSNormalization(_Normalization):
     """Root mean square 1 within each row, times a learned scale."""
 
+    arrays = 2
+
     axis: Int = -1
     epsilon: Above0 = 1e-6
 
@@ -120,3 +126,6 @@ class UnitNormalization(Layer):
     """Each row divided by its Euclidean norm."""
 
     axis: Int | list[Int] = -1
+
+    def kept(self, inputs: Sequence[Shape], output: Shape) -> Kept:
+        return Kept(inputs=True, more=math.prod(output))

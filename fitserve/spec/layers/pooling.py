@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from fitserve.spec.layers.layer import Layer, Shape, window
+from fitserve.spec.layers.layer import Kept, Layer, Shape, window
 from fitserve.spec.values import Flag, Pair, Single
 
 
@@ -35,6 +35,9 @@ class MaxPooling1D(_Pooling):
     padding: Literal["valid", "same"] = "valid"
     data_format: Literal["channels_last"] = "channels_last"
 
+    def kept(self, inputs: Sequence[Shape], output: Shape) -> Kept:
+        return Kept(inputs=True, output=True)
+
 
 class MaxPooling2D(_Pooling):
     """The largest in a window of an image. `strides` left out: `pool_size`."""
@@ -45,6 +48,9 @@ class MaxPooling2D(_Pooling):
     strides: Pair | None = None
     padding: Literal["valid", "same"] = "valid"
     data_format: Literal["channels_last"] = "channels_last"
+
+    def kept(self, inputs: Sequence[Shape], output: Shape) -> Kept:
+        return Kept(inputs=True, output=True)
 
 
 class AveragePooling1D(_Pooling):
@@ -89,6 +95,9 @@ class GlobalMaxPooling1D(_GlobalPooling):
     data_format: Literal["channels_last"] = "channels_last"
     keepdims: Flag = False
 
+    def kept(self, inputs: Sequence[Shape], output: Shape) -> Kept:
+        return Kept(inputs=True, output=True)
+
 
 class GlobalMaxPooling2D(_GlobalPooling):
     """The largest of each channel of an image."""
@@ -97,6 +106,9 @@ class GlobalMaxPooling2D(_GlobalPooling):
     rank = 3
     data_format: Literal["channels_last"] = "channels_last"
     keepdims: Flag = False
+
+    def kept(self, inputs: Sequence[Shape], output: Shape) -> Kept:
+        return Kept(inputs=True, output=True)
 
 
 class GlobalAveragePooling1D(_GlobalPooling):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from fitserve.spec.activations import Activation
 from fitserve.spec.component import Family
 from fitserve.spec.initializers import AnyInitializer, GlorotUniform, Orthogonal, Zeros
-from fitserve.spec.layers.layer import Layer, Shape, Weight
+from fitserve.spec.layers.layer import Kept, Layer, Shape, Weight
 from fitserve.spec.problems import Refused
 from fitserve.spec.regularizers import AnyConstraint, AnyRegularizer
 from fitserve.spec.values import Flag, Positive, Rate, Seed
@@ -24,6 +23,7 @@ class Recurrent(Layer):
 
     rank = 2
     gates: ClassVar[int] = 1
+    arrays: ClassVar[int] = 2  # of `units` numbers that a step keeps for the way back
     omitted: ClassVar[Mapping[str, Any]] = _STATE
     units: Positive
     use_bias: Flag
@@ -47,8 +47,8 @@ class Recurrent(Layer):
     def multiply_adds(self, inputs: Sequence[Shape], output: Shape) -> int:
         return inputs[0][0] * self.gates * self.units * (inputs[0][1] + self.units)
 
-    def kept(self, inputs: Sequence[Shape], output: Shape) -> int:
-        return inputs[0][0] * self.units * (2 * self.gates + 2) + math.prod(output)
+    def kept(self, inputs: Sequence[Shape], output: Shape) -> Kept:
+        return Kept(inputs=True, output=True, more=inputs[0][0] * self.units * self.arrays)
 
 
 class SimpleRNN(Recurrent):
@@ -79,6 +79,7 @@ class LSTM(Recurrent):
     """Long short-term memory (Hochreiter and Schmidhuber 1997)."""
 
     gates = 4
+    arrays = 9
     omitted: ClassVar[Mapping[str, Any]] = {**_STATE, "use_cudnn": "auto"}
     units: Positive
     activation: Activation = "tanh"
@@ -107,6 +108,7 @@ class GRU(Recurrent):
     """Gated recurrent unit (Cho et al. 2014)."""
 
     gates = 3
+    arrays = 11
     omitted: ClassVar[Mapping[str, Any]] = {**_STATE, "use_cudnn": "auto"}
     units: Positive
     activation: Activation = "tanh"
@@ -172,5 +174,5 @@ class Bidirectional(Layer):
     def multiply_adds(self, inputs: Sequence[Shape], output: Shape) -> int:
         return 2 * self.layer.multiply_adds(inputs, output)
 
-    def kept(self, inputs: Sequence[Shape], output: Shape) -> int:
-        return 2 * self.layer.kept(inputs, self.layer.output_shape(inputs)) + math.prod(output)
+    def kept(self, inputs: Sequence[Shape], output: Shape) -> Kept:
+        return Kept(inputs=True, output=True, more=2 * self.layer.kept(inputs, output).more)

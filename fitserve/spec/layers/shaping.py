@@ -15,6 +15,8 @@ from fitserve.spec.values import Int, Natural, Number, Positive
 class Flatten(Layer):
     """All numbers of a row in one axis."""
 
+    alias = True
+
     shorthand = ""
     data_format: Literal["channels_last"] = "channels_last"
 
@@ -24,6 +26,8 @@ class Flatten(Layer):
 
 class Reshape(Layer):
     """The same numbers in another shape; one axis may be -1."""
+
+    alias = True
 
     target_shape: Annotated[list[Int], Field(min_length=1, max_length=6)]
 
