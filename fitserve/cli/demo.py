@@ -220,7 +220,8 @@ def _train(session: Session, client: Client, table: Table, path: Path) -> dict[s
         session.out.print(f"[bold]{table.test} on the test rows: {figure:.3f}[/]   (at least {table.least})")
     rows = list(dataset.iter_rows(3))
     truth = [row.pop(table.target) for row in rows]
-    answers = client.models.predict(table.name, rows)
+    ask = client.models.classify if table.test == "accuracy" else client.models.regress
+    answers = ask(table.name, rows)
     _show_predictions(session, table, truth, answers)
     return {
         "dataset": dataset.ref,
@@ -241,8 +242,12 @@ def _show_predictions(session: Session, table: Table, truth: list[Any], answers:
     session.out.print(screen.table(("row", f"real {table.target}", "predicted"), rows))
 
 
-def _answer(said: Any) -> Any:
-    return said[0] if isinstance(said, list) and len(said) == 1 else said
+def _answer(said: Any) -> str:
+    """The likeliest label with its score, or the number."""
+    if isinstance(said, dict):
+        label = max(said, key=said.__getitem__)
+        return f"{label} ({said[label]:.1%})"
+    return f"{said:.1f}"
 
 
 def lines_of(client: Client) -> dict[str, str]:

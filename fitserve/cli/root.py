@@ -45,7 +45,7 @@ def root(
 
     The API key is FITSERVE_API_KEY; for a server on this machine, its first key is found in FITSERVE_HOME.
     """
-    ctx.obj = Session(url=url, json=as_json)
+    ctx.obj = Session(url=url or None, json=as_json)
 
 
 server.register(app)

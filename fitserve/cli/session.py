@@ -49,7 +49,7 @@ class Session:
     def say(self, text: str) -> None:
         """A remark for people, on standard error: what to do next. Silent with --json."""
         if not self.json:
-            self.err.print(text, style="dim", markup=False)
+            self.err.print(text, style="dim", markup=False, soft_wrap=True)  # a command to be copied is not broken
 
     def fail(self, error: FitserveError) -> typer.Exit:
         """Prints an error: problem details as JSON, or what is wrong, where, and how to mend it."""
@@ -59,9 +59,9 @@ class Session:
             from fitserve.client.errors import render
 
             first, *rest = render(error).splitlines()
-            self.err.print(f"[bold red]error:[/] {_escape(first)}")
+            self.err.print(f"[bold red]error:[/] {_escape(first)}", soft_wrap=True)
             for line in rest:
-                self.err.print(line, markup=False)
+                self.err.print(line, markup=False, soft_wrap=True)
         return typer.Exit(exit_of(error))
 
 

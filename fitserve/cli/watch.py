@@ -29,9 +29,18 @@ _EVERY = 1.0  # seconds between two lines of epochs where there is no terminal
 _RECENT = 20  # epochs that the rate is taken from
 
 
+@dataclass(frozen=True)
+class Best:
+    """The lowest (validation) loss so far."""
+
+    value: float
+    trial: int
+    epoch: int
+
+
 @dataclass
 class Picture:
-    """What is known of a run while it trains."""
+    """What is known of a run while it trains. Trials may come one after the other, or all of them epoch by epoch."""
 
     run_id: str
     model: str | None
@@ -40,11 +49,9 @@ class Picture:
     state: str = "queued"
     note: str = ""
     lost: str = ""
-    logs: dict[str, float] = field(default_factory=dict)
-    curves: dict[str, list[float]] = field(default_factory=dict)
-    done: int = 0
-    trial: int = 0
-    best: tuple[int, float] | None = None
+    curves: dict[int, dict[str, list[float]]] = field(default_factory=dict)  # by trial and figure
+    latest: tuple[int, int] = (0, 0)  # trial from 0, epoch from 1
+    best: Best | None = None
     arrivals: list[float] = field(default_factory=list)
 
     def take(self, event: EventInfo) -> None:
@@ -56,16 +63,20 @@ class Picture:
             self.note = event.message
             return
         self.state, self.note = "running", ""
-        if int(event.data.get("trial", 0)) != self.trial:
-            self.trial, self.curves, self.best = int(event.data["trial"]), {}, None
-        self.done = int(event.data.get("epoch", self.done + 1))
-        self.logs = {name: value for name, value in event.data.get("logs", {}).items() if value is not None}
-        for name, value in self.logs.items():
-            self.curves.setdefault(name, []).append(float(value))
-        loss = self.logs.get("val_loss", self.logs.get("loss"))
-        if loss is not None and (self.best is None or loss < self.best[1]):
-            self.best = (self.done, loss)
+        self.latest = trial, epoch = int(event.data.get("trial", 0)), int(event.data["epoch"])
+        self.trials = max(self.trials, trial + 1)
+        logs = {name: value for name, value in event.data.get("logs", {}).items() if value is not None}
+        for name, value in logs.items():
+            self.curves.setdefault(trial, {}).setdefault(name, []).append(float(value))
+        loss = logs.get("val_loss", logs.get("loss"))
+        if loss is not None and (self.best is None or loss < self.best.value):
+            self.best = Best(loss, trial, epoch)
         self.arrivals = [*self.arrivals[-_RECENT:], event.created_at.timestamp()]
+
+    @property
+    def done(self) -> int:
+        """Epochs seen, of all trials."""
+        return sum(len(figures.get("loss", ())) for figures in self.curves.values())
 
     @property
     def rate(self) -> float | None:
@@ -77,12 +88,21 @@ class Picture:
     @property
     def seconds_left(self) -> float | None:
         """At most, as early stopping may end it sooner."""
-        left = self.epochs * self.trials - (self.trial * self.epochs + self.done)
-        return None if not self.rate else left / self.rate
+        return None if not self.rate else max(0, self.epochs * self.trials - self.done) / self.rate
+
+    @property
+    def place(self) -> str:
+        """The newest epoch."""
+        trial, epoch = self.latest
+        return (
+            f"trial {trial + 1}/{self.trials}  epoch {epoch}/{self.epochs}"
+            if self.trials > 1
+            else (f"epoch {epoch}/{self.epochs}")
+        )
 
     def __rich__(self) -> RenderableType:
         lines: list[RenderableType] = [self._headline()]
-        if self.state == "running" and self.done:
+        if self.state == "running" and self.curves:
             lines += [self._bar(), self._figures()]
         if self.note:
             lines.append(Text(self.note, style="dim"))
@@ -96,33 +116,31 @@ class Picture:
 
     def _bar(self) -> Table:
         row = Table.grid(padding=(0, 2, 0, 0))
-        where = f"epoch {self.done}/{self.epochs}"
-        if self.trials > 1:
-            where = f"trial {self.trial + 1}/{self.trials}  {where}"
         speed = f"{self.rate:.1f} epochs/s" if self.rate else ""
         left = f"at most {screen.duration(self.seconds_left)} left" if self.seconds_left is not None else ""
-        done = self.trial * self.epochs + self.done
-        row.add_row(ProgressBar(self.epochs * self.trials, done, width=30), where, speed, left)
+        row.add_row(ProgressBar(self.epochs * self.trials, self.done, width=30), self.place, speed, left)
         return row
 
     def _figures(self) -> Table:
+        """The curves of the newest trial."""
         made = Table.grid(padding=(0, 2, 0, 0))
-        for name in sorted(self.logs, key=_losses_first):
-            made.add_row(
-                name, screen.sparkline(self.curves[name], 30), screen.number(self.logs[name]), self._best(name)
-            )
+        curves = self.curves[self.latest[0]]
+        for name in sorted(curves, key=_losses_first):
+            values = curves[name]
+            made.add_row(name, screen.sparkline(values, 30), screen.number(values[-1]), self._best_of(name))
         return made
 
-    def _best(self, name: str) -> str:
-        if self.best is None or name != ("val_loss" if "val_loss" in self.logs else "loss"):
+    def _best_of(self, name: str) -> str:
+        if self.best is None or name != ("val_loss" if "val_loss" in self.curves[self.latest[0]] else "loss"):
             return ""
-        return f"best {screen.number(self.best[1])} at epoch {self.best[0]}"
+        trial = f" of trial {self.best.trial + 1}" if self.trials > 1 else ""
+        return f"best {screen.number(self.best.value)} at epoch {self.best.epoch}{trial}"
 
     def line(self) -> str:
         """The newest epoch in one line."""
-        figures = "  ".join(f"{name} {screen.number(self.logs[name])}" for name in sorted(self.logs, key=_losses_first))
-        trial = f"trial {self.trial + 1}/{self.trials}  " if self.trials > 1 else ""
-        return f"{trial}epoch {self.done}/{self.epochs}  {figures}"
+        curves = self.curves[self.latest[0]]
+        names = sorted(curves, key=_losses_first)
+        return "  ".join([self.place, *(f"{name} {screen.number(curves[name][-1])}" for name in names)])
 
 
 def _losses_first(name: str) -> tuple[bool, bool, str]:
@@ -137,8 +155,11 @@ def watch(session: Session, run: Run[Sync]) -> None:
     try:
         follow(session, run)
     except KeyboardInterrupt:
-        session.err.print(f"\nThe run {run.id} goes on. Come back to it: fitserve runs watch {run.id}", markup=False)
-        session.err.print(f"Stop it: fitserve runs cancel {run.id}", markup=False)
+        for line in (
+            f"The run {run.id} goes on. Come back to it: fitserve runs watch {run.id}",
+            f"Stop it: fitserve runs cancel {run.id}",
+        ):
+            session.err.print(line, markup=False, soft_wrap=True)
         raise typer.Exit(Exit.interrupted) from None
     end(session, run)
 
@@ -207,14 +228,28 @@ def _shown(session: Session, picture: Picture) -> Iterator[Any]:
         with Live(picture, console=session.out, refresh_per_second=8, transient=True):
             yield lambda event: None
     else:
-        shown_at = 0.0
+        yield _Lines(session, picture)
 
-        def line(event: EventInfo) -> None:
-            nonlocal shown_at
-            if event.type != "metrics":
-                session.out.print(event.message, markup=False)
-            elif time.monotonic() - shown_at >= _EVERY:
-                shown_at = time.monotonic()
-                session.out.print(picture.line(), markup=False)
 
-        yield line
+class _Lines:
+    """Messages, and epochs once a second; the last one before anything else is said."""
+
+    def __init__(self, session: Session, picture: Picture) -> None:
+        self.session = session
+        self.picture = picture
+        self.shown_at = 0.0
+        self.waiting = False
+
+    def __call__(self, event: EventInfo) -> None:
+        if event.type == "metrics":
+            self.waiting = True
+            if time.monotonic() - self.shown_at >= _EVERY:
+                self._epoch()
+            return
+        if self.waiting:
+            self._epoch()
+        self.session.out.print(event.message, markup=False, soft_wrap=True)
+
+    def _epoch(self) -> None:
+        self.session.out.print(self.picture.line(), markup=False, soft_wrap=True)
+        self.shown_at, self.waiting = time.monotonic(), False

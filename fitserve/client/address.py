@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
@@ -21,7 +21,7 @@ class Address:
     """The API's and the prediction service's base URLs, without a trailing slash."""
 
     base_url: str
-    api_key: str | None
+    api_key: str | None = field(repr=False)
     predict_url: str | None = None  # learned from the API when it is first needed
 
     @classmethod

@@ -9,11 +9,25 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from fitserve.client.address import Address
-from fitserve.client.effects import Answer, Bound, Call, Driver, Item, Listing, M, Operation, Query, listing, operation
+from fitserve.client.effects import (
+    Answer,
+    Bound,
+    Call,
+    Driver,
+    Item,
+    Listing,
+    M,
+    Operation,
+    Query,
+    Send,
+    listing,
+    operation,
+)
 from fitserve.client.retry import Patience, persist
 from fitserve.errors import FitserveError
 
 T = TypeVar("T")
+_PROBE_SECONDS = 3.0
 
 
 @dataclass(slots=True)
@@ -111,7 +125,10 @@ def gather(listing: Listing[T]) -> Operation[list[T]]:
 
 
 def find_predict(connection: Connection) -> Operation[None]:
-    """Learns where the prediction service is: from the API, else the same host's usual port."""
+    """Learns where the prediction service is: from the API, else the same host's usual port.
+
+    Where that cannot be reached from here (an address within a cluster), the API forwards to it.
+    """
     address = connection.address
     if address.predict_url is not None:
         return
@@ -120,4 +137,8 @@ def find_predict(connection: Connection) -> Operation[None]:
         url = told.get("predict_url") if isinstance(told, dict) else None
     except FitserveError:
         url = None  # the API is away, or a key that may only predict: the data plane may well answer
-    address.predict_url = (url or address.guessed_predict_url()).rstrip("/")
+    address.predict_url = str(url or address.guessed_predict_url()).rstrip("/")
+    try:
+        yield Send(Call("GET", "/livez", service="predict", timeout=_PROBE_SECONDS))
+    except FitserveError:
+        address.predict_url = address.base_url

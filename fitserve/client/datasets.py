@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 from pydantic import Field
@@ -12,6 +14,7 @@ from pydantic import Field
 from fitserve.client import frames
 from fitserve.client.bodies import Progress, dataset_name, upload_of
 from fitserve.client.connection import Handle, Resource, ask, ask_json, bind, gather, pages
+from fitserve.client.downloads import save
 from fitserve.client.effects import Call, Item, Listing, M, Operation, listing, operation
 from fitserve.client.history import card
 from fitserve.errors import BadInput
@@ -75,6 +78,31 @@ class Dataset(DatasetInfo, Handle[M]):
         call = Call.with_json("PATCH", f"{_PATH}/{self.id}", {k: v for k, v in body.items() if v is not None})
         answer = yield from ask(self._connection, call)
         return bind(Dataset, answer.json(), self._connection)
+
+    @operation
+    def append(self, /, data: Any, *, progress: Progress | None = None, **options: Any) -> Operation[Dataset[M]]:
+        """A new version with the rows of another table, which has the same columns; it names this one as its parent."""
+        upload = upload_of(data, progress)
+        path = f"{_PATH}/{self.id}/rows"
+        query = _options(UploadOptions(**options))
+        call = Call("POST", path, query, content=upload, timeout=UPLOAD_TIMEOUT, repeatable=False)
+        answer = yield from ask(self._connection, call)
+        return bind(Dataset, answer.json(), self._connection)
+
+    @operation
+    def download(self, path: str | PathLike[str], format: Literal["parquet", "csv"] = "parquet") -> Operation[Path]:
+        """Writes the table as a file; Parquet is exact. `path` is a file, or a folder."""
+        target = Path(path)
+        if target.is_dir():
+            target /= f"{self.name}-v{self.version}.{format}"
+        call = Call("GET", f"{_PATH}/{self.id}/download", {"format": format}, timeout=UPLOAD_TIMEOUT)
+        yield from save(self._connection, call, target)
+        return target
+
+    @operation
+    def delete(self) -> Operation[None]:
+        """Removes this version. Raises Conflict while runs rest on it."""
+        yield from ask(self._connection, Call("DELETE", f"{_PATH}/{self.id}"))
 
     def __repr__(self) -> str:
         return f"<Dataset {self.ref}: {self.extent}>"

@@ -25,6 +25,8 @@ class Keys(Resource[M]):
     ) -> Operation[NewKey]:
         """A new key. Its `token` is shown this once. `models` limits a predict key to these.
 
+        The prediction service learns of it within seconds.
+
         Raises BadInput, Conflict (two live keys of that name), Forbidden.
         """
         body = {

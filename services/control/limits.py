@@ -1,10 +1,11 @@
-"""What this server refuses for its size, said beforehand."""
+"""What this server refuses for its size, said beforehand; and where its prediction service is."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import Depends
+from fastapi import Depends, Request
+from pydantic import Field, create_model
 
 from fitserve.settings import Limits
 from services.control.context import Context, context
@@ -12,8 +13,22 @@ from services.shell import Caller, Router, require
 
 router = Router(tags=["limits"])
 
+_FIELDS: dict[str, Any] = {name: (field.annotation, field) for name, field in Limits.model_fields.items()}
+LimitsInfo = create_model(
+    "LimitsInfo",
+    __doc__="The limits in force, and the prediction service's address.",
+    predict_url=(str, Field(description="Where the prediction service is; this address forwards to it too")),
+    **_FIELDS,
+)
 
-@router.get("/limits", summary="The limits in force", response_model=Limits)
-def limits(_caller: Annotated[Caller, Depends(require("read"))], ctx: Annotated[Context, Depends(context)]) -> Limits:
+
+@router.get("/limits", summary="The limits in force", response_model=LimitsInfo)
+def limits(
+    request: Request, _caller: Annotated[Caller, Depends(require("read"))], ctx: Annotated[Context, Depends(context)]
+) -> dict[str, Any]:
     """Bytes, rows, columns, parameters and quotas: each is a setting, FITSERVE_LIMIT_*."""
-    return ctx.settings.limits
+    settings = ctx.settings
+    host = request.url.hostname or "127.0.0.1"
+    here = f"[{host}]" if ":" in host else host
+    predict_url = settings.predict_url or f"{request.url.scheme}://{here}:{settings.predict_port}"
+    return {**settings.limits.model_dump(), "predict_url": predict_url}

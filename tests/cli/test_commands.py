@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -204,11 +205,13 @@ def test_ctrl_c_leaves_the_run_going_and_says_how_to_come_back(
 ) -> None:
     terminal = Terminal(server, "train", spec, "--watch", "--set", "training.epochs=200000")
     terminal.until("epochs/s")
-    assert "val_loss" in terminal.text
-    terminal.process.send_signal(signal.SIGINT)
-    terminal.until("fitserve runs cancel run_")
-    assert "Come back to it: fitserve runs watch run_" in terminal.text
-    assert terminal.end() == 130
-    run_id = terminal.text.rpartition("fitserve runs cancel ")[2].split()[0]
-    assert told("runs", "show", run_id)["state"] == "running"
-    told("runs", "cancel", run_id)
+    run_id = re.findall(r"run_[0-9a-z]{26}", terminal.text)[0]
+    try:
+        assert "val_loss" in terminal.text
+        terminal.process.send_signal(signal.SIGINT)
+        terminal.until(f"fitserve runs cancel {run_id}")
+        assert f"Come back to it: fitserve runs watch {run_id}" in terminal.text
+        assert terminal.end() == 130
+        assert told("runs", "show", run_id)["state"] == "running"
+    finally:
+        told("runs", "cancel", run_id)
