@@ -40,6 +40,7 @@ class Plan:
     seed: int
     runs: int
     workers: int = 3
+    reapers: int = 1
     kills: int = 20
     stops: int = 9
     longest_stop: float = 5.0
@@ -105,7 +106,8 @@ class Chaos:
         self.parent_id = self._failed_run()
         for _ in range(plan.workers):
             cluster.start("worker")
-        cluster.start("reaper")
+        for _ in range(plan.reapers):
+            cluster.start("reaper")
         self._wait_for_api(cluster.start("api"))
         threads = [threading.Thread(target=work) for work in (self._keep, self._client, self._client)]
         for thread in threads:
