@@ -1,4 +1,4 @@
-"""Writes the reference tables that are derived from the code: settings, limits and telemetry.
+"""Writes the reference tables that are derived from the code: settings, limits, telemetry and the spec.
 
 `python -m docs.tables` writes them; `tests/docs/test_tables.py` fails when they are not current.
 """
@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings
 
 from fitserve import telemetry
 from fitserve.settings import Limits, Settings
+from fitserve.spec import reference
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -76,7 +77,11 @@ def documents() -> dict[Path, str]:
         " `process_*` and `python_*` series. Label values are bounded: route templates (else `unmatched`), model names"
         f" and versions of the registry, states and causes.\n\n{telemetry_table()}\n"
     )
-    return {REFERENCE / "settings.md": settings, REFERENCE / "telemetry.md": series}
+    return {
+        REFERENCE / "settings.md": settings,
+        REFERENCE / "telemetry.md": series,
+        REFERENCE / "spec.md": reference.page(),
+    }
 
 
 def main() -> None:

@@ -115,7 +115,8 @@ def arguments(cls: type[Component]) -> dict[str, Any]:
     found.pop("title", None)
     for argument in found.get("properties", {}).values():
         argument.pop("title", None)
-    return found
+    written: dict[str, Any] = _copied(found)
+    return written
 
 
 def _classes(family: Family[Any]) -> dict[str, Any]:
@@ -214,8 +215,9 @@ def described(schema: dict[str, Any]) -> str:
         return ", ".join(f"`{_json(value)}`" for value in schema["enum"])
     if "const" in schema:
         return f"`{_json(schema['const'])}`"
-    if LATER in schema:
-        return re.sub(r"(?<!^)(?=[A-Z])", " ", schema[LATER]).lower()
+    named = schema.get(LATER) or schema.get("$ref", "").rpartition("/")[2]
+    if named:
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", named).lower()
     if "anyOf" in schema:
         return " or ".join(dict.fromkeys(described(item) for item in schema["anyOf"]))
     kind = schema.get("type")
@@ -227,7 +229,8 @@ def described(schema: dict[str, Any]) -> str:
 
 def _bounds(schema: dict[str, Any]) -> str:
     signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-    return "".join(f" {sign} {schema[key]:g}" for key, sign in signs.items() if key in schema)
+    found = [f"{sign} {schema[key]}" for key, sign in signs.items() if key in schema]
+    return f" {' and '.join(found)}" if found else ""
 
 
 def _json(value: Any) -> str:

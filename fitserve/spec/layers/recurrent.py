@@ -23,7 +23,7 @@ class Recurrent(Layer):
 
     rank = 2
     gates: ClassVar[int] = 1
-    arrays: ClassVar[int] = 2  # of `units` numbers that a step keeps for the way back
+    arrays: ClassVar[int] = 1  # of `units` numbers that a step keeps for the way back
     omitted: ClassVar[Mapping[str, Any]] = _STATE
     units: Positive
     use_bias: Flag

@@ -1,0 +1,117 @@
+"""The spec's reference tables in Markdown, derived from the classes that read it.
+
+`docs/reference/spec.md` is `page()`; a test keeps the two equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from fitserve.spec.activations import ACTIVATION_ALIASES, ACTIVATIONS, UNUSABLE
+from fitserve.spec.callbacks import EarlyStopping, ReduceLROnPlateau, Warmup
+from fitserve.spec.component import Family
+from fitserve.spec.schema import FAMILIES, PATH, arguments, described, json_schema
+from fitserve.spec.spec import Spec
+from fitserve.spec.split import SplitSpec
+from fitserve.spec.target import Target
+from fitserve.spec.training import Training
+
+TITLES = {
+    "layer": "Layers",
+    "initializer": "Initializers",
+    "regularizer": "Regularizers",
+    "constraint": "Constraints",
+    "optimizer": "Optimizers",
+    "learning-rate schedule": "Learning-rate schedules",
+    "loss": "Losses",
+    "metric": "Metrics",
+}
+MODELS: Sequence[tuple[str, type[BaseModel]]] = (
+    ("The spec", Spec),
+    ("`target`", Target),
+    ("`split`", SplitSpec),
+    ("`training`", Training),
+    ("`training.early_stopping`", EarlyStopping),
+    ("`training.reduce_lr_on_plateau`", ReduceLROnPlateau),
+    ("`training.warmup`", Warmup),
+)
+HEAD = f"""# The spec
+
+Written by `python -m docs.tables` from the classes that read specs; do not edit. `GET {PATH}` is the same as a
+JSON Schema.
+
+Names, arguments and defaults are Keras's, so Keras's documentation explains them. A class is written as
+`{{Dense: {{units: 128, activation: relu}}}}`, with its first argument alone (`{{Dropout: 0.2}}`; the argument in
+*italics* below), or by its bare name (`Flatten`). An argument in **bold** must be given.
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    parts = [HEAD]
+    definitions = json_schema()["$defs"]
+    for title, model in MODELS:
+        schema = json_schema() if model is Spec else definitions[model.__name__]
+        properties = schema.get("properties") or schema["anyOf"][0]["properties"]
+        parts += [f"## {title}\n", f"{_summary(model)}\n", _fields(model, properties)]
+    parts += ["## Activations\n", _activations()]
+    parts += [_family(family) for family in FAMILIES if family.noun in TITLES]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _summary(model: type[BaseModel]) -> str:
+    return (model.__doc__ or "").strip().partition("\n")[0]
+
+
+def _fields(model: type[BaseModel], properties: dict[str, Any]) -> str:
+    lines = ["| member | takes | default | meaning |", "|---|---|---|---|"]
+    for name, field in model.model_fields.items():
+        schema = properties[name]
+        default = "required" if field.is_required() else _default(schema.get("default"))
+        lines.append(f"| `{name}` | {_cell(described(schema))} | {default} | {_cell(field.description or '')} |")
+    return "\n".join(lines) + "\n"
+
+
+def _activations() -> str:
+    names = ", ".join(f"`{name}`" for name in ACTIVATIONS)
+    aliases = ", ".join(f"`{alias}` is `{name}`" for alias, name in ACTIVATION_ALIASES.items())
+    refused = " ".join(f"`{name}` is refused: {why}." for name, why in UNUSABLE.items())
+    return f"{names}.\n\n{aliases}. {refused}\n"
+
+
+def _family(family: Family[Any]) -> str:
+    lines = [f"## {TITLES[family.noun]}\n", "| class | arguments | |", "|---|---|---|"]
+    for name, cls in family.classes.items():
+        written = arguments(cls)
+        required, first = written.get("required", []), cls.first_argument()
+        listed = "; ".join(
+            _argument(key, schema, key in required, key == first) for key, schema in written["properties"].items()
+        )
+        aliases = f" (also {', '.join(f'`{alias}`' for alias in cls.aliases)})" if cls.aliases else ""
+        lines.append(f"| `{name}`{aliases} | {_cell(listed)} | {_cell(_summary(cls))} |")
+    return "\n".join(lines) + "\n"
+
+
+def _argument(name: str, schema: dict[str, Any], required: bool, first: bool) -> str:
+    shown = f"**{name}**" if required else name
+    shown = f"*{shown}*" if first else shown
+    kind = "activation" if name in ("activation", "recurrent_activation") else described(schema)
+    default = "" if required else f" = {_default(schema.get('default'))}"
+    return f"{shown}: {kind}{default}"
+
+
+def _default(value: Any) -> str:
+    if isinstance(value, dict) and len(value) == 1:
+        ((name, inner),) = value.items()
+        return f"`{name}`" if isinstance(inner, dict) else f"`{value}`"
+    if isinstance(value, (dict, list)) and len(str(value)) > 60:
+        return "see below" if isinstance(value, dict) else "two hidden layers"
+    words = {None: "none", True: "true", False: "false"}
+    return words[value] if value is None or isinstance(value, bool) else f"`{value}`"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
