@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -78,7 +78,15 @@ class Record:
         by_trial: dict[int, list[EpochRow]] = {}
         for row in self.rows:
             by_trial.setdefault(row.trial, []).append(row)
-        return tuple(_trial(number, sorted(own, key=lambda r: r.epoch)) for number, own in sorted(by_trial.items()))
+        return tuple(
+            _trial(number, sorted(own, key=lambda r: r.epoch), self._final(number))
+            for number, own in sorted(by_trial.items())
+        )
+
+    def _final(self, number: int) -> Json | None:
+        """The layers of the kept network, for a trial whose epochs nobody looked at (trials that train stacked)."""
+        final: Json | None = (self.insight or {}).get("final")
+        return final if number == self.kept else None
 
     @cached_property
     def trial(self) -> Trial | None:
@@ -169,7 +177,9 @@ def _values(trial: Trial) -> tuple[float, ...]:
     return trial.validation or trial.train
 
 
-def _trial(number: int, rows: Sequence[EpochRow]) -> Trial:
+def _trial(number: int, rows: Sequence[EpochRow], final: Json | None) -> Trial:
+    if final is not None and not any(row.layers for row in rows):
+        rows = [replace(row, layers=final) if row.epoch == final["epoch"] else row for row in rows]
     looks = tuple(Look(r.epoch, tuple(r.layers.get("layers") or ())) for r in rows if r.layers)
     penalties = [(r.epoch, number_of(r.layers.get("penalty"))) for r in rows if r.layers]
     penalties = [(epoch, value) for epoch, value in penalties if math.isfinite(value)]
@@ -179,8 +189,8 @@ def _trial(number: int, rows: Sequence[EpochRow]) -> Trial:
     train = tuple(number_of(r.logs.get("loss")) - p for r, p in zip(rows, over, strict=True))
     held = all("val_loss" in r.logs for r in rows)
     validation = tuple(number_of(r.logs.get("val_loss")) - p for r, p in zip(rows, free, strict=True)) if held else ()
-    last = penalties[-1][1] if penalties else 0.0
-    return Trial(number, tuple(r.epoch for r in rows), train, validation, looks, last)
+    penalty = penalties[-1][1] if penalties else 0.0
+    return Trial(number, tuple(r.epoch for r in rows), train, validation, looks, penalty)
 
 
 def _between(known: Sequence[tuple[int, float]], epoch: int) -> float:

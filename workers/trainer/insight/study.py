@@ -83,6 +83,8 @@ def study(trained: Trained, folder: Path) -> tuple[dict[str, Path], dict[str, An
         "reference": reference_row(encoder, trained.table.take(trained.parts.train)),
         "targets": {},
     }
+    if trained.watch is not None:
+        insight["final"] = trained.watch.final(trained.kept_epoch)
     designs = {name: references.design(encoder.inputs, part.x) for name, part in parts.items()}
     for question in asked[:MOST_QUESTIONS]:
         share = budget / min(len(asked), MOST_QUESTIONS)

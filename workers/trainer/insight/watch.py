@@ -50,6 +50,15 @@ class Watch:
         self.seconds += time.perf_counter() - begun
         return row
 
+    def final(self, epoch: int) -> dict[str, Any]:
+        """The layers of the network as it stands now, that of epoch `epoch`, with histograms."""
+        begun = time.perf_counter()
+        if self._recorder is None:
+            self._recorder = Recorder(self._model, self._rows.x, self._rows.y, self._rows.weight)
+        row = self._recorder.look(epoch, final=True)
+        self.seconds += time.perf_counter() - begun
+        return {"epoch": epoch, **row}
+
     def leads(self) -> None:
         """The trial that just ended is the best so far."""
         self.kept = self._copies

@@ -1,0 +1,192 @@
+"""What a run teaches, as the API shows it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fitserve.wire.runs import RunInfo
+
+
+class PatchOperation(BaseModel):
+    """One operation of a JSON Patch (RFC 6902) on the run's resolved spec."""
+
+    op: Literal["add", "remove", "replace", "move", "copy", "test"]
+    path: str
+    value: Any = None
+
+
+class FindingInfo(BaseModel):
+    """One diagnosis, with its evidence and the change to the spec that answers it."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    n: int = Field(description="From 1: POST findings/{n}/apply submits the patched spec")
+    rule: str
+    severity: Literal["critical", "warning", "info"]
+    title: str
+    sentence: str
+    threshold: str = Field(description="When the rule speaks")
+    source: str = Field(description="Where the rule is from")
+    answer: str = Field(description="What the patch does, in words")
+    trial: int
+    epochs: list[int] = Field(description="Where the evidence is")
+    values: dict[str, Any] = Field(description="What was measured there")
+    patch: list[dict[str, Any]] = Field(description="JSON Patch (RFC 6902) on the resolved spec; may be empty")
+
+
+class Findings(BaseModel):
+    """A run's findings, gravest first."""
+
+    items: list[FindingInfo]
+
+
+class RuleInfo(BaseModel):
+    """A rule that runs are diagnosed by."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    name: str
+    title: str
+    severity: Literal["critical", "warning", "info"]
+    threshold: str
+    source: str
+    answer: str
+
+
+class Applied(RunInfo):
+    """The child run. `repeated` is the parent's spec trained again under as many seeds, where that was asked for."""
+
+    repeated: RunInfo | None = None
+
+
+class Complexity(BaseModel):
+    """The model complexity graph: losses without the regularizers' penalty."""
+
+    trial: int
+    loss: str
+    baseline: float | None = Field(description="What always saying the same would cost")
+    epochs: list[int]
+    train: list[float | None]
+    validation: list[float | None] | None
+    best_epoch: int | None
+    turned_epoch: int | None = Field(description="After it, validation only got worse")
+    kept_epoch: int
+    verdict: Literal["underfitting", "just right", "overfitting", "unknown"]
+    sentence: str
+
+
+class Evaluation(BaseModel):
+    """Figures by part and target. `test` rows were never trained or selected on; `validation` rows were selected on."""
+
+    part: Literal["test", "validation", "train"] = Field(description="The part that counts")
+    test: dict[str, dict[str, Any]] | None
+    validation: dict[str, dict[str, Any]] | None
+    fit: dict[str, dict[str, Any]] = Field(description="By target: mean loss by model and part")
+
+
+class Importance(BaseModel):
+    """Permutation importance, by column: the rise of the loss when its values are dealt out anew."""
+
+    target: str
+    part: str
+    items: list[dict[str, Any]] = Field(description="column, importance, its 95% interval, weight in the first layer")
+    left_out: int = Field(description="Columns that the time did not suffice for")
+
+
+class Hardest(BaseModel):
+    """Rows of the highest loss, and rows whose label is probably wrong. Row numbers count from 1."""
+
+    target: str
+    items: list[dict[str, Any]]
+    mislabelled: list[dict[str, Any]]
+    mislabelled_rows: int
+    rows: int = Field(description="Rows that were judged")
+    method: str
+
+
+class AxisInfo(BaseModel):
+    """An axis of a surface."""
+
+    column: str
+    values: list[Any]
+
+
+class UnitSurface(BaseModel):
+    """What one hidden unit says over the same plane."""
+
+    layer: str
+    unit: int
+    grid: list[list[float | None]]
+
+
+class SurfaceInfo(BaseModel):
+    """What the network says over two columns, the others at their median or most frequent value."""
+
+    target: str
+    label: str | None = Field(description="Whose probability `values` are; null for a regression")
+    labels: list[str] | None
+    x: AxisInfo
+    y: AxisInfo
+    values: list[list[float | None]] = Field(description="Rows along y, columns along x")
+    epoch: int
+    epochs: list[int] = Field(description="Epochs whose network was kept; the last is the artifact's")
+    reference: dict[str, Any]
+    units: list[UnitSurface] = []
+
+
+class ExplainRequest(BaseModel):
+    """A row to explain."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    row: dict[str, Any] = Field(description="Raw values by column")
+    target: str | None = Field(None, description="Left out: the first")
+    label: str | None = Field(None, description="Left out: the likeliest; of a yes-or-no target the second")
+    reference: dict[str, Any] | None = Field(None, description="Left out: medians and most frequent values")
+
+
+class Explanation(BaseModel):
+    """Integrated gradients: contributions sum to the output less the reference's output."""
+
+    target: str
+    label: str | None
+    output: float
+    reference_output: float
+    contributions: dict[str, float] = Field(description="By column, largest magnitude first")
+    completeness_error: float
+    steps: int
+    reference: dict[str, Any]
+
+
+class LayerSeries(BaseModel):
+    """The layers of a trial after the epochs that were looked at."""
+
+    trial: int
+    items: list[dict[str, Any]]
+    final: dict[str, Any] | None = Field(description="The kept network, with histograms")
+    next_cursor: int | None = Field(None, description="Pass as `after`")
+
+
+class GroupInfo(BaseModel):
+    """Runs of one spec under different seeds."""
+
+    group: str
+    runs: list[str]
+    parent: str | None = Field(description="The group that its spec was changed from")
+    changes: list[dict[str, Any]] = Field(description="Where its spec differs from the parent's")
+    seeds: int
+    mean: float | None = Field(description="Of the lowest validation losses, without penalty")
+    verdict: Literal["better", "worse", "within noise", "undecided"] | None
+    difference: float | None
+    interval: list[float] | None
+    sentence: str | None
+
+
+class Lineage(BaseModel):
+    """A run's family: what it was made from and what was made from it, and which change helped."""
+
+    run: str
+    group: str
+    groups: list[GroupInfo]

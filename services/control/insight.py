@@ -1,0 +1,329 @@
+"""What a run teaches: findings and their answers, evaluation, importance, surfaces, hardest rows, lineage."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from fastapi import Depends, Header, Path, Query, Request, Response
+from sqlalchemy import select
+
+from fitserve import db, explain, spec, telemetry
+from fitserve.errors import BadInput, NotFound
+from fitserve.findings import RULES, apply_patch, complexity, diagnose
+from fitserve.runs import create, read
+from fitserve.runs.create import NewRun
+from fitserve.tables import Epoch, Run
+from fitserve.wire.insight import (
+    Applied,
+    AxisInfo,
+    Complexity,
+    Evaluation,
+    ExplainRequest,
+    Explanation,
+    FindingInfo,
+    Findings,
+    Hardest,
+    Importance,
+    LayerSeries,
+    Lineage,
+    RuleInfo,
+    SurfaceInfo,
+    UnitSurface,
+)
+from services.control import family
+from services.control.context import Context, context
+from services.control.runs import whole
+from services.control.studied import NotYet, Studied, ended, predictor, studied
+from services.shell import Caller, Router, require
+
+router = Router(tags=["insight"])
+
+Reader = Annotated[Caller, Depends(require("read"))]
+Ctx = Annotated[Context, Depends(context)]
+TargetName = Annotated[str | None, Query(max_length=255, description="Left out: the first")]
+_MOST_UNITS = 64
+
+
+@router.get("/findings/rules", summary="The rules that runs are diagnosed by")
+def rules(caller: Reader) -> list[RuleInfo]:
+    return [RuleInfo.model_validate(rule) for rule in RULES]
+
+
+@router.get("/runs/{run_id}/findings", summary="What went wrong in a run, and what would answer it")
+def get_findings(run_id: str, caller: Reader, ctx: Ctx) -> Findings:
+    """Also while it trains, from the epochs so far. The gravest first; the same for the same run."""
+    found = studied(ctx, caller, run_id)
+    items = [FindingInfo(n=n, **_plain(asdict(one))) for n, one in enumerate(diagnose(found.record), 1)]
+    return Findings(items=items)
+
+
+def _plain(body: dict[str, Any]) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in body.items()}
+
+
+@router.post("/runs/{run_id}/findings/{n}/apply", status_code=202, summary="Train again with a finding's change")
+def apply_finding(
+    run_id: str,
+    n: Annotated[int, Path(ge=1, le=100)],
+    request: Request,
+    response: Response,
+    caller: Annotated[Caller, Depends(require("train"))],
+    ctx: Ctx,
+    seeds: Annotated[
+        int | None, Query(ge=2, le=50, description="Train parent and child under so many seeds, to compare them")
+    ] = None,
+    idempotency_key: Annotated[str | None, Header(alias="Idempotency-Key", max_length=255)] = None,
+) -> Applied:
+    """The child has this run as its parent; `lineage` says whether the change helped."""
+    found = studied(ctx, caller, run_id)
+    ended(found)
+    findings = diagnose(found.record)
+    if n > len(findings):
+        raise NotFound(f"The run has {len(findings)} findings.", received=n)
+    if not findings[n - 1].patch:
+        raise BadInput("No change of the spec answers this finding.", received=findings[n - 1].rule)
+    identity = (request.method.encode(), request.url.path.encode(), str(request.url.query).encode())
+    patched = apply_patch(found.run.resolved, findings[n - 1].patch)
+    child = _submit(found, patched, create.key_of(idempotency_key, *identity, b"child"), seeds)
+    repeated = None
+    if seeds is not None and len(found.record.trials) < seeds:
+        suffix = None if idempotency_key is None else f"{idempotency_key[:240]}/repeated"
+        repeated = _submit(found, found.run.resolved, create.key_of(suffix, *identity, b"repeated"), seeds)
+    response.headers["Location"] = f"/api/v1/runs/{child.id}"
+    with db.reading(ctx.engine) as session:
+        told = whole(session, read.get(session, child.id)).model_dump()
+        again = whole(session, read.get(session, repeated.id)) if repeated else None
+    return Applied(**told, repeated=again)
+
+
+def _submit(found: Studied, body: Any, key: create.Key | None, seeds: int | None) -> Run:
+    """A child run of a whole spec. Raises SpecRefused, TooMany."""
+    if seeds is not None:
+        body = {**body, "training": {**body["training"], "restarts": max(seeds, body["training"]["restarts"])}}
+    resolved = spec.resolve(spec.parse(body), found.record.facts, found.ctx.settings.limits)
+    new = NewRun(
+        owner=found.run.owner,
+        dataset_id=found.run.dataset_id,
+        spec=body,
+        resolved=resolved.spec.to_json(),
+        estimates={
+            **resolved.estimates.model_dump(mode="json"),
+            "warnings": [warning.model_dump(mode="json") for warning in resolved.warnings],
+        },
+        model=found.run.model,
+        priority=found.run.priority,
+        parent_id=found.run.id,
+    )
+    run, is_new = create.create(found.ctx.engine, new, found.ctx.settings.limits, key)
+    if is_new:
+        telemetry.RUNS_CREATED.inc()
+        found.ctx.queue.publish(run.id)
+    return run
+
+
+@router.get("/runs/{run_id}/lineage", summary="Which change helped, over several seeds")
+def get_lineage(run_id: str, caller: Reader, ctx: Ctx) -> Lineage:
+    """The run's family, by spec. Runs that differ in their seeds alone are one group."""
+    with db.reading(ctx.engine) as session:
+        run = read.get(session, run_id, None if caller.is_admin else caller.owner)
+        return family.lineage(session, run)
+
+
+@router.get("/runs/{run_id}/complexity", summary="The model complexity graph, and its verdict")
+def get_complexity(run_id: str, caller: Reader, ctx: Ctx) -> Complexity:
+    drawn = complexity(studied(ctx, caller, run_id).record)
+    if drawn is None:
+        raise NotYet("No epoch has ended yet.")
+    return Complexity(**drawn)
+
+
+@router.get("/runs/{run_id}/evaluation", summary="How good it is on rows that it never saw")
+def get_evaluation(run_id: str, caller: Reader, ctx: Ctx) -> Evaluation:
+    """Beside the trivial baseline, a linear model and boosted trees on the same rows; with 95% intervals."""
+    answers = studied(ctx, caller, run_id).insight["targets"]
+    part = next(iter(answers.values()))["evaluated_on"]
+    return Evaluation(
+        part=part,
+        test=_figures(answers, "test", part),
+        validation=_figures(answers, "validation", part),
+        fit={name: answer["fit"] for name, answer in answers.items()},
+    )
+
+
+def _figures(answers: dict[str, Any], part: str, counts: str) -> dict[str, dict[str, Any]] | None:
+    found = {name: answer["evaluation"][part] for name, answer in answers.items() if part in answer["evaluation"]}
+    if part == counts:
+        beside = ("reference_figures", "references"), ("against", "against")
+        for name, figures in found.items():
+            found[name] = {**figures, **{new: answers[name][old] for old, new in beside}}
+    return found or None
+
+
+@router.get("/runs/{run_id}/importance", summary="Which columns matter")
+def get_importance(run_id: str, caller: Reader, ctx: Ctx, target: TargetName = None) -> Importance:
+    found = studied(ctx, caller, run_id)
+    name = found.target(target)
+    answer = found.insight["targets"][name]
+    return Importance(
+        target=name, part=answer["evaluated_on"], items=answer["importance"], left_out=answer["importance_left_out"]
+    )
+
+
+@router.get("/runs/{run_id}/hardest", summary="The rows it finds hardest, and rows that are probably mislabelled")
+def get_hardest(run_id: str, caller: Reader, ctx: Ctx, target: TargetName = None) -> Hardest:
+    found = studied(ctx, caller, run_id)
+    name = found.target(target)
+    answer = dict(found.insight["targets"][name]["hardest"])
+    return Hardest(target=name, items=answer.pop("hardest"), **answer)
+
+
+@router.get("/runs/{run_id}/layers", summary="What happened in the layers, epoch by epoch")
+def get_layers(
+    run_id: str,
+    caller: Reader,
+    ctx: Ctx,
+    trial: Annotated[int | None, Query(ge=0, description="Left out: the one that was kept")] = None,
+    after: Annotated[int, Query(ge=0, description="Epochs after this one")] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
+) -> LayerSeries:
+    """Norms of weights, gradients and updates, saturated and dead units, sparsity; histograms now and then."""
+    found = studied(ctx, caller, run_id)
+    number = trial if trial is not None else found.record.trial.number if found.record.trial else 0
+    with db.reading(ctx.engine) as session:
+        query = select(Epoch).where(Epoch.run_id == found.run.id, Epoch.trial == number, Epoch.epoch > after)
+        query = query.where(Epoch.layers.is_not(None)).order_by(Epoch.epoch).limit(limit + 1)
+        rows = [{"epoch": row.epoch, **(row.layers or {})} for row in session.scalars(query)]
+    final = (found.record.insight or {}).get("final") if number == found.record.kept else None
+    more = rows[limit - 1]["epoch"] if len(rows) > limit else None
+    return LayerSeries(trial=number, items=rows[:limit], final=final, next_cursor=more)
+
+
+@router.get("/runs/{run_id}/surface", summary="What it says over any two columns")
+def get_surface(
+    run_id: str,
+    caller: Reader,
+    ctx: Ctx,
+    x: Annotated[str | None, Query(max_length=255, description="Left out: the column that matters most")] = None,
+    y: Annotated[str | None, Query(max_length=255, description="Left out: the next one")] = None,
+    epoch: Annotated[int | None, Query(ge=1, description="One of `epochs`; left out: the kept one")] = None,
+    points: Annotated[int, Query(ge=2, le=200, description="Along each numeric axis")] = 50,
+    x_low: float | None = None,
+    x_high: float | None = None,
+    y_low: float | None = None,
+    y_high: float | None = None,
+    target: TargetName = None,
+    label: Annotated[str | None, Query(max_length=255, description="Whose probability")] = None,
+    units: Annotated[bool, Query(description="Hidden units' own surfaces too")] = False,
+    layer: Annotated[str | None, Query(max_length=255, description="Units of this layer alone")] = None,
+) -> SurfaceInfo:
+    """The other columns stay at their median or most frequent value on the training rows."""
+    found = studied(ctx, caller, run_id)
+    name = found.target(target)
+    encoder, reference = found.encoder, found.insight["reference"]
+    first, second = _axes(found, name, x, y)
+    across = explain.axis_of(encoder, first, points, x_low, x_high)
+    down = explain.axis_of(encoder, second, points, y_low, y_high)
+    session = found.network(epoch)
+    output, unit, labels = _output(found, name, label)
+    drawn = explain.surface(encoder, reference, predictor(session, output), across, down)[:, :, unit]
+    return SurfaceInfo(
+        target=name,
+        label=labels[unit if len(labels) > 2 or drawn.shape[-1] > 1 else 1] if labels else None,
+        labels=labels,
+        x=AxisInfo(column=first, values=list(across.values)),
+        y=AxisInfo(column=second, values=list(down.values)),
+        values=_grid(drawn),
+        epoch=epoch or found.insight["kept_epoch"],
+        epochs=found.epochs,
+        reference=reference,
+        units=_units(found, session, across, down, layer) if units or layer else [],
+    )
+
+
+def _axes(found: Studied, target: str, x: str | None, y: str | None) -> tuple[str, str]:
+    """The columns asked for; else those that matter most and that an axis can show."""
+    ranked = [entry["column"] for entry in found.insight["targets"][target]["importance"]]
+    shown = [name for name in dict.fromkeys([*ranked, *found.encoder.names]) if _can_be_an_axis(found, name)]
+    rest = [name for name in shown if name not in (x, y)]
+    if len(rest) + (x is not None) + (y is not None) < 2:
+        raise BadInput(
+            "The network has no two columns to draw a surface over.", received=list(found.encoder.names)[:20]
+        )
+    first = x if x is not None else rest.pop(0)
+    return first, y if y is not None else rest.pop(0)
+
+
+def _can_be_an_axis(found: Studied, name: str) -> bool:
+    try:
+        explain.axis_of(found.encoder, name, 2)
+    except (BadInput, NotFound):
+        return False
+    return True
+
+
+def _output(found: Studied, name: str, label: str | None) -> tuple[str, int, list[str] | None]:
+    """The graph's output for a question, the column in it, and the labels. Raises NotFound."""
+    labels: list[str] | None = found.insight["targets"][name]["labels"]
+    for target in found.targets.targets:
+        if target.name == name:
+            single = target.encoding == "binary" or not labels
+            if label is None or labels is None:
+                return target.name, 0 if single else len(labels or ()) - 1, labels
+            if label not in labels:
+                raise NotFound(
+                    f"There is no label {label[:80]!r}.", received=label[:80], expected=", ".join(labels[:20])
+                )
+            if single and label != labels[1]:
+                raise BadInput(
+                    "The network says the probability of the other label.", received=label, expected=labels[1]
+                )
+            return target.name, 0 if single else labels.index(label), labels
+        if target.task == "multilabel" and name in target.columns:
+            return target.name, target.columns.index(name), labels
+    raise NotFound(f"There is no target {name[:80]!r}.", received=name[:80])
+
+
+def _units(found: Studied, session: Any, x: explain.Axis, y: explain.Axis, layer: str | None) -> list[UnitSurface]:
+    known = (found.insight.get("networks") or {}).get("layers") or []
+    if layer is not None and layer not in [one["name"] for one in known]:
+        names = ", ".join(str(one["name"]) for one in known) or "none"
+        raise NotFound(f"No hidden layer {layer[:80]!r} can be shown.", received=layer[:80], expected=names)
+    surfaces = []
+    for one in known:
+        if layer is None or one["name"] == layer:
+            said = explain.surface(
+                found.encoder, found.insight["reference"], predictor(session, f"layer:{one['name']}"), x, y
+            )
+            shown = min(int(one["units"]), _MOST_UNITS)
+            surfaces += [UnitSurface(layer=one["name"], unit=at, grid=_grid(said[:, :, at])) for at in range(shown)]
+    return surfaces
+
+
+def _grid(values: Any) -> list[list[float | None]]:
+    return [[float(f"{v:.5g}") if v == v and abs(v) != float("inf") else None for v in row] for row in values.tolist()]
+
+
+@router.post("/runs/{run_id}/explain", summary="Why it says what it says of one row")
+def explain_row(run_id: str, body: ExplainRequest, caller: Reader, ctx: Ctx) -> Explanation:
+    """Integrated gradients from the reference row, by column."""
+    found = studied(ctx, caller, run_id)
+    name = found.target(body.target)
+    reference = body.reference or found.insight["reference"]
+    output, unit, labels = _output(found, name, body.label)
+    predict = predictor(found.network(None), output)
+    if labels and body.label is None and len(labels) > 2:
+        encoded, _ = found.encoder.encode_rows([body.row])
+        unit = int(predict(encoded)[0].argmax())
+    told = explain.attribute(found.encoder, reference, body.row, predict, unit)
+    ordered = sorted(told.contributions.items(), key=lambda item: -abs(item[1]))
+    return Explanation(
+        target=name,
+        label=(labels[unit] if len(labels) > 2 else labels[-1]) if labels else None,
+        output=told.output,
+        reference_output=told.reference_output,
+        contributions=dict(ordered),
+        completeness_error=told.completeness_error,
+        steps=told.steps,
+        reference=reference,
+    )
