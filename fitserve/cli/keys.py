@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fitserve.cli import screen
+from fitserve.cli.server import missing_parts
 from fitserve.cli.session import Session, command
 from fitserve.errors import BadInput
+
+if TYPE_CHECKING:
+    from fitserve.wire.keys import NewKey
 
 keys = typer.Typer(no_args_is_help=True, help="API keys: make, list, revoke.")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -44,14 +51,37 @@ def create(
     model: Annotated[list[str] | None, typer.Option(help="Limit a predict key to this model; more than once.")] = None,
     expires: Annotated[str | None, typer.Option(help="90d, 12h, or a date; never when left out.")] = None,
 ) -> None:
-    """Make an API key. Its token is shown this once."""
+    """Make an API key. Its token is shown this once.
+
+    Where no server runs on this machine yet, the key is made in its database (FITSERVE_HOME, FITSERVE_DATABASE_URL):
+    a server that listens to other machines needs one before it starts.
+    """
+    from fitserve.client import Unreachable
+
     until = expiry(expires)
-    with session.client() as client:
-        key = client.keys.create(name, scope or ["read"], owner=owner, models=model or None, expires_at=until)
+    try:
+        with session.client() as client:
+            key = client.keys.create(name, scope or ["read"], owner=owner, models=model or None, expires_at=until)
+    except Unreachable:
+        if session.url is not None or missing_parts():
+            raise
+        body = {"name": name, "scopes": scope or ["read"], "owner": owner, "models": model or None}
+        key = _in_the_database({**body, "expires_at": until.isoformat() if until else None})
     session.show(key, screen.pairs({"id": key.id, "owner": key.owner, "scopes": key.scopes, "expires": key.expires_at}))
     if not session.json:
         typer.echo(key.token)
     session.say("Keep the token: it is not shown again. Use it as FITSERVE_API_KEY.")
+
+
+def _in_the_database(body: dict[str, Any]) -> NewKey:
+    """A key made by the server's own code, in another process. Raises BadInput with what it said."""
+    from fitserve.wire.keys import NewKey
+
+    command = [sys.executable, "-m", "services.keys"]
+    done = subprocess.run(command, input=json.dumps(body), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BadInput(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "No key was made.")
+    return NewKey.model_validate_json(done.stdout)
 
 
 @command(keys, "list", "fitserve keys list", "fitserve keys list --json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import time
 import uuid
 from pathlib import Path
@@ -177,14 +178,17 @@ def test_specs_come_as_files_text_parts_and_keras_models(client: Client, trained
 
     class Model:  # as a Keras model: its to_json() is all that is used
         def to_json(self) -> str:
-            return (
-                '{"module": "keras", "class_name": "Sequential", "config": {"name": "s", "layers": [{"module": '
-                '"keras.layers", "class_name": "Dense", "config": {"name": "d", "units": 5, "activation": "relu"}, '
-                '"registered_name": null}]}, "registered_name": null}'
-            )
+            layers = [
+                {"name": "d", "units": 5, "activation": "relu"},
+                {"name": "o", "units": 1, "activation": "sigmoid"},
+            ]
+            dense = {"module": "keras.layers", "class_name": "Dense", "registered_name": None}
+            config = {"name": "s", "layers": [{**dense, "config": layer} for layer in layers]}
+            made = {"module": "keras", "class_name": "Sequential", "config": config, "registered_name": None}
+            return json.dumps(made)
 
     found = client.runs.validate(dataset=trained.dataset, target="side", network=Model())
-    assert "Dense" in [row.layer for row in found.summary]
+    assert [row.name for row in found.summary if row.layer == "Dense"] == ["d", "o"]
     assert found.estimates.parameters > 0
 
 

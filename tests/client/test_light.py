@@ -1,0 +1,57 @@
+"""The wheel brings the client, the command line and the spec: none of the server's dependencies is needed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+SERVERS = (
+    "sqlalchemy celery kombu redis alembic fastapi starlette uvicorn pyarrow numpy onnxruntime prometheus_client fsspec "
+    "msgspec tensorflow keras sklearn pandas polars matplotlib grpc psycopg services workers migrations"
+).split()
+
+CODE = f"""
+import importlib.abc, sys
+
+class Refuse(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {SERVERS!r}:
+            raise ModuleNotFoundError(f"no {{name}} here", name=name)
+
+sys.meta_path.insert(0, Refuse())
+import importlib.util
+known = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name.partition(".")[0] in {SERVERS!r} else known(name, *rest)
+"""
+
+
+def light(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", CODE + code, *arguments], capture_output=True, text=True, timeout=60)
+
+
+def test_everything_imports_without_the_server() -> None:
+    done = light(
+        "import pkgutil, fitserve.client, fitserve.cli, fitserve.spec, fitserve.wire\n"
+        "for package in (fitserve.client, fitserve.cli, fitserve.spec, fitserve.wire):\n"
+        "    for module in pkgutil.walk_packages(package.__path__, package.__name__ + '.'):\n"
+        "        if not module.name.endswith('__main__'):\n"
+        "            importlib.import_module(module.name)\n"
+        "from fitserve import Client, AsyncClient\n"
+        "fitserve.spec.parse({'dataset': 'd', 'target': 't'})\n"
+        "Client('http://127.0.0.1:9', 'k.s').close()\n"
+        "print('light')"
+    )
+    assert done.stdout == "light\n", done.stderr
+
+
+def test_up_says_what_is_missing() -> None:
+    for command in ("up", "migrate", "doctor"):
+        done = light("from fitserve.cli import app\napp(sys.argv[1:])", command)
+        assert done.returncode == 3
+        assert "docker compose up" in done.stderr
+        assert "sqlalchemy" in done.stderr
+
+
+def test_help_is_quick_and_loads_no_http() -> None:
+    code = "from fitserve.cli import app\ntry:\n    app(['--help'])\nfinally:\n    print('httpx2' in sys.modules)"
+    assert light(code).stdout.endswith("False\n")
