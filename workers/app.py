@@ -15,6 +15,7 @@ from fitserve import blobs, db, logs
 from fitserve.queue import QUEUE, WAKE, make_app
 from fitserve.settings import Settings
 from workers import probes
+from workers.predict_batch import PredictionDesk
 from workers.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
@@ -52,11 +53,14 @@ def main() -> None:
     checks = {"database": database, "trainer": supervisor.is_ready, "broker": listening.is_set}
     probes.serve(settings.host, settings.worker_metrics_port, checks)
     supervisor.start()
+    desk = PredictionDesk(settings, engine, supervisor.blobs, supervisor.stopping)
+    desk.start()
     app = make_app(settings)
     app.steps["consumer"].add(LookOften)
 
     @app.task(name=WAKE)
     def wake(run_id: str) -> None:
+        desk.wake()
         supervisor.wake()
 
     finished = threading.Event()
@@ -67,6 +71,7 @@ def main() -> None:
 
     def _stop() -> None:
         supervisor.stop()
+        desk.join(settings.graceful_seconds)
         finished.set()
         # Celery may be waiting for a broker that is away; nothing of ours is left to do.
         threading.Event().wait(3)

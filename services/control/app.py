@@ -21,7 +21,7 @@ from services.dashboard import mount
 from services.shell import make_app
 from services.shell.auth import refuse_open_door
 
-NOUNS = ("datasets", "uploads", "schemas", "runs", "events", "insight", "drawing", "models", "limits", "keys", "audit", "system")
+NOUNS = ("datasets", "uploads", "schemas", "runs", "events", "insight", "drawing", "models", "predictions", "limits", "keys", "audit", "system")
 
 DESCRIPTION = """
 Upload a table, submit a network spec, watch it train, and query its predictions.

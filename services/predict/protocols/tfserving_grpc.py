@@ -144,7 +144,7 @@ async def _metadata(call: GrpcCall, request: Any) -> Any:
     for side, into in ((told["inputs"], signature.inputs), (told["outputs"], signature.outputs)):
         for name, tensor in side.items():
             info = into[name]
-            info.name, info.dtype = tensor["name"], tf.DataType.Value(tensor["dtype"])
+            info.name, info.dtype = tensor["name"], getattr(tf, tensor["dtype"])
             for dim in tensor["tensor_shape"]["dim"]:
                 info.tensor_shape.dim.add(size=int(dim["size"]))
     response = pb.GetModelMetadataResponse(model_spec=_spec(network))

@@ -1,0 +1,132 @@
+"""Batch predictions: as a run, in chunks, resumed after an interruption, refused where a row cannot be encoded."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fitserve import db
+from fitserve.blobs import sha256_of
+from fitserve.datasets import store
+from fitserve.runs import create, lease
+from fitserve.settings import Settings
+from fitserve.states import RunState
+from fitserve.tables import Dataset, Run
+from fitserve.wire.datasets import UploadOptions
+from tests.predict.house import THREE, House, mixed
+from workers import predict_batch
+from workers.predict_batch import BatchPrediction
+
+ROWS = 2500
+
+
+@pytest.fixture
+def settings(house: House) -> Settings:
+    return Settings(home=house.home, heartbeat_seconds=0.2, database_url=house.url)
+
+
+def upload(house: House, settings: Settings, table: pa.Table, name: str) -> Dataset:
+    path = Path(settings.home) / f"{name}.parquet"
+    pq.write_table(table, path)
+    received = store.Received(path, sha256_of(path), path.stat().st_size, path.name)
+    options = UploadOptions(format="parquet")
+    return store.create(
+        house.engine,
+        house.blobs,
+        received,
+        owner="ada",
+        options=options,
+        limits=settings.limits,
+        scratch=settings.scratch,
+        name=name,
+    )[0]
+
+
+def students(rows: int = ROWS) -> pa.Table:
+    random = np.random.default_rng(0)
+    return pa.table(
+        {
+            "gre": random.integers(380, 800, rows),
+            "gpa": random.uniform(2.9, 4.0, rows),
+            "rank": random.integers(1, 5, rows),
+            "city": random.choice(["Rom", "Bern", "Ürzig"], rows),
+        }
+    )
+
+
+def queue(house: House, settings: Settings, dataset: Dataset) -> None:
+    artifact = house.artifact(mixed(THREE))
+    resolved = {"model": "three", "version": 1, "artifact": artifact, "dataset": dataset.id, "name": "answers"}
+    new = create.NewRun("ada", dataset.id, {}, resolved, {}, kind="prediction")
+    create.create(house.engine, new, settings.limits)
+
+
+def attempt(house: House, settings: Settings, stopping: threading.Event) -> RunState | None:
+    claim = lease.claim(house.engine, "w", lease_seconds=30, running_limit=9, kinds=("prediction",))
+    assert claim is not None
+    return BatchPrediction(settings, house.engine, house.blobs, claim, stopping).run()
+
+
+def the_run(house: House) -> Run:
+    with db.reading(house.engine) as session:
+        return session.query(Run).filter(Run.kind == "prediction").one()
+
+
+def test_a_dataset_with_predictions_comes_out(house: House, settings: Settings, monkeypatch) -> None:
+    monkeypatch.setattr(predict_batch, "CHUNK", 1000)
+    table = students()
+    dataset = upload(house, settings, table, "students")
+    queue(house, settings, dataset)
+    chunks: list[int] = []
+    stopping = threading.Event()
+    original = predict_batch.Serving.predict
+
+    def counted(self, batch: pa.Table) -> pa.Table:
+        chunks.append(batch.num_rows)
+        if len(chunks) == 2:
+            stopping.set()  # the worker is told to stop during the second chunk
+        return original(self, batch)
+
+    monkeypatch.setattr(predict_batch.Serving, "predict", counted)
+    assert attempt(house, settings, stopping) == RunState.queued  # handed back, no attempt spent
+    assert the_run(house).checkpoint_epoch == 2
+    assert attempt(house, settings, threading.Event()) == RunState.succeeded
+    assert chunks == [1000, 1000, 500]  # nothing was computed twice
+
+    run = the_run(house)
+    assert run.spent_attempts == 0
+    assert run.result["dataset"] == "answers@1"
+    with db.reading(house.engine) as session:
+        made = session.get(Dataset, run.result["dataset_id"])
+    found = store.open_table(house.blobs, made, settings.scratch / "blobs")
+    expected = mixed(THREE).answer(table.to_pylist())
+    np.testing.assert_allclose(found["predicted_score"].to_numpy(), expected["score"][:, 0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found["predicted_admit_yes"].to_numpy(), expected["admit"][:, 0], rtol=1e-5)
+    assert found["predicted_tier"].to_pylist() == ["abc"[at] for at in expected["tier"].argmax(axis=1)]
+    assert found["gre"].to_pylist() == table["gre"].to_pylist()
+
+
+def test_a_cancel_is_obeyed(house: House, settings: Settings, monkeypatch) -> None:
+    monkeypatch.setattr(predict_batch, "CHUNK", 500)
+    queue(house, settings, upload(house, settings, students(), "students"))
+    from fitserve.runs import finish
+
+    original = predict_batch.Serving.predict
+
+    def cancelling(self, batch: pa.Table) -> pa.Table:
+        finish.cancel(house.engine, the_run(house).id, None)
+        return original(self, batch)
+
+    monkeypatch.setattr(predict_batch.Serving, "predict", cancelling)
+    assert attempt(house, settings, threading.Event()) == RunState.cancelled
+
+
+def test_data_without_the_columns_fail_for_good(house: House, settings: Settings) -> None:
+    queue(house, settings, upload(house, settings, pa.table({"other": [1.0, 2.0]}), "other"))
+    assert attempt(house, settings, threading.Event()) == RunState.failed
+    assert the_run(house).error["cause"] == "bad_data"
