@@ -220,6 +220,15 @@ def _size(wiring: Wiring, estimates: Estimates) -> list[Advice]:
                     fix="activation: relu",
                 )
             )
+        if activation_of(node.layer) in ("softmax", "sparsemax") and node.shape[-1:] == (1,):
+            found.append(
+                Advice(
+                    code="constant-layer",
+                    detail=f"softmax over one number always says 1: nothing passes through {node.name!r}.",
+                    pointer=node.pointer,
+                    fix="activation: sigmoid",
+                )
+            )
         if isinstance(node.layer, AlphaDropout) and "selu" not in {
             activation_of(n.layer) for n in wiring.nodes.values()
         }:

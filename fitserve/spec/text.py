@@ -23,7 +23,7 @@ from fitserve.spec.spec import Spec, parse
 YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml")
 JSON_TYPES = ("application/json", "text/json")
 YAML_BYTES = 256 * 1024
-YAML_VALUES = 20_000  # scalars, lists and mappings, repeated ones counted each time
+YAML_VALUES = 10_000  # scalars, lists and mappings, repeated ones counted each time
 _INT = re.compile(r"[-+]?[0-9]{1,400}\Z")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]{1,4})?\Z")
 _HEX = re.compile(r"0x[0-9a-fA-F]{1,16}\Z")

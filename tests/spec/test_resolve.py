@@ -1,0 +1,205 @@
+"""What is left out is chosen, shown, and estimated."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from fitserve.spec import parse, parse_text, resolve
+from tests.spec.table import FEATURES, facts, resolved
+
+YAML = b"""
+$schema: https://fitserve.example/api/v1/schemas/spec
+dataset: table
+target: yes   # YAML 1.1 would read this as true
+features: [x0, x1, colour, words]
+network:
+  - Dense: {units: 128, activation: relu, kernel_regularizer: {L2: 1e-3}}
+  - Dropout: 0.2
+  - &hidden
+    Dense: {units: 64, activation: relu}
+  - *hidden
+training:
+  optimizer: {SGD: {learning_rate: {ExponentialDecay: {initial_learning_rate: 1e-1, decay_steps: 100, decay_rate: 0.9}},
+                    momentum: 0.9, nesterov: true}}
+  batch_size: full
+  epochs: 2e2
+  early_stopping: {monitor: val_loss, patience: 10, restore_best_weights: true}
+  validation_split: 0.25
+  restarts: 8
+model: "007"
+"""
+
+
+SLOW = {"optimizer": {"SGD": {"learning_rate": {"CosineDecay": {"initial_learning_rate": 0.1, "decay_steps": 10**6}}}}}
+
+
+def test_yaml_says_the_same_as_json() -> None:
+    spec = parse_text(YAML, "application/yaml; charset=utf-8")
+    assert spec.target[0].name == "yes"
+    assert spec.training.epochs == 200
+    assert spec.training.optimizer.arguments()["nesterov"] is True
+    assert spec.network[2] == spec.network[3]
+    assert spec.model == "007"
+    assert parse_text(json.dumps(spec.to_json()).encode()) == spec
+
+
+def test_everything_left_out_is_written_out() -> None:
+    run = resolve(parse({"dataset": "table", "target": "yes"}), facts())
+    spec = run.spec
+    assert spec.dataset.ref == "table@1"
+    assert spec.dataset.sha256 == "0" * 64
+    assert spec.task == "binary"
+    assert spec.target[0].labels == ("no", "yes")
+    assert [feature.column for feature in spec.features or ()][-1] == "count"
+    layers = [next(iter(node.model_dump())) for node in spec.network]
+    assert layers == ["Input", "Dense", "Dense", "Dense"]
+    assert spec.network[-1].output == "yes"
+    assert spec.network[-1].layer.model_dump()["Dense"]["activation"] == "sigmoid"
+    assert list(spec.training.loss) == ["yes"]
+    assert [metric.name for metric in spec.training.metrics["yes"]] == ["accuracy", "auc"]
+    assert resolve(spec, facts()).spec == spec
+
+
+@pytest.mark.parametrize(
+    ("target", "task", "units", "activation", "loss"),
+    [
+        ("yes", "binary", 1, "sigmoid", "BinaryCrossentropy"),
+        ("tag_a", "binary", 1, "sigmoid", "BinaryCrossentropy"),
+        ("colour", "multiclass", 3, "softmax", "SparseCategoricalCrossentropy"),
+        ("price", "regression", 1, "linear", "MeanSquaredError"),
+        ({"columns": ["tag_a", "tag_b"]}, "multilabel", 2, "sigmoid", "BinaryCrossentropy"),
+    ],
+)
+def test_output_and_loss_follow_from_the_target(target: Any, task: str, units: int, activation: str, loss: str) -> None:
+    spec = resolved([], target).spec
+    output = spec.network[-1].layer
+    assert spec.task == task
+    assert (output.units, output.activation) == (units, activation)  # type: ignore[attr-defined]
+    assert type(next(iter(spec.training.loss.values()))).__name__ == loss
+
+
+@pytest.mark.parametrize(
+    ("target", "loss", "units", "activation", "encoding"),
+    [
+        ("yes", "Hinge", 1, "tanh", "binary"),
+        ("yes", {"BinaryCrossentropy": {"from_logits": True}}, 1, "linear", "binary"),
+        ("yes", "CategoricalCrossentropy", 2, "softmax", "one_hot"),
+        ("colour", "CategoricalCrossentropy", 3, "softmax", "one_hot"),
+        ("colour", "mse", 3, "softmax", "one_hot"),
+        ("count", "Poisson", 1, "exponential", "numbers"),
+        ("price", {"Quantile": [0.1, 0.9]}, 2, "linear", "numbers"),
+    ],
+)
+def test_the_output_follows_from_the_loss(target: str, loss: Any, units: int, activation: str, encoding: str) -> None:
+    spec = resolved([], target, loss=loss).spec
+    output = spec.network[-1].layer
+    assert (output.units, output.activation) == (units, activation)  # type: ignore[attr-defined]
+    assert spec.target[0].encoding == encoding
+
+
+def test_an_output_that_is_said_is_kept() -> None:
+    for beside in ({"output": True}, {"output": "colour"}, {"name": "colour"}):
+        run = resolved([{"Dense": 5}, {"Dense": {"units": 3, "activation": "softmax"}, **beside}], "colour")
+        assert len(run.spec.network) == 3
+        assert run.spec.network[-1].output == "colour"
+
+
+def test_label_smoothing_and_one_hot_metrics_choose_the_loss_that_has_them() -> None:
+    smoothed = resolved([], "colour", label_smoothing=0.1).spec.training
+    assert smoothed.loss["colour"].label_smoothing == 0.1
+    assert smoothed.label_smoothing is None
+    assert resolved([], "colour", metrics=["AUC"]).spec.target[0].encoding == "one_hot"
+
+
+def test_large_targets_are_standardised_unless_said() -> None:
+    large = facts().model_copy(
+        update={
+            "columns": tuple(
+                column.model_copy(update={"mean": 3e5, "std": 1e5, "max": 1e6}) if column.name == "price" else column
+                for column in facts().columns
+            )
+        }
+    )
+
+    def standardized(target: Any) -> Any:
+        body = {"dataset": "table", "target": target, "features": FEATURES}
+        return resolve(parse(body), large).spec.target[0].standardize
+
+    assert standardized("price") is True
+    assert standardized({"column": "price", "standardize": False}) is False
+    assert standardized("count") is False
+
+
+def test_the_summary_is_what_keras_prints() -> None:
+    run = resolved([{"Dense": 8}, {"Dropout": 0.5}], "colour")
+    assert [(row.name, row.layer, row.output_shape, row.parameters) for row in run.summary] == [
+        ("features", "Input", (None, 12), 0),
+        ("dense", "Dense", (None, 8), 104),
+        ("dropout", "Dropout", (None, 8), 0),
+        ("colour", "Dense", (None, 3), 27),
+    ]
+    assert run.estimates.parameters == 131
+    assert run.estimates.multiply_adds_per_row == 12 * 8 + 8 + 8 * 3
+    assert run.estimates.training_rows == 320
+    assert run.estimates.steps_per_epoch == 10
+
+
+@pytest.mark.parametrize(
+    ("code", "network", "training"),
+    [
+        ("vanishing-gradients", [{"Dense": {"units": 8, "activation": "sigmoid"}}] * 8, {}),
+        ("batch-larger-than-table", [], {"batch_size": 1000}),
+        ("batch-of-one", ["BatchNormalization"], {"batch_size": 1}),
+        ("not-shuffled", [], {"shuffle": False}),
+        ("large-learning-rate", [], {"optimizer": {"Adam": 2}}),
+        ("no-learning", [], {"optimizer": {"Adam": 0}}),
+        ("no-patience", [], {"early_stopping": True}),
+        ("watching-training", [], {"early_stopping": {"monitor": "loss", "patience": 3}}),
+        ("nothing-held-out", [], {"validation_split": 0}),
+        ("more-parameters-than-rows", [{"Dense": 3000}], {}),
+        ("hidden-softmax", [{"Dense": {"units": 8, "activation": "softmax"}}], {}),
+        ("constant-layer", [{"Dense": {"units": 1, "activation": "softmax"}}], {}),
+        ("alpha-dropout", [{"AlphaDropout": 0.1}], {}),
+        (
+            "slow-decay",
+            [],
+            SLOW,
+        ),
+    ],
+)
+def test_what_is_legal_and_unwise_is_warned_of(code: str, network: Any, training: Any) -> None:
+    warnings = {advice.code: advice for advice in resolved(network, **training).warnings}
+    assert code in warnings
+    assert warnings[code].pointer.startswith("/")
+    assert warnings[code].fix
+
+
+def test_inputs_that_are_not_scaled_are_warned_of() -> None:
+    wide = facts().model_copy(
+        update={"columns": tuple(column.model_copy(update={"max": 900.0}) for column in facts().columns)}
+    )
+    body = {"dataset": "table", "target": "price", "features": [{"x0": "pass_through"}]}
+    assert "unscaled-input" in {advice.code for advice in resolve(parse(body), wide).warnings}
+    scaled = {**body, "network": ["BatchNormalization"]}
+    assert "unscaled-input" not in {advice.code for advice in resolve(parse(scaled), wide).warnings}
+
+
+def test_a_sensible_spec_is_not_warned_of() -> None:
+    run = resolved([{"Dense": {"units": 16, "activation": "relu"}}], early_stopping={"patience": 10})
+    assert run.warnings == []
+
+
+def test_several_inputs_are_named() -> None:
+    features = ["x0", {"words": {"sequence": {"max_tokens": 50}}}]
+    network = [
+        {"Embedding": {"input_dim": 50, "output_dim": 4}, "inputs": "words"},
+        {"LSTM": 6, "name": "read"},
+        {"Concatenate": {}, "inputs": ["features", "read"]},
+    ]
+    run = resolved(network, "yes", features)
+    assert [node.name for node in run.spec.network[:2]] == ["features", "words"]
+    assert run.spec.network[1].layer.dtype == "int32"  # type: ignore[attr-defined]
+    assert run.summary[-2].output_shape == (None, 7)
