@@ -128,7 +128,8 @@ def test_the_manifest_says_what_serving_needs(trained: tuple[Any, pa.Table]) -> 
     ]
     assert {"column": "depth/m", "name": "depth_m", "dtype": "float64"} in manifest["keras"]["inputs"]
     size = manifest["training_distribution"]["size"]
-    assert size["missing"] > 0 and abs(sum(size["shares"]) + size["missing"] - 1) < 1e-9
+    assert size["missing"] > 0
+    assert abs(sum(size["shares"]) + size["missing"] - 1) < 1e-9
     assert set(manifest["training_distribution"]["city"]["frequencies"]) == {"Bern", "Genève", "Zürich"}
     assert len(manifest["receipt"]["weights"]) == 64
 
@@ -193,7 +194,8 @@ def test_a_graph_that_differs_from_keras_fails_the_run(tmp_path: Path, monkeypat
     monkeypatch.setattr(exporting.serving_graph, "write", wrong)
     with pytest.raises(TrainingFailed) as failed:
         train(job_of(_table(), {"target": "sold", "features": ["income"], "training": SHORT}, tmp_path), Told())
-    assert failed.value.cause == "parity" and failed.value.data["max_rel"] > 1e-5
+    assert failed.value.cause == "parity"
+    assert failed.value.data["max_rel"] > 1e-5
 
 
 def test_a_target_that_is_missing_is_bad_data(tmp_path: Path) -> None:
@@ -204,4 +206,5 @@ def test_a_target_that_is_missing_is_bad_data(tmp_path: Path) -> None:
             ),
             Told(),
         )
-    assert failed.value.cause == "bad_data" and "stars" in str(failed.value)
+    assert failed.value.cause == "bad_data"
+    assert "stars" in str(failed.value)

@@ -64,14 +64,50 @@ class Plan:
     close_validation: bool = False
 
 
+class _Stepwise:
+    """What the compiled function does, step by step from Python."""
+
+    def __init__(self, owner: Compiled, train_step: Any, test_step: Any) -> None:
+        self._owner, self._train_step, self._test_step = owner, train_step, test_step
+
+    def __call__(self, train: Any, order: Any, validation: Any, plan: Any) -> Any:
+        first, last, close, validation_first, validation_last, close_validation = plan.numpy()
+        size, held_out = self._owner.batch_size, self._owner.validation_batch_size
+        for step in range(first, last):
+            batch = order[step * size : (step + 1) * size]
+            self._train_step(tf.nest.map_structure(lambda t, b=batch: tf.gather(t, b), train))
+        logs = self._owner.results(0)
+        if close:
+            self._owner.model.reset_metrics()
+        for step in range(validation_first, validation_last):
+            rows = slice(step * held_out, (step + 1) * held_out)
+            self._test_step(tf.nest.map_structure(lambda t, r=rows: t[r], validation))
+        validation_logs = self._owner.results(1)
+        if close_validation:
+            self._owner.model.reset_metrics()
+        return tf.concat([logs, validation_logs], 0)
+
+
 class Compiled:
     """A compiled model's training and test steps, traced once for rows like `train` and `validation`."""
 
     def __init__(
-        self, model: keras.Model, train: Rows, validation: Rows, batch_size: int, validation_batch_size: int
+        self,
+        model: keras.Model,
+        train: Rows,
+        validation: Rows,
+        batch_size: int,
+        validation_batch_size: int,
+        jit: bool = False,
+        fell_back: Callable[[str], None] = lambda reason: None,
     ) -> None:
-        """`train` and `validation` give the structure, dtypes and shapes; later calls may bring other rows."""
+        """`train` and `validation` give the structure, dtypes and shapes; later calls may bring other rows.
+
+        A network that cannot be traced as a whole, or that XLA is to compile (`jit`: it wants fixed shapes), is
+        trained step by step as `fit` does it; `fell_back` is told why.
+        """
         self.model = model
+        self._jit, self._fell_back = jit, fell_back
         self.batch_size, self.validation_batch_size = batch_size, validation_batch_size
         build(model, train)
         fuse(model.optimizer)
@@ -81,10 +117,31 @@ class Compiled:
 
     def trace(self) -> None:
         """Make the compiled function, if it is not made yet."""
-        if self._call is None:
+        if self._call is not None:
+            return
+        if self._jit:
+            self._fall_back("XLA compiles single steps")
+            return
+        try:
             self._call = tf.function(self._trace, autograph=False).get_concrete_function(
                 self._specs[0], tf.TensorSpec((None,), tf.int32), self._specs[1], tf.TensorSpec((6,), tf.int32)
             )
+        except (
+            ValueError,
+            TypeError,
+            NotImplementedError,
+            AttributeError,
+            tf.errors.OperatorNotAllowedInGraphError,
+        ) as why:
+            self._fall_back(f"the epoch cannot be compiled as a whole: {str(why).splitlines()[0]}")
+
+    def _fall_back(self, reason: str) -> None:
+        self._fell_back(f"Training goes step by step, as `fit` does it ({reason}).")
+        steps = [
+            tf.function(f, reduce_retracing=True, jit_compile=self._jit)
+            for f in (self.model.train_step, self.model.test_step)
+        ]
+        self._call = _Stepwise(self, *steps)
 
     def __call__(self, train: Rows, order: Any, validation: Rows, plan: Plan) -> tuple[Logs, Logs]:
         """Run `plan`. Returns the logs of training and of validation, as far as they have got.
@@ -130,14 +187,15 @@ class Compiled:
             self.model.test_step(tf.nest.map_structure(lambda t: t[start:stop], validation))
 
         _repeat(plan[0], plan[1], train_step)
-        logs = self._results(0)
+        logs = self.results(0)
         tf.cond(plan[2] > 0, self._reset, lambda: tf.constant(0))
         _repeat(plan[3], plan[4], test_step)
-        validation_logs = self._results(1)
+        validation_logs = self.results(1)
         tf.cond(plan[5] > 0, self._reset, lambda: tf.constant(0))
         return tf.concat([logs, validation_logs], 0)
 
-    def _results(self, which: int) -> Any:
+    def results(self, which: int) -> Any:
+        """All metrics as one float64 vector, their names and shapes remembered."""
         results = {name: tf.convert_to_tensor(value) for name, value in self.model.get_metrics_result().items()}
         self._names[which][:] = [(name, tuple(value.shape)) for name, value in results.items()]
         return tf.concat([tf.reshape(tf.cast(value, tf.float64), [-1]) for value in results.values()], 0)
@@ -209,8 +267,8 @@ def work(model: keras.Model, batch_size: int) -> float:
     total = 0.0
     for layer in model.layers:
         kernels = sum(int(np.prod(v.shape)) for v in layer.trainable_variables if len(v.shape) > 1)
-        shape = getattr(layer, "output", None)
-        places = [size or 1 for size in shape.shape[1:-1]] if hasattr(shape, "shape") else []
+        output: Any = getattr(layer, "output", None)
+        places = [size or 1 for size in output.shape[1:-1]] if hasattr(output, "shape") else []
         if not isinstance(layer, keras.layers.Embedding):
             total += kernels * float(np.prod(places))
     return 3.0 * total * batch_size

@@ -1,4 +1,4 @@
-"""From a trained network to an artifact's files: `model.keras` on raw columns, `model.onnx`, and the gate between them."""
+"""From a trained network to its files: `model.keras` on raw columns, `model.onnx`, and the gate between them."""
 
 from __future__ import annotations
 

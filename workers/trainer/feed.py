@@ -52,15 +52,31 @@ def in_file_order(rows: int, epoch: int) -> NDArray[np.int32]:
     return np.arange(rows, dtype=np.int32)
 
 
-class Resident:
-    """All rows in memory, as tensors."""
+def cut(order: Order, take: int) -> Order:
+    """Epochs of `take` rows: each goes on where the last one ended, pass after pass over all rows."""
 
-    def __init__(self, rows: Rows, order: Order = in_file_order) -> None:
-        self._rows, self._order = rows, order
-        self.rows, self.resident = rows.count, True
+    def part(rows: int, epoch: int) -> NDArray[np.int32]:
+        taken: list[NDArray[np.int32]] = []
+        at, stop = epoch * take, (epoch + 1) * take
+        while at < stop:
+            whole, begin = divmod(at, rows)
+            taken.append(order(rows, whole)[begin : begin + stop - at])
+            at += len(taken[-1])
+        return np.concatenate(taken)
+
+    return part
+
+
+class Resident:
+    """All rows in memory, as tensors. An epoch has `take` rows, or all of them."""
+
+    def __init__(self, rows: Rows, order: Order = in_file_order, take: int | None = None) -> None:
+        self._rows, self._order = rows, order if take is None else cut(order, take)
+        self._all = rows.count
+        self.rows, self.resident = take or rows.count, True
 
     def sample(self) -> Rows:
         return self._rows
 
     def blocks(self, epoch: int) -> Iterator[Block]:
-        yield Block(self._rows, self._order(self.rows, epoch), last=True)
+        yield Block(self._rows, self._order(self._all, epoch), last=True)

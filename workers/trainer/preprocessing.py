@@ -142,10 +142,10 @@ def _lookup(column: FittedColumn, output: str) -> Any:
 
 
 def _unknown_token(labels: list[str]) -> str:
-    token = "[UNK]"
-    while token in labels:
-        token += "_"
-    return token
+    unknown = "[UNK]"
+    while unknown in labels:
+        unknown += "_"
+    return unknown
 
 
 def _boolean(column: FittedColumn, raw: Any) -> Any:

@@ -14,7 +14,7 @@ each term of the summed loss depends on its own replica's weights alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras

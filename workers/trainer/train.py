@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import keras
 import numpy as np
-import pyarrow as pa
 
-from fitserve.datasets.split import Split
 from fitserve.errors import BadInput
 from fitserve.spec.facts import DatasetFacts
 from fitserve.spec.spec import Spec, parse
 from workers.trainer import data, receipt
 from workers.trainer.compiled import Compiled, Rows
-from workers.trainer.data import Encoded, Fitted
+from workers.trainer.data import Encoded
+from workers.trainer.device import placed
 from workers.trainer.distribution import training_distribution
 from workers.trainer.evaluate import simple_figures
 from workers.trainer.export import export, serve
-from workers.trainer.feed import Resident, in_file_order, shuffled
+from workers.trainer.feed import Resident
 from workers.trainer.insight.study import Trained, study
 from workers.trainer.insight.watch import Watch
 from workers.trainer.job import Reporter, TrainingFailed, TrainingJob, TrainingResult
@@ -33,48 +32,39 @@ from workers.trainer.network import (
     build_optimizer,
     finished,
 )
-from workers.trainer.signature import outputs_of
+from workers.trainer.sources import Feeds, Prepared, as_rows, feeds, prepare
 from workers.trainer.stacked_trials import StackedRunner, cannot_stack
 from workers.trainer.trials import Course, Outcome, Runner
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A run's rows, divided and fitted."""
-
-    table: pa.Table
-    parts: Split
-    fitted: Fitted
-
-
 def train(job: TrainingJob, report: Reporter) -> TrainingResult:
     """Train, evaluate, export. Raises TrainingStopped and TrainingFailed."""
-    begun = time.perf_counter()
     spec, facts = parse(job.spec), DatasetFacts.model_validate(job.facts)
+    with placed(spec.training, report):
+        return _train(job, spec, facts, report)
+
+
+def _train(job: TrainingJob, spec: Spec, facts: DatasetFacts, report: Reporter) -> TrainingResult:
+    begun = time.perf_counter()
     try:
-        prepared = prepare(job, spec, facts)
+        prepared = prepare(job, spec, facts, report)
         encoded = {name: _encoded(prepared, name) for name in ("train", "validation", "test")}
     except BadInput as refused:
         raise TrainingFailed("bad_data", refused.detail, refused.as_problem()) from refused
-    model = build_model(spec, spec.training.seed, encoded["train"].rows)
+    count = len(prepared.whole.train)
+    model, size = build_model(spec, spec.training.seed, count), batch_size(spec, count)
     rows = {name: as_rows(model, part) for name, part in encoded.items()}
-    size = batch_size(spec, encoded["train"].rows)
     held_out = rows["validation"] if rows["validation"].count else rows["train"]
-    compiled = Compiled(model, rows["train"], held_out, size, size)
+    jit = spec.training.jit_compile is True
+    compiled = Compiled(model, rows["train"], held_out, size, size, jit, lambda reason: report.event("info", reason))
+    source = feeds(job, spec, prepared, model, rows, size)
     prepared_at = time.perf_counter()
-    course = _course(job, spec, compiled, rows, report, data.fingerprint(prepared.parts))
+    course = _course(job, spec, compiled, source, rows["train"], report, data.fingerprint(prepared.whole))
     outcome = _run(course, job)
     trained_at = time.perf_counter()
     report.progress()
     moments = (begun, prepared_at, trained_at)
-    return _finished(job, spec, facts, prepared, course, encoded, rows, outcome, report, moments)
-
-
-def prepare(job: TrainingJob, spec: Spec, facts: DatasetFacts) -> Prepared:
-    """Read, divide, and learn from the training rows. Raises BadInput."""
-    table = data.read(job.table, data.columns_of(spec))
-    parts = data.divide(table, spec)
-    return Prepared(table, parts, data.fit(table.take(parts.train), spec, facts))
+    return _finished(job, spec, facts, prepared, course, source, encoded, rows, outcome, report, moments)
 
 
 def _encoded(prepared: Prepared, part: str) -> Encoded:
@@ -103,13 +93,6 @@ def batch_size(spec: Spec, rows: int) -> int:
     return rows if spec.training.batch_size == "full" else min(int(spec.training.batch_size), rows)
 
 
-def as_rows(model: keras.Model, part: Encoded) -> Rows:
-    """Arrays as the model's `train_step` takes them: targets in the structure of the outputs."""
-    names = list(outputs_of(model))
-    weight = None if part.weight is None else {name: part.weight[name] for name in names}
-    return Rows.of(part.x, {name: part.y[name] for name in names}, weight)
-
-
 def _run(course: Course, job: TrainingJob) -> Outcome:
     """All trials, stacked where that is faster and possible."""
     if len(course.seeds) == 1:
@@ -123,11 +106,11 @@ def _run(course: Course, job: TrainingJob) -> Outcome:
 
 
 def _course(
-    job: TrainingJob, spec: Spec, compiled: Compiled, rows: dict[str, Rows], report: Reporter, split: str
+    job: TrainingJob, spec: Spec, compiled: Compiled, source: Feeds, rows: Rows, report: Reporter, split: str
 ) -> Course:
     training, model = spec.training, compiled.model
     seeds = [training.seed + index for index in range(training.restarts)]
-    monitor, larger = _monitored(spec, rows["validation"].count > 0)
+    monitor, larger = _monitored(spec, "validation" in source.held_out)
 
     def initialise(seed: int) -> keras.Model:
         if seed == seeds[0]:
@@ -137,8 +120,8 @@ def _course(
 
     return Course(
         compiled=compiled,
-        feed=lambda seed: Resident(rows["train"], shuffled(seed) if training.shuffle else in_file_order),
-        validation=Resident(rows["validation"]) if rows["validation"].count else None,
+        feed=source.train,
+        validation=source.held_out.get("validation"),
         epochs=training.epochs,
         seeds=seeds,
         initialise=initialise,
@@ -149,7 +132,7 @@ def _course(
         checkpoint_seconds=job.checkpoint_seconds,
         monitor=monitor,
         larger_is_better=larger,
-        watch=Watch(model, rows["train"], training.epochs, -(-rows["train"].count // compiled.batch_size)),
+        watch=Watch(model, rows, training.epochs, -(-rows.count // compiled.batch_size)),
     )
 
 
@@ -167,6 +150,7 @@ def _finished(
     facts: DatasetFacts,
     prepared: Prepared,
     course: Course,
+    source: Feeds,
     encoded: dict[str, Encoded],
     rows: dict[str, Rows],
     outcome: Outcome,
@@ -186,9 +170,9 @@ def _finished(
         held_out = rows["validation"] if rows["validation"].count else rows["train"]
         if not len(part) or (name == "train" and len(part) > 100_000):
             continue
-        metrics[name] = Loop(compiled, Resident(rows["train"]), None, 0).evaluate(
-            Resident(_weighted_as(rows[name], held_out))
-        )
+        feed = source.held_out.get(name) if prepared.streamed else None
+        feed = feed or Resident(_weighted_as(rows[name], held_out))
+        metrics[name] = Loop(compiled, Resident(rows["train"]), None, 0).evaluate(feed)
         taken = table.take(part)
         evaluation[name] = simple_figures(fitted.targets, taken, serve(exported.session, fitted.encoder, taken))
     questioned = Trained(
@@ -207,7 +191,7 @@ def _finished(
     )
     files, figures = study(questioned, job.folder)
     report.progress()
-    told = receipt.receipt(job.spec, facts.sha256, data.fingerprint(parts), spec.training.seed, job.threads)
+    told = receipt.receipt(job.spec, facts.sha256, data.fingerprint(prepared.whole), spec.training.seed, job.threads)
     told["weights"] = receipt.weights_digest(compiled.model)
     manifest = {
         "task": spec.task,
@@ -229,7 +213,7 @@ def _finished(
         "best_epoch": best.best_epoch,
         "trials": [asdict(trial) for trial in outcome.trials],
         "spread": outcome.spread(),
-        "rows": {name: len(getattr(parts, name)) for name in ("train", "validation", "test")},
+        "rows": {name: len(getattr(prepared.whole, name)) for name in ("train", "validation", "test")},
         "parameters": int(compiled.model.count_params()),
         "parity": exported.entries["parity"],
         "seconds": {
