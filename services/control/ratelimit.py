@@ -18,6 +18,7 @@ from limits.strategies import FixedWindowRateLimiter
 from fitserve.errors import TooMany
 from fitserve.settings import Settings
 from services.shell import Caller
+from services.shell.observe import route_template
 
 log = logging.getLogger(__name__)
 _UPLOADS = frozenset({"/datasets/{name}", "/datasets", "/uploads"})
@@ -60,7 +61,7 @@ def limited(request: Request, response: Response, caller: Caller) -> None:
     """Called for every request with a valid key. Raises TooMany (429) with `Retry-After`."""
     limiter: Limiter = request.app.state.limiter
     item, name, window = limiter.requests, "requests", 60
-    if request.method in ("POST", "PUT") and _template(request) in _UPLOADS:
+    if request.method in ("POST", "PUT") and route_template(request.scope).removeprefix("/api/v1") in _UPLOADS:
         item, name, window = limiter.uploads, "uploads", 3600
     allowed, remaining, reset = limiter.hit(item, caller.key_id)
     response.headers["RateLimit-Policy"] = f'"{name}";q={item.amount};w={window}'
@@ -68,6 +69,3 @@ def limited(request: Request, response: Response, caller: Caller) -> None:
     if not allowed:
         raise TooMany(f"This key's {name} are used up: {item.amount} in {window} s.", retry_after=reset)
 
-
-def _template(request: Request) -> str:
-    return str(getattr(request.scope.get("route"), "path", "")).removeprefix("/api/v1")

@@ -66,7 +66,8 @@ class Observe:
 
 def route_template(scope: Scope) -> str:
     """The matched route's path template, or `unmatched`: a label with few values."""
-    route = scope.get("route")
+    # FastAPI keeps a route of an included router, with the router's prefix, in its own part of the scope.
+    route = scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
     path = getattr(route, "path_format", None) or getattr(route, "path", None)
     return str(path) if path else "unmatched"
 
