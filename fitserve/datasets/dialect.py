@@ -44,6 +44,8 @@ def sniff(sample: str, options: UploadOptions, limits: Limits, whole: bool) -> t
             "The table has more columns than the limit.", received=len(rows[0]), expected=f"at most {limits.columns}"
         )
     has_header = _has_header(rows) if options.header is None else options.header
+    if whole and has_header and len(rows) == 1:
+        raise TableUnreadable("The table has no rows, only a header.", expected="at least one row of data")
     problems: list[Problem] = []
     if has_header:
         names, problems = _names([name.strip() for name in rows[0]])

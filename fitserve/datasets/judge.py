@@ -283,6 +283,10 @@ class Judge:
         if self.plan.kind != "numeric" and has_leading_zeros(values):
             return self._as_text(values)
         numbers, bad, whole = _read_numbers(values, self.plan)
+        if self.plan.soft and len(self.bad_spellings) < 50:
+            read_as_missing = numbers.is_null().to_numpy(zero_copy_only=False) & ~bad
+            odd = values.filter(pa.array(read_as_missing)).drop_null()
+            self.bad_spellings.update(odd.unique().to_pylist()[:50])
         if self.plan.storage == "int64" and not whole:
             if self.plan.kind is None and _loses_digits(values):
                 return self._as_text(values)

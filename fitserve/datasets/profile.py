@@ -84,7 +84,12 @@ def _distribution(numbers: np.ndarray, facts: ColumnFacts) -> dict[str, Any]:
         bins, low, high = int(high - low) + 1, low - 0.5, high + 0.5
     elif low == high:
         bins, low, high = 1, low - 0.5, high + 0.5
-    counts, edges = np.histogram(kept, bins=bins, range=(low, high))
+    edges = np.linspace(low, high, bins + 1)
+    if not (np.diff(edges) > 0).all():  # numbers so large that bins cannot be told apart
+        edges = np.array([facts.min, facts.max])
+    counts = np.bincount(
+        np.clip(np.searchsorted(edges, kept, "right") - 1, 0, len(edges) - 2), minlength=len(edges) - 1
+    )
     return {
         "quantiles": _by_level(quantiles),
         "histogram": {"edges": [float(edge) for edge in edges], "counts": [int(count) for count in counts]},

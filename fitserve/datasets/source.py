@@ -218,7 +218,7 @@ def guess_encoding(path: Path, bad: int) -> str:
 
 
 def _likeliest(sample: bytes) -> str:
-    for name in ("gb18030", "big5", "shift_jis", "euc_kr", "euc_jp"):
+    for name in ("euc_kr", "gb18030", "big5", "shift_jis", "euc_jp"):
         if _reads_as_cjk(sample, name):
             return name
     if (western := _western(sample)) and sum(byte >= 0x80 for byte in sample) < 40:
@@ -253,6 +253,9 @@ def _reads_as_cjk(sample: bytes, name: str) -> bool:
     wide += [c for c in foreign if "\uff01" <= c <= "\uff5e"]
     if len(foreign) < 4 or len(wide) < 0.9 * len(foreign):
         return False
+    if name == "euc_kr":  # Hangul stands where GB 2312 has its commonest characters: nothing else may be there
+        hangul = sum("\uac00" <= c <= "\ud7a3" for c in wide)
+        return hangul >= max(8, 0.95 * len(wide))
     if name == "gb18030":  # level 1 of GB 2312 holds the common characters, in rows 0xB0 to 0xD7
         common = sum(1 for c in wide if 0xB0 <= c.encode("gb18030")[0] <= 0xD7)
         return common >= 0.7 * len([c for c in wide if c >= "\u4e00"]) and not _has_kana_or_hangul(wide)

@@ -62,9 +62,9 @@ class _Spool:
         """Hands what was gathered to the thread; waits while that is busy with the piece before."""
         if self.gathered < least or not self.pieces:
             return
-        data, self.pieces, self.gathered = b"".join(self.pieces), [], 0
+        pieces, self.pieces, self.gathered = self.pieces, [], 0
         await self.settle()
-        self.busy = asyncio.ensure_future(asyncio.to_thread(self._store, data))
+        self.busy = asyncio.ensure_future(asyncio.to_thread(self._store, pieces))
 
     async def settle(self) -> None:
         """Waits for the thread. Raises StorageFull."""
@@ -72,10 +72,11 @@ class _Spool:
         if busy is not None:
             await asyncio.shield(busy)
 
-    def _store(self, data: bytes) -> None:
+    def _store(self, pieces: list[bytes]) -> None:
         with disk_full_is_507():
-            self.digest.update(data)
-            self.file.write(data)
+            for piece in pieces:
+                self.digest.update(piece)
+                self.file.write(piece)
 
     async def finish(self) -> None:
         """The last piece."""
@@ -102,7 +103,7 @@ async def received(request: Request, ctx: Context, filename: str | None = None) 
     with scratch_folder(ctx.settings.scratch) as folder:
         path = folder / "body"
         begun = time.perf_counter()
-        with disk_full_is_507(), path.open("xb", buffering=0) as file:
+        with disk_full_is_507(), path.open("xb") as file:
             spool = _Spool(file, limit)
             try:
                 if kind == b"multipart/form-data":

@@ -13,7 +13,7 @@ import contextlib
 from datetime import datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 import anyio
 from fastapi import Depends, Request, Response
@@ -263,7 +263,7 @@ async def _write(request: Request, path: Path, offset: int, length: int) -> int:
     pieces: list[bytes] = []
     gathered, begun = 0, offset
     with disk_full_is_507():
-        file = path.open("ab", buffering=0)
+        file = path.open("ab")
     with file:
 
         async def flush() -> None:
@@ -271,7 +271,7 @@ async def _write(request: Request, path: Path, offset: int, length: int) -> int:
             data, gathered = b"".join(pieces), 0
             pieces.clear()
             with disk_full_is_507():
-                await asyncio.to_thread(file.write, data)
+                await asyncio.to_thread(_append, file, data)
 
         try:
             async for chunk in request.stream():
@@ -320,6 +320,11 @@ async def _finish(ctx: Context, row: Upload, path: Path) -> str:
         raise
     await anyio.to_thread.run_sync(lambda: _keep_result(ctx, row, path, dataset_id))
     return dataset_id
+
+
+def _append(file: IO[bytes], data: bytes) -> None:
+    file.write(data)
+    file.flush()  # what is on disk is the offset
 
 
 def _keep_result(ctx: Context, row: Upload, path: Path, dataset_id: str) -> None:

@@ -1,0 +1,225 @@
+"""Bad tables are refused with row, column, value and what was expected; lenient mode keeps the good rows."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.ipc
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from fitserve.blobs import disk_full_is_507
+from fitserve.datasets.refusals import TableRefused, TableUnreadable
+from fitserve.errors import BadInput, FitserveError, StorageFull, TooLarge, UnsupportedMedia
+from fitserve.settings import Limits
+from tests.datasets.conftest import Read
+
+Ingest = Callable[..., Read]
+
+
+def refusal(read: Ingest, data: bytes, **options: object) -> BadInput:
+    with pytest.raises(BadInput) as caught:
+        read(data, **options)
+    assert 400 <= caught.value.status < 500
+    return caught.value
+
+
+def test_a_bad_number_at_row_900000(read: Ingest) -> None:
+    good = b"".join(b"%d,%d\n" % (i, i * 2) for i in range(1, 900_000))
+    data = b"x,y\n" + good + b"oops,5\n" + good[:5_000]
+    problem = refusal(read, data).problems[0]
+    assert (problem.row, problem.line, problem.column) == (900_000, 900_001, "x")
+    assert (problem.received, problem.expected) == ("oops", "a number")
+    lenient = read(data, lenient=True)
+    assert lenient.ingested.refused is not None
+    assert (lenient.ingested.refused["rows"], lenient.column("x")["storage"]) == (1, "int64")
+
+
+def test_ragged_lines_are_all_told(read: Ingest) -> None:
+    error = refusal(read, b'a,b\n1,2\n3\n\n4,5,6\n"x\ny",7\n8\n')
+    assert [(p.row, p.line, p.received) for p in error.problems] == [(2, 3, "3"), (3, 5, "4,5,6"), (5, 8, "8")]
+    lenient = read(b'a,b\n1,2\n3\n\n4,5,6\n"x\ny",7\n8\n', lenient=True)
+    assert lenient.table.to_pylist() == [{"a": "1", "b": 2}, {"a": "x\ny", "b": 7}]
+
+
+def test_at_most_twenty_problems_are_shown(read: Ingest) -> None:
+    error = refusal(read, b"a,b\n" + b"1,2\n" * 50 + b"3\n" * 500)
+    assert len(error.problems) == 20
+    lenient = read(b"a,b\n" + b"1,2\n" * 50 + b"3\n" * 500, lenient=True)
+    assert lenient.ingested.refused is not None
+    assert lenient.ingested.refused["rows"] == 500
+    assert len(lenient.ingested.refused["problems"]) == 20
+
+
+def test_ragged_lines_and_bad_numbers_are_told_together(read: Ingest) -> None:
+    data = b"a,b\n" + b"1,2\n" * 1000 + b"1,2,3\n" + b"x,2\n" + b"1,2\n" * 1000
+    error = refusal(read, data)
+    assert [(p.row, p.column) for p in error.problems] == [(1001, None), (1002, "a")]
+
+
+def test_rows_are_counted_past_those_left_out(read: Ingest) -> None:
+    data = b"a,b\n" + b"9\n" * 7 + b"1,2\n" * 1000 + b"x,2\n" + b"1,2\n" * 1000
+    found = read(data, lenient=True).ingested
+    assert found.refused is not None
+    assert found.rows == 2000
+    assert found.refused["problems"][-1]["row"] == 1008
+
+
+@pytest.mark.parametrize("pad", [0, 300_000])
+def test_nul_bytes(read: Ingest, pad: int) -> None:
+    data = b"a,b\n" + b"x,1\n" * pad + b"y\0,2\nz,3\n"
+    problem = refusal(read, data).problems[0]
+    assert (problem.row, problem.column) == (pad + 1, "a")
+    assert read(data, lenient=True).ingested.rows == pad + 1
+
+
+def test_invalid_utf8_after_utf8_names_the_line(read: Ingest) -> None:
+    problem = refusal(read, "a,b\nx,1\né,2\n".encode() + b"z\xff,3\n").problems[0]
+    assert problem.line == 4
+    far = "a,b\né,2\n".encode() + b"x,1\n" * 1_500_000 + b"z\xff,3\n"
+    assert refusal(read, far).problems[0].line == 1_500_003
+
+
+def test_headers(read: Ingest) -> None:
+    error = refusal(read, b"a,a,\n1,2,3\n")
+    assert [(p.line, p.column) for p in error.problems] == [(1, "a"), (1, "3")]
+    mended = read(b"a,a,\n1,2,3\n", lenient=True)
+    assert mended.table.column_names == ["a", "a_2", "column_3"]
+    assert mended.ingested.refused is not None
+    assert mended.ingested.refused["rows"] == 0
+
+
+@pytest.mark.parametrize("data", [b"", b"\n\n", b"a,b\n", b"a,b", b"\xef\xbb\xbf", gzip.compress(b"")])
+def test_nothing_in_it(read: Ingest, data: bytes) -> None:
+    assert isinstance(refusal(read, data), TableUnreadable)
+
+
+def test_a_quote_that_is_never_closed(read: Ingest) -> None:
+    problem = refusal(read, b'a,b\n1,x\n2,"y\n3,z\n').problems[0]
+    assert (problem.row, problem.line, problem.column) == (2, 3, "b")
+
+
+@pytest.mark.parametrize("quoted", [False, True])
+def test_fields_beyond_the_limit(read: Ingest, quoted: bool) -> None:
+    field = b"x" * (3 << 20)
+    field = b'"' + field + b'"' if quoted else field
+    problem = refusal(read, b"a,b\n0,y\n1," + field + b"\n2,y\n").problems[0]
+    assert (problem.row, problem.column) == (2, "b")
+    assert read(b"a,b\n0,y\n1," + field + b"\n2,y\n", lenient=True).ingested.rows == 2
+    with pytest.raises(TooLarge):
+        read(b"a,b\n1," + b"x" * (80 << 20) + b"\n")
+
+
+def test_a_field_of_half_a_megabyte_is_fine(read: Ingest) -> None:
+    assert read(b"a,b\n1," + b"x" * (1 << 19) + b"\n2,y\n").ingested.rows == 2
+    wide = b"a,b,c,d\n" + b",".join([b"x" * 900_000] * 4) + b"\n"
+    assert read(wide).ingested.rows == 1  # a row longer than the parser's block
+
+
+def test_too_many_rows_or_columns(read: Ingest) -> None:
+    with pytest.raises(TooLarge):
+        read(b"a\n" + b"1\n" * 101, limits=Limits(rows=100))
+    with pytest.raises(TooLarge):
+        read(b",".join(b"c%d" % i for i in range(10_000)) + b"\n")
+
+
+def bomb() -> bytes:
+    out = io.BytesIO()
+    pq.write_table(pa.table({"s": ["y" * 1_000_000] * 1_000}), out)
+    assert len(out.getvalue()) < 100_000
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [gzip.compress(b"0" * (200 << 20), 1), zstandard.compress(b"0" * (200 << 20)), bomb()],
+    ids=["gzip", "zstd", "parquet"],
+)
+def test_bombs(read: Ingest, data: bytes) -> None:
+    with pytest.raises(TooLarge):
+        read(data)
+
+
+def parquet(**columns: object) -> bytes:
+    out = io.BytesIO()
+    pq.write_table(pa.table(columns), out)
+    return out.getvalue()
+
+
+def arrow() -> bytes:
+    out = io.BytesIO()
+    table = pa.table({"a": list(range(100)), "b": ["x"] * 100})
+    with pa.ipc.new_stream(out, table.schema) as writer:
+        writer.write_table(table)
+    return out.getvalue()
+
+
+def test_damaged_files_are_refused_and_never_crash(read: Ingest) -> None:
+    whole = [parquet(a=list(range(200)), b=["x", "y"] * 100), arrow(), gzip.compress(b"a,b\n1,2\n" * 100)]
+    dice = random.Random(0)
+    for data in whole:
+        for _ in range(25):
+            cut = data[: dice.randrange(4, len(data))]
+            flipped = bytearray(data)
+            for _ in range(3):
+                flipped[dice.randrange(4, len(data))] ^= 1 << dice.randrange(8)
+            for damaged in (cut, bytes(flipped)):
+                try:
+                    read(damaged)
+                except FitserveError as error:
+                    assert error.status < 500
+
+
+@pytest.mark.parametrize("head", [b"PK\x03\x04", b"\x89HDF", b"%PDF-1.4", b"BZh91AY", b"\xfd7zXZ\0"])
+def test_other_formats_are_named(read: Ingest, head: bytes) -> None:
+    with pytest.raises(UnsupportedMedia):
+        read(head + b"....")
+
+
+def test_nested_columns_are_named(read: Ingest) -> None:
+    assert refusal(read, parquet(a=[1, 2], s=[[1], [2]])).problems[0].column == "s"
+
+
+def test_json_lines_name_row_and_line(read: Ingest) -> None:
+    data = b'{"a":1}\n\n{"a":2\n{"a":3}\n[1]\n{"a":NaN}\n'
+    assert [(p.row, p.line) for p in refusal(read, data).problems] == [(2, 3), (4, 5), (5, 6)]
+    assert read(data, lenient=True).table.to_pylist() == [{"a": 1}, {"a": 3}]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "expected"),
+    [
+        ("numeric", "x", "a number"),
+        ("boolean", "maybe", "a boolean"),
+        ("datetime", "yesterday", "a date or time"),
+    ],
+)
+def test_a_stated_kind_is_held_against_every_value(read: Ingest, kind: str, value: str, expected: str) -> None:
+    usual = {"numeric": "1", "boolean": "yes", "datetime": "2020-01-01"}[kind]
+    data = f"a,b\n{usual},1\n{value},2\n{usual},3\n".encode()
+    problem = refusal(read, data, kinds={"a": kind}).problems[0]
+    assert (problem.row, problem.line, problem.column, problem.received) == (2, 3, "a", value)
+    assert problem.expected == expected
+    assert read(data, kinds={"a": kind}, lenient=True).ingested.rows == 2
+
+
+def test_kinds_of_columns_that_are_not_there(read: Ingest) -> None:
+    assert refusal(read, b"a,b\n1,2\n", kinds={"c": "text"}).problems[0].pointer == "/kinds/c"
+
+
+def test_a_full_disk_is_507(tmp_path: Path) -> None:
+    with pytest.raises(StorageFull), disk_full_is_507(), Path("/dev/full").open("wb") as full:
+        full.write(b"x" * 100_000)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mostly_textual_column_is_no_error(read: Ingest) -> None:
+    found = read(b"ticket,n\n" + b"".join(b"%d,1\nA/5 %d,2\n" % (i, i) for i in range(50)))
+    assert found.kinds["ticket"] in ("categorical", "ignored", "text")
+    assert isinstance(TableRefused(), BadInput)
