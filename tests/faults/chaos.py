@@ -94,6 +94,7 @@ class Chaos:
     cluster: Cluster
     postgres: Postgres | None = None
     counts: Counter[str] = field(default_factory=Counter)
+    broken_clients: list[str] = field(default_factory=list)
     acknowledged: list[Acknowledged] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -116,13 +117,17 @@ class Chaos:
             thread.start()
         try:
             self._harm()
-            threads[1].join(plan.seconds + plan.patience)
+            threads[1].join(plan.patience)
             threads[2].join(plan.patience)
             self._settle()
         finally:
             self.over.set()
             threads[0].join()
-        return judge(cluster.engine, cluster.blobs, self.acknowledged)
+        verdict = judge(cluster.engine, cluster.blobs, self.acknowledged)
+        verdict.unexpected += self.broken_clients
+        if verdict.acknowledged < plan.runs:
+            verdict.unexpected.append(f"only {verdict.acknowledged} of {plan.runs} runs were answered 202")
+        return verdict
 
     def _wait_for_api(self, api: Member) -> None:
         """The faults begin when there is something to disturb."""
@@ -149,6 +154,12 @@ class Chaos:
     # --- clients ---
 
     def _client(self) -> None:
+        try:
+            self._submit_all()
+        except Exception as error:
+            self.broken_clients.append(f"{threading.current_thread().name}: {type(error).__name__} {error}")
+
+    def _submit_all(self) -> None:
         """Submits its half of the runs, evenly over the time of the faults."""
         plan = self.plan
         mine, name = plan.runs // 2, threading.current_thread().name
@@ -165,7 +176,8 @@ class Chaos:
     def _submit(self, key: str) -> str:
         """The id from the 202, however often the request has to be sent."""
         while True:
-            port = next(m.environment["FITSERVE_PORT"] for m in reversed(self.cluster.members) if m.role == "api")
+            with self.lock:  # of starting members: there is always one API, dead or alive
+                port = next(m.environment["FITSERVE_PORT"] for m in self.cluster.members if m.role == "api")
             url = f"http://127.0.0.1:{port}/api/v1/runs/{self.parent_id}/retry"
             request = urllib.request.Request(url, b"", {"Idempotency-Key": key}, method="POST")
             try:
