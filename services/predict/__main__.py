@@ -8,12 +8,9 @@ import subprocess
 import sys
 import threading
 
-from fitserve import db, keys, logs
+from fitserve import logs
 from fitserve.embedded import die_with_parent
 from fitserve.settings import Settings
-from services.predict.app import create_app
-from services.predict.server import listen, make_server
-from services.shell.auth import refuse_open_door
 
 _MEMBER = "FITSERVE_PREDICT_MEMBER"  # set in the processes that share one port
 
@@ -23,16 +20,26 @@ def main() -> int:
     logs.configure("predict", settings.log_level)
     if settings.predict_processes > 1 and _MEMBER not in os.environ:
         return tend(settings.predict_processes)
+    serve(settings)
+    return 0
+
+
+def serve(settings: Settings) -> None:
+    """One process. What it imports takes a second, which the process that only tends others need not pay."""
+    from services.predict.app import create_app
+    from services.predict.server import listen, make_server
+    from services.shell.auth import refuse_open_door
+
     refuse_open_door(settings, _has_keys(settings))
     app = create_app(settings)
-    server = make_server(app, app.state.service, settings)
-    server.run(sockets=[listen(settings)])
-    return 0
+    make_server(app, app.state.service, settings).run(sockets=[listen(settings)])
 
 
 def _has_keys(settings: Settings) -> bool:
     if not settings.auth:
         return False
+    from fitserve import db, keys
+
     engine = db.make_engine(settings.resolved_database_url)
     try:
         with db.reading(engine) as session:

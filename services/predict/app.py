@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fitserve import db, telemetry
 from fitserve.blobs import open_store
 from fitserve.settings import Settings
+from services.predict import openapi
 from services.predict.counters import Collector
 from services.predict.dataplane import DataPlane
 from services.predict.grpc_server import start_grpc
@@ -46,4 +47,5 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.service = service
     app.add_middleware(DataPlane, service=service)
+    openapi.install(app)
     return app
