@@ -24,7 +24,7 @@ from workers.trainer.network import build_network, finished
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
 
-EXAMPLES = 40
+EXAMPLES = 25
 
 
 class Silent:
@@ -55,6 +55,7 @@ def write_out(network: keras.Model, spec: Spec) -> dict[str, Any]:
         return export(finished(network, spec), encoder, targets, rows, Path(folder), Silent()).entries  # type: ignore[arg-type]
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Keras warns of a softmax over one number, as the spec does
 @settings(
     max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
