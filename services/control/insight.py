@@ -226,10 +226,11 @@ def get_surface(
     down = explain.axis_of(encoder, second, points, y_low, y_high)
     session = found.network(epoch)
     output, unit, labels = _output(found, name, label)
-    drawn = explain.surface(encoder, reference, predictor(session, output), across, down)[:, :, unit]
+    said = explain.surface(encoder, reference, predictor(session, output), across, down)
+    drawn = said[:, :, unit]
     return SurfaceInfo(
         target=name,
-        label=labels[unit if len(labels) > 2 or drawn.shape[-1] > 1 else 1] if labels else None,
+        label=labels[unit if said.shape[-1] > 1 else 1] if labels else None,
         labels=labels,
         x=AxisInfo(column=first, values=list(across.values)),
         y=AxisInfo(column=second, values=list(down.values)),

@@ -45,6 +45,9 @@ export function ago(iso: string | null | undefined, now = Date.now()): string {
   return tell.format(-Math.round(passed / 86_400), "day");
 }
 
+/** Negative for what is past. */
+export const secondsUntil = (iso: string): number => (Date.parse(iso) - Date.now()) / 1000;
+
 export const moment = (iso: string | null | undefined): string =>
   iso ? new Date(iso).toLocaleString(currentLanguage(), { dateStyle: "medium", timeStyle: "medium" }) : "–";
 

@@ -5,12 +5,10 @@ import { useEffect, useReducer, useRef, useState } from "react";
 import { EpochTable, type EpochRow } from "../charts/curves";
 import { get, seg } from "./client";
 import { allEpochs } from "./runs";
-import type { EpochInfo, EventInfo } from "./types";
+import type { EventInfo } from "./types";
 
 export interface Live {
   table: EpochTable;
-  /** The newest looks at the layers, by trial and epoch. */
-  layers: readonly EpochInfo[];
   events: readonly EventInfo[];
   connected: boolean;
   version: number;
@@ -18,22 +16,25 @@ export interface Live {
 
 const MOST_EVENT_PAGES = 5;
 
-/** Follows a run until it is over. Draws at most once a frame, however fast epochs come. */
+/** Follows a run until it is over (none while the id is empty). Draws at most once a frame, however fast epochs come. */
 export function useLive(id: string, live: boolean): Live {
   const queries = useQueryClient();
   const [table] = useState(() => new EpochTable());
-  const held = useRef<{ events: EventInfo[]; seen: Set<number>; layers: EpochInfo[] }>({ events: [], seen: new Set(), layers: [] });
+  const held = useRef<{ events: EventInfo[]; seen: Set<number> }>({ events: [], seen: new Set() });
   const [connected, setConnected] = useState(false);
   const [version, redraw] = useReducer((count: number) => count + 1, 0);
-  const [shown, setShown] = useState<{ events: EventInfo[]; layers: EpochInfo[] }>({ events: [], layers: [] });
+  const [events, setEvents] = useState<readonly EventInfo[]>([]);
 
   useEffect(() => {
+    if (id === "") return undefined;
+    held.current = { events: [], seen: new Set() };
+    table.clear();
     const stop = new AbortController();
     let frame = 0;
     const soon = () => {
       frame ||= requestAnimationFrame(() => {
         frame = 0;
-        setShown({ events: [...held.current.events], layers: [...held.current.layers] });
+        setEvents([...held.current.events]);
         redraw();
       });
     };
@@ -47,10 +48,6 @@ export function useLive(id: string, live: boolean): Live {
     const loadEpochs = () =>
       allEpochs(id, stop.signal, (rows) => {
         table.add(rows);
-        const looked = (rows as unknown as EpochInfo[]).filter((row) => row.layers);
-        const key = (row: EpochInfo) => `${row.trial}.${row.epoch}`;
-        const known = new Set(held.current.layers.map(key));
-        held.current.layers.push(...looked.filter((row) => !known.has(key(row))));
         soon();
       }).catch(() => undefined);
     void loadEpochs();
@@ -84,7 +81,7 @@ export function useLive(id: string, live: boolean): Live {
     };
   }, [id, live, queries, table]);
 
-  return { table, layers: shown.layers, events: shown.events, connected, version };
+  return { table, events, connected, version };
 }
 
 async function loadEvents(id: string, signal: AbortSignal, take: (event: EventInfo) => void): Promise<void> {

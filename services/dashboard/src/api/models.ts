@@ -57,7 +57,7 @@ export const useManifest = (name: string, version: number | null): UseQueryResul
 
 export const setLabel = (name: string, label: string, version: number, weight?: number): Promise<LabelInfo> =>
   put<LabelInfo>(`${ROOT}/${seg(name)}/labels/${seg(label)}`, { version, ...(weight !== undefined && { weight }) });
-export const removeLabel = (name: string, label: string): Promise<void> => del<void>(`${ROOT}/${seg(name)}/labels/${seg(label)}`);
+export const removeLabel = (name: string, label: string): Promise<unknown> => del(`${ROOT}/${seg(name)}/labels/${seg(label)}`);
 export const rollback = (name: string): Promise<LabelInfo> => post<LabelInfo>(`${ROOT}/${seg(name)}/rollback`);
 export const setLoaded = (name: string, loaded: boolean): Promise<ModelDetail> => patch<ModelDetail>(`${ROOT}/${seg(name)}`, { loaded });
 export const retire = (name: string, version: number): Promise<unknown> => del(`${ROOT}/${seg(name)}/versions/${version}`);

@@ -1,7 +1,7 @@
 import { useInfiniteQuery, useQuery, type UseQueryResult } from "@tanstack/react-query";
 import type { EpochRow } from "../charts/curves";
 import { ApiError, call, get, post, seg } from "./client";
-import type { RunDetail, RunInfo, RunPage, Validation } from "./types";
+import type { LayerSeries, RunDetail, RunInfo, RunPage, Validation } from "./types";
 
 const ROOT = "/api/v1/runs";
 
@@ -32,6 +32,7 @@ export const runQuery = (id: string) => ({
 export const useRun = (id: string): UseQueryResult<RunDetail> =>
   useQuery({
     ...runQuery(id),
+    enabled: id !== "",
     refetchInterval: (query) => (query.state.data && isLive(query.state.data) ? 2000 : false),
   });
 
@@ -73,6 +74,14 @@ export const retryRun = (id: string): Promise<RunInfo> =>
   post<RunInfo>(`${ROOT}/${seg(id)}/retry`, undefined, { headers: { "Idempotency-Key": crypto.randomUUID() } });
 export const reproduceRun = (id: string): Promise<RunInfo> =>
   post<RunInfo>(`${ROOT}/${seg(id)}/reproduce`, undefined, { headers: { "Idempotency-Key": crypto.randomUUID() } });
+
+/** What happened inside the layers of the kept trial; asked again while it trains. */
+export const useLayers = (id: string, live: boolean): UseQueryResult<LayerSeries> =>
+  useQuery({
+    queryKey: ["insight", id, "layers"],
+    queryFn: ({ signal }) => get<LayerSeries>(`${ROOT}/${seg(id)}/layers`, { limit: 1000 }, signal),
+    refetchInterval: live ? 2000 : false,
+  });
 
 /** A part of a run's insight; null where this run has none (yet). */
 export function useInsight<T>(id: string, part: string, enabled: boolean, query?: Record<string, string | number>): UseQueryResult<T | null> {

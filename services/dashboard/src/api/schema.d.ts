@@ -442,6 +442,234 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/findings/rules": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The rules that runs are diagnosed by */
+        get: operations["rules_api_v1_findings_rules_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/runs/{run_id}/findings": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * What went wrong in a run, and what would answer it
+         * @description Also while it trains, from the epochs so far. The gravest first; the same for the same run.
+         */
+        get: operations["get_findings_api_v1_runs__run_id__findings_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/runs/{run_id}/findings/{n}/apply": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Train again with a finding's change
+         * @description The child has this run as its parent; `lineage` says whether the change helped.
+         */
+        post: operations["apply_finding_api_v1_runs__run_id__findings__n__apply_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/runs/{run_id}/lineage": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Which change helped, over several seeds
+         * @description The run's family, by spec. Runs that differ in their seeds alone are one group.
+         */
+        get: operations["get_lineage_api_v1_runs__run_id__lineage_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/runs/{run_id}/complexity": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The model complexity graph, and its verdict */
+        get: operations["get_complexity_api_v1_runs__run_id__complexity_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/runs/{run_id}/evaluation": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * How good it is on rows that it never saw
+         * @description Beside the trivial baseline, a linear model and boosted trees on the same rows; with 95% intervals.
+         */
+        get: operations["get_evaluation_api_v1_runs__run_id__evaluation_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/runs/{run_id}/importance": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Which columns matter */
+        get: operations["get_importance_api_v1_runs__run_id__importance_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/runs/{run_id}/hardest": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The rows it finds hardest, and rows that are probably mislabelled */
+        get: operations["get_hardest_api_v1_runs__run_id__hardest_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/runs/{run_id}/layers": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * What happened in the layers, epoch by epoch
+         * @description Norms of weights, gradients and updates, saturated and dead units, sparsity; histograms now and then.
+         */
+        get: operations["get_layers_api_v1_runs__run_id__layers_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/runs/{run_id}/surface": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * What it says over any two columns
+         * @description The other columns stay at their median or most frequent value on the training rows.
+         */
+        get: operations["get_surface_api_v1_runs__run_id__surface_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/runs/{run_id}/explain": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Why it says what it says of one row
+         * @description Integrated gradients from the reference row, by column.
+         */
+        post: operations["explain_row_api_v1_runs__run_id__explain_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/runs/{run_id}/plots/{kind}.{form}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * A plot
+         * @description The same figures as the JSON routes give; drawn when they are asked for, and remembered.
+         */
+        get: operations["plot_api_v1_runs__run_id__plots__kind___form__get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/models": {
         parameters: {
             query?: never;
@@ -705,6 +933,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/system": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Workers, queue and storage */
+        get: operations["system_api_v1_system_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
 }
 export type webhooks = Record<string, never>;
 export interface components {
@@ -722,6 +967,101 @@ export interface components {
             pointer: string;
             /** Fix */
             fix?: string | null;
+        };
+        /**
+         * Applied
+         * @description The child run. `repeated` is the parent's spec trained again under as many seeds, where that was asked for.
+         */
+        Applied: {
+            /** Id */
+            id: string;
+            /**
+             * Kind
+             * @description `training`, or `reproduction`: the parent trained again to the letter
+             */
+            kind: string;
+            state: components["schemas"]["RunState"];
+            /** Owner */
+            owner: string;
+            /**
+             * Model
+             * @description Registered under this name when it succeeds
+             */
+            model: string | null;
+            /** Dataset Id */
+            dataset_id: string;
+            /**
+             * Priority
+             * @description -100 to 100; higher goes first
+             */
+            priority: number;
+            /**
+             * Attempt
+             * @description Times that a worker has taken it up
+             */
+            attempt: number;
+            /**
+             * Parent Id
+             * @description The run that this one repeats
+             */
+            parent_id: string | null;
+            /** Result */
+            result: {
+                [key: string]: unknown;
+            } | null;
+            /**
+             * Error
+             * @description Of a failed run: `cause`, `detail` and evidence
+             */
+            error: {
+                [key: string]: unknown;
+            } | null;
+            /** Cancel Requested At */
+            cancel_requested_at: string | null;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /**
+             * Started At
+             * @description Of the last attempt
+             */
+            started_at: string | null;
+            /** Finished At */
+            finished_at: string | null;
+            /**
+             * Spec
+             * @description As it was asked for
+             */
+            spec: {
+                [key: string]: unknown;
+            };
+            /**
+             * Resolved
+             * @description With every default written out: send it again and get the same run
+             */
+            resolved: {
+                [key: string]: unknown;
+            };
+            /** Estimates */
+            estimates: {
+                [key: string]: unknown;
+            };
+            /**
+             * Spent Attempts
+             * @description Attempts that count towards the maximum
+             */
+            spent_attempts: number;
+            /**
+             * Checkpoint Epoch
+             * @description A lost worker's run goes on after this epoch
+             */
+            checkpoint_epoch: number | null;
+            queue: components["schemas"]["QueuePlace"] | null;
+            progress: components["schemas"]["Progress"] | null;
+            reproduction: components["schemas"]["Reproduction"] | null;
+            repeated?: components["schemas"]["RunInfo"] | null;
         };
         /**
          * AuditEntry
@@ -749,6 +1089,16 @@ export interface components {
              * Format: date-time
              */
             created_at: string;
+        };
+        /**
+         * AxisInfo
+         * @description An axis of a surface.
+         */
+        AxisInfo: {
+            /** Column */
+            column: string;
+            /** Values */
+            values: unknown[];
         };
         /**
          * Column
@@ -816,6 +1166,43 @@ export interface components {
             inferred: "numeric" | "boolean" | "categorical" | "text" | "datetime" | "ignored";
             /** Evidence */
             evidence: string;
+        };
+        /**
+         * Complexity
+         * @description The model complexity graph: losses without the regularizers' penalty.
+         */
+        Complexity: {
+            /** Trial */
+            trial: number;
+            /** Loss */
+            loss: string;
+            /**
+             * Baseline
+             * @description What always saying the same would cost
+             */
+            baseline: number | null;
+            /** Epochs */
+            epochs: number[];
+            /** Train */
+            train: (number | null)[];
+            /** Validation */
+            validation: (number | null)[] | null;
+            /** Best Epoch */
+            best_epoch: number | null;
+            /**
+             * Turned Epoch
+             * @description After it, validation only got worse
+             */
+            turned_epoch: number | null;
+            /** Kept Epoch */
+            kept_epoch: number;
+            /**
+             * Verdict
+             * @enum {string}
+             */
+            verdict: "underfitting" | "just right" | "overfitting" | "unknown";
+            /** Sentence */
+            sentence: string;
         };
         /**
          * DatasetDetail
@@ -1010,6 +1397,39 @@ export interface components {
             seconds: number;
         };
         /**
+         * Evaluation
+         * @description Figures by part and target. `test` rows were never trained or selected on; `validation` rows were selected on.
+         */
+        Evaluation: {
+            /**
+             * Part
+             * @description The part that counts
+             * @enum {string}
+             */
+            part: "test" | "validation" | "train";
+            /** Test */
+            test: {
+                [key: string]: {
+                    [key: string]: unknown;
+                };
+            } | null;
+            /** Validation */
+            validation: {
+                [key: string]: {
+                    [key: string]: unknown;
+                };
+            } | null;
+            /**
+             * Fit
+             * @description By target: mean loss by model and part
+             */
+            fit: {
+                [key: string]: {
+                    [key: string]: unknown;
+                };
+            };
+        };
+        /**
          * EventInfo
          * @description Something that happened to a run.
          */
@@ -1045,10 +1465,219 @@ export interface components {
              */
             created_at: string;
         };
+        /**
+         * ExplainRequest
+         * @description A row to explain.
+         */
+        ExplainRequest: {
+            /**
+             * Row
+             * @description Raw values by column
+             */
+            row: {
+                [key: string]: unknown;
+            };
+            /**
+             * Target
+             * @description Left out: the first
+             */
+            target?: string | null;
+            /**
+             * Label
+             * @description Left out: the likeliest; of a yes-or-no target the second
+             */
+            label?: string | null;
+            /**
+             * Reference
+             * @description Left out: medians and most frequent values
+             */
+            reference?: {
+                [key: string]: unknown;
+            } | null;
+        };
+        /**
+         * Explanation
+         * @description Integrated gradients: contributions sum to the output less the reference's output.
+         */
+        Explanation: {
+            /** Target */
+            target: string;
+            /** Label */
+            label: string | null;
+            /** Output */
+            output: number;
+            /** Reference Output */
+            reference_output: number;
+            /**
+             * Contributions
+             * @description By column, largest magnitude first
+             */
+            contributions: {
+                [key: string]: number;
+            };
+            /** Completeness Error */
+            completeness_error: number;
+            /** Steps */
+            steps: number;
+            /** Reference */
+            reference: {
+                [key: string]: unknown;
+            };
+        };
+        /**
+         * FindingInfo
+         * @description One diagnosis, with its evidence and the change to the spec that answers it.
+         */
+        FindingInfo: {
+            /**
+             * N
+             * @description From 1: POST findings/{n}/apply submits the patched spec
+             */
+            n: number;
+            /** Rule */
+            rule: string;
+            /**
+             * Severity
+             * @enum {string}
+             */
+            severity: "critical" | "warning" | "info";
+            /** Title */
+            title: string;
+            /** Sentence */
+            sentence: string;
+            /**
+             * Threshold
+             * @description When the rule speaks
+             */
+            threshold: string;
+            /**
+             * Source
+             * @description Where the rule is from
+             */
+            source: string;
+            /**
+             * Answer
+             * @description What the patch does, in words
+             */
+            answer: string;
+            /** Trial */
+            trial: number;
+            /**
+             * Epochs
+             * @description Where the evidence is
+             */
+            epochs: number[];
+            /**
+             * Values
+             * @description What was measured there
+             */
+            values: {
+                [key: string]: unknown;
+            };
+            /**
+             * Patch
+             * @description JSON Patch (RFC 6902) on the resolved spec; may be empty
+             */
+            patch: {
+                [key: string]: unknown;
+            }[];
+        };
+        /**
+         * Findings
+         * @description A run's findings, gravest first.
+         */
+        Findings: {
+            /** Items */
+            items: components["schemas"]["FindingInfo"][];
+        };
+        /**
+         * GroupInfo
+         * @description Runs of one spec under different seeds.
+         */
+        GroupInfo: {
+            /** Group */
+            group: string;
+            /** Runs */
+            runs: string[];
+            /**
+             * Parent
+             * @description The group that its spec was changed from
+             */
+            parent: string | null;
+            /**
+             * Changes
+             * @description Where its spec differs from the parent's
+             */
+            changes: {
+                [key: string]: unknown;
+            }[];
+            /** Seeds */
+            seeds: number;
+            /**
+             * Mean
+             * @description Of the lowest validation losses, without penalty
+             */
+            mean: number | null;
+            /** Verdict */
+            verdict: ("better" | "worse" | "within noise" | "undecided") | null;
+            /** Difference */
+            difference: number | null;
+            /** Interval */
+            interval: number[] | null;
+            /** Sentence */
+            sentence: string | null;
+        };
         /** HTTPValidationError */
         HTTPValidationError: {
             /** Detail */
             detail?: components["schemas"]["ValidationError"][];
+        };
+        /**
+         * Hardest
+         * @description Rows of the highest loss, and rows whose label is probably wrong. Row numbers count from 1.
+         */
+        Hardest: {
+            /** Target */
+            target: string;
+            /** Items */
+            items: {
+                [key: string]: unknown;
+            }[];
+            /** Mislabelled */
+            mislabelled: {
+                [key: string]: unknown;
+            }[];
+            /** Mislabelled Rows */
+            mislabelled_rows: number;
+            /**
+             * Rows
+             * @description Rows that were judged
+             */
+            rows: number;
+            /** Method */
+            method: string;
+        };
+        /**
+         * Importance
+         * @description Permutation importance, by column: the rise of the loss when its values are dealt out anew.
+         */
+        Importance: {
+            /** Target */
+            target: string;
+            /** Part */
+            part: string;
+            /**
+             * Items
+             * @description column, importance, its 95% interval, weight in the first layer
+             */
+            items: {
+                [key: string]: unknown;
+            }[];
+            /**
+             * Left Out
+             * @description Columns that the time did not suffice for
+             */
+            left_out: number;
         };
         /**
          * KeyInfo
@@ -1161,10 +1790,39 @@ export interface components {
             shadow?: boolean | null;
         };
         /**
-         * Limits
-         * @description Upper bounds, checked before memory is taken. `GET /api/v1/limits` shows them.
+         * LayerSeries
+         * @description The layers of a trial after the epochs that were looked at.
          */
-        Limits: {
+        LayerSeries: {
+            /** Trial */
+            trial: number;
+            /** Items */
+            items: {
+                [key: string]: unknown;
+            }[];
+            /**
+             * Final
+             * @description The kept network, with histograms
+             */
+            final: {
+                [key: string]: unknown;
+            } | null;
+            /**
+             * Next Cursor
+             * @description Pass as `after`
+             */
+            next_cursor?: number | null;
+        };
+        /**
+         * LimitsInfo
+         * @description The limits in force, and the prediction service's address.
+         */
+        LimitsInfo: {
+            /**
+             * Predict Url
+             * @description Where the prediction service is; this address forwards to it too
+             */
+            predict_url: string;
             /**
              * Upload Bytes
              * @description Bytes of one upload, as sent
@@ -1273,6 +1931,18 @@ export interface components {
              * @default 1000
              */
             running_runs: number;
+        };
+        /**
+         * Lineage
+         * @description A run's family: what it was made from and what was made from it, and which change helped.
+         */
+        Lineage: {
+            /** Run */
+            run: string;
+            /** Group */
+            group: string;
+            /** Groups */
+            groups: components["schemas"]["GroupInfo"][];
         };
         /**
          * Me
@@ -1608,6 +2278,27 @@ export interface components {
             next_cursor: string | null;
         };
         /**
+         * RuleInfo
+         * @description A rule that runs are diagnosed by.
+         */
+        RuleInfo: {
+            /** Name */
+            name: string;
+            /** Title */
+            title: string;
+            /**
+             * Severity
+             * @enum {string}
+             */
+            severity: "critical" | "warning" | "info";
+            /** Threshold */
+            threshold: string;
+            /** Source */
+            source: string;
+            /** Answer */
+            answer: string;
+        };
+        /**
          * RunInfo
          * @description A run, whole.
          */
@@ -1822,6 +2513,18 @@ export interface components {
             token: string;
         };
         /**
+         * StorageInfo
+         * @description Blobs of one kind.
+         */
+        StorageInfo: {
+            /** Kind */
+            kind: string;
+            /** Blobs */
+            blobs: number;
+            /** Bytes */
+            bytes: number;
+        };
+        /**
          * SummaryRow
          * @description One row of the table that `model.summary()` prints.
          */
@@ -1849,6 +2552,82 @@ export interface components {
              * @description Of one row, forward
              */
             multiply_adds: number;
+        };
+        /**
+         * SurfaceInfo
+         * @description What the network says over two columns, the others at their median or most frequent value.
+         */
+        SurfaceInfo: {
+            /** Target */
+            target: string;
+            /**
+             * Label
+             * @description Whose probability `values` are; null for a regression
+             */
+            label: string | null;
+            /** Labels */
+            labels: string[] | null;
+            x: components["schemas"]["AxisInfo"];
+            y: components["schemas"]["AxisInfo"];
+            /**
+             * Values
+             * @description Rows along y, columns along x
+             */
+            values: (number | null)[][];
+            /** Epoch */
+            epoch: number;
+            /**
+             * Epochs
+             * @description Epochs whose network was kept; the last is the artifact's
+             */
+            epochs: number[];
+            /** Reference */
+            reference: {
+                [key: string]: unknown;
+            };
+            /**
+             * Units
+             * @default []
+             */
+            units: components["schemas"]["UnitSurface"][];
+        };
+        /**
+         * SystemInfo
+         * @description Workers, queue and storage, now.
+         */
+        SystemInfo: {
+            /** Version */
+            version: string;
+            /**
+             * Now
+             * Format: date-time
+             */
+            now: string;
+            /** Workers */
+            workers: components["schemas"]["WorkerInfo"][];
+            /**
+             * Runs
+             * @description By state
+             */
+            runs: {
+                [key: string]: number;
+            };
+            /** Oldest Queued Seconds */
+            oldest_queued_seconds: number;
+            /** Storage */
+            storage: components["schemas"]["StorageInfo"][];
+        };
+        /**
+         * UnitSurface
+         * @description What one hidden unit says over the same plane.
+         */
+        UnitSurface: {
+            /** Layer */
+            layer: string;
+            /** Unit */
+            unit: number;
+            /** Grid */
+            grid: (number | null)[][];
         };
         /**
          * UploadInfo
@@ -1930,6 +2709,38 @@ export interface components {
              * Format: date-time
              */
             created_at: string;
+        };
+        /**
+         * WorkerInfo
+         * @description A worker process. Work is never given out by these rows; they are for people.
+         */
+        WorkerInfo: {
+            /** Id */
+            id: string;
+            /** Hostname */
+            hostname: string;
+            /** Pid */
+            pid: number;
+            /**
+             * Run Id
+             * @description What it trains now
+             */
+            run_id: string | null;
+            /**
+             * Started At
+             * Format: date-time
+             */
+            started_at: string;
+            /**
+             * Heartbeat At
+             * Format: date-time
+             */
+            heartbeat_at: string;
+            /**
+             * Alive
+             * @description Whether it gave a sign within the last minute
+             */
+            alive: boolean;
         };
     };
     responses: never;
@@ -3324,6 +4135,430 @@ export interface operations {
             };
         };
     };
+    rules_api_v1_findings_rules_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RuleInfo"][];
+                };
+            };
+        };
+    };
+    get_findings_api_v1_runs__run_id__findings_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                run_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Findings"];
+                };
+            };
+            /** @description Validation Error */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+        };
+    };
+    apply_finding_api_v1_runs__run_id__findings__n__apply_post: {
+        parameters: {
+            query?: {
+                /** @description Train parent and child under so many seeds, to compare them */
+                seeds?: number | null;
+            };
+            header?: {
+                "Idempotency-Key"?: string | null;
+            };
+            path: {
+                run_id: string;
+                n: number;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Applied"];
+                };
+            };
+            /** @description Validation Error */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+        };
+    };
+    get_lineage_api_v1_runs__run_id__lineage_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                run_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Lineage"];
+                };
+            };
+            /** @description Validation Error */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+        };
+    };
+    get_complexity_api_v1_runs__run_id__complexity_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                run_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Complexity"];
+                };
+            };
+            /** @description Validation Error */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+        };
+    };
+    get_evaluation_api_v1_runs__run_id__evaluation_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                run_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Evaluation"];
+                };
+            };
+            /** @description Validation Error */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+        };
+    };
+    get_importance_api_v1_runs__run_id__importance_get: {
+        parameters: {
+            query?: {
+                /** @description Left out: the first */
+                target?: string | null;
+            };
+            header?: never;
+            path: {
+                run_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Importance"];
+                };
+            };
+            /** @description Validation Error */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+        };
+    };
+    get_hardest_api_v1_runs__run_id__hardest_get: {
+        parameters: {
+            query?: {
+                /** @description Left out: the first */
+                target?: string | null;
+            };
+            header?: never;
+            path: {
+                run_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Hardest"];
+                };
+            };
+            /** @description Validation Error */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+        };
+    };
+    get_layers_api_v1_runs__run_id__layers_get: {
+        parameters: {
+            query?: {
+                /** @description Left out: the one that was kept */
+                trial?: number | null;
+                /** @description Epochs after this one */
+                after?: number;
+                limit?: number;
+            };
+            header?: never;
+            path: {
+                run_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["LayerSeries"];
+                };
+            };
+            /** @description Validation Error */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+        };
+    };
+    get_surface_api_v1_runs__run_id__surface_get: {
+        parameters: {
+            query?: {
+                /** @description Left out: the column that matters most */
+                x?: string | null;
+                /** @description Left out: the next one */
+                y?: string | null;
+                /** @description One of `epochs`; left out: the kept one */
+                epoch?: number | null;
+                /** @description Along each numeric axis */
+                points?: number;
+                x_low?: number | null;
+                x_high?: number | null;
+                y_low?: number | null;
+                y_high?: number | null;
+                /** @description Left out: the first */
+                target?: string | null;
+                /** @description Whose probability */
+                label?: string | null;
+                /** @description Hidden units' own surfaces too */
+                units?: boolean;
+                /** @description Units of this layer alone */
+                layer?: string | null;
+            };
+            header?: never;
+            path: {
+                run_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SurfaceInfo"];
+                };
+            };
+            /** @description Validation Error */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+        };
+    };
+    explain_row_api_v1_runs__run_id__explain_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                run_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ExplainRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Explanation"];
+                };
+            };
+            /** @description Validation Error */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+        };
+    };
+    plot_api_v1_runs__run_id__plots__kind___form__get: {
+        parameters: {
+            query?: {
+                /** @description Left out: the first */
+                target?: string | null;
+                /** @description Of layers */
+                trial?: number | null;
+                /** @description Of a surface */
+                x?: string | null;
+                /** @description Of a surface */
+                y?: string | null;
+                /** @description Of a surface or of units */
+                epoch?: number | null;
+                points?: number;
+                label?: string | null;
+                /** @description Of units: one layer alone */
+                layer?: string | null;
+            };
+            header?: {
+                "if-none-match"?: string | null;
+            };
+            path: {
+                run_id: string;
+                kind: "complexity" | "layers" | "histograms" | "confusion" | "roc" | "pr" | "calibration" | "predicted" | "residuals" | "importance" | "surface" | "units";
+                form: "png" | "svg";
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "image/png": unknown;
+                    "image/svg+xml": unknown;
+                };
+            };
+            /** @description Validation Error */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+        };
+    };
     list_models_api_v1_models_get: {
         parameters: {
             query?: {
@@ -3762,7 +4997,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Limits"];
+                    "application/json": components["schemas"]["LimitsInfo"];
                 };
             };
         };
@@ -3950,6 +5185,26 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+        };
+    };
+    system_api_v1_system_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SystemInfo"];
                 };
             };
         };

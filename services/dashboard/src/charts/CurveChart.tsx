@@ -33,10 +33,11 @@ interface Props {
   xLabel?: string;
   /** Charts with the same key move their cursors together. */
   sync?: string;
+  legend?: boolean;
 }
 
 /** Lines over epochs. Data that grows is set, not drawn from nothing, so that a live curve stays smooth. */
-export function CurveChart({ label, x, curves, marks = [], log = false, height = 260, xLabel = "epoch", sync }: Props) {
+export function CurveChart({ label, x, curves, marks = [], log = false, height = 260, xLabel = "epoch", sync, legend = true }: Props) {
   const host = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot | null>(null);
   const marksNow = useRef(marks);
@@ -66,14 +67,14 @@ export function CurveChart({ label, x, curves, marks = [], log = false, height =
         width: Math.max(200, element.clientWidth),
         height,
         cursor: { points: { size: 7 }, ...(sync && { sync: { key: sync } }) },
-        legend: { live: true },
+        legend: { show: legend, live: true },
         scales: { x: { time: false }, y: log ? { distr: 3 } : {} },
         axes: [
           { ...axis, label: xLabel, labelSize: 18, labelFont: "12px system-ui, sans-serif", size: 32 },
           { ...axis, size: 62, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : number(tick, 3))) },
         ],
         series: [
-          { label: xLabel },
+          { label: xLabel, value: (_, value) => (value === null || value === undefined ? "–" : String(value)) },
           ...lines.map(([name = "", color = "", width = "", faint = "", , dash = ""]): uPlot.Series => ({
             label: name,
             stroke: css(color),
@@ -102,7 +103,7 @@ export function CurveChart({ label, x, curves, marks = [], log = false, height =
       made.destroy();
       plot.current = null;
     };
-  }, [shape, log, height, xLabel, sync, dark]);
+  }, [shape, log, height, xLabel, sync, dark, legend]);
 
   useEffect(() => {
     marksNow.current = marks;

@@ -18,11 +18,13 @@ interface Props {
   points?: readonly Point[];
   size?: number;
   discrete?: boolean;
+  /** Cells of labels: squares, not blended. */
+  cells?: boolean;
   axes?: boolean;
 }
 
 /** What a network says over a plane, with the rows it learns from on top. */
-export function HeatMap({ label, grid, x, y, points = [], size = 320, discrete = false, axes = true }: Props) {
+export function HeatMap({ label, grid, x, y, points = [], size = 320, discrete = false, cells = false, axes = true }: Props) {
   const canvas = useRef<HTMLCanvasElement>(null);
   const dark = useDark();
 
@@ -32,9 +34,9 @@ export function HeatMap({ label, grid, x, y, points = [], size = 320, discrete =
     if (!element || !context) return;
     const ratio = Math.min(2, devicePixelRatio || 1);
     const side = Math.round(size * ratio);
-    if (element.width !== side) element.width = element.height = side;
+    if (element.width !== side || element.height !== side) element.width = element.height = side;
     context.clearRect(0, 0, side, side);
-    if (grid && grid.length > 0) paint(context, grid, side, dark, discrete);
+    if (grid && grid.length > 0) paint(context, grid, side, dark, discrete, cells);
     else {
       context.fillStyle = rgb(diverging(0, dark));
       context.fillRect(0, 0, side, side);
@@ -50,7 +52,7 @@ export function HeatMap({ label, grid, x, y, points = [], size = 320, discrete =
       context.strokeStyle = point.hollow ? (dark ? "#000" : "#333") : "#fff";
       context.stroke();
     }
-  }, [grid, points, x, y, size, dark, discrete]);
+  }, [grid, points, x, y, size, dark, discrete, cells]);
 
   return (
     <figure className="heat-map" style={{ width: size }}>
@@ -65,7 +67,7 @@ export function HeatMap({ label, grid, x, y, points = [], size = 320, discrete =
   );
 }
 
-function paint(context: CanvasRenderingContext2D, grid: readonly (readonly number[])[], side: number, dark: boolean, discrete: boolean): void {
+function paint(context: CanvasRenderingContext2D, grid: readonly (readonly number[])[], side: number, dark: boolean, discrete: boolean, cells: boolean): void {
   const rows = grid.length;
   const columns = grid[0]?.length ?? 0;
   const image = new ImageData(columns, rows);
@@ -79,6 +81,6 @@ function paint(context: CanvasRenderingContext2D, grid: readonly (readonly numbe
   });
   const small = new OffscreenCanvas(columns, rows);
   small.getContext("2d")?.putImageData(image, 0, 0);
-  context.imageSmoothingEnabled = !discrete;
+  context.imageSmoothingEnabled = !discrete && !cells;
   context.drawImage(small, 0, 0, side, side);
 }

@@ -21,7 +21,7 @@ const MIDDLE: { light: Rgb; dark: Rgb } = { light: [232, 234, 235], dark: [34, 4
 
 /** Orange for -1, blue for 1, the page's own grey between: TensorFlow Playground's reading. */
 export function diverging(value: number, dark: boolean): Rgb {
-  const share = Math.min(1, Math.abs(value));
+  const share = Number.isFinite(value) ? Math.min(1, Math.abs(value)) : 0;
   const [from, to] = [dark ? MIDDLE.dark : MIDDLE.light, value < 0 ? NEGATIVE : POSITIVE];
   return [mix(from[0], to[0], share), mix(from[1], to[1], share), mix(from[2], to[2], share)];
 }

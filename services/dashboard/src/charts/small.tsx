@@ -20,7 +20,7 @@ export function Histogram({ label, counts, edges, width = 150, height = 36, at =
   const high = edges?.at(-1);
   const place = at !== null && low !== undefined && high !== undefined && high > low ? ((at - low) / (high - low)) * width : null;
   return (
-    <svg className="histogram" viewBox={`0 0 ${width} ${height}`} width={width} height={height} role="img" aria-label={label}>
+    <svg className="histogram" viewBox={`0 0 ${width} ${height}`} width={width} height={height} preserveAspectRatio="none" role="img" aria-label={label}>
       {counts.map((count, index) => {
         const tall = count === 0 ? 0 : Math.max(1.5, (count / highest) * (height - 1));
         return (

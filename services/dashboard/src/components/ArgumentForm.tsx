@@ -149,6 +149,7 @@ const START: Record<string, JsonObject> = {
 
 /** A Keras class as a value: its name, and its own arguments below. */
 function ComponentInput({ id, catalogue, argument, value, onChange, unset }: FieldProps & { id: string; unset: string }) {
+  const t = useText();
   const family = argument.family ?? "";
   const classes = catalogue.classes(family);
   const name = typeof value === "string" ? value : isObject(value) ? (Object.keys(value)[0] ?? "") : "";
@@ -170,7 +171,7 @@ function ComponentInput({ id, catalogue, argument, value, onChange, unset }: Fie
             onChange(chosen ? { [chosen]: START[chosen] ?? {} } : undefined);
           }}
         >
-          <option value="">{number ? "0.0…" : unset}</option>
+          <option value="">{number ? t("form.number") : unset}</option>
           {classes.map((one) => (
             <option key={one.name} value={one.name}>
               {one.name}

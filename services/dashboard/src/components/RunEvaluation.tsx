@@ -1,6 +1,6 @@
 import type { ReactNode } from "react";
 import { useInsight } from "../api/runs";
-import type { RunDetail } from "../api/types";
+import type { Evaluation, Hardest, Importance, RunDetail } from "../api/types";
 import { Bars, ConfusionMatrix, XYChart } from "../charts/small";
 import { number } from "../format";
 import { useText } from "../i18n";
@@ -14,9 +14,9 @@ const numbers = (value: unknown): number[] => (Array.isArray(value) ? value.map(
 /** How good the network is on rows that it never saw, beside what simpler models reach. */
 export function RunEvaluation({ run }: { run: RunDetail }) {
   const t = useText();
-  const evaluation = useInsight<Figures>(run.id, "evaluation", run.state === "succeeded");
-  const importance = useInsight<Figures>(run.id, "importance", run.state === "succeeded");
-  const hardest = useInsight<Figures>(run.id, "hardest", run.state === "succeeded");
+  const evaluation = useInsight<Evaluation>(run.id, "evaluation", run.state === "succeeded");
+  const importance = useInsight<Importance>(run.id, "importance", run.state === "succeeded");
+  const hardest = useInsight<Hardest>(run.id, "hardest", run.state === "succeeded");
   if (run.state !== "succeeded") return <Empty title={t("evaluation.later")} />;
   if (evaluation.isPending) return <Loading />;
   const metrics = isFigures(run.result?.metrics) ? run.result.metrics : {};
@@ -24,11 +24,12 @@ export function RunEvaluation({ run }: { run: RunDetail }) {
     <div className="stack">
       <FinalMetrics metrics={metrics} />
       {evaluation.error && <ErrorView error={evaluation.error} />}
-      {partsOf(evaluation.data ?? (run.result?.evaluation as Figures | undefined) ?? null).map(({ title, figures }) => (
-        <TargetFigures key={title} title={title} figures={figures} />
-      ))}
-      <Importance data={importance.data ?? null} />
-      <Hardest data={hardest.data ?? null} />
+      {evaluation.data &&
+        partsOf(evaluation.data).map(({ title, figures }) => (
+          <TargetFigures key={title} title={title} part={evaluation.data?.part ?? "test"} figures={figures} />
+        ))}
+      {importance.data && <ImportanceView data={importance.data} />}
+      {hardest.data && <HardestView data={hardest.data} />}
     </div>
   );
 }
@@ -70,28 +71,15 @@ function FinalMetrics({ metrics }: { metrics: Figures }) {
   );
 }
 
-/** The figures of each target, on the test part or the nearest thing to it. */
-export function partsOf(evaluation: Figures | null): { title: string; figures: Figures }[] {
-  if (evaluation === null) return [];
-  if ("rows" in evaluation && typeof evaluation.rows === "number" && ("accuracy" in evaluation || "rmse" in evaluation)) return [{ title: "", figures: evaluation }];
-  for (const wrapper of ["test", "validation", "targets", "parts", "figures"]) {
-    const inner = evaluation[wrapper];
-    if (isFigures(inner)) {
-      const found = partsOf(inner);
-      if (found.length > 0) return found;
-    }
-    if (Array.isArray(inner)) {
-      return inner.filter(isFigures).map((figures) => ({ title: String(figures.target ?? figures.name ?? ""), figures: isFigures(figures.figures) ? figures.figures : figures }));
-    }
-  }
-  return Object.entries(evaluation)
-    .filter((entry): entry is [string, Figures] => isFigures(entry[1]) && ("accuracy" in entry[1] || "rmse" in entry[1]))
-    .map(([title, figures]) => ({ title, figures }));
+/** The figures of each target on the part that counts. */
+export function partsOf(evaluation: Evaluation): { title: string; figures: Figures }[] {
+  const found = (evaluation.part === "test" ? evaluation.test : evaluation.validation) ?? evaluation.test ?? evaluation.validation ?? {};
+  return Object.entries(found).map(([title, figures]) => ({ title, figures }));
 }
 
 const HEAD = ["accuracy", "balanced_accuracy", "roc_auc", "f1_macro", "log_loss", "brier", "rmse", "mae", "r2"] as const;
 
-function TargetFigures({ title, figures }: { title: string; figures: Figures }) {
+function TargetFigures({ title, part, figures }: { title: string; part: Evaluation["part"]; figures: Figures }) {
   const t = useText();
   const intervals = isFigures(figures.intervals) ? figures.intervals : {};
   const labels = Array.isArray(figures.labels) ? figures.labels.map(String) : [];
@@ -101,7 +89,7 @@ function TargetFigures({ title, figures }: { title: string; figures: Figures }) 
   const predicted = isFigures(figures.predicted_actual) ? figures.predicted_actual : null;
   return (
     <div className="stack">
-      <Card title={t("evaluation.unseen", { target: title })}>
+      <Card title={t(part === "test" ? "evaluation.unseen" : "evaluation.heldout", { target: title })}>
         <div className="stats">
           {HEAD.filter((name) => typeof figures[name] === "number").map((name) => {
             const [low, high] = numbers(intervals[name]);
@@ -163,11 +151,10 @@ function TargetFigures({ title, figures }: { title: string; figures: Figures }) 
   );
 }
 
-/** What guessing and a linear model reach on the same rows. */
+/** What guessing, a linear model and boosted trees reach on the same rows. */
 function References({ figures }: { figures: Figures }) {
   const t = useText();
-  const found = ["baseline", "trivial", "linear"].flatMap((name) => (isFigures(figures[name]) ? [[name, figures[name]] as const] : []));
-  const references = isFigures(figures.references) ? Object.entries(figures.references).filter((entry): entry is [string, Figures] => isFigures(entry[1])) : found;
+  const references = Object.entries(isFigures(figures.references) ? figures.references : {}).filter((entry): entry is [string, Figures] => isFigures(entry[1]));
   const metric = HEAD.find((name) => typeof figures[name] === "number");
   if (references.length === 0 || metric === undefined) return null;
   const bars = [
@@ -176,8 +163,8 @@ function References({ figures }: { figures: Figures }) {
   ].filter((bar) => Number.isFinite(bar.value));
   return (
     <div className="references">
-      <Bars label={t("evaluation.beside", { metric })} bars={bars} />
-      <span className="small faint">{t("evaluation.beside", { metric })}</span>
+      <Bars label={t("evaluation.beside", { metric: metric.replaceAll("_", " ") })} bars={bars} />
+      <span className="small faint">{t("evaluation.beside", { metric: metric.replaceAll("_", " ") })}</span>
     </div>
   );
 }
@@ -248,27 +235,16 @@ function Residuals({ rows }: { rows: readonly Figures[] }) {
   );
 }
 
-function entriesOf(data: Figures | null, ...names: string[]): Figures[] {
-  if (data === null) return [];
-  if (Array.isArray(data)) return (data as unknown[]).filter(isFigures);
-  for (const name of names) {
-    const inner = data[name];
-    if (Array.isArray(inner)) return inner.filter(isFigures);
-  }
-  return [];
-}
-
-function Importance({ data }: { data: Figures | null }) {
+function ImportanceView({ data }: { data: Importance }) {
   const t = useText();
-  const entries = entriesOf(data, "items", "columns", "importance");
-  if (entries.length === 0) return null;
+  if (data.items.length === 0) return null;
   return (
     <Card title={t("importance.title")}>
       <div className="stack tight">
         <p className="muted small">{t("importance.lead")}</p>
         <Bars
           label={t("importance.title")}
-          bars={entries.slice(0, 25).map((entry) => ({
+          bars={data.items.slice(0, 25).map((entry) => ({
             label: String(entry.column),
             value: Number(entry.importance),
             text: `${number(Number(entry.importance), 3)}  [${number(Number(entry.low), 2)}, ${number(Number(entry.high), 2)}]`,
@@ -279,19 +255,28 @@ function Importance({ data }: { data: Figures | null }) {
   );
 }
 
-function Hardest({ data }: { data: Figures | null }) {
+function HardestView({ data }: { data: Hardest }) {
   const t = useText();
-  const entries = entriesOf(data, "items", "rows", "hardest").slice(0, 20);
-  const columns = [...new Set(entries.flatMap((entry) => Object.keys(entry)))].slice(0, 8);
+  return (
+    <div className="grid two">
+      <RowList title={t("hardest.title")} rows={data.items} />
+      <RowList title={t("hardest.mislabelled", { n: data.mislabelled_rows })} rows={data.mislabelled} />
+    </div>
+  );
+}
+
+function RowList({ title, rows }: { title: string; rows: readonly Figures[] }) {
+  const entries = rows.slice(0, 15);
+  const columns = [...new Set(entries.flatMap((entry) => Object.keys(entry)))].slice(0, 7);
   if (entries.length === 0) return null;
   return (
-    <Card title={t("hardest.title")} bare>
+    <Card title={title} bare>
       <div className="table-wrap">
         <table className="table dense">
           <thead>
             <tr>
               {columns.map((name) => (
-                <th scope="col" key={name}>
+                <th scope="col" key={name} className={typeof entries[0]?.[name] === "number" ? "num" : ""}>
                   {name.replaceAll("_", " ")}
                 </th>
               ))}

@@ -2,55 +2,23 @@ import { useState } from "react";
 import { useNavigate } from "react-router";
 import { post, seg } from "../api/client";
 import { isLive, useInsight } from "../api/runs";
-import type { RunDetail } from "../api/types";
+import type { Complexity, FindingInfo, Findings, RunDetail } from "../api/types";
 import { number } from "../format";
 import { useText } from "../i18n";
 import { Badge, Button, Card, Empty, ErrorView, Loading, Notice, type Tone } from "./basics";
 import { tell, tellError } from "./toasts";
 
-interface Operation {
-  op: string;
-  path: string;
-  value?: unknown;
-}
-
-interface Finding {
-  n?: number;
-  rule: string;
-  severity: "critical" | "warning" | "info";
-  title: string;
-  sentence: string;
-  threshold: string;
-  source: string;
-  answer: string;
-  epochs: number[];
-  values: Record<string, unknown>;
-  patch: Operation[];
-}
-
-interface Findings {
-  items?: Finding[];
-  findings?: Finding[];
-}
-
-interface Complexity {
-  verdict: string;
-  sentence: string;
-  turned_epoch: number | null;
-  kept_epoch: number;
-}
-
-const TONES: Record<Finding["severity"], Tone> = { critical: "bad", warning: "warn", info: "info" };
+const TONES: Record<FindingInfo["severity"], Tone> = { critical: "bad", warning: "warn", info: "info" };
 
 /** What went wrong or could go better, each with its evidence and the change that answers it. */
 export function RunFindings({ run }: { run: RunDetail }) {
   const t = useText();
   const ended = !isLive(run);
-  const findings = useInsight<Findings | Finding[]>(run.id, "findings", true);
+  const findings = useInsight<Findings>(run.id, "findings", true);
   const complexity = useInsight<Complexity>(run.id, "complexity", ended);
   if (findings.isPending) return <Loading />;
   if (findings.error) return <ErrorView error={findings.error} />;
-  const items = Array.isArray(findings.data) ? findings.data : (findings.data?.items ?? findings.data?.findings ?? []);
+  const items = findings.data?.items ?? [];
   const verdict = complexity.data;
   return (
     <div className="stack">
@@ -60,20 +28,20 @@ export function RunFindings({ run }: { run: RunDetail }) {
         </Notice>
       )}
       {items.length === 0 && <Empty title={ended ? t("findings.none") : t("findings.later")} />}
-      {items.map((finding, index) => (
-        <FindingCard key={`${finding.rule}-${index}`} run={run} finding={finding} n={finding.n ?? index} />
+      {items.map((finding) => (
+        <FindingCard key={finding.n} run={run} finding={finding} />
       ))}
     </div>
   );
 }
 
-function FindingCard({ run, finding, n }: { run: RunDetail; finding: Finding; n: number }) {
+function FindingCard({ run, finding }: { run: RunDetail; finding: FindingInfo }) {
   const t = useText();
   const go = useNavigate();
   const [busy, setBusy] = useState(false);
   const apply = () => {
     setBusy(true);
-    post<RunDetail>(`/api/v1/runs/${seg(run.id)}/findings/${n}/apply`, undefined, { headers: { "Idempotency-Key": crypto.randomUUID() } })
+    post<RunDetail>(`/api/v1/runs/${seg(run.id)}/findings/${finding.n}/apply`, undefined, { headers: { "Idempotency-Key": crypto.randomUUID() } })
       .then((child) => {
         tell(t("findings.applied"));
         return go(`/runs/${encodeURIComponent(child.id)}`);
@@ -106,7 +74,7 @@ function FindingCard({ run, finding, n }: { run: RunDetail; finding: Finding; n:
             <ul className="patch mono small">
               {finding.patch.map((operation, index) => (
                 <li key={index}>
-                  <strong>{operation.op}</strong> {operation.path} {operation.value === undefined ? "" : JSON.stringify(operation.value)}
+                  <strong>{String(operation.op)}</strong> {String(operation.path)} {operation.value === undefined ? "" : JSON.stringify(operation.value)}
                 </li>
               ))}
             </ul>

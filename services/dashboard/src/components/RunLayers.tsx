@@ -1,5 +1,6 @@
 import { useMemo, useState } from "react";
-import type { Live } from "../api/live";
+import { isLive, useLayers } from "../api/runs";
+import type { RunDetail } from "../api/types";
 import { CurveChart, type Curve } from "../charts/CurveChart";
 import { SERIES } from "../charts/colors";
 import { Histogram } from "../charts/small";
@@ -12,21 +13,27 @@ interface LayerRow {
   [measure: string]: unknown;
 }
 
+interface Look {
+  epoch: number;
+  layers: LayerRow[];
+}
+
 const MEASURES = ["gradients", "weights", "updates", "ratio", "sparsity", "saturated", "dead"] as const;
 const SHARES = new Set(["sparsity", "saturated", "dead"]);
 
 /** What happened inside each layer while it learned. */
-export function RunLayers({ live }: { live: Live }) {
+export function RunLayers({ run }: { run: RunDetail }) {
   const t = useText();
   const [measure, setMeasure] = useState<string>("gradients");
+  const series = useLayers(run.id, isLive(run));
   const { x, names, rows, last, histograms } = useMemo(() => {
-    const trial = live.layers[0]?.trial ?? 0;
-    const looked = live.layers.filter((row) => row.trial === trial).sort((a, b) => a.epoch - b.epoch);
-    const perEpoch = looked.map((row) => layersOf(row.layers));
+    const looked = (series.data?.items ?? []) as unknown as Look[];
+    const perEpoch = looked.map((look) => look.layers);
     const all = [...new Set(perEpoch.flat().map((row) => row.name))];
-    const withHistograms = [...perEpoch].reverse().find((found) => found.some((row) => row.histogram)) ?? [];
-    return { x: looked.map((row) => row.epoch), names: all, rows: perEpoch, last: perEpoch.at(-1) ?? [], histograms: withHistograms };
-  }, [live.layers]);
+    const final = (series.data?.final as unknown as Look | null | undefined)?.layers ?? [];
+    const withHistograms = final.length > 0 ? final : ([...perEpoch].reverse().find((found) => found.some((row) => row.histogram)) ?? []);
+    return { x: looked.map((look) => look.epoch), names: all, rows: perEpoch, last: perEpoch.at(-1) ?? [], histograms: withHistograms };
+  }, [series.data]);
   const curves = useMemo(
     () =>
       names.slice(0, 12).map((name, index): Curve => ({
@@ -95,13 +102,4 @@ function WeightHistogram({ row }: { row: LayerRow | undefined }) {
   const step = (found.high - found.low) / found.counts.length;
   const edges = Array.from({ length: found.counts.length + 1 }, (_, index) => found.low + index * step);
   return <Histogram label={t("histogram")} counts={found.counts} edges={edges} width={120} height={26} />;
-}
-
-function layersOf(recorded: unknown): LayerRow[] {
-  if (recorded === null || typeof recorded !== "object") return [];
-  const inner = (recorded as { layers?: unknown }).layers ?? recorded;
-  if (Array.isArray(inner)) return inner as LayerRow[];
-  return Object.entries(inner as Record<string, Record<string, unknown>>)
-    .filter(([, value]) => value !== null && typeof value === "object")
-    .map(([name, value]) => ({ name, ...value }));
 }

@@ -212,7 +212,7 @@ function Contributions({ explanation, said, manifest }: { explanation: Explanati
     .map(([column, values]) => ({ label: column, value: sign * (values[unit] ?? values[0] ?? 0) }))
     .sort((a, b) => Math.abs(b.value) - Math.abs(a.value))
     .slice(0, 10)
-    .map((bar) => ({ ...bar, text: `${bar.value >= 0 ? "+" : ""}${number(bar.value, 3)}` }));
+    .map((bar) => ({ ...bar, text: `${bar.value > 0 ? "+" : ""}${number(bar.value === 0 ? 0 : bar.value, 3)}` }));
   return (
     <Card title={t("try.why", { answer: output.task === "regression" ? output.name : (label ?? "") })} level={3}>
       <Bars label={t("try.contributions")} bars={bars} />

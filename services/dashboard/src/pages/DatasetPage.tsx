@@ -213,7 +213,7 @@ function Distribution({ column, profile }: { column: Column; profile: Profile | 
   const label = t("distribution.of", { column: column.name });
   if (drawing.counts.length > 0) return <Histogram label={label} counts={drawing.counts} edges={drawing.edges} />;
   const counts = drawing.top.length > 0 ? drawing.top.map((item) => item.count) : (column.label_counts ?? []);
-  if (counts.length > 0 && counts.length <= 40) return <Histogram label={label} counts={[...counts].sort((a, b) => b - a).slice(0, 24)} />;
+  if (counts.length > 0 && (column.distinct ?? 0) <= 100) return <Histogram label={label} counts={[...counts].sort((a, b) => b - a).slice(0, 24)} />;
   return <span className="faint">–</span>;
 }
 

@@ -21,7 +21,7 @@ export default function Home() {
         <h1>{t("home.title")}</h1>
         <p className="muted">{t("home.lead")}</p>
       </div>
-      <div className="grid">
+      <div className="grid four">
         <Step to="/datasets" icon="upload" title={t("home.upload")} text={t("home.upload.text")} n={1} />
         <Step to="/new" icon="curve" title={t("home.train")} text={t("home.train.text")} n={2} />
         <Step to="/models" icon="box" title={t("home.predict")} text={t("home.predict.text")} n={3} />

@@ -13,7 +13,7 @@ import { RunFindings } from "../components/RunFindings";
 import { RunLayers } from "../components/RunLayers";
 import { RunSurface } from "../components/RunSurface";
 import { tell, tellError } from "../components/toasts";
-import { ago, moment, number, seconds } from "../format";
+import { ago, moment, number, seconds, secondsUntil } from "../format";
 import { useText } from "../i18n";
 import { write, type JsonObject } from "../spec/document";
 import { shortId } from "./Runs";
@@ -42,7 +42,7 @@ function RunView({ run }: { run: RunDetail }) {
     { id: "curves", title: t("tab.curves"), content: () => <RunCurves live={live} running={running} /> },
     { id: "evaluation", title: t("tab.evaluation"), content: () => <RunEvaluation run={run} /> },
     { id: "findings", title: t("tab.findings"), content: () => <RunFindings run={run} /> },
-    { id: "layers", title: t("tab.layers"), content: () => <RunLayers live={live} /> },
+    { id: "layers", title: t("tab.layers"), content: () => <RunLayers run={run} /> },
     { id: "surface", title: t("tab.surface"), content: () => <RunSurface run={run} /> },
     { id: "events", title: t("tab.events"), content: () => <Events events={live.events} /> },
     { id: "spec", title: t("tab.spec"), content: () => <SpecTab run={run} /> },
@@ -151,7 +151,7 @@ function ProgressLine({ run, connected, lastEpoch }: { run: RunDetail; connected
   const trial = run.progress?.trial ?? 0;
   const epoch = trials > 1 ? (run.progress?.epoch ?? 0) : Math.max(lastEpoch, run.progress?.epoch ?? 0);
   const share = Math.min(1, (trial * epochs + epoch) / (epochs * trials));
-  const left = run.progress?.estimated_finish ? (Date.parse(run.progress.estimated_finish) - Date.now()) / 1000 : null;
+  const left = run.progress?.estimated_finish ? secondsUntil(run.progress.estimated_finish) : null;
   return (
     <div className="stack tight">
       <div className="progress" role="progressbar" aria-label={t("run.progress")} aria-valuenow={Math.round(share * 100)} aria-valuemin={0} aria-valuemax={100}>

@@ -111,7 +111,7 @@ export function RunTable({ runs, chosen = [], onChoose }: TableProps) {
                 </td>
               )}
               <td>
-                <Link to={`/runs/${encodeURIComponent(run.id)}`} className="mono">
+                <Link to={`/runs/${encodeURIComponent(run.id)}`} className="mono nowrap">
                   {shortId(run.id)}
                 </Link>
               </td>
@@ -120,7 +120,7 @@ export function RunTable({ runs, chosen = [], onChoose }: TableProps) {
               </td>
               <td>{run.model ? <Link to={`/models/${encodeURIComponent(run.model)}`}>{run.model}</Link> : <span className="faint">–</span>}</td>
               <td className="small">{resultLine(run)}</td>
-              <td className="num">{took(run)}</td>
+              <td className="num nowrap">{took(run)}</td>
               <td className="muted nowrap">{ago(run.created_at)}</td>
             </tr>
           ))}

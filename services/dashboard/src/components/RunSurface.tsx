@@ -1,0 +1,83 @@
+import { useMemo, useState } from "react";
+import { centred, useSurface, type SurfaceAxis } from "../api/surface";
+import type { RunDetail } from "../api/types";
+import { HeatMap } from "../charts/HeatMap";
+import { number } from "../format";
+import { useText } from "../i18n";
+import { featureColumns } from "../spec/resolved";
+import { Card, Empty, ErrorView, Loading, Select } from "./basics";
+
+/** The decision surface over two columns, with a slider over the epochs that were kept, and the hidden units' maps. */
+export function RunSurface({ run }: { run: RunDetail }) {
+  const t = useText();
+  const columns = useMemo(() => featureColumns(run.resolved), [run.resolved]);
+  const [x, setX] = useState(columns[0] ?? "");
+  const [y, setY] = useState(columns[1] ?? "");
+  const [epoch, setEpoch] = useState<number | null>(null);
+  const surface = useSurface(run.id, { x, y, ...(epoch !== null && { epoch }), units: true }, run.state === "succeeded" && x !== "" && y !== "" && x !== y);
+  if (run.state !== "succeeded") return <Empty title={t("evaluation.later")} />;
+  if (columns.length < 2) return <Empty title={t("surface.none")} />;
+  const { data } = surface;
+  const kept = data?.epochs ?? [];
+  const at = Math.max(0, kept.indexOf(data?.epoch ?? -1));
+  const share = data?.labels !== null;
+  const layers = [...new Set(data?.units.map((unit) => unit.layer) ?? [])];
+  return (
+    <div className="stack">
+      <Card title={t("surface.title")}>
+        <div className="stack">
+          <p className="small muted">{t("surface.lead")}</p>
+          <div className="fields narrow-fields">
+            <Select label="x" value={x} choices={columns} onChange={setX} />
+            <Select label="y" value={y} choices={columns} onChange={setY} />
+          </div>
+          {surface.isPending && x !== y && <Loading />}
+          {surface.error && <ErrorView error={surface.error} />}
+          {data === null && <Empty title={t("surface.none")} />}
+          {data && (
+            <div className="row top surface">
+              <div>
+                <HeatMap label={t("surface.title")} grid={centred(data.grid, share)} x={data.x.range} y={data.y.range} size={360} axes={false} cells={data.x.labels !== null || data.y.labels !== null} />
+                {data.label !== null && <div className="small muted">{t("surface.label", { label: data.label })}</div>}
+                <AxisLine axis={data.x} arrow="→" />
+                <AxisLine axis={data.y} arrow="↑" />
+                {kept.length > 1 && (
+                  <label className="field">
+                    <span className="label">{t("surface.epoch", { epoch: data.epoch })}</span>
+                    <input type="range" min={0} max={kept.length - 1} step={1} value={at} onChange={(event) => setEpoch(kept[Number(event.target.value)] ?? null)} />
+                  </label>
+                )}
+              </div>
+              {layers.length > 0 && (
+                <div className="grow stack">
+                  <h3>{t("surface.units")}</h3>
+                  {layers.map((layer) => (
+                    <div key={layer} className="stack tight">
+                      <span className="small muted">{layer}</span>
+                      <div className="row tight">
+                        {data.units
+                          .filter((unit) => unit.layer === layer)
+                          .slice(0, 32)
+                          .map((unit) => (
+                            <HeatMap key={unit.unit} label={`${layer} ${unit.unit}`} grid={centred(unit.grid, false)} x={data.x.range} y={data.y.range} size={56} axes={false} cells={data.x.labels !== null || data.y.labels !== null} />
+                          ))}
+                      </div>
+                    </div>
+                  ))}
+                </div>
+              )}
+            </div>
+          )}
+        </div>
+      </Card>
+    </div>
+  );
+}
+
+function AxisLine({ axis, arrow }: { axis: SurfaceAxis; arrow: string }) {
+  return (
+    <div className="small faint axis-line">
+      {arrow} {axis.column}: {axis.labels === null ? `${number(axis.range[0], 3)} – ${number(axis.range[1], 3)}` : axis.labels.join(" · ")}
+    </div>
+  );
+}

@@ -1,0 +1,16 @@
+/** Reading a resolved spec. */
+
+interface ResolvedFeature {
+  column?: unknown;
+}
+
+/** The columns that a resolved spec takes as features. */
+export function featureColumns(resolved: Record<string, unknown>): string[] {
+  const features = resolved.features;
+  if (!Array.isArray(features)) return [];
+  return features.flatMap((feature: unknown) => {
+    if (typeof feature === "string") return [feature];
+    const column = (feature as ResolvedFeature | null)?.column;
+    return typeof column === "string" ? [column] : [];
+  });
+}

@@ -1,0 +1,146 @@
+"""From an upload to a prediction in a real browser."""
+
+from __future__ import annotations
+
+import random
+import re
+from pathlib import Path
+
+import httpx2
+from playwright.sync_api import Page, expect
+
+from tests.conftest import Server
+from tests.dashboard.conftest import submit, upload
+
+HOSTILE = "<img src=x onerror=document.title='owned'>"
+
+
+def admissions(rows: int = 240, seed: int = 3) -> str:
+    """Two numbers, a hostile column name, and a target that follows from them."""
+    draw = random.Random(seed)
+    lines = [f"gre,{HOSTILE},rank,admit"]
+    for _ in range(rows):
+        gre, gpa, rank = draw.randint(300, 800), round(draw.uniform(2, 4), 2), draw.randint(1, 4)
+        score = gre / 160 + gpa * 1.5 - rank + draw.gauss(0, 0.4)
+        lines.append(f"{gre},{gpa},{rank},{'yes' if score > 5.5 else 'no'}")
+    return "\n".join(lines) + "\n"
+
+
+def test_from_upload_to_prediction(page: Page, server: Server, tmp_path: Path) -> None:
+    assert "key" not in page.url
+    assert [cookie["httpOnly"] for cookie in page.context.cookies()] == [True]
+
+    table = tmp_path / "Browser Admissions.csv"
+    table.write_text(admissions())
+    page.get_by_role("link", name="Datasets").first.click()
+    page.locator("input[type=file]").set_input_files(table)
+    page.get_by_role("link", name="browser-admissions@1").click()
+    expect(page.get_by_role("button", name=HOSTILE)).to_be_visible()
+    page.get_by_role("button", name=HOSTILE).click()
+    expect(page.get_by_role("dialog").get_by_role("heading", name=HOSTILE)).to_be_visible()
+    page.keyboard.press("Escape")
+    page.get_by_role("tab", name="Rows").click()
+    expect(page.get_by_role("columnheader", name=HOSTILE)).to_be_visible()
+    assert "owned" not in page.title()
+
+    page.get_by_role("link", name="Train on it").click()
+    page.get_by_label("Which column shall it predict?").select_option("admit")
+    page.get_by_label("Model name").fill("browser-admissions")
+    verdict = page.get_by_test_id("verdict")
+    expect(verdict.get_by_text("Parameters").first).to_be_visible()
+    page.get_by_label("Epochs", exact=True).fill("60")
+    expect(page.get_by_label("Spec (YAML)")).to_have_value(re.compile("epochs: 60"))
+    page.get_by_role("button", name="Start training").click()
+
+    page.wait_for_url("**/runs/run_*")
+    expect(page.locator(".page-head")).to_contain_text("succeeded", timeout=60_000)
+    expect(page.locator(".curve-chart").first).to_have_attribute("aria-label", re.compile(r"loss.*validation"))
+
+    page.get_by_role("tab", name="Evaluation").click()
+    expect(page.get_by_role("heading", name="Confusion matrix")).to_be_visible()
+    page.get_by_role("link", name="Try it").click()
+    answer = page.get_by_test_id("answer")
+    page.get_by_label("gre", exact=True).first.fill("790")
+    page.get_by_label(HOSTILE, exact=True).first.fill("3.9")
+    page.get_by_label("rank", exact=True).select_option("1")
+    expect(answer.locator(".answer")).to_have_text("yes")
+    page.get_by_label("gre", exact=True).first.fill("310")
+    page.get_by_label(HOSTILE, exact=True).first.fill("2.1")
+    page.get_by_label("rank", exact=True).select_option("4")
+    expect(answer.locator(".answer")).to_have_text("no")
+    page.get_by_role("button", name="Python").click()
+    expect(page.get_by_label("The same request", exact=True).last).to_contain_text("urllib.request")
+
+    page.get_by_role("tab", name="Versions").click()
+    page.get_by_label("Labels of version 1").select_option("champion")
+    page.get_by_role("alertdialog").get_by_role("button", name="Move").click()
+    expect(page.get_by_text("champion names version 1.")).to_be_visible()
+    assert page.title().startswith("browser-admissions")
+
+
+def test_a_bad_table_is_refused_where_it_is_bad(page: Page, tmp_path: Path) -> None:
+    table = tmp_path / "ragged.csv"
+    table.write_text("a,b\n1,2\n3\n5,6\n")
+    page.goto("/datasets")
+    page.locator("input[type=file]").set_input_files(table)
+    refused = page.get_by_role("alert")
+    expect(refused).to_contain_text("What is wrong")
+    expect(refused.locator("tbody td").first).to_have_text("2")
+    page.get_by_role("button", name="Leave bad rows out").click()
+    expect(page.get_by_text("1 rows left out").first).to_be_visible()
+
+
+def test_forms_and_yaml_are_the_same_thing(page: Page, api: httpx2.Client) -> None:
+    ref = upload(api, "browser-forms", admissions(60))
+    page.goto(f"/new?dataset={ref}&target=admit")
+    yaml = page.get_by_label("Spec (YAML)")
+    page.get_by_role("button", name="Dropout", exact=True).click()
+    expect(yaml).to_have_value(re.compile(r"- Dropout: 0\.2"))
+    yaml.fill(f"dataset: {ref}\ntarget: admit # mine\nnetwork:\n  - Dense: {{units: 7, activation: tanh}}\n")
+    expect(page.locator(".layers")).to_contain_text("7 · tanh")
+    page.get_by_label("Optimizer", exact=True).select_option("SGD")
+    expect(yaml).to_have_value(re.compile(r"admit # mine[\s\S]*SGD"))
+    yaml.fill(f"dataset: {ref}\ntarget: admit\nnetwork:\n  - Dens: 7\n")
+    expect(page.get_by_test_id("verdict")).to_contain_text("Did you mean Dense")
+    yaml.fill("dataset: [")
+    expect(page.get_by_test_id("verdict")).to_contain_text("Line 1")
+    expect(page.get_by_role("button", name="Start training")).to_be_disabled()
+
+
+def test_curves_move_while_it_trains_and_it_can_be_cancelled(page: Page, api: httpx2.Client) -> None:
+    ref = upload(api, "browser-long", admissions(400))
+    network = [{"Dense": {"units": 64, "activation": "relu"}}]
+    run = submit(api, {"dataset": ref, "target": "admit", "network": network, "training": {"epochs": 200_000}})
+    page.goto(f"/runs/{run}")
+    epoch = page.locator(".stat", has_text="epoch").last.locator(".value")
+    expect(epoch).not_to_have_text("0", timeout=60_000)
+    first = int(epoch.inner_text().replace(",", ""))
+    page.wait_for_timeout(1500)
+    assert int(epoch.inner_text().replace(",", "")) > first + 3
+    page.get_by_role("button", name="Cancel run").click()
+    page.get_by_role("alertdialog").get_by_role("button", name="Cancel run").click()
+    expect(page.locator(".page-head")).to_contain_text("cancelled", timeout=20_000)
+
+
+def test_a_finding_is_applied(page: Page, api: httpx2.Client) -> None:
+    ref = upload(api, "browser-findings", admissions(200))
+    training = {"optimizer": {"SGD": {"learning_rate": 10.0}}, "epochs": 30}
+    run = submit(api, {"dataset": ref, "target": "admit", "network": [{"Dense": 16}], "training": training})
+    page.goto(f"/runs/{run}?tab=findings")
+    page.get_by_role("button", name="Apply and train again").first.click(timeout=60_000)
+    page.wait_for_url(lambda address: run not in address)
+    expect(page.locator(".crumbs")).to_contain_text("from")
+    expect(page.locator(".page-head")).to_contain_text("succeeded", timeout=60_000)
+
+
+def test_the_playground_learns_the_circle(page: Page) -> None:
+    page.goto("/playground?epochs=100&layers=6-4")
+    page.get_by_role("button", name="60/s").click()
+    page.get_by_role("button", name="Play", exact=True).click()
+    expect(page.get_by_test_id("surface")).to_contain_text("surface", timeout=60_000)
+    expect(page.get_by_test_id("epoch")).to_have_text("0100", timeout=20_000)
+    assert float(page.locator(".value.valid").inner_text()) < 0.3
+    page.get_by_role("button", name="Reset").click()
+    page.get_by_role("button", name="Step one epoch").click()
+    expect(page.get_by_test_id("epoch")).to_have_text("0001")
+    assert "layers=6-4" in page.url
