@@ -15,7 +15,10 @@ from fitserve.spec.tasks import inferred
 
 
 def check_dataset(spec: Spec, facts: DatasetFacts) -> list[Problem]:
-    sha256 = spec.dataset.sha256
+    here, sha256 = f"{facts.name}@{facts.version}", spec.dataset.sha256
+    if "@" in spec.dataset.ref and spec.dataset.ref != here:
+        detail = f"The spec names {spec.dataset.ref}; this is {here}."
+        return [Problem(detail, "/dataset", received=spec.dataset.ref, expected=here)]
     if sha256 is None or sha256 == facts.sha256:
         return []
     return [

@@ -121,6 +121,8 @@ def test_a_wrong_word_is_named_with_the_nearest_right_one(
         ({"training": {"sample_weight": "x0"}}, "/training/sample_weight", "0 and more"),
         ({"features": ["x0", "price"]}, "/features/1", "is the target"),
         ({"features": [{"x0": "one_hots"}]}, "/features/0", "one_hots"),
+        ({"dataset": "table@2"}, "/dataset", "this is table@1"),
+        ({"dataset": {"ref": "table", "sha256": "1" * 64}}, "/dataset/sha256", "other content"),
         ({"target": {"column": "price", "task": "binary"}}, "/target", "at most 1000 labels"),
     ],
 )
