@@ -11,10 +11,10 @@ import pyarrow.compute as pc
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
-from fitserve.datasets.judge import Plan, propose, storage_of
 from fitserve.datasets.kinds import POSSIBLE
 from fitserve.datasets.refusals import MOST, TableRefused, TableUnreadable, bad_value, refuse
 from fitserve.datasets.source import Source
+from fitserve.datasets.texts import Plan, propose, storage_of
 from fitserve.datasets.values import labels_of
 from fitserve.errors import Problem, TooLarge
 from fitserve.settings import MB, Limits

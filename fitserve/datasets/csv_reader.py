@@ -22,6 +22,7 @@ from fitserve.errors import Problem, TooLarge
 from fitserve.settings import MB, Limits
 
 BLOCK = MB  # the parser takes some 50 times this much memory
+LARGEST_BLOCK = 16 * MB  # a longer row is refused whatever the limit of a field
 BATCH_BYTES = 4 * MB
 BATCH_ROWS = 32_768
 MISSING = (
@@ -205,7 +206,7 @@ class CsvReader:
         if "UTF8" in message or "UTF-8" in message:
             return InvalidUtf8(message)
         if "straddling" in message:
-            if self.block < 16 * self.limits.field_bytes and self.block < 64 * MB:
+            if self.block < LARGEST_BLOCK:
                 return LargerBlocks()
             return TooLarge(
                 "A row is longer than the limit of a field, or a quote is never closed.",

@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 from fitserve.datasets.csv_reader import MISSING
-from fitserve.datasets.judge import Plan, propose
 from fitserve.datasets.reader import Restart
 from fitserve.datasets.refusals import MOST, TableRefused, TableUnreadable, refuse
+from fitserve.datasets.texts import Plan, propose
 from fitserve.datasets.values import clipped
 from fitserve.errors import Problem, TooLarge
 from fitserve.settings import Limits

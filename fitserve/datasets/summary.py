@@ -9,10 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fitserve.datasets.judge import Judge, storage_of
+from fitserve.datasets.judge import Judge
 from fitserve.datasets.kinds import POSSIBLE, Traits, infer_kind, sorted_labels
 from fitserve.datasets.profile import column_profile, text_traits
 from fitserve.datasets.refusals import TableRefused
+from fitserve.datasets.texts import storage_of
 from fitserve.datasets.values import as_label
 from fitserve.errors import Problem
 from fitserve.spec.facts import MAX_LABELS, ColumnFacts, Kind, Storage

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import random
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,9 +16,12 @@ import pytest
 import zstandard
 
 from fitserve.blobs import disk_full_is_507
+from fitserve.datasets.ingest import ingest
 from fitserve.datasets.refusals import TableRefused, TableUnreadable
+from fitserve.datasets.store import scratch_folder
 from fitserve.errors import BadInput, FitserveError, StorageFull, TooLarge, UnsupportedMedia
 from fitserve.settings import Limits
+from fitserve.wire.datasets import UploadOptions
 from tests.datasets.conftest import Read
 
 Ingest = Callable[..., Read]
@@ -217,6 +221,22 @@ def test_a_full_disk_is_507(tmp_path: Path) -> None:
     with pytest.raises(StorageFull), disk_full_is_507(), Path("/dev/full").open("wb") as full:
         full.write(b"x" * 100_000)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, lambda data: data.replace(b"a,", b"\xe9,")])
+def test_a_disk_that_fills_up_while_parsing(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", small], capture_output=True).returncode:
+        pytest.skip("a small file system cannot be mounted here")
+    try:
+        upload = tmp_path / "upload"
+        upload.write_bytes(pack(b"a,b\n" + b"".join(b"%d,%f\n" % (i, i * 1.7) for i in range(300_000))))
+        with pytest.raises(StorageFull), scratch_folder(small) as folder:
+            ingest(upload, UploadOptions(), Limits(), folder)
+        assert list(small.iterdir()) == []
+    finally:
+        subprocess.run(["umount", small], check=True)
 
 
 def test_a_mostly_textual_column_is_no_error(read: Ingest) -> None:
