@@ -105,7 +105,8 @@ def test_the_keras_model_works_without_our_code(trained: tuple[Any, pa.Table], t
         "model = keras.models.load_model(sys.argv[1], safe_mode=True)\n"
         "row = json.load(open(sys.argv[2]))\n"
         "types = {t.name: t.dtype for t in model.inputs}\n"
-        "print(json.dumps({k: v.numpy().tolist() for k, v in model({n: tf.constant(v, types[n]) for n, v in row.items()}).items()}))\n"
+        "answers = model({n: tf.constant(v, types[n]) for n, v in row.items()})\n"
+        "print(json.dumps({k: v.numpy().tolist() for k, v in answers.items()}))\n"
         "assert not [m for m in sys.modules if m.split('.')[0] in ('fitserve', 'workers')]\n"
     )
     done = subprocess.run(
@@ -208,3 +209,18 @@ def test_a_target_that_is_missing_is_bad_data(tmp_path: Path) -> None:
         )
     assert failed.value.cause == "bad_data"
     assert "stars" in str(failed.value)
+
+
+def test_mixed_precision_serves_in_32_bits(tmp_path: Path) -> None:
+    training = {**SHORT, "mixed_precision": True}
+    result = train(job_of(_table(), {"target": "sold", "features": ["income"], "training": training}, tmp_path), Told())
+    assert result.manifest["parity"]["max_rel"] <= 1e-5
+
+
+def test_class_weights_a_weight_column_and_fewer_steps(tmp_path: Path) -> None:
+    table = _table().append_column("weight", pa.array(np.linspace(0.5, 1.5, 60)))
+    training = {**SHORT, "class_weight": "balanced", "sample_weight": "weight", "steps_per_epoch": 2, "batch_size": 20}
+    spec = {"target": "sold", "features": ["income", "size"], "split": {"test": 0.1}}
+    result = train(job_of(table, {**spec, "training": training}, tmp_path), Told())
+    assert result.result["epochs"] == 3
+    assert set(result.manifest["metrics"]) == {"train", "validation", "test"}

@@ -180,7 +180,7 @@ def test_a_long_epoch_is_cut_where_somebody_looks() -> None:
     np.testing.assert_allclose(history["val_loss"], whole["val_loss"], rtol=1e-6)
 
 
-class _NoLoops(keras.Sequential):
+class NoLoops(keras.Sequential):
     """A network whose step cannot be part of a larger function."""
 
     def train_step(self, data: Any) -> Any:
@@ -192,7 +192,7 @@ class _NoLoops(keras.Sequential):
 def test_what_cannot_be_compiled_as_a_whole_goes_step_by_step() -> None:
     said: list[str] = []
     keras.utils.set_random_seed(1)
-    model = _NoLoops([keras.Input((4,)), *_model("adam").layers])
+    model = NoLoops([keras.Input((4,)), *_model("adam").layers])
     model.compile("adam", keras.losses.BinaryCrossentropy(), metrics=["accuracy"], jit_compile=False)
     _same(_ours(model, fell_back=said.append), _ours(_model("adam")))
     assert "step by step" in said[0]

@@ -14,6 +14,7 @@ from tests.trainer.runs import Told, job_of
 from workers.trainer import stacked_trials
 from workers.trainer import train as training
 from workers.trainer.job import TrainingFailed, TrainingResult, TrainingStopped
+from workers.trainer.receipt import compare
 from workers.trainer.train import train
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
@@ -168,4 +169,20 @@ def test_a_cancelled_run_stops_without_a_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(TrainingStopped) as stopped:
         train(job_of(_table(), _spec(), tmp_path), told)
     assert stopped.value.why == "cancel"
-    assert len(told.epochs) == 2 and not told.checkpoints
+    assert len(told.epochs) == 2
+    assert not told.checkpoints
+
+
+def test_the_same_spec_trains_to_the_same_weights(tmp_path: Path) -> None:
+    told = [Told(), Told(), Told()]
+    seeds = (3, 3, 4)
+    receipts = [
+        train(job_of(_table(), _spec(seed=seed), tmp_path / str(at)), told[at]).manifest["receipt"]
+        for at, seed in enumerate(seeds)
+    ]
+    again = compare(receipts[0], receipts[1], told[0].epochs, told[1].epochs)
+    assert again == {"identical": True, "differences": [], "first_different_epoch": None}
+    other = compare(receipts[0], receipts[2], told[0].epochs, told[2].epochs)
+    assert set(other["differences"]) >= {"spec", "seed", "weights"}
+    assert other["first_different_epoch"]["epoch"] == 1
+    assert other["first_different_epoch"]["first"] != other["first_different_epoch"]["second"]

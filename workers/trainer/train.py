@@ -160,7 +160,7 @@ def _finished(
     fitted, parts, table, compiled = prepared.fitted, prepared.parts, prepared.table, course.compiled
     best = outcome.trials[outcome.best]
     unseen = next(part for part in (parts.test, parts.validation, parts.train) if len(part))
-    network = finished(compiled.model, spec)
+    network = finished(_in_32_bits(compiled.model, spec), spec)
     exported = export(network, fitted.encoder, fitted.targets, table.take(unseen[:256]), job.folder, report)
     inputs = [one.name for one in exported.session.get_inputs()]
     outputs = [one.name for one in exported.session.get_outputs()]
@@ -223,6 +223,17 @@ def _finished(
         },
     }
     return TrainingResult({**exported.files, **files}, _finite(manifest), _finite(result))
+
+
+def _in_32_bits(model: keras.Model, spec: Spec) -> keras.Model:
+    """The network as it is served: one trained in mixed precision has 32-bit weights, and computes with them."""
+    if not spec.training.mixed_precision:
+        return model
+    twin = build_network(
+        spec.model_copy(update={"training": spec.training.model_copy(update={"mixed_precision": False})})
+    )
+    twin.set_weights(model.get_weights())
+    return twin
 
 
 def _weighted_as(rows: Rows, held_out: Rows) -> Rows:
