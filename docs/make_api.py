@@ -21,22 +21,36 @@ document at `/api/v1/openapi.json` and a page to try it out at `/docs`.
 
 Send a key as `Authorization: Bearer <id>.<secret>`. Errors are problem details (RFC 9457,
 `application/problem+json`) with `type`, `title`, `status`, `detail`, `request_id`, and where they apply `pointer`,
-`received`, `expected`, `fix` and a list of `errors`. Lists are paged by `limit` and `cursor`. POSTs that make a run
+`received`, `expected`, `fix` and a list of `errors`; the prediction protocols answer `{"error": "..."}`, as theirs
+say. Predictions (`/v1`, `/v2`) are the prediction service's, on a port of its own; the API forwards to it.
+
+Lists are paged by `limit` and `cursor`. POSTs that make a run
 take an `Idempotency-Key`: the same key again gets the same run.
 """
 
 
-def document() -> dict[str, Any]:
-    """The control API's OpenAPI document, of an app over an empty database."""
-    from services.control.app import create_app
+def documents() -> tuple[dict[str, Any], dict[str, Any]]:
+    """The OpenAPI documents of the control API and of the prediction service, over an empty database."""
+    from services.control import app as control
+    from services.predict import app as predict
 
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(home=Path(folder))
         migrations.upgrade(settings.resolved_database_url)
-        app = create_app(settings)
-        found: dict[str, Any] = json.loads(json.dumps(app.openapi()))
-        app.state.context.engine.dispose()
+        made, asked = control.create_app(settings), predict.create_app(settings)
+        found = json.loads(json.dumps(made.openapi())), json.loads(json.dumps(asked.openapi()))
+        made.state.context.engine.dispose()
+        asked.state.service.engine.dispose()
     return found
+
+
+def page() -> str:
+    """The whole page."""
+    control, predict = documents()
+    predict["paths"] = {path: item for path, item in predict["paths"].items() if path.startswith("/v")}
+    control["paths"] |= predict["paths"]
+    control["components"]["schemas"] |= predict["components"]["schemas"]
+    return markdown(control)
 
 
 def markdown(spec: dict[str, Any]) -> str:
@@ -48,7 +62,8 @@ def markdown(spec: dict[str, Any]) -> str:
         for method, operation in item.items()
         if method in ("get", "put", "post", "patch", "delete", "head")
     ]
-    for tag in dict.fromkeys(_tag(operation) for _, _, operation in operations):
+    tags = dict.fromkeys(_tag(operation) for _, _, operation in operations)
+    for tag in sorted(tags, key=lambda tag: tag == "operations"):  # the operator's own come last
         parts.append(f"## {tag.capitalize()}\n")
         for path, method, operation in operations:
             if _tag(operation) == tag:
@@ -150,4 +165,4 @@ def _cell(text: str) -> str:
 
 if __name__ == "__main__":
     PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(markdown(document()))
+    PAGE.write_text(page())

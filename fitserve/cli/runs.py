@@ -14,6 +14,7 @@ from fitserve.errors import BadInput
 
 if TYPE_CHECKING:
     from fitserve.client.runs import Run
+    from fitserve.wire.insight import FindingInfo
 
 runs = typer.Typer(no_args_is_help=True, help="Runs: list, look into, watch, cancel, retry, compare.")
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id.")]
@@ -154,13 +155,14 @@ def findings(
     session: Session,
     run_id: RunId,
     apply: Annotated[int | None, typer.Option(min=1, help="Train again with the change of this finding.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=2, help="Train both under so many seeds, to compare them.")] = None,
     watched: Annotated[bool, typer.Option("--watch", "-w", help="Watch the new run.")] = False,
 ) -> None:
     """Show what went wrong in a run, the evidence, and the change that answers it."""
     with session.client() as client:
         run = client.runs.get(run_id)
         if apply is not None:
-            child = run.apply_finding(apply)
+            child = client.runs.get(run.apply_finding(apply, seeds=seeds).id)
             if watched:
                 watch.watch(session, child)
                 return
@@ -170,20 +172,19 @@ def findings(
             )
             return
         found = run.findings()
-    session.show(found, *(_finding(number, item) for number, item in enumerate(found, 1)))
+    session.show(found, *map(_finding, found))
     if not found:
         session.say("Nothing was found to be wrong.")
-    elif any(item.get("patch") for item in found):
+    elif any(item.patch for item in found):
         session.say(f"Train again with a change: fitserve runs findings {run_id} --apply 1 --watch")
 
 
-def _finding(number: int, item: dict[str, Any]) -> Text:
-    severity = str(item.get("severity", "info"))
-    lines = Text.assemble((f"{number}. ", "bold"), (str(item.get("title", "")), _SEVERITY.get(severity, "")))
-    lines.append(f"\n   {item.get('sentence', '')}")
-    if item.get("answer"):
-        lines.append(f"\n   {item['answer']}", style="dim")
-    for change in item.get("patch") or []:
+def _finding(item: FindingInfo) -> Text:
+    lines = Text.assemble((f"{item.n}. ", "bold"), (item.title, _SEVERITY.get(item.severity, "")))
+    lines.append(f"\n   {item.sentence}")
+    if item.patch:
+        lines.append(f"\n   {item.answer}", style="dim")
+    for change in item.patch:
         value = json.dumps(change["value"]) if "value" in change else ""
         lines.append(f"\n     {change.get('op')} {change.get('path')} {value}", style="dim")
     return lines

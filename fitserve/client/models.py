@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -20,6 +21,7 @@ from fitserve.client.history import card, grid
 from fitserve.client.predictions import Predictions, predictions_of
 from fitserve.errors import BadInput, FitserveError, NotFound
 from fitserve.wire.models import LabelInfo, ModelInfo, VersionInfo
+from fitserve.wire.runs import RunInfo
 
 _PATH = "/api/v1/models"
 FILE_TIMEOUT = 300.0  # seconds without a byte
@@ -199,6 +201,19 @@ class Models(Resource[M]):
         answer, _ = yield from _post(self._connection, path, {"instances": _some(rows)})
         found: dict[str, Any] = answer.json()
         return found
+
+    @operation
+    def predict_dataset(
+        self, model: str, dataset: str, *, version: int | None = None, label: str | None = None, name: str | None = None
+    ) -> Operation[RunInfo]:
+        """Predicts a whole dataset on the workers, as a run of kind `prediction`; `name` is the new dataset's.
+
+        Look after it by `client.runs.get(run.id).wait()`; its `result` names the dataset that it made.
+        """
+        body = {"dataset": dataset, "version": version, "label": label, "name": name}
+        headers = {"Idempotency-Key": str(uuid.uuid4())}
+        call = Call.with_json("POST", f"{_control(model)}/predictions", body, headers=headers)
+        return RunInfo.model_validate((yield from ask(self._connection, call)).json())
 
     @operation
     def status(self, model: str) -> Operation[dict[str, str]]:

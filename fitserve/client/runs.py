@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -14,6 +14,7 @@ from fitserve.client.effects import Call, Listing, M, Operation, Sleep, listing,
 from fitserve.client.errors import RunEnded, WaitedTooLong
 from fitserve.client.events import follow
 from fitserve.client.history import History, card
+from fitserve.client.insight import Insight
 from fitserve.client.models import until_served
 from fitserve.client.specs import spec_of
 from fitserve.errors import FitserveError
@@ -29,7 +30,7 @@ SERVED_WITHIN = 10.0  # seconds that `wait` gives the prediction service to lear
 SILENCE = 600.0  # seconds that `events` tries to come back to a server that is away
 
 
-class Run(RunSummary, Handle[M]):
+class Run(RunSummary, Handle[M], Insight[M]):
     """A run, as the server last told it; `refresh()` asks again.
 
     What a list leaves out (`spec`, `resolved`, `estimates`, `progress`, ...) is empty until then.
@@ -52,8 +53,8 @@ class Run(RunSummary, Handle[M]):
     @property
     def dataset(self) -> str:
         """What it trains on, as name@version where that is known."""
-        reference = self.resolved.get("dataset") or {}
-        return str(reference.get("ref") or self.dataset_id)
+        reference = self.resolved.get("dataset")
+        return str(reference["ref"]) if isinstance(reference, dict) else self.dataset_id
 
     @property
     def ended(self) -> bool:
@@ -158,24 +159,6 @@ class Run(RunSummary, Handle[M]):
     def reproduce(self) -> Operation[Run[M]]:
         """A new run that trains the same to the letter, and names the first epoch that differs."""
         return (yield from _child(self, "reproduce"))
-
-    @operation
-    def findings(self) -> Operation[Sequence[dict[str, Any]]]:
-        """What went wrong in it and what would answer that, each with its evidence."""
-        found = yield from ask_json(self._connection, "GET", f"{_PATH}/{self.id}/findings")
-        items: Sequence[dict[str, Any]] = found["items"] if isinstance(found, dict) else found
-        return items
-
-    @operation
-    def apply_finding(self, number: int) -> Operation[Run[M]]:
-        """A new run of its spec with the change that finding `number` (from 1) proposes."""
-        return (yield from _child(self, f"findings/{number}/apply"))
-
-    @operation
-    def evaluation(self) -> Operation[dict[str, Any]]:
-        """Its figures on the test part, which nobody trained or selected on."""
-        found: dict[str, Any] = yield from ask_json(self._connection, "GET", f"{_PATH}/{self.id}/evaluation")
-        return found
 
     def __repr__(self) -> str:
         return f"<Run {self.id}: {self.state}>"

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from fitserve import blobs, db
 from fitserve.queue import Publisher
 from fitserve.settings import Settings
-from services.control import docs, predict_proxy
+from services.control import docs, openapi, predict_proxy
 from services.control.audit import Auditor
 from services.control.context import Context
 from services.control.identity import KeyRing, ensure_root_key, has_live_key
@@ -72,5 +72,6 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(api)
     app.include_router(docs.router)
     app.include_router(predict_proxy.router)
+    openapi.install(app)
     mount(app)
     return app

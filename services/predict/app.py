@@ -19,7 +19,10 @@ from services.shell import make_app
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The app: the protocols in front, /metrics, /livez and /readyz behind. `app.state.service` is the data plane."""
+    """The app with /metrics, /livez and /readyz. `app.state.front`, which is served, has the protocols before it.
+
+    They stand before all middleware: they have limits, telemetry and errors of their own.
+    """
     engine = db.make_engine(settings.resolved_database_url, pool_size=2)
     service = Service(settings, engine, open_store(settings.resolved_blob_url))
 
@@ -46,6 +49,6 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.service = service
-    app.add_middleware(DataPlane, service=service)
+    app.state.front = DataPlane(app, service)
     openapi.install(app)
     return app

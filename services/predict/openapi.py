@@ -28,7 +28,7 @@ _TENSOR: Schema = {
         "shape": {"type": "array", "items": {"type": "integer"}},
         "datatype": {"type": "string", "examples": ["FP64", "INT64", "BYTES", "BOOL"]},
         "data": {"type": "array", "items": _VALUE},
-        "parameters": {"type": "object"},
+        "parameters": {"type": "object", "additionalProperties": True},
     },
 }
 
@@ -73,14 +73,17 @@ SCHEMAS: dict[str, Schema] = {
     ),
     "RegressAnswer": _object(["results"], results={"type": "array", "items": {"type": "number"}}),
     "Explanations": {"type": "object", "additionalProperties": True},
-    "Status": _object(["model_version_status"], model_version_status={"type": "array", "items": {"type": "object"}}),
+    "Status": _object(
+        ["model_version_status"],
+        model_version_status={"type": "array", "items": {"type": "object", "additionalProperties": True}},
+    ),
     "Metadata": {"type": "object", "additionalProperties": True},
     "InferRequest": _object(
         ["inputs"],
         id={"type": "string"},
         inputs={"type": "array", "items": _TENSOR},
         outputs={"type": "array", "items": _object(["name"], name={"type": "string"})},
-        parameters={"type": "object"},
+        parameters={"type": "object", "additionalProperties": True},
     ),
     "InferAnswer": _object(
         ["model_name", "outputs"],

@@ -146,6 +146,19 @@ def test_models(fitserve: Fitserve, told: Told, run_id: str, tmp_path: Path) -> 
     raw = told("models", "predict", "cli-circle", str(path), "--raw")["predictions"]
     assert raw[0][0] == pytest.approx(answers["predictions"][0]["out"], abs=1e-5)
     assert fitserve("models", "predict", "no-such-model", str(path), code=4)
+    assert "cli-circle" in fitserve("models", "list").output
+    assert run_id in fitserve("models", "show", "cli-circle").output
+    assert "champion is version 1" in fitserve("models", "promote", "cli-circle", "1").output
+    assert fitserve("models", "rollback", "cli-circle", code=3)  # it never named another version
+    saved = told("models", "download", "cli-circle", "--kind", "onnx", "--output", str(tmp_path))
+    assert Path(saved["path"]).stat().st_size == saved["bytes"] > 0
+
+
+def test_findings(fitserve: Fitserve, told: Told, run_id: str) -> None:
+    found = told("runs", "findings", run_id)
+    shown = fitserve("runs", "findings", run_id).output
+    assert all(item["title"] in shown for item in found)
+    assert fitserve("runs", "findings", run_id, "--apply", "99", code=4)
 
 
 # Keys

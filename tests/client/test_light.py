@@ -5,10 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
-SERVERS = (
-    "sqlalchemy celery kombu redis alembic fastapi starlette uvicorn pyarrow numpy onnxruntime prometheus_client fsspec "
-    "msgspec tensorflow keras sklearn pandas polars matplotlib grpc psycopg services workers migrations"
-).split()
+SERVERS = """
+    sqlalchemy celery kombu redis alembic fastapi starlette uvicorn pyarrow numpy onnxruntime prometheus_client fsspec
+    msgspec tensorflow keras sklearn pandas polars matplotlib grpc psycopg services workers migrations
+""".split()  # noqa: SIM905
 
 CODE = f"""
 import importlib.abc, sys

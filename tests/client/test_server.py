@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import json
 import time
@@ -217,6 +218,17 @@ def test_cancel_wait_retry_and_reproduce(client: Client, trained: Run[Sync]) -> 
     assert same.reproduction.equal
 
 
+def test_what_a_run_teaches_is_typed(trained: Run[Sync]) -> None:
+    assert [finding.n for finding in trained.findings()] == list(range(1, len(trained.findings()) + 1))
+    assert trained.evaluation().part == "test"
+    assert trained.complexity().kept_epoch >= 1
+    assert {item["column"] for item in trained.importance().items} == {"x", "y", "colour"}
+    assert trained.hardest().rows > 0
+    assert trained.surface("x", "y").x.column == "x"
+    assert trained.lineage().run == trained.id
+    assert set(trained.explain(ROWS[0]).contributions) == {"x", "y", "colour"}
+
+
 # Models
 
 
@@ -235,6 +247,47 @@ def test_predictions_come_for_frames_lists_and_arrays(client: Client, trained: R
     assert client.models.status("client-circle") == {"1": "AVAILABLE"}
     assert client.models.signature("client-circle")["name"] == "client-circle"
     assert len(client.models.explain("client-circle", ROWS)["explanations"]) == 2
+
+
+def test_models_are_promoted_rolled_back_downloaded_and_changed(
+    client: Client, trained: Run[Sync], tmp_path: Path
+) -> None:
+    name = "client-lifecycle"
+    spec = {**SPEC, "dataset": trained.dataset, "model": name, "training": {"epochs": 2}}
+    versions = [client.runs.create(spec, training={"epochs": 2, "seed": seed}).wait(60).version for seed in (1, 2)]
+    assert versions == [1, 2]
+    model = client.models.get(name)
+    assert (model.serving, [version.version for version in model.versions]) == (2, [2, 1])
+    assert client.models.promote(name, 1).version == 1
+    assert client.models.promote(name, 2).previous == 1
+    assert client.models.rollback(name).version == 1
+    assert client.models.promote(name, 2, "canary", weight=0.25).weight == 0.25
+    assert {label.label for label in model.refresh().labels} == {"champion", "canary"}
+    with pytest.raises(Conflict):
+        client.models.retire(name, 2)
+    client.models.remove_label(name, "canary")
+    assert client.models.retire(name, 2).retired_at is not None
+    assert name in model._repr_html_()
+    assert name in [one.name for one in client.models.list()]
+    assert client.models.change(name, shared=True).shared
+
+    path = client.models.download(name, 1, tmp_path)
+    assert (path.name, path.read_bytes()[:2]) == (f"{name}-1.keras", b"PK")
+    manifest = client.models.manifest(name, 1)
+    digest = hashlib.sha256(client.models.download(name, 1, tmp_path / "m.onnx", "onnx").read_bytes()).hexdigest()
+    assert digest == manifest["onnx"]["sha256"]
+    with pytest.raises(NotFound):
+        client.models.download(name, 9, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+    client.models.delete(name)
+    with pytest.raises(NotFound):
+        client.models.get(name)
+
+
+def test_a_whole_dataset_is_predicted_as_a_run(client: Client, trained: Run[Sync]) -> None:
+    run = client.runs.get(client.models.predict_dataset("client-circle", trained.dataset, name="said").id).wait(60)
+    assert run.kind == "prediction"
+    assert client.datasets.get("said").rows == 240
 
 
 def test_a_bad_row_is_told_so(client: Client, trained: Run[Sync]) -> None:

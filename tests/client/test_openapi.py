@@ -1,0 +1,62 @@
+"""The OpenAPI documents: linted, turned into the reference, and into a client in another language that predicts."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from docs.make_api import PAGE, page
+from tests.conftest import PROJECT, Server, get_text
+
+EXAMPLE = PROJECT / "examples" / "typescript"
+needs_npm = pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not on the PATH")
+
+
+def test_the_reference_is_up_to_date() -> None:
+    assert PAGE.read_text() == page(), "python -m docs.make_api"
+
+
+@pytest.fixture(scope="session")
+def typescript(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example beside both documents of the running server, with what it needs installed."""
+    folder = tmp_path_factory.mktemp("typescript")
+    shutil.copytree(
+        EXAMPLE, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("node_modules", "dist", "*.json")
+    )
+    for name in ("package.json", "package-lock.json", "tsconfig.json"):
+        shutil.copy(EXAMPLE / name, folder)
+    (folder / "control.json").write_text(get_text(f"{server.base_url}/api/v1/openapi.json"))
+    (folder / "predict.json").write_text(get_text(f"{server.predict_url}/openapi.json"))
+    npm(folder, "ci", "--ignore-scripts")
+    return folder
+
+
+def npm(folder: Path, *words: str, **environment: str) -> str:
+    quiet = {"REDOCLY_TELEMETRY": "off", "npm_config_update_notifier": "false"}
+    done = subprocess.run(
+        ["npm", *words], cwd=folder, env={**os.environ, **quiet, **environment}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@needs_npm
+def test_redocly_finds_no_error(typescript: Path) -> None:
+    npm(typescript, "run", "lint")
+
+
+@needs_npm
+def test_a_generated_typescript_client_compiles_and_gets_a_prediction(typescript: Path, server: Server) -> None:
+    npm(typescript, "run", "generate")
+    npm(typescript, "run", "build")
+    environment = {"FITSERVE_URL": server.base_url, "FITSERVE_PREDICT_URL": server.predict_url}
+    told = npm(typescript, "run", "--silent", "start", FITSERVE_API_KEY=server.token, **environment)
+    rows = [json.loads(line) for line in told.splitlines()]
+    assert [row["x1"] for row in rows] == [0, 5]
+    inner, outer = (dict(row["scores"]) for row in rows)
+    assert max(inner, key=inner.__getitem__) != max(outer, key=outer.__getitem__)
