@@ -24,7 +24,7 @@ class SplitSpec(BaseModel):
     method: Method = "random"
     validation: float = Field(default=0.2, ge=0, lt=1, description="Share of all rows for validation")
     test: float = Field(
-        0.0,
+        0.1,
         ge=0,
         lt=1,
         description="Share of all rows kept from training for the evaluation",

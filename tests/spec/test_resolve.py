@@ -143,8 +143,8 @@ def test_the_summary_is_what_keras_prints() -> None:
     ]
     assert run.estimates.parameters == 131
     assert run.estimates.multiply_adds_per_row == 12 * 8 + 8 + 8 * 3
-    assert run.estimates.training_rows == 320
-    assert run.estimates.steps_per_epoch == 10
+    assert run.estimates.training_rows == 280
+    assert run.estimates.steps_per_epoch == 9
 
 
 @pytest.mark.parametrize(
