@@ -108,7 +108,8 @@ class Publisher:
 
     def _run(self) -> None:
         with contextlib.suppress(Exception):
-            self.app.connection_for_write().transport  # noqa: B018 (imports the transport before it is needed)
+            # What would be imported in the first request, whose second it would use up.
+            _ = (self.app.connection_for_write().transport, self.app.amqp.send_task_message)
         while (item := self._work.get()) is not None:
             work, done = item
             if not done.set_running_or_notify_cancel():
