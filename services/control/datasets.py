@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
 import anyio
+from anyio.lowlevel import RunVar
 from fastapi import Depends, Query, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
 
@@ -83,10 +84,13 @@ _UPLOADED: dict[int | str, dict[str, Any]] = {
 }
 
 
-async def ingesting(ctx: Context, work: Callable[[], T]) -> T:
+async def ingesting(work: Callable[[], T]) -> T:
     """Runs `work` on a thread, with few others at the same time; counts how it ended."""
-    state = ctx.settings
-    limiter = _limiters.setdefault(id(state), anyio.CapacityLimiter(INGESTS))
+    try:
+        limiter = _ingests.get()
+    except LookupError:
+        limiter = anyio.CapacityLimiter(INGESTS)
+        _ingests.set(limiter)
     try:
         done = await anyio.to_thread.run_sync(work, limiter=limiter)
     except FitserveError as error:
@@ -96,7 +100,7 @@ async def ingesting(ctx: Context, work: Callable[[], T]) -> T:
     return done
 
 
-_limiters: dict[int, anyio.CapacityLimiter] = {}
+_ingests: RunVar[anyio.CapacityLimiter] = RunVar("ingests")  # of the event loop
 
 
 def answer(response: Response, row: Dataset, created: bool, upload: Upload | None = None, ingest: float = 0) -> Any:
@@ -116,7 +120,6 @@ async def _store(
 ) -> tuple[Dataset, bool, float]:
     begun = anyio.current_time()
     row, created = await ingesting(
-        ctx,
         lambda: store.create(
             ctx.engine,
             ctx.blobs,
@@ -222,11 +225,14 @@ def _mine(ctx: Context, caller: Caller, ref: str) -> Dataset:
     return row
 
 
-@router.get("/datasets/{ref}", summary="One dataset", responses={404: {}})
-def get_dataset(ref: str, request: Request, response: Response, caller: Reader, ctx: Ctx) -> DatasetDetail:
+@router.get("/datasets/{ref}", summary="One dataset", response_model=DatasetDetail, responses={304: {}, 404: {}})
+def get_dataset(ref: str, request: Request, response: Response, caller: Reader, ctx: Ctx) -> Any:
     """By name (its newest version), `name@version` or id. A version never changes: its ETag is strong."""
     row = _found(ctx, caller, ref)
-    response.headers["ETag"] = f'"{row.id}-{int(row.shared)}"'
+    etag = f'"{row.id}-{int(row.shared)}"'
+    if request.headers.get("if-none-match") == etag:
+        return Response(status_code=304, headers={"ETag": etag})
+    response.headers["ETag"] = etag
     return DatasetDetail.model_validate(row)
 
 
@@ -283,7 +289,6 @@ async def append_rows(ref: str, request: Request, response: Response, caller: Up
         begun = anyio.current_time()
         limits, scratch = ctx.settings.limits, ctx.settings.scratch
         made = await ingesting(
-            ctx,
             lambda: revise.append(
                 ctx.engine, ctx.blobs, row, upload.received, options=options, limits=limits, scratch=scratch
             ),

@@ -310,7 +310,7 @@ async def _finish(ctx: Context, row: Upload, path: Path) -> str:
         return made.id
 
     try:
-        dataset_id = await ingesting(ctx, work)
+        dataset_id = await ingesting(work)
     except BadInput:
         await anyio.to_thread.run_sync(lambda: _forget(ctx, row, path))
         raise

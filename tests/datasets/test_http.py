@@ -7,6 +7,7 @@ import gzip
 import io
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
@@ -321,7 +322,7 @@ def test_a_resumable_upload_in_parts(api: Api) -> None:
 
 
 def test_a_resumable_upload_survives_a_broken_connection(api: Api) -> None:
-    data = table("broken-tus")
+    data = table("broken-tus") + b"1,500,3\n" * 300_000
     where = begin(api, len(data), name="mended")
     host, port = api.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as raw:
@@ -329,16 +330,25 @@ def test_a_resumable_upload_survives_a_broken_connection(api: Api) -> None:
             f"PATCH /api/v1{where} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {api.token}\r\nTus-Resumable: 1.0.0\r\n"
             f"Upload-Offset: 0\r\nContent-Type: application/offset+octet-stream\r\nContent-Length: {len(data)}\r\n\r\n"
         )
-        raw.sendall(head.encode() + data[:700])
-        time.sleep(0.3)
-    for _ in range(100):
-        offset = int(api.ann.head(where, headers=TUS).headers["upload-offset"])
-        if offset == 700:
-            break
+        raw.sendall(head.encode() + data[:-500])
+        wait_until(lambda: offset_of(api, where) >= 1 << 20)
+        assert send(api, where, 0, data).status_code == 423  # someone is writing
+    wait_until(lambda: send(api, where, len(data) - 1, b"").status_code == 409)  # no longer
+    offset = offset_of(api, where)
+    assert 1 << 20 <= offset <= len(data) - 500
+    assert send(api, where, offset, data[offset:]).status_code == 204
+    assert api.ann.get("/datasets/mended").json()["rows"] == 300_122
+
+
+def offset_of(api: Api, where: str) -> int:
+    return int(api.ann.head(where, headers=TUS).headers["upload-offset"])
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not done():
+        assert time.monotonic() < until
         time.sleep(0.05)
-    assert offset == 700
-    assert send(api, where, 700, data[700:]).status_code == 204
-    assert api.ann.get("/datasets/mended").json()["rows"] == 122
 
 
 def test_resumable_uploads_refuse_what_they_should(api: Api) -> None:
@@ -367,3 +377,11 @@ def test_a_refused_table_ends_its_resumable_upload(api: Api) -> None:
     assert not list((api.settings.scratch / "uploads").iterdir()) or where.rsplit("/", 1)[1] not in {
         path.name for path in (api.settings.scratch / "uploads").iterdir()
     }
+
+
+def test_a_version_never_changes_and_its_etag_says_so(api: Api) -> None:
+    api.ann.put("/datasets/tagged", content=table("tagged"))
+    tag = api.ann.get("/datasets/tagged").headers["etag"]
+    assert api.ann.get("/datasets/tagged", headers={"If-None-Match": tag}).status_code == 304
+    api.ann.patch("/datasets/tagged", json={"shared": True})
+    assert api.ann.get("/datasets/tagged", headers={"If-None-Match": tag}).status_code == 200
