@@ -31,8 +31,7 @@ def serve(settings: Settings) -> None:
     from services.shell.auth import refuse_open_door
 
     refuse_open_door(settings, _has_keys(settings))
-    app = create_app(settings)
-    make_server(app, app.state.service, settings).run(sockets=[listen(settings)])
+    make_server(create_app(settings), settings).run(sockets=[listen(settings)])
 
 
 def _has_keys(settings: Settings) -> bool:

@@ -15,6 +15,7 @@ from services.predict.operation import Service
 from services.predict.routes import route
 
 log = logging.getLogger(__name__)
+_CLIENT_GONE = 499  # as nginx counts it
 AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]
 
 
@@ -41,7 +42,9 @@ class DataPlane:
             admitted = True
             answer = await found.handle(self.service, call)
         except ClientGone:
-            counters.answered(found.protocol if found else "none", found.operation if found else "none", 499, 0.0)
+            counters.answered(
+                found.protocol if found else "none", found.operation if found else "none", _CLIENT_GONE, 0.0
+            )
             return
         except FitserveError as error:
             answer = error_answer(error)
@@ -52,10 +55,13 @@ class DataPlane:
             if admitted:
                 counters.in_flight -= 1
         protocol = found.protocol if found else ("tfserving" if call.path.startswith("/v1") else "oip")
-        await answer.send(send, call.method == "HEAD")
-        counters.answered(
-            protocol, found.operation if found else "unmatched", answer.status, time.perf_counter() - started
-        )
+        status = answer.status
+        try:
+            await answer.send(send, call.method == "HEAD")
+        except (RuntimeError, OSError):  # uvloop: the client has closed the connection meanwhile
+            status = _CLIENT_GONE
+        operation = found.operation if found else "unmatched"
+        counters.answered(protocol, operation, status, time.perf_counter() - started)
 
 
 def _ours(path: str) -> bool:

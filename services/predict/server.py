@@ -9,23 +9,23 @@ from fastapi import FastAPI
 
 from fitserve.settings import Settings
 from services.predict.fastlane import protocol_class
-from services.predict.operation import Service
 
 
-def make_server(app: FastAPI, service: Service, settings: Settings) -> uvicorn.Server:
+def make_server(app: FastAPI, settings: Settings) -> uvicorn.Server:
     """The server of one process."""
     plain = settings.tls_certificate is None
     config = uvicorn.Config(
-        app,
+        app.state.front,
         host=settings.host,
         port=settings.predict_port,
         loop="uvloop",
-        http=protocol_class(service) if plain else "httptools",
+        http=protocol_class(app.state.service) if plain else "httptools",
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         ssl_certfile=settings.tls_certificate,
         ssl_keyfile=settings.tls_key,
         backlog=2048,

@@ -12,7 +12,6 @@ from services.predict.server import listen, make_server
 if __name__ == "__main__":
     settings = Settings()
     logs.configure("plain", settings.log_level)
-    app = create_app(settings)
-    config = make_server(app, app.state.service, settings).config
+    config = make_server(create_app(settings), settings).config
     config.http = "httptools"
     uvicorn.Server(config).run(sockets=[listen(settings)])

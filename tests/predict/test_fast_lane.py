@@ -9,6 +9,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -166,45 +167,77 @@ def scenario(generator: random.Random, known: list[bytes], odd: list[bytes]) -> 
 _DATE = re.compile(rb"date: [^\r]*\r\n")
 
 
-async def converse(port: int, packets: list[bytes], pause: float) -> tuple[bytes, bool]:
-    """What a server sends back to these packets, and whether it closed the connection."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    received = bytearray()
-    closed = asyncio.Event()
+def unread(server_port: int, client_port: int) -> int:
+    """Bytes that have arrived at the server's end of a connection and that it has not read (Linux)."""
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[1].endswith(f":{server_port:04X}") and fields[2].endswith(f":{client_port:04X}"):
+            return int(fields[4].split(":")[1], 16)
+    return 0
 
-    async def read() -> None:
+
+class Talk:
+    """One connection: what a server has sent back to some packets, and whether it closed."""
+
+    def __init__(self, port: int, packets: list[bytes], pause: float) -> None:
+        self.port, self.packets, self.pause = port, packets, pause
+        self.received = bytearray()
+        self.closed = asyncio.Event()
+
+    async def send(self) -> None:
+        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
+        self.writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.task = asyncio.ensure_future(self._read())
+        for packet in self.packets:
+            if self.closed.is_set():
+                break
+            self.writer.write(packet)
+            await self._taken()
+            await asyncio.sleep(self.pause)
+
+    async def _taken(self) -> None:
+        """Until the server has read all, so that the next packet is a read of its own, however busy the machine."""
+        port = self.writer.get_extra_info("sockname")[1]
+        for _ in range(1000):
+            await asyncio.sleep(0.003)
+            if self.closed.is_set() or unread(self.port, port) == 0:
+                return
+
+    async def _read(self) -> None:
         try:
-            while data := await reader.read(65536):
-                received.extend(data)
+            while data := await self.reader.read(65536):
+                self.received.extend(data)
         except ConnectionError:
             pass
-        closed.set()
+        self.closed.set()
 
-    task = asyncio.ensure_future(read())
-    for packet in packets:
-        if closed.is_set():
-            break
-        writer.write(packet)
-        await asyncio.sleep(pause)
-    seen, quiet = -1, 0
-    while quiet < 3 and not closed.is_set():
-        quiet = quiet + 1 if seen == len(received) else 0
-        seen = len(received)
-        await asyncio.sleep(max(0.03, pause))
-    was_closed = closed.is_set()
-    task.cancel()
-    writer.close()
-    return _DATE.sub(b"", bytes(received)), was_closed
+    @property
+    def outcome(self) -> tuple[bytes, bool]:
+        return _DATE.sub(b"", bytes(self.received)), self.closed.is_set()
+
+    def end(self) -> None:
+        self.task.cancel()
+        self.writer.close()
 
 
 async def compare(ours: Served, plain: Served, packets: list[bytes]) -> None:
-    """Slower each time before a difference counts: where packets meet on the way, they are one read."""
-    for pause in (0.01, 0.05, 0.2):
-        mine, theirs = await asyncio.gather(converse(ours.port, packets, pause), converse(plain.port, packets, pause))
-        if mine == theirs:
+    """Equal and quiet, in the end. Slower each time before a difference counts: packets that meet are one read."""
+    for pause in (0.01, 0.05, 0.3):
+        talks = [Talk(served.port, packets, pause) for served in (ours, plain)]
+        await asyncio.gather(*(talk.send() for talk in talks))
+        unchanged, before = 0, None
+        for _ in range(200):  # longer than any answer takes on a busy machine
+            outcomes = [talk.outcome for talk in talks]
+            unchanged = unchanged + 1 if outcomes == before else 0
+            if unchanged >= (3 if outcomes[0] == outcomes[1] else 60):
+                break
+            before = outcomes
+            await asyncio.sleep(0.03)
+        for talk in talks:
+            talk.end()
+        if outcomes[0] == outcomes[1]:
             return
-    assert mine == theirs, packets
+    assert outcomes[0] == outcomes[1], packets
 
 
 async def run_all(ours: Served, plain: Served, scenarios: list[list[bytes]]) -> None:

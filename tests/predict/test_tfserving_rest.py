@@ -244,3 +244,10 @@ def test_explanations_sum_to_the_change(client, model) -> None:
         answer = predicted.get("outputs") or predicted["predictions"]
         answer = answer[0][name] if isinstance(answer[0], dict) else answer[0]
         np.testing.assert_allclose(total, np.array(answer) - found["baseline"]["outputs"][name], atol=1e-5)
+
+
+def test_bodies_beyond_the_control_apis_limit(client) -> None:
+    row = ", ".join(["1.000000000000000000000000000000"] * 6)
+    body = '{"instances": [' + ",".join([f"[{row}]"] * 60_000) + "]}"
+    assert len(body) > 11_000_000
+    assert client.post("/v1/models/m1:predict", content=body).status_code == 200
