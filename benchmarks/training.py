@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -183,8 +184,11 @@ def streaming(repeats: int) -> float:
 
             feed: Any
             if streamed:
-                everything = np.arange(case.rows)
-                feed = Streamed(path, names, everything, lambda t: fitted.encode(t, True), rows, case.batch, seed=0)
+                stream = partial(
+                    Streamed, path, names, np.arange(case.rows), lambda t: fitted.encode(t, True), rows, case.batch
+                )
+                spool = stream().spooled(Path(folder) / "spool", lambda: None)
+                feed = stream(seed=0, spool=spool)
             else:
                 feed = Resident(rows(fitted.encode(data.read(path, names), True)), shuffled(0))
             compiled = Compiled(model, feed.sample(), feed.sample(), case.batch, case.batch)

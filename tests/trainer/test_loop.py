@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,10 @@ def _stream(path: Path, picked: np.ndarray, **more: Any) -> Streamed:
     return Streamed(path, ["id", "x"], picked, encode, lambda part: Rows.of(part.x, part.y), 32, **more)
 
 
+def _spooled(path: Path, picked: np.ndarray, folder: Path, **more: Any) -> Streamed:
+    return _stream(path, picked, spool=_stream(path, picked).spooled(folder, lambda: None), **more)
+
+
 def _ids(stream: Streamed, epoch: int) -> list[int]:
     blocks = list(stream.blocks(epoch))
     assert [block.last for block in blocks] == [False] * (len(blocks) - 1) + [True]
@@ -237,18 +242,22 @@ def _ids(stream: Streamed, epoch: int) -> list[int]:
     return [int(i) for block in blocks for i in block.rows.y["y"].numpy()[block.order]]
 
 
-def test_a_stream_gives_every_row_once_an_epoch_shuffled_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("how", ["spool", "parquet"])
+def test_a_stream_gives_every_row_once_an_epoch_shuffled_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
     monkeypatch.setattr("workers.trainer.stream.BLOCK_BYTES", 4_000)
     monkeypatch.setattr("workers.trainer.stream.PIECE", 100)
     picked = np.arange(0, 5_000, 3)
-    stream = _stream(_file(tmp_path), picked, seed=1)
+    make = _stream if how == "parquet" else partial(_spooled, folder=tmp_path / "spool")
+    stream = make(_file(tmp_path), picked, seed=1)
     first, second = _ids(stream, 0), _ids(stream, 1)
     assert sorted(first) == sorted(second) == picked.tolist()
     assert first != second
     assert first == _ids(stream, 0)
     assert np.mean(np.abs(np.diff(first))) > 500  # well mixed, far beyond a row group
-    assert _ids(_stream(_file(tmp_path), picked), 0) == picked.tolist()
-    assert len(_ids(_stream(_file(tmp_path), picked, seed=1, take=200), 0)) == 200
+    assert _ids(make(_file(tmp_path), picked), 0) == picked.tolist()
+    assert len(_ids(make(_file(tmp_path), picked, seed=1, take=200), 0)) == 200
 
 
 def test_some_rows_of_a_file(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from workers.trainer.data import Encoded, Fitted
 from workers.trainer.feed import Feed, Resident, in_file_order, shuffled
 from workers.trainer.job import Reporter, TrainingJob
 from workers.trainer.signature import outputs_of
+from workers.trainer.spool import Spool, fits
 from workers.trainer.stream import Streamed, read_some
 
 SHARE = 1 / 6  # of the memory that this process may have, for the encoded rows; raw rows and copies take as much
@@ -95,7 +96,13 @@ class Feeds:
 
 
 def feeds(
-    job: TrainingJob, spec: Spec, prepared: Prepared, model: keras.Model, rows: Mapping[str, Rows], batch_size: int
+    job: TrainingJob,
+    spec: Spec,
+    prepared: Prepared,
+    model: keras.Model,
+    rows: Mapping[str, Rows],
+    batch_size: int,
+    report: Reporter,
 ) -> Feeds:
     """Feeds of `rows`, or of the file where the run is streamed."""
     training = spec.training
@@ -108,7 +115,7 @@ def feeds(
         )
     columns = data.columns_of(spec)
 
-    def streamed(part: str, seed: int | None, take: int | None = None) -> Feed:
+    def streamed(part: str, seed: int | None, take: int | None = None, spool: Spool | None = None) -> Streamed:
         return Streamed(
             job.table,
             columns,
@@ -118,11 +125,17 @@ def feeds(
             batch_size,
             seed,
             take,
+            spool,
         )
 
+    parts = [part for part in PARTS if len(getattr(whole, part))]
+    spools: dict[str, Spool] = {}
+    size = sum(leaf[:1].numpy().nbytes for leaf in keras.tree.flatten(rows["train"].as_tuple()))
+    if fits(job.folder, size * sum(len(getattr(whole, part)) for part in parts)):
+        spools = {part: streamed(part, None).spooled(job.folder / "spool" / part, report.progress) for part in parts}
     return Feeds(
-        lambda seed: streamed("train", seed if training.shuffle else None, take),
-        {part: streamed(part, None) for part in PARTS[1:] if len(getattr(whole, part))},
+        lambda seed: streamed("train", seed if training.shuffle else None, take, spools.get("train")),
+        {part: streamed(part, None, None, spools.get(part)) for part in parts if part != "train"},
     )
 
 

@@ -1,7 +1,8 @@
-"""Rows that do not fit into memory: read from Parquet in every epoch, through a shuffle buffer.
+"""Rows that do not fit into memory: read in every epoch, through a shuffle buffer.
 
-Several row groups, drawn anew each epoch, are read side by side, piece by piece; the pieces fill a
-buffer, which is shuffled, half of it trained on, and filled up again. A thread reads and encodes the
+They are read from Parquet and encoded once, into a spool on the scratch disk, and each epoch takes its pieces in
+a new order; where the disk has no room, several row groups, drawn anew each epoch, are read side by side.
+The pieces fill a buffer, which is shuffled, half of it trained on, and filled up again. A thread reads the
 next block while the network trains on this one. Memory holds a few blocks, however long the file.
 """
 
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from workers.trainer.compiled import Rows
 from workers.trainer.data import Encoded
 from workers.trainer.feed import Block
+from workers.trainer.spool import Spool
 
 PIECE = 8_192  # rows
 SIDE_BY_SIDE = 8  # row groups read at once
@@ -49,12 +51,13 @@ class Streamed:
         batch_size: int,
         seed: int | None = None,
         take: int | None = None,
+        spool: Spool | None = None,
     ) -> None:
         self._path, self._columns, self._picked = path, list(columns), picked
         self._encode, self._as_rows, self._seed = encode, as_rows, seed
-        self._batch = batch_size
+        self._spool = spool
         self.rows = take or len(picked)
-        first = next(self._pieces(np.random.Generator(np.random.Philox([0, 0]))))
+        first = next(self._pieces(None))
         self._sample = as_rows(_sliced(first, slice(0, 2)))
         row_bytes = sum(array[:1].nbytes for array in (*first.x.values(), *first.y.values()))
         self._block = max(1, BLOCK_BYTES // max(1, row_bytes) // batch_size) * batch_size
@@ -62,6 +65,10 @@ class Streamed:
     def sample(self) -> Rows:
         """Two rows."""
         return self._sample
+
+    def spooled(self, folder: Path, progress: Callable[[], None]) -> Spool:
+        """All its rows in a spool, in the file's order."""
+        return Spool(folder, self._pieces(None), progress)
 
     def blocks(self, epoch: int) -> Iterator[Block]:
         """The epoch's blocks, the next one being prepared while one is used."""
@@ -94,7 +101,12 @@ class Streamed:
         yield Block(self._as_rows(whole), order.astype(np.int32), last=True)
 
     def _pieces(self, generator: np.random.Generator | None) -> Iterator[Encoded]:
-        """Encoded pieces; with a generator, of several row groups in turn, drawn in a random order."""
+        """Encoded pieces; with a generator, in a random order."""
+        if self._spool is not None:
+            count = len(self._spool)
+            for piece in generator.permutation(count) if generator is not None else range(count):
+                yield self._spool.read(int(piece))
+            return
         with pq.ParquetFile(self._path, memory_map=True) as file:
             groups = np.arange(file.num_row_groups)
             sizes = [file.metadata.row_group(int(group)).num_rows for group in groups]

@@ -57,7 +57,7 @@ def _train(job: TrainingJob, spec: Spec, facts: DatasetFacts, report: Reporter) 
     held_out = rows["validation"] if rows["validation"].count else rows["train"]
     jit = spec.training.jit_compile is True
     compiled = Compiled(model, rows["train"], held_out, size, size, jit, lambda reason: report.event("info", reason))
-    source = feeds(job, spec, prepared, model, rows, size)
+    source = feeds(job, spec, prepared, model, rows, size, report)
     prepared_at = time.perf_counter()
     course = _course(job, spec, compiled, source, rows["train"], report, data.fingerprint(prepared.whole))
     outcome = _run(course, job)
