@@ -126,6 +126,10 @@ def ours(path: Path, folder: Path) -> dict[str, float]:
 
 
 def _peak() -> float:
+    """Most resident MB of this process; getrusage would count its parent's, from before the exec."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
