@@ -56,6 +56,8 @@ class Side:
     rates: dict[int, list[float]] = field(default_factory=dict)  # by connections: requests a second
     p50: dict[int, list[float]] = field(default_factory=dict)  # microseconds
     p99: dict[int, list[float]] = field(default_factory=dict)
+    pid: int = 0
+    cpu: dict[int, list[float]] = field(default_factory=dict)  # microseconds of the server's processor a request
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,20 @@ PEERS = {
     "litserve": Peer(["server.py"], "/predict", POSITIONAL),
     "ray": Peer(["app.py"], "/predict", POSITIONAL, environment={"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}),
     "mlflow": Peer(
-        ["-m", "mlflow", "models", "serve", "-m", "onnx_model", "--env-manager", "local", "-h", "127.0.0.1", "-p", "8100"],
+        [
+            "-m",
+            "mlflow",
+            "models",
+            "serve",
+            "-m",
+            "onnx_model",
+            "--env-manager",
+            "local",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            "8100",
+        ],
         "/invocations",
         json.dumps({"inputs": [VALUES]}),
         prepare=["save.py"],
@@ -148,13 +163,24 @@ def load(side: Side, connections: int, seconds: float, folder: Path) -> None:
     script = folder / "wrk.lua"
     script.write_text("\n".join(lines))
     command = ["taskset", "-c", LOAD_CORE, "wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency"]
+    before = processor_seconds(side.pid)
     out = subprocess.run([*command, "-s", str(script), side.url], capture_output=True, text=True, check=True).stdout
+    spent = processor_seconds(side.pid) - before
     if "Non-2xx" in out:
         raise RuntimeError(f"{side.name}: {out}")
     side.rates.setdefault(connections, []).append(float(_found(r"Requests/sec:\s+([\d.]+)", out)[0]))
+    requests = int(_found(r"(\d+) requests in", out)[0])
+    side.cpu.setdefault(connections, []).append(spent / max(1, requests) * 1e6)
     for share, into in (("50", side.p50), ("99", side.p99)):
         number, unit = _found(rf"{share}%\s+([\d.]+)(us|ms|s)", out)
         into.setdefault(connections, []).append(float(number) * {"us": 1, "ms": 1e3, "s": 1e6}[unit])
+
+
+def processor_seconds(pid: int) -> float:
+    """What a process and its children have used: it tells less of what else the machine is doing."""
+    root = psutil.Process(pid)
+    times = [process.cpu_times() for process in (root, *root.children(recursive=True))]
+    return sum(time.user + time.system for time in times)
 
 
 def _found(pattern: str, text: str) -> tuple[str, ...]:
@@ -174,17 +200,17 @@ def peer_side(name: str, python: str, peers: Path, onnx: Path, work: Path) -> It
     if peer.prepare:
         subprocess.run([python, *peer.prepare], cwd=folder, env={**os.environ, **environment}, check=True)
     url = f"http://127.0.0.1:8100{peer.path}"
-    with started([python, *peer.command], folder, url, peer.body, environment):
-        yield Side(name, url, peer.body)
+    with started([python, *peer.command], folder, url, peer.body, environment) as pid:
+        yield Side(name, url, peer.body, pid=pid)
 
 
 def our_sides(served: Served) -> list[Side]:
     """The three ways of asking us."""
     predict, infer = f"{served.url}/v1/models/m1:predict", f"{served.url}/v2/models/m1/infer"
     return [
-        Side("positional", predict, POSITIONAL, served.headers),
-        Side("named", predict, NAMED, served.headers),
-        Side("oip", infer, V2, served.headers),
+        Side("positional", predict, POSITIONAL, served.headers, pid=served.process.pid),
+        Side("named", predict, NAMED, served.headers, pid=served.process.pid),
+        Side("oip", infer, V2, served.headers, pid=served.process.pid),
     ]
 
 
@@ -225,10 +251,10 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     echo_url = f"http://127.0.0.1:{echo_port}/"
     with contextlib.ExitStack() as stack:
         served = stack.enter_context(serving(house, ("taskset", "-c", SERVER_CORE)))
-        stack.enter_context(started(echo_command, work, echo_url, POSITIONAL, {}))
+        echo_pid = stack.enter_context(started(echo_command, work, echo_url, POSITIONAL, {}))
         sides = our_sides(served)
         echoes = {
-            side.name: Side(f"echo of {side.name}", echo_url, side.body, side.headers) for side in sides
+            side.name: Side(f"echo of {side.name}", echo_url, side.body, side.headers, pid=echo_pid) for side in sides
         }
         for _ in range(arguments.rounds):
             for connections in (1, 16, 64):
@@ -240,7 +266,7 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     peers = measure_peers(arguments, work, house)
     every += peers
     report(every)
-    ours, _named, v2 = sides
+    ours, named, v2 = sides
     ratio = {
         side.name: [a / b for a, b in zip(side.rates[16], echoes[side.name].rates[16], strict=True)] for side in sides
     }
@@ -256,6 +282,10 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
         "mb_200_models": round(mb, 1),
         "ready_200_models_s": round(ready, 2),
         "fast_lane_requests": fast,
+        "cpu_ratio_positional": round(median(echoes["positional"].cpu[16]) / median(ours.cpu[16]), 3),
+        "cpu_ratio_named": round(median(echoes["named"].cpu[16]) / median(named.cpu[16]), 3),
+        "cpu_ratio_oip": round(median(echoes["oip"].cpu[16]) / median(v2.cpu[16]), 3),
+        "cpu_over_echo_us_1": round(median(ours.cpu[1]) - median(echoes["positional"].cpu[1]), 1),
         "predictions_a_second_16": round(median(ours.rates[16])),
     }
 
@@ -287,12 +317,12 @@ def measure_peers(arguments: argparse.Namespace, work: Path, house: House) -> li
 def report(sides: list[Side]) -> None:
     """The table for people."""
     print(f"{'':22}" + "".join(f"{f'c={c}':>30}" for c in (1, 16, 64)))
-    print(f"{'':22}" + f"{'a second':>12}{'p50 us':>9}{'p99 us':>9}" * 3)
+    print(f"{'':22}" + f"{'a second':>12}{'p50 us':>9}{'p99 us':>9}" * 3 + f"{'cpu us':>9}")
     for side in sides:
         cells = "".join(
             f"{median(side.rates[c]):12,.0f}{median(side.p50[c]):9,.0f}{median(side.p99[c]):9,.0f}" for c in (1, 16, 64)
         )
-        print(f"{side.name:22}{cells}")
+        print(f"{side.name:22}{cells}{median(side.cpu[16]):9,.1f}")
 
 
 def main() -> None:
