@@ -56,7 +56,7 @@ export function HeatMap({ label, grid, x, y, points = [], size = 320, discrete =
 
   return (
     <figure className="heat-map" style={{ width: size }}>
-      <canvas ref={canvas} role="img" aria-label={label} style={{ width: size, height: size }} />
+      <canvas ref={canvas} role="img" aria-label={label} style={{ width: size, aspectRatio: "1" }} />
       {axes && (
         <figcaption className="small faint row between">
           <span>{x[0]}</span>

@@ -1,5 +1,5 @@
 import { useQueries } from "@tanstack/react-query";
-import { useMemo } from "react";
+import { useMemo, useState } from "react";
 import { Link, useSearchParams } from "react-router";
 import { allEpochs, isLive, runQuery, useRuns } from "../api/runs";
 import type { RunDetail } from "../api/types";
@@ -159,7 +159,7 @@ function Figures({ runs, tables, ids, metric, onRemove }: FiguresProps) {
           <tbody>
             {runs.map((run, index) => {
               const values = trialsOf(run.id);
-              const told = index === 0 ? null : verdict(base, values, mode);
+              const told = index === 0 || run.dataset_id !== first?.dataset_id ? null : verdict(base, values, mode);
               return (
                 <tr key={run.id}>
                   <td>
@@ -192,11 +192,12 @@ function Figures({ runs, tables, ids, metric, onRemove }: FiguresProps) {
 
 function SpecDifferences({ runs }: { runs: readonly RunDetail[] }) {
   const t = useText();
-  const rows = useMemo(() => differences(runs.map((run) => run.resolved)), [runs]);
+  const [whole, setWhole] = useState(false);
+  const rows = useMemo(() => differences(runs.map((run) => (whole ? run.resolved : run.spec))), [runs, whole]);
   if (runs.length < 2) return null;
-  if (rows.length === 0) return <Notice tone="good">{t("compare.same")}</Notice>;
+  if (rows.length === 0 && whole) return <Notice tone="good">{t("compare.same")}</Notice>;
   return (
-    <Card title={t("compare.differences")} bare>
+    <Card title={t("compare.differences")} bare actions={<Check label={t("spec.resolved")} checked={whole} onChange={setWhole} />}>
       <div className="table-wrap">
         <table className="table dense">
           <thead>
@@ -214,7 +215,7 @@ function SpecDifferences({ runs }: { runs: readonly RunDetail[] }) {
               <tr key={row.path}>
                 <td className="mono small">{row.path}</td>
                 {row.values.map((value, index) => (
-                  <td key={index} className="mono small">
+                  <td key={index} className="mono small difference">
                     {value ?? <span className="faint">–</span>}
                   </td>
                 ))}

@@ -1,0 +1,78 @@
+"""The pages on the API's own address, and predictions beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx2
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from services.dashboard import mount
+from tests.conftest import Server
+
+HTML = {"Accept": "text/html"}
+
+
+def built(folder: Path) -> TestClient:
+    folder.mkdir(exist_ok=True)
+    (folder / "index.html").write_text("<h1>pages</h1>")
+    app = FastAPI()
+    app.add_api_route("/api/v1/limits", lambda: {"rows": 1})
+    mount(app, folder)
+    return TestClient(app)
+
+
+def test_deep_links_get_the_page_and_routes_stay_routes(tmp_path: Path) -> None:
+    client = built(tmp_path / "build")
+    assert client.get("/runs/run_1?tab=events", headers=HTML).text == "<h1>pages</h1>"
+    assert client.get("/api/v1/limits", headers=HTML).json() == {"rows": 1}
+    assert client.get("/assets/missing.js").status_code == 404
+    assert client.get("/../../etc/passwd").status_code == 404
+
+
+def test_where_the_build_is_missing_the_page_says_how_to_make_it(tmp_path: Path) -> None:
+    app = FastAPI()
+    mount(app, tmp_path / "nothing")
+    assert "make dashboard" in TestClient(app).get("/").text
+
+
+def test_pages_come_under_a_strict_policy(server: Server) -> None:
+    answer = httpx2.get(f"{server.base_url}/runs", headers=HTML)
+    policy = answer.headers["content-security-policy"]
+    assert "script-src 'self'" in policy
+    assert "unsafe-eval" not in policy
+    assert "<script>" not in answer.text
+
+
+def test_predictions_are_forwarded_with_the_callers_key(server: Server) -> None:
+    here = f"{server.base_url}/v1/models"
+    assert httpx2.get(here).status_code == 401
+    direct = httpx2.get(f"{server.predict_url}/v1/models", headers=server.headers)
+    forwarded = httpx2.get(here, headers=server.headers)
+    assert (forwarded.status_code, forwarded.json()) == (200, direct.json())
+    missing = httpx2.post(f"{here}/nothing:predict", headers=server.headers, json={"instances": [[1]]})
+    assert missing.status_code == 404
+    assert "error" in missing.json()
+    assert httpx2.get(f"{server.base_url}/v2/health/live").json() == {"live": True}
+
+
+def test_a_cookie_is_a_key_on_its_own_origin_alone(server: Server) -> None:
+    with httpx2.Client(base_url=server.base_url) as client:
+        client.post("/api/v1/session", json={"token": server.token}).raise_for_status()
+        assert client.get("/v1/models").status_code == 200
+        forged = client.post("/v1/models/m:predict", json={"instances": []}, headers={"Origin": "http://evil.example"})
+        assert forged.status_code == 403
+
+
+def test_an_absent_prediction_service_is_said(tmp_path: Path, sqlite_url: str) -> None:
+    from fitserve.settings import Settings
+    from services.control.app import create_app
+
+    settings = Settings(
+        home=tmp_path, database_url=sqlite_url, redis_url="redis://127.0.0.1:1/0", predict_url="http://127.0.0.1:9"
+    )
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        answer = client.get("/v2/models")
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "2"

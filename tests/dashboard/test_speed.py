@@ -1,0 +1,147 @@
+"""A hundred runs of a thousand epochs: the first paint, twenty of them compared, and memory over many visits."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from playwright.sync_api import Browser, CDPSession, Page
+from sqlalchemy import insert
+
+import migrations
+from fitserve import db
+from fitserve.tables import Blob, Dataset, Epoch, Run
+from tests.conftest import PROJECT, free_ports
+
+pytestmark = pytest.mark.xdist_group("server")
+RUNS, EPOCHS, COMPARED = 100, 1000, 20
+FIRST_PAINT_MS = 1500
+
+
+def filled(url: str) -> list[str]:
+    """A database with that many finished runs; their ids."""
+    migrations.upgrade(url)
+    at, engine = datetime.now(UTC), db.make_engine(url)
+    ids = [f"run_{index:026d}" for index in range(RUNS)]
+    resolved = {"dataset": {"ref": "many@1"}, "target": [{"name": "y"}], "features": [], "training": {"epochs": EPOCHS}}
+    with db.transaction(engine) as session:
+        session.add(Blob(sha256="0" * 64, bytes=1, kind="dataset", created_at=at))
+        session.flush()
+        facts: dict[str, Any] = {"source": {}, "columns": [], "profile": {}, "refused": None}
+        row = Dataset(id="ds_many", name="many", version=1, owner="admin", sha256="0" * 64, blob="0" * 64, **facts)
+        row.rows, row.bytes, row.created_at = 1, 1, at
+        session.add(row)
+        session.flush()
+        for index, run_id in enumerate(ids):
+            run = Run(id=run_id, owner="admin", dataset_id="ds_many", spec={"seed": index}, resolved=resolved)
+            run.estimates, run.state, run.created_at, run.started_at, run.finished_at = {}, "succeeded", at, at, at
+            run.result = {"metrics": {"validation": {"loss": 1 / (index + 1)}}}
+            session.add(run)
+        session.flush()
+        for index, run_id in enumerate(ids):
+            rows = [
+                {
+                    "run_id": run_id,
+                    "trial": 0,
+                    "epoch": epoch,
+                    "attempt": 1,
+                    "seconds": 0.01,
+                    "created_at": at,
+                    "logs": {"loss": math.exp(-epoch / 200) + index / 99, "val_loss": math.exp(-epoch / 150)},
+                }
+                for epoch in range(1, EPOCHS + 1)
+            ]
+            session.execute(insert(Epoch), rows)
+    engine.dispose()
+    return ids
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, list[str]]]:
+    """The control API alone over such a database: its address, the runs."""
+    home: Path = tmp_path_factory.mktemp("many")
+    url = f"sqlite:///{home / 'fitserve.db'}"
+    ids, (port,) = filled(url), free_ports(1)
+    settings = {"FITSERVE_HOME": str(home), "FITSERVE_DATABASE_URL": url, "FITSERVE_PORT": str(port)}
+    settings |= {"FITSERVE_AUTH": "false", "FITSERVE_REDIS_URL": "redis://127.0.0.1:1/0"}
+    with (home / "log").open("wb") as sink:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "services.control"], cwd=PROJECT, env={**os.environ, **settings}, stderr=sink
+        )
+    base = f"http://127.0.0.1:{port}"
+    for _ in range(600):
+        try:
+            if httpx2.get(f"{base}/readyz").status_code == 200:
+                break
+        except httpx2.TransportError:
+            time.sleep(0.05)
+    yield base, ids
+    process.terminate()
+    process.wait(20)
+
+
+@pytest.fixture
+def visitor(browser: Browser, many: tuple[str, list[str]]) -> Iterator[Page]:
+    context = browser.new_context(viewport={"width": 1400, "height": 900}, base_url=many[0], locale="en-US")
+    yield context.new_page()
+    context.close()
+
+
+def first_paint(page: Page) -> float:
+    """Milliseconds from the navigation to the first content."""
+    script = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? -1"
+    return float(page.evaluate(script))
+
+
+def test_the_list_and_the_comparison_paint_soon(visitor: Page, many: tuple[str, list[str]]) -> None:
+    visitor.goto("/runs")
+    visitor.locator("tbody tr").nth(RUNS - 1).wait_for()
+    assert 0 < first_paint(visitor) < FIRST_PAINT_MS
+    visitor.goto(f"/compare?runs={','.join(many[1][:COMPARED])}")
+    visitor.locator(".curve-chart canvas").wait_for()
+    visitor.locator("tbody tr").nth(COMPARED - 1).wait_for()
+    assert 0 < first_paint(visitor) < FIRST_PAINT_MS
+    longest = visitor.evaluate(
+        """() => new Promise((done) => {
+          let longest = 0, before = performance.now(), frames = 0;
+          const step = (now) => {
+            longest = Math.max(longest, now - before); before = now; frames += 1;
+            window.scrollBy(0, 12);
+            frames < 40 ? requestAnimationFrame(step) : done(longest);
+          };
+          requestAnimationFrame(step);
+        })"""
+    )
+    assert longest < 250, f"a frame took {longest:.0f} ms"
+
+
+@pytest.mark.long
+def test_memory_stays_flat_over_200_visits(visitor: Page, many: tuple[str, list[str]]) -> None:
+    visitor.goto("/runs")
+    visitor.locator("tbody tr").first.wait_for()
+    devtools = visitor.context.new_cdp_session(visitor)
+    heaps: list[float] = []
+    for visit in range(200):
+        visitor.locator("tbody tr a").nth(visit % 20).click()
+        visitor.locator(".curve-chart canvas").first.wait_for()
+        visitor.locator(".nav").get_by_text("Runs").click()
+        visitor.locator("tbody tr").first.wait_for()
+        if visit % 20 == 19:
+            heaps.append(heap_mb(devtools))
+    assert max(heaps[5:]) < heaps[1] + 8, heaps
+
+
+def heap_mb(devtools: CDPSession) -> float:
+    """Used JavaScript heap after a collection."""
+    devtools.send("HeapProfiler.collectGarbage")
+    used: float = devtools.send("Runtime.getHeapUsage")["usedSize"]
+    return used / 2**20
