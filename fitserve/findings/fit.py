@@ -150,7 +150,8 @@ def validation_easier(record: Record) -> Found | None:
     train, validation = mean(trial.train[i] for i in late), mean(trial.validation[i] for i in late)
     # The network itself, without dropout: where it too finds the validation rows easier, they are easier.
     own = record.fit_of("network", "train")
-    if not validation < EASIER * train or (own is not None and own > EASIER * train):
+    clearly = train - validation > 0.1 * (record.baseline or train)
+    if not clearly or not validation < EASIER * train or (own is not None and own > EASIER * train):
         return None
     return Found(
         f"In the later half the validation loss ({validation:.3g}) was well below the training loss ({train:.3g}):"

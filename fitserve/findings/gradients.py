@@ -10,9 +10,10 @@ from fitserve.findings.finding import Found, Rule
 from fitserve.findings.record import Look, Record, median
 
 VANISHED = 1e-3
-EXPLODED = 100.0
+EXPLODED = 30.0
 DEAD = 0.4
 SATURATED = 0.4
+PRESSED = 0.5
 _FRESH_LOOKS = 3
 
 
@@ -79,8 +80,10 @@ def exploding(record: Record) -> Found | None:
 def dead_relus(record: Record) -> Found | None:
     """The share of hidden ReLU units that are 0 on every row of the probe, at the last look."""
     looks = _looks(record)
-    if not looks:
+    if record.trial is None or not looks:
         return None
+    if record.trial.penalty > PRESSED * (record.baseline or 1.0):
+        return None  # regularizers silence them, which is what those are for
     silent = {p.name for p in spec_edit.places(record.spec) if spec_edit.has_penalty(p, ("L1", "L1L2"))}
     dead = {
         layer["name"]: float(layer["dead"])

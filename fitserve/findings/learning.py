@@ -11,7 +11,7 @@ from fitserve.findings.record import Record, Trial, mean
 
 ABOVE_BASELINE = 1.2
 RISING = 0.35
-RISE = 0.03
+RISE = 0.08
 SLOW_MOVE = 0.01
 AIMED_MOVE = 0.03
 STRAIGHT = 0.35

@@ -47,7 +47,7 @@ class Trial:
     train: tuple[float, ...]  # NaN where the loss was no number
     validation: tuple[float, ...]  # empty where nothing was held out
     looks: tuple[Look, ...] = ()
-    penalty: float = 0.0  # at the last look
+    penalty: float = 0.0  # of regularizers, the largest that was seen
 
     @property
     def best(self) -> int | None:
@@ -185,26 +185,36 @@ def _trial(number: int, rows: Sequence[EpochRow], final: Json | None) -> Trial:
     penalties = [(epoch, value) for epoch, value in penalties if math.isfinite(value)]
     free = [_between(penalties, r.epoch) for r in rows]
     # The training loss is a mean over the epoch, the penalty that of its end.
-    over = [(_between(penalties, r.epoch - 1) + p) / 2 for r, p in zip(rows, free, strict=True)]
+    over = [_mean_between(_between(penalties, r.epoch - 1), p) for r, p in zip(rows, free, strict=True)]
     train = tuple(number_of(r.logs.get("loss")) - p for r, p in zip(rows, over, strict=True))
     held = all("val_loss" in r.logs for r in rows)
     validation = tuple(number_of(r.logs.get("val_loss")) - p for r, p in zip(rows, free, strict=True)) if held else ()
-    penalty = penalties[-1][1] if penalties else 0.0
+    penalty = max((value for _, value in penalties), default=0.0)
     return Trial(number, tuple(r.epoch for r in rows), train, validation, looks, penalty)
 
 
 def _between(known: Sequence[tuple[int, float]], epoch: int) -> float:
-    """The penalty of an epoch, on a straight line between the two looks around it."""
+    """The penalty after an epoch. Between two looks, and before the first, it is taken to fall or grow by a factor."""
     if not known:
         return 0.0
     at = bisect_left(known, (epoch, -math.inf))
     if at == len(known):
         return known[-1][1]
     right, high = known[at]
-    if at == 0 or right == epoch:
+    if right == epoch or len(known) == 1:
         return high
-    left, low = known[at - 1]
-    return low + (high - low) * (epoch - left) / (right - left)
+    (left, low), (right, high) = known[max(0, at - 1)], known[max(1, at)]
+    share = (epoch - left) / (right - left)
+    if low <= 0 or high <= 0:
+        return max(0.0, low + (high - low) * share)
+    return low * min(10.0, max(0.1, high / low)) ** share
+
+
+def _mean_between(before: float, after: float) -> float:
+    """The mean of something that changes by a steady factor from one value to the other."""
+    if before <= 0 or after <= 0 or abs(before - after) < 1e-6 * after:
+        return (before + after) / 2
+    return (before - after) / math.log(before / after)
 
 
 def number_of(value: Any) -> float:

@@ -40,6 +40,7 @@ class Ran:
     result: TrainingResult | None
     insight: dict[str, Any] | None
     folder: Path
+    seconds: list[float]  # of every recorded epoch
 
     @property
     def findings(self) -> dict[str, Finding]:
@@ -71,7 +72,7 @@ def run(table: pa.Table, spec: dict[str, Any], facts: DatasetFacts | None = None
     insight = json.loads(result.files["insight"].read_text()) if result else None
     kept = result.result["best_trial"] if result else None
     record = Record(job.spec, DatasetFacts.model_validate(job.facts), rows, view_of(insight, job.spec), kept, failed)
-    return Ran(record, result, insight, folder)
+    return Ran(record, result, insight, folder, [epoch["seconds"] for epoch in told.epochs])
 
 
 def job_on(table: pa.Table, facts: DatasetFacts, spec: dict[str, Any], folder: Path) -> TrainingJob:

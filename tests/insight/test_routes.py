@@ -51,7 +51,9 @@ def _ended(api: httpx2.Client, run: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def run(api: httpx2.Client) -> str:
     """A run that overfits: 60 epochs of a wide network on few rows."""
-    upload = api.post("/datasets", params={"name": "insight-routes"}, content=_csv(), headers={"Content-Type": "text/csv"})
+    upload = api.post(
+        "/datasets", params={"name": "insight-routes"}, content=_csv(), headers={"Content-Type": "text/csv"}
+    )
     assert upload.status_code in (200, 201), upload.text
     spec = {
         "dataset": "insight-routes",

@@ -1,0 +1,135 @@
+"""Figures equal scikit-learn's on the same arrays; intervals cover; comparisons tell chance from difference."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn import metrics
+
+from workers.trainer.insight import evaluation
+from workers.trainer.insight.evaluation import best_threshold, classification, compare, regression
+from workers.trainer.insight.hardest import hardest_labels, hardest_numbers
+
+
+def _binary(rows: int = 400, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, 2, rows)
+    positive = 1 / (1 + np.exp(-(rng.normal(size=rows) + 1.5 * truth - 0.75)))
+    return truth, np.stack([1 - positive, positive], 1)
+
+
+def test_binary_figures_are_scikit_learns() -> None:
+    truth, shares = _binary()
+    threshold = best_threshold(*_half(truth, shares[:, 1]))
+    told = classification(truth, shares, ["no", "yes"], threshold=threshold)
+    chosen = (shares[:, 1] >= 0.5).astype(int)
+    near = lambda value: pytest.approx(value, rel=1e-6)  # noqa: E731
+    assert told["accuracy"] == near(metrics.accuracy_score(truth, chosen))
+    assert told["balanced_accuracy"] == near(metrics.balanced_accuracy_score(truth, chosen))
+    assert told["log_loss"] == near(metrics.log_loss(truth, shares))
+    assert told["brier"] == near(metrics.brier_score_loss(truth, shares[:, 1]))
+    assert told["roc_auc"] == near(metrics.roc_auc_score(truth, shares[:, 1]))
+    assert told["average_precision"] == near(metrics.average_precision_score(truth, shares[:, 1]))
+    assert told["confusion"] == metrics.confusion_matrix(truth, chosen).tolist()
+    yes = told["by_label"][1]
+    assert yes["precision"] == near(metrics.precision_score(truth, chosen))
+    assert yes["recall"] == near(metrics.recall_score(truth, chosen))
+    assert yes["f1"] == near(metrics.f1_score(truth, chosen))
+    at = (shares[:, 1] >= threshold).astype(int)
+    assert told["best_threshold"]["f1"] == near(metrics.f1_score(truth, at))
+
+
+def _half(truth: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return truth[: len(truth) // 2], positive[: len(truth) // 2]
+
+
+def test_figures_of_several_labels_are_scikit_learns() -> None:
+    rng = np.random.default_rng(1)
+    truth = rng.integers(0, 3, 300)
+    shares = rng.dirichlet(np.ones(3), 300) + 0.8 * np.eye(3)[truth]
+    shares /= shares.sum(1, keepdims=True)
+    told = classification(truth, shares, list("abc"))
+    chosen = shares.argmax(1)
+    assert told["accuracy"] == pytest.approx(metrics.accuracy_score(truth, chosen))
+    assert told["f1_macro"] == pytest.approx(metrics.f1_score(truth, chosen, average="macro"))
+    assert told["log_loss"] == pytest.approx(metrics.log_loss(truth, shares))
+    assert told["roc_auc"] == pytest.approx(metrics.roc_auc_score(truth, shares, multi_class="ovr"), rel=1e-6)
+    assert told["brier"] == pytest.approx(((shares - np.eye(3)[truth]) ** 2).sum(1).mean())
+
+
+def test_regression_figures_are_scikit_learns() -> None:
+    rng = np.random.default_rng(2)
+    truth = rng.normal(100, 20, 500)
+    predicted = truth + rng.normal(0, 5, 500)
+    told = regression(truth, predicted)
+    assert told["rmse"] == pytest.approx(metrics.root_mean_squared_error(truth, predicted))
+    assert told["mae"] == pytest.approx(metrics.mean_absolute_error(truth, predicted))
+    assert told["r2"] == pytest.approx(metrics.r2_score(truth, predicted))
+    assert len(told["residuals"]) == 10
+    assert sum(row["rows"] for row in told["residuals"]) == 500
+    low, high = told["intervals"]["rmse"]
+    assert low < told["rmse"] < high
+
+
+def test_what_is_resampled_at_once_is_scikit_learns_on_each() -> None:
+    truth, shares = _binary(60)
+    draws = np.random.default_rng(0).integers(0, 60, (20, 60))
+    areas = evaluation._drawn_areas(truth[draws] == 1, shares[:, 1][draws])
+    right = ((shares[:, 1] >= 0.5) == truth).astype(float)
+    recalls = evaluation._drawn_recalls(truth[draws], right[draws], 2)
+    for at, draw in enumerate(draws):
+        assert areas[at] == pytest.approx(metrics.roc_auc_score(truth[draw], shares[draw, 1]))
+        chosen = (shares[draw, 1] >= 0.5).astype(int)
+        assert recalls[at] == pytest.approx(metrics.balanced_accuracy_score(truth[draw], chosen))
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
+    covered = 0
+    for seed in range(60):
+        truth = np.random.default_rng(seed).random(200) < 0.7
+        shares = np.tile([0.0, 1.0], (200, 1))
+        low, high = classification(truth.astype(int), shares, ["no", "yes"], seed=seed)["intervals"]["accuracy"]
+        covered += low <= 0.7 <= high
+    assert covered >= 52
+
+
+def test_a_label_that_never_occurs_makes_no_figure_fail() -> None:
+    truth = np.zeros(20, int)
+    told = classification(truth, np.tile([0.9, 0.1, 0.0], (20, 1)), list("abc"))
+    assert told["accuracy"] == 1.0
+    assert told["roc_auc"] is None
+    one = classification(np.ones(5, int), np.tile([0.4, 0.6], (5, 1)), ["no", "yes"], threshold=0.5)
+    assert one["average_precision"] is None
+
+
+def test_models_are_compared_row_by_row() -> None:
+    rng = np.random.default_rng(3)
+    hard = rng.gamma(1.0, 1.0, 300)
+    assert compare(hard, hard + rng.normal(0.2, 0.3, 300))["verdict"] == "better"
+    assert compare(hard, hard + rng.normal(0.0, 0.3, 300))["verdict"] == "no different"
+    assert compare(hard + 0.5, hard)["verdict"] == "worse"
+
+
+def test_flipped_labels_are_found_by_row_number() -> None:
+    rng = np.random.default_rng(4)
+    rows = 400
+    truth = rng.integers(0, 2, rows)
+    positive = np.clip(0.85 * truth + 0.075 + rng.normal(0, 0.05, rows), 0.01, 0.99)
+    flipped = rng.choice(rows, 20, replace=False)
+    given = truth.copy()
+    given[flipped] = 1 - given[flipped]
+    parts = np.where(np.arange(rows) < 240, "train", "test")
+    told = hardest_labels(np.arange(1, rows + 1), parts, given, np.stack([1 - positive, positive], 1), ["no", "yes"])
+    found = {entry["row"] - 1 for entry in told["mislabelled"]}
+    assert found <= set(flipped)
+    assert len(found) >= 10
+    assert {entry["row"] - 1 for entry in told["hardest"][:20]} == set(flipped)
+
+
+def test_far_residuals_are_suspect() -> None:
+    rng = np.random.default_rng(5)
+    truth = rng.normal(size=300)
+    predicted = truth + rng.normal(0, 0.1, 300)
+    truth[[7, 70]] += 5
+    told = hardest_numbers(np.arange(1, 301), np.full(300, "test"), truth, predicted)
+    assert [entry["row"] for entry in told["mislabelled"]] in ([8, 71], [71, 8])

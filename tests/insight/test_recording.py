@@ -1,0 +1,134 @@
+"""Layers looked at between epochs: the right numbers, and a training that goes on as if nobody had looked."""
+
+from __future__ import annotations
+
+import time
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from workers.trainer.insight.recording import PROBE_ROWS, Recorder, due
+
+pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+
+
+def _model(activation: str = "relu", **more: object) -> keras.Model:
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(8, activation, **more),
+            keras.layers.Dropout(0.3),
+            keras.layers.Dense(1, "sigmoid"),
+        ]
+    )
+    model.compile(keras.optimizers.SGD(0.1), "binary_crossentropy")
+    return model
+
+
+def _data(rows: int = 100) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(rows, 4)).astype("float32")
+    return x, (x[:, :1] > 0).astype("float32")
+
+
+def test_norms_are_those_of_the_weights_the_gradient_and_the_change() -> None:
+    model, (x, y) = _model(kernel_regularizer=keras.regularizers.L2(0.01)), _data()
+    recorder = Recorder(model, tf.constant(x), tf.constant(y))
+    before = [v.numpy().copy() for v in model.layers[0].weights]
+    model.fit(x, y, epochs=2, verbose=0)
+    row = recorder.look(2)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(keras.losses.binary_crossentropy(y, model(x, training=False))) + sum(model.losses)
+    gradients = tape.gradient(loss, [v.value for v in model.layers[0].trainable_variables])
+    norm = lambda parts: float(np.sqrt(sum((np.asarray(p) ** 2).sum() for p in parts)))  # noqa: E731
+    first = row["layers"][0]
+    moved = [v.numpy() - old for v, old in zip(model.layers[0].weights, before, strict=True)]
+    assert first["weights"] == pytest.approx(norm([v.numpy() for v in model.layers[0].weights]), rel=1e-4)
+    assert first["gradients"] == pytest.approx(norm(gradients), rel=1e-3)
+    assert first["updates"] == pytest.approx(norm(moved) / 2, rel=1e-3)
+    assert first["ratio"] == pytest.approx(first["updates"] / first["weights"], rel=1e-3)
+    assert row["penalty"] == pytest.approx(float(sum(model.losses)), rel=1e-4)
+    assert sum(first["histogram"]["counts"]) == first["size"] == 40
+
+
+def test_training_goes_on_as_if_nobody_had_looked() -> None:
+    x, y = _data()
+    finals = []
+    for looks in (False, True):
+        model = _model()
+        recorder = Recorder(model, tf.constant(x), tf.constant(y)) if looks else None
+        for epoch in range(1, 4):
+            model.fit(x, y, epochs=1, verbose=0, shuffle=False)
+            if recorder is not None:
+                recorder.look(epoch)
+        finals.append(model.get_weights())
+    for one, other in zip(*finals, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_dead_and_saturated_units_are_counted() -> None:
+    x, y = _data()
+    dead = _model("relu")
+    dead.layers[0].bias.assign([-100.0] * 3 + [0.0] * 5)
+    assert Recorder(dead, tf.constant(x), tf.constant(y)).look(1)["layers"][0]["dead"] == pytest.approx(3 / 8)
+    stuck = _model("tanh")
+    stuck.layers[0].bias.assign([50.0] * 2 + [-50.0] * 2 + [0.0] * 4)
+    row = Recorder(stuck, tf.constant(x), tf.constant(y)).look(1)
+    assert row["layers"][0]["saturated"] == pytest.approx(4 / 8)
+    assert "saturated" not in row["layers"][1]  # an output may be sure of itself
+
+
+def test_small_weights_are_sparse() -> None:
+    model, (x, y) = _model(), _data()
+    kernel = model.layers[0].kernel.numpy().copy()
+    kernel[:, :4] = 0.0
+    model.layers[0].kernel.assign(kernel)
+    model.layers[0].bias.assign(np.ones(8))
+    row = Recorder(model, tf.constant(x), tf.constant(y)).look(1)["layers"][0]
+    assert row["sparsity"] == pytest.approx(16 / 40, abs=0.03)
+
+
+def test_long_epochs_are_all_looked_at_and_short_ones_now_and_then() -> None:
+    assert all(due(epoch, 10, 196) for epoch in range(1, 11))
+    looked = [epoch for epoch in range(1, 201) if due(epoch, 200, 4)]
+    assert looked[:10] == list(range(1, 11))
+    assert looked[-1] == 200
+    assert len(looked) < 32
+
+
+def test_a_network_with_embeddings_and_recurrence_is_looked_at() -> None:
+    keras.utils.set_random_seed(0)
+    words = keras.Input((5,), dtype="int32")
+    hidden = keras.layers.LSTM(4)(keras.layers.Embedding(20, 3)(words))
+    model = keras.Model(words, keras.layers.Dense(2, "softmax")(hidden))
+    model.compile("adam", "sparse_categorical_crossentropy")
+    x, y = tf.ones((30, 5), tf.int32), tf.zeros((30,), tf.int32)
+    row = Recorder(model, x, y).look(1)
+    assert [layer["class"] for layer in row["layers"]] == ["Embedding", "LSTM", "Dense"]
+    assert all(layer["gradients"] > 0 for layer in row["layers"])
+
+
+@pytest.mark.long
+def test_looking_costs_less_than_a_twentieth_of_training() -> None:
+    """T2: 50,000 x 32, 256-256-10, batch 256."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(50_000, 32)).astype("float32"), rng.integers(0, 10, 50_000)
+    model = keras.Sequential(
+        [keras.Input((32,)), *(keras.layers.Dense(256, "relu") for _ in range(2)), keras.layers.Dense(10, "softmax")]
+    )
+    model.compile("adam", "sparse_categorical_crossentropy", steps_per_execution=16)
+    recorder = Recorder(model, tf.constant(x), tf.constant(y))
+    model.fit(x, y, batch_size=256, epochs=1, verbose=0)
+    recorder.look(1)
+    begun = time.perf_counter()
+    model.fit(x, y, batch_size=256, epochs=3, verbose=0)
+    training = (time.perf_counter() - begun) / 3
+    begun = time.perf_counter()
+    for epoch in range(2, 12):
+        recorder.look(epoch)
+    looking = (time.perf_counter() - begun) / 10
+    assert len(recorder._batch[0]) == PROBE_ROWS
+    assert looking < 0.05 * training, (looking, training)

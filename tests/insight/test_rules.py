@@ -1,0 +1,170 @@
+"""The pure parts: JSON Patch, lineage over seeds, records, edits of a spec. No training."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fitserve.findings import EpochRow, Record, apply_patch, complexity, diagnose
+from fitserve.findings.lineage import Score, changes, compare, group_of
+from fitserve.findings.patching import PatchRefused
+from fitserve.spec import parse, resolve
+from fitserve.spec.facts import ColumnFacts, DatasetFacts
+
+FACTS = DatasetFacts(
+    name="data",
+    version=1,
+    sha256="0" * 64,
+    rows=100,
+    columns=(
+        ColumnFacts(
+            name="x", kind="numeric", storage="float64", rows=100, distinct=90, min=0, max=1, mean=0.5, std=0.3
+        ),
+        ColumnFacts(
+            name="z", kind="numeric", storage="float64", rows=100, distinct=90, min=0, max=1, mean=0.5, std=0.3
+        ),
+        ColumnFacts(
+            name="y",
+            kind="boolean",
+            storage="bool",
+            rows=100,
+            distinct=2,
+            labels=("false", "true"),
+            label_counts=(50, 50),
+        ),
+    ),
+)
+
+
+def _spec(**training: Any) -> dict[str, Any]:
+    return resolve(parse({"dataset": "data", "target": "y", "training": training}), FACTS).spec.to_json()
+
+
+def _record(train: list[float | None], validation: list[float | None] | None, **training: Any) -> Record:
+    rows = []
+    for at, loss in enumerate(train):
+        logs = {"loss": loss} if validation is None else {"loss": loss, "val_loss": validation[at]}
+        rows.append(EpochRow(0, at + 1, logs))
+    return Record(_spec(**training), FACTS, rows)
+
+
+# The examples of RFC 6902, appendix A.
+@pytest.mark.parametrize(
+    ("document", "patch", "expected"),
+    [
+        ({"foo": "bar"}, [{"op": "add", "path": "/baz", "value": "qux"}], {"baz": "qux", "foo": "bar"}),
+        ({"foo": ["bar", "baz"]}, [{"op": "add", "path": "/foo/1", "value": "qux"}], {"foo": ["bar", "qux", "baz"]}),
+        ({"baz": "qux", "foo": "bar"}, [{"op": "remove", "path": "/baz"}], {"foo": "bar"}),
+        ({"foo": ["bar", "qux", "baz"]}, [{"op": "remove", "path": "/foo/1"}], {"foo": ["bar", "baz"]}),
+        ({"baz": "qux"}, [{"op": "replace", "path": "/baz", "value": "boo"}], {"baz": "boo"}),
+        (
+            {"foo": {"bar": "baz", "waldo": "fred"}, "qux": {"corge": "grault"}},
+            [{"op": "move", "from": "/foo/waldo", "path": "/qux/thud"}],
+            {"foo": {"bar": "baz"}, "qux": {"corge": "grault", "thud": "fred"}},
+        ),
+        (
+            {"foo": ["all", "cows", "eat"]},
+            [{"op": "move", "from": "/foo/1", "path": "/foo/2"}],
+            {"foo": ["all", "eat", "cows"]},
+        ),
+        ({"foo": ["bar"]}, [{"op": "add", "path": "/foo/-", "value": ["a"]}], {"foo": ["bar", ["a"]]}),
+        ({"/": 9, "~1": 10}, [{"op": "test", "path": "/~01", "value": 10}], {"/": 9, "~1": 10}),
+        ({"a": 1}, [{"op": "add", "path": "", "value": [1]}], [1]),
+    ],
+)
+def test_patches_do_what_the_rfc_says(document: Any, patch: list[dict[str, Any]], expected: Any) -> None:
+    before = repr(document)
+    assert apply_patch(document, patch) == expected
+    assert repr(document) == before
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        {"op": "test", "path": "/a", "value": 2},
+        {"op": "remove", "path": "/b"},
+        {"op": "replace", "path": "/b", "value": 1},
+        {"op": "add", "path": "/b/c", "value": 1},
+        {"op": "add", "path": "/list/01", "value": 1},
+        {"op": "add", "path": "/list/9", "value": 1},
+        {"op": "spin", "path": "/a"},
+        {"op": "add", "path": "a", "value": 1},
+        {"op": "move", "from": "/a", "path": "/a/b"},
+    ],
+)
+def test_patches_that_do_not_fit_are_refused_by_number(operation: dict[str, Any]) -> None:
+    with pytest.raises(PatchRefused) as refused:
+        apply_patch({"a": 1, "list": [1]}, [{"op": "add", "path": "/x", "value": 1}, operation])
+    assert refused.value.pointer == "/1"
+
+
+def test_seeds_decide_between_better_worse_and_noise() -> None:
+    def scores(*values: float) -> list[Score]:
+        return [Score(seed, value) for seed, value in enumerate(values)]
+
+    assert compare(scores(0.5, 0.52, 0.51), scores(0.3, 0.31, 0.32)).verdict == "better"
+    assert compare(scores(0.3, 0.31, 0.32), scores(0.5, 0.52, 0.51)).verdict == "worse"
+    assert compare(scores(0.5, 0.3, 0.4), scores(0.45, 0.35, 0.38)).verdict == "within noise"
+    assert compare(scores(0.5), scores(0.3)).verdict == "undecided"
+    assert compare([], scores(0.3)).verdict == "undecided"
+    same = [Score(0, 0.5), Score(0, 0.5), Score(0, 0.5)]
+    assert compare(same, scores(0.3, 0.31)).verdict == "undecided"  # one seed, three times
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.floats(0.1, 10), min_size=2, max_size=6), st.lists(st.floats(0.1, 10), min_size=2, max_size=6))
+def test_verdicts_mirror_each_other(a: list[float], b: list[float]) -> None:
+    left, right = ([Score(i, v) for i, v in enumerate(values)] for values in (a, b))
+    mirrored = {"better": "worse", "worse": "better"}
+    verdict = compare(left, right).verdict
+    assert compare(right, left).verdict == mirrored.get(verdict, verdict)
+
+
+def test_specs_that_differ_in_their_seed_are_one_group() -> None:
+    one, other = _spec(seed=1, restarts=3), _spec(seed=2)
+    assert group_of(one) == group_of(other)
+    changed = _spec(epochs=7)
+    assert group_of(changed) != group_of(one)
+    assert changes(one, changed) == [{"path": "/training/epochs", "from": 100, "to": 7}]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.one_of(st.none(), st.floats(0, 1e6), st.just(math.inf)), max_size=40),
+    st.booleans(),
+)
+def test_no_curve_makes_a_rule_fail(losses: list[float | None], held_out: bool) -> None:
+    record = _record(losses, list(reversed(losses)) if held_out else None)
+    for finding in diagnose(record):
+        patched = apply_patch(record.spec, finding.patch)
+        resolve(parse(patched), FACTS)
+    complexity(record)
+
+
+def test_the_turn_is_the_lowest_validation_loss_before_it_rose_for_good() -> None:
+    train = [0.7 * 0.9**i for i in range(40)]
+    validation = [0.7 * 0.9**i + 0.002 * i**1.5 for i in range(40)]
+    drawn = complexity(_record(train, validation, epochs=40))
+    assert drawn is not None
+    lowest = min(range(40), key=lambda i: validation[i]) + 1
+    assert drawn["turned_epoch"] == drawn["best_epoch"] == lowest
+    assert drawn["kept_epoch"] == 40
+    assert drawn["verdict"] == "overfitting"
+    stopped = {"monitor": "val_loss", "patience": 10, "restore_best_weights": True}
+    kept = complexity(_record(train, validation, epochs=40, early_stopping=stopped))
+    assert kept is not None
+    assert kept["kept_epoch"] == lowest
+    assert kept["verdict"] == "just right"
+
+
+def test_a_patched_spec_resolves_again() -> None:
+    record = _record([5.0, 7.0, 9.0, 8.0, 9.0, 11.0], None, optimizer={"SGD": {"learning_rate": 3.0}})
+    findings = {finding.rule: finding for finding in diagnose(record)}
+    patched = apply_patch(record.spec, findings["learning_rate_too_high"].patch)
+    assert patched["training"]["optimizer"]["SGD"]["learning_rate"] == 0.05
+    resolved = resolve(parse(patched), FACTS).spec.to_json()
+    assert resolved == patched

@@ -1,0 +1,168 @@
+"""Sound specs on real tables and samples: nothing is found. A rule that cries wolf is worse than none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from sklearn import datasets as bundled
+
+from tests.insight.networks import circle, dataset, facts_of, run, xor
+from tests.insight.provoked import dense
+
+pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+
+Json = dict[str, Any]
+PATIENT: Json = {
+    "epochs": 200,
+    "early_stopping": {"monitor": "val_loss", "patience": 15, "restore_best_weights": True},
+}
+LABELS: Json = {"split": {"method": "stratified", "validation": 0.2, "test": 0.2}}
+NUMBERS: Json = {"split": {"validation": 0.2, "test": 0.2}}
+TWO: Json = {"network": [dense(64), dense(32)]}
+
+
+def _sample(load: Callable[..., Any], regression: bool = False) -> pa.Table:
+    """One of scikit-learn's bundled tables, its target called `y`."""
+    found = load()
+    names = [str(name).replace(" ", "_") for name in found.feature_names]
+    y = found.target.astype(float) if regression else [f"label {value}" for value in found.target]
+    return pa.table({**{name: found.data[:, at].astype(float) for at, name in enumerate(names)}, "y": y})
+
+
+def _training(**more: Any) -> Json:
+    return {"training": {**PATIENT, **more}}
+
+
+BUNDLED: dict[str, tuple[Callable[[], pa.Table], Json]] = {
+    "iris": (lambda: _sample(bundled.load_iris), {**LABELS, **TWO, **_training(optimizer={"Adam": 0.003})}),
+    "wine": (lambda: _sample(bundled.load_wine), {**LABELS, **TWO, **_training()}),
+    "wine, elu and batch normalisation": (
+        lambda: _sample(bundled.load_wine),
+        {**LABELS, "network": [dense(32, "elu"), "BatchNormalization", dense(16, "elu")], **_training()},
+    ),
+    "breast cancer": (lambda: _sample(bundled.load_breast_cancer), {**LABELS, **TWO, **_training()}),
+    "breast cancer, momentum": (
+        lambda: _sample(bundled.load_breast_cancer),
+        {
+            **LABELS,
+            "network": [dense(16)],
+            **_training(optimizer={"SGD": {"learning_rate": 0.05, "momentum": 0.9}}),
+        },
+    ),
+    "digits": (lambda: _sample(bundled.load_digits), {**LABELS, **TWO, **_training()}),
+    "digits, dropout": (
+        lambda: _sample(bundled.load_digits),
+        {**LABELS, "network": [dense(128), {"Dropout": 0.2}, dense(64)], **_training()},
+    ),
+    "diabetes": (lambda: _sample(bundled.load_diabetes, regression=True), {**NUMBERS, **TWO, **_training()}),
+    "circle": (
+        circle,
+        {**NUMBERS, "network": [dense(32)], **_training(optimizer={"Adam": 0.01}, epochs=300)},
+    ),
+    "exclusive or, restarts": (
+        xor,
+        {**NUMBERS, "network": [dense(16, "tanh")], **_training(optimizer={"Adam": 0.02}, restarts=3)},
+    ),
+}
+
+TITANIC = ["Pclass", "Sex", "Age", "SibSp", "Parch", "Fare", "Embarked"]
+MPG = ["cylinders", "displacement", "horsepower", "weight", "acceleration", "model_year", "origin"]
+BIKE = ["season", "yr", "mnth", "hr", "holiday", "weekday", "workingday", "weathersit", "temp", "hum", "windspeed"]
+TAXI = ["pickup", "passengers", "distance", "color", "payment", "pickup_borough", "dropoff_borough"]
+
+FILES: dict[str, tuple[str, Json]] = {
+    "penguins": ("penguins.csv", {"target": "species", **LABELS, **TWO, **_training()}),
+    "titanic": (
+        "titanic.csv",
+        {
+            "target": "Survived",
+            "features": TITANIC,
+            **LABELS,
+            "network": [dense(16, kernel_regularizer={"L2": 0.001})],
+            **_training(),
+        },
+    ),
+    "titanic, tanh": (
+        "titanic.csv",
+        {"target": "Survived", "features": TITANIC, **LABELS, "network": [dense(16, "tanh")], **_training()},
+    ),
+    "admissions": ("student_data.csv", {"target": "admit", **LABELS, "network": [dense(16)], **_training()}),
+    "bank": (
+        "bank_additional.csv",
+        {
+            "target": "y",
+            **LABELS,
+            "network": [dense(32), {"Dropout": 0.2}],
+            **_training(class_weight="balanced", epochs=60),
+        },
+    ),
+    "red wine": (
+        "winequality_red.csv",
+        {"target": "quality", "task": "regression", **NUMBERS, **TWO, **_training()},
+    ),
+    "miles per gallon": ("auto_mpg.csv", {"target": "mpg", "features": MPG, **NUMBERS, **TWO, **_training()}),
+    "insurance": ("insurance.csv", {"target": "charges", **NUMBERS, **TWO, **_training()}),
+    "taxis": (
+        "nyc_taxis.csv",
+        {"target": "fare", "features": TAXI, **NUMBERS, "network": [dense(32), dense(16)], **_training(epochs=60)},
+    ),
+    "bikes": (
+        "bike_hour.csv",
+        {
+            "target": "cnt",
+            "features": BIKE,
+            **NUMBERS,
+            "network": [dense(128), dense(64)],
+            **_training(epochs=80, batch_size=128, optimizer={"Adam": 0.003}),
+        },
+    ),
+}
+
+
+def _must_be_silent(table: pa.Table, spec: Json, facts: Any) -> None:
+    ran = run(table, {"target": "y", **spec}, facts)
+    assert [(name, finding.sentence) for name, finding in ran.findings.items()] == []
+    trained, trivial = ran.loss("test"), ran.record.fit_of("baseline", "test")
+    assert trivial is not None
+    assert np.isfinite(trained)
+    if spec.get("training", {}).get("class_weight") is None:
+        assert trained < 1.05 * trivial
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_nothing_is_found_on_a_sample(name: str) -> None:
+    make, spec = BUNDLED[name]
+    table = make()
+    _must_be_silent(table, spec, facts_of(table))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_nothing_is_found_on_a_real_table(name: str, data_folder: Path) -> None:
+    file, spec = FILES[name]
+    _must_be_silent(*_arguments(data_folder / file, spec))
+
+
+def _arguments(path: Path, spec: Json) -> tuple[pa.Table, Json, Any]:
+    table, facts = dataset(path)
+    return table, spec, facts
+
+
+@pytest.mark.parametrize(
+    ("file", "spec", "column"),
+    [
+        ("bike_hour.csv", {"target": "cnt", "features": ["registered", "temp", "hum", "hr"]}, "registered"),
+        ("nyc_taxis.csv", {"target": "fare", "features": ["total", "passengers", "color"]}, "total"),
+    ],
+)
+def test_real_leaks_are_found(file: str, spec: Json, column: str, data_folder: Path) -> None:
+    table, facts = dataset(data_folder / file)
+    training = {"training": {"epochs": 3, "batch_size": 256}}
+    ran = run(table, {**spec, **training}, facts)
+    assert ran.insight is not None
+    assert "leaking_column" in ran.findings, ran.record.insight["alone"]  # type: ignore[index]
+    assert column in ran.findings["leaking_column"].values["explained"]
