@@ -49,9 +49,9 @@ def main() -> int:
         database_stops=0 if args.sqlite else args.database_stops,
         seconds=args.seconds,
         epochs=6,
-        epoch_seconds=0.3,
+        epoch_seconds=0.2,
         reapers=2,  # one may be paused for longer than a lease
-        patience=300,
+        patience=1200,  # until the backlog is worked off, on a slow machine too
     )
     print(f"seed {plan.seed}  commit {commit_name()}  {'SQLite' if args.sqlite else 'PostgreSQL'}", flush=True)
     home = Path(tempfile.mkdtemp(prefix="fitserve-faults-"))
