@@ -282,8 +282,8 @@ def facts(session: Session, names: Iterable[str]) -> list[ModelFacts]:
             by_model.setdefault(row.model, ([], []))[0].append(row)
         for pointer in session.scalars(select(Label).where(Label.model.in_(some)).order_by(Label.label)):
             by_model.setdefault(pointer.model, ([], []))[1].append(pointer)
-        for model in session.scalars(select(Model).where(Model.name.in_(some))):
-            found.append(_facts(model, *by_model.get(model.name, ([], []))))
+        models = session.scalars(select(Model).where(Model.name.in_(some)))
+        found.extend(_facts(model, *by_model.get(model.name, ([], []))) for model in models)
     return found
 
 
