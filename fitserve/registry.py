@@ -274,7 +274,7 @@ def generations(session: Session) -> dict[str, tuple[str, int]]:
 def facts(session: Session, names: Iterable[str]) -> list[ModelFacts]:
     """Those of the named models that exist, with their versions and labels."""
     wanted = list(names)
-    found = []
+    found: list[ModelFacts] = []
     for start in range(0, len(wanted), 200):
         some = wanted[start : start + 200]
         by_model: dict[str, tuple[list[Version], list[Label]]] = {}
