@@ -45,7 +45,7 @@ def upload(
         )
         if not found.columns:
             found.refresh()
-    session.show(found, _head(found), _columns(found))
+    session.show(found, _head(found), "", _columns(found))
     if found.refused:
         session.say(f"{found.refused.rows} rows were left out; --json shows the first of them.")
     session.say(f"Train on it: fitserve spec init --dataset {found.name} --output spec.yaml")
@@ -90,7 +90,7 @@ def show(
             return
         profile = found.profile() if session.json else None
     value = {**found.model_dump(mode="json"), "profile": profile.model_dump(mode="json")} if profile else found
-    session.show(value, _head(found), _columns(found))
+    session.show(value, _head(found), "", _columns(found))
 
 
 def _head(found: Dataset[Any]) -> Any:
@@ -155,5 +155,5 @@ def sample(
         found = client.datasets.sample(name, as_, noise=noise, rows=rows, seed=seed)
         if not found.columns:
             found.refresh()
-    session.show(found, _head(found), _columns(found))
+    session.show(found, _head(found), "", _columns(found))
     session.say(f"Train on it: fitserve spec init --dataset {found.name} --output spec.yaml")

@@ -210,7 +210,10 @@ def _train(session: Session, client: Client, table: Table, path: Path) -> dict[s
         session.out.print(f"uploaded {dataset.ref}: {dataset.rows} rows, {screen.size(dataset.bytes)}")
     started = time.monotonic()
     run = client.runs.create({"dataset": dataset.ref, "target": table.target, "model": table.name, **table.spec})
-    watch.follow(session, run)
+    if session.json:
+        run.wait(check=False)
+    else:
+        watch.follow(session, run)
     if run.state != "succeeded":
         raise FitserveError(f"The run {run.id} ended as {run.state}.", fix=str((run.error or {}).get("detail", "")))
     figure = run.scores("test")[table.test]

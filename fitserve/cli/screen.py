@@ -158,7 +158,10 @@ def ago(when: datetime | None) -> str:
 
 
 def sparkline(values: Sequence[float], width: int = 24) -> str:
-    """The course of a figure in one line, the newest at the right; gaps are where it was no number."""
+    """The course of a figure in one line, the newest at the right; gaps are where it was no number.
+
+    Positive figures that fall by more than a hundredfold are drawn by their logarithms.
+    """
     if len(values) > width:
         step = len(values) / width
         values = [values[min(len(values) - 1, int((index + 1) * step) - 1)] for index in range(width)]
@@ -166,6 +169,8 @@ def sparkline(values: Sequence[float], width: int = 24) -> str:
     if not finite:
         return ""
     low, high = min(finite), max(finite)
+    if low > 0 and high / low > 100:
+        return sparkline([math.log(value) if math.isfinite(value) else math.nan for value in values], width)
     span = (high - low) or 1.0
     return "".join(
         _BARS[round((value - low) / span * (len(_BARS) - 1))] if math.isfinite(value) else " " for value in values

@@ -95,4 +95,4 @@ def migrate(session: Session) -> None:
 def doctor(session: Session) -> None:
     """Look at everything that fitserve rests on, and say what is wrong and how to mend it."""
     require_server()
-    become("services.doctor", *(["--json"] if session.json else []))
+    become("workers.doctor", *(["--json"] if session.json else []))

@@ -62,6 +62,8 @@ class Session:
             self.err.print(f"[bold red]error:[/] {_escape(first)}", soft_wrap=True)
             for line in rest:
                 self.err.print(line, markup=False, soft_wrap=True)
+            if error.status == 401:
+                self.say("The key is FITSERVE_API_KEY, or the first key in the FITSERVE_HOME of a server here.")
         return typer.Exit(exit_of(error))
 
 

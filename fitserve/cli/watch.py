@@ -155,10 +155,11 @@ def watch(session: Session, run: Run[Sync]) -> None:
     try:
         follow(session, run)
     except KeyboardInterrupt:
-        for line in (
-            f"The run {run.id} goes on. Come back to it: fitserve runs watch {run.id}",
-            f"Stop it: fitserve runs cancel {run.id}",
-        ):
+        lines = (
+            f"The run goes on. Come back to it:  fitserve runs watch {run.id}",
+            f"Stop it:  fitserve runs cancel {run.id}",
+        )
+        for line in lines:
             session.err.print(line, markup=False, soft_wrap=True)
         raise typer.Exit(Exit.interrupted) from None
     end(session, run)

@@ -177,9 +177,37 @@ def test_keys(fitserve: Fitserve, told: Told) -> None:
 
 def test_exit_codes_for_no_key_and_no_server(fitserve: Fitserve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FITSERVE_API_KEY", "key_nobody.secret")
-    assert fitserve("runs", "list", code=5)
+    assert "FITSERVE_API_KEY" in fitserve("runs", "list", code=5).stderr
     assert "fitserve up" in fitserve("--url", "http://127.0.0.1:9", "runs", "list", code=6).stderr
     assert fitserve("runs", "lst", code=2)
+
+
+# The server's own part
+
+
+def as_a_process(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "fitserve.cli", *words]
+    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120)
+
+
+def test_migrate_keys_and_doctor_work_where_no_server_runs(tmp_path: Path) -> None:
+    settings = {"FITSERVE_HOME": str(tmp_path / "home"), "FITSERVE_PORT": "9", "FITSERVE_URL": ""}
+    made = as_a_process("keys", "create", "ops", "--scope", "admin", "--json", **settings)
+    assert json.loads(made.stdout)["scopes"] == ["admin"], made.stderr
+    assert as_a_process("keys", "create", "BAD NAME", **settings).returncode == 3
+    assert "newest schema" in as_a_process("migrate", **settings).stdout
+    looked = as_a_process("doctor", "--json", **settings)
+    assert {"database", "blobs"} <= {finding["check"] for finding in json.loads(looked.stdout)}, looked.stderr
+
+
+def test_the_demo_reaches_its_figures(told: Told) -> None:
+    found = told("demo")
+    reached = {item["figure"]: item["test"] for item in found["tables"]}
+    assert reached["accuracy"] >= 0.95
+    assert reached["r2"] >= 0.40
+    assert all(len(item["predictions"]) == 3 for item in found["tables"])
+    assert any("fitserve_runs_created_total" in name for name in found["telemetry"])
+    assert any("fitserve_predict_rows_total" in name for name in found["telemetry"])
 
 
 # On a terminal
@@ -223,7 +251,7 @@ def test_ctrl_c_leaves_the_run_going_and_says_how_to_come_back(
         assert "val_loss" in terminal.text
         terminal.process.send_signal(signal.SIGINT)
         terminal.until(f"fitserve runs cancel {run_id}")
-        assert f"Come back to it: fitserve runs watch {run_id}" in terminal.text
+        assert f"Come back to it:  fitserve runs watch {run_id}" in terminal.text
         assert terminal.end() == 130
         assert told("runs", "show", run_id)["state"] == "running"
     finally:

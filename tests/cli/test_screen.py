@@ -24,6 +24,7 @@ def test_a_sparkline_is_never_wider_than_asked_and_ends_with_the_newest(values: 
 def test_a_sparkline_falls_with_the_loss() -> None:
     assert screen.sparkline([8, 7, 6, 5, 4, 3, 2, 1]) == "█▇▆▅▄▃▂▁"
     assert screen.sparkline([1.0, math.nan, 0.0]) == "█ ▁"
+    assert screen.sparkline([1e4, 1e3, 1e2, 1e1, 1]) == "█▆▅▃▁"  # by their logarithms
     assert screen.sparkline([math.nan]) == ""
     assert screen.sparkline([5.0, 5.0]) == "▁▁"
 
