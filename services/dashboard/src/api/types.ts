@@ -39,3 +39,4 @@ export type Findings = Schemas["Findings"];
 export type FindingInfo = Schemas["FindingInfo"];
 export type Complexity = Schemas["Complexity"];
 export type LayerSeries = Schemas["LayerSeries"];
+export type Lineage = Schemas["Lineage"];

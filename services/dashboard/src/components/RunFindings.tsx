@@ -1,8 +1,8 @@
 import { useState } from "react";
-import { useNavigate } from "react-router";
+import { Link, useNavigate } from "react-router";
 import { post, seg } from "../api/client";
 import { isLive, useInsight } from "../api/runs";
-import type { Complexity, FindingInfo, Findings, RunDetail } from "../api/types";
+import type { Complexity, FindingInfo, Findings, Lineage, RunDetail } from "../api/types";
 import { number } from "../format";
 import { useText } from "../i18n";
 import { Badge, Button, Card, Empty, ErrorView, Loading, Notice, type Tone } from "./basics";
@@ -31,6 +31,7 @@ export function RunFindings({ run }: { run: RunDetail }) {
       {items.map((finding) => (
         <FindingCard key={finding.n} run={run} finding={finding} />
       ))}
+      <LineageView run={run} />
     </div>
   );
 }
@@ -115,4 +116,57 @@ function spans(epochs: readonly number[]): string {
     else parts.push([epoch, epoch]);
   }
   return parts.map(([from, to]) => (from === to ? `${from}` : `${from}–${to}`)).join(", ");
+}
+
+const VERDICTS: Record<string, Tone> = { better: "good", worse: "bad" };
+
+/** The run's family: which change of the spec helped, by more than the luck of seeds. */
+function LineageView({ run }: { run: RunDetail }) {
+  const t = useText();
+  const lineage = useInsight<Lineage>(run.id, "lineage", !isLive(run));
+  const groups = lineage.data?.groups ?? [];
+  if (groups.length < 2) return null;
+  return (
+    <Card title={t("lineage.title")} bare>
+      <div className="table-wrap">
+        <table className="table">
+          <thead>
+            <tr>
+              <th scope="col">{t("run")}</th>
+              <th scope="col">{t("lineage.change")}</th>
+              <th scope="col" className="num">{t("lineage.mean")}</th>
+              <th scope="col">{t("compare.verdict")}</th>
+            </tr>
+          </thead>
+          <tbody>
+            {groups.map((group) => (
+              <tr key={group.group}>
+                <td>
+                  {group.runs.slice(0, 4).map((id) => (
+                    <Link key={id} className="mono nowrap" to={`/runs/${encodeURIComponent(id)}`}>
+                      …{id.slice(-8)}{" "}
+                    </Link>
+                  ))}
+                </td>
+                <td className="mono small break">
+                  {group.changes.slice(0, 6).map((change, index) => (
+                    <div key={index}>
+                      {String(change.path)}: {JSON.stringify(change.from)} → {JSON.stringify(change.to)}
+                    </div>
+                  ))}
+                </td>
+                <td className="num nowrap">
+                  {number(group.mean)} <span className="faint">({group.seeds})</span>
+                </td>
+                <td>
+                  {group.verdict && <Badge tone={VERDICTS[group.verdict] ?? "plain"}>{group.verdict}</Badge>}
+                  {group.sentence && <div className="small muted">{group.sentence}</div>}
+                </td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </div>
+    </Card>
+  );
 }

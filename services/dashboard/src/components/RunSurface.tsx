@@ -1,5 +1,5 @@
 import { useMemo, useState } from "react";
-import { centred, useSurface, type SurfaceAxis } from "../api/surface";
+import { centred, useSurface, type Surface, type SurfaceAxis } from "../api/surface";
 import type { RunDetail } from "../api/types";
 import { HeatMap } from "../charts/HeatMap";
 import { number } from "../format";
@@ -39,6 +39,9 @@ export function RunSurface({ run }: { run: RunDetail }) {
               <div>
                 <HeatMap label={t("surface.title")} grid={centred(data.grid, share)} x={data.x.range} y={data.y.range} size={360} axes={false} cells={data.x.labels !== null || data.y.labels !== null} />
                 {data.label !== null && <div className="small muted">{t("surface.label", { label: data.label })}</div>}
+                <a className="small" download href={plotAddress(run.id, data)}>
+                  {t("download")} PNG
+                </a>
                 <AxisLine axis={data.x} arrow="→" />
                 <AxisLine axis={data.y} arrow="↑" />
                 {kept.length > 1 && (
@@ -72,6 +75,11 @@ export function RunSurface({ run }: { run: RunDetail }) {
       </Card>
     </div>
   );
+}
+
+function plotAddress(run: string, surface: Surface): string {
+  const asked = new URLSearchParams({ x: surface.x.column, y: surface.y.column, epoch: String(surface.epoch) });
+  return `/api/v1/runs/${encodeURIComponent(run)}/plots/surface.png?${asked.toString()}`;
 }
 
 function AxisLine({ axis, arrow }: { axis: SurfaceAxis; arrow: string }) {

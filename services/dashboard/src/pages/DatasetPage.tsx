@@ -42,9 +42,14 @@ export default function DatasetPage() {
             {moment(data.created_at)} · <code title={data.sha256}>{data.sha256.slice(0, 12)}</code>
           </p>
         </div>
-        <Link className="button primary" to={`/new?dataset=${encodeURIComponent(`${data.name}@${data.version}`)}`}>
-          {t("train.on")}
-        </Link>
+        <div className="row">
+          <a className="button" href={`/api/v1/datasets/${encodeURIComponent(`${data.name}@${data.version}`)}/download?format=csv`} download>
+            {t("download")} CSV
+          </a>
+          <Link className="button primary" to={`/new?dataset=${encodeURIComponent(`${data.name}@${data.version}`)}`}>
+            {t("train.on")}
+          </Link>
+        </div>
       </div>
       <div className="card">
         <div className="body stats">
