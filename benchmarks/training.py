@@ -30,7 +30,8 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fitserve.spec import parse, resolve
+from fitserve.spec.resolve import resolve
+from fitserve.spec.spec import parse
 from tests.trainer.runs import Told, facts_of, job_of
 from workers.trainer import checkpoint, data
 from workers.trainer.compiled import Compiled, Rows

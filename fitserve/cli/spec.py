@@ -113,7 +113,7 @@ def check(
     """Check a spec as the server will: layers, shapes, columns, cost. Nothing is queued."""
     body = read(path, set_ or [])
     if offline:
-        from fitserve.spec import parse
+        from fitserve.spec.spec import parse
 
         parse(body)
         session.show({"valid": True, "offline": True}, f"{path} is a spec. Columns and cost were not checked.")
@@ -148,7 +148,7 @@ def _shape(shape: tuple[int | None, ...]) -> str:
 @command(spec, "schema", "fitserve spec schema > spec.schema.json")
 def schema(session: Session) -> None:
     """Print the JSON Schema of a spec, for editors and generators. Needs no server."""
-    from fitserve.spec import json_schema
+    from fitserve.spec.schema import json_schema
 
     typer.echo(screen.json_text(json_schema()))
 

@@ -1,13 +1,8 @@
 """The spec: what to train, how, on what. Names and arguments are Keras's; nothing in it can name code.
 
-parse_text(bytes) or parse(dict) -> Spec            what was written, checked by itself
-resolve(Spec, DatasetFacts, Limits) -> Resolved     checked against a dataset, every default written out
+text.parse_text(bytes) or spec.parse(dict) -> Spec          what was written, checked by itself
+resolve.resolve(Spec, DatasetFacts, Limits) -> Resolved     checked against a dataset, every default written out
+schema.json_schema()                                        the same, for editors and other languages
+
+Nothing is imported here: the prediction service needs the facts and features alone, not every layer and loss.
 """
-
-from fitserve.spec.problems import SpecRefused
-from fitserve.spec.resolve import Resolved, resolve
-from fitserve.spec.schema import json_schema
-from fitserve.spec.spec import Spec, parse, target_of
-from fitserve.spec.text import parse_text
-
-__all__ = ["Resolved", "Spec", "SpecRefused", "json_schema", "parse", "parse_text", "resolve", "target_of"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -12,7 +11,24 @@ from sqlalchemy import text
 from fitserve import blobs, db
 from fitserve.queue import Publisher
 from fitserve.settings import Settings
-from services.control import docs, openapi, predict_proxy
+from services.control import (
+    audit,
+    datasets,
+    docs,
+    drawing,
+    events,
+    insight,
+    keys,
+    limits,
+    models,
+    openapi,
+    predict_proxy,
+    predictions,
+    runs,
+    schemas,
+    system,
+    uploads,
+)
 from services.control.audit import Auditor
 from services.control.context import Context
 from services.control.identity import KeyRing, ensure_root_key, has_live_key
@@ -21,7 +37,10 @@ from services.dashboard import mount
 from services.shell import make_app
 from services.shell.auth import refuse_open_door
 
-NOUNS = ("datasets", "uploads", "schemas", "runs", "events", "insight", "drawing", "models", "predictions", "limits", "keys", "audit", "system")
+NOUNS = (
+    *(datasets, uploads, schemas, runs, events, insight, drawing),
+    *(models, predictions, limits, keys, audit, system),
+)
 
 DESCRIPTION = """
 Upload a table, submit a network spec, watch it train, and query its predictions.
@@ -68,7 +87,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.context = Context(settings, engine, store, publisher)
     api = APIRouter(prefix="/api/v1")
     for noun in NOUNS:
-        api.include_router(importlib.import_module(f"services.control.{noun}").router)
+        api.include_router(noun.router)
     app.include_router(api)
     app.include_router(docs.router)
     app.include_router(predict_proxy.router)

@@ -8,11 +8,13 @@ from typing import Annotated, Any
 from fastapi import Depends, Header, Path, Query, Request, Response
 from sqlalchemy import select
 
-from fitserve import db, explain, spec, telemetry
+from fitserve import db, explain, telemetry
 from fitserve.errors import BadInput, NotFound
 from fitserve.findings import RULES, apply_patch, complexity, diagnose
 from fitserve.runs import create, read
 from fitserve.runs.create import NewRun
+from fitserve.spec.resolve import resolve
+from fitserve.spec.spec import parse
 from fitserve.tables import Epoch, Run
 from fitserve.wire.insight import (
     Applied,
@@ -101,7 +103,7 @@ def _submit(found: Studied, body: Any, key: create.Key | None, seeds: int | None
     """A child run of a whole spec. Raises SpecRefused, TooMany."""
     if seeds is not None:
         body = {**body, "training": {**body["training"], "restarts": max(seeds, body["training"]["restarts"])}}
-    resolved = spec.resolve(spec.parse(body), found.record.facts, found.ctx.settings.limits)
+    resolved = resolve(parse(body), found.record.facts, found.ctx.settings.limits)
     new = NewRun(
         owner=found.run.owner,
         dataset_id=found.run.dataset_id,

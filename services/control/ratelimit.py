@@ -68,4 +68,3 @@ def limited(request: Request, response: Response, caller: Caller) -> None:
     response.headers["RateLimit"] = f'"{name}";r={remaining};t={reset}'
     if not allowed:
         raise TooMany(f"This key's {name} are used up: {item.amount} in {window} s.", retry_after=reset)
-

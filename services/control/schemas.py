@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import Response
 from fastapi.responses import JSONResponse
 
-from fitserve.spec import json_schema
+from fitserve.spec.schema import json_schema
 from services.shell import Router
 
 router = Router(tags=["schemas"])

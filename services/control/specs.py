@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fitserve import datasets, db, registry, spec
+from fitserve import datasets, db, registry
 from fitserve.datasets import store
-from fitserve.spec import Resolved, Spec
+from fitserve.spec.resolve import Resolved, resolve
+from fitserve.spec.spec import Spec
+from fitserve.spec.text import parse_text
 from services.control.context import Context
 from services.shell import Caller
 
@@ -23,10 +25,10 @@ class CheckedSpec:
 def check(ctx: Context, caller: Caller, body: bytes, content_type: str) -> CheckedSpec:
     """The spec in a request's body (JSON or YAML). Raises Malformed, SpecRefused, NotFound, Conflict."""
     limits = ctx.settings.limits
-    asked = spec.parse_text(body, content_type, limits)
+    asked = parse_text(body, content_type, limits)
     with db.reading(ctx.engine) as session:
         dataset = store.get(session, None if caller.is_admin else caller.owner, asked.dataset.ref)
         facts = datasets.facts_of(dataset)
         if asked.model is not None:
             registry.check_name(session, asked.model, caller.owner)
-    return CheckedSpec(asked, spec.resolve(asked, facts, limits), dataset.id)
+    return CheckedSpec(asked, resolve(asked, facts, limits), dataset.id)

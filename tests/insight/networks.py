@@ -17,8 +17,9 @@ from fitserve.datasets.summary import facts_only
 from fitserve.findings import EpochRow, Finding, Record, apply_patch, diagnose
 from fitserve.findings.record import view_of
 from fitserve.settings import Limits
-from fitserve.spec import parse, resolve
 from fitserve.spec.facts import DatasetFacts
+from fitserve.spec.resolve import resolve
+from fitserve.spec.spec import parse
 from fitserve.wire.datasets import UploadOptions
 from tests.trainer.runs import Told, facts_of, job_of
 from workers.trainer.job import TrainingFailed, TrainingJob, TrainingResult

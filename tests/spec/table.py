@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fitserve.spec import Resolved, parse, resolve
 from fitserve.spec.facts import ColumnFacts, DatasetFacts
+from fitserve.spec.resolve import Resolved, resolve
+from fitserve.spec.spec import parse
 
 WIDTH = 12  # dense features
 

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from fitserve.spec import parse, parse_text, resolve
+from fitserve.spec.resolve import resolve
+from fitserve.spec.spec import parse
+from fitserve.spec.text import parse_text
 from tests.spec.table import FEATURES, facts, resolved
 
 YAML = b"""

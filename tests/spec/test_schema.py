@@ -9,8 +9,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from fitserve.spec import json_schema
-from fitserve.spec.schema import DIALECT, FAMILIES, reference
+from fitserve.spec.schema import DIALECT, FAMILIES, json_schema, reference
 from services.control.schemas import router
 
 BODY = {"dataset": "table", "target": "price"}

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fitserve.datasets.values import labels_of, numbers_of
-from fitserve.spec import parse, resolve
 from fitserve.spec.facts import ColumnFacts, DatasetFacts
+from fitserve.spec.resolve import resolve
+from fitserve.spec.spec import parse
 from workers.trainer.job import Stop, TrainingJob
 
 

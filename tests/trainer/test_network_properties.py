@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, assume, event, given, settings
 
 from fitserve.datasets.encode import Encoder
 from fitserve.datasets.targets import TargetEncoder
-from fitserve.spec import SpecRefused, parse, resolve
-from fitserve.spec.spec import Spec
+from fitserve.spec.problems import SpecRefused
+from fitserve.spec.resolve import resolve
+from fitserve.spec.spec import Spec, parse
 from tests.spec.strategies import specs
 from tests.spec.table import WIDTH, facts, resolved
 from tests.trainer.specs import arrays, compiled

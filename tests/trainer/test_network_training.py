@@ -9,10 +9,10 @@ import keras
 import numpy as np
 import pytest
 
-from fitserve.spec import SpecRefused
 from fitserve.spec.losses import LOSSES
 from fitserve.spec.metrics import METRICS
 from fitserve.spec.optimizers import OPTIMIZERS, SCHEDULES
+from fitserve.spec.problems import SpecRefused
 from tests.spec.table import resolved
 from tests.trainer.specs import arrays, compiled, train_one_epoch
 from workers.trainer.network import build, build_callbacks, build_losses, build_metrics, build_network, build_optimizer
