@@ -10,6 +10,7 @@ interface Props {
 
 const GAP = 19;
 const STEP = 104;
+const FITTED = 8; // columns that are made to fit; more are scrolled
 
 /** Nodes and edges for small layers; a wide layer shows its first units and says how many there are. */
 export function NetworkDrawing({ columns, label, chosen, onChoose }: Props) {
@@ -24,7 +25,7 @@ export function NetworkDrawing({ columns, label, chosen, onChoose }: Props) {
   };
   return (
     <div className="network" role="img" aria-label={label}>
-      <svg viewBox={`0 0 ${width} ${height}`} width={width} height={height}>
+      <svg viewBox={`0 0 ${width} ${height}`} width={width} height={columns.length > FITTED ? height : undefined} className={columns.length > FITTED ? "" : "fitted"}>
         {solid.slice(1).map(({ column, index }, at) => {
           const before = solid[at];
           if (!before) return null;

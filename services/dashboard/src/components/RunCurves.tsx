@@ -12,7 +12,7 @@ const RATE = /^(learning_rate|lr)$/;
 const MOST_TRIALS = 60;
 
 /** Loss and metrics over epochs: the best trial in colour, all others faint behind it, the turning point marked. */
-export function RunCurves({ live, running }: { live: Live; running: boolean }) {
+export function RunCurves({ live, running, kept }: { live: Live; running: boolean; kept: number | null }) {
   const t = useText();
   const [query, setQuery] = useSearchParams();
   const { table, version } = live;
@@ -37,8 +37,8 @@ export function RunCurves({ live, running }: { live: Live; running: boolean }) {
   const judged = table.metrics.includes("val_loss") ? "val_loss" : "loss";
   const winner = useMemo(() => {
     void version;
-    return table.bestTrial(judged);
-  }, [table, judged, version]);
+    return kept ?? table.bestTrial(judged);
+  }, [table, judged, kept, version]);
   const rate = table.metrics.find((name) => RATE.test(name));
   if (names.length === 0) {
     return (
@@ -62,7 +62,7 @@ export function RunCurves({ live, running }: { live: Live; running: boolean }) {
                 note={last[`val_${name}`] !== undefined ? t("curves.train.value", { value: number(last[name]) }) : undefined}
               />
             ))}
-            <Stat name={t("epoch")} value={number(table.lastEpoch)} note={trials > 1 ? t("curves.trials", { n: trials, best: winner }) : undefined} />
+            <Stat name={t("epoch")} value={number(table.lastEpoch)} note={trials > 1 ? t("curves.trials", { n: trials, best: winner + 1 }) : undefined} />
           </div>
           <div className="row">
             <Check label={t("curves.log")} checked={log} onChange={(on) => set("log", on ? "1" : null)} />

@@ -37,7 +37,7 @@ export const en = {
   "curves.smooth": "Smoothing",
   "curves.train": "training",
   "curves.train.value": "training {value}",
-  "curves.trials": "{n} restarts, the best is {best}",
+  "curves.trials": "{n} restarts, the best is no. {best}",
   "curves.turn": "best: epoch {epoch}",
   "curves.val": "{metric} (validation)",
   "curves.validation": "validation",

@@ -39,7 +39,7 @@ function RunView({ run }: { run: RunDetail }) {
   const live = useLive(run.id, running);
   const { dataset, target } = about(run.resolved);
   const tabs: TabSpec[] = [
-    { id: "curves", title: t("tab.curves"), content: () => <RunCurves live={live} running={running} /> },
+    { id: "curves", title: t("tab.curves"), content: () => <RunCurves live={live} running={running} kept={keptTrial(run)} /> },
     { id: "evaluation", title: t("tab.evaluation"), content: () => <RunEvaluation run={run} /> },
     { id: "findings", title: t("tab.findings"), content: () => <RunFindings run={run} /> },
     { id: "layers", title: t("tab.layers"), content: () => <RunLayers run={run} /> },
@@ -89,6 +89,12 @@ function RunView({ run }: { run: RunDetail }) {
       <AddressTabs label={t("run")} tabs={tabs} />
     </div>
   );
+}
+
+/** The trial that the server kept; null while there is none. */
+function keptTrial(run: RunDetail): number | null {
+  const kept = run.result?.best_trial;
+  return typeof kept === "number" ? kept : null;
 }
 
 function Actions({ run }: { run: RunDetail }) {
