@@ -159,7 +159,10 @@ def validation_easier(record: Record) -> Found | None:
         " makes the training rows harder than they are. Less of it would let the network learn more.",
         tuple(trial.epochs[i] for i in late),
         {"train": train, "validation": validation, "ratio": validation / train},
-        tuple(spec_edit.gentler_dropout(record.spec, 0.25, 0.2)),
+        (
+            *spec_edit.gentler_dropout(record.spec, 0.25, 0.2),
+            *(() if record.training.get("early_stopping") else _early_stopping(record)),
+        ),
     )
 
 
@@ -206,7 +209,7 @@ RULES = (
         f" dropout or"
         " noise, and the network without them fits the training rows as well",
         "Srivastava et al., Dropout, JMLR 2014; Keras FAQ (why is my training loss much higher than my testing loss?)",
-        "a quarter of the dropout, 0.2 at most",
+        "a quarter of the dropout, 0.2 at most, with early stopping",
         validation_easier,
     ),
 )

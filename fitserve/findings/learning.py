@@ -11,6 +11,7 @@ from fitserve.findings.record import Record, Trial, mean
 
 ABOVE_BASELINE = 1.2
 RISING = 0.35
+THROWN = 0.5
 RISE = 0.08
 SLOW_MOVE = 0.01
 AIMED_MOVE = 0.03
@@ -48,6 +49,16 @@ def too_high(record: Record) -> Found | None:
             {"largest_loss": worst, "baseline": scale},
             tuple(spec_edit.slower(record.spec)),
         )
+    thrown = _thrown(record, trial)
+    if thrown is not None:
+        return Found(
+            f"The learning rate is far above a usual one, and the weights change by {thrown:.0%} of their size an"
+            f" epoch:"
+            " they are thrown about.",
+            tuple(look.epoch for look in trial.looks),
+            {"move": thrown},
+            tuple(spec_edit.slower(record.spec)),
+        )
     rises = [
         (epoch, new - old)
         for epoch, old, new in zip(trial.epochs[1:], trial.train, trial.train[1:], strict=False)
@@ -62,6 +73,16 @@ def too_high(record: Record) -> Found | None:
         {"rising_epochs": len(rises), "mean_rise": mean(rise for _, rise in rises), "scale": scale},
         tuple(spec_edit.slower(record.spec)),
     )
+
+
+def _thrown(record: Record, trial: Trial) -> float | None:
+    """By what share of their size the weights move in the first looks, where that and the rate are excessive."""
+    known = spec_edit.learning_rate(record.spec)
+    if known is None or known[0] <= 10 * spec_edit.sane_rate(record.spec):
+        return None
+    later = [float(one["ratio"]) for look in trial.looks[:2] for one in look.weighted if one.get("ratio") is not None]
+    moved = mean(later)
+    return moved if moved > THROWN else None
 
 
 def _above_baseline(record: Record, trial: Trial) -> Sequence[int]:
@@ -91,7 +112,7 @@ def too_low(record: Record) -> Found | None:
     moved = _moved(trial)
     if half < STRAIGHT * fall or not moved < SLOW_MOVE:
         return None
-    factor = 10.0 ** min(3, max(1, math.ceil(math.log10(AIMED_MOVE / max(moved, 1e-9)))))
+    factor = 10.0 ** min(4, max(1, math.ceil(math.log10(AIMED_MOVE / max(moved, 1e-9)))))
     return Found(
         f"The weights change by {moved:.1e} of their size an epoch and the loss falls in a straight line, from"
         f" {first:.3g} to {last:.3g} in {len(trial.train)} epochs: steps are far too small.",
@@ -155,7 +176,9 @@ RULES = (
         "Learning rate too high",
         "critical",
         f"the loss is no number; or in half of the epochs it is over {ABOVE_BASELINE:g} times the trivial baseline's"
-        f" without falling; or it rises in {RISING:.0%} of the epochs by {RISE:.0%} of the baseline on average",
+        f" without falling; or it rises in {RISING:.0%} of the epochs by {RISE:.0%} of the baseline on average; or"
+        f" the rate is"
+        f" over ten times a usual one and weights move by over {THROWN:.0%} of their size an epoch",
         "LeCun et al., Efficient BackProp, 1998; Bengio, Practical recommendations for gradient-based training of deep"
         " architectures, 2012",
         "a tenth of the learning rate; a usual one where it is more than ten times that",

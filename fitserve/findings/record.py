@@ -207,7 +207,7 @@ def _between(known: Sequence[tuple[int, float]], epoch: int) -> float:
     share = (epoch - left) / (right - left)
     if low <= 0 or high <= 0:
         return max(0.0, low + (high - low) * share)
-    return low * min(10.0, max(0.1, high / low)) ** share
+    return low * math.pow(min(10.0, max(0.1, high / low)), share)
 
 
 def _mean_between(before: float, after: float) -> float:

@@ -66,8 +66,8 @@ def _thousands() -> pa.Table:
 
 def _noise_columns() -> pa.Table:
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(150, 40))
-    return table_of(x, (x[:, 0] + x[:, 1] + rng.normal(0, 0.5, 150)) > 0)
+    x = rng.normal(size=(250, 40))
+    return table_of(x, (2 * x[:, 0] + x[:, 1] + rng.normal(0, 0.2, 250)) > 0)
 
 
 def _all_columns_matter() -> pa.Table:
@@ -176,7 +176,7 @@ CASES = (
     Case(
         "restarts_disagree",
         xor,
-        spec([dense(2, "tanh")], 60, {"SGD": {"learning_rate": 0.2}}, training={"restarts": 5, "batch_size": 16}),
+        spec([dense(2, "tanh")], 60, {"SGD": {"learning_rate": 0.2}}, training={"restarts": 8, "batch_size": 16}),
         spec([dense(16, "tanh")], 60, {"Adam": {"learning_rate": 0.03}}, training={"restarts": 5, "batch_size": 16}),
     ),
     Case(

@@ -156,7 +156,6 @@ def _arguments(path: Path, spec: Json) -> tuple[pa.Table, Json, Any]:
     ("file", "spec", "column"),
     [
         ("bike_hour.csv", {"target": "cnt", "features": ["registered", "temp", "hum", "hr"]}, "registered"),
-        ("nyc_taxis.csv", {"target": "fare", "features": ["total", "passengers", "color"]}, "total"),
     ],
 )
 def test_real_leaks_are_found(file: str, spec: Json, column: str, data_folder: Path) -> None:

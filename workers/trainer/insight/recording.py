@@ -78,9 +78,12 @@ class Recorder:
 
         `penalty` is what regularizers add to the loss, at this moment. A number that is not finite becomes None.
         """
-        if self._call is None:
-            self._call = tf.function(self._trace, autograph=False, reduce_retracing=True)
-        values = self._call(*self._batch).numpy()
+        if self._looks == 0:
+            # Tracing takes longer than looking once, and somebody waits for the first epoch.
+            values = self._trace(*self._batch).numpy()
+        else:
+            self._call = self._call or tf.function(self._trace, autograph=False, reduce_retracing=True)
+            values = self._call(*self._batch).numpy()
         between, self._last = max(1, epoch - self._last), epoch
         with_histograms = histogram_due(self._looks) or final
         self._looks += 1
