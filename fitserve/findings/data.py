@@ -8,7 +8,7 @@ from fitserve.findings.record import Record
 
 MANY_COLUMNS = 8
 FEW = 0.34
-CARRIED = 0.85
+CARRIED = 0.95
 STILL_WEIGHTED = 0.3
 GAP = 1.25
 L1 = 0.003

@@ -78,7 +78,7 @@ def too_high(record: Record) -> Found | None:
 def _thrown(record: Record, trial: Trial) -> float | None:
     """By what share of their size the weights move in the first looks, where that and the rate are excessive."""
     known = spec_edit.learning_rate(record.spec)
-    if known is None or known[0] <= 10 * spec_edit.sane_rate(record.spec):
+    if known is None or known[0] <= 100 * spec_edit.sane_rate(record.spec):
         return None
     later = [float(one["ratio"]) for look in trial.looks[:2] for one in look.weighted if one.get("ratio") is not None]
     moved = mean(later)
@@ -178,7 +178,7 @@ RULES = (
         f"the loss is no number; or in half of the epochs it is over {ABOVE_BASELINE:g} times the trivial baseline's"
         f" without falling; or it rises in {RISING:.0%} of the epochs by {RISE:.0%} of the baseline on average; or"
         f" the rate is"
-        f" over ten times a usual one and weights move by over {THROWN:.0%} of their size an epoch",
+        f" over a hundred times a usual one and weights move by over {THROWN:.0%} of their size an epoch",
         "LeCun et al., Efficient BackProp, 1998; Bengio, Practical recommendations for gradient-based training of deep"
         " architectures, 2012",
         "a tenth of the learning rate; a usual one where it is more than ten times that",

@@ -66,8 +66,8 @@ def _thousands() -> pa.Table:
 
 def _noise_columns() -> pa.Table:
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(250, 40))
-    return table_of(x, (2 * x[:, 0] + x[:, 1] + rng.normal(0, 0.2, 250)) > 0)
+    x = rng.normal(size=(500, 40))
+    return table_of(x, (2 * x[:, 0] + 2 * x[:, 1] + rng.normal(0, 0.2, 500)) > 0)
 
 
 def _all_columns_matter() -> pa.Table:
@@ -186,7 +186,7 @@ CASES = (
             [dense(32)],
             60,
             {"Adam": {"learning_rate": 0.005}},
-            split={"validation": 0.3},
+            split={"validation": 0.6},
             training={"early_stopping": STOP},
         ),
         spec([dense(32)], 60, {"Adam": {"learning_rate": 0.005}}, training={"early_stopping": STOP}),
