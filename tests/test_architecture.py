@@ -34,16 +34,6 @@ def test_the_state_diagram_is_the_one_in_the_code() -> None:
     assert f"```mermaid\n{states.mermaid()}\n```" in document
 
 
-def test_one_module_writes_run_state() -> None:
-    writers = re.compile(r"update\(Run\)|\.state\s*=[^=]|UPDATE runs", re.IGNORECASE)
-    found = {
-        path.relative_to(PROJECT).as_posix()
-        for path in SOURCES
-        if path.parts[-2] != "versions" and writers.search(path.read_text()) and "Run" in path.read_text()
-    }
-    assert {name for name in found if not name.startswith("fitserve/runs")} <= {"fitserve/tables.py"}
-
-
 def test_no_file_is_a_grab_bag() -> None:
     banned = {"utils.py", "util.py", "common.py", "helpers.py", "manager.py", "misc.py"}
     assert [path for path in SOURCES if path.name in banned] == []

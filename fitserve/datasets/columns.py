@@ -152,7 +152,7 @@ class FittedColumn:
     def _cycles(self, seconds: np.ndarray) -> np.ndarray:
         """Sine and cosine of each part in turn: float64 (rows, 2 * parts)."""
         angles = np.stack([phase(part, seconds) for part in self.encoding["parts"]], axis=1) * (2 * np.pi)
-        return np.stack([np.sin(angles), np.cos(angles)], axis=2).reshape(len(seconds), -1)
+        return np.stack([np.sin(angles), np.cos(angles)], axis=2).reshape(len(seconds), 2 * len(self.encoding["parts"]))
 
     @cached_property
     def _places(self) -> dict[str, int]:

@@ -60,7 +60,8 @@ def _redis(settings: Settings) -> Storage:
 def limited(request: Request, response: Response, caller: Caller) -> None:
     """Called for every request with a valid key. Raises TooMany (429) with `Retry-After`."""
     limiter: Limiter = request.app.state.limiter
-    item, name, window = limiter.requests, "requests", 60
+    item: RateLimitItem = limiter.requests
+    name, window = "requests", 60
     if request.method in ("POST", "PUT") and route_template(request.scope).removeprefix("/api/v1") in _UPLOADS:
         item, name, window = limiter.uploads, "uploads", 3600
     allowed, remaining, reset = limiter.hit(item, caller.key_id)

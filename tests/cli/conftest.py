@@ -35,6 +35,7 @@ def fitserve(server: Server, monkeypatch: pytest.MonkeyPatch) -> Fitserve:
     """Runs the command line in this process, as a pipe would see it."""
     monkeypatch.setenv("FITSERVE_URL", server.base_url)
     monkeypatch.setenv("FITSERVE_API_KEY", server.token)
+    monkeypatch.setenv("COLUMNS", "200")  # a table's cells are cut to the terminal's width
     runner = CliRunner()
 
     def run(*words: str, code: int = 0, **options: Any) -> Result:

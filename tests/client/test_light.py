@@ -37,7 +37,7 @@ def test_everything_imports_without_the_server() -> None:
         "        if not module.name.endswith('__main__'):\n"
         "            importlib.import_module(module.name)\n"
         "from fitserve import Client, AsyncClient\n"
-        "fitserve.spec.parse({'dataset': 'd', 'target': 't'})\n"
+        "fitserve.spec.spec.parse({'dataset': 'd', 'target': 't'})\n"
         "Client('http://127.0.0.1:9', 'k.s').close()\n"
         "print('light')"
     )

@@ -223,9 +223,9 @@ def _weights(trained: Trained) -> dict[str, float]:
         if isinstance(layer, keras.layers.Dense) and len(layer._inbound_nodes) == 1:
             source = layer._inbound_nodes[0].input_tensors[0]
             if isinstance(source._keras_history.operation, keras.layers.InputLayer):
-                kernel = np.asarray(layer.kernel)
+                own = np.asarray(layer.kernel)
                 known = kernels.get(source.name)
-                kernels[source.name] = kernel if known is None else np.hstack([known, kernel])
+                kernels[source.name] = own if known is None else np.hstack([known, own])
     found = {}
     for column in trained.fitted.encoder.columns:
         kernel = kernels.get(column.input)
@@ -304,7 +304,7 @@ def _most_copies(copies: Mapping[int, Weights], size: int, budget: int = 32 * 10
     """The epochs whose graphs fit into the budget together."""
     epochs = sorted(copies)
     fitting = max(0, min(len(epochs), budget // max(1, size)))
-    places = np.linspace(0, len(epochs) - 1, fitting).round().astype(int) if fitting else []
+    places = np.linspace(0, len(epochs) - 1, fitting).round().astype(int).tolist()
     return [epochs[at] for at in dict.fromkeys(int(place) for place in places)]
 
 
