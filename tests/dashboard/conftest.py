@@ -37,7 +37,7 @@ def node() -> str:
     return shutil.which("node") or str(bundled)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     if not (DASHBOARD / "build" / "index.html").is_file():
         pytest.fail("The pages are not built: make dashboard")

@@ -9,7 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
+from fitserve import db
+from fitserve.errors import Unavailable
 from tests.faults.cluster import Cluster, Member, wait_for
 from tests.faults.history import Acknowledged, Verdict, judge
 
@@ -24,6 +27,20 @@ def worker_of(cluster: Cluster, run_id: str, workers: list[Member]) -> Member:
     return next(member for member in workers if f"-{member.process.pid}-" in holder)
 
 
+def pause_between_writes(cluster: Cluster, holder: Member) -> None:
+    """Pauses a process that holds no lock of SQLite's: such a lock would sleep with it, and all others wait."""
+    for number in range(100):
+        holder.pause()
+        try:
+            with db.transaction(cluster.engine) as session:
+                session.execute(text(f"PRAGMA user_version = {number}"))  # a write that concerns nobody
+            return
+        except Unavailable:
+            holder.go_on()
+            time.sleep(0.02)
+    raise AssertionError("the process was always writing")
+
+
 def paused_past_its_lease(home: Path, mutant: str) -> Verdict:
     """A worker is paused with a finished trainer, loses the run, and goes on."""
     with cluster_with(home, mutant, FITSERVE_LEASE_SECONDS="1") as cluster:
@@ -31,7 +48,7 @@ def paused_past_its_lease(home: Path, mutant: str) -> Verdict:
         cluster.start("reaper")
         run_id = cluster.submit(seed=5, epochs=2, seconds=0.6)
         holder = worker_of(cluster, run_id, workers)
-        holder.pause()
+        pause_between_writes(cluster, holder)
         wait_for(lambda: cluster.run(run_id).attempt == 2, 20, "a second attempt")
         cluster.wait_over(run_id)
         time.sleep(0.3)
