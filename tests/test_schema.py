@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Engine, TextClause, bindparam, inspect, text
 from sqlalchemy.exc import DBAPIError
 
 import migrations
 from fitserve import db, keys
-from fitserve.tables import Base, Key
+from fitserve.tables import Base, Key, UtcTime
 
 
 def test_migrations_make_what_the_orm_expects(engine: Engine) -> None:
@@ -45,22 +45,27 @@ def test_every_check_and_key_is_named(engine: Engine) -> None:
         assert all(constraint.name for constraint in table.constraints), table.name
 
 
+def timed(statement: str) -> TextClause:
+    """Plain SQL whose `:at` is a time of ours."""
+    return text(statement).bindparams(bindparam("at", type_=UtcTime()))
+
+
 @pytest.mark.parametrize("terminal", ["succeeded", "failed", "cancelled"])
 def test_a_terminal_state_is_immutable_whoever_writes(engine: Engine, terminal: str) -> None:
     with db.transaction(engine) as session:
         at = db.now(session)
         session.execute(
-            text("INSERT INTO blobs (sha256, bytes, kind, created_at) VALUES ('b', 1, 'dataset', :at)"), {"at": at}
+            timed("INSERT INTO blobs (sha256, bytes, kind, created_at) VALUES ('b', 1, 'dataset', :at)"), {"at": at}
         )
         session.execute(
-            text(
+            timed(
                 "INSERT INTO datasets (id, name, version, owner, sha256, blob, rows, bytes, source, columns, profile,"
                 " shared, created_at) VALUES ('d', 'd', 1, 'o', 's', 'b', 1, 1, '{}', '[]', '{}', false, :at)"
             ),
             {"at": at},
         )
         session.execute(
-            text(
+            timed(
                 "INSERT INTO runs (id, kind, owner, dataset_id, spec, resolved, estimates, state, priority, attempt,"
                 " spent_attempts, created_at)"
                 " VALUES ('r', 'training', 'o', 'd', '{}', '{}', '{}', :state, 0, 1, 1, :at)"

@@ -28,7 +28,10 @@ def chromium() -> str:
     for name in (os.environ.get("FITSERVE_TEST_CHROMIUM"), "chromium", "chromium-browser", "google-chrome"):
         if name and (found := shutil.which(name)):
             return found
-    pytest.fail("There is no Chromium: apt-get install chromium, or set FITSERVE_TEST_CHROMIUM.")
+    missing = "There is no Chromium: apt-get install chromium, or set FITSERVE_TEST_CHROMIUM."
+    if os.environ.get("CI"):
+        pytest.fail(missing)
+    pytest.skip(missing)
 
 
 def node() -> str:
