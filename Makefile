@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m uv pip install --quiet --python $(BIN)/python --no-deps
 
-.PHONY: run demo test lint dashboard types faults fuzz compose-test locks clean
+.PHONY: run demo test lint dashboard types faults locks clean
 .DEFAULT_GOAL := run
 
 $(BIN)/python:
