@@ -73,7 +73,6 @@ class Settings(BaseSettings):
     trainers: int = Field(1, description="Runs that one worker process trains side by side")
     predict_processes: int = Field(1, description="Prediction processes that `fitserve up` starts")
     log_level: str = Field("INFO", description="Level of the JSON logs")
-    otlp_endpoint: str | None = Field(None, description="OTLP/HTTP endpoint for traces; off when unset")
 
     lease_seconds: float = Field(30, description="A run's lease without a heartbeat")
     heartbeat_seconds: float = Field(5, description="Between two heartbeats of a supervisor")

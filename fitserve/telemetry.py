@@ -76,7 +76,6 @@ ATTEMPTS = Counter("fitserve_run_attempts_total", "Runs claimed.", registry=REGI
 REAPED = Counter("fitserve_runs_reaped_total", "Runs taken from a lost worker.", registry=REGISTRY)
 DISPATCHED = Counter("fitserve_runs_dispatched_total", "Runs published again.", registry=REGISTRY)
 EPOCHS = Counter("fitserve_epochs_total", "Epochs trained.", registry=REGISTRY)
-TRAINING_ROWS = Counter("fitserve_training_rows_total", "Rows that training has passed over.", registry=REGISTRY)
 TRAINER_MEMORY = Gauge("fitserve_trainer_resident_bytes", "Resident memory of the trainer.", registry=REGISTRY)
 BLOBS_COLLECTED = Counter("fitserve_blobs_collected_total", "Unreferenced blobs removed.", registry=REGISTRY)
 
