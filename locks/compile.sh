@@ -1,5 +1,5 @@
 #!/bin/sh
-# Writes the three locks anew: versions and hashes, no addresses. Needs `uv`.
+# Writes the locks anew: versions and hashes, no addresses. Needs `uv`.
 set -eu
 cd "$(dirname "$0")/.."
 lock() { out=$1; shift; uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
@@ -7,5 +7,7 @@ lock() { out=$1; shift; uv pip compile pyproject.toml --universal --python-versi
 lock server --extra server --extra s3 --group build
 lock runtime --extra server --extra worker --extra s3 --extra embedded --group build
 lock dev --extra server --extra worker --extra s3 --extra embedded --group dev --override locks/overrides.txt
-uv pip compile locks/installer.in --universal --python-version 3.11 --generate-hashes \
-  --no-emit-index-url --no-annotate --no-header -q -o locks/installer.txt
+for tool in installer sbom; do
+  uv pip compile "locks/$tool.in" --universal --python-version 3.11 --generate-hashes \
+    --no-emit-index-url --no-annotate --no-header -q -o "locks/$tool.txt"
+done
