@@ -222,9 +222,21 @@ _ALL = (
 SAMPLES = {sample.info.sample: sample for sample in _ALL}
 
 
-def make_sample(name: str, *, noise: float = 0, rows: int | None = None, seed: int = 0) -> tuple[Sample, pa.Table]:
-    """A built-in table. Raises NotFound, SampleMissing."""
+def make_sample(
+    name: str, *, noise: float = 0, rows: int | None = None, seed: int = 0, derived: bool = False
+) -> tuple[Sample, pa.Table]:
+    """A built-in table; `derived`, for the Playground's, adds its other features. Raises NotFound, SampleMissing."""
     sample = SAMPLES.get(name)
     if sample is None:
         raise NotFound(f"No sample {name[:63]!r}.", received=name[:63], expected=", ".join(SAMPLES))
-    return sample, sample.make(noise, rows, seed)
+    table = sample.make(noise, rows, seed)
+    return sample, _derived(table, seed) if derived and sample.info.noise else table
+
+
+def _derived(table: pa.Table, seed: int) -> pa.Table:
+    """The Playground's five other features before the label, and `draw`: each row's place in a shuffled order."""
+    x, y = (table.column(name).to_numpy() for name in ("x1", "x2"))
+    # A generator of its own: the points are the same with and without.
+    draw = np.random.default_rng([seed, 1]).random(table.num_rows)
+    more = {"x1_squared": x * x, "x2_squared": y * y, "x1_x2": x * y, "sin_x1": np.sin(x), "sin_x2": np.sin(y)}
+    return pa.table({"x1": x, "x2": y, **more, "draw": draw, "label": table.column("label")})

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from fitserve.spec.component import Component, Family
-from fitserve.spec.values import Above0, NonNegative, Number, Seed
+from fitserve.spec.values import Above0, Array, NonNegative, Number, Seed
 
 AXES = {"input_axes": None, "output_axes": None}
 
@@ -31,9 +31,9 @@ class Ones(Initializer):
 
 
 class Constant(Initializer):
-    """All `value`."""
+    """All `value`; lists of the weight's own shape give each of its numbers, so that training starts from there."""
 
-    value: Number = 0.0
+    value: Array = 0.0
 
 
 class RandomNormal(Initializer):

@@ -75,3 +75,44 @@ Single = Annotated[
     Field(ge=1),
     WithJsonSchema({"anyOf": [_ONE, {"type": "array", "items": _ONE, "minItems": 1, "maxItems": 1}]}),
 ]
+
+
+MOST_VALUES = 10_000
+
+
+def _array(value: Any) -> Any:
+    """A number, or lists of numbers of one shape: none of them ragged or empty, at most `MOST_VALUES` together."""
+    if not isinstance(value, (list, tuple)):
+        return _number(value)
+    shape_of(value)
+    if count(value) > MOST_VALUES:
+        raise Refused("These are too many numbers.", received=count(value), expected=f"at most {MOST_VALUES}")
+    return tuple(_array(item) for item in value)
+
+
+def shape_of(value: Any) -> tuple[int, ...]:
+    """The shape of nested lists; `()` of a number. Raises Refused where they are ragged, empty or deeper than five."""
+    shape: list[int] = []
+    level = [value]
+    while any(isinstance(item, (list, tuple)) for item in level):
+        sizes = {len(item) if isinstance(item, (list, tuple)) else -1 for item in level}
+        if len(sizes) > 1 or sizes & {0, -1} or len(shape) == 5:
+            raise Refused(
+                "These lists are no array.", received=shown(value), expected="lists of equal length, as [[1, 2]]"
+            )
+        shape.append(sizes.pop())
+        level = [inner for item in level for inner in item]
+    return tuple(shape)
+
+
+def count(value: Any) -> int:
+    """How many numbers nested lists hold."""
+    return math.prod(shape_of(value))
+
+
+_NUMBER = {"type": "number"}
+Array = Annotated[
+    Any,
+    BeforeValidator(_array),
+    WithJsonSchema({"anyOf": [_NUMBER, {"type": "array", "minItems": 1, "description": "Numbers, in lists"}]}),
+]

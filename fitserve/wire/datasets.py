@@ -123,7 +123,7 @@ class DatasetPatch(BaseModel):
 
 
 class SampleRequest(BaseModel):
-    """A built-in dataset. `noise` (0 to 50) and `rows` are for the Playground's six."""
+    """A built-in dataset. `noise` (0 to 50), `rows` and `derived` are for the Playground's six."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -132,6 +132,11 @@ class SampleRequest(BaseModel):
     noise: float = Field(0, ge=0, le=50)
     rows: int | None = Field(None, ge=10, le=1_000_000)
     seed: int = Field(0, ge=0, lt=2**32)
+    derived: bool = Field(
+        False,
+        description="The Playground's other features too (x1_squared, x2_squared, x1_x2, sin_x1, sin_x2), and `draw`, "
+        "a random number to split by: {time: {by: draw}}",
+    )
 
 
 class SampleInfo(BaseModel):

@@ -194,9 +194,10 @@ def list_samples(_caller: Reader) -> Page[SampleInfo]:
 )
 def create_sample(body: SampleRequest, response: Response, caller: Uploader, ctx: Ctx) -> Any:
     """The same sample with the same noise, rows and seed is one dataset."""
-    sample, table = make_sample(body.sample, noise=body.noise, rows=body.rows, seed=body.seed)
-    if not sample.info.noise and (body.noise or body.rows or body.seed):
-        raise BadInput("Noise, rows and seed are for the Playground's samples.", received=body.sample)
+    asked = body.model_dump(exclude={"sample", "name"})
+    sample, table = make_sample(body.sample, **asked)
+    if not sample.info.noise and any(asked.values()):
+        raise BadInput("Noise, rows, seed and derived are for the Playground's samples.", received=body.sample)
     with store.scratch_folder(ctx.settings.scratch) as folder:
         row, created = store.create(
             ctx.engine,

@@ -189,7 +189,10 @@ def get_layers(
     after: Annotated[int, Query(ge=0, description="Epochs after this one")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> LayerSeries:
-    """Norms of weights, gradients and updates, saturated and dead units, sparsity; histograms now and then."""
+    """Norms of weights, gradients and updates, saturated and dead units, sparsity; histograms now and then.
+
+    Of a network of at most 512 weights also the weights themselves (`values`), so that it can be drawn.
+    """
     found = studied(ctx, caller, run_id)
     number = trial if trial is not None else found.record.trial.number if found.record.trial else 0
     with db.reading(ctx.engine) as session:

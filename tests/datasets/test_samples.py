@@ -89,3 +89,15 @@ def test_the_list_is_right() -> None:
         assert table.num_rows == sample.info.rows
     with pytest.raises(NotFound):
         make_sample("nope")
+
+
+def test_derived_features_stand_beside_the_same_points() -> None:
+    _, plain = make_sample("spiral", noise=10, seed=3)
+    _, table = make_sample("spiral", noise=10, seed=3, derived=True)
+    for name in ("x1", "x2", "label"):
+        assert table.column(name).equals(plain.column(name))
+    x, y = (table.column(name).to_numpy() for name in ("x1", "x2"))
+    expected = {"x1_squared": x**2, "x2_squared": y**2, "x1_x2": x * y, "sin_x1": np.sin(x), "sin_x2": np.sin(y)}
+    for name, values in expected.items():
+        assert np.allclose(table.column(name).to_numpy(), values)
+    assert abs(np.corrcoef(table.column("draw").to_numpy(), table.column("label").to_numpy())[0, 1]) < 0.15

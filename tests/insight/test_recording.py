@@ -54,6 +54,16 @@ def test_norms_are_those_of_the_weights_the_gradient_and_the_change() -> None:
     assert sum(first["histogram"]["counts"]) == first["size"] == 40
 
 
+def test_a_small_networks_weights_are_recorded_themselves() -> None:
+    model, (x, y) = _model(), _data()
+    first, last = Recorder(model, tf.constant(x), tf.constant(y)).look(1)["layers"]
+    np.testing.assert_allclose(first["values"]["kernel"], model.layers[0].kernel.numpy(), rtol=1e-5)
+    np.testing.assert_allclose(last["values"]["bias"], model.layers[-1].bias.numpy(), atol=1e-6)
+    wide = keras.Sequential([keras.Input((4,)), keras.layers.Dense(200, "relu"), keras.layers.Dense(1, "sigmoid")])
+    wide.compile("sgd", "binary_crossentropy")
+    assert "values" not in Recorder(wide, tf.constant(x), tf.constant(y)).look(1)["layers"][0]
+
+
 def test_training_goes_on_as_if_nobody_had_looked() -> None:
     x, y = _data()
     finals = []

@@ -102,6 +102,16 @@ def test_a_wrong_word_is_named_with_the_nearest_right_one(
         ({"network": [{"Dense": 3, "name": "a"}, {"Dense": 3, "name": "a"}]}, "/network/1/name", "Two layers"),
         ({"network": [{"Add": {}}]}, "/network/0", "two inputs"),
         ({"network": [{"Dense": {"units": 3, "bias_initializer": "Orthogonal"}}]}, "/network/0", "rank at least 2"),
+        (
+            {"network": [{"Dense": {"units": 3, "bias_initializer": {"Constant": [[1, 2, 3]]}}}]},
+            "/network/0",
+            "it has the shape [3]",
+        ),
+        (
+            {"network": [{"Dense": {"units": 2, "bias_initializer": {"Constant": [1, [2]]}}}]},
+            "/network/0/Dense/bias_initializer/Constant/value",
+            "no array",
+        ),
         ({"network": [{"Input": [5]}, {"Dense": 3}]}, "/network/0", "features make (None, 12)"),
         ({"network": {"class_name": "Dense"}}, "/network", "list of layers"),
         (

@@ -233,6 +233,7 @@ INITIALIZED = [
     ("Zeros", INIT.Zeros()),
     ("Ones", INIT.Ones()),
     ({"Constant": 0.3}, INIT.Constant(0.3)),
+    ({"Constant": [[0.1, 0.2, 0.3, 0.4]] * 12}, INIT.Constant([[0.1, 0.2, 0.3, 0.4]] * 12)),
     ({"RandomNormal": {"stddev": 0.1, "seed": 1}}, INIT.RandomNormal(stddev=0.1, seed=1)),
     ({"RandomUniform": {"minval": -1, "maxval": 1, "seed": 1}}, INIT.RandomUniform(-1.0, 1.0, seed=1)),
     ({"TruncatedNormal": {"stddev": 0.1, "seed": 1}}, INIT.TruncatedNormal(stddev=0.1, seed=1)),

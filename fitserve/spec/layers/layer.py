@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fitserve.spec.component import Component
-from fitserve.spec.initializers import Initializer
+from fitserve.spec.initializers import Constant, Initializer
+from fitserve.spec.values import shape_of
 
 Shape = tuple[int, ...]  # without the batch
 
@@ -89,6 +90,12 @@ class Layer(Component):
 
     def _check_initializer(self, weight: Weight) -> None:
         initializer = getattr(self, f"{weight.name}_initializer", None)
+        if isinstance(initializer, Constant) and shape_of(initializer.value) not in ((), weight.shape):
+            raise ShapeRefused(
+                f"Constant gives the {weight.name} of this {type(self).__name__} numbers of the shape"
+                f" {list(shape_of(initializer.value))}; it has the shape {list(weight.shape)}.",
+                "Give one number, or lists of the weight's shape: a row for each of its inputs.",
+            )
         if not isinstance(initializer, Initializer) or not initializer.matrices_only:
             return
         rank = len(weight.shape)

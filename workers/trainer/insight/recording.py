@@ -11,6 +11,7 @@ short epochs are not all looked at: `due` says which, from the number of steps a
     saturated            share of a hidden layer's sigmoid or tanh units that are, on at least 95% of the rows, within
                          5% of the end of their range (Glorot and Bengio 2010)
     dead                 share of a hidden layer's ReLU units that are 0 on every row (Maas et al. 2013)
+    values               the weights themselves, by name, of a network so small that it can be drawn with them
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ ALWAYS = 10  # the first epochs are looked at in any case: what goes wrong early
 SMALL = 1e-3
 SATURATED_ROWS = 0.95
 BINS = 30
+DRAWN_WEIGHTS = 512  # of a network whose weights are recorded themselves
+DRAWN_LOOKS = 400  # at most about so many looks of a run record them
 HISTOGRAM_VALUES = 20_000  # a larger layer's histogram is of every n-th weight
 
 # The ends of an activation's range; within 5% of it a unit is saturated.
@@ -64,6 +67,7 @@ class Recorder:
         self._variables = [list(one.layer.trainable_variables) for one in self.watched]
         self._before = [[tf.Variable(v, trainable=False) for v in own] for own in self._variables]
         self._looks, self._last = 0, 0
+        self._drawn = sum(int(np.prod(v.shape)) for own in self._variables for v in own) <= DRAWN_WEIGHTS
         self._call: Any = None
 
     def begin(self) -> None:
@@ -90,6 +94,10 @@ class Recorder:
         rows = [
             self._row(one, own, between, with_histograms) for one, own in zip(self.watched, values[1:], strict=True)
         ]
+        if self._drawn and (self._looks <= DRAWN_LOOKS or with_histograms):
+            for row, own in zip(rows, self._variables, strict=True):
+                if own:
+                    row["values"] = {v.name: _rounded(v.numpy()) for v in own}
         return {"penalty": _finite(values[0][0]), "layers": rows}
 
     def _row(self, one: Watched, values: Any, between: int, with_histograms: bool) -> dict[str, Any]:
@@ -214,6 +222,13 @@ def _first(part: Any) -> Any:
         return tf.gather(tensor, np.linspace(0, rows - 1, min(rows, PROBE_ROWS)).astype(np.int64))
 
     return tf.nest.map_structure(spread, part)
+
+
+def _rounded(values: np.ndarray) -> Any:
+    """Nested lists of six digits each; None where a number is not finite."""
+    if values.ndim == 0:
+        return _finite(float(values))
+    return [_rounded(part) for part in values] if values.ndim > 1 else [_finite(float(v)) for v in values]
 
 
 def _finite(value: float) -> float | None:
