@@ -39,7 +39,7 @@ def upload(
     """Upload a table as a dataset. The same content again is the same dataset."""
     options: dict[str, Any] = {"delimiter": delimiter, "encoding": encoding, "missing": missing or None}
     given = {key: value for key, value in options.items() if value is not None}
-    with session.client() as client, moving(session, path.name) as progress:
+    with session.client() as client, moving(session, path.name, "the server reads it") as progress:
         found = client.datasets.upload(
             path, name, kinds=_kinds(kind or []), progress=progress, lenient=lenient, **given
         )
@@ -70,7 +70,8 @@ def list_(
     with session.client() as client:
         found = list(client.datasets.list(limit))
     rows = [(item.ref, item.rows, screen.size(item.bytes), item.owner, item.created_at, item.id) for item in found]
-    session.show(found, screen.table(("dataset", "rows", "size", "owner", "uploaded", "id"), rows))
+    names = ("dataset", "rows", "size", "owner", "uploaded", "id")
+    session.show(found, screen.table(names, rows, may_go=("id", "owner")))
 
 
 @command(datasets, "show", "fitserve datasets show admissions", "fitserve datasets show admissions --target admit")
@@ -114,7 +115,7 @@ def _columns(found: Dataset[Any]) -> Any:
         if column.labels and not number:
             content = ", ".join(column.labels[:6]) + (", ..." if len(column.labels) > 6 else "")
         rows.append((column.name, column.kind, column.missing, column.distinct, content, column.evidence))
-    return screen.table(("column", "kind", "missing", "distinct", "content", "because"), rows)
+    return screen.table(("column", "kind", "missing", "distinct", "content", "because"), rows, may_go=("because",))
 
 
 @command(datasets, "rows", "fitserve datasets rows admissions --limit 5", "fitserve datasets rows admissions --json")

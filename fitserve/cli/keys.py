@@ -101,7 +101,8 @@ def list_(session: Session) -> None:
         )
         for key in found
     ]
-    session.show(found, screen.table(("id", "name", "owner", "scopes", "models", "expires", "last used"), rows))
+    names = ("id", "name", "owner", "scopes", "models", "expires", "last used")
+    session.show(found, screen.table(names, rows, may_go=("last used", "owner", "expires")))
 
 
 @command(keys, "revoke", "fitserve keys revoke key_01kb...")

@@ -38,7 +38,7 @@ def list_(
         for model in found
     ]
     names = ("model", "answers", "versions", "labels", "owner", "loaded", "newest")
-    session.show(found, screen.table(names, rows))
+    session.show(found, screen.table(names, rows, may_go=("owner", "newest", "loaded")))
 
 
 @command(models, "show", "fitserve models show admissions")
@@ -61,7 +61,9 @@ def show(session: Session, model: ModelName) -> None:
         for version in found.versions
     ]
     names = ("version", "run", "labels", "reached", "created", "")
-    session.show(found, screen.pairs({"model": found.name, "owner": found.owner}), screen.table(names, rows))
+    session.show(
+        found, screen.pairs({"model": found.name, "owner": found.owner}), screen.table(names, rows, may_go=("created",))
+    )
 
 
 def _label(label: Any) -> str:

@@ -36,7 +36,7 @@ def list_(
         for run in found
     ]
     names = ("run", "state", "model", "dataset", "created", "took", "reached")
-    session.show(found, screen.table(names, rows))
+    session.show(found, screen.table(names, rows, may_go=("dataset", "took", "created", "model")))
 
 
 def _took(run: Run[Any]) -> str:

@@ -7,15 +7,17 @@ import math
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 _BARS = "▁▂▃▄▅▆▇█"
 WHOLE = frozenset({"id", "run", "dataset", "model"})  # columns that people copy from: never cut
+_GAP = 2  # characters between two columns
 _SHORT = 10  # characters: a column that is no wider is never cut
 _PIPE_WIDTH = 200  # where no terminal sets a width
 STATE_STYLES = {"queued": "yellow", "running": "cyan", "succeeded": "green", "failed": "red", "cancelled": "magenta"}
@@ -46,19 +48,48 @@ def json_text(value: Any, indent: int | None = 2) -> str:
     return json.dumps(as_json(value), ensure_ascii=False, indent=indent, default=str)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> Table:
-    """A table: numbers to the right, long text cut by the terminal's width."""
-    cells = [[_on_one_line(_cell(value)) for value in row] for row in rows]
-    made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for index, name in enumerate(columns):
-        numbers = bool(cells) and all(_is_number(row[index]) for row in cells)
-        short = max((row[index].cell_len for row in cells), default=0) <= _SHORT
-        side: Any = "right" if numbers else "left"
-        # Rich takes the width that is missing from columns that may wrap; their cells are cut instead.
-        made.add_column(name, justify=side, overflow="ellipsis", no_wrap=numbers or short or name in WHOLE)
-    for row in cells:
-        made.add_row(*row)
-    return made
+@dataclass(frozen=True)
+class Rows:
+    """A table that fits the terminal: columns that may go do so, in their order; then long text is cut."""
+
+    columns: Sequence[str]
+    cells: Sequence[Sequence[Text]]
+    title: str | None
+    may_go: Sequence[str]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        shown = list(range(len(self.columns)))
+        for name in self.may_go:
+            if sum(self._width(index) + _GAP for index in shown) - _GAP <= options.max_width:
+                break
+            shown.remove(self.columns.index(name))
+        yield self._made(shown)
+
+    def _width(self, index: int) -> int:
+        return max(len(self.columns[index]), *(row[index].cell_len for row in self.cells), 0)
+
+    def _made(self, shown: Sequence[int]) -> Table:
+        made = Table(title=self.title, title_justify="left", box=None, pad_edge=False, padding=(0, _GAP, 0, 0))
+        made.header_style = "bold"
+        for index in shown:
+            name = self.columns[index]
+            numbers = bool(self.cells) and all(_is_number(row[index]) for row in self.cells)
+            side: Any = "right" if numbers else "left"
+            # Rich takes the width that is missing from columns that may wrap; their cells are cut instead.
+            whole = numbers or name in WHOLE or max((row[index].cell_len for row in self.cells), default=0) <= _SHORT
+            made.add_column(name, justify=side, overflow="ellipsis", no_wrap=whole)
+        for row in self.cells:
+            made.add_row(*(row[index] for index in shown))
+        return made
+
+
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None, may_go: Sequence[str] = ()
+) -> Rows:
+    """A table: numbers to the right. Where the terminal is narrow the columns `may_go` are left out, the first first;
+    then long text is cut.
+    """
+    return Rows(columns, [[_on_one_line(_cell(value)) for value in row] for row in rows], title, may_go)
 
 
 def _on_one_line(cell: Text) -> Text:

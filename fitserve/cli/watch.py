@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from fitserve.wire.runs import EventInfo
 
 _EVERY = 1.0  # seconds between two lines of epochs where there is no terminal
-_RECENT = 20  # epochs that the rate is taken from
+_RECENT = 10  # arrivals that the rate is taken from; a worker reports several epochs at once
+_CURVE = 30  # characters
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Picture:
     curves: dict[int, dict[str, list[float]]] = field(default_factory=dict)  # by trial and figure
     latest: tuple[int, int] = (0, 0)  # trial from 0, epoch from 1
     best: Best | None = None
-    arrivals: list[float] = field(default_factory=list)
+    arrivals: list[tuple[float, int]] = field(default_factory=list)  # when, and how many epochs there were then
 
     def take(self, event: EventInfo) -> None:
         """Learns from an event."""
@@ -71,7 +72,9 @@ class Picture:
         loss = logs.get("val_loss", logs.get("loss"))
         if loss is not None and (self.best is None or loss < self.best.value):
             self.best = Best(loss, trial, epoch)
-        self.arrivals = [*self.arrivals[-_RECENT:], event.created_at.timestamp()]
+        arrived = event.created_at.timestamp()
+        before = self.arrivals[:-1] if self.arrivals and self.arrivals[-1][0] == arrived else self.arrivals
+        self.arrivals = [*before[-_RECENT:], (arrived, self.done)]
 
     @property
     def done(self) -> int:
@@ -81,9 +84,10 @@ class Picture:
     @property
     def rate(self) -> float | None:
         """Epochs a second, of late."""
-        if len(self.arrivals) < 3 or self.arrivals[-1] <= self.arrivals[0]:
+        if len(self.arrivals) < 2:
             return None
-        return (len(self.arrivals) - 1) / (self.arrivals[-1] - self.arrivals[0])
+        (began, before), (ended, done) = self.arrivals[0], self.arrivals[-1]
+        return (done - before) / (ended - began) if ended > began else None
 
     @property
     def seconds_left(self) -> float | None:
@@ -100,41 +104,50 @@ class Picture:
             else (f"epoch {epoch}/{self.epochs}")
         )
 
-    def __rich__(self) -> RenderableType:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         lines: list[RenderableType] = [self._headline()]
         if self.state == "running" and self.curves:
-            lines += [self._bar(), self._figures()]
+            lines += [self._bar(options.max_width), self._figures(options.max_width)]
         if self.note:
             lines.append(Text(self.note, style="dim"))
         if self.lost:
             lines.append(Text(self.lost, style="yellow"))
-        return Group(*lines)
+        yield Group(*lines)
 
     def _headline(self) -> Text:
         name = f"  {self.model}" if self.model else ""
         return Text.assemble((self.run_id, "bold"), name, "  ", screen.state(self.state))
 
-    def _bar(self) -> Table:
+    def _bar(self, width: int) -> Table:
+        """How far it is, in one line: what does not fit is left out."""
+        said = [
+            self.place,
+            f"{self.rate:,.3g} epochs/s" if self.rate else "",
+            f"at most {screen.duration(self.seconds_left)} left" if self.seconds_left is not None else "",
+        ]
+        bar = max(10, min(_CURVE, width - sum(len(text) + 2 for text in said)))
         row = Table.grid(padding=(0, 2, 0, 0))
-        speed = f"{self.rate:.1f} epochs/s" if self.rate else ""
-        left = f"at most {screen.duration(self.seconds_left)} left" if self.seconds_left is not None else ""
-        row.add_row(ProgressBar(self.epochs * self.trials, self.done, width=30), self.place, speed, left)
+        texts = [Text(text, no_wrap=True) for text in said]
+        row.add_row(ProgressBar(self.epochs * self.trials, self.done, width=bar), *texts)
         return row
 
-    def _figures(self) -> Table:
-        """The curves of the newest trial."""
-        made = Table.grid(padding=(0, 2, 0, 0))
+    def _figures(self, width: int) -> Table:
+        """The curves of the newest trial, and the best figure so far."""
         curves = self.curves[self.latest[0]]
-        for name in sorted(curves, key=_losses_first):
-            values = curves[name]
-            made.add_row(name, screen.sparkline(values, 30), screen.number(values[-1]), self._best_of(name))
+        names = sorted(curves, key=_losses_first)
+        rows = [(name, screen.number(curves[name][-1]), self._best_of(name)) for name in names]
+        taken = sum(max(len(row[index]) for row in rows) + 2 for index in range(3))
+        made = Table.grid(padding=(0, 2, 0, 0))
+        for name, value, best in rows:
+            curve = screen.sparkline(curves[name], max(10, min(_CURVE, width - taken)))
+            made.add_row(name, curve, value, Text(best, no_wrap=True))
         return made
 
     def _best_of(self, name: str) -> str:
         if self.best is None or name != ("val_loss" if "val_loss" in self.curves[self.latest[0]] else "loss"):
             return ""
-        trial = f" of trial {self.best.trial + 1}" if self.trials > 1 else ""
-        return f"best {screen.number(self.best.value)} at epoch {self.best.epoch}{trial}"
+        trial = f", trial {self.best.trial + 1}" if self.trials > 1 else ""
+        return f"best {screen.number(self.best.value)}: epoch {self.best.epoch}{trial}"
 
     def line(self) -> str:
         """The newest epoch in one line."""
@@ -156,8 +169,9 @@ def watch(session: Session, run: Run[Sync]) -> None:
         follow(session, run)
     except KeyboardInterrupt:
         lines = (
-            f"The run goes on. Come back to it:  fitserve runs watch {run.id}",
-            f"Stop it:  fitserve runs cancel {run.id}",
+            "The run goes on.",
+            f"Come back to it:  fitserve runs watch {run.id}",
+            f"Stop it:          fitserve runs cancel {run.id}",
         )
         for line in lines:
             session.err.print(line, markup=False, soft_wrap=True)
