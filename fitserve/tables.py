@@ -161,6 +161,7 @@ class Run(Base):
     parent_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id"))  # retried, reproduced or patched from
     result: Mapped[dict[str, Any] | None]  # final metrics, artifact, trials, evaluation
     error: Mapped[dict[str, Any] | None]  # problem details with a `cause`
+    origin: Mapped[dict[str, Any] | None]  # the request that made it: request_id, traceparent
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]  # of the last attempt
     progress_at: Mapped[datetime | None]
@@ -288,6 +289,48 @@ class Worker(Base):
     run_id: Mapped[str | None] = mapped_column(String(40))
     started_at: Mapped[datetime]
     heartbeat_at: Mapped[datetime]
+
+
+class Window(Base):
+    """What one prediction process counted of one artifact in one slice of time: see `fitserve.live`."""
+
+    __tablename__ = "windows"
+    __table_args__ = (Index("ix_windows_slice", "slice"),)
+    model: Mapped[str] = mapped_column(String(63), primary_key=True)
+    artifact: Mapped[str] = mapped_column(String(64), primary_key=True)
+    process: Mapped[str] = mapped_column(String(128), primary_key=True)
+    slice: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # seconds since 1970 at its start
+    version: Mapped[int]
+    counts: Mapped[dict[str, Any]]
+
+
+class KeptPrediction(Base):
+    """What was answered to a request that named its prediction, until its ground truth comes or time is up."""
+
+    __tablename__ = "kept_predictions"
+    __table_args__ = (Index("ix_kept_predictions_created_at", "created_at"),)
+    model: Mapped[str] = mapped_column(String(63), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(63), primary_key=True)
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    version: Mapped[int]
+    outputs: Mapped[dict[str, Any]]  # by target: a list of rows of numbers
+    created_at: Mapped[datetime]
+
+
+class Feedback(Base):
+    """Ground truth of one row: how far the prediction was from it. Posted twice, it counts once."""
+
+    __tablename__ = "feedback"
+    __table_args__ = (Index("ix_feedback_created_at", "created_at"),)
+    model: Mapped[str] = mapped_column(String(63), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(63), primary_key=True)
+    prediction_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    row: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # of the request, from 0
+    output: Mapped[str] = mapped_column(String(255), primary_key=True)  # the target's name
+    version: Mapped[int]
+    task: Mapped[str] = mapped_column(String(16))
+    error: Mapped[float]  # classification: 0 right, 1 wrong; regression: predicted less true
+    created_at: Mapped[datetime]
 
 
 # Terminal states are immutable, whoever writes. Migrations create these; `{...}` are plain SQL.
