@@ -60,7 +60,7 @@ class Lane:
         """Decodes a request and joins it to this turn's; False where it must go the ordinary way."""
         try:
             body = vetted.decode(data[end:])
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return False
         kind, given_id = vetted.kind, None
         if vetted.protocol == "tfserving":

@@ -20,7 +20,7 @@ def read(body: bytes) -> Any:
     """The value of a JSON text. Raises Malformed."""
     try:
         return _decoder.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         if b"NaN" in body or b"Infinity" in body:
             return _read_lenient(body)
         raise Malformed(f"The body is not JSON: {_said(error)}") from None

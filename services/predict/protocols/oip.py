@@ -89,7 +89,7 @@ def read(network: Network, body: bytes, header_length: int | None) -> Ask:
 def _request(head: bytes) -> Request:
     try:
         return _decoder.decode(head)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         if not isinstance(error, msgspec.ValidationError) and (b"NaN" in head or b"Infinity" in head):
             try:
                 return msgspec.convert(jsonbody.read(head), Request)

@@ -33,7 +33,7 @@ def read_predict(network: Network, body: bytes) -> tuple[Rows, bool]:
         numbers: Any = None
         try:
             numbers = msgspec.json.decode(body, type=columns.read_numbers).instances
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass
         if numbers:
             return Rows(columns.matrix_of(numbers)), True

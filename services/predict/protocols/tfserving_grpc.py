@@ -18,7 +18,7 @@ from services.predict.protocols.oip_tensors import rows_of
 from services.predict.protocols.proto import tensorflow_pb2 as tf
 from services.predict.protocols.proto import tensorflow_serving_pb2 as pb
 from services.predict.protocols.repository import settled
-from services.predict.protocols.tfserving_tensors import example_rows, from_proto, to_proto
+from services.predict.protocols.tfserving_tensors import example_rows, tensors_of, to_proto
 from services.predict.rows import Rows
 
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
@@ -65,7 +65,7 @@ async def _predict(call: GrpcCall, request: Any) -> Any:
         raise Malformed(f'Serving signature key "{signature[:63]}" not found.', expected="serving_default")
     if unknown := [name for name in request.output_filter if name not in network.names]:
         raise Malformed(f"Unknown output {unknown[0][:63]!r}.", expected=", ".join(network.names))
-    rows = rows_of(network, [from_proto(name, proto) for name, proto in request.inputs.items()])
+    rows = rows_of(network, tensors_of(request.inputs))
     prediction = await call.service.predict(network, rows, call.deadline, entry)
     call.told(prediction)
     response = pb.PredictResponse(model_spec=_spec(network, signature or "serving_default"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,17 @@ _TYPES: dict[int, tuple[Any, str]] = {
     tf.DT_BOOL: (np.bool_, "bool_val"),
     tf.DT_HALF: (np.float16, "half_val"),
 }
+
+
+MOST_VALUES = 1 << 23  # of all tensors of a request: a few bytes may claim any shape, to be filled with one value
+
+
+def tensors_of(inputs: Mapping[str, Any]) -> list[Tensor]:
+    """A request's tensors. Raises Malformed, before memory is taken for what the shapes claim."""
+    claimed = sum(abs(math.prod(dim.size for dim in proto.tensor_shape.dim)) for proto in inputs.values())
+    if claimed > MOST_VALUES:
+        raise Malformed("The tensors have too many values.", received=claimed, expected=f"at most {MOST_VALUES}")
+    return [from_proto(name, proto) for name, proto in inputs.items()]
 
 
 def from_proto(name: str, proto: Any) -> Tensor:
@@ -56,7 +68,12 @@ def _numbers(name: str, proto: Any, count: int) -> Any:
     listed = list(getattr(proto, field))
     if (not listed and count) or len(listed) > count:
         raise Malformed(f"Input {name!r} has {len(listed)} values; its shape needs {count}.")
-    values = np.array(listed, np.uint16).view(np.float16) if dtype is np.float16 else np.array(listed).astype(dtype)
+    if dtype is np.float16:  # its bits, in integers that may hold more
+        if any(not 0 <= bits < 1 << 16 for bits in listed):
+            raise Malformed(f"Input {name!r} has a half_val that is no 16 bits.")
+        values = np.array(listed, np.uint16).view(np.float16)
+    else:
+        values = np.array(listed).astype(dtype)
     if len(values) < count:  # TensorFlow: the last value fills the rest
         values = np.concatenate([values, np.full(count - len(values), values[-1], dtype)])
     return values

@@ -1,0 +1,149 @@
+"""What is fuzzed: each target reads bytes that a stranger could have sent, and may only refuse them.
+
+The first byte chooses options (delimiter, content type, model, protocol), so that one input is one file.
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from google.protobuf.message import DecodeError
+
+from fitserve.datasets.dialect import sniff
+from fitserve.datasets.ingest import ingest
+from fitserve.errors import FitserveError
+from fitserve.settings import Limits
+from fitserve.spec.resolve import resolve
+from fitserve.spec.spec import parse
+from fitserve.spec.text import parse_text
+from fitserve.wire.datasets import UploadOptions
+from services.predict.network import Network, Prediction
+from services.predict.protocols import csv, oip, oip_grpc, oip_tensors, tfserving
+from services.predict.protocols.proto import inference_pb2, tensorflow_serving_pb2
+from services.predict.protocols.tfserving_tensors import tensors_of
+from tests.predict.house import THREE, Toy, mixed, numeric
+from tests.spec.table import facts
+
+LIMITS = Limits(columns=200, field_bytes=10_000, layers=50, parameters=10**6, trials=50)
+OPTIONS = (
+    UploadOptions(format="csv"),
+    UploadOptions(format="csv", lenient=True),
+    UploadOptions(format="csv", delimiter=";", decimal=",", header=True),
+    UploadOptions(format="csv", delimiter="\t", quote="'", header=False),
+    UploadOptions(format="csv", kinds={"a": "categorical"}, missing=("-",)),
+    UploadOptions(format="jsonl"),
+    UploadOptions(format="jsonl", lenient=True),
+    UploadOptions(),
+)
+
+
+def sniffer(data: bytes) -> None:
+    """The CSV sniffer: delimiter, header, names, decimal sign."""
+    options = OPTIONS[data[0] % 5]
+    text = data[1:].decode("utf-8", "replace")
+    dialect, _ = sniff(text, options, LIMITS, whole=bool(data[0] & 128))
+    assert dialect.names, "a table has columns"
+    assert len(set(dialect.names)) == len(dialect.names), "their names are told apart"
+    assert all(dialect.names), "and none is empty"
+
+
+def table(data: bytes) -> None:
+    """A whole upload, from its bytes to Parquet and a profile."""
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
+    try:
+        (folder / "body").write_bytes(data[1:])
+        made = ingest(folder / "body", OPTIONS[data[0] % len(OPTIONS)], LIMITS, folder)
+        assert made.rows > 0
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def spec(data: bytes) -> None:
+    """A spec in JSON or YAML, resolved against a table; what is resolved is accepted again, and stays the same."""
+    kind = ("application/json", "application/yaml")[data[0] % 2]
+    resolved = resolve(parse_text(data[1:], kind, LIMITS), facts(), LIMITS).spec.to_json()
+    again = resolve(parse(resolved, LIMITS), facts(), LIMITS).spec.to_json()
+    assert again == resolved, "a resolved spec is a fixed point"
+
+
+@functools.cache
+def networks() -> tuple[Network, ...]:
+    """Six numbers, mixed columns, and three targets."""
+    return tuple(_network(toy) for toy in (numeric(hidden=(4,)), mixed(), mixed(THREE)))
+
+
+def _network(toy: Toy) -> Network:
+    return Network("toy", 1, None, "0" * 64, toy.manifest, toy.onnx)
+
+
+def tfserving_body(data: bytes) -> None:
+    """TensorFlow Serving's bodies: predict, classify and regress in JSON, rows in CSV, gRPC's message."""
+    network, way = networks()[data[0] % 3], data[0] // 3 % 4
+    if way == 0:
+        rows, by_row = tfserving.read_predict(network, data[1:])
+        tfserving.write_predict(_predict(network, rows), by_row)
+    elif way == 1:
+        rows, _ = tfserving.read_examples(data[1:])
+        _predict(network, rows)
+    elif way == 2:
+        csv.write_rows(_predict(network, csv.read_rows(network, data[1:])))
+    else:
+        _tfserving_message(network, data[1:])
+
+
+def _tfserving_message(network: Network, data: bytes) -> None:
+    try:
+        request = tensorflow_serving_pb2.PredictRequest.FromString(data)
+    except DecodeError:
+        return  # gRPC itself refuses these bytes
+    _predict(network, oip_tensors.rows_of(network, tensors_of(request.inputs)))
+
+
+def oip_body(data: bytes) -> None:
+    """The Open Inference Protocol's bodies: JSON, JSON with binary tensors, gRPC's message."""
+    network, way = networks()[data[0] % 3], data[0] // 3 % 3
+    if way == 2:
+        _oip_message(network, data[1:])
+        return
+    length = min(data[1] * 4, len(data) - 2) if way == 1 and len(data) > 1 else None
+    ask = oip.read(network, data[2:] if way == 1 else data[1:], length)
+    oip.write(_predict(network, ask.rows), ask)
+
+
+def _oip_message(network: Network, data: bytes) -> None:
+    try:
+        request = inference_pb2.ModelInferRequest.FromString(data)
+    except DecodeError:
+        return
+    rows = oip_tensors.rows_of(network, oip_grpc._tensors(request))
+    oip_grpc._response(request, _predict(network, rows), oip_grpc._wanted(network, request))
+
+
+def _predict(network: Network, rows: object) -> Prediction:
+    return network.predict(rows)  # type: ignore[arg-type]
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "sniffer": sniffer,
+    "spec": spec,
+    "tfserving": tfserving_body,
+    "oip": oip_body,
+    "table": table,
+}
+
+
+def attempt(name: str, data: bytes) -> str:
+    """Runs a target: `taken`, or how it was refused. Anything but a typed 4xx goes on to the caller."""
+    if not data:
+        return "empty"
+    try:
+        TARGETS[name](data)
+    except FitserveError as error:
+        if error.status >= 500:
+            raise
+        return f"{error.status} {error.slug}"
+    return "taken"
