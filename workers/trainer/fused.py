@@ -19,9 +19,10 @@ Update = Callable[[Any, Any, Any], None]
 def fuse(optimizer: keras.optimizers.Optimizer) -> bool:
     """Give a built `optimizer` the fused kernel of its class.
 
-    Returns whether there is one; otherwise the optimizer is left as it was. The results differ from
+    Returns whether there is one; otherwise its updates stay as they were. The results differ from
     Keras's by rounding alone. Sparse gradients (embeddings) keep Keras's own path.
     """
+    _alone(optimizer)
     make = _KERNELS.get(type(optimizer))
     if make is None or getattr(optimizer, "amsgrad", False) or getattr(optimizer, "centered", False):
         return False
@@ -35,6 +36,22 @@ def fuse(optimizer: keras.optimizers.Optimizer) -> bool:
 
     optimizer.update_step = update_step
     return True
+
+
+def _alone(optimizer: Any) -> None:
+    """One replica has nothing to sum over.
+
+    Keras's sum over replicas registers a gradient function with TensorFlow at every trace, and that keeps the traced
+    graph alive for as long as the process lives.
+    """
+
+    def step(gradients: Any, variables: Any, learning_rate: Any) -> None:
+        for gradient, variable in zip(gradients, variables, strict=True):
+            value = variable.value if isinstance(variable, keras.Variable) else variable
+            optimizer.update_step(gradient, value, learning_rate)
+
+    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        optimizer._backend_update_step = step
 
 
 def _handle(variable: Any) -> Any:
