@@ -46,7 +46,14 @@ def make_durable(blobs: BlobStore, run: Run, trained: TrainingResult) -> Durable
     """Stores a result's files and its manifest. Raises StorageFull."""
     made = {"run": run.id, "created_at": datetime.now(UTC).isoformat()}
     artifact, stored = artifacts.write(blobs, trained.files, {**trained.manifest, **made})
+    kept: dict[str, str] = {}
+    for epoch, one in trained.kept.items():
+        own, blobs_of_it = artifacts.write(blobs, one.files, {**trained.manifest, **one.manifest, **made})
+        kept[str(epoch)] = own.sha256
+        stored |= {f"{kind} {epoch}": blob for kind, blob in blobs_of_it.items()}
     metrics = dict(trained.manifest.get("metrics") or trained.result.get("metrics") or {})
     size = sum(blob.bytes for blob in stored.values())
     result = {"metrics": metrics, **trained.result, "artifact": artifact.sha256, "bytes": size}
+    if kept:
+        result["kept_epochs"] = kept
     return DurableResult(run, artifact.sha256, stored, result, metrics)

@@ -31,12 +31,15 @@ class BlobVanished(Unavailable):
 
 
 def keep(session: Session, blobs: BlobStore, stored: Mapping[str, Stored], at: Any) -> None:
-    """Adds rows of durable blobs (by kind), in the transaction that refers to them. Raises BlobVanished."""
+    """Adds rows of durable blobs, in the transaction that refers to them. Raises BlobVanished.
+
+    They go by their kind; where there are several of a kind, by the kind and what tells them apart: `onnx 12`.
+    """
     _lock(session, "pg_advisory_xact_lock_shared")
     for blob in stored.values():
         if not blobs.exists(blob.sha256):
             raise BlobVanished(f"Blob {blob.sha256} was collected before it was referred to.")
-    add_blob_rows(session, [(blob.sha256, blob.bytes, kind) for kind, blob in stored.items()], at)
+    add_blob_rows(session, [(blob.sha256, blob.bytes, name.split()[0]) for name, blob in stored.items()], at)
 
 
 def _lock(session: Session, function: str) -> None:
@@ -104,6 +107,7 @@ def references(session: Session, blobs: BlobStore) -> Iterator[str]:
         yield from digests(result)
         if isinstance(result, dict) and isinstance(result.get("artifact"), str):
             manifests.add(result["artifact"])
+            manifests.update((result.get("kept_epochs") or {}).values())
     for sha256 in manifests:
         yield sha256
         try:

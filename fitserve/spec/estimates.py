@@ -16,7 +16,6 @@ from fitserve.settings import Limits
 from fitserve.spec.layers.core import Embedding, Input
 from fitserve.spec.layers.layer import Kept
 from fitserve.spec.layers.recurrent import Bidirectional, Recurrent
-from fitserve.spec.optimizers import Optimizer
 from fitserve.spec.training import Training
 from fitserve.spec.wiring import Wired, Wiring
 
@@ -114,7 +113,7 @@ def estimate(wiring: Wiring, rows: Sequence[SummaryRow], training: Training, tra
         multiply_adds_per_row=forward,
         multiply_adds=total,
         activation_bytes=activations,
-        training_bytes=_training_bytes(parameters, trainable, training.optimizer) + activations,
+        training_bytes=_training_bytes(parameters, trainable, training) + activations,
         artifact_bytes=parameters * BYTES,
         seconds=_seconds(wiring, total, steps * training.epochs * training.restarts, training),
     )
@@ -134,13 +133,14 @@ def _kept(wiring: Wiring) -> int:
     return more + sum(math.prod(wiring.nodes[name].shape) for name in held)
 
 
-def _training_bytes(parameters: int, trainable: int, optimizer: Optimizer) -> int:
+def _training_bytes(parameters: int, trainable: int, training: Training) -> int:
+    optimizer = training.optimizer
     slots = SLOTS[type(optimizer).__name__]
     if getattr(optimizer, "momentum", 0) and slots < 2:
         slots += 1
     slots += bool(getattr(optimizer, "amsgrad", False)) + bool(getattr(optimizer, "centered", False))
     slots += optimizer.use_ema + (optimizer.gradient_accumulation_steps is not None)
-    return BYTES * (parameters + trainable * (1 + slots))
+    return BYTES * (parameters * (1 + len(training.keep_epochs)) + trainable * (1 + slots))
 
 
 def _seconds(wiring: Wiring, multiply_adds: int, steps: int, training: Training) -> float:

@@ -62,6 +62,16 @@ def training_of(training: Training, chosen: Sequence[Chosen], validation: bool, 
         if (callback := getattr(training, name)) is not None
     }
     problems += _no_targets(training.loss_weights or {}, names, "/training/loss_weights")
+    problems += [
+        Problem(
+            f"There is no epoch {epoch} to keep.",
+            "/training/keep_epochs",
+            received=epoch,
+            expected=f"1 to {training.epochs}",
+        )
+        for epoch in training.keep_epochs
+        if epoch > training.epochs
+    ]
     _class_weight(training, chosen, problems)
     return training.model_copy(
         update={

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+    model_validator,
+)
 
 from fitserve.spec.callbacks import EarlyStopping, ReduceLROnPlateau, Warmup
 from fitserve.spec.component import Family, later
@@ -119,6 +128,11 @@ def _switch(value: Any) -> Any:
 
 
 Switch = BeforeValidator(_switch)
+MOST_KEPT = 20  # epochs: each is an artifact, and its weights are in every checkpoint from then on
+
+Epochs = Annotated[
+    tuple[Positive, ...], Field(max_length=MOST_KEPT), AfterValidator(lambda epochs: tuple(sorted(set(epochs))))
+]
 
 
 class Training(BaseModel):
@@ -150,6 +164,8 @@ class Training(BaseModel):
         None, description="balanced: rows / (labels * rows of the label); or a weight for each label"
     )
     sample_weight: str | None = Field(None, description="A column with a weight for each row; not a feature then")
+
+    keep_epochs: Epochs = Field((), description="Epochs whose networks are kept as well, to be served as labels")
 
     restarts: Positive = Field(1, description="Networks trained from other initial weights; the best is kept")
     seed: Seed = Field(0, description="Of split, initial weights, order of rows, dropout; trial i has seed + i")

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from workers.trainer.job import Stop, TrainingJob, TrainingResult
+from workers.trainer.job import KeptEpoch, Stop, TrainingJob, TrainingResult
 
 Message = dict[str, Any]
 LONGEST_MESSAGE: Final = 64 * 1024 * 1024  # bytes of one line; a manifest of a wide dataset is a few MB
@@ -176,11 +176,25 @@ def job_from_message(message: Message) -> TrainingJob:
 
 def result_to_message(result: TrainingResult) -> Message:
     """As JSON: the files stay on disk and go by their paths."""
-    files = {kind: str(path) for kind, path in result.files.items()}
-    return {"type": "done", "files": files, "manifest": result.manifest, "result": result.result}
+    kept = {str(epoch): {"files": _texts(one.files), "manifest": one.manifest} for epoch, one in result.kept.items()}
+    return {
+        "type": "done",
+        "files": _texts(result.files),
+        "manifest": result.manifest,
+        "result": result.result,
+        "kept": kept,
+    }
 
 
 def result_from_message(message: Message) -> TrainingResult:
     """The inverse of `result_to_message`."""
-    files = {kind: Path(path) for kind, path in message["files"].items()}
-    return TrainingResult(files, message["manifest"], message["result"])
+    kept = {int(epoch): KeptEpoch(_paths(one["files"]), one["manifest"]) for epoch, one in message["kept"].items()}
+    return TrainingResult(_paths(message["files"]), message["manifest"], message["result"], kept)
+
+
+def _texts(files: dict[str, Path]) -> dict[str, str]:
+    return {kind: str(path) for kind, path in files.items()}
+
+
+def _paths(files: dict[str, str]) -> dict[str, Path]:
+    return {kind: Path(path) for kind, path in files.items()}

@@ -78,6 +78,21 @@ def restore(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> None:
         variable.assign(found[name])
 
 
+def of_epochs(group: str, kept: Mapping[int, Sequence[np.ndarray]]) -> dict[str, np.ndarray]:
+    """Kept epochs' weights by name: `kept/12/0`."""
+    return {f"{group}/{epoch}/{at}": w for epoch, weights in kept.items() for at, w in enumerate(weights)}
+
+
+def by_epoch(group: str, arrays: Mapping[str, np.ndarray]) -> dict[int, list[np.ndarray]]:
+    """The inverse of `of_epochs`."""
+    found: dict[int, dict[int, np.ndarray]] = {}
+    for name, array in arrays.items():
+        if name.startswith(f"{group}/"):
+            epoch, at = name.removeprefix(f"{group}/").split("/")
+            found.setdefault(int(epoch), {})[int(at)] = array
+    return {epoch: [weights[at] for at in sorted(weights)] for epoch, weights in found.items()}
+
+
 def _variables(model: keras.Model) -> dict[str, Any]:
     own = [v for v in model.variables if not _belongs(v, model.optimizer.variables)]
     groups = {"model": own, "optimizer": model.optimizer.variables, "metrics": model.metrics_variables}

@@ -42,6 +42,7 @@ def export(
 
     Raises TrainingFailed("parity") where the serving path and Keras disagree.
     """
+    folder.mkdir(exist_ok=True)
     raw = raw_model(network, encoder, targets)
     files = {"keras": folder / "model.keras", "onnx": folder / "model.onnx"}
     raw.save(files["keras"])

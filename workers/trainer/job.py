@@ -47,12 +47,21 @@ class Reporter(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class KeptEpoch:
+    """The network after an epoch that was to be kept. `manifest` has what differs from the result's."""
+
+    files: dict[str, Path]
+    manifest: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingResult:
     """A trained network on local disk. The supervisor makes it durable and commits it."""
 
     files: dict[str, Path]  # by blob kind: "keras", "onnx", and whatever else the manifest names
     manifest: dict[str, Any]  # complete but for the files' SHA-256 and sizes, and the run's id
     result: dict[str, Any] = field(default_factory=dict)  # final metrics, trials, evaluation: what Run.result shows
+    kept: dict[int, KeptEpoch] = field(default_factory=dict)  # by epoch, from 1
 
 
 class TrainingStopped(Exception):

@@ -16,9 +16,10 @@ from workers.trainer import checkpoint
 from workers.trainer.checkpoint import Checkpoint, Unusable
 from workers.trainer.compiled import Logs, Rows
 from workers.trainer.feed import Feed
+from workers.trainer.insight.watch import StackedWatch
 from workers.trainer.job import TrainingFailed
 from workers.trainer.stacked import Stack, refusal
-from workers.trainer.trials import Course, Lookout, Outcome, Runner, Trial, judge, leader
+from workers.trainer.trials import Course, Kept, Lookout, Outcome, Runner, Trial, judge, leader, rate_of
 
 
 def cannot_stack(course: Course) -> str | None:
@@ -69,12 +70,14 @@ class StackedRunner:
         self._stack = Stack(model, members, self._rows, course.compiled.batch_size)
         self._trials = [Trial(i, seed, monitor=course.monitor) for i, seed in enumerate(course.seeds)]
         self._replicas = [Replica(self._stack, index) for index in range(len(members))]
+        self._kept: list[Kept] = [{} for _ in members]  # weights after the epochs to keep
         self._callbacks = [course.callbacks() for _ in members]
         self._lists = [
             keras.callbacks.CallbackList(own, model=replica, epochs=course.epochs)
             for own, replica in zip(self._callbacks, self._replicas, strict=True)
         ]
         self._lookout = Lookout(course.report, course.checkpoint_seconds, self._save)
+        self._watch: StackedWatch | None = None
 
     def run(self, resume: Path | None = None) -> Outcome:
         """Raises TrainingStopped, and TrainingFailed where every trial diverged."""
@@ -83,6 +86,8 @@ class StackedRunner:
         first = self._resumed(resume) if resume else 0
         validation = self._course.validation
         held_out = validation.sample() if validation else None
+        if self._course.watch is not None:
+            self._watch = StackedWatch(self._stack, self._rows, self._course.watch, first)
         begun = time.perf_counter()
         for epoch in range(first, self._course.epochs):
             if not self._running():
@@ -96,9 +101,11 @@ class StackedRunner:
         best = leader(self._trials, self._course.larger_is_better)
         if best is None:
             self._why_all_failed()
+        if best is not None and self._watch is not None:
+            self._watch.leads(best.index, best.epochs)
         kept = self._replicas[best.index].kept if best else None
         self._course.compiled.model.set_weights(kept)
-        return Outcome(self._trials, best.index if best else 0)
+        return Outcome(self._trials, best.index, self._kept[best.index]) if best else Outcome(self._trials, 0)
 
     def _epoch(self, epoch: int, validation: Rows | None) -> None:
         running = self._running()
@@ -108,10 +115,13 @@ class StackedRunner:
         order = np.stack([_order(feed, epoch) for feed in self._feeds])
         logs = self._stack.epoch(self._rows, order, validation)
         seconds = time.perf_counter() - begun
+        layers = self._watch.look(epoch + 1) if self._watch is not None else None
+        rate = rate_of(self._stack.optimizer)
         for trial in running:
-            self._ended(trial, epoch, logs[trial.index], seconds)
+            own = {"learning_rate": rate, **logs[trial.index]}
+            self._ended(trial, epoch, own, seconds, layers[trial.index] if layers else None)
 
-    def _ended(self, trial: Trial, epoch: int, logs: Logs, seconds: float) -> None:
+    def _ended(self, trial: Trial, epoch: int, logs: Logs, seconds: float, layers: dict[str, Any] | None) -> None:
         if not np.isfinite(logs["loss"]):
             layer = _first_broken(self._stack.model, self._replicas[trial.index].get_weights())
             message = f"The loss became {logs['loss']} in epoch {epoch + 1}: first in layer {layer!r} (weights)."
@@ -121,7 +131,9 @@ class StackedRunner:
             return
         self._lists[trial.index].on_epoch_end(epoch, logs)
         trial.epochs, trial.logs = epoch + 1, logs
-        self._course.report.epoch(trial.index, epoch + 1, logs, seconds)
+        if epoch + 1 in self._course.keep_epochs:
+            self._kept[trial.index][epoch + 1] = self._replicas[trial.index].get_weights()
+        self._course.report.epoch(trial.index, epoch + 1, logs, seconds, layers)
         if self._replicas[trial.index].stop_training:
             self._end(trial)
 
@@ -152,6 +164,7 @@ class StackedRunner:
             arrays |= {f"replica{index}/{name}": value for name, value in best.items()}
             kept = self._replicas[index].kept or []
             arrays |= {f"kept{index}/{place}": value for place, value in enumerate(kept)}
+            arrays |= checkpoint.of_epochs(f"epochs{index}", self._kept[index])
         arrays |= {f"stack/{place}": v.value.numpy() for place, v in enumerate(self._stack.variables)}
         body = {
             "kind": "stacked",
@@ -184,6 +197,7 @@ class StackedRunner:
             checkpoint.restore_callbacks(self._callbacks[index], self._stack.model, state, own)
             kept = _under(found.arrays, f"kept{index}/")
             self._replicas[index].kept = [kept[str(place)] for place in range(len(kept))] or None
+            self._kept[index] = checkpoint.by_epoch(f"epochs{index}", found.arrays)
         epoch = int(found.body["epoch"])
         self._course.report.event("info", f"Resumed at epoch {epoch + 1}.", {"epoch": epoch})
         return epoch

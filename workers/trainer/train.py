@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -16,13 +17,13 @@ from workers.trainer import data, receipt
 from workers.trainer.compiled import Compiled, Rows
 from workers.trainer.data import Encoded
 from workers.trainer.device import placed
-from workers.trainer.distribution import training_distribution
+from workers.trainer.distribution import prediction_distribution, training_distribution
 from workers.trainer.evaluate import simple_figures
-from workers.trainer.export import export, serve
+from workers.trainer.export import Exported, export, serve
 from workers.trainer.feed import Resident
 from workers.trainer.insight.study import Trained, study
 from workers.trainer.insight.watch import Watch
-from workers.trainer.job import Reporter, TrainingFailed, TrainingJob, TrainingResult
+from workers.trainer.job import KeptEpoch, Reporter, TrainingFailed, TrainingJob, TrainingResult
 from workers.trainer.loop import Loop
 from workers.trainer.network import (
     build_callbacks,
@@ -133,6 +134,7 @@ def _course(
         monitor=monitor,
         larger_is_better=larger,
         watch=Watch(model, rows, training.epochs, -(-rows.count // compiled.batch_size)),
+        keep_epochs=training.keep_epochs,
     )
 
 
@@ -160,20 +162,18 @@ def _finished(
     fitted, parts, table, compiled = prepared.fitted, prepared.parts, prepared.table, course.compiled
     best = outcome.trials[outcome.best]
     unseen = next(part for part in (parts.test, parts.validation, parts.train) if len(part))
-    network = finished(_in_32_bits(compiled.model, spec), spec)
-    exported = export(network, fitted.encoder, fitted.targets, table.take(unseen[:256]), job.folder, report)
+
+    def exported_into(folder: Path) -> Exported:
+        network = finished(_in_32_bits(compiled.model, spec), spec)
+        return export(network, fitted.encoder, fitted.targets, table.take(unseen[:256]), folder, report)
+
+    exported = exported_into(job.folder)
     inputs = [one.name for one in exported.session.get_inputs()]
     outputs = [one.name for one in exported.session.get_outputs()]
-    metrics, evaluation = {}, {}
-    for name in ("train", "validation", "test"):
-        part = getattr(parts, name)
-        held_out = rows["validation"] if rows["validation"].count else rows["train"]
-        if not len(part) or (name == "train" and len(part) > 100_000):
-            continue
-        feed = source.held_out.get(name) if prepared.streamed else None
-        feed = feed or Resident(_weighted_as(rows[name], held_out))
-        metrics[name] = Loop(compiled, Resident(rows["train"]), None, 0).evaluate(feed)
-        taken = table.take(part)
+    metrics = _metrics(prepared, source, rows, compiled)
+    evaluation = {}
+    for name in metrics:
+        taken = table.take(getattr(parts, name))
         evaluation[name] = simple_figures(fitted.targets, taken, serve(exported.session, fitted.encoder, taken))
     questioned = Trained(
         fitted=fitted,
@@ -199,6 +199,9 @@ def _finished(
         "targets": fitted.targets.to_json(),
         **exported.entries,
         "training_distribution": training_distribution(fitted.encoder.columns, table.take(parts.train)),
+        "prediction_distribution": prediction_distribution(
+            exported.entries["outputs"], serve(exported.session, fitted.encoder, table.take(_some(parts.train)))
+        ),
         "spec": job.spec,
         "receipt": told,
         "metrics": metrics,
@@ -222,7 +225,37 @@ def _finished(
             "finish": time.perf_counter() - trained_at,
         },
     }
-    return TrainingResult({**exported.files, **files}, _finite(manifest), _finite(result))
+    kept: dict[int, KeptEpoch] = {}
+    for epoch, weights in sorted(outcome.kept.items()):
+        compiled.model.set_weights(weights)
+        own = exported_into(job.folder / f"epoch-{epoch}")
+        digest = {**told, "weights": receipt.weights_digest(compiled.model)}
+        differing = {**own.entries, "epoch": epoch, "receipt": digest}
+        differing["metrics"] = _metrics(prepared, source, rows, compiled)
+        kept[epoch] = KeptEpoch(own.files, _finite(differing))
+        report.progress()
+    if missing := [epoch for epoch in spec.training.keep_epochs if epoch not in kept]:
+        report.event("warn", f"Training ended before epochs that were to be kept: {missing}.", {"epochs": missing})
+    return TrainingResult({**exported.files, **files}, _finite(manifest), _finite(result), kept)
+
+
+def _some(rows: np.ndarray, most: int = 20_000) -> np.ndarray:
+    """Every n-th of the rows, so that there are not more than `most`."""
+    return rows[:: -(-len(rows) // most)] if len(rows) > most else rows
+
+
+def _metrics(prepared: Prepared, source: Feeds, rows: dict[str, Rows], compiled: Compiled) -> dict[str, Any]:
+    """Loss and metrics of the network as it is, on each part that has rows and is not too large."""
+    metrics = {}
+    for name in ("train", "validation", "test"):
+        part = getattr(prepared.parts, name)
+        held_out = rows["validation"] if rows["validation"].count else rows["train"]
+        if not len(part) or (name == "train" and len(part) > 100_000):
+            continue
+        feed = source.held_out.get(name) if prepared.streamed else None
+        feed = feed or Resident(_weighted_as(rows[name], held_out))
+        metrics[name] = Loop(compiled, Resident(rows["train"]), None, 0).evaluate(feed)
+    return metrics
 
 
 def _in_32_bits(model: keras.Model, spec: Spec) -> keras.Model:

@@ -20,6 +20,9 @@ from workers.trainer.insight.watch import Watch
 from workers.trainer.job import Reporter, TrainingFailed, TrainingStopped
 from workers.trainer.loop import Loop, Position
 
+Kept = dict[int, list[np.ndarray]]
+"""Weights after an epoch (from 1), as `get_weights` gives them."""
+
 
 @dataclass(slots=True)
 class Trial:
@@ -55,6 +58,7 @@ class Course:
     monitor: str = "loss"
     larger_is_better: bool = False
     watch: Watch | None = None  # looks into the network between epochs
+    keep_epochs: tuple[int, ...] = ()  # from 1: their weights are kept beside the best
 
     def alone(self) -> Course:
         """The first trial by itself."""
@@ -63,10 +67,11 @@ class Course:
 
 @dataclass(slots=True)
 class Outcome:
-    """All trials; the compiled model has the best one's weights."""
+    """All trials; the compiled model has the best one's weights. `kept` are its weights after the epochs to keep."""
 
     trials: list[Trial]
     best: int
+    kept: Kept = field(default_factory=dict)
 
     def spread(self) -> dict[str, float]:
         """Of the scores of the trials that succeeded: min, max, mean and standard deviation (population)."""
@@ -130,6 +135,8 @@ class Runner:
         self._blank = [v.value.numpy() for v in self._model.optimizer.variables]
         self._trials: list[Trial] = []
         self._best: dict[str, np.ndarray] = {}
+        self._kept: Kept = {}  # of the trial at hand
+        self._best_kept: Kept = {}
         self._callbacks: list[keras.callbacks.Callback] = []
         self._lookout = Lookout(course.report, course.checkpoint_seconds, self._save)
 
@@ -145,7 +152,7 @@ class Runner:
             failure = self._trials[0].failure or {}
             raise TrainingFailed("diverged", str(failure.get("message")), failure)
         checkpoint.restore(self._model, self._best)
-        return Outcome(self._trials, best.index)
+        return Outcome(self._trials, best.index, self._best_kept)
 
     # --- one trial ------------------------------------------------------------------------------
 
@@ -154,12 +161,13 @@ class Runner:
         trial = self._trials[index] if begin else Trial(index, seed, monitor=course.monitor)
         if not begin:
             self._trials.append(trial)
+            self._kept = {}
             self._start(seed)
         if course.watch is not None:
-            course.watch.begin()
+            course.watch.begin(begin.body["epoch"] if begin else 0)
         feed = course.feed(seed)
         self._callbacks = course.callbacks()
-        reporting = _Report(trial, course.report, course.watch)
+        reporting = _Report(trial, course.report, course.watch, self._keep)
         callbacks = [Guard(course.compiled, feed), *self._callbacks, reporting]
         position = Position(begin.body["epoch"], begin.body["step"]) if begin else Position()
         loop = Loop(
@@ -194,9 +202,19 @@ class Runner:
     def _finish(self, trial: Trial) -> None:
         judge(trial, self._callbacks)
         if trial.score is not None and self._leader() is trial:
-            self._best = checkpoint.variables(self._model)
+            self._best, self._best_kept = checkpoint.variables(self._model), self._kept
             if self._course.watch is not None:
                 self._course.watch.leads()
+
+    def _keep(self, epoch: int) -> None:
+        """The network as it would be had training ended here: some optimizers then put averages into the weights."""
+        if epoch not in self._course.keep_epochs:
+            return
+        now = [variable.value.numpy() for variable in self._model.trainable_weights]
+        self._model.optimizer.finalize_variable_values(self._model.trainable_weights)
+        self._kept[epoch] = self._model.get_weights()
+        for variable, value in zip(self._model.trainable_weights, now, strict=True):
+            variable.assign(value)
 
     def _leader(self) -> Trial | None:
         return leader(self._trials, self._course.larger_is_better)
@@ -215,6 +233,7 @@ class Runner:
             "trials": [asdict(trial) for trial in self._trials],
         }
         best = {f"best/{name}": value for name, value in self._best.items()}
+        best |= checkpoint.of_epochs("kept", self._kept) | checkpoint.of_epochs("best_kept", self._best_kept)
         path = self._course.folder / "checkpoint.npz"
         Checkpoint(body, {**checkpoint.variables(self._model), **arrays, **best}).write(path)
         self._course.report.checkpoint(path, epoch)
@@ -231,6 +250,8 @@ class Runner:
             return None
         self._trials = [Trial(**trial) for trial in found.body["trials"]]
         self._best = {n.removeprefix("best/"): a for n, a in found.arrays.items() if n.startswith("best/")}
+        self._kept = checkpoint.by_epoch("kept", found.arrays)
+        self._best_kept = checkpoint.by_epoch("best_kept", found.arrays)
         place = f"epoch {found.body['epoch'] + 1}"
         if len(self._course.seeds) > 1:
             place = f"trial {len(self._trials)}, {place}"
@@ -247,19 +268,27 @@ class Runner:
 class _Report(keras.callbacks.Callback):
     """Says that an epoch ended, with what the other callbacks added to its logs."""
 
-    def __init__(self, trial: Trial, report: Reporter, watch: Watch | None) -> None:
+    def __init__(self, trial: Trial, report: Reporter, watch: Watch | None, keep: Callable[[int], None]) -> None:
         super().__init__()
         self._trial, self._report, self._watch, self._begun = trial, report, watch, 0.0
+        self._keep = keep
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self._begun = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         numbers = {name: float(value) for name, value in (logs or {}).items() if np.ndim(value) == 0}
+        numbers.setdefault("learning_rate", rate_of(self.model.optimizer))
         self._trial.epochs, self._trial.logs = epoch + 1, numbers
+        self._keep(epoch + 1)
         seconds = time.perf_counter() - self._begun
         layers = self._watch.look(epoch + 1) if self._watch is not None else None
         self._report.epoch(self._trial.index, epoch + 1, numbers, seconds, layers)
+
+
+def rate_of(optimizer: keras.optimizers.Optimizer) -> float:
+    """The learning rate at this moment, of a schedule too."""
+    return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
 
 
 def _state(model: keras.Model) -> list[Any]:

@@ -1,0 +1,96 @@
+"""Epochs whose networks are kept: each is the network that a run of so many epochs would have ended with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from fitserve.datasets.encode import Encoder
+from tests.trainer.runs import Told, job_of
+from workers.trainer import export as exporting
+from workers.trainer.channel import result_from_message, result_to_message
+from workers.trainer.job import TrainingStopped
+from workers.trainer.train import train
+
+pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+ROWS = 60
+KINDS = {"y": "categorical"}
+
+
+def table() -> pa.Table:
+    x = np.random.default_rng(3).normal(size=(ROWS, 2))
+    part = ["validation" if at % 5 == 0 else "train" for at in range(ROWS)]
+    return pa.table({"a": x[:, 0], "b": x[:, 1], "y": (x[:, 0] * x[:, 1] > 0).astype(int), "part": part})
+
+
+def spec(epochs: int, **training: Any) -> dict[str, Any]:
+    network = [{"Dense": {"units": 4, "activation": "tanh"}}]
+    plain = {"epochs": epochs, "batch_size": 16, "optimizer": {"Adam": {"learning_rate": 0.05}}}
+    return {"target": "y", "network": network, "split": {"column": "part"}, "training": {**plain, **training}}
+
+
+def answers(files: dict[str, Path], manifest: dict[str, Any]) -> Any:
+    encoder = Encoder.from_json(manifest["encoder"])
+    (values,) = exporting.serve(exporting.open_session(files["onnx"]), encoder, table()).values()
+    return values
+
+
+def test_a_kept_epoch_is_what_a_shorter_run_ends_with(tmp_path: Path) -> None:
+    """Its weights are the average, as at the end of a run; the next epochs go on from the weights themselves."""
+    optimizer = {"Adam": {"learning_rate": 0.05, "use_ema": True, "ema_momentum": 0.9}}
+    plain = train(job_of(table(), spec(6, optimizer=optimizer), tmp_path / "plain", KINDS), Told())
+    wanted = spec(6, optimizer=optimizer, keep_epochs=[4, 2])
+    keeping = train(job_of(table(), wanted, tmp_path / "keeping", KINDS), Told())
+    assert keeping.manifest["receipt"]["weights"] == plain.manifest["receipt"]["weights"]  # keeping disturbs nothing
+    assert sorted(keeping.kept) == [2, 4]
+    shorter = train(job_of(table(), spec(4, optimizer=optimizer), tmp_path / "shorter", KINDS), Told())
+    kept = keeping.kept[4]
+    manifest = {**keeping.manifest, **kept.manifest}
+    np.testing.assert_array_equal(answers(kept.files, manifest), answers(shorter.files, shorter.manifest))
+    assert manifest["epoch"] == 4
+    assert manifest["metrics"] == shorter.manifest["metrics"]
+    assert manifest["receipt"]["weights"] == shorter.manifest["receipt"]["weights"]
+    assert manifest["parity"]["max_rel"] <= 1e-5
+    model = keras.models.load_model(kept.files["keras"], safe_mode=True)
+    rows = exporting.raw_values(Encoder.from_json(manifest["encoder"]), table())
+    says = model({name: keras.ops.convert_to_tensor(value) for name, value in rows.items()})["y"].numpy()
+    np.testing.assert_allclose(says, answers(kept.files, manifest), rtol=1e-5, atol=1e-6)
+    assert result_from_message(result_to_message(keeping)) == keeping  # it crosses the pipe
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+def test_kept_epochs_are_the_winners_and_survive_a_resumption(tmp_path: Path, stacked: bool) -> None:
+    """Of three trials side by side, and one after the other (ReduceLROnPlateau cannot be stacked)."""
+    more = {} if stacked else {"reduce_lr_on_plateau": True}
+    wanted = spec(4, keep_epochs=[1, 3], restarts=3, **more)
+    told = Told()
+    whole = train(job_of(table(), wanted, tmp_path / "whole", KINDS), told)
+    assert any("stacked network" in message for _, message, _ in told.events) == stacked
+    best = int(whole.result["best_trial"])
+    winner = train(job_of(table(), spec(3, seed=best, **more), tmp_path / "winner", KINDS), Told())
+    np.testing.assert_allclose(
+        answers(whole.kept[3].files, whole.manifest), answers(winner.files, winner.manifest), rtol=1e-3, atol=1e-4
+    )
+    told = Told(stop_after=6, why="hand_back")  # after the second epoch of all, or in the middle of the second trial
+    with pytest.raises(TrainingStopped):
+        train(job_of(table(), wanted, tmp_path / "first", KINDS), told)
+    path = tmp_path / "checkpoint.npz"
+    path.write_bytes(told.checkpoints[-1][0])
+    resumed = train(job_of(table(), wanted, tmp_path / "second", KINDS, checkpoint=path), Told())
+    assert sorted(resumed.kept) == [1, 3]
+    for epoch, one in resumed.kept.items():
+        assert one.manifest["receipt"]["weights"] == whole.kept[epoch].manifest["receipt"]["weights"]
+
+
+def test_an_epoch_that_never_came_is_said(tmp_path: Path) -> None:
+    stopping = {"monitor": "val_loss", "patience": 0, "min_delta": 10.0}
+    told = Told()
+    wanted = spec(9, keep_epochs=[1, 9], early_stopping=stopping)
+    result = train(job_of(table(), wanted, tmp_path, KINDS), told)
+    assert sorted(result.kept) == [1]
+    assert ("warn", "Training ended before epochs that were to be kept: [9].", {"epochs": [9]}) in told.events
