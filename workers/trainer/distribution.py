@@ -1,6 +1,7 @@
 """How the training rows were distributed: what drift is measured against, and what ranges are warned by.
 
-numeric     `edges` of (at most) ten bins of equal shares, `shares` of the rows between them, min, max, mean, std
+numeric     `edges` of (at most) ten bins of equal shares (few values: a bin for each), `shares` of the rows between
+            them, min, max, mean, std
 categorical `frequencies` of the labels (the 100 most frequent), `other`
 text        the same of the numbers of characters
 Each with the share of `missing` rows, all shares being of the training rows.
@@ -8,12 +9,13 @@ Each with the share of `missing` rows, all shares being of the training rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from fitserve import drift
 from fitserve.datasets.columns import TEXTS, FittedColumn
 from fitserve.datasets.values import labels_of, texts_of
 
@@ -54,7 +56,7 @@ def _numbers(values: np.ndarray) -> dict[str, Any]:
     told: dict[str, Any] = {"missing": float((len(values) - len(kept)) / rows)}
     if not len(kept):
         return {**told, "edges": [], "shares": []}
-    edges = np.unique(np.quantile(kept, np.linspace(0, 1, BINS + 1)))
+    edges = _edges(kept)
     if len(edges) == 1:
         edges = np.array([edges[0], edges[0]])
         shares = np.array([len(kept)])
@@ -69,3 +71,29 @@ def _numbers(values: np.ndarray) -> dict[str, Any]:
         "mean": float(kept.mean()),
         "std": float(kept.std()),
     }
+
+
+def _edges(kept: np.ndarray) -> np.ndarray:
+    values = np.unique(kept)
+    if 1 < len(values) <= BINS:  # 0 and 1 would share a bin between their quantiles
+        return np.concatenate([values[:1], (values[1:] + values[:-1]) / 2, values[-1:]])
+    return np.unique(np.quantile(kept, np.linspace(0, 1, BINS + 1)))
+
+
+def prediction_distribution(
+    outputs: Sequence[Mapping[str, Any]], served: Mapping[str, np.ndarray]
+) -> dict[str, dict[str, Any]]:
+    """By target, what the network answers on training rows: shares of `classes` and `scores`, or of `values`."""
+    found: dict[str, dict[str, Any]] = {}
+    for output in outputs:
+        labels = output.get("labels")
+        told = drift.answers(output["task"], labels, served[output["name"]])
+        if "values" in told:
+            found[output["name"]] = {"values": {"kind": "numeric", **_numbers(told["values"])}}
+        else:
+            known = [*labels, "none"] if output["task"] == "multilabel" else labels
+            found[output["name"]] = {
+                "classes": drift.classes(list(map(str, known)), told["classes"]),
+                "scores": drift.scores(told["scores"]),
+            }
+    return found
