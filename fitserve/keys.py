@@ -19,6 +19,7 @@ from fitserve import db
 from fitserve.errors import BadInput, Conflict, NotFound, Unauthenticated
 from fitserve.ids import new_id
 from fitserve.tables import Key
+from fitserve.wire.keys import NO_QUOTAS, Quotas
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 LIVE_KEYS = 2  # of one owner under one name: the old and the new, while a rotation lasts
@@ -42,6 +43,7 @@ class Identity:
     owner: str
     scopes: frozenset[str]
     models: frozenset[str] | None  # None: every model its owner can see
+    quotas: Quotas = NO_QUOTAS
 
     def may(self, scope: str) -> bool:
         return scope in self.scopes or Scope.admin in self.scopes
@@ -66,6 +68,7 @@ def create(
     scopes: Iterable[str],
     models: Iterable[str] | None = None,
     expires_at: datetime | None = None,
+    quotas: Quotas | None = None,
     token: str | None = None,
 ) -> tuple[Key, str]:
     """A new key and its token `id.secret`, which is shown this once.
@@ -95,6 +98,7 @@ def create(
         name=name,
         scopes=list(wanted),
         models=None if models is None else sorted(set(models)),
+        quotas=(quotas.set_ones() or None) if quotas else None,
         created_at=at,
         expires_at=expires_at,
     )
@@ -129,7 +133,8 @@ def is_live(key: Key, at: datetime) -> bool:
 def identity(key: Key) -> Identity:
     """Who a key speaks for."""
     models = None if key.models is None else frozenset(str(m) for m in key.models)
-    return Identity(key.id, key.owner, frozenset(str(s) for s in key.scopes), models)
+    quotas = Quotas.model_validate(key.quotas) if key.quotas else NO_QUOTAS
+    return Identity(key.id, key.owner, frozenset(str(s) for s in key.scopes), models, quotas)
 
 
 def revoke(session: Session, key_id: str) -> Key:

@@ -41,6 +41,7 @@ class Limits(BaseSettings):
     multiply_adds: int = Field(10**18, description="Multiply-adds of a whole run")
     queued_runs: int = Field(10_000, description="Queued runs of one key owner")
     running_runs: int = Field(1_000, description="Running runs of one key owner")
+    training_seconds_per_day: int = Field(0, description="Training seconds of one key in 24 hours; 0 sets no limit")
 
 
 class Settings(BaseSettings):
@@ -73,6 +74,10 @@ class Settings(BaseSettings):
     trainers: int = Field(1, description="Runs that one worker process trains side by side")
     predict_processes: int = Field(1, description="Prediction processes that `fitserve up` starts")
     log_level: str = Field("INFO", description="Level of the JSON logs")
+    otlp_endpoint: str | None = Field(None, description="OTLP/HTTP collector that traces are sent to; off when unset")
+    drift_window_seconds: float = Field(3_600, ge=12, description="Sliding window that drift is measured over")
+    drift_write_seconds: float = Field(5.0, gt=0, description="Between two writes of a prediction process's counts")
+    feedback_seconds: float = Field(604_800, description="Predictions and ground truth are kept for so long")
 
     lease_seconds: float = Field(30, description="A run's lease without a heartbeat")
     heartbeat_seconds: float = Field(5, description="Between two heartbeats of a supervisor")

@@ -18,6 +18,7 @@ from sqlalchemy import (
     String,
     TypeDecorator,
     UniqueConstraint,
+    false,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -138,10 +139,14 @@ class Run(Base):
             postgresql_where=text("state IN ('queued', 'running')"),
         ),
         Index("ix_runs_finished", "finished_at"),
+        Index("ix_runs_key_id_finished_at", "key_id", "finished_at"),  # quotas of a key
+        Index("ix_runs_shared", "id", sqlite_where=text("shared"), postgresql_where=text("shared")),
     )
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     kind: Mapped[str] = mapped_column(String(16), default="training")  # or "prediction": a batch prediction
     owner: Mapped[str] = mapped_column(String(63))
+    key_id: Mapped[str | None] = mapped_column(String(40))  # that asked for it
+    shared: Mapped[bool] = mapped_column(default=False, server_default=false())
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
     model: Mapped[str | None] = mapped_column(String(63))  # registered under this name when it succeeds
     spec: Mapped[dict[str, Any]]  # as it was asked for
@@ -258,6 +263,7 @@ class Key(Base):
     name: Mapped[str] = mapped_column(String(63))
     scopes: Mapped[list[Any]]
     models: Mapped[list[Any] | None]  # a predict key may be limited to these
+    quotas: Mapped[dict[str, Any] | None]  # wire.keys.Quotas
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]

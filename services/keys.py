@@ -32,6 +32,7 @@ def make(settings: Settings, request: KeyRequest) -> NewKey:
                 scopes=request.scopes,
                 models=request.models,
                 expires_at=request.expires_at,
+                quotas=request.quotas,
             )
             return NewKey(**keys.describe(key), token=token)
     finally:

@@ -23,6 +23,7 @@ datasets = typer.Typer(no_args_is_help=True, help="Datasets: upload, list, look 
     "upload",
     "fitserve datasets upload admissions.csv",
     "fitserve datasets upload sales.csv.gz --name sales --kind zip=categorical --lenient",
+    "fitserve datasets upload large.parquet --resumable",
 )
 def upload(
     session: Session,
@@ -35,13 +36,22 @@ def upload(
     encoding: Annotated[str | None, typer.Option(help="Of the text, as gb18030; recognised when left out.")] = None,
     missing: Annotated[list[str] | None, typer.Option(help="A spelling of a missing value; more than once.")] = None,
     lenient: Annotated[bool, typer.Option("--lenient", help="Leave bad rows out and report them.")] = False,
+    resumable: Annotated[
+        bool, typer.Option("--resumable", help="In pieces: a lost connection goes on where it stopped.")
+    ] = False,
 ) -> None:
     """Upload a table as a dataset. The same content again is the same dataset."""
     options: dict[str, Any] = {"delimiter": delimiter, "encoding": encoding, "missing": missing or None}
     given = {key: value for key, value in options.items() if value is not None}
     with session.client() as client, moving(session, path.name, "the server reads it") as progress:
         found = client.datasets.upload(
-            path, name, kinds=_kinds(kind or []), progress=progress, lenient=lenient, **given
+            path,
+            name,
+            kinds=_kinds(kind or []),
+            progress=progress,
+            resumable=resumable,
+            lenient=lenient,
+            **given,
         )
         if not found.columns:
             found.refresh()
@@ -116,6 +126,18 @@ def _columns(found: Dataset[Any]) -> Any:
             content = ", ".join(column.labels[:6]) + (", ..." if len(column.labels) > 6 else "")
         rows.append((column.name, column.kind, column.missing, column.distinct, content, column.evidence))
     return screen.table(("column", "kind", "missing", "distinct", "content", "because"), rows, may_go=("because",))
+
+
+@command(datasets, "share", "fitserve datasets share admissions", "fitserve datasets share admissions@2 --private")
+def share(
+    session: Session,
+    ref: Annotated[str, typer.Argument(help="A name (its newest version), name@version, or id.")],
+    private: Annotated[bool, typer.Option("--private", help="Take it back.")] = False,
+) -> None:
+    """Let other owners read a version of a dataset."""
+    with session.client() as client:
+        found = client.datasets.get(ref).change(shared=not private)
+    session.show(found, f"{found.ref} is {'shared with every owner' if found.shared else 'yours alone'}.")
 
 
 @command(datasets, "rows", "fitserve datasets rows admissions --limit 5", "fitserve datasets rows admissions --json")

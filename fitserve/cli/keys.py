@@ -35,11 +35,22 @@ def expiry(text: str | None) -> datetime | None:
         raise BadInput("That is no time.", received=text, expected="90d, 12h, or 2027-01-31") from None
 
 
+def quotas_of(said: list[str]) -> dict[str, int] | None:
+    """Quotas from `name=number`. Raises BadInput."""
+    found = {}
+    for one in said:
+        name, _, number = one.partition("=")
+        if not number.isdecimal():
+            raise BadInput("That is no quota.", received=one, expected="training_seconds_per_day=3600")
+        found[name] = int(number)
+    return found or None
+
+
 @command(
     keys,
     "create",
     "fitserve keys create scoring --scope predict --model admissions --expires 90d",
-    "fitserve keys create ci --scope read --scope upload --scope train",
+    "fitserve keys create ci --scope read --scope upload --scope train --quota training_seconds_per_day=3600",
 )
 def create(
     session: Session,
@@ -50,6 +61,13 @@ def create(
     owner: Annotated[str | None, typer.Option(help="Whose key it is; your own when left out.")] = None,
     model: Annotated[list[str] | None, typer.Option(help="Limit a predict key to this model; more than once.")] = None,
     expires: Annotated[str | None, typer.Option(help="90d, 12h, or a date; never when left out.")] = None,
+    quota: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="requests_per_minute=100, uploads_per_hour, queued_runs, running_runs, "
+            "training_seconds_per_day; more than once."
+        ),
+    ] = None,
 ) -> None:
     """Make an API key. Its token is shown this once.
 
@@ -58,14 +76,16 @@ def create(
     """
     from fitserve.client import Unreachable
 
-    until = expiry(expires)
+    until, limits = expiry(expires), quotas_of(quota or [])
     try:
         with session.client() as client:
-            key = client.keys.create(name, scope or ["read"], owner=owner, models=model or None, expires_at=until)
+            key = client.keys.create(
+                name, scope or ["read"], owner=owner, models=model or None, expires_at=until, quotas=limits
+            )
     except Unreachable:
         if session.url is not None or missing_parts():
             raise
-        body = {"name": name, "scopes": scope or ["read"], "owner": owner, "models": model or None}
+        body = {"name": name, "scopes": scope or ["read"], "owner": owner, "models": model or None, "quotas": limits}
         key = _in_the_database({**body, "expires_at": until.isoformat() if until else None})
     session.show(key, screen.pairs({"id": key.id, "owner": key.owner, "scopes": key.scopes, "expires": key.expires_at}))
     if not session.json:

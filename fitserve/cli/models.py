@@ -103,6 +103,18 @@ def promote(
         session.say(f"Go back to version {found.previous}: fitserve models rollback {model} --label {label}")
 
 
+@command(models, "share", "fitserve models share admissions", "fitserve models share admissions --private")
+def share(
+    session: Session,
+    model: ModelName,
+    private: Annotated[bool, typer.Option("--private", help="Take it back.")] = False,
+) -> None:
+    """Let other owners see a model and predict with it."""
+    with session.client() as client:
+        found = client.models.change(model, shared=not private)
+    session.show(found, f"{found.name} is {'shared with every owner' if found.shared else 'yours alone'}.")
+
+
 @command(models, "rollback", "fitserve models rollback admissions")
 def rollback(
     session: Session,

@@ -89,6 +89,18 @@ def cancel(session: Session, run_id: RunId) -> None:
     session.show(run, Text(text))
 
 
+@command(runs, "share", "fitserve runs share run_01kb...", "fitserve runs share run_01kb... --private")
+def share(
+    session: Session,
+    run_id: RunId,
+    private: Annotated[bool, typer.Option("--private", help="Take it back.")] = False,
+) -> None:
+    """Let other owners look at a run: its epochs, events and what it teaches."""
+    with session.client() as client:
+        run = client.runs.get(run_id).share(not private)
+    session.show(run, f"{run.id} is {'shared with every owner' if run.shared else 'yours alone'}.")
+
+
 @command(runs, "retry", "fitserve runs retry run_01kb... --watch")
 def retry(
     session: Session,

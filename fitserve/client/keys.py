@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from fitserve.client.connection import Resource, ask, ask_json, pages
@@ -22,8 +22,12 @@ class Keys(Resource[M]):
         owner: str | None = None,
         models: Sequence[str] | None = None,
         expires_at: datetime | None = None,
+        quotas: Mapping[str, int] | None = None,
     ) -> Operation[NewKey]:
         """A new key. Its `token` is shown this once. `models` limits a predict key to these.
+
+        `quotas` are `requests_per_minute`, `uploads_per_hour`, `queued_runs`, `running_runs` and
+        `training_seconds_per_day` of this key; those left out are as the server's settings say.
 
         The prediction service learns of it within seconds.
 
@@ -35,6 +39,7 @@ class Keys(Resource[M]):
             "owner": owner,
             "models": None if models is None else list(models),
             "expires_at": expires_at.astimezone().isoformat() if expires_at else None,
+            "quotas": dict(quotas) if quotas else None,
         }
         call = Call.with_json("POST", "/api/v1/keys", body, repeatable=False)
         answer = yield from ask(self._connection, call)

@@ -19,6 +19,7 @@ from fitserve.client.models import until_served
 from fitserve.client.specs import spec_of
 from fitserve.errors import FitserveError
 from fitserve.states import TERMINAL
+from fitserve.wire.insight import RuleInfo
 from fitserve.wire.runs import EpochInfo, EventInfo, Progress, QueuePlace, Reproduction, RunSummary, Validation
 
 if TYPE_CHECKING:
@@ -151,6 +152,13 @@ class Run(RunSummary, Handle[M], Insight[M]):
         return self
 
     @operation
+    def share(self, shared: bool = True) -> Operation[Run[M]]:
+        """Lets other owners look at it, its epochs, events and insight; or no longer. Raises Forbidden."""
+        call = Call.with_json("PATCH", f"{_PATH}/{self.id}", {"shared": shared})
+        self._update((yield from ask(self._connection, call)).json())
+        return self
+
+    @operation
     def retry(self) -> Operation[Run[M]]:
         """A new run of the same spec, after a failure."""
         return (yield from _child(self, "retry"))
@@ -229,6 +237,11 @@ class Runs(Resource[M]):
     def get(self, run_id: str) -> Operation[Run[M]]:
         """A run. Raises NotFound."""
         return bind(Run, (yield from ask_json(self._connection, "GET", f"{_PATH}/{run_id}")), self._connection)
+
+    @listing
+    def rules(self) -> Listing[RuleInfo]:
+        """The rules that runs are diagnosed by: what each looks at, its threshold, where that is from."""
+        yield from pages(self._connection, "/api/v1/findings/rules", {}, RuleInfo.model_validate)
 
     @listing
     def list(self, *, state: str | None = None, model: str | None = None, limit: int | None = None) -> Listing[Run[M]]:

@@ -6,17 +6,19 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Engine, func, select, text
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from fitserve import db
 from fitserve.crash import crash_point
-from fitserve.errors import BadInput, Conflict, TooMany
+from fitserve.errors import BadInput, Conflict
 from fitserve.ids import new_id
+from fitserve.runs import quotas
 from fitserve.runs.journal import CREATED, say
 from fitserve.settings import Limits
 from fitserve.states import RunState
 from fitserve.tables import Idempotency, Run
+from fitserve.wire.keys import NO_QUOTAS, Quotas
 
 LONGEST_KEY = 255
 
@@ -40,6 +42,8 @@ class NewRun:
     kind: str = "training"
     priority: int = 0
     parent_id: str | None = None
+    key_id: str | None = None  # the key that asks, and what it may use
+    quotas: Quotas = NO_QUOTAS
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,19 +81,21 @@ def replay(session: Session, owner: str, key: Key | None) -> Run | None:
 def create(engine: Engine, new: NewRun, limits: Limits, key: Key | None = None) -> tuple[Run, bool]:
     """T1, in one transaction: the key, the run, its first event. Returns the run and whether it is new.
 
-    Raises TooMany (429) where the owner has `limits.queued_runs` queued already, KeyReused (409).
+    Raises TooMany (429) where a quota of the owner or the key is used up, KeyReused (409).
     """
     with db.transaction(engine) as session:
-        _lock_owner(session, new.owner)
+        quotas.lock_owner(session, new.owner)  # the same key twice at once, too
         if (known := replay(session, new.owner, key)) is not None:
             session.expunge(known)
             return known, False
-        _check_quota(session, new.owner, limits.queued_runs)
+        quotas.check(session, new.owner, new.key_id, new.quotas, limits)
         at = db.now(session)
         run = Run(
             id=new_id("run"),
             kind=new.kind,
             owner=new.owner,
+            key_id=new.key_id,
+            shared=False,
             dataset_id=new.dataset_id,
             model=new.model,
             spec=new.spec,
@@ -115,21 +121,3 @@ def create(engine: Engine, new: NewRun, limits: Limits, key: Key | None = None) 
         crash_point("api.before_commit")
     crash_point("api.after_commit")
     return run, True
-
-
-def _lock_owner(session: Session, owner: str) -> None:
-    """The same key twice at once, or two runs for the last place in a quota: one after the other."""
-    if session.get_bind().dialect.name == "postgresql":
-        session.execute(text("SELECT pg_advisory_xact_lock(hashtext('runs:' || :owner))"), {"owner": owner})
-
-
-def _check_quota(session: Session, owner: str, limit: int) -> None:
-    count = session.scalar(select(func.count()).where(Run.owner == owner, Run.state == RunState.queued))
-    if (count or 0) >= limit:
-        raise TooMany(
-            f"{count} runs of yours are queued already.",
-            received=count,
-            expected=f"fewer than {limit} queued runs",
-            fix="Wait until some have started, or cancel some.",
-            retry_after=30,
-        )

@@ -18,7 +18,7 @@ from fitserve.errors import Conflict
 from fitserve.runs.garbage import keep
 from fitserve.runs.journal import CANCEL_REQUESTED, FINISHED, RELEASED, Level, Report, finite, record_reports, say
 from fitserve.runs.lease import Lease, LeaseLost, queued
-from fitserve.runs.read import get
+from fitserve.runs.read import own
 from fitserve.states import TERMINAL, RunState
 from fitserve.tables import Run
 
@@ -143,7 +143,7 @@ def cancel(engine: Engine, run_id: str, owner: str | None) -> Run:
     """T8, or the request that leads to T9. Asking again changes nothing. Raises NotFound, Conflict (it is over)."""
     with db.transaction(engine) as session:
         at = db.now(session)
-        get(session, run_id, owner)
+        own(session, run_id, owner)
         run = session.get(Run, run_id, with_for_update=True, populate_existing=True)
         assert run is not None
         if run.state == RunState.queued:

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Engine, and_, func, select, text, update
+from sqlalchemy import ColumnElement, Engine, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from fitserve import db
 from fitserve.blobs import BlobStore, Stored
+from fitserve.runs import quotas
 from fitserve.runs.garbage import keep
 from fitserve.runs.journal import CLAIMED, Report, record_reports, say
 from fitserve.states import RunState
@@ -77,7 +78,7 @@ def claim(
     """T2: takes the best queued run (highest priority, then oldest), or returns None.
 
     Which run a wake-up message names plays no part: were it to be taken first, priorities would not hold.
-    Owners who have `running_limit` runs running are passed over.
+    Owners who have `running_limit` runs running are passed over, and keys that have as many as their own quota says.
     """
     with db.transaction(engine) as session:
         full = list(
@@ -88,8 +89,8 @@ def claim(
                 .having(func.count() >= running_limit)
             )
         )
-        run = _best_queued(session, full, kinds)
-        if run is None or not _below_limit(session, run.owner, running_limit):
+        run = _best_queued(session, full, quotas.keys_without_room(session), kinds)
+        if run is None or not _below_limit(session, run, running_limit):
             return None
         at = db.now(session)
         lease = Lease(run.id, run.attempt + 1, secrets.token_hex(16))
@@ -115,22 +116,24 @@ def claim(
         return Claim(lease, run, (at - run.created_at).total_seconds())
 
 
-def _best_queued(session: Session, full: Sequence[str], kinds: Sequence[str]) -> Run | None:
+def _best_queued(session: Session, full: Sequence[str], full_keys: Sequence[str], kinds: Sequence[str]) -> Run | None:
     query = select(Run).where(queued()).order_by(Run.priority.desc(), Run.created_at, Run.id).limit(1)
     if full:
         query = query.where(Run.owner.not_in(full))
+    if full_keys:
+        query = query.where(or_(Run.key_id.is_(None), Run.key_id.not_in(full_keys)))
     if kinds:
         query = query.where(Run.kind.in_(kinds))
     return session.scalars(query.with_for_update(skip_locked=True)).first()
 
 
-def _below_limit(session: Session, owner: str, limit: int) -> bool:
+def _below_limit(session: Session, run: Run, limit: int) -> bool:
     """Counts once more under the owner's lock: two workers may have seen the last free place at once."""
     if session.get_bind().dialect.name != "postgresql":
         return True  # the transaction has the one write lock already
-    session.execute(text("SELECT pg_advisory_xact_lock(hashtext('runs:' || :owner))"), {"owner": owner})
-    count = session.scalar(select(func.count()).where(Run.owner == owner, Run.state == RunState.running))
-    return (count or 0) < limit
+    quotas.lock_owner(session, run.owner)
+    count = session.scalar(select(func.count()).where(Run.owner == run.owner, Run.state == RunState.running))
+    return (count or 0) < limit and run.key_id not in quotas.keys_without_room(session)
 
 
 def beat(

@@ -11,7 +11,7 @@ from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session, load_only
 
 from fitserve import db
-from fitserve.errors import NotFound
+from fitserve.errors import Forbidden, NotFound
 from fitserve.states import RunState
 from fitserve.tables import Epoch, Event, Run, Worker
 
@@ -28,10 +28,18 @@ class Place:
 
 
 def get(session: Session, run_id: str, owner: str | None = None) -> Run:
-    """A run; with an owner, one of theirs. Raises NotFound."""
+    """A run; with an owner, one of theirs or a shared one. Raises NotFound."""
     run = session.get(Run, run_id) if len(run_id) <= 40 and run_id.isprintable() else None
-    if run is None or (owner is not None and run.owner != owner):
+    if run is None or not (owner is None or run.owner == owner or run.shared):
         raise NotFound(f"No run {run_id[:64]}.", received=run_id[:64])
+    return run
+
+
+def own(session: Session, run_id: str, owner: str | None) -> Run:
+    """A run that this owner may change. Raises NotFound, Forbidden where it is shared with them to look at."""
+    run = get(session, run_id, owner)
+    if owner is not None and run.owner != owner:
+        raise Forbidden("This run is shared with you to look at.", fix="Submit its resolved spec as a run of your own.")
     return run
 
 
@@ -45,15 +53,24 @@ def listing(
     before: str | None = None,
     limit: int = 50,
 ) -> list[Run]:
-    """Runs, newest first; `before` is an id (ids sort by time). Specs are left out."""
+    """Runs, newest first; `before` is an id (ids sort by time); with an owner: theirs and shared ones.
+
+    Specs are left out.
+    """
     brief = load_only(
         *(Run.id, Run.kind, Run.owner, Run.dataset_id, Run.model, Run.state, Run.priority, Run.attempt, Run.result),
-        *(Run.error, Run.parent_id, Run.created_at, Run.started_at, Run.finished_at, Run.cancel_requested_at),
+        *(
+            Run.shared,
+            Run.error,
+            Run.parent_id,
+            Run.created_at,
+            Run.started_at,
+            Run.finished_at,
+            Run.cancel_requested_at,
+        ),
         raiseload=True,
     )
     query = select(Run).options(brief).order_by(Run.id.desc()).limit(limit)
-    if owner is not None:
-        query = query.where(Run.owner == owner)
     if states:
         query = query.where(Run.state.in_(states))
     if model is not None:
@@ -62,7 +79,12 @@ def listing(
         query = query.where(Run.dataset_id == dataset_id)
     if before is not None:
         query = query.where(Run.id < before)
-    return list(session.scalars(query))
+    if owner is None:
+        return list(session.scalars(query))
+    # Two queries, each by an index of its own: one with OR would walk through everybody's runs.
+    theirs = session.scalars(query.where(Run.owner == owner)).all()
+    others = session.scalars(query.where(Run.shared, Run.owner != owner)).all()
+    return sorted([*theirs, *others], key=lambda run: run.id, reverse=True)[:limit]
 
 
 def events_after(session: Session, run_id: str, after: int = 0, limit: int = 500) -> list[Event]:

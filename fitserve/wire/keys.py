@@ -11,6 +11,27 @@ ScopeName = Literal["read", "upload", "train", "predict", "admin"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", examples=["scoring-service"])]
 
 
+class Quotas(BaseModel):
+    """What one key may use. What is left out is as the server's settings say for every key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    requests_per_minute: int | None = Field(None, ge=1, le=10**9, description="Requests of the control API")
+    uploads_per_hour: int | None = Field(None, ge=1, le=10**9)
+    queued_runs: int | None = Field(None, ge=0, le=10**9, description="Runs that wait at the same time")
+    running_runs: int | None = Field(None, ge=0, le=10**9, description="Runs that train at the same time")
+    training_seconds_per_day: int | None = Field(
+        None, ge=0, le=10**9, description="Seconds that its runs may train in 24 hours; checked when a run is submitted"
+    )
+
+    def set_ones(self) -> dict[str, int]:
+        """Those that are said."""
+        return self.model_dump(exclude_none=True)
+
+
+NO_QUOTAS = Quotas()
+
+
 class KeyRequest(BaseModel):
     """A key to be made."""
 
@@ -23,6 +44,7 @@ class KeyRequest(BaseModel):
         None, description="A predict key may be limited to these models"
     )
     expires_at: AwareDatetime | None = None
+    quotas: Quotas | None = None
 
 
 class KeyInfo(BaseModel):
@@ -35,6 +57,7 @@ class KeyInfo(BaseModel):
     owner: str
     scopes: list[str]
     models: list[str] | None
+    quotas: Quotas | None = None
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None

@@ -21,6 +21,7 @@ class RunSummary(BaseModel):
     kind: str = Field(description="`training`, or `reproduction`: the parent trained again to the letter")
     state: RunState
     owner: str
+    shared: bool = Field(False, description="Whether other owners may look at it")
     model: str | None = Field(description="Registered under this name when it succeeds")
     dataset_id: str
     priority: int = Field(description="-100 to 100; higher goes first")
@@ -32,6 +33,14 @@ class RunSummary(BaseModel):
     created_at: datetime
     started_at: datetime | None = Field(description="Of the last attempt")
     finished_at: datetime | None
+
+
+class RunPatch(BaseModel):
+    """What may be changed of a run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    shared: bool = Field(description="Whether other owners may look at it, its epochs, events and insight")
 
 
 class QueuePlace(BaseModel):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -20,9 +20,12 @@ from services.control.studied import recorded
 MOST_RUNS = 200
 
 
-def lineage(session: Session, run: Run) -> Lineage:
-    """All runs that it was made from or that were made from its ancestors, at most `MOST_RUNS`, oldest first."""
-    runs = _family(session, run)
+def lineage(session: Session, run: Run, seen: Callable[[Run], bool]) -> Lineage:
+    """All runs that it was made from or that were made from its ancestors, at most `MOST_RUNS`, oldest first.
+
+    Those that the caller does not see are left out.
+    """
+    runs = [one for one in _family(session, run) if seen(one)]
     groups: dict[str, list[Run]] = {}
     for one in runs:
         groups.setdefault(group_of(one.resolved), []).append(one)

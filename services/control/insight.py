@@ -79,6 +79,8 @@ def apply_finding(
 ) -> Applied:
     """The child has this run as its parent; `lineage` says whether the change helped."""
     found = studied(ctx, caller, run_id)
+    with db.reading(ctx.engine) as session:
+        read.own(session, run_id, None if caller.is_admin else caller.owner)
     ended(found)
     findings = diagnose(found.record)
     if n > len(findings):
@@ -87,11 +89,11 @@ def apply_finding(
         raise BadInput("No change of the spec answers this finding.", received=findings[n - 1].rule)
     identity = (request.method.encode(), request.url.path.encode(), str(request.url.query).encode())
     patched = apply_patch(found.run.resolved, findings[n - 1].patch)
-    child = _submit(found, patched, create.key_of(idempotency_key, *identity, b"child"), seeds)
+    child = _submit(found, caller, patched, create.key_of(idempotency_key, *identity, b"child"), seeds)
     repeated = None
     if seeds is not None and len(found.record.trials) < seeds:
         suffix = None if idempotency_key is None else f"{idempotency_key[:240]}/repeated"
-        repeated = _submit(found, found.run.resolved, create.key_of(suffix, *identity, b"repeated"), seeds)
+        repeated = _submit(found, caller, found.run.resolved, create.key_of(suffix, *identity, b"repeated"), seeds)
     response.headers["Location"] = f"/api/v1/runs/{child.id}"
     with db.reading(ctx.engine) as session:
         told = whole(session, read.get(session, child.id)).model_dump()
@@ -99,7 +101,7 @@ def apply_finding(
     return Applied(**told, repeated=again)
 
 
-def _submit(found: Studied, body: Any, key: create.Key | None, seeds: int | None) -> Run:
+def _submit(found: Studied, caller: Caller, body: Any, key: create.Key | None, seeds: int | None) -> Run:
     """A child run of a whole spec. Raises SpecRefused, TooMany."""
     if seeds is not None:
         body = {**body, "training": {**body["training"], "restarts": max(seeds, body["training"]["restarts"])}}
@@ -116,6 +118,8 @@ def _submit(found: Studied, body: Any, key: create.Key | None, seeds: int | None
         model=found.run.model,
         priority=found.run.priority,
         parent_id=found.run.id,
+        key_id=caller.key_id,
+        quotas=caller.quotas,
     )
     run, is_new = create.create(found.ctx.engine, new, found.ctx.settings.limits, key)
     if is_new:
@@ -129,7 +133,7 @@ def get_lineage(run_id: str, caller: Reader, ctx: Ctx) -> Lineage:
     """The run's family, by spec. Runs that differ in their seeds alone are one group."""
     with db.reading(ctx.engine) as session:
         run = read.get(session, run_id, None if caller.is_admin else caller.owner)
-        return family.lineage(session, run)
+        return family.lineage(session, run, lambda one: caller.sees(one.owner, one.shared))
 
 
 @router.get("/runs/{run_id}/complexity", summary="The model complexity graph, and its verdict")

@@ -32,6 +32,7 @@ def create(
             scopes=body.scopes,
             models=body.models,
             expires_at=body.expires_at,
+            quotas=body.quotas,
         )
         return NewKey(**keys.describe(key), token=token)
 

@@ -62,6 +62,8 @@ def predict_dataset(
         resolved=resolved,
         estimates={"rows": dataset.rows},
         kind="prediction",
+        key_id=caller.key_id,
+        quotas=caller.quotas,
     )
     run, is_new = create.create(ctx.engine, new, ctx.settings.limits, key)
     if is_new:

@@ -10,7 +10,7 @@ import logging
 import math
 import time
 
-from fastapi import Request, Response
+from fastapi import Request
 from limits import RateLimitItem, RateLimitItemPerHour, RateLimitItemPerMinute
 from limits.storage import MemoryStorage, RedisStorage, Storage
 from limits.strategies import FixedWindowRateLimiter
@@ -21,7 +21,9 @@ from services.shell import Caller
 from services.shell.observe import route_template
 
 log = logging.getLogger(__name__)
-_UPLOADS = frozenset({"/datasets/{name}", "/datasets", "/uploads"})
+_UPLOADS = frozenset(
+    {"/datasets/{name}", "/datasets", "/datasets/{ref}/rows", "/datasets/samples", "/uploads"}
+)  # what makes a dataset
 _AWAY_SECONDS = 10.0  # after Redis failed, this process counts alone for so long
 
 
@@ -29,11 +31,14 @@ class Limiter:
     """Counts what each key does."""
 
     def __init__(self, settings: Settings) -> None:
-        self.requests = RateLimitItemPerMinute(settings.rate_requests_per_minute, namespace="requests")
-        self.uploads = RateLimitItemPerHour(settings.rate_uploads_per_hour, namespace="uploads")
+        self.usual = {"requests": settings.rate_requests_per_minute, "uploads": settings.rate_uploads_per_hour}
         self.alone = FixedWindowRateLimiter(MemoryStorage())
         self.together = FixedWindowRateLimiter(_redis(settings)) if settings.redis_url else self.alone
         self._away_until = 0.0
+
+    def item(self, kind: type[RateLimitItem], name: str, own: int | None) -> RateLimitItem:
+        """What is counted: by the key's own quota, else as the settings say for every key."""
+        return kind(self.usual[name] if own is None else own, namespace=name)
 
     def hit(self, item: RateLimitItem, key_id: str) -> tuple[bool, int, int]:
         """Counts one: whether it is allowed, how many remain, seconds until the window ends."""
@@ -57,15 +62,18 @@ def _redis(settings: Settings) -> Storage:
     return RedisStorage(url, socket_timeout=0.2, socket_connect_timeout=0.2)
 
 
-def limited(request: Request, response: Response, caller: Caller) -> None:
+def limited(request: Request, caller: Caller) -> None:
     """Called for every request with a valid key. Raises TooMany (429) with `Retry-After`."""
     limiter: Limiter = request.app.state.limiter
-    item: RateLimitItem = limiter.requests
+    item = limiter.item(RateLimitItemPerMinute, "requests", caller.quotas.requests_per_minute)
     name, window = "requests", 60
     if request.method in ("POST", "PUT") and route_template(request.scope).removeprefix("/api/v1") in _UPLOADS:
-        item, name, window = limiter.uploads, "uploads", 3600
+        item = limiter.item(RateLimitItemPerHour, "uploads", caller.quotas.uploads_per_hour)
+        name, window = "uploads", 3600
     allowed, remaining, reset = limiter.hit(item, caller.key_id)
-    response.headers["RateLimit-Policy"] = f'"{name}";q={item.amount};w={window}'
-    response.headers["RateLimit"] = f'"{name}";r={remaining};t={reset}'
+    request.scope["headers_of_limit"] = {  # on every answer, refusals and files as well
+        "RateLimit-Policy": f'"{name}";q={item.amount};w={window}',
+        "RateLimit": f'"{name}";r={remaining};t={reset}',
+    }
     if not allowed:
         raise TooMany(f"This key's {name} are used up: {item.amount} in {window} s.", retry_after=reset)

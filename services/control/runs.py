@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from fitserve import db, telemetry
 from fitserve.errors import Conflict
-from fitserve.runs import create, finish, read
+from fitserve.runs import create, finish, read, share
 from fitserve.runs.create import Key, NewRun
 from fitserve.states import RunState
 from fitserve.tables import Run
@@ -21,6 +21,7 @@ from fitserve.wire.runs import (
     QueuePlace,
     Reproduction,
     RunInfo,
+    RunPatch,
     RunSummary,
     Validation,
 )
@@ -93,6 +94,8 @@ def submit(
         },
         model=checked.asked.model,
         priority=priority,
+        key_id=caller.key_id,
+        quotas=caller.quotas,
     )
     return _accept(ctx, response, new, key)
 
@@ -139,7 +142,7 @@ def list_runs(
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
     cursor: Annotated[str | None, Query(max_length=40)] = None,
 ) -> Page[RunSummary]:
-    """An admin sees all of them, others their own."""
+    """An admin sees all of them, others their own and what is shared."""
     with db.reading(ctx.engine) as session:
         found = read.listing(
             session,
@@ -162,6 +165,19 @@ def get_run(
 ) -> RunInfo:
     with db.reading(ctx.engine) as session:
         return whole(session, read.get(session, run_id, _owner(caller)))
+
+
+@router.patch("/runs/{run_id}", summary="Share a run")
+def patch_run(
+    run_id: str,
+    body: RunPatch,
+    caller: Annotated[Caller, Depends(require("train"))],
+    ctx: Annotated[Context, Depends(context)],
+) -> RunInfo:
+    """Sharing lets every owner look at it: its epochs, events, findings and networks. Nobody else may change it."""
+    share.share(ctx.engine, run_id, body.shared, _owner(caller))
+    with db.reading(ctx.engine) as session:
+        return whole(session, read.get(session, run_id))
 
 
 @router.post("/runs/{run_id}/cancel", summary="Cancel a run", responses={202: {"model": RunInfo}})
@@ -220,7 +236,7 @@ def _again(
     if (known := _replayed(ctx, caller, key, response)) is not None:
         return known
     with db.reading(ctx.engine) as session:
-        run = read.get(session, run_id, _owner(caller))
+        run = read.own(session, run_id, _owner(caller))
     if run.state not in states:
         raise Conflict(f"The run is {run.state}.", received=run.state, expected=" or ".join(states))
     new = NewRun(
@@ -233,6 +249,8 @@ def _again(
         kind=kind or run.kind,
         priority=run.priority,
         parent_id=run.id,
+        key_id=caller.key_id,
+        quotas=caller.quotas,
     )
     return _accept(ctx, response, new, key)
 

@@ -50,7 +50,7 @@ def make_app(
     title: str,
     identify: Callable[[str | None], Identity],
     readiness: Mapping[str, Probe],
-    limit: Callable[[Request, Response, Caller], None] = lambda _request, _response, _caller: None,
+    limit: Callable[[Request, Caller], None] = lambda _request, _caller: None,
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None,
     **options: Any,
 ) -> FastAPI:

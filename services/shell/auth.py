@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from fastapi import Depends, Request, Response
+from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 
 from fitserve.errors import Forbidden, Unauthenticated
@@ -46,13 +46,13 @@ def token_of(request: Request) -> str | None:
     return cookie
 
 
-def caller_of(request: Request, response: Response, _documented: Annotated[Any, Depends(_bearer)] = None) -> Caller:
+def caller_of(request: Request, _documented: Annotated[Any, Depends(_bearer)] = None) -> Caller:
     """Who is calling. Raises Unauthenticated, TooMany. `app.state.identify` knows the keys, `limit` their limits."""
     identify: Callable[[str | None], Identity] = request.app.state.identify
     found = identify(token_of(request))
-    caller = Caller(found.key_id, found.owner, found.scopes, found.models)
+    caller = Caller(found.key_id, found.owner, found.scopes, found.models, found.quotas)
     request.scope["caller"] = caller
-    request.app.state.limit(request, response, caller)
+    request.app.state.limit(request, caller)
     return caller
 
 

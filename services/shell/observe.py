@@ -54,6 +54,8 @@ class Observe:
                 headers["X-Request-ID"] = request_id
                 for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
+                for name, value in scope.get("headers_of_limit", {}).items():
+                    headers[name] = value
             await send(message)
 
         telemetry.HTTP_IN_FLIGHT.inc()
