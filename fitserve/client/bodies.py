@@ -46,8 +46,7 @@ class Upload:
         for chunk in self._read():
             yield chunk
             sent += len(chunk)
-            if self.progress is not None:
-                self.progress(sent, self.size)
+            self.told(sent)
 
     def _read(self) -> Iterator[bytes]:
         if isinstance(self.source, bytes):
@@ -62,6 +61,22 @@ class Upload:
                 self.source.seek(self.start)
             while chunk := self.source.read(CHUNK):
                 yield chunk
+
+    def piece(self, offset: int, count: int) -> bytes:
+        """At most `count` bytes from `offset` on."""
+        if isinstance(self.source, bytes):
+            return self.source[offset : offset + count]
+        if isinstance(self.source, Path):
+            with self.source.open("rb") as file:
+                file.seek(offset)
+                return file.read(count)
+        self.source.seek(self.start + offset)
+        return self.source.read(count)
+
+    def told(self, sent: int) -> None:
+        """Tells `progress` how much has arrived."""
+        if self.progress is not None:
+            self.progress(sent, self.size)
 
     @property
     def repeatable(self) -> bool:

@@ -8,14 +8,15 @@ from typing import Any, Literal, Self
 import httpx2
 
 from fitserve.client.address import Address
-from fitserve.client.connection import Connection, Resource, ask, ask_json, find_predict
+from fitserve.client.connection import Connection, Resource, ask, ask_json, find_predict, pages
 from fitserve.client.datasets import Datasets
 from fitserve.client.drive import AsyncDriver, SyncDriver
-from fitserve.client.effects import Async, Call, M, Operation, Sync, operation
+from fitserve.client.effects import Async, Call, Listing, M, Operation, Sync, listing, operation
 from fitserve.client.keys import Keys
 from fitserve.client.models import Models
 from fitserve.client.retry import Patience
 from fitserve.client.runs import Runs
+from fitserve.wire.system import AuditEntry, SystemInfo
 
 TIMEOUT = 60.0  # seconds without a byte
 
@@ -60,6 +61,16 @@ class _Server(Resource[M]):
             yield from find_predict(self._connection)
         answer = yield from ask(self._connection, Call("GET", "/metrics", service=of))
         return answer.content.decode()
+
+    @operation
+    def system(self) -> Operation[SystemInfo]:
+        """Workers, the queue and storage, now."""
+        return SystemInfo.model_validate((yield from ask_json(self._connection, "GET", "/api/v1/system")))
+
+    @listing
+    def audit(self, limit: int | None = None) -> Listing[AuditEntry]:
+        """Who changed what, the newest first. Needs the scope `admin`."""
+        yield from pages(self._connection, "/api/v1/audit", {}, AuditEntry.model_validate, limit)
 
     def __repr__(self) -> str:
         key = "with a key" if self._connection.address.api_key else "without a key"

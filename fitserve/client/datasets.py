@@ -17,6 +17,7 @@ from fitserve.client.connection import Handle, Resource, ask, ask_json, bind, ga
 from fitserve.client.downloads import save
 from fitserve.client.effects import Call, Item, Listing, M, Operation, listing, operation
 from fitserve.client.history import card
+from fitserve.client.resumable import send as resumable_upload
 from fitserve.errors import BadInput
 from fitserve.spec.facts import Kind
 from fitserve.wire.datasets import Column, DatasetInfo, Profile, Relation, Relations, SampleInfo, UploadOptions
@@ -129,6 +130,7 @@ class Datasets(Resource[M]):
         *,
         kinds: Mapping[str, Kind] | None = None,
         progress: Progress | None = None,
+        resumable: bool = False,
         **options: Any,
     ) -> Operation[Dataset[M]]:
         """A new dataset, or a new version of one. The same content again is the same dataset.
@@ -138,6 +140,7 @@ class Datasets(Resource[M]):
             name: left out, it is made from the file's name.
             kinds: corrects what the server infers, by column.
             progress: called with the bytes sent so far and the bytes in all.
+            resumable: send it in pieces, and go on after a lost connection where it stopped.
             options: how to read it, as `fitserve.wire.datasets.UploadOptions`: delimiter, encoding, missing, lenient...
 
         Raises BadInput with the row and column of each problem, Malformed, TooLarge, StorageFull.
@@ -146,10 +149,14 @@ class Datasets(Resource[M]):
         if name is None and upload.stem is None:
             raise BadInput("The dataset needs a name.", fix='upload(data, name="admissions")')
         chosen = name or dataset_name(str(upload.stem))
+        query = _options(UploadOptions(kinds=dict(kinds or {}), **options))
+        if resumable:
+            made = yield from resumable_upload(self._connection, upload, {**query, "name": chosen}, UPLOAD_TIMEOUT)
+            return bind(Dataset, made, self._connection)
         call = Call(
             "PUT",
             f"{_PATH}/{quote(chosen, safe='')}",
-            _options(UploadOptions(kinds=dict(kinds or {}), **options)),
+            query,
             content=upload,
             timeout=UPLOAD_TIMEOUT,
             repeatable=upload.repeatable,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
 from fitserve.client.connection import Connection, ask, ask_json
+from fitserve.client.downloads import save
 from fitserve.client.effects import Bound, Call, M, Operation, Query, operation
 from fitserve.client.frames import plain
 from fitserve.wire.insight import (
@@ -20,6 +23,7 @@ from fitserve.wire.insight import (
     Findings,
     Hardest,
     Importance,
+    LayerSeries,
     Lineage,
     SurfaceInfo,
 )
@@ -72,6 +76,26 @@ class Insight(Bound[M]):
     def surface(self, x: str | None = None, y: str | None = None) -> Operation[SurfaceInfo]:
         """What it says over two columns, the others at their median."""
         return (yield from _part(self._connection, self.id, "surface", SurfaceInfo, {"x": x, "y": y}))
+
+    @operation
+    def layers(self, trial: int | None = None, *, after: int = 0) -> Operation[LayerSeries]:
+        """What happened in the layers, epoch by epoch: weights, gradients, updates, dead and saturated units."""
+        return (yield from _part(self._connection, self.id, "layers", LayerSeries, {"trial": trial, "after": after}))
+
+    @operation
+    def draw(self, /, kind: str, path: str | PathLike[str], **query: str | int | None) -> Operation[Path]:
+        """Writes a plot that the server draws: a file that ends in .png or .svg, or a folder.
+
+        `kind` is complexity, layers, histograms, confusion, roc, pr, calibration, predicted, residuals, importance,
+        surface or units; `query` is what the API takes besides, as `x` and `y` of a surface.
+        """
+        target = Path(path)
+        if target.is_dir():
+            target /= f"{self.id}-{kind}.png"
+        form = target.suffix.removeprefix(".") or "png"
+        call = Call("GET", f"/api/v1/runs/{self.id}/plots/{kind}.{form}", query)
+        yield from save(self._connection, call, target)
+        return target
 
     @operation
     def lineage(self) -> Operation[Lineage]:

@@ -38,3 +38,19 @@ class SystemInfo(BaseModel):
     runs: dict[str, int] = Field(description="By state")
     oldest_queued_seconds: float
     storage: list[StorageInfo]
+
+
+class AuditEntry(BaseModel):
+    """One changing request."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: int
+    key_id: str | None
+    owner: str | None
+    action: str
+    target: str
+    status: int
+    address: str
+    request_id: str
+    created_at: datetime

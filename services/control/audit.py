@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-from datetime import datetime
 from typing import Annotated
 
 from fastapi import Depends, Query
-from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Engine, select
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,6 +14,7 @@ from fitserve import db
 from fitserve.errors import BadInput, FitserveError
 from fitserve.tables import Audit
 from fitserve.wire.page import Page
+from fitserve.wire.system import AuditEntry
 from services.control.context import Context, context
 from services.shell import Caller, Router, require
 from services.shell.observe import route_template
@@ -23,22 +22,6 @@ from services.shell.observe import route_template
 log = logging.getLogger(__name__)
 router = Router(tags=["keys"])
 _CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
-
-
-class AuditEntry(BaseModel):
-    """One changing request."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    id: int
-    key_id: str | None
-    owner: str | None
-    action: str
-    target: str
-    status: int
-    address: str
-    request_id: str
-    created_at: datetime
 
 
 @router.get("/audit", summary="Who changed what, newest first")

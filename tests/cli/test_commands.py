@@ -20,7 +20,7 @@ import pytest
 from fitserve.client import Client
 from tests.cli.conftest import SPEC, Fitserve
 from tests.client.conftest import ROWS, circle
-from tests.conftest import Server
+from tests.conftest import Server, free_ports
 
 Told = Callable[..., Any]
 
@@ -256,3 +256,21 @@ def test_ctrl_c_leaves_the_run_going_and_says_how_to_come_back(
         assert told("runs", "show", run_id)["state"] == "running"
     finally:
         told("runs", "cancel", run_id)
+
+
+def test_up_starts_everything_and_ctrl_c_stops_it(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api, predict, grpc, metrics = free_ports(4)
+    monkeypatch.setenv("FITSERVE_GRPC_PORT", str(grpc))
+    monkeypatch.setenv("FITSERVE_REAPER_METRICS_PORT", str(metrics))
+    home = tmp_path / "home"
+    ports = ("--port", str(api), "--predict-port", str(predict))
+    terminal = Terminal(server, "up", "--home", str(home), *ports, "--workers", "0")
+    terminal.until("fitserve is ready")
+    key = (home / "first-key").read_text().strip()
+    with Client(f"http://127.0.0.1:{api}", key) as client:
+        assert client.ready()["status"] == "ready"
+        assert client.system().workers == []
+    terminal.process.send_signal(signal.SIGINT)
+    assert terminal.end() == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import shlex
 from pathlib import Path
 
@@ -45,3 +46,22 @@ def test_every_command_but_those_that_become_the_server_prints_json() -> None:
 
 def test_every_exit_code_has_a_meaning() -> None:
     assert set(MEANING) == set(Exit)
+
+
+def driven(path: Path) -> set[tuple[str, ...]]:
+    """The literal words that a test hands to one of the ways to run a command."""
+    ways = {"fitserve", "told", "as_a_process", "Terminal"}
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ways:
+            found.add(tuple(word.value if isinstance(word, ast.Constant) else None for word in node.args))
+    return found
+
+
+def test_every_command_is_driven_against_the_real_server() -> None:
+    calls = {call for path in Path(__file__).parent.glob("test_*.py") for call in driven(path)}
+    wanted = {path[1:] for path in COMMANDS}
+    missing = {
+        words for words in wanted if not any(words == tuple(w for w in call if w)[: len(words)] for call in calls)
+    }
+    assert missing == set()

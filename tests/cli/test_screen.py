@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from fitserve.cli import screen
+from fitserve.cli.watch import Picture
+from fitserve.wire.runs import EventInfo
 
 
 @given(st.lists(st.floats(), max_size=100), st.integers(1, 60))
@@ -53,3 +55,40 @@ def test_tables_fit_the_terminal_and_carry_no_control_characters() -> None:
     assert "\x1b" not in capture.get()
     assert "12,345" in lines[1]
     assert len(lines) == 2
+
+
+def test_columns_that_may_go_make_room_and_ids_stay_whole() -> None:
+    run = "run_01kb2c9mtf3q8v0x7s1w5y6z4a"
+    table = screen.table(
+        ("run", "state", "dataset", "reached"),
+        [(run, "succeeded", "ds_01kb2c9mtf3q8v0x7s1w5y6z4a", "accuracy 0.68 (test)")],
+        may_go=("dataset",),
+    )
+    for width, shown in ((80, False), (120, True)):
+        console = Console(width=width, color_system=None, force_terminal=False)
+        with console.capture() as capture:
+            console.print(table)
+        assert run in capture.get()
+        assert "accuracy 0.68 (test)" in capture.get()
+        assert ("dataset" in capture.get()) is shown
+
+
+def test_a_run_is_watched_in_80_columns() -> None:
+    picture = Picture("run_01kb2c9mtf3q8v0x7s1w5y6z4a", "admissions", epochs=6000, trials=3, state="running")
+    start = datetime.now(UTC)
+    for epoch in range(1, 200):
+        for trial in range(3):
+            logs = {"loss": 1 / epoch, "val_loss": 0.5 + epoch / 1000, "val_accuracy": 0.5}
+            data = {"trial": trial, "epoch": epoch, "logs": logs}
+            moment = start + timedelta(seconds=epoch // 20)  # a worker reports several epochs at once
+            event = {"id": epoch * 3 + trial, "type": "metrics", "message": "", "data": data, "created_at": moment}
+            picture.take(EventInfo(run_id=picture.run_id, attempt=1, level="info", **event))
+    console = Console(width=80, color_system=None, force_terminal=False)
+    with console.capture() as capture:
+        console.print(picture)
+    lines = capture.get().splitlines()
+    assert len(lines) == 5
+    assert max(map(len, lines)) <= 80
+    assert "60 epochs/s  at most 4:50 left" in lines[1]
+    assert "best 0.501: epoch 1, trial 1" in lines[3]
+    assert "…" not in capture.get()

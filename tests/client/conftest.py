@@ -11,6 +11,7 @@ import pytest
 from fitserve.client import Client
 from fitserve.client.effects import Sync
 from fitserve.client.runs import Run
+from tests.client.driven import Driven, noting
 from tests.conftest import Server
 
 SPEC = {
@@ -33,6 +34,18 @@ def circle(rows: int = 240) -> pd.DataFrame:
 
 
 ROWS = [{"x": 0.1, "y": -0.2, "colour": "red"}, {"x": 4.8, "y": 4.7, "colour": "blue"}]
+
+
+@pytest.fixture(scope="session")
+def driven() -> Iterator[Driven]:
+    with noting() as found:
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def noted(driven: Driven, request: pytest.FixtureRequest) -> None:
+    """Each test of this folder is noted."""
+    driven.tests.add(f"{request.module.__name__}.{request.function.__name__}")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,138 @@
+"""What an operator asks, uploads in pieces; and, after all the others, that nothing of the client was left out."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from fitserve.client import Client
+from fitserve.client.effects import Sync
+from fitserve.client.runs import Run
+from fitserve.errors import BadInput, NotFound
+from tests.client import test_server
+from tests.client.driven import Driven, public_methods
+from tests.conftest import Server, get_text
+
+# Routes that the client has no method for, and why.
+OTHERS_ASK = {
+    "/api/v1/session": "a browser's cookie",
+    "/api/v1/uploads/{upload_id}": "GET and DELETE: for people who look at an upload; the client asks by HEAD",
+    "/api/v1/models/{name}/versions": "part of GET /api/v1/models/{name}",
+    "/api/v1/models/{name}/versions/{number}": "part of GET /api/v1/models/{name}",
+    "/api/v1/models/{name}/labels": "part of GET /api/v1/models/{name}",
+    "/v1/models": "TensorFlow Serving's list; models.list is fitserve's own",
+    "/v2/": "the Open Inference Protocol's own clients",
+    "/livez": "a load balancer",
+    "/metadata": "models.signature gives the same",
+    "/v1/models/{model}/versions/{version}": "the address with a version or a label",
+    "/v1/models/{model}/labels/{label}": "the address with a version or a label",
+    "/openapi": "documents, for generators",
+}
+
+
+def test_an_operator_sees_workers_queue_storage_and_who_changed_what(client: Client, trained: Run[Sync]) -> None:
+    found = client.system()
+    assert any(worker.alive for worker in found.workers)
+    assert found.runs["succeeded"] >= 1
+    assert sum(item.bytes for item in found.storage) > 0
+    entries = list(client.audit(limit=5))
+    assert 1 <= len(entries) <= 5
+    assert entries == sorted(entries, key=lambda entry: -entry.id)
+    assert any("POST /api/v1/runs" in entry.action for entry in client.audit(limit=300))
+
+
+def test_layers_rules_and_drawn_plots_come(client: Client, trained: Run[Sync], tmp_path: Path) -> None:
+    assert trained.layers(trial=0).items[0]["layers"]
+    assert all(rule.threshold and rule.source for rule in client.runs.rules())
+    assert trained.draw("confusion", tmp_path).read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in trained.draw("surface", tmp_path / "s.svg", x="x", y="y").read_bytes()
+    with pytest.raises(BadInput):
+        trained.draw("no-such-plot", tmp_path)
+
+
+def test_a_dataset_is_refreshed_and_shared(client: Client, trained: Run[Sync]) -> None:
+    dataset = client.datasets.get(trained.dataset)
+    assert dataset.change(shared=True).shared
+    assert not dataset.shared
+    assert dataset.refresh().shared
+
+
+@contextmanager
+def breaking(server: Server, *after: int) -> Iterator[str]:
+    """The address of a way to the server on which the first connections break after so many bytes."""
+    host, port = server.base_url.removeprefix("http://").split(":")
+    left = list(after)
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def pump(source: socket.socket, sink: socket.socket, most: int | None) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+                most = None if most is None else most - len(data)
+                if most is not None and most <= 0:
+                    break
+        for end in (source, sink):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                here, _ = listener.accept()
+                there = socket.create_connection((host, int(port)))
+                most = left.pop(0) if left else None
+                threading.Thread(target=pump, args=(here, there, most), daemon=True).start()
+                threading.Thread(target=pump, args=(there, here, None), daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        listener.close()
+
+
+def test_a_resumable_upload_goes_on_where_a_broken_connection_left_it(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "pieces.csv"
+    path.write_text("a,b\n" + "".join(f"{row},{row % 7}\n" for row in range(1_000_000)))
+    told: list[int] = []
+    size = path.stat().st_size
+    assert size > 8 * 1024 * 1024  # more than a piece
+    with breaking(server, 3_000_000, 4_000_000) as url, Client(url, server.token) as client:
+        made = client.datasets.upload(path, resumable=True, progress=lambda sent, _: told.append(sent))
+        assert (made.name, made.rows) == ("pieces", 1_000_000)
+        with pytest.raises(BadInput):
+            client.datasets.upload(b"", "nothing", resumable=True)
+    assert told == sorted(told)
+    assert told[-1] == size
+    assert 0 < told[0] < 4_100_000  # what arrived before the break was kept
+
+
+def test_an_unknown_upload_is_told_so(server: Server) -> None:
+    with httpx2.Client(headers=server.headers) as http:
+        assert http.head(f"{server.base_url}/api/v1/uploads/up_nobody").status_code == NotFound.status
+
+
+def test_nothing_of_the_client_was_left_out(server: Server, driven: Driven) -> None:
+    """Runs after the other tests of this folder; alone it cannot know."""
+    wanted = {f"{test_server.__name__}.{name}" for name, _ in inspect.getmembers(test_server, inspect.isfunction)}
+    missed = {name for name in wanted if ".test_" in name} - driven.tests
+    if missed:
+        pytest.skip(f"needs the tests of this folder to have run here: {sorted(missed)[:3]}")
+    assert public_methods() - driven.methods == set()
+    documents = [f"{server.base_url}/api/v1/openapi.json", f"{server.predict_url}/openapi.json"]
+    unasked = [
+        f"{verb.upper()} {template}"
+        for url in documents
+        for template, verbs in json.loads(get_text(url))["paths"].items()
+        for verb in verbs
+        if not driven.asked(template, verb) and not any(part in template for part in OTHERS_ASK)
+    ]
+    assert unasked == []
