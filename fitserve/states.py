@@ -41,7 +41,7 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition("T4", RunState.running, RunState.succeeded, "supervisor", "artifact durable, not cancelled"),
     Transition("T5", RunState.running, RunState.failed, "supervisor", "deterministic error"),
     Transition("T6", RunState.running, RunState.queued, "supervisor or reaper", "lease expired, or handed back"),
-    Transition("T7", RunState.running, RunState.failed, "reaper", "attempts used up: worker_lost"),
+    Transition("T7", RunState.running, RunState.failed, "supervisor or reaper", "attempts used up: worker_lost"),
     Transition("T8", RunState.queued, RunState.cancelled, "API", "cancelled while queued"),
     Transition("T9", RunState.running, RunState.cancelled, "supervisor or reaper", "cancel requested"),
 )

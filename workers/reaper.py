@@ -18,9 +18,9 @@ from fitserve.blobs import BlobStore
 from fitserve.crash import crash_point
 from fitserve.errors import FitserveError
 from fitserve.queue import Publisher
-from fitserve.runs import dispatch, finish, garbage, read, workers
+from fitserve.runs import dispatch, garbage, read, workers
 from fitserve.settings import Settings
-from fitserve.states import TERMINAL, RunState
+from workers import lost
 
 log = logging.getLogger(__name__)
 
@@ -66,14 +66,7 @@ class Reaper:
 
     def reap(self) -> None:
         """T6, T7, T9: runs whose worker was lost."""
-        for run_id, state in finish.expire(self.engine, self.settings.max_attempts):
-            telemetry.REAPED.inc()
-            if state in TERMINAL:
-                telemetry.RUNS_FINISHED.labels(str(state)).inc()
-            if state == RunState.failed:
-                telemetry.RUN_FAILURES.labels("worker_lost").inc()
-            log.warning("a worker was lost", extra={"run": run_id, "state": str(state)})
-            crash_point("reaper.mid_round")
+        lost.take_back(self.engine, self.settings.max_attempts)
 
     def dispatch(self) -> None:
         """T10: as many messages as idle workers may need, best runs first."""

@@ -20,6 +20,7 @@ from fitserve.errors import FitserveError
 from fitserve.ids import new_id
 from fitserve.runs import lease, workers
 from fitserve.settings import Settings
+from workers import lost
 from workers.attempt import Attempt
 from workers.processes import Slot, Spawner
 
@@ -111,7 +112,7 @@ class Supervisor:
         return ended
 
     def _look_now_and_then(self) -> None:
-        """Every few seconds, in the slots that are free: keep a trainer warm, give a sign, look for runs."""
+        """Every few seconds, in the slots that are free: warm a trainer, give a sign, look for lost and queued runs."""
         while not self.stopping.is_set():
             for _ in self.slots:
                 try:
@@ -121,7 +122,10 @@ class Supervisor:
                 try:
                     slot.warm()
                     self._sign(slot, None, every=SIGN_EVERY)
+                    lost.take_back(self.engine, self.settings.max_attempts)
                     self._work(slot)
+                except FitserveError as error:
+                    log.warning("no look for runs now", extra={"error": error.detail})
                 except Exception:
                     log.exception("a look for runs broke off")
                 finally:

@@ -120,7 +120,7 @@ def lose(
 
 
 def expire(engine: Engine, max_attempts: int, limit: int = 100) -> list[tuple[str, RunState]]:
-    """T6, T7, T9 by the reaper: what becomes of runs whose lease has run out, each in a transaction of its own."""
+    """T6, T7, T9 by whoever looks: what becomes of runs whose lease has run out, each in a transaction of its own."""
     with db.reading(engine) as session:
         late = and_(Run.state == RunState.running, Run.lease_expires_at < db.now(session))
         ids = list(session.scalars(select(Run.id).where(late).order_by(Run.lease_expires_at).limit(limit)))
