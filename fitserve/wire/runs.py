@@ -124,7 +124,8 @@ class EpochInfo(BaseModel):
     trial: int = Field(description="From 0")
     epoch: int = Field(description="From 1")
     attempt: int
-    logs: dict[str, Any] = Field(description="Keras's logs; null where a value was not finite")
+    logs: dict[str, Any] = Field(description="Keras's logs, and the learning rate; null where a value was not finite")
     seconds: float
+    rows_per_second: float | None = Field(None, description="Training rows; of trials that train stacked, each's own")
     layers: dict[str, Any] | None
     created_at: datetime

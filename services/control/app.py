@@ -26,6 +26,7 @@ from services.control import (
     predictions,
     runs,
     schemas,
+    surfaces,
     system,
     uploads,
 )
@@ -38,7 +39,7 @@ from services.shell import make_app
 from services.shell.auth import refuse_open_door
 
 NOUNS = (
-    *(datasets, uploads, schemas, runs, events, insight, drawing),
+    *(datasets, uploads, schemas, runs, events, insight, surfaces, drawing),
     *(models, predictions, limits, keys, audit, system),
 )
 

@@ -14,7 +14,7 @@ from fastapi import Depends, Header, Path, Query
 from starlette.responses import Response
 
 from fitserve.errors import NotFound, Unavailable
-from services.control import insight
+from services.control import insight, surfaces
 from services.control.context import Context, context
 from services.shell import Caller, Router, require
 
@@ -76,7 +76,7 @@ def plot(
 ) -> Response:
     """The same figures as the JSON routes give; drawn when they are asked for, and remembered."""
     if kind in ("surface", "units"):
-        asked = insight.get_surface(
+        asked = surfaces.get_surface(
             run_id,
             caller,
             ctx,

@@ -15,7 +15,7 @@ from fitserve import db
 from fitserve.errors import BadInput, FitserveError, TooMany
 from fitserve.runs import read
 from fitserve.states import TERMINAL
-from fitserve.tables import Event
+from fitserve.tables import Event, Run
 from fitserve.wire.page import Page
 from fitserve.wire.runs import EpochInfo, EventInfo
 from services.control.context import Context, context
@@ -49,8 +49,19 @@ def list_epochs(
         run = read.get(session, run_id, None if caller.is_admin else caller.owner)
         found = read.epochs(session, run.id, after=(last_trial, last_epoch), trial=trial, limit=limit + 1)
         items = [EpochInfo.model_validate(epoch) for epoch in found[:limit]]
+        rows = _rows_an_epoch(run)
+    for item in items:
+        item.rows_per_second = float(f"{rows / item.seconds:.4g}") if rows and item.seconds > 0 else None
     last = items[-1] if len(found) > limit else None
     return Page(items=items, next_cursor=f"{last.trial}.{last.epoch}" if last else None)
+
+
+def _rows_an_epoch(run: Run) -> int:
+    """How many training rows an epoch passes, as they were divided; before that, as they were estimated."""
+    training = run.resolved["training"]
+    rows = int(((run.result or {}).get("rows") or {}).get("train") or run.estimates.get("training_rows") or 0)
+    steps, size = training.get("steps_per_epoch"), training.get("batch_size")
+    return min(rows, int(steps) * int(size)) if steps and isinstance(size, int) else rows
 
 
 @router.get(

@@ -52,6 +52,12 @@ class Ran:
         value = self.record.fit_of("network", part)
         return float("inf") if value is None else value
 
+    @property
+    def kept_validation(self) -> float:
+        """The validation loss at the epoch that was kept, without penalty, as it was trained for."""
+        trial, kept = self.record.trial, self.record.kept_index
+        return float("inf") if trial is None or kept is None else trial.validation[kept]
+
     def patched(self, rule: str) -> dict[str, Any]:
         """The spec with that finding's patch."""
         changed: dict[str, Any] = apply_patch(self.record.spec, self.findings[rule].patch)
@@ -59,7 +65,7 @@ class Ran:
 
 
 def run(table: pa.Table, spec: dict[str, Any], facts: DatasetFacts | None = None) -> Ran:
-    """Train `spec` on `table`."""
+    """Train `spec` on `table`. A run of several trials is seen as the API sees it: as its best one."""
     folder = Path(tempfile.mkdtemp(prefix="insight-"))
     job = job_of(table, spec, folder) if facts is None else job_on(table, facts, spec, folder)
     told = Listening()
@@ -74,6 +80,39 @@ def run(table: pa.Table, spec: dict[str, Any], facts: DatasetFacts | None = None
     kept = result.result["best_trial"] if result else None
     record = Record(job.spec, DatasetFacts.model_validate(job.facts), rows, view_of(insight, job.spec), kept, failed)
     return Ran(record, result, insight, folder, [epoch["seconds"] for epoch in told.epochs])
+
+
+def run_seeds(table: pa.Table, spec: dict[str, Any], seeds: int, restarts: int = 1) -> list[Ran]:
+    """So many runs under seeds from 0 on, of `restarts` trials each, as trials of one run: what they share is traced,
+    fitted and asked once. A trial that was not kept was not asked: its record holds its epochs and layers, and what
+    simpler models reach, but no figures of the network's own.
+    """
+    training = {**spec["training"], "seed": 0, "restarts": seeds * restarts}
+    whole = run(table, {**spec, "training": training})
+    if whole.result is None:
+        return [whole] * seeds
+    single = {**whole.record.spec, "training": {**whole.record.spec["training"], "restarts": restarts}}
+    told = whole.result.result["trials"]
+    found = []
+    for seed in range(seeds):
+        own = told[seed * restarts : (seed + 1) * restarts]
+        best = min(own, key=lambda trial: float("inf") if trial["score"] is None else trial["score"])
+        insight = dict(whole.record.insight or {})
+        if best["index"] != whole.record.kept:
+            insight = {key: value for key, value in insight.items() if key in ("alone", "task", "labels")}
+            insight["fit"] = {k: v for k, v in (whole.record.insight or {})["fit"].items() if k != "network"}
+        insight["kept_epoch"] = best["best_epoch"]
+        rows = [row for row in whole.record.rows if row.trial in [trial["index"] for trial in own]]
+        record = Record(
+            {**single, "training": {**single["training"], "seed": seed * restarts}},
+            whole.record.facts,
+            rows,
+            insight,
+            best["index"],
+            None if best["score"] is not None else "diverged",
+        )
+        found.append(Ran(record, whole.result, None, whole.folder, whole.seconds))
+    return found
 
 
 def job_on(table: pa.Table, facts: DatasetFacts, spec: dict[str, Any], folder: Path) -> TrainingJob:

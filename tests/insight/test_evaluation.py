@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn import metrics
+from sklearn.calibration import calibration_curve
 
-from workers.trainer.insight import evaluation
+from workers.trainer.insight import intervals
 from workers.trainer.insight.evaluation import best_threshold, classification, compare, regression
 from workers.trainer.insight.hardest import hardest_labels, hardest_numbers
+from workers.trainer.insight.intervals import Resamples
 
 
 def _binary(rows: int = 400, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -73,14 +78,73 @@ def test_regression_figures_are_scikit_learns() -> None:
 
 def test_what_is_resampled_at_once_is_scikit_learns_on_each() -> None:
     truth, shares = _binary(60)
-    draws = np.random.default_rng(0).integers(0, 60, (20, 60))
-    areas = evaluation._drawn_areas(truth[draws] == 1, shares[:, 1][draws])
-    right = ((shares[:, 1] >= 0.5) == truth).astype(float)
-    recalls = evaluation._drawn_recalls(truth[draws], right[draws], 2)
-    for at, draw in enumerate(draws):
-        assert areas[at] == pytest.approx(metrics.roc_auc_score(truth[draw], shares[draw, 1]))
-        chosen = (shares[draw, 1] >= 0.5).astype(int)
-        assert recalls[at] == pytest.approx(metrics.balanced_accuracy_score(truth[draw], chosen))
+    shares = shares.round(1)  # with equal scores
+    drawn = Resamples.of(60, 0)
+    assert (drawn.weights.sum(1) == 60).all()
+    roc, precision = intervals.areas(drawn, truth == 1, shares[:, 1])
+    for at, counts in enumerate(drawn.weights):
+        rows = np.repeat(np.arange(60), counts.astype(int))
+        assert roc[at] == pytest.approx(metrics.roc_auc_score(truth[rows], shares[rows, 1]))
+        assert precision[at] == pytest.approx(metrics.average_precision_score(truth[rows], shares[rows, 1]))
+
+
+def test_intervals_are_percentiles_of_scikit_learns_figures_on_the_rows_drawn() -> None:
+    rng = np.random.default_rng(6)
+    truth = rng.integers(0, 3, 90)
+    shares = rng.dirichlet(np.ones(3), 90) + 0.6 * np.eye(3)[truth]
+    shares /= shares.sum(1, keepdims=True)
+    told, chosen = classification(truth, shares, list("abc"), seed=7), shares.argmax(1)
+    draws = [np.repeat(np.arange(90), counts.astype(int)) for counts in Resamples.of(90, 7).weights[1:]]
+
+    def expected(figure: Callable[[np.ndarray], float]) -> Any:
+        return pytest.approx(np.percentile([figure(rows) for rows in draws], [2.5, 97.5]), rel=1e-6)
+
+    f1 = lambda rows: metrics.f1_score(truth[rows], chosen[rows], average=None, labels=[0, 1, 2])  # noqa: E731
+    balanced = expected(lambda rows: metrics.balanced_accuracy_score(truth[rows], chosen[rows]))
+    assert told["intervals"]["balanced_accuracy"] == balanced
+    assert told["intervals"]["f1_macro"] == expected(lambda rows: float(np.mean(f1(rows))))
+    assert told["intervals"]["log_loss"] == expected(lambda rows: metrics.log_loss(truth[rows], shares[rows]))
+    assert told["by_label"][1]["intervals"]["f1"] == expected(lambda rows: f1(rows)[1])
+    predicted = truth + rng.normal(0, 1, 90)
+    said = regression(truth.astype(float), predicted, seed=7)
+    assert said["intervals"]["r2"] == expected(lambda rows: metrics.r2_score(truth[rows], predicted[rows]))
+    rmse = expected(lambda rows: metrics.root_mean_squared_error(truth[rows], predicted[rows]))
+    assert said["intervals"]["rmse"] == rmse
+
+
+def test_the_interval_of_very_many_rows_is_that_of_so_many() -> None:
+    values = np.random.default_rng(8).normal(1.0, 2.0, 100_000)
+    low, high = intervals.mean(values, 0) or (0.0, 0.0)
+    assert low < values.mean() < high
+    assert high - low == pytest.approx(2 * 1.96 * 2.0 / 100_000**0.5, rel=0.2)
+
+
+def test_curves_are_scikit_learns() -> None:
+    truth, shares = _binary(150)
+    yes = classification(truth, shares, ["no", "yes"])["by_label"][1]
+    false, true, _ = metrics.roc_curve(truth, shares[:, 1])
+    assert yes["roc"] == {"false_positive": pytest.approx(false), "true_positive": pytest.approx(true)}
+    assert metrics.auc(yes["roc"]["false_positive"], yes["roc"]["true_positive"]) == pytest.approx(yes["roc_auc"])
+    precision, recall, _ = metrics.precision_recall_curve(truth, shares[:, 1])
+    assert yes["pr"] == {"precision": pytest.approx(precision), "recall": pytest.approx(recall)}
+    observed, predicted = calibration_curve(truth, shares[:, 1], n_bins=10)
+    assert yes["calibration"]["observed"] == pytest.approx(observed)
+    assert yes["calibration"]["predicted"] == pytest.approx(predicted)
+    assert sum(yes["calibration"]["rows"]) == 150
+
+
+def test_residuals_by_tenth_are_those_of_the_rows_in_it() -> None:
+    rng = np.random.default_rng(9)
+    truth = rng.normal(size=200)
+    predicted = truth + rng.normal(0, 0.3, 200)
+    told = regression(truth, predicted)
+    highest = np.argsort(predicted)[-20:]
+    last = told["residuals"][-1]
+    assert last["rows"] == 20
+    assert last["mean"] == pytest.approx((predicted - truth)[highest].mean())
+    assert last["rmse"] == pytest.approx(metrics.root_mean_squared_error(truth[highest], predicted[highest]))
+    assert told["predicted_actual"]["actual"] == pytest.approx(truth)
+    assert told["median_absolute_error"] == pytest.approx(metrics.median_absolute_error(truth, predicted))
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from workers.trainer.insight.recording import PROBE_ROWS, Recorder, due
+from workers.trainer.compiled import Rows
+from workers.trainer.insight.probe import PROBE_ROWS, ModelProbe
+from workers.trainer.insight.recording import Recorder, due
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
 
@@ -28,6 +30,10 @@ def _model(activation: str = "relu", **more: object) -> keras.Model:
     return model
 
 
+def _recorder(model: keras.Model, x: object, y: object) -> Recorder:
+    return Recorder(ModelProbe(model, Rows.of(x, y)))
+
+
 def _data(rows: int = 100) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(rows, 4)).astype("float32")
@@ -36,10 +42,10 @@ def _data(rows: int = 100) -> tuple[np.ndarray, np.ndarray]:
 
 def test_norms_are_those_of_the_weights_the_gradient_and_the_change() -> None:
     model, (x, y) = _model(kernel_regularizer=keras.regularizers.L2(0.01)), _data()
-    recorder = Recorder(model, tf.constant(x), tf.constant(y))
+    recorder = _recorder(model, x, y)
     before = [v.numpy().copy() for v in model.layers[0].weights]
     model.fit(x, y, epochs=2, verbose=0)
-    row = recorder.look(2)
+    (row,) = recorder.look(2)
     with tf.GradientTape() as tape:
         loss = tf.reduce_mean(keras.losses.binary_crossentropy(y, model(x, training=False))) + sum(model.losses)
     gradients = tape.gradient(loss, [v.value for v in model.layers[0].trainable_variables])
@@ -56,12 +62,12 @@ def test_norms_are_those_of_the_weights_the_gradient_and_the_change() -> None:
 
 def test_a_small_networks_weights_are_recorded_themselves() -> None:
     model, (x, y) = _model(), _data()
-    first, last = Recorder(model, tf.constant(x), tf.constant(y)).look(1)["layers"]
+    first, last = _recorder(model, x, y).look(1)[0]["layers"]
     np.testing.assert_allclose(first["values"]["kernel"], model.layers[0].kernel.numpy(), rtol=1e-5)
     np.testing.assert_allclose(last["values"]["bias"], model.layers[-1].bias.numpy(), atol=1e-6)
     wide = keras.Sequential([keras.Input((4,)), keras.layers.Dense(200, "relu"), keras.layers.Dense(1, "sigmoid")])
     wide.compile("sgd", "binary_crossentropy")
-    assert "values" not in Recorder(wide, tf.constant(x), tf.constant(y)).look(1)["layers"][0]
+    assert "values" not in _recorder(wide, x, y).look(1)[0]["layers"][0]
 
 
 def test_training_goes_on_as_if_nobody_had_looked() -> None:
@@ -69,7 +75,7 @@ def test_training_goes_on_as_if_nobody_had_looked() -> None:
     finals = []
     for looks in (False, True):
         model = _model()
-        recorder = Recorder(model, tf.constant(x), tf.constant(y)) if looks else None
+        recorder = _recorder(model, x, y) if looks else None
         for epoch in range(1, 4):
             model.fit(x, y, epochs=1, verbose=0, shuffle=False)
             if recorder is not None:
@@ -83,10 +89,10 @@ def test_dead_and_saturated_units_are_counted() -> None:
     x, y = _data()
     dead = _model("relu")
     dead.layers[0].bias.assign([-100.0] * 3 + [0.0] * 5)
-    assert Recorder(dead, tf.constant(x), tf.constant(y)).look(1)["layers"][0]["dead"] == pytest.approx(3 / 8)
+    assert _recorder(dead, x, y).look(1)[0]["layers"][0]["dead"] == pytest.approx(3 / 8)
     stuck = _model("tanh")
     stuck.layers[0].bias.assign([50.0] * 2 + [-50.0] * 2 + [0.0] * 4)
-    row = Recorder(stuck, tf.constant(x), tf.constant(y)).look(1)
+    row = _recorder(stuck, x, y).look(1)[0]
     assert row["layers"][0]["saturated"] == pytest.approx(4 / 8)
     assert "saturated" not in row["layers"][1]  # an output may be sure of itself
 
@@ -97,7 +103,7 @@ def test_small_weights_are_sparse() -> None:
     kernel[:, :4] = 0.0
     model.layers[0].kernel.assign(kernel)
     model.layers[0].bias.assign(np.ones(8))
-    row = Recorder(model, tf.constant(x), tf.constant(y)).look(1)["layers"][0]
+    row = _recorder(model, x, y).look(1)[0]["layers"][0]
     assert row["sparsity"] == pytest.approx(16 / 40, abs=0.03)
 
 
@@ -116,7 +122,7 @@ def test_a_network_with_embeddings_and_recurrence_is_looked_at() -> None:
     model = keras.Model(words, keras.layers.Dense(2, "softmax")(hidden))
     model.compile("adam", "sparse_categorical_crossentropy")
     x, y = tf.ones((30, 5), tf.int32), tf.zeros((30,), tf.int32)
-    row = Recorder(model, x, y).look(1)
+    (row,) = _recorder(model, x, y).look(1)
     assert [layer["class"] for layer in row["layers"]] == ["Embedding", "LSTM", "Dense"]
     assert all(layer["gradients"] > 0 for layer in row["layers"])
 
@@ -130,7 +136,7 @@ def test_looking_costs_less_than_a_twentieth_of_training() -> None:
         [keras.Input((32,)), *(keras.layers.Dense(256, "relu") for _ in range(2)), keras.layers.Dense(10, "softmax")]
     )
     model.compile("adam", "sparse_categorical_crossentropy", steps_per_execution=16)
-    recorder = Recorder(model, tf.constant(x), tf.constant(y))
+    recorder = _recorder(model, x, y)
     model.fit(x, y, batch_size=256, epochs=1, verbose=0)
     recorder.look(1)
     begun = time.perf_counter()

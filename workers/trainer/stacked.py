@@ -118,6 +118,7 @@ class Stack:
         self._loss = [tf.Variable(tf.zeros(self.replicas)) for _ in range(2)]  # sum over rows, rows
         self._seeds = [v for v in model.non_trainable_variables if id(v) not in self._stacked]
         self._call: Any = None
+        self._executor = executor(model, batch_size)
         self._names: list[str] = []
         self._cached: list[NDArray[Any]] = []
 
@@ -126,10 +127,14 @@ class Stack:
         """All that a stack in training consists of."""
         return [*self._stacked.values(), *self.optimizer.variables, *self._seeds]
 
+    def variable(self, own: Any) -> Any:
+        """The stacked variable of one of the model's, `(replicas, ...)`."""
+        return self._stacked[id(own)]
+
     def epoch(self, train: Rows, order: NDArray[np.int32], validation: Rows | None) -> list[Logs]:
         """One epoch of all replicas. `order` is int32 `(replicas, rows)`. Returns the logs of each, as Keras's."""
         held_out = () if validation is None else validation.as_tuple()
-        with executor(self.model, self.batch_size):
+        with self._executor():
             if self._call is None:
                 self._call = tf.function(self._trace, autograph=False, reduce_retracing=True)
             values = self._call(train.as_tuple(), tf.constant(order), held_out).numpy()
@@ -178,14 +183,29 @@ class Stack:
         results = self._metrics(data[1], order, predictions)
         return {"loss": self._loss[0] / self._loss[1], **results}
 
+    def looked_into(self, x: Any, y: Any, weight: Any = None, *, hidden: list[Any]) -> tuple[Any, list[Any], list[Any]]:
+        """Within a compiled function, on `(replicas, rows, ...)`, without training: each replica's penalty, the
+        gradient for every trainable variable, and what these tensors of the model are."""
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            values, read = self._values()
+            tape.watch(read)
+            made = self._made(x, values, training=False)
+            penalties = self._penalties(values)
+            total = tf.reduce_sum(self._losses(y, self._said(made), weight) + penalties)
+        return penalties, tape.gradient(total, read), [made[id(tensor)] for tensor in hidden]
+
+    def _values(self) -> tuple[dict[int, Any], list[Any]]:
+        """All variables' values by the id of the model's, and those of the trainable ones as tensors."""
+        values = {key: variable.value for key, variable in self._stacked.items()}
+        read = [tf.convert_to_tensor(values[id(v)]) for v in self.model.trainable_variables]
+        return values | {id(v): value for v, value in zip(self.model.trainable_variables, read, strict=True)}, read
+
     def _step(self, x: Any, y: Any, weight: Any, training: bool) -> dict[str, Any]:
         size = tf.cast(tf.shape(tf.nest.flatten(y)[0])[1], tf.float32)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            values = {key: variable.value for key, variable in self._stacked.items()}
-            read = [tf.convert_to_tensor(values[id(v)]) for v in self.model.trainable_variables]
-            values |= {id(v): value for v, value in zip(self.model.trainable_variables, read, strict=True)}
+            values, read = self._values()
             tape.watch(read)
-            predicted = self._forward(x, values, training)
+            predicted = self._said(self._made(x, values, training))
             losses = self._losses(y, predicted, weight) + self._penalties(values)
             total = tf.reduce_sum(losses)
         self._loss[0].assign_add(losses * size)
@@ -195,13 +215,17 @@ class Stack:
             self.optimizer.apply_gradients(zip(gradients, self._trainable, strict=True))
         return predicted
 
-    def _forward(self, x: Any, values: dict[int, Any], training: bool) -> dict[str, Any]:
+    def _made(self, x: Any, values: dict[int, Any], training: bool) -> dict[int, Any]:
+        """Every tensor of the network, by the id of the model's."""
         inputs = inputs_of(self.model)
         given = x if isinstance(x, dict) else dict(zip(inputs, tf.nest.flatten(x), strict=True))
         made = {id(tensor): given[name] for name, tensor in inputs.items()}
         for node in _nodes(self.model):
             parts = [made[id(tensor)] for tensor in node.arguments.keras_tensors]
             made[id(node.output_tensors[0])] = self._layer(node.operation, parts, values, training)
+        return made
+
+    def _said(self, made: dict[int, Any]) -> dict[str, Any]:
         return {name: made[id(tensor)] for name, tensor in outputs_of(self.model).items()}
 
     def _layer(self, layer: Any, parts: list[Any], values: dict[int, Any], training: bool) -> Any:

@@ -1,7 +1,5 @@
-"""How good the network is on rows that it was not trained on: scikit-learn's metrics, with bootstrap intervals.
+"""How good the network is on rows that it was not trained on: scikit-learn's metrics, with `intervals` by bootstrap.
 
-Intervals are 95% percentile intervals (Efron and Tibshirani 1993) over `RESAMPLES` resamples of the rows, seeded; what
-is resampled is written for all resamples at once, and equals scikit-learn's on each.
 Curves keep at most `POINTS` points. Every number that is not finite becomes None.
 """
 
@@ -12,15 +10,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
-RESAMPLES = 200
+from workers.trainer.insight import intervals
+
 POINTS = 200
 BINS = 10
-MOST_DRAWN = 2_000_000  # rows, over all resamples
-MOST_RESAMPLED = 20_000  # rows; of more, the intervals are those of so many, scaled: see `_interval`
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
@@ -67,8 +63,10 @@ def classification(
             "labels": list(labels),
             "confusion": metrics.confusion_matrix(truth, chosen, labels=known).tolist(),
             "by_label": _by_label(truth, chosen, shares, labels),
-            "intervals": _classification_intervals(truth, chosen, shares, seed),
         }
+        figures["intervals"], by_label = intervals.classification(figures, truth, chosen, shares, seed)
+        for entry, own in zip(figures["by_label"], by_label, strict=False):  # of very many labels, none
+            entry["intervals"] = own
     return plain(figures)
 
 
@@ -174,40 +172,6 @@ def _balanced_accuracy(truth: Ints, chosen: Ints) -> float:
     return float(metrics.recall_score(truth, chosen, labels=np.unique(truth), average="macro", zero_division=0.0))
 
 
-def _classification_intervals(truth: Ints, chosen: Ints, shares: Floats, seed: int) -> dict[str, Any]:
-    right = (truth == chosen).astype(np.float64)
-    loss = -np.log(np.clip(shares[np.arange(len(truth)), truth], np.finfo(shares.dtype).eps, 1.0))
-    intervals: dict[str, Any] = {
-        "accuracy": _interval(right, seed),
-        "log_loss": _interval(loss, seed),
-    }
-    draws = _draws(len(truth), seed)
-    intervals["balanced_accuracy"] = _percentiles(_drawn_recalls(truth[draws], right[draws], shares.shape[1]))
-    if shares.shape[1] == 2:
-        intervals["roc_auc"] = _percentiles(_drawn_areas(truth[draws] == 1, shares[:, 1][draws]))
-    return intervals
-
-
-def _drawn_recalls(truth: Ints, right: Floats, labels: int) -> Floats:
-    """Balanced accuracy of every draw; `truth` and `right` are (draws, rows)."""
-    total, found = np.zeros(len(truth)), np.zeros(len(truth))
-    for label in range(labels):
-        own = truth == label
-        counts = own.sum(1)
-        total += np.where(counts > 0, (right * own).sum(1) / np.maximum(counts, 1), 0.0)
-        found += counts > 0
-    return total / np.maximum(found, 1)
-
-
-def _drawn_areas(positive: NDArray[np.bool_], share: Floats) -> Floats:
-    """The area under the ROC curve of every draw with both labels: Mann and Whitney's statistic."""
-    ranks = rankdata(share, axis=1)
-    ones = positive.sum(1).astype(np.float64)
-    both = (ones > 0) & (ones < positive.shape[1])
-    ones, zeros = ones[both], positive.shape[1] - ones[both]
-    return ((ranks * positive).sum(1)[both] - ones * (ones + 1) / 2) / (ones * zeros)
-
-
 def regression(truth: Floats, predicted: Floats, *, seed: int = 0, brief: bool = False) -> dict[str, Any]:
     """Figures of a regression in the target's own units; `truth` and `predicted` are (rows,)."""
     residual = predicted.astype(np.float64) - truth
@@ -220,15 +184,10 @@ def regression(truth: Floats, predicted: Floats, *, seed: int = 0, brief: bool =
         "r2": metrics.r2_score(truth, predicted) if enough else None,
     }
     if not brief:
-        squares = _interval(residual**2, seed)
         figures |= {
             "residuals": _residual_deciles(predicted, residual),
             "predicted_actual": _sample(truth, predicted, seed),
-            "intervals": {
-                "rmse": squares and [value**0.5 for value in squares],
-                "mae": _interval(np.abs(residual), seed),
-                "r2": _r2_interval(truth, residual, seed) if enough else None,
-            },
+            "intervals": intervals.regression(figures, truth, residual, seed),
         }
     return plain(figures)
 
@@ -257,46 +216,16 @@ def _sample(truth: Floats, predicted: Floats, seed: int, most: int = 500) -> dic
     return {"actual": truth[rows], "predicted": predicted[rows]}
 
 
-def _r2_interval(truth: Floats, residual: Floats, seed: int) -> list[float] | None:
-    draws = _draws(len(truth), seed)
-    total = np.var(truth[draws], axis=1)
-    return _percentiles(1 - np.mean(residual[draws] ** 2, axis=1)[total > 0] / total[total > 0])
-
-
 def compare(ours: Floats, theirs: Floats, seed: int = 0) -> dict[str, Any]:
     """Mean loss of two predictors on the same rows, and whether the difference is more than chance.
 
     `ours` and `theirs` are losses by row. The interval is of the mean of `ours - theirs`, by paired bootstrap.
     """
-    interval = _interval(ours - theirs, seed)
+    interval = intervals.mean(ours - theirs, seed)
     verdict = "no different"
     if interval is not None and (interval[1] < 0 or interval[0] > 0):
         verdict = "better" if interval[1] < 0 else "worse"
     return plain({"difference": float(np.mean(ours - theirs)), "interval": interval, "verdict": verdict})
-
-
-def _interval(values: Floats, seed: int) -> list[float] | None:
-    """The 95% interval of a mean. Of very many rows a subsample is resampled; its spread shrinks with sqrt(rows)."""
-    if len(values) < 2:
-        return None
-    if len(values) > MOST_RESAMPLED:
-        part = np.random.default_rng(seed).choice(values, MOST_RESAMPLED, replace=False)
-        low, high = _interval(part, seed) or (0.0, 0.0)
-        shrunk = (MOST_RESAMPLED / len(values)) ** 0.5
-        center, middle = float(part.mean()), float(values.mean())
-        return [middle + (low - center) * shrunk, middle + (high - center) * shrunk]
-    return _percentiles(values[_draws(len(values), seed)].mean(1))
-
-
-def _draws(rows: int, seed: int) -> Ints:
-    """Row numbers, with replacement: (resamples, rows). Fewer resamples of very many rows."""
-    size = min(rows, MOST_RESAMPLED)
-    resamples = int(np.clip(MOST_DRAWN // max(1, size), 50, RESAMPLES))
-    return np.random.default_rng(seed).integers(0, rows, (resamples, size))
-
-
-def _percentiles(values: Floats) -> list[float] | None:
-    return [float(value) for value in np.percentile(values, [2.5, 97.5])] if len(values) else None
 
 
 def _normalised(probabilities: Floats) -> Floats:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import time
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,20 +22,18 @@ from fitserve.datasets.columns import FittedColumn
 from fitserve.datasets.encode import Encoder
 from fitserve.datasets.split import Split
 from fitserve.datasets.values import labels_of
-from workers.trainer import serving_graph
 from workers.trainer.data import Encoded, Fitted
-from workers.trainer.insight import alone, evaluation, hardest, importance, references
+from workers.trainer.insight import alone, evaluation, hardest, importance, networks, references
 from workers.trainer.insight.questions import Question, questions
 from workers.trainer.insight.references import Reference
-from workers.trainer.insight.watch import Restored, Watch, Weights
-from workers.trainer.signature import functional_of, outputs_of
+from workers.trainer.insight.watch import Watch
+from workers.trainer.signature import functional_of
 
 FORMAT = 1
 SHARE_OF_TRAINING = 0.15
 LEAST_SECONDS, MOST_SECONDS = 0.4, 120.0
 MOST_QUESTIONS = 20
 TRAIN_ROWS = 20_000  # of the training part that are predicted
-HIDDEN_UNITS = 512
 PARTS = ("train", "validation", "test")
 
 Array = NDArray[Any]
@@ -90,10 +87,12 @@ def study(trained: Trained, folder: Path) -> tuple[dict[str, Path], dict[str, An
         share = budget / min(len(asked), MOST_QUESTIONS)
         insight["targets"][question.name] = _answer(trained, question, parts, designs, share)
     files = {"insight": folder / "insight.json"}
-    networks = _networks(trained, folder / "networks.zip")
-    if networks is not None:
+    copies = trained.watch.kept if trained.watch else {}
+    targets = trained.fitted.targets.targets
+    kept = networks.write(trained.model, targets, copies, trained.kept_epoch, folder / "networks.zip")
+    if kept is not None:
         files["networks"] = folder / "networks.zip"
-        insight["networks"] = networks
+        insight["networks"] = kept
     insight["seconds"] = {
         "study": round(time.perf_counter() - begun, 4),
         "looks": round(trained.watch.seconds, 4) if trained.watch else 0.0,
@@ -262,75 +261,3 @@ def reference_row(encoder: Encoder, table: pa.Table) -> dict[str, Any]:
         counts = np.bincount(codes[codes >= 0], minlength=len(labels))
         row[column.name] = labels[int(counts.argmax())] if len(counts) and counts.max() else None
     return row
-
-
-# --- the network along the way -------------------------------------------------------------------
-
-
-def _networks(trained: Trained, path: Path) -> dict[str, Any] | None:
-    """Writes a graph for each copied epoch and for the kept one, hidden layers' outputs among theirs.
-
-    Returns what is in it: `{"epochs", "kept", "layers": [{"name", "units"}]}`; None where our writer cannot write the
-    network, or there are no copies.
-    """
-    layers = _hidden(trained.model)
-    finals = _final_outputs(trained)
-    functional = functional_of(trained.model)
-    whole = keras.Model(functional.inputs, [*(layer.output for layer in layers), *functional.outputs])
-    names = dict(zip(whole.output_names, [*(f"layer:{one.name}" for one in layers), *finals], strict=True))
-    wanted = {name: (source, *finals.get(name, (1.0, 0.0))) for source, name in names.items()}
-    copies = trained.watch.kept if trained.watch else {}
-
-    def graph() -> bytes:
-        return serving_graph.write(whole, wanted).SerializeToString()
-
-    try:
-        kept = graph()
-    except serving_graph.NotWritten:
-        return None
-    restored, most = Restored(trained.model), _most_copies(copies, len(kept))
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr("kept.onnx", kept)
-        for epoch in most:
-            archive.writestr(f"epoch-{epoch}.onnx", restored.at(copies[epoch], graph))
-    return {
-        "epochs": most,
-        "kept": trained.kept_epoch,
-        "layers": [{"name": one.name, "units": int(one.output.shape[-1])} for one in layers],
-    }
-
-
-def _most_copies(copies: Mapping[int, Weights], size: int, budget: int = 32 * 1024 * 1024) -> list[int]:
-    """The epochs whose graphs fit into the budget together."""
-    epochs = sorted(copies)
-    fitting = max(0, min(len(epochs), budget // max(1, size)))
-    places = np.linspace(0, len(epochs) - 1, fitting).round().astype(int).tolist()
-    return [epochs[at] for at in dict.fromkeys(int(place) for place in places)]
-
-
-def _hidden(model: keras.Model) -> list[Any]:
-    """Layers with units of their own between inputs and outputs."""
-    functional = functional_of(model)
-    outputs = {id(tensor) for tensor in functional.outputs}
-    kinds = (keras.layers.Dense, keras.layers.RNN, keras.layers.Bidirectional)
-    return [
-        layer
-        for layer in functional.layers
-        if isinstance(layer, kinds)
-        and len(layer._inbound_nodes) == 1
-        and id(layer.output) not in outputs
-        and len(layer.output.shape) == 2
-        and int(layer.output.shape[-1]) <= HIDDEN_UNITS
-    ]
-
-
-def _final_outputs(trained: Trained) -> dict[str, tuple[float, float]]:
-    """Scale and offset of every output, by the target's name, in the order of the model's outputs."""
-    by_name = {target.name: target for target in trained.fitted.targets.targets}
-    names = list(outputs_of(trained.model))
-    if set(names) != set(by_name):
-        names = [target.name for target in trained.fitted.targets.targets]
-    return {
-        name: (by_name[name].scale, by_name[name].center) if by_name[name].task == "regression" else (1.0, 0.0)
-        for name in names
-    }

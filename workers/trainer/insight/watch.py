@@ -10,10 +10,13 @@ import keras
 import numpy as np
 
 from workers.trainer.compiled import Rows
+from workers.trainer.insight.probe import ModelProbe, StackProbe
 from workers.trainer.insight.recording import Recorder, due
+from workers.trainer.stacked import Stack
 
 COPIES = 12
 COPIES_BYTES = 32 * 1024 * 1024  # of one trial; two are held, the running one's and the best one's
+STACKED_BYTES = 2 * COPIES_BYTES  # of all trials that train stacked
 
 Weights = list[np.ndarray]
 
@@ -29,14 +32,14 @@ class Watch:
         self.seconds = 0.0  # spent looking
         self._size = sum(int(np.prod(v.shape)) * 4 for v in model.weights)
 
-    def begin(self) -> None:
-        """A trial begins, its first weights in place."""
+    def begin(self, epoch: int = 0) -> None:
+        """A trial begins, or goes on after epoch `epoch`: the weights of that moment are in place."""
         begun = time.perf_counter()
         self._copies = {}
         if self._recorder is None:
-            self._recorder = Recorder(self._model, self._rows.x, self._rows.y, self._rows.weight)
+            self._recorder = Recorder(ModelProbe(self._model, self._rows), epoch)
         else:
-            self._recorder.begin()
+            self._recorder.begin(epoch)
         self.seconds += time.perf_counter() - begun
 
     def look(self, epoch: int) -> dict[str, Any] | None:
@@ -44,8 +47,8 @@ class Watch:
         begun = time.perf_counter()
         row = None
         if self._recorder is not None and due(epoch, self._epochs, self._steps):
-            row = self._recorder.look(epoch)
-        if self._copied(epoch):
+            row = self._recorder.look(epoch)[0]
+        if self._size * COPIES <= COPIES_BYTES and epoch in copied_epochs(self._epochs):
             self._copies[epoch] = [v.value.numpy() for v in self._model.weights]
         self.seconds += time.perf_counter() - begun
         return row
@@ -54,8 +57,8 @@ class Watch:
         """The layers of the network as it stands now, that of epoch `epoch`, with histograms."""
         begun = time.perf_counter()
         if self._recorder is None:
-            self._recorder = Recorder(self._model, self._rows.x, self._rows.y, self._rows.weight)
-        row = self._recorder.look(epoch, final=True)
+            self._recorder = Recorder(ModelProbe(self._model, self._rows))
+        row = self._recorder.final()
         self.seconds += time.perf_counter() - begun
         return {"epoch": epoch, **row}
 
@@ -63,8 +66,31 @@ class Watch:
         """The trial that just ended is the best so far."""
         self.kept = self._copies
 
-    def _copied(self, epoch: int) -> bool:
-        return self._size * COPIES <= COPIES_BYTES and epoch in copied_epochs(self._epochs)
+
+class StackedWatch:
+    """Follows trials that train as one stacked network."""
+
+    def __init__(self, stack: Stack, rows: Rows, watch: Watch, epoch: int = 0) -> None:
+        """`watch` is the run's; it is told what was kept. `epoch`: after which training goes on."""
+        begun = time.perf_counter()
+        self._stack, self._watch = stack, watch
+        self._recorder = Recorder(StackProbe(stack, rows), epoch)
+        self._copied = copied_epochs(watch._epochs) if stack.replicas * watch._size * COPIES <= STACKED_BYTES else []
+        self._copies: dict[int, list[Weights]] = {}  # epoch to the weights of every trial
+        watch.seconds += time.perf_counter() - begun
+
+    def look(self, epoch: int) -> list[dict[str, Any]] | None:
+        """The layers of every trial after epoch `epoch` (from 1), on the epochs that are looked at."""
+        begun = time.perf_counter()
+        rows = self._recorder.look(epoch) if due(epoch, self._watch._epochs, self._watch._steps) else None
+        if epoch in self._copied:
+            self._copies[epoch] = [self._stack.weights(at) for at in range(self._stack.replicas)]
+        self._watch.seconds += time.perf_counter() - begun
+        return rows
+
+    def leads(self, trial: int, epochs: int) -> None:
+        """The trial that is kept, which trained for so many epochs."""
+        self._watch.kept = {epoch: every[trial] for epoch, every in self._copies.items() if epoch <= epochs}
 
 
 def copied_epochs(epochs: int) -> list[int]:
