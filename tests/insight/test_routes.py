@@ -2,69 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import time
-from collections.abc import Iterator
-from typing import Any
-
 import httpx2
 import numpy as np
 import pytest
 
-from tests.conftest import Server
+from tests.insight.conftest import ended
 
 pytestmark = pytest.mark.xdist_group("server")
-
-
-@pytest.fixture(scope="module")
-def api(server: Server) -> Iterator[httpx2.Client]:
-    with httpx2.Client(base_url=f"{server.base_url}/api/v1", headers=server.headers, timeout=90) as client:
-        yield client
-
-
-def _csv(rows: int = 240) -> bytes:
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(rows, 3))
-    label = np.where(x[:, 0] + x[:, 1] + rng.normal(0, 0.8, rows) > 0, "yes", "no")
-    city = rng.choice(["rome", "oslo"], rows)
-    sink = io.StringIO("a,b,c,city,label\n")
-    sink.seek(0, 2)
-    for values, place, answer in zip(x, city, label, strict=True):
-        sink.write(",".join(f"{v:.4f}" for v in values) + f",{place},{answer}\n")
-    return sink.getvalue().encode()
-
-
-def _trained(api: httpx2.Client, spec: dict[str, Any]) -> dict[str, Any]:
-    return _ended(api, api.post("/runs", json=spec).raise_for_status().json()["id"])
-
-
-def _ended(api: httpx2.Client, run: str) -> dict[str, Any]:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        found: dict[str, Any] = api.get(f"/runs/{run}").raise_for_status().json()
-        if found["state"] in ("succeeded", "failed", "cancelled"):
-            return found
-        time.sleep(0.2)
-    raise AssertionError("the run did not end")
-
-
-@pytest.fixture(scope="module")
-def run(api: httpx2.Client) -> str:
-    """A run that overfits: 60 epochs of a wide network on few rows."""
-    upload = api.post(
-        "/datasets", params={"name": "insight-routes"}, content=_csv(), headers={"Content-Type": "text/csv"}
-    )
-    assert upload.status_code in (200, 201), upload.text
-    spec = {
-        "dataset": "insight-routes",
-        "target": "label",
-        "split": {"validation": 0.2, "test": 0.2},
-        "network": [{"Dense": {"units": 64, "activation": "relu"}}, {"Dense": {"units": 8, "activation": "tanh"}}],
-        "training": {"optimizer": {"Adam": {"learning_rate": 0.01}}, "epochs": 60},
-    }
-    done = _trained(api, spec)
-    assert done["state"] == "succeeded", done["error"]
-    return str(done["id"])
 
 
 def test_a_run_is_evaluated_beside_simpler_models(api: httpx2.Client, run: str) -> None:
@@ -86,8 +30,8 @@ def test_findings_come_with_evidence_and_a_patch_that_trains(api: httpx2.Client,
     child, repeated = answer.json(), answer.json()["repeated"]
     assert child["parent_id"] == run
     assert answer.headers["location"].endswith(child["id"])
-    assert _ended(api, child["id"])["state"] == "succeeded"
-    assert _ended(api, repeated["id"])["state"] == "succeeded"
+    assert ended(api, child["id"])["state"] == "succeeded"
+    assert ended(api, repeated["id"])["state"] == "succeeded"
     assert "overfitting" not in [f["rule"] for f in api.get(f"/runs/{child['id']}/findings").json()["items"]]
     lineage = api.get(f"/runs/{child['id']}/lineage").raise_for_status().json()
     group = next(group for group in lineage["groups"] if group["group"] == lineage["group"])
@@ -151,18 +95,37 @@ def test_one_prediction_is_explained_to_the_last_digit(api: httpx2.Client, run: 
     assert "'a'" in wrong.json()["detail"]
 
 
-@pytest.mark.parametrize("kind", ["complexity", "roc", "confusion", "importance", "surface", "layers"])
-def test_plots_are_drawn_as_png_and_svg(api: httpx2.Client, run: str, kind: str) -> None:
-    png = api.get(f"/runs/{run}/plots/{kind}.png")
-    assert png.status_code == 200, png.text
-    assert png.content.startswith(b"\x89PNG")
-    if kind in ("complexity", "surface"):
-        svg = api.get(f"/runs/{run}/plots/{kind}.svg")
-        assert svg.headers["content-type"].startswith("image/svg+xml")
-        assert b"<svg" in svg.content
-        again = api.get(f"/runs/{run}/plots/{kind}.svg", headers={"If-None-Match": svg.headers["etag"]})
-        assert again.status_code == 304
-    assert api.get(f"/runs/{run}/plots/residuals.png").status_code == 404
+def test_each_epoch_has_its_learning_rate_time_and_rows_a_second(api: httpx2.Client, run: str) -> None:
+    items = api.get(f"/runs/{run}/epochs").raise_for_status().json()["items"]
+    assert len(items) == 60
+    for item in items:
+        assert {"loss", "val_loss", "accuracy", "val_accuracy"} <= set(item["logs"])
+        assert item["logs"]["learning_rate"] == pytest.approx(0.01)
+        assert item["seconds"] > 0
+        assert item["rows_per_second"] == pytest.approx(144 / item["seconds"], rel=1e-3)
+
+
+def test_restarts_are_looked_into_as_one_trial_is(api: httpx2.Client, restarted: str) -> None:
+    kept = api.get(f"/runs/{restarted}").raise_for_status().json()["result"]["best_trial"]
+    for trial in range(3):
+        found = api.get(f"/runs/{restarted}/layers", params={"trial": trial}).raise_for_status().json()
+        assert [row["epoch"] for row in found["items"]][:4] == [1, 2, 3, 4]
+        assert all(layer["gradients"] > 0 and layer["ratio"] > 0 for layer in found["items"][0]["layers"])
+        assert (found["final"] is not None) == (trial == kept)
+    drawn = api.get(f"/runs/{restarted}/surface", params={"points": 5}).raise_for_status().json()
+    assert len(drawn["epochs"]) >= 10  # the network along the way, for the slider
+    assert drawn["label"] is None
+    first = api.get(f"/runs/{restarted}/surface", params={"points": 5, "epoch": drawn["epochs"][0]})
+    assert first.raise_for_status().json()["values"] != drawn["values"]
+
+
+def test_a_regression_is_evaluated_in_its_own_units(api: httpx2.Client, restarted: str) -> None:
+    found = api.get(f"/runs/{restarted}/evaluation").raise_for_status().json()["test"]["amount"]
+    assert found["rmse"] < found["references"]["linear"]["rmse"] < found["references"]["baseline"]["rmse"]
+    assert 0.5 < found["r2"] <= 1
+    assert found["intervals"]["r2"][0] < found["r2"] < found["intervals"]["r2"][1]
+    assert min(found["predicted_actual"]["actual"]) > 20
+    assert len(found["residuals"]) == 10
 
 
 def test_every_rule_is_documented(api: httpx2.Client) -> None:

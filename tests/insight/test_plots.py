@@ -1,0 +1,96 @@
+"""Every plot as PNG and SVG: a valid picture, with ink on it, that says what its figures say."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import Any, get_args
+from xml.etree import ElementTree
+
+import httpx2
+import numpy as np
+import pytest
+from PIL import Image
+
+from services.control.drawing import Kind
+from services.control.plots import DRAWERS, render
+
+pytestmark = pytest.mark.xdist_group("server")
+
+# Words that must stand in the picture, and how many curves, bars, cells or points it must have at least.
+SAYS: dict[str, tuple[list[str], int]] = {
+    "complexity": (["Model complexity: overfitting", "epoch", "training", "validation turned", "kept epoch"], 5),
+    "layers": (["weights", "gradients", "ratio", "dead or saturated", "dense", "dense_1", "label"], 9),
+    "histograms": (["dense", "dense_1", "label"], 3),
+    "confusion": (["Confusion matrix", "predicted", "actual", "yes", "no"], 1),
+    "roc": (["ROC (area)", "false positive", "true positive"], 2),
+    "pr": (["Precision and recall (area)", "recall", "precision"], 1),
+    "calibration": (["Calibration", "predicted", "observed"], 2),
+    "importance": (["Permutation importance", "rise of the loss", "a", "b", "c", "city"], 4),
+    "surface": (["Epoch 60", "probability of yes"], 1),
+    "units": (["dense 0", "dense 35"], 36),
+    "predicted": (["Predicted against actual", "actual", "predicted"], 48),
+    "residuals": (["Residuals by tenth of the predictions", "predicted less actual"], 10),
+}
+
+
+def test_every_kind_is_held_to_something() -> None:
+    assert set(SAYS) == set(DRAWERS) == set(get_args(Kind))
+
+
+@pytest.fixture(scope="module")
+def figures(api: httpx2.Client, run: str, restarted: str) -> dict[str, Any]:
+    """What the JSON routes say, by kind of plot."""
+
+    def told(name: str, of: str = run, **params: Any) -> Any:
+        return api.get(f"/runs/{of}/{name}", params=params).raise_for_status().json()
+
+    layers, surface = told("layers"), told("surface", points=30, units=True)
+    found = {"complexity": told("complexity"), "layers": layers, "histograms": layers["final"]}
+    found |= dict.fromkeys(("confusion", "roc", "pr", "calibration"), told("evaluation")["test"]["label"])
+    found |= dict.fromkeys(("predicted", "residuals"), told("evaluation", restarted)["test"]["amount"])
+    return {**found, "importance": told("importance"), "surface": surface, "units": surface}
+
+
+@pytest.mark.parametrize("kind", SAYS)
+def test_a_plot_is_a_picture_of_its_figures(figures: dict[str, Any], kind: str) -> None:
+    picture = Image.open(io.BytesIO(render(kind, figures[kind], "png")))
+    assert (picture.format, picture.size) == ("PNG", (864, 540))
+    pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+    ink = (pixels < 240).any(axis=1).mean()
+    assert 0.01 < ink < 0.95
+    assert len(np.unique(pixels, axis=0)) > 20
+    words, marks = SAYS[kind]
+    svg = render(kind, figures[kind], "svg").decode()
+    root = ElementTree.fromstring(svg)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    written = [text.strip() for text in re.findall(r"<!--(.*?)-->", svg, re.DOTALL)]
+    assert [word for word in words if word not in written] == []
+    assert _marks(root) >= marks
+
+
+def _marks(root: ElementTree.Element) -> int:
+    """Curves, bars, points and images within the axes: not their frames, ticks and letters."""
+    space = "{http://www.w3.org/2000/svg}"
+    clipped = [one for one in root.iter() if "clip-path" in one.attrib]
+    clipped = [one for one in clipped if one.tag in (f"{space}path", f"{space}image", f"{space}g")]
+    return sum(max(1, len(list(one.iter(f"{space}use"))) + len(list(one.iter(f"{space}image")))) for one in clipped)
+
+
+def test_a_name_is_drawn_as_it_is_written(figures: dict[str, Any]) -> None:
+    data = {"items": [{"column": "$x^2$ <b>&amp;", "importance": 1.0, "low": 0.5, "high": 1.5}]}
+    ElementTree.fromstring(render("importance", data, "svg"))
+    assert render("importance", data, "png").startswith(b"\x89PNG")
+
+
+def test_the_api_draws_what_it_says(api: httpx2.Client, run: str, figures: dict[str, Any]) -> None:
+    png = api.get(f"/runs/{run}/plots/complexity.png").raise_for_status()
+    assert png.headers["content-type"] == "image/png"
+    same = np.asarray(Image.open(io.BytesIO(png.content)))
+    assert np.array_equal(same, np.asarray(Image.open(io.BytesIO(render("complexity", figures["complexity"], "png")))))
+    svg = api.get(f"/runs/{run}/plots/roc.svg").raise_for_status()
+    assert svg.headers["content-type"].startswith("image/svg+xml")
+    assert svg.content == render("roc", figures["roc"], "svg")
+    again = api.get(f"/runs/{run}/plots/roc.svg", headers={"If-None-Match": svg.headers["etag"]})
+    assert again.status_code == 304
+    assert api.get(f"/runs/{run}/plots/residuals.png").status_code == 404
