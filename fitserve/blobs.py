@@ -10,16 +10,19 @@ import errno
 import hashlib
 import os
 import secrets
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from fitserve.errors import FitserveError, NotFound, StorageFull
+from fitserve.errors import FitserveError, NotFound, StorageFull, Unavailable
 
 CHUNK = 1024 * 1024
+CACHE_BYTES = 20 * 1024**3  # copies of remote blobs in one cache folder; beyond, the longest unused go
+CACHE_SECONDS = 3600.0  # a copy used more recently than this stays: somebody may be about to open it
 
 
 class Corrupt(FitserveError):
@@ -39,6 +42,10 @@ class Stored:
 
 class BlobStore(Protocol):
     """Where blobs live."""
+
+    def prepare(self) -> None:
+        """Makes the folder or the bucket where it is missing."""
+        ...
 
     def put_file(self, path: Path) -> Stored:
         """Stores a local file's bytes; durable when it returns. The file may be moved away."""
@@ -113,10 +120,12 @@ class FolderStore:
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    def prepare(self) -> None:
+        with disk_full_is_507():
+            self.root.mkdir(parents=True, exist_ok=True)
+
     def _path(self, sha256: str) -> Path:
-        if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
-            raise NotFound("That is not a SHA-256.")
-        return self.root / sha256[:2] / sha256
+        return self.root / _place(sha256)
 
     def put_file(self, path: Path) -> Stored:
         with path.open("rb") as source:
@@ -188,66 +197,116 @@ class RemoteStore:
         import fsspec  # the server's extra; the client never comes here
 
         self.fs: Any
-        self.fs, root = fsspec.core.url_to_fs(url)
+        # A listing that is remembered would hide what other processes stored and removed since.
+        self.fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         self.root = str(root).rstrip("/")
 
     def _path(self, sha256: str) -> str:
-        return f"{self.root}/{sha256[:2]}/{sha256}"
+        return f"{self.root}/{_place(sha256)}"
+
+    def prepare(self) -> None:
+        with _reachable():
+            if not self.fs.exists(self.root.partition("/")[0]):
+                self.fs.mkdir(self.root.partition("/")[0])
 
     def put_file(self, path: Path) -> Stored:
         sha256 = sha256_of(path)
-        self.fs.put_file(str(path), self._path(sha256))
+        with _reachable():
+            self.fs.put_file(str(path), self._path(sha256))
         return Stored(sha256, path.stat().st_size)
 
     def put_bytes(self, data: bytes) -> Stored:
         sha256 = hashlib.sha256(data).hexdigest()
-        self.fs.pipe_file(self._path(sha256), data)
+        with _reachable():
+            self.fs.pipe_file(self._path(sha256), data)
         return Stored(sha256, len(data))
 
     def local(self, sha256: str, cache: Path) -> Path:
-        target = cache / sha256
+        target = cache / _place(sha256).name
         if target.is_file() and sha256_of(target) == sha256:
+            with suppress(FileNotFoundError):
+                os.utime(target)
             return target
         cache.mkdir(parents=True, exist_ok=True)
         temporary = cache / f".{secrets.token_hex(8)}.part"
         try:
-            with disk_full_is_507(), self._open(sha256) as source, temporary.open("xb") as file:
-                for chunk in iter(lambda: source.read(CHUNK), b""):
-                    file.write(chunk)
+            with _reachable(sha256), disk_full_is_507():
+                self.fs.get_file(self._path(sha256), str(temporary))
             if sha256_of(temporary) != sha256:
                 raise Corrupt(f"Blob {sha256} is corrupt.")
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
+        _trim(cache)
         return target
 
-    def _open(self, sha256: str) -> IO[bytes]:
-        try:
-            file: IO[bytes] = self.fs.open(self._path(sha256), "rb")
-        except FileNotFoundError:
-            raise NotFound(f"No blob {sha256}.") from None
-        return file
-
     def read(self, sha256: str) -> bytes:
-        with self._open(sha256) as file:
-            return _verified(sha256, file.read())
+        with _reachable(sha256):
+            data = self.fs.cat_file(self._path(sha256))
+        return _verified(sha256, data)
 
     def exists(self, sha256: str) -> bool:
-        return bool(self.fs.exists(self._path(sha256)))
+        with _reachable():
+            return bool(self.fs.exists(self._path(sha256)))
 
     def written_at(self, sha256: str) -> float:
-        self.fs.invalidate_cache()
-        return _written(self.fs.info(self._path(sha256))) if self.exists(sha256) else 0.0
+        try:
+            with _reachable(sha256):
+                return _written(self.fs.info(self._path(sha256)))
+        except NotFound:
+            return 0.0
 
     def delete(self, sha256: str) -> None:
-        if self.exists(sha256):
-            self.fs.rm_file(self._path(sha256))
+        try:
+            with _reachable(sha256):
+                self.fs.rm_file(self._path(sha256))
+        except NotFound:
+            return
 
     def listing(self) -> Iterator[tuple[str, float]]:
-        for path, info in self.fs.find(self.root, detail=True).items():
+        with _reachable():
+            found = self.fs.find(self.root, detail=True)
+        for path, info in found.items():
             name = path.rsplit("/", 1)[-1]
             if len(name) == 64:
                 yield name, _written(info)
+
+
+@contextmanager
+def _reachable(sha256: str | None = None) -> Iterator[None]:
+    """Raises NotFound where that blob is missing, Unavailable (503) for whatever else a store may say."""
+    try:
+        yield
+    except FitserveError:
+        raise
+    except FileNotFoundError as error:
+        if sha256 is not None:
+            raise NotFound(f"No blob {sha256}.") from None
+        raise Unavailable("The blob store has no such bucket.", retry_after=60) from error
+    except Exception as error:  # each store has exceptions of its own, and most are no OSError
+        raise Unavailable("The blob store is not reachable right now.", retry_after=5) from error
+
+
+def _trim(cache: Path) -> None:
+    """Removes the copies that were unused for longest, until the folder is within CACHE_BYTES."""
+    copies = []
+    for path in cache.iterdir():
+        with suppress(FileNotFoundError):  # another process trims as well
+            found = path.stat()
+            copies.append((found.st_mtime, found.st_size, path))
+    total = sum(size for _, size, _ in copies)
+    for used, size, path in sorted(copies):
+        if total <= CACHE_BYTES or used > time.time() - CACHE_SECONDS:
+            return
+        path.unlink(missing_ok=True)
+        total -= size
+
+
+def _place(sha256: str) -> Path:
+    """`ab/abcdef...`. Raises NotFound for what is no SHA-256, so that no name leaves the store."""
+    if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
+        raise NotFound("That is not a SHA-256.")
+    return Path(sha256[:2], sha256)
 
 
 def _written(info: Any) -> float:

@@ -1,9 +1,12 @@
-"""`python -m services.migrate`: brings the database to the newest schema. A job of its own in production."""
+"""`python -m services.migrate`: brings the database to the newest schema and sees that the blob store is there.
+
+A job of its own in production.
+"""
 
 from __future__ import annotations
 
 import migrations
-from fitserve import logs
+from fitserve import blobs, logs
 from fitserve.settings import Settings
 
 
@@ -12,6 +15,7 @@ def main() -> None:
     logs.configure("migrate", settings.log_level)
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     migrations.upgrade(settings.resolved_database_url)
+    blobs.open_store(settings.resolved_blob_url).prepare()
     print("The database is at the newest schema.")
 
 

@@ -19,7 +19,7 @@ import pytest
 from sqlalchemy import Engine
 
 import migrations
-from fitserve import db
+from fitserve import blobs, db
 from fitserve.embedded import EmbeddedRedis
 from fitserve.ids import new_id
 
@@ -130,6 +130,42 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield broker.url
 
 
+# --- blobs ---
+
+
+@pytest.fixture(scope="session")
+def s3_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A real S3 server (moto's) in a process of its own: the variables that lead to it, set here as well."""
+    (port,) = free_ports(1)
+    variables = {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "tester",
+        "AWS_SECRET_ACCESS_KEY": "tester",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    log = tmp_path_factory.mktemp("s3") / "log"
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with log.open("wb") as sink, subprocess.Popen(command, stdout=sink, stderr=sink) as process:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            deadline = time.monotonic() + 30
+            while not listens(port):
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.05)
+            yield variables
+        process.kill()
+
+
+@pytest.fixture
+def s3_url(s3_environment: dict[str, str]) -> str:
+    """A prefix in a bucket of its own."""
+    url = f"s3://{new_id('b').replace('_', '-')}/blobs"
+    blobs.open_store(url).prepare()
+    return url
+
+
 # --- the whole thing ---
 
 
@@ -161,6 +197,12 @@ def free_ports(count: int) -> list[int]:
     for probe in probes:
         probe.close()
     return ports
+
+
+def listens(port: int) -> bool:
+    """Whether somebody accepts connections there."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def start_server(home: Path, **environment: str) -> Server:

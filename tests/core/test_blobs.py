@@ -15,8 +15,10 @@ from fitserve.blobs import BlobStore, Corrupt, FolderStore, open_store
 from fitserve.errors import NotFound, StorageFull
 
 
-@pytest.fixture(params=["folder", "fsspec"])
+@pytest.fixture(params=["folder", "fsspec", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
+    if request.param == "s3":
+        return open_store(request.getfixturevalue("s3_url"))
     if request.param == "folder":
         return open_store(f"file://{tmp_path / 'blobs'}")
     return open_store(f"memory://{tmp_path.name}")
@@ -54,12 +56,13 @@ def test_a_flipped_byte_is_refused(tmp_path: Path) -> None:
         store.local(stored.sha256, tmp_path / "cache")
 
 
-def test_no_name_leaves_the_folder(tmp_path: Path) -> None:
+def test_no_name_leaves_the_store(store: BlobStore, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("secret")
-    store = FolderStore(tmp_path / "blobs")
     for name in ("../secret", "..%2fsecret", "a\0b", "A" * 64, ""):
         with pytest.raises(NotFound):
             store.read(name)
+        with pytest.raises(NotFound):
+            store.local(name, tmp_path / "cache")
 
 
 def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
