@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+
 import uvicorn
 
 from fitserve import logs
 from fitserve.settings import Settings
 from services.control.app import create_app
+from services.shell.serving import Server
 
 
-def main() -> None:
+def main() -> int:
     settings = Settings()
     logs.configure("api", settings.log_level)
-    uvicorn.run(
+    config = uvicorn.Config(
         create_app(settings),
         host=settings.host,
         port=settings.port,
@@ -26,7 +29,10 @@ def main() -> None:
         timeout_graceful_shutdown=10,
         timeout_keep_alive=30,
     )
+    server = Server(config)
+    server.run()
+    return 0 if server.started else 3
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

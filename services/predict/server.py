@@ -9,9 +9,10 @@ from fastapi import FastAPI
 
 from fitserve.settings import Settings
 from services.predict.fastlane import protocol_class
+from services.shell.serving import Server
 
 
-def make_server(app: FastAPI, settings: Settings) -> uvicorn.Server:
+def make_server(app: FastAPI, settings: Settings) -> Server:
     """The server of one process."""
     plain = settings.tls_certificate is None
     config = uvicorn.Config(
@@ -32,7 +33,7 @@ def make_server(app: FastAPI, settings: Settings) -> uvicorn.Server:
         timeout_graceful_shutdown=10,
         timeout_keep_alive=30,
     )
-    return uvicorn.Server(config)
+    return Server(config)
 
 
 def listen(settings: Settings) -> socket.socket:

@@ -5,20 +5,26 @@
 set -eu
 work=$1
 mkdir -p "$work"
-if [ ! -d "$work/rootfs/usr" ]; then
-  debootstrap --variant=minbase \
-    --include=ca-certificates,python3,python3-venv,postgresql-15,redis-server,redis-tools,nginx-light,prometheus,procps \
-    bookworm "$work/rootfs"
-fi
+mkdir -p "$work/debs"
+make_root() { # folder, packages
+  [ -e "$1/.done" ] && return
+  rm -rf "$1"
+  debootstrap --variant=minbase --cache-dir="$work/debs" --include="$2" bookworm "$1"
+  rm -rf "$1"/var/cache/apt/archives/*.deb "$1"/var/lib/apt/lists/*
+  # This machine's certificates, for pip, uv and npm inside the builds.
+  cp /etc/ssl/certs/ca-certificates.crt "$1/etc/ssl/certs/ca-certificates.crt"
+  mkdir -p "$1/etc/uv"
+  printf '[global]\ncert = /etc/ssl/certs/ca-certificates.crt\n' > "$1/etc/pip.conf"
+  printf 'native-tls = true\n' > "$1/etc/uv/uv.toml"
+  printf 'cafile=/etc/ssl/certs/ca-certificates.crt\nupdate-notifier=false\n' > "$1/etc/npmrc"
+  cp "$1/etc/npmrc" "$1/root/.npmrc"
+  touch "$1/.done"
+}
+# Ours stand on a small one without what Debian's slim images leave out, so that their sizes mean something.
+make_root "$work/python" ca-certificates,python3,python3-venv
+rm -rf "$work"/python/usr/share/doc/* "$work"/python/usr/share/man/* "$work"/python/usr/share/locale/* "$work"/python/usr/share/info/*
+make_root "$work/rootfs" ca-certificates,binutils,python3,python3-venv,postgresql-15,redis-server,redis-tools,nginx-light,prometheus,procps
 root=$work/rootfs
-# This machine's certificates, for pip, uv and npm inside the builds.
-cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
-mkdir -p "$root/etc/uv"
-printf '[global]\ncert = /etc/ssl/certs/ca-certificates.crt\n' > "$root/etc/pip.conf"
-printf 'native-tls = true\n' > "$root/etc/uv/uv.toml"
-printf 'cafile=/etc/ssl/certs/ca-certificates.crt\nupdate-notifier=false\n' > "$root/etc/npmrc"
-printf 'cafile=/etc/ssl/certs/ca-certificates.crt\nupdate-notifier=false\n' > "$root/root/.npmrc"
-rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/*
 
 cat > "$root/usr/local/bin/postgres-entrypoint" <<'SH'
 #!/bin/sh
@@ -39,23 +45,43 @@ exec runuser -u postgres -- $bin/postgres -D "$data" -c listen_addresses='*'
 SH
 chmod +x "$root/usr/local/bin/postgres-entrypoint"
 ln -sf /usr/lib/postgresql/15/bin/pg_isready "$root/usr/local/bin/pg_isready"
+cat > "$root/usr/local/bin/nginx-entrypoint" <<'PY'
+#!/usr/bin/python3
+"""What the official image does: templates are filled in from the environment, resolvers from resolv.conf."""
+import os, pathlib, re, sys
+
+if os.environ.get("NGINX_ENTRYPOINT_LOCAL_RESOLVERS"):
+    found = re.findall(r"(?m)^nameserver\s+(\S+)", pathlib.Path("/etc/resolv.conf").read_text())
+    os.environ["NGINX_LOCAL_RESOLVERS"] = " ".join(f"[{one}]" if ":" in one else one for one in found)
+for template in pathlib.Path("/etc/nginx/templates").glob("*.template"):
+    text = re.sub(r"\$\{(\w+)\}", lambda m: os.environ.get(m[1], m[0]), template.read_text())
+    pathlib.Path("/etc/nginx/conf.d", template.stem).write_text(text)
+os.execvp(sys.argv[1], sys.argv[1:])
+PY
+chmod +x "$root/usr/local/bin/nginx-entrypoint"
 # nginx reads conf.d in the official image; Debian's has a default site besides.
 rm -f "$root/etc/nginx/sites-enabled/default"
 
-tar -C "$root" --exclude=./proc/* --exclude=./sys/* --exclude=./dev/* -c . | podman import --quiet - localhost/debian-standin
-tag() { # official name, then the lines of its Dockerfile
-  name=$1; shift
-  printf 'FROM localhost/debian-standin\n%s\n' "$@" > "$work/Dockerfile"
+import_root() { # folder, image
+  tar -C "$1" --exclude=./proc/* --exclude=./sys/* --exclude=./dev/* --exclude=./.done -c . | podman import --quiet - "$2"
+}
+import_root "$root" localhost/debian-standin
+import_root "$work/python" localhost/python-standin
+tag() { # official name, the stand-in, then the lines of its Dockerfile
+  name=$1; from=$2; shift 2
+  printf 'FROM localhost/%s\n' "$from" > "$work/Dockerfile"
+  printf '%s\n' "$@" >> "$work/Dockerfile"
   buildah bud --format docker --runtime runc --network host --quiet -t "$name" -f "$work/Dockerfile" "$work" >/dev/null
 }
-tag docker.io/library/python:3.12-slim-bookworm 'CMD ["python3"]'
-tag docker.io/library/postgres:17-bookworm 'ENTRYPOINT ["postgres-entrypoint"]'
-tag docker.io/library/redis:7-bookworm 'CMD ["redis-server"]'
-tag docker.io/library/nginx:1.28-bookworm 'CMD ["nginx", "-g", "daemon off;"]'
-tag docker.io/prom/prometheus:v3.5.0 'ENTRYPOINT ["prometheus"]'
+tag docker.io/library/python:3.12-slim-bookworm python-standin 'CMD ["python3"]'
+tag docker.io/library/python:3.12-bookworm debian-standin 'CMD ["python3"]'
+tag docker.io/library/postgres:17-bookworm debian-standin 'ENTRYPOINT ["postgres-entrypoint"]'
+tag docker.io/library/redis:7-bookworm debian-standin 'CMD ["redis-server"]'
+tag docker.io/library/nginx:1.28-bookworm debian-standin 'ENTRYPOINT ["nginx-entrypoint"]' 'CMD ["nginx", "-g", "daemon off;"]'
+tag docker.io/prom/prometheus:v3.5.0 debian-standin 'ENTRYPOINT ["prometheus"]'
 # Node from this machine.
 mkdir -p "$work/node/usr/bin" "$work/node/usr/lib/node_modules"
 cp "$(command -v node)" "$work/node/usr/bin/node"
 cp -r "$(dirname "$(readlink -f "$(command -v npm)")")/.." "$work/node/usr/lib/node_modules/npm" 2>/dev/null || true
-printf 'FROM localhost/debian-standin\nCOPY node/ /\nRUN ln -sf ../lib/node_modules/npm/bin/npm-cli.js /usr/bin/npm && node --version && npm --version\n' > "$work/Dockerfile"
+printf 'FROM localhost/python-standin\nCOPY node/ /\nRUN ln -sf ../lib/node_modules/npm/bin/npm-cli.js /usr/bin/npm && node --version && npm --version\n' > "$work/Dockerfile"
 buildah bud --format docker --runtime runc --network host --quiet -t docker.io/library/node:22-bookworm-slim -f "$work/Dockerfile" "$work" >/dev/null

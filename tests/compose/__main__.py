@@ -1,0 +1,242 @@
+"""`make compose-test`: builds both images and runs docker-compose.yml: upload, train, predict, scale, kill, upgrade.
+
+Needs root for podman. Where no image can be pulled, `tests/compose/standins.sh FOLDER` makes stand-ins first.
+The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from typing import Any
+
+import httpx2
+
+from fitserve.ids import new_id
+from tests.compose.engine import Engine, EngineMissing, engine, until
+from tests.compose.load import Load
+from tests.conftest import free_ports
+from tests.journey.test_journey import ROWS, SPEC, circle
+
+POINTS = [{"x": 0.1, "y": -0.2, "colour": "red"}, {"x": 4.8, "y": 4.7, "colour": "blue"}]
+LONG = {**SPEC, "training": {"epochs": 6000, "batch_size": 16, "seed": 1}, "model": "long"}
+OURS = ("api", "predict", "worker", "reaper")
+NAME_SERVICE = 4.0  # seconds: longer than the proxy remembers an address
+
+
+def say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
+
+
+class Deployment:
+    """docker-compose.yml at work, seen from outside."""
+
+    def __init__(self, engine: Engine, port: int, prometheus: int) -> None:
+        self.engine = engine
+        self.base, self.prometheus = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{prometheus}"
+        self.figures: dict[str, Any] = {}
+
+    def up(self) -> None:
+        begun = time.monotonic()
+        self.engine.compose("up", "-d", "--no-build")
+        until(lambda: httpx2.get(f"{self.base}/api/v1/limits").status_code == 401, 60, "the API behind the proxy")
+        self.figures["up_s"] = round(time.monotonic() - begun, 1)
+        printed = self.engine.compose("logs", "--no-color", "secrets")
+        token = printed.split("first key (shown this once):")[1].split()[0]
+        self.http = httpx2.Client(base_url=self.base, headers={"Authorization": f"Bearer {token}"}, timeout=30)
+
+    def get(self, path: str) -> Any:
+        return self.http.get(path).raise_for_status().json()
+
+    def submit(self, spec: dict[str, Any]) -> str:
+        return str(self.http.post("/api/v1/runs", json=spec).raise_for_status().json()["id"])
+
+    def run(self, run_id: str) -> Any:
+        return self.get(f"/api/v1/runs/{run_id}")
+
+    def finish(self, run_id: str, seconds: float = 300) -> Any:
+        run = until(lambda: self._over(run_id), seconds, f"{run_id} over")
+        assert run["state"] == "succeeded", run
+        return run
+
+    def _over(self, run_id: str) -> Any:
+        run = self.run(run_id)
+        return run if run["state"] in ("succeeded", "failed", "cancelled") else None
+
+    def holder(self, run_id: str) -> str:
+        """The container of the worker that trains this run, once it has shown an epoch."""
+        until(lambda: self._holds(run_id), 120, f"{run_id} running")
+        (postgres,) = self.engine.containers("postgres")
+        asked = f"SELECT worker FROM runs WHERE id = '{run_id}'"
+        worker = self.engine.run("exec", postgres, "psql", "-U", "fitserve", "-d", "fitserve", "-tAc", asked).strip()
+        found = [one for one in self.engine.containers("worker") if one[:12] in worker]
+        assert len(found) == 1, worker
+        return found[0]
+
+    def _holds(self, run_id: str) -> Any:
+        run = self.run(run_id)
+        assert run["state"] in ("queued", "running"), run
+        return run if run["state"] == "running" and self.get(f"/api/v1/runs/{run_id}/epochs")["items"] else None
+
+    def scale(self, service: str, count: int, **images: str) -> list[str]:
+        """Starts replicas beside those that are there; returns all, once they are healthy."""
+        self.engine.compose(
+            "up", "-d", "--no-build", "--no-deps", "--no-recreate", "--scale", f"{service}={count}", service, **images
+        )
+        until(lambda: self._healthy(service, count), 120, f"{count} healthy {service}")
+        return self.engine.containers(service)
+
+    def _healthy(self, service: str, count: int) -> bool:
+        found = self.engine.containers(service)
+        return len(found) == count and all(map(self.engine.is_healthy, found))
+
+
+def look_inside(deployment: Deployment) -> None:
+    """Non-root, read-only, no capability, healthy, with a bill of materials; TensorFlow in one image alone."""
+    engine = deployment.engine
+    for service in OURS:
+        container = engine.containers(service)[0]
+        found = engine.inspect(container)
+        assert found["HostConfig"]["ReadonlyRootfs"], service
+        assert engine.run("exec", container, "id", "-u").strip() == "10001", service
+        status = engine.run("exec", container, "cat", "/proc/1/status")
+        assert "CapEff:\t0000000000000000" in status, service
+        assert "NoNewPrivs:\t1" in status, service
+        assert engine.fails("exec", container, "touch", "/app/x"), service
+        assert engine.fails("exec", container, "touch", "/opt/fitserve/x"), service
+        until(lambda container=container: engine.is_healthy(container), 60, f"{service} healthy")
+        names = {part["name"].lower() for part in bill(engine, container, "sbom")}
+        assert {"sqlalchemy", "pyarrow"} <= names, service
+        assert ("tensorflow-cpu" in names) == (service in ("worker", "reaper")), service
+    (api,) = engine.containers("api")
+    assert engine.fails("exec", api, "python3", "-c", "import tensorflow")
+    assert bill(engine, api, "sbom-dashboard")
+    for path in ("/metrics", "/livez", "/readyz"):
+        assert deployment.http.get(path).status_code == 404, path
+
+
+def bill(engine: Engine, container: str, name: str) -> list[dict[str, Any]]:
+    document = json.loads(engine.run("exec", container, "cat", f"/opt/fitserve/{name}.cdx.json"))
+    assert document["bomFormat"] == "CycloneDX"
+    return list(document["components"])
+
+
+def journey(deployment: Deployment) -> None:
+    """Upload, train, predict, through the proxy."""
+    http = deployment.http
+    uploaded = http.put("/api/v1/datasets/circle", content=circle(), headers={"Content-Type": "text/csv"})
+    assert uploaded.status_code == 201, uploaded.text
+    assert uploaded.json()["rows"] == ROWS
+    deployment.finish(deployment.submit(SPEC))
+    until(lambda: ask(http).status_code == 200, 30, "the prediction")
+    results = ask(http).json()["results"]
+    assert dict(results[0])["in"] > 0.5 > dict(results[1])["in"], results
+    assert http.get("/").status_code == 200
+
+
+def ask(http: httpx2.Client) -> httpx2.Response:
+    return http.post("/v1/models/circle:classify", json={"examples": POINTS})
+
+
+def scale_and_kill(deployment: Deployment) -> None:
+    """Two workers; the one that trains is killed, the other takes the run over."""
+    deployment.scale("worker", 2)
+    say("two workers")
+    run_id = deployment.submit(LONG)
+    holder = deployment.holder(run_id)
+    begun = time.monotonic()
+    deployment.engine.run("kill", "--signal", "KILL", holder)
+    say(f"killed worker {holder[:12]}")
+    until(lambda: deployment.run(run_id)["attempt"] > 1 or deployment._over(run_id), 60, "another attempt")
+    deployment.figures["taken_over_s"] = round(time.monotonic() - begun, 1)
+    run = deployment.finish(run_id)
+    assert run["attempt"] == 2, run
+    deployment.engine.run("rm", "-f", holder)
+    deployment.scale("worker", 2)
+
+
+def upgrade(deployment: Deployment, images: dict[str, str]) -> None:
+    """As docs/how-to/upgrade.md says: migrations, then one service after another, under load."""
+    engine = deployment.engine
+    run_id = deployment.submit(LONG)
+    deployment.holder(run_id)
+    with Load(deployment.base, deployment.http.headers["Authorization"]) as load:
+        engine.compose("run", "--rm", "--no-deps", "migrate", **images)
+        for service in ("predict", "api"):
+            old = engine.containers(service)
+            both = deployment.scale(service, 2 * len(old), **images)
+            time.sleep(NAME_SERVICE)
+            for container in old:
+                engine.run("stop", "--time", "15", container)
+                engine.run("rm", container)
+            assert all(engine.inspect(one)["Config"]["Labels"]["release"] == "new" for one in set(both) - set(old))
+            say(f"{service} upgraded; {load.count} requests so far, {len(load.failures)} failed")
+        engine.compose("up", "-d", "--no-build", "--no-deps", "--scale", "worker=2", "worker", "reaper", **images)
+        until(lambda: deployment._healthy("worker", 2), 120, "the new workers")
+        run = deployment.finish(run_id)
+    deployment.figures |= {"upgrade_requests": load.count, "upgrade_failed": len(load.failures)}
+    assert load.count > 100
+    assert not load.failures, load.failures[:5]
+    assert run["spent_attempts"] == 1, run
+    for service in OURS:
+        for container in engine.containers(service):
+            assert engine.inspect(container)["Config"]["Labels"]["release"] == "new", service
+
+
+def scraped(deployment: Deployment) -> None:
+    """Prometheus finds every process and has read the rules."""
+
+    def up() -> Any:
+        found = httpx2.get(f"{deployment.prometheus}/api/v1/query", params={"query": "sum by (job) (up)"}).json()
+        return {one["metric"]["job"]: float(one["value"][1]) for one in found["data"]["result"]}
+
+    until(lambda: up().get("worker", 0) >= 2 and set(OURS) <= set(up()), 90, f"every process scraped: {up()}")
+    assert httpx2.get(f"{deployment.prometheus}/api/v1/rules").json()["data"]["groups"]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--keep", action="store_true", help="the images stay")
+    args = parser.parse_args()
+    project = new_id("fitservetest")[-20:].replace("_", "")
+    ports = free_ports(2)
+    tags = {
+        "FITSERVE_SERVER_IMAGE": "localhost/fitserve-server",
+        "FITSERVE_WORKER_IMAGE": "localhost/fitserve-worker",
+    }
+    variables = {"FITSERVE_HTTP_PORT": str(ports[0]), "PROMETHEUS_PORT": str(ports[1])}
+    variables |= {name: f"{tag}:old" for name, tag in tags.items()}
+    try:
+        with engine(project, variables) as made:
+            deployment = Deployment(made, *ports)
+            for label in ("old", "new"):
+                for target in ("server", "worker"):
+                    size = made.build(target, f"localhost/fitserve-{target}:{label}", label)
+                    deployment.figures[f"{target}_image_mb"] = round(size / 1e6)
+            say(f"built: {deployment.figures}")
+            deployment.up()
+            say(f"up in {deployment.figures['up_s']} s")
+            try:
+                for step in (journey, look_inside, scale_and_kill, scraped):
+                    step(deployment)
+                    say(f"{step.__name__}: passed")
+                upgrade(deployment, {name: f"{tag}:new" for name, tag in tags.items()})
+                say("upgrade: passed")
+            except BaseException:
+                print(made.compose("logs", "--no-color", "--tail", "60"), file=sys.stderr)
+                raise
+            deployment.figures["engine"] = made.command
+        if not args.keep:
+            for tag in tags.values():
+                made.run("rmi", f"{tag}:old", f"{tag}:new")
+    except EngineMissing as missing:
+        print(missing, file=sys.stderr)
+        return 2
+    print(json.dumps(deployment.figures))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
