@@ -1,0 +1,30 @@
+"""A perceptron draws one straight line: enough for two clouds, useless for a disc in a ring."""
+
+from pathlib import Path
+
+from examples.lesson import Figures, last, main, mean, spec
+from fitserve.client import Client
+
+LINE = Path(__file__).with_name("line.yaml")
+
+
+def measure(client: Client) -> Figures:
+    """Validation accuracy of one perceptron on three tables, mean of five seeds."""
+    runs = {}
+    for table in ("gauss", "circle", "xor"):
+        client.datasets.sample(table)
+        runs[table] = client.runs.create(spec(LINE, {"dataset": table}))
+    return {f"{table}: validation accuracy": mean(last(run.wait(), "val_accuracy")) for table, run in runs.items()}
+
+
+def claims(found: Figures) -> dict[str, bool]:
+    """What the lesson says."""
+    return {
+        "A line parts the two clouds (accuracy above 0.97).": found["gauss: validation accuracy"] > 0.97,
+        "No line parts the disc from the ring (below 0.7).": found["circle: validation accuracy"] < 0.7,
+        "No line does an exclusive or (below 0.7).": found["xor: validation accuracy"] < 0.7,
+    }
+
+
+if __name__ == "__main__":
+    main(measure, claims)

@@ -1,0 +1,60 @@
+"""Four ways to enlarge a network: more units in a layer, more layers, more inputs, more outputs."""
+
+from pathlib import Path
+
+from examples.lesson import Figures, last, main, mean, spec
+from fitserve.client import Client
+
+HERE = Path(__file__).parent
+NETWORK, OUTPUTS = HERE / "network.yaml", HERE / "outputs.yaml"
+
+
+def layers(*units: int, activation: str = "tanh") -> list[dict]:
+    """Hidden layers of that many units."""
+    return [{"Dense": {"units": count, "activation": activation}} for count in units]
+
+
+def spiral(*units: int) -> dict:
+    """The spiral, with ReLU and more patience."""
+    network = layers(*units, activation="relu")
+    return spec(NETWORK, {"dataset": "spiral", "network": network, "training.epochs": 120})
+
+
+def squares(client: Client) -> str:
+    """The circle with two columns more: the squares of x1 and x2."""
+    rows = client.datasets.get("circle").iter_rows()
+    lines = [f"{r['x1']},{r['x2']},{r['x1'] ** 2},{r['x2'] ** 2},{r['label']}" for r in rows]
+    table = "\n".join(["x1,x2,x1_squared,x2_squared,label", *lines]).encode()
+    return client.datasets.upload(table, "circle-squares", kinds={"label": "categorical"}).name
+
+
+def measure(client: Client) -> Figures:
+    """Validation accuracy of small networks and of larger ones, mean of five seeds."""
+    for table in ("circle", "spiral", "iris"):
+        client.datasets.sample(table)
+    bodies = {
+        "circle, 2 units": spec(NETWORK),
+        "circle, 8 units (wider)": spec(NETWORK, {"network": layers(8)}),
+        "spiral, 16 units": spiral(16),
+        "spiral, 16-16-16 units (deeper)": spiral(16, 16, 16),
+        "circle, squares too, no hidden layer (more inputs)": spec(NETWORK, {"dataset": squares(client), "network": []}),
+        "iris, three labels (more outputs)": spec(OUTPUTS),
+    }
+    runs = {name: client.runs.create(body) for name, body in bodies.items()}
+    found = {name: mean(last(run.wait(), "val_accuracy")) for name, run in runs.items()}
+    return {**found, "iris: units of the output layer": client.runs.validate(OUTPUTS).summary[-1].output_shape[-1]}
+
+
+def claims(found: Figures) -> dict[str, bool]:
+    """What the lesson says."""
+    narrow, wide, shallow, deep, squared, iris, units = found.values()
+    return {
+        "Wider: eight units close the circle that two leave open (0.05 better).": wide > narrow + 0.05,
+        "Deeper: three layers learn the spiral that one does not (0.15 better).": deep > shallow + 0.15,
+        "More inputs: with squares, a network without hidden layers draws the circle.": squared > 0.95,
+        "More outputs: three labels, three units, above 0.9.": units == 3 and iris > 0.9,
+    }
+
+
+if __name__ == "__main__":
+    main(measure, claims)

@@ -1,0 +1,39 @@
+"""Many rough steps beat one careful step: the same number of passes over the data, in batches of all, 16 and 1."""
+
+from pathlib import Path
+
+from examples.lesson import Figures, last, main, mean, spec
+from fitserve.client import Client
+
+DESCENT = Path(__file__).with_name("descent.yaml")
+SIZES = ("full", 16, 1)
+
+
+def rises(run) -> int:
+    """After how many epochs, of all trials, the training loss was higher than before."""
+    history = run.history()
+    curves = [[value for _, value in history.curve("loss", trial)] for trial in history.trials]
+    return sum(new > old for curve in curves for old, new in zip(curve, curve[1:], strict=False))
+
+
+def measure(client: Client) -> Figures:
+    """Training loss after twenty epochs, and how often it rose on the way, five seeds each."""
+    client.datasets.sample("breast_cancer")
+    runs = {size: client.runs.create(spec(DESCENT, {"training.batch_size": size})) for size in SIZES}
+    found = {f"batch size {size}: training loss": mean(last(run.wait(), "loss")) for size, run in runs.items()}
+    return {**found, **{f"batch size {size}: epochs in which it rose": rises(run) for size, run in runs.items()}}
+
+
+def claims(found: Figures) -> dict[str, bool]:
+    """What the lesson says."""
+    full, mini, single, full_rises, _, single_rises = found.values()
+    return {
+        "After as many epochs, batches of 16 have at most half the loss of full batches.": mini < 0.5 * full,
+        "Single rows have at most half as well.": single < 0.5 * full,
+        "Full batches go downhill in every epoch.": full_rises == 0,
+        "Single rows do not: their path is noisy.": single_rises > 5,
+    }
+
+
+if __name__ == "__main__":
+    main(measure, claims)

@@ -1,0 +1,38 @@
+"""A step that remembers the steps before it rolls through plateaus and shallow valleys."""
+
+from pathlib import Path
+
+from examples.lesson import Figures, last, main, mean, spec
+from fitserve.client import Client
+
+MOMENTUM = Path(__file__).with_name("momentum.yaml")
+SGD = "training.optimizer.SGD"
+KINDS = {
+    "plain": {f"{SGD}.momentum": 0.0, f"{SGD}.nesterov": False},
+    "momentum": {f"{SGD}.nesterov": False},
+    "Nesterov": {},
+}
+
+
+def measure(client: Client) -> Figures:
+    """Training loss after forty epochs from the same eight initial weights."""
+    client.datasets.sample("xor")
+    runs = {kind: client.runs.create(spec(MOMENTUM, changes)) for kind, changes in KINDS.items()}
+    losses = {kind: last(run.wait(), "loss") for kind, run in runs.items()}
+    found = {f"{kind}: training loss, mean of eight": mean(values) for kind, values in losses.items()}
+    pairs = zip(losses["plain"], losses["Nesterov"], strict=True)
+    return {**found, "starts from which Nesterov ends lower than plain": sum(n < p for p, n in pairs)}
+
+
+def claims(found: Figures) -> dict[str, bool]:
+    """What the lesson says."""
+    plain, momentum, nesterov, lower = found.values()
+    return {
+        "Momentum has at most half the loss of plain descent at the same rate.": momentum < 0.5 * plain,
+        "So has Nesterov momentum.": nesterov < 0.5 * plain,
+        "From at least seven of eight initial weights.": lower >= 7,
+    }
+
+
+if __name__ == "__main__":
+    main(measure, claims)
