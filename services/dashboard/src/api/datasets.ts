@@ -60,6 +60,7 @@ export interface SampleWish {
   noise?: number;
   rows?: number;
   seed?: number;
+  derived?: boolean;
 }
 
 export const makeSample = (wish: SampleWish): Promise<DatasetInfo> => post<DatasetInfo>(`${ROOT}/samples`, wish);

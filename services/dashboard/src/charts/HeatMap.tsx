@@ -12,7 +12,7 @@ export interface Point {
 interface Props {
   label: string;
   /** Rows from the lowest y to the highest, each from the lowest x; -1 is orange, 1 is blue. */
-  grid: readonly (readonly number[])[] | null;
+  grid: readonly ArrayLike<number>[] | null;
   x: readonly [number, number];
   y: readonly [number, number];
   points?: readonly Point[];
@@ -67,17 +67,17 @@ export function HeatMap({ label, grid, x, y, points = [], size = 320, discrete =
   );
 }
 
-function paint(context: CanvasRenderingContext2D, grid: readonly (readonly number[])[], side: number, dark: boolean, discrete: boolean, cells: boolean): void {
+function paint(context: CanvasRenderingContext2D, grid: readonly ArrayLike<number>[], side: number, dark: boolean, discrete: boolean, cells: boolean): void {
   const rows = grid.length;
   const columns = grid[0]?.length ?? 0;
   const image = new ImageData(columns, rows);
   grid.forEach((line, row) => {
-    line.forEach((raw, column) => {
-      const value = discrete ? Math.sign(raw) : raw;
-      const [red, green, blue] = diverging(value * 0.85, dark);
+    for (let column = 0; column < columns; column += 1) {
+      const raw = line[column] ?? Number.NaN;
+      const [red, green, blue] = diverging((discrete ? Math.sign(raw) : raw) * 0.85, dark);
       const start = 4 * ((rows - 1 - row) * columns + column);
       image.data.set([red, green, blue, 255], start);
-    });
+    }
   });
   const small = new OffscreenCanvas(columns, rows);
   small.getContext("2d")?.putImageData(image, 0, 0);

@@ -252,10 +252,12 @@ interface NumberInputProps {
   invalid?: boolean;
   label?: string;
   small?: boolean;
+  /** Takes the focus when it comes: it was asked for by a click. */
+  focused?: boolean;
 }
 
 /** A number as typed: it is told once it reads as a number, so that `1e-` can become `1e-3`. */
-export function NumberInput({ id, value, onChange, placeholder, invalid, label, small }: NumberInputProps) {
+export function NumberInput({ id, value, onChange, placeholder, invalid, label, small, focused }: NumberInputProps) {
   const [text, setText] = useState<string | null>(null);
   const typed = text ?? (value === null ? "" : String(value));
   const broken = typed.trim() !== "" && !Number.isFinite(Number(typed));
@@ -263,6 +265,7 @@ export function NumberInput({ id, value, onChange, placeholder, invalid, label, 
     <input
       id={id}
       className={small ? "input small num" : "input num"}
+      autoFocus={focused}
       inputMode="decimal"
       aria-label={label}
       aria-invalid={broken || invalid || undefined}

@@ -1,6 +1,7 @@
 const PATHS = {
   table: "M3 5h18v14H3zM3 10h18M9 5v14",
   plus: "M12 5v14M5 12h14",
+  minus: "M5 12h14",
   curve: "M4 4v16h16M7 8c2 7 5 9 12 9",
   box: "M12 3l8 4.5v9L12 21l-8-4.5v-9zM4 7.5l8 4.5 8-4.5M12 12v9",
   play: "M7 5l12 7-12 7z",

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { between, DEFAULTS, readControls, specOf, writeControls } from "./playground";
+import { between, changed, DEFAULT_VIEW, DEFAULTS, readControls, readView, specOf, writeControls } from "./playground";
 
 describe("the playground", () => {
   it("keeps its controls in a short address", () => {
@@ -21,7 +21,30 @@ describe("the playground", () => {
       { Dense: { units: 4, activation: "tanh", kernel_regularizer: { L2: 0.01 } } },
       { Dense: { units: 2, activation: "tanh", kernel_regularizer: { L2: 0.01 } } },
     ]);
-    expect(spec.split).toEqual({ validation: 0.25, test: 0.25 });
+    expect(spec.split).toEqual({ time: { by: "draw", validation: 0.5, test: 0 } });
+  });
+
+  it("keeps edited weights in the address, and trains from them", () => {
+    const start = Array.from({ length: 25 }, (_, at) => at / 8 - 1);
+    const edited = changed(DEFAULTS, { start });
+    expect(readControls(writeControls(edited)).start).toEqual(start);
+    const { network } = specOf(edited, "circle@1") as { network: Record<string, Record<string, unknown>>[] };
+    expect(network).toHaveLength(3);
+    expect(network[2]).toEqual({
+      Dense: { units: 1, activation: "sigmoid", kernel_initializer: { Constant: { value: [[1.75], [1.875]] } }, bias_initializer: { Constant: { value: [2] } } },
+      output: true,
+    });
+    expect(changed(edited, { layers: [3] }).start).toEqual([]);
+    expect(readControls(new URLSearchParams("start=1_2_3")).start).toEqual([]);
+  });
+
+  it("keeps its features, what is shown and what is hidden in the address", () => {
+    const controls = { ...DEFAULTS, features: ["x1", "sin_x2"] as const };
+    const view = { ...DEFAULT_VIEW, test: true, hide: ["noise", "rate"] as const };
+    const query = writeControls(controls, view);
+    expect(query.toString()).toBe("features=x1-sin_x2&test=1&hide=noise-rate");
+    expect(readControls(query)).toEqual(controls);
+    expect(readView(query)).toEqual(view);
   });
 
   it("knows between which kept epochs it stands", () => {

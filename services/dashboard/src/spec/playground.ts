@@ -1,6 +1,7 @@
 /** The playground's controls, their place in the address, and the spec that they are. */
 
-import type { JsonObject } from "./document";
+import type { Json, JsonObject } from "./document";
+import { countOf, FEATURES, unflatten, type Feature, type Form, type LayerWeights } from "./tinynet";
 
 export const SAMPLES = ["circle", "xor", "gauss", "spiral", "plane", "multi"] as const;
 export type SampleName = (typeof SAMPLES)[number];
@@ -18,13 +19,30 @@ export interface Controls {
   /** Percent of the rows that train. */
   share: number;
   batch: number;
+  features: readonly Feature[];
   layers: readonly number[];
   activation: (typeof ACTIVATIONS)[number];
   rate: number;
   regularizer: (typeof REGULARIZERS)[number];
   strength: number;
   epochs: number;
+  /** Weights and biases that training starts from, as they were edited; empty: drawn by the seed. */
+  start: readonly number[];
 }
+
+/** What is shown and how, which trains nothing anew. */
+export interface View {
+  test: boolean;
+  discrete: boolean;
+  speed: number;
+  /** Controls that are left out, for a class. */
+  hide: readonly Hideable[];
+}
+
+export const HIDEABLE = ["transport", "sample", "share", "noise", "batch", "regenerate", "features", "layers", "rate", "activation", "regularization", "epochs", "weights", "test", "discrete", "speed"] as const;
+export type Hideable = (typeof HIDEABLE)[number];
+export const SPEEDS = [5, 10, 20, 60] as const;
+export const DEFAULT_VIEW: View = { test: false, discrete: false, speed: 20, hide: [] };
 
 /** TensorFlow Playground's own defaults. */
 export const DEFAULTS: Controls = {
@@ -33,12 +51,14 @@ export const DEFAULTS: Controls = {
   seed: 0,
   share: 50,
   batch: 10,
+  features: ["x1", "x2"],
   layers: [4, 2],
   activation: "tanh",
   rate: 0.03,
   regularizer: "none",
   strength: 0,
   epochs: 200,
+  start: [],
 };
 
 const oneOf = <T extends string>(value: string | null, known: readonly T[], otherwise: T): T => known.find((one) => one === value) ?? otherwise;
@@ -51,12 +71,15 @@ const within = (value: string | null, low: number, high: number, otherwise: numb
 /** Whatever the address says, the controls are ones that can be trained. */
 export function readControls(query: URLSearchParams): Controls {
   const layers = query.get("layers");
-  return {
+  const features = (query.get("features") ?? "").split("-");
+  const chosen = FEATURES.filter((feature) => features.includes(feature));
+  const found: Controls = {
     sample: oneOf(query.get("sample"), SAMPLES, DEFAULTS.sample),
     noise: Math.round(within(query.get("noise"), 0, 50, DEFAULTS.noise)),
     seed: Math.round(within(query.get("seed"), 0, 2 ** 31, DEFAULTS.seed)),
     share: Math.round(within(query.get("share"), 10, 90, DEFAULTS.share)),
     batch: Math.round(within(query.get("batch"), 1, 30, DEFAULTS.batch)),
+    features: chosen.length > 0 ? chosen : DEFAULTS.features,
     layers:
       layers === null
         ? DEFAULTS.layers
@@ -70,32 +93,76 @@ export function readControls(query: URLSearchParams): Controls {
     regularizer: oneOf(query.get("regularizer"), REGULARIZERS, DEFAULTS.regularizer),
     strength: within(query.get("strength"), 0, 10, DEFAULTS.strength),
     epochs: Math.round(within(query.get("epochs"), 10, 2000, DEFAULTS.epochs)),
+    start: [],
+  };
+  const start = (query.get("start") ?? "").split("_").map(Number);
+  return start.length === countOf(formOf(found)) && start.every((value) => Number.isFinite(value) && Math.abs(value) < 1e6) ? { ...found, start } : found;
+}
+
+export function readView(query: URLSearchParams): View {
+  const hidden = (query.get("hide") ?? "").split("-");
+  return {
+    test: query.get("test") === "1",
+    discrete: query.get("discrete") === "1",
+    speed: SPEEDS.find((speed) => String(speed) === query.get("speed")) ?? DEFAULT_VIEW.speed,
+    hide: HIDEABLE.filter((name) => hidden.includes(name)),
   };
 }
 
+const SEPARATORS: Partial<Record<string, string>> = { start: "_" };
+
 /** Only what differs from the defaults: a short address. */
-export function writeControls(controls: Controls): URLSearchParams {
+export function writeControls(controls: Controls, view: View = DEFAULT_VIEW): URLSearchParams {
   const query = new URLSearchParams();
-  for (const name of Object.keys(DEFAULTS) as (keyof Controls)[]) {
-    const [value, usual] = [controls[name], DEFAULTS[name]].map((one) => (Array.isArray(one) ? one.join("-") : String(one)));
-    if (value !== usual && value !== undefined) query.set(name, value);
+  const told: [Record<string, unknown>, Record<string, unknown>][] = [
+    [{ ...controls }, { ...DEFAULTS }],
+    [{ ...view }, { ...DEFAULT_VIEW }],
+  ];
+  for (const [own, usual] of told) {
+    for (const name of Object.keys(usual)) {
+      const [value, other] = [own[name], usual[name]].map((one) => written(one, SEPARATORS[name] ?? "-"));
+      if (value !== other && value !== undefined) query.set(name, value);
+    }
   }
   return query;
 }
 
+const written = (value: unknown, separator: string): string => (Array.isArray(value) ? value.join(separator) : typeof value === "boolean" ? (value ? "1" : "0") : String(value));
+
 export const isRegression = (sample: SampleName): boolean => sample === "plane" || sample === "multi";
 
-/** The spec of a short run. Half of what does not train is for validation, so that the test part is never looked at. */
+/** The network that the controls are. */
+export const formOf = ({ features, layers, activation, sample }: Controls): Form => ({ features, layers, activation, output: isRegression(sample) ? "linear" : "sigmoid" });
+
+/** Another network's weights do not fit: an edit lasts as long as the form. */
+export function changed(controls: Controls, part: Partial<Controls>): Controls {
+  const next = { ...controls, ...part };
+  return next.start.length === countOf(formOf(next)) && part.seed === undefined ? next : { ...next, start: [] };
+}
+
+const constants = ({ kernel, bias }: LayerWeights): JsonObject => ({
+  kernel_initializer: { Constant: { value: kernel as Json } },
+  bias_initializer: { Constant: { value: bias as Json } },
+});
+
+/**
+ * The spec of a short run on a sample made with `derived`: the rows with the smallest `draw` train, and all others
+ * are its validation part, which the playground calls test data as TensorFlow's does.
+ */
 export function specOf(controls: Controls, dataset: string): JsonObject {
-  const { regularizer, strength, activation } = controls;
+  const { regularizer, strength, activation, layers, start, features } = controls;
   const penalty: JsonObject = regularizer === "none" || strength === 0 ? {} : { kernel_regularizer: { [regularizer]: strength } };
-  const held = Number(((100 - controls.share) / 200).toFixed(4));
+  const form = formOf(controls);
+  const from = start.length > 0 ? unflatten(form, start) : [];
+  const begins = (at: number): JsonObject => (from[at] ? constants(from[at]) : {});
+  const network: Json[] = layers.map((units, at) => ({ Dense: { units, activation, ...penalty, ...begins(at) } }));
+  if (start.length > 0) network.push({ Dense: { units: 1, activation: form.output, ...begins(layers.length) }, output: true });
   return {
     dataset,
     target: "label",
-    features: [{ column: "x1", encoding: "pass_through" }, { column: "x2", encoding: "pass_through" }],
-    split: { validation: held, test: held },
-    network: controls.layers.map((units) => ({ Dense: { units, activation, ...penalty } })),
+    features: features.map((column) => ({ column, encoding: "pass_through" })),
+    split: { time: { by: "draw", validation: Number(((100 - controls.share) / 100).toFixed(4)), test: 0 } },
+    network,
     training: {
       optimizer: { SGD: { learning_rate: controls.rate } },
       batch_size: controls.batch,

@@ -1,53 +1,18 @@
-/** The playground's two halves below the page: the sample's points, and the short run that is played back. */
+/** The playground's training: one short run, whose recorded weights and losses are played back. */
 
-import { useEffect, useMemo, useRef, useState } from "react";
+import { useCallback, useEffect, useMemo, useRef, useState } from "react";
 import { get, seg } from "../api/client";
-import { makeSample } from "../api/datasets";
 import { useLive } from "../api/live";
 import { cancelRun, isLive, submitSpec, useRun } from "../api/runs";
-import { fetchSurface, type Surface } from "../api/surface";
-import type { DatasetInfo, RowsPage } from "../api/types";
-import type { Point } from "../charts/HeatMap";
-import { specOf, type Controls } from "./playground";
+import type { DatasetInfo, LayerSeries, RunDetail } from "../api/types";
+import { between, formOf, specOf, type Controls } from "./playground";
+import { countOf, flatten, mixed } from "./tinynet";
 
-/** The plane that is shown, on both axes. */
-export const PLANE: [number, number] = [-6, 6];
-
-/** The server's names of the six samples. */
-const SERVER: Record<Controls["sample"], string> = {
-  circle: "circle",
-  xor: "xor",
-  gauss: "gauss",
-  spiral: "spiral",
-  plane: "plane",
-  multi: "multi-gauss",
-};
-export interface Points {
-  dataset: DatasetInfo | null;
-  points: readonly Point[];
-  error: unknown;
-}
-
-/** The sample as a dataset of the server's, and its rows for the picture. */
-export function usePoints({ sample, noise, seed }: Controls): Points {
-  const [state, setState] = useState<Points>({ dataset: null, points: [], error: null });
-  useEffect(() => {
-    let stale = false;
-    const load = async () => {
-      const dataset = await makeSample({ sample: SERVER[sample], noise, seed, name: `playground-${sample}` });
-      const rows = await get<RowsPage>(`/api/v1/datasets/${seg(`${dataset.name}@${dataset.version}`)}/rows`, { limit: 500 });
-      if (stale) return;
-      const points = rows.rows.map((row): Point => ({ x: Number(row[0]), y: Number(row[1]), value: Number(row[2]) }));
-      setState({ dataset, points, error: null });
-    };
-    load().catch((error: unknown) => {
-      if (!stale) setState((old) => ({ ...old, error }));
-    });
-    return () => {
-      stale = true;
-    };
-  }, [sample, noise, seed]);
-  return state;
+/** The weights of a moment, and the epochs whose recorded weights they are or lie between. */
+export interface Moment {
+  weights: readonly number[];
+  from: number;
+  to: number;
 }
 
 export interface Training {
@@ -57,30 +22,38 @@ export interface Training {
   epoch: number;
   trained: number;
   playing: boolean;
-  speed: number;
   error: unknown;
-  surfaces: ReadonlyMap<number, Surface>;
+  /** What the network is at `epoch`; null before there is one. */
+  now: Moment | null;
   play: () => void;
   pause: () => void;
   step: () => void;
   reset: () => void;
   seek: (epoch: number) => void;
-  setSpeed: (speed: number) => void;
 }
 
+interface Wish {
+  controls: Controls;
+  dataset: DatasetInfo | null;
+  speed: number;
+  /** What an address says was seen. */
+  run: string | null;
+  epoch: number;
+}
+
+const POLL = 350; // ms between two looks at the weights of a run that trains
+
 /**
- * Training runs ahead, the picture follows: play sends one short run, its epochs come over the event stream, and the
- * page walks through them at its own speed. Controls that change begin anew.
+ * Training runs ahead, the picture follows: play sends one short run, its epochs and weights come while it trains, and
+ * the page walks through them at its own speed. Controls that change begin anew.
  */
-export function useTraining(controls: Controls, dataset: DatasetInfo | null): Training {
+export function useTraining({ controls, dataset, speed, run: seen, epoch: seenEpoch }: Wish): Training {
   const spec = useMemo(() => (dataset ? specOf(controls, `${dataset.name}@${dataset.version}`) : null), [controls, dataset]);
-  const key = JSON.stringify(spec);
+  const key = canonical(spec);
   const [run, setRun] = useState<{ id: string; key: string } | null>(null);
   const [epoch, setEpoch] = useState(0);
   const [playing, setPlaying] = useState(false);
-  const [speed, setSpeed] = useState(20);
   const [error, setError] = useState<unknown>(null);
-  const [surfaces, setSurfaces] = useState<ReadonlyMap<number, Surface>>(new Map());
   const [wanted, setWanted] = useState(false);
   const sending = useRef(false);
   const current = run?.key === key ? run.id : null;
@@ -90,12 +63,18 @@ export function useTraining(controls: Controls, dataset: DatasetInfo | null): Tr
     setEpoch(0);
     setPlaying(false);
     setWanted(false);
-    setSurfaces(new Map());
   }
+  const found = useCallback((id: string) => {
+    setRun({ id, key });
+    setEpoch(seenEpoch);
+  }, [key, seenEpoch]);
+  useSeen(seen, spec === null ? null : key, current, found);
   const detail = useRun(current ?? "");
   const state = current === null ? null : (detail.data?.state ?? "queued");
   const live = useLive(current ?? "", current !== null && (state === null || isLive({ state })));
   const trained = current === null ? 0 : live.table.lastEpoch;
+  const done = state !== null && !isLive({ state });
+  const kept = useWeights(current, done, countOf(formOf(controls)));
 
   useEffect(() => {
     // The points may still be on their way when play is pressed.
@@ -117,25 +96,18 @@ export function useTraining(controls: Controls, dataset: DatasetInfo | null): Tr
     if (current === null) setWanted(true);
   };
 
-  const done = state !== null && !isLive({ state });
-  const drawn = surfaces.size > 0 || (done && state !== "succeeded");
+  const last = Math.max(0, ...kept.keys());
+  const drawn = last > 0;
   useEffect(() => {
-    // The curve grows while it trains; the walk through the epochs begins when there is a surface to show.
+    // The walk goes no further than the weights that are known, so that the picture is never ahead of them.
     if (!playing || !drawn) return undefined;
-    const timer = setInterval(() => {
-      setEpoch((old) => Math.min(old + 1, Math.max(old, live.table.lastEpoch)));
-    }, 1000 / speed);
+    const timer = setInterval(() => setEpoch((old) => Math.min(old + 1, Math.max(old, last))), 1000 / speed);
     return () => clearInterval(timer);
-  }, [playing, drawn, speed, live.table]);
-  if (playing && done && trained > 0 && epoch >= trained) setPlaying(false);
+  }, [playing, drawn, speed, last]);
+  if (playing && done && (kept.size > 0 || state !== "succeeded") && epoch >= Math.max(last, 0)) setPlaying(false);
 
-  useEffect(() => {
-    if (current === null || state !== "succeeded") return undefined;
-    const stop = new AbortController();
-    void loadSurfaces(current, stop.signal, (surface) => setSurfaces((old) => new Map(old).set(surface.epoch, surface)));
-    return () => stop.abort();
-  }, [current, state]);
-
+  const { start } = controls;
+  const now = useMemo(() => momentAt(kept, epoch, start), [kept, epoch, start]);
   return {
     runId: current,
     live,
@@ -143,42 +115,92 @@ export function useTraining(controls: Controls, dataset: DatasetInfo | null): Tr
     epoch,
     trained,
     playing,
-    speed,
     error: error ?? (state === "failed" ? new Error(String(detail.data?.error?.detail ?? "failed")) : null),
-    surfaces,
+    now,
     play: () => {
       begin();
       setPlaying(true);
-      if (done && epoch >= trained) setEpoch(0);
+      if (done && epoch >= last) setEpoch(0);
     },
     pause: () => setPlaying(false),
     step: () => {
       begin();
       setPlaying(false);
-      setEpoch((old) => (current === null ? 1 : Math.min(old + 1, Math.max(1, trained))));
+      setEpoch((old) => (current === null ? 1 : Math.min(old + 1, Math.max(1, last))));
     },
     reset: () => {
       setPlaying(false);
       setEpoch(0);
-      if (current !== null && state !== null && isLive({ state })) void cancelRun(current).catch(() => undefined);
+      if (current !== null && !done) void cancelRun(current).catch(() => undefined);
     },
     seek: setEpoch,
-    setSpeed,
   };
 }
 
-async function loadSurfaces(run: string, signal: AbortSignal, take: (surface: Surface) => void): Promise<void> {
-  try {
-    const wish = { x: "x1", y: "x2", points: 50, units: true, within: { x: PLANE, y: PLANE } };
-    const last = await fetchSurface(run, wish, signal);
-    if (last === null) return;
-    take(last);
-    for (const epoch of last.epochs) {
-      if (epoch === last.epoch) continue;
-      const surface = await fetchSurface(run, { ...wish, epoch }, signal);
-      if (surface) take(surface);
-    }
-  } catch {
-    // Left, or the server is away: the curves stay.
+/** A shared address names the run that was seen; it is taken up where it is still the one that the controls mean. */
+function useSeen(id: string | null, key: string | null, current: string | null, take: (id: string) => void): void {
+  const asked = useRef(false);
+  useEffect(() => {
+    if (id === null || key === null || current !== null || asked.current) return;
+    asked.current = true;
+    get<RunDetail>(`/api/v1/runs/${seg(id)}`)
+      .then((run) => {
+        if (canonical(run.spec) === key) take(id);
+      })
+      .catch(() => undefined); // Another's run, or one that is gone: play trains it again.
+  }, [id, key, current, take]);
+}
+
+/** The recorded weights by epoch, asked for again while the run trains. */
+function useWeights(run: string | null, done: boolean, count: number): ReadonlyMap<number, readonly number[]> {
+  const [state, setState] = useState<{ run: string | null; kept: ReadonlyMap<number, readonly number[]> }>({ run: null, kept: new Map() });
+  const kept = state.run === run ? state.kept : NONE;
+  useEffect(() => {
+    if (run === null) return undefined;
+    const stop = new AbortController();
+    const own = new Map<number, readonly number[]>();
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const look = async () => {
+      try {
+        const after = Math.max(0, ...own.keys());
+        const series = await get<LayerSeries>(`/api/v1/runs/${seg(run)}/layers`, { after, limit: 1000 }, stop.signal);
+        for (const item of series.items as unknown as { epoch: number; layers: { values?: Record<string, unknown> }[] }[]) {
+          const weights = flatten(item.layers.filter((layer) => layer.values !== undefined));
+          if (weights?.length === count) own.set(item.epoch, weights);
+        }
+        if (series.items.length > 0) setState({ run, kept: new Map(own) });
+        if (!done) timer = setTimeout(() => void look(), POLL);
+      } catch {
+        if (!stop.signal.aborted && !done) timer = setTimeout(() => void look(), 4 * POLL);
+      }
+    };
+    void look();
+    return () => {
+      stop.abort();
+      clearTimeout(timer);
+    };
+  }, [run, done, count]);
+  return kept;
+}
+
+const NONE: ReadonlyMap<number, readonly number[]> = new Map();
+
+function momentAt(kept: ReadonlyMap<number, readonly number[]>, epoch: number, start: readonly number[]): Moment | null {
+  if (epoch === 0) return start.length > 0 ? { weights: start, from: 0, to: 0 } : null;
+  const known = start.length > 0 ? [0] : [];
+  const place = between([...known, ...[...kept.keys()].sort((a, b) => a - b)], epoch);
+  const at = (one: number) => (one === 0 ? start : kept.get(one));
+  const [from, to] = [place && at(place.from), place && at(place.to)];
+  if (!place || !from || !to) return null;
+  return { weights: mixed(from, to, place.share), from: place.from, to: place.share === 0 ? place.from : place.to };
+}
+
+/** One text for equal specs, in whatever order a database keeps their keys. */
+function canonical(value: unknown): string {
+  if (Array.isArray(value)) return `[${value.map(canonical).join(",")}]`;
+  if (value !== null && typeof value === "object") {
+    const pairs = Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1));
+    return `{${pairs.map(([name, inner]) => `${JSON.stringify(name)}:${canonical(inner)}`).join(",")}}`;
   }
+  return JSON.stringify(value) ?? "null";
 }

@@ -1,0 +1,40 @@
+import { useEffect, useRef } from "react";
+import { useDark } from "../state/preferences";
+import { diverging } from "./colors";
+
+interface Props {
+  label: string;
+  /** A square, rows from the lowest y up, -1 is orange and 1 blue; null: nothing is known. */
+  values: Float32Array | null;
+  /** Every so many-th value along each axis is drawn. */
+  every?: number;
+  size: number;
+}
+
+/** The small map of a feature or of a unit. */
+export function FieldMap({ label, values, every = 4, size }: Props) {
+  const canvas = useRef<HTMLCanvasElement>(null);
+  const dark = useDark();
+  useEffect(() => {
+    const element = canvas.current;
+    const context = element?.getContext("2d");
+    if (!element || !context) return;
+    const side = values ? Math.sqrt(values.length) : 1;
+    const cells = Math.max(1, Math.floor(side / every));
+    if (element.width !== cells) element.width = element.height = cells;
+    const image = new ImageData(cells, cells);
+    for (let row = 0; row < cells; row += 1) {
+      for (let column = 0; column < cells; column += 1) {
+        const value = values?.[(row * every + (every >> 1)) * side + column * every + (every >> 1)] ?? 0;
+        const [red, green, blue] = diverging(value * 0.9, dark);
+        const at = 4 * ((cells - 1 - row) * cells + column);
+        image.data[at] = red;
+        image.data[at + 1] = green;
+        image.data[at + 2] = blue;
+        image.data[at + 3] = 255;
+      }
+    }
+    context.putImageData(image, 0, 0);
+  }, [values, every, dark]);
+  return <canvas ref={canvas} className="field-map" role="img" aria-label={label} style={{ width: size, height: size }} />;
+}

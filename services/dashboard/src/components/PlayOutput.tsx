@@ -1,0 +1,81 @@
+import { useMemo } from "react";
+import { Link } from "react-router";
+import { CurveChart } from "../charts/CurveChart";
+import { HeatMap } from "../charts/HeatMap";
+import { number } from "../format";
+import { useText } from "../i18n";
+import { isRegression, SPEEDS, type Controls, type View } from "../spec/playground";
+import { toned, type Form } from "../spec/tinynet";
+import type { Training } from "../spec/usePlayground";
+import type { Points } from "../spec/usePoints";
+import { Card, Check, Segment } from "./basics";
+import { PLANE } from "./PlayData";
+import type { Looked } from "./PlayNetwork";
+
+interface Props {
+  controls: Controls;
+  view: View;
+  setView: (part: Partial<View>) => void;
+  form: Form;
+  points: Points;
+  training: Training;
+  output: Float32Array | null;
+  looked: Looked | null;
+}
+
+/** What the network says over the plane, its losses, and their curves. */
+export function PlayOutput({ controls, view, setView, form, points, training, output, looked }: Props) {
+  const t = useText();
+  const { live, epoch, trained, now } = training;
+  const regression = isRegression(controls.sample);
+  const grid = useMemo(() => {
+    const values = looked?.values ?? (output && toned(output, form.output));
+    if (!values) return null;
+    const side = Math.sqrt(values.length);
+    return Array.from({ length: side }, (_, row) => values.subarray(row * side, (row + 1) * side));
+  }, [looked, output, form.output]);
+  const drawn = useMemo(() => [...points.train, ...(view.test ? points.test : [])], [points.train, points.test, view.test]);
+  const { x, curves, marks } = useMemo(() => {
+    void live.version;
+    return {
+      x: Array.from({ length: trained }, (_, index) => index + 1),
+      curves: [
+        { label: t("play.trainloss"), values: live.table.series(0, "loss", trained), color: "--train" },
+        { label: t("play.testloss"), values: live.table.series(0, "val_loss", trained), color: "--valid" },
+      ],
+      marks: epoch > 0 ? [{ x: epoch, label: "" }] : [],
+    };
+  }, [live.table, live.version, trained, epoch, t]);
+  const at = (name: string) => (epoch > 0 ? (live.table.series(0, name, epoch)[epoch - 1] ?? null) : null);
+  const told = now === null ? (training.runId === null ? t("play.nonet") : t("play.waiting")) : now.from === now.to ? t("play.between", { epoch: now.from }) : t("play.blended", { from: now.from, to: now.to });
+  return (
+    <Card title={looked?.name ?? t("play.output")} actions={training.runId ? <Link to={`/runs/${encodeURIComponent(training.runId)}`}>{t("play.open")}</Link> : undefined}>
+      <div className="stack">
+        <div className="row between">
+          <div className="stat">
+            <span className="name">{t("play.trainloss")}</span>
+            <span className="value train">{number(at("loss"), 3)}</span>
+          </div>
+          <div className="stat">
+            <span className="name">{t("play.testloss")}</span>
+            <span className="value valid">{number(at("val_loss"), 3)}</span>
+          </div>
+        </div>
+        <HeatMap label={looked?.name ?? t("play.surface")} grid={grid} points={drawn} x={PLANE} y={PLANE} size={300} discrete={view.discrete && !regression && looked === null} />
+        <span className="small faint" data-testid="surface">
+          {told}
+        </span>
+        {trained > 0 && <input type="range" aria-label={t("play.epoch")} min={0} max={trained} value={Math.min(epoch, trained)} onChange={(event) => training.seek(Number(event.target.value))} />}
+        {!view.hide.includes("test") && <Check label={t("play.showtest")} checked={view.test} onChange={(test) => setView({ test })} />}
+        {!regression && !view.hide.includes("discrete") && <Check label={t("play.discretize")} checked={view.discrete} onChange={(discrete) => setView({ discrete })} />}
+        {!view.hide.includes("speed") && (
+          <div className="row between">
+            <span className="small muted">{t("play.speed")}</span>
+            <Segment label={t("play.speed")} value={String(view.speed)} choices={SPEEDS.map((speed) => ({ value: String(speed), label: `${speed}/s` }))} onChange={(value) => setView({ speed: Number(value) })} />
+          </div>
+        )}
+        {x.length > 1 && <CurveChart label={t("play.trainloss")} x={x} curves={curves} marks={marks} height={150} xLabel={t("epoch")} legend={false} />}
+      </div>
+    </Card>
+  );
+}

@@ -1,0 +1,12 @@
+import type { Feature } from "../spec/tinynet";
+
+/** How the playground's features are written, in any language. */
+export const FEATURE_NAMES: Record<Feature, string> = {
+  x1: "x₁",
+  x2: "x₂",
+  x1_squared: "x₁²",
+  x2_squared: "x₂²",
+  x1_x2: "x₁x₂",
+  sin_x1: "sin x₁",
+  sin_x2: "sin x₂",
+};

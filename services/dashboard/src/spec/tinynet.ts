@@ -1,0 +1,142 @@
+/** A small dense network in the browser: the playground draws what the weights that the server recorded would say. */
+
+export const FEATURES = ["x1", "x2", "x1_squared", "x2_squared", "x1_x2", "sin_x1", "sin_x2"] as const;
+export type Feature = (typeof FEATURES)[number];
+
+const OF: Record<Feature, (x: number, y: number) => number> = {
+  x1: (x) => x,
+  x2: (_, y) => y,
+  x1_squared: (x) => x * x,
+  x2_squared: (_, y) => y * y,
+  x1_x2: (x, y) => x * y,
+  sin_x1: (x) => Math.sin(x),
+  sin_x2: (_, y) => Math.sin(y),
+};
+
+export type Squash = "relu" | "tanh" | "sigmoid" | "linear";
+
+const SQUASH: Record<Squash, (z: number) => number> = {
+  relu: (z) => Math.max(0, z),
+  tanh: Math.tanh,
+  sigmoid: (z) => 1 / (1 + Math.exp(-z)),
+  linear: (z) => z,
+};
+
+/** The network's form: its inputs, the units of its hidden layers, and one output. */
+export interface Form {
+  features: readonly Feature[];
+  layers: readonly number[];
+  activation: Squash;
+  output: Squash;
+}
+
+/** Units of every layer after the input, the output's one last. */
+export const sizesOf = (form: Form): number[] => [...form.layers, 1];
+
+/** How many weights and biases there are. */
+export function countOf(form: Form): number {
+  let before = form.features.length;
+  return sizesOf(form).reduce((sum, size) => {
+    const own = (before + 1) * size;
+    before = size;
+    return sum + own;
+  }, 0);
+}
+
+/** Where the weight from unit `from` to unit `to` of layer `layer` stands (`from` null: its bias), layer by layer. */
+export function placeOf(form: Form, layer: number, from: number | null, to: number): number {
+  const sizes = sizesOf(form);
+  let start = 0;
+  let before = form.features.length;
+  for (let at = 0; at < layer; at += 1) {
+    const size = sizes[at] ?? 0;
+    start += (before + 1) * size;
+    before = size;
+  }
+  const size = sizes[layer] ?? 0;
+  return start + (from ?? before) * size + to;
+}
+
+/** `values` of the layers' rows as one list: each layer's kernel, row by row, then its bias; null where some are missing. */
+export function flatten(rows: readonly { values?: Record<string, unknown> }[]): number[] | null {
+  const all: number[] = [];
+  for (const row of rows) {
+    const { kernel, bias } = row.values ?? {};
+    if (!Array.isArray(kernel) || !Array.isArray(bias)) return null;
+    all.push(...(kernel as number[][]).flat(), ...(bias as number[]));
+  }
+  return all.every((value) => typeof value === "number" && Number.isFinite(value)) ? all : null;
+}
+
+export interface LayerWeights {
+  kernel: number[][];
+  bias: number[];
+}
+
+/** The list that `flatten` makes, layer by layer again: what a spec's `Constant` takes. */
+export function unflatten(form: Form, weights: readonly number[]): LayerWeights[] {
+  let before = form.features.length;
+  let start = 0;
+  return sizesOf(form).map((size) => {
+    const kernel = Array.from({ length: before }, (_, from) => weights.slice(start + from * size, start + (from + 1) * size));
+    const bias = weights.slice(start + before * size, start + (before + 1) * size);
+    start += (before + 1) * size;
+    before = size;
+    return { kernel, bias: [...bias] };
+  });
+}
+
+/** A square of points over which networks are drawn; rows from the lowest y up. */
+export class Plane {
+  private readonly inputs = new Map<Feature, Float32Array>();
+
+  constructor(
+    readonly points: number,
+    low: number,
+    high: number,
+  ) {
+    const at = (index: number) => low + ((high - low) * (index + 0.5)) / points;
+    for (const feature of FEATURES) {
+      const values = new Float32Array(points * points);
+      for (let row = 0; row < points; row += 1) for (let column = 0; column < points; column += 1) values[row * points + column] = OF[feature](at(column), at(row));
+      this.inputs.set(feature, values);
+    }
+  }
+
+  feature(name: Feature): Float32Array {
+    return this.inputs.get(name) ?? new Float32Array(0);
+  }
+
+  /** What every unit says at every point: a list for each layer after the input, the output's last. */
+  run(form: Form, weights: ArrayLike<number>): Float32Array[][] {
+    let before = form.features.map((name) => this.feature(name));
+    let start = 0;
+    const sizes = sizesOf(form);
+    return sizes.map((size, layer) => {
+      const squash = SQUASH[layer === sizes.length - 1 ? form.output : form.activation];
+      const biases = start + before.length * size;
+      const units = Array.from({ length: size }, (_, to) => {
+        const out = new Float32Array(this.points * this.points).fill(weights[biases + to] ?? 0);
+        before.forEach((values, from) => {
+          const weight = weights[start + from * size + to] ?? 0;
+          for (let at = 0; at < out.length; at += 1) out[at] = (out[at] ?? 0) + weight * (values[at] ?? 0);
+        });
+        for (let at = 0; at < out.length; at += 1) out[at] = squash(out[at] ?? 0);
+        return out;
+      });
+      start = biases + size;
+      before = units;
+      return units;
+    });
+  }
+}
+
+/** Values from -1 (orange) to 1 (blue): a share around one half, a bounded number as it is, others by their reach. */
+export function toned(values: Float32Array, squash: Squash): Float32Array {
+  if (squash === "tanh") return values;
+  if (squash === "sigmoid") return values.map((value) => 2 * value - 1);
+  const reach = values.reduce((most, value) => Math.max(most, Math.abs(value)), 1);
+  return values.map((value) => value / reach);
+}
+
+export const mixed = (from: readonly number[], to: readonly number[], share: number): number[] => from.map((value, at) => value + share * ((to[at] ?? value) - value));
