@@ -1,0 +1,490 @@
+"""Every kind of column, every task, trained for real: each protocol answers what `model.keras` says of the same rows.
+
+The reference is the exported Keras model on raw columns, loaded as anybody would load it; nothing of the serving path
+is in it. Five networks: all encodings with four targets at once, and each task by itself.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import io
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx2
+import keras
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tensorflow as tf
+import tritonclient.grpc as triton_grpc
+import tritonclient.http as triton_http
+from tensorflow_serving.apis import classification_pb2, predict_pb2, prediction_service_pb2_grpc, regression_pb2
+
+from fitserve import db, registry
+from fitserve.blobs import sha256_of
+from fitserve.datasets import store
+from fitserve.datasets.encode import Encoder
+from fitserve.runs import create, lease
+from fitserve.settings import Settings
+from fitserve.states import RunState
+from fitserve.tables import Dataset, Run
+from fitserve.wire.datasets import UploadOptions
+from tests.predict.house import House, Served, serving
+from tests.trainer.runs import Told, job_of
+from workers.commit import make_durable
+from workers.predict_batch import BatchPrediction
+from workers.trainer.export import raw_values
+from workers.trainer.job import TrainingResult
+from workers.trainer.train import train
+
+pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+ASKED = 12  # rows
+
+
+def table(rows: int = 60) -> pa.Table:
+    rng = np.random.default_rng(3)
+    x = rng.normal(50, 10, rows)
+    words = ["Good", "bad,", "ugly!", "the", "film"]
+    gap = lambda values, every: [None if i % every == 3 else v for i, v in enumerate(values)]  # noqa: E731
+    days = [dt.datetime(2020, 1, 1) + dt.timedelta(hours=37 * i) for i in range(rows)]
+    return pa.table(
+        {
+            "size": gap(x.tolist(), 7),
+            "income": (x**4).tolist(),
+            "depth/m": rng.integers(-5, 5, rows),
+            "weight": rng.normal(size=rows),
+            "stars": gap((rng.integers(1, 9, rows) / 2).tolist(), 9),
+            "open": gap((x > 50).tolist(), 11),
+            "member": [("yes", "no")[i % 2] for i in range(rows)],
+            "city": gap([("Bern", "Genève", "Zürich")[i % 3] for i in range(rows)], 8),
+            "zip": [f"{i % 17:03d}" for i in range(rows)],
+            "review": gap([" ".join(rng.choice(words, 4)) for _ in range(rows)], 6),
+            "title": [" ".join(rng.choice(words, 2)) for _ in range(rows)],
+            "notes": [" ".join(rng.choice(words, 5)) for _ in range(rows)],
+            "seen": pa.array(gap(days, 10), pa.timestamp("us")),
+            "price": (x * 1e4 + 3e5).tolist(),
+            "sold": np.where(x + rng.normal(0, 5, rows) > 50, "yes", "no").tolist(),
+            "tier": [("a", "b", "c")[i % 3] for i in range(rows)],
+            "tag_a": rng.integers(0, 2, rows),
+            "tag_b": rng.integers(0, 2, rows),
+        }
+    )
+
+
+DENSE: list[Any] = [
+    "size",
+    {"column": "income", "encoding": {"log": {"missing": "median"}}},
+    {"column": "depth/m", "encoding": "min_max"},
+    {"column": "weight", "encoding": "pass_through"},
+    {"column": "stars", "encoding": "one_hot"},
+    "open",
+    {"column": "member", "encoding": "boolean"},
+    "city",
+    {"column": "zip", "encoding": {"hashing": {"bins": 8}}},
+    {"column": "review", "encoding": {"tf_idf": {"max_tokens": 6}}},
+    {"column": "title", "encoding": {"counts": {"max_tokens": 4}}},
+    {"column": "notes", "encoding": {"multi_hot": {"max_tokens": 5}}},
+    {"column": "seen", "encoding": {"cyclic": {"parts": ["time_of_day", "weekday", "day_of_month", "time_of_year"]}}},
+]
+INDICES: list[Any] = [
+    "size",
+    {"column": "city", "encoding": "index"},
+    {"column": "zip", "encoding": {"hashing": {"bins": 9, "output": "index"}}},
+    {"column": "notes", "encoding": {"sequence": {"max_tokens": 5, "length": 4}}},
+]
+EMBEDDED: list[Any] = [
+    {"Embedding": {"input_dim": 5, "output_dim": 3}, "inputs": "city", "name": "a"},
+    {"Flatten": {}, "inputs": "a", "name": "b"},
+    {"Embedding": {"input_dim": 9, "output_dim": 2}, "inputs": "zip", "name": "c"},
+    {"Flatten": {}, "inputs": "c", "name": "d"},
+    {"Embedding": {"input_dim": 5, "output_dim": 4}, "inputs": "notes", "name": "e"},
+    {"LSTM": {"units": 3}, "inputs": "e", "name": "f"},
+    {"Concatenate": {}, "inputs": ["b", "d", "f", "features"]},
+]
+TAGS = {"columns": ["tag_a", "tag_b"], "task": "multilabel", "name": "tags"}
+KINDS = {"member": "boolean", "review": "text", "title": "text", "notes": "text", "seen": "datetime"}
+SPECS: dict[str, dict[str, Any]] = {
+    "several": {"target": ["price", "sold", {"column": "tier", "task": "multiclass"}, TAGS], "features": DENSE},
+    "binary": {"target": "sold", "features": DENSE, "training": {"keep_epochs": [1]}},
+    "multiclass": {"target": "tier", "features": INDICES, "network": EMBEDDED},
+    "multilabel": {"target": TAGS, "features": ["weight", "city"]},
+    "regression": {"target": "price", "features": ["income", "weight"]},
+}
+Outputs = dict[str, np.ndarray]
+"""By target: (rows, units)."""
+
+
+@dataclass
+class Case:
+    """A model that is served, the rows that it is asked about, and what Keras says of them."""
+
+    served: Served
+    model: str
+    manifest: dict[str, Any]
+    asked: pa.Table
+    keras: Outputs
+    house: House
+    dataset: str
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """As JSON has them."""
+        plain = lambda value: value.isoformat() if isinstance(value, dt.datetime) else value  # noqa: E731
+        return [{name: plain(value) for name, value in row.items()} for row in self.asked.to_pylist()]
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.asked.column_names)
+
+    @property
+    def whole(self) -> list[int]:
+        """The rows that binary tensors can say: they have no null but a number's NaN."""
+        text = [n for n in self.names if not pa.types.is_floating(self.asked.column(n).type)]
+        return [at for at, row in enumerate(self.rows) if all(row[name] is not None for name in text)]
+
+    def column(self, name: str, rows: list[int]) -> np.ndarray:
+        values = [self.rows[at][name] for at in rows]
+        if pa.types.is_floating(self.asked.column(name).type):
+            return np.array([[np.nan if v is None else v] for v in values], np.float64)
+        if isinstance(values[0], str):
+            return np.array([[v] for v in values], object)
+        return np.array([[v] for v in values])
+
+    @property
+    def output(self) -> dict[str, dict[str, Any]]:
+        return {one["name"]: one for one in self.manifest["outputs"]}
+
+    def post(self, path: str, body: Any, **headers: str) -> httpx2.Response:
+        content = body if isinstance(body, str | bytes) else json.dumps(body)
+        url = f"{self.served.url}{path}"
+        answer = httpx2.post(url, content=content, headers={**self.served.headers, **headers}, timeout=20)
+        assert answer.status_code == 200, answer.text
+        return answer
+
+
+def trained(house: House, name: str, folder: Path) -> tuple[TrainingResult, str]:
+    """Trains, and commits the result as a worker does: artifacts, run and version in one transaction."""
+    spec = {**SPECS[name], "split": {"validation": 0.2}}
+    spec["training"] = {"epochs": 2, "batch_size": 16, **spec.get("training", {})}
+    result = train(job_of(table(), spec, folder, KINDS), Told())
+    new = create.NewRun("ada", "ds", {}, {}, {}, model=name)
+    run, _ = create.create(house.engine, new, Settings().limits)
+    claim = lease.claim(house.engine, "w", lease_seconds=60, running_limit=99, kinds=("training",))
+    assert claim is not None
+    durable = make_durable(house.blobs, claim.run, result)
+    assert durable.commit(house.engine, claim.lease, house.blobs, ()) == RunState.succeeded
+    return result, run.id
+
+
+def says(files: dict[str, Path], encoder: Encoder, rows: pa.Table) -> Outputs:
+    model = keras.models.load_model(files["keras"], safe_mode=True)
+    given = {name: keras.ops.convert_to_tensor(value) for name, value in raw_values(encoder, rows).items()}
+    return {name: value.numpy() for name, value in model(given, training=False).items()}
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Case]]:
+    folder = tmp_path_factory.mktemp("parity")
+    house = House(folder / "house")
+    made: dict[str, tuple[dict[str, Any], pa.Table, Outputs]] = {}
+    for name in SPECS:
+        result, run = trained(house, name, folder / name)
+        encoder = Encoder.from_json(result.manifest["encoder"])
+        asked = table().slice(0, ASKED).select(list(encoder.names))
+        made[name] = (result.manifest, asked, says(result.files, encoder, asked))
+        for epoch, one in result.kept.items():
+            label = f"{name}@epoch-{epoch}"
+            made[label] = ({**result.manifest, **one.manifest}, asked, says(one.files, encoder, asked))
+            with db.reading(house.engine) as session:
+                artifact = session.get(Run, run).result["kept_epochs"][str(epoch)]
+            house.change(registry.set_label, name, f"epoch-{epoch}", version_number=1, artifact=artifact)
+    settings = Settings(home=house.home, database_url=house.url)
+    dataset = upload(house, settings, table().slice(0, ASKED))
+    with serving(house) as served:
+        yield {
+            name: Case(served, name, manifest, asked, outputs, house, dataset)
+            for name, (manifest, asked, outputs) in made.items()
+        }
+
+
+def upload(house: House, settings: Settings, rows: pa.Table) -> str:
+    path = settings.home / "rows.parquet"
+    pq.write_table(rows, path)
+    received = store.Received(path, sha256_of(path), path.stat().st_size, path.name)
+    options = UploadOptions(format="parquet")
+    limits, scratch = settings.limits, settings.scratch
+    where = {"owner": "ada", "options": options, "limits": limits, "scratch": scratch, "name": "rows"}
+    return store.create(house.engine, house.blobs, received, **where)[0].id
+
+
+# --- the protocols: each returns what it was told, by target, of the rows that it asked about ---------------------
+
+
+def tfs_rows(case: Case) -> tuple[Outputs, list[int]]:
+    answer = case.post(f"/v1/models/{case.model}:predict", {"instances": case.rows}).json()
+    return by_row(case, answer["predictions"]), list(range(ASKED))
+
+
+def tfs_positional(case: Case) -> tuple[Outputs, list[int]]:
+    rows = [list(row.values()) for row in case.rows]
+    answer = case.post(f"/v1/models/{case.model}:predict", {"instances": rows}).json()
+    return by_row(case, answer["predictions"]), list(range(ASKED))
+
+
+def by_row(case: Case, predictions: list[Any]) -> Outputs:
+    if len(case.output) == 1:
+        return {name: np.array(predictions) for name in case.output}
+    return {name: np.array([row[name] for row in predictions]) for name in case.output}
+
+
+def tfs_columns(case: Case) -> tuple[Outputs, list[int]]:
+    columns = {name: [row[name] for row in case.rows] for name in case.names}
+    answer = case.post(f"/v1/models/{case.model}:predict", {"inputs": columns}).json()["outputs"]
+    found = answer if len(case.output) > 1 else dict.fromkeys(case.output, answer)
+    return {name: np.array(values) for name, values in found.items()}, list(range(ASKED))
+
+
+def tfs_classify_and_regress(case: Case) -> tuple[Outputs, list[int]]:
+    found = {}
+    for name, output in case.output.items():
+        verb = "regress" if output["task"] == "regression" else "classify"
+        body = {"signature_name": name, "examples": case.rows}
+        results = case.post(f"/v1/models/{case.model}:{verb}", body).json()["results"]
+        if verb == "regress":
+            found[name] = np.array(results)[:, None]
+        else:
+            assert [label for label, _ in results[0]] == output["labels"]
+            found[name] = np.array([[score for _, score in row] for row in results])[:, -output["units"] :]
+    return found, list(range(ASKED))
+
+
+def tfs_grpc(case: Case) -> tuple[Outputs, list[int]]:
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = case.model
+    for name in case.names:
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(case.column(name, case.whole)))
+    answer = stub(case).Predict(request, 20, metadata(case))
+    return {name: tf.make_ndarray(tensor) for name, tensor in answer.outputs.items()}, case.whole
+
+
+def tfs_grpc_examples(case: Case) -> tuple[Outputs, list[int]]:
+    """Classify and Regress. Examples have 32-bit floats: asked where all that is a number in them is small enough."""
+    found = {}
+    for name, output in case.output.items():
+        regression = output["task"] == "regression"
+        request = regression_pb2.RegressionRequest() if regression else classification_pb2.ClassificationRequest()
+        request.model_spec.name, request.model_spec.signature_name = case.model, name
+        request.input.example_list.examples.extend(example(row) for row in case.rows)
+        if regression:
+            answer = stub(case).Regress(request, 20, metadata(case))
+            found[name] = np.array([[one.value] for one in answer.result.regressions])
+        else:
+            answer = stub(case).Classify(request, 20, metadata(case))
+            scores = [[one.score for one in row.classes] for row in answer.result.classifications]
+            found[name] = np.array(scores)[:, -output["units"] :]
+    return found, list(range(ASKED))
+
+
+def example(row: dict[str, Any]) -> tf.train.Example:
+    features = {}
+    for name, value in row.items():
+        if isinstance(value, str):
+            features[name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=[value.encode()]))
+        elif isinstance(value, float):
+            features[name] = tf.train.Feature(float_list=tf.train.FloatList(value=[value]))
+        elif value is not None:
+            features[name] = tf.train.Feature(int64_list=tf.train.Int64List(value=[int(value)]))
+    return tf.train.Example(features=tf.train.Features(feature=features))
+
+
+def stub(case: Case) -> Any:
+    return prediction_service_pb2_grpc.PredictionServiceStub(
+        grpc.insecure_channel(f"127.0.0.1:{case.served.grpc_port}")
+    )
+
+
+def metadata(case: Case) -> tuple[tuple[str, str], ...]:
+    return (("authorization", case.served.headers["Authorization"]),)
+
+
+def oip_type(case: Case, name: str) -> str:
+    kind = case.asked.column(name).type
+    if pa.types.is_boolean(kind):
+        return "BOOL"
+    return "FP64" if pa.types.is_floating(kind) else "INT64" if pa.types.is_integer(kind) else "BYTES"
+
+
+def oip_json(case: Case) -> tuple[Outputs, list[int]]:
+    inputs = [
+        {"name": n, "shape": [ASKED, 1], "datatype": oip_type(case, n), "data": [row[n] for row in case.rows]}
+        for n in case.names
+    ]
+    answer = case.post(f"/v2/models/{case.model}/infer", {"inputs": inputs}).json()
+    found = {one["name"]: np.array(one["data"]).reshape(one["shape"]) for one in answer["outputs"]}
+    return found, list(range(ASKED))
+
+
+def oip_binary(case: Case) -> tuple[Outputs, list[int]]:
+    return triton(case, triton_http, f"127.0.0.1:{case.served.port}")
+
+
+def oip_grpc(case: Case) -> tuple[Outputs, list[int]]:
+    return triton(case, triton_grpc, f"127.0.0.1:{case.served.grpc_port}")
+
+
+def triton(case: Case, module: Any, address: str) -> tuple[Outputs, list[int]]:
+    inputs = []
+    for name in case.names:
+        values = case.column(name, case.whole)
+        inputs.append(module.InferInput(name, list(values.shape), oip_type(case, name)))
+        inputs[-1].set_data_from_numpy(values)
+    headers = {"authorization": case.served.headers["Authorization"]}
+    answer = module.InferenceServerClient(address).infer(case.model, inputs, headers=headers)
+    return {name: answer.as_numpy(name) for name in case.output}, case.whole
+
+
+def csv_text(case: Case) -> tuple[Outputs, list[int]]:
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(case.names)
+    plain = lambda value: "" if value is None else str(value).lower() if isinstance(value, bool) else value  # noqa: E731
+    writer.writerows([plain(value) for value in row.values()] for row in case.rows)
+    headers = {"Content-Type": "text/csv", "Accept": "text/csv"}
+    told = list(
+        csv.DictReader(io.StringIO(case.post(f"/v1/models/{case.model}:predict", out.getvalue(), **headers).text))
+    )
+    found = {
+        name: np.array([[float(row[column]) for column in unit_columns(output, name)] for row in told])
+        for name, output in case.output.items()
+    }
+    return found, list(range(ASKED))
+
+
+def unit_columns(output: dict[str, Any], prefix: str) -> list[str]:
+    """The names of a target's columns, as CSV answers and batch predictions have them."""
+    if output["task"] == "regression":
+        return [prefix]
+    return [f"{prefix}_{label}" for label in output["labels"][-output["units"] :]]
+
+
+def fast_lane(case: Case) -> tuple[Outputs, list[int]]:
+    """One row a request on one connection, each thrice: the first teaches the lane its head."""
+    before = case.served.telemetry("fitserve_predict_fast_lane_requests_total")
+    predictions = []
+    with socket.create_connection(("127.0.0.1", case.served.port)) as connection:
+        reader = connection.makefile("rb")
+        for row in case.rows:
+            for _ in range(3):
+                body = json.dumps({"instances": [row]}).encode()
+                head = f"POST /v1/models/{case.model}:predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+                connection.sendall(
+                    f"{head}Authorization: {case.served.headers['Authorization']}\r\n\r\n".encode() + body
+                )
+                assert reader.readline() == b"HTTP/1.1 200 OK\r\n"
+                lines = iter(reader.readline, b"\r\n")
+                length = max(int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length"))
+                answer = json.loads(reader.read(length))["predictions"]
+            predictions += answer
+    used = case.served.telemetry("fitserve_predict_fast_lane_requests_total") - before
+    assert used >= (2 if len(case.output) == 1 else 0)  # rows to be warned of, and several targets, go round it
+    return by_row(case, predictions), list(range(ASKED))
+
+
+def batch(case: Case) -> tuple[Outputs, list[int]]:
+    house = case.house
+    settings = Settings(home=house.home, database_url=house.url)
+    with db.reading(house.engine) as session:
+        artifact = registry.version(session, case.model, 1).artifact
+    asked = {
+        "model": case.model,
+        "version": 1,
+        "artifact": artifact,
+        "dataset": case.dataset,
+        "name": f"by-{case.model}",
+    }
+    create.create(house.engine, create.NewRun("ada", case.dataset, {}, asked, {}, kind="prediction"), settings.limits)
+    claim = lease.claim(house.engine, "w", lease_seconds=60, running_limit=99, kinds=("prediction",))
+    assert claim is not None
+    assert BatchPrediction(settings, house.engine, house.blobs, claim, threading.Event()).run() == RunState.succeeded
+    with db.reading(house.engine) as session:
+        made = session.get(Dataset, session.get(Run, claim.lease.run_id).result["dataset_id"])
+    table = store.open_table(house.blobs, made, settings.scratch / "blobs")
+    found = {
+        name: np.stack([table[column].to_numpy() for column in unit_columns(output, f"predicted_{name}")], axis=1)
+        for name, output in case.output.items()
+    }
+    return found, list(range(ASKED))
+
+
+PROTOCOLS: list[Callable[[Case], tuple[Outputs, list[int]]]] = [
+    tfs_rows,
+    tfs_positional,
+    tfs_columns,
+    tfs_classify_and_regress,
+    tfs_grpc,
+    tfs_grpc_examples,
+    oip_json,
+    oip_binary,
+    oip_grpc,
+    csv_text,
+    fast_lane,
+    batch,
+]
+
+
+def check(found: Outputs, case: Case, rows: list[int]) -> None:
+    assert found.keys() == case.keras.keys()
+    assert len(rows) >= 3
+    for name, expected in case.keras.items():
+        wanted = expected[rows]
+        assert found[name].shape == wanted.shape
+        scale = np.maximum(np.abs(wanted), 1.0)
+        assert (np.abs(found[name] - wanted) / scale).max() <= 1e-5, name
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda one: one.__name__)
+@pytest.mark.parametrize("name", list(SPECS))
+def test_every_protocol_says_what_keras_says(cases: dict[str, Case], name: str, protocol: Any) -> None:
+    case = cases[name]
+    assert np.ptp(np.concatenate([value.ravel() for value in case.keras.values()])) > 1e-3  # the rows differ
+    found, rows = protocol(case)
+    check(found, case, rows)
+
+
+def test_a_kept_epoch_is_served_as_a_label_by_every_protocol_with_labels(cases: dict[str, Case]) -> None:
+    """And it is another network than the version's."""
+    case, kept = cases["binary"], cases["binary@epoch-1"]
+    assert np.abs(case.keras["sold"] - kept.keras["sold"]).max() > 1e-4
+    rest = case.post("/v1/models/binary/labels/epoch-1:predict", {"instances": case.rows})
+    assert (rest.headers["x-model-version"], rest.headers["x-model-label"]) == ("1", "epoch-1")
+    check({"sold": np.array(rest.json()["predictions"])}, kept, list(range(ASKED)))
+    columns = [
+        {"name": n, "shape": [ASKED], "datatype": oip_type(case, n), "data": [row[n] for row in case.rows]}
+        for n in case.names
+    ]
+    oip = case.post("/v2/models/binary/versions/epoch-1/infer", {"inputs": columns}).json()
+    assert oip["parameters"]["label"] == "epoch-1"
+    check({"sold": np.array(oip["outputs"][0]["data"])[:, None]}, kept, list(range(ASKED)))
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name, request.model_spec.version_label = "binary", "epoch-1"
+    for name in case.names:
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(case.column(name, case.whole)))
+    answer = stub(case).Predict(request, 20, metadata(case))
+    check({"sold": tf.make_ndarray(answer.outputs["sold"])}, kept, case.whole)
+    client = triton_grpc.InferenceServerClient(f"127.0.0.1:{case.served.grpc_port}")
+    inputs = []
+    for name in case.names:
+        inputs.append(triton_grpc.InferInput(name, [len(case.whole), 1], oip_type(case, name)))
+        inputs[-1].set_data_from_numpy(case.column(name, case.whole))
+    headers = {"authorization": case.served.headers["Authorization"]}
+    found = client.infer("binary", inputs, model_version="epoch-1", headers=headers).as_numpy("sold")
+    check({"sold": found}, kept, case.whole)
