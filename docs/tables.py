@@ -1,4 +1,5 @@
-"""Writes the reference tables that are derived from the code: settings, limits, telemetry and the spec.
+"""Writes the reference tables that are derived from the code: settings, limits, telemetry, the spec and
+findings.
 
 `python -m docs.tables` writes them; `tests/docs/test_tables.py` fails when they are not current.
 """
@@ -11,6 +12,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from pydantic_settings import BaseSettings
 
 from fitserve import telemetry
+from fitserve.findings import RULES
 from fitserve.settings import Limits, Settings
 from fitserve.spec import reference
 
@@ -49,10 +51,7 @@ def _series() -> dict[str, tuple[str, tuple[str, ...], str]]:
             suffix = "_total" if described.type == "counter" else "_info" if described.type == "info" else ""
             rows[described.name + suffix] = (described.type, metric._labelnames, described.documentation)
     for declared in telemetry.PREDICT.values():
-        kind = (
-            "counter" if declared.name.endswith("_total") else "histogram" if "duration" in declared.name else "gauge"
-        )
-        rows[declared.name] = (kind, declared.labels, declared.help)
+        rows[declared.name] = (declared.kind, declared.labels, declared.help)
     return rows
 
 
@@ -62,6 +61,23 @@ def telemetry_table() -> str:
     for name, (kind, labels, text) in sorted(_series().items()):
         lines.append(f"| `{name}` | {kind} | {', '.join(f'`{label}`' for label in labels)} | {text} |")
     return "\n".join(lines)
+
+
+def findings_page() -> str:
+    """Every rule by which runs are diagnosed."""
+    parts = [
+        "# Findings\n\nWhat `GET /api/v1/runs/{id}/findings` may say of a run. Each rule reads the recorded epochs, the"
+        " spec and the answers of the trained network; each finding brings its evidence and a change of the spec, which"
+        " `POST /api/v1/runs/{id}/findings/{n}/apply` trains. `GET /api/v1/findings/rules` says the same."
+    ]
+    for rule in RULES:
+        hidden = ", ".join(f"`{name}`" for name in rule.hides)
+        parts.append(
+            f"## {rule.title}\n\n`{rule.name}`, {rule.severity}\n\n- **It speaks when** {rule.threshold}.\n"
+            f"- **The change**: {rule.answer}.\n- **From**: {rule.source}."
+            + (f"\n- **Symptoms that it explains, and leaves out**: {hidden}." if hidden else "")
+        )
+    return "\n\n".join(parts) + "\n"
 
 
 def documents() -> dict[Path, str]:
@@ -81,6 +97,7 @@ def documents() -> dict[Path, str]:
         REFERENCE / "settings.md": settings,
         REFERENCE / "telemetry.md": series,
         REFERENCE / "spec.md": reference.page(),
+        REFERENCE / "findings.md": findings_page(),
     }
 
 

@@ -64,6 +64,9 @@ class Settings(BaseSettings):
     auth: bool = Field(True, description="Ask for API keys; can be off on a loopback address only")
     root_key: SecretStr | None = Field(None, description="An admin key given from outside, as `id.secret`")
     predict_url: str | None = Field(None, description="Where clients reach the prediction service")
+    grafana_url: str | None = Field(
+        None, pattern=r"^https?://", description="Address of Grafana's dashboards, for a link on the System page"
+    )
 
     tls_certificate: Path | None = Field(None, description="PEM file: with `tls_key`, the web processes speak HTTPS")
     tls_key: Path | None = Field(None, description="PEM file of the certificate's private key")
@@ -89,6 +92,7 @@ class Settings(BaseSettings):
     checkpoint_seconds: float = Field(30, description="Between two checkpoints of a training run")
     trainer_memory_bytes: int = Field(0, description="Memory limit of a trainer; 0 is three quarters of the machine")
     trainer_runs: int = Field(200, description="Runs after which a warm trainer process is replaced")
+    trainer_network: bool = Field(False, description="Let trainers open sockets; CUDA's MPS needs that, training not")
     trainer_threads: int = Field(0, description="Threads of a trainer; 0 is one for each core")
     registry_poll_seconds: float = Field(1.0, description="Between two looks of the prediction service at the registry")
     predict_memory_bytes: int = Field(2 * GB, description="Memory budget of loaded models")

@@ -7,7 +7,9 @@ registry, states, causes. Never a run's id, never a name that a client made up.
 from __future__ import annotations
 
 import platform
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from prometheus_client import (
@@ -19,11 +21,13 @@ from prometheus_client import (
     Info,
     PlatformCollector,
     ProcessCollector,
+    disable_created_metrics,
     generate_latest,
 )
 
 from fitserve import __version__
 
+disable_created_metrics()  # they would double the series of counters
 REGISTRY: Final = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)
 PlatformCollector(registry=REGISTRY)
@@ -32,6 +36,7 @@ GCCollector(registry=REGISTRY)
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 FAST = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 REQUEST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
+SIZES = tuple(2**power for power in range(11))  # rows
 LONG = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14400.0)
 
 BUILD = Info("fitserve_build", "Release and interpreter of this process.", registry=REGISTRY)
@@ -46,11 +51,13 @@ HTTP_REQUESTS = Counter(
 )
 HTTP_SECONDS = Histogram(
     "fitserve_http_request_duration_seconds",
-    "Time from a request's head to the end of its answer.",
-    ["route", "method"],
+    "Time from a request's head to the end of its answer, by route template and class of status (2xx ...).",
+    ["route", "method", "status_class"],
     buckets=REQUEST,
     registry=REGISTRY,
 )
+HTTP_RECEIVED = Counter("fitserve_http_request_bytes_total", "Bytes of requests' bodies.", ["route"], registry=REGISTRY)
+HTTP_SENT = Counter("fitserve_http_response_bytes_total", "Bytes of answers' bodies.", ["route"], registry=REGISTRY)
 HTTP_IN_FLIGHT = Gauge("fitserve_http_requests_in_flight", "Requests being answered.", registry=REGISTRY)
 
 # Datasets
@@ -76,7 +83,67 @@ ATTEMPTS = Counter("fitserve_run_attempts_total", "Runs claimed.", registry=REGI
 REAPED = Counter("fitserve_runs_reaped_total", "Runs taken from a lost worker.", registry=REGISTRY)
 DISPATCHED = Counter("fitserve_runs_dispatched_total", "Runs published again.", registry=REGISTRY)
 EPOCHS = Counter("fitserve_epochs_total", "Epochs trained.", registry=REGISTRY)
-TRAINER_MEMORY = Gauge("fitserve_trainer_resident_bytes", "Resident memory of the trainer.", registry=REGISTRY)
+ROWS_TRAINED = Counter(
+    "fitserve_rows_trained_total", "Training rows of the epochs trained: rows times epochs.", registry=REGISTRY
+)
+LAST_LOSS = Gauge(
+    "fitserve_run_last_loss",
+    "Loss of the last epoch of the run that trains for a model, on training and validation rows.",
+    ["model", "rows"],
+    registry=REGISTRY,
+)
+TRAINER_MEMORY = Gauge(
+    "fitserve_trainer_resident_bytes", "Resident memory of the trainer in a slot.", ["slot"], registry=REGISTRY
+)
+
+# Served models: what the reaper reads from all prediction processes' windows
+DRIFT_PSI = Gauge(
+    "fitserve_drift_psi",
+    "Population stability index of a column against the training rows; of each version the 20 most drifted columns.",
+    ["model", "version", "column"],
+    registry=REGISTRY,
+)
+DRIFT_WORST = Gauge(
+    "fitserve_drift_worst_psi", "The largest index of a version's columns.", ["model", "version"], registry=REGISTRY
+)
+DRIFT_MISSING = Gauge(
+    "fitserve_drift_missing_ratio",
+    "Share of asked rows without a value, of the same columns.",
+    ["model", "version", "column"],
+    registry=REGISTRY,
+)
+DRIFT_OUTPUT = Gauge(
+    "fitserve_drift_prediction_psi",
+    "Index of what is answered (classes, scores, values) against the answers to training rows.",
+    ["model", "version", "output", "part"],
+    registry=REGISTRY,
+)
+DRIFT_ROWS = Gauge(
+    "fitserve_drift_rows", "Rows counted in the sliding window.", ["model", "version"], registry=REGISTRY
+)
+LIVE_ACCURACY = Gauge(
+    "fitserve_live_accuracy_ratio",
+    "Share of right predictions, by the ground truth that was posted.",
+    ["model", "version", "output"],
+    registry=REGISTRY,
+)
+LIVE_RMSE = Gauge(
+    "fitserve_live_rmse",
+    "Root mean square error by the ground truth that was posted, in the target's units.",
+    ["model", "version", "output"],
+    registry=REGISTRY,
+)
+LIVE_ROWS = Gauge("fitserve_live_rows", "Rows with ground truth.", ["model", "version", "output"], registry=REGISTRY)
+FEEDBACK = Counter(
+    "fitserve_feedback_rows_total",
+    "Rows of ground truth posted: stored, repeated (known already), unknown (no such prediction).",
+    ["outcome"],
+    registry=REGISTRY,
+)
+
+# Processes
+DISK_FREE = Gauge("fitserve_disk_free_bytes", "Free bytes of the disk under FITSERVE_HOME.", registry=REGISTRY)
+DISK_SIZE = Gauge("fitserve_disk_size_bytes", "Bytes of the disk under FITSERVE_HOME.", registry=REGISTRY)
 BLOBS_COLLECTED = Counter("fitserve_blobs_collected_total", "Unreferenced blobs removed.", registry=REGISTRY)
 
 
@@ -87,6 +154,12 @@ class Declared:
     name: str
     help: str
     labels: tuple[str, ...] = ()
+    type: str = ""
+
+    @property
+    def kind(self) -> str:
+        """counter, gauge or histogram."""
+        return self.type or ("counter" if self.name.endswith("_total") else "gauge")
 
 
 _P = "fitserve_predict_"
@@ -94,7 +167,45 @@ PREDICT: Final[dict[str, Declared]] = {
     "requests": Declared(
         _P + "requests_total", "Requests answered by the data plane.", ("protocol", "operation", "status")
     ),
-    "seconds": Declared(_P + "duration_seconds", "Time from a request to its answer.", ("protocol",)),
+    "seconds": Declared(
+        _P + "duration_seconds",
+        "Time from a request to its answer, by the version that answered (none: no prediction).",
+        ("protocol", "model", "version"),
+        "histogram",
+    ),
+    "phases": Declared(
+        _P + "phase_seconds",
+        "Where a prediction's time goes: decode, queue, encode, infer, answer; of the fast lane one turn in 16.",
+        ("lane", "phase"),
+        "histogram",
+    ),
+    "sizes": Declared(
+        _P + "batch_rows", "Rows of an inference call, whatever the lane.", ("model", "version"), "histogram"
+    ),
+    "classes": Declared(
+        _P + "classes_total",
+        "Answered classes of the rows that drift looks at; 20 by name, the rest as other.",
+        ("model", "version", "output", "class"),
+    ),
+    "scores": Declared(
+        _P + "score",
+        "Probability of the answered class (one sigmoid unit: of the second), of the rows that drift looks at.",
+        ("model", "version", "output"),
+        "histogram",
+    ),
+    "values": Declared(
+        _P + "value",
+        "Answers of a regression, of the rows that drift looks at; buckets are the answers to training rows in tenths.",
+        ("model", "version", "output"),
+        "histogram",
+    ),
+    "refused": Declared(
+        _P + "refused_rows_total",
+        "Rows refused, by reason; a refused request that names no row counts one.",
+        ("reason",),
+    ),
+    "swaps": Declared(_P + "swaps_total", "Changes of the version that answers for a model.", ("model",)),
+    "processes": Declared(_P + "processes", "One for each prediction process that this scrape tells of."),
     "rows": Declared(_P + "rows_total", "Rows predicted.", ("model", "version")),
     "warnings": Declared(_P + "warnings_total", "Warnings given with predictions.", ("model", "code")),
     "in_flight": Declared(_P + "requests_in_flight", "Predictions being answered."),
@@ -118,6 +229,19 @@ PREDICT: Final[dict[str, Declared]] = {
     "evictions": Declared(_P + "evictions_total", "Networks unloaded to keep the memory budget."),
     "poll_failures": Declared(_P + "poll_failures_total", "Looks at the registry that failed."),
 }
+
+
+def watch_disk(folder: Path) -> None:
+    """From now on a scrape looks at the disk under this folder."""
+
+    def usage(part: int) -> float:
+        try:
+            return float(shutil.disk_usage(folder)[part])
+        except OSError:
+            return float("nan")
+
+    DISK_SIZE.set_function(lambda: usage(0))
+    DISK_FREE.set_function(lambda: usage(2))
 
 
 def exposition() -> bytes:

@@ -11,7 +11,7 @@ from celery import bootsteps
 from celery.signals import worker_ready, worker_shutting_down
 from sqlalchemy import text
 
-from fitserve import blobs, db, logs
+from fitserve import blobs, db, logs, telemetry, tracing
 from fitserve.queue import QUEUE, WAKE, make_app
 from fitserve.settings import Settings
 from workers import probes
@@ -41,6 +41,8 @@ def main() -> None:
     """Runs until it is told to stop."""
     settings = Settings()
     logs.configure("worker", settings.log_level)
+    tracing.configure(settings.otlp_endpoint, "worker")
+    telemetry.watch_disk(settings.home)
     settings.scratch.mkdir(parents=True, exist_ok=True)
     engine = db.make_engine(settings.resolved_database_url)
     supervisor = Supervisor(settings, engine, blobs.open_store(settings.resolved_blob_url))
@@ -72,6 +74,7 @@ def main() -> None:
     def _stop() -> None:
         supervisor.stop()
         desk.join(settings.graceful_seconds)
+        tracing.stop()
         finished.set()
         # Celery may be waiting for a broker that is away; nothing of ours is left to do.
         threading.Event().wait(3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import threading
@@ -76,12 +77,14 @@ class Attempt:
     _asked_at: float | None = None
     _beat_at: float = 0.0
     _look_at: float = 0.0
+    _rows: int = 0  # that an epoch trains on
     _progress_at: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         held = self.claim.lease
         self.folder = self.settings.scratch / "runs" / f"{held.run_id}-{held.attempt}"
         self._kept_checkpoint = self.claim.run.checkpoint
+        self._rows = int((self.claim.run.estimates or {}).get("training_rows") or 0)
         self._beat_at = time.monotonic()
 
     @property
@@ -206,13 +209,15 @@ class Attempt:
             superseded, self._kept_checkpoint = self._kept_checkpoint, checkpoint.blob.sha256
             self._discard(superseded)
         telemetry.EPOCHS.inc(epochs)
+        telemetry.ROWS_TRAINED.inc(epochs * self._rows)
+        self._show_loss(batch)
         if requested is not None:
             self._note_cancel()
 
     def _look(self) -> None:
         if self.trainer is not None:
             resident = self.trainer.look_at_memory()
-            telemetry.TRAINER_MEMORY.set(resident)
+            telemetry.TRAINER_MEMORY.labels(self._slot_number).set(resident)
             if resident > self.trainer.limit:
                 raise Ended("out_of_memory", *_out_of_memory(self.trainer), final=True)
         try:
@@ -220,6 +225,27 @@ class Attempt:
                 self._note_cancel()
         except Unavailable:
             pass  # the next look will do
+
+    @property
+    def _slot_number(self) -> str:
+        return self.slot.worker.rpartition("-")[2]
+
+    def _show_loss(self, reports: tuple[Report, ...]) -> None:
+        """The last epoch's losses under the model's name: one gauge for each model that is being trained."""
+        model = self.claim.run.model
+        last = next((report for report in reversed(reports) if isinstance(report, EpochReport)), None)
+        if model is None or last is None:
+            return
+        for rows, name in (("training", "loss"), ("validation", "val_loss")):
+            if isinstance(loss := last.logs.get(name), int | float):
+                telemetry.LAST_LOSS.labels(model, rows).set(loss)
+
+    def _forget_gauges(self) -> None:
+        telemetry.TRAINER_MEMORY.labels(self._slot_number).set(0)
+        if self.claim.run.model is not None:
+            for rows in ("training", "validation"):
+                with contextlib.suppress(KeyError):
+                    telemetry.LAST_LOSS.remove(self.claim.run.model, rows)
 
     def _note_cancel(self) -> None:
         if not self._cancel:
@@ -353,6 +379,7 @@ class Attempt:
 
     def _account(self, state: RunState | None, seconds: float) -> None:
         telemetry.RUN_SECONDS.observe(seconds)
+        self._forget_gauges()
         if state in TERMINAL:
             telemetry.RUNS_FINISHED.labels(str(state)).inc()
         log.info(

@@ -21,6 +21,7 @@ from fitserve.queue import Publisher
 from fitserve.runs import dispatch, garbage, read, workers
 from fitserve.settings import Settings
 from workers import lost
+from workers.live_gauges import LiveGauges
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class Reaper:
             (settings.reap_seconds, self.reap),
             (settings.reap_seconds, self.dispatch),
             (COUNT_EVERY, self.count),
+            (min(COUNT_EVERY, settings.drift_write_seconds), LiveGauges(settings, engine, store).refresh),
             (SWEEP_EVERY, self.sweep),
         ]
 
@@ -105,6 +107,7 @@ def main() -> None:
 
     settings = Settings()
     logs.configure("reaper", settings.log_level)
+    telemetry.watch_disk(settings.home)
     engine = db.make_engine(settings.resolved_database_url)
     publisher = Publisher(settings)
     reaper = Reaper(settings, engine, blobs.open_store(settings.resolved_blob_url), publisher)

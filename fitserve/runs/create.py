@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from fitserve import db
+from fitserve import db, logs, tracing
 from fitserve.crash import crash_point
 from fitserve.errors import BadInput, Conflict
 from fitserve.ids import new_id
@@ -19,6 +20,8 @@ from fitserve.settings import Limits
 from fitserve.states import RunState
 from fitserve.tables import Idempotency, Run
 from fitserve.wire.keys import NO_QUOTAS, Quotas
+
+log = logging.getLogger(__name__)
 
 LONGEST_KEY = 255
 
@@ -78,6 +81,12 @@ def replay(session: Session, owner: str, key: Key | None) -> Run | None:
     return session.get(Run, known.run_id)
 
 
+def _origin() -> dict[str, Any] | None:
+    """The request that makes a run, for the logs and traces of whoever works on it."""
+    found = {"request_id": logs.bound_value("request_id"), "traceparent": tracing.traceparent()}
+    return {name: value for name, value in found.items() if value is not None} or None
+
+
 def create(engine: Engine, new: NewRun, limits: Limits, key: Key | None = None) -> tuple[Run, bool]:
     """T1, in one transaction: the key, the run, its first event. Returns the run and whether it is new.
 
@@ -106,6 +115,7 @@ def create(engine: Engine, new: NewRun, limits: Limits, key: Key | None = None) 
             attempt=0,
             spent_attempts=0,
             parent_id=new.parent_id,
+            origin=_origin(),
             dispatched_at=at,  # published right after the commit; T10 sees to it where that fails
             created_at=at,
         )
@@ -120,4 +130,5 @@ def create(engine: Engine, new: NewRun, limits: Limits, key: Key | None = None) 
         session.expunge(run)
         crash_point("api.before_commit")
     crash_point("api.after_commit")
+    log.info("run queued", extra={"run": run.id, "model": run.model})
     return run, True

@@ -6,7 +6,7 @@ import sys
 
 import uvicorn
 
-from fitserve import logs
+from fitserve import logs, tracing
 from fitserve.settings import Settings
 from services.control.app import create_app
 from services.shell.serving import Server
@@ -15,6 +15,7 @@ from services.shell.serving import Server
 def main() -> int:
     settings = Settings()
     logs.configure("api", settings.log_level)
+    tracing.configure(settings.otlp_endpoint, "api")
     config = uvicorn.Config(
         create_app(settings),
         host=settings.host,

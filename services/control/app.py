@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import APIRouter, FastAPI
 from sqlalchemy import text
 
-from fitserve import blobs, db
+from fitserve import blobs, db, telemetry
 from fitserve.queue import Publisher
 from fitserve.settings import Settings
 from services.control import (
@@ -16,7 +16,9 @@ from services.control import (
     datasets,
     docs,
     drawing,
+    drift,
     events,
+    feedback,
     insight,
     keys,
     limits,
@@ -28,6 +30,7 @@ from services.control import (
     schemas,
     surfaces,
     system,
+    traffic,
     uploads,
 )
 from services.control.audit import Auditor
@@ -40,7 +43,7 @@ from services.shell.auth import refuse_open_door
 
 NOUNS = (
     *(datasets, uploads, schemas, runs, events, insight, surfaces, drawing),
-    *(models, predictions, limits, keys, audit, system),
+    *(models, drift, traffic, feedback, predictions, limits, keys, audit, system),
 )
 
 DESCRIPTION = """
@@ -54,6 +57,7 @@ Creating POSTs take an `Idempotency-Key`. Predictions are served by the predicti
 
 def create_app(settings: Settings) -> FastAPI:
     """The control API over a migrated database. Raises SystemExit where it would stand open."""
+    telemetry.watch_disk(settings.home)
     engine = db.make_engine(settings.resolved_database_url)
     store = blobs.open_store(settings.resolved_blob_url)
     publisher = Publisher(settings)

@@ -8,7 +8,7 @@ from fastapi import Depends, Header, Path, Query
 from sqlalchemy.orm import Session
 from starlette.responses import FileResponse, JSONResponse, Response
 
-from fitserve import artifacts, db, registry
+from fitserve import artifacts, db, live, registry
 from fitserve.errors import Forbidden, NotFound
 from fitserve.tables import Model, Run
 from fitserve.wire.models import (
@@ -70,6 +70,7 @@ def delete_model(name: Name, caller: Trainer, ctx: Ctx) -> None:
     with db.transaction(ctx.engine) as session:
         _owned(session, caller, name)
         registry.delete(session, name)
+        live.forget(session, name)
 
 
 @router.get("/models/{name}/versions", summary="A model's versions, newest first")

@@ -13,6 +13,7 @@ from fastapi import APIRouter, FastAPI, Request
 from starlette.background import BackgroundTask
 from starlette.responses import Response, StreamingResponse
 
+from fitserve import tracing
 from fitserve.errors import NotFound, Unavailable
 from fitserve.settings import Settings
 from services.shell.auth import token_of
@@ -37,6 +38,8 @@ async def forward(request: Request) -> Response:
     if token is not None:
         headers["authorization"] = f"Bearer {token}"
     headers["x-request-id"] = str(request.scope.get("request_id", ""))
+    if (parent := tracing.traceparent()) is not None:
+        headers["traceparent"] = parent
     raw = request.scope.get("raw_path") or request.url.path.encode()
     if b".." in raw:
         raise NotFound("There is nothing under this address.")

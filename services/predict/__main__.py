@@ -6,20 +6,21 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 
-from fitserve import logs
+from fitserve import logs, tracing
 from fitserve.embedded import die_with_parent
 from fitserve.settings import Settings
-
-_MEMBER = "FITSERVE_PREDICT_MEMBER"  # set in the processes that share one port
+from services.predict.members import FOLDER, MEMBER
 
 
 def main() -> int:
     settings = Settings()
     logs.configure("predict", settings.log_level)
-    if settings.predict_processes > 1 and _MEMBER not in os.environ:
+    if settings.predict_processes > 1 and MEMBER not in os.environ:
         return tend(settings.predict_processes)
+    tracing.configure(settings.otlp_endpoint, "predict")
     serve(settings)
     return 0
 
@@ -49,12 +50,17 @@ def _has_keys(settings: Settings) -> bool:
 
 def tend(count: int) -> int:
     """Runs `count` processes on one port, and starts one again that ends."""
+    with tempfile.TemporaryDirectory(prefix="fitserve-predict-") as folder:
+        return _tend(count, folder)
+
+
+def _tend(count: int, folder: str) -> int:
     stopping = threading.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: stopping.set())
 
     def start(number: int) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, _MEMBER: str(number)}
+        environment = {**os.environ, MEMBER: str(number), FOLDER: folder}
         return subprocess.Popen([sys.executable, "-m", "services.predict"], env=environment, preexec_fn=die_with_parent)
 
     members = [start(number) for number in range(count)]

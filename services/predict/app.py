@@ -14,6 +14,7 @@ from services.predict import openapi
 from services.predict.counters import Collector
 from services.predict.dataplane import DataPlane
 from services.predict.grpc_server import start_grpc
+from services.predict.members import exposition_of_all
 from services.predict.operation import Service
 from services.shell import make_app
 
@@ -28,7 +29,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        collector = Collector(service.counters, service.catalog)
+        collector = Collector(service.counters, service.catalog, service.drift.watched.values)
         telemetry.REGISTRY.register(collector)
         service.start()
         server = await start_grpc(service, settings) if settings.grpc_port else None
@@ -46,6 +47,7 @@ def create_app(settings: Settings) -> FastAPI:
         title="fitserve prediction service",
         identify=service.access.identify,
         readiness={"registry": service.check_ready},
+        exposition=exposition_of_all(),
         lifespan=lifespan,
     )
     app.state.service = service

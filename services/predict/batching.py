@@ -7,6 +7,7 @@ them as fit go into the next call. Under light load that is one request a call, 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from fitserve.errors import DeadlineExceeded, FitserveError, TooMany
 from services.predict.counters import Counters
 from services.predict.network import Network, Prediction
 from services.predict.rows import Rows
+from services.predict.timing import Timing
 
 BATCH_SECONDS = 0.05  # a batch of several requests shall not take longer
 LARGEST_BATCH = 1024  # rows, unless one request alone has more
@@ -30,6 +32,7 @@ class Waiting:
     rows: Rows
     deadline: float | None
     answer: asyncio.Future[Prediction]
+    timing: Timing
 
 
 class Batcher:
@@ -48,13 +51,13 @@ class Batcher:
         """Rows that a batch may hold so that it takes no longer than BATCH_SECONDS."""
         return max(1, min(LARGEST_BATCH, int(BATCH_SECONDS / self.seconds_a_row)))
 
-    async def submit(self, rows: Rows, deadline: float | None) -> Prediction:
+    async def submit(self, rows: Rows, deadline: float | None, timing: Timing) -> Prediction:
         """A prediction, in a batch with others. Raises TooMany, DeadlineExceeded, BadInput."""
         backlog = self._queued_rows * self.seconds_a_row
         if self._queue and backlog > QUEUE_SECONDS:
             self.counters.shed += 1
             raise TooMany("The queue of this model is full.", retry_after=max(1.0, backlog))
-        waiting = Waiting(rows, deadline, self.loop.create_future())
+        waiting = Waiting(rows, deadline, self.loop.create_future(), timing)
         self._queue.append(waiting)
         self._queued_rows += rows.count
         if not self._busy:
@@ -80,22 +83,30 @@ class Batcher:
         if batch:
             self.counters.batches += 1
             self.counters.batched_rows += count
-            work = self.loop.run_in_executor(self.executor, self._run, [w.rows for w in batch])
+            self.counters.sizes[self.network.model, self.network.version_text].observe(count)
+            work = self.loop.run_in_executor(self.executor, self._run, batch)
             work.add_done_callback(lambda done: self._finish(batch, count, now, done))
 
-    def _run(self, several: list[Rows]) -> list[Prediction | FitserveError]:
+    def _run(self, several: list[Waiting]) -> list[Prediction | FitserveError]:
         """In a thread: encode each (one bad request spoils no other), infer once, split."""
         encoded = []
         answers: list[Prediction | FitserveError | None] = []
-        for rows in several:
+        begun = time.perf_counter()
+        for waiting in several:
             try:
-                encoded.append((rows.count, *self.network.columns.encode(rows)))
+                encoded.append((waiting.rows.count, *self.network.columns.encode(waiting.rows)))
                 answers.append(None)
             except FitserveError as error:
                 answers.append(error)
         if encoded:
             feeds = {name: np.concatenate([feed[name] for _, feed, _ in encoded]) for name in encoded[0][1]}
+            encoded_at = time.perf_counter()
             outputs = self.network.infer(feeds)
+            inferred_at = time.perf_counter()
+            for waiting in several:
+                timing = waiting.timing
+                timing.queue = begun - timing.predict_at
+                timing.encode, timing.infer = encoded_at - begun, inferred_at - encoded_at
             start = 0
             predictions = []
             for count, _, warnings in encoded:

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 _LENGTHS = [str(number).encode() for number in range(4096)]
 _FEW, _FEW_VALUES = 8, 64  # requests, and numbers, up to which plain Python encodes quicker than NumPy
+PHASES_EVERY = 16  # turns: in one of so many it is measured where the time goes
 _TURN_ROWS = 1024  # a turn with more rows than this is answered at once
 
 
@@ -52,12 +53,17 @@ class Lane:
         self.turn: dict[tuple[Network, str], list[Item]] = {}
         self.turn_rows = 0
         self.started = 0.0
+        self.turns = 0
+        self.sampled = False  # whether the phases of this turn are measured
+        self.read_at = 0.0
         self.call_soon: Callable[..., Any] | None = None
         self._default_headers: list[tuple[bytes, bytes]] | None = None
         self._prefix = b""
 
     def read(self, vetted: Vetted, connection: FastLaneProtocol, data: bytes, end: int) -> bool:
         """Decodes a request and joins it to this turn's; False where it must go the ordinary way."""
+        if self.sampled and not self.turn:
+            self.read_at = time.perf_counter()
         try:
             body = vetted.decode(data[end:])
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -96,6 +102,9 @@ class Lane:
     def flush(self) -> None:
         """Answers this turn's requests."""
         turn, self.turn, self.turn_rows = self.turn, {}, 0
+        if self.sampled and turn:
+            self._observe("decode", self.started - self.read_at)
+            self._observe("queue", time.perf_counter() - self.started)
         for (network, kind), items in turn.items():
             try:
                 self._answer(network, kind, items)
@@ -104,8 +113,16 @@ class Lane:
                     log.error("the fast lane gave a turn back", exc_info=error)
                 for item in items:
                     item.connection.take_ordinary(item.data)
+        if turn:
+            self.turns += 1
+            self.sampled = not self.turns % PHASES_EVERY
+
+    def _observe(self, phase: str, seconds: float) -> None:
+        self.service.counters.phases["fast", phase].observe(seconds)
 
     def _answer(self, network: Network, kind: str, items: list[Item]) -> None:
+        sampled = self.sampled
+        begun = time.perf_counter() if sampled else 0.0
         feeds = _encoded_few(network, kind, items) if len(items) <= _FEW else None
         if feeds is None:
             feeds, clean = _encoded(network, kind, items)
@@ -114,7 +131,9 @@ class Lane:
                 if not items:
                     return
                 feeds, _ = _encoded(network, kind, items)
+        encoded_at = time.perf_counter() if sampled else 0.0
         values = network.session.run(network.names, feeds)[0]
+        inferred_at = time.perf_counter() if sampled else 0.0
         rows = _encode(values.tolist())[2:-2].split(b"],[")
         if b"null" in rows[0] or (len(rows) > 1 and not np.isfinite(values).all()):
             for item in items:  # NaN and Infinity are written elsewhere
@@ -124,7 +143,14 @@ class Lane:
             self._write_tfserving(network, items, rows)
         else:
             self._write_oip(network, items, rows, values.shape[1])
-        self._count(network, "tfserving" if kind in (NUMBERS, MIXED) else "oip", len(items), len(rows))
+        now = self._count(network, "tfserving" if kind in (NUMBERS, MIXED) else "oip", len(items), len(rows))
+        watched = network.watched
+        if watched is not None and now > watched.due:
+            watched.take(now, [item.given for item in items], kind in (FP32, FP64), len(rows), [values])
+        if sampled:
+            self._observe("encode", encoded_at - begun)
+            self._observe("infer", inferred_at - encoded_at)
+            self._observe("answer", now - inferred_at)
 
     def _give_back(self, items: list[Item], clean: Any) -> list[Item]:
         """Requests with a row to be warned of, or refused, go the ordinary way."""
@@ -170,16 +196,16 @@ class Lane:
             self._prefix = STATUS_LINE[200] + lines + b"content-type: application/json\r\ncontent-length: "
         return self._prefix, network.head_suffix
 
-    def _count(self, network: Network, protocol: str, requests: int, rows: int) -> None:
-        counters = self.service.counters
-        operation = "predict" if protocol == "tfserving" else "infer"
+    def _count(self, network: Network, protocol: str, requests: int, rows: int) -> float:
+        tally = network.tallies.get(protocol) or self.service.counters.tally(network, protocol)
         now = time.perf_counter()
-        counters.requests[protocol, operation, "200"] += requests
-        counters.seconds[protocol].observe(now - self.started, requests)
-        counters.rows[network.model, network.version_text] += rows
-        counters.fast_requests += requests
-        counters.fast_batches += 1
+        tally.fast += requests
+        tally.rows += rows
+        tally.turns += 1
+        tally.times.observe(now - self.started, requests)
+        tally.sizes.observe(rows)
         network.last_used = time.monotonic()
+        return now
 
 
 def _encoded_few(network: Network, kind: str, items: list[Item]) -> dict[str, Any] | None:

@@ -20,6 +20,7 @@ from services.predict.answers import message_of, version_headers
 from services.predict.models import Entry
 from services.predict.network import Network, Prediction
 from services.predict.operation import Selector, Service
+from services.predict.timing import TIMING, Timing
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +99,8 @@ def handler(service: Service, protocol: str, methods: dict[str, Method], name: s
 
 def _unary(service: Service, protocol: str, method: Method) -> Callable[[Any, Any], Awaitable[Any]]:
     async def answer(request: Any, context: Any) -> Any:
-        started = time.perf_counter()
+        timing = Timing()
+        TIMING.set(timing)
         remaining = context.time_remaining()
         deadline = None if remaining is None else asyncio.get_running_loop().time() + remaining
         call = GrpcCall(service, context, deadline, [])
@@ -117,8 +119,10 @@ def _unary(service: Service, protocol: str, method: Method) -> Callable[[Any, An
             if admitted:
                 service.counters.in_flight -= 1
         code = grpc.StatusCode.OK if error is None else CODES.get(error.status, grpc.StatusCode.INTERNAL)
-        service.counters.answered(protocol, method.operation, code.name, time.perf_counter() - started)
+        seconds = time.perf_counter() - timing.begun
+        service.counters.answered(protocol, method.operation, code.name, seconds, timing)
         if error is not None:
+            service.counters.refuse(method.operation, error)
             if error.retry_after is not None:
                 call.trailing.append(("retry-after", str(max(1, round(error.retry_after)))))
             await context.abort(code, message_of(error), tuple(call.trailing))

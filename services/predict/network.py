@@ -5,13 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
 from services.predict.rows import Columns, Rows
+from services.predict.timing import Timing
+
+if TYPE_CHECKING:
+    from services.predict.drift import Watched
 
 SESSION_BYTES = 230_000  # of a session beside its weights, as measured with ONNX Runtime 1.32
 
@@ -65,6 +69,8 @@ class Network:
         self.version_text = str(version)
         told = f"\r\nx-model-version: {version}" + (f"\r\nx-model-label: {label}" if label else "")
         self.head_suffix = f"{told}\r\n\r\n".encode()  # of the fast lane's answers
+        self.tallies: dict[str, Any] = {}  # by protocol: what this version has answered (counters.Tally)
+        self.watched: Watched | None = None  # counts what it is asked, where anybody wants to know
         self.last_used = time.monotonic()
         self.seconds_for_one = self.warm_up()
         self.small = self.seconds_for_one < SMALL_SECONDS
@@ -93,10 +99,15 @@ class Network:
             for output, value in zip(self.outputs, values, strict=True)
         }
 
-    def predict(self, rows: Rows) -> Prediction:
+    def predict(self, rows: Rows, timing: Timing | None = None) -> Prediction:
         """Encodes and infers. Raises BadInput that names row and column."""
+        begun = time.perf_counter()
         feeds, warnings = self.columns.encode(rows)
-        return Prediction(self, self.infer(feeds), warnings)
+        encoded_at = time.perf_counter()
+        prediction = Prediction(self, self.infer(feeds), warnings)
+        if timing is not None:
+            timing.encode, timing.infer = encoded_at - begun, time.perf_counter() - encoded_at
+        return prediction
 
     def output(self, name: str | None, tasks: Sequence[str]) -> Output | None:
         """The named output, or the first of one of these tasks; None where there is none."""

@@ -23,10 +23,12 @@ from fitserve.settings import Settings
 from services.predict.access import Access, sees
 from services.predict.batching import Batcher
 from services.predict.counters import Counters
+from services.predict.drift import DriftDesk
 from services.predict.loading import LoadFailed
 from services.predict.models import Catalog, Entry, Pointer, Slot, State, make_entry, settle
 from services.predict.network import Network, Prediction
 from services.predict.rows import Rows
+from services.predict.timing import TIMING, Timing
 from services.predict.watch import Loader, Seen, Watcher
 
 log = logging.getLogger(__name__)
@@ -36,6 +38,12 @@ LOAD_SECONDS = 30.0  # a request waits no longer for a network to be loaded
 IDLE_SECONDS = 60.0  # a version that no name needs is unloaded after this
 MOST_SHADOWS = 64  # shadow predictions at a time; beyond, they are dropped
 MOST_IN_FLIGHT = 2048  # requests of one process; beyond, 429
+
+
+def _answering(entry: Entry | None) -> Slot | None:
+    """The slot whose network answers requests without a version."""
+    slot = entry.default.current if entry is not None and entry.default is not None else None
+    return slot if slot is not None and slot.network is not None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +63,7 @@ class Service:
         self.catalog = Catalog()
         self.access = Access(settings.auth)
         self.counters = Counters()
+        self.drift = DriftDesk(settings, engine, self._networks)
         self.executor = ThreadPoolExecutor(4, thread_name_prefix="inference")
         self.on_change: list[Callable[[], None]] = []  # the fast lane forgets what it remembers
         self.seen_at = 0.0  # monotonic seconds of the last look at the registry
@@ -85,11 +94,14 @@ class Service:
         )
         self.loader.start()
         self.watcher.start()
+        self.drift.start()
 
     def stop(self) -> None:
         """Ends the threads."""
         self.watcher.stop()
         self.loader.stop()
+        self.drift.stop()
+        self.drift.join(5)
         self.executor.shutdown(wait=False, cancel_futures=True)
 
     def check_ready(self) -> None:
@@ -125,8 +137,11 @@ class Service:
         self._sweep()
 
     def _update(self, facts: ModelFacts) -> None:
-        entry = make_entry(facts, self.catalog.entries.get(facts.name))
+        before = self.catalog.entries.get(facts.name)
+        answered = _answering(before)
+        entry = make_entry(facts, before)
         self.catalog.entries[facts.name] = entry
+        self._note_swap(answered, entry)
         if not facts.loaded:
             for slot in entry.slots.values():
                 slot.network, slot.state = None, State.end if slot.failed else State.start
@@ -185,15 +200,23 @@ class Service:
             self._failed(slot, outcome)
         else:
             slot.network, slot.state, slot.error, slot.error_code = outcome, State.available, "", "OK"
+            outcome.watched = self.drift.watch(outcome)
             self.counters.loads += 1
         if entry is not None:
+            answered = _answering(entry)
             settle(entry)
+            self._note_swap(answered, entry)
         waiters, slot.waiters = slot.waiters, []
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
         self._keep_budget(slot)
         self._changed()
+
+    def _note_swap(self, before: Slot | None, entry: Entry) -> None:
+        after = _answering(entry)
+        if before is not None and after is not None and after is not before:
+            self.counters.swaps[entry.facts.name] += 1
 
     def _failed(self, slot: Slot, error: LoadFailed) -> None:
         slot.state, slot.error, slot.error_code = State.end, str(error), error.code
@@ -296,14 +319,20 @@ class Service:
         if deadline is not None and deadline <= self.loop.time():
             self.counters.expired += 1
             raise DeadlineExceeded("The deadline had passed when the request arrived.")
+        timing = TIMING.get() or Timing()
+        timing.network, timing.predict_at = network, time.perf_counter()
         if network.small and rows.count * network.seconds_for_one < INLINE_SECONDS:
-            prediction = network.predict(rows)
+            prediction = network.predict(rows, timing)
+            self.counters.sizes[network.model, network.version_text].observe(rows.count)
         else:
             batcher = self._batchers.get(network)
             if batcher is None:
                 batcher = self._batchers[network] = Batcher(network, self.executor, self.counters)
-            prediction = await batcher.submit(rows, deadline)
+            prediction = await batcher.submit(rows, deadline, timing)
+        timing.prediction, timing.predicted_at = prediction, time.perf_counter()
         self._count(prediction)
+        if network.watched is not None:
+            network.watched.take_rows(rows, prediction.outputs)
         if entry is not None and entry.shadows:
             self._shadow(entry, rows, prediction)
         return prediction

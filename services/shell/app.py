@@ -50,6 +50,7 @@ def make_app(
     title: str,
     identify: Callable[[str | None], Identity],
     readiness: Mapping[str, Probe],
+    exposition: Callable[[], bytes] = telemetry.exposition,
     limit: Callable[[Request, Caller], None] = lambda _request, _caller: None,
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None,
     **options: Any,
@@ -79,7 +80,7 @@ def make_app(
 
     @app.get("/metrics", tags=["operations"], response_class=Response, summary="What Prometheus scrapes")
     def metrics() -> Response:
-        return Response(telemetry.exposition(), media_type=telemetry.CONTENT_TYPE)
+        return Response(exposition(), media_type=telemetry.CONTENT_TYPE)
 
     @app.get("/livez", tags=["operations"], summary="The process answers")
     def livez() -> dict[str, str]:

@@ -9,7 +9,7 @@ import time
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fitserve import telemetry
+from fitserve import logs, telemetry, tracing
 from fitserve.ids import new_id
 
 log = logging.getLogger("fitserve.access")
@@ -40,14 +40,15 @@ class Observe:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        offered = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
-        request_id = offered if _SANE_ID.fullmatch(offered) else new_id("req")
+        headers = dict(scope["headers"])
+        request_id = sane_id(headers.get(b"x-request-id")) or new_id("req")
         scope["request_id"] = request_id
-        status = 500
+        status, received, sent = 500, 0, 0
         started = time.perf_counter()
 
         async def send_with_headers(message: Message) -> None:
-            nonlocal status
+            nonlocal status, sent
+            sent += len(message.get("body", b""))
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
@@ -58,12 +59,24 @@ class Observe:
                     headers[name] = value
             await send(message)
 
+        async def counted_receive() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            return message
+
+        parent = headers.get(b"traceparent", b"").decode("latin-1") or None
         telemetry.HTTP_IN_FLIGHT.inc()
-        try:
-            await self.app(scope, receive, send_with_headers)
-        finally:
-            telemetry.HTTP_IN_FLIGHT.dec()
-            _record(scope, status, time.perf_counter() - started)
+        with logs.bound(request_id=request_id), tracing.span(scope["method"], parent, "server") as span:
+            try:
+                await self.app(scope, counted_receive, send_with_headers)
+            finally:
+                telemetry.HTTP_IN_FLIGHT.dec()
+                template = _record(scope, status, time.perf_counter() - started, received, sent)
+                span.rename(f"{scope['method']} {template}")
+                span.tell(http_route=template, http_status=status, request_id=request_id)
+                if status >= 500:
+                    span.fail(str(status))
 
 
 def route_template(scope: Scope) -> str:
@@ -74,13 +87,22 @@ def route_template(scope: Scope) -> str:
     return str(path) if path else "unmatched"
 
 
-def _record(scope: Scope, status: int, seconds: float) -> None:
+def sane_id(offered: bytes | None) -> str | None:
+    """An id that a client chose, where it may stand in a log and a header."""
+    text = (offered or b"").decode("latin-1")
+    return text if _SANE_ID.fullmatch(text) else None
+
+
+def _record(scope: Scope, status: int, seconds: float, received: int, sent: int) -> str:
+    """Counts and logs a request; returns its route's template."""
     template = route_template(scope)
     method = scope["method"] if scope["method"] in _METHODS else "other"
     telemetry.HTTP_REQUESTS.labels(template, method, str(status)).inc()
-    telemetry.HTTP_SECONDS.labels(template, method).observe(seconds)
+    telemetry.HTTP_SECONDS.labels(template, method, f"{status // 100}xx").observe(seconds)
+    telemetry.HTTP_RECEIVED.labels(template).inc(received)
+    telemetry.HTTP_SENT.labels(template).inc(sent)
     if scope["path"] in _QUIET:
-        return
+        return template
     caller = scope.get("caller")
     log.info(
         "request",
@@ -94,6 +116,7 @@ def _record(scope: Scope, status: int, seconds: float) -> None:
             "key": caller.key_id if caller else None,
         },
     )
+    return template
 
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

@@ -86,14 +86,14 @@ def prediction_distribution(
     """By target, what the network answers on training rows: shares of `classes` and `scores`, or of `values`."""
     found: dict[str, dict[str, Any]] = {}
     for output in outputs:
-        labels = output.get("labels")
+        labels = [str(label) for label in output.get("labels") or ()]
         told = drift.answers(output["task"], labels, served[output["name"]])
         if "values" in told:
             found[output["name"]] = {"values": {"kind": "numeric", **_numbers(told["values"])}}
         else:
             known = [*labels, "none"] if output["task"] == "multilabel" else labels
             found[output["name"]] = {
-                "classes": drift.classes(list(map(str, known)), told["classes"]),
+                "classes": drift.classes(known, told["classes"]),
                 "scores": drift.scores(told["scores"]),
             }
     return found

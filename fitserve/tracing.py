@@ -1,0 +1,110 @@
+"""OpenTelemetry traces, where FITSERVE_OTLP_ENDPOINT names a collector; otherwise nothing is imported and nothing done.
+
+One trace goes from the request that made a run through the queue (`runs.origin`) to the worker's attempts, and from a
+page through the API to the prediction service.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from fitserve import __version__
+
+Kind = Literal["server", "consumer", "internal"]
+
+
+class _Tracing:
+    """The SDK's parts, made once."""
+
+    def __init__(self, endpoint: str, process: str) -> None:
+        from opentelemetry import trace
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        self.trace, self.propagator = trace, TraceContextTextMapPropagator()
+        told = {"service.name": f"fitserve-{process}", "service.version": __version__}
+        self.provider = TracerProvider(resource=Resource.create(told))
+        exporter = OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces")
+        self.provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=1000))
+        self.tracer = self.provider.get_tracer("fitserve", __version__)
+
+
+class Span:
+    """One span; without tracing, something that does nothing."""
+
+    def __init__(self, span: Any = None) -> None:
+        self._span = span
+
+    def rename(self, name: str) -> None:
+        """What is known only at the end: a route's template."""
+        if self._span is not None:
+            self._span.update_name(name)
+
+    def tell(self, **attributes: Any) -> None:
+        """Attributes; an underscore stands for a dot, what is None is left out."""
+        if self._span is not None:
+            for name, value in attributes.items():
+                if value is not None:
+                    self._span.set_attribute(name.replace("_", ".", 1), value)
+
+    def fail(self, why: str) -> None:
+        """Marks it as an error."""
+        if self._span is not None and _tracing is not None:
+            self._span.set_status(_tracing.trace.Status(_tracing.trace.StatusCode.ERROR, why))
+
+
+_tracing: _Tracing | None = None
+_NOTHING = Span()
+
+
+def configure(endpoint: str | None, process: str) -> None:
+    """Starts tracing where there is an endpoint. Raises SystemExit where the extra `traces` is not installed."""
+    global _tracing
+    if endpoint is None:
+        return
+    try:
+        _tracing = _Tracing(endpoint, process)
+    except ImportError as error:
+        raise SystemExit(
+            f"FITSERVE_OTLP_ENDPOINT is set and {error.name} is missing: install fitserve[traces]."
+        ) from None
+
+
+def is_on() -> bool:
+    """Whether spans go anywhere."""
+    return _tracing is not None
+
+
+def stop() -> None:
+    """Sends what has not been sent."""
+    if _tracing is not None:
+        _tracing.provider.shutdown()
+
+
+@contextmanager
+def span(name: str, parent: str | None = None, kind: Kind = "internal", **attributes: Any) -> Iterator[Span]:
+    """A span within the current one, or within a `traceparent` of another process."""
+    if _tracing is None:
+        yield _NOTHING
+        return
+    context = _tracing.propagator.extract({"traceparent": parent}) if parent else None
+    kinds = _tracing.trace.SpanKind
+    chosen = {"server": kinds.SERVER, "consumer": kinds.CONSUMER, "internal": kinds.INTERNAL}[kind]
+    with _tracing.tracer.start_as_current_span(name, context, chosen) as started:
+        made = Span(started)
+        made.tell(**attributes)
+        yield made
+
+
+def traceparent() -> str | None:
+    """The current span as a W3C `traceparent`, to be handed to another process."""
+    if _tracing is None:
+        return None
+    carrier: dict[str, str] = {}
+    _tracing.propagator.inject(carrier)
+    return carrier.get("traceparent")

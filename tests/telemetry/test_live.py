@@ -1,0 +1,193 @@
+"""The windows of several prediction processes add up; shifted inputs drift, training's own do not."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from fitserve import artifacts, db, live, registry
+from tests.predict.house import House, Served, eventually, serving
+from tests.telemetry.drifting import RNG, TRAINING, Asker, known
+
+pytestmark = pytest.mark.xdist_group("live")
+WINDOW = 3600.0
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Two prediction processes on one port."""
+    house = House(tmp_path_factory.mktemp("live"))
+    house.register("m1", known())
+    house.register("moved", known())
+    with serving(house, FITSERVE_PREDICT_PROCESSES="2", FITSERVE_DRIFT_WRITE_SECONDS="0.3") as running:
+        eventually(lambda: running.telemetry("fitserve_predict_processes") == 2, 20)
+        yield running
+
+
+def totals(house: House, model: str) -> tuple[live.Totals, dict]:
+    with db.reading(house.engine) as session:
+        artifact = registry.version(session, model, 1).artifact
+        return live.totals(session, model, artifact, WINDOW), artifacts.read(house.blobs, artifact).manifest
+
+
+def ask_both(served: Served, model: str, rows: int, shift: float = 0.0) -> None:
+    """Over many connections, so that both processes get some; few enough rows a second for all to be counted."""
+    at = 0
+    while at < rows:
+        asker = Asker(served, model)
+        for _ in range(4):
+            chosen = TRAINING[RNG.integers(0, len(TRAINING), 25)] + shift
+            asker.ask(chosen)
+            at += 25
+        asker.close()
+        time.sleep(0.05)
+
+
+def test_training_rows_do_not_drift_and_shifted_ones_do(served: Served) -> None:
+    ask_both(served, "m1", 1_000)
+    ask_both(served, "moved", 1_000, shift=4.0)
+    eventually(lambda: totals(served.house, "moved")[0].rows > 900, 20)
+    same, manifest = totals(served.house, "m1")
+    columns = live.column_reports(manifest["training_distribution"], same)
+    assert len(columns) == 6
+    assert all(one["psi"] < 0.1 for one in columns), columns
+    assert all(one["psi"] < 0.1 for one in live.output_reports(manifest["prediction_distribution"], same))
+    moved, manifest = totals(served.house, "moved")
+    columns = live.column_reports(manifest["training_distribution"], moved)
+    assert all(one["psi"] > 0.25 and one["verdict"] == "drifted" for one in columns), columns
+    assert live.output_reports(manifest["prediction_distribution"], moved)[0]["psi"] > 0.25
+
+
+def test_missing_values_are_a_share_of_their_own(served: Served) -> None:
+    before = totals(served.house, "m1")[0].columns["x3"][-1]
+    asker = Asker(served)
+    body = b'{"instances": [' + b",".join([b'{"x0": 1, "x1": 1, "x2": 1, "x4": 1, "x5": 1}'] * 20) + b"]}"
+    asker.connection.request("POST", asker.path, body, asker.headers)
+    assert asker.connection.getresponse().status in (200, 422, 400)
+    asker.close()
+    eventually(lambda: totals(served.house, "m1")[0].columns["x3"][-1] - before == 20)
+
+
+def test_a_window_is_written_by_every_process_and_forgotten_in_time(served: Served) -> None:
+    with db.reading(served.house.engine) as session:
+        processes = {row[0] for row in session.execute(live.select(live.Window.process).distinct())}
+        assert len(processes) == 2
+        assert {model for model, _, _ in live.asked(session, WINDOW)} == {"m1", "moved"}
+        assert live.totals(session, "m1", "0" * 64, WINDOW).rows == 0
+    assert live.expire(served.house.engine, WINDOW, 60) == 0
+    time.sleep(1)
+    with db.reading(served.house.engine) as session:
+        assert live.asked(session, -1_000.0) == []
+
+
+def test_counters_of_two_processes_agree_with_what_was_sent(served: Served) -> None:
+    def rows() -> float:
+        return served.telemetry("fitserve_predict_rows_total")
+
+    def answered() -> float:
+        return served.telemetry("fitserve_predict_requests_total")
+
+    before = rows(), answered()
+    for _ in range(30):
+        asker = Asker(served)
+        for _ in range(5):
+            asker.ask(TRAINING[:3])
+        asker.close()
+    # Whichever process the scrape reaches, it tells of both.
+    for _ in range(6):
+        assert (rows() - before[0], answered() - before[1]) == (450, 150)
+    text = served.get("/metrics")
+    shares = [line for line in text.splitlines() if line.startswith("fitserve_predict_rows_total{") and '"m1"' in line]
+    assert len(shares) == 2, shares
+    assert all(float(line.rsplit(" ", 1)[1]) > 0 for line in shares), shares
+    assert text.count("# TYPE fitserve_predict_rows_total ") == 1
+
+
+def test_a_killed_process_comes_back_and_the_other_keeps_its_counts(served: Served) -> None:
+    members = psutil.Process(served.process.pid).children()
+    assert len(members) == 2
+    before = served.get("/metrics")
+    os.kill(members[0].pid, signal.SIGKILL)
+    eventually(lambda: members[0].pid not in [one.pid for one in psutil.Process(served.process.pid).children()], 20)
+
+    def both() -> bool:
+        try:
+            return served.telemetry("fitserve_predict_processes") == 2
+        except (urllib.error.URLError, OSError):
+            return False
+
+    eventually(both, 30)
+
+    def of(process: str, text: str) -> float:
+        lines = [x for x in text.splitlines() if x.startswith(f'fitserve_predict_rows_total{{process="{process}"')]
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+    after = served.get("/metrics")
+    assert of("1", after) == of("1", before)
+    assert of("0", after) == 0  # a counter that starts anew, as Prometheus expects
+
+
+def test_ten_thousand_names_and_paths_add_no_series(served: Served) -> None:
+    def series() -> set[str]:
+        lines = served.get("/metrics").splitlines()
+        # Which process answered plays no part: both have the same series, sooner or later.
+        named = (line.rsplit(" ", 1)[0] for line in lines if line.startswith("fitserve_"))
+        return {re.sub(r'process="."', "", one) for one in named}
+
+    asker = Asker(served)
+
+    def scan(numbers: range) -> None:
+        for number in numbers:
+            name = f"nobody-{number}"
+            path = [f"/v1/models/{name}:predict", f"/v2/models/{name}/infer", f"/{name}/{number}"][number % 3]
+            asker.connection.request("POST", path, b"{}", asker.headers)
+            assert asker.connection.getresponse().read() is not None
+
+    scan(range(60))  # the series of a refusal of each kind
+    asker.connection.close()
+    before = series()
+    scan(range(60, 10_060))
+    asker.close()
+    assert series() == before
+
+
+def test_predictions_under_an_id_are_kept(served: Served) -> None:
+    asker = Asker(served)
+    told = asker.ask(TRAINING[:2], **{"X-Prediction-ID": "order-7"})
+    asker.close()
+
+    def kept() -> live.KeptPrediction | None:
+        with db.reading(served.house.engine) as session:
+            return live.kept_prediction(session, "m1", "ada", "order-7")
+
+    eventually(lambda: kept() is not None)
+    found = kept()
+    assert found is not None
+    np.testing.assert_allclose(found.outputs["y"], told["predictions"], atol=1e-5)
+
+
+def test_the_window_is_bounded(tmp_path: Path) -> None:
+    """At any rate, a process leaves no more rows to be counted than its budget."""
+    from fitserve.settings import Settings
+    from services.predict.drift import ROWS_A_SECOND, Watched
+    from services.predict.network import Network
+
+    toy = known()
+    network = Network("m", 1, None, "a" * 64, toy.manifest, toy.onnx)
+    watched = Watched(network, live.slice_seconds(Settings().drift_window_seconds))
+    for turn in range(100_000):  # ten seconds of turns of 16 rows
+        now = turn * 1e-4
+        if now > watched.due:
+            watched.take(now, [[[0.0] * 6] * 16], False, 16, [])
+    left = sum(len(rows) for given, _, _ in watched.buffer for rows in given)
+    assert left <= ROWS_A_SECOND[1] * 12
