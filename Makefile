@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m uv pip install --quiet --python $(BIN)/python --no-deps
 
-.PHONY: run demo test lint dashboard types faults locks clean
+.PHONY: run demo test lint dashboard docs types faults locks clean
 .DEFAULT_GOAL := run
 
 $(BIN)/python:
@@ -54,6 +54,9 @@ $(PAGES)/build/index.html: $(PAGES)/node_modules/.ready $(PAGE_SOURCES)
 	cd $(PAGES) && $(NODE) node_modules/vite/bin/vite.js build --logLevel warn
 
 dashboard: $(PAGES)/build/index.html  ## the pages that the API serves
+
+docs: $(VENV)/.dev  ## the documentation's pages, in site/
+	$(BIN)/python -m zensical build --strict --clean
 
 types: $(VENV)/.dev $(PAGES)/node_modules/.ready  ## the pages' types, from our OpenAPI document
 	$(BIN)/python -c 'import json; from docs.make_api import documents; print(json.dumps(documents()[0]))' \

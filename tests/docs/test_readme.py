@@ -5,35 +5,23 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 from typer.main import get_command
 
 from fitserve.cli import app
 from tests.conftest import PROJECT, Server
+from tests.docs.blocks import Reader, blocks_of
 
 README = (PROJECT / "README.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    """The README's code blocks in a language."""
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
-
-
 def test_one_minute_from_csv_to_prediction(server: Server, data_folder: Path, tmp_path: Path) -> None:
     shutil.copy(data_folder / "student_data.csv", tmp_path / "admissions.csv")
-    (tmp_path / "fitserve-data").mkdir()
-    (tmp_path / "fitserve-data" / "first-key").write_text(server.token + "\n")
-    (script,) = blocks("bash")
-    script = script.replace("http://127.0.0.1:8000", server.base_url).replace(
-        "http://127.0.0.1:8501", server.predict_url
-    )
-    done = subprocess.run(
-        ["bash", "-euc", script], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    last = json.loads(done.stdout[done.stdout.rindex('{"results"') :])
+    reader = Reader(server, tmp_path)
+    for block in blocks_of(PROJECT / "README.md"):
+        reader.read(block)
+    last = json.loads(reader.output[reader.output.rindex('{"results"') :])
     ((first, second),) = last["results"]
     assert {first[0], second[0]} == {"0", "1"}
     assert abs(first[1] + second[1] - 1) < 1e-6

@@ -1,0 +1,185 @@
+"""Runs the code blocks of a Markdown page in their order, against a real server, as a reader would.
+
+`sh`, `bash` and `python` blocks run; what they set stays for the next block of the page. `yaml` blocks with a
+network or a target are checked as specs, other `yaml`, `json` and `toml` blocks are parsed. A block below
+
+    <!-- file: spec.yaml -->          is written to that file in the page's folder
+    <!-- not run: needs Docker -->    is left alone; the reason is shown to whoever reads the source
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fitserve.errors import FitserveError
+from fitserve.spec.spec import parse
+from fitserve.strictjson import loads
+from tests.conftest import PROJECT, Server
+
+_FENCE = re.compile(
+    r"^(?P<indent> *)```(?P<language>[\w+-]*)[^\n]*\n(?P<text>.*?)^(?P=indent)```", re.MULTILINE | re.DOTALL
+)
+_MARKER = re.compile(r"<!-- (not run|file): ([^\n]+?) -->\s*\Z")
+RUN = frozenset({"sh", "bash", "python"})
+READ = frozenset({"yaml", "json", "toml"})
+SHOWN = frozenset({"", "text", "mermaid"})  # output, trees, drawings
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block. `marker` is `not run` or `file`, `said` what stands after it."""
+
+    page: Path
+    line: int
+    language: str
+    text: str
+    marker: str = ""
+    said: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(PROJECT)}:{self.line}"
+
+
+def blocks_of(page: Path) -> Iterator[Block]:
+    """The blocks of a page."""
+    source = page.read_text()
+    for match in _FENCE.finditer(source):
+        marker = _MARKER.search(source, 0, match.start())
+        indent = len(match["indent"])
+        text = "".join(line[indent:] if line.strip() else line for line in match["text"].splitlines(keepends=True))
+        found = (marker[1], marker[2].strip()) if marker else ("", "")
+        yield Block(page, source.count("\n", 0, match.start()) + 1, match["language"], text, *found)
+
+
+def pages() -> list[Path]:
+    """Every page whose blocks are run."""
+    return [PROJECT / "README.md", PROJECT / "ARCHITECTURE.md", *sorted((PROJECT / "docs").rglob("*.md"))]
+
+
+@dataclass
+class Reader:
+    """Somebody who types what a page says, in a folder of their own."""
+
+    server: Server
+    folder: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+    elsewhere: Mapping[str, str] = field(default_factory=dict)  # text of a block that stands for something else here
+    names: dict[str, Any] = field(default_factory=lambda: {"__name__": "__page__"})
+    output: str = ""
+
+    def __post_init__(self) -> None:
+        home = self.folder / "fitserve-data"
+        home.mkdir()
+        (home / "first-key").write_text(self.server.token + "\n")
+        self.variables = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("FITSERVE_")},
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PYTHONPATH": str(PROJECT),
+            "FITSERVE_URL": self.server.base_url,
+            "COLUMNS": "160",
+            **self.environment,
+        }
+
+    def read(self, block: Block) -> None:
+        """Does what the block says. Raises AssertionError where that fails."""
+        text = self._here(block.text)
+        if block.marker == "file":
+            path = self.folder / block.said
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        if block.marker == "not run" or block.language in SHOWN:
+            return
+        assert block.language in RUN | READ or block.marker == "file", f"{block}: no way to run {block.language}"
+        if block.language in READ:
+            check(block)
+        elif block.language == "python":
+            self._python(block, text)
+        elif block.language in RUN:
+            self._shell(block, text)
+
+    def _here(self, text: str) -> str:
+        """The block with the addresses of this server."""
+        grpc = f"127.0.0.1:{self.server.grpc_port}"
+        places = {
+            **self.elsewhere,
+            "http://127.0.0.1:8000": self.server.base_url,
+            "http://127.0.0.1:8501": self.server.predict_url,
+            "127.0.0.1:8501": self.server.predict_url.removeprefix("http://"),
+            "127.0.0.1:8500": grpc,
+            "http://127.0.0.1:9101": self.server.worker_metrics_url,
+            "http://127.0.0.1:9102": self.server.reaper_metrics_url,
+        }
+        for there, here in places.items():
+            text = text.replace(there, here)
+        return text
+
+    def _shell(self, block: Block, text: str) -> None:
+        kept = self.folder / ".environment"
+        script = f"{text}\nenv -0 > {kept}\n"
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=self.folder,
+            env=self.variables,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        self.output += done.stdout
+        assert done.returncode == 0, f"{block}:\n{text}\n{done.stdout[-1500:]}\n{done.stderr[-1500:]}"
+        pairs = (line.partition("=") for line in kept.read_text().split("\0") if line)
+        self.variables = {name: value for name, _, value in pairs if name not in ("_", "SHLVL", "PWD")}
+
+    def _python(self, block: Block, text: str) -> None:
+        code = compile("\n" * block.line + text, str(block.page), "exec")
+        before = dict(os.environ)
+        os.environ.clear()
+        os.environ.update(self.variables)
+        told = _Told()
+        try:
+            with contextlib.chdir(self.folder), contextlib.redirect_stdout(told):  # type: ignore[type-var]
+                exec(code, self.names)
+        except Exception as error:
+            raise AssertionError(f"{block}: {error!r}") from error
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+            self.output += told.text
+
+
+class _Told:
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str) -> None:
+        self.text += text
+
+    def flush(self) -> None:
+        pass
+
+
+def check(block: Block) -> None:
+    """Reads a block that is data. A spec is checked as far as it can be without its dataset."""
+    try:
+        if block.language == "json":
+            loads(block.text.encode())
+        elif block.language == "toml":
+            tomllib.loads(block.text)
+        else:
+            for value in yaml.safe_load_all(block.text):
+                if isinstance(value, dict) and {"target", "network"} & value.keys():
+                    parse(value)
+    except (FitserveError, ValueError, json.JSONDecodeError, yaml.YAMLError, tomllib.TOMLDecodeError) as error:
+        raise AssertionError(f"{block}: {error}") from error

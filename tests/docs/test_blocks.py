@@ -1,0 +1,145 @@
+"""What the documentation shows works as it stands there: every block is run against one real server."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fitserve.client import Client
+from tests.conftest import PROJECT, Server
+from tests.docs.blocks import RUN, Block, Reader, blocks_of, pages
+
+DOCS = PROJECT / "docs"
+README = PROJECT / "README.md"  # test_readme runs it
+CLI = DOCS / "reference" / "cli.md"
+PAGE_EN = DOCS / "tutorial.md"
+CHINESE = DOCS / "tutorial-zh.md"
+MOST_NOT_RUN = 12
+PAGES = [page for page in pages() if page not in (README, CLI, CHINESE) and any(True for _ in blocks_of(page))]
+
+
+@pytest.fixture
+def reader(server: Server, tmp_path: Path) -> Reader:
+    return Reader(server, tmp_path)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
+def test_a_page(page: Path, reader: Reader, request: pytest.FixtureRequest) -> None:
+    if page.name == "postgresql-redis.md":
+        reader.elsewhere = {
+            "postgresql+psycopg://fitserve:secret@db.example/fitserve": request.getfixturevalue("postgres_url"),
+            "redis://redis.example:6379/0": request.getfixturevalue("redis_url"),
+            "file:///tmp/fitserve-blobs": f"file://{reader.folder}/blobs",
+        }
+        # A worker is missing, and doctor's exit code says so.
+        reader.elsewhere["fitserve doctor"] = "fitserve doctor || true"
+    for block in blocks_of(page):
+        reader.read(block)
+
+
+def test_the_chinese_tutorial_has_the_same_blocks() -> None:
+    english, chinese = ([(b.language, b.text, b.marker, b.said) for b in blocks_of(p)] for p in (PAGE_EN, CHINESE))
+    assert chinese == english
+
+
+def test_few_blocks_are_not_run_and_each_says_why() -> None:
+    left = [block for page in pages() for block in blocks_of(page) if block.marker == "not run"]
+    assert len(left) <= MOST_NOT_RUN, [str(block) for block in left]
+    for block in left:
+        assert len(block.said.split()) >= 4, f"{block}: {block.said!r} is no reason"
+
+
+def test_a_wrong_block_is_noticed(reader: Reader) -> None:
+    """The runner can fail: a command that does not exist, a wrong spec, an error in Python."""
+    page = PAGE_EN
+    for block in (
+        Block(page, 1, "sh", "fitserve datasets uplod x.csv\n"),
+        Block(page, 1, "sh", "false\ntrue\n"),
+        Block(page, 1, "python", "import fitserve\nfitserve.Clint()\n"),
+        Block(page, 1, "yaml", "target: y\nnetwork: [{Dens: 3}]\n"),
+        Block(page, 1, "json", '{"a": }'),
+        Block(page, 1, "ruby", "puts 1"),
+    ):
+        with pytest.raises(AssertionError):
+            reader.read(block)
+
+
+# The command line's reference: an example a line, each in a folder of its own.
+
+NOT_HERE = {
+    "up": "becomes a server; tests/cli starts and stops one",
+    "migrate": "needs an empty PostgreSQL; how-to/postgresql-redis.md migrates one",
+    "demo": "trains for half a minute; tests/cli runs it",
+}
+APPLY = "--apply"  # tests/insight applies findings of runs that are made to have one
+
+
+def examples() -> list[tuple[str, str]]:
+    """The command and the example, from the page."""
+    found = []
+    section = ""
+    for line in CLI.read_text().splitlines():
+        if line.startswith("## `fitserve "):
+            words = line.strip("#` ").split()[1:]
+            section = " ".join(word for word in words if word.islower() and word.isalpha())
+        elif "fitserve " in line and line.startswith(("fitserve ", "cat ")) and section:
+            found.append((section, line))
+    return found
+
+
+EXAMPLES = [pair for pair in examples() if pair[0] not in NOT_HERE and APPLY not in pair[1]]
+SPEC = "dataset: admissions\ntarget: admit\ntraining: {epochs: 2}\nmodel: admissions\n"
+
+
+@pytest.fixture(scope="module")
+def world(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Path], dict[str, str]]:
+    """What the examples speak of: files, a dataset, a model of four versions, runs in each state, a key."""
+    folder = tmp_path_factory.mktemp("world")
+    table = "gre,gpa,rank,admit\n" + "".join(
+        f"{300 + row * 7 % 500},{2 + row % 20 / 10},{row % 4 + 1},{'yes' if row * 7 % 500 > 250 else 'no'}\n"
+        for row in range(200)
+    )
+    (folder / "admissions.csv").write_text(table)
+    (folder / "sales.csv.gz").write_bytes(gzip.compress(b"zip,n\n" + b"10115,3\n80331,4\n" * 20 + b"1\n"))
+    (folder / "rows.csv").write_text("\n".join(table.split("\n")[:4]).replace(",admit", "").replace(",no", "") + "\n")
+    (folder / "rows.jsonl").write_text('{"gre": 700, "gpa": 3.9, "rank": 1}\n' * 2)
+    (folder / "spec.yaml").write_text(SPEC)
+    client = Client(server.base_url, server.token)
+    frame = client.datasets.upload(folder / "admissions.csv").to_pandas()
+    frame.assign(large=frame.gre * 2).to_parquet(folder / "large.parquet")
+    runs = [client.runs.create(folder / "spec.yaml", training={"epochs": 2, "seed": n}) for n in range(4)]
+    ended = [run.wait(120) for run in runs]
+    client.models.promote("admissions", max(run.version or 0 for run in ended) - 1)
+
+    def prepare(command: str, into: Path) -> dict[str, str]:
+        shutil.copytree(folder, into, dirs_exist_ok=True)
+        if command == "spec init":
+            (into / "spec.yaml").unlink()
+        one = ended[0].id
+        if command in ("runs cancel", "runs retry"):
+            run = client.runs.create(into / "spec.yaml", training={"epochs": 3000})
+            one = run.id if command == "runs cancel" else run.cancel().wait(60, check=False).id
+        key = client.keys.create("to-be-revoked", ["read"]).id if command == "keys revoke" else ""
+        return {"run_01kb...": one, "run_01kc...": ended[1].id, "key_01kb...": key, "| jq .resolved": "| grep epochs"}
+
+    return prepare
+
+
+@pytest.mark.parametrize(("command", "example"), EXAMPLES, ids=[example for _, example in EXAMPLES])
+def test_an_example_of_the_command_line(
+    command: str, example: str, world: Callable[[str, Path], dict[str, str]], reader: Reader
+) -> None:
+    reader.elsewhere = world(command, reader.folder)
+    reader.read(Block(CLI, 1, "sh", example + "\n"))
+
+
+def test_nothing_of_the_command_lines_reference_is_passed_over() -> None:
+    """Each line of its `sh` blocks is an example that is run, or left to another test for a reason."""
+    lines = [line for block in blocks_of(CLI) if block.language in RUN for line in block.text.splitlines()]
+    found = {example for _, example in examples()}
+    assert {line for line in lines if line not in found} <= {line for line in lines if " fitserve migrate" in line}
+    assert len(EXAMPLES) >= 40
