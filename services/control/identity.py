@@ -7,8 +7,10 @@ import time
 from datetime import timedelta
 
 from sqlalchemy import Engine, func, select
+from sqlalchemy.exc import IntegrityError
 
 from fitserve import db, keys
+from fitserve.errors import Conflict
 from fitserve.keys import ANONYMOUS, Identity
 from fitserve.settings import Settings
 from fitserve.tables import Key
@@ -80,6 +82,11 @@ def ensure_root_key(settings: Settings, engine: Engine) -> None:
         return
     token = settings.root_key.get_secret_value().strip()
     key_id, _ = keys.split_token(token)
-    with db.transaction(engine) as session:
-        if session.get(Key, key_id) is None:
-            keys.create(session, owner="admin", name=f"root-{key_id}"[:63].lower(), scopes=["admin"], token=token)
+    try:
+        with db.transaction(engine) as session:
+            if session.get(Key, key_id) is None:
+                keys.create(session, owner="admin", name=f"root-{key_id}"[:63].lower(), scopes=["admin"], token=token)
+    except (IntegrityError, Conflict):
+        with db.reading(engine) as session:  # another API that started at the same moment has made it
+            if session.get(Key, key_id) is None:
+                raise

@@ -1,0 +1,83 @@
+"""docker-compose.yml: read by compose itself, and what it promises about secrets, mounts and images."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from services import secrets
+from tests.conftest import PROJECT
+
+OURS = ("migrate", "api", "predict", "worker", "reaper")
+
+
+def compose() -> list[str]:
+    """The compose command of this machine, or the test is skipped."""
+    if shutil.which("docker") and not subprocess.run(["docker", "compose", "version"], capture_output=True).returncode:
+        return ["docker", "compose"]
+    if shutil.which("docker-compose"):
+        return ["docker-compose"]
+    pytest.skip("neither `docker compose` nor docker-compose is on this machine")
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, Any]:
+    return dict(yaml.safe_load((PROJECT / "docker-compose.yml").read_text())["services"])
+
+
+@pytest.mark.parametrize("proxy", ["http", "https"])
+def test_compose_accepts_the_file(proxy: str) -> None:
+    import os
+
+    done = subprocess.run(
+        [*compose(), "config"], cwd=PROJECT, env={**os.environ, "FITSERVE_PROXY": proxy}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"deploy/nginx/{proxy}.conf.template" in done.stdout
+
+
+def test_compose_refuses_a_misspelt_key(tmp_path: Path) -> None:
+    text = (PROJECT / "docker-compose.yml").read_text().replace("read_only: true", "readonly: true")
+    (tmp_path / "docker-compose.yml").write_text(text)
+    assert subprocess.run([*compose(), "config", "-q"], cwd=tmp_path, capture_output=True).returncode != 0
+
+
+def test_what_is_mounted_is_there(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            if source.startswith("./") and "$" not in source:
+                assert (PROJECT / source).exists(), f"{name}: {source}"
+
+
+def test_ours_are_shut(services: dict[str, Any]) -> None:
+    for name in OURS:
+        assert services[name]["read_only"] is True, name
+        assert "user" not in services[name], name
+    for name in OURS[1:]:
+        assert services[name]["cap_drop"] == ["ALL"], name
+        assert services[name]["security_opt"] == ["no-new-privileges:true"], name
+        needed = services[name]["depends_on"]
+        migrated = needed.get("migrate", {}).get("condition") == "service_completed_successfully"
+        assert migrated or needed == {"api": {"condition": "service_healthy"}}, name
+
+
+def test_no_secret_is_in_the_file_or_the_environment(services: dict[str, Any], tmp_path: Path) -> None:
+    token = secrets.make(tmp_path)
+    assert token == (tmp_path / "fitserve_root_key").read_text()
+    for name, service in services.items():
+        for variable in service.get("environment", {}):
+            if variable.endswith(("PASSWORD", "TOKEN")) or variable == "FITSERVE_ROOT_KEY":
+                pytest.fail(f"{name}: {variable}")
+    before = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert secrets.make(tmp_path) is None
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
+    acl = before["redis_users.acl"]
+    password = before["fitserve_redis_url"].split(":")[2].split("@")[0]
+    assert password not in acl
+    assert acl.startswith("user default off")

@@ -1,0 +1,100 @@
+"""The Kubernetes manifests, against Kubernetes's own schemas and against each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from fitserve import telemetry
+from fitserve.settings import Settings
+from tests.conftest import PROJECT
+
+FILE = PROJECT / "deploy/kubernetes/fitserve.yaml"
+MANIFESTS: list[dict[str, Any]] = list(yaml.safe_load_all(FILE.read_text()))
+ROLES = ("api", "predict", "worker", "reaper")
+LEAST = "1.30"  # the oldest Kubernetes that is promised: `preStop` may sleep
+
+
+def of(kind: str) -> dict[str, dict[str, Any]]:
+    return {m["metadata"]["name"]: m for m in MANIFESTS if m["kind"] == kind}
+
+
+def pod(manifest: dict[str, Any]) -> dict[str, Any]:
+    return dict(manifest["spec"]["template"]["spec"])
+
+
+PODS = {**of("Deployment"), **of("Job")}
+
+
+@pytest.mark.parametrize("version", [LEAST, kubernetes_validate.latest_version()])
+@pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda m: f"{m['kind']}-{m['metadata']['name']}")
+def test_every_manifest_is_valid(manifest: dict[str, Any], version: str) -> None:
+    kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def test_a_misspelt_field_would_be_found() -> None:
+    wrong = {**MANIFESTS[0], "spec": {**MANIFESTS[0]["spec"], "backofLimit": 3}}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(wrong, LEAST, strict=True)
+
+
+def test_every_role_is_deployed_and_guarded() -> None:
+    assert set(of("Deployment")) == {f"fitserve-{role}" for role in ROLES}
+    assert set(of("PodDisruptionBudget")) == set(of("Deployment"))
+    assert set(of("Job")) == {"fitserve-migrate"}
+    for name, deployment in of("Deployment").items():
+        assert deployment["spec"]["replicas"] >= 2, name
+        assert pod(deployment)["topologySpreadConstraints"], name
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_every_pod_has_no_more_than_it_needs(name: str) -> None:
+    spec = pod(PODS[name])
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["automountServiceAccountToken"] is False
+    (container,) = spec["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert container["resources"]["requests"]
+    assert "memory" in container["resources"]["limits"]
+    mounted = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert mounted["secrets"] == "/run/secrets"
+    assert all("emptyDir" in volume or "secret" in volume for volume in spec["volumes"]), "nothing on a machine's disk"
+
+
+def test_selectors_find_their_pods() -> None:
+    labels = {name: manifest["spec"]["template"]["metadata"]["labels"] for name, manifest in of("Deployment").items()}
+    for name, service in of("Service").items():
+        assert service["spec"]["selector"].items() <= labels[name].items()
+        ports = {port["name"] for port in pod(of("Deployment")[name])["containers"][0]["ports"]}
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
+    for name, budget in of("PodDisruptionBudget").items():
+        assert budget["spec"]["selector"]["matchLabels"].items() <= labels[name].items()
+    for rule in of("Ingress")["fitserve"]["spec"]["rules"][0]["http"]["paths"]:
+        service = of("Service")[rule["backend"]["service"]["name"]]
+        assert rule["backend"]["service"]["port"]["name"] in {port["name"] for port in service["spec"]["ports"]}
+
+
+def test_workers_scale_on_queue_age_and_predictions_on_cpu() -> None:
+    scalers = of("HorizontalPodAutoscaler")
+    (worker,) = scalers["fitserve-worker"]["spec"]["metrics"]
+    name = worker["external"]["metric"]["name"]
+    series = {family.name for family in telemetry.REGISTRY.collect()}
+    assert name in series
+    rules = yaml.safe_load(Path(FILE.parent, "queue-age.yaml").read_text())["rules"]["external"]
+    assert [rule["name"]["as"] for rule in rules] == [name]
+    (predict,) = scalers["fitserve-predict"]["spec"]["metrics"]
+    assert predict["resource"]["name"] == "cpu"
+    for scaler, found in scalers.items():
+        assert of("Deployment")[scaler]["spec"]["replicas"] == found["spec"]["minReplicas"]
+
+
+def test_a_worker_has_time_to_hand_its_run_back() -> None:
+    assert pod(of("Deployment")["fitserve-worker"])["terminationGracePeriodSeconds"] > Settings().graceful_seconds

@@ -1,0 +1,203 @@
+"""The deployment of many machines, as processes on loopback: two of each of ours, nginx in front, S3 behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from string import Template
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+import pytest
+
+from fitserve.embedded import die_with_parent, redis_binary
+from services import secrets
+from tests.conftest import PROJECT, free_ports, listens
+
+MODULES = {
+    "api": "services.control",
+    "predict": "services.predict",
+    "worker": "workers",
+    "reaper": "workers.reaper",
+}
+LEASES = {
+    "FITSERVE_LEASE_SECONDS": "3",
+    "FITSERVE_HEARTBEAT_SECONDS": "0.5",
+    "FITSERVE_REAP_SECONDS": "0.5",
+    "FITSERVE_REDISPATCH_SECONDS": "3",
+    "FITSERVE_CHECKPOINT_SECONDS": "1",
+}
+
+
+def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+    """The first true value of `condition`. Fails after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.1)
+    return found
+
+
+def nginx_binary() -> str:
+    """nginx, or the test is skipped."""
+    found = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    if found is None:
+        pytest.skip("no nginx on this machine (Debian: apt install nginx-light)")
+    return found
+
+
+@dataclass
+class Member:
+    """One process, with a home of its own as on a machine of its own."""
+
+    name: str
+    module: str
+    home: Path
+    environment: dict[str, str]
+    port: int
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Member:
+        self.home.mkdir(exist_ok=True)
+        with self.log.open("ab") as sink:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", self.module],
+                cwd=self.environment.get("PYTHONPATH", PROJECT),
+                env={**os.environ, **self.environment},
+                stdout=sink,
+                stderr=sink,
+                preexec_fn=die_with_parent,
+            )
+        return self
+
+    def is_ready(self) -> bool:
+        try:
+            return httpx2.get(f"http://127.0.0.1:{self.port}/readyz", timeout=5).status_code == 200
+        except httpx2.HTTPError:
+            return False
+
+    def has_ended(self) -> bool:
+        return self.process is None or self.process.poll() is not None
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self, seconds: float = 40) -> int:
+        assert self.process is not None
+        self.process.terminate()
+        return self.process.wait(seconds)
+
+
+@dataclass
+class Layout:
+    """Starts and stops the members. `variables` lead to the database, the broker and the blobs."""
+
+    folder: Path
+    variables: dict[str, str]
+    members: dict[str, Member] = field(default_factory=dict)
+    _others: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    token: str = ""
+    base: str = ""
+
+    def make_secrets(self) -> None:
+        """As in the compose deployment: the first key, and Redis's users."""
+        made = secrets.make(self.folder / "secrets")
+        assert made is not None
+        self.token = made
+        self.variables["FITSERVE_ROOT_KEY"] = made
+
+    def start_redis(self) -> None:
+        """A Redis with the users, the append-only file and the policy of docker-compose.yml, over TCP."""
+        (port,) = free_ports(1)
+        folder = self.folder / "redis"
+        folder.mkdir()
+        command = [redis_binary(), "--port", str(port), "--bind", "127.0.0.1", "--appendonly", "yes"]
+        command += ["--maxmemory", "512mb", "--maxmemory-policy", "noeviction", "--dir", str(folder)]
+        command += ["--aclfile", str(self.folder / "secrets" / "redis_users.acl")]
+        self._run(command, port)
+        written = urlsplit((self.folder / "secrets" / "fitserve_redis_url").read_text())
+        self.variables["FITSERVE_REDIS_URL"] = f"redis://{written.username}:{written.password}@127.0.0.1:{port}/0"
+
+    def start_nginx(self, kind: str = "http") -> None:
+        """nginx with the files of deploy/nginx; the addresses are upstream groups, as where no name service is."""
+        (port,) = free_ports(1)
+        folder = self.folder / "nginx"
+        (folder / "fitserve").mkdir(parents=True)
+        shutil.copy(PROJECT / "deploy/nginx/routes.conf", folder / "fitserve/routes.conf")
+        filled = Template((PROJECT / f"deploy/nginx/{kind}.conf.template").read_text()).safe_substitute(
+            NGINX_LOCAL_RESOLVERS="127.0.0.1",
+            FITSERVE_PROXY_PORT=f"127.0.0.1:{port}",
+            FITSERVE_API_ADDRESS="all_apis",
+            FITSERVE_PREDICT_ADDRESS="all_predicts",
+        )
+        groups = "".join(
+            f"upstream all_{role}s {{ {' '.join(f'server 127.0.0.1:{m.port};' for m in self.of(role))} }}\n"
+            for role in ("api", "predict")
+        )
+        kept = "".join(
+            f"{what}_temp_path {folder}/{what};\n" for what in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        (folder / "nginx.conf").write_text(
+            f"daemon off;\npid {folder}/pid;\nerror_log {folder}/error.log;\nworker_processes 1;\n"
+            f"events {{}}\nhttp {{\naccess_log {folder}/access.log;\n{kept}{groups}{filled}}}\n"
+        )
+        self._run([nginx_binary(), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")], port)
+        self.base = f"{kind}://127.0.0.1:{port}"
+
+    def _run(self, command: list[str], port: int) -> None:
+        with (self.folder / "others.log").open("ab") as sink:
+            process = subprocess.Popen(command, stdout=sink, stderr=sink, preexec_fn=die_with_parent)
+        self._others.append(process)
+        until(lambda: listens(port), 20, f"{command[0]}: {(self.folder / 'others.log').read_text()}")
+
+    def add(self, name: str, environment: Mapping[str, str] | None = None) -> Member:
+        """A member such as `api-1`; the caller starts it."""
+        role = name.partition("-")[0]
+        port, grpc = free_ports(2)
+        ports = {
+            "FITSERVE_PORT": str(port),
+            "FITSERVE_PREDICT_PORT": str(port),
+            "FITSERVE_GRPC_PORT": str(grpc),
+            "FITSERVE_WORKER_METRICS_PORT": str(port),
+            "FITSERVE_REAPER_METRICS_PORT": str(port),
+        }
+        home = self.folder / name
+        variables = {**self.variables, **ports, "FITSERVE_HOME": str(home), **(environment or {})}
+        self.members[name] = Member(name, MODULES[role], home, variables, port, self.folder / f"{name}.log")
+        return self.members[name]
+
+    def run_job(self, module: str) -> None:
+        """A job that must succeed before the members start."""
+        home = self.folder / "job"
+        home.mkdir(exist_ok=True)
+        environment = {**os.environ, **self.variables, "FITSERVE_HOME": str(home)}
+        subprocess.run([sys.executable, "-m", module], cwd=PROJECT, env=environment, check=True, capture_output=True)
+
+    def of(self, role: str) -> list[Member]:
+        return [member for name, member in self.members.items() if name.startswith(f"{role}-")]
+
+    def wait_ready(self, seconds: float = 90) -> None:
+        for member in self.members.values():
+            if member.process is not None:
+                until(lambda member=member: member.is_ready() or member.has_ended(), seconds, f"{member.name} ready")
+                assert not member.has_ended(), member.log.read_text()[-3000:]
+
+    def client(self) -> httpx2.Client:
+        return httpx2.Client(base_url=self.base, headers={"Authorization": f"Bearer {self.token}"}, timeout=30)
+
+    def close(self) -> None:
+        running = [m.process for m in self.members.values() if m.process and m.process.poll() is None]
+        for process in (*running, *self._others):
+            process.kill()
+        for process in (*running, *self._others):
+            process.wait()

