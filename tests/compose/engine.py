@@ -87,8 +87,7 @@ class Engine:
             command,
             cwd=PROJECT,
             env={**self.environment, **(environment or {})},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
             check=False,
         )
