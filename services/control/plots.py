@@ -73,7 +73,10 @@ def layers(figure: Figure, data: dict[str, Any]) -> None:
         place.grid(alpha=0.3)
         if part in ("gradients", "ratio"):
             place.set_yscale("symlog", linthresh=1e-8)
+            place.yaxis.set_major_formatter(lambda value, _: f"{value:g}")  # matplotlib's own would be a formula
     handles, labels = axes[0].get_legend_handles_labels()
+    for place in axes[2:]:
+        place.set_xlabel("epoch", fontsize=8)
     if handles:
         figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize=7)
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from sklearn import datasets as bundled
 
+from fitserve.datasets.samples import make_sample
 from tests.insight.networks import circle, dataset, facts_of, run, xor
 from tests.insight.provoked import dense
 
@@ -67,6 +68,60 @@ BUNDLED: dict[str, tuple[Callable[[], pa.Table], Json]] = {
     "exclusive or, restarts": (
         xor,
         {**NUMBERS, "network": [dense(16, "tanh")], **_training(optimizer={"Adam": 0.02}, restarts=3)},
+    ),
+}
+
+STRATIFIED: Json = {"target": "label", **LABELS}
+MEASURED: Json = {"target": "label", **NUMBERS}
+DERIVED = ["x1", "x2", "x1_squared", "x2_squared", "x1_x2", "sin_x1", "sin_x2"]
+
+# Sample, noise, spec: the product's own.
+PLAYGROUND: dict[str, tuple[str, float, Json]] = {
+    "circle": ("circle", 10, {**STRATIFIED, "network": [dense(16, "tanh")], **_training(optimizer={"Adam": 0.02})}),
+    "circle, derived features": (
+        "circle",
+        20,
+        {**STRATIFIED, "features": DERIVED, "network": [dense(8)], **_training(optimizer={"Adam": 0.02})},
+    ),
+    "exclusive or": (
+        "xor",
+        10,
+        {
+            **STRATIFIED,
+            "network": [dense(16), dense(8)],
+            **_training(optimizer={"SGD": {"learning_rate": 0.1, "momentum": 0.9}}),
+        },
+    ),
+    "exclusive or, leaky ReLU": (
+        "xor",
+        20,
+        {**STRATIFIED, "network": [dense(24, "leaky_relu")], **_training(optimizer={"Adam": 0.02})},
+    ),
+    "gauss": ("gauss", 0, {**STRATIFIED, "network": [dense(8)], **_training(optimizer={"Adam": 0.01})}),
+    "gauss, restarts": (
+        "gauss",
+        40,
+        {**STRATIFIED, "network": [dense(8, "tanh")], **_training(optimizer={"Adam": 0.01}, restarts=4)},
+    ),
+    "spiral": (
+        "spiral",
+        5,
+        {**STRATIFIED, "network": [dense(48), dense(24)], **_training(optimizer={"Adam": 0.01}, epochs=300)},
+    ),
+    "plane": ("plane", 10, {**MEASURED, "network": [dense(16)], **_training(optimizer={"Adam": 0.005}, epochs=60)}),
+    "plane, SGD and L2": (
+        "plane",
+        0,
+        {
+            **MEASURED,
+            "network": [dense(8, "tanh", kernel_regularizer={"L2": 1e-4})],
+            **_training(optimizer={"SGD": {"learning_rate": 0.05, "momentum": 0.9}}, epochs=60),
+        },
+    ),
+    "multi-gauss": (
+        "multi-gauss",
+        0,
+        {**MEASURED, "network": [dense(64), dense(32)], **_training(optimizer={"Adam": 0.005}, epochs=60)},
     ),
 }
 
@@ -139,6 +194,17 @@ def test_nothing_is_found_on_a_sample(name: str) -> None:
     make, spec = BUNDLED[name]
     table = make()
     _must_be_silent(table, spec, facts_of(table))
+
+
+@pytest.mark.parametrize("name", PLAYGROUND)
+def test_nothing_is_found_on_the_playgrounds_samples(name: str) -> None:
+    sample, noise, spec = PLAYGROUND[name]
+    made, table = make_sample(sample, noise=noise, derived="features" in spec)
+    _must_be_silent(table, spec, facts_of(table, dict(made.kinds)))
+
+
+def test_there_are_twenty_or_more_wherever_it_runs() -> None:
+    assert len(BUNDLED) + len(PLAYGROUND) >= 20
 
 
 @pytest.mark.parametrize("name", FILES)

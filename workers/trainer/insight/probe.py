@@ -47,7 +47,7 @@ class Seen:
 class Probe(Protocol):
     """Looks into networks that train."""
 
-    watched: Sequence[Watched]
+    watched: list[Watched]
 
     def weights(self) -> list[list[Array]]:
         """Copies of each watched layer's trainable weights, replicas first."""

@@ -26,20 +26,21 @@ from workers.trainer.insight.probe import ENDS, Probe, Watched
 
 STEPS_WORTH = 40  # an epoch of so many steps can be looked at for less than 5% of its time
 ALWAYS = 10  # the first epochs are looked at in any case: what goes wrong early shows there
+MOST_ROWS = 5_000  # of all looks into all trials that train at once
 SMALL = 1e-3
 SATURATED_ROWS = 0.95
 BINS = 30
 DRAWN_WEIGHTS = 512  # of a network whose weights are recorded themselves
-DRAWN_LOOKS = 400  # at most about so many looks of a run record them
+DRAWN_LOOKS = 400  # at most about so many looks, of all trials at once, record them
 HISTOGRAM_VALUES = 20_000  # a larger layer's histogram is of every n-th weight
 
 Array = NDArray[Any]
 Row = dict[str, Any]
 
 
-def due(epoch: int, epochs: int, steps: int) -> bool:
-    """Whether epoch `epoch` (from 1) of `epochs`, each of `steps` batches, is looked at."""
-    every = max(1, -(-STEPS_WORTH // max(1, steps)))
+def due(epoch: int, epochs: int, steps: int, trials: int = 1) -> bool:
+    """Whether epoch `epoch` (from 1) of `epochs`, each of `steps` batches, is looked at, in `trials` at once."""
+    every = max(1, -(-STEPS_WORTH // max(1, steps)), -(-epochs * trials // MOST_ROWS))
     return epoch <= min(ALWAYS, 2 + epochs // 10) or epoch == epochs or epoch % every == 0
 
 
@@ -82,14 +83,14 @@ class Recorder:
 
     def _rows(self, moved: Sequence[Sequence[Array]] | None, histograms: bool) -> list[Row]:
         seen = self.probe.run()
-        drawn = self._drawn and (self._looks < DRAWN_LOOKS or histograms)
+        drawn = self._drawn and (self._looks * len(seen.penalty) < DRAWN_LOOKS or histograms)
         by_layer = []
         for at, one in enumerate(self.probe.watched):
             layer = [{"name": one.layer.name, "class": type(one.layer).__name__} for _ in seen.penalty]
             if self._before[at]:
                 _say(layer, _of_weights(self._before[at], seen.gradients[at], moved[at] if moved else None))
-            if seen.outputs[at] is not None:
-                _say(layer, _of_units(one, seen.outputs[at]))
+            if (output := seen.outputs[at]) is not None:
+                _say(layer, _of_units(one, output))
             if histograms and self._before[at]:
                 for replica, row in enumerate(layer):
                     row["histogram"] = histogram(np.concatenate([v[replica].ravel() for v in self._before[at]]))

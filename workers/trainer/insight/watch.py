@@ -82,7 +82,8 @@ class StackedWatch:
     def look(self, epoch: int) -> list[dict[str, Any]] | None:
         """The layers of every trial after epoch `epoch` (from 1), on the epochs that are looked at."""
         begun = time.perf_counter()
-        rows = self._recorder.look(epoch) if due(epoch, self._watch._epochs, self._watch._steps) else None
+        looked = due(epoch, self._watch._epochs, self._watch._steps, self._stack.replicas)
+        rows = self._recorder.look(epoch) if looked else None
         if epoch in self._copied:
             self._copies[epoch] = [self._stack.weights(at) for at in range(self._stack.replicas)]
         self._watch.seconds += time.perf_counter() - begun
