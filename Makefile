@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m uv pip install --quiet --python $(BIN)/python --no-deps
 
-.PHONY: run demo test lint dashboard docs types faults locks clean
+.PHONY: run demo test lint dashboard docs types faults compose-test locks clean
 .DEFAULT_GOAL := run
 
 $(BIN)/python:
@@ -72,6 +72,9 @@ lint: $(VENV)/.dev
 
 faults: $(VENV)/.dev  ## the long form: a thousand runs, hundreds of kills
 	$(BIN)/python -m tests.faults
+
+compose-test: $(VENV)/.dev  ## both images and docker-compose.yml, really run; needs docker or podman
+	$(BIN)/python -m tests.compose
 
 bench-%: $(VENV)/.dev  ## bench-startup, bench-ingest, bench-training, bench-serving, bench-claims
 	$(BIN)/python -m benchmarks.$*
