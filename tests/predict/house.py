@@ -205,9 +205,9 @@ class House:
                     session.add(Blob(sha256=blob.sha256, bytes=blob.bytes, kind=kind, created_at=db.now(session)))
         return made.sha256
 
-    def register(self, model: str, toy: Toy, owner: str = "ada") -> int:
-        """A new version of a model."""
-        artifact, run = self.artifact(toy), new_id("run")
+    def register(self, model: str, toy: Toy, owner: str = "ada", artifact: str | None = None) -> int:
+        """A new version of a model; `artifact` where it is stored already."""
+        artifact, run = artifact or self.artifact(toy), new_id("run")
         with db.transaction(self.engine) as session:
             session.add(
                 Run(

@@ -145,7 +145,7 @@ def read_examples(body: bytes) -> tuple[Rows, str]:
 
 def chosen(network: Network, signature: str, tasks: tuple[str, ...], verb: str) -> Output:
     """The output that classify or regress answers with. Raises BadInput."""
-    name = None if signature in SIGNATURES else signature
+    name = None if signature in (*SIGNATURES, f"tensorflow/serving/{verb}") else signature
     output = network.output(name, tasks)
     if output is None:
         raise BadInput(f"The model {network.model} has no output to {verb}: {', '.join(network.names)}.")
