@@ -161,6 +161,16 @@ def test_findings(fitserve: Fitserve, told: Told, run_id: str) -> None:
     assert fitserve("runs", "findings", run_id, "--apply", "99", code=4)
 
 
+def test_sharing(fitserve: Fitserve, told: Told, run_id: str) -> None:
+    assert told("datasets", "share", "cli-circle")["shared"]
+    assert told("runs", "share", run_id)["shared"]
+    assert told("models", "share", "cli-circle")["shared"]
+    assert "yours alone" in fitserve("datasets", "share", "cli-circle", "--private").output
+    assert not told("runs", "share", run_id, "--private")["shared"]
+    assert not told("models", "share", "cli-circle", "--private")["shared"]
+    assert fitserve("models", "share", "no-such-model", code=4)
+
+
 # Keys
 
 

@@ -47,7 +47,8 @@ def test_the_chinese_tutorial_has_the_same_blocks() -> None:
 
 
 def test_few_blocks_are_not_run_and_each_says_why() -> None:
-    left = [block for page in pages() for block in blocks_of(page) if block.marker == "not run"]
+    found = [block for page in pages() if page != CHINESE for block in blocks_of(page)]
+    left = [block for block in found if block.marker == "not run"]
     assert len(left) <= MOST_NOT_RUN, [str(block) for block in left]
     for block in left:
         assert len(block.said.split()) >= 4, f"{block}: {block.said!r} is no reason"
