@@ -1,0 +1,461 @@
+"""Writes the four Grafana dashboards. `python deploy/grafana/make_dashboards.py`; a test keeps them equal to this.
+
+Each panel is a line or two here: title, unit, queries with their legends. With many models a panel shows the `$top`
+largest, and `$model` narrows it down.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent / "dashboards"
+DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
+WIDE, HALF, THIRD, QUARTER = 24, 12, 8, 6  # of Grafana's 24 columns
+RATE = "[$__rate_interval]"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """`queries` are (PromQL, legend)."""
+
+    title: str
+    queries: tuple[tuple[str, str], ...]
+    unit: str = "short"
+    width: int = HALF
+    kind: str = "timeseries"
+    help: str = ""
+    thresholds: tuple[float, ...] = ()
+    most: float | None = None  # of the axis
+
+
+@dataclass(frozen=True)
+class Dashboard:
+    """`uid` is its address; `by_model` gives it the choice of models."""
+
+    uid: str
+    title: str
+    panels: tuple[Panel, ...]
+    by_model: bool = False
+    tags: tuple[str, ...] = field(default=("fitserve",))
+
+
+def stat(title: str, query: str, unit: str = "short", thresholds: tuple[float, ...] = (), help: str = "") -> Panel:
+    """One number."""
+    return Panel(title, ((query, ""),), unit, QUARTER, "stat", help, thresholds)
+
+
+def top(query: str) -> str:
+    """The largest `$top` of many."""
+    return f"topk($top, {query})"
+
+
+def quantile(share: float, series: str, by: str, where: str = "") -> str:
+    """A quantile of a histogram."""
+    return f"histogram_quantile({share}, sum by (le, {by}) (rate({series}_bucket{where}{RATE})))"
+
+
+HTTP, PRE = "fitserve_http", "fitserve_predict"
+MODEL = '{model=~"$model"}'
+
+SERVICE = Dashboard(
+    "fitserve-service",
+    "fitserve: Service",
+    (
+        stat("Processes up", 'count(up{job=~"api|predict|worker|reaper"} == 1)'),
+        stat("Requests a second", f"sum(rate({HTTP}_requests_total{RATE}))", "reqps"),
+        stat(
+            "API errors",
+            f'sum(rate({HTTP}_requests_total{{status=~"5.."}}{RATE}))'
+            f" / sum(rate({HTTP}_requests_total{RATE})) or vector(0)",
+            "percentunit",
+            (0.01, 0.05),
+        ),
+        stat("Disk free", "min(fitserve_disk_free_bytes / fitserve_disk_size_bytes)", "percentunit", (0.1, 0.2)),
+        Panel("Requests by status", ((f"sum by (status) (rate({HTTP}_requests_total{RATE}))", "{{status}}"),), "reqps"),
+        Panel("Busiest routes", ((top(f"sum by (route) (rate({HTTP}_requests_total{RATE}))"), "{{route}}"),), "reqps"),
+        Panel(
+            "Slowest routes (95 in 100 are quicker)",
+            ((top(quantile(0.95, f"{HTTP}_request_duration_seconds", "route")), "{{route}}"),),
+            "s",
+        ),
+        Panel(
+            "Duration by class of status (median)",
+            ((quantile(0.5, f"{HTTP}_request_duration_seconds", "status_class"), "{{status_class}}"),),
+            "s",
+        ),
+        Panel("In flight", ((f"sum by (job) ({HTTP}_requests_in_flight)", "{{job}}"),)),
+        Panel(
+            "Bodies",
+            (
+                (f"sum(rate({HTTP}_request_bytes_total{RATE}))", "received"),
+                (f"sum(rate({HTTP}_response_bytes_total{RATE}))", "sent"),
+            ),
+            "Bps",
+        ),
+        Panel("Resident memory", (("sum by (job) (process_resident_memory_bytes)", "{{job}}"),), "bytes"),
+        Panel("Processor", ((f"sum by (job) (rate(process_cpu_seconds_total{RATE}))", "{{job}}"),), "short"),
+        Panel(
+            "Uploads",
+            (
+                (f"sum by (outcome) (rate(fitserve_uploads_total{RATE}))", "{{outcome}}"),
+                (f"sum(rate(fitserve_upload_rows_refused_total{RATE}))", "rows refused"),
+            ),
+        ),
+        Panel("Bytes uploaded", ((f"sum(rate(fitserve_upload_bytes_total{RATE}))", "bytes"),), "Bps"),
+        Panel("Releases", (("count by (version, python) (fitserve_build_info)", "{{version}}, Python {{python}}"),)),
+        Panel("Garbage", ((f"sum(rate(fitserve_blobs_collected_total{RATE}))", "blobs removed"),)),
+    ),
+)
+
+PREDICTIONS = Dashboard(
+    "fitserve-predictions",
+    "fitserve: Predictions",
+    (
+        stat("Predictions a second", f"sum(rate({PRE}_requests_total{RATE}))", "reqps"),
+        stat("Rows a second", f"sum(rate({PRE}_rows_total{RATE}))"),
+        stat("99 in 100 are quicker", quantile(0.99, f"{PRE}_duration_seconds", "job"), "s", (0.025, 0.05)),
+        stat(
+            "Fast lane",
+            f"sum(rate({PRE}_fast_lane_requests_total{RATE})) / sum(rate({PRE}_requests_total{RATE}))",
+            "percentunit",
+            help="Share of the requests that took it",
+        ),
+        Panel(
+            "Requests by protocol and status",
+            ((f"sum by (protocol, status) (rate({PRE}_requests_total{RATE}))", "{{protocol}} {{status}}"),),
+            "reqps",
+        ),
+        Panel(
+            "Rows by model",
+            ((top(f"sum by (model) (rate({PRE}_rows_total{MODEL}{RATE}))"), "{{model}}"),),
+        ),
+        Panel(
+            "Slowest versions (99 in 100 are quicker)",
+            ((top(quantile(0.99, f"{PRE}_duration_seconds", "model, version", MODEL)), "{{model}} v{{version}}"),),
+            "s",
+        ),
+        Panel(
+            "Where the time goes (mean)",
+            (
+                (
+                    f"sum by (lane, phase) (rate({PRE}_phase_seconds_sum{RATE}))"
+                    f" / sum by (lane, phase) (rate({PRE}_phase_seconds_count{RATE}))",
+                    "{{lane}}: {{phase}}",
+                ),
+            ),
+            "s",
+        ),
+        Panel(
+            "Rows of an inference call (mean)",
+            (
+                (
+                    top(
+                        f"sum by (model) (rate({PRE}_batch_rows_sum{MODEL}{RATE}))"
+                        f" / sum by (model) (rate({PRE}_batch_rows_count{MODEL}{RATE}))"
+                    ),
+                    "{{model}}",
+                ),
+            ),
+        ),
+        Panel(
+            "Refused",
+            (
+                (f"sum by (reason) (rate({PRE}_refused_rows_total{RATE}))", "{{reason}}"),
+                (f"sum(rate({PRE}_shed_total{RATE}))", "shed"),
+                (f"sum(rate({PRE}_expired_total{RATE}))", "expired"),
+            ),
+        ),
+        Panel(
+            "Answered classes",
+            (
+                (
+                    top(f"sum by (model, output, class) (rate({PRE}_classes_total{MODEL}{RATE}))"),
+                    "{{model}} {{output}}={{class}}",
+                ),
+            ),
+        ),
+        Panel(
+            "Warnings",
+            ((top(f"sum by (model, code) (rate({PRE}_warnings_total{MODEL}{RATE}))"), "{{model}} {{code}}"),),
+        ),
+        Panel("In flight", ((f"sum({PRE}_requests_in_flight)", "in flight"),)),
+        Panel(
+            "Micro-batches",
+            (
+                (f"sum(rate({PRE}_batches_total{RATE}))", "batches"),
+                (f"sum(rate({PRE}_batched_rows_total{RATE}))", "rows"),
+                (f"sum(rate({PRE}_fast_lane_batches_total{RATE}))", "turns of the fast lane"),
+            ),
+        ),
+    ),
+    by_model=True,
+)
+
+TRAINING = Dashboard(
+    "fitserve-training",
+    "fitserve: Training",
+    (
+        stat("Queued", 'max(fitserve_runs{state="queued"})', thresholds=(50, 500)),
+        stat("Running", 'max(fitserve_runs{state="running"})'),
+        stat("Oldest queued", "max(fitserve_queue_oldest_seconds)", "s", (60, 300)),
+        stat("Workers up", 'count(up{job="worker"} == 1) or vector(0)'),
+        Panel("Runs by state", (("max by (state) (fitserve_runs)", "{{state}}"),)),
+        Panel("Oldest queued run", (("max(fitserve_queue_oldest_seconds)", "age"),), "s"),
+        Panel(
+            "Runs an hour",
+            (
+                (f"3600 * sum(rate(fitserve_runs_created_total{RATE}))", "created"),
+                (f"3600 * sum by (state) (rate(fitserve_runs_finished_total{RATE}))", "{{state}}"),
+                (f"3600 * sum(rate(fitserve_run_attempts_total{RATE}))", "attempts"),
+            ),
+        ),
+        Panel(
+            "Failures an hour by cause",
+            (
+                (f"3600 * sum by (cause) (rate(fitserve_run_failures_total{RATE}))", "{{cause}}"),
+                (f"3600 * sum(rate(fitserve_runs_reaped_total{RATE}))", "workers lost"),
+                (f"3600 * sum(rate(fitserve_runs_dispatched_total{RATE}))", "published again"),
+            ),
+        ),
+        Panel(
+            "Waiting (median and 95 in 100)",
+            (
+                (f"histogram_quantile(0.5, sum by (le) (rate(fitserve_run_wait_seconds_bucket{RATE})))", "median"),
+                (f"histogram_quantile(0.95, sum by (le) (rate(fitserve_run_wait_seconds_bucket{RATE})))", "95 in 100"),
+            ),
+            "s",
+        ),
+        Panel(
+            "Running (median and 95 in 100)",
+            (
+                (f"histogram_quantile(0.5, sum by (le) (rate(fitserve_run_duration_seconds_bucket{RATE})))", "median"),
+                (
+                    f"histogram_quantile(0.95, sum by (le) (rate(fitserve_run_duration_seconds_bucket{RATE})))",
+                    "95 in 100",
+                ),
+            ),
+            "s",
+        ),
+        Panel("Epochs a second", ((f"sum(rate(fitserve_epochs_total{RATE}))", "epochs"),)),
+        Panel("Rows trained a second", ((f"sum(rate(fitserve_rows_trained_total{RATE}))", "rows"),)),
+        Panel(
+            "Losses of what is being trained",
+            ((top('fitserve_run_last_loss{model=~"$model"}'), "{{model}}: {{rows}}"),),
+        ),
+        Panel(
+            "Memory of trainers",
+            ((top("fitserve_trainer_resident_bytes"), "{{instance}} slot {{slot}}"),),
+            "bytes",
+        ),
+    ),
+    by_model=True,
+)
+
+DRIFT = Dashboard(
+    "fitserve-drift",
+    "fitserve: Models & drift",
+    (
+        stat("Networks loaded", f"sum({PRE}_networks_loaded)"),
+        stat("Versions that cannot be loaded", f"sum({PRE}_versions_broken) or vector(0)", thresholds=(1, 1)),
+        stat("Models that drift", "count(max by (model) (fitserve_drift_worst_psi) > 0.25) or vector(0)"),
+        stat("Worst index", "max(fitserve_drift_worst_psi)", thresholds=(0.1, 0.25)),
+        Panel(
+            "Most drifted models",
+            ((top(f"max by (model, version) (fitserve_drift_worst_psi{MODEL})"), "{{model}} v{{version}}"),),
+            thresholds=(0.1, 0.25),
+            help="Population stability index of the worst column: under 0.1 nothing has moved, over 0.25 much has.",
+        ),
+        Panel(
+            "Most drifted columns",
+            (
+                (
+                    top(f"max by (model, version, column) (fitserve_drift_psi{MODEL})"),
+                    "{{model}} v{{version}} {{column}}",
+                ),
+            ),
+            thresholds=(0.1, 0.25),
+        ),
+        Panel(
+            "Missing values",
+            (
+                (
+                    top(f"max by (model, version, column) (fitserve_drift_missing_ratio{MODEL})"),
+                    "{{model}} v{{version}} {{column}}",
+                ),
+            ),
+            "percentunit",
+        ),
+        Panel(
+            "Predictions that drift",
+            (
+                (
+                    top(f"max by (model, version, output, part) (fitserve_drift_prediction_psi{MODEL})"),
+                    "{{model}} v{{version}} {{output}} {{part}}",
+                ),
+            ),
+            thresholds=(0.1, 0.25),
+        ),
+        Panel(
+            "Rows in the window",
+            ((top(f"max by (model, version) (fitserve_drift_rows{MODEL})"), "{{model}} v{{version}}"),),
+        ),
+        Panel(
+            "Probability of the answered class (median)",
+            (
+                (
+                    top(quantile(0.5, f"{PRE}_score", "model, output", MODEL)),
+                    "{{model}} {{output}}",
+                ),
+            ),
+            most=1.0,
+        ),
+        Panel(
+            "Answers of regressions (median)",
+            (
+                (
+                    top(quantile(0.5, f"{PRE}_value", "model, output", MODEL)),
+                    "{{model}} {{output}}",
+                ),
+            ),
+        ),
+        Panel(
+            "Live accuracy, the worst",
+            (
+                (
+                    f"bottomk($top, max by (model, version, output) (fitserve_live_accuracy_ratio{MODEL}))",
+                    "{{model}} v{{version}} {{output}}",
+                ),
+            ),
+            "percentunit",
+            most=1.0,
+        ),
+        Panel(
+            "Live error (RMSE)",
+            (
+                (
+                    top(f"max by (model, version, output) (fitserve_live_rmse{MODEL})"),
+                    "{{model}} v{{version}} {{output}}",
+                ),
+            ),
+        ),
+        Panel(
+            "Ground truth",
+            (
+                (f"sum by (outcome) (rate(fitserve_feedback_rows_total{RATE}))", "{{outcome}}"),
+                (top(f"max by (model) (fitserve_live_rows{MODEL})"), "{{model}}: rows known"),
+            ),
+        ),
+        Panel(
+            "Loads, swaps, evictions",
+            (
+                (f"sum(rate({PRE}_loads_total{RATE}))", "loads"),
+                (f"sum(rate({PRE}_load_failures_total{RATE}))", "failed loads"),
+                (f"sum(rate({PRE}_swaps_total{RATE}))", "swaps"),
+                (f"sum(rate({PRE}_evictions_total{RATE}))", "evictions"),
+                (f"sum(rate({PRE}_poll_failures_total{RATE}))", "failed looks at the registry"),
+            ),
+        ),
+        Panel("Memory of networks", ((f"sum by (instance) ({PRE}_networks_bytes)", "{{instance}}"),), "bytes"),
+        Panel(
+            "Shadows",
+            (
+                (f"sum by (model, outcome) (rate({PRE}_shadow_total{MODEL}{RATE}))", "{{model}} {{outcome}}"),
+                (top(f"{PRE}_shadow_largest_difference{MODEL}"), "{{model}} {{label}}: largest difference"),
+            ),
+        ),
+    ),
+    by_model=True,
+)
+
+DASHBOARDS = (SERVICE, PREDICTIONS, TRAINING, DRIFT)
+
+
+def variables(by_model: bool) -> list[dict[str, Any]]:
+    """The choices at a dashboard's head."""
+    datasource = {"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus"}
+    most = {"name": "top", "label": "Show at most", "type": "custom", "query": "5,10,20,50"}
+    most["current"] = {"text": "10", "value": "10"}  # type: ignore[assignment]
+    found: list[dict[str, Any]] = [datasource, most]
+    if by_model:
+        query = f"label_values({PRE}_rows_total, model)"
+        choice = {"multi": True, "includeAll": True, "allValue": ".*", "refresh": 2, "sort": 1}
+        choice["current"] = {"text": "All", "value": "$__all"}
+        found.append(
+            {"name": "model", "label": "Model", "type": "query", "datasource": DATASOURCE, "query": query, **choice}
+        )
+    return found
+
+
+def panel_json(panel: Panel, number: int, x: int, y: int) -> dict[str, Any]:
+    """A panel as Grafana reads it."""
+    colors = ("green", "orange", "red") if panel.title != "Disk free" else ("red", "orange", "green")
+    steps: list[dict[str, Any]] = [{"color": colors[0], "value": None}]
+    steps += [{"color": color, "value": value} for color, value in zip(colors[1:], panel.thresholds, strict=False)]
+    defaults: dict[str, Any] = {"unit": panel.unit, "min": 0, "thresholds": {"mode": "absolute", "steps": steps}}
+    if panel.most is not None:
+        defaults["max"] = panel.most
+    if panel.title == "Answers of regressions (median)":
+        del defaults["min"]
+    options: dict[str, Any] = {"legend": {"displayMode": "table", "placement": "right", "calcs": ["lastNotNull"]}}
+    if panel.kind == "stat":
+        options = {"reduceOptions": {"calcs": ["lastNotNull"]}, "colorMode": "value"}
+    targets = [
+        {"refId": chr(65 + at), "expr": query, "legendFormat": legend, "datasource": DATASOURCE}
+        for at, (query, legend) in enumerate(panel.queries)
+    ]
+    height = 4 if panel.kind == "stat" else 8
+    return {
+        "id": number,
+        "title": panel.title,
+        "description": panel.help,
+        "type": panel.kind,
+        "datasource": DATASOURCE,
+        "gridPos": {"x": x, "y": y, "w": panel.width, "h": height},
+        "fieldConfig": {"defaults": defaults, "overrides": []},
+        "options": options,
+        "targets": targets,
+    }
+
+
+def dashboard_json(dashboard: Dashboard) -> dict[str, Any]:
+    """A dashboard as Grafana reads it."""
+    panels, x, y = [], 0, 0
+    for number, panel in enumerate(dashboard.panels, 1):
+        if x + panel.width > WIDE:
+            x, y = 0, y + panels[-1]["gridPos"]["h"]
+        panels.append(panel_json(panel, number, x, y))
+        x += panel.width
+    return {
+        "uid": dashboard.uid,
+        "title": dashboard.title,
+        "tags": list(dashboard.tags),
+        "schemaVersion": 39,
+        "version": 1,
+        "editable": False,
+        "timezone": "browser",
+        "refresh": "15s",
+        "time": {"from": "now-1h", "to": "now"},
+        "templating": {"list": variables(dashboard.by_model)},
+        "panels": panels,
+    }
+
+
+def files() -> dict[Path, str]:
+    """What belongs in each file."""
+    return {
+        FOLDER / f"{one.uid.removeprefix('fitserve-')}.json": json.dumps(dashboard_json(one), indent=1) + "\n"
+        for one in DASHBOARDS
+    }
+
+
+def main() -> None:
+    FOLDER.mkdir(exist_ok=True)
+    for path, text in files().items():
+        path.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

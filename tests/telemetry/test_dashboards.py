@@ -1,0 +1,88 @@
+"""The Grafana dashboards are what their generator says, ask for series that exist, and stay readable with 50 models."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from docs.tables import telemetry_names
+
+PROJECT = Path(__file__).resolve().parents[2]
+GRAFANA = PROJECT / "deploy" / "grafana"
+FILES = sorted((GRAFANA / "dashboards").glob("*.json"))
+LABELS_OF_MODELS = {"model", "column", "version", "output"}
+
+
+def generator() -> Any:
+    spec = importlib.util.spec_from_file_location("make_dashboards", GRAFANA / "make_dashboards.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def queries(dashboard: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(panel["title"], target["expr"]) for panel in dashboard["panels"] for target in panel["targets"]]
+
+
+def test_the_files_are_what_the_generator_writes() -> None:
+    expected = generator().files()
+    assert {path.name for path in expected} == {path.name for path in FILES}
+    for path, text in expected.items():
+        assert path.read_text() == text, f"python deploy/grafana/make_dashboards.py ({path.name})"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_panels_ask_for_series_that_exist(path: Path) -> None:
+    dashboard = json.loads(path.read_text())
+    for title, query in queries(dashboard):
+        asked = {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"fitserve_\w+", query)}
+        assert asked <= telemetry_names(), (title, asked - telemetry_names())
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_panel_shows_a_few_of_many_models(path: Path) -> None:
+    """What is told by model is cut to the `$top` largest, and can be narrowed to one model."""
+    dashboard = json.loads(path.read_text())
+    names = {variable["name"] for variable in dashboard["templating"]["list"]}
+    for title, query in queries(dashboard):
+        by = set(re.findall(r"\w+", " ".join(re.findall(r"by \(([^)]*)\)", query))))
+        if by & LABELS_OF_MODELS and not query.startswith(("count(", "sum(", "count by (version, python)")):
+            assert query.startswith(("topk($top, ", "bottomk($top, ")) or "Shadows" in title, (title, query)
+            assert "$model" in query, (title, query)
+        assert set(re.findall(r"\$(\w+)", query)) - {"__rate_interval"} <= names
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_panels_have_places_that_do_not_overlap(path: Path) -> None:
+    dashboard = json.loads(path.read_text())
+    taken: set[tuple[int, int]] = set()
+    for panel in dashboard["panels"]:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert place["x"] + place["w"] <= 24
+        assert not cells & taken, panel["title"]
+        taken |= cells
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+
+
+def test_grafana_finds_prometheus_and_the_dashboards() -> None:
+    (source,) = yaml.safe_load((GRAFANA / "provisioning/datasources/prometheus.yml").read_text())["datasources"]
+    assert (source["type"], source["isDefault"]) == ("prometheus", True)
+    (provider,) = yaml.safe_load((GRAFANA / "provisioning/dashboards/fitserve.yml").read_text())["providers"]
+    compose = (PROJECT / "docker-compose.yml").read_text()
+    assert f"./deploy/grafana/dashboards:{provider['options']['path']}" in compose
+    assert "./deploy/grafana/provisioning:/etc/grafana/provisioning" in compose
