@@ -11,6 +11,7 @@ FEW = 0.34
 CARRIED = 0.95
 STILL_WEIGHTED = 0.3
 GAP = 1.25
+NEGLIGIBLE = 0.02
 L1 = 0.003
 RARE = 0.2
 MISSED = 0.5
@@ -26,7 +27,9 @@ def few_columns(record: Record) -> Found | None:
     partial = bool((record.insight or {}).get("importance_left_out"))
     if len(entries) < MANY_COLUMNS or partial or train is None or validation is None or not layers:
         return None
-    if all(spec_edit.has_penalty(place, ("L1", "L1L2")) for place in layers) or validation < GAP * train:
+    if all(spec_edit.has_penalty(place, ("L1", "L1L2")) for place in layers):
+        return None
+    if validation < max(GAP * train, train + NEGLIGIBLE * (record.fit_of("baseline", "validation") or 0.0)):
         return None
     ordered = sorted(entries, key=lambda entry: -float(entry["importance"]))
     total = sum(max(0.0, float(entry["importance"])) for entry in ordered)
@@ -138,8 +141,7 @@ RULES = (
         f"{MANY_COLUMNS} or more columns; at most {FEW:.0%} of them carry {CARRIED:.0%} of the permutation"
         f" importance; the"
         f" others have over {STILL_WEIGHTED:.0%} of their weight in a first layer without L1; validation loss"
-        f" {GAP:g} times"
-        " the training loss",
+        f" {GAP:g} times the training loss, and {NEGLIGIBLE:.0%} of the trivial baseline's above it",
         "Tibshirani, Regression shrinkage and selection via the lasso, 1996; Ng, Feature selection, L1 vs. L2"
         " regularization, and rotational invariance, ICML 2004",
         f"L1 of {L1:g} on the first layers' kernels",

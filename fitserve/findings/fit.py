@@ -13,6 +13,7 @@ from fitserve.findings.record import Record, mean, median
 RISEN = 0.10
 FAR_BEHIND = 0.70
 BEHIND_LINEAR = 1.15
+NEGLIGIBLE = 0.02
 UNFINISHED = 0.08
 EASIER = 0.80
 PATIENCE = 10
@@ -72,6 +73,9 @@ def underfitting(record: Record) -> Found | None:
         return None
     if record.training.get("class_weight") or record.training.get("sample_weight"):
         return None  # it was trained for another loss than it would be compared by
+    trivial = record.fit_of("baseline", "train")
+    if trivial is not None and train < NEGLIGIBLE * trivial:
+        return None  # some models fit some tables to the last digit; nobody needs that
     trees, linear = record.fit_of("trees", "validation"), record.fit_of("linear", "validation")
     linear_train = record.fit_of("linear", "train")
     far = trees is not None and trees < FAR_BEHIND * train and validation > 0.8 * train
@@ -183,8 +187,8 @@ RULES = (
         "underfitting",
         "Underfitting",
         "warning",
-        f"boosted trees' validation loss below {FAR_BEHIND:.0%} of the network's training loss; or the network"
-        f" {BEHIND_LINEAR - 1:.0%} behind the linear model on both parts",
+        f"a training loss over {NEGLIGIBLE:.0%} of the trivial baseline's, and boosted trees' validation loss below"
+        f" {FAR_BEHIND:.0%} of it; or the network {BEHIND_LINEAR - 1:.0%} behind the linear model on both parts",
         "Goodfellow, Bengio and Courville 2016, section 5.2",
         "wider layers (or hidden layers, where there are none), weaker regularizers, less dropout",
         underfitting,
