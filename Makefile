@@ -70,8 +70,9 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy -p services -p workers -p migrations
 	$(BIN)/lint-imports
 
-faults: $(VENV)/.dev  ## the long form: a thousand runs, hundreds of kills
+faults: $(VENV)/.dev  ## the long form: a thousand runs, hundreds of kills; models swapped under load for minutes
 	$(BIN)/python -m tests.faults
+	$(BIN)/python -m pytest -m long tests/predict/test_changes.py
 
 compose-test: $(VENV)/.dev  ## both images and docker-compose.yml, really run; needs docker or podman
 	$(BIN)/python -m tests.compose
