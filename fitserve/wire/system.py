@@ -38,6 +38,7 @@ class SystemInfo(BaseModel):
     runs: dict[str, int] = Field(description="By state")
     oldest_queued_seconds: float
     storage: list[StorageInfo]
+    grafana_url: str | None = Field(None, description="Where its dashboards are, where a setting says so")
 
 
 class AuditEntry(BaseModel):

@@ -46,4 +46,5 @@ def system(
             runs=read.counts(session),
             oldest_queued_seconds=read.oldest_queued_seconds(session),
             storage=[StorageInfo(kind=kind, blobs=count, bytes=int(size or 0)) for kind, count, size in kinds],
+            grafana_url=ctx.settings.grafana_url,
         )
