@@ -41,7 +41,8 @@ if [ ! -s "$data/PG_VERSION" ]; then
   runuser -u postgres -- $bin/createdb -U "$POSTGRES_USER" "$POSTGRES_DB" || true
   runuser -u postgres -- $bin/pg_ctl -D "$data" -m fast -w stop >/dev/null
 fi
-exec runuser -u postgres -- $bin/postgres -D "$data" -c listen_addresses='*'
+shift # the word `postgres`
+exec runuser -u postgres -- $bin/postgres -D "$data" -c listen_addresses='*' "$@"
 SH
 chmod +x "$root/usr/local/bin/postgres-entrypoint"
 ln -sf /usr/lib/postgresql/15/bin/pg_isready "$root/usr/local/bin/pg_isready"
