@@ -37,7 +37,9 @@ def measure(client: Client) -> Figures:
         "circle, 8 units (wider)": spec(NETWORK, {"network": layers(8)}),
         "spiral, 16 units": spiral(16),
         "spiral, 16-16-16 units (deeper)": spiral(16, 16, 16),
-        "circle, squares too, no hidden layer (more inputs)": spec(NETWORK, {"dataset": squares(client), "network": []}),
+        "circle, squares too, no hidden layer (more inputs)": spec(
+            NETWORK, {"dataset": squares(client), "network": []}
+        ),
         "iris, three labels (more outputs)": spec(OUTPUTS),
     }
     runs = {name: client.runs.create(body) for name, body in bodies.items()}

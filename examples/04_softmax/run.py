@@ -30,9 +30,7 @@ def claims(found: Figures) -> dict[str, bool]:
     """What the lesson says."""
     test, validation, labels, distance, smallest, right = found.values()
     return {
-        "Ten labels, ten probabilities, none negative, together 1.": labels == 10
-        and distance < 1e-4
-        and smallest >= 0,
+        "Ten labels, ten probabilities, none negative, together 1.": labels == 10 and distance < 1e-4 and smallest >= 0,
         "The right digit gets more than 0.9 of it on average.": right > 0.9,
         "It reads more than 93 % of digits that it never saw.": min(test, validation) > 0.93,
     }

@@ -1,5 +1,6 @@
 """Many rough steps beat one careful step: the same number of passes over the data, in batches of all, 16 and 1."""
 
+import itertools
 from pathlib import Path
 
 from examples.lesson import Figures, last, main, mean, spec
@@ -13,7 +14,7 @@ def rises(run) -> int:
     """After how many epochs, of all trials, the training loss was higher than before."""
     history = run.history()
     curves = [[value for _, value in history.curve("loss", trial)] for trial in history.trials]
-    return sum(new > old for curve in curves for old, new in zip(curve, curve[1:], strict=False))
+    return sum(new > old for curve in curves for old, new in itertools.pairwise(curve))
 
 
 def measure(client: Client) -> Figures:

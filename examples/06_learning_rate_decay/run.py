@@ -1,5 +1,6 @@
 """Large steps arrive fast and then jump about the valley, small ones creep; a rate that decays does neither."""
 
+import itertools
 from pathlib import Path
 
 from examples.lesson import Figures, last, main, mean, spec
@@ -26,7 +27,7 @@ def jitter(run) -> float:
     """By how much the training loss changes from one epoch to the next, at the end."""
     history = run.history()
     ends = [[value for _, value in history.curve("loss", trial)][-10:] for trial in history.trials]
-    return mean([abs(new - old) for end in ends for old, new in zip(end, end[1:], strict=False)])
+    return mean([abs(new - old) for end in ends for old, new in itertools.pairwise(end)])
 
 
 def claims(found: Figures) -> dict[str, bool]:

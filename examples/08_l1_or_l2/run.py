@@ -35,7 +35,7 @@ def measure(client: Client) -> Figures:
 
 def claims(found: Figures) -> dict[str, bool]:
     """What the lesson says."""
-    zeros, norm, plain, l1_zeros, l1_norm, l1, l2_zeros, l2_norm, l2 = found.values()
+    _zeros, norm, plain, l1_zeros, l1_norm, l1, l2_zeros, l2_norm, l2 = found.values()
     return {
         "L1 makes more than a third of the weights zero.": l1_zeros > 0.33,
         "At least three times as many as L2 does.": l1_zeros > 3 * l2_zeros,
