@@ -163,7 +163,8 @@ def upgrade(deployment: Deployment, images: dict[str, str]) -> None:
     run_id = deployment.submit(LONG)
     deployment.holder(run_id)
     with Load(deployment.base, deployment.http.headers["Authorization"]) as load:
-        engine.compose("run", "--rm", "--no-deps", "migrate", **images)
+        engine.compose("up", "-d", "--no-build", "--no-deps", "migrate", **images)
+        assert engine.run("wait", *engine.containers("migrate", all_of_them=True)).strip() == "0"
         for service in ("predict", "api"):
             old = engine.containers(service)
             both = deployment.scale(service, 2 * len(old), **images)

@@ -56,11 +56,23 @@ class Engine:
         """One compose command; what it printed."""
         return self._run([*self._compose, *arguments], environment)
 
-    def containers(self, service: str) -> list[str]:
-        """The ids of a service's running containers, oldest first."""
+    def containers(self, service: str, all_of_them: bool = False) -> list[str]:
+        """The ids of a service's running containers, oldest first; of those that have ended as well, if asked for."""
         wanted = f"label=com.docker.compose.service={service}"
         ours = f"label=com.docker.compose.project={self.project}"
-        listed = self._run([self.command, "ps", "-q", "--no-trunc", "--filter", ours, "--filter", wanted]).split()
+        listed = self._run(
+            [
+                self.command,
+                "ps",
+                *(["-a"] if all_of_them else []),
+                "-q",
+                "--no-trunc",
+                "--filter",
+                ours,
+                "--filter",
+                wanted,
+            ]
+        ).split()
         return sorted(listed, key=lambda one: str(self.inspect(one)["Created"]))
 
     def inspect(self, name: str) -> Any:

@@ -128,12 +128,19 @@ class Layout:
         written = urlsplit((self.folder / "secrets" / "fitserve_redis_url").read_text())
         self.variables["FITSERVE_REDIS_URL"] = f"redis://{written.username}:{written.password}@127.0.0.1:{port}/0"
 
-    def start_nginx(self, kind: str = "http") -> None:
-        """nginx with the files of deploy/nginx; the addresses are upstream groups, as where no name service is."""
+    def start_nginx(self, kind: str = "http", tls: tuple[Path, Path] | None = None) -> str:
+        """nginx with the files of deploy/nginx; the addresses are upstream groups, as where no name service is.
+
+        `tls` is a certificate and its key. Returns where it listens.
+        """
         (port,) = free_ports(1)
-        folder = self.folder / "nginx"
+        folder = self.folder / f"nginx-{kind}"
         (folder / "fitserve").mkdir(parents=True)
         shutil.copy(PROJECT / "deploy/nginx/routes.conf", folder / "fitserve/routes.conf")
+        if tls is not None:
+            (folder / "tls").mkdir()
+            shutil.copy(tls[0], folder / "tls/fullchain.pem")
+            shutil.copy(tls[1], folder / "tls/privkey.pem")
         filled = Template((PROJECT / f"deploy/nginx/{kind}.conf.template").read_text()).safe_substitute(
             NGINX_LOCAL_RESOLVERS="127.0.0.1",
             FITSERVE_PROXY_PORT=f"127.0.0.1:{port}",
@@ -152,7 +159,7 @@ class Layout:
             f"events {{}}\nhttp {{\naccess_log {folder}/access.log;\n{kept}{groups}{filled}}}\n"
         )
         self._run([nginx_binary(), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")], port)
-        self.base = f"{kind}://127.0.0.1:{port}"
+        return f"{kind}://127.0.0.1:{port}"
 
     def _run(self, command: list[str], port: int) -> None:
         with (self.folder / "others.log").open("ab") as sink:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import ssl
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -13,6 +16,7 @@ from fitserve.ids import new_id
 from tests.conftest import _run_sql, _with_database
 from tests.journey.test_journey import SPEC, circle
 from tests.layout.layout import LEASES, Layout, Member, nginx_binary, until
+from tests.tls.certificate import make_certificate
 
 pytestmark = pytest.mark.xdist_group("layout")
 
@@ -41,7 +45,7 @@ def layout(postgres: str, s3_environment: dict[str, str], tmp_path_factory: pyte
         for role in ("api", "predict", "worker", "reaper"):
             for number in (1, 2):
                 made.add(f"{role}-{number}")
-        made.start_nginx()
+        made.base = made.start_nginx()
         made.run_job("services.migrate")
         for member in made.members.values():
             member.start()
@@ -99,6 +103,31 @@ def holder(layout: Layout, run_id: str) -> Member:
     return until(held, 60, f"a worker with {run_id}")
 
 
+def test_a_resumable_upload_goes_on_at_any_api(layout: Layout) -> None:
+    table = circle(3).encode()
+    headers = {"Authorization": f"Bearer {layout.token}", "Tus-Resumable": "1.0.0"}
+    patch = {"Content-Type": "application/offset+octet-stream"}
+    with contextlib.ExitStack() as stack:
+        apis = [
+            stack.enter_context(httpx2.Client(base_url=f"http://127.0.0.1:{member.port}", headers=headers, timeout=30))
+            for member in layout.of("api")
+            if not member.has_ended()
+        ]
+        assert len(apis) == 2
+        begun = apis[0].post("/api/v1/uploads", headers={"Upload-Length": str(len(table))})
+        address = begun.headers["Location"]
+        offset = 0
+        for turn in range(5):
+            end = len(table) if turn == 4 else offset + len(table) // 5
+            api = apis[turn % 2]
+            assert api.head(address).headers["Upload-Offset"] == str(offset)
+            sent = api.patch(address, content=table[offset:end], headers={**patch, "Upload-Offset": str(offset)})
+            assert sent.status_code == 204, sent.text
+            offset = end
+        made = apis[1].get(sent.headers["Content-Location"]).raise_for_status().json()
+        assert made["rows"] == 300
+
+
 def test_the_journey_and_the_loss_of_one_of_each_pair(layout: Layout) -> None:
     with layout.client() as http:
         upload(http)
@@ -131,6 +160,19 @@ def test_the_proxy_shows_the_inside_to_nobody(layout: Layout) -> None:
             assert http.get(path).status_code == 404, path
         assert http.get("/healthz").text == "ok\n"
         assert "nginx/" not in http.get("/healthz").headers["server"]
+
+
+def test_https_by_setting(layout: Layout, tmp_path: Path) -> None:
+    certificate, key = make_certificate(tmp_path)
+    base = layout.start_nginx("https", (certificate, key))
+    with httpx2.Client(base_url=base, verify=ssl.create_default_context(cafile=str(certificate))) as http:
+        answer = http.post("/api/v1/session", json={"token": layout.token}, headers={"Origin": base})
+        assert answer.status_code == 200, answer.text
+        assert "secure" in answer.headers["Set-Cookie"].lower()
+        assert "max-age" in answer.headers["Strict-Transport-Security"]
+        assert [name.lower() for name in answer.headers].count("server") == 1
+    plain = httpx2.get(f"{base.replace('https', 'http')}/docs?a=1")
+    assert (plain.status_code, plain.headers["Location"]) == (308, f"{base}/docs?a=1")
 
 
 def test_no_member_kept_anything_at_home(layout: Layout) -> None:
