@@ -10,7 +10,8 @@ import pytest
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
-from workers.trainer.insight import intervals
+from fitserve.spec.features import EncodedInput
+from workers.trainer.insight import intervals, references
 from workers.trainer.insight.evaluation import best_threshold, classification, compare, regression
 from workers.trainer.insight.hardest import hardest_labels, hardest_numbers
 from workers.trainer.insight.intervals import Resamples
@@ -162,6 +163,18 @@ def test_a_label_that_never_occurs_makes_no_figure_fail() -> None:
     assert told["roc_auc"] is None
     one = classification(np.ones(5, int), np.tile([0.4, 0.6], (5, 1)), ["no", "yes"], threshold=0.5)
     assert one["average_precision"] is None
+
+
+def test_the_trivial_baseline_is_there_where_no_linear_model_is_quick() -> None:
+    words = EncodedInput("words", "int32", (3,), 30_000)
+    rng = np.random.default_rng(10)
+    matrix, truth = references.design([words], {"words": rng.integers(0, 30_000, (50, 3))}), rng.integers(0, 2, 50)
+    found = references.fit_all(matrix, truth, 2, 1.0, 0)
+    assert set(found) == {"baseline"}
+    np.testing.assert_allclose(found["baseline"].predict(matrix)[0], np.bincount(truth) / 50)
+    few = EncodedInput("words", "int32", (3,), 40)
+    beside = references.fit_all(references.design([few], {"words": rng.integers(0, 40, (50, 3))}), truth, 2, 1.0, 0)
+    assert set(beside) == {"baseline", "linear"}  # trees take no sparse columns
 
 
 def test_models_are_compared_row_by_row() -> None:

@@ -55,10 +55,10 @@ class Reference:
         return whole
 
 
-def design(inputs: Sequence[EncodedInput], encoded: Mapping[str, NDArray[Any]]) -> Matrix | None:
+def design(inputs: Sequence[EncodedInput], encoded: Mapping[str, NDArray[Any]]) -> Matrix:
     """All network inputs side by side: numbers as they are, integers as the set of places that they name.
 
-    None where the integers name too many places for a linear model to be quick.
+    Of no width where the integers name too many places for a linear model to be quick.
     """
     parts: list[Any] = []
     for one in inputs:
@@ -68,15 +68,13 @@ def design(inputs: Sequence[EncodedInput], encoded: Mapping[str, NDArray[Any]]) 
             continue
         places = int(one.cardinality or int(values.max(initial=0)) + 1)
         if places > MOST_INTEGER_PLACES:
-            return None
+            return np.zeros((len(values), 0), np.float32)
         flat = np.clip(values.reshape(len(values), -1), 0, places - 1)
         rows = np.repeat(np.arange(len(flat)), flat.shape[1])
         ones = np.ones(flat.size, np.float32)
         given = sparse.csr_matrix((ones, (rows, flat.ravel())), (len(flat), places))
         given.data = np.minimum(given.data, 1.0)
         parts.append(given)
-    if not parts:
-        return None
     if any(sparse.issparse(part) for part in parts):
         return sparse.hstack([sparse.csr_matrix(part) for part in parts]).tocsr()
     return parts[0] if len(parts) == 1 else np.hstack(parts)
@@ -88,9 +86,9 @@ def fit_all(matrix: Matrix, truth: NDArray[Any], labels: int, seconds: float, se
     `truth` are label indices, or numbers where `labels` is 0.
     """
     found = {"baseline": _timed("baseline", _baseline(labels), matrix, truth, labels)}
-    if labels and len(np.unique(truth)) < 2:
-        return found
     width = int(matrix.shape[1])
+    if not width or (labels and len(np.unique(truth)) < 2):
+        return found
     work = width * max(1, labels) * (ITERATIONS if labels else max(1, width / 4))
     rows = _sample(len(truth), int(MULTIPLY_ADDS * 0.6 * seconds / max(1, work)), seed)
     if len(rows) >= min(len(truth), 200):

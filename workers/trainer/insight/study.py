@@ -156,10 +156,9 @@ def _answer(
 def _references(
     question: Question, truth: Mapping[str, Array], designs: Mapping[str, Any], seconds: float, seed: int
 ) -> dict[str, Reference]:
-    matrix = designs.get("train")
-    if matrix is None or "train" not in truth:
+    if "train" not in truth:
         return {}
-    return references.fit_all(matrix, truth["train"], len(question.labels), seconds, seed)
+    return references.fit_all(designs["train"], truth["train"], len(question.labels), seconds, seed)
 
 
 def _losses_of(

@@ -25,12 +25,13 @@ class Watch:
     """Follows the trials of a run. `rows` are the training rows, `steps` the batches of an epoch."""
 
     def __init__(self, model: keras.Model, rows: Rows, epochs: int, steps: int) -> None:
-        self._model, self._rows, self._epochs, self._steps = model, rows, epochs, steps
+        self._model, self._rows, self.epochs, self.steps = model, rows, epochs, steps
         self._recorder: Recorder | None = None
         self._copies: dict[int, Weights] = {}
         self.kept: dict[int, Weights] = {}  # epoch (from 1) to weights, of the trial that leads
         self.seconds = 0.0  # spent looking
-        self._size = sum(int(np.prod(v.shape)) * 4 for v in model.weights)
+        self.size = sum(int(np.prod(v.shape)) * 4 for v in model.weights)
+        self._copied = copied_epochs(epochs) if self.size * COPIES <= COPIES_BYTES else []
 
     def begin(self, epoch: int = 0) -> None:
         """A trial begins, or goes on after epoch `epoch`: the weights of that moment are in place."""
@@ -46,9 +47,9 @@ class Watch:
         """The layers after epoch `epoch` (from 1), on the epochs that are looked at."""
         begun = time.perf_counter()
         row = None
-        if self._recorder is not None and due(epoch, self._epochs, self._steps):
+        if self._recorder is not None and due(epoch, self.epochs, self.steps):
             row = self._recorder.look(epoch)[0]
-        if self._size * COPIES <= COPIES_BYTES and epoch in copied_epochs(self._epochs):
+        if epoch in self._copied:
             self._copies[epoch] = [v.value.numpy() for v in self._model.weights]
         self.seconds += time.perf_counter() - begun
         return row
@@ -75,14 +76,14 @@ class StackedWatch:
         begun = time.perf_counter()
         self._stack, self._watch = stack, watch
         self._recorder = Recorder(StackProbe(stack, rows), epoch)
-        self._copied = copied_epochs(watch._epochs) if stack.replicas * watch._size * COPIES <= STACKED_BYTES else []
+        self._copied = copied_epochs(watch.epochs) if stack.replicas * watch.size * COPIES <= STACKED_BYTES else []
         self._copies: dict[int, list[Weights]] = {}  # epoch to the weights of every trial
         watch.seconds += time.perf_counter() - begun
 
     def look(self, epoch: int) -> list[dict[str, Any]] | None:
         """The layers of every trial after epoch `epoch` (from 1), on the epochs that are looked at."""
         begun = time.perf_counter()
-        looked = due(epoch, self._watch._epochs, self._watch._steps, self._stack.replicas)
+        looked = due(epoch, self._watch.epochs, self._watch.steps, self._stack.replicas)
         rows = self._recorder.look(epoch) if looked else None
         if epoch in self._copied:
             self._copies[epoch] = [self._stack.weights(at) for at in range(self._stack.replicas)]
