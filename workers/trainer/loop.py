@@ -65,11 +65,11 @@ class Loop:
         callbacks.on_train_begin()
         self.begun()
         logs: Logs = {}
+        if not self.position.step:
+            model.reset_metrics()  # each epoch's last call does it for the next one
         for epoch in range(self.position.epoch, self.epochs):
             if model.stop_training:  # it was resumed after its last epoch
                 break
-            if not self.position.step:
-                model.reset_metrics()
             callbacks.on_epoch_begin(epoch)
             logs = self._epoch(epoch, callbacks)
             self.position.epoch, self.position.step = epoch + 1, 0
