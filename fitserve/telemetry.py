@@ -27,7 +27,7 @@ from prometheus_client import (
 
 from fitserve import __version__
 
-disable_created_metrics()  # they would double the series of counters
+disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double the series of counters
 REGISTRY: Final = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)
 PlatformCollector(registry=REGISTRY)

@@ -18,6 +18,7 @@ from fitserve.client.downloads import save
 from fitserve.client.effects import Answer, Call, Listing, M, Operation, Sleep, listing, operation
 from fitserve.client.frames import rows_of
 from fitserve.client.history import card, grid
+from fitserve.client.live import Live
 from fitserve.client.predictions import Predictions, predictions_of
 from fitserve.errors import BadInput, FitserveError, NotFound
 from fitserve.wire.models import LabelInfo, ModelInfo, VersionInfo
@@ -51,7 +52,7 @@ class Model(ModelInfo, Handle[M]):
         return card(f"Model {self.name}", {"answers": self.serving, **labels}, grid(rows) if rows else "")
 
 
-class Models(Resource[M]):
+class Models(Resource[M], Live[M]):
     """`client.models`."""
 
     @operation
@@ -146,13 +147,20 @@ class Models(Resource[M]):
 
     @operation
     def predict(
-        self, model: str, rows: Any, *, version: int | None = None, label: str | None = None
+        self,
+        model: str,
+        rows: Any,
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        id: str | None = None,
     ) -> Operation[Predictions]:
         """What the network says of each row, as numbers: one for each unit of its output.
 
         Args:
             model: its name; without `version` and `label`, its champion answers, else its newest version.
             rows: a pandas or polars frame; an array (rows, columns); a list of mappings or of lists.
+            id: of your choosing; the answer is kept under it until `feedback` tells the truth.
 
         Raises BadInput naming row and column, NotFound, Forbidden.
 
@@ -161,7 +169,8 @@ class Models(Resource[M]):
             [0.81]
         """
         path = _path(model, version, label) + ":predict"
-        answer, url = yield from _post(self._connection, path, {"instances": _some(rows)})
+        headers = {"X-Prediction-ID": id} if id is not None else {}
+        answer, url = yield from _post(self._connection, path, {"instances": _some(rows)}, headers)
         return predictions_of(model, url, answer, answer.json()["predictions"])
 
     @operation
@@ -254,10 +263,12 @@ def _some(rows: Any) -> list[Any]:
     return found
 
 
-def _post(connection: Connection, path: str, body: dict[str, Any]) -> Operation[tuple[Answer, str]]:
+def _post(
+    connection: Connection, path: str, body: dict[str, Any], headers: dict[str, str] | None = None
+) -> Operation[tuple[Answer, str]]:
     """The answer and the URL that it came from. A prediction changes nothing, so it may be asked again."""
     yield from find_predict(connection)
-    call = Call.with_json("POST", path, body, service="predict")
+    call = Call.with_json("POST", path, body, service="predict", headers=headers or {})
     answer = yield from ask(connection, call)
     return answer, connection.address.url(call)
 

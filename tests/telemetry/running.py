@@ -1,0 +1,164 @@
+"""The whole embedded default under traffic, with a Prometheus that scrapes it and a collector that takes its traces."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import shutil
+import subprocess
+import threading
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from google.protobuf.json_format import MessageToDict
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from tests.conftest import PROJECT, Server, free_ports
+
+RULES = PROJECT / "deploy" / "prometheus" / "fitserve.rules.yml"
+
+
+class Collector:
+    """An OTLP/HTTP collector: keeps every span that it is sent."""
+
+    def __init__(self) -> None:
+        self.spans: list[dict[str, Any]] = []
+        kept = self.spans
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if self.headers.get("Content-Encoding") == "gzip":
+                    import gzip
+
+                    body = gzip.decompress(body)
+                for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+                    service = next(
+                        a.value.string_value for a in resource.resource.attributes if a.key == "service.name"
+                    )
+                    for scope in resource.scope_spans:
+                        for span in scope.spans:
+                            found = MessageToDict(span)
+                            found["service"] = service
+                            found["trace"] = span.trace_id.hex()
+                            found["span"], found["parent"] = span.span_id.hex(), span.parent_span_id.hex()
+                            kept.append(found)
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Silent."""
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_address[1]}"
+
+    def stop(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+class Prometheus:
+    """A real Prometheus with our rules, scraping every second."""
+
+    def __init__(self, folder: Path, targets: dict[str, str]) -> None:
+        binary = os.environ.get("FITSERVE_TEST_PROMETHEUS", shutil.which("prometheus"))
+        if not binary or not Path(binary).is_file():
+            pytest.skip("no prometheus: install Debian's, or name one in FITSERVE_TEST_PROMETHEUS")
+        folder.mkdir()
+        shutil.copy(RULES, folder)
+        config = {
+            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            "rule_files": [RULES.name],
+            "scrape_configs": [
+                {"job_name": job, "static_configs": [{"targets": [target]}]} for job, target in targets.items()
+            ],
+        }
+        (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+        (port,) = free_ports(1)
+        self.url = f"http://127.0.0.1:{port}"
+        command = [binary, f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"]
+        command += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=error"]
+        self.process = subprocess.Popen(command)
+        eventually(self._ready, 30)
+
+    def _ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/-/ready", timeout=2) as answer:
+                return answer.status == 200
+        except OSError:
+            return False
+
+    def ask(self, path: str, **parameters: str) -> Any:
+        url = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                return json.loads(answer.read())["data"]
+        except urllib.error.HTTPError as error:
+            raise AssertionError((parameters, error.read().decode())) from None
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """What an expression gives now."""
+        data = self.ask("query", query=expression)
+        return data["result"] if data["resultType"] != "scalar" else [{"value": data["result"]}]
+
+    def ever(self, expression: str, since: float) -> bool:
+        """Whether an expression gave anything, in any second since then."""
+        data = self.ask("query_range", query=expression, start=str(since), end=str(time.time()), step="1")
+        return any(series["values"] for series in data["result"])
+
+    def total(self, selector: str) -> float:
+        """What counters have counted, whatever started anew meanwhile."""
+        counted = 0.0
+        for series in self.query(f"{selector}[1h]"):
+            before = 0.0
+            for _, text in series["values"]:
+                value = float(text)
+                counted += value if value < before else value - before
+                before = value
+        return counted
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(20)
+
+
+def targets_of(server: Server) -> dict[str, str]:
+    urls = {
+        "api": server.base_url,
+        "predict": server.predict_url,
+        "worker": server.worker_metrics_url,
+        "reaper": server.reaper_metrics_url,
+    }
+    return {job: urllib.parse.urlsplit(url).netloc for job, url in urls.items()}
+
+
+def eventually(condition: Callable[[], Any], seconds: float = 30, why: str = "") -> Any:
+    """What a condition gives, once it gives something."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(why or "it did not come true in time")
+        time.sleep(0.1)
+    return found
+
+
+def log_lines(server: Server) -> list[dict[str, Any]]:
+    """What all processes have logged."""
+    found = []
+    for line in server.log.read_text(errors="replace").splitlines():
+        if line.startswith("{"):
+            found.append(json.loads(line))
+    return found

@@ -1,0 +1,440 @@
+"""A running system under traffic: what an operator's Prometheus, dashboards, alerts, logs and traces tell of it.
+
+One server for all tests here: two prediction processes, short leases, a Prometheus that scrapes every second, and a
+collector of traces. Its worker is killed in the middle of a run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx2
+import numpy as np
+import psutil
+import pytest
+import yaml
+
+from fitserve import Client
+from tests.conftest import PROJECT, Server, get_text, start_server, stop_server
+from tests.telemetry.running import RULES, Collector, Prometheus, eventually, log_lines, targets_of
+
+pytestmark = [pytest.mark.xdist_group("telemetry_running"), pytest.mark.timeout(280)]
+RNG = np.random.default_rng(3)
+
+# What gives nothing in this test, and why it provably cannot.
+QUIET = {
+    "FitserveNoWorker": "absent() of a worker that is up gives nothing; tests/telemetry/rules.test.yml takes it away",
+    "failed loads": "counted by model, and every artifact here is sound; tests/predict/test_changes.py breaks one",
+    "FitserveVersionBroken": "shown for broken versions alone, and every artifact here is sound",
+}
+
+
+@dataclass
+class Sent:
+    """What the test has sent, counted by itself."""
+
+    runs: int = 0
+    uploads: int = 0
+    rows: int = 0
+    feedback: int = 0
+
+
+@dataclass
+class Running:
+    server: Server
+    prometheus: Prometheus
+    collector: Collector
+    api: httpx2.Client
+    predict: httpx2.Client
+    client: Client
+    began: float
+    sent: Sent = field(default_factory=Sent)
+    run_ids: dict[str, str] = field(default_factory=dict)
+
+    def submit(self, name: str, spec: dict[str, Any], request_id: str) -> str:
+        accepted = self.api.post("/runs", json=spec, headers={"X-Request-ID": request_id})
+        assert accepted.status_code == 202, accepted.text
+        self.sent.runs += 1
+        self.run_ids[name] = accepted.json()["id"]
+        return self.run_ids[name]
+
+    def state(self, name: str) -> str:
+        return str(self.api.get(f"/runs/{self.run_ids[name]}").json()["state"])
+
+    def ended(self, name: str, seconds: float = 90) -> str:
+        over = ("succeeded", "failed", "cancelled")
+        eventually(lambda: self.state(name) in over, seconds, f"the run {name} did not end")
+        return self.state(name)
+
+
+def table(rows: int, shift: float = 0.0) -> str:
+    points = RNG.uniform(-5, 5, (rows, 2)) + shift
+    lines = [f"{x:.4f},{y:.4f},{'in' if np.hypot(x, y) < 3.2 else 'out'},{2 * x - y:.4f}" for x, y in points]
+    return "x,y,side,height\n" + "\n".join(lines) + "\n"
+
+
+def spec(target: str, model: str | None, epochs: int, **training: Any) -> dict[str, Any]:
+    said = {"epochs": epochs, "batch_size": 32, "seed": 1, **training}
+    found = {
+        "dataset": "plane",
+        "features": ["x", "y"],
+        "target": target,
+        "network": [{"Dense": {"units": 8, "activation": "tanh"}}],
+        "training": said,
+    }
+    return found | ({"model": model} if model else {})
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("running")
+    if shutil.which(os.environ.get("FITSERVE_TEST_PROMETHEUS", "prometheus")) is None:
+        pytest.skip("no prometheus: install Debian's, or name one in FITSERVE_TEST_PROMETHEUS")
+    collector = Collector()
+    server = start_server(
+        folder / "home",
+        FITSERVE_PREDICT_PROCESSES="2",
+        FITSERVE_DRIFT_WRITE_SECONDS="0.5",
+        FITSERVE_LEASE_SECONDS="4",
+        FITSERVE_HEARTBEAT_SECONDS="1",
+        FITSERVE_REAP_SECONDS="1",
+        FITSERVE_OTLP_ENDPOINT=collector.endpoint,
+    )
+    prometheus = Prometheus(folder / "prometheus", targets_of(server))
+    found = Running(
+        server,
+        prometheus,
+        collector,
+        httpx2.Client(base_url=server.base_url + "/api/v1", headers=server.headers, timeout=30),
+        httpx2.Client(base_url=server.predict_url, headers=server.headers, timeout=30),
+        Client(server.base_url, server.token, predict_url=server.predict_url),
+        time.time(),
+    )
+    try:
+        traffic(found)
+        yield found
+    finally:
+        found.api.close()
+        found.predict.close()
+        found.client.close()
+        prometheus.stop()
+        stop_server(server)
+        collector.stop()
+
+
+def traffic(on: Running) -> None:
+    """Uploads, runs that succeed, fail and are killed, predictions of every kind, ground truth."""
+    uploaded = on.api.put("/datasets/plane", content=table(400), headers={"Content-Type": "text/csv"})
+    assert uploaded.status_code == 201, uploaded.text
+    on.sent.uploads += 1
+    on.submit("side", spec("side", "side", 30), "request-side")
+    on.submit("height", spec("height", "height", 20), "request-height")
+    on.submit("diverges", spec("height", None, 5, optimizer={"SGD": {"learning_rate": 1e30}}), "request-diverges")
+    assert on.ended("side") == "succeeded"
+    assert on.ended("height") == "succeeded"
+    assert on.ended("diverges") == "failed"
+    kill_the_worker(on)
+    on.submit("side2", spec("side", "side", 3), "request-side2")
+    assert on.ended("side2") == "succeeded"
+    # The second version shadows the first for a while, then answers.
+    on.client.models.promote("side", 1)
+    on.client.models.promote("side", 2, "candidate", shadow=True)
+    predictions(on)
+    on.client.models.remove_label("side", "candidate")
+    on.client.models.promote("side", 2)
+    eventually(lambda: on.predict.get("/v1/models/side/metadata").headers.get("x-model-version") == "2")
+    predictions(on)
+    truth(on)
+    time.sleep(3)
+
+
+def kill_the_worker(on: Running) -> None:
+    """SIGKILL in the middle of a run, which another worker process takes over and trains to its end."""
+    on.submit("long", spec("side", "long", 4_000), "request-long")
+    eventually(lambda: len(on.api.get(f"/runs/{on.run_ids['long']}/epochs").json()["items"]) > 3)
+    attempts = 'fitserve_run_attempts_total{job="worker"}'
+    eventually(lambda: on.prometheus.total(attempts) == on.sent.runs, 20, "Prometheus has not seen the attempt")
+    eventually(lambda: on.prometheus.query('fitserve_run_last_loss{model="long"}'), 20, "no loss of the running model")
+    time.sleep(1.5)
+    (worker,) = [
+        one for one in psutil.Process(on.server.process.pid).children() if one.cmdline()[-2:] == ["-m", "workers"]
+    ]
+    os.kill(worker.pid, signal.SIGKILL)
+    eventually(lambda: on.api.get(f"/runs/{on.run_ids['long']}").json()["attempt"] == 2, 60)
+    on.api.post(f"/runs/{on.run_ids['long']}/cancel")
+    assert on.ended("long") == "cancelled"
+
+
+def predictions(on: Running) -> None:
+    """Named and positional rows, on both lanes and over both protocols; warnings, and rows that are refused."""
+    rows = RNG.uniform(-5, 5, (25, 2)).round(4).tolist()
+    for number in range(12):
+        with httpx2.Client(base_url=on.server.predict_url, headers=on.server.headers, timeout=20) as fresh:
+            for _ in range(2):
+                for model in ("side", "height"):
+                    answer = fresh.post(f"/v1/models/{model}:predict", json={"instances": rows})
+                    assert answer.status_code == 200, answer.text
+                    on.sent.rows += len(rows)
+        if number == 0:
+            far = on.predict.post("/v1/models/side:predict", json={"instances": [[1e6, 0.0]]})
+            assert far.status_code == 200, far.text
+            on.sent.rows += 1
+            refused = on.predict.post("/v1/models/side:predict", json={"instances": [{"x": "a", "y": 1}]})
+            assert refused.status_code == 400, refused.text
+            big = on.predict.post(
+                "/v1/models/height:predict", json={"instances": RNG.uniform(-5, 5, (3000, 2)).tolist()}
+            )
+            assert big.status_code == 200
+            on.sent.rows += 3000
+            data = {"name": "instances", "shape": [1, 2], "datatype": "FP64", "data": [0.5, 0.5]}
+            infer = on.predict.post("/v2/models/height/infer", json={"inputs": [data]})
+            assert infer.status_code == 200, infer.text
+            on.sent.rows += 1
+
+
+def truth(on: Running) -> None:
+    rows = [[0.0, 0.0], [4.9, 4.9], [1.0, 1.0], [4.5, -4.5]]
+    side = on.client.models.predict("side", rows, id="sides-1")
+    on.client.models.predict("height", rows, id="heights-1")
+    on.sent.rows += 8
+    items = [{"id": "sides-1", "row": at, "truth": ["in", "out", "in", "out"][at]} for at in range(4)]
+    told = eventually(lambda: _known(on.client.models.feedback("side", items)))
+    assert (told.stored, told.repeated) == (4, 0)
+    assert len(side) == 4
+    heights = [{"id": "heights-1", "row": at, "truth": 2 * x - y} for at, (x, y) in enumerate(rows)]
+    assert eventually(lambda: _known(on.client.models.feedback("height", heights))).stored == 4
+    on.sent.feedback += 8
+
+
+def _known(told: Any) -> Any:
+    return None if told.unknown else told
+
+
+# What Prometheus sees
+
+
+def substituted(query: str) -> str:
+    for name, value in {"$__rate_interval": "10m", "$model": ".*", "$top": "10"}.items():
+        query = query.replace(name, value)
+    return query
+
+
+def panels() -> list[tuple[str, str, str]]:
+    found = []
+    for path in sorted((PROJECT / "deploy" / "grafana" / "dashboards").glob("*.json")):
+        for panel in json.loads(path.read_text())["panels"]:
+            found += [(panel["title"], t["legendFormat"], substituted(t["expr"])) for t in panel["targets"]]
+    return found
+
+
+def test_every_panel_shows_something(running: Running) -> None:
+    empty = [
+        (title, legend, query)
+        for title, legend, query in panels()
+        if legend not in QUIET and not running.prometheus.ever(query, running.began)
+    ]
+    assert not empty, empty
+    for legend in QUIET.keys() & {legend for _, legend, _ in panels()}:
+        query = next(query for _, name, query in panels() if name == legend)
+        assert not running.prometheus.query(query), f"{legend} gives something: take it out of QUIET"
+
+
+def test_every_rule_and_alert_has_data(running: Running) -> None:
+    """An alert's comparison is quiet while all is well: without it, its expression gives a value."""
+    rules = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+    empty = []
+    for rule in rules:
+        name = rule.get("alert") or rule["record"]
+        if name in QUIET:
+            continue
+        expression = re.sub(r"\s(?:>=?|<=?|==|!=)\s[\d.]+", "", rule["expr"])
+        if not running.prometheus.ever(expression, running.began):
+            empty.append((name, expression))
+    assert not empty, empty
+    loaded = running.prometheus.ask("rules")["groups"]
+    broken = [rule["name"] for group in loaded for rule in group["rules"] if rule["health"] == "err"]
+    assert not broken
+
+
+def test_all_targets_are_up(running: Running) -> None:
+    up = {one["metric"]["job"]: one["value"][1] for one in running.prometheus.query("up")}
+    assert up == dict.fromkeys(("api", "predict", "worker", "reaper"), "1")
+
+
+def test_counters_agree_with_what_was_sent(running: Running) -> None:
+    """After a worker was killed and started again, and with two prediction processes."""
+    total, sent = running.prometheus.total, running.sent
+    assert total("fitserve_runs_created_total") == sent.runs == 5
+    assert total("fitserve_run_attempts_total") == sent.runs + 1  # the killed one was taken up again
+    assert total("fitserve_runs_reaped_total") == 1
+    ended = {state: total(f'fitserve_runs_finished_total{{state="{state}"}}') for state in ("succeeded", "failed")}
+    assert ended == {"succeeded": 3, "failed": 1}
+    assert total("fitserve_runs_finished_total") == sent.runs
+    assert total('fitserve_run_failures_total{cause="diverged"}') == 1
+    assert total("fitserve_uploads_total") == sent.uploads
+    assert total('fitserve_feedback_rows_total{outcome="stored"}') == sent.feedback
+    assert total("fitserve_predict_rows_total") == sent.rows
+    assert total('fitserve_predict_refused_rows_total{reason="bad-input"}') == 2
+    states = {one["metric"]["state"]: int(one["value"][1]) for one in running.prometheus.query("fitserve_runs")}
+    assert states == {"queued": 0, "running": 0, "succeeded": 3, "failed": 1, "cancelled": 1}
+    epochs = sum(
+        len(running.api.get(f"/runs/{id}/epochs?limit=1000").json()["items"]) for id in running.run_ids.values()
+    )
+    assert total("fitserve_epochs_total") >= min(epochs, 60)
+
+
+def test_promtool_accepts_what_each_process_shows(running: Running) -> None:
+    for base in (
+        running.server.base_url,
+        running.server.predict_url,
+        running.server.worker_metrics_url,
+        running.server.reaper_metrics_url,
+    ):
+        text = get_text(f"{base}/metrics")
+        # The client library's own process_* and python_* series are not ours to name.
+        ours = "".join(f"{line}\n" for line in text.splitlines() if "fitserve_" in line.split("{")[0])
+        done = subprocess.run(
+            [str(shutil.which("promtool")), "check", "metrics"], input=ours.encode(), capture_output=True, check=False
+        )
+        assert done.returncode == 0, (base, (done.stdout + done.stderr).decode())
+
+
+def test_ten_thousand_paths_and_models_add_no_series(running: Running) -> None:
+    def series() -> set[str]:
+        lines = get_text(f"{running.server.base_url}/metrics").splitlines()
+        return {line.rsplit(" ", 1)[0] for line in lines if line.startswith("fitserve_")}
+
+    def scan(numbers: range) -> None:
+        for number in numbers:
+            name = f"nobody-{number}"
+            path = [f"/models/{name}", f"/{name}/{number}", f"/models/{name}/drift", f"/runs/{name}"][number % 4]
+            assert running.api.get(path).status_code == 404
+
+    scan(range(8))
+    get_text(f"{running.server.base_url}/metrics")
+    before = series()
+    scan(range(8, 1_500))
+    assert series() == before
+
+
+# Drift and ground truth
+
+
+def test_drift_is_told_by_column(running: Running) -> None:
+    told = running.client.models.drift("height")
+    assert told.rows > 300
+    assert {one.column for one in told.columns} == {"x", "y"}
+    assert all(one.psi is not None and one.psi < 0.1 for one in told.columns), told
+    assert told.verdict == "stable"
+    gauge = running.prometheus.query('fitserve_drift_worst_psi{model="height"}')
+    assert float(gauge[0]["value"][1]) < 0.1
+    shifted = (RNG.uniform(-5, 5, (2_000, 2)) + 4).tolist()
+    for start in range(0, 2_000, 500):
+        assert running.predict.post("/v1/models/height:predict", json={"instances": shifted[start : start + 500]})
+        time.sleep(0.6)
+    eventually(lambda: running.client.models.drift("height").verdict == "drifted", 20)
+    drifted = running.client.models.drift("height")
+    assert drifted.psi is not None
+    assert drifted.psi > 0.25
+    assert drifted.outputs[0].output == "height"
+    query = 'fitserve_drift_worst_psi{model="height"} > 0.25'
+    eventually(lambda: running.prometheus.query(query), 20, "the gauge does not follow")
+
+
+def test_truth_makes_live_figures(running: Running) -> None:
+    side = running.client.models.drift("side").live
+    height = running.client.models.drift("height").live
+    assert [one.rows for one in side] == [4]
+    assert side[0].accuracy is not None
+    assert side[0].rmse is None
+    assert height[0].rmse is not None
+    again = [{"id": "sides-1", "row": 0, "truth": "in"}, {"id": "never-asked", "truth": "in"}]
+    told = running.client.models.feedback("side", again)
+    assert (told.stored, told.repeated, told.unknown) == (0, 1, ["never-asked"])
+    own = [{"id": "mine-1", "truth": "in", "predicted": "out", "version": 2}]
+    assert running.client.models.feedback("side", own).stored == 1
+    figures = running.client.models.drift("side").live
+    assert figures[0].rows == 5
+    assert figures[0].accuracy == pytest.approx(side[0].accuracy * 4 / 5)
+
+
+@pytest.mark.parametrize(
+    ("item", "where"),
+    [
+        ({"id": "sides-1", "truth": "purple"}, "/items/0/truth"),
+        ({"id": "sides-1", "row": 9, "truth": "in"}, "/items/0/row"),
+        ({"id": "sides-1", "truth": "in", "output": "nothing"}, "/items/0/output"),
+        ({"id": "s", "truth": "in", "predicted": "in"}, "/items/0"),
+        ({"id": "spaces are none", "truth": "in"}, "/items/0/id"),
+    ],
+)
+def test_bad_feedback_is_refused_with_its_place(running: Running, item: dict[str, Any], where: str) -> None:
+    answer = running.api.post("/models/side/feedback", json={"items": [item]})
+    assert answer.status_code == 422, answer.text
+    body = answer.json()
+    assert where in [body.get("pointer"), *(problem.get("pointer") for problem in body.get("errors", []))], body
+
+
+# Logs and traces
+
+
+def test_one_request_id_joins_api_worker_and_prediction(running: Running) -> None:
+    run = running.run_ids["side"]
+    running.predict.post(
+        "/v1/models/side/versions/1:predict", json={"instances": [[0, 0]]}, headers={"X-Request-ID": "ask-side"}
+    )
+
+    def found() -> dict[tuple[str, str], dict[str, Any]] | None:
+        lines = log_lines(running.server)
+        by = {(line["process"], line["message"]): line for line in lines if line.get("run") == run}
+        return by if ("predict", "prediction") in by else None
+
+    lines = eventually(found, 10, "no line of the prediction service names the run")
+    assert lines["api", "run queued"]["request_id"] == "request-side"
+    assert lines["worker", "attempt begins"]["request_id"] == "request-side"
+    assert lines["worker", "attempt over"]["request_id"] == "request-side"
+    assert lines["predict", "prediction"]["request_id"] == "ask-side"
+    asked = [line for line in log_lines(running.server) if line.get("request_id") == "request-side"]
+    assert {line["process"] for line in asked} == {"api", "worker"}
+
+
+def test_a_trace_goes_from_the_request_through_the_queue_to_the_worker(running: Running) -> None:
+    run = running.run_ids["side"]
+
+    def attributes(span: dict[str, Any]) -> dict[str, str]:
+        return {one["key"]: str(next(iter(one["value"].values()))) for one in span.get("attributes", [])}
+
+    def attempt() -> dict[str, Any] | None:
+        spans = running.collector.spans
+        return next((one for one in spans if one["name"] == "attempt" and attributes(one)["run.id"] == run), None)
+
+    worker = eventually(attempt, 10, "no span of the worker")
+    assert worker["service"] == "fitserve-worker"
+    assert attributes(worker)["run.state"] == "succeeded"
+    (request,) = [one for one in running.collector.spans if one["span"] == worker["parent"]]
+    assert (request["service"], request["name"]) == ("fitserve-api", "POST /api/v1/runs")
+    assert request["trace"] == worker["trace"]
+    # A page's prediction: through the API's address to the prediction service, in one trace.
+    given = f"00-{'ab' * 16}-{'cd' * 8}-01"
+    url = f"{running.server.base_url}/v1/models/side:predict"
+    body = {"instances": [[0.5, 0.5]]}
+    answer = httpx2.post(url, json=body, headers={**running.server.headers, "traceparent": given}, timeout=20)
+    assert answer.status_code == 200, answer.text
+
+    def whole() -> set[str] | None:
+        services = {one["service"] for one in running.collector.spans if one["trace"] == "ab" * 16}
+        return services if len(services) == 2 else None
+
+    assert eventually(whole, 10, "the trace is not whole") == {"fitserve-api", "fitserve-predict"}
+    told = next(one for one in running.collector.spans if one["trace"] == "ab" * 16 and "predict" in one["service"])
+    assert attributes(told)["model.model"] == "side"
+    assert "seconds.infer" in attributes(told)

@@ -1,0 +1,146 @@
+"""On five real tables, served over HTTP: a model's own training rows do not drift, shifted ones do."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fitserve import artifacts, db, live, registry
+from fitserve.datasets.encode import Encoder
+from fitserve.datasets.ingest import ingest
+from fitserve.datasets.summary import facts_only
+from fitserve.settings import Limits
+from fitserve.spec.facts import DatasetFacts
+from fitserve.spec.features import Feature
+from fitserve.wire.datasets import UploadOptions
+from tests.predict.house import PAIR, House, Served, eventually, graph, serving
+from tests.telemetry.drifting import Known
+from workers.trainer.distribution import training_distribution
+
+pytestmark = pytest.mark.xdist_group("live")
+# Features by table: what a network would be given (no identifiers, no free text).
+TABLES = {
+    "penguins": ("island", "bill_length_mm", "bill_depth_mm", "flipper_length_mm", "body_mass_g", "sex"),
+    "insurance": ("age", "sex", "bmi", "children", "smoker", "region"),
+    "winequality_red": ("fixed acidity", "volatile acidity", "residual sugar", "density", "pH", "alcohol"),
+    "bike_hour": ("dteday", "hr", "holiday", "weathersit", "temp", "hum", "windspeed"),
+    "nyc_taxis": ("pickup", "passengers", "distance", "color", "payment", "pickup_borough"),
+}
+ROWS = 1_500
+RNG = np.random.default_rng(11)
+
+
+def prepared(path: Path, names: tuple[str, ...]) -> tuple[Known, list[dict[str, Any]]]:
+    """A network (of random weights) on the table's encoder, and its training rows as JSON."""
+    with tempfile.TemporaryDirectory() as folder:
+        copied = Path(folder) / "body"
+        copied.write_bytes(path.read_bytes())
+        made = ingest(copied, UploadOptions(), Limits(), Path(folder))
+        table = pq.read_table(made.parquet).select(list(names))
+    facts = DatasetFacts(
+        name=path.stem,
+        version=1,
+        sha256="0" * 64,
+        rows=made.rows,
+        columns=tuple(facts_only(column) for column in made.columns),
+    )
+    training = table.take(RNG.permutation(table.num_rows)[: table.num_rows * 4 // 5])
+    encoder = Encoder.fit([Feature(column=name) for name in names], training, facts)
+    (one,) = encoder.inputs
+    extra = {"training_distribution": training_distribution(encoder.columns, training)}
+    return Known(encoder, graph(one.shape[0], PAIR), PAIR, extra), rows_of(training)
+
+
+def rows_of(table: pa.Table) -> list[dict[str, Any]]:
+    text = json.dumps(table.to_pylist(), default=str)
+    found: list[dict[str, Any]] = json.loads(text)
+    return found
+
+
+@pytest.fixture(scope="module")
+def five(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) -> Iterator[tuple[Served, dict[str, list[Any]]]]:
+    house = House(tmp_path_factory.mktemp("tables"))
+    rows = {}
+    for name, columns in TABLES.items():
+        toy, rows[name] = prepared(data_folder / f"{name}.csv", columns)
+        house.register(name.replace("_", "-"), toy)
+        house.register(f"{name.replace('_', '-')}-moved", toy)
+    with serving(house, FITSERVE_DRIFT_WRITE_SECONDS="0.3") as served:
+        yield served, rows
+
+
+def asked(served: Served, model: str, rows: list[dict[str, Any]]) -> dict[str, float | None]:
+    """Sends rows, more slowly than a sample would be taken, and returns each column's index then."""
+    with httpx2.Client(base_url=served.url, headers=served.headers, timeout=30) as client:
+        for start in range(0, len(rows), 500):
+            some = rows[start : start + 500]
+            answer = client.post(f"/v1/models/{model}:predict", json={"instances": some})
+            assert answer.status_code == 200, answer.text
+            time.sleep(0.5)
+    eventually(lambda: totals(served, model).rows >= 450)
+    with db.reading(served.house.engine) as session:
+        artifact = registry.version(session, model, 1).artifact
+    training = artifacts.read(served.house.blobs, artifact).manifest["training_distribution"]
+    return {one["column"]: one["psi"] for one in live.column_reports(training, totals(served, model))}
+
+
+def totals(served: Served, model: str) -> live.Totals:
+    with db.reading(served.house.engine) as session:
+        return live.totals(session, model, registry.version(session, model, 1).artifact, 3600)
+
+
+def shifted(rows: list[dict[str, Any]], sample: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Other values of their kinds: numbers by two standard deviations, times by three years, of two values the rarer
+    one, labels a new one."""
+    change: dict[str, Callable[[Any], Any]] = {}
+    for column in rows[0]:
+        values = [row[column] for row in rows if row[column] is not None]
+        counts = Counter(values)
+        if len(counts) == 2 and set(map(str, counts)) <= {"0", "1", "yes", "no", "True", "False"}:
+            change[column] = partial(_always, min(counts, key=lambda value: counts[value]))
+        elif isinstance(values[0], int | float):
+            change[column] = partial(_added, 2 * float(np.std(values)))
+        else:
+            change[column] = _later_or_elsewhere
+    return [{column: change[column](value) for column, value in row.items()} for row in sample]
+
+
+def _always(value: Any, _given: Any) -> Any:
+    return value
+
+
+def _added(step: float, value: Any) -> Any:
+    return None if value is None else value + step
+
+
+def _later_or_elsewhere(value: Any) -> Any:
+    try:
+        return (datetime.fromisoformat(value) + timedelta(days=1_100)).isoformat(" ")
+    except (TypeError, ValueError):
+        return "elsewhere"
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_training_rows_do_not_drift_and_shifted_ones_do(five: Any, name: str) -> None:
+    served, by_table = five
+    rows = by_table[name]
+    model = name.replace("_", "-")
+    sample = [rows[at] for at in RNG.integers(0, len(rows), ROWS)]
+    same = asked(served, model, sample)
+    assert set(same) == set(TABLES[name])
+    assert all(index is not None and index < 0.1 for index in same.values()), same
+    other = asked(served, f"{model}-moved", shifted(rows, sample))
+    assert all(index is not None and index > 0.25 for index in other.values()), other
