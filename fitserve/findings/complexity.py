@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fitserve.findings import fit
-from fitserve.findings.diagnosis import diagnose
+from fitserve.findings.diagnosis import diagnose, speaking
 from fitserve.findings.record import Record
 
 POINTS = 1000
@@ -37,8 +37,9 @@ def complexity(record: Record) -> dict[str, Any] | None:
     if trial is None or kept is None:
         return None
     turned = fit.turn(trial.validation) if trial.validation else None
-    rules = {finding.rule for finding in diagnose(record)}
-    verdict = _verdict(rules, bool(trial.validation))
+    # Underfitting is a verdict too where it is a mere symptom, as of dead units.
+    overfits = any(finding.rule == "overfitting" for finding in diagnose(record))
+    verdict = "overfitting" if overfits else _verdict(speaking(record), bool(trial.validation))
     points = _thin(len(trial.epochs), {kept, turned} - {None})
     return {
         "trial": trial.number,
@@ -56,8 +57,6 @@ def complexity(record: Record) -> dict[str, Any] | None:
 
 
 def _verdict(rules: set[str], held_out: bool) -> str:
-    if "overfitting" in rules:
-        return "overfitting"
     if rules & set(_UNDER):
         return "underfitting"
     return "just right" if held_out else "unknown"

@@ -21,6 +21,11 @@ def diagnose(record: Record) -> list[Finding]:
     return sorted(findings, key=lambda finding: _ORDER[finding.severity])
 
 
+def speaking(record: Record) -> set[str]:
+    """The names of all rules that have something to say, mere symptoms of another among them."""
+    return {rule.name for rule in RULES if rule.look(record) is not None}
+
+
 def _finding(rule: Rule, found: Found, record: Record) -> Finding:
     trial = found.trial if found.trial is not None else (record.trial.number if record.trial else 0)
     return Finding(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -160,6 +161,17 @@ def test_the_turn_is_the_lowest_validation_loss_before_it_rose_for_good() -> Non
     assert kept is not None
     assert kept["kept_epoch"] == lowest
     assert kept["verdict"] == "just right"
+
+
+def test_a_network_that_died_at_the_baseline_is_not_just_right() -> None:
+    """Dead units hide the finding that it is stuck, of which they are the cause; the verdict does not follow them."""
+    dead = {"penalty": 0.0, "layers": [{"name": "dense", "class": "Dense", "size": 3, "dead": 1.0}]}
+    record = _record([0.69] * 10, [0.69] * 10, epochs=10)
+    record = Record(record.spec, FACTS, [replace(row, layers=dead) for row in record.rows])
+    assert [finding.rule for finding in diagnose(record)] == ["dead_relus"]
+    drawn = complexity(record)
+    assert drawn is not None
+    assert drawn["verdict"] == "underfitting"
 
 
 def test_a_patched_spec_resolves_again() -> None:
