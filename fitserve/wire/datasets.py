@@ -116,7 +116,7 @@ class Relations(BaseModel):
 class DatasetPatch(BaseModel):
     """Corrects the kinds of columns (which makes a new version), or shares the dataset."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     kinds: dict[str, Kind] | None = Field(None, min_length=1)
     shared: bool | None = None
@@ -125,7 +125,7 @@ class DatasetPatch(BaseModel):
 class SampleRequest(BaseModel):
     """A built-in dataset. `noise` (0 to 50), `rows` and `derived` are for the Playground's six."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     sample: str = Field(max_length=63)
     name: str | None = Field(None, pattern=NAME)

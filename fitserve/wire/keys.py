@@ -14,7 +14,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", examples=["s
 class Quotas(BaseModel):
     """What one key may use. What is left out is as the server's settings say for every key."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     requests_per_minute: int | None = Field(None, ge=1, le=10**9, description="Requests of the control API")
     uploads_per_hour: int | None = Field(None, ge=1, le=10**9)

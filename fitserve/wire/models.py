@@ -60,7 +60,7 @@ class ModelDetail(ModelInfo):
 class ModelPatch(BaseModel):
     """What may be changed of a model."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     shared: bool | None = Field(None, description="Whether other owners see it")
     loaded: bool | None = Field(None, description="Whether the prediction service holds it in memory")
@@ -69,7 +69,7 @@ class ModelPatch(BaseModel):
 class LabelRequest(BaseModel):
     """Where a label shall point. What is left out stays as it was."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     version: int = Field(ge=1)
     epoch: int | None = Field(None, ge=1, description="A kept epoch of the version's run, instead of its best")
@@ -80,6 +80,6 @@ class LabelRequest(BaseModel):
 class RollbackRequest(BaseModel):
     """Which label goes back to the version it named before."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     label: str = "champion"

@@ -38,7 +38,7 @@ class RunSummary(BaseModel):
 class RunPatch(BaseModel):
     """What may be changed of a run."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     shared: bool = Field(description="Whether other owners may look at it, its epochs, events and insight")
 

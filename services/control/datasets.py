@@ -350,7 +350,12 @@ def get_relations(ref: str, caller: Reader, ctx: Ctx, target: Annotated[str, Que
     return Relations.model_validate({"target": target, "sampled_rows": sample.num_rows, "items": items})
 
 
-@router.get("/datasets/{ref}/download", summary="The table as a file", responses={404: {}})
+@router.get(
+    "/datasets/{ref}/download",
+    summary="The table as a file",
+    response_class=Response,
+    responses={200: {"content": {"application/vnd.apache.parquet": {}, "text/csv; charset=utf-8": {}}}, 404: {}},
+)
 def download(
     ref: str,
     caller: Reader,

@@ -58,7 +58,7 @@ def list_epochs(
 
 def _rows_an_epoch(run: Run) -> int:
     """How many training rows an epoch passes, as they were divided; before that, as they were estimated."""
-    training = run.resolved["training"]
+    training = run.resolved.get("training", {})  # a batch prediction has none
     rows = int(((run.result or {}).get("rows") or {}).get("train") or run.estimates.get("training_rows") or 0)
     steps, size = training.get("steps_per_epoch"), training.get("batch_size")
     return min(rows, int(steps) * int(size)) if steps and isinstance(size, int) else rows

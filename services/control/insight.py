@@ -31,7 +31,7 @@ from fitserve.wire.insight import (
 from services.control import family
 from services.control.context import Context, context
 from services.control.runs import whole
-from services.control.studied import NotYet, Studied, ended, studied
+from services.control.studied import NotYet, Studied, ended, studied, trains
 from services.shell import Caller, Router, require
 
 router = Router(tags=["insight"])
@@ -126,7 +126,7 @@ def _submit(found: Studied, caller: Caller, body: Any, key: create.Key | None, s
 def get_lineage(run_id: str, caller: Reader, ctx: Ctx) -> Lineage:
     """The run's family, by spec. Runs that differ in their seeds alone are one group."""
     with db.reading(ctx.engine) as session:
-        run = read.get(session, run_id, None if caller.is_admin else caller.owner)
+        run = trains(read.get(session, run_id, None if caller.is_admin else caller.owner))
         return family.lineage(session, run, lambda one: caller.sees(one.owner, one.shared))
 
 

@@ -51,10 +51,12 @@ def finish(document: dict[str, Any]) -> dict[str, Any]:
     document.setdefault("servers", [{"url": "/", "description": "This server"}])
     document["info"].setdefault("license", LICENSE)
     document.setdefault("components", {}).setdefault("schemas", {}).setdefault("Problem", _PROBLEM)
-    for item in document["paths"].values():
+    for path, item in document["paths"].items():
         for method in METHODS:
             if method in item:
-                _finish_operation(item[method])
+                _finish_operation(path, method, item[method])
+    for unused in ("HTTPValidationError", "ValidationError"):  # FastAPI's own; ours are problem details
+        document["components"]["schemas"].pop(unused, None)
     document["paths"] = _each_once(document["paths"])
     _open_objects(document)
     return document
@@ -72,16 +74,49 @@ def _open_objects(value: Any) -> None:
             _open_objects(item)
 
 
-def _finish_operation(operation: dict[str, Any]) -> None:
+def _finish_operation(path: str, method: str, operation: dict[str, Any]) -> None:
     is_open = not operation.setdefault("security", [])  # FastAPI names the scheme where `caller_of` is asked
     content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     answers = operation.setdefault("responses", {})
-    if not any(status.startswith("4") for status in answers) and not is_open:
-        answers["401"] = {"description": "No valid key", "content": content}
+    for status in refusals(path, method, operation, is_open):
+        answers.setdefault(status, {})
     for status, answer in answers.items():
-        if status[0] in "45" and status != "422":
-            answer.setdefault("content", content)
-            answer["description"] = answer.get("description") or "Refused"
+        if status[0] in "45" and not (path == "/readyz" and status == "503"):
+            answer["content"] = content
+            answer["description"] = _REFUSALS.get(status) or answer.get("description") or "Refused"
+
+
+_REFUSALS = {
+    "400": "The request cannot be read",
+    "401": "No valid key",
+    "403": "This key may not, or this is another owner's",
+    "404": "There is nothing under this address that you see",
+    "409": "This contradicts what is already there",
+    "413": "Too large",
+    "415": "This content type is not understood",
+    "422": "Understood, and refused: `errors` say where and why",
+    "429": "A quota or rate limit is used up; `Retry-After` says for how long",
+    "503": "Something that this server rests on is away; try again",
+}
+
+
+def refusals(path: str, method: str, operation: dict[str, Any], is_open: bool) -> list[str]:
+    """The statuses with which an operation may be refused, by what it takes: said here once for all of them."""
+    found = []
+    if not is_open:
+        found += ["401", "403", "429", "503"]
+    if "{" in path:
+        found += ["404", "422"]
+    if "requestBody" in operation or operation.get("parameters"):
+        found += ["400", "422"]
+    if "requestBody" in operation:
+        found += ["413", "415"]
+    changes = method in ("post", "put", "patch", "delete") and not is_open
+    if changes or "/runs/{run_id}/" in path:  # a run that has not got that far
+        found += ["409"]
+    if path == "/api/v1/session" and method == "post":
+        found += ["401", "403", "503"]
+    return sorted({*found} - {*operation["responses"]})
 
 
 def _each_once(paths: dict[str, Any]) -> dict[str, Any]:

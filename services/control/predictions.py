@@ -24,7 +24,7 @@ router = Router(tags=["models"])
 class PredictionRequest(BaseModel):
     """What to predict, and by whom. Without `version` and `label`, the champion or the newest version predicts."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     dataset: str = Field(max_length=120, description="A dataset's id, name, or name@version")
     version: int | None = Field(None, ge=1, le=2**31)

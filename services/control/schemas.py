@@ -13,9 +13,18 @@ from services.shell import Router
 router = Router(tags=["schemas"])
 
 
-@router.get("/schemas/spec", summary="The JSON Schema of a spec, for editors", response_model=dict[str, Any])
+class SchemaResponse(JSONResponse):
+    """A JSON Schema."""
+
+    media_type = "application/schema+json"
+
+
+@router.get(
+    "/schemas/spec",
+    summary="The JSON Schema of a spec, for editors",
+    response_model=dict[str, Any],
+    response_class=SchemaResponse,
+)
 def spec() -> Response:
     """Open to all: editors send no key. A spec points to it with a `$schema` member."""
-    return JSONResponse(
-        json_schema(), media_type="application/schema+json", headers={"Cache-Control": "public, max-age=3600"}
-    )
+    return SchemaResponse(json_schema(), headers={"Cache-Control": "public, max-age=3600"})

@@ -41,6 +41,12 @@ class NotYet(Conflict):
     slug = "not-yet"
 
 
+class NotTraining(Conflict):
+    """This run trains nothing: there is nothing to learn of it."""
+
+    slug = "not-training"
+
+
 @dataclass(frozen=True)
 class Studied:
     """A run that this caller sees, with everything that was found out about it."""
@@ -134,9 +140,9 @@ def predictor(session: onnxruntime.InferenceSession, output: str) -> Predict:
 
 
 def studied(ctx: Context, caller: Caller, run_id: str) -> Studied:
-    """A run with its record. Raises NotFound."""
+    """A run with its record. Raises NotFound, NotYet."""
     with db.reading(ctx.engine) as session:
-        run = read.get(session, run_id, None if caller.is_admin else caller.owner)
+        run = trains(read.get(session, run_id, None if caller.is_admin else caller.owner))
         facts = datasets.facts_of(session.get_one(Dataset, run.dataset_id))
         result = run.result or {}
         kept = result.get("best_trial")
@@ -150,6 +156,13 @@ def studied(ctx: Context, caller: Caller, run_id: str) -> Studied:
     failed = (run.error or {}).get("cause") if run.state == RunState.failed else None
     record = Record(run.resolved, facts, rows, view_of(insight, run.resolved), kept, failed)
     return Studied(ctx, run, record)
+
+
+def trains(run: Run) -> Run:
+    """The run itself. Raises NotTraining where it trains nothing."""
+    if "training" not in run.resolved:
+        raise NotTraining(f"The run is a {run.kind}.", received=run.kind, expected="a run that trains")
+    return run
 
 
 def ended(found: Studied) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import compile_path
 
 from fitserve.errors import FitserveError
 from services.shell.observe import SECURITY_HEADERS
@@ -19,6 +22,7 @@ log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 _LONGEST_ECHO = 200
 
+_PARAMETER = re.compile(r"\{[^}]*\}")
 _TITLES = {404: "Not found", 405: "Method not allowed", 413: "Too large"}
 _SLUGS = {404: "not-found", 405: "method-not-allowed", 413: "too-large"}
 
@@ -88,7 +92,22 @@ def on_http_exception(request: Request, error: Exception) -> Response:
         "status": error.status_code,
         "detail": str(error.detail),
     }
-    return respond(request, body, dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(sorted(methods_of(request)))
+    return respond(request, body, headers)
+
+
+def methods_of(request: Request) -> set[str]:
+    """What this path takes, of all routes of its shape: Starlette names the first route's methods alone."""
+    found: set[str] = set()
+    shape = None
+    for context in iter_route_contexts(request.app.routes):
+        if context.path and context.methods and compile_path(context.path)[0].match(request.scope["path"]):
+            own = _PARAMETER.sub("{}", context.path)
+            shape = shape or own
+            found |= context.methods if own == shape else set()
+    return found
 
 
 def on_unexpected(request: Request, error: Exception) -> Response:
