@@ -6,6 +6,7 @@ microseconds call the prediction service itself.
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator, Mapping
 
 import httpx2
@@ -73,7 +74,11 @@ def _client(request: Request) -> httpx2.AsyncClient:
     state = request.app.state
     if getattr(state, "predict_client", None) is None:
         state.predict_client = httpx2.AsyncClient(
-            base_url=predict_address(state.settings), timeout=_TIMEOUT, follow_redirects=False, trust_env=False
+            base_url=predict_address(state.settings),
+            verify=predict_trust(state.settings),
+            timeout=_TIMEOUT,
+            follow_redirects=False,
+            trust_env=False,
         )
     client: httpx2.AsyncClient = state.predict_client
     return client
@@ -91,4 +96,15 @@ def predict_address(settings: Settings) -> str:
     if settings.predict_url:
         return settings.predict_url.rstrip("/")
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
-    return f"http://{host}:{settings.predict_port}"
+    return f"{'https' if settings.tls_certificate else 'http'}://{host}:{settings.predict_port}"
+
+
+def predict_trust(settings: Settings) -> ssl.SSLContext | bool:
+    """Whom to believe to be the prediction service: beside us, the holder of our own certificate and nobody else."""
+    if settings.predict_url or settings.tls_certificate is None:
+        return True
+    pinned = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    pinned.check_hostname = False  # it is asked for by its address
+    pinned.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    pinned.load_verify_locations(settings.tls_certificate)
+    return pinned

@@ -7,6 +7,7 @@ import os
 import secrets
 import signal
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -131,16 +132,23 @@ def refuse_busy_ports(settings: Settings) -> None:
 
 def readiness_urls(settings: Settings) -> list[str]:
     """Every process's /readyz."""
-    ports = [settings.port, settings.predict_port, settings.reaper_metrics_port]
-    ports += [settings.worker_metrics_port + 100 * index for index in range(settings.workers)]
     host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
-    return [f"http://{host}:{port}/readyz" for port in ports]
+    web = [f"{_scheme(settings)}://{host}:{port}/readyz" for port in (settings.port, settings.predict_port)]
+    ports = [settings.reaper_metrics_port]
+    ports += [settings.worker_metrics_port + 100 * index for index in range(settings.workers)]
+    return [*web, *(f"http://{host}:{port}/readyz" for port in ports)]
+
+
+def _scheme(settings: Settings) -> str:
+    return "https" if settings.tls_certificate else "http"
 
 
 def is_ready(url: str) -> bool:
     """Whether a process says that it is."""
     try:
-        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 (our own address)
+        # Our own process on this machine; no key goes there, so its certificate need not be known.
+        unchecked = ssl._create_unverified_context() if url.startswith("https") else None  # noqa: S323
+        with urllib.request.urlopen(url, timeout=2, context=unchecked) as answer:  # noqa: S310 (our own address)
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False
@@ -149,9 +157,10 @@ def is_ready(url: str) -> bool:
 def announce(settings: Settings, token: str | None) -> None:
     """The health line, with the first key once."""
     host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
-    address = f"http://{host}:{settings.port}/"
+    scheme = _scheme(settings)
+    address = f"{scheme}://{host}:{settings.port}/"
     lines = [f"fitserve is ready: {address}" + (f"#key={token}" if token else "")]
-    lines.append(f"  predictions  http://{host}:{settings.predict_port}/v1/models   API  {address}docs")
+    lines.append(f"  predictions  {scheme}://{host}:{settings.predict_port}/v1/models   API  {address}docs")
     if token:
         lines.append(
             f"  first key    {token}   (shown this once; kept for this machine in {settings.home / FIRST_KEY})"
