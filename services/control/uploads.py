@@ -1,7 +1,8 @@
 """Resumable uploads: tus 1.0.0 with creation, termination and expiration (https://tus.io/protocols/resumable-upload).
 
 The bytes received so far are a file in this machine's scratch folder, and its length is the offset: whatever dies,
-what is on disk is what a client resumes from. The last PATCH parses the table and answers with its address.
+what is on disk is what a client resumes from. Where there are several machines, what a PATCH brought is shared with
+them when it ends (`upload_parts`). The last PATCH parses the table and answers with its address.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import base64
 import binascii
 import contextlib
+import time
 from datetime import datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -33,12 +35,23 @@ from fitserve.tables import Upload
 from services.control.context import Context, context
 from services.control.datasets import BODY, ingesting
 from services.control.receive import folder_of_uploads
-from services.control.upload_options import options_of
+from services.control.upload_options import (
+    TUS_RESUMABLE,
+    UPLOAD_LENGTH,
+    UPLOAD_METADATA,
+    UPLOAD_OFFSET,
+    options_of,
+)
+from services.control.upload_options import (
+    TUS_VERSION as VERSION,
+)
+from services.control.upload_parts import gather, share, without_parts
 from services.shell import Caller, Router, require
 
 router = Router(tags=["uploads"])
-VERSION = "1.0.0"
 LIFETIME = timedelta(hours=24)
+_GONE: dict[int | str, dict[str, Any]] = {status: {} for status in (404, 410, 412, 423)}
+
 
 Uploader = Annotated[Caller, Depends(require("upload"))]
 Ctx = Annotated[Context, Depends(context)]
@@ -107,7 +120,15 @@ def capabilities(response: Response, ctx: Ctx) -> None:
     )
 
 
-@router.post("/uploads", status_code=201, summary="Begin a resumable upload", response_model=None)
+@router.post(
+    "/uploads",
+    status_code=201,
+    summary="Begin a resumable upload",
+    response_class=Response,
+    response_model=None,
+    responses={status: {} for status in (412, 413, 507)},
+    openapi_extra={"parameters": [UPLOAD_LENGTH, UPLOAD_METADATA, TUS_RESUMABLE]},
+)
 def begin(request: Request, response: Response, caller: Uploader, ctx: Ctx) -> Response:
     """`Upload-Length`, and in `Upload-Metadata` `filename`, `name` and any option of an upload, in base 64."""
     _speaks_tus(request)
@@ -161,6 +182,11 @@ def _sweep(session: Session, folder: Path) -> None:
     for row in session.scalars(select(Upload).where(Upload.expires_at < db.now(session)).limit(100)):
         (folder / row.id).unlink(missing_ok=True)
         session.delete(row)
+    oldest = time.time() - LIFETIME.total_seconds()
+    for path in folder.iterdir():  # what other machines have finished or forgotten
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_mtime < oldest:
+                path.unlink()
 
 
 def _row(ctx: Context, caller: Caller, upload_id: str) -> tuple[Upload, Path]:
@@ -177,7 +203,7 @@ def _row(ctx: Context, caller: Caller, upload_id: str) -> tuple[Upload, Path]:
 def _offset(row: Upload, path: Path) -> int:
     if row.dataset_id is not None:
         return int(row.length or 0)
-    return path.stat().st_size if path.is_file() else 0
+    return max(row.offset, path.stat().st_size if path.is_file() else 0)
 
 
 def _info(row: Upload, path: Path) -> UploadInfo:
@@ -190,7 +216,12 @@ def _info(row: Upload, path: Path) -> UploadInfo:
     )
 
 
-@router.head("/uploads/{upload_id}", summary="How much has arrived", responses={404: {}, 410: {}})
+@router.head(
+    "/uploads/{upload_id}",
+    summary="How much has arrived",
+    responses=_GONE,
+    openapi_extra={"parameters": [TUS_RESUMABLE]},
+)
 def head(upload_id: str, request: Request, response: Response, caller: Uploader, ctx: Ctx) -> None:
     _speaks_tus(request)
     row, path = _row(ctx, caller, upload_id)
@@ -214,10 +245,11 @@ def get(upload_id: str, caller: Uploader, ctx: Ctx) -> UploadInfo:
     response_model=None,
     responses={status: {} for status in (400, 404, 409, 410, 412, 415, 422, 423, 507)},
     openapi_extra={
+        "parameters": [UPLOAD_OFFSET, TUS_RESUMABLE],
         "requestBody": {
             "required": True,
             "content": {"application/offset+octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-        }
+        },
     },
 )
 async def patch(upload_id: str, request: Request, caller: Uploader, ctx: Ctx) -> Response:
@@ -246,10 +278,18 @@ _locks: dict[str, asyncio.Lock] = {}  # of this process; an upload's file is on 
 async def _continue(request: Request, ctx: Context, row: Upload, path: Path, claimed: int) -> Response:
     if row.dataset_id is not None:
         raise Conflict("This upload is finished.", received=claimed, expected=f"offset {row.length}")
+    try:
+        await anyio.to_thread.run_sync(lambda: gather(row, path, ctx.blobs, ctx.settings.scratch / "blobs"))
+    except NotFound as error:
+        raise UploadGone(fix="Begin again: POST /api/v1/uploads.") from error
     offset, length = _offset(row, path), int(row.length or 0)
     if claimed != offset:
         raise Conflict("The offset is not where this upload stands.", received=claimed, expected=str(offset))
-    offset = await _write(request, path, offset, length)
+    try:
+        offset = await _write(request, path, offset, length)
+    finally:
+        if ctx.settings.blob_url is not None and _offset(row, path) < length:
+            await anyio.to_thread.run_sync(lambda: share(ctx.engine, ctx.blobs, row, path))
     done = Response(status_code=204)
     if offset == length:
         dataset_id = await _finish(ctx, row, path)
@@ -292,7 +332,7 @@ async def _write(request: Request, path: Path, offset: int, length: int) -> int:
 
 async def _finish(ctx: Context, row: Upload, path: Path) -> str:
     """Makes the dataset and forgets the bytes. Raises what `store.create` raises."""
-    options, others = options_of(row.metadata_.items(), ("name", "filename", "filetype"))
+    options, others = options_of(without_parts(row.metadata_).items(), ("name", "filename", "filetype"))
 
     def work() -> str:
         received = Received(path, blobs.sha256_of(path), path.stat().st_size, others.get("filename"))
@@ -344,7 +384,13 @@ def _forget(ctx: Context, row: Upload, path: Path) -> None:
             session.delete(stored)
 
 
-@router.delete("/uploads/{upload_id}", status_code=204, summary="Give an upload up", responses={404: {}, 410: {}})
+@router.delete(
+    "/uploads/{upload_id}",
+    status_code=204,
+    summary="Give an upload up",
+    responses=_GONE,
+    openapi_extra={"parameters": [TUS_RESUMABLE]},
+)
 def terminate(upload_id: str, request: Request, response: Response, caller: Uploader, ctx: Ctx) -> None:
     _speaks_tus(request)
     row, path = _row(ctx, caller, upload_id)
