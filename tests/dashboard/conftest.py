@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sysconfig
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,35 @@ def upload(api: httpx2.Client, name: str, text: str) -> str:
     answer.raise_for_status()
     body: dict[str, Any] = answer.json()
     return f"{body['name']}@{body['version']}"
+
+
+@pytest.fixture(scope="session")
+def trained(server: Server) -> list[str]:
+    """Two small runs of one table that have ended; the model `browser-small` is the first one's."""
+    with httpx2.Client(base_url=f"{server.base_url}/api/v1", headers=server.headers, timeout=60) as client:
+        ref = upload(client, "browser-small", "a,b,c,kind\n" + "".join(_small_rows(120)))
+        spec = {"dataset": ref, "target": "kind", "network": [{"Dense": {"units": 4, "activation": "tanh"}}]}
+        training = {"epochs": 6, "restarts": 2}
+        runs = [submit(client, {**spec, "training": training, "model": "browser-small"})]
+        runs.append(submit(client, {**spec, "training": {**training, "batch_size": 8}}))
+        for run in runs:
+            ended(client, run)
+    return runs
+
+
+def _small_rows(count: int) -> Iterator[str]:
+    for at in range(count):
+        a, b = at % 12, (at * 7) % 11
+        yield f"{a},{b},{'xyz'[at % 3]},{'high' if a + b > 11 else 'low'}\n"
+
+
+def ended(api: httpx2.Client, run: str, seconds: float = 90) -> str:
+    """The state that a run ends in."""
+    until = time.monotonic() + seconds
+    while (state := str(api.get(f"/runs/{run}").json()["state"])) in ("queued", "running"):
+        assert time.monotonic() < until, f"{run} is still {state}"
+        time.sleep(0.1)
+    return state
 
 
 def submit(api: httpx2.Client, spec: dict[str, Any]) -> str:

@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 
 import httpx2
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.conftest import Server
-from tests.dashboard.conftest import submit, upload
+from tests.dashboard.conftest import ended, submit, upload
 
 HOSTILE = "<img src=x onerror=document.title='owned'>"
 
@@ -90,6 +90,76 @@ def test_a_bad_table_is_refused_where_it_is_bad(page: Page, tmp_path: Path) -> N
     expect(page.get_by_text("1 rows left out").first).to_be_visible()
 
 
+def test_a_table_is_read_as_the_form_says(page: Page, api: httpx2.Client, tmp_path: Path) -> None:
+    table = tmp_path / "browser-said.csv"
+    table.write_bytes("1|2,5|Zoë\n3|4,5|Zoë\n".encode("latin-1"))
+    page.goto("/datasets")
+    page.get_by_text("How it is to be read").click()
+    page.get_by_label("Between fields").select_option("|")
+    page.get_by_label("Encoding").select_option("latin-1")
+    page.get_by_label("Before the fraction").select_option(",")
+    page.get_by_label("First line names the columns").select_option("no")
+    page.locator("input[type=file]").set_input_files(table)
+    page.get_by_role("link", name="browser-said@1").wait_for()
+    assert api.get("/datasets/browser-said@1/rows").json()["rows"] == [[1, 2.5, "Zoë"], [3, 4.5, "Zoë"]]
+
+
+def test_a_large_upload_goes_on_where_it_broke(page: Page, api: httpx2.Client, tmp_path: Path) -> None:
+    table = tmp_path / "browser-large.csv"
+    table.write_text("a,b\n" + "1234567,7654321\n" * 600_000)  # three pieces
+    sent: list[str] = []
+
+    def break_the_second(route: Route) -> None:
+        sent.append(route.request.headers["upload-offset"])
+        if len(sent) == 2:
+            route.abort("connectionreset")
+        else:
+            route.continue_()
+
+    page.route(
+        "**/api/v1/uploads/*",
+        lambda route: route.continue_() if route.request.method != "PATCH" else break_the_second(route),
+    )
+    page.goto("/datasets")
+    page.locator("input[type=file]").set_input_files(table)
+    page.get_by_role("link", name="browser-large@1").wait_for(timeout=60_000)
+    assert sent == ["0", "4194304", "4194304", "8388608"]
+    assert api.get("/datasets/browser-large@1").json()["rows"] == 600_000
+
+
+def test_an_address_brings_back_what_was_seen(page: Page, trained: list[str]) -> None:
+    page.goto(f"/runs/{trained[0]}?tab=surface")
+    page.get_by_label("y", exact=True).select_option("c")
+    epochs = page.get_by_role("slider")
+    epochs.focus()
+    page.keyboard.press("Home")
+    expect(page.get_by_text("Epoch 1", exact=True)).to_be_visible()
+    page.reload()
+    expect(page.get_by_label("y", exact=True)).to_have_value("c")
+    expect(page.get_by_text("Epoch 1", exact=True)).to_be_visible()
+
+    page.goto("/models/browser-small")
+    page.get_by_label("a", exact=True).first.fill("11.5")
+    page.get_by_role("button", name="Python").click()
+    page.wait_for_url("**row=**")
+    page.reload()
+    expect(page.get_by_label("a", exact=True).first).to_have_value("11.5")
+    expect(page.get_by_label("The same request", exact=True).last).to_contain_text("urllib.request")
+
+
+def test_what_a_model_is_asked_is_seen(page: Page, trained: list[str], server: Server) -> None:
+    page.goto("/models/browser-small?tab=live")
+    expect(page.get_by_text("of 1 prediction processes")).to_be_visible()
+    rows = [{"a": 100, "b": 1, "c": "x"}] * 300
+    asked = httpx2.post(
+        f"{server.predict_url}/v1/models/browser-small:predict", headers=server.headers, json={"instances": rows}
+    )
+    asked.raise_for_status()
+    expect(page.get_by_text("strong drift")).to_be_visible(timeout=20_000)
+    traffic = page.locator(".card", has_text="Traffic and latency")
+    expect(traffic.locator("tbody")).to_contain_text("300")
+
+
 def test_forms_and_yaml_are_the_same_thing(page: Page, api: httpx2.Client) -> None:
     ref = upload(api, "browser-forms", admissions(60))
     page.goto(f"/new?dataset={ref}&target=admit")
@@ -123,24 +193,12 @@ def test_curves_move_while_it_trains_and_it_can_be_cancelled(page: Page, api: ht
 
 
 def test_a_finding_is_applied(page: Page, api: httpx2.Client) -> None:
-    ref = upload(api, "browser-findings", admissions(200))
-    training = {"optimizer": {"SGD": {"learning_rate": 10.0}}, "epochs": 30}
+    ref = upload(api, "browser-findings", admissions(100))
+    training = {"optimizer": {"SGD": {"learning_rate": 10.0}}, "epochs": 12}
     run = submit(api, {"dataset": ref, "target": "admit", "network": [{"Dense": 16}], "training": training})
+    ended(api, run)
     page.goto(f"/runs/{run}?tab=findings")
-    page.get_by_role("button", name="Apply and train again").first.click(timeout=60_000)
+    page.get_by_role("button", name="Apply and train again").first.click()
     page.wait_for_url(lambda address: run not in address)
     expect(page.locator(".crumbs")).to_contain_text("from")
     expect(page.locator(".page-head")).to_contain_text("succeeded", timeout=60_000)
-
-
-def test_the_playground_learns_the_circle(page: Page) -> None:
-    page.goto("/playground?epochs=100&layers=6-4")
-    page.get_by_role("button", name="60/s").click()
-    page.get_by_role("button", name="Play", exact=True).click()
-    expect(page.get_by_test_id("surface")).to_contain_text("surface", timeout=60_000)
-    expect(page.get_by_test_id("epoch")).to_have_text("0100", timeout=20_000)
-    assert float(page.locator(".value.valid").inner_text()) < 0.3
-    page.get_by_role("button", name="Reset").click()
-    page.get_by_role("button", name="Step one epoch").click()
-    expect(page.get_by_test_id("epoch")).to_have_text("0001")
-    assert "layers=6-4" in page.url

@@ -69,7 +69,7 @@ function Shell({ me, onSignOut }: { me: Me; onSignOut: () => void }) {
         {t("skip")}
       </a>
       <header className="side">
-        <Link className="brand" to="/">
+        <Link className="brand" to="/" aria-label="fitserve">
           <img src="/favicon.svg" alt="" width={26} height={26} />
           <span>fitserve</span>
         </Link>

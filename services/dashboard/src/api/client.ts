@@ -88,38 +88,3 @@ export const del = <T>(path: string): Promise<T> => call<T>("DELETE", path);
 
 /** A path segment made of something that a user named. */
 export const seg = (name: string): string => encodeURIComponent(name);
-
-export interface UploadProgress {
-  sent: number;
-  total: number;
-  bytesPerSecond: number;
-}
-
-/** A body sent with progress, which `fetch` cannot tell. */
-export function upload<T>(
-  method: "PUT" | "POST",
-  path: string,
-  body: Blob,
-  headers: Record<string, string>,
-  onProgress: (progress: UploadProgress) => void,
-  signal: AbortSignal,
-): Promise<T> {
-  return new Promise<T>((resolve, reject) => {
-    const request = new XMLHttpRequest();
-    const started = performance.now();
-    request.open(method, path);
-    for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
-    request.upload.onprogress = (event) => {
-      const seconds = Math.max(0.001, (performance.now() - started) / 1000);
-      onProgress({ sent: event.loaded, total: event.total, bytesPerSecond: event.loaded / seconds });
-    };
-    request.onload = () => {
-      if (request.status >= 200 && request.status < 300) resolve(JSON.parse(request.responseText) as T);
-      else reject(new ApiError(problemOf(request.status, request.statusText, request.responseText)));
-    };
-    request.onerror = () => reject(new ApiError({ title: "No answer", status: 0, detail: "The upload was broken off." }));
-    request.onabort = () => reject(new ApiError({ title: "Stopped", status: 0, detail: "The upload was stopped." }));
-    signal.addEventListener("abort", () => request.abort());
-    request.send(body);
-  });
-}

@@ -1,5 +1,5 @@
 import { useInfiniteQuery, useQuery, type UseQueryResult } from "@tanstack/react-query";
-import { address, get, patch, post, seg, upload, type UploadProgress } from "./client";
+import { get, patch, post, seg } from "./client";
 import type { DatasetDetail, DatasetInfo, DatasetPage, Kind, Profile, Relations, RowsPage, SampleInfo } from "./types";
 
 const ROOT = "/api/v1/datasets";
@@ -67,26 +67,6 @@ export const makeSample = (wish: SampleWish): Promise<DatasetInfo> => post<Datas
 
 export const correctKinds = (ref: string, kinds: Record<string, Kind>): Promise<DatasetDetail> =>
   patch<DatasetDetail>(`${ROOT}/${seg(ref)}`, { kinds });
-
-export interface UploadChoice {
-  name: string;
-  lenient: boolean;
-}
-
-export const uploadTable = (
-  file: File,
-  { name, lenient }: UploadChoice,
-  onProgress: (progress: UploadProgress) => void,
-  signal: AbortSignal,
-): Promise<DatasetInfo> =>
-  upload<DatasetInfo>(
-    "PUT",
-    address(`${ROOT}/${seg(name)}`, { lenient: lenient || undefined }),
-    file,
-    { "Content-Type": "application/octet-stream" },
-    onProgress,
-    signal,
-  );
 
 /** `Titanic (1).CSV.gz` becomes `titanic-1`: a name that the server takes. */
 export function nameOf(fileName: string): string {

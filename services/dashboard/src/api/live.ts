@@ -12,6 +12,8 @@ export interface Live {
   events: readonly EventInfo[];
   connected: boolean;
   version: number;
+  /** All epochs that there were are here. */
+  loaded: boolean;
 }
 
 const MOST_EVENT_PAGES = 5;
@@ -22,6 +24,7 @@ export function useLive(id: string, live: boolean): Live {
   const [table] = useState(() => new EpochTable());
   const held = useRef<{ events: EventInfo[]; seen: Set<number> }>({ events: [], seen: new Set() });
   const [connected, setConnected] = useState(false);
+  const [loaded, setLoaded] = useState<string | null>(null);
   const [version, redraw] = useReducer((count: number) => count + 1, 0);
   const [events, setEvents] = useState<readonly EventInfo[]>([]);
 
@@ -49,7 +52,9 @@ export function useLive(id: string, live: boolean): Live {
       allEpochs(id, stop.signal, (rows) => {
         table.add(rows);
         soon();
-      }).catch(() => undefined);
+      })
+        .catch(() => undefined)
+        .finally(() => setLoaded(id));
     void loadEpochs();
 
     let source: EventSource | null = null;
@@ -81,7 +86,7 @@ export function useLive(id: string, live: boolean): Live {
     };
   }, [id, live, queries, table]);
 
-  return { table, events, connected, version };
+  return { table, events, connected, version, loaded: loaded === id };
 }
 
 async function loadEvents(id: string, signal: AbortSignal, take: (event: EventInfo) => void): Promise<void> {

@@ -1,37 +1,32 @@
 import { useQuery } from "@tanstack/react-query";
 import { ApiError, get, seg } from "../api/client";
+import type { Drifted, DriftReport } from "../api/types";
 import { Bars } from "../charts/small";
-import { number, percent } from "../format";
-import { useText } from "../i18n";
-import { Badge, Card, Empty, ErrorView, Loading } from "./basics";
+import { number, percent, seconds } from "../format";
+import { useText, type Key } from "../i18n";
+import { Badge, Card, Empty, ErrorView, Loading, Scroll, type Tone } from "./basics";
+import { ModelTraffic } from "./ModelTraffic";
 
-interface ColumnDrift {
-  column: string;
-  psi: number;
-  missing: number | null;
-}
+const TONES: Record<string, Tone> = { stable: "good", moved: "warn", drifted: "bad" };
+const WORDS: Record<string, Key> = { stable: "drift.no", moved: "drift.some", drifted: "drift.strong", "too few rows": "drift.few" };
 
-/** Drift as the prediction service measures it, whatever it tells beside. */
-function columnsOf(data: unknown): ColumnDrift[] {
-  const columns = (data as { columns?: unknown } | null)?.columns;
-  const entries: [string, Record<string, unknown>][] = Array.isArray(columns)
-    ? columns.map((one: Record<string, unknown>) => [String(one.column ?? one.name ?? ""), one])
-    : Object.entries((columns ?? {}) as Record<string, Record<string, unknown>>);
-  return entries.flatMap(([column, one]) => {
-    const psi = Number(one.psi);
-    const missing = one.missing ?? one.missing_share;
-    return Number.isFinite(psi) ? [{ column, psi, missing: typeof missing === "number" ? missing : null }] : [];
-  });
-}
-
-/** How what is asked now differs from what the model was trained on. */
+/** What is asked now: how much, how fast it is answered, how far it is from what the model was trained on, how true. */
 export function ModelLive({ name }: { name: string }) {
+  return (
+    <div className="stack">
+      <ModelTraffic name={name} />
+      <Drift name={name} />
+    </div>
+  );
+}
+
+function Drift({ name }: { name: string }) {
   const t = useText();
   const drift = useQuery({
     queryKey: ["drift", name],
     queryFn: async ({ signal }) => {
       try {
-        return await get<Record<string, unknown>>(`/api/v1/models/${seg(name)}/drift`, undefined, signal);
+        return await get<DriftReport>(`/api/v1/models/${seg(name)}/drift`, undefined, signal);
       } catch (error) {
         if (error instanceof ApiError && error.status === 404) return null;
         throw error;
@@ -41,28 +36,93 @@ export function ModelLive({ name }: { name: string }) {
   });
   if (drift.isPending) return <Loading />;
   if (drift.error) return <ErrorView error={drift.error} />;
-  const columns = columnsOf(drift.data).sort((a, b) => b.psi - a.psi);
-  const rows = Number(drift.data?.rows ?? drift.data?.window_rows);
-  if (columns.length === 0) return <Empty title={t("drift.none")} />;
-  const worst = columns[0]?.psi ?? 0;
+  const report = drift.data;
+  if (report === null || report.rows === 0) {
+    return (
+      <Card title={t("drift.title")}>
+        <Empty title={t("drift.none")} />
+      </Card>
+    );
+  }
   return (
-    <Card
-      title={t("drift.title")}
-      actions={<Badge tone={worst > 0.25 ? "bad" : worst > 0.1 ? "warn" : "good"}>{t(worst > 0.25 ? "drift.strong" : worst > 0.1 ? "drift.some" : "drift.no")}</Badge>}
-    >
-      <div className="stack tight">
-        <p className="small muted">{t("drift.lead", { rows: Number.isFinite(rows) ? number(rows) : "–" })}</p>
-        <Bars
-          label={t("drift.title")}
-          max={Math.max(0.5, worst)}
-          bars={columns.map((one) => ({
-            label: one.column,
-            value: one.psi,
-            text: `${number(one.psi, 3)}${one.missing === null ? "" : ` · ${t("missing")} ${percent(one.missing)}`}`,
-            color: one.psi > 0.25 ? "var(--bad)" : one.psi > 0.1 ? "var(--warn)" : "var(--good)",
-          }))}
-        />
-      </div>
-    </Card>
+    <>
+      <Card title={t("drift.title")} actions={<Word verdict={report.verdict} />}>
+        <div className="stack tight">
+          <p className="small muted">{t("drift.lead", { rows: number(report.rows), time: seconds(report.window_seconds) })}</p>
+          <Indices label={t("drift.title")} items={report.columns.map((one) => ({ ...one, name: one.column }))} />
+        </div>
+      </Card>
+      {report.outputs.length > 0 && (
+        <Card title={t("drift.outputs")}>
+          <Indices label={t("drift.outputs")} items={report.outputs.map((one) => ({ ...one, name: `${one.output} · ${t(`drift.part.${one.part}` as Key)}` }))} />
+        </Card>
+      )}
+      {report.live.length > 0 && (
+        <Card title={t("drift.truth")}>
+          <ul className="plain-list flush">
+            {report.live.map((one) => (
+              <li key={`${one.version}.${one.output}`}>
+                <strong>{one.output}</strong>
+                <span className="grow" />
+                <span className="num">{one.accuracy === null ? `RMSE ${number(one.rmse)} · MAE ${number(one.mae)}` : `${t("drift.accuracy")} ${percent(one.accuracy)}`}</span>
+                <span className="small faint">{t("rows.count", { n: number(one.rows) })}</span>
+              </li>
+            ))}
+          </ul>
+        </Card>
+      )}
+    </>
+  );
+}
+
+function Word({ verdict }: { verdict: string }) {
+  const t = useText();
+  const word = WORDS[verdict];
+  return <Badge tone={TONES[verdict] ?? "plain"}>{word ? t(word) : verdict}</Badge>;
+}
+
+/** Each distribution's index as a bar; opened, its bins beside those of training. */
+function Indices({ label, items }: { label: string; items: readonly (Drifted & { name: string })[] }) {
+  const t = useText();
+  const largest = Math.max(0.5, ...items.map((one) => one.psi ?? 0));
+  return (
+    <div className="stack tight">
+      <Bars
+        label={label}
+        max={largest}
+        bars={items.map((one) => ({
+          label: one.name,
+          value: one.psi ?? 0,
+          text: `${one.psi === null ? t("drift.few") : number(one.psi, 3)}${one.missing ? ` · ${t("missing")} ${percent(one.missing)}` : ""}`,
+          color: `var(--${TONES[one.verdict] ?? "line-2"})`,
+        }))}
+      />
+      <details>
+        <summary className="small">{t("drift.bins")}</summary>
+        {items.slice(0, 20).map((one) => (
+          <Scroll key={one.name} label={one.name}>
+            <table className="table dense">
+              <caption className="small">{one.name}</caption>
+              <thead>
+                <tr>
+                  <th scope="col">{t("range")}</th>
+                  <th scope="col" className="num">{t("training")}</th>
+                  <th scope="col" className="num">{t("drift.asked")}</th>
+                </tr>
+              </thead>
+              <tbody>
+                {one.bins.map((bin) => (
+                  <tr key={bin.bin}>
+                    <td className="cell">{bin.bin}</td>
+                    <td className="num">{percent(bin.training)}</td>
+                    <td className="num">{percent(bin.asked)}</td>
+                  </tr>
+                ))}
+              </tbody>
+            </table>
+          </Scroll>
+        ))}
+      </details>
+    </div>
   );
 }

@@ -5,7 +5,7 @@ import { best, modeOf, smooth } from "../charts/curves";
 import { CurveChart, type Curve, type Mark } from "../charts/CurveChart";
 import { number } from "../format";
 import { useText } from "../i18n";
-import { Card, Check, Empty, Select, Stat } from "./basics";
+import { Card, Check, Empty, Loading, Select, Stat } from "./basics";
 import { plainMetric } from "./RunBits";
 
 const RATE = /^(learning_rate|lr)$/;
@@ -43,7 +43,7 @@ export function RunCurves({ live, running, kept }: { live: Live; running: boolea
   if (names.length === 0) {
     return (
       <Card>
-        <Empty title={running ? t("curves.waiting") : t("curves.none")} />
+        {live.loaded ? <Empty title={running ? t("curves.waiting") : t("curves.none")} /> : <Loading />}
       </Card>
     );
   }

@@ -4,7 +4,7 @@ import type { Evaluation, Hardest, Importance, RunDetail } from "../api/types";
 import { Bars, ConfusionMatrix, XYChart } from "../charts/small";
 import { number } from "../format";
 import { useText } from "../i18n";
-import { Card, Empty, ErrorView, Loading, Stat } from "./basics";
+import { Card, Empty, ErrorView, Loading, Scroll, Stat } from "./basics";
 
 type Figures = Record<string, unknown>;
 
@@ -41,7 +41,7 @@ function FinalMetrics({ metrics }: { metrics: Figures }) {
   if (parts.length === 0) return null;
   return (
     <Card title={t("evaluation.metrics")} bare>
-      <div className="table-wrap">
+      <Scroll>
         <table className="table">
           <thead>
             <tr>
@@ -66,7 +66,7 @@ function FinalMetrics({ metrics }: { metrics: Figures }) {
             ))}
           </tbody>
         </table>
-      </div>
+      </Scroll>
     </Card>
   );
 }
@@ -113,7 +113,7 @@ function TargetFigures({ title, part, figures }: { title: string; part: Evaluati
         )}
         {byLabel.length > 0 && (
           <Card title={t("evaluation.bylabel")} level={3} bare>
-            <div className="table-wrap">
+            <Scroll>
               <table className="table dense">
                 <thead>
                   <tr>
@@ -138,7 +138,7 @@ function TargetFigures({ title, part, figures }: { title: string; part: Evaluati
                   ))}
                 </tbody>
               </table>
-            </div>
+            </Scroll>
           </Card>
         )}
         <LabelCurves title="ROC" labels={curves} part="roc" x="false_positive" y="true_positive" diagonal />
@@ -271,7 +271,7 @@ function RowList({ title, rows }: { title: string; rows: readonly Figures[] }) {
   if (entries.length === 0) return null;
   return (
     <Card title={title} bare>
-      <div className="table-wrap">
+      <Scroll>
         <table className="table dense">
           <thead>
             <tr>
@@ -297,7 +297,7 @@ function RowList({ title, rows }: { title: string; rows: readonly Figures[] }) {
             ))}
           </tbody>
         </table>
-      </div>
+      </Scroll>
     </Card>
   );
 }

@@ -5,7 +5,7 @@ import { isLive, useInsight } from "../api/runs";
 import type { Complexity, FindingInfo, Findings, Lineage, RunDetail } from "../api/types";
 import { number } from "../format";
 import { useText } from "../i18n";
-import { Badge, Button, Card, Empty, ErrorView, Loading, Notice, type Tone } from "./basics";
+import { Badge, Button, Card, Empty, ErrorView, Loading, Notice, Scroll, type Tone } from "./basics";
 import { tell, tellError } from "./toasts";
 
 const TONES: Record<FindingInfo["severity"], Tone> = { critical: "bad", warning: "warn", info: "info" };
@@ -128,7 +128,7 @@ function LineageView({ run }: { run: RunDetail }) {
   if (groups.length < 2) return null;
   return (
     <Card title={t("lineage.title")} bare>
-      <div className="table-wrap">
+      <Scroll>
         <table className="table">
           <thead>
             <tr>
@@ -166,7 +166,7 @@ function LineageView({ run }: { run: RunDetail }) {
             ))}
           </tbody>
         </table>
-      </div>
+      </Scroll>
     </Card>
   );
 }

@@ -1,4 +1,4 @@
-import { useMemo, useState } from "react";
+import { useMemo } from "react";
 import { isLive, useLayers } from "../api/runs";
 import type { RunDetail } from "../api/types";
 import { CurveChart, type Curve } from "../charts/CurveChart";
@@ -6,7 +6,8 @@ import { SERIES } from "../charts/colors";
 import { Histogram } from "../charts/small";
 import { number, percent } from "../format";
 import { useText, type Key } from "../i18n";
-import { Card, Empty, Select } from "./basics";
+import { useInAddress } from "../state/address";
+import { Card, Empty, Loading, Scroll, Select } from "./basics";
 
 interface LayerRow {
   name: string;
@@ -24,7 +25,8 @@ const SHARES = new Set(["sparsity", "saturated", "dead"]);
 /** What happened inside each layer while it learned. */
 export function RunLayers({ run }: { run: RunDetail }) {
   const t = useText();
-  const [measure, setMeasure] = useState<string>("gradients");
+  const [asked, setMeasure] = useInAddress("measure", "gradients");
+  const measure = MEASURES.find((one) => one === asked) ?? "gradients";
   const series = useLayers(run.id, isLive(run));
   const { x, names, rows, last, histograms } = useMemo(() => {
     const looked = (series.data?.items ?? []) as unknown as Look[];
@@ -46,6 +48,7 @@ export function RunLayers({ run }: { run: RunDetail }) {
       })),
     [names, rows, measure],
   );
+  if (series.isPending) return <Loading />;
   if (x.length === 0) return <Empty title={t("layers.none")} />;
   const known = MEASURES.filter((name) => rows.some((found) => found.some((row) => typeof row[name] === "number")));
   return (
@@ -60,7 +63,7 @@ export function RunLayers({ run }: { run: RunDetail }) {
         <p className="small muted">{t(`measure.${measure}.text` as Key)}</p>
       </Card>
       <Card title={t("layers.last")} bare>
-        <div className="table-wrap">
+        <Scroll>
           <table className="table dense">
             <thead>
               <tr>
@@ -89,7 +92,7 @@ export function RunLayers({ run }: { run: RunDetail }) {
               ))}
             </tbody>
           </table>
-        </div>
+        </Scroll>
       </Card>
     </div>
   );

@@ -1,19 +1,21 @@
-import { useMemo, useState } from "react";
+import { useMemo } from "react";
 import { centred, useSurface, type Surface, type SurfaceAxis } from "../api/surface";
 import type { RunDetail } from "../api/types";
 import { HeatMap } from "../charts/HeatMap";
 import { number } from "../format";
 import { useText } from "../i18n";
 import { featureColumns } from "../spec/resolved";
+import { useInAddress } from "../state/address";
 import { Card, Empty, ErrorView, Loading, Select } from "./basics";
 
 /** The decision surface over two columns, with a slider over the epochs that were kept, and the hidden units' maps. */
 export function RunSurface({ run }: { run: RunDetail }) {
   const t = useText();
   const columns = useMemo(() => featureColumns(run.resolved), [run.resolved]);
-  const [x, setX] = useState(columns[0] ?? "");
-  const [y, setY] = useState(columns[1] ?? "");
-  const [epoch, setEpoch] = useState<number | null>(null);
+  const [x, setX] = useInAddress("x", columns[0]);
+  const [y, setY] = useInAddress("y", columns[1]);
+  const [asked, setEpoch] = useInAddress("epoch");
+  const epoch = Number.parseInt(asked, 10) || null;
   const surface = useSurface(run.id, { x, y, ...(epoch !== null && { epoch }), units: true }, run.state === "succeeded" && x !== "" && y !== "" && x !== y);
   if (run.state !== "succeeded") return <Empty title={t("evaluation.later")} />;
   if (columns.length < 2) return <Empty title={t("surface.none")} />;
@@ -47,7 +49,7 @@ export function RunSurface({ run }: { run: RunDetail }) {
                 {kept.length > 1 && (
                   <label className="field">
                     <span className="label">{t("surface.epoch", { epoch: data.epoch })}</span>
-                    <input type="range" min={0} max={kept.length - 1} step={1} value={at} onChange={(event) => setEpoch(kept[Number(event.target.value)] ?? null)} />
+                    <input type="range" min={0} max={kept.length - 1} step={1} value={at} onChange={(event) => setEpoch(String(kept[Number(event.target.value)] ?? ""))} />
                   </label>
                 )}
               </div>

@@ -5,6 +5,7 @@ import type { ModelDetail } from "../api/types";
 import { Bars, Histogram } from "../charts/small";
 import { number, percent, seconds } from "../format";
 import { useText } from "../i18n";
+import { useInAddress } from "../state/address";
 import { fieldsOf, readPrediction, requests, rowOf, type FieldSpec, type Said } from "../spec/prediction";
 import { Button, Card, CopyButton, ErrorView, Loading, Notice, Segment, Select } from "./basics";
 
@@ -43,10 +44,27 @@ export function TryIt({ model }: { model: ModelDetail }) {
   );
 }
 
+/** The row that an address brings: texts of columns that the model has. */
+function readTyped(text: string, usual: Record<string, string>): Record<string, string> {
+  try {
+    const found = Object.entries(JSON.parse(text || "{}") as Record<string, unknown>);
+    return Object.fromEntries(found.filter((pair): pair is [string, string] => pair[0] in usual && typeof pair[1] === "string"));
+  } catch {
+    return {};
+  }
+}
+
 function TryForm({ name, version, manifest }: { name: string; version: number | null; manifest: Manifest }) {
   const t = useText();
   const fields = useMemo(() => fieldsOf(manifest), [manifest]);
-  const [typed, setTyped] = useState<Record<string, string>>(() => Object.fromEntries(fields.map((field) => [field.name, field.typical])));
+  const usual = useMemo(() => Object.fromEntries(fields.map((field) => [field.name, field.typical])), [fields]);
+  const [asked, setAsked] = useInAddress("row");
+  const [typed, setTyped] = useState<Record<string, string>>(() => ({ ...usual, ...readTyped(asked, usual) }));
+  useEffect(() => {
+    const own = Object.fromEntries(Object.entries(typed).filter(([column, value]) => value !== usual[column]));
+    const timer = setTimeout(() => setAsked(Object.keys(own).length > 0 ? JSON.stringify(own) : ""), 400);
+    return () => clearTimeout(timer);
+  }, [typed, usual, setAsked]);
   const row = useMemo(() => rowOf(fields, typed), [fields, typed]);
   const [answer, setAnswer] = useState<Answer | null>(null);
   const [explanation, setExplanation] = useState<Explanation | null>(null);
@@ -80,7 +98,7 @@ function TryForm({ name, version, manifest }: { name: string; version: number | 
       <Card
         title={t("try.row")}
         actions={
-          <Button small onPress={() => setTyped(Object.fromEntries(fields.map((field) => [field.name, field.typical])))}>
+          <Button small onPress={() => setTyped(usual)}>
             {t("try.typical")}
           </Button>
         }
@@ -223,7 +241,8 @@ function Contributions({ explanation, said, manifest }: { explanation: Explanati
 
 function Requests({ path, row }: { path: string; row: unknown }) {
   const t = useText();
-  const [kind, setKind] = useState<"curl" | "python" | "javascript">("curl");
+  const [asked, setKind] = useInAddress("as", "curl");
+  const kind = asked === "python" || asked === "javascript" ? asked : "curl";
   const texts = requests(window.location.origin, path, row);
   return (
     <Card

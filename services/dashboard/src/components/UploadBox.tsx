@@ -2,13 +2,15 @@ import { useQueryClient } from "@tanstack/react-query";
 import { useRef, useState } from "react";
 import { DropZone, FileTrigger } from "react-aria-components";
 import { Link } from "react-router";
-import { ApiError, type UploadProgress } from "../api/client";
-import { nameOf, uploadTable } from "../api/datasets";
+import type { ApiError } from "../api/client";
+import { nameOf } from "../api/datasets";
 import type { DatasetInfo } from "../api/types";
+import { uploadTable, type UploadOptions, type UploadProgress } from "../api/upload";
 import { bytes, number, seconds } from "../format";
 import { useText } from "../i18n";
-import { Badge, Button, Notice, ProblemLine } from "./basics";
+import { Badge, Button, Notice, ProblemLine, Scroll } from "./basics";
 import { Icon } from "./icons";
+import { UploadOptionsForm } from "./UploadOptions";
 
 interface Sending {
   id: number;
@@ -25,6 +27,7 @@ export function UploadBox() {
   const t = useText();
   const queries = useQueryClient();
   const [sendings, setSendings] = useState<readonly Sending[]>([]);
+  const [options, setOptions] = useState<UploadOptions>({});
   const counter = useRef(0);
   const change = (id: number, part: Partial<Sending>) =>
     setSendings((all) => all.map((one) => (one.id === id ? { ...one, ...part } : one)));
@@ -34,7 +37,7 @@ export function UploadBox() {
     const stop = new AbortController();
     const start: Sending = { id: own, file, name, progress: null, done: null, error: null, stop };
     setSendings((all) => [start, ...all.filter((one) => one.id !== own)]);
-    uploadTable(file, { name, lenient }, (progress) => change(own, { progress }), stop.signal).then(
+    uploadTable(file, { name, options: { ...options, ...(lenient && { lenient }) } }, (progress) => change(own, { progress }), stop.signal).then(
       (done) => {
         change(own, { done });
         void queries.invalidateQueries({ queryKey: ["datasets"] });
@@ -60,6 +63,7 @@ export function UploadBox() {
           <Button tone="primary">{t("upload.choose")}</Button>
         </FileTrigger>
       </DropZone>
+      <UploadOptionsForm options={options} onChange={setOptions} />
       {sendings.map((sending) => (
         <SendingView
           key={sending.id}
@@ -110,7 +114,9 @@ function SendingView({ sending, onAgain, onDismiss }: ViewProps) {
             <span className="small muted num">
               {share >= 1
                 ? t("upload.reading")
-                : progress
+                : progress?.waiting
+                  ? t("upload.waiting", { sent: bytes(progress.sent) })
+                  : progress
                   ? t("upload.rate", {
                       sent: bytes(progress.sent),
                       rate: bytes(progress.bytesPerSecond),
@@ -140,7 +146,7 @@ function SendingView({ sending, onAgain, onDismiss }: ViewProps) {
               <ProblemLine item={error.problem} />
             </Notice>
             {problems.length > 0 && (
-              <div className="table-wrap">
+              <Scroll>
                 <table className="table dense">
                   <thead>
                     <tr>
@@ -168,7 +174,7 @@ function SendingView({ sending, onAgain, onDismiss }: ViewProps) {
                     ))}
                   </tbody>
                 </table>
-              </div>
+              </Scroll>
             )}
             <div className="row">
               <Button small onPress={() => onAgain(sending.name, false)}>

@@ -1,7 +1,7 @@
 import { bytes, number, seconds } from "../format";
 import { useText } from "../i18n";
 import type { VerdictState } from "../spec/useVerdict";
-import { Badge, Card, ErrorView, Notice, Stat } from "./basics";
+import { Badge, Card, ErrorView, Notice, Scroll, Stat } from "./basics";
 
 interface Props {
   verdict: VerdictState;
@@ -51,7 +51,7 @@ export function Verdict({ verdict, problem, missingTarget }: Props) {
             ))}
             <details>
               <summary className="small">{t("verdict.summary")}</summary>
-              <div className="table-wrap">
+              <Scroll>
                 <table className="table dense">
                   <thead>
                     <tr>
@@ -72,7 +72,7 @@ export function Verdict({ verdict, problem, missingTarget }: Props) {
                     ))}
                   </tbody>
                 </table>
-              </div>
+              </Scroll>
             </details>
           </>
         )}

@@ -1,7 +1,7 @@
 import { useState } from "react";
 import { useText } from "../i18n";
 import { placeOf, sizesOf, unflatten, type Form } from "../spec/tinynet";
-import { NumberInput } from "./basics";
+import { NumberInput, Scroll } from "./basics";
 import { FEATURE_NAMES } from "./featureNames";
 import { rounded } from "./PlayNetwork";
 
@@ -37,7 +37,7 @@ function Tables({ form, weights, onEdit }: Props) {
           </td>
         );
         return (
-          <div key={layer} className="table-wrap" tabIndex={0} role="group" aria-label={title}>
+          <Scroll key={layer} label={title}>
             <table className="table dense weights">
               <caption className="small muted">{title}</caption>
               <tbody>
@@ -53,7 +53,7 @@ function Tables({ form, weights, onEdit }: Props) {
                 </tr>
               </tbody>
             </table>
-          </div>
+          </Scroll>
         );
       })}
     </div>

@@ -1,8 +1,10 @@
 import type { ReactNode } from "react";
-import { useEffect, useId, useState } from "react";
+import { useEffect, useRef, useState } from "react";
 import { Button as AriaButton } from "react-aria-components";
 import type { ApiError, ProblemItem } from "../api/client";
 import { useText } from "../i18n";
+
+export * from "./inputs";
 
 interface ButtonProps {
   children: ReactNode;
@@ -51,6 +53,26 @@ export function Card({ title, actions, children, bare, level = 2, flat }: CardPr
       )}
       {bare ? children : <div className="body">{children}</div>}
     </section>
+  );
+}
+
+/** What may be wider than the screen: it scrolls by itself, also by the keyboard. */
+export function Scroll({ label, children }: { label?: string; children: ReactNode }) {
+  const t = useText();
+  const host = useRef<HTMLDivElement>(null);
+  const [wide, setWide] = useState(false);
+  useEffect(() => {
+    const element = host.current;
+    if (!element) return undefined;
+    const watch = new ResizeObserver(() => setWide(element.scrollWidth > element.clientWidth));
+    watch.observe(element);
+    if (element.firstElementChild) watch.observe(element.firstElementChild);
+    return () => watch.disconnect();
+  }, []);
+  return (
+    <div ref={host} className="table-wrap" {...(wide && { tabIndex: 0, role: "group", "aria-label": label ?? t("table.wide") })}>
+      {children}
+    </div>
   );
 }
 
@@ -147,138 +169,6 @@ export function ErrorView({ error }: { error: unknown }) {
         {problem.status >= 500 && problem.request_id && <small className="faint">{problem.request_id}</small>}
       </Notice>
     </div>
-  );
-}
-
-export function Field({ label, hint, wrong, children }: FieldProps) {
-  const id = useId();
-  return (
-    <div className="field">
-      <label htmlFor={id}>{label}</label>
-      {children(id)}
-      {hint && <span className="hint">{hint}</span>}
-      {wrong && <span className="wrong">{wrong}</span>}
-    </div>
-  );
-}
-
-interface FieldProps {
-  label: ReactNode;
-  hint?: ReactNode;
-  wrong?: ReactNode;
-  children: (id: string) => ReactNode;
-}
-
-export interface Choice {
-  value: string;
-  label: string;
-}
-
-interface SelectProps {
-  label: string;
-  value: string;
-  choices: readonly (Choice | string)[];
-  onChange: (value: string) => void;
-  hint?: string;
-  small?: boolean;
-  hideLabel?: boolean;
-}
-
-export function Select({ label, value, choices, onChange, hint, small, hideLabel }: SelectProps) {
-  const id = useId();
-  return (
-    <div className="field">
-      <label htmlFor={id} className={hideLabel ? "visually-hidden" : ""}>
-        {label}
-      </label>
-      <select
-        id={id}
-        className={small ? "select small" : "select"}
-        value={value}
-        onChange={(event) => onChange(event.target.value)}
-      >
-        {choices.map((choice) => {
-          const { value: own, label: text } = typeof choice === "string" ? { value: choice, label: choice } : choice;
-          return (
-            <option key={own} value={own}>
-              {text}
-            </option>
-          );
-        })}
-      </select>
-      {hint && <span className="hint">{hint}</span>}
-    </div>
-  );
-}
-
-interface SegmentProps<T extends string> {
-  label: string;
-  value: T;
-  choices: readonly { value: T; label: string }[];
-  onChange: (value: T) => void;
-}
-
-export function Segment<T extends string>({ label, value, choices, onChange }: SegmentProps<T>) {
-  return (
-    <div className="segment" role="group" aria-label={label}>
-      {choices.map((choice) => (
-        <button
-          key={choice.value}
-          type="button"
-          aria-pressed={choice.value === value}
-          onClick={() => onChange(choice.value)}
-        >
-          {choice.label}
-        </button>
-      ))}
-    </div>
-  );
-}
-
-export function Check({ label, checked, onChange }: { label: ReactNode; checked: boolean; onChange: (on: boolean) => void }) {
-  return (
-    <label className="check">
-      <input type="checkbox" checked={checked} onChange={(event) => onChange(event.target.checked)} />
-      <span>{label}</span>
-    </label>
-  );
-}
-
-interface NumberInputProps {
-  id?: string;
-  value: number | null;
-  onChange: (value: number | null) => void;
-  placeholder?: string;
-  invalid?: boolean;
-  label?: string;
-  small?: boolean;
-  /** Takes the focus when it comes: it was asked for by a click. */
-  focused?: boolean;
-}
-
-/** A number as typed: it is told once it reads as a number, so that `1e-` can become `1e-3`. */
-export function NumberInput({ id, value, onChange, placeholder, invalid, label, small, focused }: NumberInputProps) {
-  const [text, setText] = useState<string | null>(null);
-  const typed = text ?? (value === null ? "" : String(value));
-  const broken = typed.trim() !== "" && !Number.isFinite(Number(typed));
-  return (
-    <input
-      id={id}
-      className={small ? "input small num" : "input num"}
-      autoFocus={focused}
-      inputMode="decimal"
-      aria-label={label}
-      aria-invalid={broken || invalid || undefined}
-      placeholder={placeholder}
-      value={typed}
-      onChange={(event) => {
-        const next = event.target.value;
-        setText(next);
-        if (next.trim() === "") onChange(null);
-        else if (Number.isFinite(Number(next))) onChange(Number(next));
-      }}
-      onBlur={() => setText(null)}
-    />
   );
 }
 

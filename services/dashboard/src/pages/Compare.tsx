@@ -1,16 +1,17 @@
 import { useQueries } from "@tanstack/react-query";
-import { useMemo, useState } from "react";
+import { useMemo } from "react";
 import { Link, useSearchParams } from "react-router";
 import { allEpochs, isLive, runQuery, useRuns } from "../api/runs";
 import type { RunDetail } from "../api/types";
 import { CurveChart, type Curve } from "../charts/CurveChart";
 import { SERIES } from "../charts/colors";
 import { best, EpochTable, modeOf } from "../charts/curves";
-import { Card, Check, Empty, Loading, Notice, Select } from "../components/basics";
+import { Card, Check, Empty, Loading, Notice, Scroll, Select } from "../components/basics";
 import { about, plainMetric, StateBadge } from "../components/RunBits";
 import { number } from "../format";
 import { useText } from "../i18n";
 import { differences, verdict } from "../spec/compare";
+import { useInAddress } from "../state/address";
 import { shortId } from "./Runs";
 
 const MOST = 20;
@@ -141,7 +142,7 @@ function Figures({ runs, tables, ids, metric, onRemove }: FiguresProps) {
   const base = first ? trialsOf(first.id) : [];
   return (
     <Card title={t("compare.figures", { metric })} bare>
-      <div className="table-wrap">
+      <Scroll>
         <table className="table">
           <thead>
             <tr>
@@ -185,20 +186,21 @@ function Figures({ runs, tables, ids, metric, onRemove }: FiguresProps) {
             })}
           </tbody>
         </table>
-      </div>
+      </Scroll>
     </Card>
   );
 }
 
 function SpecDifferences({ runs }: { runs: readonly RunDetail[] }) {
   const t = useText();
-  const [whole, setWhole] = useState(false);
+  const [asked, setWhole] = useInAddress("whole", "0");
+  const whole = asked === "1";
   const rows = useMemo(() => differences(runs.map((run) => (whole ? run.resolved : run.spec))), [runs, whole]);
   if (runs.length < 2) return null;
   if (rows.length === 0 && whole) return <Notice tone="good">{t("compare.same")}</Notice>;
   return (
-    <Card title={t("compare.differences")} bare actions={<Check label={t("spec.resolved")} checked={whole} onChange={setWhole} />}>
-      <div className="table-wrap">
+    <Card title={t("compare.differences")} bare actions={<Check label={t("spec.resolved")} checked={whole} onChange={(on) => setWhole(on ? "1" : "0")} />}>
+      <Scroll>
         <table className="table dense">
           <thead>
             <tr>
@@ -223,7 +225,7 @@ function SpecDifferences({ runs }: { runs: readonly RunDetail[] }) {
             ))}
           </tbody>
         </table>
-      </div>
+      </Scroll>
     </Card>
   );
 }

@@ -3,7 +3,7 @@ import { useState } from "react";
 import { Link, useNavigate } from "react-router";
 import { makeSample, useDatasets, useSamples } from "../api/datasets";
 import type { SampleInfo } from "../api/types";
-import { Badge, Button, Card, Empty, ErrorView, Loading } from "../components/basics";
+import { Badge, Button, Card, Empty, ErrorView, Loading, Scroll } from "../components/basics";
 import { tellError } from "../components/toasts";
 import { UploadBox } from "../components/UploadBox";
 import { ago, bytes, number } from "../format";
@@ -54,7 +54,7 @@ function DatasetList() {
         </Empty>
       )}
       {items.length > 0 && (
-        <div className="table-wrap">
+        <Scroll>
           <table className="table">
             <thead>
               <tr>
@@ -91,7 +91,7 @@ function DatasetList() {
               ))}
             </tbody>
           </table>
-        </div>
+        </Scroll>
       )}
       {list.hasNextPage && (
         <div className="body">

@@ -3,13 +3,14 @@ import { useState } from "react";
 import { Link, useParams } from "react-router";
 import { removeLabel, retire, rollback, setLabel, setLoaded, useManifest, useModel } from "../api/models";
 import type { ModelDetail, VersionInfo } from "../api/types";
-import { Badge, Button, Card, ErrorView, Loading, Stat } from "../components/basics";
+import { Badge, Button, Card, ErrorView, Loading, Scroll, Stat } from "../components/basics";
 import { AddressTabs, Confirm } from "../components/dialogs";
 import { tell, tellError } from "../components/toasts";
 import { TryIt } from "../components/TryIt";
 import { ModelLive } from "../components/ModelLive";
 import { ago, bytes, moment, number } from "../format";
 import { useText } from "../i18n";
+import { useInAddress } from "../state/address";
 import { metricLine } from "./Models";
 import { shortId } from "./Runs";
 
@@ -89,7 +90,8 @@ function Versions({ model }: { model: ModelDetail }) {
   const change = useChange(model.name);
   const [move, setMove] = useState<Move | null>(null);
   const [retiring, setRetiring] = useState<number | null>(null);
-  const [open, setOpen] = useState<number | null>(model.serving);
+  const [shown, setOpen] = useInAddress("shown", model.serving === null ? "" : String(model.serving));
+  const open = Number.parseInt(shown, 10) || null;
   const champion = model.labels.find((label) => label.label === "champion");
   return (
     <div className="stack">
@@ -104,7 +106,7 @@ function Versions({ model }: { model: ModelDetail }) {
           ) : undefined
         }
       >
-        <div className="table-wrap">
+        <Scroll>
           <table className="table">
             <thead>
               <tr>
@@ -122,7 +124,7 @@ function Versions({ model }: { model: ModelDetail }) {
               {model.versions.map((version) => (
                 <tr key={version.version}>
                   <td className="num">
-                    <button type="button" className="linklike" onClick={() => setOpen(version.version)}>
+                    <button type="button" className="linklike" onClick={() => setOpen(String(version.version))}>
                       {version.version}
                     </button>
                   </td>
@@ -153,7 +155,7 @@ function Versions({ model }: { model: ModelDetail }) {
               ))}
             </tbody>
           </table>
-        </div>
+        </Scroll>
       </Card>
       {open !== null && <VersionDetail name={model.name} version={open} />}
       <Confirm

@@ -6,6 +6,7 @@ import { useDataset, useDatasets } from "../api/datasets";
 import { runQuery, submit } from "../api/runs";
 import type { DatasetDetail, DatasetInfo } from "../api/types";
 import { Button, Card, Empty, Field, Loading, Select } from "../components/basics";
+import { kindKey } from "../components/DatasetColumns";
 import { LayerBuilder } from "../components/LayerBuilder";
 import { SpecText } from "../components/SpecText";
 import { tellError } from "../components/toasts";
@@ -20,7 +21,6 @@ import { LESSONS, startFrom } from "../spec/lessons";
 import { columnsOf } from "../spec/network";
 import { useVerdict } from "../spec/useVerdict";
 import { refOf } from "./Datasets";
-import { kindKey } from "./DatasetPage";
 
 export const useCatalogue = (): Catalogue | null => {
   const schema = useQuery({

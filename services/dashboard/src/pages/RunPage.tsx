@@ -8,6 +8,7 @@ import { Badge, Button, Card, CopyButton, Empty, ErrorView, Loading, Notice } fr
 import { AddressTabs, Confirm, type TabSpec } from "../components/dialogs";
 import { about, StateBadge } from "../components/RunBits";
 import { RunCurves } from "../components/RunCurves";
+import { RunDownloads } from "../components/RunDownloads";
 import { RunEvaluation } from "../components/RunEvaluation";
 import { RunFindings } from "../components/RunFindings";
 import { RunLayers } from "../components/RunLayers";
@@ -112,6 +113,7 @@ function Actions({ run }: { run: RunDetail }) {
       )}
       {(run.state === "failed" || run.state === "cancelled") && <Button onPress={() => again(retryRun(run.id))}>{t("run.retry")}</Button>}
       {run.state === "succeeded" && <Button onPress={() => again(reproduceRun(run.id))}>{t("run.reproduce")}</Button>}
+      <RunDownloads run={run} />
       <Link className="button" to={`/new?run=${encodeURIComponent(run.id)}`}>
         {t("run.edit")}
       </Link>

@@ -2,7 +2,7 @@ import { useState } from "react";
 import { Link, useNavigate, useSearchParams } from "react-router";
 import { useRuns } from "../api/runs";
 import type { RunSummary } from "../api/types";
-import { Button, Card, Empty, ErrorView, Loading, Segment } from "../components/basics";
+import { Button, Card, Empty, ErrorView, Loading, Scroll, Segment } from "../components/basics";
 import { StateBadge } from "../components/RunBits";
 import { ago, number, seconds } from "../format";
 import { useText, type Key } from "../i18n";
@@ -80,7 +80,7 @@ interface TableProps {
 export function RunTable({ runs, chosen = [], onChoose }: TableProps) {
   const t = useText();
   return (
-    <div className="table-wrap">
+    <Scroll>
       <table className="table">
         <thead>
           <tr>
@@ -126,7 +126,7 @@ export function RunTable({ runs, chosen = [], onChoose }: TableProps) {
           ))}
         </tbody>
       </table>
-    </div>
+    </Scroll>
   );
 }
 

@@ -4,7 +4,7 @@ import { Link } from "react-router";
 import type { Me } from "../api/session";
 import { makeKey, revokeKey, useKeys, useLimits, useSystem } from "../api/system";
 import type { KeyInfo, NewKey, SystemInfo } from "../api/types";
-import { Badge, Button, Card, Check, CopyButton, ErrorView, Field, Loading, Notice, Stat } from "../components/basics";
+import { Badge, Button, Card, Check, CopyButton, ErrorView, Field, Loading, Notice, Scroll, Stat } from "../components/basics";
 import { Confirm, Sheet } from "../components/dialogs";
 import { StateBadge } from "../components/RunBits";
 import { tellError } from "../components/toasts";
@@ -29,7 +29,7 @@ export default function System() {
       {system.error && <ErrorView error={system.error} />}
       {system.data && <Now system={system.data} />}
       <Keys admin={admin} me={me} />
-      <div className="grid two">
+      <div className="grid two top">
         <LimitList />
         <Card title={t("system.more")}>
           <ul className="prose">
@@ -38,6 +38,17 @@ export default function System() {
             </li>
             <li>
               <a href="/metrics">{t("system.metrics")}</a>
+            </li>
+            <li>
+              {system.data?.grafana_url ? (
+                <a href={system.data.grafana_url} rel="noreferrer">
+                  {t("system.grafana")}
+                </a>
+              ) : (
+                <span className="muted">
+                  {t("system.grafana.none")} <code>FITSERVE_GRAFANA_URL</code>
+                </span>
+              )}
             </li>
           </ul>
         </Card>
@@ -69,7 +80,7 @@ function Now({ system }: { system: SystemInfo }) {
               <Notice tone="warn">{t("system.workers.none")}</Notice>
             </div>
           ) : (
-            <div className="table-wrap">
+            <Scroll>
               <table className="table">
                 <thead>
                   <tr>
@@ -100,7 +111,7 @@ function Now({ system }: { system: SystemInfo }) {
                   ))}
                 </tbody>
               </table>
-            </div>
+            </Scroll>
           )}
         </Card>
         <Card title={t("system.storage")} bare>
@@ -159,7 +170,7 @@ function Keys({ admin, me }: { admin: boolean; me: Me | undefined }) {
           </Notice>
         </div>
       )}
-      <div className="table-wrap">
+      <Scroll>
         <table className="table">
           <thead>
             <tr>
@@ -206,7 +217,7 @@ function Keys({ admin, me }: { admin: boolean; me: Me | undefined }) {
             ))}
           </tbody>
         </table>
-      </div>
+      </Scroll>
       {making && (
         <KeyForm
           onClose={() => setMaking(false)}

@@ -14,3 +14,9 @@ export function featureColumns(resolved: Record<string, unknown>): string[] {
     return typeof column === "string" ? [column] : [];
   });
 }
+
+/** Whether a target of a resolved spec is a number. */
+export function asksNumbers(resolved: Record<string, unknown>): boolean {
+  const targets = Array.isArray(resolved.target) ? (resolved.target as unknown[]) : [];
+  return targets.some((target) => (target as { task?: unknown } | null)?.task === "regression");
+}

@@ -1,0 +1,52 @@
+import { useModel } from "../api/models";
+import { isLive } from "../api/runs";
+import type { RunDetail } from "../api/types";
+import { useText, type Key } from "../i18n";
+import { asksNumbers } from "../spec/resolved";
+
+const ALWAYS = ["complexity", "layers", "histograms", "importance", "surface", "units"] as const;
+const CLASSES = ["confusion", "roc", "pr", "calibration"] as const;
+const NUMBERS = ["predicted", "residuals"] as const;
+
+/** The network as files, where it is a model's version, and every plot as a picture. */
+export function RunDownloads({ run }: { run: RunDetail }) {
+  const t = useText();
+  const model = useModel(run.model ?? "");
+  if (isLive(run)) return null;
+  const version = model.data?.versions.find((one) => one.run_id === run.id);
+  const files = version && run.model ? `/api/v1/models/${encodeURIComponent(run.model)}/versions/${version.version}/files` : null;
+  const plots = run.state === "succeeded" ? [...ALWAYS, ...(asksNumbers(run.resolved) ? NUMBERS : CLASSES)] : (["complexity", "layers"] as const);
+  return (
+    <details className="downloads">
+      <summary className="button">{t("download")}</summary>
+      <div className="card sheet">
+        {files !== null ? (
+          <p className="row tight">
+            <a href={`${files}/keras`} download>
+              model.keras
+            </a>
+            <a href={`${files}/onnx`} download>
+              model.onnx
+            </a>
+          </p>
+        ) : (
+          <p className="small muted">{t("download.nomodel")}</p>
+        )}
+        <dl>
+          {plots.map((plot) => (
+            <div key={plot} className="row between nowrap-row">
+              <dt>{t(`plot.${plot}` as Key)}</dt>
+              <dd className="row tight nowrap-row">
+                {["png", "svg"].map((form) => (
+                  <a key={form} href={`/api/v1/runs/${encodeURIComponent(run.id)}/plots/${plot}.${form}`} download={`${run.id}-${plot}.${form}`}>
+                    {form.toUpperCase()}
+                  </a>
+                ))}
+              </dd>
+            </div>
+          ))}
+        </dl>
+      </div>
+    </details>
+  );
+}

@@ -1,0 +1,34 @@
+import type { UploadOptions } from "../api/upload";
+import { useText } from "../i18n";
+import { Check, Select } from "./basics";
+
+const DELIMITERS = [",", ";", "\t", "|", " "] as const;
+const ENCODINGS = ["utf-8", "utf-16", "latin-1", "windows-1252", "big5", "gb18030", "shift_jis", "euc-kr"] as const;
+
+/** How a table is to be read, for the few whose form is not recognised. */
+export function UploadOptionsForm({ options, onChange }: { options: UploadOptions; onChange: (options: UploadOptions) => void }) {
+  const t = useText();
+  const auto = { value: "", label: t("upload.auto") };
+  const names: Record<string, string> = { ",": t("upload.comma"), ";": t("upload.semicolon"), "\t": t("upload.tab"), "|": "|", " ": t("upload.space") };
+  const set = (part: UploadOptions) => onChange({ ...options, ...part });
+  const header = options.header === null || options.header === undefined ? "" : String(options.header);
+  return (
+    <details>
+      <summary className="small">{t("upload.options")}</summary>
+      <div className="stack tight">
+        <div className="fields">
+          <Select label={t("upload.delimiter")} value={options.delimiter ?? ""} choices={[auto, ...DELIMITERS.map((value) => ({ value: value as string, label: names[value] ?? value }))]} onChange={(value) => set({ delimiter: value || null })} />
+          <Select label={t("upload.encoding")} value={options.encoding ?? ""} choices={[auto, ...ENCODINGS]} onChange={(value) => set({ encoding: value || null })} />
+          <Select label={t("upload.decimal")} value={options.decimal ?? ""} choices={[auto, ".", ","]} onChange={(value) => set({ decimal: value === "." || value === "," ? value : null })} />
+          <Select
+            label={t("upload.header")}
+            value={header}
+            choices={[auto, { value: "true", label: t("yes") }, { value: "false", label: t("no") }]}
+            onChange={(value) => set({ header: value === "" ? null : value === "true" })}
+          />
+        </div>
+        <Check label={t("upload.lenient")} checked={options.lenient ?? false} onChange={(lenient) => set({ lenient })} />
+      </div>
+    </details>
+  );
+}

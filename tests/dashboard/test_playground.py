@@ -1,0 +1,73 @@
+"""The playground: it learns, at speed; its weights are seen and edited; its address is the whole of it."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import httpx2
+from playwright.sync_api import Page, expect
+
+
+def epoch(page: Page) -> int:
+    return int(page.get_by_test_id("epoch").inner_text())
+
+
+def test_it_learns_the_circle_at_ten_epochs_a_second_and_more(page: Page) -> None:
+    page.goto("/playground?epochs=100&layers=6-4")
+    page.get_by_role("button", name="60/s").click()
+    page.get_by_role("button", name="Play", exact=True).click()
+    page.wait_for_function("Number(document.querySelector('[data-testid=epoch]').innerText) > 0", timeout=60_000)
+    begun, first = time.monotonic(), epoch(page)
+    expect(page.get_by_test_id("epoch")).to_have_text("0100", timeout=20_000)
+    assert (100 - first) / (time.monotonic() - begun) >= 10
+    assert float(page.locator(".value.valid").inner_text()) < 0.3
+    expect(page.get_by_test_id("surface")).to_have_text("weights of epoch 100")
+    # Stopped, the address is the run and the epoch; brought back, nothing is trained again.
+    page.wait_for_url(re.compile(r"run=run_\w+&at=100"))
+    page.reload()
+    expect(page.get_by_test_id("epoch")).to_have_text("0100")
+    expect(page.get_by_test_id("surface")).to_have_text("weights of epoch 100")
+    page.get_by_role("button", name="Reset").click()
+    page.get_by_role("button", name="Step one epoch").click()
+    expect(page.get_by_test_id("epoch")).to_have_text("0001")
+
+
+def test_features_and_edited_weights_are_trained_from(page: Page, api: httpx2.Client) -> None:
+    page.goto("/playground?epochs=10&layers=&rate=0.1")
+    page.get_by_role("button", name="x₁²").click()
+    page.get_by_role("button", name="x₂²").click()
+    page.get_by_role("button", name="x₁", exact=True).click()
+    assert "features=x2-x1_squared-x2_squared" in page.url
+    page.get_by_role("button", name="Play", exact=True).click()
+    expect(page.get_by_test_id("epoch")).to_have_text("0010", timeout=60_000)
+    page.locator(".wire-target").nth(1).click(force=True)
+    page.get_by_role("dialog", name="Weight").get_by_role("textbox").fill("-1.5")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("Edited weights")).to_be_visible()
+    page.get_by_text("All weights and biases as numbers").click()
+    expect(page.get_by_label("Output 1, x₁²")).to_have_value("-1.5")
+    page.get_by_label("Output 1, Bias").fill("2.25")
+    page.wait_for_url(re.compile(r"start=[-\d._e]*_-1.5_[-\d._e]*_2.25"))
+    page.get_by_role("button", name="Play", exact=True).click()
+    page.wait_for_url(re.compile(r"run=run_"), timeout=60_000)
+    run = re.search(r"run=(run_\w+)", page.url)
+    assert run is not None
+    (output,) = api.get(f"/runs/{run[1]}").json()["spec"]["network"]
+    assert output["Dense"]["kernel_initializer"]["Constant"]["value"][1] == [-1.5]
+    assert output["Dense"]["bias_initializer"]["Constant"]["value"] == [2.25]
+
+
+def test_controls_are_hidden_for_a_class_and_test_data_shown(page: Page) -> None:
+    page.goto("/playground?hide=noise-rate-layers")
+    expect(page.get_by_label("Batch size")).to_be_visible()
+    expect(page.get_by_label("Noise", exact=True)).to_have_count(1)  # the box that hides it
+    expect(page.get_by_label("Learning rate")).to_have_count(1)
+    page.get_by_text("Hide controls, for a class").click()
+    page.locator("details", has_text="Hide controls").get_by_label("Learning rate").uncheck()
+    expect(page.get_by_label("Learning rate")).to_have_count(2)
+    page.get_by_label("Show test data").first.check()
+    page.get_by_label("Discretize output").first.check()
+    expect(page).to_have_url(re.compile(r"test=1&discrete=1&hide=noise-layers"))
+    page.reload()
+    expect(page.get_by_label("Show test data").first).to_be_checked()
