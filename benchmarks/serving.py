@@ -30,6 +30,7 @@ from benchmarks.peers import PEERS, ROWS, VALUES, NotInstalled, interpreter, pee
 from benchmarks.wrk import CONNECTIONS, SERVER_CORE, DidNotStart, Side, load, median, report, started
 from tests.conftest import free_ports
 from tests.predict.house import NUMBERS, House, Served, numeric, serving
+from tests.telemetry.drifting import known
 
 POSITIONAL = ROWS
 NAMED = json.dumps({"instances": [dict(zip(NUMBERS, VALUES, strict=True))]})
@@ -132,6 +133,39 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     }
 
 
+def telemetry_cost(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """Our throughput, and our processor's work a request, with telemetry and drift over those without."""
+    house = House(work / "told")
+    house.register("m1", known())
+    pinned = ("taskset", "-c", SERVER_CORE)
+    with serving(house, pinned) as told, serving(house, pinned, "benchmarks.untold") as untold:
+        pairs = list(zip(our_sides(told), our_sides(untold), strict=True))
+        for side, bare in pairs:
+            bare.name = f"{side.name}, untold"
+        for turn in range(arguments.rounds):
+            for connections in (1, 16, 64):
+                for pair in pairs:
+                    for side in pair if turn % 2 else reversed(pair):
+                        load(side, connections, arguments.seconds, work)
+        counted = told.telemetry("fitserve_predict_value_count")
+    report([side for pair in pairs for side in pair])
+    if not counted:
+        raise RuntimeError("drift has counted nothing")
+
+    def ratio(measure: str, connections: int) -> float:
+        found = []
+        for side, bare in pairs:
+            ours, theirs = getattr(side, measure)[connections], getattr(bare, measure)[connections]
+            found += [a / b for a, b in zip(ours, theirs, strict=True)]
+        return round(median(found), 3)
+
+    return {
+        **{f"telemetry_rate_ratio_{connections}": ratio("rates", connections) for connections in (1, 16, 64)},
+        **{f"telemetry_cpu_ratio_{connections}": ratio("cpu", connections) for connections in (1, 16, 64)},
+        "telemetry_rows_counted": counted,
+    }
+
+
 def measure_peers(
     arguments: argparse.Namespace, work: Path, served: Served, echo: Side
 ) -> tuple[list[tuple[Side, Side]], dict[str, str]]:
@@ -189,6 +223,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--telemetry", action="store_true", help="only what telemetry and drift cost")
     default = os.environ.get("FITSERVE_BENCH_PEERS")
     parser.add_argument("--peers", type=Path, default=Path(default) if default else None)
     default = os.environ.get("FITSERVE_BENCH_ENVIRONMENTS")
@@ -199,7 +234,8 @@ def main() -> None:
     if shutil.which("wrk") is None:
         raise SystemExit("The load generator is missing: apt-get install wrk")
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(measure(arguments, Path(folder))))
+        found = {} if arguments.telemetry else measure(arguments, Path(folder))
+        print(json.dumps(found | telemetry_cost(arguments, Path(folder))))
 
 
 if __name__ == "__main__":

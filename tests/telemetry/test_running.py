@@ -176,8 +176,8 @@ def kill_the_worker(on: Running) -> None:
 
 def predictions(on: Running) -> None:
     """Named and positional rows, on both lanes and over both protocols; warnings, and rows that are refused."""
-    rows = RNG.uniform(-5, 5, (25, 2)).round(4).tolist()
     for number in range(12):
+        rows = RNG.uniform(-5, 5, (25, 2)).round(4).tolist()
         with httpx2.Client(base_url=on.server.predict_url, headers=on.server.headers, timeout=20) as fresh:
             for _ in range(2):
                 for model in ("side", "height"):
