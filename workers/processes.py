@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
@@ -26,7 +30,7 @@ log = logging.getLogger(__name__)
 
 START_SECONDS = 180.0  # until a trainer says that it is ready; a cold disk with TensorFlow on it is slow
 # Nothing else of our environment reaches a trainer: no database URL, no broker, no key, no cloud credentials.
-_PASSED_ON = frozenset({"PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "VIRTUAL_ENV"})
+_PASSED_ON = frozenset({"PATH", "USER", "LANG", "TZ", "VIRTUAL_ENV"})
 _PASSED_ON_PREFIXES = ("LC_", "LD_", "PYTHON", "TF_", "KERAS_", "XLA_", "CUDA_", "NVIDIA_", "OMP_", "MALLOC_", "COV_")
 _TEST_HOOKS = ("FITSERVE_TEST_HOOKS", "FITSERVE_TRAINER_MODULE", "FITSERVE_CRASH_AT", "FITSERVE_CRASH_TOKENS")
 
@@ -56,8 +60,8 @@ class Spawner:
         return future.result()
 
 
-def clean_environment(settings: Settings) -> dict[str, str]:
-    """What a trainer may know of our environment."""
+def clean_environment(settings: Settings, folder: Path) -> dict[str, str]:
+    """What a trainer may know of our environment. `folder` is its own."""
     kept = {
         name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)
     }
@@ -65,7 +69,27 @@ def clean_environment(settings: Settings) -> dict[str, str]:
         kept |= {name: os.environ[name] for name in _TEST_HOOKS if name in os.environ}
     kept["TRAINER_MEMORY_BYTES"] = str(memory_limit(settings))
     kept["TRAINER_THREADS"] = str(settings.trainer_threads)
+    kept["HOME"] = kept["TMPDIR"] = str(folder)
+    kept["TRAINER_FOLDERS"] = json.dumps(
+        {
+            "reads": [str(path) for path in readable(settings)],
+            "writes": [str(folder), str(settings.scratch / "runs"), *_test_folders()],
+            "kept_shut": str(settings.home.resolve()),
+            "network": settings.trainer_network,
+        }
+    )
     return kept
+
+
+def readable(settings: Settings) -> list[Path]:
+    """Where tables and checkpoints lie: the blob store's folder, or the local copies of it."""
+    found = [settings.scratch / "blobs"]
+    scheme, _, path = settings.resolved_blob_url.partition("://")
+    return [*found, Path(path)] if scheme == "file" else found
+
+
+def _test_folders() -> list[str]:
+    return [os.environ["FITSERVE_CRASH_TOKENS"]] if hooks_allowed() and "FITSERVE_CRASH_TOKENS" in os.environ else []
 
 
 def memory_limit(settings: Settings) -> int:
@@ -79,11 +103,15 @@ class TrainerProcess:
     def __init__(self, settings: Settings, spawner: Spawner) -> None:
         self.started_at = time.monotonic()
         self.limit = memory_limit(settings)
+        runs, blobs = settings.scratch / "runs", settings.scratch / "blobs"
+        for made in (runs, blobs):  # opened to the trainer below, so they must be there
+            made.mkdir(parents=True, exist_ok=True)
+        self.folder = Path(tempfile.mkdtemp(prefix="trainer-", dir=settings.scratch))
         ours, theirs = socket.socketpair()
         with theirs:
             self.process = spawner.start(
                 [sys.executable, "-m", "workers.trainer", str(theirs.fileno()), str(os.getpid())],
-                env=clean_environment(settings),
+                env=clean_environment(settings, self.folder),
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
@@ -103,6 +131,8 @@ class TrainerProcess:
         if not self.ready:
             message = self.channel.receive(timeout)
             self.ready = message is not None and message["type"] == "ready"
+            if message is not None and message.get("not_given_up"):
+                log.warning("a trainer has more rights than it needs", extra=message["not_given_up"])
         return self.ready
 
     def receive(self, timeout: float) -> Message | None:
@@ -125,6 +155,7 @@ class TrainerProcess:
                 os.killpg(self.process.pid, signal.SIGKILL)
         code = self.process.wait()
         self.channel.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
         return code
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import json
 import os
 import resource
 import signal
@@ -29,6 +30,7 @@ from workers.trainer.channel import (
     job_from_message,
     result_to_message,
 )
+from workers.trainer.confine import confine
 from workers.trainer.job import Reporter, TrainingFailed, TrainingJob, TrainingResult, TrainingStopped
 
 _PR_SET_PDEATHSIG = 1
@@ -41,14 +43,24 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the supervisor; it decides
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     channel = Channel(socket.socket(fileno=descriptor))
+    missing = give_up()
     outgoing = Outgoing(channel, on_closed=lambda: os._exit(0))
     train, tidy = load()
     limit_memory(int(os.environ.get("TRAINER_MEMORY_BYTES", "0")))
-    outgoing.put({"type": "ready", "pid": os.getpid()})
+    outgoing.put({"type": "ready", "pid": os.getpid(), "not_given_up": missing})
     try:
         serve(channel, outgoing, train, tidy)
     except ChannelClosed:
         os._exit(0)
+
+
+def give_up() -> dict[str, str]:
+    """Sockets and most files, as the supervisor said; what this system lets us keep, with the reason."""
+    folders = json.loads(os.environ.pop("TRAINER_FOLDERS", "{}"))
+    if not folders:
+        return {"files": "no supervisor said which"}
+    reads, writes = ([Path(path) for path in folders[name]] for name in ("reads", "writes"))
+    return confine(reads, writes, Path(folders["kept_shut"]), network=folders["network"])
 
 
 def die_with(parent: int) -> None:
