@@ -19,6 +19,7 @@ import pytest
 
 from fitserve.client import Client
 from tests.cli.conftest import SPEC, Fitserve
+from tests.client.breaking import breaking
 from tests.client.conftest import ROWS, circle
 from tests.conftest import Server, free_ports
 
@@ -119,6 +120,16 @@ def test_train_and_runs(fitserve: Fitserve, told: Told, spec: str, run_id: str) 
     assert "/training/epochs" in fitserve("runs", "compare", run_id, other).output
     assert fitserve("runs", "compare", run_id, code=3)
     assert fitserve("runs", "show", "run_nobody", code=4)
+
+
+def test_a_watched_run_survives_lost_connections(fitserve: Fitserve, server: Server, spec: str, uploaded: str) -> None:
+    with breaking(server.base_url, down=[6_000, 9_000]) as url:
+        shown = fitserve(
+            "--url", url, "train", spec, "--watch", "--set", "training.epochs=150", "--set", "model=cli-lost"
+        )
+    assert "epoch 150/150" in shown.output
+    assert shown.stderr.count("Trying again; the run goes on.") >= 1
+    assert "succeeded" in shown.output
 
 
 def test_cancel_and_retry(fitserve: Fitserve, told: Told, spec: str, run_id: str) -> None:
