@@ -118,7 +118,7 @@ class Stack:
         self._loss = [tf.Variable(tf.zeros(self.replicas)) for _ in range(2)]  # sum over rows, rows
         self._seeds = [v for v in model.non_trainable_variables if id(v) not in self._stacked]
         self._call: Any = None
-        self._executor = executor(model, batch_size)
+        self._executor = executor(model, batch_size * self.replicas)
         self._names: list[str] = []
         self._cached: list[NDArray[Any]] = []
 
@@ -242,6 +242,8 @@ class Stack:
             return tf.concat(parts, axis=-1)
         if type(layer) in MERGES:
             return layer._merge_function(parts)
+        if type(layer) is L.Dropout and layer.noise_shape is None:
+            return _dropout(layer, x) if training and layer.rate > 0 else x
         return layer.call(x, training=training) if type(layer) in RANDOM else layer.call(x)
 
     def _batch_normalization(self, layer: Any, x: Any, values: dict[int, Any], training: bool) -> Any:
@@ -326,6 +328,19 @@ def _statistics(model: keras.Model) -> list[Any]:
 def _spread(values: NDArray[Any]) -> NDArray[Any]:
     """`(replicas, units)` as `(replicas, 1, units)`, which broadcasts over a batch."""
     return values[:, None] if values.ndim == 2 else values
+
+
+def _dropout(layer: Any, x: Any) -> Any:
+    """Keras's Dropout with 16 random bits an element instead of 32, four elements a drawn word.
+
+    The rate is met to 1 in 65,536. Keras's own took a third of a stacked epoch: it turns bits into floats first.
+    """
+    size = tf.size(x)
+    seed = tf.cast(layer.seed_generator.next(), tf.int64)
+    words = tf.random.stateless_uniform([(size + 3) // 4], seed, minval=None, maxval=None, dtype=tf.uint64)
+    bits = tf.reshape(tf.reshape(tf.bitcast(words, tf.uint16), [-1])[:size], tf.shape(x))
+    kept = tf.where(bits >= tf.constant(round(layer.rate * 65_536), tf.uint16), 1.0 / (1.0 - layer.rate), 0.0)
+    return x * kept
 
 
 def _scaled(layer: Any, x: Any, values: dict[int, Any]) -> Any:
