@@ -41,14 +41,16 @@ class Verdict:
     duplicated: list[str] = field(default_factory=list)  # committed or started twice
     stuck: list[str] = field(default_factory=list)  # in no terminal state
     recovered: int = 0  # ended well after losing at least one attempt
+    noticed_seconds: list[float] = field(default_factory=list)  # from the last sign to the queue
     recovery_seconds: list[float] = field(default_factory=list)  # from the last sign to the next start
 
     @property
     def ok(self) -> bool:
         return not (self.lost or self.unexpected or self.duplicated or self.stuck)
 
-    def percentile(self, share: float) -> float:
-        ordered = sorted(self.recovery_seconds)
+    @staticmethod
+    def percentile(seconds: list[float], share: float) -> float:
+        ordered = sorted(seconds)
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
 
     def fields(self) -> dict[str, Any]:
@@ -61,8 +63,9 @@ class Verdict:
             "duplicated": len(self.duplicated),
             "stuck": len(self.stuck),
             "recovered": self.recovered,
-            "recovery_p50_s": round(self.percentile(0.5), 2),
-            "recovery_p95_s": round(self.percentile(0.95), 2),
+            "noticed_p95_s": round(self.percentile(self.noticed_seconds, 0.95), 2),
+            "recovery_p50_s": round(self.percentile(self.recovery_seconds, 0.5), 2),
+            "recovery_p95_s": round(self.percentile(self.recovery_seconds, 0.95), 2),
         }
 
 
@@ -107,6 +110,7 @@ _MAY_FOLLOW: Mapping[str, frozenset[str]] = {
 
 def _judge_events(verdict: Verdict, run: Run, events: list[Event]) -> None:
     state, last_sign = "", None
+    queued_at = run.created_at
     for event in events:
         if event.type != "state":
             last_sign = event.created_at
@@ -123,7 +127,9 @@ def _judge_events(verdict: Verdict, run: Run, events: list[Event]) -> None:
         if to == "running":
             if state == "queued" and last_sign is not None and event.attempt > 1:
                 verdict.recovery_seconds.append((event.created_at - last_sign).total_seconds())
+                verdict.noticed_seconds.append((queued_at - last_sign).total_seconds())
             last_sign = event.created_at
+        queued_at = event.created_at
         state = to
     if state != run.state:
         verdict.unexpected.append(f"{run.id}: events end with {state}, the row says {run.state}")
