@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numpy as np
 from sqlalchemy import Engine
 
 from fitserve.blobs import BlobStore
@@ -28,6 +27,7 @@ from services.predict.loading import LoadFailed
 from services.predict.models import Catalog, Entry, Pointer, Slot, State, make_entry, settle
 from services.predict.network import Network, Prediction
 from services.predict.rows import Rows
+from services.predict.shadows import Shadows
 from services.predict.timing import TIMING, Timing
 from services.predict.watch import Loader, Seen, Watcher
 
@@ -36,7 +36,6 @@ log = logging.getLogger(__name__)
 INLINE_SECONDS = 0.001  # estimated inference up to this stays on the event loop
 LOAD_SECONDS = 30.0  # a request waits no longer for a network to be loaded
 IDLE_SECONDS = 60.0  # a version that no name needs is unloaded after this
-MOST_SHADOWS = 64  # shadow predictions at a time; beyond, they are dropped
 MOST_IN_FLIGHT = 2048  # requests of one process; beyond, 429
 
 
@@ -70,8 +69,7 @@ class Service:
         self._batchers: dict[Network, Batcher] = {}
         self._first_look = asyncio.Event()
         self._first_loads: set[Slot] = set()
-        self._shadows = 0
-        self._tasks: set[asyncio.Future[None]] = set()
+        self.shadows = Shadows(self.executor, self.counters)
 
     # Life
 
@@ -334,7 +332,7 @@ class Service:
         if network.watched is not None:
             network.watched.take_rows(rows, prediction.outputs)
         if entry is not None and entry.shadows:
-            self._shadow(entry, rows, prediction)
+            self.shadows.follow(entry, rows, prediction)
         return prediction
 
     def _count(self, prediction: Prediction) -> None:
@@ -343,31 +341,6 @@ class Service:
         for warnings in prediction.warnings or ():
             for warning in warnings:
                 self.counters.warnings[network.model, warning["code"]] += 1
-
-    def _shadow(self, entry: Entry, rows: Rows, given: Prediction) -> None:
-        """Lets the shadows predict the same rows in a thread; only the difference is kept."""
-        for pointer in entry.shadows:
-            network = pointer.current.network if pointer.current else None
-            key = (entry.facts.name, pointer.label or "")
-            if network is None or network is given.network or self._shadows >= MOST_SHADOWS:
-                self.counters.shadow[*key, "dropped"] += 1
-                continue
-            self._shadows += 1
-            work = asyncio.ensure_future(self._shadow_one(network, rows, given, key))
-            self._tasks.add(work)
-            work.add_done_callback(self._tasks.discard)
-
-    async def _shadow_one(self, network: Network, rows: Rows, given: Prediction, key: tuple[str, str]) -> None:
-        try:
-            other = await self.loop.run_in_executor(self.executor, network.predict, rows)
-            common = [name for name in given.outputs if name in other.outputs]
-            gap = max((float(np.abs(given.outputs[n] - other.outputs[n]).max()) for n in common), default=0.0)
-            self.counters.shadow_difference[key] = max(gap, self.counters.shadow_difference.get(key, 0.0))
-            self.counters.shadow[*key, "answered"] += 1
-        except Exception:
-            self.counters.shadow[*key, "failed"] += 1
-        finally:
-            self._shadows -= 1
 
     def admit(self) -> None:
         """Counts a request in. Raises TooMany where this process has too many at once."""
