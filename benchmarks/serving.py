@@ -221,7 +221,7 @@ def beside_peers(pairs: list[tuple[Side, Side]], absent: dict[str, str]) -> dict
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--telemetry", action="store_true", help="only what telemetry and drift cost")
     default = os.environ.get("FITSERVE_BENCH_PEERS")

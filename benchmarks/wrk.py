@@ -37,14 +37,14 @@ class Side:
     cpu: dict[int, list[float]] = field(default_factory=dict)  # microseconds of the server's processor a request
 
 
-def load(side: Side, connections: int, seconds: float, folder: Path) -> None:
+def load(side: Side, connections: int, seconds: int, folder: Path) -> None:
     """One run of wrk; its figures are added to the side's."""
     lines = ['wrk.method = "POST"', f"wrk.body = {json.dumps(side.body)}"]
     for name, value in {"Content-Type": "application/json", **side.headers}.items():
         lines.append(f"wrk.headers[{json.dumps(name)}] = {json.dumps(value)}")
     script = folder / "wrk.lua"
     script.write_text("\n".join(lines))
-    command = ["taskset", "-c", LOAD_CORE, "wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency"]
+    command = ["taskset", "-c", LOAD_CORE, "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency"]
     before = processor_seconds(side.pid)
     out = subprocess.run([*command, "-s", str(script), side.url], capture_output=True, text=True, check=True).stdout
     spent = processor_seconds(side.pid) - before

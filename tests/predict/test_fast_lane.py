@@ -297,6 +297,30 @@ def test_one_inference_call_answers_many(pair: tuple[Served, Served]) -> None:
     assert batches < requests / 2
 
 
+def overtaken(served: Served) -> bool:
+    """Whether the lane answers a request before the one that came before it, which a thread is still at."""
+    known = plain_requests(served.house.token)[0]
+    rows = json.dumps({"instances": [VALUES] * 800})
+    slow = request("/v1/models/m1:explain", rows, served.house.token)
+    with socket.create_connection(("127.0.0.1", served.port)) as connection:
+        for _ in range(3):  # until the lane knows the head
+            assert ask(connection, known) == b"200"
+        connection.sendall(slow)
+        deadline = time.monotonic() + 20
+        while unread(served.port, connection.getsockname()[1]) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        connection.sendall(known)
+        return b'{"predictions"' in connection.recv(300)
+
+
+def test_no_answer_overtakes_the_one_before_it(pair: tuple[Served, Served]) -> None:
+    """And its mutant: a lane that does not look whether its connection is idle is found out."""
+    ours, _ = pair
+    assert not any(overtaken(ours) for _ in range(2))
+    with serving(ours.house, module="tests.predict.hasty_server") as hasty:
+        assert any(overtaken(hasty) for _ in range(6))
+
+
 def test_a_revoked_key_is_forgotten_on_an_open_connection(pair: tuple[Served, Served]) -> None:
     from fitserve import keys
 
