@@ -52,6 +52,12 @@ class Span:
                 if value is not None:
                     self._span.set_attribute(name.replace("_", ".", 1), value)
 
+    def end_run(self, state: str | None) -> None:
+        """How an attempt has left its run; None where the run was lost."""
+        self.tell(run_state=str(state or "lost"))
+        if state in (None, "failed"):
+            self.fail(str(state or "lost"))
+
     def fail(self, why: str) -> None:
         """Marks it as an error."""
         if self._span is not None and _tracing is not None:

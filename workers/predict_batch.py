@@ -37,6 +37,7 @@ from fitserve.settings import Settings
 from fitserve.states import TERMINAL, RunState
 from fitserve.tables import Dataset, Run
 from fitserve.wire.datasets import UploadOptions
+from workers.origin import attempt_of
 
 log = logging.getLogger(__name__)
 
@@ -84,9 +85,15 @@ class PredictionDesk(threading.Thread):
         claim = lease.claim(self.engine, self._worker, lease_seconds=seconds, running_limit=limit, kinds=(KIND,))
         if claim is None:
             return False
-        telemetry.ATTEMPTS.inc()
-        BatchPrediction(self.settings, self.engine, self.blobs, claim, self.stopping).run()
+        with attempt_of(claim) as span:
+            span.end_run(BatchPrediction(self.settings, self.engine, self.blobs, claim, self.stopping).run())
         return True
+
+
+def _counted(state: RunState, cause: str) -> RunState:
+    if state == RunState.failed:
+        telemetry.RUN_FAILURES.labels(cause).inc()
+    return state
 
 
 @dataclass
@@ -137,13 +144,16 @@ class BatchPrediction:
             return finish.hand_back(self.engine, self.claim.lease)
         except (BadInput, NotFound, Corrupt, Conflict) as error:
             problems = [problem.as_dict() for problem in error.problems]
-            return finish.fail(self.engine, self.claim.lease, "bad_data", error.detail, {"errors": problems})
+            state = finish.fail(self.engine, self.claim.lease, "bad_data", error.detail, {"errors": problems})
+            return _counted(state, "bad_data")
         except LeaseLost:
             raise
         except Exception as error:
             log.exception("a batch prediction failed", extra={"run": self.claim.lease.run_id})
             detail = error.detail if isinstance(error, FitserveError) else f"It failed: {type(error).__name__}"
-            return finish.lose(self.engine, self.claim.lease, self.settings.max_attempts, "internal_error", detail)
+            most = self.settings.max_attempts
+            state = finish.lose(self.engine, self.claim.lease, most, "internal_error", detail)
+            return _counted(state, "internal_error")
 
     def _beat(self) -> None:
         """Keeps the lease while a chunk is at work."""

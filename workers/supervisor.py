@@ -14,15 +14,14 @@ from queue import Empty, SimpleQueue
 
 from sqlalchemy import Engine
 
-from fitserve import logs, telemetry, tracing
 from fitserve.blobs import BlobStore
 from fitserve.errors import FitserveError
 from fitserve.ids import new_id
 from fitserve.runs import lease, workers
 from fitserve.settings import Settings
-from fitserve.states import RunState
 from workers import lost
 from workers.attempt import Attempt
+from workers.origin import attempt_of
 from workers.processes import Slot, Spawner
 
 log = logging.getLogger(__name__)
@@ -96,10 +95,10 @@ class Supervisor:
                 )
                 if claim is None:
                     return ended
-                telemetry.ATTEMPTS.inc()
-                telemetry.RUN_WAIT.observe(claim.waited)
                 self._sign(slot, claim.lease.run_id)
-                self._attempt(slot, claim)
+                with attempt_of(claim) as span:
+                    state = Attempt(self.settings, self.engine, self.blobs, slot, claim, self.stopping).run()
+                    span.end_run(state)
                 self._sign(slot, None)
                 ended += 1
             except FitserveError as error:
@@ -111,20 +110,6 @@ class Supervisor:
                 slot.drop()
                 self.stopping.wait(_AFTER_TROUBLE)
         return ended
-
-    def _attempt(self, slot: Slot, claim: lease.Claim) -> None:
-        """One attempt; its log lines and its span belong to the request that made the run."""
-        origin = claim.run.origin or {}
-        told = {"run_id": claim.lease.run_id, "run_attempt": claim.lease.attempt, "run_model": claim.run.model}
-        with (
-            logs.bound(run=claim.lease.run_id, request_id=origin.get("request_id")),
-            tracing.span("attempt", origin.get("traceparent"), "consumer", **told) as span,
-        ):
-            log.info("attempt begins", extra={"attempt": claim.lease.attempt, "waited_s": round(claim.waited, 3)})
-            state = Attempt(self.settings, self.engine, self.blobs, slot, claim, self.stopping).run()
-            span.tell(run_state=str(state))
-            if state == RunState.failed:
-                span.fail("failed")
 
     def _look_now_and_then(self) -> None:
         """Every few seconds, in the slots that are free: warm a trainer, give a sign, look for lost and queued runs."""

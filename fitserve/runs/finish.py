@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Engine, and_, select, update
 from sqlalchemy.orm import Session
 
-from fitserve import db
+from fitserve import db, telemetry
 from fitserve.blobs import BlobStore, Stored
 from fitserve.errors import Conflict
 from fitserve.runs.garbage import keep
@@ -141,6 +141,7 @@ def expire(engine: Engine, max_attempts: int, limit: int = 100) -> list[tuple[st
 
 def cancel(engine: Engine, run_id: str, owner: str | None) -> Run:
     """T8, or the request that leads to T9. Asking again changes nothing. Raises NotFound, Conflict (it is over)."""
+    ended = False
     with db.transaction(engine) as session:
         at = db.now(session)
         own(session, run_id, owner)
@@ -148,6 +149,7 @@ def cancel(engine: Engine, run_id: str, owner: str | None) -> Run:
         assert run is not None
         if run.state == RunState.queued:
             _cancelled(session, and_(Run.id == run_id, queued()), run, at)
+            ended = True
         elif run.state == RunState.running and run.cancel_requested_at is None:
             session.execute(_on(Run.id == run_id, Run.cancel_requested_at.is_(None)).values(cancel_requested_at=at))
             say(session, run_id, run.attempt, CANCEL_REQUESTED, at, run.state, "Cancel requested")
@@ -155,7 +157,9 @@ def cancel(engine: Engine, run_id: str, owner: str | None) -> Run:
             raise Conflict(f"The run is over: {run.state}.", received=run.state, expected="queued or running")
         session.refresh(run)
         session.expunge(run)
-        return run
+    if ended:
+        telemetry.RUNS_FINISHED.labels("cancelled").inc()
+    return run
 
 
 def _on(*where: ColumnElement[bool]) -> Any:

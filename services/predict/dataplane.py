@@ -13,13 +13,14 @@ from fitserve.errors import FitserveError
 from fitserve.tracing import Span
 from services.predict.answers import error_answer
 from services.predict.calls import Call, ClientGone, Receive, Send
-from services.predict.kept import keep
+from services.predict.kept import HEADER, keep
 from services.predict.operation import Service
 from services.predict.routes import route
 from services.predict.timing import TIMING, Timing
 from services.shell.observe import sane_id
 
 log = logging.getLogger(__name__)
+_ID = HEADER.encode()
 _CLIENT_GONE = 499  # as nginx counts it
 AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -77,7 +78,9 @@ class DataPlane:
             self.service.admit()
             admitted = True
             answer = await found.handle(self.service, call)
-            keep(self.service, call, timing, answer)
+            id = keep(self.service, call.header(_ID), call.header(b"authorization"), timing)
+            if id is not None:
+                answer.headers.append((_ID, id.encode()))
         except ClientGone:
             gone = (found.protocol, found.operation) if found else ("none", "none")
             counters.answered(*gone, _CLIENT_GONE, 0.0, Timing())

@@ -17,6 +17,7 @@ from fitserve.keys import Identity
 from fitserve.settings import Settings
 from services.predict.access import check_predict
 from services.predict.answers import message_of, version_headers
+from services.predict.kept import HEADER, keep
 from services.predict.models import Entry
 from services.predict.network import Network, Prediction
 from services.predict.operation import Selector, Service
@@ -110,6 +111,10 @@ def _unary(service: Service, protocol: str, method: Method) -> Callable[[Any, An
             service.admit()
             admitted = True
             response = await method.step(call, request)
+            metadata = dict(context.invocation_metadata() or ())
+            id = keep(service, metadata.get(HEADER), metadata.get("authorization"), timing)
+            if id is not None:
+                call.trailing.append((HEADER, id))
         except FitserveError as refused:
             error = refused
         except Exception as unexpected:

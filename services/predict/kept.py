@@ -5,20 +5,18 @@ from __future__ import annotations
 import re
 
 from fitserve.errors import BadInput
-from services.predict.calls import Answer, Call
 from services.predict.operation import Service
 from services.predict.timing import Timing
 
-HEADER = b"x-prediction-id"
+HEADER = "x-prediction-id"  # of HTTP, and the key of gRPC's metadata
 MOST_ROWS = 1_000
 _SANE = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
-def keep(service: Service, call: Call, timing: Timing, answer: Answer) -> None:
-    """Keeps what was answered where `X-Prediction-ID` asks for it; the answer carries the id. Raises BadInput."""
-    id = call.header(HEADER)
+def keep(service: Service, id: str | None, authorization: str | None, timing: Timing) -> str | None:
+    """Keeps what was answered where an id asks for it; the id that the answer shall carry. Raises BadInput."""
     if id is None or timing.prediction is None:
-        return
+        return None
     if not _SANE.fullmatch(id):
         raise BadInput("That is no prediction id.", received=id[:80], expected=f"X-Prediction-ID: {_SANE.pattern}")
     prediction = timing.prediction
@@ -26,6 +24,6 @@ def keep(service: Service, call: Call, timing: Timing, answer: Answer) -> None:
         raise BadInput(
             "So many rows are not kept under an id.", received=prediction.rows, expected=f"at most {MOST_ROWS} rows"
         )
-    owner = service.access.identify_header(call.header(b"authorization")).owner
+    owner = service.access.identify_header(authorization).owner
     service.drift.keep(prediction.network, owner, id, prediction.outputs)
-    answer.headers.append((HEADER, id.encode()))
+    return id
