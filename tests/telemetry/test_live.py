@@ -11,11 +11,13 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import numpy as np
 import psutil
 import pytest
 
 from fitserve import artifacts, db, live, registry
+from services.predict.protocols.proto import inference_pb2 as pb
 from tests.predict.house import House, Served, eventually, serving
 from tests.telemetry.drifting import RNG, TRAINING, Asker, known
 
@@ -174,6 +176,42 @@ def test_predictions_under_an_id_are_kept(served: Served) -> None:
     found = kept()
     assert found is not None
     np.testing.assert_allclose(found.outputs["y"], told["predictions"], atol=1e-5)
+
+
+def test_grpc_predictions_are_kept_as_well(served: Served) -> None:
+    tensor = pb.ModelInferRequest.InferInputTensor(name="instances", datatype="FP64", shape=[1, 6])
+    tensor.contents.fp64_contents.extend([1.0] * 6)
+    request = pb.ModelInferRequest(model_name="m1", inputs=[tensor])
+    metadata = (("authorization", f"Bearer {served.house.token}"), ("x-prediction-id", "order-8"))
+    with grpc.insecure_channel(f"127.0.0.1:{served.grpc_port}") as channel:
+        infer = channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelInfer",
+            request_serializer=pb.ModelInferRequest.SerializeToString,
+            response_deserializer=pb.ModelInferResponse.FromString,
+        )
+        answer, call = infer.with_call(request, timeout=20, metadata=metadata)
+    assert ("x-prediction-id", "order-8") in [(one.key, one.value) for one in call.trailing_metadata()]
+
+    def kept() -> live.KeptPrediction | None:
+        with db.reading(served.house.engine) as session:
+            return live.kept_prediction(session, "m1", "ada", "order-8")
+
+    eventually(lambda: kept() is not None)
+    found = kept()
+    assert found is not None
+    np.testing.assert_allclose(found.outputs["y"][0], answer.outputs[0].contents.fp32_contents, atol=1e-5)
+
+
+def test_a_bad_id_is_refused(served: Served) -> None:
+    asker = Asker(served)
+    body = '{"instances": [[1, 1, 1, 1, 1, 1]]}'
+    for id in ("with space", "x" * 65, "käse"):
+        headers = {**asker.headers, "X-Prediction-ID": id.encode("latin-1")}
+        asker.connection.request("POST", asker.path, body, headers)
+        answer = asker.connection.getresponse()
+        assert answer.status == 400, answer.read()
+        assert b"X-Prediction-ID" in answer.read()
+    asker.close()
 
 
 def test_the_window_is_bounded(tmp_path: Path) -> None:
