@@ -103,8 +103,8 @@ class TrainerProcess:
     def __init__(self, settings: Settings, spawner: Spawner) -> None:
         self.started_at = time.monotonic()
         self.limit = memory_limit(settings)
-        runs, blobs = settings.scratch / "runs", settings.scratch / "blobs"
-        for made in (runs, blobs):  # opened to the trainer below, so they must be there
+        # Opened to the trainer below, so they must be there: before the first upload there is no blob store yet.
+        for made in (settings.scratch / "runs", *readable(settings)):
             made.mkdir(parents=True, exist_ok=True)
         self.folder = Path(tempfile.mkdtemp(prefix="trainer-", dir=settings.scratch))
         ours, theirs = socket.socketpair()
