@@ -47,7 +47,7 @@ PEERS = {
     "naive": Peer((), _UVICORN, "/predict"),
     "mlserver": Peer(
         ("mlserver", "onnxruntime"),
-        ["-m", "mlserver.cli", "start", "."],
+        ["-c", "from mlserver.cli import main; main()", "start", "."],
         "/v2/models/m1/infer",
         json.dumps({"inputs": [{"name": "x", "shape": [1, 6], "datatype": "FP32", "data": VALUES}]}),
     ),

@@ -180,19 +180,26 @@ def measure_peers(
     found: list[tuple[Side, Side]] = []
     absent: dict[str, str] = {}
     for name in arguments.only or PEERS:
-        try:
-            python = interpreter(name, arguments.environments, given)
-            with peer_side(name, python, arguments.peers, onnx) as peer:
-                ours = our_sides(served)[0]
-                for _ in range(arguments.rounds):
-                    for connections in CONNECTIONS:
-                        for side in (peer, ours, echo):
-                            load(side, connections, arguments.seconds, work)
+        for _ in range(2):  # Ray gives its node 30 s, which a cold start may exceed
+            try:
+                python = interpreter(name, arguments.environments, given)
+                with peer_side(name, python, arguments.peers, onnx) as peer:
+                    ours = our_sides(served)[0]
+                    for _ in range(arguments.rounds):
+                        for connections in CONNECTIONS:
+                            for side in (peer, ours, echo):
+                                load(side, connections, arguments.seconds, work)
+            except NotInstalled as why:
+                absent[name] = f"not installed: {why}"
+                break
+            except (DidNotStart, OSError) as why:
+                absent[name] = f"did not start: {why}"
+            except RuntimeError as why:
+                absent[name] = f"failed under load: {str(why)[:400]}"
+            else:
                 found.append((peer, ours))
-        except NotInstalled as why:
-            absent[name] = f"not installed: {why}"
-        except (DidNotStart, OSError) as why:
-            absent[name] = f"did not start: {why}"
+                absent.pop(name, None)
+                break
     return sorted(found, key=lambda pair: -median(pair[0].rates[16])), absent
 
 
