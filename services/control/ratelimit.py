@@ -58,6 +58,9 @@ class Limiter:
 
 def _redis(settings: Settings) -> Storage:
     """Kombu's `redis+socket:///path?virtual_host=0` is `redis+unix:///path?db=0` elsewhere."""
+    # The broker's thread may be importing it at this moment, and `limits` reads the version of a half-imported module.
+    import redis  # noqa: F401
+
     url = str(settings.redis_url).replace("redis+socket://", "redis+unix://").replace("virtual_host=", "db=")
     return RedisStorage(url, socket_timeout=0.2, socket_connect_timeout=0.2)
 
