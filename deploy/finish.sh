@@ -26,7 +26,7 @@ if [ -d botocore/data ]; then                              # the descriptions of
   find botocore/data -mindepth 1 -maxdepth 1 -type d ! -name s3 ! -name sts ! -name 'sso*' -exec rm -rf {} +
 fi
 find . -type d -name tests -prune -exec rm -rf {} +
-find . -type f \( -name '*.pyx' -o -name '*.pxd' -o -name '*.pyi' -o -name '*.h' -o -name '*.hpp' -o -name '*.a' \) -delete
+find . -type f \( -name '*.pyx' -o -name '*.pxd' -o -name '*.pyi' -o -name '*.h' -o -name '*.hpp' -o -name '*.c' -o -name '*.cpp' -o -name '*.a' \) -delete
 find . -type f -name '*.so*' ! -path './*.libs/*' -exec strip --strip-unneeded {} +
 
 cd /app

@@ -50,7 +50,18 @@ class Engine:
             self._run([*ours, *options])
         else:
             self._run(["docker", "build", "-q", *options])
+        return self.size(tag)
+
+    def size(self, tag: str) -> int:
+        """An image's bytes."""
         return int(self.inspect(tag)["Size"])
+
+    def relabel(self, tag: str, new_tag: str, label: str) -> None:
+        """Another image with the same files, as a rebuild of the same tree would be."""
+        form = ["--format", "docker"] if self.command == "podman" else []
+        self._run(
+            [self.command, "build", "-q", *form, "-t", new_tag, "-"], given=f"FROM {tag}\nLABEL release={label}\n"
+        )
 
     def compose(self, *arguments: str, **environment: str) -> str:
         """One compose command; what it printed."""
@@ -94,11 +105,12 @@ class Engine:
         health = state.get("Health") or state.get("Healthcheck") or {}
         return bool(state["Running"] and health.get("Status") == "healthy")
 
-    def _run(self, command: list[str], environment: Mapping[str, str] | None = None) -> str:
+    def _run(self, command: list[str], environment: Mapping[str, str] | None = None, given: str = "") -> str:
         done = subprocess.run(
             command,
             cwd=PROJECT,
             env={**self.environment, **(environment or {})},
+            input=given,
             capture_output=True,
             text=True,
             check=False,
