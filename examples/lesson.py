@@ -46,5 +46,5 @@ def main(measure: Callable[[Client], Figures], claims: Callable[[Figures], dict[
 
 def report(found: Figures, claimed: Mapping[str, bool]) -> str:
     """The figures, then a line for each claim."""
-    lines = [f"{name:<64} {value:8.3f}" for name, value in found.items()]
+    lines = [f"{name:<64} {value:10.4g}" for name, value in found.items()]
     return "\n".join([*lines, "", *(f"{'yes' if holds else 'NO ':<4} {claim}" for claim, holds in claimed.items())])

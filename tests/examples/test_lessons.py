@@ -58,7 +58,7 @@ def assert_as_printed(name: str, found: dict[str, float]) -> None:
 
 
 def _words(line: str) -> str:
-    return re.sub(r"\s+-?[\d.]+$", "", line)
+    return re.sub(r"\s+-?[\d.]+(e[+-]\d+)?$", "", line)
 
 
 @pytest.mark.parametrize("name", [name for name in LESSONS if name not in LABS])
