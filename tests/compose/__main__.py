@@ -21,7 +21,7 @@ from tests.conftest import free_ports
 from tests.journey.test_journey import ROWS, SPEC, circle
 
 POINTS = [{"x": 0.1, "y": -0.2, "colour": "red"}, {"x": 4.8, "y": 4.7, "colour": "blue"}]
-LONG = {**SPEC, "training": {"epochs": 6000, "batch_size": 16, "seed": 1}, "model": "long"}
+LONG = {**SPEC, "training": {"epochs": 2500, "batch_size": 16, "seed": 1}, "model": "long"}
 OURS = ("api", "predict", "worker", "reaper")
 NAME_SERVICE = 4.0  # seconds: longer than the proxy remembers an address
 

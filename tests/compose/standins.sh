@@ -49,11 +49,14 @@ ln -sf /usr/lib/postgresql/15/bin/pg_isready "$root/usr/local/bin/pg_isready"
 cat > "$root/usr/local/bin/nginx-entrypoint" <<'PY'
 #!/usr/bin/python3
 """What the official image does: templates are filled in from the environment, resolvers from resolv.conf."""
-import os, pathlib, re, sys
+import os, pathlib, re, subprocess, sys
 
 if os.environ.get("NGINX_ENTRYPOINT_LOCAL_RESOLVERS"):
     found = re.findall(r"(?m)^nameserver\s+(\S+)", pathlib.Path("/etc/resolv.conf").read_text())
     os.environ["NGINX_LOCAL_RESOLVERS"] = " ".join(f"[{one}]" if ":" in one else one for one in found)
+for script in sorted(pathlib.Path("/docker-entrypoint.d").glob("*.envsh")):
+    source = f'. {script} >&2; printf %s "$NGINX_LOCAL_RESOLVERS"'
+    os.environ["NGINX_LOCAL_RESOLVERS"] = subprocess.check_output(["sh", "-c", source], text=True)
 for template in pathlib.Path("/etc/nginx/templates").glob("*.template"):
     text = re.sub(r"\$\{(\w+)\}", lambda m: os.environ.get(m[1], m[0]), template.read_text())
     pathlib.Path("/etc/nginx/conf.d", template.stem).write_text(text)
@@ -78,7 +81,7 @@ tag docker.io/library/python:3.12-slim-bookworm python-standin 'CMD ["python3"]'
 tag docker.io/library/python:3.12-bookworm debian-standin 'CMD ["python3"]'
 tag docker.io/library/postgres:17-bookworm debian-standin 'ENTRYPOINT ["postgres-entrypoint"]'
 tag docker.io/library/redis:7-bookworm debian-standin 'CMD ["redis-server"]'
-tag docker.io/library/nginx:1.28-bookworm debian-standin 'ENTRYPOINT ["nginx-entrypoint"]' 'CMD ["nginx", "-g", "daemon off;"]'
+tag docker.io/library/nginx:1.28-bookworm debian-standin 'RUN ln -sf /dev/stderr /var/log/nginx/error.log' 'ENTRYPOINT ["nginx-entrypoint"]' 'CMD ["nginx", "-g", "daemon off;"]'
 tag docker.io/prom/prometheus:v3.5.0 debian-standin 'ENTRYPOINT ["prometheus"]'
 # Node from this machine.
 mkdir -p "$work/node/usr/bin" "$work/node/usr/lib/node_modules"
