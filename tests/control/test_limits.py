@@ -1,0 +1,137 @@
+"""Rate limits and quotas by key: shared by all processes where there is a Redis, and said in headers."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from fitserve import db, keys
+from fitserve.runs import lease
+from fitserve.settings import Limits, Settings
+from fitserve.tables import Run
+from fitserve.wire.keys import Quotas
+from services.control.app import create_app
+
+TABLE = "a,y\n" + "".join(f"{n},{n % 2}\n" for n in range(40))
+SPEC = {"dataset": "table", "target": "y", "network": [{"Dense": 2}]}
+
+
+def clients(stack: ExitStack, database_url: str, redis_url: str, home: Path, count: int, **more: Any) -> list[Any]:
+    """So many API processes' worth of apps over one database and one Redis."""
+    settings = Settings(home=home, database_url=database_url, redis_url=redis_url, **more)
+    return [stack.enter_context(TestClient(create_app(settings))) for _ in range(count)]
+
+
+def key(client: TestClient, scopes: list[str], quotas: Quotas | None = None, owner: str = "ada") -> dict[str, str]:
+    with db.transaction(client.app.state.context.engine) as session:
+        name = f"k{len(keys.listing(session))}"
+        _, token = keys.create(session, owner=owner, name=name, scopes=scopes, quotas=quotas)
+    return {"Authorization": f"Bearer {token}"}
+
+
+def test_two_processes_share_one_limit(sqlite_url: str, redis_url: str, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        both = clients(stack, sqlite_url, redis_url, tmp_path, 2, rate_requests_per_minute=6)
+        ada, bob = key(both[0], ["read"]), key(both[0], ["read"], owner="bob")
+        answers = [both[turn % 2].get("/api/v1/session", headers=ada) for turn in range(8)]
+        codes = [answer.status_code for answer in answers]
+        # A window may have ended on the way: then a second one begins, and no more than one.
+        assert codes[:6] == [200] * 6
+        assert codes[6:] == [429, 429] or codes.count(429) == 0
+        if 429 in codes:
+            refused = answers[codes.index(429)]
+            assert refused.headers["ratelimit-policy"] == '"requests";q=6;w=60'
+            assert refused.headers["ratelimit"].startswith('"requests";r=0;t=')
+            assert 1 <= int(refused.headers["retry-after"]) <= 60
+            assert refused.json()["type"] == "urn:fitserve:problem:too-many"
+        remaining = [int(answer.headers["ratelimit"].split("r=")[1].split(";")[0]) for answer in answers[:6]]
+        assert remaining == [5, 4, 3, 2, 1, 0] or codes.count(429) == 0
+        assert both[1].get("/api/v1/session", headers=bob).status_code == 200
+
+
+def test_without_redis_a_process_counts_alone(sqlite_url: str, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        away = "redis://127.0.0.1:1/0"
+        both = clients(stack, sqlite_url, away, tmp_path, 2, rate_requests_per_minute=3)
+        ada = key(both[0], ["read"])
+        assert [both[0].get("/api/v1/session", headers=ada).status_code for _ in range(4)].count(200) >= 3
+        assert both[1].get("/api/v1/session", headers=ada).status_code == 200
+
+
+def test_a_keys_own_quotas_go_before_the_settings(sqlite_url: str, redis_url: str, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        (client,) = clients(stack, sqlite_url, redis_url, tmp_path, 1)
+        admin = key(client, ["admin"])
+        body = {"name": "small", "scopes": ["upload"], "quotas": {"uploads_per_hour": 2, "requests_per_minute": 5}}
+        made = client.post("/api/v1/keys", json=body, headers=admin)
+        assert made.json()["quotas"]["uploads_per_hour"] == 2
+        small = {"Authorization": f"Bearer {made.json()['token']}"}
+        uploads = [client.put(f"/api/v1/datasets/t{n}", content=f"{TABLE}{n},1\n", headers=small) for n in range(3)]
+        assert [answer.status_code for answer in uploads] in ([201, 201, 429], [201, 201, 201])
+        assert uploads[0].headers["ratelimit-policy"] == '"uploads";q=2;w=3600'
+        unknown = client.post("/api/v1/keys", json={**body, "quotas": {"gpus": 3}}, headers=admin)
+        assert unknown.status_code == 422
+
+
+@pytest.fixture
+def runs(database_url: str, redis_url: str, tmp_path: Path) -> Any:
+    with ExitStack() as stack:
+        limits = Limits(queued_runs=5)
+        (client,) = clients(stack, database_url, redis_url, tmp_path, 1, limits=limits)
+        upload = client.put("/api/v1/datasets/table", content=TABLE, headers=key(client, ["upload"]))
+        assert upload.status_code == 201, upload.text
+        yield client
+
+
+def test_queued_runs_of_a_key_and_of_its_owner(runs: TestClient) -> None:
+    narrow, wide = key(runs, ["train"], Quotas(queued_runs=2)), key(runs, ["train"])
+    codes = [runs.post("/api/v1/runs", json=SPEC, headers=narrow).status_code for _ in range(3)]
+    assert codes == [202, 202, 429]
+    codes = [runs.post("/api/v1/runs", json=SPEC, headers=wide).status_code for _ in range(4)]
+    assert codes == [202, 202, 202, 429]  # five of the owner's in all
+    refused = runs.post("/api/v1/runs", json=SPEC, headers=wide)
+    assert refused.json()["expected"] == "fewer than 5 queued runs"
+    assert int(refused.headers["retry-after"]) > 0
+
+
+def test_running_runs_of_a_key(runs: TestClient) -> None:
+    narrow, wide = key(runs, ["train"], Quotas(running_runs=1)), key(runs, ["train"])
+    engine = runs.app.state.context.engine
+
+    def claim() -> str | None:
+        found = lease.claim(engine, "w", lease_seconds=60, running_limit=1000)
+        return None if found is None else found.lease.run_id
+
+    mine = [runs.post("/api/v1/runs", json=SPEC, headers=narrow).json()["id"] for _ in range(2)]
+    other = runs.post("/api/v1/runs", json=SPEC, headers=wide).json()["id"]
+    assert claim() == mine[0]
+    assert claim() == other  # the key's second run waits, another key's does not
+    assert claim() is None
+
+
+def test_training_seconds_of_a_key(runs: TestClient) -> None:
+    narrow, wide = key(runs, ["train"], Quotas(training_seconds_per_day=100)), key(runs, ["train"])
+    engine = runs.app.state.context.engine
+
+    def trained(headers: dict[str, str], hours_ago: float, seconds: float) -> int:
+        answer = runs.post("/api/v1/runs", json=SPEC, headers=headers)
+        if answer.status_code == 202:
+            with db.transaction(engine) as session:
+                run = session.get_one(Run, answer.json()["id"])
+                end = db.now(session) - timedelta(hours=hours_ago)
+                run.state, run.started_at, run.finished_at = "succeeded", end - timedelta(seconds=seconds), end
+        return answer.status_code
+
+    assert trained(narrow, 25, 1000) == 202  # yesterday's do not count
+    assert trained(narrow, 23, 60) == 202
+    assert trained(narrow, 1, 60) == 202
+    refused = runs.post("/api/v1/runs", json=SPEC, headers=narrow)
+    assert refused.status_code == 429
+    assert refused.json()["received"] == pytest.approx(120, abs=1)
+    assert 3000 < int(refused.headers["retry-after"]) <= 3600  # until the first of them is a day old
+    assert trained(wide, 1, 1) == 202

@@ -1,0 +1,47 @@
+"""A trainer that tries what a trainer must not be able to do, and reports how each attempt ended."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from workers.trainer.job import Reporter, TrainingFailed, TrainingJob, TrainingResult
+
+
+def train(job: TrainingJob, report: Reporter) -> TrainingResult:
+    home = job.folder.parent.parent.parent  # home/scratch/runs/<run>
+    parent = os.getppid()
+    attempts: dict[str, Callable[[], Any]] = {
+        "tcp": lambda: socket.create_connection(("127.0.0.1", int(job.spec["probe"]["port"])), 2),
+        "unix": lambda: socket.socket(socket.AF_UNIX),
+        "udp": lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
+        "names": lambda: socket.getaddrinfo("localhost", 80) and socket.socket(),
+        "database": lambda: (home / "fitserve.db").read_bytes(),
+        "key": lambda: (home / "first-key").read_text(),
+        "secrets": lambda: Path(job.spec["probe"]["secret"]).read_text(),
+        "write_home": lambda: (home / "left-behind").write_text("x"),
+        "write_blobs": lambda: (job.table.parent / "other").write_text("x"),
+        "write_tmp": lambda: Path("/tmp/fitserve-left-behind").write_text("x"),
+        "parent_environment": lambda: Path(f"/proc/{parent}/environ").read_bytes(),
+        "parent_memory": lambda: os.close(os.open(f"/proc/{parent}/mem", os.O_RDONLY)),
+        "memory": lambda: bytearray(4 * 1024**3),
+        "own_folder": lambda: (job.folder / "mine").write_text("x"),
+        "temporary": lambda: os.close(tempfile.mkstemp()[0]),
+        "table": lambda: job.table.read_bytes(),
+        "library": lambda: Path(os.__file__).read_bytes() and __import__("numpy"),
+    }
+    ended = {}
+    for name, attempt in attempts.items():
+        try:
+            attempt()
+            ended[name] = "done"
+        except (OSError, MemoryError) as error:
+            ended[name] = type(error).__name__
+    told = {"ended": ended, "environment": dict(os.environ), "arguments": sys.argv}
+    report.event("info", "Probed", told)
+    raise TrainingFailed("bad_data", "Nothing was trained")
