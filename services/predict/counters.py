@@ -22,6 +22,7 @@ from services.predict.network import Network
 from services.predict.timing import Timing
 
 _BUCKETS = telemetry.FAST
+FEW = 65  # rows, and more
 _PREDICTING = frozenset({"predict", "classify", "regress", "infer", "explain"})
 
 
@@ -48,23 +49,34 @@ class Times:
 
 
 class Sizes:
-    """A histogram of numbers of rows, by powers of two."""
+    """A histogram of numbers of rows, by powers of two. `few` counts small ones as they are: one `+=`."""
 
-    __slots__ = ("counts", "total")
+    __slots__ = ("counts", "few", "sum")
 
     def __init__(self) -> None:
         self.counts = [0] * (len(telemetry.SIZES) + 1)
-        self.total = 0
+        self.few = [0] * FEW
+        self.sum = 0
 
     def observe(self, rows: int) -> None:
         """One inference call had so many rows."""
-        self.counts[min((rows - 1).bit_length(), len(telemetry.SIZES))] += 1
-        self.total += rows
+        self.counts[_size(rows)] += 1
+        self.sum += rows
+
+    @property
+    def total(self) -> int:
+        return self.sum + sum(rows * calls for rows, calls in enumerate(self.few))
 
     def buckets(self) -> Iterator[tuple[str, float]]:
         """Cumulative, as Prometheus wants them."""
-        bounds = [*map(str, telemetry.SIZES), "+Inf"]
-        yield from zip(bounds, itertools.accumulate(self.counts), strict=True)
+        counts = list(self.counts)
+        for rows, calls in enumerate(self.few):
+            counts[_size(rows)] += calls
+        yield from zip([*map(str, telemetry.SIZES), "+Inf"], itertools.accumulate(counts), strict=True)
+
+
+def _size(rows: int) -> int:
+    return min(max(0, rows - 1).bit_length(), len(telemetry.SIZES))
 
 
 class Tally:

@@ -19,6 +19,7 @@ import numpy as np
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from fitserve.errors import FitserveError
+from services.predict.counters import FEW
 from services.predict.heads import FP32, FP64, MIXED, MOST_ROWS, NUMBERS, Heads, Vetted
 from services.predict.network import Network
 from services.predict.operation import Service
@@ -203,7 +204,10 @@ class Lane:
         tally.rows += rows
         tally.turns += 1
         tally.times.observe(now - self.started, requests)
-        tally.sizes.observe(rows)
+        if rows < FEW:
+            tally.sizes.few[rows] += 1
+        else:
+            tally.sizes.observe(rows)
         network.last_used = time.monotonic()
         return now
 
