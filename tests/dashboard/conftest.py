@@ -104,7 +104,7 @@ def trained(server: Server) -> list[str]:
 
 def _small_rows(count: int) -> Iterator[str]:
     for at in range(count):
-        a, b = at % 12, (at * 7) % 11
+        a, b = at % 12 + 0.5, (at * 7) % 11
         yield f"{a},{b},{'xyz'[at % 3]},{'high' if a + b > 11 else 'low'}\n"
 
 

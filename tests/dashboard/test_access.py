@@ -59,7 +59,7 @@ def show(page: Page, path: str) -> None:
         page.get_by_role("button", name="Play", exact=True).click()
         expect(page.get_by_test_id("surface")).to_contain_text("weights", timeout=60_000)
         page.get_by_text("All weights and biases as numbers").click()
-    page.wait_for_function("document.querySelectorAll('main .spinner').length === 0")
+    expect(page.locator("main .spinner")).to_have_count(0)
 
 
 def test_narrow_screens_scroll_in_one_direction(page: Page, trained: list[str]) -> None:

@@ -3,7 +3,8 @@ import { useDark } from "../state/preferences";
 import { diverging } from "./colors";
 
 interface Props {
-  label: string;
+  /** Null beside a name that says the same. */
+  label: string | null;
   /** A square, rows from the lowest y up, -1 is orange and 1 blue; null: nothing is known. */
   values: Float32Array | null;
   /** Every so many-th value along each axis is drawn. */
@@ -36,5 +37,5 @@ export function FieldMap({ label, values, every = 4, size }: Props) {
     }
     context.putImageData(image, 0, 0);
   }, [values, every, dark]);
-  return <canvas ref={canvas} className="field-map" role="img" aria-label={label} style={{ width: size, height: size }} />;
+  return <canvas ref={canvas} className="field-map" {...(label === null ? { "aria-hidden": true } : { role: "img", "aria-label": label })} style={{ width: size, height: size }} />;
 }

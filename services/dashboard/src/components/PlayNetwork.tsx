@@ -140,7 +140,7 @@ export const rounded = (value: number): number => Number(value.toPrecision(4));
 
 const FeatureMap = memo(function FeatureMap({ plane, feature }: { plane: Plane; feature: Feature }) {
   const values = useMemo(() => toned(plane.feature(feature), "linear"), [plane, feature]);
-  return <FieldMap label={FEATURE_NAMES[feature]} values={values} size={NODE} />;
+  return <FieldMap label={null} values={values} size={NODE} />;
 });
 
 interface Spot {
