@@ -147,7 +147,7 @@ def telemetry_cost(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
                 for pair in pairs:
                     for side in pair if turn % 2 else reversed(pair):
                         load(side, connections, arguments.seconds, work)
-        counted = told.telemetry("fitserve_predict_value_count")
+        counted = told.telemetry("fitserve_predict_value_bucket")
     report([side for pair in pairs for side in pair])
     if not counted:
         raise RuntimeError("drift has counted nothing")

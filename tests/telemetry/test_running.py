@@ -23,6 +23,7 @@ import psutil
 import pytest
 import yaml
 
+from docs.tables import telemetry_names
 from fitserve import Client
 from tests.conftest import PROJECT, Server, get_text, start_server, stop_server
 from tests.telemetry.running import RULES, Collector, Prometheus, eventually, log_lines, targets_of
@@ -35,6 +36,23 @@ QUIET = {
     "FitserveNoWorker": "absent() of a worker that is up gives nothing; tests/telemetry/rules.test.yml takes it away",
     "failed loads": "counted by model, and every artifact here is sound; tests/predict/test_changes.py breaks one",
     "FitserveVersionBroken": "shown for broken versions alone, and every artifact here is sound",
+}
+
+
+# Series that stay at nothing in this test, and what moves them in another.
+STILL = {
+    "fitserve_blobs_collected_total": "garbage is a day old; tests/runs",
+    "fitserve_drift_missing_ratio": "no value is missing here; tests/telemetry/test_live.py",
+    "fitserve_predict_evictions_total": "memory suffices; tests/predict/test_changes.py",
+    "fitserve_predict_expired_total": "no request has a deadline; tests/predict",
+    "fitserve_predict_load_failures_total": "every artifact is sound; tests/predict/test_changes.py",
+    "fitserve_predict_poll_failures_total": "the database is there; tests/predict/test_changes.py",
+    "fitserve_predict_requests_in_flight": "each is over before the next scrape; tests/predict",
+    "fitserve_predict_shed_total": "no queue is full; tests/predict",
+    "fitserve_predict_versions_broken": "every artifact is sound; tests/predict/test_changes.py",
+    "fitserve_queue_oldest_seconds": "looked at every 15 s, and no run waits as long; tests/runs",
+    "fitserve_runs_dispatched_total": "no message is lost; tests/faults",
+    "fitserve_predict_shadow_largest_difference": "two networks may agree; tests/predict/test_changes.py",
 }
 
 
@@ -135,7 +153,10 @@ def traffic(on: Running) -> None:
     """Uploads, runs that succeed, fail and are killed, predictions of every kind, ground truth."""
     uploaded = on.api.put("/datasets/plane", content=table(400), headers={"Content-Type": "text/csv"})
     assert uploaded.status_code == 201, uploaded.text
-    on.sent.uploads += 1
+    ragged = table(20) + "1,2,in,3,too many\n"
+    lenient = on.api.put("/datasets/ragged?lenient=true", content=ragged, headers={"Content-Type": "text/csv"})
+    assert lenient.status_code == 201, lenient.text
+    on.sent.uploads += 2
     on.submit("side", spec("side", "side", 30), "request-side")
     on.submit("height", spec("height", "height", 20), "request-height")
     on.submit("diverges", spec("height", None, 5, optimizer={"SGD": {"learning_rate": 1e30}}), "request-diverges")
@@ -265,6 +286,16 @@ def test_every_rule_and_alert_has_data(running: Running) -> None:
     loaded = running.prometheus.ask("rules")["groups"]
     broken = [rule["name"] for group in loaded for rule in group["rules"] if rule["health"] == "err"]
     assert not broken
+
+
+def test_every_series_moves_or_cannot_here(running: Running) -> None:
+    """Beside that it is shown: some process has counted, or set, something other than nothing."""
+    still = set()
+    for name in sorted(telemetry_names()):
+        found = running.prometheus.query(f'max_over_time({{__name__=~"{name}|{name}_bucket"}}[1h])')
+        if not any(float(one["value"][1]) > 0 for one in found):
+            still.add(name)
+    assert still <= STILL.keys(), still - STILL.keys()
 
 
 def test_all_targets_are_up(running: Running) -> None:
