@@ -53,6 +53,7 @@ class Watched:
             for place, column in enumerate(network.columns.fitted[:MOST_COLUMNS])
             if column.name in training
         ]
+        self.plain = all(distribution["kind"] == "numeric" for _, _, distribution in self.columns)
         self.outputs = network.outputs
         self.answered: Mapping[str, Any] = network.manifest.get("prediction_distribution") or {}
         least, most = ROWS_A_SECOND
@@ -104,10 +105,15 @@ class Watched:
 
     def _count_columns(self, rows: list[Any]) -> dict[str, drift.Counts]:
         read = [_positional(row, self.names) for row in rows]
+        matrix = _matrix(read) if self.plain else None
         found = {}
         for place, column, distribution in self.columns:
-            values = [row[place] if place < len(row) else None for row in read]
-            found[column.name] = drift.count(distribution, _readable(column, distribution["kind"], values))
+            if matrix is not None:
+                values = matrix[:, place]
+            else:
+                given = [row[place] if place < len(row) else None for row in read]
+                values = _readable(column, distribution["kind"], given)
+            found[column.name] = drift.count(distribution, values)
         return found
 
     def _count_outputs(self, answers: list[list[Any]]) -> dict[str, dict[str, drift.Counts]]:
@@ -154,6 +160,15 @@ def _positional(row: Any, names: Sequence[str]) -> Any:
     if isinstance(row, msgspec.Struct):
         return msgspec.structs.astuple(row)
     return row if isinstance(row, (list, tuple, np.ndarray)) else (row,)
+
+
+def _matrix(rows: list[Any]) -> Any:
+    """Rows of plain numbers as one array; None where a value is something else."""
+    try:
+        found = np.array(rows, np.float64)  # None becomes NaN
+    except (TypeError, ValueError):
+        return None
+    return found if found.ndim == 2 else None
 
 
 def _readable(column: Any, kind: str, values: list[Any]) -> Any:
