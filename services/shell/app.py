@@ -76,7 +76,9 @@ def make_app(
     app.state.identify = identify
     app.state.limit = limit
     problems.install(app)
-    app.add_middleware(Observe)
+    inner = app.build_middleware_stack
+    # Outside of everything: FastAPI's own limit of a body answers before any middleware of ours.
+    app.build_middleware_stack = lambda: Observe(problems.TypedTooLarge(inner()))  # type: ignore[method-assign]
 
     @app.get("/metrics", tags=["operations"], response_class=Response, summary="What Prometheus scrapes")
     def metrics() -> Response:

@@ -14,8 +14,9 @@ from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import compile_path
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fitserve.errors import FitserveError
+from fitserve.errors import FitserveError, TooLarge
 from services.shell.observe import SECURITY_HEADERS
 
 log = logging.getLogger(__name__)
@@ -108,6 +109,28 @@ def methods_of(request: Request) -> set[str]:
             shape = shape or own
             found |= context.methods if own == shape else set()
     return found
+
+
+class TypedTooLarge:
+    """Pure ASGI: FastAPI's limit of a body answers in plain text; this says the same as problem details."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        replaced = False
+
+        async def typed(message: Message) -> None:
+            nonlocal replaced
+            if message["type"] == "http.response.start" and message["status"] == 413:
+                replaced = dict(message["headers"]).get(b"content-type", b"").startswith(b"text/plain")
+                if replaced:
+                    answer = respond(Request(scope), TooLarge("The request is too large.").as_problem())
+                    await answer(scope, receive, send)
+            if not replaced:
+                await send(message)
+
+        await self.app(scope, receive, typed)
 
 
 def on_unexpected(request: Request, error: Exception) -> Response:
