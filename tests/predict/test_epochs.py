@@ -41,7 +41,7 @@ def test_from_the_spec_to_a_label(server: Server) -> None:
     while (run := api.get(f"/runs/{run['id']}").json())["state"] in ("queued", "running"):
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    assert run["state"] == "succeeded", run
+    assert run["state"] == "succeeded", run["error"]
     kept = run["result"]["kept_epochs"]
     assert sorted(kept) == ["2", "4"]
 
