@@ -83,7 +83,7 @@ def test_what_is_resampled_at_once_is_scikit_learns_on_each() -> None:
     drawn = Resamples.of(60, 0)
     assert (drawn.weights.sum(1) == 60).all()
     roc, precision = intervals.areas(drawn, truth == 1, shares[:, 1])
-    for at, counts in enumerate(drawn.weights):
+    for at, counts in enumerate(drawn.weights[:20]):
         rows = np.repeat(np.arange(60), counts.astype(int))
         assert roc[at] == pytest.approx(metrics.roc_auc_score(truth[rows], shares[rows, 1]))
         assert precision[at] == pytest.approx(metrics.average_precision_score(truth[rows], shares[rows, 1]))
