@@ -180,7 +180,7 @@ def upgrade(deployment: Deployment, images: dict[str, str]) -> None:
     deployment.figures |= {"upgrade_requests": load.count, "upgrade_failed": len(load.failures)}
     assert load.count > 100
     assert not load.failures, load.failures[:5]
-    assert run["spent_attempts"] == 1, run
+    assert run["spent_attempts"] == 0, run  # handed back, not lost
     for service in OURS:
         for container in engine.containers(service):
             assert engine.inspect(container)["Config"]["Labels"]["release"] == "new", service
