@@ -67,9 +67,13 @@ class Member:
 
     def start(self) -> Member:
         self.home.mkdir(exist_ok=True)
+        # Redis first: releases before 0.2 imported it in two threads at once, and could fail to start. Where they are
+        # deployed, they are started again.
+        program = f"import redis, runpy; runpy.run_module({self.module!r}, run_name='__main__', alter_sys=True)"
+        old = "PYTHONPATH" in self.environment
         with self.log.open("ab") as sink:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", self.module],
+                [sys.executable, *(["-c", program] if old else ["-m", self.module])],
                 cwd=self.environment.get("PYTHONPATH", PROJECT),
                 env={**os.environ, **self.environment},
                 stdout=sink,
