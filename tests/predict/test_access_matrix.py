@@ -1,0 +1,244 @@
+"""Every operation of the prediction service, over REST and gRPC, x {no key, expired, revoked, wrong scope, other owner,
+right}: made from its OpenAPI document and its gRPC services, so that a new one without a rule fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import grpc
+import httpx2
+import pytest
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message_factory import GetMessageClass
+
+from fitserve import db, keys, registry
+from services.predict.openapi import paths
+from services.predict.protocols.proto import inference_pb2, tensorflow_serving_pb2
+from tests.predict.house import Served, eventually
+
+OPEN, ANY = "open", "any"
+# What REST operations do, by the end of their path. A read shows its owner's models to any key of theirs.
+VERBS = dict.fromkeys((":predict", ":classify", ":regress", ":explain", "/infer", "/explain"), "predict")
+HIDDEN = {  # of the protocols, answered but not in the document
+    "GET /v2": OPEN,
+    "GET /v2/health/live": OPEN,
+    "GET /v2/health/ready": OPEN,
+    "GET /v2/models": ANY,
+    "POST /v2/repository/index": ANY,
+    "POST /v2/repository/models/{model}/unload": "train",
+    "POST /v2/repository/models/{model}/load": "train",  # last: the others need it
+}
+GRPC = {
+    **dict.fromkeys(("ServerLive", "ServerReady", "ServerMetadata"), OPEN),
+    **dict.fromkeys(("ModelReady", "ModelMetadata", "RepositoryIndex", "GetModelMetadata", "GetModelStatus"), ANY),
+    **dict.fromkeys(("ModelInfer", "Predict", "Classify", "Regress", "MultiInference"), "predict"),
+    **dict.fromkeys(("RepositoryModelLoad", "RepositoryModelUnload"), "train"),
+    "HandleReloadConfigRequest": "admin",
+}
+LISTS = {"GET /v1/models", "GET /v2/models", "POST /v2/repository/index", "RepositoryIndex"}
+
+
+@dataclass(frozen=True)
+class Keys:
+    bad: dict[str, str | None]
+    owner: dict[str, str]
+    other: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def tokens(served: Served) -> Iterator[Keys]:
+    house = served.house
+    with db.transaction(house.engine) as session:
+        old, expired = keys.create(session, owner="ada", name="old", scopes=["admin"])
+        old.expires_at = db.now(session) - timedelta(seconds=1)
+        dead, revoked = keys.create(session, owner="ada", name="gone", scopes=["admin"])
+        keys.revoke(session, dead.id)
+        registry.set_label(session, "adm", "stable", version_number=1)
+    made = Keys(
+        {"none": None, "expired": expired, "revoked": revoked, "made up": "key_x.secret", "nonsense": "x"},
+        {scope: house.key([scope]) for scope in ("read", "predict", "train", "admin")},
+        {scope: house.key([scope], owner="bob") for scope in ("read", "predict", "train")},
+    )
+    last = {"Authorization": f"Bearer {made.other['train']}"}
+    eventually(lambda: httpx2.get(f"{served.url}/v1/models", headers=last).status_code == 200)
+    yield made
+    house.change(registry.remove_label, "adm", "stable")
+
+
+# REST
+
+
+def operations() -> list[str]:
+    found = [f"{method.upper()} {path}" for path, item in paths().items() for method in item]
+    assert len(found) > 20
+    return [*found, *(one for one in HIDDEN if one not in found)]
+
+
+def rule(operation: str) -> str:
+    if operation in HIDDEN:
+        return HIDDEN[operation]
+    for ending, scope in VERBS.items():
+        if operation.endswith(ending):
+            return scope
+    assert operation.startswith("GET "), f"{operation} has no rule"
+    return ANY
+
+
+def ask(client: httpx2.Client, operation: str, token: str | None, model: str = "adm") -> httpx2.Response:
+    method, path = operation.split(" ", 1)
+    for name, value in {"model": model, "version": "1", "label": "stable"}.items():
+        path = path.replace(f"{{{name}}}", value)
+    assert "{" not in path, path
+    row = {"gre": 600, "gpa": 3.5, "rank": 2, "city": "Rom"}
+    body: Any = {"instances": [row]}
+    if path.startswith("/v2"):
+        tensor = {"shape": [1], "datatype": "FP64", "data": [600.0]}
+        body = {"inputs": [{"name": "gre", **tensor}]} if path.endswith(("infer", "explain")) else {}
+    elif path.endswith((":classify", ":regress")):
+        body = {"examples": [row]}
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    return client.request(method, path, headers=headers, json=body if method == "POST" else None)
+
+
+@pytest.fixture
+def anybody(served: Served) -> Iterator[httpx2.Client]:
+    with httpx2.Client(base_url=served.url, timeout=20) as made:
+        yield made
+
+
+def test_without_a_live_key(anybody: httpx2.Client, tokens: Keys) -> None:
+    for operation in operations():
+        for kind, token in tokens.bad.items():
+            if rule(operation) == OPEN:
+                continue
+            answer = ask(anybody, operation, token)
+            assert answer.status_code == 401, (operation, kind, answer.text)
+            assert answer.headers["www-authenticate"].startswith("Bearer"), operation
+
+
+def test_wrong_scope(anybody: httpx2.Client, tokens: Keys) -> None:
+    for operation in operations():
+        for scope, token in tokens.owner.items():
+            wanted = rule(operation)
+            if wanted in (OPEN, ANY, scope) or scope == "admin":
+                continue
+            answer = ask(anybody, operation, token)
+            assert answer.status_code == 403, (operation, scope, answer.text)
+
+
+def test_other_owner(served: Served, anybody: httpx2.Client, tokens: Keys) -> None:
+    for operation in operations():
+        wanted = rule(operation)
+        token = tokens.other[wanted if wanted in tokens.other else "read"]
+        answer = ask(anybody, operation, token)
+        if operation in LISTS:
+            assert "adm" not in answer.text, operation
+        elif wanted != OPEN:
+            assert answer.status_code == 404, (operation, answer.status_code, answer.text)
+            assert "no " in answer.text.lower() or "not found" in answer.text.lower()
+    served.house.change(registry.set_shared, "adm", True)
+    try:
+        read = {"Authorization": f"Bearer {tokens.other['read']}"}
+        eventually(lambda: "adm" in anybody.get("/v1/models", headers=read).text)
+        for operation in operations():
+            wanted = rule(operation)
+            answer = ask(anybody, operation, tokens.other[wanted if wanted in tokens.other else "read"])
+            if wanted == "train":
+                assert answer.status_code == 403, (operation, answer.text)  # shared to be used, not to be changed
+            else:
+                assert answer.status_code not in (401, 403, 404), (operation, answer.text)
+    finally:
+        served.house.change(registry.set_shared, "adm", False)
+
+
+def test_right(anybody: httpx2.Client, tokens: Keys) -> None:
+    for operation in operations():
+        wanted = rule(operation)
+        for token in (tokens.owner[wanted if wanted in tokens.owner else "read"], tokens.owner["admin"]):
+            answer = ask(anybody, operation, token)
+            assert answer.status_code not in (401, 403, 404), (operation, answer.text)
+            assert answer.status_code < 500, (operation, answer.text)
+
+
+def test_a_key_limited_to_models(served: Served, anybody: httpx2.Client) -> None:
+    only = served.house.key(["predict"], models=["m1"])
+    headers = {"Authorization": f"Bearer {only}"}
+    eventually(lambda: anybody.get("/v1/models", headers=headers).status_code == 200)
+    for operation in operations():
+        if rule(operation) == "predict":
+            assert ask(anybody, operation, only).status_code == 403, operation
+    row = {"instances": [[1.0] * 6]}
+    assert anybody.post("/v1/models/m1:predict", json=row, headers=headers).status_code == 200
+
+
+def test_a_key_in_an_address_is_none(anybody: httpx2.Client, tokens: Keys) -> None:
+    good = tokens.owner["admin"]
+    for name in ("key", "api_key", "token", "access_token", "authorization"):
+        assert anybody.get("/v1/models", params={name: good}).status_code == 401
+
+
+# gRPC
+
+
+def methods() -> list[MethodDescriptor]:
+    files = (inference_pb2.DESCRIPTOR, tensorflow_serving_pb2.DESCRIPTOR)
+    services: list[ServiceDescriptor] = [one for file in files for one in file.services_by_name.values()]
+    found = [method for service in services for method in service.methods]
+    assert len(found) > 10
+    last = ["RepositoryModelUnload", "RepositoryModelLoad"]  # the others need the model
+    return sorted(found, key=lambda method: last.index(method.name) + 1 if method.name in last else 0)
+
+
+def call(channel: grpc.Channel, method: MethodDescriptor, token: str | None, model: str = "adm") -> grpc.StatusCode:
+    request = GetMessageClass(method.input_type)()
+    for field in ("name", "model_name"):
+        if field in method.input_type.fields_by_name:
+            setattr(request, field, model)
+    if "model_spec" in method.input_type.fields_by_name:
+        request.model_spec.name = model
+    if method.name == "GetModelMetadata":
+        request.metadata_field.append("signature_def")
+    if method.name == "MultiInference":
+        request.tasks.add().model_spec.name = model
+    answer = channel.unary_unary(
+        f"/{method.containing_service.full_name}/{method.name}",
+        request_serializer=lambda message: message.SerializeToString(),
+        response_deserializer=GetMessageClass(method.output_type).FromString,
+    )
+    metadata = (("authorization", f"Bearer {token}"),) if token else ()
+    try:
+        answer(request, metadata=metadata, timeout=20)
+    except grpc.RpcError as error:
+        return error.code()
+
+    return grpc.StatusCode.OK
+
+
+REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.NOT_FOUND)
+
+
+def test_grpc(served: Served, tokens: Keys) -> None:
+    with grpc.insecure_channel(f"localhost:{served.grpc_port}") as channel:
+        for method in methods():
+            assert method.name in GRPC, f"{method.full_name} has no rule"
+            wanted = GRPC[method.name]
+            if wanted == OPEN:
+                assert call(channel, method, None) == grpc.StatusCode.OK
+                continue
+            for kind, token in tokens.bad.items():
+                code = call(channel, method, token)
+                assert code == grpc.StatusCode.UNAUTHENTICATED, (method.name, kind, code)
+            for scope, token in tokens.owner.items():
+                code = call(channel, method, token)
+                if wanted in (ANY, scope) or scope == "admin":
+                    assert code not in REFUSED, (method.name, scope, code)
+                    assert code not in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN), (method.name, scope, code)
+                else:
+                    assert code == grpc.StatusCode.PERMISSION_DENIED, (method.name, scope, code)
+            if method.name not in LISTS and wanted != "admin":
+                other = tokens.other[wanted if wanted in tokens.other else "read"]
+                assert call(channel, method, other) == grpc.StatusCode.NOT_FOUND, method.name
