@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m uv pip install --quiet --python $(BIN)/python --no-deps
 
-.PHONY: run demo test lint dashboard docs types faults compose-test locks clean
+.PHONY: run demo test lint dashboard docs types faults fuzz fuzz-api audit compose-test locks clean
 .DEFAULT_GOAL := run
 
 $(BIN)/python:
@@ -74,10 +74,21 @@ faults: $(VENV)/.dev  ## the long form: a thousand runs, hundreds of kills; mode
 	$(BIN)/python -m tests.faults
 	$(BIN)/python -m pytest -m long tests/predict/test_changes.py
 
+FUZZ_SECONDS ?= 300
+fuzz: $(VENV)/.dev  ## the public suites of FITSERVE_TEST_SUITES, then FUZZ_SECONDS of fuzzing, guided where atheris is
+	-$(INSTALL) --only-binary :all: --require-hashes -r locks/fuzz.txt
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
+
+fuzz-api: $(VENV)/.dev  ## 20,000 cases of schemathesis on the API, with every check on
+	$(BIN)/python -m pytest -m long tests/fuzz
+
+audit: $(BIN)/python  ## known vulnerabilities of what is pinned, where the public data on them can be had
+	$(BIN)/python .ci/audit.py $(VENV)/audit locks/audit.txt locks/runtime.txt
+
 compose-test: $(VENV)/.dev  ## both images and docker-compose.yml, really run; needs docker or podman
 	$(BIN)/python -m tests.compose
 
-bench-%: $(VENV)/.dev  ## bench-startup, bench-ingest, bench-training, bench-serving, bench-claims
+bench-%: $(VENV)/.dev  ## bench-startup, bench-ingest, bench-training, bench-serving, bench-served, bench-claims
 	$(BIN)/python -m benchmarks.$*
 
 locks:  ## writes the locks anew; needs uv

@@ -7,7 +7,7 @@ lock() { out=$1; shift; uv pip compile pyproject.toml --universal --python-versi
 lock server --extra server --extra s3 --extra traces --group build
 lock runtime --extra server --extra worker --extra s3 --extra traces --extra embedded --group build
 lock dev --extra server --extra worker --extra s3 --extra traces --extra embedded --group dev --override locks/overrides.txt
-for tool in installer sbom; do
+for tool in installer sbom audit fuzz; do
   uv pip compile "locks/$tool.in" --universal --python-version 3.11 --generate-hashes \
     --no-emit-index-url --no-annotate --no-header -q -o "locks/$tool.txt"
 done

@@ -151,6 +151,10 @@ def _names(suffix: str) -> tuple[str, ...]:
 def _operation(name: str, summary: str, told: str, names: tuple[str, ...], asked: str | None = None) -> dict[str, Any]:
     error = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}
     refusals = {"400": "Refused", "401": "No valid key", "403": "This key may not", "404": "Not found"}
+    refusals |= {"503": "Too much at once, or being loaded; `Retry-After` says when to come back"}
+    if asked is not None:
+        refusals |= {"409": "No model of that kind", "413": "Too large", "415": "This encoding is not understood"}
+        refusals |= {"504": "No answer by the deadline of the request"}
     made: dict[str, Any] = {
         "operationId": name,
         "summary": summary,

@@ -1,0 +1,46 @@
+"""The audit of pinned dependencies: a known vulnerability fails, data that cannot be had is said and does not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import PROJECT
+
+BAD = {"name": "jinja2", "version": "2.10", "vulns": [{"id": "PYSEC-2019-217", "fix_versions": ["2.10.1"]}]}
+GOOD = {"name": "numpy", "version": "2.4", "vulns": []}
+UNKNOWN = {"name": "numpy", "skip_reason": "Dependency not found"}
+
+
+@pytest.mark.parametrize(
+    ("packages", "code", "said"),
+    [
+        ([GOOD], 0, "nothing known against it"),
+        ([GOOD, BAD], 1, "jinja2 2.10: PYSEC-2019-217 (mended in 2.10.1)"),
+        ([UNKNOWN], 0, "SKIPPED, its data cannot be had here: 1 of 1 not looked up"),
+        ([UNKNOWN, BAD], 1, "SKIPPED"),
+        (None, 0, "SKIPPED, its data cannot be had here: ConnectionError"),
+    ],
+)
+def test_audit(packages: list[Any] | None, code: int, said: str, tmp_path: Path) -> None:
+    tool = tmp_path / "bin" / "pip-audit"
+    tool.parent.mkdir()
+    report = json.dumps({"dependencies": packages})
+    tool.write_text(
+        f"#!{sys.executable}\nimport sys\n"
+        + (
+            f"open(sys.argv[sys.argv.index('-o') + 1], 'w').write({report!r})\n"
+            if packages is not None
+            else "sys.exit('ConnectionError')\n"
+        )
+    )
+    tool.chmod(0o755)
+    command = [sys.executable, str(PROJECT / ".ci" / "audit.py"), str(tmp_path), "no-lock", "locks/runtime.txt"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert said in done.stdout

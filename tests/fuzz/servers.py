@@ -1,0 +1,64 @@
+"""The control API and the prediction service as real processes over one home, with models `m` and `adm`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+
+from tests.conftest import PROJECT, free_ports
+from tests.predict.house import House, mixed, numeric, wait_ready
+
+UNLIMITED = {"FITSERVE_RATE_REQUESTS_PER_MINUTE": "100000000", "FITSERVE_RATE_UPLOADS_PER_HOUR": "100000000"}
+
+
+@dataclass(frozen=True)
+class Servers:
+    house: House
+    api_url: str
+    predict_url: str
+    token: str
+    log: Path
+    processes: list[subprocess.Popen[bytes]]
+
+    def client(self, url: str) -> httpx2.Client:
+        return httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {self.token}"}, timeout=60)
+
+
+@contextmanager
+def servers(home: Path, redis_url: str, **more: str) -> Iterator[Servers]:
+    """Ready, with an admin's key; stopped at the end."""
+    house = House(home)
+    house.register("m", numeric())
+    house.register("adm", mixed())
+    token = house.key(["admin"], owner="ada")
+    port, predict = free_ports(2)
+    settings = house.settings(
+        FITSERVE_PORT=str(port),
+        FITSERVE_PREDICT_PORT=str(predict),
+        FITSERVE_GRPC_PORT="0",
+        FITSERVE_REDIS_URL=redis_url,
+        **{**UNLIMITED, **more},
+    )
+    log = home / "log"
+    with log.open("wb") as sink:
+        processes = [
+            subprocess.Popen([sys.executable, "-m", module], cwd=PROJECT, env={**os.environ, **settings}, stderr=sink)
+            for module in ("services.control", "services.predict")
+        ]
+    try:
+        urls = [f"http://127.0.0.1:{one}" for one in (port, predict)]
+        for url, process in zip(urls, processes, strict=True):
+            wait_ready(f"{url}/readyz", process, 60)
+        yield Servers(house, *urls, token, log, processes)
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait(20)
