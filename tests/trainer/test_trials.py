@@ -11,8 +11,9 @@ import pyarrow as pa
 import pytest
 
 from tests.trainer.runs import Told, job_of
-from workers.trainer import stacked_trials
+from workers.trainer import stacked, stacked_trials
 from workers.trainer import train as training
+from workers.trainer.compiled import BUSY
 from workers.trainer.job import TrainingFailed, TrainingResult, TrainingStopped
 from workers.trainer.receipt import compare
 from workers.trainer.train import train
@@ -106,17 +107,22 @@ def test_a_checkpoint_of_another_run_is_not_taken_up(tmp_path: Path) -> None:
         assert any("training begins anew" in message for _, message, _ in again.events)
 
 
-def test_stacked_trials_fare_as_they_would_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = _spec(restarts=3, early_stopping=STOPPING)
+@pytest.mark.parametrize(("restarts", "groups"), [(3, 1), (8, 2)])
+def test_stacked_trials_fare_as_they_would_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restarts: int, groups: int
+) -> None:
+    monkeypatch.setattr(stacked, "BUSY", 0 if groups > 1 else BUSY)
+    monkeypatch.setattr(stacked, "threads", lambda: 2)
+    spec = _spec(restarts=restarts, early_stopping=STOPPING)
     spec["network"] = [{"Dense": {"units": 8, "activation": "relu", "kernel_regularizer": {"L2": 0.01}}}]
-    stacked, alone = Told(), Told()
-    one = train(job_of(_table(), spec, tmp_path / "stacked"), stacked)
-    assert any("stacked" in message for _, message, _ in stacked.events)
+    together, alone = Told(), Told()
+    one = train(job_of(_table(), spec, tmp_path / "stacked"), together)
+    assert any("stacked" in message for _, message, _ in together.events)
     monkeypatch.setattr(training, "cannot_stack", lambda course: "a test")
     other = train(job_of(_table(), spec, tmp_path / "alone"), alone)
     keyed = {(row["trial"], row["epoch"]): row["logs"] for row in alone.epochs}
-    assert len(keyed) == len(stacked.epochs)
-    for row in stacked.epochs:
+    assert len(keyed) == len(together.epochs)
+    for row in together.epochs:
         for name, value in row["logs"].items():
             assert keyed[row["trial"], row["epoch"]][name] == pytest.approx(value, rel=1e-4, abs=1e-6)
     assert one.result["best_trial"] == other.result["best_trial"]

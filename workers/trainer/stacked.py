@@ -22,7 +22,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from workers.trainer.compiled import Logs, Rows, build, executor, work
+from workers.trainer.compiled import BUSY, Logs, Rows, build, executor, work
+from workers.trainer.device import threads
 from workers.trainer.fused import fuse
 from workers.trainer.signature import functional_of, inputs_of, outputs_of
 
@@ -119,6 +120,7 @@ class Stack:
         self._seeds = [v for v in model.non_trainable_variables if id(v) not in self._stacked]
         self._call: Any = None
         self._executor = executor(model, batch_size * self.replicas)
+        self._groups = _groups(model, self.replicas, batch_size)
         self._names: list[str] = []
         self._cached: list[NDArray[Any]] = []
 
@@ -190,7 +192,7 @@ class Stack:
             values, read = self._values()
             tape.watch(read)
             made = self._made(x, values, training=False)
-            penalties = self._penalties(values)
+            penalties = self._penalties(values) + tf.zeros(self.replicas)
             total = tf.reduce_sum(self._losses(y, self._said(made), weight) + penalties)
         return penalties, tape.gradient(total, read), [made[id(tensor)] for tensor in hidden]
 
@@ -205,15 +207,26 @@ class Stack:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             values, read = self._values()
             tape.watch(read)
-            predicted = self._said(self._made(x, values, training))
-            losses = self._losses(y, predicted, weight) + self._penalties(values)
-            total = tf.reduce_sum(losses)
-        self._loss[0].assign_add(losses * size)
+            said, losses = [], []
+            for own, (gx, gy, gw) in zip(self._split(values), self._split((x, y, weight)), strict=True):
+                said.append(self._said(self._made(gx, own, training)))
+                losses.append(self._losses(gy, said[-1], gw) + self._penalties(own))
+            loss = tf.concat(losses, 0)
+            total = tf.reduce_sum(loss)
+        self._loss[0].assign_add(loss * size)
         self._loss[1].assign_add(tf.fill([self.replicas], size))
         if training:
             gradients = tape.gradient(total, read)
             self.optimizer.apply_gradients(zip(gradients, self._trainable, strict=True))
-        return predicted
+        return {name: tf.concat([part[name] for part in said], 0) for name in said[0]}
+
+    def _split(self, tensors: Any) -> list[Any]:
+        """The groups' parts of these tensors, `(replicas, ...)` each."""
+        if self._groups == 1:
+            return [tensors]
+        flat = tf.nest.flatten(tensors)
+        parts = [[None] * self._groups if t is None else tf.split(t, self._groups) for t in flat]
+        return [tf.nest.pack_sequence_as(tensors, [part[group] for part in parts]) for group in range(self._groups)]
 
     def _made(self, x: Any, values: dict[int, Any], training: bool) -> dict[int, Any]:
         """Every tensor of the network, by the id of the model's."""
@@ -258,7 +271,7 @@ class Stack:
 
     def _losses(self, y: Any, predicted: dict[str, Any], weight: Any) -> Any:
         """`(replicas,)`: the weighted sum of the outputs' losses, each Keras's mean over the batch."""
-        total = tf.zeros(self.replicas)
+        total: Any = 0.0
         names = list(outputs_of(self.model))
         truth = y if isinstance(y, dict) else dict(zip(names, tf.nest.flatten(y), strict=True))
         for entry, name in zip(self.model._compile_loss._flat_losses, self._loss_order(names), strict=True):
@@ -266,7 +279,7 @@ class Stack:
             if weight is not None:
                 of_rows = weight[name] if isinstance(weight, dict) else tf.nest.flatten(weight)[0]
                 rows = rows * tf.reshape(of_rows, tf.shape(rows))
-            mean = tf.reduce_mean(tf.reshape(rows, [self.replicas, -1]), axis=1)
+            mean = tf.reduce_mean(tf.reshape(rows, [tf.shape(predicted[name])[0], -1]), axis=1)
             total += mean if entry.loss_weights is None else mean * entry.loss_weights
         return total
 
@@ -276,12 +289,13 @@ class Stack:
         return [path[-1] if path and path[-1] in names else names[path[-1] if path else 0] for path in paths]
 
     def _penalties(self, values: dict[int, Any]) -> Any:
-        """`(replicas,)`: what L1 and L2 add to each replica's loss."""
-        total = tf.zeros(self.replicas)
+        """`(replicas,)`: what L1 and L2 add to each replica's loss; 0 where there is nothing to add."""
+        total: Any = 0.0
         for variable in self.model.trainable_variables:
             if (regularizer := variable.regularizer) is None:
                 continue
-            value = tf.reshape(values[id(variable)], [self.replicas, -1])
+            value = values[id(variable)]
+            value = tf.reshape(value, [tf.shape(value)[0], -1])
             if (l1 := float(getattr(regularizer, "l1", 0.0) or 0.0)) > 0:
                 total += l1 * tf.reduce_sum(tf.abs(value), axis=1)
             if (l2 := float(getattr(regularizer, "l2", 0.0) or 0.0)) > 0:
@@ -309,6 +323,19 @@ class Stack:
         values = tf.map_fn(one, tf.range(self.replicas), fn_output_signature=tf.float32, parallel_iterations=1)
         self.model._compile_metrics.reset_state()
         return {name: values[:, place] for place, name in enumerate(names)}
+
+
+def _groups(model: keras.Model, replicas: int, batch_size: int) -> int:
+    """Into how many groups a step's replicas are parted, each computed by a thread of its own.
+
+    An operation on all replicas is too small to keep two cores busy; a chain of operations on half of them is not.
+    Batch normalisation writes its statistics for all replicas at once.
+    """
+    together = any(isinstance(layer, L.BatchNormalization) for layer in model.layers)
+    if together or work(model, batch_size * replicas) <= BUSY:
+        return 1
+    most = max(1, min(threads(), replicas // 4))
+    return next(groups for groups in range(most, 0, -1) if replicas % groups == 0)
 
 
 def _nodes(model: keras.Model) -> list[Any]:
