@@ -35,8 +35,6 @@ def test_a_page(page: Path, reader: Reader, request: pytest.FixtureRequest) -> N
             "redis://redis.example:6379/0": request.getfixturevalue("redis_url"),
             "file:///tmp/fitserve-blobs": f"file://{reader.folder}/blobs",
         }
-        # A worker is missing, and doctor's exit code says so.
-        reader.elsewhere["fitserve doctor"] = "fitserve doctor || true"
     for block in blocks_of(page):
         reader.read(block)
 
