@@ -200,6 +200,7 @@ function useTextInAddress(text: string, start: string): void {
     if (text === start) return undefined;
     const timer = setTimeout(() => {
       const next = new URL(window.location.href);
+      if (!next.pathname.endsWith("/new")) return;
       next.searchParams.set("spec", text);
       window.history.replaceState(window.history.state, "", next);
     }, 500);

@@ -47,7 +47,9 @@ export default function Playground() {
       wanted.set("run", seen.run);
       wanted.set("at", String(seen.at));
     }
-    if (wanted.toString() !== query.toString()) setQuery(wanted, { replace: true });
+    // A page that is being left must not call the visitor back.
+    const here = window.location.pathname.endsWith("/playground");
+    if (here && wanted.toString() !== query.toString()) setQuery(wanted, { replace: true });
   };
   const set = (part: Partial<Controls>) => put(changed(controls, part), view, null);
   const setView = (part: Partial<View>) => put(controls, { ...view, ...part }, runId === null ? null : { run: runId, at: epoch });
