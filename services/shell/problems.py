@@ -77,7 +77,7 @@ def _validation_problem(item: Any) -> dict[str, Any]:
     else:
         found["parameter"] = ".".join(str(part) for part in path)
         found["in"] = where
-    if item["type"] != "missing" and not isinstance(item.get("input"), bytes):
+    if item["type"] != "missing" and "token" not in path and not isinstance(item.get("input"), bytes):
         found["received"] = item.get("input")
     return found
 
