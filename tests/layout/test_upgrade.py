@@ -84,6 +84,7 @@ def client(layout: Layout, name: str) -> httpx2.Client:
     return httpx2.Client(base_url=address, headers={"Authorization": f"Bearer {layout.token}"}, timeout=30)
 
 
+@pytest.mark.long
 def test_old_code_on_the_new_schema_beside_new_code(layout: Layout, old_code: Path) -> None:
     layout.run_job("services.migrate")  # the new code's
     assert not migrations.pending(layout.variables["FITSERVE_DATABASE_URL"])
