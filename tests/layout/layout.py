@@ -208,7 +208,9 @@ class Layout:
 
     def close(self) -> None:
         running = [m.process for m in self.members.values() if m.process and m.process.poll() is None]
-        for process in (*running, *self._others):
+        for process in running:
             process.kill()
+        for process in self._others:
+            process.terminate()  # nginx's workers end with it then
         for process in (*running, *self._others):
             process.wait()
