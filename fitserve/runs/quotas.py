@@ -71,8 +71,9 @@ def trained_seconds(session: Session, key_id: str, at: datetime) -> tuple[float,
         select(Run.started_at, Run.finished_at).where(Run.key_id == key_id, recent, Run.started_at.is_not(None))
     )
     used, free_at = 0.0, at + timedelta(minutes=1)
-    ends = []
+    ends: list[datetime] = []
     for started, finished in rows:
+        assert started is not None
         end = min(finished or at, at)
         used += max(0.0, (end - max(started, since)).total_seconds())
         ends.append(end)
@@ -82,8 +83,8 @@ def trained_seconds(session: Session, key_id: str, at: datetime) -> tuple[float,
 def keys_without_room(session: Session) -> Sequence[str]:
     """Keys whose own quota of running runs is used up."""
     limited = session.execute(select(Key.id, Key.quotas).where(Key.quotas.is_not(None)))
-    most = {key_id: Quotas.model_validate(quotas).running_runs for key_id, quotas in limited}
-    most = {key_id: limit for key_id, limit in most.items() if limit is not None}
+    quotas = {key_id: Quotas.model_validate(said) for key_id, said in limited}
+    most = {key_id: own.running_runs for key_id, own in quotas.items() if own.running_runs is not None}
     if not most:
         return []
     running = select(Run.key_id, func.count()).where(Run.state == RunState.running).group_by(Run.key_id)

@@ -1,7 +1,7 @@
 """The protocols' messages, in a pool of their own.
 
-TensorFlow, `tensorflow-serving-api`, `tritonclient` and `kserve` bring messages of the same names. In protobuf's default
-pool the second to come is an error; with this one they can be imported beside us, in either order.
+TensorFlow, `tensorflow-serving-api`, `tritonclient` and `kserve` bring messages of the same names. In protobuf's
+default pool the second to come is an error; with this one they can be imported beside us, in either order.
 
 `protoc` writes `*_pb2.py` and `*_pb2.pyi`; in the former `_descriptor_pool.Default()` then becomes `POOL`.
 """
