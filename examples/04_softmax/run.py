@@ -12,7 +12,7 @@ ASKED = 50
 def measure(client: Client) -> Figures:
     """Accuracy over seeds, and what the served network answers."""
     table = client.datasets.sample("digits")
-    run = client.runs.create(spec(DIGITS)).wait()
+    run = client.runs.create(spec(DIGITS, {"dataset": table.name})).wait()
     rows = list(table.iter_rows(ASKED))
     answer = client.models.classify("lesson-digits", [{k: v for k, v in row.items() if k != "digit"} for row in rows])
     right = [scores[str(row["digit"])] for scores, row in zip(answer, rows, strict=True)]

@@ -19,8 +19,9 @@ def rises(run) -> int:
 
 def measure(client: Client) -> Figures:
     """Training loss after twenty epochs, and how often it rose on the way, five seeds each."""
-    client.datasets.sample("breast_cancer")
-    runs = {size: client.runs.create(spec(DESCENT, {"training.batch_size": size})) for size in SIZES}
+    table = client.datasets.sample("breast_cancer").name
+    bodies = {size: spec(DESCENT, {"dataset": table, "training.batch_size": size}) for size in SIZES}
+    runs = {size: client.runs.create(body) for size, body in bodies.items()}
     found = {f"batch size {size}: training loss": mean(last(run.wait(), "loss")) for size, run in runs.items()}
     return {**found, **{f"batch size {size}: epochs in which it rose": rises(run) for size, run in runs.items()}}
 

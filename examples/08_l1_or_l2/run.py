@@ -17,11 +17,11 @@ def first_layer(run, trial: int) -> dict[str, float]:
 
 def measure(client: Client) -> Figures:
     """Share of zeros and norm of the first layer's weights, and accuracy, mean of three seeds."""
-    client.datasets.sample("breast_cancer")
+    table = client.datasets.sample("breast_cancer").name
     runs = {}
     for kind, regularizer in KINDS.items():
         layer = {"Dense": {"units": 16, "activation": "relu", "kernel_regularizer": regularizer}}
-        runs[kind] = client.runs.create(spec(PENALTY, {"network": [layer]}))
+        runs[kind] = client.runs.create(spec(PENALTY, {"dataset": table, "network": [layer]}))
     found: Figures = {}
     for kind, run in runs.items():
         layers = [first_layer(run, trial["index"]) for trial in run.wait().result["trials"]]

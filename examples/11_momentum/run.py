@@ -16,8 +16,8 @@ KINDS = {
 
 def measure(client: Client) -> Figures:
     """Training loss after forty epochs from the same eight initial weights."""
-    client.datasets.sample("xor")
-    runs = {kind: client.runs.create(spec(MOMENTUM, changes)) for kind, changes in KINDS.items()}
+    table = {"dataset": client.datasets.sample("xor").name}
+    runs = {kind: client.runs.create(spec(MOMENTUM, table | changes)) for kind, changes in KINDS.items()}
     losses = {kind: last(run.wait(), "loss") for kind, run in runs.items()}
     found = {f"{kind}: training loss, mean of eight": mean(values) for kind, values in losses.items()}
     pairs = zip(losses["plain"], losses["Nesterov"], strict=True)

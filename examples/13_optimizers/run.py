@@ -10,10 +10,11 @@ RAW = Path(__file__).with_name("raw.yaml")
 
 def measure(client: Client) -> Figures:
     """Validation accuracy and training loss on raw columns, and of SGD on standardised ones, five seeds each."""
-    client.datasets.sample("wine")
-    bodies = {f"{name}, raw columns": spec(RAW, {"training.optimizer": name}) for name in ("SGD", "RMSprop", "Adam")}
+    table = {"dataset": client.datasets.sample("wine").name}
+    names = ("SGD", "RMSprop", "Adam")
+    bodies = {f"{name}, raw columns": spec(RAW, {**table, "training.optimizer": name}) for name in names}
     # Left out, features are all columns, and numbers are standardised.
-    bodies["SGD, standardised columns"] = spec(RAW, {"training.optimizer": "SGD", "features": None})
+    bodies["SGD, standardised columns"] = spec(RAW, {**table, "training.optimizer": "SGD", "features": None})
     runs = {name: client.runs.create(body) for name, body in bodies.items()}
     found: Figures = {}
     for name, run in runs.items():

@@ -8,10 +8,10 @@ from fitserve.client import Client
 HERE = Path(__file__).parent
 
 
-def hidden(activation: str) -> dict:
+def hidden(table: str, activation: str) -> dict:
     """Hills and dales with that activation in two hidden layers."""
     layers = [{"Dense": {"units": 16, "activation": activation}} for _ in range(2)]
-    return spec(HERE / "linear.yaml", {"dataset": "multi-gauss", "network": layers, "training.epochs": 60})
+    return spec(HERE / "linear.yaml", {"dataset": table, "network": layers, "training.epochs": 60})
 
 
 def straight(run) -> float:
@@ -23,10 +23,10 @@ def straight(run) -> float:
 
 def measure(client: Client) -> Figures:
     """Losses (mean squared error) with and without the last sigmoid, with ReLU and with sigmoid inside."""
-    for table in ("plane", "multi-gauss"):
-        client.datasets.sample(table)
-    runs = {kind: client.runs.create(HERE / f"{kind}.yaml") for kind in ("sigmoid", "linear")}
-    inside = {activation: client.runs.create(hidden(activation)) for activation in ("relu", "sigmoid")}
+    plane, hills = (client.datasets.sample(table).name for table in ("plane", "multi-gauss"))
+    bodies = {kind: spec(HERE / f"{kind}.yaml", {"dataset": plane}) for kind in ("sigmoid", "linear")}
+    runs = {kind: client.runs.create(body) for kind, body in bodies.items()}
+    inside = {activation: client.runs.create(hidden(hills, activation)) for activation in ("relu", "sigmoid")}
     found = {f"plane, {kind} output: validation loss": mean(last(run.wait(), "val_loss")) for kind, run in runs.items()}
     for name, run in inside.items():
         found[f"hills, {name} inside: validation loss"] = mean(last(run.wait(), "val_loss"))

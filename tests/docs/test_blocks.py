@@ -13,6 +13,7 @@ from fitserve.client import Client
 from tests.conftest import PROJECT, Server
 from tests.docs.blocks import RUN, Block, Reader, blocks_of, pages
 
+pytestmark = pytest.mark.xdist_group("blocks")
 DOCS = PROJECT / "docs"
 README = PROJECT / "README.md"  # test_readme runs it
 CLI = DOCS / "reference" / "cli.md"

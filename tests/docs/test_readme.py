@@ -7,12 +7,14 @@ import re
 import shutil
 from pathlib import Path
 
+import pytest
 from typer.main import get_command
 
 from fitserve.cli import app
 from tests.conftest import PROJECT, Server
 from tests.docs.blocks import Reader, blocks_of
 
+pytestmark = pytest.mark.xdist_group("readme")
 README = (PROJECT / "README.md").read_text()
 
 

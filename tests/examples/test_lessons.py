@@ -18,6 +18,7 @@ from examples.lesson import report
 from fitserve.client import Client
 from tests.conftest import PROJECT, Server
 
+pytestmark = pytest.mark.xdist_group("lessons")
 EXAMPLES = PROJECT / "examples"
 LESSONS = sorted(path.parent.name for path in EXAMPLES.glob("*/run.py"))
 LABS = [name for name in LESSONS if "_lab_" in name]

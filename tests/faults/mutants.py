@@ -31,7 +31,7 @@ def without_conditional_update() -> None:
 
     def claim(engine: Engine, worker: str, *, lease_seconds: float, **_: object) -> lease.Claim | None:
         with db.reading(engine) as session:
-            best = lease._best_queued(session, [], ("training",))
+            best = lease._best_queued(session, [], [], ("training",))
         if best is None:
             return None
         time.sleep(0.2)  # the race, made wide

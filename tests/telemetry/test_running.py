@@ -169,6 +169,8 @@ def traffic(on: Running) -> None:
     # The second version shadows the first for a while, then answers.
     on.client.models.promote("side", 1)
     on.client.models.promote("side", 2, "candidate", shadow=True)
+    candidate = "/v1/models/side/labels/candidate/metadata"
+    eventually(lambda: on.predict.get(candidate).headers.get("x-model-version") == "2")
     predictions(on)
     on.client.models.remove_label("side", "candidate")
     on.client.models.promote("side", 2)

@@ -24,7 +24,7 @@ function told<T>({ data, error }: { data?: T; error?: unknown }): T {
 
 const model = "typescript";
 const made = told(
-  await api.POST("/api/v1/datasets/samples", { body: { sample: "circle", name: model, noise: 0, seed: 0, rows: 200 } }),
+  await api.POST("/api/v1/datasets/samples", { body: { sample: "circle", name: model, noise: 0, seed: 0, rows: 200, derived: false } }),
 );
 const spec = {
   dataset: made.name,

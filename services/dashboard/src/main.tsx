@@ -28,7 +28,8 @@ if (root) {
   createRoot(root).render(
     <StrictMode>
       <QueryClientProvider client={queries}>
-        <BrowserRouter>
+        {/* A control that lives in the address shows at once what was chosen. */}
+        <BrowserRouter useTransitions={false}>
           <App offeredKey={key} />
         </BrowserRouter>
       </QueryClientProvider>

@@ -50,7 +50,7 @@ export async function allEpochs(id: string, signal?: AbortSignal, onRows?: (rows
 }
 
 /** Checks a spec as the server would, without running it. */
-export async function validate(text: string, signal: AbortSignal): Promise<Validation> {
+export async function validate(text: string, signal?: AbortSignal): Promise<Validation> {
   return call<Validation>("POST", ROOT, {
     body: text,
     query: { validate_only: true },

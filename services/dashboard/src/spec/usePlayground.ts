@@ -3,7 +3,7 @@
 import { useCallback, useEffect, useMemo, useRef, useState } from "react";
 import { get, seg } from "../api/client";
 import { useLive } from "../api/live";
-import { cancelRun, isLive, submitSpec, useRun } from "../api/runs";
+import { cancelRun, isLive, submitSpec, useRun, validate } from "../api/runs";
 import type { DatasetInfo, LayerSeries, RunDetail } from "../api/types";
 import { between, formOf, specOf, type Controls } from "./playground";
 import { countOf, flatten, mixed } from "./tinynet";
@@ -143,9 +143,10 @@ function useSeen(id: string | null, key: string | null, current: string | null, 
   useEffect(() => {
     if (id === null || key === null || current !== null || asked.current) return;
     asked.current = true;
-    get<RunDetail>(`/api/v1/runs/${seg(id)}`)
-      .then((run) => {
-        if (canonical(run.spec) === key) take(id);
+    // The server writes every default out, in the run as in what it would make of these controls.
+    Promise.all([get<RunDetail>(`/api/v1/runs/${seg(id)}`), validate(key)])
+      .then(([run, meant]) => {
+        if (canonical(run.resolved) === canonical(meant.resolved)) take(id);
       })
       .catch(() => undefined); // Another's run, or one that is gone: play trains it again.
   }, [id, key, current, take]);

@@ -1,0 +1,16 @@
+"""A server of its own for each module: what the pages show is to work on a new one, and names are theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import Server, start_server, stop_server
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    running = start_server(tmp_path_factory.mktemp("reader") / "home")
+    yield running
+    stop_server(running)
