@@ -214,6 +214,10 @@ def test_errors_name_row_column_and_value_and_leave_nothing(api: Api) -> None:
         (b"a\n" + b"x" * (5 << 20) + b"\n", 422),
         (b"PK\x03\x04", 415),
     ],
+    ids=[
+        *("empty", "header only", "ragged", "a name twice", "numpy", "parquet", "half of a gzip"),
+        *("bomb", "columns", "one line", "one cell", "zip"),
+    ],
 )
 def test_malformed_uploads_are_refused(api: Api, content: bytes, status: int) -> None:
     before = api.blobs()

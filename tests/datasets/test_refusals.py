@@ -99,7 +99,11 @@ def test_headers(read: Ingest) -> None:
     assert mended.ingested.refused["rows"] == 0
 
 
-@pytest.mark.parametrize("data", [b"", b"\n\n", b"a,b\n", b"a,b", b"\xef\xbb\xbf", gzip.compress(b"")])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\n\n", b"a,b\n", b"a,b", b"\xef\xbb\xbf", gzip.compress(b"")],
+    ids=["empty", "blank lines", "header", "header without an end", "byte order mark", "gzip of nothing"],
+)
 def test_nothing_in_it(read: Ingest, data: bytes) -> None:
     assert isinstance(refusal(read, data), TableUnreadable)
 
