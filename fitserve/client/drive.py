@@ -44,7 +44,11 @@ def request_of(http: httpx2.Client | httpx2.AsyncClient, address: Address, call:
         if call.content.size is not None:
             headers["Content-Length"] = str(call.content.size)
     params = {key: value for key, value in call.query.items() if value is not None}
-    timeout = httpx2.USE_CLIENT_DEFAULT if call.timeout is None else httpx2.Timeout(call.timeout, connect=5.0)
+    timeout = (
+        httpx2.USE_CLIENT_DEFAULT
+        if call.timeout is None
+        else httpx2.Timeout(call.timeout, connect=5.0, write=min(call.timeout, 60.0))
+    )
     return http.build_request(
         call.method, address.url(call), params=params, headers=headers, content=content, timeout=timeout
     )

@@ -30,6 +30,7 @@ def breaking(base_url: str, *, up: Sequence[int] = (), down: Sequence[int] = ())
         for end in (source, sink):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+            end.close()  # else what is still sent here would wait for a reader for ever
 
     def serve() -> None:
         with suppress(OSError):

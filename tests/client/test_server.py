@@ -210,6 +210,7 @@ def test_cancel_wait_retry_and_reproduce(client: Client, trained: Run[Sync]) -> 
         slow.wait(30)
     assert caught.value.extra["state"] == "cancelled"
     assert slow.wait(1, check=False).state == "cancelled"
+    assert slow.refresh().ended
     again = slow.retry()
     assert again.parent_id == slow.id
     again.cancel().wait(30, check=False)

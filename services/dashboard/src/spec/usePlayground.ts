@@ -74,7 +74,7 @@ export function useTraining({ controls, dataset, speed, run: seen, epoch: seenEp
   const live = useLive(current ?? "", current !== null && (state === null || isLive({ state })));
   const trained = current === null ? 0 : live.table.lastEpoch;
   const done = state !== null && !isLive({ state });
-  const kept = useWeights(current, done, countOf(formOf(controls)));
+  const { kept, whole } = useWeights(current, done, countOf(formOf(controls)));
 
   useEffect(() => {
     // The points may still be on their way when play is pressed.
@@ -104,7 +104,7 @@ export function useTraining({ controls, dataset, speed, run: seen, epoch: seenEp
     const timer = setInterval(() => setEpoch((old) => Math.min(old + 1, Math.max(old, last))), 1000 / speed);
     return () => clearInterval(timer);
   }, [playing, drawn, speed, last]);
-  if (playing && done && (kept.size > 0 || state !== "succeeded") && epoch >= Math.max(last, 0)) setPlaying(false);
+  if (playing && whole && epoch >= last) setPlaying(false);
 
   const { start } = controls;
   const now = useMemo(() => momentAt(kept, epoch, start), [kept, epoch, start]);
@@ -152,10 +152,16 @@ function useSeen(id: string | null, key: string | null, current: string | null, 
   }, [id, key, current, take]);
 }
 
-/** The recorded weights by epoch, asked for again while the run trains. */
-function useWeights(run: string | null, done: boolean, count: number): ReadonlyMap<number, readonly number[]> {
-  const [state, setState] = useState<{ run: string | null; kept: ReadonlyMap<number, readonly number[]> }>({ run: null, kept: new Map() });
-  const kept = state.run === run ? state.kept : NONE;
+/** The recorded weights by epoch; `whole` once there will be no more. */
+interface Weights {
+  run: string | null;
+  kept: ReadonlyMap<number, readonly number[]>;
+  whole: boolean;
+}
+
+/** Asks for them again while the run trains. */
+function useWeights(run: string | null, done: boolean, count: number): Weights {
+  const [state, setState] = useState<Weights>(NONE);
   useEffect(() => {
     if (run === null) return undefined;
     const stop = new AbortController();
@@ -169,10 +175,12 @@ function useWeights(run: string | null, done: boolean, count: number): ReadonlyM
           const weights = flatten(item.layers.filter((layer) => layer.values !== undefined));
           if (weights?.length === count) own.set(item.epoch, weights);
         }
-        if (series.items.length > 0) setState({ run, kept: new Map(own) });
+        if (series.items.length > 0 || done) setState({ run, kept: new Map(own), whole: done });
         if (!done) timer = setTimeout(() => void look(), POLL);
       } catch {
-        if (!stop.signal.aborted && !done) timer = setTimeout(() => void look(), 4 * POLL);
+        if (stop.signal.aborted) return;
+        if (done) setState((old) => ({ ...old, run, whole: true }));
+        else timer = setTimeout(() => void look(), 4 * POLL);
       }
     };
     void look();
@@ -181,10 +189,10 @@ function useWeights(run: string | null, done: boolean, count: number): ReadonlyM
       clearTimeout(timer);
     };
   }, [run, done, count]);
-  return kept;
+  return state.run === run ? state : NONE;
 }
 
-const NONE: ReadonlyMap<number, readonly number[]> = new Map();
+const NONE: Weights = { run: null, kept: new Map(), whole: false };
 
 function momentAt(kept: ReadonlyMap<number, readonly number[]>, epoch: number, start: readonly number[]): Moment | null {
   if (epoch === 0) return start.length > 0 ? { weights: start, from: 0, to: 0 } : null;
