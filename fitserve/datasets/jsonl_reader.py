@@ -25,6 +25,7 @@ from fitserve.wire.datasets import UploadOptions
 BATCH = 10_000  # lines
 ARRAY_BYTES = 64 << 20  # an array is read at once up to this size; a larger one must have an object on each line
 _decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # the last: nested thousands deep
 
 
 class JsonLinesTable:
@@ -42,7 +43,7 @@ class JsonLinesTable:
         for row, line, text in self._lines():
             try:
                 names.update(dict.fromkeys(_decoder.decode(text)))
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            except _UNREADABLE as error:
                 if row == 1 and not self.options.lenient:
                     raise refuse([self._problem(row, line, text, error)]) from None
             if row > 1000:
@@ -127,7 +128,7 @@ class JsonLinesTable:
         try:
             members = _decoder.decode(text)
             values = [self._text(members.pop(name, None)) for name in self.names]
-        except (msgspec.DecodeError, UnicodeDecodeError, _BadField) as error:
+        except (*_UNREADABLE, _BadField) as error:
             if not quiet:
                 self._refuse(self._problem(row, line, text, error))
             return None
@@ -157,7 +158,8 @@ class JsonLinesTable:
 
     def _problem(self, row: int, line: int, text: bytes, error: Exception) -> Problem:
         shown: Any = clipped(text.decode("utf-8", "replace"))
-        detail = f"Row {row} (line {line}) cannot be read: {error}."
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        detail = f"Row {row} (line {line}) cannot be read: {why}."
         return Problem(detail, row=row, line=line, received=shown, expected="a JSON object on one line")
 
     def _refuse(self, problem: Problem) -> None:
@@ -192,7 +194,7 @@ def lines_of_array(path: Path, target: Path) -> Path:
         file.seek(0)
         try:
             items = msgspec.json.decode(file.read(), type=list[msgspec.Raw])
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except _UNREADABLE:
             return path  # the error is told line by line
     with target.open("wb") as out:
         for item in items:

@@ -168,6 +168,14 @@ def arrow() -> bytes:
     return out.getvalue()
 
 
+@pytest.mark.parametrize("lenient", [False, True])
+@pytest.mark.parametrize(
+    "data", [b"[" * 100_000, b'[{"":' * 50_000, b'{"a": ' + b"[" * 100_000], ids=["arrays", "both", "object"]
+)
+def test_json_that_is_nested_thousands_deep(read: Ingest, data: bytes, lenient: bool) -> None:
+    assert isinstance(refusal(read, data, format="jsonl", lenient=lenient), BadInput)
+
+
 def test_damaged_files_are_refused_and_never_crash(read: Ingest) -> None:
     whole = [parquet(a=list(range(200)), b=["x", "y"] * 100), arrow(), gzip.compress(b"a,b\n1,2\n" * 100)]
     dice = random.Random(0)
