@@ -1,0 +1,41 @@
+"""`sourceless.py FOLDER [PACKAGE...]`: within the build. Byte code without docstrings takes the place of a folder's sources.
+
+A traceback still names file and line of what is not ours; only the line's text is missing. Assertions stay. The
+packages that are named keep their docstrings.
+"""
+
+import ast
+import importlib.util
+import os
+import sys
+from importlib._bootstrap_external import _code_to_timestamp_pyc  # what py_compile itself writes with
+from pathlib import Path
+
+
+def without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            if ast.get_docstring(node, clean=False) is not None:
+                text = node.body.pop(0)
+                if not node.body and not isinstance(node, ast.Module):
+                    node.body.append(ast.copy_location(ast.Pass(), text))
+    return tree
+
+
+def main(folder: Path, documented: list[str]) -> None:
+    for cached in list(folder.rglob("__pycache__/*.pyc")):
+        cached.unlink()
+    for source in list(folder.rglob("*.py")):
+        try:
+            tree = ast.parse(importlib.util.decode_source(source.read_bytes()), str(source))
+        except SyntaxError:  # a template, or for another Python
+            continue
+        if source.relative_to(folder).parts[0] not in documented:
+            tree = without_docstrings(tree)
+        code = compile(tree, os.fspath(source), "exec", dont_inherit=True, optimize=0)
+        source.with_suffix(".pyc").write_bytes(_code_to_timestamp_pyc(code))
+        source.unlink()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])
