@@ -22,7 +22,8 @@ rm -f onnxruntime/capi/libonnxruntime.so*                  # for C programs; Pyt
 rm -rf onnxruntime/transformers onnxruntime/quantization onnxruntime/tools
 rm -rf pyarrow/include pyarrow/src pyarrow/_flight* pyarrow/libarrow_flight* pyarrow/libarrow_python_flight*
 rm -rf pyarrow/_s3fs* pyarrow/libarrow_s3*                 # S3 is reached by s3fs
-rm -rf pyarrow/_gcsfs* pyarrow/_azurefs* pyarrow/_hdfs* pyarrow/_orc* pyarrow/_dataset_orc* pyarrow/_substrait*
+rm -rf pyarrow/_gcsfs* pyarrow/_azurefs* pyarrow/_hdfs* pyarrow/_orc* pyarrow/_dataset_orc* pyarrow/_substrait* \
+  pyarrow/_*parquet_encryption* pyarrow/libarrow_python_parquet_encryption*
 rm -f pyarrow/libarrow_python*.so pyarrow/libarrow_python*.so.*.*.* pyarrow/_pyarrow_cpp_tests*
 if [ -e pyarrow/libarrow_substrait.so.* ]; then            # every library names it, none uses it: an empty one serves
   name=$(basename pyarrow/libarrow_substrait.so.*)
@@ -33,7 +34,8 @@ rm -f numpy/_core/_simd.* numpy/_core/_*_tests.*           # modules of its own 
 rm -f zstandard/_cffi.* zstandard/backend_cffi.py          # for PyPy
 rm -rf matplotlib/mpl-data/sample_data matplotlib/mpl-data/fonts/afm matplotlib/mpl-data/fonts/pdfcorefonts
 if [ -d matplotlib ]; then                                 # formulas are not parsed, windows not opened
-  find matplotlib/mpl-data/fonts/ttf -type f ! -name 'DejaVuSans.ttf' ! -name 'DejaVuSans-Bold.ttf' ! -name 'LICENSE*' -delete
+  find matplotlib/mpl-data/fonts/ttf -type f ! -name 'DejaVuSans.ttf' ! -name 'DejaVuSans-Bold.ttf' ! -name 'LastResort*' \
+    ! -name 'LICENSE*' -delete
   rm -rf matplotlib/sphinxext matplotlib/testing matplotlib/backends/qt_editor matplotlib/backends/web_backend
   rm -f matplotlib/backends/*backend_gtk* matplotlib/backends/backend_[npqtw]* matplotlib/backends/_*tk*
   rm -rf mpl_toolkits/axisartist mpl_toolkits/axes_grid1
@@ -47,7 +49,7 @@ for library in avif webp webpmux webpdemux sharpyuv freetype harfbuzz lcms2 png1
   rm -f pillow.libs/lib$library-*
 done
 rm -rf sqlalchemy/testing alembic/testing pydantic/v1
-rm -f fastapi_offline/static/redoc.*
+rm -f fastapi_offline/static/redoc.* grpc/_cython/_credentials/roots.pem # gRPC is served here, not asked for
 sed -i '/^$/q' ./*.dist-info/METADATA                       # the facts stay, the readme files go
 if [ -d botocore/data ]; then                              # the descriptions of Amazon's other services
   find botocore/data -mindepth 1 -maxdepth 1 -type d ! -name s3 ! -name sts ! -name 'sso*' -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""`sourceless.py FOLDER [PACKAGE...]`: within the build. Byte code without docstrings takes the place of a folder's sources.
+"""`sourceless.py FOLDER [PACKAGE...]`: within the build. Byte code without docstrings takes the place of sources.
 
 A traceback still names file and line of what is not ours; only the line's text is missing. Assertions stay. The
 packages that are named keep their docstrings.
@@ -14,11 +14,11 @@ from pathlib import Path
 
 def without_docstrings(tree: ast.Module) -> ast.Module:
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            if ast.get_docstring(node, clean=False) is not None:
-                text = node.body.pop(0)
-                if not node.body and not isinstance(node, ast.Module):
-                    node.body.append(ast.copy_location(ast.Pass(), text))
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if documented and ast.get_docstring(node, clean=False) is not None:
+            text = node.body.pop(0)
+            if not node.body and not isinstance(node, ast.Module):
+                node.body.append(ast.copy_location(ast.Pass(), text))
     return tree
 
 
