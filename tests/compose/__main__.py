@@ -12,7 +12,6 @@ import argparse
 import json
 import sys
 import time
-from collections import Counter
 from typing import Any
 
 import httpx2
@@ -205,18 +204,21 @@ def upgrade(deployment: Deployment) -> None:
 
 def scraped(deployment: Deployment) -> None:
     """Prometheus reaches every container of ours and no other, and evaluates every rule."""
-    wanted = {service: len(deployment.engine.containers(service)) for service in OURS}
+    engine = deployment.engine
+    wanted = {service: sorted(map(engine.address, engine.containers(service))) for service in OURS}
 
     def asked(path: str, **parameters: str) -> Any:
         return httpx2.get(f"{deployment.prometheus}/api/v1/{path}", params=parameters).json()["data"]
 
-    def up() -> dict[str, int]:
+    def up() -> dict[str, list[str]]:
         targets = asked("targets", state="active")["activeTargets"]
-        found = dict(Counter(one["labels"]["job"] for one in targets))
-        return found if all(one["health"] == "up" for one in targets) else {}
+        found = {job: [one for one in targets if one["labels"]["job"] == job] for job in wanted}
+        if any(one["health"] != "up" for one in targets):
+            return {}
+        return {job: sorted(one["labels"]["instance"].split(":")[0] for one in those) for job, those in found.items()}
 
     until(lambda: up() == wanted, 120, f"every process scraped: {wanted}")
-    deployment.figures["scraped"] = wanted
+    deployment.figures["scraped"] = {service: len(those) for service, those in wanted.items()}
 
     def rules() -> list[str]:
         return [rule["health"] for group in asked("rules")["groups"] for rule in group["rules"]]

@@ -99,6 +99,11 @@ class Engine:
         done = subprocess.run([self.command, *arguments], env=self.environment, capture_output=True, check=False)
         return done.returncode != 0
 
+    def address(self, container: str) -> str:
+        """Its address in the project's network."""
+        (network,) = self.inspect(container)["NetworkSettings"]["Networks"].values()
+        return str(network["IPAddress"])
+
     def is_healthy(self, container: str) -> bool:
         """Whether its health check passed."""
         state = self.inspect(container)["State"]

@@ -1,0 +1,59 @@
+"""deploy/sourceless.py: what it leaves of a package runs as its sources did."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import PROJECT
+
+SOURCE = '''"""A module."""
+from __future__ import annotations
+
+
+class Empty(Exception):
+    """Only words."""
+
+
+async def waits():
+    """Only words."""
+
+
+def half(number: int) -> float:
+    """Half of it."""
+    assert number > 0, "more than nothing"
+    return number / 2
+'''
+
+LOOK = """
+import asyncio, bare, six, wordy
+print(bare.__doc__, bare.half.__doc__, bare.Empty.__doc__, wordy.__doc__, wordy.half.__doc__, six.half(3))
+asyncio.run(bare.waits())
+bare.half(0)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("bare", "wordy"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(SOURCE)
+    (tmp_path / "six.py").write_text(SOURCE)
+    (tmp_path / "bare" / "template.py").write_text("def ${name}(): pass\n")
+    subprocess.run([sys.executable, PROJECT / "deploy" / "sourceless.py", tmp_path, "wordy"], check=True)
+    return tmp_path
+
+
+def test_only_what_is_no_python_is_left_as_it_was(folder: Path) -> None:
+    left = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert left == {"bare/__init__.pyc", "bare/template.py", "six.pyc", "wordy/__init__.pyc"}
+
+
+def test_it_runs_without_docstrings_and_with_assertions(folder: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", LOOK], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "None None None A module. Half of it. 1.5", done.stderr
+    assert "AssertionError: more than nothing" in done.stderr
+    assert f'File "{folder}/bare/__init__.py", line 15, in half' in done.stderr
