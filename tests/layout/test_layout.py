@@ -128,7 +128,6 @@ def test_a_resumable_upload_goes_on_at_any_api(layout: Layout) -> None:
         assert made["rows"] == 300
 
 
-@pytest.mark.long
 def test_the_journey_and_the_loss_of_one_of_each_pair(layout: Layout) -> None:
     with layout.client() as http:
         upload(http)
