@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
+
+TRIAL: Final = "trial"  # the kind of a run that is one trial of another, trained apart by an idle worker
 
 
 class RunState(StrEnum):
@@ -36,13 +39,13 @@ class Transition:
 
 
 TRANSITIONS: tuple[Transition, ...] = (
-    Transition("T1", None, RunState.queued, "API", "created"),
+    Transition("T1", None, RunState.queued, "API, or supervisor for a trial", "created"),
     Transition("T2", RunState.queued, RunState.running, "supervisor", "claimed: attempt + 1, new lease"),
     Transition("T4", RunState.running, RunState.succeeded, "supervisor", "artifact durable, not cancelled"),
     Transition("T5", RunState.running, RunState.failed, "supervisor", "deterministic error"),
     Transition("T6", RunState.running, RunState.queued, "supervisor or reaper", "lease expired, or handed back"),
     Transition("T7", RunState.running, RunState.failed, "supervisor or reaper", "attempts used up: worker_lost"),
-    Transition("T8", RunState.queued, RunState.cancelled, "API", "cancelled while queued"),
+    Transition("T8", RunState.queued, RunState.cancelled, "API, or supervisor for a trial", "cancelled while queued"),
     Transition("T9", RunState.running, RunState.cancelled, "supervisor or reaper", "cancel requested"),
 )
 

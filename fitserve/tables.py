@@ -141,9 +141,15 @@ class Run(Base):
         Index("ix_runs_finished", "finished_at"),
         Index("ix_runs_key_id_finished_at", "key_id", "finished_at"),  # quotas of a key
         Index("ix_runs_shared", "id", sqlite_where=text("shared"), postgresql_where=text("shared")),
+        Index(
+            "ix_runs_parent_id",
+            "parent_id",
+            sqlite_where=text("parent_id IS NOT NULL"),
+            postgresql_where=text("parent_id IS NOT NULL"),
+        ),
     )
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    kind: Mapped[str] = mapped_column(String(16), default="training")  # or "prediction": a batch prediction
+    kind: Mapped[str] = mapped_column(String(16), default="training")  # reproduction, trial, prediction
     owner: Mapped[str] = mapped_column(String(63))
     key_id: Mapped[str | None] = mapped_column(String(40))  # that asked for it
     shared: Mapped[bool] = mapped_column(default=False, server_default=false())
@@ -163,7 +169,7 @@ class Run(Base):
     cancel_requested_at: Mapped[datetime | None]
     checkpoint: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"))
     checkpoint_epoch: Mapped[int | None]
-    parent_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id"))  # retried, reproduced or patched from
+    parent_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id"))  # made from it, or a trial of it
     result: Mapped[dict[str, Any] | None]  # final metrics, artifact, trials, evaluation
     error: Mapped[dict[str, Any] | None]  # problem details with a `cause`
     origin: Mapped[dict[str, Any] | None]  # the request that made it: request_id, traceparent

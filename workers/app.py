@@ -12,7 +12,7 @@ from celery.signals import worker_ready, worker_shutting_down
 from sqlalchemy import text
 
 from fitserve import blobs, db, logs, telemetry, tracing
-from fitserve.queue import QUEUE, WAKE, make_app
+from fitserve.queue import QUEUE, WAKE, Publisher, make_app
 from fitserve.settings import Settings
 from workers import probes
 from workers.predict_batch import PredictionDesk
@@ -45,7 +45,8 @@ def main() -> None:
     telemetry.watch_disk(settings.home)
     settings.scratch.mkdir(parents=True, exist_ok=True)
     engine = db.make_engine(settings.resolved_database_url)
-    supervisor = Supervisor(settings, engine, blobs.open_store(settings.resolved_blob_url))
+    publisher = Publisher(settings)
+    supervisor = Supervisor(settings, engine, blobs.open_store(settings.resolved_blob_url), publisher.publish)
     listening = threading.Event()
 
     def database() -> bool:
@@ -99,4 +100,5 @@ def main() -> None:
             finished.wait(settings.graceful_seconds + 5)
         else:
             supervisor.stop()
+        publisher.close()
         engine.dispose()

@@ -23,13 +23,15 @@ from fitserve.errors import FitserveError, StorageFull, Unavailable
 from fitserve.runs import finish, garbage, lease
 from fitserve.runs.journal import EpochReport, EventReport, Report
 from fitserve.settings import Settings
-from fitserve.states import TERMINAL, RunState
+from fitserve.states import TERMINAL, TRIAL, RunState
 from fitserve.tables import Run
 from workers.commit import make_durable
 from workers.death import Death, cause_of_death, kernel_memory_kills
+from workers.division import Division
 from workers.prepare import job_for
 from workers.processes import Slot, TrainerProcess
-from workers.trainer.channel import ChannelClosed, Message, job_to_message, result_from_message
+from workers.trainer.channel import ChannelClosed, Message, job_to_message, result_from_message, turn_to_message
+from workers.trainer.job import Turn
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +67,7 @@ class Attempt:
     slot: Slot
     claim: lease.Claim
     stopping: threading.Event
+    division: Division
     trainer: TrainerProcess | None = None
     folder: Path = field(init=False)
     _pending: list[Report] = field(default_factory=list)
@@ -160,7 +163,25 @@ class Attempt:
             path.unlink(missing_ok=True)
             self._checkpoint = lease.Checkpoint(stored, epoch)
             self._write()  # blobs first, so that what is written never points to nothing
+        elif kind == "turn":
+            self._answer(message["todo"])
         self._progress = True
+
+    def _answer(self, todo: list[int]) -> None:
+        """Says which trial is next, having noted every epoch of those that are handed over."""
+        try:
+            turn = self._meanwhile_beating(lambda: self.division.turn(todo))
+            self._note_epochs()
+        except (Unavailable, StorageFull):
+            turn = Turn()  # it will ask again
+        if self.trainer is not None:
+            self.trainer.channel.send(turn_to_message(turn))
+
+    def _note_epochs(self) -> None:
+        """Epochs of trials that other workers train are epochs of this run."""
+        for row in self.division.new_epochs():
+            self._seq += 1
+            self._pending.append(EpochReport(self._seq, row.trial, row.epoch, row.logs, row.seconds, row.layers))
 
     def _turn(self) -> None:
         """Between two messages: write, keep the lease, look for a cancel, obey a stop. Raises Ended, LeaseLost."""
@@ -208,8 +229,9 @@ class Attempt:
             self._checkpoint = None
             superseded, self._kept_checkpoint = self._kept_checkpoint, checkpoint.blob.sha256
             self._discard(superseded)
-        telemetry.EPOCHS.inc(epochs)
-        telemetry.ROWS_TRAINED.inc(epochs * self._rows)
+        if self._whole:  # it shows the epochs of its trials as well
+            telemetry.EPOCHS.inc(epochs)
+            telemetry.ROWS_TRAINED.inc(epochs * self._rows)
         self._show_loss(batch)
         if requested is not None:
             self._note_cancel()
@@ -223,8 +245,13 @@ class Attempt:
         try:
             if not self._cancel and lease.cancel_requested(self.engine, self.lease):
                 self._note_cancel()
+            self._note_epochs()
         except Unavailable:
             pass  # the next look will do
+
+    @property
+    def _whole(self) -> bool:
+        return self.claim.run.kind != TRIAL
 
     @property
     def _slot_number(self) -> str:
@@ -297,7 +324,7 @@ class Attempt:
         else:
             most = self.settings.max_attempts
             state = self._decide(lambda: finish.lose(self.engine, self.lease, most, cause, text, data, reports))
-        if state == RunState.failed:
+        if state == RunState.failed and self._whole:
             telemetry.RUN_FAILURES.labels(cause).inc()
         return state
 
@@ -376,11 +403,13 @@ class Attempt:
     def _forget_checkpoint(self, state: RunState | None) -> None:
         if state in TERMINAL:
             self._discard(self._kept_checkpoint)
+            self.division.forget()
 
     def _account(self, state: RunState | None, seconds: float) -> None:
-        telemetry.RUN_SECONDS.observe(seconds)
         self._forget_gauges()
-        if state in TERMINAL:
+        if self._whole:
+            telemetry.RUN_SECONDS.observe(seconds)
+        if self._whole and state in TERMINAL:
             telemetry.RUNS_FINISHED.labels(str(state)).inc()
         log.info(
             "attempt over",

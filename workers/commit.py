@@ -1,4 +1,7 @@
-"""T4's composition: the artifact first, durable; then run, blobs' rows and model version in one transaction."""
+"""T4's composition: the artifact first, durable; then run, blobs' rows and model version in one transaction.
+
+A trial that was trained apart has a file for its run in the place of an artifact.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from fitserve.blobs import BlobStore, Stored
 from fitserve.runs import finish
 from fitserve.runs.journal import Report
 from fitserve.runs.lease import Lease
-from fitserve.states import RunState
+from fitserve.states import TRIAL, RunState
 from fitserve.tables import Run
 from workers.trainer.job import TrainingResult
 
@@ -25,7 +28,7 @@ class DurableResult:
     """A trained network whose bytes are durable and which nothing refers to yet."""
 
     run: Run
-    artifact: str
+    artifact: str | None
     stored: Mapping[str, Stored]
     result: dict[str, Any]
     metrics: dict[str, Any]
@@ -37,19 +40,23 @@ class DurableResult:
         )
 
     def _register(self, session: Session) -> int | None:
-        if self.run.model is None:
+        if self.run.model is None or self.artifact is None:
             return None
         return registry.add_version(session, self.run.model, self.run.owner, self.run.id, self.artifact, self.metrics)
 
 
 def make_durable(blobs: BlobStore, run: Run, trained: TrainingResult) -> DurableResult:
     """Stores a result's files and its manifest. Raises StorageFull."""
+    if run.kind == TRIAL:
+        own = {"trial": blobs.put_file(trained.files["trial"])}
+        result = {**trained.result, "blob": own["trial"].sha256, "bytes": own["trial"].bytes}
+        return DurableResult(run, None, own, result, {})
     made = {"run": run.id, "created_at": datetime.now(UTC).isoformat()}
     artifact, stored = artifacts.write(blobs, trained.files, {**trained.manifest, **made})
     kept: dict[str, str] = {}
     for epoch, one in trained.kept.items():
-        own, blobs_of_it = artifacts.write(blobs, one.files, {**trained.manifest, **one.manifest, **made})
-        kept[str(epoch)] = own.sha256
+        network, blobs_of_it = artifacts.write(blobs, one.files, {**trained.manifest, **one.manifest, **made})
+        kept[str(epoch)] = network.sha256
         stored |= {f"{kind} {epoch}": blob for kind, blob in blobs_of_it.items()}
     metrics = dict(trained.manifest.get("metrics") or trained.result.get("metrics") or {})
     size = sum(blob.bytes for blob in stored.values())

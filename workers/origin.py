@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from fitserve import logs, telemetry, tracing
 from fitserve.runs.lease import Claim
+from fitserve.states import TRIAL
 from fitserve.tracing import Span
 
 log = logging.getLogger(__name__)
@@ -17,7 +18,8 @@ log = logging.getLogger(__name__)
 def attempt_of(claim: Claim) -> Iterator[Span]:
     """Around one attempt. Without tracing the span does nothing."""
     telemetry.ATTEMPTS.inc()
-    telemetry.RUN_WAIT.observe(claim.waited)
+    if claim.run.kind != TRIAL:  # which waits for an idle worker, and its run for nothing
+        telemetry.RUN_WAIT.observe(claim.waited)
     origin = claim.run.origin or {}
     told = {"run_id": claim.lease.run_id, "run_attempt": claim.lease.attempt, "run_model": claim.run.model}
     with (

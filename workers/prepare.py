@@ -13,6 +13,7 @@ from fitserve.datasets import store
 from fitserve.errors import NotFound
 from fitserve.runs.lease import Claim
 from fitserve.settings import Settings
+from fitserve.states import TRIAL
 from fitserve.tables import Dataset
 from workers.trainer.job import TrainingJob
 
@@ -37,6 +38,7 @@ def job_for(settings: Settings, engine: Engine, blobs: BlobStore, claim: Claim, 
         checkpoint=_checkpoint(blobs, run.checkpoint, cache),
         threads=settings.trainer_threads,
         checkpoint_seconds=settings.checkpoint_seconds,
+        trial=run.spec["trial"] if run.kind == TRIAL else None,
     )
 
 

@@ -21,6 +21,7 @@ from fitserve.runs import lease, workers
 from fitserve.settings import Settings
 from workers import lost
 from workers.attempt import Attempt
+from workers.division import Division, Publish
 from workers.origin import attempt_of
 from workers.processes import Slot, Spawner
 
@@ -33,10 +34,13 @@ _AFTER_TROUBLE = 1.0  # seconds to wait after an error that we did not foresee
 class Supervisor:
     """The slots of one worker process."""
 
-    def __init__(self, settings: Settings, engine: Engine, blobs: BlobStore) -> None:
+    def __init__(
+        self, settings: Settings, engine: Engine, blobs: BlobStore, publish: Publish = lambda _: False
+    ) -> None:
         self.settings = settings
         self.engine = engine
         self.blobs = blobs
+        self.publish = publish  # wakes other workers
         self.stopping = threading.Event()
         spawner = Spawner()
         name = f"{platform.node()}-{os.getpid()}-{new_id('w')[-4:]}"
@@ -97,7 +101,9 @@ class Supervisor:
                     return ended
                 self._sign(slot, claim.lease.run_id)
                 with attempt_of(claim) as span:
-                    state = Attempt(self.settings, self.engine, self.blobs, slot, claim, self.stopping).run()
+                    division = Division(self.settings, self.engine, self.blobs, claim.lease, slot.worker, self.publish)
+                    attempt = Attempt(self.settings, self.engine, self.blobs, slot, claim, self.stopping, division)
+                    state = attempt.run()
                     span.end_run(state)
                 self._sign(slot, None)
                 ended += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Engine
@@ -87,6 +88,34 @@ def _origin() -> dict[str, Any] | None:
     return {name: value for name, value in found.items() if value is not None} or None
 
 
+def add(session: Session, new: NewRun, run_id: str, at: datetime) -> Run:
+    """The row of a queued run and its first event, within the caller's transaction."""
+    run = Run(
+        id=run_id,
+        kind=new.kind,
+        owner=new.owner,
+        key_id=new.key_id,
+        shared=False,
+        dataset_id=new.dataset_id,
+        model=new.model,
+        spec=new.spec,
+        resolved=new.resolved,
+        estimates=new.estimates,
+        state=RunState.queued,
+        priority=new.priority,
+        attempt=0,
+        spent_attempts=0,
+        parent_id=new.parent_id,
+        origin=_origin(),
+        dispatched_at=at,  # published right after the commit; T10 sees to it where that fails
+        created_at=at,
+    )
+    session.add(run)
+    session.flush()
+    say(session, run.id, 0, CREATED, at, RunState.queued, "Queued")
+    return run
+
+
 def create(engine: Engine, new: NewRun, limits: Limits, key: Key | None = None) -> tuple[Run, bool]:
     """T1, in one transaction: the key, the run, its first event. Returns the run and whether it is new.
 
@@ -99,29 +128,7 @@ def create(engine: Engine, new: NewRun, limits: Limits, key: Key | None = None) 
             return known, False
         quotas.check(session, new.owner, new.key_id, new.quotas, limits)
         at = db.now(session)
-        run = Run(
-            id=new_id("run"),
-            kind=new.kind,
-            owner=new.owner,
-            key_id=new.key_id,
-            shared=False,
-            dataset_id=new.dataset_id,
-            model=new.model,
-            spec=new.spec,
-            resolved=new.resolved,
-            estimates=new.estimates,
-            state=RunState.queued,
-            priority=new.priority,
-            attempt=0,
-            spent_attempts=0,
-            parent_id=new.parent_id,
-            origin=_origin(),
-            dispatched_at=at,  # published right after the commit; T10 sees to it where that fails
-            created_at=at,
-        )
-        session.add(run)
-        session.flush()
-        say(session, run.id, 0, CREATED, at, RunState.queued, "Queued")
+        run = add(session, new, new_id("run"), at)
         if key is not None:
             row = Idempotency(owner=new.owner, key=key.text, body_sha256=key.request_sha256, run_id=run.id)
             row.created_at = at

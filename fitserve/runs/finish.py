@@ -19,7 +19,7 @@ from fitserve.runs.garbage import keep
 from fitserve.runs.journal import CANCEL_REQUESTED, FINISHED, RELEASED, Level, Report, finite, record_reports, say
 from fitserve.runs.lease import Lease, LeaseLost, queued
 from fitserve.runs.read import own
-from fitserve.states import TERMINAL, RunState
+from fitserve.states import TERMINAL, TRIAL, RunState
 from fitserve.tables import Run
 
 # Inserts the model's version within T4's transaction and returns its number (or None).
@@ -47,9 +47,9 @@ def succeed(
     with db.transaction(engine) as session:
         at = db.now(session)
         where = and_(lease.holds(), Run.cancel_requested_at.is_(None))
-        if not _end(session, where, RunState.succeeded, at):
-            held = session.scalar(select(Run.id).where(lease.holds()))
-            raise CancelledFirst(lease.run_id) if held else LeaseLost(lease.run_id)
+        if not _end(session, lease.run_id, where, RunState.succeeded, at):
+            ours = session.scalar(select(Run.id).where(lease.holds()))
+            raise CancelledFirst(lease.run_id) if ours else LeaseLost(lease.run_id)
         record_reports(session, lease.run_id, lease.attempt, reports, at)
         keep(session, blobs, stored, at)
         whole = {**finite(dict(result)), "attempt": lease.attempt}
@@ -75,7 +75,7 @@ def fail(
     """T5: a failure that training again would repeat. A requested cancel goes first. Raises LeaseLost."""
     with db.transaction(engine) as session:
         at = db.now(session)
-        run = _held(session, lease)
+        run = held(session, lease)
         record_reports(session, lease.run_id, lease.attempt, reports, at)
         if run.cancel_requested_at is not None:
             return _cancelled(session, lease.holds(), run, at)
@@ -86,7 +86,7 @@ def cancelled(engine: Engine, lease: Lease, reports: tuple[Report, ...] = ()) ->
     """T9 by the holder. Raises LeaseLost."""
     with db.transaction(engine) as session:
         at = db.now(session)
-        run = _held(session, lease)
+        run = held(session, lease)
         record_reports(session, lease.run_id, lease.attempt, reports, at)
         return _cancelled(session, lease.holds(), run, at)
 
@@ -95,7 +95,7 @@ def hand_back(engine: Engine, lease: Lease, reports: tuple[Report, ...] = ()) ->
     """T6 in a graceful shutdown: queued again, no attempt spent. Raises LeaseLost."""
     with db.transaction(engine) as session:
         at = db.now(session)
-        run = _held(session, lease)
+        run = held(session, lease)
         record_reports(session, lease.run_id, lease.attempt, reports, at)
         if run.cancel_requested_at is not None:
             return _cancelled(session, lease.holds(), run, at)
@@ -114,7 +114,7 @@ def lose(
     """T6 or T7 by the holder, whose trainer died or hung: an attempt is spent. Raises LeaseLost."""
     with db.transaction(engine) as session:
         at = db.now(session)
-        run = _held(session, lease)
+        run = held(session, lease)
         record_reports(session, lease.run_id, lease.attempt, reports, at)
         return _lost(session, lease.holds(), run, at, max_attempts, cause, message, data or {})
 
@@ -162,11 +162,28 @@ def cancel(engine: Engine, run_id: str, owner: str | None) -> Run:
     return run
 
 
+def take_back(engine: Engine, lease: Lease, trial_run: str) -> Run | None:
+    """T8 by the holder of the run whose trial that is, to train it itself. None where it is not queued any more.
+
+    Returns the row as it was, with the checkpoint of a worker that had begun. Raises LeaseLost.
+    """
+    with db.transaction(engine) as session:
+        at = db.now(session)
+        held(session, lease)
+        mine = and_(Run.id == trial_run, Run.parent_id == lease.run_id, Run.kind == TRIAL, queued())
+        trial = session.scalars(select(Run).where(mine).with_for_update()).first()
+        if trial is None:
+            return None
+        _cancelled(session, mine, trial, at)
+        session.expunge(trial)
+        return trial
+
+
 def _on(*where: ColumnElement[bool]) -> Any:
     return update(Run).where(*where).execution_options(synchronize_session=False)
 
 
-def _held(session: Session, lease: Lease) -> Run:
+def held(session: Session, lease: Lease) -> Run:
     """The run, locked until the transaction ends. Raises LeaseLost."""
     run = session.scalars(select(Run).where(lease.holds()).with_for_update()).first()
     if run is None:
@@ -174,15 +191,36 @@ def _held(session: Session, lease: Lease) -> Run:
     return run
 
 
-def _end(session: Session, where: ColumnElement[bool], state: RunState, at: datetime, **values: Any) -> bool:
+def _end(
+    session: Session, run_id: str, where: ColumnElement[bool], state: RunState, at: datetime, **values: Any
+) -> bool:
     over = {"finished_at": at, "checkpoint": None, "checkpoint_epoch": None} if state in TERMINAL else {}
-    held = {"lease_token": None, "lease_expires_at": None, "worker": None}
-    changed: Any = session.execute(_on(where).values(state=state, **held, **over, **values))
-    return bool(changed.rowcount == 1)
+    freed = {"lease_token": None, "lease_expires_at": None, "worker": None}
+    changed: Any = session.execute(_on(where).values(state=state, **freed, **over, **values))
+    if changed.rowcount != 1:
+        return False
+    if state in TERMINAL:
+        _release_trials(session, run_id, at)
+    return True
+
+
+def _release_trials(session: Session, run_id: str, at: datetime) -> None:
+    """Whatever way a run ends, none of its trials that others train, or may begin to, outlives it.
+
+    Locked first: between two updates a trial could go from the one state to the other, unseen by both.
+    """
+    live = Run.state.in_((RunState.queued, RunState.running))
+    trials = select(Run).where(Run.parent_id == run_id, Run.kind == TRIAL, live).order_by(Run.id).with_for_update()
+    for trial in session.scalars(trials.execution_options(populate_existing=True)).all():
+        if trial.state == RunState.queued:
+            _cancelled(session, and_(Run.id == trial.id, queued()), trial, at)
+        elif trial.cancel_requested_at is None:
+            session.execute(_on(Run.id == trial.id).values(cancel_requested_at=at))
+            say(session, trial.id, trial.attempt, CANCEL_REQUESTED, at, trial.state, "Cancel requested")
 
 
 def _must_end(session: Session, where: ColumnElement[bool], run: Run, state: RunState, at: datetime, **to: Any) -> None:
-    if not _end(session, where, state, at, **to):
+    if not _end(session, run.id, where, state, at, **to):
         raise LeaseLost(run.id)
 
 

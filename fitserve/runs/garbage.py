@@ -13,13 +13,14 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Engine, String, cast, delete, select, text
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Engine, String, cast, delete, exists, not_, select, text
+from sqlalchemy.orm import Session, aliased
 
 from fitserve import db
 from fitserve.blobs import BlobStore, Corrupt, Stored
 from fitserve.errors import NotFound, Unavailable
 from fitserve.runs.journal import add_blob_rows
+from fitserve.states import TERMINAL, TRIAL
 from fitserve.tables import Blob, Dataset, Idempotency, Label, Run, Version
 
 _LOCK = 0x66697473  # an arbitrary number, the same in every process
@@ -93,7 +94,13 @@ def _referred_to(session: Session, sha256: str) -> bool:
             return True
     named = cast(Run.result, String).contains(sha256)
     recent = db.now(session) - timedelta(hours=1)
-    return session.scalar(select(Run.id).where(Run.finished_at > recent, named).limit(1)) is not None
+    return session.scalar(select(Run.id).where(Run.finished_at > recent, named, _wanted()).limit(1)) is not None
+
+
+def _wanted() -> ColumnElement[bool]:
+    """Whether a run's result is still of use: that of a trial is to its run alone, until that one has ended."""
+    whole = aliased(Run)
+    return not_((Run.kind == TRIAL) & exists().where(whole.id == Run.parent_id, whole.state.in_(TERMINAL)))
 
 
 def references(session: Session, blobs: BlobStore) -> Iterator[str]:
@@ -103,7 +110,8 @@ def references(session: Session, blobs: BlobStore) -> Iterator[str]:
     manifests: set[str] = set()
     for column in (Version.artifact, Label.artifact):
         manifests.update(session.scalars(select(column).where(column.is_not(None)).distinct()))
-    for result in session.scalars(select(Run.result).where(Run.result.is_not(None)).execution_options(yield_per=500)):
+    results = select(Run.result).where(Run.result.is_not(None), _wanted())
+    for result in session.scalars(results.execution_options(yield_per=500)):
         yield from digests(result)
         if isinstance(result, dict) and isinstance(result.get("artifact"), str):
             manifests.add(result["artifact"])

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from fitserve.tables import Blob, Epoch, Event
 
 Level = Literal["info", "warn", "error"]
+_ROWS = 1000  # of one INSERT: databases bound the parameters of a statement
 
 # Numbers of the events that transitions write. Each happens once in an attempt at most, and the table is
 # unique on (run, attempt, seq). A worker's own reports count up from 1.
@@ -58,11 +59,14 @@ def insert_new(
         return []
     target: Table = table.__table__
     build = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
-    statement = build(target).values(list(rows)).on_conflict_do_nothing()
-    if not returning:
-        session.execute(statement)
-        return []
-    return list(session.execute(statement.returning(*returning)))
+    found: list[Any] = []
+    for first in range(0, len(rows), _ROWS):
+        statement = build(target).values(list(rows[first : first + _ROWS])).on_conflict_do_nothing()
+        if returning:
+            found += session.execute(statement.returning(*returning))
+        else:
+            session.execute(statement)
+    return found
 
 
 def say(

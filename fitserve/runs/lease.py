@@ -19,7 +19,7 @@ from fitserve.blobs import BlobStore, Stored
 from fitserve.runs import quotas
 from fitserve.runs.garbage import keep
 from fitserve.runs.journal import CLAIMED, Report, record_reports, say
-from fitserve.states import RunState
+from fitserve.states import TRIAL, RunState
 from fitserve.tables import Run
 
 
@@ -73,11 +73,12 @@ def claim(
     *,
     lease_seconds: float,
     running_limit: int,
-    kinds: Sequence[str] = ("training", "reproduction"),
+    kinds: Sequence[str] = ("training", "reproduction", TRIAL),
 ) -> Claim | None:
     """T2: takes the best queued run (highest priority, then oldest), or returns None.
 
     Which run a wake-up message names plays no part: were it to be taken first, priorities would not hold.
+    A trial of a run that another worker holds comes after all whole runs: it is for workers with nothing else to do.
     Owners who have `running_limit` runs running are passed over, and keys that have as many as their own quota says.
     """
     with db.transaction(engine) as session:
@@ -89,7 +90,11 @@ def claim(
                 .having(func.count() >= running_limit)
             )
         )
-        run = _best_queued(session, full, quotas.keys_without_room(session), kinds)
+        full_keys = quotas.keys_without_room(session)
+        run = None
+        for group in ([kind for kind in kinds if kind != TRIAL], [kind for kind in kinds if kind == TRIAL]):
+            if run is None and group:
+                run = _best_queued(session, full, full_keys, group)
         if run is None or not _below_limit(session, run, running_limit):
             return None
         at = db.now(session)
@@ -122,8 +127,7 @@ def _best_queued(session: Session, full: Sequence[str], full_keys: Sequence[str]
         query = query.where(Run.owner.not_in(full))
     if full_keys:
         query = query.where(or_(Run.key_id.is_(None), Run.key_id.not_in(full_keys)))
-    if kinds:
-        query = query.where(Run.kind.in_(kinds))
+    query = query.where(Run.kind.in_(kinds))
     return session.scalars(query.with_for_update(skip_locked=True)).first()
 
 

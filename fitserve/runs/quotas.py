@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from fitserve import db
 from fitserve.errors import TooMany
 from fitserve.settings import Limits
-from fitserve.states import RunState
+from fitserve.states import TRIAL, RunState
 from fitserve.tables import Key, Run
 from fitserve.wire.keys import Quotas
 
@@ -39,6 +39,9 @@ def check(session: Session, owner: str, key_id: str | None, quotas: Quotas, limi
 
 def _check_queued(session: Session, whose: ColumnElement[bool], limit: int, of: str) -> None:
     count = session.scalar(select(func.count()).where(whose, Run.state == RunState.queued)) or 0
+    if count >= limit:  # rarely: only then are trials, which nobody submitted, told apart
+        whole = select(func.count()).where(whose, Run.state == RunState.queued, Run.kind != TRIAL)
+        count = session.scalar(whole) or 0
     if count >= limit:
         raise TooMany(
             f"{count} runs {of} are queued already.",

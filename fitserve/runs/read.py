@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, load_only
 
 from fitserve import db
 from fitserve.errors import Forbidden, NotFound
-from fitserve.states import RunState
+from fitserve.states import TRIAL, RunState
 from fitserve.tables import Epoch, Event, Run, Worker
 
 WORKER_LIVES = 60.0  # seconds after its last sign
@@ -55,7 +55,7 @@ def listing(
 ) -> list[Run]:
     """Runs, newest first; `before` is an id (ids sort by time); with an owner: theirs and shared ones.
 
-    Specs are left out.
+    Specs are left out, and so are trials that are trained apart: they are parts of a run.
     """
     brief = load_only(
         *(Run.id, Run.kind, Run.owner, Run.dataset_id, Run.model, Run.state, Run.priority, Run.attempt, Run.result),
@@ -70,7 +70,7 @@ def listing(
         ),
         raiseload=True,
     )
-    query = select(Run).options(brief).order_by(Run.id.desc()).limit(limit)
+    query = select(Run).options(brief).where(Run.kind != TRIAL).order_by(Run.id.desc()).limit(limit)
     if states:
         query = query.where(Run.state.in_(states))
     if model is not None:
@@ -115,15 +115,16 @@ def place(session: Session, run: Run) -> Place | None:
     """A queued run's place in the queue and an estimate of its start; None where it is not queued.
 
     The estimate: runs ahead of it take turns on the live workers, each for the mean time of recent attempts.
+    Trials of other runs go after it, and have no place of their own.
     """
-    if run.state != RunState.queued:
+    if run.state != RunState.queued or run.kind == TRIAL:
         return None
     ahead = or_(
         Run.priority > run.priority,
         and_(Run.priority == run.priority, Run.created_at < run.created_at),
         and_(Run.priority == run.priority, Run.created_at == run.created_at, Run.id < run.id),
     )
-    position = session.scalar(select(func.count()).where(Run.state == RunState.queued, ahead)) or 0
+    position = session.scalar(select(func.count()).where(Run.state == RunState.queued, Run.kind != TRIAL, ahead)) or 0
     at = db.now(session)
     alive = Worker.heartbeat_at > at - timedelta(seconds=WORKER_LIVES)
     workers = session.scalar(select(func.count()).where(alive)) or 0
@@ -140,7 +141,7 @@ def place(session: Session, run: Run) -> Place | None:
 def _mean_seconds(session: Session) -> float:
     finished = (
         select(Run.started_at, Run.finished_at)
-        .where(Run.finished_at.is_not(None), Run.started_at.is_not(None))
+        .where(Run.finished_at.is_not(None), Run.started_at.is_not(None), Run.kind != TRIAL)
         .order_by(Run.finished_at.desc())
         .limit(_RECENT)
     )
@@ -149,15 +150,15 @@ def _mean_seconds(session: Session) -> float:
 
 
 def counts(session: Session) -> dict[str, int]:
-    """Runs by state, every state named."""
-    rows = session.execute(select(Run.state, func.count()).group_by(Run.state)).all()
+    """Runs by state, every state named; trials that are trained apart are parts of one."""
+    rows = session.execute(select(Run.state, func.count()).where(Run.kind != TRIAL).group_by(Run.state)).all()
     found = {row[0]: row[1] for row in rows}
     return {str(state): int(found.get(state, 0)) for state in RunState}
 
 
 def oldest_queued_seconds(session: Session) -> float:
     """Age of the oldest queued run; 0 where none waits."""
-    oldest = session.scalar(select(func.min(Run.created_at)).where(Run.state == RunState.queued))
+    oldest = session.scalar(select(func.min(Run.created_at)).where(Run.state == RunState.queued, Run.kind != TRIAL))
     return max(0.0, (db.now(session) - oldest).total_seconds()) if oldest else 0.0
 
 

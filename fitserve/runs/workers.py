@@ -1,10 +1,11 @@
-"""Rows of the workers that live: for people and for estimates. No work is given out by them."""
+"""Rows of the workers that live: for people and for estimates. No run is given to one of them by these."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 
-from sqlalchemy import Engine, delete, select, update
+from sqlalchemy import Engine, delete, func, select, update
+from sqlalchemy.orm import Session
 
 from fitserve import db
 from fitserve.runs.read import WORKER_LIVES
@@ -23,6 +24,12 @@ def sign(engine: Engine, worker_id: str, run_id: str | None) -> None:
     with db.transaction(engine) as session:
         values = {"heartbeat_at": db.now(session), "run_id": run_id}
         session.execute(update(Worker).where(Worker.id == worker_id).values(**values))
+
+
+def idle(session: Session, but: str) -> int:
+    """How many live and have no run, `but` not counted."""
+    alive = Worker.heartbeat_at > db.now(session) - timedelta(seconds=WORKER_LIVES)
+    return session.scalar(select(func.count()).where(alive, Worker.run_id.is_(None), Worker.id != but)) or 0
 
 
 def leave(engine: Engine, worker_id: str) -> None:

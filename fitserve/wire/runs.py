@@ -18,7 +18,9 @@ class RunSummary(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
     id: str
-    kind: str = Field(description="`training`, or `reproduction`: the parent trained again to the letter")
+    kind: str = Field(
+        description="`training`; `reproduction`: the parent again, to the letter; `trial`: one of the parent's trials"
+    )
     state: RunState
     owner: str
     shared: bool = Field(False, description="Whether other owners may look at it")
@@ -26,7 +28,7 @@ class RunSummary(BaseModel):
     dataset_id: str
     priority: int = Field(description="-100 to 100; higher goes first")
     attempt: int = Field(description="Times that a worker has taken it up")
-    parent_id: str | None = Field(description="The run that this one repeats")
+    parent_id: str | None = Field(description="The run that this one repeats, or is a trial of")
     result: dict[str, Any] | None
     error: dict[str, Any] | None = Field(description="Of a failed run: `cause`, `detail` and evidence")
     cancel_requested_at: datetime | None

@@ -12,7 +12,7 @@ from fitserve import datasets
 from fitserve.findings.lineage import Comparison, Score, changes, compare, group_of
 from fitserve.findings.record import Record
 from fitserve.runs import read
-from fitserve.states import RunState
+from fitserve.states import TRIAL, RunState
 from fitserve.tables import Dataset, Run
 from fitserve.wire.insight import GroupInfo, Lineage
 from services.control.studied import recorded
@@ -68,7 +68,7 @@ def _family(session: Session, run: Run) -> list[Run]:
         seen.add(above.id)
     found, level = {root.id: root}, [root.id]
     while level and len(found) < MOST_RUNS:
-        query = select(Run).where(Run.parent_id.in_(level), Run.owner == run.owner).order_by(Run.id)
+        query = select(Run).where(Run.parent_id.in_(level), Run.owner == run.owner, Run.kind != TRIAL).order_by(Run.id)
         below = [one for one in session.scalars(query.limit(MOST_RUNS - len(found))) if one.id not in found]
         found |= {one.id: one for one in below}
         level = [one.id for one in below]

@@ -12,7 +12,7 @@ from fitserve import db, telemetry
 from fitserve.errors import Conflict
 from fitserve.runs import create, finish, read, share
 from fitserve.runs.create import Key, NewRun
-from fitserve.states import RunState
+from fitserve.states import TRIAL, RunState
 from fitserve.tables import Run
 from fitserve.wire.page import Page
 from fitserve.wire.runs import (
@@ -237,6 +237,8 @@ def _again(
         return known
     with db.reading(ctx.engine) as session:
         run = read.own(session, run_id, _owner(caller))
+    if run.kind == TRIAL:
+        raise Conflict("The run is a trial of another.", received=run.kind, fix=f"Ask for its run: {run.parent_id}.")
     if run.state not in states:
         raise Conflict(f"The run is {run.state}.", received=run.state, expected=" or ".join(states))
     new = NewRun(

@@ -25,7 +25,7 @@ from fitserve.explain import Inputs, Predict
 from fitserve.findings import EpochRow, Record
 from fitserve.findings.record import view_of
 from fitserve.runs import read
-from fitserve.states import TERMINAL, RunState
+from fitserve.states import TERMINAL, TRIAL, RunState
 from fitserve.tables import Dataset, Epoch, Run
 from services.control.context import Context
 from services.shell import Caller
@@ -160,7 +160,7 @@ def studied(ctx: Context, caller: Caller, run_id: str) -> Studied:
 
 def trains(run: Run) -> Run:
     """The run itself. Raises NotTraining where it trains nothing."""
-    if "training" not in run.resolved:
+    if "training" not in run.resolved or run.kind == TRIAL:
         raise NotTraining(f"The run is a {run.kind}.", received=run.kind, expected="a run that trains")
     return run
 

@@ -30,29 +30,69 @@ def final_weights(seed: int, epochs: int) -> float:
     return weights
 
 
+def final_trials(seed: int, epochs: int, trials: int) -> list[float]:
+    """What the trials of an undisturbed run end with."""
+    return [final_weights(seed + trial, epochs) for trial in range(trials)]
+
+
 def train(job: TrainingJob, report: Reporter) -> TrainingResult:
     fake: dict[str, Any] = job.spec.get("fake", {"epochs": 3, "seed": 1})
-    weights, first = _resume(job)
-    report.event("info", "Training", {"resumed_after": first, "attempt": job.attempt})
-    for epoch in range(first + 1, fake["epochs"] + 1):
-        _misbehave(fake, epoch)
+    state = _resume(job)
+    report.event("info", "Training", {"resumed_after": state["epoch"], "attempt": job.attempt, "trial": job.trial})
+    if job.trial is not None:
+        return _apart(job, _one(job, report, state, job.trial))
+    if "trials" not in fake:
+        return _result(job, _one(job, report, state, 0), {})
+    ended: dict[str, float] = state["ended"]
+    if state["epoch"]:
+        ended[str(state["trial"])] = _one(job, report, state, state["trial"])
+    while todo := [trial for trial in range(fake["trials"]) if str(trial) not in ended]:
+        turn = report.turn(todo)
+        for trial, path in turn.done.items():
+            ended[str(trial)] = json.loads(path.read_text())["weights"]
+        if turn.trial is not None:
+            begun = turn.checkpoint and json.loads(turn.checkpoint.read_text())
+            state |= begun or {"weights": 0.0, "epoch": 0}
+            state["ended"] = ended
+            ended[str(turn.trial)] = _one(job, report, state, turn.trial)
+        elif not turn.done:
+            if why := report.stop():
+                raise TrainingStopped(why)
+            time.sleep(0.05)
+    every = [ended[str(trial)] for trial in range(fake["trials"])]
+    return _result(job, min(every), {"trials": every})
+
+
+def _one(job: TrainingJob, report: Reporter, state: dict[str, Any], trial: int) -> float:
+    """Trains one trial, from where `state` stands."""
+    fake: dict[str, Any] = job.spec.get("fake", {"epochs": 3, "seed": 1})
+    state["trial"] = trial
+    for epoch in range(state["epoch"] + 1, fake["epochs"] + 1):
+        _misbehave(fake, epoch, job)
         _wait(fake.get("seconds", 0.0), report)
         if (why := report.stop()) == "hand_back":
-            _checkpoint(job, report, weights, epoch - 1)
+            _checkpoint(job, report, state)
         if why:
             raise TrainingStopped(why)
-        weights = step(weights, fake["seed"], epoch)
-        report.epoch(0, epoch, {"loss": weights}, fake.get("seconds", 0.0))
+        state["weights"], state["epoch"] = step(state["weights"], fake["seed"] + trial, epoch), epoch
+        report.epoch(trial, epoch, {"loss": state["weights"]}, fake.get("seconds", 0.0))
         if epoch % fake.get("checkpoint_every", 5) == 0:
-            _checkpoint(job, report, weights, epoch)
-    return _result(job, weights)
+            _checkpoint(job, report, state)
+    state["epoch"] = 0
+    return float(state["weights"])
 
 
-def _resume(job: TrainingJob) -> tuple[float, int]:
+def _apart(job: TrainingJob, weights: float) -> TrainingResult:
+    path = job.folder / "trial"
+    path.write_text(json.dumps({"run": job.run_id, "trial": job.trial, "weights": weights}))
+    return TrainingResult({"trial": path}, {}, {"trials": [{"index": job.trial, "score": weights}]})
+
+
+def _resume(job: TrainingJob) -> dict[str, Any]:
     if job.checkpoint is None:
-        return 0.0, 0
-    kept = json.loads(job.checkpoint.read_text())
-    return kept["weights"], kept["epoch"]
+        return {"weights": 0.0, "epoch": 0, "trial": 0, "ended": {}}
+    kept: dict[str, Any] = json.loads(job.checkpoint.read_text())
+    return kept
 
 
 def _wait(seconds: float, report: Reporter) -> None:
@@ -61,18 +101,18 @@ def _wait(seconds: float, report: Reporter) -> None:
         time.sleep(min(0.05, left))
 
 
-def _checkpoint(job: TrainingJob, report: Reporter, weights: float, epoch: int) -> None:
-    path = job.folder / f"checkpoint-{epoch}"
+def _checkpoint(job: TrainingJob, report: Reporter, state: dict[str, Any]) -> None:
+    path = job.folder / f"checkpoint-{state['trial']}-{state['epoch']}"
     with path.open("w") as file:
         # The run's id makes the bytes its own: the harness counts on no two runs sharing a blob.
-        json.dump({"weights": weights, "epoch": epoch, "run": job.run_id}, file)
+        json.dump({**state, "run": job.run_id}, file)
         file.flush()
         os.fsync(file.fileno())
-    report.checkpoint(path, epoch)
+    report.checkpoint(path, state["epoch"])
 
 
-def _misbehave(fake: dict[str, Any], epoch: int) -> None:
-    if epoch != fake.get("at", 2):
+def _misbehave(fake: dict[str, Any], epoch: int, job: TrainingJob) -> None:
+    if epoch != fake.get("at", 2) or (fake.get("apart") and job.trial is None):
         return
     how = fake.get("fails")
     if how == "diverged":
@@ -89,7 +129,7 @@ def _misbehave(fake: dict[str, Any], epoch: int) -> None:
             hoard.append(bytearray(os.urandom(1) * 4_000_000))
 
 
-def _result(job: TrainingJob, weights: float) -> TrainingResult:
+def _result(job: TrainingJob, weights: float, more: dict[str, Any]) -> TrainingResult:
     files: dict[str, Path] = {}
     for kind in ("keras", "onnx"):
         path = job.folder / f"model.{kind}"
@@ -97,4 +137,6 @@ def _result(job: TrainingJob, weights: float) -> TrainingResult:
         path.write_bytes(body * (1 + job.spec.get("fake", {}).get("bytes", 2000) // len(body)))
         files[kind] = path
     metrics = {"loss": weights}
-    return TrainingResult(files, {"task": "regression", "metrics": metrics, "spec": job.spec}, {"weights": weights})
+    return TrainingResult(
+        files, {"task": "regression", "metrics": metrics, "spec": job.spec}, {"weights": weights, **more}
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from fitserve.datasets.values import labels_of, numbers_of
 from fitserve.spec.facts import ColumnFacts, DatasetFacts
 from fitserve.spec.resolve import resolve
 from fitserve.spec.spec import parse
-from workers.trainer.job import Stop, TrainingJob
+from workers.trainer.job import Stop, TrainingJob, Turn
 
 
 @dataclass
@@ -38,6 +39,9 @@ class Told:
 
     def checkpoint(self, path: Path, epoch: int) -> None:
         self.checkpoints.append((path.read_bytes(), epoch))
+
+    def turn(self, todo: Sequence[int]) -> Turn:
+        return Turn(todo[0])
 
     def stop(self) -> Stop:
         return self.why if self.stop_after is not None and len(self.epochs) >= self.stop_after else ""

@@ -29,6 +29,7 @@ from workers.trainer.channel import (
     Outgoing,
     job_from_message,
     result_to_message,
+    turn_from_message,
 )
 from workers.trainer.confine import confine
 from workers.trainer.job import Reporter, TrainingFailed, TrainingJob, TrainingResult, TrainingStopped
@@ -106,6 +107,8 @@ def serve(channel: Channel, outgoing: Outgoing, train: Train, tidy: Callable[[],
                     continue
                 if message["type"] == "stop" and current:
                     current[-1].ask_to_stop(message["why"])
+                elif message["type"] == "turn" and current:
+                    current[-1].answer(turn_from_message(message))
                 elif message["type"] == "job":
                     current.append(ChannelReporter(outgoing, on_epoch=lambda: crash_point("trainer.mid_epoch")))
                     jobs.append(job_from_message(message))

@@ -1,7 +1,8 @@
 """What supervisor and trainer say to each other: JSON lines over a socket pair of their own.
 
-From the trainer: `ready`, `event`, `epoch`, `progress`, `checkpoint`, and one of `done`, `stopped`, `failed`.
-From the supervisor: `job`, `stop`. End of file either way means that the other one has gone.
+From the trainer: `ready`, `event`, `epoch`, `progress`, `checkpoint`, `turn`, and one of `done`, `stopped`, `failed`.
+From the supervisor: `job`, `stop`, and a `turn` in answer to each. End of file either way means that the other one
+has gone.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Final, Literal
 
-from workers.trainer.job import KeptEpoch, Stop, TrainingJob, TrainingResult
+from workers.trainer.job import KeptEpoch, Stop, TrainingJob, TrainingResult, Turn
 
 Message = dict[str, Any]
 LONGEST_MESSAGE: Final = 64 * 1024 * 1024  # bytes of one line; a manifest of a wide dataset is a few MB
@@ -84,6 +86,7 @@ class ChannelReporter:
         self._on_epoch = on_epoch
         self._stop: Stop = ""
         self._last_progress = 0.0
+        self._turns: SimpleQueue[Turn] = SimpleQueue()
 
     def event(self, level: Literal["info", "warn", "error"], message: str, data: dict[str, Any] | None = None) -> None:
         self._outgoing.put({"type": "event", "level": level, "message": message, "data": data or {}})
@@ -104,6 +107,14 @@ class ChannelReporter:
 
     def checkpoint(self, path: Path, epoch: int) -> None:
         self._outgoing.put({"type": "checkpoint", "path": str(path), "epoch": epoch})
+
+    def turn(self, todo: Sequence[int]) -> Turn:
+        self._outgoing.put({"type": "turn", "todo": list(todo)})
+        return self._turns.get()
+
+    def answer(self, turn: Turn) -> None:
+        """From the thread that listens to the supervisor."""
+        self._turns.put(turn)
 
     def stop(self) -> Stop:
         return self._stop
@@ -163,6 +174,7 @@ def job_to_message(job: TrainingJob) -> Message:
         "checkpoint": str(job.checkpoint) if job.checkpoint else None,
         "threads": job.threads,
         "checkpoint_seconds": job.checkpoint_seconds,
+        "trial": job.trial,
     }
 
 
@@ -172,6 +184,20 @@ def job_from_message(message: Message) -> TrainingJob:
     checkpoint = fields.pop("checkpoint")
     table, folder = Path(fields.pop("table")), Path(fields.pop("folder"))
     return TrainingJob(**fields, table=table, folder=folder, checkpoint=Path(checkpoint) if checkpoint else None)
+
+
+def turn_to_message(turn: Turn) -> Message:
+    """As JSON: paths become strings."""
+    checkpoint = str(turn.checkpoint) if turn.checkpoint else None
+    done = {str(trial): str(path) for trial, path in turn.done.items()}
+    return {"type": "turn", "trial": turn.trial, "checkpoint": checkpoint, "done": done}
+
+
+def turn_from_message(message: Message) -> Turn:
+    """The inverse of `turn_to_message`."""
+    checkpoint = message["checkpoint"]
+    done = {int(trial): Path(path) for trial, path in message["done"].items()}
+    return Turn(message["trial"], Path(checkpoint) if checkpoint else None, done)
 
 
 def result_to_message(result: TrainingResult) -> Message:

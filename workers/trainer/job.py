@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -22,10 +23,20 @@ class TrainingJob:
     checkpoint: Path | None = None  # the last checkpoint of an earlier attempt, local and verified
     threads: int = 0  # 0 is one for each core
     checkpoint_seconds: float = 30.0
+    trial: int | None = None  # train this trial alone, from 0: another worker has the run
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What to do next in a run of several trials, of which other workers may train some."""
+
+    trial: int | None = None  # is to be trained here, now; None: others are at it, ask again
+    checkpoint: Path | None = None  # of that trial, by a worker that had begun it
+    done: dict[int, Path] = field(default_factory=dict)  # have been trained elsewhere: files of `apart`
 
 
 class Reporter(Protocol):
-    """What a trainer may say while it works. Every call returns at once."""
+    """What a trainer may say while it works. Every call returns at once, but for `turn`."""
 
     def event(self, level: Literal["info", "warn", "error"], message: str, data: dict[str, Any] | None = None) -> None:
         """Something a person wants to read."""
@@ -40,6 +51,10 @@ class Reporter(Protocol):
 
     def checkpoint(self, path: Path, epoch: int) -> None:
         """A whole, fsynced checkpoint file that the supervisor may take."""
+
+    def turn(self, todo: Sequence[int]) -> Turn:
+        """Which of these trials, from 0 and in order, is next. Waits for the supervisor's answer."""
+        ...
 
     def stop(self) -> Stop:
         """Whether to stop, and why: asked between compiled calls. On `hand_back`, checkpoint first."""

@@ -18,8 +18,10 @@ from workers.trainer.compiled import Logs, Rows
 from workers.trainer.feed import Feed
 from workers.trainer.insight.watch import StackedWatch
 from workers.trainer.job import TrainingFailed
+from workers.trainer.lookout import Lookout, rate_of
 from workers.trainer.stacked import Stack, refusal
-from workers.trainer.trials import Course, Kept, Lookout, Outcome, Runner, Trial, judge, leader, rate_of
+from workers.trainer.trial import Kept, Outcome, Trial, judge, leader
+from workers.trainer.trials import Course, Runner
 
 
 def cannot_stack(course: Course) -> str | None:

@@ -35,11 +35,12 @@ from workers.trainer.network import (
 )
 from workers.trainer.sources import Feeds, Prepared, as_rows, feeds, prepare
 from workers.trainer.stacked_trials import StackedRunner, cannot_stack
-from workers.trainer.trials import Course, Outcome, Runner
+from workers.trainer.trial import Outcome
+from workers.trainer.trials import Course, Runner
 
 
 def train(job: TrainingJob, report: Reporter) -> TrainingResult:
-    """Train, evaluate, export. Raises TrainingStopped and TrainingFailed."""
+    """Train, evaluate, export; of a trial that is trained apart, train. Raises TrainingStopped and TrainingFailed."""
     spec, facts = parse(job.spec), DatasetFacts.model_validate(job.facts)
     with placed(spec.training, report):
         return _train(job, spec, facts, report)
@@ -61,6 +62,8 @@ def _train(job: TrainingJob, spec: Spec, facts: DatasetFacts, report: Reporter) 
     source = feeds(job, spec, prepared, model, rows, size, report)
     prepared_at = time.perf_counter()
     course = _course(job, spec, compiled, source, rows["train"], report, data.fingerprint(prepared.whole))
+    if job.trial is not None:
+        return Runner(course).apart(job.trial, job.checkpoint)
     outcome = _run(course, job)
     trained_at = time.perf_counter()
     report.progress()

@@ -1,10 +1,13 @@
-"""A run's trials, one after the other: each from its own initial weights, the best on validation kept."""
+"""A run's trials, one after the other: each from its own initial weights, the best on validation kept.
+
+Other workers may train some of them: before each one the supervisor says which is next, and what came of the others.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,32 +15,18 @@ import keras
 import numpy as np
 
 from workers.trainer import checkpoint
+from workers.trainer.apart import Apart
 from workers.trainer.checkpoint import Checkpoint, Unusable
-from workers.trainer.compiled import Compiled, Logs
+from workers.trainer.compiled import Compiled
 from workers.trainer.divergence import Diverged, Guard
 from workers.trainer.feed import Feed
 from workers.trainer.insight.watch import Watch
-from workers.trainer.job import Reporter, TrainingFailed, TrainingStopped
+from workers.trainer.job import Reporter, TrainingFailed, TrainingResult, Turn
+from workers.trainer.lookout import Lookout, Report
 from workers.trainer.loop import Loop, Position
+from workers.trainer.trial import Kept, Outcome, Trial, judge, leader
 
-Kept = dict[int, list[np.ndarray]]
-"""Weights after an epoch (from 1), as `get_weights` gives them."""
-
-
-@dataclass(slots=True)
-class Trial:
-    """How one network fared. `score` is `monitor`'s value at the weights that were kept."""
-
-    index: int
-    seed: int
-    state: str = "running"  # then succeeded or failed
-    epochs: int = 0
-    best_epoch: int | None = None  # from 1: whose weights were kept
-    monitor: str = "loss"
-    score: float | None = None
-    seconds: float = 0.0
-    logs: dict[str, float] = field(default_factory=dict)  # of the last epoch
-    failure: dict[str, Any] | None = None
+_PAUSE = 0.3  # seconds between two questions whether others have ended their trials
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,67 +54,6 @@ class Course:
         return replace(self, seeds=self.seeds[:1])
 
 
-@dataclass(slots=True)
-class Outcome:
-    """All trials; the compiled model has the best one's weights. `kept` are its weights after the epochs to keep."""
-
-    trials: list[Trial]
-    best: int
-    kept: Kept = field(default_factory=dict)
-
-    def spread(self) -> dict[str, float]:
-        """Of the scores of the trials that succeeded: min, max, mean and standard deviation (population)."""
-        scores = [trial.score for trial in self.trials if trial.score is not None]
-        return {
-            "min": float(np.min(scores)),
-            "max": float(np.max(scores)),
-            "mean": float(np.mean(scores)),
-            "std": float(np.std(scores)),
-        }
-
-
-def judge(trial: Trial, callbacks: Sequence[keras.callbacks.Callback]) -> None:
-    """A trial that reached its end: its score, and the epoch whose weights it kept."""
-    trial.state = "succeeded"
-    trial.best_epoch, trial.score = trial.epochs, trial.logs.get(trial.monitor)
-    for callback in callbacks:
-        stopping = isinstance(callback, keras.callbacks.EarlyStopping) and callback.restore_best_weights
-        if stopping and callback.best is not None and callback.best_weights is not None:
-            trial.best_epoch = int(callback.best_epoch) + 1
-            trial.score = float(callback.best) if callback.monitor == trial.monitor else trial.score
-    if trial.score is None or not np.isfinite(trial.score):
-        trial.state, trial.score = "failed", None
-        trial.failure = {"cause": "diverged", "message": f"{trial.monitor} is not a finite number at the end."}
-
-
-def leader(trials: Sequence[Trial], larger_is_better: bool) -> Trial | None:
-    """The best trial of those that succeeded, the first of equals."""
-    done = [trial for trial in trials if trial.score is not None]
-    sign = -1.0 if larger_is_better else 1.0
-    return min(done, key=lambda trial: sign * float(trial.score or 0.0)) if done else None
-
-
-class Lookout:
-    """What happens between two compiled calls: signs of life, orders to stop, checkpoints."""
-
-    def __init__(self, report: Reporter, checkpoint_seconds: float, save: Callable[[int, int], None]) -> None:
-        self._report, self._seconds, self._save = report, checkpoint_seconds, save
-        self._saved, self._told = time.monotonic(), 0.0
-
-    def look(self, epoch: int, step: int) -> None:
-        """Raises TrainingStopped."""
-        now = time.monotonic()
-        if now - self._told > 1.0:
-            self._report.progress()
-            self._told = now
-        why = self._report.stop()
-        if why == "hand_back" or (not why and now - self._saved > self._seconds):
-            self._save(epoch, step)
-            self._saved = time.monotonic()
-        if why:
-            raise TrainingStopped(why)
-
-
 class Runner:
     """Runs the trials of a course, from a checkpoint where there is one."""
 
@@ -133,6 +61,8 @@ class Runner:
         self._course = course
         self._model = course.compiled.model
         self._blank = [v.value.numpy() for v in self._model.optimizer.variables]
+        # Where the first trial is not the first to be trained, the compiled network has other weights by then.
+        self._first = [v.value.numpy() for v in _state(self._model)] if len(course.seeds) > 1 else []
         self._trials: list[Trial] = []
         self._best: dict[str, np.ndarray] = {}
         self._kept: Kept = {}  # of the trial at hand
@@ -142,11 +72,10 @@ class Runner:
 
     def run(self, resume: Path | None = None) -> Outcome:
         """Raises TrainingStopped, and TrainingFailed where every trial diverged."""
-        begin = self._resumed(resume) if resume else None
-        first = len(self._trials) - (1 if begin else 0)
-        for index in range(first, len(self._course.seeds)):
-            self._trial(index, begin)
-            begin = None
+        self._go_on(resume)
+        while todo := self._todo():
+            self._next(todo)
+        self._trials.sort(key=lambda trial: trial.index)
         best = self._leader()
         if best is None:
             failure = self._trials[0].failure or {}
@@ -154,11 +83,82 @@ class Runner:
         checkpoint.restore(self._model, self._best)
         return Outcome(self._trials, best.index, self._best_kept)
 
+    def apart(self, index: int, resume: Path | None = None) -> TrainingResult:
+        """That trial alone, for a run that another worker holds. Raises TrainingStopped."""
+        self._go_on(resume)
+        if not self._trials:
+            self._trial(index)
+        (trial,) = self._trials
+        copies = self._course.watch.kept if self._course.watch is not None else {}
+        path = self._course.folder / "trial.npz"
+        Apart(trial, self._best, self._best_kept, copies).write(path, self._course.fingerprint)
+        return TrainingResult({"trial": path}, {}, {"epochs": trial.epochs, "trials": [asdict(trial)]})
+
+    def _go_on(self, resume: Path | None) -> None:
+        """The trial in whose midst the checkpoint was taken; it may have been taken between two."""
+        begin = self._resumed(resume) if resume else None
+        running = self._running()
+        if begin is not None and running is not None:
+            self._trial(running.index, begin)
+
+    # --- other workers --------------------------------------------------------------------------
+
+    def _todo(self) -> list[int]:
+        known = {trial.index for trial in self._trials}
+        return [index for index in range(len(self._course.seeds)) if index not in known]
+
+    def _next(self, todo: list[int]) -> None:
+        turn = self._course.report.turn(todo) if len(self._course.seeds) > 1 else Turn(todo[0])
+        for index, path in turn.done.items():
+            if not self._take_over(index, path):
+                self._trial(index)
+        if turn.trial is not None:
+            self._trial(turn.trial, self._begun_elsewhere(turn.trial, turn.checkpoint))
+        elif not turn.done:
+            self._lookout.look(0, 0)
+            time.sleep(_PAUSE)
+
+    def _take_over(self, index: int, path: Path) -> bool:
+        """Whether that trial, trained by another worker, is one of this run's now."""
+        course = self._course
+        try:
+            found = Apart.read(path, course.fingerprint, index)
+        except Unusable as why:
+            course.report.event("warn", f"Trial {index + 1} came back unusable ({why}); it is trained again.")
+            return False
+        self._trials.append(found.trial)
+        if (failure := found.trial.failure) is not None:
+            course.report.event("warn", f"Trial {index + 1} failed. {failure.get('message')}", failure)
+        if self._leader() is found.trial:
+            self._best, self._best_kept = dict(found.best), found.kept
+            if course.watch is not None:
+                course.watch.leads(found.copies)
+        return True
+
+    def _begun_elsewhere(self, index: int, path: Path | None) -> Checkpoint | None:
+        """Another worker's checkpoint of that trial, put in place, or None: the trial then begins anew."""
+        if path is None:
+            return None
+        try:
+            found = self._read(path)
+        except Unusable:
+            return None
+        trials = [Trial(**trial) for trial in found.body["trials"]]
+        if [(trial.index, trial.state) for trial in trials] != [(index, "running")]:
+            return None
+        self._trials += trials
+        self._kept = checkpoint.by_epoch("kept", found.arrays)
+        self._say_resumed(found)
+        return found
+
     # --- one trial ------------------------------------------------------------------------------
 
-    def _trial(self, index: int, begin: Checkpoint | None) -> None:
+    def _running(self) -> Trial | None:
+        return next((trial for trial in self._trials if trial.state == "running"), None)
+
+    def _trial(self, index: int, begin: Checkpoint | None = None) -> None:
         course, seed = self._course, self._course.seeds[index]
-        trial = self._trials[index] if begin else Trial(index, seed, monitor=course.monitor)
+        trial = (self._running() if begin else None) or Trial(index, seed, monitor=course.monitor)
         if not begin:
             self._trials.append(trial)
             self._kept = {}
@@ -167,7 +167,7 @@ class Runner:
             course.watch.begin(begin.body["epoch"] if begin else 0)
         feed = course.feed(seed)
         self._callbacks = course.callbacks()
-        reporting = _Report(trial, course.report, course.watch, self._keep)
+        reporting = Report(trial, course.report, course.watch, self._keep)
         callbacks = [Guard(course.compiled, feed), *self._callbacks, reporting]
         position = Position(begin.body["epoch"], begin.body["step"]) if begin else Position()
         loop = Loop(
@@ -189,15 +189,17 @@ class Runner:
         else:
             self._finish(trial)
         trial.seconds = time.perf_counter() - begun
+        self._callbacks, self._kept = [], {}
 
     def _start(self, seed: int) -> None:
-        """The first trial trains the compiled network itself; the others start it anew from their own weights."""
+        """The first trial's weights are the compiled network's own; the others start it anew from theirs."""
         for variable, value in zip(self._model.optimizer.variables, self._blank, strict=True):
             variable.assign(value)
         fresh = self._course.initialise(seed)
-        if fresh is not self._model:
-            for mine, new in zip(_state(self._model), _state(fresh), strict=True):
-                mine.assign(new.value)
+        own = self._first if fresh is self._model else [new.value for new in _state(fresh)]
+        if own:
+            for mine, value in zip(_state(self._model), own, strict=True):
+                mine.assign(value)
 
     def _finish(self, trial: Trial) -> None:
         judge(trial, self._callbacks)
@@ -241,10 +243,7 @@ class Runner:
     def _resumed(self, path: Path) -> Checkpoint | None:
         """The checkpoint, if it is one of this run; else None, and the run begins anew."""
         try:
-            found = Checkpoint.read(path)
-            if found.body["fingerprint"] != self._course.fingerprint or found.body["kind"] != "sequential":
-                raise Unusable("it belongs to another spec, dataset or release")
-            checkpoint.restore(self._model, found.arrays)
+            found = self._read(path)
         except Unusable as why:
             self._course.report.event("warn", f"The last checkpoint cannot be used ({why}); training begins anew.")
             return None
@@ -252,43 +251,31 @@ class Runner:
         self._best = {n.removeprefix("best/"): a for n, a in found.arrays.items() if n.startswith("best/")}
         self._kept = checkpoint.by_epoch("kept", found.arrays)
         self._best_kept = checkpoint.by_epoch("best_kept", found.arrays)
-        place = f"epoch {found.body['epoch'] + 1}"
-        if len(self._course.seeds) > 1:
-            place = f"trial {len(self._trials)}, {place}"
-        self._course.report.event(
-            "info", f"Resumed at {place}.", {"trial": len(self._trials) - 1, "epoch": found.body["epoch"]}
-        )
+        self._say_resumed(found)
         return found
+
+    def _read(self, path: Path) -> Checkpoint:
+        """A checkpoint of this course, its network put in place. Raises Unusable."""
+        found = Checkpoint.read(path)
+        if found.body["fingerprint"] != self._course.fingerprint or found.body["kind"] != "sequential":
+            raise Unusable("it belongs to another spec, dataset or release")
+        checkpoint.restore(self._model, found.arrays)
+        return found
+
+    def _say_resumed(self, found: Checkpoint) -> None:
+        running, epoch = self._running(), found.body["epoch"]
+        if running is None:
+            done = len(self._trials)
+            self._course.report.event("info", f"Resumed after {done} trials.", {"trials": done})
+            return
+        place = f"epoch {epoch + 1}"
+        if len(self._course.seeds) > 1:
+            place = f"trial {running.index + 1}, {place}"
+        self._course.report.event("info", f"Resumed at {place}.", {"trial": running.index, "epoch": epoch})
 
     def _restore(self, begin: Checkpoint) -> None:
         checkpoint.restore_callbacks(self._callbacks, self._model, begin.body["callbacks"], begin.arrays)
         self._model.stop_training = begin.body["stopping"]
-
-
-class _Report(keras.callbacks.Callback):
-    """Says that an epoch ended, with what the other callbacks added to its logs."""
-
-    def __init__(self, trial: Trial, report: Reporter, watch: Watch | None, keep: Callable[[int], None]) -> None:
-        super().__init__()
-        self._trial, self._report, self._watch, self._begun = trial, report, watch, 0.0
-        self._keep = keep
-
-    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        self._begun = time.perf_counter()
-
-    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        numbers = {name: float(value) for name, value in (logs or {}).items() if np.ndim(value) == 0}
-        numbers.setdefault("learning_rate", rate_of(self.model.optimizer))
-        self._trial.epochs, self._trial.logs = epoch + 1, numbers
-        self._keep(epoch + 1)
-        seconds = time.perf_counter() - self._begun
-        layers = self._watch.look(epoch + 1) if self._watch is not None else None
-        self._report.epoch(self._trial.index, epoch + 1, numbers, seconds, layers)
-
-
-def rate_of(optimizer: keras.optimizers.Optimizer) -> float:
-    """The learning rate at this moment, of a schedule too."""
-    return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
 
 
 def _state(model: keras.Model) -> list[Any]:

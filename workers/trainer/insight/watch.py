@@ -27,7 +27,7 @@ class Watch:
     def __init__(self, model: keras.Model, rows: Rows, epochs: int, steps: int) -> None:
         self._model, self._rows, self.epochs, self.steps = model, rows, epochs, steps
         self._recorder: Recorder | None = None
-        self._copies: dict[int, Weights] = {}
+        self.copies: dict[int, Weights] = {}  # of the trial at hand, as `kept`
         self.kept: dict[int, Weights] = {}  # epoch (from 1) to weights, of the trial that leads
         self.seconds = 0.0  # spent looking
         self.size = sum(int(np.prod(v.shape)) * 4 for v in model.weights)
@@ -36,7 +36,7 @@ class Watch:
     def begin(self, epoch: int = 0) -> None:
         """A trial begins, or goes on after epoch `epoch`: the weights of that moment are in place."""
         begun = time.perf_counter()
-        self._copies = {}
+        self.copies = {}
         if self._recorder is None:
             self._recorder = Recorder(ModelProbe(self._model, self._rows), epoch)
         else:
@@ -50,7 +50,7 @@ class Watch:
         if self._recorder is not None and due(epoch, self.epochs, self.steps):
             row = self._recorder.look(epoch)[0]
         if epoch in self._copied:
-            self._copies[epoch] = [v.value.numpy() for v in self._model.weights]
+            self.copies[epoch] = [v.value.numpy() for v in self._model.weights]
         self.seconds += time.perf_counter() - begun
         return row
 
@@ -63,9 +63,9 @@ class Watch:
         self.seconds += time.perf_counter() - begun
         return {"epoch": epoch, **row}
 
-    def leads(self) -> None:
-        """The trial that just ended is the best so far."""
-        self.kept = self._copies
+    def leads(self, copies: dict[int, Weights] | None = None) -> None:
+        """The trial that just ended is the best so far, or one that was trained elsewhere, of these copies."""
+        self.kept = self.copies if copies is None else copies
 
 
 class StackedWatch:
