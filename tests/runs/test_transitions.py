@@ -142,6 +142,15 @@ def test_t3_keeps_the_lease_and_writes_each_report_once(engine: Engine, submit: 
         assert [(e.epoch, e.logs) for e in read.epochs(session, run.id)] == [(1, {"loss": None})]
 
 
+def test_t3_writes_any_number_of_epochs_at_once(engine: Engine, submit: Submit, claim: Claim) -> None:
+    """After an outage of the database there may be more than one statement can hold."""
+    submit()
+    held = must(claim()).lease
+    reports = [EpochReport(n, 0, n, {"loss": 0.5}, 0.1) for n in range(1, 10_001)]
+    assert lease.beat(engine, held, lease_seconds=60, reports=reports) == (None, 10_000)
+    assert len(events(engine, held.run_id)) == 500
+
+
 def test_t3_a_second_attempt_does_not_repeat_epochs(engine: Engine, submit: Submit, claim: Claim) -> None:
     submit()
     held = must(claim()).lease

@@ -1,0 +1,232 @@
+"""A run's trials as runs of their own, on SQLite and on PostgreSQL: who may train one, and what becomes of it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import Engine, update
+
+from fitserve import db
+from fitserve.blobs import FolderStore
+from fitserve.errors import TooMany
+from fitserve.runs import division, finish, garbage, lease, quotas, read, workers
+from fitserve.settings import Limits
+from fitserve.states import RunState
+from fitserve.tables import Worker
+from fitserve.wire.keys import NO_QUOTAS
+from tests.runs.conftest import Submit
+from tests.runs.test_transitions import expire_lease, look, must, succeed
+
+Claim = Callable[..., lease.Claim | None]
+
+
+@pytest.fixture
+def held(submit: Submit, claim: Claim) -> lease.Lease:
+    """A run that a worker holds."""
+    submit(priority=3)
+    return must(claim()).lease
+
+
+def parts(engine: Engine, run_id: str) -> dict[int, division.Part]:
+    with db.reading(engine) as session:
+        return division.parts(session, run_id)
+
+
+def states(engine: Engine, run_id: str) -> dict[int, str]:
+    return {trial: str(part.state) for trial, part in parts(engine, run_id).items()}
+
+
+def test_an_offer_made_again_makes_nothing_new(engine: Engine, held: lease.Lease) -> None:
+    first = division.offer(engine, held, [2, 1])
+    assert division.offer(engine, held, [1, 2, 3]) == [parts(engine, held.run_id)[3].run_id]
+    assert [parts(engine, held.run_id)[trial].run_id for trial in (1, 2)] == first
+    run, part = look(engine, held.run_id), look(engine, first[0])
+    assert (part.kind, part.parent_id, part.spec) == ("trial", run.id, {"run": run.id, "trial": 1})
+    same = ("owner", "dataset_id", "resolved", "estimates", "priority", "key_id")
+    assert all(getattr(part, name) == getattr(run, name) for name in same)
+    assert part.model is None
+
+
+def test_only_the_holder_offers_and_takes_back(engine: Engine, held: lease.Lease, claim: Claim) -> None:
+    (part,) = division.offer(engine, held, [1])
+    expire_lease(engine, held.run_id)
+    finish.expire(engine, 3)
+    with pytest.raises(lease.LeaseLost):
+        division.offer(engine, held, [2])
+    with pytest.raises(lease.LeaseLost):
+        finish.take_back(engine, held, part)
+    again = must(claim()).lease
+    assert again.run_id == held.run_id
+    assert finish.take_back(engine, again, part) is not None
+    assert finish.take_back(engine, again, part) is None
+    assert states(engine, held.run_id) == {1: "cancelled"}
+
+
+def test_a_run_cannot_take_back_what_is_not_its_trial(engine: Engine, held: lease.Lease, submit: Submit) -> None:
+    other = submit(parent_id=held.run_id)  # made from it, and a run in its own right
+    assert finish.take_back(engine, held, other.id) is None
+    assert look(engine, other.id).state == "queued"
+
+
+def test_a_trial_is_either_claimed_or_taken_back(engine: Engine, held: lease.Lease, claim: Claim) -> None:
+    trials = range(1, 13)
+    ids = division.offer(engine, held, trials)
+    start = threading.Barrier(2)
+
+    def helper() -> set[str]:
+        start.wait()
+        return {found.run.id for _ in trials if (found := claim(worker="w2")) is not None}
+
+    def own() -> set[str]:
+        start.wait()
+        return {part for part in reversed(ids) if finish.take_back(engine, held, part) is not None}
+
+    with ThreadPoolExecutor(2) as pool:
+        claimed, taken = pool.submit(helper), pool.submit(own)
+        assert claimed.result() | taken.result() == set(ids)
+        assert not claimed.result() & taken.result()
+    assert all(look(engine, part).state == "running" for part in claimed.result())
+
+
+def test_trials_come_after_whole_runs_and_in_order(
+    engine: Engine, held: lease.Lease, submit: Submit, claim: Claim
+) -> None:
+    ids = division.offer(engine, held, [1, 2, 3])
+    late = submit(owner="bob", priority=-9)
+    assert [must(claim()).run.id for _ in range(4)] == [late.id, *ids]
+    submit(owner="bob")
+    division.offer(engine, held, [4])
+    assert lease.claim(engine, "w", lease_seconds=30, running_limit=9, kinds=("prediction",)) is None
+
+
+ENDS: dict[str, Callable[[Engine, lease.Lease, FolderStore], object]] = {
+    "succeeded": succeed,
+    "failed": lambda engine, held, _: finish.fail(engine, held, "diverged", "NaN"),
+    "lost": lambda engine, held, _: finish.lose(engine, held, 1, "killed", "The trainer was killed"),
+    "cancelled": lambda engine, held, _: finish.cancelled(engine, held),
+    "expired": lambda engine, held, _: (expire_lease(engine, held.run_id), finish.expire(engine, 1)),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_no_trial_outlives_its_run(
+    engine: Engine, held: lease.Lease, store: FolderStore, claim: Claim, end: str
+) -> None:
+    division.offer(engine, held, [1, 2, 3])
+    done, running = must(claim()).lease, must(claim()).lease
+    succeed(engine, done, store, b"a trial")
+    ENDS[end](engine, held, store)
+    assert states(engine, held.run_id) == {1: "succeeded", 2: "running", 3: "cancelled"}
+    assert lease.cancel_requested(engine, running)
+    assert finish.lose(engine, running, 3, "killed", "The trainer was killed") == "cancelled"  # not queued again
+    with pytest.raises(lease.LeaseLost):
+        division.offer(engine, held, [4])
+
+
+def test_a_cancel_while_queued_reaches_the_trials(engine: Engine, held: lease.Lease, claim: Claim) -> None:
+    division.offer(engine, held, [1, 2])
+    finish.hand_back(engine, held)
+    assert states(engine, held.run_id) == {1: "queued", 2: "queued"}  # a run that is not over keeps them
+    finish.cancel(engine, held.run_id, None)
+    assert states(engine, held.run_id) == {1: "cancelled", 2: "cancelled"}
+
+
+def test_trials_end_with_their_run_whatever_happens_at_once(engine: Engine, submit: Submit, claim: Claim) -> None:
+    """A trial that goes from queued to running or back while its run ends is seen in the one state or the other."""
+    for _ in range(6):
+        submit()
+        whole = must(claim()).lease
+        ids = division.offer(engine, whole, range(1, 7))
+        begun = [must(claim(worker="w2")).lease for _ in range(3)]
+        start = threading.Barrier(3)
+
+        def claims(start: threading.Barrier = start) -> None:
+            start.wait()
+            for _ in range(3):
+                claim(worker="w3")
+
+        def gives_back(start: threading.Barrier = start, begun: list[lease.Lease] = begun) -> None:
+            start.wait()
+            for one in begun:
+                finish.hand_back(engine, one)
+
+        def ends(start: threading.Barrier = start, whole: lease.Lease = whole) -> None:
+            start.wait()
+            finish.fail(engine, whole, "diverged", "NaN")
+
+        with ThreadPoolExecutor(3) as pool:
+            for future in [pool.submit(work) for work in (claims, gives_back, ends)]:
+                future.result()
+        for part in (look(engine, one) for one in ids):
+            assert part.state == "cancelled" or (part.state == "running" and part.cancel_requested_at), part.state
+        for running in (look(engine, one) for one in ids):
+            if running.state == "running":
+                finish.cancelled(engine, lease.Lease(running.id, running.attempt, str(running.lease_token)))
+
+
+def test_a_trial_is_no_run_of_its_owner(engine: Engine, held: lease.Lease, submit: Submit) -> None:
+    ids = division.offer(engine, held, [1, 2, 3])
+    with db.reading(engine) as session:
+        assert [run.id for run in read.listing(session, owner="ann")] == [held.run_id]
+        assert read.get(session, ids[0], "ann").kind == "trial"
+        assert (read.counts(session)["queued"], read.oldest_queued_seconds(session)) == (0, 0.0)
+        assert read.place(session, read.get(session, ids[0])) is None
+        quotas.check(session, "ann", None, NO_QUOTAS, Limits(queued_runs=1))
+    mine = submit(limits=Limits(queued_runs=1))
+    with db.reading(engine) as session:
+        place = read.place(session, mine)
+    assert place is not None
+    assert place.position == 0
+    with pytest.raises(TooMany) as refused:
+        submit(limits=Limits(queued_runs=1))
+    assert refused.value.received == 1
+
+
+def test_a_trials_file_is_kept_while_its_run_may_want_it(
+    engine: Engine, held: lease.Lease, store: FolderStore, claim: Claim
+) -> None:
+    division.offer(engine, held, [1])
+    part = must(claim()).lease
+    blob = store.put_bytes(b"weights")
+    result = {"blob": blob.sha256}
+    finish.succeed(engine, part, result, blobs=store, stored={"trial": blob}, register=lambda _: None)
+    assert parts(engine, held.run_id)[1].blob == blob.sha256
+    store.put_bytes(b"what nobody refers to")
+    time.sleep(0.05)
+    assert garbage.collect(engine, store, age_seconds=0) == 1
+    assert not garbage.discard(engine, store, blob.sha256)
+    assert store.exists(blob.sha256)
+    finish.fail(engine, held, "diverged", "NaN")
+    assert garbage.collect(engine, store, age_seconds=0) == 1
+    assert not store.exists(blob.sha256)
+
+
+def test_only_workers_that_live_and_wait_are_idle(engine: Engine) -> None:
+    for name in ("mine", "waits", "works", "gone"):
+        workers.appear(engine, name, "host", 1)
+    workers.sign(engine, "works", "run_x")
+    with db.transaction(engine) as session:
+        past = db.now(session).replace(year=2020)
+        session.execute(update(Worker).where(Worker.id == "gone").values(heartbeat_at=past))
+    with db.reading(engine) as session:
+        assert workers.idle(session, but="mine") == 1
+
+
+def test_an_offer_for_a_run_that_is_to_be_cancelled_is_none(engine: Engine, held: lease.Lease) -> None:
+    finish.cancel(engine, held.run_id, None)
+    assert division.offer(engine, held, [1]) == []
+
+
+def test_a_trial_of_nobodys_run_is_never_queued_again(
+    engine: Engine, held: lease.Lease, claim: Claim, store: FolderStore
+) -> None:
+    division.offer(engine, held, [1])
+    part = must(claim()).lease
+    succeed(engine, held, store)
+    expire_lease(engine, part.run_id)
+    assert finish.expire(engine, 3) == [(part.run_id, RunState.cancelled)]
+    assert look(engine, part.run_id).state == "cancelled"

@@ -1,0 +1,196 @@
+"""A trial trained apart is the trial that its run would have trained: to the bit, and back in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.trainer.runs import Told, job_of
+from tests.trainer.test_trials import STOPPING, _spec, _table
+from workers.trainer import train as training
+from workers.trainer.checkpoint import Checkpoint
+from workers.trainer.job import Stop, TrainingFailed, TrainingJob, TrainingResult, TrainingStopped, Turn
+from workers.trainer.loop import Loop
+from workers.trainer.train import train
+
+pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+
+# A learning rate of each trial's own cannot be stacked; dropout draws from each trial's own generator.
+SPEC = _spec(
+    restarts=4,
+    epochs=4,
+    early_stopping={**STOPPING, "patience": 2},
+    reduce_lr_on_plateau={"patience": 1, "monitor": "val_loss"},
+    keep_epochs=[2],
+)
+
+
+@dataclass
+class Helped(Told):
+    """A reporter whose supervisor has these answers, one after the other; then nobody helps."""
+
+    answers: list[Turn] = field(default_factory=list)
+    asked: list[list[int]] = field(default_factory=list)
+
+    def turn(self, todo: Sequence[int]) -> Turn:
+        self.asked.append(list(todo))
+        return self.answers.pop(0) if self.answers else super().turn(todo)
+
+
+def _apart(job: TrainingJob, trial: int, told: Told, **more: Any) -> Path:
+    folder = job.folder / f"apart-{trial}-{len(told.epochs)}"
+    folder.mkdir(exist_ok=True)
+    return train(replace(job, trial=trial, folder=folder, **more), told).files["trial"]
+
+
+def _lines(*told: Told) -> dict[tuple[int, int], Any]:
+    return {(row["trial"], row["epoch"]): row["logs"] for one in told for row in one.epochs}
+
+
+def _the_same(one: TrainingResult, other: TrainingResult) -> None:
+    untimed = [
+        [{key: value for key, value in trial.items() if key != "seconds"} for trial in found.result["trials"]]
+        for found in (one, other)
+    ]
+    assert untimed[0] == untimed[1]
+    for name in ("best_trial", "best_epoch", "spread", "metrics"):
+        assert one.result[name] == other.result[name], name
+    assert one.manifest["receipt"]["weights"] == other.manifest["receipt"]["weights"]
+    kept = [{epoch: net.manifest["receipt"]["weights"] for epoch, net in found.kept.items()} for found in (one, other)]
+    assert kept[0] == kept[1] != {}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainingJob, TrainingResult, Told]:
+    """The run on one worker."""
+    told = Told()
+    job = job_of(_table(), SPEC, tmp_path_factory.mktemp("alone"))
+    return job, train(job, told), told
+
+
+def test_trials_trained_apart_make_the_same_run(
+    alone: tuple[TrainingJob, TrainingResult, Told], tmp_path: Path
+) -> None:
+    job, wanted, whole = alone
+    job = replace(job, folder=tmp_path)
+    elsewhere = Told()
+    done = {trial: _apart(job, trial, elsewhere) for trial in (3, 1)}
+    told = Helped(answers=[Turn(2), Turn(0, done={3: done[3]}), Turn(done={1: done[1]})])
+    result = train(job, told)
+    assert told.asked == [[0, 1, 2, 3], [0, 1, 3], [1]]
+    _the_same(result, wanted)
+    assert _lines(told, elsewhere) == _lines(whole)
+    insight = [sorted(found.files) for found in (result, wanted)]
+    assert insight[0] == insight[1]
+
+
+def test_a_trial_begun_by_another_worker_goes_on(
+    alone: tuple[TrainingJob, TrainingResult, Told], tmp_path: Path
+) -> None:
+    job, wanted, whole = alone
+    job = replace(job, folder=tmp_path)
+    begun = Told(stop_after=2, why="hand_back")
+    with pytest.raises(TrainingStopped):
+        _apart(job, 1, begun)
+    path = tmp_path / "begun.npz"
+    path.write_bytes(begun.checkpoints[-1][0])
+    told = Helped(answers=[Turn(0), Turn(1, checkpoint=path)])
+    result = train(job, told)
+    assert next(row["epoch"] for row in told.epochs if row["trial"] == 1) == 3
+    _the_same(result, wanted)
+    assert _lines(begun, told) == _lines(whole)
+    resumed = Told()
+    _apart(job, 1, resumed, checkpoint=path)  # its own worker can go on as well
+    assert _lines(begun, resumed) == {place: logs for place, logs in _lines(whole).items() if place[0] == 1}
+
+
+def test_a_run_that_waits_is_resumed_with_what_it_has(
+    alone: tuple[TrainingJob, TrainingResult, Told], tmp_path: Path
+) -> None:
+    """Stopped between two trials, one of its own and one of another's done."""
+    job, wanted, _ = alone
+    job = replace(job, folder=tmp_path)
+    done = {trial: _apart(job, trial, Told()) for trial in (1, 2)}
+
+    class Stops(Helped):
+        def stop(self) -> Stop:
+            return "hand_back" if len(self.asked) == 3 else ""
+
+    first = Stops(answers=[Turn(0), Turn(done={1: done[1]}), Turn()])
+    with pytest.raises(TrainingStopped):
+        train(job, first)
+    path = tmp_path / "between.npz"
+    path.write_bytes(first.checkpoints[-1][0])
+    second = Helped(answers=[Turn(done={2: done[2]})])
+    (tmp_path / "second").mkdir()
+    result = train(replace(job, folder=tmp_path / "second", checkpoint=path), second)
+    assert second.asked == [[2, 3], [3]]
+    assert any("Resumed after 2 trials" in message for _, message, _ in second.events)
+    _the_same(result, wanted)
+
+
+def test_a_file_of_anything_else_is_not_taken_over(
+    alone: tuple[TrainingJob, TrainingResult, Told], tmp_path: Path
+) -> None:
+    job, wanted, _ = alone
+    job = replace(job, folder=tmp_path)
+    other = job_of(_table(), {**SPEC, "training": {**SPEC["training"], "batch_size": 8}}, tmp_path / "other")
+    foreign = _apart(other, 1, Told())
+    torn = tmp_path / "torn.npz"
+    torn.write_bytes(foreign.read_bytes()[:500])
+    missing = tmp_path / "missing.npz"
+    exchanged = _apart(job, 2, Told())
+    told = Helped(answers=[Turn(done={1: foreign, 2: torn, 3: missing}), Turn(0, checkpoint=exchanged)])
+    _the_same(train(job, told), wanted)
+    assert sum("came back unusable" in message for _, message, _ in told.events) == 3
+    wrong = Helped(answers=[Turn(0, done={3: exchanged})])
+    _the_same(train(job, wrong), wanted)
+
+
+def test_a_trial_that_diverges_apart_is_a_failed_trial_of_its_run(
+    alone: tuple[TrainingJob, TrainingResult, Told], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, wanted, _ = alone
+    job = replace(job, folder=tmp_path)
+    run = Loop.run
+
+    def poisoned(self: Loop) -> Any:
+        begun = self.begun
+
+        def spoil() -> None:
+            begun()
+            self.compiled.model.trainable_variables[0].assign(
+                np.full(self.compiled.model.trainable_variables[0].shape, np.nan)
+            )
+
+        self.begun = spoil
+        return run(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Loop, "run", poisoned)
+        path = _apart(job, 2, Told())
+    told = Helped(answers=[Turn(done={2: path})])
+    result = train(job, told)
+    trials = result.result["trials"]
+    assert [trial["state"] for trial in trials] == ["succeeded", "succeeded", "failed", "succeeded"]
+    assert trials[2]["failure"]["cause"] == "diverged"
+    assert [trials[at]["score"] for at in (0, 1, 3)] == [wanted.result["trials"][at]["score"] for at in (0, 1, 3)]
+    assert any(message.startswith("Trial 3 failed") for _, message, _ in told.events)
+    monkeypatch.setattr(training, "_finished", lambda *_: pytest.fail("nothing came of it"))
+    with pytest.raises(TrainingFailed):
+        all_failed = {index: _renumbered(path, index, tmp_path) for index in range(4)}
+        train(job, Helped(answers=[Turn(done=all_failed)]))
+
+
+def _renumbered(path: Path, index: int, folder: Path) -> Path:
+    """A failed trial's file as if it were of another trial."""
+    found = Checkpoint.read(path)
+    body = {key: value for key, value in found.body.items() if key != "format"}
+    renamed = folder / f"failed-{index}.npz"
+    Checkpoint({**body, "trial": {**body["trial"], "index": index}}, found.arrays).write(renamed)
+    return renamed
