@@ -8,6 +8,7 @@ this is in the rows: a supervisor that takes the run up after a crash goes on fr
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from fitserve.blobs import BlobStore, Corrupt
 from fitserve.errors import FitserveError, NotFound
 from fitserve.runs import division, finish, garbage, read, workers
 from fitserve.runs.division import Part
-from fitserve.runs.lease import Lease
+from fitserve.runs.lease import Claim, Lease
 from fitserve.settings import Settings
 from fitserve.states import RunState
 from fitserve.tables import Epoch
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 Publish = Callable[[str], bool]
 MOST_OFFERED = 64  # trials of one run that are offered at once; the rest follow
+WORTH_SECONDS = 2.0  # of a trial: one that is shorter is done before a helper has read the data and built the network
 _PAGE = 1000  # epochs that are read at once
 _NOT_DONE = (RunState.failed, RunState.cancelled)  # whatever the cause: its run trains that trial itself
 
@@ -41,15 +43,33 @@ class Division:
     settings: Settings
     engine: Engine
     blobs: BlobStore
-    lease: Lease
+    claim: Claim
     worker: str
     publish: Publish
     _parts: dict[int, Part] = field(default_factory=dict)  # as last seen
     _shown: dict[int, int] = field(default_factory=dict)  # by trial, the last epoch that the run shows as well
     _closed: set[int] = field(default_factory=set)  # trials of which no epoch will follow
+    _seconds: float | None = None  # that a trial takes: estimated, then as the last one took
+    _begun_at: float | None = None
+
+    def __post_init__(self) -> None:
+        run = self.claim.run
+        if (estimated := (run.estimates or {}).get("seconds")) is not None:
+            self._seconds = estimated / max(1, int(run.resolved.get("training", {}).get("restarts") or 1))
+
+    @property
+    def lease(self) -> Lease:
+        return self.claim.lease
 
     def turn(self, todo: Sequence[int]) -> Turn:
         """Which of these trials the trainer is to train now, and what others have made of the rest."""
+        if self._begun_at is not None:
+            self._seconds = time.monotonic() - self._begun_at
+        turn = self._turn(todo)
+        self._begun_at = None if turn.trial is None else time.monotonic()
+        return turn
+
+    def _turn(self, todo: Sequence[int]) -> Turn:
         self._look()
         done: dict[int, Path] = {}
         ours: list[int] = []
@@ -109,6 +129,8 @@ class Division:
             self._parts = division.parts(session, self.lease.run_id)
 
     def _offer(self, trials: Sequence[int]) -> None:
+        if self._seconds is not None and self._seconds < WORTH_SECONDS:
+            return
         queued = sum(part.state == RunState.queued for part in self._parts.values())
         trials = trials[: max(0, MOST_OFFERED - queued)]
         if not trials:

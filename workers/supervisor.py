@@ -19,6 +19,7 @@ from fitserve.errors import FitserveError
 from fitserve.ids import new_id
 from fitserve.runs import lease, workers
 from fitserve.settings import Settings
+from fitserve.states import TRIAL
 from workers import lost
 from workers.attempt import Attempt
 from workers.division import Division, Publish
@@ -27,6 +28,7 @@ from workers.processes import Slot, Spawner
 
 log = logging.getLogger(__name__)
 
+WHOLE = ("training", "reproduction")  # kinds of runs that a trainer trains from beginning to end
 SIGN_EVERY = 15.0  # seconds between two signs of life of an idle slot
 _AFTER_TROUBLE = 1.0  # seconds to wait after an error that we did not foresee
 
@@ -96,12 +98,14 @@ class Supervisor:
                     slot.worker,
                     lease_seconds=self.settings.lease_seconds,
                     running_limit=self.settings.limits.running_runs,
+                    # A run may come to wait for its trial: not for TensorFlow's start as well.
+                    kinds=(*WHOLE, TRIAL) if slot.is_warm() else WHOLE,
                 )
                 if claim is None:
                     return ended
                 self._sign(slot, claim.lease.run_id)
                 with attempt_of(claim) as span:
-                    division = Division(self.settings, self.engine, self.blobs, claim.lease, slot.worker, self.publish)
+                    division = Division(self.settings, self.engine, self.blobs, claim, slot.worker, self.publish)
                     attempt = Attempt(self.settings, self.engine, self.blobs, slot, claim, self.stopping, division)
                     state = attempt.run()
                     span.end_run(state)

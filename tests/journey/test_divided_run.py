@@ -1,0 +1,128 @@
+"""One run on several workers, with real trainers: the result of one worker, to the bit, whoever dies on the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from fitserve import db
+from fitserve.blobs import sha256_of
+from fitserve.datasets import facts_of, store
+from fitserve.runs import create, read
+from fitserve.settings import Limits
+from fitserve.spec.resolve import resolve
+from fitserve.spec.spec import parse
+from fitserve.tables import Run, Worker
+from fitserve.wire.datasets import UploadOptions
+from tests.faults.cluster import Cluster, Member, wait_for
+from tests.journey.test_journey import circle
+
+pytestmark = pytest.mark.xdist_group("server")
+
+SPEC: dict[str, Any] = {
+    "dataset": "circle",
+    "target": "side",
+    "network": [{"Dense": {"units": 16, "activation": "tanh"}}, {"Dropout": 0.1}],
+    "training": {
+        "optimizer": "Adam",
+        "epochs": 500,
+        "batch_size": 8,
+        "restarts": 4,
+        "reduce_lr_on_plateau": {"patience": 20, "monitor": "val_loss"},  # cannot be stacked
+        "seed": 3,
+    },
+}
+REAL = {
+    "FITSERVE_TRAINER_MODULE": "",
+    "FITSERVE_TRAINER_THREADS": "1",
+    "FITSERVE_CHECKPOINT_SECONDS": "0.3",
+    "FITSERVE_LEASE_SECONDS": "5",
+    "FITSERVE_HEARTBEAT_SECONDS": "1",
+}
+
+
+def _submit(cluster: Cluster, folder: Path) -> str:
+    """The run as the API makes it, but for the guess of its seconds: every trial is worth a helper here."""
+    folder.mkdir(exist_ok=True)
+    path = folder / "circle.csv"
+    path.write_text(circle())
+    received = store.Received(path, sha256_of(path), path.stat().st_size, path.name)
+    dataset, _ = store.create(
+        cluster.engine,
+        cluster.blobs,
+        received,
+        owner="tester",
+        options=UploadOptions(),
+        limits=Limits(),
+        scratch=folder,
+        name="circle",
+    )
+    resolved = resolve(parse(SPEC), facts_of(dataset)).spec.to_json()
+    new = create.NewRun("tester", dataset.id, SPEC, resolved, {})
+    return create.create(cluster.engine, new, Limits())[0].id
+
+
+def _whole(cluster: Cluster, run_id: str) -> tuple[dict[str, Any], dict[tuple[int, int], Any]]:
+    """What came of a run, but for the time that it took, and every epoch of it."""
+    run = cluster.wait_over(run_id, 120)
+    assert (run.state, run.attempt) == ("succeeded", 1), run.error
+    result = run.result or {}
+    trials = [{key: value for key, value in trial.items() if key != "seconds"} for trial in result["trials"]]
+    told = {name: result[name] for name in ("best_trial", "best_epoch", "spread", "metrics", "evaluation")}
+    with db.reading(cluster.engine) as session:
+        rows = {(row.trial, row.epoch): row.logs for row in read.epochs(session, run_id, limit=10_000)}
+    return {**told, "trials": trials}, rows
+
+
+def _parts(cluster: Cluster, run_id: str) -> list[Run]:
+    with db.reading(cluster.engine) as session:
+        return list(session.scalars(select(Run).where(Run.parent_id == run_id)))
+
+
+def _idle(cluster: Cluster, count: int) -> None:
+    def idle() -> bool:
+        with db.reading(cluster.engine) as session:
+            return len(session.scalars(select(Worker.id).where(Worker.run_id.is_(None))).all()) == count
+
+    wait_for(idle, 60, "idle workers")
+
+
+def _holder(cluster: Cluster, run_id: str, members: list[Member]) -> Member:
+    worker = cluster.run(run_id).worker or ""
+    return next(member for member in members if f"-{member.process.pid}-" in worker)
+
+
+def test_two_workers_make_of_a_run_what_one_makes(tmp_path: Path) -> None:
+    with Cluster(tmp_path / "home", environment=REAL) as cluster:
+        members = [cluster.start("worker")]
+        _idle(cluster, 1)
+        alone = _submit(cluster, tmp_path / "data")
+        wanted = _whole(cluster, alone)
+        assert _parts(cluster, alone) == []
+        assert len(wanted[1]) == 2000
+
+        members.append(cluster.start("worker"))
+        _idle(cluster, 2)
+        divided = _submit(cluster, tmp_path / "data")
+        assert _whole(cluster, divided) == wanted
+        states = [part.state for part in _parts(cluster, divided)]
+        assert "succeeded" in states, states
+        assert "cancelled" in states, states  # and the run's own worker was not idle
+
+        _idle(cluster, 2)
+        disturbed = _submit(cluster, tmp_path / "data")
+
+        def checkpointed() -> Run | None:
+            parts = _parts(cluster, disturbed)
+            return next((part for part in parts if part.state == "running" and part.checkpoint_epoch), None)
+
+        helped: Run = wait_for(checkpointed, 60, "a helper's checkpoint")
+        _holder(cluster, helped.id, members).kill()
+        assert _whole(cluster, disturbed) == wanted
+        with db.reading(cluster.engine) as session:
+            told = [event.message for event in read.events_after(session, disturbed, 0, 10_000)]
+        trial = helped.spec["trial"] + 1
+        assert any(message.startswith(f"Resumed at trial {trial}, epoch") for message in told)
