@@ -284,13 +284,16 @@ def _progress(session: Session, run: Run) -> Progress | None:
         return None
     training: dict[str, Any] = run.resolved.get("training", {})
     epochs, trials = int(training.get("epochs", last.epoch)), int(training.get("restarts") or 1)
+    done, total = last.trial * epochs + last.epoch, epochs * trials
+    if run.kind == TRIAL:
+        done, total = last.epoch, epochs
     return Progress(
         trial=last.trial,
         epoch=last.epoch,
         trials=max(trials, last.trial + 1),
         epochs=epochs,
         logs=last.logs,
-        estimated_finish=_estimated_finish(run, last.trial * epochs + last.epoch, epochs * trials),
+        estimated_finish=_estimated_finish(run, done, total),
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from fitserve import db
 from fitserve.queue import Publisher
-from fitserve.runs import create, read
+from fitserve.runs import create, division, finish, lease, read
 from fitserve.settings import Limits
 from tests.faults.chaos import Chaos, Plan
 from tests.faults.cluster import Cluster
@@ -237,3 +237,25 @@ def test_events_and_epochs_page(api: httpx2.Client, cluster: Cluster) -> None:
             if (cursor := page["next_cursor"]) is None:
                 break
         assert paged == whole["items"]
+
+
+def test_a_trial_that_another_worker_trains_is_a_part_of_its_run(cluster: Cluster, api: httpx2.Client) -> None:
+    spec = {"fake": {"epochs": 2, "seed": 1, "trials": 3}, "training": {"epochs": 2, "restarts": 3}}
+    new = create.NewRun("anonymous", cluster.dataset_id, spec, spec, {}, kind="held")  # by us: no worker claims it
+    run_id = create.create(cluster.engine, new, Limits())[0].id
+    held = lease.claim(cluster.engine, "us", lease_seconds=60, running_limit=100, kinds=("held",))
+    assert held is not None
+    (part_id,) = division.offer(cluster.engine, held.lease, [2])
+    part = wait(api, part_id)
+    assert (part["state"], part["kind"], part["parent_id"]) == ("succeeded", "trial", run_id)
+    assert (part["spec"], part["queue"]) == ({"run": run_id, "trial": 2}, None)
+    assert (part["progress"]["trial"], part["progress"]["epoch"]) == (2, 2)
+    listed = [run["id"] for run in api.get("/runs", params={"limit": "500"}).json()["items"]]
+    assert run_id in listed
+    assert part_id not in listed
+    for again in ("retry", "reproduce"):
+        refused = api.post(f"/runs/{part_id}/{again}")
+        assert refused.status_code == 409
+        assert run_id in refused.json()["fix"]
+    assert api.get(f"/runs/{part_id}/findings").status_code == 409
+    finish.cancelled(cluster.engine, held.lease)

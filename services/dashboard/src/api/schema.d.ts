@@ -1049,7 +1049,7 @@ export interface components {
             id: string;
             /**
              * Kind
-             * @description `training`, or `reproduction`: the parent trained again to the letter
+             * @description `training`; `reproduction`: the parent again, to the letter; `trial`: one of the parent's trials
              */
             kind: string;
             state: components["schemas"]["RunState"];
@@ -1080,7 +1080,7 @@ export interface components {
             attempt: number;
             /**
              * Parent Id
-             * @description The run that this one repeats
+             * @description The run that this one repeats, or is a trial of
              */
             parent_id: string | null;
             /** Result */
@@ -2658,7 +2658,7 @@ export interface components {
             id: string;
             /**
              * Kind
-             * @description `training`, or `reproduction`: the parent trained again to the letter
+             * @description `training`; `reproduction`: the parent again, to the letter; `trial`: one of the parent's trials
              */
             kind: string;
             state: components["schemas"]["RunState"];
@@ -2689,7 +2689,7 @@ export interface components {
             attempt: number;
             /**
              * Parent Id
-             * @description The run that this one repeats
+             * @description The run that this one repeats, or is a trial of
              */
             parent_id: string | null;
             /** Result */
@@ -2775,7 +2775,7 @@ export interface components {
             id: string;
             /**
              * Kind
-             * @description `training`, or `reproduction`: the parent trained again to the letter
+             * @description `training`; `reproduction`: the parent again, to the letter; `trial`: one of the parent's trials
              */
             kind: string;
             state: components["schemas"]["RunState"];
@@ -2806,7 +2806,7 @@ export interface components {
             attempt: number;
             /**
              * Parent Id
-             * @description The run that this one repeats
+             * @description The run that this one repeats, or is a trial of
              */
             parent_id: string | null;
             /** Result */
