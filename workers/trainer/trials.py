@@ -68,6 +68,7 @@ class Runner:
         self._kept: Kept = {}  # of the trial at hand
         self._best_kept: Kept = {}
         self._callbacks: list[keras.callbacks.Callback] = []
+        self._saved: tuple[int, int, int] | None = None  # where the last checkpoint was taken
         self._lookout = Lookout(course.report, course.checkpoint_seconds, self._save)
 
     def run(self, resume: Path | None = None) -> Outcome:
@@ -224,6 +225,9 @@ class Runner:
     # --- checkpoints --------------------------------------------------------------------------------
 
     def _save(self, epoch: int, step: int) -> None:
+        here = (epoch, step, len(self._trials))
+        if here == self._saved:
+            return  # nothing happens here while others train
         states, arrays = checkpoint.callback_state(self._callbacks)
         body = {
             "kind": "sequential",
@@ -239,6 +243,7 @@ class Runner:
         path = self._course.folder / "checkpoint.npz"
         Checkpoint(body, {**checkpoint.variables(self._model), **arrays, **best}).write(path)
         self._course.report.checkpoint(path, epoch)
+        self._saved = here
 
     def _resumed(self, path: Path) -> Checkpoint | None:
         """The checkpoint, if it is one of this run; else None, and the run begins anew."""
