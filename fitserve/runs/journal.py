@@ -100,10 +100,13 @@ def say(
 def record_reports(session: Session, run_id: str, attempt: int, reports: Sequence[Report], at: datetime) -> int:
     """Adds what a worker reported; what is there already is left alone. Returns the number of new epochs.
 
-    A resumed attempt repeats the epochs after its checkpoint: they are rows already, so neither row nor
-    event is written twice.
+    A resumed attempt repeats the epochs after its checkpoint, and two workers may have begun the same trial: neither
+    row nor event is written twice.
     """
-    epochs = {(r.trial, r.epoch): r for r in reports if isinstance(r, EpochReport)}
+    epochs: dict[tuple[int, int], EpochReport] = {}
+    for report in reports:
+        if isinstance(report, EpochReport):
+            epochs.setdefault((report.trial, report.epoch), report)
     new = {
         (row.trial, row.epoch)
         for row in insert_new(
@@ -129,7 +132,7 @@ def record_reports(session: Session, run_id: str, attempt: int, reports: Sequenc
     for report in reports:
         if isinstance(report, EventReport):
             row = {"level": report.level, "type": "message", "message": report.message, "data": finite(report.data)}
-        elif (report.trial, report.epoch) in new:
+        elif (report.trial, report.epoch) in new and epochs[report.trial, report.epoch] is report:
             data = {"trial": report.trial, "epoch": report.epoch, "logs": report.logs, "seconds": report.seconds}
             row = {"level": "info", "type": "metrics", "message": f"Epoch {report.epoch}", "data": finite(data)}
         else:

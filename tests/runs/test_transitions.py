@@ -151,6 +151,17 @@ def test_t3_writes_any_number_of_epochs_at_once(engine: Engine, submit: Submit, 
     assert len(events(engine, held.run_id)) == 500
 
 
+def test_t3_an_epoch_that_comes_twice_at_once_is_one(engine: Engine, submit: Submit, claim: Claim) -> None:
+    """As of a trial that a helper had begun, and that its run's own worker trains."""
+    submit()
+    held = must(claim()).lease
+    twice = [EpochReport(1, 2, 1, {"loss": 0.5}, 0.1), EpochReport(2, 2, 1, {"loss": 0.7}, 0.1)]
+    assert lease.beat(engine, held, lease_seconds=60, reports=twice) == (None, 1)
+    assert [e.data["logs"] for e in events(engine, held.run_id) if e.type == "metrics"] == [{"loss": 0.5}]
+    with db.reading(engine) as session:
+        assert [e.logs for e in read.epochs(session, held.run_id)] == [{"loss": 0.5}]
+
+
 def test_t3_a_second_attempt_does_not_repeat_epochs(engine: Engine, submit: Submit, claim: Claim) -> None:
     submit()
     held = must(claim()).lease
