@@ -303,9 +303,24 @@ class Stack:
         return total
 
     def _metrics(self, y: Any, order: Any, predictions: dict[str, Any]) -> dict[str, Any]:
-        """Any of Keras's metrics, over a whole pass: replica after replica through the one metric object."""
-        if self.model._compile_metrics is None:
+        """Any of Keras's metrics, over a whole pass; predictions are `(rows, replicas, ...)`."""
+        compiled = self.model._compile_metrics
+        if compiled is None or not compiled.metrics:
             return {}
+        if (means := _means_of_rows(compiled, len(predictions))) is not None:
+            (truth,), (predicted,) = tf.nest.flatten(y), predictions.values()
+            truth, predicted = tf.gather(truth, tf.transpose(order)), tf.cast(predicted, tf.float32)
+            rows = [tf.reshape(part, tf.concat([[-1], tf.shape(part)[2:]], 0)) for part in (truth, predicted)]
+            rows = [
+                tf.ensure_shape(r, (None, *part.shape[2:])) for r, part in zip(rows, (truth, predicted), strict=True)
+            ]
+            said = {metric.name: metric._fn(*rows, **metric._fn_kwargs) for metric in means}
+            by_replica = {name: tf.reshape(v, [tf.shape(order)[1], self.replicas, -1]) for name, v in said.items()}
+            return {name: tf.reduce_mean(tf.cast(v, tf.float32), axis=[0, 2]) for name, v in by_replica.items()}
+        return self._one_by_one(y, order, predictions)
+
+    def _one_by_one(self, y: Any, order: Any, predictions: dict[str, Any]) -> dict[str, Any]:
+        """Replica after replica through the one metric object."""
         names: list[str] = []
 
         def one(replica: Any) -> Any:
@@ -318,11 +333,22 @@ class Stack:
             names[:] = list(results)
             return tf.stack([tf.cast(value, tf.float32) for value in results.values()])
 
-        if not self.model._compile_metrics.metrics:
-            return {}
         values = tf.map_fn(one, tf.range(self.replicas), fn_output_signature=tf.float32, parallel_iterations=1)
         self.model._compile_metrics.reset_state()
         return {name: values[:, place] for place, name in enumerate(names)}
+
+
+def _means_of_rows(compiled: Any, outputs: int) -> list[Any] | None:
+    """The metrics, where each is the mean of a figure of each row: then all replicas' are computed at once."""
+    means: type = keras.metrics.MeanMetricWrapper
+    plain = all(
+        isinstance(metric, means)
+        and type(metric).update_state is means.update_state  # type: ignore[attr-defined]
+        and type(metric).result is means.result  # type: ignore[attr-defined]
+        for metric in compiled.metrics
+    )
+    named = [metric.name for metric in compiled.metrics] == list(compiled.result())
+    return list(compiled.metrics) if plain and named and outputs == 1 else None
 
 
 def _groups(model: keras.Model, replicas: int, batch_size: int) -> int:
