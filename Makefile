@@ -70,9 +70,9 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy -p services -p workers -p migrations
 	$(BIN)/lint-imports
 
-faults: $(VENV)/.dev  ## the long form: a thousand runs, hundreds of kills; models swapped under load for minutes
+faults: $(VENV)/.dev  ## the long form: a thousand runs, hundreds of kills; models swapped under load; backups, upgrades
 	$(BIN)/python -m tests.faults
-	$(BIN)/python -m pytest -m long tests/predict/test_changes.py
+	$(BIN)/python -m pytest -m long tests/predict/test_changes.py tests/faults tests/journey tests/layout
 
 FUZZ_SECONDS ?= 300
 fuzz: $(VENV)/.dev  ## the public suites of FITSERVE_TEST_SUITES, then FUZZ_SECONDS of fuzzing, guided where atheris is

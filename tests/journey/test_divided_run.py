@@ -95,6 +95,7 @@ def _holder(cluster: Cluster, run_id: str, members: list[Member]) -> Member:
     return next(member for member in members if f"-{member.process.pid}-" in worker)
 
 
+@pytest.mark.long
 def test_two_workers_make_of_a_run_what_one_makes(tmp_path: Path) -> None:
     with Cluster(tmp_path / "home", environment=REAL) as cluster:
         members = [cluster.start("worker")]

@@ -37,6 +37,7 @@ def run(block: str, folder: Path, variables: dict[str, str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.long
 def test_postgresql_and_s3(layout: Layout, postgres: str, tmp_path: Path) -> None:  # noqa: F811
     with layout.client() as http:
         upload(http)
