@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import shutil
 import threading
@@ -12,22 +11,22 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from sqlalchemy import Engine
 
-from fitserve import db, telemetry
 from fitserve.blobs import BlobStore, disk_full_is_507
 from fitserve.crash import crash_point
 from fitserve.errors import FitserveError, StorageFull, Unavailable
 from fitserve.runs import finish, garbage, lease
 from fitserve.runs.journal import EpochReport, EventReport, Report
 from fitserve.settings import Settings
-from fitserve.states import TERMINAL, TRIAL, RunState
-from fitserve.tables import Run
+from fitserve.states import TERMINAL, RunState
 from workers.commit import make_durable
-from workers.death import Death, cause_of_death, kernel_memory_kills
+from workers.death import Death, cause_of_death, kernel_memory_kills, out_of_memory
 from workers.division import Division
+from workers.ending import RETRY_PAUSE, Ended, Ending, StoppedByUs
+from workers.meters import Meters
 from workers.prepare import job_for
 from workers.processes import Slot, TrainerProcess
 from workers.trainer.channel import ChannelClosed, Message, job_to_message, result_from_message, turn_to_message
@@ -39,22 +38,7 @@ TURN = 0.05  # seconds that one turn of the loop waits for the trainer
 WRITE_EVERY = 0.2  # seconds between two writes of what was reported
 LOOK_EVERY = 1.0  # seconds between two looks for a cancel and at the trainer's memory
 CANCEL_GRACE = 2.0  # seconds that a trainer has to obey a cancel
-_RETRY_PAUSE = 0.5  # seconds between two tries where the database is away
 Answer = TypeVar("Answer")
-
-
-class Ended(Exception):
-    """The trainer must go: its attempt ends with this cause. `final` failures are not tried again."""
-
-    def __init__(self, cause: str, message: str, data: dict[str, Any] | None = None, *, final: bool = False) -> None:
-        super().__init__(message)
-        self.cause = cause
-        self.data = data or {}
-        self.final = final
-
-
-class StoppedByUs(Exception):
-    """The trainer had to go because of a cancel, or because this worker stops."""
 
 
 @dataclass
@@ -70,6 +54,8 @@ class Attempt:
     division: Division
     trainer: TrainerProcess | None = None
     folder: Path = field(init=False)
+    _meters: Meters = field(init=False)
+    _ending: Ending = field(init=False)
     _pending: list[Report] = field(default_factory=list)
     _checkpoint: lease.Checkpoint | None = None
     _kept_checkpoint: str | None = None
@@ -80,14 +66,14 @@ class Attempt:
     _asked_at: float | None = None
     _beat_at: float = 0.0
     _look_at: float = 0.0
-    _rows: int = 0  # that an epoch trains on
     _progress_at: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         held = self.claim.lease
         self.folder = self.settings.scratch / "runs" / f"{held.run_id}-{held.attempt}"
+        self._meters = Meters(self.claim.run, self.slot.worker.rpartition("-")[2])
+        self._ending = Ending(self.engine, held, self.stopping, self.settings.graceful_seconds)
         self._kept_checkpoint = self.claim.run.checkpoint
-        self._rows = int((self.claim.run.estimates or {}).get("training_rows") or 0)
         self._beat_at = time.monotonic()
 
     @property
@@ -221,7 +207,7 @@ class Attempt:
             )
         except (Unavailable, StorageFull):
             log.warning("the database is away; the run goes on", extra={"run": self.lease.run_id})
-            self._beat_at += _RETRY_PAUSE
+            self._beat_at += RETRY_PAUSE
             return
         del self._pending[: len(batch)]
         self._progress = False
@@ -229,50 +215,22 @@ class Attempt:
             self._checkpoint = None
             superseded, self._kept_checkpoint = self._kept_checkpoint, checkpoint.blob.sha256
             self._discard(superseded)
-        if self._whole:  # it shows the epochs of its trials as well
-            telemetry.EPOCHS.inc(epochs)
-            telemetry.ROWS_TRAINED.inc(epochs * self._rows)
-        self._show_loss(batch)
+        self._meters.written(epochs, batch)
         if requested is not None:
             self._note_cancel()
 
     def _look(self) -> None:
         if self.trainer is not None:
             resident = self.trainer.look_at_memory()
-            telemetry.TRAINER_MEMORY.labels(self._slot_number).set(resident)
+            self._meters.memory(resident)
             if resident > self.trainer.limit:
-                raise Ended("out_of_memory", *_out_of_memory(self.trainer), final=True)
+                raise Ended("out_of_memory", *out_of_memory(self.trainer.peak, self.trainer.limit), final=True)
         try:
             if not self._cancel and lease.cancel_requested(self.engine, self.lease):
                 self._note_cancel()
             self._note_epochs()
         except Unavailable:
             pass  # the next look will do
-
-    @property
-    def _whole(self) -> bool:
-        return self.claim.run.kind != TRIAL
-
-    @property
-    def _slot_number(self) -> str:
-        return self.slot.worker.rpartition("-")[2]
-
-    def _show_loss(self, reports: tuple[Report, ...]) -> None:
-        """The last epoch's losses under the model's name: one gauge for each model that is being trained."""
-        model = self.claim.run.model
-        last = next((report for report in reversed(reports) if isinstance(report, EpochReport)), None)
-        if model is None or last is None:
-            return
-        for rows, name in (("training", "loss"), ("validation", "val_loss")):
-            if isinstance(loss := last.logs.get(name), int | float):
-                telemetry.LAST_LOSS.labels(model, rows).set(loss)
-
-    def _forget_gauges(self) -> None:
-        telemetry.TRAINER_MEMORY.labels(self._slot_number).set(0)
-        if self.claim.run.model is not None:
-            for rows in ("training", "validation"):
-                with contextlib.suppress(KeyError):
-                    telemetry.LAST_LOSS.remove(self.claim.run.model, rows)
 
     def _note_cancel(self) -> None:
         if not self._cancel:
@@ -289,7 +247,7 @@ class Attempt:
             cause, data = message["cause"], dict(message["data"])
             text = message["message"]
             if cause == "out_of_memory":
-                text, more = _out_of_memory(trainer)
+                text, more = out_of_memory(trainer.peak, trainer.limit)
                 data = {**more, **data}
             state = self._end_badly(Ended(cause, text, data, final=cause != "disk_full"))
         self.slot.release(trainer)
@@ -301,7 +259,9 @@ class Attempt:
         crash_point("supervisor.after_blobs")
         while True:
             try:
-                return self._decide(partial(durable.commit, self.engine, self.lease, self.blobs, self._reports()))
+                return self._ending.decide(
+                    partial(durable.commit, self.engine, self.lease, self.blobs, self._reports())
+                )
             except garbage.BlobVanished:
                 durable = self._meanwhile_beating(lambda: make_durable(self.blobs, self.claim.run, result))
             except finish.CancelledFirst:
@@ -313,59 +273,23 @@ class Attempt:
     def _let_go(self) -> RunState | None:
         """T9 or T6: cancelled, or handed back because this worker stops."""
         if self._cancel:
-            return self._decide(lambda: finish.cancelled(self.engine, self.lease, self._reports()))
-        return self._decide(lambda: finish.hand_back(self.engine, self.lease, self._reports()))
+            return self._ending.decide(lambda: finish.cancelled(self.engine, self.lease, self._reports()))
+        return self._ending.decide(lambda: finish.hand_back(self.engine, self.lease, self._reports()))
 
     def _end_badly(self, ended: Ended) -> RunState | None:
         """T5 where training again would end the same way, else T6 or T7."""
         cause, text, data, reports = ended.cause, str(ended), ended.data, self._reports()
         if ended.final:
-            state = self._decide(lambda: finish.fail(self.engine, self.lease, cause, text, data, reports))
+            state = self._ending.decide(lambda: finish.fail(self.engine, self.lease, cause, text, data, reports))
         else:
             most = self.settings.max_attempts
-            state = self._decide(lambda: finish.lose(self.engine, self.lease, most, cause, text, data, reports))
-        if state == RunState.failed and self._whole:
-            telemetry.RUN_FAILURES.labels(cause).inc()
+            state = self._ending.decide(lambda: finish.lose(self.engine, self.lease, most, cause, text, data, reports))
+        if state == RunState.failed:
+            self._meters.failed(cause)
         return state
 
     def _reports(self) -> tuple[Report, ...]:
         return tuple(self._pending)
-
-    def _decide(self, end: Callable[[], RunState]) -> RunState | None:
-        """Ends the run. Where the commit's outcome is unknown, reads it again; never acts blindly.
-
-        Gives up (None) where this worker has to stop before the database is back: the lease then runs out.
-        """
-        deadline: float | None = None
-        while True:
-            try:
-                state = end()
-                crash_point("supervisor.after_commit")
-                return state
-            except lease.LeaseLost:
-                state_now = self._outcome()
-                if state_now is None:
-                    log.warning("the run is no longer ours", extra={"run": self.lease.run_id})
-                return state_now
-            except garbage.BlobVanished:
-                raise
-            except (ConnectionError, Unavailable, StorageFull):
-                log.warning("the database is away at the end of a run", extra={"run": self.lease.run_id})
-            if self.stopping.is_set():
-                deadline = deadline or time.monotonic() + self.settings.graceful_seconds
-                if time.monotonic() > deadline:
-                    return None
-            time.sleep(_RETRY_PAUSE)
-
-    def _outcome(self) -> RunState | None:
-        """The state in which this attempt ended the run, if it was this attempt."""
-        try:
-            with db.reading(self.engine) as session:
-                run = session.get(Run, self.lease.run_id)
-        except Unavailable:
-            return None
-        ours = run is not None and run.attempt == self.lease.attempt and run.state in TERMINAL
-        return RunState(run.state) if ours and run is not None else None
 
     def _post_mortem(self) -> Death:
         """Why the trainer has gone."""
@@ -406,20 +330,8 @@ class Attempt:
             self.division.forget()
 
     def _account(self, state: RunState | None, seconds: float) -> None:
-        self._forget_gauges()
-        if self._whole:
-            telemetry.RUN_SECONDS.observe(seconds)
-        if self._whole and state in TERMINAL:
-            telemetry.RUNS_FINISHED.labels(str(state)).inc()
+        self._meters.over(state, seconds)
         log.info(
             "attempt over",
             extra={"run": self.lease.run_id, "attempt": self.lease.attempt, "state": state, "s": round(seconds, 3)},
         )
-
-
-def _out_of_memory(trainer: TrainerProcess) -> tuple[str, dict[str, Any]]:
-    peak, limit = trainer.peak, trainer.limit
-    mb = 1024 * 1024
-    text = f"The trainer ran out of memory: it reached {peak // mb} MB of {limit // mb} MB"
-    fix = "Use a smaller batch_size or network, or raise FITSERVE_TRAINER_MEMORY_BYTES."
-    return text, {"limit_bytes": limit, "peak_bytes": peak, "fix": fix}

@@ -35,6 +35,14 @@ def cause_of_death(code: int, peak: int, limit: int, kernel_kills: int = 0) -> D
     return Death("killed", f"The trainer was killed ({name})", data, final=False)
 
 
+def out_of_memory(peak: int, limit: int) -> tuple[str, dict[str, Any]]:
+    """The sentence and the evidence for a trainer that reached `peak` of `limit` bytes."""
+    mb = 1024 * 1024
+    text = f"The trainer ran out of memory: it reached {peak // mb} MB of {limit // mb} MB"
+    fix = "Use a smaller batch_size or network, or raise FITSERVE_TRAINER_MEMORY_BYTES."
+    return text, {"limit_bytes": limit, "peak_bytes": peak, "fix": fix}
+
+
 def kernel_memory_kills() -> int:
     """How often the kernel has killed for memory in our control group; 0 where that cannot be seen."""
     try:

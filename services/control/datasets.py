@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import anyio
-from anyio.lowlevel import RunVar
 from fastapi import Depends, Query, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
 
@@ -16,7 +14,7 @@ from fitserve.datasets import look, revise, store
 from fitserve.datasets.profile import relations
 from fitserve.datasets.samples import SAMPLES, make_sample
 from fitserve.datasets.summary import facts_only
-from fitserve.errors import BadInput, FitserveError, Forbidden, NotFound, Problem
+from fitserve.errors import BadInput, Forbidden, NotFound, Problem
 from fitserve.tables import Dataset
 from fitserve.wire.datasets import (
     DatasetDetail,
@@ -32,48 +30,17 @@ from fitserve.wire.datasets import (
 )
 from fitserve.wire.page import Page
 from services.control.context import Context, context
+from services.control.ingesting import ingesting
 from services.control.receive import Upload, received
-from services.control.upload_options import PARAMETERS, options_of, query_options
+from services.control.upload_options import BODY, FORM_BODY, RAW_BODY, options_of, query_options
 from services.shell import Caller, Router, require
 
 router = Router(tags=["datasets"])
-BODY = 1 << 62  # bytes: the limit of an upload is a setting, counted by `receive`
-INGESTS = 2  # uploads parsed at the same time
-T = TypeVar("T")
 
 Reader = Annotated[Caller, Depends(require("read"))]
 Uploader = Annotated[Caller, Depends(require("upload"))]
 Ctx = Annotated[Context, Depends(context)]
 
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
-_RAW_BODY: dict[str, Any] = {
-    "parameters": PARAMETERS,
-    "requestBody": {
-        "required": True,
-        "content": dict.fromkeys(("application/octet-stream", "text/csv", "application/x-ndjson"), _BINARY),
-    },
-}
-_FORM_BODY: dict[str, Any] = {
-    "parameters": PARAMETERS,
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {
-                        "file": {"type": "string", "format": "binary"},
-                        "name": {"type": "string"},
-                        **{item["name"]: item["schema"] for item in PARAMETERS},
-                    },
-                }
-            },
-            "application/octet-stream": _BINARY,
-            "text/csv": _BINARY,
-        },
-    },
-}
 _UPLOADED: dict[int | str, dict[str, Any]] = {
     200: {"model": DatasetDetail, "description": "The same content was there already"},
     201: {"model": DatasetDetail, "description": "A new dataset or a new version"},
@@ -82,25 +49,6 @@ _UPLOADED: dict[int | str, dict[str, Any]] = {
     415: {"description": "No table in a known format"},
     507: {"description": "The disk is full"},
 }
-
-
-async def ingesting(work: Callable[[], T]) -> T:
-    """Runs `work` on a thread, with few others at the same time; counts how it ended."""
-    try:
-        limiter = _ingests.get()
-    except LookupError:
-        limiter = anyio.CapacityLimiter(INGESTS)
-        _ingests.set(limiter)
-    try:
-        done = await anyio.to_thread.run_sync(work, limiter=limiter)
-    except FitserveError as error:
-        telemetry.UPLOADS.labels("refused" if error.status < 500 else "failed").inc()
-        raise
-    telemetry.UPLOADS.labels("stored").inc()
-    return done
-
-
-_ingests: RunVar[anyio.CapacityLimiter] = RunVar("ingests")  # of the event loop
 
 
 def answer(response: Response, row: Dataset, created: bool, upload: Upload | None = None, ingest: float = 0) -> Any:
@@ -141,7 +89,7 @@ async def _store(
     summary="Upload a table",
     response_model=DatasetDetail,
     responses=_UPLOADED,
-    openapi_extra=_FORM_BODY,
+    openapi_extra=FORM_BODY,
     max_body_size=BODY,
 )
 async def create(
@@ -242,7 +190,7 @@ def get_dataset(ref: str, request: Request, response: Response, caller: Reader, 
     summary="Upload a table under a name",
     response_model=DatasetDetail,
     responses=_UPLOADED,
-    openapi_extra=_RAW_BODY,
+    openapi_extra=RAW_BODY,
     max_body_size=BODY,
 )
 async def put_dataset(name: str, request: Request, response: Response, caller: Uploader, ctx: Ctx) -> Any:
@@ -279,7 +227,7 @@ def patch_dataset(ref: str, body: DatasetPatch, response: Response, caller: Uplo
     summary="Append rows",
     response_model=DatasetDetail,
     responses=_UPLOADED,
-    openapi_extra=_RAW_BODY,
+    openapi_extra=RAW_BODY,
     max_body_size=BODY,
 )
 async def append_rows(ref: str, request: Request, response: Response, caller: Uploader, ctx: Ctx) -> Any:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from fitserve.errors import BadInput, Problem
 from fitserve.wire.datasets import UploadOptions
 
+BODY = 1 << 62  # bytes: the limit of an upload is a setting, counted by `receive`
 LISTS = ("missing",)
 OPTIONS = tuple(UploadOptions.model_fields)
 
@@ -96,22 +97,32 @@ PARAMETERS: list[dict[str, Any]] = [
     }
     for name, field in UploadOptions.model_fields.items()
 ]
-
-
-TUS_VERSION = "1.0.0"
-
-
-def _header(name: str, schema: dict[str, Any], what: str, required: bool = False) -> dict[str, Any]:
-    return {"name": name, "in": "header", "required": required, "schema": schema, "description": what}
-
-
-_BYTES = {"type": "integer", "minimum": 0, "maximum": 10**18 - 1}
-_PAIR = r"[a-z]+( [A-Za-z0-9+/]+=*)?"
-TUS_RESUMABLE = _header("Tus-Resumable", {"type": "string", "enum": [TUS_VERSION]}, "The version of tus that is spoken")
-UPLOAD_LENGTH = _header("Upload-Length", _BYTES, "Bytes of the whole file", required=True)
-UPLOAD_OFFSET = _header("Upload-Offset", _BYTES, "Where these bytes begin", required=True)
-UPLOAD_METADATA = _header(
-    "Upload-Metadata",
-    {"type": "string", "pattern": f"^({_PAIR}(,{_PAIR})*)?$"},
-    "`name base64,filename base64`, and any option of an upload",
-)
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+RAW_BODY: dict[str, Any] = {
+    "parameters": PARAMETERS,
+    "requestBody": {
+        "required": True,
+        "content": dict.fromkeys(("application/octet-stream", "text/csv", "application/x-ndjson"), _BINARY),
+    },
+}
+FORM_BODY: dict[str, Any] = {
+    "parameters": PARAMETERS,
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {
+                        "file": {"type": "string", "format": "binary"},
+                        "name": {"type": "string"},
+                        **{item["name"]: item["schema"] for item in PARAMETERS},
+                    },
+                }
+            },
+            "application/octet-stream": _BINARY,
+            "text/csv": _BINARY,
+        },
+    },
+}

@@ -8,8 +8,6 @@ them when it ends (`upload_parts`). The last PATCH parses the table and answers 
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import contextlib
 import time
 from datetime import datetime, timedelta
@@ -33,18 +31,22 @@ from fitserve.ids import new_id
 from fitserve.settings import MB
 from fitserve.tables import Upload
 from services.control.context import Context, context
-from services.control.datasets import BODY, ingesting
+from services.control.ingesting import ingesting
 from services.control.receive import folder_of_uploads
-from services.control.upload_options import (
+from services.control.tus import (
     TUS_RESUMABLE,
     UPLOAD_LENGTH,
     UPLOAD_METADATA,
     UPLOAD_OFFSET,
-    options_of,
+    VERSION,
+    UploadBusy,
+    UploadGone,
+    answer_headers,
+    check_version,
+    metadata_of,
+    number_of,
 )
-from services.control.upload_options import (
-    TUS_VERSION as VERSION,
-)
+from services.control.upload_options import BODY, options_of
 from services.control.upload_parts import gather, share, without_parts
 from services.shell import Caller, Router, require
 
@@ -57,30 +59,6 @@ Uploader = Annotated[Caller, Depends(require("upload"))]
 Ctx = Annotated[Context, Depends(context)]
 
 
-class WrongTusVersion(FitserveError):
-    """This server speaks tus 1.0.0."""
-
-    status = 412
-    slug = "tus-version"
-    title = "Precondition failed"
-
-
-class UploadBusy(FitserveError):
-    """Another request is writing to this upload."""
-
-    status = 423
-    slug = "upload-busy"
-    title = "Locked"
-
-
-class UploadGone(FitserveError):
-    """This upload has expired."""
-
-    status = 410
-    slug = "upload-gone"
-    title = "Gone"
-
-
 class UploadInfo(BaseModel):
     """Where a resumable upload stands; `dataset_id` once it is finished."""
 
@@ -91,28 +69,9 @@ class UploadInfo(BaseModel):
     dataset_id: str | None
 
 
-def _headers(response: Response, **others: Any) -> None:
-    response.headers["Tus-Resumable"] = VERSION
-    response.headers["Cache-Control"] = "no-store"
-    for name, value in others.items():
-        response.headers[name.replace("_", "-")] = str(value)
-
-
-def _speaks_tus(request: Request) -> None:
-    if request.headers.get("tus-resumable", VERSION) != VERSION:
-        raise WrongTusVersion(received=request.headers["tus-resumable"][:20], expected=VERSION)
-
-
-def _number(request: Request, name: str) -> int:
-    text = request.headers.get(name, "")
-    if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise Malformed(f"The header {name} is missing or no number.", received=text[:40], expected="bytes, from 0")
-    return int(text)
-
-
 @router.options("/uploads", status_code=204, summary="What of tus is spoken")
 def capabilities(response: Response, ctx: Ctx) -> None:
-    _headers(
+    answer_headers(
         response,
         Tus_Version=VERSION,
         Tus_Extension="creation,termination,expiration",
@@ -131,13 +90,13 @@ def capabilities(response: Response, ctx: Ctx) -> None:
 )
 def begin(request: Request, response: Response, caller: Uploader, ctx: Ctx) -> Response:
     """`Upload-Length`, and in `Upload-Metadata` `filename`, `name` and any option of an upload, in base 64."""
-    _speaks_tus(request)
-    length = _number(request, "Upload-Length")
+    check_version(request)
+    length = number_of(request, "Upload-Length")
     if length > ctx.settings.limits.upload_bytes:
         raise TooLarge(
             "The upload is larger than the limit.", received=length, expected=f"{ctx.settings.limits.upload_bytes}"
         )
-    metadata = _metadata(request.headers.get("upload-metadata", ""))
+    metadata = metadata_of(request.headers.get("upload-metadata", ""))
     _, others = options_of(metadata.items(), ("name", "filename", "filetype"))
     if "name" in others:
         store.check_name(others["name"])
@@ -159,22 +118,8 @@ def begin(request: Request, response: Response, caller: Uploader, ctx: Ctx) -> R
         (folder / row.id).touch()
     expires = format_datetime(row.expires_at, usegmt=True)
     made = Response(status_code=201)
-    _headers(made, Location=f"/api/v1/uploads/{row.id}", Upload_Expires=expires, Upload_Offset=0)
+    answer_headers(made, Location=f"/api/v1/uploads/{row.id}", Upload_Expires=expires, Upload_Offset=0)
     return made
-
-
-def _metadata(header: str) -> dict[str, str]:
-    """`name base64, other base64`. Raises Malformed."""
-    found: dict[str, str] = {}
-    for pair in header.split(","):
-        name, _, value = pair.strip().partition(" ")
-        if not name:
-            continue
-        try:
-            found[name] = base64.b64decode(value.strip(), validate=True).decode("utf-8")
-        except (binascii.Error, UnicodeDecodeError, ValueError):
-            raise Malformed(f"Upload-Metadata's {name[:40]!r} is not base 64 of UTF-8.") from None
-    return found
 
 
 def _sweep(session: Session, folder: Path) -> None:
@@ -223,10 +168,10 @@ def _info(row: Upload, path: Path) -> UploadInfo:
     openapi_extra={"parameters": [TUS_RESUMABLE]},
 )
 def head(upload_id: str, request: Request, response: Response, caller: Uploader, ctx: Ctx) -> None:
-    _speaks_tus(request)
+    check_version(request)
     row, path = _row(ctx, caller, upload_id)
     info = _info(row, path)
-    _headers(response, Upload_Offset=info.offset, Upload_Length=info.length)
+    answer_headers(response, Upload_Offset=info.offset, Upload_Length=info.length)
     response.headers["Upload-Expires"] = format_datetime(row.expires_at, usegmt=True)
     if row.dataset_id:
         response.headers["Content-Location"] = f"/api/v1/datasets/{row.dataset_id}"
@@ -257,10 +202,10 @@ async def patch(upload_id: str, request: Request, caller: Uploader, ctx: Ctx) ->
 
     An upload whose table is refused is gone; a connection that breaks leaves it as it is, to be resumed.
     """
-    _speaks_tus(request)
+    check_version(request)
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/offset+octet-stream":
         raise UnsupportedMedia("A PATCH carries bytes.", expected="Content-Type: application/offset+octet-stream")
-    claimed = _number(request, "Upload-Offset")
+    claimed = number_of(request, "Upload-Offset")
     row, path = await anyio.to_thread.run_sync(lambda: _row(ctx, caller, upload_id))
     lock = _locks.setdefault(row.id, asyncio.Lock())
     if lock.locked():
@@ -294,7 +239,7 @@ async def _continue(request: Request, ctx: Context, row: Upload, path: Path, cla
     if offset == length:
         dataset_id = await _finish(ctx, row, path)
         done.headers["Content-Location"] = f"/api/v1/datasets/{dataset_id}"
-    _headers(done, Upload_Offset=offset, Upload_Expires=format_datetime(row.expires_at, usegmt=True))
+    answer_headers(done, Upload_Offset=offset, Upload_Expires=format_datetime(row.expires_at, usegmt=True))
     return done
 
 
@@ -392,9 +337,9 @@ def _forget(ctx: Context, row: Upload, path: Path) -> None:
     openapi_extra={"parameters": [TUS_RESUMABLE]},
 )
 def terminate(upload_id: str, request: Request, response: Response, caller: Uploader, ctx: Ctx) -> None:
-    _speaks_tus(request)
+    check_version(request)
     row, path = _row(ctx, caller, upload_id)
     if row.id in _locks:
         raise UploadBusy(retry_after=1)
     _forget(ctx, row, path)
-    _headers(response)
+    answer_headers(response)

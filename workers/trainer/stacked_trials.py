@@ -19,7 +19,8 @@ from workers.trainer.feed import Feed
 from workers.trainer.insight.watch import StackedWatch
 from workers.trainer.job import TrainingFailed
 from workers.trainer.lookout import Lookout, rate_of
-from workers.trainer.stacked import Stack, refusal
+from workers.trainer.stackable import refusal
+from workers.trainer.stacked import Stack
 from workers.trainer.trial import Kept, Outcome, Trial, judge, leader
 from workers.trainer.trials import Course, Runner
 
