@@ -41,9 +41,16 @@ def serious(page: Page, options: str) -> list[str]:
     ]
 
 
-def test_axe_finds_nothing_serious_on_any_page(page: Page, trained: list[str], axe: str) -> None:
+def test_every_page_fits_a_narrow_screen_and_axe_finds_nothing_serious(
+    page: Page, trained: list[str], axe: str
+) -> None:
+    wide = page.viewport_size
+    assert wide is not None
     for path in pages(trained):
+        page.set_viewport_size({"width": 390, "height": 800})
         show(page, path)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
+        page.set_viewport_size(wide)
         page.evaluate(axe)
         assert serious(page, "") == [], path
         # Of axe's rules, colours alone differ between light and dark.
@@ -60,13 +67,6 @@ def show(page: Page, path: str) -> None:
         expect(page.get_by_test_id("surface")).to_contain_text("weights", timeout=60_000)
         page.get_by_text("All weights and biases as numbers").click()
     expect(page.locator("main .spinner")).to_have_count(0)
-
-
-def test_narrow_screens_scroll_in_one_direction(page: Page, trained: list[str]) -> None:
-    page.set_viewport_size({"width": 390, "height": 800})
-    for path in pages(trained):
-        show(page, path)
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
 
 
 def test_the_language_and_the_theme_stay(page: Page) -> None:

@@ -138,7 +138,7 @@ def test_a_run_survives_the_stop_and_restart_of_everything(tmp_path: Path) -> No
     first = start_server(tmp_path / "home")
     api = httpx2.Client(base_url=first.base_url + "/api/v1", headers=first.headers, timeout=30)
     api.put("/datasets/circle", content=circle(), headers={"Content-Type": "text/csv"}).raise_for_status()
-    spec = {**SPEC, "training": {**SPEC["training"], "epochs": 3000, "early_stopping": None}}  # type: ignore[dict-item]
+    spec = {**SPEC, "training": {**SPEC["training"], "epochs": 1200, "early_stopping": None}}  # type: ignore[dict-item]
     run_id = api.post("/runs", json=spec).json()["id"]
     while not api.get(f"/runs/{run_id}/epochs").json()["items"]:
         time.sleep(0.05)

@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import Server, start_server, stop_server
 from tests.journey.test_journey import SPEC, circle, wait
 
-EPOCHS = 1200
+EPOCHS = 800
 TRAINING = {
     "optimizer": {"Adam": {"learning_rate": 0.002}},
     "epochs": EPOCHS,
