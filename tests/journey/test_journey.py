@@ -131,23 +131,3 @@ def test_the_main_job_on_postgresql_and_redis(postgres_url: str, tcp_redis: str,
         journey(running)
     finally:
         assert stop_server(running) == 0
-
-
-@pytest.mark.xdist_group("server")
-def test_a_run_survives_the_stop_and_restart_of_everything(tmp_path: Path) -> None:
-    first = start_server(tmp_path / "home")
-    api = httpx2.Client(base_url=first.base_url + "/api/v1", headers=first.headers, timeout=30)
-    api.put("/datasets/circle", content=circle(), headers={"Content-Type": "text/csv"}).raise_for_status()
-    spec = {**SPEC, "training": {**SPEC["training"], "epochs": 1200, "early_stopping": None}}  # type: ignore[dict-item]
-    run_id = api.post("/runs", json=spec).json()["id"]
-    while not api.get(f"/runs/{run_id}/epochs").json()["items"]:
-        time.sleep(0.05)
-    assert stop_server(first) == 0
-    second = start_server(tmp_path / "home")
-    try:
-        api = httpx2.Client(base_url=second.base_url + "/api/v1", headers=first.headers, timeout=30)
-        run = wait(api, run_id)
-        assert run["state"] == "succeeded", json.dumps(run.get("error"))
-        assert run["spent_attempts"] <= 1
-    finally:
-        stop_server(second)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,7 +17,8 @@ from fitserve.blobs import open_store
 from services.copy_blobs import copy
 from tests.conftest import PROJECT, _run_sql, _with_database, start_server, stop_server
 from tests.docs.blocks import blocks_of
-from tests.journey.test_journey import journey
+from tests.journey.test_journey import SPEC as JOURNEY
+from tests.journey.test_journey import journey, wait
 from tests.layout.layout import Layout
 from tests.layout.test_layout import SHORT as SPEC
 from tests.layout.test_layout import ask, finish, layout, submit, upload  # noqa: F401  (a fixture)
@@ -73,7 +76,7 @@ def test_postgresql_and_s3(layout: Layout, postgres: str, tmp_path: Path) -> Non
         _run_sql(postgres, f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def test_the_embedded_folder(tmp_path: Path) -> None:
+def test_the_embedded_folder_with_a_run_that_was_training(tmp_path: Path) -> None:
     home = tmp_path / "fitserve-data"
     first = start_server(home)
     try:
@@ -81,6 +84,11 @@ def test_the_embedded_folder(tmp_path: Path) -> None:
         token = first.token
         with httpx2.Client(base_url=first.predict_url, headers=first.headers, timeout=30) as http:
             before = ask(http, 1)
+        with httpx2.Client(base_url=first.base_url + "/api/v1", headers=first.headers, timeout=30) as api:
+            long = {**JOURNEY, "training": {**JOURNEY["training"], "epochs": 1200, "early_stopping": None}}
+            run_id = api.post("/runs", json=long).raise_for_status().json()["id"]
+            while not api.get(f"/runs/{run_id}/epochs").json()["items"]:
+                time.sleep(0.05)
     finally:
         assert stop_server(first) == 0
     run(COPY_FOLDER, tmp_path, {})
@@ -93,6 +101,9 @@ def test_the_embedded_folder(tmp_path: Path) -> None:
         assert second.token == token
         with httpx2.Client(base_url=second.predict_url, headers=second.headers, timeout=30) as http:
             assert ask(http, 1) == before
+        with httpx2.Client(base_url=second.base_url + "/api/v1", headers=second.headers, timeout=30) as api:
+            ended = wait(api, run_id)
+            assert (ended["state"], ended["spent_attempts"]) == ("succeeded", 0), json.dumps(ended["error"])
     finally:
         assert stop_server(second) == 0
 
