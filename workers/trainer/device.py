@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -36,3 +37,22 @@ def placed(training: Training, report: Reporter) -> Iterator[None]:
 def threads() -> int:
     """How many threads compute one operation."""
     return int(tf.config.threading.get_intra_op_parallelism_threads() or os.cpu_count() or 1)
+
+
+def set_threads(count: int) -> None:
+    """How many threads compute one operation, and how many operations run at a time; 0: one for each core.
+
+    It takes effect where TensorFlow has not computed yet, and raises RuntimeError where it has. Of the latter there are two at least: a compiled loop holds
+    one, and with no other for its steps it would wait for itself for ever.
+    """
+    if count:
+        tf.config.threading.set_intra_op_parallelism_threads(count)
+    os.environ["TF_NUM_INTEROP_THREADS"] = str(max(2, count or cores()))
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+set_threads(0)  # wherever networks are trained, in a trainer process or not

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import sys
 
 
 def warm_up(threads: int) -> None:
@@ -14,10 +13,9 @@ def warm_up(threads: int) -> None:
     import numpy as np
     import tensorflow as tf
 
-    if threads:
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-    # One such thread would wait for itself for ever: a compiled loop holds one, and its steps need another.
-    tf.config.threading.set_inter_op_parallelism_threads(max(2, threads or cores()))
+    from workers.trainer.device import set_threads
+
+    set_threads(threads)
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2), keras.layers.Dense(1)])
     optimizer = keras.optimizers.Adam()
     optimizer.build(model.trainable_variables)
@@ -31,11 +29,6 @@ def warm_up(threads: int) -> None:
 
     step(tf.constant(np.zeros((4, 2), np.float32)))
     tidy_up()
-
-
-def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def tidy_up() -> None:
