@@ -42,8 +42,9 @@ def threads() -> int:
 def set_threads(count: int) -> None:
     """How many threads compute one operation, and how many operations run at a time; 0: one for each core.
 
-    It takes effect where TensorFlow has not computed yet, and raises RuntimeError where it has. Of the latter there are two at least: a compiled loop holds
-    one, and with no other for its steps it would wait for itself for ever.
+    It takes effect where TensorFlow has not computed yet; a `count` raises RuntimeError where it has. Of the latter
+    there are two at least: a compiled loop holds one, and with no other for its steps it would wait for itself for
+    ever.
     """
     if count:
         tf.config.threading.set_intra_op_parallelism_threads(count)
