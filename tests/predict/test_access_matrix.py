@@ -140,9 +140,9 @@ def test_other_owner(served: Served, anybody: httpx2.Client, tokens: Keys) -> No
         elif wanted != OPEN:
             assert answer.status_code == 404, (operation, answer.status_code, answer.text)
             assert "no " in answer.text.lower() or "not found" in answer.text.lower()
+    read = {"Authorization": f"Bearer {tokens.other['read']}"}
     served.house.change(registry.set_shared, "adm", True)
     try:
-        read = {"Authorization": f"Bearer {tokens.other['read']}"}
         eventually(lambda: "adm" in anybody.get("/v1/models", headers=read).text)
         for operation in operations():
             wanted = rule(operation)
@@ -153,6 +153,7 @@ def test_other_owner(served: Served, anybody: httpx2.Client, tokens: Keys) -> No
                 assert answer.status_code not in (401, 403, 404), (operation, answer.text)
     finally:
         served.house.change(registry.set_shared, "adm", False)
+        eventually(lambda: "adm" not in anybody.get("/v1/models", headers=read).text)  # the next test must not see it
 
 
 def test_right(anybody: httpx2.Client, tokens: Keys) -> None:
