@@ -265,9 +265,10 @@ def main() -> int:
                 print(made.compose("logs", "--no-color", "--tail", "60"), file=sys.stderr)
                 raise
             deployment.figures["engine"] = made.command
-        if not args.keep:
-            for tag in tags.values():
-                made.run("rmi", f"{tag}:old", f"{tag}:new")
+            if not args.keep:
+                made.down()  # what still runs holds its image
+                for tag in tags.values():
+                    made.run("rmi", f"{tag}:old", f"{tag}:new")
     except EngineMissing as missing:
         print(missing, file=sys.stderr)
         return 2

@@ -67,6 +67,10 @@ class Engine:
         """One compose command; what it printed."""
         return self._run([*self._compose, *arguments], environment)
 
+    def down(self) -> None:
+        """Removes the project's containers, networks and volumes."""
+        self.compose("--profile", "dashboards", "down", "--volumes", "--timeout", "5")
+
     def containers(self, service: str, all_of_them: bool = False) -> list[str]:
         """The ids of a service's running containers, oldest first; of those that have ended as well, if asked for."""
         wanted = f"label=com.docker.compose.service={service}"
@@ -141,7 +145,7 @@ def engine(project: str, environment: Mapping[str, str]) -> Iterator[Engine]:
             yield made
         finally:
             with contextlib.suppress(RuntimeError):
-                made.compose("--profile", "dashboards", "down", "--volumes", "--timeout", "5")
+                made.down()
 
 
 def _works(*command: str) -> bool:
