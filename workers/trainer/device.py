@@ -36,7 +36,7 @@ def placed(training: Training, report: Reporter) -> Iterator[None]:
 
 def threads() -> int:
     """How many threads compute one operation."""
-    return int(tf.config.threading.get_intra_op_parallelism_threads() or os.cpu_count() or 1)
+    return int(tf.config.threading.get_intra_op_parallelism_threads() or cores())
 
 
 def set_threads(count: int) -> None:

@@ -86,5 +86,5 @@ def nodes(model: keras.Model) -> list[Any]:
     """The network's nodes in an order in which they can be computed, without its inputs."""
     functional = functional_of(model)
     depths = sorted(functional._nodes_by_depth, reverse=True)
-    nodes = [node for depth in depths for node in functional._nodes_by_depth[depth]]
-    return [node for node in nodes if not isinstance(node.operation, L.InputLayer)]
+    found = [node for depth in depths for node in functional._nodes_by_depth[depth]]
+    return [node for node in found if not isinstance(node.operation, L.InputLayer)]
