@@ -34,16 +34,17 @@ import pyarrow.parquet as pq
 from fitserve.spec.resolve import resolve
 from fitserve.spec.spec import parse
 from tests.trainer.runs import Told, facts_of, job_of
-from workers.trainer import checkpoint, data
-from workers.trainer.compiled import Compiled, Rows
-from workers.trainer.feed import Resident, shuffled
-from workers.trainer.insight.watch import Watch
-from workers.trainer.loop import Loop
-from workers.trainer.sources import as_rows
-from workers.trainer.stacked import Stack
-from workers.trainer.stream import Streamed
+from workers.trainer.data import encoded_rows as data
+from workers.trainer.data.feed import Resident, shuffled
+from workers.trainer.data.sources import as_rows
+from workers.trainer.data.stream import Streamed
+from workers.trainer.engine import checkpoint
+from workers.trainer.engine.compiled import Compiled, Rows
+from workers.trainer.engine.loop import Loop
+from workers.trainer.engine.process_warmup import tidy_up
+from workers.trainer.insight.trial_recorder import Watch
 from workers.trainer.train import build_model, train
-from workers.trainer.warm import tidy_up
+from workers.trainer.trials.stacked_network import Stack
 
 L = keras.layers
 TO_REACH = {"T1_cold": 12, "T1_warm": 25, "T2": 2.5, "T3": 3, "T4": 2, "restarts16": 60}

@@ -8,19 +8,19 @@ from __future__ import annotations
 import sys
 import time
 
-from services.predict import fastlane
 from services.predict.__main__ import main
-from services.predict.drift import DriftDesk
-from services.predict.network import Network
+from services.predict.catalog.loaded_model import Network
+from services.predict.server import fast_lane
+from services.predict.serving.drift import DriftDesk
 
 
-def _uncounted(self: fastlane.Lane, network: Network, protocol: str, requests: int, rows: int) -> float:
+def _uncounted(self: fast_lane.Lane, network: Network, protocol: str, requests: int, rows: int) -> float:
     network.last_used = time.monotonic()
     return 0.0
 
 
-fastlane.Lane._count = _uncounted  # type: ignore[method-assign]
-fastlane.PHASES_EVERY = sys.maxsize
+fast_lane.Lane._count = _uncounted  # type: ignore[method-assign]
+fast_lane.PHASES_EVERY = sys.maxsize
 DriftDesk.watch = lambda self, network: None  # type: ignore[assignment,method-assign,return-value]
 
 if __name__ == "__main__":

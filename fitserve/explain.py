@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fitserve.datasets.columns import TEXTS, FittedColumn
-from fitserve.datasets.encode import Encoder
+from fitserve.encoding.encoder import Encoder
+from fitserve.encoding.fitted_column import TEXTS, FittedColumn
 from fitserve.errors import BadInput, NotFound
 
 Inputs = Mapping[str, NDArray[Any]]

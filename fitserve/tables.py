@@ -304,7 +304,7 @@ class Worker(Base):
 
 
 class Window(Base):
-    """What one prediction process counted of one artifact in one slice of time: see `fitserve.live`."""
+    """What one prediction process counted of one artifact in one slice of time: see `fitserve.live_statistics`."""
 
     __tablename__ = "windows"
     __table_args__ = (Index("ix_windows_slice", "slice"),)

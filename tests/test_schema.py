@@ -9,7 +9,7 @@ from sqlalchemy import Engine, TextClause, bindparam, inspect, text
 from sqlalchemy.exc import DBAPIError
 
 import migrations
-from fitserve import db, keys
+from fitserve import api_keys, db
 from fitserve.tables import Base, Key, UtcTime
 
 
@@ -29,7 +29,7 @@ def test_migrations_make_what_the_orm_expects(engine: Engine) -> None:
 
 def test_up_down_up_with_data(engine: Engine, database_url: str) -> None:
     with db.transaction(engine) as session:
-        keys.create(session, owner="ada", name="first", scopes=["admin"])
+        api_keys.create(session, owner="ada", name="first", scopes=["admin"])
     engine.dispose()
     migrations.downgrade(database_url, "base")
     assert "runs" not in inspect(engine).get_table_names()

@@ -14,7 +14,7 @@ from sqlalchemy import text
 from fitserve import blobs, db, logs, telemetry, tracing
 from fitserve.queue import QUEUE, WAKE, Publisher, make_app
 from fitserve.settings import Settings
-from workers import probes
+from workers import health_server
 from workers.predict_batch import PredictionDesk
 from workers.supervisor import Supervisor
 
@@ -54,7 +54,7 @@ def main() -> None:
             return session.scalar(text("SELECT 1")) == 1
 
     checks = {"database": database, "trainer": supervisor.is_ready, "broker": listening.is_set}
-    probes.serve(settings.host, settings.worker_metrics_port, checks)
+    health_server.serve(settings.host, settings.worker_metrics_port, checks)
     supervisor.start()
     desk = PredictionDesk(settings, engine, supervisor.blobs, supervisor.stopping)
     desk.start()

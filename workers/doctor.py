@@ -26,7 +26,7 @@ from fitserve import artifacts, blobs, db
 from fitserve.blobs import BlobStore
 from fitserve.errors import FitserveError
 from fitserve.queue import broker_url
-from fitserve.runs import read
+from fitserve.runs import queries
 from fitserve.settings import Settings
 from fitserve.states import RunState
 from fitserve.tables import Blob, Run, Version, Worker
@@ -181,12 +181,12 @@ def _runs(engine: Engine, settings: Settings) -> str:
     with db.reading(engine) as session:
         at = db.now(session)
         alive = session.scalar(
-            select(func.count()).where(Worker.heartbeat_at > at - timedelta(seconds=read.WORKER_LIVES))
+            select(func.count()).where(Worker.heartbeat_at > at - timedelta(seconds=queries.WORKER_LIVES))
         )
         late = at - timedelta(seconds=settings.lease_seconds + 10 * settings.reap_seconds)
         lost = session.scalar(select(func.count()).where(Run.state == RunState.running, Run.lease_expires_at < late))
-        counts = read.counts(session)
-        waiting = read.oldest_queued_seconds(session)
+        counts = queries.counts(session)
+        waiting = queries.oldest_queued_seconds(session)
     if lost:
         raise Wrong(
             f"{lost} runs were left by their workers and not taken up.", "Start a reaper: `python -m workers.reaper`."

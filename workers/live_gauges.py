@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from fitserve import artifacts, db, live, telemetry
+from fitserve import artifacts, db, live_statistics, telemetry
 from fitserve.blobs import BlobStore
 from fitserve.errors import FitserveError
 from fitserve.settings import Settings
@@ -30,11 +30,11 @@ class LiveGauges:
     def refresh(self) -> None:
         """Reads the windows and ground truth; removes what is too old."""
         window = self.settings.drift_window_seconds
-        live.expire(self.engine, window, self.settings.feedback_seconds)
+        live_statistics.expire(self.engine, window, self.settings.feedback_seconds)
         with db.reading(self.engine) as session:
-            asked = live.asked(session, window)[:VERSIONS]
-            found = [(key, live.totals(session, key[0], key[2], window)) for key in asked]
-            figures = live.figures(session, self.settings.feedback_seconds)
+            asked = live_statistics.asked(session, window)[:VERSIONS]
+            found = [(key, live_statistics.totals(session, key[0], key[2], window)) for key in asked]
+            figures = live_statistics.figures(session, self.settings.feedback_seconds)
         known = [(key, totals, self._manifest(key[2])) for key, totals in found]
         for gauge in _GAUGES:
             gauge.clear()
@@ -48,16 +48,16 @@ class LiveGauges:
             else:
                 telemetry.LIVE_RMSE.labels(*labels).set(one["rmse"])
 
-    def _show(self, model: str, version: str, totals: live.Totals, manifest: dict[str, Any]) -> None:
+    def _show(self, model: str, version: str, totals: live_statistics.Totals, manifest: dict[str, Any]) -> None:
         telemetry.DRIFT_ROWS.labels(model, version).set(totals.rows)
-        columns = live.column_reports(manifest.get("training_distribution") or {}, totals)
+        columns = live_statistics.column_reports(manifest.get("training_distribution") or {}, totals)
         told = [one for one in columns if one["psi"] is not None]
         if told:
             telemetry.DRIFT_WORST.labels(model, version).set(told[0]["psi"])
         for one in told[:COLUMNS]:
             telemetry.DRIFT_PSI.labels(model, version, one["column"]).set(one["psi"])
             telemetry.DRIFT_MISSING.labels(model, version, one["column"]).set(one["missing"])
-        for one in live.output_reports(manifest.get("prediction_distribution") or {}, totals):
+        for one in live_statistics.output_reports(manifest.get("prediction_distribution") or {}, totals):
             if one["psi"] is not None:
                 telemetry.DRIFT_OUTPUT.labels(model, version, one["output"], one["part"]).set(one["psi"])
 

@@ -28,16 +28,16 @@ from sqlalchemy import Engine, select
 from fitserve import artifacts, db, telemetry
 from fitserve.blobs import BlobStore, Corrupt, Stored, sha256_of
 from fitserve.datasets import store
-from fitserve.datasets.encode import Encoder
+from fitserve.encoding.encoder import Encoder
 from fitserve.errors import BadInput, Conflict, FitserveError, NotFound
 from fitserve.runs import finish, lease
-from fitserve.runs.journal import EventReport, Report
+from fitserve.runs.history import EventReport, Report
 from fitserve.runs.lease import Checkpoint, LeaseLost
 from fitserve.settings import Settings
 from fitserve.states import TERMINAL, RunState
 from fitserve.tables import Dataset, Run
 from fitserve.wire.datasets import UploadOptions
-from workers.origin import attempt_of
+from workers.attempt.origin import attempt_of
 
 log = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from fitserve.blobs import BlobStore
 from fitserve.crash import crash_point
 from fitserve.errors import FitserveError
 from fitserve.queue import Publisher
-from fitserve.runs import dispatch, garbage, read, workers
+from fitserve.runs import blob_references, dispatch, queries, worker_rows
 from fitserve.settings import Settings
-from workers import lost
+from workers import lost_runs
 from workers.live_gauges import LiveGauges
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class Reaper:
 
     def reap(self) -> None:
         """T6, T7, T9: runs whose worker was lost."""
-        lost.take_back(self.engine, self.settings.max_attempts)
+        lost_runs.take_back(self.engine, self.settings.max_attempts)
 
     def dispatch(self) -> None:
         """T10: as many messages as idle workers may need, best runs first."""
@@ -89,21 +89,21 @@ class Reaper:
     def count(self) -> None:
         """Gauges of the queue."""
         with db.reading(self.engine) as session:
-            for state, count in read.counts(session).items():
+            for state, count in queries.counts(session).items():
                 telemetry.RUNS.labels(state).set(count)
-            telemetry.QUEUE_AGE.set(read.oldest_queued_seconds(session))
+            telemetry.QUEUE_AGE.set(queries.oldest_queued_seconds(session))
 
     def sweep(self) -> None:
         """Blobs that nothing refers to, old idempotency keys, workers that have gone."""
-        removed = garbage.collect(self.engine, self.blobs, age_seconds=self.settings.garbage_age_seconds)
+        removed = blob_references.collect(self.engine, self.blobs, age_seconds=self.settings.garbage_age_seconds)
         telemetry.BLOBS_COLLECTED.inc(removed)
-        garbage.forget_old_keys(self.engine)
-        workers.bury(self.engine)
+        blob_references.forget_old_keys(self.engine)
+        worker_rows.bury(self.engine)
 
 
 def main() -> None:
     """Runs until SIGTERM or SIGINT."""
-    from workers import probes
+    from workers import health_server
 
     settings = Settings()
     logs.configure("reaper", settings.log_level)
@@ -122,7 +122,7 @@ def main() -> None:
     def rounds() -> bool:
         return time.monotonic() - reaper.round_at < 10 * settings.reap_seconds + 30
 
-    probes.serve(settings.host, settings.reaper_metrics_port, {"database": database, "rounds": rounds})
+    health_server.serve(settings.host, settings.reaper_metrics_port, {"database": database, "rounds": rounds})
     reaper.run(stopping)
     publisher.close()
     engine.dispose()

@@ -17,14 +17,14 @@ from sqlalchemy import Engine
 from fitserve.blobs import BlobStore
 from fitserve.errors import FitserveError
 from fitserve.ids import new_id
-from fitserve.runs import lease, workers
+from fitserve.runs import lease, worker_rows
 from fitserve.settings import Settings
 from fitserve.states import TRIAL
-from workers import lost
-from workers.attempt import Attempt
-from workers.division import Division, Publish
-from workers.origin import attempt_of
-from workers.processes import Slot, Spawner
+from workers import lost_runs
+from workers.attempt.attempt import Attempt
+from workers.attempt.origin import attempt_of
+from workers.attempt.trial_division import Division, Publish
+from workers.trainer_process import Slot, Spawner
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Supervisor:
         for slot in self.slots:
             slot.drop()
             try:
-                workers.leave(self.engine, slot.worker)
+                worker_rows.leave(self.engine, slot.worker)
             except FitserveError:
                 log.info("the database is away; our row is buried later")
 
@@ -132,7 +132,7 @@ class Supervisor:
                 try:
                     slot.warm()
                     self._sign(slot, None, every=SIGN_EVERY)
-                    lost.take_back(self.engine, self.settings.max_attempts)
+                    lost_runs.take_back(self.engine, self.settings.max_attempts)
                     self._work(slot)
                 except FitserveError as error:
                     log.warning("no look for runs now", extra={"error": error.detail})
@@ -150,8 +150,8 @@ class Supervisor:
         self._signed_at[slot.worker] = now
         try:
             if slot.worker not in self._known:
-                workers.appear(self.engine, slot.worker, platform.node(), os.getpid())
+                worker_rows.appear(self.engine, slot.worker, platform.node(), os.getpid())
                 self._known.add(slot.worker)
-            workers.sign(self.engine, slot.worker, run_id)
+            worker_rows.sign(self.engine, slot.worker, run_id)
         except FitserveError:
             log.info("the database is away")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from fitserve.cli import screen, server, watch
-from fitserve.cli.exits import Exit
+from fitserve.cli.exit_codes import Exit
 from fitserve.cli.session import Session, command
 from fitserve.errors import FitserveError, Unavailable
 

@@ -97,7 +97,7 @@ def _in_the_database(body: dict[str, Any]) -> NewKey:
     """A key made by the server's own code, in another process. Raises BadInput with what it said."""
     from fitserve.wire.keys import NewKey
 
-    command = [sys.executable, "-m", "services.keys"]
+    command = [sys.executable, "-m", "services.create_key"]
     done = subprocess.run(command, input=json.dumps(body), capture_output=True, text=True, check=False)
     if done.returncode:
         raise BadInput(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "No key was made.")

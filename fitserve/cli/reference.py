@@ -7,7 +7,7 @@ from typing import Any
 
 import typer.main
 
-from fitserve.cli.exits import MEANING
+from fitserve.cli.exit_codes import MEANING
 from fitserve.cli.root import app
 
 _HEAD = """\

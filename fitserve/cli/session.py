@@ -13,7 +13,7 @@ import typer
 from rich.console import Console, RenderableType
 
 from fitserve.cli import screen
-from fitserve.cli.exits import Exit, exit_of
+from fitserve.cli.exit_codes import Exit, exit_of
 from fitserve.errors import FitserveError
 
 if TYPE_CHECKING:

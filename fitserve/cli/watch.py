@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fitserve.cli import screen
-from fitserve.cli.exits import Exit
+from fitserve.cli.exit_codes import Exit
 from fitserve.cli.session import Session
 from fitserve.errors import FitserveError
 

@@ -7,7 +7,6 @@ from typing import Any, Literal, Self
 
 import httpx2
 
-from fitserve.client.address import Address
 from fitserve.client.connection import Connection, Resource, ask, ask_json, find_predict, pages
 from fitserve.client.datasets import Datasets
 from fitserve.client.drive import AsyncDriver, SyncDriver
@@ -16,6 +15,7 @@ from fitserve.client.keys import Keys
 from fitserve.client.models import Models
 from fitserve.client.retry import Patience
 from fitserve.client.runs import Runs
+from fitserve.client.server_address import Address
 from fitserve.wire.system import AuditEntry, SystemInfo
 
 TIMEOUT = 60.0  # seconds without a byte

@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
-from fitserve.client.address import Address
 from fitserve.client.effects import (
     Answer,
     Bound,
@@ -24,6 +23,7 @@ from fitserve.client.effects import (
     operation,
 )
 from fitserve.client.retry import Patience, persist
+from fitserve.client.server_address import Address
 from fitserve.errors import FitserveError
 
 T = TypeVar("T")

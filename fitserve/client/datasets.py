@@ -11,15 +11,15 @@ from urllib.parse import quote
 
 from pydantic import Field
 
-from fitserve.client import frames
-from fitserve.client.bodies import Progress, dataset_name, upload_of
+from fitserve.client import dataframes
 from fitserve.client.connection import Handle, Resource, ask, ask_json, bind, gather, pages
 from fitserve.client.downloads import save
 from fitserve.client.effects import Call, Item, Listing, M, Operation, listing, operation
 from fitserve.client.history import card
 from fitserve.client.resumable import send as resumable_upload
+from fitserve.client.upload_body import Progress, dataset_name, upload_of
+from fitserve.dataset_facts import Kind
 from fitserve.errors import BadInput
-from fitserve.spec.facts import Kind
 from fitserve.wire.datasets import Column, DatasetInfo, Profile, Relation, Relations, SampleInfo, UploadOptions
 
 if TYPE_CHECKING:
@@ -54,12 +54,12 @@ class Dataset(DatasetInfo, Handle[M]):
     @operation
     def to_pandas(self, limit: int | None = None) -> Operation[pandas.DataFrame]:
         """Its rows as a pandas frame. Raises ImportError where pandas is not installed."""
-        return frames.to_pandas((yield from gather(_rows(self, limit))))
+        return dataframes.to_pandas((yield from gather(_rows(self, limit))))
 
     @operation
     def to_polars(self, limit: int | None = None) -> Operation[polars.DataFrame]:
         """Its rows as a polars frame. Raises ImportError where polars is not installed."""
-        return frames.to_polars((yield from gather(_rows(self, limit))))
+        return dataframes.to_polars((yield from gather(_rows(self, limit))))
 
     @operation
     def profile(self) -> Operation[Profile]:

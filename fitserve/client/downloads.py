@@ -6,11 +6,11 @@ import hashlib
 import secrets
 from pathlib import Path
 
-from fitserve.client.bodies import Progress
 from fitserve.client.connection import Connection
 from fitserve.client.effects import Answer, Call, Open, Operation, Read, Sleep
 from fitserve.client.errors import Unreachable, error_of
 from fitserve.client.retry import worth_repeating
+from fitserve.client.upload_body import Progress
 from fitserve.errors import FitserveError, Unavailable
 
 

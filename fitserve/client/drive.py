@@ -9,9 +9,9 @@ from typing import Any, NoReturn
 
 import httpx2
 
-from fitserve.client.address import Address
 from fitserve.client.effects import Answer, Body, Call, Effect, Item, Listing, Open, Operation, Read, Send, Sleep
 from fitserve.client.errors import Unreachable
+from fitserve.client.server_address import Address
 
 
 class _Steps:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from fitserve.client import frames
+from fitserve.client import dataframes
 
 if TYPE_CHECKING:
     import pandas
@@ -54,11 +54,11 @@ class History(Sequence[Mapping[str, Any]]):
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row an epoch. Raises ImportError where pandas is not installed."""
-        return frames.to_pandas(self.rows)
+        return dataframes.to_pandas(self.rows)
 
     def to_polars(self) -> polars.DataFrame:
         """One row an epoch. Raises ImportError where polars is not installed."""
-        return frames.to_polars(self.rows)
+        return dataframes.to_polars(self.rows)
 
     def plot(self, title: str = "", best_epoch: int | None = None) -> Figure:
         """Training and validation curves, one panel a figure. Raises ImportError where matplotlib is not installed."""

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from fitserve.client.connection import Connection, ask, ask_json
+from fitserve.client.dataframes import plain
 from fitserve.client.downloads import save
 from fitserve.client.effects import Bound, Call, M, Operation, Query, operation
-from fitserve.client.frames import plain
 from fitserve.wire.insight import (
     Applied,
     Complexity,

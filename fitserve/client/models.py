@@ -12,14 +12,14 @@ from urllib.parse import quote
 
 from pydantic import Field
 
-from fitserve.client.bodies import Progress
 from fitserve.client.connection import Connection, Handle, Resource, ask, ask_json, bind, find_predict, pages
+from fitserve.client.dataframes import rows_of
 from fitserve.client.downloads import save
 from fitserve.client.effects import Answer, Call, Listing, M, Operation, Sleep, listing, operation
-from fitserve.client.frames import rows_of
 from fitserve.client.history import card, grid
-from fitserve.client.live import Live
+from fitserve.client.live_models import Live
 from fitserve.client.predictions import Predictions, predictions_of
+from fitserve.client.upload_body import Progress
 from fitserve.errors import BadInput, FitserveError, NotFound
 from fitserve.wire.models import LabelInfo, ModelInfo, VersionInfo
 from fitserve.wire.runs import RunInfo

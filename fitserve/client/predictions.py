@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from fitserve.client import frames
+from fitserve.client import dataframes
 from fitserve.client.effects import Answer
 from fitserve.client.history import grid
 
@@ -57,11 +57,11 @@ class Predictions(Sequence[Any]):
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row a row. Raises ImportError where pandas is not installed."""
-        return frames.to_pandas(self.rows)
+        return dataframes.to_pandas(self.rows)
 
     def to_polars(self) -> polars.DataFrame:
         """One row a row. Raises ImportError where polars is not installed."""
-        return frames.to_polars(self.rows)
+        return dataframes.to_polars(self.rows)
 
     def __repr__(self) -> str:
         shown = ", ".join(repr(item) for item in self.items[:3]) + (", ..." if len(self) > 3 else "")

@@ -7,11 +7,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from fitserve.client.bodies import Upload
 from fitserve.client.connection import Connection, ask, ask_json
 from fitserve.client.effects import Answer, Call, Operation, Send, Sleep
 from fitserve.client.errors import error_of
 from fitserve.client.retry import worth_repeating
+from fitserve.client.upload_body import Upload
 from fitserve.errors import BadInput, FitserveError
 
 _PATH = "/api/v1/uploads"

@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from fitserve.client.frames import plain
+from fitserve.client.dataframes import plain
 from fitserve.errors import BadInput
 
 

@@ -11,11 +11,11 @@ import pyarrow.compute as pc
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
+from fitserve.datasets.column_types import Plan, propose, storage_of
 from fitserve.datasets.kinds import POSSIBLE
-from fitserve.datasets.refusals import MOST, TableRefused, TableUnreadable, bad_value, refuse
-from fitserve.datasets.source import Source
-from fitserve.datasets.texts import Plan, propose, storage_of
-from fitserve.datasets.values import labels_of
+from fitserve.datasets.open_file import Source
+from fitserve.datasets.table_problems import MOST, TableRefused, TableUnreadable, bad_value, refuse
+from fitserve.encoding.coercion import labels_of
 from fitserve.errors import Problem, TooLarge
 from fitserve.settings import MB, Limits
 from fitserve.wire.datasets import UploadOptions

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from fitserve.datasets.dialect import Dialect
-from fitserve.datasets.refusals import MOST, TableUnreadable, bad_value, ragged, refuse
+from fitserve.datasets.table_problems import MOST, TableUnreadable, bad_value, ragged, refuse
 from fitserve.errors import Problem, TooLarge
 from fitserve.settings import MB, Limits
 

@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, replace
 
-from fitserve.datasets.refusals import TableRefused, TableUnreadable
+from fitserve.datasets.table_problems import TableRefused, TableUnreadable
 from fitserve.errors import Problem, TooLarge
 from fitserve.settings import Limits
 from fitserve.wire.datasets import UploadOptions

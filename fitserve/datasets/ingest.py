@@ -18,13 +18,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fitserve.blobs import disk_full_is_507
-from fitserve.datasets.judge import Judge, settled_plan
+from fitserve.datasets.column_parser import Judge, settled_plan
+from fitserve.datasets.column_types import EXPECTED, Plan
+from fitserve.datasets.open_file import open_source
 from fitserve.datasets.reader import Reader, Restart
 from fitserve.datasets.readers import make_reader
-from fitserve.datasets.refusals import MOST, TableUnreadable, bad_value, refuse
-from fitserve.datasets.source import open_source
 from fitserve.datasets.summary import Summary, summarise
-from fitserve.datasets.texts import EXPECTED, Plan
+from fitserve.datasets.table_problems import MOST, TableUnreadable, bad_value, refuse
 from fitserve.errors import BadInput, Problem
 from fitserve.settings import MB, Limits
 from fitserve.wire.datasets import UploadOptions

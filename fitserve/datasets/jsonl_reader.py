@@ -13,11 +13,11 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from fitserve.datasets.column_types import Plan, propose
 from fitserve.datasets.csv_reader import MISSING
 from fitserve.datasets.reader import Restart
-from fitserve.datasets.refusals import MOST, TableRefused, TableUnreadable, refuse
-from fitserve.datasets.texts import Plan, propose
-from fitserve.datasets.values import clipped
+from fitserve.datasets.table_problems import MOST, TableRefused, TableUnreadable, refuse
+from fitserve.encoding.coercion import clipped
 from fitserve.errors import Problem, TooLarge
 from fitserve.settings import Limits
 from fitserve.wire.datasets import UploadOptions

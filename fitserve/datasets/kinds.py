@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fitserve.datasets.values import FALSE, TRUE
-from fitserve.spec.facts import Kind, Storage
+from fitserve.dataset_facts import Kind, Storage
+from fitserve.encoding.coercion import FALSE, TRUE
 
 MAX_CODES = 12  # whole numbers 1 to 12 at most are taken for codes of categories
 _ID_NAME = re.compile(

@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fitserve.datasets.tokens import tokenize, tokens_for
-from fitserve.datasets.values import as_label, clipped, labels_of, numbers_of, texts_of
+from fitserve.dataset_facts import ColumnFacts
+from fitserve.encoding.coercion import as_label, clipped, labels_of, numbers_of, texts_of
+from fitserve.encoding.tokens import tokenize, tokens_for
 from fitserve.errors import BadInput
-from fitserve.spec.facts import ColumnFacts
 
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 BINS = 20

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
-from fitserve.datasets.texts import Plan
+from fitserve.datasets.column_types import Plan
 from fitserve.errors import Problem
 
 

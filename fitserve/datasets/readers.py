@@ -12,13 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
+from fitserve.datasets.column_types import Plan, propose
 from fitserve.datasets.columnar_reader import ColumnarTable
 from fitserve.datasets.csv_reader import BLOCK, MISSING, CsvReader, InvalidUtf8, LargerBlocks
 from fitserve.datasets.dialect import Dialect, sniff
 from fitserve.datasets.jsonl_reader import JsonLinesTable, lines_of_array
+from fitserve.datasets.open_file import Source, first_invalid_utf8, guess_encoding, transcode
 from fitserve.datasets.reader import Reader, Restart
-from fitserve.datasets.source import Source, first_invalid_utf8, guess_encoding, transcode
-from fitserve.datasets.texts import Plan, propose
 from fitserve.errors import Problem
 from fitserve.settings import MB, Limits
 from fitserve.wire.datasets import UploadOptions

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from fitserve.dataset_facts import Kind
 from fitserve.errors import NotFound, Unavailable
-from fitserve.spec.facts import Kind
 from fitserve.wire.datasets import SampleInfo
 
 CLASSIFICATION_POINTS = 500

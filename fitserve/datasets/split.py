@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from fitserve.datasets.values import clipped, labels_of, numbers_of
+from fitserve.encoding.coercion import clipped, labels_of, numbers_of
 from fitserve.errors import BadInput, Problem
 from fitserve.spec.split import SplitSpec
 

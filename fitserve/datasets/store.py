@@ -20,12 +20,12 @@ from sqlalchemy.orm import Session, defer
 
 from fitserve import db
 from fitserve.blobs import BlobStore, sha256_of
+from fitserve.dataset_facts import DatasetFacts
 from fitserve.datasets.ingest import Ingested, ingest
 from fitserve.datasets.summary import facts_only
 from fitserve.errors import BadInput, Conflict, NotFound, Problem
 from fitserve.ids import new_id
 from fitserve.settings import Limits
-from fitserve.spec.facts import DatasetFacts
 from fitserve.tables import Blob, Dataset, Run
 from fitserve.wire.datasets import NAME, UploadOptions
 

@@ -9,14 +9,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fitserve.datasets.judge import Judge
+from fitserve.dataset_facts import MAX_LABELS, ColumnFacts, Kind, Storage
+from fitserve.datasets.column_parser import Judge
+from fitserve.datasets.column_types import storage_of
 from fitserve.datasets.kinds import POSSIBLE, Traits, infer_kind, sorted_labels
 from fitserve.datasets.profile import column_profile, text_traits
-from fitserve.datasets.refusals import TableRefused
-from fitserve.datasets.texts import storage_of
-from fitserve.datasets.values import as_label
+from fitserve.datasets.table_problems import TableRefused
+from fitserve.encoding.coercion import as_label
 from fitserve.errors import Problem
-from fitserve.spec.facts import MAX_LABELS, ColumnFacts, Kind, Storage
 from fitserve.wire.datasets import Column
 
 

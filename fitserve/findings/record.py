@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from fitserve.spec.facts import DatasetFacts
+from fitserve.dataset_facts import DatasetFacts
 
 Json = Mapping[str, Any]
 _CROSS_ENTROPIES = ("BinaryCrossentropy", "CategoricalCrossentropy", "SparseCategoricalCrossentropy")

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fitserve.dataset_facts import DatasetFacts
+from fitserve.encoding.feature import Feature, encoded_inputs
 from fitserve.findings.finding import Operation
-from fitserve.spec.facts import DatasetFacts
-from fitserve.spec.features import Feature, encoded_inputs
 
 Json = Mapping[str, Any]
 

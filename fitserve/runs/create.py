@@ -16,7 +16,7 @@ from fitserve.crash import crash_point
 from fitserve.errors import BadInput, Conflict
 from fitserve.ids import new_id
 from fitserve.runs import quotas
-from fitserve.runs.journal import CREATED, say
+from fitserve.runs.history import CREATED, say
 from fitserve.settings import Limits
 from fitserve.states import RunState
 from fitserve.tables import Idempotency, Run

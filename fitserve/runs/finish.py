@@ -15,10 +15,10 @@ from sqlalchemy.orm import Session
 from fitserve import db, telemetry
 from fitserve.blobs import BlobStore, Stored
 from fitserve.errors import Conflict
-from fitserve.runs.garbage import keep
-from fitserve.runs.journal import CANCEL_REQUESTED, FINISHED, RELEASED, Level, Report, finite, record_reports, say
+from fitserve.runs.blob_references import keep
+from fitserve.runs.history import CANCEL_REQUESTED, FINISHED, RELEASED, Level, Report, finite, record_reports, say
 from fitserve.runs.lease import Lease, LeaseLost, queued
-from fitserve.runs.read import own
+from fitserve.runs.queries import own
 from fitserve.states import TERMINAL, TRIAL, RunState
 from fitserve.tables import Run
 

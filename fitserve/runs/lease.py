@@ -17,8 +17,8 @@ from sqlalchemy.orm import Session
 from fitserve import db
 from fitserve.blobs import BlobStore, Stored
 from fitserve.runs import quotas
-from fitserve.runs.garbage import keep
-from fitserve.runs.journal import CLAIMED, Report, record_reports, say
+from fitserve.runs.blob_references import keep
+from fitserve.runs.history import CLAIMED, Report, record_reports, say
 from fitserve.states import TRIAL, RunState
 from fitserve.tables import Run
 

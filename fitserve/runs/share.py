@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Engine, update
 
 from fitserve import db
-from fitserve.runs.read import own
+from fitserve.runs.queries import own
 from fitserve.tables import Run
 
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict
 
+from fitserve.dataset_facts import DatasetFacts
+from fitserve.encoding.feature import Feature
 from fitserve.spec.activations import SATURATING
 from fitserve.spec.estimates import Estimates
-from fitserve.spec.facts import DatasetFacts
-from fitserve.spec.features import Feature
 from fitserve.spec.layers.core import Dense, Embedding
 from fitserve.spec.layers.noise import AlphaDropout
 from fitserve.spec.layers.normalization import BatchNormalization

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fitserve.dataset_facts import DatasetFacts
+from fitserve.encoding.feature import EncodedInput, Feature, default_feature, encoded_inputs, resolve_feature
 from fitserve.errors import BadInput, Problem
-from fitserve.spec.facts import DatasetFacts
-from fitserve.spec.features import EncodedInput, Feature, default_feature, encoded_inputs, resolve_feature
 from fitserve.spec.problems import MAX_PROBLEMS, SpecRefused, nearest
 from fitserve.spec.spec import Spec
 from fitserve.spec.split import SplitSpec

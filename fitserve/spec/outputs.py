@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fitserve.dataset_facts import ColumnFacts, DatasetFacts
 from fitserve.errors import Problem
 from fitserve.spec import losses
 from fitserve.spec.activations import PROBABILITIES, RANGES
-from fitserve.spec.facts import ColumnFacts, DatasetFacts
 from fitserve.spec.layers.core import ELU, Activation, Dense, ReLU, Softmax
 from fitserve.spec.layers.layer import Layer, written
 from fitserve.spec.losses import Loss

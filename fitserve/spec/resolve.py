@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fitserve.dataset_facts import DatasetFacts
 from fitserve.errors import Problem
 from fitserve.settings import Limits
 from fitserve.spec import outputs
 from fitserve.spec.advice import Advice, advice
 from fitserve.spec.columns import check_dataset, features_of, inputs_of, split_of, targets_of
 from fitserve.spec.estimates import Estimates, SummaryRow, estimate, over_limits, summary
-from fitserve.spec.facts import DatasetFacts
 from fitserve.spec.fitting import loss_pointer, losses_of, smoothed, training_of
 from fitserve.spec.layers.core import Input
 from fitserve.spec.layers.shaping import Flatten

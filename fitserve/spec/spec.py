@@ -6,8 +6,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from fitserve.encoding.feature import Feature
 from fitserve.settings import Limits
-from fitserve.spec.features import Feature
 from fitserve.spec.network import DEFAULT, Network, read_network
 from fitserve.spec.problems import Refused, SpecRefused, problems_of, shown
 from fitserve.spec.split import SplitSpec

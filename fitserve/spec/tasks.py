@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from fitserve.dataset_facts import ColumnFacts, DatasetFacts
 from fitserve.errors import Problem
-from fitserve.spec.facts import ColumnFacts, DatasetFacts
 from fitserve.spec.problems import nearest
 from fitserve.spec.target import Target, Task
 

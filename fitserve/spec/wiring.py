@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from fitserve.encoding.feature import EncodedInput
 from fitserve.errors import Problem
-from fitserve.spec.features import EncodedInput
 from fitserve.spec.layers.core import Input
 from fitserve.spec.layers.layer import Layer, Shape, ShapeRefused, written
 from fitserve.spec.network import Node

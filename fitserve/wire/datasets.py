@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fitserve.spec.facts import ColumnFacts, Kind
+from fitserve.dataset_facts import ColumnFacts, Kind
 
 NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 Format = Literal["csv", "jsonl", "parquet", "arrow"]

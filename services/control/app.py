@@ -11,39 +11,27 @@ from sqlalchemy import text
 from fitserve import blobs, db, telemetry
 from fitserve.queue import Publisher
 from fitserve.settings import Settings
-from services.control import (
-    audit,
-    datasets,
-    docs,
-    drawing,
-    drift,
-    events,
-    feedback,
-    insight,
-    keys,
-    limits,
-    models,
-    openapi,
-    predict_proxy,
-    predictions,
-    runs,
-    schemas,
-    surfaces,
-    system,
-    traffic,
-    uploads,
-)
-from services.control.audit import Auditor
-from services.control.context import Context
-from services.control.identity import KeyRing, ensure_root_key, has_live_key
-from services.control.ratelimit import Limiter, limited
+from services.control import openapi, swagger
+from services.control.admin import audit, key_routes, limits, system
+from services.control.admin.audit import Auditor
+from services.control.admin.key_ring import KeyRing, ensure_root_key, has_live_key
+from services.control.admin.rate_limit import Limiter, limited
+from services.control.datasets import resumable
+from services.control.datasets import routes as datasets
+from services.control.deps import Context
+from services.control.insight import plot_routes, surfaces
+from services.control.insight import routes as insight
+from services.control.models import batch_predictions, drift, feedback, predict_proxy, traffic
+from services.control.models import routes as models
+from services.control.runs import events, spec_schema
+from services.control.runs import routes as runs
 from services.dashboard import mount
 from services.shell import make_app
 from services.shell.auth import refuse_open_door
 
 NOUNS = (
-    *(datasets, uploads, schemas, runs, events, insight, surfaces, drawing),
-    *(models, drift, traffic, feedback, predictions, limits, keys, audit, system),
+    *(datasets, resumable, spec_schema, runs, events, insight, surfaces, plot_routes),
+    *(models, drift, traffic, feedback, batch_predictions, limits, key_routes, audit, system),
 )
 
 DESCRIPTION = """
@@ -94,7 +82,7 @@ def create_app(settings: Settings) -> FastAPI:
     for noun in NOUNS:
         api.include_router(noun.router)
     app.include_router(api)
-    app.include_router(docs.router)
+    app.include_router(swagger.router)
     app.include_router(predict_proxy.router)
     openapi.install(app)
     mount(app)

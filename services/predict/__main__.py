@@ -12,7 +12,7 @@ import threading
 from fitserve import logs, tracing
 from fitserve.embedded import die_with_parent
 from fitserve.settings import Settings
-from services.predict.members import FOLDER, MEMBER
+from services.predict.server.multiprocess_metrics import FOLDER, MEMBER
 
 
 def main() -> int:
@@ -28,7 +28,7 @@ def main() -> int:
 def serve(settings: Settings) -> None:
     """One process. What it imports takes a second, which the process that only tends others need not pay."""
     from services.predict.app import create_app
-    from services.predict.server import listen, make_server
+    from services.predict.server.uvicorn_server import listen, make_server
     from services.shell.auth import refuse_open_door
 
     refuse_open_door(settings, _has_keys(settings))
@@ -38,12 +38,12 @@ def serve(settings: Settings) -> None:
 def _has_keys(settings: Settings) -> bool:
     if not settings.auth:
         return False
-    from fitserve import db, keys
+    from fitserve import api_keys, db
 
     engine = db.make_engine(settings.resolved_database_url)
     try:
         with db.reading(engine) as session:
-            return bool(keys.listing(session)) or settings.root_key is not None
+            return bool(api_keys.listing(session)) or settings.root_key is not None
     finally:
         engine.dispose()
 

@@ -11,11 +11,11 @@ from fitserve import db, telemetry
 from fitserve.blobs import open_store
 from fitserve.settings import Settings
 from services.predict import openapi
-from services.predict.counters import Collector
-from services.predict.dataplane import DataPlane
-from services.predict.grpc_server import start_grpc
-from services.predict.members import exposition_of_all
-from services.predict.operation import Service
+from services.predict.server.asgi import DataPlane
+from services.predict.server.grpc_server import start_grpc
+from services.predict.server.multiprocess_metrics import exposition_of_all
+from services.predict.serving.counters import Collector
+from services.predict.serving.prediction_service import Service
 from services.shell import make_app
 
 

@@ -11,8 +11,8 @@ from fastapi.routing import APIRoute
 from starlette.responses import JSONResponse, Response
 
 from fitserve import __version__, strictjson, telemetry
+from fitserve.api_keys import Identity
 from fitserve.errors import FitserveError
-from fitserve.keys import Identity
 from fitserve.settings import Settings
 from services.shell import problems
 from services.shell.auth import Caller

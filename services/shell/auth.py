@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 
+from fitserve.api_keys import Identity
 from fitserve.errors import Forbidden, Unauthenticated
-from fitserve.keys import Identity
 from fitserve.settings import Settings
 
 COOKIE = "fitserve_session"

@@ -16,7 +16,7 @@ import urllib.request
 from pathlib import Path
 
 import migrations
-from fitserve import db, keys, logs
+from fitserve import api_keys, db, logs
 from fitserve.embedded import EmbeddedRedis
 from fitserve.errors import FitserveError
 from fitserve.settings import Settings
@@ -95,9 +95,9 @@ def first_key(settings: Settings) -> str | None:
     engine = db.make_engine(settings.resolved_database_url)
     try:
         with db.transaction(engine) as session:
-            if keys.listing(session):
+            if api_keys.listing(session):
                 return None
-            _, token = keys.create(session, owner="admin", name="first", scopes=["admin"])
+            _, token = api_keys.create(session, owner="admin", name="first", scopes=["admin"])
             _write_private(settings.home / FIRST_KEY, token)
             return token
     finally:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer.main
 
-from fitserve.cli.exits import MEANING, Exit
+from fitserve.cli.exit_codes import MEANING, Exit
 from fitserve.cli.reference import leaves, markdown
 from fitserve.cli.root import app
 

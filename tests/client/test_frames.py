@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fitserve.client.bodies import dataset_name, upload_of
-from fitserve.client.frames import rows_of
+from fitserve.client.dataframes import rows_of
+from fitserve.client.upload_body import dataset_name, upload_of
 from fitserve.errors import BadInput
 
 ROWS = [{"n": 1, "x": 0.5, "s": "a", "b": True}, {"n": 2, "x": None, "s": None, "b": False}]

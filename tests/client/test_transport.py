@@ -13,14 +13,14 @@ import httpx2
 import pytest
 
 from fitserve.client import Unreachable
-from fitserve.client.address import Address
-from fitserve.client.bodies import upload_of
 from fitserve.client.connection import Connection, ask, pages
 from fitserve.client.drive import AsyncDriver, SyncDriver
 from fitserve.client.effects import Answer, Call, Listing
 from fitserve.client.errors import retry_after
 from fitserve.client.events import ServerEvent, follow
 from fitserve.client.retry import Patience
+from fitserve.client.server_address import Address
+from fitserve.client.upload_body import upload_of
 from fitserve.errors import BadInput, Conflict, FitserveError, NotFound, TooMany, Unauthenticated
 from tests.client.toy import Toy, hang_up, says, streams, toy_server
 

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 from fastapi.testclient import TestClient
 
-from fitserve import db, keys
+from fitserve import api_keys, db
 from fitserve.settings import Settings
 from services.control.app import create_app
 from services.shell.auth import caller_of
@@ -86,10 +86,10 @@ def test_every_route_has_a_rule(app: FastAPI) -> None:
 def test_nothing_opens_without_a_live_key(app: FastAPI, client: TestClient) -> None:
     engine = app.state.context.engine
     with db.transaction(engine) as session:
-        old, expired = keys.create(session, owner="ada", name="old", scopes=["admin"])
+        old, expired = api_keys.create(session, owner="ada", name="old", scopes=["admin"])
         old.expires_at = db.now(session) - timedelta(seconds=1)
-        dead, revoked = keys.create(session, owner="ada", name="gone", scopes=["admin"])
-        keys.revoke(session, dead.id)
+        dead, revoked = api_keys.create(session, owner="ada", name="gone", scopes=["admin"])
+        api_keys.revoke(session, dead.id)
     tokens = {"none": None, "expired": expired, "revoked": revoked, "made up": "key_x.secret"}
     for method, path, route in routes(app):
         if rule(route) is None:
@@ -104,9 +104,9 @@ def test_nothing_opens_without_a_live_key(app: FastAPI, client: TestClient) -> N
 def test_a_wrong_scope_is_403_and_the_right_one_gets_through(app: FastAPI, client: TestClient) -> None:
     engine = app.state.context.engine
     tokens: dict[str, str] = {}
-    for scope in keys.Scope:
+    for scope in api_keys.Scope:
         with db.transaction(engine) as session:
-            _, tokens[scope] = keys.create(session, owner="ada", name=scope, scopes=[scope])
+            _, tokens[scope] = api_keys.create(session, owner="ada", name=scope, scopes=[scope])
     for method, path, route in routes(app):
         wanted = rule(route)
         if wanted is None or (method, path) in ANY_SCOPE:
@@ -123,8 +123,8 @@ def test_a_wrong_scope_is_403_and_the_right_one_gets_through(app: FastAPI, clien
 
 def test_a_revoked_key_is_refused_within_five_seconds(app: FastAPI, client: TestClient) -> None:
     with db.transaction(app.state.context.engine) as session:
-        _, admin = keys.create(session, owner="root", name="admin", scopes=["admin"])
-        key, token = keys.create(session, owner="ada", name="x", scopes=["read"])
+        _, admin = api_keys.create(session, owner="root", name="admin", scopes=["admin"])
+        key, token = api_keys.create(session, owner="ada", name="x", scopes=["read"])
     headers = {"Authorization": f"Bearer {token}"}
     assert client.get("/api/v1/session", headers=headers).status_code == 200
     gone = client.delete(f"/api/v1/keys/{key.id}", headers={"Authorization": f"Bearer {admin}"})
@@ -134,8 +134,8 @@ def test_a_revoked_key_is_refused_within_five_seconds(app: FastAPI, client: Test
 
 def test_others_keys_are_not_seen_or_revoked(app: FastAPI, client: TestClient) -> None:
     with db.transaction(app.state.context.engine) as session:
-        hers, _ = keys.create(session, owner="ada", name="x", scopes=["read"])
-        _, token = keys.create(session, owner="bob", name="y", scopes=["read"])
+        hers, _ = api_keys.create(session, owner="ada", name="x", scopes=["read"])
+        _, token = api_keys.create(session, owner="bob", name="y", scopes=["read"])
     headers = {"Authorization": f"Bearer {token}"}
     assert [key["owner"] for key in client.get("/api/v1/keys", headers=headers).json()] == ["bob"]
     assert client.delete(f"/api/v1/keys/{hers.id}", headers=headers).status_code == 404
@@ -143,7 +143,7 @@ def test_others_keys_are_not_seen_or_revoked(app: FastAPI, client: TestClient) -
 
 def test_a_key_made_over_the_api_is_shown_once(app: FastAPI, client: TestClient) -> None:
     with db.transaction(app.state.context.engine) as session:
-        _, admin = keys.create(session, owner="root", name="admin", scopes=["admin"])
+        _, admin = api_keys.create(session, owner="root", name="admin", scopes=["admin"])
     headers = {"Authorization": f"Bearer {admin}"}
     made = client.post("/api/v1/keys", json={"name": "svc", "owner": "ada", "scopes": ["predict"]}, headers=headers)
     assert made.status_code == 201
@@ -155,7 +155,7 @@ def test_a_key_made_over_the_api_is_shown_once(app: FastAPI, client: TestClient)
 
 def test_the_page_signs_in_by_cookie(app: FastAPI, client: TestClient) -> None:
     with db.transaction(app.state.context.engine) as session:
-        _, token = keys.create(session, owner="ada", name="x", scopes=["read"])
+        _, token = api_keys.create(session, owner="ada", name="x", scopes=["read"])
     answer = client.post("/api/v1/session", json={"token": token}, headers={"Origin": "http://testserver"})
     cookie = answer.headers["set-cookie"].lower()
     assert "httponly" in cookie
@@ -169,8 +169,8 @@ def test_rates_are_limited_by_key(sqlite_url: str, redis_url: str, tmp_path: Pat
     settings = Settings(home=tmp_path, database_url=sqlite_url, redis_url=redis_url, rate_requests_per_minute=5)
     app = create_app(settings)
     with db.transaction(app.state.context.engine) as session:
-        _, first = keys.create(session, owner="ada", name="x", scopes=["read"])
-        _, second = keys.create(session, owner="bob", name="y", scopes=["read"])
+        _, first = api_keys.create(session, owner="ada", name="x", scopes=["read"])
+        _, second = api_keys.create(session, owner="bob", name="y", scopes=["read"])
     with TestClient(app) as client:
         answers = [client.get("/api/v1/session", headers={"Authorization": f"Bearer {first}"}) for _ in range(7)]
         other = client.get("/api/v1/session", headers={"Authorization": f"Bearer {second}"})
@@ -183,7 +183,7 @@ def test_rates_are_limited_by_key(sqlite_url: str, redis_url: str, tmp_path: Pat
 
 def test_changes_are_audited_and_reads_are_not(app: FastAPI, client: TestClient) -> None:
     with db.transaction(app.state.context.engine) as session:
-        _, admin = keys.create(session, owner="root", name="admin", scopes=["admin"])
+        _, admin = api_keys.create(session, owner="root", name="admin", scopes=["admin"])
     headers = {"Authorization": f"Bearer {admin}"}
     for name in ("a", "b", "c"):
         client.post("/api/v1/keys", json={"name": name, "scopes": ["read"]}, headers=headers)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from fitserve import db, keys
+from fitserve import api_keys, db
 from fitserve.runs import lease
 from fitserve.settings import Limits, Settings
 from fitserve.tables import Run
@@ -29,8 +29,8 @@ def clients(stack: ExitStack, database_url: str, redis_url: str, home: Path, cou
 
 def key(client: TestClient, scopes: list[str], quotas: Quotas | None = None, owner: str = "ada") -> dict[str, str]:
     with db.transaction(client.app.state.context.engine) as session:
-        name = f"k{len(keys.listing(session))}"
-        _, token = keys.create(session, owner=owner, name=name, scopes=scopes, quotas=quotas)
+        name = f"k{len(api_keys.listing(session))}"
+        _, token = api_keys.create(session, owner=owner, name=name, scopes=scopes, quotas=quotas)
     return {"Authorization": f"Bearer {token}"}
 
 

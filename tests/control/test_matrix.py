@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute, iter_route_contexts
 from fastapi.testclient import TestClient
 
-from fitserve import db, keys, registry
+from fitserve import api_keys, db, registry
 from fitserve.settings import Settings
 from services.control.app import create_app
 from services.control.openapi import METHODS
@@ -127,7 +127,7 @@ def furnish(world: World) -> None:
     house.change(registry.set_label, "served", "champion", version_number=1)
     house.change(registry.set_label, "served", "champion", version_number=2)
     with db.transaction(house.engine) as session:
-        spare, _ = keys.create(session, owner="ada", name="spare", scopes=["read"])
+        spare, _ = api_keys.create(session, owner="ada", name="spare", scopes=["read"])
         spare_id = spare.id
     world.things = {
         "ref": "table",
@@ -193,10 +193,10 @@ def test_what_is_not_in_the_document_is_named_here(world: World) -> None:
 
 def test_no_key_expired_revoked(world: World) -> None:
     with db.transaction(world.house.engine) as session:
-        old, expired = keys.create(session, owner="ada", name="old", scopes=["admin"])
+        old, expired = api_keys.create(session, owner="ada", name="old", scopes=["admin"])
         old.expires_at = db.now(session) - timedelta(seconds=1)
-        dead, revoked = keys.create(session, owner="ada", name="gone", scopes=["admin"])
-        keys.revoke(session, dead.id)
+        dead, revoked = api_keys.create(session, owner="ada", name="gone", scopes=["admin"])
+        api_keys.revoke(session, dead.id)
     bad = {"none": None, "expired": expired, "revoked": revoked, "made up": "key_x.secret"}
     for operation, (kind, token) in itertools.product(operations(world.app), bad.items()):
         answer = world.ask(operation, token)
@@ -210,7 +210,7 @@ def test_no_key_expired_revoked(world: World) -> None:
 def test_wrong_scope(world: World) -> None:
     for operation in operations(world.app):
         wanted = scope_of(operation)
-        for scope in () if wanted in (OPEN, ANY) else keys.Scope:
+        for scope in () if wanted in (OPEN, ANY) else api_keys.Scope:
             if scope not in (wanted, "admin"):
                 answer = world.ask(operation, world.token("ada", scope))
                 assert answer.status_code == 403, (operation, scope, answer.status_code, answer.text[:200])

@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from fitserve import blobs, db
 from fitserve.blobs import Corrupt, open_store
 from fitserve.errors import NotFound, Unavailable
-from fitserve.runs import garbage
+from fitserve.runs import blob_references
 from fitserve.tables import Dataset
 from tests.faults.cluster import add_dataset
 
@@ -106,17 +106,17 @@ def test_the_collector_spares_what_is_named_or_young(engine: Engine, s3_url: str
     store = open_store(s3_url)
     add_dataset(engine, store)
     stray = store.put_bytes(b"nothing refers to it").sha256
-    assert garbage.collect(engine, store, age_seconds=3600) == 0
+    assert blob_references.collect(engine, store, age_seconds=3600) == 0
     with db.transaction(engine) as session:
-        garbage.keep(session, store, {"checkpoint": store.put_bytes(b"a checkpoint")}, datetime.now(UTC))
+        blob_references.keep(session, store, {"checkpoint": store.put_bytes(b"a checkpoint")}, datetime.now(UTC))
     time.sleep(1.1)  # S3 tells whole seconds
-    assert garbage.collect(engine, store, age_seconds=0) == 2
+    assert blob_references.collect(engine, store, age_seconds=0) == 2
     assert not store.exists(stray)
     with db.reading(engine) as session:
         kept = session.query(Dataset).one().blob
     assert [name for name, _ in store.listing()] == [kept]
-    with pytest.raises(garbage.BlobVanished), db.transaction(engine) as session:
-        garbage.keep(session, store, {"onnx": blobs.Stored(stray, 20)}, datetime.now(UTC))
+    with pytest.raises(blob_references.BlobVanished), db.transaction(engine) as session:
+        blob_references.keep(session, store, {"onnx": blobs.Stored(stray, 20)}, datetime.now(UTC))
 
 
 def test_a_bucket_that_is_missing_is_made(s3_environment: dict[str, str], tmp_path: Path) -> None:

@@ -7,15 +7,17 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Engine, text
 
-from fitserve import db, keys
+from fitserve import api_keys, db
 from fitserve.errors import BadInput, Conflict, Unauthenticated
 
 
 def test_a_token_identifies_its_owner_and_is_not_stored(engine: Engine) -> None:
     with db.transaction(engine) as session:
-        _, token = keys.create(session, owner="ada", name="laptop", scopes=["predict", "read"], models=["admissions"])
+        _, token = api_keys.create(
+            session, owner="ada", name="laptop", scopes=["predict", "read"], models=["admissions"]
+        )
     with db.reading(engine) as session:
-        identity = keys.identify(session, token)
+        identity = api_keys.identify(session, token)
         stored = str(session.execute(text("SELECT * FROM keys")).all())
     assert identity.owner == "ada"
     assert identity.may("read")
@@ -28,32 +30,32 @@ def test_a_token_identifies_its_owner_and_is_not_stored(engine: Engine) -> None:
 @pytest.mark.parametrize("bad", ["", "x", "x.", ".y", "key_0.wrong", "ключ.секрет", "a." + "b" * 300])
 def test_it_refuses_what_is_no_token(engine: Engine, bad: str) -> None:
     with db.reading(engine) as session, pytest.raises(Unauthenticated):
-        keys.identify(session, bad)
+        api_keys.identify(session, bad)
 
 
 def test_revoked_expired_and_wrong_secrets_are_refused_alike(engine: Engine) -> None:
     with db.transaction(engine) as session:
-        expiring, expired = keys.create(session, owner="a", name="x", scopes=["read"])
+        expiring, expired = api_keys.create(session, owner="a", name="x", scopes=["read"])
         expiring.expires_at = db.now(session) - timedelta(seconds=1)
-        revoked_key, revoked = keys.create(session, owner="a", name="y", scopes=["read"])
-        keys.revoke(session, revoked_key.id)
+        revoked_key, revoked = api_keys.create(session, owner="a", name="y", scopes=["read"])
+        api_keys.revoke(session, revoked_key.id)
     messages = set()
     with db.reading(engine) as session:
         for token in (expired, revoked, f"{revoked_key.id}.wrong", f"{expiring.id}.wrong", "key_none.secret"):
             with pytest.raises(Unauthenticated) as caught:
-                keys.identify(session, token)
+                api_keys.identify(session, token)
             messages.add(caught.value.detail)
     assert len(messages) == 1
 
 
 def test_two_live_keys_for_a_rotation_and_no_third(engine: Engine) -> None:
     with db.transaction(engine) as session:
-        first, _ = keys.create(session, owner="a", name="svc", scopes=["read"])
-        keys.create(session, owner="a", name="svc", scopes=["read"])
+        first, _ = api_keys.create(session, owner="a", name="svc", scopes=["read"])
+        api_keys.create(session, owner="a", name="svc", scopes=["read"])
         with pytest.raises(Conflict):
-            keys.create(session, owner="a", name="svc", scopes=["read"])
-        keys.revoke(session, first.id)
-        keys.create(session, owner="a", name="svc", scopes=["read"])
+            api_keys.create(session, owner="a", name="svc", scopes=["read"])
+        api_keys.revoke(session, first.id)
+        api_keys.create(session, owner="a", name="svc", scopes=["read"])
 
 
 @pytest.mark.parametrize(
@@ -62,10 +64,10 @@ def test_two_live_keys_for_a_rotation_and_no_third(engine: Engine) -> None:
 def test_it_refuses_bad_requests(engine: Engine, field: str, value: object) -> None:
     arguments = {"owner": "a", "name": "b", "scopes": ["read"], field: value}
     with db.transaction(engine) as session, pytest.raises(BadInput) as caught:
-        keys.create(session, **arguments)  # type: ignore[arg-type]
+        api_keys.create(session, **arguments)  # type: ignore[arg-type]
     assert caught.value.pointer == f"/{field}"
 
 
 def test_a_key_cannot_be_born_expired(engine: Engine) -> None:
     with db.transaction(engine) as session, pytest.raises(BadInput):
-        keys.create(session, owner="a", name="x", scopes=["read"], expires_at=db.now(session))
+        api_keys.create(session, owner="a", name="x", scopes=["read"], expires_at=db.now(session))

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import uvicorn
 
-from fitserve import db, keys
+from fitserve import api_keys, db
 from fitserve.datasets.ingest import Ingested, ingest
 from fitserve.settings import Limits, Settings
 from fitserve.wire.datasets import UploadOptions
@@ -113,7 +113,7 @@ def api(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     tokens = {}
     with db.transaction(engine) as session:
         for owner, scopes in (("ann", ["read", "upload"]), ("bob", ["read", "upload"]), ("root", ["admin"])):
-            _, tokens[owner] = keys.create(session, owner=owner, name=owner, scopes=scopes)
+            _, tokens[owner] = api_keys.create(session, owner=owner, name=owner, scopes=scopes)
     engine.dispose()
     server, thread = _serve(settings)
     port = server.servers[0].sockets[0].getsockname()[1]

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fitserve.datasets.encode import Encoder
-from fitserve.datasets.hashing import hash_bin, siphash24
-from fitserve.datasets.targets import TargetEncoder
-from fitserve.datasets.tokens import tokenize
+from fitserve.dataset_facts import ColumnFacts, DatasetFacts
+from fitserve.datasets.target_encoding import TargetEncoder
+from fitserve.encoding.encoder import Encoder
+from fitserve.encoding.feature import Feature, default_feature, encoded_inputs, resolve_feature, width
+from fitserve.encoding.siphash import hash_bin, siphash24
+from fitserve.encoding.tokens import tokenize
 from fitserve.errors import BadInput
-from fitserve.spec.facts import ColumnFacts, DatasetFacts
-from fitserve.spec.features import Feature, default_feature, encoded_inputs, resolve_feature, width
 from fitserve.spec.target import Target
 
 NOON = datetime(2024, 2, 29, 12)

@@ -20,7 +20,7 @@ import migrations
 from fitserve import blobs, db
 from fitserve.embedded import EmbeddedRedis
 from fitserve.ids import new_id
-from fitserve.runs import create, read
+from fitserve.runs import create, queries
 from fitserve.settings import Limits, Settings
 from fitserve.states import TERMINAL
 from fitserve.tables import Blob, Dataset, Run
@@ -146,7 +146,7 @@ class Cluster:
 
     def run(self, run_id: str) -> Run:
         with db.reading(self.engine) as session:
-            return read.get(session, run_id)
+            return queries.get(session, run_id)
 
     def wait_over(self, run_id: str, seconds: float = 30) -> Run:
         """The run, once it is over."""
@@ -170,7 +170,7 @@ class Cluster:
 
         def reached() -> bool:
             with db.reading(self.engine) as session:
-                found = read.latest_epoch(session, run_id)
+                found = queries.latest_epoch(session, run_id)
                 return found is not None and found.epoch >= epoch
 
         wait_for(reached, seconds, f"epoch {epoch}")

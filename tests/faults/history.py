@@ -12,8 +12,8 @@ from sqlalchemy import Engine, func, select
 from fitserve import db
 from fitserve.blobs import BlobStore, Corrupt
 from fitserve.errors import NotFound
-from fitserve.runs import read
-from fitserve.runs.garbage import digests
+from fitserve.runs import queries
+from fitserve.runs.blob_references import digests
 from fitserve.states import TERMINAL
 from fitserve.tables import Epoch, Event, Run, Version
 from tests.faults.fake_trainer import final_weights
@@ -82,7 +82,7 @@ def judge(engine: Engine, blobs: BlobStore, acknowledged: Iterable[Acknowledged]
             if run is None:
                 verdict.lost.append(wanted.run_id)
                 continue
-            _judge_events(verdict, run, read.events_after(session, run.id, 0, 100_000))
+            _judge_events(verdict, run, queries.events_after(session, run.id, 0, 100_000))
             if run.state not in TERMINAL:
                 verdict.stuck.append(f"{run.id}: {run.state}")
             elif run.state != wanted.state:

@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 from fitserve import blobs, db
 from fitserve.blobs import FolderStore, Stored
 from fitserve.runs import lease
-from fitserve.runs.journal import CLAIMED, say
+from fitserve.runs.history import CLAIMED, say
 from fitserve.states import TERMINAL
 from fitserve.tables import Run
 

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select
 
 from fitserve import db
-from fitserve.runs import finish, read
+from fitserve.runs import finish, queries
 from fitserve.states import TERMINAL
 from fitserve.tables import Run, Worker
 from tests.faults.chaos import Chaos, Plan
@@ -46,7 +46,7 @@ def running_part(cluster: Cluster, run_id: str) -> Run:
     def begun() -> Run | None:
         for part in parts_of(cluster, run_id):
             with db.reading(cluster.engine) as session:
-                if part.state == "running" and read.latest_epoch(session, part.id) is not None:
+                if part.state == "running" and queries.latest_epoch(session, part.id) is not None:
                     return part
         return None
 
@@ -67,8 +67,8 @@ def check(cluster: Cluster, run_id: str, seed: int, epochs: int, trials: int) ->
     assert run.result["trials"] == final_trials(seed, epochs, trials)
     assert run.result["weights"] == min(run.result["trials"])
     with db.reading(cluster.engine) as session:
-        rows = read.epochs(session, run_id, limit=10_000)
-        events = [event.data for event in read.events_after(session, run_id, 0, 10_000) if event.type == "metrics"]
+        rows = queries.epochs(session, run_id, limit=10_000)
+        events = [event.data for event in queries.events_after(session, run_id, 0, 10_000) if event.type == "metrics"]
     wanted = [(trial, epoch) for trial in range(trials) for epoch in range(1, epochs + 1)]
     assert [(row.trial, row.epoch) for row in rows] == wanted
     assert sorted((data["trial"], data["epoch"]) for data in events) == wanted
@@ -81,7 +81,7 @@ def test_an_idle_worker_trains_trials_of_a_run_and_their_files_go(cluster: Clust
     run_id = cluster.submit(seed=3, epochs=4, trials=6, seconds=0.1, model="m")
     part = running_part(cluster, run_id)
     with db.reading(cluster.engine) as session:
-        assert part.id not in {run.id for run in read.listing(session)}
+        assert part.id not in {run.id for run in queries.listing(session)}
     parts = check(cluster, run_id, 3, 4, 6)
     succeeded = [part for part in parts if part.state == "succeeded"]
     assert len(parts) == 5

@@ -14,7 +14,7 @@ import pytest
 
 from fitserve import db
 from fitserve.queue import Publisher
-from fitserve.runs import finish, read
+from fitserve.runs import finish, queries
 from fitserve.tables import Event, Run
 from tests.faults.cluster import Cluster, Member, wait_for
 from tests.faults.fake_trainer import final_weights
@@ -41,7 +41,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 def events(cluster: Cluster, run_id: str) -> list[Event]:
     with db.reading(cluster.engine) as session:
-        return read.events_after(session, run_id, 0, 10_000)
+        return queries.events_after(session, run_id, 0, 10_000)
 
 
 def error_of(run: Run) -> dict[str, Any]:

@@ -21,10 +21,13 @@ from fitserve.spec.resolve import resolve
 from fitserve.spec.spec import parse
 from fitserve.spec.text import parse_text
 from fitserve.wire.datasets import UploadOptions
-from services.predict.network import Network, Prediction
-from services.predict.protocols import csv, oip, oip_grpc, oip_tensors, tfserving
+from services.predict.catalog.loaded_model import Network, Prediction
+from services.predict.protocols import csv
+from services.predict.protocols.oip import grpc, tensors
+from services.predict.protocols.oip import rest as oip
 from services.predict.protocols.proto import inference_pb2, tensorflow_serving_pb2
-from services.predict.protocols.tfserving_tensors import tensors_of
+from services.predict.protocols.tfserving import rest as tfserving
+from services.predict.protocols.tfserving.tensors import tensors_of
 from tests.predict.house import THREE, Toy, mixed, numeric
 from tests.spec.table import facts
 
@@ -100,7 +103,7 @@ def _tfserving_message(network: Network, data: bytes) -> None:
         request = tensorflow_serving_pb2.PredictRequest.FromString(data)
     except DecodeError:
         return  # gRPC itself refuses these bytes
-    _predict(network, oip_tensors.rows_of(network, tensors_of(request.inputs)))
+    _predict(network, tensors.rows_of(network, tensors_of(request.inputs)))
 
 
 def oip_body(data: bytes) -> None:
@@ -119,8 +122,8 @@ def _oip_message(network: Network, data: bytes) -> None:
         request = inference_pb2.ModelInferRequest.FromString(data)
     except DecodeError:
         return
-    rows = oip_tensors.rows_of(network, oip_grpc._tensors(request))
-    oip_grpc._response(request, _predict(network, rows), oip_grpc._wanted(network, request))
+    rows = tensors.rows_of(network, grpc._tensors(request))
+    grpc._response(request, _predict(network, rows), grpc._wanted(network, request))
 
 
 def _predict(network: Network, rows: object) -> Prediction:

@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fitserve.dataset_facts import DatasetFacts
 from fitserve.datasets.ingest import ingest
 from fitserve.datasets.summary import facts_only
 from fitserve.findings import EpochRow, Finding, Record, apply_patch, diagnose
 from fitserve.findings.record import view_of
 from fitserve.settings import Limits
-from fitserve.spec.facts import DatasetFacts
 from fitserve.spec.resolve import resolve
 from fitserve.spec.spec import parse
 from fitserve.wire.datasets import UploadOptions

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from services.control.drawing import Kind
-from services.control.plots import DRAWERS, render
+from services.control.insight.plot_routes import Kind
+from services.control.insight.plots import DRAWERS, render
 
 pytestmark = pytest.mark.xdist_group("server")
 

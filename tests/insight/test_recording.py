@@ -8,10 +8,10 @@ import pytest
 import tensorflow as tf
 
 from benchmarks import training
-from workers.trainer.compiled import Rows
+from workers.trainer.engine.compiled import Rows
 from workers.trainer.insight.probe import ModelProbe, StackProbe
 from workers.trainer.insight.recording import Recorder, due
-from workers.trainer.stacked import Stack
+from workers.trainer.trials.stacked_network import Stack
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
 

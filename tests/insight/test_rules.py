@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fitserve.dataset_facts import ColumnFacts, DatasetFacts
 from fitserve.findings import EpochRow, Record, apply_patch, complexity, diagnose
 from fitserve.findings.lineage import Score, changes, compare, group_of
 from fitserve.findings.patching import PatchRefused
-from fitserve.spec.facts import ColumnFacts, DatasetFacts
 from fitserve.spec.resolve import resolve
 from fitserve.spec.spec import parse
 

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from fitserve import db
 from fitserve.blobs import sha256_of
 from fitserve.datasets import facts_of, store
-from fitserve.runs import create, read
+from fitserve.runs import create, queries
 from fitserve.settings import Limits
 from fitserve.spec.resolve import resolve
 from fitserve.spec.spec import parse
@@ -73,7 +73,7 @@ def _whole(cluster: Cluster, run_id: str) -> tuple[dict[str, Any], dict[tuple[in
     trials = [{key: value for key, value in trial.items() if key != "seconds"} for trial in result["trials"]]
     told = {name: result[name] for name in ("best_trial", "best_epoch", "spread", "metrics", "evaluation")}
     with db.reading(cluster.engine) as session:
-        rows = {(row.trial, row.epoch): row.logs for row in read.epochs(session, run_id, limit=10_000)}
+        rows = {(row.trial, row.epoch): row.logs for row in queries.epochs(session, run_id, limit=10_000)}
     return {**told, "trials": trials}, rows
 
 
@@ -127,6 +127,6 @@ def test_two_workers_make_of_a_run_what_one_makes(tmp_path: Path) -> None:
         _holder(cluster, helped.id, members).kill()
         assert _whole(cluster, disturbed) == wanted
         with db.reading(cluster.engine) as session:
-            told = [event.message for event in read.events_after(session, disturbed, 0, 10_000)]
+            told = [event.message for event in queries.events_after(session, disturbed, 0, 10_000)]
         trial = helped.spec["trial"] + 1
         assert any(message.startswith(f"Resumed at trial {trial}, epoch") for message in told)

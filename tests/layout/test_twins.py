@@ -7,22 +7,22 @@ import threading
 import pytest
 from sqlalchemy import Engine
 
-from fitserve import db, keys
+from fitserve import api_keys, db
 from fitserve.settings import Settings
-from services.control.identity import ensure_root_key
+from services.control.admin.key_ring import ensure_root_key
 
 
 def test_apis_that_start_together_agree_on_the_first_key(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(root_key="key_first.0123456789abcdef0123456789abcdef0123456789")  # type: ignore[arg-type]
     together = threading.Barrier(2, timeout=10)
-    create = keys.create
+    create = api_keys.create
 
     def create_together(*arguments: object, **options: object) -> object:
         if engine.dialect.name == "postgresql":  # SQLite lets one writer in at a time
             together.wait()
         return create(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(keys, "create", create_together)
+    monkeypatch.setattr(api_keys, "create", create_together)
     failed: list[Exception] = []
 
     def start() -> None:
@@ -38,4 +38,4 @@ def test_apis_that_start_together_agree_on_the_first_key(engine: Engine, monkeyp
         thread.join(20)
     assert failed == []
     with db.reading(engine) as session:
-        assert [key.id for key in keys.listing(session)] == ["key_first"]
+        assert [key.id for key in api_keys.listing(session)] == ["key_first"]

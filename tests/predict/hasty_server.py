@@ -5,8 +5,8 @@ from __future__ import annotations
 from fitserve import logs
 from fitserve.settings import Settings
 from services.predict.app import create_app
-from services.predict.fastlane import FastLaneProtocol
-from services.predict.server import listen, make_server
+from services.predict.server.fast_lane import FastLaneProtocol
+from services.predict.server.uvicorn_server import listen, make_server
 
 if __name__ == "__main__":
     settings = Settings()

@@ -23,13 +23,13 @@ from onnx import TensorProto, helper, numpy_helper
 from sqlalchemy import Engine
 
 import migrations
-from fitserve import artifacts, db, keys, registry
+from fitserve import api_keys, artifacts, db, registry
 from fitserve.blobs import BlobStore, open_store
-from fitserve.datasets.encode import Encoder
+from fitserve.dataset_facts import ColumnFacts, DatasetFacts
+from fitserve.encoding.encoder import Encoder
+from fitserve.encoding.feature import Feature
 from fitserve.ids import new_id
 from fitserve.settings import Settings
-from fitserve.spec.facts import ColumnFacts, DatasetFacts
-from fitserve.spec.features import Feature
 from fitserve.states import RunState
 from fitserve.tables import Blob, Dataset, Run
 from tests.conftest import free_ports
@@ -191,7 +191,7 @@ class House:
         """A new key's token."""
         with db.transaction(self.engine) as session:
             name = new_id("k").replace("_", "-")
-            return keys.create(session, owner=owner, name=name, scopes=scopes, models=models)[1]
+            return api_keys.create(session, owner=owner, name=name, scopes=scopes, models=models)[1]
 
     def artifact(self, toy: Toy) -> str:
         """Stores an artifact; its SHA-256."""

@@ -7,7 +7,7 @@ import uvicorn
 from fitserve import logs
 from fitserve.settings import Settings
 from services.predict.app import create_app
-from services.predict.server import listen, make_server
+from services.predict.server.uvicorn_server import listen, make_server
 
 if __name__ == "__main__":
     settings = Settings()

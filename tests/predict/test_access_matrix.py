@@ -15,7 +15,7 @@ import pytest
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
-from fitserve import db, keys, registry
+from fitserve import api_keys, db, registry
 from services.predict.openapi import paths
 from services.predict.protocols.proto import inference_pb2, tensorflow_serving_pb2
 from tests.predict.house import Served, eventually
@@ -53,10 +53,10 @@ class Keys:
 def tokens(served: Served) -> Iterator[Keys]:
     house = served.house
     with db.transaction(house.engine) as session:
-        old, expired = keys.create(session, owner="ada", name="old", scopes=["admin"])
+        old, expired = api_keys.create(session, owner="ada", name="old", scopes=["admin"])
         old.expires_at = db.now(session) - timedelta(seconds=1)
-        dead, revoked = keys.create(session, owner="ada", name="gone", scopes=["admin"])
-        keys.revoke(session, dead.id)
+        dead, revoked = api_keys.create(session, owner="ada", name="gone", scopes=["admin"])
+        api_keys.revoke(session, dead.id)
         registry.set_label(session, "adm", "stable", version_number=1)
     made = Keys(
         {"none": None, "expired": expired, "revoked": revoked, "made up": "key_x.secret", "nonsense": "x"},

@@ -10,7 +10,7 @@ import numpy as np
 
 from fitserve import db
 from fitserve.blobs import open_store
-from fitserve.runs import garbage
+from fitserve.runs import blob_references
 from fitserve.tables import Run
 from tests.conftest import Server
 from tests.predict.house import eventually
@@ -62,10 +62,10 @@ def test_from_the_spec_to_a_label(server: Server) -> None:
     engine = db.make_engine(f"sqlite:///{server.home / 'fitserve.db'}")
     blobs = open_store(f"file://{server.home / 'blobs'}")
     with db.reading(engine) as session:
-        referred = set(garbage.references(session, blobs))
+        referred = set(blob_references.references(session, blobs))
         assert session.get(Run, run["id"]).result["kept_epochs"] == kept
     for artifact in kept.values():  # with a label and without one
-        files = set(garbage.digests(json.loads(blobs.read(artifact))))
+        files = set(blob_references.digests(json.loads(blobs.read(artifact))))
         assert len(files & {path for path, _ in blobs.listing()}) >= 2  # the networks' own files
         assert {one for one in files if blobs.exists(one)} <= referred
     engine.dispose()

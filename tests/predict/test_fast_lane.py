@@ -322,7 +322,7 @@ def test_no_answer_overtakes_the_one_before_it(pair: tuple[Served, Served]) -> N
 
 
 def test_a_revoked_key_is_forgotten_on_an_open_connection(pair: tuple[Served, Served]) -> None:
-    from fitserve import keys
+    from fitserve import api_keys
 
     ours, _ = pair
     token = ours.house.key(["predict"])
@@ -335,7 +335,7 @@ def test_a_revoked_key_is_forgotten_on_an_open_connection(pair: tuple[Served, Se
         assert ask(connection, known) == b"200"
         assert ask(connection, known) == b"200"
         assert ours.telemetry("fitserve_predict_fast_lane_requests_total") > fast
-        ours.house.change(keys.revoke, token.split(".")[0])
+        ours.house.change(api_keys.revoke, token.split(".")[0])
         revoked = time.monotonic()
         while ask(connection, known) != b"401":
             assert time.monotonic() < revoked + 5

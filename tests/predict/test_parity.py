@@ -32,7 +32,7 @@ from tensorflow_serving.apis import classification_pb2, predict_pb2, prediction_
 from fitserve import db, registry
 from fitserve.blobs import sha256_of
 from fitserve.datasets import store
-from fitserve.datasets.encode import Encoder
+from fitserve.encoding.encoder import Encoder
 from fitserve.runs import create, lease
 from fitserve.settings import Settings
 from fitserve.states import RunState
@@ -40,9 +40,9 @@ from fitserve.tables import Dataset, Run
 from fitserve.wire.datasets import UploadOptions
 from tests.predict.house import House, Served, serving
 from tests.trainer.runs import Told, job_of
-from workers.commit import make_durable
+from workers.attempt.commit import make_durable
 from workers.predict_batch import BatchPrediction
-from workers.trainer.export import raw_values
+from workers.trainer.export.export import raw_values
 from workers.trainer.job import TrainingResult
 from workers.trainer.train import train
 

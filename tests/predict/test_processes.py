@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from fitserve import keys, registry
+from fitserve import api_keys, registry
 from tests.predict.house import House, Served, eventually, numeric, serving
 from tests.predict.test_changes import ROW, swap_under_load
 
@@ -88,7 +88,7 @@ def test_versions_labels_and_keys_reach_every_process(two: Served) -> None:
     assert all(one.body["predictions"] == wanted for one in answers(two, labelled))
     token = house.key(["predict"])
     eventually(lambda: all_say(two, path, 200, "1", token=token))
-    house.change(keys.revoke, token.split(".")[0])
+    house.change(api_keys.revoke, token.split(".")[0])
     eventually(lambda: all_say(two, path, 401, token=token))
     house.change(registry.set_loaded, "m", False)
     eventually(lambda: all_say(two, path, 404))

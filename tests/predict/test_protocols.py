@@ -52,9 +52,9 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from fitserve import registry
-from fitserve.datasets.encode import Encoder
-from fitserve.spec.facts import ColumnFacts, DatasetFacts
-from fitserve.spec.features import Feature
+from fitserve.dataset_facts import ColumnFacts, DatasetFacts
+from fitserve.encoding.encoder import Encoder
+from fitserve.encoding.feature import Feature
 from tests.conftest import free_ports
 from tests.predict.house import PROJECT, House, Served, Toy, eventually, graph, mixed, serving
 

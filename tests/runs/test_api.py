@@ -12,7 +12,7 @@ import pytest
 
 from fitserve import db
 from fitserve.queue import Publisher
-from fitserve.runs import create, division, finish, lease, read
+from fitserve.runs import create, finish, lease, queries, trial_runs
 from fitserve.settings import Limits
 from tests.faults.chaos import Chaos, Plan
 from tests.faults.cluster import Cluster
@@ -216,7 +216,7 @@ def test_a_stream_ends_with_the_run_and_a_finished_one_is_204(api: httpx2.Client
 @pytest.mark.parametrize("bad", ["x", "-1", "9" * 30, "1.5"])
 def test_a_last_event_id_that_is_none_is_refused(api: httpx2.Client, cluster: Cluster, bad: str) -> None:
     with db.reading(cluster.engine) as session:
-        run_id = read.listing(session, limit=1)[0].id
+        run_id = queries.listing(session, limit=1)[0].id
     headers = {"Accept": "text/event-stream", "Last-Event-ID": bad}
     assert api.get(f"/runs/{run_id}/events", headers=headers).status_code == 422
 
@@ -245,7 +245,7 @@ def test_a_trial_that_another_worker_trains_is_a_part_of_its_run(cluster: Cluste
     run_id = create.create(cluster.engine, new, Limits())[0].id
     held = lease.claim(cluster.engine, "us", lease_seconds=60, running_limit=100, kinds=("held",))
     assert held is not None
-    (part_id,) = division.offer(cluster.engine, held.lease, [2])
+    (part_id,) = trial_runs.offer(cluster.engine, held.lease, [2])
     part = wait(api, part_id)
     assert (part["state"], part["kind"], part["parent_id"]) == ("succeeded", "trial", run_id)
     assert (part["spec"], part["queue"]) == ({"run": run_id, "trial": 2}, None)

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, update
 from fitserve import db
 from fitserve.blobs import FolderStore
 from fitserve.errors import TooMany
-from fitserve.runs import division, finish, garbage, lease, quotas, read, workers
+from fitserve.runs import blob_references, finish, lease, queries, quotas, trial_runs, worker_rows
 from fitserve.settings import Limits
 from fitserve.states import RunState
 from fitserve.tables import Worker
@@ -31,9 +31,9 @@ def held(submit: Submit, claim: Claim) -> lease.Lease:
     return must(claim()).lease
 
 
-def parts(engine: Engine, run_id: str) -> dict[int, division.Part]:
+def parts(engine: Engine, run_id: str) -> dict[int, trial_runs.Part]:
     with db.reading(engine) as session:
-        return division.parts(session, run_id)
+        return trial_runs.parts(session, run_id)
 
 
 def states(engine: Engine, run_id: str) -> dict[int, str]:
@@ -41,8 +41,8 @@ def states(engine: Engine, run_id: str) -> dict[int, str]:
 
 
 def test_an_offer_made_again_makes_nothing_new(engine: Engine, held: lease.Lease) -> None:
-    first = division.offer(engine, held, [2, 1])
-    assert division.offer(engine, held, [1, 2, 3]) == [parts(engine, held.run_id)[3].run_id]
+    first = trial_runs.offer(engine, held, [2, 1])
+    assert trial_runs.offer(engine, held, [1, 2, 3]) == [parts(engine, held.run_id)[3].run_id]
     assert [parts(engine, held.run_id)[trial].run_id for trial in (1, 2)] == first
     run, part = look(engine, held.run_id), look(engine, first[0])
     assert (part.kind, part.parent_id, part.spec) == ("trial", run.id, {"run": run.id, "trial": 1})
@@ -52,11 +52,11 @@ def test_an_offer_made_again_makes_nothing_new(engine: Engine, held: lease.Lease
 
 
 def test_only_the_holder_offers_and_takes_back(engine: Engine, held: lease.Lease, claim: Claim) -> None:
-    (part,) = division.offer(engine, held, [1])
+    (part,) = trial_runs.offer(engine, held, [1])
     expire_lease(engine, held.run_id)
     finish.expire(engine, 3)
     with pytest.raises(lease.LeaseLost):
-        division.offer(engine, held, [2])
+        trial_runs.offer(engine, held, [2])
     with pytest.raises(lease.LeaseLost):
         finish.take_back(engine, held, part)
     again = must(claim()).lease
@@ -74,7 +74,7 @@ def test_a_run_cannot_take_back_what_is_not_its_trial(engine: Engine, held: leas
 
 def test_a_trial_is_either_claimed_or_taken_back(engine: Engine, held: lease.Lease, claim: Claim) -> None:
     trials = range(1, 13)
-    ids = division.offer(engine, held, trials)
+    ids = trial_runs.offer(engine, held, trials)
     start = threading.Barrier(2)
 
     def helper() -> set[str]:
@@ -95,11 +95,11 @@ def test_a_trial_is_either_claimed_or_taken_back(engine: Engine, held: lease.Lea
 def test_trials_come_after_whole_runs_and_in_order(
     engine: Engine, held: lease.Lease, submit: Submit, claim: Claim
 ) -> None:
-    ids = division.offer(engine, held, [1, 2, 3])
+    ids = trial_runs.offer(engine, held, [1, 2, 3])
     late = submit(owner="bob", priority=-9)
     assert [must(claim()).run.id for _ in range(4)] == [late.id, *ids]
     submit(owner="bob")
-    division.offer(engine, held, [4])
+    trial_runs.offer(engine, held, [4])
     assert lease.claim(engine, "w", lease_seconds=30, running_limit=9, kinds=("prediction",)) is None
 
 
@@ -116,7 +116,7 @@ ENDS: dict[str, Callable[[Engine, lease.Lease, FolderStore], object]] = {
 def test_no_trial_outlives_its_run(
     engine: Engine, held: lease.Lease, store: FolderStore, claim: Claim, end: str
 ) -> None:
-    division.offer(engine, held, [1, 2, 3])
+    trial_runs.offer(engine, held, [1, 2, 3])
     done, running = must(claim()).lease, must(claim()).lease
     succeed(engine, done, store, b"a trial")
     ENDS[end](engine, held, store)
@@ -124,11 +124,11 @@ def test_no_trial_outlives_its_run(
     assert lease.cancel_requested(engine, running)
     assert finish.lose(engine, running, 3, "killed", "The trainer was killed") == "cancelled"  # not queued again
     with pytest.raises(lease.LeaseLost):
-        division.offer(engine, held, [4])
+        trial_runs.offer(engine, held, [4])
 
 
 def test_a_cancel_while_queued_reaches_the_trials(engine: Engine, held: lease.Lease, claim: Claim) -> None:
-    division.offer(engine, held, [1, 2])
+    trial_runs.offer(engine, held, [1, 2])
     finish.hand_back(engine, held)
     assert states(engine, held.run_id) == {1: "queued", 2: "queued"}  # a run that is not over keeps them
     finish.cancel(engine, held.run_id, None)
@@ -140,7 +140,7 @@ def test_trials_end_with_their_run_whatever_happens_at_once(engine: Engine, subm
     for _ in range(6):
         submit()
         whole = must(claim()).lease
-        ids = division.offer(engine, whole, range(1, 7))
+        ids = trial_runs.offer(engine, whole, range(1, 7))
         begun = [must(claim(worker="w2")).lease for _ in range(3)]
         start = threading.Barrier(3)
 
@@ -169,16 +169,16 @@ def test_trials_end_with_their_run_whatever_happens_at_once(engine: Engine, subm
 
 
 def test_a_trial_is_no_run_of_its_owner(engine: Engine, held: lease.Lease, submit: Submit) -> None:
-    ids = division.offer(engine, held, [1, 2, 3])
+    ids = trial_runs.offer(engine, held, [1, 2, 3])
     with db.reading(engine) as session:
-        assert [run.id for run in read.listing(session, owner="ann")] == [held.run_id]
-        assert read.get(session, ids[0], "ann").kind == "trial"
-        assert (read.counts(session)["queued"], read.oldest_queued_seconds(session)) == (0, 0.0)
-        assert read.place(session, read.get(session, ids[0])) is None
+        assert [run.id for run in queries.listing(session, owner="ann")] == [held.run_id]
+        assert queries.get(session, ids[0], "ann").kind == "trial"
+        assert (queries.counts(session)["queued"], queries.oldest_queued_seconds(session)) == (0, 0.0)
+        assert queries.place(session, queries.get(session, ids[0])) is None
         quotas.check(session, "ann", None, NO_QUOTAS, Limits(queued_runs=1))
     mine = submit(limits=Limits(queued_runs=1))
     with db.reading(engine) as session:
-        place = read.place(session, mine)
+        place = queries.place(session, mine)
     assert place is not None
     assert place.position == 0
     with pytest.raises(TooMany) as refused:
@@ -189,7 +189,7 @@ def test_a_trial_is_no_run_of_its_owner(engine: Engine, held: lease.Lease, submi
 def test_a_trials_file_is_kept_while_its_run_may_want_it(
     engine: Engine, held: lease.Lease, store: FolderStore, claim: Claim
 ) -> None:
-    division.offer(engine, held, [1])
+    trial_runs.offer(engine, held, [1])
     part = must(claim()).lease
     blob = store.put_bytes(b"weights")
     result = {"blob": blob.sha256}
@@ -197,34 +197,34 @@ def test_a_trials_file_is_kept_while_its_run_may_want_it(
     assert parts(engine, held.run_id)[1].blob == blob.sha256
     store.put_bytes(b"what nobody refers to")
     time.sleep(0.05)
-    assert garbage.collect(engine, store, age_seconds=0) == 1
-    assert not garbage.discard(engine, store, blob.sha256)
+    assert blob_references.collect(engine, store, age_seconds=0) == 1
+    assert not blob_references.discard(engine, store, blob.sha256)
     assert store.exists(blob.sha256)
     finish.fail(engine, held, "diverged", "NaN")
-    assert garbage.collect(engine, store, age_seconds=0) == 1
+    assert blob_references.collect(engine, store, age_seconds=0) == 1
     assert not store.exists(blob.sha256)
 
 
 def test_only_workers_that_live_and_wait_are_idle(engine: Engine) -> None:
     for name in ("mine", "waits", "works", "gone"):
-        workers.appear(engine, name, "host", 1)
-    workers.sign(engine, "works", "run_x")
+        worker_rows.appear(engine, name, "host", 1)
+    worker_rows.sign(engine, "works", "run_x")
     with db.transaction(engine) as session:
         past = db.now(session).replace(year=2020)
         session.execute(update(Worker).where(Worker.id == "gone").values(heartbeat_at=past))
     with db.reading(engine) as session:
-        assert workers.idle(session, but="mine") == 1
+        assert worker_rows.idle(session, but="mine") == 1
 
 
 def test_an_offer_for_a_run_that_is_to_be_cancelled_is_none(engine: Engine, held: lease.Lease) -> None:
     finish.cancel(engine, held.run_id, None)
-    assert division.offer(engine, held, [1]) == []
+    assert trial_runs.offer(engine, held, [1]) == []
 
 
 def test_a_trial_of_nobodys_run_is_never_queued_again(
     engine: Engine, held: lease.Lease, claim: Claim, store: FolderStore
 ) -> None:
-    division.offer(engine, held, [1])
+    trial_runs.offer(engine, held, [1])
     part = must(claim()).lease
     succeed(engine, held, store)
     expire_lease(engine, part.run_id)

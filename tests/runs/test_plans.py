@@ -11,10 +11,10 @@ from sqlalchemy import Engine, event
 
 from benchmarks.claims import fill
 from fitserve.blobs import FolderStore
-from fitserve.runs import create, dispatch, division, finish, lease
+from fitserve.runs import create, dispatch, finish, lease, trial_runs
 from fitserve.settings import Limits
 from tests.faults.cluster import add_dataset
-from workers import lost
+from workers import lost_runs
 
 ROWS = 6_000
 
@@ -61,14 +61,14 @@ def claim(engine: Engine) -> lease.Lease:
 
 def trials(engine: Engine) -> None:
     held = claim(engine)
-    (part,) = division.offer(engine, held, [1])
+    (part,) = trial_runs.offer(engine, held, [1])
     assert finish.take_back(engine, held, part) is not None
 
 
 QUESTIONS: dict[str, Callable[[Engine], object]] = {
     "claim": claim,
     "heartbeat": lambda engine: lease.beat(engine, claim(engine), lease_seconds=30),
-    "lost runs": lambda engine: lost.take_back(engine, 3),
+    "lost runs": lambda engine: lost_runs.take_back(engine, 3),
     "the end of a run": lambda engine: finish.fail(engine, claim(engine), "diverged", "NaN"),
     "a run's trials": trials,
     "undelivered runs": lambda engine: dispatch.undelivered(engine, 30, 100),

@@ -15,8 +15,8 @@ from sqlalchemy.exc import DBAPIError
 from fitserve import db, registry
 from fitserve.blobs import FolderStore, Stored
 from fitserve.errors import BadInput, Conflict, NotFound, TooMany
-from fitserve.runs import create, dispatch, finish, garbage, lease, read
-from fitserve.runs.journal import EpochReport, EventReport
+from fitserve.runs import blob_references, create, dispatch, finish, lease, queries
+from fitserve.runs.history import EpochReport, EventReport
 from fitserve.settings import Limits
 from fitserve.states import TERMINAL, RunState
 from fitserve.tables import Blob, Event, Run
@@ -27,12 +27,12 @@ Claim = Callable[..., lease.Claim | None]
 
 def look(engine: Engine, run_id: str) -> Run:
     with db.reading(engine) as session:
-        return read.get(session, run_id)
+        return queries.get(session, run_id)
 
 
 def events(engine: Engine, run_id: str) -> list[Event]:
     with db.reading(engine) as session:
-        return read.events_after(session, run_id)
+        return queries.events_after(session, run_id)
 
 
 def must(claimed: lease.Claim | None) -> lease.Claim:
@@ -139,7 +139,7 @@ def test_t3_keeps_the_lease_and_writes_each_report_once(engine: Engine, submit: 
     assert run.lease_expires_at > before
     assert [e.type for e in events(engine, run.id)] == ["state", "state", "message", "metrics"]
     with db.reading(engine) as session:
-        assert [(e.epoch, e.logs) for e in read.epochs(session, run.id)] == [(1, {"loss": None})]
+        assert [(e.epoch, e.logs) for e in queries.epochs(session, run.id)] == [(1, {"loss": None})]
 
 
 def test_t3_writes_any_number_of_epochs_at_once(engine: Engine, submit: Submit, claim: Claim) -> None:
@@ -159,7 +159,7 @@ def test_t3_an_epoch_that_comes_twice_at_once_is_one(engine: Engine, submit: Sub
     assert lease.beat(engine, held, lease_seconds=60, reports=twice) == (None, 1)
     assert [e.data["logs"] for e in events(engine, held.run_id) if e.type == "metrics"] == [{"loss": 0.5}]
     with db.reading(engine) as session:
-        assert [e.logs for e in read.epochs(session, held.run_id)] == [{"loss": 0.5}]
+        assert [e.logs for e in queries.epochs(session, held.run_id)] == [{"loss": 0.5}]
 
 
 def test_t3_a_second_attempt_does_not_repeat_epochs(engine: Engine, submit: Submit, claim: Claim) -> None:
@@ -180,10 +180,10 @@ def test_t3_keeps_a_checkpoint(engine: Engine, submit: Submit, claim: Claim, sto
     lease.beat(engine, held, lease_seconds=9, checkpoint=lease.Checkpoint(blob, 7), blobs=store)
     run = look(engine, held.run_id)
     assert (run.checkpoint, run.checkpoint_epoch) == (blob.sha256, 7)
-    assert not garbage.discard(engine, store, blob.sha256)  # it is referred to
+    assert not blob_references.discard(engine, store, blob.sha256)  # it is referred to
     finish.cancel(engine, run.id, None)
     finish.cancelled(engine, held)
-    assert garbage.discard(engine, store, blob.sha256)
+    assert blob_references.discard(engine, store, blob.sha256)
     assert not store.exists(blob.sha256)
 
 
@@ -231,7 +231,7 @@ def test_t4_a_blob_collected_meanwhile_is_noticed(
 ) -> None:
     submit()
     held = must(claim()).lease
-    with pytest.raises(garbage.BlobVanished):
+    with pytest.raises(blob_references.BlobVanished):
         gone = {"manifest": Stored("0" * 64, 1)}
         finish.succeed(engine, held, {}, blobs=store, stored=gone, register=lambda _: None)
     assert look(engine, held.run_id).state == "running"
@@ -385,8 +385,8 @@ def test_garbage_spares_what_is_young_or_referred_to(
     stored = {"manifest": manifest, "onnx": network}
     finish.succeed(engine, held, {"artifact": manifest.sha256}, blobs=store, stored=stored, register=lambda _: None)
     orphan = store.put_bytes(b"an orphan")
-    assert garbage.collect(engine, store, age_seconds=3600) == 0
-    assert garbage.collect(engine, store, age_seconds=-1) == 1
+    assert blob_references.collect(engine, store, age_seconds=3600) == 0
+    assert blob_references.collect(engine, store, age_seconds=-1) == 1
     assert not store.exists(orphan.sha256)
     assert store.exists(network.sha256)
     assert store.exists(manifest.sha256)
@@ -397,7 +397,7 @@ def test_garbage_spares_what_is_young_or_referred_to(
 def test_place_in_the_queue(engine: Engine, submit: Submit) -> None:
     first, second, urgent = submit(), submit(), submit(priority=1)
     with db.reading(engine) as session:
-        places = [read.place(session, run) for run in (urgent, first, second)]
+        places = [queries.place(session, run) for run in (urgent, first, second)]
     assert [place.position for place in places if place] == [0, 1, 2]
     assert all(place and place.estimated_start is None for place in places)  # no worker lives
 
@@ -406,8 +406,8 @@ def test_a_listing_pages_newest_first(engine: Engine, submit: Submit) -> None:
     ids = [submit().id for _ in range(5)]
     submit(owner="bob")
     with db.reading(engine) as session:
-        first = read.listing(session, owner="ann", limit=3)
-        rest = read.listing(session, owner="ann", limit=3, before=first[-1].id)
+        first = queries.listing(session, owner="ann", limit=3)
+        rest = queries.listing(session, owner="ann", limit=3, before=first[-1].id)
     assert [run.id for run in [*first, *rest]] == sorted(ids, reverse=True)
 
 

@@ -9,8 +9,8 @@ from fastapi import Depends, FastAPI
 from fastapi.testclient import TestClient
 from pydantic import BaseModel
 
+from fitserve.api_keys import Identity
 from fitserve.errors import BadInput, Problem, TooMany
-from fitserve.keys import Identity
 from fitserve.settings import Settings
 from services.shell import Caller, Router, make_app, require
 from services.shell.auth import COOKIE, no_key, refuse_open_door

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fitserve.spec.facts import ColumnFacts, DatasetFacts
+from fitserve.dataset_facts import ColumnFacts, DatasetFacts
 from fitserve.spec.resolve import Resolved, resolve
 from fitserve.spec.spec import parse
 

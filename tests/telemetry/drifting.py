@@ -12,7 +12,7 @@ import numpy as np
 
 from fitserve import drift
 from tests.predict.house import NUMBERS, Served, Toy, numeric
-from workers.trainer.distribution import _numbers
+from workers.trainer.export.training_distribution import _numbers
 
 RNG = np.random.default_rng(7)
 TRAINING = RNG.normal(0, 3, (20_000, len(NUMBERS)))

@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
-from fitserve import artifacts, db, live, registry
+from fitserve import artifacts, db, live_statistics, registry
 from services.predict.protocols.proto import inference_pb2 as pb
 from tests.predict.house import House, Served, eventually, serving
 from tests.telemetry.drifting import RNG, TRAINING, Asker, known
@@ -36,10 +36,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield running
 
 
-def totals(house: House, model: str) -> tuple[live.Totals, dict]:
+def totals(house: House, model: str) -> tuple[live_statistics.Totals, dict]:
     with db.reading(house.engine) as session:
         artifact = registry.version(session, model, 1).artifact
-        return live.totals(session, model, artifact, WINDOW), artifacts.read(house.blobs, artifact).manifest
+        return live_statistics.totals(session, model, artifact, WINDOW), artifacts.read(house.blobs, artifact).manifest
 
 
 def ask_both(served: Served, model: str, rows: int, shift: float = 0.0) -> None:
@@ -60,14 +60,14 @@ def test_training_rows_do_not_drift_and_shifted_ones_do(served: Served) -> None:
     ask_both(served, "moved", 1_000, shift=4.0)
     eventually(lambda: totals(served.house, "moved")[0].rows > 900, 20)
     same, manifest = totals(served.house, "m1")
-    columns = live.column_reports(manifest["training_distribution"], same)
+    columns = live_statistics.column_reports(manifest["training_distribution"], same)
     assert len(columns) == 6
     assert all(one["psi"] < 0.1 for one in columns), columns
-    assert all(one["psi"] < 0.1 for one in live.output_reports(manifest["prediction_distribution"], same))
+    assert all(one["psi"] < 0.1 for one in live_statistics.output_reports(manifest["prediction_distribution"], same))
     moved, manifest = totals(served.house, "moved")
-    columns = live.column_reports(manifest["training_distribution"], moved)
+    columns = live_statistics.column_reports(manifest["training_distribution"], moved)
     assert all(one["psi"] > 0.25 and one["verdict"] == "drifted" for one in columns), columns
-    assert live.output_reports(manifest["prediction_distribution"], moved)[0]["psi"] > 0.25
+    assert live_statistics.output_reports(manifest["prediction_distribution"], moved)[0]["psi"] > 0.25
 
 
 def test_missing_values_are_a_share_of_their_own(served: Served) -> None:
@@ -82,14 +82,16 @@ def test_missing_values_are_a_share_of_their_own(served: Served) -> None:
 
 def test_a_window_is_written_by_every_process_and_forgotten_in_time(served: Served) -> None:
     with db.reading(served.house.engine) as session:
-        processes = {row[0] for row in session.execute(live.select(live.Window.process).distinct())}
+        processes = {
+            row[0] for row in session.execute(live_statistics.select(live_statistics.Window.process).distinct())
+        }
         assert len(processes) == 2
-        assert {model for model, _, _ in live.asked(session, WINDOW)} == {"m1", "moved"}
-        assert live.totals(session, "m1", "0" * 64, WINDOW).rows == 0
-    assert live.expire(served.house.engine, WINDOW, 60) == 0
+        assert {model for model, _, _ in live_statistics.asked(session, WINDOW)} == {"m1", "moved"}
+        assert live_statistics.totals(session, "m1", "0" * 64, WINDOW).rows == 0
+    assert live_statistics.expire(served.house.engine, WINDOW, 60) == 0
     time.sleep(1)
     with db.reading(served.house.engine) as session:
-        assert live.asked(session, -1_000.0) == []
+        assert live_statistics.asked(session, -1_000.0) == []
 
 
 def test_counters_of_two_processes_agree_with_what_was_sent(served: Served) -> None:
@@ -168,9 +170,9 @@ def test_predictions_under_an_id_are_kept(served: Served) -> None:
     told = asker.ask(TRAINING[:2], **{"X-Prediction-ID": "order-7"})
     asker.close()
 
-    def kept() -> live.KeptPrediction | None:
+    def kept() -> live_statistics.KeptPrediction | None:
         with db.reading(served.house.engine) as session:
-            return live.kept_prediction(session, "m1", "ada", "order-7")
+            return live_statistics.kept_prediction(session, "m1", "ada", "order-7")
 
     eventually(lambda: kept() is not None)
     found = kept()
@@ -192,9 +194,9 @@ def test_grpc_predictions_are_kept_as_well(served: Served) -> None:
         answer, call = infer.with_call(request, timeout=20, metadata=metadata)
     assert ("x-prediction-id", "order-8") in [(one.key, one.value) for one in call.trailing_metadata()]
 
-    def kept() -> live.KeptPrediction | None:
+    def kept() -> live_statistics.KeptPrediction | None:
         with db.reading(served.house.engine) as session:
-            return live.kept_prediction(session, "m1", "ada", "order-8")
+            return live_statistics.kept_prediction(session, "m1", "ada", "order-8")
 
     eventually(lambda: kept() is not None)
     found = kept()
@@ -217,12 +219,12 @@ def test_a_bad_id_is_refused(served: Served) -> None:
 def test_the_window_is_bounded(tmp_path: Path) -> None:
     """At any rate, a process leaves no more rows to be counted than its budget."""
     from fitserve.settings import Settings
-    from services.predict.drift import ROWS_A_SECOND, Watched
-    from services.predict.network import Network
+    from services.predict.catalog.loaded_model import Network
+    from services.predict.serving.drift import ROWS_A_SECOND, Watched
 
     toy = known()
     network = Network("m", 1, None, "a" * 64, toy.manifest, toy.onnx)
-    watched = Watched(network, live.slice_seconds(Settings().drift_window_seconds))
+    watched = Watched(network, live_statistics.slice_seconds(Settings().drift_window_seconds))
     for turn in range(100_000):  # ten seconds of turns of 16 rows
         now = turn * 1e-4
         if now > watched.due:

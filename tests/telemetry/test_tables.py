@@ -18,17 +18,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fitserve import artifacts, db, live, registry
-from fitserve.datasets.encode import Encoder
+from fitserve import artifacts, db, live_statistics, registry
+from fitserve.dataset_facts import DatasetFacts
 from fitserve.datasets.ingest import ingest
 from fitserve.datasets.summary import facts_only
+from fitserve.encoding.encoder import Encoder
+from fitserve.encoding.feature import Feature
 from fitserve.settings import Limits
-from fitserve.spec.facts import DatasetFacts
-from fitserve.spec.features import Feature
 from fitserve.wire.datasets import UploadOptions
 from tests.predict.house import PAIR, House, Served, eventually, graph, serving
 from tests.telemetry.drifting import Known
-from workers.trainer.distribution import training_distribution
+from workers.trainer.export.training_distribution import training_distribution
 
 pytestmark = pytest.mark.xdist_group("live")
 # Features by table: what a network would be given (no identifiers, no free text).
@@ -94,12 +94,12 @@ def asked(served: Served, model: str, rows: list[dict[str, Any]]) -> dict[str, f
     with db.reading(served.house.engine) as session:
         artifact = registry.version(session, model, 1).artifact
     training = artifacts.read(served.house.blobs, artifact).manifest["training_distribution"]
-    return {one["column"]: one["psi"] for one in live.column_reports(training, totals(served, model))}
+    return {one["column"]: one["psi"] for one in live_statistics.column_reports(training, totals(served, model))}
 
 
-def totals(served: Served, model: str) -> live.Totals:
+def totals(served: Served, model: str) -> live_statistics.Totals:
     with db.reading(served.house.engine) as session:
-        return live.totals(session, model, registry.version(session, model, 1).artifact, 3600)
+        return live_statistics.totals(session, model, registry.version(session, model, 1).artifact, 3600)
 
 
 def shifted(rows: list[dict[str, Any]], sample: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from fitserve.spec.spec import Spec
 from tests.trainer.specs import arrays
-from workers.trainer.network import build_losses, build_network
+from workers.trainer.engine.network import build_losses, build_network
 
 # The same memory under another name or shape.
 ALIASES = ("Reshape", "Identity", "Squeeze", "ExpandDims", "StopGradient")

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fitserve.datasets.values import labels_of, numbers_of
-from fitserve.spec.facts import ColumnFacts, DatasetFacts
+from fitserve.dataset_facts import ColumnFacts, DatasetFacts
+from fitserve.encoding.coercion import labels_of, numbers_of
 from fitserve.spec.resolve import resolve
 from fitserve.spec.spec import parse
 from workers.trainer.job import Stop, TrainingJob, Turn

@@ -9,7 +9,7 @@ import numpy as np
 
 from fitserve.spec.layers.core import Input
 from fitserve.spec.spec import Spec
-from workers.trainer.network import build_losses, build_metrics, build_network, build_optimizer
+from workers.trainer.engine.network import build_losses, build_metrics, build_network, build_optimizer
 
 ROWS = 24
 

@@ -13,9 +13,9 @@ import pytest
 from tests.trainer.runs import Told, job_of
 from tests.trainer.test_trials import STOPPING, _spec, _table
 from workers.trainer import train as training
-from workers.trainer.checkpoint import Checkpoint
+from workers.trainer.engine.checkpoint import Checkpoint
+from workers.trainer.engine.loop import Loop
 from workers.trainer.job import Stop, TrainingFailed, TrainingJob, TrainingResult, TrainingStopped, Turn
-from workers.trainer.loop import Loop
 from workers.trainer.train import train
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]

@@ -15,9 +15,9 @@ import onnxruntime
 import pyarrow as pa
 import pytest
 
-from fitserve.datasets.encode import Encoder
+from fitserve.encoding.encoder import Encoder
 from tests.trainer.runs import Told, job_of
-from workers.trainer import export as exporting
+from workers.trainer.export import export as exporting
 from workers.trainer.job import TrainingFailed
 from workers.trainer.train import train
 

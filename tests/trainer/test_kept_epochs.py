@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from fitserve.datasets.encode import Encoder
+from fitserve.encoding.encoder import Encoder
 from tests.trainer.runs import Told, job_of
-from workers.trainer import export as exporting
 from workers.trainer.channel import result_from_message, result_to_message
+from workers.trainer.export import export as exporting
 from workers.trainer.job import TrainingStopped
 from workers.trainer.train import train
 

@@ -17,12 +17,12 @@ from keras import layers as L
 from keras import optimizers as O
 
 from tests.trainer.runs import Told, job_of
-from workers.trainer import sources
-from workers.trainer.compiled import Compiled, Rows
-from workers.trainer.data import Encoded
-from workers.trainer.feed import Resident, cut, in_file_order, shuffled
-from workers.trainer.loop import Loop, Pace
-from workers.trainer.stream import Streamed, read_some
+from workers.trainer.data import sources
+from workers.trainer.data.encoded_rows import Encoded
+from workers.trainer.data.feed import Resident, cut, in_file_order, shuffled
+from workers.trainer.data.stream import Streamed, read_some
+from workers.trainer.engine.compiled import Compiled, Rows
+from workers.trainer.engine.loop import Loop, Pace
 from workers.trainer.train import train
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
@@ -246,8 +246,8 @@ def _ids(stream: Streamed, epoch: int) -> list[int]:
 def test_a_stream_gives_every_row_once_an_epoch_shuffled_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    monkeypatch.setattr("workers.trainer.stream.BLOCK_BYTES", 4_000)
-    monkeypatch.setattr("workers.trainer.stream.PIECE", 100)
+    monkeypatch.setattr("workers.trainer.data.stream.BLOCK_BYTES", 4_000)
+    monkeypatch.setattr("workers.trainer.data.stream.PIECE", 100)
     picked = np.arange(0, 5_000, 3)
     make = _stream if how == "parquet" else partial(_spooled, folder=tmp_path / "spool")
     stream = make(_file(tmp_path), picked, seed=1)

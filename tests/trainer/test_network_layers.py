@@ -15,7 +15,7 @@ from fitserve.spec.network import read_node
 from fitserve.spec.regularizers import CONSTRAINTS, REGULARIZERS
 from tests.spec.table import resolved
 from tests.trainer.specs import train_one_epoch
-from workers.trainer.network import build, build_network
+from workers.trainer.engine.network import build, build_network
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
 

@@ -10,7 +10,7 @@ import pytest
 from fitserve.spec.activations import ACTIVATIONS
 from tests.spec.table import resolved
 from tests.trainer.kept import kept_bytes
-from workers.trainer.network import build_network
+from workers.trainer.engine.network import build_network
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
 

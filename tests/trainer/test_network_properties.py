@@ -12,16 +12,16 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, assume, event, given, settings
 
-from fitserve.datasets.encode import Encoder
-from fitserve.datasets.targets import TargetEncoder
+from fitserve.datasets.target_encoding import TargetEncoder
+from fitserve.encoding.encoder import Encoder
 from fitserve.spec.problems import SpecRefused
 from fitserve.spec.resolve import resolve
 from fitserve.spec.spec import Spec, parse
 from tests.spec.strategies import specs
 from tests.spec.table import WIDTH, facts, resolved
 from tests.trainer.specs import arrays, compiled
-from workers.trainer.export import export
-from workers.trainer.network import build_network, finished
+from workers.trainer.engine.network import build_network, finished
+from workers.trainer.export.export import export
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
 

@@ -16,7 +16,7 @@ from fitserve.spec.losses import LOSSES, OURS
 from fitserve.spec.metrics import METRICS
 from fitserve.spec.optimizers import OPTIMIZERS, SCHEDULES
 from fitserve.spec.regularizers import CONSTRAINTS, REGULARIZERS
-from workers.trainer.network import MODULES, build
+from workers.trainer.engine.network import MODULES, build
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
 

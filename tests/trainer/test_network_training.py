@@ -15,8 +15,15 @@ from fitserve.spec.optimizers import OPTIMIZERS, SCHEDULES
 from fitserve.spec.problems import SpecRefused
 from tests.spec.table import resolved
 from tests.trainer.specs import arrays, compiled, train_one_epoch
-from workers.trainer.network import build, build_callbacks, build_losses, build_metrics, build_network, build_optimizer
-from workers.trainer.warmup import WarmedUp
+from workers.trainer.engine.learning_rate_warmup import WarmedUp
+from workers.trainer.engine.network import (
+    build,
+    build_callbacks,
+    build_losses,
+    build_metrics,
+    build_network,
+    build_optimizer,
+)
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
 

@@ -9,7 +9,7 @@ import pytest
 from keras import layers as L
 
 from fitserve.spec.activations import ACTIVATIONS
-from workers.trainer.serving_graph import NotWritten, write
+from workers.trainer.export.serving_graph import NotWritten, write
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
 

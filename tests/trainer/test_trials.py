@@ -11,12 +11,13 @@ import pyarrow as pa
 import pytest
 
 from tests.trainer.runs import Told, job_of
-from workers.trainer import stacked, stacked_trials
 from workers.trainer import train as training
-from workers.trainer.compiled import BUSY
+from workers.trainer.engine.compiled import BUSY
+from workers.trainer.export.receipt import compare
 from workers.trainer.job import TrainingFailed, TrainingResult, TrainingStopped
-from workers.trainer.receipt import compare
 from workers.trainer.train import train
+from workers.trainer.trials import stacked as stacked_trials
+from workers.trainer.trials import stacked_network
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
 
@@ -111,8 +112,8 @@ def test_a_checkpoint_of_another_run_is_not_taken_up(tmp_path: Path) -> None:
 def test_stacked_trials_fare_as_they_would_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restarts: int, groups: int
 ) -> None:
-    monkeypatch.setattr(stacked, "BUSY", 0 if groups > 1 else BUSY)
-    monkeypatch.setattr(stacked, "threads", lambda: 2)
+    monkeypatch.setattr(stacked_network, "BUSY", 0 if groups > 1 else BUSY)
+    monkeypatch.setattr(stacked_network, "threads", lambda: 2)
     spec = _spec(restarts=restarts, early_stopping=STOPPING)
     spec["network"] = [{"Dense": {"units": 8, "activation": "relu", "kernel_regularizer": {"L2": 0.01}}}]
     together, alone = Told(), Told()

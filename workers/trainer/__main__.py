@@ -79,7 +79,7 @@ def load() -> tuple[Train, Callable[[], None]]:
         return importlib.import_module(other).train, lambda: None
     # Keras imports it where it is there, and it looks for fonts: half a second of every start, for pictures of nothing.
     sys.modules["matplotlib"] = None  # type: ignore[assignment]
-    from workers.trainer.warm import tidy_up, warm_up
+    from workers.trainer.engine.process_warmup import tidy_up, warm_up
 
     warm_up(int(os.environ.get("TRAINER_THREADS", "0")))
     module = importlib.import_module("workers.trainer.train")

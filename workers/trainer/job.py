@@ -17,7 +17,7 @@ class TrainingJob:
     run_id: str
     attempt: int
     spec: dict[str, Any]  # resolved
-    facts: dict[str, Any]  # fitserve.spec.facts.DatasetFacts of the dataset
+    facts: dict[str, Any]  # fitserve.dataset_facts.DatasetFacts of the dataset
     table: Path  # the dataset's Parquet file, local and verified
     folder: Path  # this attempt's own scratch folder; emptied afterwards
     checkpoint: Path | None = None  # the last checkpoint of an earlier attempt, local and verified

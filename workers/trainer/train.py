@@ -10,22 +10,17 @@ from typing import Any
 import keras
 import numpy as np
 
+from fitserve.dataset_facts import DatasetFacts
 from fitserve.errors import BadInput
-from fitserve.spec.facts import DatasetFacts
 from fitserve.spec.spec import Spec, parse
-from workers.trainer import data, receipt
-from workers.trainer.compiled import Compiled, Rows
-from workers.trainer.data import Encoded
-from workers.trainer.device import placed
-from workers.trainer.distribution import prediction_distribution, training_distribution
-from workers.trainer.evaluate import simple_figures
-from workers.trainer.export import Exported, export, serve
-from workers.trainer.feed import Resident
-from workers.trainer.insight.study import Trained, study
-from workers.trainer.insight.watch import Watch
-from workers.trainer.job import KeptEpoch, Reporter, TrainingFailed, TrainingJob, TrainingResult
-from workers.trainer.loop import Loop
-from workers.trainer.network import (
+from workers.trainer.data import encoded_rows
+from workers.trainer.data.encoded_rows import Encoded
+from workers.trainer.data.feed import Resident
+from workers.trainer.data.sources import Feeds, Prepared, as_rows, feeds, prepare
+from workers.trainer.engine.compiled import Compiled, Rows
+from workers.trainer.engine.device import placed
+from workers.trainer.engine.loop import Loop
+from workers.trainer.engine.network import (
     build_callbacks,
     build_losses,
     build_metrics,
@@ -33,10 +28,16 @@ from workers.trainer.network import (
     build_optimizer,
     finished,
 )
-from workers.trainer.sources import Feeds, Prepared, as_rows, feeds, prepare
-from workers.trainer.stacked_trials import StackedRunner, cannot_stack
-from workers.trainer.trial import Outcome
-from workers.trainer.trials import Course, Runner
+from workers.trainer.export import receipt
+from workers.trainer.export.export import Exported, export, serve
+from workers.trainer.export.training_distribution import prediction_distribution, training_distribution
+from workers.trainer.insight.first_figures import simple_figures
+from workers.trainer.insight.study import Trained, study
+from workers.trainer.insight.trial_recorder import Watch
+from workers.trainer.job import KeptEpoch, Reporter, TrainingFailed, TrainingJob, TrainingResult
+from workers.trainer.trials.sequential import Course, Runner
+from workers.trainer.trials.stacked import StackedRunner, cannot_stack
+from workers.trainer.trials.trial import Outcome
 
 
 def train(job: TrainingJob, report: Reporter) -> TrainingResult:
@@ -61,7 +62,7 @@ def _train(job: TrainingJob, spec: Spec, facts: DatasetFacts, report: Reporter) 
     compiled = Compiled(model, rows["train"], held_out, size, size, jit, lambda reason: report.event("info", reason))
     source = feeds(job, spec, prepared, model, rows, size, report)
     prepared_at = time.perf_counter()
-    course = _course(job, spec, compiled, source, rows["train"], report, data.fingerprint(prepared.whole))
+    course = _course(job, spec, compiled, source, rows["train"], report, encoded_rows.fingerprint(prepared.whole))
     if job.trial is not None:
         return Runner(course).apart(job.trial, job.checkpoint)
     outcome = _run(course, job)
@@ -194,7 +195,9 @@ def _finished(
     )
     files, figures = study(questioned, job.folder)
     report.progress()
-    told = receipt.receipt(job.spec, facts.sha256, data.fingerprint(prepared.whole), spec.training.seed, job.threads)
+    told = receipt.receipt(
+        job.spec, facts.sha256, encoded_rows.fingerprint(prepared.whole), spec.training.seed, job.threads
+    )
     told["weights"] = receipt.weights_digest(compiled.model)
     manifest = {
         "task": spec.task,

@@ -7,8 +7,8 @@ import io
 from typing import Any
 
 from fitserve.errors import Malformed
-from services.predict.network import Network, Prediction
-from services.predict.rows import Rows
+from services.predict.catalog.loaded_model import Network, Prediction
+from services.predict.serving.rows import Rows
 
 _DANGEROUS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would take a text that starts so for a formula
 

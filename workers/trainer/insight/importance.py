@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fitserve.datasets.columns import FittedColumn
+from fitserve.encoding.fitted_column import FittedColumn
 
 Encoded = Mapping[str, NDArray[Any]]
 RowLosses = Callable[[Encoded, NDArray[np.int64]], NDArray[np.float64]]

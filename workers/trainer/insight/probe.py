@@ -15,9 +15,9 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from workers.trainer.compiled import Rows, executor
-from workers.trainer.signature import functional_of
-from workers.trainer.stacked import Stack
+from workers.trainer.engine.compiled import Rows, executor
+from workers.trainer.engine.signature import functional_of
+from workers.trainer.trials.stacked_network import Stack
 
 PROBE_ROWS = 256
 

@@ -18,16 +18,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fitserve.datasets.columns import FittedColumn
-from fitserve.datasets.encode import Encoder
 from fitserve.datasets.split import Split
-from fitserve.datasets.values import labels_of
-from workers.trainer.data import Encoded, Fitted
-from workers.trainer.insight import alone, evaluation, hardest, importance, networks, references
-from workers.trainer.insight.questions import Question, questions
+from fitserve.encoding.coercion import labels_of
+from fitserve.encoding.encoder import Encoder
+from fitserve.encoding.fitted_column import FittedColumn
+from workers.trainer.data.encoded_rows import Encoded, Fitted
+from workers.trainer.engine.signature import functional_of
+from workers.trainer.insight import epoch_graphs, evaluation, hardest, importance, references, single_column
 from workers.trainer.insight.references import Reference
-from workers.trainer.insight.watch import Watch
-from workers.trainer.signature import functional_of
+from workers.trainer.insight.target_predictions import Question, questions
+from workers.trainer.insight.trial_recorder import Watch
 
 FORMAT = 1
 SHARE_OF_TRAINING = 0.15
@@ -89,7 +89,7 @@ def study(trained: Trained, folder: Path) -> tuple[dict[str, Path], dict[str, An
     files = {"insight": folder / "insight.json"}
     copies = trained.watch.kept if trained.watch else {}
     targets = trained.fitted.targets.targets
-    kept = networks.write(trained.model, targets, copies, trained.kept_epoch, folder / "networks.zip")
+    kept = epoch_graphs.write(trained.model, targets, copies, trained.kept_epoch, folder / "networks.zip")
     if kept is not None:
         files["networks"] = folder / "networks.zip"
         insight["networks"] = kept
@@ -146,7 +146,7 @@ def _answer(
         },
         "importance": [{**entry, "weight": weighed.get(entry["column"])} for entry in importances],
         "importance_left_out": len(columns) - len(importances),
-        "alone": alone.explained_alone(
+        "alone": single_column.explained_alone(
             columns, parts["train"].x, truth["train"], len(question.labels), seconds=0.2 * seconds, seed=trained.seed
         ),
         "hardest": _hardest(question, parts, truth, said),

@@ -1,0 +1,89 @@
+"""Who changed what, when, from where. Written after each changing request; an admin pages through it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated
+
+from fastapi import Depends, Query
+from sqlalchemy import Engine, select
+from starlette.concurrency import run_in_threadpool
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fitserve import db
+from fitserve.errors import BadInput, FitserveError
+from fitserve.tables import Audit
+from fitserve.wire.page import Page
+from fitserve.wire.system import AuditEntry
+from services.control.deps import Context, context
+from services.shell import Caller, Router, require
+from services.shell.observe import route_template
+
+log = logging.getLogger(__name__)
+router = Router(tags=["keys"])
+_CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+
+
+@router.get("/audit", summary="Who changed what, newest first")
+def entries(
+    caller: Annotated[Caller, Depends(require("admin"))],
+    ctx: Annotated[Context, Depends(context)],
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    cursor: Annotated[str | None, Query(max_length=20)] = None,
+) -> Page[AuditEntry]:
+    query = select(Audit).order_by(Audit.id.desc()).limit(limit + 1)
+    if cursor is not None:
+        if not cursor.isascii() or not cursor.isdigit():
+            raise BadInput("That is no cursor of this list.", received=cursor, expected="`next_cursor` of a page")
+        query = query.where(Audit.id < int(cursor))
+    with db.reading(ctx.engine) as session:
+        rows = [AuditEntry.model_validate(row) for row in session.scalars(query)]
+    return Page(items=rows[:limit], next_cursor=str(rows[limit - 1].id) if len(rows) > limit else None)
+
+
+class Auditor:
+    """Pure ASGI: notes each changing request of a known caller, refused ones too.
+
+    A request without a valid key leaves no row, or anybody could fill the disk; telemetry counts those.
+    """
+
+    def __init__(self, app: ASGIApp, engine: Engine) -> None:
+        self.app = app
+        self.engine = engine
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] not in _CHANGING:
+            await self.app(scope, receive, send)
+            return
+        status = 500
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noting)
+        finally:
+            if scope.get("caller") is not None:
+                await run_in_threadpool(self._write, scope, status)
+
+    def _write(self, scope: Scope, status: int) -> None:
+        caller, client = scope["caller"], scope.get("client")
+        try:
+            with db.transaction(self.engine) as session:
+                session.add(
+                    Audit(
+                        key_id=caller.key_id,
+                        owner=caller.owner,
+                        action=f"{scope['method']} {route_template(scope)}"[:128],
+                        target=scope["path"].encode("utf-8", "backslashreplace").decode()[:256],
+                        status=status,
+                        address=(client[0] if client else "")[:64],
+                        request_id=scope.get("request_id", ""),
+                        created_at=db.now(session),
+                    )
+                )
+        except FitserveError as error:
+            log.error("the audit log could not be written", extra={"error": error.detail})
