@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event, func, make_url, select, text
+from sqlalchemy import Engine, Row, create_engine, event, func, make_url, select, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
@@ -96,3 +97,22 @@ def now(session: Session) -> datetime:
     value = session.scalar(text("SELECT clock_timestamp()"))
     assert isinstance(value, datetime)
     return value.astimezone(UTC)
+
+
+def insert(session: Session, table: Any) -> sqlite.Insert | postgresql.Insert:
+    """Return the database's own INSERT into a mapped class's table, which can be given an ON CONFLICT clause."""
+    build = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
+    return build(table.__table__)
+
+
+def insert_new(
+    session: Session, table: Any, rows: Sequence[dict[str, Any]], returning: Sequence[Any] = ()
+) -> Sequence[Row[Any]]:
+    """Insert rows, skipping those whose key exists, also within `rows`. Return `returning` of the rows inserted."""
+    if not rows:
+        return []
+    statement = insert(session, table).on_conflict_do_nothing()
+    if not returning:
+        session.execute(statement, rows)
+        return []
+    return session.execute(statement.returning(*returning), rows).all()

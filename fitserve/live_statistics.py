@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, CursorResult, Engine, Table, delete, func, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import ColumnElement, CursorResult, Engine, delete, func, select
 from sqlalchemy.orm import Session
 
 from fitserve import db, drift
@@ -62,17 +61,13 @@ def write(engine: Engine, rows: Sequence[Counted]) -> None:
     """Writes counts down; a row of the same process and slice is replaced by the later, larger one."""
     if not rows:
         return
-    table: Table = Window.__table__  # type: ignore[assignment]
-    build = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
-    insert = build(table)
-    statement = insert.on_conflict_do_update(
-        index_elements=[table.c.model, table.c.artifact, table.c.process, table.c.slice],
-        set_={"counts": insert.excluded.counts},
-    )
     with db.transaction(engine) as session:
-        for row in rows:
-            values = {name: getattr(row, name) for name in Counted.__dataclass_fields__}
-            session.execute(statement, values)
+        insert = db.insert(session, Window)
+        statement = insert.on_conflict_do_update(
+            index_elements=[Window.model, Window.artifact, Window.process, Window.slice],
+            set_={"counts": insert.excluded.counts},
+        )
+        session.execute(statement, [asdict(row) for row in rows])
 
 
 def totals(session: Session, model: str, artifact: str, window_seconds: float) -> Totals:
@@ -134,12 +129,9 @@ def output_reports(answered: Distribution, found: Totals) -> list[dict[str, Any]
 
 def keep_predictions(engine: Engine, rows: Sequence[dict[str, Any]]) -> None:
     """Keeps answers until their ground truth comes. Of two under one id, the first stays."""
-    table: Table = KeptPrediction.__table__  # type: ignore[assignment]
-    build = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
     with db.transaction(engine) as session:
         at = db.now(session)
-        for row in rows:
-            session.execute(build(table).values(**row, created_at=at).on_conflict_do_nothing())
+        db.insert_new(session, KeptPrediction, [{**row, "created_at": at} for row in rows])
 
 
 def kept_prediction(session: Session, model: str, owner: str, id: str) -> KeptPrediction | None:
@@ -149,14 +141,9 @@ def kept_prediction(session: Session, model: str, owner: str, id: str) -> KeptPr
 
 def add_feedback(session: Session, rows: Sequence[dict[str, Any]]) -> int:
     """Adds ground truth; the number of rows that were new."""
-    table: Table = Feedback.__table__  # type: ignore[assignment]
-    build = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
     at = db.now(session)
-    new = 0
-    for row in rows:
-        done = session.execute(build(table).values(**row, created_at=at).on_conflict_do_nothing())
-        new += done.rowcount  # type: ignore[attr-defined]
-    return new
+    new = [{**row, "created_at": at} for row in rows]
+    return len(db.insert_new(session, Feedback, new, returning=[Feedback.model]))
 
 
 def figures(session: Session, feedback_seconds: float, model: str | None = None) -> list[dict[str, Any]]:

@@ -12,14 +12,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Table
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from fitserve import db
 from fitserve.tables import Blob, Epoch, Event
 
 Level = Literal["info", "warn", "error"]
-_ROWS = 1000  # of one INSERT: databases bound the parameters of a statement
 
 # Numbers of the events that transitions write. Each happens once in an attempt at most, and the table is
 # unique on (run, attempt, seq). A worker's own reports count up from 1.
@@ -49,24 +47,6 @@ class EpochReport:
 
 
 Report = EventReport | EpochReport
-
-
-def insert_new(
-    session: Session, table: Any, rows: Sequence[dict[str, Any]], returning: Sequence[Any] = ()
-) -> list[Any]:
-    """Inserts rows; those whose key is there already change nothing. Returns `returning` of the new ones."""
-    if not rows:
-        return []
-    target: Table = table.__table__
-    build = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
-    found: list[Any] = []
-    for first in range(0, len(rows), _ROWS):
-        statement = build(target).values(list(rows[first : first + _ROWS])).on_conflict_do_nothing()
-        if returning:
-            found += session.execute(statement.returning(*returning))
-        else:
-            session.execute(statement)
-    return found
 
 
 def say(
@@ -109,7 +89,7 @@ def record_reports(session: Session, run_id: str, attempt: int, reports: Sequenc
             epochs.setdefault((report.trial, report.epoch), report)
     new = {
         (row.trial, row.epoch)
-        for row in insert_new(
+        for row in db.insert_new(
             session,
             Epoch,
             [
@@ -138,14 +118,14 @@ def record_reports(session: Session, run_id: str, attempt: int, reports: Sequenc
         else:
             continue
         rows.append({"run_id": run_id, "attempt": attempt, "seq": report.seq, "created_at": at, **row})
-    insert_new(session, Event, rows)
+    db.insert_new(session, Event, rows)
     return len(new)
 
 
 def add_blob_rows(session: Session, blobs: Sequence[tuple[str, int, str]], at: datetime) -> None:
     """Rows of durable blobs, as (sha256, bytes, kind); those that are there stay."""
     unique = {sha256: (size, kind) for sha256, size, kind in blobs}
-    insert_new(
+    db.insert_new(
         session,
         Blob,
         [{"sha256": key, "bytes": size, "kind": kind, "created_at": at} for key, (size, kind) in unique.items()],
