@@ -56,6 +56,7 @@ $(PAGES)/build/index.html: $(PAGES)/node_modules/.ready $(PAGE_SOURCES)
 dashboard: $(PAGES)/build/index.html  ## the pages that the API serves
 
 docs: $(VENV)/.dev  ## the documentation's pages, in site/
+	$(BIN)/python -m docs.make_api
 	$(BIN)/python -m zensical build --strict --clean
 
 types: $(VENV)/.dev $(PAGES)/node_modules/.ready  ## the pages' types, from our OpenAPI document

@@ -1,4 +1,7 @@
-"""`python -m docs.make_api`: writes docs/reference/api.md from the two OpenAPI documents; a test keeps them equal."""
+"""Write docs/reference/api.md from the two OpenAPI documents: `python -m docs.make_api`, which `make docs` runs first.
+
+The page is not in git.
+"""
 
 from __future__ import annotations
 
@@ -16,36 +19,37 @@ PAGE = Path(__file__).parent / "reference" / "api.md"
 _HEAD = """\
 # The HTTP API
 
-Made from the OpenAPI document by `python -m docs.make_api`; a test keeps the two equal. A running server has the
-document at `/api/v1/openapi.json` and a page to try it out at `/docs`.
+Generated from the OpenAPI documents. A running server has the control API's at `/api/v1/openapi.json`, with a page to
+try it out at `/docs`, and the prediction service's at `/openapi.json` on its own port.
 
 Send a key as `Authorization: Bearer <id>.<secret>`. Errors are problem details (RFC 9457,
 `application/problem+json`) with `type`, `title`, `status`, `detail`, `request_id`, and where they apply `pointer`,
-`received`, `expected`, `fix` and a list of `errors`; the prediction protocols answer `{"error": "..."}`, as theirs
-say. Predictions (`/v1`, `/v2`) are the prediction service's, on a port of its own; the API forwards to it.
+`received`, `expected`, `fix` and a list of `errors`; the prediction protocols answer `{"error": "..."}`, as their
+specifications require. Predictions (`/v1`, `/v2`) are served by the prediction service on its own port; the API
+forwards them.
 
-Lists are paged by `limit` and `cursor`. POSTs that make a run
-take an `Idempotency-Key`: the same key again gets the same run.
+Lists are paged with `limit` and `cursor`. A POST that creates a run accepts an `Idempotency-Key`: repeating the key
+returns the same run.
 """
 
 
 def documents() -> tuple[dict[str, Any], dict[str, Any]]:
-    """The OpenAPI documents of the control API and of the prediction service, over an empty database."""
+    """Return the OpenAPI documents of the control API and the prediction service, made over an empty database."""
     from services.control import app as control
     from services.predict import app as predict
 
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(home=Path(folder))
         migrations.upgrade(settings.resolved_database_url)
-        made, asked = control.create_app(settings), predict.create_app(settings)
-        found = json.loads(json.dumps(made.openapi())), json.loads(json.dumps(asked.openapi()))
-        made.state.context.engine.dispose()
-        asked.state.service.engine.dispose()
-    return found
+        control_app, predict_app = control.create_app(settings), predict.create_app(settings)
+        specs = json.loads(json.dumps([control_app.openapi(), predict_app.openapi()]))
+        control_app.state.context.engine.dispose()
+        predict_app.state.service.engine.dispose()
+    return specs[0], specs[1]
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page: both documents merged."""
     control, predict = documents()
     predict["paths"] = {path: item for path, item in predict["paths"].items() if path.startswith("/v")}
     control["paths"] |= predict["paths"]
@@ -54,16 +58,13 @@ def page() -> str:
 
 
 def markdown(spec: dict[str, Any]) -> str:
-    """The page of an OpenAPI document."""
+    """Render an OpenAPI document as Markdown."""
     parts = [_HEAD]
     operations = [
-        (path, method, operation)
-        for path, item in spec["paths"].items()
-        for method, operation in item.items()
-        if method in ("get", "put", "post", "patch", "delete", "head")
+        (path, method, operation) for path, item in spec["paths"].items() for method, operation in item.items()
     ]
     tags = dict.fromkeys(_tag(operation) for _, _, operation in operations)
-    for tag in sorted(tags, key=lambda tag: tag == "operations"):  # the operator's own come last
+    for tag in sorted(tags, key=lambda tag: tag == "operations"):  # operators' routes come last
         parts.append(f"## {tag.capitalize()}\n")
         for path, method, operation in operations:
             if _tag(operation) == tag:
@@ -86,11 +87,12 @@ def _operation(path: str, method: str, operation: dict[str, Any], spec: dict[str
     if parameters:
         yield "| parameter | in | type | |"
         yield "|---|---|---|---|"
-        for one in parameters:
-            name = f"`{one['name']}`" + (" (needed)" if one.get("required") and one["in"] != "path" else "")
-            schema = one.get("schema", {})
-            text = one.get("description") or schema.get("description") or ""
-            yield f"| {name} | {one['in']} | {_cell(_type(schema))} | {_cell(text)} |"
+        for parameter in parameters:
+            required = parameter.get("required") and parameter["in"] != "path"
+            name = f"`{parameter['name']}`" + (" (required)" if required else "")
+            schema = parameter.get("schema", {})
+            text = parameter.get("description") or schema.get("description") or ""
+            yield f"| {name} | {parameter['in']} | {_cell(_type(schema))} | {_cell(text)} |"
         yield ""
     body = operation.get("requestBody")
     if body:
@@ -98,33 +100,33 @@ def _operation(path: str, method: str, operation: dict[str, Any], spec: dict[str
         yield "Body: " + ", ".join(f"{shape} as `{kind}`" for kind, shape in kinds.items()) + "\n"
     yield "| status | |"
     yield "|---|---|"
-    for status, answer in operation.get("responses", {}).items():
-        yield f"| {status} | {_cell(_answer(_resolved(answer, spec)))} |"
+    for status, response in operation.get("responses", {}).items():
+        yield f"| {status} | {_cell(_response(_resolved(response, spec)))} |"
 
 
-def _answer(answer: dict[str, Any]) -> str:
-    shapes = {kind: _type(content.get("schema", {})) for kind, content in (answer.get("content") or {}).items()}
-    told = ", ".join(f"{shape} as `{kind}`" for kind, shape in shapes.items() if shape != "any")
-    return ". ".join(part for part in (answer.get("description", "").rstrip("."), told) if part)
+def _response(response: dict[str, Any]) -> str:
+    shapes = {kind: _type(content.get("schema", {})) for kind, content in (response.get("content") or {}).items()}
+    bodies = ", ".join(f"{shape} as `{kind}`" for kind, shape in shapes.items() if shape != "any")
+    return ". ".join(part for part in (response.get("description", "").rstrip("."), bodies) if part)
 
 
 def _resolved(value: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
     if "$ref" not in value:
         return value
-    found: Any = spec
+    target: Any = spec
     for key in value["$ref"].removeprefix("#/").split("/"):
-        found = found[key]
-    return dict(found)
+        target = target[key]
+    return dict(target)
 
 
 def _type(schema: dict[str, Any]) -> str:
-    """A schema in a few words, with links to the shapes below."""
+    """Describe a schema in a few words, linking to the shapes at the end of the page."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         return f"[{name}](#{_anchor(name)})"
-    for several in ("anyOf", "oneOf", "allOf"):
-        if several in schema:
-            return " or ".join(dict.fromkeys(_type(one) for one in schema[several]))
+    for union in ("anyOf", "oneOf", "allOf"):
+        if union in schema:
+            return " or ".join(dict.fromkeys(_type(member) for member in schema[union]))
     if "const" in schema:
         return f"`{json.dumps(schema['const'])}`"
     if "enum" in schema:
@@ -134,8 +136,8 @@ def _type(schema: dict[str, Any]) -> str:
         return f"list of {_type(schema.get('items', {}))}"
     if kind == "object" and isinstance(schema.get("additionalProperties"), dict):
         return f"mapping to {_type(schema['additionalProperties'])}"
-    named = schema.get("format")
-    return f"{kind} ({named})" if named else " or ".join(kind) if isinstance(kind, list) else str(kind)
+    format_name = schema.get("format")
+    return f"{kind} ({format_name})" if format_name else " or ".join(kind) if isinstance(kind, list) else str(kind)
 
 
 def _schemas(spec: dict[str, Any]) -> Iterator[str]:
@@ -150,7 +152,7 @@ def _schemas(spec: dict[str, Any]) -> Iterator[str]:
         yield "| member | type | |"
         yield "|---|---|---|"
         for member, shape in properties.items():
-            optional = "" if member in schema.get("required", []) else " (may be left out)"
+            optional = "" if member in schema.get("required", []) else " (optional)"
             yield f"| `{member}`{optional} | {_cell(_type(shape))} | {_cell(shape.get('description', ''))} |"
         yield ""
 
@@ -164,5 +166,4 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.parent.mkdir(exist_ok=True)
     PAGE.write_text(page())

@@ -1,29 +1,37 @@
-"""The OpenAPI documents: linted, turned into the reference, and into a client in another language that predicts."""
+"""The OpenAPI documents: rendered as the reference page, linted, and used to generate a client that predicts."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from docs.make_api import PAGE, page
+from docs.make_api import documents, page
 from tests.conftest import PROJECT, Server, get_text
 
 EXAMPLE = PROJECT / "examples" / "typescript"
 needs_npm = pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not on the PATH")
 
 
-def test_the_reference_is_up_to_date() -> None:
-    assert PAGE.read_text() == page(), "python -m docs.make_api"
+def test_the_reference_page_names_every_route_and_shape() -> None:
+    text = page()
+    for spec, prefix in zip(documents(), ("/", "/v"), strict=True):
+        for path, item in spec["paths"].items():
+            for method in item:
+                assert not path.startswith(prefix) or text.count(f"\n### `{method.upper()} {path}`\n") == 1, path
+        for shape in spec["components"]["schemas"]:
+            assert text.count(f"\n### {shape}\n") == 1, shape
+    assert not re.search(r"\]\(#\)|\bNone\b", text)
 
 
 @pytest.fixture(scope="session")
 def typescript(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example beside both documents of the running server, with what it needs installed."""
+    """The example with its packages installed, beside both documents of the running server."""
     folder = tmp_path_factory.mktemp("typescript")
     shutil.copytree(
         EXAMPLE, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("node_modules", "dist", "*.json")
@@ -55,8 +63,8 @@ def test_a_generated_typescript_client_compiles_and_gets_a_prediction(typescript
     npm(typescript, "run", "generate")
     npm(typescript, "run", "build")
     environment = {"FITSERVE_URL": server.base_url, "FITSERVE_PREDICT_URL": server.predict_url}
-    told = npm(typescript, "run", "--silent", "start", FITSERVE_API_KEY=server.token, **environment)
-    rows = [json.loads(line) for line in told.splitlines()]
+    output = npm(typescript, "run", "--silent", "start", FITSERVE_API_KEY=server.token, **environment)
+    rows = [json.loads(line) for line in output.splitlines()]
     assert [row["x1"] for row in rows] == [0, 5]
     inner, outer = (dict(row["scores"]) for row in rows)
     assert max(inner, key=inner.__getitem__) != max(outer, key=outer.__getitem__)

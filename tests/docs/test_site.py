@@ -1,4 +1,4 @@
-"""The documentation builds without a warning, its links hold, and nothing in it comes from elsewhere."""
+"""The documentation builds without a warning, its links resolve, and its pages load nothing from other hosts."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 import pytest
 
+from docs import make_api
 from tests.conftest import PROJECT
 
 DOCS = PROJECT / "docs"
 
 
 class Page(HTMLParser):
-    """A page's anchors, links, and what a browser loads with it."""
+    """A page's anchors, its links, and the resources that a browser loads with it."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -29,21 +30,22 @@ class Page(HTMLParser):
         self.feed(path.read_text())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = {name: value or "" for name, value in attrs}
-        self.ids |= {given[name] for name in ("id", "name") if name in given}
-        if tag == "a" and "href" in given:
-            self.links.append(given["href"])
-        if tag in ("script", "img", "iframe") and "src" in given:
-            self.loaded.append(given["src"])
-        if tag == "link" and given.get("rel") != "canonical" and "href" in given:
-            self.loaded.append(given["href"])
+        values = {name: value or "" for name, value in attrs}
+        self.ids |= {values[name] for name in ("id", "name") if name in values}
+        if tag == "a" and "href" in values:
+            self.links.append(values["href"])
+        if tag in ("script", "img", "iframe") and "src" in values:
+            self.loaded.append(values["src"])
+        if tag == "link" and values.get("rel") != "canonical" and "href" in values:
+            self.loaded.append(values["href"])
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built pages."""
+    """The built pages, with the API reference generated into a copy of docs/."""
     folder = tmp_path_factory.mktemp("docs")
     shutil.copytree(DOCS, folder / "docs", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "docs" / "reference" / "api.md").write_text(make_api.page())
     (folder / "zensical.toml").write_text((PROJECT / "zensical.toml").read_text())
     done = subprocess.run(
         [sys.executable, "-m", "zensical", "build", "--strict", "--clean"],
@@ -53,24 +55,24 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         timeout=120,
         check=False,
     )
-    said = done.stdout + done.stderr
-    assert done.returncode == 0, said[-3000:]
-    assert "Warning" not in said
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output[-3000:]
+    assert "Warning" not in output
     return folder / "site"
 
 
 def test_every_page_is_built_and_in_the_navigation(site: Path) -> None:
     nav = set(re.findall(r'"([\w/-]+\.md)"', (PROJECT / "zensical.toml").read_text()))
-    there = {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")}
-    assert nav == there
+    pages = {str(path.relative_to(DOCS)) for path in [*DOCS.rglob("*.md"), make_api.PAGE]}
+    assert nav == pages
     assert tomllib.loads((PROJECT / "zensical.toml").read_text())["project"]["theme"]["font"] is False
-    for path in there:
+    for path in pages:
         built = site / path.removesuffix("index.md").removesuffix(".md") / "index.html"
         assert built.is_file(), path
     assert not list(site.rglob("*.py"))
 
 
-def test_links_and_what_pages_load_hold(site: Path) -> None:
+def test_links_and_resources_resolve(site: Path) -> None:
     pages = {path: Page(path) for path in site.rglob("*.html") if path.name != "404.html"}
     base = "https://docs.example/"
     assert len(pages) > 20
@@ -88,7 +90,7 @@ def test_links_and_what_pages_load_hold(site: Path) -> None:
                 assert unquote(target.fragment) in pages[file].ids, f"{path.relative_to(site)}: {link}"
 
 
-def test_links_of_the_files_beside_the_source_hold() -> None:
+def test_links_in_the_root_documents_resolve() -> None:
     for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"):
         for link in re.findall(r"\]\(([^)#\s]+)", (PROJECT / name).read_text()):
             assert "://" in link or (PROJECT / link).exists(), f"{name}: {link}"
