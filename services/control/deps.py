@@ -1,20 +1,25 @@
-"""What the control API's handlers work with; made once, in `create_app`."""
+"""Parameters that the control API's handlers share: the application's resources, the caller, names, cursors, headers.
+
+A handler names them in its signature (`caller: Reader, ctx: Ctx`) and FastAPI supplies and validates them.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from fastapi import Request
+from fastapi import Depends, Header, Path, Query, Request
 from sqlalchemy import Engine
 
 from fitserve.blobs import BlobStore
 from fitserve.queue import Publisher
 from fitserve.settings import Settings
+from services.shell.auth import Caller, caller_of, require
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Settings, database, blobs and the way to wake a worker."""
+    """Resources of the application, made once in `create_app`."""
 
     settings: Settings
     engine: Engine
@@ -23,6 +28,36 @@ class Context:
 
 
 def context(request: Request) -> Context:
-    """The dependency: the app's context."""
-    found: Context = request.app.state.context
-    return found
+    """Return the application's resources."""
+    ctx: Context = request.app.state.context
+    return ctx
+
+
+Ctx = Annotated[Context, Depends(context)]
+
+# Callers by the scope that their key must have. A query for what a caller may read takes `caller.owner_filter`.
+AnyCaller = Annotated[Caller, Depends(caller_of)]
+Reader = Annotated[Caller, Depends(require("read"))]
+Uploader = Annotated[Caller, Depends(require("upload"))]
+Trainer = Annotated[Caller, Depends(require("train"))]
+Predictor = Annotated[Caller, Depends(require("predict"))]
+Admin = Annotated[Caller, Depends(require("admin"))]
+
+# Path parameters
+ModelName = Annotated[str, Path(max_length=100)]
+VersionNumber = Annotated[int, Path(ge=1, le=2**31)]
+
+# Query parameters
+Limit = Annotated[int, Query(ge=1, le=1000)]
+Cursor = Annotated[str | None, Query(max_length=40)]
+TargetName = Annotated[str | None, Query(max_length=255, description="The first target if omitted")]
+Label = Annotated[str | None, Query(max_length=63)]
+
+# Headers
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key", description="A request repeated with the same key returns the same run", max_length=255
+    ),
+]
+IfNoneMatch = Annotated[str | None, Header()]

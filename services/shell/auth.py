@@ -28,8 +28,13 @@ class Caller(Identity):
     def is_admin(self) -> bool:
         return "admin" in self.scopes
 
+    @property
+    def owner_filter(self) -> str | None:
+        """The owner to restrict a query to; None for an admin, who sees every owner's."""
+        return None if self.is_admin else self.owner
+
     def sees(self, owner: str, shared: bool = False) -> bool:
-        """Whether something of that owner is visible to this caller."""
+        """Return whether something of `owner` is visible to this caller."""
         return self.is_admin or shared or owner == self.owner
 
 

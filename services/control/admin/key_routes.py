@@ -44,7 +44,7 @@ def list_keys(
 ) -> list[KeyInfo]:
     """An admin sees all of them, others their own."""
     with db.reading(ctx.engine) as session:
-        found = api_keys.listing(session, None if caller.is_admin else caller.owner)
+        found = api_keys.listing(session, caller.owner_filter)
         return [KeyInfo.model_validate(key) for key in found]
 
 

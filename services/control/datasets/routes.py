@@ -122,7 +122,7 @@ def list_datasets(
 ) -> DatasetPage:
     """The newest first. An admin sees all, others their own and what is shared."""
     with db.reading(ctx.engine) as session:
-        owner = None if caller.is_admin else caller.owner
+        owner = caller.owner_filter
         rows, following = store.listing(session, owner, limit=limit, cursor=cursor, name=name)
         return DatasetPage(items=[DatasetInfo.model_validate(row) for row in rows], next_cursor=following)
 
@@ -164,7 +164,7 @@ def create_sample(body: SampleRequest, response: Response, caller: Uploader, ctx
 
 def _found(ctx: Context, caller: Caller, ref: str) -> Dataset:
     with db.reading(ctx.engine) as session:
-        return store.get(session, None if caller.is_admin else caller.owner, ref)
+        return store.get(session, caller.owner_filter, ref)
 
 
 def _mine(ctx: Context, caller: Caller, ref: str) -> Dataset:

@@ -74,7 +74,7 @@ def apply_finding(
     """The child has this run as its parent; `lineage` says whether the change helped."""
     found = studied(ctx, caller, run_id)
     with db.reading(ctx.engine) as session:
-        queries.own(session, run_id, None if caller.is_admin else caller.owner)
+        queries.own(session, run_id, caller.owner_filter)
     ended(found)
     findings = diagnose(found.record)
     if n > len(findings):
@@ -126,7 +126,7 @@ def _submit(found: Studied, caller: Caller, body: Any, key: create.Key | None, s
 def get_lineage(run_id: str, caller: Reader, ctx: Ctx) -> Lineage:
     """The run's family, by spec. Runs that differ in their seeds alone are one group."""
     with db.reading(ctx.engine) as session:
-        run = trains(queries.get(session, run_id, None if caller.is_admin else caller.owner))
+        run = trains(queries.get(session, run_id, caller.owner_filter))
         return lineage.lineage(session, run, lambda one: caller.sees(one.owner, one.shared))
 
 

@@ -142,7 +142,7 @@ def predictor(session: onnxruntime.InferenceSession, output: str) -> Predict:
 def studied(ctx: Context, caller: Caller, run_id: str) -> Studied:
     """A run with its record. Raises NotFound, NotYet."""
     with db.reading(ctx.engine) as session:
-        run = trains(queries.get(session, run_id, None if caller.is_admin else caller.owner))
+        run = trains(queries.get(session, run_id, caller.owner_filter))
         facts = datasets.facts_of(session.get_one(Dataset, run.dataset_id))
         result = run.result or {}
         kept = result.get("best_trial")

@@ -52,7 +52,7 @@ def predict_dataset(
         if not caller.sees(model.owner, model.shared):
             raise NotFound(f"No model {name[:63]}.", received=name[:100])
         version, artifact = _chosen(session, name, body)
-        dataset = store.get(session, None if caller.is_admin else caller.owner, body.dataset)
+        dataset = store.get(session, caller.owner_filter, body.dataset)
     wanted = store.check_name(body.name or f"{dataset.name[:40]}-{name[:12]}-v{version}")
     resolved = {"model": name, "version": version, "artifact": artifact, "dataset": dataset.id, "name": wanted}
     new = NewRun(

@@ -41,7 +41,7 @@ def list_models(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Annotated[str | None, Query(max_length=63)] = None,
 ) -> Page[ModelInfo]:
-    owner = None if caller.is_admin else caller.owner
+    owner = caller.owner_filter
     with db.reading(ctx.engine) as session:
         rows = registry.listing(session, owner=owner, after=cursor or "", limit=limit + 1)
         items = [ModelInfo.model_validate(row) for row in rows[:limit]]

@@ -27,7 +27,7 @@ def check(ctx: Context, caller: Caller, body: bytes, content_type: str) -> Check
     limits = ctx.settings.limits
     asked = parse_text(body, content_type, limits)
     with db.reading(ctx.engine) as session:
-        dataset = store.get(session, None if caller.is_admin else caller.owner, asked.dataset.ref)
+        dataset = store.get(session, caller.owner_filter, asked.dataset.ref)
         facts = datasets.facts_of(dataset)
         if asked.model is not None:
             registry.check_name(session, asked.model, caller.owner)

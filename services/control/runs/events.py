@@ -46,7 +46,7 @@ def list_epochs(
 ) -> Page[EpochInfo]:
     last_trial, last_epoch = map(int, cursor.split(".")) if cursor else (-1, 0)
     with db.reading(ctx.engine) as session:
-        run = queries.get(session, run_id, None if caller.is_admin else caller.owner)
+        run = queries.get(session, run_id, caller.owner_filter)
         found = queries.epochs(session, run.id, after=(last_trial, last_epoch), trial=trial, limit=limit + 1)
         items = [EpochInfo.model_validate(epoch) for epoch in found[:limit]]
         rows = _rows_an_epoch(run)
@@ -84,7 +84,7 @@ async def list_events(
     cursor: Annotated[int, Query(ge=0, le=_LARGEST_ID, description="Events after this id")] = 0,
 ) -> Response:
     """With `Accept: text/event-stream` a stream, resumed by `Last-Event-ID`: nothing missed, nothing twice."""
-    owner = None if caller.is_admin else caller.owner
+    owner = caller.owner_filter
     if STREAM not in accept:
         found = await anyio.to_thread.run_sync(_events, ctx, run_id, owner, cursor, limit + 1)
         items = [EventInfo.model_validate(event) for event in found[:limit]]

@@ -258,7 +258,7 @@ def _again(
 
 
 def _owner(caller: Caller) -> str | None:
-    return None if caller.is_admin else caller.owner
+    return caller.owner_filter
 
 
 def whole(session: Session, run: Run) -> RunInfo:
