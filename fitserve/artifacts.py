@@ -10,9 +10,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fitserve.blobs import BlobStore, Corrupt, Stored
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 FORMAT = 1
 
@@ -56,3 +59,18 @@ def read(blobs: BlobStore, sha256: str) -> Artifact:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise Corrupt(f"Artifact {sha256} has a format that this release does not read.")
     return Artifact(sha256, manifest)
+
+
+def onnx_session(graph: bytes | Path, threads: int = 1) -> onnxruntime.InferenceSession:
+    """Open an ONNX graph on the CPU. Every process that runs a network runs it with these options.
+
+    One thread by default: requests run in parallel, and a small network is slower on several threads.
+    """
+    import onnxruntime  # a third of a second; most users of this module never run a graph
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors only
+    source = graph if isinstance(graph, bytes) else str(graph)
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import pyarrow as pa
 import pyarrow.parquet as pq
 from sqlalchemy import Engine, select
@@ -281,10 +280,7 @@ class Serving:
         manifest = artifacts.read(blobs, artifact).manifest
         self.encoder = Encoder.from_json(manifest["encoder"])
         self.outputs = manifest["outputs"]
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        data = blobs.read(manifest["onnx"]["sha256"])
-        self.session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        self.session = artifacts.onnx_session(blobs.read(manifest["onnx"]["sha256"]), threads)
 
     def predict(self, table: pa.Table) -> pa.Table:
         """The predictions of a table's rows: a column for each unit, and the label of a classification."""

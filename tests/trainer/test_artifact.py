@@ -84,7 +84,7 @@ def test_keras_and_the_serving_path_agree_on_raw_columns(trained: tuple[Any, pa.
     result, table = trained
     encoder = Encoder.from_json(result.manifest["encoder"])
     model = keras.models.load_model(result.files["keras"], safe_mode=True)
-    session = exporting.open_session(result.files["onnx"])
+    session = exporting.onnx_session(result.files["onnx"])
     served = exporting.serve(session, encoder, table)
     expected = model(
         {n: keras.ops.convert_to_tensor(v) for n, v in exporting.raw_values(encoder, table).items()}, training=False
@@ -114,7 +114,7 @@ def test_the_keras_model_works_without_our_code(trained: tuple[Any, pa.Table], t
         cwd=tmp_path, capture_output=True, text=True, env={"PATH": "", "TF_CPP_MIN_LOG_LEVEL": "3"}, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    served = exporting.serve(exporting.open_session(result.files["onnx"]), encoder, table.slice(0, 3))
+    served = exporting.serve(exporting.onnx_session(result.files["onnx"]), encoder, table.slice(0, 3))
     np.testing.assert_allclose(json.loads(done.stdout.splitlines()[-1])["sold"], served["sold"], rtol=1e-5, atol=1e-6)
 
 

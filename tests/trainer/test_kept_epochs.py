@@ -36,7 +36,7 @@ def spec(epochs: int, **training: Any) -> dict[str, Any]:
 
 def answers(files: dict[str, Path], manifest: dict[str, Any]) -> Any:
     encoder = Encoder.from_json(manifest["encoder"])
-    (values,) = exporting.serve(exporting.open_session(files["onnx"]), encoder, table()).values()
+    (values,) = exporting.serve(exporting.onnx_session(files["onnx"]), encoder, table()).values()
     return values
 
 

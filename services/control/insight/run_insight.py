@@ -119,10 +119,7 @@ class Studied:
             if member is not None:
                 with zipfile.ZipFile(io.BytesIO(data)) as archive:
                     data = archive.read(member)
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = options.inter_op_num_threads = 1
-            options.log_severity_level = 3
-            return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"]), 2 * len(data)
+            return artifacts.onnx_session(data), 2 * len(data)
 
         found: onnxruntime.InferenceSession = _MEMORY.get((kind, blob.sha256, member), load)
         return found

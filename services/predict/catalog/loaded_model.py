@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
+from fitserve.artifacts import onnx_session
 from services.predict.serving.rows import Columns, Rows
 from services.predict.serving.timing import Timing
 
@@ -58,10 +58,7 @@ class Network:
         )
         self.names = [output.name for output in self.outputs]
         self.single = len(self.outputs) == 1
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        self.session = ort.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+        self.session = onnx_session(onnx)
         produced = {value.name for value in self.session.get_outputs()}
         if missing := [name for name in self.names if name not in produced]:
             raise ValueError(f"The graph has no outputs {missing}.")

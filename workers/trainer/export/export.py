@@ -15,6 +15,7 @@ import onnx
 import onnxruntime
 import pyarrow as pa
 
+from fitserve.artifacts import onnx_session
 from fitserve.datasets.target_encoding import FittedTarget, TargetEncoder
 from fitserve.encoding.coercion import texts_of
 from fitserve.encoding.encoder import Encoder
@@ -47,7 +48,7 @@ def export(
     files = {"keras": folder / "model.keras", "onnx": folder / "model.onnx"}
     raw.save(files["keras"])
     files["onnx"].write_bytes(_graph(network, targets, report).SerializeToString())
-    session = open_session(files["onnx"])
+    session = onnx_session(files["onnx"])
     parity = compare(raw, session, encoder, targets, held_out.slice(0, PARITY_ROWS))
     if not parity["max_rel"] <= PARITY_LIMIT:
         raise TrainingFailed(
@@ -125,14 +126,6 @@ def serve(session: onnxruntime.InferenceSession, encoder: Encoder, rows: pa.Tabl
     names = [output.name for output in session.get_outputs()]
     inputs = {i.name: encoded[i.name] for i in session.get_inputs()}
     return dict(zip(names, session.run(names, inputs), strict=True))
-
-
-def open_session(path: Path) -> onnxruntime.InferenceSession:
-    """As the prediction service opens it: one thread."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def _graph(network: keras.Model, targets: TargetEncoder, report: Reporter) -> onnx.ModelProto:
