@@ -19,7 +19,7 @@ from fitserve import db
 from fitserve.errors import BadInput, Conflict, NotFound, Unauthenticated
 from fitserve.ids import new_id
 from fitserve.tables import Key
-from fitserve.wire.keys import NO_QUOTAS, Quotas
+from fitserve.wire.admin import NO_QUOTAS, Quotas
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 LIVE_KEYS = 2  # of one owner under one name: the old and the new, while a rotation lasts
@@ -98,7 +98,7 @@ def create(
         name=name,
         scopes=list(wanted),
         models=None if models is None else sorted(set(models)),
-        quotas=(quotas.set_ones() or None) if quotas else None,
+        quotas=(quotas.model_dump(exclude_none=True) or None) if quotas else None,
         created_at=at,
         expires_at=expires_at,
     )

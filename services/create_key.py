@@ -15,7 +15,7 @@ import migrations
 from fitserve import api_keys, db
 from fitserve.errors import FitserveError
 from fitserve.settings import Settings
-from fitserve.wire.keys import KeyRequest, NewKey
+from fitserve.wire.admin import KeyRequest, NewKey
 
 
 def make(settings: Settings, request: KeyRequest) -> NewKey:

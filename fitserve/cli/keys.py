@@ -17,7 +17,7 @@ from fitserve.cli.session import Session, command
 from fitserve.errors import BadInput
 
 if TYPE_CHECKING:
-    from fitserve.wire.keys import NewKey
+    from fitserve.wire.admin import NewKey
 
 keys = typer.Typer(no_args_is_help=True, help="API keys: make, list, revoke.")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -95,7 +95,7 @@ def create(
 
 def _in_the_database(body: dict[str, Any]) -> NewKey:
     """A key made by the server's own code, in another process. Raises BadInput with what it said."""
-    from fitserve.wire.keys import NewKey
+    from fitserve.wire.admin import NewKey
 
     command = [sys.executable, "-m", "services.create_key"]
     done = subprocess.run(command, input=json.dumps(body), capture_output=True, text=True, check=False)

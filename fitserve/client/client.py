@@ -16,7 +16,7 @@ from fitserve.client.models import Models
 from fitserve.client.retry import Patience
 from fitserve.client.runs import Runs
 from fitserve.client.server_address import Address
-from fitserve.wire.system import AuditEntry, SystemInfo
+from fitserve.wire.admin import AuditEntry, SystemInfo
 
 TIMEOUT = 60.0  # seconds without a byte
 

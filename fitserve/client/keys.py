@@ -7,7 +7,7 @@ from datetime import datetime
 
 from fitserve.client.connection import Resource, ask, ask_json, pages
 from fitserve.client.effects import Call, Listing, M, Operation, listing, operation
-from fitserve.wire.keys import KeyInfo, NewKey
+from fitserve.wire.admin import KeyInfo, NewKey
 
 
 class Keys(Resource[M]):

@@ -9,8 +9,7 @@ from urllib.parse import quote
 from fitserve.client.connection import ask, ask_json
 from fitserve.client.dataframes import plain
 from fitserve.client.effects import Bound, Call, M, Operation, operation
-from fitserve.wire.live import DriftReport, FeedbackAnswer
-from fitserve.wire.traffic import Traffic
+from fitserve.wire.models import DriftReport, FeedbackAnswer, Traffic
 
 
 class Live(Bound[M]):

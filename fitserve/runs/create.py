@@ -20,7 +20,7 @@ from fitserve.runs.history import CREATED, say
 from fitserve.settings import Limits
 from fitserve.states import RunState
 from fitserve.tables import Idempotency, Run
-from fitserve.wire.keys import NO_QUOTAS, Quotas
+from fitserve.wire.admin import NO_QUOTAS, Quotas
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from fitserve.errors import TooMany
 from fitserve.settings import Limits
 from fitserve.states import TRIAL, RunState
 from fitserve.tables import Key, Run
-from fitserve.wire.keys import Quotas
+from fitserve.wire.admin import Quotas
 
 _DAY = timedelta(hours=24)
 

@@ -1,1 +1,19 @@
-"""The shapes of the API, one file a noun. The spec has its own package, `fitserve.spec`."""
+"""Request and response bodies of the API: one module per noun, as in `services/control`.
+
+A run's spec is `fitserve.spec`.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+from pydantic import BaseModel, Field
+
+Item = TypeVar("Item")
+
+
+class Page(BaseModel, Generic[Item]):
+    """One page of a list."""
+
+    items: list[Item]
+    next_cursor: str | None = Field(None, description="Pass as `cursor` to get the next page; null on the last page")

@@ -1,11 +1,11 @@
-"""Models, versions and labels as the control API shows them."""
+"""Models, versions, labels; the live traffic, drift and ground truth of a served model."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class VersionInfo(BaseModel):
@@ -23,16 +23,16 @@ class VersionInfo(BaseModel):
 
 
 class LabelInfo(BaseModel):
-    """A movable name of a version."""
+    """A movable name for a version."""
 
     model_config = ConfigDict(from_attributes=True)
 
     label: str
     version: int
-    artifact: str | None = Field(description="A kept checkpoint's artifact, else null: the version's own")
-    weight: float = Field(description="Share of the requests without a version, 0 to 1")
-    shadow: bool = Field(description="Gets a copy of the traffic; its answers are only measured")
-    previous: int | None = Field(description="Where a roll-back goes")
+    artifact: str | None = Field(description="Artifact of a kept epoch; null for the version's own artifact")
+    weight: float = Field(description="Share of the requests that name no version, 0 to 1")
+    shadow: bool = Field(description="Receives a copy of the traffic; its answers are measured, never returned")
+    previous: int | None = Field(description="The version that a rollback restores")
     updated_at: datetime
 
 
@@ -45,12 +45,12 @@ class ModelInfo(BaseModel):
     owner: str
     shared: bool
     loaded: bool
-    generation: int = Field(description="Moves with every change")
+    generation: int = Field(description="Incremented by every change")
     created_at: datetime
 
 
 class ModelDetail(ModelInfo):
-    """A model with its versions (newest first) and labels. `serving` answers requests without a version."""
+    """A model with its versions (newest first) and labels. `serving` answers requests that name no version."""
 
     serving: int | None
     versions: list[VersionInfo]
@@ -58,28 +58,165 @@ class ModelDetail(ModelInfo):
 
 
 class ModelPatch(BaseModel):
-    """What may be changed of a model."""
+    """Changes to a model."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    shared: bool | None = Field(None, description="Whether other owners see it")
+    shared: bool | None = Field(None, description="Whether other owners can see it")
     loaded: bool | None = Field(None, description="Whether the prediction service holds it in memory")
 
 
 class LabelRequest(BaseModel):
-    """Where a label shall point. What is left out stays as it was."""
+    """Target of a label. Omitted settings keep their value."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     version: int = Field(ge=1)
-    epoch: int | None = Field(None, ge=1, description="A kept epoch of the version's run, instead of its best")
+    epoch: int | None = Field(None, ge=1, description="A kept epoch of the version's run, instead of its best epoch")
     weight: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
     shadow: bool | None = None
 
 
 class RollbackRequest(BaseModel):
-    """Which label goes back to the version it named before."""
+    """The label to point back at its previous version."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     label: str = "champion"
+
+
+class PredictionRequest(BaseModel):
+    """A batch prediction. Without `version` and `label`, the champion or the newest version predicts."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    dataset: str = Field(max_length=120, description="A dataset's id, name, or name@version")
+    version: int | None = Field(None, ge=1, le=2**31)
+    label: str | None = Field(None, max_length=63)
+    name: str | None = Field(None, max_length=63, description="Name of the dataset to create")
+
+
+class Bucket(BaseModel):
+    """Number of requests answered within a time."""
+
+    le: float | None = Field(description="Upper bound in seconds; null for no bound")
+    count: int
+
+
+class VersionTraffic(BaseModel):
+    """Counters of one version since the prediction processes started."""
+
+    version: str
+    requests: int
+    seconds: float = Field(description="Total time spent answering")
+    rows: int
+    buckets: list[Bucket] = Field(description="Cumulative latency histogram, as in Prometheus")
+
+
+class Traffic(BaseModel):
+    """Traffic of a model by version. The difference between two readings gives a rate and a latency."""
+
+    model: str
+    at: datetime
+    processes: int = Field(description="Prediction processes counted: those of the replica that was scraped")
+    versions: list[VersionTraffic]
+
+
+class BinShare(BaseModel):
+    """One bin's share of the training rows and of the requested rows."""
+
+    bin: str
+    training: float
+    asked: float
+
+
+class Drifted(BaseModel):
+    """Distance between a live distribution and its training distribution."""
+
+    kind: str = Field(description="numeric, text (compared by length), categorical")
+    rows: int
+    psi: float | None = Field(description="Population stability index; null if there are too few rows")
+    verdict: str = Field(description="too few rows, stable (below 0.1), moved, drifted (above 0.25)")
+    missing: float | None = Field(description="Share of requested rows with a missing value")
+    training_missing: float
+    bins: list[BinShare]
+
+
+class ColumnDrift(Drifted):
+    """Drift of an input column."""
+
+    column: str
+
+
+class OutputDrift(Drifted):
+    """Drift of an output: `classes` and `scores` of a classification, `values` of a regression."""
+
+    output: str
+    part: str
+
+
+class LiveFigure(BaseModel):
+    """Accuracy or error of a version's predictions against the ground truth that was posted."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    version: int
+    output: str
+    task: str
+    rows: int
+    accuracy: float | None
+    rmse: float | None
+    mae: float | None
+
+
+class DriftReport(BaseModel):
+    """A model's inputs and outputs over a sliding window, compared with its training rows."""
+
+    model: str
+    version: int
+    window_seconds: float
+    rows: int = Field(description="Rows measured; a sample at high request rates")
+    psi: float | None = Field(description="The largest index of any column")
+    verdict: str
+    columns: list[ColumnDrift] = Field(description="Largest drift first")
+    outputs: list[OutputDrift]
+    live: list[LiveFigure] = Field(description="Quality by ground truth, if any was posted")
+
+
+Truth = bool | float | str | list[bool | float | str]
+
+
+class Outcome(BaseModel):
+    """Ground truth of one row, joined by its prediction id or sent together with what was predicted."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str = Field(max_length=64, pattern=r"^[A-Za-z0-9._:-]{1,64}$", description="X-Prediction-ID of the request")
+    row: int = Field(0, ge=0, lt=100_000, description="Index of the row in that request, from 0")
+    output: str | None = Field(None, max_length=255, description="The target; required if there are several")
+    truth: Truth = Field(description="A label or a number; a list for a target of several numbers or labels")
+    predicted: Truth | None = Field(None, description="The prediction; if omitted, the one stored under the id")
+    version: int | None = Field(None, ge=1, le=2**31, description="The version that predicted; only with `predicted`")
+
+    @model_validator(mode="after")
+    def _predicted_with_version(self) -> Outcome:
+        if (self.predicted is None) != (self.version is None):
+            raise ValueError("`predicted` and `version` must be given together")
+        return self
+
+
+class FeedbackRequest(BaseModel):
+    """Ground truth of predicted rows."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    items: Annotated[list[Outcome], Field(min_length=1, max_length=1000)]
+
+
+class FeedbackAnswer(BaseModel):
+    """Result of posting ground truth."""
+
+    stored: int
+    repeated: int = Field(description="Items that were already stored; nothing is counted twice")
+    unknown: list[str] = Field(description="Ids without a stored prediction (yet)")
+    live: list[LiveFigure]

@@ -1,4 +1,4 @@
-"""Runs as the API shows them."""
+"""Runs, their epochs and their events."""
 
 from __future__ import annotations
 
@@ -19,52 +19,55 @@ class RunSummary(BaseModel):
 
     id: str
     kind: str = Field(
-        description="`training`; `reproduction`: the parent again, to the letter; `trial`: one of the parent's trials"
+        description="`training`; `reproduction`: an exact repetition of the parent; `trial`: one of the parent's "
+        "trials; `prediction`: a batch prediction"
     )
     state: RunState
     owner: str
-    shared: bool = Field(False, description="Whether other owners may look at it")
-    model: str | None = Field(description="Registered under this name when it succeeds")
+    shared: bool = Field(False, description="Whether other owners can read it")
+    model: str | None = Field(description="Model that the run registers a version of when it succeeds")
     dataset_id: str
-    priority: int = Field(description="-100 to 100; higher goes first")
-    attempt: int = Field(description="Times that a worker has taken it up")
-    parent_id: str | None = Field(description="The run that this one repeats, or is a trial of")
+    priority: int = Field(description="-100 to 100; higher runs first")
+    attempt: int = Field(description="Number of times that a worker has claimed it")
+    parent_id: str | None = Field(description="The run that it repeats, changes, or is a trial of")
     result: dict[str, Any] | None
-    error: dict[str, Any] | None = Field(description="Of a failed run: `cause`, `detail` and evidence")
+    error: dict[str, Any] | None = Field(description="For a failed run: `cause`, `detail` and evidence")
     cancel_requested_at: datetime | None
     created_at: datetime
-    started_at: datetime | None = Field(description="Of the last attempt")
+    started_at: datetime | None = Field(description="Start of the last attempt")
     finished_at: datetime | None
 
 
 class RunPatch(BaseModel):
-    """What may be changed of a run."""
+    """Changes to a run."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    shared: bool = Field(description="Whether other owners may look at it, its epochs, events and insight")
+    shared: bool = Field(description="Whether other owners can read it with its epochs, events and insight")
 
 
 class QueuePlace(BaseModel):
-    """Where a queued run stands."""
+    """Position of a queued run."""
 
-    position: int = Field(description="Runs that go first; 0 is the next one")
-    estimated_start: datetime | None = Field(description="From recent runs and live workers; null where none lives")
+    position: int = Field(description="Number of runs ahead of it; 0 is next")
+    estimated_start: datetime | None = Field(
+        description="Estimated from recent runs and live workers; null without workers"
+    )
 
 
 class Progress(BaseModel):
-    """How far the last attempt has come."""
+    """Progress of the last attempt."""
 
     trial: int = Field(description="From 0")
-    epoch: int = Field(description="Epochs done in this trial")
+    epoch: int = Field(description="Epochs finished in this trial")
     trials: int
-    epochs: int = Field(description="Of each trial, if it does not stop early")
+    epochs: int = Field(description="Epochs of each trial, unless it stops early")
     logs: dict[str, Any] = Field(description="Keras's logs of the last epoch")
     estimated_finish: datetime | None
 
 
 class EpochDifference(BaseModel):
-    """The first epoch in which a reproduction did not repeat its parent."""
+    """The first epoch in which a reproduction differs from its parent."""
 
     trial: int
     epoch: int
@@ -73,28 +76,28 @@ class EpochDifference(BaseModel):
 
 
 class Reproduction(BaseModel):
-    """A reproduction, epoch by epoch, beside the run that it repeats."""
+    """A reproduction compared with its parent, epoch by epoch."""
 
     epochs_compared: int
-    equal: bool = Field(description="Every epoch so far has the same logs, to the bit")
+    equal: bool = Field(description="Whether the logs of all epochs so far are identical, bit by bit")
     first_difference: EpochDifference | None
 
 
 class RunInfo(RunSummary):
-    """A run, whole."""
+    """A run with its spec, queue position and progress."""
 
-    spec: dict[str, Any] = Field(description="As it was asked for")
-    resolved: dict[str, Any] = Field(description="With every default written out: send it again and get the same run")
+    spec: dict[str, Any] = Field(description="The spec as submitted")
+    resolved: dict[str, Any] = Field(description="The spec with every default filled in; submit it to repeat the run")
     estimates: dict[str, Any]
     spent_attempts: int = Field(description="Attempts that count towards the maximum")
-    checkpoint_epoch: int | None = Field(description="A lost worker's run goes on after this epoch")
+    checkpoint_epoch: int | None = Field(description="The epoch after which another worker resumes a lost attempt")
     queue: QueuePlace | None
     progress: Progress | None
     reproduction: Reproduction | None
 
 
 class Validation(BaseModel):
-    """A spec that would be accepted: what `validate_only=true` answers."""
+    """A valid spec: the answer to `validate_only=true`."""
 
     valid: Literal[True] = True
     resolved: dict[str, Any]
@@ -104,11 +107,11 @@ class Validation(BaseModel):
 
 
 class EventInfo(BaseModel):
-    """Something that happened to a run."""
+    """An event of a run."""
 
     model_config = ConfigDict(from_attributes=True)
 
-    id: int = Field(description="Grows; the cursor of the list, and the `id` of the stream")
+    id: int = Field(description="Increases; the list's cursor, and the `id` in a stream")
     run_id: str
     attempt: int
     level: Literal["info", "warn", "error"]
@@ -126,8 +129,8 @@ class EpochInfo(BaseModel):
     trial: int = Field(description="From 0")
     epoch: int = Field(description="From 1")
     attempt: int
-    logs: dict[str, Any] = Field(description="Keras's logs, and the learning rate; null where a value was not finite")
+    logs: dict[str, Any] = Field(description="Keras's logs and the learning rate; null for a value that is not finite")
     seconds: float
-    rows_per_second: float | None = Field(None, description="Training rows; of trials that train stacked, each's own")
+    rows_per_second: float | None = Field(None, description="Training rows per second, of this trial if stacked")
     layers: dict[str, Any] | None
     created_at: datetime

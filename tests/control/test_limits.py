@@ -14,7 +14,7 @@ from fitserve import api_keys, db
 from fitserve.runs import lease
 from fitserve.settings import Limits, Settings
 from fitserve.tables import Run
-from fitserve.wire.keys import Quotas
+from fitserve.wire.admin import Quotas
 from services.control.app import create_app
 
 TABLE = "a,y\n" + "".join(f"{n},{n % 2}\n" for n in range(40))

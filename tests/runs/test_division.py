@@ -17,7 +17,7 @@ from fitserve.runs import blob_references, finish, lease, queries, quotas, trial
 from fitserve.settings import Limits
 from fitserve.states import RunState
 from fitserve.tables import Worker
-from fitserve.wire.keys import NO_QUOTAS
+from fitserve.wire.admin import NO_QUOTAS
 from tests.runs.conftest import Submit
 from tests.runs.test_transitions import expire_lease, look, must, succeed
 

@@ -13,8 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from fitserve import db
 from fitserve.errors import BadInput, FitserveError
 from fitserve.tables import Audit
-from fitserve.wire.page import Page
-from fitserve.wire.system import AuditEntry
+from fitserve.wire import Page
+from fitserve.wire.admin import AuditEntry
 from services.control.deps import Context, context
 from services.shell import Caller, Router, require
 from services.shell.observe import route_template

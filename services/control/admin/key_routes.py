@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from fitserve import api_keys, db
 from fitserve.errors import Forbidden, NotFound
 from fitserve.tables import Key
-from fitserve.wire.keys import KeyInfo, KeyRequest, NewKey
+from fitserve.wire.admin import KeyInfo, KeyRequest, NewKey
 from services.control.deps import Context, context
 from services.shell import Caller, Router, require
 from services.shell.auth import COOKIE, caller_of

@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from fitserve import __version__, db
 from fitserve.runs import queries
 from fitserve.tables import Blob, Worker
-from fitserve.wire.system import StorageInfo, SystemInfo, WorkerInfo
+from fitserve.wire.admin import StorageInfo, SystemInfo, WorkerInfo
 from services.control.deps import Context, context
 from services.shell import Caller, Router, require
 

@@ -16,6 +16,7 @@ from fitserve.datasets.samples import SAMPLES, make_sample
 from fitserve.datasets.summary import facts_only
 from fitserve.errors import BadInput, Forbidden, NotFound, Problem
 from fitserve.tables import Dataset
+from fitserve.wire import Page
 from fitserve.wire.datasets import (
     DatasetDetail,
     DatasetInfo,
@@ -28,7 +29,6 @@ from fitserve.wire.datasets import (
     SampleRequest,
     UploadOptions,
 )
-from fitserve.wire.page import Page
 from services.control.datasets.ingest_pool import ingesting
 from services.control.datasets.upload_body import Upload, received
 from services.control.datasets.upload_options import BODY, FORM_BODY, RAW_BODY, options_of, query_options

@@ -8,7 +8,7 @@ from fastapi import Depends, Path, Query
 
 from fitserve import artifacts, db, drift, live_statistics, registry
 from fitserve.errors import NotFound
-from fitserve.wire.live import ColumnDrift, DriftReport, LiveFigure, OutputDrift
+from fitserve.wire.models import ColumnDrift, DriftReport, LiveFigure, OutputDrift
 from services.control.deps import Context, context
 from services.shell import Caller, Router, require
 

@@ -12,7 +12,7 @@ from fitserve import artifacts, db, live_statistics, registry, telemetry
 from fitserve.blobs import BlobStore
 from fitserve.encoding.coercion import as_label
 from fitserve.errors import BadInput, Forbidden, NotFound
-from fitserve.wire.live import FeedbackAnswer, FeedbackRequest, Outcome
+from fitserve.wire.models import FeedbackAnswer, FeedbackRequest, LiveFigure, Outcome
 from services.control.deps import Context, context
 from services.shell import Caller, Router, require
 
@@ -45,7 +45,12 @@ def post_feedback(
     unknown = [item.id for item, row in zip(body.items, rows, strict=True) if row is None]
     for outcome, count in (("stored", new), ("repeated", len(known) - new), ("unknown", len(unknown))):
         telemetry.FEEDBACK.labels(outcome).inc(count)
-    return FeedbackAnswer.of(new, len(known) - new, list(dict.fromkeys(unknown)), figures)
+    return FeedbackAnswer(
+        stored=new,
+        repeated=len(known) - new,
+        unknown=list(dict.fromkeys(unknown)),
+        live=[LiveFigure.model_validate(figure) for figure in figures],
+    )
 
 
 class Judge:

@@ -11,6 +11,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from fitserve import artifacts, db, live_statistics, registry
 from fitserve.errors import Forbidden, NotFound
 from fitserve.tables import Model, Run
+from fitserve.wire import Page
 from fitserve.wire.models import (
     LabelInfo,
     LabelRequest,
@@ -20,7 +21,6 @@ from fitserve.wire.models import (
     RollbackRequest,
     VersionInfo,
 )
-from fitserve.wire.page import Page
 from services.control.deps import Context, context
 from services.shell import Caller, Router, require
 

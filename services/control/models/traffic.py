@@ -13,7 +13,7 @@ from prometheus_client.samples import Sample
 
 from fitserve import db, registry, telemetry
 from fitserve.errors import NotFound, Unavailable
-from fitserve.wire.traffic import Bucket, Traffic, VersionTraffic
+from fitserve.wire.models import Bucket, Traffic, VersionTraffic
 from services.control.deps import Context, context
 from services.control.models.predict_proxy import predict_address, predict_trust
 from services.shell import Caller, Router, require

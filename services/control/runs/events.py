@@ -16,7 +16,7 @@ from fitserve.errors import BadInput, FitserveError, TooMany
 from fitserve.runs import queries
 from fitserve.states import TERMINAL
 from fitserve.tables import Event, Run
-from fitserve.wire.page import Page
+from fitserve.wire import Page
 from fitserve.wire.runs import EpochInfo, EventInfo
 from services.control.deps import Context, context
 from services.shell import Caller, Router, require

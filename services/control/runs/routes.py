@@ -14,7 +14,7 @@ from fitserve.runs import create, finish, queries, share
 from fitserve.runs.create import Key, NewRun
 from fitserve.states import TRIAL, RunState
 from fitserve.tables import Run
-from fitserve.wire.page import Page
+from fitserve.wire import Page
 from fitserve.wire.runs import (
     EpochDifference,
     Progress,
