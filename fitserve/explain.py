@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fitserve.encoding.encoder import Encoder
+from fitserve.encoder import Encoder
 from fitserve.encoding.fitted_column import TEXTS, FittedColumn
 from fitserve.errors import BadInput, NotFound
 

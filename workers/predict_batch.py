@@ -27,7 +27,7 @@ from sqlalchemy import Engine, select
 from fitserve import artifacts, db, telemetry
 from fitserve.blobs import BlobStore, Corrupt, Stored, sha256_of
 from fitserve.datasets import store
-from fitserve.encoding.encoder import Encoder
+from fitserve.encoder import Encoder
 from fitserve.errors import BadInput, Conflict, FitserveError, NotFound
 from fitserve.runs import finish, lease
 from fitserve.runs.history import EventReport, Report

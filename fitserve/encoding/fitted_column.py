@@ -49,7 +49,7 @@ class Warned:
 
 @dataclass(frozen=True)
 class FittedColumn:
-    """`encoding` is resolved (`fitserve.encoding.feature`); `fitted` holds what training rows taught, in JSON.
+    """`encoding` is resolved (`fitserve.spec.feature`); `fitted` holds what training rows taught, in JSON.
 
     fitted, by encoding: standardize, min_max, log, pass_through: fill, center, scale, min, max;
     boolean: true, false; one_hot, index: labels; multi_hot, counts, tf_idf, sequence: vocabulary (tf_idf also: idf,

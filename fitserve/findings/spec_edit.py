@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fitserve.dataset_facts import DatasetFacts
-from fitserve.encoding.feature import Feature, encoded_inputs
+from fitserve.spec.feature import Feature, encoded_inputs
 from fitserve.findings.finding import Operation
 
 Json = Mapping[str, Any]

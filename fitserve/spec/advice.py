@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pydantic import BaseModel, ConfigDict
 
 from fitserve.dataset_facts import DatasetFacts
-from fitserve.encoding.feature import Feature
+from fitserve.spec.feature import Feature
 from fitserve.spec.activations import SATURATING
 from fitserve.spec.estimates import Estimates
 from fitserve.spec.layers.core import Dense, Embedding

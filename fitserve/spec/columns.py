@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fitserve.dataset_facts import DatasetFacts
-from fitserve.encoding.feature import EncodedInput, Feature, default_feature, encoded_inputs, resolve_feature
+from fitserve.spec.feature import EncodedInput, Feature, default_feature, encoded_inputs, resolve_feature
 from fitserve.errors import BadInput, Problem
-from fitserve.spec.problems import MAX_PROBLEMS, SpecRefused, nearest
 from fitserve.spec.spec import Spec
 from fitserve.spec.split import SplitSpec
 from fitserve.spec.target import Target
 from fitserve.spec.tasks import inferred
+from fitserve.validation import MAX_PROBLEMS, SpecRefused, nearest
 
 
 def check_dataset(spec: Spec, facts: DatasetFacts) -> list[Problem]:

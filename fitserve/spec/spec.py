@@ -6,13 +6,13 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from fitserve.encoding.feature import Feature
+from fitserve.spec.feature import Feature
 from fitserve.settings import Limits
 from fitserve.spec.network import DEFAULT, Network, read_network
-from fitserve.spec.problems import Refused, SpecRefused, problems_of, shown
 from fitserve.spec.split import SplitSpec
 from fitserve.spec.target import Target, Targets, Task
 from fitserve.spec.training import Training
+from fitserve.validation import Refused, SpecRefused, problems_of, shown
 
 NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 REFERENCE = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}(@[1-9][0-9]{0,8})?$"

@@ -6,13 +6,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from fitserve.encoding.feature import EncodedInput
+from fitserve.spec.feature import EncodedInput
 from fitserve.errors import Problem
 from fitserve.spec.layers.core import Input
 from fitserve.spec.layers.layer import Layer, Shape, ShapeRefused, written
 from fitserve.spec.network import Node
-from fitserve.spec.problems import nearest
 from fitserve.spec.target import Target
+from fitserve.validation import nearest
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import pytest
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
-from fitserve.encoding.feature import EncodedInput
+from fitserve.spec.feature import EncodedInput
 from workers.trainer.insight import intervals, references
 from workers.trainer.insight.evaluation import best_threshold, classification, compare, regression
 from workers.trainer.insight.hardest import hardest_labels, hardest_numbers

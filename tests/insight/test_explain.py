@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 import tensorflow as tf
 
-from fitserve.encoding.encoder import Encoder
+from fitserve.encoder import Encoder
 from fitserve.errors import BadInput, NotFound
 from fitserve.explain import Inputs, attribute, axis_of, surface
 from tests.insight.networks import Ran, run

@@ -26,8 +26,8 @@ import migrations
 from fitserve import api_keys, artifacts, db, registry
 from fitserve.blobs import BlobStore, open_store
 from fitserve.dataset_facts import ColumnFacts, DatasetFacts
-from fitserve.encoding.encoder import Encoder
-from fitserve.encoding.feature import Feature
+from fitserve.encoder import Encoder
+from fitserve.spec.feature import Feature
 from fitserve.ids import new_id
 from fitserve.settings import Settings
 from fitserve.states import RunState

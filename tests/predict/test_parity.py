@@ -32,7 +32,7 @@ from tensorflow_serving.apis import classification_pb2, predict_pb2, prediction_
 from fitserve import db, registry
 from fitserve.blobs import sha256_of
 from fitserve.datasets import store
-from fitserve.encoding.encoder import Encoder
+from fitserve.encoder import Encoder
 from fitserve.runs import create, lease
 from fitserve.settings import Settings
 from fitserve.states import RunState

@@ -53,8 +53,8 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from fitserve import registry
 from fitserve.dataset_facts import ColumnFacts, DatasetFacts
-from fitserve.encoding.encoder import Encoder
-from fitserve.encoding.feature import Feature
+from fitserve.encoder import Encoder
+from fitserve.spec.feature import Feature
 from tests.conftest import free_ports
 from tests.predict.house import PROJECT, House, Served, Toy, eventually, graph, mixed, serving
 

@@ -22,8 +22,8 @@ from fitserve import artifacts, db, live_statistics, registry
 from fitserve.dataset_facts import DatasetFacts
 from fitserve.datasets.ingest import ingest
 from fitserve.datasets.summary import facts_only
-from fitserve.encoding.encoder import Encoder
-from fitserve.encoding.feature import Feature
+from fitserve.encoder import Encoder
+from fitserve.spec.feature import Feature
 from fitserve.settings import Limits
 from fitserve.wire.datasets import UploadOptions
 from tests.predict.house import PAIR, House, Served, eventually, graph, serving

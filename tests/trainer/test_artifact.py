@@ -15,7 +15,7 @@ import onnxruntime
 import pyarrow as pa
 import pytest
 
-from fitserve.encoding.encoder import Encoder
+from fitserve.encoder import Encoder
 from tests.trainer.runs import Told, job_of
 from workers.trainer.export import export as exporting
 from workers.trainer.job import TrainingFailed

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from fitserve.encoding.encoder import Encoder
+from fitserve.encoder import Encoder
 from tests.trainer.runs import Told, job_of
 from workers.trainer.channel import result_from_message, result_to_message
 from workers.trainer.export import export as exporting

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, assume, event, given, settings
 
-from fitserve.datasets.target_encoding import TargetEncoder
-from fitserve.encoding.encoder import Encoder
-from fitserve.spec.problems import SpecRefused
+from fitserve.target_encoder import TargetEncoder
+from fitserve.encoder import Encoder
 from fitserve.spec.resolve import resolve
 from fitserve.spec.spec import Spec, parse
+from fitserve.validation import SpecRefused
 from tests.spec.strategies import specs
 from tests.spec.table import WIDTH, facts, resolved
 from tests.trainer.specs import arrays, compiled

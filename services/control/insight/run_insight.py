@@ -18,8 +18,8 @@ from sqlalchemy.orm import Session
 
 from fitserve import artifacts, datasets, db
 from fitserve.artifacts import Artifact
-from fitserve.datasets.target_encoding import TargetEncoder
-from fitserve.encoding.encoder import Encoder
+from fitserve.target_encoder import TargetEncoder
+from fitserve.encoder import Encoder
 from fitserve.errors import Conflict, NotFound
 from fitserve.explain import Inputs, Predict
 from fitserve.findings import EpochRow, Record

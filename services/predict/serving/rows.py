@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from fitserve.encoding.encoder import Encoder
+from fitserve.encoder import Encoder
 
 NUMBERS = frozenset({"standardize", "min_max", "pass_through"})  # (x - center) / scale
 Array = npt.NDArray[Any]

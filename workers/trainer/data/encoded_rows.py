@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 
 from fitserve.dataset_facts import DatasetFacts
 from fitserve.datasets.split import Split, split
-from fitserve.datasets.target_encoding import FittedTarget, TargetEncoder
+from fitserve.encoder import Encoder
 from fitserve.encoding.coercion import numbers_of
-from fitserve.encoding.encoder import Encoder
 from fitserve.errors import BadInput, Problem
 from fitserve.spec.spec import Spec
 from fitserve.spec.training import Training
+from fitserve.target_encoder import FittedTarget, TargetEncoder
 
 
 @dataclass(frozen=True, slots=True)

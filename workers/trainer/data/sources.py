@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from fitserve.dataset_facts import DatasetFacts
 from fitserve.datasets.split import Split
-from fitserve.encoding.feature import encoded_inputs
+from fitserve.spec.feature import encoded_inputs
 from fitserve.spec.spec import Spec
 from workers.trainer.data import encoded_rows
 from workers.trainer.data.encoded_rows import Encoded, Fitted

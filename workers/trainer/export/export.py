@@ -16,9 +16,9 @@ import onnxruntime
 import pyarrow as pa
 
 from fitserve.artifacts import onnx_session
-from fitserve.datasets.target_encoding import FittedTarget, TargetEncoder
+from fitserve.encoder import Encoder
 from fitserve.encoding.coercion import texts_of
-from fitserve.encoding.encoder import Encoder
+from fitserve.target_encoder import FittedTarget, TargetEncoder
 from workers.trainer.engine.signature import inputs_of, outputs_of
 from workers.trainer.export import keras_encoding, serving_graph
 from workers.trainer.job import Reporter, TrainingFailed

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from fitserve.datasets.target_encoding import FittedTarget
+from fitserve.target_encoder import FittedTarget
 from workers.trainer.engine.signature import functional_of, outputs_of
 from workers.trainer.export import serving_graph
 from workers.trainer.insight.trial_recorder import Restored, Weights

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from fitserve.datasets.target_encoding import FittedTarget, TargetEncoder
+from fitserve.target_encoder import FittedTarget, TargetEncoder
 
 
 def simple_figures(targets: TargetEncoder, table: pa.Table, predictions: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 from sklearn.linear_model import LogisticRegression, Ridge
 from threadpoolctl import ThreadpoolController
 
-from fitserve.encoding.feature import EncodedInput
+from fitserve.spec.feature import EncodedInput
 
 MULTIPLY_ADDS = 1e9  # that a second of fitting a linear model gets through, carefully estimated
 ITERATIONS = 100

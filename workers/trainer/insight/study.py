@@ -19,8 +19,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fitserve.datasets.split import Split
+from fitserve.encoder import Encoder
 from fitserve.encoding.coercion import labels_of
-from fitserve.encoding.encoder import Encoder
 from fitserve.encoding.fitted_column import FittedColumn
 from workers.trainer.data.encoded_rows import Encoded, Fitted
 from workers.trainer.engine.signature import functional_of

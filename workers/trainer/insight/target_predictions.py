@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fitserve.datasets.target_encoding import FittedTarget
+from fitserve.target_encoder import FittedTarget
 
 Array = NDArray[Any]
 

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fitserve.dataset_facts import ColumnFacts, DatasetFacts
-from fitserve.datasets.target_encoding import TargetEncoder
-from fitserve.encoding.encoder import Encoder
-from fitserve.encoding.feature import Feature, default_feature, encoded_inputs, resolve_feature, width
+from fitserve.target_encoder import TargetEncoder
+from fitserve.encoder import Encoder
+from fitserve.spec.feature import Feature, default_feature, encoded_inputs, resolve_feature, width
 from fitserve.encoding.siphash import hash_bin, siphash24
 from fitserve.encoding.tokens import tokenize
 from fitserve.errors import BadInput

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from fitserve.dataset_facts import ColumnFacts, DatasetFacts
 from fitserve.encoding.coercion import clipped, labels_of, numbers_of, texts_of
-from fitserve.encoding.feature import NUMBERS, EncodedInput, Feature, encoded_inputs, resolve_feature, width
+from fitserve.spec.feature import NUMBERS, EncodedInput, Feature, encoded_inputs, resolve_feature, width
 from fitserve.encoding.fitted_column import KEYED, TEXTS, FittedColumn, Warned
 from fitserve.encoding.tokens import idf, tokenize
 from fitserve.errors import BadInput, Problem

@@ -1,7 +1,7 @@
 """How each column becomes numbers: a part of the spec.
 
 An encoding's width follows from the encoding and the dataset's facts alone, so that a network's parameters are
-counted before anything is fitted. What is fitted (means, vocabularies) is `fitserve.encoding.encoder`'s.
+counted before anything is fitted. What is fitted (means, vocabularies) is `fitserve.encoder`'s.
 
     column kind   default encoding
     numeric       standardize
