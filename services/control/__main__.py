@@ -4,33 +4,17 @@ from __future__ import annotations
 
 import sys
 
-import uvicorn
-
 from fitserve import logs, tracing
 from fitserve.settings import Settings
 from services.control.app import create_app
-from services.shell.serving import Server
+from services.shell.app import make_server
 
 
 def main() -> int:
     settings = Settings()
     logs.configure("api", settings.log_level)
     tracing.configure(settings.otlp_endpoint, "api")
-    config = uvicorn.Config(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        loop="uvloop",
-        http="httptools",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        ssl_certfile=settings.tls_certificate,
-        ssl_keyfile=settings.tls_key,
-        timeout_graceful_shutdown=10,
-        timeout_keep_alive=30,
-    )
-    server = Server(config)
+    server = make_server(create_app(settings), settings, port=settings.port)
     server.run()
     return 0 if server.started else 3
 

@@ -27,7 +27,7 @@ from services.control.runs import events, spec_schema
 from services.control.runs import routes as runs
 from services.dashboard import mount
 from services.shell import make_app
-from services.shell.auth import refuse_open_door
+from services.shell.auth import refuse_unprotected_address
 
 NOUNS = (
     *(datasets, resumable, spec_schema, runs, events, insight, surfaces, plot_routes),
@@ -51,7 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
     publisher = Publisher(settings)
     ring = KeyRing(settings, engine)
     ensure_root_key(settings, engine)
-    refuse_open_door(settings, has_live_key(engine))
+    refuse_unprotected_address(settings, has_live_key(engine))
 
     def database() -> None:
         with db.reading(engine) as session:

@@ -28,11 +28,11 @@ def main() -> int:
 def serve(settings: Settings) -> None:
     """One process. What it imports takes a second, which the process that only tends others need not pay."""
     from services.predict.app import create_app
-    from services.predict.server.uvicorn_server import listen, make_server
-    from services.shell.auth import refuse_open_door
+    from services.predict.server.uvicorn_server import listen, make_data_plane_server
+    from services.shell.auth import refuse_unprotected_address
 
-    refuse_open_door(settings, _has_keys(settings))
-    make_server(create_app(settings), settings).run(sockets=[listen(settings)])
+    refuse_unprotected_address(settings, _has_keys(settings))
+    make_data_plane_server(create_app(settings), settings).run(sockets=[listen(settings)])
 
 
 def _has_keys(settings: Settings) -> bool:

@@ -1,11 +1,14 @@
-"""The FastAPI application that every web process starts from."""
+"""The FastAPI application that every web process starts from, and the uvicorn server that runs it."""
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
+import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.routing import APIRoute
 from starlette.responses import JSONResponse, Response
@@ -16,13 +19,14 @@ from fitserve.errors import FitserveError
 from fitserve.settings import Settings
 from services.shell import problems
 from services.shell.auth import Caller
-from services.shell.observe import Observe
+from services.shell.instrumentation import RequestInstrumentation
 
-Probe = Callable[[], None]  # raises where the thing it looks at is away
+ReadinessCheck = Callable[[], None]  # raises if its dependency is not available
+DRAIN_SECONDS = 0.25
 
 
 class StrictRequest(Request):
-    """A request whose JSON is read by `fitserve.strictjson`."""
+    """A request whose JSON body is parsed by `fitserve.strictjson`."""
 
     async def json(self) -> Any:
         if not hasattr(self, "_json"):
@@ -32,7 +36,7 @@ class StrictRequest(Request):
 
 
 class StrictRoute(APIRoute):
-    """A route that reads JSON strictly."""
+    """A route that parses JSON bodies strictly."""
 
     def get_route_handler(self) -> Callable[[Request], Any]:
         handler = super().get_route_handler()
@@ -49,16 +53,16 @@ def make_app(
     *,
     title: str,
     identify: Callable[[str | None], Identity],
-    readiness: Mapping[str, Probe],
+    readiness: Mapping[str, ReadinessCheck],
     exposition: Callable[[], bytes] = telemetry.exposition,
     limit: Callable[[Request, Caller], None] = lambda _request, _caller: None,
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None,
     **options: Any,
 ) -> FastAPI:
-    """An app with problem details, request ids, telemetry and the three operator's routes.
+    """Return an application with problem details, request ids, telemetry, /metrics, /livez and /readyz.
 
     `identify` turns a token (or None) into an Identity, or raises Unauthenticated. `limit` may raise TooMany for
-    an identified caller. `readiness` names what `/readyz` looks at.
+    an identified caller. `/readyz` runs the checks of `readiness`, which it reports by name.
     """
     app = FastAPI(
         title=title,
@@ -77,20 +81,22 @@ def make_app(
     app.state.limit = limit
     problems.install(app)
     inner = app.build_middleware_stack
-    # Outside of everything: FastAPI's own limit of a body answers before any middleware of ours.
-    app.build_middleware_stack = lambda: Observe(problems.TypedTooLarge(inner()))  # type: ignore[method-assign]
+    # Outermost, because FastAPI's own body limit answers before any middleware added with `add_middleware`.
+    app.build_middleware_stack = lambda: RequestInstrumentation(  # type: ignore[method-assign]
+        problems.TypedTooLarge(inner())
+    )
 
-    @app.get("/metrics", tags=["operations"], response_class=Response, summary="What Prometheus scrapes")
+    @app.get("/metrics", tags=["operations"], response_class=Response, summary="Telemetry for Prometheus")
     def metrics() -> Response:
         return Response(exposition(), media_type=telemetry.CONTENT_TYPE)
 
-    @app.get("/livez", tags=["operations"], summary="The process answers")
+    @app.get("/livez", tags=["operations"], summary="Liveness: the process answers")
     def livez() -> dict[str, str]:
         return {"status": "alive"}
 
-    @app.get("/readyz", tags=["operations"], summary="The process can do its work", responses={503: {}})
+    @app.get("/readyz", tags=["operations"], summary="Readiness: its dependencies are available", responses={503: {}})
     def readyz() -> JSONResponse:
-        checks = {name: _outcome(probe) for name, probe in readiness.items()}
+        checks = {name: _run_check(check) for name, check in readiness.items()}
         ready = all(outcome == "ok" for outcome in checks.values())
         body = {"status": "ready" if ready else "not ready", "checks": checks}
         return JSONResponse(body, 200 if ready else 503)
@@ -98,11 +104,42 @@ def make_app(
     return app
 
 
-def _outcome(probe: Probe) -> str:
+def _run_check(check: ReadinessCheck) -> str:
     try:
-        probe()
+        check()
     except FitserveError as error:
         return error.detail
     except Exception as error:
-        return type(error).__name__
+        return type(error).__name__  # not its message, which may hold an address or a password
     return "ok"
+
+
+class Server(uvicorn.Server):
+    """A uvicorn server that stops listening first, and keeps reading open connections for `DRAIN_SECONDS`.
+
+    uvicorn closes both at once: a request that a proxy has sent and that is not read yet is lost, and a proxy may
+    not send it elsewhere unless its method is idempotent.
+    """
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(DRAIN_SECONDS)
+        await super().shutdown(sockets)
+
+
+def make_server(app: Any, settings: Settings, **options: Any) -> Server:
+    """Return the server of an ASGI application; `options` are uvicorn's, and override those set here."""
+    common: dict[str, Any] = {
+        "host": settings.host,
+        "loop": "uvloop",
+        "http": "httptools",
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+        "ssl_certfile": settings.tls_certificate,
+        "ssl_keyfile": settings.tls_key,
+        "timeout_graceful_shutdown": 10,
+        "timeout_keep_alive": 30,
+    }
+    return Server(uvicorn.Config(app, **{**common, **options}))

@@ -1,4 +1,4 @@
-"""Who is calling: a bearer key, or the dashboard's session cookie. Never a key in an address."""
+"""Authentication by a bearer key or by the dashboard's session cookie. A key never travels in a URL."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from fitserve.errors import Forbidden, Unauthenticated
 from fitserve.settings import Settings
 
 COOKIE = "fitserve_session"
-_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
-# Documents the scheme in the OpenAPI document; the check itself is `caller_of`.
+# Puts the scheme into the OpenAPI document; the check itself is `caller_of`.
 _bearer = HTTPBearer(auto_error=False, description="An API key: `id.secret`.")
 
 
 class Caller(Identity):
-    """The identity behind this request."""
+    """The identity behind a request."""
 
     @property
     def is_admin(self) -> bool:
@@ -39,60 +39,60 @@ class Caller(Identity):
 
 
 def token_of(request: Request) -> str | None:
-    """The key that a request carries, if any. Raises Forbidden for a forged cross-site request."""
+    """Return the key that a request carries, if any. Raises Forbidden for a forged cross-site request."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and token.strip():
         return token.strip()
     cookie = request.cookies.get(COOKIE)
-    if cookie and request.method not in _SAFE:
+    if cookie and request.method not in _SAFE_METHODS:
         origin = request.headers.get("origin")
         if origin is None or urlsplit(origin).netloc != request.headers.get("host"):
-            raise Forbidden("A signed-in page may only be used from its own origin.", received=origin)
+            raise Forbidden("A session cookie is accepted only from this server's own pages.", received=origin)
     return cookie
 
 
 def caller_of(request: Request, _documented: Annotated[Any, Depends(_bearer)] = None) -> Caller:
-    """Who is calling. Raises Unauthenticated, TooMany. `app.state.identify` knows the keys, `limit` their limits."""
+    """Authenticate the caller and apply its rate limit. Raises Unauthenticated, TooMany."""
     identify: Callable[[str | None], Identity] = request.app.state.identify
-    found = identify(token_of(request))
-    caller = Caller(found.key_id, found.owner, found.scopes, found.models, found.quotas)
-    request.scope["caller"] = caller
+    identity = identify(token_of(request))
+    caller = Caller(identity.key_id, identity.owner, identity.scopes, identity.models, identity.quotas)
+    request.scope["caller"] = caller  # for the access log and the audit log
     request.app.state.limit(request, caller)
     return caller
 
 
 def require(scope: str) -> Callable[..., Caller]:
-    """A dependency: the caller, who must have that scope. Raises Unauthenticated, Forbidden."""
+    """Return a dependency: the caller, who must have that scope. It raises Unauthenticated, Forbidden."""
 
     def check(caller: Annotated[Caller, Depends(caller_of)]) -> Caller:
         if not caller.may(scope):
             raise Forbidden(f"This key may not {scope}.", expected=f"a key with the scope {scope}")
         return caller
 
-    check.required_scope = scope  # type: ignore[attr-defined]
+    check.required_scope = scope  # type: ignore[attr-defined]  # for tests of the access matrix
     return check
 
 
-def no_key() -> Unauthenticated:
-    """What a request without a key is told."""
-    return Unauthenticated("An API key is needed.", expected="Authorization: Bearer <id>.<secret>")
+def missing_key() -> Unauthenticated:
+    """Return the error for a request without a key."""
+    return Unauthenticated("An API key is required.", expected="Authorization: Bearer <id>.<secret>")
 
 
-def refuse_open_door(settings: Settings, has_keys: bool) -> None:
-    """Raises SystemExit where a process would listen to other machines without asking for keys."""
+def refuse_unprotected_address(settings: Settings, has_keys: bool) -> None:
+    """Raise SystemExit if the process would be reachable from other machines without any key to protect it."""
     if is_loopback(settings.host):
         return
     if not settings.auth:
-        raise SystemExit(f"Refused: FITSERVE_AUTH is off and {settings.host} can be reached from other machines.")
+        raise SystemExit(f"Refused: FITSERVE_AUTH is off and {settings.host} is reachable from other machines.")
     if not has_keys:
         raise SystemExit(
-            f"Refused: {settings.host} can be reached from other machines and there is no API key yet. "
-            "Make one with `fitserve keys create`, or set FITSERVE_ROOT_KEY."
+            f"Refused: {settings.host} is reachable from other machines and there is no API key yet. "
+            "Create one with `fitserve keys create`, or set FITSERVE_ROOT_KEY."
         )
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address can be reached from this machine alone."""
+    """Return whether an address is reachable from this machine only."""
     if host == "localhost":
         return True
     try:

@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem details: typed, with a request id, and nothing of our insides."""
+"""Errors as RFC 9457 problem details, with a request id and without internals."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from starlette.responses import Response
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fitserve.errors import FitserveError, TooLarge
-from services.shell.observe import SECURITY_HEADERS
+from fitserve.errors import BadInput, FitserveError, TooLarge
+from fitserve.validation import problems_from
+from services.shell.instrumentation import SECURITY_HEADERS
 
 log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
-_LONGEST_ECHO = 200
+MAX_PROBLEMS = 20  # of a request that does not validate
+_MAX_ECHO = 200  # characters of what was received
 
 _PARAMETER = re.compile(r"\{[^}]*\}")
 _TITLES = {404: "Not found", 405: "Method not allowed", 413: "Too large"}
@@ -29,7 +31,7 @@ _SLUGS = {404: "not-found", 405: "method-not-allowed", 413: "too-large"}
 
 
 def install(app: FastAPI) -> None:
-    """Every error of the app leaves as problem details."""
+    """Answer every error of the app with problem details."""
     app.add_exception_handler(FitserveError, on_fitserve_error)
     app.add_exception_handler(RequestValidationError, on_validation_error)
     app.add_exception_handler(HTTPException, on_http_exception)
@@ -37,7 +39,7 @@ def install(app: FastAPI) -> None:
 
 
 def respond(request: Request, body: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
-    """Problem details with the request's id and path."""
+    """Return problem details with the request's id and path."""
     body = {**body, "instance": request.url.path[:500], "request_id": request.scope.get("request_id", "")}
     text = json.dumps(_bounded(body), ensure_ascii=True, allow_nan=False)
     return Response(text, body["status"], headers, MEDIA_TYPE)
@@ -57,28 +59,20 @@ def on_fitserve_error(request: Request, error: Exception) -> Response:
 
 def on_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    problems = [_validation_problem(item) for item in error.errors()[:20]]
-    body = {
-        "type": "urn:fitserve:problem:bad-input",
-        "title": "Bad input",
-        "status": 422,
-        "detail": problems[0]["detail"] if problems else "The request is not valid.",
-        "errors": problems,
-    }
-    return respond(request, body)
+    problems = [_request_problem(item) for item in error.errors()[:MAX_PROBLEMS]]
+    refused = BadInput(problems[0]["detail"] if problems else "The request is not valid.")
+    return respond(request, {**refused.as_problem(), "errors": problems})
 
 
-def _validation_problem(item: Any) -> dict[str, Any]:
-    """One of Pydantic's errors: `loc` becomes a JSON Pointer, or a parameter's name."""
+def _request_problem(item: dict[str, Any]) -> dict[str, Any]:
+    """Return the problem of one Pydantic error: with a JSON Pointer into the body, or a parameter's name and place."""
     where, *path = item["loc"] or ("body",)
-    found: dict[str, Any] = {"detail": item["msg"]}
-    if where == "body":
-        found["pointer"] = "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
-    else:
-        found["parameter"] = ".".join(str(part) for part in path)
-        found["in"] = where
-    if item["type"] != "missing" and "token" not in path and not isinstance(item.get("input"), bytes):
-        found["received"] = item.get("input")
+    found = problems_from([{**item, "loc": path}])[0].as_dict()
+    if where != "body":
+        found |= {"parameter": ".".join(map(str, path)), "in": where}
+        del found["pointer"]
+    if "token" in path or isinstance(item.get("input"), bytes):  # never echo a secret
+        found.pop("received", None)
     return found
 
 
@@ -100,7 +94,7 @@ def on_http_exception(request: Request, error: Exception) -> Response:
 
 
 def methods_of(request: Request) -> set[str]:
-    """What this path takes, of all routes of its shape: Starlette names the first route's methods alone."""
+    """Return the methods of all routes with this path: Starlette names those of the first route only."""
     found: set[str] = set()
     shape = None
     for context in iter_route_contexts(request.app.routes):
@@ -112,7 +106,7 @@ def methods_of(request: Request) -> set[str]:
 
 
 class TypedTooLarge:
-    """Pure ASGI: FastAPI's limit of a body answers in plain text; this says the same as problem details."""
+    """ASGI middleware: replace the plain text of FastAPI's body limit (413) with problem details."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -134,25 +128,25 @@ class TypedTooLarge:
 
 
 def on_unexpected(request: Request, error: Exception) -> Response:
-    """Our own fault: logged whole, answered with an id to ask about."""
+    """Log the traceback of an unexpected error and answer with the request id."""
     log.error("unexpected error", exc_info=error, extra={"request_id": request.scope.get("request_id")})
-    # Starlette answers these outside our middleware, so the headers are set here.
+    # Starlette sends this response outside our middleware, so the headers are set here.
     headers = {**SECURITY_HEADERS, "X-Request-ID": request.scope.get("request_id", "")}
-    return respond(request, FitserveError("Something went wrong on our side.").as_problem(), headers)
+    return respond(request, FitserveError().as_problem(), headers)
 
 
 def _bounded(value: Any) -> Any:
-    """What came from outside is echoed short, and always as JSON."""
+    """Shorten what came from outside and make it JSON: no NaN, no lone surrogates."""
     if isinstance(value, dict):
-        return {str(key)[:_LONGEST_ECHO]: _bounded(item) for key, item in value.items()}
+        return {str(key)[:_MAX_ECHO]: _bounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_bounded(item) for item in list(value)[:50]]
     if isinstance(value, str):
-        # A lone surrogate is no text: it would break whoever reads the answer.
-        short = value if len(value) <= 2_000 else value[:_LONGEST_ECHO] + "..."
+        # A lone surrogate cannot be encoded as UTF-8.
+        short = value if len(value) <= 2_000 else value[:_MAX_ECHO] + "..."
         return short.encode("utf-8", "backslashreplace").decode()
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
-    return str(value)[:_LONGEST_ECHO]
+    return str(value)[:_MAX_ECHO]

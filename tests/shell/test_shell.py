@@ -13,7 +13,7 @@ from fitserve.api_keys import Identity
 from fitserve.errors import BadInput, Problem, TooMany
 from fitserve.settings import Settings
 from services.shell import Caller, Router, make_app, require
-from services.shell.auth import COOKIE, no_key, refuse_open_door
+from services.shell.auth import COOKIE, missing_key, refuse_unprotected_address
 
 
 class Body(BaseModel):
@@ -22,9 +22,9 @@ class Body(BaseModel):
 
 def identify(token: str | None) -> Identity:
     if token is None:
-        raise no_key()
+        raise missing_key()
     if token != "id.good":
-        raise no_key()
+        raise missing_key()
     return Identity("id", "ada", frozenset({"read"}), None)
 
 
@@ -170,6 +170,6 @@ def test_no_open_door_to_other_machines(host: str, auth: bool, has_keys: bool, r
     settings = Settings(host=host, auth=auth)
     if refused:
         with pytest.raises(SystemExit):
-            refuse_open_door(settings, has_keys)
+            refuse_unprotected_address(settings, has_keys)
     else:
-        refuse_open_door(settings, has_keys)
+        refuse_unprotected_address(settings, has_keys)

@@ -17,7 +17,7 @@ from fitserve.wire import Page
 from fitserve.wire.admin import AuditEntry
 from services.control.deps import Context, context
 from services.shell import Caller, Router, require
-from services.shell.observe import route_template
+from services.shell.instrumentation import route_template
 
 log = logging.getLogger(__name__)
 router = Router(tags=["keys"])

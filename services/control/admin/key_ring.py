@@ -14,7 +14,7 @@ from fitserve.api_keys import ANONYMOUS, Identity
 from fitserve.errors import Conflict
 from fitserve.settings import Settings
 from fitserve.tables import Key
-from services.shell.auth import no_key
+from services.shell.auth import missing_key
 
 _REMEMBERED_SECONDS = 2.0  # a revoked key must be refused within 5 s
 _MOST_REMEMBERED = 10_000
@@ -35,7 +35,7 @@ class KeyRing:
         if not self.auth:
             return ANONYMOUS
         if token is None:
-            raise no_key()
+            raise missing_key()
         fingerprint = api_keys.digest(token)
         known = self._remembered.get(fingerprint)
         if known and known[0] > time.monotonic():

@@ -18,7 +18,7 @@ from limits.strategies import FixedWindowRateLimiter
 from fitserve.errors import TooMany
 from fitserve.settings import Settings
 from services.shell import Caller
-from services.shell.observe import route_template
+from services.shell.instrumentation import route_template
 
 log = logging.getLogger(__name__)
 _UPLOADS = frozenset(
@@ -74,7 +74,7 @@ def limited(request: Request, caller: Caller) -> None:
         item = limiter.item(RateLimitItemPerHour, "uploads", caller.quotas.uploads_per_hour)
         name, window = "uploads", 3600
     allowed, remaining, reset = limiter.hit(item, caller.key_id)
-    request.scope["headers_of_limit"] = {  # on every answer, refusals and files as well
+    request.scope["rate_limit_headers"] = {  # on every answer, refusals and files as well
         "RateLimit-Policy": f'"{name}";q={item.amount};w={window}',
         "RateLimit": f'"{name}";r={remaining};t={reset}',
     }

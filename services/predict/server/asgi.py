@@ -17,7 +17,7 @@ from services.predict.server.routes import route
 from services.predict.serving.prediction_ids import HEADER, keep
 from services.predict.serving.prediction_service import Service
 from services.predict.serving.timing import TIMING, Timing
-from services.shell.observe import sane_id
+from services.shell.instrumentation import valid_request_id
 
 log = logging.getLogger(__name__)
 _ID = HEADER.encode()
@@ -41,7 +41,7 @@ class DataPlane:
         headers = dict(scope["headers"])
         most = self.service.settings.limits.predict_bytes
         call = Call(scope["method"], scope["path"], headers, receive, loop.time(), most)
-        request_id = sane_id(headers.get(b"x-request-id"))
+        request_id = valid_request_id(headers.get(b"x-request-id"))
         if request_id is None and not tracing.is_on():
             await self._answer(call, timing, send)
             return

@@ -4,37 +4,27 @@ from __future__ import annotations
 
 import socket
 
-import uvicorn
 from fastapi import FastAPI
 
 from fitserve.settings import Settings
 from services.predict.server.fast_lane import protocol_class
-from services.shell.serving import Server
+from services.shell.app import Server, make_server
 
 
-def make_server(app: FastAPI, settings: Settings) -> Server:
-    """The server of one process."""
-    plain = settings.tls_certificate is None
-    config = uvicorn.Config(
+def make_data_plane_server(app: FastAPI, settings: Settings) -> Server:
+    """Return the server of one process; without TLS its HTTP protocol is the fast lane."""
+    protocol = protocol_class(app.state.service) if settings.tls_certificate is None else "httptools"
+    return make_server(
         app.state.front,
-        host=settings.host,
+        settings,
         port=settings.predict_port,
-        loop="uvloop",
-        http=protocol_class(app.state.service) if plain else "httptools",
+        http=protocol,
         ws="none",
         lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        headers=[("X-Content-Type-Options", "nosniff")],  # on the fast lane's answers as well
+        headers=[("X-Content-Type-Options", "nosniff")],  # for the fast lane's answers as well
         proxy_headers=False,
-        ssl_certfile=settings.tls_certificate,
-        ssl_keyfile=settings.tls_key,
         backlog=2048,
-        timeout_graceful_shutdown=10,
-        timeout_keep_alive=30,
     )
-    return Server(config)
 
 
 def listen(settings: Settings) -> socket.socket:

@@ -1,4 +1,4 @@
-"""Around every request: an id, security headers, telemetry and one JSON line in the log."""
+"""Middleware around every request: request id, security headers, telemetry, a trace span and a line in the log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from fitserve import logs, telemetry, tracing
 from fitserve.ids import new_id
 
 log = logging.getLogger("fitserve.access")
-_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_NOT_LOGGED = frozenset({"/metrics", "/livez", "/readyz"})
 
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -27,11 +29,10 @@ SECURITY_HEADERS = {
         "form-action 'self'; frame-ancestors 'none'"
     ),
 }
-_QUIET = frozenset({"/metrics", "/livez", "/readyz"})
 
 
-class Observe:
-    """Pure ASGI: it neither buffers nor copies bodies."""
+class RequestInstrumentation:
+    """Pure ASGI middleware, so that bodies are neither buffered nor copied."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -41,7 +42,7 @@ class Observe:
             await self.app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        request_id = sane_id(headers.get(b"x-request-id")) or new_id("req")
+        request_id = valid_request_id(headers.get(b"x-request-id")) or new_id("req")
         scope["request_id"] = request_id
         status, received, sent = 500, 0, 0
         started = time.perf_counter()
@@ -55,7 +56,7 @@ class Observe:
                 headers["X-Request-ID"] = request_id
                 for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
-                for name, value in scope.get("headers_of_limit", {}).items():
+                for name, value in scope.get("rate_limit_headers", {}).items():
                     headers[name] = value
             await send(message)
 
@@ -72,7 +73,8 @@ class Observe:
                 await self.app(scope, counted_receive, send_with_headers)
             finally:
                 telemetry.HTTP_IN_FLIGHT.dec()
-                template = _record(scope, status, time.perf_counter() - started, received, sent)
+                template = route_template(scope)  # known only now: routing happens inside
+                _record(scope, template, status, time.perf_counter() - started, received, sent)
                 span.rename(f"{scope['method']} {template}")
                 span.tell(http_route=template, http_status=status, request_id=request_id)
                 if status >= 500:
@@ -80,29 +82,28 @@ class Observe:
 
 
 def route_template(scope: Scope) -> str:
-    """The matched route's path template, or `unmatched`: a label with few values."""
-    # FastAPI keeps a route of an included router, with the router's prefix, in its own part of the scope.
+    """Return the path template of the matched route, or `unmatched`: few distinct values, so usable as a label."""
+    # For a route of an included router, FastAPI keeps the path with the router's prefix in its own part of the scope.
     route = scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
     path = getattr(route, "path_format", None) or getattr(route, "path", None)
     return str(path) if path else "unmatched"
 
 
-def sane_id(offered: bytes | None) -> str | None:
-    """An id that a client chose, where it may stand in a log and a header."""
-    text = (offered or b"").decode("latin-1")
-    return text if _SANE_ID.fullmatch(text) else None
+def valid_request_id(header: bytes | None) -> str | None:
+    """Return the client's request id if it is safe to log and to send back, else None."""
+    text = (header or b"").decode("latin-1")
+    return text if _VALID_ID.fullmatch(text) else None
 
 
-def _record(scope: Scope, status: int, seconds: float, received: int, sent: int) -> str:
-    """Counts and logs a request; returns its route's template."""
-    template = route_template(scope)
+def _record(scope: Scope, template: str, status: int, seconds: float, received: int, sent: int) -> None:
+    """Count a request and write its line to the access log."""
     method = scope["method"] if scope["method"] in _METHODS else "other"
     telemetry.HTTP_REQUESTS.labels(template, method, str(status)).inc()
     telemetry.HTTP_SECONDS.labels(template, method, f"{status // 100}xx").observe(seconds)
     telemetry.HTTP_RECEIVED.labels(template).inc(received)
     telemetry.HTTP_SENT.labels(template).inc(sent)
-    if scope["path"] in _QUIET:
-        return template
+    if scope["path"] in _NOT_LOGGED:
+        return
     caller = scope.get("caller")
     log.info(
         "request",
@@ -116,7 +117,3 @@ def _record(scope: Scope, status: int, seconds: float, received: int, sent: int)
             "key": caller.key_id if caller else None,
         },
     )
-    return template
-
-
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
