@@ -1,4 +1,4 @@
-"""The tree of errors. Each says where, what was received, what was expected and how to mend it.
+"""The errors of all processes. Each says where, what was received, what was expected and how to fix it.
 
     FitserveError (500)
     ├── BadInput (422)        one or several problems in what a client sent
@@ -10,27 +10,27 @@
     ├── TooLarge (413)
     ├── UnsupportedMedia (415)
     ├── TooMany (429)         a quota or a rate limit; retry later
-    ├── Unavailable (503)     something that we rest on is away; retry later
+    ├── Unavailable (503)     something that we depend on is down; retry later
     ├── DeadlineExceeded (504)
     └── StorageFull (507)
 
-`status` is a plain integer, so that no error imports a web framework; `services.shell` turns each
-into RFC 9457 problem details (`application/problem+json`).
+`status` is a plain integer, so that no error imports a web framework; `services.shell` turns each into RFC 9457
+problem details (`application/problem+json`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong, at one place.
+    """One thing that is wrong, and where.
 
-    `pointer` is a JSON Pointer (RFC 6901) into a JSON body; `row` (1 is the first row of data, not
-    the header) and `column` are places in a table; `line` is the line of the file.
+    `pointer` is a JSON Pointer (RFC 6901) into a JSON body. `row` (from 1, the header not counted) and `column` locate
+    it in a table, `line` (from 1) in the file.
     """
 
     detail: str
@@ -43,8 +43,13 @@ class Problem:
     fix: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The members that are set, ready for JSON."""
+        """Return the members that are not None, as JSON values."""
         return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+def json_pointer(keys: Iterable[str | int]) -> str:
+    """Return the JSON Pointer (RFC 6901) of a path of keys and indices."""
+    return "".join("/" + str(key).replace("~", "~0").replace("/", "~1") for key in keys)
 
 
 class FitserveError(Exception):
@@ -77,7 +82,7 @@ class FitserveError(Exception):
         super().__init__(self.detail)
 
     def as_problem(self) -> dict[str, Any]:
-        """RFC 9457 problem details, without `instance` and request id, which the shell adds."""
+        """Return RFC 9457 problem details, without `instance` and request id, which the shell adds."""
         body: dict[str, Any] = {
             "type": f"urn:fitserve:problem:{self.slug}",
             "title": self.title,
@@ -94,7 +99,7 @@ class FitserveError(Exception):
 
 
 class BadInput(FitserveError):
-    """What was sent was understood and is refused."""
+    """The input was understood but is not valid."""
 
     status = 422
     slug = "bad-input"
@@ -102,7 +107,7 @@ class BadInput(FitserveError):
 
 
 class Malformed(BadInput):
-    """What was sent cannot be read."""
+    """The input cannot be read."""
 
     status = 400
     slug = "malformed"
@@ -126,7 +131,7 @@ class Forbidden(FitserveError):
 
 
 class NotFound(FitserveError):
-    """There is nothing under this address."""
+    """There is nothing at this address."""
 
     status = 404
     slug = "not-found"
@@ -134,7 +139,7 @@ class NotFound(FitserveError):
 
 
 class Conflict(FitserveError):
-    """This contradicts what is already there."""
+    """This conflicts with the current state."""
 
     status = 409
     slug = "conflict"
@@ -142,7 +147,7 @@ class Conflict(FitserveError):
 
 
 class TooLarge(FitserveError):
-    """What was sent is larger than the limit."""
+    """The input is larger than the limit."""
 
     status = 413
     slug = "too-large"
@@ -150,7 +155,7 @@ class TooLarge(FitserveError):
 
 
 class UnsupportedMedia(FitserveError):
-    """This content type is not understood here."""
+    """This content type is not supported here."""
 
     status = 415
     slug = "unsupported-media-type"
@@ -166,7 +171,7 @@ class TooMany(FitserveError):
 
 
 class Unavailable(FitserveError):
-    """Something that we rest on is away; try again."""
+    """Something that we depend on is down; try again."""
 
     status = 503
     slug = "unavailable"
@@ -182,7 +187,7 @@ class DeadlineExceeded(FitserveError):
 
 
 class StorageFull(FitserveError):
-    """There is no room left to store this."""
+    """There is no space left to store this."""
 
     status = 507
     slug = "storage-full"

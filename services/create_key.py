@@ -15,6 +15,7 @@ import migrations
 from fitserve import api_keys, db
 from fitserve.errors import FitserveError
 from fitserve.settings import Settings
+from fitserve.validation import problems_from
 from fitserve.wire.admin import KeyRequest, NewKey
 
 
@@ -43,8 +44,7 @@ def main() -> int:
     try:
         made = make(Settings(), KeyRequest.model_validate_json(sys.stdin.read()))
     except ValidationError as error:
-        found = error.errors()[0]
-        print(f"{'.'.join(map(str, found['loc']))}: {found['msg']}", file=sys.stderr)
+        print(problems_from(error.errors(), KeyRequest)[0].detail, file=sys.stderr)
         return 3
     except FitserveError as error:
         print(f"{error.detail} {error.fix or ''}".strip(), file=sys.stderr)

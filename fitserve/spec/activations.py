@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, WithJsonSchema
 
 from fitserve.errors import Problem
-from fitserve.spec.problems import Refused, nearest, shown
+from fitserve.validation import Refused, nearest, shown
 
 ACTIVATIONS = (
     "linear",

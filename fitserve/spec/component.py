@@ -28,7 +28,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from fitserve.errors import Problem
-from fitserve.spec.problems import Refused, nearest, problems_of, shown
+from fitserve.validation import Refused, nearest, problems_of, shown
 
 
 class Component(BaseModel):

@@ -10,9 +10,9 @@ from fitserve.spec.losses import Loss
 from fitserve.spec.measures import metrics_of, monitors, watching
 from fitserve.spec.metrics import Metric
 from fitserve.spec.outputs import Chosen
-from fitserve.spec.problems import nearest, pointer_of
 from fitserve.spec.target import Target
 from fitserve.spec.training import Training
+from fitserve.validation import nearest, pointer_of
 
 
 def losses_of(training: Training, targets: Sequence[Target], problems: list[Problem]) -> dict[str, Loss]:

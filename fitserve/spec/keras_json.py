@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from fitserve.errors import Problem
-from fitserve.spec.problems import Refused, nearest, shown
+from fitserve.validation import Refused, nearest, shown
 
 MODELS = ("Sequential", "Functional")
 

@@ -10,9 +10,9 @@ from fitserve.spec import metrics as kinds
 from fitserve.spec.callbacks import EarlyStopping, ReduceLROnPlateau
 from fitserve.spec.losses import Hinge, Loss, Quantile, SquaredHinge
 from fitserve.spec.metrics import METRICS, Metric
-from fitserve.spec.problems import nearest
 from fitserve.spec.target import Target
 from fitserve.spec.wiring import snake_case
+from fitserve.validation import nearest
 
 # Elementwise: right for one target against several quantiles too.
 _ELEMENTWISE = (kinds.MeanSquaredError, kinds.RootMeanSquaredError, kinds.MeanAbsoluteError)

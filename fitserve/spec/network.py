@@ -20,7 +20,7 @@ from fitserve.errors import Problem
 from fitserve.spec.component import later
 from fitserve.spec.keras_json import layers_of
 from fitserve.spec.layers import LAYERS, AnyLayer
-from fitserve.spec.problems import Refused, shown
+from fitserve.validation import Refused, shown
 
 SAID_BESIDE = ("name", "inputs", "output")
 MOST_LAYERS = 20_000  # where `parse` is given no limits

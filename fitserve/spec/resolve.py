@@ -18,10 +18,10 @@ from fitserve.spec.layers.core import Input
 from fitserve.spec.layers.shaping import Flatten
 from fitserve.spec.network import Node
 from fitserve.spec.outputs import Chosen
-from fitserve.spec.problems import SpecRefused
 from fitserve.spec.spec import DatasetRef, Spec
 from fitserve.spec.target import Target
 from fitserve.spec.wiring import Wired, Wiring, check_ends, layer_name, moved, wire
+from fitserve.validation import SpecRefused
 
 
 @dataclass(frozen=True, slots=True)

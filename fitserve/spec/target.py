@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from fitserve.spec.problems import Refused
 from fitserve.spec.values import Flag
+from fitserve.validation import Refused
 
 Task = Literal["binary", "multiclass", "multilabel", "regression"]
 Encoding = Literal["binary", "index", "one_hot", "numbers"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fitserve.dataset_facts import ColumnFacts, DatasetFacts
 from fitserve.errors import Problem
-from fitserve.spec.problems import nearest
 from fitserve.spec.target import Target, Task
+from fitserve.validation import nearest
 
 
 def inferred(target: Target, wanted: Task | None, facts: DatasetFacts, pointer: str, problems: list[Problem]) -> Target:

@@ -17,8 +17,8 @@ import yaml
 from fitserve import strictjson
 from fitserve.errors import Malformed, UnsupportedMedia
 from fitserve.settings import Limits
-from fitserve.spec.problems import SpecRefused, shown
 from fitserve.spec.spec import Spec, parse
+from fitserve.validation import SpecRefused, shown
 
 YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml")
 JSON_TYPES = ("application/json", "text/json")

@@ -20,8 +20,8 @@ from fitserve.spec.component import Family, later
 from fitserve.spec.losses import LOSSES, Loss
 from fitserve.spec.metrics import METRICS
 from fitserve.spec.optimizers import Adam, AnyOptimizer
-from fitserve.spec.problems import Refused, shown
 from fitserve.spec.values import Flag, Natural, NonNegative, Positive, Rate, Seed
+from fitserve.validation import Refused, shown
 
 
 def _names_component(value: dict[str, Any], family: Family[Any]) -> bool:

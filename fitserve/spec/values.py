@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, StrictBool, StrictStr, WithJsonSchema
 
-from fitserve.spec.problems import Refused, shown
+from fitserve.validation import Refused, shown
 
 LARGEST = 2**53  # whole numbers above it do not survive JSON in every language
 

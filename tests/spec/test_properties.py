@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from fitserve.errors import FitserveError
-from fitserve.spec.problems import SpecRefused
 from fitserve.spec.resolve import resolve
 from fitserve.spec.schema import json_schema
 from fitserve.spec.spec import parse
 from fitserve.spec.text import parse_text
+from fitserve.validation import SpecRefused
 from tests.spec.strategies import specs
 from tests.spec.table import facts
 

@@ -11,10 +11,10 @@ import pytest
 
 from fitserve.errors import FitserveError, Malformed, Problem
 from fitserve.settings import Limits
-from fitserve.spec.problems import SpecRefused
 from fitserve.spec.resolve import resolve
 from fitserve.spec.spec import parse
 from fitserve.spec.text import parse_text
+from fitserve.validation import SpecRefused
 from tests.spec.table import FEATURES, facts, resolved
 
 BODY = {"dataset": "table", "target": "price", "features": FEATURES}

@@ -12,7 +12,7 @@ import pytest
 from fitserve.spec.losses import LOSSES
 from fitserve.spec.metrics import METRICS
 from fitserve.spec.optimizers import OPTIMIZERS, SCHEDULES
-from fitserve.spec.problems import SpecRefused
+from fitserve.validation import SpecRefused
 from tests.spec.table import resolved
 from tests.trainer.specs import arrays, compiled, train_one_epoch
 from workers.trainer.engine.learning_rate_warmup import WarmedUp

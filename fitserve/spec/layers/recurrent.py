@@ -9,9 +9,9 @@ from fitserve.spec.activations import Activation
 from fitserve.spec.component import Family
 from fitserve.spec.initializers import AnyInitializer, GlorotUniform, Orthogonal, Zeros
 from fitserve.spec.layers.layer import Kept, Layer, Shape, Weight
-from fitserve.spec.problems import Refused
 from fitserve.spec.regularizers import AnyConstraint, AnyRegularizer
 from fitserve.spec.values import Flag, Positive, Rate, Seed
+from fitserve.validation import Refused
 
 # State that outlives a batch has no meaning for shuffled rows, returned state is for code that holds the layer, and
 # Bidirectional itself decides on the output where a step is masked.

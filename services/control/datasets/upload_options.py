@@ -10,6 +10,7 @@ from fastapi import Request
 from pydantic import ValidationError
 
 from fitserve.errors import BadInput, Problem
+from fitserve.validation import problems_from
 from fitserve.wire.datasets import UploadOptions
 
 BODY = 1 << 62  # bytes: the limit of an upload is a setting, counted by `receive`
@@ -47,14 +48,7 @@ def validated(body: dict[str, Any]) -> UploadOptions:
     try:
         return UploadOptions.model_validate(body)
     except ValidationError as error:
-        problems = [
-            Problem(
-                f"{'.'.join(map(str, item['loc']))}: {item['msg']}",
-                pointer="/" + "/".join(str(part).replace("~", "~0").replace("/", "~1") for part in item["loc"]),
-                received=str(item.get("input"))[:80],
-            )
-            for item in error.errors()[:20]
-        ]
+        problems = problems_from(error.errors()[:20], UploadOptions)
         raise BadInput(problems[0].detail, problems=problems) from None
 
 

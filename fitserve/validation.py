@@ -1,0 +1,231 @@
+"""Refusing what a client sent: problems with JSON pointers, what was received, what is allowed, the closest word.
+
+`InvalidValue` is raised inside validators, `problems_from` turns Pydantic's errors into problems.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+from fitserve.errors import BadInput, Problem, json_pointer
+
+MAX_EXCERPT = 120  # characters of what was received that an error repeats
+MAX_LISTED = 100  # allowed names that an error lists
+
+
+class InvalidValue(ValueError):
+    """A value that a validator refuses; the pointers of its problems are relative to that value."""
+
+    def __init__(
+        self,
+        detail: str = "",
+        *,
+        pointer: str = "",
+        received: Any = None,
+        expected: str | None = None,
+        fix: str | None = None,
+        problems: Sequence[Problem] = (),
+    ) -> None:
+        own = Problem(detail, pointer, received=received, expected=expected, fix=fix)
+        self.problems = tuple(problems) or (own,)
+        super().__init__(self.problems[0].detail)
+
+    def under(self, *keys: str | int) -> InvalidValue:
+        """Return the same refusal with pointers relative to the container that holds the value under `keys`."""
+        return InvalidValue(problems=_under(json_pointer(keys), self.problems))
+
+
+def _under(prefix: str, problems: Iterable[Problem]) -> list[Problem]:
+    return [replace(problem, pointer=prefix + (problem.pointer or "")) for problem in problems]
+
+
+def closest_names(word: Any, allowed: Iterable[str], n: int = 1) -> list[str]:
+    """Return the allowed names that look most like `word`, case ignored; none where none is close."""
+    if not isinstance(word, str) or len(word) > 100:
+        return []
+    by_case = {name.lower(): name for name in allowed}
+    return [by_case[name] for name in difflib.get_close_matches(word.lower(), by_case, n=n, cutoff=0.55)]
+
+
+def did_you_mean(word: Any, allowed: Iterable[str], n: int = 1) -> str | None:
+    """Return a fix that suggests the closest allowed names; None where none is close."""
+    names = closest_names(word, allowed, n)
+    return f"Did you mean {' or '.join(names)}?" if names else None
+
+
+def unknown_name(
+    detail: str,
+    name: Any,
+    allowed: Collection[str],
+    pointer: str | None = None,
+    *,
+    column: str | None = None,
+    fix: str | None = None,
+) -> Problem:
+    """Return the problem of a name that is not allowed; `fix` is used where no allowed name is close."""
+    return Problem(
+        detail,
+        pointer,
+        column=column,
+        received=excerpt(name),
+        expected=f"one of {', '.join(list(allowed)[:MAX_LISTED])}",
+        fix=did_you_mean(name, allowed) or fix,
+    )
+
+
+def excerpt(value: Any) -> Any:
+    """Return what was received, short enough for an error and with control characters escaped."""
+    if isinstance(value, (bool, type(None), float)):
+        return value
+    if isinstance(value, int):
+        return value if abs(value) < 10**30 else f"an integer of {value.bit_length()} bits"
+    if isinstance(value, (list, tuple)) and len(value) > 20:
+        return f"a list of {len(value)}"
+    if isinstance(value, dict) and len(value) > 20:
+        return f"a mapping of {len(value)}"
+    text = value if isinstance(value, str) else repr(value)[: 2 * MAX_EXCERPT]
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: 2 * MAX_EXCERPT])
+    return text if len(text) <= MAX_EXCERPT else text[:MAX_EXCERPT] + "..."
+
+
+def problems_from(
+    errors: Iterable[Mapping[str, Any]], model: type[BaseModel] | None = None, body: Any = None
+) -> list[Problem]:
+    """Translate Pydantic's errors (`ValidationError.errors()`) to problems.
+
+    `model` is what was validated: its fields are suggested for unknown names. With `body`, pointers lead to what is
+    in it, without Pydantic's union tags and without what a shorthand left out; else they are the errors' locations.
+    """
+    problems: list[Problem] = []
+    for item in errors:
+        path, value = (list(item["loc"]), None) if body is None else _existing(item["loc"], body)
+        pointer, cause = json_pointer(path), item.get("ctx", {}).get("error")
+        if isinstance(cause, InvalidValue) or (isinstance(cause, BadInput) and cause.problems):
+            problems += _under(pointer, cause.problems)
+        elif item["type"] == "missing" and item["loc"]:
+            name = str(item["loc"][-1])
+            expected = _description(_owner(model, item["loc"]), name)
+            problems.append(Problem(f"`{name}` is missing.", pointer, received=excerpt(value), expected=expected))
+        elif item["type"] == "extra_forbidden":
+            problems.append(_unknown_field(str(item["loc"][-1]), pointer, _owner(model, item["loc"])))
+        else:
+            problems.append(_invalid(item, pointer))
+    return problems
+
+
+def _existing(loc: Sequence[str | int], body: Any) -> tuple[list[str | int], Any]:
+    """Return the part of a location that exists in `body`, and the value there."""
+    path: list[str | int] = []
+    key: Any
+    for key in loc:
+        if (isinstance(body, dict) and key in body) or (
+            isinstance(body, (list, tuple)) and isinstance(key, int) and key < len(body)
+        ):
+            body = body[key]
+            path.append(key)
+    return path, body
+
+
+def _owner(model: type[BaseModel] | None, loc: Sequence[str | int]) -> type[BaseModel] | None:
+    """Return the model that the last key of a location belongs to."""
+    for key in loc[:-1]:
+        if model is not None and isinstance(key, str) and key in model.model_fields:
+            model = _model_in(model.model_fields[key].annotation)
+    return model
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = [model for argument in get_args(annotation) if (model := _model_in(argument)) is not None]
+    return found[0] if len(found) == 1 else None
+
+
+def _unknown_field(name: str, pointer: str, owner: type[BaseModel] | None) -> Problem:
+    if owner is None:
+        return Problem(
+            f"{excerpt(name)} is not known here.", pointer, received=excerpt(name), expected="no such member"
+        )
+    return unknown_name(f"{owner.__name__} has no {excerpt(name)}.", name, owner.model_fields, pointer)
+
+
+def _description(owner: type[BaseModel] | None, name: str) -> str | None:
+    if owner is None or name not in owner.model_fields:
+        return None
+    return owner.model_fields[name].description or f"{owner.__name__} needs {name}"
+
+
+# What Pydantic expects, by the type of its error.
+_EXPECTED = {
+    "greater_than": "a number above {gt}",
+    "greater_than_equal": "a number of at least {ge}",
+    "less_than": "a number below {lt}",
+    "less_than_equal": "a number of at most {le}",
+    "literal_error": "{expected}",
+    "too_short": "at least {min_length} items",
+    "too_long": "at most {max_length} items",
+    "string_too_short": "at least {min_length} characters",
+    "string_too_long": "at most {max_length} characters",
+    "string_pattern_mismatch": "text that matches {pattern}",
+    "float_type": "a number",
+    "int_type": "a whole number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "finite_number": "a finite number",
+    "union_tag_invalid": "one of {expected_tags}",
+}
+
+
+def _invalid(item: Mapping[str, Any], pointer: str) -> Problem:
+    context = {key: str(value) for key, value in item.get("ctx", {}).items()}
+    template = _EXPECTED.get(item["type"])
+    fix = None
+    if item["type"] in ("literal_error", "union_tag_invalid"):
+        allowed = context.get("expected_tags") or context["expected"].replace(" or ", ", ")
+        fix = did_you_mean(context.get("tag", item["input"]), [part.strip("' ") for part in allowed.split(",")])
+    detail = item["msg"].removeprefix("Value error, ")
+    return Problem(
+        f"`{item['loc'][-1]}`: {detail}." if item["loc"] and item["loc"][-1] != "" else f"{detail}.",
+        pointer,
+        received=excerpt(item.get("input")),
+        expected=template.format(**context) if template else None,
+        fix=fix,
+    )
+
+
+# The old names, until every caller has changed.
+Refused, nearest, shown, pointer_of = InvalidValue, closest_names, excerpt, json_pointer
+MAX_PROBLEMS = 50
+
+
+def problems_of(error: Any, model: type[BaseModel], body: Any) -> list[Problem]:
+    return problems_from(error.errors(include_url=False), model, body)
+
+
+class SpecRefused(BadInput):
+    """The spec is refused."""
+
+    slug = "spec-refused"
+    title = "The spec is refused"
+
+    @classmethod
+    def because(cls, problems: Sequence[Problem]) -> SpecRefused:
+        """One error for several problems; the first is its headline."""
+        first = problems[0]
+        return cls(
+            first.detail,
+            pointer=first.pointer,
+            received=first.received,
+            expected=first.expected,
+            fix=first.fix,
+            problems=problems[:MAX_PROBLEMS],
+        )
