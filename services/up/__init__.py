@@ -1,1 +1,0 @@
-"""The embedded default: every process of fitserve on one machine, started and stopped as one."""
