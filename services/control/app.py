@@ -11,7 +11,7 @@ from sqlalchemy import text
 from fitserve import blobs, db, telemetry
 from fitserve.queue import Publisher
 from fitserve.settings import Settings
-from services.control import openapi, swagger
+from services.control import openapi, pages
 from services.control.admin import audit, key_routes, limits, system
 from services.control.admin.audit import Auditor
 from services.control.admin.key_ring import KeyRing, ensure_root_key, has_live_key
@@ -23,9 +23,9 @@ from services.control.insight import plot_routes, surfaces
 from services.control.insight import routes as insight
 from services.control.models import batch_predictions, drift, feedback, predict_proxy, traffic
 from services.control.models import routes as models
+from services.control.pages import mount_dashboard
 from services.control.runs import events, spec_schema
 from services.control.runs import routes as runs
-from services.dashboard import mount
 from services.shell import make_app
 from services.shell.auth import refuse_unprotected_address
 
@@ -82,8 +82,8 @@ def create_app(settings: Settings) -> FastAPI:
     for noun in NOUNS:
         api.include_router(noun.router)
     app.include_router(api)
-    app.include_router(swagger.router)
+    app.include_router(pages.router)
     app.include_router(predict_proxy.router)
     openapi.install(app)
-    mount(app)
+    mount_dashboard(app)
     return app

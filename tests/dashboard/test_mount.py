@@ -8,7 +8,7 @@ import httpx2
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from services.dashboard import mount
+from services.control.pages import mount_dashboard
 from tests.conftest import Server
 
 HTML = {"Accept": "text/html"}
@@ -19,7 +19,7 @@ def built(folder: Path) -> TestClient:
     (folder / "index.html").write_text("<h1>pages</h1>")
     app = FastAPI()
     app.add_api_route("/api/v1/limits", lambda: {"rows": 1})
-    mount(app, folder)
+    mount_dashboard(app, folder)
     return TestClient(app)
 
 
@@ -33,7 +33,7 @@ def test_deep_links_get_the_page_and_routes_stay_routes(tmp_path: Path) -> None:
 
 def test_where_the_build_is_missing_the_page_says_how_to_make_it(tmp_path: Path) -> None:
     app = FastAPI()
-    mount(app, tmp_path / "nothing")
+    mount_dashboard(app, tmp_path / "nothing")
     assert "make dashboard" in TestClient(app).get("/").text
 
 

@@ -18,7 +18,6 @@ from sqlalchemy.orm import Session
 
 from fitserve import artifacts, datasets, db
 from fitserve.artifacts import Artifact
-from fitserve.target_encoder import TargetEncoder
 from fitserve.encoder import Encoder
 from fitserve.errors import Conflict, NotFound
 from fitserve.explain import Inputs, Predict
@@ -27,6 +26,7 @@ from fitserve.findings.record import view_of
 from fitserve.runs import queries
 from fitserve.states import TERMINAL, TRIAL, RunState
 from fitserve.tables import Dataset, Epoch, Run
+from fitserve.target_encoder import TargetEncoder
 from services.control.deps import Context
 from services.shell import Caller
 

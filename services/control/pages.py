@@ -1,0 +1,77 @@
+"""Pages for people: the dashboard at `/`, and Swagger UI over our OpenAPI document at `/docs`.
+
+The dashboard is written in TypeScript in `services/dashboard`; `make dashboard` builds it into a folder that is not
+committed. Without it the API runs all the same, and `/` says how to build it. Swagger UI comes from files of an
+installed package, so that it works offline.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from fastapi import APIRouter, FastAPI
+from starlette.responses import HTMLResponse, Response
+
+DASHBOARD = Path(__file__).resolve().parents[1] / "dashboard" / "build"
+
+router = APIRouter(include_in_schema=False)
+
+_NOT_BUILT = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>fitserve</title></head>
+<body><h1>The API is running; the dashboard is not built.</h1>
+<p>Build it with <code>make dashboard</code> (or <code>make run</code>, which does), then restart fitserve.</p>
+<p>The API is described at <a href="/docs">/docs</a>.</p></body></html>
+"""
+
+_SWAGGER = """<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>fitserve API</title><link rel="stylesheet" href="/docs/swagger-ui.css"></head>
+<body><div id="swagger-ui"></div>
+<script src="/docs/swagger-ui-bundle.js"></script><script src="/docs/start.js"></script></body>
+</html>
+"""
+
+# A file of its own, because the content security policy forbids inline scripts.
+_SWAGGER_START = """SwaggerUIBundle({
+  url: "/api/v1/openapi.json",
+  dom_id: "#swagger-ui",
+  deepLinking: true,
+  persistAuthorization: false,
+  validatorUrl: null,
+});
+"""
+
+
+def mount_dashboard(app: FastAPI, build: Path = DASHBOARD) -> None:
+    """Serve the dashboard under `/`. Paths that no route matches get its page, so that deep links work."""
+    if (build / "index.html").is_file():
+        app.frontend("/", directory=build, fallback="index.html", check_dir=True)
+    else:
+        app.add_api_route("/", lambda: HTMLResponse(_NOT_BUILT), include_in_schema=False)
+
+
+@router.get("/docs")
+def swagger() -> Response:
+    return HTMLResponse(_SWAGGER)
+
+
+@router.get("/docs/start.js")
+def swagger_start() -> Response:
+    return Response(_SWAGGER_START, media_type="text/javascript")
+
+
+@router.get("/docs/swagger-ui.css")
+def swagger_style() -> Response:
+    return _package_file("swagger-ui.css", "text/css")
+
+
+@router.get("/docs/swagger-ui-bundle.js")
+def swagger_script() -> Response:
+    return _package_file("swagger-ui-bundle.js", "text/javascript")
+
+
+def _package_file(name: str, media_type: str) -> Response:
+    data = files("fastapi_offline").joinpath("static", name).read_bytes()
+    return Response(data, media_type=media_type, headers={"Cache-Control": "public, max-age=86400"})
