@@ -1,23 +1,25 @@
 """JSON as the control API reads it: bounded depth, no duplicate keys, no NaN, no number beyond a float.
 
-RFC 8259 leaves all of these to the receiver; readers that disagree about them are how filters are passed.
+RFC 8259 leaves all of these to the receiver; two readers that disagree about them let an attacker bypass a filter.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from fitserve.errors import Malformed
 
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 _NOT_BRACKETS = re.compile(rb"[^\[\]{}]+")
-_NUMBER_DIGITS = 400  # more than any float or 64-bit integer needs
+_MAX_DIGITS = 400  # of a number: more than any float or 64-bit integer needs
 
 
 def loads(data: bytes, max_depth: int = 64) -> Any:
-    """The value of a JSON text in UTF-8. Raises Malformed (400) saying what is wrong and where."""
+    """Return the value of a JSON text in UTF-8. Raises Malformed (400) with what is wrong and where."""
     _check_depth(data, max_depth)
     try:
         text = data.decode("utf-8")
@@ -31,8 +33,29 @@ def loads(data: bytes, max_depth: int = 64) -> Any:
         raise Malformed(f"The body is not JSON: {error.msg} at {where}.", expected="a JSON text (RFC 8259)") from None
 
 
+def finite_json(value: Any, digits: int | None = None, default: Callable[[Any], Any] | None = None) -> Any:
+    """Return `value` as JSON values, with NaN and infinities as None: JSON has neither, and PostgreSQL refuses them.
+
+    Floats are rounded to `digits` significant digits where given. NumPy's scalars and arrays become Python's.
+    `default` converts a value of any other type; without it such a value is returned unchanged.
+    """
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return None
+        return float(value) if digits is None else float(f"{value:.{digits}g}")
+    if value is None or isinstance(value, (str, int)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): finite_json(item, digits, default) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite_json(item, digits, default) for item in value]
+    if default is not None:
+        return default(value)
+    return finite_json(value.tolist(), digits) if hasattr(value, "tolist") else value
+
+
 def _check_depth(data: bytes, max_depth: int) -> None:
-    """Before the parser recurses: brackets outside strings, counted."""
+    """Count brackets outside strings, before the parser recurses."""
     if data.count(b"[") + data.count(b"{") <= max_depth:
         return
     depth = 0
@@ -47,7 +70,7 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise Malformed("A key stands twice in one object.", received=twice[:100], fix="Give each key once.")
+        raise Malformed("An object has the same key twice.", received=twice[:100], fix="Give each key once.")
     return found
 
 
@@ -56,13 +79,13 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _float(digits: str) -> float:
-    value = float(digits[:_NUMBER_DIGITS]) if len(digits) <= _NUMBER_DIGITS else float("inf")
+    value = float(digits[:_MAX_DIGITS]) if len(digits) <= _MAX_DIGITS else float("inf")
     if value in (float("inf"), float("-inf")):
         raise Malformed("A number is out of range.", received=digits[:40], expected="a 64-bit float")
     return value
 
 
 def _int(digits: str) -> int:
-    if len(digits) > _NUMBER_DIGITS:
+    if len(digits) > _MAX_DIGITS:
         raise Malformed("A number is out of range.", received=digits[:40] + "...", expected="a shorter integer")
     return int(digits)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, time
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from fitserve.errors import BadInput
+from fitserve.strictjson import finite_json
 
 if TYPE_CHECKING:
     import pandas
@@ -74,22 +74,16 @@ def _listed(value: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON can say it."""
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+    """Return a value as JSON values: NaN and missing values as None, times as ISO 8601. Raises BadInput."""
+    return finite_json(value, default=_plain_scalar)
+
+
+def _plain_scalar(value: Any) -> Any:
     if isinstance(value, datetime | date | time):
         return None if value != value else value.isoformat()  # pandas's NaT does not equal itself
     if isinstance(value, Decimal):
         return float(value)
-    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:  # a numpy scalar
-        return plain(value.item())
-    if hasattr(value, "tolist"):
+    if hasattr(value, "tolist"):  # NumPy's scalars and arrays
         return plain(value.tolist())
     if type(value).__name__ in ("NAType", "NaTType"):
         return None

@@ -16,10 +16,11 @@ from fitserve import db, telemetry
 from fitserve.blobs import BlobStore, Stored
 from fitserve.errors import Conflict
 from fitserve.runs.blob_references import keep
-from fitserve.runs.history import CANCEL_REQUESTED, FINISHED, RELEASED, Level, Report, finite, record_reports, say
+from fitserve.runs.history import CANCEL_REQUESTED, FINISHED, RELEASED, Level, Report, record_reports, say
 from fitserve.runs.lease import Lease, LeaseLost, queued
 from fitserve.runs.queries import own
 from fitserve.states import TERMINAL, TRIAL, RunState
+from fitserve.strictjson import finite_json
 from fitserve.tables import Run
 
 # Inserts the model's version within T4's transaction and returns its number (or None).
@@ -52,7 +53,7 @@ def succeed(
             raise CancelledFirst(lease.run_id) if ours else LeaseLost(lease.run_id)
         record_reports(session, lease.run_id, lease.attempt, reports, at)
         keep(session, blobs, stored, at)
-        whole = {**finite(dict(result)), "attempt": lease.attempt}
+        whole = {**finite_json(dict(result)), "attempt": lease.attempt}
         if (version := register(session)) is not None:
             whole["version"] = version
         session.execute(_on(Run.id == lease.run_id).values(result=whole))
@@ -241,7 +242,7 @@ def _failed(
     data: Mapping[str, Any],
     **values: Any,
 ) -> RunState:
-    error = finite({"cause": cause, "detail": message, **data})
+    error = finite_json({"cause": cause, "detail": message, **data})
     _must_end(session, where, run, RunState.failed, at, error=error, **values)
     say(session, run.id, run.attempt, FINISHED, at, RunState.failed, message, level="error", data=error)
     return RunState.failed

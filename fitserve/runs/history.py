@@ -6,7 +6,6 @@ events of one run in the order of their ids, so that a reader who has seen id 11
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,6 +14,7 @@ from typing import Any, Literal
 from sqlalchemy.orm import Session
 
 from fitserve import db
+from fitserve.strictjson import finite_json
 from fitserve.tables import Blob, Epoch, Event
 
 Level = Literal["info", "warn", "error"]
@@ -70,7 +70,7 @@ def say(
             level=level,
             type="state",
             message=message,
-            data={"state": state, **finite(data or {})},
+            data={"state": state, **finite_json(data or {})},
             created_at=at,
         )
     )
@@ -98,9 +98,9 @@ def record_reports(session: Session, run_id: str, attempt: int, reports: Sequenc
                     "trial": report.trial,
                     "epoch": report.epoch,
                     "attempt": attempt,
-                    "logs": finite(report.logs),
+                    "logs": finite_json(report.logs),
                     "seconds": report.seconds,
-                    "layers": finite(report.layers),
+                    "layers": finite_json(report.layers),
                     "created_at": at,
                 }
                 for report in epochs.values()
@@ -111,10 +111,15 @@ def record_reports(session: Session, run_id: str, attempt: int, reports: Sequenc
     rows = []
     for report in reports:
         if isinstance(report, EventReport):
-            row = {"level": report.level, "type": "message", "message": report.message, "data": finite(report.data)}
+            row = {
+                "level": report.level,
+                "type": "message",
+                "message": report.message,
+                "data": finite_json(report.data),
+            }
         elif (report.trial, report.epoch) in new and epochs[report.trial, report.epoch] is report:
             data = {"trial": report.trial, "epoch": report.epoch, "logs": report.logs, "seconds": report.seconds}
-            row = {"level": "info", "type": "metrics", "message": f"Epoch {report.epoch}", "data": finite(data)}
+            row = {"level": "info", "type": "metrics", "message": f"Epoch {report.epoch}", "data": finite_json(data)}
         else:
             continue
         rows.append({"run_id": run_id, "attempt": attempt, "seq": report.seq, "created_at": at, **row})
@@ -130,14 +135,3 @@ def add_blob_rows(session: Session, blobs: Sequence[tuple[str, int, str]], at: d
         Blob,
         [{"sha256": key, "bytes": size, "kind": kind, "created_at": at} for key, (size, kind) in unique.items()],
     )
-
-
-def finite(value: Any) -> Any:
-    """The value with NaN and infinities as null: JSON has neither, and PostgreSQL refuses them."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return value

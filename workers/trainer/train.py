@@ -13,6 +13,7 @@ import numpy as np
 from fitserve.dataset_facts import DatasetFacts
 from fitserve.errors import BadInput
 from fitserve.spec.spec import Spec, parse
+from fitserve.strictjson import finite_json
 from workers.trainer.data import encoded_rows
 from workers.trainer.data.encoded_rows import Encoded
 from workers.trainer.data.feed import Resident
@@ -238,11 +239,11 @@ def _finished(
         digest = {**told, "weights": receipt.weights_digest(compiled.model)}
         differing = {**own.entries, "epoch": epoch, "receipt": digest}
         differing["metrics"] = _metrics(prepared, source, rows, compiled)
-        kept[epoch] = KeptEpoch(own.files, _finite(differing))
+        kept[epoch] = KeptEpoch(own.files, finite_json(differing))
         report.progress()
     if missing := [epoch for epoch in spec.training.keep_epochs if epoch not in kept]:
         report.event("warn", f"Training ended before epochs that were to be kept: {missing}.", {"epochs": missing})
-    return TrainingResult({**exported.files, **files}, _finite(manifest), _finite(result), kept)
+    return TrainingResult({**exported.files, **files}, finite_json(manifest), finite_json(result), kept)
 
 
 def _some(rows: np.ndarray, most: int = 20_000) -> np.ndarray:
@@ -282,16 +283,3 @@ def _weighted_as(rows: Rows, held_out: Rows) -> Rows:
     if held_out.weight is None:
         return Rows(rows.x, rows.y)
     return Rows(rows.x, rows.y, keras.tree.map_structure(lambda _: keras.ops.ones(rows.count), held_out.weight))
-
-
-def _finite(value: Any) -> Any:
-    """Plain JSON: NumPy's numbers become Python's, and what is not finite None."""
-    if isinstance(value, dict):
-        return {str(key): _finite(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(inner) for inner in value]
-    if isinstance(value, np.ndarray):
-        return _finite(value.tolist())
-    if isinstance(value, (float, np.floating)):
-        return float(value) if np.isfinite(value) else None
-    return int(value) if isinstance(value, np.integer) else value

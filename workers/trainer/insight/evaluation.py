@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
+from fitserve.strictjson import finite_json
 from workers.trainer.insight import intervals
 
 POINTS = 200
@@ -67,7 +68,7 @@ def classification(
         figures["intervals"], by_label = intervals.classification(figures, truth, chosen, shares, seed)
         for entry, own in zip(figures["by_label"], by_label, strict=False):  # of very many labels, none
             entry["intervals"] = own
-    return plain(figures)
+    return finite_json(figures, 8)
 
 
 def _roc_auc(truth: Ints, shares: Floats) -> float | None:
@@ -189,7 +190,7 @@ def regression(truth: Floats, predicted: Floats, *, seed: int = 0, brief: bool =
             "predicted_actual": _sample(truth, predicted, seed),
             "intervals": intervals.regression(figures, truth, residual, seed),
         }
-    return plain(figures)
+    return finite_json(figures, 8)
 
 
 def _residual_deciles(predicted: Floats, residual: Floats) -> list[dict[str, Any]]:
@@ -225,7 +226,7 @@ def compare(ours: Floats, theirs: Floats, seed: int = 0) -> dict[str, Any]:
     verdict = "no different"
     if interval is not None and (interval[1] < 0 or interval[0] > 0):
         verdict = "better" if interval[1] < 0 else "worse"
-    return plain({"difference": float(np.mean(ours - theirs)), "interval": interval, "verdict": verdict})
+    return finite_json({"difference": float(np.mean(ours - theirs)), "interval": interval, "verdict": verdict}, 8)
 
 
 def _normalised(probabilities: Floats) -> Floats:
@@ -239,17 +240,3 @@ def _thin(values: Floats) -> Floats:
     if len(values) <= POINTS:
         return values
     return values[np.linspace(0, len(values) - 1, POINTS).round().astype(int)]
-
-
-def plain(value: Any) -> Any:
-    """JSON values, with six significant digits."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return [plain(item) for item in value]
-    if isinstance(value, (bool, str, int)) or value is None:
-        return value
-    if isinstance(value, np.integer):
-        return int(value)
-    number = float(value)
-    return float(f"{number:.8g}") if np.isfinite(number) else None

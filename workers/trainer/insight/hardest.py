@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.trainer.insight.evaluation import plain
+from fitserve.strictjson import finite_json
 
 MOST = 50
 FAR = 5.0  # robust standard deviations
@@ -48,14 +48,15 @@ def hardest_labels(
         return {**said, "predicted": labels[other], "predicted_probability": probabilities[at, other]}
 
     hard = np.argsort(own, kind="stable")[:MOST]
-    return plain(
+    return finite_json(
         {
             "hardest": [entry(int(at), int(probabilities[at].argmax())) for at in hard],
             "mislabelled": [entry(int(at), int(best[at])) for at in suspect[:MOST]],
             "mislabelled_rows": len(suspect),
             "rows": len(truth),
             "method": "confident learning (Northcutt et al. 2021)",
-        }
+        },
+        digits=8,
     )
 
 
@@ -80,12 +81,13 @@ def hardest_numbers(
             "residual": residual[at],
         }
 
-    return plain(
+    return finite_json(
         {
             "hardest": [entry(int(at)) for at in order[:MOST]],
             "mislabelled": [entry(int(at)) for at in far[:MOST]],
             "mislabelled_rows": len(far),
             "rows": len(truth),
             "method": f"residual beyond {FAR:g} robust standard deviations",
-        }
+        },
+        digits=8,
     )

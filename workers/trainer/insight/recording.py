@@ -22,12 +22,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fitserve.strictjson import finite_json
 from workers.trainer.insight.probe import ENDS, Probe, Watched
 
 STEPS_WORTH = 40  # an epoch of so many steps can be looked at for less than 5% of its time
 ALWAYS = 10  # the first epochs are looked at in any case: what goes wrong early shows there
 MOST_ROWS = 5_000  # of all looks into all trials that train at once
 SMALL = 1e-3
+DIGITS = 6  # significant ones, of recorded figures
 SATURATED_ROWS = 0.95
 BINS = 30
 DRAWN_WEIGHTS = 512  # of a network whose weights are recorded themselves
@@ -98,7 +100,7 @@ class Recorder:
                 row["values"] = _values(one, [value[replica] for value in self._before[at]])
             by_layer.append(layer)
         return [
-            {"penalty": _finite(penalty), "layers": [layer[replica] for layer in by_layer]}
+            {"penalty": finite_json(penalty, DIGITS), "layers": [layer[replica] for layer in by_layer]}
             for replica, penalty in enumerate(seen.penalty)
         ]
 
@@ -106,7 +108,7 @@ class Recorder:
 def _say(rows: Sequence[Row], figures: dict[str, Sequence[Any]]) -> None:
     for name, values in figures.items():
         for row, value in zip(rows, values, strict=True):
-            row[name] = value if isinstance(value, int) else _finite(value)
+            row[name] = value if isinstance(value, int) else finite_json(value, DIGITS)
 
 
 def _of_weights(own: Sequence[Array], gradients: Sequence[Array], moved: Sequence[Array] | None) -> dict[str, Any]:
@@ -149,14 +151,7 @@ def histogram(values: Array) -> dict[str, Any] | None:
 
 def _values(one: Watched, values: Sequence[Array]) -> dict[str, Any]:
     own = zip(one.layer.trainable_variables, values, strict=True)
-    return {variable.name: _rounded(value.reshape(variable.shape)) for variable, value in own}
-
-
-def _rounded(values: Array) -> Any:
-    """Nested lists of six digits each; None where a number is not finite."""
-    if values.ndim == 0:
-        return _finite(float(values))
-    return [_rounded(part) for part in values] if values.ndim > 1 else [_finite(float(v)) for v in values]
+    return {variable.name: finite_json(value.reshape(variable.shape), DIGITS) for variable, value in own}
 
 
 def _flat(value: Array) -> Array:
@@ -168,7 +163,3 @@ def _norms(parts: Sequence[Array], replicas: int) -> Array:
     for part in parts:
         squares += [float(np.dot(one, one)) for one in _flat(part)]
     return np.sqrt(squares)
-
-
-def _finite(value: float) -> float | None:
-    return float(f"{value:.6g}") if np.isfinite(value) else None

@@ -22,8 +22,9 @@ from fitserve.datasets.split import Split
 from fitserve.encoder import Encoder
 from fitserve.encoding.coercion import labels_of
 from fitserve.encoding.fitted_column import FittedColumn
+from fitserve.strictjson import finite_json
 from workers.trainer.data.encoded_rows import Encoded, Fitted
-from workers.trainer.engine.signature import functional_of
+from workers.trainer.engine.network import functional_of
 from workers.trainer.insight import epoch_graphs, evaluation, hardest, importance, references, single_column
 from workers.trainer.insight.references import Reference
 from workers.trainer.insight.target_predictions import Question, questions
@@ -97,7 +98,7 @@ def study(trained: Trained, folder: Path) -> tuple[dict[str, Path], dict[str, An
         "study": round(time.perf_counter() - begun, 4),
         "looks": round(trained.watch.seconds, 4) if trained.watch else 0.0,
     }
-    files["insight"].write_text(json.dumps(evaluation.plain(insight), allow_nan=False))
+    files["insight"].write_text(json.dumps(finite_json(insight, 8), allow_nan=False))
     return files, {name: _brief(answer["evaluation"]) for name, answer in insight["targets"].items()}
 
 
