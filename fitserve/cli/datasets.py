@@ -104,7 +104,7 @@ def show(
     session.show(value, _head(found), "", _columns(found))
 
 
-def _head(found: Dataset[Any]) -> Any:
+def _head(found: Dataset) -> Any:
     return screen.pairs(
         {
             "dataset": found.ref,
@@ -117,7 +117,7 @@ def _head(found: Dataset[Any]) -> Any:
     )
 
 
-def _columns(found: Dataset[Any]) -> Any:
+def _columns(found: Dataset) -> Any:
     rows = []
     for column in found.columns:
         number = column.kind == "numeric"

@@ -39,13 +39,13 @@ def list_(
     session.show(found, screen.table(names, rows, may_go=("dataset", "took", "created", "model")))
 
 
-def _took(run: Run[Any]) -> str:
+def _took(run: Run) -> str:
     if run.started_at is None or run.finished_at is None:
         return ""
     return screen.duration((run.finished_at - run.started_at).total_seconds())
 
 
-def _score(run: Run[Any]) -> str:
+def _score(run: Run) -> str:
     """One figure that tells most: on the test rows, else on the validation rows."""
     for part in ("test", "validation", "train"):
         for name, value in run.scores(part).items():

@@ -21,7 +21,6 @@ from fitserve.cli.session import Session
 from fitserve.errors import FitserveError
 
 if TYPE_CHECKING:
-    from fitserve.client.effects import Sync
     from fitserve.client.runs import Run
     from fitserve.wire.runs import EventInfo
 
@@ -160,7 +159,7 @@ def _losses_first(name: str) -> tuple[bool, bool, str]:
     return (name == "learning_rate", "loss" not in name, name.removeprefix("val_") + name)
 
 
-def watch(session: Session, run: Run[Sync]) -> None:
+def watch(session: Session, run: Run) -> None:
     """Follows a run to its end, through lost connections. Raises typer.Exit unless it succeeded.
 
     Ctrl-C leaves the run going and says how to come back to it.
@@ -179,7 +178,7 @@ def watch(session: Session, run: Run[Sync]) -> None:
     end(session, run)
 
 
-def follow(session: Session, run: Run[Sync]) -> None:
+def follow(session: Session, run: Run) -> None:
     """Shows a run until its end."""
     picture = picture_of(run)
     with _shown(session, picture) as show:
@@ -189,7 +188,7 @@ def follow(session: Session, run: Run[Sync]) -> None:
     run.wait(check=False)
 
 
-def end(session: Session, run: Run[Sync]) -> None:
+def end(session: Session, run: Run) -> None:
     """Says how a run ended and what can be done next. Raises typer.Exit unless it succeeded."""
     if session.json:
         typer.echo(screen.json_text({"run": run}, indent=None))
@@ -204,7 +203,7 @@ def end(session: Session, run: Run[Sync]) -> None:
     raise typer.Exit(Exit.run_cancelled if run.state == "cancelled" else Exit.run_failed)
 
 
-def summary(run: Run[Sync]) -> RenderableType:
+def summary(run: Run) -> RenderableType:
     """How a run ended, in a few lines."""
     lines: list[RenderableType] = [Text.assemble((run.id, "bold"), "  ", screen.state(run.state))]
     if run.error:
@@ -216,7 +215,7 @@ def summary(run: Run[Sync]) -> RenderableType:
     return Group(*lines)
 
 
-def picture_of(run: Run[Sync]) -> Picture:
+def picture_of(run: Run) -> Picture:
     """What is known before the first event."""
     training = (run.resolved or {}).get("training", {})
     return Picture(

@@ -1,144 +1,264 @@
-"""What all resources of one client share: its driver, its addresses and its patience; and how they use them."""
+"""What the resources of one client share: its connections, its retries, its server's addresses."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from threading import Event
+from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack
 
+import httpx2
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
-from fitserve.client.effects import (
-    Answer,
-    Bound,
-    Call,
-    Driver,
-    Item,
-    Listing,
-    M,
-    Operation,
-    Query,
-    Send,
-    listing,
-    operation,
-)
-from fitserve.client.retry import Patience, persist
+from fitserve.client.errors import Unreachable, error_of
 from fitserve.client.server_address import Address
+from fitserve.client.upload_body import UploadBody
 from fitserve.errors import FitserveError
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+Query = Mapping[str, str | int | float | bool | None]
+
+_REFUSED_BEFORE_ACTING = frozenset({429, 503})
+_MAY_HAVE_ACTED = frozenset({408, 502, 504})
 _PROBE_SECONDS = 3.0
 
+# Set once nobody awaits the call that this thread performs for an `AsyncClient`.
+abandoned: ContextVar[Event | None] = ContextVar("abandoned", default=None)
 
-@dataclass(slots=True)
+
+def pause(seconds: float = 0.0) -> None:
+    """Sleep. Raise CancelledError as soon as nobody awaits this call any more."""
+    event = abandoned.get()
+    if event is None:
+        time.sleep(seconds)
+    elif event.wait(seconds):
+        raise CancelledError
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often, and after how long, a request is sent again. Times are in seconds."""
+
+    retries: int = 4
+    first_pause: float = 0.25
+    longest_pause: float = 8.0
+    longest_retry_after: float = 60.0  # a server that asks for more gets its error raised at once
+
+    def pause_before(self, retry: int, retry_after: float | None = None) -> float:
+        """Return the pause before a retry (from 0): exponential, half of it random; at least `retry_after`."""
+        backoff = min(self.longest_pause, self.first_pause * 2.0**retry)
+        return max(retry_after or 0.0, backoff * random.uniform(0.5, 1.0))
+
+    def covers(self, error: FitserveError, repeatable: bool) -> bool:
+        """Return whether the same request may succeed later, and sending it again does no harm."""
+        if error.retry_after is not None and error.retry_after > self.longest_retry_after:
+            return False
+        if isinstance(error, Unreachable):
+            return repeatable or not error.sent
+        return error.status in _REFUSED_BEFORE_ACTING or (error.status in _MAY_HAVE_ACTED and repeatable)
+
+
+class RequestOptions(TypedDict, total=False):
+    """What a request has besides its method and path. Members of `query` that are None are left out."""
+
+    query: Query
+    headers: Mapping[str, str]
+    json: Any
+    content: bytes | UploadBody
+    service: Literal["control", "predict"]
+    timeout: float  # seconds without a byte; the client's own when left out
+
+
 class Connection:
-    """One client's side of the wire."""
+    """Requests to one server: its API and its prediction service. Safe to share between threads."""
 
-    driver: Driver
-    address: Address
-    patience: Patience = field(default_factory=Patience)
+    def __init__(self, http: httpx2.Client, address: Address, policy: RetryPolicy | None = None) -> None:
+        self.http = http
+        self.address = address
+        self.policy = policy or RetryPolicy()
+
+    def send(
+        self, method: str, path: str, *, repeatable: bool = True, **options: Unpack[RequestOptions]
+    ) -> httpx2.Response:
+        """Send a request until its answer is below 400, as the retry policy allows.
+
+        `repeatable` says that sending it twice does no harm. Raises the server's error, or Unreachable.
+        """
+        return self.with_retries(lambda: self.send_once(method, path, **options), repeatable)
+
+    def send_once(self, method: str, path: str, **options: Unpack[RequestOptions]) -> httpx2.Response:
+        """Send a request without retries. Raises the server's error, or Unreachable."""
+        with self.stream(method, path, **options) as response:
+            response.read()
+            return response
+
+    @contextmanager
+    def stream(self, method: str, path: str, **options: Unpack[RequestOptions]) -> Iterator[httpx2.Response]:
+        """Send a request without retries; the block reads the body. Raises the server's error, or Unreachable."""
+        pause()
+        request = self._build(method, path, **options)
+        try:
+            response = self.http.send(request, stream=True)
+            try:
+                if response.status_code >= 400:
+                    response.read()
+                    raise error_of(response)
+                yield response
+            finally:
+                response.close()
+        except httpx2.TransportError as error:
+            raise _unreachable(error, self.address.base(options.get("service", "control"))) from error
+
+    def _build(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Query | None = None,
+        headers: Mapping[str, str] | None = None,
+        json: Any = None,
+        content: bytes | UploadBody | None = None,
+        service: Literal["control", "predict"] = "control",
+        timeout: float | None = None,
+    ) -> httpx2.Request:
+        all_headers = {**self.address.headers(), **(headers or {})}
+        if isinstance(content, UploadBody):
+            all_headers.setdefault("Content-Type", content.content_type)
+            if content.size is not None:  # so that the server can refuse it at once
+                all_headers["Content-Length"] = str(content.size)
+        return self.http.build_request(
+            method,
+            self.address.base(service) + path,
+            params={key: value for key, value in (query or {}).items() if value is not None},
+            headers=all_headers,
+            json=json,
+            content=content.chunks() if isinstance(content, UploadBody) else content,
+            timeout=(
+                httpx2.USE_CLIENT_DEFAULT
+                if timeout is None
+                else httpx2.Timeout(timeout, connect=5.0, write=min(timeout, 60.0))
+            ),
+        )
+
+    def with_retries(self, attempt: Callable[[], T], repeatable: bool = True) -> T:
+        """Return what `attempt` returns, calling it again after errors that the retry policy covers."""
+        retry = 0
+        while True:
+            try:
+                return attempt()
+            except FitserveError as error:
+                if retry >= self.policy.retries or not self.policy.covers(error, repeatable):
+                    raise
+                seconds = self.policy.pause_before(retry, error.retry_after)
+            pause(seconds)
+            retry += 1
+
+    def get(self, path: str, query: Query | None = None) -> Any:
+        """Return the JSON value at a path of the API."""
+        return self.send("GET", path, query=query or {}).json()
+
+    def pages(
+        self, path: str, make: Callable[[Any], T], query: Query | None = None, limit: int | None = None
+    ) -> Iterator[T]:
+        """Yield what `make` makes of each item of a list, requesting page by page; at most `limit` of them."""
+        cursor: str | None = None
+        left = limit
+        while left is None or left > 0:
+            size = {} if left is None else {"limit": min(left, 100)}
+            page = self.get(path, {**(query or {}), **size, "cursor": cursor})
+            items = page if isinstance(page, list) else page["items"]
+            yield from map(make, items[:left])
+            left = None if left is None else left - len(items)
+            cursor = None if isinstance(page, list) else page.get("next_cursor")
+            if not cursor:
+                return
+
+    def find_predict(self) -> None:
+        """Learn where the prediction service is: from the API, else the same host's usual port.
+
+        Where that cannot be reached from here (an address within a cluster), the API forwards to it.
+        """
+        address = self.address
+        if address.predict_url is not None:
+            return
+        try:
+            limits = self.get("/api/v1/limits")
+            url = limits.get("predict_url") if isinstance(limits, dict) else None
+        except FitserveError:
+            url = None  # the API is away, or the key may only predict: the prediction service may still answer
+        address.predict_url = str(url or address.guessed_predict_url()).rstrip("/")
+        try:
+            self.send_once("GET", "/livez", service="predict", timeout=_PROBE_SECONDS)
+        except Unreachable:
+            address.predict_url = address.base_url
+        except FitserveError:
+            pass  # it is there, whatever it answers
 
 
-class Resource(Bound[M]):
+def chunks(response: httpx2.Response) -> Iterator[bytes]:
+    """Yield a streamed response's bytes as they come."""
+    for chunk in response.iter_bytes():
+        pause()
+        yield chunk
+
+
+def _unreachable(error: httpx2.TransportError, base_url: str) -> Unreachable:
+    """Return our error for a broken connection. Where no connection was made, the server cannot have acted."""
+    not_sent = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
+    if isinstance(error, httpx2.TimeoutException):
+        detail = f"The server at {base_url} did not answer in time."
+    elif not_sent:
+        detail = f"No server answers at {base_url}."
+    else:
+        detail = f"The connection to {base_url} broke."
+    fix = "Start one with `fitserve up`, or say where it is: FITSERVE_URL, or --url." if not_sent else None
+    result = Unreachable(detail, fix=fix)
+    result.sent = not not_sent
+    result.args = (detail if fix is None else f"{detail} {fix}",)
+    return result
+
+
+class Resource:
     """The methods of one noun."""
 
     def __init__(self, connection: Connection) -> None:
-        self._connection: Connection = connection
+        self._connection = connection
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self._connection.address.base_url}>"
 
 
-class Handle(BaseModel, Bound[M]):
+class Handle(BaseModel):
     """Something that the server answered, with methods that ask about it further.
 
-    Members that a newer server adds are kept out of the way.
+    Members that a newer server adds are ignored.
     """
 
-    model_config = ConfigDict(ignored_types=(operation, listing), extra="ignore")
+    model_config = ConfigDict(extra="ignore")
     _connection: Connection = PrivateAttr()
 
-    def _update(self, fresh: Mapping[str, Any]) -> None:
-        """Takes over what the server says now."""
-        found = type(self).model_validate(fresh)
-        self.__dict__.update(found.__dict__)
-        self.__pydantic_fields_set__.update(found.__pydantic_fields_set__)
+    @classmethod
+    def bind(cls, value: Any, connection: Connection) -> Self:
+        """Return the JSON value of an answer as a handle."""
+        handle = cls.model_validate(value)
+        handle._connection = connection
+        return handle
+
+    def _update(self, value: Any) -> Self:
+        """Take over the server's newer JSON value."""
+        newer = type(self).model_validate(value)
+        self.__dict__.update(newer.__dict__)
+        self.__pydantic_fields_set__.update(newer.__pydantic_fields_set__)
+        return self
 
 
-H = TypeVar("H", bound=Handle[Any])
-
-
-def bind(cls: type[H], value: Any, connection: Connection) -> H:
-    """An answer's value as a handle."""
-    made = cls.model_validate(value)
-    made._connection = connection
-    return made
-
-
-def ask(connection: Connection, call: Call) -> Operation[Answer]:
-    """The answer, asked for again where that may help. Raises what the server's problem details say."""
-    return (yield from persist(call, connection.patience))
-
-
-def ask_json(connection: Connection, method: str, path: str, query: Query | None = None) -> Operation[Any]:
-    """The JSON value of an answer to a request without a body."""
-    answer = yield from ask(connection, Call(method, path, query or {}))
-    return answer.json()
-
-
-def pages(
-    connection: Connection, path: str, query: Query, make: Callable[[Any], T], limit: int | None = None
-) -> Listing[T]:
-    """Emits every item of a list, page by page; at most `limit` of them."""
-    cursor: str | None = None
-    left = limit
-    while left is None or left > 0:
-        size = {} if left is None else {"limit": min(left, 100)}
-        page = yield from ask_json(connection, "GET", path, {**query, **size, "cursor": cursor})
-        items = page if isinstance(page, list) else page["items"]
-        for item in items[:left]:
-            yield Item(make(item))
-        left = None if left is None else left - len(items)
-        cursor = None if isinstance(page, list) else page.get("next_cursor")
-        if not cursor:
-            return
-
-
-def gather(listing: Listing[T]) -> Operation[list[T]]:
-    """What a listing emits, as one list."""
-    found: list[T] = []
-    outcome: Any = None
-    failure: Exception | None = None
-    while True:
-        try:
-            effect = listing.throw(failure) if failure else listing.send(outcome)
-        except StopIteration:
-            return found
-        outcome = failure = None
-        if isinstance(effect, Item):
-            found.append(effect.item)
-            continue
-        try:
-            outcome = yield effect
-        except Exception as error:  # what the driver throws in belongs to the listing
-            failure = error
-
-
-def find_predict(connection: Connection) -> Operation[None]:
-    """Learns where the prediction service is: from the API, else the same host's usual port.
-
-    Where that cannot be reached from here (an address within a cluster), the API forwards to it.
-    """
-    address = connection.address
-    if address.predict_url is not None:
-        return
-    try:
-        told = yield from ask_json(connection, "GET", "/api/v1/limits")
-        url = told.get("predict_url") if isinstance(told, dict) else None
-    except FitserveError:
-        url = None  # the API is away, or a key that may only predict: the data plane may well answer
-    address.predict_url = str(url or address.guessed_predict_url()).rstrip("/")
-    try:
-        yield Send(Call("GET", "/livez", service="predict", timeout=_PROBE_SECONDS))
-    except FitserveError:
-        address.predict_url = address.base_url
+def local(method: F) -> F:
+    """Mark a method that asks the server nothing: on an `AsyncClient`, too, it is called without `await`."""
+    method.local = True  # type: ignore[attr-defined]
+    return method

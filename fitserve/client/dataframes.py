@@ -1,4 +1,4 @@
-"""Rows from frames and frames from rows. pandas and polars are used where they are installed, and never needed."""
+"""Rows from frames and frames from rows. pandas and polars are optional."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Row = Mapping[str, Any] | Sequence[Any]
 
 
 def library_of(data: Any) -> str | None:
-    """`pandas`, `polars`, `pyarrow` or `numpy`, whose object this is; None for anything else."""
+    """Return the library of an object: `pandas`, `polars`, `pyarrow` or `numpy`; None for any other."""
     for cls in type(data).__mro__:
         root = cls.__module__.partition(".")[0]
         if root in ("pandas", "polars", "pyarrow", "numpy"):
@@ -27,9 +27,9 @@ def library_of(data: Any) -> str | None:
 
 
 def rows_of(data: Any) -> list[Any]:
-    """Rows ready for JSON, one object or list each, from whatever holds a table.
+    """Return rows ready for JSON, each an object or a list, from any kind of table.
 
-    A frame; a numpy array (rows, columns); a list of mappings or of lists; a mapping of columns to lists; one
+    Takes a frame; a numpy array (rows, columns); a list of mappings or of lists; a mapping of columns to lists; one
     mapping of plain values, which is one row. NaN and NaT become null; times become ISO 8601. Raises BadInput.
     """
     library = library_of(data)
@@ -43,22 +43,18 @@ def rows_of(data: Any) -> list[Any]:
     if library == "pyarrow":
         return [plain(row) for row in data.to_pylist()]
     if library == "numpy":
-        return _rows_of_array(data)
+        if data.ndim == 0:
+            raise BadInput("A single number is not a table.", expected="an array of shape (rows, columns)")
+        return [plain(row) for row in data.tolist()]
     if isinstance(data, Mapping):
         return _rows_of_mapping(data)
     if isinstance(data, str | bytes) or not isinstance(data, Iterable):
-        raise BadInput(f"A {type(data).__name__} is no table.", expected="a frame, an array, or a list of rows")
+        raise BadInput(f"A {type(data).__name__} is not a table.", expected="a frame, an array, or a list of rows")
     return [plain(row) for row in data]
 
 
-def _rows_of_array(data: Any) -> list[Any]:
-    if data.ndim == 0:
-        raise BadInput("A single number is no table.", expected="an array of shape (rows, columns)")
-    return [plain(row) for row in data.tolist()]
-
-
 def _rows_of_mapping(data: Mapping[str, Any]) -> list[Any]:
-    columns = {name: _listed(value) for name, value in data.items()}
+    columns = {name: _as_list(value) for name, value in data.items()}
     if not any(isinstance(value, list) for value in columns.values()):
         return [plain(data)]
     lengths = {name: len(value) for name, value in columns.items() if isinstance(value, list)}
@@ -67,7 +63,7 @@ def _rows_of_mapping(data: Mapping[str, Any]) -> list[Any]:
     return [plain(dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
 
 
-def _listed(value: Any) -> Any:
+def _as_list(value: Any) -> Any:
     if library_of(value) is not None and hasattr(value, "__len__"):
         return list(value.to_list() if hasattr(value, "to_list") else value.tolist())
     return list(value) if isinstance(value, list | tuple) else value
@@ -91,14 +87,14 @@ def _plain_scalar(value: Any) -> Any:
 
 
 def to_pandas(rows: Iterable[Mapping[str, Any]]) -> pandas.DataFrame:
-    """A pandas frame. Raises ImportError where pandas is not installed."""
+    """Return a pandas frame. Raises ImportError where pandas is not installed."""
     import pandas
 
     return pandas.DataFrame(list(rows))
 
 
 def to_polars(rows: Iterable[Mapping[str, Any]]) -> polars.DataFrame:
-    """A polars frame. Raises ImportError where polars is not installed."""
+    """Return a polars frame. Raises ImportError where polars is not installed."""
     import polars
 
     return polars.DataFrame(list(rows), infer_schema_length=None)

@@ -1,9 +1,9 @@
-"""Datasets: upload, list, look into."""
+"""Datasets: upload, list, inspect."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,12 +11,9 @@ from urllib.parse import quote
 
 from pydantic import Field
 
-from fitserve.client import dataframes
-from fitserve.client.connection import Handle, Resource, ask, ask_json, bind, gather, pages
-from fitserve.client.downloads import save
-from fitserve.client.effects import Call, Item, Listing, M, Operation, listing, operation
+from fitserve.client import dataframes, transfers
+from fitserve.client.connection import Handle, Resource
 from fitserve.client.history import card
-from fitserve.client.resumable import send as resumable_upload
 from fitserve.client.upload_body import Progress, dataset_name, upload_of
 from fitserve.dataset_facts import Kind
 from fitserve.errors import BadInput
@@ -28,10 +25,11 @@ if TYPE_CHECKING:
 
 _PATH = "/api/v1/datasets"
 UPLOAD_TIMEOUT = 600.0  # seconds without a byte: a large table is parsed before it is answered
+_ROWS = 1000  # of a page
 
 
-class Dataset(DatasetInfo, Handle[M]):
-    """One version of a dataset. `columns` is there once it was asked for by itself, or just uploaded."""
+class Dataset(DatasetInfo, Handle):
+    """One version of a dataset. `columns` is empty in lists, until `refresh()`."""
 
     columns: Sequence[Column] = Field(default=())
 
@@ -40,88 +38,87 @@ class Dataset(DatasetInfo, Handle[M]):
         """`name@version`, which a spec can name."""
         return f"{self.name}@{self.version}"
 
-    @operation
-    def refresh(self) -> Operation[Dataset[M]]:
-        """Asks for it again, with its columns."""
-        self._update((yield from ask_json(self._connection, "GET", f"{_PATH}/{self.id}")))
-        return self
+    @property
+    def extent(self) -> str:
+        """The number of rows and columns, in words."""
+        return f"{self.rows:,} rows" + (f", {len(self.columns)} columns" if self.columns else "")
 
-    @listing
-    def iter_rows(self, limit: int | None = None) -> Listing[dict[str, Any]]:
-        """Rows in the table's order, as mappings of column to value; None is missing."""
-        yield from _rows(self, limit)
+    def refresh(self) -> Dataset:
+        """Request it again, with its columns, and update this object."""
+        return self._update(self._connection.get(f"{_PATH}/{self.id}"))
 
-    @operation
-    def to_pandas(self, limit: int | None = None) -> Operation[pandas.DataFrame]:
-        """Its rows as a pandas frame. Raises ImportError where pandas is not installed."""
-        return dataframes.to_pandas((yield from gather(_rows(self, limit))))
+    def iter_rows(self, limit: int | None = None) -> Iterator[dict[str, Any]]:
+        """Yield rows in the table's order, as mappings of column to value; None is missing."""
+        cursor: str | None = None
+        left = limit
+        while left is None or left > 0:
+            size = _ROWS if left is None else min(left, _ROWS)
+            page = self._connection.get(f"{_PATH}/{self.id}/rows", {"cursor": cursor, "limit": size})
+            for row in page["rows"]:
+                yield dict(zip(page["columns"], row, strict=True))
+            left = None if left is None else left - len(page["rows"])
+            cursor = page.get("next_cursor")
+            if not cursor:
+                return
 
-    @operation
-    def to_polars(self, limit: int | None = None) -> Operation[polars.DataFrame]:
-        """Its rows as a polars frame. Raises ImportError where polars is not installed."""
-        return dataframes.to_polars((yield from gather(_rows(self, limit))))
+    def to_pandas(self, limit: int | None = None) -> pandas.DataFrame:
+        """Return its rows as a pandas frame. Raises ImportError where pandas is not installed."""
+        return dataframes.to_pandas(self.iter_rows(limit))
 
-    @operation
-    def profile(self) -> Operation[Profile]:
-        """Counts, quantiles, histograms, top values of every column."""
-        return Profile.model_validate((yield from ask_json(self._connection, "GET", f"{_PATH}/{self.id}/profile")))
+    def to_polars(self, limit: int | None = None) -> polars.DataFrame:
+        """Return its rows as a polars frame. Raises ImportError where polars is not installed."""
+        return dataframes.to_polars(self.iter_rows(limit))
 
-    @operation
-    def relations(self, target: str) -> Operation[Sequence[Relation]]:
-        """How each column relates to a target, the strongest first. Raises NotFound for an unknown column."""
-        found = yield from ask_json(self._connection, "GET", f"{_PATH}/{self.id}/relations", {"target": target})
-        return Relations.model_validate(found).items
+    def profile(self) -> Profile:
+        """Return counts, quantiles, histograms and top values of every column."""
+        return Profile.model_validate(self._connection.get(f"{_PATH}/{self.id}/profile"))
 
-    @operation
-    def change(self, *, kinds: Mapping[str, Kind] | None = None, shared: bool | None = None) -> Operation[Dataset[M]]:
-        """Corrects the kinds of columns, which makes a new version; or shares it with other owners."""
-        body = {"kinds": dict(kinds) if kinds else None, "shared": shared}
-        call = Call.with_json("PATCH", f"{_PATH}/{self.id}", {k: v for k, v in body.items() if v is not None})
-        answer = yield from ask(self._connection, call)
-        return bind(Dataset, answer.json(), self._connection)
+    def relations(self, target: str) -> Sequence[Relation]:
+        """Return how each column relates to a target, strongest first. Raises NotFound for an unknown column."""
+        answer = self._connection.get(f"{_PATH}/{self.id}/relations", {"target": target})
+        return Relations.model_validate(answer).items
 
-    @operation
-    def append(self, /, data: Any, *, progress: Progress | None = None, **options: Any) -> Operation[Dataset[M]]:
-        """A new version with the rows of another table, which has the same columns; it names this one as its parent."""
-        upload = upload_of(data, progress)
-        path = f"{_PATH}/{self.id}/rows"
-        query = _options(UploadOptions(**options))
-        call = Call("POST", path, query, content=upload, timeout=UPLOAD_TIMEOUT, repeatable=False)
-        answer = yield from ask(self._connection, call)
-        return bind(Dataset, answer.json(), self._connection)
+    def change(self, *, kinds: Mapping[str, Kind] | None = None, shared: bool | None = None) -> Dataset:
+        """Correct the kinds of columns, which makes a new version; or share it with other owners."""
+        changes = {"kinds": dict(kinds) if kinds else None, "shared": shared}
+        body = {name: value for name, value in changes.items() if value is not None}
+        return self.bind(self._connection.send("PATCH", f"{_PATH}/{self.id}", json=body).json(), self._connection)
 
-    @operation
-    def download(self, path: str | PathLike[str], format: Literal["parquet", "csv"] = "parquet") -> Operation[Path]:
-        """Writes the table as a file; Parquet is exact. `path` is a file, or a folder."""
+    def append(self, /, data: Any, *, progress: Progress | None = None, **options: Any) -> Dataset:
+        """Make a new version with the rows of another table of the same columns. Its parent is this version."""
+        answer = self._connection.send(
+            "POST",
+            f"{_PATH}/{self.id}/rows",
+            query=_query(UploadOptions(**options)),
+            content=upload_of(data, progress),
+            timeout=UPLOAD_TIMEOUT,
+            repeatable=False,
+        )
+        return self.bind(answer.json(), self._connection)
+
+    def download(self, path: str | PathLike[str], format: Literal["parquet", "csv"] = "parquet") -> Path:
+        """Write the table to `path`, a file or a folder. Parquet is exact."""
         target = Path(path)
         if target.is_dir():
             target /= f"{self.name}-v{self.version}.{format}"
-        call = Call("GET", f"{_PATH}/{self.id}/download", {"format": format}, timeout=UPLOAD_TIMEOUT)
-        yield from save(self._connection, call, target)
-        return target
+        source = f"{_PATH}/{self.id}/download"
+        return transfers.download(self._connection, source, target, query={"format": format}, timeout=UPLOAD_TIMEOUT)
 
-    @operation
-    def delete(self) -> Operation[None]:
-        """Removes this version. Raises Conflict while runs rest on it."""
-        yield from ask(self._connection, Call("DELETE", f"{_PATH}/{self.id}"))
+    def delete(self) -> None:
+        """Delete this version. Raises Conflict while runs depend on it."""
+        self._connection.send("DELETE", f"{_PATH}/{self.id}")
 
     def __repr__(self) -> str:
         return f"<Dataset {self.ref}: {self.extent}>"
-
-    @property
-    def extent(self) -> str:
-        """How large it is, in words."""
-        return f"{self.rows:,} rows" + (f", {len(self.columns)} columns" if self.columns else "")
 
     def _repr_html_(self) -> str:
         kinds = {column.name: column.kind for column in self.columns}
         return card(f"Dataset {self.ref}", {"size": self.extent, **kinds})
 
 
-class Datasets(Resource[M]):
+class Datasets(Resource):
     """`client.datasets`."""
 
-    @operation
     def upload(
         self,
         /,
@@ -132,15 +129,15 @@ class Datasets(Resource[M]):
         progress: Progress | None = None,
         resumable: bool = False,
         **options: Any,
-    ) -> Operation[Dataset[M]]:
-        """A new dataset, or a new version of one. The same content again is the same dataset.
+    ) -> Dataset:
+        """Create a dataset, or a new version of one. The same content again is the same dataset.
 
         Args:
             data: a path; bytes; an open binary file; a pandas or polars frame; a pyarrow Table.
-            name: left out, it is made from the file's name.
+            name: left out, it is derived from the file's name.
             kinds: corrects what the server infers, by column.
             progress: called with the bytes sent so far and the bytes in all.
-            resumable: send it in pieces, and go on after a lost connection where it stopped.
+            resumable: send it in pieces, and resume after a lost connection.
             options: how to read it, as `fitserve.wire.datasets.UploadOptions`: delimiter, encoding, missing, lenient...
 
         Raises BadInput with the row and column of each problem, Malformed, TooLarge, StorageFull.
@@ -149,64 +146,43 @@ class Datasets(Resource[M]):
         if name is None and upload.stem is None:
             raise BadInput("The dataset needs a name.", fix='upload(data, name="admissions")')
         chosen = name or dataset_name(str(upload.stem))
-        query = _options(UploadOptions(kinds=dict(kinds or {}), **options))
+        query = _query(UploadOptions(kinds=dict(kinds or {}), **options))
         if resumable:
-            made = yield from resumable_upload(self._connection, upload, {**query, "name": chosen}, UPLOAD_TIMEOUT)
-            return bind(Dataset, made, self._connection)
-        call = Call(
-            "PUT",
-            f"{_PATH}/{quote(chosen, safe='')}",
-            query,
-            content=upload,
-            timeout=UPLOAD_TIMEOUT,
-            repeatable=upload.repeatable,
-        )
-        answer = yield from ask(self._connection, call)
-        return bind(Dataset, answer.json(), self._connection)
+            metadata = {**query, "name": chosen}
+            made = transfers.upload_in_pieces(self._connection, upload, metadata, UPLOAD_TIMEOUT)
+        else:
+            made = self._connection.send(
+                "PUT",
+                f"{_PATH}/{quote(chosen, safe='')}",
+                query=query,
+                content=upload,
+                timeout=UPLOAD_TIMEOUT,
+                repeatable=upload.repeatable,
+            ).json()
+        return Dataset.bind(made, self._connection)
 
-    @operation
-    def get(self, ref: str) -> Operation[Dataset[M]]:
-        """A dataset by its name (its newest version), name@version, or id. Raises NotFound."""
-        found = yield from ask_json(self._connection, "GET", f"{_PATH}/{quote(ref, safe='@')}")
-        return bind(Dataset, found, self._connection)
+    def get(self, ref: str) -> Dataset:
+        """Return a dataset by its name (its newest version), name@version, or id. Raises NotFound."""
+        return Dataset.bind(self._connection.get(f"{_PATH}/{quote(ref, safe='@')}"), self._connection)
 
-    @listing
-    def list(self, limit: int | None = None) -> Listing[Dataset[M]]:
-        """Datasets, the newest first."""
-        connection = self._connection
-        yield from pages(connection, _PATH, {}, lambda item: bind(Dataset, item, connection), limit)
+    def samples(self) -> Iterator[SampleInfo]:
+        """Yield the built-in datasets."""
+        yield from self._connection.pages(f"{_PATH}/samples", SampleInfo.model_validate)
 
-    @listing
-    def samples(self) -> Listing[SampleInfo]:
-        """The built-in datasets that can be had."""
-        yield from pages(self._connection, f"{_PATH}/samples", {}, SampleInfo.model_validate)
-
-    @operation
     def sample(
         self, sample: str, name: str | None = None, *, noise: float = 0, rows: int | None = None, seed: int = 0
-    ) -> Operation[Dataset[M]]:
-        """A built-in dataset: TensorFlow Playground's six (with `noise` from 0 to 50) and scikit-learn's tables."""
+    ) -> Dataset:
+        """Create a built-in dataset: one of TensorFlow Playground's six (`noise` from 0 to 50) or of scikit-learn's."""
         body = {"sample": sample, "name": name, "noise": noise, "rows": rows, "seed": seed}
-        answer = yield from ask(self._connection, Call.with_json("POST", f"{_PATH}/samples", body))
-        return bind(Dataset, answer.json(), self._connection)
+        return Dataset.bind(self._connection.send("POST", f"{_PATH}/samples", json=body).json(), self._connection)
+
+    def list(self, limit: int | None = None) -> Iterator[Dataset]:
+        """Yield datasets, newest first."""
+        connection = self._connection
+        yield from connection.pages(_PATH, lambda item: Dataset.bind(item, connection), limit=limit)
 
 
-def _rows(dataset: Dataset[M], limit: int | None) -> Listing[dict[str, Any]]:
-    cursor: str | None = None
-    left = limit
-    while left is None or left > 0:
-        query = {"cursor": cursor, "limit": 1000 if left is None else min(left, 1000)}
-        page = yield from ask_json(dataset._connection, "GET", f"{_PATH}/{dataset.id}/rows", query)
-        names = page["columns"]
-        for row in page["rows"]:
-            yield Item(dict(zip(names, row, strict=True)))
-        left = None if left is None else left - len(page["rows"])
-        cursor = page.get("next_cursor")
-        if not cursor:
-            return
-
-
-def _options(options: UploadOptions) -> dict[str, str]:
-    """The options that are not the defaults, as a query."""
-    given = options.model_dump(mode="json", exclude_defaults=True)
-    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in given.items()}
+def _query(options: UploadOptions) -> dict[str, str]:
+    """Return the options that are not the defaults."""
+    changed = options.model_dump(mode="json", exclude_defaults=True)
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in changed.items()}

@@ -1,10 +1,10 @@
-"""What a client raises: the server's problem details as `fitserve.errors`, and three of its own.
+"""What a client raises: the server's problem details as `fitserve.errors`, and three errors of its own.
 
 FitserveError
 ├── ... the tree of `fitserve.errors`, by the problem's type, else by its status
 ├── Unavailable
 │   └── Unreachable   no answer came at all
-├── RunEnded          `wait()` was asked for a success, and the run failed or was cancelled
+├── RunEnded          `wait()` expected success, and the run failed or was cancelled
 └── WaitedTooLong     `wait(timeout=...)` ran out
 """
 
@@ -14,15 +14,18 @@ import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fitserve import errors
-from fitserve.client.effects import Answer
 from fitserve.errors import FitserveError, Problem, Unavailable
 
-_FIELDS = frozenset(Problem.__dataclass_fields__)
-_TAKEN = frozenset(
+if TYPE_CHECKING:
+    import httpx2
+
+_PROBLEM_FIELDS = frozenset(Problem.__dataclass_fields__)
+_OWN_MEMBERS = frozenset(  # of problem details; any other is an error's `extra`
     {"type", "title", "status", "detail", "pointer", "received", "expected", "fix", "errors", "instance"}
+    | {"problems", "retry_after", "self"}
 )
 
 
@@ -42,7 +45,7 @@ class RunEnded(FitserveError):
 
 
 class WaitedTooLong(FitserveError):
-    """The run has not ended in time; it goes on."""
+    """The run has not ended in time; it continues."""
 
     slug = "waited-too-long"
     title = "Waited too long"
@@ -59,41 +62,37 @@ _BY_SLUG = {cls.slug: cls for cls in _tree(FitserveError)}
 _BY_STATUS = {cls.status: cls for cls in reversed(list(_tree(FitserveError)))}
 
 
-def error_of(answer: Answer) -> FitserveError:
-    """The error that an answer of status 400 or more stands for."""
-    body = _problem(answer)
+def error_of(response: httpx2.Response) -> FitserveError:
+    """Return the error that a response of status 400 or more stands for."""
+    status, body = response.status_code, _problem_details(response)
     slug = str(body.get("type", "")).rpartition(":")[2]
-    cls = _BY_SLUG.get(slug) or _BY_STATUS.get(answer.status) or (_kind(answer.status))
-    extra = {key: value for key, value in body.items() if key not in _TAKEN and key.isidentifier()}
-    extra.setdefault("request_id", answer.headers.get("x-request-id", ""))
-    problems = [Problem(**_known(item)) for item in body.get("errors") or [] if isinstance(item, dict)]
+    by_class = errors.BadInput if status < 500 else FitserveError
+    cls = _BY_SLUG.get(slug) or _BY_STATUS.get(status) or by_class
+    extra = {key: value for key, value in body.items() if key not in _OWN_MEMBERS and key.isidentifier()}
+    extra.setdefault("request_id", response.headers.get("x-request-id", ""))
     error = cls(
-        str(body.get("detail") or body.get("title") or f"The server answered {answer.status}."),
+        str(body.get("detail") or body.get("title") or f"The server answered {status}."),
         pointer=body.get("pointer"),
         received=body.get("received"),
         expected=body.get("expected"),
         fix=body.get("fix"),
-        problems=problems,
-        retry_after=retry_after(answer.headers),
-        **{key: value for key, value in extra.items() if key not in ("problems", "retry_after", "self")},
+        problems=[_problem(item) for item in body.get("errors") or [] if isinstance(item, dict)],
+        retry_after=retry_after(response.headers),
+        **extra,
     )
-    if type(error).status != answer.status:
-        error.status = answer.status  # type: ignore[misc]
+    if type(error).status != status:
+        error.status = status  # type: ignore[misc]
     error.args = (render(error),)
     return error
 
 
-def _kind(status: int) -> type[FitserveError]:
-    return errors.BadInput if status < 500 else FitserveError
-
-
-def _problem(answer: Answer) -> dict[str, Any]:
-    """Problem details; or the prediction protocols' `{"error": "..."}`; or whatever a proxy wrote."""
+def _problem_details(response: httpx2.Response) -> dict[str, Any]:
+    """Return problem details; or the prediction protocols' `{"error": "..."}` or a proxy's text in their form."""
     try:
-        body = json.loads(answer.content)
+        body = response.json()
     except ValueError:
-        text = answer.content[:300].decode(errors="replace").strip()
-        return {"detail": f"The server answered {answer.status}: {text}" if text else None}
+        text = response.content[:300].decode(errors="replace").strip()
+        return {"detail": f"The server answered {response.status_code}: {text}" if text else None}
     if not isinstance(body, dict):
         return {}
     if isinstance(body.get("error"), str):
@@ -101,15 +100,16 @@ def _problem(answer: Answer) -> dict[str, Any]:
     return body
 
 
-def _known(item: Mapping[str, Any]) -> dict[str, Any]:
-    found = {key: value for key, value in item.items() if key in _FIELDS}
+def _problem(item: Mapping[str, Any]) -> Problem:
+    """Return an entry of `errors`, which names a field by `pointer` or `parameter`. Unknown members are ignored."""
+    known = {key: value for key, value in item.items() if key in _PROBLEM_FIELDS}
     if "parameter" in item:
-        found.setdefault("pointer", str(item["parameter"]))
-    return {"detail": "", **found}
+        known.setdefault("pointer", str(item["parameter"]))
+    return Problem(**{"detail": "", **known})
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that `Retry-After` asks for, in both of its forms (RFC 9110, 10.2.3)."""
+    """Return the seconds of `Retry-After`, in either of its forms (RFC 9110, 10.2.3)."""
     value = headers.get("retry-after", "").strip()
     if not value:
         return None
@@ -122,7 +122,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def render(error: FitserveError) -> str:
-    """The error for a person: what is wrong, where, and how to mend it."""
+    """Return the error as text: what is wrong, where, and how to fix it."""
     lines = [error.detail]
     if not error.problems:
         lines += _evidence(error.pointer, None, None, error.received, error.expected, error.fix)
@@ -142,17 +142,15 @@ def render(error: FitserveError) -> str:
 def _evidence(
     pointer: str | None, row: int | None, column: str | None, received: Any, expected: str | None, fix: str | None
 ) -> list[str]:
-    place = ", ".join(
-        part for part in (pointer, row and f"row {row}", column and f"column {column}") if isinstance(part, str)
-    )
-    found = []
-    if place:
-        found.append(f"  at {place}")
+    lines = []
+    where = (pointer, f"row {row}" if row else None, f"column {column}" if column else None)
+    if any(where):
+        lines.append("  at " + ", ".join(filter(None, where)))
     if received is not None:
         text = json.dumps(received, ensure_ascii=False, default=str)
-        found.append(f"  received {text if len(text) < 200 else text[:200] + '...'}")
+        lines.append(f"  received {text if len(text) < 200 else text[:200] + '...'}")
     if expected:
-        found.append(f"  expected {expected}")
+        lines.append(f"  expected {expected}")
     if fix:
-        found.append(f"  {fix}")
-    return found
+        lines.append(f"  {fix}")
+    return lines

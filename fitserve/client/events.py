@@ -1,15 +1,14 @@
-"""Server-sent events (WHATWG HTML, 9.2): bytes in, events out, and a stream that comes back after a lost connection."""
+"""Server-sent events (WHATWG HTML, 9.2): a parser, and a stream that reconnects after a lost connection."""
 
 from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
-from fitserve.client.effects import Answer, Call, Item, Listing, Open, Read, Sleep
-from fitserve.client.errors import Unreachable, error_of
-from fitserve.client.retry import Patience, worth_repeating
+from fitserve.client.connection import Connection, chunks, pause
+from fitserve.client.errors import Unreachable
 from fitserve.errors import FitserveError, Unavailable
 
 T = TypeVar("T")
@@ -18,7 +17,7 @@ _LARGEST_LINE = 16 * 1024 * 1024  # bytes
 
 @dataclass(frozen=True, slots=True)
 class ServerEvent:
-    """One event as it came: `id` is what `Last-Event-ID` resumes after."""
+    """One event; a `Last-Event-ID` of its `id` resumes after it."""
 
     data: str
     type: str = "message"
@@ -26,7 +25,7 @@ class ServerEvent:
 
 
 class EventReader:
-    """Turns the chunks of a stream into events, whatever the chunks' bounds."""
+    """Parse the chunks of a stream into events, wherever the chunks are cut."""
 
     def __init__(self) -> None:
         self.last_id = ""
@@ -37,12 +36,12 @@ class EventReader:
         self._type = ""
 
     def feed(self, chunk: bytes) -> Iterator[ServerEvent]:
-        """The events that this chunk completes. Raises Unavailable for a line without end."""
+        """Yield the events that this chunk completes. Raises Unavailable for a line without end."""
         text = self._rest + self._decoder.decode(chunk)
-        keep = text.endswith("\r")  # a line feed may follow in the next chunk
-        body = text[:-1] if keep else text
+        incomplete = text.endswith("\r")  # a line feed may follow in the next chunk
+        body = text[:-1] if incomplete else text
         *lines, rest = body.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-        self._rest = rest + ("\r" if keep else "")
+        self._rest = rest + ("\r" if incomplete else "")
         if len(self._rest) > _LARGEST_LINE:
             raise Unavailable("The event stream holds a line without end.")
         for line in lines:
@@ -70,51 +69,47 @@ class EventReader:
 
 
 def follow(
-    call: Call,
+    connection: Connection,
+    path: str,
     *,
     after: str,
     read: Callable[[ServerEvent], T],
-    ended: Callable[[T], bool],
-    patience: Patience,
+    is_last: Callable[[T], bool],
     silence: float,
     on_lost: Callable[[FitserveError], None] | None = None,
-) -> Listing[T]:
-    """Emits what `read` makes of a stream's events until `ended` says that one was the last, reconnecting after losses.
+) -> Iterator[T]:
+    """Yield what `read` makes of a stream's events until `is_last` is true of one, reconnecting after losses.
 
     Nothing is missed and nothing comes twice. Raises the server's error, or Unreachable when no event and no
     heartbeat came for `silence` seconds of trying.
     """
-    waited, attempt = 0.0, 0
+    waited, retry = 0.0, 0
     while True:
         reader = EventReader()
         reader.last_id = after
         error: FitserveError = Unreachable("The event stream ended early.")
+        headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
+        if after:
+            headers["Last-Event-ID"] = after
         try:
-            answer: Answer = yield Open(replace(call, headers={**call.headers, **_resume(after)}))
-            if answer.status >= 400:
-                raise error_of(answer)
-            if answer.status == 204:  # the specification's "do not reconnect"
-                return
-            while chunk := (yield Read()):
-                waited, attempt = 0.0, 0
-                for event in reader.feed(chunk):
-                    after, found = event.id, read(event)
-                    yield Item(found)
-                    if ended(found):
-                        return
+            with connection.stream("GET", path, headers=headers) as response:
+                if response.status_code == 204:  # the specification's "do not reconnect"
+                    return
+                for chunk in chunks(response):
+                    waited, retry = 0.0, 0
+                    for event in reader.feed(chunk):
+                        after, value = event.id, read(event)
+                        yield value
+                        if is_last(value):
+                            return
         except FitserveError as raised:
-            if not worth_repeating(raised, call, patience):
+            if not connection.policy.covers(raised, repeatable=True):
                 raise
             error = raised
         if waited >= silence:
             raise error
         if on_lost is not None:
             on_lost(error)
-        pause = max(reader.retry or 0.0, patience.pause(attempt, error.retry_after))
-        yield Sleep(pause)
-        waited, attempt = waited + pause, attempt + 1
-
-
-def _resume(after: str) -> dict[str, str]:
-    headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
-    return {**headers, "Last-Event-ID": after} if after else headers
+        seconds = max(reader.retry or 0.0, connection.policy.pause_before(retry, error.retry_after))
+        pause(seconds)
+        waited, retry = waited + seconds, retry + 1

@@ -1,9 +1,9 @@
-"""A run's epochs in a notebook: as a frame, as a plot, as a small picture in HTML."""
+"""A run's epochs as a frame, as a plot, and as HTML for notebooks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -37,31 +37,31 @@ class History(Sequence[Mapping[str, Any]]):
 
     @property
     def figures(self) -> list[str]:
-        """What was measured, losses first."""
+        """The names of what was measured, losses first."""
         names = {name for row in self.rows for name, value in row.items() if isinstance(value, float | int)}
         return sorted(names - {"trial", "epoch", "seconds"}, key=lambda name: ("loss" not in name, name))
 
     @property
     def trials(self) -> list[int]:
-        """The trials' numbers."""
+        """The numbers of the trials, from 0."""
         return sorted({int(row["trial"]) for row in self.rows})
 
     def curve(self, name: str, trial: int | None = None) -> list[tuple[int, float]]:
-        """(epoch, value) of one figure in one trial; in the first one when left out."""
-        wanted = (self.trials or [0])[0] if trial is None else trial
-        found = ((int(row["epoch"]), row.get(name)) for row in self.rows if row["trial"] == wanted)
-        return [(epoch, float(value)) for epoch, value in found if isinstance(value, float | int)]
+        """Return (epoch, value) of one figure in one trial, by default the first."""
+        chosen = (self.trials or [0])[0] if trial is None else trial
+        values = ((int(row["epoch"]), row.get(name)) for row in self.rows if row["trial"] == chosen)
+        return [(epoch, float(value)) for epoch, value in values if isinstance(value, float | int)]
 
     def to_pandas(self) -> pandas.DataFrame:
-        """One row an epoch. Raises ImportError where pandas is not installed."""
+        """Return one row for each epoch. Raises ImportError where pandas is not installed."""
         return dataframes.to_pandas(self.rows)
 
     def to_polars(self) -> polars.DataFrame:
-        """One row an epoch. Raises ImportError where polars is not installed."""
+        """Return one row for each epoch. Raises ImportError where polars is not installed."""
         return dataframes.to_polars(self.rows)
 
     def plot(self, title: str = "", best_epoch: int | None = None) -> Figure:
-        """Training and validation curves, one panel a figure. Raises ImportError where matplotlib is not installed."""
+        """Plot training and validation curves, a panel for each figure. Raises ImportError without matplotlib."""
         from matplotlib.figure import Figure
 
         names = [name for name in self.figures if not name.startswith("val_") and name != "learning_rate"] or ["loss"]
@@ -100,7 +100,7 @@ class History(Sequence[Mapping[str, Any]]):
 
 
 def svg(history: History, width: int = 360, height: int = 120) -> str:
-    """Training and validation loss of the first trial as an SVG element."""
+    """Return the training and validation loss of the first trial as an SVG element."""
     curves = {name: history.curve(name) for name in ("loss", "val_loss")}
     values = [value for curve in curves.values() for _, value in curve]
     if not values:
@@ -108,7 +108,7 @@ def svg(history: History, width: int = 360, height: int = 120) -> str:
     low, high = min(values), max(values)
     last = max(epoch for curve in curves.values() for epoch, _ in curve)
 
-    def place(epoch: int, value: float) -> str:
+    def point(epoch: int, value: float) -> str:
         x = 4 + (width - 8) * (epoch - 1) / max(1, last - 1)
         y = 4 + (height - 8) * (1 - (value - low) / ((high - low) or 1.0))
         return f"{x:.1f},{y:.1f}"
@@ -116,13 +116,13 @@ def svg(history: History, width: int = 360, height: int = 120) -> str:
     lines = [
         f'<polyline fill="none" stroke="{colour}" stroke-width="1.5" points="{points}"><title>{name}</title></polyline>'
         for (name, curve), colour in zip(curves.items(), _COLOURS, strict=False)
-        if (points := " ".join(place(epoch, value) for epoch, value in curve))
+        if (points := " ".join(point(epoch, value) for epoch, value in curve))
     ]
     return f'<svg width="{width}" height="{height}" role="img" aria-label="loss">{"".join(lines)}</svg>'
 
 
 def card(title: str, values: Mapping[str, Any], extra: str = "") -> str:
-    """Names and values as an HTML table; `extra` is trusted HTML below it."""
+    """Return names and values as an HTML table; `extra` is trusted HTML below it."""
     cell = 'style="text-align:left;padding:1px 12px 1px 0"'
     rows = "".join(
         f"<tr><th {cell}>{escape(name)}</th><td {cell}>{escape(_text(value))}</td></tr>"
@@ -132,14 +132,14 @@ def card(title: str, values: Mapping[str, Any], extra: str = "") -> str:
     return f"<div><strong>{escape(title)}</strong><table>{rows}</table>{extra}</div>"
 
 
-def grid(rows: Sequence[Mapping[str, Any]], most: int = 20, note: Callable[[int], str] | None = None) -> str:
-    """Rows as an HTML table with a header; the first `most` of them."""
+def grid(rows: Sequence[Mapping[str, Any]], most: int = 20) -> str:
+    """Return the first `most` rows as an HTML table with a header."""
     names = list(dict.fromkeys(name for row in rows[:most] for name in row))
     head = "".join(f"<th>{escape(name)}</th>" for name in names)
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(_text(row.get(name)))}</td>" for name in names) + "</tr>" for row in rows[:most]
     )
-    rest = f"<p>{escape(note(len(rows)) if note else f'{len(rows)} rows')}</p>" if len(rows) > most else ""
+    rest = f"<p>{len(rows)} rows</p>" if len(rows) > most else ""
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{rest}"
 
 

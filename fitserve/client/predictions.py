@@ -1,4 +1,4 @@
-"""What the prediction service answered: a sequence with one entry a row, and as frames."""
+"""The prediction service's answers: a sequence with one entry a row, and as frames."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fitserve.client import dataframes
-from fitserve.client.effects import Answer
 from fitserve.client.history import grid
 
 if TYPE_CHECKING:
+    import httpx2
     import pandas
     import polars
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Predictions(Sequence[Any]):
     """One entry a row, as the prediction service wrote it.
 
-    Of `predict`: a list with a number for each unit of the output; with several outputs, a mapping of their names to
-    such lists. Of `classify`: a mapping of each label to its score. Of `regress`: a number.
+    From `predict`: a list with a number for each unit of the output; with several outputs, a mapping of their names to
+    such lists. From `classify`: a mapping of each label to its score. From `regress`: a number.
     """
 
     model: str
@@ -29,7 +29,7 @@ class Predictions(Sequence[Any]):
     url: str
     items: list[Any]
     label: str | None = None
-    warnings: list[dict[str, Any]] = field(default_factory=list)  # values unlike those of training, by row and column
+    warnings: list[dict[str, Any]] = field(default_factory=list)  # values unlike those of training: row, column, code
 
     def __len__(self) -> int:
         return len(self.items)
@@ -47,20 +47,20 @@ class Predictions(Sequence[Any]):
 
     @property
     def labels(self) -> list[str]:
-        """Of `classify`: the label with the highest score, for each row."""
+        """From `classify`: the label with the highest score, for each row."""
         return [max(item, key=item.__getitem__) for item in self.items]
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """One flat mapping a row, for a frame."""
+        """One flat mapping for each row, for a frame."""
         return [_flat(item) for item in self.items]
 
     def to_pandas(self) -> pandas.DataFrame:
-        """One row a row. Raises ImportError where pandas is not installed."""
+        """Return a pandas frame. Raises ImportError where pandas is not installed."""
         return dataframes.to_pandas(self.rows)
 
     def to_polars(self) -> polars.DataFrame:
-        """One row a row. Raises ImportError where polars is not installed."""
+        """Return a polars frame. Raises ImportError where polars is not installed."""
         return dataframes.to_polars(self.rows)
 
     def __repr__(self) -> str:
@@ -72,32 +72,30 @@ class Predictions(Sequence[Any]):
 
 
 def _flat(item: Any) -> dict[str, Any]:
-    """An entry as columns: `prediction`, or one for each unit, output or label."""
+    """Return an entry as columns: `prediction`, or one for each unit, output or label."""
     if isinstance(item, Mapping):
-        found: dict[str, Any] = {}
+        columns: dict[str, Any] = {}
         for name, value in item.items():
-            found |= {name: value[0]} if _single(value) else _numbered(name, value)
-        return found
-    return {"prediction": item[0]} if _single(item) else _numbered("prediction", item)
-
-
-def _single(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 1
+            columns |= _numbered(name, value)
+        return columns
+    return _numbered("prediction", item)
 
 
 def _numbered(name: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, list):
         return {name: value}
+    if len(value) == 1:
+        return {name: value[0]}
     return {f"{name}_{index}": number for index, number in enumerate(value)}
 
 
-def predictions_of(model: str, url: str, answer: Answer, items: list[Any]) -> Predictions:
-    """What the answer's body and headers say."""
+def predictions_of(model: str, answer: httpx2.Response, items: list[Any]) -> Predictions:
+    """Return the entries of an answer with what its headers say."""
     headers = answer.headers
     return Predictions(
         model,
         int(headers.get("x-model-version") or 0),
-        url,
+        str(answer.url),
         items,
         headers.get("x-model-label"),
         json.loads(headers.get("x-model-warnings") or "[]"),

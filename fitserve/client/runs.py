@@ -1,38 +1,55 @@
-"""Runs: submit, wait, watch, look into."""
+"""Runs: submit, wait, watch, analyse."""
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
-from fitserve.client.connection import Handle, Resource, ask, ask_json, bind, gather, pages
-from fitserve.client.effects import Call, Listing, M, Operation, Sleep, listing, operation
+from fitserve.client import transfers
+from fitserve.client.connection import Handle, Query, Resource, local, pause
+from fitserve.client.dataframes import plain
 from fitserve.client.errors import RunEnded, WaitedTooLong
 from fitserve.client.events import follow
 from fitserve.client.history import History, card
-from fitserve.client.insight import Insight
-from fitserve.client.models import until_served
-from fitserve.client.specs import spec_of
-from fitserve.errors import FitserveError
+from fitserve.client.models import wait_until_served
+from fitserve.errors import BadInput, FitserveError
 from fitserve.states import TERMINAL
-from fitserve.wire.insight import RuleInfo
+from fitserve.wire.insight import (
+    Applied,
+    Complexity,
+    Evaluation,
+    Explanation,
+    FindingInfo,
+    Findings,
+    Hardest,
+    Importance,
+    LayerSeries,
+    Lineage,
+    RuleInfo,
+    SurfaceInfo,
+)
 from fitserve.wire.runs import EpochInfo, EventInfo, Progress, QueuePlace, Reproduction, RunSummary, Validation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+S = TypeVar("S", bound=BaseModel)
+
 _PATH = "/api/v1/runs"
-_FIRST_LOOK, _LONGEST_LOOK = 0.05, 1.0  # seconds between two looks of `wait`
-SERVED_WITHIN = 10.0  # seconds that `wait` gives the prediction service to learn of a new version
-SILENCE = 600.0  # seconds that `events` tries to come back to a server that is away
+_FIRST_POLL, _LONGEST_POLL = 0.05, 1.0  # seconds between two requests of `wait`
+SERVED_WITHIN = 10.0  # seconds that `wait` gives the prediction service to load a new version
+SILENCE = 600.0  # seconds that `events` tries to reconnect to a server that is away
 
 
-class Run(RunSummary, Handle[M], Insight[M]):
-    """A run, as the server last told it; `refresh()` asks again.
+class Run(RunSummary, Handle):
+    """A run, as the server last described it; `refresh()` asks again.
 
     What a list leaves out (`spec`, `resolved`, `estimates`, `progress`, ...) is empty until then.
     """
@@ -53,17 +70,18 @@ class Run(RunSummary, Handle[M], Insight[M]):
 
     @property
     def dataset(self) -> str:
-        """What it trains on, as name@version where that is known."""
+        """The dataset that it trains on, as name@version where that is known."""
         reference = self.resolved.get("dataset")
         return str(reference["ref"]) if isinstance(reference, dict) else self.dataset_id
 
     @property
     def ended(self) -> bool:
-        """Whether it has succeeded, failed or was cancelled."""
+        """Whether it has succeeded, failed or been cancelled."""
         return self.state in TERMINAL
 
+    @local
     def scores(self, part: str = "test") -> dict[str, float]:
-        """What it reached on the `train`, `validation` or `test` rows: accuracy, or r2, mae and rmse.
+        """Return its scores on the `train`, `validation` or `test` rows: accuracy, or r2, mae and rmse.
 
         With several targets, each figure's name begins with its target's. Empty while it trains.
         """
@@ -76,97 +94,151 @@ class Run(RunSummary, Handle[M], Insight[M]):
             if isinstance(value, float | int)
         }
 
-    @operation
-    def refresh(self) -> Operation[Run[M]]:
-        """Asks for it again; this object takes over the answer."""
-        yield from _refresh(self)
-        return self
+    def refresh(self) -> Run:
+        """Request it again and update this object."""
+        return self._update(self._connection.get(f"{_PATH}/{self.id}"))
 
-    @operation
-    def wait(self, timeout: float | None = None, *, check: bool = True) -> Operation[Run[M]]:
-        """Waits for its end; of a model, until the prediction service knows the new version too.
+    def wait(self, timeout: float | None = None, *, check: bool = True) -> Run:
+        """Wait for its end; and, if it trains a model, until the prediction service has the new version.
 
         Raises RunEnded where it failed or was cancelled (unless `check` is false), WaitedTooLong after `timeout`
-        seconds; the run goes on then.
+        seconds; the run continues then.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        pause = _FIRST_LOOK
+        seconds = _FIRST_POLL
         while not self.ended:
-            left = _LONGEST_LOOK if deadline is None else deadline - time.monotonic()
+            left = _LONGEST_POLL if deadline is None else deadline - time.monotonic()
             if left <= 0:
-                raise WaitedTooLong(f"The run {self.id} is {self.state} after {timeout:g} seconds; it goes on.")
-            yield Sleep(min(pause, left))
-            pause = min(_LONGEST_LOOK, pause * 1.5)
-            yield from _refresh(self)
+                raise WaitedTooLong(f"The run {self.id} is {self.state} after {timeout:g} seconds; it continues.")
+            pause(min(seconds, left))
+            seconds = min(_LONGEST_POLL, seconds * 1.5)
+            self.refresh()
         if check and self.state != "succeeded":
-            raise ended(self)
+            raise run_ended(self)
         if self.model and self.version:
-            yield from until_served(self._connection, self.model, self.version, SERVED_WITHIN)
+            wait_until_served(self._connection, self.model, self.version, SERVED_WITHIN)
         return self
 
-    @listing
     def events(
         self,
         after: int = 0,
         *,
         silence: float = SILENCE,
         on_lost: Callable[[FitserveError], None] | None = None,
-    ) -> Listing[EventInfo]:
-        """Its events as they happen, from the one after `after`, until its end.
+    ) -> Iterator[EventInfo]:
+        """Yield its events as they happen, from the one after `after`, until its end.
 
-        A lost connection is made again after the last event seen, for `silence` seconds of trying; `on_lost` is
-        told of each loss. Nothing is missed and nothing comes twice.
+        A lost connection is made again after the last event, for `silence` seconds of trying; `on_lost` is called
+        with each loss. Nothing is missed and nothing comes twice.
         """
-        call = Call("GET", f"{_PATH}/{self.id}/events", {"cursor": after or None})
         yield from follow(
-            call,
+            self._connection,
+            f"{_PATH}/{self.id}/events",
             after=str(after) if after else "",
             read=lambda event: EventInfo.model_validate_json(event.data),
-            ended=lambda event: event.type == "state" and event.data.get("state") in TERMINAL,
-            patience=self._connection.patience,
+            is_last=lambda event: event.type == "state" and event.data.get("state") in TERMINAL,
             silence=silence,
             on_lost=on_lost,
         )
 
-    @listing
-    def epochs(self, trial: int | None = None) -> Listing[EpochInfo]:
-        """Its epochs so far, by trial and epoch."""
-        yield from _epochs(self, trial)
+    def epochs(self, trial: int | None = None) -> Iterator[EpochInfo]:
+        """Yield its epochs so far, by trial and epoch."""
+        path = f"{_PATH}/{self.id}/epochs"
+        yield from self._connection.pages(path, EpochInfo.model_validate, {"trial": trial})
 
-    @operation
-    def history(self) -> Operation[History]:
-        """Its epochs as flat rows: for a frame, for a plot."""
-        return (yield from _history(self))
+    def history(self) -> History:
+        """Return its epochs as flat rows, to tabulate or plot."""
+        return History(
+            [{"trial": one.trial, "epoch": one.epoch, "seconds": one.seconds, **one.logs} for one in self.epochs()]
+        )
 
-    @operation
-    def plot(self) -> Operation[Figure]:
-        """Its curves, a panel a figure; shown by a notebook. Raises ImportError where matplotlib is not installed."""
-        history = yield from _history(self)
-        return history.plot(f"{self.model or self.id}: {self.state}")
+    def plot(self) -> Figure:
+        """Plot its curves, a panel for each figure. Raises ImportError where matplotlib is not installed."""
+        return self.history().plot(f"{self.model or self.id}: {self.state}")
 
-    @operation
-    def cancel(self) -> Operation[Run[M]]:
-        """Asks for its end; a queued run ends at once, a running one within seconds."""
-        answer = yield from ask(self._connection, Call("POST", f"{_PATH}/{self.id}/cancel"))
-        self._update(answer.json())
-        return self
+    def cancel(self) -> Run:
+        """Request its end; a queued run ends at once, a running one within seconds."""
+        return self._update(self._connection.send("POST", f"{_PATH}/{self.id}/cancel").json())
 
-    @operation
-    def share(self, shared: bool = True) -> Operation[Run[M]]:
-        """Lets other owners look at it, its epochs, events and insight; or no longer. Raises Forbidden."""
-        call = Call.with_json("PATCH", f"{_PATH}/{self.id}", {"shared": shared})
-        self._update((yield from ask(self._connection, call)).json())
-        return self
+    def share(self, shared: bool = True) -> Run:
+        """Let other owners read it, its epochs, events and insight; or stop sharing. Raises Forbidden."""
+        answer = self._connection.send("PATCH", f"{_PATH}/{self.id}", json={"shared": shared})
+        return self._update(answer.json())
 
-    @operation
-    def retry(self) -> Operation[Run[M]]:
-        """A new run of the same spec, after a failure."""
-        return (yield from _child(self, "retry"))
+    def retry(self) -> Run:
+        """Start a new run of the same spec, after a failure."""
+        return self.bind(self._post_once(f"{self.id}/retry"), self._connection)
 
-    @operation
-    def reproduce(self) -> Operation[Run[M]]:
-        """A new run that trains the same to the letter, and names the first epoch that differs."""
-        return (yield from _child(self, "reproduce"))
+    def reproduce(self) -> Run:
+        """Start a new run that must train bit for bit the same, and names the first epoch that differs."""
+        return self.bind(self._post_once(f"{self.id}/reproduce"), self._connection)
+
+    def _post_once(self, path: str, query: Query | None = None) -> Any:
+        headers = {"Idempotency-Key": str(uuid.uuid4())}
+        return self._connection.send("POST", f"{_PATH}/{path}", query=query or {}, headers=headers).json()
+
+    # Insight
+
+    def findings(self) -> Sequence[FindingInfo]:
+        """Return what went wrong and what would fix it, most severe first; also while it trains."""
+        return self._insight("findings", Findings).items
+
+    def apply_finding(self, n: int, *, seeds: int | None = None) -> Applied:
+        """Start a child run of its spec with the change that finding `n` (from 1) proposes.
+
+        `seeds` trains parent and child under so many seeds, for `lineage` to compare. Raises BadInput where the
+        finding proposes no change.
+        """
+        return Applied.model_validate(self._post_once(f"{self.id}/findings/{n}/apply", {"seeds": seeds}))
+
+    def evaluation(self) -> Evaluation:
+        """Return its scores on unseen rows, beside trivial, linear and tree baselines, with intervals."""
+        return self._insight("evaluation", Evaluation)
+
+    def complexity(self) -> Complexity:
+        """Return the model complexity graph: training and validation loss, where validation turned, the verdict."""
+        return self._insight("complexity", Complexity)
+
+    def importance(self, target: str | None = None) -> Importance:
+        """Return how much each column matters: the rise of the loss when its values are permuted."""
+        return self._insight("importance", Importance, {"target": target})
+
+    def hardest(self, target: str | None = None) -> Hardest:
+        """Return the rows with the largest loss, and rows that are probably mislabelled."""
+        return self._insight("hardest", Hardest, {"target": target})
+
+    def surface(self, x: str | None = None, y: str | None = None) -> SurfaceInfo:
+        """Return its predictions over two columns, the others at their median."""
+        return self._insight("surface", SurfaceInfo, {"x": x, "y": y})
+
+    def layers(self, trial: int | None = None, *, after: int = 0) -> LayerSeries:
+        """Return the layers' statistics by epoch: weights, gradients, updates, dead and saturated units."""
+        return self._insight("layers", LayerSeries, {"trial": trial, "after": after})
+
+    def draw(self, /, kind: str, path: str | PathLike[str], **query: str | int | None) -> Path:
+        """Write a plot that the server draws to `path`: a file that ends in .png or .svg, or a folder.
+
+        `kind` is complexity, layers, histograms, confusion, roc, pr, calibration, predicted, residuals, importance,
+        surface or units; `query` is what the API takes besides, as `x` and `y` of a surface.
+        """
+        target = Path(path)
+        if target.is_dir():
+            target /= f"{self.id}-{kind}.png"
+        form = target.suffix.removeprefix(".") or "png"
+        return transfers.download(self._connection, f"{_PATH}/{self.id}/plots/{kind}.{form}", target, query=query)
+
+    def lineage(self) -> Lineage:
+        """Return its ancestors and descendants, and which changes helped."""
+        return self._insight("lineage", Lineage)
+
+    def explain(self, row: Mapping[str, Any], *, target: str | None = None, label: str | None = None) -> Explanation:
+        """Explain its prediction for one row by integrated gradients, which sum to the change in output."""
+        body = {"row": plain(row), "target": target, "label": label}
+        answer = self._connection.send("POST", f"{_PATH}/{self.id}/explain", json=body)
+        return Explanation.model_validate(answer.json())
+
+    def _insight(self, part: str, shape: type[S], query: Query | None = None) -> S:
+        return shape.model_validate(self._connection.get(f"{_PATH}/{self.id}/{part}", query))
 
     def __repr__(self) -> str:
         return f"<Run {self.id}: {self.state}>"
@@ -176,43 +248,24 @@ class Run(RunSummary, Handle[M], Insight[M]):
         return card(f"Run {self.id}", {**values, "error": (self.error or {}).get("detail")})
 
 
-def ended(run: Run[Any]) -> RunEnded:
-    """The error of a run that ended without success."""
-    said = run.error or {}
+def run_ended(run: Run) -> RunEnded:
+    """Return the error of a run that ended without success."""
+    problem = run.error or {}
     detail = f"The run {run.id} was cancelled." if run.state == "cancelled" else f"The run {run.id} failed."
-    return RunEnded(f"{detail} {said.get('detail', '')}".strip(), fix=said.get("fix"), state=run.state, run=run.id)
+    message = f"{detail} {problem.get('detail', '')}".strip()
+    return RunEnded(message, fix=problem.get("fix"), state=run.state, run=run.id)
 
 
-def _refresh(run: Run[Any]) -> Operation[None]:
-    run._update((yield from ask_json(run._connection, "GET", f"{_PATH}/{run.id}")))
-
-
-def _child(run: Run[M], action: str) -> Operation[Run[M]]:
-    call = Call("POST", f"{_PATH}/{run.id}/{action}", headers={"Idempotency-Key": str(uuid.uuid4())})
-    answer = yield from ask(run._connection, call)
-    return bind(Run, answer.json(), run._connection)
-
-
-def _epochs(run: Run[Any], trial: int | None = None) -> Listing[EpochInfo]:
-    yield from pages(run._connection, f"{_PATH}/{run.id}/epochs", {"trial": trial}, EpochInfo.model_validate)
-
-
-def _history(run: Run[Any]) -> Operation[History]:
-    found = yield from gather(_epochs(run))
-    return History([{"trial": one.trial, "epoch": one.epoch, "seconds": one.seconds, **one.logs} for one in found])
-
-
-class Runs(Resource[M]):
+class Runs(Resource):
     """`client.runs`."""
 
-    @operation
     def create(
         self, spec: Any = None, /, *, priority: int = 0, idempotency_key: str | None = None, **parts: Any
-    ) -> Operation[Run[M]]:
-        """Submits a spec: a mapping, a file's path, YAML text, or its parts as keywords, which overrule.
+    ) -> Run:
+        """Submit a spec: a mapping, a file's path, YAML text, or its parts as keywords, which take precedence.
 
         `network` may be a Keras model; its configuration is sent. The request carries an Idempotency-Key, so that
-        asking again after a lost connection makes no second run. A higher `priority` (-100 to 100) goes first.
+        sending it again after a lost connection starts no second run. A higher `priority` (-100 to 100) goes first.
 
         Raises BadInput with a pointer to each problem, NotFound for the dataset, TooMany for a quota.
 
@@ -222,30 +275,75 @@ class Runs(Resource[M]):
         """
         headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
         query = {"priority": priority or None}
-        call = Call.with_json("POST", _PATH, spec_of(spec, parts), headers=headers, query=query)
-        answer = yield from ask(self._connection, call)
-        return bind(Run, answer.json(), self._connection)
+        answer = self._connection.send("POST", _PATH, json=spec_of(spec, parts), headers=headers, query=query)
+        return Run.bind(answer.json(), self._connection)
 
-    @operation
-    def validate(self, spec: Any = None, /, **parts: Any) -> Operation[Validation]:
-        """Checks a spec as `create` does, and queues nothing: the resolved spec, the layers' table, the estimates."""
-        call = Call.with_json("POST", _PATH, spec_of(spec, parts), query={"validate_only": True})
-        answer = yield from ask(self._connection, call)
+    def validate(self, spec: Any = None, /, **parts: Any) -> Validation:
+        """Check a spec as `create` does, without queuing it. Return the resolved spec, the layers, the estimates."""
+        answer = self._connection.send("POST", _PATH, json=spec_of(spec, parts), query={"validate_only": True})
         return Validation.model_validate(answer.json())
 
-    @operation
-    def get(self, run_id: str) -> Operation[Run[M]]:
-        """A run. Raises NotFound."""
-        return bind(Run, (yield from ask_json(self._connection, "GET", f"{_PATH}/{run_id}")), self._connection)
+    def get(self, run_id: str) -> Run:
+        """Return a run. Raises NotFound."""
+        return Run.bind(self._connection.get(f"{_PATH}/{run_id}"), self._connection)
 
-    @listing
-    def rules(self) -> Listing[RuleInfo]:
-        """The rules that runs are diagnosed by: what each looks at, its threshold, where that is from."""
-        yield from pages(self._connection, "/api/v1/findings/rules", {}, RuleInfo.model_validate)
+    def rules(self) -> Iterator[RuleInfo]:
+        """Yield the rules that diagnose runs: what each examines, its threshold, and where that comes from."""
+        yield from self._connection.pages("/api/v1/findings/rules", RuleInfo.model_validate)
 
-    @listing
-    def list(self, *, state: str | None = None, model: str | None = None, limit: int | None = None) -> Listing[Run[M]]:
-        """Runs, the newest first."""
-        connection = self._connection
-        query = {"state": state, "model": model}
-        yield from pages(connection, _PATH, query, lambda item: bind(Run, item, connection), limit)
+    def list(self, *, state: str | None = None, model: str | None = None, limit: int | None = None) -> Iterator[Run]:
+        """Yield runs, newest first."""
+        connection, query = self._connection, {"state": state, "model": model}
+        yield from connection.pages(_PATH, lambda item: Run.bind(item, connection), query, limit)
+
+
+def spec_of(spec: Any, parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a spec from a mapping, a file, YAML or JSON text, or parts, which take precedence.
+
+    `network` may be a Keras model: its configuration is sent. A dataset may be what `client.datasets` returned.
+    Raises BadInput, Malformed.
+    """
+    body = {**_spec_body(spec), **{name: value for name, value in parts.items() if value is not None}}
+    if "network" in body:
+        body["network"] = _network(body["network"])
+    reference = getattr(body.get("dataset"), "ref", None)
+    if reference is not None:
+        body["dataset"] = reference
+    result: dict[str, Any] = plain(body)
+    return result
+
+
+def _spec_body(spec: Any) -> dict[str, Any]:
+    if spec is None:
+        return {}
+    if isinstance(spec, Mapping):
+        return dict(spec)
+    if isinstance(spec, str | PathLike):
+        from fitserve.spec.text import values_of
+
+        if isinstance(spec, str) and "\n" in spec:
+            text, name = spec.encode(), ""
+        else:
+            text, name = _read(Path(spec)), str(spec)
+        kind = "application/json" if name.endswith(".json") or text.lstrip()[:1] == b"{" else "application/yaml"
+        body = values_of(text, kind)
+        if isinstance(body, dict):
+            return body
+    elif hasattr(spec, "to_json"):  # a fitserve.spec.Spec
+        return dict(spec.to_json())
+    raise BadInput("This is not a spec.", received=type(spec).__name__, expected="a mapping, a file, or YAML text")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}.", received=str(path)) from None
+
+
+def _network(network: Any) -> Any:
+    """Return a Keras model's configuration (`to_json()`); anything else unchanged."""
+    if isinstance(network, str) and network.lstrip().startswith("{"):
+        return json.loads(network)
+    to_json = getattr(network, "to_json", None)
+    return json.loads(to_json()) if callable(to_json) else network

@@ -1,11 +1,11 @@
-"""What can be uploaded: a file, bytes, an open file, a pandas or polars frame, an Arrow table."""
+"""What can be uploaded: a path, bytes, an open binary file, a pandas or polars frame, an Arrow table."""
 
 from __future__ import annotations
 
 import io
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import IO, Any
@@ -25,28 +25,28 @@ _TYPES = {
     ".arrow": "application/vnd.apache.arrow.file",
     ".feather": "application/vnd.apache.arrow.file",
 }
-_COMPRESSIONS = (".gz", ".gzip", ".zst", ".zstd")  # recognised by the server from the bytes themselves
+_COMPRESSIONS = (".gz", ".gzip", ".zst", ".zstd")  # the server recognises them by the bytes
 Progress = Callable[[int, int | None], None]  # bytes sent so far, bytes in all
 
 
 @dataclass(slots=True)
-class Upload:
-    """Bytes with a type and a name, which can be sent again from their beginning."""
+class UploadBody:
+    """A request body with a type and a name, which can be sent again from its beginning."""
 
     source: Path | bytes | IO[bytes]
     content_type: str
-    stem: str | None = None  # of a file's name, for the dataset's name
+    stem: str | None = None  # of the file's name; names the dataset
     progress: Progress | None = None
     size: int | None = None
-    start: int = field(default=0)
+    start: int = 0  # the offset at which an open file was given to us
 
     def chunks(self) -> Iterator[bytes]:
-        """The bytes from their beginning, told to `progress` as they go."""
+        """Yield the bytes from their beginning, reporting progress."""
         sent = 0
         for chunk in self._read():
             yield chunk
             sent += len(chunk)
-            self.told(sent)
+            self.report(sent)
 
     def _read(self) -> Iterator[bytes]:
         if isinstance(self.source, bytes):
@@ -63,7 +63,7 @@ class Upload:
                 yield chunk
 
     def piece(self, offset: int, count: int) -> bytes:
-        """At most `count` bytes from `offset` on."""
+        """Return at most `count` bytes from `offset` on."""
         if isinstance(self.source, bytes):
             return self.source[offset : offset + count]
         if isinstance(self.source, Path):
@@ -73,64 +73,64 @@ class Upload:
         self.source.seek(self.start + offset)
         return self.source.read(count)
 
-    def told(self, sent: int) -> None:
-        """Tells `progress` how much has arrived."""
+    def report(self, sent: int) -> None:
+        """Report how many bytes have been sent."""
         if self.progress is not None:
             self.progress(sent, self.size)
 
     @property
     def repeatable(self) -> bool:
-        """Whether the bytes can be read again."""
+        """Whether the bytes can be read again from their beginning."""
         return isinstance(self.source, bytes | Path) or self.source.seekable()
 
 
-def upload_of(data: Any, progress: Progress | None = None) -> Upload:
-    """What `datasets.upload` was given, as bytes to send. Raises BadInput for what is no table."""
+def upload_of(data: Any, progress: Progress | None = None) -> UploadBody:
+    """Return the argument of `datasets.upload` as a request body. Raises BadInput for what is not a table."""
     if isinstance(data, str | PathLike):
         return _file(Path(data), progress)
     if isinstance(data, bytes | bytearray):
-        return Upload(bytes(data), "application/octet-stream", None, progress, len(data))
+        return UploadBody(bytes(data), "application/octet-stream", None, progress, len(data))
     if hasattr(data, "read"):
         return _open_file(data, progress)
-    content, content_type = _table(data)
-    return Upload(content, content_type, None, progress, len(content))
+    content, content_type = _frame(data)
+    return UploadBody(content, content_type, None, progress, len(content))
 
 
 def dataset_name(stem: str) -> str:
-    """A file's name as a dataset's name: `[a-z0-9][a-z0-9._-]{0,62}`."""
+    """Return a dataset's name for a file's: `[a-z0-9][a-z0-9._-]{0,62}`."""
     name = re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")
     return name[:63] or "dataset"
 
 
-def _file(path: Path, progress: Progress | None) -> Upload:
+def _file(path: Path, progress: Progress | None) -> UploadBody:
     if not path.is_file():
         raise BadInput(f"There is no file {path}.", received=str(path), expected="a file, or a frame")
-    stem, content_type = _named(path.name)
-    return Upload(path, content_type, stem, progress, path.stat().st_size)
+    stem, content_type = _stem_and_type(path.name)
+    return UploadBody(path, content_type, stem, progress, path.stat().st_size)
 
 
-def _named(name: str) -> tuple[str, str]:
+def _stem_and_type(name: str) -> tuple[str, str]:
     bare = Path(name)
     while bare.suffix.lower() in _COMPRESSIONS:
         bare = Path(bare.stem)
     return bare.stem, _TYPES.get(bare.suffix.lower(), "application/octet-stream")
 
 
-def _open_file(file: IO[bytes], progress: Progress | None) -> Upload:
+def _open_file(file: IO[bytes], progress: Progress | None) -> UploadBody:
     name = getattr(file, "name", None)
-    stem, content_type = _named(name) if isinstance(name, str) else (None, "application/octet-stream")
+    stem, content_type = _stem_and_type(name) if isinstance(name, str) else (None, "application/octet-stream")
     if isinstance(file, io.TextIOBase):
         raise BadInput("An open file must be binary.", fix='Open it with mode "rb".')
     if not file.seekable():
-        return Upload(file, content_type, stem, progress)
+        return UploadBody(file, content_type, stem, progress)
     start = file.tell()
     size = file.seek(0, io.SEEK_END) - start
     file.seek(start)
-    return Upload(file, content_type, stem, progress, size, start)
+    return UploadBody(file, content_type, stem, progress, size, start)
 
 
-def _table(data: Any) -> tuple[bytes, str]:
-    """A frame as Parquet, which keeps its kinds; a pandas frame without a Parquet engine as CSV."""
+def _frame(data: Any) -> tuple[bytes, str]:
+    """Return a frame as Parquet, which keeps its types; a pandas frame without a Parquet engine as CSV."""
     library = library_of(data)
     buffer = io.BytesIO()
     if library == "polars":
@@ -148,6 +148,6 @@ def _table(data: Any) -> tuple[bytes, str]:
         pyarrow.parquet.write_table(data, buffer)
         return buffer.getvalue(), PARQUET
     raise BadInput(
-        f"A {type(data).__name__} is no table.",
+        f"A {type(data).__name__} is not a table.",
         expected="a path, bytes, an open binary file, a pandas or polars frame, or a pyarrow Table",
     )

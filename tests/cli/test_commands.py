@@ -19,7 +19,7 @@ import pytest
 
 from fitserve.client import Client
 from tests.cli.conftest import SPEC, Fitserve
-from tests.client.breaking import breaking
+from tests.client.breaking_proxy import breaking_proxy
 from tests.client.conftest import ROWS, circle
 from tests.conftest import Server, free_ports
 
@@ -123,7 +123,7 @@ def test_train_and_runs(fitserve: Fitserve, told: Told, spec: str, run_id: str) 
 
 
 def test_a_watched_run_survives_lost_connections(fitserve: Fitserve, server: Server, spec: str, uploaded: str) -> None:
-    with breaking(server.base_url, down=[6_000, 9_000]) as url:
+    with breaking_proxy(server.base_url, down=[6_000, 9_000]) as url:
         shown = fitserve(
             "--url", url, "train", spec, "--watch", "--set", "training.epochs=150", "--set", "model=cli-lost"
         )

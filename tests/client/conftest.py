@@ -1,4 +1,4 @@
-"""A client of the real server, and one trained model to ask."""
+"""A client of the real server, and a trained model."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import pandas as pd
 import pytest
 
 from fitserve.client import Client
-from fitserve.client.effects import Sync
 from fitserve.client.runs import Run
-from tests.client.driven import Driven, noting
+from tests.client.client_use import ClientUse, recording
 from tests.conftest import Server
 
 SPEC = {
@@ -23,7 +22,7 @@ SPEC = {
 
 
 def circle(rows: int = 240) -> pd.DataFrame:
-    """Points in a square, a colour, and whether they lie within a circle."""
+    """Return points in a square, their colours, and whether each lies within a circle."""
     rng = np.random.default_rng(0)
     points = rng.uniform(-5, 5, (rows, 2)).round(3)
     inside = np.hypot(points[:, 0], points[:, 1]) < 3.2
@@ -37,25 +36,24 @@ ROWS = [{"x": 0.1, "y": -0.2, "colour": "red"}, {"x": 4.8, "y": 4.7, "colour": "
 
 
 @pytest.fixture(scope="session")
-def driven() -> Iterator[Driven]:
-    with noting() as found:
-        yield found
+def client_use() -> Iterator[ClientUse]:
+    with recording() as use:
+        yield use
 
 
 @pytest.fixture(autouse=True)
-def noted(driven: Driven, request: pytest.FixtureRequest) -> None:
-    """Each test of this folder is noted."""
-    driven.tests.add(f"{request.module.__name__}.{request.function.__name__}")
+def _record_test(client_use: ClientUse, request: pytest.FixtureRequest) -> None:
+    client_use.tests.add(f"{request.module.__name__}.{request.function.__name__}")
 
 
 @pytest.fixture(scope="session")
 def client(server: Server) -> Iterator[Client]:
-    with Client(server.base_url, server.token) as made:
-        yield made
+    with Client(server.base_url, server.token) as connected:
+        yield connected
 
 
 @pytest.fixture(scope="session")
-def trained(client: Client) -> Run[Sync]:
+def trained(client: Client) -> Run:
     """A run of two trials that succeeded and registered the model `client-circle`."""
     dataset = client.datasets.upload(circle(), "client-circle")
     return client.runs.create(SPEC, dataset=dataset, model="client-circle").wait(120)

@@ -1,4 +1,4 @@
-"""Where a client looks for its server and its key."""
+"""How a client finds its server and its key."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_it_looks_on_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    found = Address.find(None, None, None)
-    assert (found.base_url, found.api_key, found.base("predict")) == (
+def test_the_default_server_is_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    address = Address.find(None, None, None)
+    assert (address.base_url, address.api_key, address.base("predict")) == (
         "http://127.0.0.1:8000",
         None,
         "http://127.0.0.1:8501",
@@ -38,21 +38,21 @@ def test_the_key_of_this_machine_is_never_sent_to_another(tmp_path: Path) -> Non
     assert Address.find("https://models.example", None, None).api_key is None
 
 
-def test_what_is_said_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arguments_take_precedence_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FITSERVE_URL", "http://[::1]:1/")
     monkeypatch.setenv("FITSERVE_API_KEY", "key_1.environment")
-    found = Address.find(None, None, None)
-    assert (found.base_url, found.api_key, found.base("predict")) == (
+    address = Address.find(None, None, None)
+    assert (address.base_url, address.api_key, address.base("predict")) == (
         "http://[::1]:1",
         "key_1.environment",
         "http://[::1]:8501",
     )
-    said = Address.find("https://models.example/fit/", "key_1.said", "https://models.example/predict/")
-    assert (said.base_url, said.api_key) == ("https://models.example/fit", "key_1.said")
-    assert said.base("predict") == "https://models.example/predict"
+    explicit = Address.find("https://models.example/fit/", "key_1.argument", "https://models.example/predict/")
+    assert (explicit.base_url, explicit.api_key) == ("https://models.example/fit", "key_1.argument")
+    assert explicit.base("predict") == "https://models.example/predict"
 
 
 @pytest.mark.parametrize("url", ["models.example", "ftp://models.example", "http://"])
-def test_it_refuses_what_is_no_address(url: str) -> None:
-    with pytest.raises(BadInput, match="no server's address"):
+def test_an_invalid_address_is_refused(url: str) -> None:
+    with pytest.raises(BadInput, match="not a server's address"):
         Address.find(url, None, None)

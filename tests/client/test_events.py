@@ -26,6 +26,6 @@ EVENTS = [
 def test_events_do_not_depend_on_how_the_bytes_arrive(cuts: list[int]) -> None:
     reader = EventReader()
     bounds = [0, *sorted(cuts), len(STREAM)]
-    found = [event for start, end in pairwise(bounds) for event in reader.feed(STREAM[start:end])]
-    assert found == EVENTS
+    events = [event for start, end in pairwise(bounds) for event in reader.feed(STREAM[start:end])]
+    assert events == EVENTS
     assert reader.retry == 1.5

@@ -40,7 +40,7 @@ def test_times_decimals_and_numpy_scalars_become_json() -> None:
 
 
 @pytest.mark.parametrize("data", ["text", 3, {"a": [1, 2], "b": [1]}, [[object()]], np.float64(1)])
-def test_it_refuses_what_is_no_table(data: object) -> None:
+def test_what_is_not_a_table_is_refused(data: object) -> None:
     with pytest.raises(BadInput):
         rows_of(data)
 
@@ -55,13 +55,13 @@ def test_frames_upload_as_parquet_and_keep_their_kinds() -> None:
         assert upload.size == sum(len(chunk) for chunk in upload.chunks())
 
 
-def test_files_are_sent_from_their_beginning_each_time_and_tell_their_progress(tmp_path: Path) -> None:
+def test_files_are_sent_from_their_beginning_each_time_and_report_their_progress(tmp_path: Path) -> None:
     path = tmp_path / "My Table (1).csv.gz"
     path.write_bytes(b"x" * 2_500_000)
-    told: list[tuple[int, int | None]] = []
-    upload = upload_of(path, lambda sent, size: told.append((sent, size)))
+    progress: list[tuple[int, int | None]] = []
+    upload = upload_of(path, lambda sent, size: progress.append((sent, size)))
     assert b"".join(upload.chunks()) == b"".join(upload.chunks()) == path.read_bytes()
-    assert told[-1] == (2_500_000, 2_500_000)
+    assert progress[-1] == (2_500_000, 2_500_000)
     assert (upload.content_type, upload.stem) == ("text/csv", "My Table (1)")
     assert dataset_name(str(upload.stem)) == "my-table-1"
     with path.open("rb") as file:
@@ -70,6 +70,6 @@ def test_files_are_sent_from_their_beginning_each_time_and_tell_their_progress(t
         assert opened.size == 2_000_000 == len(b"".join(opened.chunks())) == len(b"".join(opened.chunks()))
 
 
-def test_it_names_a_file_that_is_not_there() -> None:
+def test_a_missing_file_is_named() -> None:
     with pytest.raises(BadInput, match=r"nowhere\.csv"):
         upload_of("nowhere.csv")

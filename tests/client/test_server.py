@@ -16,7 +16,6 @@ import polars as pl
 import pytest
 
 from fitserve.client import AsyncClient, Client, RunEnded, WaitedTooLong
-from fitserve.client.effects import Sync
 from fitserve.client.runs import Run
 from fitserve.errors import BadInput, Conflict, Forbidden, NotFound, Unauthenticated
 from tests.client.conftest import ROWS, SPEC, circle
@@ -25,7 +24,7 @@ from tests.conftest import Server
 # The server as a whole
 
 
-def test_it_tells_about_itself(client: Client, server: Server) -> None:
+def test_the_server_describes_itself(client: Client, server: Server) -> None:
     assert client.ready()["status"] == "ready"
     assert client.limits()["rows"] > 1000
     assert client.spec_schema()["properties"]["network"]
@@ -35,7 +34,7 @@ def test_it_tells_about_itself(client: Client, server: Server) -> None:
     assert server.token not in repr(client)
 
 
-def test_a_wrong_key_is_told_so(server: Server) -> None:
+def test_a_wrong_key_is_refused(server: Server) -> None:
     with Client(server.base_url, "key_nobody.secret") as stranger, pytest.raises(Unauthenticated):
         list(stranger.runs.list())
 
@@ -47,10 +46,10 @@ def test_datasets_go_up_and_come_down_as_frames(client: Client, tmp_path: Path) 
     frame = circle(60)
     path = tmp_path / "Round Trip.csv"
     frame.to_csv(path, index=False)
-    told: list[tuple[int, int | None]] = []
-    dataset = client.datasets.upload(path, progress=lambda sent, size: told.append((sent, size)))
+    sizes: list[tuple[int, int | None]] = []
+    dataset = client.datasets.upload(path, progress=lambda sent, size: sizes.append((sent, size)))
     assert (dataset.name, dataset.rows) == ("round-trip", 60)
-    assert told[-1] == (path.stat().st_size, path.stat().st_size)
+    assert sizes[-1] == (path.stat().st_size, path.stat().st_size)
     assert client.datasets.upload(path).id == dataset.id
 
     pd.testing.assert_frame_equal(dataset.to_pandas(), frame, check_dtype=False)
@@ -70,7 +69,7 @@ def test_datasets_go_up_and_come_down_as_frames(client: Client, tmp_path: Path) 
     assert len(list(client.datasets.list(1))) == 1
 
 
-def test_each_way_to_hold_a_table_uploads(client: Client) -> None:
+def test_every_kind_of_table_uploads(client: Client) -> None:
     frame = circle(40)
     for data in (frame, pl.from_pandas(frame), frame.to_csv(index=False).encode(), io.BytesIO(b"a,b\n1,2\n3,4\n")):
         assert client.datasets.upload(data, f"held-{uuid.uuid4().hex[:8]}").rows in (40, 2)
@@ -120,7 +119,7 @@ def test_samples_are_listed_and_made(client: Client) -> None:
 # Runs
 
 
-def test_a_run_is_created_waited_for_and_looked_into(client: Client, trained: Run[Sync]) -> None:
+def test_a_run_is_created_awaited_and_inspected(client: Client, trained: Run) -> None:
     assert (trained.state, trained.ended, trained.version, trained.dataset) == (
         "succeeded",
         True,
@@ -141,7 +140,7 @@ def test_a_run_is_created_waited_for_and_looked_into(client: Client, trained: Ru
     assert len(list(client.runs.list(limit=1))) == 1
 
 
-def test_events_come_in_order_and_resume(trained: Run[Sync]) -> None:
+def test_events_come_in_order_and_resume(trained: Run) -> None:
     events = list(trained.events())
     assert [e.data["state"] for e in events if e.type == "state"][-2:] == ["running", "succeeded"]
     assert sum(e.type == "metrics" for e in events) == 50
@@ -151,7 +150,7 @@ def test_events_come_in_order_and_resume(trained: Run[Sync]) -> None:
     assert list(trained.events(after=events[-1].id)) == []
 
 
-def test_plots_are_figures(trained: Run[Sync]) -> None:
+def test_plots_are_figures(trained: Run) -> None:
     matplotlib = pytest.importorskip("matplotlib")
     assert matplotlib
     figure = trained.plot()
@@ -161,7 +160,7 @@ def test_plots_are_figures(trained: Run[Sync]) -> None:
     assert buffer.getvalue().startswith(b"\x89PNG")
 
 
-def test_the_same_idempotency_key_makes_one_run(client: Client, trained: Run[Sync]) -> None:
+def test_the_same_idempotency_key_makes_one_run(client: Client, trained: Run) -> None:
     key = uuid.uuid4().hex
     spec = {**SPEC, "dataset": trained.dataset, "training": {"epochs": 1}}
     first = client.runs.create(spec, idempotency_key=key)
@@ -171,7 +170,7 @@ def test_the_same_idempotency_key_makes_one_run(client: Client, trained: Run[Syn
     first.wait(60)
 
 
-def test_specs_come_as_files_text_parts_and_keras_models(client: Client, trained: Run[Sync], tmp_path: Path) -> None:
+def test_specs_come_as_files_text_parts_and_keras_models(client: Client, trained: Run, tmp_path: Path) -> None:
     path = tmp_path / "spec.yaml"
     path.write_text(f"dataset: {trained.dataset}\ntarget: side\ntraining: {{epochs: 7}}\n")
     assert client.runs.validate(path).resolved["training"]["epochs"] == 7
@@ -188,12 +187,12 @@ def test_specs_come_as_files_text_parts_and_keras_models(client: Client, trained
             made = {"module": "keras", "class_name": "Sequential", "config": config, "registered_name": None}
             return json.dumps(made)
 
-    found = client.runs.validate(dataset=trained.dataset, target="side", network=Model())
-    assert [row.name for row in found.summary if row.layer == "Dense"] == ["d", "o"]
-    assert found.estimates.parameters > 0
+    checked = client.runs.validate(dataset=trained.dataset, target="side", network=Model())
+    assert [row.name for row in checked.summary if row.layer == "Dense"] == ["d", "o"]
+    assert checked.estimates.parameters > 0
 
 
-def test_a_refused_spec_points_at_what_is_wrong(client: Client, trained: Run[Sync]) -> None:
+def test_a_refused_spec_points_at_what_is_wrong(client: Client, trained: Run) -> None:
     with pytest.raises(BadInput) as caught:
         client.runs.create(dataset=trained.dataset, target="sid", network=[{"Dens": 3}])
     assert any("/network" in (problem.pointer or "") for problem in caught.value.problems)
@@ -201,7 +200,7 @@ def test_a_refused_spec_points_at_what_is_wrong(client: Client, trained: Run[Syn
         client.runs.create(dataset="no-such-dataset", target="side")
 
 
-def test_cancel_wait_retry_and_reproduce(client: Client, trained: Run[Sync]) -> None:
+def test_cancel_wait_retry_and_reproduce(client: Client, trained: Run) -> None:
     slow = client.runs.create({**SPEC, "dataset": trained.dataset}, training={"epochs": 500_000})
     with pytest.raises(WaitedTooLong, match="goes on"):
         slow.wait(0.3)
@@ -219,7 +218,7 @@ def test_cancel_wait_retry_and_reproduce(client: Client, trained: Run[Sync]) -> 
     assert same.reproduction.equal
 
 
-def test_what_a_run_teaches_is_typed(trained: Run[Sync]) -> None:
+def test_insight_is_typed(trained: Run) -> None:
     assert [finding.n for finding in trained.findings()] == list(range(1, len(trained.findings()) + 1))
     assert trained.evaluation().part == "test"
     assert trained.complexity().kept_epoch >= 1
@@ -233,7 +232,7 @@ def test_what_a_run_teaches_is_typed(trained: Run[Sync]) -> None:
 # Models
 
 
-def test_predictions_come_for_frames_lists_and_arrays(client: Client, trained: Run[Sync]) -> None:
+def test_predictions_come_for_frames_lists_and_arrays(client: Client, trained: Run) -> None:
     answers = client.models.classify("client-circle", ROWS)
     assert answers.labels == ["in", "out"]
     assert answers[0]["in"] == pytest.approx(1 - answers[0]["out"], abs=1e-6)
@@ -250,9 +249,7 @@ def test_predictions_come_for_frames_lists_and_arrays(client: Client, trained: R
     assert len(client.models.explain("client-circle", ROWS)["explanations"]) == 2
 
 
-def test_models_are_promoted_rolled_back_downloaded_and_changed(
-    client: Client, trained: Run[Sync], tmp_path: Path
-) -> None:
+def test_models_are_promoted_rolled_back_downloaded_and_changed(client: Client, trained: Run, tmp_path: Path) -> None:
     name = "client-lifecycle"
     spec = {**SPEC, "dataset": trained.dataset, "model": name, "training": {"epochs": 2}}
     versions = [client.runs.create(spec, training={"epochs": 2, "seed": seed}).wait(60).version for seed in (1, 2)]
@@ -285,13 +282,13 @@ def test_models_are_promoted_rolled_back_downloaded_and_changed(
         client.models.get(name)
 
 
-def test_a_whole_dataset_is_predicted_as_a_run(client: Client, trained: Run[Sync]) -> None:
-    run = client.runs.get(client.models.predict_dataset("client-circle", trained.dataset, name="said").id).wait(60)
+def test_a_whole_dataset_is_predicted_as_a_run(client: Client, trained: Run) -> None:
+    run = client.runs.get(client.models.predict_dataset("client-circle", trained.dataset, name="predicted").id).wait(60)
     assert run.kind == "prediction"
-    assert client.datasets.get("said").rows == 240
+    assert client.datasets.get("predicted").rows == 240
 
 
-def test_a_bad_row_is_told_so(client: Client, trained: Run[Sync]) -> None:
+def test_a_bad_row_is_refused(client: Client, trained: Run) -> None:
     with pytest.raises(BadInput):
         client.models.predict("client-circle", [{"x": "no number", "y": 1, "colour": "red"}])
     with pytest.raises(BadInput, match="no rows"):
@@ -305,7 +302,7 @@ def test_a_bad_row_is_told_so(client: Client, trained: Run[Sync]) -> None:
 # Keys
 
 
-def test_keys_are_made_used_and_revoked(client: Client, server: Server, trained: Run[Sync]) -> None:
+def test_keys_are_made_used_and_revoked(client: Client, server: Server, trained: Run) -> None:
     key = client.keys.create(f"k-{uuid.uuid4().hex[:8]}", ["predict"], models=["client-circle"])
     with Client(server.base_url, key.token, predict_url=server.predict_url) as limited:
         for _ in range(100):  # the prediction service learns of a key within a second or so
@@ -323,7 +320,7 @@ def test_keys_are_made_used_and_revoked(client: Client, server: Server, trained:
 # The same, awaited
 
 
-def test_the_asynchronous_client_has_the_same_methods(server: Server, trained: Run[Sync]) -> None:
+def test_the_asynchronous_client_has_the_same_methods(server: Server, trained: Run) -> None:
     async def main() -> None:
         async with AsyncClient(server.base_url, server.token) as client:
             dataset = await client.datasets.upload(circle(50), "async-circle")

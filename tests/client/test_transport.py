@@ -4,85 +4,80 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
 
-from fitserve.client import Unreachable
-from fitserve.client.connection import Connection, ask, pages
-from fitserve.client.drive import AsyncDriver, SyncDriver
-from fitserve.client.effects import Answer, Call, Listing
+from fitserve.client import AsyncClient, Unreachable
+from fitserve.client.connection import Connection, RetryPolicy
 from fitserve.client.errors import retry_after
 from fitserve.client.events import ServerEvent, follow
-from fitserve.client.retry import Patience
 from fitserve.client.server_address import Address
 from fitserve.client.upload_body import upload_of
 from fitserve.errors import BadInput, Conflict, FitserveError, NotFound, TooMany, Unauthenticated
-from tests.client.toy import Toy, hang_up, says, streams, toy_server
+from tests.client.scripted_server import Reply, ScriptedServer, event_stream, hang_up, json_reply, scripted_server
 
-QUICK = Patience(retries=3, first_pause=0.01, longest_pause=0.02)
+QUICK = RetryPolicy(retries=3, first_pause=0.01, longest_pause=0.02)
 
 
 @pytest.fixture
-def toy() -> Iterator[Toy]:
-    with toy_server() as running:
+def server() -> Iterator[ScriptedServer]:
+    with scripted_server() as running:
         yield running
 
 
 @pytest.fixture
-def connection(toy: Toy) -> Iterator[Connection]:
-    address = Address(toy.url, "key_1.secret")
+def connection(server: ScriptedServer) -> Iterator[Connection]:
     with httpx2.Client(timeout=2) as http:
-        yield Connection(SyncDriver(http, address), address, QUICK)
-
-
-def send(connection: Connection, call: Call) -> Answer:
-    answer: Answer = connection.driver.run(ask(connection, call))
-    return answer
+        yield Connection(http, Address(server.url, "key_1.secret"), QUICK)
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
-def test_it_asks_again_when_the_server_is_busy(toy: Toy, connection: Connection, status: int) -> None:
-    toy.script = [says(status, {"detail": "busy"}), hang_up, says(200, {"ok": True})]
-    assert send(connection, Call("GET", "/x", {"a": 1, "b": None})).json() == {"ok": True}
-    assert [seen.path for seen in toy.seen] == ["/x?a=1"] * 3
-    assert toy.seen[0].headers["authorization"] == "Bearer key_1.secret"
+def test_it_retries_when_the_server_is_busy(server: ScriptedServer, connection: Connection, status: int) -> None:
+    server.script = [json_reply(status, {"detail": "busy"}), hang_up, json_reply(200, {"ok": True})]
+    assert connection.get("/x", {"a": 1, "b": None}) == {"ok": True}
+    assert [request.path for request in server.requests] == ["/x?a=1"] * 3
+    assert server.requests[0].headers["authorization"] == "Bearer key_1.secret"
 
 
-def test_it_waits_as_long_as_retry_after_says(toy: Toy, connection: Connection) -> None:
-    toy.script = [says(503, Retry_After="1"), says(200, {})]
+def test_it_waits_as_long_as_retry_after_says(server: ScriptedServer, connection: Connection) -> None:
+    server.script = [json_reply(503, Retry_After="1"), json_reply(200, {})]
     started = time.monotonic()
-    send(connection, Call("GET", "/x"))
+    connection.get("/x")
     assert time.monotonic() - started >= 1.0
 
 
-def test_it_does_not_wait_for_hours(toy: Toy, connection: Connection) -> None:
-    toy.script = [says(429, {"type": "urn:fitserve:problem:too-many", "detail": "used up"}, Retry_After="3600")]
+def test_it_does_not_wait_for_hours(server: ScriptedServer, connection: Connection) -> None:
+    problem = {"type": "urn:fitserve:problem:too-many", "detail": "used up"}
+    server.script = [json_reply(429, problem, Retry_After="3600")]
     with pytest.raises(TooMany) as caught:
-        send(connection, Call("GET", "/x"))
+        connection.get("/x")
     assert caught.value.retry_after == 3600
 
 
-def test_what_must_not_happen_twice_is_sent_once(toy: Toy, connection: Connection) -> None:
-    toy.script = [hang_up]
+def test_what_must_not_happen_twice_is_sent_once(server: ScriptedServer, connection: Connection) -> None:
+    server.script = [hang_up]
     with pytest.raises(Unreachable, match="broke"):
-        send(connection, Call.with_json("POST", "/keys", {}, repeatable=False))
-    assert len(toy.seen) == 1
-    toy.script = [says(503), says(201, {})]  # refused before acting, so that it may be sent again
-    assert send(connection, Call.with_json("POST", "/keys", {}, repeatable=False)).status == 201
+        connection.send("POST", "/keys", json={}, repeatable=False)
+    assert len(server.requests) == 1
+    server.script = [json_reply(503), json_reply(201, {})]  # refused before acting, so that it may be sent again
+    assert connection.send("POST", "/keys", json={}, repeatable=False).status_code == 201
 
 
-def test_it_gives_up_after_its_retries_and_says_where_it_looked() -> None:
-    address = Address("http://127.0.0.1:9", None)
+def test_it_gives_up_after_its_retries_and_names_the_address() -> None:
     with httpx2.Client() as http, pytest.raises(Unreachable, match=r"127\.0\.0\.1:9.*fitserve up"):
-        send(Connection(SyncDriver(http, address), address, QUICK), Call("GET", "/x"))
+        Connection(http, Address("http://127.0.0.1:9", None), QUICK).get("/x")
 
 
-def test_problem_details_become_the_error_that_the_server_raised(toy: Toy, connection: Connection) -> None:
+def test_problem_details_become_the_error_that_the_server_raised(
+    server: ScriptedServer, connection: Connection
+) -> None:
     body = {
         "type": "urn:fitserve:problem:bad-input",
         "title": "Bad input",
@@ -95,9 +90,9 @@ def test_problem_details_become_the_error_that_the_server_raised(toy: Toy, conne
         "request_id": "req_1",
         "self": "a member that is no keyword",
     }
-    toy.script = [says(422, body)]
+    server.script = [json_reply(422, body)]
     with pytest.raises(BadInput) as caught:
-        send(connection, Call("GET", "/x"))
+        connection.get("/x")
     error = caught.value
     assert [(p.pointer, p.row, p.column) for p in error.problems] == [("/features/1", None, None), (None, 9, "rank")]
     assert error.extra["request_id"] == "req_1"
@@ -109,32 +104,34 @@ def test_problem_details_become_the_error_that_the_server_raised(toy: Toy, conne
     ("status", "body", "kind"),
     [
         (401, {"type": "urn:fitserve:problem:unauthenticated"}, Unauthenticated),
-        (404, {"error": "Servable not found"}, NotFound),  # as the prediction protocols say it
+        (404, {"error": "Servable not found"}, NotFound),  # as the prediction protocols put it
         (409, {"type": "urn:fitserve:problem:a-newer-kind"}, Conflict),
         (418, ["no object"], BadInput),
         (500, None, FitserveError),
     ],
 )
 def test_each_status_has_its_error(
-    toy: Toy, connection: Connection, status: int, body: object, kind: type[FitserveError]
+    server: ScriptedServer, connection: Connection, status: int, body: object, kind: type[FitserveError]
 ) -> None:
-    toy.script = [says(status, body)]
+    server.script = [json_reply(status, body)]
     with pytest.raises(kind) as caught:
-        send(connection, Call("GET", "/x"))
+        connection.get("/x")
     assert caught.value.status == status
     assert isinstance(body, list | None) or "error" not in body or str(caught.value) == body["error"]
 
 
-def test_a_broken_upload_is_sent_again_from_its_beginning(toy: Toy, connection: Connection, tmp_path: Path) -> None:
+def test_a_broken_upload_is_sent_again_from_its_beginning(
+    server: ScriptedServer, connection: Connection, tmp_path: Path
+) -> None:
     path = tmp_path / "rows.csv"
     path.write_bytes(b"a\n1\n")
-    toy.script = [hang_up, says(201, {})]
-    send(connection, Call("PUT", "/d", content=upload_of(path)))
-    assert [seen.body for seen in toy.seen] == [b"a\n1\n"] * 2
-    assert toy.seen[1].headers["content-length"] == "4"
-    toy.script = [says(201, {})]
-    send(connection, Call("PUT", "/d", content=upload_of(_Pipe(b"no length"))))
-    assert toy.seen[2].body == b"no length"
+    server.script = [hang_up, json_reply(201, {})]
+    connection.send("PUT", "/d", content=upload_of(path))
+    assert [request.body for request in server.requests] == [b"a\n1\n"] * 2
+    assert server.requests[1].headers["content-length"] == "4"
+    server.script = [json_reply(201, {})]
+    connection.send("PUT", "/d", content=upload_of(_Pipe(b"no length")))
+    assert server.requests[2].body == b"no length"
 
 
 class _Pipe(io.BytesIO):
@@ -142,105 +139,129 @@ class _Pipe(io.BytesIO):
         return False
 
 
-def test_lists_are_read_page_by_page(toy: Toy, connection: Connection) -> None:
-    toy.script = [says(200, {"items": [1, 2], "next_cursor": "c"}), says(200, {"items": [3], "next_cursor": None})]
-    assert list(connection.driver.iterate(pages(connection, "/l", {"q": "x"}, int))) == [1, 2, 3]
-    assert [seen.path for seen in toy.seen] == ["/l?q=x", "/l?q=x&cursor=c"]
-    toy.script = [says(200, {"items": [1, 2], "next_cursor": "c"})]
-    assert list(connection.driver.iterate(pages(connection, "/l", {}, int, 2))) == [1, 2]
+def test_lists_are_read_page_by_page(server: ScriptedServer, connection: Connection) -> None:
+    first = json_reply(200, {"items": [1, 2], "next_cursor": "c"})
+    server.script = [first, json_reply(200, {"items": [3], "next_cursor": None})]
+    assert list(connection.pages("/l", int, {"q": "x"})) == [1, 2, 3]
+    assert [request.path for request in server.requests] == ["/l?q=x", "/l?q=x&cursor=c"]
+    server.script = [first]
+    assert list(connection.pages("/l", int, limit=2)) == [1, 2]
 
 
 def event(number: int, data: str = "{}") -> bytes:
     return f"id: {number}\ndata: {data}\n\n".encode()
 
 
-def following(
-    call: Call, silence: float, on_lost: Callable[[FitserveError], None] | None = None
-) -> Listing[ServerEvent]:
-    def itself(event: ServerEvent) -> ServerEvent:
+def follow_events(connection: Connection, lost: list[FitserveError], silence: float = 5) -> Iterator[ServerEvent]:
+    def identity(event: ServerEvent) -> ServerEvent:
         return event
 
     def is_last(event: ServerEvent) -> bool:
         return event.data == "end"
 
-    return follow(call, after="", read=itself, ended=is_last, patience=QUICK, silence=silence, on_lost=on_lost)
+    return follow(connection, "/events", after="", read=identity, is_last=is_last, silence=silence, on_lost=lost.append)
 
 
-def watch(connection: Connection, lost: list[FitserveError], silence: float = 5) -> Iterator[ServerEvent]:
-    call = Call("GET", "/events")
-    stream = following(call, silence, lost.append)
-    found: Iterator[ServerEvent] = connection.driver.iterate(stream)
-    return found
-
-
-def test_a_stream_that_breaks_misses_nothing_and_repeats_nothing(toy: Toy, connection: Connection) -> None:
+def test_a_stream_that_breaks_misses_nothing_and_repeats_nothing(
+    server: ScriptedServer, connection: Connection
+) -> None:
     half = event(3)[:9]
-    toy.script = [
-        streams(event(1), event(2), half, cut=True),
+    server.script = [
+        event_stream(event(1), event(2), half, cut=True),
         hang_up,
-        says(503, Retry_After="1"),
-        streams(b": heartbeat\n\n", event(3)),
-        streams(event(4, "end"), event(5)),
+        json_reply(503, Retry_After="1"),
+        event_stream(b": heartbeat\n\n", event(3)),
+        event_stream(event(4, "end"), event(5)),
     ]
     lost: list[FitserveError] = []
-    assert [e.id for e in watch(connection, lost)] == ["1", "2", "3", "4"]
-    assert [seen.headers.get("last-event-id") for seen in toy.seen] == [None, "2", "2", "2", "3"]
+    assert [e.id for e in follow_events(connection, lost)] == ["1", "2", "3", "4"]
+    assert [request.headers.get("last-event-id") for request in server.requests] == [None, "2", "2", "2", "3"]
     assert len(lost) == 4
 
 
-def test_a_stream_ends_with_the_servers_refusal(toy: Toy, connection: Connection) -> None:
-    toy.script = [says(404, {"detail": "No run."})]
+def test_a_stream_ends_with_the_servers_refusal(server: ScriptedServer, connection: Connection) -> None:
+    server.script = [json_reply(404, {"detail": "No run."})]
     with pytest.raises(NotFound, match="No run"):
-        list(watch(connection, []))
+        list(follow_events(connection, []))
 
 
-def test_a_stream_gives_up_when_the_server_stays_away(toy: Toy, connection: Connection) -> None:
-    toy.script = [hang_up] * 100
+def test_a_stream_gives_up_when_the_server_stays_away(server: ScriptedServer, connection: Connection) -> None:
+    server.script = [hang_up] * 100
     with pytest.raises(Unreachable):
-        list(watch(connection, [], silence=0.1))
+        list(follow_events(connection, [], silence=0.1))
 
 
-def test_the_asynchronous_driver_does_the_same(toy: Toy, tmp_path: Path) -> None:
-    path = tmp_path / "rows.csv"
-    path.write_bytes(b"a\n1\n")
-    toy.script = [
+RUN = {"id": "run_1", "kind": "training", "owner": "ann", "shared": False, "dataset_id": "ds_1", "model": None}
+RUN |= {"state": "running", "priority": 0, "attempt": 1, "cancel_requested_at": None, "error": None, "result": None}
+RUN |= {"parent_id": None, "started_at": None, "finished_at": None, "created_at": "2026-01-01T00:00:00Z"}
+
+
+def test_the_asynchronous_client_retries_pages_and_streams(server: ScriptedServer) -> None:
+    values = {"run_id": "run_1", "attempt": 1, "level": "info", "message": "", "created_at": "2026-01-01T00:00:00Z"}
+    message = json.dumps({**values, "id": 1, "type": "message", "data": {}})
+    end = json.dumps({**values, "id": 2, "type": "state", "data": {"state": "failed"}})
+    server.script = [
         hang_up,
-        says(201, {}),
-        says(200, {"items": [1], "next_cursor": "c"}),
-        says(200, {"items": [2]}),
-        streams(event(1), cut=True),
-        streams(event(2, "end")),
-        says(404, {"detail": "Nothing."}),
+        json_reply(200, RUN),
+        json_reply(200, {"items": [RUN], "next_cursor": "c"}),
+        json_reply(200, {"items": [RUN]}),
+        event_stream(event(1, message), cut=True),
+        event_stream(event(2, end)),
+        json_reply(404, {"detail": "Nothing."}),
     ]
 
     async def main() -> None:
-        address = Address(toy.url, None)
-        async with httpx2.AsyncClient(timeout=2) as http:
-            connection = Connection(AsyncDriver(http, address), address, QUICK)
-            await connection.driver.run(ask(connection, Call("PUT", "/d", content=upload_of(path))))
-            assert [i async for i in connection.driver.iterate(pages(connection, "/l", {}, int))] == [1, 2]
-            found = connection.driver.iterate(following(Call("GET", "/e"), 5))
-            assert [e.id async for e in found] == ["1", "2"]
+        async with AsyncClient(server.url, "k.s") as client:
+            run = await client.runs.get("run_1")
+            assert (run.state, run.scores(), repr(run)) == ("running", {}, "<Run run_1: running>")
+            assert [one.id async for one in client.runs.list()] == ["run_1", "run_1"]
+            assert [event.id async for event in run.events()] == [1, 2]
             with pytest.raises(NotFound):
-                await connection.driver.run(ask(connection, Call("GET", "/x")))
+                await run.refresh()
 
     asyncio.run(main())
-    assert toy.seen[1].body == b"a\n1\n"
 
 
-def test_a_client_is_shared_between_threads(toy: Toy, connection: Connection) -> None:
-    toy.script = [says(200, {"n": 1})] * 40
-    found: list[int] = []
+@pytest.mark.parametrize(
+    ("endless", "reply"),
+    [
+        (lambda run: run.wait(), json_reply(200, RUN)),  # it never ends
+        (lambda run: run.refresh(), hang_up),
+        (lambda run: anext(run.events()), hang_up),
+    ],
+)
+def test_a_cancelled_call_of_the_asynchronous_client_stops(
+    server: ScriptedServer, endless: Callable[[Any], Awaitable[Any]], reply: Reply
+) -> None:
+    server.script = [json_reply(200, RUN), *[reply] * 1000]
 
-    def ask_ten() -> None:
-        found.extend(send(connection, Call("GET", "/x")).json()["n"] for _ in range(10))
+    async def main() -> None:
+        async with AsyncClient(server.url, "k.s", retries=1000) as client:
+            run = await client.runs.get("run_1")
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(endless(run), 0.6)
+            await asyncio.sleep(0.3)  # for the request in flight
+            requests = len(server.requests)
+            assert requests > 2
+            await asyncio.sleep(1.5)
+            assert len(server.requests) == requests
 
-    threads = [threading.Thread(target=ask_ten) for _ in range(4)]
+    asyncio.run(main())
+
+
+def test_a_client_is_shared_between_threads(server: ScriptedServer, connection: Connection) -> None:
+    server.script = [json_reply(200, {"n": 1})] * 40
+    answers: list[int] = []
+
+    def request_ten() -> None:
+        answers.extend(connection.get("/x")["n"] for _ in range(10))
+
+    threads = [threading.Thread(target=request_ten) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == [1] * 40
+    assert answers == [1] * 40
 
 
 def test_retry_after_is_read_in_both_forms() -> None:

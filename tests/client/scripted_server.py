@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback that answers from a script, and breaks connections when told to."""
+"""A real HTTP server on loopback that answers from a script, and can break connections."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 
 @dataclass
-class Seen:
+class ReceivedRequest:
     """A request as it arrived."""
 
     method: str
@@ -21,37 +21,36 @@ class Seen:
     body: bytes
 
 
-Answering = Callable[["Handler", Seen], None]
+Reply = Callable[["Handler"], None]
 
 
 @dataclass
-class Toy:
-    """The server's address, what it saw, and what it says next: one entry of `script` for each request."""
+class ScriptedServer:
+    """The server's address, the requests that it received, and its next replies, one for each request."""
 
     url: str = ""
-    seen: list[Seen] = field(default_factory=list)
-    script: list[Answering] = field(default_factory=list)
+    requests: list[ReceivedRequest] = field(default_factory=list)
+    script: list[Reply] = field(default_factory=list)
 
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    toy: Toy
+    scripted: ScriptedServer
 
     def handle_one(self) -> None:
         length = int(self.headers.get("content-length") or 0)
         body = self._chunked() if self.headers.get("transfer-encoding") == "chunked" else self.rfile.read(length)
         headers = {name.lower(): value for name, value in self.headers.items()}
-        seen = Seen(self.command, self.path, headers, body)
-        self.toy.seen.append(seen)
-        self.toy.script.pop(0)(self, seen)
+        self.scripted.requests.append(ReceivedRequest(self.command, self.path, headers, body))
+        self.scripted.script.pop(0)(self)
 
     def _chunked(self) -> bytes:
-        found = b""
+        body = b""
         while size := int(self.rfile.readline(), 16):
-            found += self.rfile.read(size)
+            body += self.rfile.read(size)
             self.rfile.readline()
         self.rfile.readline()
-        return found
+        return body
 
     do_GET = do_POST = do_PUT = do_DELETE = handle_one
 
@@ -59,10 +58,10 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-def says(status: int, body: Any = None, **headers: str) -> Answering:
-    """Answers with JSON."""
+def json_reply(status: int, body: Any = None, **headers: str) -> Reply:
+    """Reply with JSON."""
 
-    def answer(handler: Handler, _seen: Seen) -> None:
+    def reply(handler: Handler) -> None:
         content = b"" if body is None else json.dumps(body).encode()
         handler.send_response(status)
         handler.send_header("Content-Type", "application/problem+json" if status >= 400 else "application/json")
@@ -72,13 +71,13 @@ def says(status: int, body: Any = None, **headers: str) -> Answering:
         handler.end_headers()
         handler.wfile.write(content)
 
-    return answer
+    return reply
 
 
-def streams(*chunks: bytes, cut: bool = False) -> Answering:
-    """An event stream; `cut` breaks the connection in the middle of a chunk."""
+def event_stream(*chunks: bytes, cut: bool = False) -> Reply:
+    """Reply with an event stream; `cut` breaks the connection in the middle of a chunk."""
 
-    def answer(handler: Handler, _seen: Seen) -> None:
+    def reply(handler: Handler) -> None:
         handler.send_response(200)
         handler.send_header("Content-Type", "text/event-stream")
         handler.send_header("Transfer-Encoding", "chunked")
@@ -89,29 +88,29 @@ def streams(*chunks: bytes, cut: bool = False) -> Answering:
         if cut:
             handler.wfile.write(b"ff\r\nhalf a chunk")
             handler.wfile.flush()
-            hang_up(handler, _seen)
+            hang_up(handler)
         else:
             handler.wfile.write(b"0\r\n\r\n")
 
-    return answer
+    return reply
 
 
-def hang_up(handler: Handler, _seen: Seen) -> None:
-    """Says nothing and closes."""
+def hang_up(handler: Handler) -> None:
+    """Close the connection without a reply."""
     handler.close_connection = True
     handler.connection.shutdown(2)
 
 
 @contextmanager
-def toy_server() -> Iterator[Toy]:
-    """A running toy."""
-    toy = Toy()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"toy": toy}))
+def scripted_server() -> Iterator[ScriptedServer]:
+    """Run a scripted server within the block."""
+    scripted = ScriptedServer()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"scripted": scripted}))
     server.daemon_threads = True
-    toy.url = f"http://127.0.0.1:{server.server_address[1]}"
+    scripted.url = f"http://127.0.0.1:{server.server_address[1]}"
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:
-        yield toy
+        yield scripted
     finally:
         server.shutdown()
         server.server_close()

@@ -1,4 +1,4 @@
-"""What an operator asks, uploads in pieces; and, after all the others, that nothing of the client was left out."""
+"""Operations, resumable uploads, and a check that the tests of this folder use every method of the client."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ import httpx2
 import pytest
 
 from fitserve.client import Client
-from fitserve.client.effects import Sync
 from fitserve.client.runs import Run
 from fitserve.errors import BadInput, NotFound
 from tests.client import test_server
-from tests.client.breaking import breaking
+from tests.client.breaking_proxy import breaking_proxy
+from tests.client.client_use import ClientUse, public_methods
 from tests.client.conftest import ROWS
-from tests.client.driven import Driven, public_methods
 from tests.conftest import Server, get_text
 
 # Routes that the client has no method for, and why. `*` stands for anything.
-OTHERS_ASK = {
+NOT_IN_CLIENT = {
     "/api/v1/session": "a browser's cookie",
-    "/api/v1/uploads/{upload_id}": "GET and DELETE: for people who look at an upload; the client asks by HEAD",
+    "/api/v1/uploads/{upload_id}": "GET and DELETE: for people who inspect an upload; the client sends HEAD",
     "/api/v1/models/{name}/versions": "part of GET /api/v1/models/{name}",
     "/api/v1/models/{name}/versions/{number}": "part of GET /api/v1/models/{name}",
     "/api/v1/models/{name}/labels": "part of GET /api/v1/models/{name}",
@@ -39,18 +38,18 @@ OTHERS_ASK = {
 }
 
 
-def test_an_operator_sees_workers_queue_storage_and_who_changed_what(client: Client, trained: Run[Sync]) -> None:
-    found = client.system()
-    assert any(worker.alive for worker in found.workers)
-    assert found.runs["succeeded"] >= 1
-    assert sum(item.bytes for item in found.storage) > 0
+def test_system_and_audit(client: Client, trained: Run) -> None:
+    system = client.system()
+    assert any(worker.alive for worker in system.workers)
+    assert system.runs["succeeded"] >= 1
+    assert sum(item.bytes for item in system.storage) > 0
     entries = list(client.audit(limit=5))
     assert 1 <= len(entries) <= 5
     assert entries == sorted(entries, key=lambda entry: -entry.id)
     assert any("POST /api/v1/runs" in entry.action for entry in client.audit(limit=300))
 
 
-def test_layers_rules_and_drawn_plots_come(client: Client, trained: Run[Sync], tmp_path: Path) -> None:
+def test_layers_rules_and_drawn_plots_come(client: Client, trained: Run, tmp_path: Path) -> None:
     assert trained.layers(trial=0).items[0]["layers"]
     assert all(rule.threshold and rule.source for rule in client.runs.rules())
     assert trained.draw("confusion", tmp_path).read_bytes().startswith(b"\x89PNG")
@@ -61,7 +60,7 @@ def test_layers_rules_and_drawn_plots_come(client: Client, trained: Run[Sync], t
         trained.apply_finding(99)
 
 
-def test_a_dataset_is_refreshed_and_a_run_shared(client: Client, trained: Run[Sync]) -> None:
+def test_a_dataset_is_refreshed_and_a_run_shared(client: Client, trained: Run) -> None:
     dataset = client.datasets.get(trained.dataset)
     assert dataset.change(shared=True).shared
     assert not dataset.shared
@@ -70,7 +69,7 @@ def test_a_dataset_is_refreshed_and_a_run_shared(client: Client, trained: Run[Sy
     assert not trained.share(False).shared
 
 
-def test_a_served_model_is_looked_at_and_told_the_truth(client: Client, trained: Run[Sync]) -> None:
+def test_drift_traffic_and_feedback_of_a_served_model(client: Client, trained: Run) -> None:
     answers = client.models.classify("client-circle", ROWS)
     assert client.models.drift("client-circle").model == "client-circle"
     assert client.models.traffic("client-circle").model == "client-circle"
@@ -78,49 +77,49 @@ def test_a_served_model_is_looked_at_and_told_the_truth(client: Client, trained:
         {"id": f"row-{n}-{trained.id}", "truth": "in", "predicted": label, "version": answers.version}
         for n, label in enumerate(answers.labels)
     ]
-    told = client.models.feedback("client-circle", items)
-    assert (told.stored, told.unknown) == (2, [])
+    answer = client.models.feedback("client-circle", items)
+    assert (answer.stored, answer.unknown) == (2, [])
     assert client.models.feedback("client-circle", items).repeated == 2
-    assert told.live[0].accuracy == 0.5
+    assert answer.live[0].accuracy == 0.5
 
 
-def test_a_resumable_upload_goes_on_where_a_broken_connection_left_it(server: Server, tmp_path: Path) -> None:
+def test_a_resumable_upload_resumes_after_a_broken_connection(server: Server, tmp_path: Path) -> None:
     path = tmp_path / "pieces.csv"
     path.write_text("a,b\n" + "".join(f"{row},{row % 7}\n" for row in range(1_000_000)))
-    told: list[int] = []
+    sizes: list[int] = []
     size = path.stat().st_size
     assert size > 8 * 1024 * 1024  # more than a piece
-    with breaking(server.base_url, up=[3_000_000, 4_000_000]) as url, Client(url, server.token) as client:
-        made = client.datasets.upload(path, resumable=True, progress=lambda sent, _: told.append(sent))
+    with breaking_proxy(server.base_url, up=[3_000_000, 4_000_000]) as url, Client(url, server.token) as client:
+        made = client.datasets.upload(path, resumable=True, progress=lambda sent, _: sizes.append(sent))
         assert (made.name, made.rows) == ("pieces", 1_000_000)
         with pytest.raises(BadInput):
             client.datasets.upload(b"", "nothing", resumable=True)
-    assert told == sorted(told)
-    assert told[-1] == size
-    assert 0 < told[0] < 4_100_000  # what arrived before the break was kept
+    assert sizes == sorted(sizes)
+    assert sizes[-1] == size
+    assert 0 < sizes[0] < 4_100_000  # what arrived before the break was not sent again
 
 
-def test_an_unknown_upload_is_told_so(server: Server) -> None:
+def test_an_unknown_upload_is_not_found(server: Server) -> None:
     with httpx2.Client(headers=server.headers) as http:
         assert http.head(f"{server.base_url}/api/v1/uploads/up_nobody").status_code == NotFound.status
 
 
-def test_nothing_of_the_client_was_left_out(server: Server, driven: Driven) -> None:
+def test_every_method_and_route_is_used(server: Server, client_use: ClientUse) -> None:
     """Runs after the other tests of this folder; alone it cannot know."""
     names = [name for name, _ in inspect.getmembers(test_server, inspect.isfunction) if name.startswith("test_")]
-    missed = {f"{test_server.__name__}.{name}" for name in names} - driven.tests
+    missed = {f"{test_server.__name__}.{name}" for name in names} - client_use.tests
     if missed:
         pytest.skip(f"needs the tests of this folder to have run here: {sorted(missed)[:3]}")
-    assert public_methods() - driven.methods == set()
+    assert public_methods().keys() - client_use.methods == set()
     documents = [f"{server.base_url}/api/v1/openapi.json", f"{server.predict_url}/openapi.json"]
-    unasked = [
+    unrequested = [
         f"{verb.upper()} {template}"
         for url in documents
         for template, verbs in json.loads(get_text(url))["paths"].items()
         for verb in verbs
-        if not driven.asked(template, verb)
+        if not client_use.requested(template, verb)
         and not any(
-            fnmatchcase(asked, part) for part in OTHERS_ASK for asked in (template, f"{verb.upper()} {template}")
+            fnmatchcase(asked, part) for part in NOT_IN_CLIENT for asked in (template, f"{verb.upper()} {template}")
         )
     ]
-    assert unasked == []
+    assert unrequested == []
