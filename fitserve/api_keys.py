@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -19,7 +18,7 @@ from fitserve import db
 from fitserve.errors import BadInput, Conflict, NotFound, Unauthenticated
 from fitserve.ids import new_id
 from fitserve.tables import Key
-from fitserve.wire.admin import NO_QUOTAS, Quotas
+from fitserve.wire.admin import NO_QUOTAS, KeyInfo, KeyRequest, NewKey, Quotas
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 LIVE_KEYS = 2  # of one owner under one name: the old and the new, while a rotation lasts
@@ -107,6 +106,20 @@ def create(
     return key, f"{key_id}.{secret}"
 
 
+def create_requested(session: Session, request: KeyRequest, default_owner: str) -> NewKey:
+    """Create the key that a request describes. Raises BadInput, Conflict."""
+    key, token = create(
+        session,
+        owner=request.owner or default_owner,
+        name=request.name,
+        scopes=request.scopes,
+        models=request.models,
+        expires_at=request.expires_at,
+        quotas=request.quotas,
+    )
+    return NewKey(**KeyInfo.model_validate(key).model_dump(), token=token)
+
+
 def split_token(token: str) -> tuple[str, str]:
     """A token's id and secret. Raises Unauthenticated where it has not that form."""
     key_id, dot, secret = token.partition(".")
@@ -151,8 +164,3 @@ def listing(session: Session, owner: str | None = None) -> list[Key]:
     """All keys, or those of one owner, newest first."""
     query = select(Key).order_by(Key.created_at.desc(), Key.id)
     return list(session.scalars(query if owner is None else query.where(Key.owner == owner)))
-
-
-def describe(key: Key) -> dict[str, Any]:
-    """A key without its secret's hash."""
-    return {name: getattr(key, name) for name in Key.__mapper__.column_attrs.keys() if name != "secret_sha256"}

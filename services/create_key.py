@@ -1,8 +1,8 @@
-"""`python -m services.create_key`: makes an API key in the database itself, where no API answers yet.
+"""`python -m services.create_key`: create an API key directly in the database, without a running API.
 
-`fitserve keys create` becomes this on a machine that has the server's settings: the first key of a server that shall
-listen to other machines is made before it starts. The request is JSON on standard input, as for `POST /api/v1/keys`;
-the answer is the new key with its token.
+`fitserve keys create` runs this on a machine that has the server's settings: a server that listens to other machines
+needs its first key before it starts. The request is JSON on standard input, as for `POST /api/v1/keys`; the new key
+with its token is printed as JSON.
 """
 
 from __future__ import annotations
@@ -19,37 +19,31 @@ from fitserve.validation import problems_from
 from fitserve.wire.admin import KeyRequest, NewKey
 
 
-def make(settings: Settings, request: KeyRequest) -> NewKey:
-    """A key of that owner, or of `admin`; the tables are made where they are missing. Raises BadInput, Conflict."""
+def create_key(settings: Settings, request: KeyRequest) -> NewKey:
+    """Create a key, owned by `admin` unless the request names an owner; upgrade the schema first.
+
+    Raises BadInput, Conflict.
+    """
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     migrations.upgrade(settings.resolved_database_url)
     engine = db.make_engine(settings.resolved_database_url)
     try:
         with db.transaction(engine) as session:
-            key, token = api_keys.create(
-                session,
-                owner=request.owner or "admin",
-                name=request.name,
-                scopes=request.scopes,
-                models=request.models,
-                expires_at=request.expires_at,
-                quotas=request.quotas,
-            )
-            return NewKey(**api_keys.describe(key), token=token)
+            return api_keys.create_requested(session, request, default_owner="admin")
     finally:
         engine.dispose()
 
 
 def main() -> int:
     try:
-        made = make(Settings(), KeyRequest.model_validate_json(sys.stdin.read()))
+        key = create_key(Settings(), KeyRequest.model_validate_json(sys.stdin.read()))
     except ValidationError as error:
         print(problems_from(error.errors(), KeyRequest)[0].detail, file=sys.stderr)
         return 3
     except FitserveError as error:
         print(f"{error.detail} {error.fix or ''}".strip(), file=sys.stderr)
         return 3
-    print(made.model_dump_json())
+    print(key.model_dump_json())
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The composition root of the control API: everything is made here, nothing at import."""
+"""The composition root of the control API: everything is created here, nothing at import."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from fitserve import blobs, db, telemetry
 from fitserve.queue import Publisher
 from fitserve.settings import Settings
 from services.control import openapi, pages
-from services.control.admin import audit, key_routes, limits, system
-from services.control.admin.audit import Auditor
-from services.control.admin.key_ring import KeyRing, ensure_root_key, has_live_key
-from services.control.admin.rate_limit import Limiter, limited
+from services.control.admin import api_keys, audit, system
+from services.control.admin.api_keys import Authenticator, ensure_root_key, has_live_key
+from services.control.admin.audit import AuditMiddleware
+from services.control.admin.rate_limit import Limiter
 from services.control.datasets import resumable
 from services.control.datasets import routes as datasets
 from services.control.deps import Context
@@ -29,9 +29,9 @@ from services.control.runs import routes as runs
 from services.shell import make_app
 from services.shell.auth import refuse_unprotected_address
 
-NOUNS = (
+ROUTERS = (
     *(datasets, resumable, spec_schema, runs, events, insight, surfaces, plot_routes),
-    *(models, drift, traffic, feedback, batch_predictions, limits, key_routes, audit, system),
+    *(models, drift, traffic, feedback, batch_predictions, system, api_keys, audit),
 )
 
 DESCRIPTION = """
@@ -44,23 +44,22 @@ Creating POSTs take an `Idempotency-Key`. Predictions are served by the predicti
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The control API over a migrated database. Raises SystemExit where it would stand open."""
+    """Return the control API over a migrated database. Raises SystemExit if it would be reachable without any key."""
     telemetry.watch_disk(settings.home)
     engine = db.make_engine(settings.resolved_database_url)
-    store = blobs.open_store(settings.resolved_blob_url)
     publisher = Publisher(settings)
-    ring = KeyRing(settings, engine)
+    authenticator = Authenticator(settings, engine)
     ensure_root_key(settings, engine)
     refuse_unprotected_address(settings, has_live_key(engine))
 
-    def database() -> None:
+    def check_database() -> None:
         with db.reading(engine) as session:
             session.execute(text("SELECT 1"))
 
     @asynccontextmanager
-    async def lifespan(started: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        await predict_proxy.close(started)
+        await predict_proxy.close(app)
         publisher.close()
         engine.dispose()
 
@@ -68,19 +67,18 @@ def create_app(settings: Settings) -> FastAPI:
         settings,
         title="fitserve",
         description=DESCRIPTION,
-        identify=ring.identify,
-        readiness={"database": database},
-        limit=limited,
+        identify=authenticator.identify,
+        readiness={"database": check_database},
+        limit=Limiter(settings).limit,
         lifespan=lifespan,
         openapi_url="/api/v1/openapi.json",
     )
-    app.add_middleware(Auditor, engine=engine)
-    app.state.ring = ring
-    app.state.limiter = Limiter(settings)
-    app.state.context = Context(settings, engine, store, publisher)
+    app.add_middleware(AuditMiddleware, engine=engine)
+    app.state.authenticator = authenticator
+    app.state.context = Context(settings, engine, blobs.open_store(settings.resolved_blob_url), publisher)
     api = APIRouter(prefix="/api/v1")
-    for noun in NOUNS:
-        api.include_router(noun.router)
+    for module in ROUTERS:
+        api.include_router(module.router)
     app.include_router(api)
     app.include_router(pages.router)
     app.include_router(predict_proxy.router)

@@ -1,11 +1,11 @@
-"""Who changed what, when, from where. Written after each changing request; an admin pages through it."""
+"""The audit log: one row for each request that changes something, with its key, action, target, status and address."""
 
 from __future__ import annotations
 
 import logging
 from typing import Annotated
 
-from fastapi import Depends, Query
+from fastapi import Query
 from sqlalchemy import Engine, select
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,34 +15,34 @@ from fitserve.errors import BadInput, FitserveError
 from fitserve.tables import Audit
 from fitserve.wire import Page
 from fitserve.wire.admin import AuditEntry
-from services.control.deps import Context, context
-from services.shell import Caller, Router, require
+from services.control.deps import Admin, Ctx, Limit
+from services.shell import Router
 from services.shell.instrumentation import route_template
 
 log = logging.getLogger(__name__)
 router = Router(tags=["keys"])
-_CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+_CHANGING_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
-@router.get("/audit", summary="Who changed what, newest first")
-def entries(
-    caller: Annotated[Caller, Depends(require("admin"))],
-    ctx: Annotated[Context, Depends(context)],
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+@router.get("/audit", summary="The audit log, newest first")
+def list_entries(
+    caller: Admin,
+    ctx: Ctx,
+    limit: Limit = 100,
     cursor: Annotated[str | None, Query(max_length=20)] = None,
 ) -> Page[AuditEntry]:
     query = select(Audit).order_by(Audit.id.desc()).limit(limit + 1)
     if cursor is not None:
         if not cursor.isascii() or not cursor.isdigit():
-            raise BadInput("That is no cursor of this list.", received=cursor, expected="`next_cursor` of a page")
+            raise BadInput("Invalid cursor.", received=cursor, expected="`next_cursor` of a page")
         query = query.where(Audit.id < int(cursor))
     with db.reading(ctx.engine) as session:
         rows = [AuditEntry.model_validate(row) for row in session.scalars(query)]
     return Page(items=rows[:limit], next_cursor=str(rows[limit - 1].id) if len(rows) > limit else None)
 
 
-class Auditor:
-    """Pure ASGI: notes each changing request of a known caller, refused ones too.
+class AuditMiddleware:
+    """Pure ASGI middleware: records each changing request of an authenticated caller, refused ones too.
 
     A request without a valid key leaves no row, or anybody could fill the disk; telemetry counts those.
     """
@@ -52,19 +52,19 @@ class Auditor:
         self.engine = engine
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] not in _CHANGING:
+        if scope["type"] != "http" or scope["method"] not in _CHANGING_METHODS:
             await self.app(scope, receive, send)
             return
         status = 500
 
-        async def noting(message: Message) -> None:
+        async def send_and_note_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self.app(scope, receive, noting)
+            await self.app(scope, receive, send_and_note_status)
         finally:
             if scope.get("caller") is not None:
                 await run_in_threadpool(self._write, scope, status)

@@ -1,32 +1,50 @@
-"""The operator's view: workers, queue, storage."""
+"""The server as a whole: its limits, for every client; its workers, queue and storage, for an operator."""
 
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated
+from typing import Any
 
-from fastapi import Depends
+from fastapi import Request
+from pydantic import Field, create_model
 from sqlalchemy import func, select
 
 from fitserve import __version__, db
 from fitserve.runs import queries
+from fitserve.settings import Limits
 from fitserve.tables import Blob, Worker
 from fitserve.wire.admin import StorageInfo, SystemInfo, WorkerInfo
-from services.control.deps import Context, context
-from services.shell import Caller, Router, require
+from services.control.deps import Admin, Ctx, Reader
+from services.shell import Router
 
-router = Router(tags=["operations"])
-_MOST_WORKERS = 500
+router = Router()
+_MAX_WORKERS = 500
+
+_FIELDS: dict[str, Any] = {name: (field.annotation, field) for name, field in Limits.model_fields.items()}
+LimitsInfo = create_model(
+    "LimitsInfo",
+    __doc__="Limits in force and the address of the prediction service.",
+    predict_url=(str, Field(description="Address of the prediction service; this server forwards requests to it too")),
+    **_FIELDS,
+)
 
 
-@router.get("/system", summary="Workers, queue and storage")
-def system(
-    _caller: Annotated[Caller, Depends(require("admin"))], ctx: Annotated[Context, Depends(context)]
-) -> SystemInfo:
+@router.get("/limits", tags=["limits"], summary="Limits in force", response_model=LimitsInfo)
+def limits(request: Request, _caller: Reader, ctx: Ctx) -> dict[str, Any]:
+    """Bytes, rows, columns, parameters and quotas: each is a setting, FITSERVE_LIMIT_*."""
+    settings = ctx.settings
+    host = request.url.hostname or "127.0.0.1"
+    bracketed = f"[{host}]" if ":" in host else host
+    predict_url = settings.predict_url or f"{request.url.scheme}://{bracketed}:{settings.predict_port}"
+    return {**settings.limits.model_dump(), "predict_url": predict_url}
+
+
+@router.get("/system", tags=["operations"], summary="Workers, queue and storage")
+def system(_caller: Admin, ctx: Ctx) -> SystemInfo:
     with db.reading(ctx.engine) as session:
         at = db.now(session)
         alive_since = at - timedelta(seconds=queries.WORKER_LIVES)
-        workers = session.scalars(select(Worker).order_by(Worker.started_at).limit(_MOST_WORKERS)).all()
+        workers = session.scalars(select(Worker).order_by(Worker.started_at).limit(_MAX_WORKERS)).all()
         kinds = session.execute(select(Blob.kind, func.count(), func.sum(Blob.bytes)).group_by(Blob.kind)).all()
         return SystemInfo(
             version=__version__,
