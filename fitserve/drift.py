@@ -1,23 +1,31 @@
-"""Drift: how far what a model is asked, and what it answers, has moved from its training rows.
+"""Drift: how far a model's requests, and its predictions, have moved from its training rows.
 
 Measured by the population stability index, PSI = sum over bins of (a - e) ln(a / e), with `e` the share of the
-training rows in a bin and `a` the share of the asked rows (Siddiqi, Credit Risk Scorecards, 2006). Missing values are
-a bin of their own, as is what lies below or above all training rows. By custom, under 0.1 nothing has moved, over
-0.25 much has.
+training rows in a bin and `a` the share of the requested rows (Siddiqi, Credit Risk Scorecards, 2006). Missing values
+have a bin of their own, as have values below and above all training rows. By convention, below 0.1 is stable and
+above 0.25 is large.
 
-Counts add up: each prediction process counts its own window, and the sum of the counts is the whole service's.
+A distribution is as `fitserve.encoding.distribution` writes it. Counts are additive: each prediction process counts
+its own window, and the sum over processes is the whole service's.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fitserve.encoding import FittedColumn
+from fitserve.encoding.coercion import label_or_text
+from fitserve.encoding.distribution import Distribution, numeric_distribution
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ROWS = 200_000  # of more training rows, every n-th is measured
 LEAST_ROWS = 200  # fewer rows say more about chance than about drift
 ROWS_A_BIN = 20  # chance alone gives an index of about bins / rows
 LARGE = 0.25
@@ -25,11 +33,85 @@ RARE = 0.01  # labels with less of the training rows are counted together
 SCORE_EDGES = tuple(step / 10 for step in range(11))
 _SMALLEST_SHARE = 1e-4  # an empty bin would make the index infinite
 
-Counts = list[int]
+BinCounts = list[int]
 
 
-def bins_of(distribution: Mapping[str, Any]) -> list[str]:
-    """The bins of a column, in order: labels and `other`, or `below`, ranges and `above`; then `missing`."""
+# Distributions of training rows
+
+
+def training_distribution(columns: Iterable[FittedColumn], table: pa.Table) -> dict[str, Distribution]:
+    """Return the distributions of raw columns, by name. `table` holds the training rows."""
+    if table.num_rows > ROWS:
+        table = table.take(np.linspace(0, table.num_rows - 1, ROWS).astype(np.int64))
+    return {column.name: column.distribution(table.column(column.name)) for column in columns}
+
+
+def prediction_distribution(
+    outputs: Sequence[Mapping[str, Any]], served: Mapping[str, npt.NDArray[Any]]
+) -> dict[str, dict[str, Distribution]]:
+    """Return the distributions of predictions for training rows: by target, `classes` and `scores`, or `values`.
+
+    `outputs` are the manifest's entries, `served` arrays (rows, units) by target.
+    """
+    distributions: dict[str, dict[str, Distribution]] = {}
+    for output in outputs:
+        labels = [str(label) for label in output.get("labels") or ()]
+        parts = prediction_parts(output["task"], labels, served[output["name"]])
+        if "values" in parts:
+            distributions[output["name"]] = {"values": numeric_distribution(parts["values"])}
+        else:
+            known = [*labels, "none"] if output["task"] == "multilabel" else labels
+            distributions[output["name"]] = {
+                "classes": class_distribution(known, parts["classes"]),
+                "scores": score_distribution(parts["scores"]),
+            }
+    return distributions
+
+
+def prediction_parts(task: str, labels: Sequence[str] | None, values: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+    """Split an output (rows, units) into what is compared: `classes` (labels) and `scores`, or `values`.
+
+    The score is the probability of the predicted class; for a sigmoid of one unit, of the second label.
+    """
+    if task == "regression" or not labels:
+        return {"values": values.mean(axis=1, dtype=np.float64)}
+    names = np.array([*labels, "none"], dtype=object)
+    if task == "multilabel":
+        best = values.argmax(axis=1)
+        classes = np.where(values.max(axis=1) > 0.5, best, len(labels))
+        return {"classes": names[classes], "scores": values.max(axis=1)}
+    if values.shape[1] == 1:
+        return {"classes": names[(values[:, 0] > 0.5).astype(np.int64)], "scores": values[:, 0]}
+    return {"classes": names[values.argmax(axis=1)], "scores": values.max(axis=1)}
+
+
+def score_distribution(scores: npt.NDArray[Any]) -> Distribution:
+    """Return the distribution of probabilities, in tenths."""
+    counts = _count_numbers(SCORE_EDGES, scores)
+    rows = max(1, len(scores))
+    shares = [count / rows for count in counts[1:-2]]
+    return {"kind": "numeric", "edges": list(SCORE_EDGES), "shares": shares, "missing": counts[-1] / rows}
+
+
+def class_distribution(labels: Sequence[str], classes: Iterable[Any]) -> Distribution:
+    """Return the distribution of predicted classes."""
+    frequencies = dict.fromkeys(map(str, labels), 0)
+    rows = other = 0
+    for name in classes:
+        rows += 1
+        if name in frequencies:
+            frequencies[name] += 1
+        else:
+            other += 1
+    shares = {label: count / max(1, rows) for label, count in frequencies.items()}
+    return {"kind": "categorical", "frequencies": shares, "other": other / max(1, rows), "missing": 0.0}
+
+
+# Bins, and counts in them
+
+
+def bin_names(distribution: Mapping[str, Any]) -> list[str]:
+    """Return the names of the bins, in order: labels and `other`, or `below`, ranges and `above`; then `missing`."""
     if distribution["kind"] == "categorical":
         return [*map(str, distribution["frequencies"]), "other", "missing"]
     edges = distribution["edges"]
@@ -37,8 +119,8 @@ def bins_of(distribution: Mapping[str, Any]) -> list[str]:
     return ["below", *inner, "above", "missing"] if edges else ["missing"]
 
 
-def expected(distribution: Mapping[str, Any]) -> list[float]:
-    """The training rows' share in each of `bins_of`."""
+def training_shares(distribution: Mapping[str, Any]) -> list[float]:
+    """Return the training rows' share in each of `bin_names`."""
     if distribution["kind"] == "categorical":
         return [*distribution["frequencies"].values(), distribution["other"], distribution["missing"]]
     if not distribution["edges"]:
@@ -46,17 +128,23 @@ def expected(distribution: Mapping[str, Any]) -> list[float]:
     return [0.0, *distribution["shares"], 0.0, distribution["missing"]]
 
 
-def count(distribution: Mapping[str, Any], values: Sequence[Any] | npt.NDArray[Any]) -> Counts:
-    """How many of the raw values fall in each of `bins_of`."""
-    if distribution["kind"] == "categorical":
-        return _count_labels(distribution, values)
+def count(distribution: Mapping[str, Any], values: Sequence[Any] | npt.NDArray[Any]) -> BinCounts:
+    """Count the values in each of `bin_names`: numbers as float64 (rows,), NaN if missing; else labels or texts."""
+    if distribution["kind"] == "numeric":
+        return _count_numbers(distribution["edges"], np.asarray(values, np.float64))
+    labels = [label_or_text(value) for value in values]
     if distribution["kind"] == "text":
-        values = [None if value is None else len(str(value)) for value in values]
-    numbers = values if isinstance(values, np.ndarray) else np.array([_number(value) for value in values], np.float64)
-    return count_numbers(distribution["edges"], numbers)
+        lengths = np.array([np.nan if label is None else len(label) for label in labels], np.float64)
+        return _count_numbers(distribution["edges"], lengths)
+    bins = {str(label): at for at, label in enumerate(distribution["frequencies"])}
+    other = len(bins)
+    counts = [0] * (other + 2)
+    for label in labels:
+        counts[other + 1 if label is None else bins.get(label, other)] += 1
+    return counts
 
 
-def count_numbers(edges: Sequence[float], numbers: npt.NDArray[Any]) -> Counts:
+def _count_numbers(edges: Sequence[float], numbers: npt.NDArray[Any]) -> BinCounts:
     """Below the first edge, between the edges (a bin holds its lower edge), above the last, not a number."""
     present = numbers[np.isfinite(numbers)]
     missing = len(numbers) - len(present)
@@ -69,70 +157,44 @@ def count_numbers(edges: Sequence[float], numbers: npt.NDArray[Any]) -> Counts:
     return [*map(int, np.bincount(places, minlength=bins + 2)), missing]
 
 
-def _count_labels(distribution: Mapping[str, Any], values: Iterable[Any]) -> Counts:
-    places = {str(label): at for at, label in enumerate(distribution["frequencies"])}
-    other = len(places)
-    found = [0] * (other + 2)
-    for value in values:
-        found[other + 1 if is_missing(value) else places.get(_label(value), other)] += 1
-    return found
+def add_counts(one: Sequence[int], other: Sequence[int]) -> BinCounts:
+    """Return the counts of two windows together."""
+    return [a + b for a, b in zip(one, other, strict=True)]
 
 
-def _label(value: Any) -> str:
-    """As labels are written in a table: a whole number without its `.0`, truth values in small letters."""
-    if isinstance(value, bool | np.bool_):
-        return "true" if value else "false"
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value)
-
-
-def is_missing(value: Any) -> bool:
-    """None, NaN and the empty text."""
-    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
-
-
-def _number(value: Any) -> float:
-    try:
-        return float("nan") if value is None else float(value)
-    except (TypeError, ValueError):
-        return float("nan")
+# The index
 
 
 def psi(distribution: Mapping[str, Any], counts: Sequence[int]) -> float | None:
-    """The population stability index; None where there are too few rows to say."""
+    """Return the population stability index; None where there are too few rows."""
     total = sum(counts)
-    shares, places = _grouped(distribution)
+    shares, bins = _without_rare(distribution)
     if total < max(LEAST_ROWS, ROWS_A_BIN * len(shares)):
         return None
-    grouped = np.bincount(places, np.asarray(counts, np.float64), minlength=len(shares))
-    asked = np.maximum(grouped / total, _SMALLEST_SHARE)
+    grouped = np.bincount(bins, np.asarray(counts, np.float64), minlength=len(shares))
+    requested = np.maximum(grouped / total, _SMALLEST_SHARE)
     trained = np.maximum(shares, _SMALLEST_SHARE)
-    return float(np.sum((asked - trained) * np.log(asked / trained)))
+    return float(np.sum((requested - trained) * np.log(requested / trained)))
 
 
-def _grouped(distribution: Mapping[str, Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """The shares that are compared, and for each bin the one that it belongs to: rare labels go with `other`."""
-    shares = np.asarray(expected(distribution), np.float64)
+def _without_rare(distribution: Mapping[str, Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Return the shares to compare, and for each bin the one that it belongs to: rare labels go with `other`."""
+    shares = np.asarray(training_shares(distribution), np.float64)
     if distribution["kind"] != "categorical":
         return shares, np.arange(len(shares))
     own = shares >= RARE
     own[-2:] = True  # other and missing
-    places = np.cumsum(own) - 1
-    places[~own] = places[-2]
-    return np.bincount(places, shares), places
-
-
-def added(one: Sequence[int], other: Sequence[int]) -> Counts:
-    """Two windows' counts together."""
-    return [a + b for a, b in zip(one, other, strict=True)]
+    bins = np.cumsum(own) - 1
+    bins[~own] = bins[-2]
+    return np.bincount(bins, shares), bins
 
 
 def report(distribution: Mapping[str, Any], counts: Sequence[int]) -> dict[str, Any]:
-    """One column's drift, for people: its PSI, missing shares, and both shares bin by bin."""
+    """Return one column's drift as the API shows it: its PSI, missing shares, and both shares of each bin."""
     total = sum(counts)
     shares = [value / total if total else 0.0 for value in counts]
     index = psi(distribution, counts)
+    bins = zip(bin_names(distribution), training_shares(distribution), shares, strict=True)
     return {
         "kind": distribution["kind"],
         "rows": total,
@@ -140,57 +202,12 @@ def report(distribution: Mapping[str, Any], counts: Sequence[int]) -> dict[str, 
         "verdict": verdict(index),
         "missing": shares[-1] if total else None,
         "training_missing": distribution["missing"],
-        "bins": [
-            {"bin": name, "training": trained, "asked": asked}
-            for name, trained, asked in zip(bins_of(distribution), expected(distribution), shares, strict=True)
-        ],
+        "bins": [{"bin": name, "training": trained, "asked": requested} for name, trained, requested in bins],
     }
 
 
 def verdict(index: float | None) -> str:
-    """The index in a word."""
+    """Return the index in a word."""
     if index is None:
         return "too few rows"
     return "stable" if index < 0.1 else "moved" if index < LARGE else "drifted"
-
-
-# What a network answers
-
-
-def answers(task: str, labels: Sequence[str] | None, values: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
-    """An output's values (rows, units) as what is compared: `classes` (labels) and `scores`, or `values`.
-
-    The score is the probability of the class that was answered; for a sigmoid of one unit, of the second label.
-    """
-    if task == "regression" or not labels:
-        return {"values": values.mean(axis=1, dtype=np.float64)}
-    named = np.array([*labels, "none"], dtype=object)
-    if task == "multilabel":
-        best = values.argmax(axis=1)
-        places = np.where(values.max(axis=1) > 0.5, best, len(labels))
-        return {"classes": named[places], "scores": values.max(axis=1)}
-    if values.shape[1] == 1:
-        return {"classes": named[(values[:, 0] > 0.5).astype(np.int64)], "scores": values[:, 0]}
-    return {"classes": named[values.argmax(axis=1)], "scores": values.max(axis=1)}
-
-
-def scores(values: npt.NDArray[Any]) -> dict[str, Any]:
-    """The distribution of probabilities, in tenths."""
-    counts = count_numbers(SCORE_EDGES, values)
-    rows = max(1, len(values))
-    shares = [found / rows for found in counts[1:-2]]
-    return {"kind": "numeric", "edges": list(SCORE_EDGES), "shares": shares, "missing": counts[-1] / rows}
-
-
-def classes(labels: Sequence[str], values: Iterable[Any]) -> dict[str, Any]:
-    """The distribution of answered classes."""
-    frequencies = dict.fromkeys(map(str, labels), 0)
-    rows = other = 0
-    for value in values:
-        rows += 1
-        if value in frequencies:
-            frequencies[value] += 1
-        else:
-            other += 1
-    shares = {label: found / max(1, rows) for label, found in frequencies.items()}
-    return {"kind": "categorical", "frequencies": shares, "other": other / max(1, rows), "missing": 0.0}

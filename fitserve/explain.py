@@ -1,13 +1,18 @@
-"""Questions to a trained network through its serving graph: surfaces over two columns, and integrated gradients.
+"""Explain a network through its serving graph: surfaces over two columns, integrated gradients, Shapley values.
 
-A network is a function from encoded inputs to outputs (`Predict`); NumPy does the rest. Rows that are asked about
-differ from a reference row, every column's median or most frequent value on the training rows.
+A network is a function of encoded inputs (`Predict`) or of raw rows (`PredictRows`); NumPy does the rest.
+
+There are two attributions because they answer different questions. Integrated gradients take one unit's change from
+a reference row to a row, by a path whose cost grows with the number of columns alone: a run's page asks for that, and
+shows how exact it is. Shapley values tell for every output and unit at once what each column adds to not knowing it:
+the serving protocols' `explain`, whose rows need not be near anything, and whose cost grows with the coalitions.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,56 +20,48 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fitserve.encoder import Encoder
-from fitserve.encoding.fitted_column import TEXTS, FittedColumn
-from fitserve.errors import BadInput, NotFound
+from fitserve.encoding import FittedColumn
+from fitserve.errors import BadInput, NotFound, TooLarge
 
-Inputs = Mapping[str, NDArray[Any]]
+Array = NDArray[Any]
+Inputs = Mapping[str, Array]
 Predict = Callable[[Inputs], NDArray[np.float64]]  # (rows, units)
+PredictRows = Callable[[list[list[Any]]], Mapping[str, Array]]  # rows by position; by output, (rows, units)
 Row = Mapping[str, Any]
 
 MOST_STEPS = 200
 CHUNK = 4096  # rows of one call
 PATH_STEPS = (8, 64)
 PATH_ROWS = 200_000
+EXACT_COLUMNS = 8  # up to so many, all coalitions are evaluated
+PERMUTATION_PAIRS = 16  # of more columns: permutations, each with its reverse
+MOST_EVALUATIONS = 200_000  # rows that one request may have inferred
+
+
+# Surfaces
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """The raw values of a column that a surface is asked at."""
+    """The raw values of a column along one side of a surface."""
 
     column: str
     values: tuple[Any, ...]
 
 
 def axis_of(encoder: Encoder, name: str, steps: int, low: float | None = None, high: float | None = None) -> Axis:
-    """An axis: numbers evenly from `low` to `high` (left out: as the training rows went), or every label.
+    """Return an axis: numbers evenly from `low` to `high` (by default the training rows' range), or every label.
 
-    Raises NotFound, and BadInput where the column is text or the bounds are none.
+    Raises NotFound, and BadInput where the column is text or hashed, or the bounds are not usable.
     """
     column = column_of(encoder, name)
-    if column.type in TEXTS or column.type == "hashing":
-        raise BadInput(
-            f"{name!r} is {column.type}: its values have no order and no list.",
-            received=name,
-            expected="a numeric, boolean, categorical or datetime column",
-        )
     if not 2 <= steps <= MOST_STEPS:
         raise BadInput("That many steps cannot be shown.", received=steps, expected=f"2 to {MOST_STEPS} steps")
-    if column.type in ("one_hot", "index"):
-        return Axis(name, tuple(column.fitted["labels"][:MOST_STEPS]))
-    if column.type == "boolean":
-        return Axis(name, (column.fitted["false"], column.fitted["true"]))
-    first = column.fitted.get("min", 0.0) if low is None else low
-    last = column.fitted.get("max", 86_400.0 * 366) if high is None else high
-    if not (math.isfinite(first) and math.isfinite(last) and first <= last):
-        raise BadInput("These are no bounds of an axis.", received=[low, high], expected="two numbers, the lower first")
-    if first == last:
-        first, last = first - 1.0, last + 1.0
-    return Axis(name, tuple(float(value) for value in np.linspace(first, last, steps)))
+    return Axis(name, tuple(column.axis_values(steps, low, high)[:MOST_STEPS]))
 
 
 def column_of(encoder: Encoder, name: str) -> FittedColumn:
-    """The encoder's column of this name. Raises NotFound."""
+    """Return the encoder's column of this name. Raises NotFound."""
     for column in encoder.columns:
         if column.name == name:
             return column
@@ -74,20 +71,28 @@ def column_of(encoder: Encoder, name: str) -> FittedColumn:
 
 
 def surface(encoder: Encoder, reference: Row, predict: Predict, x: Axis, y: Axis) -> NDArray[np.float64]:
-    """What the network says at every pair of values: (len(y), len(x), units). Others stay at the reference."""
+    """Return the predictions at every pair of values: (len(y), len(x), units). Other columns stay at the reference."""
     if x.column == y.column:
         raise BadInput("A surface needs two different columns.", received=x.column)
     base, _ = encoder.encode_rows([reference])
     rows = len(x.values) * len(y.values)
     grid = {name: np.repeat(values, rows, axis=0) for name, values in base.items()}
     across, down = np.tile(np.arange(len(x.values)), len(y.values)), np.repeat(np.arange(len(y.values)), len(x.values))
-    for axis, places in ((x, across), (y, down)):
+    for axis, indices in ((x, across), (y, down)):
         column = column_of(encoder, axis.column)
         encoded, _ = encoder.encode_rows([{**reference, axis.column: value} for value in axis.values])
-        part = slice(column.offset, column.offset + column.width)
-        grid[column.input][:, part] = encoded[column.input][places, part]
-    said = in_chunks(predict, grid)
-    return said.reshape(len(y.values), len(x.values), -1)
+        grid[column.input][:, column.part] = encoded[column.input][indices, column.part]
+    return in_chunks(predict, grid).reshape(len(y.values), len(x.values), -1)
+
+
+def in_chunks(predict: Predict, rows: Inputs) -> NDArray[np.float64]:
+    """Call `predict` on some thousand rows at a time: bounded memory."""
+    count = len(next(iter(rows.values())))
+    parts = [predict({name: values[at : at + CHUNK] for name, values in rows.items()}) for at in range(0, count, CHUNK)]
+    return np.concatenate([np.asarray(part, np.float64).reshape(len(part), -1) for part in parts])
+
+
+# Integrated gradients
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,48 +111,43 @@ class Attribution:
 
 
 def attribute(encoder: Encoder, reference: Row, row: Row, predict: Predict, unit: int = 0) -> Attribution:
-    """Integrated gradients (Sundararajan, Taly and Yan 2017) from the reference to `row`, by raw column.
+    """Return integrated gradients (Sundararajan, Taly and Yan 2017) from the reference to `row`, by raw column.
 
-    The path is cut into steps; within each, columns are moved one after the other, forwards and backwards, and what
-    the output changes by is theirs. The mean of both orders is the integral up to second order in the step, and the sum
-    over columns is the change in output exactly. Integer inputs (embeddings) cannot move gradually: they jump in the
-    middle of the path. Raises BadInput naming the column of a value that cannot be read.
+    The path is cut into steps; within each, columns are moved one after the other, forwards and backwards, and each
+    is credited with the change in output that follows. The mean of both orders is the integral up to second order in
+    the step, and the sum over columns is the change in output exactly. Integer inputs (embeddings) cannot move
+    gradually: they jump in the middle of the path. Raises BadInput naming the column of an unreadable value.
     """
     start, _ = encoder.encode_rows([reference])
     end, _ = encoder.encode_rows([row])
-    moved = [column for column in encoder.columns if _moves(column, start, end)]
+    moved = [c for c in encoder.columns if not np.array_equal(start[c.input][:, c.part], end[c.input][:, c.part])]
     steps = int(np.clip(PATH_ROWS // (2 * (len(moved) + 1)), *PATH_STEPS))
     steps -= steps % 2
     totals = np.zeros(len(moved))
     for order in (range(len(moved)), range(len(moved) - 1, -1, -1)):
-        totals += _along(start, end, [moved[at] for at in order], predict, unit, steps)[np.argsort(order)] / 2
+        totals += _changes_along(start, end, [moved[at] for at in order], predict, unit, steps)[np.argsort(order)] / 2
     ends = in_chunks(predict, {name: np.concatenate([start[name], end[name]]) for name in start})[:, unit]
-    given = dict.fromkeys(encoder.names, 0.0)
-    given |= {column.name: float(total) for column, total in zip(moved, totals, strict=True)}
-    return Attribution(float(ends[1]), float(ends[0]), given, steps)
+    contributions = dict.fromkeys(encoder.names, 0.0)
+    contributions |= {column.name: float(total) for column, total in zip(moved, totals, strict=True)}
+    return Attribution(float(ends[1]), float(ends[0]), contributions, steps)
 
 
-def _moves(column: FittedColumn, start: Inputs, end: Inputs) -> bool:
-    part = slice(column.offset, column.offset + column.width)
-    return not np.array_equal(start[column.input][:, part], end[column.input][:, part])
-
-
-def _along(
+def _changes_along(
     start: Inputs, end: Inputs, moved: Sequence[FittedColumn], predict: Predict, unit: int, steps: int
 ) -> NDArray[np.float64]:
-    """What each column changes in total when in every step the columns move in this order."""
+    """Return the total change in output by each column, which move in this order in every step."""
     totals = np.zeros(len(moved))
     for step in range(steps):
-        here, there = _point(start, end, step, steps), _point(start, end, step + 1, steps)
-        rows = {name: np.repeat(values, len(moved) + 1, axis=0) for name, values in here.items()}
+        before, after = _point(start, end, step, steps), _point(start, end, step + 1, steps)
+        rows = {name: np.repeat(values, len(moved) + 1, axis=0) for name, values in before.items()}
         for place, column in enumerate(moved):
-            part = slice(column.offset, column.offset + column.width)
-            rows[column.input][place + 1 :, part] = there[column.input][:, part]
+            rows[column.input][place + 1 :, column.part] = after[column.input][:, column.part]
         totals += np.diff(in_chunks(predict, rows)[:, unit])
     return totals
 
 
-def _point(start: Inputs, end: Inputs, step: int, steps: int) -> dict[str, NDArray[Any]]:
+def _point(start: Inputs, end: Inputs, step: int, steps: int) -> dict[str, Array]:
+    """Return the encoded row after so many steps of the path."""
     point = {}
     for name, first in start.items():
         last, share = end[name], step / steps
@@ -158,8 +158,75 @@ def _point(start: Inputs, end: Inputs, step: int, steps: int) -> dict[str, NDArr
     return point
 
 
-def in_chunks(predict: Predict, rows: Inputs) -> NDArray[np.float64]:
-    """`predict`, some thousand rows at a time: bounded memory."""
-    count = len(next(iter(rows.values())))
-    parts = [predict({name: values[at : at + CHUNK] for name, values in rows.items()}) for at in range(0, count, CHUNK)]
-    return np.concatenate([np.asarray(part, np.float64).reshape(len(part), -1) for part in parts])
+# Shapley values
+
+
+@dataclass(frozen=True, slots=True)
+class ShapleyValues:
+    """`contributions[output]` has shape (rows, columns, units); `baseline[output]`, the baseline's, (units,)."""
+
+    baseline: dict[str, Array]
+    contributions: dict[str, Array]
+
+
+def shapley(rows: Sequence[Sequence[Any]], baseline: Sequence[Any], predict: PredictRows) -> ShapleyValues:
+    """Return each column's contribution to each row's prediction, against the prediction for `baseline`.
+
+    For every row the contributions add up to its prediction minus the baseline's. Up to EXACT_COLUMNS all coalitions
+    are evaluated; beyond, permutations and their reverses are averaged, drawn with a fixed seed, so the sum still
+    holds exactly and the same request gets the same answer. Raises BadInput, TooLarge.
+
+    Sources: L. Shapley, "A value for n-person games" (1953); E. Strumbelj and I. Kononenko (2014) for sampling;
+    R. Mitchell et al., "Sampling Permutations for Shapley Value Estimation" (2022) for reversed pairs.
+    """
+    width = len(baseline)
+    coalitions = list(_coalitions(width))
+    if len(rows) * len(coalitions) > MOST_EVALUATIONS:
+        raise TooLarge(
+            "These rows have too many columns to explain at once.",
+            received=len(rows),
+            expected=f"at most {MOST_EVALUATIONS // len(coalitions)} rows",
+        )
+    of_baseline = predict([list(baseline)])
+    contributions: dict[str, list[Array]] = {name: [] for name in of_baseline}
+    for row in rows:
+        mixed = [[row[at] if taken >> at & 1 else baseline[at] for at in range(width)] for taken in coalitions]
+        for name, values in predict(mixed).items():
+            contributions[name].append(_contributions(coalitions, values.astype(np.float64), width))
+    return ShapleyValues(
+        {name: values[0] for name, values in of_baseline.items()},
+        {name: np.stack(parts) for name, parts in contributions.items()},
+    )
+
+
+def _coalitions(width: int) -> Iterator[int]:
+    """Yield bit sets of the columns to take from the row: all of them, or the prefixes of permutations."""
+    if width <= EXACT_COLUMNS:
+        yield from range(1 << width)
+        return
+    generator = np.random.default_rng(0)
+    for _ in range(PERMUTATION_PAIRS):
+        order = generator.permutation(width).tolist()
+        for one in (order, order[::-1]):
+            taken = 0
+            yield taken
+            for column in one:
+                taken |= 1 << column
+                yield taken
+
+
+def _contributions(coalitions: Sequence[int], values: Array, width: int) -> Array:
+    """Turn `values` of shape (coalitions, units) into contributions of shape (columns, units)."""
+    totals = np.zeros((width, values.shape[1]))
+    if width <= EXACT_COLUMNS:
+        for taken in coalitions:
+            for at in range(width):
+                if not taken >> at & 1:
+                    size = taken.bit_count()
+                    weight = math.factorial(size) * math.factorial(width - size - 1) / math.factorial(width)
+                    totals[at] += weight * (values[taken | 1 << at] - values[taken])
+        return totals
+    for step, (before, after) in enumerate(itertools.pairwise(coalitions)):
+        if (added := after & ~before) and before & ~after == 0:
+            totals[added.bit_length() - 1] += values[step + 1] - values[step]
+    return totals / (2 * PERMUTATION_PAIRS)

@@ -44,17 +44,17 @@ class Totals:
     """A whole window's counts."""
 
     rows: int = 0
-    columns: dict[str, drift.Counts] = field(default_factory=dict)
-    outputs: dict[str, dict[str, drift.Counts]] = field(default_factory=dict)
+    columns: dict[str, drift.BinCounts] = field(default_factory=dict)
+    outputs: dict[str, dict[str, drift.BinCounts]] = field(default_factory=dict)
 
     def add(self, counts: Mapping[str, Any]) -> None:
         self.rows += counts["rows"]
         for name, found in counts["columns"].items():
-            self.columns[name] = drift.added(self.columns[name], found) if name in self.columns else found
+            self.columns[name] = drift.add_counts(self.columns[name], found) if name in self.columns else found
         for name, parts in counts["outputs"].items():
             known = self.outputs.setdefault(name, {})
             for part, found in parts.items():
-                known[part] = drift.added(known[part], found) if part in known else found
+                known[part] = drift.add_counts(known[part], found) if part in known else found
 
 
 def write(engine: Engine, rows: Sequence[Counted]) -> None:
@@ -109,7 +109,7 @@ def column_reports(training: Distribution, found: Totals) -> list[dict[str, Any]
     reports = [
         {"column": name, **drift.report(distribution, found.columns[name])}
         for name, distribution in training.items()
-        if len(found.columns.get(name, ())) == len(drift.bins_of(distribution))
+        if len(found.columns.get(name, ())) == len(drift.bin_names(distribution))
     ]
     return sorted(reports, key=lambda one: (one["psi"] is None, -(one["psi"] or 0.0)))
 
@@ -120,7 +120,7 @@ def output_reports(answered: Distribution, found: Totals) -> list[dict[str, Any]
         {"output": name, "part": part, **drift.report(distribution, found.outputs[name][part])}
         for name, parts in answered.items()
         for part, distribution in parts.items()
-        if len(found.outputs.get(name, {}).get(part, ())) == len(drift.bins_of(distribution))
+        if len(found.outputs.get(name, {}).get(part, ())) == len(drift.bin_names(distribution))
     ]
 
 

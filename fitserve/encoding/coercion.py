@@ -1,6 +1,7 @@
-"""What a value means: as a number, as a label, as a point in time. One definition for tables and for JSON rows.
+"""Read a value as a number, a label or a point in time: one definition for tables and for JSON rows.
 
-Missing is None, NaN or the empty string; everything else that was spelled as missing became null at the upload.
+None, NaN and the empty string are missing. (Other spellings of missing became null at the upload.)
+pyarrow is imported where a table is read, because the client's wheel does not bring it.
 """
 
 from __future__ import annotations
@@ -8,31 +9,33 @@ from __future__ import annotations
 import math
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from fitserve.errors import BadInput, Problem
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    Column = pa.ChunkedArray | pa.Array
+
 TRUE = frozenset({"true", "t", "yes", "y", "1", "on"})
 FALSE = frozenset({"false", "f", "no", "n", "0", "off"})
-NAN = math.nan
 
 
-def refused(column: str, row: int | None, received: Any, expected: str, fix: str | None = None) -> BadInput:
-    """A refusal of one value, naming row (from 1), column, the value and what was expected."""
+def bad_value(column: str, row: int | None, received: Any, expected: str) -> BadInput:
+    """Make the error for one unusable value, naming row (from 1), column, the value and what was expected."""
     shown = clipped(received)
     where = f"column {column!r}" + ("" if row is None else f", row {row}")
     problem = Problem(
-        f"In {where}: {shown!r} is not {expected}.", row=row, column=column, received=shown, expected=expected, fix=fix
+        f"In {where}: {shown!r} is not {expected}.", row=row, column=column, received=shown, expected=expected
     )
     return BadInput(problem.detail, problems=[problem])
 
 
 def clipped(value: Any, length: int = 80) -> Any:
-    """A value short enough to be shown in a problem, and representable in JSON."""
+    """Return the value, shortened to fit a problem and representable in JSON."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if value is None or isinstance(value, (bool, float)) or (isinstance(value, int) and abs(value) < 1 << 53):
@@ -43,7 +46,10 @@ def clipped(value: Any, length: int = 80) -> Any:
 
 
 def as_label(value: Any) -> str | None:
-    """A value as a category: 3 and 3.0 are "3", True is "true", a time is ISO 8601; None where it is missing."""
+    """Return a value as a category: 3 and 3.0 are "3", True is "true", a time is ISO 8601; None if missing.
+
+    Raises TypeError.
+    """
     if isinstance(value, str):
         return value or None
     if value is None:
@@ -61,74 +67,87 @@ def as_label(value: Any) -> str | None:
         return str(int(value)) if value == value.to_integral_value() else format(value.normalize(), "f")
     if isinstance(value, (datetime, date)):
         return value.isoformat()
-    raise TypeError(f"{type(value).__name__} is no label")
+    raise TypeError(f"{type(value).__name__} is not a label")
+
+
+def label_or_text(value: Any) -> str | None:
+    """Return a value as a category, of anything else its text; None if missing."""
+    try:
+        return as_label(value)
+    except TypeError:
+        return str(value)
 
 
 def as_number(value: Any) -> float:
-    """A JSON number as float64, NaN where it is missing. Raises TypeError, OverflowError."""
+    """Return a JSON number as float64, NaN if missing. Raises TypeError, OverflowError."""
     kind = type(value)
     if kind is float:
         return float(value)
     if kind is int:
         return float(value)
     if value is None or value == "":
-        return NAN
+        return math.nan
     if isinstance(value, (np.floating, np.integer)):
         return float(value)
-    raise TypeError("no number")
+    raise TypeError("not a number")
 
 
 def as_boolean(value: Any, true: str, false: str) -> float:
-    """1.0, 0.0, or NaN where it is missing; `true` and `false` are the dataset's own spellings. Raises TypeError."""
+    """Return 1.0, 0.0, or NaN if missing; `true` and `false` are the dataset's own spellings. Raises TypeError."""
     label = as_label(value)
     if label is None:
-        return NAN
+        return math.nan
     if label in (true, false):
         return 1.0 if label == true else 0.0
     lowered = label.lower()
     if lowered in TRUE or lowered in FALSE:
         return 1.0 if lowered in TRUE else 0.0
-    raise TypeError("no boolean")
+    raise TypeError("not a boolean")
 
 
 def as_seconds(value: Any) -> float:
-    """Seconds since 1970 in UTC of an ISO 8601 text or of a number of seconds; NaN where missing.
+    """Return seconds since 1970 in UTC, from ISO 8601 text or a number of seconds; NaN if missing.
 
     Raises TypeError, ValueError.
     """
     if value is None or value == "":
-        return NAN
+        return math.nan
     if isinstance(value, bool):
-        raise TypeError("no time")
+        raise TypeError("not a time")
     if isinstance(value, (int, float)):
         return float(value)
     moment = datetime.fromisoformat(value) if isinstance(value, str) else value
     if not isinstance(moment, datetime):
         if not isinstance(moment, date):
-            raise TypeError("no time")
+            raise TypeError("not a time")
         moment = datetime(moment.year, moment.month, moment.day, tzinfo=UTC)
     moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
     delta = moment - datetime(1970, 1, 1, tzinfo=UTC)
     return (delta.days * 86_400_000_000 + delta.seconds * 1_000_000 + delta.microseconds) / 1e6
 
 
-def combined(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """One array; a dictionary is decoded."""
+def _single_array(column: Column) -> pa.Array:
+    """Return the column as one array, a dictionary decoded."""
+    import pyarrow as pa
+
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if isinstance(array, pa.ChunkedArray):  # more than 2 GB of strings do not fit one array of 32-bit offsets
         array = pa.concat_arrays([chunk.cast(pa.large_string()) for chunk in array.chunks])
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
 
-def numbers_of(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """A column as float64, shape (rows,), NaN where missing; times are seconds since 1970 in UTC."""
-    array = combined(column)
+def numbers_of(column: Column) -> np.ndarray:
+    """Return a column as float64 (rows,), NaN where missing; times as seconds since 1970 in UTC."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    array = _single_array(column)
     kind = array.type
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         micro = array.cast(pa.timestamp("us", kind.tz if pa.types.is_timestamp(kind) else None), safe=False)
         whole = micro.cast(pa.int64())
         values = whole.fill_null(0).to_numpy(zero_copy_only=False) / 1e6
-        values[array.is_null().to_numpy(zero_copy_only=False)] = NAN
+        values[array.is_null().to_numpy(zero_copy_only=False)] = np.nan
         return np.asarray(values, np.float64)
     if pa.types.is_boolean(kind):
         array = array.cast(pa.int8())
@@ -137,9 +156,9 @@ def numbers_of(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
     return np.asarray(pc.cast(array, pa.float64(), safe=False).to_numpy(zero_copy_only=False), np.float64)
 
 
-def labels_of(column: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, list[str]]:
-    """A column as codes into its distinct labels: int64 of shape (rows,), -1 where missing, and the labels."""
-    encoded = combined(column).dictionary_encode()
+def labels_of(column: Column) -> tuple[np.ndarray, list[str]]:
+    """Return int64 codes (rows,) into the column's distinct labels, -1 where missing, and those labels."""
+    encoded = _single_array(column).dictionary_encode()
     values = [as_label(value) for value in encoded.dictionary.to_pylist()]
     codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
     places: dict[str, int] = {}
@@ -150,6 +169,6 @@ def labels_of(column: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, list[str]
     return lookup[codes], list(places)
 
 
-def texts_of(column: pa.ChunkedArray | pa.Array) -> list[str | None]:
-    """A column as texts, None where missing."""
-    return [as_label(value) for value in combined(column).to_pylist()]
+def texts_of(column: Column) -> list[str | None]:
+    """Return a column as texts, None where missing."""
+    return [as_label(value) for value in _single_array(column).to_pylist()]

@@ -1,4 +1,4 @@
-"""Changes to a resolved spec: each function yields the operations of a JSON Patch (RFC 6902)."""
+"""Changes to a resolved spec: functions that yield the operations of a JSON Patch (RFC 6902), and `apply_patch`."""
 
 from __future__ import annotations
 
@@ -6,23 +6,48 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jsonpatch
+from jsonpointer import JsonPointerException
+
 from fitserve.dataset_facts import DatasetFacts
-from fitserve.spec.feature import Feature, encoded_inputs
+from fitserve.encoding import ENCODINGS
+from fitserve.errors import BadInput
 from fitserve.findings.finding import Operation
+from fitserve.findings.record import Json
+from fitserve.spec.feature import Feature, encoded_inputs
+from fitserve.spec.network import ENTRY_KEYS
+from fitserve.spec.optimizers import OPTIMIZERS
 
-Json = Mapping[str, Any]
+# Initializers whose spread fits the layer's width.
+SCALED = ("GlorotUniform", "GlorotNormal", "HeNormal", "HeUniform", "LecunNormal", "LecunUniform", "Orthogonal")
+DROPOUTS = ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "AlphaDropout", "GaussianDropout", "GaussianNoise")
 
-SATURATING = ("sigmoid", "tanh", "hard_sigmoid", "softsign", "hard_tanh", "sparse_sigmoid")
-UNSCALED = ("pass_through",)
-# Learning rates that are a good start with standardised inputs: Keras's defaults, SGD's larger.
-SANE_RATE = {"SGD": 0.05, "RMSprop": 0.001, "Adagrad": 0.01, "Adadelta": 1.0, "Ftrl": 0.01, "Lion": 0.0003}
-USUAL_RATE = 0.001
-FRESH = ("GlorotUniform", "GlorotNormal", "HeNormal", "HeUniform", "LecunNormal", "LecunUniform", "Orthogonal")
+
+class PatchRefused(BadInput):
+    """The patch does not fit this document."""
+
+    slug = "patch-refused"
+    title = "The patch is refused"
+
+
+def apply_patch(document: Any, patch: Sequence[Mapping[str, Any]]) -> Any:
+    """Return a patched copy of `document`. Raises PatchRefused with the operation that does not fit."""
+    for number, operation in enumerate(patch):
+        try:
+            document = jsonpatch.JsonPatch([operation]).apply(document)
+        except (jsonpatch.JsonPatchException, JsonPointerException) as error:
+            raise PatchRefused(
+                f"Operation {number} of the patch does not fit: {operation.get('op')} {operation.get('path')}.",
+                pointer=f"/{number}",
+                received=dict(operation),
+                expected="an operation of RFC 6902 on a location that exists",
+            ) from error
+    return document
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A layer of the spec's network: where it stands, its class and its arguments."""
+class SpecLayer:
+    """A layer of the spec's network: its position, class and arguments."""
 
     pointer: str  # of the entry: /network/3
     name: str
@@ -32,89 +57,114 @@ class Place:
     output: bool
 
     @property
-    def here(self) -> str:
-        """The pointer of its arguments."""
+    def arguments_pointer(self) -> str:
+        """The pointer of its arguments: /network/3/Dense."""
         return f"{self.pointer}/{self.cls}"
 
+    @property
+    def noise(self) -> tuple[str, float]:
+        """Of a dropout or noise layer: its argument and value."""
+        argument = "stddev" if self.cls == "GaussianNoise" else "rate"
+        return argument, float(self.arguments[argument])
 
-def places(spec: Json) -> list[Place]:
-    """All layers, in order, network inputs left out."""
+
+def layers(spec: Json) -> list[SpecLayer]:
+    """Return all layers in order, without network inputs."""
     found = []
     for index, entry in enumerate(spec["network"]):
-        cls = next(key for key in entry if key not in ("name", "inputs", "output"))
-        if cls == "Input":
-            continue
-        inputs = tuple(entry.get("inputs") or ())
-        found.append(
-            Place(f"/network/{index}", entry.get("name", ""), cls, entry[cls], inputs, bool(entry.get("output")))
-        )
+        cls = next(key for key in entry if key not in ENTRY_KEYS)
+        if cls != "Input":
+            inputs, output = tuple(entry.get("inputs") or ()), bool(entry.get("output"))
+            found.append(SpecLayer(f"/network/{index}", entry.get("name", ""), cls, entry[cls], inputs, output))
     return found
 
 
-def hidden(spec: Json, cls: str = "Dense") -> list[Place]:
-    """Layers of that class that are no output."""
-    return [place for place in places(spec) if place.cls == cls and not place.output]
+def hidden_layers(spec: Json, cls: str = "Dense") -> list[SpecLayer]:
+    """Return the layers of a class that are not outputs."""
+    return [layer for layer in layers(spec) if layer.cls == cls and not layer.output]
 
 
-def replace(path: str, value: Any) -> Operation:
-    """The operation; `add` on a member that exists replaces it too, and needs no value to be there."""
+def first_layers(spec: Json) -> list[SpecLayer]:
+    """Return the Dense layers that read network inputs."""
+    inputs = {entry.get("name") for entry in spec["network"] if "Input" in entry}
+    return [layer for layer in layers(spec) if layer.cls == "Dense" and set(layer.inputs) & inputs]
+
+
+def dropout_layers(spec: Json) -> list[SpecLayer]:
+    """Return the layers that drop units or add noise while training."""
+    return [layer for layer in layers(spec) if layer.cls in DROPOUTS]
+
+
+def has_kernel_penalty(layer: SpecLayer, kinds: Sequence[str]) -> bool:
+    """Return whether the layer's kernel has a regularizer of one of these classes (L1L2: with l1 above 0)."""
+    regularizer = layer.arguments.get("kernel_regularizer")
+    if not isinstance(regularizer, Mapping):
+        return False
+    ((name, arguments),) = regularizer.items()
+    return name in kinds and (name != "L1L2" or bool(arguments.get("l1")))
+
+
+def set_value(path: str, value: Any) -> Operation:
+    """Return the operation that sets a member: `add` replaces an existing one and does not require one."""
     return {"op": "add", "path": path, "value": value}
 
 
-def activations(
-    spec: Json, names: Iterable[str] | None, old: Sequence[str], new: str, start: str
+def replace_activations(
+    spec: Json, names: Iterable[str] | None, old: Sequence[str], new: str, initializer: str
 ) -> Iterator[Operation]:
-    """Hidden layers (those named, or all) whose activation is one of `old` get `new`, and the initializer `start`."""
+    """Give hidden layers (those named, or all) with an activation among `old` the activation `new`, and restart their
+    kernels from `initializer`."""
     chosen = None if names is None else set(names)
-    for place in places(spec):
-        if place.output or (chosen is not None and place.name not in chosen):
+    for layer in layers(spec):
+        if layer.output or (chosen is not None and layer.name not in chosen):
             continue
-        if place.cls == "ReLU" and "relu" in old:
-            yield {"op": "remove", "path": place.here}
-            yield replace(f"{place.pointer}/Activation", {"activation": new})
-        elif place.arguments.get("activation") in old:
-            yield replace(f"{place.here}/activation", new)
-            if "kernel_initializer" in place.arguments:
-                yield replace(f"{place.here}/kernel_initializer", {start: {}})
-            if _off_zero(place.arguments.get("bias_initializer")):
-                yield replace(f"{place.here}/bias_initializer", {"Zeros": {}})
+        if layer.cls == "ReLU" and "relu" in old:
+            yield {"op": "remove", "path": layer.arguments_pointer}
+            yield set_value(f"{layer.pointer}/Activation", {"activation": new})
+        elif layer.arguments.get("activation") in old:
+            yield set_value(f"{layer.arguments_pointer}/activation", new)
+            if "kernel_initializer" in layer.arguments:
+                yield set_value(f"{layer.arguments_pointer}/kernel_initializer", {initializer: {}})
+            yield from _zero_bias(layer)
 
 
-def _off_zero(initializer: Any) -> bool:
-    return isinstance(initializer, Mapping) and "Zeros" not in initializer
+def reset_initializers(spec: Json, initializer: str) -> Iterator[Operation]:
+    """Give `initializer` to layers whose kernel starts from a spread that does not fit their width."""
+    for layer in layers(spec):
+        current = layer.arguments.get("kernel_initializer")
+        if isinstance(current, Mapping) and next(iter(current)) not in SCALED:
+            yield set_value(f"{layer.arguments_pointer}/kernel_initializer", {initializer: {}})
+        yield from _zero_bias(layer)
 
 
-def fresh_initializers(spec: Json, start: str) -> Iterator[Operation]:
-    """Layers whose kernel starts from a fixed spread rather than one that fits their width get `start`."""
-    for place in places(spec):
-        given = place.arguments.get("kernel_initializer")
-        if isinstance(given, Mapping) and next(iter(given)) not in FRESH:
-            yield replace(f"{place.here}/kernel_initializer", {start: {}})
-        if _off_zero(place.arguments.get("bias_initializer")):
-            yield replace(f"{place.here}/bias_initializer", {"Zeros": {}})
+def _zero_bias(layer: SpecLayer) -> Iterator[Operation]:
+    initializer = layer.arguments.get("bias_initializer")
+    if isinstance(initializer, Mapping) and "Zeros" not in initializer:
+        yield set_value(f"{layer.arguments_pointer}/bias_initializer", {"Zeros": {}})
 
 
-def scaled_features(spec: Json) -> Iterator[Operation]:
-    """Numbers that enter as they are become standardised."""
+def standardize_features(spec: Json) -> Iterator[Operation]:
+    """Standardise the numbers that are passed through unscaled."""
     for index, feature in enumerate(spec["features"]):
         encoding = feature["encoding"]
-        if encoding["type"] in UNSCALED:
-            yield replace(f"/features/{index}/encoding", {**encoding, "type": "standardize"})
+        if not ENCODINGS[encoding["type"]].rescales:
+            yield set_value(f"/features/{index}/encoding", {**encoding, "type": "standardize"})
 
 
-def without_features(spec: Json, columns: Iterable[str], facts: DatasetFacts) -> Iterator[Operation]:
-    """The features of these columns are left out; network inputs become as much narrower."""
-    gone = set(columns)
-    kept = [feature for feature in spec["features"] if feature["column"] not in gone]
-    yield replace("/features", kept)
-    widths = {one.name: list(one.shape) for one in encoded_inputs([Feature.model_validate(f) for f in kept], facts)}
+def drop_features(spec: Json, columns: Iterable[str], facts: DatasetFacts) -> Iterator[Operation]:
+    """Leave out the features of these columns and narrow the network inputs accordingly."""
+    dropped = set(columns)
+    remaining = [feature for feature in spec["features"] if feature["column"] not in dropped]
+    yield set_value("/features", remaining)
+    inputs = encoded_inputs([Feature.model_validate(feature) for feature in remaining], facts)
+    shapes = {one.name: list(one.shape) for one in inputs}
     for index, entry in enumerate(spec["network"]):
-        if "Input" in entry and entry.get("name") in widths:
-            yield replace(f"/network/{index}/Input/shape", widths[entry["name"]])
+        if "Input" in entry and entry.get("name") in shapes:
+            yield set_value(f"/network/{index}/Input/shape", shapes[entry["name"]])
 
 
 def learning_rate(spec: Json) -> tuple[float, str] | None:
-    """The (initial) learning rate and its pointer; None for a schedule that begins otherwise."""
+    """Return the (initial) learning rate and its pointer; None for a schedule without an initial one."""
     ((name, arguments),) = spec["training"]["optimizer"].items()
     rate, pointer = arguments["learning_rate"], f"/training/optimizer/{name}/learning_rate"
     if isinstance(rate, (int, float)):
@@ -125,89 +175,70 @@ def learning_rate(spec: Json) -> tuple[float, str] | None:
     return None
 
 
-def sane_rate(spec: Json) -> float:
-    """A learning rate to start from with this optimizer."""
-    return SANE_RATE.get(next(iter(spec["training"]["optimizer"])), USUAL_RATE)
-
-
-def slower(spec: Json) -> Iterator[Operation]:
-    """A tenth of the learning rate; of one that is far too high, a usual one."""
+def learning_rate_excess(spec: Json) -> float:
+    """Return the learning rate as a multiple of a usual one for its optimizer; 0 where it is not known."""
     known = learning_rate(spec)
-    if known is not None:
+    return 0.0 if known is None else known[0] / _usual_rate(spec)
+
+
+def _usual_rate(spec: Json) -> float:
+    return OPTIMIZERS.classes[next(iter(spec["training"]["optimizer"]))].usual_learning_rate
+
+
+def lower_learning_rate(spec: Json) -> Iterator[Operation]:
+    """Divide the learning rate by ten; set it to a usual one where it is more than ten times that."""
+    if (known := learning_rate(spec)) is not None:
         rate, pointer = known
-        sane = sane_rate(spec)
-        yield replace(pointer, sane if rate > 10 * sane else rate / 10)
+        usual = _usual_rate(spec)
+        yield set_value(pointer, usual if rate > 10 * usual else rate / 10)
 
 
-def faster(spec: Json, factor: float) -> Iterator[Operation]:
-    """The learning rate times `factor`, but not beyond three times a usual one (or ten times itself)."""
-    known = learning_rate(spec)
-    if known is not None:
+def raise_learning_rate(spec: Json, factor: float) -> Iterator[Operation]:
+    """Multiply the learning rate by `factor`, up to three times a usual one (or ten times the current one)."""
+    if (known := learning_rate(spec)) is not None:
         rate, pointer = known
-        yield replace(pointer, min(rate * factor, max(3 * sane_rate(spec), rate * 10)))
+        yield set_value(pointer, min(rate * factor, max(3 * _usual_rate(spec), rate * 10)))
 
 
-def wider(spec: Json, times: int, least: int, below: int | None = None) -> Iterator[Operation]:
-    """Hidden Dense layers (those narrower than `below`) get `times` as many units, `least` at least."""
-    for place in hidden(spec):
-        units = int(place.arguments["units"])
+def widen(spec: Json, times: int, at_least: int, below: int | None = None) -> Iterator[Operation]:
+    """Multiply the units of hidden Dense layers (of those narrower than `below`), to `at_least` units."""
+    for layer in hidden_layers(spec):
+        units = int(layer.arguments["units"])
         if below is None or units < below:
-            yield replace(f"{place.here}/units", max(units * times, least))
+            yield set_value(f"{layer.arguments_pointer}/units", max(units * times, at_least))
 
 
-def with_hidden_layers(spec: Json, widths: Sequence[int]) -> Iterator[Operation]:
-    """New Dense layers with relu before the only output."""
-    outputs = [place for place in places(spec) if place.output]
+def add_hidden_layers(spec: Json, widths: Sequence[int]) -> Iterator[Operation]:
+    """Insert Dense layers with relu before the output; nothing where there are several outputs."""
+    outputs = [layer for layer in layers(spec) if layer.output]
     if len(outputs) != 1 or len(outputs[0].inputs) != 1:
         return
-    at = int(outputs[0].pointer.rsplit("/", 1)[1])
+    at = int(outputs[0].pointer.rpartition("/")[2])
     previous = outputs[0].inputs[0]
     taken = {entry.get("name") for entry in spec["network"]}
+    free = (name for number in range(1, 1000) if (name := f"added_{number}") not in taken)
     for offset, width in enumerate(widths):
-        name = next(n for n in (f"added_{i}" for i in range(1, 1000)) if n not in taken)
-        taken.add(name)
+        name = next(free)
         layer = {"Dense": {"units": width, "activation": "relu"}, "name": name, "inputs": [previous]}
         yield {"op": "add", "path": f"/network/{at + offset}", "value": layer}
         previous = name
-    yield replace(f"/network/{at + len(widths)}/inputs", [previous])
+    yield set_value(f"/network/{at + len(widths)}/inputs", [previous])
 
 
-def dropouts(spec: Json) -> list[Place]:
-    """Layers that drop or shake what they are given."""
-    classes = ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "AlphaDropout", "GaussianDropout", "GaussianNoise")
-    return [place for place in places(spec) if place.cls in classes]
+def reduce_dropout(spec: Json, share: float = 0.25, at_most: float = 0.2) -> Iterator[Operation]:
+    """Multiply dropout rates and noise by `share`, down to `at_most`."""
+    for layer in dropout_layers(spec):
+        argument, value = layer.noise
+        if value > 0:
+            yield set_value(f"{layer.arguments_pointer}/{argument}", min(value * share, at_most))
 
 
-def gentler_dropout(spec: Json, share: float, most: float) -> Iterator[Operation]:
-    """Dropout rates and noise times `share`, `most` at most."""
-    for place in dropouts(spec):
-        argument = "stddev" if place.cls == "GaussianNoise" else "rate"
-        rate = float(place.arguments[argument])
-        if rate > 0:
-            yield replace(f"{place.here}/{argument}", min(rate * share, most))
-
-
-def gentler_penalties(spec: Json, share: float) -> Iterator[Operation]:
-    """All weights of regularizers times `share`."""
-    for place in places(spec):
-        for argument, value in place.arguments.items():
+def reduce_penalties(spec: Json, share: float) -> Iterator[Operation]:
+    """Multiply the factors of all regularizers by `share`."""
+    for layer in layers(spec):
+        for argument, value in layer.arguments.items():
             if argument.endswith("_regularizer") and isinstance(value, Mapping):
-                ((name, inner),) = value.items()
-                for key, weight in inner.items():
-                    if key in ("l1", "l2", "factor") and weight:
-                        yield replace(f"{place.here}/{argument}/{name}/{key}", weight * share)
-
-
-def has_penalty(place: Place, kinds: Sequence[str]) -> bool:
-    """Whether the layer's kernel has a regularizer of one of these classes, with a weight above 0."""
-    given = place.arguments.get("kernel_regularizer")
-    if not isinstance(given, Mapping):
-        return False
-    ((name, inner),) = given.items()
-    return name in kinds and (name != "L1L2" or bool(inner.get("l1")))
-
-
-def first_layers(spec: Json) -> list[Place]:
-    """Dense layers that read network inputs."""
-    inputs = {entry.get("name") for entry in spec["network"] if "Input" in entry}
-    return [place for place in places(spec) if place.cls == "Dense" and set(place.inputs) & inputs]
+                ((name, factors),) = value.items()
+                for key, factor in factors.items():
+                    if key in ("l1", "l2", "factor") and factor:
+                        yield set_value(f"{layer.arguments_pointer}/{argument}/{name}/{key}", factor * share)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pydantic import BaseModel, ConfigDict
 
 from fitserve.dataset_facts import DatasetFacts
-from fitserve.spec.feature import Feature
 from fitserve.spec.activations import SATURATING
 from fitserve.spec.estimates import Estimates
+from fitserve.spec.feature import Feature
 from fitserve.spec.layers.core import Dense, Embedding
 from fitserve.spec.layers.noise import AlphaDropout
 from fitserve.spec.layers.normalization import BatchNormalization
@@ -88,8 +88,8 @@ def _unscaled(wiring: Wiring, features: Sequence[Feature], facts: DatasetFacts) 
     for index, feature in enumerate(features):
         column = facts.by_name[feature.column]
         reach = max(abs(column.min or 0.0), abs(column.max or 0.0))
-        kind = getattr(feature.encoding, "type", None)
-        if kind == "pass_through" and reach > UNSCALED and feature.input not in scaled_inputs:
+        passed = feature.encoding is not None and not feature.encoding.rescales
+        if passed and reach > UNSCALED and feature.input not in scaled_inputs:
             found.append(
                 Advice(
                     code="unscaled-input",

@@ -70,7 +70,7 @@ def test_they_are_the_integrals_of_the_gradient() -> None:
         said = next(iter(said.values())) if isinstance(said, dict) else said
     mean = tape.gradient(said, path).numpy().mean(0) * (end["features"] - start["features"])[0]
     for column in encoder.columns:
-        expected = float(mean[column.offset : column.offset + column.width].sum())
+        expected = float(mean[column.part].sum())
         assert told.contributions[column.name] == pytest.approx(expected, abs=0.02), column.name
 
 

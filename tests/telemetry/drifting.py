@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from fitserve import drift
+from fitserve.encoding.distribution import numeric_distribution
 from tests.predict.house import NUMBERS, Served, Toy, numeric
-from workers.trainer.export.training_distribution import _numbers
 
 RNG = np.random.default_rng(7)
 TRAINING = RNG.normal(0, 3, (20_000, len(NUMBERS)))
@@ -34,13 +34,11 @@ def known() -> Known:
     toy = numeric()
     answered = toy.answer(TRAINING[:5_000].tolist())["y"]
     extra = {
-        "training_distribution": {
-            name: {"kind": "numeric", **_numbers(TRAINING[:, place])} for place, name in enumerate(NUMBERS)
-        },
+        "training_distribution": {name: numeric_distribution(TRAINING[:, place]) for place, name in enumerate(NUMBERS)},
         "prediction_distribution": {
             "y": {
-                part: {"kind": "numeric", **_numbers(values)}
-                for part, values in drift.answers("regression", None, answered).items()
+                part: numeric_distribution(values)
+                for part, values in drift.prediction_parts("regression", None, answered).items()
             }
         },
     }

@@ -19,16 +19,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from fitserve import artifacts, db, live_statistics, registry
-from fitserve.dataset_facts import DatasetFacts
+from fitserve.dataset_facts import ColumnFacts, DatasetFacts
 from fitserve.datasets.ingest import ingest
-from fitserve.datasets.summary import facts_only
+from fitserve.drift import training_distribution
 from fitserve.encoder import Encoder
-from fitserve.spec.feature import Feature
 from fitserve.settings import Limits
+from fitserve.spec.feature import Feature
 from fitserve.wire.datasets import UploadOptions
 from tests.predict.house import PAIR, House, Served, eventually, graph, serving
 from tests.telemetry.drifting import Known
-from workers.trainer.export.training_distribution import training_distribution
 
 pytestmark = pytest.mark.xdist_group("live")
 # Features by table: what a network would be given (no identifiers, no free text).
@@ -55,7 +54,7 @@ def prepared(path: Path, names: tuple[str, ...]) -> tuple[Known, list[dict[str, 
         version=1,
         sha256="0" * 64,
         rows=made.rows,
-        columns=tuple(facts_only(column) for column in made.columns),
+        columns=tuple(ColumnFacts.from_stored(column) for column in made.columns),
     )
     training = table.take(RNG.permutation(table.num_rows)[: table.num_rows * 4 // 5])
     encoder = Encoder.fit([Feature(column=name) for name in names], training, facts)

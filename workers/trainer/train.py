@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from fitserve.dataset_facts import DatasetFacts
+from fitserve.drift import prediction_distribution, training_distribution
 from fitserve.errors import BadInput
 from fitserve.spec.spec import Spec, parse
 from fitserve.strictjson import finite_json
@@ -27,11 +28,10 @@ from workers.trainer.engine.network import (
     build_metrics,
     build_network,
     build_optimizer,
-    finished,
+    serving_network,
 )
 from workers.trainer.export import receipt
 from workers.trainer.export.export import Exported, export, serve
-from workers.trainer.export.training_distribution import prediction_distribution, training_distribution
 from workers.trainer.insight.first_figures import simple_figures
 from workers.trainer.insight.study import Trained, study
 from workers.trainer.insight.trial_recorder import Watch
@@ -169,7 +169,7 @@ def _finished(
     unseen = next(part for part in (parts.test, parts.validation, parts.train) if len(part))
 
     def exported_into(folder: Path) -> Exported:
-        network = finished(_in_32_bits(compiled.model, spec), spec)
+        network = serving_network(_in_32_bits(compiled.model, spec), spec)
         return export(network, fitted.encoder, fitted.targets, table.take(unseen[:256]), folder, report)
 
     exported = exported_into(job.folder)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fitserve.artifacts import onnx_session
+from fitserve.explain import ShapleyValues, shapley
 from services.predict.serving.rows import Columns, Rows
 from services.predict.serving.timing import Timing
 
@@ -105,6 +106,11 @@ class Network:
         if timing is not None:
             timing.encode, timing.infer = encoded_at - begun, time.perf_counter() - encoded_at
         return prediction
+
+    def explain(self, rows: Rows) -> ShapleyValues:
+        """Return each column's contribution to the prediction of each row. Raises BadInput, TooLarge."""
+        listed = self.columns.positional(rows)
+        return shapley(listed, self.columns.baseline, lambda mixed: self.predict(Rows(mixed)).outputs)
 
     def output(self, name: str | None, tasks: Sequence[str]) -> Output | None:
         """The named output, or the first of one of these tasks; None where there is none."""

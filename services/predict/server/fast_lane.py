@@ -214,7 +214,7 @@ class Lane:
 
 def _encoded_few(network: Network, kind: str, items: list[Item]) -> dict[str, Any] | None:
     """Tensors of a turn's rows where they are few and all clean; else None."""
-    matrix = network.columns.matrix
+    matrix = network.columns.plain_numbers
     if matrix is None or kind == MIXED:
         return None
     flat: list[float] = []
@@ -239,7 +239,7 @@ def _encoded(network: Network, kind: str, items: list[Item]) -> tuple[dict[str, 
     if kind == MIXED:
         feeds, warnings = columns.encode(Rows(given))
         return feeds, np.array([not row for row in warnings]) if warnings else np.ones(len(given), np.bool_)
-    matrix = columns.matrix
+    matrix = columns.plain_numbers
     assert matrix is not None
     if kind == NUMBERS:
         values = columns.matrix_of(given)

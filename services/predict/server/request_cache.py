@@ -137,7 +137,7 @@ def _vetted(found: Route, network: Network, total: int) -> Vetted | None:
     columns = network.columns
     width = len(columns.names)
     if found.protocol == "oip":
-        if columns.matrix is None or set(MATRIX) & set(columns.names):
+        if columns.plain_numbers is None or set(MATRIX) & set(columns.names):
             return None
         return Vetted(total, network, "oip", FP64, msgspec.json.Decoder(_Infer).decode, width)
     if columns.read_numbers is not None:

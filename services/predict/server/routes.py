@@ -20,7 +20,6 @@ from services.predict.protocols.oip import rest as oip
 from services.predict.protocols.tfserving import rest as tfserving
 from services.predict.server.access import check_predict
 from services.predict.server.http import Answer, Call
-from services.predict.serving import explain as explaining
 from services.predict.serving.prediction_service import Selector, Service
 
 Handler = Callable[[Service, Call], Awaitable[Answer]]
@@ -297,10 +296,10 @@ async def _explain(service: Service, call: Call, selector: Selector) -> Answer:
     else:
         rows, _ = tfserving.read_predict(network, body)
     loop = asyncio.get_running_loop()
-    found = await loop.run_in_executor(service.executor, explaining.explain, network, rows)
+    found = await loop.run_in_executor(service.executor, network.explain, rows)
     explanations = [
         {
-            name: {column: values[row, at].tolist() for at, column in enumerate(found.columns)}
+            name: {column: values[row, at].tolist() for at, column in enumerate(network.columns.names)}
             for name, values in found.contributions.items()
         }
         for row in range(rows.count)
@@ -310,7 +309,7 @@ async def _explain(service: Service, call: Call, selector: Selector) -> Answer:
         "model_version": network.version_text,
         "method": "shapley",
         "baseline": {
-            "row": dict(zip(found.columns, found.baseline_row, strict=True)),
+            "row": dict(zip(network.columns.names, network.columns.baseline, strict=True)),
             "outputs": {name: values.tolist() for name, values in found.baseline.items()},
         },
         "explanations": explanations,

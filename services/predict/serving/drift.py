@@ -21,8 +21,6 @@ import numpy as np
 from sqlalchemy import Engine
 
 from fitserve import drift, live_statistics
-from fitserve.encoding.coercion import as_label
-from fitserve.errors import BadInput
 from fitserve.ids import new_id
 from fitserve.settings import Settings
 
@@ -103,7 +101,7 @@ class Watched:
             else:
                 yield from part
 
-    def _count_columns(self, rows: list[Any]) -> dict[str, drift.Counts]:
+    def _count_columns(self, rows: list[Any]) -> dict[str, drift.BinCounts]:
         read = [_positional(row, self.names) for row in rows]
         matrix = _matrix(read) if self.plain else None
         found = {}
@@ -112,15 +110,15 @@ class Watched:
                 values = matrix[:, place]
             else:
                 given = [row[place] if place < len(row) else None for row in read]
-                values = _readable(column, distribution["kind"], given)
+                values = column.measurable(given)
             found[column.name] = drift.count(distribution, values)
         return found
 
-    def _count_outputs(self, answers: list[list[Any]]) -> dict[str, dict[str, drift.Counts]]:
+    def _count_outputs(self, answers: list[list[Any]]) -> dict[str, dict[str, drift.BinCounts]]:
         found = {}
         for place, output in enumerate(self.outputs):
             values = np.concatenate([one[place] for one in answers])
-            told = drift.answers(output.task, output.labels, values)
+            told = drift.prediction_parts(output.task, output.labels, values)
             found[output.name] = {
                 part: drift.count(distribution, told[part])
                 for part, distribution in self.distributions(output).items()
@@ -135,7 +133,7 @@ class Watched:
         if not output.labels:
             return {}
         labels = [*output.labels, "none"] if output.task == "multilabel" else output.labels
-        return {"classes": drift.classes(labels, ()), "scores": drift.scores(np.zeros(0))}
+        return {"classes": drift.class_distribution(labels, ()), "scores": drift.score_distribution(np.zeros(0))}
 
     def rows_to_write(self, process: str) -> list[live_statistics.Counted]:
         """What changed since the last time."""
@@ -169,30 +167,6 @@ def _matrix(rows: list[Any]) -> Any:
     except (TypeError, ValueError):
         return None
     return found if found.ndim == 2 else None
-
-
-def _readable(column: Any, kind: str, values: list[Any]) -> Any:
-    """Values as training read them: numbers of times and truth values, labels as text."""
-    if kind != "numeric":
-        return [_label(value) for value in values]
-    try:
-        return np.array(values, np.float64)  # None becomes NaN
-    except (TypeError, ValueError):
-        return np.array([_number(column, value) for value in values])
-
-
-def _label(value: Any) -> str | None:
-    try:
-        return as_label(value)
-    except TypeError:
-        return str(value)
-
-
-def _number(column: Any, value: Any) -> float:
-    try:
-        return float(column.read_number(value, None))
-    except BadInput:
-        return float("nan")
 
 
 class DriftDesk(threading.Thread):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fitserve.encoding.fitted_column import FittedColumn
+from fitserve.encoding import FittedColumn
 
 Encoded = Mapping[str, NDArray[Any]]
 RowLosses = Callable[[Encoded, NDArray[np.int64]], NDArray[np.float64]]
@@ -45,7 +45,7 @@ def permutation(
         for column in columns:
             if time.perf_counter() > deadline and (repeat or column is not columns[0]):
                 return _entries(rises)
-            part = slice(column.offset, column.offset + column.width)
+            part = column.part
             before = whole[column.input][:, part].copy()
             whole[column.input][:, part] = before[generator.permutation(len(kept))]
             rises[column.name].append(losses(whole, kept) - plain)

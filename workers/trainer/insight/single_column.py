@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import KFold, StratifiedKFold, cross_val_predict
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
-from fitserve.encoding.fitted_column import TEXTS, FittedColumn
+from fitserve.encoding import FittedColumn
 
 ROWS = 2_000
 COLUMNS = 100
@@ -45,9 +45,9 @@ def explained_alone(
     for column in columns[:COLUMNS]:
         if time.perf_counter() > deadline:
             break
-        if column.type in TEXTS:
+        if not column.suits_trees:
             continue
-        values = encoded[column.input][kept, column.offset : column.offset + column.width]
+        values = encoded[column.input][kept, column.part]
         entries.append(
             {"column": column.name, "explained": float(f"{1 - _loss(values, truth, labels, seed) / base:.4g}")}
         )

@@ -19,9 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fitserve.datasets.split import Split
-from fitserve.encoder import Encoder
-from fitserve.encoding.coercion import labels_of
-from fitserve.encoding.fitted_column import FittedColumn
+from fitserve.encoding import FittedColumn
 from fitserve.strictjson import finite_json
 from workers.trainer.data.encoded_rows import Encoded, Fitted
 from workers.trainer.engine.network import functional_of
@@ -78,7 +76,7 @@ def study(trained: Trained, folder: Path) -> tuple[dict[str, Path], dict[str, An
     insight: dict[str, Any] = {
         "format": FORMAT,
         "kept_epoch": trained.kept_epoch,
-        "reference": reference_row(encoder, trained.table.take(trained.parts.train)),
+        "reference": encoder.typical_row(trained.table.take(trained.parts.train)),
         "targets": {},
     }
     if trained.watch is not None:
@@ -229,13 +227,13 @@ def _weights(trained: Trained) -> dict[str, float]:
     for column in trained.fitted.encoder.columns:
         kernel = kernels.get(column.input)
         if kernel is not None and kernel.shape[0] >= column.offset + column.width:
-            found[column.name] = float(np.sqrt(np.square(kernel[column.offset : column.offset + column.width]).mean()))
+            found[column.name] = float(np.sqrt(np.square(kernel[column.part]).mean()))
     return found
 
 
 def _spread(column: FittedColumn, encoded: Mapping[str, Array]) -> float:
     """How far a column's numbers are spread on (up to 1,000) rows: what it can move."""
-    part = encoded[column.input][:1000, column.offset : column.offset + column.width]
+    part = encoded[column.input][:1000, column.part]
     return float(np.sqrt(part.astype(np.float64).var(axis=0).sum()))
 
 
@@ -245,19 +243,3 @@ def _brief(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]
         part: {key: value for key, value in one.items() if isinstance(value, (int, float))}
         for part, one in figures.items()
     }
-
-
-def reference_row(encoder: Encoder, table: pa.Table) -> dict[str, Any]:
-    """A row in the middle: each column's median, or its most frequent value, on these rows. JSON values."""
-    row: dict[str, Any] = {}
-    for column in encoder.columns:
-        values = table.column(column.name)
-        if column.raw == "number" and column.type != "boolean":
-            numbers = column.column_numbers(values)
-            numbers = numbers[np.isfinite(numbers)]
-            row[column.name] = float(np.median(numbers)) if len(numbers) else None
-            continue
-        codes, labels = labels_of(values)
-        counts = np.bincount(codes[codes >= 0], minlength=len(labels))
-        row[column.name] = labels[int(counts.argmax())] if len(counts) and counts.max() else None
-    return row

@@ -223,6 +223,6 @@ def model_metadata(entry: Entry, network: Network) -> dict[str, Any]:
         "name": network.model,
         "versions": [str(number) for number in sorted(entry.versions)],
         "platform": PLATFORM,
-        "inputs": [{"name": c.name, "datatype": columns.datatype(c), "shape": [-1, 1]} for c in columns.fitted],
+        "inputs": [{"name": c.name, "datatype": c.datatype, "shape": [-1, 1]} for c in columns.fitted],
         "outputs": [{"name": o.name, "datatype": "FP32", "shape": [-1, o.units]} for o in network.outputs],
     }

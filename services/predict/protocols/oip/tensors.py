@@ -163,7 +163,7 @@ def rows_of(network: Network, tensors: Sequence[Tensor]) -> Rows:
         raise Malformed("The inputs need the same number of rows, at least one.", received=sorted(counts))
     arrays = [by_name[name].values for name in names if name in by_name]
     numeric = all(isinstance(values, np.ndarray) and values.dtype != np.bool_ for values in arrays)
-    if numeric and network.columns.matrix is not None and len(arrays) == len(names):
+    if numeric and network.columns.plain_numbers is not None and len(arrays) == len(names):
         return Rows(np.stack([np.asarray(values, np.float64) for values in arrays], axis=1))
     (count,) = counts
     columns = [_listed(by_name[name].values) if name in by_name else [None] * count for name in names]
@@ -180,7 +180,7 @@ def _matrix(network: Network, tensor: Tensor) -> Rows:
             expected=f"[rows, {width}]: {', '.join(network.columns.names[:50])}",
         )
     values = tensor.values
-    if network.columns.matrix is not None and isinstance(values, np.ndarray) and values.dtype != np.bool_:
+    if network.columns.plain_numbers is not None and isinstance(values, np.ndarray) and values.dtype != np.bool_:
         return Rows(values.astype(np.float64).reshape(shape))
     listed = _listed(values)
     return Rows([listed[start : start + width] for start in range(0, len(listed), width)])

@@ -194,7 +194,7 @@ def _slot_status(slot: Slot, entry: Entry) -> dict[str, Any]:
 
 def metadata(network: Network) -> dict[str, Any]:
     """The signature of a network: a tensor of shape (-1, 1) a column."""
-    inputs = {c.name: _tensor(c.name, DTYPES[network.columns.datatype(c)], 1) for c in network.columns.fitted}
+    inputs = {c.name: _tensor(c.name, DTYPES[c.datatype], 1) for c in network.columns.fitted}
     outputs = {o.name: _tensor(o.name, "DT_FLOAT", o.units) for o in network.outputs}
     signature = {
         "inputs": inputs,

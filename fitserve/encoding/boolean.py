@@ -1,0 +1,66 @@
+"""`boolean`: a truth value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from fitserve.dataset_facts import ColumnFacts
+from fitserve.encoding.coercion import as_boolean, labels_of
+from fitserve.encoding.encoding import Encoding, FittedColumn, Indicator
+from fitserve.encoding.number import NumericColumn
+
+if TYPE_CHECKING:
+    from fitserve.encoding.encoding import Column
+
+
+class BooleanColumn(NumericColumn):
+    """0, 1, or NaN where missing. `fitted` holds the dataset's own spellings of `false` and `true`."""
+
+    def convert(self, value: Any) -> float:
+        return as_boolean(value, self.fitted["true"], self.fitted["false"])
+
+    def numbers(self, column: Column) -> np.ndarray:
+        codes, labels = labels_of(column)
+        return np.array([*(self.read_number(label, None) for label in labels), np.nan])[codes]
+
+    def write_number(self, number: float, out: np.ndarray) -> None:
+        out[0] = number
+
+    def write_numbers(self, numbers: np.ndarray, missing: np.ndarray, out: np.ndarray) -> None:
+        out[:, 0] = np.where(missing, 0.0, numbers)
+
+    @property
+    def datatype(self) -> Literal["BOOL", "FP64", "BYTES"]:
+        return "BOOL"
+
+    typical_value = FittedColumn.typical_value
+
+    def baseline_value(self, distribution: Mapping[str, Any]) -> Any:
+        return super().baseline_value(distribution) or False  # without frequencies, an empty text
+
+    def axis_values(self, steps: int, low: float | None, high: float | None) -> Sequence[Any]:
+        return [self.fitted["false"], self.fitted["true"]]
+
+
+class Boolean(Encoding):
+    """0 or 1; a missing value is 0."""
+
+    kinds = ("boolean",)
+    column_class = BooleanColumn
+
+    type: Literal["boolean"] = "boolean"
+    missing: Literal["zero", "refuse"] = "zero"
+    indicator: Indicator = None
+
+    def width(self, facts: ColumnFacts) -> int:
+        return 1 + bool(self.indicator)
+
+    def raw(self, facts: ColumnFacts) -> Literal["number", "string"]:
+        return "string" if facts.storage == "string" else "number"
+
+    def fit(self, values: Column, facts: ColumnFacts) -> dict[str, Any]:
+        false, true = facts.labels if facts.labels and len(facts.labels) == 2 else ("false", "true")
+        return {"false": false, "true": true}

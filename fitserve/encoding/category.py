@@ -1,0 +1,137 @@
+"""What encodings of labels share: reading them, finding their place, missing and unknown ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from fitserve.dataset_facts import MAX_LABELS, ColumnFacts
+from fitserve.encoding.coercion import as_label, bad_value, clipped, labels_of
+from fitserve.encoding.encoding import Encoding, FittedColumn, ValueWarning
+
+if TYPE_CHECKING:
+    from fitserve.encoding.encoding import Column
+
+
+class LabelColumn(FittedColumn):
+    """A column of labels, each with a place: 1 is written there, or, where `integer`, the place itself."""
+
+    if TYPE_CHECKING:  # what a subclass says, as attributes or properties
+
+        @property
+        def integer(self) -> bool: ...
+
+        @property
+        def missing_place(self) -> int | None:
+            """Of missing labels; None leaves zeros."""
+
+    def place_of(self, label: str) -> int | None:
+        """Return the place of a label; None where training rows did not have it."""
+        raise NotImplementedError
+
+    def place_of_unknown(self, label: str, row: int) -> int:
+        """Return the place of a label that training rows did not have. Raises BadInput."""
+        raise NotImplementedError
+
+    def encode_value(self, value: Any, out: np.ndarray, row: int) -> ValueWarning | None:
+        try:
+            label = as_label(value)
+        except TypeError:
+            raise bad_value(self.name, row, value, "a label (text, number or boolean)") from None
+        warning = None
+        if label is None:
+            self.refuse_missing(row)
+            place = self.missing_place
+            if place is None:
+                return self.missing_warning()
+        else:
+            place = self.place_of(label)
+            if place is None:
+                place = self.place_of_unknown(label, row)
+                message = f"{self.name} is {clipped(label)!r}, which training rows did not have"
+                warning = ValueWarning(self.name, "unknown_category", message, clipped(label))
+        if self.integer:
+            out[0] = place
+        else:
+            out[place] = 1
+        return warning
+
+    def encode_column(self, column: Column, out: np.ndarray) -> None:
+        codes, labels = labels_of(column)
+        missing = codes < 0
+        if missing.any():
+            self.refuse_missing(1 + int(np.argmax(missing)))
+        places = np.full(len(labels) + 1, -1, np.int64)
+        for code, label in enumerate(labels):
+            place = self.place_of(label)
+            places[code] = self.place_of_unknown(label, 1 + int(np.argmax(codes == code))) if place is None else place
+        if self.missing_place is not None:
+            places[-1] = self.missing_place  # which the code -1 is looked up in
+        written = places[codes]
+        if self.integer:
+            out[:, 0] = written
+        else:
+            rows = np.flatnonzero(written >= 0)
+            out[rows, written[rows]] = 1
+
+
+class CategoryColumn(LabelColumn):
+    """The labels of the training rows (`fitted`: labels, sorted) have a place each, from `first` on."""
+
+    encoding: Category
+
+    if TYPE_CHECKING:  # what a subclass says
+
+        @property
+        def first(self) -> int: ...
+
+        @property
+        def unknown_place(self) -> int: ...
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {label: place for place, label in enumerate(self.fitted["labels"], self.first)}
+
+    def place_of(self, label: str) -> int | None:
+        return self._places.get(label)
+
+    def place_of_unknown(self, label: str, row: int) -> int:
+        if self.encoding.unknown == "refuse":
+            known = ", ".join(self.fitted["labels"][:10]) + (" ..." if len(self.fitted["labels"]) > 10 else "")
+            raise bad_value(self.name, row, label, f"one of {known}")
+        return self.unknown_place
+
+    def axis_values(self, steps: int, low: float | None, high: float | None) -> Sequence[Any]:
+        return list(self.fitted["labels"])
+
+
+class Category(Encoding):
+    """Base of the encodings that give each of the most frequent labels a place."""
+
+    kinds = ("numeric", "boolean", "categorical", "text", "ignored")
+    most_places: ClassVar[int] = MAX_LABELS  # where `max_categories` is left out
+
+    missing: Literal["zero", "refuse"] = Field(default="zero", description="zero: all zeros, or index 0")
+    unknown: Literal["bucket", "refuse"] = Field(
+        default="bucket", description="A value that training rows did not have"
+    )
+    max_categories: int | None = Field(default=None, ge=1, le=1_000_000, description="The most frequent keep a place")
+
+    def defaults(self, facts: ColumnFacts) -> dict[str, Any]:
+        most = max(1, min(facts.distinct, self.most_places))
+        return super().defaults(facts) | ({"max_categories": most} if self.max_categories is None else {})
+
+    def categories(self, facts: ColumnFacts) -> int:
+        """Count the places for known labels: as many as the whole dataset has, at most `max_categories`."""
+        return min(facts.distinct, self.max_categories or self.most_places)
+
+    def fit(self, values: Column, facts: ColumnFacts) -> dict[str, Any]:
+        """Return the most frequent labels (ties by name) that have a place, sorted."""
+        codes, labels = labels_of(values)
+        counts = np.bincount(codes[codes >= 0], minlength=len(labels))
+        ranked = sorted(range(len(labels)), key=lambda code: (-counts[code], labels[code]))
+        return {"labels": sorted(labels[code] for code in ranked[: self.categories(facts)] if counts[code])}

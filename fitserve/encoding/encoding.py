@@ -1,0 +1,201 @@
+"""What every encoding has: arguments in a spec (`Encoding`), and a column fitted on training rows (`FittedColumn`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from fitserve.dataset_facts import ColumnFacts, Kind
+from fitserve.encoding.coercion import bad_value, labels_of, texts_of
+from fitserve.encoding.distribution import Distribution, label_distribution
+from fitserve.errors import BadInput
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    Column = pa.ChunkedArray | pa.Array
+
+Indicator = Annotated[bool | None, Field(description="A 0/1 column telling missing; left out: iff any is missing")]
+
+ENCODINGS: dict[str, type[Encoding]] = {}  # by the name that a spec uses
+
+
+class Encoding(BaseModel):
+    """How one column becomes numbers. A subclass that has a `type` is registered under it.
+
+    The width follows from the arguments and the dataset's facts alone, so that a network's parameters are counted
+    before anything is fitted.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kinds: ClassVar[tuple[Kind, ...]]  # the kinds of column that can have it
+    column_class: ClassVar[type[FittedColumn]]
+    rescales: ClassVar[bool] = True  # False: numbers reach the network as large as they are
+
+    if TYPE_CHECKING:  # fields of the subclasses, whose order is that of the JSON
+        type: str
+        missing: str
+        indicator: bool | None  # not of all
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        if "type" in cls.model_fields:
+            ENCODINGS[cls.model_fields["type"].default] = cls
+
+    def defaults(self, facts: ColumnFacts) -> dict[str, Any]:
+        """Return the values of arguments that were left out, for a column with these facts."""
+        return {"indicator": facts.missing > 0} if getattr(self, "indicator", False) is None else {}
+
+    def resolve(self, facts: ColumnFacts) -> Self:
+        """Return the same encoding with every default written out (a fixed point)."""
+        return self.model_copy(update=self.defaults(facts))
+
+    def width(self, facts: ColumnFacts) -> int:
+        """Count the numbers that one value becomes. The encoding is resolved, as for `cardinality` and `fit`."""
+        raise NotImplementedError
+
+    def cardinality(self, facts: ColumnFacts) -> int | None:
+        """Return one more than the largest integer (an Embedding's `input_dim`); None where it gives real numbers.
+
+        Integers need a network input of their own.
+        """
+        return None
+
+    def raw(self, facts: ColumnFacts) -> Literal["number", "string"]:
+        """Say what the exported Keras model takes for the column: see `FittedColumn.raw`."""
+        return "string"
+
+    def fit(self, values: Column, facts: ColumnFacts) -> dict[str, Any]:
+        """Return what the training rows' values teach, as JSON: `FittedColumn.fitted`. Raises BadInput."""
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class ValueWarning:
+    """A value that was encoded, though not as in training: it is missing, or training rows had none like it."""
+
+    column: str
+    code: Literal["missing_value", "unknown_category", "out_of_range"]
+    message: str
+    received: Any = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as predictions show it."""
+        return {key: value for key, value in asdict(self).items() if key != "received" or value is not None}
+
+
+@dataclass(frozen=True)
+class FittedColumn:
+    """A column's resolved encoding, its place in a network input, and what training rows taught (`fitted`, JSON).
+
+    `encode_value` and `encode_column` write the same numbers to the bit. Here, what holds for labels and texts.
+
+    `raw` is what the exported Keras model takes for the column: `number` is float64 with NaN for missing (a datetime:
+    seconds since 1970 in UTC; a boolean: 0 or 1), `string` is text with "" for missing.
+    """
+
+    name: str
+    kind: Kind
+    raw: Literal["number", "string"]
+    encoding: Encoding
+    input: str  # the network input that it is a part of: columns `offset` to `offset + width`
+    offset: int
+    width: int
+    fitted: Mapping[str, Any]
+
+    suits_trees: ClassVar[bool] = True  # whether a decision tree on the encoded values says much about the column
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON; `from_json` reads it back."""
+        body = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {**body, "encoding": self.encoding.model_dump(mode="json"), "fitted": dict(self.fitted)}
+
+    @staticmethod
+    def from_json(body: Mapping[str, Any]) -> FittedColumn:
+        """Return the column that `to_json` wrote, of the class of its encoding."""
+        encoding = ENCODINGS[body["encoding"]["type"]].model_validate(body["encoding"])
+        return encoding.column_class(**{**body, "encoding": encoding})
+
+    @cached_property
+    def part(self) -> slice:
+        """The column's part of its network input."""
+        return slice(self.offset, self.offset + self.width)
+
+    # Encoding
+
+    def encode_value(self, value: Any, out: np.ndarray, row: int) -> ValueWarning | None:
+        """Write one JSON value into `out`, zeros of shape (width,). Raises BadInput naming `row` (from 1)."""
+        raise NotImplementedError
+
+    def encode_column(self, column: Column, out: np.ndarray) -> None:
+        """Write a table's column into `out`, zeros of shape (rows, width). Raises BadInput for the first bad row."""
+        raise NotImplementedError
+
+    def raw_values(self, values: Column) -> np.ndarray:
+        """Return a table's column as the exported Keras model takes it: float64 or text (rows,), see `raw`."""
+        return np.array([text or "" for text in texts_of(values)], object)
+
+    def refuse_missing(self, row: int | None) -> None:
+        """Raise BadInput where the spec refuses missing values."""
+        if self.encoding.missing == "refuse":
+            raise bad_value(self.name, row, None, "a value (this feature's `missing` is `refuse`)")
+
+    def missing_warning(self) -> ValueWarning:
+        """Return the warning of a missing value that no indicator tells the network."""
+        return ValueWarning(self.name, "missing_value", f"{self.name} is missing; training rows always had it")
+
+    @property
+    def plain_number(self) -> tuple[float, float, float, float] | None:
+        """(min, max, center, scale) where every number of that range becomes (x - center) / scale; else None."""
+        return None
+
+    @property
+    def datatype(self) -> Literal["BOOL", "FP64", "BYTES"]:
+        """What clients send for the column, as an Open Inference Protocol datatype."""
+        return "BYTES"
+
+    # Explanations
+
+    def typical_value(self, values: Column) -> Any:
+        """Return the median, or the most frequent label, of these rows as a JSON value; None where all are missing."""
+        codes, labels = labels_of(values)
+        counts = np.bincount(codes[codes >= 0], minlength=len(labels))
+        return labels[int(counts.argmax())] if len(counts) and counts.max() else None
+
+    def baseline_value(self, distribution: Mapping[str, Any]) -> Any:
+        """Return the value that stands for not knowing the column, given its training distribution (or {}).
+
+        It is what replaces a missing number, the most frequent label, or an empty text.
+        """
+        frequencies = distribution.get("frequencies")
+        if frequencies:
+            pairs = frequencies.items() if isinstance(frequencies, Mapping) else frequencies
+            return max(pairs, key=lambda pair: pair[1])[0]
+        return next(iter(self.fitted.get("labels", ())), "")
+
+    def axis_values(self, steps: int, low: float | None, high: float | None) -> Sequence[Any]:
+        """Return the raw values along a surface's axis: `steps` numbers from `low` to `high`, or the labels.
+
+        The bounds default to those of the training rows. Raises BadInput.
+        """
+        raise BadInput(
+            f"{self.name!r} is {self.encoding.type}: its values have no order and no list.",
+            received=self.name,
+            expected="a numeric, boolean, categorical or datetime column",
+        )
+
+    # Drift
+
+    def distribution(self, values: Column) -> Distribution:
+        """Return how the training rows' values are distributed (see `fitserve.encoding.distribution`)."""
+        return label_distribution(*labels_of(values))
+
+    def measurable(self, values: Sequence[Any]) -> Any:
+        """Return JSON values as `drift.count` takes them: float64, NaN if missing, where `distribution` is numeric."""
+        return values

@@ -1,0 +1,89 @@
+"""`hashing`: a label by its hash, without a list of the labels."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Literal
+
+from pydantic import Field
+
+from fitserve.dataset_facts import ColumnFacts
+from fitserve.encoding.category import Category, LabelColumn
+from fitserve.encoding.encoding import Encoding
+
+
+class HashedColumn(LabelColumn):
+    """Bin 0 is missing; every other label has its bin, known or not."""
+
+    encoding: Hashing
+    missing_place = 0
+
+    @cached_property
+    def integer(self) -> bool:
+        return self.encoding.output == "index"
+
+    def place_of(self, label: str) -> int:
+        return hash_bin(label, self.encoding.bins, self.encoding.salt)
+
+
+class Hashing(Encoding):
+    """Keras's `Hashing` (SipHash-2-4 with `salt`): bin 0 is missing, others are 1 + hash mod (bins - 1)."""
+
+    kinds = Category.kinds
+    column_class = HashedColumn
+
+    type: Literal["hashing"] = "hashing"
+    bins: int = Field(default=64, ge=2, le=1_000_000)
+    salt: tuple[int, int] = (133, 137)
+    output: Literal["one_hot", "index"] = "one_hot"
+    missing: Literal["zero", "refuse"] = Field(default="zero", description="zero: bin 0")
+
+    def width(self, facts: ColumnFacts) -> int:
+        return self.bins if self.output == "one_hot" else 1
+
+    def cardinality(self, facts: ColumnFacts) -> int | None:
+        return self.bins if self.output == "index" else None
+
+
+def hash_bin(label: str, bins: int, salt: tuple[int, int]) -> int:
+    """Return Keras's `Hashing(num_bins=bins, mask_value="", salt=salt)`: 0 for "", else 1 to bins - 1."""
+    if not label:
+        return 0
+    return 1 + siphash24(label.encode("utf-8", "replace"), salt) % (bins - 1)
+
+
+_MASK = (1 << 64) - 1
+
+
+def _round(v0: int, v1: int, v2: int, v3: int) -> tuple[int, int, int, int]:
+    v0 = (v0 + v1) & _MASK
+    v1 = ((v1 << 13) | (v1 >> 51)) & _MASK ^ v0
+    v0 = ((v0 << 32) | (v0 >> 32)) & _MASK
+    v2 = (v2 + v3) & _MASK
+    v3 = ((v3 << 16) | (v3 >> 48)) & _MASK ^ v2
+    v0 = (v0 + v3) & _MASK
+    v3 = ((v3 << 21) | (v3 >> 43)) & _MASK ^ v0
+    v2 = (v2 + v1) & _MASK
+    v1 = ((v1 << 17) | (v1 >> 47)) & _MASK ^ v2
+    v2 = ((v2 << 32) | (v2 >> 32)) & _MASK
+    return v0, v1, v2, v3
+
+
+def siphash24(data: bytes, key: tuple[int, int]) -> int:
+    """Return the 64-bit SipHash-2-4 of some bytes under a key of two 64-bit integers.
+
+    Source: J.-P. Aumasson, D. J. Bernstein, "SipHash: a fast short-input PRF", 2012.
+    """
+    k0, k1 = key[0] & _MASK, key[1] & _MASK
+    state = (k0 ^ 0x736F6D6570736575, k1 ^ 0x646F72616E646F6D, k0 ^ 0x6C7967656E657261, k1 ^ 0x7465646279746573)
+    whole = len(data) & ~7
+    last = int.from_bytes(data[whole:], "little") | (len(data) & 0xFF) << 56
+    for word in [int.from_bytes(data[at : at + 8], "little") for at in range(0, whole, 8)] + [last]:
+        v0, v1, v2, v3 = state
+        v0, v1, v2, v3 = _round(*_round(v0, v1, v2, v3 ^ word))
+        state = (v0 ^ word, v1, v2, v3)
+    v0, v1, v2, v3 = state
+    v2 ^= 0xFF
+    for _ in range(4):
+        v0, v1, v2, v3 = _round(v0, v1, v2, v3)
+    return v0 ^ v1 ^ v2 ^ v3

@@ -1,0 +1,221 @@
+"""What encodings of numbers share: reading and checking them, scaling, missing values and their indicator."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from fitserve.dataset_facts import ColumnFacts
+from fitserve.encoding.coercion import as_number, as_seconds, bad_value, numbers_of
+from fitserve.encoding.distribution import Distribution, numeric_distribution
+from fitserve.encoding.encoding import Encoding, FittedColumn, Indicator, ValueWarning
+from fitserve.errors import BadInput, Problem
+
+if TYPE_CHECKING:
+    from fitserve.encoding.encoding import Column
+
+_LARGEST = float(np.finfo(np.float64).max)
+_YEAR = 86_400.0 * 366  # the axis of a time whose bounds are not known
+
+
+class NumericColumn(FittedColumn):
+    """A column that is encoded from float64 numbers, NaN where missing. The last place is the indicator's, if any."""
+
+    # What a subclass says: how numbers are written. `out` is zeros of shape (width,), or (rows, width).
+
+    def write_number(self, number: float, out: np.ndarray) -> ValueWarning | None:
+        """Write one finite number."""
+        raise NotImplementedError
+
+    def write_missing(self, out: np.ndarray) -> None:
+        """Write what stands for a missing number; left as zeros here."""
+
+    def write_numbers(self, numbers: np.ndarray, missing: np.ndarray, out: np.ndarray) -> None:
+        """Write a column, float64 (rows,), NaN where `missing`."""
+        raise NotImplementedError
+
+    def convert(self, value: Any) -> float:
+        """Return a JSON value as a number, NaN if missing. Raises TypeError, ValueError, OverflowError."""
+        return as_seconds(value) if self.kind == "datetime" else as_number(value)
+
+    def numbers(self, column: Column) -> np.ndarray:
+        """Return a table's column as float64 (rows,), NaN where missing. Raises BadInput."""
+        return numbers_of(column)
+
+    # What follows from it
+
+    def read_number(self, value: Any, row: int | None) -> float:
+        """Return a JSON value as a number, NaN if missing. Raises BadInput."""
+        try:
+            return self.convert(value)
+        except (TypeError, ValueError, OverflowError):
+            expected = {"boolean": "a boolean (true or false)", "datetime": "a time (ISO 8601 or seconds since 1970)"}
+            raise bad_value(self.name, row, value, expected.get(self.kind, "a number")) from None
+
+    def encode_value(self, value: Any, out: np.ndarray, row: int) -> ValueWarning | None:
+        number = self.read_number(value, row)
+        if number != number:
+            self.refuse_missing(row)
+            self.write_missing(out)
+            if not self.encoding.indicator:
+                return self.missing_warning()
+            out[-1] = 1
+            return None
+        if number in (math.inf, -math.inf):
+            raise bad_value(self.name, row, value, "a finite number")
+        return self.write_number(number, out)
+
+    def encode_column(self, column: Column, out: np.ndarray) -> None:
+        numbers = self.numbers(column)
+        missing = np.isnan(numbers)
+        if missing.any():
+            self.refuse_missing(1 + int(np.argmax(missing)))
+        if np.isinf(numbers).any():
+            at = int(np.argmax(np.isinf(numbers)))
+            raise bad_value(self.name, at + 1, float(numbers[at]), "a finite number")
+        self.write_numbers(numbers, missing, out)
+        if self.encoding.indicator:
+            out[:, -1] = missing
+
+    def raw_values(self, values: Column) -> np.ndarray:
+        return self.numbers(values) if self.raw == "number" else super().raw_values(values)
+
+    @property
+    def datatype(self) -> Literal["BOOL", "FP64", "BYTES"]:
+        return "FP64" if self.kind == "numeric" else "BYTES"
+
+    def typical_value(self, values: Column) -> Any:
+        numbers = self.numbers(values)
+        numbers = numbers[np.isfinite(numbers)]
+        return float(np.median(numbers)) if len(numbers) else None
+
+    def axis_values(self, steps: int, low: float | None, high: float | None) -> Sequence[Any]:
+        first = self.fitted.get("min", 0.0) if low is None else low
+        last = self.fitted.get("max", _YEAR) if high is None else high
+        if not (math.isfinite(first) and math.isfinite(last) and first <= last):
+            raise BadInput(
+                "These are not the bounds of an axis.", received=[low, high], expected="two numbers, the lower first"
+            )
+        if first == last:
+            first, last = first - 1.0, last + 1.0
+        return [float(value) for value in np.linspace(first, last, steps)]
+
+    def distribution(self, values: Column) -> Distribution:
+        return numeric_distribution(self.numbers(values)) if self.raw == "number" else super().distribution(values)
+
+    def measurable(self, values: Sequence[Any]) -> Any:
+        if self.raw == "string":
+            return super().measurable(values)
+        try:
+            return np.array(values, np.float64)  # None becomes NaN
+        except (TypeError, ValueError):
+            return np.array([self._number_or_nan(value) for value in values])
+
+    def _number_or_nan(self, value: Any) -> float:
+        try:
+            return self.read_number(value, None)
+        except BadInput:
+            return math.nan
+
+
+class ScaledColumn(NumericColumn):
+    """A number becomes (f(x) - center) / scale, computed in float64; f is the encoding's `transform`.
+
+    `fitted` holds center, scale, `fill` (raw, stands for missing), and the training rows' min and max.
+    """
+
+    encoding: ScaledNumber
+
+    def scaled(self, number: Any) -> Any:
+        """Return a number, or an array of them, as the network gets it."""
+        return (self.encoding.transform(number) - self.fitted["center"]) / self.fitted["scale"]
+
+    def write_number(self, number: float, out: np.ndarray) -> ValueWarning | None:
+        out[0] = self.scaled(number)
+        low, high = self.fitted.get("min"), self.fitted.get("max")
+        if low is None or high is None or low <= number <= high:
+            return None
+        message = f"{self.name} is {number:g}; training rows went from {low:g} to {high:g}"
+        return ValueWarning(self.name, "out_of_range", message, number)
+
+    def write_missing(self, out: np.ndarray) -> None:
+        out[0] = self.scaled(self.fitted["fill"])
+
+    def write_numbers(self, numbers: np.ndarray, missing: np.ndarray, out: np.ndarray) -> None:
+        out[:, 0] = self.scaled(np.where(missing, self.fitted["fill"], numbers))
+
+    @property
+    def plain_number(self) -> tuple[float, float, float, float] | None:
+        if not self.encoding.linear or self.kind != "numeric":
+            return None
+        low, high = self.fitted.get("min"), self.fitted.get("max")
+        if low is None or high is None:  # then no value is out of range
+            low, high = -_LARGEST, _LARGEST
+        return float(low), float(high), float(self.fitted["center"]), float(self.fitted["scale"])
+
+    def baseline_value(self, distribution: Distribution) -> Any:
+        return self.fitted["fill"]
+
+
+class ScaledNumber(Encoding):
+    """Base of the encodings that move and stretch a number: a subclass says by how much."""
+
+    kinds = ("numeric", "datetime")
+    column_class = ScaledColumn
+    linear: ClassVar[bool] = True  # whether `transform` changes nothing
+
+    missing: Literal["mean", "median", "zero", "refuse"] = Field(
+        default="mean", description="What stands for a missing value"
+    )
+    indicator: Indicator = None
+
+    def transform(self, number: Any) -> Any:
+        """Return what is scaled, of a number or of an array."""
+        return number
+
+    def center_and_scale(self, numbers: np.ndarray) -> tuple[float, float]:
+        """Return what the training rows' transformed numbers, at least one, are scaled by."""
+        return 0.0, 1.0
+
+    def width(self, facts: ColumnFacts) -> int:
+        return 1 + bool(self.indicator)
+
+    def raw(self, facts: ColumnFacts) -> Literal["number", "string"]:
+        return "number"
+
+    def fit(self, values: Column, facts: ColumnFacts) -> dict[str, Any]:
+        numbers = numbers_of(values)
+        present = numbers[~np.isnan(numbers)]
+        if not np.isfinite(present).all():
+            raise _not_finite(facts.name, numbers)
+        if not len(present):
+            present = np.zeros(1)
+        fill = {"mean": np.mean, "median": np.median}.get(self.missing, lambda numbers: 0.0)(present)
+        center, scale = self.center_and_scale(self.transform(present))
+        # A constant column's spread is zero, or what rounding left of it.
+        if not np.isfinite(scale) or scale <= 1e-12 * max(1.0, abs(center)):
+            scale = 1.0
+        return {
+            "fill": float(fill),
+            "center": center,
+            "scale": scale,
+            "min": float(np.min(present)),
+            "max": float(np.max(present)),
+        }
+
+
+def _not_finite(name: str, numbers: np.ndarray) -> BadInput:
+    at = int(np.argmax(np.isinf(numbers)))
+    problem = Problem(
+        f"In column {name!r}, row {at + 1} of the training rows: {numbers[at]} is not a finite number.",
+        row=at + 1,
+        column=name,
+        received=str(numbers[at]),
+        expected="a finite number",
+        fix="Leave the column out, or upload the dataset without such values.",
+    )
+    return BadInput(problem.detail, problems=[problem])

@@ -1,0 +1,44 @@
+"""`sequence`: a text's tokens in order, for an Embedding layer and a recurrent one."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from fitserve.dataset_facts import ColumnFacts
+from fitserve.encoding.text import Text, TextColumn
+
+MOST_TOKENS = 256  # of a text, where `length` is left out
+
+
+class SequenceColumn(TextColumn):
+    """Tokens count from 2; 1 is unknown, 0 pads at the end."""
+
+    unknown_place, first = 1, 2
+
+    def tokens_of(self, text: str) -> list[bytes]:
+        return super().tokens_of(text)[: self.width]
+
+    def write_tokens(self, places: list[int], out: np.ndarray) -> None:
+        out[: len(places)] = places
+
+
+class TokenSequence(Text):
+    """The tokens' integers in order, an input of its own: 0 pads at the end, 1 is unknown; longer texts are cut."""
+
+    column_class = SequenceColumn
+
+    type: Literal["sequence"] = "sequence"
+    length: int | None = Field(default=None, ge=1, le=100_000, description="Left out: the longest text's, at most 256")
+
+    def defaults(self, facts: ColumnFacts) -> dict[str, Any]:
+        length = max(1, min(facts.max_tokens or MOST_TOKENS, MOST_TOKENS))
+        return super().defaults(facts) | ({"length": length} if self.length is None else {})
+
+    def width(self, facts: ColumnFacts) -> int:
+        return self.length or MOST_TOKENS
+
+    def cardinality(self, facts: ColumnFacts) -> int:
+        return self.max_tokens

@@ -1,0 +1,137 @@
+"""What encodings of texts share: tokens exactly as Keras's `TextVectorization` makes them, and the vocabulary.
+
+`standardize="lower_and_strip_punctuation"` lowers ASCII letters and drops ASCII punctuation, nothing else;
+`split="whitespace"` splits at ASCII whitespace, `split="character"` at every code point (blanks are tokens too).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from fitserve.dataset_facts import ColumnFacts, Tokens
+from fitserve.encoding.coercion import as_label, bad_value, texts_of
+from fitserve.encoding.distribution import Distribution, numeric_distribution
+from fitserve.encoding.encoding import Encoding, FittedColumn
+
+if TYPE_CHECKING:
+    from fitserve.encoding.encoding import Column
+
+# keras/src/layers/preprocessing/text_vectorization.py: tf.strings.lower, then this class of characters is dropped
+_PUNCTUATION = b"!\"#$%&()*+,-./:;<=>?@[\\]^_`{|}~'"
+_LOWER = bytes(byte + 32 if 65 <= byte <= 90 else byte for byte in range(256))
+# Han, kana, Hangul and full-width forms: scripts that are written without blanks between words (Hangul has them).
+_CJK = ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2FFFF))
+
+
+def tokenize(text: str, how: Tokens) -> list[str]:
+    """Return the tokens of one text, in order."""
+    return [token.decode("utf-8") for token in token_bytes(text, how)]
+
+
+def token_bytes(text: str, how: Tokens) -> list[bytes]:
+    """Return the same tokens as UTF-8 bytes."""
+    cleaned = text.encode("utf-8", "replace").translate(_LOWER, _PUNCTUATION)
+    if how == "character":
+        return [character.encode("utf-8") for character in cleaned.decode("utf-8")]
+    return cleaned.split()
+
+
+def tokens_for(texts: Iterable[str]) -> Tokens:
+    """Return `character` where at least a third of the letters are of a script without blanks, else `whitespace`."""
+    letters = cjk = 0
+    for text in texts:
+        if text.isascii():
+            letters += len(text)
+            continue
+        letters += len(text) - text.count(" ")
+        cjk += sum(any(low <= code <= high for low, high in _CJK) for code in map(ord, text))
+    return "character" if letters and cjk * 3 >= letters else "whitespace"
+
+
+class TextColumn(FittedColumn):
+    """A column of texts. The training rows' most frequent tokens (`fitted`: vocabulary) have a place each.
+
+    Missing is as the empty text.
+    """
+
+    encoding: Text
+    suits_trees = False
+    unknown_place: ClassVar[int] = 0  # the places before the vocabulary: this one, and what a subclass reserves
+    first: ClassVar[int] = 1
+
+    def write_tokens(self, places: list[int], out: np.ndarray) -> None:
+        """Write a text, the places of its tokens in order, into zeros of shape (width,)."""
+        raise NotImplementedError
+
+    @cached_property
+    def _places(self) -> dict[bytes, int]:
+        return {token.encode(): place for place, token in enumerate(self.fitted["vocabulary"], self.first)}
+
+    def tokens_of(self, text: str) -> list[bytes]:
+        """Return the text's tokens, in order, as far as they are encoded."""
+        return token_bytes(text, self.encoding.tokens or "whitespace")
+
+    def counts(self, places: list[int]) -> np.ndarray:
+        """Count the tokens in each place: float32 (width,)."""
+        return np.bincount(np.array(places, np.int64), minlength=self.width).astype(np.float32)
+
+    def encode_value(self, value: Any, out: np.ndarray, row: int) -> None:
+        try:
+            text = as_label(value)
+        except TypeError:
+            raise bad_value(self.name, row, value, "a text") from None
+        if text is None:
+            self.refuse_missing(row)
+        else:
+            find, unknown = self._places.get, self.unknown_place
+            self.write_tokens([find(token, unknown) for token in self.tokens_of(text)], out)
+
+    def encode_column(self, column: Column, out: np.ndarray) -> None:
+        for at, text in enumerate(texts_of(column)):
+            self.encode_value(text, out[at], at + 1)
+
+    def distribution(self, values: Column) -> Distribution:
+        lengths = np.array([np.nan if text is None else len(text) for text in texts_of(values)], np.float64)
+        return numeric_distribution(lengths, "text")
+
+
+class Text(Encoding):
+    """Base of the encodings of a text's tokens."""
+
+    kinds = ("text", "categorical")
+    column_class: ClassVar[type[TextColumn]] = TextColumn
+
+    max_tokens: int = Field(
+        1000,
+        ge=2,
+        le=1_000_000,
+        description="Places of the vocabulary, that of unknown included",
+    )
+    tokens: Tokens | None = Field(
+        None,
+        description="Left out: character for Chinese and Japanese, else whitespace",
+    )
+    missing: Literal["empty", "refuse"] = "empty"
+
+    def defaults(self, facts: ColumnFacts) -> dict[str, Any]:
+        return super().defaults(facts) | ({"tokens": facts.tokens} if self.tokens is None else {})
+
+    def width(self, facts: ColumnFacts) -> int:
+        return self.max_tokens
+
+    def vocabulary(self, totals: Mapping[str, int]) -> list[str]:
+        """Return the tokens that have a place, the most frequent first (ties by name)."""
+        places = self.max_tokens - self.column_class.first
+        return sorted(totals, key=lambda token: (-totals[token], token))[:places]
+
+    def fit(self, values: Column, facts: ColumnFacts) -> dict[str, Any]:
+        totals: Counter[str] = Counter()
+        for text in texts_of(values):
+            totals.update(tokenize(text or "", self.tokens or "whitespace"))
+        return {"vocabulary": self.vocabulary(totals)}

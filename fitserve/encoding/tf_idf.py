@@ -1,0 +1,50 @@
+"""`tf_idf`: how often a text has each token, weighted by how rare the token is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from fitserve.dataset_facts import ColumnFacts
+from fitserve.encoding.coercion import texts_of
+from fitserve.encoding.text import Text, TextColumn, tokenize
+
+if TYPE_CHECKING:
+    from fitserve.encoding.encoding import Column
+
+
+class TfIdfColumn(TextColumn):
+    """`fitted` also holds the tokens' weights, and `idf_unknown`, their mean, for tokens outside the vocabulary."""
+
+    @cached_property
+    def _weights(self) -> np.ndarray:
+        weights = np.zeros(self.width, np.float32)
+        weights[0] = self.fitted["idf_unknown"]
+        weights[1 : 1 + len(self.fitted["idf"])] = self.fitted["idf"]
+        return weights
+
+    def write_tokens(self, places: list[int], out: np.ndarray) -> None:
+        out += self.counts(places) * self._weights
+
+
+class TfIdf(Text):
+    """Counts times log(1 + documents / (1 + documents with the token)) (as TextVectorization)."""
+
+    column_class = TfIdfColumn
+    type: Literal["tf_idf"] = "tf_idf"
+
+    def fit(self, values: Column, facts: ColumnFacts) -> dict[str, Any]:
+        totals: Counter[str] = Counter()
+        documents: Counter[str] = Counter()
+        for text in texts_of(values):
+            tokens = tokenize(text or "", self.tokens or "whitespace")
+            totals.update(tokens)
+            documents.update(set(tokens))
+        vocabulary = self.vocabulary(totals)
+        with_token = np.array([documents[token] for token in vocabulary], np.float64)
+        weights = np.log(1 + len(values) / (1 + with_token)).astype(np.float32)  # as `TextVectorization.adapt`
+        mean = float(weights.mean(dtype=np.float32)) if len(weights) else 0.0
+        return {"vocabulary": vocabulary, "idf": [float(weight) for weight in weights], "idf_unknown": mean}
