@@ -1,5 +1,4 @@
-"""Writes the reference tables that are derived from the code: settings, limits, telemetry, the spec and
-findings.
+"""Write the reference pages that are derived from the code: settings, limits, telemetry, the spec and findings.
 
 `python -m docs.tables` writes them; `tests/docs/test_tables.py` fails when they are not current.
 """
@@ -64,24 +63,24 @@ def telemetry_table() -> str:
 
 
 def findings_page() -> str:
-    """Every rule by which runs are diagnosed."""
+    """Return the page of all rules."""
     parts = [
-        "# Findings\n\nWhat `GET /api/v1/runs/{id}/findings` may say of a run. Each rule reads the recorded epochs, the"
-        " spec and the answers of the trained network; each finding brings its evidence and a change of the spec, which"
-        " `POST /api/v1/runs/{id}/findings/{n}/apply` trains. `GET /api/v1/findings/rules` says the same."
+        "# Findings\n\nThe rules behind `GET /api/v1/runs/{id}/findings`. Each rule reads the recorded epochs, the"
+        " spec and the evaluation of the trained network; each finding has its evidence and a change to the spec, which"
+        " `POST /api/v1/runs/{id}/findings/{n}/apply` trains. `GET /api/v1/findings/rules` lists the same rules."
     ]
     for rule in RULES:
         hidden = ", ".join(f"`{name}`" for name in rule.hides)
         parts.append(
-            f"## {rule.title}\n\n`{rule.name}`, {rule.severity}\n\n- **It speaks when** {rule.threshold}.\n"
-            f"- **The change**: {rule.answer}.\n- **From**: {rule.source}."
-            + (f"\n- **Symptoms that it explains, and leaves out**: {hidden}." if hidden else "")
+            f"## {rule.title}\n\n`{rule.name}`, {rule.severity}\n\n- **Applies when** {rule.threshold}.\n"
+            f"- **Change**: {rule.answer}.\n- **Source**: {rule.source}."
+            + (f"\n- **Hides its symptoms**: {hidden}." if hidden else "")
         )
     return "\n\n".join(parts) + "\n"
 
 
 def documents() -> dict[Path, str]:
-    """The files and what belongs in them."""
+    """Return the text of every page."""
     settings = (
         "# Settings\n\nEvery process reads these environment variables once, when it starts. A secret may also come as"
         " a file of the same name in lower case in the folder `FITSERVE_SECRETS` (by default `/run/secrets`).\n\n"

@@ -1,19 +1,20 @@
-"""Findings: what went wrong in a run, or could go better, with the evidence and the change to the spec that answers it.
+"""Findings: what went wrong in a run or could go better, with evidence and a change to the spec that addresses it.
 
 Pure rules over recorded epochs, the resolved spec and the dataset's facts: no TensorFlow, no database.
 
-    record     what the rules read: curves, layers, evaluation
-    finding    what a rule says
-    spec_edit  changes to a resolved spec, as JSON Patch (RFC 6902)
-    gradients learning fit restarts data   the rules, by what they look at
-    complexity the complexity graph and its verdict
-    lineage    runs of one family compared over their seeds
+    record      the input of the rules: learning curves, layers, evaluation
+    finding     rules and their registration, evidence, findings; `diagnose`
+    spec_edit   changes to a resolved spec, as JSON Patch (RFC 6902)
+    gradients optimization fit data   the rules, by what they examine
+    complexity  the model complexity graph and its verdict
+    lineage     related runs compared over their seeds
 """
 
+# Importing a module of rules registers them; findings of one severity are listed in this order.
+from fitserve.findings import gradients, optimization, fit, data  # noqa: F401, I001
 from fitserve.findings.complexity import complexity
-from fitserve.findings.diagnosis import RULES, diagnose
-from fitserve.findings.finding import Finding, Rule
-from fitserve.findings.patching import apply_patch
-from fitserve.findings.record import EpochRow, Record
+from fitserve.findings.finding import RULES, Finding, Rule, diagnose
+from fitserve.findings.record import EpochRow, RunRecord
+from fitserve.findings.spec_edit import apply_patch
 
-__all__ = ["RULES", "EpochRow", "Finding", "Record", "Rule", "apply_patch", "complexity", "diagnose"]
+__all__ = ["RULES", "EpochRow", "Finding", "Rule", "RunRecord", "apply_patch", "complexity", "diagnose"]

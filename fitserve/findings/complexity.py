@@ -1,17 +1,17 @@
-"""The model complexity graph: training and validation error over epochs, where it turned, and the verdict."""
+"""The model complexity graph: training and validation loss over the epochs, its turning point, and the verdict."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-from fitserve.findings import fit
-from fitserve.findings.diagnosis import diagnose, speaking
-from fitserve.findings.record import Record
+from fitserve.findings.finding import diagnose, evaluate
+from fitserve.findings.record import RunRecord
+from fitserve.strictjson import finite_json
 
-POINTS = 1000
-_UNDER = (
+MAX_POINTS = 1000
+# Rules that show a network that has not learned enough.
+_UNDERFITTING = {
     "underfitting",
     "stuck_at_baseline",
     "vanishing_gradients",
@@ -19,55 +19,52 @@ _UNDER = (
     "learning_rate_too_high",
     "target_scale",
     "stopped_too_early",
-)
-_WORDS = {
-    "overfitting": "The network learned its training rows too closely.",
+}
+_SENTENCES = {
+    "overfitting": "The network has memorised its training rows.",
     "underfitting": "The network has not learned what there is to learn.",
-    "just right": "The kept epoch is where the validation loss is about as low as it gets.",
-    "unknown": "No rows were held out, so that overfitting cannot be seen.",
+    "just right": "The validation loss of the kept epoch is close to its minimum.",
+    "unknown": "Overfitting cannot be detected: no rows were held out.",
 }
 
 
-def complexity(record: Record) -> dict[str, Any] | None:
-    """Curves without the regularizers' penalty, `turned` (the last epoch before validation got worse), the kept epoch.
+def complexity(record: RunRecord) -> dict[str, Any] | None:
+    """Return the losses without the regularizers' penalty, the turning point, the kept epoch and the verdict.
 
-    None before the first epoch. At most `POINTS` points; the kept epoch and the turn are always among them.
+    None before the first epoch. At most `MAX_POINTS` points; the kept epoch and the turning point are among them.
     """
-    trial, kept = record.trial, record.kept_index
+    trial, kept = record.trial, record.kept_epoch_index
     if trial is None or kept is None:
         return None
-    turned = fit.turn(trial.validation) if trial.validation else None
-    # Underfitting is a verdict too where it is a mere symptom, as of dead units.
-    overfits = any(finding.rule == "overfitting" for finding in diagnose(record))
-    verdict = "overfitting" if overfits else _verdict(speaking(record), bool(trial.validation))
-    points = _thin(len(trial.epochs), {kept, turned} - {None})
+    turned = trial.turning_point
+    verdict = _verdict(record, bool(trial.validation))
+    points = _thinned(len(trial.epochs), {index for index in (kept, turned) if index is not None})
     return {
         "trial": trial.number,
         "loss": record.loss or "loss",
         "baseline": record.baseline,
         "epochs": [trial.epochs[i] for i in points],
-        "train": [_number(trial.train[i]) for i in points],
-        "validation": [_number(trial.validation[i]) for i in points] if trial.validation else None,
+        "train": finite_json([trial.train[i] for i in points], digits=6),
+        "validation": finite_json([trial.validation[i] for i in points], digits=6) if trial.validation else None,
         "best_epoch": trial.epochs[trial.best] if trial.best is not None else None,
         "turned_epoch": trial.epochs[turned] if turned is not None else None,
         "kept_epoch": trial.epochs[kept],
         "verdict": verdict,
-        "sentence": _WORDS[verdict],
+        "sentence": _SENTENCES[verdict],
     }
 
 
-def _verdict(rules: set[str], held_out: bool) -> str:
-    if rules & set(_UNDER):
+def _verdict(record: RunRecord, held_out: bool) -> str:
+    if any(finding.rule == "overfitting" for finding in diagnose(record)):
+        return "overfitting"
+    # Underfitting is a verdict even where it is the symptom of another finding, such as dead units.
+    if any(rule.name in _UNDERFITTING for rule, _ in evaluate(record)):
         return "underfitting"
     return "just right" if held_out else "unknown"
 
 
-def _thin(count: int, always: set[Any]) -> Sequence[int]:
-    if count <= POINTS:
+def _thinned(count: int, always: set[int]) -> Sequence[int]:
+    if count <= MAX_POINTS:
         return range(count)
-    step = count / POINTS
-    return sorted({int(i * step) for i in range(POINTS)} | {count - 1} | always)
-
-
-def _number(value: float) -> float | None:
-    return float(f"{value:.6g}") if math.isfinite(value) else None
+    step = count / MAX_POINTS
+    return sorted({int(i * step) for i in range(MAX_POINTS)} | {count - 1} | always)

@@ -1,4 +1,4 @@
-"""Rules on what flows through the network: gradients, dead and saturated units."""
+"""Rules on the signals that flow through the network: gradients, dead and saturated units."""
 
 from __future__ import annotations
 
@@ -6,188 +6,168 @@ import math
 from collections.abc import Sequence
 
 from fitserve.findings import spec_edit
-from fitserve.findings.finding import Found, Rule
-from fitserve.findings.record import Look, Record, median
+from fitserve.findings.finding import Evidence, rule
+from fitserve.findings.record import Json, LayerSnapshot, RunRecord, median
+from fitserve.spec.activations import SATURATING
 
 VANISHED = 1e-3
 EXPLODED = 30.0
 DEAD = 0.4
 SATURATED = 0.4
-PRESSED = 0.5
-_FRESH_LOOKS = 3
+PENALTY_SHARE = 0.5  # of the baseline's loss, above which regularizers silence units on purpose
+EARLY_SNAPSHOTS = 3
 
 
-def _rms(layer: object) -> float:
-    assert isinstance(layer, dict)
+def _rms_gradient(layer: Json) -> float:
     return float(layer["gradients"]) / math.sqrt(layer["size"])
 
 
-def _looks(record: Record) -> Sequence[Look]:
-    return record.trial.looks if record.trial else ()
+def _snapshots(record: RunRecord) -> Sequence[LayerSnapshot]:
+    return record.trial.snapshots if record.trial else ()
 
 
-def vanishing(record: Record) -> Found | None:
-    """The root mean square gradient of the first layer over that of the last, in the first half of the looks."""
+@rule(
+    "Vanishing gradients",
+    "critical",
+    threshold=f"there are four or more weighted layers, and the root mean square gradient of the first is below"
+    f" {VANISHED:g} times that of the last (median over the first half of the recorded epochs)",
+    source="Hochreiter 1991; Glorot and Bengio, Understanding the difficulty of training deep feedforward neural"
+    " networks, AISTATS 2010",
+    answer="ReLU with He initialization instead of sigmoid or tanh",
+    hides=("stuck_at_baseline", "underfitting", "learning_rate_too_low", "stopped_too_early", "saturated_units"),
+)
+def vanishing_gradients(record: RunRecord) -> Evidence | None:
     ratios = []
-    for look in _looks(record):
-        layers = look.weighted
-        if len(layers) >= 4 and _rms(layers[-1]) > 0:
-            ratios.append((look.epoch, _rms(layers[0]) / _rms(layers[-1]), layers[0]["name"], layers[-1]["name"]))
-    early = ratios[: max(_FRESH_LOOKS, len(ratios) // 2)]
-    if len(early) < 2 or not median(ratio for _, ratio, _, _ in early) < VANISHED:
+    for snapshot in _snapshots(record):
+        layers = snapshot.weighted
+        if len(layers) >= 4 and (last := _rms_gradient(layers[-1])) > 0:
+            ratios.append((snapshot.epoch, _rms_gradient(layers[0]) / last, layers))
+    early = ratios[: max(EARLY_SNAPSHOTS, len(ratios) // 2)]
+    typical = median(ratio for _, ratio, _ in early)
+    if len(early) < 2 or not typical < VANISHED:
         return None
-    typical = median(ratio for _, ratio, _, _ in early)
-    _, _, first, last = early[0]
+    layers = early[0][2]
+    first, last_name = layers[0]["name"], layers[-1]["name"]
     patch = [
-        *spec_edit.activations(record.spec, None, spec_edit.SATURATING, "relu", "HeNormal"),
-        *spec_edit.scaled_features(record.spec),
-    ] or list(spec_edit.fresh_initializers(record.spec, "HeNormal"))
-    return Found(
-        f"The gradient that reaches the first layer {first!r} is {typical:.1e} of the last layer's: the layers in front"
-        " hardly learn. Sigmoid and tanh shrink the gradient at every layer on its way back.",
-        tuple(epoch for epoch, ratio, _, _ in early if ratio < VANISHED),
-        {"first_over_last": typical, "first": first, "last": last},
+        *spec_edit.replace_activations(record.spec, None, SATURATING, "relu", "HeNormal"),
+        *spec_edit.standardize_features(record.spec),
+    ] or list(spec_edit.reset_initializers(record.spec, "HeNormal"))
+    return Evidence(
+        f"The gradient in the first layer {first!r} is only {typical:.1e} times that in the last layer, so the early"
+        " layers hardly learn. Sigmoid and tanh shrink the gradient at every layer of the backward pass.",
+        tuple(epoch for epoch, ratio, _ in early if ratio < VANISHED),
+        {"first_over_last": typical, "first": first, "last": last_name},
         tuple(patch),
     )
 
 
-def exploding(record: Record) -> Found | None:
-    """The norm of the whole gradient, against the scale of the loss."""
+@rule(
+    "Exploding gradients",
+    "critical",
+    threshold=f"the norm of the whole gradient is above {EXPLODED:g} times the scale of the loss",
+    source="Pascanu, Mikolov and Bengio, On the difficulty of training recurrent neural networks, ICML 2013",
+    answer="clip the gradient's norm at 1, He initialization, standardised inputs",
+    hides=("learning_rate_too_high", "stuck_at_baseline", "underfitting"),
+)
+def exploding_gradients(record: RunRecord) -> Evidence | None:
+    snapshots = _snapshots(record)
     scale = max(1.0, math.sqrt(record.baseline)) if record.loss == "MeanSquaredError" and record.baseline else 1.0
-    found = []
-    for look in _looks(record):
-        norm = math.sqrt(sum(float(layer["gradients"]) ** 2 for layer in look.weighted))
-        if norm / scale > EXPLODED:
-            found.append((look.epoch, norm))
-    known = spec_edit.learning_rate(record.spec)
-    far_too_fast = known is not None and known[0] > 10 * spec_edit.sane_rate(record.spec)  # another rule's business
-    if not found or far_too_fast or len(_looks(record)[0].weighted) < 2:
+    norms = [(one.epoch, math.sqrt(sum(float(layer["gradients"]) ** 2 for layer in one.weighted))) for one in snapshots]
+    exploded = [(epoch, norm) for epoch, norm in norms if norm / scale > EXPLODED]
+    # A far too high learning rate is another rule's.
+    if not exploded or spec_edit.learning_rate_excess(record.spec) > 10 or len(snapshots[0].weighted) < 2:
         return None
     name, arguments = record.optimizer
-    patch = list(spec_edit.fresh_initializers(record.spec, "HeNormal"))
+    patch = list(spec_edit.reset_initializers(record.spec, "HeNormal"))
     if all(arguments.get(key) is None for key in ("clipnorm", "clipvalue", "global_clipnorm")):
-        patch.append(spec_edit.replace(f"/training/optimizer/{name}/global_clipnorm", 1.0))
-    patch += spec_edit.scaled_features(record.spec)
-    worst = max(norm for _, norm in found)
-    return Found(
-        f"The gradient's norm reached {worst:.2g}: single steps throw the weights far away.",
-        tuple(epoch for epoch, _ in found),
-        {"largest_norm": worst, "scale": scale},
+        patch.append(spec_edit.set_value(f"/training/optimizer/{name}/global_clipnorm", 1.0))
+    patch += spec_edit.standardize_features(record.spec)
+    largest = max(norm for _, norm in exploded)
+    return Evidence(
+        f"The gradient's norm reached {largest:.2g}: single steps throw the weights far off.",
+        tuple(epoch for epoch, _ in exploded),
+        {"largest_norm": largest, "scale": scale},
         tuple(patch),
     )
 
 
-def dead_relus(record: Record) -> Found | None:
-    """The share of hidden ReLU units that are 0 on every row of the probe, at the last look."""
-    looks = _looks(record)
-    if record.trial is None or not looks:
+@rule(
+    "Dead ReLU units",
+    "warning",
+    threshold=f"at least {DEAD:.0%} of a hidden layer's ReLU units are 0 on every probed row at the last recorded"
+    " epoch",
+    source="Maas, Hannun and Ng, Rectifier nonlinearities improve neural network acoustic models, 2013; Karpathy,"
+    ' CS231n ("as much as 40% of your network can be dead")',
+    answer="leaky ReLU with He initialization, standardised inputs, a lower learning rate where it is high",
+    hides=("stuck_at_baseline", "underfitting"),
+)
+def dead_relus(record: RunRecord) -> Evidence | None:
+    if record.trial is None or record.trial.penalty > PENALTY_SHARE * (record.baseline or 1.0):
         return None
-    if record.trial.penalty > PRESSED * (record.baseline or 1.0):
-        return None  # regularizers silence them, which is what those are for
-    silent = {p.name for p in spec_edit.places(record.spec) if spec_edit.has_penalty(p, ("L1", "L1L2"))}
-    dead = {
-        layer["name"]: float(layer["dead"])
-        for layer in looks[-1].layers
-        if (layer.get("dead") or 0.0) >= DEAD and layer["name"] not in silent
+    # An L1 penalty is meant to silence units.
+    sparse = {
+        layer.name for layer in spec_edit.layers(record.spec) if spec_edit.has_kernel_penalty(layer, ("L1", "L1L2"))
     }
+    dead, worst, epochs = _affected(record.trial.snapshots, "dead", DEAD, sparse)
     if not dead:
         return None
-    worst = max(dead, key=lambda name: dead[name])
     patch = [
-        *spec_edit.activations(record.spec, dead, ("relu", "relu6"), "leaky_relu", "HeNormal"),
-        *spec_edit.scaled_features(record.spec),
+        *spec_edit.replace_activations(record.spec, dead, ("relu", "relu6"), "leaky_relu", "HeNormal"),
+        *spec_edit.standardize_features(record.spec),
     ]
-    known = spec_edit.learning_rate(record.spec)
-    if known is not None and known[0] > 3 * spec_edit.sane_rate(record.spec):
-        patch += spec_edit.slower(record.spec)
-    since = [
-        look.epoch
-        for look in looks
-        if any(layer["name"] == worst and (layer.get("dead") or 0.0) >= DEAD for layer in look.layers)
-    ]
-    return Found(
-        f"{dead[worst]:.0%} of the ReLU units of {worst!r} are 0 on every row: no gradient reaches them any more.",
-        tuple(since),
+    if spec_edit.learning_rate_excess(record.spec) > 3:
+        patch += spec_edit.lower_learning_rate(record.spec)
+    return Evidence(
+        f"{dead[worst]:.0%} of the ReLU units of {worst!r} output 0 on every row: no gradient reaches them any more.",
+        epochs,
         {"dead": dead},
         tuple(patch),
     )
 
 
-def saturated_units(record: Record) -> Found | None:
-    """The share of hidden sigmoid and tanh units at the end of their range on nearly every row, at the last look."""
-    looks = _looks(record)
-    if not looks:
+@rule(
+    "Saturated units",
+    "warning",
+    threshold=f"at least {SATURATED:.0%} of a hidden layer's sigmoid or tanh units are within 5% of the end of their"
+    " range on 95% of the rows at the last recorded epoch",
+    source="LeCun, Bottou, Orr and Müller, Efficient BackProp, 1998; Glorot and Bengio 2010",
+    answer="standardised inputs, Glorot initialization, a lower learning rate; otherwise ReLU",
+    hides=("stuck_at_baseline", "underfitting"),
+)
+def saturated_units(record: RunRecord) -> Evidence | None:
+    saturated, worst, epochs = _affected(_snapshots(record), "saturated", SATURATED)
+    if not saturated:
         return None
-    stuck = {
-        layer["name"]: float(layer["saturated"])
-        for layer in looks[-1].layers
-        if (layer.get("saturated") or 0.0) >= SATURATED
-    }
-    if not stuck:
-        return None
-    worst = max(stuck, key=lambda name: stuck[name])
-    patch = [*spec_edit.scaled_features(record.spec), *spec_edit.fresh_initializers(record.spec, "GlorotUniform")]
-    known = spec_edit.learning_rate(record.spec)
-    if known is not None and known[0] > 3 * spec_edit.sane_rate(record.spec):
-        patch += spec_edit.slower(record.spec)
+    patch = [
+        *spec_edit.standardize_features(record.spec),
+        *spec_edit.reset_initializers(record.spec, "GlorotUniform"),
+    ]
+    if spec_edit.learning_rate_excess(record.spec) > 3:
+        patch += spec_edit.lower_learning_rate(record.spec)
     if not patch:
-        patch = list(spec_edit.activations(record.spec, stuck, spec_edit.SATURATING, "relu", "HeNormal"))
-    return Found(
-        f"{stuck[worst]:.0%} of the units of {worst!r} stand at the end of their range on nearly every row: their slope"
-        " is almost 0, so that they no longer learn.",
-        tuple(
-            look.epoch
-            for look in looks
-            if any(layer["name"] == worst and (layer.get("saturated") or 0.0) >= SATURATED for layer in look.layers)
-        ),
-        {"saturated": stuck},
+        patch += spec_edit.replace_activations(record.spec, saturated, SATURATING, "relu", "HeNormal")
+    return Evidence(
+        f"{saturated[worst]:.0%} of the units of {worst!r} are at the end of their range on nearly every row: their"
+        " slope is almost 0, so they no longer learn.",
+        epochs,
+        {"saturated": saturated},
         tuple(patch),
     )
 
 
-RULES = (
-    Rule(
-        "vanishing_gradients",
-        "Vanishing gradients",
-        "critical",
-        f"four or more weighted layers, and the first one's root mean square gradient below {VANISHED:g} of the last"
-        " one's (median over the first half of the looks)",
-        "Hochreiter 1991; Glorot and Bengio, Understanding the difficulty of training deep feedforward neural"
-        " networks, AISTATS 2010",
-        "ReLU with He initialization in place of sigmoid or tanh",
-        vanishing,
-        ("stuck_at_baseline", "underfitting", "learning_rate_too_low", "stopped_too_early", "saturated_units"),
-    ),
-    Rule(
-        "exploding_gradients",
-        "Exploding gradients",
-        "critical",
-        f"the norm of the whole gradient above {EXPLODED:g} times the scale of the loss",
-        "Pascanu, Mikolov and Bengio, On the difficulty of training recurrent neural networks, ICML 2013",
-        "clip the gradient's norm at 1, start from He initialization, standardise inputs",
-        exploding,
-        ("learning_rate_too_high", "stuck_at_baseline", "underfitting"),
-    ),
-    Rule(
-        "dead_relus",
-        "Dead ReLU units",
-        "warning",
-        f"at least {DEAD:.0%} of a hidden layer's ReLU units 0 on every row of the probe, at the last look",
-        "Maas, Hannun and Ng, Rectifier nonlinearities improve neural network acoustic models, 2013; Karpathy, CS231n"
-        ' ("as much as 40% of your network can be dead")',
-        "leaky ReLU with He initialization, standardised inputs, a lower learning rate where it is high",
-        dead_relus,
-        ("stuck_at_baseline", "underfitting"),
-    ),
-    Rule(
-        "saturated_units",
-        "Saturated units",
-        "warning",
-        f"at least {SATURATED:.0%} of a hidden layer's sigmoid or tanh units within 5% of the end of their range on 95%"
-        " of the rows, at the last look",
-        "LeCun, Bottou, Orr and Müller, Efficient BackProp, 1998; Glorot and Bengio 2010",
-        "standardised inputs, Glorot initialization, a lower learning rate; else ReLU",
-        saturated_units,
-        ("stuck_at_baseline", "underfitting"),
-    ),
-)
+def _affected(
+    snapshots: Sequence[LayerSnapshot], figure: str, limit: float, exempt: set[str] | None = None
+) -> tuple[dict[str, float], str, tuple[int, ...]]:
+    """Return the layers whose `figure` is at least `limit` at the last snapshot, the worst one, and its epochs."""
+    affected = {
+        layer["name"]: float(layer[figure])
+        for layer in (snapshots[-1].layers if snapshots else ())
+        if (layer.get(figure) or 0.0) >= limit and layer["name"] not in (exempt or ())
+    }
+    worst = max(affected, key=lambda name: affected[name], default="")
+    epochs = tuple(
+        snapshot.epoch
+        for snapshot in snapshots
+        if any(layer["name"] == worst and (layer.get(figure) or 0.0) >= limit for layer in snapshot.layers)
+    )
+    return affected, worst, epochs

@@ -1,7 +1,7 @@
-"""Runs of one family compared: did the change help, by more than the noise of seeds?
+"""Related runs compared: did a change help, by more than the noise of seeds?
 
-Runs whose resolved specs differ in seed, restarts and the model's name alone are one group: their trials are the
-same experiment under different seeds. A child group is compared with its parent's by Welch's t-test on the scores.
+Runs whose resolved specs differ only in seed, restarts, device and model name form a group: their trials are the same
+experiment under different seeds. A child group is compared with its parent's by Welch's t-test on the scores.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean, variance
 from typing import Any
+
+from fitserve.errors import json_pointer
 
 # Two-sided 95% points of Student's t by degrees of freedom (1 to 30); 1.96 beyond.
 _T = (
@@ -19,12 +22,13 @@ _T = (
     *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
     *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
 )
-_ASIDE = ("seed", "restarts", "device", "threads")
+# Members of `training` that do not change the experiment.
+_IGNORED = ("seed", "restarts", "device", "threads")
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
-    """What one seed reached: lower is better."""
+class SeedScore:
+    """The lowest loss reached under one seed."""
 
     seed: int
     value: float
@@ -32,7 +36,11 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two groups. `difference` is ours less theirs; `verdict` is better, worse, within noise, or undecided."""
+    """A child group against its parent. `difference` is the child's mean less the parent's.
+
+    `verdict` is better, worse, within noise, or undecided; `interval` is the difference's, at 95%; `seeds` counts the
+    parent's and the child's.
+    """
 
     verdict: str
     difference: float | None
@@ -41,72 +49,56 @@ class Comparison:
     sentence: str
 
 
-def group_of(resolved: Mapping[str, Any]) -> str:
-    """The same for specs that differ in their seed alone."""
-    training = {key: value for key, value in resolved["training"].items() if key not in _ASIDE}
-    bare = {key: value for key, value in resolved.items() if key not in ("model", "training")}
-    return hashlib.sha256(json.dumps({**bare, "training": training}, sort_keys=True).encode()).hexdigest()[:16]
+def group_key(resolved: Mapping[str, Any]) -> str:
+    """Return a key that is the same for resolved specs of one group."""
+    training = {key: value for key, value in resolved["training"].items() if key not in _IGNORED}
+    rest = {key: value for key, value in resolved.items() if key not in ("model", "training")}
+    return hashlib.sha256(json.dumps({**rest, "training": training}, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def changes(old: Any, new: Any, pointer: str = "") -> list[dict[str, Any]]:
-    """Where two resolved specs differ, as JSON Pointers with both values; seeds left out."""
+def spec_changes(old: Any, new: Any, path: tuple[str | int, ...] = ()) -> list[dict[str, Any]]:
+    """Return where two resolved specs differ, as JSON Pointers with both values; what a group ignores is left out."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        found = []
-        for key in [*old, *(key for key in new if key not in old)]:
-            place = f"{pointer}/{str(key).replace('~', '~0').replace('/', '~1')}"
-            if (place.startswith("/training/") and key in _ASIDE) or place == "/model":
-                continue
-            found += changes(old.get(key), new.get(key), place)
-        return found
+        ignored = _IGNORED if path == ("training",) else ("model",) if path == () else ()
+        keys = [key for key in {**old, **new} if key not in ignored]
+        return [change for key in keys for change in spec_changes(old.get(key), new.get(key), (*path, key))]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        return [c for i, (a, b) in enumerate(zip(old, new, strict=True)) for c in changes(a, b, f"{pointer}/{i}")]
-    return [] if old == new else [{"path": pointer, "from": old, "to": new}]
+        pairs = enumerate(zip(old, new, strict=True))
+        return [change for index, (a, b) in pairs for change in spec_changes(a, b, (*path, index))]
+    return [] if old == new else [{"path": json_pointer(path), "from": old, "to": new}]
 
 
-def compare(parent: Sequence[Score], child: Sequence[Score]) -> Comparison:
-    """Did the child's seeds do better than the parent's? Fewer than two seeds on a side leave it undecided."""
-    ours, theirs = _distinct(child), _distinct(parent)
+def compare_scores(parent: Sequence[SeedScore], child: Sequence[SeedScore]) -> Comparison:
+    """Compare the losses of a child's seeds with its parent's. Undecided with fewer than two seeds on a side."""
+    theirs, ours = _by_seed(parent), _by_seed(child)
     seeds = (len(theirs), len(ours))
     if not ours or not theirs:
         return Comparison("undecided", None, None, seeds, "One side has no result yet.")
-    difference = _mean(ours) - _mean(theirs)
-    if len(ours) < 2 or len(theirs) < 2:
-        sentence = "One seed says nothing about the noise of seeds: train both again with restarts."
+    difference = fmean(ours) - fmean(theirs)
+    if min(seeds) < 2:
+        sentence = "A single seed does not show the noise between seeds: train both again with restarts."
         return Comparison("undecided", difference, None, seeds, sentence)
-    error = math.sqrt(_variance(ours) / len(ours) + _variance(theirs) / len(theirs))
-    half = _t(ours, theirs) * error
+    half = _half_width(ours, theirs)
     interval = (difference - half, difference + half)
     verdict = "better" if interval[1] < 0 else "worse" if interval[0] > 0 else "within noise"
-    words = {"better": "lower", "worse": "higher"}.get(verdict)
-    sentence = (
-        f"The loss is {words} by {abs(difference):.3g} (95% interval {abs(difference) - half:.3g} to"
-        f" {abs(difference) + half:.3g})."
-        if words
-        else f"The difference of {difference:.3g} lies within the noise of seeds (95% interval ±{half:.3g})."
-    )
+    if verdict == "within noise":
+        sentence = f"The difference of {difference:.3g} is within the noise of seeds (95% interval ±{half:.3g})."
+    else:
+        word, size = "lower" if difference < 0 else "higher", abs(difference)
+        sentence = f"The loss is {word} by {size:.3g} (95% interval {size - half:.3g} to {size + half:.3g})."
     return Comparison(verdict, difference, interval, seeds, sentence)
 
 
-def _distinct(scores: Sequence[Score]) -> list[float]:
-    """One value a seed: a run repeated under the same seed tells nothing new."""
+def _by_seed(scores: Sequence[SeedScore]) -> list[float]:
+    """One value for each seed: a run repeated under the same seed gives no new information."""
     by_seed = {score.seed: score.value for score in scores if math.isfinite(score.value)}
     return [by_seed[seed] for seed in sorted(by_seed)]
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _variance(values: Sequence[float]) -> float:
-    middle = _mean(values)
-    return sum((value - middle) ** 2 for value in values) / (len(values) - 1)
-
-
-def _t(a: Sequence[float], b: Sequence[float]) -> float:
-    """Welch and Satterthwaite's degrees of freedom, rounded down."""
-    first, second = _variance(a) / len(a), _variance(b) / len(b)
+def _half_width(a: Sequence[float], b: Sequence[float]) -> float:
+    """Half of the 95% interval of the difference; Welch-Satterthwaite degrees of freedom, rounded down."""
+    first, second = variance(a) / len(a), variance(b) / len(b)
     if first + second == 0:
         return 0.0
-    freedom = (first + second) ** 2 / (first**2 / (len(a) - 1) + second**2 / (len(b) - 1))
-    index = int(freedom)
-    return 1.96 if index > len(_T) else _T[max(0, index - 1)]
+    freedom = int((first + second) ** 2 / (first**2 / (len(a) - 1) + second**2 / (len(b) - 1)))
+    return math.sqrt(first + second) * (1.96 if freedom > len(_T) else _T[max(0, freedom - 1)])

@@ -22,7 +22,7 @@ from fitserve.spec.keras_json import layers_of
 from fitserve.spec.layers import LAYERS, AnyLayer
 from fitserve.validation import Refused, shown
 
-SAID_BESIDE = ("name", "inputs", "output")
+ENTRY_KEYS = ("name", "inputs", "output")
 MOST_LAYERS = 20_000  # where `parse` is given no limits
 # A spec that says no network.
 DEFAULT: list[Any] = [{"Dense": {"units": 64, "activation": "relu"}}, {"Dense": {"units": 32, "activation": "relu"}}]
@@ -53,8 +53,8 @@ def read_node(value: Any) -> Node:
         return value
     if not isinstance(value, dict):
         return Node(layer=LAYERS.read(value))
-    said = {key: value[key] for key in SAID_BESIDE if key in value}
-    layer = {key: item for key, item in value.items() if key not in SAID_BESIDE}
+    said = {key: value[key] for key in ENTRY_KEYS if key in value}
+    layer = {key: item for key, item in value.items() if key not in ENTRY_KEYS}
     if len(layer) == 1 and "class_name" not in layer:
         ((cls, arguments),) = layer.items()
         if isinstance(arguments, dict) and "name" in arguments:  # Keras's own argument

@@ -95,11 +95,16 @@ LearningRate = NonNegative | AnySchedule
 
 
 class Optimizer(Component):
-    """How weights follow the gradient. The first arguments here are every optimizer's."""
+    """How weights follow the gradient. The arguments here are every optimizer's."""
 
     omitted: ClassVar[Mapping[str, Any]] = {"is_legacy_optimizer": False, "jit_compile": ...}
+    # Arrays of the weights' size that it holds between two steps; an upper bound.
+    state_arrays: ClassVar[int]
+    # A good first learning rate on standardised inputs, and one above which the loss probably diverges.
+    usual_learning_rate: ClassVar[float] = 0.001
+    large_learning_rate: ClassVar[float] = 0.1
 
-    learning_rate: LearningRate
+    learning_rate: LearningRate = 0.001
     weight_decay: NonNegative | None = None
     clipnorm: Above0 | None = None
     clipvalue: Above0 | None = None
@@ -117,43 +122,60 @@ class Optimizer(Component):
             raise ValueError(f"only one of {', '.join(given)} can be set")
         return self
 
+    def optional_arrays(self) -> int:
+        """Return how many arrays of the weights' size its arguments add to `state_arrays`."""
+        return self.use_ema + (self.gradient_accumulation_steps is not None)
+
 
 class SGD(Optimizer):
     """Stochastic gradient descent, with momentum."""
 
+    state_arrays = 0
+    usual_learning_rate = 0.05
+    large_learning_rate = 1.0
     learning_rate: LearningRate = 0.01
     momentum: Share = 0.0
     nesterov: Flag = False
 
+    def optional_arrays(self) -> int:
+        return super().optional_arrays() + (self.momentum > 0)
+
 
 class RMSprop(Optimizer):
-    """The gradient over a running root of its square (Hinton 2012)."""
+    """The gradient over a running root mean square of it (Hinton 2012)."""
 
-    learning_rate: LearningRate = 0.001
+    state_arrays = 1
     rho: Share = 0.9
     momentum: Share = 0.0
     epsilon: NonNegative = 1e-7
     centered: Flag = False
 
+    def optional_arrays(self) -> int:
+        return super().optional_arrays() + (self.momentum > 0) + self.centered
+
 
 class _Adaptive(Optimizer):
-    learning_rate: LearningRate = 0.001
+    state_arrays = 2
     beta_1: Rate = 0.9
     beta_2: Rate = 0.999
     epsilon: NonNegative = 1e-7
 
 
-class Adam(_Adaptive):
-    """Adaptive moments (Kingma and Ba 2014); `amsgrad` as Reddi et al. 2018."""
-
+class _AMSGrad(_Adaptive):
     amsgrad: Flag = False
 
+    def optional_arrays(self) -> int:
+        return super().optional_arrays() + self.amsgrad
 
-class AdamW(_Adaptive):
+
+class Adam(_AMSGrad):
+    """Adaptive moments (Kingma and Ba 2014); `amsgrad` as in Reddi et al. 2018."""
+
+
+class AdamW(_AMSGrad):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2017)."""
 
     weight_decay: NonNegative = 0.004
-    amsgrad: Flag = False
 
 
 class Nadam(_Adaptive):
@@ -161,17 +183,15 @@ class Nadam(_Adaptive):
 
 
 class Adamax(_Adaptive):
-    """Adam with the largest gradient in place of the mean square (Kingma and Ba 2014)."""
-
-
-class Lamb(_Adaptive):
-    """Adam with a step for each layer in proportion to its weights (You et al. 2019)."""
+    """Adam with the infinity norm in place of the mean square (Kingma and Ba 2014)."""
 
 
 class Adagrad(Optimizer):
     """The gradient over the root of the sum of its squares (Duchi et al. 2011)."""
 
-    learning_rate: LearningRate = 0.001
+    state_arrays = 1
+    usual_learning_rate = 0.01
+    large_learning_rate = 1.0
     initial_accumulator_value: NonNegative = 0.1
     epsilon: NonNegative = 1e-7
 
@@ -179,7 +199,9 @@ class Adagrad(Optimizer):
 class Adadelta(Optimizer):
     """Adagrad over a window (Zeiler 2012)."""
 
-    learning_rate: LearningRate = 0.001
+    state_arrays = 2
+    usual_learning_rate = 1.0
+    large_learning_rate = 1.0
     rho: Share = 0.95
     epsilon: NonNegative = 1e-7
 
@@ -187,7 +209,8 @@ class Adadelta(Optimizer):
 class Ftrl(Optimizer):
     """Follow the regularized leader (McMahan et al. 2013)."""
 
-    learning_rate: LearningRate = 0.001
+    state_arrays = 2
+    usual_learning_rate = 0.01
     learning_rate_power: Annotated[Number, Field(le=0)] = -0.5
     initial_accumulator_value: NonNegative = 0.1
     l1_regularization_strength: NonNegative = 0.0
@@ -199,15 +222,20 @@ class Ftrl(Optimizer):
 class Lion(Optimizer):
     """The sign of a running mean of the gradient (Chen et al. 2023)."""
 
-    learning_rate: LearningRate = 0.001
+    state_arrays = 1
+    usual_learning_rate = 0.0003
     beta_1: Inside = 0.9
     beta_2: Rate = 0.99
+
+
+class Lamb(_Adaptive):
+    """Adam with each layer's step in proportion to its weights (You et al. 2019)."""
 
 
 class Adafactor(Optimizer):
     """Adam with factored second moments (Shazeer and Stern 2018)."""
 
-    learning_rate: LearningRate = 0.001
+    state_arrays = 1
     beta_2_decay: Number = -0.8
     epsilon_1: NonNegative = 1e-30
     epsilon_2: NonNegative = 0.001
@@ -219,7 +247,7 @@ class Muon(Optimizer):
     """Orthogonalised momentum for matrices, AdamW for the rest (Jordan 2024)."""
 
     omitted: ClassVar[Mapping[str, Any]] = {**Optimizer.omitted, "exclude_layers": (None, [])}
-    learning_rate: LearningRate = 0.001
+    state_arrays = 2
     adam_beta_1: Rate = 0.9
     adam_beta_2: Rate = 0.999
     adam_weight_decay: NonNegative = 0.004
@@ -239,6 +267,7 @@ class Muon(Optimizer):
 class ScheduleFreeAdamW(Optimizer):
     """AdamW without a schedule (Defazio et al. 2024)."""
 
+    state_arrays = 2
     learning_rate: LearningRate = 0.0025
     beta_1: Inside = 0.9
     beta_2: Rate = 0.999

@@ -12,11 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fitserve.dataset_facts import DatasetFacts
+from fitserve.dataset_facts import ColumnFacts, DatasetFacts
 from fitserve.datasets.ingest import ingest
-from fitserve.datasets.summary import facts_only
-from fitserve.findings import EpochRow, Finding, Record, apply_patch, diagnose
-from fitserve.findings.record import view_of
+from fitserve.findings import EpochRow, Finding, RunRecord, apply_patch, diagnose
+from fitserve.findings.record import flatten_insight
 from fitserve.settings import Limits
 from fitserve.spec.resolve import resolve
 from fitserve.spec.spec import parse
@@ -37,7 +36,7 @@ class Listening(Told):
 class Ran:
     """A run that ended. `insight` and `result` are None where it failed."""
 
-    record: Record
+    record: RunRecord
     result: TrainingResult | None
     insight: dict[str, Any] | None
     folder: Path
@@ -49,13 +48,13 @@ class Ran:
 
     def loss(self, part: str = "validation") -> float:
         """The mean log loss or squared error (in the target's units, without penalty) of the kept network."""
-        value = self.record.fit_of("network", part)
+        value = self.record.mean_loss("network", part)
         return float("inf") if value is None else value
 
     @property
     def kept_validation(self) -> float:
         """The validation loss at the epoch that was kept, without penalty, as it was trained for."""
-        trial, kept = self.record.trial, self.record.kept_index
+        trial, kept = self.record.trial, self.record.kept_epoch_index
         return float("inf") if trial is None or kept is None else trial.validation[kept]
 
     def patched(self, rule: str) -> dict[str, Any]:
@@ -78,7 +77,9 @@ def run(table: pa.Table, spec: dict[str, Any], facts: DatasetFacts | None = None
     rows = [EpochRow(e["trial"], e["epoch"], e["logs"], _through_json(e["layers"])) for e in told.epochs]
     insight = json.loads(result.files["insight"].read_text()) if result else None
     kept = result.result["best_trial"] if result else None
-    record = Record(job.spec, DatasetFacts.model_validate(job.facts), rows, view_of(insight, job.spec), kept, failed)
+    record = RunRecord(
+        job.spec, DatasetFacts.model_validate(job.facts), rows, flatten_insight(insight, job.spec), kept, failed
+    )
     return Ran(record, result, insight, folder, [epoch["seconds"] for epoch in told.epochs])
 
 
@@ -98,12 +99,12 @@ def run_seeds(table: pa.Table, spec: dict[str, Any], seeds: int, restarts: int =
         own = told[seed * restarts : (seed + 1) * restarts]
         best = min(own, key=lambda trial: float("inf") if trial["score"] is None else trial["score"])
         insight = dict(whole.record.insight or {})
-        if best["index"] != whole.record.kept:
+        if best["index"] != whole.record.kept_trial:
             insight = {key: value for key, value in insight.items() if key in ("alone", "task", "labels")}
             insight["fit"] = {k: v for k, v in (whole.record.insight or {})["fit"].items() if k != "network"}
         insight["kept_epoch"] = best["best_epoch"]
         rows = [row for row in whole.record.rows if row.trial in [trial["index"] for trial in own]]
-        record = Record(
+        record = RunRecord(
             {**single, "training": {**single["training"], "seed": seed * restarts}},
             whole.record.facts,
             rows,
@@ -179,6 +180,6 @@ def line(rows: int = 300, scale: float = 1.0, offset: float = 0.0, noise: float 
 def dataset(path: Path, **options: Any) -> tuple[pa.Table, DatasetFacts]:
     """A table as an upload reads it, with its facts."""
     made = ingest(path, UploadOptions(**options), Limits(), Path(tempfile.mkdtemp(prefix="insight-")))
-    columns = tuple(facts_only(column) for column in made.columns)
+    columns = tuple(ColumnFacts.from_stored(column) for column in made.columns)
     facts = DatasetFacts(name="data", version=1, sha256="0" * 64, rows=made.rows, columns=columns)
     return pq.read_table(made.parquet), facts

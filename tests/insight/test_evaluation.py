@@ -13,7 +13,7 @@ from sklearn.calibration import calibration_curve
 from fitserve.spec.feature import EncodedInput
 from workers.trainer.insight import intervals, references
 from workers.trainer.insight.evaluation import best_threshold, classification, compare, regression
-from workers.trainer.insight.hardest import hardest_labels, hardest_numbers
+from workers.trainer.insight.hardest_rows import hardest_labels, hardest_numbers
 from workers.trainer.insight.intervals import Resamples
 
 

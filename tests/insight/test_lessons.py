@@ -33,7 +33,7 @@ def test_l1_gives_sparser_weights_than_l2() -> None:
 
     def sparsity(regularizer: dict[str, float]) -> float:
         ran = run(table, spec([dense(16, kernel_regularizer=regularizer)], 80, {"SGD": {"learning_rate": 0.05}}))
-        return float(ran.record.trial.looks[-1].layers[0]["sparsity"])  # type: ignore[union-attr]
+        return float(ran.record.trial.snapshots[-1].layers[0]["sparsity"])  # type: ignore[union-attr]
 
     assert sparsity({"L1": 0.01}) > 3 * sparsity({"L2": 0.01})
     assert sparsity({"L1": 0.01}) > 0.3

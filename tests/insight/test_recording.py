@@ -8,10 +8,10 @@ import pytest
 import tensorflow as tf
 
 from benchmarks import training
-from workers.trainer.engine.compiled import Rows
+from workers.trainer.engine.compiled import RowTensors
+from workers.trainer.engine.stacked_network import StackedNetwork
 from workers.trainer.insight.probe import ModelProbe, StackProbe
-from workers.trainer.insight.recording import Recorder, due
-from workers.trainer.trials.stacked_network import Stack
+from workers.trainer.insight.recording import LayerRecorder, due
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
 
@@ -30,8 +30,8 @@ def _model(activation: str = "relu", seed: int = 0, **more: object) -> keras.Mod
     return model
 
 
-def _recorder(model: keras.Model, x: object, y: object) -> Recorder:
-    return Recorder(ModelProbe(model, Rows.of(x, y)))
+def _recorder(model: keras.Model, x: object, y: object) -> LayerRecorder:
+    return LayerRecorder(ModelProbe(model, RowTensors.of(x, y)))
 
 
 def _data(rows: int = 100) -> tuple[np.ndarray, np.ndarray]:
@@ -45,7 +45,7 @@ def test_norms_are_those_of_the_weights_the_gradient_and_the_change() -> None:
     recorder = _recorder(model, x, y)
     before = [v.numpy().copy() for v in model.layers[0].weights]
     model.fit(x, y, epochs=2, verbose=0)
-    (row,) = recorder.look(2)
+    (row,) = recorder.record(2)
     with tf.GradientTape() as tape:
         loss = tf.reduce_mean(keras.losses.binary_crossentropy(y, model(x, training=False))) + sum(model.losses)
     gradients = tape.gradient(loss, [v.value for v in model.layers[0].trainable_variables])
@@ -62,12 +62,12 @@ def test_norms_are_those_of_the_weights_the_gradient_and_the_change() -> None:
 
 def test_a_small_networks_weights_are_recorded_themselves() -> None:
     model, (x, y) = _model(), _data()
-    first, last = _recorder(model, x, y).look(1)[0]["layers"]
+    first, last = _recorder(model, x, y).record(1)[0]["layers"]
     np.testing.assert_allclose(first["values"]["kernel"], model.layers[0].kernel.numpy(), rtol=1e-5)
     np.testing.assert_allclose(last["values"]["bias"], model.layers[-1].bias.numpy(), atol=1e-6)
     wide = keras.Sequential([keras.Input((4,)), keras.layers.Dense(200, "relu"), keras.layers.Dense(1, "sigmoid")])
     wide.compile("sgd", "binary_crossentropy")
-    assert "values" not in _recorder(wide, x, y).look(1)[0]["layers"][0]
+    assert "values" not in _recorder(wide, x, y).record(1)[0]["layers"][0]
 
 
 def test_training_goes_on_as_if_nobody_had_looked() -> None:
@@ -79,7 +79,7 @@ def test_training_goes_on_as_if_nobody_had_looked() -> None:
         for epoch in range(1, 4):
             model.fit(x, y, epochs=1, verbose=0, shuffle=False)
             if recorder is not None:
-                recorder.look(epoch)
+                recorder.record(epoch)
         finals.append(model.get_weights())
     for one, other in zip(*finals, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -89,10 +89,10 @@ def test_dead_and_saturated_units_are_counted() -> None:
     x, y = _data()
     dead = _model("relu")
     dead.layers[0].bias.assign([-100.0] * 3 + [0.0] * 5)
-    assert _recorder(dead, x, y).look(1)[0]["layers"][0]["dead"] == pytest.approx(3 / 8)
+    assert _recorder(dead, x, y).record(1)[0]["layers"][0]["dead"] == pytest.approx(3 / 8)
     stuck = _model("tanh")
     stuck.layers[0].bias.assign([50.0] * 2 + [-50.0] * 2 + [0.0] * 4)
-    row = _recorder(stuck, x, y).look(1)[0]
+    row = _recorder(stuck, x, y).record(1)[0]
     assert row["layers"][0]["saturated"] == pytest.approx(4 / 8)
     assert "saturated" not in row["layers"][1]  # an output may be sure of itself
 
@@ -103,7 +103,7 @@ def test_small_weights_are_sparse() -> None:
     kernel[:, :4] = 0.0
     model.layers[0].kernel.assign(kernel)
     model.layers[0].bias.assign(np.ones(8))
-    row = _recorder(model, x, y).look(1)[0]["layers"][0]
+    row = _recorder(model, x, y).record(1)[0]["layers"][0]
     assert row["sparsity"] == pytest.approx(16 / 40, abs=0.03)
 
 
@@ -124,7 +124,7 @@ def test_a_network_with_embeddings_and_recurrence_is_looked_at() -> None:
     model = keras.Model(words, keras.layers.Dense(2, "softmax")(hidden))
     model.compile("adam", "sparse_categorical_crossentropy")
     x, y = tf.ones((30, 5), tf.int32), tf.zeros((30,), tf.int32)
-    (row,) = _recorder(model, x, y).look(1)
+    (row,) = _recorder(model, x, y).record(1)
     assert [layer["class"] for layer in row["layers"]] == ["Embedding", "LSTM", "Dense"]
     assert all(layer["gradients"] > 0 for layer in row["layers"])
 
@@ -132,19 +132,19 @@ def test_a_network_with_embeddings_and_recurrence_is_looked_at() -> None:
 def test_stacked_trials_are_seen_as_each_would_be_alone() -> None:
     x, y = _data()
     members = [_model("tanh", kernel_regularizer=keras.regularizers.L2(0.01), seed=seed) for seed in range(3)]
-    rows = Rows.of(x, y)
-    stack = Stack(members[0], members, rows, 32)
-    stacked = Recorder(StackProbe(stack, rows))
+    rows = RowTensors.of(x, y)
+    stack = StackedNetwork(members[0], members, rows, 32)
+    stacked = LayerRecorder(StackProbe(stack, rows))
     before = [member.get_weights() for member in members]
     order = np.stack([np.random.default_rng(seed).permutation(100) for seed in range(3)]).astype(np.int32)
     for _ in range(2):
         stack.epoch(rows, order, None)
-    for replica, seen in enumerate(stacked.look(2)):
+    for replica, seen in enumerate(stacked.record(2)):
         member = members[replica]
         member.set_weights(before[replica])
         alone = _recorder(member, x, y)
         member.set_weights(stack.weights(replica))
-        (expected,) = alone.look(2)
+        (expected,) = alone.record(2)
         assert seen["penalty"] == pytest.approx(expected["penalty"], rel=1e-4)
         for ours, theirs in zip(seen["layers"], expected["layers"], strict=True):
             assert ours.keys() == theirs.keys()
@@ -160,7 +160,7 @@ def test_an_embeddings_gradient_is_summed_over_the_places_that_read_it() -> None
     model = keras.Model(words, keras.layers.Dense(1)(keras.layers.Flatten()(keras.layers.Embedding(9, 2)(words))))
     model.compile("sgd", "mse")
     x, y = np.full((10, 4), 3, np.int32), np.ones((10, 1), np.float32)
-    (row,) = _recorder(model, x, y).look(1)
+    (row,) = _recorder(model, x, y).record(1)
     table = model.layers[1].embeddings
     with tf.GradientTape() as tape:
         loss = tf.reduce_mean((model(x) - y) ** 2)

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fitserve.dataset_facts import ColumnFacts, DatasetFacts
-from fitserve.findings import EpochRow, Record, apply_patch, complexity, diagnose
-from fitserve.findings.lineage import Score, changes, compare, group_of
-from fitserve.findings.patching import PatchRefused
+from fitserve.findings import EpochRow, RunRecord, apply_patch, complexity, diagnose
+from fitserve.findings.lineage import SeedScore, compare_scores, group_key, spec_changes
+from fitserve.findings.spec_edit import PatchRefused
 from fitserve.spec.resolve import resolve
 from fitserve.spec.spec import parse
 
@@ -46,12 +46,12 @@ def _spec(**training: Any) -> dict[str, Any]:
     return resolve(parse({"dataset": "data", "target": "y", "training": training}), FACTS).spec.to_json()
 
 
-def _record(train: list[float | None], validation: list[float | None] | None, **training: Any) -> Record:
+def _record(train: list[float | None], validation: list[float | None] | None, **training: Any) -> RunRecord:
     rows = []
     for at, loss in enumerate(train):
         logs = {"loss": loss} if validation is None else {"loss": loss, "val_loss": validation[at]}
         rows.append(EpochRow(0, at + 1, logs))
-    return Record(_spec(**training), FACTS, rows)
+    return RunRecord(_spec(**training), FACTS, rows)
 
 
 # The examples of RFC 6902, appendix A.
@@ -105,33 +105,33 @@ def test_patches_that_do_not_fit_are_refused_by_number(operation: dict[str, Any]
 
 
 def test_seeds_decide_between_better_worse_and_noise() -> None:
-    def scores(*values: float) -> list[Score]:
-        return [Score(seed, value) for seed, value in enumerate(values)]
+    def scores(*values: float) -> list[SeedScore]:
+        return [SeedScore(seed, value) for seed, value in enumerate(values)]
 
-    assert compare(scores(0.5, 0.52, 0.51), scores(0.3, 0.31, 0.32)).verdict == "better"
-    assert compare(scores(0.3, 0.31, 0.32), scores(0.5, 0.52, 0.51)).verdict == "worse"
-    assert compare(scores(0.5, 0.3, 0.4), scores(0.45, 0.35, 0.38)).verdict == "within noise"
-    assert compare(scores(0.5), scores(0.3)).verdict == "undecided"
-    assert compare([], scores(0.3)).verdict == "undecided"
-    same = [Score(0, 0.5), Score(0, 0.5), Score(0, 0.5)]
-    assert compare(same, scores(0.3, 0.31)).verdict == "undecided"  # one seed, three times
+    assert compare_scores(scores(0.5, 0.52, 0.51), scores(0.3, 0.31, 0.32)).verdict == "better"
+    assert compare_scores(scores(0.3, 0.31, 0.32), scores(0.5, 0.52, 0.51)).verdict == "worse"
+    assert compare_scores(scores(0.5, 0.3, 0.4), scores(0.45, 0.35, 0.38)).verdict == "within noise"
+    assert compare_scores(scores(0.5), scores(0.3)).verdict == "undecided"
+    assert compare_scores([], scores(0.3)).verdict == "undecided"
+    same = [SeedScore(0, 0.5), SeedScore(0, 0.5), SeedScore(0, 0.5)]
+    assert compare_scores(same, scores(0.3, 0.31)).verdict == "undecided"  # one seed, three times
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.floats(0.1, 10), min_size=2, max_size=6), st.lists(st.floats(0.1, 10), min_size=2, max_size=6))
 def test_verdicts_mirror_each_other(a: list[float], b: list[float]) -> None:
-    left, right = ([Score(i, v) for i, v in enumerate(values)] for values in (a, b))
+    left, right = ([SeedScore(i, v) for i, v in enumerate(values)] for values in (a, b))
     mirrored = {"better": "worse", "worse": "better"}
-    verdict = compare(left, right).verdict
-    assert compare(right, left).verdict == mirrored.get(verdict, verdict)
+    verdict = compare_scores(left, right).verdict
+    assert compare_scores(right, left).verdict == mirrored.get(verdict, verdict)
 
 
 def test_specs_that_differ_in_their_seed_are_one_group() -> None:
     one, other = _spec(seed=1, restarts=3), _spec(seed=2)
-    assert group_of(one) == group_of(other)
+    assert group_key(one) == group_key(other)
     changed = _spec(epochs=7)
-    assert group_of(changed) != group_of(one)
-    assert changes(one, changed) == [{"path": "/training/epochs", "from": 100, "to": 7}]
+    assert group_key(changed) != group_key(one)
+    assert spec_changes(one, changed) == [{"path": "/training/epochs", "from": 100, "to": 7}]
 
 
 @settings(max_examples=150, deadline=None)
@@ -167,7 +167,7 @@ def test_a_network_that_died_at_the_baseline_is_not_just_right() -> None:
     """Dead units hide the finding that it is stuck, of which they are the cause; the verdict does not follow them."""
     dead = {"penalty": 0.0, "layers": [{"name": "dense", "class": "Dense", "size": 3, "dead": 1.0}]}
     record = _record([0.69] * 10, [0.69] * 10, epochs=10)
-    record = Record(record.spec, FACTS, [replace(row, layers=dead) for row in record.rows])
+    record = RunRecord(record.spec, FACTS, [replace(row, layers=dead) for row in record.rows])
     assert [finding.rule for finding in diagnose(record)] == ["dead_relus"]
     drawn = complexity(record)
     assert drawn is not None

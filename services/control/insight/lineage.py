@@ -1,4 +1,4 @@
-"""A run's family: ancestors and descendants, grouped by spec, compared over their seeds."""
+"""A run's lineage: its ancestors and descendants, grouped by spec and compared over their seeds."""
 
 from __future__ import annotations
 
@@ -8,47 +8,47 @@ from collections.abc import Callable, Sequence
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from fitserve import datasets
-from fitserve.findings.lineage import Comparison, Score, changes, compare, group_of
-from fitserve.findings.record import Record
+from fitserve.datasets import store
+from fitserve.findings.lineage import Comparison, SeedScore, compare_scores, group_key, spec_changes
+from fitserve.findings.record import RunRecord
 from fitserve.runs import queries
 from fitserve.states import TRIAL, RunState
 from fitserve.tables import Dataset, Run
 from fitserve.wire.insight import GroupInfo, Lineage
-from services.control.insight.run_insight import recorded
+from services.control.insight.run_insight import read_epochs
 
-MOST_RUNS = 200
+MAX_RUNS = 200
 
 
-def lineage(session: Session, run: Run, seen: Callable[[Run], bool]) -> Lineage:
-    """All runs that it was made from or that were made from its ancestors, at most `MOST_RUNS`, oldest first.
-
-    Those that the caller does not see are left out.
-    """
-    runs = [one for one in _family(session, run) if seen(one)]
+def lineage(session: Session, run: Run, visible: Callable[[Run], bool]) -> Lineage:
+    """Return the visible runs among the run's ancestors and their descendants, oldest first, at most `MAX_RUNS`."""
     groups: dict[str, list[Run]] = {}
-    for one in runs:
-        groups.setdefault(group_of(one.resolved), []).append(one)
-    scores = {name: [score for one in own for score in _scores(session, one)] for name, own in groups.items()}
-    of_run = {one.id: name for name, own in groups.items() for one in own}
-    told = []
-    for name, own in groups.items():
-        parent = next((of_run[one.parent_id] for one in own if one.parent_id in of_run), None)
-        parent = parent if parent != name else None
-        told.append(_group(name, own, scores, parent, groups))
-    return Lineage(run=run.id, group=of_run[run.id], groups=told)
+    for relative in _relatives(session, run):
+        if visible(relative):
+            groups.setdefault(group_key(relative.resolved), []).append(relative)
+    scores = {
+        key: [score for member in members for score in _scores(session, member)] for key, members in groups.items()
+    }
+    group_of = {member.id: key for key, members in groups.items() for member in members}
+    infos = []
+    for key, members in groups.items():
+        parents = (group_of[member.parent_id] for member in members if member.parent_id in group_of)
+        parent = next(parents, None)
+        infos.append(_group_info(key, groups, scores, parent if parent != key else None))
+    return Lineage(run=run.id, group=group_of[run.id], groups=infos)
 
 
-def _group(
-    name: str, own: Sequence[Run], scores: dict[str, list[Score]], parent: str | None, groups: dict[str, list[Run]]
+def _group_info(
+    key: str, groups: dict[str, list[Run]], scores: dict[str, list[SeedScore]], parent: str | None
 ) -> GroupInfo:
-    values = list({score.seed: score.value for score in scores[name]}.values())
-    compared: Comparison | None = compare(scores[parent], scores[name]) if parent is not None else None
+    members = groups[key]
+    values = list({score.seed: score.value for score in scores[key]}.values())
+    compared: Comparison | None = compare_scores(scores[parent], scores[key]) if parent is not None else None
     return GroupInfo(
-        group=name,
-        runs=[one.id for one in own],
+        group=key,
+        runs=[member.id for member in members],
         parent=parent,
-        changes=changes(groups[parent][0].resolved, own[0].resolved) if parent is not None else [],
+        changes=spec_changes(groups[parent][0].resolved, members[0].resolved) if parent is not None else [],
         seeds=len(values),
         mean=sum(values) / len(values) if values else None,
         verdict=compared.verdict if compared else None,  # type: ignore[arg-type]
@@ -58,33 +58,35 @@ def _group(
     )
 
 
-def _family(session: Session, run: Run) -> list[Run]:
-    root, seen = run, {run.id}
-    while root.parent_id is not None and len(seen) < MOST_RUNS:
-        above = session.get(Run, root.parent_id)
-        if above is None or above.id in seen or above.owner != run.owner:
+def _relatives(session: Session, run: Run) -> Sequence[Run]:
+    """Return the trainings of one owner in the tree that the run belongs to, from its oldest ancestor down."""
+    root, ancestors = run, {run.id}
+    while root.parent_id is not None and len(ancestors) < MAX_RUNS:
+        parent = session.get(Run, root.parent_id)
+        if parent is None or parent.id in ancestors or parent.owner != run.owner:
             break
-        root = above
-        seen.add(above.id)
-    found, level = {root.id: root}, [root.id]
-    while level and len(found) < MOST_RUNS:
+        root = parent
+        ancestors.add(parent.id)
+    runs, level = {root.id: root}, [root.id]
+    while level and len(runs) < MAX_RUNS:
         query = select(Run).where(Run.parent_id.in_(level), Run.owner == run.owner, Run.kind != TRIAL).order_by(Run.id)
-        below = [one for one in session.scalars(query.limit(MOST_RUNS - len(found))) if one.id not in found]
-        found |= {one.id: one for one in below}
-        level = [one.id for one in below]
-    found.setdefault(run.id, queries.get(session, run.id))
-    return sorted((one for one in found.values() if one.kind == "training" or one is run), key=lambda one: one.id)
+        children = [child for child in session.scalars(query.limit(MAX_RUNS - len(runs))) if child.id not in runs]
+        runs |= {child.id: child for child in children}
+        level = [child.id for child in children]
+    runs.setdefault(run.id, queries.get(session, run.id))  # in a large tree it may lie beyond the limit
+    return sorted((one for one in runs.values() if one.kind == "training" or one is run), key=lambda one: one.id)
 
 
-def _scores(session: Session, run: Run) -> list[Score]:
-    """Each trial's lowest loss without penalty, on validation rows where there are some.
+def _scores(session: Session, run: Run) -> list[SeedScore]:
+    """Return each trial's lowest loss without penalty, on validation rows if there are any.
 
-    A standardised target's loss is in squared standard deviations; it is brought to the target's own units.
+    A standardized target's loss is in squared standard deviations; it is converted to the target's own units.
     """
     if run.state != RunState.succeeded:
         return []
-    facts = datasets.facts_of(session.get_one(Dataset, run.dataset_id))
-    record = Record(run.resolved, facts, recorded(session, run.id, set()), None, (run.result or {}).get("best_trial"))
+    facts = store.facts_of(session.get_one(Dataset, run.dataset_id))
+    best_trial = (run.result or {}).get("best_trial")
+    record = RunRecord(run.resolved, facts, read_epochs(session, run.id), kept_trial=best_trial)
     target = record.target
     scale = 1.0
     if target is not None and target.get("standardize") and record.loss == "MeanSquaredError":
@@ -93,7 +95,7 @@ def _scores(session: Session, run: Run) -> list[Score]:
     scores = []
     for trial in record.trials:
         if trial.best is not None:
-            value = (trial.validation or trial.train)[trial.best] * scale
+            value = trial.scores[trial.best] * scale
             if math.isfinite(value):
-                scores.append(Score(seed + trial.number, value))
+                scores.append(SeedScore(seed + trial.number, value))
     return scores

@@ -1,216 +1,202 @@
-"""A run as the insight routes read it: recorded epochs, the trainer's answers, graphs of the network."""
+"""What the insight routes read of a run: its recorded epochs, the trainer's report, and its networks as ONNX graphs."""
 
 from __future__ import annotations
 
 import io
 import json
 import zipfile
-from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
-from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
-from fitserve import artifacts, datasets, db
+from fitserve import artifacts, db
 from fitserve.artifacts import Artifact
+from fitserve.datasets import store
 from fitserve.encoder import Encoder
 from fitserve.errors import Conflict, NotFound
 from fitserve.explain import Inputs, Predict
-from fitserve.findings import EpochRow, Record
-from fitserve.findings.record import view_of
+from fitserve.findings import EpochRow, RunRecord
+from fitserve.findings.record import flatten_insight
 from fitserve.runs import queries
 from fitserve.states import TERMINAL, TRIAL, RunState
 from fitserve.tables import Dataset, Epoch, Run
 from fitserve.target_encoder import TargetEncoder
+from services.control.cache import LoadingCache
 from services.control.deps import Context
 from services.shell import Caller
 
-MOST_ROWS = 5_000  # epochs that rules look at; of more, every n-th
-_REMEMBERED = 16  # answers and graphs, least recently used first out
-_MOST_BYTES = 64 * 1024 * 1024
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+MAX_EPOCHS = 5_000  # that the rules read; of more, every n-th
+
+# Artifacts, reports and networks by their hash: they never change, and a page asks for the same ones again and again.
+_cache: LoadingCache[Any] = LoadingCache(max_entries=16, max_bytes=64 * 1024 * 1024)
 
 
-class NotYet(Conflict):
-    """The run has not got that far."""
+class NotReady(Conflict):
+    """The run has not progressed far enough to answer."""
 
     slug = "not-yet"
 
 
 class NotTraining(Conflict):
-    """This run trains nothing: there is nothing to learn of it."""
+    """The run is not a training, so there is nothing to learn from it."""
 
     slug = "not-training"
 
 
 @dataclass(frozen=True)
-class Studied:
-    """A run that this caller sees, with everything that was found out about it."""
+class RunInsight:
+    """A training run that the caller may read, with its record and, once it has trained, its networks."""
 
     ctx: Context
     run: Run
-    record: Record
+    record: RunRecord
 
     @cached_property
     def artifact(self) -> Artifact:
-        """The run's artifact. Raises NotYet, where it has none."""
-        name = (self.run.result or {}).get("artifact")
-        if name is None:
-            raise NotYet(f"The run is {self.run.state}: it has no trained network.", received=self.run.state)
-        found: Artifact = _MEMORY.get(("manifest", name), lambda: (artifacts.read(self.ctx.blobs, name), 100_000))
-        return found
+        """The run's artifact. Raises NotReady if it has none."""
+        sha256 = (self.run.result or {}).get("artifact")
+        if sha256 is None:
+            raise NotReady(f"The run is {self.run.state}: it has no trained network.", received=self.run.state)
+        return _read_artifact(self.ctx, sha256)
 
     @property
-    def insight(self) -> dict[str, Any]:
-        """The trainer's answers. Raises NotYet, NotFound (an artifact made before there were any)."""
-        return _insight_of(self.ctx, self.artifact)
+    def report(self) -> dict[str, Any]:
+        """The trainer's report on the network. Raises NotReady, NotFound (an artifact from before there were any)."""
+        return _read_report(self.ctx, self.artifact)
 
     @cached_property
     def encoder(self) -> Encoder:
-        """The artifact's encoder."""
         return Encoder.from_json(self.artifact.manifest["encoder"])
 
     @cached_property
     def targets(self) -> TargetEncoder:
-        """The artifact's targets."""
         return TargetEncoder.from_json(self.artifact.manifest["targets"])
 
     def target(self, name: str | None) -> str:
-        """A question's name: the one asked for, or the first. Raises NotFound."""
-        known = list(self.insight["targets"])
+        """Return the name of the requested target, or of the first one. Raises NotFound."""
+        known = list(self.report["targets"])
         if name is None:
             return known[0]
         if name not in known:
             raise NotFound(f"There is no target {name[:80]!r}.", received=name[:80], expected=", ".join(known[:20]))
         return name
 
-    def network(self, epoch: int | None) -> onnxruntime.InferenceSession:
-        """The serving graph, or that of a kept epoch, hidden layers' outputs among its own. Raises NotFound."""
-        kept = self.insight.get("networks")
-        if kept is None:
-            if epoch not in (None, self.insight["kept_epoch"]):
-                raise NotFound("No networks were kept along the way.", received=epoch)
-            return self._session("onnx", None)
-        if epoch is None or epoch == kept["kept"]:
-            return self._session("networks", "kept.onnx")
-        if epoch not in kept["epochs"]:
+    def network(self, epoch: int | None) -> InferenceSession:
+        """Open the serving graph, or that of a kept epoch; hidden layers are among its outputs. Raises NotFound."""
+        networks = self.report.get("networks")
+        if networks is None:
+            if epoch not in (None, self.report["kept_epoch"]):
+                raise NotFound("This run kept no networks of earlier epochs.", received=epoch)
+            return self._open("onnx")
+        if epoch is None or epoch == networks["kept"]:
+            return self._open("networks", "kept.onnx")
+        if epoch not in networks["epochs"]:
             raise NotFound(
                 f"The network of epoch {epoch} was not kept.",
                 received=epoch,
                 expected=f"one of {', '.join(map(str, self.epochs))}",
             )
-        return self._session("networks", f"epoch-{epoch}.onnx")
+        return self._open("networks", f"epoch-{epoch}.onnx")
 
     @property
     def epochs(self) -> list[int]:
-        """Epochs whose network can be asked."""
-        kept = self.insight.get("networks")
-        return sorted({*kept["epochs"], kept["kept"]}) if kept else [self.insight["kept_epoch"]]
+        """Epochs whose network was kept."""
+        networks = self.report.get("networks")
+        return sorted({*networks["epochs"], networks["kept"]}) if networks else [self.report["kept_epoch"]]
 
-    def _session(self, kind: str, member: str | None) -> onnxruntime.InferenceSession:
+    def _open(self, kind: str, member: str | None = None) -> InferenceSession:
+        """Open an ONNX file of the artifact, or a member of a ZIP file of it."""
         blob = self.artifact.file(kind)
 
-        def load() -> tuple[onnxruntime.InferenceSession, int]:
+        def load() -> tuple[InferenceSession, int]:
             data = self.ctx.blobs.read(blob.sha256)
             if member is not None:
                 with zipfile.ZipFile(io.BytesIO(data)) as archive:
                     data = archive.read(member)
-            return artifacts.onnx_session(data), 2 * len(data)
+            return artifacts.onnx_session(data), len(data)
 
-        found: onnxruntime.InferenceSession = _MEMORY.get((kind, blob.sha256, member), load)
-        return found
+        # A session holds its weights twice: as the graph's initializers, and packed for its kernels.
+        session, _ = _cache.get((kind, blob.sha256, member), load, size=lambda loaded: 2 * loaded[1])
+        return session
 
 
-def predictor(session: onnxruntime.InferenceSession, output: str) -> Predict:
-    """One output of a graph as a function of encoded inputs."""
-    names = [one.name for one in session.get_inputs()]
+def predictor(session: InferenceSession, output: str) -> Predict:
+    """Return one output of a graph as a function from encoded inputs to float64 `(rows, units)`."""
+    names = [value.name for value in session.get_inputs()]
 
     def predict(inputs: Inputs) -> Any:
-        said = session.run([output], {name: inputs[name] for name in names})[0]
-        return np.asarray(said, np.float64).reshape(len(said), -1)
+        values = session.run([output], {name: inputs[name] for name in names})[0]
+        return np.asarray(values, np.float64).reshape(len(values), -1)
 
     return predict
 
 
-def studied(ctx: Context, caller: Caller, run_id: str) -> Studied:
-    """A run with its record. Raises NotFound, NotYet."""
+def load_insight(ctx: Context, caller: Caller, run_id: str) -> RunInsight:
+    """Read a training run and its record. Raises NotFound, NotTraining."""
     with db.reading(ctx.engine) as session:
-        run = trains(queries.get(session, run_id, caller.owner_filter))
-        facts = datasets.facts_of(session.get_one(Dataset, run.dataset_id))
+        run = require_training(queries.get(session, run_id, caller.owner_filter))
+        facts = store.facts_of(session.get_one(Dataset, run.dataset_id))
         result = run.result or {}
-        kept = result.get("best_trial")
-        rows = recorded(session, run.id, {result.get("best_epoch")} - {None})
-    insight = None
+        best_epoch = result.get("best_epoch")
+        rows = read_epochs(session, run.id, always=() if best_epoch is None else (best_epoch,))
+    report = None
     if result.get("artifact"):
         try:
-            insight = _insight_of(ctx, artifacts.read(ctx.blobs, result["artifact"]))
+            report = _read_report(ctx, _read_artifact(ctx, result["artifact"]))
         except NotFound:
-            insight = None
+            report = None
     failed = (run.error or {}).get("cause") if run.state == RunState.failed else None
-    record = Record(run.resolved, facts, rows, view_of(insight, run.resolved), kept, failed)
-    return Studied(ctx, run, record)
+    record = RunRecord(
+        run.resolved, facts, rows, flatten_insight(report, run.resolved), result.get("best_trial"), failed
+    )
+    return RunInsight(ctx, run, record)
 
 
-def trains(run: Run) -> Run:
-    """The run itself. Raises NotTraining where it trains nothing."""
+def require_training(run: Run) -> Run:
+    """Return the run. Raises NotTraining if it is a batch prediction, or a trial of another run."""
     if "training" not in run.resolved or run.kind == TRIAL:
         raise NotTraining(f"The run is a {run.kind}.", received=run.kind, expected="a run that trains")
     return run
 
 
-def ended(found: Studied) -> None:
-    """Raises NotYet while the run is under way."""
-    if found.run.state not in TERMINAL:
-        raise NotYet(f"The run is {found.run.state}.", received=found.run.state, expected="a run that has ended")
+def require_ended(run: Run) -> None:
+    """Raise NotReady while the run is queued or running."""
+    if run.state not in TERMINAL:
+        raise NotReady(f"The run is {run.state}.", received=run.state, expected="a run that has ended")
 
 
-def recorded(session: Session, run_id: str, always: set[Any]) -> list[EpochRow]:
-    """The run's epochs: of very many the first ten, every n-th, and those of `always`."""
+def read_epochs(session: Session, run_id: str, always: Collection[int] = ()) -> list[EpochRow]:
+    """Read a run's epochs; of more than `MAX_EPOCHS` the first ten, every n-th, and those in `always`."""
     count = session.scalar(select(func.count()).where(Epoch.run_id == run_id)) or 0
-    step = -(-count // MOST_ROWS)
+    step = -(-count // MAX_EPOCHS)
     query = select(Epoch).where(Epoch.run_id == run_id).order_by(Epoch.trial, Epoch.epoch)
     if step > 1:
         query = query.where(or_(Epoch.epoch <= 10, Epoch.epoch % step == 0, Epoch.epoch.in_(always)))
     return [EpochRow(row.trial, row.epoch, row.logs, row.layers) for row in session.scalars(query)]
 
 
-def _insight_of(ctx: Context, artifact: Artifact) -> dict[str, Any]:
+def _read_artifact(ctx: Context, sha256: str) -> Artifact:
+    artifact: Artifact = _cache.get(
+        ("manifest", sha256), lambda: artifacts.read(ctx.blobs, sha256), size=lambda _: 100_000
+    )
+    return artifact
+
+
+def _read_report(ctx: Context, artifact: Artifact) -> dict[str, Any]:
     if "insight" not in artifact.kinds:
-        raise NotFound("This artifact holds no answers about the network.")
+        raise NotFound("This artifact contains no report on the network.")
     blob = artifact.file("insight")
-
-    def load() -> tuple[dict[str, Any], int]:
-        return json.loads(ctx.blobs.read(blob.sha256)), 4 * blob.bytes
-
-    found: dict[str, Any] = _MEMORY.get(("insight", blob.sha256), load)
-    return found
-
-
-class _Memory:
-    """What was loaded by content hash, at most so many things and bytes."""
-
-    def __init__(self) -> None:
-        self._held: OrderedDict[Any, tuple[Any, int]] = OrderedDict()
-        self._lock = Lock()
-
-    def get(self, key: Any, load: Any) -> Any:
-        with self._lock:
-            if key in self._held:
-                self._held.move_to_end(key)
-                return self._held[key][0]
-        value, size = load()
-        with self._lock:
-            self._held[key] = (value, size)
-            while len(self._held) > _REMEMBERED or (len(self._held) > 1 and self._bytes() > _MOST_BYTES):
-                self._held.popitem(last=False)
-        return value
-
-    def _bytes(self) -> int:
-        return sum(size for _, size in self._held.values())
-
-
-_MEMORY = _Memory()
+    report: dict[str, Any] = _cache.get(
+        ("insight", blob.sha256),
+        lambda: json.loads(ctx.blobs.read(blob.sha256)),
+        size=lambda _: 4 * blob.bytes,  # as Python objects
+    )
+    return report
