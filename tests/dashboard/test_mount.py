@@ -1,4 +1,4 @@
-"""The pages on the API's own address, and predictions beside them."""
+"""The pages and forwarded predictions on the API's address."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.conftest import Server
 HTML = {"Accept": "text/html"}
 
 
-def built(folder: Path) -> TestClient:
+def client_with_pages(folder: Path) -> TestClient:
     folder.mkdir(exist_ok=True)
     (folder / "index.html").write_text("<h1>pages</h1>")
     app = FastAPI()
@@ -24,20 +24,20 @@ def built(folder: Path) -> TestClient:
 
 
 def test_deep_links_get_the_page_and_routes_stay_routes(tmp_path: Path) -> None:
-    client = built(tmp_path / "build")
+    client = client_with_pages(tmp_path / "build")
     assert client.get("/runs/run_1?tab=events", headers=HTML).text == "<h1>pages</h1>"
     assert client.get("/api/v1/limits", headers=HTML).json() == {"rows": 1}
     assert client.get("/assets/missing.js").status_code == 404
     assert client.get("/../../etc/passwd").status_code == 404
 
 
-def test_where_the_build_is_missing_the_page_says_how_to_make_it(tmp_path: Path) -> None:
+def test_without_a_build_the_page_says_how_to_build_it(tmp_path: Path) -> None:
     app = FastAPI()
     mount_dashboard(app, tmp_path / "nothing")
     assert "make dashboard" in TestClient(app).get("/").text
 
 
-def test_pages_come_under_a_strict_policy(server: Server) -> None:
+def test_pages_have_a_strict_content_security_policy(server: Server) -> None:
     answer = httpx2.get(f"{server.base_url}/runs", headers=HTML)
     policy = answer.headers["content-security-policy"]
     assert "script-src 'self'" in policy
@@ -57,7 +57,7 @@ def test_predictions_are_forwarded_with_the_callers_key(server: Server) -> None:
     assert httpx2.get(f"{server.base_url}/v2/health/live").json() == {"live": True}
 
 
-def test_a_cookie_is_a_key_on_its_own_origin_alone(server: Server) -> None:
+def test_a_cookie_only_authenticates_its_own_origin(server: Server) -> None:
     with httpx2.Client(base_url=server.base_url) as client:
         client.post("/api/v1/session", json={"token": server.token}).raise_for_status()
         assert client.get("/v1/models").status_code == 200
@@ -65,7 +65,7 @@ def test_a_cookie_is_a_key_on_its_own_origin_alone(server: Server) -> None:
         assert forged.status_code == 403
 
 
-def test_an_absent_prediction_service_is_said(tmp_path: Path, sqlite_url: str) -> None:
+def test_predictions_answer_503_without_a_prediction_service(tmp_path: Path, sqlite_url: str) -> None:
     from fitserve.settings import Settings
     from services.control.app import create_app
 

@@ -1,4 +1,4 @@
-"""The pages' own checks: types, lint, unit tests; and their types are those of our OpenAPI document."""
+"""The pages' own checks: types, lint, unit tests, and types generated from the current OpenAPI document."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def run_node(script: str, *arguments: str) -> None:
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
 
-def test_types_are_sound() -> None:
+def test_types_check() -> None:
     run_node("typescript/bin/tsc", "--noEmit")
 
 
-def test_the_linter_finds_nothing() -> None:
+def test_lint() -> None:
     run_node("eslint/bin/eslint.js", "--max-warnings", "0", "src")
 
 
-def test_the_logic_does_what_its_tests_say() -> None:
+def test_unit_tests_pass() -> None:
     run_node("vitest/vitest.mjs", "run")
 
 

@@ -1,4 +1,4 @@
-"""A hundred runs of a thousand epochs: the first paint, twenty of them compared, and memory over many visits."""
+"""First paint and memory with a hundred runs of a thousand epochs, twenty of them compared."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ RUNS, EPOCHS, COMPARED = 100, 1000, 20
 FIRST_PAINT_MS = 1500
 
 
-def filled(url: str) -> list[str]:
-    """A database with that many finished runs; their ids."""
+def fill_database(url: str) -> list[str]:
+    """Fill a database with finished runs and return their ids."""
     migrations.upgrade(url)
     at, engine = datetime.now(UTC), db.make_engine(url)
     ids = [f"run_{index:026d}" for index in range(RUNS)]
@@ -67,10 +67,10 @@ def filled(url: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, list[str]]]:
-    """The control API alone over such a database: its address, the runs."""
+    """The control API alone over that database: its address and the runs' ids."""
     home: Path = tmp_path_factory.mktemp("many")
     url = f"sqlite:///{home / 'fitserve.db'}"
-    ids, (port,) = filled(url), free_ports(1)
+    ids, (port,) = fill_database(url), free_ports(1)
     settings = {"FITSERVE_HOME": str(home), "FITSERVE_DATABASE_URL": url, "FITSERVE_PORT": str(port)}
     settings |= {"FITSERVE_AUTH": "false", "FITSERVE_REDIS_URL": "redis://127.0.0.1:1/0"}
     with (home / "log").open("wb") as sink:
@@ -97,12 +97,12 @@ def visitor(browser: Browser, many: tuple[str, list[str]]) -> Iterator[Page]:
 
 
 def first_paint(page: Page) -> float:
-    """Milliseconds from the navigation to the first content."""
+    """Return the milliseconds from navigation to first content."""
     script = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? -1"
     return float(page.evaluate(script))
 
 
-def test_the_list_and_the_comparison_paint_soon(visitor: Page, many: tuple[str, list[str]]) -> None:
+def test_first_paint_of_list_and_comparison(visitor: Page, many: tuple[str, list[str]]) -> None:
     visitor.goto("/runs")
     visitor.locator("tbody tr").nth(RUNS - 1).wait_for()
     listed = first_paint(visitor)
@@ -129,7 +129,7 @@ def test_the_list_and_the_comparison_paint_soon(visitor: Page, many: tuple[str, 
 
 @pytest.mark.long
 def test_memory_stays_flat_over_200_visits(visitor: Page, many: tuple[str, list[str]], browser: Browser) -> None:
-    """The page's heap after a collection, and the memory of the browser's page processes, every 20 visits."""
+    """Heap after garbage collection and memory of the page processes, measured every 20 visits."""
     visitor.goto("/runs")
     visitor.locator("tbody tr").first.wait_for()
     devtools, whole = visitor.context.new_cdp_session(visitor), browser.new_browser_cdp_session()
@@ -149,17 +149,17 @@ def test_memory_stays_flat_over_200_visits(visitor: Page, many: tuple[str, list[
 
 
 def heap_mb(devtools: CDPSession) -> float:
-    """Used JavaScript heap after a collection."""
+    """Return the used JavaScript heap after a garbage collection, in MB."""
     devtools.send("HeapProfiler.collectGarbage")
     used: float = devtools.send("Runtime.getHeapUsage")["usedSize"]
     return used / 2**20
 
 
 def resident_mb(whole: CDPSession) -> float:
-    """Resident memory of all page processes, as Linux counts it."""
-    found: list[dict[str, Any]] = whole.send("SystemInfo.getProcessInfo")["processInfo"]
+    """Return the resident memory of all page processes, in MB."""
+    processes: list[dict[str, Any]] = whole.send("SystemInfo.getProcessInfo")["processInfo"]
     total = 0
-    for one in found:
+    for one in processes:
         if one["type"] == "renderer":
             status = Path(f"/proc/{one['id']}/status").read_text()
             total += next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))

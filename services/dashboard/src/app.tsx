@@ -23,7 +23,7 @@ const Playground = lazy(() => import("./pages/Playground"));
 const System = lazy(() => import("./pages/System"));
 const NotFound = lazy(() => import("./pages/NotFound"));
 
-/** Signs in with the key that the printed address brings, else asks for one. */
+/** Signs in with the key from the printed address, or asks for one. */
 export function App({ offeredKey }: { offeredKey: string | null }) {
   const queries = useQueryClient();
   const [offered, setOffered] = useState(offeredKey);
@@ -46,7 +46,10 @@ export function App({ offeredKey }: { offeredKey: string | null }) {
     );
   }
   const refused = me.error instanceof ApiError && me.error.status !== 0;
-  if (me.error) return <SignIn problem={refused && offered === null ? null : me.error} onSigned={(who) => queries.setQueryData(["session"], who)} />;
+  const ended = me.data !== undefined && me.error instanceof ApiError && me.error.status === 401;
+  if (me.data === undefined || ended) {
+    return <SignIn problem={refused && offered === null ? null : me.error} ended={ended} onSigned={(who) => queries.setQueryData(["session"], who)} />;
+  }
   return (
     <Shell
       me={me.data}
@@ -130,7 +133,7 @@ function Item({ to, icon, text }: { to: string; icon: Parameters<typeof Icon>[0]
   );
 }
 
-/** The tab's title follows the page's heading; a new page starts at its top. */
+/** Sets the tab's title to the page's heading, and scrolls to the top of a new page. */
 function useTitle(): void {
   const { pathname } = useLocation();
   useEffect(() => {

@@ -1,4 +1,4 @@
-/** Numbers, sizes and times as people read them. */
+/** Numbers, sizes and times for display. */
 
 import { currentLanguage } from "./i18n";
 
@@ -31,27 +31,32 @@ export function seconds(value: number | null | undefined): string {
   if (value < 0.001) return `${(value * 1e6).toFixed(0)} µs`;
   if (value < 1) return `${(value * 1000).toFixed(value < 0.01 ? 1 : 0)} ms`;
   if (value < 60) return `${value.toFixed(value < 10 ? 1 : 0)} s`;
-  if (value < 3600) return `${Math.floor(value / 60)} min ${Math.round(value % 60)} s`;
-  return `${Math.floor(value / 3600)} h ${Math.round((value % 3600) / 60)} min`;
+  return value < 3600 ? twoUnits(Math.round(value), 60, "min", "s") : twoUnits(Math.round(value / 60), 60, "h", "min");
+}
+
+/** 90 as `1 min 30 s`, 120 as `2 min`. */
+function twoUnits(count: number, per: number, large: string, small: string): string {
+  const rest = count % per;
+  return `${Math.floor(count / per)} ${large}${rest > 0 ? ` ${rest} ${small}` : ""}`;
 }
 
 export function ago(iso: string | null | undefined, now = Date.now()): string {
   if (!iso) return "–";
   const passed = (now - Date.parse(iso)) / 1000;
-  const tell = new Intl.RelativeTimeFormat(currentLanguage(), { numeric: "auto" });
-  if (Math.abs(passed) < 60) return tell.format(-Math.round(passed), "second");
-  if (Math.abs(passed) < 3600) return tell.format(-Math.round(passed / 60), "minute");
-  if (Math.abs(passed) < 86_400) return tell.format(-Math.round(passed / 3600), "hour");
-  return tell.format(-Math.round(passed / 86_400), "day");
+  const format = new Intl.RelativeTimeFormat(currentLanguage(), { numeric: "auto" });
+  if (Math.abs(passed) < 60) return format.format(-Math.round(passed), "second");
+  if (Math.abs(passed) < 3600) return format.format(-Math.round(passed / 60), "minute");
+  if (Math.abs(passed) < 86_400) return format.format(-Math.round(passed / 3600), "hour");
+  return format.format(-Math.round(passed / 86_400), "day");
 }
 
-/** Negative for what is past. */
+/** Negative once the moment has passed. */
 export const secondsUntil = (iso: string): number => (Date.parse(iso) - Date.now()) / 1000;
 
 export const moment = (iso: string | null | undefined): string =>
   iso ? new Date(iso).toLocaleString(currentLanguage(), { dateStyle: "medium", timeStyle: "medium" }) : "–";
 
-/** A cell's value as text; the reader sees null as an empty cell. */
+/** A cell's value as text; null is shown as an empty cell. */
 export function cell(value: unknown): string {
   if (value === null || value === undefined) return "";
   if (typeof value === "string") return value;

@@ -1,4 +1,4 @@
-import { QueryClient, QueryClientProvider } from "@tanstack/react-query";
+import { QueryCache, QueryClient, QueryClientProvider } from "@tanstack/react-query";
 import { StrictMode } from "react";
 import { createRoot } from "react-dom/client";
 import { BrowserRouter } from "react-router";
@@ -14,6 +14,12 @@ import "./styles/pages.css";
 
 const key = takeKey(window.location, window.history);
 const queries = new QueryClient({
+  queryCache: new QueryCache({
+    // The key expired or was revoked: asking for the session again shows the sign-in page.
+    onError: (error, query) => {
+      if (error instanceof ApiError && error.status === 401 && query.queryKey[0] !== "session") void queries.invalidateQueries({ queryKey: ["session"] });
+    },
+  }),
   defaultOptions: {
     queries: {
       staleTime: 2_000,
@@ -28,7 +34,7 @@ if (root) {
   createRoot(root).render(
     <StrictMode>
       <QueryClientProvider client={queries}>
-        {/* A control that lives in the address shows at once what was chosen. */}
+        {/* Without transitions, a control whose value is in the address updates at once. */}
         <BrowserRouter useTransitions={false}>
           <App offeredKey={key} />
         </BrowserRouter>

@@ -1,4 +1,6 @@
-/** One way to the API: typed answers, problem details as errors, nothing else. */
+/** Calls to the API: typed responses, problem details as errors. */
+
+import { currentText } from "../i18n";
 
 export interface ProblemItem {
   detail: string;
@@ -44,7 +46,7 @@ export function address(path: string, query?: CallOptions["query"]): string {
   return `${path}?${new URLSearchParams(pairs.map(([key, value]) => [key, String(value)])).toString()}`;
 }
 
-/** Raises ApiError for every answer that is not 2xx, and where there is no answer. */
+/** Throws ApiError for every response that is not 2xx, and when there is none. */
 export async function call<T>(method: string, path: string, options: CallOptions = {}): Promise<T> {
   const { body, query, headers = {}, signal } = options;
   const isText = typeof body === "string";
@@ -59,21 +61,21 @@ export async function call<T>(method: string, path: string, options: CallOptions
     answer = await fetch(address(path, query), init);
   } catch (error) {
     if (signal?.aborted) throw error;
-    throw new ApiError({ title: "No answer", status: 0, detail: "The server cannot be reached." });
+    throw new ApiError({ title: "Offline", status: 0, detail: currentText("offline") });
   }
   const text = await answer.text();
   if (!answer.ok) throw new ApiError(problemOf(answer.status, answer.statusText, text));
   return (text ? JSON.parse(text) : undefined) as T;
 }
 
-/** Problem details from an answer's body, whatever it holds. */
+/** Problem details from a response's body, whatever it holds. */
 export function problemOf(status: number, statusText: string, text: string): ProblemDetails {
   try {
     const body = JSON.parse(text) as Partial<ProblemDetails> & { error?: unknown };
     if (typeof body.detail === "string") return { title: statusText, ...body, status, detail: body.detail };
     if (typeof body.error === "string") return { title: statusText, status, detail: body.error };
   } catch {
-    // Not JSON: a proxy's page, say.
+    // Not JSON: a proxy's error page, for example.
   }
   return { title: statusText || `HTTP ${status}`, status, detail: text.slice(0, 300) || statusText || `HTTP ${status}` };
 }
@@ -86,5 +88,5 @@ export const put = <T>(path: string, body?: unknown): Promise<T> => call<T>("PUT
 export const patch = <T>(path: string, body?: unknown): Promise<T> => call<T>("PATCH", path, { body });
 export const del = <T>(path: string): Promise<T> => call<T>("DELETE", path);
 
-/** A path segment made of something that a user named. */
+/** Escape a user-supplied name as a path segment. */
 export const seg = (name: string): string => encodeURIComponent(name);

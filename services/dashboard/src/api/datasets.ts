@@ -54,7 +54,7 @@ export const useSamples = (): UseQueryResult<SampleInfo[]> =>
     staleTime: Number.POSITIVE_INFINITY,
   });
 
-export interface SampleWish {
+export interface SampleRequest {
   sample: string;
   name?: string;
   noise?: number;
@@ -63,12 +63,12 @@ export interface SampleWish {
   derived?: boolean;
 }
 
-export const makeSample = (wish: SampleWish): Promise<DatasetInfo> => post<DatasetInfo>(`${ROOT}/samples`, wish);
+export const makeSample = (request: SampleRequest): Promise<DatasetInfo> => post<DatasetInfo>(`${ROOT}/samples`, request);
 
 export const correctKinds = (ref: string, kinds: Record<string, Kind>): Promise<DatasetDetail> =>
   patch<DatasetDetail>(`${ROOT}/${seg(ref)}`, { kinds });
 
-/** `Titanic (1).CSV.gz` becomes `titanic-1`: a name that the server takes. */
+/** Turn a file name into a valid dataset name: `Titanic (1).CSV.gz` becomes `titanic-1`. */
 export function nameOf(fileName: string): string {
   const stem = fileName.toLowerCase().replace(/\.(gz|gzip|zst|zstd)$/, "").replace(/\.(csv|tsv|txt|jsonl|ndjson|json|parquet|arrow|feather|ipc)$/, "");
   const plain = stem.normalize("NFKD").replace(/[^a-z0-9._-]+/g, "-").replace(/^[^a-z0-9]+|[^a-z0-9]+$/g, "");

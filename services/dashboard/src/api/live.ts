@@ -1,4 +1,4 @@
-/** A run as it trains: epochs and events, from the lists first and from the stream then. */
+/** A run as it trains: epochs and events, first from the lists, then from the stream. */
 
 import { useQueryClient } from "@tanstack/react-query";
 import { useEffect, useReducer, useRef, useState } from "react";
@@ -12,17 +12,17 @@ export interface Live {
   events: readonly EventInfo[];
   connected: boolean;
   version: number;
-  /** All epochs that there were are here. */
+  /** The epochs recorded so far have been loaded. */
   loaded: boolean;
 }
 
 const MOST_EVENT_PAGES = 5;
 
-/** Follows a run until it is over (none while the id is empty). Draws at most once a frame, however fast epochs come. */
+/** Follow a run until it ends (no run while the id is empty), rendering at most once per frame. */
 export function useLive(id: string, live: boolean): Live {
   const queries = useQueryClient();
   const [table] = useState(() => new EpochTable());
-  const held = useRef<{ events: EventInfo[]; seen: Set<number> }>({ events: [], seen: new Set() });
+  const pending = useRef<{ events: EventInfo[]; seen: Set<number> }>({ events: [], seen: new Set() });
   const [connected, setConnected] = useState(false);
   const [loaded, setLoaded] = useState<string | null>(null);
   const [version, redraw] = useReducer((count: number) => count + 1, 0);
@@ -30,22 +30,22 @@ export function useLive(id: string, live: boolean): Live {
 
   useEffect(() => {
     if (id === "") return undefined;
-    held.current = { events: [], seen: new Set() };
+    pending.current = { events: [], seen: new Set() };
     table.clear();
     const stop = new AbortController();
     let frame = 0;
     const soon = () => {
       frame ||= requestAnimationFrame(() => {
         frame = 0;
-        setEvents([...held.current.events]);
+        setEvents([...pending.current.events]);
         redraw();
       });
     };
     const takeEvent = (event: EventInfo) => {
-      if (held.current.seen.has(event.id)) return;
-      held.current.seen.add(event.id);
+      if (pending.current.seen.has(event.id)) return;
+      pending.current.seen.add(event.id);
       if (event.type === "metrics") table.add([event.data as unknown as EpochRow]);
-      else held.current.events.push(event);
+      else pending.current.events.push(event);
       soon();
     };
     const loadEpochs = () =>

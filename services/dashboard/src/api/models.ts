@@ -72,7 +72,7 @@ export interface Answer {
 export const predictPath = (name: string, version: number | null, verb: string): string =>
   `/v1/models/${seg(name)}${version === null ? "" : `/versions/${version}`}:${verb}`;
 
-/** One prediction over TensorFlow Serving's REST protocol, as any client would ask for it. */
+/** Predict over TensorFlow Serving's REST protocol, as any client would. */
 export async function predict(name: string, version: number | null, rows: unknown[], signal?: AbortSignal): Promise<Answer> {
   const started = performance.now();
   const init: RequestInit = {

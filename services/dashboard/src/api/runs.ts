@@ -36,7 +36,7 @@ export const useRun = (id: string): UseQueryResult<RunDetail> =>
     refetchInterval: (query) => (query.state.data && isLive(query.state.data) ? 2000 : false),
   });
 
-/** A run's epochs, all of them, page by page. */
+/** All of a run's epochs, page by page. */
 export async function allEpochs(id: string, signal?: AbortSignal, onRows?: (rows: EpochRow[]) => void): Promise<EpochRow[]> {
   const rows: EpochRow[] = [];
   let cursor: string | null = null;
@@ -49,7 +49,7 @@ export async function allEpochs(id: string, signal?: AbortSignal, onRows?: (rows
   return rows;
 }
 
-/** Checks a spec as the server would, without running it. */
+/** Validate a spec on the server without running it. */
 export async function validate(text: string, signal?: AbortSignal): Promise<Validation> {
   return call<Validation>("POST", ROOT, {
     body: text,
@@ -65,7 +65,7 @@ export const submit = (text: string): Promise<RunInfo> =>
     headers: { "Content-Type": "application/yaml", "Idempotency-Key": crypto.randomUUID() },
   });
 
-/** A spec as an object, for runs that a page makes by itself. */
+/** Submit a spec given as an object, for runs that a page creates. */
 export const submitSpec = (spec: unknown, signal?: AbortSignal): Promise<RunInfo> =>
   call<RunInfo>("POST", ROOT, { body: spec, headers: { "Idempotency-Key": crypto.randomUUID() }, signal });
 
@@ -75,7 +75,7 @@ export const retryRun = (id: string): Promise<RunInfo> =>
 export const reproduceRun = (id: string): Promise<RunInfo> =>
   post<RunInfo>(`${ROOT}/${seg(id)}/reproduce`, undefined, { headers: { "Idempotency-Key": crypto.randomUUID() } });
 
-/** What happened inside the layers of the kept trial; asked again while it trains. */
+/** Layer statistics of the best trial; polled while it trains. */
 export const useLayers = (id: string, live: boolean): UseQueryResult<LayerSeries> =>
   useQuery({
     queryKey: ["insight", id, "layers"],
@@ -83,7 +83,7 @@ export const useLayers = (id: string, live: boolean): UseQueryResult<LayerSeries
     refetchInterval: live ? 2000 : false,
   });
 
-/** A part of a run's insight; null where this run has none (yet). */
+/** One part of a run's insight; null if this run has none (yet). */
 export function useInsight<T>(id: string, part: string, enabled: boolean, query?: Record<string, string | number>): UseQueryResult<T | null> {
   return useQuery({
     queryKey: ["insight", id, part, query],

@@ -1,4 +1,4 @@
-/** Signing in: the key is given once and kept by the browser as an HttpOnly cookie, out of reach of scripts. */
+/** Signing in: the key is sent once and stored as an HttpOnly cookie, which scripts cannot read. */
 
 import { call, get, post } from "./client";
 
@@ -8,7 +8,7 @@ export interface Me {
   scopes: string[];
 }
 
-/** Takes the key out of `#key=...`, and out of the address and its history. */
+/** Read the key from `#key=...` and remove it from the address and the history. */
 export function takeKey(place: Location, past: History): string | null {
   const found = /^#key=(.+)$/.exec(place.hash);
   if (!found?.[1]) return null;

@@ -1,4 +1,4 @@
-/** What a network says over a plane of two columns, at an epoch of its training. */
+/** A network's output over a plane of two columns at an epoch of its training. */
 
 import { useQuery, type UseQueryResult } from "@tanstack/react-query";
 import { ApiError, get, seg } from "./client";
@@ -13,7 +13,7 @@ export interface Unit {
 export interface SurfaceAxis {
   column: string;
   range: [number, number];
-  /** Of an axis of labels, the lowest first; null for numbers. */
+  /** The labels of a categorical axis, the lowest first; null for a numeric one. */
   labels: string[] | null;
 }
 
@@ -21,27 +21,27 @@ export interface Surface {
   x: SurfaceAxis;
   y: SurfaceAxis;
   epoch: number;
-  /** Epochs that were kept: those a surface can be drawn of. */
+  /** The recorded epochs, for which a surface can be drawn. */
   epochs: number[];
-  /** Rows from the lowest y up; the output itself: a share of the positive label, or a number. */
+  /** Rows from the lowest y up, of the output: the positive label's probability, or a number. */
   grid: number[][];
-  /** Whose probability it is; null for a number. */
+  /** The label whose probability it is; null for a number. */
   label: string | null;
   labels: string[] | null;
   units: Unit[];
 }
 
-export interface SurfaceWish {
+export interface SurfaceRequest {
   x?: string;
   y?: string;
   epoch?: number;
   points?: number;
   units?: boolean;
-  /** The plane's edges; left out: as the training rows went. */
+  /** The plane's edges; by default the range of the training rows. */
   within?: { x: readonly [number, number]; y: readonly [number, number] };
 }
 
-/** Numbers by their ends; labels by their places. */
+/** Numeric axes by their ends, categorical ones by position. */
 function rangeOf(values: readonly unknown[]): [number, number] {
   const [first, last] = [values[0], values.at(-1)];
   return typeof first === "number" && typeof last === "number" ? [first, last] : [0, Math.max(1, values.length - 1)];
@@ -68,9 +68,9 @@ export function readSurface(answer: SurfaceInfo): Surface {
   };
 }
 
-export async function fetchSurface(run: string, wish: SurfaceWish, signal?: AbortSignal): Promise<Surface | null> {
+export async function fetchSurface(run: string, request: SurfaceRequest, signal?: AbortSignal): Promise<Surface | null> {
   try {
-    const { units, within, ...rest } = wish;
+    const { units, within, ...rest } = request;
     const edges = within ? { x_low: within.x[0], x_high: within.x[1], y_low: within.y[0], y_high: within.y[1] } : {};
     return readSurface(await get<SurfaceInfo>(`/api/v1/runs/${seg(run)}/surface`, { ...rest, ...edges, ...(units && { units: true }) }, signal));
   } catch (error) {
@@ -79,16 +79,16 @@ export async function fetchSurface(run: string, wish: SurfaceWish, signal?: Abor
   }
 }
 
-export const useSurface = (run: string, wish: SurfaceWish, enabled: boolean): UseQueryResult<Surface | null> =>
+export const useSurface = (run: string, request: SurfaceRequest, enabled: boolean): UseQueryResult<Surface | null> =>
   useQuery({
-    queryKey: ["insight", run, "surface", wish],
-    queryFn: ({ signal }) => fetchSurface(run, wish, signal),
+    queryKey: ["insight", run, "surface", request],
+    queryFn: ({ signal }) => fetchSurface(run, request, signal),
     enabled,
     staleTime: 60_000,
     placeholderData: (before) => before,
   });
 
-/** Grids scaled to -1..1 for colours: a share around one half, a number around its middle. */
+/** Scale grids to -1..1 for colours: a probability around one half, a number around its midpoint. */
 export function centred(grid: readonly (readonly number[])[], share: boolean): number[][] {
   if (share) return grid.map((row) => row.map((value) => 2 * value - 1));
   const all = grid.flat().filter(Number.isFinite);
@@ -99,6 +99,6 @@ export function centred(grid: readonly (readonly number[])[], share: boolean): n
   return grid.map((row) => row.map((value) => (value - middle) / half));
 }
 
-/** Between two surfaces: `share` 0 is the first, 1 the second. */
+/** Interpolate between two surfaces: `share` 0 is the first, 1 the second. */
 export const blend = (from: readonly (readonly number[])[], to: readonly (readonly number[])[], share: number): number[][] =>
   from.map((row, y) => row.map((value, x) => value + share * ((to[y]?.[x] ?? value) - value)));

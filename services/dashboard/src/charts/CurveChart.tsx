@@ -8,12 +8,12 @@ import { css } from "./colors";
 export interface Curve {
   label: string;
   values: readonly (number | null)[];
-  /** A CSS variable's name, `--train` say. */
+  /** The name of a CSS variable, such as `--train`. */
   color: string;
   width?: number;
   dash?: number[];
   faint?: boolean;
-  /** Left out of the legend: one of many. */
+  /** Omit from the legend: one of many. */
   silent?: boolean;
 }
 
@@ -36,7 +36,7 @@ interface Props {
   legend?: boolean;
 }
 
-/** Lines over epochs. Data that grows is set, not drawn from nothing, so that a live curve stays smooth. */
+/** Lines over epochs. Growing data updates the chart instead of recreating it, so a live curve stays smooth. */
 export function CurveChart({ label, x, curves, marks = [], log = false, height = 260, xLabel = "epoch", sync, legend = true }: Props) {
   const host = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot | null>(null);
@@ -91,7 +91,7 @@ export function CurveChart({ label, x, curves, marks = [], log = false, height =
       element,
     );
     plot.current = made;
-    // Lines that are not in the legend: the many behind the best.
+    // Lines without a legend entry: the many behind the best.
     const rows = made.root.querySelectorAll<HTMLElement>(".u-legend .u-series");
     lines.forEach((line, index) => {
       if (line[4] === "true") rows[index + 1]?.remove();

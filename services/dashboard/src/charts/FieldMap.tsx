@@ -3,11 +3,11 @@ import { useDark } from "../state/preferences";
 import { diverging } from "./colors";
 
 interface Props {
-  /** Null beside a name that says the same. */
+  /** Null next to a visible name. */
   label: string | null;
-  /** A square, rows from the lowest y up, -1 is orange and 1 blue; null: nothing is known. */
+  /** A square, rows from the lowest y up, -1 is orange and 1 blue; null if unknown. */
   values: Float32Array | null;
-  /** Every so many-th value along each axis is drawn. */
+  /** Draw every n-th value along each axis. */
   every?: number;
   size: number;
 }

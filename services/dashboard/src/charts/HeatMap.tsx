@@ -18,12 +18,12 @@ interface Props {
   points?: readonly Point[];
   size?: number;
   discrete?: boolean;
-  /** Cells of labels: squares, not blended. */
+  /** Categorical cells: drawn as squares, without interpolation. */
   cells?: boolean;
   axes?: boolean;
 }
 
-/** What a network says over a plane, with the rows it learns from on top. */
+/** A network's output over a plane, with its training rows on top. */
 export function HeatMap({ label, grid, x, y, points = [], size = 320, discrete = false, cells = false, axes = true }: Props) {
   const canvas = useRef<HTMLCanvasElement>(null);
   const dark = useDark();

@@ -1,8 +1,8 @@
-/** Colours for canvases, which do not know CSS variables. */
+/** Colours for canvases, which cannot use CSS variables. */
 
 export type Rgb = readonly [number, number, number];
 
-/** The value of a `light-dark()` variable as the canvas wants it. */
+/** Resolve a `light-dark()` variable for a canvas. */
 export function css(name: string): string {
   const probe = document.createElement("span");
   probe.style.color = `var(${name})`;
@@ -19,7 +19,7 @@ const NEGATIVE: Rgb = [245, 147, 34];
 const POSITIVE: Rgb = [8, 119, 189];
 const MIDDLE: { light: Rgb; dark: Rgb } = { light: [232, 234, 235], dark: [34, 40, 51] };
 
-/** Orange for -1, blue for 1, the page's own grey between: TensorFlow Playground's reading. */
+/** Orange for -1, blue for 1, the page's grey between, as in TensorFlow Playground. */
 export function diverging(value: number, dark: boolean): Rgb {
   const share = Number.isFinite(value) ? Math.min(1, Math.abs(value)) : 0;
   const [from, to] = [dark ? MIDDLE.dark : MIDDLE.light, value < 0 ? NEGATIVE : POSITIVE];

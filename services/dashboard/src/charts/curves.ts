@@ -1,4 +1,4 @@
-/** The arithmetic of curves: alignment, smoothing, turning point. */
+/** Computations on curves: alignment, smoothing, best epoch. */
 
 export interface EpochRow {
   trial: number;
@@ -6,7 +6,7 @@ export interface EpochRow {
   logs: Record<string, number | null>;
 }
 
-/** Exponential smoothing without the bias of its start (Kingma and Ba 2015, section 3); gaps stay gaps. */
+/** Exponential smoothing with bias correction (Kingma and Ba 2015, section 3); gaps stay gaps. */
 export function smooth(values: readonly (number | null)[], weight: number): (number | null)[] {
   if (weight <= 0) return [...values];
   let sum = 0;
@@ -19,7 +19,7 @@ export function smooth(values: readonly (number | null)[], weight: number): (num
   });
 }
 
-/** Where a curve is lowest (or highest): the index; null for an empty one. */
+/** The index of a curve's minimum (or maximum); null for an empty one. */
 export function best(values: readonly (number | null)[], mode: "min" | "max" = "min"): number | null {
   let found: number | null = null;
   values.forEach((value, index) => {
@@ -30,15 +30,15 @@ export function best(values: readonly (number | null)[], mode: "min" | "max" = "
   return found;
 }
 
-/** Bigger is better for these of Keras's metrics; for all others smaller is. */
+/** Keras metrics for which larger is better; for all others smaller is. */
 export function modeOf(metric: string): "min" | "max" {
   return /acc|auc|precision|recall|f1|fbeta|r2|cosine|iou|true_/i.test(metric) ? "max" : "min";
 }
 
-/** Rows kept by trial, in the order of their epochs; a row that comes twice is one. */
+/** Epoch rows by trial, in order of epoch; a repeated row counts once. */
 export class EpochTable {
   private readonly trials = new Map<number, Map<number, Record<string, number | null>>>();
-  /** Moves with every change, so that a reader knows when to draw. */
+  /** Increases with every change, so readers know when to redraw. */
   version = 0;
 
   add(rows: readonly EpochRow[]): void {
@@ -89,7 +89,7 @@ export class EpochTable {
     return rows.get(Math.max(...rows.keys())) ?? {};
   }
 
-  /** The trial whose metric was best at any epoch. */
+  /** The trial with the best value of the metric at any epoch. */
   bestTrial(metric: string): number {
     let [winner, held] = [this.trialNumbers[0] ?? 0, Number.POSITIVE_INFINITY];
     const sign = modeOf(metric) === "min" ? 1 : -1;

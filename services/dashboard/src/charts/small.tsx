@@ -5,11 +5,11 @@ import { number, percent } from "../format";
 interface HistogramProps {
   label: string;
   counts: readonly number[];
-  /** Where the bins end: one more than the counts. */
+  /** The bins' edges: one more than the counts. */
   edges?: readonly number[] | undefined;
   width?: number;
   height?: number;
-  /** A value to point at. */
+  /** A value to mark. */
   at?: number | null;
 }
 
@@ -41,7 +41,7 @@ export interface Bar {
   color?: string;
 }
 
-/** Bars with their names: class scores, importance, top values. Negative ones go left. */
+/** Labelled bars: class scores, importance, top values. Negative ones extend to the left. */
 export function Bars({ label, bars, max }: { label: string; bars: readonly Bar[]; max?: number }) {
   const widest = max ?? Math.max(1e-12, ...bars.map((bar) => Math.abs(bar.value)));
   const signed = bars.some((bar) => bar.value < 0);
@@ -68,18 +68,18 @@ export function Bars({ label, bars, max }: { label: string; bars: readonly Bar[]
 
 interface MatrixProps {
   labels: readonly string[];
-  /** Rows are what was true, columns what was said. */
+  /** Rows are actual labels, columns predicted ones. */
   matrix: readonly (readonly number[])[];
-  truth: string;
-  said: string;
+  actual: string;
+  predicted: string;
 }
 
-export function ConfusionMatrix({ labels, matrix, truth, said }: MatrixProps) {
+export function ConfusionMatrix({ labels, matrix, actual, predicted }: MatrixProps) {
   return (
     <div className="table-wrap">
       <table className="confusion">
         <caption className="small faint">
-          {truth} ↓ · {said} →
+          {actual} ↓ · {predicted} →
         </caption>
         <thead>
           <tr>
@@ -120,7 +120,7 @@ export function ConfusionMatrix({ labels, matrix, truth, said }: MatrixProps) {
   );
 }
 
-/** One curve in the size of a word. */
+/** A curve the size of a word. */
 export function Sparkline({ values, label, color = "var(--valid)", width = 96, height = 24 }: { values: readonly number[]; label: string; color?: string; width?: number; height?: number }) {
   if (values.length < 2) return <span className="faint">–</span>;
   const [low, high] = [Math.min(...values), Math.max(...values)];

@@ -9,13 +9,13 @@ interface FormProps {
   info: ClassInfo;
   args: JsonObject;
   onChange: (args: JsonObject) => void;
-  /** Shown at once; the others stand behind "more". */
+  /** Shown directly; the others are behind "more". */
   first?: readonly string[];
 }
 
 const isObject = (value: unknown): value is JsonObject => value !== null && typeof value === "object" && !Array.isArray(value);
 
-/** A form made of the spec's JSON Schema: one field for each argument of a Keras class. */
+/** A form generated from the spec's JSON Schema: one field for each argument of a Keras class. */
 export function ArgumentForm({ catalogue, info, args, onChange, first }: FormProps) {
   const t = useText();
   const shown = info.arguments.filter((one) => !first || first.includes(one.name) || args[one.name] !== undefined);
@@ -108,7 +108,7 @@ function Input({ id, catalogue, argument, value, onChange, fallback }: FieldProp
   return <JsonInput id={id} value={value} placeholder={fallback} onChange={onChange} />;
 }
 
-/** Lists and such, typed as JSON: they are told once they can be read. */
+/** A field for lists and the like, typed as JSON; only valid JSON is reported. */
 function JsonInput({ id, value, placeholder, onChange }: { id: string; value: Json | undefined; placeholder: string; onChange: (value: Json | undefined) => void }) {
   const text = value === undefined ? "" : typeof value === "string" ? value : JSON.stringify(value);
   return (
@@ -147,11 +147,11 @@ const START: Record<string, JsonObject> = {
   L1L2: { l1: 0.001, l2: 0.001 },
 };
 
-/** A Keras class as a value: its name, and its own arguments below. */
+/** A field for a Keras class: its name, with its own arguments below. */
 function ComponentInput({ id, catalogue, argument, value, onChange, unset }: FieldProps & { id: string; unset: string }) {
   const t = useText();
-  const family = argument.family ?? "";
-  const classes = catalogue.classes(family);
+  const group = argument.group ?? "";
+  const classes = catalogue.classes(group);
   const name = typeof value === "string" ? value : isObject(value) ? (Object.keys(value)[0] ?? "") : "";
   const info = classes.find((one) => one.name.toLowerCase() === name.replaceAll("_", "").toLowerCase());
   const inner = isObject(value) ? value[name] : undefined;

@@ -10,11 +10,11 @@ import { drawingOf } from "../pages/profile";
 import { useInAddress } from "../state/address";
 import { Badge, Button, Card, ErrorView, Scroll, Select } from "./basics";
 import { Sheet } from "./dialogs";
-import { tell, tellError } from "./toasts";
+import { showMessage, showError } from "./toasts";
 
 export const kindKey = (kind: Kind): Key => `kind.${kind}`;
 
-/** The columns with their small histograms; kinds are corrected here. */
+/** The columns with small histograms, where their kinds can be corrected. */
 export function Columns({ dataset }: { dataset: DatasetDetail }) {
   const t = useText();
   const go = useNavigate();
@@ -36,12 +36,12 @@ export function Columns({ dataset }: { dataset: DatasetDetail }) {
     setBusy(true);
     correctKinds(ref, kinds)
       .then((made) => {
-        tell(t("kinds.saved", { ref: `${made.name}@${made.version}` }));
+        showMessage(t("kinds.saved", { ref: `${made.name}@${made.version}` }));
         setKinds({});
         void queries.invalidateQueries({ queryKey: ["datasets"] });
         return go(`/datasets/${encodeURIComponent(`${made.name}@${made.version}`)}`);
       })
-      .catch(tellError)
+      .catch(showError)
       .finally(() => setBusy(false));
   };
   return (

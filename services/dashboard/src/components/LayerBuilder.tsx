@@ -12,7 +12,7 @@ interface Props {
   catalogue: Catalogue | null;
   entries: readonly Entry[];
   columns: readonly Column[];
-  /** Output shape and parameters of each entry, as the server counted them. */
+  /** Output shape and parameter count of each entry, from the server. */
   counted: readonly ({ shape: string; parameters: string } | null)[];
   onChange: (entries: Entry[]) => void;
 }
@@ -29,7 +29,7 @@ const FIRST: Record<string, readonly string[]> = {
 
 const groupKey = (group: (typeof PALETTE)[number]["group"]): Key => `layers.${group}`;
 
-/** The network, drawn and listed; every layer is put in, moved, changed and taken out here. */
+/** The network as a drawing and a list, where layers are added, moved, edited and removed. */
 export function LayerBuilder({ catalogue, entries, columns, counted, onChange }: Props) {
   const t = useText();
   const [open, setOpen] = useState<number | null>(null);

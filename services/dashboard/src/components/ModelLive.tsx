@@ -3,14 +3,14 @@ import { ApiError, get, seg } from "../api/client";
 import type { Drifted, DriftReport } from "../api/types";
 import { Bars } from "../charts/small";
 import { number, percent, seconds } from "../format";
-import { useText, type Key } from "../i18n";
+import { useText, type Key, type Translate } from "../i18n";
 import { Badge, Card, Empty, ErrorView, Loading, Scroll, type Tone } from "./basics";
 import { ModelTraffic } from "./ModelTraffic";
 
 const TONES: Record<string, Tone> = { stable: "good", moved: "warn", drifted: "bad" };
-const WORDS: Record<string, Key> = { stable: "drift.no", moved: "drift.some", drifted: "drift.strong", "too few rows": "drift.few" };
+const KEYS: Record<string, Key> = { stable: "drift.stable", moved: "drift.moved", drifted: "drift.drifted", "too few rows": "drift.few" };
 
-/** What is asked now: how much, how fast it is answered, how far it is from what the model was trained on, how true. */
+/** Live requests: rate, latency, drift from the training rows, and accuracy against reported outcomes. */
 export function ModelLive({ name }: { name: string }) {
   return (
     <div className="stack">
@@ -46,9 +46,9 @@ function Drift({ name }: { name: string }) {
   }
   return (
     <>
-      <Card title={t("drift.title")} actions={<Word verdict={report.verdict} />}>
+      <Card title={t("drift.title")} actions={<VerdictBadge verdict={report.verdict} />}>
         <div className="stack tight">
-          <p className="small muted">{t("drift.lead", { rows: number(report.rows), time: seconds(report.window_seconds) })}</p>
+          <p className="small muted">{t("drift.lead", { rows: number(report.rows), window: windowText(report.window_seconds, t) })}</p>
           <Indices label={t("drift.title")} items={report.columns.map((one) => ({ ...one, name: one.column }))} />
         </div>
       </Card>
@@ -75,13 +75,15 @@ function Drift({ name }: { name: string }) {
   );
 }
 
-function Word({ verdict }: { verdict: string }) {
+const windowText = (length: number, t: Translate): string => (length === 3600 ? t("window.hour") : t("window.time", { time: seconds(length) }));
+
+function VerdictBadge({ verdict }: { verdict: string }) {
   const t = useText();
-  const word = WORDS[verdict];
-  return <Badge tone={TONES[verdict] ?? "plain"}>{word ? t(word) : verdict}</Badge>;
+  const key = KEYS[verdict];
+  return <Badge tone={TONES[verdict] ?? "plain"}>{key ? t(key) : verdict}</Badge>;
 }
 
-/** Each distribution's index as a bar; opened, its bins beside those of training. */
+/** Each distribution's stability index as a bar, with its bins beside those of training in a table. */
 function Indices({ label, items }: { label: string; items: readonly (Drifted & { name: string })[] }) {
   const t = useText();
   const largest = Math.max(0.5, ...items.map((one) => one.psi ?? 0));
@@ -107,7 +109,7 @@ function Indices({ label, items }: { label: string; items: readonly (Drifted & {
                 <tr>
                   <th scope="col">{t("range")}</th>
                   <th scope="col" className="num">{t("training")}</th>
-                  <th scope="col" className="num">{t("drift.asked")}</th>
+                  <th scope="col" className="num">{t("drift.requests")}</th>
                 </tr>
               </thead>
               <tbody>

@@ -9,14 +9,14 @@ import { pace, type Pace } from "../spec/traffic";
 import { Card, ErrorView, Loading, Scroll, Stat } from "./basics";
 
 const EVERY = 3000; // ms
-const HELD = 40; // looks
+const MOST_PACES = 40; // looks
 
 interface History {
   last: Traffic | null;
   paces: readonly Pace[];
 }
 
-/** Requests a second and latency of the versions that answer, measured between two looks. */
+/** Requests per second and latency of the serving versions, measured between two polls. */
 export function ModelTraffic({ name }: { name: string }) {
   const t = useText();
   const traffic = useQuery({
@@ -29,7 +29,7 @@ export function ModelTraffic({ name }: { name: string }) {
   const { data } = traffic;
   if (data && data !== history.last) {
     const next = history.last === null ? null : pace(history.last, data);
-    setHistory({ last: data, paces: next === null ? history.paces : [...history.paces, next].slice(-HELD) });
+    setHistory({ last: data, paces: next === null ? history.paces : [...history.paces, next].slice(-MOST_PACES) });
   }
   const now = history.paces.at(-1);
   const total = data?.versions.reduce((sum, one) => sum + one.requests, 0) ?? 0;

@@ -12,7 +12,7 @@ const GAP = 19;
 const STEP = 104;
 const FITTED = 8; // columns that are made to fit; more are scrolled
 
-/** Nodes and edges for small layers; a wide layer shows its first units and says how many there are. */
+/** Nodes and edges; a wide layer shows its first units and their total. */
 export function NetworkDrawing({ columns, label, chosen, onChoose }: Props) {
   const tallest = Math.max(...columns.map((column) => (column.kind === "pass" ? 1 : drawnUnits(column.units))));
   const height = Math.max(4, tallest) * GAP + 74;

@@ -4,7 +4,7 @@ import { useText, type Key } from "../i18n";
 import { SAMPLES, type Controls, type View } from "../spec/playground";
 import { Button, Card, Select } from "./basics";
 
-/** The plane that is shown, on both axes. */
+/** The range of both axes. */
 export const PLANE: [number, number] = [-6, 6];
 
 export interface PanelProps {
@@ -51,13 +51,13 @@ interface RangeProps {
   onChange: (value: number) => void;
 }
 
-/** Tells its value when it is let go, so that a drag is one change. */
+/** A slider that reports its value on release, so a drag is one change. */
 function Range({ label, unit, value, min, max, step, onChange }: RangeProps) {
-  const [held, setHeld] = useState<number | null>(null);
-  const shown = held ?? value;
+  const [dragged, setDragged] = useState<number | null>(null);
+  const shown = dragged ?? value;
   const settle = () => {
-    if (held !== null && held !== value) onChange(held);
-    setHeld(null);
+    if (dragged !== null && dragged !== value) onChange(dragged);
+    setDragged(null);
   };
   return (
     <label className="field">
@@ -68,7 +68,7 @@ function Range({ label, unit, value, min, max, step, onChange }: RangeProps) {
           {unit}
         </span>
       </span>
-      <input type="range" min={min} max={max} step={step} value={shown} onChange={(event) => setHeld(Number(event.target.value))} onPointerUp={settle} onKeyUp={settle} onBlur={settle} />
+      <input type="range" min={min} max={max} step={step} value={shown} onChange={(event) => setDragged(Number(event.target.value))} onPointerUp={settle} onKeyUp={settle} onBlur={settle} />
     </label>
   );
 }

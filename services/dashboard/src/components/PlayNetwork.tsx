@@ -12,15 +12,15 @@ const TOP = 30;
 const LEAST_STEP = 68;
 const MOST_STEP = 150;
 
-/** A weight, or a bias where `from` is null; layers count from 0, the output's is the last. */
+/** A weight, or a bias if `from` is null; layers count from 0, the output layer is the last. */
 export interface Wire {
   layer: number;
   from: number | null;
   to: number;
 }
 
-/** A unit whose map is shown large. */
-export interface Looked {
+/** A unit whose map is shown enlarged. */
+export interface HoveredUnit {
   name: string;
   values: Float32Array;
 }
@@ -28,20 +28,20 @@ export interface Looked {
 interface Props {
   form: Form;
   plane: Plane;
-  /** Every layer's units over the plane, the output's last; null where there is no network yet. */
+  /** Outputs over the plane of every layer's units, the output layer last; null while there is no network. */
   maps: readonly (readonly Float32Array[])[] | null;
   weights: readonly number[] | null;
   onFeature: ((feature: Feature, on: boolean) => void) | null;
   onEdit: ((place: number, value: number) => void) | null;
-  onLook: (unit: Looked | null) => void;
+  onHover: (unit: HoveredUnit | null) => void;
 }
 
-/** Features, units and weights: maps in the nodes, a line for each weight as thick as it is strong, edited by a click. */
-export function PlayNetwork({ form, plane, maps, weights, onFeature, onEdit, onLook }: Props) {
+/** Features and units as maps, and each weight as a line whose width is its magnitude; clicking a line edits it. */
+export function PlayNetwork({ form, plane, maps, weights, onFeature, onEdit, onHover }: Props) {
   const t = useText();
   const host = useRef<HTMLDivElement>(null);
   const [width, setWidth] = useState(600);
-  const [held, setHeld] = useState<{ wire: Wire; x: number; y: number; editing: boolean } | null>(null);
+  const [inspected, setInspected] = useState<{ wire: Wire; x: number; y: number; editing: boolean } | null>(null);
   useLayoutEffect(() => {
     const element = host.current;
     if (!element) return undefined;
@@ -54,22 +54,22 @@ export function PlayNetwork({ form, plane, maps, weights, onFeature, onEdit, onL
   const toning = (layer: number) => (layer === sizes.length - 1 ? form.output : form.activation);
   const valueAt = (wire: Wire) => weights?.[placeOf(form, wire.layer, wire.from, wire.to)];
   const mayEdit = onEdit !== null;
-  const hold = useCallback(
+  const inspect = useCallback(
     (wire: Wire, x: number, y: number, editing: boolean) =>
-      setHeld((old) => (old?.editing && !editing ? old : { wire, x: Math.max(4, Math.min(x - 60, places.width - 136)), y, editing: editing && mayEdit })),
+      setInspected((old) => (old?.editing && !editing ? old : { wire, x: Math.max(4, Math.min(x - 60, places.width - 136)), y, editing: editing && mayEdit })),
     [places.width, mayEdit],
   );
-  const shownValue = held ? valueAt(held.wire) : undefined;
+  const shownValue = inspected ? valueAt(inspected.wire) : undefined;
   return (
     <div className="play-network" ref={host}>
-      <div className="stage" style={{ width: places.width, height: places.height }} onPointerLeave={() => setHeld((old) => (old?.editing ? old : null))}>
+      <div className="stage" style={{ width: places.width, height: places.height }} onPointerLeave={() => setInspected((old) => (old?.editing ? old : null))}>
         <svg width={places.width} height={places.height} aria-hidden="true">
           {places.wires.map(({ wire, path }) => {
             const value = valueAt(wire) ?? 0;
             const strength = Math.min(1, Math.abs(value) / 2);
             return <path key={path} d={path} className={value < 0 ? "wire neg" : "wire pos"} strokeWidth={weights ? 0.5 + 6 * strength : 1} opacity={weights ? 0.25 + 0.7 * strength : 0.25} />;
           })}
-          {weights !== null && <Targets places={places} onHold={hold} />}
+          {weights !== null && <Targets places={places} onHold={inspect} />}
         </svg>
         {FEATURES.map((feature, at) => {
           const on = form.features.includes(feature);
@@ -83,8 +83,8 @@ export function PlayNetwork({ form, plane, maps, weights, onFeature, onEdit, onL
               aria-pressed={on}
               disabled={onFeature === null || (on && form.features.length === 1)}
               onClick={() => onFeature?.(feature, !on)}
-              onPointerEnter={() => onLook({ name: FEATURE_NAMES[feature], values: toned(plane.feature(feature), "linear") })}
-              onPointerLeave={() => onLook(null)}
+              onPointerEnter={() => onHover({ name: FEATURE_NAMES[feature], values: toned(plane.feature(feature), "linear") })}
+              onPointerLeave={() => onHover(null)}
             >
               <span className="name">{FEATURE_NAMES[feature]}</span>
               <FeatureMap plane={plane} feature={feature} />
@@ -98,33 +98,33 @@ export function PlayNetwork({ form, plane, maps, weights, onFeature, onEdit, onL
             const name = layer === sizes.length - 1 ? t("play.output") : t("play.unit", { unit: unit + 1, layer: layer + 1 });
             const bias = { layer, from: null, to: unit };
             return (
-              <div key={`${layer}.${unit}`} className="node" style={{ left: place.x, top: place.y }} onPointerEnter={() => shades && onLook({ name, values: shades })} onPointerLeave={() => onLook(null)}>
+              <div key={`${layer}.${unit}`} className="node" style={{ left: place.x, top: place.y }} onPointerEnter={() => shades && onHover({ name, values: shades })} onPointerLeave={() => onHover(null)}>
                 <FieldMap label={name} values={shades} size={NODE} />
                 {weights !== null && (
                   <span
                     className={(valueAt(bias) ?? 0) < 0 ? "bias neg" : "bias pos"}
                     aria-hidden="true"
-                    onPointerEnter={() => hold(bias, place.x, place.y + NODE + 4, false)}
-                    onClick={() => hold(bias, place.x, place.y + NODE + 4, true)}
+                    onPointerEnter={() => inspect(bias, place.x, place.y + NODE + 4, false)}
+                    onClick={() => inspect(bias, place.x, place.y + NODE + 4, true)}
                   />
                 )}
               </div>
             );
           }),
         )}
-        {held !== null && shownValue !== undefined && (
-          <div className={held.editing ? "wire-card editing" : "wire-card"} style={{ left: held.x, top: held.y + 8 }} role={held.editing ? "dialog" : undefined} aria-label={t("play.weight")}>
-            <span className="small muted">{held.wire.from === null ? t("play.bias") : t("play.weight")}</span>
-            {held.editing && onEdit ? (
+        {inspected !== null && shownValue !== undefined && (
+          <div className={inspected.editing ? "wire-card editing" : "wire-card"} style={{ left: inspected.x, top: inspected.y + 8 }} role={inspected.editing ? "dialog" : undefined} aria-label={t("play.weight")}>
+            <span className="small muted">{inspected.wire.from === null ? t("play.bias") : t("play.weight")}</span>
+            {inspected.editing && onEdit ? (
               <form
                 onSubmit={(event) => {
                   event.preventDefault();
-                  setHeld(null);
+                  setInspected(null);
                 }}
-                onKeyDown={(event) => event.key === "Escape" && setHeld(null)}
-                onBlur={(event) => !event.currentTarget.contains(event.relatedTarget) && setHeld(null)}
+                onKeyDown={(event) => event.key === "Escape" && setInspected(null)}
+                onBlur={(event) => !event.currentTarget.contains(event.relatedTarget) && setInspected(null)}
               >
-                <NumberInput small focused label={held.wire.from === null ? t("play.bias") : t("play.weight")} value={rounded(shownValue)} onChange={(next) => next !== null && onEdit(placeOf(form, held.wire.layer, held.wire.from, held.wire.to), next)} />
+                <NumberInput small focused label={inspected.wire.from === null ? t("play.bias") : t("play.weight")} value={rounded(shownValue)} onChange={(next) => next !== null && onEdit(placeOf(form, inspected.wire.layer, inspected.wire.from, inspected.wire.to), next)} />
               </form>
             ) : (
               <span className="num">{number(shownValue, 3)}</span>
@@ -156,7 +156,7 @@ interface Places {
   wires: { wire: Wire; path: string; middle: Spot }[];
 }
 
-/** Where everything stands: features on the left, the output on the right, every column in the middle of the height. */
+/** Lay the nodes out: features on the left, the output on the right, each column centred vertically. */
 function layOut(form: Form, width: number): Places {
   const sizes = sizesOf(form);
   const left = 40; // for the features' names
@@ -179,7 +179,7 @@ function layOut(form: Form, width: number): Places {
   return { width: Math.ceil(left + sizes.length * step + NODE + 4), height, features, units, wires };
 }
 
-/** Broad unseen lines over the seen ones, so that a thin weight can be pointed at. */
+/** Wide invisible lines over the visible ones, so a thin weight is easy to hit. */
 const Targets = memo(function Targets({ places, onHold }: { places: Places; onHold: (wire: Wire, x: number, y: number, editing: boolean) => void }) {
   return (
     <>

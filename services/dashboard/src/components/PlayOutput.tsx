@@ -10,7 +10,7 @@ import type { Training } from "../spec/usePlayground";
 import type { Points } from "../spec/usePoints";
 import { Card, Check, Segment } from "./basics";
 import { PLANE } from "./PlayData";
-import type { Looked } from "./PlayNetwork";
+import type { HoveredUnit } from "./PlayNetwork";
 
 interface Props {
   controls: Controls;
@@ -20,20 +20,20 @@ interface Props {
   points: Points;
   training: Training;
   output: Float32Array | null;
-  looked: Looked | null;
+  hovered: HoveredUnit | null;
 }
 
-/** What the network says over the plane, its losses, and their curves. */
-export function PlayOutput({ controls, view, setView, form, points, training, output, looked }: Props) {
+/** The network's output over the plane, its losses, and their curves. */
+export function PlayOutput({ controls, view, setView, form, points, training, output, hovered }: Props) {
   const t = useText();
   const { live, epoch, trained, now } = training;
   const regression = isRegression(controls.sample);
   const grid = useMemo(() => {
-    const values = looked?.values ?? (output && toned(output, form.output));
+    const values = hovered?.values ?? (output && toned(output, form.output));
     if (!values) return null;
     const side = Math.sqrt(values.length);
     return Array.from({ length: side }, (_, row) => values.subarray(row * side, (row + 1) * side));
-  }, [looked, output, form.output]);
+  }, [hovered, output, form.output]);
   const drawn = useMemo(() => [...points.train, ...(view.test ? points.test : [])], [points.train, points.test, view.test]);
   const { x, curves, marks } = useMemo(() => {
     void live.version;
@@ -47,9 +47,9 @@ export function PlayOutput({ controls, view, setView, form, points, training, ou
     };
   }, [live.table, live.version, trained, epoch, t]);
   const at = (name: string) => (epoch > 0 ? (live.table.series(0, name, epoch)[epoch - 1] ?? null) : null);
-  const told = now === null ? (training.runId === null ? t("play.nonet") : t("play.waiting")) : now.from === now.to ? t("play.between", { epoch: now.from }) : t("play.blended", { from: now.from, to: now.to });
+  const caption = now === null ? (training.runId === null ? t("play.start") : t("play.waiting")) : now.from === now.to ? t("play.weights.epoch", { epoch: now.from }) : t("play.weights.between", { from: now.from, to: now.to });
   return (
-    <Card title={looked?.name ?? t("play.output")} actions={training.runId ? <Link to={`/runs/${encodeURIComponent(training.runId)}`}>{t("play.open")}</Link> : undefined}>
+    <Card title={hovered?.name ?? t("play.output")} actions={training.runId ? <Link to={`/runs/${encodeURIComponent(training.runId)}`}>{t("play.open")}</Link> : undefined}>
       <div className="stack">
         <div className="row between">
           <div className="stat">
@@ -61,9 +61,9 @@ export function PlayOutput({ controls, view, setView, form, points, training, ou
             <span className="value valid">{number(at("val_loss"), 3)}</span>
           </div>
         </div>
-        <HeatMap label={looked?.name ?? t("play.surface")} grid={grid} points={drawn} x={PLANE} y={PLANE} size={300} discrete={view.discrete && !regression && looked === null} />
+        <HeatMap label={hovered?.name ?? t("play.surface")} grid={grid} points={drawn} x={PLANE} y={PLANE} size={300} discrete={view.discrete && !regression && hovered === null} />
         <span className="small faint" data-testid="surface">
-          {told}
+          {caption}
         </span>
         {trained > 0 && <input type="range" aria-label={t("play.epoch")} min={0} max={trained} value={Math.min(epoch, trained)} onChange={(event) => training.seek(Number(event.target.value))} />}
         {!view.hide.includes("test") && <Check label={t("play.showtest")} checked={view.test} onChange={(test) => setView({ test })} />}

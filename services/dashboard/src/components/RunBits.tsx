@@ -3,16 +3,16 @@ import { Badge, type Tone } from "./basics";
 
 const TONES: Record<string, Tone> = { queued: "plain", running: "info", succeeded: "good", failed: "bad", cancelled: "warn" };
 
-export function StateBadge({ state, asked }: { state: string; asked?: boolean }) {
+export function StateBadge({ state, cancelling }: { state: string; cancelling?: boolean }) {
   const t = useText();
   return (
     <Badge tone={TONES[state] ?? "plain"} live={state === "running"}>
-      {asked && state === "running" ? t("state.cancelling") : t(`state.${state}` as Key)}
+      {cancelling && state === "running" ? t("state.cancelling") : t(`state.${state}` as Key)}
     </Badge>
   );
 }
 
-/** `loss` of `val_loss`; both are drawn in one chart. */
+/** `val_loss` as `loss`; both are drawn in one chart. */
 export const plainMetric = (name: string): string => name.replace(/^val_/, "");
 
 interface Dataset {
@@ -20,7 +20,7 @@ interface Dataset {
   target?: unknown;
 }
 
-/** A resolved spec's dataset and targets as words. */
+/** A resolved spec's dataset and targets as text. */
 export function about(resolved: Record<string, unknown>): { dataset: string; target: string } {
   const { dataset, target } = resolved as Dataset;
   const ref = typeof dataset === "string" ? dataset : ((dataset as { ref?: string } | undefined)?.ref ?? "");

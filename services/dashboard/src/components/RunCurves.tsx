@@ -11,8 +11,8 @@ import { plainMetric } from "./RunBits";
 const RATE = /^(learning_rate|lr)$/;
 const MOST_TRIALS = 60;
 
-/** Loss and metrics over epochs: the best trial in colour, all others faint behind it, the turning point marked. */
-export function RunCurves({ live, running, kept }: { live: Live; running: boolean; kept: number | null }) {
+/** Loss and metrics over epochs: the best trial in colour, the others faint behind it, the best epoch marked. */
+export function RunCurves({ live, running, best }: { live: Live; running: boolean; best: number | null }) {
   const t = useText();
   const [query, setQuery] = useSearchParams();
   const { table, version } = live;
@@ -37,8 +37,8 @@ export function RunCurves({ live, running, kept }: { live: Live; running: boolea
   const judged = table.metrics.includes("val_loss") ? "val_loss" : "loss";
   const winner = useMemo(() => {
     void version;
-    return kept ?? table.bestTrial(judged);
-  }, [table, judged, kept, version]);
+    return best ?? table.bestTrial(judged);
+  }, [table, judged, best, version]);
   const rate = table.metrics.find((name) => RATE.test(name));
   if (names.length === 0) {
     return (
@@ -131,7 +131,7 @@ function MetricChart({ live, metric, winner, log, weight, height, chooser }: Cha
     const found: Mark[] = [];
     if (hasVal && length > 2) {
       const turn = best(table.series(winner, val, length), modeOf(metric));
-      if (turn !== null && turn + 1 < length) found.push({ x: turn + 1, label: t("curves.turn", { epoch: turn + 1 }), color: "--valid" });
+      if (turn !== null && turn + 1 < length) found.push({ x: turn + 1, label: t("curves.lowest", { epoch: turn + 1 }), color: "--valid" });
     }
     return { x: Array.from({ length }, (_, index) => index + 1), curves: drawn, marks: found };
   }, [table, version, metric, winner, weight, t]);

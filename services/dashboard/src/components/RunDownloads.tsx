@@ -8,7 +8,7 @@ const ALWAYS = ["complexity", "layers", "histograms", "importance", "surface", "
 const CLASSES = ["confusion", "roc", "pr", "calibration"] as const;
 const NUMBERS = ["predicted", "residuals"] as const;
 
-/** The network as files, where it is a model's version, and every plot as a picture. */
+/** Download links: the network's files if it is a model's version, and every plot as an image. */
 export function RunDownloads({ run }: { run: RunDetail }) {
   const t = useText();
   const model = useModel(run.model ?? "");

@@ -11,13 +11,13 @@ type Figures = Record<string, unknown>;
 const isFigures = (value: unknown): value is Figures => value !== null && typeof value === "object" && !Array.isArray(value);
 const numbers = (value: unknown): number[] => (Array.isArray(value) ? value.map(Number) : []);
 
-/** How good the network is on rows that it never saw, beside what simpler models reach. */
+/** The network's quality on held-out rows, compared with simpler models. */
 export function RunEvaluation({ run }: { run: RunDetail }) {
   const t = useText();
   const evaluation = useInsight<Evaluation>(run.id, "evaluation", run.state === "succeeded");
   const importance = useInsight<Importance>(run.id, "importance", run.state === "succeeded");
   const hardest = useInsight<Hardest>(run.id, "hardest", run.state === "succeeded");
-  if (run.state !== "succeeded") return <Empty title={t("evaluation.later")} />;
+  if (run.state !== "succeeded") return <Empty title={t("evaluation.waiting")} />;
   if (evaluation.isPending) return <Loading />;
   const metrics = isFigures(run.result?.metrics) ? run.result.metrics : {};
   return (
@@ -71,7 +71,7 @@ function FinalMetrics({ metrics }: { metrics: Figures }) {
   );
 }
 
-/** The figures of each target on the part that counts. */
+/** Each target's figures on the test part, or on the validation part if there is no test part. */
 export function partsOf(evaluation: Evaluation): { title: string; figures: Figures }[] {
   const found = (evaluation.part === "test" ? evaluation.test : evaluation.validation) ?? evaluation.test ?? evaluation.validation ?? {};
   return Object.entries(found).map(([title, figures]) => ({ title, figures }));
@@ -108,7 +108,7 @@ function TargetFigures({ title, part, figures }: { title: string; part: Evaluati
       <div className="grid two">
         {confusion && labels.length > 0 && (
           <Card title={t("evaluation.confusion")} level={3}>
-            <ConfusionMatrix labels={labels} matrix={confusion} truth={t("evaluation.truth")} said={t("evaluation.said")} />
+            <ConfusionMatrix labels={labels} matrix={confusion} actual={t("evaluation.actual")} predicted={t("evaluation.prediction")} />
           </Card>
         )}
         {byLabel.length > 0 && (
@@ -151,7 +151,7 @@ function TargetFigures({ title, part, figures }: { title: string; part: Evaluati
   );
 }
 
-/** What guessing, a linear model and boosted trees reach on the same rows. */
+/** Scores of guessing, a linear model and boosted trees on the same rows. */
 function References({ figures }: { figures: Figures }) {
   const t = useText();
   const references = Object.entries(isFigures(figures.references) ? figures.references : {}).filter((entry): entry is [string, Figures] => isFigures(entry[1]));
@@ -163,8 +163,8 @@ function References({ figures }: { figures: Figures }) {
   ].filter((bar) => Number.isFinite(bar.value));
   return (
     <div className="references">
-      <Bars label={t("evaluation.beside", { metric: metric.replaceAll("_", " ") })} bars={bars} />
-      <span className="small faint">{t("evaluation.beside", { metric: metric.replaceAll("_", " ") })}</span>
+      <Bars label={t("evaluation.references", { metric: metric.replaceAll("_", " ") })} bars={bars} />
+      <span className="small faint">{t("evaluation.references", { metric: metric.replaceAll("_", " ") })}</span>
     </div>
   );
 }
@@ -218,8 +218,8 @@ function PredictedActual({ predicted, actual }: { predicted: number[]; actual: n
         ]}
         x={[low, high]}
         y={[low, high]}
-        xLabel={t("evaluation.truth")}
-        yLabel={t("evaluation.said")}
+        xLabel={t("evaluation.actual")}
+        yLabel={t("evaluation.prediction")}
         size={300}
       />
     </Card>

@@ -6,11 +6,11 @@ import type { Complexity, FindingInfo, Findings, Lineage, RunDetail } from "../a
 import { number } from "../format";
 import { useText } from "../i18n";
 import { Badge, Button, Card, Empty, ErrorView, Loading, Notice, Scroll, type Tone } from "./basics";
-import { tell, tellError } from "./toasts";
+import { showMessage, showError } from "./toasts";
 
 const TONES: Record<FindingInfo["severity"], Tone> = { critical: "bad", warning: "warn", info: "info" };
 
-/** What went wrong or could go better, each with its evidence and the change that answers it. */
+/** What went wrong or could be better, each with its evidence and the change to the spec that addresses it. */
 export function RunFindings({ run }: { run: RunDetail }) {
   const t = useText();
   const ended = !isLive(run);
@@ -24,10 +24,10 @@ export function RunFindings({ run }: { run: RunDetail }) {
     <div className="stack">
       {verdict?.sentence && (
         <Notice tone={verdict.verdict === "just right" ? "good" : verdict.verdict === "unknown" ? "info" : "warn"}>
-          <strong>{verdict.verdict}</strong>: {verdict.sentence} <span className="muted">{t("findings.kept", { epoch: verdict.kept_epoch })}</span>
+          <strong>{t(`fit.${verdict.verdict}`)}</strong>: {verdict.sentence} <span className="muted">{t("findings.epoch", { epoch: verdict.kept_epoch })}</span>
         </Notice>
       )}
-      {items.length === 0 && <Empty title={ended ? t("findings.none") : t("findings.later")} />}
+      {items.length === 0 && <Empty title={ended ? t("findings.none") : t("findings.waiting")} />}
       {items.map((finding) => (
         <FindingCard key={finding.n} run={run} finding={finding} />
       ))}
@@ -44,10 +44,10 @@ function FindingCard({ run, finding }: { run: RunDetail; finding: FindingInfo })
     setBusy(true);
     post<RunDetail>(`/api/v1/runs/${seg(run.id)}/findings/${finding.n}/apply`, undefined, { headers: { "Idempotency-Key": crypto.randomUUID() } })
       .then((child) => {
-        tell(t("findings.applied"));
+        showMessage(t("findings.applied"));
         return go(`/runs/${encodeURIComponent(child.id)}`);
       })
-      .catch(tellError)
+      .catch(showError)
       .finally(() => setBusy(false));
   };
   const values = Object.entries(finding.values);
@@ -55,7 +55,7 @@ function FindingCard({ run, finding }: { run: RunDetail; finding: FindingInfo })
     <Card
       title={
         <span className="row tight">
-          <Badge tone={TONES[finding.severity]}>{finding.severity}</Badge> {finding.title}
+          <Badge tone={TONES[finding.severity]}>{t(`severity.${finding.severity}`)}</Badge> {finding.title}
         </span>
       }
       actions={
@@ -120,7 +120,7 @@ function spans(epochs: readonly number[]): string {
 
 const VERDICTS: Record<string, Tone> = { better: "good", worse: "bad" };
 
-/** The run's family: which change of the spec helped, by more than the luck of seeds. */
+/** The run and its relatives: which changes to the spec helped by more than seed-to-seed noise. */
 function LineageView({ run }: { run: RunDetail }) {
   const t = useText();
   const lineage = useInsight<Lineage>(run.id, "lineage", !isLive(run));
@@ -159,7 +159,7 @@ function LineageView({ run }: { run: RunDetail }) {
                   {number(group.mean)} <span className="faint">({group.seeds})</span>
                 </td>
                 <td>
-                  {group.verdict && <Badge tone={VERDICTS[group.verdict] ?? "plain"}>{group.verdict}</Badge>}
+                  {group.verdict && <Badge tone={VERDICTS[group.verdict] ?? "plain"}>{t(`verdict.run.${group.verdict}`)}</Badge>}
                   {group.sentence && <div className="small muted">{group.sentence}</div>}
                 </td>
               </tr>

@@ -22,7 +22,7 @@ interface Look {
 const MEASURES = ["gradients", "weights", "updates", "ratio", "sparsity", "saturated", "dead"] as const;
 const SHARES = new Set(["sparsity", "saturated", "dead"]);
 
-/** What happened inside each layer while it learned. */
+/** Statistics of each layer during training. */
 export function RunLayers({ run }: { run: RunDetail }) {
   const t = useText();
   const [asked, setMeasure] = useInAddress("measure", "gradients");
@@ -62,7 +62,7 @@ export function RunLayers({ run }: { run: RunDetail }) {
         <CurveChart label={measure} x={x} curves={curves} log={!SHARES.has(measure)} height={300} xLabel={t("epoch")} />
         <p className="small muted">{t(`measure.${measure}.text` as Key)}</p>
       </Card>
-      <Card title={t("layers.last")} bare>
+      <Card title={t("layers.latest")} bare>
         <Scroll>
           <table className="table dense">
             <thead>

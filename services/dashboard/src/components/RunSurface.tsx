@@ -8,20 +8,20 @@ import { featureColumns } from "../spec/resolved";
 import { useInAddress } from "../state/address";
 import { Card, Empty, ErrorView, Loading, Select } from "./basics";
 
-/** The decision surface over two columns, with a slider over the epochs that were kept, and the hidden units' maps. */
+/** The decision surface over two columns, a slider over the recorded epochs, and the hidden units' maps. */
 export function RunSurface({ run }: { run: RunDetail }) {
   const t = useText();
   const columns = useMemo(() => featureColumns(run.resolved), [run.resolved]);
   const [x, setX] = useInAddress("x", columns[0]);
   const [y, setY] = useInAddress("y", columns[1]);
-  const [asked, setEpoch] = useInAddress("epoch");
-  const epoch = Number.parseInt(asked, 10) || null;
+  const [query, setEpoch] = useInAddress("epoch");
+  const epoch = Number.parseInt(query, 10) || null;
   const surface = useSurface(run.id, { x, y, ...(epoch !== null && { epoch }), units: true }, run.state === "succeeded" && x !== "" && y !== "" && x !== y);
-  if (run.state !== "succeeded") return <Empty title={t("evaluation.later")} />;
+  if (run.state !== "succeeded") return <Empty title={t("evaluation.waiting")} />;
   if (columns.length < 2) return <Empty title={t("surface.none")} />;
   const { data } = surface;
-  const kept = data?.epochs ?? [];
-  const at = Math.max(0, kept.indexOf(data?.epoch ?? -1));
+  const epochs = data?.epochs ?? [];
+  const at = Math.max(0, epochs.indexOf(data?.epoch ?? -1));
   const share = data?.labels !== null;
   const layers = [...new Set(data?.units.map((unit) => unit.layer) ?? [])];
   return (
@@ -46,10 +46,10 @@ export function RunSurface({ run }: { run: RunDetail }) {
                 </a>
                 <AxisLine axis={data.x} arrow="→" />
                 <AxisLine axis={data.y} arrow="↑" />
-                {kept.length > 1 && (
+                {epochs.length > 1 && (
                   <label className="field">
                     <span className="label">{t("surface.epoch", { epoch: data.epoch })}</span>
-                    <input type="range" min={0} max={kept.length - 1} step={1} value={at} onChange={(event) => setEpoch(String(kept[Number(event.target.value)] ?? ""))} />
+                    <input type="range" min={0} max={epochs.length - 1} step={1} value={at} onChange={(event) => setEpoch(String(epochs[Number(event.target.value)] ?? ""))} />
                   </label>
                 )}
               </div>
@@ -80,8 +80,8 @@ export function RunSurface({ run }: { run: RunDetail }) {
 }
 
 function plotAddress(run: string, surface: Surface): string {
-  const asked = new URLSearchParams({ x: surface.x.column, y: surface.y.column, epoch: String(surface.epoch) });
-  return `/api/v1/runs/${encodeURIComponent(run)}/plots/surface.png?${asked.toString()}`;
+  const query = new URLSearchParams({ x: surface.x.column, y: surface.y.column, epoch: String(surface.epoch) });
+  return `/api/v1/runs/${encodeURIComponent(run)}/plots/surface.png?${query.toString()}`;
 }
 
 function AxisLine({ axis, arrow }: { axis: SurfaceAxis; arrow: string }) {

@@ -13,7 +13,7 @@ interface Props {
   marks: readonly LineMark[];
 }
 
-/** The spec as YAML: a plain text field with its line numbers, errors marked where they are. */
+/** The spec as YAML in a plain text field, with line numbers and errors marked on their lines. */
 export function SpecText({ text, onChange, marks }: Props) {
   const t = useText();
   const id = useId();
@@ -57,7 +57,7 @@ export function SpecText({ text, onChange, marks }: Props) {
         value={text}
         onChange={(event) => onChange(event.target.value)}
         onKeyDown={(event) => {
-          // Two spaces for Tab inside a line's start; elsewhere Tab goes on to the next control.
+          // Tab inserts two spaces in a line's indentation; elsewhere it moves to the next control.
           const { selectionStart: start, selectionEnd: end, value } = event.currentTarget;
           const before = value.slice(value.lastIndexOf("\n", start - 1) + 1, start);
           if (event.key !== "Tab" || event.shiftKey || start !== end || before.trim() !== "" || before === "") return;

@@ -14,7 +14,7 @@ interface Props {
 
 const isObject = (value: unknown): value is JsonObject => value !== null && typeof value === "object" && !Array.isArray(value);
 
-/** Optimizer, decay, batches, stopping, restarts, split: forms over the same text. */
+/** Forms for optimizer, decay, batches, stopping, restarts and split; they edit the spec's text. */
 export function TrainingForm({ catalogue, spec, columns, onChange }: Props) {
   const t = useText();
   const training = isObject(spec.training) ? spec.training : {};
@@ -141,7 +141,7 @@ interface SwitchedProps {
   onChange: (value: Json | undefined) => void;
 }
 
-/** A callback that is on or off, with its arguments while it is on. */
+/** A callback's switch, and its arguments while it is on. */
 function Switched({ catalogue, label, definition, start, first, value, onChange }: SwitchedProps) {
   const on = value !== undefined && value !== null && value !== false;
   const fields = catalogue?.fields(definition) ?? [];

@@ -6,10 +6,10 @@ import { Bars, Histogram } from "../charts/small";
 import { number, percent, seconds } from "../format";
 import { useText } from "../i18n";
 import { useInAddress } from "../state/address";
-import { fieldsOf, readPrediction, requests, rowOf, type FieldSpec, type Said } from "../spec/prediction";
+import { fieldsOf, readPrediction, requests, rowOf, type FieldSpec, type OutputPrediction } from "../spec/prediction";
 import { Button, Card, CopyButton, ErrorView, Loading, Notice, Segment, Select } from "./basics";
 
-/** A form made of the model's own columns; the answer follows what is typed. */
+/** A form generated from the model's columns; the prediction updates as the user types. */
 export function TryIt({ model }: { model: ModelDetail }) {
   const t = useText();
   const [query, setQuery] = useSearchParams();
@@ -44,7 +44,7 @@ export function TryIt({ model }: { model: ModelDetail }) {
   );
 }
 
-/** The row that an address brings: texts of columns that the model has. */
+/** The row in the address, restricted to columns that the model has. */
 function readTyped(text: string, usual: Record<string, string>): Record<string, string> {
   try {
     const found = Object.entries(JSON.parse(text || "{}") as Record<string, unknown>);
@@ -92,7 +92,7 @@ function TryForm({ name, version, manifest }: { name: string; version: number | 
     };
   }, [name, version, row]);
 
-  const said = answer ? readPrediction(manifest, answer.predictions[0]) : [];
+  const predictions = answer ? readPrediction(manifest, answer.predictions[0]) : [];
   return (
     <div className="columns">
       <Card
@@ -113,8 +113,8 @@ function TryForm({ name, version, manifest }: { name: string; version: number | 
         <Card title={t("try.answer")}>
           <div className="stack" aria-live="polite" data-testid="answer">
             {error !== null && <ErrorView error={error} />}
-            {said.map((one) => (
-              <AnswerView key={one.output} said={one} several={said.length > 1} />
+            {predictions.map((one) => (
+              <AnswerView key={one.output} prediction={one} several={predictions.length > 1} />
             ))}
             {answer?.warnings.map((warning, index) => (
               <Notice key={index} tone="warn">
@@ -128,19 +128,19 @@ function TryForm({ name, version, manifest }: { name: string; version: number | 
             )}
           </div>
         </Card>
-        {explanation && <Contributions explanation={explanation} said={said} manifest={manifest} />}
+        {explanation && <Contributions explanation={explanation} predictions={predictions} manifest={manifest} />}
         <Requests path={predictPath(name, version, "predict")} row={row} />
       </div>
     </div>
   );
 }
 
-function AnswerView({ said, several }: { said: Said; several: boolean }) {
+function AnswerView({ prediction, several }: { prediction: OutputPrediction; several: boolean }) {
   return (
     <div className="stack tight">
-      {several && <h3>{said.output}</h3>}
-      <div className="answer">{said.task === "regression" ? number(said.value, 6) : said.answer}</div>
-      {said.scores.length > 0 && <Bars label={said.output} max={1} bars={said.scores.slice(0, 12).map((score) => ({ label: score.label, value: score.value, text: percent(score.value) }))} />}
+      {several && <h3>{prediction.output}</h3>}
+      <div className="answer">{prediction.task === "regression" ? number(prediction.value, 6) : prediction.answer}</div>
+      {prediction.scores.length > 0 && <Bars label={prediction.output} max={1} bars={prediction.scores.slice(0, 12).map((score) => ({ label: score.label, value: score.value, text: percent(score.value) }))} />}
     </div>
   );
 }
@@ -205,7 +205,7 @@ function evenEdges(edges: readonly number[]): number[] {
   return Array.from({ length: BARS + 1 }, (_, index) => low + ((high - low) * index) / BARS);
 }
 
-/** Shares of uneven bins (quantiles) as heights of even ones. */
+/** Convert the shares of uneven (quantile) bins to heights of even bins. */
 function densities(edges: readonly number[], shares: readonly number[]): number[] {
   const even = evenEdges(edges);
   return Array.from({ length: BARS }, (_, bar) => {
@@ -218,12 +218,12 @@ function densities(edges: readonly number[], shares: readonly number[]): number[
   }).map((value) => Math.round(value * 10_000));
 }
 
-function Contributions({ explanation, said, manifest }: { explanation: Explanation; said: readonly Said[]; manifest: Manifest }) {
+function Contributions({ explanation, predictions, manifest }: { explanation: Explanation; predictions: readonly OutputPrediction[]; manifest: Manifest }) {
   const t = useText();
   const output = manifest.outputs[0];
   const own = output ? explanation.explanations[0]?.[output.name] : undefined;
   if (!output || !own) return null;
-  const label = said[0]?.answer;
+  const label = predictions[0]?.answer;
   const unit = output.task === "multiclass" ? Math.max(0, (output.labels ?? []).indexOf(label ?? "")) : 0;
   const sign = output.task === "binary" && label === output.labels?.[0] ? -1 : 1;
   const bars = Object.entries(own)
@@ -232,7 +232,7 @@ function Contributions({ explanation, said, manifest }: { explanation: Explanati
     .slice(0, 10)
     .map((bar) => ({ ...bar, text: `${bar.value > 0 ? "+" : ""}${number(bar.value === 0 ? 0 : bar.value, 3)}` }));
   return (
-    <Card title={t("try.why", { answer: output.task === "regression" ? output.name : (label ?? "") })} level={3}>
+    <Card title={output.task === "regression" ? t("try.why.value") : t("try.why", { answer: label ?? "" })} level={3}>
       <Bars label={t("try.contributions")} bars={bars} />
       <p className="small faint">{t("try.contributions")}</p>
     </Card>

@@ -22,7 +22,7 @@ interface Sending {
   stop: AbortController;
 }
 
-/** Tables are dropped here, or chosen; each is sent with its progress and told its errors. */
+/** Uploads dropped or chosen tables, showing each one's progress and errors. */
 export function UploadBox() {
   const t = useText();
   const queries = useQueryClient();
@@ -152,7 +152,7 @@ function SendingView({ sending, onAgain, onDismiss }: ViewProps) {
                     <tr>
                       <th scope="col" className="num">{t("upload.row")}</th>
                       <th scope="col">{t("upload.column")}</th>
-                      <th scope="col">{t("upload.wrong")}</th>
+                      <th scope="col">{t("upload.problem")}</th>
                       <th scope="col">{t("problem.received")}</th>
                       <th scope="col">{t("problem.expected")}</th>
                     </tr>
@@ -178,7 +178,7 @@ function SendingView({ sending, onAgain, onDismiss }: ViewProps) {
             )}
             <div className="row">
               <Button small onPress={() => onAgain(sending.name, false)}>
-                {t("again")}
+                {t("retry")}
               </Button>
               {problems.length > 0 && (
                 <Button small onPress={() => onAgain(sending.name, true)}>

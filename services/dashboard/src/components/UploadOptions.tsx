@@ -5,7 +5,7 @@ import { Check, Select } from "./basics";
 const DELIMITERS = [",", ";", "\t", "|", " "] as const;
 const ENCODINGS = ["utf-8", "utf-16", "latin-1", "windows-1252", "big5", "gb18030", "shift_jis", "euc-kr"] as const;
 
-/** How a table is to be read, for the few whose form is not recognised. */
+/** Import options, for tables whose format is not detected correctly. */
 export function UploadOptionsForm({ options, onChange }: { options: UploadOptions; onChange: (options: UploadOptions) => void }) {
   const t = useText();
   const auto = { value: "", label: t("upload.auto") };

@@ -9,7 +9,7 @@ interface Props {
   missingTarget: boolean;
 }
 
-/** What the server makes of the spec: size, time, warnings, or what is wrong with it. */
+/** The server's validation of the spec: size, time and warnings, or the errors. */
 export function Verdict({ verdict, problem, missingTarget }: Props) {
   const t = useText();
   const { answer, error, busy } = verdict;

@@ -11,7 +11,7 @@ interface Props {
   onEdit: (place: number, value: number) => void;
 }
 
-/** Every weight and bias as a number to be typed: what the lines of the drawing are for the mouse. */
+/** Every weight and bias as a number field: the keyboard's alternative to the drawing's lines. */
 export function WeightTable({ form, weights, onEdit }: Props) {
   const t = useText();
   const [open, setOpen] = useState(false);

@@ -2,7 +2,7 @@ import type { ReactNode } from "react";
 import { useEffect, useRef, useState } from "react";
 import { Button as AriaButton } from "react-aria-components";
 import type { ApiError, ProblemItem } from "../api/client";
-import { useText } from "../i18n";
+import { useText, type Translate } from "../i18n";
 
 export * from "./inputs";
 
@@ -56,7 +56,7 @@ export function Card({ title, actions, children, bare, level = 2, flat }: CardPr
   );
 }
 
-/** What may be wider than the screen: it scrolls by itself, also by the keyboard. */
+/** Content that may be wider than the screen; it scrolls on its own, with the keyboard too. */
 export function Scroll({ label, children }: { label?: string; children: ReactNode }) {
   const t = useText();
   const host = useRef<HTMLDivElement>(null);
@@ -109,11 +109,11 @@ export function Empty({ title, children }: { title: string; children?: ReactNode
   );
 }
 
-function where(item: ProblemItem): string[] {
+function positionOf(item: ProblemItem, t: Translate): string[] {
   return [
-    item.row !== undefined ? `row ${item.row}` : "",
-    item.line !== undefined ? `line ${item.line}` : "",
-    item.column !== undefined ? `column ${item.column}` : "",
+    item.row !== undefined ? t("problem.row", { n: item.row }) : "",
+    item.line !== undefined ? t("problem.line", { n: item.line }) : "",
+    item.column !== undefined ? t("problem.column", { n: item.column }) : "",
     item.pointer ?? "",
     item.parameter ?? "",
   ].filter(Boolean);
@@ -121,14 +121,14 @@ function where(item: ProblemItem): string[] {
 
 const shown = (value: unknown): string => (typeof value === "string" ? value : JSON.stringify(value)).slice(0, 160);
 
-/** One problem: what, where, received, expected, and how to mend it. */
+/** One problem: what, where, received, expected, and the fix. */
 export function ProblemLine({ item }: { item: ProblemItem }) {
   const t = useText();
-  const places = where(item);
+  const position = positionOf(item, t);
   return (
     <div className="break">
       <div>
-        {places.length > 0 && <code className="faint">{places.join(" · ")} </code>}
+        {position.length > 0 && <code className="faint">{position.join(" · ")} </code>}
         {item.detail}
       </div>
       {(item.received !== undefined || item.expected !== undefined) && (
@@ -182,7 +182,7 @@ export function Stat({ name, value, note }: { name: string; value: ReactNode; no
   );
 }
 
-/** Copies text, and says so for a moment. */
+/** Copies text and confirms it for a moment. */
 export function CopyButton({ text, label }: { text: string; label?: string }) {
   const t = useText();
   const [done, setDone] = useState(false);

@@ -9,13 +9,14 @@ interface ConfirmProps {
   title: string;
   children: ReactNode;
   action: string;
+  keep?: string; // instead of "Cancel", where that word would be ambiguous
   danger?: boolean;
   onConfirm: () => void;
   onClose: () => void;
 }
 
-/** Asks before something is moved, stopped or revoked. */
-export function Confirm({ open, title, children, action, danger, onConfirm, onClose }: ConfirmProps) {
+/** Asks for confirmation before something is moved, stopped or revoked. */
+export function Confirm({ open, title, children, action, keep, danger, onConfirm, onClose }: ConfirmProps) {
   const t = useText();
   return (
     <ModalOverlay className="overlay" isOpen={open} isDismissable onOpenChange={(next) => !next && onClose()}>
@@ -25,7 +26,7 @@ export function Confirm({ open, title, children, action, danger, onConfirm, onCl
           <div>{children}</div>
           <div className="row">
             <span className="grow" />
-            <Button onPress={onClose}>{t("cancel")}</Button>
+            <Button onPress={onClose}>{keep ?? t("cancel")}</Button>
             <Button
               tone={danger ? "danger" : "primary"}
               onPress={() => {
@@ -75,7 +76,7 @@ export interface TabSpec {
   content: () => ReactNode;
 }
 
-/** Tabs whose choice stands in the address, so that it can be shared. */
+/** Tabs whose selection is in the address, so it can be shared. */
 export function AddressTabs({ tabs, label, name = "tab" }: { tabs: readonly TabSpec[]; label: string; name?: string }) {
   const [query, setQuery] = useSearchParams();
   const first = tabs[0]?.id ?? "";

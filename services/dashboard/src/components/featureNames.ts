@@ -1,6 +1,6 @@
 import type { Feature } from "../spec/tinynet";
 
-/** How the playground's features are written, in any language. */
+/** Labels of the playground's features, the same in every language. */
 export const FEATURE_NAMES: Record<Feature, string> = {
   x1: "x₁",
   x2: "x₂",

@@ -103,11 +103,11 @@ interface NumberInputProps {
   invalid?: boolean;
   label?: string;
   small?: boolean;
-  /** Takes the focus when it comes: it was asked for by a click. */
+  /** Focus the field when it appears, because a click opened it. */
   focused?: boolean;
 }
 
-/** A number as typed: it is told once it reads as a number, so that `1e-` can become `1e-3`. */
+/** A number field that reports only complete numbers, so `1e-` can become `1e-3`. */
 export function NumberInput({ id, value, onChange, placeholder, invalid, label, small, focused }: NumberInputProps) {
   const [text, setText] = useState<string | null>(null);
   const typed = text ?? (value === null ? "" : String(value));

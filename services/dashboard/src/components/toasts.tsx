@@ -23,10 +23,10 @@ function show(toast: Omit<Toast, "id">, milliseconds: number): void {
   setTimeout(() => change(toasts.filter((one) => one.id !== id)), milliseconds);
 }
 
-/** Says that something was done. */
-export const tell = (text: string): void => show({ text, error: null }, 4000);
-/** Says that something failed, with what to do about it. */
-export const tellError = (error: unknown): void => show({ text: null, error }, 9000);
+/** Show a confirmation. */
+export const showMessage = (text: string): void => show({ text, error: null }, 4000);
+/** Show an error, with its fix. */
+export const showError = (error: unknown): void => show({ text: null, error }, 9000);
 
 const subscribe = (listener: () => void): (() => void) => {
   listeners.add(listener);

@@ -1,4 +1,4 @@
-/** Two languages, one set of keys: `zh.ts` is typed by `en.ts`, so that none can be missing. */
+/** Two languages, one set of keys: `zh.ts` is typed by `en.ts`, so no key can be missing. */
 
 import { useSyncExternalStore } from "react";
 import { readPreference, writePreference } from "../state/preferences";
@@ -30,9 +30,14 @@ export function setLanguage(next: Language): void {
 
 export const currentLanguage = (): Language => language;
 
-/** The text of a key, `{name}` replaced. */
+/** The text of a key in the visitor's language, outside of components. */
+export const currentText = (key: Key, values?: Values): string => translate(language, key, values);
+
+/** Return the text of a key with `{name}` replaced by its value, and `{name:one|several}` by the form for its number. */
 export function translate(into: Language, key: Key, values: Values = {}): string {
-  return TABLES[into][key].replace(/\{(\w+)\}/g, (whole, name: string) => String(values[name] ?? whole));
+  return TABLES[into][key].replace(/\{(\w+)(?::([^|}]*)\|([^}]*))?\}/g, (whole, name: string, one?: string, several?: string) =>
+    one === undefined ? String(values[name] ?? whole) : String(values[name]) === "1" ? one : (several ?? ""),
+  );
 }
 
 const subscribe = (listener: () => void): (() => void) => {

@@ -16,7 +16,7 @@ import { shortId } from "./Runs";
 
 const MOST = 20;
 
-/** Runs over each other: curves, what their specs say differently, and whether the difference is more than chance. */
+/** Runs side by side: curves, differences between their specs, and whether results differ by more than chance. */
 export default function Compare() {
   const t = useText();
   const [query, setQuery] = useSearchParams();
@@ -160,7 +160,7 @@ function Figures({ runs, tables, ids, metric, onRemove }: FiguresProps) {
           <tbody>
             {runs.map((run, index) => {
               const values = trialsOf(run.id);
-              const told = index === 0 || run.dataset_id !== first?.dataset_id ? null : verdict(base, values, mode);
+              const comparison = index === 0 || run.dataset_id !== first?.dataset_id ? null : verdict(base, values, mode);
               return (
                 <tr key={run.id}>
                   <td>
@@ -175,7 +175,7 @@ function Figures({ runs, tables, ids, metric, onRemove }: FiguresProps) {
                   </td>
                   <td className="num">{values.length > 0 ? number(mode === "min" ? Math.min(...values) : Math.max(...values)) : "–"}</td>
                   <td className="num">{values.length > 1 ? `${number(Math.min(...values), 3)} – ${number(Math.max(...values), 3)} (${values.length})` : "–"}</td>
-                  <td>{index === 0 ? <span className="faint">{t("compare.base")}</span> : told ? t(`compare.${told}`) : "–"}</td>
+                  <td>{index === 0 ? <span className="faint">{t("compare.base")}</span> : comparison ? t(`compare.${comparison}`) : "–"}</td>
                   <td className="right">
                     <button type="button" className="linklike small" onClick={() => onRemove(run.id)}>
                       {t("remove")}

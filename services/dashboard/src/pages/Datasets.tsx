@@ -4,7 +4,7 @@ import { Link, useNavigate } from "react-router";
 import { makeSample, useDatasets, useSamples } from "../api/datasets";
 import type { SampleInfo } from "../api/types";
 import { Badge, Button, Card, Empty, ErrorView, Loading, Scroll } from "../components/basics";
-import { tellError } from "../components/toasts";
+import { showError } from "../components/toasts";
 import { UploadBox } from "../components/UploadBox";
 import { ago, bytes, number } from "../format";
 import { useText } from "../i18n";
@@ -61,7 +61,7 @@ function DatasetList() {
                 <th scope="col">{t("name")}</th>
                 <th scope="col" className="num">{t("rows")}</th>
                 <th scope="col" className="num">{t("size")}</th>
-                <th scope="col">{t("made")}</th>
+                <th scope="col">{t("created")}</th>
                 <th scope="col">
                   <span className="visually-hidden">{t("actions")}</span>
                 </th>
@@ -146,7 +146,7 @@ function SampleItem({ sample }: { sample: SampleInfo }) {
               void queries.invalidateQueries({ queryKey: ["datasets"] });
               return go(`/datasets/${encodeURIComponent(refOf(made))}`);
             })
-            .catch(tellError)
+            .catch(showError)
             .finally(() => setBusy(false));
         }}
       >

@@ -8,7 +8,7 @@ import { useText } from "../i18n";
 import { refOf } from "./Datasets";
 import { RunTable } from "./Runs";
 
-/** The three steps, and what was last done. */
+/** The three steps, recent runs and datasets. */
 export default function Home() {
   const t = useText();
   const runs = useRuns({}, 8);

@@ -5,13 +5,13 @@ import { removeLabel, retire, rollback, setLabel, setLoaded, useManifest, useMod
 import type { ModelDetail, VersionInfo } from "../api/types";
 import { Badge, Button, Card, ErrorView, Loading, Scroll, Stat } from "../components/basics";
 import { AddressTabs, Confirm } from "../components/dialogs";
-import { tell, tellError } from "../components/toasts";
+import { showMessage, showError } from "../components/toasts";
 import { TryIt } from "../components/TryIt";
 import { ModelLive } from "../components/ModelLive";
 import { ago, bytes, moment, number } from "../format";
-import { useText } from "../i18n";
+import { useText, type Translate } from "../i18n";
 import { useInAddress } from "../state/address";
-import { metricLine } from "./Models";
+import { metricLine, versionsLine } from "./Models";
 import { shortId } from "./Runs";
 
 export default function ModelPage() {
@@ -40,7 +40,7 @@ export default function ModelPage() {
             {detail.loaded ? <Badge tone="good">{t("models.loaded")}</Badge> : <Badge>{t("models.unloaded")}</Badge>}
           </h1>
           <p className="muted small">
-            {t("models.versions", { n: detail.versions.length, v: detail.serving ?? "–" })} · {t("made")} {moment(detail.created_at)}
+            {versionsLine(detail, t)} · {t("created")} {moment(detail.created_at)}
           </p>
         </div>
         <div className="row">
@@ -64,19 +64,26 @@ export default function ModelPage() {
 
 function useChange(name: string) {
   const queries = useQueryClient();
-  return (done: Promise<unknown>, said: string) =>
+  return (done: Promise<unknown>, message: string) =>
     void done
       .then(() => {
-        tell(said);
+        showMessage(message);
         return queries.invalidateQueries({ queryKey: ["model", name] });
       })
-      .catch(tellError);
+      .catch(showError);
 }
 
 function LoadButton({ model }: { model: ModelDetail }) {
   const t = useText();
   const change = useChange(model.name);
   return <Button onPress={() => change(setLoaded(model.name, !model.loaded), t("saved"))}>{model.loaded ? t("models.unload") : t("models.load")}</Button>;
+}
+
+/** What moving a label changes. The champion serves; without one, the newest version does. */
+function moveText({ label, version, from }: Move, model: ModelDetail, t: Translate): string {
+  const live = label === "champion" ? model.serving : null;
+  if (live !== null && live !== version) return t("models.move.text.live", { label, version, from: live });
+  return from === null || from === version ? t("models.move.text.new", { label, version }) : t("models.move.text", { label, version, from });
 }
 
 interface Move {
@@ -114,7 +121,7 @@ function Versions({ model }: { model: ModelDetail }) {
                 <th scope="col">{t("labels")}</th>
                 <th scope="col">{t("result")}</th>
                 <th scope="col">{t("run")}</th>
-                <th scope="col">{t("made")}</th>
+                <th scope="col">{t("created")}</th>
                 <th scope="col">
                   <span className="visually-hidden">{t("actions")}</span>
                 </th>
@@ -130,7 +137,7 @@ function Versions({ model }: { model: ModelDetail }) {
                   </td>
                   <td>
                     <div className="row tight">
-                      {version.version === model.serving && <Badge tone="good">{t("models.serving")}</Badge>}
+                      {version.version === model.serving && <Badge tone="good">{t("models.loaded")}</Badge>}
                       {version.retired_at && <Badge>{t("models.retired")}</Badge>}
                       {model.labels
                         .filter((label) => label.version === version.version)
@@ -162,14 +169,13 @@ function Versions({ model }: { model: ModelDetail }) {
         open={move !== null}
         title={t("models.move.title", { label: move?.label ?? "" })}
         action={t("models.move")}
+        keep={t("models.keep")}
         onClose={() => setMove(null)}
         onConfirm={() => {
           if (move) change(setLabel(model.name, move.label, move.version), t("models.moved", { label: move.label, version: move.version }));
         }}
       >
-        {move?.from === null || move === null
-          ? t("models.move.text.new", { label: move?.label ?? "", version: move?.version ?? 0 })
-          : t("models.move.text", { label: move.label, from: move.from, version: move.version })}
+        {move !== null && moveText(move, model, t)}
       </Confirm>
       <Confirm
         open={retiring !== null}
@@ -222,7 +228,7 @@ function MoveChoice({ model, version, onMove, onRetire }: ChoiceProps) {
         }
       }}
     >
-      <option value="">{t("models.make")}</option>
+      <option value="">{t("models.assign")}</option>
       {names.map((name) => (
         <option key={name} value={name}>
           {name}

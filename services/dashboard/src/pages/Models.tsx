@@ -1,9 +1,9 @@
 import { Link } from "react-router";
 import { useModel, useModels } from "../api/models";
-import type { ModelInfo } from "../api/types";
+import type { ModelDetail, ModelInfo } from "../api/types";
 import { Badge, Card, Empty, ErrorView, Loading } from "../components/basics";
 import { ago, number } from "../format";
-import { useText } from "../i18n";
+import { useText, type Translate } from "../i18n";
 
 export default function Models() {
   const t = useText();
@@ -48,7 +48,7 @@ function ModelCard({ model }: { model: ModelInfo }) {
           {model.loaded ? <Badge tone="good">{t("models.loaded")}</Badge> : <Badge>{t("models.unloaded")}</Badge>}
         </div>
         <div className="row tight small muted">
-          {detail.data ? t("models.versions", { n: detail.data.versions.length, v: detail.data.serving ?? "–" }) : "…"}
+          {detail.data ? versionsLine(detail.data, t) : "…"}
         </div>
         <div className="small num">{serving ? metricLine(serving.metrics) : ""}</div>
         <div className="small faint">{ago(model.created_at)}</div>
@@ -56,6 +56,10 @@ function ModelCard({ model }: { model: ModelInfo }) {
     </Link>
   );
 }
+
+/** How many versions a model has and which one serves. */
+export const versionsLine = (model: ModelDetail, t: Translate): string =>
+  model.serving === null ? t("models.versions.none", { n: model.versions.length }) : t("models.versions", { n: model.versions.length, v: model.serving });
 
 export function metricLine(metrics: Record<string, unknown>): string {
   const part = (metrics.test ?? metrics.validation ?? metrics) as Record<string, unknown>;

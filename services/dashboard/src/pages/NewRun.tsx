@@ -9,7 +9,7 @@ import { Button, Card, Empty, Field, Loading, Select } from "../components/basic
 import { kindKey } from "../components/DatasetColumns";
 import { LayerBuilder } from "../components/LayerBuilder";
 import { SpecText } from "../components/SpecText";
-import { tellError } from "../components/toasts";
+import { showError } from "../components/toasts";
 import { TrainingForm } from "../components/TrainingForm";
 import { Verdict } from "../components/Verdict";
 import { number } from "../format";
@@ -31,7 +31,7 @@ export const useCatalogue = (): Catalogue | null => {
   return useMemo(() => (schema.data ? new Catalogue(schema.data) : null), [schema.data]);
 };
 
-/** The page's text: from the address, from a run that is to be changed, or from a dataset. */
+/** A new run's spec, initially taken from the address, from the run to edit, or from a dataset. */
 export default function NewRun() {
   const t = useText();
   const [query] = useSearchParams();
@@ -46,7 +46,7 @@ export default function NewRun() {
       <div className="page">
         <h1>{t("new.title")}</h1>
         <Empty title={t("datasets.none")}>
-          <p>{t("datasets.none.text")}</p>
+          <p>{t("new.nodata")}</p>
           <Link className="button primary" to="/datasets">
             {t("nav.datasets")}
           </Link>
@@ -74,7 +74,7 @@ function firstText(dataset: string | null, target: string | null, known: readonl
   return write(spec);
 }
 
-/** `name@version`, as a spec may say its dataset. */
+/** The spec's dataset as `name@version`. */
 function refIn(spec: JsonObject | null): string | null {
   const dataset = spec?.dataset;
   if (typeof dataset === "string") return dataset;
@@ -123,7 +123,7 @@ function Builder({ start, known }: { start: string; known: readonly DatasetInfo[
     setSending(true);
     submit(text)
       .then((run) => go(`/runs/${encodeURIComponent(run.id)}`))
-      .catch(tellError)
+      .catch(showError)
       .finally(() => setSending(false));
   };
   return (
@@ -180,7 +180,7 @@ function Builder({ start, known }: { start: string; known: readonly DatasetInfo[
         </fieldset>
         <div className="stack sticky">
           <Verdict verdict={verdict} problem={reading.problem} missingTarget={target === null} />
-          <Card title={t("spec.yaml")} bare actions={<span className="small faint">{t("spec.same")}</span>}>
+          <Card title={t("spec.yaml")} bare actions={<span className="small faint">{t("spec.synced")}</span>}>
             <SpecText text={text} onChange={setText} marks={verdict.marks(text, reading.problem)} />
           </Card>
         </div>
@@ -194,7 +194,7 @@ const sizeOf = (shape: readonly (number | null)[]): number | null => {
   return rest.length === 0 ? null : rest.reduce((product, size) => product * size, 1);
 };
 
-/** What was written is kept in the address, so that it can be shared and comes back. */
+/** Keeps the edited spec in the address, so it can be shared and restored. */
 function useTextInAddress(text: string, start: string): void {
   useEffect(() => {
     if (text === start) return undefined;
@@ -281,7 +281,7 @@ function DataForm({ spec, known, ref_, dataset, target, onChange }: DataProps) {
   );
 }
 
-/** The columns that a spec names as features; null where it leaves them out. */
+/** The columns that a spec names as features; null where it names none. */
 export function featureNames(features: Json | undefined): string[] | null {
   if (features === undefined || features === null) return null;
   if (!Array.isArray(features)) return Object.keys(features as JsonObject);

@@ -3,7 +3,7 @@ import { Link, useSearchParams } from "react-router";
 import { Button, Card, Check, ErrorView, Select } from "../components/basics";
 import { Icon } from "../components/icons";
 import { PlayData, type PanelProps } from "../components/PlayData";
-import { PlayNetwork, rounded, type Looked } from "../components/PlayNetwork";
+import { PlayNetwork, rounded, type HoveredUnit } from "../components/PlayNetwork";
 import { PlayOutput } from "../components/PlayOutput";
 import { WeightTable } from "../components/WeightTable";
 import { number } from "../format";
@@ -36,7 +36,7 @@ export default function Playground() {
   const t = useText();
   const [query, setQuery] = useSearchParams();
   const written = [...query].filter(([name]) => name !== "run" && name !== "at").join("&");
-  // eslint-disable-next-line react-hooks/exhaustive-deps -- the controls, and not the moment that is shown
+  // eslint-disable-next-line react-hooks/exhaustive-deps -- depends on the controls, not on the epoch shown
   const [controls, view] = useMemo(() => [readControls(query), readView(query)] as const, [written]);
   const points = usePoints(controls);
   const training = useTraining({ controls, dataset: points.dataset, speed: view.speed, run: query.get("run"), epoch: Number(query.get("at")) || 0 });
@@ -47,22 +47,22 @@ export default function Playground() {
       wanted.set("run", seen.run);
       wanted.set("at", String(seen.at));
     }
-    // A page that is being left must not call the visitor back.
+    // Do not navigate back to a page that the visitor is leaving.
     const here = window.location.pathname.endsWith("/playground");
     if (here && wanted.toString() !== query.toString()) setQuery(wanted, { replace: true });
   };
   const set = (part: Partial<Controls>) => put(changed(controls, part), view, null);
   const setView = (part: Partial<View>) => put(controls, { ...view, ...part }, runId === null ? null : { run: runId, at: epoch });
   useEffect(() => {
-    // What is seen when it stands still is what the address brings back.
+    // Once paused, put the epoch shown into the address.
     if (playing || runId === null) return undefined;
     const timer = setTimeout(() => put(controls, view, { run: runId, at: epoch }), 250);
     return () => clearTimeout(timer);
-    // eslint-disable-next-line react-hooks/exhaustive-deps -- `put` writes what these are
+    // eslint-disable-next-line react-hooks/exhaustive-deps -- `put` depends on these
   }, [playing, runId, epoch, written]);
   const form = useMemo(() => formOf(controls), [controls]);
   const maps = useMemo(() => (now ? plane.run(form, now.weights) : null), [form, now]);
-  const [looked, setLooked] = useState<Looked | null>(null);
+  const [hovered, setHovered] = useState<HoveredUnit | null>(null);
   const edit = (place: number, value: number) => now && set({ start: now.weights.map((own, at) => (at === place ? value : rounded(own))) });
   return (
     <div className="page">
@@ -96,13 +96,13 @@ export default function Playground() {
               weights={now?.weights ?? null}
               onFeature={view.hide.includes("features") ? null : (feature, on) => set({ features: FEATURES.filter((own) => (own === feature ? on : controls.features.includes(own))) })}
               onEdit={view.hide.includes("weights") ? null : edit}
-              onLook={setLooked}
+              onHover={setHovered}
             />
             <p className="small muted">{controls.start.length > 0 ? t("play.edited") : t("play.edit")}</p>
             {now !== null && !view.hide.includes("weights") && <WeightTable form={form} weights={now.weights} onEdit={edit} />}
           </div>
         </Card>
-        <PlayOutput controls={controls} view={view} setView={setView} form={form} points={points} training={training} output={maps?.at(-1)?.[0] ?? null} looked={looked} />
+        <PlayOutput controls={controls} view={view} setView={setView} form={form} points={points} training={training} output={maps?.at(-1)?.[0] ?? null} hovered={hovered} />
       </div>
       <Hiding view={view} setView={setView} spec={points.dataset ? write(specOf(controls, `${points.dataset.name}@${points.dataset.version}`)) : null} />
     </div>
@@ -197,7 +197,7 @@ function Neurons({ controls: { layers }, set }: Setting) {
   );
 }
 
-/** For a class: controls are left out, and the address says which. Whoever wants more takes the spec with them. */
+/** Hides controls for teaching (the address records which), and links to the spec in New run. */
 function Hiding({ view, setView, spec }: { view: View; setView: (part: Partial<View>) => void; spec: string | null }) {
   const t = useText();
   return (

@@ -13,9 +13,9 @@ import { RunEvaluation } from "../components/RunEvaluation";
 import { RunFindings } from "../components/RunFindings";
 import { RunLayers } from "../components/RunLayers";
 import { RunSurface } from "../components/RunSurface";
-import { tell, tellError } from "../components/toasts";
+import { showMessage, showError } from "../components/toasts";
 import { ago, moment, number, seconds, secondsUntil } from "../format";
-import { useText } from "../i18n";
+import { useText, type Key } from "../i18n";
 import { write, type JsonObject } from "../spec/document";
 import { shortId } from "./Runs";
 
@@ -40,7 +40,7 @@ function RunView({ run }: { run: RunDetail }) {
   const live = useLive(run.id, running);
   const { dataset, target } = about(run.resolved);
   const tabs: TabSpec[] = [
-    { id: "curves", title: t("tab.curves"), content: () => <RunCurves live={live} running={running} kept={keptTrial(run)} /> },
+    { id: "curves", title: t("tab.curves"), content: () => <RunCurves live={live} running={running} best={bestTrial(run)} /> },
     { id: "evaluation", title: t("tab.evaluation"), content: () => <RunEvaluation run={run} /> },
     { id: "findings", title: t("tab.findings"), content: () => <RunFindings run={run} /> },
     { id: "layers", title: t("tab.layers"), content: () => <RunLayers run={run} /> },
@@ -62,7 +62,7 @@ function RunView({ run }: { run: RunDetail }) {
             )}
           </div>
           <h1 className="row">
-            <span className="break">{target || shortId(run.id)}</span> <StateBadge state={run.state} asked={run.cancel_requested_at !== null} />
+            <span className="break">{target || shortId(run.id)}</span> <StateBadge state={run.state} cancelling={run.cancel_requested_at !== null} />
             {run.kind === "reproduction" && <Badge tone="info">{t("run.reproduction")}</Badge>}
           </h1>
           <p className="muted small">
@@ -87,15 +87,15 @@ function RunView({ run }: { run: RunDetail }) {
             : t("run.differs", { trial: run.reproduction.first_difference?.trial ?? 0, epoch: run.reproduction.first_difference?.epoch ?? 0 })}
         </Notice>
       )}
-      <AddressTabs label={t("run")} tabs={tabs} />
+      <AddressTabs label={t("run.tabs")} tabs={tabs} />
     </div>
   );
 }
 
-/** The trial that the server kept; null while there is none. */
-function keptTrial(run: RunDetail): number | null {
-  const kept = run.result?.best_trial;
-  return typeof kept === "number" ? kept : null;
+/** The best trial according to the server; null while there is none. */
+function bestTrial(run: RunDetail): number | null {
+  const best = run.result?.best_trial;
+  return typeof best === "number" ? best : null;
 }
 
 function Actions({ run }: { run: RunDetail }) {
@@ -103,7 +103,7 @@ function Actions({ run }: { run: RunDetail }) {
   const go = useNavigate();
   const queries = useQueryClient();
   const [asking, setAsking] = useState(false);
-  const again = (made: Promise<RunDetail>) => void made.then((next) => go(`/runs/${encodeURIComponent(next.id)}`)).catch(tellError);
+  const again = (made: Promise<RunDetail>) => void made.then((next) => go(`/runs/${encodeURIComponent(next.id)}`)).catch(showError);
   return (
     <div className="row">
       {isLive(run) && (
@@ -126,15 +126,16 @@ function Actions({ run }: { run: RunDetail }) {
         open={asking}
         title={t("run.cancel.title")}
         action={t("run.cancel")}
+        keep={t("run.keep")}
         danger
         onClose={() => setAsking(false)}
         onConfirm={() =>
           void cancelRun(run.id)
             .then((next) => {
-              tell(t(next.state === "cancelled" ? "run.cancelled" : "run.cancelling"));
+              showMessage(t(next.state === "cancelled" ? "run.cancelled" : "run.cancelling"));
               return queries.invalidateQueries({ queryKey: ["run", run.id] });
             })
-            .catch(tellError)
+            .catch(showError)
         }
       >
         {t("run.cancel.text")}
@@ -177,12 +178,16 @@ function ProgressLine({ run, connected, lastEpoch }: { run: RunDetail; connected
   );
 }
 
+/** The causes of failure that have a text of their own. */
+const CAUSES: ReadonlySet<string> = new Set(["bad_data", "diverged", "out_of_memory", "parity", "worker_lost", "disk_full", "internal_error", "killed"]);
+
 function Failure({ error }: { error: Record<string, unknown> }) {
   const t = useText();
+  const cause = String(error.cause ?? "");
   const evidence = Object.entries(error).filter(([name, value]) => !["cause", "detail", "title", "type", "status", "fix"].includes(name) && value !== null);
   return (
     <Notice tone="bad">
-      <strong>{t("run.failed", { cause: String(error.cause ?? "") })}</strong>
+      <strong>{CAUSES.has(cause) ? t(`failure.${cause}` as Key) : t("run.failed", { cause })}</strong>
       <p className="break">{String(error.detail ?? "")}</p>
       {typeof error.fix === "string" && <p>→ {error.fix}</p>}
       {evidence.length > 0 && (
@@ -217,13 +222,13 @@ function Events({ events }: { events: readonly EventInfo[] }) {
 
 function SpecTab({ run }: { run: RunDetail }) {
   const t = useText();
-  const asked = write(run.spec as JsonObject);
+  const submitted = write(run.spec as JsonObject);
   const resolved = write(run.resolved as JsonObject);
   return (
     <div className="columns even">
-      <Card title={t("spec.asked")} actions={<CopyButton text={asked} />}>
-        <pre className="code" tabIndex={0} aria-label={t("spec.asked")}>
-          {asked}
+      <Card title={t("spec.submitted")} actions={<CopyButton text={submitted} />}>
+        <pre className="code" tabIndex={0} aria-label={t("spec.submitted")}>
+          {submitted}
         </pre>
       </Card>
       <Card title={t("spec.resolved")} actions={<CopyButton text={resolved} />}>

@@ -93,8 +93,8 @@ export function RunTable({ runs, chosen = [], onChoose }: TableProps) {
             <th scope="col">{t("state")}</th>
             <th scope="col">{t("model")}</th>
             <th scope="col">{t("result")}</th>
-            <th scope="col" className="num">{t("took")}</th>
-            <th scope="col">{t("made")}</th>
+            <th scope="col" className="num">{t("duration")}</th>
+            <th scope="col">{t("created")}</th>
           </tr>
         </thead>
         <tbody>
@@ -116,7 +116,7 @@ export function RunTable({ runs, chosen = [], onChoose }: TableProps) {
                 </Link>
               </td>
               <td>
-                <StateBadge state={run.state} asked={run.cancel_requested_at !== null} />
+                <StateBadge state={run.state} cancelling={run.cancel_requested_at !== null} />
               </td>
               <td>{run.model ? <Link to={`/models/${encodeURIComponent(run.model)}`}>{run.model}</Link> : <span className="faint">–</span>}</td>
               <td className="small">{resultLine(run)}</td>
@@ -132,7 +132,7 @@ export function RunTable({ runs, chosen = [], onChoose }: TableProps) {
 
 export const shortId = (id: string): string => (id.length > 14 ? `…${id.slice(-8)}` : id);
 
-/** The final figures in a line: those of the test part where there are some. */
+/** The final figures in one line: those of the test part if it has any. */
 export function resultLine(run: RunSummary): string {
   if (run.error) return String(run.error.detail ?? run.error.cause ?? "");
   const metrics = (run.result?.metrics ?? {}) as Record<string, unknown>;

@@ -1,9 +1,15 @@
 import { useState } from "react";
 import { signIn, type Me } from "../api/session";
-import { Button, ErrorView, Field } from "../components/basics";
+import { Button, ErrorView, Field, Notice } from "../components/basics";
 import { useText } from "../i18n";
 
-export function SignIn({ problem, onSigned }: { problem: unknown; onSigned: (me: Me) => void }) {
+interface Props {
+  problem: unknown;
+  ended: boolean; // the visitor was signed in before
+  onSigned: (me: Me) => void;
+}
+
+export function SignIn({ problem, ended, onSigned }: Props) {
   const t = useText();
   const [token, setToken] = useState("");
   const [error, setError] = useState<unknown>(problem);
@@ -22,6 +28,7 @@ export function SignIn({ problem, onSigned }: { problem: unknown; onSigned: (me:
             <h1>fitserve</h1>
           </div>
           <p className="muted">{t("signin.why")}</p>
+          {ended && <Notice tone="warn">{t("signin.ended")}</Notice>}
           {error !== null && error !== undefined && <ErrorView error={error} />}
           <Field label={t("signin.key")} hint={t("signin.hint")}>
             {(id) => (

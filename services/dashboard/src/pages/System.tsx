@@ -7,7 +7,7 @@ import type { KeyInfo, NewKey, SystemInfo } from "../api/types";
 import { Badge, Button, Card, Check, CopyButton, ErrorView, Field, Loading, Notice, Scroll, Stat } from "../components/basics";
 import { Confirm, Sheet } from "../components/dialogs";
 import { StateBadge } from "../components/RunBits";
-import { tellError } from "../components/toasts";
+import { showError } from "../components/toasts";
 import { ago, bytes, moment, number, seconds, secondsUntil } from "../format";
 import { useText } from "../i18n";
 import { shortId } from "./Runs";
@@ -66,7 +66,7 @@ function Now({ system }: { system: SystemInfo }) {
         <div className="body stats">
           <Stat name={t("system.workers")} value={number(system.workers.filter((worker) => worker.alive).length)} />
           <Stat name={t("state.running")} value={number(system.runs.running ?? 0)} />
-          <Stat name={t("state.queued")} value={number(system.runs.queued ?? 0)} note={`${t("system.oldest")} ${seconds(system.oldest_queued_seconds)}`} />
+          <Stat name={t("state.queued")} value={number(system.runs.queued ?? 0)} note={system.oldest_queued_seconds ? t("system.oldest", { time: seconds(system.oldest_queued_seconds) }) : undefined} />
           <Stat name={t("state.succeeded")} value={number(system.runs.succeeded ?? 0)} />
           <Stat name={t("state.failed")} value={number(system.runs.failed ?? 0)} />
           <Stat name={t("system.storage")} value={bytes(total)} />
@@ -85,9 +85,9 @@ function Now({ system }: { system: SystemInfo }) {
                 <thead>
                   <tr>
                     <th scope="col">{t("system.worker")}</th>
-                    <th scope="col">{t("system.doing")}</th>
-                    <th scope="col">{t("system.since")}</th>
-                    <th scope="col">{t("system.seen")}</th>
+                    <th scope="col">{t("system.current")}</th>
+                    <th scope="col">{t("system.started")}</th>
+                    <th scope="col">{t("system.heartbeat")}</th>
                   </tr>
                 </thead>
                 <tbody>
@@ -202,7 +202,7 @@ function Keys({ admin, me }: { admin: boolean; me: Me | undefined }) {
                   ) : key.expires_at && secondsUntil(key.expires_at) < 0 ? (
                     <Badge tone="warn">{t("system.keys.expired")}</Badge>
                   ) : (
-                    <Badge tone="good">{t("system.keys.live")}</Badge>
+                    <Badge tone="good">{t("system.keys.active")}</Badge>
                   )}
                   {key.expires_at && <span className="small faint"> {moment(key.expires_at)}</span>}
                 </td>
@@ -235,7 +235,7 @@ function Keys({ admin, me }: { admin: boolean; me: Me | undefined }) {
         action={t("system.keys.revoke")}
         onClose={() => setRevoking(null)}
         onConfirm={() => {
-          if (revoking) void revokeKey(revoking.id).then(refresh).catch(tellError);
+          if (revoking) void revokeKey(revoking.id).then(refresh).catch(showError);
         }}
       >
         {t("system.keys.revoke.text")}
@@ -269,7 +269,7 @@ function KeyForm({ onClose, onMade }: { onClose: () => void; onMade: (key: NewKe
           ))}
         </fieldset>
         <Button type="submit" tone="primary" disabled={!name.trim() || scopes.length === 0}>
-          {t("system.keys.make")}
+          {t("system.keys.create")}
         </Button>
       </form>
     </Sheet>

@@ -1,4 +1,4 @@
-/** A column's profile as the page draws it. */
+/** A column's profile, as the page draws it. */
 
 export interface Drawing {
   counts: number[];
@@ -27,7 +27,7 @@ function pairs(value: unknown): { label: string; count: number }[] {
   return [];
 }
 
-/** Reads what the server computed; what a kind of column does not have is empty. */
+/** Read the server's profile; parts that a kind of column lacks are empty. */
 export function drawingOf(profile: Record<string, unknown> | undefined): Drawing {
   const histogram = (profile?.histogram ?? null) as { counts?: unknown; edges?: unknown } | null;
   const counts = isNumbers(histogram?.counts) ? histogram.counts : [];

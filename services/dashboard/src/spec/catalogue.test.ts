@@ -48,6 +48,6 @@ describe("the catalogue", () => {
     });
     expect(dense?.arguments[0]).toMatchObject({ required: true, minimum: 1 });
     expect(dense?.arguments[1]).toMatchObject({ choices: ["relu", "tanh"], nullable: true, default: "relu" });
-    expect(dense?.arguments[2]?.family).toBe("Regularizer");
+    expect(dense?.arguments[2]?.group).toBe("Regularizer");
   });
 });

@@ -1,10 +1,10 @@
-/** What the spec's JSON Schema knows: families of Keras classes and the arguments of each, for forms. */
+/** The spec's JSON Schema as a catalogue for forms: groups of Keras classes and each class's arguments. */
 
 export interface Argument {
   name: string;
   type: "integer" | "number" | "boolean" | "choice" | "component" | "number-or-component" | "text" | "json";
-  /** The family of a component: `Regularizer`, say. */
-  family: string | null;
+  /** The group of a component, such as `Regularizer`. */
+  group: string | null;
   choices: readonly string[];
   nullable: boolean;
   required: boolean;
@@ -57,8 +57,8 @@ export class Catalogue {
     return here;
   }
 
-  /** The classes of a family, in the schema's order. */
-  classes(family: string): ClassInfo[] {
+  /** The classes of a group, in the schema's order. */
+  classes(group: string): ClassInfo[] {
     const found = new Map<string, ClassInfo>();
     const known = new Set<string>(); // other names of a class stand in the schema too
     const visit = (schema: Schema): void => {
@@ -73,20 +73,20 @@ export class Catalogue {
       }
       for (const part of [...(here.anyOf ?? []), ...(here.oneOf ?? [])]) visit(part);
     };
-    const top = this.defs[family];
+    const top = this.defs[group];
     if (top) visit(top);
     return [...found.values()];
   }
 
-  class(family: string, name: string): ClassInfo | null {
-    return this.classes(family).find((one) => one.name === name) ?? null;
+  class(group: string, name: string): ClassInfo | null {
+    return this.classes(group).find((one) => one.name === name) ?? null;
   }
 
   private refOf(schema: Schema): string | undefined {
     return schema.$ref ?? [...(schema.anyOf ?? []), ...(schema.oneOf ?? [])].find((part) => part.$ref)?.$ref;
   }
 
-  /** The mapping among the ways to write a class: the others are shorthands. */
+  /** The mapping among the forms of a class; the others are shorthands. */
   private objectOf(schema: Schema): Schema {
     const here = this.follow(schema);
     if (here.properties) return here;
@@ -103,7 +103,7 @@ export class Catalogue {
     );
   }
 
-  /** The fields of a plain mapping of the schema: `Training`, `EarlyStopping`. */
+  /** The fields of a plain mapping in the schema, such as `Training` or `EarlyStopping`. */
   fields(definition: string): Argument[] {
     const found = this.defs[definition] ?? (definition === "Spec" ? this.root : undefined);
     return found ? this.argumentsOf(this.objectOf(found)) : [];
@@ -114,7 +114,7 @@ export class Catalogue {
     const nullable = ways.some((way) => way.type === "null");
     const rest = ways.filter((way) => way.type !== "null");
     const numeric = rest.find((way) => way.type === "number" || way.type === "integer");
-    const family = this.familyOf(schema);
+    const group = this.groupOf(schema);
     const choices = rest
       .flatMap((way) => way.enum ?? (way.const !== undefined ? [way.const] : []))
       .filter((choice) => choice !== null)
@@ -123,8 +123,8 @@ export class Catalogue {
     const high = numeric?.maximum ?? numeric?.exclusiveMaximum ?? null;
     return {
       name,
-      type: typeOf(rest, numeric, family, choices),
-      family,
+      type: typeOf(rest, numeric, group, choices),
+      group,
       choices,
       nullable,
       required,
@@ -136,19 +136,19 @@ export class Catalogue {
   }
 
   private ways(schema: Schema): Schema[] {
-    const here = schema.$ref && this.isFamily(schema.$ref) ? schema : this.follow(schema);
+    const here = schema.$ref && this.isGroup(schema.$ref) ? schema : this.follow(schema);
     const parts = [...(here.anyOf ?? []), ...(here.oneOf ?? [])];
     if (parts.length > 0) return parts.flatMap((part) => this.ways(part));
     return Array.isArray(here.type) ? here.type.map((type) => ({ ...here, type })) : [here];
   }
 
-  private familyOf(schema: Schema): string | null {
+  private groupOf(schema: Schema): string | null {
     const refs = [schema, ...(schema.anyOf ?? []), ...(schema.oneOf ?? [])].flatMap((part) => (part.$ref ? [part.$ref] : []));
-    const found = refs.find((ref) => this.isFamily(ref));
+    const found = refs.find((ref) => this.isGroup(ref));
     return found ? found.replace("#/$defs/", "") : null;
   }
 
-  private isFamily(ref: string): boolean {
+  private isGroup(ref: string): boolean {
     const name = ref.replace("#/$defs/", "");
     return FAMILIES.has(name);
   }
@@ -156,8 +156,8 @@ export class Catalogue {
 
 const FAMILIES = new Set(["Layer", "Optimizer", "LearningRateSchedule", "Loss", "Metric", "Regularizer", "Constraint", "Initializer"]);
 
-function typeOf(rest: Schema[], numeric: Schema | undefined, family: string | null, choices: readonly string[]): Argument["type"] {
-  if (family !== null) return numeric ? "number-or-component" : "component";
+function typeOf(rest: Schema[], numeric: Schema | undefined, group: string | null, choices: readonly string[]): Argument["type"] {
+  if (group !== null) return numeric ? "number-or-component" : "component";
   if (choices.length > 0 && !numeric) return "choice";
   if (rest.some((way) => way.type === "array" || way.type === "object")) return "json";
   if (numeric) return numeric.type === "integer" ? "integer" : "number";

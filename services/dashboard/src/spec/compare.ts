@@ -1,4 +1,4 @@
-/** What specs say differently, and whether results differ by more than the luck of seeds. */
+/** Differences between specs, and whether results differ by more than seed-to-seed noise. */
 
 export interface Difference {
   path: string;
@@ -13,7 +13,7 @@ function flatten(value: unknown, path: string, into: Map<string, string>): void 
   } else into.set(path, JSON.stringify(value));
 }
 
-/** The places where not all specs say the same, in the order in which they first come. */
+/** The paths at which the specs differ, in order of first appearance. */
 export function differences(specs: readonly unknown[]): Difference[] {
   const flat = specs.map((spec) => {
     const into = new Map<string, string>();
@@ -30,8 +30,8 @@ export function differences(specs: readonly unknown[]): Difference[] {
 export type Word = "better" | "worse" | "noise";
 
 /**
- * Welch's t over the trials of two runs: better, worse, or within the noise of seeds. Null where one of them has
- * fewer than three trials: a single seed proves nothing.
+ * Welch's t over the trials of two runs: better, worse, or within noise. Null if one of them has
+ * fewer than three trials, which prove nothing.
  */
 export function verdict(base: readonly number[], other: readonly number[], mode: "min" | "max"): Word | null {
   if (base.length < 3 || other.length < 3) return null;
@@ -45,7 +45,7 @@ export function verdict(base: readonly number[], other: readonly number[], mode:
   return gain > 0 ? "better" : "worse";
 }
 
-/** The two-sided 95% point of Student's t, by Cornish and Fisher's expansion around the normal's. */
+/** The two-sided 95% point of Student's t, by the Cornish-Fisher expansion around the normal quantile. */
 function critical(freedom: number): number {
   const z = 1.959964;
   const v = Math.max(1.5, freedom);

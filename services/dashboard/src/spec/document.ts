@@ -1,4 +1,4 @@
-/** The spec being written. Its YAML text is the one truth: forms read it, and write into it. */
+/** The spec being edited. The YAML text is the single source of truth: forms read it and write to it. */
 
 import { type Document, isMap, isScalar, isSeq, parseDocument, stringify } from "yaml";
 
@@ -7,9 +7,9 @@ export type JsonObject = Record<string, Json>;
 export type Path = readonly (string | number)[];
 
 export interface Reading {
-  /** The spec, or null where the text is no mapping. */
+  /** The spec, or null if the text is not a mapping. */
   spec: JsonObject | null;
-  /** Why it cannot be read, with its line. */
+  /** Why the text cannot be parsed, and on which line. */
   problem: { detail: string; line: number } | null;
 }
 
@@ -33,7 +33,7 @@ export function read(text: string): Reading {
 
 export const write = (spec: JsonObject): string => stringify(spec, { lineWidth: 100 });
 
-/** What stands at a path; undefined where nothing does. */
+/** The value at a path; undefined if there is none. */
 export function at(spec: Json | undefined, path: Path): Json | undefined {
   let here: Json | undefined = spec;
   for (const step of path) {
@@ -43,7 +43,7 @@ export function at(spec: Json | undefined, path: Path): Json | undefined {
   return here;
 }
 
-/** The text with one value changed; comments and all else stay. `undefined` takes it away. */
+/** Change one value in the text, keeping comments and everything else; `undefined` removes it. */
 export function edit(text: string, path: Path, value: Json | undefined): string {
   const document = parseDocument(text, OPTIONS);
   if (document.errors.length > 0) return text;
@@ -56,7 +56,7 @@ export function edit(text: string, path: Path, value: Json | undefined): string 
   return document.toString({ lineWidth: 100 });
 }
 
-/** A scalar on the way (a shorthand such as `optimizer: Adam`) makes room for a mapping. */
+/** Replace a scalar on the path (a shorthand such as `optimizer: Adam`) by a mapping. */
 function clearWay(document: Document, path: Path): void {
   for (let depth = 1; depth < path.length; depth += 1) {
     const node = document.getIn(path.slice(0, depth), true);
@@ -69,11 +69,11 @@ function remove(document: Document, path: Path): void {
   document.deleteIn(path);
   const parent = path.slice(0, -1);
   const node = parent.length > 0 ? document.getIn(parent, true) : undefined;
-  // An empty mapping says nothing, but an empty list does: no hidden layer.
+  // An empty mapping is the same as none, but an empty list is not: it means no hidden layers.
   if (isMap(node) && node.items.length === 0 && parent.length > 0 && parent[0] !== "network") remove(document, parent);
 }
 
-/** The line (from 1) where a JSON Pointer's value stands, for marking an error; null where it is not there. */
+/** The line (from 1) of a JSON Pointer's value, for marking an error; null if it is absent. */
 export function lineOf(text: string, pointer: string): number | null {
   const document = parseDocument(text, OPTIONS);
   const steps = pointer.split("/").slice(1).map((step) => step.replaceAll("~1", "/").replaceAll("~0", "~"));

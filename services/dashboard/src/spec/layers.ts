@@ -1,18 +1,18 @@
-/** A network's entries as the builder edits them, and as the spec writes them. */
+/** A network's entries: as the builder edits them and as the spec writes them. */
 
 import type { Json, JsonObject } from "./document";
 
 export interface Entry {
-  /** Keras's class, `Dense` say. */
+  /** The Keras class, such as `Dense`. */
   cls: string;
   args: JsonObject;
-  /** What stands beside the class: name, inputs, output. */
+  /** The members beside the class: name, inputs, output. */
   beside: JsonObject;
 }
 
 const BESIDE = new Set(["name", "inputs", "output"]);
 
-/** The argument that a shorthand gives, for the layers that people write so. */
+/** The argument that a layer's shorthand sets. */
 const FIRST: Record<string, string> = {
   Dense: "units",
   Dropout: "rate",
@@ -42,7 +42,7 @@ const FIRST: Record<string, string> = {
 const isObject = (value: unknown): value is JsonObject =>
   value !== null && typeof value === "object" && !Array.isArray(value);
 
-/** One entry, in any of the ways a spec may write it; null where it is none. */
+/** Read one entry in any form that a spec allows; null if it is not one. */
 export function readEntry(value: Json): Entry | null {
   if (typeof value === "string") return { cls: value, args: {}, beside: {} };
   if (!isObject(value)) return null;
@@ -58,7 +58,7 @@ export function readEntry(value: Json): Entry | null {
   return { cls, args: { [FIRST[cls] ?? "value"]: inner }, beside };
 }
 
-/** As short as a person would write it. */
+/** Write an entry in its shortest form. */
 export function writeEntry({ cls, args, beside }: Entry): Json {
   const names = Object.keys(args);
   if (names.length === 0 && Object.keys(beside).length === 0) return cls;
@@ -68,7 +68,7 @@ export function writeEntry({ cls, args, beside }: Entry): Json {
   return { [cls]: inner, ...beside };
 }
 
-/** The entries of `network`; null where it is Keras's own `to_json()` or broken, which only the text can edit. */
+/** Read the entries of `network`; null for Keras's `to_json()` or a broken one, which can only be edited as text. */
 export function readNetwork(network: Json | undefined): Entry[] | null {
   if (network === undefined) return DEFAULT_NETWORK.map((entry) => structuredClone(entry));
   if (!Array.isArray(network)) return null;
@@ -76,13 +76,13 @@ export function readNetwork(network: Json | undefined): Entry[] | null {
   return entries.every((entry) => entry !== null) ? (entries as Entry[]) : null;
 }
 
-/** What the server takes where a spec says no network. */
+/** The server's default for a spec without a network. */
 export const DEFAULT_NETWORK: readonly Entry[] = [
   { cls: "Dense", args: { units: 64, activation: "relu" }, beside: {} },
   { cls: "Dense", args: { units: 32, activation: "relu" }, beside: {} },
 ];
 
-/** How a layer is shown in a line: `64 relu`, `0.2`. */
+/** Summarize a layer in a few characters: `64 relu`, `0.2`. */
 export function summaryOf(entry: Entry): string {
   return Object.entries(entry.args)
     .map(([name, value]) => {
@@ -99,7 +99,7 @@ function describe(value: JsonObject): string {
   return inner === null ? name : `${name} ${String(inner)}`;
 }
 
-/** What is first offered, by what it does. */
+/** The layers offered first, by purpose. */
 export const PALETTE: readonly { group: "dense" | "regularize" | "normalize" | "sequence" | "shape" | "merge"; names: readonly string[] }[] = [
   { group: "dense", names: ["Dense", "Activation", "LeakyReLU", "PReLU"] },
   { group: "regularize", names: ["Dropout", "GaussianNoise", "GaussianDropout", "AlphaDropout", "SpatialDropout1D"] },
@@ -112,7 +112,7 @@ export const PALETTE: readonly { group: "dense" | "regularize" | "normalize" | "
   { group: "merge", names: ["Concatenate", "Add"] },
 ];
 
-/** A layer as it is first put in. */
+/** A new layer with its initial arguments. */
 export function fresh(cls: string): Entry {
   const starts: Record<string, JsonObject> = {
     Dense: { units: 32, activation: "relu" },

@@ -1,4 +1,4 @@
-/** Where a beginner starts: parts of a spec, each showing one idea of a first course on deep networks. */
+/** Starting points for beginners: parts of a spec, each showing one idea of a first course on deep learning. */
 
 import type { Key } from "../i18n";
 import { edit, type Json } from "./document";
@@ -94,7 +94,7 @@ export const LESSONS: readonly Lesson[] = [
   },
 ];
 
-/** The text with a lesson's network and training in the place of its own. */
+/** Replace the text's network and training with a lesson's. */
 export function startFrom(text: string, lesson: Lesson): string {
   return edit(edit(text, ["network"], lesson.network), ["training"], lesson.training);
 }

@@ -1,4 +1,4 @@
-/** What a network looks like: columns of units, for the drawing. */
+/** Columns of units for the network's drawing. */
 
 import type { Entry } from "./layers";
 
@@ -39,6 +39,6 @@ function noteOf(entry: Entry): string {
   return typeof activation === "string" ? activation : "";
 }
 
-/** How many of a column's units are drawn; the rest is told by a number. */
+/** The number of units drawn in a column; the rest are given as a count. */
 export const MOST_DRAWN = 10;
 export const drawnUnits = (units: number | null): number => Math.min(MOST_DRAWN, Math.max(1, units ?? 1));

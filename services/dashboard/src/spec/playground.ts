@@ -1,4 +1,4 @@
-/** The playground's controls, their place in the address, and the spec that they are. */
+/** The playground's controls, their encoding in the address, and the spec they stand for. */
 
 import type { Json, JsonObject } from "./document";
 import { countOf, FEATURES, unflatten, type Feature, type Form, type LayerWeights } from "./tinynet";
@@ -16,7 +16,7 @@ export interface Controls {
   sample: SampleName;
   noise: number;
   seed: number;
-  /** Percent of the rows that train. */
+  /** Percentage of rows used for training. */
   share: number;
   batch: number;
   features: readonly Feature[];
@@ -26,16 +26,16 @@ export interface Controls {
   regularizer: (typeof REGULARIZERS)[number];
   strength: number;
   epochs: number;
-  /** Weights and biases that training starts from, as they were edited; empty: drawn by the seed. */
+  /** Edited weights and biases to start training from; empty: drawn from the seed. */
   start: readonly number[];
 }
 
-/** What is shown and how, which trains nothing anew. */
+/** Display options; changing them does not restart training. */
 export interface View {
   test: boolean;
   discrete: boolean;
   speed: number;
-  /** Controls that are left out, for a class. */
+  /** Hidden controls, for teaching. */
   hide: readonly Hideable[];
 }
 
@@ -44,7 +44,7 @@ export type Hideable = (typeof HIDEABLE)[number];
 export const SPEEDS = [5, 10, 20, 60] as const;
 export const DEFAULT_VIEW: View = { test: false, discrete: false, speed: 20, hide: [] };
 
-/** TensorFlow Playground's own defaults. */
+/** TensorFlow Playground's defaults. */
 export const DEFAULTS: Controls = {
   sample: "circle",
   noise: 0,
@@ -68,7 +68,7 @@ const within = (value: string | null, low: number, high: number, otherwise: numb
   return Number.isFinite(number) ? Math.min(high, Math.max(low, number)) : otherwise;
 };
 
-/** Whatever the address says, the controls are ones that can be trained. */
+/** Read controls from an address, clamped to values that can be trained. */
 export function readControls(query: URLSearchParams): Controls {
   const layers = query.get("layers");
   const features = (query.get("features") ?? "").split("-");
@@ -111,14 +111,14 @@ export function readView(query: URLSearchParams): View {
 
 const SEPARATORS: Partial<Record<string, string>> = { start: "_" };
 
-/** Only what differs from the defaults: a short address. */
+/** Write only what differs from the defaults, which keeps the address short. */
 export function writeControls(controls: Controls, view: View = DEFAULT_VIEW): URLSearchParams {
   const query = new URLSearchParams();
-  const told: [Record<string, unknown>, Record<string, unknown>][] = [
+  const parts: [Record<string, unknown>, Record<string, unknown>][] = [
     [{ ...controls }, { ...DEFAULTS }],
     [{ ...view }, { ...DEFAULT_VIEW }],
   ];
-  for (const [own, usual] of told) {
+  for (const [own, usual] of parts) {
     for (const name of Object.keys(usual)) {
       const [value, other] = [own[name], usual[name]].map((one) => written(one, SEPARATORS[name] ?? "-"));
       if (value !== other && value !== undefined) query.set(name, value);
@@ -131,10 +131,10 @@ const written = (value: unknown, separator: string): string => (Array.isArray(va
 
 export const isRegression = (sample: SampleName): boolean => sample === "plane" || sample === "multi";
 
-/** The network that the controls are. */
+/** The network's shape for these controls. */
 export const formOf = ({ features, layers, activation, sample }: Controls): Form => ({ features, layers, activation, output: isRegression(sample) ? "linear" : "sigmoid" });
 
-/** Another network's weights do not fit: an edit lasts as long as the form. */
+/** Change controls; edited weights are dropped when the network's shape changes, because they no longer fit. */
 export function changed(controls: Controls, part: Partial<Controls>): Controls {
   const next = { ...controls, ...part };
   return next.start.length === countOf(formOf(next)) && part.seed === undefined ? next : { ...next, start: [] };
@@ -146,8 +146,8 @@ const constants = ({ kernel, bias }: LayerWeights): JsonObject => ({
 });
 
 /**
- * The spec of a short run on a sample made with `derived`: the rows with the smallest `draw` train, and all others
- * are its validation part, which the playground calls test data as TensorFlow's does.
+ * The spec of a short run on a sample created with `derived`: the rows with the smallest `draw` train, the others
+ * form the validation part, which the playground calls test data, as TensorFlow Playground does.
  */
 export function specOf(controls: Controls, dataset: string): JsonObject {
   const { regularizer, strength, activation, layers, start, features } = controls;
@@ -172,14 +172,14 @@ export function specOf(controls: Controls, dataset: string): JsonObject {
   };
 }
 
-/** The kept epochs on both sides of one, and how far it is between them. */
-export function between(kept: readonly number[], epoch: number): { from: number; to: number; share: number } | null {
-  const first = kept[0];
-  const last = kept.at(-1);
+/** The recorded epochs on both sides of an epoch, and its position between them. */
+export function between(recorded: readonly number[], epoch: number): { from: number; to: number; share: number } | null {
+  const first = recorded[0];
+  const last = recorded.at(-1);
   if (first === undefined || last === undefined) return null;
   if (epoch <= first) return { from: first, to: first, share: 0 };
   if (epoch >= last) return { from: last, to: last, share: 0 };
-  const at = kept.findIndex((one) => one > epoch);
-  const [from, to] = [kept[at - 1] ?? first, kept[at] ?? last];
+  const at = recorded.findIndex((one) => one > epoch);
+  const [from, to] = [recorded[at - 1] ?? first, recorded[at] ?? last];
   return { from, to, share: (epoch - from) / (to - from) };
 }

@@ -1,20 +1,20 @@
-/** A model's form and its answers: pure reading of the manifest. */
+/** A model's form fields and predictions, read from its manifest. */
 
 import type { Distribution, Manifest } from "../api/models";
 
 export interface FieldSpec {
   name: string;
   kind: string;
-  /** What a categorical column may be, the most frequent first. */
+  /** A categorical column's values, the most frequent first. */
   choices: string[];
   distribution: Distribution | null;
-  /** What a typical row of the training data has there. */
+  /** The value in a typical row of the training data. */
   typical: string;
 }
 
 const text = (value: unknown): string => (value === null || value === undefined ? "" : String(value));
 
-/** One field for each raw column, filled with a typical row. */
+/** One field per raw column, filled from a typical row. */
 export function fieldsOf(manifest: Manifest): FieldSpec[] {
   return manifest.encoder.columns.map(({ name, kind }) => {
     const distribution = manifest.training_distribution[name] ?? null;
@@ -36,7 +36,7 @@ function typicalOf(kind: string, distribution: Distribution | null, choices: rea
   return "";
 }
 
-/** What is typed, as the JSON that the request carries: an empty field is missing. */
+/** The typed values as the request's JSON; an empty field is a missing value. */
 export function rowOf(fields: readonly FieldSpec[], typed: Readonly<Record<string, string>>): Record<string, unknown> {
   return Object.fromEntries(
     fields.map(({ name, kind }) => {
@@ -49,17 +49,17 @@ export function rowOf(fields: readonly FieldSpec[], typed: Readonly<Record<strin
   );
 }
 
-export interface Said {
+export interface OutputPrediction {
   output: string;
   task: string;
-  /** The likeliest label, or the number. */
+  /** The most likely label, or the number. */
   answer: string;
   value: number | null;
   scores: { label: string; value: number }[];
 }
 
-/** One row's prediction, read by the outputs that the manifest names. */
-export function readPrediction(manifest: Manifest, prediction: unknown): Said[] {
+/** Read one row's prediction with the outputs named in the manifest. */
+export function readPrediction(manifest: Manifest, prediction: unknown): OutputPrediction[] {
   return manifest.outputs.map((output) => {
     const own =
       manifest.outputs.length > 1 && prediction !== null && typeof prediction === "object" && !Array.isArray(prediction)
@@ -84,7 +84,7 @@ export function readPrediction(manifest: Manifest, prediction: unknown): Said[] 
   });
 }
 
-/** The same request for a shell, for Python and for JavaScript. */
+/** The request for the shell, Python and JavaScript. */
 export function requests(origin: string, path: string, row: unknown): { curl: string; python: string; javascript: string } {
   const body = JSON.stringify({ instances: [row] });
   const quoted = body.replaceAll("'", "'\\''");

@@ -4,7 +4,7 @@ interface ResolvedFeature {
   column?: unknown;
 }
 
-/** The columns that a resolved spec takes as features. */
+/** The feature columns of a resolved spec. */
 export function featureColumns(resolved: Record<string, unknown>): string[] {
   const features = resolved.features;
   if (!Array.isArray(features)) return [];
@@ -15,7 +15,7 @@ export function featureColumns(resolved: Record<string, unknown>): string[] {
   });
 }
 
-/** Whether a target of a resolved spec is a number. */
+/** Whether a target of a resolved spec is numeric. */
 export function asksNumbers(resolved: Record<string, unknown>): boolean {
   const targets = Array.isArray(resolved.target) ? (resolved.target as unknown[]) : [];
   return targets.some((target) => (target as { task?: unknown } | null)?.task === "regression");

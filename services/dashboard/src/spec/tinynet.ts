@@ -1,4 +1,4 @@
-/** A small dense network in the browser: the playground draws what the weights that the server recorded would say. */
+/** A small dense network in the browser; the playground draws its output from weights that the server recorded. */
 
 export const FEATURES = ["x1", "x2", "x1_squared", "x2_squared", "x1_x2", "sin_x1", "sin_x2"] as const;
 export type Feature = (typeof FEATURES)[number];
@@ -22,7 +22,7 @@ const SQUASH: Record<Squash, (z: number) => number> = {
   linear: (z) => z,
 };
 
-/** The network's form: its inputs, the units of its hidden layers, and one output. */
+/** The network's shape: its inputs, the units of its hidden layers, and one output. */
 export interface Form {
   features: readonly Feature[];
   layers: readonly number[];
@@ -30,10 +30,10 @@ export interface Form {
   output: Squash;
 }
 
-/** Units of every layer after the input, the output's one last. */
+/** Units of every layer after the input, ending with the output's one. */
 export const sizesOf = (form: Form): number[] => [...form.layers, 1];
 
-/** How many weights and biases there are. */
+/** The number of weights and biases. */
 export function countOf(form: Form): number {
   let before = form.features.length;
   return sizesOf(form).reduce((sum, size) => {
@@ -43,7 +43,7 @@ export function countOf(form: Form): number {
   }, 0);
 }
 
-/** Where the weight from unit `from` to unit `to` of layer `layer` stands (`from` null: its bias), layer by layer. */
+/** The index, layer by layer, of the weight from unit `from` to unit `to` of `layer` (`from` null: its bias). */
 export function placeOf(form: Form, layer: number, from: number | null, to: number): number {
   const sizes = sizesOf(form);
   let start = 0;
@@ -57,7 +57,7 @@ export function placeOf(form: Form, layer: number, from: number | null, to: numb
   return start + (from ?? before) * size + to;
 }
 
-/** `values` of the layers' rows as one list: each layer's kernel, row by row, then its bias; null where some are missing. */
+/** Flatten the layers' `values`: each layer's kernel, row by row, then its bias; null if any are missing. */
 export function flatten(rows: readonly { values?: Record<string, unknown> }[]): number[] | null {
   const all: number[] = [];
   for (const row of rows) {
@@ -73,7 +73,7 @@ export interface LayerWeights {
   bias: number[];
 }
 
-/** The list that `flatten` makes, layer by layer again: what a spec's `Constant` takes. */
+/** Split a flat list into layers again, as a spec's `Constant` takes them. */
 export function unflatten(form: Form, weights: readonly number[]): LayerWeights[] {
   let before = form.features.length;
   let start = 0;
@@ -86,7 +86,7 @@ export function unflatten(form: Form, weights: readonly number[]): LayerWeights[
   });
 }
 
-/** A square of points over which networks are drawn; rows from the lowest y up. */
+/** A square grid of points on which networks are drawn; rows from the lowest y up. */
 export class Plane {
   private readonly inputs = new Map<Feature, Float32Array>();
 
@@ -107,7 +107,7 @@ export class Plane {
     return this.inputs.get(name) ?? new Float32Array(0);
   }
 
-  /** What every unit says at every point: a list for each layer after the input, the output's last. */
+  /** Every unit's output at every point: a list per layer after the input, the output layer last. */
   run(form: Form, weights: ArrayLike<number>): Float32Array[][] {
     let before = form.features.map((name) => this.feature(name));
     let start = 0;
@@ -131,7 +131,7 @@ export class Plane {
   }
 }
 
-/** Values from -1 (orange) to 1 (blue): a share around one half, a bounded number as it is, others by their reach. */
+/** Scale values to -1 (orange) to 1 (blue): probabilities around one half, bounded values unchanged, others by their maximum. */
 export function toned(values: Float32Array, squash: Squash): Float32Array {
   if (squash === "tanh") return values;
   if (squash === "sigmoid") return values.map((value) => 2 * value - 1);

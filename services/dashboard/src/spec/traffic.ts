@@ -1,16 +1,16 @@
-/** Rates and latencies from counters: what happened between two looks. */
+/** Rates and latencies between two readings of the counters. */
 
 import type { Traffic } from "../api/types";
 
 export interface Pace {
-  /** Requests a second. */
+  /** Requests per second. */
   rate: number;
-  /** Seconds; null where nothing was asked. */
+  /** Seconds; null if there were no requests. */
   p50: number | null;
   p99: number | null;
 }
 
-/** Null where the counters went back: a process began anew in between, or another one answered. */
+/** Null if a counter went down, because a process restarted or another one answered. */
 export function pace(before: Traffic, after: Traffic): Pace | null {
   const seconds = (Date.parse(after.at) - Date.parse(before.at)) / 1000;
   const [old, now] = [counts(before), counts(after)];
@@ -33,7 +33,7 @@ function counts(traffic: Traffic): { requests: number; buckets: Map<number, numb
   return { requests, buckets };
 }
 
-/** As Prometheus's `histogram_quantile`: even within a bucket; beyond the last edge, that edge. */
+/** Like Prometheus's `histogram_quantile`: linear within a bucket, the last edge beyond it. */
 export function quantile(buckets: readonly { le: number; count: number }[], share: number): number | null {
   const total = buckets.at(-1)?.count ?? 0;
   if (total === 0) return null;

@@ -8,7 +8,7 @@ import type { DatasetInfo, LayerSeries, RunDetail } from "../api/types";
 import { between, formOf, specOf, type Controls } from "./playground";
 import { countOf, flatten, mixed } from "./tinynet";
 
-/** The weights of a moment, and the epochs whose recorded weights they are or lie between. */
+/** The weights shown now, and the recorded epochs they are from or lie between. */
 export interface Moment {
   weights: readonly number[];
   from: number;
@@ -23,7 +23,7 @@ export interface Training {
   trained: number;
   playing: boolean;
   error: unknown;
-  /** What the network is at `epoch`; null before there is one. */
+  /** The network at `epoch`; null before there is one. */
   now: Moment | null;
   play: () => void;
   pause: () => void;
@@ -32,11 +32,11 @@ export interface Training {
   seek: (epoch: number) => void;
 }
 
-interface Wish {
+interface TrainingRequest {
   controls: Controls;
   dataset: DatasetInfo | null;
   speed: number;
-  /** What an address says was seen. */
+  /** The run and epoch in a shared address. */
   run: string | null;
   epoch: number;
 }
@@ -44,10 +44,10 @@ interface Wish {
 const POLL = 350; // ms between two looks at the weights of a run that trains
 
 /**
- * Training runs ahead, the picture follows: play sends one short run, its epochs and weights come while it trains, and
- * the page walks through them at its own speed. Controls that change begin anew.
+ * Training runs ahead of the display. Play starts one short run, its epochs and weights arrive while it trains, and
+ * the page steps through them at its own speed. Changing a control starts over.
  */
-export function useTraining({ controls, dataset, speed, run: seen, epoch: seenEpoch }: Wish): Training {
+export function useTraining({ controls, dataset, speed, run: seen, epoch: seenEpoch }: TrainingRequest): Training {
   const spec = useMemo(() => (dataset ? specOf(controls, `${dataset.name}@${dataset.version}`) : null), [controls, dataset]);
   const key = canonical(spec);
   const [run, setRun] = useState<{ id: string; key: string } | null>(null);
@@ -58,7 +58,7 @@ export function useTraining({ controls, dataset, speed, run: seen, epoch: seenEp
   const sending = useRef(false);
   const current = run?.key === key ? run.id : null;
   if (run !== null && current === null) {
-    // A control has moved: what was trained is another network.
+    // A control changed, so the trained network no longer matches.
     setRun(null);
     setEpoch(0);
     setPlaying(false);
@@ -74,10 +74,10 @@ export function useTraining({ controls, dataset, speed, run: seen, epoch: seenEp
   const live = useLive(current ?? "", current !== null && (state === null || isLive({ state })));
   const trained = current === null ? 0 : live.table.lastEpoch;
   const done = state !== null && !isLive({ state });
-  const { kept, whole } = useWeights(current, done, countOf(formOf(controls)));
+  const { recorded, whole } = useWeights(current, done, countOf(formOf(controls)));
 
   useEffect(() => {
-    // The points may still be on their way when play is pressed.
+    // The points may still be loading when Play is pressed.
     if (!wanted || spec === null || current !== null || sending.current) return;
     sending.current = true;
     submitSpec(spec)
@@ -96,10 +96,10 @@ export function useTraining({ controls, dataset, speed, run: seen, epoch: seenEp
     if (current === null) setWanted(true);
   };
 
-  const last = Math.max(0, ...kept.keys());
+  const last = Math.max(0, ...recorded.keys());
   const drawn = last > 0;
   useEffect(() => {
-    // The walk goes no further than the weights that are known, so that the picture is never ahead of them.
+    // Step no further than the weights received so far, so the display is never ahead of them.
     if (!playing || !drawn) return undefined;
     const timer = setInterval(() => setEpoch((old) => Math.min(old + 1, Math.max(old, last))), 1000 / speed);
     return () => clearInterval(timer);
@@ -107,7 +107,7 @@ export function useTraining({ controls, dataset, speed, run: seen, epoch: seenEp
   if (playing && whole && epoch >= last) setPlaying(false);
 
   const { start } = controls;
-  const now = useMemo(() => momentAt(kept, epoch, start), [kept, epoch, start]);
+  const now = useMemo(() => momentAt(recorded, epoch, start), [recorded, epoch, start]);
   return {
     runId: current,
     live,
@@ -137,13 +137,13 @@ export function useTraining({ controls, dataset, speed, run: seen, epoch: seenEp
   };
 }
 
-/** A shared address names the run that was seen; it is taken up where it is still the one that the controls mean. */
+/** Resume the run named in a shared address if it still matches the controls. */
 function useSeen(id: string | null, key: string | null, current: string | null, take: (id: string) => void): void {
   const asked = useRef(false);
   useEffect(() => {
     if (id === null || key === null || current !== null || asked.current) return;
     asked.current = true;
-    // The server writes every default out, in the run as in what it would make of these controls.
+    // Both sides have their defaults filled in by the server, so they compare equal.
     Promise.all([get<RunDetail>(`/api/v1/runs/${seg(id)}`), validate(key)])
       .then(([run, meant]) => {
         if (canonical(run.resolved) === canonical(meant.resolved)) take(id);
@@ -152,14 +152,14 @@ function useSeen(id: string | null, key: string | null, current: string | null, 
   }, [id, key, current, take]);
 }
 
-/** The recorded weights by epoch; `whole` once there will be no more. */
+/** The recorded weights by epoch; `whole` once all have arrived. */
 interface Weights {
   run: string | null;
-  kept: ReadonlyMap<number, readonly number[]>;
+  recorded: ReadonlyMap<number, readonly number[]>;
   whole: boolean;
 }
 
-/** Asks for them again while the run trains. */
+/** Poll while the run trains. */
 function useWeights(run: string | null, done: boolean, count: number): Weights {
   const [state, setState] = useState<Weights>(NONE);
   useEffect(() => {
@@ -175,7 +175,7 @@ function useWeights(run: string | null, done: boolean, count: number): Weights {
           const weights = flatten(item.layers.filter((layer) => layer.values !== undefined));
           if (weights?.length === count) own.set(item.epoch, weights);
         }
-        if (series.items.length > 0 || done) setState({ run, kept: new Map(own), whole: done });
+        if (series.items.length > 0 || done) setState({ run, recorded: new Map(own), whole: done });
         if (!done) timer = setTimeout(() => void look(), POLL);
       } catch {
         if (stop.signal.aborted) return;
@@ -192,19 +192,19 @@ function useWeights(run: string | null, done: boolean, count: number): Weights {
   return state.run === run ? state : NONE;
 }
 
-const NONE: Weights = { run: null, kept: new Map(), whole: false };
+const NONE: Weights = { run: null, recorded: new Map(), whole: false };
 
-function momentAt(kept: ReadonlyMap<number, readonly number[]>, epoch: number, start: readonly number[]): Moment | null {
+function momentAt(recorded: ReadonlyMap<number, readonly number[]>, epoch: number, start: readonly number[]): Moment | null {
   if (epoch === 0) return start.length > 0 ? { weights: start, from: 0, to: 0 } : null;
   const known = start.length > 0 ? [0] : [];
-  const place = between([...known, ...[...kept.keys()].sort((a, b) => a - b)], epoch);
-  const at = (one: number) => (one === 0 ? start : kept.get(one));
+  const place = between([...known, ...[...recorded.keys()].sort((a, b) => a - b)], epoch);
+  const at = (one: number) => (one === 0 ? start : recorded.get(one));
   const [from, to] = [place && at(place.from), place && at(place.to)];
   if (!place || !from || !to) return null;
   return { weights: mixed(from, to, place.share), from: place.from, to: place.share === 0 ? place.from : place.to };
 }
 
-/** One text for equal specs, in whatever order a database keeps their keys. */
+/** Serialize specs so that equal ones give equal text, whatever the order of their keys. */
 function canonical(value: unknown): string {
   if (Array.isArray(value)) return `[${value.map(canonical).join(",")}]`;
   if (value !== null && typeof value === "object") {

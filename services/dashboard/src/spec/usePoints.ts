@@ -1,4 +1,4 @@
-/** The playground's sample as a dataset of the server's, and its rows for the picture. */
+/** The playground's sample as a dataset on the server, and its rows for the plot. */
 
 import { useEffect, useState } from "react";
 import { get, seg } from "../api/client";
@@ -61,7 +61,7 @@ async function pointsOf(ref: string): Promise<Drawn[]> {
   return points;
 }
 
-/** As the spec's split does it: the rows with the smallest `draw` train. */
+/** Split like the spec does: the rows with the smallest `draw` train. */
 function divided(all: readonly Drawn[], share: number): { train: Point[]; test: Point[] } {
   const ordered = [...all].sort((a, b) => a.draw - b.draw);
   const held = Math.round((ordered.length * (100 - share)) / 100);

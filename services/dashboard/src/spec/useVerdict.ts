@@ -1,4 +1,4 @@
-/** What the server says of a spec while it is written. */
+/** Validates the spec on the server while it is edited. */
 
 import { useEffect, useRef, useState } from "react";
 import { ApiError } from "../api/client";
@@ -8,7 +8,7 @@ import type { LineMark } from "../components/SpecText";
 import { lineOf } from "./document";
 
 export interface VerdictState {
-  /** The last good answer; null where the text is refused now. */
+  /** The last successful validation; null while the text has errors. */
   answer: Validation | null;
   error: ApiError | null;
   busy: boolean;

@@ -1,4 +1,4 @@
-/** What the reader chose for this browser: theme and language. */
+/** The visitor's preferences in this browser: theme and language. */
 
 import { useSyncExternalStore } from "react";
 
@@ -17,7 +17,7 @@ export function writePreference(name: string, value: string): void {
   try {
     localStorage.setItem(`fitserve.${name}`, value);
   } catch {
-    // It then lasts as long as the page.
+    // Without storage the preference lasts as long as the page.
   }
 }
 
@@ -46,6 +46,6 @@ const subscribe = (listener: () => void): (() => void) => {
 
 export const useTheme = (): Theme => useSyncExternalStore(subscribe, () => theme);
 
-/** Whether the page is dark now: canvases must be drawn anew when it changes. */
+/** Whether the page is dark; canvases must be redrawn when this changes. */
 export const useDark = (): boolean =>
   useSyncExternalStore(subscribe, () => theme === "dark" || (theme === "auto" && dark?.matches === true));
