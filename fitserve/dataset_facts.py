@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -50,6 +51,11 @@ class ColumnFacts(BaseModel):
     date_only: bool = False  # a datetime column without times of day
     tokens: Tokens = "whitespace"
     max_tokens: int | None = None
+
+    @classmethod
+    def from_stored(cls, column: Mapping[str, Any]) -> ColumnFacts:
+        """Return the facts of a column as a dataset stores it (wire.Column)."""
+        return cls.model_validate({key: column[key] for key in cls.model_fields if key in column})
 
 
 class DatasetFacts(BaseModel):

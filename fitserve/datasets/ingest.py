@@ -1,15 +1,15 @@
-"""A file to a dataset: parsed in batches to Parquet while kinds are told and the profile is computed.
+"""From an uploaded file to a dataset: parsed in batches to Parquet, while kinds are inferred and the profile computed.
 
-Mostly one pass: each column's plan (`judge.Plan`) is proposed from pieces of the whole file and checked on every
-row. Where a plan does not last, the pass goes on to see the rest, and the file is read once more.
+Usually one pass: each column's plan is proposed from a sample of the whole file and checked on every row. Where a plan
+does not fit, the pass goes on to see the rest, and the file is read once more under revised plans.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fitserve.blobs import disk_full_is_507
-from fitserve.datasets.column_parser import Judge, settled_plan
-from fitserve.datasets.column_types import EXPECTED, Plan
-from fitserve.datasets.open_file import open_source
-from fitserve.datasets.reader import Reader, Restart
-from fitserve.datasets.readers import make_reader
-from fitserve.datasets.summary import Summary, summarise
-from fitserve.datasets.table_problems import MOST, TableUnreadable, bad_value, refuse
+from fitserve.datasets.column_parser import ColumnParser, ColumnPlan
+from fitserve.datasets.profile import ColumnCounts, describe_columns
+from fitserve.datasets.readers import ReadAgain, TableReader, open_reader
+from fitserve.datasets.table_problems import MAX_PROBLEMS, TableUnreadable, bad_value, refuse
 from fitserve.errors import BadInput, Problem
 from fitserve.settings import MB, Limits
 from fitserve.wire.datasets import UploadOptions
 
+MAX_PASSES = 6
 GROUP_ROWS = 65_536
 GROUP_BYTES = 16 * MB
 SAMPLE_ROWS = 100_000
@@ -36,8 +34,8 @@ SAMPLE_BYTES = 48 * MB
 
 
 @dataclass(frozen=True)
-class Ingested:
-    """A dataset on local disk, not yet stored: `columns` and `profile` as the API shows them."""
+class IngestedTable:
+    """A table on local disk, not stored yet; `columns`, `profile`, `source` and `refused` as the API shows them."""
 
     parquet: Path
     rows: int
@@ -48,196 +46,164 @@ class Ingested:
     seconds: float
 
 
-def ingest(path: Path, options: UploadOptions, limits: Limits, folder: Path) -> Ingested:
-    """Reads an uploaded file; all new files are made in `folder`, which the caller empties.
+def ingest(path: Path, options: UploadOptions, limits: Limits, folder: Path) -> IngestedTable:
+    """Read an uploaded file; all new files are made in `folder`, which the caller removes.
 
-    Raises BadInput (and subclasses) with problems naming row, column, value and what was expected; TooLarge,
+    Raises BadInput (and its subclasses) with problems that name row, column, value and what was expected; TooLarge,
     UnsupportedMedia, StorageFull.
     """
     begun = time.perf_counter()
-    source = open_source(path, options, limits, folder)
     parquet = folder / "table.parquet"
     with disk_full_is_507(), ThreadPoolExecutor(4, "ingest") as pool:
-        reader, described, notes = make_reader(source, options, limits, folder)
-        _known_columns(options, reader.names)
-        plans = reader.plans()
-        for _ in range(6):
-            one = _Pass(reader, plans, parquet, options, limits, pool)
-            try:
-                one.run()
-            except Restart:
-                plans = plans if len(plans) == len(reader.names) else reader.plans()
-                continue
-            if one.settled:
-                break
-            plans = one.next_plans
-        else:
-            raise TableUnreadable("The table's columns could not be told apart.")
-    if not one.rows:
-        raise _no_rows(reader, one)
-    summary: Summary = summarise(one.judges, one.sample_table(), one.rows, options.kinds)
-    problems = [*notes, *reader.problems, *one.problems]
-    left_out = reader.refused + one.refused
+        reader = open_reader(path, options, limits, folder)
+        _check_stated_columns(options, reader)
+        table = _read_until_plans_fit(reader, parquet, options, pool)
+    if not table.rows:
+        if table.problems or reader.problems:
+            raise refuse(reader.locate([*reader.problems, *table.problems]), reader.rejected + table.rejected)
+        raise TableUnreadable("The table has no rows, only a header.", expected="at least one row of data")
+    columns, profile = describe_columns(table.parsers, table.counts, table.sample.table(), table.rows, options.kinds)
+    problems = [*reader.header_problems, *reader.problems, *table.problems]
     refused = None
     if options.lenient and problems:
-        problems = sorted(reader.locate(problems), key=lambda problem: problem.row or 0)
-        refused = {"rows": left_out, "problems": [problem.as_dict() for problem in problems[:MOST]]}
-    return Ingested(
-        parquet,
-        one.rows,
-        summary.columns,
-        summary.profile,
-        described,
-        refused,
-        time.perf_counter() - begun,
-    )
+        located = sorted(reader.locate(problems), key=lambda problem: problem.row or 0)[:MAX_PROBLEMS]
+        refused = {"rows": reader.rejected + table.rejected, "problems": [problem.as_dict() for problem in located]}
+    seconds = time.perf_counter() - begun
+    return IngestedTable(parquet, table.rows, columns, profile, reader.description, refused, seconds)
 
 
-def _known_columns(options: UploadOptions, names: Sequence[str]) -> None:
-    unknown = [name for name in options.kinds if name not in names]
-    if unknown:
+def _check_stated_columns(options: UploadOptions, reader: TableReader) -> None:
+    unknown = next((name for name in options.kinds if name not in reader.names), None)
+    if unknown is not None:
         problem = Problem(
-            f"`kinds` names the column {unknown[0]!r}, which the table does not have.",
-            pointer=f"/kinds/{unknown[0]}",
-            received=unknown[0],
-            expected="one of " + ", ".join(list(names)[:20]),
+            f"`kinds` names the column {unknown!r}, which the table does not have.",
+            pointer=f"/kinds/{unknown}",
+            received=unknown,
+            expected="one of " + ", ".join(list(reader.names)[:20]),
         )
         raise BadInput(problem.detail, problems=[problem])
 
 
-def _no_rows(reader: Reader, one: _Pass) -> Exception:
-    problems = [*reader.problems, *one.problems]
-    if problems:
-        return refuse(reader.locate(problems), reader.refused + one.refused)
-    return TableUnreadable("The table has no rows, only a header.", expected="at least one row of data")
+def _read_until_plans_fit(
+    reader: TableReader, parquet: Path, options: UploadOptions, pool: ThreadPoolExecutor
+) -> _ParsingPass:
+    plans = reader.plans()
+    for _ in range(MAX_PASSES):
+        table = _ParsingPass(reader, plans, parquet, options, pool)
+        try:
+            table.run()
+        except ReadAgain:
+            if len(plans) != len(reader.names):  # the file has more columns than its beginning showed
+                plans = reader.plans()
+            continue
+        if table.is_final:
+            return table
+        plans = table.next_plans
+    raise TableUnreadable("No way to parse the columns fits all rows.")
 
 
-@dataclass
-class _Pass:
+class _ParsingPass:
     """One reading of the whole file under one plan for each column."""
 
-    reader: Reader
-    plans: list[Plan]
-    parquet: Path
-    options: UploadOptions
-    limits: Limits
-    pool: ThreadPoolExecutor
-    rows: int = 0
-    refused: int = 0
-    problems: list[Problem] = field(default_factory=list)
-    next_plans: list[Plan] = field(default_factory=list)
-    settled: bool = False
+    def __init__(
+        self,
+        reader: TableReader,
+        plans: list[ColumnPlan],
+        parquet: Path,
+        options: UploadOptions,
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        # Distinct values are counted exactly as far as memory allows: 20 million of them over all columns.
+        max_distinct = int(min(100_000, max(1_001, 20_000_000 / max(1, len(plans)))))
+        self.reader, self.plans, self.options, self.pool = reader, plans, options, pool
+        self.parsers = [ColumnParser(name, plan) for name, plan in zip(reader.names, plans, strict=True)]
+        self.counts = [ColumnCounts(max_distinct) for _ in plans]
+        self.sample = _RowSample()
+        self.writer = _ParquetWriter(parquet, pool)
+        self.rows = self.rejected = 0
+        self.problems: list[Problem] = []
+        self.next_plans: list[ColumnPlan] = []
+        self.is_final = False
 
     def run(self) -> None:
-        """Reads, checks, writes. Raises TableRefused where strict columns or records are bad."""
-        names = self.reader.names
-        most = int(min(100_000, max(1_001, 20_000_000 / max(1, len(names)))))
-        self.judges = [Judge(name, plan, most) for name, plan in zip(names, self.plans, strict=True)]
+        """Read, parse, count and write all rows. Raises TableRefused for a strict upload with bad records or values."""
         self.reader.problems.clear()
-        self.reader.refused = 0
-        self._sample: list[pa.Table] = []
-        self._stride, self._sample_bytes, self._sample_rows = 1, 0, 0
-        writer = _Writer(self.parquet, self.pool)
+        self.reader.rejected = 0
         try:
-            for numbers, batch in _ahead(self.reader.batches(), self.pool):
-                self._take(numbers, batch, writer)
-            self._settle(writer)
+            for numbers, batch in _prefetch(self.reader.batches(), self.pool):
+                self._process(numbers, batch)
+            self._conclude()
         except BaseException:
-            writer.abandon()
+            self.writer.discard()
             raise
 
-    def _take(self, numbers: np.ndarray, batch: pa.RecordBatch, writer: _Writer) -> None:
-        """One batch: read all columns, leave out what strict plans refuse, count, sample, write."""
+    def _process(self, numbers: np.ndarray, batch: pa.RecordBatch) -> None:
+        """Parse all columns of a batch, leave out the rows that strict plans refuse; count, sample and write."""
         columns = batch.columns
-        read = self._each(lambda at: self.judges[at].read(columns[at], numbers))
-        masks = [mask for _, mask in read if mask is not None]
-        arrays = [values for values, _ in read]
+        parsed = self._for_each_column(lambda at: self.parsers[at].parse(columns[at], numbers))
+        arrays, masks = [values for values, _ in parsed], [bad for _, bad in parsed if bad is not None]
         if masks:
-            kept = ~np.logical_or.reduce(masks)
-            self.refused += int((~kept).sum())
-            arrays = [values.filter(pa.array(kept)) for values in arrays]
-            if not self.options.lenient and self.refused >= MOST:
-                raise refuse(self.reader.locate(self._gathered()), self.refused + self.reader.refused)
+            good = ~np.logical_or.reduce(masks)
+            self.rejected += int((~good).sum())
+            arrays = [values.filter(pa.array(good)) for values in arrays]
+            if not self.options.lenient and self.rejected >= MAX_PROBLEMS:
+                raise refuse(self.reader.locate(self._all_problems()), self.rejected + self.reader.rejected)
         self.rows += len(arrays[0]) if arrays else 0
-        self._each(lambda at: self.judges[at].observe(arrays[at]))
-        if any(judge.changed for judge in self.judges):
-            writer.abandon()
+        if any(parser.plan_changed for parser in self.parsers):
+            self.writer.discard()  # the rest is read for its bad values alone
             return
+        self._for_each_column(lambda at: self.counts[at].add(arrays[at]))
         table = pa.Table.from_arrays(arrays, names=list(self.reader.names))
-        self._keep_sample(table)
-        writer.write(table)
+        self.sample.add(table)
+        self.writer.write(table)
 
-    def _each(self, work: Callable[[int], Any]) -> list[Any]:
-        """`work` for each column, on two threads (Arrow's and numpy's kernels leave the interpreter's lock)."""
-        count = len(self.judges)
+    def _for_each_column(self, work: Callable[[int], Any]) -> list[Any]:
+        """Return `work(at)` for each column, on two threads: Arrow and numpy release the interpreter's lock."""
+        count = len(self.parsers)
         if count < 2:
             return [work(at) for at in range(count)]
-        done: list[Any] = [None] * count
-        places = iter(range(count))
+        results: list[Any] = [None] * count
+        columns = iter(range(count))
 
-        def some() -> None:
-            for at in places:  # next() of one shared iterator is atomic
-                done[at] = work(at)
+        def work_through() -> None:
+            for at in columns:  # next() of a shared iterator is atomic
+                results[at] = work(at)
 
-        other = self.pool.submit(some)
-        some()
-        other.result()
-        return done
+        other_thread = self.pool.submit(work_through)
+        work_through()
+        other_thread.result()
+        return results
 
-    def _keep_sample(self, table: pa.Table) -> None:
-        """Every `stride`-th row; the stride doubles when there are too many."""
-        first = self.rows - table.num_rows
-        start = -first % self._stride
-        part = table.slice(start) if self._stride == 1 else table.take(np.arange(start, table.num_rows, self._stride))
-        if self._stride == 1:
-            part = part.slice(0)
-        if not part.num_rows:
-            return
-        self._sample.append(part)
-        self._sample_rows += part.num_rows
-        self._sample_bytes += part.nbytes
-        while self._sample_rows > 1 and (self._sample_rows > SAMPLE_ROWS or self._sample_bytes > SAMPLE_BYTES):
-            whole = pa.concat_tables(self._sample)
-            thinned = whole.take(np.arange(0, whole.num_rows, 2))
-            self._sample, self._stride = [thinned], self._stride * 2
-            self._sample_rows, self._sample_bytes = thinned.num_rows, thinned.nbytes
-
-    def sample_table(self) -> pa.Table:
-        """The sampled rows."""
-        return pa.concat_tables(self._sample)
-
-    def _gathered(self) -> list[Problem]:
-        found = [*self.reader.problems]
-        for judge in self.judges:
-            if not (judge.plan.strict and judge.bad_rows):
-                continue
-            share = f" {judge.good} of {judge.good + judge.bad} values are."
-            note = "" if judge.plan.kind else share
-            expected = EXPECTED[judge.plan.storage] if judge.plan.kind != "boolean" else "a boolean"
-            found += [bad_value(row, judge.name, value, expected, note) for row, value in judge.bad_rows]
-        return found
-
-    def _settle(self, writer: _Writer) -> None:
-        """Whether this pass stands; refuses what is bad where the request is not lenient."""
-        self.next_plans = [settled_plan(judge) for judge in self.judges]
-        turned_strict = any(
-            plan.strict and not judge.plan.strict for judge, plan in zip(self.judges, self.next_plans, strict=True)
-        )
-        for judge, plan in zip(self.judges, self.next_plans, strict=True):
-            judge.plan = plan
-        self.problems = [problem for problem in self._gathered() if problem not in self.reader.problems]
-        if not self.options.lenient and (self.problems or self.reader.problems):
-            bad = sum(judge.bad for judge in self.judges if judge.plan.strict)
-            raise refuse(self.reader.locate(self._gathered()), bad + self.reader.refused)
-        self.settled = not turned_strict and not any(judge.changed for judge in self.judges)
-        if self.settled:
-            writer.close()
+    def _conclude(self) -> None:
+        """Decide whether this pass is final; refuse what is bad where the upload is strict."""
+        self.next_plans = [parser.next_plan() for parser in self.parsers]
+        for parser, plan in zip(self.parsers, self.next_plans, strict=True):
+            parser.plan = plan
+        everything = self._all_problems()
+        if not self.options.lenient and everything:
+            bad = sum(parser.bad for parser in self.parsers if parser.plan.strict)
+            raise refuse(self.reader.locate(everything), bad + self.reader.rejected)
+        self.problems = [problem for problem in everything if problem not in self.reader.problems]
+        self.is_final = self.next_plans == self.plans
+        if self.is_final:
+            self.writer.close()
         else:
-            writer.abandon()
+            self.writer.discard()
+
+    def _all_problems(self) -> list[Problem]:
+        """Return the reader's problems and those of values that a strict plan refuses."""
+        problems = list(self.reader.problems)
+        for parser in self.parsers:
+            if not (parser.plan.strict and parser.bad_values):
+                continue
+            note = f" {parser.good} other values of the column are." if not parser.plan.stated_kind else ""
+            expected = parser.plan.expected
+            problems += [bad_value(row, parser.name, value, expected, note) for row, value in parser.bad_values]
+        return problems
 
 
-def _ahead(batches: Iterator[Any], pool: ThreadPoolExecutor) -> Iterator[Any]:
-    """The same items, the next one read while this one is worked on."""
+def _prefetch(batches: Iterator[Any], pool: ThreadPoolExecutor) -> Iterator[Any]:
+    """Yield the same items; the next one is read while this one is worked on."""
     end = object()
     coming: Future[Any] = pool.submit(next, batches, end)
     try:
@@ -246,70 +212,93 @@ def _ahead(batches: Iterator[Any], pool: ThreadPoolExecutor) -> Iterator[Any]:
             yield item
     finally:
         if not coming.cancel():
-            coming.exception()
+            coming.exception()  # wait: a generator cannot be closed while it runs
         close = getattr(batches, "close", None)
         if close is not None:
             close()
 
 
-class _Writer:
-    """Parquet on a thread of its own, in row groups of a good size."""
+class _RowSample:
+    """Every n-th row of a table; n doubles whenever there are too many."""
+
+    def __init__(self) -> None:
+        self._parts: list[pa.Table] = []
+        self._stride, self._seen, self._rows, self._bytes = 1, 0, 0, 0
+
+    def add(self, table: pa.Table) -> None:
+        part = table.take(np.arange(-self._seen % self._stride, table.num_rows, self._stride))
+        self._seen += table.num_rows
+        if part.num_rows:
+            self._parts.append(part)
+            self._rows += part.num_rows
+            self._bytes += part.nbytes
+        while self._rows > 1 and (self._rows > SAMPLE_ROWS or self._bytes > SAMPLE_BYTES):
+            every_second = self.table().take(np.arange(0, self._rows, 2))
+            self._parts, self._stride = [every_second], self._stride * 2
+            self._rows, self._bytes = every_second.num_rows, every_second.nbytes
+
+    def table(self) -> pa.Table:
+        """Return the sampled rows."""
+        return pa.concat_tables(self._parts)
+
+
+class _ParquetWriter:
+    """Writes Parquet on another thread, in row groups of a good size."""
 
     def __init__(self, path: Path, pool: ThreadPoolExecutor) -> None:
         self.path, self.pool = path, pool
-        self.writer: pq.ParquetWriter | None = None
-        self.tables: list[pa.Table] = []
-        self.rows = self.bytes = 0
-        self.busy: Future[None] | None = None
-        self.abandoned = False
+        self._writer: pq.ParquetWriter | None = None
+        self._tables: list[pa.Table] = []
+        self._rows = self._bytes = 0
+        self._writing: Future[None] | None = None
+        self._discarded = False
 
     def write(self, table: pa.Table) -> None:
-        """Takes a batch; waits while the group before it is being written."""
-        if self.abandoned:
-            return
-        self.tables.append(table)
-        self.rows += table.num_rows
-        self.bytes += table.nbytes
-        if self.rows >= GROUP_ROWS or self.bytes >= GROUP_BYTES:
-            self._flush()
+        """Add rows; wait while the row group before is being written."""
+        self._tables.append(table)
+        self._rows += table.num_rows
+        self._bytes += table.nbytes
+        if self._rows >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
+            self._write_group()
 
-    def _flush(self) -> None:
-        if self.busy is not None:
-            self.busy.result()
-        group, self.tables, self.rows, self.bytes = pa.concat_tables(self.tables), [], 0, 0
-        if self.writer is None:
-            self.writer = pq.ParquetWriter(
-                self.path, group.schema, compression="snappy", use_dictionary=_repetitive(group), write_page_index=False
+    def _write_group(self) -> None:
+        if self._writing is not None:
+            self._writing.result()
+        group, self._tables, self._rows, self._bytes = pa.concat_tables(self._tables), [], 0, 0
+        if self._writer is None:
+            dictionary = _repetitive_columns(group)
+            self._writer = pq.ParquetWriter(
+                self.path, group.schema, compression="snappy", use_dictionary=dictionary, write_page_index=False
             )
-        self.busy = self.pool.submit(self.writer.write_table, group, group.num_rows)
+        self._writing = self.pool.submit(self._writer.write_table, group, group.num_rows)
 
     def close(self) -> None:
-        """Ends the file."""
-        if self.tables:
-            self._flush()
-        if self.busy is not None:
-            self.busy.result()
-        if self.writer is not None:
-            self.writer.close()
+        """Write the rest and end the file."""
+        if self._tables:
+            self._write_group()
+        if self._writing is not None:
+            self._writing.result()
+        if self._writer is not None:
+            self._writer.close()
 
-    def abandon(self) -> None:
-        """Leaves nothing behind."""
-        if self.abandoned:
+    def discard(self) -> None:
+        """Remove the file."""
+        if self._discarded:
             return
-        self.abandoned = True
-        self.tables = []
-        if self.busy is not None:
-            self.busy.exception()
-        if self.writer is not None:
-            self.writer.close()
+        self._discarded = True
+        self._tables = []
+        if self._writing is not None:
+            self._writing.exception()
+        if self._writer is not None:
+            self._writer.close()
         self.path.unlink(missing_ok=True)
 
 
-def _repetitive(group: pa.Table) -> list[str]:
-    """Columns whose values repeat: a dictionary makes them small; for others it only costs time."""
-    few = []
+def _repetitive_columns(group: pa.Table) -> list[str]:
+    """Return the columns whose values repeat: a dictionary makes them small; for others it only takes time."""
+    repetitive = []
     for name in group.column_names:
         head = group.column(name).slice(0, 5_000)
         if len(head.unique()) * 3 < len(head) or len(head) < 100:
-            few.append(name)
-    return few
+            repetitive.append(name)
+    return repetitive

@@ -1,4 +1,4 @@
-"""The kind of a column, told from what its values are, with the evidence in words."""
+"""The kind of a column: which kinds its values can be of, and which one they most likely are, with the evidence."""
 
 from __future__ import annotations
 
@@ -7,16 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fitserve.dataset_facts import Kind, Storage
+from fitserve.datasets.table_problems import TableRefused
 from fitserve.encoding.coercion import FALSE, TRUE
+from fitserve.errors import Problem
 
-MAX_CODES = 12  # whole numbers 1 to 12 at most are taken for codes of categories
-_ID_NAME = re.compile(
-    r"(^|[_\s-])(id|uuid|guid|key|index|idx|rowid|row|instant|nr|no|编号|序号)$|[a-z]I[Dd]$|^unnamed", re.IGNORECASE
-)
-_CAMEL_ID = re.compile(r"(?:[a-z]I[dD]|^[Ii][dD])$")
-
-
-# Which kinds the values of a storage class can be.
+MAX_CODES = 12  # at most so many whole numbers without a gap are taken for codes of categories
+# The kinds that values of a storage class can be of.
 POSSIBLE: dict[Storage, tuple[Kind, ...]] = {
     "int64": ("numeric", "boolean", "categorical", "ignored"),
     "float64": ("numeric", "categorical", "ignored"),
@@ -24,32 +20,35 @@ POSSIBLE: dict[Storage, tuple[Kind, ...]] = {
     "string": ("categorical", "text", "boolean", "ignored"),
     "timestamp": ("datetime", "categorical", "ignored"),
 }
+_ID_NAME = re.compile(
+    r"(^|[_\s-])(id|uuid|guid|key|index|idx|rowid|row|instant|nr|no|编号|序号)$|[a-z]I[Dd]$|^unnamed", re.IGNORECASE
+)
+_CAMEL_ID = re.compile(r"(?:[a-z]I[dD]|^[Ii][dD])$")
 
 
 @dataclass(frozen=True)
 class Traits:
-    """What was seen of a column. `words` and `letters` are means over sampled texts, `cjk` the share of such texts."""
+    """What a column's kind is inferred from."""
 
     name: str
-    position: int
-    of_columns: int
+    is_first_of_many: bool  # the first of at least four columns
     storage: Storage
     rows: int
     missing: int
     distinct: int
-    labels: Sequence[str] | None  # sorted, where there are few
+    labels: Sequence[str] | None  # the distinct values, sorted, where there are few
     label_counts: Sequence[int] | None
     min: float | None
     max: float | None
     increasing: bool
-    words: float = 0.0
-    letters: float = 0.0
-    cjk: bool = False
-    bad: int = 0
+    words: float = 0.0  # mean over sampled texts
+    letters: float = 0.0  # mean over sampled texts
+    cjk: bool = False  # written without blanks between words
+    bad: int = 0  # values that are no numbers in a column that was first taken for numbers
 
 
 def infer_kind(traits: Traits) -> tuple[Kind, str]:
-    """The kind and why."""
+    """Return the likeliest kind of a column and the evidence for it."""
     present = traits.rows - traits.missing
     if not present:
         return "ignored", "every value is missing"
@@ -58,40 +57,40 @@ def infer_kind(traits: Traits) -> tuple[Kind, str]:
     if traits.storage == "bool":
         return "boolean", "all values are true or false"
     if traits.storage == "string":
-        return _text_kind(traits, present)
-    return _number_kind(traits, present)
+        return _kind_of_texts(traits, present)
+    return _kind_of_numbers(traits, present)
 
 
-def _number_kind(traits: Traits, present: int) -> tuple[Kind, str]:
-    if traits.labels is not None and list(traits.labels) == ["0", "1"]:
+def _kind_of_numbers(traits: Traits, present: int) -> tuple[Kind, str]:
+    labels = traits.labels
+    if labels is not None and list(labels) == ["0", "1"]:
         return "boolean", "all values are 0 or 1"
-    if traits.storage == "int64":
-        if reason := _is_identifier(traits, present):
-            return "ignored", reason
-        if _is_code(traits, present):
-            return "categorical", f"whole numbers {traits.labels[0]} to {traits.labels[-1]} that look like codes"  # type: ignore[index]
-        return "numeric", "all values are whole numbers"
-    return "numeric", "all values are numbers"
+    if traits.storage == "float64":
+        return "numeric", "all values are numbers"
+    if reason := _identifier_reason(traits, present):
+        return "ignored", reason
+    if labels is not None and _are_codes(labels, traits.label_counts or (), present):
+        return "categorical", f"whole numbers {labels[0]} to {labels[-1]} that look like codes"
+    return "numeric", "all values are whole numbers"
 
 
-def _is_identifier(traits: Traits, present: int) -> str | None:
-    """Unique whole numbers under a name of an identifier, or a first column that counts the rows of a wide table."""
+def _identifier_reason(traits: Traits, present: int) -> str | None:
+    """Return why whole numbers are an identifier: by its name, or because they count the rows of a wide table."""
     if traits.missing or traits.distinct < 0.95 * present or present < 20:
         return None
-    named = bool(_ID_NAME.search(traits.name) or _CAMEL_ID.search(traits.name))
-    counts = traits.increasing and traits.max is not None and traits.min in (0.0, 1.0)
-    counts = counts and (traits.max or 0) - (traits.min or 0) + 1 == present
-    if named:
-        return "every value is another one, and the name is one of identifiers"
-    if counts and traits.position == 0 and traits.of_columns >= 4 and present >= 100:
-        return "counts the rows"
-    return None
+    if _ID_NAME.search(traits.name) or _CAMEL_ID.search(traits.name):
+        return "almost every value is unique, and the name is an identifier's"
+    low, high = traits.min, traits.max
+    counts_rows = traits.increasing and low in (0.0, 1.0) and high is not None and high - low + 1 == present
+    return "counts the rows" if counts_rows and traits.is_first_of_many and present >= 100 else None
 
 
-def _is_code(traits: Traits, present: int) -> bool:
-    """Few whole numbers without a gap, from 1, or from 0 where they do not fade out as counts of things do."""
-    labels, counts = traits.labels, traits.label_counts
-    if labels is None or counts is None or not 3 <= len(labels) <= MAX_CODES or present < 10 * len(labels):
+def _are_codes(labels: Sequence[str], counts: Sequence[int], present: int) -> bool:
+    """Return whether a few whole numbers without a gap are codes.
+
+    Numbers from 0 are codes only where none is rare: counts of things start at 0 too, and fade out.
+    """
+    if not 3 <= len(labels) <= MAX_CODES or present < 10 * len(labels):
         return False
     low, high = int(labels[0]), int(labels[-1])
     if high - low + 1 != len(labels) or low not in (0, 1):
@@ -99,35 +98,50 @@ def _is_code(traits: Traits, present: int) -> bool:
     return low == 1 or min(counts) * 3 * len(labels) >= present
 
 
-def _text_kind(traits: Traits, present: int) -> tuple[Kind, str]:
+def _kind_of_texts(traits: Traits, present: int) -> tuple[Kind, str]:
     labels = traits.labels
-    if labels is not None and len(labels) == 2 and is_boolean_pair(labels):
+    if labels is not None and is_boolean_pair(labels):
         return "boolean", f"all values are {labels[0]!r} or {labels[1]!r}"
     share = traits.distinct / present
     words = traits.letters / 2 if traits.cjk else traits.words  # a Chinese word has about two characters
     if present >= 20 and share > 0.5:
         if words >= 2 or traits.letters > 40:
-            return "text", f"{traits.words:.1f} words a value, and {share:.0%} of the values are different"
-        return "ignored", f"{share:.0%} of the values are different and they are no sentences: an identifier"
-    if words >= 5 and traits.distinct > 50:
-        return "text", f"{traits.words:.1f} words a value"
-    if present < 20 and words >= 4:
-        return "text", f"{traits.words:.1f} words a value"
-    odd = f"; {traits.bad} values are no numbers" if traits.bad else ""
+            return "text", f"{traits.words:.1f} words per value, and {share:.0%} of the values are different"
+        return "ignored", f"{share:.0%} of the values are different and they are not sentences: an identifier"
+    if (words >= 5 and traits.distinct > 50) or (words >= 4 and present < 20):
+        return "text", f"{traits.words:.1f} words per value"
+    odd = f"; {traits.bad} values are not numbers" if traits.bad else ""
     return "categorical", f"{traits.distinct} different values in {present} rows{odd}"
 
 
+def check_kind(name: str, kind: Kind, storage: Storage, labels: Sequence[str] | None) -> None:
+    """Raise TableRefused where values of this storage class cannot be of that kind."""
+    fits = kind in POSSIBLE[storage]
+    if kind == "boolean" and storage in ("int64", "string"):
+        fits = labels is not None and len(labels) <= 2
+        fits = fits and (storage == "string" or set(labels or ()) <= {"0", "1"})
+    if not fits:
+        examples = ", ".join((labels or ())[:5])
+        problem = Problem(
+            f"The column {name!r} cannot be {kind}: its values are stored as {storage}.",
+            pointer=f"/kinds/{name}",
+            column=name,
+            received=kind,
+            expected=f"one of {', '.join(POSSIBLE[storage])}" + (f" (values: {examples})" if examples else ""),
+        )
+        raise TableRefused(problem.detail, problems=[problem])
+
+
 def is_boolean_pair(labels: Sequence[str]) -> bool:
-    """Whether two labels say yes and no in any of the usual spellings."""
+    """Return whether two labels mean true and false in any of the usual spellings."""
     lowered = {label.strip().lower() for label in labels}
-    return len(lowered & TRUE) == 1 and len(lowered & FALSE) == 1
+    return len(labels) == 2 and len(lowered & TRUE) == 1 and len(lowered & FALSE) == 1
 
 
-def sorted_labels(labels: Sequence[str], storage: Storage) -> list[int]:
-    """The order of labels: numbers by value, a boolean pair false first, else by code points."""
-    places = range(len(labels))
+def label_order(labels: Sequence[str], storage: Storage) -> list[str]:
+    """Return labels in their order: numbers by value, a boolean pair false first, else by code points."""
     if storage in ("int64", "float64"):
-        return sorted(places, key=lambda at: float(labels[at]))
-    if len(labels) == 2 and is_boolean_pair(labels):
-        return sorted(places, key=lambda at: labels[at].strip().lower() in TRUE)
-    return sorted(places, key=lambda at: labels[at])
+        return sorted(labels, key=float)
+    if is_boolean_pair(labels):
+        return sorted(labels, key=lambda label: label.strip().lower() in TRUE)
+    return sorted(labels)

@@ -1,11 +1,11 @@
-"""Looking into a stored table: pages of rows, a sample, text to download."""
+"""A stored table's rows as JSON values, as CSV and as a sample."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -15,48 +15,36 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-BATCH = 8_192
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+BATCH_ROWS = 8_192
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
-def page(path: Path, offset: int, limit: int, columns: list[str] | None = None) -> tuple[list[str], list[list[Any]]]:
-    """Names and rows from `offset` on, as JSON values: null is missing, times are ISO 8601."""
+def read_rows(path: Path, offset: int, limit: int) -> tuple[list[str], list[list[Any]]]:
+    """Return the column names, and rows from `offset` on as JSON values."""
     file = pq.ParquetFile(path)
-    names = columns or list(file.schema_arrow.names)
+    names = list(file.schema_arrow.names)
     rows: list[list[Any]] = []
-    first = 0
+    first = 0  # of the row group, then of the batch
     for group in range(file.metadata.num_row_groups):
-        count = file.metadata.row_group(group).num_rows
-        start = max(0, offset - first)
-        if start < count and len(rows) < limit:
-            rows += _rows_of_group(file, group, start, limit - len(rows), names)
-        first += count
-        if len(rows) >= limit:
-            break
+        end = first + file.metadata.row_group(group).num_rows
+        if end <= offset:  # nothing of it is asked for: not even read
+            first = end
+            continue
+        for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=names, use_threads=False):
+            begin = min(max(0, offset - first), batch.num_rows)  # Arrow aborts on a slice beyond the end
+            part = batch.slice(begin, limit - len(rows))
+            columns = [[json_value(value) for value in column.to_pylist()] for column in part.columns]
+            rows += [list(row) for row in zip(*columns, strict=True)]
+            first += batch.num_rows
+            if len(rows) >= limit:
+                return names, rows
     return names, rows
 
 
-def _rows_of_group(file: pq.ParquetFile, group: int, start: int, limit: int, names: list[str]) -> list[list[Any]]:
-    rows: list[list[Any]] = []
-    first = 0
-    for batch in file.iter_batches(BATCH, row_groups=[group], columns=names, use_threads=False):
-        begin = max(0, start - first)
-        if begin < batch.num_rows:
-            part = batch.slice(begin, limit - len(rows))
-            values = [[plain(value) for value in part.column(name).to_pylist()] for name in names]
-            rows += [list(row) for row in zip(*values, strict=True)]
-        first += batch.num_rows
-        if len(rows) >= limit:
-            break
-    return rows
-
-
-def plain(value: Any) -> Any:
-    """A value as JSON: NaN is null, an infinity its name, a time ISO 8601, a decimal a number where that is exact."""
-    if isinstance(value, float):
-        return (
-            None if math.isnan(value) else value if math.isfinite(value) else ("Infinity" if value > 0 else "-Infinity")
-        )
+def json_value(value: Any) -> Any:
+    """Return a value for JSON: NaN is null, an infinity its name, a time ISO 8601; a decimal a number where exact."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, (datetime, date)):
         return value.isoformat()
     if isinstance(value, Decimal):
@@ -65,7 +53,7 @@ def plain(value: Any) -> Any:
 
 
 def sample_rows(path: Path, most: int = 20_000) -> pa.Table:
-    """Rows spread evenly over the table, at most `most`: read from at most eight row groups."""
+    """Return at most about `most` rows, spread evenly over the table, from at most eight row groups."""
     file = pq.ParquetFile(path)
     groups = file.metadata.num_row_groups
     chosen = sorted({round(at) for at in np.linspace(0, groups - 1, min(groups, 8))})
@@ -78,29 +66,32 @@ def sample_rows(path: Path, most: int = 20_000) -> pa.Table:
     return pa.concat_tables(parts)
 
 
-def csv_text(path: Path) -> Iterator[bytes]:
-    """The table as CSV, UTF-8. A text that a spreadsheet would take for a formula gets an apostrophe in front."""
+def stream_csv(path: Path) -> Iterator[bytes]:
+    """Yield the table as CSV in UTF-8.
+
+    A text that a spreadsheet would run as a formula gets an apostrophe in front.
+    """
     file = pq.ParquetFile(path)
-    names = file.schema_arrow.names
-    texts = [pa.types.is_string(field.type) or pa.types.is_large_string(field.type) for field in file.schema_arrow]
-    yield _lines([[_guarded(name, True) for name in names]])
-    for batch in file.iter_batches(BATCH, use_threads=False):
+    schema = file.schema_arrow
+    texts = [pa.types.is_string(field.type) or pa.types.is_large_string(field.type) for field in schema]
+    yield _csv_lines([[_csv_field(name, True) for name in schema.names]])
+    for batch in file.iter_batches(BATCH_ROWS, use_threads=False):
         columns = [
-            [_guarded(plain(value), text) for value in column.to_pylist()]
-            for column, text in zip(batch.columns, texts, strict=True)
+            [_csv_field(json_value(value), is_text) for value in column.to_pylist()]
+            for column, is_text in zip(batch.columns, texts, strict=True)
         ]
-        yield _lines([list(row) for row in zip(*columns, strict=True)])
+        yield _csv_lines(zip(*columns, strict=True))
 
 
-def _guarded(value: Any, text: bool) -> Any:
+def _csv_field(value: Any, is_text: bool) -> Any:
     if value is None:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    return "'" + value if text and value.startswith(_FORMULA) else value
+    return "'" + value if is_text and value.startswith(_FORMULA_STARTS) else value
 
 
-def _lines(rows: list[list[Any]]) -> bytes:
+def _csv_lines(rows: Iterable[Sequence[Any]]) -> bytes:
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows(rows)
     return out.getvalue().encode("utf-8", "replace")

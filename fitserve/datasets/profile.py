@@ -1,8 +1,10 @@
-"""A column's profile: quantiles, histogram, top values, tokens; and how a column relates to a target."""
+"""What a column holds: counted batch by batch, then stated as facts and as a profile."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,105 +12,413 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fitserve.dataset_facts import ColumnFacts
-from fitserve.encoding.coercion import as_label, clipped, labels_of, numbers_of, texts_of
-from fitserve.encoding.tokens import tokenize, tokens_for
-from fitserve.errors import BadInput
+from fitserve.dataset_facts import MAX_LABELS, ColumnFacts, Kind, Storage
+from fitserve.datasets.column_parser import ColumnParser, storage_of
+from fitserve.datasets.kinds import Traits, check_kind, infer_kind, label_order
+from fitserve.encoding.coercion import as_label, clipped, numbers_of, texts_of
+from fitserve.encoding.text import tokenize, tokens_for
+from fitserve.wire.datasets import Column
 
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 BINS = 20
-TOP = 20
-_TEXTS = 5_000  # sampled texts whose tokens are counted
+TOP = 20  # most frequent values or tokens that a profile lists
+SKETCH_SIZE = 4096  # smallest hashes from which distinct values are estimated (error about 1.6 %)
+SAMPLED_TEXTS = 5_000  # texts whose tokens are counted
 
 
-def text_traits(values: pa.ChunkedArray | pa.Array) -> dict[str, Any]:
-    """Of sampled texts: mean tokens and letters, how they are tokenised, tokens of the longest, the frequent tokens."""
-    present = [text for text in texts_of(values[:_TEXTS] if len(values) > _TEXTS else values) if text is not None]
+class ColumnCounts:
+    """Counts over all rows of one column."""
+
+    def __init__(self, max_distinct: int) -> None:
+        self.missing = 0
+        self.distinct = DistinctCounter(max_distinct)
+        self.moments = Moments()
+        self.has_times_of_day = False
+        self.increasing = True  # every value is larger than the one before, and none is missing
+        self._last: float = -np.inf
+
+    def add(self, values: pa.Array) -> None:
+        """Count a batch."""
+        arrow_type = values.type
+        floating = pa.types.is_floating(arrow_type)
+        self.missing += pc.sum(values.is_null(nan_is_null=True)).as_py() or 0 if floating else values.null_count
+        if pa.types.is_temporal(arrow_type):
+            values = values.cast(pa.timestamp("us", getattr(arrow_type, "tz", None)), safe=False).cast(pa.int64())
+            self.has_times_of_day = self.has_times_of_day or _has_times_of_day(values)
+            self.moments.add(pc.divide(values.cast(pa.float64(), safe=False), 1e6))
+        elif pa.types.is_integer(arrow_type) or floating or pa.types.is_decimal(arrow_type):
+            narrow = pa.types.is_decimal(arrow_type) or arrow_type.bit_width < 32
+            self.moments.add(values.cast(pa.float64(), safe=False) if narrow else values)
+            if self.increasing and pa.types.is_integer(arrow_type):
+                self._check_order(values)
+        self.distinct.add(values)
+
+    def _check_order(self, values: pa.Array) -> None:
+        if values.null_count or not len(values):
+            self.increasing = not values.null_count
+            return
+        numbers = values.to_numpy(zero_copy_only=False)
+        self.increasing = bool(numbers[0] > self._last) and bool((numbers[1:] > numbers[:-1]).all())
+        self._last = float(numbers[-1])
+
+
+def _has_times_of_day(microseconds: pa.Array) -> bool:
+    day = 86_400_000_000
+    midnights = pc.multiply(pc.divide(microseconds, day), day)
+    return bool(pc.any(pc.not_equal(microseconds, midnights)).as_py())
+
+
+class DistinctCounter:
+    """How often each value occurs: exact up to `max_distinct` values; beyond, an estimate of their number alone.
+
+    The estimate is that of k minimum values. Source: Z. Bar-Yossef et al., "Counting distinct elements in a data
+    stream", 2002.
+    """
+
+    def __init__(self, max_distinct: int) -> None:
+        self.max_distinct = max_distinct
+        self._table: pa.Table | None = None  # values `v` and counts `n`
+        self._pending: list[pa.Table] = []  # counts of single batches, not merged yet
+        self._pending_rows = 0
+        self._smallest_hashes: np.ndarray | None = None  # sorted; set once there are too many values
+
+    def add(self, values: pa.Array) -> None:
+        """Count the values of a batch; nulls are left out."""
+        if values.null_count:
+            values = values.drop_null()
+        if not len(values):
+            return
+        if self._smallest_hashes is not None:
+            self._add_to_sketch(values)
+            return
+        counted = values.value_counts()
+        self._pending.append(pa.table({"v": counted.field(0), "n": counted.field(1)}))
+        self._pending_rows += len(counted)
+        merged_rows = self._table.num_rows if self._table is not None else 0
+        if self._pending_rows <= max(self.max_distinct, 4 * merged_rows):
+            return
+        if 2 * len(counted) > len(values):  # mostly new values still: merging would only show that they are too many
+            self._switch_to_sketch(self._pending + ([self._table] if self._table is not None else []))
+        else:
+            self._merge()
+
+    def _merge(self) -> None:
+        tables = ([self._table] if self._table is not None else []) + self._pending
+        self._pending, self._pending_rows = [], 0
+        if not tables:
+            return
+        merged = pa.concat_tables(tables)
+        if len(tables) > 1:
+            merged = merged.group_by("v", use_threads=False).aggregate([("n", "sum")]).rename_columns(["v", "n"])
+        self._table = merged
+        if merged.num_rows > self.max_distinct:
+            self._switch_to_sketch([merged])
+
+    def _switch_to_sketch(self, tables: list[pa.Table]) -> None:
+        self._smallest_hashes = np.empty(0, np.uint64)
+        for chunk in (chunk for table in tables for chunk in table.column("v").chunks):
+            self._add_to_sketch(chunk)
+        self._table, self._pending, self._pending_rows = None, [], 0
+
+    def _add_to_sketch(self, values: pa.Array) -> None:
+        assert self._smallest_hashes is not None
+        hashes = hash_values(values)
+        if len(self._smallest_hashes) == SKETCH_SIZE:
+            hashes = hashes[hashes < self._smallest_hashes[-1]]
+        if len(hashes):
+            self._smallest_hashes = np.unique(np.concatenate([self._smallest_hashes, hashes]))[:SKETCH_SIZE]
+
+    def finish(self) -> tuple[int, pa.Table | None]:
+        """Return the number of distinct values and, where it is exact, the table of values `v` and counts `n`."""
+        self._merge()
+        if self._smallest_hashes is not None:
+            if len(self._smallest_hashes) < SKETCH_SIZE:
+                return len(self._smallest_hashes), None
+            return round((SKETCH_SIZE - 1) / (float(self._smallest_hashes[-1]) / 2.0**64)), None
+        if self._table is None:
+            return 0, pa.table({"v": pa.array([], pa.string()), "n": pa.array([], pa.int64())})
+        return self._table.num_rows, self._table
+
+
+def hash_values(values: pa.Array) -> np.ndarray:
+    """Return 64-bit hashes (uint64) of values without nulls."""
+    arrow_type = values.type
+    if pa.types.is_string(arrow_type) or pa.types.is_large_string(arrow_type):
+        return _hash_texts(values)
+    if pa.types.is_boolean(arrow_type):
+        values = values.cast(pa.int8())
+    elif not (pa.types.is_integer(arrow_type) or pa.types.is_floating(arrow_type)):
+        values = values.cast(pa.int64() if pa.types.is_temporal(arrow_type) else pa.float64(), safe=False)
+    numbers = values.to_numpy(zero_copy_only=False)
+    numbers = numbers.astype(np.float64 if numbers.dtype.kind == "f" else np.int64, copy=False)
+    return _splitmix64(numbers.view(np.uint64))
+
+
+def _splitmix64(words: np.ndarray) -> np.ndarray:
+    """Mix the bits of 64-bit words: the finaliser of SplitMix64 (S. Vigna)."""
+    z = words + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(z ^ (z >> np.uint64(31)))
+
+
+def _hash_texts(values: pa.Array) -> np.ndarray:
+    """Hash each text's length and 24 of its bytes (the first eight, eight in the middle, the last eight)."""
+    wide = pa.types.is_large_string(values.type)
+    buffers = values.buffers()
+    offsets = np.frombuffer(buffers[1], np.int64 if wide else np.int32)[values.offset : values.offset + len(values) + 1]
+    starts, lengths = offsets[:-1].astype(np.int64), np.diff(offsets).astype(np.int64)
+    data = np.frombuffer(buffers[2], np.uint8) if buffers[2] is not None else np.empty(0, np.uint8)
+    if not len(data):
+        return _splitmix64(np.zeros(len(values), np.uint64))
+    padded = np.concatenate([data[starts[0] : offsets[-1]], np.zeros(8, np.uint8)])
+    words = np.lib.stride_tricks.as_strided(padded[:8].view(np.uint64), (len(padded) - 7,), (1,))
+    starts = starts - starts[0]
+
+    def eight_bytes_at(positions: np.ndarray) -> np.ndarray:
+        left = np.clip(lengths - (positions - starts), 0, 8).astype(np.uint64)
+        mask = np.where(left >= 8, np.uint64(2**64 - 1), (np.uint64(1) << (left * np.uint64(8))) - np.uint64(1))
+        return np.asarray(words[np.minimum(positions, len(words) - 1)] & mask)  # bytes beyond the text's end are 0
+
+    hashes = _splitmix64(lengths.astype(np.uint64))
+    for positions in (starts, starts + np.maximum(lengths // 2 - 4, 0), starts + np.maximum(lengths - 8, 0)):
+        hashes = _splitmix64(hashes ^ eight_bytes_at(positions))
+    return _splitmix64(hashes)
+
+
+class Moments:
+    """Count, minimum, maximum, mean and population variance of finite numbers, merged batch by batch.
+
+    Source: T. Chan, G. Golub, R. LeVeque, "Updating formulae and a pairwise algorithm", 1979.
+    """
+
+    def __init__(self) -> None:
+        self.count, self.infinite = 0, 0
+        self.mean = self._squares = 0.0  # `_squares`: sum of squared deviations from the mean
+        self.min, self.max = math.inf, -math.inf
+
+    def add(self, numbers: pa.Array) -> None:
+        """Add a numeric array; nulls and NaN are left out, infinities counted separately."""
+        count = len(numbers) - numbers.null_count
+        if not count:
+            return
+        low, high = (value.as_py() for value in pc.min_max(numbers).values())
+        if low is None or high is None:
+            return
+        if not (math.isfinite(low) and math.isfinite(high)):
+            self.infinite += pc.sum(pc.is_inf(numbers)).as_py() or 0
+            self.add(numbers.filter(pc.is_finite(numbers)))
+            return
+        mean = pc.mean(numbers).as_py()
+        if mean != mean:  # NaN in a typed column
+            self.add(numbers.filter(pc.is_finite(numbers)))
+            return
+        self._merge(count, float(mean), float(pc.variance(numbers).as_py()) * count)
+        self.min, self.max = min(self.min, float(low)), max(self.max, float(high))
+
+    def _merge(self, count: int, mean: float, squares: float) -> None:
+        total = self.count + count
+        delta = mean - self.mean
+        self.mean += delta * count / total
+        self._squares += squares + delta * delta * self.count * count / total
+        self.count = total
+
+    @property
+    def std(self) -> float:
+        """Population standard deviation."""
+        return math.sqrt(max(0.0, self._squares / self.count)) if self.count else 0.0
+
+
+# --- from counts to facts and a profile ----------------------------------------------------------------------------
+
+
+def describe_columns(
+    parsers: Sequence[ColumnParser],
+    counts: Sequence[ColumnCounts],
+    sample: pa.Table,
+    rows: int,
+    stated_kinds: Mapping[str, Kind],
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return the columns (wire.Column as JSON) and the profile (wire.Profile as JSON) of a table.
+
+    Raises TableRefused where a column cannot be of its stated kind.
+    """
+    columns, profiles = [], {}
+    for position, (parser, counted) in enumerate(zip(parsers, counts, strict=True)):
+        column, profile = _describe(
+            parser,
+            counted,
+            sample.column(parser.name),
+            rows,
+            stated_kinds.get(parser.name),
+            is_first_of_many=position == 0 and len(parsers) >= 4,
+        )
+        columns.append(column.model_dump(mode="json"))
+        profiles[parser.name] = profile
+    return columns, {"rows": rows, "sampled_rows": sample.num_rows, "columns": profiles}
+
+
+def _describe(
+    parser: ColumnParser,
+    counts: ColumnCounts,
+    sample: pa.ChunkedArray,
+    rows: int,
+    stated: Kind | None,
+    *,
+    is_first_of_many: bool,
+) -> tuple[Column, dict[str, Any]]:
+    distinct, value_counts = counts.distinct.finish()
+    storage, moments = storage_of(sample.type), counts.moments
+    labels, label_counts = _labels(value_counts, storage)
+    text = _text_traits(sample) if storage == "string" else None
+    has_numbers = moments.count > 0
+    traits = Traits(
+        name=parser.name,
+        is_first_of_many=is_first_of_many,
+        storage=storage,
+        rows=rows,
+        missing=counts.missing,
+        distinct=distinct,
+        labels=labels,
+        label_counts=label_counts,
+        min=moments.min if has_numbers else None,
+        max=moments.max if has_numbers else None,
+        increasing=counts.increasing,
+        words=text["words"] if text else 0.0,
+        letters=text["letters"] if text else 0.0,
+        cjk=bool(text and text["tokens"] == "character"),
+        bad=parser.bad,
+    )
+    inferred, evidence = infer_kind(traits)
+    if stated is not None:
+        check_kind(parser.name, stated, storage, labels)
+    if parser.plan.soft_missing and parser.bad_spellings:
+        evidence += f"; {', '.join(sorted(parser.bad_spellings)[:3])} read as missing"
+    column = Column(
+        name=parser.name,
+        kind=stated or inferred,
+        storage=storage,
+        rows=rows,
+        missing=counts.missing,
+        distinct=distinct,
+        distinct_exact=value_counts is not None,
+        labels=labels,
+        label_counts=label_counts,
+        min=traits.min,
+        max=traits.max,
+        mean=moments.mean if has_numbers else None,
+        std=moments.std if has_numbers else None,
+        date_only=storage == "timestamp" and not counts.has_times_of_day,
+        tokens=text["tokens"] if text else "whitespace",
+        max_tokens=text["max_tokens"] if text else None,
+        inferred=inferred,
+        evidence=evidence,
+    )
+    return column, _profile(column, sample, value_counts, moments.infinite, text)
+
+
+def _labels(value_counts: pa.Table | None, storage: Storage) -> tuple[tuple[str, ...] | None, tuple[int, ...] | None]:
+    """Return the distinct values as sorted labels, and their counts; None where they are too many."""
+    most = 100 if storage == "float64" else MAX_LABELS
+    if value_counts is None or value_counts.num_rows > most or storage == "timestamp":
+        return None, None
+    counts: dict[str, int] = {}
+    for value, count in zip(value_counts.column("v").to_pylist(), value_counts.column("n").to_pylist(), strict=True):
+        label = as_label(value)
+        if label is not None:
+            counts[label] = counts.get(label, 0) + count
+    labels = label_order(list(counts), storage)
+    return tuple(labels), tuple(counts[label] for label in labels)
+
+
+def _text_traits(values: pa.ChunkedArray) -> dict[str, Any]:
+    """Return traits of a column of texts, of at most SAMPLED_TEXTS of them.
+
+    `words` and `letters` are means over texts, `tokens` says how they are tokenized, `max_tokens` counts the tokens
+    of the longest text, `top_tokens` are the most frequent ones.
+    """
+    sampled, rest = values[:SAMPLED_TEXTS], values[SAMPLED_TEXTS:]
+    present = [text for text in texts_of(sampled) if text is not None]
     how = tokens_for(present)
     lengths, counts = [], Counter[str]()
     for text in present:
         tokens = tokenize(text, how)
         lengths.append(len(tokens))
         counts.update(token for token in tokens if not token.isspace())
-    if len(values) > _TEXTS and how == "whitespace":
-        rest = values[_TEXTS:]
+    most = max(lengths, default=0)
+    if present and len(rest) and how == "whitespace":
         longest = pc.max(pc.binary_length(rest)).as_py() or 0
-        if lengths and longest > 0:
-            blanks = pc.count_substring_regex(rest, r"\s+") if longest < 1 << 20 else None
-            lengths.append(0 if blanks is None else (pc.max(blanks).as_py() or 0) + 1)
+        if 0 < longest < 1 << 20:  # a megabyte of text is no sentence, and its blanks take long to count
+            most = max(most, (pc.max(pc.count_substring_regex(rest, r"\s+")).as_py() or 0) + 1)
     return {
-        "words": float(np.mean(lengths[: len(present)])) if present else 0.0,
+        "words": float(np.mean(lengths)) if present else 0.0,
         "letters": float(np.mean([len(text) for text in present])) if present else 0.0,
-        "how": how,
-        "max_tokens": max(lengths, default=0),
-        "tokens": [{"token": clipped(token), "count": count} for token, count in counts.most_common(TOP)],
+        "tokens": how,
+        "max_tokens": most,
+        "top_tokens": [{"token": clipped(token), "count": count} for token, count in counts.most_common(TOP)],
     }
 
 
-def column_profile(
-    facts: ColumnFacts, sample: pa.ChunkedArray, counted: pa.Table | None, infinite: int, traits: dict[str, Any] | None
+def _profile(
+    facts: ColumnFacts,
+    sample: pa.ChunkedArray,
+    value_counts: pa.Table | None,
+    infinite: int,
+    text: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """One column's profile. `counted` (values `v`, counts `n`) is there where the distinct values are few."""
+    """Return one column's profile. `value_counts` is None where there are too many distinct values."""
     body: dict[str, Any] = {
         "kind": facts.kind,
         "rows": facts.rows,
         "missing": facts.missing,
         "distinct": facts.distinct,
         "distinct_exact": facts.distinct_exact,
-        "top": _top(counted, sample, facts),
-        "top_sampled": counted is None,
+        "top": _top_values(value_counts, sample, facts),
+        "top_sampled": value_counts is None,
     }
     if facts.storage in ("int64", "float64", "timestamp"):
         body |= {"min": facts.min, "max": facts.max, "mean": facts.mean, "std": facts.std}
         if infinite:
             body["infinite"] = infinite
         body |= _distribution(numbers_of(sample), facts)
-    if traits is not None and facts.kind == "text":
-        body |= {"tokens": traits["tokens"], "mean_tokens": traits["words"], "max_tokens": traits["max_tokens"]}
-        body["tokenised_by"] = traits["how"]
+    if text is not None and facts.kind == "text":
+        body |= {"tokens": text["top_tokens"], "mean_tokens": text["words"], "max_tokens": text["max_tokens"]}
+        body["tokenised_by"] = text["tokens"]
     return body
 
 
 def _distribution(numbers: np.ndarray, facts: ColumnFacts) -> dict[str, Any]:
-    """Quantiles and a histogram over the whole column's range, of the sampled numbers."""
-    kept = numbers[np.isfinite(numbers)]
-    if not len(kept) or facts.min is None or facts.max is None:
+    """Return quantiles and a histogram of sampled numbers; the histogram spans the whole column's range."""
+    numbers = numbers[np.isfinite(numbers)]
+    if not len(numbers) or facts.min is None or facts.max is None:
         return {"quantiles": None, "histogram": None}
-    quantiles = np.quantile(kept, QUANTILES)
+    quantiles = np.quantile(numbers, QUANTILES)
     quantiles[0], quantiles[-1] = facts.min, facts.max
-    low, high = facts.min, facts.max
+    by_level = {str(level): float(value) for level, value in zip(QUANTILES, quantiles, strict=True)}
+    bins, low, high = BINS, facts.min, facts.max
     if not np.isfinite(high - low):
-        return {"quantiles": _by_level(quantiles), "histogram": None}
-    bins = BINS
+        return {"quantiles": by_level, "histogram": None}
     if facts.storage == "int64" and high - low < BINS:
         bins, low, high = int(high - low) + 1, low - 0.5, high + 0.5
     elif low == high:
         bins, low, high = 1, low - 0.5, high + 0.5
     edges = np.linspace(low, high, bins + 1)
-    if not (np.diff(edges) > 0).all():  # numbers so large that bins cannot be told apart
+    if not (np.diff(edges) > 0).all():  # numbers so large that float64 cannot tell the edges apart
         edges = np.array([facts.min, facts.max])
-    counts = np.bincount(
-        np.clip(np.searchsorted(edges, kept, "right") - 1, 0, len(edges) - 2), minlength=len(edges) - 1
-    )
-    return {
-        "quantiles": _by_level(quantiles),
-        "histogram": {"edges": [float(edge) for edge in edges], "counts": [int(count) for count in counts]},
-    }
+    places = np.clip(np.searchsorted(edges, numbers, "right") - 1, 0, len(edges) - 2)
+    counts = np.bincount(places, minlength=len(edges) - 1)
+    return {"quantiles": by_level, "histogram": {"edges": edges.tolist(), "counts": counts.tolist()}}
 
 
-def _by_level(quantiles: np.ndarray) -> dict[str, float]:
-    return {str(level): float(value) for level, value in zip(QUANTILES, quantiles, strict=True)}
-
-
-def _top(counted: pa.Table | None, sample: pa.ChunkedArray, facts: ColumnFacts) -> list[dict[str, Any]]:
-    if counted is None:
+def _top_values(value_counts: pa.Table | None, sample: pa.ChunkedArray, facts: ColumnFacts) -> list[dict[str, Any]]:
+    if value_counts is None:
         values = sample.drop_null().value_counts()
-        counted = pa.table({"v": values.field(0), "n": values.field(1)})
-    order = pc.select_k_unstable(counted, TOP, [("n", "descending")]) if counted.num_rows else []
-    best = counted.take(order) if counted.num_rows else counted
+        value_counts = pa.table({"v": values.field(0), "n": values.field(1)})
+    if value_counts.num_rows:
+        value_counts = value_counts.take(pc.select_k_unstable(value_counts, TOP, [("n", "descending")]))
     rows = [
         {"value": _shown(value, facts), "count": count}
-        for value, count in zip(best.column("v").to_pylist(), best.column("n").to_pylist(), strict=True)
+        for value, count in zip(value_counts.column("v").to_pylist(), value_counts.column("n").to_pylist(), strict=True)
     ]
     return sorted(rows, key=lambda row: (-int(str(row["count"])), str(row["value"])))
 
@@ -117,136 +427,3 @@ def _shown(value: Any, facts: ColumnFacts) -> Any:
     if facts.storage == "timestamp" and isinstance(value, int):
         return datetime.fromtimestamp(value / 1e6, UTC).replace(tzinfo=None).isoformat()
     return clipped(as_label(value)) if not isinstance(value, (int, float)) else clipped(value)
-
-
-# --- how a column relates to a target ------------------------------------------------------------------------------
-
-
-def relations(sample: pa.Table, columns: dict[str, ColumnFacts], target: str) -> list[dict[str, Any]]:
-    """Every other column's relation to the target, the strongest first. Raises BadInput for an unusable target.
-
-    Two numbers: Spearman's rank correlation. A number and a category: the correlation ratio (eta). Two categories:
-    Cramér's V with Bergsma's correction. A text and a target: the strongest V of its 200 most frequent tokens.
-    """
-    facts = columns[target]
-    if facts.kind == "text" or facts.rows == facts.missing:
-        raise BadInput(f"{target!r} cannot be a target: {facts.kind}, {facts.missing} of {facts.rows} missing.")
-    found = []
-    for name, column in columns.items():
-        if name == target or column.rows == column.missing:
-            continue
-        body = _relation(sample.column(name), column, sample.column(target), facts)
-        body["column"] = name
-        body["warning"] = _warning(body, column)
-        found.append(body)
-    return sorted(found, key=lambda body: (-body["strength"], body["column"]))
-
-
-def _relation(
-    values: pa.ChunkedArray, facts: ColumnFacts, target: pa.ChunkedArray, target_facts: ColumnFacts
-) -> dict[str, Any]:
-    number, target_number = _is_number(facts), _is_number(target_facts)
-    if facts.kind == "text":
-        return _tokens_relation(values, facts, target, target_facts)
-    if number and target_number:
-        x, y = numbers_of(values), numbers_of(target)
-        kept = np.isfinite(x) & np.isfinite(y)
-        rho = _spearman(x[kept], y[kept])
-        return {"measure": "spearman", "strength": abs(rho), "direction": rho, "rows": int(kept.sum())}
-    if number != target_number:
-        numbers, labels = (values, target) if number else (target, values)
-        x, (codes, _) = numbers_of(numbers), labels_of(labels)
-        kept = np.isfinite(x) & (codes >= 0)
-        return {
-            "measure": "correlation_ratio",
-            "strength": _eta(x[kept], codes[kept]),
-            "direction": None,
-            "rows": int(kept.sum()),
-        }
-    a, b = labels_of(values)[0], labels_of(target)[0]
-    kept = (a >= 0) & (b >= 0)
-    return {
-        "measure": "cramers_v",
-        "strength": _cramers_v(a[kept], b[kept]),
-        "direction": None,
-        "rows": int(kept.sum()),
-    }
-
-
-def _is_number(facts: ColumnFacts) -> bool:
-    return facts.kind in ("numeric", "datetime") or (facts.kind == "ignored" and facts.storage != "string")
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 0, ties share their mean."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    return np.asarray((ends - (counts + 1) / 2)[inverse])
-
-
-def _spearman(x: np.ndarray, y: np.ndarray) -> float:
-    if len(x) < 3:
-        return 0.0
-    a, b = _ranks(x), _ranks(y)
-    a, b = a - a.mean(), b - b.mean()
-    norm = float(np.sqrt((a * a).sum() * (b * b).sum()))
-    return float((a * b).sum() / norm) if norm else 0.0
-
-
-def _eta(x: np.ndarray, codes: np.ndarray) -> float:
-    """The share of variance between groups, adjusted as by R. Kelley (epsilon squared), its root."""
-    groups = np.unique(codes)
-    if len(x) <= len(groups) or len(groups) < 2:
-        return 0.0
-    x = (x - x.mean()) / (x.std() or 1.0)
-    places = np.searchsorted(groups, codes)
-    counts = np.bincount(places)
-    between = float((np.bincount(places, x) ** 2 / counts).sum())
-    total = float((x * x).sum())
-    if not total:
-        return 0.0
-    within = (total - between) / (len(x) - len(groups))
-    return float(np.sqrt(np.clip(1 - within / (total / (len(x) - 1)), 0, 1)))
-
-
-def _cramers_v(a: np.ndarray, b: np.ndarray) -> float:
-    """Source: W. Bergsma, "A bias-correction for Cramér's V and Tschuprow's T", 2013."""
-    rows, columns = np.unique(a, return_inverse=True)[1], np.unique(b, return_inverse=True)[1]
-    count = len(rows)
-    if count < 2:
-        return 0.0
-    r, k = int(rows.max()) + 1, int(columns.max()) + 1
-    if r < 2 or k < 2 or r * k > 4_000_000:
-        return 0.0
-    table = np.bincount(rows * k + columns, minlength=r * k).reshape(r, k).astype(np.float64)
-    expected = table.sum(1, keepdims=True) * table.sum(0, keepdims=True) / count
-    phi = float(((table - expected) ** 2 / expected).sum()) / count
-    phi = max(0.0, phi - (r - 1) * (k - 1) / (count - 1))
-    r_corrected, k_corrected = r - (r - 1) ** 2 / (count - 1), k - (k - 1) ** 2 / (count - 1)
-    smaller = min(r_corrected, k_corrected) - 1
-    return float(np.sqrt(min(1.0, phi / smaller))) if smaller > 0 else 0.0
-
-
-def _tokens_relation(
-    values: pa.ChunkedArray, facts: ColumnFacts, target: pa.ChunkedArray, target_facts: ColumnFacts
-) -> dict[str, Any]:
-    texts = texts_of(values[:_TEXTS])
-    sets = [frozenset(tokenize(text, facts.tokens)) if text else frozenset() for text in texts]
-    frequent = [token for token, _ in Counter(token for each in sets for token in each).most_common(200)]
-    best, best_token = 0.0, None
-    cut = target[:_TEXTS]
-    x = numbers_of(cut) if _is_number(target_facts) else labels_of(cut)[0].astype(np.float64)
-    kept = np.isfinite(x) & (x >= 0 if not _is_number(target_facts) else True)
-    for token in frequent:
-        has = np.array([token in each for each in sets], np.int64)[kept]
-        strength = _eta(x[kept], has) if _is_number(target_facts) else _cramers_v(has, x[kept].astype(np.int64))
-        if strength > best:
-            best, best_token = strength, token
-    body = {"measure": "token_cramers_v", "strength": best, "direction": None, "rows": int(kept.sum())}
-    return body | ({"token": best_token} if best_token else {})
-
-
-def _warning(body: dict[str, Any], facts: ColumnFacts) -> str | None:
-    if body["strength"] > 0.98 and body["rows"] > 20 and facts.kind != "ignored":
-        return "tells the target almost exactly: is it known before the target is?"
-    return None

@@ -1,4 +1,4 @@
-"""Dividing a table's rows, the same way every time for the same table, spec and seed."""
+"""Divide a table's rows into training, validation and test parts, the same for the same table, spec and seed."""
 
 from __future__ import annotations
 
@@ -11,22 +11,18 @@ from fitserve.encoding.coercion import clipped, labels_of, numbers_of
 from fitserve.errors import BadInput, Problem
 from fitserve.spec.split import SplitSpec
 
+TRAIN, VALIDATION, TEST = range(3)
+# Values of a column that names each row's part.
 PARTS = {
-    "train": 0,
-    "training": 0,
-    "validation": 1,
-    "valid": 1,
-    "val": 1,
-    "dev": 1,
-    "test": 2,
-    "testing": 2,
-    "holdout": 2,
+    **dict.fromkeys(("train", "training"), TRAIN),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), VALIDATION),
+    **dict.fromkeys(("test", "testing", "holdout"), TEST),
 }
 
 
 @dataclass(frozen=True)
 class Split:
-    """Row numbers (from 0), int64, each sorted; together they are all rows, once each."""
+    """Row numbers (from 0) of each part, int64, sorted; every row is in one part."""
 
     train: np.ndarray
     validation: np.ndarray
@@ -34,7 +30,7 @@ class Split:
 
 
 def split(table: pa.Table, spec: SplitSpec, seed: int = 0, target: str | None = None) -> Split:
-    """Divides the rows. `target` is what a stratified split without `by` goes by. Raises BadInput."""
+    """Divide the rows. A stratified split without `by` goes by `target`. Raises BadInput."""
     rows = table.num_rows
     by = spec.by or (target if spec.method == "stratified" else None)
     if spec.method != "random" and (by is None or by not in table.column_names):
@@ -42,7 +38,7 @@ def split(table: pa.Table, spec: SplitSpec, seed: int = 0, target: str | None = 
         raise BadInput(problem.detail, problems=[problem])
     generator = np.random.default_rng(np.random.SeedSequence([0x5B117, seed]))
     if spec.method == "random":
-        parts = _by_order(generator.permutation(rows), spec)
+        parts = _cut(generator.permutation(rows), spec)
     elif spec.method == "time":
         parts = _by_time(table.column(by), spec)
     elif spec.method == "group":
@@ -51,33 +47,33 @@ def split(table: pa.Table, spec: SplitSpec, seed: int = 0, target: str | None = 
         parts = _by_column(table.column(by), str(by))
     else:
         parts = _stratified(table.column(by), spec, generator)
-    if not (parts == 0).any():
+    if not (parts == TRAIN).any():
         raise BadInput("The split leaves no rows for training.", pointer="/split", received=spec.model_dump())
-    return Split(*(np.flatnonzero(parts == part) for part in range(3)))
+    return Split(*(np.flatnonzero(parts == part) for part in (TRAIN, VALIDATION, TEST)))
 
 
-def _counts(rows: int, spec: SplitSpec) -> tuple[int, int]:
-    """Rows for validation and test: rounded, at least one where a share was asked for, training first."""
+def _held_out_counts(rows: int, spec: SplitSpec) -> tuple[int, int]:
+    """Return rows for validation and test: rounded, at least one where a share is asked for; one is left to train."""
     test = min(round(rows * spec.test) or int(spec.test > 0), max(0, rows - 1))
     validation = min(round(rows * spec.validation) or int(spec.validation > 0), max(0, rows - 1 - test))
     return validation, test
 
 
-def _by_order(order: np.ndarray, spec: SplitSpec) -> np.ndarray:
-    """The first rows of `order` train, then validation, the last are the test part."""
-    validation, test = _counts(len(order), spec)
-    parts = np.zeros(len(order), np.int8)
-    parts[order[len(order) - test - validation : len(order) - test]] = 1
-    parts[order[len(order) - test :]] = 2
+def _cut(order: np.ndarray, spec: SplitSpec) -> np.ndarray:
+    """Return each row's part: the first rows of `order` train, then come validation and test."""
+    validation, test = _held_out_counts(len(order), spec)
+    parts = np.full(len(order), TRAIN, np.int8)
+    parts[order[len(order) - test - validation : len(order) - test]] = VALIDATION
+    parts[order[len(order) - test :]] = TEST
     return parts
 
 
 def _by_time(column: pa.ChunkedArray, spec: SplitSpec) -> np.ndarray:
-    """Ties keep the table's order. Rows without a time train: nothing can be told of their future."""
+    """Train on the earliest rows. Ties keep the table's order; rows without a time train."""
     if not _is_ordered(column.type):
         raise BadInput(f"A time split needs a datetime or numeric column; this is {column.type}.", pointer="/split/by")
     values = numbers_of(column)
-    return _by_order(np.argsort(np.where(np.isnan(values), -np.inf, values), kind="stable"), spec)
+    return _cut(np.argsort(np.where(np.isnan(values), -np.inf, values), kind="stable"), spec)
 
 
 def _is_ordered(kind: pa.DataType) -> bool:
@@ -86,34 +82,35 @@ def _is_ordered(kind: pa.DataType) -> bool:
 
 
 def _by_group(column: pa.ChunkedArray, spec: SplitSpec, generator: np.random.Generator) -> np.ndarray:
-    """Whole groups, shuffled, fill the test part, then validation, up to their shares; missing is a group."""
+    """Fill test, then validation, up to their shares with whole groups in a random order; missing is a group."""
     codes, labels = labels_of(column)
     codes = np.where(codes < 0, len(labels), codes)
     sizes = np.bincount(codes, minlength=len(labels) + 1)
-    if (sizes > 0).sum() < 1 + (spec.validation > 0) + (spec.test > 0):
+    groups = int((sizes > 0).sum())
+    if groups < 1 + (spec.validation > 0) + (spec.test > 0):
         raise BadInput(
-            f"A group split into that many parts needs more groups than the column has ({(sizes > 0).sum()}).",
+            f"A group split into that many parts needs more groups than the column has ({groups}).",
             pointer="/split/by",
         )
-    validation, test = _counts(len(codes), spec)
-    part_of = np.zeros(len(sizes), np.int8)
+    validation, test = _held_out_counts(len(codes), spec)
+    part_of = np.full(len(sizes), TRAIN, np.int8)
     order = iter([group for group in generator.permutation(len(sizes)) if sizes[group]])
-    left = int((sizes > 0).sum())
-    for part, wanted, others in ((2, test, 1 + (validation > 0)), (1, validation, 1)):
+    remaining = groups
+    # Each part leaves a group for every part that comes after it, training among them.
+    for part, wanted, others in ((TEST, test, 1 + (validation > 0)), (VALIDATION, validation, 1)):
         taken = 0
-        while taken < wanted and left > others:
+        while taken < wanted and remaining > others:
             group = next(order)
+            remaining -= 1
             if taken and taken + sizes[group] - wanted > wanted - taken:
-                part_of[group] = 0
-                left -= 1
-                continue
+                continue  # without this group the part is closer to its share
             part_of[group] = part
             taken += int(sizes[group])
-            left -= 1
     return np.asarray(part_of[codes])
 
 
 def _by_column(column: pa.ChunkedArray, name: str) -> np.ndarray:
+    """Read each row's part from a column. Raises BadInput."""
     codes, labels = labels_of(column)
     parts = np.array([PARTS.get(label.strip().lower(), -1) for label in labels] + [-1], np.int8)[codes]
     bad = np.flatnonzero(parts < 0)
@@ -121,16 +118,15 @@ def _by_column(column: pa.ChunkedArray, name: str) -> np.ndarray:
         problems = []
         for at in bad[:20]:
             received = None if codes[at] < 0 else clipped(labels[codes[at]])
-            detail = f"Column {name!r}, row {at + 1}: {received!r} names no part."
-            problems.append(
-                Problem(detail, row=int(at) + 1, column=name, received=received, expected="train, validation or test")
-            )
+            detail, row = f"Column {name!r}, row {at + 1}: {received!r} names no part.", int(at) + 1
+            expected = "train, validation or test"
+            problems.append(Problem(detail, row=row, column=name, received=received, expected=expected))
         raise BadInput(f"The split column {name!r} names no part in {len(bad)} rows.", problems=problems)
     return np.asarray(parts)
 
 
 def _stratified(column: pa.ChunkedArray, spec: SplitSpec, generator: np.random.Generator) -> np.ndarray:
-    """Each stratum is divided by its shares; what rounding leaves is drawn so that the totals are met."""
+    """Divide each stratum (a label, or a tenth of many numbers) by the same shares; the totals are exact."""
     if _is_ordered(column.type) and len(labels_of(column)[1]) > 20:
         values = numbers_of(column)
         ranks = np.empty(len(values), np.int64)
@@ -144,4 +140,4 @@ def _stratified(column: pa.ChunkedArray, spec: SplitSpec, generator: np.random.G
     for stratum in np.unique(strata):
         members = order[strata[order] == stratum]
         fraction[members] = (np.arange(len(members)) + generator.random()) / len(members)
-    return _by_order(np.argsort(fraction, kind="stable"), spec)
+    return _cut(np.argsort(fraction, kind="stable"), spec)

@@ -1,41 +1,47 @@
-"""Dataset rows: the one place that makes, finds and removes them."""
+"""Datasets as rows of the database and Parquet blobs: the only module that creates, finds, changes and deletes them."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.ipc
 import pyarrow.parquet as pq
-from sqlalchemy import Engine, func, or_, select, update
+from sqlalchemy import ColumnElement, Engine, func, or_, select, true, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, defer
 
 from fitserve import db
-from fitserve.blobs import BlobStore, sha256_of
-from fitserve.dataset_facts import DatasetFacts
-from fitserve.datasets.ingest import Ingested, ingest
-from fitserve.datasets.summary import facts_only
+from fitserve.blobs import BlobStore, Stored, disk_full_is_507, sha256_of
+from fitserve.dataset_facts import ColumnFacts, DatasetFacts, Kind
+from fitserve.datasets.column_parser import as_texts
+from fitserve.datasets.ingest import IngestedTable, ingest
+from fitserve.datasets.readers import open_reader, readers_by_format
+from fitserve.datasets.table_problems import TableRefused
 from fitserve.errors import BadInput, Conflict, NotFound, Problem
 from fitserve.ids import new_id
 from fitserve.settings import Limits
 from fitserve.tables import Blob, Dataset, Run
 from fitserve.wire.datasets import NAME, UploadOptions
 
+RESERVED_NAMES = frozenset({"samples"})  # a path of the API
+JOIN_ROWS = 65_536  # copied at a time when rows are appended
+COMMIT_ATTEMPTS = 20
 _NAME = re.compile(NAME)
-RESERVED = frozenset({"samples"})  # a path of the API
 
 
 @dataclass(frozen=True)
-class Received:
-    """An upload on local disk, whole: its SHA-256 and size as they were counted."""
+class ReceivedFile:
+    """A whole upload on local disk; SHA-256 and size were counted while it arrived."""
 
     path: Path
     sha256: str
@@ -45,7 +51,7 @@ class Received:
 
 @contextmanager
 def scratch_folder(scratch: Path) -> Iterator[Path]:
-    """A folder of one's own, gone afterwards whatever happens."""
+    """Yield a new folder under `scratch`; it is removed when the block ends, whatever happens."""
     scratch.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="dataset-", dir=scratch))
     try:
@@ -54,11 +60,14 @@ def scratch_folder(scratch: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+# --- names ---------------------------------------------------------------------------------------------------------
+
+
 def check_name(name: str) -> str:
-    """The name itself. Raises BadInput where it is not one."""
-    if not _NAME.fullmatch(name) or name in RESERVED:
+    """Return the name. Raises BadInput where it is not valid for a dataset."""
+    if not _NAME.fullmatch(name) or name in RESERVED_NAMES:
         problem = Problem(
-            f"{name[:80]!r} is no name for a dataset.",
+            f"{name[:80]!r} is not a valid dataset name.",
             pointer="/name",
             received=name[:80],
             expected="1 to 63 of a-z, 0-9, dot, underscore and hyphen, beginning with a letter or digit",
@@ -67,126 +76,21 @@ def check_name(name: str) -> str:
     return name
 
 
-def name_of_file(filename: str | None, sha256: str) -> str:
-    """A dataset's name after its file's name."""
+def _name_from_file(filename: str | None, sha256: str) -> str:
+    suffixes = "|".join(suffix for reader in readers_by_format().values() for suffix in reader.suffixes)
     stem = (filename or "").replace("\\", "/").rsplit("/", 1)[-1].lower()
     stem = re.sub(r"\.(gz|zst|zstd)$", "", stem)
-    stem = re.sub(r"\.(csv|tsv|txt|jsonl|ndjson|json|parquet|pq|arrow|feather|ipc)$", "", stem)
+    stem = re.sub(rf"\.({suffixes})$", "", stem)
     stem = re.sub(r"[^a-z0-9._-]+", "-", stem).strip("-._")[:55]
-    return stem if _NAME.fullmatch(stem) and stem not in RESERVED else f"dataset-{sha256[:8]}"
+    return stem if _NAME.fullmatch(stem) and stem not in RESERVED_NAMES else f"dataset-{sha256[:8]}"
 
 
-def create(
-    engine: Engine,
-    blobs: BlobStore,
-    received: Received,
-    *,
-    owner: str,
-    options: UploadOptions,
-    limits: Limits,
-    scratch: Path,
-    name: str | None = None,
-    parent: Dataset | None = None,
-    as_version: bool = False,
-    described: dict[str, Any] | None = None,
-) -> tuple[Dataset, bool]:
-    """Makes a dataset of an upload; False where the same content, read the same way, was there already.
-
-    `as_version` lets an existing name of the owner's take a new version. Raises BadInput and its subclasses with
-    row and column, Conflict for a name that is taken, StorageFull.
-    """
-    if name is not None:
-        check_name(name)
-    asked = options.model_dump(mode="json", exclude_defaults=True)
-    with db.reading(engine) as session:
-        found = same_content(session, owner, received.sha256, asked, name)
-        if found is not None:
-            return found, False
-        if name is not None:
-            refuse_taken(session, name, owner, as_version)
-    with scratch_folder(scratch) as folder:
-        table = ingest(received.path, options, limits, folder)
-        stored = blobs.put_file(table.parquet)
-    row = Dataset(
-        owner=owner,
-        sha256=received.sha256,
-        blob=stored.sha256,
-        parent_id=parent.id if parent else None,
-        rows=table.rows,
-        bytes=received.bytes,
-        source={**table.source, "options": asked, "filename": received.filename, **(described or {})},
-        columns=table.columns,
-        profile=table.profile,
-        refused=table.refused,
-        shared=parent.shared if parent else False,
-    )
-    wanted = name or name_of_file(received.filename, received.sha256)
-    return _insert(engine, row, stored.bytes, wanted, fixed=name is not None, as_version=as_version)
+def _alternative_name(name: str, sha256: str, attempt: int) -> str:
+    return f"{name[:54]}-{sha256[:8]}" if attempt == 0 else f"{name[:50]}-{sha256[: 10 + attempt]}"[:63]
 
 
-def _insert(
-    engine: Engine, row: Dataset, size: int, name: str, *, fixed: bool, as_version: bool
-) -> tuple[Dataset, bool]:
-    """Commits a row under its name and the next version; a name that was not asked for gives way to a taken one."""
-    for attempt in range(20):
-        try:
-            with db.transaction(engine) as session:
-                found = same_content(session, row.owner, row.sha256, row.source["options"], name if fixed else None)
-                if found is not None:
-                    return found, False
-                if fixed:
-                    refuse_taken(session, name, row.owner, as_version)
-                if not fixed and latest(session, name) is not None:
-                    name = _another_name(name, row.sha256, attempt)
-                    continue
-                _add(session, row, size, name)
-            return row, True
-        except IntegrityError:
-            row = _again(row)
-    raise Conflict(f"The name {name!r} is in use by many uploads at once.", received=name)
-
-
-def insert_version(engine: Engine, row: Dataset, size: int, name: str) -> Dataset:
-    """Commits a row as the next version under a name of its owner's. Raises Conflict."""
-    for _ in range(20):
-        try:
-            with db.transaction(engine) as session:
-                refuse_taken(session, name, row.owner, as_version=True)
-                _add(session, row, size, name)
-            return row
-        except IntegrityError:
-            row = _again(row)
-    raise Conflict(f"The name {name!r} is in use by many uploads at once.", received=name)
-
-
-def _add(session: Session, row: Dataset, size: int, name: str) -> None:
-    newest, moment = latest(session, name), db.now(session)
-    if session.get(Blob, row.blob) is None:
-        session.add(Blob(sha256=row.blob, bytes=size, kind="dataset", created_at=moment))
-        session.flush()
-    row.id, row.name, row.version = new_id("ds"), name, (newest.version if newest else 0) + 1
-    row.parent_id = row.parent_id or (newest.id if newest else None)
-    row.created_at = moment
-    session.add(row)
-    session.flush()
-    session.expunge(row)
-
-
-def _another_name(name: str, sha256: str, attempt: int) -> str:
-    return (
-        f"{name[:54]}-{sha256[attempt : attempt + 8]}" if attempt == 0 else f"{name[:50]}-{sha256[: 10 + attempt]}"[:63]
-    )
-
-
-def _again(row: Dataset) -> Dataset:
-    """A fresh row with the same members: a failed flush leaves the old one in no usable state."""
-    members = ("owner", "sha256", "blob", "parent_id", "rows", "bytes", "source", "columns", "profile", "refused")
-    return Dataset(**{member: getattr(row, member) for member in members}, shared=row.shared)
-
-
-def refuse_taken(session: Session, name: str, owner: str, as_version: bool) -> None:
-    """Raises Conflict where the name is someone else's, or is taken and no new version was asked for."""
-    newest = latest(session, name)
+def _check_name_is_free(name: str, newest: Dataset | None, owner: str, as_version: bool) -> None:
+    """Raise Conflict where a name's newest version is another owner's, or no new version of it was asked for."""
     if newest is None:
         return
     if newest.owner != owner:
@@ -196,121 +100,362 @@ def refuse_taken(session: Session, name: str, owner: str, as_version: bool) -> N
         raise Conflict(f"You have a dataset {name!r} already.", received=name, fix=fix)
 
 
-def same_content(session: Session, owner: str, sha256: str, asked: dict[str, Any], name: str | None) -> Dataset | None:
-    """The owner's dataset of the same bytes, read the same way; under a name, if one is asked for."""
+# --- create, append, correct ---------------------------------------------------------------------------------------
+
+
+def create(
+    engine: Engine,
+    blobs: BlobStore,
+    received: ReceivedFile,
+    *,
+    owner: str,
+    options: UploadOptions,
+    limits: Limits,
+    scratch: Path,
+    name: str | None = None,
+    as_version: bool = False,
+    origin: Mapping[str, Any] | None = None,
+) -> tuple[Dataset, bool]:
+    """Create a dataset from an upload; False where the owner has the same content, read the same way, already.
+
+    Without `name` it is named after its file. `as_version` allows a new version of a name that the owner has.
+    `origin` is added to the dataset's `source`.
+
+    Raises BadInput and its subclasses with row and column, Conflict for a name that is taken, StorageFull.
+    """
+    if name is not None:
+        check_name(name)
+    stated = options.model_dump(mode="json", exclude_defaults=True)
+    with db.reading(engine) as session:
+        existing = _find_same_content(session, owner, received.sha256, stated, name)
+        if existing is not None:
+            return existing, False
+        if name is not None:
+            _check_name_is_free(name, _latest_version(session, name), owner, as_version)
+    with scratch_folder(scratch) as folder:
+        table = ingest(received.path, options, limits, folder)
+        stored = blobs.put_file(table.parquet)
+    values = {
+        "owner": owner,
+        "sha256": received.sha256,
+        "bytes": received.bytes,
+        "source": {**table.source, "options": stated, "filename": received.filename, **(origin or {})},
+        "refused": table.refused,
+        "shared": False,
+    }
+    wanted = name or _name_from_file(received.filename, received.sha256)
+    return _commit(engine, table, stored, values, wanted, chosen=name is not None, as_version=as_version, reuse=True)
+
+
+def append_rows(
+    engine: Engine,
+    blobs: BlobStore,
+    parent: Dataset,
+    received: ReceivedFile,
+    *,
+    options: UploadOptions,
+    limits: Limits,
+    scratch: Path,
+) -> Dataset:
+    """Create a version with the parent's rows, then those of an upload with the same columns (in any order).
+
+    Raises BadInput and its subclasses with row and column of the upload.
+    """
+    kinds: dict[str, Kind] = {column["name"]: column["kind"] for column in parent.columns}
+    stated = options.model_copy(update={"kinds": {**_kinds_that_keep_storage(parent), **options.kinds}})
+    with scratch_folder(scratch) as folder:
+        part_folder = folder / "part"
+        part_folder.mkdir()
+        _check_same_columns(parent, received.path, options, limits, part_folder)
+        part = ingest(received.path, stated, limits, part_folder)
+        before = pq.ParquetFile(local_parquet(blobs, parent, folder))
+        whole = folder / "whole.parquet"
+        _concatenate(before, pq.ParquetFile(part.parquet), whole)
+        table = ingest(whole, UploadOptions(format="parquet", kinds=kinds), limits, folder)
+        stored = blobs.put_file(table.parquet)
+    values = {
+        "sha256": hashlib.sha256(f"{parent.sha256}+{received.sha256}".encode()).hexdigest(),
+        "bytes": parent.bytes + received.bytes,
+        "source": {**parent.source, "appended": {"to": parent.id, "rows": part.rows, "sha256": received.sha256}},
+        "refused": part.refused,
+        **_inherited(parent),
+    }
+    return _commit(engine, table, stored, values, parent.name)[0]
+
+
+def correct_kinds(
+    engine: Engine, blobs: BlobStore, parent: Dataset, kinds: dict[str, Kind], *, limits: Limits, scratch: Path
+) -> Dataset:
+    """Create a version whose columns have other kinds; values are parsed again where a kind needs it.
+
+    Raises BadInput.
+    """
+    wanted: dict[str, Kind] = {column["name"]: column["kind"] for column in parent.columns}
+    unknown = next((name[:80] for name in kinds if name not in wanted), None)
+    if unknown is not None:
+        problem = Problem(f"There is no column {unknown!r}.", pointer=f"/kinds/{unknown}", received=unknown)
+        raise TableRefused(problem.detail, problems=[problem])
+    with scratch_folder(scratch) as folder:
+        options = UploadOptions(format="parquet", kinds={**wanted, **kinds})
+        table = ingest(local_parquet(blobs, parent, folder), options, limits, folder)
+        stored = blobs.put_file(table.parquet)
+    stated = parent.source.get("options", {})
+    values = {
+        "sha256": parent.sha256,
+        "bytes": parent.bytes,
+        "source": {**parent.source, "options": {**stated, "kinds": {**stated.get("kinds", {}), **kinds}}},
+        "refused": parent.refused,
+        **_inherited(parent),
+    }
+    return _commit(engine, table, stored, values, parent.name)[0]
+
+
+def _inherited(parent: Dataset) -> dict[str, Any]:
+    return {"owner": parent.owner, "shared": parent.shared, "parent_id": parent.id}
+
+
+def _commit(
+    engine: Engine,
+    table: IngestedTable,
+    stored: Stored,
+    values: Mapping[str, Any],
+    name: str,
+    *,
+    chosen: bool = True,
+    as_version: bool = True,
+    reuse: bool = False,
+) -> tuple[Dataset, bool]:
+    """Insert a row as the next version of its name, and return it.
+
+    A name that nobody has `chosen` gives way to one that is taken. With `reuse`, a row of the same content that was
+    committed meanwhile is returned instead, and False. Raises Conflict.
+    """
+    for attempt in range(COMMIT_ATTEMPTS):
+        try:
+            with db.transaction(engine) as session:
+                if reuse:
+                    stated = values["source"]["options"]
+                    content = (values["owner"], values["sha256"], stated, name if chosen else None)
+                    existing = _find_same_content(session, *content)
+                    if existing is not None:
+                        return existing, False
+                newest = _latest_version(session, name)
+                if chosen:
+                    _check_name_is_free(name, newest, values["owner"], as_version)
+                elif newest is not None:
+                    name = _alternative_name(name, values["sha256"], attempt)
+                    continue
+                moment = db.now(session)
+                blob = {"sha256": stored.sha256, "bytes": stored.bytes, "kind": "dataset", "created_at": moment}
+                db.insert_new(session, Blob, [blob])
+                row = Dataset(
+                    id=new_id("ds"),
+                    name=name,
+                    version=(newest.version if newest else 0) + 1,
+                    blob=stored.sha256,
+                    rows=table.rows,
+                    columns=table.columns,
+                    profile=table.profile,
+                    created_at=moment,
+                    **{"parent_id": newest.id if newest else None, **values},
+                )
+                session.add(row)
+                session.flush()
+                session.expunge(row)
+            return row, True
+        except IntegrityError:  # another upload has taken the name's next version meanwhile
+            continue
+    raise Conflict(f"The name {name!r} is in use by many uploads at once.", received=name)
+
+
+def _find_same_content(
+    session: Session, owner: str, sha256: str, stated: Mapping[str, Any], name: str | None
+) -> Dataset | None:
+    """Return the owner's dataset of the same bytes under the same options; the newest of `name`, if one is given."""
     query = select(Dataset).where(Dataset.owner == owner, Dataset.sha256 == sha256).order_by(Dataset.created_at)
-    for found in session.scalars(query):
-        if found.source.get("options") != asked:
+    for row in session.scalars(query):
+        if row.source.get("options") != stated:
             continue
         if name is None:
-            return found
-        if found.name == name:
-            newest = latest(session, name)
-            if newest is not None and newest.id == found.id:
-                return found
+            return row
+        if row.name == name:
+            newest = _latest_version(session, name)
+            if newest is not None and newest.id == row.id:
+                return row
     return None
 
 
-def latest(session: Session, name: str) -> Dataset | None:
-    """The newest version under a name, whoever owns it."""
+def _latest_version(session: Session, name: str) -> Dataset | None:
+    """Return the newest version of a name, whoever owns it."""
     return session.scalar(select(Dataset).where(Dataset.name == name).order_by(Dataset.version.desc()).limit(1))
 
 
+def _kinds_that_keep_storage(parent: Dataset) -> dict[str, Kind]:
+    """Return kinds under which appended texts are parsed to the parent's storage: codes keep their leading zeros."""
+    by_storage: dict[str, Kind] = {
+        "string": "categorical",
+        "timestamp": "datetime",
+        "int64": "numeric",
+        "float64": "numeric",
+    }
+    storages = {column["name"]: column["storage"] for column in parent.columns}
+    return {name: by_storage[storage] for name, storage in storages.items() if storage in by_storage}
+
+
+def _check_same_columns(parent: Dataset, path: Path, options: UploadOptions, limits: Limits, folder: Path) -> None:
+    """Raise TableRefused where an upload has other columns than the dataset."""
+    names = open_reader(path, options.model_copy(update={"kinds": {}}), limits, folder).names
+    expected = [column["name"] for column in parent.columns]
+    problems = [
+        Problem(f"{name!r} is not a column of the dataset.", column=name) for name in sorted({*names} - {*expected})
+    ]
+    problems += [Problem(f"The column {name!r} is missing.", column=name) for name in sorted({*expected} - {*names})]
+    if problems:
+        raise TableRefused(
+            f"Rows of {parent.name} have other columns.",
+            received=list(names)[:50],
+            expected=", ".join(expected[:50]),
+            problems=problems[:20],
+        )
+
+
+def _concatenate(before: pq.ParquetFile, part: pq.ParquetFile, target: Path) -> None:
+    """Write the rows of both tables under types that hold both."""
+    kinds = {field.name: field.type for field in part.schema_arrow}
+    schema = pa.schema([(field.name, _common_type(field.type, kinds[field.name])) for field in before.schema_arrow])
+    with disk_full_is_507(), pq.ParquetWriter(target, schema) as writer:
+        for file in (before, part):
+            for batch in file.iter_batches(JOIN_ROWS, columns=schema.names):
+                columns = [_cast(batch.column(field.name), field.type) for field in schema]
+                writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+
+
+def _common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+    types = pa.types
+    if one == other:
+        return one
+    if types.is_integer(one) and types.is_integer(other):
+        return pa.int64()
+    if all(types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind) for kind in (one, other)):
+        return pa.float64()
+    if all(types.is_timestamp(kind) or types.is_date(kind) for kind in (one, other)):
+        return pa.timestamp("us", getattr(one, "tz", None))
+    return pa.string()
+
+
+def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    if column.type == kind:
+        return column
+    if kind == pa.string():
+        return as_texts(column)
+    if pa.types.is_timestamp(kind) and pa.types.is_timestamp(column.type) and kind.tz != column.type.tz:
+        # The same digits under the other's time zone, rather than the same moment.
+        column = column.cast(pa.int64()).cast(pa.timestamp(column.type.unit, kind.tz))
+    return pc.cast(column, kind, safe=False)
+
+
+# --- find, share, delete -------------------------------------------------------------------------------------------
+
+
 def get(session: Session, owner: str | None, ref: str) -> Dataset:
-    """By `name`, `name@version` or id. `owner` None sees all, others their own and what is shared. Raises NotFound."""
-    query = select(Dataset)
+    """Return a dataset by `name` (its newest version), `name@version` or id. Raises NotFound.
+
+    An `owner` sees their own datasets and shared ones; None sees all.
+    """
+    query = select(Dataset).where(_visible_to(owner))
     name, _, version = ref.partition("@")
-    if ref.startswith("ds_") and not version:
-        query = query.where(or_(Dataset.id == ref, Dataset.name == ref))
-    else:
-        query = query.where(Dataset.name == name)
     if version:
         number = version.removeprefix("v")
         if not (number.isascii() and number.isdigit() and len(number) < 10):
             raise NotFound(f"No dataset {ref[:120]!r}.", fix="A version is a number: name@2.")
-        query = query.where(Dataset.version == int(number))
-    if owner is not None:
-        query = query.where(or_(Dataset.owner == owner, Dataset.shared.is_(True)))
-    found = session.scalar(query.order_by(Dataset.version.desc()).limit(1))
-    if found is None:
+        query = query.where(Dataset.name == name, Dataset.version == int(number))
+    elif ref.startswith("ds_"):
+        query = query.where(or_(Dataset.id == ref, Dataset.name == ref))
+    else:
+        query = query.where(Dataset.name == name)
+    row = session.scalar(query.order_by(Dataset.version.desc()).limit(1))
+    if row is None:
         raise NotFound(f"No dataset {ref[:120]!r}.", received=ref[:120])
-    return found
+    return row
 
 
-def listing(
+def list_datasets(
     session: Session, owner: str | None, *, limit: int, cursor: str | None, name: str | None = None
 ) -> tuple[Sequence[Dataset], str | None]:
-    """Datasets that may be seen, the newest first, and the next cursor. Columns and profiles stay unread."""
-    query = select(Dataset).options(defer(Dataset.columns), defer(Dataset.profile)).order_by(Dataset.id.desc())
-    if owner is not None:
-        query = query.where(or_(Dataset.owner == owner, Dataset.shared.is_(True)))
+    """Return the datasets that `owner` sees, the newest first, and the next cursor; columns and profiles deferred."""
+    query = select(Dataset).where(_visible_to(owner))
     if name is not None:
         query = query.where(Dataset.name == name)
     if cursor is not None:
         query = query.where(Dataset.id < cursor)
-    found = session.scalars(query.limit(limit + 1)).all()
-    return found[:limit], (found[limit - 1].id if len(found) > limit else None)
+    query = query.options(defer(Dataset.columns), defer(Dataset.profile)).order_by(Dataset.id.desc())
+    rows = session.scalars(query.limit(limit + 1)).all()
+    return rows[:limit], (rows[limit - 1].id if len(rows) > limit else None)
+
+
+def _visible_to(owner: str | None) -> ColumnElement[bool]:
+    return true() if owner is None else or_(Dataset.owner == owner, Dataset.shared.is_(True))
+
+
+def set_shared(session: Session, dataset_id: str, shared: bool) -> Dataset:
+    """Let every owner read a version, or stop that. Raises NotFound."""
+    row = session.get(Dataset, dataset_id)
+    if row is None:
+        raise NotFound(f"No dataset {dataset_id!r}.")
+    row.shared = shared
+    session.flush()
+    return row
 
 
 def delete(session: Session, dataset: Dataset) -> None:
-    """Removes one version. Its bytes are garbage once nothing refers to them. Raises Conflict where runs do."""
+    """Delete one version; its bytes are collected once nothing refers to them. Raises Conflict where runs use it."""
     runs = session.scalar(select(func.count()).select_from(Run).where(Run.dataset_id == dataset.id)) or 0
     if runs:
         raise Conflict(
             f"{runs} runs were trained on {dataset.name}@{dataset.version}.",
             received=runs,
-            fix="A run can be repeated only while its dataset is there: delete the runs first.",
+            fix="A run can be repeated only while its dataset exists: delete the runs first.",
         )
     session.execute(update(Dataset).where(Dataset.parent_id == dataset.id).values(parent_id=dataset.parent_id))
     session.delete(dataset)
 
 
-def share(session: Session, dataset_id: str, shared: bool) -> Dataset:
-    """Lets every owner read a version, or no longer. Raises NotFound."""
-    found = session.get(Dataset, dataset_id)
-    if found is None:
-        raise NotFound(f"No dataset {dataset_id!r}.")
-    found.shared = shared
-    session.flush()
-    return found
+# --- tables --------------------------------------------------------------------------------------------------------
 
 
-def received_table(table: pa.Table, folder: Path, name: str) -> Received:
-    """A table that was made here, as if it had been uploaded."""
+def write_as_upload(table: pa.Table, folder: Path, name: str) -> ReceivedFile:
+    """Write a table that was made here, as if it had been uploaded."""
     path = folder / "made.arrow"
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
-    return Received(path, sha256_of(path), path.stat().st_size, f"{name}.arrow")
+    return ReceivedFile(path, sha256_of(path), path.stat().st_size, f"{name}.arrow")
 
 
 def facts_of(dataset: Dataset) -> DatasetFacts:
-    """What a spec is checked against."""
+    """Return what a spec is checked against."""
     return DatasetFacts(
         name=dataset.name,
         version=dataset.version,
         sha256=dataset.sha256,
         rows=dataset.rows,
-        columns=tuple(facts_only(column) for column in dataset.columns),
+        columns=tuple(ColumnFacts.from_stored(column) for column in dataset.columns),
     )
 
 
-_verified: dict[str, Path] = {}
+_verified_paths: dict[str, Path] = {}
 
 
 def local_parquet(blobs: BlobStore, dataset: Dataset, cache: Path) -> Path:
-    """The Parquet file on local disk; verified once in a process. Raises NotFound, Corrupt."""
-    path = _verified.get(dataset.blob)
+    """Return the Parquet file on local disk; a process verifies its bytes once. Raises NotFound, Corrupt."""
+    path = _verified_paths.get(dataset.blob)
     if path is None or not path.is_file():
         path = blobs.local(dataset.blob, cache)
-        if len(_verified) > 1_000:
-            _verified.clear()
-        _verified[dataset.blob] = path
+        if len(_verified_paths) > 1_000:
+            _verified_paths.clear()
+        _verified_paths[dataset.blob] = path
     return path
 
 
 def open_table(blobs: BlobStore, dataset: Dataset, cache: Path) -> pa.Table:
-    """The whole table in memory. Raises NotFound, Corrupt."""
+    """Return the whole table in memory. Raises NotFound, Corrupt."""
     return pq.read_table(local_parquet(blobs, dataset, cache), use_threads=True)
-
-
-__all__ = ["Ingested", "Received", "create", "delete", "facts_of", "get", "listing", "open_table"]

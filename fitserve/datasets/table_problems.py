@@ -1,4 +1,4 @@
-"""Problems found in a table, gathered until there are enough to show."""
+"""The errors of a table that cannot be taken, with every problem located by row and column."""
 
 from __future__ import annotations
 
@@ -8,46 +8,36 @@ from typing import Any
 from fitserve.encoding.coercion import clipped
 from fitserve.errors import BadInput, Malformed, Problem
 
-MOST = 20  # problems shown at once
+MAX_PROBLEMS = 20  # that one error shows
+LENIENT_FIX = "Fix the row, or upload with lenient=true, which leaves such rows out and reports them."
 
 
 class TableRefused(BadInput):
-    """The table has values that cannot be taken."""
+    """The table has values that are not valid."""
 
     slug = "table-refused"
     title = "Table refused"
 
 
 class TableUnreadable(Malformed):
-    """The bytes are no table."""
+    """The bytes are not a table."""
 
     slug = "table-unreadable"
     title = "Table unreadable"
 
 
-LENIENT = "Mend the row, or upload with lenient=true, which leaves such rows out and reports them."
-
-
-def ragged(row: int, expected: int, received: int, text: str) -> Problem:
-    """A record with too many or too few fields."""
-    detail = f"Row {row} has {received} fields; the header has {expected}."
-    return Problem(
-        detail, row=row, received=clipped(text), expected=f"{expected} fields", fix=LENIENT + " Is a quote missing?"
-    )
-
-
 def bad_value(row: int, column: str, received: Any, expected: str, note: str = "") -> Problem:
-    """A field whose value is not of its column's kind."""
+    """Return the problem of a field whose value is not of its column's kind."""
     detail = f"Row {row}, column {column!r}: {clipped(received)!r} is not {expected}.{note}"
-    fix = LENIENT + f" If the column is of another kind, say so: kinds.{column}=categorical."
+    fix = f"{LENIENT_FIX} If the column is of another kind, say so: kinds.{column}=categorical."
     return Problem(detail, row=row, column=column, received=clipped(received), expected=expected, fix=fix)
 
 
 def refuse(problems: Iterable[Problem], total: int | None = None) -> TableRefused:
-    """The error that shows the first problems, in the table's order."""
+    """Return the error for a table with these problems; it shows the first ones. `total` counts those not listed."""
     ordered = sorted(problems, key=lambda problem: (problem.row or 0, problem.column or ""))
     count = total or len(ordered)
-    more = f" ({count} problems in all; the first {MOST} are shown.)" if count > MOST else ""
-    if count > 1 and not more:
-        more = f" ({count} problems.)"
-    return TableRefused(ordered[0].detail + more, problems=ordered[:MOST])
+    more = f" ({count} problems.)" if count > 1 else ""
+    if count > MAX_PROBLEMS:
+        more = f" ({count} problems; the first {MAX_PROBLEMS} are shown.)"
+    return TableRefused(ordered[0].detail + more, problems=ordered[:MAX_PROBLEMS])

@@ -16,7 +16,7 @@ import pytest
 import uvicorn
 
 from fitserve import api_keys, db
-from fitserve.datasets.ingest import Ingested, ingest
+from fitserve.datasets.ingest import IngestedTable, ingest
 from fitserve.settings import Limits, Settings
 from fitserve.wire.datasets import UploadOptions
 from services.control.app import create_app
@@ -28,7 +28,7 @@ PROJECT = Path(__file__).resolve().parent.parent.parent
 class Read:
     """An ingested file."""
 
-    ingested: Ingested
+    ingested: IngestedTable
     table: pa.Table
 
     @property

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
-from fitserve.datasets.dialect import sniff
 from fitserve.datasets.ingest import ingest
+from fitserve.datasets.readers.csv_dialect import detect_dialect
 from fitserve.errors import FitserveError
 from fitserve.settings import Limits
 from fitserve.spec.resolve import resolve
@@ -48,7 +48,7 @@ def sniffer(data: bytes) -> None:
     """The CSV sniffer: delimiter, header, names, decimal sign."""
     options = OPTIONS[data[0] % 5]
     text = data[1:].decode("utf-8", "replace")
-    dialect, _ = sniff(text, options, LIMITS, whole=bool(data[0] & 128))
+    dialect, _ = detect_dialect(text, options, LIMITS, whole=bool(data[0] & 128))
     assert dialect.names, "a table has columns"
     assert len(set(dialect.names)) == len(dialect.names), "their names are told apart"
     assert all(dialect.names), "and none is empty"

@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from fitserve import db
 from fitserve.blobs import sha256_of
-from fitserve.datasets import facts_of, store
+from fitserve.datasets import store
 from fitserve.runs import create, queries
 from fitserve.settings import Limits
 from fitserve.spec.resolve import resolve
@@ -49,7 +49,7 @@ def _submit(cluster: Cluster, folder: Path, **training: Any) -> str:
     folder.mkdir(exist_ok=True)
     path = folder / "circle.csv"
     path.write_text(circle())
-    received = store.Received(path, sha256_of(path), path.stat().st_size, path.name)
+    received = store.ReceivedFile(path, sha256_of(path), path.stat().st_size, path.name)
     dataset, _ = store.create(
         cluster.engine,
         cluster.blobs,
@@ -61,7 +61,7 @@ def _submit(cluster: Cluster, folder: Path, **training: Any) -> str:
         name="circle",
     )
     spec = {**SPEC, "training": {**SPEC["training"], **training}}
-    new = create.NewRun("tester", dataset.id, spec, resolve(parse(spec), facts_of(dataset)).spec.to_json(), {})
+    new = create.NewRun("tester", dataset.id, spec, resolve(parse(spec), store.facts_of(dataset)).spec.to_json(), {})
     return create.create(cluster.engine, new, Limits())[0].id
 
 

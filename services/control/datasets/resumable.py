@@ -25,7 +25,7 @@ from starlette.requests import ClientDisconnect
 from fitserve import blobs, db, telemetry
 from fitserve.blobs import disk_full_is_507
 from fitserve.datasets import store
-from fitserve.datasets.store import Received
+from fitserve.datasets.store import ReceivedFile
 from fitserve.errors import BadInput, Conflict, FitserveError, Malformed, NotFound, TooLarge, UnsupportedMedia
 from fitserve.ids import new_id
 from fitserve.settings import MB
@@ -280,7 +280,7 @@ async def _finish(ctx: Context, row: Upload, path: Path) -> str:
     options, others = options_of(without_parts(row.metadata_).items(), ("name", "filename", "filetype"))
 
     def work() -> str:
-        received = Received(path, blobs.sha256_of(path), path.stat().st_size, others.get("filename"))
+        received = ReceivedFile(path, blobs.sha256_of(path), path.stat().st_size, others.get("filename"))
         made, _ = store.create(
             ctx.engine,
             ctx.blobs,

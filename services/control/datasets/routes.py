@@ -10,10 +10,10 @@ from fastapi import Depends, Query, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
 
 from fitserve import db, telemetry
-from fitserve.datasets import preview, revisions, store
-from fitserve.datasets.profile import relations
+from fitserve.dataset_facts import ColumnFacts
+from fitserve.datasets import preview, store
+from fitserve.datasets.relations import relations
 from fitserve.datasets.samples import SAMPLES, make_sample
-from fitserve.datasets.summary import facts_only
 from fitserve.errors import BadInput, Forbidden, NotFound, Problem
 from fitserve.tables import Dataset
 from fitserve.wire import Page
@@ -123,7 +123,7 @@ def list_datasets(
     """The newest first. An admin sees all, others their own and what is shared."""
     with db.reading(ctx.engine) as session:
         owner = caller.owner_filter
-        rows, following = store.listing(session, owner, limit=limit, cursor=cursor, name=name)
+        rows, following = store.list_datasets(session, owner, limit=limit, cursor=cursor, name=name)
         return DatasetPage(items=[DatasetInfo.model_validate(row) for row in rows], next_cursor=following)
 
 
@@ -150,14 +150,14 @@ def create_sample(body: SampleRequest, response: Response, caller: Uploader, ctx
         row, created = store.create(
             ctx.engine,
             ctx.blobs,
-            store.received_table(table, folder, body.sample),
+            store.write_as_upload(table, folder, body.sample),
             owner=caller.owner,
             options=UploadOptions(kinds=sample.kinds),
             limits=ctx.settings.limits,
             scratch=ctx.settings.scratch,
             name=body.name,
             as_version=True,
-            described={"sample": body.model_dump(mode="json", exclude={"name"})},
+            origin={"sample": body.model_dump(mode="json", exclude={"name"})},
         )
     return answer(response, row, created)
 
@@ -212,11 +212,11 @@ def patch_dataset(ref: str, body: DatasetPatch, response: Response, caller: Uplo
         limits, scratch = ctx.settings.limits, ctx.settings.scratch
         current = {column["name"]: column["kind"] for column in row.columns}
         if {**current, **body.kinds} != current:
-            row = revisions.correct_kinds(ctx.engine, ctx.blobs, row, body.kinds, limits=limits, scratch=scratch)
+            row = store.correct_kinds(ctx.engine, ctx.blobs, row, body.kinds, limits=limits, scratch=scratch)
             response.status_code = 201
     if body.shared is not None and body.shared != row.shared:
         with db.transaction(ctx.engine) as session:
-            row = store.share(session, row.id, body.shared)
+            row = store.set_shared(session, row.id, body.shared)
     response.headers["Location"] = f"/api/v1/datasets/{row.id}"
     return DatasetDetail.model_validate(row)
 
@@ -238,7 +238,7 @@ async def append_rows(ref: str, request: Request, response: Response, caller: Up
         begun = anyio.current_time()
         limits, scratch = ctx.settings.limits, ctx.settings.scratch
         made = await ingesting(
-            lambda: revisions.append(
+            lambda: store.append_rows(
                 ctx.engine, ctx.blobs, row, upload.received, options=options, limits=limits, scratch=scratch
             ),
         )
@@ -257,7 +257,7 @@ def get_rows(
     """In the table's order; null is missing."""
     row = _found(ctx, caller, ref)
     start = _position(cursor, row.id) if cursor else offset
-    names, rows = preview.page(store.local_parquet(ctx.blobs, row, ctx.settings.scratch / "blobs"), start, limit)
+    names, rows = preview.read_rows(store.local_parquet(ctx.blobs, row, ctx.settings.scratch / "blobs"), start, limit)
     end = start + len(rows)
     following = _cursor(end, row.id) if rows and end < row.rows else None
     return RowsPage(columns=names, rows=rows, offset=start, total=row.rows, next_cursor=following)
@@ -287,7 +287,7 @@ def get_profile(ref: str, caller: Reader, ctx: Ctx) -> Profile:
 def get_relations(ref: str, caller: Reader, ctx: Ctx, target: Annotated[str, Query(max_length=1_000)]) -> Relations:
     """The strongest first, with a warning for what tells the target almost exactly."""
     row = _found(ctx, caller, ref)
-    facts = {column["name"]: facts_only(column) for column in row.columns}
+    facts = {column["name"]: ColumnFacts.from_stored(column) for column in row.columns}
     if target not in facts:
         problem = Problem(
             f"There is no column {target[:80]!r}.", received=target[:80], expected=", ".join([*facts][:20])
@@ -317,7 +317,7 @@ def download(
     if format == "parquet":
         return FileResponse(path, media_type="application/vnd.apache.parquet", filename=name)
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return StreamingResponse(preview.csv_text(path), media_type="text/csv; charset=utf-8", headers=headers)
+    return StreamingResponse(preview.stream_csv(path), media_type="text/csv; charset=utf-8", headers=headers)
 
 
 @router.delete("/datasets/{ref}", status_code=204, summary="Remove a version", responses={404: {}, 409: {}})

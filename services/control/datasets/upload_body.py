@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 
 from fitserve import telemetry
 from fitserve.blobs import disk_full_is_507
-from fitserve.datasets.store import Received, scratch_folder
+from fitserve.datasets.store import ReceivedFile, scratch_folder
 from fitserve.errors import Malformed, TooLarge, UnsupportedMedia
 from fitserve.settings import MB
 from services.control.deps import Context
@@ -34,7 +34,7 @@ PARTS = 100
 class Upload:
     """A body that was received whole. `fields` are the form's other fields."""
 
-    received: Received
+    received: ReceivedFile
     seconds: float
     fields: list[tuple[str, str]] = field(default_factory=list)
 
@@ -121,7 +121,7 @@ async def received(request: Request, ctx: Context, filename: str | None = None) 
                 if spool.busy is not None:
                     await asyncio.wait([spool.busy])
             await spool.finish()
-        whole = Received(path, spool.digest.hexdigest(), spool.bytes, filename)
+        whole = ReceivedFile(path, spool.digest.hexdigest(), spool.bytes, filename)
         yield Upload(whole, time.perf_counter() - begun, fields)
 
 

@@ -1,0 +1,129 @@
+"""The formats of tables, each read in batches by one module of this package.
+
+A format is a subclass of `TableReader` under `@register_reader`, in a module here; its name stands in
+`fitserve.wire.datasets.Format` too, so that the API documents it. Nothing else lists the formats.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from fitserve.datasets import source_file
+from fitserve.datasets.column_parser import ColumnPlan
+from fitserve.datasets.table_problems import MAX_PROBLEMS, refuse
+from fitserve.errors import Problem, TooLarge
+from fitserve.settings import Limits
+from fitserve.wire.datasets import Format, UploadOptions
+
+
+class ReadAgain(Exception):
+    """The file must be read again from the start, under the same plans."""
+
+
+class TableReader(ABC):
+    """A file in one format. Bad records are counted in `rejected`; the first of them are in `problems`.
+
+    In strict mode MAX_PROBLEMS of them end the reading; in lenient mode they are left out.
+    """
+
+    format: ClassVar[Format]
+    suffixes: ClassVar[tuple[str, ...]]  # of file names, without the dot
+    is_text: ClassVar[bool] = False  # read from UTF-8, whatever the upload's encoding
+
+    def __init__(self, path: Path, options: UploadOptions, limits: Limits, folder: Path) -> None:
+        """Read `path`, an uncompressed file; new files are made in `folder`."""
+        self.path, self.options, self.limits, self.folder = path, options, limits, folder
+        self.description: dict[str, Any] = {}  # how the file is written, as the dataset's `source` shows it
+        self.header_problems: list[Problem] = []  # what was fixed in the header (lenient mode)
+        self.problems: list[Problem] = []
+        self.rejected = 0
+        self.names: Sequence[str] = ()  # the columns; more may be found while reading, which raises ReadAgain
+
+    @classmethod
+    @abstractmethod
+    def recognises(cls, head: bytes) -> bool:
+        """Return whether a file that begins with `head` is in this format."""
+
+    @abstractmethod
+    def plans(self) -> list[ColumnPlan]:
+        """Propose a plan for each column, from a sample of the file."""
+
+    @abstractmethod
+    def batches(self) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
+        """Yield row numbers (int64, from 1) and rows: texts or, under a typed plan, values; null where missing.
+
+        Raises TableRefused, TableUnreadable, TooLarge, ReadAgain.
+        """
+
+    def locate(self, problems: Sequence[Problem]) -> list[Problem]:
+        """Return the problems with their lines in the file, where the format has lines."""
+        return list(problems)
+
+    def check_width(self, columns: int) -> None:
+        """Raise TooLarge where there are more columns than the limit."""
+        if columns > self.limits.columns:
+            expected = f"at most {self.limits.columns}"
+            raise TooLarge("The table has more columns than the limit.", received=columns, expected=expected)
+
+    def check_length(self, rows: int) -> None:
+        """Raise TooLarge where there are more rows than the limit."""
+        if rows > self.limits.rows:
+            received, expected = f"at least {rows} rows", f"at most {self.limits.rows}"
+            raise TooLarge("The table has more rows than the limit.", received=received, expected=expected)
+
+    def refuse_if_strict(self, least: int = MAX_PROBLEMS) -> None:
+        """Raise TableRefused where a strict upload has at least so many bad records."""
+        if not self.options.lenient and self.rejected >= least:
+            raise refuse(self.locate(self.problems), self.rejected)
+
+
+_readers: dict[Format, type[TableReader]] = {}
+R = TypeVar("R", bound=type[TableReader])
+
+
+def register_reader(reader: R) -> R:
+    """Add a format (a class decorator)."""
+    _readers[reader.format] = reader
+    return reader
+
+
+@functools.cache
+def readers_by_format() -> Mapping[Format, type[TableReader]]:
+    """Return the reader of each format, after importing every module of this package."""
+    for module in pkgutil.iter_modules(__path__, f"{__name__}."):
+        importlib.import_module(module.name)
+    return _readers
+
+
+def open_reader(path: Path, options: UploadOptions, limits: Limits, folder: Path) -> TableReader:
+    """Open an uploaded file: unpacked, its format recognised, text transcoded to UTF-8.
+
+    New files are made in `folder`. Raises TableUnreadable, TableRefused, TooLarge, UnsupportedMedia.
+    """
+    path, compression = source_file.unpack(path, folder, limits)
+    head = source_file.read_head(path)
+    readers = readers_by_format()
+    recognised = next((reader for reader in readers.values() if reader.recognises(head)), readers["csv"])
+    reader = readers[options.format] if options.format else recognised
+    encoding = None
+    if reader.is_text:
+        source_file.refuse_foreign_format(head)
+        path, encoding = source_file.to_utf8(path, options.encoding, folder, limits)
+    opened = reader(path, options, limits, folder)
+    opened.description = {
+        "format": reader.format,
+        "compression": compression,
+        "encoding": encoding,
+        "options": options.model_dump(mode="json", exclude_defaults=True),
+        **opened.description,
+    }
+    return opened

@@ -1,0 +1,200 @@
+"""JSON Lines: an object on each line, read strictly, its members as texts for `ColumnParser`.
+
+Numbers keep their spelling, null is missing, and a nested list or object is its JSON text. A JSON array of objects is
+read too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from fitserve.datasets.column_parser import MISSING, ColumnPlan, propose_plan
+from fitserve.datasets.readers import ReadAgain, TableReader, register_reader
+from fitserve.datasets.table_problems import MAX_PROBLEMS, TableRefused, TableUnreadable, refuse
+from fitserve.encoding.coercion import clipped
+from fitserve.errors import Problem, TooLarge
+from fitserve.settings import MB, Limits
+from fitserve.wire.datasets import UploadOptions
+
+BATCH_ROWS = 10_000
+BATCH_BYTES = 16 * MB
+NAMED_ROWS = 1_000  # whose members are the columns at first
+SAMPLED_ROWS = 2_000  # from which plans are proposed
+ARRAY_BYTES = 64 * MB  # a larger array must have an object on each line
+_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # the last one: nested thousands deep
+
+
+class _BadMember(Exception):
+    """One member of an object cannot be read."""
+
+
+@register_reader
+class JsonLinesReader(TableReader):
+    """A JSON Lines file, or a JSON array of objects."""
+
+    format = "jsonl"
+    suffixes = ("jsonl", "ndjson", "json")
+    is_text = True
+
+    def __init__(self, path: Path, options: UploadOptions, limits: Limits, folder: Path) -> None:
+        super().__init__(_array_to_lines(path, folder / "lines"), options, limits, folder)
+        self.missing = frozenset(MISSING if options.missing is None else ("", *options.missing))
+        self._add_names(self._first_members())
+
+    @classmethod
+    def recognises(cls, head: bytes) -> bool:
+        text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+        return text[:1] in (b"{", b"[") and text[1:].lstrip()[:1] in (b'"', b"}", b"{")
+
+    def _first_members(self) -> list[str]:
+        names: dict[str, None] = {}
+        for row, line, text in self._lines():
+            try:
+                names.update(dict.fromkeys(_decoder.decode(text)))
+            except _UNREADABLE as error:
+                if row == 1 and not self.options.lenient:
+                    raise refuse([_unreadable(row, line, text, error)]) from None
+            if row > NAMED_ROWS:
+                break
+        if not names:
+            raise TableUnreadable("There is no object with any member.", expected='lines such as {"age": 31}')
+        return list(names)
+
+    def _add_names(self, names: Iterable[str]) -> None:
+        self.names = list(dict.fromkeys([*self.names, *names]))
+        self.check_width(len(self.names))
+        if "" in self.names:
+            raise TableRefused("A member has an empty name.", expected="a name for each column")
+
+    def _lines(self) -> Iterator[tuple[int, int, bytes]]:
+        """Yield row (from 1), line (from 1) and object of each line that has one; an array's punctuation is cut off."""
+        row = line = 0
+        most = max(self.limits.field_bytes * 2, 64 * MB)
+        with self.path.open("rb") as file:
+            while text := file.readline(most):
+                line += 1
+                if len(text) >= most:
+                    raise TooLarge(f"Line {line} is longer than the limit.", expected=f"at most {most} bytes")
+                text = text.strip()
+                if text in (b"[", b"]", b""):
+                    continue
+                text = text.removesuffix(b",")
+                if row == 0 and text.startswith(b"[{"):
+                    text = text[1:]
+                if text.startswith(b"{") and text.endswith(b"}]"):
+                    text = text[:-1]
+                row += 1
+                yield row, line, text
+
+    def plans(self) -> list[ColumnPlan]:
+        sample = []
+        for row, _, text in self._lines():
+            try:
+                members = _decoder.decode(text)
+                sample.append([self._text(members.get(name)) for name in self.names])
+            except (*_UNREADABLE, _BadMember):
+                pass  # reported when the rows are read
+            if row > SAMPLED_ROWS:
+                break
+        columns = list(zip(*sample, strict=True)) or [()] * len(self.names)
+        return [
+            propose_plan(pa.array(column, pa.string()), self.options.kinds.get(name))
+            for name, column in zip(self.names, columns, strict=True)
+        ]
+
+    def batches(self) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
+        numbers: list[int] = []
+        rows: list[list[str | None]] = []
+        size = 0
+        for row, line, text in self._lines():
+            self.check_length(row)
+            try:
+                rows.append(self._values(text))
+            except (*_UNREADABLE, _BadMember) as error:
+                self._reject(_unreadable(row, line, text, error))
+                continue
+            numbers.append(row)
+            size += len(text)
+            if len(rows) >= BATCH_ROWS or size > BATCH_BYTES:
+                yield np.array(numbers), self._batch(rows)
+                numbers, rows, size = [], [], 0
+        if rows:
+            yield np.array(numbers), self._batch(rows)
+
+    def _batch(self, rows: list[list[str | None]]) -> pa.RecordBatch:
+        arrays = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
+        return pa.RecordBatch.from_arrays(arrays, names=list(self.names))
+
+    def _values(self, text: bytes) -> list[str | None]:
+        """Return an object's members in the columns' order. Raises ReadAgain where it has a new one, _BadMember."""
+        members = _decoder.decode(text)
+        values = [self._text(members.pop(name, None)) for name in self.names]
+        if members:
+            self._add_names(members)
+            raise ReadAgain
+        return values
+
+    def _text(self, raw: msgspec.Raw | None) -> str | None:
+        data = b"null" if raw is None else bytes(raw)
+        if data == b"null":
+            return None
+        text = msgspec.json.decode(data) if data[:1] == b'"' else None
+        if len(data) > self.limits.field_bytes:
+            raise _BadMember(f"a member has {len(data)} bytes; the limit is {self.limits.field_bytes}")
+        if isinstance(text, str):
+            if "\0" in text:
+                raise _BadMember("a text has a NUL byte")
+            return None if text in self.missing else text
+        if data[:1] in b"[{":
+            return msgspec.json.encode(msgspec.json.decode(data)).decode()
+        return data.decode()
+
+    def _reject(self, problem: Problem) -> None:
+        self.rejected += 1
+        if len(self.problems) < MAX_PROBLEMS:
+            self.problems.append(problem)
+        self.refuse_if_strict()
+
+    def locate(self, problems: Sequence[Problem]) -> list[Problem]:
+        wanted = {problem.row for problem in problems if problem.line is None and problem.row}
+        lines: dict[int | None, int] = {}
+        for row, line, _ in self._lines() if wanted else ():
+            if row in wanted:
+                lines[row] = line
+            if len(lines) == len(wanted):
+                break
+        return [replace(problem, line=problem.line or lines.get(problem.row)) for problem in problems]
+
+
+def _unreadable(row: int, line: int, text: bytes, error: Exception) -> Problem:
+    why = "it is nested too deeply" if isinstance(error, RecursionError) else error
+    return Problem(
+        f"Row {row} (line {line}) cannot be read: {why}.",
+        row=row,
+        line=line,
+        received=clipped(text.decode("utf-8", "replace")),
+        expected="a JSON object on one line",
+    )
+
+
+def _array_to_lines(path: Path, target: Path) -> Path:
+    """Write a JSON array of objects as JSON Lines, wherever its lines break; return any other file as it is."""
+    with path.open("rb") as file:
+        if file.read(4096).lstrip()[:1] != b"[" or path.stat().st_size > ARRAY_BYTES:
+            return path
+        file.seek(0)
+        try:
+            items = msgspec.json.decode(file.read(), type=list[msgspec.Raw])
+        except _UNREADABLE:
+            return path  # the error is reported with its line when the rows are read
+    with target.open("wb") as out:
+        for item in items:
+            out.write(b" ".join(bytes(item).split(b"\n")) + b"\n")
+    return target
