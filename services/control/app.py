@@ -19,19 +19,19 @@ from services.control.admin.rate_limit import Limiter
 from services.control.datasets import resumable
 from services.control.datasets import routes as datasets
 from services.control.deps import Context
-from services.control.insight import plot_routes, surfaces
+from services.control.insight import plot_routes
 from services.control.insight import routes as insight
-from services.control.models import batch_predictions, drift, feedback, predict_proxy, traffic
+from services.control.models import monitoring, predict_proxy
 from services.control.models import routes as models
 from services.control.pages import mount_dashboard
-from services.control.runs import events, spec_schema
+from services.control.runs import events
 from services.control.runs import routes as runs
 from services.shell import make_app
 from services.shell.auth import refuse_unprotected_address
 
 ROUTERS = (
-    *(datasets, resumable, spec_schema, runs, events, insight, surfaces, plot_routes),
-    *(models, drift, traffic, feedback, batch_predictions, system, api_keys, audit),
+    *(datasets, resumable, openapi, runs, events, insight, plot_routes),
+    *(models, monitoring, system, api_keys, audit),
 )
 
 DESCRIPTION = """

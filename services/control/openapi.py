@@ -1,11 +1,20 @@
-"""Completion of FastAPI's OpenAPI document. The result passes Redocly's recommended rules without an error."""
+"""The API's description for machines: FastAPI's OpenAPI document, completed, and the JSON Schema of a spec.
+
+The OpenAPI document passes Redocly's recommended rules without an error.
+"""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
+from fastapi.responses import JSONResponse
+
+from fitserve.spec.schema import json_schema
+from services.shell import Router
+
+router = Router(tags=["schemas"])
 
 LICENSE = {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"}
 METHODS = ("get", "put", "post", "patch", "delete", "head", "options")
@@ -44,6 +53,23 @@ _REFUSALS = {
     "429": "A quota or rate limit is exhausted; see `Retry-After`",
     "503": "A dependency of this server is unavailable; try again",
 }
+
+
+class SchemaResponse(JSONResponse):
+    """A JSON Schema."""
+
+    media_type = "application/schema+json"
+
+
+@router.get(
+    "/schemas/spec",
+    summary="The JSON Schema of a spec, for editors",
+    response_model=dict[str, Any],
+    response_class=SchemaResponse,
+)
+def spec() -> Response:
+    """Needs no key, because editors send none. A spec refers to it by a `$schema` member."""
+    return SchemaResponse(json_schema(), headers={"Cache-Control": "public, max-age=3600"})
 
 
 def install(app: FastAPI) -> None:

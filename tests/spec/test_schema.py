@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from fitserve.spec.schema import DIALECT, FAMILIES, json_schema, reference
-from services.control.runs.spec_schema import router
+from services.control.openapi import router
 
 BODY = {"dataset": "table", "target": "price"}
 SCHEMA = jsonschema_rs.validator_for(json_schema())

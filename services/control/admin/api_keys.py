@@ -83,7 +83,7 @@ def sign_in(body: SignIn, request: Request, response: Response) -> Me:
 
 
 @router.get("/session", summary="Show the signed-in caller")
-def show_session(caller: AnyCaller) -> Me:
+def who(caller: AnyCaller) -> Me:
     return _me(caller)
 
 

@@ -25,7 +25,7 @@ _CHANGING_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
 @router.get("/audit", summary="The audit log, newest first")
-def list_entries(
+def entries(
     caller: Admin,
     ctx: Ctx,
     limit: Limit = 100,

@@ -1,4 +1,4 @@
-"""A run's plots as PNG and SVG, for people without the dashboard."""
+"""A run's plots as PNG and SVG, for use outside the dashboard."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections import OrderedDict
-from threading import BoundedSemaphore, Lock
+from threading import BoundedSemaphore
 from typing import Annotated, Any, Literal
 
-from fastapi import Depends, Header, Path, Query
+from fastapi import Path, Query
 from starlette.responses import Response
 
 from fitserve.errors import NotFound, Unavailable
-from services.control.deps import Context, context
-from services.control.insight import routes, surfaces
-from services.shell import Caller, Router, require
+from services.control.cache import LoadingCache
+from services.control.deps import Context, Ctx, IfNoneMatch, Reader, TargetName
+from services.control.insight import routes
+from services.shell import Caller, Router
 
 router = Router(tags=["insight"])
 
@@ -34,8 +34,9 @@ Kind = Literal[
     "surface",
     "units",
 ]
-_TYPES = {"png": "image/png", "svg": "image/svg+xml"}
-_OF_FIGURES = {
+_MEDIA_TYPES = {"png": "image/png", "svg": "image/svg+xml"}
+# Plots of the evaluation, by the figure that they show.
+_FIGURES = {
     "confusion": "confusion",
     "roc": "by_label",
     "pr": "by_label",
@@ -43,18 +44,16 @@ _OF_FIGURES = {
     "predicted": "predicted_actual",
     "residuals": "residuals",
 }
-_SECONDS = 60
-_REMEMBERED = 64
-_at_once = BoundedSemaphore(2)
-_drawn: OrderedDict[str, bytes] = OrderedDict()
-_lock = Lock()
+_TIMEOUT_SECONDS = 60
+_processes = BoundedSemaphore(2)  # drawing at the same time
+_cache: LoadingCache[bytes] = LoadingCache(max_entries=64)
 
-Column = Annotated[str | None, Query(max_length=255, description="Of a surface")]
+Column = Annotated[str | None, Query(max_length=255, description="An axis of a surface")]
 
 
 @router.get(
     "/runs/{run_id}/plots/{kind}.{form}",
-    summary="A plot",
+    summary="Draw a plot",
     response_class=Response,
     responses={200: {"content": {"image/png": {}, "image/svg+xml": {}}}},
 )
@@ -62,21 +61,21 @@ def plot(
     run_id: str,
     kind: Kind,
     form: Annotated[Literal["png", "svg"], Path()],
-    caller: Annotated[Caller, Depends(require("read"))],
-    ctx: Annotated[Context, Depends(context)],
-    target: routes.TargetName = None,
-    trial: Annotated[int | None, Query(ge=0, description="Of layers")] = None,
+    caller: Reader,
+    ctx: Ctx,
+    target: TargetName = None,
+    trial: Annotated[int | None, Query(ge=0, description="For layers")] = None,
     x: Column = None,
     y: Column = None,
-    epoch: Annotated[int | None, Query(ge=1, description="Of a surface or of units")] = None,
+    epoch: Annotated[int | None, Query(ge=1, description="For a surface or units")] = None,
     points: Annotated[int, Query(ge=2, le=200)] = 60,
     label: Annotated[str | None, Query(max_length=255)] = None,
-    layer: Annotated[str | None, Query(max_length=255, description="Of units: one layer alone")] = None,
-    if_none_match: Annotated[str | None, Header()] = None,
+    layer: Annotated[str | None, Query(max_length=255, description="For units: only this layer")] = None,
+    if_none_match: IfNoneMatch = None,
 ) -> Response:
-    """The same figures as the JSON routes give; drawn when they are asked for, and remembered."""
+    """Shows the same figures as the JSON routes return."""
     if kind in ("surface", "units"):
-        asked = surfaces.get_surface(
+        surface = routes.get_surface(
             run_id,
             caller,
             ctx,
@@ -89,9 +88,9 @@ def plot(
             units=kind == "units",
             layer=layer,
         )
-        data = asked.model_dump(mode="json")
-        if kind == "units" and not data["units"]:
+        if kind == "units" and not surface.units:
             raise NotFound("The network has no hidden layers whose units can be shown.")
+        data = surface.model_dump(mode="json")
     else:
         data = _data(kind, run_id, caller, ctx, target, trial)
     body = json.dumps({"kind": kind, "format": form, "data": data}, sort_keys=True)
@@ -100,10 +99,11 @@ def plot(
     if if_none_match is not None and etag in if_none_match:
         return Response(status_code=304, headers=headers)
     headers["Content-Security-Policy"] = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-    return Response(_draw(etag, body), media_type=_TYPES[form], headers=headers)
+    return Response(_cache.get(etag, lambda: _draw(body)), media_type=_MEDIA_TYPES[form], headers=headers)
 
 
 def _data(kind: Kind, run_id: str, caller: Caller, ctx: Context, target: str | None, trial: int | None) -> Any:
+    """Return what a plot other than a surface shows, as JSON. Raises NotFound, NotReady."""
     if kind == "complexity":
         return routes.get_complexity(run_id, caller, ctx).model_dump(mode="json")
     if kind == "importance":
@@ -119,33 +119,24 @@ def _data(kind: Kind, run_id: str, caller: Caller, ctx: Context, target: str | N
     by_target = evaluation.test or evaluation.validation or {}
     name = target if target is not None else next(iter(by_target), "")
     figures = by_target.get(name)
-    if figures is None or _OF_FIGURES[kind] not in figures:
+    if figures is None or _FIGURES[kind] not in figures:
         raise NotFound(f"There is no {kind} plot of this target.", received=name[:80])
     return figures
 
 
-def _draw(key: str, body: str) -> bytes:
-    """The plot, from memory or from a process of its own. Raises Unavailable."""
-    with _lock:
-        if key in _drawn:
-            _drawn.move_to_end(key)
-            return _drawn[key]
-    if not _at_once.acquire(timeout=_SECONDS):
+def _draw(body: str) -> bytes:
+    """Draw a plot in a process of its own, so that Matplotlib takes no memory here. Raises Unavailable."""
+    if not _processes.acquire(timeout=_TIMEOUT_SECONDS):
         raise Unavailable("Too many plots are being drawn.", retry_after=5)
     try:
-        done = subprocess.run(
+        return subprocess.run(
             [sys.executable, "-m", "services.control.insight.plots"],
             input=body.encode(),
             capture_output=True,
-            timeout=_SECONDS,
+            timeout=_TIMEOUT_SECONDS,
             check=True,
-        )
+        ).stdout
     except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
         raise Unavailable("The plot could not be drawn.", retry_after=10) from error
     finally:
-        _at_once.release()
-    with _lock:
-        _drawn[key] = done.stdout
-        while len(_drawn) > _REMEMBERED:
-            _drawn.popitem(last=False)
-    return done.stdout
+        _processes.release()

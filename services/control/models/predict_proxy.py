@@ -1,13 +1,13 @@
-"""`/v1` and `/v2` on the control API's address: forwarded to the prediction service, for a page of one origin.
+"""Forwarding of `/v1` and `/v2` to the prediction service, so that the dashboard needs one origin only.
 
-A signed-in page's cookie becomes the bearer key that the prediction service asks for. Clients that care about
-microseconds call the prediction service itself.
+The session cookie of a signed-in page becomes the bearer key that the prediction service requires. Clients that need
+the lowest latency call the prediction service directly.
 """
 
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 
 import httpx2
 from fastapi import APIRouter, FastAPI, Request
@@ -22,7 +22,7 @@ from services.shell.auth import token_of
 router = APIRouter(include_in_schema=False)
 
 _TIMEOUT = httpx2.Timeout(60.0, connect=2.0)
-# Of one connection, or set anew on each side of us.
+# Headers of one connection, and those that each side sets itself.
 _NOT_FORWARDED = frozenset(
     {"host", "connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "proxy-authorization"}
     | {"authorization", "cookie", "origin", "content-length", "x-request-id", "set-cookie", "server", "date"}
@@ -33,17 +33,17 @@ _NOT_FORWARDED = frozenset(
 @router.api_route("/v2/{path:path}", methods=["GET", "POST"])
 @router.api_route("/v2", methods=["GET"])
 async def forward(request: Request) -> Response:
-    """The prediction service's answer, as it comes. Raises Unavailable (503) where there is none."""
+    """Stream the prediction service's answer. Raises Unavailable (503) if it does not answer."""
     token = token_of(request)
-    headers = _kept(request.headers)
+    headers = _forwarded(request.headers)
     if token is not None:
         headers["authorization"] = f"Bearer {token}"
     headers["x-request-id"] = str(request.scope.get("request_id", ""))
     if (parent := tracing.traceparent()) is not None:
         headers["traceparent"] = parent
     raw = request.scope.get("raw_path") or request.url.path.encode()
-    if b".." in raw:
-        raise NotFound("There is nothing under this address.")
+    if b".." in raw:  # httpx would normalize it, and so leave /v1 and /v2
+        raise NotFound("There is nothing at this address.")
     client = _client(request)
     outgoing = client.build_request(
         request.method,
@@ -56,26 +56,21 @@ async def forward(request: Request) -> Response:
     except httpx2.TransportError:
         raise Unavailable("The prediction service does not answer.", retry_after=2) from None
     return StreamingResponse(
-        _chunks(answer), answer.status_code, _kept(answer.headers), background=BackgroundTask(answer.aclose)
+        answer.aiter_raw(), answer.status_code, _forwarded(answer.headers), background=BackgroundTask(answer.aclose)
     )
 
 
-async def _chunks(answer: httpx2.Response) -> AsyncIterator[bytes]:
-    async for chunk in answer.aiter_raw():
-        yield chunk
-
-
-def _kept(headers: Mapping[str, str]) -> dict[str, str]:
+def _forwarded(headers: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in headers.items() if name.lower() not in _NOT_FORWARDED}
 
 
 def _client(request: Request) -> httpx2.AsyncClient:
-    """One pool of connections for the life of the app."""
+    """Return the app's connection pool, opened at the first request."""
     state = request.app.state
     if getattr(state, "predict_client", None) is None:
         state.predict_client = httpx2.AsyncClient(
             base_url=predict_address(state.settings),
-            verify=predict_trust(state.settings),
+            verify=predict_tls(state.settings),
             timeout=_TIMEOUT,
             follow_redirects=False,
             trust_env=False,
@@ -85,26 +80,26 @@ def _client(request: Request) -> httpx2.AsyncClient:
 
 
 async def close(app: FastAPI) -> None:
-    """Closes the pool, where one was opened."""
+    """Close the connection pool, if it was opened."""
     client: httpx2.AsyncClient | None = getattr(app.state, "predict_client", None)
     if client is not None:
         await client.aclose()
 
 
 def predict_address(settings: Settings) -> str:
-    """Where the prediction service is."""
+    """Return the URL of the prediction service: as configured, else the one beside this process."""
     if settings.predict_url:
         return settings.predict_url.rstrip("/")
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
     return f"{'https' if settings.tls_certificate else 'http'}://{host}:{settings.predict_port}"
 
 
-def predict_trust(settings: Settings) -> ssl.SSLContext | bool:
-    """Whom to believe to be the prediction service: beside us, the holder of our own certificate and nobody else."""
+def predict_tls(settings: Settings) -> ssl.SSLContext | bool:
+    """Return the TLS verification for the prediction service; one beside this process must hold our certificate."""
     if settings.predict_url or settings.tls_certificate is None:
         return True
     pinned = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    pinned.check_hostname = False  # it is asked for by its address
+    pinned.check_hostname = False  # it is addressed by IP, which the certificate need not contain
     pinned.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     pinned.load_verify_locations(settings.tls_certificate)
     return pinned

@@ -1,15 +1,18 @@
-"""Models, versions and labels: what is served, and under which name."""
+"""Models, versions and labels: what is served, and under which name; batch predictions with them."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import Depends, Header, Path, Query
+from fastapi import Path, Query, Request, Response
+from fastapi.responses import FileResponse, JSONResponse
 from sqlalchemy.orm import Session
-from starlette.responses import FileResponse, JSONResponse, Response
 
 from fitserve import artifacts, db, live_statistics, registry
+from fitserve.datasets import store
 from fitserve.errors import Forbidden, NotFound
+from fitserve.runs import create
+from fitserve.runs.create import NewRun
 from fitserve.tables import Model, Run
 from fitserve.wire import Page
 from fitserve.wire.models import (
@@ -18,46 +21,56 @@ from fitserve.wire.models import (
     ModelDetail,
     ModelInfo,
     ModelPatch,
+    PredictionRequest,
     RollbackRequest,
     VersionInfo,
 )
-from services.control.deps import Context, context
-from services.shell import Caller, Router, require
+from fitserve.wire.runs import RunInfo
+from services.control.deps import (
+    Context,
+    Ctx,
+    IdempotencyKey,
+    IfNoneMatch,
+    Limit,
+    ModelName,
+    Predictor,
+    Reader,
+    Trainer,
+    VersionNumber,
+)
+from services.control.runs.routes import create_and_publish, read_run_info
+from services.shell import Caller, Router
 
 router = Router(tags=["models"])
 
-Reader = Annotated[Caller, Depends(require("read"))]
-Trainer = Annotated[Caller, Depends(require("train"))]
-Ctx = Annotated[Context, Depends(context)]
-Name = Annotated[str, Path(max_length=100)]
-Number = Annotated[int, Path(ge=1, le=2**31)]
-_FILES = {"keras": "model.keras", "onnx": "model.onnx"}
+LabelName = Annotated[str, Path(max_length=100)]
+_FILE_NAMES = {"keras": "model.keras", "onnx": "model.onnx"}
 
 
-@router.get("/models", summary="The models that you see, by name")
+@router.get("/models", summary="List models by name")
 def list_models(
     caller: Reader,
     ctx: Ctx,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    limit: Limit = 100,
     cursor: Annotated[str | None, Query(max_length=63)] = None,
 ) -> Page[ModelInfo]:
-    owner = caller.owner_filter
+    """An admin sees every model, others their own and shared ones."""
     with db.reading(ctx.engine) as session:
-        rows = registry.listing(session, owner=owner, after=cursor or "", limit=limit + 1)
+        rows = registry.listing(session, owner=caller.owner_filter, after=cursor or "", limit=limit + 1)
         items = [ModelInfo.model_validate(row) for row in rows[:limit]]
     return Page(items=items, next_cursor=items[-1].name if len(rows) > limit else None)
 
 
-@router.get("/models/{name}", summary="A model with its versions and labels")
-def get_model(name: Name, caller: Reader, ctx: Ctx) -> ModelDetail:
+@router.get("/models/{name}", summary="Get a model with its versions and labels")
+def get_model(name: ModelName, caller: Reader, ctx: Ctx) -> ModelDetail:
     with db.reading(ctx.engine) as session:
-        return _detail(session, _seen(session, caller, name))
+        return _detail(session, visible_model(session, caller, name))
 
 
 @router.patch("/models/{name}", summary="Share, load or unload a model")
-def patch_model(name: Name, body: ModelPatch, caller: Trainer, ctx: Ctx) -> ModelDetail:
+def patch_model(name: ModelName, body: ModelPatch, caller: Trainer, ctx: Ctx) -> ModelDetail:
     with db.transaction(ctx.engine) as session:
-        _owned(session, caller, name)
+        _check_owner(session, caller, name)
         if body.shared is not None:
             registry.set_shared(session, name, body.shared)
         if body.loaded is not None:
@@ -65,81 +78,81 @@ def patch_model(name: Name, body: ModelPatch, caller: Trainer, ctx: Ctx) -> Mode
         return _detail(session, registry.get(session, name))
 
 
-@router.delete("/models/{name}", status_code=204, summary="Forget a model; its runs stay")
-def delete_model(name: Name, caller: Trainer, ctx: Ctx) -> None:
+@router.delete("/models/{name}", status_code=204, summary="Delete a model; its runs remain")
+def delete_model(name: ModelName, caller: Trainer, ctx: Ctx) -> None:
     with db.transaction(ctx.engine) as session:
-        _owned(session, caller, name)
+        _check_owner(session, caller, name)
         registry.delete(session, name)
         live_statistics.forget(session, name)
 
 
-@router.get("/models/{name}/versions", summary="A model's versions, newest first")
-def list_versions(name: Name, caller: Reader, ctx: Ctx) -> list[VersionInfo]:
+@router.get("/models/{name}/versions", summary="List a model's versions, newest first")
+def list_versions(name: ModelName, caller: Reader, ctx: Ctx) -> list[VersionInfo]:
     with db.reading(ctx.engine) as session:
-        _seen(session, caller, name)
+        visible_model(session, caller, name)
         return [VersionInfo.model_validate(row) for row in registry.versions(session, name)]
 
 
-@router.get("/models/{name}/versions/{number}", summary="One version")
-def get_version(name: Name, number: Number, caller: Reader, ctx: Ctx) -> VersionInfo:
+@router.get("/models/{name}/versions/{number}", summary="Get a version")
+def get_version(name: ModelName, number: VersionNumber, caller: Reader, ctx: Ctx) -> VersionInfo:
     with db.reading(ctx.engine) as session:
-        _seen(session, caller, name)
+        visible_model(session, caller, name)
         return VersionInfo.model_validate(registry.version(session, name, number))
 
 
-@router.delete("/models/{name}/versions/{number}", summary="Retire a version: it is served no more")
-def retire_version(name: Name, number: Number, caller: Trainer, ctx: Ctx) -> VersionInfo:
+@router.delete("/models/{name}/versions/{number}", summary="Retire a version: it is no longer served")
+def retire_version(name: ModelName, number: VersionNumber, caller: Trainer, ctx: Ctx) -> VersionInfo:
     with db.transaction(ctx.engine) as session:
-        _owned(session, caller, name)
+        _check_owner(session, caller, name)
         return VersionInfo.model_validate(registry.retire(session, name, number))
 
 
-@router.get("/models/{name}/versions/{number}/manifest", summary="What the artifact is made of", response_model=None)
+@router.get("/models/{name}/versions/{number}/manifest", summary="Get an artifact's manifest", response_model=None)
 def get_manifest(
-    name: Name, number: Number, caller: Reader, ctx: Ctx, if_none_match: Annotated[str | None, Header()] = None
+    name: ModelName, number: VersionNumber, caller: Reader, ctx: Ctx, if_none_match: IfNoneMatch = None
 ) -> Response:
-    found = _artifact(ctx, caller, name, number)
-    if (known := _not_modified(found.sha256, if_none_match)) is not None:
-        return known
-    return JSONResponse(found.manifest, headers={"ETag": f'"{found.sha256}"'})
+    artifact = _read_artifact(ctx, caller, name, number)
+    if (not_modified := _not_modified(artifact.sha256, if_none_match)) is not None:
+        return not_modified
+    return JSONResponse(artifact.manifest, headers={"ETag": f'"{artifact.sha256}"'})
 
 
-@router.get("/models/{name}/versions/{number}/files/{kind}", summary="A file of the artifact", response_model=None)
+@router.get("/models/{name}/versions/{number}/files/{kind}", summary="Download a file", response_model=None)
 def get_file(
-    name: Name,
-    number: Number,
+    name: ModelName,
+    number: VersionNumber,
     kind: Annotated[str, Path(max_length=32)],
     caller: Reader,
     ctx: Ctx,
-    if_none_match: Annotated[str | None, Header()] = None,
+    if_none_match: IfNoneMatch = None,
 ) -> Response:
-    """`keras` is a Keras 3 model that takes raw columns; `onnx` the serving graph. Verified before it is sent."""
-    found = _artifact(ctx, caller, name, number)
-    if kind not in found.kinds:
-        raise NotFound("The artifact has no such file.", received=kind, expected=", ".join(found.kinds))
-    blob = found.file(kind)
-    if (known := _not_modified(blob.sha256, if_none_match)) is not None:
-        return known
+    """`keras` is a Keras 3 model that takes raw columns, `onnx` the serving graph. Its hash is verified first."""
+    artifact = _read_artifact(ctx, caller, name, number)
+    if kind not in artifact.kinds:
+        raise NotFound("The artifact has no such file.", received=kind, expected=", ".join(artifact.kinds))
+    blob = artifact.file(kind)
+    if (not_modified := _not_modified(blob.sha256, if_none_match)) is not None:
+        return not_modified
     path = ctx.blobs.local(blob.sha256, ctx.settings.scratch / "downloads")
-    filename = f"{name}-{number}-{_FILES.get(kind, kind)}"
+    filename = f"{name}-{number}-{_FILE_NAMES.get(kind, kind)}"
     return FileResponse(
         path, media_type="application/octet-stream", filename=filename, headers={"ETag": f'"{blob.sha256}"'}
     )
 
 
-@router.get("/models/{name}/labels", summary="A model's labels")
-def list_labels(name: Name, caller: Reader, ctx: Ctx) -> list[LabelInfo]:
+@router.get("/models/{name}/labels", summary="List a model's labels")
+def list_labels(name: ModelName, caller: Reader, ctx: Ctx) -> list[LabelInfo]:
     with db.reading(ctx.engine) as session:
-        _seen(session, caller, name)
+        visible_model(session, caller, name)
         return [LabelInfo.model_validate(row) for row in registry.labels(session, name)]
 
 
-@router.put("/models/{name}/labels/{label}", summary="Point a label at a version, at once")
-def put_label(name: Name, label: Name, body: LabelRequest, caller: Trainer, ctx: Ctx) -> LabelInfo:
-    """`champion` answers the requests without a version; others may take a share of them, or a copy."""
+@router.put("/models/{name}/labels/{label}", summary="Point a label at a version")
+def put_label(name: ModelName, label: LabelName, body: LabelRequest, caller: Trainer, ctx: Ctx) -> LabelInfo:
+    """`champion` answers requests that name no version; other labels may take a share of them, or a copy."""
     with db.transaction(ctx.engine) as session:
-        _owned(session, caller, name)
-        artifact = None if body.epoch is None else _kept_epoch(session, name, body.version, body.epoch)
+        _check_owner(session, caller, name)
+        artifact = None if body.epoch is None else _epoch_artifact(session, name, body.version, body.epoch)
         row = registry.set_label(
             session,
             name,
@@ -152,34 +165,92 @@ def put_label(name: Name, label: Name, body: LabelRequest, caller: Trainer, ctx:
         return LabelInfo.model_validate(row)
 
 
-@router.delete("/models/{name}/labels/{label}", status_code=204, summary="Forget a label")
-def delete_label(name: Name, label: Name, caller: Trainer, ctx: Ctx) -> None:
+@router.delete("/models/{name}/labels/{label}", status_code=204, summary="Delete a label")
+def delete_label(name: ModelName, label: LabelName, caller: Trainer, ctx: Ctx) -> None:
     with db.transaction(ctx.engine) as session:
-        _owned(session, caller, name)
+        _check_owner(session, caller, name)
         registry.remove_label(session, name, label)
 
 
-@router.post("/models/{name}/rollback", summary="Point a label back at the version it named before")
-def rollback(name: Name, caller: Trainer, ctx: Ctx, body: RollbackRequest | None = None) -> LabelInfo:
+@router.post("/models/{name}/rollback", summary="Point a label back at its previous version")
+def rollback(name: ModelName, caller: Trainer, ctx: Ctx, body: RollbackRequest | None = None) -> LabelInfo:
     with db.transaction(ctx.engine) as session:
-        _owned(session, caller, name)
+        _check_owner(session, caller, name)
         return LabelInfo.model_validate(registry.rollback(session, name, (body or RollbackRequest()).label))
 
 
-def _seen(session: Session, caller: Caller, name: str) -> Model:
-    """A model that this caller sees. Raises NotFound."""
+@router.post("/models/{name}/predictions", status_code=202, summary="Predict a whole dataset")
+def predict_dataset(
+    name: ModelName,
+    body: PredictionRequest,
+    request: Request,
+    response: Response,
+    caller: Predictor,
+    ctx: Ctx,
+    idempotency_key: IdempotencyKey = None,
+) -> RunInfo:
+    """A run of kind `prediction`: its `result` names the dataset that it created."""
+    check_may_predict(caller, name)
+    content = body.model_dump_json().encode()
+    key = create.key_of(idempotency_key, b"POST", request.url.path.encode(), b"", content)
+    with db.reading(ctx.engine) as session:
+        visible_model(session, caller, name)
+        version, artifact = serving_version(session, name, body.version, body.label)
+        dataset = store.get(session, caller.owner_filter, body.dataset)
+    output = store.check_name(body.name or f"{dataset.name[:40]}-{name[:12]}-v{version}")
+    new = NewRun(
+        owner=caller.owner,
+        dataset_id=dataset.id,
+        spec=body.model_dump(mode="json", exclude_unset=True),
+        resolved={"model": name, "version": version, "artifact": artifact, "dataset": dataset.id, "name": output},
+        estimates={"rows": dataset.rows},
+        kind="prediction",
+        key_id=caller.key_id,
+        quotas=caller.quotas,
+    )
+    run, _ = create_and_publish(ctx, new, key)
+    response.headers["Location"] = f"/api/v1/runs/{run.id}"
+    return read_run_info(ctx, run.id)
+
+
+def visible_model(session: Session, caller: Caller, name: str) -> Model:
+    """Return a model that the caller may read. Raises NotFound."""
     model = registry.get(session, name)
     if not caller.sees(model.owner, model.shared):
         raise NotFound(f"No model {name[:63]}.", received=name[:100])
     return model
 
 
-def _owned(session: Session, caller: Caller, name: str) -> Model:
-    """A model that this caller may change. Raises NotFound, Forbidden."""
-    model = _seen(session, caller, name)
-    if not caller.sees(model.owner):
+def _check_owner(session: Session, caller: Caller, name: str) -> None:
+    """Raise NotFound or Forbidden unless the caller may change a model."""
+    if not caller.sees(visible_model(session, caller, name).owner):
         raise Forbidden("Only its owner and admins may change a model.")
-    return model
+
+
+def check_may_predict(caller: Caller, name: str) -> None:
+    """Raise Forbidden if the caller's key is limited to other models."""
+    if not caller.may_predict(name):
+        raise Forbidden(f"This key may not predict with {name[:63]}.", expected="a key with the scope predict")
+
+
+def serving_version(
+    session: Session, name: str, version: int | None = None, label: str | None = None
+) -> tuple[int, str]:
+    """Return the number and artifact of the version that answers a request.
+
+    That is the one of `label`, else `version`, else the champion's, else the newest. Raises NotFound.
+    """
+    (model,) = registry.facts(session, [name])
+    labels = {fact.label: fact for fact in model.labels}
+    wanted = label or (registry.CHAMPION if version is None and registry.CHAMPION in labels else None)
+    if wanted is not None:
+        if wanted not in labels:
+            raise NotFound(f"The model {name} has no label {wanted[:63]}.", received=wanted[:100])
+        return labels[wanted].version, labels[wanted].artifact
+    for fact in sorted(model.versions, key=lambda fact: -fact.version):
+        if fact.version == version or (version is None and not fact.retired):
+            return fact.version, fact.artifact
+    raise NotFound(f"The model {name} has no such version.", received=version)
 
 
 def _detail(session: Session, model: Model) -> ModelDetail:
@@ -191,27 +262,27 @@ def _detail(session: Session, model: Model) -> ModelDetail:
     return ModelDetail(**info, serving=champion or newest, versions=versions, labels=labels)
 
 
-def _artifact(ctx: Context, caller: Caller, name: str, number: int) -> artifacts.Artifact:
+def _read_artifact(ctx: Context, caller: Caller, name: str, number: int) -> artifacts.Artifact:
     with db.reading(ctx.engine) as session:
-        _seen(session, caller, name)
+        visible_model(session, caller, name)
         sha256 = registry.version(session, name, number).artifact
     return artifacts.read(ctx.blobs, sha256)
 
 
 def _not_modified(sha256: str, if_none_match: str | None) -> Response | None:
-    """304 where the client has these bytes: an artifact never changes."""
-    known = {tag.strip().removeprefix("W/") for tag in (if_none_match or "").split(",")}
-    return Response(status_code=304, headers={"ETag": f'"{sha256}"'}) if f'"{sha256}"' in known else None
+    """Return 304 if the client has this content, which never changes."""
+    tags = {tag.strip().removeprefix("W/") for tag in (if_none_match or "").split(",")}
+    return Response(status_code=304, headers={"ETag": f'"{sha256}"'}) if f'"{sha256}"' in tags else None
 
 
-def _kept_epoch(session: Session, name: str, number: int, epoch: int) -> str:
-    """The artifact of an epoch that the version's run has kept. Raises NotFound."""
+def _epoch_artifact(session: Session, name: str, number: int, epoch: int) -> str:
+    """Return the artifact that the version's run kept of an epoch. Raises NotFound."""
     run = session.get(Run, registry.version(session, name, number).run_id)
-    kept: dict[str, Any] = (run.result or {}).get("kept_epochs", {}) if run else {}
-    if str(epoch) not in kept:
+    artifacts_by_epoch: dict[str, Any] = (run.result or {}).get("kept_epochs", {}) if run else {}
+    if str(epoch) not in artifacts_by_epoch:
         raise NotFound(
             f"The run of version {number} kept no epoch {epoch}.",
             received=epoch,
-            expected=", ".join(kept) or "none kept",
+            expected=", ".join(artifacts_by_epoch) or "no epoch was kept",
         )
-    return str(kept[str(epoch)])
+    return str(artifacts_by_epoch[str(epoch)])

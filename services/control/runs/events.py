@@ -1,4 +1,4 @@
-"""What happened to a run: epochs as a list, events as a list or as a stream of server-sent events."""
+"""Progress of a run: its epochs as a list, its events as a list or as a stream of server-sent events."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import anyio
 from anyio import CapacityLimiter
-from fastapi import Depends, Header, Query, Request
+from fastapi import Header, Query, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from fitserve import db
@@ -18,28 +18,28 @@ from fitserve.states import TERMINAL
 from fitserve.tables import Event, Run
 from fitserve.wire import Page
 from fitserve.wire.runs import EpochInfo, EventInfo
-from services.control.deps import Context, context
-from services.shell import Caller, Router, require
+from services.control.deps import Context, Ctx, Limit, Reader
+from services.shell import Router
 from services.shell.auth import token_of
 
 router = Router(tags=["runs"])
 
 STREAM = "text/event-stream"
-MOST_STREAMS = 1000  # of one process
-LOOK_SECONDS = (0.1, 1.0)  # between two looks: soon after an event, and at most
-HEARTBEAT_SECONDS = 10.0  # a comment, so that nobody on the way closes a silent connection
+MAX_STREAMS = 1000  # open at the same time in one process
+POLL_SECONDS = (0.1, 1.0)  # between two queries: right after an event, and at most
+HEARTBEAT_SECONDS = 10.0  # between comments, which keep proxies from closing a silent connection
 CHECK_KEY_SECONDS = 5.0
 _BATCH = 500
-_LARGEST_ID = 2**63 - 1
-_streams = 0
-_threads: list[CapacityLimiter] = []  # of streams: they must not take the threads of the other routes
+_MAX_ID = 2**63 - 1
+_open_streams = 0
+_stream_threads = CapacityLimiter(8)  # their own, so that streams do not use up the threads of other routes
 
 
-@router.get("/runs/{run_id}/epochs", summary="Epochs, by trial and epoch")
+@router.get("/runs/{run_id}/epochs", summary="List epochs, by trial and epoch")
 def list_epochs(
     run_id: str,
-    caller: Annotated[Caller, Depends(require("read"))],
-    ctx: Annotated[Context, Depends(context)],
+    caller: Reader,
+    ctx: Ctx,
     trial: Annotated[int | None, Query(ge=0, le=2**31)] = None,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
     cursor: Annotated[str | None, Query(pattern=r"^[0-9]{1,10}\.[0-9]{1,10}$")] = None,
@@ -47,17 +47,17 @@ def list_epochs(
     last_trial, last_epoch = map(int, cursor.split(".")) if cursor else (-1, 0)
     with db.reading(ctx.engine) as session:
         run = queries.get(session, run_id, caller.owner_filter)
-        found = queries.epochs(session, run.id, after=(last_trial, last_epoch), trial=trial, limit=limit + 1)
-        items = [EpochInfo.model_validate(epoch) for epoch in found[:limit]]
-        rows = _rows_an_epoch(run)
+        epochs = queries.epochs(session, run.id, after=(last_trial, last_epoch), trial=trial, limit=limit + 1)
+        items = [EpochInfo.model_validate(epoch) for epoch in epochs[:limit]]
+        rows = _rows_per_epoch(run)
     for item in items:
         item.rows_per_second = float(f"{rows / item.seconds:.4g}") if rows and item.seconds > 0 else None
-    last = items[-1] if len(found) > limit else None
+    last = items[-1] if len(epochs) > limit else None
     return Page(items=items, next_cursor=f"{last.trial}.{last.epoch}" if last else None)
 
 
-def _rows_an_epoch(run: Run) -> int:
-    """How many training rows an epoch passes, as they were divided; before that, as they were estimated."""
+def _rows_per_epoch(run: Run) -> int:
+    """Return the training rows of an epoch: counted once the split is known, estimated before."""
     training = run.resolved.get("training", {})  # a batch prediction has none
     rows = int(((run.result or {}).get("rows") or {}).get("train") or run.estimates.get("training_rows") or 0)
     steps, size = training.get("steps_per_epoch"), training.get("batch_size")
@@ -66,35 +66,35 @@ def _rows_an_epoch(run: Run) -> int:
 
 @router.get(
     "/runs/{run_id}/events",
-    summary="Events, as a list or a stream",
+    summary="List or stream events",
     response_model=Page[EventInfo],
     responses={
         200: {"content": {STREAM: {"schema": {"type": "string"}}}, "description": "A page, or a stream"},
-        204: {"description": "A stream: the run is over and all its events have been received"},
+        204: {"description": "For a stream: the run has ended and all its events have been received"},
     },
 )
 async def list_events(
     run_id: str,
     request: Request,
-    caller: Annotated[Caller, Depends(require("read"))],
-    ctx: Annotated[Context, Depends(context)],
+    caller: Reader,
+    ctx: Ctx,
     accept: Annotated[str, Header()] = "*/*",
     last_event_id: Annotated[str | None, Header(alias="Last-Event-ID")] = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    cursor: Annotated[int, Query(ge=0, le=_LARGEST_ID, description="Events after this id")] = 0,
+    limit: Limit = 100,
+    cursor: Annotated[int, Query(ge=0, le=_MAX_ID, description="Events after this id")] = 0,
 ) -> Response:
-    """With `Accept: text/event-stream` a stream, resumed by `Last-Event-ID`: nothing missed, nothing twice."""
+    """With `Accept: text/event-stream` a stream; resuming with `Last-Event-ID` misses and repeats no event."""
     owner = caller.owner_filter
     if STREAM not in accept:
-        found = await anyio.to_thread.run_sync(_events, ctx, run_id, owner, cursor, limit + 1)
-        items = [EventInfo.model_validate(event) for event in found[:limit]]
-        after = str(items[-1].id) if len(found) > limit else None
+        events = await anyio.to_thread.run_sync(_read_events, ctx, run_id, owner, cursor, limit + 1)
+        items = [EventInfo.model_validate(event) for event in events[:limit]]
+        after = str(items[-1].id) if len(events) > limit else None
         return JSONResponse(Page(items=items, next_cursor=after).model_dump(mode="json"))
     after_id = _resume_after(last_event_id, cursor)
     if await anyio.to_thread.run_sync(_all_received, ctx, run_id, owner, after_id):
-        return Response(status_code=204)  # tells a browser's EventSource not to come back
-    if _streams >= MOST_STREAMS:
-        raise TooMany(f"{_streams} event streams are open already.", retry_after=10)
+        return Response(status_code=204)  # makes a browser's EventSource stop reconnecting
+    if _open_streams >= MAX_STREAMS:
+        raise TooMany(f"{_open_streams} event streams are open already.", retry_after=10)
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     return StreamingResponse(_stream(request, ctx, run_id, owner, after_id), media_type=STREAM, headers=headers)
 
@@ -102,12 +102,12 @@ async def list_events(
 def _resume_after(header: str | None, cursor: int) -> int:
     if not header:
         return cursor
-    if not header.isascii() or not header.isdigit() or int(header[:20]) > _LARGEST_ID:
-        raise BadInput("That is no Last-Event-ID.", received=header[:80], expected="the `id` of an event")
+    if not header.isascii() or not header.isdigit() or int(header[:20]) > _MAX_ID:
+        raise BadInput("Invalid Last-Event-ID.", received=header[:80], expected="the `id` of an event")
     return int(header)
 
 
-def _events(ctx: Context, run_id: str, owner: str | None, after: int, limit: int) -> list[Event]:
+def _read_events(ctx: Context, run_id: str, owner: str | None, after: int, limit: int) -> list[Event]:
     with db.reading(ctx.engine) as session:
         run = queries.get(session, run_id, owner)
         return queries.events_after(session, run.id, after, limit)
@@ -120,40 +120,40 @@ def _all_received(ctx: Context, run_id: str, owner: str | None, after: int) -> b
 
 
 async def _stream(request: Request, ctx: Context, run_id: str, owner: str | None, after: int) -> AsyncIterator[str]:
-    """Events as they are committed, until the run is over, the key is revoked, or the client has gone."""
-    global _streams
-    if not _threads:
-        _threads.append(CapacityLimiter(8))
-    _streams += 1
-    soon, late = LOOK_SECONDS
-    pause, sent_at, checked_at = soon, time.monotonic(), time.monotonic()
+    """Yield events as they are committed, until the run has ended, the key is revoked, or the client disconnects."""
+    global _open_streams
+    _open_streams += 1
+    min_pause, max_pause = POLL_SECONDS
+    pause, sent_at, checked_at = min_pause, time.monotonic(), time.monotonic()
     try:
         yield "retry: 1000\n\n"
         while True:
-            found = await anyio.to_thread.run_sync(_events, ctx, run_id, owner, after, _BATCH, limiter=_threads[0])
-            for event in found:
+            events = await anyio.to_thread.run_sync(
+                _read_events, ctx, run_id, owner, after, _BATCH, limiter=_stream_threads
+            )
+            for event in events:
                 yield _frame(event)
                 after = event.id
                 if event.type == "state" and event.data.get("state") in TERMINAL:
                     return
             now = time.monotonic()
-            if found:
-                pause, sent_at = soon, now
+            if events:
+                pause, sent_at = min_pause, now
             elif now - sent_at > HEARTBEAT_SECONDS:
                 yield ": still here\n\n"
                 sent_at = now
             if now - checked_at > CHECK_KEY_SECONDS:
                 checked_at = now
-                await anyio.to_thread.run_sync(request.app.state.identify, token_of(request), limiter=_threads[0])
-            if len(found) < _BATCH:
+                await anyio.to_thread.run_sync(request.app.state.identify, token_of(request), limiter=_stream_threads)
+            if len(events) < _BATCH:
                 await anyio.sleep(pause)
-                pause = min(late, pause * 1.2)
+                pause = min(max_pause, pause * 1.2)
     except FitserveError:
-        return  # the database is away, or the key is revoked: a client that comes back is told
+        return  # the database is unavailable or the key is revoked: a client that reconnects gets the error
     finally:
-        _streams -= 1
+        _open_streams -= 1
 
 
 def _frame(event: Event) -> str:
-    """JSON holds no raw line feed, so one `data` line is enough."""
+    """Format a server-sent event. JSON contains no raw line feed, so one `data` line is enough."""
     return f"id: {event.id}\nevent: {event.type}\ndata: {EventInfo.model_validate(event).model_dump_json()}\n\n"

@@ -1,17 +1,22 @@
-"""Runs: create, list, get, cancel, retry, reproduce."""
+"""Runs: submit, list, get, share, cancel, retry, reproduce."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
-from fastapi import Depends, Header, Query, Request, Response
+from fastapi import Depends, Query, Request, Response
 from sqlalchemy.orm import Session
 
-from fitserve import db, telemetry
+from fitserve import db, registry, telemetry
+from fitserve.datasets import store
 from fitserve.errors import Conflict
 from fitserve.runs import create, finish, queries, share
 from fitserve.runs.create import Key, NewRun
+from fitserve.spec.resolve import Resolved, resolve
+from fitserve.spec.spec import Spec
+from fitserve.spec.text import parse_text
 from fitserve.states import TRIAL, RunState
 from fitserve.tables import Run
 from fitserve.wire import Page
@@ -25,9 +30,8 @@ from fitserve.wire.runs import (
     RunSummary,
     Validation,
 )
-from services.control.deps import Context, context
-from services.control.runs import check_spec
-from services.shell import Caller, Router, require
+from services.control.deps import Context, Ctx, Cursor, IdempotencyKey, Reader, Trainer
+from services.shell import Caller, Router
 
 router = Router(tags=["runs"])
 
@@ -36,19 +40,76 @@ SPEC_BODY = {
         "required": True,
         "content": {
             "application/json": {"schema": {"type": "object", "description": "A spec; see /api/v1/schemas/spec"}},
-            "application/yaml": {"schema": {"type": "object", "description": "The same, as YAML"}},
+            "application/yaml": {"schema": {"type": "object", "description": "The same as YAML"}},
         },
     }
 }
-Idempotent = Annotated[
-    str | None, Header(alias="Idempotency-Key", description="The same key again gets the same run", max_length=255)
-]
-Priority = Annotated[int, Query(ge=-100, le=100, description="Higher goes first")]
+_MAX_REMAINING_SECONDS = 10 * 365 * 86_400.0  # in an estimate; a longer time could overflow a date
 
 
-async def body_of(request: Request) -> bytes:
-    """The raw body; the handler runs in a thread."""
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A request that creates runs, and the response to it."""
+
+    ctx: Context
+    caller: Caller
+    request: Request
+    response: Response
+    idempotency_key: str | None
+
+    def key(self, *content: bytes, suffix: str = "") -> Key | None:
+        """Return the Idempotency-Key, bound to the request's method, URL and `content`. Raises BadInput."""
+        header = self.idempotency_key
+        if header is not None and suffix:
+            header = header[:240] + suffix
+        url = self.request.url
+        return create.key_of(header, self.request.method.encode(), url.path.encode(), str(url.query).encode(), *content)
+
+    def replay(self, key: Key | None) -> RunInfo | None:
+        """Return the run that a repeated request created, before its data is looked at again. Raises KeyReused."""
+        if key is None:
+            return None
+        with db.reading(self.ctx.engine) as session:
+            run = create.replay(session, self.caller.owner, key)
+        return None if run is None else self._respond(run, is_new=False)
+
+    def accept(self, new: NewRun, key: Key | None) -> RunInfo:
+        """Create and publish a run, and answer with it. Raises TooMany, KeyReused."""
+        run, is_new = create_and_publish(self.ctx, new, key)
+        return self._respond(run, is_new)
+
+    def _respond(self, run: Run, is_new: bool) -> RunInfo:
+        self.response.status_code = 202
+        self.response.headers["Location"] = f"/api/v1/runs/{run.id}"
+        if not is_new:
+            self.response.headers["Idempotency-Replayed"] = "true"
+        return read_run_info(self.ctx, run.id)
+
+
+def make_submission(
+    request: Request, response: Response, caller: Trainer, ctx: Ctx, idempotency_key: IdempotencyKey = None
+) -> Submission:
+    return Submission(ctx, caller, request, response, idempotency_key)
+
+
+Submitting = Annotated[Submission, Depends(make_submission)]
+
+
+async def raw_body(request: Request) -> bytes:
+    """Read the body here, on the event loop, because handlers run in threads."""
     return await request.body()
+
+
+def create_and_publish(ctx: Context, new: NewRun, key: Key | None) -> tuple[Run, bool]:
+    """Create a run (T1) and wake a worker. Returns the run and whether it is new. Raises TooMany, KeyReused.
+
+    The run is durable before the message is sent: if that fails, T10 publishes it again.
+    """
+    run, is_new = create.create(ctx.engine, new, ctx.settings.limits, key)
+    if is_new:
+        telemetry.RUNS_CREATED.inc()
+        ctx.queue.publish(run.id)
+    return run, is_new
 
 
 @router.post(
@@ -60,23 +121,20 @@ async def body_of(request: Request) -> bytes:
     responses={200: {"model": Validation, "description": "With `validate_only`: what would be trained"}},
 )
 def submit(
-    request: Request,
-    response: Response,
-    body: Annotated[bytes, Depends(body_of)],
-    caller: Annotated[Caller, Depends(require("train"))],
-    ctx: Annotated[Context, Depends(context)],
-    validate_only: Annotated[bool, Query(description="Check, and queue nothing")] = False,
-    priority: Priority = 0,
-    idempotency_key: Idempotent = None,
+    submission: Submitting,
+    body: Annotated[bytes, Depends(raw_body)],
+    validate_only: Annotated[bool, Query(description="Check the spec without queueing a run")] = False,
+    priority: Annotated[int, Query(ge=-100, le=100, description="Higher runs first")] = 0,
 ) -> RunInfo | Validation:
     """The body is the spec, as JSON or YAML."""
-    key = create.key_of(idempotency_key, *_identity_of(request), body)
-    if not validate_only and (known := _replayed(ctx, caller, key, response)) is not None:
-        return known
-    checked = check_spec.check(ctx, caller, body, request.headers.get("content-type", ""))
-    resolved = checked.resolved
+    key = submission.key(body)
+    if not validate_only and (replayed := submission.replay(key)) is not None:
+        return replayed
+    caller = submission.caller
+    content_type = submission.request.headers.get("content-type", "")
+    spec, resolved, dataset_id = _check(submission.ctx, caller, body, content_type)
     if validate_only:
-        response.status_code = 200
+        submission.response.status_code = 200
         return Validation(
             resolved=resolved.spec.to_json(),
             summary=resolved.summary,
@@ -85,160 +143,106 @@ def submit(
         )
     new = NewRun(
         owner=caller.owner,
-        dataset_id=checked.dataset_id,
-        spec=checked.asked.model_dump(mode="json", exclude_unset=True),
+        dataset_id=dataset_id,
+        spec=spec.model_dump(mode="json", exclude_unset=True),
         resolved=resolved.spec.to_json(),
-        estimates={
-            **resolved.estimates.model_dump(mode="json"),
-            "warnings": [warning.model_dump(mode="json") for warning in resolved.warnings],
-        },
-        model=checked.asked.model,
+        estimates=estimates_of(resolved),
+        model=spec.model,
         priority=priority,
         key_id=caller.key_id,
         quotas=caller.quotas,
     )
-    return _accept(ctx, response, new, key)
+    return submission.accept(new, key)
 
 
-def _identity_of(request: Request) -> tuple[bytes, bytes, bytes]:
-    """What makes two requests the same one, but for the body."""
-    return request.method.encode(), request.url.path.encode(), str(request.url.query).encode()
+def _check(ctx: Context, caller: Caller, body: bytes, content_type: str) -> tuple[Spec, Resolved, str]:
+    """Return a submitted spec as sent and resolved, with its dataset's id.
 
-
-def _replayed(ctx: Context, caller: Caller, key: Key | None, response: Response) -> RunInfo | None:
-    """The answer to a request that was answered before: its data may have changed since. Raises KeyReused."""
-    if key is None:
-        return None
+    Raises Malformed, SpecRefused, NotFound, Conflict.
+    """
+    limits = ctx.settings.limits
+    spec = parse_text(body, content_type, limits)
     with db.reading(ctx.engine) as session:
-        known = create.replay(session, caller.owner, key)
-        return None if known is None else _accepted(session, response, known, new=False)
+        dataset = store.get(session, caller.owner_filter, spec.dataset.ref)
+        facts = store.facts_of(dataset)
+        if spec.model is not None:
+            registry.check_name(session, spec.model, caller.owner)
+    return spec, resolve(spec, facts, limits), dataset.id
 
 
-def _accept(ctx: Context, response: Response, new: NewRun, key: Key | None) -> RunInfo:
-    """T1, then the message. The run stands whether or not a worker hears of it now."""
-    run, is_new = create.create(ctx.engine, new, ctx.settings.limits, key)
-    if is_new:
-        telemetry.RUNS_CREATED.inc()
-        ctx.queue.publish(run.id)
-    with db.reading(ctx.engine) as session:
-        return _accepted(session, response, run, new=is_new)
+def estimates_of(resolved: Resolved) -> dict[str, Any]:
+    """Return a spec's estimates and warnings as a run stores them."""
+    warnings = [warning.model_dump(mode="json") for warning in resolved.warnings]
+    return {**resolved.estimates.model_dump(mode="json"), "warnings": warnings}
 
 
-def _accepted(session: Session, response: Response, run: Run, *, new: bool) -> RunInfo:
-    response.status_code = 202
-    response.headers["Location"] = f"/api/v1/runs/{run.id}"
-    if not new:
-        response.headers["Idempotency-Replayed"] = "true"
-    return whole(session, queries.get(session, run.id))
-
-
-@router.get("/runs", summary="Runs, newest first")
+@router.get("/runs", summary="List runs, newest first")
 def list_runs(
-    caller: Annotated[Caller, Depends(require("read"))],
-    ctx: Annotated[Context, Depends(context)],
-    state: Annotated[list[RunState] | None, Query(description="One state or several")] = None,
+    caller: Reader,
+    ctx: Ctx,
+    state: Annotated[list[RunState] | None, Query(description="One or more states")] = None,
     model: Annotated[str | None, Query(max_length=63)] = None,
     dataset_id: Annotated[str | None, Query(max_length=40)] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
-    cursor: Annotated[str | None, Query(max_length=40)] = None,
+    cursor: Cursor = None,
 ) -> Page[RunSummary]:
-    """An admin sees all of them, others their own and what is shared."""
+    """An admin sees every run, others their own and shared ones."""
     with db.reading(ctx.engine) as session:
-        found = queries.listing(
+        runs = queries.listing(
             session,
-            owner=_owner(caller),
+            owner=caller.owner_filter,
             states=state or (),
             model=model,
             dataset_id=dataset_id,
             before=cursor,
             limit=limit + 1,
         )
-        items = [RunSummary.model_validate(run) for run in found[:limit]]
-    return Page(items=items, next_cursor=items[-1].id if len(found) > limit else None)
+        items = [RunSummary.model_validate(run) for run in runs[:limit]]
+    return Page(items=items, next_cursor=items[-1].id if len(runs) > limit else None)
 
 
-@router.get("/runs/{run_id}", summary="A run, whole")
-def get_run(
-    run_id: str,
-    caller: Annotated[Caller, Depends(require("read"))],
-    ctx: Annotated[Context, Depends(context)],
-) -> RunInfo:
-    with db.reading(ctx.engine) as session:
-        return whole(session, queries.get(session, run_id, _owner(caller)))
+@router.get("/runs/{run_id}", summary="Get a run")
+def get_run(run_id: str, caller: Reader, ctx: Ctx) -> RunInfo:
+    return read_run_info(ctx, run_id, caller.owner_filter)
 
 
 @router.patch("/runs/{run_id}", summary="Share a run")
-def patch_run(
-    run_id: str,
-    body: RunPatch,
-    caller: Annotated[Caller, Depends(require("train"))],
-    ctx: Annotated[Context, Depends(context)],
-) -> RunInfo:
-    """Sharing lets every owner look at it: its epochs, events, findings and networks. Nobody else may change it."""
-    share.share(ctx.engine, run_id, body.shared, _owner(caller))
-    with db.reading(ctx.engine) as session:
-        return whole(session, queries.get(session, run_id))
+def patch_run(run_id: str, body: RunPatch, caller: Trainer, ctx: Ctx) -> RunInfo:
+    """Sharing lets every owner read it, with its epochs, events, findings and networks. Nobody else may change it."""
+    share.share(ctx.engine, run_id, body.shared, caller.owner_filter)
+    return read_run_info(ctx, run_id)
 
 
 @router.post("/runs/{run_id}/cancel", summary="Cancel a run", responses={202: {"model": RunInfo}})
-def cancel_run(
-    run_id: str,
-    response: Response,
-    caller: Annotated[Caller, Depends(require("train"))],
-    ctx: Annotated[Context, Depends(context)],
-) -> RunInfo:
-    """200: it is cancelled. 202: its worker has been asked, and obeys within 6 seconds."""
-    run = finish.cancel(ctx.engine, run_id, _owner(caller))
+def cancel_run(run_id: str, response: Response, caller: Trainer, ctx: Ctx) -> RunInfo:
+    """200: it is cancelled. 202: its worker has been asked to stop, and does so within 6 seconds."""
+    run = finish.cancel(ctx.engine, run_id, caller.owner_filter)
     response.status_code = 200 if run.state == RunState.cancelled else 202
-    with db.reading(ctx.engine) as session:
-        return whole(session, queries.get(session, run_id))
+    return read_run_info(ctx, run_id)
 
 
 @router.post("/runs/{run_id}/retry", status_code=202, summary="Run it again")
-def retry_run(
-    run_id: str,
-    request: Request,
-    response: Response,
-    caller: Annotated[Caller, Depends(require("train"))],
-    ctx: Annotated[Context, Depends(context)],
-    idempotency_key: Idempotent = None,
-) -> RunInfo:
-    """A new run with the same resolved spec, of a run that failed or was cancelled."""
-    states = (RunState.failed, RunState.cancelled)
-    return _again(ctx, caller, request, response, run_id, idempotency_key, states, kind=None)
+def retry_run(run_id: str, submission: Submitting) -> RunInfo:
+    """A new run with the same resolved spec, for a run that failed or was cancelled."""
+    return _repeat(submission, run_id, (RunState.failed, RunState.cancelled))
 
 
-@router.post("/runs/{run_id}/reproduce", status_code=202, summary="Train it again, to the letter")
-def reproduce_run(
-    run_id: str,
-    request: Request,
-    response: Response,
-    caller: Annotated[Caller, Depends(require("train"))],
-    ctx: Annotated[Context, Depends(context)],
-    idempotency_key: Idempotent = None,
-) -> RunInfo:
+@router.post("/runs/{run_id}/reproduce", status_code=202, summary="Repeat it exactly")
+def reproduce_run(run_id: str, submission: Submitting) -> RunInfo:
     """A new run that registers no version; its `reproduction` names the first epoch that differs."""
-    states = (RunState.succeeded,)
-    return _again(ctx, caller, request, response, run_id, idempotency_key, states, kind="reproduction")
+    return _repeat(submission, run_id, (RunState.succeeded,), reproduce=True)
 
 
-def _again(
-    ctx: Context,
-    caller: Caller,
-    request: Request,
-    response: Response,
-    run_id: str,
-    header: str | None,
-    states: tuple[RunState, ...],
-    kind: str | None,
-) -> RunInfo:
-    key = create.key_of(header, *_identity_of(request))
-    if (known := _replayed(ctx, caller, key, response)) is not None:
-        return known
+def _repeat(submission: Submission, run_id: str, states: tuple[RunState, ...], *, reproduce: bool = False) -> RunInfo:
+    """Submit the resolved spec of a run that is in one of `states`. Raises NotFound, Forbidden, Conflict, TooMany."""
+    ctx, caller = submission.ctx, submission.caller
+    key = submission.key()
+    if (replayed := submission.replay(key)) is not None:
+        return replayed
     with db.reading(ctx.engine) as session:
-        run = queries.own(session, run_id, _owner(caller))
+        run = queries.own(session, run_id, caller.owner_filter)
     if run.kind == TRIAL:
-        raise Conflict("The run is a trial of another.", received=run.kind, fix=f"Ask for its run: {run.parent_id}.")
+        raise Conflict("The run is a trial of another.", received=run.kind, fix=f"Use its parent: {run.parent_id}.")
     if run.state not in states:
         raise Conflict(f"The run is {run.state}.", received=run.state, expected=" or ".join(states))
     new = NewRun(
@@ -247,35 +251,32 @@ def _again(
         spec=run.spec,
         resolved=run.resolved,
         estimates=run.estimates,
-        model=None if kind else run.model,
-        kind=kind or run.kind,
+        model=None if reproduce else run.model,
+        kind="reproduction" if reproduce else run.kind,
         priority=run.priority,
         parent_id=run.id,
         key_id=caller.key_id,
         quotas=caller.quotas,
     )
-    return _accept(ctx, response, new, key)
+    return submission.accept(new, key)
 
 
-def _owner(caller: Caller) -> str | None:
-    return caller.owner_filter
-
-
-def whole(session: Session, run: Run) -> RunInfo:
-    """Everything that is known of a run now."""
-    place = queries.place(session, run)
-    brief = RunSummary.model_validate(run)
-    return RunInfo(
-        **brief.model_dump(),
-        spec=run.spec,
-        resolved=run.resolved,
-        estimates=run.estimates,
-        spent_attempts=run.spent_attempts,
-        checkpoint_epoch=run.checkpoint_epoch,
-        queue=QueuePlace(position=place.position, estimated_start=place.estimated_start) if place else None,
-        progress=_progress(session, run),
-        reproduction=_reproduction(session, run),
-    )
+def read_run_info(ctx: Context, run_id: str, owner: str | None = None) -> RunInfo:
+    """Read a run with its queue position, progress and reproduction. Raises NotFound."""
+    with db.reading(ctx.engine) as session:
+        run = queries.get(session, run_id, owner)
+        place = queries.place(session, run)
+        return RunInfo(
+            **RunSummary.model_validate(run).model_dump(),
+            spec=run.spec,
+            resolved=run.resolved,
+            estimates=run.estimates,
+            spent_attempts=run.spent_attempts,
+            checkpoint_epoch=run.checkpoint_epoch,
+            queue=QueuePlace(position=place.position, estimated_start=place.estimated_start) if place else None,
+            progress=_progress(session, run),
+            reproduction=_reproduction(session, run),
+        )
 
 
 def _progress(session: Session, run: Run) -> Progress | None:
@@ -298,24 +299,24 @@ def _progress(session: Session, run: Run) -> Progress | None:
 
 
 def _estimated_finish(run: Run, done: int, total: int) -> datetime | None:
-    """If the rest goes as what this attempt has done; None where it is not running."""
+    """Extrapolate the pace of this attempt, which began after the checkpoint; None if the run is not running."""
     if run.state != RunState.running or run.started_at is None or run.progress_at is None:
         return None
     seconds = (run.progress_at - run.started_at).total_seconds() / max(1, done - (run.checkpoint_epoch or 0))
-    return run.progress_at + timedelta(seconds=min(seconds * max(0, total - done), 10 * 365 * 86_400))
+    return run.progress_at + timedelta(seconds=min(seconds * max(0, total - done), _MAX_REMAINING_SECONDS))
 
 
 def _reproduction(session: Session, run: Run) -> Reproduction | None:
     if run.kind != "reproduction" or run.parent_id is None:
         return None
-    compared, (theirs, ours) = queries.first_difference(session, run.parent_id, run.id)
-    either = theirs or ours
+    compared, (expected, received) = queries.first_difference(session, run.parent_id, run.id)
+    either = expected or received
     difference = None
     if either is not None:
         difference = EpochDifference(
             trial=either.trial,
             epoch=either.epoch,
-            expected=theirs.logs if theirs else None,
-            received=ours.logs if ours else None,
+            expected=expected.logs if expected else None,
+            received=received.logs if received else None,
         )
     return Reproduction(epochs_compared=compared, equal=difference is None, first_difference=difference)

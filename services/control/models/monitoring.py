@@ -1,0 +1,261 @@
+"""A served model in production: its traffic, its drift from the training rows, and the ground truth posted for it."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import httpx2
+from fastapi import Query
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+from sqlalchemy.orm import Session
+
+from fitserve import artifacts, db, drift, live_statistics, registry, telemetry
+from fitserve.blobs import BlobStore
+from fitserve.encoding.coercion import as_label
+from fitserve.errors import BadInput, Unavailable
+from fitserve.wire.models import (
+    Bucket,
+    ColumnDrift,
+    DriftReport,
+    FeedbackAnswer,
+    FeedbackRequest,
+    LiveFigure,
+    Outcome,
+    OutputDrift,
+    Traffic,
+    VersionTraffic,
+)
+from services.control.deps import Ctx, Label, ModelName, Predictor, Reader
+from services.control.models.predict_proxy import predict_address, predict_tls
+from services.control.models.routes import check_may_predict, serving_version, visible_model
+from services.shell import Router
+
+router = Router(tags=["models"])
+_TIMEOUT = httpx2.Timeout(5.0, connect=2.0)
+
+
+@router.get("/models/{name}/drift", summary="Drift of inputs and outputs from the training rows")
+def get_drift(
+    name: ModelName,
+    caller: Reader,
+    ctx: Ctx,
+    version: Annotated[int | None, Query(ge=1, le=2**31, description="The version that serves if omitted")] = None,
+    label: Label = None,
+) -> DriftReport:
+    """Over the sliding window `FITSERVE_DRIFT_WINDOW_SECONDS`, summed over all prediction processes."""
+    window = ctx.settings.drift_window_seconds
+    with db.reading(ctx.engine) as session:
+        visible_model(session, caller, name)
+        number, artifact = serving_version(session, name, version, label)
+        totals = live_statistics.totals(session, name, artifact, window)
+        figures = live_statistics.figures(session, ctx.settings.feedback_seconds, name)
+    manifest = artifacts.read(ctx.blobs, artifact).manifest
+    columns = live_statistics.column_reports(manifest.get("training_distribution") or {}, totals)
+    outputs = live_statistics.output_reports(manifest.get("prediction_distribution") or {}, totals)
+    worst = max((report["psi"] for report in columns if report["psi"] is not None), default=None)
+    return DriftReport(
+        model=name,
+        version=number,
+        window_seconds=window,
+        rows=totals.rows,
+        psi=worst,
+        verdict=drift.verdict(worst),
+        columns=[ColumnDrift.model_validate(report) for report in columns],
+        outputs=[OutputDrift.model_validate(report) for report in outputs],
+        live=[LiveFigure.model_validate(figure) for figure in figures if figure["version"] == number],
+    )
+
+
+@router.get("/models/{name}/traffic", summary="Request rate and latency counters")
+def get_traffic(name: ModelName, caller: Reader, ctx: Ctx) -> Traffic:
+    """Counters since the prediction processes started. Behind a load balancer, those of one replica."""
+    with db.reading(ctx.engine) as session:
+        visible_model(session, caller, name)
+    address, verify = predict_address(ctx.settings), predict_tls(ctx.settings)
+    try:
+        scraped = httpx2.get(f"{address}/metrics", timeout=_TIMEOUT, trust_env=False, verify=verify)
+        scraped.raise_for_status()
+    except httpx2.HTTPError:
+        raise Unavailable("The prediction service does not answer with its telemetry.", retry_after=5) from None
+    return _parse_traffic(name, scraped.text)
+
+
+def _parse_traffic(name: str, exposition: str) -> Traffic:
+    """Extract one model's counters from the prediction service's Prometheus exposition."""
+    seconds, rows, processes = (telemetry.PREDICT[key].name for key in ("seconds", "rows", "processes"))
+    wanted = {rows, *(f"{seconds}_{part}" for part in ("bucket", "count", "sum"))}
+    traffic = Traffic(model=name, at=datetime.now(UTC), processes=1, versions=[])
+    versions: dict[str, VersionTraffic] = {}
+    for family in text_string_to_metric_families(exposition):
+        for sample in family.samples:
+            if sample.name == processes:
+                traffic.processes = int(sample.value)
+            elif sample.labels.get("model") == name and sample.name in wanted:
+                number = sample.labels["version"]
+                empty = VersionTraffic(version=number, requests=0, seconds=0.0, rows=0, buckets=[])
+                _add_sample(versions.setdefault(number, empty), sample, rows)
+    traffic.versions = sorted(versions.values(), key=lambda version: version.version)
+    return traffic
+
+
+def _add_sample(version: VersionTraffic, sample: Sample, rows: str) -> None:
+    """Add a counter to a version's; the counters of all protocols are summed."""
+    value = float(sample.value)
+    if sample.name == rows:
+        version.rows += int(value)
+    elif sample.name.endswith("_count"):
+        version.requests += int(value)
+    elif sample.name.endswith("_sum"):
+        version.seconds += value
+    else:
+        bound = float(sample.labels["le"])
+        le = None if math.isinf(bound) else bound
+        for bucket in version.buckets:
+            if bucket.le == le:
+                bucket.count += int(value)
+                return
+        version.buckets.append(Bucket(le=le, count=int(value)))
+
+
+@router.post("/models/{name}/feedback", summary="Post ground truth of predicted rows")
+def post_feedback(name: ModelName, body: FeedbackRequest, caller: Predictor, ctx: Ctx) -> FeedbackAnswer:
+    """An item names the `X-Prediction-ID` that its row was predicted under, or contains what was `predicted`.
+
+    An item that is posted twice counts once. An id is known about a second after its answer, for
+    FITSERVE_FEEDBACK_SECONDS.
+    """
+    check_may_predict(caller, name)
+    with db.reading(ctx.engine) as session:
+        visible_model(session, caller, name)
+        scorer = FeedbackScorer(session, ctx.blobs, name, caller.owner)
+        rows = [scorer.score(index, item) for index, item in enumerate(body.items)]
+    known = [row for row in rows if row is not None]
+    unknown = [item.id for item, row in zip(body.items, rows, strict=True) if row is None]
+    with db.transaction(ctx.engine) as session:
+        stored = live_statistics.add_feedback(session, known)
+        figures = live_statistics.figures(session, ctx.settings.feedback_seconds, name)
+    repeated = len(known) - stored
+    for outcome, count in (("stored", stored), ("repeated", repeated), ("unknown", len(unknown))):
+        telemetry.FEEDBACK.labels(outcome).inc(count)
+    return FeedbackAnswer(
+        stored=stored,
+        repeated=repeated,
+        unknown=list(dict.fromkeys(unknown)),
+        live=[LiveFigure.model_validate(figure) for figure in figures],
+    )
+
+
+class FeedbackScorer:
+    """Scores predictions of one model against ground truth."""
+
+    def __init__(self, session: Session, blobs: BlobStore, model: str, owner: str) -> None:
+        self.session, self.blobs, self.model, self.owner = session, blobs, model, owner
+        self._outputs: dict[int, list[dict[str, Any]]] = {}  # by version
+
+    def score(self, index: int, item: Outcome) -> dict[str, Any] | None:
+        """Return the row to store for an item; None if no prediction is stored under its id.
+
+        Raises BadInput, NotFound.
+        """
+        pointer = f"/items/{index}"
+        stored = None
+        if item.predicted is None:
+            stored = live_statistics.kept_prediction(self.session, self.model, self.owner, item.id)
+            if stored is None:
+                return None
+        version = stored.version if stored is not None else int(item.version or 0)
+        output = self._output(version, item.output, pointer)
+        predicted: Any = item.predicted
+        if stored is not None:
+            rows = stored.outputs[output["name"]]
+            if item.row >= len(rows):
+                raise BadInput(
+                    f"{len(rows)} rows were predicted under {item.id}.", pointer=f"{pointer}/row", received=item.row
+                )
+            predicted = _decide(output, rows[item.row])
+        return {
+            "model": self.model,
+            "owner": self.owner,
+            "prediction_id": item.id,
+            "row": item.row,
+            "output": output["name"],
+            "version": version,
+            "task": output["task"],
+            "error": _error(output, item.truth, predicted, pointer),
+        }
+
+    def _output(self, version: int, name: str | None, pointer: str) -> dict[str, Any]:
+        """Return the description of the output that an item is about. Raises BadInput, NotFound."""
+        if version not in self._outputs:
+            artifact = registry.version(self.session, self.model, version).artifact
+            self._outputs[version] = artifacts.read(self.blobs, artifact).manifest["outputs"]
+        outputs = self._outputs[version]
+        if name is None and len(outputs) == 1:
+            return outputs[0]
+        for output in outputs:
+            if output["name"] == name:
+                return output
+        names = ", ".join(output["name"] for output in outputs)
+        raise BadInput("Which target?", pointer=f"{pointer}/output", received=name, expected=f"one of {names}")
+
+
+def _decide(output: dict[str, Any], values: list[float]) -> Any:
+    """Turn a network's output for one row into numbers (regression), a label, or labels (multilabel)."""
+    task, labels = output["task"], [str(label) for label in output.get("labels") or ()]
+    if task == "regression":
+        return values
+    if task == "multilabel":
+        return [label for label, probability in zip(labels, values, strict=True) if probability > 0.5]
+    return labels[int(values[0] > 0.5) if len(values) == 1 else values.index(max(values))]
+
+
+def _error(output: dict[str, Any], truth: Any, predicted: Any, pointer: str) -> float:
+    """Return the error of one row.
+
+    Regression: the signed difference, or the RMS of several. Classification: 0 or 1. Multilabel: the share of wrong
+    labels. Raises BadInput.
+    """
+    if output["task"] == "regression":
+        expected, received = _numbers(truth, f"{pointer}/truth"), _numbers(predicted, f"{pointer}/predicted")
+        if len(expected) != len(received):
+            raise BadInput(
+                "Truth and prediction differ in length.",
+                pointer=f"{pointer}/truth",
+                received=len(expected),
+                expected=f"{len(received)} numbers",
+            )
+        if len(expected) == 1:
+            return received[0] - expected[0]
+        return math.sqrt(sum((a - b) ** 2 for a, b in zip(received, expected, strict=True)) / len(expected))
+    known = [str(label) for label in output.get("labels") or ()]
+    true_labels = _labels(truth, known, f"{pointer}/truth")
+    predicted_labels = _labels(predicted, known, f"{pointer}/predicted")
+    if output["task"] == "multilabel":
+        return len(true_labels ^ predicted_labels) / max(1, len(known))
+    return float(true_labels != predicted_labels)
+
+
+def _numbers(value: Any, pointer: str) -> list[float]:
+    values = value if isinstance(value, list) else [value]
+    if not values or not all(isinstance(item, int | float) and not isinstance(item, bool) for item in values):
+        raise BadInput("This target is numeric.", pointer=pointer, received=value, expected="a number")
+    numbers = [float(item) for item in values]
+    # The square must not overflow.
+    if not all(math.isfinite(number) and abs(number) < 1e150 for number in numbers):
+        raise BadInput("This number is too large to compare.", pointer=pointer, expected="a finite number")
+    return numbers
+
+
+def _labels(value: Any, known: list[str], pointer: str) -> set[str]:
+    labels = {as_label(item) for item in (value if isinstance(value, list) else [value])}
+    if unknown := [label for label in labels if label not in known]:
+        raise BadInput(
+            "This is not a label of the target.",
+            pointer=pointer,
+            received=unknown[0],
+            expected="one of " + ", ".join(known[:20]),
+        )
+    return {label for label in labels if label is not None}
