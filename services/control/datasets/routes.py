@@ -1,12 +1,13 @@
-"""Datasets over HTTP: upload, look into, correct, append, remove."""
+"""Datasets over HTTP: upload, read, correct, append, share, delete."""
 
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 from typing import Annotated, Any
 
 import anyio
-from fastapi import Depends, Query, Request, Response
+from fastapi import Query, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
 
 from fitserve import db, telemetry
@@ -29,19 +30,20 @@ from fitserve.wire.datasets import (
     SampleRequest,
     UploadOptions,
 )
-from services.control.datasets.ingest_pool import ingesting
-from services.control.datasets.upload_body import Upload, received
-from services.control.datasets.upload_options import BODY, FORM_BODY, RAW_BODY, options_of, query_options
-from services.control.deps import Context, context
-from services.shell import Caller, Router, require
+from services.control.datasets.upload_request import (
+    FORM_BODY,
+    NO_BODY_LIMIT,
+    RAW_BODY,
+    UploadRequest,
+    receive_upload,
+    run_ingest,
+)
+from services.control.deps import Context, Ctx, Cursor, Reader, Uploader
+from services.shell import Caller, Router
 
 router = Router(tags=["datasets"])
 
-Reader = Annotated[Caller, Depends(require("read"))]
-Uploader = Annotated[Caller, Depends(require("upload"))]
-Ctx = Annotated[Context, Depends(context)]
-
-_UPLOADED: dict[int | str, dict[str, Any]] = {
+_UPLOAD_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"model": DatasetDetail, "description": "The same content was there already"},
     201: {"model": DatasetDetail, "description": "A new dataset or a new version"},
     **{status: {"description": what} for status, what in ((400, "Unreadable"), (413, "Too large"), (422, "Refused"))},
@@ -51,36 +53,7 @@ _UPLOADED: dict[int | str, dict[str, Any]] = {
 }
 
 
-def answer(response: Response, row: Dataset, created: bool, upload: Upload | None = None, ingest: float = 0) -> Any:
-    """201 with Location for what is new, 200 for what was there; ETag; how long receiving and parsing took."""
-    response.status_code = 201 if created else 200
-    response.headers["Location"] = f"/api/v1/datasets/{row.id}"
-    response.headers["ETag"] = f'"{row.id}"'
-    if upload is not None:
-        response.headers["Server-Timing"] = f"receive;dur={upload.seconds * 1000:.1f}, ingest;dur={ingest * 1000:.1f}"
-    if created and row.refused:
-        telemetry.ROWS_REFUSED.inc(row.refused["rows"])
-    return DatasetDetail.model_validate(row)
-
-
-async def _store(
-    ctx: Context, caller: Caller, upload: Upload, options: UploadOptions, name: str | None, as_version: bool
-) -> tuple[Dataset, bool, float]:
-    begun = anyio.current_time()
-    row, created = await ingesting(
-        lambda: store.create(
-            ctx.engine,
-            ctx.blobs,
-            upload.received,
-            owner=caller.owner,
-            options=options,
-            limits=ctx.settings.limits,
-            scratch=ctx.settings.scratch,
-            name=name,
-            as_version=as_version,
-        ),
-    )
-    return row, created, anyio.current_time() - begun
+# --- upload --------------------------------------------------------------------------------------------------------
 
 
 @router.post(
@@ -88,9 +61,9 @@ async def _store(
     status_code=201,
     summary="Upload a table",
     response_model=DatasetDetail,
-    responses=_UPLOADED,
+    responses=_UPLOAD_RESPONSES,
     openapi_extra=FORM_BODY,
-    max_body_size=BODY,
+    max_body_size=NO_BODY_LIMIT,
 )
 async def create(
     request: Request,
@@ -104,12 +77,8 @@ async def create(
     What is left out is recognised: format, compression, encoding, delimiter, header, kinds. The same content again
     is the same dataset (200). Errors name row, column, the value received and what was expected, up to 20 at once.
     """
-    query_options(request)
-    async with received(request, ctx) as upload:
-        pairs = [*request.query_params.multi_items(), *upload.fields]
-        options, others = options_of(pairs, ("name",))
-        row, created, seconds = await _store(ctx, caller, upload, options, others.get("name", name), False)
-    return answer(response, row, created, upload, seconds)
+    async with receive_upload(request, ctx, also=("name",)) as upload:
+        return await _create_dataset(response, caller, ctx, upload, upload.others.get("name", name), as_version=False)
 
 
 @router.get("/datasets", summary="The datasets that may be seen")
@@ -117,14 +86,13 @@ def list_datasets(
     caller: Reader,
     ctx: Ctx,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
-    cursor: Annotated[str | None, Query(max_length=40)] = None,
+    cursor: Cursor = None,
     name: Annotated[str | None, Query(max_length=63, description="Only versions of this name")] = None,
 ) -> DatasetPage:
     """The newest first. An admin sees all, others their own and what is shared."""
     with db.reading(ctx.engine) as session:
-        owner = caller.owner_filter
-        rows, following = store.list_datasets(session, owner, limit=limit, cursor=cursor, name=name)
-        return DatasetPage(items=[DatasetInfo.model_validate(row) for row in rows], next_cursor=following)
+        rows, next_cursor = store.list_datasets(session, caller.owner_filter, limit=limit, cursor=cursor, name=name)
+        return DatasetPage(items=[DatasetInfo.model_validate(row) for row in rows], next_cursor=next_cursor)
 
 
 @router.get("/datasets/samples", summary="The built-in tables")
@@ -138,13 +106,17 @@ def list_samples(_caller: Reader) -> Page[SampleInfo]:
     status_code=201,
     summary="Make a dataset of a built-in table",
     response_model=DatasetDetail,
-    responses={**_UPLOADED, 404: {"description": "No such sample"}, 503: {"description": "scikit-learn is missing"}},
+    responses={
+        **_UPLOAD_RESPONSES,
+        404: {"description": "No such sample"},
+        503: {"description": "scikit-learn is missing"},
+    },
 )
 def create_sample(body: SampleRequest, response: Response, caller: Uploader, ctx: Ctx) -> Any:
     """The same sample with the same noise, rows and seed is one dataset."""
-    asked = body.model_dump(exclude={"sample", "name"})
-    sample, table = make_sample(body.sample, **asked)
-    if not sample.info.noise and any(asked.values()):
+    settings = body.model_dump(exclude={"sample", "name"})
+    sample, table = make_sample(body.sample, **settings)
+    if not sample.info.noise and any(settings.values()):
         raise BadInput("Noise, rows, seed and derived are for the Playground's samples.", received=body.sample)
     with store.scratch_folder(ctx.settings.scratch) as folder:
         row, created = store.create(
@@ -159,25 +131,13 @@ def create_sample(body: SampleRequest, response: Response, caller: Uploader, ctx
             as_version=True,
             origin={"sample": body.model_dump(mode="json", exclude={"name"})},
         )
-    return answer(response, row, created)
-
-
-def _found(ctx: Context, caller: Caller, ref: str) -> Dataset:
-    with db.reading(ctx.engine) as session:
-        return store.get(session, caller.owner_filter, ref)
-
-
-def _mine(ctx: Context, caller: Caller, ref: str) -> Dataset:
-    row = _found(ctx, caller, ref)
-    if not caller.sees(row.owner):
-        raise Forbidden(f"{row.name} is shared with you to read.", fix="Upload a copy under a name of your own.")
-    return row
+    return _answer(response, row, created)
 
 
 @router.get("/datasets/{ref}", summary="One dataset", response_model=DatasetDetail, responses={304: {}, 404: {}})
 def get_dataset(ref: str, request: Request, response: Response, caller: Reader, ctx: Ctx) -> Any:
     """By name (its newest version), `name@version` or id. A version never changes: its ETag is strong."""
-    row = _found(ctx, caller, ref)
+    row = _visible(ctx, caller, ref)
     etag = f'"{row.id}-{int(row.shared)}"'
     if request.headers.get("if-none-match") == etag:
         return Response(status_code=304, headers={"ETag": etag})
@@ -189,31 +149,64 @@ def get_dataset(ref: str, request: Request, response: Response, caller: Reader, 
     "/datasets/{name}",
     summary="Upload a table under a name",
     response_model=DatasetDetail,
-    responses=_UPLOADED,
+    responses=_UPLOAD_RESPONSES,
     openapi_extra=RAW_BODY,
-    max_body_size=BODY,
+    max_body_size=NO_BODY_LIMIT,
 )
 async def put_dataset(name: str, request: Request, response: Response, caller: Uploader, ctx: Ctx) -> Any:
     """The bytes as they are (`curl -T table.csv`). New content under a name that is there makes its next version."""
-    options, _ = options_of(request.query_params.multi_items())
     store.check_name(name)
-    async with received(request, ctx, filename=name) as upload:
-        if upload.fields:
-            options, _ = options_of([*request.query_params.multi_items(), *upload.fields])
-        row, created, seconds = await _store(ctx, caller, upload, options, name, True)
-    return answer(response, row, created, upload, seconds)
+    async with receive_upload(request, ctx, filename=name) as upload:
+        return await _create_dataset(response, caller, ctx, upload, name, as_version=True)
+
+
+async def _create_dataset(
+    response: Response, caller: Caller, ctx: Context, upload: UploadRequest, name: str | None, *, as_version: bool
+) -> DatasetDetail:
+    begun = anyio.current_time()
+    row, created = await run_ingest(
+        lambda: store.create(
+            ctx.engine,
+            ctx.blobs,
+            upload.file,
+            owner=caller.owner,
+            options=upload.options,
+            limits=ctx.settings.limits,
+            scratch=ctx.settings.scratch,
+            name=name,
+            as_version=as_version,
+        )
+    )
+    _set_timing(response, upload, anyio.current_time() - begun)
+    return _answer(response, row, created)
+
+
+def _set_timing(response: Response, upload: UploadRequest, ingest: float) -> None:
+    response.headers["Server-Timing"] = f"receive;dur={upload.seconds * 1000:.1f}, ingest;dur={ingest * 1000:.1f}"
+
+
+def _answer(response: Response, row: Dataset, created: bool) -> DatasetDetail:
+    """Answer 201 for a new dataset and 200 for one that was there, with Location and ETag."""
+    response.status_code = 201 if created else 200
+    response.headers["Location"] = f"/api/v1/datasets/{row.id}"
+    response.headers["ETag"] = f'"{row.id}"'
+    if created and row.refused:
+        telemetry.ROWS_REFUSED.inc(row.refused["rows"])
+    return DatasetDetail.model_validate(row)
+
+
+# --- change and delete ---------------------------------------------------------------------------------------------
 
 
 @router.patch("/datasets/{ref}", summary="Correct kinds, or share", responses={404: {}, 422: {}})
 def patch_dataset(ref: str, body: DatasetPatch, response: Response, caller: Uploader, ctx: Ctx) -> DatasetDetail:
     """Other kinds make a new version that names its parent; sharing lets every owner read it."""
-    row = _mine(ctx, caller, ref)
-    if body.kinds:
+    row = _owned(ctx, caller, ref)
+    current = {column["name"]: column["kind"] for column in row.columns}
+    if body.kinds and {**current, **body.kinds} != current:
         limits, scratch = ctx.settings.limits, ctx.settings.scratch
-        current = {column["name"]: column["kind"] for column in row.columns}
-        if {**current, **body.kinds} != current:
-            row = store.correct_kinds(ctx.engine, ctx.blobs, row, body.kinds, limits=limits, scratch=scratch)
-            response.status_code = 201
+        row = store.correct_kinds(ctx.engine, ctx.blobs, row, body.kinds, limits=limits, scratch=scratch)
+        response.status_code = 201
     if body.shared is not None and body.shared != row.shared:
         with db.transaction(ctx.engine) as session:
             row = store.set_shared(session, row.id, body.shared)
@@ -226,23 +219,26 @@ def patch_dataset(ref: str, body: DatasetPatch, response: Response, caller: Uplo
     status_code=201,
     summary="Append rows",
     response_model=DatasetDetail,
-    responses=_UPLOADED,
+    responses=_UPLOAD_RESPONSES,
     openapi_extra=RAW_BODY,
-    max_body_size=BODY,
+    max_body_size=NO_BODY_LIMIT,
 )
 async def append_rows(ref: str, request: Request, response: Response, caller: Uploader, ctx: Ctx) -> Any:
     """A table with the same columns; its rows and the old ones are a new version, which names its parent."""
-    options, _ = options_of(request.query_params.multi_items())
-    row = await anyio.to_thread.run_sync(lambda: _mine(ctx, caller, ref))
-    async with received(request, ctx) as upload:
+    parent = await anyio.to_thread.run_sync(_owned, ctx, caller, ref)
+    limits, scratch = ctx.settings.limits, ctx.settings.scratch
+    async with receive_upload(request, ctx) as upload:
         begun = anyio.current_time()
-        limits, scratch = ctx.settings.limits, ctx.settings.scratch
-        made = await ingesting(
+        row = await run_ingest(
             lambda: store.append_rows(
-                ctx.engine, ctx.blobs, row, upload.received, options=options, limits=limits, scratch=scratch
-            ),
+                ctx.engine, ctx.blobs, parent, upload.file, options=upload.options, limits=limits, scratch=scratch
+            )
         )
-    return answer(response, made, True, upload, anyio.current_time() - begun)
+        _set_timing(response, upload, anyio.current_time() - begun)
+    return _answer(response, row, created=True)
+
+
+# --- read ----------------------------------------------------------------------------------------------------------
 
 
 @router.get("/datasets/{ref}/rows", summary="Its rows, page by page", responses={404: {}})
@@ -251,27 +247,27 @@ def get_rows(
     caller: Reader,
     ctx: Ctx,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 100,
-    cursor: Annotated[str | None, Query(max_length=40)] = None,
+    cursor: Cursor = None,
     offset: Annotated[int, Query(ge=0, description="Rows to skip; a cursor goes before it")] = 0,
 ) -> RowsPage:
     """In the table's order; null is missing."""
-    row = _found(ctx, caller, ref)
-    start = _position(cursor, row.id) if cursor else offset
-    names, rows = preview.read_rows(store.local_parquet(ctx.blobs, row, ctx.settings.scratch / "blobs"), start, limit)
+    row = _visible(ctx, caller, ref)
+    start = _offset_of_cursor(cursor, row.id) if cursor else offset
+    names, rows = preview.read_rows(_local_table(ctx, row), start, limit)
     end = start + len(rows)
-    following = _cursor(end, row.id) if rows and end < row.rows else None
-    return RowsPage(columns=names, rows=rows, offset=start, total=row.rows, next_cursor=following)
+    next_cursor = _cursor_at(end, row.id) if rows and end < row.rows else None
+    return RowsPage(columns=names, rows=rows, offset=start, total=row.rows, next_cursor=next_cursor)
 
 
-def _cursor(position: int, dataset_id: str) -> str:
-    return base64.urlsafe_b64encode(f"{position}.{dataset_id[-6:]}".encode()).decode()
+def _cursor_at(offset: int, dataset_id: str) -> str:
+    return base64.urlsafe_b64encode(f"{offset}.{dataset_id[-6:]}".encode()).decode()
 
 
-def _position(cursor: str, dataset_id: str) -> int:
+def _offset_of_cursor(cursor: str, dataset_id: str) -> int:
     try:
-        position, _, part = base64.urlsafe_b64decode(cursor.encode("ascii")).decode("ascii").partition(".")
-        if part == dataset_id[-6:] and 0 < len(position) < 16 and position.isdigit():
-            return int(position)
+        offset, _, suffix = base64.urlsafe_b64decode(cursor.encode("ascii")).decode("ascii").partition(".")
+        if suffix == dataset_id[-6:] and 0 < len(offset) < 16 and offset.isdigit():
+            return int(offset)
     except ValueError:
         pass
     raise BadInput("This cursor is not of this dataset.", received=cursor, fix="Begin without a cursor.")
@@ -280,20 +276,19 @@ def _position(cursor: str, dataset_id: str) -> int:
 @router.get("/datasets/{ref}/profile", summary="What its columns hold", responses={404: {}})
 def get_profile(ref: str, caller: Reader, ctx: Ctx) -> Profile:
     """Counts, moments and top values are of all rows; quantiles, histograms and tokens of `sampled_rows` of them."""
-    return Profile.model_validate(_found(ctx, caller, ref).profile)
+    return Profile.model_validate(_visible(ctx, caller, ref).profile)
 
 
 @router.get("/datasets/{ref}/relations", summary="How columns relate to a target", responses={404: {}, 422: {}})
 def get_relations(ref: str, caller: Reader, ctx: Ctx, target: Annotated[str, Query(max_length=1_000)]) -> Relations:
-    """The strongest first, with a warning for what tells the target almost exactly."""
-    row = _found(ctx, caller, ref)
+    """The strongest first, with a warning for a column that predicts the target almost exactly."""
+    row = _visible(ctx, caller, ref)
     facts = {column["name"]: ColumnFacts.from_stored(column) for column in row.columns}
     if target not in facts:
-        problem = Problem(
-            f"There is no column {target[:80]!r}.", received=target[:80], expected=", ".join([*facts][:20])
-        )
+        expected = ", ".join(list(facts)[:20])
+        problem = Problem(f"There is no column {target[:80]!r}.", received=target[:80], expected=expected)
         raise NotFound(problem.detail, problems=[problem])
-    sample = preview.sample_rows(store.local_parquet(ctx.blobs, row, ctx.settings.scratch / "blobs"))
+    sample = preview.sample_rows(_local_table(ctx, row))
     items = relations(sample, facts, target)
     return Relations.model_validate({"target": target, "sampled_rows": sample.num_rows, "items": items})
 
@@ -311,9 +306,8 @@ def download(
     format: Annotated[str, Query(pattern="^(parquet|csv)$")] = "parquet",
 ) -> Response:
     """Parquet is exact. In CSV a text that a spreadsheet would run as a formula gets an apostrophe in front."""
-    row = _found(ctx, caller, ref)
-    path = store.local_parquet(ctx.blobs, row, ctx.settings.scratch / "blobs")
-    name = f"{row.name}-v{row.version}.{format}"
+    row = _visible(ctx, caller, ref)
+    path, name = _local_table(ctx, row), f"{row.name}-v{row.version}.{format}"
     if format == "parquet":
         return FileResponse(path, media_type="application/vnd.apache.parquet", filename=name)
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
@@ -323,6 +317,24 @@ def download(
 @router.delete("/datasets/{ref}", status_code=204, summary="Remove a version", responses={404: {}, 409: {}})
 def delete_dataset(ref: str, caller: Uploader, ctx: Ctx) -> None:
     """One version: the newest of a name, unless `name@version` or an id says which. Refused while runs rest on it."""
-    row = _mine(ctx, caller, ref)
+    row = _owned(ctx, caller, ref)
     with db.transaction(ctx.engine) as session:
         store.delete(session, session.merge(row, load=True))
+
+
+def _visible(ctx: Context, caller: Caller, ref: str) -> Dataset:
+    """Return a dataset that the caller may read. Raises NotFound."""
+    with db.reading(ctx.engine) as session:
+        return store.get(session, caller.owner_filter, ref)
+
+
+def _owned(ctx: Context, caller: Caller, ref: str) -> Dataset:
+    """Return a dataset that the caller may change. Raises NotFound, Forbidden."""
+    row = _visible(ctx, caller, ref)
+    if not caller.sees(row.owner):
+        raise Forbidden(f"{row.name} is shared with you to read.", fix="Upload a copy under a name of your own.")
+    return row
+
+
+def _local_table(ctx: Context, row: Dataset) -> Path:
+    return store.local_parquet(ctx.blobs, row, ctx.settings.scratch / "blobs")
