@@ -34,17 +34,15 @@ import pyarrow.parquet as pq
 from fitserve.spec.resolve import resolve
 from fitserve.spec.spec import parse
 from tests.trainer.runs import Told, facts_of, job_of
-from workers.trainer.data import encoded_rows as data
-from workers.trainer.data.feed import Resident, shuffled
-from workers.trainer.data.sources import as_rows
-from workers.trainer.data.stream import Streamed
+from workers.trainer.data import preparation
+from workers.trainer.data.feeds import Resident, Streamed, shuffled
 from workers.trainer.engine import checkpoint
-from workers.trainer.engine.compiled import Compiled, Rows
+from workers.trainer.engine.compiled import Compiled, RowTensors
+from workers.trainer.engine.device import tidy_up
 from workers.trainer.engine.loop import Loop
-from workers.trainer.engine.process_warmup import tidy_up
-from workers.trainer.insight.trial_recorder import Watch
+from workers.trainer.engine.stacked_network import StackedNetwork
+from workers.trainer.insight.recording import TrialRecorder
 from workers.trainer.train import build_model, train
-from workers.trainer.trials.stacked_network import Stack
 
 L = keras.layers
 TO_REACH = {"T1_cold": 12, "T1_warm": 25, "T2": 2.5, "T3": 3, "T4": 2, "restarts16": 60}
@@ -124,7 +122,7 @@ def ours(case: Case, data: Any, warm: bool = False) -> float:
     x, y, vx, vy = data
     model = case.model()
     begun = time.perf_counter()
-    train, validation = Rows.of(x, y), Rows.of(vx, vy) if len(vx) else None
+    train, validation = RowTensors.of(x, y), RowTensors.of(vx, vy) if len(vx) else None
     compiled = Compiled(model, train, validation or train, case.batch, case.batch)
 
     def run(epochs: int) -> None:
@@ -145,10 +143,10 @@ def recorder(repeats: int) -> float:
     case, data = CASES["T2"], CASES["T2"].data()
     shares = []
     for _ in range(repeats):
-        model, train = case.model(), Rows.of(data[0], data[1])
+        model, train = case.model(), RowTensors.of(data[0], data[1])
         begun = time.perf_counter()
         compiled = Compiled(model, train, train, case.batch, case.batch)
-        watch = Watch(model, train, case.epochs, -(-train.count // case.batch))
+        watch = TrialRecorder(model, train, case.epochs, -(-train.count // case.batch))
         watch.begin()
         looking = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs, w=watch: w.look(epoch + 1))
         Loop(compiled, Resident(train, shuffled(0)), None, case.epochs, [looking]).run()
@@ -172,12 +170,12 @@ def restarts(case: Case, data: Any, count: int = 16) -> float:
     x, y, vx, vy = data
     model = case.model()
     begun = time.perf_counter()
-    train, validation = Rows.of(x, y), Rows.of(vx, vy)
+    train, validation = RowTensors.of(x, y), RowTensors.of(vx, vy)
     members = []
     for seed in range(count):
         keras.utils.set_random_seed(seed)
         members.append(keras.Sequential([keras.Input((case.columns,)), *case.layers()]))
-    stack = Stack(model, members, train, case.batch)
+    stack = StackedNetwork(model, members, train, case.batch)
     orders = [shuffled(seed) for seed in range(count)]
     for epoch in range(case.epochs):
         stack.epoch(train, np.stack([order(train.count, epoch) for order in orders]), validation)
@@ -194,15 +192,15 @@ def streaming(repeats: int) -> float:
         path = Path(folder) / "table.parquet"
         pq.write_table(table, path, row_group_size=65_536)
         spec = _spec_of(table, case)
-        fitted = data.fit(table.slice(0, 100_000), *spec)
+        fitted = preparation.fit(table.slice(0, 100_000), *spec)
 
         def run(streamed: bool) -> float:
             begun = time.perf_counter()
             model = build_model(spec[0], 0, case.rows)
-            names = data.columns_of(spec[0])
+            names = preparation.columns_of(spec[0])
 
-            def rows(part: Any) -> Rows:
-                return as_rows(model, part)
+            def rows(part: Any) -> RowTensors:
+                return preparation.as_tensors(model, part)
 
             feed: Any
             if streamed:
@@ -212,7 +210,7 @@ def streaming(repeats: int) -> float:
                 spool = stream().spooled(Path(folder) / "spool", lambda: None)
                 feed = stream(seed=0, spool=spool)
             else:
-                feed = Resident(rows(fitted.encode(data.read(path, names), True)), shuffled(0))
+                feed = Resident(rows(fitted.encode(preparation.read_columns(path, names), True)), shuffled(0))
             compiled = Compiled(model, feed.sample(), feed.sample(), case.batch, case.batch)
             Loop(compiled, feed, None, case.epochs).run()
             return time.perf_counter() - begun

@@ -1,6 +1,108 @@
-"""`python -m workers`: a worker."""
+"""`python -m workers`: the Celery worker around a supervisor. Messages wake it, SIGTERM stops it gracefully."""
 
-from workers.app import main
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from typing import Any
+
+from celery import bootsteps
+from celery.signals import worker_ready, worker_shutting_down
+from sqlalchemy import text
+
+from fitserve import blobs, db, logs, telemetry, tracing
+from fitserve.queue import QUEUE, WAKE, Publisher, make_app
+from fitserve.settings import Settings
+from workers import health_server
+from workers.batch_prediction import BatchPredictor
+from workers.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+
+LOOP_SECONDS = 0.05
+
+
+class ShortLoop(bootsteps.StartStopStep):
+    """Keep Celery's event loop turning every LOOP_SECONDS.
+
+    With `worker_disable_prefetch` it asks for the next message in the turn after a slot became free, and a turn
+    may last a second.
+    """
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def start(self, c: Any) -> None:
+        if c.hub is not None:
+            c.hub.call_repeatedly(LOOP_SECONDS, lambda: None)
+
+
+def main() -> None:
+    """Run until SIGTERM or SIGINT."""
+    settings = Settings()
+    logs.configure("worker", settings.log_level)
+    tracing.configure(settings.otlp_endpoint, "worker")
+    telemetry.watch_disk(settings.home)
+    settings.scratch.mkdir(parents=True, exist_ok=True)
+    engine = db.make_engine(settings.resolved_database_url)
+    publisher = Publisher(settings)
+    supervisor = Supervisor(settings, engine, blobs.open_store(settings.resolved_blob_url), publisher.publish)
+    connected = threading.Event()
+
+    def database() -> bool:
+        with db.reading(engine) as session:
+            return session.scalar(text("SELECT 1")) == 1
+
+    checks = {"database": database, "trainer": supervisor.is_ready, "broker": connected.is_set}
+    health_server.serve(settings.host, settings.worker_metrics_port, checks)
+    supervisor.start()
+    predictor = BatchPredictor(settings, engine, supervisor.blobs, supervisor.stopping)
+    predictor.start()
+    app = make_app(settings)
+    app.steps["consumer"].add(ShortLoop)
+
+    @app.task(name=WAKE)
+    def wake(run_id: str) -> None:
+        predictor.wake()
+        supervisor.wake()
+
+    finished = threading.Event()
+
+    def on_shutdown(**_: Any) -> None:
+        """On SIGTERM and SIGINT. Stops in a thread, because a signal handler must not wait."""
+        threading.Thread(target=stop, name="stop", daemon=True).start()
+
+    def stop() -> None:
+        supervisor.stop()
+        predictor.join(settings.graceful_seconds)
+        tracing.stop()
+        finished.set()
+        # Celery may be waiting for a broker that is down; we have nothing left to do.
+        threading.Event().wait(3)
+        os._exit(0)
+
+    worker_shutting_down.connect(on_shutdown, weak=False)
+    worker_ready.connect(lambda **_: connected.set(), weak=False)
+    try:
+        app.Worker(
+            pool="threads",
+            concurrency=settings.trainers,
+            queues=[QUEUE],
+            hostname=f"{QUEUE}-{os.getpid()}@%h",
+            loglevel=settings.log_level,
+            without_gossip=True,
+            without_mingle=True,
+            without_heartbeat=True,
+            quiet=True,
+        ).start()
+    finally:
+        if supervisor.stopping.is_set():
+            finished.wait(settings.graceful_seconds + 5)
+        else:
+            supervisor.stop()
+        publisher.close()
+        engine.dispose()
+
 
 if __name__ == "__main__":
     main()

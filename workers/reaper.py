@@ -1,6 +1,6 @@
-"""`python -m workers.reaper`: expired leases (T6, T7, T9), undelivered runs (T10), garbage.
+"""`python -m workers.reaper`: expired leases (T6, T7, T9), undelivered runs (T10), gauges, garbage collection.
 
-Everything here is a compare-and-set, so that one reaper, none or two make no difference but in time.
+Every write is a compare-and-set, so none, one or several reapers differ only in how soon things happen.
 """
 
 from __future__ import annotations
@@ -10,72 +10,92 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
 
 from sqlalchemy import Engine, text
 
-from fitserve import blobs, db, logs, telemetry
+from fitserve import artifacts, blobs, db, live_statistics, logs, telemetry
 from fitserve.blobs import BlobStore
 from fitserve.crash import crash_point
 from fitserve.errors import FitserveError
 from fitserve.queue import Publisher
-from fitserve.runs import blob_references, dispatch, queries, worker_rows
+from fitserve.runs import blob_references, dispatch, finish, queries, worker_rows
 from fitserve.settings import Settings
-from workers import lost_runs
-from workers.live_gauges import LiveGauges
+from fitserve.states import TERMINAL, RunState
+from workers import health_server
 
 log = logging.getLogger(__name__)
 
-MESSAGES = 100  # that wait in the broker at most: each wakes an idle worker, and there are not so many
-SWEEP_EVERY = 3600.0  # seconds between two searches for garbage
-COUNT_EVERY = 15.0  # seconds between two counts of runs
+MAX_MESSAGES = 100  # in the broker: each wakes an idle worker, and there are never more of those
+SWEEP_SECONDS = 3600.0  # between two garbage collections
+COUNT_SECONDS = 15.0  # between two counts of runs
+MAX_COLUMNS = 20  # drift gauges of a version, the most drifted columns: a table may have thousands
+MAX_VERSIONS = 200  # with drift gauges
+_LIVE_GAUGES = (
+    *(telemetry.DRIFT_PSI, telemetry.DRIFT_WORST, telemetry.DRIFT_MISSING, telemetry.DRIFT_OUTPUT),
+    *(telemetry.DRIFT_ROWS, telemetry.LIVE_ACCURACY, telemetry.LIVE_RMSE, telemetry.LIVE_ROWS),
+)
+
+
+def reclaim_expired_runs(engine: Engine, max_attempts: int) -> None:
+    """T6, T7, T9: requeue or end every run whose lease has expired.
+
+    Safe in any number of processes. Idle workers call it too: a lost run must not wait for a reaper that is down.
+    """
+    for run_id, state in finish.expire(engine, max_attempts):
+        telemetry.REAPED.inc()
+        if state in TERMINAL:
+            telemetry.RUNS_FINISHED.labels(str(state)).inc()
+        if state == RunState.failed:
+            telemetry.RUN_FAILURES.labels("worker_lost").inc()
+        log.warning("worker lost", extra={"run": run_id, "state": str(state)})
+        crash_point("reaper.mid_round")
 
 
 class Reaper:
-    """Reaper, dispatcher and collector: one round of each when it is due."""
+    """Performs each duty when it is due."""
 
     def __init__(self, settings: Settings, engine: Engine, store: BlobStore, publisher: Publisher) -> None:
         self.settings = settings
         self.engine = engine
         self.blobs = store
         self.publisher = publisher
-        self.round_at = time.monotonic()  # of the last whole round
+        self.round_at = time.monotonic()  # end of the last round
+        gauges = LiveGauges(settings, engine, store)
         self._duties: list[tuple[float, Callable[[], None]]] = [
             (settings.reap_seconds, self.reap),
             (settings.reap_seconds, self.dispatch),
-            (COUNT_EVERY, self.count),
-            (min(COUNT_EVERY, settings.drift_write_seconds), LiveGauges(settings, engine, store).refresh),
-            (SWEEP_EVERY, self.sweep),
+            (COUNT_SECONDS, self.count),
+            (min(COUNT_SECONDS, settings.drift_write_seconds), gauges.refresh),
+            (SWEEP_SECONDS, self.sweep),
         ]
 
     def run(self, stopping: threading.Event) -> None:
-        """Rounds until `stopping` is set. What fails is tried again in the next round."""
+        """Perform rounds until `stopping` is set. A duty that fails is tried again when it is next due."""
         due = [time.monotonic()] * len(self._duties)
         while not stopping.is_set():
             for index, (every, duty) in enumerate(self._duties):
                 if time.monotonic() >= due[index]:
                     due[index] = time.monotonic() + every
-                    self._try(duty)
+                    try:
+                        duty()
+                    except FitserveError as error:
+                        log.warning("duty failed", extra={"duty": duty.__name__, "error": error.detail})
+                    except Exception:
+                        log.exception("duty failed")
             self.round_at = time.monotonic()
             stopping.wait(max(0.01, min(due) - time.monotonic()))
 
-    def _try(self, duty: Callable[[], None]) -> None:
-        try:
-            duty()
-        except FitserveError as error:
-            log.warning("a round broke off", extra={"duty": duty.__name__, "error": error.detail})
-        except Exception:
-            log.exception("a round broke off")
-
     def reap(self) -> None:
-        """T6, T7, T9: runs whose worker was lost."""
-        lost_runs.take_back(self.engine, self.settings.max_attempts)
+        reclaim_expired_runs(self.engine, self.settings.max_attempts)
 
     def dispatch(self) -> None:
-        """T10: as many messages as idle workers may need, best runs first."""
-        waiting = self.publisher.depth()
-        if waiting is None or waiting >= MESSAGES:
+        """T10: publish undelivered runs, the best ones first, as many as idle workers may need."""
+        depth = self.publisher.depth()
+        if depth is None or depth >= MAX_MESSAGES:
             return
-        ids = dispatch.undelivered(self.engine, self.settings.redispatch_seconds, MESSAGES - waiting)
+        ids = dispatch.undelivered(self.engine, self.settings.redispatch_seconds, MAX_MESSAGES - depth)
         sent = []
         for run_id in ids:
             if not self.publisher.publish(run_id):
@@ -87,24 +107,74 @@ class Reaper:
             telemetry.DISPATCHED.inc(len(sent))
 
     def count(self) -> None:
-        """Gauges of the queue."""
+        """Set the queue's gauges."""
         with db.reading(self.engine) as session:
             for state, count in queries.counts(session).items():
                 telemetry.RUNS.labels(state).set(count)
             telemetry.QUEUE_AGE.set(queries.oldest_queued_seconds(session))
 
     def sweep(self) -> None:
-        """Blobs that nothing refers to, old idempotency keys, workers that have gone."""
+        """Remove unreferenced blobs, old idempotency keys, and rows of workers that are gone."""
         removed = blob_references.collect(self.engine, self.blobs, age_seconds=self.settings.garbage_age_seconds)
         telemetry.BLOBS_COLLECTED.inc(removed)
         blob_references.forget_old_keys(self.engine)
         worker_rows.bury(self.engine)
 
 
-def main() -> None:
-    """Runs until SIGTERM or SIGINT."""
-    from workers import health_server
+class LiveGauges:
+    """Drift and live figures as gauges, from the sums of all prediction processes' windows."""
 
+    def __init__(self, settings: Settings, engine: Engine, blobs: BlobStore) -> None:
+        self.settings, self.engine, self.blobs = settings, engine, blobs
+        self._read_distributions = lru_cache(MAX_VERSIONS)(self._uncached_distributions)  # by artifact
+
+    def refresh(self) -> None:
+        """Expire old windows, then set every gauge again: versions without requests lose theirs."""
+        window = self.settings.drift_window_seconds
+        live_statistics.expire(self.engine, window, self.settings.feedback_seconds)
+        with db.reading(self.engine) as session:
+            versions = live_statistics.asked(session, window)[:MAX_VERSIONS]
+            totals = [live_statistics.totals(session, key[0], key[2], window) for key in versions]
+            figures = live_statistics.figures(session, self.settings.feedback_seconds)
+        distributions = [self._distributions_of(artifact) for _, _, artifact in versions]
+        for gauge in _LIVE_GAUGES:
+            gauge.clear()
+        for (model, version, _), version_totals, distribution in zip(versions, totals, distributions, strict=True):
+            self._set_drift(model, str(version), version_totals, distribution)
+        for figure in figures[:MAX_VERSIONS]:
+            labels = (figure["model"], str(figure["version"]), figure["output"])
+            telemetry.LIVE_ROWS.labels(*labels).set(figure["rows"])
+            if figure["accuracy"] is not None:
+                telemetry.LIVE_ACCURACY.labels(*labels).set(figure["accuracy"])
+            else:
+                telemetry.LIVE_RMSE.labels(*labels).set(figure["rmse"])
+
+    def _set_drift(self, model: str, version: str, totals: live_statistics.Totals, manifest: dict[str, Any]) -> None:
+        telemetry.DRIFT_ROWS.labels(model, version).set(totals.rows)
+        columns = live_statistics.column_reports(manifest.get("training_distribution") or {}, totals)
+        columns = [column for column in columns if column["psi"] is not None]
+        if columns:
+            telemetry.DRIFT_WORST.labels(model, version).set(columns[0]["psi"])
+        for column in columns[:MAX_COLUMNS]:
+            telemetry.DRIFT_PSI.labels(model, version, column["column"]).set(column["psi"])
+            telemetry.DRIFT_MISSING.labels(model, version, column["column"]).set(column["missing"])
+        for output in live_statistics.output_reports(manifest.get("prediction_distribution") or {}, totals):
+            if output["psi"] is not None:
+                telemetry.DRIFT_OUTPUT.labels(model, version, output["output"], output["part"]).set(output["psi"])
+
+    def _uncached_distributions(self, artifact: str) -> dict[str, Any]:
+        manifest = artifacts.read(self.blobs, artifact).manifest
+        return {part: manifest.get(part) for part in ("training_distribution", "prediction_distribution")}
+
+    def _distributions_of(self, artifact: str) -> dict[str, Any]:
+        try:
+            return self._read_distributions(artifact)
+        except FitserveError:
+            return {}
+
+
+def main() -> None:
+    """Run until SIGTERM or SIGINT."""
     settings = Settings()
     logs.configure("reaper", settings.log_level)
     telemetry.watch_disk(settings.home)

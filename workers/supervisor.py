@@ -1,6 +1,7 @@
-"""A worker's slots: each claims a run, trains it, and looks for the next until none is queued.
+"""A worker process's slots: each claims runs and makes attempts at them until none is queued.
 
-A message from the broker only says "look". So does the clock: where the broker is away, runs are still found.
+The supervisor only claims; `attempt.Attempt` carries out an attempt. A message from the broker is a hint to look at
+the queue. So is the poll thread's clock: without a broker, runs are found all the same.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ from fitserve.ids import new_id
 from fitserve.runs import lease, worker_rows
 from fitserve.settings import Settings
 from fitserve.states import TRIAL
-from workers import lost_runs
 from workers.attempt.attempt import Attempt
-from workers.attempt.origin import attempt_of
-from workers.attempt.trial_division import Division, Publish
-from workers.trainer_process import Slot, Spawner
+from workers.attempt.metrics import attempt_context
+from workers.attempt.trial_division import Publish, TrialDivision
+from workers.reaper import reclaim_expired_runs
+from workers.trainer_process import Spawner, TrainerSlot
 
 log = logging.getLogger(__name__)
 
-WHOLE = ("training", "reproduction")  # kinds of runs that a trainer trains from beginning to end
-SIGN_EVERY = 15.0  # seconds between two signs of life of an idle slot
-_AFTER_TROUBLE = 1.0  # seconds to wait after an error that we did not foresee
+WHOLE_RUNS = ("training", "reproduction")  # kinds that a trainer trains from beginning to end
+HEARTBEAT_SECONDS = 15.0  # between two heartbeats of an idle slot
+_ERROR_PAUSE = 1.0  # seconds to wait after an unexpected error
 
 
 class Supervisor:
@@ -39,29 +40,30 @@ class Supervisor:
     def __init__(
         self, settings: Settings, engine: Engine, blobs: BlobStore, publish: Publish = lambda _: False
     ) -> None:
+        """`publish` wakes other workers for a run."""
         self.settings = settings
         self.engine = engine
         self.blobs = blobs
-        self.publish = publish  # wakes other workers
+        self.publish = publish
         self.stopping = threading.Event()
         spawner = Spawner()
         name = f"{platform.node()}-{os.getpid()}-{new_id('w')[-4:]}"
-        self.slots = [Slot(settings, spawner, f"{name}-{number}") for number in range(settings.trainers)]
-        self._free: SimpleQueue[Slot] = SimpleQueue()
+        self.slots = [TrainerSlot(settings, spawner, f"{name}-{number}") for number in range(settings.trainers)]
+        self._free: SimpleQueue[TrainerSlot] = SimpleQueue()
         for slot in self.slots:
             self._free.put(slot)
-        self._signed_at = {slot.worker: 0.0 for slot in self.slots}
-        self._known: set[str] = set()
-        self._clock = threading.Thread(target=self._look_now_and_then, name="clock", daemon=True)
+        self._heartbeat_at = {slot.worker: 0.0 for slot in self.slots}
+        self._registered: set[str] = set()
+        self._poller = threading.Thread(target=self._poll, name="poll", daemon=True)
 
     def start(self) -> None:
-        """Warms the trainers and begins to look for runs."""
+        """Warm the trainers and begin to poll the queue."""
         for slot in self.slots:
             slot.warm()
-        self._clock.start()
+        self._poller.start()
 
     def wake(self) -> int:
-        """Works in a free slot until no run is queued; waits for a slot where all are busy. Returns runs ended."""
+        """Work in a free slot until no run is queued, waiting for a slot first. Returns the number of attempts."""
         while not self.stopping.is_set():
             try:
                 slot = self._free.get(timeout=0.5)
@@ -74,7 +76,7 @@ class Supervisor:
         return 0
 
     def stop(self) -> None:
-        """Asks every run to be handed back; returns when all slots are empty and the trainers are gone."""
+        """Have every run handed back; returns once all slots are free and the trainers are gone."""
         self.stopping.set()
         for _ in self.slots:
             self._free.get()
@@ -83,14 +85,14 @@ class Supervisor:
             try:
                 worker_rows.leave(self.engine, slot.worker)
             except FitserveError:
-                log.info("the database is away; our row is buried later")
+                log.info("database unavailable; this worker's row is pruned later")
 
     def is_ready(self) -> bool:
-        """Whether some slot has a warm trainer or is at work."""
+        """Whether some slot is at work or has a warm trainer."""
         return self._free.qsize() < len(self.slots) or any(slot.is_warm() for slot in self.slots)
 
-    def _work(self, slot: Slot) -> int:
-        ended = 0
+    def _work(self, slot: TrainerSlot) -> int:
+        attempts = 0
         while not self.stopping.is_set():
             try:
                 claim = lease.claim(
@@ -98,31 +100,30 @@ class Supervisor:
                     slot.worker,
                     lease_seconds=self.settings.lease_seconds,
                     running_limit=self.settings.limits.running_runs,
-                    # A run may come to wait for its trial: not for TensorFlow's start as well.
-                    kinds=(*WHOLE, TRIAL) if slot.is_warm() else WHOLE,
+                    # A run may come to wait for its trial; it must not wait for TensorFlow's start as well.
+                    kinds=(*WHOLE_RUNS, TRIAL) if slot.is_warm() else WHOLE_RUNS,
                 )
                 if claim is None:
-                    return ended
-                self._sign(slot, claim.lease.run_id)
-                with attempt_of(claim) as span:
-                    division = Division(self.settings, self.engine, self.blobs, claim, slot.worker, self.publish)
+                    return attempts
+                self._heartbeat(slot, claim.lease.run_id)
+                with attempt_context(claim) as span:
+                    division = TrialDivision(self.settings, self.engine, self.blobs, claim, slot.worker, self.publish)
                     attempt = Attempt(self.settings, self.engine, self.blobs, slot, claim, self.stopping, division)
-                    state = attempt.run()
-                    span.end_run(state)
-                self._sign(slot, None)
-                ended += 1
+                    span.end_run(attempt.run())
+                self._heartbeat(slot, None)
+                attempts += 1
             except FitserveError as error:
-                log.warning("no run can be claimed now", extra={"error": error.detail})
-                return ended
+                log.warning("cannot claim a run", extra={"error": error.detail})
+                return attempts
             except Exception:
-                # The run's lease runs out and the reaper sees to it; this slot must live on.
-                log.exception("an attempt broke off")
+                # The lease expires and a reaper requeues the run; this slot must keep working.
+                log.exception("attempt failed")
                 slot.drop()
-                self.stopping.wait(_AFTER_TROUBLE)
-        return ended
+                self.stopping.wait(_ERROR_PAUSE)
+        return attempts
 
-    def _look_now_and_then(self) -> None:
-        """Every few seconds, in the slots that are free: warm a trainer, give a sign, look for lost and queued runs."""
+    def _poll(self) -> None:
+        """Every few seconds, in each free slot: warm a trainer, send a heartbeat, look for expired and queued runs."""
         while not self.stopping.is_set():
             for _ in self.slots:
                 try:
@@ -131,27 +132,27 @@ class Supervisor:
                     break
                 try:
                     slot.warm()
-                    self._sign(slot, None, every=SIGN_EVERY)
-                    lost_runs.take_back(self.engine, self.settings.max_attempts)
+                    self._heartbeat(slot, None, every=HEARTBEAT_SECONDS)
+                    reclaim_expired_runs(self.engine, self.settings.max_attempts)
                     self._work(slot)
                 except FitserveError as error:
-                    log.warning("no look for runs now", extra={"error": error.detail})
+                    log.warning("poll failed", extra={"error": error.detail})
                 except Exception:
-                    log.exception("a look for runs broke off")
+                    log.exception("poll failed")
                 finally:
                     self._free.put(slot)
             self.stopping.wait(self.settings.reap_seconds)
 
-    def _sign(self, slot: Slot, run_id: str | None, every: float = 0.0) -> None:
-        """Tells the table of workers; that this fails matters to nobody but a reader of the table."""
+    def _heartbeat(self, slot: TrainerSlot, run_id: str | None, every: float = 0.0) -> None:
+        """Best-effort heartbeat; failures are ignored, since only people and estimates read the table of workers."""
         now = time.monotonic()
-        if now - self._signed_at[slot.worker] < every:
+        if now - self._heartbeat_at[slot.worker] < every:
             return
-        self._signed_at[slot.worker] = now
+        self._heartbeat_at[slot.worker] = now
         try:
-            if slot.worker not in self._known:
+            if slot.worker not in self._registered:
                 worker_rows.appear(self.engine, slot.worker, platform.node(), os.getpid())
-                self._known.add(slot.worker)
+                self._registered.add(slot.worker)
             worker_rows.sign(self.engine, slot.worker, run_id)
         except FitserveError:
-            log.info("the database is away")
+            log.info("database unavailable; no heartbeat")

@@ -1,4 +1,4 @@
-"""Trainer processes as a supervisor sees them: started clean, kept warm, killed as a group."""
+"""Trainer processes from the supervisor's side: a clean environment, one kept warm in each slot, killed as a group."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ from workers.trainer.channel import Channel, ChannelClosed, Message
 
 log = logging.getLogger(__name__)
 
-START_SECONDS = 180.0  # until a trainer says that it is ready; a cold disk with TensorFlow on it is slow
-# Nothing else of our environment reaches a trainer: no database URL, no broker, no key, no cloud credentials.
-_PASSED_ON = frozenset({"PATH", "USER", "LANG", "TZ", "VIRTUAL_ENV"})
-_PASSED_ON_PREFIXES = ("LC_", "LD_", "PYTHON", "TF_", "KERAS_", "XLA_", "CUDA_", "NVIDIA_", "OMP_", "MALLOC_", "COV_")
+START_SECONDS = 180.0  # for a trainer to become ready; importing TensorFlow from a cold disk is slow
+# All that a trainer inherits: no database URL, no broker, no key, no cloud credentials.
+_INHERITED = frozenset({"PATH", "USER", "LANG", "TZ", "VIRTUAL_ENV"})
+_INHERITED_PREFIXES = ("LC_", "LD_", "PYTHON", "TF_", "KERAS_", "XLA_", "CUDA_", "NVIDIA_", "OMP_", "MALLOC_", "COV_")
 _TEST_HOOKS = ("FITSERVE_TEST_HOOKS", "FITSERVE_TRAINER_MODULE", "FITSERVE_CRASH_AT", "FITSERVE_CRASH_TOKENS")
 
 
 class Spawner:
     """The one thread that starts trainers.
 
-    The kernel's parent-death signal goes by the *thread* that started a child, so that thread must live as
-    long as we do.
+    The kernel sends the parent-death signal when the *thread* that started a child ends, so that thread must run as
+    long as the process does.
     """
 
     def __init__(self) -> None:
-        self._asked: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = SimpleQueue()
+        self._requests: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = SimpleQueue()
         threading.Thread(target=self._run, name="spawner", daemon=True).start()
 
     def _run(self) -> None:
         while True:
-            start, future = self._asked.get()
+            start, future = self._requests.get()
             try:
                 future.set_result(start())
             except BaseException as error:
@@ -56,36 +56,36 @@ class Spawner:
 
     def start(self, command: list[str], **options: Any) -> subprocess.Popen[bytes]:
         future: Future[subprocess.Popen[bytes]] = Future()
-        self._asked.put((lambda: subprocess.Popen(command, **options), future))
+        self._requests.put((lambda: subprocess.Popen(command, **options), future))
         return future.result()
 
 
 def clean_environment(settings: Settings, folder: Path) -> dict[str, str]:
-    """What a trainer may know of our environment. `folder` is its own."""
-    kept = {
-        name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)
+    """The environment of a trainer whose own folder is `folder`."""
+    environment = {
+        name: value for name, value in os.environ.items() if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
     }
     if hooks_allowed():
-        kept |= {name: os.environ[name] for name in _TEST_HOOKS if name in os.environ}
-    kept["TRAINER_MEMORY_BYTES"] = str(memory_limit(settings))
-    kept["TRAINER_THREADS"] = str(settings.trainer_threads)
-    kept["HOME"] = kept["TMPDIR"] = str(folder)
-    kept["TRAINER_FOLDERS"] = json.dumps(
+        environment |= {name: os.environ[name] for name in _TEST_HOOKS if name in os.environ}
+    environment["TRAINER_MEMORY_BYTES"] = str(memory_limit(settings))
+    environment["TRAINER_THREADS"] = str(settings.trainer_threads)
+    environment["HOME"] = environment["TMPDIR"] = str(folder)
+    environment["TRAINER_FOLDERS"] = json.dumps(
         {
-            "reads": [str(path) for path in readable(settings)],
+            "reads": [str(path) for path in data_folders(settings)],
             "writes": [str(folder), str(settings.scratch / "runs"), *_test_folders()],
-            "kept_shut": str(settings.home.resolve()),
+            "private": str(settings.home.resolve()),
             "network": settings.trainer_network,
         }
     )
-    return kept
+    return environment
 
 
-def readable(settings: Settings) -> list[Path]:
-    """Where tables and checkpoints lie: the blob store's folder, or the local copies of it."""
-    found = [settings.scratch / "blobs"]
+def data_folders(settings: Settings) -> list[Path]:
+    """Folders of tables and checkpoints: local copies of blobs, and the blob store where it is a folder."""
+    copies = settings.scratch / "blobs"
     scheme, _, path = settings.resolved_blob_url.partition("://")
-    return [*found, Path(path)] if scheme == "file" else found
+    return [copies, Path(path)] if scheme == "file" else [copies]
 
 
 def _test_folders() -> list[str]:
@@ -93,7 +93,7 @@ def _test_folders() -> list[str]:
 
 
 def memory_limit(settings: Settings) -> int:
-    """Bytes that one trainer may hold."""
+    """Most bytes that one trainer may hold."""
     return settings.trainer_memory_bytes or int(psutil.virtual_memory().total * 0.75) // max(1, settings.trainers)
 
 
@@ -103,9 +103,9 @@ class TrainerProcess:
     def __init__(self, settings: Settings, spawner: Spawner) -> None:
         self.started_at = time.monotonic()
         self.limit = memory_limit(settings)
-        # Opened to the trainer below, so they must be there: before the first upload there is no blob store yet.
-        for made in (settings.scratch / "runs", *readable(settings)):
-            made.mkdir(parents=True, exist_ok=True)
+        # The sandbox can only allow folders that exist; before the first upload there is no blob store yet.
+        for folder in (settings.scratch / "runs", *data_folders(settings)):
+            folder.mkdir(parents=True, exist_ok=True)
         self.folder = Path(tempfile.mkdtemp(prefix="trainer-", dir=settings.scratch))
         ours, theirs = socket.socketpair()
         with theirs:
@@ -119,37 +119,36 @@ class TrainerProcess:
         self.channel = Channel(ours)
         self.ready = False
         self.runs = 0
-        self.resident = 0  # bytes, as last seen
-        self.peak = 0  # bytes, the most seen in this run
+        self.peak = 0  # most bytes held during this run
 
     @property
     def alive(self) -> bool:
         return self.process.poll() is None
 
     def wait_ready(self, timeout: float) -> bool:
-        """Whether it is ready within `timeout` seconds. Raises ChannelClosed where it has died."""
+        """Whether it becomes ready within `timeout` seconds. Raises ChannelClosed where it has exited."""
         if not self.ready:
             message = self.channel.receive(timeout)
             self.ready = message is not None and message["type"] == "ready"
-            if message is not None and message.get("not_given_up"):
-                log.warning("a trainer has more rights than it needs", extra=message["not_given_up"])
+            if message is not None and message.get("unrestricted"):
+                log.warning("a trainer has more rights than it needs", extra=message["unrestricted"])
         return self.ready
 
     def receive(self, timeout: float) -> Message | None:
-        """The next message. Raises ChannelClosed."""
+        """Return the next message, or None after `timeout` seconds. Raises ChannelClosed."""
         return self.channel.receive(timeout)
 
-    def look_at_memory(self) -> int:
-        """Resident bytes of the process now; remembers the peak."""
+    def measure_memory(self) -> int:
+        """Return the resident bytes of the process, and update the peak."""
         try:
-            self.resident = int(psutil.Process(self.process.pid).memory_info().rss)
+            resident = int(psutil.Process(self.process.pid).memory_info().rss)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             return 0
-        self.peak = max(self.peak, self.resident)
-        return self.resident
+        self.peak = max(self.peak, resident)
+        return resident
 
     def kill(self) -> int:
-        """SIGKILL to its whole group; returns the exit code (the negative signal's number)."""
+        """Kill its whole process group. Returns the exit code, negative for a signal."""
         if self.process.poll() is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -159,8 +158,8 @@ class TrainerProcess:
         return code
 
 
-class Slot:
-    """A place for one run at a time, with a trainer kept warm for the next."""
+class TrainerSlot:
+    """Capacity for one run at a time, with a trainer kept warm for the next."""
 
     def __init__(self, settings: Settings, spawner: Spawner, worker: str) -> None:
         self.settings = settings
@@ -169,27 +168,27 @@ class Slot:
         self._trainer: TrainerProcess | None = None
 
     def warm(self) -> None:
-        """Starts a trainer where there is none that lives."""
+        """Start a trainer unless one is alive."""
         if self._trainer is not None and not self._trainer.alive:
             self.drop()
         if self._trainer is None:
             self._trainer = TrainerProcess(self.settings, self._spawner)
 
     def is_warm(self) -> bool:
-        """Whether a trainer waits, ready."""
+        """Whether a trainer is ready."""
         try:
             return self._trainer is not None and self._trainer.alive and self._trainer.wait_ready(0)
         except ChannelClosed:
             return False
 
-    def trainer(self, meanwhile: Callable[[], None]) -> TrainerProcess:
-        """A ready trainer; calls `meanwhile` while it starts. Raises ChannelClosed where none will start."""
+    def trainer(self, while_waiting: Callable[[], None]) -> TrainerProcess:
+        """Return a ready trainer, calling `while_waiting` while it starts. Raises ChannelClosed where none will."""
         for _ in range(3):
             self.warm()
             assert self._trainer is not None
             try:
                 while not self._trainer.wait_ready(0.1):
-                    meanwhile()
+                    while_waiting()
                     if time.monotonic() - self._trainer.started_at > START_SECONDS:
                         raise ChannelClosed
                 if self._trainer.alive:
@@ -197,12 +196,12 @@ class Slot:
                     self._trainer.peak = 0
                     return self._trainer
             except ChannelClosed:
-                log.warning("a trainer died while it started")
+                log.warning("a trainer exited while it started")
             self.drop()
         raise ChannelClosed
 
     def release(self, trainer: TrainerProcess) -> None:
-        """Keeps a trainer that has ended its run well, unless it has worked for long or grown large."""
+        """Keep a trainer that has ended its run cleanly, unless it has trained many runs or has grown large."""
         try:
             deadline = time.monotonic() + 10
             while (message := trainer.receive(max(0.0, deadline - time.monotonic()))) is not None:
@@ -217,7 +216,7 @@ class Slot:
         self.warm()
 
     def drop(self) -> None:
-        """Kills the trainer."""
+        """Kill the trainer, if there is one."""
         if self._trainer is not None:
             self._trainer.kill()
             self._trainer = None

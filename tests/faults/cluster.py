@@ -130,7 +130,7 @@ class Cluster:
 
     def start(self, role: str, **environment: str) -> Member:
         """Starts a `worker`, `reaper` or `api`."""
-        module = {"worker": "workers.app", "reaper": "workers.reaper", "api": "services.control.__main__"}[role]
+        module = {"worker": "workers.__main__", "reaper": "workers.reaper", "api": "services.control.__main__"}[role]
         ports = {name: str(free_port()) for name in PORTS}
         variables = {**os.environ, **self.variables, **ports, **environment}
         member = Member(role, variables, zygote().start(module, variables, self.log))

@@ -47,15 +47,15 @@ def train(job: TrainingJob, report: Reporter) -> TrainingResult:
     if state["epoch"]:
         ended[str(state["trial"])] = _one(job, report, state, state["trial"])
     while todo := [trial for trial in range(fake["trials"]) if str(trial) not in ended]:
-        turn = report.turn(todo)
-        for trial, path in turn.done.items():
+        assignment = report.next_trial(todo)
+        for trial, path in assignment.finished.items():
             ended[str(trial)] = json.loads(path.read_text())["weights"]
-        if turn.trial is not None:
-            begun = turn.checkpoint and json.loads(turn.checkpoint.read_text())
+        if assignment.trial is not None:
+            begun = assignment.checkpoint and json.loads(assignment.checkpoint.read_text())
             state |= begun or {"weights": 0.0, "epoch": 0}
             state["ended"] = ended
-            ended[str(turn.trial)] = _one(job, report, state, turn.trial)
-        elif not turn.done:
+            ended[str(assignment.trial)] = _one(job, report, state, assignment.trial)
+        elif not assignment.finished:
             if why := report.stop():
                 raise TrainingStopped(why)
             time.sleep(0.05)

@@ -14,7 +14,7 @@ from datetime import timedelta
 from sqlalchemy import Engine
 
 from fitserve import blobs, db
-from fitserve.blobs import FolderStore, Stored
+from fitserve.blobs import FolderStore, StoredBlob
 from fitserve.runs import lease
 from fitserve.runs.history import CLAIMED, say
 from fitserve.states import TERMINAL
@@ -55,7 +55,7 @@ def without_conditional_update() -> None:
 def without_fsync_and_rename() -> None:
     """A blob is written under its final name from the start; one that is there already is believed."""
 
-    def put(self: FolderStore, chunks: Iterable[bytes]) -> Stored:
+    def put(self: FolderStore, chunks: Iterable[bytes]) -> StoredBlob:
         data = b"".join(chunks)
         sha256 = hashlib.sha256(data).hexdigest()
         target = self._path(sha256)
@@ -65,7 +65,7 @@ def without_fsync_and_rename() -> None:
                 for start in range(0, len(data), 200):
                     file.write(data[start : start + 200])
                     time.sleep(0.01)  # a slow disk
-        return Stored(sha256, len(data))
+        return StoredBlob(sha256, len(data))
 
     blobs.FolderStore._put = put  # type: ignore[method-assign]
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 
 PRELOADED = (
-    "workers.app",
+    "workers.__main__",
     "workers.reaper",
     "services.control.app",
     "uvicorn",

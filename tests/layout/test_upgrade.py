@@ -55,7 +55,7 @@ def previous_releases() -> list[str]:
 
 def is_whole(folder: Path) -> bool:
     """Whether a tree can be imported: not every commit between releases can."""
-    needed = "import workers.app, workers.reaper, workers.trainer.train, services.control.app, services.predict.app"
+    needed = "import workers.__main__, workers.reaper, workers.trainer.train, services.control.app, services.predict.app"
     told = {**os.environ, "PYTHONPATH": str(folder)}
     return subprocess.run([sys.executable, "-c", needed], cwd=folder, env=told, capture_output=True).returncode == 0
 

@@ -19,8 +19,8 @@ from fitserve.states import RunState
 from fitserve.tables import Dataset, Run
 from fitserve.wire.datasets import UploadOptions
 from tests.predict.house import THREE, House, mixed
-from workers import predict_batch
-from workers.predict_batch import BatchPrediction
+from workers import batch_prediction
+from workers.batch_prediction import BatchPredictionAttempt
 
 ROWS = 2500
 
@@ -33,7 +33,7 @@ def settings(house: House) -> Settings:
 def upload(house: House, settings: Settings, table: pa.Table, name: str) -> Dataset:
     path = Path(settings.home) / f"{name}.parquet"
     pq.write_table(table, path)
-    received = store.Received(path, sha256_of(path), path.stat().st_size, path.name)
+    received = store.ReceivedFile(path, sha256_of(path), path.stat().st_size, path.name)
     options = UploadOptions(format="parquet")
     return store.create(
         house.engine,
@@ -69,7 +69,7 @@ def queue(house: House, settings: Settings, dataset: Dataset) -> None:
 def attempt(house: House, settings: Settings, stopping: threading.Event) -> RunState | None:
     claim = lease.claim(house.engine, "w", lease_seconds=30, running_limit=9, kinds=("prediction",))
     assert claim is not None
-    return BatchPrediction(settings, house.engine, house.blobs, claim, stopping).run()
+    return BatchPredictionAttempt(settings, house.engine, house.blobs, claim, stopping).run()
 
 
 def the_run(house: House) -> Run:
@@ -78,13 +78,13 @@ def the_run(house: House) -> Run:
 
 
 def test_a_dataset_with_predictions_comes_out(house: House, settings: Settings, monkeypatch) -> None:
-    monkeypatch.setattr(predict_batch, "CHUNK", 1000)
+    monkeypatch.setattr(batch_prediction, "CHUNK", 1000)
     table = students()
     dataset = upload(house, settings, table, "students")
     queue(house, settings, dataset)
     chunks: list[int] = []
     stopping = threading.Event()
-    original = predict_batch.Serving.predict
+    original = batch_prediction.Serving.predict
 
     def counted(self, batch: pa.Table) -> pa.Table:
         chunks.append(batch.num_rows)
@@ -92,7 +92,7 @@ def test_a_dataset_with_predictions_comes_out(house: House, settings: Settings, 
             stopping.set()  # the worker is told to stop during the second chunk
         return original(self, batch)
 
-    monkeypatch.setattr(predict_batch.Serving, "predict", counted)
+    monkeypatch.setattr(batch_prediction.Serving, "predict", counted)
     assert attempt(house, settings, stopping) == RunState.queued  # handed back, no attempt spent
     assert the_run(house).checkpoint_epoch == 2
     assert attempt(house, settings, threading.Event()) == RunState.succeeded
@@ -112,17 +112,17 @@ def test_a_dataset_with_predictions_comes_out(house: House, settings: Settings, 
 
 
 def test_a_cancel_is_obeyed(house: House, settings: Settings, monkeypatch) -> None:
-    monkeypatch.setattr(predict_batch, "CHUNK", 500)
+    monkeypatch.setattr(batch_prediction, "CHUNK", 500)
     queue(house, settings, upload(house, settings, students(), "students"))
     from fitserve.runs import finish
 
-    original = predict_batch.Serving.predict
+    original = batch_prediction.Serving.predict
 
     def cancelling(self, batch: pa.Table) -> pa.Table:
         finish.cancel(house.engine, the_run(house).id, None)
         return original(self, batch)
 
-    monkeypatch.setattr(predict_batch.Serving, "predict", cancelling)
+    monkeypatch.setattr(batch_prediction.Serving, "predict", cancelling)
     assert attempt(house, settings, threading.Event()) == RunState.cancelled
 
 

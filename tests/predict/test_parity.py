@@ -40,8 +40,8 @@ from fitserve.tables import Dataset, Run
 from fitserve.wire.datasets import UploadOptions
 from tests.predict.house import House, Served, serving
 from tests.trainer.runs import Told, job_of
-from workers.attempt.commit import make_durable
-from workers.predict_batch import BatchPrediction
+from workers.attempt.outcome import make_durable
+from workers.batch_prediction import BatchPredictionAttempt
 from workers.trainer.export.export import raw_values
 from workers.trainer.job import TrainingResult
 from workers.trainer.train import train
@@ -219,7 +219,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Case]]
 def upload(house: House, settings: Settings, rows: pa.Table) -> str:
     path = settings.home / "rows.parquet"
     pq.write_table(rows, path)
-    received = store.Received(path, sha256_of(path), path.stat().st_size, path.name)
+    received = store.ReceivedFile(path, sha256_of(path), path.stat().st_size, path.name)
     options = UploadOptions(format="parquet")
     limits, scratch = settings.limits, settings.scratch
     where = {"owner": "ada", "options": options, "limits": limits, "scratch": scratch, "name": "rows"}
@@ -414,7 +414,7 @@ def batch(case: Case) -> tuple[Outputs, list[int]]:
     create.create(house.engine, create.NewRun("ada", case.dataset, {}, asked, {}, kind="prediction"), settings.limits)
     claim = lease.claim(house.engine, "w", lease_seconds=60, running_limit=99, kinds=("prediction",))
     assert claim is not None
-    assert BatchPrediction(settings, house.engine, house.blobs, claim, threading.Event()).run() == RunState.succeeded
+    assert BatchPredictionAttempt(settings, house.engine, house.blobs, claim, threading.Event()).run() == RunState.succeeded
     with db.reading(house.engine) as session:
         made = session.get(Dataset, session.get(Run, claim.lease.run_id).result["dataset_id"])
     table = store.open_table(house.blobs, made, settings.scratch / "blobs")

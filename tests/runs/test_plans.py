@@ -14,7 +14,7 @@ from fitserve.blobs import FolderStore
 from fitserve.runs import create, dispatch, finish, lease, trial_runs
 from fitserve.settings import Limits
 from tests.faults.cluster import add_dataset
-from workers import lost_runs
+from workers.reaper import reclaim_expired_runs
 
 ROWS = 6_000
 
@@ -68,7 +68,7 @@ def trials(engine: Engine) -> None:
 QUESTIONS: dict[str, Callable[[Engine], object]] = {
     "claim": claim,
     "heartbeat": lambda engine: lease.beat(engine, claim(engine), lease_seconds=30),
-    "lost runs": lambda engine: lost_runs.take_back(engine, 3),
+    "expired runs": lambda engine: reclaim_expired_runs(engine, 3),
     "the end of a run": lambda engine: finish.fail(engine, claim(engine), "diverged", "NaN"),
     "a run's trials": trials,
     "undelivered runs": lambda engine: dispatch.undelivered(engine, 30, 100),

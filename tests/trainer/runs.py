@@ -15,7 +15,7 @@ from fitserve.dataset_facts import ColumnFacts, DatasetFacts
 from fitserve.encoding.coercion import labels_of, numbers_of
 from fitserve.spec.resolve import resolve
 from fitserve.spec.spec import parse
-from workers.trainer.job import Stop, TrainingJob, Turn
+from workers.trainer.job import StopReason, TrainingJob, TrialAssignment
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Told:
     epochs: list[dict[str, Any]] = field(default_factory=list)
     checkpoints: list[tuple[bytes, int]] = field(default_factory=list)
     stop_after: int | None = None  # epochs
-    why: Stop = "cancel"
+    reason: StopReason = "cancel"
 
     def event(self, level: str, message: str, data: Any = None) -> None:
         self.events.append((level, message, data))
@@ -40,11 +40,11 @@ class Told:
     def checkpoint(self, path: Path, epoch: int) -> None:
         self.checkpoints.append((path.read_bytes(), epoch))
 
-    def turn(self, todo: Sequence[int]) -> Turn:
-        return Turn(todo[0])
+    def next_trial(self, remaining: Sequence[int]) -> TrialAssignment:
+        return TrialAssignment(remaining[0])
 
-    def stop(self) -> Stop:
-        return self.why if self.stop_after is not None and len(self.epochs) >= self.stop_after else ""
+    def stop(self) -> StopReason:
+        return self.reason if self.stop_after is not None and len(self.epochs) >= self.stop_after else ""
 
 
 def facts_of(table: pa.Table, kinds: dict[str, str] | None = None) -> DatasetFacts:

@@ -15,7 +15,14 @@ from tests.trainer.test_trials import STOPPING, _spec, _table
 from workers.trainer import train as training
 from workers.trainer.engine.checkpoint import Checkpoint
 from workers.trainer.engine.loop import Loop
-from workers.trainer.job import Stop, TrainingFailed, TrainingJob, TrainingResult, TrainingStopped, Turn
+from workers.trainer.job import (
+    StopReason,
+    TrainingFailed,
+    TrainingJob,
+    TrainingResult,
+    TrainingStopped,
+    TrialAssignment,
+)
 from workers.trainer.train import train
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
@@ -34,12 +41,12 @@ SPEC = _spec(
 class Helped(Told):
     """A reporter whose supervisor has these answers, one after the other; then nobody helps."""
 
-    answers: list[Turn] = field(default_factory=list)
+    answers: list[TrialAssignment] = field(default_factory=list)
     asked: list[list[int]] = field(default_factory=list)
 
-    def turn(self, todo: Sequence[int]) -> Turn:
-        self.asked.append(list(todo))
-        return self.answers.pop(0) if self.answers else super().turn(todo)
+    def next_trial(self, remaining: Sequence[int]) -> TrialAssignment:
+        self.asked.append(list(remaining))
+        return self.answers.pop(0) if self.answers else super().next_trial(remaining)
 
 
 def _apart(job: TrainingJob, trial: int, told: Told, **more: Any) -> Path:
@@ -80,7 +87,9 @@ def test_trials_trained_apart_make_the_same_run(
     job = replace(job, folder=tmp_path)
     elsewhere = Told()
     done = {trial: _apart(job, trial, elsewhere) for trial in (3, 1)}
-    told = Helped(answers=[Turn(2), Turn(0, done={3: done[3]}), Turn(done={1: done[1]})])
+    told = Helped(
+        answers=[TrialAssignment(2), TrialAssignment(0, finished={3: done[3]}), TrialAssignment(finished={1: done[1]})]
+    )
     result = train(job, told)
     assert told.asked == [[0, 1, 2, 3], [0, 1, 3], [1]]
     _the_same(result, wanted)
@@ -94,12 +103,12 @@ def test_a_trial_begun_by_another_worker_goes_on(
 ) -> None:
     job, wanted, whole = alone
     job = replace(job, folder=tmp_path)
-    begun = Told(stop_after=2, why="hand_back")
+    begun = Told(stop_after=2, reason="hand_back")
     with pytest.raises(TrainingStopped):
         _apart(job, 1, begun)
     path = tmp_path / "begun.npz"
     path.write_bytes(begun.checkpoints[-1][0])
-    told = Helped(answers=[Turn(0), Turn(1, checkpoint=path)])
+    told = Helped(answers=[TrialAssignment(0), TrialAssignment(1, checkpoint=path)])
     result = train(job, told)
     assert next(row["epoch"] for row in told.epochs if row["trial"] == 1) == 3
     _the_same(result, wanted)
@@ -118,15 +127,15 @@ def test_a_run_that_waits_is_resumed_with_what_it_has(
     done = {trial: _apart(job, trial, Told()) for trial in (1, 2)}
 
     class Stops(Helped):
-        def stop(self) -> Stop:
+        def stop(self) -> StopReason:
             return "hand_back" if len(self.asked) == 3 else ""
 
-    first = Stops(answers=[Turn(0), Turn(done={1: done[1]}), Turn()])
+    first = Stops(answers=[TrialAssignment(0), TrialAssignment(finished={1: done[1]}), TrialAssignment()])
     with pytest.raises(TrainingStopped):
         train(job, first)
     path = tmp_path / "between.npz"
     path.write_bytes(first.checkpoints[-1][0])
-    second = Helped(answers=[Turn(done={2: done[2]})])
+    second = Helped(answers=[TrialAssignment(finished={2: done[2]})])
     (tmp_path / "second").mkdir()
     result = train(replace(job, folder=tmp_path / "second", checkpoint=path), second)
     assert second.asked == [[2, 3], [3]]
@@ -145,10 +154,12 @@ def test_a_file_of_anything_else_is_not_taken_over(
     torn.write_bytes(foreign.read_bytes()[:500])
     missing = tmp_path / "missing.npz"
     exchanged = _apart(job, 2, Told())
-    told = Helped(answers=[Turn(done={1: foreign, 2: torn, 3: missing}), Turn(0, checkpoint=exchanged)])
+    told = Helped(
+        answers=[TrialAssignment(finished={1: foreign, 2: torn, 3: missing}), TrialAssignment(0, checkpoint=exchanged)]
+    )
     _the_same(train(job, told), wanted)
-    assert sum("came back unusable" in message for _, message, _ in told.events) == 3
-    wrong = Helped(answers=[Turn(0, done={3: exchanged})])
+    assert sum("is unusable" in message for _, message, _ in told.events) == 3
+    wrong = Helped(answers=[TrialAssignment(0, finished={3: exchanged})])
     _the_same(train(job, wrong), wanted)
 
 
@@ -174,7 +185,7 @@ def test_a_trial_that_diverges_apart_is_a_failed_trial_of_its_run(
     with monkeypatch.context() as patched:
         patched.setattr(Loop, "run", poisoned)
         path = _apart(job, 2, Told())
-    told = Helped(answers=[Turn(done={2: path})])
+    told = Helped(answers=[TrialAssignment(finished={2: path})])
     result = train(job, told)
     trials = result.result["trials"]
     assert [trial["state"] for trial in trials] == ["succeeded", "succeeded", "failed", "succeeded"]
@@ -184,7 +195,7 @@ def test_a_trial_that_diverges_apart_is_a_failed_trial_of_its_run(
     monkeypatch.setattr(training, "_finished", lambda *_: pytest.fail("nothing came of it"))
     with pytest.raises(TrainingFailed):
         all_failed = {index: _renumbered(path, index, tmp_path) for index in range(4)}
-        train(job, Helped(answers=[Turn(done=all_failed)]))
+        train(job, Helped(answers=[TrialAssignment(finished=all_failed)]))
 
 
 def _renumbered(path: Path, index: int, folder: Path) -> Path:

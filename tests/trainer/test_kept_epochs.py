@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,9 @@ import pytest
 
 from fitserve.encoder import Encoder
 from tests.trainer.runs import Told, job_of
-from workers.trainer.channel import result_from_message, result_to_message
+from workers.trainer.channel import Channel
 from workers.trainer.export import export as exporting
-from workers.trainer.job import TrainingStopped
+from workers.trainer.job import TrainingResult, TrainingStopped
 from workers.trainer.train import train
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
@@ -47,9 +49,9 @@ def test_a_kept_epoch_is_what_a_shorter_run_ends_with(tmp_path: Path) -> None:
     wanted = spec(6, optimizer=optimizer, keep_epochs=[4, 2])
     keeping = train(job_of(table(), wanted, tmp_path / "keeping", KINDS), Told())
     assert keeping.manifest["receipt"]["weights"] == plain.manifest["receipt"]["weights"]  # keeping disturbs nothing
-    assert sorted(keeping.kept) == [2, 4]
+    assert sorted(keeping.kept_epochs) == [2, 4]
     shorter = train(job_of(table(), spec(4, optimizer=optimizer), tmp_path / "shorter", KINDS), Told())
-    kept = keeping.kept[4]
+    kept = keeping.kept_epochs[4]
     manifest = {**keeping.manifest, **kept.manifest}
     np.testing.assert_array_equal(answers(kept.files, manifest), answers(shorter.files, shorter.manifest))
     assert manifest["epoch"] == 4
@@ -60,7 +62,11 @@ def test_a_kept_epoch_is_what_a_shorter_run_ends_with(tmp_path: Path) -> None:
     rows = exporting.raw_values(Encoder.from_json(manifest["encoder"]), table())
     says = model({name: keras.ops.convert_to_tensor(value) for name, value in rows.items()})["y"].numpy()
     np.testing.assert_allclose(says, answers(kept.files, manifest), rtol=1e-5, atol=1e-6)
-    assert result_from_message(result_to_message(keeping)) == keeping  # it crosses the pipe
+    ours, theirs = (Channel(end) for end in socket.socketpair())
+    threading.Thread(target=ours.send, args=({"result": keeping},)).start()
+    message = theirs.receive(5)
+    assert message is not None
+    assert TrainingResult.from_json(message["result"]) == keeping
 
 
 @pytest.mark.parametrize("stacked", [True, False])
@@ -74,17 +80,20 @@ def test_kept_epochs_are_the_winners_and_survive_a_resumption(tmp_path: Path, st
     best = int(whole.result["best_trial"])
     winner = train(job_of(table(), spec(3, seed=best, **more), tmp_path / "winner", KINDS), Told())
     np.testing.assert_allclose(
-        answers(whole.kept[3].files, whole.manifest), answers(winner.files, winner.manifest), rtol=1e-3, atol=1e-4
+        answers(whole.kept_epochs[3].files, whole.manifest),
+        answers(winner.files, winner.manifest),
+        rtol=1e-3,
+        atol=1e-4,
     )
-    told = Told(stop_after=6, why="hand_back")  # after the second epoch of all, or in the middle of the second trial
+    told = Told(stop_after=6, reason="hand_back")  # after the second epoch of all, or in the middle of the second trial
     with pytest.raises(TrainingStopped):
         train(job_of(table(), wanted, tmp_path / "first", KINDS), told)
     path = tmp_path / "checkpoint.npz"
     path.write_bytes(told.checkpoints[-1][0])
     resumed = train(job_of(table(), wanted, tmp_path / "second", KINDS, checkpoint=path), Told())
-    assert sorted(resumed.kept) == [1, 3]
-    for epoch, one in resumed.kept.items():
-        assert one.manifest["receipt"]["weights"] == whole.kept[epoch].manifest["receipt"]["weights"]
+    assert sorted(resumed.kept_epochs) == [1, 3]
+    for epoch, one in resumed.kept_epochs.items():
+        assert one.manifest["receipt"]["weights"] == whole.kept_epochs[epoch].manifest["receipt"]["weights"]
 
 
 def test_an_epoch_that_never_came_is_said(tmp_path: Path) -> None:
@@ -92,5 +101,5 @@ def test_an_epoch_that_never_came_is_said(tmp_path: Path) -> None:
     told = Told()
     wanted = spec(9, keep_epochs=[1, 9], early_stopping=stopping)
     result = train(job_of(table(), wanted, tmp_path, KINDS), told)
-    assert sorted(result.kept) == [1]
+    assert sorted(result.kept_epochs) == [1]
     assert ("warn", "Training ended before epochs that were to be kept: [9].", {"epochs": [9]}) in told.events

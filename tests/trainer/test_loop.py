@@ -17,11 +17,17 @@ from keras import layers as L
 from keras import optimizers as O
 
 from tests.trainer.runs import Told, job_of
-from workers.trainer.data import sources
-from workers.trainer.data.encoded_rows import Encoded
-from workers.trainer.data.feed import Resident, cut, in_file_order, shuffled
-from workers.trainer.data.stream import Streamed, read_some
-from workers.trainer.engine.compiled import Compiled, Rows
+from workers.trainer.data import preparation
+from workers.trainer.data.feeds import (
+    EncodedRows,
+    Resident,
+    Streamed,
+    in_file_order,
+    partial_epochs,
+    read_picked,
+    shuffled,
+)
+from workers.trainer.engine.compiled import Compiled, RowTensors
 from workers.trainer.engine.loop import Loop, Pace
 from workers.trainer.train import train
 
@@ -42,7 +48,10 @@ def _model(optimizer: Any, dropout: float = 0.3, **dense: Any) -> keras.Model:
 
 
 def _ours(model: keras.Model, epochs: int = 3, callbacks: Any = (), batch: int = 16, **more: Any) -> dict[str, Any]:
-    rows, held_out = Rows.of(X, Y, more.pop("weight", None)), Rows.of(VX, VY, more.pop("validation_weight", None))
+    rows, held_out = (
+        RowTensors.of(X, Y, more.pop("weight", None)),
+        RowTensors.of(VX, VY, more.pop("validation_weight", None)),
+    )
     compiled = Compiled(model, rows, held_out, batch, batch, **more)
     return dict(Loop(compiled, Resident(rows), Resident(held_out), epochs, list(callbacks)).run().history)
 
@@ -116,7 +125,7 @@ def test_several_outputs_train_as_in_fit() -> None:
         return model
 
     x, y = {"features": X}, {"side": (X[:, 0] > 0).astype("int32"), "sum": X.sum(axis=1, keepdims=True)}
-    rows = Rows.of(x, y)
+    rows = RowTensors.of(x, y)
     ours = Loop(Compiled(model(), rows, rows, 10, 10), Resident(rows), Resident(rows), 2).run().history
     theirs = model().fit(x, y, batch_size=10, epochs=2, validation_data=(x, y), verbose=0, shuffle=False).history
     assert set(ours) == set(theirs)
@@ -170,10 +179,12 @@ def test_plateaus_schedules_and_averages_work_at_fits_moments() -> None:
 
 def test_a_long_epoch_is_cut_where_somebody_looks() -> None:
     looked: list[tuple[int, int]] = []
-    rows = Rows.of(X, Y)
+    rows = RowTensors.of(X, Y)
     compiled = Compiled(_model("adam"), rows, rows, 4, 4)
     pace = Pace(seconds=0.0, steps=2)
-    loop = Loop(compiled, Resident(rows), Resident(rows), 2, look=lambda e, s: looked.append((e, s)), pace=pace)
+    loop = Loop(
+        compiled, Resident(rows), Resident(rows), 2, between_calls=lambda e, s: looked.append((e, s)), pace=pace
+    )
     history = loop.run().history
     whole = Loop(Compiled(_model("adam"), rows, rows, 4, 4), Resident(rows), Resident(rows), 2).run().history
     assert len(looked) > 10
@@ -195,19 +206,21 @@ def test_what_cannot_be_compiled_as_a_whole_goes_step_by_step() -> None:
     keras.utils.set_random_seed(1)
     model = NoLoops([keras.Input((4,)), *_model("adam").layers])
     model.compile("adam", keras.losses.BinaryCrossentropy(), metrics=["accuracy"], jit_compile=False)
-    _same(_ours(model, fell_back=said.append), _ours(_model("adam")))
+    _same(_ours(model, on_fallback=said.append), _ours(_model("adam")))
     assert "step by step" in said[0]
     assert "not within a loop" in said[0]
 
 
 def test_xla_is_asked_for_single_steps() -> None:
     said: list[str] = []
-    Compiled(_model("adam"), Rows.of(X, Y), Rows.of(VX, VY), 16, 16, jit=True, fell_back=said.append).trace()
+    Compiled(
+        _model("adam"), RowTensors.of(X, Y), RowTensors.of(VX, VY), 16, 16, jit=True, on_fallback=said.append
+    ).trace()
     assert "XLA" in said[0]
 
 
 def test_an_epoch_of_fewer_steps_goes_on_where_the_last_one_ended() -> None:
-    order = cut(shuffled(3), 8)
+    order = partial_epochs(shuffled(3), 8)
     taken = np.concatenate([order(10, epoch) for epoch in range(5)])
     assert sorted(taken[:10]) == sorted(taken[10:20]) == list(range(10))
     assert list(taken[10:20]) == list(shuffled(3)(10, 1))
@@ -224,11 +237,11 @@ def _file(tmp_path: Path, rows: int = 5_000) -> Path:
 
 
 def _stream(path: Path, picked: np.ndarray, **more: Any) -> Streamed:
-    def encode(table: pa.Table) -> Encoded:
+    def encode(table: pa.Table) -> EncodedRows:
         ids = table["id"].to_numpy().astype(np.int32)
-        return Encoded({"x": ids[:, None].astype(np.float32)}, {"y": ids}, None)
+        return EncodedRows({"x": ids[:, None].astype(np.float32)}, {"y": ids}, None)
 
-    return Streamed(path, ["id", "x"], picked, encode, lambda part: Rows.of(part.x, part.y), 32, **more)
+    return Streamed(path, ["id", "x"], picked, encode, lambda part: RowTensors.of(part.x, part.y), 32, **more)
 
 
 def _spooled(path: Path, picked: np.ndarray, folder: Path, **more: Any) -> Streamed:
@@ -246,8 +259,8 @@ def _ids(stream: Streamed, epoch: int) -> list[int]:
 def test_a_stream_gives_every_row_once_an_epoch_shuffled_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    monkeypatch.setattr("workers.trainer.data.stream.BLOCK_BYTES", 4_000)
-    monkeypatch.setattr("workers.trainer.data.stream.PIECE", 100)
+    monkeypatch.setattr("workers.trainer.data.feeds.BLOCK_BYTES", 4_000)
+    monkeypatch.setattr("workers.trainer.data.feeds.PIECE", 100)
     picked = np.arange(0, 5_000, 3)
     make = _stream if how == "parquet" else partial(_spooled, folder=tmp_path / "spool")
     stream = make(_file(tmp_path), picked, seed=1)
@@ -262,7 +275,7 @@ def test_a_stream_gives_every_row_once_an_epoch_shuffled_anew(
 
 def test_some_rows_of_a_file(tmp_path: Path) -> None:
     picked = np.array([0, 17, 699, 700, 4_999])
-    assert read_some(_file(tmp_path), ["id"], picked)["id"].to_pylist() == picked.tolist()
+    assert read_picked(_file(tmp_path), ["id"], picked)["id"].to_pylist() == picked.tolist()
 
 
 def test_a_dataset_larger_than_memory_is_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,8 +284,8 @@ def test_a_dataset_larger_than_memory_is_streamed(tmp_path: Path, monkeypatch: p
     table = pa.table({"a": x[:, 0], "b": x[:, 1], "side": np.where(x.sum(axis=1) > 0, "yes", "no")})
     spec = {"target": "side", "training": {"epochs": 4, "batch_size": 32}, "split": {"test": 0.1}}
     resident = train(job_of(table, spec, tmp_path / "resident"), Told())
-    monkeypatch.setattr(sources, "budget", lambda: 100)
-    monkeypatch.setattr(sources, "SAMPLE_ROWS", {"train": 300, "validation": 50, "test": 50})
+    monkeypatch.setattr(preparation, "memory_budget", lambda: 100)
+    monkeypatch.setattr(preparation, "SAMPLE_ROWS", {"train": 300, "validation": 50, "test": 50})
     told = Told()
     streamed = train(job_of(table, spec, tmp_path / "streamed"), told)
     assert any("streamed" in message for _, message, _ in told.events)

@@ -12,15 +12,15 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, assume, event, given, settings
 
-from fitserve.target_encoder import TargetEncoder
 from fitserve.encoder import Encoder
 from fitserve.spec.resolve import resolve
 from fitserve.spec.spec import Spec, parse
+from fitserve.target_encoder import TargetEncoder
 from fitserve.validation import SpecRefused
 from tests.spec.strategies import specs
 from tests.spec.table import WIDTH, facts, resolved
 from tests.trainer.specs import arrays, compiled
-from workers.trainer.engine.network import build_network, finished
+from workers.trainer.engine.network import build_network, serving_network
 from workers.trainer.export.export import export
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
@@ -53,7 +53,7 @@ def write_out(network: keras.Model, spec: Spec) -> dict[str, Any]:
     encoder = Encoder.fit(list(spec.features or ()), rows, facts())
     targets = TargetEncoder.fit(list(spec.target), rows, facts())
     with tempfile.TemporaryDirectory() as folder:
-        return export(finished(network, spec), encoder, targets, rows, Path(folder), Silent()).entries  # type: ignore[arg-type]
+        return export(serving_network(network, spec), encoder, targets, rows, Path(folder), Silent()).entries  # type: ignore[arg-type]
 
 
 @pytest.mark.timeout(600)
@@ -81,7 +81,7 @@ def test_a_spec_that_is_not_refused_builds_trains_and_exports(body: dict[str, An
 
 
 def probabilities(spec: Spec) -> np.ndarray:
-    network = finished(build_network(spec), spec)
+    network = serving_network(build_network(spec), spec)
     return np.asarray(network(arrays(spec)[0])[spec.target[0].name])
 
 
@@ -102,4 +102,4 @@ def test_scores_of_labels_are_served_as_probabilities(loss: Any) -> None:
 def test_what_is_final_already_is_served_as_it_is() -> None:
     spec = resolved([{"Dense": 4}], "yes").spec
     network = build_network(spec)
-    assert finished(network, spec) is network
+    assert serving_network(network, spec) is network

@@ -15,8 +15,8 @@ from fitserve.spec.optimizers import OPTIMIZERS, SCHEDULES
 from fitserve.validation import SpecRefused
 from tests.spec.table import resolved
 from tests.trainer.specs import arrays, compiled, train_one_epoch
-from workers.trainer.engine.learning_rate_warmup import WarmedUp
 from workers.trainer.engine.network import (
+    LinearWarmup,
     build,
     build_callbacks,
     build_losses,
@@ -230,7 +230,7 @@ def test_callbacks_are_keras_own() -> None:
 def test_warmup_rises_to_the_learning_rate() -> None:
     run = resolved([], optimizer={"SGD": 0.1}, warmup={"epochs": 2, "start": 0.5})
     rate = build_optimizer(run.spec, steps_per_epoch=5)._learning_rate
-    assert isinstance(rate, WarmedUp)
+    assert isinstance(rate, LinearWarmup)
     assert [round(float(rate(step)), 4) for step in (0, 4, 9, 50)] == [0.055, 0.075, 0.1, 0.1]
     assert math.isfinite(train_one_epoch(run.spec)["loss"])
 

@@ -1,4 +1,8 @@
-"""One attempt at one run, from the claim to its end: spawn, heartbeat, write down, commit."""
+"""One attempt at one run, from the claim to its end: start the trainer, renew the lease, write reports, commit.
+
+`Attempt.run` orchestrates; `outcome` decides how the attempt ended and commits it, `trial_division` shares a run's
+trials with idle workers.
+"""
 
 from __future__ import annotations
 
@@ -15,73 +19,81 @@ from typing import TypeVar
 
 from sqlalchemy import Engine
 
+from fitserve import db
 from fitserve.blobs import BlobStore, disk_full_is_507
 from fitserve.crash import crash_point
-from fitserve.errors import FitserveError, StorageFull, Unavailable
+from fitserve.datasets import store
+from fitserve.errors import FitserveError, NotFound, StorageFull, Unavailable
 from fitserve.runs import blob_references, finish, lease
 from fitserve.runs.history import EpochReport, EventReport, Report
 from fitserve.settings import Settings
-from fitserve.states import TERMINAL, RunState
-from workers.attempt.commit import make_durable
-from workers.attempt.exit_cause import Death, cause_of_death, kernel_memory_kills, out_of_memory
-from workers.attempt.job import job_for
-from workers.attempt.metrics import Meters
-from workers.attempt.outcome import RETRY_PAUSE, Ended, Ending, StoppedByUs
-from workers.attempt.trial_division import Division
-from workers.trainer.channel import ChannelClosed, Message, job_to_message, result_from_message, turn_to_message
-from workers.trainer.job import Turn
-from workers.trainer_process import Slot, TrainerProcess
+from fitserve.states import TERMINAL, TRIAL, RunState
+from fitserve.tables import Dataset
+from workers.attempt.metrics import AttemptMetrics
+from workers.attempt.outcome import (
+    RETRY_SECONDS,
+    AttemptFailed,
+    TrainerStopped,
+    commit_outcome,
+    exit_failure,
+    kernel_memory_kills,
+    make_durable,
+    memory_failure,
+)
+from workers.attempt.trial_division import TrialDivision, local_or_none
+from workers.trainer.channel import ChannelClosed, Message
+from workers.trainer.job import TrainingJob, TrainingResult, TrialAssignment
+from workers.trainer_process import TrainerProcess, TrainerSlot
 
 log = logging.getLogger(__name__)
 
-TURN = 0.05  # seconds that one turn of the loop waits for the trainer
-WRITE_EVERY = 0.2  # seconds between two writes of what was reported
-LOOK_EVERY = 1.0  # seconds between two looks for a cancel and at the trainer's memory
-CANCEL_GRACE = 2.0  # seconds that a trainer has to obey a cancel
-Answer = TypeVar("Answer")
+POLL_SECONDS = 0.05  # wait for a trainer's message before the next round of housekeeping
+WRITE_SECONDS = 0.2  # between two writes of reports
+CHECK_SECONDS = 1.0  # between two checks for a cancel and of the trainer's memory
+CANCEL_GRACE_SECONDS = 2.0  # for a trainer to obey a cancel before it is killed
+T = TypeVar("T")
 
 
 @dataclass
 class Attempt:
-    """A claimed run in a slot. `run()` returns the state it left the run in, None where the run was lost."""
+    """An attempt at a claimed run, in a slot."""
 
     settings: Settings
     engine: Engine
     blobs: BlobStore
-    slot: Slot
+    slot: TrainerSlot
     claim: lease.Claim
     stopping: threading.Event
-    division: Division
+    division: TrialDivision
     trainer: TrainerProcess | None = None
     folder: Path = field(init=False)
-    _meters: Meters = field(init=False)
-    _ending: Ending = field(init=False)
-    _pending: list[Report] = field(default_factory=list)
-    _checkpoint: lease.Checkpoint | None = None
-    _kept_checkpoint: str | None = None
-    _progress: bool = False
-    _cancel: bool = False
-    _seq: int = 0
+    _metrics: AttemptMetrics = field(init=False)
+    _pending: list[Report] = field(default_factory=list)  # reported, not in the database yet
+    _new_checkpoint: lease.Checkpoint | None = None  # stored, not in the database yet
+    _checkpoint_blob: str | None = None  # the one that the run's row refers to
+    _progress: bool = False  # something was reported since the last write
+    _cancel_requested: bool = False
+    _seq: int = 0  # of the last report
     _kernel_kills: int = field(default_factory=kernel_memory_kills)
-    _asked_at: float | None = None
-    _beat_at: float = 0.0
-    _look_at: float = 0.0
+    _stop_sent_at: float | None = None
+    _written_at: float = field(default_factory=time.monotonic)
+    _checked_at: float = 0.0
     _progress_at: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        held = self.claim.lease
-        self.folder = self.settings.scratch / "runs" / f"{held.run_id}-{held.attempt}"
-        self._meters = Meters(self.claim.run, self.slot.worker.rpartition("-")[2])
-        self._ending = Ending(self.engine, held, self.stopping, self.settings.graceful_seconds)
-        self._kept_checkpoint = self.claim.run.checkpoint
-        self._beat_at = time.monotonic()
+        self.folder = self.settings.scratch / "runs" / f"{self.lease.run_id}-{self.lease.attempt}"
+        self._metrics = AttemptMetrics(self.claim.run, self.slot.worker.rpartition("-")[2])
+        self._checkpoint_blob = self.claim.run.checkpoint
 
     @property
     def lease(self) -> lease.Lease:
         return self.claim.lease
 
     def run(self) -> RunState | None:
-        """Trains; whatever happens, the run is left in a known state or belongs to somebody else."""
+        """Train, and leave the run in a known state or to its next holder.
+
+        Returns the state in which this attempt left the run, None where the lease was lost.
+        """
         crash_point("supervisor.after_claim")
         started = time.monotonic()
         state: RunState | None = None
@@ -90,51 +102,77 @@ class Attempt:
                 self.folder.mkdir(parents=True, exist_ok=True)
             state = self._train()
         except lease.LeaseLost:
-            log.warning("the run is no longer ours", extra={"run": self.lease.run_id})
+            log.warning("lease lost", extra={"run": self.lease.run_id})
             self.slot.drop()
-        except StoppedByUs:
+        except TrainerStopped:
             self.slot.drop()
-            state = self._let_go()
-        except Ended as ended:
+            state = self._cancel_or_hand_back()
+        except AttemptFailed as failure:
             self.slot.drop()
-            state = self._end_badly(ended)
+            state = self._fail_or_requeue(failure)
+        except ChannelClosed:
+            state = self._fail_or_requeue(self._trainer_exit())
         except FitserveError as error:
             self.slot.drop()
-            full = isinstance(error, StorageFull)
-            cause = "disk_full" if full else "internal_error"
-            state = self._end_badly(Ended(cause, error.detail, {"fix": error.fix} if error.fix else {}))
-        except ChannelClosed:
-            death = self._post_mortem()
-            state = self._end_badly(Ended(death.cause, death.message, death.data, final=death.final))
+            cause = "disk_full" if isinstance(error, StorageFull) else "internal_error"
+            data = {"fix": error.fix} if error.fix else {}
+            state = self._fail_or_requeue(AttemptFailed(cause, error.detail, data))
         except Exception as error:
-            log.exception("an attempt broke off", extra={"run": self.lease.run_id})
+            log.exception("attempt failed", extra={"run": self.lease.run_id})
             self.slot.drop()
-            state = self._end_badly(Ended("internal_error", f"The worker failed: {type(error).__name__}"))
+            message = f"The worker failed: {type(error).__name__}"
+            state = self._fail_or_requeue(AttemptFailed("internal_error", message))
         finally:
             shutil.rmtree(self.folder, ignore_errors=True)
-            self._account(state, time.monotonic() - started)
-        self._forget_checkpoint(state)
+            seconds = time.monotonic() - started
+            self._metrics.attempt_over(state, seconds)
+            extra = {"run": self.lease.run_id, "attempt": self.lease.attempt, "state": state, "s": round(seconds, 3)}
+            log.info("attempt over", extra=extra)
+        if state in TERMINAL:
+            self._discard(self._checkpoint_blob)
+            self.division.discard_files()
         return state
 
+    # --- training --------------------------------------------------------------------------------------
+
     def _train(self) -> RunState | None:
-        job = self._meanwhile_beating(
-            lambda: job_for(self.settings, self.engine, self.blobs, self.claim, self.folder), "bad_data"
-        )
-        self.trainer = trainer = self.slot.trainer(self._turn)
-        trainer.channel.send(job_to_message(job))
+        job = self._renewing_lease(self._job, "bad_data")
+        self.trainer = trainer = self.slot.trainer(self._housekeep)
+        trainer.channel.send({"type": "job", "job": job})
         self._progress_at = time.monotonic()
         while True:
-            message = trainer.receive(TURN)
+            message = trainer.receive(POLL_SECONDS)
             if message is not None:
                 self._progress_at = time.monotonic()
                 if message["type"] in ("done", "stopped", "failed"):
                     trainer.peak = max(trainer.peak, message.get("peak", 0))
                     return self._finish(trainer, message)
-                self._take(message)
-            self._turn()
+                self._handle(message)
+            self._housekeep()
 
-    def _take(self, message: Message) -> None:
-        """Notes what the trainer said; `_turn` writes it down."""
+    def _job(self) -> TrainingJob:
+        """The trainer's job, with local and verified files. Raises NotFound, Corrupt where the data are gone."""
+        run, cache = self.claim.run, self.settings.scratch / "blobs"
+        with db.reading(self.engine) as session:
+            dataset = session.get(Dataset, run.dataset_id)
+            if dataset is None:
+                raise NotFound("The run's dataset is gone.")
+            facts, table = store.facts_of(dataset), store.local_parquet(self.blobs, dataset, cache)
+        return TrainingJob(
+            run_id=run.id,
+            attempt=self.lease.attempt,
+            spec=run.resolved,
+            facts=facts.model_dump(mode="json"),
+            table=table,
+            folder=self.folder,
+            checkpoint=local_or_none(self.blobs, run.checkpoint, cache),
+            threads=self.settings.trainer_threads,
+            checkpoint_seconds=self.settings.checkpoint_seconds,
+            trial=run.spec["trial"] if run.kind == TRIAL else None,
+        )
+
+    def _handle(self, message: Message) -> None:
+        """Queue what the trainer reported, or answer it. `_housekeep` writes the reports."""
         self._seq += 1
         kind = message["type"]
         if kind == "event":
@@ -145,56 +183,62 @@ class Attempt:
             crash_point("supervisor.mid_epoch")
         elif kind == "checkpoint":
             path, epoch = Path(message["path"]), message["epoch"]
-            stored = self._meanwhile_beating(lambda: self.blobs.put_file(path))
+            stored = self._renewing_lease(lambda: self.blobs.put_file(path))
             path.unlink(missing_ok=True)
-            self._checkpoint = lease.Checkpoint(stored, epoch)
-            self._write()  # blobs first, so that what is written never points to nothing
-        elif kind == "turn":
-            self._answer(message["todo"])
+            self._new_checkpoint = lease.Checkpoint(stored, epoch)
+            self._write()  # the blob is stored first, so that a row never refers to missing bytes
+        elif kind == "next_trial":
+            self._assign_trial(message["remaining"])
         self._progress = True
 
-    def _answer(self, todo: list[int]) -> None:
-        """Says which trial is next, having noted every epoch of those that are handed over."""
+    def _assign_trial(self, remaining: list[int]) -> None:
+        """Answer which trial is next, once every epoch of the trials handed over is queued for writing."""
         try:
-            turn = self._meanwhile_beating(lambda: self.division.turn(todo))
-            self._note_epochs()
+            assignment = self._renewing_lease(lambda: self.division.assign(remaining))
+            self._collect_divided_epochs()
         except (Unavailable, StorageFull):
-            turn = Turn()  # it will ask again
+            assignment = TrialAssignment()  # the trainer asks again
         if self.trainer is not None:
-            self.trainer.channel.send(turn_to_message(turn))
+            self.trainer.channel.send({"type": "assignment", "assignment": assignment})
 
-    def _note_epochs(self) -> None:
-        """Epochs of trials that other workers train are epochs of this run."""
+    def _collect_divided_epochs(self) -> None:
+        """Queue the epochs of trials that other workers train: the run shows them too."""
         for row in self.division.new_epochs():
             self._seq += 1
             self._pending.append(EpochReport(self._seq, row.trial, row.epoch, row.logs, row.seconds, row.layers))
 
-    def _turn(self) -> None:
-        """Between two messages: write, keep the lease, look for a cancel, obey a stop. Raises Ended, LeaseLost."""
+    # --- between two messages ---------------------------------------------------------------------------
+
+    def _housekeep(self) -> None:
+        """Write reports, renew the lease, forward a cancel or a shutdown, detect a stuck trainer.
+
+        Raises AttemptFailed, TrainerStopped, LeaseLost.
+        """
         now = time.monotonic()
-        due = WRITE_EVERY if self._pending else self.settings.heartbeat_seconds
-        if now - self._beat_at >= due:
+        due = WRITE_SECONDS if self._pending else self.settings.heartbeat_seconds
+        if now - self._written_at >= due:
             self._write()
-        if now - self._look_at >= LOOK_EVERY:
-            self._look_at = now
-            self._look()
-        if (self._cancel or self.stopping.is_set()) and self._asked_at is None:
-            self._asked_at = now
+        if now - self._checked_at >= CHECK_SECONDS:
+            self._checked_at = now
+            self._check_memory_and_cancel()
+        if (self._cancel_requested or self.stopping.is_set()) and self._stop_sent_at is None:
+            self._stop_sent_at = now
             if self.trainer is None:
-                raise StoppedByUs
-            self.trainer.channel.send({"type": "stop", "why": "cancel" if self._cancel else "hand_back"})
-        if self._asked_at is not None:
-            grace = CANCEL_GRACE if self._cancel else self.settings.graceful_seconds
-            if now - self._asked_at > grace:
-                raise StoppedByUs
+                raise TrainerStopped
+            reason = "cancel" if self._cancel_requested else "hand_back"
+            self.trainer.channel.send({"type": "stop", "reason": reason})
+        if self._stop_sent_at is not None:
+            grace = CANCEL_GRACE_SECONDS if self._cancel_requested else self.settings.graceful_seconds
+            if now - self._stop_sent_at > grace:
+                raise TrainerStopped
         if self.trainer is not None and now - self._progress_at > self.settings.no_progress_seconds:
             seconds = round(now - self._progress_at)
-            raise Ended("no_progress", f"The trainer reported nothing for {seconds} s", {"seconds": seconds})
+            raise AttemptFailed("no_progress", f"The trainer reported nothing for {seconds} s", {"seconds": seconds})
 
     def _write(self) -> None:
-        """T3. Where the database is away, everything stays pending and is tried again."""
-        batch, checkpoint = tuple(self._pending), self._checkpoint
-        self._beat_at = time.monotonic()
+        """T3: renew the lease and write what is pending. While the database is unavailable, it stays pending."""
+        batch, checkpoint = tuple(self._pending), self._new_checkpoint
+        self._written_at = time.monotonic()
         try:
             requested, epochs = lease.beat(
                 self.engine,
@@ -206,132 +250,123 @@ class Attempt:
                 blobs=self.blobs,
             )
         except (Unavailable, StorageFull):
-            log.warning("the database is away; the run goes on", extra={"run": self.lease.run_id})
-            self._beat_at += RETRY_PAUSE
+            log.warning("database unavailable; training continues", extra={"run": self.lease.run_id})
+            self._written_at += RETRY_SECONDS
             return
         del self._pending[: len(batch)]
         self._progress = False
         if checkpoint is not None:
-            self._checkpoint = None
-            superseded, self._kept_checkpoint = self._kept_checkpoint, checkpoint.blob.sha256
+            self._new_checkpoint = None
+            superseded, self._checkpoint_blob = self._checkpoint_blob, checkpoint.blob.sha256
             self._discard(superseded)
-        self._meters.written(epochs, batch)
+        self._metrics.epochs_committed(epochs, batch)
         if requested is not None:
             self._note_cancel()
 
-    def _look(self) -> None:
+    def _check_memory_and_cancel(self) -> None:
         if self.trainer is not None:
-            resident = self.trainer.look_at_memory()
-            self._meters.memory(resident)
+            resident = self.trainer.measure_memory()
+            self._metrics.memory(resident)
             if resident > self.trainer.limit:
-                raise Ended("out_of_memory", *out_of_memory(self.trainer.peak, self.trainer.limit), final=True)
+                raise memory_failure(self.trainer.peak, self.trainer.limit)
         try:
-            if not self._cancel and lease.cancel_requested(self.engine, self.lease):
+            if not self._cancel_requested and lease.cancel_requested(self.engine, self.lease):
                 self._note_cancel()
-            self._note_epochs()
+            self._collect_divided_epochs()
         except Unavailable:
-            pass  # the next look will do
+            pass  # the next check is soon
 
     def _note_cancel(self) -> None:
-        if not self._cancel:
-            self._cancel = True
-            self._asked_at = None  # a trainer that was asked to hand back is asked again, with less patience
+        if not self._cancel_requested:
+            self._cancel_requested = True
+            self._stop_sent_at = None  # a trainer told to hand back is told again, with less time to obey
 
-    def _finish(self, trainer: TrainerProcess, message: Message) -> RunState | None:
-        """The trainer has ended by itself: commit what it made of the run, then let it wait for the next."""
-        if message["type"] == "done":
-            state = self._commit(message)
-        elif message["type"] == "stopped":
-            state = self._let_go()
-        else:
-            cause, data = message["cause"], dict(message["data"])
-            text = message["message"]
-            if cause == "out_of_memory":
-                text, more = out_of_memory(trainer.peak, trainer.limit)
-                data = {**more, **data}
-            state = self._end_badly(Ended(cause, text, data, final=cause != "disk_full"))
-        self.slot.release(trainer)
-        return state
+    def _renewing_lease(self, work: Callable[[], T], cause: str | None = None) -> T:
+        """Do slow work (disk, object store) in a thread while the lease is renewed.
 
-    def _commit(self, message: Message) -> RunState | None:
-        result = result_from_message(message)
-        durable = self._meanwhile_beating(lambda: make_durable(self.blobs, self.claim.run, result))
-        crash_point("supervisor.after_blobs")
-        while True:
-            try:
-                return self._ending.decide(
-                    partial(durable.commit, self.engine, self.lease, self.blobs, self._reports())
-                )
-            except blob_references.BlobVanished:
-                durable = self._meanwhile_beating(lambda: make_durable(self.blobs, self.claim.run, result))
-            except finish.CancelledFirst:
-                self._cancel = True
-                return self._let_go()
-            except FitserveError as error:  # the model's name was taken meanwhile
-                return self._end_badly(Ended("registration", error.detail, final=True))
-
-    def _let_go(self) -> RunState | None:
-        """T9 or T6: cancelled, or handed back because this worker stops."""
-        if self._cancel:
-            return self._ending.decide(lambda: finish.cancelled(self.engine, self.lease, self._reports()))
-        return self._ending.decide(lambda: finish.hand_back(self.engine, self.lease, self._reports()))
-
-    def _end_badly(self, ended: Ended) -> RunState | None:
-        """T5 where training again would end the same way, else T6 or T7."""
-        cause, text, data, reports = ended.cause, str(ended), ended.data, self._reports()
-        if ended.final:
-            state = self._ending.decide(lambda: finish.fail(self.engine, self.lease, cause, text, data, reports))
-        else:
-            most = self.settings.max_attempts
-            state = self._ending.decide(lambda: finish.lose(self.engine, self.lease, most, cause, text, data, reports))
-        if state == RunState.failed:
-            self._meters.failed(cause)
-        return state
-
-    def _reports(self) -> tuple[Report, ...]:
-        return tuple(self._pending)
-
-    def _post_mortem(self) -> Death:
-        """Why the trainer has gone."""
-        if self.trainer is None:
-            self.slot.drop()
-            return Death("trainer_start", "No trainer process would start", {}, final=False)
-        code = self.trainer.kill()
-        death = cause_of_death(code, self.trainer.peak, self.trainer.limit, kernel_memory_kills() - self._kernel_kills)
-        self.slot.drop()
-        return death
-
-    def _meanwhile_beating(self, work: Callable[[], Answer], cause: str | None = None) -> Answer:
-        """Does slow work (disk, object store) while the lease is kept. A FitserveError ends the run with `cause`."""
+        With a `cause`, a FitserveError of the work fails the run for good.
+        """
         with ThreadPoolExecutor(1) as pool:
             future = pool.submit(work)
             while not future.done():
-                if time.monotonic() - self._beat_at >= self.settings.heartbeat_seconds:
+                if time.monotonic() - self._written_at >= self.settings.heartbeat_seconds:
                     self._write()
-                wait([future], timeout=TURN)
+                wait([future], timeout=POLL_SECONDS)
             try:
                 return future.result()
             except FitserveError as error:
                 if cause is None or isinstance(error, StorageFull | Unavailable):
                     raise
-                raise Ended(cause, error.detail, final=True) from error
+                raise AttemptFailed(cause, error.detail, final=True) from error
+
+    # --- the end ----------------------------------------------------------------------------------------
+
+    def _finish(self, trainer: TrainerProcess, message: Message) -> RunState | None:
+        """Commit what a trainer reported at its end, then keep the trainer for the next run."""
+        if message["type"] == "done":
+            state = self._commit_result(TrainingResult.from_json(message["result"]))
+        elif message["type"] == "stopped":
+            state = self._cancel_or_hand_back()
+        elif message["cause"] == "out_of_memory":
+            failure = memory_failure(trainer.peak, trainer.limit)
+            failure.data |= message["data"]
+            state = self._fail_or_requeue(failure)
+        else:
+            final = message["cause"] != "disk_full"
+            failure = AttemptFailed(message["cause"], message["message"], message["data"], final=final)
+            state = self._fail_or_requeue(failure)
+        self.slot.release(trainer)
+        return state
+
+    def _commit_result(self, result: TrainingResult) -> RunState | None:
+        durable = self._renewing_lease(lambda: make_durable(self.blobs, self.claim.run, result))
+        crash_point("supervisor.after_blobs")
+        while True:
+            try:
+                return self._end(partial(durable.commit, self.engine, self.lease, self.blobs, tuple(self._pending)))
+            except blob_references.BlobVanished:
+                durable = self._renewing_lease(lambda: make_durable(self.blobs, self.claim.run, result))
+            except finish.CancelledFirst:
+                self._cancel_requested = True
+                return self._cancel_or_hand_back()
+            except FitserveError as error:  # another run took the model's name meanwhile
+                return self._fail_or_requeue(AttemptFailed("registration", error.detail, final=True))
+
+    def _cancel_or_hand_back(self) -> RunState | None:
+        """T9 on a cancel, T6 on a graceful shutdown."""
+        end = finish.cancelled if self._cancel_requested else finish.hand_back
+        return self._end(lambda: end(self.engine, self.lease, tuple(self._pending)))
+
+    def _fail_or_requeue(self, failure: AttemptFailed) -> RunState | None:
+        """T5 where another attempt would end the same way; otherwise T6, or T7 once the attempts are used up."""
+        reason = (failure.cause, str(failure), failure.data, tuple(self._pending))
+        if failure.final:
+            state = self._end(lambda: finish.fail(self.engine, self.lease, *reason))
+        else:
+            most = self.settings.max_attempts
+            state = self._end(lambda: finish.lose(self.engine, self.lease, most, *reason))
+        if state == RunState.failed:
+            self._metrics.run_failed(failure.cause)
+        return state
+
+    def _end(self, end_run: Callable[[], RunState]) -> RunState | None:
+        return commit_outcome(self.engine, self.lease, end_run, self.stopping, self.settings.graceful_seconds)
+
+    def _trainer_exit(self) -> AttemptFailed:
+        """Why the trainer closed its channel."""
+        if self.trainer is None:
+            failure = AttemptFailed("trainer_start", "No trainer process would start")
+        else:
+            code, kills = self.trainer.kill(), kernel_memory_kills() - self._kernel_kills
+            failure = exit_failure(code, self.trainer.peak, self.trainer.limit, kills)
+        self.slot.drop()
+        return failure
 
     def _discard(self, sha256: str | None) -> None:
+        """Remove a checkpoint that is no longer needed. Where that fails, the collector removes it later."""
         if sha256 is None:
             return
         try:
             blob_references.discard(self.engine, self.blobs, sha256)
         except (FitserveError, OSError):
-            log.info("a superseded checkpoint stays until it is collected")
-
-    def _forget_checkpoint(self, state: RunState | None) -> None:
-        if state in TERMINAL:
-            self._discard(self._kept_checkpoint)
-            self.division.forget()
-
-    def _account(self, state: RunState | None, seconds: float) -> None:
-        self._meters.over(state, seconds)
-        log.info(
-            "attempt over",
-            extra={"run": self.lease.run_id, "attempt": self.lease.attempt, "state": state, "s": round(seconds, 3)},
-        )
+            log.info("a superseded checkpoint is left to the collector")

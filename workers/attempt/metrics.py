@@ -1,63 +1,83 @@
-"""What Prometheus is told of an attempt."""
+"""Telemetry of an attempt: its Prometheus metrics, its span, and the log context of the request that made the run."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from fitserve import telemetry
+from fitserve import logs, telemetry, tracing
 from fitserve.runs.history import EpochReport, Report
+from fitserve.runs.lease import Claim
 from fitserve.states import TERMINAL, TRIAL, RunState
 from fitserve.tables import Run
+from fitserve.tracing import Span
+
+log = logging.getLogger(__name__)
 
 _LOSSES = {"training": "loss", "validation": "val_loss"}
 
 
-@dataclass(frozen=True, slots=True)
-class Meters:
-    """The counters and gauges of one attempt at `run` in the slot with this number.
+@contextlib.contextmanager
+def attempt_context(claim: Claim) -> Iterator[Span]:
+    """Bind log lines and a span to one attempt. Without tracing the span does nothing."""
+    telemetry.ATTEMPTS.inc()
+    if claim.run.kind != TRIAL:  # a trial is meant to wait until a worker is idle; its run doesn't wait for it
+        telemetry.RUN_WAIT.observe(claim.waited)
+    origin = claim.run.origin or {}
+    attributes = {"run_id": claim.lease.run_id, "run_attempt": claim.lease.attempt, "run_model": claim.run.model}
+    with (
+        logs.bound(run=claim.lease.run_id, request_id=origin.get("request_id")),
+        tracing.span("attempt", origin.get("traceparent"), "consumer", **attributes) as span,
+    ):
+        log.info("attempt begins", extra={"attempt": claim.lease.attempt, "waited_s": round(claim.waited, 3)})
+        yield span
 
-    A trial that was divided from its run counts for nothing: its run shows its epochs as well.
+
+@dataclass(frozen=True, slots=True)
+class AttemptMetrics:
+    """Counters and gauges of one attempt at `run`, in the slot with this number.
+
+    A divided trial counts for nothing: its epochs are counted with the run that it belongs to.
     """
 
     run: Run
     slot: str
 
     @property
-    def _whole(self) -> bool:
+    def _counts(self) -> bool:
         return self.run.kind != TRIAL
 
     def memory(self, resident: int) -> None:
-        """The trainer's memory, in bytes."""
+        """Set the trainer's memory, in bytes."""
         telemetry.TRAINER_MEMORY.labels(self.slot).set(resident)
 
-    def written(self, epochs: int, reports: Sequence[Report]) -> None:
-        """`epochs` new ones are in the database; their last one's losses are shown under the model's name."""
-        if self._whole:
+    def epochs_committed(self, count: int, reports: Sequence[Report]) -> None:
+        """Count `count` new epochs, and show the last one's losses under the model's name."""
+        if self._counts:
             rows = int((self.run.estimates or {}).get("training_rows") or 0)
-            telemetry.EPOCHS.inc(epochs)
-            telemetry.ROWS_TRAINED.inc(epochs * rows)
+            telemetry.EPOCHS.inc(count)
+            telemetry.ROWS_TRAINED.inc(count * rows)
         last = next((report for report in reversed(reports) if isinstance(report, EpochReport)), None)
         if self.run.model is None or last is None:
             return
-        for rows_of, name in _LOSSES.items():
+        for part, name in _LOSSES.items():
             if isinstance(loss := last.logs.get(name), int | float):
-                telemetry.LAST_LOSS.labels(self.run.model, rows_of).set(loss)
+                telemetry.LAST_LOSS.labels(self.run.model, part).set(loss)
 
-    def failed(self, cause: str) -> None:
-        """The run has failed for good."""
-        if self._whole:
+    def run_failed(self, cause: str) -> None:
+        if self._counts:
             telemetry.RUN_FAILURES.labels(cause).inc()
 
-    def over(self, state: RunState | None, seconds: float) -> None:
-        """The attempt is over; its gauges are forgotten."""
+    def attempt_over(self, state: RunState | None, seconds: float) -> None:
+        """Observe the attempt's duration and remove its gauges."""
         self.memory(0)
         if self.run.model is not None:
-            for rows_of in _LOSSES:
+            for part in _LOSSES:
                 with contextlib.suppress(KeyError):
-                    telemetry.LAST_LOSS.remove(self.run.model, rows_of)
-        if self._whole:
+                    telemetry.LAST_LOSS.remove(self.run.model, part)
+        if self._counts:
             telemetry.RUN_SECONDS.observe(seconds)
             if state in TERMINAL:
                 telemetry.RUNS_FINISHED.labels(str(state)).inc()

@@ -1,30 +1,42 @@
-"""How an attempt ends its run: by one conditional update, whose outcome is read again where it is unknown."""
+"""How an attempt ends: a durable result or a cause of failure, committed by one conditional update."""
 
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine
+from sqlalchemy.orm import Session
 
-from fitserve import db
+from fitserve import artifacts, db, registry
+from fitserve.blobs import BlobStore, StoredBlob
 from fitserve.crash import crash_point
 from fitserve.errors import StorageFull, Unavailable
-from fitserve.runs import blob_references, lease
-from fitserve.states import TERMINAL, RunState
+from fitserve.runs import finish
+from fitserve.runs.blob_references import BlobVanished
+from fitserve.runs.history import Report
+from fitserve.runs.lease import Lease, LeaseLost
+from fitserve.states import TERMINAL, TRIAL, RunState
 from fitserve.tables import Run
+from workers.trainer.job import TrainingResult
 
 log = logging.getLogger(__name__)
 
-RETRY_PAUSE = 0.5  # seconds between two tries where the database is away
+RETRY_SECONDS = 0.5  # pause before another try while the database is unavailable
+_MB = 1024 * 1024
+_NEAR_LIMIT = 0.8  # of the memory limit: a crash above this is attributed to memory
+_CGROUP_EVENTS = Path("/sys/fs/cgroup/memory.events")
 
 
-class Ended(Exception):
-    """The trainer must go: its attempt ends with this cause. `final` failures are not tried again."""
+class AttemptFailed(Exception):
+    """The attempt ends with this cause. `final`: another attempt would end the same way, so none is made."""
 
     def __init__(self, cause: str, message: str, data: dict[str, Any] | None = None, *, final: bool = False) -> None:
         super().__init__(message)
@@ -33,51 +45,143 @@ class Ended(Exception):
         self.final = final
 
 
-class StoppedByUs(Exception):
-    """The trainer had to go because of a cancel, or because this worker stops."""
+class TrainerStopped(Exception):
+    """The trainer had to stop because of a cancel or a graceful shutdown."""
+
+
+# --- why a trainer failed ------------------------------------------------------------------------------
+
+
+def exit_failure(code: int, peak: int, limit: int, kernel_kills: int = 0) -> AttemptFailed:
+    """Why a trainer process exited.
+
+    Args:
+        code: `Popen.returncode`, negative for a signal.
+        peak: most bytes that the process held.
+        limit: bytes that it was allowed to hold.
+        kernel_kills: out-of-memory kills in our control group since the attempt began.
+    """
+    name = signal.Signals(-code).name if code < 0 and -code in set(signal.Signals) else f"exit code {code}"
+    data: dict[str, Any] = {"exit": name, "peak_bytes": peak, "limit_bytes": limit}
+    crashed = code in (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS)
+    if (code == -signal.SIGKILL and kernel_kills > 0) or (crashed and peak >= _NEAR_LIMIT * limit):
+        how = "the kernel killed it" if kernel_kills else f"it exited with {name}"
+        data["fix"] = "Use a smaller batch_size or network, or give the worker more memory."
+        message = f"The trainer ran out of memory at {peak // _MB} MB of {limit // _MB} MB: {how}"
+        return AttemptFailed("out_of_memory", message, data, final=True)
+    return AttemptFailed("killed", f"The trainer was killed ({name})", data)
+
+
+def memory_failure(peak: int, limit: int) -> AttemptFailed:
+    """A trainer reached `peak` of `limit` bytes."""
+    fix = "Use a smaller batch_size or network, or raise FITSERVE_TRAINER_MEMORY_BYTES."
+    return AttemptFailed(
+        "out_of_memory",
+        f"The trainer ran out of memory: it reached {peak // _MB} MB of {limit // _MB} MB",
+        {"limit_bytes": limit, "peak_bytes": peak, "fix": fix},
+        final=True,
+    )
+
+
+def kernel_memory_kills() -> int:
+    """Number of out-of-memory kills in our control group so far; 0 where it cannot be read."""
+    try:
+        lines = _CGROUP_EVENTS.read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+
+# --- what a trainer made -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
-    """The last word on an attempt, which `stopping` makes impatient: it then waits `patience` seconds at most."""
+class DurableResult:
+    """A training result whose blobs are stored; no row refers to them yet."""
 
-    engine: Engine
-    lease: lease.Lease
-    stopping: threading.Event
-    patience: float
+    run: Run
+    artifact: str | None
+    stored: Mapping[str, StoredBlob]
+    result: dict[str, Any]
+    metrics: dict[str, Any]
 
-    def decide(self, end: Callable[[], RunState]) -> RunState | None:
-        """Ends the run. Where the commit's outcome is unknown, reads it again; never acts blindly.
+    def commit(self, engine: Engine, lease: Lease, blobs: BlobStore, reports: tuple[Report, ...]) -> RunState:
+        """T4: run, blob rows and model version in one transaction.
 
-        Gives up (None) where this worker has to stop before the database is back: the lease then runs out.
+        Raises LeaseLost, CancelledFirst, BlobVanished, and the registry's errors.
         """
-        deadline: float | None = None
-        while True:
-            try:
-                state = end()
-                crash_point("supervisor.after_commit")
-                return state
-            except lease.LeaseLost:
-                state_now = self._outcome()
-                if state_now is None:
-                    log.warning("the run is no longer ours", extra={"run": self.lease.run_id})
-                return state_now
-            except blob_references.BlobVanished:
-                raise
-            except (ConnectionError, Unavailable, StorageFull):
-                log.warning("the database is away at the end of a run", extra={"run": self.lease.run_id})
-            if self.stopping.is_set():
-                deadline = deadline or time.monotonic() + self.patience
-                if time.monotonic() > deadline:
-                    return None
-            time.sleep(RETRY_PAUSE)
+        return finish.succeed(
+            engine, lease, self.result, blobs=blobs, stored=self.stored, register=self._register, reports=reports
+        )
 
-    def _outcome(self) -> RunState | None:
-        """The state in which this attempt ended the run, if it was this attempt."""
-        try:
-            with db.reading(self.engine) as session:
-                run = session.get(Run, self.lease.run_id)
-        except Unavailable:
+    def _register(self, session: Session) -> int | None:
+        if self.run.model is None or self.artifact is None:
             return None
-        ours = run is not None and run.attempt == self.lease.attempt and run.state in TERMINAL
-        return RunState(run.state) if ours and run is not None else None
+        return registry.add_version(session, self.run.model, self.run.owner, self.run.id, self.artifact, self.metrics)
+
+
+def make_durable(blobs: BlobStore, run: Run, trained: TrainingResult) -> DurableResult:
+    """Store the files and the manifest of a result; of a divided trial, its one file. Raises StorageFull."""
+    if run.kind == TRIAL:
+        file = blobs.put_file(trained.files["trial"])
+        result = {**trained.result, "blob": file.sha256, "bytes": file.bytes}
+        return DurableResult(run, None, {"trial": file}, result, {})
+    origin = {"run": run.id, "created_at": datetime.now(UTC).isoformat()}
+    artifact, stored = artifacts.write(blobs, trained.files, {**trained.manifest, **origin})
+    epoch_artifacts: dict[str, str] = {}
+    for epoch, epoch_result in trained.kept_epochs.items():
+        manifest = {**trained.manifest, **epoch_result.manifest, **origin}
+        epoch_artifact, epoch_blobs = artifacts.write(blobs, epoch_result.files, manifest)
+        epoch_artifacts[str(epoch)] = epoch_artifact.sha256
+        stored |= {f"{kind} {epoch}": blob for kind, blob in epoch_blobs.items()}
+    metrics = dict(trained.manifest.get("metrics") or trained.result.get("metrics") or {})
+    size = sum(blob.bytes for blob in stored.values())
+    result = {"metrics": metrics, **trained.result, "artifact": artifact.sha256, "bytes": size}
+    if epoch_artifacts:
+        result["kept_epochs"] = epoch_artifacts
+    return DurableResult(run, artifact.sha256, stored, result, metrics)
+
+
+# --- the commit ----------------------------------------------------------------------------------------
+
+
+def commit_outcome(
+    engine: Engine, lease: Lease, end_run: Callable[[], RunState], stopping: threading.Event, patience: float
+) -> RunState | None:
+    """Commit the outcome, retrying; give up after `patience` seconds once shutdown has begun.
+
+    Where the result of a commit is unknown, the row is read again: it is never assumed. Returns the state in which
+    this attempt left the run; None where the run is no longer ours, or where the lease is left to expire.
+    """
+    deadline: float | None = None
+    while True:
+        try:
+            state = end_run()
+            crash_point("supervisor.after_commit")
+            return state
+        except LeaseLost:
+            # A commit that went through before its connection broke has ended our lease itself.
+            if (committed := _committed_state(engine, lease)) is None:
+                log.warning("lease lost at the end of a run", extra={"run": lease.run_id})
+            return committed
+        except BlobVanished:
+            raise  # the caller stores the blobs again
+        except (ConnectionError, Unavailable, StorageFull):
+            log.warning("database unavailable at the end of a run", extra={"run": lease.run_id})
+        if stopping.is_set():
+            deadline = deadline or time.monotonic() + patience
+            if time.monotonic() > deadline:
+                return None
+        time.sleep(RETRY_SECONDS)
+
+
+def _committed_state(engine: Engine, lease: Lease) -> RunState | None:
+    """The terminal state of the run, if this attempt wrote it."""
+    try:
+        with db.reading(engine) as session:
+            run = session.get(Run, lease.run_id)
+    except Unavailable:
+        return None
+    if run is None or run.attempt != lease.attempt or run.state not in TERMINAL:
+        return None
+    return RunState(run.state)

@@ -1,8 +1,8 @@
-"""A run's trials divided among workers, as the supervisor that holds the run sees it.
+"""A run's trials divided among workers, from the side of the supervisor that holds the run.
 
-Before each trial the trainer asks which is next. Then idle workers are offered what is left; what none of them has
-begun is taken back one by one, so that nothing waits for a queue; and what they have ended is handed over. All of
-this is in the rows: a supervisor that takes the run up after a crash goes on from them.
+Before each trial the trainer asks which is next. Trials that remain are then offered to idle workers; those that none
+has begun are taken back one by one, so that the run never waits for a queue; and the files of finished ones are handed
+over. All of this state is in the database: a supervisor that takes the run over after a crash continues from there.
 """
 
 from __future__ import annotations
@@ -24,21 +24,32 @@ from fitserve.runs.trial_runs import Part
 from fitserve.settings import Settings
 from fitserve.states import RunState
 from fitserve.tables import Epoch
-from workers import lost_runs
-from workers.trainer.job import Turn
+from workers.reaper import reclaim_expired_runs
+from workers.trainer.job import TrialAssignment
 
 log = logging.getLogger(__name__)
 
 Publish = Callable[[str], bool]
-MOST_OFFERED = 64  # trials of one run that are offered at once; the rest follow
-WORTH_SECONDS = 2.0  # of a trial: one that is shorter is done before a helper has read the data and built the network
-_PAGE = 1000  # epochs that are read at once
-_NOT_DONE = (RunState.failed, RunState.cancelled)  # whatever the cause: its run trains that trial itself
+MAX_OFFERED = 64  # trials of one run that are queued at once; the rest follow
+MIN_TRIAL_SECONDS = 2.0  # a shorter trial is over before a helper has read the data and built the network
+_PAGE = 1000  # epochs read at once
+_OURS_AGAIN = (RunState.failed, RunState.cancelled)  # whatever the cause: the run trains that trial itself
+
+
+def local_or_none(blobs: BlobStore, sha256: str | None, cache: Path) -> Path | None:
+    """A local copy of a blob, or None where it is lost: training starts over, which costs time and changes nothing."""
+    if sha256 is None:
+        return None
+    try:
+        return blobs.local(sha256, cache)
+    except (NotFound, Corrupt) as error:
+        log.error("a checkpoint or a trial's file cannot be read; it is trained again", extra={"error": str(error)})
+        return None
 
 
 @dataclass
-class Division:
-    """Of one attempt at a run. Every call raises LeaseLost, and Unavailable where the database is away."""
+class TrialDivision:
+    """The division of one attempt's trials. Every call raises LeaseLost, and Unavailable without a database."""
 
     settings: Settings
     engine: Engine
@@ -46,111 +57,105 @@ class Division:
     claim: Claim
     worker: str
     publish: Publish
-    _parts: dict[int, Part] = field(default_factory=dict)  # as last seen
-    _shown: dict[int, int] = field(default_factory=dict)  # by trial, the last epoch that the run shows as well
-    _closed: set[int] = field(default_factory=set)  # trials of which no epoch will follow
-    _seconds: float | None = None  # that a trial takes: estimated, then as the last one took
-    _begun_at: float | None = None
+    _parts: dict[int, Part] = field(default_factory=dict)  # by trial, as last read
+    _last_epoch: dict[int, int] = field(default_factory=dict)  # by trial, the last one that `new_epochs` gave
+    _complete: set[int] = field(default_factory=set)  # trials that will have no more epochs
+    _trial_seconds: float | None = None  # estimated at first, then measured
+    _trial_started_at: float | None = None
 
     def __post_init__(self) -> None:
         run = self.claim.run
         if (estimated := (run.estimates or {}).get("seconds")) is not None:
-            self._seconds = estimated / max(1, int(run.resolved.get("training", {}).get("restarts") or 1))
+            self._trial_seconds = estimated / max(1, int(run.resolved.get("training", {}).get("restarts") or 1))
 
     @property
     def lease(self) -> Lease:
         return self.claim.lease
 
-    def turn(self, todo: Sequence[int]) -> Turn:
-        """Which of these trials the trainer is to train now, and what others have made of the rest."""
-        if self._begun_at is not None:
-            self._seconds = time.monotonic() - self._begun_at
-        turn = self._turn(todo)
-        self._begun_at = None if turn.trial is None else time.monotonic()
-        return turn
+    def assign(self, remaining: Sequence[int]) -> TrialAssignment:
+        """Which of the remaining trials the trainer trains now, and the files of those that others finished."""
+        if self._trial_started_at is not None:
+            self._trial_seconds = time.monotonic() - self._trial_started_at
+        assignment = self._choose(remaining)
+        self._trial_started_at = None if assignment.trial is None else time.monotonic()
+        return assignment
 
-    def _turn(self, todo: Sequence[int]) -> Turn:
-        self._look()
-        done: dict[int, Path] = {}
+    def _choose(self, remaining: Sequence[int]) -> TrialAssignment:
+        self._read_parts()
+        finished: dict[int, Path] = {}
         ours: list[int] = []
-        for trial in todo:
+        for trial in remaining:
             part = self._parts.get(trial)
-            if part is None or part.state in _NOT_DONE:
+            if part is None or part.state in _OURS_AGAIN:
                 ours.append(trial)
             elif part.state == RunState.succeeded:
-                path = self._fetch(part.blob)
+                path = self._local(part.blob)
                 if path is None:
                     ours.append(trial)
                 else:
-                    done[trial] = path
+                    finished[trial] = path
         self._offer([trial for trial in ours[1:] if trial not in self._parts])
-        for trial in todo:
+        for trial in remaining:
             if trial in ours:
-                return Turn(trial, done=done)
-            if trial not in done and self._parts[trial].state == RunState.queued:
+                return TrialAssignment(trial, finished=finished)
+            if trial not in finished and self._parts[trial].state == RunState.queued:
                 taken = finish.take_back(self.engine, self.lease, self._parts[trial].run_id)
                 if taken is not None:
-                    return Turn(trial, self._fetch(taken.checkpoint), done)
-        if not done:
-            lost_runs.take_back(self.engine, self.settings.max_attempts)  # we may be the only one that looks
-        return Turn(done=done)
+                    return TrialAssignment(trial, self._local(taken.checkpoint), finished)
+        if not finished:
+            # All that remain are with other workers. One may be lost, and we may be the only process to notice.
+            reclaim_expired_runs(self.engine, self.settings.max_attempts)
+        return TrialAssignment(finished=finished)
 
     def new_epochs(self) -> Iterator[Epoch]:
-        """Epochs of trials that others train, which the run does not show yet: to the last one that is a row now."""
+        """Yield the epochs of divided trials that were committed since the last call."""
         if not self._parts:
             return
-        self._look()
+        self._read_parts()
         for trial, part in self._parts.items():
-            if part.attempt == 0 or trial in self._closed:
+            if part.attempt == 0 or trial in self._complete:
                 continue
             while True:
-                after = (trial, self._shown.get(trial, 0))
+                after = (trial, self._last_epoch.get(trial, 0))
                 with db.reading(self.engine) as session:
                     rows = queries.epochs(session, part.run_id, after=after, limit=_PAGE)
                 for row in rows:
-                    self._shown[trial] = row.epoch
+                    self._last_epoch[trial] = row.epoch
                     yield row
                 if len(rows) < _PAGE:
                     break
             if part.state not in (RunState.queued, RunState.running):
-                self._closed.add(trial)
+                self._complete.add(trial)
 
-    def forget(self) -> None:
-        """What came of the trials is part of the run by now, which has ended: their files may go."""
+    def discard_files(self) -> None:
+        """Remove the trials' files once the run is over: its result holds what they brought."""
         for part in self._parts.values():
             if part.blob is not None:
                 try:
                     blob_references.discard(self.engine, self.blobs, part.blob)
                 except (FitserveError, OSError):
-                    log.info("a trial's file stays until it is collected")
+                    log.info("a trial's file is left to the collector")
 
-    def _look(self) -> None:
+    def _read_parts(self) -> None:
         with db.reading(self.engine) as session:
             self._parts = trial_runs.parts(session, self.lease.run_id)
 
     def _offer(self, trials: Sequence[int]) -> None:
-        if self._seconds is not None and self._seconds < WORTH_SECONDS:
+        if self._trial_seconds is not None and self._trial_seconds < MIN_TRIAL_SECONDS:
             return
         queued = sum(part.state == RunState.queued for part in self._parts.values())
-        trials = trials[: max(0, MOST_OFFERED - queued)]
+        trials = trials[: max(0, MAX_OFFERED - queued)]
         if not trials:
             return
         with db.reading(self.engine) as session:
             idle = worker_rows.idle(session, but=self.worker)
         if not idle:
             return
-        made = trial_runs.offer(self.engine, self.lease, trials)
-        log.info("trials are offered to idle workers", extra={"trials": len(made), "idle": idle})
-        for part_id in made[:idle]:
+        offered = trial_runs.offer(self.engine, self.lease, trials)
+        log.info("trials offered to idle workers", extra={"trials": len(offered), "idle": idle})
+        for part_id in offered[:idle]:
             if not self.publish(part_id):
-                break  # they look for themselves now and then, and the dispatcher publishes again
+                break  # idle workers poll the queue too, and the dispatcher publishes again
 
-    def _fetch(self, sha256: str | None) -> Path | None:
-        """A local file, or None where its bytes are gone: that costs time and no truth."""
-        if sha256 is None:
-            return None
-        try:
-            return self.blobs.local(sha256, self.settings.scratch / "blobs")
-        except (NotFound, Corrupt) as error:
-            log.error("a trial's file cannot be used", extra={"error": str(error)})
-            return None
+    def _local(self, sha256: str | None) -> Path | None:
+        return local_or_none(self.blobs, sha256, self.settings.scratch / "blobs")

@@ -1,7 +1,7 @@
 """`python -m workers.trainer FD PARENT`: the process that trains, started by a supervisor only.
 
-It holds no database credentials, lives in its own process group, dies with its supervisor, and trains run
-after run until it is told to go.
+It has no database credentials, its own process group, and ends with its supervisor. It trains run after run until it
+is killed.
 """
 
 from __future__ import annotations
@@ -22,17 +22,16 @@ from pathlib import Path
 import psutil
 
 from fitserve.crash import crash_point, hooks_allowed
-from workers.trainer.channel import (
-    Channel,
-    ChannelClosed,
-    ChannelReporter,
-    Outgoing,
-    job_from_message,
-    result_to_message,
-    turn_from_message,
+from workers.trainer.channel import Channel, ChannelClosed, ChannelReporter, Message, Sender
+from workers.trainer.job import (
+    Reporter,
+    TrainingFailed,
+    TrainingJob,
+    TrainingResult,
+    TrainingStopped,
+    TrialAssignment,
 )
-from workers.trainer.confine import confine
-from workers.trainer.job import Reporter, TrainingFailed, TrainingJob, TrainingResult, TrainingStopped
+from workers.trainer.sandbox import enter_sandbox
 
 _PR_SET_PDEATHSIG = 1
 Train = Callable[[TrainingJob, Reporter], TrainingResult]
@@ -41,31 +40,31 @@ Train = Callable[[TrainingJob, Reporter], TrainingResult]
 def main() -> None:
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
     die_with(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the supervisor; it decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the supervisor too, which decides
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     channel = Channel(socket.socket(fileno=descriptor))
-    missing = give_up()
-    outgoing = Outgoing(channel, on_closed=lambda: os._exit(0))
-    train, tidy = load()
+    unrestricted = sandbox_from_environment()  # before the sender's thread: threads that exist already stay outside
+    sender = Sender(channel, on_closed=lambda: os._exit(0))
+    train, tidy_up = load()
     limit_memory(int(os.environ.get("TRAINER_MEMORY_BYTES", "0")))
-    outgoing.put({"type": "ready", "pid": os.getpid(), "not_given_up": missing})
+    sender.put({"type": "ready", "pid": os.getpid(), "unrestricted": unrestricted})
     try:
-        serve(channel, outgoing, train, tidy)
+        serve(channel, sender, train, tidy_up)
     except ChannelClosed:
         os._exit(0)
 
 
-def give_up() -> dict[str, str]:
-    """Sockets and most files, as the supervisor said; what this system lets us keep, with the reason."""
+def sandbox_from_environment() -> dict[str, str]:
+    """Enter the sandbox that the supervisor asks for. Returns what could not be restricted, with the reason."""
     folders = json.loads(os.environ.pop("TRAINER_FOLDERS", "{}"))
     if not folders:
-        return {"files": "no supervisor said which"}
+        return {"files": "the supervisor named no folders"}
     reads, writes = ([Path(path) for path in folders[name]] for name in ("reads", "writes"))
-    return confine(reads, writes, Path(folders["kept_shut"]), network=folders["network"])
+    return enter_sandbox(reads, writes, Path(folders["private"]), network=folders["network"])
 
 
 def die_with(parent: int) -> None:
-    """SIGKILL for us when the supervisor's thread that started us ends (Linux); at once where it has gone."""
+    """Have the kernel kill us when the thread that started us ends (Linux); exit where the parent is gone already."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -73,21 +72,21 @@ def die_with(parent: int) -> None:
 
 
 def load() -> tuple[Train, Callable[[], None]]:
-    """The function that trains, warm, and what tidies up after it. A test may name a module of its own."""
+    """Import and warm up the training function, and what tidies up after it. A test may name its own module."""
     other = os.environ.get("FITSERVE_TRAINER_MODULE")
     if other and hooks_allowed():
         return importlib.import_module(other).train, lambda: None
-    # Keras imports it where it is there, and it looks for fonts: half a second of every start, for pictures of nothing.
+    # Keras imports matplotlib where it is installed, which searches for fonts: half a second of every start.
     sys.modules["matplotlib"] = None  # type: ignore[assignment]
-    from workers.trainer.engine.process_warmup import tidy_up, warm_up
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from workers.trainer.engine.device import tidy_up, warm_up
 
     warm_up(int(os.environ.get("TRAINER_THREADS", "0")))
-    module = importlib.import_module("workers.trainer.train")
-    return module.train, tidy_up
+    return importlib.import_module("workers.trainer.train").train, tidy_up
 
 
 def limit_memory(limit: int) -> None:
-    """Allocations beyond `limit` bytes fail. What is reserved but untouched by now (thread stacks) is not counted."""
+    """Make allocations beyond `limit` bytes fail. What is reserved but untouched so far (thread stacks) is free."""
     if limit <= 0 or sys.platform != "linux":
         return
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
@@ -95,11 +94,11 @@ def limit_memory(limit: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (limit + max(0, reserved),) * 2)
 
 
-def serve(channel: Channel, outgoing: Outgoing, train: Train, tidy: Callable[[], None]) -> None:
-    """One run after another. Raises ChannelClosed when the supervisor has gone."""
-    current: list[ChannelReporter] = []
+def serve(channel: Channel, sender: Sender, train: Train, tidy_up: Callable[[], None]) -> None:
+    """Train one job after another. Raises ChannelClosed once the supervisor has exited."""
+    reporters: list[ChannelReporter] = []
     jobs: list[TrainingJob] = []
-    arrived = threading.Semaphore(0)
+    job_arrived = threading.Semaphore(0)
 
     def listen() -> None:
         try:
@@ -107,66 +106,54 @@ def serve(channel: Channel, outgoing: Outgoing, train: Train, tidy: Callable[[],
                 message = channel.receive(3600)
                 if message is None:
                     continue
-                if message["type"] == "stop" and current:
-                    current[-1].ask_to_stop(message["why"])
-                elif message["type"] == "turn" and current:
-                    current[-1].answer(turn_from_message(message))
+                if message["type"] == "stop" and reporters:
+                    reporters[-1].request_stop(message["reason"])
+                elif message["type"] == "assignment" and reporters:
+                    reporters[-1].receive_assignment(TrialAssignment.from_json(message["assignment"]))
                 elif message["type"] == "job":
-                    current.append(ChannelReporter(outgoing, on_epoch=lambda: crash_point("trainer.mid_epoch")))
-                    jobs.append(job_from_message(message))
-                    arrived.release()
+                    reporters.append(ChannelReporter(sender, on_epoch=lambda: crash_point("trainer.mid_epoch")))
+                    jobs.append(TrainingJob.from_json(message["job"]))
+                    job_arrived.release()
         except BaseException:
-            os._exit(0)  # the supervisor has gone: whatever we still do would be for nobody
+            os._exit(0)  # the supervisor has exited: nobody would take the result
 
-    threading.Thread(target=listen, name="incoming", daemon=True).start()
+    threading.Thread(target=listen, name="listener", daemon=True).start()
     while True:
-        arrived.acquire()
-        run_one(train, jobs.pop(), current[-1], outgoing)
-        tidy()
-        outgoing.put({"type": "idle", "resident": resident_bytes(), "peak": peak_bytes()})
-        outgoing.drain()
+        job_arrived.acquire()
+        reset_peak()
+        sender.put({**run_job(train, jobs.pop(), reporters[-1]), "peak": peak_bytes()})
+        tidy_up()
+        sender.put({"type": "idle", "resident": int(psutil.Process().memory_info().rss)})
+        sender.drain()
 
 
-def run_one(train: Train, job: TrainingJob, reporter: ChannelReporter, outgoing: Outgoing) -> None:
-    """Trains and says how it ended. Only what is deterministic is called failed."""
-    forget_peak()
+def run_job(train: Train, job: TrainingJob, reporter: Reporter) -> Message:
+    """Train, and return the message that says how it ended. Only deterministic failures are `failed`."""
     try:
-        answer = result_to_message(train(job, reporter))
+        return {"type": "done", "result": train(job, reporter)}
     except TrainingStopped as stopped:
-        answer = {"type": "stopped", "why": stopped.why}
+        return {"type": "stopped", "reason": stopped.reason}
     except TrainingFailed as failed:
-        answer = {"type": "failed", "cause": failed.cause, "message": str(failed), "data": failed.data}
+        return {"type": "failed", "cause": failed.cause, "message": str(failed), "data": failed.data}
     except BaseException as error:
-        answer = unexpected(error)
-    outgoing.put({**answer, "peak": peak_bytes()})
-
-
-def unexpected(error: BaseException) -> dict[str, object]:
-    """What an exception that `train` did not foresee says to a person."""
-    where = traceback.format_exception(error)
-    sys.stderr.write("".join(where))
-    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
-        return {"type": "failed", "cause": "out_of_memory", "message": "The trainer ran out of memory", "data": {}}
-    if isinstance(error, OSError) and error.errno == 28:
-        return {"type": "failed", "cause": "disk_full", "message": "The trainer's disk is full", "data": {}}
-    message = f"{type(error).__name__}: {error}"[:2000]
-    return {"type": "failed", "cause": "internal_error", "message": message, "data": {}}
-
-
-def resident_bytes() -> int:
-    """What this process holds in memory now."""
-    return int(psutil.Process().memory_info().rss)
+        traceback.print_exception(error)
+        cause, message = "internal_error", f"{type(error).__name__}: {error}"[:2000]
+        if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
+            cause, message = "out_of_memory", "The trainer ran out of memory"
+        elif isinstance(error, OSError) and error.errno == 28:
+            cause, message = "disk_full", "The trainer's disk is full"
+        return {"type": "failed", "cause": cause, "message": message, "data": {}}
 
 
 def peak_bytes() -> int:
-    """The most that this process held since `forget_peak`."""
+    """The most memory that this process held since `reset_peak`."""
     if sys.platform != "linux":
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     status = Path("/proc/self/status").read_text()
     return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:")), 0)
 
 
-def forget_peak() -> None:
+def reset_peak() -> None:
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

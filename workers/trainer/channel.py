@@ -1,13 +1,14 @@
-"""What supervisor and trainer say to each other: JSON lines over a socket pair of their own.
+"""The connection between supervisor and trainer: JSON lines over a socket pair.
 
-From the trainer: `ready`, `event`, `epoch`, `progress`, `checkpoint`, `turn`, and one of `done`, `stopped`, `failed`.
-From the supervisor: `job`, `stop`, and a `turn` in answer to each. End of file either way means that the other one
-has gone.
+From the trainer: `ready`, `event`, `epoch`, `progress`, `checkpoint`, `next_trial`, `idle`, and one of `done`,
+`stopped`, `failed`. From the supervisor: `job`, `stop`, and an `assignment` in answer to each `next_trial`.
+End of file means that the other process has exited.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import select
 import socket
@@ -19,15 +20,15 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final, Literal
 
-from workers.trainer.job import KeptEpoch, Stop, TrainingJob, TrainingResult, Turn
+from workers.trainer.job import StopReason, TrialAssignment
 
 Message = dict[str, Any]
-LONGEST_MESSAGE: Final = 64 * 1024 * 1024  # bytes of one line; a manifest of a wide dataset is a few MB
-_PROGRESS_EVERY = 0.5  # seconds between two signs of life; more say nothing new
+MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024  # of one line; the manifest of a wide dataset takes a few MB
+_PROGRESS_SECONDS = 0.5  # between two `progress` messages; more would tell the supervisor nothing
 
 
 class ChannelClosed(Exception):
-    """The other process has gone."""
+    """The other process has exited."""
 
 
 class Channel:
@@ -39,14 +40,14 @@ class Channel:
         self._lines: deque[bytes] = deque()
 
     def send(self, message: Message) -> None:
-        """Sends one message. Raises ChannelClosed."""
+        """Send one message. Paths become strings, dataclasses objects. Raises ChannelClosed."""
         try:
-            self.socket.sendall(json.dumps(message).encode() + b"\n")
+            self.socket.sendall(json.dumps(message, default=_to_json).encode() + b"\n")
         except OSError as error:
             raise ChannelClosed from error
 
     def receive(self, timeout: float) -> Message | None:
-        """The next message, or None after `timeout` seconds. Raises ChannelClosed."""
+        """Return the next message, or None after `timeout` seconds. Raises ChannelClosed."""
         deadline = time.monotonic() + timeout
         while not self._lines:
             ready, _, _ = select.select([self.socket], [], [], max(0.0, deadline - time.monotonic()))
@@ -63,95 +64,53 @@ class Channel:
             data = self.socket.recv(1024 * 1024)
         except OSError as error:
             raise ChannelClosed from error
-        if not data or len(self._buffer) > LONGEST_MESSAGE:
+        if not data or len(self._buffer) > MAX_MESSAGE_BYTES:
             raise ChannelClosed
         self._buffer += data
-        *whole, rest = self._buffer.split(b"\n")
+        *lines, rest = self._buffer.split(b"\n")
         self._buffer = bytearray(rest)
-        self._lines.extend(bytes(line) for line in whole if line)
+        self._lines.extend(bytes(line) for line in lines if line)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self.socket.close()
 
 
-class ChannelReporter:
-    """The Reporter that a trainer is given: every call puts a message into a queue and returns at once.
-
-    So a supervisor that is paused does not hold up training; what was reported waits for it.
-    """
-
-    def __init__(self, outgoing: Outgoing, on_epoch: Callable[[], None] = lambda: None) -> None:
-        self._outgoing = outgoing
-        self._on_epoch = on_epoch
-        self._stop: Stop = ""
-        self._last_progress = 0.0
-        self._turns: SimpleQueue[Turn] = SimpleQueue()
-
-    def event(self, level: Literal["info", "warn", "error"], message: str, data: dict[str, Any] | None = None) -> None:
-        self._outgoing.put({"type": "event", "level": level, "message": message, "data": data or {}})
-
-    def epoch(
-        self, trial: int, epoch: int, logs: dict[str, float], seconds: float, layers: dict[str, Any] | None = None
-    ) -> None:
-        plain = {key: float(value) for key, value in logs.items()}
-        report = {"trial": trial, "epoch": epoch, "logs": plain, "seconds": seconds, "layers": layers}
-        self._outgoing.put({"type": "epoch", **report})
-        self._on_epoch()
-
-    def progress(self) -> None:
-        now = time.monotonic()
-        if now - self._last_progress >= _PROGRESS_EVERY:
-            self._last_progress = now
-            self._outgoing.put({"type": "progress"})
-
-    def checkpoint(self, path: Path, epoch: int) -> None:
-        self._outgoing.put({"type": "checkpoint", "path": str(path), "epoch": epoch})
-
-    def turn(self, todo: Sequence[int]) -> Turn:
-        self._outgoing.put({"type": "turn", "todo": list(todo)})
-        return self._turns.get()
-
-    def answer(self, turn: Turn) -> None:
-        """From the thread that listens to the supervisor."""
-        self._turns.put(turn)
-
-    def stop(self) -> Stop:
-        return self._stop
-
-    def ask_to_stop(self, why: Stop) -> None:
-        """From the thread that listens to the supervisor. A cancel outweighs a hand-back."""
-        if self._stop != "cancel":
-            self._stop = why
+def _to_json(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if dataclasses.is_dataclass(value):  # not `asdict`, which would copy a manifest of megabytes
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    raise TypeError(f"{type(value).__name__} cannot be sent")
 
 
-class Outgoing:
-    """A thread that sends what was put; the putter never waits."""
+class Sender:
+    """A thread that sends queued messages. Queueing never waits, so a paused supervisor doesn't hold up training."""
 
     def __init__(self, channel: Channel, on_closed: Callable[[], None]) -> None:
         self._channel = channel
         self._on_closed = on_closed
         self._messages: deque[Message] = deque()
-        self._wake = threading.Condition()
+        self._changed = threading.Condition()
         self._idle = True
-        threading.Thread(target=self._run, name="outgoing", daemon=True).start()
+        threading.Thread(target=self._run, name="sender", daemon=True).start()
 
     def put(self, message: Message) -> None:
-        with self._wake:
+        with self._changed:
             self._messages.append(message)
-            self._wake.notify_all()
+            self._changed.notify_all()
 
     def drain(self) -> None:
-        """Returns when all that was put has been sent."""
-        with self._wake:
-            self._wake.wait_for(lambda: not self._messages and self._idle)
+        """Wait until every queued message is sent."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._messages and self._idle)
 
     def _run(self) -> None:
         while True:
-            with self._wake:
+            with self._changed:
                 self._idle = True
-                self._wake.notify_all()
-                self._wake.wait_for(lambda: bool(self._messages))
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: bool(self._messages))
                 message = self._messages.popleft()
                 self._idle = False
             try:
@@ -161,66 +120,48 @@ class Outgoing:
                 return
 
 
-def job_to_message(job: TrainingJob) -> Message:
-    """As JSON: paths become strings."""
-    return {
-        "type": "job",
-        "run_id": job.run_id,
-        "attempt": job.attempt,
-        "spec": job.spec,
-        "facts": job.facts,
-        "table": str(job.table),
-        "folder": str(job.folder),
-        "checkpoint": str(job.checkpoint) if job.checkpoint else None,
-        "threads": job.threads,
-        "checkpoint_seconds": job.checkpoint_seconds,
-        "trial": job.trial,
-    }
+class ChannelReporter:
+    """The Reporter of a trainer process."""
 
+    def __init__(self, sender: Sender, on_epoch: Callable[[], None] = lambda: None) -> None:
+        self._sender = sender
+        self._on_epoch = on_epoch
+        self._stop: StopReason = ""
+        self._progress_at = 0.0
+        self._assignments: SimpleQueue[TrialAssignment] = SimpleQueue()
 
-def job_from_message(message: Message) -> TrainingJob:
-    """The inverse of `job_to_message`."""
-    fields = {key: value for key, value in message.items() if key != "type"}
-    checkpoint = fields.pop("checkpoint")
-    table, folder = Path(fields.pop("table")), Path(fields.pop("folder"))
-    return TrainingJob(**fields, table=table, folder=folder, checkpoint=Path(checkpoint) if checkpoint else None)
+    def event(self, level: Literal["info", "warn", "error"], message: str, data: dict[str, Any] | None = None) -> None:
+        self._sender.put({"type": "event", "level": level, "message": message, "data": data or {}})
 
+    def epoch(
+        self, trial: int, epoch: int, logs: dict[str, float], seconds: float, layers: dict[str, Any] | None = None
+    ) -> None:
+        plain = {key: float(value) for key, value in logs.items()}  # NumPy's numbers are no JSON
+        report = {"trial": trial, "epoch": epoch, "logs": plain, "seconds": seconds, "layers": layers}
+        self._sender.put({"type": "epoch", **report})
+        self._on_epoch()
 
-def turn_to_message(turn: Turn) -> Message:
-    """As JSON: paths become strings."""
-    checkpoint = str(turn.checkpoint) if turn.checkpoint else None
-    done = {str(trial): str(path) for trial, path in turn.done.items()}
-    return {"type": "turn", "trial": turn.trial, "checkpoint": checkpoint, "done": done}
+    def progress(self) -> None:
+        now = time.monotonic()
+        if now - self._progress_at >= _PROGRESS_SECONDS:
+            self._progress_at = now
+            self._sender.put({"type": "progress"})
 
+    def checkpoint(self, path: Path, epoch: int) -> None:
+        self._sender.put({"type": "checkpoint", "path": path, "epoch": epoch})
 
-def turn_from_message(message: Message) -> Turn:
-    """The inverse of `turn_to_message`."""
-    checkpoint = message["checkpoint"]
-    done = {int(trial): Path(path) for trial, path in message["done"].items()}
-    return Turn(message["trial"], Path(checkpoint) if checkpoint else None, done)
+    def next_trial(self, remaining: Sequence[int]) -> TrialAssignment:
+        self._sender.put({"type": "next_trial", "remaining": list(remaining)})
+        return self._assignments.get()
 
+    def stop(self) -> StopReason:
+        return self._stop
 
-def result_to_message(result: TrainingResult) -> Message:
-    """As JSON: the files stay on disk and go by their paths."""
-    kept = {str(epoch): {"files": _texts(one.files), "manifest": one.manifest} for epoch, one in result.kept.items()}
-    return {
-        "type": "done",
-        "files": _texts(result.files),
-        "manifest": result.manifest,
-        "result": result.result,
-        "kept": kept,
-    }
+    def receive_assignment(self, assignment: TrialAssignment) -> None:
+        """Called by the thread that listens to the supervisor."""
+        self._assignments.put(assignment)
 
-
-def result_from_message(message: Message) -> TrainingResult:
-    """The inverse of `result_to_message`."""
-    kept = {int(epoch): KeptEpoch(_paths(one["files"]), one["manifest"]) for epoch, one in message["kept"].items()}
-    return TrainingResult(_paths(message["files"]), message["manifest"], message["result"], kept)
-
-
-def _texts(files: dict[str, Path]) -> dict[str, str]:
-    return {kind: str(path) for kind, path in files.items()}
-
-
-def _paths(files: dict[str, str]) -> dict[str, Path]:
-    return {kind: Path(path) for kind, path in files.items()}
+    def request_stop(self, reason: StopReason) -> None:
+        """Called by the thread that listens to the supervisor. A cancel overrides a hand-back."""
+        if self._stop != "cancel":
+            self._stop = reason

@@ -1,69 +1,82 @@
-"""The seam between the trainer, which knows networks, and the supervisor, which knows runs."""
+"""The interface between the trainer, which knows networks, and the supervisor, which knows runs.
+
+Everything here is JSON but for paths: it crosses a pipe. `workers.trainer.channel` encodes it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-Stop = Literal["", "cancel", "hand_back"]
+StopReason = Literal["", "cancel", "hand_back"]
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingJob:
-    """What a trainer is asked to do. JSON throughout: it crosses a pipe."""
+    """What a trainer is to train."""
 
     run_id: str
     attempt: int
     spec: dict[str, Any]  # resolved
     facts: dict[str, Any]  # fitserve.dataset_facts.DatasetFacts of the dataset
     table: Path  # the dataset's Parquet file, local and verified
-    folder: Path  # this attempt's own scratch folder; emptied afterwards
-    checkpoint: Path | None = None  # the last checkpoint of an earlier attempt, local and verified
+    folder: Path  # this attempt's own scratch folder; removed afterwards
+    checkpoint: Path | None = None  # the last one of an earlier attempt, local and verified
     threads: int = 0  # 0 is one for each core
     checkpoint_seconds: float = 30.0
-    trial: int | None = None  # train this trial alone, from 0: another worker has the run
+    trial: int | None = None  # from 0: train this trial alone, for a run that another worker holds
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> TrainingJob:
+        paths = {name: _path(fields[name]) for name in ("table", "folder", "checkpoint")}
+        return cls(**{**fields, **paths})
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """What to do next in a run of several trials, of which other workers may train some."""
+class TrialAssignment:
+    """What to do next in a run of several trials, some of which other workers may train."""
 
-    trial: int | None = None  # is to be trained here, now; None: others are at it, ask again
-    checkpoint: Path | None = None  # of that trial, by a worker that had begun it
-    done: dict[int, Path] = field(default_factory=dict)  # have been trained elsewhere: files of `apart`
+    trial: int | None = None  # to train now; None: other workers train all that remain, ask again
+    checkpoint: Path | None = None  # of that trial, from a worker that had begun it
+    finished: dict[int, Path] = field(default_factory=dict)  # trial files of other workers, by trial
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> TrialAssignment:
+        finished = {int(trial): Path(path) for trial, path in fields["finished"].items()}
+        return cls(fields["trial"], _path(fields["checkpoint"]), finished)
 
 
 class Reporter(Protocol):
-    """What a trainer may say while it works. Every call returns at once, but for `turn`."""
+    """How a trainer reports while it trains. Every call but `next_trial` returns at once."""
 
     def event(self, level: Literal["info", "warn", "error"], message: str, data: dict[str, Any] | None = None) -> None:
-        """Something a person wants to read."""
+        """Report something for people to read."""
 
     def epoch(
         self, trial: int, epoch: int, logs: dict[str, float], seconds: float, layers: dict[str, Any] | None = None
     ) -> None:
-        """An epoch ended: `trial` from 0, `epoch` from 1, Keras's `logs`, its duration."""
+        """Report the end of an epoch: `trial` from 0, `epoch` from 1, Keras's `logs`, its duration."""
 
     def progress(self) -> None:
-        """The trainer lives and works, though no epoch has ended."""
+        """Report that the trainer works, though no epoch has ended."""
 
     def checkpoint(self, path: Path, epoch: int) -> None:
-        """A whole, fsynced checkpoint file that the supervisor may take."""
+        """Hand over a complete, fsynced checkpoint file."""
 
-    def turn(self, todo: Sequence[int]) -> Turn:
-        """Which of these trials, from 0 and in order, is next. Waits for the supervisor's answer."""
+    def next_trial(self, remaining: Sequence[int]) -> TrialAssignment:
+        """Ask which of these trials, from 0 and in order, is next, and wait for the supervisor's answer."""
         ...
 
-    def stop(self) -> Stop:
-        """Whether to stop, and why: asked between compiled calls. On `hand_back`, checkpoint first."""
+    def stop(self) -> StopReason:
+        """Whether to stop, and why. Asked between compiled calls; on `hand_back`, checkpoint first."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class KeptEpoch:
-    """The network after an epoch that was to be kept. `manifest` has what differs from the result's."""
+    """The network after one of the epochs to keep. `manifest` holds the entries that differ from the result's."""
 
     files: dict[str, Path]
     manifest: dict[str, Any]
@@ -75,16 +88,24 @@ class TrainingResult:
 
     files: dict[str, Path]  # by blob kind: "keras", "onnx", and whatever else the manifest names
     manifest: dict[str, Any]  # complete but for the files' SHA-256 and sizes, and the run's id
-    result: dict[str, Any] = field(default_factory=dict)  # final metrics, trials, evaluation: what Run.result shows
-    kept: dict[int, KeptEpoch] = field(default_factory=dict)  # by epoch, from 1
+    result: dict[str, Any] = field(default_factory=dict)  # final metrics, trials, evaluation: shown as Run.result
+    kept_epochs: dict[int, KeptEpoch] = field(default_factory=dict)  # by epoch, from 1
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> TrainingResult:
+        kept_epochs = {
+            int(epoch): KeptEpoch(_paths(kept["files"]), kept["manifest"])
+            for epoch, kept in fields["kept_epochs"].items()
+        }
+        return cls(_paths(fields["files"]), fields["manifest"], fields["result"], kept_epochs)
 
 
 class TrainingStopped(Exception):
-    """Raised by `train` after it obeyed `Reporter.stop`."""
+    """Raised by `train` once it has obeyed `Reporter.stop`."""
 
-    def __init__(self, why: Stop) -> None:
-        super().__init__(why)
-        self.why = why
+    def __init__(self, reason: StopReason) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 class TrainingFailed(Exception):
@@ -97,3 +118,11 @@ class TrainingFailed(Exception):
         super().__init__(message)
         self.cause = cause
         self.data = data or {}
+
+
+def _path(value: str | None) -> Path | None:
+    return Path(value) if value else None
+
+
+def _paths(files: Mapping[str, str]) -> dict[str, Path]:
+    return {kind: Path(path) for kind, path in files.items()}

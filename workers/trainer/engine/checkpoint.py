@@ -1,8 +1,8 @@
-"""A checkpoint: one file of arrays and JSON, from which a run goes on as if nothing had happened.
+"""Checkpoints: one file of arrays and JSON, from which a run continues exactly.
 
-It holds the network's variables (weights, batch statistics, the states of random generators), the
-optimizer's, the metrics' in the middle of an epoch, the callbacks' state, the trials that are done
-and the best of their networks. An `.npz` without pickles: arrays by name, and the JSON as bytes.
+It holds the network's variables (weights, batch statistics, the states of random generators), the optimizer's, the
+metrics' in the middle of an epoch, the callbacks' state, the finished trials and the best one's network. The format is
+`.npz` without pickles: arrays by name, and the JSON as bytes.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ FORMAT = 1
 
 
 class Unusable(Exception):
-    """This file is no checkpoint of this run."""
+    """The file is not a checkpoint of this run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """`body` is JSON; `arrays` are what it speaks of."""
+    """The content of a checkpoint file."""
 
-    body: dict[str, Any]
+    body: dict[str, Any]  # JSON
     arrays: dict[str, np.ndarray]
 
     def write(self, path: Path) -> None:
-        """Durably: whole or not at all."""
-        told = {"format": FORMAT, **self.body}
-        arrays = {**self.arrays, "body": np.frombuffer(json.dumps(told).encode(), np.uint8)}
+        """Write atomically and durably."""
+        body = {"format": FORMAT, **self.body}
+        arrays = {**self.arrays, "body": np.frombuffer(json.dumps(body).encode(), np.uint8)}
         temporary = path.with_suffix(".tmp")
         with temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)  # type: ignore[arg-type]
@@ -64,63 +64,69 @@ class Checkpoint:
 
 
 def variables(model: keras.Model) -> dict[str, np.ndarray]:
-    """All that a model in training consists of, by place: `model/0`, `optimizer/3`, `metrics/1`."""
+    """All variables of a model in training, by group and index: `model/0`, `optimizer/3`, `metrics/1`."""
     return {name: variable.value.numpy() for name, variable in _variables(model).items()}
 
 
 def restore(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> None:
-    """Put back what `variables` took. Raises Unusable where the network is another one."""
-    mine = _variables(model)
-    found = {name: value for name, value in arrays.items() if name.split("/")[0] in ("model", "optimizer", "metrics")}
-    if mine.keys() != found.keys() or any(tuple(mine[name].shape) != found[name].shape for name in mine):
+    """Assign what `variables` returned. Raises Unusable where the arrays are of another network."""
+    own = _variables(model)
+    saved = {name: value for name, value in arrays.items() if name.split("/")[0] in ("model", "optimizer", "metrics")}
+    if own.keys() != saved.keys() or any(tuple(own[name].shape) != saved[name].shape for name in own):
         raise Unusable("its variables are not this network's")
-    for name, variable in mine.items():
-        variable.assign(found[name])
+    for name, variable in own.items():
+        variable.assign(saved[name])
 
 
-def of_epochs(group: str, kept: Mapping[int, Sequence[np.ndarray]]) -> dict[str, np.ndarray]:
-    """Kept epochs' weights by name: `kept/12/0`."""
-    return {f"{group}/{epoch}/{at}": w for epoch, weights in kept.items() for at, w in enumerate(weights)}
+def with_prefix(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays under `prefix/`."""
+    return {f"{prefix}/{name}": array for name, array in arrays.items()}
 
 
-def by_epoch(group: str, arrays: Mapping[str, np.ndarray]) -> dict[int, list[np.ndarray]]:
-    """The inverse of `of_epochs`."""
-    found: dict[int, dict[int, np.ndarray]] = {}
-    for name, array in arrays.items():
-        if name.startswith(f"{group}/"):
-            epoch, at = name.removeprefix(f"{group}/").split("/")
-            found.setdefault(int(epoch), {})[int(at)] = array
-    return {epoch: [weights[at] for at in sorted(weights)] for epoch, weights in found.items()}
+def under_prefix(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The inverse of `with_prefix`."""
+    return {name.removeprefix(f"{prefix}/"): a for name, a in arrays.items() if name.startswith(f"{prefix}/")}
+
+
+def epochs_to_arrays(group: str, weights: Mapping[int, Sequence[np.ndarray]]) -> dict[str, np.ndarray]:
+    """Weights by epoch as named arrays: `group/12/0`."""
+    return {f"{group}/{epoch}/{at}": w for epoch, of_epoch in weights.items() for at, w in enumerate(of_epoch)}
+
+
+def epochs_from_arrays(group: str, arrays: Mapping[str, np.ndarray]) -> dict[int, list[np.ndarray]]:
+    """The inverse of `epochs_to_arrays`."""
+    by_epoch: dict[int, dict[int, np.ndarray]] = {}
+    for name, array in under_prefix(group, arrays).items():
+        epoch, at = name.split("/")
+        by_epoch.setdefault(int(epoch), {})[int(at)] = array
+    return {epoch: [weights[at] for at in sorted(weights)] for epoch, weights in by_epoch.items()}
 
 
 def _variables(model: keras.Model) -> dict[str, Any]:
-    own = [v for v in model.variables if not _belongs(v, model.optimizer.variables)]
+    optimizer = {id(variable) for variable in model.optimizer.variables}
+    own = [variable for variable in model.variables if id(variable) not in optimizer]
     groups = {"model": own, "optimizer": model.optimizer.variables, "metrics": model.metrics_variables}
-    return {f"{group}/{place}": v for group, members in groups.items() for place, v in enumerate(members)}
+    return {f"{group}/{index}": v for group, members in groups.items() for index, v in enumerate(members)}
 
 
-def _belongs(variable: Any, others: Sequence[Any]) -> bool:
-    return any(variable is other for other in others)
-
-
-# What Keras's callbacks remember between epochs, beside their arguments.
-_MEMORY = {
+# State of Keras's callbacks between epochs, besides their arguments.
+_STATE = {
     keras.callbacks.EarlyStopping: ("wait", "stopped_epoch", "best", "best_epoch"),
     keras.callbacks.ReduceLROnPlateau: ("wait", "best", "cooldown_counter"),
 }
 
 
 def callback_state(callbacks: Sequence[keras.callbacks.Callback]) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
-    """What the callbacks remember, and EarlyStopping's best weights."""
+    """The state of each callback, and EarlyStopping's best weights."""
     states: list[dict[str, Any]] = []
     arrays: dict[str, np.ndarray] = {}
-    for place, callback in enumerate(callbacks):
+    for index, callback in enumerate(callbacks):
         state: dict[str, Any] = {}
-        for name in _MEMORY.get(type(callback), ()):
+        for name in _STATE.get(type(callback), ()):
             value = getattr(callback, name, None)
             state[name] = value if value is None or isinstance(value, int) else float(value)
         for at, weight in enumerate(getattr(callback, "best_weights", None) or ()):
-            arrays[f"callback{place}/{at}"] = np.asarray(weight)
+            arrays[f"callback{index}/{at}"] = np.asarray(weight)
         states.append(state)
     return states, arrays
 
@@ -131,10 +137,10 @@ def restore_callbacks(
     states: Sequence[Mapping[str, Any]],
     arrays: Mapping[str, np.ndarray],
 ) -> None:
-    """Put back what `callback_state` took; after `on_train_begin`, which makes them forget."""
-    for place, (callback, state) in enumerate(zip(callbacks, states, strict=True)):
+    """Restore what `callback_state` returned. Call it after `on_train_begin`, which resets callbacks."""
+    for index, (callback, state) in enumerate(zip(callbacks, states, strict=True)):
         for name, value in state.items():
             setattr(callback, name, value)
-        names = [f"callback{place}/{at}" for at in range(len(model.weights))]
+        names = [f"callback{index}/{at}" for at in range(len(model.weights))]
         if weights := [arrays[name] for name in names if name in arrays]:
             callback.best_weights = weights

@@ -1,11 +1,12 @@
-"""The compiled heart of the loop: as many of Keras's steps as nobody needs to look between.
+"""Keras's training and test steps, many of them compiled into one call.
 
-One traced function serves whole epochs, parts of long epochs, validation alone, and a single step,
-so that a model is traced once. Batches have a dynamic size: the short last batch needs no second trace.
+One traced function serves whole epochs, parts of long epochs, validation alone, and a single step, so that a model is
+traced once. Batches have a dynamic size: the shorter last batch needs no second trace.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -16,18 +17,18 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from workers.trainer.engine.network import functional_of
 from workers.trainer.engine.optimizer_kernels import fuse
-from workers.trainer.engine.signature import functional_of
 
 Logs = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class RowTensors:
     """Encoded rows as tensors: what `Model.fit` takes as `x`, `y` and `sample_weight`.
 
-    `x` and `y` are one tensor or a list or dict of tensors, each with the rows first; `weight` is
-    float32 `(rows,)`, or the structure of `y` with one such tensor an output.
+    `x` and `y` are one tensor, or a list or dict of tensors, each with the rows first; `weight` is float32 `(rows,)`,
+    or the structure of `y` with one such tensor for each output.
     """
 
     x: Any
@@ -35,11 +36,14 @@ class Rows:
     weight: Any = None
 
     @classmethod
-    def of(cls, x: Any, y: Any, weight: Any = None) -> Rows:
-        """Rows of NumPy arrays."""
-        return cls(
-            *(None if part is None else tf.nest.map_structure(tf.convert_to_tensor, part) for part in (x, y, weight))
-        )
+    def of(cls, x: Any, y: Any, weight: Any = None) -> RowTensors:
+        """From NumPy arrays."""
+        return cls(x, y, weight).map(tf.convert_to_tensor)
+
+    def map(self, function: Callable[[Any], Any]) -> RowTensors:
+        """Apply a function to every tensor."""
+        parts = (self.x, self.y, self.weight)
+        return RowTensors(*(None if part is None else tf.nest.map_structure(function, part) for part in parts))
 
     @property
     def count(self) -> int:
@@ -50,11 +54,10 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What one call does: training steps `first` to `last`, then validation steps likewise.
+class StepPlan:
+    """What one call does: training steps `first` to `last` (exclusive), then validation steps likewise.
 
-    `close` ends the training epoch (its logs are final, the metrics start anew), `close_validation`
-    likewise.
+    `close` ends the training epoch: its logs are final, and the metrics are reset. `close_validation` likewise.
     """
 
     first: int = 0
@@ -66,7 +69,7 @@ class Plan:
 
 
 class _Stepwise:
-    """What the compiled function does, step by step from Python."""
+    """Does what the compiled function does, step by step from Python."""
 
     def __init__(self, owner: Compiled, train_step: Any, test_step: Any) -> None:
         self._owner, self._train_step, self._test_step = owner, train_step, test_step
@@ -90,25 +93,28 @@ class _Stepwise:
 
 
 class Compiled:
-    """A compiled model's training and test steps, traced once for rows like `train` and `validation`."""
+    """The training and test steps of a compiled model, traced once for rows like `train` and `validation`."""
 
     def __init__(
         self,
         model: keras.Model,
-        train: Rows,
-        validation: Rows,
+        train: RowTensors,
+        validation: RowTensors,
         batch_size: int,
         validation_batch_size: int,
         jit: bool = False,
-        fell_back: Callable[[str], None] = lambda reason: None,
+        on_fallback: Callable[[str], None] = lambda reason: None,
     ) -> None:
-        """`train` and `validation` give the structure, dtypes and shapes; later calls may bring other rows.
+        """Build the model's state; the first call traces it.
 
-        A network that cannot be traced as a whole, or that XLA is to compile (`jit`: it wants fixed shapes), is
-        trained step by step as `fit` does it; `fell_back` is told why.
+        Args:
+            train, validation: give the structure, dtypes and shapes; calls may bring other rows.
+            jit: compile with XLA, which needs fixed shapes and therefore single steps.
+            on_fallback: called with the reason where the model is trained step by step, as `fit` trains it: with
+                `jit`, or where its epoch cannot be traced as a whole.
         """
         self.model = model
-        self._jit, self._fell_back = jit, fell_back
+        self._jit, self._on_fallback = jit, on_fallback
         self.batch_size, self.validation_batch_size = batch_size, validation_batch_size
         build(model, train)
         fuse(model.optimizer)
@@ -118,7 +124,7 @@ class Compiled:
         self._executor = executor(model, batch_size)
 
     def trace(self) -> None:
-        """Make the compiled function, if it is not made yet."""
+        """Trace the function, unless it is traced already."""
         if self._call is not None:
             return
         if self._jit:
@@ -134,33 +140,23 @@ class Compiled:
             NotImplementedError,
             AttributeError,
             tf.errors.OperatorNotAllowedInGraphError,
-        ) as why:
-            self._fall_back(f"the epoch cannot be compiled as a whole: {str(why).splitlines()[0]}")
+        ) as error:
+            self._fall_back(f"the epoch cannot be compiled as a whole: {str(error).splitlines()[0]}")
 
     def _fall_back(self, reason: str) -> None:
-        self._fell_back(f"Training goes step by step, as `fit` does it ({reason}).")
+        self._on_fallback(f"Training runs step by step, as in `fit` ({reason}).")
         steps = [
             tf.function(f, reduce_retracing=True, jit_compile=self._jit)
             for f in (self.model.train_step, self.model.test_step)
         ]
         self._call = _Stepwise(self, *steps)
 
-    def __call__(self, train: Rows, order: Any, validation: Rows, plan: Plan) -> tuple[Logs, Logs]:
-        """Run `plan`. Returns the logs of training and of validation, as far as they have got.
+    def __call__(self, train: RowTensors, order: Any, validation: RowTensors, plan: StepPlan) -> tuple[Logs, Logs]:
+        """Run `plan`. Returns the logs of training and of validation so far.
 
         `order` is an int32 permutation of the rows of `train`: batch i is `order[i * size:(i + 1) * size]`.
         """
-        steps = np.array(
-            [
-                plan.first,
-                plan.last,
-                plan.close,
-                plan.validation_first,
-                plan.validation_last,
-                plan.close_validation,
-            ],
-            np.int32,
-        )
+        steps = np.array(dataclasses.astuple(plan), np.int32)
         arguments = (train.as_tuple(), order, validation.as_tuple(), tf.constant(steps))
         with self._executor():
             self.trace()
@@ -197,7 +193,7 @@ class Compiled:
         return tf.concat([logs, validation_logs], 0)
 
     def results(self, which: int) -> Any:
-        """All metrics as one float64 vector, their names and shapes remembered."""
+        """All metrics as one float64 vector; remembers their names and shapes."""
         results = {name: tf.convert_to_tensor(value) for name, value in self.model.get_metrics_result().items()}
         self._names[which][:] = [(name, tuple(value.shape)) for name, value in results.items()]
         return tf.concat([tf.reshape(tf.cast(value, tf.float64), [-1]) for value in results.values()], 0)
@@ -207,10 +203,10 @@ class Compiled:
         return tf.constant(0)
 
 
-def build(model: keras.Model, rows: Rows) -> None:
+def build(model: keras.Model, rows: RowTensors) -> None:
     """Create what Keras would create at the first batch: the states of optimizer, losses and metrics.
 
-    The same as `Model._symbolic_build`, without its three symbolic passes through the network.
+    Equivalent to `Model._symbolic_build`, without its three symbolic passes through the network.
     """
     if not model.built:
         model(tf.nest.map_structure(lambda t: t[:1], rows.x))
@@ -240,33 +236,33 @@ def _specs(parts: Any) -> Any:
     return tf.nest.map_structure(lambda t: tf.TensorSpec((None, *t.shape[1:]), t.dtype), parts)
 
 
-BUSY = 2e7  # multiply-adds a step, above which operations are worth handing to other threads
+MULTITHREADED_STEP = 2e7  # multiply-adds of a step, above which its operations are worth spreading over threads
 
 
 def executor(model: keras.Model, batch_size: int) -> Callable[[], AbstractContextManager[Any]]:
-    """What to enter around the tracing and each call: it runs a small network's operations on the calling thread.
+    """The context manager for tracing and for each call. It runs a small network's operations on the calling thread.
 
-    It spends its time handing operations between threads: 200 epochs of 400 rows took 0.37 s of 0.60 s
-    so. A larger one gains from computing two gradients at once: 50,000 rows took 0.33 s of 0.45 s so.
-    Each operation uses every core either way, and the results are the same. Not on a GPU, whose
-    operations are asynchronous anyway.
+    A small network spends its time handing operations between threads: on one thread, 200 epochs of 400 rows took
+    0.37 s instead of 0.60 s. A larger one gains from computing two gradients at once: 50,000 rows took 0.33 s on
+    several threads instead of 0.45 s. Each operation uses every core either way, and the results are the same. On a
+    GPU operations are asynchronous anyway.
     """
     try:
         from tensorflow.python.eager.context import function_executor_type
-    except ImportError:  # a private name: without it the default executor gives the same results
+    except ImportError:  # a private name; the default executor gives the same results
         return nullcontext
-    if work(model, batch_size) > BUSY or tf.config.list_logical_devices("GPU"):
+    if work(model, batch_size) > MULTITHREADED_STEP or tf.config.list_logical_devices("GPU"):
         return nullcontext
     return partial(function_executor_type, "SINGLE_THREADED_EXECUTOR")
 
 
 def work(model: keras.Model, batch_size: int) -> float:
-    """About how many multiply-adds a training step takes: three for each weight, row and place it is used at."""
+    """Estimate a training step's multiply-adds: three for each weight, row, and position that the weight is used at."""
     total = 0.0
     for layer in model.layers:
         kernels = sum(int(np.prod(v.shape)) for v in layer.trainable_variables if len(v.shape) > 1)
         output: Any = getattr(layer, "output", None)
-        places = [size or 1 for size in output.shape[1:-1]] if hasattr(output, "shape") else []
+        positions = [size or 1 for size in output.shape[1:-1]] if hasattr(output, "shape") else []
         if not isinstance(layer, keras.layers.Embedding):
-            total += kernels * float(np.prod(places))
+            total += kernels * float(np.prod(positions))
     return 3.0 * total * batch_size

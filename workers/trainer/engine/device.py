@@ -1,4 +1,4 @@
-"""Where a run computes: which device, how many threads.
+"""Threads, devices and the warm-up of a trainer process.
 
 Defaults, as measured on two cores: no XLA (its compilation takes seconds, and small networks were
 slower with it); TensorFlow's own threads, with small networks' operations run one after the other
@@ -8,10 +8,13 @@ slower with it); TensorFlow's own threads, with small networks' operations run o
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 from collections.abc import Iterator
 
+import keras
+import numpy as np
 import tensorflow as tf
 
 from fitserve.spec.training import Training
@@ -20,7 +23,7 @@ from workers.trainer.job import Reporter
 
 @contextlib.contextmanager
 def placed(training: Training, report: Reporter) -> Iterator[None]:
-    """Compute on the device that the spec asks for, as far as this worker has it; say where it has not."""
+    """Compute on the device that the spec asks for; report where this worker cannot."""
     gpus = tf.config.list_logical_devices("GPU")
     if training.device == "gpu" and not gpus:
         report.event("warn", "This worker has no GPU: training runs on the CPU.")
@@ -35,16 +38,15 @@ def placed(training: Training, report: Reporter) -> Iterator[None]:
 
 
 def threads() -> int:
-    """How many threads compute one operation."""
+    """Number of threads that compute one operation."""
     return int(tf.config.threading.get_intra_op_parallelism_threads() or cores())
 
 
 def set_threads(count: int) -> None:
-    """How many threads compute one operation, and how many operations run at a time; 0: one for each core.
+    """Set the threads of one operation, and the operations that run at a time; 0: one for each core.
 
-    It takes effect where TensorFlow has not computed yet; a `count` raises RuntimeError where it has. Of the latter
-    there are two at least: a compiled loop holds one, and with no other for its steps it would wait for itself for
-    ever.
+    Call it before TensorFlow computes anything; afterwards a non-zero `count` raises RuntimeError. At least two
+    operations run at a time: a compiled loop occupies one, and would otherwise wait for its own steps forever.
     """
     if count:
         tf.config.threading.set_intra_op_parallelism_threads(count)
@@ -52,8 +54,32 @@ def set_threads(count: int) -> None:
 
 
 def cores() -> int:
-    """Those that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-set_threads(0)  # wherever networks are trained, in a trainer process or not
+def warm_up(thread_count: int) -> None:
+    """Do what costs a new process seconds before a run arrives: set the threads and trace one training step."""
+    set_threads(thread_count)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2), keras.layers.Dense(1)])
+    optimizer = keras.optimizers.Adam()
+    optimizer.build(model.trainable_variables)
+
+    @tf.function
+    def step(rows: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(model(rows, training=True) ** 2)
+        optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+        return loss
+
+    step(tf.constant(np.zeros((4, 2), np.float32)))
+    tidy_up()
+
+
+def tidy_up() -> None:
+    """Release the last run's graphs, so that a warm process does not grow."""
+    keras.backend.clear_session(free_memory=False)
+    gc.collect()
+
+
+set_threads(0)  # at import, because networks are trained outside trainer processes too

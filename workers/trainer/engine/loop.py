@@ -1,8 +1,8 @@
 """The training loop: `Model.fit`'s results in a fraction of its time.
 
-`fit` leaves the compiled world after every batch. This loop leaves it only where somebody must look:
-at the end of an epoch, or every half second in a long one, or after each batch if a callback asks
-for batches. The steps are Keras's own `train_step` and `test_step`.
+`fit` returns from compiled code after every batch. This loop returns only at the end of an epoch, every half second
+in a long one, or after each batch if a callback asks for batches. The steps are Keras's own `train_step` and
+`test_step`.
 """
 
 from __future__ import annotations
@@ -10,25 +10,45 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import keras
+import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
-from workers.trainer.data.feed import Block, Feed
-from workers.trainer.engine.compiled import Compiled, Logs, Plan, Rows
+from workers.trainer.engine.compiled import Compiled, Logs, RowTensors, StepPlan
 
-Look = Callable[[int, int], None]
+BetweenCalls = Callable[[int, int], None]
 """Called between two compiled calls with the epoch and the step (from 0) that come next."""
 
 
-def _nobody(epoch: int, step: int) -> None:
-    return None
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Rows in memory and the order to take them in. Batches never cross a block's end."""
+
+    rows: RowTensors
+    order: NDArray[np.int32]
+    last: bool  # of the epoch
+
+
+class Feed(Protocol):
+    """The rows of an epoch, block by block."""
+
+    rows: int
+    resident: bool  # an epoch is one block, already in memory
+
+    def sample(self) -> RowTensors:
+        """A few rows, for their structure, dtypes and shapes."""
+
+    def blocks(self, epoch: int) -> Iterator[Block]:
+        """Yield the blocks of epoch `epoch`, counted from 0: always the same for the same epoch."""
+        ...
 
 
 @dataclass(slots=True)
 class Position:
-    """Where the loop stands: what a checkpoint keeps of it. Counted from 0."""
+    """Where the loop is, as a checkpoint stores it. Counted from 0."""
 
     epoch: int = 0
     step: int = 0
@@ -38,7 +58,7 @@ class Position:
 class Loop:
     """Trains `compiled.model` for `epochs` epochs on `train`, as `Model.fit` would.
 
-    `callbacks` are Keras callbacks. `look` is called between compiled calls and may raise to stop.
+    `callbacks` are Keras callbacks. `between_calls` may raise to stop the training.
     """
 
     compiled: Compiled
@@ -47,10 +67,10 @@ class Loop:
     epochs: int
     callbacks: Sequence[keras.callbacks.Callback] = ()
     validation_freq: int = 1
-    look: Look = _nobody
+    between_calls: BetweenCalls = lambda epoch, step: None
     position: Position = field(default_factory=Position)
     pace: Pace = field(default_factory=lambda: Pace())
-    begun: Callable[[], None] = lambda: None  # called once the callbacks have begun: a resumed run restores them here
+    on_begin: Callable[[], None] = lambda: None  # called after the callbacks' `on_train_begin`, which resets them
 
     def run(self) -> keras.callbacks.History:
         """Train to the last epoch, or until a callback sets `stop_training`. Returns Keras's History."""
@@ -63,18 +83,18 @@ class Loop:
         )
         model.stop_training = False
         callbacks.on_train_begin()
-        self.begun()
+        self.on_begin()
         logs: Logs = {}
         if not self.position.step:
-            model.reset_metrics()  # each epoch's last call does it for the next one
+            model.reset_metrics()  # afterwards each epoch's last call resets them for the next one
         for epoch in range(self.position.epoch, self.epochs):
-            if model.stop_training:  # it was resumed after its last epoch
+            if model.stop_training:  # resumed after its last epoch
                 break
             callbacks.on_epoch_begin(epoch)
             logs = self._epoch(epoch, callbacks)
             self.position.epoch, self.position.step = epoch + 1, 0
             callbacks.on_epoch_end(epoch, logs)
-            self.look(epoch + 1, 0)
+            self.between_calls(epoch + 1, 0)
             if model.stop_training:
                 break
         if self.epochs:
@@ -95,32 +115,32 @@ class Loop:
     def _epoch(self, epoch: int, callbacks: keras.callbacks.CallbackList) -> Logs:
         each_batch = _overrides(callbacks, "batch_begin", "batch_end", "train_batch_begin", "train_batch_end")
         validate = self.validation is not None and (epoch + 1) % self.validation_freq == 0
-        # Validation joins the last training call when it is in memory, short, and nobody looks in between.
+        # Short validation data in memory join the last training call, unless a callback acts in between.
         hooked = each_batch or _overrides(callbacks, "test_begin", "test_batch_begin", "test_batch_end", "test_end")
         block = self._short_validation() if validate and not hooked else None
         logs: Logs = {}
         validation_logs: Logs | None = None
-        spare = (self.validation or self.train).sample()
+        unused = (self.validation or self.train).sample()
         for rows, order, plan in self._plans(epoch, each_batch):
             if each_batch:
                 callbacks.on_train_batch_begin(plan.first)
             if plan.close and block is not None:
-                plan = Plan(plan.first, plan.last, True, 0, self._steps(block, validation=True), True)
+                plan = StepPlan(plan.first, plan.last, True, 0, self._steps(block, validation=True), True)
                 logs, validation_logs = self._timed(plan, rows, order, block.rows)
             else:
-                logs, _ = self._timed(plan, rows, order, spare)
+                logs, _ = self._timed(plan, rows, order, unused)
             if each_batch:
                 callbacks.on_train_batch_end(plan.first, logs)
                 if self.compiled.model.stop_training:
                     break
             if not plan.close:
-                self.look(epoch, self.position.step)
+                self.between_calls(epoch, self.position.step)
         if validate and validation_logs is None:
             validation_logs = self.evaluate(self.validation, callbacks)  # type: ignore[arg-type]
         return {**logs, **{f"val_{name}": value for name, value in (validation_logs or {}).items()}}
 
-    def _plans(self, epoch: int, each_batch: bool) -> Iterator[tuple[Rows, Any, Plan]]:
-        """The training calls of an epoch from `position.step` on, moving it as they are taken."""
+    def _plans(self, epoch: int, each_batch: bool) -> Iterator[tuple[RowTensors, Any, StepPlan]]:
+        """Yield the training calls of an epoch from `position.step` on, advancing it."""
         passed = 0
         for block in self.train.blocks(epoch):
             steps = self._steps(block)
@@ -128,13 +148,13 @@ class Loop:
             while first < steps:
                 last = min(steps, first + (1 if each_batch else self.pace.steps))
                 self.position.step = passed + last
-                yield block.rows, order, Plan(first, last, block.last and last == steps)
+                yield block.rows, order, StepPlan(first, last, block.last and last == steps)
                 first = last
             passed += steps
 
     def _test(self, feed: Feed, callbacks: keras.callbacks.CallbackList | None) -> Logs:
         each_batch = callbacks is not None and _overrides(callbacks, "test_batch_begin", "test_batch_end")
-        spare, order, done = self.train.sample(), tf.zeros(0, tf.int32), 0
+        unused, order, done = self.train.sample(), tf.zeros(0, tf.int32), 0
         logs: Logs = {}
         for block in feed.blocks(0):
             first, steps = 0, self._steps(block, validation=True)
@@ -142,15 +162,15 @@ class Loop:
                 last = min(steps, first + (1 if each_batch else self.pace.steps))
                 if each_batch and callbacks:
                     callbacks.on_test_batch_begin(done)
-                plan = Plan(0, 0, False, first, last, block.last and last == steps)
-                _, logs = self._timed(plan, spare, order, block.rows)
+                plan = StepPlan(0, 0, False, first, last, block.last and last == steps)
+                _, logs = self._timed(plan, unused, order, block.rows)
                 if each_batch and callbacks:
                     callbacks.on_test_batch_end(done, logs)
                 done, first = done + last - first, last
-                self.look(self.position.epoch, self.position.step)
+                self.between_calls(self.position.epoch, self.position.step)
         return logs
 
-    def _timed(self, plan: Plan, rows: Rows, order: Any, validation: Rows) -> tuple[Logs, Logs]:
+    def _timed(self, plan: StepPlan, rows: RowTensors, order: Any, validation: RowTensors) -> tuple[Logs, Logs]:
         begun = time.perf_counter()
         logs = self.compiled(rows, order, validation, plan)
         self.pace.took(
@@ -173,14 +193,14 @@ class Loop:
 
 
 class Pace:
-    """How many steps fit between two looks: about half a second's worth, learnt from the calls themselves."""
+    """How many steps a call runs: about half a second's worth, learnt from the calls themselves."""
 
     def __init__(self, seconds: float = 0.5, steps: int = 16) -> None:
         self.seconds, self.steps = seconds, steps
         self._first = True
 
     def took(self, steps: int, seconds: float) -> None:
-        """Learn from a call. The first one says nothing: TensorFlow optimises the graph in it."""
+        """Learn from a call. The first one is ignored, because TensorFlow optimises the graph in it."""
         if self._first or not steps:
             self._first = False
             return
@@ -189,7 +209,7 @@ class Pace:
 
 
 def _overrides(callbacks: keras.callbacks.CallbackList, *hooks: str) -> bool:
-    """Whether a callback does something at any of these hooks."""
+    """Whether a callback overrides any of these hooks."""
     return any(
         getattr(type(callback), f"on_{hook}") is not getattr(keras.callbacks.Callback, f"on_{hook}")
         for callback in callbacks.callbacks

@@ -1,30 +1,27 @@
-"""From a resolved spec to Keras's objects: network, optimizer, losses, metrics, callbacks.
+"""Keras objects from a resolved spec: network, optimizer, losses, metrics, callbacks; and a network's tensors by name.
 
-Every class is looked up by the name that the spec's allow-list has, in the one Keras module of its family: a spec
-cannot reach anything else. Arguments are those of the spec, which a test holds equal to Keras's signatures.
+Every class is looked up by the name in the spec's allow-list, in the one Keras module of its family: a spec cannot
+reach anything else. Arguments are those of the spec; a test compares them with Keras's signatures.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+from keras import ops
 
-from fitserve.spec.callbacks import EarlyStopping, ReduceLROnPlateau
 from fitserve.spec.component import Component
 from fitserve.spec.initializers import Initializer
 from fitserve.spec.layers.core import Input
 from fitserve.spec.layers.layer import Layer
 from fitserve.spec.losses import Loss, Quantile
 from fitserve.spec.metrics import Metric
-from fitserve.spec.network import Node
 from fitserve.spec.optimizers import Optimizer, Schedule
 from fitserve.spec.outputs import finishing
 from fitserve.spec.regularizers import Constraint, Regularizer
 from fitserve.spec.spec import Spec
-from workers.trainer.engine.learning_rate_warmup import WarmedUp
-from workers.trainer.engine.losses import QuantileLoss
-from workers.trainer.engine.signature import inputs_of, outputs_of
 
 MODULES: tuple[tuple[type[Component], Any], ...] = (
     (Layer, keras.layers),
@@ -36,11 +33,96 @@ MODULES: tuple[tuple[type[Component], Any], ...] = (
     (Loss, keras.losses),
     (Metric, keras.metrics),
 )
-MIXED = "mixed_bfloat16"  # no loss scaling needed, and it runs on CPUs and on GPUs
+MIXED = "mixed_bfloat16"  # needs no loss scaling, and runs on CPUs and on GPUs
+
+
+# --- a network's tensors by name -----------------------------------------------------------------------
+
+
+def functional_of(model: keras.Model) -> Any:
+    """The Functional model inside a Sequential one, or the model itself."""
+    return getattr(model, "_functional", None) or model
+
+
+def inputs_of(model: keras.Model) -> dict[str, Any]:
+    """Input tensors by name: a dict's keys where the model takes a dict, else the tensors' names."""
+    structure = functional_of(model)._inputs_struct
+    if isinstance(structure, Mapping):
+        return dict(structure)
+    return {tensor.name: tensor for tensor in keras.tree.flatten(structure)}
+
+
+def outputs_of(model: keras.Model) -> dict[str, Any]:
+    """Output tensors by name: a dict's keys where the model returns a dict, else the layers' names."""
+    functional = functional_of(model)
+    if isinstance(functional._outputs_struct, Mapping):
+        return dict(functional._outputs_struct)
+    return dict(zip(functional.output_names, functional.outputs, strict=True))
+
+
+def nodes_of(model: keras.Model) -> list[Any]:
+    """The network's nodes in an order in which they can be computed, without its inputs."""
+    functional = functional_of(model)
+    depths = sorted(functional._nodes_by_depth, reverse=True)
+    nodes = [node for depth in depths for node in functional._nodes_by_depth[depth]]
+    return [node for node in nodes if not isinstance(node.operation, keras.layers.InputLayer)]
+
+
+# --- classes that Keras does not have ------------------------------------------------------------------
+
+
+class QuantileLoss(keras.losses.Loss):
+    """The pinball loss (Koenker and Bassett 1978), one output for each quantile.
+
+    `mean(max(q * e, (q - 1) * e))` with `e = y - prediction`; y is (batch, 1), predictions (batch, quantiles).
+    """
+
+    def __init__(
+        self,
+        quantiles: Sequence[float],
+        reduction: str = "sum_over_batch_size",
+        name: str = "quantile",
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        self.quantiles = list(quantiles)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        quantiles = ops.convert_to_tensor(self.quantiles, dtype=y_pred.dtype)
+        error = ops.cast(y_true, y_pred.dtype) - y_pred
+        return ops.mean(ops.maximum(quantiles * error, (quantiles - 1.0) * error), axis=-1)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "quantiles": self.quantiles}
+
+
+class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate multiplied by a factor that rises linearly from `start` to 1 over `steps`.
+
+    The schedule underneath starts at the first step too, so that its boundaries are the spec's.
+    """
+
+    def __init__(self, rate: Any, steps: int, start: float = 0.0) -> None:
+        super().__init__()
+        self.rate = rate
+        self.steps = steps
+        self.start = start
+
+    def __call__(self, step: Any) -> Any:
+        rate = self.rate(step) if callable(self.rate) else ops.convert_to_tensor(self.rate, "float32")
+        share = ops.minimum(1.0, (ops.cast(step, "float32") + 1.0) / self.steps)
+        return rate * (self.start + (1.0 - self.start) * share)
+
+    def get_config(self) -> dict[str, Any]:
+        rate = keras.saving.serialize_keras_object(self.rate) if callable(self.rate) else self.rate
+        return {"rate": rate, "steps": self.steps, "start": self.start}
+
+
+# --- from the spec -------------------------------------------------------------------------------------
 
 
 def keras_class(component: Component) -> Any:
-    """Keras's class that a component of the spec stands for."""
+    """The Keras class that a component of the spec stands for."""
     if isinstance(component, Quantile):
         return QuantileLoss
     module = next(module for base, module in MODULES if isinstance(component, base))
@@ -48,9 +130,9 @@ def keras_class(component: Component) -> Any:
 
 
 def build(component: Component, **more: Any) -> Any:
-    """One component of the spec as Keras's object, with all that it holds."""
+    """Build the Keras object of a component, and of the components in it. `more` adds or replaces arguments."""
     arguments = {name: _argument(getattr(component, name)) for name in type(component).model_fields}
-    return keras_class(component)(**arguments, **more)
+    return keras_class(component)(**{**arguments, **more})
 
 
 def _argument(value: Any) -> Any:
@@ -58,10 +140,10 @@ def _argument(value: Any) -> Any:
 
 
 def build_network(spec: Spec) -> keras.Model:
-    """The network of a resolved spec, weights drawn from Keras's global seed.
+    """Build the network of a resolved spec, its weights drawn from Keras's global seed.
 
-    It is called with a dict by input name, (batch, width) each, float32 or int32, and answers with a dict by
-    target name, float32 (batch, units).
+    It takes a dict by input name of (batch, width) tensors, float32 or int32, and returns a dict by target name,
+    float32 (batch, units).
     """
     policy = MIXED if spec.training.mixed_precision else "float32"
     tensors: dict[str, Any] = {}
@@ -75,63 +157,52 @@ def build_network(spec: Spec) -> keras.Model:
             )
             continue
         layer = build(node.layer, name=name, dtype="float32" if node.output else policy)
-        tensors[name] = layer(_read(node, tensors))
+        sources = [tensors[source] for source in node.inputs or ()]
+        tensors[name] = layer(sources if type(node.layer).merges else sources[0])
         if isinstance(node.output, str):
             outputs[node.output] = tensors[name]
     return keras.Model(inputs=inputs, outputs={target.name: outputs[target.name] for target in spec.target})
 
 
-def finished(network: keras.Model, spec: Spec) -> keras.Model:
+def serving_network(network: keras.Model, spec: Spec) -> keras.Model:
     """The network with outputs as they are served: logits and scores become probabilities. Weights are shared."""
-    answers = dict(outputs_of(network))
+    outputs = dict(outputs_of(network))
     layers = {node.output: node.layer for node in spec.network if node.output}
     ends = {t.name: finishing(t, spec.training.loss[t.name], layers[t.name]) for t in spec.target}
     if not any(ends.values()):
         return network
     for name, end in ends.items():
         if end == "halved":
-            answers[name] = keras.layers.Rescaling(0.5, 0.5, dtype="float32")(answers[name])
+            outputs[name] = keras.layers.Rescaling(0.5, 0.5, dtype="float32")(outputs[name])
         elif end is not None:
-            answers[name] = keras.layers.Activation(end, dtype="float32")(answers[name])
-    return keras.Model(inputs_of(network), answers)
-
-
-def _read(node: Node, tensors: dict[str, Any]) -> Any:
-    sources = [tensors[name] for name in node.inputs or ()]
-    return sources if type(node.layer).merges else sources[0]
+            outputs[name] = keras.layers.Activation(end, dtype="float32")(outputs[name])
+    return keras.Model(inputs_of(network), outputs)
 
 
 def build_optimizer(spec: Spec, steps_per_epoch: int = 1) -> keras.optimizers.Optimizer:
-    """The optimizer, its schedule and warm-up. `steps_per_epoch` turns a warm-up of epochs into steps."""
+    """Build the optimizer with its schedule and warm-up. `steps_per_epoch` converts a warm-up given in epochs."""
     optimizer, warmup = spec.training.optimizer, spec.training.warmup
     if warmup is None:
         return build(optimizer)
-    rate = _argument(optimizer.learning_rate)
     steps = warmup.steps or (warmup.epochs or 1) * steps_per_epoch
-    arguments = {name: _argument(getattr(optimizer, name)) for name in type(optimizer).model_fields}
-    return keras_class(optimizer)(**{**arguments, "learning_rate": WarmedUp(rate, steps, warmup.start)})
+    return build(optimizer, learning_rate=LinearWarmup(_argument(optimizer.learning_rate), steps, warmup.start))
 
 
 def build_losses(spec: Spec) -> dict[str, keras.losses.Loss]:
-    """A loss for each target; `spec.training.loss_weights` weighs them."""
+    """Build the loss of each target."""
     return {name: build(loss) for name, loss in spec.training.loss.items()}
 
 
 def build_metrics(spec: Spec) -> dict[str, list[keras.metrics.Metric]]:
-    """The metrics of each target, new and empty."""
+    """Build the metrics of each target, with empty state."""
     return {name: [build(metric) for metric in metrics] for name, metrics in spec.training.metrics.items()}
 
 
 def build_callbacks(spec: Spec) -> list[keras.callbacks.Callback]:
-    """Early stopping and the plateau's reduction, where the spec has them."""
-    training = spec.training
-    found = []
-    if training.early_stopping is not None:
-        found.append(_callback(training.early_stopping, keras.callbacks.EarlyStopping))
-    if training.reduce_lr_on_plateau is not None:
-        found.append(_callback(training.reduce_lr_on_plateau, keras.callbacks.ReduceLROnPlateau))
-    return found
-
-
-def _callback(said: EarlyStopping | ReduceLROnPlateau, cls: Any) -> keras.callbacks.Callback:
-    return cls(**{name: getattr(said, name) for name in type(said).model_fields})
+    """Build EarlyStopping and ReduceLROnPlateau where the spec has them."""
+    specs = (spec.training.early_stopping, spec.training.reduce_lr_on_plateau)
+    return [
+        getattr(keras.callbacks, type(one).__name__)(**{name: getattr(one, name) for name in type(one).model_fields})
+        for one in specs
+        if one is not None
+    ]

@@ -1,8 +1,8 @@
-"""Optimizer updates as one kernel a variable, where TensorFlow has the kernel for Keras's formula.
+"""Optimizer updates as one kernel for each variable, where TensorFlow has a kernel for Keras's formula.
 
-Keras writes `update_step` as ten or so elementwise operations; each is a pass over memory, and for
-a small network a trip through the executor. `fuse` swaps the updates alone: clipping, weight
-decay, moving averages, constraints and schedules stay Keras's own.
+Keras writes `update_step` as ten or so elementwise operations; each is a pass over memory, and for a small network a
+trip through the executor. `fuse` replaces the updates only: clipping, weight decay, moving averages, constraints and
+schedules stay Keras's own.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import tensorflow as tf
 Update = Callable[[Any, Any], None]
 """Updates a variable by its gradient."""
 Begin = Callable[[Any], Update]
-"""Computes once a step, from the learning rate, what the updates of all variables share."""
+"""Computes what the updates of all variables share, once in each step, from the learning rate."""
 
 
 def fuse(optimizer: keras.optimizers.Optimizer) -> bool:
     """Give a built `optimizer` the fused kernel of its class.
 
-    Returns whether there is one; otherwise its updates stay Keras's own. The results differ from
-    Keras's by rounding alone. Sparse gradients (embeddings) keep Keras's own path.
+    Returns whether there is one; otherwise its updates stay Keras's own. The results differ from Keras's by rounding
+    only. Sparse gradients (of embeddings) keep Keras's own updates.
 
-    Keras's sum of the gradients over replicas is left out where there is one: it registers a gradient
-    function with TensorFlow at every trace, which keeps the traced graph for as long as the process lives.
+    Keras's sum of the gradients over devices is left out where there is only one: it registers a gradient function
+    with TensorFlow at every trace, which keeps the traced graph alive as long as the process.
     """
     if tf.distribute.get_strategy().num_replicas_in_sync > 1:
         return False
@@ -97,7 +97,7 @@ def _sgd(optimizer: Any) -> Begin:
 
 
 def _rmsprop(optimizer: Any) -> Begin:
-    # The kernel wants a momentum slot even where momentum is 0 and the slot carries nothing from step to step.
+    # The kernel needs a momentum variable even where momentum is 0 and the variable holds nothing between steps.
     spare = [] if optimizer.momentum else [tf.Variable(tf.zeros(v.shape)) for v in optimizer._velocities]
 
     def begin(learning_rate: Any) -> Update:

@@ -1,9 +1,10 @@
-"""The network along the way: a graph of each copied epoch and of the kept one, hidden layers' outputs among theirs."""
+"""Serving graphs of the network after several epochs, with the outputs of hidden layers, for drawing surfaces."""
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,57 +12,71 @@ import keras
 import numpy as np
 
 from fitserve.target_encoder import FittedTarget
-from workers.trainer.engine.signature import functional_of, outputs_of
+from workers.trainer.engine.network import functional_of, outputs_of
 from workers.trainer.export import serving_graph
-from workers.trainer.insight.trial_recorder import Restored, Weights
+from workers.trainer.insight.recording import Weights
 
 HIDDEN_UNITS = 512
+MAX_BYTES = 32 * 1024 * 1024
 
 
 def write(
-    model: keras.Model, targets: Sequence[FittedTarget], copies: Mapping[int, Weights], kept_epoch: int, path: Path
+    model: keras.Model, targets: Sequence[FittedTarget], snapshots: Mapping[int, Weights], kept_epoch: int, path: Path
 ) -> dict[str, Any] | None:
-    """Writes them as a zip of ONNX graphs. `model` has the kept weights, `copies` are those after other epochs.
+    """Write a zip of ONNX graphs: of `model`, which has the kept weights, and of snapshots after other epochs.
 
-    Returns what is in it: `{"epochs", "kept", "layers": [{"name", "units"}]}`; None where our writer cannot write the
-    network, or there are no copies.
+    Returns the zip's content, `{"epochs", "kept", "layers": [{"name", "units"}]}`; None where `serving_graph` cannot
+    write the network.
     """
-    layers = _hidden(model)
-    finals = _final_outputs(model, targets)
+    layers = _hidden_layers(model)
+    finals = _output_rescaling(model, targets)
     functional = functional_of(model)
     whole = keras.Model(functional.inputs, [*(layer.output for layer in layers), *functional.outputs])
-    names = dict(zip(whole.output_names, [*(f"layer:{one.name}" for one in layers), *finals], strict=True))
-    wanted = {name: (source, *finals.get(name, (1.0, 0.0))) for source, name in names.items()}
+    names = dict(zip(whole.output_names, [*(f"layer:{layer.name}" for layer in layers), *finals], strict=True))
+    outputs = {name: (source, *finals.get(name, (1.0, 0.0))) for source, name in names.items()}
 
     def graph() -> bytes:
-        return serving_graph.write(whole, wanted).SerializeToString()
+        return serving_graph.write(whole, outputs).SerializeToString()
 
     try:
         kept = graph()
     except serving_graph.NotWritten:
         return None
-    restored, most = Restored(model), _most_copies(copies, len(kept))
+    epochs = _within_budget(sorted(snapshots), len(kept))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr("kept.onnx", kept)
-        for epoch in most:
-            archive.writestr(f"epoch-{epoch}.onnx", restored.at(copies[epoch], graph))
+        for epoch in epochs:
+            with _weights_replaced(model, snapshots[epoch]):
+                archive.writestr(f"epoch-{epoch}.onnx", graph())
     return {
-        "epochs": most,
+        "epochs": epochs,
         "kept": kept_epoch,
-        "layers": [{"name": one.name, "units": int(one.output.shape[-1])} for one in layers],
+        "layers": [{"name": layer.name, "units": int(layer.output.shape[-1])} for layer in layers],
     }
 
 
-def _most_copies(copies: Mapping[int, Weights], size: int, budget: int = 32 * 1024 * 1024) -> list[int]:
-    """The epochs whose graphs fit into the budget together."""
-    epochs = sorted(copies)
-    fitting = max(0, min(len(epochs), budget // max(1, size)))
-    places = np.linspace(0, len(epochs) - 1, fitting).round().astype(int).tolist()
-    return [epochs[at] for at in dict.fromkeys(int(place) for place in places)]
+def _within_budget(epochs: list[int], graph_bytes: int) -> list[int]:
+    """Evenly spread epochs whose graphs fit into MAX_BYTES together."""
+    count = max(0, min(len(epochs), MAX_BYTES // max(1, graph_bytes)))
+    indices = np.linspace(0, len(epochs) - 1, count).round().astype(int).tolist()
+    return [epochs[index] for index in dict.fromkeys(indices)]
 
 
-def _hidden(model: keras.Model) -> list[Any]:
-    """Layers with units of their own between inputs and outputs."""
+@contextmanager
+def _weights_replaced(model: keras.Model, weights: Weights) -> Iterator[None]:
+    """Give the model other weights, and its own back at the end."""
+    own = [variable.value.numpy() for variable in model.weights]
+    try:
+        for variable, value in zip(model.weights, weights, strict=True):
+            variable.assign(value)
+        yield
+    finally:
+        for variable, value in zip(model.weights, own, strict=True):
+            variable.assign(value)
+
+
+def _hidden_layers(model: keras.Model) -> list[Any]:
+    """Layers with units, between inputs and outputs."""
     functional = functional_of(model)
     outputs = {id(tensor) for tensor in functional.outputs}
     kinds = (keras.layers.Dense, keras.layers.RNN, keras.layers.Bidirectional)
@@ -76,8 +91,8 @@ def _hidden(model: keras.Model) -> list[Any]:
     ]
 
 
-def _final_outputs(model: keras.Model, targets: Sequence[FittedTarget]) -> dict[str, tuple[float, float]]:
-    """Scale and offset of every output, by the target's name, in the order of the model's outputs."""
+def _output_rescaling(model: keras.Model, targets: Sequence[FittedTarget]) -> dict[str, tuple[float, float]]:
+    """Scale and offset of every output by the target's name, in the order of the model's outputs."""
     by_name = {target.name: target for target in targets}
     names = list(outputs_of(model))
     if set(names) != set(by_name):

@@ -1,4 +1,4 @@
-"""How good the network is on rows that it was not trained on: scikit-learn's metrics, with `intervals` by bootstrap.
+"""Figures of a network on rows that it was not trained on: scikit-learn's metrics, with bootstrap `intervals`.
 
 Curves keep at most `POINTS` points. Every number that is not finite becomes None.
 """
@@ -9,14 +9,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
 from fitserve.strictjson import finite_json
+from fitserve.target_encoder import FittedTarget, TargetEncoder
 from workers.trainer.insight import intervals
 
 POINTS = 200
+SAMPLE = 500  # predictions shown beside the actual values
 BINS = 10
 
 Floats = NDArray[np.floating[Any]]
@@ -32,15 +35,16 @@ def classification(
     seed: int = 0,
     brief: bool = False,
 ) -> dict[str, Any]:
-    """Figures of a classification with one label a row.
+    """Evaluate a classification with one label for each row.
 
     Args:
         truth: label indices, (rows,).
-        probabilities: (rows, labels); of a binary target too, column 1 being what `labels[1]` means.
+        probabilities: (rows, labels), also of a binary target; column 1 is the probability of `labels[1]`.
         labels: their names, in order.
-        threshold: of a binary target: where the positive label begins, chosen on other rows (`best_threshold`).
+        threshold: of a binary target, the probability above which a row is positive, chosen on other rows
+            (`best_threshold`).
         seed: of the bootstrap.
-        brief: single numbers alone: no curves, no figures by label, no intervals.
+        brief: leave out curves, figures by label, and intervals.
     """
     shares = _normalised(probabilities)
     chosen = shares.argmax(1) if len(labels) > 2 else (shares[:, 1] >= 0.5).astype(int)
@@ -66,13 +70,13 @@ def classification(
             "by_label": _by_label(truth, chosen, shares, labels),
         }
         figures["intervals"], by_label = intervals.classification(figures, truth, chosen, shares, seed)
-        for entry, own in zip(figures["by_label"], by_label, strict=False):  # of very many labels, none
+        for entry, own in zip(figures["by_label"], by_label, strict=False):  # none where there are many labels
             entry["intervals"] = own
     return finite_json(figures, 8)
 
 
 def _roc_auc(truth: Ints, shares: Floats) -> float | None:
-    """The area under the ROC curve; of several labels the mean of each against the rest, where it occurs."""
+    """The area under the ROC curve; of several labels the mean over those that occur, each against the rest."""
     if shares.shape[1] == 2:
         return float(metrics.roc_auc_score(truth, shares[:, 1])) if len(np.unique(truth)) == 2 else None
     own = [index for index in range(shares.shape[1]) if 0 < (truth == index).sum() < len(truth)]
@@ -99,7 +103,7 @@ def _binary(truth: Ints, positive: Floats, threshold: float | None) -> dict[str,
 
 
 def best_threshold(truth: Ints, positive: Floats) -> float | None:
-    """The threshold of the highest F1 on these rows; None where they all have one label."""
+    """The threshold of the highest F1 on these rows; None where they all have the same label."""
     if len(np.unique(truth)) < 2:
         return None
     precision, recall, thresholds = metrics.precision_recall_curve(truth, positive)
@@ -145,36 +149,36 @@ def _curves(own: Ints, share: Floats) -> dict[str, Any]:
 
 
 def _balanced(truth: Ints) -> Floats:
-    """Weights under which every label that occurs counts the same."""
+    """Sample weights that give every label that occurs the same total."""
     return (1.0 / np.bincount(truth)[truth]) * len(truth) / len(np.unique(truth))
 
 
 def _brier(truth: Ints, shares: Floats) -> float:
-    """The binary Brier score, or the sum over labels of several (Brier 1950)."""
+    """The Brier score (Brier 1950): of two labels that of the positive one, of several the sum over labels."""
     if shares.shape[1] == 2:
         return float(metrics.brier_score_loss(truth, shares[:, 1], pos_label=1))
     return float(((shares - np.eye(shares.shape[1])[truth]) ** 2).sum(1).mean())
 
 
 def _calibration_error(truth: Ints, shares: Floats) -> float:
-    """Expected calibration error of the likeliest label over ten bins (Naeini et al. 2015)."""
-    sure, right = shares.max(1), shares.argmax(1) == truth
-    bins = np.minimum((sure * BINS).astype(int), BINS - 1)
+    """Expected calibration error of the most probable label, over ten bins (Naeini et al. 2015)."""
+    confidence, correct = shares.max(1), shares.argmax(1) == truth
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     total = 0.0
     for index in range(BINS):
         inside = bins == index
         if inside.any():
-            total += inside.mean() * abs(float(right[inside].mean()) - float(sure[inside].mean()))
+            total += inside.mean() * abs(float(correct[inside].mean()) - float(confidence[inside].mean()))
     return total
 
 
 def _balanced_accuracy(truth: Ints, chosen: Ints) -> float:
-    """Mean recall over the labels that occur; scikit-learn's, which warns where predictions have other labels."""
+    """Mean recall over the labels that occur. scikit-learn's function warns where other labels are predicted."""
     return float(metrics.recall_score(truth, chosen, labels=np.unique(truth), average="macro", zero_division=0.0))
 
 
 def regression(truth: Floats, predicted: Floats, *, seed: int = 0, brief: bool = False) -> dict[str, Any]:
-    """Figures of a regression in the target's own units; `truth` and `predicted` are (rows,)."""
+    """Evaluate a regression in the target's own units; `truth` and `predicted` are (rows,)."""
     residual = predicted.astype(np.float64) - truth
     enough = len(truth) > 1 and float(np.ptp(truth)) > 0
     figures: dict[str, Any] = {
@@ -194,7 +198,7 @@ def regression(truth: Floats, predicted: Floats, *, seed: int = 0, brief: bool =
 
 
 def _residual_deciles(predicted: Floats, residual: Floats) -> list[dict[str, Any]]:
-    """Residuals (predicted less actual) within tenths of the rows, ordered by what was predicted."""
+    """Residuals (predicted minus actual) within tenths of the rows, ordered by prediction."""
     parts = [part for part in np.array_split(np.argsort(predicted, kind="stable"), 10) if len(part)]
     return [
         {
@@ -210,17 +214,23 @@ def _residual_deciles(predicted: Floats, residual: Floats) -> list[dict[str, Any
     ]
 
 
-def _sample(truth: Floats, predicted: Floats, seed: int, most: int = 500) -> dict[str, Any]:
-    rows = np.arange(len(truth))
-    if len(rows) > most:
-        rows = np.sort(np.random.default_rng(seed).choice(len(rows), most, replace=False))
+def _sample(truth: Floats, predicted: Floats, seed: int) -> dict[str, Any]:
+    rows = sample_rows(len(truth), SAMPLE, seed)
     return {"actual": truth[rows], "predicted": predicted[rows]}
 
 
-def compare(ours: Floats, theirs: Floats, seed: int = 0) -> dict[str, Any]:
-    """Mean loss of two predictors on the same rows, and whether the difference is more than chance.
+def sample_rows(rows: int, most: int, seed: int) -> Ints:
+    """The numbers of all rows, or of `most` of them drawn at random, in order."""
+    if rows <= most:
+        return np.arange(rows)
+    return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
 
-    `ours` and `theirs` are losses by row. The interval is of the mean of `ours - theirs`, by paired bootstrap.
+
+def compare(ours: Floats, theirs: Floats, seed: int = 0) -> dict[str, Any]:
+    """Compare the mean losses of two predictors, and tell whether they differ by more than chance.
+
+    `ours` and `theirs` are the losses of the same rows. The interval is that of the mean of `ours - theirs`, by paired
+    bootstrap.
     """
     interval = intervals.mean(ours - theirs, seed)
     verdict = "no different"
@@ -230,7 +240,7 @@ def compare(ours: Floats, theirs: Floats, seed: int = 0) -> dict[str, Any]:
 
 
 def _normalised(probabilities: Floats) -> Floats:
-    """Rows that sum to 1, as scikit-learn wants them; float32 softmax misses it by a rounding."""
+    """Rows that sum to 1, as scikit-learn requires; those of a float32 softmax differ by rounding."""
     shares = np.clip(np.asarray(probabilities, np.float64), 0.0, 1.0)
     totals = shares.sum(1, keepdims=True)
     return np.where(totals > 0, shares / np.maximum(totals, 1e-300), 1.0 / shares.shape[1])
@@ -240,3 +250,29 @@ def _thin(values: Floats) -> Floats:
     if len(values) <= POINTS:
         return values
     return values[np.linspace(0, len(values) - 1, POINTS).round().astype(int)]
+
+
+def simple_figures(targets: TargetEncoder, table: pa.Table, predictions: dict[str, np.ndarray]) -> dict[str, Any]:
+    """By target: `accuracy` (multilabel: over all labels), or `r2`, `mae` and `rmse` in the target's units."""
+    truth = targets.encode(table)
+    return {
+        target.name: _simple_figures(target, truth[target.name], predictions[target.name]) for target in targets.targets
+    }
+
+
+def _simple_figures(target: FittedTarget, truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    if target.encoding == "binary":
+        return {"accuracy": float(np.mean((predicted > 0.5) == (truth > 0.5)))}
+    if target.task != "regression":
+        labels = truth.argmax(axis=-1) if target.encoding == "one_hot" else truth
+        return {"accuracy": float(np.mean(predicted.argmax(axis=-1) == labels))}
+    truth, predicted = target.inverse(truth.astype(np.float64)), predicted.astype(np.float64)
+    if predicted.shape != truth.shape:  # of quantiles, the middle one
+        predicted = predicted[:, predicted.shape[1] // 2 :][:, : truth.shape[1]]
+    residual = truth - predicted
+    total = float(((truth - truth.mean(axis=0)) ** 2).sum())
+    return {
+        "r2": 1.0 - float((residual**2).sum()) / total if total else float("nan"),
+        "mae": float(np.abs(residual).mean()),
+        "rmse": float(np.sqrt((residual**2).mean())),
+    }

@@ -1,152 +1,150 @@
-"""A compiled pass over a few training rows: the loss's gradients, and what hidden layers say.
+"""A compiled pass over a few training rows: the gradients of the loss, and the outputs of hidden layers.
 
-It runs forward and backward with `training=False`, so that neither random states nor running averages move: training
-goes on exactly as if nobody had looked. Tracing it takes longer than many looks, so that it does no more than it must.
+It runs forward and backward with `training=False`, which moves neither random states nor running averages: training
+continues exactly as without it. Tracing takes longer than many passes, so the pass does no more than it must.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from workers.trainer.engine.compiled import Rows, executor
-from workers.trainer.engine.signature import functional_of
-from workers.trainer.trials.stacked_network import Stack
+from workers.trainer.engine.compiled import RowTensors, executor
+from workers.trainer.engine.network import functional_of
+from workers.trainer.engine.stacked_network import StackedNetwork
 
 PROBE_ROWS = 256
 
-# The ends of an activation's range; within 5% of it a unit is saturated.
+# The ends of an activation's range; within 5% of them a unit is saturated.
 ENDS = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "hard_sigmoid": (0.0, 1.0), "softsign": (-1.0, 1.0)}
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
-    """A layer with trainable weights, or with a hidden activation that can saturate or die."""
+class ProbedLayer:
+    """A layer with trainable weights, or with a hidden activation whose units can saturate or die."""
 
     layer: Any
-    activation: str | None  # of a hidden layer, where its units can saturate or die
+    activation: str | None  # of a hidden layer whose units can saturate or die
+
+    @property
+    def name(self) -> str:
+        return str(self.layer.name)
+
+    @property
+    def variables(self) -> list[Any]:
+        return list(self.layer.trainable_variables)
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What a probe saw. Every array has the replicas first: one, where a model is trained by itself."""
+class ProbeResult:
+    """Every array has the replicas first; a model that is trained by itself is one replica."""
 
     penalty: Array  # (replicas,): what regularizers add to the loss
-    gradients: list[list[Array]]  # of each watched layer; of a shared embedding, of the rows that were read
-    outputs: list[Array | None]  # (replicas, rows, ..., units) of each watched layer with units to count
+    gradients: list[list[Array]]  # of each probed layer; of an embedding, of the rows that were read
+    outputs: list[Array | None]  # of each probed layer with an activation, (replicas, rows, ..., units)
 
 
-class Probe(Protocol):
-    """Looks into networks that train."""
+class LayerProbe:
+    """Probes the layers of networks in training. `rows` are tensors as `train_step` takes them."""
 
-    watched: list[Watched]
-
-    def weights(self) -> list[list[Array]]:
-        """Copies of each watched layer's trainable weights, replicas first."""
-        ...
-
-    def run(self) -> Seen: ...
-
-
-class ModelProbe:
-    """Of a compiled and built model. `rows` are tensors as `train_step` takes them."""
-
-    def __init__(self, model: keras.Model, rows: Rows) -> None:
-        self._model, self._rows = model, _some(rows)
-        self.watched = watched_layers(model)
-        self._own = [list(one.layer.trainable_variables) for one in self.watched]
-        self._counted = [one.layer.output for one in self.watched if one.activation is not None]
+    def __init__(self, model: keras.Model, rows: RowTensors, value_of: Callable[[Any], Any]) -> None:
+        """`value_of` gives the variable that holds the values of one of the model's."""
+        picked = np.linspace(0, rows.count - 1, min(rows.count, PROBE_ROWS)).astype(np.int64)
+        self._model, self._rows = model, rows.map(lambda t: tf.gather(t, picked))
+        self.layers = probed_layers(model)
+        self._variables = [[value_of(variable) for variable in layer.variables] for layer in self.layers]
+        self._hidden = [layer.layer.output for layer in self.layers if layer.activation is not None]
         self._call: Any = None
 
     def weights(self) -> list[list[Array]]:
-        return [[variable.value.numpy()[None] for variable in own] for own in self._own]
+        """Copies of each probed layer's trainable weights, replicas first."""
+        return [[self._replicas_first(v.value.numpy()) for v in variables] for variables in self._variables]
 
-    def run(self) -> Seen:
+    def run(self) -> ProbeResult:
         with executor(self._model, PROBE_ROWS)():
             self._call = self._call or tf.function(self._trace, autograph=False, reduce_retracing=True)
             penalty, gradients, outputs = self._call(self._rows.x, self._rows.y, self._rows.weight)
-        return _seen(self.watched, self._own, [penalty], gradients, outputs, alone=True)
+        remaining = iter([None if g is None else self._replicas_first(g.numpy()) for g in gradients])
+        by_layer = [[g for _, g in zip(variables, remaining, strict=False)] for variables in self._variables]
+        hidden = iter(outputs)
+        return ProbeResult(
+            np.atleast_1d(penalty.numpy()).astype(np.float64),
+            [[gradient for gradient in layer if gradient is not None] for layer in by_layer],
+            [self._replicas_first(next(hidden).numpy()) if layer.activation else None for layer in self.layers],
+        )
 
-    def _trace(self, x: Any, y: Any, weight: Any) -> Any:
-        flat = [variable.value for own in self._own for variable in own]
+    def _trace(self, x: Any, y: Any, weight: Any) -> tuple[Any, list[Any], list[Any]]:
+        """The penalty, the gradients for all variables of probed layers, the outputs of those with an activation."""
+        raise NotImplementedError
+
+    def _replicas_first(self, values: Array) -> Array:
+        return values
+
+
+class ModelProbe(LayerProbe):
+    """Probes a compiled and built model."""
+
+    def __init__(self, model: keras.Model, rows: RowTensors) -> None:
+        super().__init__(model, rows, lambda variable: variable)
+
+    def _trace(self, x: Any, y: Any, weight: Any) -> tuple[Any, list[Any], list[Any]]:
+        flat = [variable.value for variables in self._variables for variable in variables]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(flat)
             predicted, hidden = self._forward(x)
             loss = self._model.compute_loss(x=x, y=y, y_pred=predicted, sample_weight=weight, training=False)
-        gradients = [_dense(one) for one in tape.gradient(loss, flat)]
-        return tf.add_n([tf.cast(p, tf.float32) for p in self._model.losses] or [tf.zeros(())]), gradients, hidden
+        gradients = [_dense(gradient) for gradient in tape.gradient(loss, flat)]
+        penalty = tf.add_n([tf.cast(p, tf.float32) for p in self._model.losses] or [tf.zeros(())])
+        return penalty, gradients, hidden
 
     def _forward(self, x: Any) -> tuple[Any, list[Any]]:
-        """The model's outputs, and those of the layers whose units are counted."""
-        if not self._counted:
+        if not self._hidden:
             return self._model(x, training=False), []
         functional = functional_of(self._model)
-        both = keras.Model(functional._inputs_struct, [functional._outputs_struct, self._counted])
+        both = keras.Model(functional._inputs_struct, [functional._outputs_struct, self._hidden])
         predicted, hidden = both(x, training=False)
         return predicted, list(hidden)
 
-
-class StackProbe:
-    """Of trials that train as one stacked network."""
-
-    def __init__(self, stack: Stack, rows: Rows) -> None:
-        self._stack, self._rows = stack, _some(rows)
-        self.watched = watched_layers(stack.model)
-        self._own = [[stack.variable(v) for v in one.layer.trainable_variables] for one in self.watched]
-        self._counted = [one.layer.output for one in self.watched if one.activation is not None]
-        self._call: Any = None
-
-    def weights(self) -> list[list[Array]]:
-        return [[variable.value.numpy() for variable in own] for own in self._own]
-
-    def run(self) -> Seen:
-        with executor(self._stack.model, PROBE_ROWS)():
-            self._call = self._call or tf.function(self._trace, autograph=False, reduce_retracing=True)
-            penalty, gradients, outputs = self._call(self._rows.as_tuple())
-        return _seen(self.watched, self._own, penalty, gradients, outputs)
-
-    def _trace(self, rows: Any) -> Any:
-        everyone = tf.nest.map_structure(lambda t: tf.repeat(t[None], self._stack.replicas, axis=0), rows)
-        penalty, gradients, outputs = self._stack.looked_into(*everyone, hidden=self._counted)
-        by_variable = dict(zip([id(v) for v in self._stack.model.trainable_variables], gradients, strict=True))
-        flat = [v for one in self.watched for v in one.layer.trainable_variables]
-        return penalty, [by_variable[id(v)] for v in flat], outputs
+    def _replicas_first(self, values: Array) -> Array:
+        return values[None]
 
 
-def _seen(
-    watched: Sequence[Watched], own: Sequence[Any], penalty: Any, gradients: Any, outputs: Any, alone: bool = False
-) -> Seen:
-    def replicas_first(tensor: Any) -> Array:
-        return tensor.numpy()[None] if alone else tensor.numpy()
+class StackProbe(LayerProbe):
+    """Probes trials that train as one stacked network."""
 
-    given, said = iter(gradients), iter(outputs)
-    by_layer = [[replicas_first(g) for g in (next(given) for _ in layer) if g is not None] for layer in own]
-    counted = [replicas_first(next(said)) if one.activation is not None else None for one in watched]
-    return Seen(np.asarray([float(p) for p in penalty]), by_layer, counted)
+    def __init__(self, stack: StackedNetwork, rows: RowTensors) -> None:
+        super().__init__(stack.model, rows, stack.stacked_variable)
+        self._stack = stack
+
+    def _trace(self, x: Any, y: Any, weight: Any) -> tuple[Any, list[Any], list[Any]]:
+        rows = RowTensors(x, y, weight).map(lambda t: tf.repeat(t[None], self._stack.replicas, axis=0))
+        penalty, gradients, outputs = self._stack.inspect(rows.x, rows.y, rows.weight, hidden=self._hidden)
+        by_variable = dict(zip(map(id, self._model.trainable_variables), gradients, strict=True))
+        return penalty, [by_variable[id(v)] for layer in self.layers for v in layer.variables], outputs
 
 
-def watched_layers(model: keras.Model) -> list[Watched]:
-    """The layers of a network, in order, that have something to tell."""
+def probed_layers(model: keras.Model) -> list[ProbedLayer]:
+    """The layers of a network, in order, that have weights or an activation to record."""
     outputs = {id(tensor) for tensor in model.outputs}
-    found = []
+    layers = []
     for layer in functional_of(model).layers:
         hidden = len(layer._inbound_nodes) == 1 and id(layer._inbound_nodes[0].output_tensors[0]) not in outputs
-        activation = _counted(layer) if hidden else None
+        activation = _activation(layer) if hidden else None
         if layer.trainable_variables or activation is not None:
-            found.append(Watched(layer, activation))
-    return found
+            layers.append(ProbedLayer(layer, activation))
+    return layers
 
 
-def _counted(layer: Any) -> str | None:
-    """The activation by whose output units can be told to be dead or saturated."""
+def _activation(layer: Any) -> str | None:
+    """The activation, if its outputs show dead or saturated units."""
     if isinstance(layer, keras.layers.ReLU):
         return "relu" if not layer.negative_slope else None
     if isinstance(layer, keras.layers.RNN | keras.layers.Bidirectional):
@@ -156,22 +154,10 @@ def _counted(layer: Any) -> str | None:
 
 
 def _dense(gradient: Any) -> Any:
-    """A gradient as one tensor; of an embedding, summed over the places where a row was read, other rows left out."""
+    """A gradient as one tensor; of an embedding, summed over the positions that read a row, without unread rows."""
     if gradient is None:
         return None
     if isinstance(gradient, tf.IndexedSlices):
-        places, where = tf.unique(tf.reshape(gradient.indices, [-1]))
-        gradient = tf.math.unsorted_segment_sum(gradient.values, where, tf.size(places))
+        rows, where = tf.unique(tf.reshape(gradient.indices, [-1]))
+        gradient = tf.math.unsorted_segment_sum(gradient.values, where, tf.size(rows))
     return tf.cast(gradient, tf.float32)
-
-
-def _some(rows: Rows) -> Rows:
-    """At most `PROBE_ROWS` rows, spread over all of them."""
-    count = rows.count
-    picked = np.linspace(0, count - 1, min(count, PROBE_ROWS)).astype(np.int64)
-    return Rows(
-        *(
-            None if part is None else tf.nest.map_structure(lambda t: tf.gather(t, picked), part)
-            for part in (rows.x, rows.y, rows.weight)
-        )
-    )

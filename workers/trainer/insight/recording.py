@@ -1,140 +1,237 @@
-"""Layers as they train: looked at between two epochs, on a fixed batch of training rows.
+"""Record layers while they train, between two epochs, on a fixed batch of training rows.
 
-A compiled pass over the batch (`probe`) gives gradients and the outputs of hidden layers; what is said of them is
-reckoned here, with NumPy, for all replicas at once where trials train stacked. A look costs about two training steps,
-so that short epochs are not all looked at: `due` says which, from the number of steps alone.
+A compiled pass over the batch (`probe`) gives gradients and the outputs of hidden layers; the figures are computed
+here, with NumPy, for all replicas at once where trials train stacked. A recording costs about two training steps, so
+short epochs are not all recorded: `due` decides, from the number of steps alone.
 
     weights, gradients   L2 norms of a layer's trainable weights, and of the loss's gradient for them
-    updates              L2 norm of the weights' change since the last look, divided by the epochs in between
+    updates              L2 norm of the weights' change since the last recording, divided by the epochs in between
     ratio                updates / weights
     sparsity             share of weights whose magnitude is below 1e-3
     saturated            share of a hidden layer's sigmoid or tanh units that are, on at least 95% of the rows, within
                          5% of the end of their range (Glorot and Bengio 2010)
     dead                 share of a hidden layer's ReLU units that are 0 on every row (Maas et al. 2013)
-    values               the weights themselves, by name, of a network so small that it can be drawn with them
+    values               the weights themselves, by name, of a network small enough to be drawn with them
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from fitserve.strictjson import finite_json
-from workers.trainer.insight.probe import ENDS, Probe, Watched
+from workers.trainer.engine.compiled import RowTensors
+from workers.trainer.engine.stacked_network import StackedNetwork
+from workers.trainer.insight.probe import ENDS, LayerProbe, ModelProbe, ProbedLayer, StackProbe
 
-STEPS_WORTH = 40  # an epoch of so many steps can be looked at for less than 5% of its time
-ALWAYS = 10  # the first epochs are looked at in any case: what goes wrong early shows there
-MOST_ROWS = 5_000  # of all looks into all trials that train at once
-SMALL = 1e-3
-DIGITS = 6  # significant ones, of recorded figures
+CHEAP_STEPS = 40  # an epoch of this many steps can be recorded in less than 5% of its time
+ALWAYS = 10  # the first epochs, which are always recorded: early trouble shows there
+MAX_ROWS = 5_000  # recorded, of all trials that train at once
+HISTOGRAM_EVERY = 10  # recordings
+SMALL_WEIGHT = 1e-3
 SATURATED_ROWS = 0.95
+DIGITS = 6  # significant ones, of recorded figures
 BINS = 30
 DRAWN_WEIGHTS = 512  # of a network whose weights are recorded themselves
-DRAWN_LOOKS = 400  # at most about so many looks, of all trials at once, record them
-HISTOGRAM_VALUES = 20_000  # a larger layer's histogram is of every n-th weight
+DRAWN_RECORDINGS = 400  # with weights, about, of all trials that train at once
+HISTOGRAM_VALUES = 20_000  # of a larger layer, every n-th weight is counted
+SNAPSHOTS = 12
+SNAPSHOT_BYTES = 32 * 1024 * 1024  # of one trial; two are held, the current one's and the best one's
+STACKED_BYTES = 2 * SNAPSHOT_BYTES  # of all trials that train stacked
 
 Array = NDArray[Any]
-Row = dict[str, Any]
+Figures = dict[str, Any]
+Weights = list[np.ndarray]
 
 
 def due(epoch: int, epochs: int, steps: int, trials: int = 1) -> bool:
-    """Whether epoch `epoch` (from 1) of `epochs`, each of `steps` batches, is looked at, in `trials` at once."""
-    every = max(1, -(-STEPS_WORTH // max(1, steps)), -(-epochs * trials // MOST_ROWS))
+    """Whether epoch `epoch` (from 1) of `epochs`, each of `steps` batches, is recorded, of `trials` at once."""
+    every = max(1, -(-CHEAP_STEPS // max(1, steps)), -(-epochs * trials // MAX_ROWS))
     return epoch <= min(ALWAYS, 2 + epochs // 10) or epoch == epochs or epoch % every == 0
 
 
-def histogram_due(look: int) -> bool:
-    """Whether the `look`-th look (from 0) takes histograms as well: the first, and every tenth."""
-    return look % 10 == 0
+def snapshot_epochs(epochs: int) -> list[int]:
+    """At most `SNAPSHOTS` epochs, the first and the last among them, dense at the start, where most happens."""
+    return sorted({round(epoch) for epoch in np.geomspace(1, epochs, min(SNAPSHOTS, epochs))})
 
 
-class Recorder:
-    """Says what a probe sees. Updates are counted from the weights that are in place when it is made, or begins."""
+# --- trials --------------------------------------------------------------------------------------------
 
-    def __init__(self, probe: Probe, epoch: int = 0) -> None:
-        self.probe, self._looks = probe, 0
-        self.begin(epoch)
-        self._drawn = sum(value[0].size for own in self._before for value in own) <= DRAWN_WEIGHTS
+
+class TrialRecorder:
+    """Records the trials of a run, and takes snapshots of their weights."""
+
+    def __init__(self, model: keras.Model, rows: RowTensors, epochs: int, steps: int) -> None:
+        """`rows` are the training rows, `steps` the batches of an epoch."""
+        self._model, self._rows, self.epochs, self.steps = model, rows, epochs, steps
+        self._layers: LayerRecorder | None = None
+        self._snapshots: dict[int, Weights] = {}  # of the current trial
+        self.best_snapshots: dict[int, Weights] = {}  # weights by epoch (from 1), of the best trial so far
+        self.seconds = 0.0  # spent recording
+        self.size = sum(int(np.prod(v.shape)) * 4 for v in model.weights)
+        self._snapshot_epochs = snapshot_epochs(epochs) if self.size * SNAPSHOTS <= SNAPSHOT_BYTES else []
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        began_at = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - began_at
 
     def begin(self, epoch: int = 0) -> None:
-        """A trial begins, or goes on, after epoch `epoch`: the weights of that moment are in place."""
-        self._last, self._before = epoch, self.probe.weights()
+        """Start a trial, or continue it after epoch `epoch`, with the model's current weights."""
+        with self.timed():
+            self._snapshots = {}
+            if self._layers is None:
+                self._layers = LayerRecorder(ModelProbe(self._model, self._rows), epoch)
+            else:
+                self._layers.begin(epoch)
 
-    def look(self, epoch: int) -> list[Row]:
-        """The row of epoch `epoch` (from 1) of every replica: `{"penalty": ..., "layers": [...]}`, plain JSON values.
+    def record(self, epoch: int) -> Figures | None:
+        """The layers' figures after epoch `epoch` (from 1), if it is recorded."""
+        with self.timed():
+            figures = None
+            if self._layers is not None and due(epoch, self.epochs, self.steps):
+                figures = self._layers.record(epoch)[0]
+            if epoch in self._snapshot_epochs:
+                self._snapshots[epoch] = [v.value.numpy() for v in self._model.weights]
+            return figures
 
-        `penalty` is what regularizers add to the loss, at this moment. A number that is not finite becomes None.
+    def final(self, epoch: int) -> Figures:
+        """The layers' figures of the network as it is now, that of epoch `epoch`, with histograms."""
+        with self.timed():
+            if self._layers is None:
+                self._layers = LayerRecorder(ModelProbe(self._model, self._rows))
+            return {"epoch": epoch, **self._layers.final()}
+
+    def mark_best(self, snapshots: dict[int, Weights] | None = None) -> None:
+        """Note that the trial that just ended is the best so far, or one of another worker with these snapshots."""
+        self.best_snapshots = self._snapshots if snapshots is None else snapshots
+
+
+class StackedTrialRecorder:
+    """Records trials that train as one stacked network."""
+
+    def __init__(self, stack: StackedNetwork, rows: RowTensors, run: TrialRecorder, epoch: int = 0) -> None:
+        """`run` is the run's recorder, which gets the time and the snapshots. Training continues after `epoch`."""
+        self._stack, self._run = stack, run
+        self._snapshots: dict[int, list[Weights]] = {}  # the weights of every trial by epoch
+        fits = stack.replicas * run.size * SNAPSHOTS <= STACKED_BYTES
+        self._snapshot_epochs = snapshot_epochs(run.epochs) if fits else []
+        with run.timed():
+            self._layers = LayerRecorder(StackProbe(stack, rows), epoch)
+
+    def record(self, epoch: int) -> list[Figures] | None:
+        """The layers' figures of every trial after epoch `epoch` (from 1), if it is recorded."""
+        with self._run.timed():
+            recorded = due(epoch, self._run.epochs, self._run.steps, self._stack.replicas)
+            figures = self._layers.record(epoch) if recorded else None
+            if epoch in self._snapshot_epochs:
+                self._snapshots[epoch] = [self._stack.weights(index) for index in range(self._stack.replicas)]
+            return figures
+
+    def mark_best(self, trial: int, epochs: int) -> None:
+        """Note the best trial, which trained for so many epochs."""
+        snapshots = {epoch: weights[trial] for epoch, weights in self._snapshots.items() if epoch <= epochs}
+        self._run.mark_best(snapshots)
+
+
+# --- layers --------------------------------------------------------------------------------------------
+
+
+class LayerRecorder:
+    """Computes the figures of probed layers. Updates are measured from the weights at the last recording."""
+
+    def __init__(self, probe: LayerProbe, epoch: int = 0) -> None:
+        self.probe, self._recordings = probe, 0
+        self.begin(epoch)
+        self._drawn = sum(value[0].size for own in self._weights for value in own) <= DRAWN_WEIGHTS
+
+    def begin(self, epoch: int = 0) -> None:
+        """Start a trial, or continue it after epoch `epoch`, with the current weights."""
+        self._epoch, self._weights = epoch, self.probe.weights()
+
+    def record(self, epoch: int) -> list[Figures]:
+        """Every replica's `{"penalty": ..., "layers": [...]}` after epoch `epoch` (from 1), as JSON values.
+
+        `penalty` is what regularizers add to the loss. A number that is not finite becomes None.
         """
-        between, self._last = max(1, epoch - self._last), epoch
-        before, self._before = self._before, self.probe.weights()
-        moved = [
+        between, self._epoch = max(1, epoch - self._epoch), epoch
+        before, self._weights = self._weights, self.probe.weights()
+        updates = [
             [(new - old) / between for new, old in zip(*both, strict=True)]
-            for both in zip(self._before, before, strict=True)
+            for both in zip(self._weights, before, strict=True)
         ]
-        rows = self._rows(moved, histogram_due(self._looks))
-        self._looks += 1
-        return rows
+        figures = self._figures(updates, self._recordings % HISTOGRAM_EVERY == 0)
+        self._recordings += 1
+        return figures
 
-    def final(self) -> Row:
-        """The (first) replica as it stands now, with histograms; what moved is not said."""
-        self._before = self.probe.weights()
-        return self._rows(None, True)[0]
+    def final(self) -> Figures:
+        """The figures of the (first) replica as it is now, with histograms and without updates."""
+        self._weights = self.probe.weights()
+        return self._figures(None, True)[0]
 
-    def _rows(self, moved: Sequence[Sequence[Array]] | None, histograms: bool) -> list[Row]:
-        seen = self.probe.run()
-        drawn = self._drawn and (self._looks * len(seen.penalty) < DRAWN_LOOKS or histograms)
+    def _figures(self, updates: Sequence[Sequence[Array]] | None, histograms: bool) -> list[Figures]:
+        result = self.probe.run()
+        replicas = range(len(result.penalty))
+        drawn = self._drawn and (self._recordings * len(replicas) < DRAWN_RECORDINGS or histograms)
         by_layer = []
-        for at, one in enumerate(self.probe.watched):
-            layer = [{"name": one.layer.name, "class": type(one.layer).__name__} for _ in seen.penalty]
-            if self._before[at]:
-                _say(layer, _of_weights(self._before[at], seen.gradients[at], moved[at] if moved else None))
-            if (output := seen.outputs[at]) is not None:
-                _say(layer, _of_units(one, output))
-            if histograms and self._before[at]:
-                for replica, row in enumerate(layer):
-                    row["histogram"] = histogram(np.concatenate([v[replica].ravel() for v in self._before[at]]))
-            for replica, row in enumerate(layer if drawn and self._before[at] else ()):
-                row["values"] = _values(one, [value[replica] for value in self._before[at]])
-            by_layer.append(layer)
+        for at, layer in enumerate(self.probe.layers):
+            weights = self._weights[at]
+            by_name: dict[str, Any] = {}
+            if weights:
+                by_name |= _weight_figures(weights, result.gradients[at], updates[at] if updates else None)
+            if (output := result.outputs[at]) is not None:
+                by_name |= _unit_figures(layer, output)
+            rows: list[Figures] = [{"name": layer.name, "class": type(layer.layer).__name__} for _ in replicas]
+            for replica, row in enumerate(rows):
+                row |= {name: finite_json(values[replica], DIGITS) for name, values in by_name.items()}
+                if histograms and weights:
+                    row["histogram"] = histogram(np.concatenate([value[replica].ravel() for value in weights]))
+                if drawn and weights:
+                    row["values"] = {
+                        variable.name: finite_json(value[replica].reshape(variable.shape), DIGITS)
+                        for variable, value in zip(layer.variables, weights, strict=True)
+                    }
+            by_layer.append(rows)
         return [
-            {"penalty": finite_json(penalty, DIGITS), "layers": [layer[replica] for layer in by_layer]}
-            for replica, penalty in enumerate(seen.penalty)
+            {"penalty": finite_json(result.penalty[i], DIGITS), "layers": [rows[i] for rows in by_layer]}
+            for i in replicas
         ]
 
 
-def _say(rows: Sequence[Row], figures: dict[str, Sequence[Any]]) -> None:
-    for name, values in figures.items():
-        for row, value in zip(rows, values, strict=True):
-            row[name] = value if isinstance(value, int) else finite_json(value, DIGITS)
-
-
-def _of_weights(own: Sequence[Array], gradients: Sequence[Array], moved: Sequence[Array] | None) -> dict[str, Any]:
-    """Figures by name, each with a value a replica; arrays have the replicas first."""
-    replicas = len(own[0])
-    size = sum(value.size for value in own) // replicas
-    small = sum(np.count_nonzero(np.abs(_flat(value)) < SMALL, axis=1) for value in own)
+def _weight_figures(
+    weights: Sequence[Array], gradients: Sequence[Array], updates: Sequence[Array] | None
+) -> dict[str, Any]:
+    """Figures by name, each with one value for each replica; arrays have the replicas first."""
+    replicas = len(weights[0])
+    size = sum(value.size for value in weights) // replicas
+    small = sum(np.count_nonzero(np.abs(_flat(value)) < SMALL_WEIGHT, axis=1) for value in weights)
+    norms = _norms(weights, replicas)
     figures: dict[str, Any] = {
         "size": [size] * replicas,
-        "weights": (weights := _norms(own, replicas)),
+        "weights": norms,
         "gradients": _norms(gradients, replicas),
         "sparsity": np.asarray(small) / size,
     }
-    if moved is not None:
-        updates = _norms(moved, replicas)
+    if updates is not None:
+        moved = _norms(updates, replicas)
         with np.errstate(all="ignore"):
-            figures |= {"updates": updates, "ratio": updates / weights}
+            figures |= {"updates": moved, "ratio": moved / norms}
     return figures
 
 
-def _of_units(one: Watched, output: Array) -> dict[str, Any]:
-    """Shares of saturated or of dead units. A unit is a channel: rows and places are counted together."""
+def _unit_figures(layer: ProbedLayer, output: Array) -> dict[str, Any]:
+    """Shares of saturated or of dead units. A unit is a channel: its rows and positions are counted together."""
     flat = output.reshape(len(output), -1, output.shape[-1])
-    if one.activation not in ENDS:
-        return {"dead": (flat.max(axis=1) <= 0.0).mean(axis=1)}  # of ReLU, which says nothing below 0
-    low, high = ENDS[one.activation]
+    if layer.activation not in ENDS:
+        return {"dead": (flat.max(axis=1) <= 0.0).mean(axis=1)}
+    low, high = ENDS[layer.activation]
     near = 0.05 * (high - low)
     at_end = (flat < low + near) | (flat > high - near)
     return {"saturated": (at_end.mean(axis=1) >= SATURATED_ROWS).mean(axis=1)}
@@ -147,11 +244,6 @@ def histogram(values: Array) -> dict[str, Any] | None:
         return None
     counts, edges = np.histogram(values, BINS)
     return {"low": float(edges[0]), "high": float(edges[-1]), "counts": counts.tolist()}
-
-
-def _values(one: Watched, values: Sequence[Array]) -> dict[str, Any]:
-    own = zip(one.layer.trainable_variables, values, strict=True)
-    return {variable.name: finite_json(value.reshape(variable.shape), DIGITS) for variable, value in own}
 
 
 def _flat(value: Array) -> Array:

@@ -1,286 +1,265 @@
-"""A run's trials, one after the other: each from its own initial weights, the best on validation kept.
+"""Train a run's trials one after the other, each from its own initial weights, and keep the best on validation.
 
-Other workers may train some of them: before each one the supervisor says which is next, and what came of the others.
+Other workers may train some of them: before each trial the supervisor says which is next, and hands over finished ones.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from workers.trainer.data.feed import Feed
 from workers.trainer.engine import checkpoint
 from workers.trainer.engine.checkpoint import Checkpoint, Unusable
-from workers.trainer.engine.compiled import Compiled
-from workers.trainer.engine.divergence import Diverged, Guard
+from workers.trainer.engine.divergence import Diverged, DivergenceGuard
 from workers.trainer.engine.loop import Loop, Position
-from workers.trainer.insight.trial_recorder import Watch
-from workers.trainer.job import Reporter, TrainingFailed, TrainingResult, Turn
-from workers.trainer.trials.progress import Lookout, Report
-from workers.trainer.trials.trial import Kept, Outcome, Trial, judge, leader
-from workers.trainer.trials.trial_file import Apart
+from workers.trainer.job import TrainingFailed, TrainingResult, TrialAssignment
+from workers.trainer.trials.trial import (
+    EpochReporter,
+    EpochWeights,
+    ProgressMonitor,
+    TrialFile,
+    TrialRecord,
+    TrialSetup,
+    TrialsOutcome,
+    best_trial,
+)
 
-_PAUSE = 0.3  # seconds between two questions whether others have ended their trials
-
-
-@dataclass(frozen=True, slots=True)
-class Course:
-    """What all trials of a run share."""
-
-    compiled: Compiled
-    feed: Callable[[int], Feed]  # by seed
-    validation: Feed | None
-    epochs: int
-    seeds: Sequence[int]
-    initialise: Callable[[int], keras.Model]  # a fresh network by seed, like the compiled one
-    callbacks: Callable[[], list[keras.callbacks.Callback]]
-    report: Reporter
-    folder: Path
-    fingerprint: str  # of spec and data: a checkpoint of something else is not taken up
-    checkpoint_seconds: float = 30.0
-    monitor: str = "loss"
-    larger_is_better: bool = False
-    watch: Watch | None = None  # looks into the network between epochs
-    keep_epochs: tuple[int, ...] = ()  # from 1: their weights are kept beside the best
-
-    def alone(self) -> Course:
-        """The first trial by itself."""
-        return replace(self, seeds=self.seeds[:1])
+_ASK_AGAIN_SECONDS = 0.3  # while other workers train all that remain
 
 
-class Runner:
-    """Runs the trials of a course, from a checkpoint where there is one."""
+class SequentialTrials:
+    """Trains trials one after the other, from a checkpoint where there is one."""
 
-    def __init__(self, course: Course) -> None:
-        self._course = course
-        self._model = course.compiled.model
-        self._blank = [v.value.numpy() for v in self._model.optimizer.variables]
-        # Where the first trial is not the first to be trained, the compiled network has other weights by then.
-        self._first = [v.value.numpy() for v in _state(self._model)] if len(course.seeds) > 1 else []
-        self._trials: list[Trial] = []
+    def __init__(self, setup: TrialSetup) -> None:
+        self._setup = setup
+        self._model = setup.compiled.model
+        self._initial_optimizer = [v.value.numpy() for v in self._model.optimizer.variables]
+        # The first trial starts from the compiled network's own weights, but another one may be trained before it.
+        self._initial_weights = [v.value.numpy() for v in _state(self._model)] if len(setup.seeds) > 1 else []
+        self._trials: list[TrialRecord] = []
         self._best: dict[str, np.ndarray] = {}
-        self._kept: Kept = {}  # of the trial at hand
-        self._best_kept: Kept = {}
+        self._kept: EpochWeights = {}  # of the current trial
+        self._best_kept: EpochWeights = {}
         self._callbacks: list[keras.callbacks.Callback] = []
-        self._saved: tuple[int, int, int] | None = None  # where the last checkpoint was taken
-        self._lookout = Lookout(course.report, course.checkpoint_seconds, self._save)
+        self._saved_position: tuple[int, int, int] | None = None
+        self._monitor = ProgressMonitor(setup.report, setup.checkpoint_seconds, self._save)
 
-    def run(self, resume: Path | None = None) -> Outcome:
-        """Raises TrainingStopped, and TrainingFailed where every trial diverged."""
-        self._go_on(resume)
-        while todo := self._todo():
-            self._next(todo)
+    def run(self, resume: Path | None = None) -> TrialsOutcome:
+        """Train all trials. Raises TrainingStopped, and TrainingFailed where every trial diverged."""
+        self._resume(resume)
+        while remaining := self._remaining():
+            self._run_next(remaining)
         self._trials.sort(key=lambda trial: trial.index)
-        best = self._leader()
+        best = self._best_trial()
         if best is None:
             failure = self._trials[0].failure or {}
             raise TrainingFailed("diverged", str(failure.get("message")), failure)
         checkpoint.restore(self._model, self._best)
-        return Outcome(self._trials, best.index, self._best_kept)
+        return TrialsOutcome(self._trials, best.index, self._best_kept)
 
-    def apart(self, index: int, resume: Path | None = None) -> TrainingResult:
-        """That trial alone, for a run that another worker holds. Raises TrainingStopped."""
-        self._go_on(resume)
+    def run_divided(self, index: int, resume: Path | None = None) -> TrainingResult:
+        """Train one trial, for a run that another worker holds. Raises TrainingStopped."""
+        self._resume(resume)
         if not self._trials:
-            self._trial(index)
+            self._run_trial(index)
         (trial,) = self._trials
-        copies = self._course.watch.kept if self._course.watch is not None else {}
-        path = self._course.folder / "trial.npz"
-        Apart(trial, self._best, self._best_kept, copies).write(path, self._course.fingerprint)
+        snapshots = self._setup.recorder.best_snapshots if self._setup.recorder is not None else {}
+        path = self._setup.folder / "trial.npz"
+        TrialFile(trial, self._best, self._best_kept, snapshots).write(path, self._setup.fingerprint)
         return TrainingResult({"trial": path}, {}, {"epochs": trial.epochs, "trials": [asdict(trial)]})
 
-    def _go_on(self, resume: Path | None) -> None:
-        """The trial in whose midst the checkpoint was taken; it may have been taken between two."""
-        begin = self._resumed(resume) if resume else None
+    def _resume(self, path: Path | None) -> None:
+        """Restore a checkpoint, and finish the trial that it interrupted; it may have been written between two."""
+        resumed = self._load_checkpoint(path) if path else None
         running = self._running()
-        if begin is not None and running is not None:
-            self._trial(running.index, begin)
+        if resumed is not None and running is not None:
+            self._run_trial(running.index, resumed)
 
-    # --- other workers --------------------------------------------------------------------------
+    # --- other workers ----------------------------------------------------------------------------------
 
-    def _todo(self) -> list[int]:
+    def _remaining(self) -> list[int]:
         known = {trial.index for trial in self._trials}
-        return [index for index in range(len(self._course.seeds)) if index not in known]
+        return [index for index in range(len(self._setup.seeds)) if index not in known]
 
-    def _next(self, todo: list[int]) -> None:
-        turn = self._course.report.turn(todo) if len(self._course.seeds) > 1 else Turn(todo[0])
-        for index, path in turn.done.items():
-            if not self._take_over(index, path):
-                self._trial(index)
-        if turn.trial is not None:
-            self._trial(turn.trial, self._begun_elsewhere(turn.trial, turn.checkpoint))
-        elif not turn.done:
-            self._lookout.look(0, 0)
-            time.sleep(_PAUSE)
+    def _run_next(self, remaining: list[int]) -> None:
+        if len(self._setup.seeds) == 1:
+            assignment = TrialAssignment(remaining[0])
+        else:
+            assignment = self._setup.report.next_trial(remaining)
+        for index, path in assignment.finished.items():
+            if not self._adopt(index, path):
+                self._run_trial(index)
+        if assignment.trial is not None:
+            self._run_trial(assignment.trial, self._load_begun(assignment.trial, assignment.checkpoint))
+        elif not assignment.finished:
+            self._monitor.check(0, 0)
+            time.sleep(_ASK_AGAIN_SECONDS)
 
-    def _take_over(self, index: int, path: Path) -> bool:
-        """Whether that trial, trained by another worker, is one of this run's now."""
-        course = self._course
+    def _adopt(self, index: int, path: Path) -> bool:
+        """Make a trial that another worker trained one of this run. False where its file is unusable."""
+        setup = self._setup
         try:
-            found = Apart.read(path, course.fingerprint, index)
-        except Unusable as why:
-            course.report.event("warn", f"Trial {index + 1} came back unusable ({why}); it is trained again.")
+            file = TrialFile.read(path, setup.fingerprint, index)
+        except Unusable as error:
+            setup.report.event("warn", f"The file of trial {index + 1} is unusable ({error}); it is trained again.")
             return False
-        self._trials.append(found.trial)
-        if (failure := found.trial.failure) is not None:
-            course.report.event("warn", f"Trial {index + 1} failed. {failure.get('message')}", failure)
-        if self._leader() is found.trial:
-            self._best, self._best_kept = dict(found.best), found.kept
-            if course.watch is not None:
-                course.watch.leads(found.copies)
+        self._trials.append(file.trial)
+        if (failure := file.trial.failure) is not None:
+            setup.report.event("warn", f"Trial {index + 1} failed. {failure.get('message')}", failure)
+        if self._best_trial() is file.trial:
+            self._best, self._best_kept = dict(file.best), file.kept
+            if setup.recorder is not None:
+                setup.recorder.mark_best(file.snapshots)
         return True
 
-    def _begun_elsewhere(self, index: int, path: Path | None) -> Checkpoint | None:
-        """Another worker's checkpoint of that trial, put in place, or None: the trial then begins anew."""
+    def _load_begun(self, index: int, path: Path | None) -> Checkpoint | None:
+        """Restore another worker's checkpoint of a trial. None where there is none: the trial then starts over."""
         if path is None:
             return None
         try:
-            found = self._read(path)
+            loaded = self._restore(path)
         except Unusable:
             return None
-        trials = [Trial(**trial) for trial in found.body["trials"]]
+        trials = [TrialRecord(**trial) for trial in loaded.body["trials"]]
         if [(trial.index, trial.state) for trial in trials] != [(index, "running")]:
             return None
         self._trials += trials
-        self._kept = checkpoint.by_epoch("kept", found.arrays)
-        self._say_resumed(found)
-        return found
+        self._kept = checkpoint.epochs_from_arrays("kept", loaded.arrays)
+        self._report_resumed(loaded)
+        return loaded
 
-    # --- one trial ------------------------------------------------------------------------------
+    # --- one trial --------------------------------------------------------------------------------------
 
-    def _running(self) -> Trial | None:
+    def _running(self) -> TrialRecord | None:
         return next((trial for trial in self._trials if trial.state == "running"), None)
 
-    def _trial(self, index: int, begin: Checkpoint | None = None) -> None:
-        course, seed = self._course, self._course.seeds[index]
-        trial = (self._running() if begin else None) or Trial(index, seed, monitor=course.monitor)
-        if not begin:
+    def _run_trial(self, index: int, resumed: Checkpoint | None = None) -> None:
+        setup, seed = self._setup, self._setup.seeds[index]
+        trial = (self._running() if resumed else None) or TrialRecord(index, seed, monitor=setup.monitor)
+        if not resumed:
             self._trials.append(trial)
             self._kept = {}
-            self._start(seed)
-        if course.watch is not None:
-            course.watch.begin(begin.body["epoch"] if begin else 0)
-        feed = course.feed(seed)
-        self._callbacks = course.callbacks()
-        reporting = Report(trial, course.report, course.watch, self._keep)
-        callbacks = [Guard(course.compiled, feed), *self._callbacks, reporting]
-        position = Position(begin.body["epoch"], begin.body["step"]) if begin else Position()
+            self._initialise(seed)
+        if setup.recorder is not None:
+            setup.recorder.begin(resumed.body["epoch"] if resumed else 0)
+        feed = setup.feed(seed)
+        self._callbacks = setup.callbacks()
+        reporter = EpochReporter(trial, setup, self._keep_epoch)
         loop = Loop(
-            course.compiled,
+            setup.compiled,
             feed,
-            course.validation,
-            course.epochs,
-            callbacks,
-            look=self._lookout.look,
-            position=position,
-            begun=(lambda: self._restore(begin)) if begin else (lambda: None),
+            setup.validation,
+            setup.epochs,
+            [DivergenceGuard(setup.compiled, feed), *self._callbacks, reporter],
+            between_calls=self._monitor.check,
+            position=Position(resumed.body["epoch"], resumed.body["step"]) if resumed else Position(),
+            on_begin=(lambda: self._restore_callbacks(resumed)) if resumed else (lambda: None),
         )
-        begun = time.perf_counter() - trial.seconds
+        began_at = time.perf_counter() - trial.seconds
         try:
             loop.run()
         except Diverged as diverged:
-            trial.state, trial.failure = "failed", {"cause": "diverged", "message": str(diverged), **diverged.data}
-            course.report.event("warn", f"Trial {index + 1} failed. {diverged}", diverged.data)
+            trial.fail(setup.report, str(diverged), diverged.data)
         else:
-            self._finish(trial)
-        trial.seconds = time.perf_counter() - begun
+            trial.finish(self._callbacks)
+            if trial.score is not None and self._best_trial() is trial:
+                self._best, self._best_kept = checkpoint.variables(self._model), self._kept
+                if setup.recorder is not None:
+                    setup.recorder.mark_best()
+        trial.seconds = time.perf_counter() - began_at
         self._callbacks, self._kept = [], {}
 
-    def _start(self, seed: int) -> None:
-        """The first trial's weights are the compiled network's own; the others start it anew from theirs."""
-        for variable, value in zip(self._model.optimizer.variables, self._blank, strict=True):
+    def _initialise(self, seed: int) -> None:
+        """Reset the compiled model: the optimizer's first state, and the weights that belong to the seed."""
+        for variable, value in zip(self._model.optimizer.variables, self._initial_optimizer, strict=True):
             variable.assign(value)
-        fresh = self._course.initialise(seed)
-        own = self._first if fresh is self._model else [new.value for new in _state(fresh)]
-        if own:
-            for mine, value in zip(_state(self._model), own, strict=True):
-                mine.assign(value)
+        fresh = self._setup.initialise(seed)
+        if fresh is not self._model:
+            weights = [variable.value for variable in _state(fresh)]
+        elif self._initial_weights:
+            weights = self._initial_weights
+        else:
+            return  # the only trial
+        for variable, value in zip(_state(self._model), weights, strict=True):
+            variable.assign(value)
 
-    def _finish(self, trial: Trial) -> None:
-        judge(trial, self._callbacks)
-        if trial.score is not None and self._leader() is trial:
-            self._best, self._best_kept = checkpoint.variables(self._model), self._kept
-            if self._course.watch is not None:
-                self._course.watch.leads()
-
-    def _keep(self, epoch: int) -> None:
-        """The network as it would be had training ended here: some optimizers then put averages into the weights."""
-        if epoch not in self._course.keep_epochs:
+    def _keep_epoch(self, epoch: int) -> None:
+        """Keep the weights that training would end with now: some optimizers write averages into them at the end."""
+        if epoch not in self._setup.keep_epochs:
             return
-        now = [variable.value.numpy() for variable in self._model.trainable_weights]
+        current = [variable.value.numpy() for variable in self._model.trainable_weights]
         self._model.optimizer.finalize_variable_values(self._model.trainable_weights)
         self._kept[epoch] = self._model.get_weights()
-        for variable, value in zip(self._model.trainable_weights, now, strict=True):
+        for variable, value in zip(self._model.trainable_weights, current, strict=True):
             variable.assign(value)
 
-    def _leader(self) -> Trial | None:
-        return leader(self._trials, self._course.larger_is_better)
+    def _best_trial(self) -> TrialRecord | None:
+        return best_trial(self._trials, self._setup.larger_is_better)
 
-    # --- checkpoints --------------------------------------------------------------------------------
+    # --- checkpoints ------------------------------------------------------------------------------------
 
     def _save(self, epoch: int, step: int) -> None:
-        here = (epoch, step, len(self._trials))
-        if here == self._saved:
-            return  # nothing happens here while others train
+        position = (epoch, step, len(self._trials))
+        if position == self._saved_position:
+            return  # nothing changes here while other workers train
         states, arrays = checkpoint.callback_state(self._callbacks)
         body = {
             "kind": "sequential",
-            "fingerprint": self._course.fingerprint,
+            "fingerprint": self._setup.fingerprint,
             "epoch": epoch,
             "step": step,
             "stopping": bool(self._model.stop_training),
             "callbacks": states,
             "trials": [asdict(trial) for trial in self._trials],
         }
-        best = {f"best/{name}": value for name, value in self._best.items()}
-        best |= checkpoint.of_epochs("kept", self._kept) | checkpoint.of_epochs("best_kept", self._best_kept)
-        path = self._course.folder / "checkpoint.npz"
-        Checkpoint(body, {**checkpoint.variables(self._model), **arrays, **best}).write(path)
-        self._course.report.checkpoint(path, epoch)
-        self._saved = here
+        arrays |= checkpoint.variables(self._model) | checkpoint.with_prefix("best", self._best)
+        arrays |= checkpoint.epochs_to_arrays("kept", self._kept)
+        arrays |= checkpoint.epochs_to_arrays("best_kept", self._best_kept)
+        path = self._setup.folder / "checkpoint.npz"
+        Checkpoint(body, arrays).write(path)
+        self._setup.report.checkpoint(path, epoch)
+        self._saved_position = position
 
-    def _resumed(self, path: Path) -> Checkpoint | None:
-        """The checkpoint, if it is one of this run; else None, and the run begins anew."""
+    def _load_checkpoint(self, path: Path) -> Checkpoint | None:
+        """Restore a checkpoint of this run. None where it is unusable: training then starts over."""
         try:
-            found = self._read(path)
-        except Unusable as why:
-            self._course.report.event("warn", f"The last checkpoint cannot be used ({why}); training begins anew.")
+            loaded = self._restore(path)
+        except Unusable as error:
+            self._setup.report.event("warn", f"The last checkpoint cannot be used ({error}); training starts over.")
             return None
-        self._trials = [Trial(**trial) for trial in found.body["trials"]]
-        self._best = {n.removeprefix("best/"): a for n, a in found.arrays.items() if n.startswith("best/")}
-        self._kept = checkpoint.by_epoch("kept", found.arrays)
-        self._best_kept = checkpoint.by_epoch("best_kept", found.arrays)
-        self._say_resumed(found)
-        return found
+        self._trials = [TrialRecord(**trial) for trial in loaded.body["trials"]]
+        self._best = checkpoint.under_prefix("best", loaded.arrays)
+        self._kept = checkpoint.epochs_from_arrays("kept", loaded.arrays)
+        self._best_kept = checkpoint.epochs_from_arrays("best_kept", loaded.arrays)
+        self._report_resumed(loaded)
+        return loaded
 
-    def _read(self, path: Path) -> Checkpoint:
-        """A checkpoint of this course, its network put in place. Raises Unusable."""
-        found = Checkpoint.read(path)
-        if found.body["fingerprint"] != self._course.fingerprint or found.body["kind"] != "sequential":
+    def _restore(self, path: Path) -> Checkpoint:
+        """Read a checkpoint and restore the model's variables. Raises Unusable."""
+        loaded = Checkpoint.read(path)
+        if loaded.body["fingerprint"] != self._setup.fingerprint or loaded.body["kind"] != "sequential":
             raise Unusable("it belongs to another spec, dataset or release")
-        checkpoint.restore(self._model, found.arrays)
-        return found
+        checkpoint.restore(self._model, loaded.arrays)
+        return loaded
 
-    def _say_resumed(self, found: Checkpoint) -> None:
-        running, epoch = self._running(), found.body["epoch"]
+    def _report_resumed(self, loaded: Checkpoint) -> None:
+        running, epoch = self._running(), loaded.body["epoch"]
         if running is None:
-            done = len(self._trials)
-            self._course.report.event("info", f"Resumed after {done} trials.", {"trials": done})
+            count = len(self._trials)
+            self._setup.report.event("info", f"Resumed after {count} trials.", {"trials": count})
             return
-        place = f"epoch {epoch + 1}"
-        if len(self._course.seeds) > 1:
-            place = f"trial {running.index + 1}, {place}"
-        self._course.report.event("info", f"Resumed at {place}.", {"trial": running.index, "epoch": epoch})
+        trial = f"trial {running.index + 1}, " if len(self._setup.seeds) > 1 else ""
+        data = {"trial": running.index, "epoch": epoch}
+        self._setup.report.event("info", f"Resumed at {trial}epoch {epoch + 1}.", data)
 
-    def _restore(self, begin: Checkpoint) -> None:
-        checkpoint.restore_callbacks(self._callbacks, self._model, begin.body["callbacks"], begin.arrays)
-        self._model.stop_training = begin.body["stopping"]
+    def _restore_callbacks(self, resumed: Checkpoint) -> None:
+        checkpoint.restore_callbacks(self._callbacks, self._model, resumed.body["callbacks"], resumed.arrays)
+        self._model.stop_training = resumed.body["stopping"]
 
 
 def _state(model: keras.Model) -> list[Any]:

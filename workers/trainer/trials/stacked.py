@@ -1,10 +1,9 @@
-"""A run's trials as one stacked network: Keras's callbacks for each replica, the best one kept."""
+"""Train a run's trials as one stacked network, with Keras's callbacks for each replica, and keep the best one."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,36 +11,42 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.trainer.data.feed import Feed
 from workers.trainer.engine import checkpoint
 from workers.trainer.engine.checkpoint import Checkpoint, Unusable
-from workers.trainer.engine.compiled import Logs, Rows
-from workers.trainer.insight.trial_recorder import StackedWatch
+from workers.trainer.engine.compiled import Logs, RowTensors
+from workers.trainer.engine.divergence import first_broken_layer
+from workers.trainer.engine.stacked_network import StackedNetwork, stacking_obstacle
+from workers.trainer.insight.recording import StackedTrialRecorder
 from workers.trainer.job import TrainingFailed
-from workers.trainer.trials.progress import Lookout, rate_of
-from workers.trainer.trials.sequential import Course, Runner
-from workers.trainer.trials.stackable import refusal
-from workers.trainer.trials.stacked_network import Stack
-from workers.trainer.trials.trial import Kept, Outcome, Trial, judge, leader
+from workers.trainer.trials.sequential import SequentialTrials
+from workers.trainer.trials.trial import (
+    EpochWeights,
+    ProgressMonitor,
+    TrialRecord,
+    TrialSetup,
+    TrialsOutcome,
+    best_trial,
+    learning_rate,
+)
 
 
-def cannot_stack(course: Course) -> str | None:
-    """Why this course's trials must be trained one after the other; None where they can be stacked."""
-    feeds = [course.feed(course.seeds[0]), *([course.validation] if course.validation else [])]
+def why_not_stacked(setup: TrialSetup) -> str | None:
+    """Why these trials must be trained one after the other; None where they can be stacked."""
+    feeds = [setup.feed(setup.seeds[0]), *([setup.validation] if setup.validation else [])]
     if not all(feed.resident for feed in feeds):
         return "the size of its data"
-    if any(isinstance(callback, keras.callbacks.ReduceLROnPlateau) for callback in course.callbacks()):
+    if any(isinstance(callback, keras.callbacks.ReduceLROnPlateau) for callback in setup.callbacks()):
         return "a learning rate of each trial's own (ReduceLROnPlateau)"
-    return refusal(course.compiled.model, len(course.seeds), feeds[0].rows, course.compiled.batch_size)
+    return stacking_obstacle(setup.compiled.model, len(setup.seeds), feeds[0].rows, setup.compiled.batch_size)
 
 
 class Replica:
-    """What Keras's callbacks see of one replica: as much of a `keras.Model` as they use."""
+    """One replica as Keras's callbacks see it: as much of a `keras.Model` as they use."""
 
-    def __init__(self, stack: Stack, index: int) -> None:
+    def __init__(self, stack: StackedNetwork, index: int) -> None:
         self.stop_training = False
         self.optimizer = stack.optimizer
-        self.kept: list[NDArray[Any]] | None = None  # its final weights, once it has stopped
+        self.final_weights: list[NDArray[Any]] | None = None  # once it has stopped
         self._stack, self._index = stack, index
 
     @property
@@ -53,171 +58,152 @@ class Replica:
         return list(self._stack.model.weights)
 
     def get_weights(self) -> list[NDArray[Any]]:
-        """Its weights now."""
         return self._stack.weights(self._index)
 
     def set_weights(self, weights: list[NDArray[Any]]) -> None:
-        """Only what restores the best weights at the end calls this."""
-        self.kept = weights
+        """Called only by EarlyStopping, which restores the best weights at the end."""
+        self.final_weights = weights
 
 
-class StackedRunner:
-    """Runs all trials of a course at once, from a checkpoint where there is one."""
+class StackedTrials:
+    """Trains all trials at once, from a checkpoint where there is one."""
 
-    def __init__(self, course: Course) -> None:
-        self._course = course
-        model = course.compiled.model
-        members = [course.initialise(seed) for seed in course.seeds]
-        self._feeds = [course.feed(seed) for seed in course.seeds]
+    def __init__(self, setup: TrialSetup) -> None:
+        self._setup = setup
+        members = [setup.initialise(seed) for seed in setup.seeds]
+        self._feeds = [setup.feed(seed) for seed in setup.seeds]
         self._rows = self._feeds[0].sample()
-        self._stack = Stack(model, members, self._rows, course.compiled.batch_size)
-        self._trials = [Trial(i, seed, monitor=course.monitor) for i, seed in enumerate(course.seeds)]
+        self._stack = StackedNetwork(setup.compiled.model, members, self._rows, setup.compiled.batch_size)
+        self._trials = [TrialRecord(i, seed, monitor=setup.monitor) for i, seed in enumerate(setup.seeds)]
         self._replicas = [Replica(self._stack, index) for index in range(len(members))]
-        self._kept: list[Kept] = [{} for _ in members]  # weights after the epochs to keep
-        self._callbacks = [course.callbacks() for _ in members]
-        self._lists = [
-            keras.callbacks.CallbackList(own, model=replica, epochs=course.epochs)
+        self._kept: list[EpochWeights] = [{} for _ in members]  # weights after the epochs to keep
+        self._callbacks = [setup.callbacks() for _ in members]
+        self._callback_lists = [
+            keras.callbacks.CallbackList(own, model=replica, epochs=setup.epochs)
             for own, replica in zip(self._callbacks, self._replicas, strict=True)
         ]
-        self._lookout = Lookout(course.report, course.checkpoint_seconds, self._save)
-        self._watch: StackedWatch | None = None
+        self._monitor = ProgressMonitor(setup.report, setup.checkpoint_seconds, self._save)
+        self._recorder: StackedTrialRecorder | None = None
 
-    def run(self, resume: Path | None = None) -> Outcome:
-        """Raises TrainingStopped, and TrainingFailed where every trial diverged."""
-        for callbacks in self._lists:
+    def run(self, resume: Path | None = None) -> TrialsOutcome:
+        """Train all trials. Raises TrainingStopped, and TrainingFailed where every trial diverged."""
+        setup = self._setup
+        for callbacks in self._callback_lists:
             callbacks.on_train_begin()
-        first = self._resumed(resume) if resume else 0
-        validation = self._course.validation
-        held_out = validation.sample() if validation else None
-        if self._course.watch is not None:
-            self._watch = StackedWatch(self._stack, self._rows, self._course.watch, first)
-        begun = time.perf_counter()
-        for epoch in range(first, self._course.epochs):
+        first = self._load_checkpoint(resume) if resume else 0
+        validation = setup.validation.sample() if setup.validation else None
+        if setup.recorder is not None:
+            self._recorder = StackedTrialRecorder(self._stack, self._rows, setup.recorder, first)
+        began_at = time.perf_counter()
+        for epoch in range(first, setup.epochs):
             if not self._running():
                 break
-            self._epoch(epoch, held_out)
-            self._lookout.look(epoch + 1, 0)
+            self._run_epoch(epoch, validation)
+            self._monitor.check(epoch + 1, 0)
         for trial in self._running():
-            self._end(trial)
+            self._finish(trial)
         for trial in self._trials:
-            trial.seconds = (time.perf_counter() - begun) / len(self._trials)
-        best = leader(self._trials, self._course.larger_is_better)
+            trial.seconds = (time.perf_counter() - began_at) / len(self._trials)
+        best = best_trial(self._trials, setup.larger_is_better)
         if best is None:
-            self._why_all_failed()
-        if best is not None and self._watch is not None:
-            self._watch.leads(best.index, best.epochs)
-        kept = self._replicas[best.index].kept if best else None
-        self._course.compiled.model.set_weights(kept)
-        return Outcome(self._trials, best.index, self._kept[best.index]) if best else Outcome(self._trials, 0)
+            raise self._failure()
+        if self._recorder is not None:
+            self._recorder.mark_best(best.index, best.epochs)
+        setup.compiled.model.set_weights(self._replicas[best.index].final_weights)
+        return TrialsOutcome(self._trials, best.index, self._kept[best.index])
 
-    def _epoch(self, epoch: int, validation: Rows | None) -> None:
+    def _run_epoch(self, epoch: int, validation: RowTensors | None) -> None:
         running = self._running()
         for trial in running:
-            self._lists[trial.index].on_epoch_begin(epoch)
-        begun = time.perf_counter()
-        order = np.stack([_order(feed, epoch) for feed in self._feeds])
+            self._callback_lists[trial.index].on_epoch_begin(epoch)
+        began_at = time.perf_counter()
+        order = np.stack([next(iter(feed.blocks(epoch))).order for feed in self._feeds])
         logs = self._stack.epoch(self._rows, order, validation)
-        seconds = time.perf_counter() - begun
-        layers = self._watch.look(epoch + 1) if self._watch is not None else None
-        rate = rate_of(self._stack.optimizer)
+        seconds = time.perf_counter() - began_at
+        layers = self._recorder.record(epoch + 1) if self._recorder is not None else None
+        rate = learning_rate(self._stack.optimizer)
         for trial in running:
-            own = {"learning_rate": rate, **logs[trial.index]}
-            self._ended(trial, epoch, own, seconds, layers[trial.index] if layers else None)
+            own_logs = {"learning_rate": rate, **logs[trial.index]}
+            self._end_epoch(trial, epoch, own_logs, seconds, layers[trial.index] if layers else None)
 
-    def _ended(self, trial: Trial, epoch: int, logs: Logs, seconds: float, layers: dict[str, Any] | None) -> None:
-        if not np.isfinite(logs["loss"]):
-            layer = _first_broken(self._stack.model, self._replicas[trial.index].get_weights())
-            message = f"The loss became {logs['loss']} in epoch {epoch + 1}: first in layer {layer!r} (weights)."
-            found = {"epoch": epoch + 1, "layer": layer, "what": "weights"}
-            trial.state, trial.failure = "failed", {"cause": "diverged", "message": message, **found}
-            self._course.report.event("warn", f"Trial {trial.index + 1} failed. {message}", found)
-            return
-        self._lists[trial.index].on_epoch_end(epoch, logs)
-        trial.epochs, trial.logs = epoch + 1, logs
-        if epoch + 1 in self._course.keep_epochs:
-            self._kept[trial.index][epoch + 1] = self._replicas[trial.index].get_weights()
-        self._course.report.epoch(trial.index, epoch + 1, logs, seconds, layers)
-        if self._replicas[trial.index].stop_training:
-            self._end(trial)
-
-    def _end(self, trial: Trial) -> None:
+    def _end_epoch(
+        self, trial: TrialRecord, epoch: int, logs: Logs, seconds: float, layers: dict[str, Any] | None
+    ) -> None:
         replica = self._replicas[trial.index]
-        self._lists[trial.index].on_train_end(trial.logs)
-        replica.kept = replica.kept or replica.get_weights()
-        judge(trial, self._callbacks[trial.index])
+        if not np.isfinite(logs["loss"]):
+            layer = first_broken_layer(self._stack.model, replica.get_weights())
+            message = f"The loss became {logs['loss']} in epoch {epoch + 1}: first in layer {layer!r} (weights)."
+            trial.fail(self._setup.report, message, {"epoch": epoch + 1, "layer": layer, "what": "weights"})
+            return
+        self._callback_lists[trial.index].on_epoch_end(epoch, logs)
+        trial.epochs, trial.logs = epoch + 1, logs
+        if epoch + 1 in self._setup.keep_epochs:
+            self._kept[trial.index][epoch + 1] = replica.get_weights()
+        self._setup.report.epoch(trial.index, epoch + 1, logs, seconds, layers)
+        if replica.stop_training:
+            self._finish(trial)
 
-    def _running(self) -> list[Trial]:
+    def _finish(self, trial: TrialRecord) -> None:
+        replica = self._replicas[trial.index]
+        self._callback_lists[trial.index].on_train_end(trial.logs)
+        replica.final_weights = replica.final_weights or replica.get_weights()
+        trial.finish(self._callbacks[trial.index])
+
+    def _running(self) -> list[TrialRecord]:
         return [trial for trial in self._trials if trial.state == "running"]
 
-    def _why_all_failed(self) -> None:
-        """Train the first trial again by itself, which finds the step and the layer. Raises TrainingFailed."""
-        alone = Runner(self._course.alone())
-        outcome = alone.run()  # as a rule it raises
+    def _failure(self) -> TrainingFailed:
+        """Train the first trial again by itself, which finds the step and the layer where it diverged."""
+        alone = SequentialTrials(replace(self._setup, seeds=self._setup.seeds[:1]))
+        outcome = alone.run()  # usually raises TrainingFailed, which says more than we know
         failure = self._trials[0].failure or {}
-        raise TrainingFailed("diverged", str(failure.get("message") or outcome.trials[0].failure), failure)
+        return TrainingFailed("diverged", str(failure.get("message") or outcome.trials[0].failure), failure)
 
-    # --- checkpoints --------------------------------------------------------------------------------
+    # --- checkpoints ------------------------------------------------------------------------------------
 
     def _save(self, epoch: int, step: int) -> None:
         arrays: dict[str, NDArray[Any]] = {}
         states = []
         for index, own in enumerate(self._callbacks):
-            state, best = checkpoint.callback_state(own)
+            state, best_weights = checkpoint.callback_state(own)
             states.append(state)
-            arrays |= {f"replica{index}/{name}": value for name, value in best.items()}
-            kept = self._replicas[index].kept or []
-            arrays |= {f"kept{index}/{place}": value for place, value in enumerate(kept)}
-            arrays |= checkpoint.of_epochs(f"epochs{index}", self._kept[index])
-        arrays |= {f"stack/{place}": v.value.numpy() for place, v in enumerate(self._stack.variables)}
+            final_weights = {str(at): w for at, w in enumerate(self._replicas[index].final_weights or [])}
+            arrays |= checkpoint.with_prefix(f"replica{index}", best_weights)
+            arrays |= checkpoint.with_prefix(f"kept{index}", final_weights)
+            arrays |= checkpoint.epochs_to_arrays(f"epochs{index}", self._kept[index])
+        arrays |= {f"stack/{at}": variable.value.numpy() for at, variable in enumerate(self._stack.variables)}
         body = {
             "kind": "stacked",
-            "fingerprint": self._course.fingerprint,
+            "fingerprint": self._setup.fingerprint,
             "epoch": epoch,
             "callbacks": states,
             "trials": [asdict(trial) for trial in self._trials],
         }
-        path = self._course.folder / "checkpoint.npz"
+        path = self._setup.folder / "checkpoint.npz"
         Checkpoint(body, arrays).write(path)
-        self._course.report.checkpoint(path, epoch)
+        self._setup.report.checkpoint(path, epoch)
 
-    def _resumed(self, path: Path) -> int:
-        """The epoch to go on with: 0 where the checkpoint is none of this run."""
+    def _load_checkpoint(self, path: Path) -> int:
+        """Restore a checkpoint of this run. Returns the epoch to continue with, 0 where it is unusable."""
+        report, variables = self._setup.report, {f"stack/{at}": v for at, v in enumerate(self._stack.variables)}
         try:
-            found = Checkpoint.read(path)
-            mine = {f"stack/{place}": v for place, v in enumerate(self._stack.variables)}
-            if found.body["fingerprint"] != self._course.fingerprint or found.body["kind"] != "stacked":
+            loaded = Checkpoint.read(path)
+            if loaded.body["fingerprint"] != self._setup.fingerprint or loaded.body["kind"] != "stacked":
                 raise Unusable("it belongs to another spec, dataset or release")
-            if any(found.arrays[name].shape != tuple(v.shape) for name, v in mine.items()):
+            if any(loaded.arrays[name].shape != tuple(v.shape) for name, v in variables.items()):
                 raise Unusable("its variables are not this network's")
-        except (Unusable, KeyError) as why:
-            self._course.report.event("warn", f"The last checkpoint cannot be used ({why}); training begins anew.")
+        except (Unusable, KeyError) as error:
+            report.event("warn", f"The last checkpoint cannot be used ({error}); training starts over.")
             return 0
-        for name, variable in mine.items():
-            variable.assign(found.arrays[name])
-        self._trials = [Trial(**trial) for trial in found.body["trials"]]
-        for index, state in enumerate(found.body["callbacks"]):
-            own = _under(found.arrays, f"replica{index}/")
-            checkpoint.restore_callbacks(self._callbacks[index], self._stack.model, state, own)
-            kept = _under(found.arrays, f"kept{index}/")
-            self._replicas[index].kept = [kept[str(place)] for place in range(len(kept))] or None
-            self._kept[index] = checkpoint.by_epoch(f"epochs{index}", found.arrays)
-        epoch = int(found.body["epoch"])
-        self._course.report.event("info", f"Resumed at epoch {epoch + 1}.", {"epoch": epoch})
+        for name, variable in variables.items():
+            variable.assign(loaded.arrays[name])
+        self._trials = [TrialRecord(**trial) for trial in loaded.body["trials"]]
+        for index, state in enumerate(loaded.body["callbacks"]):
+            best_weights = checkpoint.under_prefix(f"replica{index}", loaded.arrays)
+            checkpoint.restore_callbacks(self._callbacks[index], self._stack.model, state, best_weights)
+            final_weights = checkpoint.under_prefix(f"kept{index}", loaded.arrays)
+            self._replicas[index].final_weights = [final_weights[str(at)] for at in range(len(final_weights))] or None
+            self._kept[index] = checkpoint.epochs_from_arrays(f"epochs{index}", loaded.arrays)
+        epoch = int(loaded.body["epoch"])
+        report.event("info", f"Resumed at epoch {epoch + 1}.", {"epoch": epoch})
         return epoch
-
-
-def _order(feed: Feed, epoch: int) -> NDArray[np.int32]:
-    return next(iter(feed.blocks(epoch))).order
-
-
-def _under(arrays: dict[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
-    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
-
-
-def _first_broken(model: keras.Model, weights: Sequence[NDArray[Any]]) -> str | None:
-    """The first layer with a weight that is not finite."""
-    values = {id(v): value for v, value in zip(model.weights, weights, strict=True)}
-    for layer in model.layers:
-        if not all(np.isfinite(values[id(v)]).all() for v in layer.weights):
-            return str(layer.name)
-    return None

@@ -1,21 +1,53 @@
-"""A trial and how it fared, and what is made of all trials of a run."""
+"""What a run's trials share, the record of each, and its file where another worker trains it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-Kept = dict[int, list[np.ndarray]]
-"""Weights after an epoch (from 1), as `get_weights` gives them."""
+from workers.trainer.engine import checkpoint
+from workers.trainer.engine.checkpoint import Checkpoint, Unusable
+from workers.trainer.engine.compiled import Compiled, Logs
+from workers.trainer.engine.loop import Feed
+from workers.trainer.insight.recording import TrialRecorder
+from workers.trainer.job import Reporter, TrainingStopped
+
+EpochWeights = dict[int, list[np.ndarray]]
+"""Weights after an epoch (from 1), as from `get_weights`."""
+
+_FILE_KIND = "apart"
+
+
+@dataclass(frozen=True, slots=True)
+class TrialSetup:
+    """What all trials of a run share."""
+
+    compiled: Compiled
+    feed: Callable[[int], Feed]  # by seed
+    validation: Feed | None
+    epochs: int
+    seeds: Sequence[int]
+    initialise: Callable[[int], keras.Model]  # by seed, a new network like the compiled one
+    callbacks: Callable[[], list[keras.callbacks.Callback]]
+    report: Reporter
+    folder: Path
+    fingerprint: str  # of spec, data and release: a checkpoint with another one is not used
+    checkpoint_seconds: float = 30.0
+    monitor: str = "loss"
+    larger_is_better: bool = False
+    recorder: TrialRecorder | None = None
+    keep_epochs: tuple[int, ...] = ()  # from 1: their weights are kept besides the best ones
 
 
 @dataclass(slots=True)
-class Trial:
-    """How one network fared. `score` is `monitor`'s value at the weights that were kept."""
+class TrialRecord:
+    """How one trial went. `score` is the value of `monitor` at the weights that were kept."""
 
     index: int
     seed: int
@@ -28,42 +60,124 @@ class Trial:
     logs: dict[str, float] = field(default_factory=dict)  # of the last epoch
     failure: dict[str, Any] | None = None
 
+    def finish(self, callbacks: Sequence[keras.callbacks.Callback]) -> None:
+        """Set the score, and the epoch whose weights EarlyStopping restored, of a trial that was not interrupted."""
+        self.state = "succeeded"
+        self.best_epoch, self.score = self.epochs, self.logs.get(self.monitor)
+        for callback in callbacks:
+            stopping = isinstance(callback, keras.callbacks.EarlyStopping) and callback.restore_best_weights
+            if stopping and callback.best is not None and callback.best_weights is not None:
+                self.best_epoch = int(callback.best_epoch) + 1
+                self.score = float(callback.best) if callback.monitor == self.monitor else self.score
+        if self.score is None or not np.isfinite(self.score):
+            self.state, self.score = "failed", None
+            self.failure = {"cause": "diverged", "message": f"{self.monitor} is not a finite number at the end."}
+
+    def fail(self, report: Reporter, message: str, data: dict[str, Any]) -> None:
+        """Record and report that the loss diverged."""
+        self.state, self.failure = "failed", {"cause": "diverged", "message": message, **data}
+        report.event("warn", f"Trial {self.index + 1} failed. {message}", data)
+
+
+def best_trial(trials: Sequence[TrialRecord], larger_is_better: bool) -> TrialRecord | None:
+    """The best trial of those that succeeded, the first of equals."""
+    scored = [trial for trial in trials if trial.score is not None]
+    sign = -1.0 if larger_is_better else 1.0
+    return min(scored, key=lambda trial: (sign * float(trial.score or 0.0), trial.index), default=None)
+
 
 @dataclass(slots=True)
-class Outcome:
-    """All trials; the compiled model has the best one's weights. `kept` are its weights after the epochs to keep."""
+class TrialsOutcome:
+    """All trials of a run. The compiled model has the best one's weights."""
 
-    trials: list[Trial]
+    trials: list[TrialRecord]
     best: int
-    kept: Kept = field(default_factory=dict)
+    kept: EpochWeights = field(default_factory=dict)  # the best trial's weights after the epochs to keep
 
     def spread(self) -> dict[str, float]:
-        """Of the scores of the trials that succeeded: min, max, mean and standard deviation (population)."""
+        """Minimum, maximum, mean and population standard deviation of the scores."""
         scores = [trial.score for trial in self.trials if trial.score is not None]
-        return {
-            "min": float(np.min(scores)),
-            "max": float(np.max(scores)),
-            "mean": float(np.mean(scores)),
-            "std": float(np.std(scores)),
-        }
+        return {name: float(getattr(np, name)(scores)) for name in ("min", "max", "mean", "std")}
 
 
-def judge(trial: Trial, callbacks: Sequence[keras.callbacks.Callback]) -> None:
-    """A trial that reached its end: its score, and the epoch whose weights it kept."""
-    trial.state = "succeeded"
-    trial.best_epoch, trial.score = trial.epochs, trial.logs.get(trial.monitor)
-    for callback in callbacks:
-        stopping = isinstance(callback, keras.callbacks.EarlyStopping) and callback.restore_best_weights
-        if stopping and callback.best is not None and callback.best_weights is not None:
-            trial.best_epoch = int(callback.best_epoch) + 1
-            trial.score = float(callback.best) if callback.monitor == trial.monitor else trial.score
-    if trial.score is None or not np.isfinite(trial.score):
-        trial.state, trial.score = "failed", None
-        trial.failure = {"cause": "diverged", "message": f"{trial.monitor} is not a finite number at the end."}
+@dataclass(frozen=True, slots=True)
+class TrialFile:
+    """A finished trial that another worker trained: one file, in the format of a checkpoint.
+
+    It names the spec, rows and release that it is of, so that a run adopts exactly what it would have trained itself.
+    The weights are empty where the trial failed.
+    """
+
+    trial: TrialRecord
+    best: Mapping[str, np.ndarray] = field(default_factory=dict)  # as from `checkpoint.variables`
+    kept: EpochWeights = field(default_factory=dict)
+    snapshots: EpochWeights = field(default_factory=dict)  # as `TrialRecorder.best_snapshots`
+
+    def write(self, path: Path, fingerprint: str) -> None:
+        """Write atomically and durably."""
+        body = {"kind": _FILE_KIND, "fingerprint": fingerprint, "trial": asdict(self.trial)}
+        arrays = checkpoint.with_prefix("best", self.best)
+        arrays |= checkpoint.epochs_to_arrays("kept", self.kept) | checkpoint.epochs_to_arrays("copies", self.snapshots)
+        Checkpoint(body, arrays).write(path)
+
+    @classmethod
+    def read(cls, path: Path, fingerprint: str, index: int) -> TrialFile:
+        """Read trial `index`. Raises Unusable where the file is of anything else."""
+        file = Checkpoint.read(path)
+        if file.body.get("kind") != _FILE_KIND or file.body.get("fingerprint") != fingerprint:
+            raise Unusable("it belongs to another spec, dataset or release")
+        trial = TrialRecord(**file.body["trial"])
+        if trial.index != index:
+            raise Unusable(f"it is trial {trial.index + 1}")
+        kept, snapshots = (checkpoint.epochs_from_arrays(group, file.arrays) for group in ("kept", "copies"))
+        return cls(trial, checkpoint.under_prefix("best", file.arrays), kept, snapshots)
 
 
-def leader(trials: Sequence[Trial], larger_is_better: bool) -> Trial | None:
-    """The best trial of those that succeeded, the first of equals."""
-    done = [trial for trial in trials if trial.score is not None]
-    sign = -1.0 if larger_is_better else 1.0
-    return min(done, key=lambda trial: (sign * float(trial.score or 0.0), trial.index)) if done else None
+class ProgressMonitor:
+    """Between two compiled calls: report progress, write a checkpoint when it is due, obey a stop."""
+
+    def __init__(self, report: Reporter, checkpoint_seconds: float, save: Callable[[int, int], None]) -> None:
+        """`save` writes a checkpoint, given the epoch and the step (from 0) that come next."""
+        self._report, self._checkpoint_seconds, self._save = report, checkpoint_seconds, save
+        self._saved_at, self._reported_at = time.monotonic(), 0.0
+
+    def check(self, epoch: int, step: int) -> None:
+        """Raises TrainingStopped."""
+        now = time.monotonic()
+        if now - self._reported_at > 1.0:
+            self._report.progress()
+            self._reported_at = now
+        reason = self._report.stop()
+        if reason == "hand_back" or (not reason and now - self._saved_at > self._checkpoint_seconds):
+            self._save(epoch, step)
+            self._saved_at = time.monotonic()
+        if reason:
+            raise TrainingStopped(reason)
+
+
+class EpochReporter(keras.callbacks.Callback):
+    """Reports the end of each epoch, with what the other callbacks added to its logs."""
+
+    def __init__(self, trial: TrialRecord, setup: TrialSetup, keep: Callable[[int], None]) -> None:
+        """`keep` is called with every epoch, from 1."""
+        super().__init__()
+        self._trial, self._setup, self._keep = trial, setup, keep
+        self._began_at = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        self._began_at = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        numbers = {name: float(value) for name, value in (logs or {}).items() if np.ndim(value) == 0}
+        numbers.setdefault("learning_rate", learning_rate(self.model.optimizer))
+        self._trial.epochs, self._trial.logs = epoch + 1, numbers
+        self._keep(epoch + 1)
+        seconds = time.perf_counter() - self._began_at
+        recorder = self._setup.recorder
+        layers = recorder.record(epoch + 1) if recorder is not None else None
+        self._setup.report.epoch(self._trial.index, epoch + 1, numbers, seconds, layers)
+
+
+def learning_rate(optimizer: keras.optimizers.Optimizer) -> float:
+    """The current learning rate, also of a schedule."""
+    return float(keras.ops.convert_to_numpy(optimizer.learning_rate))

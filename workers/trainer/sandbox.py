@@ -1,9 +1,8 @@
-"""The trainer gives up what training does not need, before anything else is imported: sockets and most files.
+"""The trainer's sandbox: no sockets and only the files that training needs. Entered before anything else is imported.
 
-Linux mechanisms that need no privilege: seccomp (no new socket of any kind, nothing of other processes), Landlock
-(files: read the interpreter, the libraries and the data, write the folders of runs), and a root drops its powers.
-Where one of them is missing, training goes on without it, and the supervisor logs why. The memory limit is set after
-the warm-up.
+Linux mechanisms that need no privilege: seccomp (no new socket, no access to other processes), Landlock (read the
+interpreter, the libraries and the data; write the folders of runs), and root drops its capabilities. Where one of them
+is missing, training continues without it and the supervisor logs why. The memory limit is set after the warm-up.
 
 Sources: seccomp(2), Linux `Documentation/userspace-api/landlock.rst`, `include/uapi/linux/landlock.h`.
 """
@@ -24,7 +23,7 @@ _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
 _ALLOW, _ERRNO, _EACCES, _ENOSYS = 0x7FFF0000, 0x00050000, 13, 38
 _LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06  # BPF opcodes
 _NUMBER, _ARCH = 0, 4  # offsets in struct seccomp_data
-_IO_URING_SETUP, _PIDFD_GETFD = 425, 438  # the same everywhere
+_IO_URING_SETUP, _PIDFD_GETFD = 425, 438  # the same on every architecture
 
 # By machine: the audit architecture; socket, ptrace, process_vm_readv, process_vm_writev.
 _MACHINES = {
@@ -34,8 +33,8 @@ _MACHINES = {
 _X32 = 0x40000000  # a second system call table on x86_64
 
 
-def without_sockets() -> str:
-    """From here on this process makes no socket. Returns why not, or an empty text. The channel is open already."""
+def refuse_sockets() -> str:
+    """Make this process unable to open sockets; the channel is open already. Returns why not, or ""."""
     if sys.platform != "linux" or platform.machine() not in _MACHINES:
         return f"no filter for {sys.platform} on {platform.machine()}"
     architecture, refused = _MACHINES[platform.machine()]
@@ -43,13 +42,13 @@ def without_sockets() -> str:
     program += [(_LOAD, 0, 0, _NUMBER), (_JUMP_AT_LEAST, 0, 1, _X32), (_RETURN, 0, 0, _ERRNO | _EACCES)]
     for number in (*refused, _PIDFD_GETFD):
         program += [(_JUMP_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ERRNO | _EACCES)]
-    program += [(_JUMP_EQUAL, 0, 1, _IO_URING_SETUP), (_RETURN, 0, 0, _ERRNO | _ENOSYS)]  # it can open sockets, too
+    program += [(_JUMP_EQUAL, 0, 1, _IO_URING_SETUP), (_RETURN, 0, 0, _ERRNO | _ENOSYS)]  # it can open sockets too
     program += [(_RETURN, 0, 0, _ALLOW)]
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in program))
-    described = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program), ctypes.addressof(code)))
+    program_header = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program), ctypes.addressof(code)))
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.prctl(
-        _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.c_void_p(ctypes.addressof(described)), 0, 0
+        _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.c_void_p(ctypes.addressof(program_header)), 0, 0
     ):
         return f"seccomp: {os.strerror(ctypes.get_errno())}"
     return ""
@@ -60,15 +59,15 @@ _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF, _PATH_BENEATH = 444, 445, 446, 1
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1, 2, 4, 8
 _OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | 1 << 14
 _READ = _EXECUTE | _READ_FILE | _READ_DIR
-_BY_ABI = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1}  # what each version can watch over
+_BY_ABI = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1}  # rights that each version can control
 
 _SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin", "/etc", "/opt", "/nix", "/sys", "/proc", "/run/systemd")
 
 
-def with_few_files(reads: Iterable[Path], writes: Iterable[Path], kept_shut: Path) -> str:
-    """From here on this process opens what training needs, and no database, no key and no secret.
+def restrict_files(reads: Iterable[Path], writes: Iterable[Path], private: Path) -> str:
+    """Restrict this process to the files that training needs: no database, key or secret. Returns why not, or "".
 
-    Returns why not, or an empty text. `/proc/<pid>` of processes outside stays shut by this, too.
+    `/proc/<pid>` of processes outside the sandbox becomes unreadable too.
     """
     if sys.platform != "linux":
         return f"no Landlock on {sys.platform}"
@@ -76,15 +75,15 @@ def with_few_files(reads: Iterable[Path], writes: Iterable[Path], kept_shut: Pat
     version = libc.syscall(_CREATE_RULESET, None, 0, 1)
     if version < 1:
         return f"Landlock: {os.strerror(ctypes.get_errno())}"
-    watched = _BY_ABI[min(version, 3)]
-    ruleset = libc.syscall(_CREATE_RULESET, struct.pack("Q", watched), 8, 0)
+    handled = _BY_ABI[min(version, 3)]
+    ruleset = libc.syscall(_CREATE_RULESET, struct.pack("Q", handled), 8, 0)
     if ruleset < 0:
         return f"Landlock: {os.strerror(ctypes.get_errno())}"
     try:
-        for path in _needed(reads, kept_shut):
-            _allow(libc, ruleset, path, _READ & watched)
+        for path in _readable(reads, private):
+            _allow(libc, ruleset, path, _READ & handled)
         for path in (*writes, Path("/dev"), Path("/proc/self")):
-            _allow(libc, ruleset, path, watched)
+            _allow(libc, ruleset, path, handled)
         if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.syscall(_RESTRICT_SELF, ruleset, 0):
             return f"Landlock: {os.strerror(ctypes.get_errno())}"
     finally:
@@ -92,10 +91,10 @@ def with_few_files(reads: Iterable[Path], writes: Iterable[Path], kept_shut: Pat
     return ""
 
 
-def _needed(reads: Iterable[Path], kept_shut: Path) -> set[Path]:
-    """The system's folders, the interpreter's, the libraries' and the data's; none that has `kept_shut` in it.
+def _readable(reads: Iterable[Path], private: Path) -> set[Path]:
+    """Folders of the system, the interpreter, the libraries and the data; none that contains `private`.
 
-    Rights cannot be taken back beneath a path, so of our own project only the packages are opened.
+    Landlock cannot revoke rights beneath a path, so of our own project only the packages are listed.
     """
     project = Path(__file__).resolve().parent.parent.parent
     paths = {Path(path) for path in (*_SYSTEM, sys.prefix, sys.base_prefix, sys.exec_prefix)}
@@ -104,11 +103,11 @@ def _needed(reads: Iterable[Path], kept_shut: Path) -> set[Path]:
     paths |= {Path(sys.executable).resolve().parent.parent, *(project / name for name in ("fitserve", "workers"))}
     if hooks_allowed():
         paths.add(project / "tests")
-    return {path for path in paths if not kept_shut.is_relative_to(path.resolve())} | set(reads)
+    return {path for path in paths if not private.is_relative_to(path.resolve())} | set(reads)
 
 
 def _allow(libc: ctypes.CDLL, ruleset: int, path: Path, rights: int) -> None:
-    """Rights beneath a path; one that is not there gives none."""
+    """Allow rights beneath a path; a missing path is skipped."""
     try:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:
@@ -121,14 +120,14 @@ def _allow(libc: ctypes.CDLL, ruleset: int, path: Path, rights: int) -> None:
         os.close(descriptor)
 
 
-# Capabilities: a root without them
+# Capabilities
 _CAPSET_VERSION, _PR_CAPBSET_DROP, _LAST_CAPABILITY, _DAC_OVERRIDE = 0x20080522, 24, 63, 1
 
 
-def without_capabilities() -> str:
-    """Root's powers go, but for whose a file is: Landlock says which files. Returns why not, or an empty text.
+def drop_capabilities() -> str:
+    """Drop all capabilities except file ownership (CAP_DAC_OVERRIDE; Landlock restricts files). Returns why not, or "".
 
-    With them a root may look into other processes (CAP_PERFMON reads their environment), Landlock or not.
+    With capabilities root can look into other processes despite Landlock: CAP_PERFMON reads their environment.
     """
     if sys.platform != "linux":
         return f"no capabilities on {sys.platform}"
@@ -140,17 +139,24 @@ def without_capabilities() -> str:
     if libc.capget(header, data):
         return f"capabilities: {os.strerror(ctypes.get_errno())}"
     held = struct.unpack("=6I", data.raw)  # effective, permitted, inheritable; then those above 31
-    kept = 1 << _DAC_OVERRIDE
-    less = struct.pack("=6I", held[0] & kept, held[1] & kept, 0, 0, 0, 0)
-    return f"capabilities: {os.strerror(ctypes.get_errno())}" if libc.capset(header, less) else ""
+    retained = 1 << _DAC_OVERRIDE
+    reduced = struct.pack("=6I", held[0] & retained, held[1] & retained, 0, 0, 0, 0)
+    return f"capabilities: {os.strerror(ctypes.get_errno())}" if libc.capset(header, reduced) else ""
 
 
-def confine(reads: Iterable[Path], writes: Iterable[Path], kept_shut: Path, *, network: bool = False) -> dict[str, str]:
-    """All of them; returns what could not be given up, with its reason. Call it before there is a second thread.
+def enter_sandbox(
+    reads: Iterable[Path], writes: Iterable[Path], private: Path, *, network: bool = False
+) -> dict[str, str]:
+    """Restrict this process. Call it before there is a second thread, which would stay outside.
 
-    `kept_shut` is the folder with database and keys: beneath it, `reads` and `writes` alone are opened.
+    Args:
+        reads, writes: folders for data and for results.
+        private: the folder with database and keys; beneath it only `reads` and `writes` stay accessible.
+        network: leave sockets alone.
+
+    Returns what could not be restricted, with the reason.
     """
-    missing = {"files": with_few_files(reads, writes, kept_shut), "powers": without_capabilities()}
+    failures = {"files": restrict_files(reads, writes, private), "capabilities": drop_capabilities()}
     if not network:
-        missing["sockets"] = without_sockets()
-    return {name: why for name, why in missing.items() if why}
+        failures["sockets"] = refuse_sockets()
+    return {name: reason for name, reason in failures.items() if reason}

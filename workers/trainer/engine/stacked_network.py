@@ -1,15 +1,15 @@
 """Many small networks trained as one: every weight gets a leading replica axis.
 
-A small network spends its time between operations, not in them, so that sixteen side by side take
-little more than one. Each replica has its own initial weights, order of rows, dropout masks, losses and
-metrics; nothing is shared but the clock. A replica whose loss becomes NaN does not touch the others:
-each term of the summed loss depends on its own replica's weights alone.
+A small network spends its time between operations, not in them, so sixteen side by side take little more than one.
+Each replica has its own initial weights, order of rows, dropout masks, losses and metrics; only the steps are shared.
+A replica whose loss becomes NaN does not affect the others: each term of the summed loss depends on its own replica's
+weights alone.
 
     x       (replicas, batch, columns)     gathered by each replica's own order
     kernel  (replicas, columns, units)     so that a Dense layer is one batched product
     bias    (replicas, 1, units)           broadcast over the batch
 
-`stackable.refusal` says what cannot be stacked; that is trained one network after the other.
+Networks that `stacking_obstacle` names a reason for are trained one after the other.
 """
 
 from __future__ import annotations
@@ -22,19 +22,90 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from workers.trainer.engine.compiled import BUSY, Logs, Rows, build, executor, work
+from workers.trainer.engine.compiled import MULTITHREADED_STEP, Logs, RowTensors, build, executor, work
 from workers.trainer.engine.device import threads
+from workers.trainer.engine.network import inputs_of, nodes_of, outputs_of
 from workers.trainer.engine.optimizer_kernels import fuse
-from workers.trainer.engine.signature import inputs_of, outputs_of
-from workers.trainer.trials.stackable import MERGES, RANDOM, nodes
 
 L = keras.layers
+MAX_STEP = 5e7  # multiply-adds of one replica's step: above it arithmetic dominates, and stacking gains nothing
+MAX_EPOCH = 2e11  # multiply-adds of all replicas' epoch: within it no cancel can be noticed
+MAX_PREDICTION_BYTES = 2e8  # of one epoch: metrics are computed from them
+# Their update of a weight depends on this weight, its gradient and its own history alone.
+OPTIMIZERS = tuple(
+    getattr(keras.optimizers, name)
+    for name in ("SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "Adadelta", "Adamax", "Nadam", "Lion", "Ftrl")
+)
+# Their value for a row depends on this row alone.
+LOSSES = tuple(
+    getattr(keras.losses, name)
+    for name in (
+        "BinaryCrossentropy",
+        "BinaryFocalCrossentropy",
+        "CategoricalCrossentropy",
+        "CategoricalFocalCrossentropy",
+        "SparseCategoricalCrossentropy",
+        "MeanSquaredError",
+        "MeanAbsoluteError",
+        "MeanAbsolutePercentageError",
+        "MeanSquaredLogarithmicError",
+        "Huber",
+        "LogCosh",
+        "Poisson",
+        "KLDivergence",
+        "Hinge",
+        "SquaredHinge",
+        "CategoricalHinge",
+    )
+)
+REGULARIZERS = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
+# These compute along the last axis or element by element, so a further leading axis makes no difference.
+PLAIN = (L.Activation, L.LeakyReLU, L.ReLU, L.ELU, L.Identity, L.Rescaling)
+RANDOM = (L.Dropout, L.GaussianDropout, L.GaussianNoise)
+MERGES = (L.Add, L.Subtract, L.Multiply, L.Average, L.Maximum, L.Minimum)
 
 
-class Stack:
+def stacking_obstacle(model: keras.Model, replicas: int, rows: int, batch_size: int) -> str | None:
+    """Why `replicas` of this compiled model cannot be trained as one; None where they can."""
+    optimizer = model.optimizer
+    if type(optimizer) not in OPTIMIZERS:
+        return f"the optimizer {type(optimizer).__name__}"
+    if optimizer.clipnorm or optimizer.global_clipnorm or optimizer.use_ema or optimizer.gradient_accumulation_steps:
+        return "clipping by norm, averaged weights or accumulated gradients"
+    losses = [entry.loss for entry in model._compile_loss._flat_losses]
+    if any(type(loss) not in LOSSES or loss.reduction != "sum_over_batch_size" for loss in losses):
+        return "a loss over the whole batch"
+    for node in nodes_of(model):
+        if reason := _layer_obstacle(node.operation):
+            return reason
+    step = work(model, batch_size)
+    units = sum(int(np.prod(tensor.shape[1:])) for tensor in outputs_of(model).values())
+    too_large = (
+        step > MAX_STEP
+        or step * replicas * rows / batch_size > MAX_EPOCH
+        or 4.0 * units * rows * replicas > MAX_PREDICTION_BYTES
+    )
+    return "its size" if too_large else None
+
+
+def _layer_obstacle(layer: Any) -> str | None:
+    name = type(layer).__name__
+    known = (*PLAIN, *RANDOM, *MERGES, L.Dense, L.BatchNormalization, L.LayerNormalization, L.Concatenate)
+    if type(layer) not in known or getattr(layer, "compute_dtype", "float32") != "float32":
+        return f"the layer {name}"
+    if any(len(tensor.shape) != 2 for tensor in keras.tree.flatten([layer.input, layer.output])):
+        return f"the shapes of {name}"
+    if layer.activity_regularizer is not None or any(v.constraint is not None for v in layer.trainable_variables):
+        return f"a constraint or activity regularizer of {name}"
+    if any(v.regularizer is not None and type(v.regularizer) not in REGULARIZERS for v in layer.trainable_variables):
+        return f"a regularizer of {name}"
+    return None
+
+
+class StackedNetwork:
     """`len(members)` networks like the compiled `model`, with the members' initial variables."""
 
-    def __init__(self, model: keras.Model, members: Sequence[keras.Model], rows: Rows, batch_size: int) -> None:
+    def __init__(self, model: keras.Model, members: Sequence[keras.Model], rows: RowTensors, batch_size: int) -> None:
         build(model, rows)
         self.model, self.replicas, self.batch_size = model, len(members), batch_size
         self._own = [*model.trainable_variables, *_statistics(model)]
@@ -58,15 +129,15 @@ class Stack:
 
     @property
     def variables(self) -> list[Any]:
-        """All that a stack in training consists of."""
+        """Everything that a checkpoint of the training must hold."""
         return [*self._stacked.values(), *self.optimizer.variables, *self._seeds]
 
-    def variable(self, own: Any) -> Any:
-        """The stacked variable of one of the model's, `(replicas, ...)`."""
+    def stacked_variable(self, own: Any) -> Any:
+        """The stacked counterpart of one of the model's variables, `(replicas, ...)`."""
         return self._stacked[id(own)]
 
-    def epoch(self, train: Rows, order: NDArray[np.int32], validation: Rows | None) -> list[Logs]:
-        """One epoch of all replicas. `order` is int32 `(replicas, rows)`. Returns the logs of each, as Keras's."""
+    def epoch(self, train: RowTensors, order: NDArray[np.int32], validation: RowTensors | None) -> list[Logs]:
+        """Train all replicas for an epoch. `order` is int32 `(replicas, rows)`. Returns the logs of each."""
         held_out = () if validation is None else validation.as_tuple()
         with self._executor():
             if self._call is None:
@@ -88,90 +159,94 @@ class Stack:
         logs = self._part(train, order, training=True)
         if validation:
             rows = tf.shape(tf.nest.flatten(validation)[0])[0]
-            everyone = tf.tile(tf.range(rows)[None], [self.replicas, 1])
-            held_out = self._part(validation, everyone, training=False)
+            in_order = tf.tile(tf.range(rows)[None], [self.replicas, 1])
+            held_out = self._part(validation, in_order, training=False)
             logs |= {f"val_{name}": value for name, value in held_out.items()}
         self._names = list(logs)
         return tf.stack([tf.cast(value, tf.float64) for value in logs.values()], axis=1)
 
     def _part(self, data: Any, order: Any, training: bool) -> dict[str, Any]:
-        """A pass over some rows: logs by name, each `(replicas,)`."""
+        """Pass over some rows. Returns logs by name, each `(replicas,)`."""
         rows = tf.shape(order)[1]
         steps = (rows + self.batch_size - 1) // self.batch_size
         names = list(outputs_of(self.model))
-        kept = tuple(tf.TensorArray(tf.float32, size=steps, infer_shape=False) for _ in names)
+        arrays = tuple(tf.TensorArray(tf.float32, size=steps, infer_shape=False) for _ in names)
         for variable in self._loss:
             variable.assign(tf.zeros(self.replicas))
 
-        def body(step: Any, kept: Any) -> Any:
+        def body(step: Any, arrays: Any) -> Any:
             batch = order[:, step * self.batch_size : tf.minimum(rows, (step + 1) * self.batch_size)]
             x, y, weight = (*tf.nest.map_structure(lambda t: tf.gather(t, batch), data), None)[:3]
             predicted = self._step(x, y, weight, training)
-            turned = [tf.transpose(predicted[name], [1, 0, 2]) for name in names]
-            return step + 1, tuple(k.write(step, t) for k, t in zip(kept, turned, strict=True))
+            rows_first = [tf.transpose(predicted[name], [1, 0, 2]) for name in names]
+            return step + 1, tuple(a.write(step, t) for a, t in zip(arrays, rows_first, strict=True))
 
-        _, kept = tf.while_loop(lambda step, _: step < steps, body, (tf.constant(0), kept), parallel_iterations=1)
+        _, arrays = tf.while_loop(lambda step, _: step < steps, body, (tf.constant(0), arrays), parallel_iterations=1)
         predictions = {}
-        for (name, tensor), array in zip(outputs_of(self.model).items(), kept, strict=True):
+        for (name, tensor), array in zip(outputs_of(self.model).items(), arrays, strict=True):
             predictions[name] = tf.ensure_shape(array.concat(), (None, self.replicas, *tensor.shape[1:]))
         results = self._metrics(data[1], order, predictions)
         return {"loss": self._loss[0] / self._loss[1], **results}
 
-    def looked_into(self, x: Any, y: Any, weight: Any = None, *, hidden: list[Any]) -> tuple[Any, list[Any], list[Any]]:
-        """Within a compiled function, on `(replicas, rows, ...)`, without training: each replica's penalty, the
-        gradient for every trainable variable, and what these tensors of the model are."""
+    def inspect(self, x: Any, y: Any, weight: Any = None, *, hidden: list[Any]) -> tuple[Any, list[Any], list[Any]]:
+        """Forward and backward pass without training, to be traced; tensors are `(replicas, rows, ...)`.
+
+        Returns each replica's penalty, the gradient for every trainable variable, and the values of these `hidden`
+        tensors of the model.
+        """
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            values, read = self._values()
-            tape.watch(read)
-            made = self._made(x, values, training=False)
+            values, trainable = self._values()
+            tape.watch(trainable)
+            tensors = self._forward(x, values, training=False)
             penalties = self._penalties(values) + tf.zeros(self.replicas)
-            total = tf.reduce_sum(self._losses(y, self._said(made), weight) + penalties)
-        return penalties, tape.gradient(total, read), [made[id(tensor)] for tensor in hidden]
+            total = tf.reduce_sum(self._losses(y, self._outputs(tensors), weight) + penalties)
+        return penalties, tape.gradient(total, trainable), [tensors[id(tensor)] for tensor in hidden]
 
     def _values(self) -> tuple[dict[int, Any], list[Any]]:
-        """All variables' values by the id of the model's, and those of the trainable ones as tensors."""
+        """The values of all variables by the id of the model's, and those of the trainable ones as tensors."""
         values = {key: variable.value for key, variable in self._stacked.items()}
-        read = [tf.convert_to_tensor(values[id(v)]) for v in self.model.trainable_variables]
-        return values | {id(v): value for v, value in zip(self.model.trainable_variables, read, strict=True)}, read
+        trainable = [tf.convert_to_tensor(values[id(v)]) for v in self.model.trainable_variables]
+        values |= {id(v): value for v, value in zip(self.model.trainable_variables, trainable, strict=True)}
+        return values, trainable
 
     def _step(self, x: Any, y: Any, weight: Any, training: bool) -> dict[str, Any]:
         size = tf.cast(tf.shape(tf.nest.flatten(y)[0])[1], tf.float32)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            values, read = self._values()
-            tape.watch(read)
-            said, losses = [], []
+            values, trainable = self._values()
+            tape.watch(trainable)
+            outputs, losses = [], []
             for own, (gx, gy, gw) in zip(self._split(values), self._split((x, y, weight)), strict=True):
-                said.append(self._said(self._made(gx, own, training)))
-                losses.append(self._losses(gy, said[-1], gw) + self._penalties(own))
+                outputs.append(self._outputs(self._forward(gx, own, training)))
+                losses.append(self._losses(gy, outputs[-1], gw) + self._penalties(own))
             loss = tf.concat(losses, 0)
             total = tf.reduce_sum(loss)
         self._loss[0].assign_add(loss * size)
         self._loss[1].assign_add(tf.fill([self.replicas], size))
         if training:
-            gradients = tape.gradient(total, read)
+            gradients = tape.gradient(total, trainable)
             self.optimizer.apply_gradients(zip(gradients, self._trainable, strict=True))
-        return {name: tf.concat([part[name] for part in said], 0) for name in said[0]}
+        return {name: tf.concat([part[name] for part in outputs], 0) for name in outputs[0]}
 
     def _split(self, tensors: Any) -> list[Any]:
-        """The groups' parts of these tensors, `(replicas, ...)` each."""
+        """Split tensors `(replicas, ...)` into the groups' parts."""
         if self._groups == 1:
             return [tensors]
         flat = tf.nest.flatten(tensors)
         parts = [[None] * self._groups if t is None else tf.split(t, self._groups) for t in flat]
         return [tf.nest.pack_sequence_as(tensors, [part[group] for part in parts]) for group in range(self._groups)]
 
-    def _made(self, x: Any, values: dict[int, Any], training: bool) -> dict[int, Any]:
+    def _forward(self, x: Any, values: dict[int, Any], training: bool) -> dict[int, Any]:
         """Every tensor of the network, by the id of the model's."""
         inputs = inputs_of(self.model)
-        given = x if isinstance(x, dict) else dict(zip(inputs, tf.nest.flatten(x), strict=True))
-        made = {id(tensor): given[name] for name, tensor in inputs.items()}
-        for node in nodes(self.model):
-            parts = [made[id(tensor)] for tensor in node.arguments.keras_tensors]
-            made[id(node.output_tensors[0])] = self._layer(node.operation, parts, values, training)
-        return made
+        by_name = x if isinstance(x, dict) else dict(zip(inputs, tf.nest.flatten(x), strict=True))
+        tensors = {id(tensor): by_name[name] for name, tensor in inputs.items()}
+        for node in nodes_of(self.model):
+            parts = [tensors[id(tensor)] for tensor in node.arguments.keras_tensors]
+            tensors[id(node.output_tensors[0])] = self._layer(node.operation, parts, values, training)
+        return tensors
 
-    def _said(self, made: dict[int, Any]) -> dict[str, Any]:
-        return {name: made[id(tensor)] for name, tensor in outputs_of(self.model).items()}
+    def _outputs(self, tensors: dict[int, Any]) -> dict[str, Any]:
+        return {name: tensors[id(tensor)] for name, tensor in outputs_of(self.model).items()}
 
     def _layer(self, layer: Any, parts: list[Any], values: dict[int, Any], training: bool) -> Any:
         x = parts[0]
@@ -202,7 +277,7 @@ class Stack:
         return _scaled(layer, (x - mean) * tf.math.rsqrt(variance + layer.epsilon), values)
 
     def _losses(self, y: Any, predicted: dict[str, Any], weight: Any) -> Any:
-        """`(replicas,)`: the weighted sum of the outputs' losses, each Keras's mean over the batch."""
+        """`(replicas,)`: the weighted sum of the outputs' losses, each a mean over the batch as in Keras."""
         total: Any = 0.0
         names = list(outputs_of(self.model))
         truth = y if isinstance(y, dict) else dict(zip(names, tf.nest.flatten(y), strict=True))
@@ -216,12 +291,12 @@ class Stack:
         return total
 
     def _loss_order(self, names: list[str]) -> list[str]:
-        """The output of each of Keras's flat losses: the last step of its path, where there is one."""
+        """The output that each of Keras's flat losses is for: the last part of its path, where it has one."""
         paths = [entry.path for entry in self.model._compile_loss._flat_losses]
         return [path[-1] if path and path[-1] in names else names[path[-1] if path else 0] for path in paths]
 
     def _penalties(self, values: dict[int, Any]) -> Any:
-        """`(replicas,)`: what L1 and L2 add to each replica's loss; 0 where there is nothing to add."""
+        """`(replicas,)`: what L1 and L2 regularizers add to each replica's loss; 0 without any."""
         total: Any = 0.0
         for variable in self.model.trainable_variables:
             if (regularizer := variable.regularizer) is None:
@@ -235,7 +310,7 @@ class Stack:
         return total
 
     def _metrics(self, y: Any, order: Any, predictions: dict[str, Any]) -> dict[str, Any]:
-        """Any of Keras's metrics, over a whole pass; predictions are `(rows, replicas, ...)`."""
+        """Keras's metrics of a whole pass, by name `(replicas,)`; predictions are `(rows, replicas, ...)`."""
         compiled = self.model._compile_metrics
         if compiled is None or not compiled.metrics:
             return {}
@@ -246,13 +321,13 @@ class Stack:
             rows = [
                 tf.ensure_shape(r, (None, *part.shape[2:])) for r, part in zip(rows, (truth, predicted), strict=True)
             ]
-            said = {metric.name: metric._fn(*rows, **metric._fn_kwargs) for metric in means}
-            by_replica = {name: tf.reshape(v, [tf.shape(order)[1], self.replicas, -1]) for name, v in said.items()}
+            by_row = {metric.name: metric._fn(*rows, **metric._fn_kwargs) for metric in means}
+            by_replica = {name: tf.reshape(v, [tf.shape(order)[1], self.replicas, -1]) for name, v in by_row.items()}
             return {name: tf.reduce_mean(tf.cast(v, tf.float32), axis=[0, 2]) for name, v in by_replica.items()}
         return self._one_by_one(y, order, predictions)
 
     def _one_by_one(self, y: Any, order: Any, predictions: dict[str, Any]) -> dict[str, Any]:
-        """Replica after replica through the one metric object."""
+        """The metrics of one replica after the other, through the same metric objects."""
         names: list[str] = []
 
         def one(replica: Any) -> Any:
@@ -267,11 +342,11 @@ class Stack:
 
         values = tf.map_fn(one, tf.range(self.replicas), fn_output_signature=tf.float32, parallel_iterations=1)
         self.model._compile_metrics.reset_state()
-        return {name: values[:, place] for place, name in enumerate(names)}
+        return {name: values[:, index] for index, name in enumerate(names)}
 
 
 def _means_of_rows(compiled: Any, outputs: int) -> list[Any] | None:
-    """The metrics, where each is the mean of a figure of each row: then all replicas' are computed at once."""
+    """The metrics, if each is a mean over rows: those of all replicas are then computed at once."""
     means: type = keras.metrics.MeanMetricWrapper
     plain = all(
         isinstance(metric, means)
@@ -284,20 +359,20 @@ def _means_of_rows(compiled: Any, outputs: int) -> list[Any] | None:
 
 
 def _groups(model: keras.Model, replicas: int, batch_size: int) -> int:
-    """Into how many groups a step's replicas are parted, each computed by a thread of its own.
+    """Number of groups that a step's replicas are split into, each computed by a thread of its own.
 
     An operation on all replicas is too small to keep two cores busy; a chain of operations on half of them is not.
-    Batch normalisation writes its statistics for all replicas at once.
+    Batch normalisation writes its statistics for all replicas at once, and cannot be split.
     """
-    together = any(isinstance(layer, L.BatchNormalization) for layer in model.layers)
-    if together or work(model, batch_size * replicas) <= BUSY:
+    indivisible = any(isinstance(layer, L.BatchNormalization) for layer in model.layers)
+    if indivisible or work(model, batch_size * replicas) <= MULTITHREADED_STEP:
         return 1
     most = max(1, min(threads(), replicas // 4))
     return next(groups for groups in range(most, 0, -1) if replicas % groups == 0)
 
 
 def _statistics(model: keras.Model) -> list[Any]:
-    """Weights that are not trained, such as a batch normalisation's moving averages."""
+    """Weights that are not trained, such as the moving averages of a batch normalisation."""
     trainable = {id(v) for v in model.trainable_variables}
     return [v for v in model.weights if id(v) not in trainable]
 
@@ -308,16 +383,16 @@ def _spread(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _dropout(layer: Any, x: Any) -> Any:
-    """Keras's Dropout with 16 random bits an element instead of 32, four elements a drawn word.
+    """Keras's Dropout with 16 random bits for each element, four elements from each random word.
 
-    The rate is met to 1 in 65,536. Keras's own took a third of a stacked epoch: it turns bits into floats first.
+    The rate is exact to 1 in 65,536. Keras's own takes a third of a stacked epoch, because it makes floats of the bits.
     """
     size = tf.size(x)
     seed = tf.cast(layer.seed_generator.next(), tf.int64)
     words = tf.random.stateless_uniform([(size + 3) // 4], seed, minval=None, maxval=None, dtype=tf.uint64)
     bits = tf.reshape(tf.reshape(tf.bitcast(words, tf.uint16), [-1])[:size], tf.shape(x))
-    kept = tf.where(bits >= tf.constant(round(layer.rate * 65_536), tf.uint16), 1.0 / (1.0 - layer.rate), 0.0)
-    return x * kept
+    mask = tf.where(bits >= tf.constant(round(layer.rate * 65_536), tf.uint16), 1.0 / (1.0 - layer.rate), 0.0)
+    return x * mask
 
 
 def _scaled(layer: Any, x: Any, values: dict[int, Any]) -> Any:

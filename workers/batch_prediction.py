@@ -1,8 +1,7 @@
-"""Batch predictions: a dataset in, a dataset with predictions out, chunk by chunk, resumed where it was left.
+"""Batch predictions: a dataset in, a dataset with predictions out, chunk by chunk, resumable after any chunk.
 
-A chunk's predictions are a blob; after each, a checkpoint lists the chunks that are done. The result is made
-by `fitserve.datasets.store.create`, which gives the same dataset for the same bytes: whoever commits it twice,
-after a crash between it and the run's end, finds it there.
+Each chunk's predictions are a blob, and the checkpoint lists the finished chunks. `fitserve.datasets.store.create`
+returns the same dataset for the same bytes, so committing the result again after a crash makes no second dataset.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ import pyarrow.parquet as pq
 from sqlalchemy import Engine, select
 
 from fitserve import artifacts, db, telemetry
-from fitserve.blobs import BlobStore, Corrupt, Stored, sha256_of
+from fitserve.blobs import BlobStore, Corrupt, StoredBlob, sha256_of
 from fitserve.datasets import store
 from fitserve.encoder import Encoder
 from fitserve.errors import BadInput, Conflict, FitserveError, NotFound
@@ -36,21 +35,21 @@ from fitserve.settings import Settings
 from fitserve.states import TERMINAL, RunState
 from fitserve.tables import Dataset, Run
 from fitserve.wire.datasets import UploadOptions
-from workers.attempt.origin import attempt_of
+from workers.attempt.metrics import attempt_context
 
 log = logging.getLogger(__name__)
 
 CHUNK = 20_000  # rows
 KIND = "prediction"
-_LOOK_SECONDS = 2.0
+POLL_SECONDS = 2.0
 
 
 class Interrupted(Exception):
-    """The lease is lost, a cancel was asked for, or this worker stops."""
+    """The lease is lost, a cancel was requested, or this worker stops."""
 
 
-class PredictionDesk(threading.Thread):
-    """Works off queued batch predictions, one after the other, beside the slots that train."""
+class BatchPredictor(threading.Thread):
+    """Runs queued batch predictions one after the other, beside the slots that train."""
 
     def __init__(self, settings: Settings, engine: Engine, blobs: BlobStore, stopping: threading.Event) -> None:
         super().__init__(name="predictions", daemon=True)
@@ -59,23 +58,24 @@ class PredictionDesk(threading.Thread):
         self._worker = f"{platform.node()}-{os.getpid()}-predictions"
 
     def wake(self) -> None:
-        """Look now."""
+        """Look at the queue now."""
         self._woken.set()
 
     def run(self) -> None:
         while not self.stopping.is_set():
             try:
-                while not self.stopping.is_set() and self._one():
+                while not self.stopping.is_set() and self._run_next():
                     pass
             except FitserveError as error:
-                log.warning("no prediction can be claimed now", extra={"error": error.detail})
+                log.warning("cannot claim a batch prediction", extra={"error": error.detail})
             except Exception:
-                log.exception("a batch prediction broke off")  # its lease runs out; the reaper sees to it
-            self._woken.wait(_LOOK_SECONDS)
+                log.exception("batch prediction failed")  # its lease expires, and a reaper requeues it
+            self._woken.wait(POLL_SECONDS)
             self._woken.clear()
 
-    def _one(self) -> bool:
-        with db.reading(self.engine) as session:  # a look takes no write lock
+    def _run_next(self) -> bool:
+        """Whether there was a batch prediction to run."""
+        with db.reading(self.engine) as session:  # unlike a claim, this takes no write lock
             waiting = select(Run.id).where(Run.kind == KIND, Run.state == RunState.queued).limit(1)
             if session.scalar(waiting) is None:
                 return False
@@ -84,8 +84,8 @@ class PredictionDesk(threading.Thread):
         claim = lease.claim(self.engine, self._worker, lease_seconds=seconds, running_limit=limit, kinds=(KIND,))
         if claim is None:
             return False
-        with attempt_of(claim) as span:
-            span.end_run(BatchPrediction(self.settings, self.engine, self.blobs, claim, self.stopping).run())
+        with attempt_context(claim) as span:
+            span.end_run(BatchPredictionAttempt(self.settings, self.engine, self.blobs, claim, self.stopping).run())
         return True
 
 
@@ -96,7 +96,7 @@ def _counted(state: RunState, cause: str) -> RunState:
 
 
 @dataclass
-class BatchPrediction:
+class BatchPredictionAttempt:
     """One attempt at one batch prediction."""
 
     settings: Settings
@@ -109,27 +109,30 @@ class BatchPrediction:
     _over: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> RunState | None:
-        """Predicts; whatever happens, the run is left in a known state or belongs to somebody else."""
+        """Predict, and leave the run in a known state or to its next holder.
+
+        Returns the state in which this attempt left the run, None where the lease was lost.
+        """
         started = time.monotonic()
         folder = self.settings.scratch / "runs" / f"{self.claim.lease.run_id}-{self.claim.lease.attempt}"
         folder.mkdir(parents=True, exist_ok=True)
-        heart = threading.Thread(target=self._beat, name="heart", daemon=True)
-        heart.start()
+        heartbeat = threading.Thread(target=self._renew_lease, name="heartbeat", daemon=True)
+        heartbeat.start()
         state: RunState | None = None
         try:
-            state = self._end(folder)
+            state = self._predict_and_commit(folder)
         except LeaseLost:
-            log.warning("the run is no longer ours", extra={"run": self.claim.lease.run_id})
+            log.warning("lease lost", extra={"run": self.claim.lease.run_id})
         finally:
             self._over.set()
-            heart.join()
+            heartbeat.join()
             shutil.rmtree(folder, ignore_errors=True)
             telemetry.RUN_SECONDS.observe(time.monotonic() - started)
             if state in TERMINAL:
                 telemetry.RUNS_FINISHED.labels(str(state)).inc()
         return state
 
-    def _end(self, folder: Path) -> RunState:
+    def _predict_and_commit(self, folder: Path) -> RunState:
         try:
             result = self._predict(folder)
             return finish.succeed(
@@ -148,24 +151,24 @@ class BatchPrediction:
         except LeaseLost:
             raise
         except Exception as error:
-            log.exception("a batch prediction failed", extra={"run": self.claim.lease.run_id})
-            detail = error.detail if isinstance(error, FitserveError) else f"It failed: {type(error).__name__}"
+            log.exception("batch prediction failed", extra={"run": self.claim.lease.run_id})
+            detail = error.detail if isinstance(error, FitserveError) else f"The worker failed: {type(error).__name__}"
             most = self.settings.max_attempts
             state = finish.lose(self.engine, self.claim.lease, most, "internal_error", detail)
             return _counted(state, "internal_error")
 
-    def _beat(self) -> None:
-        """Keeps the lease while a chunk is at work."""
+    def _renew_lease(self) -> None:
+        """Renew the lease while chunks are predicted."""
         while not self._over.wait(self.settings.heartbeat_seconds):
             try:
-                self._say(())
+                self._write(())
             except LeaseLost:
                 return
             except FitserveError:
-                log.warning("the database is away; the run goes on", extra={"run": self.claim.lease.run_id})
+                log.warning("database unavailable; the prediction continues", extra={"run": self.claim.lease.run_id})
 
-    def _say(self, reports: tuple[Report, ...], checkpoint: Checkpoint | None = None) -> None:
-        """T3. Raises LeaseLost."""
+    def _write(self, reports: tuple[Report, ...], checkpoint: Checkpoint | None = None) -> None:
+        """T3: renew the lease and write progress. Raises LeaseLost."""
         try:
             requested, _ = lease.beat(
                 self.engine,
@@ -182,99 +185,99 @@ class BatchPrediction:
         self._cancel = self._cancel or requested is not None
 
     def _predict(self, folder: Path) -> dict[str, Any]:
-        asked = self.claim.run.resolved
-        network = Serving(self.blobs, asked["artifact"], self.settings.trainer_threads)
+        request = self.claim.run.resolved
+        model = ArtifactModel(self.blobs, request["artifact"], self.settings.trainer_threads)
         with db.reading(self.engine) as session:
             dataset = session.get(Dataset, self.claim.run.dataset_id)
         if dataset is None:
             raise NotFound("The run's dataset is gone.")
         table = store.local_parquet(self.blobs, dataset, self.settings.scratch / "blobs")
-        done = self._resumed()
+        done = self._finished_chunks()
         for number, batch in enumerate(batches(table)):
             if number < len(done):
                 continue
             if self._lost or self._cancel or self.stopping.is_set():
                 raise Interrupted
-            done.append(self._chunk(network, batch, number, folder))
+            done.append(self._predict_chunk(model, batch, number, folder))
             rows = min(dataset.rows, (number + 1) * CHUNK)
             checkpoint = Checkpoint(self.blobs.put_bytes(json.dumps(done).encode()), len(done))
             report = EventReport(
                 len(done), "info", f"{rows} of {dataset.rows} rows", {"rows": rows, "of": dataset.rows}
             )
-            self._say((report,), checkpoint)
-        made = self._dataset(dataset, table, done, folder)
+            self._write((report,), checkpoint)
+        predicted = self._create_dataset(dataset, table, done, folder)
         return {
-            "dataset": f"{made.name}@{made.version}",
-            "dataset_id": made.id,
-            "rows": made.rows,
-            "model": asked["model"],
-            "model_version": asked["version"],
+            "dataset": f"{predicted.name}@{predicted.version}",
+            "dataset_id": predicted.id,
+            "rows": predicted.rows,
+            "model": request["model"],
+            "model_version": request["version"],
         }
 
-    def _resumed(self) -> list[str]:
-        """The chunks that an earlier attempt has finished."""
+    def _finished_chunks(self) -> list[str]:
+        """Blobs of the chunks that an earlier attempt has finished."""
         sha256 = self.claim.run.checkpoint
         try:
             done = [] if sha256 is None else json.loads(self.blobs.read(sha256))
             return done if all(self.blobs.exists(chunk) for chunk in done) else []
         except (NotFound, Corrupt):
-            return []  # starting anew costs time and no truth
+            return []  # predicting again costs time and gives the same result
 
-    def _chunk(self, network: Serving, batch: pa.Table, number: int, folder: Path) -> str:
+    def _predict_chunk(self, model: ArtifactModel, batch: pa.Table, number: int, folder: Path) -> str:
         try:
-            predicted = network.predict(batch)
+            predicted = model.predict(batch)
         except BadInput as error:
             rows = [problem.row for problem in error.problems if problem.row is not None]
             at = f" (rows are counted from row {number * CHUNK + 1} of the dataset)" if rows and number else ""
             raise BadInput(error.detail + at, problems=error.problems) from error
         path = folder / f"chunk-{number}.parquet"
         pq.write_table(predicted, path)
-        stored: Stored = self.blobs.put_file(path)
+        stored: StoredBlob = self.blobs.put_file(path)
         path.unlink()
         return stored.sha256
 
-    def _dataset(self, dataset: Dataset, table: Path, done: list[str], folder: Path) -> Dataset:
-        """The dataset's own columns and the predictions beside them, as a new dataset."""
+    def _create_dataset(self, dataset: Dataset, table: Path, done: list[str], folder: Path) -> Dataset:
+        """Create a dataset of the input's own columns and the predictions."""
         path, cache = folder / "predictions.parquet", self.settings.scratch / "blobs"
         writer: pq.ParquetWriter | None = None
         try:
             for batch, chunk in zip(batches(table), done, strict=True):
                 predicted = pq.read_table(self.blobs.local(chunk, cache))
                 for name in predicted.column_names:
-                    free = name
-                    while free in batch.column_names:
-                        free += "_"
-                    batch = batch.append_column(free, predicted.column(name))
+                    unused = name
+                    while unused in batch.column_names:
+                        unused += "_"
+                    batch = batch.append_column(unused, predicted.column(name))
                 writer = writer or pq.ParquetWriter(path, batch.schema)
                 writer.write_table(batch)
         finally:
             if writer is not None:
                 writer.close()
-        asked = self.claim.run.resolved
-        made, _ = store.create(
+        request = self.claim.run.resolved
+        created, _ = store.create(
             self.engine,
             self.blobs,
-            store.Received(path, sha256_of(path), path.stat().st_size, f"{asked['name']}.parquet"),
+            store.ReceivedFile(path, sha256_of(path), path.stat().st_size, f"{request['name']}.parquet"),
             owner=self.claim.run.owner,
             options=UploadOptions(format="parquet"),
             limits=self.settings.limits,
             scratch=self.settings.scratch,
-            name=asked["name"],
+            name=request["name"],
             as_version=True,
-            described={"predicted": {"model": asked["model"], "version": asked["version"], "dataset": dataset.id}},
+            origin={"predicted": {"model": request["model"], "version": request["version"], "dataset": dataset.id}},
         )
-        return made
+        return created
 
 
 def batches(path: Path) -> Iterator[pa.Table]:
-    """A Parquet file's rows, CHUNK at a time; the same cuts every time."""
+    """Yield a Parquet file's rows, CHUNK at a time, always cut at the same places."""
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(CHUNK):
             yield pa.Table.from_batches([batch])
 
 
-class Serving:
-    """An artifact's serving path for whole tables. Raises NotFound, Corrupt."""
+class ArtifactModel:
+    """An artifact's encoder and serving graph, for whole tables."""
 
     def __init__(self, blobs: BlobStore, artifact: str, threads: int) -> None:
         manifest = artifacts.read(blobs, artifact).manifest
@@ -283,22 +286,22 @@ class Serving:
         self.session = artifacts.onnx_session(blobs.read(manifest["onnx"]["sha256"]), threads)
 
     def predict(self, table: pa.Table) -> pa.Table:
-        """The predictions of a table's rows: a column for each unit, and the label of a classification."""
+        """Predict a table's rows: a column for each unit, and the label of a classification."""
         names = [output["name"] for output in self.outputs]
         columns: dict[str, Any] = {}
         for output, values in zip(self.outputs, self.session.run(names, self.encoder.encode(table)), strict=True):
-            columns |= _columns(output, np.asarray(values).reshape(table.num_rows, -1))
+            columns |= _prediction_columns(output, np.asarray(values).reshape(table.num_rows, -1))
         return pa.table(columns)
 
 
-def _columns(output: dict[str, Any], values: np.ndarray) -> dict[str, Any]:
+def _prediction_columns(output: dict[str, Any], values: np.ndarray) -> dict[str, Any]:
     name, labels, units = f"predicted_{output['name']}", output.get("labels"), values.shape[1]
     if output["task"] == "regression" or not labels:
         return {name if units == 1 else f"{name}_{unit}": values[:, unit].astype(np.float64) for unit in range(units)}
     columns: dict[str, Any] = {}
     if output["task"] != "multilabel":
         best = (values[:, 0] >= 0.5).astype(int) if units == 1 else values.argmax(axis=1)
-        columns[name] = pa.array([str(labels[place]) for place in best])
+        columns[name] = pa.array([str(labels[index]) for index in best])
     scored = labels[-1:] if units == 1 and len(labels) == 2 else labels
     for unit, label in enumerate(scored):
         columns[f"{name}_{label}"] = values[:, unit].astype(np.float64)

@@ -1,0 +1,255 @@
+"""A run's rows: read, split, encodings fitted on the training rows, encoded; in memory, or streamed if too many."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import resource
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fitserve.dataset_facts import DatasetFacts
+from fitserve.datasets.split import Split, split
+from fitserve.encoder import Encoder
+from fitserve.encoding.coercion import numbers_of
+from fitserve.errors import BadInput, Problem
+from fitserve.spec.feature import encoded_inputs
+from fitserve.spec.spec import Spec
+from fitserve.spec.training import Training
+from fitserve.target_encoder import FittedTarget, TargetEncoder
+from workers.trainer.data.feeds import EncodedRows, Resident, Spool, Streamed, in_file_order, read_picked, shuffled
+from workers.trainer.engine.compiled import RowTensors
+from workers.trainer.engine.loop import Feed
+from workers.trainer.engine.network import outputs_of
+from workers.trainer.job import Reporter, TrainingJob
+
+MEMORY_SHARE = 1 / 6  # of this process's memory limit, for encoded rows; raw rows and copies take as much again
+SAMPLE_ROWS = {"train": 200_000, "validation": 50_000, "test": 50_000}
+PARTS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class FittedEncoding:
+    """What was learnt from the training rows. Encodes any rows of the dataset."""
+
+    encoder: Encoder
+    targets: TargetEncoder
+    class_weights: dict[str, np.ndarray]  # by target: a weight for each label
+    sample_weight: str | None  # a column
+
+    def encode(self, table: pa.Table, train: bool) -> EncodedRows:
+        """Encode rows as arrays. As in Keras, class weights are for training alone. Raises BadInput."""
+        x, y = self.encoder.encode(table), self.targets.encode(table)
+        weights: dict[str, np.ndarray] = {}
+        by_row = _sample_weights(table, self.sample_weight) if self.sample_weight else None
+        for target in self.targets.targets:
+            by_class = self.class_weights.get(target.name) if train else None
+            weight = by_row if by_class is None else by_class[_labels(target, y[target.name])]
+            if by_row is not None and by_class is not None:
+                weight = weight * by_row
+            if weight is not None:
+                weights[target.name] = weight.astype(np.float32)
+        if weights and len(weights) < len(y):
+            weights = {name: weights.get(name, np.ones(table.num_rows, np.float32)) for name in y}
+        return EncodedRows(x, y, weights or None)
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedData:
+    """A run's rows, split, and their fitted encoding."""
+
+    table: pa.Table  # all rows, or a sample where the run is streamed
+    parts: Split  # rows of `table`
+    encoding: FittedEncoding
+    streamed: Split | None = None  # rows of the whole file, where the run is streamed
+
+    @property
+    def whole(self) -> Split:
+        """Which rows of the dataset train, validate and test."""
+        return self.streamed or self.parts
+
+    def encode(self, part: str) -> EncodedRows:
+        """Encode `train`, `validation` or `test`. Raises BadInput."""
+        return self.encoding.encode(self.table.take(getattr(self.parts, part)), train=part == "train")
+
+
+def columns_of(spec: Spec) -> list[str]:
+    """The dataset's columns that a run reads."""
+    names = [feature.column for feature in spec.features or ()]
+    names += [column for target in spec.target for column in target.columns]
+    names += [name for name in (spec.training.sample_weight, spec.split.by) if name]
+    return list(dict.fromkeys(names))
+
+
+def prepare(job: TrainingJob, spec: Spec, facts: DatasetFacts, report: Reporter) -> PreparedData:
+    """Read the rows, split them, and fit the encodings on the training rows. Raises BadInput."""
+    if encoded_bytes(spec, facts) <= memory_budget():
+        table = read_columns(job.table, columns_of(spec))
+        parts = split_rows(table, spec)
+        return PreparedData(table, parts, fit(table.take(parts.train), spec, facts))
+    needed = list(dict.fromkeys([spec.split.by or spec.target[0].columns[0], spec.target[0].columns[0]]))
+    whole = split_rows(read_columns(job.table, needed), spec)
+    sampled = Split(*(_evenly_spread(getattr(whole, part), SAMPLE_ROWS[part]) for part in PARTS))
+    together = np.sort(np.concatenate([getattr(sampled, part) for part in PARTS]))
+    table = read_picked(job.table, columns_of(spec), together)
+    parts = Split(*(np.searchsorted(together, getattr(sampled, part)) for part in PARTS))
+    report.event(
+        "info",
+        f"The dataset is larger than memory and is streamed; encodings and figures are of {len(together)} of its rows.",
+        {"rows": facts.rows, "sample": len(together)},
+    )
+    return PreparedData(table, parts, fit(table.take(parts.train), spec, facts), whole)
+
+
+def encoded_bytes(spec: Spec, facts: DatasetFacts) -> int:
+    """Bytes that all rows take once encoded."""
+    inputs = encoded_inputs(list(spec.features or ()), facts)
+    width = sum(int(np.prod(one.shape)) for one in inputs) + sum(target.units for target in spec.target)
+    return 4 * width * facts.rows
+
+
+def memory_budget() -> int:
+    """Bytes of encoded rows that may be held in memory."""
+    limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(MEMORY_SHARE * (memory if limit == resource.RLIM_INFINITY else min(memory, limit)))
+
+
+def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
+    return pq.read_table(path, columns=list(columns), memory_map=True)
+
+
+def split_rows(table: pa.Table, spec: Spec) -> Split:
+    """The run's training, validation and test rows. Raises BadInput."""
+    return split(table, spec.split, spec.training.seed, spec.target[0].columns[0])
+
+
+def fingerprint(parts: Split) -> str:
+    """SHA-256 of which rows train, validate and test."""
+    digest = hashlib.sha256()
+    for rows in (parts.train, parts.validation, parts.test):
+        digest.update(len(rows).to_bytes(8, "little") + np.ascontiguousarray(rows, "<i8").tobytes())
+    return digest.hexdigest()
+
+
+# --- fitting -------------------------------------------------------------------------------------------
+
+
+def fit(table: pa.Table, spec: Spec, facts: DatasetFacts) -> FittedEncoding:
+    """Fit the encodings on `table`, the training rows. Raises BadInput."""
+    encoder = Encoder.fit(list(spec.features or ()), table, facts)
+    targets = TargetEncoder.fit(spec.target, table, facts)
+    weights: dict[str, np.ndarray] = {}
+    if spec.training.class_weight is not None:
+        encoded = targets.encode(table)
+        for target in targets.targets:
+            if target.task in ("binary", "multiclass"):
+                weights[target.name] = _class_weights(spec.training, target, _labels(target, encoded[target.name]))
+    return FittedEncoding(encoder, targets, weights, spec.training.sample_weight)
+
+
+def _labels(target: FittedTarget, encoded: np.ndarray) -> Any:
+    """The label's index of each row."""
+    if target.encoding == "one_hot":
+        return encoded.argmax(axis=1)
+    return encoded.reshape(len(encoded)).astype(np.int64)
+
+
+def _class_weights(training: Training, target: FittedTarget, labels: Any) -> np.ndarray:
+    """A weight for each label. `balanced` is rows / (labels * rows of the label), as in scikit-learn; a label that a
+    mapping leaves out weighs 1."""
+    names = target.labels or ()
+    if training.class_weight == "balanced":
+        counts = np.bincount(labels, minlength=len(names))
+        return np.where(counts > 0, len(labels) / (len(names) * np.maximum(counts, 1)), 1.0)
+    by_label: Any = training.class_weight or {}
+    return np.array([float(by_label.get(name, 1.0)) for name in names])
+
+
+def _sample_weights(table: pa.Table, name: str) -> np.ndarray:
+    values = numbers_of(table.column(name))
+    bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
+    if len(bad):
+        row = int(bad[0])
+        problem = Problem(
+            f"The sample weight {name!r} is {values[row]} in row {row + 1}.",
+            row=row + 1,
+            column=name,
+            received=str(values[row]),
+            expected="a finite number of at least 0",
+        )
+        raise BadInput(problem.detail, problems=[problem])
+    return values.astype(np.float32)
+
+
+def _evenly_spread(rows: np.ndarray, most: int) -> np.ndarray:
+    """At most `most` of these row numbers."""
+    return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
+
+
+# --- feeds ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Feeds:
+    """The feeds of a run: `train` by seed, `held_out` by part, where the part has rows."""
+
+    train: Callable[[int], Feed]
+    held_out: Mapping[str, Feed]
+
+
+def as_tensors(model: keras.Model, part: EncodedRows) -> RowTensors:
+    """Arrays as the model's `train_step` takes them: targets in the structure of the outputs."""
+    names = list(outputs_of(model))
+    weight = None if part.weight is None else {name: part.weight[name] for name in names}
+    return RowTensors.of(part.x, {name: part.y[name] for name in names}, weight)
+
+
+def make_feeds(
+    job: TrainingJob,
+    spec: Spec,
+    prepared: PreparedData,
+    model: keras.Model,
+    rows: Mapping[str, RowTensors],
+    batch_size: int,
+    report: Reporter,
+) -> Feeds:
+    """Feeds of `rows`, or of the file where the run is streamed."""
+    training, whole = spec.training, prepared.streamed
+    take = training.steps_per_epoch * batch_size if training.steps_per_epoch else None
+    if whole is None:
+        return Feeds(
+            lambda seed: Resident(rows["train"], shuffled(seed) if training.shuffle else in_file_order, take),
+            {part: Resident(rows[part]) for part in PARTS[1:] if rows[part].count},
+        )
+    columns = columns_of(spec)
+
+    def streamed(part: str, seed: int | None, take: int | None = None, spool: Spool | None = None) -> Streamed:
+        return Streamed(
+            job.table,
+            columns,
+            getattr(whole, part),
+            lambda table: prepared.encoding.encode(table, train=part == "train"),
+            lambda encoded: as_tensors(model, encoded),
+            batch_size,
+            seed,
+            take,
+            spool,
+        )
+
+    parts = [part for part in PARTS if len(getattr(whole, part))]
+    spools: dict[str, Spool] = {}
+    row_bytes = sum(leaf[:1].numpy().nbytes for leaf in keras.tree.flatten(rows["train"].as_tuple()))
+    if Spool.fits(job.folder, row_bytes * sum(len(getattr(whole, part)) for part in parts)):
+        spools = {part: streamed(part, None).spooled(job.folder / "spool" / part, report.progress) for part in parts}
+    return Feeds(
+        lambda seed: streamed("train", seed if training.shuffle else None, take, spools.get("train")),
+        {part: streamed(part, None, None, spools.get(part)) for part in parts if part != "train"},
+    )

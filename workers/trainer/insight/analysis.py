@@ -1,0 +1,322 @@
+"""Analyse the trained network: evaluation, importance, hardest rows, within a time budget.
+
+The result is a file of the artifact, `insight` (JSON). Another one, `networks` (a zip of ONNX graphs), holds the
+network after several epochs with the outputs of its hidden layers; surfaces are drawn from it on request.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from fitserve.encoding import FittedColumn
+from fitserve.strictjson import finite_json
+from fitserve.target_encoder import FittedTarget
+from workers.trainer.data.feeds import EncodedRows
+from workers.trainer.data.preparation import PARTS, PreparedData
+from workers.trainer.engine.network import functional_of
+from workers.trainer.insight import epoch_graphs, evaluation, hardest_rows, references
+from workers.trainer.insight.column_importance import permutation_importance, single_column_scores
+from workers.trainer.insight.recording import TrialRecorder
+from workers.trainer.insight.references import Reference
+
+FORMAT = 1
+SHARE_OF_TRAINING = 0.15
+MIN_SECONDS, MAX_SECONDS = 0.4, 120.0
+MAX_PREDICTIONS = 20
+TRAIN_ROWS = 20_000  # of the training part, predicted
+
+Array = NDArray[Any]
+Outputs = dict[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedNetwork:
+    """What is analysed: the kept network of a run and its data."""
+
+    prepared: PreparedData
+    encoded: Mapping[str, EncodedRows]  # by part
+    serve: Callable[[Mapping[str, Array]], Outputs]  # runs the serving graph on network inputs
+    model: keras.Model
+    recorder: TrialRecorder | None
+    kept_epoch: int
+    seconds: float  # that training took
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One thing that the network predicts. A multi-label target is a binary prediction for each of its columns."""
+
+    name: str
+    target: FittedTarget
+    labels: tuple[str, ...]  # empty for a regression
+    unit: int = 0  # of a multi-label target, the column of the serving graph's output
+
+    @classmethod
+    def all_of(cls, targets: Sequence[FittedTarget]) -> list[Prediction]:
+        predictions = []
+        for target in targets:
+            if target.task == "multilabel":
+                predictions += [cls(column, target, ("0", "1"), unit) for unit, column in enumerate(target.columns)]
+            else:
+                labels = tuple(target.labels or ()) if target.task != "regression" else ()
+                predictions.append(cls(target.name, target, labels))
+        return predictions
+
+    @property
+    def task(self) -> str:
+        """binary, multiclass or regression."""
+        return "regression" if not self.labels else "binary" if len(self.labels) == 2 else "multiclass"
+
+    def truth(self, encoded: Mapping[str, Array]) -> Array:
+        """From encoded targets: label indices, or numbers in the target's own units, (rows,)."""
+        values = encoded[self.target.name]
+        if not self.labels:
+            return self.target.inverse(values.astype(np.float64)).reshape(len(values), -1)[:, 0]
+        if self.target.encoding == "one_hot":
+            return values.argmax(-1)
+        return values.reshape(len(values), -1)[:, self.unit].astype(np.int64)
+
+    def predicted(self, outputs: Mapping[str, Array]) -> Array:
+        """From the serving graph's outputs: probabilities (rows, labels), or numbers (rows,); float64."""
+        values = np.asarray(outputs[self.target.name], np.float64)
+        values = values.reshape(len(values), -1)
+        if not self.labels:
+            return values[:, values.shape[1] // 2]  # of quantiles, the middle one
+        if self.target.encoding == "binary" and (values.shape[1] == 1 or self.target.task == "multilabel"):
+            positive = _probability(values[:, self.unit])
+            return np.stack([1 - positive, positive], axis=1)
+        return _probabilities(values)
+
+    def losses(self, truth: Array, predicted: Array) -> NDArray[np.float64]:
+        """Each row's log loss or squared error, (rows,)."""
+        if not self.labels:
+            return np.square(predicted - truth)
+        return -np.log(np.clip(predicted[np.arange(len(truth)), truth], 1e-7, 1.0))
+
+
+def _probability(values: Array) -> Array:
+    """From one output: a probability as it is; a score from -1 to 1 (hinge losses) rescaled; a logit by a sigmoid."""
+    low, high = float(values.min(initial=0.0)), float(values.max(initial=1.0))
+    if low >= 0.0 and high <= 1.0:
+        return values
+    if low >= -1.0 and high <= 1.0:
+        return (values + 1.0) / 2.0
+    return 1.0 / (1.0 + np.exp(-np.clip(values, -500, 500)))
+
+
+def _probabilities(values: Array) -> Array:
+    """From an output for each label: probabilities as they are, logits by a softmax."""
+    if values.min(initial=0.0) >= 0.0 and np.allclose(values.sum(1), 1.0, atol=1e-3):
+        return values
+    exponentials = np.exp(values - values.max(1, keepdims=True))
+    return exponentials / exponentials.sum(1, keepdims=True)
+
+
+@dataclass(slots=True)
+class _Part:
+    """Rows of one part, with the network's outputs for them."""
+
+    rows: Array  # numbers in the dataset, from 0
+    x: Mapping[str, Array]
+    y: Mapping[str, Array]
+    outputs: Outputs = field(default_factory=dict)
+
+
+def analyse(trained: TrainedNetwork, folder: Path) -> tuple[dict[str, Path], dict[str, Any]]:
+    """Write the analysis. Returns its files by kind, and a summary for the run's result.
+
+    The summary is `{target: {part: {figure: value}}}`.
+    """
+    began_at = time.perf_counter()
+    prepared, recorder = trained.prepared, trained.recorder
+    encoder, targets = prepared.encoding.encoder, prepared.encoding.targets.targets
+    budget = min(MAX_SECONDS, max(MIN_SECONDS, SHARE_OF_TRAINING * trained.seconds))
+    parts = {name: part for name in PARTS if (part := _part(trained, name)) is not None}
+    insight: dict[str, Any] = {
+        "format": FORMAT,
+        "kept_epoch": trained.kept_epoch,
+        "reference": encoder.typical_row(prepared.table.take(prepared.parts.train)),
+        "targets": {},
+    }
+    if recorder is not None:
+        insight["final"] = recorder.final(trained.kept_epoch)
+    designs = {name: references.design(encoder.inputs, part.x) for name, part in parts.items()}
+    predictions = Prediction.all_of(targets)[:MAX_PREDICTIONS]
+    for prediction in predictions:
+        analysis = _Analysis(trained, prediction, parts, designs, budget / len(predictions))
+        insight["targets"][prediction.name] = analysis.report()
+    files = {"insight": folder / "insight.json"}
+    snapshots = recorder.best_snapshots if recorder else {}
+    networks = epoch_graphs.write(trained.model, targets, snapshots, trained.kept_epoch, folder / "networks.zip")
+    if networks is not None:
+        files["networks"] = folder / "networks.zip"
+        insight["networks"] = networks
+    insight["seconds"] = {
+        "study": round(time.perf_counter() - began_at, 4),
+        "looks": round(recorder.seconds, 4) if recorder else 0.0,
+    }
+    files["insight"].write_text(json.dumps(finite_json(insight, 8), allow_nan=False))
+    return files, {name: _summary(entry["evaluation"]) for name, entry in insight["targets"].items()}
+
+
+def _part(trained: TrainedNetwork, name: str) -> _Part | None:
+    rows, encoded = getattr(trained.prepared.parts, name), trained.encoded[name]
+    if not len(rows):
+        return None
+    if name == "train" and len(rows) > TRAIN_ROWS:
+        sampled = evaluation.sample_rows(len(rows), TRAIN_ROWS, trained.seed)
+        rows, encoded = rows[sampled], encoded[sampled]
+    return _Part(rows, encoded.x, encoded.y, trained.serve(encoded.x))
+
+
+class _Analysis:
+    """The analysis of one prediction."""
+
+    def __init__(
+        self,
+        trained: TrainedNetwork,
+        prediction: Prediction,
+        parts: Mapping[str, _Part],
+        designs: Mapping[str, Any],
+        seconds: float,
+    ) -> None:
+        self.trained, self.prediction, self.parts, self.seed = trained, prediction, parts, trained.seed
+        self.designs, self.seconds = designs, seconds
+        self.truth = {name: prediction.truth(part.y) for name, part in parts.items()}
+        self.predicted = {name: prediction.predicted(part.outputs) for name, part in parts.items()}
+        self.held_out = next(name for name in ("test", "validation", "train") if name in parts)
+
+    def report(self) -> dict[str, Any]:
+        prediction, held_out = self.prediction, self.held_out
+        losses = {name: prediction.losses(self.truth[name], self.predicted[name]) for name in self.parts}
+        simpler = self._references()
+        their_losses = {who: self._losses_of(reference) for who, reference in simpler.items()}
+        fit = {
+            who: {name: float(values.mean()) for name, values in by_part.items()}
+            for who, by_part in {"network": losses, **their_losses}.items()
+        }
+        importances, omitted = self._importances()
+        return {
+            "task": prediction.task,
+            "labels": list(prediction.labels) or None,
+            "evaluation": self._evaluations(),
+            "evaluated_on": held_out,
+            "references": {who: {"rows": one.rows, "seconds": round(one.seconds, 4)} for who, one in simpler.items()},
+            "reference_figures": {who: self._reference_figures(reference) for who, reference in simpler.items()},
+            "fit": fit,
+            "against": {
+                who: evaluation.compare(losses[held_out], by_part[held_out], self.seed)
+                for who, by_part in their_losses.items()
+                if held_out in by_part
+            },
+            "importance": importances,
+            "importance_left_out": omitted,
+            "alone": single_column_scores(
+                self.trained.prepared.encoding.encoder.columns,
+                self.parts["train"].x,
+                self.truth["train"],
+                len(prediction.labels),
+                seconds=0.2 * self.seconds,
+                seed=self.seed,
+            ),
+            "hardest": self._hardest(),
+        }
+
+    def _references(self) -> dict[str, Reference]:
+        if "train" not in self.truth:
+            return {}
+        labels, seconds = len(self.prediction.labels), 0.5 * self.seconds
+        return references.fit_all(self.designs["train"], self.truth["train"], labels, seconds, self.seed)
+
+    def _losses_of(self, reference: Reference) -> dict[str, NDArray[np.float64]]:
+        return {
+            name: self.prediction.losses(truth, reference.predict(self.designs[name]))
+            for name, truth in self.truth.items()
+        }
+
+    def _reference_figures(self, reference: Reference) -> dict[str, Any]:
+        """The figures of a simpler model on the same rows, without curves."""
+        truth, predicted = self.truth[self.held_out], reference.predict(self.designs[self.held_out])
+        if self.prediction.labels:
+            return evaluation.classification(truth, predicted, self.prediction.labels, brief=True)
+        return evaluation.regression(truth, predicted, brief=True)
+
+    def _importances(self) -> tuple[list[dict[str, Any]], int]:
+        """The columns' importances, and how many columns were not reached."""
+        columns, part = self.trained.prepared.encoding.encoder.columns, self.parts[self.held_out]
+        weights = _first_weights(self.trained.model, columns)
+        promise = {c.name: _spread(c, self.parts["train"].x) * weights.get(c.name, 1.0) for c in columns}
+
+        def row_losses(inputs: Mapping[str, Array], rows: Array) -> NDArray[np.float64]:
+            predicted = self.prediction.predicted(self.trained.serve(inputs))
+            return self.prediction.losses(self.truth[self.held_out][rows], predicted)
+
+        ordered = sorted(columns, key=lambda column: -promise[column.name])
+        entries = permutation_importance(ordered, part.x, row_losses, seconds=0.3 * self.seconds, seed=self.seed)
+        with_weights = [{**entry, "weight": weights.get(entry["column"])} for entry in entries]
+        return with_weights, len(columns) - len(entries)
+
+    def _evaluations(self) -> dict[str, dict[str, Any]]:
+        """The figures of the held-out parts."""
+        threshold = None
+        if self.prediction.task == "binary":
+            chosen_on = "validation" if "validation" in self.truth else "train"
+            threshold = evaluation.best_threshold(self.truth[chosen_on], self.predicted[chosen_on][:, 1])
+        labels, seed = self.prediction.labels, self.seed
+        return {
+            name: evaluation.classification(truth, self.predicted[name], labels, threshold=threshold, seed=seed)
+            if labels
+            else evaluation.regression(truth, self.predicted[name], seed=seed)
+            for name, truth in self.truth.items()
+            if name != "train"
+        }
+
+    def _hardest(self) -> dict[str, Any]:
+        rows = np.concatenate([part.rows + 1 for part in self.parts.values()])
+        parts = np.concatenate([np.full(len(part.rows), name) for name, part in self.parts.items()])
+        truth, predicted = np.concatenate([*self.truth.values()]), np.concatenate([*self.predicted.values()])
+        if self.prediction.labels:
+            return hardest_rows.hardest_labels(rows, parts, truth, predicted, self.prediction.labels)
+        return hardest_rows.hardest_numbers(rows, parts, truth, predicted)
+
+
+def _first_weights(model: keras.Model, columns: Sequence[FittedColumn]) -> dict[str, float]:
+    """By column: the root mean square of the first Dense layers' weights for it, in encoded units."""
+    kernels: dict[str, Array] = {}
+    for layer in functional_of(model).layers:
+        if isinstance(layer, keras.layers.Dense) and len(layer._inbound_nodes) == 1:
+            source = layer._inbound_nodes[0].input_tensors[0]
+            if isinstance(source._keras_history.operation, keras.layers.InputLayer):
+                kernel = np.asarray(layer.kernel)
+                known = kernels.get(source.name)
+                kernels[source.name] = kernel if known is None else np.hstack([known, kernel])
+    weights = {}
+    for column in columns:
+        own = kernels.get(column.input)
+        if own is not None and own.shape[0] >= column.offset + column.width:
+            weights[column.name] = float(np.sqrt(np.square(own[column.part]).mean()))
+    return weights
+
+
+def _spread(column: FittedColumn, encoded: Mapping[str, Array]) -> float:
+    """The spread of a column's encoded values on up to 1,000 rows."""
+    part = encoded[column.input][:1000, column.part]
+    return float(np.sqrt(part.astype(np.float64).var(axis=0).sum()))
+
+
+def _summary(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The single numbers of every part."""
+    return {
+        part: {key: value for key, value in one.items() if isinstance(value, (int, float))}
+        for part, one in figures.items()
+    }
