@@ -1,7 +1,7 @@
 """An artifact: a trained network's files and the manifest that names them.
 
-The manifest is a blob of its own; its SHA-256 is the artifact's name. It names every other file by
-SHA-256, so whoever trusts the manifest's name can verify everything that is ever loaded.
+The manifest is a blob, and its SHA-256 is the artifact's name. It names every other file by SHA-256, so everything that
+is loaded can be verified from the artifact's name.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fitserve.blobs import BlobStore, Corrupt, Stored
+from fitserve.blobs import BlobStore, Corrupt, StoredBlob
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -22,28 +22,28 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A manifest under its name. `manifest["onnx"]` and its like are `{"sha256", "bytes", ...}`."""
+    """A manifest and its name. `manifest["onnx"]` and other files are `{"sha256", "bytes", ...}`."""
 
     sha256: str
     manifest: dict[str, Any]
 
-    def file(self, kind: str) -> Stored:
-        """The blob of one of its files: `keras`, `onnx`."""
+    def file(self, kind: str) -> StoredBlob:
+        """Return the blob of one of its files, such as `keras` or `onnx`."""
         entry = self.manifest[kind]
-        return Stored(entry["sha256"], entry["bytes"])
+        return StoredBlob(entry["sha256"], entry["bytes"])
 
     @property
     def kinds(self) -> list[str]:
-        """The files it has."""
+        """Return which files it has."""
         return [key for key, value in self.manifest.items() if isinstance(value, dict) and "sha256" in value]
 
 
 def write(
     blobs: BlobStore, files: Mapping[str, Path], manifest: Mapping[str, Any]
-) -> tuple[Artifact, dict[str, Stored]]:
-    """Makes files and manifest durable. No row is written: that belongs to the transaction that names the artifact.
+) -> tuple[Artifact, dict[str, StoredBlob]]:
+    """Make files and manifest durable. Rows are written by the transaction that names the artifact.
 
-    Returns the artifact and all blobs by kind, the manifest among them.
+    Returns the artifact and all blobs by kind, including the manifest.
     """
     stored = {kind: blobs.put_file(path) for kind, path in files.items()}
     whole: dict[str, Any] = {"format": FORMAT, **manifest}
@@ -54,10 +54,10 @@ def write(
 
 
 def read(blobs: BlobStore, sha256: str) -> Artifact:
-    """The artifact of that name. Raises NotFound, Corrupt."""
+    """Return the artifact with that name. Raises NotFound, Corrupt."""
     manifest = json.loads(blobs.read(sha256))
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise Corrupt(f"Artifact {sha256} has a format that this release does not read.")
+        raise Corrupt(f"Artifact {sha256} has a format that this release cannot read.")
     return Artifact(sha256, manifest)
 
 

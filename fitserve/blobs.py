@@ -1,7 +1,7 @@
-"""Content-addressed bytes: a local folder, or any store that fsspec reaches (S3).
+"""Content-addressed bytes: in a local folder, or in any store that fsspec reaches (S3, Azure, Google Cloud).
 
-A blob's name is its SHA-256, so it is never changed: written under a temporary name, made durable,
-renamed. The row in `blobs` is written by the caller after that, in the transaction that refers to it.
+A blob's name is its SHA-256, so it never changes: it is written under a temporary name, made durable, renamed. The
+caller writes the row in `blobs` after that, in the transaction that refers to it.
 """
 
 from __future__ import annotations
@@ -11,18 +11,19 @@ import hashlib
 import os
 import secrets
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 from fitserve.errors import FitserveError, NotFound, StorageFull, Unavailable
 
 CHUNK = 1024 * 1024
-CACHE_BYTES = 20 * 1024**3  # copies of remote blobs in one cache folder; beyond, the longest unused go
-CACHE_SECONDS = 3600.0  # a copy used more recently than this stays: somebody may be about to open it
+CACHE_BYTES = 20 * 1024**3  # copies of remote blobs in one cache folder; beyond, those unused for longest are deleted
+CACHE_SECONDS = 3600.0  # a copy used more recently is kept: another process may be about to open it
 
 
 class Corrupt(FitserveError):
@@ -33,88 +34,71 @@ class Corrupt(FitserveError):
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """A blob that is durable."""
+class StoredBlob:
+    """A durable blob."""
 
     sha256: str
     bytes: int
 
 
-class BlobStore(Protocol):
-    """Where blobs live."""
+class BlobStore(ABC):
+    """A place for blobs."""
 
+    @abstractmethod
     def prepare(self) -> None:
-        """Makes the folder or the bucket where it is missing."""
-        ...
+        """Create the folder or the bucket if it is missing."""
 
-    def put_file(self, path: Path) -> Stored:
-        """Stores a local file's bytes; durable when it returns. The file may be moved away."""
-        ...
+    @abstractmethod
+    def put_file(self, path: Path) -> StoredBlob:
+        """Store a local file's bytes; durable on return. The file may be deleted then."""
 
-    def put_bytes(self, data: bytes) -> Stored:
-        """Stores a few bytes; durable when it returns."""
-        ...
+    @abstractmethod
+    def put_bytes(self, data: bytes) -> StoredBlob:
+        """Store a few bytes; durable on return."""
 
+    @abstractmethod
     def local(self, sha256: str, cache: Path) -> Path:
-        """A local path with the blob's bytes, verified; `cache` is a folder for copies. Raises NotFound, Corrupt."""
-        ...
+        """Return a local path with the blob's verified bytes; `cache` is a folder for copies.
+
+        Raises NotFound, Corrupt.
+        """
 
     def read(self, sha256: str) -> bytes:
-        """A small blob, verified. Raises NotFound, Corrupt."""
-        ...
+        """Return the verified bytes of a small blob. Raises NotFound, Corrupt."""
+        data = self._read(sha256)
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise _corrupt(sha256)
+        return data
 
+    @abstractmethod
+    def _read(self, sha256: str) -> bytes: ...
+
+    @abstractmethod
     def exists(self, sha256: str) -> bool:
-        """Whether the bytes are there (not whether they are sound)."""
-        ...
+        """Return whether the bytes are stored; they are not verified."""
 
+    @abstractmethod
     def written_at(self, sha256: str) -> float:
-        """When the bytes were last stored (seconds since 1970); 0 where there are none."""
-        ...
+        """Return when the bytes were last stored (seconds since 1970); 0 if they are not."""
 
+    @abstractmethod
     def delete(self, sha256: str) -> None:
-        """Removes the bytes; nothing happens where there are none."""
-        ...
+        """Delete the bytes, if they are stored."""
 
+    @abstractmethod
     def listing(self) -> Iterator[tuple[str, float]]:
-        """Every blob's SHA-256 with the time it was written (seconds since 1970)."""
-        ...
+        """Yield every blob's SHA-256 and when it was written (seconds since 1970)."""
 
 
 def open_store(url: str) -> BlobStore:
-    """The store behind `file:///folder` or an fsspec URL such as `s3://bucket/prefix`."""
+    """Return the store behind `file:///folder` or an fsspec URL such as `s3://bucket/prefix`."""
     parts = urlsplit(url)
     if parts.scheme in ("", "file"):
         return FolderStore(Path(parts.path))
     return RemoteStore(url)
 
 
-@contextmanager
-def disk_full_is_507() -> Iterator[None]:
-    """Raises StorageFull where the disk has no room (ENOSPC, EDQUOT)."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFull("The disk is full.", fix="Free some space, then send it again.") from error
-        raise
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def fsync_folder(folder: Path) -> None:
-    """Makes renames within a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-class FolderStore:
+class FolderStore(BlobStore):
     """Blobs in a folder: `ab/abcdef...`, spread over 256 sub-folders."""
 
     def __init__(self, root: Path) -> None:
@@ -125,16 +109,16 @@ class FolderStore:
             self.root.mkdir(parents=True, exist_ok=True)
 
     def _path(self, sha256: str) -> Path:
-        return self.root / _place(sha256)
+        return self.root / _relative_path(sha256)
 
-    def put_file(self, path: Path) -> Stored:
+    def put_file(self, path: Path) -> StoredBlob:
         with path.open("rb") as source:
             return self._put(iter(lambda: source.read(CHUNK), b""))
 
-    def put_bytes(self, data: bytes) -> Stored:
+    def put_bytes(self, data: bytes) -> StoredBlob:
         return self._put([data])
 
-    def _put(self, chunks: Iterable[bytes]) -> Stored:
+    def _put(self, chunks: Iterable[bytes]) -> StoredBlob:
         digest, count = hashlib.sha256(), 0
         with disk_full_is_507():
             self.root.mkdir(parents=True, exist_ok=True)
@@ -150,27 +134,26 @@ class FolderStore:
                 target = self._path(digest.hexdigest())
                 if not target.parent.exists():
                     target.parent.mkdir(exist_ok=True)
-                    fsync_folder(self.root)
+                    _fsync_folder(self.root)
                 os.replace(temporary, target)
-                fsync_folder(target.parent)
+                _fsync_folder(target.parent)
             finally:
                 temporary.unlink(missing_ok=True)
-        return Stored(digest.hexdigest(), count)
+        return StoredBlob(digest.hexdigest(), count)
 
     def local(self, sha256: str, cache: Path) -> Path:
         path = self._path(sha256)
         if not path.is_file():
             raise NotFound(f"No blob {sha256}.")
         if sha256_of(path) != sha256:
-            raise Corrupt(f"Blob {sha256} is corrupt.")
+            raise _corrupt(sha256)
         return path
 
-    def read(self, sha256: str) -> bytes:
+    def _read(self, sha256: str) -> bytes:
         try:
-            data = self._path(sha256).read_bytes()
+            return self._path(sha256).read_bytes()
         except FileNotFoundError:
             raise NotFound(f"No blob {sha256}.") from None
-        return _verified(sha256, data)
 
     def exists(self, sha256: str) -> bool:
         return self._path(sha256).is_file()
@@ -190,39 +173,40 @@ class FolderStore:
                 yield path.name, path.stat().st_mtime
 
 
-class RemoteStore:
-    """Blobs behind fsspec. A store like S3 shows an object only when it is whole."""
+class RemoteStore(BlobStore):
+    """Blobs behind fsspec. A store like S3 shows an object only once all its bytes are there."""
 
     def __init__(self, url: str) -> None:
-        import fsspec  # the server's extra; the client never comes here
+        import fsspec  # of the server's extra
 
         self.fs: Any
-        # A listing that is remembered would hide what other processes stored and removed since.
+        # A remembered listing would hide what other processes have stored and deleted since.
         self.fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         self.root = str(root).rstrip("/")
 
     def _path(self, sha256: str) -> str:
-        return f"{self.root}/{_place(sha256)}"
+        return f"{self.root}/{_relative_path(sha256)}"
 
     def prepare(self) -> None:
-        with _reachable():
-            if not self.fs.exists(self.root.partition("/")[0]):
-                self.fs.mkdir(self.root.partition("/")[0])
+        bucket = self.root.partition("/")[0]
+        with _translated():
+            if not self.fs.exists(bucket):
+                self.fs.mkdir(bucket)
 
-    def put_file(self, path: Path) -> Stored:
+    def put_file(self, path: Path) -> StoredBlob:
         sha256 = sha256_of(path)
-        with _reachable():
+        with _translated():
             self.fs.put_file(str(path), self._path(sha256))
-        return Stored(sha256, path.stat().st_size)
+        return StoredBlob(sha256, path.stat().st_size)
 
-    def put_bytes(self, data: bytes) -> Stored:
+    def put_bytes(self, data: bytes) -> StoredBlob:
         sha256 = hashlib.sha256(data).hexdigest()
-        with _reachable():
+        with _translated():
             self.fs.pipe_file(self._path(sha256), data)
-        return Stored(sha256, len(data))
+        return StoredBlob(sha256, len(data))
 
     def local(self, sha256: str, cache: Path) -> Path:
-        target = cache / _place(sha256).name
+        target = cache / _relative_path(sha256).name
         if target.is_file() and sha256_of(target) == sha256:
             with suppress(FileNotFoundError):
                 os.utime(target)
@@ -230,51 +214,48 @@ class RemoteStore:
         cache.mkdir(parents=True, exist_ok=True)
         temporary = cache / f".{secrets.token_hex(8)}.part"
         try:
-            with _reachable(sha256), disk_full_is_507():
+            with _translated(sha256), disk_full_is_507():
                 self.fs.get_file(self._path(sha256), str(temporary))
             if sha256_of(temporary) != sha256:
-                raise Corrupt(f"Blob {sha256} is corrupt.")
+                raise _corrupt(sha256)
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
         _trim(cache)
         return target
 
-    def read(self, sha256: str) -> bytes:
-        with _reachable(sha256):
-            data = self.fs.cat_file(self._path(sha256))
-        return _verified(sha256, data)
+    def _read(self, sha256: str) -> bytes:
+        with _translated(sha256):
+            data: bytes = self.fs.cat_file(self._path(sha256))
+        return data
 
     def exists(self, sha256: str) -> bool:
-        with _reachable():
+        with _translated():
             return bool(self.fs.exists(self._path(sha256)))
 
     def written_at(self, sha256: str) -> float:
         try:
-            with _reachable(sha256):
-                return _written(self.fs.info(self._path(sha256)))
+            with _translated(sha256):
+                return _seconds_since_1970(self.fs.info(self._path(sha256)))
         except NotFound:
             return 0.0
 
     def delete(self, sha256: str) -> None:
-        try:
-            with _reachable(sha256):
-                self.fs.rm_file(self._path(sha256))
-        except NotFound:
-            return
+        with suppress(NotFound), _translated(sha256):
+            self.fs.rm_file(self._path(sha256))
 
     def listing(self) -> Iterator[tuple[str, float]]:
-        with _reachable():
-            found = self.fs.find(self.root, detail=True)
-        for path, info in found.items():
+        with _translated():
+            objects = self.fs.find(self.root, detail=True)
+        for path, info in objects.items():
             name = path.rsplit("/", 1)[-1]
             if len(name) == 64:
-                yield name, _written(info)
+                yield name, _seconds_since_1970(info)
 
 
 @contextmanager
-def _reachable(sha256: str | None = None) -> Iterator[None]:
-    """Raises NotFound where that blob is missing, Unavailable (503) for whatever else a store may say."""
+def _translated(sha256: str | None = None) -> Iterator[None]:
+    """Raise NotFound where that blob is missing, Unavailable (503) for any other error of the store."""
     try:
         yield
     except FitserveError:
@@ -283,17 +264,17 @@ def _reachable(sha256: str | None = None) -> Iterator[None]:
         if sha256 is not None:
             raise NotFound(f"No blob {sha256}.") from None
         raise Unavailable("The blob store has no such bucket.", retry_after=60) from error
-    except Exception as error:  # each store has exceptions of its own, and most are no OSError
+    except Exception as error:  # each store has exceptions of its own, and most are not an OSError
         raise Unavailable("The blob store is not reachable right now.", retry_after=5) from error
 
 
 def _trim(cache: Path) -> None:
-    """Removes the copies that were unused for longest, until the folder is within CACHE_BYTES."""
+    """Delete the copies that were unused for longest, until the folder is within CACHE_BYTES."""
     copies = []
     for path in cache.iterdir():
-        with suppress(FileNotFoundError):  # another process trims as well
-            found = path.stat()
-            copies.append((found.st_mtime, found.st_size, path))
+        with suppress(FileNotFoundError):  # another process trims too
+            stat = path.stat()
+            copies.append((stat.st_mtime, stat.st_size, path))
     total = sum(size for _, size, _ in copies)
     for used, size, path in sorted(copies):
         if total <= CACHE_BYTES or used > time.time() - CACHE_SECONDS:
@@ -302,19 +283,43 @@ def _trim(cache: Path) -> None:
         total -= size
 
 
-def _place(sha256: str) -> Path:
-    """`ab/abcdef...`. Raises NotFound for what is no SHA-256, so that no name leaves the store."""
+def _relative_path(sha256: str) -> Path:
+    """Return `ab/abcdef...`. Raises NotFound for anything but a SHA-256, so that no name leads out of the store."""
     if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
         raise NotFound("That is not a SHA-256.")
     return Path(sha256[:2], sha256)
 
 
-def _written(info: Any) -> float:
-    when = info.get("LastModified") or info.get("mtime") or info.get("created")
-    return float(when.timestamp() if hasattr(when, "timestamp") else when)
+def _seconds_since_1970(info: Any) -> float:
+    written = info.get("LastModified") or info.get("mtime") or info.get("created")  # by the kind of store
+    return float(written.timestamp() if hasattr(written, "timestamp") else written)
 
 
-def _verified(sha256: str, data: bytes) -> bytes:
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise Corrupt(f"Blob {sha256} is corrupt.")
-    return data
+def _corrupt(sha256: str) -> Corrupt:
+    return Corrupt(f"Blob {sha256} is corrupt.")
+
+
+@contextmanager
+def disk_full_is_507() -> Iterator[None]:
+    """Raise StorageFull (507) where the disk has no space left (ENOSPC, EDQUOT)."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull("The disk is full.", fix="Free some space, then send it again.") from error
+        raise
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fsync_folder(folder: Path) -> None:
+    """Make renames within a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -21,7 +21,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, defer
 
 from fitserve import db
-from fitserve.blobs import BlobStore, Stored, disk_full_is_507, sha256_of
+from fitserve.blobs import BlobStore, StoredBlob, disk_full_is_507, sha256_of
 from fitserve.dataset_facts import ColumnFacts, DatasetFacts, Kind
 from fitserve.datasets.column_parser import as_texts
 from fitserve.datasets.ingest import IngestedTable, ingest
@@ -217,7 +217,7 @@ def _inherited(parent: Dataset) -> dict[str, Any]:
 def _commit(
     engine: Engine,
     table: IngestedTable,
-    stored: Stored,
+    stored: StoredBlob,
     values: Mapping[str, Any],
     name: str,
     *,

@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Engine, String, cast, delete, exists, not_
 from sqlalchemy.orm import Session, aliased
 
 from fitserve import db
-from fitserve.blobs import BlobStore, Corrupt, Stored
+from fitserve.blobs import BlobStore, Corrupt, StoredBlob
 from fitserve.errors import NotFound, Unavailable
 from fitserve.runs.history import add_blob_rows
 from fitserve.states import TERMINAL, TRIAL
@@ -31,7 +31,7 @@ class BlobVanished(Unavailable):
     """A blob was collected before anything referred to it; store it again."""
 
 
-def keep(session: Session, blobs: BlobStore, stored: Mapping[str, Stored], at: Any) -> None:
+def keep(session: Session, blobs: BlobStore, stored: Mapping[str, StoredBlob], at: Any) -> None:
     """Adds rows of durable blobs, in the transaction that refers to them. Raises BlobVanished.
 
     They go by their kind; where there are several of a kind, by the kind and what tells them apart: `onnx 12`.

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Engine, and_, select, update
 from sqlalchemy.orm import Session
 
 from fitserve import db, telemetry
-from fitserve.blobs import BlobStore, Stored
+from fitserve.blobs import BlobStore, StoredBlob
 from fitserve.errors import Conflict
 from fitserve.runs.blob_references import keep
 from fitserve.runs.history import CANCEL_REQUESTED, FINISHED, RELEASED, Level, Report, record_reports, say
@@ -37,7 +37,7 @@ def succeed(
     result: Mapping[str, Any],
     *,
     blobs: BlobStore,
-    stored: Mapping[str, Stored],
+    stored: Mapping[str, StoredBlob],
     register: Register,
     reports: tuple[Report, ...] = (),
 ) -> RunState:

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Engine, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from fitserve import db
-from fitserve.blobs import BlobStore, Stored
+from fitserve.blobs import BlobStore, StoredBlob
 from fitserve.runs import quotas
 from fitserve.runs.blob_references import keep
 from fitserve.runs.history import CLAIMED, Report, record_reports, say
@@ -58,7 +58,7 @@ class Claim:
 class Checkpoint:
     """A durable checkpoint, and the epoch after which it was taken."""
 
-    blob: Stored
+    blob: StoredBlob
     epoch: int
 
 

@@ -28,7 +28,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
 def test_bytes_read_back(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     store = FolderStore(tmp_path_factory.getbasetemp() / "property")
     stored = store.put_bytes(data)
-    assert stored == blobs.Stored(hashlib.sha256(data).hexdigest(), len(data))
+    assert stored == blobs.StoredBlob(hashlib.sha256(data).hexdigest(), len(data))
     assert store.read(stored.sha256) == data
 
 

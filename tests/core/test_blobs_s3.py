@@ -116,7 +116,7 @@ def test_the_collector_spares_what_is_named_or_young(engine: Engine, s3_url: str
         kept = session.query(Dataset).one().blob
     assert [name for name, _ in store.listing()] == [kept]
     with pytest.raises(blob_references.BlobVanished), db.transaction(engine) as session:
-        blob_references.keep(session, store, {"onnx": blobs.Stored(stray, 20)}, datetime.now(UTC))
+        blob_references.keep(session, store, {"onnx": blobs.StoredBlob(stray, 20)}, datetime.now(UTC))
 
 
 def test_a_bucket_that_is_missing_is_made(s3_environment: dict[str, str], tmp_path: Path) -> None:

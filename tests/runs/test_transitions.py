@@ -13,7 +13,7 @@ from sqlalchemy import Engine, text, update
 from sqlalchemy.exc import DBAPIError
 
 from fitserve import db, registry
-from fitserve.blobs import FolderStore, Stored
+from fitserve.blobs import FolderStore, StoredBlob
 from fitserve.errors import BadInput, Conflict, NotFound, TooMany
 from fitserve.runs import blob_references, create, dispatch, finish, lease, queries
 from fitserve.runs.history import EpochReport, EventReport
@@ -232,7 +232,7 @@ def test_t4_a_blob_collected_meanwhile_is_noticed(
     submit()
     held = must(claim()).lease
     with pytest.raises(blob_references.BlobVanished):
-        gone = {"manifest": Stored("0" * 64, 1)}
+        gone = {"manifest": StoredBlob("0" * 64, 1)}
         finish.succeed(engine, held, {}, blobs=store, stored=gone, register=lambda _: None)
     assert look(engine, held.run_id).state == "running"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -37,6 +38,7 @@ class TableReader(ABC):
 
     format: ClassVar[Format]
     suffixes: ClassVar[tuple[str, ...]]  # of file names, without the dot
+    signature: ClassVar[re.Pattern[bytes] | None] = None  # how a file begins; CSV is what matches no signature
     is_text: ClassVar[bool] = False  # read from UTF-8, whatever the upload's encoding
 
     def __init__(self, path: Path, options: UploadOptions, limits: Limits, folder: Path) -> None:
@@ -47,11 +49,6 @@ class TableReader(ABC):
         self.problems: list[Problem] = []
         self.rejected = 0
         self.names: Sequence[str] = ()  # the columns; more may be found while reading, which raises ReadAgain
-
-    @classmethod
-    @abstractmethod
-    def recognises(cls, head: bytes) -> bool:
-        """Return whether a file that begins with `head` is in this format."""
 
     @abstractmethod
     def plans(self) -> list[ColumnPlan]:
@@ -112,8 +109,8 @@ def open_reader(path: Path, options: UploadOptions, limits: Limits, folder: Path
     path, compression = source_file.unpack(path, folder, limits)
     head = source_file.read_head(path)
     readers = readers_by_format()
-    recognised = next((reader for reader in readers.values() if reader.recognises(head)), readers["csv"])
-    reader = readers[options.format] if options.format else recognised
+    matching = (reader for reader in readers.values() if reader.signature and reader.signature.match(head))
+    reader = readers[options.format] if options.format else next(matching, readers["csv"])
     encoding = None
     if reader.is_text:
         source_file.refuse_foreign_format(head)

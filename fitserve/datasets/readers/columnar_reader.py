@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,11 +146,8 @@ class ParquetReader(ColumnarReader):
 
     format = "parquet"
     suffixes = ("parquet", "pq")
+    signature = re.compile(rb"PAR1")
     title = "Parquet"
-
-    @classmethod
-    def recognises(cls, head: bytes) -> bool:
-        return head[:4] == b"PAR1"
 
     def _open(self, **options: Any) -> pq.ParquetFile:
         return pq.ParquetFile(
@@ -182,11 +180,8 @@ class ArrowReader(ColumnarReader):
 
     format = "arrow"
     suffixes = ("arrow", "feather", "ipc")
+    signature = re.compile(rb"ARROW1|\xff\xff\xff\xff")
     title = "Arrow IPC"
-
-    @classmethod
-    def recognises(cls, head: bytes) -> bool:
-        return head[:6] == b"ARROW1" or head[:4] == b"\xff\xff\xff\xff"
 
     def _open(self, file: pa.OSFile) -> pa.ipc.RecordBatchFileReader | pa.ipc.RecordBatchStreamReader:
         is_file = bytes(file.read(6)) == b"ARROW1"

@@ -68,10 +68,6 @@ class CsvReader(TableReader):
             "decimal": self.dialect.decimal,
         }
 
-    @classmethod
-    def recognises(cls, head: bytes) -> bool:
-        return False  # any text that is in no other format
-
     def plans(self) -> list[ColumnPlan]:
         pieces = [piece for piece in self._sample_pieces() if piece is not None]
         sample = (

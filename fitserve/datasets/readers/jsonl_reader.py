@@ -6,6 +6,7 @@ read too.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -41,17 +42,13 @@ class JsonLinesReader(TableReader):
 
     format = "jsonl"
     suffixes = ("jsonl", "ndjson", "json")
+    signature = re.compile(rb'[\xef\xbb\xbf \t\r\n]*[{\[]\s*["{}]')
     is_text = True
 
     def __init__(self, path: Path, options: UploadOptions, limits: Limits, folder: Path) -> None:
         super().__init__(_array_to_lines(path, folder / "lines"), options, limits, folder)
         self.missing = frozenset(MISSING if options.missing is None else ("", *options.missing))
         self._add_names(self._first_members())
-
-    @classmethod
-    def recognises(cls, head: bytes) -> bool:
-        text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
-        return text[:1] in (b"{", b"[") and text[1:].lstrip()[:1] in (b'"', b"}", b"{")
 
     def _first_members(self) -> list[str]:
         names: dict[str, None] = {}
