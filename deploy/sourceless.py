@@ -1,14 +1,14 @@
-"""`sourceless.py FOLDER [PACKAGE...]`: within the build. Byte code without docstrings takes the place of sources.
+"""Replace sources with byte code without docstrings: `sourceless.py FOLDER [PACKAGE...]`, run within the build.
 
-A traceback still names file and line of what is not ours; only the line's text is missing. Assertions stay. The
-packages that are named keep their docstrings.
+Tracebacks still show file and line, but not the line's text. Assertions are kept. The given packages keep their
+docstrings.
 """
 
 import ast
 import importlib.util
 import os
 import sys
-from importlib._bootstrap_external import _code_to_timestamp_pyc  # what py_compile itself writes with
+from importlib._bootstrap_external import _code_to_timestamp_pyc  # as py_compile does
 from pathlib import Path
 
 
@@ -28,7 +28,7 @@ def main(folder: Path, documented: list[str]) -> None:
     for source in list(folder.rglob("*.py")):
         try:
             tree = ast.parse(importlib.util.decode_source(source.read_bytes()), str(source))
-        except SyntaxError:  # a template, or for another Python
+        except SyntaxError:  # a template, or code for another Python version
             continue
         if source.relative_to(folder).parts[0] not in documented:
             tree = without_docstrings(tree)

@@ -1,7 +1,7 @@
-"""Writes the four Grafana dashboards. `python deploy/grafana/make_dashboards.py`; a test keeps them equal to this.
+"""Generate the four Grafana dashboards: `python deploy/grafana/make_dashboards.py`.
 
-Each panel is a line or two here: title, unit, queries with their legends. With many models a panel shows the `$top`
-largest, and `$model` narrows it down.
+A test checks that the files are current. Each panel is a line or two here: title, unit, queries with their legends.
+With many models, a panel shows the `$top` largest ones, and `$model` selects some of them.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class Panel:
     kind: str = "timeseries"
     help: str = ""
     thresholds: tuple[float, ...] = ()
-    most: float | None = None  # of the axis
+    maximum: float | None = None  # of the axis
 
 
 @dataclass(frozen=True)
 class Dashboard:
-    """`uid` is its address; `by_model` gives it the choice of models."""
+    """`uid` is part of its URL; `by_model` adds the selection of models."""
 
     uid: str
     title: str
@@ -48,7 +48,7 @@ def stat(title: str, query: str, unit: str = "short", thresholds: tuple[float, .
 
 
 def top(query: str) -> str:
-    """The largest `$top` of many."""
+    """Select the `$top` largest series."""
     return f"topk($top, {query})"
 
 
@@ -65,7 +65,7 @@ SERVICE = Dashboard(
     "fitserve: Service",
     (
         stat("Processes up", 'count(up{job=~"api|predict|worker|reaper"} == 1)'),
-        stat("Requests a second", f"sum(rate({HTTP}_requests_total{RATE}))", "reqps"),
+        stat("Requests per second", f"sum(rate({HTTP}_requests_total{RATE}))", "reqps"),
         stat(
             "API errors",
             f'sum(rate({HTTP}_requests_total{{status=~"5.."}}{RATE}))'
@@ -77,7 +77,7 @@ SERVICE = Dashboard(
         Panel("Requests by status", ((f"sum by (status) (rate({HTTP}_requests_total{RATE}))", "{{status}}"),), "reqps"),
         Panel("Busiest routes", ((top(f"sum by (route) (rate({HTTP}_requests_total{RATE}))"), "{{route}}"),), "reqps"),
         Panel(
-            "Slowest routes (95 in 100 are quicker)",
+            "Slowest routes (95th percentile)",
             ((top(quantile(0.95, f"{HTTP}_request_duration_seconds", "route")), "{{route}}"),),
             "s",
         ),
@@ -101,7 +101,7 @@ SERVICE = Dashboard(
             "Uploads",
             (
                 (f"sum by (outcome) (rate(fitserve_uploads_total{RATE}))", "{{outcome}}"),
-                (f"sum(rate(fitserve_upload_rows_refused_total{RATE}))", "rows refused"),
+                (f"sum(rate(fitserve_upload_rows_refused_total{RATE}))", "rows skipped"),
             ),
         ),
         Panel("Bytes uploaded", ((f"sum(rate(fitserve_upload_bytes_total{RATE}))", "bytes"),), "Bps"),
@@ -114,14 +114,14 @@ PREDICTIONS = Dashboard(
     "fitserve-predictions",
     "fitserve: Predictions",
     (
-        stat("Predictions a second", f"sum(rate({PRE}_requests_total{RATE}))", "reqps"),
-        stat("Rows a second", f"sum(rate({PRE}_rows_total{RATE}))"),
-        stat("99 in 100 are quicker", quantile(0.99, f"{PRE}_duration_seconds", "job"), "s", (0.025, 0.05)),
+        stat("Predictions per second", f"sum(rate({PRE}_requests_total{RATE}))", "reqps"),
+        stat("Rows per second", f"sum(rate({PRE}_rows_total{RATE}))"),
+        stat("99th percentile", quantile(0.99, f"{PRE}_duration_seconds", "job"), "s", (0.025, 0.05)),
         stat(
             "Fast lane",
             f"sum(rate({PRE}_fast_lane_requests_total{RATE})) / sum(rate({PRE}_requests_total{RATE}))",
             "percentunit",
-            help="Share of the requests that took it",
+            help="Share of requests handled by the fast lane",
         ),
         Panel(
             "Requests by protocol and status",
@@ -133,12 +133,12 @@ PREDICTIONS = Dashboard(
             ((top(f"sum by (model) (rate({PRE}_rows_total{MODEL}{RATE}))"), "{{model}}"),),
         ),
         Panel(
-            "Slowest versions (99 in 100 are quicker)",
+            "Slowest versions (99th percentile)",
             ((top(quantile(0.99, f"{PRE}_duration_seconds", "model, version", MODEL)), "{{model}} v{{version}}"),),
             "s",
         ),
         Panel(
-            "Where the time goes (mean)",
+            "Time by phase (mean)",
             (
                 (
                     f"sum by (lane, phase) (rate({PRE}_phase_seconds_sum{RATE}))"
@@ -149,7 +149,7 @@ PREDICTIONS = Dashboard(
             "s",
         ),
         Panel(
-            "Rows of an inference call (mean)",
+            "Rows per inference call (mean)",
             (
                 (
                     top(
@@ -161,7 +161,7 @@ PREDICTIONS = Dashboard(
             ),
         ),
         Panel(
-            "Refused",
+            "Rejected",
             (
                 (f"sum by (reason) (rate({PRE}_refused_rows_total{RATE}))", "{{reason}}"),
                 (f"sum(rate({PRE}_shed_total{RATE}))", "shed"),
@@ -169,7 +169,7 @@ PREDICTIONS = Dashboard(
             ),
         ),
         Panel(
-            "Answered classes",
+            "Predicted classes",
             (
                 (
                     top(f"sum by (model, output, class) (rate({PRE}_classes_total{MODEL}{RATE}))"),
@@ -187,7 +187,7 @@ PREDICTIONS = Dashboard(
             (
                 (f"sum(rate({PRE}_batches_total{RATE}))", "batches"),
                 (f"sum(rate({PRE}_batched_rows_total{RATE}))", "rows"),
-                (f"sum(rate({PRE}_fast_lane_batches_total{RATE}))", "turns of the fast lane"),
+                (f"sum(rate({PRE}_fast_lane_batches_total{RATE}))", "fast-lane batches"),
             ),
         ),
     ),
@@ -205,7 +205,7 @@ TRAINING = Dashboard(
         Panel("Runs by state", (("max by (state) (fitserve_runs)", "{{state}}"),)),
         Panel("Oldest queued run", (("max(fitserve_queue_oldest_seconds)", "age"),), "s"),
         Panel(
-            "Runs an hour",
+            "Runs per hour",
             (
                 (f"3600 * sum(rate(fitserve_runs_created_total{RATE}))", "created"),
                 (f"3600 * sum by (state) (rate(fitserve_runs_finished_total{RATE}))", "{{state}}"),
@@ -213,7 +213,7 @@ TRAINING = Dashboard(
             ),
         ),
         Panel(
-            "Failures an hour by cause",
+            "Failures per hour by cause",
             (
                 (f"3600 * sum by (cause) (rate(fitserve_run_failures_total{RATE}))", "{{cause}}"),
                 (f"3600 * sum(rate(fitserve_runs_reaped_total{RATE}))", "workers lost"),
@@ -221,32 +221,35 @@ TRAINING = Dashboard(
             ),
         ),
         Panel(
-            "Waiting (median and 95 in 100)",
+            "Queue time (median and 95th percentile)",
             (
                 (f"histogram_quantile(0.5, sum by (le) (rate(fitserve_run_wait_seconds_bucket{RATE})))", "median"),
-                (f"histogram_quantile(0.95, sum by (le) (rate(fitserve_run_wait_seconds_bucket{RATE})))", "95 in 100"),
-            ),
-            "s",
-        ),
-        Panel(
-            "Running (median and 95 in 100)",
-            (
-                (f"histogram_quantile(0.5, sum by (le) (rate(fitserve_run_duration_seconds_bucket{RATE})))", "median"),
                 (
-                    f"histogram_quantile(0.95, sum by (le) (rate(fitserve_run_duration_seconds_bucket{RATE})))",
-                    "95 in 100",
+                    f"histogram_quantile(0.95, sum by (le) (rate(fitserve_run_wait_seconds_bucket{RATE})))",
+                    "95th percentile",
                 ),
             ),
             "s",
         ),
-        Panel("Epochs a second", ((f"sum(rate(fitserve_epochs_total{RATE}))", "epochs"),)),
-        Panel("Rows trained a second", ((f"sum(rate(fitserve_rows_trained_total{RATE}))", "rows"),)),
         Panel(
-            "Losses of what is being trained",
+            "Run time (median and 95th percentile)",
+            (
+                (f"histogram_quantile(0.5, sum by (le) (rate(fitserve_run_duration_seconds_bucket{RATE})))", "median"),
+                (
+                    f"histogram_quantile(0.95, sum by (le) (rate(fitserve_run_duration_seconds_bucket{RATE})))",
+                    "95th percentile",
+                ),
+            ),
+            "s",
+        ),
+        Panel("Epochs per second", ((f"sum(rate(fitserve_epochs_total{RATE}))", "epochs"),)),
+        Panel("Rows trained per second", ((f"sum(rate(fitserve_rows_trained_total{RATE}))", "rows"),)),
+        Panel(
+            "Losses of runs in training",
             ((top('fitserve_run_last_loss{model=~"$model"}'), "{{model}}: {{rows}}"),),
         ),
         Panel(
-            "Memory of trainers",
+            "Trainer memory",
             ((top("fitserve_trainer_resident_bytes"), "{{instance}} slot {{slot}}"),),
             "bytes",
         ),
@@ -260,13 +263,13 @@ DRIFT = Dashboard(
     (
         stat("Networks loaded", f"sum({PRE}_networks_loaded)"),
         stat("Versions that cannot be loaded", f"sum({PRE}_versions_broken) or vector(0)", thresholds=(1, 1)),
-        stat("Models that drift", "count(max by (model) (fitserve_drift_worst_psi) > 0.25) or vector(0)"),
-        stat("Worst index", "max(fitserve_drift_worst_psi)", thresholds=(0.1, 0.25)),
+        stat("Drifting models", "count(max by (model) (fitserve_drift_worst_psi) > 0.25) or vector(0)"),
+        stat("Worst PSI", "max(fitserve_drift_worst_psi)", thresholds=(0.1, 0.25)),
         Panel(
             "Most drifted models",
             ((top(f"max by (model, version) (fitserve_drift_worst_psi{MODEL})"), "{{model}} v{{version}}"),),
             thresholds=(0.1, 0.25),
-            help="Population stability index of the worst column: under 0.1 nothing has moved, over 0.25 much has.",
+            help="Population stability index (PSI) of the worst column: below 0.1 no drift, above 0.25 strong drift.",
         ),
         Panel(
             "Most drifted columns",
@@ -289,7 +292,7 @@ DRIFT = Dashboard(
             "percentunit",
         ),
         Panel(
-            "Predictions that drift",
+            "Prediction drift",
             (
                 (
                     top(f"max by (model, version, output, part) (fitserve_drift_prediction_psi{MODEL})"),
@@ -303,17 +306,17 @@ DRIFT = Dashboard(
             ((top(f"max by (model, version) (fitserve_drift_rows{MODEL})"), "{{model}} v{{version}}"),),
         ),
         Panel(
-            "Probability of the answered class (median)",
+            "Probability of the predicted class (median)",
             (
                 (
                     top(quantile(0.5, f"{PRE}_score", "model, output", MODEL)),
                     "{{model}} {{output}}",
                 ),
             ),
-            most=1.0,
+            maximum=1.0,
         ),
         Panel(
-            "Answers of regressions (median)",
+            "Regression predictions (median)",
             (
                 (
                     top(quantile(0.5, f"{PRE}_value", "model, output", MODEL)),
@@ -322,7 +325,7 @@ DRIFT = Dashboard(
             ),
         ),
         Panel(
-            "Live accuracy, the worst",
+            "Live accuracy (worst)",
             (
                 (
                     f"bottomk($top, max by (model, version, output) (fitserve_live_accuracy_ratio{MODEL}))",
@@ -330,7 +333,7 @@ DRIFT = Dashboard(
                 ),
             ),
             "percentunit",
-            most=1.0,
+            maximum=1.0,
         ),
         Panel(
             "Live error (RMSE)",
@@ -355,10 +358,10 @@ DRIFT = Dashboard(
                 (f"sum(rate({PRE}_load_failures_total{RATE}))", "failed loads"),
                 (f"sum(rate({PRE}_swaps_total{RATE}))", "swaps"),
                 (f"sum(rate({PRE}_evictions_total{RATE}))", "evictions"),
-                (f"sum(rate({PRE}_poll_failures_total{RATE}))", "failed looks at the registry"),
+                (f"sum(rate({PRE}_poll_failures_total{RATE}))", "failed polls of the registry"),
             ),
         ),
-        Panel("Memory of networks", ((f"sum by (instance) ({PRE}_networks_bytes)", "{{instance}}"),), "bytes"),
+        Panel("Network memory", ((f"sum by (instance) ({PRE}_networks_bytes)", "{{instance}}"),), "bytes"),
         Panel(
             "Shadows",
             (
@@ -374,30 +377,30 @@ DASHBOARDS = (SERVICE, PREDICTIONS, TRAINING, DRIFT)
 
 
 def variables(by_model: bool) -> list[dict[str, Any]]:
-    """The choices at a dashboard's head."""
+    """The variables shown at the top of a dashboard."""
     datasource = {"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus"}
-    most = {"name": "top", "label": "Show at most", "type": "custom", "query": "5,10,20,50"}
-    most["current"] = {"text": "10", "value": "10"}  # type: ignore[assignment]
-    found: list[dict[str, Any]] = [datasource, most]
+    limit = {"name": "top", "label": "Show at most", "type": "custom", "query": "5,10,20,50"}
+    limit["current"] = {"text": "10", "value": "10"}  # type: ignore[assignment]
+    result: list[dict[str, Any]] = [datasource, limit]
     if by_model:
         query = f"label_values({PRE}_rows_total, model)"
         choice = {"multi": True, "includeAll": True, "allValue": ".*", "refresh": 2, "sort": 1}
         choice["current"] = {"text": "All", "value": "$__all"}
-        found.append(
+        result.append(
             {"name": "model", "label": "Model", "type": "query", "datasource": DATASOURCE, "query": query, **choice}
         )
-    return found
+    return result
 
 
 def panel_json(panel: Panel, number: int, x: int, y: int) -> dict[str, Any]:
-    """A panel as Grafana reads it."""
+    """A panel as Grafana's JSON."""
     colors = ("green", "orange", "red") if panel.title != "Disk free" else ("red", "orange", "green")
     steps: list[dict[str, Any]] = [{"color": colors[0], "value": None}]
     steps += [{"color": color, "value": value} for color, value in zip(colors[1:], panel.thresholds, strict=False)]
     defaults: dict[str, Any] = {"unit": panel.unit, "min": 0, "thresholds": {"mode": "absolute", "steps": steps}}
-    if panel.most is not None:
-        defaults["max"] = panel.most
-    if panel.title == "Answers of regressions (median)":
+    if panel.maximum is not None:
+        defaults["max"] = panel.maximum
+    if panel.title == "Regression predictions (median)":
         del defaults["min"]
     options: dict[str, Any] = {"legend": {"displayMode": "table", "placement": "right", "calcs": ["lastNotNull"]}}
     if panel.kind == "stat":
@@ -421,7 +424,7 @@ def panel_json(panel: Panel, number: int, x: int, y: int) -> dict[str, Any]:
 
 
 def dashboard_json(dashboard: Dashboard) -> dict[str, Any]:
-    """A dashboard as Grafana reads it."""
+    """A dashboard as Grafana's JSON."""
     panels, x, y = [], 0, 0
     for number, panel in enumerate(dashboard.panels, 1):
         if x + panel.width > WIDE:
@@ -444,7 +447,7 @@ def dashboard_json(dashboard: Dashboard) -> dict[str, Any]:
 
 
 def files() -> dict[Path, str]:
-    """What belongs in each file."""
+    """Each dashboard file and its content."""
     return {
         FOLDER / f"{one.uid.removeprefix('fitserve-')}.json": json.dumps(dashboard_json(one), indent=1) + "\n"
         for one in DASHBOARDS

@@ -1,4 +1,4 @@
-"""docker-compose.yml: read by compose itself, and what it promises about secrets, mounts and images."""
+"""docker-compose.yml: compose accepts it; mounts exist, containers are locked down, secrets stay out of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OURS = ("migrate", "api", "predict", "worker", "reaper")
 
 
 def compose() -> list[str]:
-    """The compose command of this machine, or the test is skipped."""
+    """Return the compose command of this machine, or skip the test."""
     if shutil.which("docker") and not subprocess.run(["docker", "compose", "version"], capture_output=True).returncode:
         return ["docker", "compose"]
     if shutil.which("docker-compose"):
@@ -47,7 +47,7 @@ def test_compose_refuses_a_misspelt_key(tmp_path: Path) -> None:
     assert subprocess.run([*compose(), "config", "-q"], cwd=tmp_path, capture_output=True).returncode != 0
 
 
-def test_what_is_mounted_is_there(services: dict[str, Any]) -> None:
+def test_mounted_files_exist(services: dict[str, Any]) -> None:
     for name, service in services.items():
         for volume in service.get("volumes", []):
             source = volume.split(":")[0]
@@ -55,16 +55,16 @@ def test_what_is_mounted_is_there(services: dict[str, Any]) -> None:
                 assert (PROJECT / source).exists(), f"{name}: {source}"
 
 
-def test_ours_are_shut(services: dict[str, Any]) -> None:
+def test_containers_are_locked_down(services: dict[str, Any]) -> None:
     for name in OURS:
         assert services[name]["read_only"] is True, name
         assert "user" not in services[name], name
     for name in OURS[1:]:
         assert services[name]["cap_drop"] == ["ALL"], name
         assert services[name]["security_opt"] == ["no-new-privileges:true"], name
-        needed = services[name]["depends_on"]
-        migrated = needed.get("migrate", {}).get("condition") == "service_completed_successfully"
-        assert migrated or needed == {"api": {"condition": "service_healthy"}}, name
+        dependencies = services[name]["depends_on"]
+        migrated = dependencies.get("migrate", {}).get("condition") == "service_completed_successfully"
+        assert migrated or dependencies == {"api": {"condition": "service_healthy"}}, name
 
 
 def test_no_secret_is_in_the_file_or_the_environment(services: dict[str, Any], tmp_path: Path) -> None:

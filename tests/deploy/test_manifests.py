@@ -1,4 +1,4 @@
-"""The Kubernetes manifests, against Kubernetes's own schemas and against each other."""
+"""The Kubernetes manifests are valid against Kubernetes's schemas and consistent with each other."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from tests.conftest import PROJECT
 FILE = PROJECT / "deploy/kubernetes/fitserve.yaml"
 MANIFESTS: list[dict[str, Any]] = list(yaml.safe_load_all(FILE.read_text()))
 ROLES = ("api", "predict", "worker", "reaper")
-LEAST = "1.30"  # the oldest Kubernetes that is promised: `preStop` may sleep
+OLDEST = "1.30"  # the oldest supported Kubernetes: the first whose `preStop` can sleep
 
 
-def of(kind: str) -> dict[str, dict[str, Any]]:
+def by_name(kind: str) -> dict[str, dict[str, Any]]:
     return {m["metadata"]["name"]: m for m in MANIFESTS if m["kind"] == kind}
 
 
@@ -27,32 +27,32 @@ def pod(manifest: dict[str, Any]) -> dict[str, Any]:
     return dict(manifest["spec"]["template"]["spec"])
 
 
-PODS = {**of("Deployment"), **of("Job")}
+PODS = {**by_name("Deployment"), **by_name("Job")}
 
 
-@pytest.mark.parametrize("version", [LEAST, kubernetes_validate.latest_version()])
+@pytest.mark.parametrize("version", [OLDEST, kubernetes_validate.latest_version()])
 @pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda m: f"{m['kind']}-{m['metadata']['name']}")
 def test_every_manifest_is_valid(manifest: dict[str, Any], version: str) -> None:
     kubernetes_validate.validate(manifest, version, strict=True)
 
 
-def test_a_misspelt_field_would_be_found() -> None:
+def test_a_misspelt_field_is_rejected() -> None:
     wrong = {**MANIFESTS[0], "spec": {**MANIFESTS[0]["spec"], "backofLimit": 3}}
     with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(wrong, LEAST, strict=True)
+        kubernetes_validate.validate(wrong, OLDEST, strict=True)
 
 
 def test_every_role_is_deployed_and_guarded() -> None:
-    assert set(of("Deployment")) == {f"fitserve-{role}" for role in ROLES}
-    assert set(of("PodDisruptionBudget")) == set(of("Deployment"))
-    assert set(of("Job")) == {"fitserve-migrate"}
-    for name, deployment in of("Deployment").items():
+    assert set(by_name("Deployment")) == {f"fitserve-{role}" for role in ROLES}
+    assert set(by_name("PodDisruptionBudget")) == set(by_name("Deployment"))
+    assert set(by_name("Job")) == {"fitserve-migrate"}
+    for name, deployment in by_name("Deployment").items():
         assert deployment["spec"]["replicas"] >= 2, name
         assert pod(deployment)["topologySpreadConstraints"], name
 
 
 @pytest.mark.parametrize("name", PODS)
-def test_every_pod_has_no_more_than_it_needs(name: str) -> None:
+def test_pods_have_minimal_privileges(name: str) -> None:
     spec = pod(PODS[name])
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["automountServiceAccountToken"] is False
@@ -70,20 +70,22 @@ def test_every_pod_has_no_more_than_it_needs(name: str) -> None:
 
 
 def test_selectors_find_their_pods() -> None:
-    labels = {name: manifest["spec"]["template"]["metadata"]["labels"] for name, manifest in of("Deployment").items()}
-    for name, service in of("Service").items():
+    labels = {
+        name: manifest["spec"]["template"]["metadata"]["labels"] for name, manifest in by_name("Deployment").items()
+    }
+    for name, service in by_name("Service").items():
         assert service["spec"]["selector"].items() <= labels[name].items()
-        ports = {port["name"] for port in pod(of("Deployment")[name])["containers"][0]["ports"]}
+        ports = {port["name"] for port in pod(by_name("Deployment")[name])["containers"][0]["ports"]}
         assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
-    for name, budget in of("PodDisruptionBudget").items():
+    for name, budget in by_name("PodDisruptionBudget").items():
         assert budget["spec"]["selector"]["matchLabels"].items() <= labels[name].items()
-    for rule in of("Ingress")["fitserve"]["spec"]["rules"][0]["http"]["paths"]:
-        service = of("Service")[rule["backend"]["service"]["name"]]
+    for rule in by_name("Ingress")["fitserve"]["spec"]["rules"][0]["http"]["paths"]:
+        service = by_name("Service")[rule["backend"]["service"]["name"]]
         assert rule["backend"]["service"]["port"]["name"] in {port["name"] for port in service["spec"]["ports"]}
 
 
 def test_workers_scale_on_queue_age_and_predictions_on_cpu() -> None:
-    scalers = of("HorizontalPodAutoscaler")
+    scalers = by_name("HorizontalPodAutoscaler")
     (worker,) = scalers["fitserve-worker"]["spec"]["metrics"]
     name = worker["external"]["metric"]["name"]
     series = {family.name for family in telemetry.REGISTRY.collect()}
@@ -93,8 +95,8 @@ def test_workers_scale_on_queue_age_and_predictions_on_cpu() -> None:
     (predict,) = scalers["fitserve-predict"]["spec"]["metrics"]
     assert predict["resource"]["name"] == "cpu"
     for scaler, found in scalers.items():
-        assert of("Deployment")[scaler]["spec"]["replicas"] == found["spec"]["minReplicas"]
+        assert by_name("Deployment")[scaler]["spec"]["replicas"] == found["spec"]["minReplicas"]
 
 
 def test_a_worker_has_time_to_hand_its_run_back() -> None:
-    assert pod(of("Deployment")["fitserve-worker"])["terminationGracePeriodSeconds"] > Settings().graceful_seconds
+    assert pod(by_name("Deployment")["fitserve-worker"])["terminationGracePeriodSeconds"] > Settings().graceful_seconds

@@ -1,4 +1,4 @@
-"""deploy/sourceless.py: what it leaves of a package runs as its sources did."""
+"""deploy/sourceless.py: a package runs from byte code as from its sources."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from __future__ import annotations
 
 
 class Empty(Exception):
-    """Only words."""
+    """A docstring."""
 
 
 async def waits():
-    """Only words."""
+    """A docstring."""
 
 
 def half(number: int) -> float:
@@ -28,7 +28,7 @@ def half(number: int) -> float:
     return number / 2
 '''
 
-LOOK = """
+PROBE = """
 import asyncio, bare, six, wordy
 print(bare.__doc__, bare.half.__doc__, bare.Empty.__doc__, wordy.__doc__, wordy.half.__doc__, six.half(3))
 asyncio.run(bare.waits())
@@ -47,13 +47,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_only_what_is_no_python_is_left_as_it_was(folder: Path) -> None:
+def test_only_files_that_are_not_python_stay(folder: Path) -> None:
     left = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert left == {"bare/__init__.pyc", "bare/template.py", "six.pyc", "wordy/__init__.pyc"}
 
 
-def test_it_runs_without_docstrings_and_with_assertions(folder: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", LOOK], cwd=folder, capture_output=True, text=True, check=False)
+def test_byte_code_runs_without_docstrings_and_with_assertions(folder: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", PROBE], cwd=folder, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "None None None A module. Half of it. 1.5", done.stderr
     assert "AssertionError: more than nothing" in done.stderr
     assert f'File "{folder}/bare/__init__.py", line 15, in half' in done.stderr

@@ -1,4 +1,4 @@
-"""The Grafana dashboards are what their generator says, ask for series that exist, and stay readable with 50 models."""
+"""The Grafana dashboards are current, query existing series, and stay readable with 50 models."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def queries(dashboard: dict[str, Any]) -> list[tuple[str, str]]:
     return [(panel["title"], target["expr"]) for panel in dashboard["panels"] for target in panel["targets"]]
 
 
-def test_the_files_are_what_the_generator_writes() -> None:
+def test_the_dashboards_are_current() -> None:
     expected = generator().files()
     assert {path.name for path in expected} == {path.name for path in FILES}
     for path, text in expected.items():
@@ -42,16 +42,16 @@ def test_the_files_are_what_the_generator_writes() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_panels_ask_for_series_that_exist(path: Path) -> None:
+def test_panels_query_existing_series(path: Path) -> None:
     dashboard = json.loads(path.read_text())
     for title, query in queries(dashboard):
-        asked = {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"fitserve_\w+", query)}
-        assert asked <= telemetry_names(), (title, asked - telemetry_names())
+        series = {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"fitserve_\w+", query)}
+        assert series <= telemetry_names(), (title, series - telemetry_names())
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_panel_shows_a_few_of_many_models(path: Path) -> None:
-    """What is told by model is cut to the `$top` largest, and can be narrowed to one model."""
+def test_panels_limit_the_number_of_models(path: Path) -> None:
+    """Queries by model are limited to the `$top` largest and can be restricted to one model."""
     dashboard = json.loads(path.read_text())
     names = {variable["name"] for variable in dashboard["templating"]["list"]}
     for title, query in queries(dashboard):
@@ -63,19 +63,17 @@ def test_a_panel_shows_a_few_of_many_models(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_panels_have_places_that_do_not_overlap(path: Path) -> None:
+def test_panels_do_not_overlap(path: Path) -> None:
     dashboard = json.loads(path.read_text())
-    taken: set[tuple[int, int]] = set()
+    occupied: set[tuple[int, int]] = set()
     for panel in dashboard["panels"]:
-        place = panel["gridPos"]
+        grid = panel["gridPos"]
         cells = {
-            (x, y)
-            for x in range(place["x"], place["x"] + place["w"])
-            for y in range(place["y"], place["y"] + place["h"])
+            (x, y) for x in range(grid["x"], grid["x"] + grid["w"]) for y in range(grid["y"], grid["y"] + grid["h"])
         }
-        assert place["x"] + place["w"] <= 24
-        assert not cells & taken, panel["title"]
-        taken |= cells
+        assert grid["x"] + grid["w"] <= 24
+        assert not cells & occupied, panel["title"]
+        occupied |= cells
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
 
 

@@ -1,4 +1,4 @@
-"""Prometheus's own tool agrees with our configuration, our rules, and what we expose."""
+"""promtool accepts the configuration, the rules and the exposed metrics; every alert has a test."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def promtool(*arguments: str, cwd: Path = DEPLOY, stdin: bytes | None = None) ->
 
 
 @needs_promtool
-def test_the_configuration_and_rules_are_sound() -> None:
+def test_the_configuration_and_rules_are_valid() -> None:
     promtool("check", "config", "prometheus.yml")
 
 
 @needs_promtool
-def test_each_alert_fires_on_made_series_and_not_on_sound_ones(tmp_path: Path) -> None:
+def test_each_alert_fires_only_when_it_should(tmp_path: Path) -> None:
     shutil.copy(DEPLOY / "fitserve.rules.yml", tmp_path)
     shutil.copy(Path(__file__).with_name("rules.test.yml"), tmp_path)
     promtool("test", "rules", "rules.test.yml", cwd=tmp_path)
@@ -46,16 +46,16 @@ def test_every_alert_has_a_test() -> None:
     assert alerts == fired
 
 
-def test_rules_ask_for_series_that_exist() -> None:
+def test_rules_query_existing_series() -> None:
     text = re.sub(r"#.*|record: .*", "", (DEPLOY / "fitserve.rules.yml").read_text())
-    asked = set(re.findall(r"(?<![:\w])fitserve_\w+(?!\w*:)", text))
-    asked = {re.sub(r"_(bucket|sum|count)$", "", name) for name in asked if f"{name}:" not in text}
-    assert asked <= telemetry_names()
+    series = set(re.findall(r"(?<![:\w])fitserve_\w+(?!\w*:)", text))
+    series = {re.sub(r"_(bucket|sum|count)$", "", name) for name in series if f"{name}:" not in text}
+    assert series <= telemetry_names()
 
 
 @needs_promtool
-def test_what_we_expose_is_well_formed() -> None:
-    # The client library's own process_* and python_* series are not ours to name.
+def test_exposed_metrics_are_well_formed() -> None:
+    # The process_* and python_* series come from the client library, which names them.
     ours = b"".join(
         line for line in telemetry.exposition().splitlines(keepends=True) if b"fitserve_" in line.split(b"{")[0]
     )
