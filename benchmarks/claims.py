@@ -1,6 +1,6 @@
-"""`make bench-claims`: claims a second with a million queued and a million finished runs, beside an empty table.
+"""`make bench-claims`: claims per second with a million queued and finished runs, compared with an empty table.
 
-Both sides are measured in turn in one process: a batch is queued (not timed), claimed (timed), and ended (not timed).
+Both sides alternate in one process: a batch is queued (not timed), claimed (timed), and finished (not timed).
 PostgreSQL, or SQLite with `--sqlite`. The last line is JSON.
 """
 
@@ -27,9 +27,9 @@ from tests.faults.chaos import Postgres
 from tests.faults.cluster import add_dataset
 
 BATCH = 200
-OWNERS = 1000  # of the runs that are there already
+OWNERS = 1000  # of the existing runs
 
-# One row for each number `n`; each owner has queued and finished ones.
+# One row per number `n`; each owner has queued and finished ones.
 ROWS = """
 INSERT INTO runs (id, kind, owner, dataset_id, spec, resolved, estimates, state, priority, attempt, spent_attempts,
                   shared, created_at, started_at, finished_at)
@@ -46,7 +46,7 @@ NOW = {"postgresql": "now()", "sqlite": "strftime('%Y-%m-%d %H:%M:%f', 'now')"}
 
 
 def fill(engine: Engine, dataset: str, queued: int, finished: int) -> None:
-    """So many runs, as the database itself makes them fastest."""
+    """Insert runs with one statement per state, which is fastest."""
     kind = engine.dialect.name
     for state, count in (("succeeded", finished), ("queued", queued)):
         statement = ROWS.format(
@@ -70,8 +70,8 @@ def fill(engine: Engine, dataset: str, queued: int, finished: int) -> None:
             connection.execute(text("VACUUM ANALYZE runs"))
 
 
-def prepared(url: str, folder: Path, queued: int, finished: int) -> tuple[Engine, str]:
-    """A database with so many runs, and a dataset's id."""
+def prepare_database(url: str, folder: Path, queued: int, finished: int) -> tuple[Engine, str]:
+    """Create a database with these numbers of runs; return its engine and a dataset's id."""
     migrations.upgrade(url)
     engine = db.make_engine(url)
     dataset = add_dataset(engine, FolderStore(folder / "blobs"))
@@ -79,36 +79,36 @@ def prepared(url: str, folder: Path, queued: int, finished: int) -> tuple[Engine
     return engine, dataset
 
 
-def claims_a_second(engine: Engine, dataset: str) -> float:
-    """One batch: queued, claimed, cancelled."""
+def claims_per_second(engine: Engine, dataset: str) -> float:
+    """Queue, claim and cancel one batch; return the rate of its claims."""
     for _ in range(BATCH):
         create.create(engine, create.NewRun("bench", dataset, {}, {}, {}), Limits())
-    held = []
-    begun = time.perf_counter()
-    while len(held) < BATCH:
+    leases = []
+    started = time.perf_counter()
+    while len(leases) < BATCH:
         claim = lease.claim(engine, "bench", lease_seconds=600, running_limit=10_000)
         assert claim is not None
-        held.append(claim.lease)
-    seconds = time.perf_counter() - begun
-    for one in held:
+        leases.append(claim.lease)
+    seconds = time.perf_counter() - started
+    for one in leases:
         finish.cancelled(engine, one)
     return BATCH / seconds
 
 
 def urls(folder: Path, sqlite: bool, stack: contextlib.ExitStack) -> dict[str, str]:
-    """A database for each side."""
+    """Create a database for each side and return their URLs."""
     if sqlite:
         return {side: f"sqlite:///{folder / side}.db" for side in ("full", "empty")}
     postgres = Postgres(Path("/tmp") / new_id("fitserve-pg"))
     stack.callback(shutil.rmtree, postgres.folder, ignore_errors=True)
     stack.callback(postgres.cleanup)
-    made = make_url(postgres.start())
-    server = db.make_engine(made.render_as_string(hide_password=False))
+    base = make_url(postgres.start())
+    server = db.make_engine(base.render_as_string(hide_password=False))
     with server.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
         for side in ("full", "empty"):
             connection.execute(text(f"CREATE DATABASE side_{side}"))
     server.dispose()
-    return {side: made.set(database=f"side_{side}").render_as_string(False) for side in ("full", "empty")}
+    return {side: base.set(database=f"side_{side}").render_as_string(False) for side in ("full", "empty")}
 
 
 def main() -> None:
@@ -119,21 +119,21 @@ def main() -> None:
     args = parser.parse_args()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fitserve-claims-")))
-        begun = time.perf_counter()
+        started = time.perf_counter()
         sides = {
-            side: prepared(url, folder, *[args.runs if side == "full" else 0] * 2)
+            side: prepare_database(url, folder, *[args.runs if side == "full" else 0] * 2)
             for side, url in urls(folder, args.sqlite, stack).items()
         }
-        print(f"prepared in {time.perf_counter() - begun:.0f} s")
+        print(f"prepared in {time.perf_counter() - started:.0f} s")
         rates: dict[str, list[float]] = {"full": [], "empty": []}
         for round_number in range(args.rounds):
             for side in sorted(sides, reverse=bool(round_number % 2)):
-                rates[side].append(claims_a_second(*sides[side]))
+                rates[side].append(claims_per_second(*sides[side]))
         for engine, _ in sides.values():
             engine.dispose()
     medians = {side: statistics.median(values) for side, values in rates.items()}
     ratios = [a / b for a, b in zip(rates["full"], rates["empty"], strict=True)]
-    print(f"{'runs queued, and as many finished':>34} {'claims a second':>16}")
+    print(f"{'runs queued, and as many finished':>34} {'claims per second':>16}")
     for side, runs in (("empty", 0), ("full", args.runs)):
         print(f"{runs:>34,} {medians[side]:>16.0f}")
     figures = {"claims_ratio_1e6": round(statistics.median(ratios), 3), "claims_per_second": round(medians["full"])}

@@ -1,8 +1,7 @@
-"""`make bench-fleet`: what a worker and a run cost the database and the broker, for docs/scaling.md.
+"""`make bench-fleet`: database and broker load per worker and per run, for docs/scaling.md.
 
-Real processes on PostgreSQL and Redis with the leases of production; the training itself is a toy of a few epochs, so
-that only the machinery around it counts. Transactions are PostgreSQL's commits, commands are Redis's. The last line
-is JSON.
+Real processes on PostgreSQL and Redis with production's leases; training is a dummy of a few epochs, so only the
+overhead around it counts. Transactions are PostgreSQL commits, commands are Redis commands. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ EPOCHS = 5
 
 
 class Meter:
-    """Counts of both servers."""
+    """Counters of both servers."""
 
     def __init__(self, cluster: Cluster) -> None:
         assert cluster.redis is not None
@@ -40,7 +39,7 @@ class Meter:
         self.overhead = 1  # the INFO that reads the count
 
     def read(self) -> tuple[float, int, int, int]:
-        """Seconds, commits, commands, connections of the database."""
+        """Return the time, commits, commands, and database connections."""
         with self.cluster.engine.connect() as connection:
             commits, connections = connection.execute(
                 text("SELECT xact_commit, numbackends FROM pg_stat_database WHERE datname = current_database()")
@@ -50,26 +49,33 @@ class Meter:
         return time.monotonic(), int(commits), int(commands), int(connections)
 
     def rates(self, seconds: float) -> dict[str, float]:
-        """Commits and commands a second while nothing is asked."""
-        a = self.read()
+        """Return commits and commands per second while idle."""
+        before = self.read()
         time.sleep(seconds)
-        b = self.read()
-        passed = b[0] - a[0]
-        return {"commits": (b[1] - a[1]) / passed, "commands": (b[2] - a[2]) / passed, "connections": b[3]}
+        after = self.read()
+        passed = after[0] - before[0]
+        return {
+            "commits": (after[1] - before[1]) / passed,
+            "commands": (after[2] - before[2]) / passed,
+            "connections": after[3],
+        }
 
 
-def finish(cluster: Cluster, ids: list[str]) -> None:
+def wait_until_succeeded(cluster: Cluster, ids: list[str]) -> None:
     for run_id in ids:
         assert cluster.wait_over(run_id, 120).state == "succeeded"
 
 
 def runs_cost(meter: Meter, count: int) -> dict[str, float]:
-    """Per run, from its message to its result, the idle load of that time taken off by the caller."""
-    a = meter.read()
-    finish(meter.cluster, [meter.cluster.submit(epochs=EPOCHS, seconds=0.0) for _ in range(count)])
-    b = meter.read()
-    seconds = b[0] - a[0]
-    return {"commits": b[1] - a[1], "commands": b[2] - a[2], "seconds": seconds}
+    """Count commits and commands of `count` runs; the caller subtracts the idle load."""
+    before = meter.read()
+    wait_until_succeeded(meter.cluster, [meter.cluster.submit(epochs=EPOCHS, seconds=0.0) for _ in range(count)])
+    after = meter.read()
+    return {
+        "commits": after[1] - before[1],
+        "commands": after[2] - before[2],
+        "seconds": after[0] - before[0],
+    }
 
 
 def main() -> None:

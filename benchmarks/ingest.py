@@ -1,12 +1,12 @@
-"""A large CSV of mixed columns: our ingest against the bare library's CSV-to-Parquet, our upload against the disk.
+"""Ingest of a large CSV with mixed columns, compared with plain pyarrow; upload, compared with the disk.
 
-    python -m benchmarks.ingest [--size-mb 1000] [--rounds 3] [--folder /somewhere/roomy]
+    python -m benchmarks.ingest [--size-mb 1000] [--rounds 3] [--folder /a/large/disk]
 
-Both sides of each ratio are interleaved in one run, each reading in a process of its own; medians count. The bare
-side is pyarrow's streaming CSV reader, types inferred from its first block, written batch by batch to Parquet: the
-fastest of the ways that were tried (pyarrow whole-table and polars' sink took longer on two cores). Ours tells
-kinds over the whole file and computes the profile. The upload's own time is that of receiving, hashing and writing
-the body; it is set against writing the same bytes to disk and hashing them.
+Both sides of each ratio are interleaved in one run, each reading in its own process; medians count. The plain side is
+pyarrow's streaming CSV reader, with types inferred from its first block, written batch by batch to Parquet: the fastest
+alternative tried (pyarrow whole-table and polars' sink took longer on two cores). Ours infers kinds over the whole file
+and computes the profile. The upload's time is that of receiving, hashing and writing the body, compared with hashing
+and writing the same bytes to disk.
 
 The last line is JSON: engine_ratio, peak_mb (of the ingesting process), upload_ratio.
 """
@@ -70,7 +70,7 @@ CITIES = ("Berlin", "Paris", "New York", "Tokyo", "São Paulo", "Łódź", "北�
 
 
 def generate(path: Path, size: int) -> int:
-    """Writes a CSV of at least `size` bytes: whole and decimal numbers, labels, codes, times, texts, gaps."""
+    """Write a CSV of at least `size` bytes (numbers, labels, codes, times, texts, gaps); return its rows."""
     random = np.random.default_rng(0)
     rows = 0
     with path.open("wb") as file:
@@ -104,56 +104,56 @@ def _block(random: np.random.Generator, first: int) -> pa.Table:
     )
 
 
-def bare(path: Path, folder: Path) -> dict[str, float]:
-    """pyarrow alone: CSV to Parquet."""
-    begun, cpu = time.perf_counter(), time.process_time()
+def plain_pyarrow(path: Path, folder: Path) -> dict[str, float]:
+    """Convert with pyarrow alone: CSV to Parquet."""
+    started, cpu = time.perf_counter(), time.process_time()
     reader = pa.csv.open_csv(path)
     with pq.ParquetWriter(folder / "bare.parquet", reader.schema) as writer:
         for batch in reader:
             writer.write_batch(batch)
-    return {"seconds": time.perf_counter() - begun, "cpu": time.process_time() - cpu, "peak_mb": _peak()}
+    return {"seconds": time.perf_counter() - started, "cpu": time.process_time() - cpu, "peak_mb": _peak()}
 
 
 def ours(path: Path, folder: Path) -> dict[str, float]:
-    """The same with kinds and profile."""
+    """Ingest with kinds and profile."""
     from fitserve.datasets.ingest import ingest
     from fitserve.settings import Limits
     from fitserve.wire.datasets import UploadOptions
 
-    begun, cpu = time.perf_counter(), time.process_time()
+    started, cpu = time.perf_counter(), time.process_time()
     ingest(path, UploadOptions(), Limits(), folder)
-    return {"seconds": time.perf_counter() - begun, "cpu": time.process_time() - cpu, "peak_mb": _peak()}
+    return {"seconds": time.perf_counter() - started, "cpu": time.process_time() - cpu, "peak_mb": _peak()}
 
 
 def _peak() -> float:
-    """Most resident MB of this process; getrusage would count its parent's, from before the exec."""
+    """Return this process's peak resident MB; getrusage would include its parent's from before the exec."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def alone(work: Callable[[Path, Path], dict[str, float]], path: Path, scratch: Path) -> dict[str, float]:
-    """Runs `work` in a fresh process."""
+def isolated(work: Callable[[Path, Path], dict[str, float]], path: Path, scratch: Path) -> dict[str, float]:
+    """Run `work` in a fresh process."""
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(dir=scratch) as folder, context.Pool(1) as pool:
         return pool.apply(work, (path, Path(folder)))
 
 
 def write_and_hash(path: Path, scratch: Path) -> float:
-    """Seconds to hash the bytes and write them to disk."""
+    """Return the seconds to hash the bytes and write them to disk."""
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         digest = hashlib.sha256()
         with path.open("rb") as source, (Path(folder) / "copy").open("wb") as target:
             while chunk := source.read(1 << 20):
                 digest.update(chunk)
                 target.write(chunk)
-        return time.perf_counter() - begun
+        return time.perf_counter() - started
 
 
 def serve(home: Path, port: Any) -> None:
-    """The control API in a process of its own, without keys."""
+    """Run the control API in its own process, without authentication."""
     import uvicorn
 
     import migrations
@@ -165,30 +165,30 @@ def serve(home: Path, port: Any) -> None:
     migrations.upgrade(settings.resolved_database_url)
     server = uvicorn.Server(uvicorn.Config(create_app(settings), port=0, log_level="warning"))
 
-    def tell() -> None:
+    def report_port() -> None:
         while not server.started:
             time.sleep(0.02)
         port.value = server.servers[0].sockets[0].getsockname()[1]
 
-    threading.Thread(target=tell, daemon=True).start()
+    threading.Thread(target=report_port, daemon=True).start()
     server.run()
 
 
 def upload(port: int, path: Path) -> float:
-    """Seconds that the API took to receive the file, by its Server-Timing header."""
+    """Return the seconds the API took to receive the file, from its Server-Timing header."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600, blocksize=1 << 20)
     with path.open("rb") as body:
         connection.request("PUT", "/api/v1/datasets/bench", body, {"Content-Length": str(path.stat().st_size)})
         answer = connection.getresponse()
-        said = answer.read(500)
+        text = answer.read(500)
     if answer.status not in (200, 201):
-        raise SystemExit(f"the upload was answered {answer.status}: {said!r}")
+        raise SystemExit(f"the upload was answered {answer.status}: {text!r}")
     timing = dict(part.split(";dur=") for part in answer.headers["Server-Timing"].split(", "))
     return float(timing["receive"]) / 1000
 
 
 def main() -> None:
-    """Prints a table, and JSON as the last line."""
+    """Print a table, and JSON as the last line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size-mb", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
@@ -202,13 +202,15 @@ def main() -> None:
         path = scratch / "table.csv"
         rows = generate(path, arguments.size_mb * 1_000_000)
         print(f"{path.stat().st_size / 1e6:.0f} MB, {rows} rows, 14 columns, {os.cpu_count()} cores\n")
-        rounds = [(alone(bare, path, scratch), alone(ours, path, scratch)) for _ in range(arguments.rounds)]
+        rounds = [
+            (isolated(plain_pyarrow, path, scratch), isolated(ours, path, scratch)) for _ in range(arguments.rounds)
+        ]
         server.start()
         while not port.value:
             if not server.is_alive():
                 raise SystemExit("the API did not start")
             time.sleep(0.05)
-        upload(port.value, path)  # parsed once; from now on the same content is the same dataset
+        upload(port.value, path)  # parse once; uploading the same content again returns the same dataset
         transfers = [(write_and_hash(path, scratch), upload(port.value, path)) for _ in range(arguments.rounds)]
         report(rounds, transfers)
     finally:
@@ -219,7 +221,7 @@ def main() -> None:
 
 
 def report(rounds: list[tuple[dict[str, float], dict[str, float]]], transfers: list[tuple[float, float]]) -> None:
-    """The table and the line of JSON."""
+    """Print the table and the line of JSON."""
     median = statistics.median
     engine, own = (median(side["seconds"] for side in sides) for sides in zip(*rounds, strict=True))
     engine_cpu, own_cpu = (median(side["cpu"] for side in sides) for sides in zip(*rounds, strict=True))
@@ -231,7 +233,7 @@ def report(rounds: list[tuple[dict[str, float], dict[str, float]]], transfers: l
     print(f"{'write and hash':28}{disk:10.2f}")
     print(f"{'upload over HTTP':28}{http_seconds:10.2f}\n")
     figures = {
-        "engine_ratio": round(median(own["seconds"] / bare["seconds"] for bare, own in rounds), 3),
+        "engine_ratio": round(median(own["seconds"] / plain["seconds"] for plain, own in rounds), 3),
         "peak_mb": round(peak, 1),
         "upload_ratio": round(median(ours / disk for disk, ours in transfers), 3),
         "cpu_ratio": round(own_cpu / engine_cpu, 3),

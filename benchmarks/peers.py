@@ -1,7 +1,7 @@
-"""Other servers of the same network, each in a virtual environment of its own.
+"""Other servers for the same network, each in its own virtual environment.
 
-A folder has one folder a peer: how its users would serve the model, reading the ONNX file that `M1_ONNX` names and
-answering on 127.0.0.1:8100. The environments are made on demand, below another folder, with `uv` where there is one.
+A folder holds one folder per peer: how its users would serve the model, reading the ONNX file named by `M1_ONNX` and
+listening on 127.0.0.1:8100. The environments are created on demand in another folder, with `uv` if available.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _BENTO = ["-m", "bentoml", "serve", "service:M1", "--host", "127.0.0.1", "--port
 
 
 class NotInstalled(Exception):
-    """A peer that cannot be had here, and why."""
+    """A peer that is not available here, and why."""
 
 
 @dataclass(frozen=True)
 class Peer:
-    """How one of the other servers is installed, started in its folder, and asked. No requirements: our interpreter."""
+    """How to install, start and query another server. Without requirements it uses our interpreter."""
 
     requirements: tuple[str, ...]
     command: list[str]
@@ -40,7 +40,7 @@ class Peer:
     body: str = ROWS
     prepare: list[str] | None = None
     environment: dict[str, str] = field(default_factory=dict)
-    program: str | None = None  # that is no Python package, and has to be on the PATH
+    program: str | None = None  # not a Python package; must be on the PATH
 
 
 PEERS = {
@@ -76,14 +76,14 @@ PEERS = {
 }
 
 
-def interpreter(name: str, environments: Path | None, given: dict[str, str]) -> str:
-    """The Python that runs a peer; its environment is made where there is none yet. Raises NotInstalled."""
-    if name in given:
-        return given[name]
+def interpreter(name: str, environments: Path | None, interpreters: dict[str, str]) -> str:
+    """Return the Python that runs a peer, creating its environment if needed. Raises NotInstalled."""
+    if name in interpreters:
+        return interpreters[name]
     if not PEERS[name].requirements:
         return sys.executable
     if environments is None:
-        raise NotInstalled("no folder for virtual environments was named (--environments)")
+        raise NotInstalled("no folder for virtual environments was given (--environments)")
     folder = environments / name
     python = folder / "bin" / "python"
     ready = folder / ".installed"
@@ -94,7 +94,7 @@ def interpreter(name: str, environments: Path | None, given: dict[str, str]) -> 
 
 
 def _works(python: Path, requirements: tuple[str, ...]) -> bool:
-    """Whether an environment that somebody else has made has what is needed."""
+    """Whether an existing environment has the required packages."""
     names = [requirement.partition("[")[0] for requirement in requirements]
     program = "import sys, importlib.metadata as m; [m.version(name) for name in sys.argv[1:]]"
     return python.exists() and subprocess.run([python, "-c", program, *names], capture_output=True).returncode == 0
@@ -114,7 +114,7 @@ def _install(folder: Path, python: Path, requirements: tuple[str, ...]) -> None:
 
 @contextlib.contextmanager
 def peer_side(name: str, python: str, peers: Path, onnx: Path) -> Iterator[Side]:
-    """A peer in a copy of its folder. Raises NotInstalled, DidNotStart."""
+    """Run a peer in a copy of its folder. Raises NotInstalled, DidNotStart."""
     peer = PEERS[name]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / name
@@ -138,14 +138,14 @@ def peer_side(name: str, python: str, peers: Path, onnx: Path) -> Iterator[Side]
 
 
 def _program(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        raise NotInstalled(f"there is no {name} on the PATH, and no Python package has it")
-    return found
+    path = shutil.which(name)
+    if path is None:
+        raise NotInstalled(f"{name} is not on the PATH, and no Python package provides it")
+    return path
 
 
 def _saved_model(onnx: Path, folder: Path) -> None:
-    """The same weights as TensorFlow's SavedModel, by a process of its own."""
+    """Export the same weights as a TensorFlow SavedModel, in a separate process."""
     program = (
         "import sys, onnx, keras\n"
         "from onnx import numpy_helper\n"

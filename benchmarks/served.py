@@ -1,10 +1,10 @@
-"""From a CSV file to a served prediction: fitserve beside a plain Keras script, and beside Ludwig where it is there.
+"""From a CSV file to a served prediction: fitserve compared with a plain Keras script and, optionally, Ludwig.
 
 `make bench-served`. The table has 500 rows of six numbers; the network is 128-64 with dropout, 200 epochs in batches of
 100. Ours is timed from the first byte of the upload to the first prediction over HTTP, on a running system with a warm
-trainer; the evaluation, the exported files and the parity gate are in that time. The others are timed as they are used:
-a script that reads the file, trains, saves the network, loads it again and predicts one row. `--ludwig PYTHON` names
-the interpreter of an environment with Ludwig in it.
+trainer; this includes the evaluation, the exported files and the parity gate. The others are timed as they are used: a
+script that reads the file, trains, saves the network, loads it again and predicts one row. `--ludwig PYTHON` names the
+interpreter of an environment with Ludwig.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ print(model.predict(dataset=pd.read_csv(path).head(1))[0].iloc[0].to_dict())
 """
 
 
-def table(path: Path) -> None:
-    """500 rows of which a curved border parts two classes."""
+def write_table(path: Path) -> None:
+    """Write 500 rows of two classes with a curved boundary."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(500, 6))
     label = x[:, 0] * x[:, 1] + x[:, 2] > 0.2
@@ -91,13 +91,13 @@ def table(path: Path) -> None:
     path.write_text(",".join([*COLUMNS, "label"]) + "\n" + "\n".join(rows) + "\n")
 
 
-def ours(server: Server, path: Path, turn: int) -> float:
-    """Seconds from the first byte of the upload to the first prediction."""
-    model = f"served-{turn}"
+def ours(server: Server, path: Path, number: int) -> float:
+    """Return the seconds from the first byte of the upload to the first prediction."""
+    model = f"served-{number}"
     api = httpx2.Client(base_url=server.base_url + "/api/v1", headers=server.headers, timeout=60)
     predict = httpx2.Client(base_url=server.predict_url, headers=server.headers, timeout=60)
     row = {"instances": [dict.fromkeys(COLUMNS, 0.5)]}
-    begun = time.perf_counter()
+    started = time.perf_counter()
     api.put("/datasets/table", content=path.read_bytes(), headers={"Content-Type": "text/csv"}).raise_for_status()
     run = api.post("/runs", json={**SPEC, "model": model}).raise_for_status().json()["id"]
     while (state := api.get(f"/runs/{run}").json()["state"]) in ("queued", "running"):
@@ -106,13 +106,13 @@ def ours(server: Server, path: Path, turn: int) -> float:
         raise SystemExit(f"the run {state}")
     while predict.post(f"/v1/models/{model}:predict", json=row).status_code != 200:
         time.sleep(0.02)
-    return time.perf_counter() - begun
+    return time.perf_counter() - started
 
 
 def script(text: str, python: str, path: Path) -> float:
-    """Seconds of a Python process with this text."""
+    """Return the seconds that a Python process takes to run this program."""
     with tempfile.TemporaryDirectory() as folder:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         subprocess.run(
             [python, "-c", text, str(path), folder],
             check=True,
@@ -120,11 +120,11 @@ def script(text: str, python: str, path: Path) -> float:
             stderr=subprocess.DEVNULL,
             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
         )
-        return time.perf_counter() - begun
+        return time.perf_counter() - started
 
 
 def main() -> None:
-    """Prints each turn, and as its last line one JSON object with medians and ratios."""
+    """Print each repetition, and as the last line one JSON object with medians and ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--ludwig", help="a Python with Ludwig installed")
@@ -132,23 +132,23 @@ def main() -> None:
     seconds: dict[str, list[float]] = {"fitserve": [], "keras": []}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "table.csv"
-        table(path)
+        write_table(path)
         server = start_server(Path(folder) / "home")
         try:
-            ours(server, path, 0)  # the first run of a trainer says how warm it was, not how fast
-            for turn in range(1, options.repeats + 1):
-                seconds["fitserve"].append(ours(server, path, turn))
+            ours(server, path, 0)  # warm-up: a trainer's first run is not representative
+            for number in range(1, options.repeats + 1):
+                seconds["fitserve"].append(ours(server, path, number))
                 seconds["keras"].append(script(PLAIN, sys.executable, path))
                 if options.ludwig:
                     seconds.setdefault("ludwig", []).append(script(LUDWIG, options.ludwig, path))
                 print("   ".join(f"{name} {values[-1]:6.2f} s" for name, values in seconds.items()), flush=True)
         finally:
             stop_server(server)
-    found = {name: round(statistics.median(values), 2) for name, values in seconds.items()}
+    medians = {name: round(statistics.median(values), 2) for name, values in seconds.items()}
     ratios = {
-        f"{name}_ratio": round(value / found["fitserve"], 1) for name, value in found.items() if name != "fitserve"
+        f"{name}_ratio": round(value / medians["fitserve"], 1) for name, value in medians.items() if name != "fitserve"
     }
-    print(json.dumps({**found, **ratios}))
+    print(json.dumps({**medians, **ratios}))
 
 
 if __name__ == "__main__":

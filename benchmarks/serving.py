@@ -1,15 +1,15 @@
-"""`make bench-serving`: predictions a second beside a bare echo and beside other servers.
+"""`make bench-serving`: predictions per second, compared with a bare echo and with other servers.
 
 Every side serves (or echoes the body of) the same request: one JSON row of six numbers, keep-alive, to the network
-6-128-64-2; the server runs on core 0, `wrk` on core 1. Ours asks for a key and counts its telemetry. The sides are
-interleaved round by round and medians are taken. The last line is one JSON object.
+6-128-64-2; the server runs on core 0, `wrk` on core 1. Ours checks keys and records telemetry. The sides are
+interleaved round by round, and medians are taken. The last line is one JSON object.
 
     python -m benchmarks.serving [--seconds 3] [--rounds 5] [--peers FOLDER --environments FOLDER] [--only mlserver ...]
 
-`--peers` (or FITSERVE_BENCH_PEERS) names a folder with one folder a peer: each is measured in turn with ours and the
-echo. `--environments` (or FITSERVE_BENCH_ENVIRONMENTS) names the folder of their virtual environments, which are made
-where they are not there yet; `--python mlserver=/venv/bin/python` names one that is. A peer that cannot be had or
-does not start is told of. `naive` (FastAPI by hand) runs with this interpreter.
+`--peers` (or FITSERVE_BENCH_PEERS) names a folder with one folder per peer: each alternates with ours and the echo.
+ `--environments` (or FITSERVE_BENCH_ENVIRONMENTS) names the folder of their virtual environments, which are
+created as needed; `--python mlserver=/venv/bin/python` names an existing one. A peer that is not available or does not
+start is reported. `naive` (hand-written FastAPI) runs with this interpreter.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ async def app(scope, receive, send):
 
 
 def our_sides(served: Served) -> list[Side]:
-    """The three ways of asking us."""
+    """The three request formats of our service."""
     predict, infer = f"{served.url}/v1/models/m1:predict", f"{served.url}/v2/models/m1/infer"
     return [
         Side("positional", predict, POSITIONAL, served.headers, pid=served.process.pid),
@@ -63,7 +63,7 @@ def our_sides(served: Served) -> list[Side]:
 
 
 def memory_of(models: int, work: Path) -> tuple[float, float]:
-    """Resident megabytes with that many models loaded, and seconds until ready."""
+    """Return resident megabytes with that many models loaded, and seconds until ready."""
     house = House(work / "many")
     for number in range(models):
         house.register(f"m{number}", numeric(seed=number))
@@ -75,7 +75,7 @@ def memory_of(models: int, work: Path) -> tuple[float, float]:
 
 
 def peer_onnx(path: Path) -> Path:
-    """The same network with the peers' names of input and output."""
+    """Write the same network with the input's name that the peers use."""
     import onnx
 
     model = onnx.load_from_string(numeric().onnx)
@@ -120,7 +120,7 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
         "echo_ratio_positional": round(median(ratio["positional"]), 3),
         "echo_ratio_named": round(median(ratio["named"]), 3),
         "oip_over_tfserving": round(median(v2.rates[16]) / median(ours.rates[16]), 3),
-        **beside_peers(pairs, absent),
+        **compare_with_peers(pairs, absent),
         "p50_over_echo_us": round(median(over), 1),
         "mb_200_models": round(mb, 1),
         "ready_200_models_s": round(ready, 2),
@@ -134,7 +134,7 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
 
 
 def telemetry_cost(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
-    """Our throughput, and our processor's work a request, with telemetry and drift over those without."""
+    """Return throughput and CPU per request with telemetry and drift, relative to those without."""
     house = House(work / "told")
     house.register("m1", known())
     pinned = ("taskset", "-c", SERVER_CORE)
@@ -150,14 +150,14 @@ def telemetry_cost(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
         counted = told.telemetry("fitserve_predict_value_bucket")
     report([side for pair in pairs for side in pair])
     if not counted:
-        raise RuntimeError("drift has counted nothing")
+        raise RuntimeError("drift counted no rows")
 
     def ratio(measure: str, connections: int) -> float:
-        found = []
+        ratios = []
         for side, bare in pairs:
             ours, theirs = getattr(side, measure)[connections], getattr(bare, measure)[connections]
-            found += [a / b for a, b in zip(ours, theirs, strict=True)]
-        return round(median(found), 3)
+            ratios += [a / b for a, b in zip(ours, theirs, strict=True)]
+        return round(median(ratios), 3)
 
     return {
         **{f"telemetry_rate_ratio_{connections}": ratio("rates", connections) for connections in (1, 16, 64)},
@@ -169,20 +169,20 @@ def telemetry_cost(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
 def measure_peers(
     arguments: argparse.Namespace, work: Path, served: Served, echo: Side
 ) -> tuple[list[tuple[Side, Side]], dict[str, str]]:
-    """Each peer that can be had, with ours beside it, and why the others cannot.
+    """Measure each available peer together with ours, and say why others are unavailable.
 
-    In each round the peer, ours and the echo take turns.
+    In each round the peer, ours and the echo alternate.
     """
     if arguments.peers is None:
         return [], {}
     onnx = peer_onnx(work / "m1.onnx")
-    given = dict(entry.split("=", 1) for entry in arguments.python)
-    found: list[tuple[Side, Side]] = []
+    interpreters = dict(entry.split("=", 1) for entry in arguments.python)
+    measured: list[tuple[Side, Side]] = []
     absent: dict[str, str] = {}
     for name in arguments.only or PEERS:
         for _ in range(2):  # Ray gives its node 30 s, which a cold start may exceed
             try:
-                python = interpreter(name, arguments.environments, given)
+                python = interpreter(name, arguments.environments, interpreters)
                 with peer_side(name, python, arguments.peers, onnx) as peer:
                     ours = our_sides(served)[0]
                     for _ in range(arguments.rounds):
@@ -197,19 +197,19 @@ def measure_peers(
             except RuntimeError as why:
                 absent[name] = f"failed under load: {str(why)[:400]}"
             else:
-                found.append((peer, ours))
+                measured.append((peer, ours))
                 absent.pop(name, None)
                 break
-    return sorted(found, key=lambda pair: -median(pair[0].rates[16])), absent
+    return sorted(measured, key=lambda pair: -median(pair[0].rates[16])), absent
 
 
-def beside_peers(pairs: list[tuple[Side, Side]], absent: dict[str, str]) -> dict[str, Any]:
-    """Ours over each peer's in the same rounds. The best of them is what counts."""
+def compare_with_peers(pairs: list[tuple[Side, Side]], absent: dict[str, str]) -> dict[str, Any]:
+    """Return our rate relative to each peer's in the same rounds, and relative to the best one."""
     if not pairs:
         return {"best_peer": None, "best_peer_ratio": None, "p99_lower_than_all": None, "peers": absent}
     best, ours = pairs[0]
     lower = [median(ours.p99[c]) < median(peer.p99[c]) for peer, ours in pairs for c in CONNECTIONS]
-    told: dict[str, Any] = {
+    figures: dict[str, Any] = {
         peer.name: {
             "a_second_16": round(median(peer.rates[16])),
             "ratio_16": round(median(ours.rates[16]) / median(peer.rates[16]), 1),
@@ -222,7 +222,7 @@ def beside_peers(pairs: list[tuple[Side, Side]], absent: dict[str, str]) -> dict
         "best_peer": best.name,
         "best_peer_ratio": round(median(ours.rates[16]) / median(best.rates[16]), 2),
         "p99_lower_than_all": all(lower),
-        "peers": {**told, **absent},
+        "peers": {**figures, **absent},
     }
 
 
@@ -230,19 +230,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--telemetry", action="store_true", help="only what telemetry and drift cost")
+    parser.add_argument("--telemetry", action="store_true", help="measure only the cost of telemetry and drift")
     default = os.environ.get("FITSERVE_BENCH_PEERS")
     parser.add_argument("--peers", type=Path, default=Path(default) if default else None)
     default = os.environ.get("FITSERVE_BENCH_ENVIRONMENTS")
     parser.add_argument("--environments", type=Path, default=Path(default).absolute() if default else None)
-    parser.add_argument("--only", action="append", choices=list(PEERS), help="of the peers; may be given again")
+    parser.add_argument("--only", action="append", choices=list(PEERS), help="only these peers; may be repeated")
     parser.add_argument("--python", action="append", default=[], metavar="PEER=INTERPRETER")
     arguments = parser.parse_args()
     if shutil.which("wrk") is None:
         raise SystemExit("The load generator is missing: apt-get install wrk")
     with tempfile.TemporaryDirectory() as folder:
-        found = {} if arguments.telemetry else measure(arguments, Path(folder))
-        print(json.dumps(found | telemetry_cost(arguments, Path(folder))))
+        figures = {} if arguments.telemetry else measure(arguments, Path(folder))
+        print(json.dumps(figures | telemetry_cost(arguments, Path(folder))))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""How long each process takes to be ready, what it weighs, and how soon a warm worker starts a run.
+"""Start-up time and memory of each process, and the time until a warm worker starts a run.
 
 `make bench-startup`. Times are seconds from the process's start to its first `200` on `/readyz`; memory is the
-resident set of the process alone, in MB, after it is ready. `first_epoch_ms` is the median over several runs of the
+resident set of the process itself, in MB, once it is ready. `first_epoch_ms` is the median over several runs of the
 time from `POST /runs` to the commit of the first epoch's row, on the embedded default with a warm trainer.
 """
 
@@ -35,8 +35,8 @@ SPEC = {
 }
 
 
-def start_and_weigh(module: str, port_variable: str, environment: dict[str, str]) -> tuple[float, float]:
-    """Seconds until ready and resident MB of one process."""
+def start_and_measure(module: str, port_variable: str, environment: dict[str, str]) -> tuple[float, float]:
+    """Return the seconds until one process is ready, and its resident MB."""
     (port,) = free_ports(1)
     started = time.perf_counter()
     with subprocess.Popen(
@@ -57,8 +57,8 @@ def start_and_weigh(module: str, port_variable: str, environment: dict[str, str]
 
 
 def first_epochs(runs: int) -> list[float]:
-    """Milliseconds from POST to the first epoch's row, run after run on a warm worker."""
-    found = []
+    """Return the milliseconds from POST to the first epoch's row for each run on a warm worker."""
+    milliseconds = []
     with tempfile.TemporaryDirectory() as folder:
         server = start_server(Path(folder) / "home")
         try:
@@ -69,13 +69,13 @@ def first_epochs(runs: int) -> list[float]:
                 run_id = api.post("/runs", json=SPEC).raise_for_status().json()["id"]
                 while not api.get(f"/runs/{run_id}/epochs?limit=1").json()["items"]:
                     time.sleep(0.005)
-                found.append((time.perf_counter() - posted) * 1000)
+                milliseconds.append((time.perf_counter() - posted) * 1000)
                 while api.get(f"/runs/{run_id}").json()["state"] in ("queued", "running"):
                     time.sleep(0.05)
                 time.sleep(0.5)
         finally:
             stop_server(server)
-    return found[1:]  # the first run may have met a trainer that was still warming up
+    return milliseconds[1:]  # the trainer may still have been warming up for the first run
 
 
 def main() -> None:
@@ -92,7 +92,7 @@ def main() -> None:
             ("worker", "workers", "FITSERVE_WORKER_METRICS_PORT"),
             ("reaper", "workers.reaper", "FITSERVE_REAPER_METRICS_PORT"),
         ):
-            measured = [start_and_weigh(module, variable, environment) for _ in range(repeats)]
+            measured = [start_and_measure(module, variable, environment) for _ in range(repeats)]
             figures[f"{name}_ready_s"] = round(statistics.median(seconds for seconds, _ in measured), 2)
             figures[f"{name}_mb"] = round(statistics.median(resident for _, resident in measured), 1)
             print(f"{name:8} ready in {figures[f'{name}_ready_s']:5.2f} s, {figures[f'{name}_mb']:6.1f} MB")

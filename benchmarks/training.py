@@ -1,11 +1,11 @@
-"""Our training loop beside plain `Model.fit`: the same networks on the same data, in turns, in one process.
+"""Our training loop compared with plain `Model.fit`: the same networks and data, alternating in one process.
 
-`make bench-training`, or `python -m benchmarks.training --cases T1 T2 --repeats 1` for a part of it. Each ratio is
+`make bench-training`, or `python -m benchmarks.training --cases T1 T2 --repeats 1` for some cases. Each ratio is
 plain `fit`'s seconds over ours, medians of paired repeats; `streaming_ratio` is the stream's seconds over the
-in-memory path's, `growth_mb` the resident set's growth over 200 runs in this one process, and `recorder_share` what
-looking into the layers takes of T2's time, its own tracing included.
+in-memory path's, `growth_mb` the resident set's growth over 200 runs in this one process, and `recorder_share` the
+share of T2's time taken by recording layer statistics, including its own tracing.
 
-`T1_cold` builds and traces the network anew each time, as `fit` must; `T1_warm` trains a traced one again.
+`T1_cold` builds and traces the network each time, as `fit` must; `T1_warm` trains a traced one again.
 `restarts16` compares with sixteen times the median of T1's `fit` (`--sixteen` runs all sixteen).
 """
 
@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 
 from fitserve.spec.resolve import resolve
 from fitserve.spec.spec import parse
-from tests.trainer.runs import Told, facts_of, job_of
+from tests.trainer.jobs import RecordingReporter, facts_of, job_of
 from workers.trainer.data import preparation
 from workers.trainer.data.feeds import Resident, Streamed, shuffled
 from workers.trainer.engine import checkpoint
@@ -50,7 +50,7 @@ TO_REACH = {"T1_cold": 12, "T1_warm": 25, "T2": 2.5, "T3": 3, "T4": 2, "restarts
 
 @dataclass(frozen=True)
 class Case:
-    """A network and a made-up table: (rows, columns), with as many validation rows as said."""
+    """A network and a generated table of `rows` by `columns`, with `validation` additional rows."""
 
     rows: int
     columns: int
@@ -108,7 +108,7 @@ CASES = {
 
 
 def plain(case: Case, data: Any) -> float:
-    """Seconds of Keras's own `fit`."""
+    """Return the seconds of Keras's `fit`."""
     x, y, vx, vy = data
     model = case.model()
     begun = time.perf_counter()
@@ -118,7 +118,7 @@ def plain(case: Case, data: Any) -> float:
 
 
 def ours(case: Case, data: Any, warm: bool = False) -> float:
-    """Seconds of our loop; `warm` trains once before, and then again from the first weights."""
+    """Return the seconds of our loop; `warm` trains once before, and again from the initial weights."""
     x, y, vx, vy = data
     model = case.model()
     begun = time.perf_counter()
@@ -139,7 +139,7 @@ def ours(case: Case, data: Any, warm: bool = False) -> float:
 
 
 def recorder(repeats: int) -> float:
-    """What a run's looks into the layers take of T2's training time, which has none of them."""
+    """Return the share of T2's training time that recording layer statistics adds."""
     case, data = CASES["T2"], CASES["T2"].data()
     shares = []
     for _ in range(repeats):
@@ -152,12 +152,12 @@ def recorder(repeats: int) -> float:
         Loop(compiled, Resident(train, shuffled(0)), None, case.epochs, [looking]).run()
         shares.append(watch.seconds / (time.perf_counter() - begun - watch.seconds))
     share = statistics.median(shares)
-    print(f"recorder     {100 * share:7.1f} % of T2's time (to reach: below 5)", flush=True)
+    print(f"recorder     {100 * share:7.1f} % of T2's time (target: below 5)", flush=True)
     return share
 
 
 def paired(one: Callable[[], float], other: Callable[[], float], repeats: int) -> tuple[list[float], list[float]]:
-    """Both, in turns, so that whatever else the machine does falls on both."""
+    """Time both alternately, so that other load on the machine affects both."""
     first, second = [], []
     for _ in range(repeats):
         first.append(one())
@@ -166,7 +166,7 @@ def paired(one: Callable[[], float], other: Callable[[], float], repeats: int) -
 
 
 def restarts(case: Case, data: Any, count: int = 16) -> float:
-    """Seconds of `count` restarts as one stacked network, its members' making and its tracing included."""
+    """Return the seconds of `count` restarts as one stacked network, including building and tracing."""
     x, y, vx, vy = data
     model = case.model()
     begun = time.perf_counter()
@@ -183,7 +183,7 @@ def restarts(case: Case, data: Any, count: int = 16) -> float:
 
 
 def streaming(repeats: int) -> float:
-    """The stream's seconds over the in-memory path's, both from the same Parquet file: T4's table and network."""
+    """Return streaming time relative to in-memory time, from the same Parquet file with T4's table and network."""
     case = CASES["T4"]
     x, y, _, _ = case.data()
     columns = {f"c{place}": x[:, place].astype(np.float64) for place in range(case.columns)}
@@ -218,7 +218,7 @@ def streaming(repeats: int) -> float:
         stream, memory = paired(lambda: run(True), lambda: run(False), repeats)
     ratio = statistics.median(s / m for s, m in zip(stream, memory, strict=True))
     shown = f"{statistics.median(memory):7.2f} s   stream {statistics.median(stream):7.2f} s"
-    print(f"streaming    memory {shown}   {ratio:5.2f} (to reach: at most 1.3)")
+    print(f"streaming    memory {shown}   {ratio:5.2f} (target: at most 1.3)")
     return ratio
 
 
@@ -230,27 +230,27 @@ def _spec_of(table: pa.Table, case: Case) -> tuple[Any, Any]:
 
 
 def growth(runs: int) -> float:
-    """MB that the resident set grows from the tenth run to the last, in one trainer process."""
+    """Return the growth of the resident set in MB from the tenth run to the last, in one trainer process."""
     table = pa.table({"a": np.linspace(0, 1, 100), "b": np.linspace(1, 0, 100), "c": ["yes", "no"] * 50})
     resident = [0.0]
     for run in range(runs):
         with tempfile.TemporaryDirectory() as folder:
             spec = {"target": "c", "training": {"epochs": 5, "seed": run}}
-            train(job_of(table, spec, Path(folder)), Told())
+            train(job_of(table, spec, Path(folder)), RecordingReporter())
         tidy_up()
         if run >= min(9, runs - 1):
             resident.append(psutil.Process().memory_info().rss / 1e6)
     grown = resident[-1] - resident[1]
-    print(f"growth       {grown:7.1f} MB from run {min(10, runs)} to run {runs} (to reach: below 100)")
+    print(f"growth       {grown:7.1f} MB from run {min(10, runs)} to run {runs} (target: below 100)")
     return grown
 
 
 def main() -> None:
-    """Prints a table, and as its last line one JSON object."""
+    """Print a table, and as the last line one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", default=[*CASES, "restarts16", "recorder", "streaming", "growth"])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--sixteen", action="store_true", help="run sixteen fits, rather than take T1's sixteen times")
+    parser.add_argument("--sixteen", action="store_true", help="run sixteen fits instead of multiplying T1 by sixteen")
     parser.add_argument("--growth-runs", type=int, default=200)
     options = parser.parse_args()
     found: dict[str, float] = {}
@@ -270,11 +270,11 @@ def main() -> None:
 
 def _case(name: str, repeats: int) -> dict[str, float]:
     case, data = CASES[name], CASES[name].data()
-    ours(CASES["T1"], CASES["T1"].data())  # TensorFlow's own first time
+    ours(CASES["T1"], CASES["T1"].data())  # TensorFlow's own warm-up
     found = {}
     for kind, warm in (("_cold", False), ("_warm", True)) if name == "T1" else (("", False),):
         fit, loop = paired(lambda: plain(case, data), lambda w=warm: ours(case, data, w), repeats)  # type: ignore[misc]
-        found[name + kind] = _told(name + kind, fit, loop)
+        found[name + kind] = _report(name + kind, fit, loop)
     return found
 
 
@@ -286,13 +286,13 @@ def _restarts(repeats: int, sixteen: bool) -> float:
         return sum(plain(case, data) for _ in range(16 // times)) * times
 
     restarts(case, data, 2)
-    return _told("restarts16", *paired(fits, lambda: restarts(case, data), repeats))
+    return _report("restarts16", *paired(fits, lambda: restarts(case, data), repeats))
 
 
-def _told(name: str, fit: list[float], loop: list[float]) -> float:
+def _report(name: str, fit: list[float], loop: list[float]) -> float:
     ratio = statistics.median(f / o for f, o in zip(fit, loop, strict=True))
     seconds = f"fit {statistics.median(fit):7.2f} s   ours {statistics.median(loop):7.2f} s"
-    print(f"{name:12} {seconds}   {ratio:5.1f} x   (to reach: {TO_REACH[name]})", flush=True)
+    print(f"{name:12} {seconds}   {ratio:5.1f} x   (target: {TO_REACH[name]})", flush=True)
     return ratio
 
 

@@ -1,4 +1,4 @@
-"""The load generator, `wrk` (apt-get install wrk), on one core, and the servers under it on another."""
+"""The load generator `wrk` (apt-get install wrk) on one core, and the servers under test on another."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ CONNECTIONS = (1, 16, 64)
 
 @dataclass
 class Side:
-    """One server under one request. Figures are by the number of connections, a list of the rounds'."""
+    """One server with one request. Figures are lists over rounds, by the number of connections."""
 
     name: str
     url: str
     body: str
     headers: dict[str, str] = field(default_factory=dict)
     pid: int = 0
-    rates: dict[int, list[float]] = field(default_factory=dict)  # requests a second
+    rates: dict[int, list[float]] = field(default_factory=dict)  # requests per second
     p50: dict[int, list[float]] = field(default_factory=dict)  # microseconds
     p99: dict[int, list[float]] = field(default_factory=dict)
-    cpu: dict[int, list[float]] = field(default_factory=dict)  # microseconds of the server's processor a request
+    cpu: dict[int, list[float]] = field(default_factory=dict)  # microseconds of the server's CPU per request
 
 
 def load(side: Side, connections: int, seconds: int, folder: Path) -> None:
-    """One run of wrk; its figures are added to the side's."""
+    """Run wrk once and add its figures to the side's."""
     lines = ['wrk.method = "POST"', f"wrk.body = {json.dumps(side.body)}"]
     for name, value in {"Content-Type": "application/json", **side.headers}.items():
         lines.append(f"wrk.headers[{json.dumps(name)}] = {json.dumps(value)}")
@@ -50,16 +50,16 @@ def load(side: Side, connections: int, seconds: int, folder: Path) -> None:
     spent = processor_seconds(side.pid) - before
     if "Non-2xx" in out:
         raise RuntimeError(f"{side.name}: {out}")
-    side.rates.setdefault(connections, []).append(float(_found(r"Requests/sec:\s+([\d.]+)", out)[0]))
-    requests = int(_found(r"(\d+) requests in", out)[0])
+    side.rates.setdefault(connections, []).append(float(_match(r"Requests/sec:\s+([\d.]+)", out)[0]))
+    requests = int(_match(r"(\d+) requests in", out)[0])
     side.cpu.setdefault(connections, []).append(spent / max(1, requests) * 1e6)
     for share, into in (("50", side.p50), ("99", side.p99)):
-        number, unit = _found(rf"{share}%\s+([\d.]+)(us|ms|s)", out)
+        number, unit = _match(rf"{share}%\s+([\d.]+)(us|ms|s)", out)
         into.setdefault(connections, []).append(float(number) * {"us": 1, "ms": 1e3, "s": 1e6}[unit])
 
 
 def processor_seconds(pid: int) -> float:
-    """What a process and its children have used: it tells less of what else the machine is doing."""
+    """Return the CPU seconds of a process and its children, which depend less on other load than time does."""
     root = psutil.Process(pid)
     total = 0.0
     for process in (root, *root.children(recursive=True)):
@@ -69,21 +69,21 @@ def processor_seconds(pid: int) -> float:
     return total
 
 
-def _found(pattern: str, text: str) -> tuple[str, ...]:
+def _match(pattern: str, text: str) -> tuple[str, ...]:
     match = re.search(pattern, text)
     if match is None:
-        raise RuntimeError(f"wrk said:\n{text}")
+        raise RuntimeError(f"wrk printed:\n{text}")
     return match.groups()
 
 
 class DidNotStart(Exception):
-    """A server that does not answer; the last of what it said."""
+    """A server that does not answer, with the end of its log."""
 
 
 @contextlib.contextmanager
 def started(command: list[str], folder: Path, url: str, body: str, environment: dict[str, str]) -> Iterator[int]:
-    """A process pinned to the server's core, once it answers a request; its id. Raises DidNotStart."""
-    log = folder / "said.log"
+    """Start a process on the server's core and yield its id once it answers. Raises DidNotStart."""
+    log = folder / "server.log"
     with log.open("wb") as sink:
         process = subprocess.Popen(
             ["taskset", "-c", SERVER_CORE, *command],
@@ -97,8 +97,8 @@ def started(command: list[str], folder: Path, url: str, body: str, environment: 
         deadline = time.monotonic() + 120
         while not answers(url, body):
             if process.poll() is not None or time.monotonic() > deadline:
-                said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-                raise DidNotStart(" / ".join(said[-2:])[-400:] or f"it ended with {process.poll()} and said nothing")
+                lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+                raise DidNotStart(" / ".join(lines[-2:])[-400:] or f"exit code {process.poll()}, no output")
             time.sleep(0.1)
         yield process.pid
     finally:
@@ -106,7 +106,7 @@ def started(command: list[str], folder: Path, url: str, body: str, environment: 
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """The process and whatever it has started, in its own group or not."""
+    """End the process and everything it started, in its own process group or not."""
     children: list[psutil.Process] = []
     with contextlib.suppress(psutil.NoSuchProcess):
         children = psutil.Process(process.pid).children(recursive=True)
@@ -124,7 +124,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def answers(url: str, body: str) -> bool:
-    """Whether a request is answered 200."""
+    """Whether a request is answered with 200."""
     request = urllib.request.Request(url, body.encode(), {"Content-Type": "application/json"})
     try:
         with urllib.request.urlopen(request, timeout=5) as answer:
@@ -138,9 +138,9 @@ def median(values: list[float]) -> float:
 
 
 def report(sides: list[Side]) -> None:
-    """The table for people."""
+    """Print the table."""
     print(f"{'':22}" + "".join(f"{f'c={c}':>30}" for c in CONNECTIONS))
-    print(f"{'':22}" + f"{'a second':>12}{'p50 us':>9}{'p99 us':>9}" * 3 + f"{'cpu us':>9}")
+    print(f"{'':22}" + f"{'per second':>12}{'p50 us':>9}{'p99 us':>9}" * 3 + f"{'cpu us':>9}")
     for side in sides:
         cells = "".join(
             f"{median(side.rates[c]):12,.0f}{median(side.p50[c]):9,.0f}{median(side.p99[c]):9,.0f}" for c in CONNECTIONS
