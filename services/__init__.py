@@ -1,1 +1,1 @@
-"""The web processes: control API, prediction service, dashboard."""
+"""The web processes: `control` (the API), `predict` (the data plane), `up` (everything on one machine)."""

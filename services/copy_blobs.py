@@ -1,7 +1,7 @@
-"""`python -m services.copy_blobs FROM TO`: copies every blob that TO does not have, each verified by its SHA-256.
+"""`python -m services.copy_blobs FROM TO`: copy every blob that TO lacks, each verified by its SHA-256.
 
-Both are URLs as in FITSERVE_BLOB_URL: a backup, its restoration, or the way from a folder to a bucket. Running it
-again copies what is new.
+Both are URLs as in FITSERVE_BLOB_URL. Use it for a backup, to restore one, or to move from a folder to a bucket.
+Running it again copies only new blobs.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from fitserve.blobs import BlobStore, open_store
 from fitserve.errors import FitserveError, NotFound
 
 
-def copy(source: BlobStore, target: BlobStore) -> int:
-    """Returns how many blobs were copied. Raises Corrupt, Unavailable, StorageFull."""
+def copy_blobs(source: BlobStore, target: BlobStore) -> int:
+    """Return how many blobs were copied. Raises Corrupt, Unavailable, StorageFull."""
     target.prepare()
-    there = {sha256 for sha256, _ in target.listing()}
+    existing = {sha256 for sha256, _ in target.listing()}
     copied = 0
     for sha256, _ in source.listing():
-        if sha256 in there:
+        if sha256 in existing:
             continue
         with tempfile.TemporaryDirectory(prefix="fitserve-copy-") as folder:
             try:
                 target.put_file(source.local(sha256, Path(folder)))
-            except NotFound:  # collected since it was listed: nothing refers to it
+            except NotFound:  # garbage-collected since it was listed, so nothing refers to it
                 continue
         copied += 1
     return copied
@@ -36,7 +36,7 @@ def main() -> int:
         print("usage: python -m services.copy_blobs FROM TO", file=sys.stderr)
         return 2
     try:
-        copied = copy(open_store(sys.argv[1]), open_store(sys.argv[2]))
+        copied = copy_blobs(open_store(sys.argv[1]), open_store(sys.argv[2]))
     except FitserveError as error:
         print(f"{error.detail} {error.fix or ''}".strip(), file=sys.stderr)
         return 1

@@ -1,6 +1,6 @@
-"""`python -m services.migrate`: brings the database to the newest schema and sees that the blob store is there.
+"""`python -m services.migrate`: upgrade the database to the newest schema and prepare the blob store.
 
-A job of its own in production.
+In production it runs as a job of its own, before the new release starts.
 """
 
 from __future__ import annotations

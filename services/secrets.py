@@ -1,7 +1,7 @@
-"""`python -m services.secrets FOLDER`: makes the passwords of a compose deployment once, at random, as files.
+"""`python -m services.secrets FOLDER`: create random passwords for a compose deployment, one file each.
 
-Each file is named as the settings expect it (`fitserve_root_key`, ...), so the folder is mounted as `/run/secrets`.
-The first key is printed, this once. A folder that has them already is left as it is.
+The files have the names that the settings expect (`fitserve_root_key`, ...), so that the folder can be mounted as
+`/run/secrets`. The first key is printed only once. Secrets that exist already are left unchanged.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pathlib import Path
 from fitserve.ids import new_id
 
 
-def make(folder: Path) -> str | None:
-    """Writes the files that are missing; returns the first key where it was made now."""
+def create_secrets(folder: Path) -> str | None:
+    """Write the secrets and return the first key; None if they exist already."""
     folder.mkdir(parents=True, exist_ok=True)
-    postgres, redis = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
-    token = f"{new_id('key')}.{secrets.token_urlsafe(32)}"
     if (folder / "fitserve_root_key").exists():
         return None
+    postgres, redis = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
+    token = f"{new_id('key')}.{secrets.token_urlsafe(32)}"
     hashed = hashlib.sha256(redis.encode()).hexdigest()
     files = {
         "postgres_password": postgres,
@@ -29,15 +29,15 @@ def make(folder: Path) -> str | None:
         "user health on nopass -@all +ping\n",
         "fitserve_database_url": f"postgresql+psycopg://fitserve:{postgres}@postgres:5432/fitserve",
         "fitserve_redis_url": f"redis://fitserve:{redis}@redis:6379/0",
-        "fitserve_root_key": token,  # last: the folder is whole when it is there
+        "fitserve_root_key": token,  # last, because its existence means that the folder is complete
     }
     for name, text in files.items():
-        write(folder / name, text)
+        _write(folder / name, text)
     return token
 
 
-def write(path: Path, text: str) -> None:
-    """A file that is there whole or not at all. Its folder is mounted into the containers alone."""
+def _write(path: Path, text: str) -> None:
+    """Write a file atomically. It is readable by all, because only the containers that mount its folder see it."""
     temporary = path.with_name(f".{path.name}.part")
     with temporary.open("w") as file:
         file.write(text)
@@ -48,8 +48,8 @@ def write(path: Path, text: str) -> None:
 
 
 def main() -> None:
-    token = make(Path(sys.argv[1]))
-    print(f"first key (shown this once): {token}" if token else "The secrets are there already.")
+    token = create_secrets(Path(sys.argv[1]))
+    print(f"first key (shown only once): {token}" if token else "The secrets exist already.")
 
 
 if __name__ == "__main__":

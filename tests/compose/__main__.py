@@ -47,7 +47,7 @@ class Deployment:
         until(lambda: httpx2.get(f"{self.base}/api/v1/limits").status_code == 401, 60, "the API behind the proxy")
         self.figures["up_s"] = round(time.monotonic() - begun, 1)
         printed = self.engine.compose("logs", "--no-color", "secrets")
-        token = printed.split("first key (shown this once):")[1].split()[0]
+        token = printed.split("first key (shown only once):")[1].split()[0]
         self.http = httpx2.Client(base_url=self.base, headers={"Authorization": f"Bearer {token}"}, timeout=30)
 
     def get(self, path: str) -> Any:

@@ -68,14 +68,14 @@ def test_containers_are_locked_down(services: dict[str, Any]) -> None:
 
 
 def test_no_secret_is_in_the_file_or_the_environment(services: dict[str, Any], tmp_path: Path) -> None:
-    token = secrets.make(tmp_path)
+    token = secrets.create_secrets(tmp_path)
     assert token == (tmp_path / "fitserve_root_key").read_text()
     for name, service in services.items():
         for variable in service.get("environment", {}):
             if variable.endswith(("PASSWORD", "TOKEN")) or variable == "FITSERVE_ROOT_KEY":
                 pytest.fail(f"{name}: {variable}")
     before = {path.name: path.read_text() for path in tmp_path.iterdir()}
-    assert secrets.make(tmp_path) is None
+    assert secrets.create_secrets(tmp_path) is None
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
     acl = before["redis_users.acl"]
     password = before["fitserve_redis_url"].split(":")[2].split("@")[0]

@@ -115,7 +115,7 @@ class Layout:
 
     def make_secrets(self) -> None:
         """As in the compose deployment: the first key, and Redis's users."""
-        made = secrets.make(self.folder / "secrets")
+        made = secrets.create_secrets(self.folder / "secrets")
         assert made is not None
         self.token = made
         self.variables["FITSERVE_ROOT_KEY"] = made

@@ -14,7 +14,7 @@ import httpx2
 import pytest
 
 from fitserve.blobs import open_store
-from services.copy_blobs import copy
+from services.copy_blobs import copy_blobs
 from tests.conftest import PROJECT, _run_sql, _with_database, start_server, stop_server
 from tests.docs.blocks import blocks_of
 from tests.journey.test_journey import SPEC as JOURNEY
@@ -111,8 +111,8 @@ def test_the_embedded_folder_with_a_run_that_was_training(tmp_path: Path) -> Non
 def test_blobs_are_copied_once_and_only_whole(tmp_path: Path) -> None:
     source, target = open_store(f"file://{tmp_path}/from"), open_store(f"file://{tmp_path}/to")
     kept = [source.put_bytes(text).sha256 for text in (b"one", b"two")]
-    assert copy(source, target) == 2
-    assert copy(source, target) == 0
+    assert copy_blobs(source, target) == 2
+    assert copy_blobs(source, target) == 0
     assert {name for name, _ in target.listing()} == set(kept)
     rotten = source.put_bytes(b"three").sha256
     (tmp_path / "from" / rotten[:2] / rotten).write_bytes(b"tree")
