@@ -1,4 +1,4 @@
-# What a newcomer needs: `make run` and `make test`. Python 3.11 or newer, make and git are enough.
+# Start with `make run` and `make test`; they need Python 3.11 or newer, make and git.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -27,10 +27,10 @@ run: $(VENV)/.runtime dashboard  ## everything on this machine, on loopback
 demo: $(VENV)/.runtime  ## two real tables, from upload to prediction
 	$(BIN)/fitserve demo
 
-test: $(VENV)/.dev dashboard  ## the whole suite, on real parts
+test: $(VENV)/.dev dashboard  ## the whole suite, with real services
 	$(BIN)/python -m pytest -n 2
 
-# The pages: built with the Node on the PATH (20 or newer), else with the one of a pip package.
+# The dashboard's pages, built with Node on the PATH (20 or newer), or with Node from a pip package.
 PAGES := services/dashboard
 NODE ?= $(shell command -v node 2>/dev/null)
 NPM ?= $(shell command -v npm 2>/dev/null)
@@ -53,13 +53,14 @@ $(PAGES)/node_modules/.ready: $(PAGES)/package-lock.json $(PAGES)/package.json $
 $(PAGES)/build/index.html: $(PAGES)/node_modules/.ready $(PAGE_SOURCES)
 	cd $(PAGES) && $(NODE) node_modules/vite/bin/vite.js build --logLevel warn
 
-dashboard: $(PAGES)/build/index.html  ## the pages that the API serves
+dashboard: $(PAGES)/build/index.html  ## the dashboard's pages, which the API serves
 
-docs: $(VENV)/.dev  ## the documentation's pages, in site/
+docs: $(VENV)/.dev  ## the documentation, in site/; generates docs/reference/api.md first
 	$(BIN)/python -m docs.make_api
+	$(BIN)/python -m docs.make_cli
 	$(BIN)/python -m zensical build --strict --clean
 
-types: $(VENV)/.dev $(PAGES)/node_modules/.ready  ## the pages' types, from our OpenAPI document
+types: $(VENV)/.dev $(PAGES)/node_modules/.ready  ## the dashboard's types, from the OpenAPI document
 	$(BIN)/python -c 'import json; from docs.make_api import documents; print(json.dumps(documents()[0]))' \
 	  > $(PAGES)/openapi.json
 	cd $(PAGES) && $(NODE) node_modules/openapi-typescript/bin/cli.js openapi.json -o src/api/schema.d.ts
@@ -71,28 +72,28 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy -p services -p workers -p migrations
 	$(BIN)/lint-imports
 
-faults: $(VENV)/.dev  ## the long form: a thousand runs, hundreds of kills; models swapped under load; backups, upgrades
+faults: $(VENV)/.dev  ## long fault tests: a thousand runs, hundreds of kills; models swapped under load; backups, upgrades
 	$(BIN)/python -m tests.faults
 	$(BIN)/python -m pytest -m long tests/predict/test_changes.py tests/faults tests/journey tests/layout
 
 FUZZ_SECONDS ?= 300
-fuzz: $(VENV)/.dev  ## the public suites of FITSERVE_TEST_SUITES, then FUZZ_SECONDS of fuzzing, guided where atheris is
+fuzz: $(VENV)/.dev  ## the public suites in FITSERVE_TEST_SUITES, then FUZZ_SECONDS of fuzzing, coverage-guided if atheris is available
 	-$(INSTALL) --only-binary :all: --require-hashes -r locks/fuzz.txt
 	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
-fuzz-api: $(VENV)/.dev  ## 20,000 cases of schemathesis on the API, with every check on
+fuzz-api: $(VENV)/.dev  ## 20,000 schemathesis cases on the API, with all checks
 	$(BIN)/python -m pytest -m long tests/fuzz
 
-audit: $(BIN)/python  ## known vulnerabilities of what is pinned, where the public data on them can be had
+audit: $(BIN)/python  ## known vulnerabilities of pinned dependencies, if the public data are reachable
 	$(BIN)/python .ci/audit.py $(VENV)/audit locks/audit.txt locks/runtime.txt
 
-compose-test: $(VENV)/.dev  ## both images and docker-compose.yml, really run; needs docker or podman
+compose-test: $(VENV)/.dev  ## both images and docker-compose.yml in operation; needs docker or podman
 	$(BIN)/python -m tests.compose
 
 bench-%: $(VENV)/.dev  ## bench-startup, bench-ingest, bench-training, bench-serving, bench-served, bench-claims
 	$(BIN)/python -m benchmarks.$*
 
-locks:  ## writes the locks anew; needs uv
+locks:  ## update the lock files; needs uv
 	locks/compile.sh
 
 clean:

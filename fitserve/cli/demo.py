@@ -1,4 +1,4 @@
-"""`fitserve demo`: two real tables, from CSV to predictions, on a server that runs or on one of its own."""
+"""`fitserve demo`: two real tables, from CSV to predictions, on a running server or on one of its own."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from fitserve.cli import screen, server, watch
-from fitserve.cli.exit_codes import Exit
-from fitserve.cli.session import Session, command
+from fitserve.cli.session import Exit, Session, command
 from fitserve.errors import FitserveError, Unavailable
 
 if TYPE_CHECKING:
@@ -28,19 +27,19 @@ if TYPE_CHECKING:
 
 _START_SECONDS = 120
 _NETWORK = [{"Dense": {"units": 16, "activation": "relu", "kernel_regularizer": {"L2": 0.01}}}, {"Dropout": 0.2}]
-_MOVED = re.compile(r"fitserve_\w+_(total|count)(\{[^}]*\})? ")
+_COUNTER = re.compile(r"fitserve_\w+_(total|count)(\{[^}]*\})? ")
 _MOST_LINES = 24
 
 
 @dataclass(frozen=True)
-class Table:
+class DemoTable:
     """One of scikit-learn's bundled tables and how to train on it."""
 
     name: str
     title: str
     target: str
-    test: str  # the figure of the held-out rows, and what it must reach
-    least: float
+    score: str  # on the test rows
+    least: float  # that it must reach
     spec: dict[str, Any]
 
 
@@ -60,7 +59,7 @@ def _spec(method: str, learning_rate: float, patience: int, restarts: int) -> di
 
 
 TABLES = (
-    Table(
+    DemoTable(
         "breast-cancer",
         "Wisconsin breast cancer (569 x 30): malignant or benign?",
         "diagnosis",
@@ -68,7 +67,7 @@ TABLES = (
         0.95,
         _spec("stratified", 0.01, 15, 4),
     ),
-    Table(
+    DemoTable(
         "diabetes",
         "Diabetes (442 x 10): how far has it progressed after a year?",
         "progression",
@@ -79,36 +78,39 @@ TABLES = (
 )
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    command(app, "demo", "fitserve demo", "fitserve --url http://models:8000 demo", rich_help_panel="Server")(demo)
+group = typer.Typer()
 
 
+@command(group, "demo", "fitserve demo", "fitserve --url http://models:8000 demo", rich_help_panel="Server")
 def demo(session: Session) -> None:
-    """Upload two real tables, train on both, predict, and show the telemetry that moved.
+    """Upload two real tables, train on both, predict, and show the telemetry that changed.
 
-    Uses the server that runs; where none does, it starts one in a temporary folder and stops it at the end.
-    scikit-learn's bundled tables are used: breast cancer (classification) and diabetes (regression).
+    It uses the running server; without one, it starts one in a temporary folder and stops it at the end.
+    The tables are scikit-learn's: breast cancer (classification) and diabetes (regression).
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fitserve-demo-")))
         paths = {table.name: write_csv(table, folder) for table in TABLES}
-        client = stack.enter_context(_server(session, folder))
-        before = lines_of(client)
-        found = [_train(session, client, table, paths[table.name]) for table in TABLES]
-        moved = changed(before, lines_of(client))
-        _show_moved(session, moved)
+        client = stack.enter_context(_running_server(session, folder))
+        before = counters(client)
+        results = [_train(session, client, table, paths[table.name]) for table in TABLES]
+        changes = {
+            name: [before.get(name, "0.0"), value]
+            for name, value in counters(client).items()
+            if value != before.get(name, "0.0")
+        }
+        _show_changes(session, changes)
     if session.json:
-        typer.echo(screen.json_text({"tables": found, "telemetry": moved}))
-    missed = [item for item in found if item["test"] < item["least"]]
+        typer.echo(screen.json_text({"tables": results, "telemetry": changes}))
+    missed = [item for item in results if item["test"] < item["least"]]
     for item in missed:
         session.err.print(f"[red]{item['dataset']}: {item['figure']} {item['test']:.3f} is below {item['least']}[/]")
     if missed:
         raise typer.Exit(Exit.failed)
 
 
-def write_csv(table: Table, folder: Path) -> Path:
-    """scikit-learn's table as a CSV file with a header. Raises NotInstalled where scikit-learn is not there."""
+def write_csv(table: DemoTable, folder: Path) -> Path:
+    """Write scikit-learn's table as a CSV file with a header. Raises NotInstalled without scikit-learn."""
     try:
         from sklearn import datasets
     except ImportError:
@@ -130,14 +132,13 @@ def write_csv(table: Table, folder: Path) -> Path:
 
 
 @contextmanager
-def _server(session: Session, folder: Path) -> Iterator[Client]:
-    """A client of the server that runs, or of one started here."""
+def _running_server(session: Session, folder: Path) -> Iterator[Client]:
+    """Yield a client of the running server, or of one started here."""
     with session.client(retries=0) as client:
         from fitserve.client import Unreachable
 
         try:
             client.ready()
-            session.say(f"Using the server at {client.base_url}.")
             running = True
         except Unreachable:
             running = False
@@ -145,36 +146,37 @@ def _server(session: Session, folder: Path) -> Iterator[Client]:
                 raise
     if running:
         with session.client() as client:
+            session.hint(f"Using the server at {client.base_url}.")
             yield client
         return
     server.require_server()
-    with _started(session, folder) as client:
+    with _own_server(session, folder) as client:
         yield client
 
 
 @contextmanager
-def _started(session: Session, folder: Path) -> Iterator[Client]:
-    """`fitserve up` in that folder on free ports, until the block ends."""
+def _own_server(session: Session, folder: Path) -> Iterator[Client]:
+    """Run `fitserve up` in that folder on free ports until the block ends."""
     from fitserve.client import Client
 
     names = ("PORT", "PREDICT_PORT", "GRPC_PORT", "WORKER_METRICS_PORT", "REAPER_METRICS_PORT")
     ports = dict(zip(names, _free_ports(len(names)), strict=True))
     home = folder / "home"
     environment = {"HOME": str(home), **{name: str(port) for name, port in ports.items()}}
-    session.say("No server answers; starting one for the demo ...")
+    session.hint("No server answers; starting one for the demo ...")
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "services.up"],
             env={**os.environ, **{f"FITSERVE_{name}": value for name, value in environment.items()}},
             stdout=log,
             stderr=log,
-            start_new_session=True,  # Ctrl-C is ours; we stop it then
+            start_new_session=True,  # Ctrl-C reaches us alone; we stop it
         )
     try:
-        token = _wait(process, home, folder / "server.log")
+        token = _wait_until_ready(process, home, folder / "server.log")
         here = "http://127.0.0.1"
         with Client(f"{here}:{ports['PORT']}", token, predict_url=f"{here}:{ports['PREDICT_PORT']}") as client:
-            session.say(f"It is ready at {client.base_url}.")
+            session.hint(f"It is ready at {client.base_url}.")
             yield client
     finally:
         process.send_signal(signal.SIGINT)
@@ -191,8 +193,8 @@ def _free_ports(count: int) -> list[int]:
     return ports
 
 
-def _wait(process: subprocess.Popen[bytes], home: Path, log: Path) -> str:
-    """The first key, once the server says that it is ready. Raises Unavailable with the log's end."""
+def _wait_until_ready(process: subprocess.Popen[bytes], home: Path, log: Path) -> str:
+    """Return the first key once the server is ready. Raises Unavailable with the log's end."""
     deadline = time.monotonic() + _START_SECONDS
     while b"fitserve is ready" not in log.read_bytes():
         if process.poll() is not None or time.monotonic() > deadline:
@@ -201,8 +203,8 @@ def _wait(process: subprocess.Popen[bytes], home: Path, log: Path) -> str:
     return (home / "first-key").read_text().strip()
 
 
-def _train(session: Session, client: Client, table: Table, path: Path) -> dict[str, Any]:
-    """Upload, train, predict; what came of it."""
+def _train(session: Session, client: Client, table: DemoTable, path: Path) -> dict[str, Any]:
+    """Upload, train, predict; return the results."""
     if not session.json:
         session.out.rule(table.title, align="left", style="dim")
     dataset = client.datasets.upload(path, table.name)
@@ -216,65 +218,55 @@ def _train(session: Session, client: Client, table: Table, path: Path) -> dict[s
         watch.follow(session, run)
     if run.state != "succeeded":
         raise FitserveError(f"The run {run.id} ended as {run.state}.", fix=str((run.error or {}).get("detail", "")))
-    figure = run.scores("test")[table.test]
+    score = run.scores("test")[table.score]
     seconds = time.monotonic() - started
     if not session.json:
         session.out.print(f"trained {run.id} in {screen.duration(seconds)}")
-        session.out.print(f"[bold]{table.test} on the test rows: {figure:.3f}[/]   (at least {table.least})")
+        session.out.print(f"[bold]{table.score} on the test rows: {score:.3f}[/]   (at least {table.least})")
     rows = list(dataset.iter_rows(3))
     truth = [row.pop(table.target) for row in rows]
-    ask = client.models.classify if table.test == "accuracy" else client.models.regress
-    answers = ask(table.name, rows)
-    _show_predictions(session, table, truth, answers)
+    predict = client.models.classify if table.score == "accuracy" else client.models.regress
+    predictions = predict(table.name, rows)
+    if not session.json:
+        session.out.print(f"POST {predictions.url}")
+        cells = [(index + 1, truth[index], _prediction(item)) for index, item in enumerate(predictions)]
+        session.out.print(screen.table(("row", f"actual {table.target}", "predicted"), cells))
     return {
         "dataset": dataset.ref,
         "run": run.id,
-        "figure": table.test,
-        "test": figure,
+        "figure": table.score,
+        "test": score,
         "least": table.least,
         "seconds": seconds,
-        "predictions": list(answers),
+        "predictions": list(predictions),
     }
 
 
-def _show_predictions(session: Session, table: Table, truth: list[Any], answers: Any) -> None:
-    if session.json:
-        return
-    session.out.print(f"POST {answers.url}")
-    rows = [(index, real, _answer(said)) for index, (real, said) in enumerate(zip(truth, answers, strict=True), 1)]
-    session.out.print(screen.table(("row", f"real {table.target}", "predicted"), rows))
+def _prediction(value: Any) -> str:
+    """Return the likeliest label with its score, or the number."""
+    if isinstance(value, dict):
+        label = max(value, key=value.__getitem__)
+        return f"{label} ({value[label]:.1%})"
+    return f"{value:.1f}"
 
 
-def _answer(said: Any) -> str:
-    """The likeliest label with its score, or the number."""
-    if isinstance(said, dict):
-        label = max(said, key=said.__getitem__)
-        return f"{label} ({said[label]:.1%})"
-    return f"{said:.1f}"
-
-
-def lines_of(client: Client) -> dict[str, str]:
-    """The telemetry of the API and of the prediction service, by series."""
-    found: dict[str, str] = {}
+def counters(client: Client) -> dict[str, str]:
+    """Return the counters of the API and of the prediction service, by process and series."""
+    values: dict[str, str] = {}
     processes: tuple[Literal["control", "predict"], ...] = ("control", "predict")
     for process in processes:
         for line in client.telemetry(process).splitlines():
-            if _MOVED.match(line):
+            if _COUNTER.match(line):
                 series, _, value = line.rpartition(" ")
-                found[f"{process:8} {series}"] = value
-    return found
+                values[f"{process:8} {series}"] = value
+    return values
 
 
-def changed(before: dict[str, str], after: dict[str, str]) -> dict[str, list[str]]:
-    """The series that moved, with both values."""
-    return {name: [before.get(name, "0.0"), value] for name, value in after.items() if before.get(name, "0.0") != value}
-
-
-def _show_moved(session: Session, moved: dict[str, list[str]]) -> None:
+def _show_changes(session: Session, changes: dict[str, list[str]]) -> None:
     if session.json:
         return
-    session.out.rule("/metrics: what moved", align="left", style="dim")
-    for name, (old, new) in list(moved.items())[:_MOST_LINES]:
+    session.out.rule("/metrics: what changed", align="left", style="dim")
+    for name, (old, new) in list(changes.items())[:_MOST_LINES]:
         session.out.print(f"{name}  {float(old):g} -> {float(new):g}", markup=False, overflow="ellipsis", no_wrap=True)
-    if len(moved) > _MOST_LINES:
-        session.out.print(f"... and {len(moved) - _MOST_LINES} more", style="dim")
+    if len(changes) > _MOST_LINES:
+        session.out.print(f"... and {len(changes) - _MOST_LINES} more", style="dim")

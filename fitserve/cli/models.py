@@ -1,30 +1,36 @@
-"""`fitserve models`: list, show, promote, rollback, download, predict."""
+"""`fitserve models`: list, show, promote, share, rollback, download, predict."""
 
 from __future__ import annotations
 
+import csv
+import io
+import json
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fitserve.cli import screen
-from fitserve.cli.rows import read_rows
 from fitserve.cli.session import Session, command
-from fitserve.cli.transfer import moving
 from fitserve.errors import BadInput
 
-models = typer.Typer(no_args_is_help=True, help="Models: list, promote, roll back, download, predict.")
+if TYPE_CHECKING:
+    from fitserve.client import Client
+    from fitserve.client.predictions import Predictions
+
+group = typer.Typer(name="models", no_args_is_help=True, help="Models: list, promote, roll back, download, predict.")
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A model's name.")]
 
 
-@command(models, "list", "fitserve models list", "fitserve models list --json")
+@command(group, "list", "fitserve models list", "fitserve models list --json")
 def list_(
     session: Session,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="List at most so many.")] = 100,
 ) -> None:
-    """List models: which version answers, and the labels."""
+    """List models: the serving version, and the labels."""
     with session.client() as client:
-        found = [model.refresh() for model in client.models.list(limit)]
+        models = [model.refresh() for model in client.models.list(limit)]
     rows = [
         (
             model.name,
@@ -35,35 +41,34 @@ def list_(
             "yes" if model.loaded else "no",
             model.versions[0].created_at if model.versions else None,
         )
-        for model in found
+        for model in models
     ]
-    names = ("model", "answers", "versions", "labels", "owner", "loaded", "newest")
-    session.show(found, screen.table(names, rows, may_go=("owner", "newest", "loaded")))
+    names = ("model", "serving", "versions", "labels", "owner", "loaded", "newest")
+    session.show(models, screen.table(names, rows, droppable=("owner", "newest", "loaded")))
 
 
-@command(models, "show", "fitserve models show admissions")
-def show(session: Session, model: ModelName) -> None:
-    """Show a model: its versions, their runs and what they reached."""
+@command(group, "show", "fitserve models show admissions")
+def show(session: Session, name: ModelName) -> None:
+    """Show a model: its versions, their runs and scores."""
     with session.client() as client:
-        found = client.models.get(model)
+        model = client.models.get(name)
     labels: dict[int, list[str]] = {}
-    for label in found.labels:
+    for label in model.labels:
         labels.setdefault(label.version, []).append(_label(label))
     rows = [
         (
-            ("-> " if version.version == found.serving else "   ") + str(version.version),
+            ("-> " if version.version == model.serving else "   ") + str(version.version),
             version.run_id,
             ", ".join(labels.get(version.version, [])),
             _metrics(version.metrics),
             version.created_at,
             "retired" if version.retired_at else "",
         )
-        for version in found.versions
+        for version in model.versions
     ]
-    names = ("version", "run", "labels", "reached", "created", "")
-    session.show(
-        found, screen.pairs({"model": found.name, "owner": found.owner}), screen.table(names, rows, may_go=("created",))
-    )
+    names = ("version", "run", "labels", "scores", "created", "")
+    head = screen.pairs({"model": model.name, "owner": model.owner})
+    session.show(model, head, screen.table(names, rows, droppable=("created",)))
 
 
 def _label(label: Any) -> str:
@@ -72,7 +77,7 @@ def _label(label: Any) -> str:
 
 
 def _metrics(metrics: dict[str, Any]) -> str:
-    """What the version reached on the part that tells most."""
+    """Return the scores on the test rows, else on the validation rows, else on the training rows."""
     for part in ("test", "validation", "train"):
         figures = metrics.get(part)
         if isinstance(figures, dict):
@@ -81,7 +86,7 @@ def _metrics(metrics: dict[str, Any]) -> str:
 
 
 @command(
-    models,
+    group,
     "promote",
     "fitserve models promote admissions 3",
     "fitserve models promote admissions 4 --label canary --weight 0.1",
@@ -90,45 +95,45 @@ def promote(
     session: Session,
     model: ModelName,
     version: Annotated[int, typer.Argument(min=1, help="The version's number.")],
-    label: Annotated[str, typer.Option(help="champion answers all who name no version.")] = "champion",
+    label: Annotated[str, typer.Option(help="champion answers requests that name no version.")] = "champion",
     weight: Annotated[float | None, typer.Option(min=0, max=1, help="Share of the traffic, for a canary.")] = None,
-    shadow: Annotated[bool | None, typer.Option("--shadow/--no-shadow", help="A copy of the traffic.")] = None,
-    epoch: Annotated[int | None, typer.Option(min=1, help="A kept epoch of its run instead of the best.")] = None,
+    shadow: Annotated[bool | None, typer.Option("--shadow/--no-shadow", help="Send it a copy of the traffic.")] = None,
+    epoch: Annotated[int | None, typer.Option(min=1, help="A kept epoch of its run instead of the best one.")] = None,
 ) -> None:
     """Point a label at a version, at once."""
     with session.client() as client:
-        found = client.models.promote(model, version, label, weight=weight, shadow=shadow, epoch=epoch)
-    session.show(found, f"{model}: {_label(found)} is version {found.version}.")
-    if found.previous is not None:
-        session.say(f"Go back to version {found.previous}: fitserve models rollback {model} --label {label}")
+        result = client.models.promote(model, version, label, weight=weight, shadow=shadow, epoch=epoch)
+    session.show(result, f"{model}: {_label(result)} is version {result.version}.")
+    if result.previous is not None:
+        session.hint(f"Go back to version {result.previous}: fitserve models rollback {model} --label {label}")
 
 
-@command(models, "share", "fitserve models share admissions", "fitserve models share admissions --private")
+@command(group, "share", "fitserve models share admissions", "fitserve models share admissions --private")
 def share(
     session: Session,
-    model: ModelName,
-    private: Annotated[bool, typer.Option("--private", help="Take it back.")] = False,
+    name: ModelName,
+    private: Annotated[bool, typer.Option("--private", help="Stop sharing.")] = False,
 ) -> None:
     """Let other owners see a model and predict with it."""
     with session.client() as client:
-        found = client.models.change(model, shared=not private)
-    session.show(found, f"{found.name} is {'shared with every owner' if found.shared else 'yours alone'}.")
+        model = client.models.change(name, shared=not private)
+    session.show(model, f"{model.name} is {'shared with every owner' if model.shared else 'private'}.")
 
 
-@command(models, "rollback", "fitserve models rollback admissions")
+@command(group, "rollback", "fitserve models rollback admissions")
 def rollback(
     session: Session,
     model: ModelName,
-    label: Annotated[str, typer.Option(help="Which label goes back.")] = "champion",
+    label: Annotated[str, typer.Option(help="The label to move back.")] = "champion",
 ) -> None:
-    """Point a label back at the version that it named before, at once."""
+    """Point a label back at its previous version, at once."""
     with session.client() as client:
-        found = client.models.rollback(model, label)
-    session.show(found, f"{model}: {found.label} is version {found.version} again.")
+        result = client.models.rollback(model, label)
+    session.show(result, f"{model}: {result.label} is version {result.version} again.")
 
 
 @command(
-    models,
+    group,
     "download",
     "fitserve models download admissions --version 3 --output admissions.keras",
     "fitserve models download admissions --kind onnx",
@@ -136,7 +141,7 @@ def rollback(
 def download(
     session: Session,
     model: ModelName,
-    version: Annotated[int | None, typer.Option(min=1, help="The one that answers, when left out.")] = None,
+    version: Annotated[int | None, typer.Option(min=1, help="The version. Default: the serving one.")] = None,
     kind: Annotated[
         str, typer.Option(help="keras takes raw columns in plain Keras; onnx is the serving graph.")
     ] = "keras",
@@ -147,16 +152,16 @@ def download(
         number = version or client.models.get(model).serving
         if number is None:
             raise BadInput(f"The model {model} has no version to download.", received=model)
-        with moving(session, f"{model} {number}") as progress:
+        with session.progress_bar(f"{model} {number}") as progress:
             path = client.models.download(model, number, output, kind, progress=progress)
     value = {"model": model, "version": number, "kind": kind, "path": str(path), "bytes": path.stat().st_size}
     session.show(value, f"{path}: version {number} of {model}, {screen.size(path.stat().st_size)}")
     if kind == "keras":
-        session.say(f"Use it without fitserve: keras.saving.load_model({str(path)!r})")
+        session.hint(f"Use it without fitserve: keras.saving.load_model({str(path)!r})")
 
 
 @command(
-    models,
+    group,
     "predict",
     "fitserve models predict admissions rows.csv",
     """fitserve models predict admissions '[{"gre": 700, "gpa": 3.9, "rank": 1}]' --json""",
@@ -166,36 +171,96 @@ def predict(
     session: Session,
     model: ModelName,
     rows: Annotated[str, typer.Argument(help="A CSV, JSON or JSON Lines file; JSON text; - reads standard input.")],
-    version: Annotated[int | None, typer.Option(min=1, help="This version instead of the champion.")] = None,
+    version: Annotated[int | None, typer.Option(min=1, help="This version instead of the serving one.")] = None,
     label: Annotated[str | None, typer.Option(help="The version of this label.")] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="The network's numbers instead of labels and scores.")] = False,
-    output: Annotated[str | None, typer.Option(help="Which target, where the model has several.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Print the network's outputs as they are.")] = False,
+    output: Annotated[str | None, typer.Option(help="The target, where the model has several.")] = None,
 ) -> None:
-    """Ask a model about rows: labels with scores, or numbers."""
-    found = read_rows(rows)
+    """Predict rows: labels with scores, or numbers."""
+    values = read_rows(rows)
     with session.client() as client:
         if raw:
-            answers = client.models.predict(model, found, version=version, label=label)
+            answers = client.models.predict(model, values, version=version, label=label)
         else:
-            answers = _ask(client, model, found, version, label, output)
+            answers = _predict(client, model, values, version, label, output)
     shown = answers.rows
     names = list(dict.fromkeys(name for row in shown for name in row))
     table = [(number, *(row.get(name) for name in names)) for number, row in enumerate(shown, 1)]
     value = {"model": model, "version": answers.version, "predictions": list(answers), "warnings": answers.warnings}
     session.show(value, screen.table(("row", *names), table))
     if answers.warnings:
-        session.say(f"{len(answers.warnings)} values are unlike those of training; --json shows them.")
-    session.say(f"{model} version {answers.version} answered.")
+        session.hint(f"{len(answers.warnings)} values are unlike those of training; --json shows them.")
+    session.hint(f"{model} version {answers.version} answered.")
 
 
-def _ask(client: Any, model: str, rows: list[Any], version: int | None, label: str | None, output: str | None) -> Any:
-    """Classify where the model has classes, regress where it has numbers, else what it says."""
-    options = {"version": version, "label": label}
+def _predict(
+    client: Client, model: str, rows: list[Any], version: int | None, label: str | None, output: str | None
+) -> Predictions:
+    """Classify where the model has classes, regress where it has numbers, else return its outputs."""
     if all(isinstance(row, dict) for row in rows):
         for ask in (client.models.classify, client.models.regress):
             try:
-                return ask(model, rows, **options, output=output)
+                return ask(model, rows, version=version, label=label, output=output)
             except BadInput as error:
                 if "no output to" not in error.detail or output is not None:
                     raise
-    return client.models.predict(model, rows, **options)
+    return client.models.predict(model, rows, version=version, label=label)
+
+
+def read_rows(source: str) -> list[Any]:
+    """Return rows from a file, from JSON text or from standard input. Raises BadInput."""
+    if source.lstrip().startswith(("[", "{")):
+        return _as_list(_json(source, "the argument"))
+    if source == "-":
+        text, name = sys.stdin.read(), "-"
+    else:
+        try:
+            text, name = Path(source).read_text(encoding="utf-8-sig"), source
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInput(f"{source} cannot be read: {error}.", received=source) from None
+    if text.lstrip()[:1] == "[":
+        return _as_list(_json(text, name))
+    if text.lstrip()[:1] == "{":
+        return [_json(line, f"{name}, line {n}") for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+    return _csv(text, name)
+
+
+def _json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise BadInput(f"This is not JSON ({where}): {error}.", received=text[:100]) from None
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _csv(text: str, name: str) -> list[Any]:
+    """Return the rows of a CSV file with a header. Numbers and true/false become values; empty fields are missing."""
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    rows = []
+    for row in reader:
+        if None in row or None in row.values():
+            raise BadInput(f"{name}, line {reader.line_num}: this row does not have the header's number of fields.")
+        rows.append({column: _value(field) for column, field in row.items()})
+    if not rows:
+        raise BadInput(f"{name} holds no rows.", expected="a header and at least one row")
+    return rows
+
+
+def _value(field: str) -> Any:
+    """Return a field's value. With leading zeros it stays text: `001` is not a number."""
+    text = field.strip()
+    if not text:
+        return None
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    digits = text.lstrip("+-")
+    if len(digits) > 1 and digits[0] == "0" and digits[1].isdigit():
+        return field
+    try:
+        number = float(text)
+    except ValueError:
+        return field
+    return int(text) if digits.isdecimal() and len(digits) < 16 else number if number == number else None

@@ -1,86 +1,126 @@
-"""`fitserve runs`: list, show, watch, cancel, retry, compare, findings."""
+"""`fitserve train`, and `fitserve runs`: list, show, watch, cancel, share, retry, compare, findings."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
 
-from fitserve.cli import screen, watch
+from fitserve.cli import screen
 from fitserve.cli.session import Session, command
+from fitserve.cli.spec import read_spec
+from fitserve.cli.watch import summary, watch
 from fitserve.errors import BadInput
 
 if TYPE_CHECKING:
     from fitserve.client.runs import Run
     from fitserve.wire.insight import FindingInfo
 
-runs = typer.Typer(no_args_is_help=True, help="Runs: list, look into, watch, cancel, retry, compare.")
+top_level = typer.Typer()
+group = typer.Typer(name="runs", no_args_is_help=True, help="Runs: list, inspect, watch, cancel, retry, compare.")
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id.")]
+Watch = Annotated[bool, typer.Option("--watch", "-w", help="Watch the new run; Ctrl-C leaves it running.")]
 _SEVERITY = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
 
 
-@command(runs, "list", "fitserve runs list", "fitserve runs list --state failed --limit 5 --json")
+@command(
+    top_level,
+    "train",
+    "fitserve train spec.yaml --watch",
+    "fitserve train spec.yaml --set training.epochs=50 --set training.seed=1",
+    rich_help_panel="Work",
+)
+def train(
+    session: Session,
+    path: Annotated[Path, typer.Argument(metavar="SPEC", help="A spec in YAML or JSON; - reads standard input.")],
+    watched: Watch = False,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a value, as training.epochs=50. Repeatable.")
+    ] = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="Submit only once under this key, however often this is called.")
+    ] = None,
+) -> None:
+    """Train a network: submit a spec as a run.
+
+    With --watch the exit code tells how the run ended: 0 succeeded, 7 failed, 8 cancelled.
+    """
+    body = read_spec(path, set_ or [])
+    with session.client() as client:
+        _show_new(session, client.runs.create(body, idempotency_key=idempotency_key), watched)
+
+
+def _show_new(session: Session, run: Run, watched: bool) -> None:
+    if watched:
+        watch(session, run)
+        return
+    session.show(run, screen.pairs({"run": run.id, "state": screen.state(run.state), "model": run.model}))
+    session.hint(f"Watch it: fitserve runs watch {run.id}")
+
+
+@command(group, "list", "fitserve runs list", "fitserve runs list --state failed --limit 5 --json")
 def list_(
     session: Session,
     state: Annotated[str | None, typer.Option(help="queued, running, succeeded, failed or cancelled.")] = None,
-    model: Annotated[str | None, typer.Option(help="Those of this model.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    model: Annotated[str | None, typer.Option(help="Only runs of this model.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="List at most so many.")] = 20,
 ) -> None:
-    """List runs, the newest first."""
+    """List runs, newest first."""
     with session.client() as client:
-        found = list(client.runs.list(state=state, model=model, limit=limit))
+        runs = list(client.runs.list(state=state, model=model, limit=limit))
     rows = [
-        (run.id, screen.state(run.state), run.model or "", run.dataset, run.created_at, _took(run), _score(run))
-        for run in found
+        (run.id, screen.state(run.state), run.model or "", run.dataset, run.created_at, _duration(run), _score(run))
+        for run in runs
     ]
-    names = ("run", "state", "model", "dataset", "created", "took", "reached")
-    session.show(found, screen.table(names, rows, may_go=("dataset", "took", "created", "model")))
+    names = ("run", "state", "model", "dataset", "created", "duration", "score")
+    session.show(runs, screen.table(names, rows, droppable=("dataset", "duration", "created", "model")))
 
 
-def _took(run: Run) -> str:
+def _duration(run: Run) -> str:
     if run.started_at is None or run.finished_at is None:
         return ""
     return screen.duration((run.finished_at - run.started_at).total_seconds())
 
 
 def _score(run: Run) -> str:
-    """One figure that tells most: on the test rows, else on the validation rows."""
+    """Return one figure on the test rows, else on the validation rows, else on the training rows; or why it failed."""
     for part in ("test", "validation", "train"):
         for name, value in run.scores(part).items():
             return f"{name} {screen.number(value)} ({part})"
     return str((run.error or {}).get("cause", ""))
 
 
-@command(runs, "show", "fitserve runs show run_01kb...", "fitserve runs show run_01kb... --json | jq .resolved")
+@command(group, "show", "fitserve runs show run_01kb...", "fitserve runs show run_01kb... --json | jq .resolved")
 def show(session: Session, run_id: RunId) -> None:
-    """Show a run: its state, its place in the queue, what it reached or why it failed."""
+    """Show a run: its state, its scores, or why it failed."""
     with session.client() as client:
         run = client.runs.get(run_id)
     values = {
         "model": run.model,
         "dataset": run.dataset,
         "created": run.created_at,
-        "took": _took(run),
+        "duration": _duration(run),
         "attempts": run.attempt or None,
     }
-    session.show(run, watch.summary(run), screen.pairs(values))
+    session.show(run, summary(run), screen.pairs(values))
     if not run.ended:
-        session.say(f"Watch it: fitserve runs watch {run.id}")
+        session.hint(f"Watch it: fitserve runs watch {run.id}")
 
 
-@command(runs, "watch", "fitserve runs watch run_01kb...", "fitserve runs watch run_01kb... --json > events.jsonl")
+@command(group, "watch", "fitserve runs watch run_01kb...", "fitserve runs watch run_01kb... --json > events.jsonl")
 def watch_(session: Session, run_id: RunId) -> None:
-    """Watch a run to its end, through lost connections; Ctrl-C leaves it going.
+    """Watch a run to its end, through lost connections; Ctrl-C leaves it running.
 
     The exit code tells how it ended: 0 succeeded, 7 failed, 8 cancelled.
     """
     with session.client() as client:
-        watch.watch(session, client.runs.get(run_id))
+        watch(session, client.runs.get(run_id))
 
 
-@command(runs, "cancel", "fitserve runs cancel run_01kb...")
+@command(group, "cancel", "fitserve runs cancel run_01kb...")
 def cancel(session: Session, run_id: RunId) -> None:
     """Cancel a run. A queued run ends at once, a running one within seconds."""
     with session.client() as client:
@@ -89,63 +129,53 @@ def cancel(session: Session, run_id: RunId) -> None:
     session.show(run, Text(text))
 
 
-@command(runs, "share", "fitserve runs share run_01kb...", "fitserve runs share run_01kb... --private")
+@command(group, "share", "fitserve runs share run_01kb...", "fitserve runs share run_01kb... --private")
 def share(
     session: Session,
     run_id: RunId,
-    private: Annotated[bool, typer.Option("--private", help="Take it back.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Stop sharing.")] = False,
 ) -> None:
-    """Let other owners look at a run: its epochs, events and what it teaches."""
+    """Let other owners read a run with its epochs, events and insight."""
     with session.client() as client:
         run = client.runs.get(run_id).share(not private)
-    session.show(run, f"{run.id} is {'shared with every owner' if run.shared else 'yours alone'}.")
+    session.show(run, f"{run.id} is {'shared with every owner' if run.shared else 'private'}.")
 
 
-@command(runs, "retry", "fitserve runs retry run_01kb... --watch")
-def retry(
-    session: Session,
-    run_id: RunId,
-    watched: Annotated[bool, typer.Option("--watch", "-w", help="Watch the new run.")] = False,
-) -> None:
+@command(group, "retry", "fitserve runs retry run_01kb... --watch")
+def retry(session: Session, run_id: RunId, watched: Watch = False) -> None:
     """Submit the spec of a failed or cancelled run again, as a new run."""
     with session.client() as client:
-        run = client.runs.get(run_id).retry()
-        if watched:
-            watch.watch(session, run)
-            return
-    session.show(run, screen.pairs({"run": run.id, "state": screen.state(run.state), "model": run.model}))
-    session.say(f"Watch it: fitserve runs watch {run.id}")
+        _show_new(session, client.runs.get(run_id).retry(), watched)
 
 
-@command(runs, "compare", "fitserve runs compare run_01kb... run_01kc...")
+@command(group, "compare", "fitserve runs compare run_01kb... run_01kc...")
 def compare(
-    session: Session, run_ids: Annotated[list[str], typer.Argument(metavar="RUN...", help="Two runs or more.")]
+    session: Session, run_ids: Annotated[list[str], typer.Argument(metavar="RUN...", help="At least two runs.")]
 ) -> None:
-    """Compare runs: where their specs differ, and what each reached."""
+    """Compare runs: their scores, and where their specs differ."""
     if len(run_ids) < 2:
-        raise BadInput("One run has nothing to be compared with.", received=run_ids, expected="two runs or more")
+        raise BadInput("There is nothing to compare with.", received=run_ids, expected="at least two runs")
     with session.client() as client:
-        found = [client.runs.get(run_id) for run_id in run_ids]
-    specs = [_flat(run.resolved or {}) for run in found]
+        runs = [client.runs.get(run_id) for run_id in run_ids]
+    specs = [_leaves(run.resolved or {}) for run in runs]
     keys = [key for key in dict.fromkeys(key for spec in specs for key in spec) if _differs(key, specs)]
     differences = {key: [spec.get(key) for spec in specs] for key in keys}
     scores = [
-        {f"{part} {name}": v for part in ("validation", "test") for name, v in run.scores(part).items()}
-        for run in found
+        {f"{part} {name}": v for part in ("validation", "test") for name, v in run.scores(part).items()} for run in runs
     ]
-    reached = {name: [score.get(name) for score in scores] for name in dict.fromkeys(n for s in scores for n in s)}
-    rows = [("state", *(screen.state(run.state) for run in found))]
-    rows += [(name, *values) for name, values in reached.items()]
-    rows += [(name, *(_shown(value) for value in values)) for name, values in differences.items()]
-    value = {"runs": run_ids, "reached": reached, "differences": differences}
-    session.show(value, screen.table(("", *(run.id for run in found)), rows))
+    by_name = {name: [score.get(name) for score in scores] for name in dict.fromkeys(n for s in scores for n in s)}
+    rows = [("state", *(screen.state(run.state) for run in runs))]
+    rows += [(name, *values) for name, values in by_name.items()]
+    rows += [(name, *(_text(value) for value in values)) for name, values in differences.items()]
+    value = {"runs": run_ids, "reached": by_name, "differences": differences}
+    session.show(value, screen.table(("", *(run.id for run in runs)), rows))
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """A spec's leaves by their JSON Pointers."""
+def _leaves(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return a spec's leaves by their JSON Pointers."""
     if isinstance(value, dict | list) and value:
         pairs = value.items() if isinstance(value, dict) else enumerate(value)
-        return {key: leaf for name, item in pairs for key, leaf in _flat(item, f"{prefix}/{name}").items()}
+        return {key: leaf for name, item in pairs for key, leaf in _leaves(item, f"{prefix}/{name}").items()}
     return {prefix: value}
 
 
@@ -153,12 +183,12 @@ def _differs(key: str, specs: list[dict[str, Any]]) -> bool:
     return len({json.dumps(spec.get(key), sort_keys=True) for spec in specs}) > 1
 
 
-def _shown(value: Any) -> Any:
+def _text(value: Any) -> Any:
     return "-" if value is None else json.dumps(value) if isinstance(value, dict | list | bool) else value
 
 
 @command(
-    runs,
+    group,
     "findings",
     "fitserve runs findings run_01kb...",
     "fitserve runs findings run_01kb... --apply 1 --watch",
@@ -166,29 +196,24 @@ def _shown(value: Any) -> Any:
 def findings(
     session: Session,
     run_id: RunId,
-    apply: Annotated[int | None, typer.Option(min=1, help="Train again with the change of this finding.")] = None,
+    apply: Annotated[int | None, typer.Option(min=1, help="Train again with this finding's change.")] = None,
     seeds: Annotated[int | None, typer.Option(min=2, help="Train both under so many seeds, to compare them.")] = None,
-    watched: Annotated[bool, typer.Option("--watch", "-w", help="Watch the new run.")] = False,
+    watched: Watch = False,
 ) -> None:
-    """Show what went wrong in a run, the evidence, and the change that answers it."""
+    """Show what went wrong in a run, the evidence, and the change that would fix it."""
     with session.client() as client:
         run = client.runs.get(run_id)
         if apply is not None:
             child = client.runs.get(run.apply_finding(apply, seeds=seeds).id)
-            if watched:
-                watch.watch(session, child)
-                return
-            session.show(child, screen.pairs({"run": child.id, "state": screen.state(child.state)}))
-            session.say(
-                f"Watch it: fitserve runs watch {child.id}    Compare: fitserve runs compare {run.id} {child.id}"
-            )
+            _show_new(session, child, watched)
+            session.hint(f"Compare: fitserve runs compare {run.id} {child.id}")
             return
-        found = run.findings()
-    session.show(found, *map(_finding, found))
-    if not found:
-        session.say("Nothing was found to be wrong.")
-    elif any(item.patch for item in found):
-        session.say(f"Train again with a change: fitserve runs findings {run_id} --apply 1 --watch")
+        items = run.findings()
+    session.show(items, *map(_finding, items))
+    if not items:
+        session.hint("No problems found.")
+    elif any(item.patch for item in items):
+        session.hint(f"Train again with a change: fitserve runs findings {run_id} --apply 1 --watch")
 
 
 def _finding(item: FindingInfo) -> Text:

@@ -1,4 +1,4 @@
-"""What the command line shows: tables that fit the terminal, short numbers, sparklines; or JSON."""
+"""What the command line prints: tables that fit the terminal, short numbers, sparklines; or JSON."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import humanize
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 _BARS = "▁▂▃▄▅▆▇█"
-WHOLE = frozenset({"id", "run", "dataset", "model"})  # columns that people copy from: never cut
+_NEVER_CUT = frozenset({"id", "run", "dataset", "model"})  # columns that people copy from
 _GAP = 2  # characters between two columns
 _SHORT = 10  # characters: a column that is no wider is never cut
 _PIPE_WIDTH = 200  # where no terminal sets a width
@@ -24,92 +25,84 @@ STATE_STYLES = {"queued": "yellow", "running": "cyan", "succeeded": "green", "fa
 
 
 def make_console(stderr: bool = False) -> Console:
-    """A console on standard output or standard error; wide where that is no terminal."""
+    """Return a console on standard output or standard error; wide where that is no terminal."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else _PIPE_WIDTH
     return Console(stderr=stderr, width=width, highlight=False, soft_wrap=False)
 
 
-def as_json(value: Any) -> Any:
-    """Models and what holds them, as JSON values."""
+def json_text(value: Any, indent: int | None = 2) -> str:
+    """Return one JSON document of models, and of what holds them."""
+    return json.dumps(_json_values(value), ensure_ascii=False, indent=indent, default=str)
+
+
+def _json_values(value: Any) -> Any:
     if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json", exclude_unset=True)  # what the server said, and nothing else
+        return value.model_dump(mode="json", exclude_unset=True)  # what the server sent, and nothing else
     if isinstance(value, Mapping):
-        return {str(key): as_json(item) for key, item in value.items()}
+        return {str(key): _json_values(item) for key, item in value.items()}
     if isinstance(value, str | bytes):
         return value
     if isinstance(value, Iterable):
-        return [as_json(item) for item in value]
+        return [_json_values(item) for item in value]
     return value.isoformat() if isinstance(value, datetime) else value
 
 
-def json_text(value: Any, indent: int | None = 2) -> str:
-    """One JSON document."""
-    return json.dumps(as_json(value), ensure_ascii=False, indent=indent, default=str)
-
-
 @dataclass(frozen=True)
-class Rows:
-    """A table that fits the terminal: columns that may go do so, in their order; then long text is cut."""
+class FittedTable:
+    """A table that fits the terminal: drops the columns `droppable`, in their order; then cuts long text."""
 
     columns: Sequence[str]
     cells: Sequence[Sequence[Text]]
     title: str | None
-    may_go: Sequence[str]
+    droppable: Sequence[str]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         shown = list(range(len(self.columns)))
-        for name in self.may_go:
+        for name in self.droppable:
             if sum(self._width(index) + _GAP for index in shown) - _GAP <= options.max_width:
                 break
             shown.remove(self.columns.index(name))
-        yield self._made(shown)
+        grid = Table(title=self.title, title_justify="left", box=None, pad_edge=False, padding=(0, _GAP, 0, 0))
+        grid.header_style = "bold"
+        for index in shown:
+            name = self.columns[index]
+            numbers = bool(self.cells) and all(_is_number(row[index]) for row in self.cells)
+            longest = max((row[index].cell_len for row in self.cells), default=0)
+            # Rich takes the width that is missing from columns that may wrap; their cells are cut instead.
+            whole = numbers or name in _NEVER_CUT or longest <= _SHORT
+            grid.add_column(name, justify="right" if numbers else "left", overflow="ellipsis", no_wrap=whole)
+        for row in self.cells:
+            grid.add_row(*(row[index] for index in shown))
+        yield grid
 
     def _width(self, index: int) -> int:
         return max(len(self.columns[index]), *(row[index].cell_len for row in self.cells), 0)
 
-    def _made(self, shown: Sequence[int]) -> Table:
-        made = Table(title=self.title, title_justify="left", box=None, pad_edge=False, padding=(0, _GAP, 0, 0))
-        made.header_style = "bold"
-        for index in shown:
-            name = self.columns[index]
-            numbers = bool(self.cells) and all(_is_number(row[index]) for row in self.cells)
-            side: Any = "right" if numbers else "left"
-            # Rich takes the width that is missing from columns that may wrap; their cells are cut instead.
-            whole = numbers or name in WHOLE or max((row[index].cell_len for row in self.cells), default=0) <= _SHORT
-            made.add_column(name, justify=side, overflow="ellipsis", no_wrap=whole)
-        for row in self.cells:
-            made.add_row(*(row[index] for index in shown))
-        return made
-
 
 def table(
-    columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None, may_go: Sequence[str] = ()
-) -> Rows:
-    """A table: numbers to the right. Where the terminal is narrow the columns `may_go` are left out, the first first;
-    then long text is cut.
-    """
-    return Rows(columns, [[_on_one_line(_cell(value)) for value in row] for row in rows], title, may_go)
-
-
-def _on_one_line(cell: Text) -> Text:
-    cell.no_wrap, cell.overflow = True, "ellipsis"
-    return cell
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None, droppable: Sequence[str] = ()
+) -> FittedTable:
+    """Return a table, numbers aligned right. A narrow terminal drops the columns `droppable`, the first one first."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    for cell in (cell for row in cells for cell in row):
+        cell.no_wrap, cell.overflow = True, "ellipsis"
+    return FittedTable(columns, cells, title, droppable)
 
 
 def pairs(values: Mapping[str, Any], title: str | None = None) -> Table:
-    """Names and values, one a line."""
-    made = Table(title=title, title_justify="left", box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    made.add_column(style="bold", no_wrap=True)
-    made.add_column(overflow="fold")
+    """Return names and values, a line each; without those that are None or empty."""
+    grid = Table(title=title, title_justify="left", box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
     for name, value in values.items():
         if value is not None and value != "":
-            made.add_row(name, _cell(value))
-    return made
+            grid.add_row(name, _cell(value))
+    return grid
 
 
 def state(name: str) -> Text:
-    """A run's state in its colour."""
+    """Return a run's state in its colour."""
     return Text(name, STATE_STYLES.get(name, ""))
 
 
@@ -121,12 +114,13 @@ def _cell(value: Any) -> Text:
     if isinstance(value, float):
         return Text(number(value))
     if isinstance(value, int):
-        return Text(f"{value:,}" if abs(value) >= 10_000 else str(value))
+        return Text(humanize.intcomma(value) if abs(value) >= 10_000 else str(value))
     if isinstance(value, datetime):
-        return Text(ago(value))
+        return Text(age(value))
     if isinstance(value, list | tuple):
         return Text(", ".join(str(item) for item in value))
-    return Text("" if value is None else _one_line(str(value)))
+    # Control characters must not reach a terminal from a file or a server.
+    return Text("".join(char if char.isprintable() else " " for char in str(value)) if value is not None else "")
 
 
 def _is_number(cell: Text) -> bool:
@@ -138,13 +132,8 @@ def _is_number(cell: Text) -> bool:
     return True
 
 
-def _one_line(text: str) -> str:
-    """Control characters must not reach a terminal from a file or a server."""
-    return "".join(char if char.isprintable() else " " for char in text)
-
-
 def number(value: float | None) -> str:
-    """Four significant digits, short."""
+    """Return a number with four significant digits."""
     if value is None:
         return ""
     if not math.isfinite(value):
@@ -153,45 +142,28 @@ def number(value: float | None) -> str:
 
 
 def size(count: float | None) -> str:
-    """Bytes for people."""
-    if count is None:
-        return ""
-    units = ("B", "kB", "MB", "GB", "TB")
-    index = 0
-    while abs(count) >= 1000 and index < len(units) - 1:
-        count, index = count / 1000, index + 1
-    return f"{count:.0f} {units[index]}" if index == 0 else f"{count:.1f} {units[index]}"
+    """Return bytes with a decimal unit: `999 Bytes`, `1.5 kB`."""
+    return "" if count is None else humanize.naturalsize(count)
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds for people: `0.42 s`, `12 s`, `3:07`, `2:03:07`."""
+    """Return a duration: `0.42 s`, `12 s`, `3:07`, `2:03:07`."""
     if seconds is None:
         return ""
-    if seconds < 10:
-        return f"{seconds:.2f} s"
     if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return str(timedelta(seconds=round(seconds))).removeprefix("0:").removeprefix("0")
 
 
-def ago(when: datetime | None) -> str:
-    """How long ago, for people."""
-    if when is None:
-        return ""
-    seconds = (datetime.now(UTC) - when.astimezone(UTC)).total_seconds()
-    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if abs(seconds) >= length:
-            count = f"{abs(seconds) / length:.0f} {unit}"
-            return f"in {count}" if seconds < 0 else f"{count} ago"
-    return f"in {-seconds:.0f} s" if seconds < -1 else f"{max(0, seconds):.0f} s ago"
+def age(when: datetime | None) -> str:
+    """Return how long ago a time is, or how far ahead: `3 hours ago`, `2 months from now`."""
+    return "" if when is None else humanize.naturaltime(when.astimezone(UTC), when=datetime.now(UTC))
 
 
 def sparkline(values: Sequence[float], width: int = 24) -> str:
-    """The course of a figure in one line, the newest at the right; gaps are where it was no number.
+    """Return a figure's curve in one line, the newest value at the right, a gap where a value is not finite.
 
-    Positive figures that fall by more than a hundredfold are drawn by their logarithms.
+    Positive figures that fall by more than a hundredfold are drawn on a logarithmic scale.
     """
     if len(values) > width:
         step = len(values) / width

@@ -1,19 +1,20 @@
-"""One invocation of the command line: where the server is, how to print, and how to say what went wrong."""
+"""One invocation of the command line: its server, its output, its exit code."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console, RenderableType
+from rich.markup import escape
 
 from fitserve.cli import screen
-from fitserve.cli.exit_codes import Exit, exit_of
 from fitserve.errors import FitserveError
 
 if TYPE_CHECKING:
@@ -22,9 +23,56 @@ if TYPE_CHECKING:
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text for people.")]
 
 
+class Exit(IntEnum):
+    """Exit codes, for scripts."""
+
+    done = 0
+    failed = 1
+    usage = 2
+    refused = 3
+    not_found = 4
+    no_access = 5
+    try_again = 6
+    run_failed = 7
+    run_cancelled = 8
+    interrupted = 130
+
+
+MEANING = {
+    Exit.done: "done",
+    Exit.failed: "something went wrong on the server or in the command itself",
+    Exit.usage: "the command line is wrong",
+    Exit.refused: "the server, or the command itself, refused the input",
+    Exit.not_found: "there is no such dataset, run, model, version or key",
+    Exit.no_access: "the API key is missing, not valid, or lacks a scope",
+    Exit.try_again: "the server was not reached, is busy, or a quota is used up: try again later",
+    Exit.run_failed: "the watched run failed",
+    Exit.run_cancelled: "the watched run was cancelled",
+    Exit.interrupted: "stopped by Ctrl-C; a run continues",
+}
+
+_BY_STATUS = {
+    401: Exit.no_access,
+    403: Exit.no_access,
+    404: Exit.not_found,
+    408: Exit.try_again,
+    429: Exit.try_again,
+    502: Exit.try_again,
+    503: Exit.try_again,
+    504: Exit.try_again,
+}
+
+
+def exit_code(error: FitserveError) -> Exit:
+    """Return the exit code of an error."""
+    if error.slug == "run-ended":
+        return Exit.run_cancelled if error.extra.get("state") == "cancelled" else Exit.run_failed
+    return _BY_STATUS.get(error.status) or (Exit.refused if error.status < 500 else Exit.failed)
+
+
 @dataclass
 class Session:
-    """What every command is given."""
+    """What every command gets: the server's address, and where and how to print."""
 
     url: str | None = None
     json: bool = False
@@ -33,50 +81,75 @@ class Session:
 
     @contextmanager
     def client(self, **options: Any) -> Iterator[Client]:
-        """A client of the server."""
+        """Yield a client of the server."""
         from fitserve.client import Client
 
         with Client(base_url=self.url, **{"retries": 2, **options}) as client:
             yield client
 
     def show(self, value: Any, *shown: RenderableType) -> None:
-        """`value` as JSON, or what was made of it for people."""
+        """Print `value` as JSON for programs, or `shown` for people."""
         if self.json:
             typer.echo(screen.json_text(value))
         else:
             self.out.print(*shown, sep="\n")
 
-    def say(self, text: str) -> None:
-        """A remark for people, on standard error: what to do next. Silent with --json."""
+    def hint(self, text: str) -> None:
+        """Print a remark for people on standard error, as what to do next. Silent with --json."""
         if not self.json:
-            self.err.print(text, style="dim", markup=False, soft_wrap=True)  # a command to be copied is not broken
+            self.err.print(text, style="dim", markup=False, soft_wrap=True)  # unbroken, so that it can be copied
 
     def fail(self, error: FitserveError) -> typer.Exit:
-        """Prints an error: problem details as JSON, or what is wrong, where, and how to mend it."""
+        """Print an error, as problem details in JSON or as text, and return its exit."""
         if self.json:
             typer.echo(screen.json_text(error.as_problem()), err=True)
         else:
             from fitserve.client.errors import render
 
             first, *rest = render(error).splitlines()
-            self.err.print(f"[bold red]error:[/] {_escape(first)}", soft_wrap=True)
+            self.err.print(f"[bold red]error:[/] {escape(first)}", soft_wrap=True)
             for line in rest:
                 self.err.print(line, markup=False, soft_wrap=True)
             if error.status == 401:
-                self.say("The key is FITSERVE_API_KEY, or the first key in the FITSERVE_HOME of a server here.")
-        return typer.Exit(exit_of(error))
+                self.hint("The key is FITSERVE_API_KEY, or the first key in FITSERVE_HOME of a server on this machine.")
+        return typer.Exit(exit_code(error))
 
+    @contextmanager
+    def progress_bar(self, name: str, then: str = "") -> Iterator[Callable[[int, int | None], None] | None]:
+        """Yield a function of the bytes moved and the bytes in all that moves a bar; None without a terminal.
 
-def _escape(text: str) -> str:
-    from rich.markup import escape
+        `then` describes what is awaited once all bytes have moved.
+        """
+        if self.json or not self.err.is_terminal:
+            yield None
+            return
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
 
-    return escape(text)
+        columns = (TextColumn("{task.description}"), BarColumn(30), DownloadColumn(), TransferSpeedColumn())
+        with ExitStack() as stack:
+            bar = stack.enter_context(Progress(*columns, TimeRemainingColumn(), console=self.err, transient=True))
+            task = bar.add_task(name, total=None)
+
+            def move(moved: int, size: int | None) -> None:
+                bar.update(task, completed=moved, total=size)
+                if then and moved == size:
+                    bar.stop()
+                    stack.enter_context(self.err.status(f"{name}: {screen.size(size)} sent; {then}"))
+
+            yield move
 
 
 def command(
     group: typer.Typer, name: str, *examples: str, prints_json: bool = True, **options: Any
 ) -> Callable[[Callable[..., Any]], Any]:
-    """Registers a command whose first parameter is the Session; adds --json, and turns errors into exit codes."""
+    """Register a command whose first parameter is the Session; add --json, and turn errors into exit codes."""
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         _, *parameters = inspect.signature(function, eval_str=True).parameters.values()
@@ -92,15 +165,16 @@ def command(
             except KeyboardInterrupt:
                 raise typer.Exit(Exit.interrupted) from None
 
+        # Typer reads the options from the signature.
         first = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
-        json_ = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=AsJson)
+        json_option = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=AsJson)
         keyword = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
-        listed = [first, *keyword, json_] if prints_json else [first, *keyword]
-        run.__signature__ = inspect.Signature(listed)  # type: ignore[attr-defined]
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in listed}
+        signature = [first, *keyword, json_option] if prints_json else [first, *keyword]
+        run.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in signature}
         del run.__dict__["__wrapped__"]
         label = "Example:" if len(examples) == 1 else "Examples:"
-        epilog = "\n\n".join([label, *(f"  {example}" for example in examples)]) if examples else None
+        epilog = "\n\n".join([label, *(f"    {example}" for example in examples)])  # a block of code in Markdown
         group.command(name, epilog=epilog, no_args_is_help=False, **options)(run)
         return function
 
@@ -108,9 +182,9 @@ def command(
 
 
 def session_of(ctx: typer.Context) -> Session:
-    """The session of this invocation."""
+    """Return the session of this invocation."""
     root = ctx.find_root()
     if not isinstance(root.obj, Session):
         root.obj = Session()
-    found: Session = root.obj
-    return found
+    session: Session = root.obj
+    return session

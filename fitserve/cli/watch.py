@@ -1,12 +1,12 @@
-"""Watching a run: a live picture on a terminal, plain lines elsewhere, JSON Lines for programs."""
+"""Watch a run: a live display on a terminal, plain lines elsewhere, JSON Lines for programs."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -16,21 +16,20 @@ from rich.table import Table
 from rich.text import Text
 
 from fitserve.cli import screen
-from fitserve.cli.exit_codes import Exit
-from fitserve.cli.session import Session
+from fitserve.cli.session import Exit, Session
 from fitserve.errors import FitserveError
 
 if TYPE_CHECKING:
     from fitserve.client.runs import Run
     from fitserve.wire.runs import EventInfo
 
-_EVERY = 1.0  # seconds between two lines of epochs where there is no terminal
-_RECENT = 10  # arrivals that the rate is taken from; a worker reports several epochs at once
-_CURVE = 30  # characters
+_LINE_SECONDS = 1.0  # between two lines of epochs where there is no terminal
+_RECENT = 10  # arrivals that the rate is computed from; a worker reports several epochs at once
+_CURVE_WIDTH = 30  # characters
 
 
 @dataclass(frozen=True)
-class Best:
+class BestEpoch:
     """The lowest (validation) loss so far."""
 
     value: float
@@ -39,23 +38,23 @@ class Best:
 
 
 @dataclass
-class Picture:
-    """What is known of a run while it trains. Trials may come one after the other, or all of them epoch by epoch."""
+class RunDisplay:
+    """A run while it trains. Its trials may come one after the other, or all of them epoch by epoch."""
 
     run_id: str
     model: str | None
-    epochs: int  # at most so many, in each trial
+    epochs: int  # of each trial, at most
     trials: int = 1
     state: str = "queued"
     note: str = ""
     lost: str = ""
     curves: dict[int, dict[str, list[float]]] = field(default_factory=dict)  # by trial and figure
     latest: tuple[int, int] = (0, 0)  # trial from 0, epoch from 1
-    best: Best | None = None
-    arrivals: list[tuple[float, int]] = field(default_factory=list)  # when, and how many epochs there were then
+    best: BestEpoch | None = None
+    arrivals: list[tuple[float, int]] = field(default_factory=list)  # time, and the epochs received by then
 
-    def take(self, event: EventInfo) -> None:
-        """Learns from an event."""
+    def add(self, event: EventInfo) -> None:
+        """Update it by an event."""
         self.lost = ""
         if event.type == "state":
             self.state = str(event.data.get("state", self.state))
@@ -70,38 +69,34 @@ class Picture:
             self.curves.setdefault(trial, {}).setdefault(name, []).append(float(value))
         loss = logs.get("val_loss", logs.get("loss"))
         if loss is not None and (self.best is None or loss < self.best.value):
-            self.best = Best(loss, trial, epoch)
+            self.best = BestEpoch(loss, trial, epoch)
         arrived = event.created_at.timestamp()
         before = self.arrivals[:-1] if self.arrivals and self.arrivals[-1][0] == arrived else self.arrivals
         self.arrivals = [*before[-_RECENT:], (arrived, self.done)]
 
     @property
     def done(self) -> int:
-        """Epochs seen, of all trials."""
+        """Epochs received, of all trials."""
         return sum(len(figures.get("loss", ())) for figures in self.curves.values())
 
     @property
     def rate(self) -> float | None:
-        """Epochs a second, of late."""
+        """Epochs per second, recently."""
         if len(self.arrivals) < 2:
             return None
-        (began, before), (ended, done) = self.arrivals[0], self.arrivals[-1]
-        return (done - before) / (ended - began) if ended > began else None
+        (start, before), (end, done) = self.arrivals[0], self.arrivals[-1]
+        return (done - before) / (end - start) if end > start else None
 
     @property
     def seconds_left(self) -> float | None:
-        """At most, as early stopping may end it sooner."""
+        """The most that it can take: early stopping may end it sooner."""
         return None if not self.rate else max(0, self.epochs * self.trials - self.done) / self.rate
 
     @property
-    def place(self) -> str:
-        """The newest epoch."""
+    def position(self) -> str:
+        """The newest trial and epoch."""
         trial, epoch = self.latest
-        return (
-            f"trial {trial + 1}/{self.trials}  epoch {epoch}/{self.epochs}"
-            if self.trials > 1
-            else (f"epoch {epoch}/{self.epochs}")
-        )
+        return (f"trial {trial + 1}/{self.trials}  " if self.trials > 1 else "") + f"epoch {epoch}/{self.epochs}"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         lines: list[RenderableType] = [self._headline()]
@@ -118,29 +113,29 @@ class Picture:
         return Text.assemble((self.run_id, "bold"), name, "  ", screen.state(self.state))
 
     def _bar(self, width: int) -> Table:
-        """How far it is, in one line: what does not fit is left out."""
-        said = [
-            self.place,
+        """Return its progress in one line."""
+        texts = [
+            self.position,
             f"{self.rate:,.3g} epochs/s" if self.rate else "",
             f"at most {screen.duration(self.seconds_left)} left" if self.seconds_left is not None else "",
         ]
-        bar = max(10, min(_CURVE, width - sum(len(text) + 2 for text in said)))
+        bar = max(10, min(_CURVE_WIDTH, width - sum(len(text) + 2 for text in texts)))
         row = Table.grid(padding=(0, 2, 0, 0))
-        texts = [Text(text, no_wrap=True) for text in said]
-        row.add_row(ProgressBar(self.epochs * self.trials, self.done, width=bar), *texts)
+        cells = [Text(text, no_wrap=True) for text in texts]
+        row.add_row(ProgressBar(self.epochs * self.trials, self.done, width=bar), *cells)
         return row
 
     def _figures(self, width: int) -> Table:
-        """The curves of the newest trial, and the best figure so far."""
+        """Return the curves of the newest trial, and the best figure so far."""
         curves = self.curves[self.latest[0]]
         names = sorted(curves, key=_losses_first)
         rows = [(name, screen.number(curves[name][-1]), self._best_of(name)) for name in names]
         taken = sum(max(len(row[index]) for row in rows) + 2 for index in range(3))
-        made = Table.grid(padding=(0, 2, 0, 0))
+        grid = Table.grid(padding=(0, 2, 0, 0))
         for name, value, best in rows:
-            curve = screen.sparkline(curves[name], max(10, min(_CURVE, width - taken)))
-            made.add_row(name, curve, value, Text(best, no_wrap=True))
-        return made
+            curve = screen.sparkline(curves[name], max(10, min(_CURVE_WIDTH, width - taken)))
+            grid.add_row(name, curve, value, Text(best, no_wrap=True))
+        return grid
 
     def _best_of(self, name: str) -> str:
         if self.best is None or name != ("val_loss" if "val_loss" in self.curves[self.latest[0]] else "loss"):
@@ -149,10 +144,10 @@ class Picture:
         return f"best {screen.number(self.best.value)}: epoch {self.best.epoch}{trial}"
 
     def line(self) -> str:
-        """The newest epoch in one line."""
+        """Return the newest epoch in one line."""
         curves = self.curves[self.latest[0]]
         names = sorted(curves, key=_losses_first)
-        return "  ".join([self.place, *(f"{name} {screen.number(curves[name][-1])}" for name in names)])
+        return "  ".join([self.position, *(f"{name} {screen.number(curves[name][-1])}" for name in names)])
 
 
 def _losses_first(name: str) -> tuple[bool, bool, str]:
@@ -160,51 +155,59 @@ def _losses_first(name: str) -> tuple[bool, bool, str]:
 
 
 def watch(session: Session, run: Run) -> None:
-    """Follows a run to its end, through lost connections. Raises typer.Exit unless it succeeded.
+    """Follow a run to its end, through lost connections. Raises typer.Exit unless it succeeded.
 
-    Ctrl-C leaves the run going and says how to come back to it.
+    Ctrl-C leaves the run running and prints how to come back to it.
     """
     try:
         follow(session, run)
     except KeyboardInterrupt:
         lines = (
-            "The run goes on.",
+            "The run continues.",
             f"Come back to it:  fitserve runs watch {run.id}",
             f"Stop it:          fitserve runs cancel {run.id}",
         )
         for line in lines:
             session.err.print(line, markup=False, soft_wrap=True)
         raise typer.Exit(Exit.interrupted) from None
-    end(session, run)
+    report_end(session, run)
 
 
 def follow(session: Session, run: Run) -> None:
-    """Shows a run until its end."""
-    picture = picture_of(run)
-    with _shown(session, picture) as show:
-        for event in run.events(on_lost=lambda error: _lost(session, picture, error)):
-            picture.take(event)
+    """Show a run until its end."""
+    training = (run.resolved or {}).get("training", {})
+    epochs, trials = int(training.get("epochs") or 1), int(training.get("restarts") or 1)
+    display = RunDisplay(run.id, run.model, epochs, trials, state=run.state)
+
+    def report_loss(error: FitserveError) -> None:
+        display.lost = f"{error.detail} Trying again; the run continues."
+        if not session.out.is_terminal:
+            session.hint(display.lost)
+
+    with _printer(session, display) as show:
+        for event in run.events(on_lost=report_loss):
+            display.add(event)
             show(event)
     run.wait(check=False)
 
 
-def end(session: Session, run: Run) -> None:
-    """Says how a run ended and what can be done next. Raises typer.Exit unless it succeeded."""
+def report_end(session: Session, run: Run) -> None:
+    """Print how a run ended and what to do next. Raises typer.Exit unless it succeeded."""
     if session.json:
         typer.echo(screen.json_text({"run": run}, indent=None))
     else:
         session.out.print(summary(run))
     if run.state == "succeeded":
         if run.model:
-            session.say(f"Ask it: fitserve models predict {run.model} rows.csv")
+            session.hint(f"Predict with it: fitserve models predict {run.model} rows.csv")
         return
     if run.state == "failed":
-        session.say(f"See what it did: fitserve runs findings {run.id}    Try again: fitserve runs retry {run.id}")
+        session.hint(f"See what went wrong: fitserve runs findings {run.id}    Try again: fitserve runs retry {run.id}")
     raise typer.Exit(Exit.run_cancelled if run.state == "cancelled" else Exit.run_failed)
 
 
 def summary(run: Run) -> RenderableType:
-    """How a run ended, in a few lines."""
+    """Return a run's state, error and scores, in a few lines."""
     lines: list[RenderableType] = [Text.assemble((run.id, "bold"), "  ", screen.state(run.state))]
     if run.error:
         lines.append(Text(str(run.error.get("detail", "")), style="red"))
@@ -215,55 +218,37 @@ def summary(run: Run) -> RenderableType:
     return Group(*lines)
 
 
-def picture_of(run: Run) -> Picture:
-    """What is known before the first event."""
-    training = (run.resolved or {}).get("training", {})
-    return Picture(
-        run.id,
-        run.model,
-        int(training.get("epochs") or 1),
-        int(training.get("restarts") or 1),
-        state=run.state,
-    )
-
-
-def _lost(session: Session, picture: Picture, error: FitserveError) -> None:
-    picture.lost = f"{error.detail} Trying again; the run goes on."
-    if not session.out.is_terminal:
-        session.say(picture.lost)
-
-
 @contextmanager
-def _shown(session: Session, picture: Picture) -> Iterator[Any]:
-    """A function that shows each event, in the way that suits where it goes."""
+def _printer(session: Session, display: RunDisplay) -> Iterator[Callable[[EventInfo], None]]:
+    """Yield a function that shows an event: as JSON, on a live display, or as a line."""
     if session.json:
         yield lambda event: typer.echo(screen.json_text(event, indent=None))
     elif session.out.is_terminal:
-        with Live(picture, console=session.out, refresh_per_second=8, transient=True):
+        with Live(display, console=session.out, refresh_per_second=8, transient=True):
             yield lambda event: None
     else:
-        yield _Lines(session, picture)
+        yield _LinePrinter(session, display)
 
 
-class _Lines:
-    """Messages, and epochs once a second; the last one before anything else is said."""
+class _LinePrinter:
+    """Prints messages, and the newest epoch once a second and before any message."""
 
-    def __init__(self, session: Session, picture: Picture) -> None:
+    def __init__(self, session: Session, display: RunDisplay) -> None:
         self.session = session
-        self.picture = picture
-        self.shown_at = 0.0
-        self.waiting = False
+        self.display = display
+        self.printed_at = 0.0
+        self.pending = False
 
     def __call__(self, event: EventInfo) -> None:
         if event.type == "metrics":
-            self.waiting = True
-            if time.monotonic() - self.shown_at >= _EVERY:
-                self._epoch()
+            self.pending = True
+            if time.monotonic() - self.printed_at >= _LINE_SECONDS:
+                self._print_epoch()
             return
-        if self.waiting:
-            self._epoch()
+        if self.pending:
+            self._print_epoch()
         self.session.out.print(event.message, markup=False, soft_wrap=True)
 
-    def _epoch(self) -> None:
-        self.session.out.print(self.picture.line(), markup=False, soft_wrap=True)
-        self.shown_at, self.waiting = time.monotonic(), False
+    def _print_epoch(self) -> None:
+        self.session.out.print(self.display.line(), markup=False, soft_wrap=True)
+        self.printed_at, self.pending = time.monotonic(), False

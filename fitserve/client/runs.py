@@ -314,6 +314,7 @@ def spec_of(spec: Any, parts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _spec_body(spec: Any) -> dict[str, Any]:
+    received = spec
     if spec is None:
         return {}
     if isinstance(spec, Mapping):
@@ -326,12 +327,12 @@ def _spec_body(spec: Any) -> dict[str, Any]:
         else:
             text, name = _read(Path(spec)), str(spec)
         kind = "application/json" if name.endswith(".json") or text.lstrip()[:1] == b"{" else "application/yaml"
-        body = values_of(text, kind)
-        if isinstance(body, dict):
-            return body
+        received = values_of(text, kind)
+        if isinstance(received, dict):
+            return received
     elif hasattr(spec, "to_json"):  # a fitserve.spec.Spec
         return dict(spec.to_json())
-    raise BadInput("This is not a spec.", received=type(spec).__name__, expected="a mapping, a file, or YAML text")
+    raise BadInput("This is not a spec.", received=type(received).__name__, expected="a mapping, a file, or YAML text")
 
 
 def _read(path: Path) -> bytes:

@@ -47,8 +47,8 @@ def fitserve(server: Server, monkeypatch: pytest.MonkeyPatch) -> Fitserve:
 
 
 @pytest.fixture
-def told(fitserve: Fitserve) -> Callable[..., Any]:
-    """The JSON that a command prints."""
+def fitserve_json(fitserve: Fitserve) -> Callable[..., Any]:
+    """Runs the command line with --json and parses its output."""
 
     def run(*words: str, **options: Any) -> Any:
         return json.loads(fitserve(*words, "--json", **options).stdout)

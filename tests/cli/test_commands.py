@@ -1,4 +1,4 @@
-"""Every command, against the real server: what people see, what programs read, and the exit code."""
+"""Every command, against the real server: output for people and for programs, and the exit code."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.client.breaking_proxy import breaking_proxy
 from tests.client.conftest import ROWS, circle
 from tests.conftest import Server, free_ports
 
-Told = Callable[..., Any]
+FitserveJson = Callable[..., Any]
 
 
 @pytest.fixture(scope="session")
@@ -45,25 +45,25 @@ def spec(tmp_path: Path) -> str:
 # Datasets
 
 
-def test_datasets(fitserve: Fitserve, told: Told, tmp_path: Path) -> None:
+def test_datasets(fitserve: Fitserve, fitserve_json: FitserveJson, tmp_path: Path) -> None:
     path = tmp_path / "Points.csv"
     circle(50).to_csv(path, index=False)
     shown = fitserve("datasets", "upload", str(path)).output
     assert "points@1" in shown
     assert "categorical" in shown
     assert "fitserve spec init --dataset points" in shown
-    assert told("datasets", "upload", str(path), "--name", "p2", "--kind", "colour=ignored")["name"] == "p2"
-    kinds = {column["name"]: column["kind"] for column in told("datasets", "show", "p2")["columns"]}
+    assert fitserve_json("datasets", "upload", str(path), "--name", "p2", "--kind", "colour=ignored")["name"] == "p2"
+    kinds = {column["name"]: column["kind"] for column in fitserve_json("datasets", "show", "p2")["columns"]}
     assert kinds["colour"] == "ignored"
     assert "points" in fitserve("datasets", "list").output
     assert "strength" in fitserve("datasets", "show", "points", "--target", "side").output
-    assert len(told("datasets", "rows", "points", "--limit", "3")) == 3
+    assert len(fitserve_json("datasets", "rows", "points", "--limit", "3")) == 3
     assert "colour" in fitserve("datasets", "rows", "points").output
     assert "spiral" in fitserve("datasets", "sample").output
-    assert told("datasets", "sample", "xor", "--name", "my-xor", "--rows", "40")["rows"] == 40
+    assert fitserve_json("datasets", "sample", "xor", "--name", "my-xor", "--rows", "40")["rows"] == 40
 
 
-def test_a_bad_table_is_refused_with_its_place(fitserve: Fitserve, tmp_path: Path) -> None:
+def test_a_bad_table_is_refused_with_row_and_column(fitserve: Fitserve, tmp_path: Path) -> None:
     path = tmp_path / "bad.csv"
     path.write_text("a,b\n1,2\n3\n")
     result = fitserve("datasets", "upload", str(path), code=3)
@@ -78,7 +78,7 @@ def test_a_bad_table_is_refused_with_its_place(fitserve: Fitserve, tmp_path: Pat
 # Specs
 
 
-def test_specs(fitserve: Fitserve, told: Told, uploaded: str, tmp_path: Path) -> None:
+def test_specs(fitserve: Fitserve, fitserve_json: FitserveJson, uploaded: str, tmp_path: Path) -> None:
     path = tmp_path / "made.yaml"
     fitserve("spec", "init", "--dataset", "cli-circle", "--output", str(path))
     text = path.read_text()
@@ -87,7 +87,7 @@ def test_specs(fitserve: Fitserve, told: Told, uploaded: str, tmp_path: Path) ->
     shown = fitserve("spec", "check", str(path)).output
     assert "Dense" in shown
     assert "parameters" in shown
-    checked = told("spec", "check", str(path), "--set", "training.epochs=3")
+    checked = fitserve_json("spec", "check", str(path), "--set", "training.epochs=3")
     assert (checked["valid"], checked["resolved"]["training"]["epochs"]) == (True, 3)
     assert "never overwritten" in fitserve("spec", "init", "--help").output
     assert fitserve("spec", "init", "--output", str(path), code=3)
@@ -100,7 +100,7 @@ def test_specs(fitserve: Fitserve, told: Told, uploaded: str, tmp_path: Path) ->
 # Runs
 
 
-def test_train_and_runs(fitserve: Fitserve, told: Told, spec: str, run_id: str) -> None:
+def test_train_and_runs(fitserve: Fitserve, fitserve_json: FitserveJson, spec: str, run_id: str) -> None:
     shown = fitserve("train", spec, "--watch", "--set", "training.epochs=4", "--set", "model=cli-other").output
     assert "epoch" in shown
     assert "succeeded" in shown
@@ -109,13 +109,13 @@ def test_train_and_runs(fitserve: Fitserve, told: Told, spec: str, run_id: str) 
     assert sum(line.get("type") == "metrics" for line in lines) == 20
     assert lines[-1]["run"]["state"] == "succeeded"
 
-    listed = told("runs", "list", "--model", "cli-circle")
+    listed = fitserve_json("runs", "list", "--model", "cli-circle")
     assert [run["id"] for run in listed] == [run_id]
     assert "accuracy" in fitserve("runs", "list").output
     assert "accuracy" in fitserve("runs", "show", run_id).output
-    assert told("runs", "show", run_id)["resolved"]["training"]["epochs"] == 20
-    other = told("runs", "list", "--model", "cli-other")[0]["id"]
-    compared = told("runs", "compare", run_id, other)
+    assert fitserve_json("runs", "show", run_id)["resolved"]["training"]["epochs"] == 20
+    other = fitserve_json("runs", "list", "--model", "cli-other")[0]["id"]
+    compared = fitserve_json("runs", "compare", run_id, other)
     assert compared["differences"]["/training/epochs"] == [20, 4]
     assert "/training/epochs" in fitserve("runs", "compare", run_id, other).output
     assert fitserve("runs", "compare", run_id, code=3)
@@ -128,16 +128,19 @@ def test_a_watched_run_survives_lost_connections(fitserve: Fitserve, server: Ser
             "--url", url, "train", spec, "--watch", "--set", "training.epochs=150", "--set", "model=cli-lost"
         )
     assert "epoch 150/150" in shown.output
-    assert shown.stderr.count("Trying again; the run goes on.") >= 1
+    assert shown.stderr.count("Trying again; the run continues.") >= 1
     assert "succeeded" in shown.output
 
 
-def test_cancel_and_retry(fitserve: Fitserve, told: Told, spec: str, run_id: str) -> None:
-    slow = told("train", spec, "--set", "training.epochs=500000", "--idempotency-key", "slow-1")
-    assert told("train", spec, "--set", "training.epochs=500000", "--idempotency-key", "slow-1")["id"] == slow["id"]
+def test_cancel_and_retry(fitserve: Fitserve, fitserve_json: FitserveJson, spec: str, run_id: str) -> None:
+    slow = fitserve_json("train", spec, "--set", "training.epochs=500000", "--idempotency-key", "slow-1")
+    assert (
+        fitserve_json("train", spec, "--set", "training.epochs=500000", "--idempotency-key", "slow-1")["id"]
+        == slow["id"]
+    )
     assert fitserve("runs", "cancel", slow["id"])
     assert fitserve("runs", "watch", slow["id"], code=8)
-    again = told("runs", "retry", slow["id"])
+    again = fitserve_json("runs", "retry", slow["id"])
     assert again["parent_id"] == slow["id"]
     fitserve("runs", "cancel", again["id"])
     assert fitserve("runs", "retry", run_id, code=3)  # it succeeded
@@ -146,47 +149,47 @@ def test_cancel_and_retry(fitserve: Fitserve, told: Told, spec: str, run_id: str
 # Models
 
 
-def test_models(fitserve: Fitserve, told: Told, run_id: str, tmp_path: Path) -> None:
+def test_models(fitserve: Fitserve, fitserve_json: FitserveJson, run_id: str, tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("x,y,colour\n0.1,-0.2,red\n4.8,4.7,blue\n")
-    answers = told("models", "predict", "cli-circle", str(path))
-    assert answers["predictions"] == told("models", "predict", "cli-circle", json.dumps(ROWS))["predictions"]
+    answers = fitserve_json("models", "predict", "cli-circle", str(path))
+    assert answers["predictions"] == fitserve_json("models", "predict", "cli-circle", json.dumps(ROWS))["predictions"]
     assert answers["version"] == 1
     assert answers["predictions"][0]["in"] > 0.5
     assert "in" in fitserve("models", "predict", "cli-circle", "-", input=path.read_text()).output
-    raw = told("models", "predict", "cli-circle", str(path), "--raw")["predictions"]
+    raw = fitserve_json("models", "predict", "cli-circle", str(path), "--raw")["predictions"]
     assert raw[0][0] == pytest.approx(answers["predictions"][0]["out"], abs=1e-5)
     assert fitserve("models", "predict", "no-such-model", str(path), code=4)
     assert "cli-circle" in fitserve("models", "list").output
     assert run_id in fitserve("models", "show", "cli-circle").output
     assert "champion is version 1" in fitserve("models", "promote", "cli-circle", "1").output
     assert fitserve("models", "rollback", "cli-circle", code=3)  # it never named another version
-    saved = told("models", "download", "cli-circle", "--kind", "onnx", "--output", str(tmp_path))
+    saved = fitserve_json("models", "download", "cli-circle", "--kind", "onnx", "--output", str(tmp_path))
     assert Path(saved["path"]).stat().st_size == saved["bytes"] > 0
 
 
-def test_findings(fitserve: Fitserve, told: Told, run_id: str) -> None:
-    found = told("runs", "findings", run_id)
+def test_findings(fitserve: Fitserve, fitserve_json: FitserveJson, run_id: str) -> None:
+    findings = fitserve_json("runs", "findings", run_id)
     shown = fitserve("runs", "findings", run_id).output
-    assert all(item["title"] in shown for item in found)
+    assert all(item["title"] in shown for item in findings)
     assert fitserve("runs", "findings", run_id, "--apply", "99", code=4)
 
 
-def test_sharing(fitserve: Fitserve, told: Told, run_id: str) -> None:
-    assert told("datasets", "share", "cli-circle")["shared"]
-    assert told("runs", "share", run_id)["shared"]
-    assert told("models", "share", "cli-circle")["shared"]
-    assert "yours alone" in fitserve("datasets", "share", "cli-circle", "--private").output
-    assert not told("runs", "share", run_id, "--private")["shared"]
-    assert not told("models", "share", "cli-circle", "--private")["shared"]
+def test_sharing(fitserve: Fitserve, fitserve_json: FitserveJson, run_id: str) -> None:
+    assert fitserve_json("datasets", "share", "cli-circle")["shared"]
+    assert fitserve_json("runs", "share", run_id)["shared"]
+    assert fitserve_json("models", "share", "cli-circle")["shared"]
+    assert "private" in fitserve("datasets", "share", "cli-circle", "--private").output
+    assert not fitserve_json("runs", "share", run_id, "--private")["shared"]
+    assert not fitserve_json("models", "share", "cli-circle", "--private")["shared"]
     assert fitserve("models", "share", "no-such-model", code=4)
 
 
 # Keys
 
 
-def test_keys(fitserve: Fitserve, told: Told) -> None:
-    made = told("keys", "create", "cli-key", "--scope", "predict", "--model", "cli-circle", "--expires", "90d")
+def test_keys(fitserve: Fitserve, fitserve_json: FitserveJson) -> None:
+    made = fitserve_json("keys", "create", "cli-key", "--scope", "predict", "--model", "cli-circle", "--expires", "90d")
     assert made["token"].startswith(made["id"])
     assert made["models"] == ["cli-circle"]
     assert "cli-key" in fitserve("keys", "list").output
@@ -203,7 +206,7 @@ def test_exit_codes_for_no_key_and_no_server(fitserve: Fitserve, monkeypatch: py
     assert fitserve("runs", "lst", code=2)
 
 
-# The server's own part
+# The server
 
 
 def as_a_process(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -217,18 +220,18 @@ def test_migrate_keys_and_doctor_work_where_no_server_runs(tmp_path: Path) -> No
     assert json.loads(made.stdout)["scopes"] == ["admin"], made.stderr
     assert as_a_process("keys", "create", "BAD NAME", **settings).returncode == 3
     assert "newest schema" in as_a_process("migrate", **settings).stdout
-    looked = as_a_process("doctor", "--json", **settings)
-    assert {"database", "blobs"} <= {finding["check"] for finding in json.loads(looked.stdout)}, looked.stderr
+    checked = as_a_process("doctor", "--json", **settings)
+    assert {"database", "blobs"} <= {finding["check"] for finding in json.loads(checked.stdout)}, checked.stderr
 
 
-def test_the_demo_reaches_its_figures(told: Told) -> None:
-    found = told("demo")
-    reached = {item["figure"]: item["test"] for item in found["tables"]}
+def test_the_demo_reaches_its_figures(fitserve_json: FitserveJson) -> None:
+    result = fitserve_json("demo")
+    reached = {item["figure"]: item["test"] for item in result["tables"]}
     assert reached["accuracy"] >= 0.95
     assert reached["r2"] >= 0.40
-    assert all(len(item["predictions"]) == 3 for item in found["tables"])
-    assert any("fitserve_runs_created_total" in name for name in found["telemetry"])
-    assert any("fitserve_predict_rows_total" in name for name in found["telemetry"])
+    assert all(len(item["predictions"]) == 3 for item in result["tables"])
+    assert any("fitserve_runs_created_total" in name for name in result["telemetry"])
+    assert any("fitserve_predict_rows_total" in name for name in result["telemetry"])
 
 
 # On a terminal
@@ -262,8 +265,8 @@ class Terminal:
         return code
 
 
-def test_ctrl_c_leaves_the_run_going_and_says_how_to_come_back(
-    server: Server, uploaded: str, spec: str, told: Told
+def test_ctrl_c_leaves_the_run_running_and_prints_how_to_come_back(
+    server: Server, uploaded: str, spec: str, fitserve_json: FitserveJson
 ) -> None:
     terminal = Terminal(server, "train", spec, "--watch", "--set", "training.epochs=200000")
     terminal.until("epochs/s")
@@ -274,9 +277,9 @@ def test_ctrl_c_leaves_the_run_going_and_says_how_to_come_back(
         terminal.until(f"fitserve runs cancel {run_id}")
         assert f"Come back to it:  fitserve runs watch {run_id}" in terminal.text
         assert terminal.end() == 130
-        assert told("runs", "show", run_id)["state"] == "running"
+        assert fitserve_json("runs", "show", run_id)["state"] == "running"
     finally:
-        told("runs", "cancel", run_id)
+        fitserve_json("runs", "cancel", run_id)
 
 
 def test_up_starts_everything_and_ctrl_c_stops_it(

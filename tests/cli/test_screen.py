@@ -1,4 +1,4 @@
-"""What the command line prints."""
+"""Tables, numbers and the display of a run on a terminal."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from fitserve.cli import screen
-from fitserve.cli.watch import Picture
+from fitserve.cli.watch import RunDisplay
 from fitserve.wire.runs import EventInfo
 
 
 @given(st.lists(st.floats(), max_size=100), st.integers(1, 60))
-def test_a_sparkline_is_never_wider_than_asked_and_ends_with_the_newest(values: list[float], width: int) -> None:
+def test_a_sparkline_fits_the_width_and_ends_with_the_newest(values: list[float], width: int) -> None:
     line = screen.sparkline(values, width)
     finite = [value for value in values if math.isfinite(value)]
     assert len(line) <= width
@@ -26,7 +26,7 @@ def test_a_sparkline_is_never_wider_than_asked_and_ends_with_the_newest(values: 
 def test_a_sparkline_falls_with_the_loss() -> None:
     assert screen.sparkline([8, 7, 6, 5, 4, 3, 2, 1]) == "█▇▆▅▄▃▂▁"
     assert screen.sparkline([1.0, math.nan, 0.0]) == "█ ▁"
-    assert screen.sparkline([1e4, 1e3, 1e2, 1e1, 1]) == "█▆▅▃▁"  # by their logarithms
+    assert screen.sparkline([1e4, 1e3, 1e2, 1e1, 1]) == "█▆▅▃▁"  # on a logarithmic scale
     assert screen.sparkline([math.nan]) == ""
     assert screen.sparkline([5.0, 5.0]) == "▁▁"
 
@@ -38,11 +38,17 @@ def test_numbers_for_people() -> None:
         "1.000e+09",
         "nan",
     ]
-    assert [screen.size(value) for value in (999, 1_500, 2_300_000_000)] == ["999 B", "1.5 kB", "2.3 GB"]
-    assert [screen.duration(value) for value in (0.5, 42, 187, 7387)] == ["0.50 s", "42 s", "3:07", "2:03:07"]
+    assert [screen.size(value) for value in (999, 1_500, 2_300_000_000)] == ["999 Bytes", "1.5 kB", "2.3 GB"]
+    assert [screen.duration(value) for value in (0.5, 42, 187, 607, 7387)] == [
+        "0.50 s",
+        "42 s",
+        "3:07",
+        "10:07",
+        "2:03:07",
+    ]
     now = datetime.now(UTC)
-    assert screen.ago(now - timedelta(hours=3)) == "3 h ago"
-    assert screen.ago(now + timedelta(days=90, minutes=1)) == "in 90 d"
+    assert screen.age(now - timedelta(hours=3)) == "3 hours ago"
+    assert screen.age(now + timedelta(days=92)) == "3 months from now"
 
 
 def test_tables_fit_the_terminal_and_carry_no_control_characters() -> None:
@@ -57,12 +63,12 @@ def test_tables_fit_the_terminal_and_carry_no_control_characters() -> None:
     assert len(lines) == 2
 
 
-def test_columns_that_may_go_make_room_and_ids_stay_whole() -> None:
+def test_droppable_columns_make_room_and_ids_stay_whole() -> None:
     run = "run_01kb2c9mtf3q8v0x7s1w5y6z4a"
     table = screen.table(
-        ("run", "state", "dataset", "reached"),
+        ("run", "state", "dataset", "score"),
         [(run, "succeeded", "ds_01kb2c9mtf3q8v0x7s1w5y6z4a", "accuracy 0.68 (test)")],
-        may_go=("dataset",),
+        droppable=("dataset",),
     )
     for width, shown in ((80, False), (120, True)):
         console = Console(width=width, color_system=None, force_terminal=False)
@@ -74,7 +80,7 @@ def test_columns_that_may_go_make_room_and_ids_stay_whole() -> None:
 
 
 def test_a_run_is_watched_in_80_columns() -> None:
-    picture = Picture("run_01kb2c9mtf3q8v0x7s1w5y6z4a", "admissions", epochs=6000, trials=3, state="running")
+    display = RunDisplay("run_01kb2c9mtf3q8v0x7s1w5y6z4a", "admissions", epochs=6000, trials=3, state="running")
     start = datetime.now(UTC)
     for epoch in range(1, 200):
         for trial in range(3):
@@ -82,10 +88,10 @@ def test_a_run_is_watched_in_80_columns() -> None:
             data = {"trial": trial, "epoch": epoch, "logs": logs}
             moment = start + timedelta(seconds=epoch // 20)  # a worker reports several epochs at once
             event = {"id": epoch * 3 + trial, "type": "metrics", "message": "", "data": data, "created_at": moment}
-            picture.take(EventInfo(run_id=picture.run_id, attempt=1, level="info", **event))
+            display.add(EventInfo(run_id=display.run_id, attempt=1, level="info", **event))
     console = Console(width=80, color_system=None, force_terminal=False)
     with console.capture() as capture:
-        console.print(picture)
+        console.print(display)
     lines = capture.get().splitlines()
     assert len(lines) == 5
     assert max(map(len, lines)) <= 80

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fitserve.cli.rows import read_rows
-from fitserve.cli.spec import apply, read
+from fitserve.cli.models import read_rows
+from fitserve.cli.spec import apply_change, read_spec
 from fitserve.errors import BadInput, FitserveError
 
 
@@ -23,7 +23,7 @@ def test_changes_reach_any_depth() -> None:
         "split.test=0.2",
         "target=yes=no",
     ):
-        apply(body, change)
+        apply_change(body, change)
     assert body == {
         "network": [{"Dense": {"units": 8}}],
         "training": {"epochs": 50, "optimizer": {"SGD": {"learning_rate": 0.1}}},
@@ -38,26 +38,26 @@ def test_changes_reach_any_depth() -> None:
 )
 def test_a_change_that_cannot_be_made_is_refused(change: str) -> None:
     with pytest.raises(BadInput):
-        apply({"network": [{}], "model": "m"}, change)
+        apply_change({"network": [{}], "model": "m"}, change)
 
 
 def test_specs_are_read_from_yaml_json_and_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.yaml").write_text("dataset: d\ntarget: t\n")
     (tmp_path / "a.json").write_text('{"dataset": "d", "target": "t"}')
-    wanted = {"dataset": "d", "target": "t", "model": "m"}
-    assert read(tmp_path / "a.yaml", ["model=m"]) == read(tmp_path / "a.json", ["model=m"]) == wanted
+    expected = {"dataset": "d", "target": "t", "model": "m"}
+    assert read_spec(tmp_path / "a.yaml", ["model=m"]) == read_spec(tmp_path / "a.json", ["model=m"]) == expected
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"dataset: d\ntarget: t\n")))
-    assert read(Path("-"), ["model=m"]) == wanted
+    assert read_spec(Path("-"), ["model=m"]) == expected
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "a: [", "dataset: d\ndataset: e\n", "{", "!!python/object:os.system x"])
-def test_what_is_no_spec_is_refused(tmp_path: Path, text: str) -> None:
+def test_an_invalid_spec_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "spec.yaml"
     path.write_text(text)
     with pytest.raises(FitserveError):
-        read(path, [])
+        read_spec(path, [])
     with pytest.raises(FitserveError, match="cannot be read"):
-        read(tmp_path / "nowhere.yaml", [])
+        read_spec(tmp_path / "nowhere.yaml", [])
 
 
 def test_rows_to_predict_come_from_csv_json_and_json_lines(tmp_path: Path) -> None:

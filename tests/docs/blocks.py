@@ -23,6 +23,7 @@ from typing import Any
 
 import yaml
 
+from docs import make_api, make_cli
 from fitserve.errors import FitserveError
 from fitserve.spec.spec import parse
 from fitserve.strictjson import loads
@@ -68,8 +69,9 @@ def blocks_of(page: Path) -> Iterator[Block]:
 
 
 def pages() -> list[Path]:
-    """Every page whose blocks are run."""
-    return [PROJECT / "README.md", PROJECT / "ARCHITECTURE.md", *sorted((PROJECT / "docs").rglob("*.md"))]
+    """Return every page whose blocks are run: all but the generated references."""
+    written = {*(PROJECT / "docs").rglob("*.md")} - {make_api.PAGE, make_cli.PAGE}
+    return [PROJECT / "README.md", PROJECT / "ARCHITECTURE.md", *sorted(written)]
 
 
 @dataclass

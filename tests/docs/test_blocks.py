@@ -9,18 +9,19 @@ from pathlib import Path
 
 import pytest
 
+from docs import make_cli
 from fitserve.client import Client
+from tests.cli.test_help import COMMANDS, examples_of
 from tests.conftest import PROJECT, Server
-from tests.docs.blocks import RUN, Block, Reader, blocks_of, pages
+from tests.docs.blocks import Block, Reader, blocks_of, pages
 
 pytestmark = pytest.mark.xdist_group("blocks")
 DOCS = PROJECT / "docs"
 README = PROJECT / "README.md"  # test_readme runs it
-CLI = DOCS / "reference" / "cli.md"
 PAGE_EN = DOCS / "tutorial.md"
 CHINESE = DOCS / "tutorial-zh.md"
 MOST_NOT_RUN = 16
-PAGES = [page for page in pages() if page not in (README, CLI, CHINESE) and any(True for _ in blocks_of(page))]
+PAGES = [page for page in pages() if page not in (README, CHINESE) and any(True for _ in blocks_of(page))]
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_a_wrong_block_is_noticed(reader: Reader) -> None:
             reader.read(block)
 
 
-# The command line's reference: an example a line, each in a folder of its own.
+# The examples of the commands, each in a folder of its own.
 
 NOT_HERE = {
     "up": "becomes a server; tests/cli starts and stops one",
@@ -79,16 +80,8 @@ APPLY = "--apply"  # tests/insight applies findings of runs that are made to hav
 
 
 def examples() -> list[tuple[str, str]]:
-    """The command and the example, from the page."""
-    found = []
-    section = ""
-    for line in CLI.read_text().splitlines():
-        if line.startswith("## `fitserve "):
-            words = line.strip("#` ").split()[1:]
-            section = " ".join(word for word in words if word.islower() and word.isalpha())
-        elif "fitserve " in line and line.startswith(("fitserve ", "cat ")) and section:
-            found.append((section, line))
-    return found
+    """Return every command with each of its examples."""
+    return [(" ".join(path[1:]), example) for path in COMMANDS for example in examples_of(path)]
 
 
 EXAMPLES = [pair for pair in examples() if pair[0] not in NOT_HERE and APPLY not in pair[1]]
@@ -134,12 +127,4 @@ def test_an_example_of_the_command_line(
     command: str, example: str, world: Callable[[str, Path], dict[str, str]], reader: Reader
 ) -> None:
     reader.elsewhere = world(command, reader.folder)
-    reader.read(Block(CLI, 1, "sh", example + "\n"))
-
-
-def test_nothing_of_the_command_lines_reference_is_passed_over() -> None:
-    """Each line of its `sh` blocks is an example that is run, or left to another test for a reason."""
-    lines = [line for block in blocks_of(CLI) if block.language in RUN for line in block.text.splitlines()]
-    found = {example for _, example in examples()}
-    assert {line for line in lines if line not in found} <= {line for line in lines if " fitserve migrate" in line}
-    assert len(EXAMPLES) >= 40
+    reader.read(Block(make_cli.PAGE, 1, "sh", example + "\n"))

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 import pytest
 
-from docs import make_api
+from docs import make_api, make_cli
 from tests.conftest import PROJECT
 
 DOCS = PROJECT / "docs"
@@ -42,10 +42,11 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built pages, with the API reference generated into a copy of docs/."""
+    """The built pages, with the generated references in a copy of docs/."""
     folder = tmp_path_factory.mktemp("docs")
     shutil.copytree(DOCS, folder / "docs", ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "docs" / "reference" / "api.md").write_text(make_api.page())
+    for module in (make_api, make_cli):
+        (folder / module.PAGE.relative_to(PROJECT)).write_text(module.page())
     (folder / "zensical.toml").write_text((PROJECT / "zensical.toml").read_text())
     done = subprocess.run(
         [sys.executable, "-m", "zensical", "build", "--strict", "--clean"],
@@ -63,7 +64,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_page_is_built_and_in_the_navigation(site: Path) -> None:
     nav = set(re.findall(r'"([\w/-]+\.md)"', (PROJECT / "zensical.toml").read_text()))
-    pages = {str(path.relative_to(DOCS)) for path in [*DOCS.rglob("*.md"), make_api.PAGE]}
+    pages = {str(path.relative_to(DOCS)) for path in [*DOCS.rglob("*.md"), make_api.PAGE, make_cli.PAGE]}
     assert nav == pages
     assert tomllib.loads((PROJECT / "zensical.toml").read_text())["project"]["theme"]["font"] is False
     for path in pages:
