@@ -1,4 +1,4 @@
-"""API keys: `id.secret`, 256 random bits, kept as SHA-256, compared in constant time."""
+"""API keys: `id.secret` with 256 random bits, stored as SHA-256, compared in constant time."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from fitserve.tables import Key
 from fitserve.wire.admin import NO_QUOTAS, KeyInfo, KeyRequest, NewKey, Quotas
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-LIVE_KEYS = 2  # of one owner under one name: the old and the new, while a rotation lasts
+MAX_LIVE_KEYS = 2  # of one owner under one name: the old and the new one during a rotation
 
 
 class Scope(StrEnum):
-    """What a key may do. `admin` includes the others."""
+    """Permission of a key. `admin` includes the others."""
 
     read = "read"
     upload = "upload"
@@ -36,12 +36,12 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who is calling."""
+    """The owner and permissions behind a request."""
 
     key_id: str
     owner: str
     scopes: frozenset[str]
-    models: frozenset[str] | None  # None: every model its owner can see
+    models: frozenset[str] | None  # None: every model that its owner can read
     quotas: Quotas = NO_QUOTAS
 
     def may(self, scope: str) -> bool:
@@ -55,7 +55,7 @@ ANONYMOUS = Identity("anonymous", "anonymous", frozenset({Scope.admin}), None)
 
 
 def digest(secret: str) -> str:
-    """What is stored of a secret. The secret has 256 random bits, so one plain SHA-256 is enough."""
+    """Return the hash that is stored of a secret. It has 256 random bits, so a plain SHA-256 is enough."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
@@ -70,24 +70,23 @@ def create(
     quotas: Quotas | None = None,
     token: str | None = None,
 ) -> tuple[Key, str]:
-    """A new key and its token `id.secret`, which is shown this once.
+    """Create a key and return it with its token `id.secret`, which cannot be read again.
 
-    `token` is given where the secret comes from outside. Raises BadInput, Conflict.
+    `token` sets the id and secret instead of random ones. Raises BadInput, Conflict.
     """
     wanted = sorted(set(scopes))
     for field, value in (("owner", owner), ("name", name)):
         if not NAME.fullmatch(value):
-            raise BadInput(f"That is no {field}.", pointer=f"/{field}", received=value, expected=NAME.pattern)
+            raise BadInput(f"Invalid {field}.", pointer=f"/{field}", received=value, expected=NAME.pattern)
     if not wanted or not set(wanted) <= set(Scope):
         raise BadInput("Unknown scope.", pointer="/scopes", received=wanted, expected=", ".join(Scope))
     at = db.now(session)
     if expires_at is not None and expires_at <= at:
-        raise BadInput("That time has passed.", pointer="/expires_at", received=expires_at.isoformat())
-    same = select(Key).where(Key.owner == owner, Key.name == name, Key.revoked_at.is_(None))
-    live = [key for key in session.scalars(same) if key.expires_at is None or key.expires_at > at]
-    if len(live) >= LIVE_KEYS:
+        raise BadInput("This time is in the past.", pointer="/expires_at", received=expires_at.isoformat())
+    namesakes = session.scalars(select(Key).where(Key.owner == owner, Key.name == name, Key.revoked_at.is_(None)))
+    if sum(is_live(key, at) for key in namesakes) >= MAX_LIVE_KEYS:
         raise Conflict(
-            f"{owner} has {LIVE_KEYS} live keys named {name}.", fix="Revoke one of them, or choose another name."
+            f"{owner} has {MAX_LIVE_KEYS} live keys named {name}.", fix="Revoke one of them, or choose another name."
         )
     key_id, secret = split_token(token) if token else (new_id("key"), secrets.token_urlsafe(32))
     key = Key(
@@ -95,7 +94,7 @@ def create(
         secret_sha256=digest(secret),
         owner=owner,
         name=name,
-        scopes=list(wanted),
+        scopes=wanted,
         models=None if models is None else sorted(set(models)),
         quotas=(quotas.model_dump(exclude_none=True) or None) if quotas else None,
         created_at=at,
@@ -121,37 +120,37 @@ def create_requested(session: Session, request: KeyRequest, default_owner: str) 
 
 
 def split_token(token: str) -> tuple[str, str]:
-    """A token's id and secret. Raises Unauthenticated where it has not that form."""
+    """Return a token's id and secret. Raises Unauthenticated if it does not have that form."""
     key_id, dot, secret = token.partition(".")
     if not dot or not key_id or not secret or len(token) > 200 or not token.isascii():
-        raise Unauthenticated("That is not an API key.", expected="Authorization: Bearer <id>.<secret>")
+        raise Unauthenticated("This is not an API key.", expected="Authorization: Bearer <id>.<secret>")
     return key_id, secret
 
 
 def identify(session: Session, token: str) -> Identity:
-    """Whose token this is. Raises Unauthenticated for an unknown, wrong, expired or revoked one, alike."""
+    """Return the identity of a token. Raises the same Unauthenticated if it is unknown, wrong, expired or revoked."""
     key_id, secret = split_token(token)
     key = session.get(Key, key_id)
-    known = key.secret_sha256 if key else digest("")
-    if not hmac.compare_digest(known, digest(secret)) or key is None or not is_live(key, db.now(session)):
-        raise Unauthenticated("That API key is not valid.", fix="Ask an admin for a key: fitserve keys create.")
+    stored = key.secret_sha256 if key else digest("")  # compared all the same, so that both cases take the same time
+    if not hmac.compare_digest(stored, digest(secret)) or key is None or not is_live(key, db.now(session)):
+        raise Unauthenticated("This API key is not valid.", fix="Ask an admin for a key: fitserve keys create.")
     return identity(key)
 
 
 def is_live(key: Key, at: datetime) -> bool:
-    """Whether a key is neither revoked nor expired at a time."""
+    """Return whether a key is neither revoked nor expired at a time."""
     return key.revoked_at is None and (key.expires_at is None or key.expires_at > at)
 
 
 def identity(key: Key) -> Identity:
-    """Who a key speaks for."""
+    """Return the identity that a key stands for."""
     models = None if key.models is None else frozenset(str(m) for m in key.models)
     quotas = Quotas.model_validate(key.quotas) if key.quotas else NO_QUOTAS
     return Identity(key.id, key.owner, frozenset(str(s) for s in key.scopes), models, quotas)
 
 
 def revoke(session: Session, key_id: str) -> Key:
-    """Ends a key. Raises NotFound."""
+    """Revoke a key. Raises NotFound."""
     key = session.get(Key, key_id)
     if key is None:
         raise NotFound(f"No key {key_id}.")
@@ -161,6 +160,6 @@ def revoke(session: Session, key_id: str) -> Key:
 
 
 def listing(session: Session, owner: str | None = None) -> list[Key]:
-    """All keys, or those of one owner, newest first."""
+    """Return all keys, or those of one owner, newest first."""
     query = select(Key).order_by(Key.created_at.desc(), Key.id)
     return list(session.scalars(query if owner is None else query.where(Key.owner == owner)))

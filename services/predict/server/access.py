@@ -37,11 +37,11 @@ class Access:
         if not self.required:
             return ANONYMOUS
         if token is None:
-            raise Unauthenticated("An API key is needed.", expected="Authorization: Bearer <id>.<secret>")
+            raise Unauthenticated("An API key is required.", expected="Authorization: Bearer <id>.<secret>")
         key_id, secret = split_token(token)
         known = self._keys.get(key_id, _NOBODY)
         if not hmac.compare_digest(known.secret_sha256, digest(secret)) or known is _NOBODY:
-            raise Unauthenticated("That API key is not valid.", fix="Ask an admin for a key: fitserve keys create.")
+            raise Unauthenticated("This API key is not valid.", fix="Ask an admin for a key: fitserve keys create.")
         return known.identity
 
     def identify_header(self, value: str | None) -> Identity:
