@@ -1,7 +1,6 @@
-"""Asks the public data on vulnerabilities about every pinned dependency: `python .ci/audit.py VENV TOOL_LOCK LOCK...`.
+"""Check every pinned dependency against the public vulnerability data: `python .ci/audit.py VENV TOOL_LOCK LOCK...`.
 
-Ends with 1 where one is known. Where the tool or its data cannot be had, nothing is known: that is said, and is no
-failure.
+Exits with 1 if one is known. If the tool or its data are unavailable, that is reported and is not a failure.
 """
 
 from __future__ import annotations
@@ -12,11 +11,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-SECONDS = 240  # for one lock, whatever the network does
+SECONDS = 240  # time limit for one lock
 
 
 def tool(folder: Path, lock: str) -> Path | None:
-    """pip-audit in an environment of its own; None where it cannot be installed."""
+    """Return pip-audit in its own environment; None if it cannot be installed."""
     command = folder / "bin" / "pip-audit"
     if not command.exists():
         install = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
@@ -30,7 +29,7 @@ def tool(folder: Path, lock: str) -> Path | None:
 
 
 def audit(command: Path, lock: str) -> tuple[list[str], str]:
-    """Vulnerabilities found, and what could not be looked up (with why)."""
+    """Return the vulnerabilities found, and why some packages could not be checked."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         arguments = ["--disable-pip", "--require-hashes", "-r", lock, "-f", "json", "-o", str(report)]
@@ -44,16 +43,16 @@ def audit(command: Path, lock: str) -> tuple[list[str], str]:
         except subprocess.TimeoutExpired:
             return [], f"no answer within {SECONDS} s"
         if not report.exists() or not report.read_text().strip():
-            return [], (done.stderr.strip().splitlines() or ["it said nothing"])[-1][:300]
+            return [], (done.stderr.strip().splitlines() or ["no output"])[-1][:300]
         packages = json.loads(report.read_text())["dependencies"]
-    found = [
-        f"{package['name']} {package['version']}: {one['id']} (mended in {', '.join(one['fix_versions']) or 'nothing'})"
+    vulnerabilities = [
+        f"{package['name']} {package['version']}: {known['id']} (fixed in {', '.join(known['fix_versions']) or 'none'})"
         for package in packages
-        for one in package.get("vulns") or ()
+        for known in package.get("vulns") or ()
     ]
     unknown = [package for package in packages if package.get("skip_reason")]
-    why = f"{len(unknown)} of {len(packages)} not looked up: {unknown[0]['skip_reason']}" if unknown else ""
-    return found, why
+    why = f"{len(unknown)} of {len(packages)} not checked: {unknown[0]['skip_reason']}" if unknown else ""
+    return vulnerabilities, why
 
 
 def main() -> int:
@@ -61,14 +60,14 @@ def main() -> int:
     command = tool(Path(folder), tool_lock)
     status = 0
     for lock in locks if command else ():
-        found, why = audit(command, lock)
-        for line in found:
+        vulnerabilities, why = audit(command, lock)
+        for line in vulnerabilities:
             print(f"audit: {lock}: {line}")
-        status = status or int(bool(found))
+        status = status or int(bool(vulnerabilities))
         if why:
-            print(f"audit: {lock}: SKIPPED, its data cannot be had here: {why}")
-        elif not found:
-            print(f"audit: {lock}: nothing known against it")
+            print(f"audit: {lock}: SKIPPED, its data are not available here: {why}")
+        elif not vulnerabilities:
+            print(f"audit: {lock}: no known vulnerabilities")
     return status
 
 

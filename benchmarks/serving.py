@@ -7,7 +7,7 @@ interleaved round by round, and medians are taken. The last line is one JSON obj
     python -m benchmarks.serving [--seconds 3] [--rounds 5] [--peers FOLDER --environments FOLDER] [--only mlserver ...]
 
 `--peers` (or FITSERVE_BENCH_PEERS) names a folder with one folder per peer: each alternates with ours and the echo.
- `--environments` (or FITSERVE_BENCH_ENVIRONMENTS) names the folder of their virtual environments, which are
+`--environments` (or FITSERVE_BENCH_ENVIRONMENTS) names the folder of their virtual environments, which are
 created as needed; `--python mlserver=/venv/bin/python` names an existing one. A peer that is not available or does not
 start is reported. `naive` (hand-written FastAPI) runs with this interpreter.
 """

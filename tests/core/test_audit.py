@@ -1,4 +1,4 @@
-"""The audit of pinned dependencies: a known vulnerability fails, data that cannot be had is said and does not."""
+"""The audit of pinned dependencies: a known vulnerability fails it; unavailable data is only reported."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ UNKNOWN = {"name": "numpy", "skip_reason": "Dependency not found"}
 
 
 @pytest.mark.parametrize(
-    ("packages", "code", "said"),
+    ("packages", "code", "output"),
     [
-        ([GOOD], 0, "nothing known against it"),
-        ([GOOD, BAD], 1, "jinja2 2.10: PYSEC-2019-217 (mended in 2.10.1)"),
-        ([UNKNOWN], 0, "SKIPPED, its data cannot be had here: 1 of 1 not looked up"),
+        ([GOOD], 0, "no known vulnerabilities"),
+        ([GOOD, BAD], 1, "jinja2 2.10: PYSEC-2019-217 (fixed in 2.10.1)"),
+        ([UNKNOWN], 0, "SKIPPED, its data are not available here: 1 of 1 not checked"),
         ([UNKNOWN, BAD], 1, "SKIPPED"),
-        (None, 0, "SKIPPED, its data cannot be had here: ConnectionError"),
+        (None, 0, "SKIPPED, its data are not available here: ConnectionError"),
     ],
 )
-def test_audit(packages: list[Any] | None, code: int, said: str, tmp_path: Path) -> None:
+def test_audit(packages: list[Any] | None, code: int, output: str, tmp_path: Path) -> None:
     tool = tmp_path / "bin" / "pip-audit"
     tool.parent.mkdir()
     report = json.dumps({"dependencies": packages})
@@ -43,4 +43,4 @@ def test_audit(packages: list[Any] | None, code: int, said: str, tmp_path: Path)
     command = [sys.executable, str(PROJECT / ".ci" / "audit.py"), str(tmp_path), "no-lock", "locks/runtime.txt"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == code, done.stdout + done.stderr
-    assert said in done.stdout
+    assert output in done.stdout
