@@ -191,7 +191,7 @@ class PlainNumbers:
         """Encode clean float64 (rows, columns) as float32 (rows, width)."""
         scaled = (values - self.center) / self.scale
         if self.places is None:
-            return scaled.astype(np.float32)
+            return np.asarray(scaled, np.float32)
         out = np.zeros((len(values), self.width), np.float32)
         out[:, self.places] = scaled
         return out

@@ -9,11 +9,11 @@ import numpy as np
 
 from fitserve.dataset_facts import ColumnFacts
 from fitserve.encoding.coercion import as_boolean, labels_of
-from fitserve.encoding.encoding import Encoding, FittedColumn, Indicator
-from fitserve.encoding.number import NumericColumn
+from fitserve.encoding.encoding import FittedColumn, Indicator
+from fitserve.encoding.number import NumericColumn, NumericEncoding
 
 if TYPE_CHECKING:
-    from fitserve.encoding.encoding import Column
+    from fitserve.encoding.coercion import Column
 
 
 class BooleanColumn(NumericColumn):
@@ -24,7 +24,8 @@ class BooleanColumn(NumericColumn):
 
     def numbers(self, column: Column) -> np.ndarray:
         codes, labels = labels_of(column)
-        return np.array([*(self.read_number(label, None) for label in labels), np.nan])[codes]
+        of_label = np.array([*(self.read_number(label, None) for label in labels), np.nan])
+        return np.asarray(of_label[codes])
 
     def write_number(self, number: float, out: np.ndarray) -> None:
         out[0] = number
@@ -45,7 +46,7 @@ class BooleanColumn(NumericColumn):
         return [self.fitted["false"], self.fitted["true"]]
 
 
-class Boolean(Encoding):
+class Boolean(NumericEncoding):
     """0 or 1; a missing value is 0."""
 
     kinds = ("boolean",)
@@ -54,9 +55,6 @@ class Boolean(Encoding):
     type: Literal["boolean"] = "boolean"
     missing: Literal["zero", "refuse"] = "zero"
     indicator: Indicator = None
-
-    def width(self, facts: ColumnFacts) -> int:
-        return 1 + bool(self.indicator)
 
     def raw(self, facts: ColumnFacts) -> Literal["number", "string"]:
         return "string" if facts.storage == "string" else "number"

@@ -14,7 +14,7 @@ from fitserve.encoding.coercion import as_label, bad_value, clipped, labels_of
 from fitserve.encoding.encoding import Encoding, FittedColumn, ValueWarning
 
 if TYPE_CHECKING:
-    from fitserve.encoding.encoding import Column
+    from fitserve.encoding.coercion import Column
 
 
 class LabelColumn(FittedColumn):

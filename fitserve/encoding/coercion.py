@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from fitserve.errors import BadInput, Problem
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    Column = pa.ChunkedArray | pa.Array
+    Column: TypeAlias = pa.ChunkedArray | pa.Array
 
 TRUE = frozenset({"true", "t", "yes", "y", "1", "on"})
 FALSE = frozenset({"false", "f", "no", "n", "0", "off"})

@@ -9,8 +9,8 @@ import numpy as np
 from pydantic import Field
 
 from fitserve.dataset_facts import ColumnFacts
-from fitserve.encoding.encoding import Encoding, Indicator
-from fitserve.encoding.number import NumericColumn
+from fitserve.encoding.encoding import Indicator
+from fitserve.encoding.number import NumericColumn, NumericEncoding
 
 DAY = 86_400.0  # seconds
 YEAR = 365.2425  # days: the mean Gregorian year
@@ -35,7 +35,7 @@ class CyclicColumn(NumericColumn):
         return distribution.get("mean", 0.0)
 
 
-class Cyclic(Encoding):
+class Cyclic(NumericEncoding):
     """Sine and cosine of each part, in UTC. time_of_year has the mean Gregorian year of 365.2425 days as its period."""
 
     kinds = ("datetime",)
@@ -51,9 +51,6 @@ class Cyclic(Encoding):
 
     def width(self, facts: ColumnFacts) -> int:
         return 2 * len(self.parts or ()) + bool(self.indicator)
-
-    def raw(self, facts: ColumnFacts) -> Literal["number", "string"]:
-        return "number"
 
 
 def _varying_parts(facts: ColumnFacts) -> tuple[Part, ...]:

@@ -16,9 +16,7 @@ from fitserve.encoding.distribution import Distribution, label_distribution
 from fitserve.errors import BadInput
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
-    Column = pa.ChunkedArray | pa.Array
+    from fitserve.encoding.coercion import Column
 
 Indicator = Annotated[bool | None, Field(description="A 0/1 column telling missing; left out: iff any is missing")]
 
@@ -39,9 +37,9 @@ class Encoding(BaseModel):
     rescales: ClassVar[bool] = True  # False: numbers reach the network as large as they are
 
     if TYPE_CHECKING:  # fields of the subclasses, whose order is that of the JSON
-        type: str
-        missing: str
-        indicator: bool | None  # not of all
+        type: str = ""
+        missing: str = ""
+        indicator: bool | None = None  # not of all
 
     @classmethod
     def __pydantic_init_subclass__(cls, **options: Any) -> None:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from fitserve.dataset_facts import ColumnFacts
+from fitserve.dataset_facts import ColumnFacts, Kind
 from fitserve.encoding.coercion import as_number, as_seconds, bad_value, numbers_of
 from fitserve.encoding.distribution import Distribution, numeric_distribution
 from fitserve.encoding.encoding import Encoding, FittedColumn, Indicator, ValueWarning
 from fitserve.errors import BadInput, Problem
 
 if TYPE_CHECKING:
-    from fitserve.encoding.encoding import Column
+    from fitserve.encoding.coercion import Column
 
 _LARGEST = float(np.finfo(np.float64).max)
 _YEAR = 86_400.0 * 366  # the axis of a time whose bounds are not known
@@ -122,6 +122,16 @@ class NumericColumn(FittedColumn):
             return math.nan
 
 
+class NumericEncoding(Encoding):
+    """Base of the encodings of a `NumericColumn`: one number, and the indicator, if any."""
+
+    def width(self, facts: ColumnFacts) -> int:
+        return 1 + bool(self.indicator)
+
+    def raw(self, facts: ColumnFacts) -> Literal["number", "string"]:
+        return "number"
+
+
 class ScaledColumn(NumericColumn):
     """A number becomes (f(x) - center) / scale, computed in float64; f is the encoding's `transform`.
 
@@ -157,14 +167,14 @@ class ScaledColumn(NumericColumn):
             low, high = -_LARGEST, _LARGEST
         return float(low), float(high), float(self.fitted["center"]), float(self.fitted["scale"])
 
-    def baseline_value(self, distribution: Distribution) -> Any:
+    def baseline_value(self, distribution: Mapping[str, Any]) -> Any:
         return self.fitted["fill"]
 
 
-class ScaledNumber(Encoding):
+class ScaledNumber(NumericEncoding):
     """Base of the encodings that move and stretch a number: a subclass says by how much."""
 
-    kinds = ("numeric", "datetime")
+    kinds: ClassVar[tuple[Kind, ...]] = ("numeric", "datetime")
     column_class = ScaledColumn
     linear: ClassVar[bool] = True  # whether `transform` changes nothing
 
@@ -181,12 +191,6 @@ class ScaledNumber(Encoding):
         """Return what the training rows' transformed numbers, at least one, are scaled by."""
         return 0.0, 1.0
 
-    def width(self, facts: ColumnFacts) -> int:
-        return 1 + bool(self.indicator)
-
-    def raw(self, facts: ColumnFacts) -> Literal["number", "string"]:
-        return "number"
-
     def fit(self, values: Column, facts: ColumnFacts) -> dict[str, Any]:
         numbers = numbers_of(values)
         present = numbers[~np.isnan(numbers)]
@@ -194,7 +198,7 @@ class ScaledNumber(Encoding):
             raise _not_finite(facts.name, numbers)
         if not len(present):
             present = np.zeros(1)
-        fill = {"mean": np.mean, "median": np.median}.get(self.missing, lambda numbers: 0.0)(present)
+        fill = np.mean(present) if self.missing == "mean" else np.median(present) if self.missing == "median" else 0.0
         center, scale = self.center_and_scale(self.transform(present))
         # A constant column's spread is zero, or what rounding left of it.
         if not np.isfinite(scale) or scale <= 1e-12 * max(1.0, abs(center)):

@@ -20,7 +20,7 @@ from fitserve.encoding.distribution import Distribution, numeric_distribution
 from fitserve.encoding.encoding import Encoding, FittedColumn
 
 if TYPE_CHECKING:
-    from fitserve.encoding.encoding import Column
+    from fitserve.encoding.coercion import Column
 
 # keras/src/layers/preprocessing/text_vectorization.py: tf.strings.lower, then this class of characters is dropped
 _PUNCTUATION = b"!\"#$%&()*+,-./:;<=>?@[\\]^_`{|}~'"

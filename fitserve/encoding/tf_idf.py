@@ -13,7 +13,7 @@ from fitserve.encoding.coercion import texts_of
 from fitserve.encoding.text import Text, TextColumn, tokenize
 
 if TYPE_CHECKING:
-    from fitserve.encoding.encoding import Column
+    from fitserve.encoding.coercion import Column
 
 
 class TfIdfColumn(TextColumn):
