@@ -1,4 +1,4 @@
-"""The encoder: one definition, the same numbers to the bit, fitted on training rows alone, widths known beforehand."""
+"""The encoder: rows and tables give the same numbers to the bit, learnt from training rows alone, of a known width."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ from fitserve.encoding.hashing import hash_bin, siphash24
 from fitserve.encoding.text import tokenize
 from fitserve.errors import BadInput
 from fitserve.spec.feature import Feature, default_feature, encoded_inputs, resolve_feature
-from fitserve.spec.target import Target
-from fitserve.target_encoder import TargetEncoder
 
 NOON = datetime(2024, 2, 29, 12)
 CELLS: dict[str, tuple[pa.DataType, str, str, st.SearchStrategy[Any]]] = {
@@ -37,7 +35,7 @@ CELLS: dict[str, tuple[pa.DataType, str, str, st.SearchStrategy[Any]]] = {
         st.datetimes(datetime(1950, 1, 1), datetime(2100, 1, 1)),
     ),
 }
-ENCODINGS: dict[str, list[Any]] = {
+ENCODINGS_OF: dict[str, list[Any]] = {
     "n": ["standardize", "min_max", "log", "pass_through", {"standardize": {"indicator": True, "missing": "median"}}],
     "i": ["standardize", "one_hot", "index", {"hashing": {"bins": 7}}],
     "c": ["one_hot", "index", {"hashing": {"bins": 5, "output": "index"}}, {"one_hot": {"max_categories": 2}}],
@@ -90,7 +88,7 @@ def cases(draw: st.DrawFn) -> tuple[pa.Table, list[Feature]]:
         columns[name] = pa.array(draw(st.lists(st.none() | values, min_size=rows, max_size=rows)), arrow)
     features = [
         Feature.model_validate(
-            {"column": name, "encoding": draw(st.sampled_from(ENCODINGS[name])), "input": f"in_{name}"}
+            {"column": name, "encoding": draw(st.sampled_from(ENCODINGS_OF[name])), "input": f"in_{name}"}
         )
         for name in names
     ]
@@ -105,7 +103,7 @@ def rows_of(table: pa.Table, encoder: Encoder) -> list[list[Any]]:
 
 @settings(max_examples=150, deadline=None)
 @given(case=cases(), seed=st.integers(0, 100))
-def test_row_by_row_is_the_bulk_to_the_bit(case: tuple[pa.Table, list[Feature]], seed: int) -> None:
+def test_rows_and_tables_are_encoded_alike_to_the_bit(case: tuple[pa.Table, list[Feature]], seed: int) -> None:
     table, features = case
     facts = facts_for(table)
     training = np.random.default_rng(seed).permutation(table.num_rows)[: max(1, table.num_rows // 2)]
@@ -136,45 +134,45 @@ def test_a_resolved_feature_is_a_fixed_point(case: tuple[pa.Table, list[Feature]
         assert resolve_feature(again, facts.column(feature.column)) == resolved
 
 
-def one(name: str, values: list[Any], encoding: Any, **facts: Any) -> Encoder:
+def fitted_on(name: str, values: list[Any], encoding: Any, **facts: Any) -> Encoder:
     table = pa.table({name: pa.array(values, CELLS[name][0])})
     known = facts_for(table)
     known = known.model_copy(update={"columns": (known.columns[0].model_copy(update=facts),)})
     return Encoder.fit([Feature.model_validate({name: encoding})], table, known)
 
 
-def test_the_numbers_are_what_they_are_called() -> None:
-    assert one("n", [1.0, 3.0], "standardize").encode_rows([[1.0]])[0]["features"].tolist() == [[-1.0]]
-    assert one("n", [1.0, 3.0], "min_max").encode_rows([[2.0]])[0]["features"].tolist() == [[0.5]]
-    log = one("n", [0.0, 3.0], "log").encode_rows([[0.0]])[0]["features"][0, 0]
+def test_encodings_compute_what_their_names_say() -> None:
+    assert fitted_on("n", [1.0, 3.0], "standardize").encode_rows([[1.0]])[0]["features"].tolist() == [[-1.0]]
+    assert fitted_on("n", [1.0, 3.0], "min_max").encode_rows([[2.0]])[0]["features"].tolist() == [[0.5]]
+    log = fitted_on("n", [0.0, 3.0], "log").encode_rows([[0.0]])[0]["features"][0, 0]
     assert log == np.float32((0 - math.log(4) / 2) / (math.log(4) / 2))
-    assert one("n", [5.0, 5.0], "standardize").encode_rows([[5.0]])[0]["features"].tolist() == [[0.0]]
-    hot = one("c", ["x", "y", None], "one_hot", missing=1)
+    assert fitted_on("n", [5.0, 5.0], "standardize").encode_rows([[5.0]])[0]["features"].tolist() == [[0.0]]
+    hot = fitted_on("c", ["x", "y", None], "one_hot", missing=1)
     assert hot.encode_rows([["x"], ["q"], [None]])[0]["features"].tolist() == [[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]]
-    cyclic = one("d", [NOON], {"cyclic": {"parts": ["time_of_day", "weekday", "day_of_month"]}})
+    cyclic = fitted_on("d", [NOON], {"cyclic": {"parts": ["time_of_day", "weekday", "day_of_month"]}})
     found = cyclic.encode_rows([[NOON.isoformat()], [NOON.timestamp() + 0.0]])[0]["features"]
     thursday, last = 2 * math.pi * 3 / 7, 2 * math.pi * 28 / 31
     expected = [0, -1, math.sin(thursday), math.cos(thursday), math.sin(last), math.cos(last)]
     assert found[0] == pytest.approx(expected, abs=1e-6)
 
 
-def test_every_day_of_the_month_is_right() -> None:
+def test_day_of_month_is_the_calendars() -> None:
     days = [datetime(1899, 12, 25) + timedelta(days=at) for at in range(0, 80_000, 13)]
-    encoder = one("d", [NOON], {"cyclic": {"parts": ["day_of_month"]}})
+    encoder = fitted_on("d", [NOON], {"cyclic": {"parts": ["day_of_month"]}})
     found = encoder.encode(pa.table({"d": pa.array(days, pa.timestamp("us"))}))["features"]
     angles = np.array([2 * np.pi * (day.day - 1) / 31 for day in days])
     assert np.allclose(found, np.stack([np.sin(angles), np.cos(angles)], axis=1), atol=1e-6)
 
 
 def test_warnings_and_refusals_name_row_and_column() -> None:
-    encoder = one("c", ["x", "y"], "one_hot")
+    encoder = fitted_on("c", ["x", "y"], "one_hot")
     _, warned = encoder.encode_rows([["x"], ["q"], [None]])
     assert [[note.code for note in notes] for notes in warned] == [[], ["unknown_category"], ["missing_value"]]
-    strict = one("c", ["x", "y"], {"one_hot": {"unknown": "refuse", "missing": "refuse"}})
+    strict = fitted_on("c", ["x", "y"], {"one_hot": {"unknown": "refuse", "missing": "refuse"}})
     with pytest.raises(BadInput) as caught:
         strict.encode_rows([["x"], ["q"], [None]])
     assert [(p.row, p.column, p.received) for p in caught.value.problems] == [(2, "c", "q"), (3, "c", None)]
-    numbers = one("n", [1.0, 2.0], "standardize")
+    numbers = fitted_on("n", [1.0, 2.0], "standardize")
     assert numbers.encode_rows([[9.0]])[1][0][0].code == "out_of_range"
     for bad in ("1", True, [1], {}, 10**400, float("inf")):
         with pytest.raises(BadInput) as caught:
@@ -183,7 +181,7 @@ def test_warnings_and_refusals_name_row_and_column() -> None:
 
 
 def test_rows_of_the_wrong_shape_are_refused() -> None:
-    encoder = one("n", [1.0, 2.0], "standardize")
+    encoder = fitted_on("n", [1.0, 2.0], "standardize")
     for bad in ([1.0, 2.0], {"m": 1.0}, {"n": 1.0, "m": 2.0}):
         with pytest.raises(BadInput):
             encoder.encode_rows([bad])
@@ -191,7 +189,7 @@ def test_rows_of_the_wrong_shape_are_refused() -> None:
     assert encoder.encode_rows([{}])[1][0][0].code == "missing_value"
 
 
-def test_it_learns_from_training_rows_alone() -> None:
+def test_fit_reads_training_rows_alone() -> None:
     table = pa.table({"n": [0.0, 2.0, 1e6], "c": ["x", "y", "z"]})
     facts = facts_for(table)
     features = [Feature(column="n"), Feature(column="c")]
@@ -211,46 +209,10 @@ def test_defaults_follow_the_kind() -> None:
     assert default_feature(facts.model_copy(update={"missing": 10_000})) is None
 
 
-def test_siphash_and_tokens_are_those_of_keras() -> None:
+def test_hashes_and_tokens_are_those_of_keras() -> None:
     key = (0x0706050403020100, 0x0F0E0D0C0B0A0908)
     assert siphash24(bytes(range(15)), key) == 0xA129CA6149BE45E5  # the paper's test vector
     words = ["", "a", "hello world", "北京", "x" * 20, "12345678"]
     assert [hash_bin(word, 64, (133, 137)) for word in words] == [0, 33, 42, 35, 40, 6]  # keras.layers.Hashing 3.15
     assert tokenize("Hello, WORLD's É é\u00a0x", "whitespace") == ["hello", "worlds", "É", "é\u00a0x"]
     assert tokenize("北京 A京!", "character") == ["北", "京", " ", "a", "京"]
-
-
-@pytest.mark.parametrize(
-    ("target", "expected"),
-    [
-        ({"name": "yn", "task": "binary", "labels": ["no", "yes"]}, [[1.0], [0.0], [1.0]]),
-        ({"name": "c", "task": "multiclass", "labels": ["x", "y"]}, [0, 1, 0]),
-        ({"name": "c", "task": "multiclass", "labels": ["x", "y"], "encoding": "one_hot"}, [[1, 0], [0, 1], [1, 0]]),
-        ({"name": "i", "task": "regression"}, [[1], [2], [3]]),
-        ({"name": "m", "columns": ["b", "yn"], "task": "multilabel", "labels": ["b", "yn"]}, [[1, 1], [0, 0], [0, 1]]),
-    ],
-)
-def test_targets(target: dict[str, Any], expected: Any) -> None:
-    table = pa.table({"yn": ["yes", "no", "yes"], "c": ["x", "y", "x"], "i": [1, 2, 3], "b": [True, False, False]})
-    facts = facts_for(table)
-    fitted = TargetEncoder.fit([Target.model_validate(target)], table, facts)
-    assert TargetEncoder.from_json(json.loads(json.dumps(fitted.to_json()))) == fitted
-    assert fitted.encode(table)[target["name"]].tolist() == expected
-
-
-def test_a_standardised_target_is_undone() -> None:
-    table = pa.table({"i": [10, 20, 30]})
-    fitted = TargetEncoder.fit(
-        [Target.model_validate({"name": "i", "task": "regression", "standardize": True})], table, facts_for(table)
-    )
-    encoded = fitted.encode(table)["i"]
-    assert encoded.mean() == pytest.approx(0, abs=1e-6)
-    assert fitted.targets[0].inverse(encoded).ravel() == pytest.approx([10, 20, 30])
-
-
-def test_rows_without_a_target_are_named() -> None:
-    table = pa.table({"c": ["x", None, "z"]})
-    target = Target.model_validate({"name": "c", "task": "multiclass", "labels": ["x", "y"]})
-    with pytest.raises(BadInput) as caught:
-        TargetEncoder.fit([target], table, facts_for(table)).encode(table)
-    assert [(p.row, p.received) for p in caught.value.problems] == [(2, None), (3, "z")]

@@ -137,10 +137,10 @@ class Scaled(KerasEncoding[ScaledColumn], names=("standardize", "min_max", "pass
             filled = layers.Rescaling(fills, 0.0, dtype="float64")(ops.cast(missing, "float64"))
             x = layers.Add(dtype="float64")([x, filled])
         yield ops.cast(x, "float32"), (column.offset for column in columns)
-        yield from _indicators(columns, missing)
+        yield from indicator_pieces(columns, missing)
 
 
-def _indicators(columns: Sequence[FittedColumn], missing: Any) -> Iterator[Piece]:
+def indicator_pieces(columns: Sequence[FittedColumn], missing: Any) -> Iterator[Piece]:
     """The last column of each encoding with an indicator. `missing` is boolean `(rows, columns)`."""
     chosen = [at for at, column in enumerate(columns) if column.encoding.indicator]
     if chosen:
@@ -167,11 +167,11 @@ class Boolean(KerasEncoding[BooleanColumn], names=("boolean",)):
             x = layers.Concatenate(dtype="float64")(x) if len(x) > 1 else x[0]
             missing = ops.isnan(x)
             yield ops.cast(ops.where(missing, 0.0, x), "float32"), (column.offset for column in numbers)
-            yield from _indicators(numbers, missing)
+            yield from indicator_pieces(numbers, missing)
         for column in columns:
             if column.raw == "string":
                 yield cls._of_text(column, raw[column.name]), (column.offset,)
-                yield from _indicators([column], ops.equal(raw[column.name], ""))
+                yield from indicator_pieces([column], ops.equal(raw[column.name], ""))
 
     @classmethod
     def _of_text(cls, column: BooleanColumn, raw: Any) -> Any:
@@ -199,7 +199,7 @@ class OneHot(KerasEncoding[OneHotColumn], names=("one_hot",)):
         for column in columns:
             width = column.width - bool(column.encoding.indicator)
             yield cls._hot(column, width, raw[column.name]), range(column.offset, column.offset + width)
-            yield from _indicators([column], ops.equal(raw[column.name], ""))
+            yield from indicator_pieces([column], ops.equal(raw[column.name], ""))
 
     @classmethod
     def _hot(cls, column: OneHotColumn, width: int, raw: Any) -> Any:
