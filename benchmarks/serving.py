@@ -29,8 +29,8 @@ import psutil
 from benchmarks.peers import PEERS, ROWS, VALUES, NotInstalled, interpreter, peer_side
 from benchmarks.wrk import CONNECTIONS, SERVER_CORE, DidNotStart, Side, load, median, report, started
 from tests.conftest import free_ports
-from tests.predict.house import NUMBERS, House, Served, numeric, serving
-from tests.telemetry.drifting import known
+from tests.predict.toy_registry import NUMBERS, RunningService, ToyRegistry, numeric, run_service
+from tests.telemetry.drifting import toy_with_distributions
 
 POSITIONAL = ROWS
 NAMED = json.dumps({"instances": [dict(zip(NUMBERS, VALUES, strict=True))]})
@@ -52,7 +52,7 @@ async def app(scope, receive, send):
 """
 
 
-def our_sides(served: Served) -> list[Side]:
+def our_sides(served: RunningService) -> list[Side]:
     """The three request formats of our service."""
     predict, infer = f"{served.url}/v1/models/m1:predict", f"{served.url}/v2/models/m1/infer"
     return [
@@ -64,10 +64,10 @@ def our_sides(served: Served) -> list[Side]:
 
 def memory_of(models: int, work: Path) -> tuple[float, float]:
     """Return resident megabytes with that many models loaded, and seconds until ready."""
-    house = House(work / "many")
+    toys = ToyRegistry(work / "many")
     for number in range(models):
-        house.register(f"m{number}", numeric(seed=number))
-    with serving(house) as served:
+        toys.register(f"m{number}", numeric(seed=number))
+    with run_service(toys) as served:
         loaded = served.telemetry("fitserve_predict_networks_loaded")
         if loaded != models:
             raise RuntimeError(f"{loaded} of {models} models are loaded")
@@ -86,15 +86,15 @@ def peer_onnx(path: Path) -> Path:
 
 
 def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
-    house = House(work / "home")
-    house.register("m1", numeric())
+    toys = ToyRegistry(work / "home")
+    toys.register("m1", numeric())
     (work / "echo.py").write_text(ECHO)
     (echo_port,) = free_ports(1)
     echo_command = [sys.executable, "-m", "uvicorn", "echo:app", "--port", str(echo_port), "--loop", "uvloop"]
     echo_command += ["--http", "httptools", "--no-access-log", "--log-level", "error"]
     echo_url = f"http://127.0.0.1:{echo_port}/"
     with contextlib.ExitStack() as stack:
-        served = stack.enter_context(serving(house, ("taskset", "-c", SERVER_CORE)))
+        served = stack.enter_context(run_service(toys, ("taskset", "-c", SERVER_CORE)))
         echo_pid = stack.enter_context(started(echo_command, work, echo_url, POSITIONAL, {}))
         sides = our_sides(served)
         echoes = {
@@ -135,10 +135,10 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
 
 def telemetry_cost(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Return throughput and CPU per request with telemetry and drift, relative to those without."""
-    house = House(work / "told")
-    house.register("m1", known())
+    toys = ToyRegistry(work / "told")
+    toys.register("m1", toy_with_distributions())
     pinned = ("taskset", "-c", SERVER_CORE)
-    with serving(house, pinned) as told, serving(house, pinned, "benchmarks.untold") as untold:
+    with run_service(toys, pinned) as told, run_service(toys, pinned, "benchmarks.without_telemetry") as untold:
         pairs = list(zip(our_sides(told), our_sides(untold), strict=True))
         for side, bare in pairs:
             bare.name = f"{side.name}, untold"
@@ -167,7 +167,7 @@ def telemetry_cost(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
 
 
 def measure_peers(
-    arguments: argparse.Namespace, work: Path, served: Served, echo: Side
+    arguments: argparse.Namespace, work: Path, served: RunningService, echo: Side
 ) -> tuple[list[tuple[Side, Side]], dict[str, str]]:
     """Measure each available peer together with ours, and say why others are unavailable.
 

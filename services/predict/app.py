@@ -10,29 +10,29 @@ from fastapi import FastAPI
 from fitserve import db, telemetry
 from fitserve.blobs import open_store
 from fitserve.settings import Settings
-from services.predict import openapi
-from services.predict.server.asgi import DataPlane
-from services.predict.server.grpc_server import start_grpc
-from services.predict.server.multiprocess_metrics import exposition_of_all
+from services.predict.protocols import PROTOCOLS, openapi
+from services.predict.server.grpc_server import start_grpc_server
+from services.predict.server.http_server import DataPlane
+from services.predict.server.processes import combined_exposition
 from services.predict.serving.counters import Collector
-from services.predict.serving.prediction_service import Service
+from services.predict.serving.prediction_service import PredictionService
 from services.shell import make_app
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The app with /metrics, /livez and /readyz. `app.state.front`, which is served, has the protocols before it.
+    """Return the app with /metrics, /livez and /readyz. `app.state.front` has the protocols before it; serve that.
 
-    They stand before all middleware: they have limits, telemetry and errors of their own.
+    The protocols come before all middleware: they have limits, telemetry and errors of their own.
     """
     engine = db.make_engine(settings.resolved_database_url, pool_size=2)
-    service = Service(settings, engine, open_store(settings.resolved_blob_url))
+    service = PredictionService(settings, engine, open_store(settings.resolved_blob_url))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        collector = Collector(service.counters, service.catalog, service.drift.watched.values)
+        collector = Collector(service.counters, service.catalog, service.drift.samplers.values)
         telemetry.REGISTRY.register(collector)
         service.start()
-        server = await start_grpc(service, settings) if settings.grpc_port else None
+        server = await start_grpc_server(service, settings) if settings.grpc_port else None
         try:
             yield
         finally:
@@ -47,10 +47,10 @@ def create_app(settings: Settings) -> FastAPI:
         title="fitserve prediction service",
         identify=service.access.identify,
         readiness={"registry": service.check_ready},
-        exposition=exposition_of_all(),
+        exposition=combined_exposition(),
         lifespan=lifespan,
     )
     app.state.service = service
     app.state.front = DataPlane(app, service)
-    openapi.install(app)
+    openapi.install(app, PROTOCOLS)
     return app

@@ -26,7 +26,7 @@ from fitserve import db, telemetry
 from fitserve.logs import JsonLines
 from fitserve.settings import Settings
 from services.control.app import create_app
-from tests.predict.house import House, numeric
+from tests.predict.toy_registry import ToyRegistry, numeric
 
 MB = 1024 * 1024
 TABLE = "a,y\n" + "".join(f"{n},{n % 2}\n" for n in range(40))
@@ -34,19 +34,19 @@ SPEC = {"dataset": "table", "target": "y", "network": [{"Dense": 2}]}
 
 
 @pytest.fixture
-def house(sqlite_url: str, tmp_path: Path) -> House:
-    return House(tmp_path, url=sqlite_url)
+def toys(sqlite_url: str, tmp_path: Path) -> ToyRegistry:
+    return ToyRegistry(tmp_path, url=sqlite_url)
 
 
 @pytest.fixture
-def app(house: House, redis_url: str) -> FastAPI:
-    return create_app(Settings(home=house.home, database_url=house.url, redis_url=redis_url))
+def app(toys: ToyRegistry, redis_url: str) -> FastAPI:
+    return create_app(Settings(home=toys.home, database_url=toys.url, redis_url=redis_url))
 
 
 @pytest.fixture
-def client(app: FastAPI, house: House) -> Iterator[TestClient]:
+def client(app: FastAPI, toys: ToyRegistry) -> Iterator[TestClient]:
     """As ada, who may do everything but administer."""
-    token = house.key(["read", "upload", "train", "predict"])
+    token = toys.create_key(["read", "upload", "train", "predict"])
     with TestClient(app, raise_server_exceptions=False, headers={"Authorization": f"Bearer {token}"}) as made:
         assert made.put("/api/v1/datasets/table", content=TABLE).status_code == 201
         yield made
@@ -68,10 +68,10 @@ def test_code_in_a_spec(client: TestClient, layer: Any) -> None:
     refused(client.post("/api/v1/runs", json={**SPEC, "network": [layer]}), 422)
 
 
-def test_a_flipped_byte_in_a_blob(client: TestClient, house: House) -> None:
-    house.register("m", numeric(hidden=(2,)))
+def test_a_flipped_byte_in_a_blob(client: TestClient, toys: ToyRegistry) -> None:
+    toys.register("m", numeric(hidden=(2,)))
     assert client.get("/api/v1/models/m/versions/1/files/onnx").status_code == 200
-    for path in (house.home / "blobs").rglob("*"):
+    for path in (toys.home / "blobs").rglob("*"):
         if path.is_file() and path.stat().st_size > 100:
             path.chmod(0o600)
             data = bytearray(path.read_bytes())
@@ -165,8 +165,8 @@ def test_spec_bombs(client: TestClient, part: dict[str, Any], named: str) -> Non
     assert named in json.dumps(told)
 
 
-def test_forged_requests(app: FastAPI, house: House) -> None:
-    token = house.key(["admin"])
+def test_forged_requests(app: FastAPI, toys: ToyRegistry) -> None:
+    token = toys.create_key(["admin"])
     with TestClient(app) as page:
         page.post("/api/v1/session", json={"token": token}).raise_for_status()
         body = {"name": "x", "scopes": ["admin"]}
@@ -245,19 +245,19 @@ def test_ten_thousand_paths_make_no_series(app: FastAPI, client: TestClient) -> 
     assert series() == before
 
 
-def test_a_broken_database_tells_nothing(app: FastAPI, client: TestClient, house: House) -> None:
-    with db.transaction(house.engine) as session:
+def test_a_broken_database_tells_nothing(app: FastAPI, client: TestClient, toys: ToyRegistry) -> None:
+    with db.transaction(toys.engine) as session:
         session.execute(text("DROP TABLE events"))
         session.execute(text("ALTER TABLE runs RENAME TO gone"))
     answer = client.get("/api/v1/runs")
     assert answer.status_code in (500, 503)
     assert answer.json()["request_id"] == answer.headers["x-request-id"]
-    for leak in ("sqlite", "SELECT", "runs.", "no such table", str(house.home), "Traceback", "sqlalchemy"):
+    for leak in ("sqlite", "SELECT", "runs.", "no such table", str(toys.home), "Traceback", "sqlalchemy"):
         assert leak not in answer.text, answer.text
 
 
-def test_a_key_in_the_address_is_none(app: FastAPI, house: House) -> None:
-    token = house.key(["admin"])
+def test_a_key_in_the_address_is_none(app: FastAPI, toys: ToyRegistry) -> None:
+    token = toys.create_key(["admin"])
     with TestClient(app) as anybody:
         for name in ("key", "api_key", "token", "access_token", "authorization"):
             refused(anybody.get("/api/v1/session", params={name: token}), 401)
@@ -274,8 +274,8 @@ SECURITY = {
 }
 
 
-def test_every_kind_of_answer_has_a_request_id_and_security_headers(client: TestClient, house: House) -> None:
-    house.register("m", numeric(hidden=(2,)))
+def test_every_kind_of_answer_has_a_request_id_and_security_headers(client: TestClient, toys: ToyRegistry) -> None:
+    toys.register("m", numeric(hidden=(2,)))
     run = client.post("/api/v1/runs", json=SPEC).json()["id"]
     client.post(f"/api/v1/runs/{run}/cancel")
     stream = {"Accept": "text/event-stream"}

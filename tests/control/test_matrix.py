@@ -21,7 +21,7 @@ from fitserve import api_keys, db, registry
 from fitserve.settings import Settings
 from services.control.app import create_app
 from services.control.openapi import METHODS
-from tests.predict.house import House, numeric
+from tests.predict.toy_registry import ToyRegistry, numeric
 
 OPEN = "open"  # no key is asked for
 ANY = "any"  # a valid key is enough: everybody sees their own
@@ -77,13 +77,13 @@ class World:
 
     app: FastAPI
     client: TestClient
-    house: House
+    toys: ToyRegistry
     things: dict[str, str] = field(default_factory=dict)
     tokens: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def token(self, owner: str, scope: str) -> str:
         if (owner, scope) not in self.tokens:
-            self.tokens[owner, scope] = self.house.key([scope], owner=owner)
+            self.tokens[owner, scope] = self.toys.create_key([scope], owner=owner)
         return self.tokens[owner, scope]
 
     def ask(self, operation: str, token: str | None, address: str | None = None) -> Any:
@@ -102,17 +102,17 @@ class World:
 
 @pytest.fixture
 def world(sqlite_url: str, redis_url: str, tmp_path: Path) -> Iterator[World]:
-    house = House(tmp_path, url=sqlite_url)
+    toys = ToyRegistry(tmp_path, url=sqlite_url)
     app = create_app(Settings(home=tmp_path, database_url=sqlite_url, redis_url=redis_url))
     with TestClient(app, raise_server_exceptions=False) as client:
-        made = World(app, client, house)
+        made = World(app, client, toys)
         furnish(made)
         yield made
 
 
 def furnish(world: World) -> None:
     """ada's dataset, run, model, upload and key."""
-    house, client = world.house, world.client
+    toys, client = world.toys, world.client
     table = "a,y\n" + "".join(f"{n},{n % 2}\n" for n in range(40))
 
     def made(method: str, path: str, scope: str, **body: Any) -> Any:
@@ -122,11 +122,11 @@ def furnish(world: World) -> None:
     made("PUT", "/datasets/table", "upload", content=table)
     run = made("POST", "/runs", "train", json={"dataset": "table", "target": "y", "network": [{"Dense": 2}]})
     upload = made("POST", "/uploads", "upload", headers={"Upload-Length": "5"})
-    house.register("served", numeric(hidden=(2,)))
-    house.register("served", numeric(hidden=(2,), seed=1))
-    house.change(registry.set_label, "served", "champion", version_number=1)
-    house.change(registry.set_label, "served", "champion", version_number=2)
-    with db.transaction(house.engine) as session:
+    toys.register("served", numeric(hidden=(2,)))
+    toys.register("served", numeric(hidden=(2,), seed=1))
+    toys.change(registry.set_label, "served", "champion", version_number=1)
+    toys.change(registry.set_label, "served", "champion", version_number=2)
+    with db.transaction(toys.engine) as session:
         spare, _ = api_keys.create(session, owner="ada", name="spare", scopes=["read"])
         spare_id = spare.id
     world.things = {
@@ -192,7 +192,7 @@ def test_what_is_not_in_the_document_is_named_here(world: World) -> None:
 
 
 def test_no_key_expired_revoked(world: World) -> None:
-    with db.transaction(world.house.engine) as session:
+    with db.transaction(world.toys.engine) as session:
         old, expired = api_keys.create(session, owner="ada", name="old", scopes=["admin"])
         old.expires_at = db.now(session) - timedelta(seconds=1)
         dead, revoked = api_keys.create(session, owner="ada", name="gone", scopes=["admin"])
@@ -261,9 +261,9 @@ def test_a_name_that_is_taken_is_a_conflict_and_stays_its_owners(world: World) -
 
 
 def test_a_predict_key_may_be_limited_to_models(world: World) -> None:
-    only = world.house.key(["predict"], models=["other"])
+    only = world.toys.create_key(["predict"], models=["other"])
     assert world.ask("POST /api/v1/models/{name}/predictions", only).status_code == 403
-    right = world.house.key(["predict"], models=["served"])
+    right = world.toys.create_key(["predict"], models=["served"])
     assert world.ask("POST /api/v1/models/{name}/predictions", right).status_code == 202
 
 

@@ -13,14 +13,14 @@ from pathlib import Path
 import httpx2
 
 from tests.conftest import PROJECT, free_ports
-from tests.predict.house import House, mixed, numeric, wait_ready
+from tests.predict.toy_registry import ToyRegistry, mixed, numeric, wait_ready
 
 UNLIMITED = {"FITSERVE_RATE_REQUESTS_PER_MINUTE": "100000000", "FITSERVE_RATE_UPLOADS_PER_HOUR": "100000000"}
 
 
 @dataclass(frozen=True)
 class Servers:
-    house: House
+    toys: ToyRegistry
     api_url: str
     predict_url: str
     token: str
@@ -34,12 +34,12 @@ class Servers:
 @contextmanager
 def servers(home: Path, redis_url: str, **more: str) -> Iterator[Servers]:
     """Ready, with an admin's key; stopped at the end."""
-    house = House(home)
-    house.register("m", numeric())
-    house.register("adm", mixed())
-    token = house.key(["admin"], owner="ada")
+    toys = ToyRegistry(home)
+    toys.register("m", numeric())
+    toys.register("adm", mixed())
+    token = toys.create_key(["admin"], owner="ada")
     port, predict = free_ports(2)
-    settings = house.settings(
+    settings = toys.settings(
         FITSERVE_PORT=str(port),
         FITSERVE_PREDICT_PORT=str(predict),
         FITSERVE_GRPC_PORT="0",
@@ -56,7 +56,7 @@ def servers(home: Path, redis_url: str, **more: str) -> Iterator[Servers]:
         urls = [f"http://127.0.0.1:{one}" for one in (port, predict)]
         for url, process in zip(urls, processes, strict=True):
             wait_ready(f"{url}/readyz", process, 60)
-        yield Servers(house, *urls, token, log, processes)
+        yield Servers(toys, *urls, token, log, processes)
     finally:
         for process in processes:
             process.terminate()

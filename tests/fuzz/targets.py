@@ -21,14 +21,15 @@ from fitserve.spec.resolve import resolve
 from fitserve.spec.spec import parse
 from fitserve.spec.text import parse_text
 from fitserve.wire.datasets import UploadOptions
-from services.predict.catalog.loaded_model import Network, Prediction
-from services.predict.protocols import csv
-from services.predict.protocols.oip import grpc, tensors
+from services.predict.catalog.loaded_model import InputRows, LoadedModel, Prediction
+from services.predict.protocols.bodies import read_csv, write_csv
+from services.predict.protocols.oip import grpc as oip_grpc
 from services.predict.protocols.oip import rest as oip
 from services.predict.protocols.proto import inference_pb2, tensorflow_serving_pb2
+from services.predict.protocols.tensors import rows_of
+from services.predict.protocols.tfserving import grpc as tfserving_grpc
 from services.predict.protocols.tfserving import rest as tfserving
-from services.predict.protocols.tfserving.tensors import tensors_of
-from tests.predict.house import THREE, Toy, mixed, numeric
+from tests.predict.toy_registry import THREE, ToyModel, mixed, numeric
 from tests.spec.table import facts
 
 LIMITS = Limits(columns=200, field_bytes=10_000, layers=50, parameters=10**6, trials=50)
@@ -74,60 +75,60 @@ def spec(data: bytes) -> None:
 
 
 @functools.cache
-def networks() -> tuple[Network, ...]:
+def models() -> tuple[LoadedModel, ...]:
     """Six numbers, mixed columns, and three targets."""
-    return tuple(_network(toy) for toy in (numeric(hidden=(4,)), mixed(), mixed(THREE)))
+    return tuple(_load(toy) for toy in (numeric(hidden=(4,)), mixed(), mixed(THREE)))
 
 
-def _network(toy: Toy) -> Network:
-    return Network("toy", 1, None, "0" * 64, toy.manifest, toy.onnx)
+def _load(toy: ToyModel) -> LoadedModel:
+    return LoadedModel("toy", 1, None, "0" * 64, toy.manifest, toy.onnx)
 
 
 def tfserving_body(data: bytes) -> None:
     """TensorFlow Serving's bodies: predict, classify and regress in JSON, rows in CSV, gRPC's message."""
-    network, way = networks()[data[0] % 3], data[0] // 3 % 4
+    model, way = models()[data[0] % 3], data[0] // 3 % 4
     if way == 0:
-        rows, by_row = tfserving.read_predict(network, data[1:])
-        tfserving.write_predict(_predict(network, rows), by_row)
+        rows, by_row = tfserving.read_predict(model, data[1:])
+        tfserving.write_predict(_predict(model, rows), by_row)
     elif way == 1:
         rows, _ = tfserving.read_examples(data[1:])
-        _predict(network, rows)
+        _predict(model, rows)
     elif way == 2:
-        csv.write_rows(_predict(network, csv.read_rows(network, data[1:])))
+        write_csv(_predict(model, read_csv(model, data[1:])))
     else:
-        _tfserving_message(network, data[1:])
+        _tfserving_message(model, data[1:])
 
 
-def _tfserving_message(network: Network, data: bytes) -> None:
+def _tfserving_message(model: LoadedModel, data: bytes) -> None:
     try:
         request = tensorflow_serving_pb2.PredictRequest.FromString(data)
     except DecodeError:
         return  # gRPC itself refuses these bytes
-    _predict(network, tensors.rows_of(network, tensors_of(request.inputs)))
+    _predict(model, rows_of(model, tfserving_grpc.read_tensors(request.inputs)))
 
 
 def oip_body(data: bytes) -> None:
     """The Open Inference Protocol's bodies: JSON, JSON with binary tensors, gRPC's message."""
-    network, way = networks()[data[0] % 3], data[0] // 3 % 3
+    model, way = models()[data[0] % 3], data[0] // 3 % 3
     if way == 2:
-        _oip_message(network, data[1:])
+        _oip_message(model, data[1:])
         return
     length = min(data[1] * 4, len(data) - 2) if way == 1 and len(data) > 1 else None
-    ask = oip.read(network, data[2:] if way == 1 else data[1:], length)
-    oip.write(_predict(network, ask.rows), ask)
+    request = oip.read_infer(model, data[2:] if way == 1 else data[1:], length)
+    oip.write_infer(_predict(model, request.rows), request)
 
 
-def _oip_message(network: Network, data: bytes) -> None:
+def _oip_message(model: LoadedModel, data: bytes) -> None:
     try:
         request = inference_pb2.ModelInferRequest.FromString(data)
     except DecodeError:
         return
-    rows = tensors.rows_of(network, grpc._tensors(request))
-    grpc._response(request, _predict(network, rows), grpc._wanted(network, request))
+    rows = rows_of(model, oip_grpc.read_tensors(request))
+    oip_grpc.write_response(request, _predict(model, rows), oip.select_outputs(model, oip_grpc.named_outputs(request)))
 
 
-def _predict(network: Network, rows: object) -> Prediction:
-    return network.predict(rows)  # type: ignore[arg-type]
+def _predict(model: LoadedModel, rows: InputRows) -> Prediction:
+    return model.predict(rows)
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {

@@ -22,7 +22,7 @@ from fitserve.runs import create
 from fitserve.settings import Limits
 from tests.conftest import PROJECT
 from tests.fuzz.servers import servers
-from tests.predict.house import House
+from tests.predict.toy_registry import ToyRegistry
 
 pytestmark = pytest.mark.xdist_group("api-fuzz")
 
@@ -54,12 +54,10 @@ class Api:
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator[Api]:
     with servers(tmp_path_factory.mktemp("fuzzed") / "home", redis_url) as made:
-        yield Api(
-            made.api_url, made.predict_url, made.token, _furnished(made.api_url, made.token, made.house), made.log
-        )
+        yield Api(made.api_url, made.predict_url, made.token, _furnished(made.api_url, made.token, made.toys), made.log)
 
 
-def _furnished(url: str, token: str, house: House) -> dict[str, list[object]]:
+def _furnished(url: str, token: str, toys: ToyRegistry) -> dict[str, list[object]]:
     """Something under each kind of path parameter."""
     table = "a,b,y\n" + "".join(f"{n},{n % 7},{n % 2}\n" for n in range(60))
     with httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=30) as client:
@@ -67,8 +65,8 @@ def _furnished(url: str, token: str, house: House) -> dict[str, list[object]]:
         spec = {"dataset": "table", "target": "y", "network": [{"Dense": 2}]}
         run = client.post("/api/v1/runs", json=spec).raise_for_status().json()
         upload = client.post("/api/v1/uploads", headers={"Upload-Length": "5"}).raise_for_status()
-    ended = create.create(house.engine, create.NewRun("ada", dataset["id"], spec, run["resolved"], {}), Limits())[0]
-    with db.transaction(house.engine) as session:
+    ended = create.create(toys.engine, create.NewRun("ada", dataset["id"], spec, run["resolved"], {}), Limits())[0]
+    with db.transaction(toys.engine) as session:
         session.merge(ended).state = "cancelled"
     return {
         "ref": ["table", dataset["id"]],

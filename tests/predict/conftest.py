@@ -7,29 +7,29 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
-from tests.predict.house import THREE, House, Served, mixed, numeric, serving
+from tests.predict.toy_registry import THREE, RunningService, ToyRegistry, mixed, numeric, run_service
 
 
 @pytest.fixture(scope="session")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     """Models `m1` (six numbers, two outputs), `adm` (mixed columns, binary) and `three` (three targets)."""
-    house = House(tmp_path_factory.mktemp("house"))
-    house.register("m1", numeric())
-    house.register("adm", mixed())
-    house.register("three", mixed(THREE))
-    house.register("adm", mixed(seed=1))
-    with serving(house) as running:
+    toys = ToyRegistry(tmp_path_factory.mktemp("toys"))
+    toys.register("m1", numeric())
+    toys.register("adm", mixed())
+    toys.register("three", mixed(THREE))
+    toys.register("adm", mixed(seed=1))
+    with run_service(toys) as running:
         yield running
 
 
 @pytest.fixture
-def client(served: Served) -> Iterator[httpx2.Client]:
+def client(served: RunningService) -> Iterator[httpx2.Client]:
     """With a key that may predict."""
     with httpx2.Client(base_url=served.url, headers=served.headers, timeout=20) as made:
         yield made
 
 
 @pytest.fixture
-def house(tmp_path) -> House:
+def toys(tmp_path) -> ToyRegistry:
     """A registry of this test's own."""
-    return House(tmp_path / "house")
+    return ToyRegistry(tmp_path / "toys")

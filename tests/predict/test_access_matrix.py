@@ -16,9 +16,9 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
 from fitserve import api_keys, db, registry
-from services.predict.openapi import paths
+from services.predict.protocols import PROTOCOLS
 from services.predict.protocols.proto import inference_pb2, tensorflow_serving_pb2
-from tests.predict.house import Served, eventually
+from tests.predict.toy_registry import RunningService, eventually
 
 OPEN, ANY = "open", "any"
 # What REST operations do, by the end of their path. A read shows its owner's models to any key of theirs.
@@ -50,9 +50,9 @@ class Keys:
 
 
 @pytest.fixture(scope="module")
-def tokens(served: Served) -> Iterator[Keys]:
-    house = served.house
-    with db.transaction(house.engine) as session:
+def tokens(served: RunningService) -> Iterator[Keys]:
+    toys = served.toys
+    with db.transaction(toys.engine) as session:
         old, expired = api_keys.create(session, owner="ada", name="old", scopes=["admin"])
         old.expires_at = db.now(session) - timedelta(seconds=1)
         dead, revoked = api_keys.create(session, owner="ada", name="gone", scopes=["admin"])
@@ -60,20 +60,21 @@ def tokens(served: Served) -> Iterator[Keys]:
         registry.set_label(session, "adm", "stable", version_number=1)
     made = Keys(
         {"none": None, "expired": expired, "revoked": revoked, "made up": "key_x.secret", "nonsense": "x"},
-        {scope: house.key([scope]) for scope in ("read", "predict", "train", "admin")},
-        {scope: house.key([scope], owner="bob") for scope in ("read", "predict", "train")},
+        {scope: toys.create_key([scope]) for scope in ("read", "predict", "train", "admin")},
+        {scope: toys.create_key([scope], owner="bob") for scope in ("read", "predict", "train")},
     )
     last = {"Authorization": f"Bearer {made.other['train']}"}
     eventually(lambda: httpx2.get(f"{served.url}/v1/models", headers=last).status_code == 200)
     yield made
-    house.change(registry.remove_label, "adm", "stable")
+    toys.change(registry.remove_label, "adm", "stable")
 
 
 # REST
 
 
 def operations() -> list[str]:
-    found = [f"{method.upper()} {path}" for path, item in paths().items() for method in item]
+    paths = [item for protocol in PROTOCOLS for item in protocol.openapi_paths.items()]
+    found = [f"{method.upper()} {path}" for path, item in paths for method in item]
     assert len(found) > 20
     return [*found, *(one for one in HIDDEN if one not in found)]
 
@@ -105,7 +106,7 @@ def ask(client: httpx2.Client, operation: str, token: str | None, model: str = "
 
 
 @pytest.fixture
-def anybody(served: Served) -> Iterator[httpx2.Client]:
+def anybody(served: RunningService) -> Iterator[httpx2.Client]:
     with httpx2.Client(base_url=served.url, timeout=20) as made:
         yield made
 
@@ -130,7 +131,7 @@ def test_wrong_scope(anybody: httpx2.Client, tokens: Keys) -> None:
             assert answer.status_code == 403, (operation, scope, answer.text)
 
 
-def test_other_owner(served: Served, anybody: httpx2.Client, tokens: Keys) -> None:
+def test_other_owner(served: RunningService, anybody: httpx2.Client, tokens: Keys) -> None:
     for operation in operations():
         wanted = rule(operation)
         token = tokens.other[wanted if wanted in tokens.other else "read"]
@@ -141,7 +142,7 @@ def test_other_owner(served: Served, anybody: httpx2.Client, tokens: Keys) -> No
             assert answer.status_code == 404, (operation, answer.status_code, answer.text)
             assert "no " in answer.text.lower() or "not found" in answer.text.lower()
     read = {"Authorization": f"Bearer {tokens.other['read']}"}
-    served.house.change(registry.set_shared, "adm", True)
+    served.toys.change(registry.set_shared, "adm", True)
     try:
         eventually(lambda: "adm" in anybody.get("/v1/models", headers=read).text)
         for operation in operations():
@@ -152,7 +153,7 @@ def test_other_owner(served: Served, anybody: httpx2.Client, tokens: Keys) -> No
             else:
                 assert answer.status_code not in (401, 403, 404), (operation, answer.text)
     finally:
-        served.house.change(registry.set_shared, "adm", False)
+        served.toys.change(registry.set_shared, "adm", False)
         eventually(lambda: "adm" not in anybody.get("/v1/models", headers=read).text)  # the next test must not see it
 
 
@@ -165,8 +166,8 @@ def test_right(anybody: httpx2.Client, tokens: Keys) -> None:
             assert answer.status_code < 500, (operation, answer.text)
 
 
-def test_a_key_limited_to_models(served: Served, anybody: httpx2.Client) -> None:
-    only = served.house.key(["predict"], models=["m1"])
+def test_a_key_limited_to_models(served: RunningService, anybody: httpx2.Client) -> None:
+    only = served.toys.create_key(["predict"], models=["m1"])
     headers = {"Authorization": f"Bearer {only}"}
     eventually(lambda: anybody.get("/v1/models", headers=headers).status_code == 200)
     for operation in operations():
@@ -222,7 +223,7 @@ def call(channel: grpc.Channel, method: MethodDescriptor, token: str | None, mod
 REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.NOT_FOUND)
 
 
-def test_grpc(served: Served, tokens: Keys) -> None:
+def test_grpc(served: RunningService, tokens: Keys) -> None:
     with grpc.insecure_channel(f"localhost:{served.grpc_port}") as channel:
         for method in methods():
             assert method.name in GRPC, f"{method.full_name} has no rule"

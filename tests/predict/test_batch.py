@@ -18,7 +18,7 @@ from fitserve.settings import Settings
 from fitserve.states import RunState
 from fitserve.tables import Dataset, Run
 from fitserve.wire.datasets import UploadOptions
-from tests.predict.house import THREE, House, mixed
+from tests.predict.toy_registry import THREE, ToyRegistry, mixed
 from workers import batch_prediction
 from workers.batch_prediction import BatchPredictionAttempt
 
@@ -26,18 +26,18 @@ ROWS = 2500
 
 
 @pytest.fixture
-def settings(house: House) -> Settings:
-    return Settings(home=house.home, heartbeat_seconds=0.2, database_url=house.url)
+def settings(toys: ToyRegistry) -> Settings:
+    return Settings(home=toys.home, heartbeat_seconds=0.2, database_url=toys.url)
 
 
-def upload(house: House, settings: Settings, table: pa.Table, name: str) -> Dataset:
+def upload(toys: ToyRegistry, settings: Settings, table: pa.Table, name: str) -> Dataset:
     path = Path(settings.home) / f"{name}.parquet"
     pq.write_table(table, path)
     received = store.ReceivedFile(path, sha256_of(path), path.stat().st_size, path.name)
     options = UploadOptions(format="parquet")
     return store.create(
-        house.engine,
-        house.blobs,
+        toys.engine,
+        toys.blobs,
         received,
         owner="ada",
         options=options,
@@ -59,29 +59,29 @@ def students(rows: int = ROWS) -> pa.Table:
     )
 
 
-def queue(house: House, settings: Settings, dataset: Dataset) -> None:
-    artifact = house.artifact(mixed(THREE))
+def queue(toys: ToyRegistry, settings: Settings, dataset: Dataset) -> None:
+    artifact = toys.store_artifact(mixed(THREE))
     resolved = {"model": "three", "version": 1, "artifact": artifact, "dataset": dataset.id, "name": "answers"}
     new = create.NewRun("ada", dataset.id, {}, resolved, {}, kind="prediction")
-    create.create(house.engine, new, settings.limits)
+    create.create(toys.engine, new, settings.limits)
 
 
-def attempt(house: House, settings: Settings, stopping: threading.Event) -> RunState | None:
-    claim = lease.claim(house.engine, "w", lease_seconds=30, running_limit=9, kinds=("prediction",))
+def attempt(toys: ToyRegistry, settings: Settings, stopping: threading.Event) -> RunState | None:
+    claim = lease.claim(toys.engine, "w", lease_seconds=30, running_limit=9, kinds=("prediction",))
     assert claim is not None
-    return BatchPredictionAttempt(settings, house.engine, house.blobs, claim, stopping).run()
+    return BatchPredictionAttempt(settings, toys.engine, toys.blobs, claim, stopping).run()
 
 
-def the_run(house: House) -> Run:
-    with db.reading(house.engine) as session:
+def the_run(toys: ToyRegistry) -> Run:
+    with db.reading(toys.engine) as session:
         return session.query(Run).filter(Run.kind == "prediction").one()
 
 
-def test_a_dataset_with_predictions_comes_out(house: House, settings: Settings, monkeypatch) -> None:
+def test_a_dataset_with_predictions_comes_out(toys: ToyRegistry, settings: Settings, monkeypatch) -> None:
     monkeypatch.setattr(batch_prediction, "CHUNK", 1000)
     table = students()
-    dataset = upload(house, settings, table, "students")
-    queue(house, settings, dataset)
+    dataset = upload(toys, settings, table, "students")
+    queue(toys, settings, dataset)
     chunks: list[int] = []
     stopping = threading.Event()
     original = batch_prediction.Serving.predict
@@ -93,17 +93,17 @@ def test_a_dataset_with_predictions_comes_out(house: House, settings: Settings, 
         return original(self, batch)
 
     monkeypatch.setattr(batch_prediction.Serving, "predict", counted)
-    assert attempt(house, settings, stopping) == RunState.queued  # handed back, no attempt spent
-    assert the_run(house).checkpoint_epoch == 2
-    assert attempt(house, settings, threading.Event()) == RunState.succeeded
+    assert attempt(toys, settings, stopping) == RunState.queued  # handed back, no attempt spent
+    assert the_run(toys).checkpoint_epoch == 2
+    assert attempt(toys, settings, threading.Event()) == RunState.succeeded
     assert chunks == [1000, 1000, 500]  # nothing was computed twice
 
-    run = the_run(house)
+    run = the_run(toys)
     assert run.spent_attempts == 0
     assert run.result["dataset"] == "answers@1"
-    with db.reading(house.engine) as session:
+    with db.reading(toys.engine) as session:
         made = session.get(Dataset, run.result["dataset_id"])
-    found = store.open_table(house.blobs, made, settings.scratch / "blobs")
+    found = store.open_table(toys.blobs, made, settings.scratch / "blobs")
     expected = mixed(THREE).answer(table.to_pylist())
     np.testing.assert_allclose(found["predicted_score"].to_numpy(), expected["score"][:, 0], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found["predicted_admit_yes"].to_numpy(), expected["admit"][:, 0], rtol=1e-5)
@@ -111,22 +111,22 @@ def test_a_dataset_with_predictions_comes_out(house: House, settings: Settings, 
     assert found["gre"].to_pylist() == table["gre"].to_pylist()
 
 
-def test_a_cancel_is_obeyed(house: House, settings: Settings, monkeypatch) -> None:
+def test_a_cancel_is_obeyed(toys: ToyRegistry, settings: Settings, monkeypatch) -> None:
     monkeypatch.setattr(batch_prediction, "CHUNK", 500)
-    queue(house, settings, upload(house, settings, students(), "students"))
+    queue(toys, settings, upload(toys, settings, students(), "students"))
     from fitserve.runs import finish
 
     original = batch_prediction.Serving.predict
 
     def cancelling(self, batch: pa.Table) -> pa.Table:
-        finish.cancel(house.engine, the_run(house).id, None)
+        finish.cancel(toys.engine, the_run(toys).id, None)
         return original(self, batch)
 
     monkeypatch.setattr(batch_prediction.Serving, "predict", cancelling)
-    assert attempt(house, settings, threading.Event()) == RunState.cancelled
+    assert attempt(toys, settings, threading.Event()) == RunState.cancelled
 
 
-def test_data_without_the_columns_fail_for_good(house: House, settings: Settings) -> None:
-    queue(house, settings, upload(house, settings, pa.table({"other": [1.0, 2.0]}), "other"))
-    assert attempt(house, settings, threading.Event()) == RunState.failed
-    assert the_run(house).error["cause"] == "bad_data"
+def test_data_without_the_columns_fail_for_good(toys: ToyRegistry, settings: Settings) -> None:
+    queue(toys, settings, upload(toys, settings, pa.table({"other": [1.0, 2.0]}), "other"))
+    assert attempt(toys, settings, threading.Event()) == RunState.failed
+    assert the_run(toys).error["cause"] == "bad_data"

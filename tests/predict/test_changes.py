@@ -14,32 +14,32 @@ import numpy as np
 import pytest
 
 from fitserve import registry
-from tests.predict.house import House, Served, eventually, numeric, serving
+from tests.predict.toy_registry import RunningService, ToyRegistry, eventually, numeric, run_service
 
 ROW = [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]]
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    house = House(tmp_path_factory.mktemp("changes"))
-    house.register("first", numeric())
-    with serving(house) as served:
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    toys = ToyRegistry(tmp_path_factory.mktemp("changes"))
+    toys.register("first", numeric())
+    with run_service(toys) as served:
         yield served
 
 
-def ask(served: Served, model: str, path: str = "") -> httpx2.Response:
+def ask(served: RunningService, model: str, path: str = "") -> httpx2.Response:
     url = f"{served.url}/v1/models/{model}{path}:predict"
     return httpx2.post(url, json={"instances": ROW}, headers=served.headers, timeout=20)
 
 
-def version(served: Served, model: str, path: str = "") -> str | None:
+def version(served: RunningService, model: str, path: str = "") -> str | None:
     return ask(served, model, path).headers.get("x-model-version")
 
 
-def test_a_new_model_and_a_new_version_appear(running: Served) -> None:
-    running.house.register("fresh", numeric(1))
+def test_a_new_model_and_a_new_version_appear(running: RunningService) -> None:
+    running.toys.register("fresh", numeric(1))
     eventually(lambda: version(running, "fresh") == "1")
-    running.house.register("fresh", numeric(2))
+    running.toys.register("fresh", numeric(2))
     eventually(lambda: version(running, "fresh") == "2")
     np.testing.assert_array_equal(ask(running, "fresh").json()["predictions"], numeric(2).answer(ROW)["y"])
     np.testing.assert_array_equal(
@@ -47,27 +47,27 @@ def test_a_new_model_and_a_new_version_appear(running: Served) -> None:
     )
 
 
-def test_champion_rollback_and_retirement(running: Served) -> None:
-    house = running.house
+def test_champion_rollback_and_retirement(running: RunningService) -> None:
+    toys = running.toys
     for seed in range(3):
-        house.register("tide", numeric(seed))
+        toys.register("tide", numeric(seed))
     eventually(lambda: version(running, "tide") == "3")
-    house.change(registry.rollback, "tide")
+    toys.change(registry.rollback, "tide")
     eventually(lambda: version(running, "tide") == "2")
-    house.change(registry.set_label, "tide", "champion", version_number=1)
+    toys.change(registry.set_label, "tide", "champion", version_number=1)
     eventually(lambda: version(running, "tide") == "1")
     assert version(running, "tide", "/labels/champion") == "1"
-    house.change(registry.rollback, "tide")
+    toys.change(registry.rollback, "tide")
     eventually(lambda: version(running, "tide") == "2")
-    house.change(registry.retire, "tide", 3)
+    toys.change(registry.retire, "tide", 3)
     eventually(lambda: ask(running, "tide", "/versions/3").status_code == 404)
 
 
-def test_a_kept_checkpoint_is_served_as_a_label(running: Served) -> None:
-    house = running.house
-    house.register("kept", numeric(1))
-    checkpoint = house.artifact(numeric(12))
-    house.change(registry.set_label, "kept", "epoch-12", version_number=1, artifact=checkpoint)
+def test_a_kept_checkpoint_is_served_as_a_label(running: RunningService) -> None:
+    toys = running.toys
+    toys.register("kept", numeric(1))
+    checkpoint = toys.store_artifact(numeric(12))
+    toys.change(registry.set_label, "kept", "epoch-12", version_number=1, artifact=checkpoint)
     eventually(lambda: ask(running, "kept", "/labels/epoch-12").status_code == 200)
     answer = ask(running, "kept", "/labels/epoch-12")
     assert answer.headers["x-model-label"] == "epoch-12"
@@ -80,12 +80,12 @@ def test_a_kept_checkpoint_is_served_as_a_label(running: Served) -> None:
     assert oip.json()["parameters"] == {"label": "epoch-12"}
 
 
-def test_a_canary_takes_its_share(running: Served) -> None:
-    house = running.house
-    house.register("bird", numeric(1))
-    house.register("bird", numeric(2))
-    house.change(registry.set_label, "bird", "champion", version_number=1)
-    house.change(registry.set_label, "bird", "candidate", version_number=2, weight=0.3)
+def test_a_canary_takes_its_share(running: RunningService) -> None:
+    toys = running.toys
+    toys.register("bird", numeric(1))
+    toys.register("bird", numeric(2))
+    toys.change(registry.set_label, "bird", "champion", version_number=1)
+    toys.change(registry.set_label, "bird", "candidate", version_number=2, weight=0.3)
     eventually(lambda: version(running, "bird") == "2")  # sooner or later
     with httpx2.Client(headers=running.headers) as client:
         url = f"{running.url}/v1/models/bird:predict"
@@ -97,12 +97,12 @@ def test_a_canary_takes_its_share(running: Served) -> None:
         np.testing.assert_array_equal(answer.json()["predictions"], numeric(seed).answer(ROW)["y"])
 
 
-def test_a_shadow_sees_the_traffic_and_never_answers(running: Served) -> None:
-    house = running.house
-    house.register("day", numeric(1))
-    house.register("day", numeric(2))
-    house.change(registry.set_label, "day", "champion", version_number=1)
-    house.change(registry.set_label, "day", "night", version_number=2, shadow=True)
+def test_a_shadow_sees_the_traffic_and_never_answers(running: RunningService) -> None:
+    toys = running.toys
+    toys.register("day", numeric(1))
+    toys.register("day", numeric(2))
+    toys.change(registry.set_label, "day", "champion", version_number=1)
+    toys.change(registry.set_label, "day", "night", version_number=2, shadow=True)
     before = running.telemetry("fitserve_predict_shadow_total")
 
     def seen() -> bool:
@@ -114,19 +114,19 @@ def test_a_shadow_sees_the_traffic_and_never_answers(running: Served) -> None:
     eventually(lambda: running.telemetry("fitserve_predict_shadow_largest_difference") > 0)
 
 
-def test_a_corrupt_version_leaves_the_old_one_serving(running: Served) -> None:
-    house = running.house
-    house.register("solid", numeric(1))
+def test_a_corrupt_version_leaves_the_old_one_serving(running: RunningService) -> None:
+    toys = running.toys
+    toys.register("solid", numeric(1))
     eventually(lambda: version(running, "solid") == "1")
     toy = numeric(77)
-    artifact = house.artifact(toy)
-    onnx = json.loads(house.blobs.read(artifact))["onnx"]["sha256"]
-    path = Path(house.home) / "blobs" / onnx[:2] / onnx
+    artifact = toys.store_artifact(toy)
+    onnx = json.loads(toys.blobs.read(artifact))["onnx"]["sha256"]
+    path = Path(toys.home) / "blobs" / onnx[:2] / onnx
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(bytes(data))
     failures = running.telemetry("fitserve_predict_load_failures_total")
-    assert house.register("solid", toy, artifact=artifact) == 2
+    assert toys.register("solid", toy, artifact=artifact) == 2
 
     def said() -> bool:
         status = httpx2.get(f"{running.url}/v1/models/solid", headers=running.headers).json()
@@ -140,20 +140,20 @@ def test_a_corrupt_version_leaves_the_old_one_serving(running: Served) -> None:
     assert ask(running, "solid", "/versions/2").status_code == 503
 
 
-def test_swaps_under_load(running: Served) -> None:
+def test_swaps_under_load(running: RunningService) -> None:
     """16 clients, a new version every 0.3 s: all 2xx, and each value is that of the version it names."""
     swap_under_load(running, "swapped", swaps=8, pause=0.3)
 
 
 @pytest.mark.long
-def test_swaps_under_load_for_two_minutes(running: Served) -> None:
+def test_swaps_under_load_for_two_minutes(running: RunningService) -> None:
     swap_under_load(running, "swapped-long", swaps=60, pause=2.0)
 
 
-def swap_under_load(served: Served, model: str, swaps: int, pause: float) -> None:
+def swap_under_load(served: RunningService, model: str, swaps: int, pause: float) -> None:
     toys = [numeric(seed) for seed in range(swaps + 1)]
     wanted = {str(n + 1): toy.answer(ROW)["y"].tolist() for n, toy in enumerate(toys)}
-    served.house.register(model, toys[0])
+    served.toys.register(model, toys[0])
     eventually(lambda: version(served, model) == "1")
     stop = threading.Event()
 
@@ -171,7 +171,7 @@ def swap_under_load(served: Served, model: str, swaps: int, pause: float) -> Non
     with ThreadPoolExecutor(16) as pool:
         clients = [pool.submit(client, number) for number in range(16)]
         for toy in toys[1:]:
-            served.house.register(model, toy)
+            served.toys.register(model, toy)
             time.sleep(pause)
         eventually(lambda: version(served, model) == str(len(toys)))
         stop.set()
@@ -180,10 +180,10 @@ def swap_under_load(served: Served, model: str, swaps: int, pause: float) -> Non
     assert len(set.union(*(seen for _, seen in results))) > len(toys) // 2
 
 
-def test_many_models_under_a_memory_budget(house: House) -> None:
+def test_many_models_under_a_memory_budget(toys: ToyRegistry) -> None:
     for number in range(12):
-        house.register(f"m{number}", numeric(number))
-    with serving(house, FITSERVE_PREDICT_MEMORY_BYTES="1500000") as served:  # about five of them
+        toys.register(f"m{number}", numeric(number))
+    with run_service(toys, FITSERVE_PREDICT_MEMORY_BYTES="1500000") as served:  # about five of them
         assert served.telemetry("fitserve_predict_networks_loaded") <= 5
         for _ in range(2):
             for number in range(12):
@@ -193,10 +193,10 @@ def test_many_models_under_a_memory_budget(house: House) -> None:
         assert served.telemetry("fitserve_predict_networks_bytes") <= 1_500_000
 
 
-def test_overload_sheds_with_429_and_deadlines_are_504(house: House) -> None:
+def test_overload_sheds_with_429_and_deadlines_are_504(toys: ToyRegistry) -> None:
     """A network of some milliseconds a row: its queue is bounded, and nothing but 200, 429 and 504 comes out."""
-    house.register("heavy", numeric(hidden=(1500, 1500)))
-    with serving(house) as served:
+    toys.register("heavy", numeric(hidden=(1500, 1500)))
+    with run_service(toys) as served:
         rows = [[1.0] * 6] * 300
         url = f"{served.url}/v1/models/heavy:predict"
 

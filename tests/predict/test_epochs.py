@@ -13,7 +13,7 @@ from fitserve.blobs import open_store
 from fitserve.runs import blob_references
 from fitserve.tables import Run
 from tests.conftest import Server
-from tests.predict.house import eventually
+from tests.predict.toy_registry import eventually
 
 
 def table() -> str:

@@ -13,19 +13,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.predict.house import NUMBERS, House, Served, mixed, numeric, serving
+from tests.predict.toy_registry import NUMBERS, RunningService, ToyRegistry, mixed, numeric, run_service
 
 pytestmark = pytest.mark.xdist_group("fast_lane")
 VALUES = [1.5, -2.0, 3.25, 4, 5, 6]
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Served]]:
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningService, RunningService]]:
     """Our service, and the same app under plain uvicorn."""
-    house = House(tmp_path_factory.mktemp("fast"))
-    house.register("m1", numeric())
-    house.register("adm", mixed())
-    with serving(house) as ours, serving(house, module="tests.predict.plain_server") as plain:
+    toys = ToyRegistry(tmp_path_factory.mktemp("fast"))
+    toys.register("m1", numeric())
+    toys.register("adm", mixed())
+    with run_service(toys) as ours, run_service(toys, module="tests.predict.reference_server") as plain:
         yield ours, plain
 
 
@@ -220,7 +220,7 @@ class Talk:
         self.writer.close()
 
 
-async def compare(ours: Served, plain: Served, packets: list[bytes]) -> None:
+async def compare(ours: RunningService, plain: RunningService, packets: list[bytes]) -> None:
     """Equal and quiet, in the end. Slower each time before a difference counts: packets that meet are one read."""
     for pause in (0.01, 0.05, 0.3):
         talks = [Talk(served.port, packets, pause) for served in (ours, plain)]
@@ -240,7 +240,7 @@ async def compare(ours: Served, plain: Served, packets: list[bytes]) -> None:
     assert outcomes[0] == outcomes[1], packets
 
 
-async def run_all(ours: Served, plain: Served, scenarios: list[list[bytes]]) -> None:
+async def run_all(ours: RunningService, plain: RunningService, scenarios: list[list[bytes]]) -> None:
     gate = asyncio.Semaphore(12)
 
     async def one(packets: list[bytes]) -> None:
@@ -250,9 +250,9 @@ async def run_all(ours: Served, plain: Served, scenarios: list[list[bytes]]) -> 
     await asyncio.gather(*(one(packets) for packets in scenarios))
 
 
-def test_answers_equal_uvicorns(pair: tuple[Served, Served]) -> None:
+def test_answers_equal_uvicorns(pair: tuple[RunningService, RunningService]) -> None:
     ours, plain = pair
-    token = ours.house.token
+    token = ours.toys.token
     known, odd = plain_requests(token), odd_requests(token)
     before = ours.telemetry("fitserve_predict_fast_lane_requests_total")
     scenarios = [[one] for one in known]
@@ -267,16 +267,16 @@ def test_answers_equal_uvicorns(pair: tuple[Served, Served]) -> None:
 
 
 @pytest.mark.long
-def test_many_answers_equal_uvicorns(pair: tuple[Served, Served]) -> None:
+def test_many_answers_equal_uvicorns(pair: tuple[RunningService, RunningService]) -> None:
     ours, plain = pair
-    known, odd = plain_requests(ours.house.token), odd_requests(ours.house.token)
+    known, odd = plain_requests(ours.toys.token), odd_requests(ours.toys.token)
     generator = random.Random(7)
     asyncio.run(run_all(ours, plain, [scenario(generator, known, odd) for _ in range(10_000)]))
 
 
-def test_one_inference_call_answers_many(pair: tuple[Served, Served]) -> None:
+def test_one_inference_call_answers_many(pair: tuple[RunningService, RunningService]) -> None:
     ours, _ = pair
-    known = plain_requests(ours.house.token)[0]
+    known = plain_requests(ours.toys.token)[0]
 
     async def flood() -> None:
         connections = [await asyncio.open_connection("127.0.0.1", ours.port) for _ in range(32)]
@@ -297,11 +297,11 @@ def test_one_inference_call_answers_many(pair: tuple[Served, Served]) -> None:
     assert batches < requests / 2
 
 
-def overtaken(served: Served) -> bool:
+def overtaken(served: RunningService) -> bool:
     """Whether the lane answers a request before the one that came before it, which a thread is still at."""
-    known = plain_requests(served.house.token)[0]
+    known = plain_requests(served.toys.token)[0]
     rows = json.dumps({"instances": [VALUES] * 800})
-    slow = request("/v1/models/m1:explain", rows, served.house.token)
+    slow = request("/v1/models/m1:explain", rows, served.toys.token)
     with socket.create_connection(("127.0.0.1", served.port)) as connection:
         for _ in range(3):  # until the lane knows the head
             assert ask(connection, known) == b"200"
@@ -313,19 +313,19 @@ def overtaken(served: Served) -> bool:
         return b'{"predictions"' in connection.recv(300)
 
 
-def test_no_answer_overtakes_the_one_before_it(pair: tuple[Served, Served]) -> None:
+def test_no_answer_overtakes_the_one_before_it(pair: tuple[RunningService, RunningService]) -> None:
     """And its mutant: a lane that does not look whether its connection is idle is found out."""
     ours, _ = pair
     assert not any(overtaken(ours) for _ in range(2))
-    with serving(ours.house, module="tests.predict.hasty_server") as hasty:
+    with run_service(ours.toys, module="tests.predict.mutant_server") as hasty:
         assert any(overtaken(hasty) for _ in range(6))
 
 
-def test_a_revoked_key_is_forgotten_on_an_open_connection(pair: tuple[Served, Served]) -> None:
+def test_a_revoked_key_is_forgotten_on_an_open_connection(pair: tuple[RunningService, RunningService]) -> None:
     from fitserve import api_keys
 
     ours, _ = pair
-    token = ours.house.key(["predict"])
+    token = ours.toys.create_key(["predict"])
     known = plain_requests(token)[0]
     with socket.create_connection(("127.0.0.1", ours.port)) as connection:
         deadline = time.monotonic() + 5
@@ -335,7 +335,7 @@ def test_a_revoked_key_is_forgotten_on_an_open_connection(pair: tuple[Served, Se
         assert ask(connection, known) == b"200"
         assert ask(connection, known) == b"200"
         assert ours.telemetry("fitserve_predict_fast_lane_requests_total") > fast
-        ours.house.change(api_keys.revoke, token.split(".")[0])
+        ours.toys.change(api_keys.revoke, token.split(".")[0])
         revoked = time.monotonic()
         while ask(connection, known) != b"401":
             assert time.monotonic() < revoked + 5

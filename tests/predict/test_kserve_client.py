@@ -8,15 +8,15 @@ import sys
 
 import numpy as np
 
-from tests.predict.house import PROJECT, Served, mixed, numeric
+from tests.predict.toy_registry import PROJECT, RunningService, mixed, numeric
 
 ROWS = np.arange(12, dtype=float).reshape(2, 6).tolist()
 ADM = {"gre": 700, "gpa": 3.5, "rank": 3, "city": "Rom"}
 
 
-def test_kserves_client(served: Served) -> None:
+def test_kserves_client(served: RunningService) -> None:
     command = [sys.executable, "-m", "tests.predict.kserve_client", served.url, str(served.grpc_port)]
-    done = subprocess.run([*command, served.house.token], cwd=PROJECT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, served.toys.token], cwd=PROJECT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
     said = json.loads(done.stdout.splitlines()[-1])
     expected, admitted = numeric().answer(ROWS)["y"], mixed(seed=1).answer([ADM])["admit"].tolist()

@@ -7,7 +7,7 @@ import json
 import httpx2
 import pytest
 
-from tests.predict.house import NUMBERS, THREE, mixed, numeric
+from tests.predict.toy_registry import NUMBERS, THREE, mixed, numeric
 
 ROW = [1.5, -2.0, 3.25, 4, 5, 6]
 ADM = {"gre": 700, "gpa": 3.5, "rank": 3, "city": "Rom"}

@@ -38,8 +38,8 @@ from fitserve.settings import Settings
 from fitserve.states import RunState
 from fitserve.tables import Dataset, Run
 from fitserve.wire.datasets import UploadOptions
-from tests.predict.house import House, Served, serving
-from tests.trainer.runs import Told, job_of
+from tests.predict.toy_registry import RunningService, ToyRegistry, run_service
+from tests.trainer.jobs import RecordingReporter, job_of
 from workers.attempt.outcome import make_durable
 from workers.batch_prediction import BatchPredictionAttempt
 from workers.trainer.export.export import raw_values
@@ -127,12 +127,12 @@ Outputs = dict[str, np.ndarray]
 class Case:
     """A model that is served, the rows that it is asked about, and what Keras says of them."""
 
-    served: Served
+    served: RunningService
     model: str
     manifest: dict[str, Any]
     asked: pa.Table
     keras: Outputs
-    house: House
+    toys: ToyRegistry
     dataset: str
 
     @property
@@ -171,17 +171,17 @@ class Case:
         return answer
 
 
-def trained(house: House, name: str, folder: Path) -> tuple[TrainingResult, str]:
+def trained(toys: ToyRegistry, name: str, folder: Path) -> tuple[TrainingResult, str]:
     """Trains, and commits the result as a worker does: artifacts, run and version in one transaction."""
     spec = {**SPECS[name], "split": {"validation": 0.2}}
     spec["training"] = {"epochs": 2, "batch_size": 16, **spec.get("training", {})}
-    result = train(job_of(table(), spec, folder, KINDS), Told())
+    result = train(job_of(table(), spec, folder, KINDS), RecordingReporter())
     new = create.NewRun("ada", "ds", {}, {}, {}, model=name)
-    run, _ = create.create(house.engine, new, Settings().limits)
-    claim = lease.claim(house.engine, "w", lease_seconds=60, running_limit=99, kinds=("training",))
+    run, _ = create.create(toys.engine, new, Settings().limits)
+    claim = lease.claim(toys.engine, "w", lease_seconds=60, running_limit=99, kinds=("training",))
     assert claim is not None
-    durable = make_durable(house.blobs, claim.run, result)
-    assert durable.commit(house.engine, claim.lease, house.blobs, ()) == RunState.succeeded
+    durable = make_durable(toys.blobs, claim.run, result)
+    assert durable.commit(toys.engine, claim.lease, toys.blobs, ()) == RunState.succeeded
     return result, run.id
 
 
@@ -194,36 +194,36 @@ def says(files: dict[str, Path], encoder: Encoder, rows: pa.Table) -> Outputs:
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Case]]:
     folder = tmp_path_factory.mktemp("parity")
-    house = House(folder / "house")
+    toys = ToyRegistry(folder / "toys")
     made: dict[str, tuple[dict[str, Any], pa.Table, Outputs]] = {}
     for name in SPECS:
-        result, run = trained(house, name, folder / name)
+        result, run = trained(toys, name, folder / name)
         encoder = Encoder.from_json(result.manifest["encoder"])
         asked = table().slice(0, ASKED).select(list(encoder.names))
         made[name] = (result.manifest, asked, says(result.files, encoder, asked))
         for epoch, one in result.kept.items():
             label = f"{name}@epoch-{epoch}"
             made[label] = ({**result.manifest, **one.manifest}, asked, says(one.files, encoder, asked))
-            with db.reading(house.engine) as session:
+            with db.reading(toys.engine) as session:
                 artifact = session.get(Run, run).result["kept_epochs"][str(epoch)]
-            house.change(registry.set_label, name, f"epoch-{epoch}", version_number=1, artifact=artifact)
-    settings = Settings(home=house.home, database_url=house.url)
-    dataset = upload(house, settings, table().slice(0, ASKED))
-    with serving(house) as served:
+            toys.change(registry.set_label, name, f"epoch-{epoch}", version_number=1, artifact=artifact)
+    settings = Settings(home=toys.home, database_url=toys.url)
+    dataset = upload(toys, settings, table().slice(0, ASKED))
+    with run_service(toys) as served:
         yield {
-            name: Case(served, name, manifest, asked, outputs, house, dataset)
+            name: Case(served, name, manifest, asked, outputs, toys, dataset)
             for name, (manifest, asked, outputs) in made.items()
         }
 
 
-def upload(house: House, settings: Settings, rows: pa.Table) -> str:
+def upload(toys: ToyRegistry, settings: Settings, rows: pa.Table) -> str:
     path = settings.home / "rows.parquet"
     pq.write_table(rows, path)
     received = store.ReceivedFile(path, sha256_of(path), path.stat().st_size, path.name)
     options = UploadOptions(format="parquet")
     limits, scratch = settings.limits, settings.scratch
     where = {"owner": "ada", "options": options, "limits": limits, "scratch": scratch, "name": "rows"}
-    return store.create(house.engine, house.blobs, received, **where)[0].id
+    return store.create(toys.engine, toys.blobs, received, **where)[0].id
 
 
 # --- the protocols: each returns what it was told, by target, of the rows that it asked about ---------------------
@@ -400,9 +400,9 @@ def fast_lane(case: Case) -> tuple[Outputs, list[int]]:
 
 
 def batch(case: Case) -> tuple[Outputs, list[int]]:
-    house = case.house
-    settings = Settings(home=house.home, database_url=house.url)
-    with db.reading(house.engine) as session:
+    toys = case.toys
+    settings = Settings(home=toys.home, database_url=toys.url)
+    with db.reading(toys.engine) as session:
         artifact = registry.version(session, case.model, 1).artifact
     asked = {
         "model": case.model,
@@ -411,13 +411,15 @@ def batch(case: Case) -> tuple[Outputs, list[int]]:
         "dataset": case.dataset,
         "name": f"by-{case.model}",
     }
-    create.create(house.engine, create.NewRun("ada", case.dataset, {}, asked, {}, kind="prediction"), settings.limits)
-    claim = lease.claim(house.engine, "w", lease_seconds=60, running_limit=99, kinds=("prediction",))
+    create.create(toys.engine, create.NewRun("ada", case.dataset, {}, asked, {}, kind="prediction"), settings.limits)
+    claim = lease.claim(toys.engine, "w", lease_seconds=60, running_limit=99, kinds=("prediction",))
     assert claim is not None
-    assert BatchPredictionAttempt(settings, house.engine, house.blobs, claim, threading.Event()).run() == RunState.succeeded
-    with db.reading(house.engine) as session:
+    assert (
+        BatchPredictionAttempt(settings, toys.engine, toys.blobs, claim, threading.Event()).run() == RunState.succeeded
+    )
+    with db.reading(toys.engine) as session:
         made = session.get(Dataset, session.get(Run, claim.lease.run_id).result["dataset_id"])
-    table = store.open_table(house.blobs, made, settings.scratch / "blobs")
+    table = store.open_table(toys.blobs, made, settings.scratch / "blobs")
     found = {
         name: np.stack([table[column].to_numpy() for column in unit_columns(output, f"predicted_{name}")], axis=1)
         for name, output in case.output.items()

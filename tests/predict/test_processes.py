@@ -14,23 +14,23 @@ import psutil
 import pytest
 
 from fitserve import api_keys, registry
-from tests.predict.house import House, Served, eventually, numeric, serving
 from tests.predict.test_changes import ROW, swap_under_load
+from tests.predict.toy_registry import RunningService, ToyRegistry, eventually, numeric, run_service
 
 PROCESSES = 2
 LOOKS = 24  # fresh connections: that all of them meet the same one of two processes has a chance of 1 in 10 million
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    house = House(tmp_path_factory.mktemp("two"))
-    house.register("m", numeric(1))
-    with serving(house, FITSERVE_PREDICT_PROCESSES=str(PROCESSES)) as running:
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    toys = ToyRegistry(tmp_path_factory.mktemp("two"))
+    toys.register("m", numeric(1))
+    with run_service(toys, FITSERVE_PREDICT_PROCESSES=str(PROCESSES)) as running:
         eventually(lambda: len(listening(running)) == PROCESSES, 30)
         yield running
 
 
-def listening(served: Served) -> list[int]:
+def listening(served: RunningService) -> list[int]:
     """The processes that take connections."""
     found = []
     for child in psutil.Process(served.process.pid).children():
@@ -48,9 +48,9 @@ class Answer:
     body: Any
 
 
-def answers(served: Served, path: str, token: str | None = None) -> list[Answer]:
+def answers(served: RunningService, path: str, token: str | None = None) -> list[Answer]:
     """Of many connections."""
-    headers = {"Authorization": f"Bearer {token or served.house.token}"}
+    headers = {"Authorization": f"Bearer {token or served.toys.token}"}
     found = []
     for _ in range(LOOKS):
         connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=20)
@@ -63,7 +63,7 @@ def answers(served: Served, path: str, token: str | None = None) -> list[Answer]
 
 
 def all_say(
-    served: Served,
+    served: RunningService,
     path: str,
     status: int,
     version: str | None = None,
@@ -73,36 +73,36 @@ def all_say(
     return {(one.status, one.version, one.label) for one in answers(served, path, token)} == {(status, version, label)}
 
 
-def test_versions_labels_and_keys_reach_every_process(two: Served) -> None:
-    house, path = two.house, "/v1/models/m:predict"
+def test_versions_labels_and_keys_reach_every_process(two: RunningService) -> None:
+    toys, path = two.toys, "/v1/models/m:predict"
     eventually(lambda: all_say(two, path, 200, "1"))
-    house.register("m", numeric(2))
+    toys.register("m", numeric(2))
     eventually(lambda: all_say(two, path, 200, "2"))
-    house.change(registry.set_label, "m", "champion", version_number=1)
+    toys.change(registry.set_label, "m", "champion", version_number=1)
     eventually(lambda: all_say(two, path, 200, "1"))
-    checkpoint = house.artifact(numeric(12))
-    house.change(registry.set_label, "m", "epoch-12", version_number=1, artifact=checkpoint)
+    checkpoint = toys.store_artifact(numeric(12))
+    toys.change(registry.set_label, "m", "epoch-12", version_number=1, artifact=checkpoint)
     labelled = "/v1/models/m/labels/epoch-12:predict"
     eventually(lambda: all_say(two, labelled, 200, "1", "epoch-12"))
     wanted = numeric(12).answer(ROW)["y"].tolist()
     assert all(one.body["predictions"] == wanted for one in answers(two, labelled))
-    token = house.key(["predict"])
+    token = toys.create_key(["predict"])
     eventually(lambda: all_say(two, path, 200, "1", token=token))
-    house.change(api_keys.revoke, token.split(".")[0])
+    toys.change(api_keys.revoke, token.split(".")[0])
     eventually(lambda: all_say(two, path, 401, token=token))
-    house.change(registry.set_loaded, "m", False)
+    toys.change(registry.set_loaded, "m", False)
     eventually(lambda: all_say(two, path, 404))
-    house.change(registry.set_loaded, "m", True)
+    toys.change(registry.set_loaded, "m", True)
     eventually(lambda: all_say(two, path, 200, "1"))
 
 
-def test_swaps_under_load_of_two_processes(two: Served) -> None:
+def test_swaps_under_load_of_two_processes(two: RunningService) -> None:
     """16 clients, each value that of the version it names."""
     swap_under_load(two, "swapped", swaps=4, pause=0.5)
     assert len(listening(two)) == PROCESSES
 
 
-def test_a_process_that_dies_is_replaced(two: Served) -> None:
+def test_a_process_that_dies_is_replaced(two: RunningService) -> None:
     first = listening(two)
     os.kill(first[0], signal.SIGKILL)
     eventually(lambda: len(found := listening(two)) == PROCESSES and first[0] not in found, 30)

@@ -56,7 +56,16 @@ from fitserve.dataset_facts import ColumnFacts, DatasetFacts
 from fitserve.encoder import Encoder
 from fitserve.spec.feature import Feature
 from tests.conftest import free_ports
-from tests.predict.house import PROJECT, House, Served, Toy, eventually, graph, mixed, serving
+from tests.predict.toy_registry import (
+    PROJECT,
+    RunningService,
+    ToyModel,
+    ToyRegistry,
+    eventually,
+    graph,
+    mixed,
+    run_service,
+)
 
 KINDS = [{"name": "kind", "task": "multiclass", "labels": None, "units": 3}]
 THREE = [
@@ -66,7 +75,7 @@ THREE = [
 ADM = {"gre": 700, "gpa": 3.5, "rank": 3, "city": "Rom"}
 
 
-def half_plus_three() -> Toy:
+def half_plus_three() -> ToyModel:
     """The model of TensorFlow Serving's documentation."""
     table = pa.table({"x": [-1e9, 1e9]})
     column = ColumnFacts(name="x", kind="numeric", storage="float64", rows=2, distinct=2, min=-1e9, max=1e9)
@@ -81,10 +90,10 @@ def half_plus_three() -> Toy:
     )
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     feature = Feature.model_validate({"x": "pass_through"})
-    return Toy(Encoder.fit([feature], table, facts), model.SerializeToString(), outputs)
+    return ToyModel(Encoder.fit([feature], table, facts), model.SerializeToString(), outputs)
 
 
-def typed() -> Toy:
+def typed() -> ToyModel:
     """A number, a flag and a word."""
     table = pa.table({"n": [0.0, 200.0], "on": [True, False], "word": ["a", "b"]})
     columns = (
@@ -95,26 +104,26 @@ def typed() -> Toy:
     facts = DatasetFacts(name="toy", version=1, sha256="0" * 64, rows=2, columns=columns)
     encoder = Encoder.fit([Feature(column=name) for name in table.column_names], table, facts)
     outputs = [{"name": "y", "task": "regression", "labels": None, "units": 1}]
-    return Toy(encoder, graph(encoder.inputs[0].shape[0], outputs, hidden=(4,)), outputs)
+    return ToyModel(encoder, graph(encoder.inputs[0].shape[0], outputs, hidden=(4,)), outputs)
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    house = House(tmp_path_factory.mktemp("protocols"))
-    toys = {"half_plus_three": half_plus_three(), "typed": typed(), "kinds": mixed(KINDS), "three": mixed(THREE)}
-    for name, toy in toys.items():
-        house.register(name, toy)
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    toys = ToyRegistry(tmp_path_factory.mktemp("protocols"))
+    models = {"half_plus_three": half_plus_three(), "typed": typed(), "kinds": mixed(KINDS), "three": mixed(THREE)}
+    for name, toy in models.items():
+        toys.register(name, toy)
     broken = mixed([{"name": "y", "task": "regression", "labels": None, "units": 1}])
     outputs = broken.outputs
     width = broken.encoder.inputs[0].shape[0]
-    house.register("broken", Toy(broken.encoder, graph(width, outputs, hidden=(4,), bias=float("nan")), outputs))
-    for name in toys:
-        house.change(registry.set_label, name, "stable", version_number=1)
-    with serving(house) as running:
+    toys.register("broken", ToyModel(broken.encoder, graph(width, outputs, hidden=(4,), bias=float("nan")), outputs))
+    for name in models:
+        toys.change(registry.set_label, name, "stable", version_number=1)
+    with run_service(toys) as running:
         yield running
 
 
-def ask(served: Served, method: str, path: str, body: Any = None) -> httpx2.Response:
+def ask(served: RunningService, method: str, path: str, body: Any = None) -> httpx2.Response:
     content = body if body is None or isinstance(body, str | bytes) else json.dumps(body)
     return httpx2.request(method, served.url + path, content=content, headers=served.headers, timeout=20)
 
@@ -123,7 +132,7 @@ def ask(served: Served, method: str, path: str, body: Any = None) -> httpx2.Resp
 
 
 @pytest.mark.parametrize("place", ["", "/versions/1", "/labels/stable"])
-def test_every_path_of_tensorflow_serving(own: Served, place: str) -> None:
+def test_every_path_of_tensorflow_serving(own: RunningService, place: str) -> None:
     path = f"/v1/models/three{place}"
     predicted = ask(own, "POST", f"{path}:predict", {"instances": [ADM]})
     classified = ask(own, "POST", f"{path}:classify", {"examples": [ADM]})
@@ -139,14 +148,14 @@ def test_every_path_of_tensorflow_serving(own: Served, place: str) -> None:
     assert ask(own, "GET", f"{path}/metadata").json()["model_spec"]["version"] == "1"
 
 
-def curl(own: Served, *arguments: str) -> str:
+def curl(own: RunningService, *arguments: str) -> str:
     key = f"Authorization: {own.headers['Authorization']}"
     done = subprocess.run(["curl", "-s", "-H", key, *arguments], capture_output=True, text=True, timeout=20, check=True)
     return done.stdout
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_curl_with_the_documentations_bodies(own: Served) -> None:
+def test_curl_with_the_documentations_bodies(own: RunningService) -> None:
     """api_rest.md's example, command by command. Our output has a dimension of units, theirs has none."""
     model = f"{own.url}/v1/models/half_plus_three"
     state = {"version": "1", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
@@ -162,7 +171,7 @@ def test_curl_with_the_documentations_bodies(own: Served) -> None:
     assert list(json.loads(told.split("\n\n", 1)[1])) == ["error"]
 
 
-def test_bare_nan_is_written(own: Served) -> None:
+def test_bare_nan_is_written(own: RunningService) -> None:
     instances = ask(own, "POST", "/v1/models/broken:predict", {"instances": [ADM]})
     assert instances.text == '{"predictions":[[NaN]]}'
     columns = ask(own, "POST", "/v1/models/broken:predict", {"inputs": {n: [v] for n, v in ADM.items()}})
@@ -174,13 +183,13 @@ def test_bare_nan_is_written(own: Served) -> None:
     assert oip.status_code == 200
 
 
-def test_unlabelled_classes_have_empty_labels(own: Served) -> None:
+def test_unlabelled_classes_have_empty_labels(own: RunningService) -> None:
     (row,) = ask(own, "POST", "/v1/models/kinds:classify", {"examples": [ADM]}).json()["results"]
     assert [label for label, _ in row] == ["", "", ""]
     np.testing.assert_allclose([score for _, score in row], mixed(KINDS).answer([ADM])["kind"][0])
 
 
-def test_metadata_to_the_letter(own: Served) -> None:
+def test_metadata_to_the_letter(own: RunningService) -> None:
     def tensor(dtype: str, name: str) -> dict[str, Any]:
         dims = [{"size": "-1", "name": ""}, {"size": "1", "name": ""}]
         return {"dtype": dtype, "tensor_shape": {"dim": dims, "unknown_rank": False}, "name": f"{name}:0"}
@@ -200,32 +209,32 @@ def test_metadata_to_the_letter(own: Served) -> None:
     }
 
 
-def test_states(own: Served) -> None:
+def test_states(own: RunningService) -> None:
     """Unloaded: END, and 404 for predictions, 503 for readiness; loaded again: AVAILABLE."""
-    house = own.house
-    house.register("brief", half_plus_three())
+    toys = own.toys
+    toys.register("brief", half_plus_three())
 
     def state() -> str:
         told = ask(own, "GET", "/v1/models/brief").json()
         return told["model_version_status"][0]["state"] if "error" not in told else ""
 
     eventually(lambda: state() == "AVAILABLE")
-    house.change(registry.set_loaded, "brief", False)
+    toys.change(registry.set_loaded, "brief", False)
     eventually(lambda: state() == "END")
     assert ask(own, "POST", "/v1/models/brief:predict", {"instances": [1.0]}).status_code == 404
     ready = ask(own, "GET", "/v2/models/brief/ready")
     assert (ready.status_code, ready.json()) == (503, {"name": "brief", "ready": False})
-    house.change(registry.set_loaded, "brief", True)
+    toys.change(registry.set_loaded, "brief", True)
     eventually(lambda: state() == "AVAILABLE")
     assert ask(own, "GET", "/v2/models/brief/ready").status_code == 200
 
 
 @pytest.mark.tensorflow
-def test_a_configuration_decides_what_is_served(own: Served) -> None:
+def test_a_configuration_decides_what_is_served(own: RunningService) -> None:
     """HandleReloadConfigRequest by its own stubs, in a process of their own."""
-    own.house.register("stays", half_plus_three())
-    own.house.register("stays", half_plus_three())
-    admin = own.house.key(["admin", "predict", "read"])
+    own.toys.register("stays", half_plus_three())
+    own.toys.register("stays", half_plus_three())
+    admin = own.toys.create_key(["admin", "predict", "read"])
     program = (
         "import sys, grpc\n"
         "from tensorflow_serving.apis import model_management_pb2 as m, model_service_pb2_grpc as s\n"
@@ -250,7 +259,7 @@ def test_a_configuration_decides_what_is_served(own: Served) -> None:
     assert (labelled.status_code, labelled.headers["x-model-version"]) == (200, "1")
     assert ask(own, "POST", "/v1/models/broken:predict", {"instances": [ADM]}).status_code == 404
     assert ask(own, "POST", "/v1/models/typed:predict", {"instances": [[1, True, "a"]]}).status_code == 200
-    own.house.change(registry.set_loaded, "broken", True)
+    own.toys.change(registry.set_loaded, "broken", True)
     eventually(lambda: ask(own, "POST", "/v1/models/broken:predict", {"instances": [ADM]}).status_code == 200)
 
 
@@ -258,7 +267,7 @@ def test_a_configuration_decides_what_is_served(own: Served) -> None:
 
 
 @pytest.mark.parametrize("place", ["", "/versions/1", "/versions/stable"])
-def test_every_path_of_the_open_inference_protocol(own: Served, place: str) -> None:
+def test_every_path_of_the_open_inference_protocol(own: RunningService, place: str) -> None:
     path = f"/v2/models/typed{place}"
     assert ask(own, "GET", f"{path}/ready").json() == {"name": "typed", "ready": True}
     assert ask(own, "GET", path).json() == {
@@ -295,7 +304,7 @@ def contents_of(datatype: str) -> str:
 
 @pytest.mark.parametrize("datatype", NUMBERS)
 @pytest.mark.parametrize("way", ["json", "binary", "typed", "raw"])
-def test_every_datatype(own: Served, way: str, datatype: str) -> None:
+def test_every_datatype(own: RunningService, way: str, datatype: str) -> None:
     expected = typed().answer([[100, True, "b"], [7, False, "a"]])["y"]
     headers = {"authorization": own.headers["Authorization"]}
     if way == "typed":
@@ -331,11 +340,11 @@ def test_every_datatype(own: Served, way: str, datatype: str) -> None:
     np.testing.assert_allclose(found, expected.ravel(), rtol=1e-6)
 
 
-def stub(own: Served) -> Any:
+def stub(own: RunningService) -> Any:
     return service_pb2_grpc.GRPCInferenceServiceStub(grpc.insecure_channel(f"127.0.0.1:{own.grpc_port}"))
 
 
-def test_contents_are_raw_or_typed(own: Served) -> None:
+def test_contents_are_raw_or_typed(own: RunningService) -> None:
     request = service_pb2.ModelInferRequest(model_name="typed")
     request.inputs.add(name="n", datatype="FP32", shape=[1]).contents.fp32_contents.append(1.0)
     request.raw_input_contents.append(np.float32(1.0).tobytes())
@@ -351,7 +360,7 @@ def test_contents_are_raw_or_typed(own: Served) -> None:
         stub(own).ModelInfer(request, 20, metadata)
 
 
-def test_server_metadata_over_grpc(own: Served) -> None:
+def test_server_metadata_over_grpc(own: RunningService) -> None:
     told = triton_grpc.InferenceServerClient(f"127.0.0.1:{own.grpc_port}").get_server_metadata()
     assert (told.name, "binary_tensor_data" in told.extensions) == ("fitserve", True)
 

@@ -10,18 +10,18 @@ from sqlalchemy import Engine
 from fitserve import registry
 from fitserve.errors import BadInput, Conflict, NotFound
 from fitserve.ids import new_id
-from tests.predict.house import House, numeric
+from tests.predict.toy_registry import ToyRegistry, numeric
 
 
 @pytest.fixture
-def built(engine: Engine, database_url: str, tmp_path: Path) -> House:
-    house = House(tmp_path / "home", database_url)
+def built(engine: Engine, database_url: str, tmp_path: Path) -> ToyRegistry:
+    toys = ToyRegistry(tmp_path / "home", database_url)
     for seed in range(3):
-        house.register("m", numeric(seed, hidden=(4,)))
-    return house
+        toys.register("m", numeric(seed, hidden=(4,)))
+    return toys
 
 
-def test_versions_are_numbered_and_a_run_is_registered_once(built: House) -> None:
+def test_versions_are_numbered_and_a_run_is_registered_once(built: ToyRegistry) -> None:
     from fitserve import db
 
     with db.reading(built.engine) as session:
@@ -35,7 +35,7 @@ def test_versions_are_numbered_and_a_run_is_registered_once(built: House) -> Non
         built.change(registry.add_version, "../m", "ada", new_id("run"), artifact, {})
 
 
-def test_labels_move_and_roll_back(built: House) -> None:
+def test_labels_move_and_roll_back(built: ToyRegistry) -> None:
     move, back = registry.set_label, registry.rollback
     with pytest.raises(NotFound):
         built.change(move, "m", "champion", version_number=9)
@@ -54,7 +54,7 @@ def test_labels_move_and_roll_back(built: House) -> None:
         built.change(move, "m", "champion", version_number=1)
 
 
-def test_weights_are_shares(built: House) -> None:
+def test_weights_are_shares(built: ToyRegistry) -> None:
     move = registry.set_label
     built.change(move, "m", "a", version_number=1, weight=0.6)
     with pytest.raises(BadInput):
@@ -65,7 +65,7 @@ def test_weights_are_shares(built: House) -> None:
     built.change(move, "m", "b", version_number=2, weight=0.5)
 
 
-def test_every_change_moves_the_generation(built: House) -> None:
+def test_every_change_moves_the_generation(built: ToyRegistry) -> None:
     from fitserve import db
 
     def stamp() -> tuple[str, int]:

@@ -21,7 +21,7 @@ from schemathesis.checks import (
     status_code_conformance,
 )
 
-from tests.predict.house import NUMBERS, Served
+from tests.predict.toy_registry import NUMBERS, RunningService
 
 FOLDER = Path(__file__).parent / "specifications"
 OIP = schemathesis.openapi.from_path(FOLDER / "open_inference_rest.yaml")
@@ -87,7 +87,7 @@ def known(operation: Any, values: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", list(OPERATIONS))
-def test_what_the_specification_allows(served: Served, name: str) -> None:
+def test_what_the_specification_allows(served: RunningService, name: str) -> None:
     operation = OPERATIONS[name]
 
     @limited(15 if operation.method == "post" else 8)
@@ -104,7 +104,7 @@ POSTS = [name for name in OPERATIONS if name.startswith("post")]
 
 
 @pytest.mark.parametrize("name", POSTS)
-def test_what_the_specification_forbids(served: Served, name: str) -> None:
+def test_what_the_specification_forbids(served: RunningService, name: str) -> None:
     operation = OPERATIONS[name]
     real = known(operation, {"model": "adm", "version": 1, "label": "champion"})
 
@@ -117,7 +117,7 @@ def test_what_the_specification_forbids(served: Served, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", POSTS)
-def test_bodies_that_models_understand(served: Served, name: str) -> None:
+def test_bodies_that_models_understand(served: RunningService, name: str) -> None:
     operation = OPERATIONS[name]
     answered: list[int] = []
 

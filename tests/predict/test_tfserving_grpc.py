@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from google.protobuf import descriptor_pb2
 
-from tests.predict.house import PROJECT, THREE, mixed, numeric
+from tests.predict.toy_registry import PROJECT, THREE, mixed, numeric
 
 ADM = {"gre": 700, "gpa": 3.5, "rank": 3, "city": "Rom"}
 
 
 @pytest.mark.tensorflow
 def test_the_stubs_of_tensorflow_serving_api(served) -> None:
-    command = [sys.executable, "-m", "tests.predict.tfserving_client", str(served.grpc_port), served.house.token]
+    command = [sys.executable, "-m", "tests.predict.tfserving_client", str(served.grpc_port), served.toys.token]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
     said = json.loads(done.stdout.splitlines()[-1])

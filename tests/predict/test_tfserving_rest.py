@@ -10,7 +10,7 @@ import httpx2
 import numpy as np
 import pytest
 
-from tests.predict.house import NUMBERS, THREE, mixed, numeric
+from tests.predict.toy_registry import NUMBERS, THREE, mixed, numeric
 
 ROW = [1.5, -2.0, 3.25, 4, 5, 6]
 ADM = {"gre": 700, "gpa": 3.5, "rank": 3, "city": "Rom"}
@@ -171,7 +171,7 @@ def test_methods_and_sizes(client, served) -> None:
     too_many = '{"instances": [' + ",".join(["[1,2,3,4,5,6]"] * 100_001) + "]}"
     assert client.post("/v1/models/m1:predict", content=too_many).status_code == 413
     with socket.create_connection(("127.0.0.1", served.port)) as connection:  # refused before it is read
-        head = f"POST /v1/models/m1:predict HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {served.house.token}\r\n"
+        head = f"POST /v1/models/m1:predict HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {served.toys.token}\r\n"
         connection.sendall(head.encode() + b"Content-Length: 1000000000000\r\n\r\n")
         assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
 
@@ -182,15 +182,15 @@ def test_keys(client, served) -> None:
         answer = nobody.post("/v1/models/m1:predict", json=body)
         assert answer.status_code == 401
         assert answer.headers["www-authenticate"] == 'Bearer realm="fitserve"'
-    limited = served.house.key(["predict"], models=["adm"])
-    reader = served.house.key(["read"])
-    stranger = served.house.key(["predict"], owner="eve")
+    limited = served.toys.create_key(["predict"], models=["adm"])
+    reader = served.toys.create_key(["read"])
+    stranger = served.toys.create_key(["predict"], owner="eve")
 
     def status(token: str, model: str) -> int:
         headers = {"Authorization": f"Bearer {token}"}
         return client.post(f"/v1/models/{model}:predict", json={"instances": [ROW]}, headers=headers).status_code
 
-    from tests.predict.house import eventually
+    from tests.predict.toy_registry import eventually
 
     eventually(lambda: status(limited, "m1") == 403)
     assert status(limited, "adm") == 400  # it may ask; the row is wrong

@@ -8,7 +8,7 @@ import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
 
-from tests.predict.house import mixed, numeric
+from tests.predict.toy_registry import mixed, numeric
 
 ADM = {"gre": 700, "gpa": 3.5, "rank": 3, "city": "Rom"}
 COLUMNS = {
@@ -29,7 +29,7 @@ def triton(request, served):
 
 
 def headers(served) -> dict[str, str]:
-    return {"authorization": f"Bearer {served.house.token}"}
+    return {"authorization": f"Bearer {served.toys.token}"}
 
 
 def tensor(module, name: str, values: np.ndarray, datatype: str, options: dict) -> object:
@@ -84,8 +84,8 @@ def test_health_metadata_and_repository(triton) -> None:
 
 def test_unload_and_load(triton, served) -> None:
     module, client, _, options = triton
-    served.house.register("spare", numeric())
-    from tests.predict.house import eventually
+    served.toys.register("spare", numeric())
+    from tests.predict.toy_registry import eventually
 
     eventually(lambda: "spare" in str(client.get_model_repository_index(headers=headers(served))))
     client.load_model("spare", headers=headers(served))
@@ -99,7 +99,7 @@ def test_unload_and_load(triton, served) -> None:
     client.infer("spare", [rows], headers=headers(served))
     from fitserve import registry
 
-    served.house.change(registry.delete, "spare")
+    served.toys.change(registry.delete, "spare")
     eventually(lambda: "spare" not in str(client.get_model_repository_index(headers=headers(served))))
 
 

@@ -12,14 +12,14 @@ import numpy as np
 
 from fitserve import drift
 from fitserve.encoding.distribution import numeric_distribution
-from tests.predict.house import NUMBERS, Served, Toy, numeric
+from tests.predict.toy_registry import NUMBERS, RunningService, ToyModel, numeric
 
 RNG = np.random.default_rng(7)
 TRAINING = RNG.normal(0, 3, (20_000, len(NUMBERS)))
 
 
 @dataclass(frozen=True)
-class Known(Toy):
+class Known(ToyModel):
     """A toy with the distributions that a trainer would have written down."""
 
     extra: Any = None
@@ -29,7 +29,7 @@ class Known(Toy):
         return {**super().manifest, **self.extra}
 
 
-def known() -> Known:
+def toy_with_distributions() -> Known:
     """The six numbers' network, trained (so it says) on standard normals times three."""
     toy = numeric()
     answered = toy.answer(TRAINING[:5_000].tolist())["y"]
@@ -45,10 +45,10 @@ def known() -> Known:
     return Known(toy.encoder, toy.onnx, toy.outputs, extra)
 
 
-class Asker:
+class KeepAliveClient:
     """One keep-alive connection: the same head each time, as the fast lane wants it."""
 
-    def __init__(self, served: Served, model: str = "m1") -> None:
+    def __init__(self, served: RunningService, model: str = "m1") -> None:
         self.connection = http.client.HTTPConnection(urlsplit(served.url).netloc, timeout=20)
         self.path = f"/v1/models/{model}:predict"
         self.headers = {**served.headers, "Content-Type": "application/json"}

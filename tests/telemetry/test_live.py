@@ -18,83 +18,83 @@ import pytest
 
 from fitserve import artifacts, db, live_statistics, registry
 from services.predict.protocols.proto import inference_pb2 as pb
-from tests.predict.house import House, Served, eventually, serving
-from tests.telemetry.drifting import RNG, TRAINING, Asker, known
+from tests.predict.toy_registry import RunningService, ToyRegistry, eventually, run_service
+from tests.telemetry.drifting import RNG, TRAINING, KeepAliveClient, toy_with_distributions
 
 pytestmark = pytest.mark.xdist_group("live")
 WINDOW = 3600.0
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     """Two prediction processes on one port."""
-    house = House(tmp_path_factory.mktemp("live"))
-    house.register("m1", known())
-    house.register("moved", known())
-    with serving(house, FITSERVE_PREDICT_PROCESSES="2", FITSERVE_DRIFT_WRITE_SECONDS="0.3") as running:
+    toys = ToyRegistry(tmp_path_factory.mktemp("live"))
+    toys.register("m1", toy_with_distributions())
+    toys.register("moved", toy_with_distributions())
+    with run_service(toys, FITSERVE_PREDICT_PROCESSES="2", FITSERVE_DRIFT_WRITE_SECONDS="0.3") as running:
         eventually(lambda: running.telemetry("fitserve_predict_processes") == 2, 20)
         yield running
 
 
-def totals(house: House, model: str) -> tuple[live_statistics.Totals, dict]:
-    with db.reading(house.engine) as session:
+def totals(toys: ToyRegistry, model: str) -> tuple[live_statistics.Totals, dict]:
+    with db.reading(toys.engine) as session:
         artifact = registry.version(session, model, 1).artifact
-        return live_statistics.totals(session, model, artifact, WINDOW), artifacts.read(house.blobs, artifact).manifest
+        return live_statistics.totals(session, model, artifact, WINDOW), artifacts.read(toys.blobs, artifact).manifest
 
 
-def ask_both(served: Served, model: str, rows: int, shift: float = 0.0) -> None:
+def ask_both(served: RunningService, model: str, rows: int, shift: float = 0.0) -> None:
     """Over many connections, so that both processes get some; few enough rows a second for all to be counted."""
     at = 0
     while at < rows:
-        asker = Asker(served, model)
+        client = KeepAliveClient(served, model)
         for _ in range(4):
             chosen = TRAINING[RNG.integers(0, len(TRAINING), 25)] + shift
-            asker.ask(chosen)
+            client.ask(chosen)
             at += 25
-        asker.close()
+        client.close()
         time.sleep(0.05)
 
 
-def test_training_rows_do_not_drift_and_shifted_ones_do(served: Served) -> None:
+def test_training_rows_do_not_drift_and_shifted_ones_do(served: RunningService) -> None:
     ask_both(served, "m1", 1_000)
     ask_both(served, "moved", 1_000, shift=4.0)
-    eventually(lambda: totals(served.house, "moved")[0].rows > 900, 20)
-    same, manifest = totals(served.house, "m1")
+    eventually(lambda: totals(served.toys, "moved")[0].rows > 900, 20)
+    same, manifest = totals(served.toys, "m1")
     columns = live_statistics.column_reports(manifest["training_distribution"], same)
     assert len(columns) == 6
     assert all(one["psi"] < 0.1 for one in columns), columns
     assert all(one["psi"] < 0.1 for one in live_statistics.output_reports(manifest["prediction_distribution"], same))
-    moved, manifest = totals(served.house, "moved")
+    moved, manifest = totals(served.toys, "moved")
     columns = live_statistics.column_reports(manifest["training_distribution"], moved)
     assert all(one["psi"] > 0.25 and one["verdict"] == "drifted" for one in columns), columns
     assert live_statistics.output_reports(manifest["prediction_distribution"], moved)[0]["psi"] > 0.25
 
 
-def test_missing_values_are_a_share_of_their_own(served: Served) -> None:
-    before = totals(served.house, "m1")[0].columns["x3"][-1]
-    asker = Asker(served)
+def test_missing_values_are_a_share_of_their_own(served: RunningService) -> None:
+    before = totals(served.toys, "m1")[0].columns["x3"][-1]
+    client = KeepAliveClient(served)
     body = b'{"instances": [' + b",".join([b'{"x0": 1, "x1": 1, "x2": 1, "x4": 1, "x5": 1}'] * 20) + b"]}"
-    asker.connection.request("POST", asker.path, body, asker.headers)
-    assert asker.connection.getresponse().status in (200, 422, 400)
-    asker.close()
-    eventually(lambda: totals(served.house, "m1")[0].columns["x3"][-1] - before == 20)
+    client.connection.request("POST", client.path, body, client.headers)
+    assert client.connection.getresponse().status in (200, 422, 400)
+    client.close()
+    eventually(lambda: totals(served.toys, "m1")[0].columns["x3"][-1] - before == 20)
 
 
-def test_a_window_is_written_by_every_process_and_forgotten_in_time(served: Served) -> None:
-    with db.reading(served.house.engine) as session:
+def test_a_window_is_written_by_every_process_and_forgotten_in_time(served: RunningService) -> None:
+    with db.reading(served.toys.engine) as session:
         processes = {
             row[0] for row in session.execute(live_statistics.select(live_statistics.Window.process).distinct())
         }
         assert len(processes) == 2
         assert {model for model, _, _ in live_statistics.asked(session, WINDOW)} == {"m1", "moved"}
         assert live_statistics.totals(session, "m1", "0" * 64, WINDOW).rows == 0
-    assert live_statistics.expire(served.house.engine, WINDOW, 60) == 0
+    assert live_statistics.expire(served.toys.engine, WINDOW, 60) == 0
     time.sleep(1)
-    with db.reading(served.house.engine) as session:
+    with db.reading(served.toys.engine) as session:
         assert live_statistics.asked(session, -1_000.0) == []
 
 
-def test_counters_of_two_processes_agree_with_what_was_sent(served: Served) -> None:
+def test_counters_of_two_processes_agree_with_what_was_sent(served: RunningService) -> None:
     def rows() -> float:
         return served.telemetry("fitserve_predict_rows_total")
 
@@ -103,10 +103,10 @@ def test_counters_of_two_processes_agree_with_what_was_sent(served: Served) -> N
 
     before = rows(), answered()
     for _ in range(30):
-        asker = Asker(served)
+        client = KeepAliveClient(served)
         for _ in range(5):
-            asker.ask(TRAINING[:3])
-        asker.close()
+            client.ask(TRAINING[:3])
+        client.close()
     # Whichever process the scrape reaches, it tells of both.
     for _ in range(6):
         assert (rows() - before[0], answered() - before[1]) == (450, 150)
@@ -117,7 +117,7 @@ def test_counters_of_two_processes_agree_with_what_was_sent(served: Served) -> N
     assert text.count("# TYPE fitserve_predict_rows_total ") == 1
 
 
-def test_a_killed_process_comes_back_and_the_other_keeps_its_counts(served: Served) -> None:
+def test_a_killed_process_comes_back_and_the_other_keeps_its_counts(served: RunningService) -> None:
     members = psutil.Process(served.process.pid).children()
     assert len(members) == 2
     before = served.get("/metrics")
@@ -141,37 +141,37 @@ def test_a_killed_process_comes_back_and_the_other_keeps_its_counts(served: Serv
     assert of("0", after) == 0  # a counter that starts anew, as Prometheus expects
 
 
-def test_ten_thousand_names_and_paths_add_no_series(served: Served) -> None:
+def test_ten_thousand_names_and_paths_add_no_series(served: RunningService) -> None:
     def series() -> set[str]:
         lines = served.get("/metrics").splitlines()
         # Which process answered plays no part: both have the same series, sooner or later.
         named = (line.rsplit(" ", 1)[0] for line in lines if line.startswith("fitserve_"))
         return {re.sub(r'process="."', "", one) for one in named}
 
-    asker = Asker(served)
+    client = KeepAliveClient(served)
 
     def scan(numbers: range) -> None:
         for number in numbers:
             name = f"nobody-{number}"
             path = [f"/v1/models/{name}:predict", f"/v2/models/{name}/infer", f"/{name}/{number}"][number % 3]
-            asker.connection.request("POST", path, b"{}", asker.headers)
-            assert asker.connection.getresponse().read() is not None
+            client.connection.request("POST", path, b"{}", client.headers)
+            assert client.connection.getresponse().read() is not None
 
     scan(range(60))  # the series of a refusal of each kind
-    asker.connection.close()
+    client.connection.close()
     before = series()
     scan(range(60, 10_060))
-    asker.close()
+    client.close()
     assert series() == before
 
 
-def test_predictions_under_an_id_are_kept(served: Served) -> None:
-    asker = Asker(served)
-    told = asker.ask(TRAINING[:2], **{"X-Prediction-ID": "order-7"})
-    asker.close()
+def test_predictions_under_an_id_are_kept(served: RunningService) -> None:
+    client = KeepAliveClient(served)
+    told = client.ask(TRAINING[:2], **{"X-Prediction-ID": "order-7"})
+    client.close()
 
     def kept() -> live_statistics.KeptPrediction | None:
-        with db.reading(served.house.engine) as session:
+        with db.reading(served.toys.engine) as session:
             return live_statistics.kept_prediction(session, "m1", "ada", "order-7")
 
     eventually(lambda: kept() is not None)
@@ -180,11 +180,11 @@ def test_predictions_under_an_id_are_kept(served: Served) -> None:
     np.testing.assert_allclose(found.outputs["y"], told["predictions"], atol=1e-5)
 
 
-def test_grpc_predictions_are_kept_as_well(served: Served) -> None:
+def test_grpc_predictions_are_kept_as_well(served: RunningService) -> None:
     tensor = pb.ModelInferRequest.InferInputTensor(name="instances", datatype="FP64", shape=[1, 6])
     tensor.contents.fp64_contents.extend([1.0] * 6)
     request = pb.ModelInferRequest(model_name="m1", inputs=[tensor])
-    metadata = (("authorization", f"Bearer {served.house.token}"), ("x-prediction-id", "order-8"))
+    metadata = (("authorization", f"Bearer {served.toys.token}"), ("x-prediction-id", "order-8"))
     with grpc.insecure_channel(f"127.0.0.1:{served.grpc_port}") as channel:
         infer = channel.unary_unary(
             "/inference.GRPCInferenceService/ModelInfer",
@@ -195,7 +195,7 @@ def test_grpc_predictions_are_kept_as_well(served: Served) -> None:
     assert ("x-prediction-id", "order-8") in [(one.key, one.value) for one in call.trailing_metadata()]
 
     def kept() -> live_statistics.KeptPrediction | None:
-        with db.reading(served.house.engine) as session:
+        with db.reading(served.toys.engine) as session:
             return live_statistics.kept_prediction(session, "m1", "ada", "order-8")
 
     eventually(lambda: kept() is not None)
@@ -204,30 +204,30 @@ def test_grpc_predictions_are_kept_as_well(served: Served) -> None:
     np.testing.assert_allclose(found.outputs["y"][0], answer.outputs[0].contents.fp32_contents, atol=1e-5)
 
 
-def test_a_bad_id_is_refused(served: Served) -> None:
-    asker = Asker(served)
+def test_a_bad_id_is_refused(served: RunningService) -> None:
+    client = KeepAliveClient(served)
     body = '{"instances": [[1, 1, 1, 1, 1, 1]]}'
     for id in ("with space", "x" * 65, "käse"):
-        headers = {**asker.headers, "X-Prediction-ID": id.encode("latin-1")}
-        asker.connection.request("POST", asker.path, body, headers)
-        answer = asker.connection.getresponse()
+        headers = {**client.headers, "X-Prediction-ID": id.encode("latin-1")}
+        client.connection.request("POST", client.path, body, headers)
+        answer = client.connection.getresponse()
         assert answer.status == 400, answer.read()
         assert b"X-Prediction-ID" in answer.read()
-    asker.close()
+    client.close()
 
 
 def test_the_window_is_bounded(tmp_path: Path) -> None:
     """At any rate, a process leaves no more rows to be counted than its budget."""
     from fitserve.settings import Settings
-    from services.predict.catalog.loaded_model import Network
-    from services.predict.serving.drift import ROWS_A_SECOND, Watched
+    from services.predict.catalog.loaded_model import LoadedModel
+    from services.predict.serving.drift import ROWS_PER_SECOND, DriftSampler
 
-    toy = known()
-    network = Network("m", 1, None, "a" * 64, toy.manifest, toy.onnx)
-    watched = Watched(network, live_statistics.slice_seconds(Settings().drift_window_seconds))
-    for turn in range(100_000):  # ten seconds of turns of 16 rows
-        now = turn * 1e-4
-        if now > watched.due:
-            watched.take(now, [[[0.0] * 6] * 16], False, 16, [])
-    left = sum(len(rows) for given, _, _ in watched.buffer for rows in given)
-    assert left <= ROWS_A_SECOND[1] * 12
+    toy = toy_with_distributions()
+    model = LoadedModel("m", 1, None, "a" * 64, toy.manifest, toy.onnx)
+    sampler = DriftSampler(model, live_statistics.slice_seconds(Settings().drift_window_seconds))
+    for batch in range(100_000):  # ten seconds of batches of 16 rows
+        now = batch * 1e-4
+        if now > sampler.next_sample_at:
+            sampler.sample(now, [[[0.0] * 6] * 16], False, 16, [])
+    left = sum(len(rows) for requests, _, _ in sampler.buffer for rows in requests)
+    assert left <= ROWS_PER_SECOND[1] * 12

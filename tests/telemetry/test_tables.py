@@ -26,7 +26,7 @@ from fitserve.encoder import Encoder
 from fitserve.settings import Limits
 from fitserve.spec.feature import Feature
 from fitserve.wire.datasets import UploadOptions
-from tests.predict.house import PAIR, House, Served, eventually, graph, serving
+from tests.predict.toy_registry import PAIR, RunningService, ToyRegistry, eventually, graph, run_service
 from tests.telemetry.drifting import Known
 
 pytestmark = pytest.mark.xdist_group("live")
@@ -70,18 +70,20 @@ def rows_of(table: pa.Table) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def five(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) -> Iterator[tuple[Served, dict[str, list[Any]]]]:
-    house = House(tmp_path_factory.mktemp("tables"))
+def five(
+    tmp_path_factory: pytest.TempPathFactory, data_folder: Path
+) -> Iterator[tuple[RunningService, dict[str, list[Any]]]]:
+    toys = ToyRegistry(tmp_path_factory.mktemp("tables"))
     rows = {}
     for name, columns in TABLES.items():
         toy, rows[name] = prepared(data_folder / f"{name}.csv", columns)
-        house.register(name.replace("_", "-"), toy)
-        house.register(f"{name.replace('_', '-')}-moved", toy)
-    with serving(house, FITSERVE_DRIFT_WRITE_SECONDS="0.3") as served:
+        toys.register(name.replace("_", "-"), toy)
+        toys.register(f"{name.replace('_', '-')}-moved", toy)
+    with run_service(toys, FITSERVE_DRIFT_WRITE_SECONDS="0.3") as served:
         yield served, rows
 
 
-def asked(served: Served, model: str, rows: list[dict[str, Any]]) -> dict[str, float | None]:
+def asked(served: RunningService, model: str, rows: list[dict[str, Any]]) -> dict[str, float | None]:
     """Sends rows, more slowly than a sample would be taken, and returns each column's index then."""
     with httpx2.Client(base_url=served.url, headers=served.headers, timeout=30) as client:
         for start in range(0, len(rows), 500):
@@ -90,14 +92,14 @@ def asked(served: Served, model: str, rows: list[dict[str, Any]]) -> dict[str, f
             assert answer.status_code == 200, answer.text
             time.sleep(0.5)
     eventually(lambda: totals(served, model).rows >= 450)
-    with db.reading(served.house.engine) as session:
+    with db.reading(served.toys.engine) as session:
         artifact = registry.version(session, model, 1).artifact
-    training = artifacts.read(served.house.blobs, artifact).manifest["training_distribution"]
+    training = artifacts.read(served.toys.blobs, artifact).manifest["training_distribution"]
     return {one["column"]: one["psi"] for one in live_statistics.column_reports(training, totals(served, model))}
 
 
-def totals(served: Served, model: str) -> live_statistics.Totals:
-    with db.reading(served.house.engine) as session:
+def totals(served: RunningService, model: str) -> live_statistics.Totals:
+    with db.reading(served.toys.engine) as session:
         return live_statistics.totals(session, model, registry.version(session, model, 1).artifact, 3600)
 
 

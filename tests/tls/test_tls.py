@@ -18,7 +18,7 @@ import pytest
 
 from services.predict.protocols.proto import inference_pb2 as pb
 from tests.conftest import PROJECT, free_ports
-from tests.predict.house import House, numeric
+from tests.predict.toy_registry import ToyRegistry, numeric
 from tests.tls.certificate import make_certificate
 
 ROW = {"instances": [[1.0] * 6]}
@@ -44,13 +44,13 @@ class Secured:
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator[Secured]:
     home = tmp_path_factory.mktemp("tls")
-    house = House(home / "home")
-    house.register("m", numeric())
+    toys = ToyRegistry(home / "home")
+    toys.register("m", numeric())
     certificate, key = make_certificate(home)
     api, predict, grpc_port = free_ports(3)
     environment = {
         **os.environ,
-        **house.settings(
+        **toys.settings(
             FITSERVE_PORT=str(api),
             FITSERVE_PREDICT_PORT=str(predict),
             FITSERVE_GRPC_PORT=str(grpc_port),
@@ -63,7 +63,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterato
         subprocess.Popen([sys.executable, "-m", module], cwd=PROJECT, env=environment)
         for module in ("services.control", "services.predict")
     ]
-    made = Secured(api, predict, grpc_port, certificate, house.key(["predict", "read"]))
+    made = Secured(api, predict, grpc_port, certificate, toys.create_key(["predict", "read"]))
     try:
         for port in (api, predict):
             wait_secured(made, port)

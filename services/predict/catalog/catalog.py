@@ -1,29 +1,29 @@
-"""What is served: networks in memory, the places they stand in, and the names that point at them.
+"""What is served: models in memory, and the names that requests use for them.
 
-    Catalog ── name ──> Entry ── default, labels, versions ──> Pointer ── current ──> Slot ── network ──> Network
+    Catalog ── name ──> CatalogEntry ── default, labels, versions ──> Pointer ── current ──> Servable ──> LoadedModel
 
-A `Slot` is one artifact of one version, in memory or not. A `Pointer` is a name that requests use; it moves
-only when what it shall name is loaded, so a request always finds something that answers. All of this is
-touched by the event loop's thread alone; a request keeps the Network it started with.
+A `Servable` is one artifact of one version, in memory or not. A `Pointer` moves only once its new target is loaded, so
+a request always finds something that answers. Only the event loop's thread touches any of this; a request keeps the
+LoadedModel it started with.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
 import numpy as np
 
-from fitserve.registry import CHAMPION, LabelFacts, ModelFacts
-from services.predict.catalog.loaded_model import Network
+from fitserve.registry import CHAMPION, ModelFacts
+from services.predict.catalog.loaded_model import LoadedModel
 
 
 class State(StrEnum):
     """A version's state, in TensorFlow Serving's words."""
 
-    start = "START"  # known, and loaded when it is asked for
+    start = "START"  # known; loaded when a request needs it
     loading = "LOADING"
     available = "AVAILABLE"
     unloading = "UNLOADING"
@@ -31,8 +31,8 @@ class State(StrEnum):
 
 
 @dataclass(eq=False)
-class Slot:
-    """One artifact as one version of a model."""
+class Servable:
+    """One artifact as one version of a model, in memory or not."""
 
     model: str
     version: int
@@ -40,9 +40,9 @@ class Slot:
     state: State = State.start
     error: str = ""
     error_code: str = "OK"
-    retry_at: float = 0.0  # monotonic seconds: a failed load is tried again after this
-    network: Network | None = None
-    waiters: list[Any] = field(default_factory=list)  # futures of requests that need it loaded
+    retry_at: float = 0.0  # monotonic seconds: a failed load is retried after this
+    loaded_model: LoadedModel | None = None
+    waiters: list[asyncio.Future[None]] = field(default_factory=list)  # requests that need it loaded
 
     @property
     def failed(self) -> bool:
@@ -51,111 +51,110 @@ class Slot:
 
 @dataclass(eq=False)
 class Pointer:
-    """A name for a slot. `wanted` is where the registry points, `current` is what answers."""
+    """A name for a servable. `targets` is what the registry says, best first; `current` is what answers."""
 
-    wanted: tuple[Slot, ...]  # in order of preference
+    targets: tuple[Servable, ...]
     label: str | None = None
-    current: Slot | None = None
+    current: Servable | None = None
 
-    def settle(self, before: Pointer | None) -> None:
-        """Chooses what answers: the wanted where loaded, else what answered before, else the best that may load."""
-        first = self.wanted[0]
-        if first.network is not None:
-            self.current = first
-            return
-        held = before.current if before else self.current
-        if held is not None and held.network is not None:
-            self.current = held
-            return
-        loaded = next((slot for slot in self.wanted if slot.network is not None), None)
-        promising = next((slot for slot in self.wanted if not slot.failed), first)
-        self.current = loaded if first.failed and loaded is not None else promising
+    @property
+    def target(self) -> Servable:
+        return self.targets[0]
+
+    def choose_current(self, before: Pointer | None) -> None:
+        """Choose the target if it is loaded, else what answered before, else the best that may still load."""
+        previous = before.current if before else self.current
+        if self.target.loaded_model is not None:
+            self.current = self.target
+        elif previous is not None and previous.loaded_model is not None:
+            self.current = previous
+        else:
+            loaded = next((one for one in self.targets if one.loaded_model is not None), None)
+            loadable = next((one for one in self.targets if not one.failed), self.target)
+            self.current = loaded if self.target.failed and loaded is not None else loadable
 
 
 @dataclass(eq=False)
-class Entry:
+class CatalogEntry:
     """One model at one generation of the registry."""
 
     facts: ModelFacts
-    slots: dict[tuple[int, str], Slot]  # by version and artifact
-    default: Pointer | None
+    servables: dict[tuple[int, str], Servable]  # by version and artifact
+    default: Pointer | None  # the champion, else the newest version
     versions: dict[int, Pointer]
     labels: dict[str, Pointer]
-    canaries: tuple[tuple[float, Pointer], ...]  # (share, pointer)
+    canaries: tuple[tuple[float, Pointer], ...]  # share of the requests without a version, pointer
     shadows: tuple[Pointer, ...]
 
+    @classmethod
+    def build(cls, facts: ModelFacts, before: CatalogEntry | None) -> CatalogEntry:
+        """Build a model's entry after a change; what is loaded already stays loaded."""
+        known = before.servables if before else {}
+        servables: dict[tuple[int, str], Servable] = {}
+
+        def servable(version: int, artifact: str) -> Servable:
+            key = (version, artifact)
+            if key not in servables:
+                servables[key] = known.get(key) or Servable(facts.name, version, artifact)
+            return servables[key]
+
+        # The registry lists versions oldest first; the default prefers the newest.
+        newest_first = {v.version: servable(v.version, v.artifact) for v in reversed(facts.versions) if not v.retired}
+        labels = {p.label: Pointer((servable(p.version, p.artifact),), p.label) for p in facts.labels}
+        candidates = list(newest_first.values())
+        if CHAMPION in labels:
+            champion = labels[CHAMPION].target
+            candidates = [champion, *(one for one in candidates if one is not champion)]
+        entry = cls(
+            facts=facts,
+            servables=servables,
+            default=Pointer(tuple(candidates)) if candidates else None,
+            versions={number: Pointer((one,)) for number, one in newest_first.items()},
+            labels=labels,
+            canaries=tuple((p.weight, labels[p.label]) for p in facts.labels if p.weight > 0 and p.label != CHAMPION),
+            shadows=tuple(labels[p.label] for p in facts.labels if p.shadow),
+        )
+        entry.choose_current(before)
+        return entry
+
+    def choose_current(self, before: CatalogEntry | None = None) -> None:
+        """Have every pointer choose what answers."""
+        if self.default is not None:
+            self.default.choose_current(before.default if before else None)
+        for number, pointer in self.versions.items():
+            pointer.choose_current(before.versions.get(number) if before else None)
+        for label, pointer in self.labels.items():
+            pointer.choose_current(before.labels.get(label) if before else None)
+
     def pointers(self) -> Iterator[Pointer]:
-        """Every name of this model."""
+        """Yield every pointer of this model."""
         if self.default is not None:
             yield self.default
         yield from self.versions.values()
         yield from self.labels.values()
 
     @property
-    def needed(self) -> list[Slot]:
-        """The slots that are loaded without being asked for: the default's and the labels'."""
+    def required(self) -> list[Servable]:
+        """Servables that are loaded before any request needs them: the default's and the labels'."""
         pointers = [*self.labels.values()] if self.default is None else [self.default, *self.labels.values()]
-        return list(dict.fromkeys(slot for pointer in pointers for slot in pointer.wanted[:1]))
+        return list(dict.fromkeys(pointer.target for pointer in pointers))
 
-
-def make_entry(facts: ModelFacts, before: Entry | None) -> Entry:
-    """A model's slots and pointers after a change; what is loaded already stays loaded."""
-    kept = before.slots if before else {}
-    slots: dict[tuple[int, str], Slot] = {}
-
-    def slot(version: int, artifact: str) -> Slot:
-        key = (version, artifact)
-        if key not in slots:
-            slots[key] = kept.get(key) or Slot(facts.name, version, artifact)
-        return slots[key]
-
-    live = {row.version: slot(row.version, row.artifact) for row in reversed(facts.versions) if not row.retired}
-    versions = {number: Pointer((one,)) for number, one in live.items()}
-    labels = {p.label: Pointer((slot(p.version, p.artifact),), p.label) for p in facts.labels}
-    entry = Entry(
-        facts=facts,
-        slots=slots,
-        default=_default(live, labels),
-        versions=versions,
-        labels=labels,
-        canaries=_canaries(facts.labels, labels),
-        shadows=tuple(labels[p.label] for p in facts.labels if p.shadow),
-    )
-    settle(entry, before)
-    return entry
-
-
-def _default(live: dict[int, Slot], labels: dict[str, Pointer]) -> Pointer | None:
-    newest_first = tuple(live.values())
-    if CHAMPION in labels:
-        champion = labels[CHAMPION].wanted[0]
-        return Pointer((champion, *(slot for slot in newest_first if slot is not champion)))
-    return Pointer(newest_first) if newest_first else None
-
-
-def _canaries(facts: tuple[LabelFacts, ...], labels: dict[str, Pointer]) -> tuple[tuple[float, Pointer], ...]:
-    return tuple((p.weight, labels[p.label]) for p in facts if p.weight > 0 and p.label != CHAMPION)
-
-
-def settle(entry: Entry, before: Entry | None = None) -> None:
-    """Lets every pointer choose anew."""
-    if entry.default is not None:
-        entry.default.settle(before.default if before else None)
-    for number, pointer in entry.versions.items():
-        pointer.settle(before.versions.get(number) if before else None)
-    for label, pointer in entry.labels.items():
-        pointer.settle(before.labels.get(label) if before else None)
+    @property
+    def answering(self) -> Servable | None:
+        """The loaded servable that answers requests without a version."""
+        current = self.default.current if self.default is not None else None
+        return current if current is not None and current.loaded_model is not None else None
 
 
 class Catalog:
     """All models by name."""
 
     def __init__(self) -> None:
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, CatalogEntry] = {}
         self._random = np.random.default_rng()
 
-    def draw(self, entry: Entry) -> Pointer | None:
-        """Who answers a request without a version: a canary by its weight, else the default."""
+    def pick_default(self, entry: CatalogEntry) -> Pointer | None:
+        """Return what answers a request without a version: a canary by its share, else the default."""
         if entry.canaries:
             point = self._random.random()
             for share, pointer in entry.canaries:
@@ -164,14 +163,12 @@ class Catalog:
                 point -= share
         return entry.default
 
-    def loaded(self) -> list[Slot]:
-        """Every slot that is in memory, whether or not a name still points at it."""
-        found: dict[int, Slot] = {}
+    def loaded_servables(self) -> list[Servable]:
+        """Return every servable in memory, whether or not a name still points at it."""
+        candidates: list[Servable | None] = []
         for entry in self.entries.values():
-            for slot in entry.slots.values():
-                if slot.network is not None:
-                    found[id(slot)] = slot
-            for pointer in entry.pointers():
-                if pointer.current is not None and pointer.current.network is not None:
-                    found[id(pointer.current)] = pointer.current
-        return list(found.values())
+            candidates += [*entry.servables.values(), *(pointer.current for pointer in entry.pointers())]
+        return [one for one in dict.fromkeys(candidates) if one is not None and one.loaded_model is not None]
+
+    def loaded_models(self) -> list[LoadedModel]:
+        return [one.loaded_model for one in self.loaded_servables() if one.loaded_model is not None]

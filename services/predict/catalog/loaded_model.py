@@ -1,29 +1,102 @@
-"""One artifact in memory: its encoder, its ONNX Runtime session, and how long it takes."""
+"""One artifact in memory: its columns, which encode rows, its ONNX Runtime session, and how long a row takes."""
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from fitserve.artifacts import onnx_session
+from fitserve import artifacts
+from fitserve.blobs import BlobStore, Corrupt
+from fitserve.encoder import Encoder
+from fitserve.errors import NotFound, Unavailable
 from fitserve.explain import ShapleyValues, shapley
-from services.predict.serving.rows import Columns, Rows
-from services.predict.serving.timing import Timing
 
-if TYPE_CHECKING:
-    from services.predict.serving.drift import Watched
+Array = npt.NDArray[Any]
+SESSION_BYTES = 230_000  # memory of a session beside its weights, measured with ONNX Runtime 1.32
+INLINE_SECONDS_PER_ROW = 250e-6  # a model at most this slow is inferred on the event loop
+_WARM_UP_ROWS = (1, 16, 1, 1, 1)
+_DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+    "tensor(double)": np.float64,
+}
 
-SESSION_BYTES = 230_000  # of a session beside its weights, as measured with ONNX Runtime 1.32
+
+class LoadFailed(Exception):
+    """A version cannot be loaded now. `code` is one of gRPC's canonical names."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class InputRows:
+    """The rows of one request: by name (dicts), by position (lists), or a float64 matrix in the columns' order."""
+
+    __slots__ = ("count", "values")
+
+    def __init__(self, values: list[dict[str, Any]] | list[list[Any]] | Array) -> None:
+        self.values = values
+        self.count = len(values)
+
+
+class Columns:
+    """The raw columns of a model, in order, and their encoder. `plain_numbers` is its fast path, if it has one."""
+
+    def __init__(self, manifest: Mapping[str, Any]) -> None:
+        self.encoder = Encoder.from_json(manifest["encoder"])
+        self.fitted = self.encoder.columns
+        self.names = self.encoder.names
+        self.plain_numbers = self.encoder.plain_numbers
+        self.read_numbers = None if self.plain_numbers is None else _numbers_body(self.names)
+        self.baseline = self.encoder.baseline_row(manifest.get("training_distribution") or {})
+
+    def encode(self, rows: InputRows) -> tuple[dict[str, Array], list[list[dict[str, Any]]] | None]:
+        """Return tensors by input name, and each row's warnings (None where there are none). Raises BadInput."""
+        values = rows.values
+        if isinstance(values, np.ndarray):
+            plain = self.plain_numbers
+            if plain is not None and plain.is_clean(values):
+                return {plain.input: plain.encode(values)}, None
+            values = values.tolist()
+        feeds, warnings = self.encoder.encode_rows(values)
+        if not any(warnings):
+            return feeds, None
+        return feeds, [[warning.to_json() for warning in row] for row in warnings]
+
+    def matrix_of(self, numbers: Sequence[Any]) -> Array:
+        """Return what `read_numbers` read as float64 (rows, columns)."""
+        if numbers and type(numbers[0]) is not tuple:
+            numbers = [msgspec.structs.astuple(row) if type(row) is not tuple else row for row in numbers]
+        return np.array(numbers, np.float64)
+
+    def positional(self, rows: InputRows) -> list[list[Any]]:
+        """Return the rows as lists in the columns' order."""
+        listed = rows.values.tolist() if isinstance(rows.values, np.ndarray) else rows.values
+        return [[row.get(name) for name in self.names] if isinstance(row, dict) else list(row) for row in listed]
+
+
+def _numbers_body(names: tuple[str, ...]) -> type:
+    """Make a type of `{"instances": [...]}` whose rows are numbers by name or by position, none left out."""
+    fields = [(f"c{place}", float, msgspec.field(name=name)) for place, name in enumerate(names)]
+    by_name = msgspec.defstruct("ByName", fields, forbid_unknown_fields=True, gc=False)
+    by_place = tuple.__class_getitem__((float,) * len(names))
+    return msgspec.defstruct(
+        "Numbers", [("instances", list.__class_getitem__(by_name | by_place))], forbid_unknown_fields=True, gc=False
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One target. `labels` names a classification's units (both, for a sigmoid of one unit)."""
+    """One target. `labels` names a classification's units (both classes where a sigmoid has one unit)."""
 
     name: str
     task: str  # binary, multiclass, multilabel, regression
@@ -33,94 +106,120 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """`outputs` are float arrays of shape (rows, units), by target; `warnings` one list a row, or None."""
+    """Answers of one request, and where the time went.
 
-    network: Network
-    outputs: dict[str, npt.NDArray[Any]]
+    `outputs` are float arrays of shape (rows, units) by target; `warnings` has a list for each row, or is None.
+    """
+
+    model: LoadedModel
+    outputs: dict[str, Array]
     warnings: list[list[dict[str, Any]]] | None
+    encode_seconds: float
+    infer_seconds: float
+    queue_seconds: float = 0.0
 
     @property
-    def rows(self) -> int:
+    def row_count(self) -> int:
         return len(next(iter(self.outputs.values())))
 
+    def flat_warnings(self, most: int) -> list[dict[str, Any]]:
+        """Return the first warnings, each with its row (from 0)."""
+        flat = ({"row": row, **warning} for row, several in enumerate(self.warnings or ()) for warning in several)
+        return list(itertools.islice(flat, most))
 
-class Network:
-    """A loaded, verified, warmed-up artifact. `run` may be called from several threads."""
+
+class Sampler(Protocol):
+    """Samples a model's requests and answers for drift; see `serving.drift`. Times are `time.perf_counter`'s."""
+
+    next_sample_at: float
+
+    def sample(self, now: float, rows: list[Any], flat: bool, count: int, answers: list[Any]) -> None: ...
+
+    def sample_request(self, rows: InputRows, outputs: Mapping[str, Any]) -> None: ...
+
+
+class LoadedModel:
+    """A verified, warmed-up artifact. `predict` and `infer` may be called from several threads."""
 
     def __init__(
-        self, model: str, version: int, label: str | None, artifact: str, manifest: Mapping[str, Any], onnx: bytes
+        self, name: str, version: int, label: str | None, artifact: str, manifest: Mapping[str, Any], onnx: bytes
     ) -> None:
-        self.model, self.version, self.label, self.artifact = model, version, label, artifact
+        self.name, self.version, self.label, self.artifact = name, version, label, artifact
         self.manifest = manifest
         self.columns = Columns(manifest)
         self.outputs = tuple(
             Output(o["name"], o["task"], None if o.get("labels") is None else tuple(map(str, o["labels"])), o["units"])
             for o in manifest["outputs"]
         )
-        self.names = [output.name for output in self.outputs]
-        self.single = len(self.outputs) == 1
-        self.session = onnx_session(onnx)
+        self.output_names = [output.name for output in self.outputs]
+        self.single_output = len(self.outputs) == 1
+        self.session = artifacts.onnx_session(onnx)
         produced = {value.name for value in self.session.get_outputs()}
-        if missing := [name for name in self.names if name not in produced]:
+        if missing := [name for name in self.output_names if name not in produced]:
             raise ValueError(f"The graph has no outputs {missing}.")
         self.bytes = len(onnx) * 2 + SESSION_BYTES
         self.version_text = str(version)
-        told = f"\r\nx-model-version: {version}" + (f"\r\nx-model-label: {label}" if label else "")
-        self.head_suffix = f"{told}\r\n\r\n".encode()  # of the fast lane's answers
-        self.tallies: dict[str, Any] = {}  # by protocol: what this version has answered (counters.Tally)
-        self.watched: Watched | None = None  # counts what it is asked, where anybody wants to know
+        headers = f"\r\nx-model-version: {version}" + (f"\r\nx-model-label: {label}" if label else "")
+        self.response_head_end = f"{headers}\r\n\r\n".encode()  # of the fast lane's responses
+        self.counters: dict[str, Any] = {}  # by protocol: `counters.VersionCounters`
+        self.sampler: Sampler | None = None  # set by the service once the model is served
         self.last_used = time.monotonic()
-        self.seconds_for_one = self.warm_up()
-        self.small = self.seconds_for_one < SMALL_SECONDS
+        self.seconds_per_row = self._warm_up()
+        self.runs_inline = self.seconds_per_row < INLINE_SECONDS_PER_ROW
 
-    def warm_up(self) -> float:
-        """Runs a few batches, so that the first request pays nothing; the median seconds of one row."""
-        taken = []
-        for size in (1, 16, 1, 1, 1):
+    def _warm_up(self) -> float:
+        """Run a few batches, so that the first request is not slower; return the median seconds of one row."""
+        seconds = []
+        for rows in _WARM_UP_ROWS:
             feeds = {
                 value.name: np.zeros(
-                    [size if not isinstance(d, int) or i == 0 else d for i, d in enumerate(value.shape)],
+                    [rows if not isinstance(d, int) or axis == 0 else d for axis, d in enumerate(value.shape)],
                     _DTYPES.get(value.type, np.float32),
                 )
                 for value in self.session.get_inputs()
             }
             started = time.perf_counter()
-            self.session.run(self.names, feeds)
-            taken.append(time.perf_counter() - started)
-        return sorted(taken[2:])[1]
+            self.session.run(self.output_names, feeds)
+            seconds.append(time.perf_counter() - started)
+        return sorted(seconds[2:])[1]
 
-    def infer(self, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-        """The graph's answers, each of shape (rows, units)."""
-        values = self.session.run(self.names, feeds)
+    def infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the graph's outputs by target, each of shape (rows, units)."""
+        values = self.session.run(self.output_names, feeds)
         return {
             output.name: value if value.ndim == 2 else value.reshape(len(value), -1)
             for output, value in zip(self.outputs, values, strict=True)
         }
 
-    def predict(self, rows: Rows, timing: Timing | None = None) -> Prediction:
-        """Encodes and infers. Raises BadInput that names row and column."""
-        begun = time.perf_counter()
+    def predict(self, rows: InputRows) -> Prediction:
+        """Encode and infer. Raises BadInput, which names row and column."""
+        started = time.perf_counter()
         feeds, warnings = self.columns.encode(rows)
         encoded_at = time.perf_counter()
-        prediction = Prediction(self, self.infer(feeds), warnings)
-        if timing is not None:
-            timing.encode, timing.infer = encoded_at - begun, time.perf_counter() - encoded_at
-        return prediction
+        outputs = self.infer(feeds)
+        return Prediction(self, outputs, warnings, encoded_at - started, time.perf_counter() - encoded_at)
 
-    def explain(self, rows: Rows) -> ShapleyValues:
+    def explain(self, rows: InputRows) -> ShapleyValues:
         """Return each column's contribution to the prediction of each row. Raises BadInput, TooLarge."""
         listed = self.columns.positional(rows)
-        return shapley(listed, self.columns.baseline, lambda mixed: self.predict(Rows(mixed)).outputs)
+        return shapley(listed, self.columns.baseline, lambda mixed: self.predict(InputRows(mixed)).outputs)
 
-    def output(self, name: str | None, tasks: Sequence[str]) -> Output | None:
-        """The named output, or the first of one of these tasks; None where there is none."""
+    def find_output(self, name: str | None, tasks: Sequence[str]) -> Output | None:
+        """Return the named output, or without a name the first one of one of these tasks."""
         return next((o for o in self.outputs if o.task in tasks and (not name or o.name == name)), None)
 
 
-SMALL_SECONDS = 250e-6  # up to this for one row, inference stays on the event loop
-_DTYPES = {
-    "tensor(float)": np.float32,
-    "tensor(int32)": np.int32,
-    "tensor(int64)": np.int64,
-    "tensor(double)": np.float64,
-}
+def load(blobs: BlobStore, name: str, version: int, label: str | None, artifact: str) -> LoadedModel:
+    """Read an artifact, check every byte against its SHA-256, build and warm up the model. Raises LoadFailed."""
+    try:
+        manifest = artifacts.read(blobs, artifact).manifest
+        onnx = blobs.read(manifest["onnx"]["sha256"])
+        return LoadedModel(name, version, label, artifact, manifest, onnx)
+    except Corrupt as error:
+        raise LoadFailed("DATA_LOSS", error.detail) from error
+    except NotFound as error:
+        raise LoadFailed("NOT_FOUND", error.detail) from error
+    except (Unavailable, OSError) as error:
+        raise LoadFailed("UNAVAILABLE", f"The blob store is not reachable: {type(error).__name__}.") from error
+    except Exception as error:
+        raise LoadFailed("INTERNAL", f"The artifact cannot be loaded: {type(error).__name__}.") from error

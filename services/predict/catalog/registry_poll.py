@@ -1,7 +1,7 @@
-"""Two threads beside the event loop: one looks at the registry, one loads networks.
+"""Two threads beside the event loop: one polls the registry and the API keys, one loads models.
 
-Neither is ever waited for by a request that has its network. What they find is handed to the event loop with
-`call_soon_threadsafe`, so everything that requests read is changed by one thread alone.
+A request whose model is loaded waits for neither. Both hand their results to the event loop through callbacks, so that
+one thread alone changes what requests read.
 """
 
 from __future__ import annotations
@@ -15,108 +15,116 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine, select
 
-from fitserve import api_keys as keys
-from fitserve import db, registry
+from fitserve import api_keys, db, registry
 from fitserve.blobs import BlobStore
 from fitserve.registry import ModelFacts
 from fitserve.tables import Key
-from services.predict.catalog.catalog import Slot
-from services.predict.catalog.loaded_model import Network
-from services.predict.catalog.loading import LoadFailed, load
-from services.predict.server.access import KnownKey
+from services.predict.catalog.access import KnownKey
+from services.predict.catalog.catalog import Servable
+from services.predict.catalog.loaded_model import LoadedModel, LoadFailed, load
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What one look at the registry found changed. `keys` is None where they are as before."""
+class RegistryChanges:
+    """Differences between two polls. `keys` is None where the keys are unchanged."""
 
     changed: list[ModelFacts]
-    gone: list[str]
+    deleted: list[str]
     keys: dict[str, KnownKey] | None
 
+    def __bool__(self) -> bool:
+        return bool(self.changed or self.deleted or self.keys is not None)
 
-class Watcher(threading.Thread):
-    """Looks at the registry every `seconds`, and at once when poked."""
 
-    def __init__(self, engine: Engine, seconds: float, found: Callable[[Seen], None], failed: Callable[[], None]):
-        super().__init__(name="registry-watch", daemon=True)
+class RegistryPoller(threading.Thread):
+    """Polls the registry every `seconds`, and at once after `poll_now`."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        seconds: float,
+        on_poll: Callable[[RegistryChanges], None],
+        on_failure: Callable[[], None],
+    ) -> None:
+        super().__init__(name="registry-poll", daemon=True)
         self.engine, self.seconds = engine, seconds
-        self.found, self.failed = found, failed
+        self.on_poll, self.on_failure = on_poll, on_failure
         self._generations: dict[str, tuple[str, int]] = {}
-        self._keys: dict[str, KnownKey] = {}
-        self._first = True
-        self._poke = threading.Event()
-        self._stop = threading.Event()
+        self._keys: dict[str, KnownKey] | None = None  # before the first poll
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
 
-    def poke(self) -> None:
-        """Look now."""
-        self._poke.set()
+    def poll_now(self) -> None:
+        """Poll without waiting for the interval to end."""
+        self._wake.set()
 
     def stop(self) -> None:
-        """Ends the thread."""
-        self._stop.set()
-        self._poke.set()
+        """End the thread."""
+        self._stopping.set()
+        self._wake.set()
 
     def run(self) -> None:
-        broken = False
-        while not self._stop.is_set():
+        failing = False
+        while not self._stopping.is_set():
             try:
-                self.found(self.look())
-                broken = False
+                self.on_poll(self._poll())
+                failing = False
             except Exception as error:
-                self.failed()
-                if not broken:  # said once; what is known is served on
+                self.on_failure()
+                if not failing:  # logged once per outage; the last known state is served meanwhile
                     log.warning("the registry cannot be read", extra={"error": type(error).__name__})
-                broken = True
-            self._poke.wait(self.seconds)
-            self._poke.clear()
+                failing = True
+            self._wake.wait(self.seconds)
+            self._wake.clear()
 
-    def look(self) -> Seen:
-        """One look, in one reading transaction."""
+    def _poll(self) -> RegistryChanges:
+        """Read the registry in one transaction, and compare it with the poll before."""
         with db.reading(self.engine) as session:
             generations = registry.generations(session)
             moved = [name for name, stamp in generations.items() if self._generations.get(name) != stamp]
             changed = registry.facts(session, moved) if moved else []
-            at = db.now(session)
-            live = {
-                key.id: KnownKey(key.secret_sha256, keys.identity(key))
+            now = db.now(session)
+            keys = {
+                key.id: KnownKey(key.secret_sha256, api_keys.identity(key))
                 for key in session.scalars(select(Key).where(Key.revoked_at.is_(None)))
-                if keys.is_live(key, at)
+                if api_keys.is_live(key, now)
             }
-        gone = [name for name in self._generations if name not in generations]
-        new_keys = live if self._first or live != self._keys else None
-        self._generations, self._keys, self._first = generations, live, False
-        return Seen(changed, gone, new_keys)
+        deleted = [name for name in self._generations if name not in generations]
+        changes = RegistryChanges(changed, deleted, None if keys == self._keys else keys)
+        self._generations, self._keys = generations, keys
+        return changes
 
 
-class Loader(threading.Thread):
-    """Loads one network after the other; those that requests wait for come first."""
+class ModelLoader(threading.Thread):
+    """Loads one model after the other; those that requests wait for come first."""
 
-    def __init__(self, blobs: BlobStore, done: Callable[[Slot, Network | LoadFailed], None]) -> None:
-        super().__init__(name="loader", daemon=True)
-        self.blobs, self.done = blobs, done
-        self._queue: queue.PriorityQueue[tuple[int, int, Slot | None, str | None]] = queue.PriorityQueue()
-        self._numbers = itertools.count()
+    def __init__(self, blobs: BlobStore, on_done: Callable[[Servable, LoadedModel | LoadFailed], None]) -> None:
+        super().__init__(name="model-loader", daemon=True)
+        self.blobs, self.on_done = blobs, on_done
+        self._queue: queue.PriorityQueue[tuple[int, int, Servable | None, str | None]] = queue.PriorityQueue()
+        self._numbers = itertools.count()  # keep the order of equal priorities
 
-    def ask(self, slot: Slot, label: str | None, urgent: bool) -> None:
-        """Load this; `done` is told the outcome."""
-        self._queue.put((0 if urgent else 1, next(self._numbers), slot, label))
+    def enqueue(self, servable: Servable, label: str | None, urgent: bool) -> None:
+        """Have a servable loaded; `on_done` gets the outcome."""
+        self._queue.put((0 if urgent else 1, next(self._numbers), servable, label))
 
     def stop(self) -> None:
-        """Ends the thread after what it is at."""
+        """End the thread after the load that is under way."""
         self._queue.put((-1, 0, None, None))
 
     def run(self) -> None:
         while True:
-            _, _, slot, label = self._queue.get()
-            if slot is None:
+            _, _, servable, label = self._queue.get()
+            if servable is None:
                 return
-            if slot.network is not None:
+            if servable.loaded_model is not None:
                 continue
             try:
-                outcome: Network | LoadFailed = load(self.blobs, slot.model, slot.version, label, slot.artifact)
+                outcome: LoadedModel | LoadFailed = load(
+                    self.blobs, servable.model, servable.version, label, servable.artifact
+                )
             except LoadFailed as error:
                 outcome = error
-            self.done(slot, outcome)
+            self.on_done(servable, outcome)

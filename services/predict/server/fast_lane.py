@@ -1,9 +1,9 @@
 """The fast lane: uvicorn's httptools protocol with one short, guarded shortcut.
 
-When a read from an idle connection holds exactly a vetted head (see `heads`) and its body, the request is
-decoded at once and joined with the others of this turn of the event loop: one inference call answers them all.
-Whatever is unusual, at any step, goes uvicorn's ordinary way with the very same bytes: errors, warnings, missing
-values, several reads, pipelining. So there is one place where each answer but the plain one is made.
+When a read from an idle connection holds exactly a known head (see `request_cache`) and its body, the request is
+decoded at once and joined with the others of this iteration of the event loop: one inference call answers them all.
+Anything unusual, at any step, takes uvicorn's ordinary path with the very same bytes: errors, warnings, missing
+values, several reads, pipelining. So each answer but the plain one is made in one place.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import time
 from array import array
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -19,211 +18,210 @@ import numpy as np
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from fitserve.errors import FitserveError
-from services.predict.catalog.loaded_model import Network
-from services.predict.protocols.oip.tensors import MATRIX
-from services.predict.server.request_cache import FP32, FP64, MIXED, MOST_ROWS, NUMBERS, Heads, Vetted
-from services.predict.serving.counters import FEW
-from services.predict.serving.prediction_service import Service
-from services.predict.serving.rows import Rows
+from services.predict.catalog.loaded_model import InputRows, LoadedModel
+from services.predict.protocols.tensors import MATRIX_NAMES
+from services.predict.server.request_cache import FP32, FP64, MAX_ROWS, MIXED, NUMBERS, CachedHead, RequestCache
+from services.predict.serving.counters import DIRECT_ROWS
+from services.predict.serving.prediction_service import PredictionService
 
 log = logging.getLogger(__name__)
 
-_encode = msgspec.json.Encoder().encode
+MEASURE_EVERY = 16  # flushes: of one in so many, each phase is timed
+MAX_PENDING_ROWS = 1024  # with more rows than this, requests do not wait for the iteration to end
+_FEW_REQUESTS, _FEW_VALUES = 8, 64  # up to these, plain Python encodes faster than NumPy
 _LENGTHS = [str(number).encode() for number in range(4096)]
-_FEW, _FEW_VALUES = 8, 64  # requests, and numbers, up to which plain Python encodes quicker than NumPy
-PHASES_EVERY = 16  # turns: in one of so many it is measured where the time goes
-_TURN_ROWS = 1024  # a turn with more rows than this is answered at once
+_encode_json = msgspec.json.Encoder().encode
 
 
-class Item:
-    """One request of this turn. `given` are its decoded rows: rows, or for OIP the flat numbers."""
+class PendingRequest:
+    """A decoded request that waits for the flush. `rows` are a list of rows, or for OIP the flat numbers."""
 
-    __slots__ = ("connection", "count", "data", "given", "id")
+    __slots__ = ("connection", "count", "data", "id", "rows")
 
-    def __init__(self, connection: FastLaneProtocol, data: bytes, given: list[Any], count: int, id: str | None) -> None:
-        self.connection, self.data, self.given, self.count, self.id = connection, data, given, count, id
+    def __init__(self, connection: FastLaneProtocol, data: bytes, rows: list[Any], count: int, id: str | None) -> None:
+        self.connection, self.data, self.rows, self.count, self.id = connection, data, rows, count, id
 
 
-class Lane:
-    """What the connections of one process share: the heads, and this turn's requests by network and kind."""
+class FastLane:
+    """What the connections of a process share: the request cache, and this iteration's requests by model and kind."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: PredictionService) -> None:
         self.service = service
-        self.heads = Heads(service)
-        service.on_change.append(self.heads.forget)
-        self.turn: dict[tuple[Network, str], list[Item]] = {}
-        self.turn_rows = 0
-        self.started = 0.0
-        self.turns = 0
-        self.sampled = False  # whether the phases of this turn are measured
+        self.cache = RequestCache(service)
+        service.on_change.append(self.cache.clear)
+        self.pending: dict[tuple[LoadedModel, str], list[PendingRequest]] = {}
+        self.pending_rows = 0
+        self.started_at = 0.0
+        self.flushes = 0
+        self.measuring = False  # whether the phases of the next flush are timed
         self.read_at = 0.0
-        self.call_soon: Callable[..., Any] | None = None
         self._default_headers: list[tuple[bytes, bytes]] | None = None
-        self._prefix = b""
+        self._head_start = b""
 
-    def read(self, vetted: Vetted, connection: FastLaneProtocol, data: bytes, end: int) -> bool:
-        """Decodes a request and joins it to this turn's; False where it must go the ordinary way."""
-        if self.sampled and not self.turn:
+    def accept(self, cached: CachedHead, connection: FastLaneProtocol, data: bytes, body_start: int) -> bool:
+        """Decode a request and add it to the pending ones; False if it must take the ordinary path."""
+        if self.measuring and not self.pending:
             self.read_at = time.perf_counter()
         try:
-            body = vetted.decode(data[end:])
+            body = cached.decode(data[body_start:])
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return False
-        kind, given_id = vetted.kind, None
-        if vetted.protocol == "tfserving":
-            given = body.instances
-            count = len(given)
+        kind, id = cached.kind, None
+        if cached.protocol == "tfserving":
+            rows = body.instances
+            count = len(rows)
         else:
             tensor = body.inputs[0]
             count, width = tensor.shape
-            given, given_id = tensor.data, body.id
+            rows, id = tensor.data, body.id
             if tensor.datatype == "FP32":
                 kind = FP32
             elif tensor.datatype != "FP64":
                 return False
-            if tensor.name not in MATRIX or width != vetted.width or count * width != len(given):
+            if tensor.name not in MATRIX_NAMES or width != cached.width or count * width != len(rows):
                 return False
-        if not 0 < count <= MOST_ROWS:
+        if not 0 < count <= MAX_ROWS:
             return False
-        if not self.turn:
-            self.started = time.perf_counter()
+        if not self.pending:
+            self.started_at = time.perf_counter()
             connection.loop.call_soon(self.flush)
-        key = (vetted.network, kind)
-        item = Item(connection, data, given, count, given_id)
-        if key in self.turn:
-            self.turn[key].append(item)
+        key = (cached.model, kind)
+        request = PendingRequest(connection, data, rows, count, id)
+        if key in self.pending:
+            self.pending[key].append(request)
         else:
-            self.turn[key] = [item]
+            self.pending[key] = [request]
         connection.pending = True
-        self.turn_rows += count
-        if self.turn_rows >= _TURN_ROWS:
+        self.pending_rows += count
+        if self.pending_rows >= MAX_PENDING_ROWS:
             self.flush()
         return True
 
     def flush(self) -> None:
-        """Answers this turn's requests."""
-        turn, self.turn, self.turn_rows = self.turn, {}, 0
-        if self.sampled and turn:
-            self._observe("decode", self.started - self.read_at)
-            self._observe("queue", time.perf_counter() - self.started)
-        for (network, kind), items in turn.items():
+        """Answer the pending requests."""
+        pending, self.pending, self.pending_rows = self.pending, {}, 0
+        if self.measuring and pending:
+            self._observe("decode", self.started_at - self.read_at)
+            self._observe("queue", time.perf_counter() - self.started_at)
+        for (model, kind), requests in pending.items():
             try:
-                self._answer(network, kind, items)
+                self._answer(model, kind, requests)
             except Exception as error:
                 if not isinstance(error, FitserveError):
-                    log.error("the fast lane gave a turn back", exc_info=error)
-                for item in items:
-                    item.connection.take_ordinary(item.data)
-        if turn:
-            self.turns += 1
-            self.sampled = not self.turns % PHASES_EVERY
+                    log.error("the fast lane handed a batch to the ordinary path", exc_info=error)
+                for request in requests:
+                    request.connection.take_ordinary_path(request.data)
+        if pending:
+            self.flushes += 1
+            self.measuring = not self.flushes % MEASURE_EVERY
 
     def _observe(self, phase: str, seconds: float) -> None:
         self.service.counters.phases["fast", phase].observe(seconds)
 
-    def _answer(self, network: Network, kind: str, items: list[Item]) -> None:
-        sampled = self.sampled
-        begun = time.perf_counter() if sampled else 0.0
-        feeds = _encoded_few(network, kind, items) if len(items) <= _FEW else None
+    def _answer(self, model: LoadedModel, kind: str, requests: list[PendingRequest]) -> None:
+        measuring = self.measuring
+        begun = time.perf_counter() if measuring else 0.0
+        feeds = _encode_few(model, kind, requests) if len(requests) <= _FEW_REQUESTS else None
         if feeds is None:
-            feeds, clean = _encoded(network, kind, items)
+            feeds, clean = _encode(model, kind, requests)
             if not clean.all():
-                items = self._give_back(items, clean)
-                if not items:
+                requests = _hand_over_unclean(requests, clean)
+                if not requests:
                     return
-                feeds, _ = _encoded(network, kind, items)
-        encoded_at = time.perf_counter() if sampled else 0.0
-        values = network.session.run(network.names, feeds)[0]
-        inferred_at = time.perf_counter() if sampled else 0.0
-        rows = _encode(values.tolist())[2:-2].split(b"],[")
+                feeds, _ = _encode(model, kind, requests)
+        encoded_at = time.perf_counter() if measuring else 0.0
+        values = model.session.run(model.output_names, feeds)[0]
+        inferred_at = time.perf_counter() if measuring else 0.0
+        rows = _encode_json(values.tolist())[2:-2].split(b"],[")
         if b"null" in rows[0] or (len(rows) > 1 and not np.isfinite(values).all()):
-            for item in items:  # NaN and Infinity are written elsewhere
-                item.connection.take_ordinary(item.data)
+            for request in requests:  # the ordinary path writes NaN and Infinity
+                request.connection.take_ordinary_path(request.data)
             return
         if kind in (NUMBERS, MIXED):
-            self._write_tfserving(network, items, rows)
+            self._write_tfserving(model, requests, rows)
         else:
-            self._write_oip(network, items, rows, values.shape[1])
-        now = self._count(network, "tfserving" if kind in (NUMBERS, MIXED) else "oip", len(items), len(rows))
-        watched = network.watched
-        if watched is not None and now > watched.due:
-            watched.take(now, [item.given for item in items], kind in (FP32, FP64), len(rows), [values])
-        if sampled:
+            self._write_oip(model, requests, rows, values.shape[1])
+        now = self._count(model, "tfserving" if kind in (NUMBERS, MIXED) else "oip", len(requests), len(rows))
+        sampler = model.sampler
+        if sampler is not None and now > sampler.next_sample_at:
+            sampler.sample(now, [request.rows for request in requests], kind in (FP32, FP64), len(rows), [values])
+        if measuring:
             self._observe("encode", encoded_at - begun)
             self._observe("infer", inferred_at - encoded_at)
             self._observe("answer", now - inferred_at)
 
-    def _give_back(self, items: list[Item], clean: Any) -> list[Item]:
-        """Requests with a row to be warned of, or refused, go the ordinary way."""
-        kept, start = [], 0
-        for item in items:
-            if clean[start : start + item.count].all():
-                kept.append(item)
-            else:
-                item.connection.take_ordinary(item.data)
-            start += item.count
-        return kept
-
-    def _write_tfserving(self, network: Network, items: list[Item], rows: list[bytes]) -> None:
-        prefix, suffix = self._head(items[0].connection, network)
+    def _write_tfserving(self, model: LoadedModel, requests: list[PendingRequest], rows: list[bytes]) -> None:
+        prefix, suffix = self._head(requests[0].connection, model)
         start = 0
-        for item in items:
-            text = rows[start] if item.count == 1 else b"],[".join(rows[start : start + item.count])
-            start += item.count
+        for request in requests:
+            text = rows[start] if request.count == 1 else b"],[".join(rows[start : start + request.count])
+            start += request.count
             size = len(text) + 20
             length = _LENGTHS[size] if size < 4096 else str(size).encode()
-            item.connection.answer(b"".join((prefix, length, suffix, b'{"predictions":[[', text, b"]]}")))
+            request.connection.respond(b"".join((prefix, length, suffix, b'{"predictions":[[', text, b"]]}")))
 
-    def _write_oip(self, network: Network, items: list[Item], rows: list[bytes], units: int) -> None:
-        prefix, suffix = self._head(items[0].connection, network)
+    def _write_oip(self, model: LoadedModel, requests: list[PendingRequest], rows: list[bytes], units: int) -> None:
+        prefix, suffix = self._head(requests[0].connection, model)
         start = 0
-        first = b'{"model_name":' + _encode(network.model) + b',"model_version":' + _encode(network.version_text)
-        label = b"" if not network.label else b',"parameters":{"label":' + _encode(network.label) + b"}"
-        output = label + b',"outputs":[{"name":' + _encode(network.names[0]) + b',"shape":['
-        for item in items:
-            text = b",".join(rows[start : start + item.count])
-            start += item.count
-            id_part = b"" if item.id is None else b',"id":' + _encode(item.id)
-            shape = b'%d,%d],"datatype":"FP32","data":[' % (item.count, units)
+        first = b'{"model_name":' + _encode_json(model.name) + b',"model_version":' + _encode_json(model.version_text)
+        label = b"" if not model.label else b',"parameters":{"label":' + _encode_json(model.label) + b"}"
+        output = label + b',"outputs":[{"name":' + _encode_json(model.output_names[0]) + b',"shape":['
+        for request in requests:
+            text = b",".join(rows[start : start + request.count])
+            start += request.count
+            id_part = b"" if request.id is None else b',"id":' + _encode_json(request.id)
+            shape = b'%d,%d],"datatype":"FP32","data":[' % (request.count, units)
             body = b"".join((first, id_part, output, shape, text, b"]}]}"))
-            item.connection.answer(b"".join((prefix, str(len(body)).encode(), suffix, body)))
+            request.connection.respond(b"".join((prefix, str(len(body)).encode(), suffix, body)))
 
-    def _head(self, connection: FastLaneProtocol, network: Network) -> tuple[bytes, bytes]:
-        """The answer's head before and after its length, as uvicorn writes what `Answer.send` sends."""
+    def _head(self, connection: FastLaneProtocol, model: LoadedModel) -> tuple[bytes, bytes]:
+        """Return a response's head before and after its length, as uvicorn writes what `HttpResponse.send` sends."""
         defaults = connection.server_state.default_headers
-        if defaults is not self._default_headers:
+        if defaults is not self._default_headers:  # uvicorn replaces them each second, for the date
             self._default_headers = defaults
             lines = b"".join(name + b": " + value + b"\r\n" for name, value in defaults)
-            self._prefix = STATUS_LINE[200] + lines + b"content-type: application/json\r\ncontent-length: "
-        return self._prefix, network.head_suffix
+            self._head_start = STATUS_LINE[200] + lines + b"content-type: application/json\r\ncontent-length: "
+        return self._head_start, model.response_head_end
 
-    def _count(self, network: Network, protocol: str, requests: int, rows: int) -> float:
-        tally = network.tallies.get(protocol) or self.service.counters.tally(network, protocol)
+    def _count(self, model: LoadedModel, protocol: str, requests: int, rows: int) -> float:
+        counters = model.counters.get(protocol) or self.service.counters.of_version(model, protocol)
         now = time.perf_counter()
-        tally.fast += requests
-        tally.rows += rows
-        tally.turns += 1
-        tally.times.observe(now - self.started, requests)
-        if rows < FEW:
-            tally.sizes.few[rows] += 1
+        counters.requests += requests
+        counters.rows += rows
+        counters.batches += 1
+        counters.durations.observe(now - self.started_at, requests)
+        if rows < DIRECT_ROWS:
+            counters.sizes.direct[rows] += 1
         else:
-            tally.sizes.observe(rows)
-        network.last_used = time.monotonic()
+            counters.sizes.observe(rows)
+        model.last_used = time.monotonic()
         return now
 
 
-def _encoded_few(network: Network, kind: str, items: list[Item]) -> dict[str, Any] | None:
-    """Tensors of a turn's rows where they are few and all clean; else None."""
-    matrix = network.columns.plain_numbers
+def _hand_over_unclean(requests: list[PendingRequest], clean: Any) -> list[PendingRequest]:
+    """Send requests with a row to be warned of, or refused, down the ordinary path; return the others."""
+    remaining, start = [], 0
+    for request in requests:
+        if clean[start : start + request.count].all():
+            remaining.append(request)
+        else:
+            request.connection.take_ordinary_path(request.data)
+        start += request.count
+    return remaining
+
+
+def _encode_few(model: LoadedModel, kind: str, requests: list[PendingRequest]) -> dict[str, Any] | None:
+    """Return the tensors of a few rows if all are clean, else None."""
+    matrix = model.columns.plain_numbers
     if matrix is None or kind == MIXED:
         return None
     flat: list[float] = []
-    for item in items:
+    for request in requests:
         if kind == NUMBERS:
-            for row in item.given:
+            for row in request.rows:
                 flat += row if type(row) is tuple else msgspec.structs.astuple(row)
         else:
-            flat += item.given
+            flat += request.rows
     if len(flat) > _FEW_VALUES:
         return None
     if kind == FP32:
@@ -232,19 +230,19 @@ def _encoded_few(network: Network, kind: str, items: list[Item]) -> dict[str, An
     return None if encoded is None else {matrix.input: encoded}
 
 
-def _encoded(network: Network, kind: str, items: list[Item]) -> tuple[dict[str, Any], Any]:
-    """Tensors of a turn's rows, and for each row whether it is free of anything to be warned of."""
-    columns = network.columns
-    given = items[0].given if len(items) == 1 else [value for item in items for value in item.given]
+def _encode(model: LoadedModel, kind: str, requests: list[PendingRequest]) -> tuple[dict[str, Any], Any]:
+    """Return the tensors of all rows, and for each row whether there is nothing to warn of."""
+    columns = model.columns
+    rows = requests[0].rows if len(requests) == 1 else [row for request in requests for row in request.rows]
     if kind == MIXED:
-        feeds, warnings = columns.encode(Rows(given))
-        return feeds, np.array([not row for row in warnings]) if warnings else np.ones(len(given), np.bool_)
+        feeds, warnings = columns.encode(InputRows(rows))
+        return feeds, np.array([not row for row in warnings]) if warnings else np.ones(len(rows), np.bool_)
     matrix = columns.plain_numbers
     assert matrix is not None
     if kind == NUMBERS:
-        values = columns.matrix_of(given)
+        values = columns.matrix_of(rows)
     else:
-        values = np.array(given, np.float64).reshape(-1, len(columns.names))
+        values = np.array(rows, np.float64).reshape(-1, len(columns.names))
         if kind == FP32:
             with np.errstate(over="ignore"):
                 values = values.astype(np.float32).astype(np.float64)
@@ -252,14 +250,14 @@ def _encoded(network: Network, kind: str, items: list[Item]) -> tuple[dict[str, 
 
 
 class FastLaneProtocol(HttpToolsProtocol):
-    """uvicorn's protocol; `lane` is set on the subclass that `protocol_class` makes."""
+    """uvicorn's protocol, a connection; `protocol_class` makes a subclass with its `lane`."""
 
-    lane: Lane
+    lane: FastLane
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.pending = False  # a request of ours waits for the end of this turn
-        self.at_boundary = True  # llhttp stands between two messages
+        self.pending = False  # a request of this connection waits for the flush
+        self.at_boundary = True  # llhttp is between two messages
         self.messages = 0  # that ended in this read
         self.answered_at = 0.0
         self.usable = not self.access_log and self.limit_concurrency is None
@@ -272,16 +270,16 @@ class FastLaneProtocol(HttpToolsProtocol):
             end = data.find(b"\r\n\r\n") + 4
             if end > 3:
                 head = data[:end]
-                heads = self.lane.heads
-                vetted = heads.young.get(head) or heads.revive(head)
-                if vetted is not None:
-                    if len(data) == vetted.total and self.lane.read(vetted, self, data, end):
+                cache = self.lane.cache
+                cached = cache.recent.get(head) or cache.promote(head)
+                if cached is not None:
+                    if len(data) == cached.request_bytes and self.lane.accept(cached, self, data, end):
                         return
                     end = 0
         self.messages = 0
         super().data_received(data)
         if end > 3 and self.messages == 1 and self.at_boundary and self.parser is not None:
-            self.lane.heads.vet(data[:end], len(data) - end, str(self.scope["method"]), self.headers)
+            self.lane.cache.add_if_eligible(data[:end], len(data) - end, str(self.scope["method"]), self.headers)
 
     def _is_idle(self) -> bool:
         cycle = self.cycle
@@ -298,12 +296,12 @@ class FastLaneProtocol(HttpToolsProtocol):
         self.messages += 1
         super().on_message_complete()
 
-    def answer(self, whole: bytes) -> None:
-        """Writes a whole answer of the fast lane."""
+    def respond(self, response: bytes) -> None:
+        """Write a whole response of the fast lane."""
         self.pending = False
         if self.transport.is_closing():
             return
-        self.transport.write(whole)
+        self.transport.write(response)
         self.server_state.total_requests += 1
         self.answered_at = self.loop.time()
         if self.timeout_keep_alive_task is None:
@@ -311,14 +309,14 @@ class FastLaneProtocol(HttpToolsProtocol):
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
 
-    def take_ordinary(self, data: bytes) -> None:
-        """Hands a request that was held for this turn to uvicorn."""
+    def take_ordinary_path(self, data: bytes) -> None:
+        """Hand a pending request to uvicorn."""
         self.pending = False
         if self.parser is not None and not self.transport.is_closing():
             super().data_received(data)
 
     def timeout_keep_alive_handler(self) -> None:
-        """The timer is not set anew for each request of the fast lane: what remains of the time is, when it ends."""
+        """Close an idle connection. The fast lane does not reset the timer per request, so time may be left."""
         left = self.answered_at + self.timeout_keep_alive - self.loop.time()
         if left > 0 and not self.transport.is_closing():
             self.timeout_keep_alive_task = self.loop.call_later(left, self.timeout_keep_alive_handler)
@@ -331,9 +329,6 @@ class FastLaneProtocol(HttpToolsProtocol):
         super().shutdown()
 
 
-def protocol_class(service: Service) -> type[FastLaneProtocol]:
-    """The protocol class that uvicorn is given."""
-    return type("FastLane", (FastLaneProtocol,), {"lane": Lane(service)})
-
-
-__all__ = ["FP32", "FP64", "FastLaneProtocol", "Lane", "protocol_class"]
+def protocol_class(service: PredictionService) -> type[FastLaneProtocol]:
+    """Return the protocol class for uvicorn, with a lane for this process."""
+    return type("FastLane", (FastLaneProtocol,), {"lane": FastLane(service)})

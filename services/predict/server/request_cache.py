@@ -1,8 +1,8 @@
-"""Request heads that were vetted once, and are then known by their bytes.
+"""Request heads that were checked once and are then recognised by their bytes.
 
-A head is a request's bytes up to and with the blank line. llhttp has parsed it before (as the first request that
-bore it went uvicorn's ordinary way); what it found is checked here against a list of what the fast lane
-understands. Equal bytes are parsed equally, so whoever knows the bytes need not parse them again.
+A head is a request's bytes up to and including the blank line. llhttp has parsed it before, when the first request
+with it took uvicorn's ordinary path; what llhttp found is checked here against what the fast lane understands. Equal
+bytes parse equally, so a known head need not be parsed again.
 """
 
 from __future__ import annotations
@@ -14,21 +14,22 @@ from typing import Any
 import msgspec
 
 from fitserve.errors import FitserveError
-from services.predict.catalog.loaded_model import Network
-from services.predict.protocols.oip.tensors import MATRIX
-from services.predict.server.access import check_predict
-from services.predict.server.routes import Route, route
-from services.predict.serving.prediction_service import Service
+from services.predict.catalog.access import require_predict
+from services.predict.catalog.loaded_model import LoadedModel
+from services.predict.protocols import find_protocol
+from services.predict.protocols.tensors import MATRIX_NAMES
+from services.predict.protocols.transport import Route
+from services.predict.serving.prediction_service import PredictionService
 
-MOST_HEADS = 2048  # of each of two generations
-LONGEST_HEAD = 2048  # bytes
-LONGEST_BODY = 32_768  # bytes
-MOST_ROWS = 64  # of a request; more are better off alone
+MAX_HEADS = 2048  # of each of two generations
+MAX_HEAD_BYTES = 2048
+MAX_BODY_BYTES = 32_768
+MAX_ROWS = 64  # of a request; one with more gains nothing from sharing an inference call
 
-_STRICT = re.compile(
+_STRICT_HEAD = re.compile(
     rb"POST (/v[12]/[A-Za-z0-9._/:-]+) HTTP/1\.1\r\n(?:[A-Za-z0-9-]+: ?[\x21-\x7e][\x20-\x7e]*\r\n)+\r\n"
 )
-_HARMLESS = frozenset(
+_HARMLESS_HEADERS = frozenset(
     {b"host", b"user-agent", b"accept", b"accept-encoding", b"accept-language", b"connection", b"content-type"}
     | {b"content-length", b"authorization", b"cache-control", b"pragma"}
 )
@@ -37,7 +38,7 @@ _JSON_TYPES = frozenset({"", "application/json", "application/x-www-form-urlenco
 _Scalar = str | int | float | bool | None
 
 
-class _Mixed(msgspec.Struct, forbid_unknown_fields=True):
+class _MixedBody(msgspec.Struct, forbid_unknown_fields=True):
     instances: list[dict[str, _Scalar] | list[_Scalar]]
 
 
@@ -48,98 +49,100 @@ class _Tensor(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     data: list[float]
 
 
-class _Infer(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+class _InferBody(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     inputs: tuple[_Tensor]
     id: str | None = None
 
 
-NUMBERS, MIXED, FP32, FP64 = "numbers", "mixed", "fp32", "fp64"  # how the rows of a request are given
+NUMBERS, MIXED, FP32, FP64 = "numbers", "mixed", "fp32", "fp64"  # what the rows of a request are made of
 
 
 @dataclass(slots=True, eq=False)
-class Vetted:
-    """A known head: where its requests go. `total` counts the head's and the body's bytes."""
+class CachedHead:
+    """A known head, and where its requests go. `request_bytes` is the length of head and body."""
 
-    total: int
-    network: Network
+    request_bytes: int
+    model: LoadedModel
     protocol: str
     kind: str
     decode: Any
     width: int
 
 
-class Heads:
-    """Two generations: what is used moves to the young one; when that is full, the old one is forgotten."""
+class RequestCache:
+    """Two generations: a used head moves to the recent one; when that is full, the old one is dropped."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: PredictionService) -> None:
         self.service = service
-        self.young: dict[bytes, Vetted] = {}
-        self.old: dict[bytes, Vetted] = {}
+        self.recent: dict[bytes, CachedHead] = {}
+        self.old: dict[bytes, CachedHead] = {}
 
-    def forget(self) -> None:
-        """A key, a label, a model changed: every head is vetted anew."""
-        self.young.clear()
+    def clear(self) -> None:
+        """Drop every head: a key, a label or a model has changed."""
+        self.recent.clear()
         self.old.clear()
 
-    def revive(self, head: bytes) -> Vetted | None:
-        """A head of the old generation."""
-        vetted = self.old.pop(head, None)
-        if vetted is not None:
-            self._keep(head, vetted)
-        return vetted
+    def promote(self, head: bytes) -> CachedHead | None:
+        """Move a head from the old generation to the recent one, and return it."""
+        cached = self.old.pop(head, None)
+        if cached is not None:
+            self._add(head, cached)
+        return cached
 
-    def _keep(self, head: bytes, vetted: Vetted) -> None:
-        if len(self.young) >= MOST_HEADS:
-            self.old, self.young = self.young, {}
-        self.young[head] = vetted
+    def _add(self, head: bytes, cached: CachedHead) -> None:
+        if len(self.recent) >= MAX_HEADS:
+            self.old, self.recent = self.recent, {}
+        self.recent[head] = cached
 
-    def vet(self, head: bytes, body_bytes: int, method: str, headers: list[tuple[bytes, bytes]]) -> None:
-        """Remembers a head where all is as the fast lane needs it. `headers` are llhttp's."""
-        match = _STRICT.fullmatch(head)
-        if match is None or len(head) > LONGEST_HEAD or not 0 < body_bytes <= LONGEST_BODY or method != "POST":
+    def add_if_eligible(self, head: bytes, body_bytes: int, method: str, headers: list[tuple[bytes, bytes]]) -> None:
+        """Remember a head if the fast lane can answer its requests. `method` and `headers` are what llhttp parsed."""
+        match = _STRICT_HEAD.fullmatch(head)
+        if match is None or len(head) > MAX_HEAD_BYTES or not 0 < body_bytes <= MAX_BODY_BYTES or method != "POST":
             return
         by_name = dict(headers)
-        if len(by_name) != len(headers) or not by_name.keys() <= _HARMLESS:
+        if len(by_name) != len(headers) or not by_name.keys() <= _HARMLESS_HEADERS:
             return
         if by_name.get(b"content-length") != str(body_bytes).encode():
             return
         if by_name.get(b"connection", b"keep-alive").lower() != b"keep-alive":
             return
         media_type = by_name.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
-        if media_type not in _JSON_TYPES:
+        protocol = find_protocol(match[1].decode())
+        if media_type not in _JSON_TYPES or protocol is None:
             return
         try:
-            found = route("POST", match[1].decode())
-            network = self._network(found, by_name.get(b"authorization"))
+            model = self._model(protocol.find_route(match[1].decode()), by_name.get(b"authorization", b""))
         except FitserveError:
             return
-        if network is not None and (vetted := _vetted(found, network, len(head) + body_bytes)) is not None:
-            self._keep(head, vetted)
+        if model is not None and (cached := _cached_head(protocol.name, model, len(head) + body_bytes)) is not None:
+            self._add(head, cached)
 
-    def _network(self, found: Route, authorization: bytes | None) -> Network | None:
-        """The network that answers all requests of this route now. Raises what the ordinary way raises."""
-        selector = found.selector
-        if selector is None or found.operation not in ("predict", "infer"):
+    def _model(self, route: Route, authorization: bytes) -> LoadedModel | None:
+        """Return the model that answers every request of this route for now. Raises what the ordinary path raises."""
+        selector = route.selector
+        if route.operation not in ("predict", "infer"):
             return None
-        identity = self.service.access.identify_header(
-            None if authorization is None else authorization.decode("latin-1")
-        )
-        entry = self.service.entry(selector.model, identity)
-        check_predict(identity, selector.model)
-        if entry.shadows or entry.canaries:  # these are chosen, or copied, request by request
+        identity = self.service.access.identify_header(authorization.decode("latin-1"))
+        entry = self.service.find_entry(selector.model, identity)
+        require_predict(identity, selector.model)
+        if entry.shadows or entry.canaries:  # these are chosen, or copied, for each request
             return None
-        slot = self.service.pointer(entry, selector).current
-        network = slot.network if slot else None
-        return network if network is not None and network.small and network.single else None
+        servable = self.service.find_pointer(entry, selector).current
+        model = servable.loaded_model if servable else None
+        return model if model is not None and model.runs_inline and model.single_output else None
 
 
-def _vetted(found: Route, network: Network, total: int) -> Vetted | None:
-    columns = network.columns
-    width = len(columns.names)
-    if found.protocol == "oip":
-        if columns.plain_numbers is None or set(MATRIX) & set(columns.names):
+def _cached_head(protocol: str, model: LoadedModel, request_bytes: int) -> CachedHead | None:
+    columns = model.columns
+    body: Any
+    if protocol == "oip":
+        if columns.plain_numbers is None or set(MATRIX_NAMES) & set(columns.names):
             return None
-        return Vetted(total, network, "oip", FP64, msgspec.json.Decoder(_Infer).decode, width)
-    if columns.read_numbers is not None:
-        return Vetted(total, network, "tfserving", NUMBERS, msgspec.json.Decoder(columns.read_numbers).decode, width)
-    return Vetted(total, network, "tfserving", MIXED, msgspec.json.Decoder(_Mixed).decode, width)
+        kind, body = FP64, _InferBody
+    elif protocol != "tfserving":
+        return None
+    elif columns.read_numbers is not None:
+        kind, body = NUMBERS, columns.read_numbers
+    else:
+        kind, body = MIXED, _MixedBody
+    return CachedHead(request_bytes, model, protocol, kind, msgspec.json.Decoder(body).decode, len(columns.names))

@@ -1,7 +1,7 @@
-"""Micro-batching for networks whose inference would hold up the event loop.
+"""Inference off the event loop: micro-batches of slower models, and shadow traffic.
 
-Nobody waits for a timer: while one inference call runs in a thread, requests gather; when it ends, as many of
-them as fit go into the next call. Under light load that is one request a call, under heavy load large batches.
+A batch waits for no timer: while one inference call runs in a thread, requests gather; when it ends, as many as fit go
+into the next call. Under light load that is one request a call, under heavy load large batches.
 """
 
 from __future__ import annotations
@@ -15,121 +15,149 @@ from dataclasses import dataclass
 import numpy as np
 
 from fitserve.errors import DeadlineExceeded, FitserveError, TooMany
-from services.predict.catalog.loaded_model import Network, Prediction
+from services.predict.catalog.catalog import CatalogEntry
+from services.predict.catalog.loaded_model import InputRows, LoadedModel, Prediction
 from services.predict.serving.counters import Counters
-from services.predict.serving.rows import Rows
-from services.predict.serving.timing import Timing
 
-BATCH_SECONDS = 0.05  # a batch of several requests shall not take longer
-LARGEST_BATCH = 1024  # rows, unless one request alone has more
-QUEUE_SECONDS = 2.0  # more work than this in the queue is shed
+BATCH_SECONDS = 0.05  # a batch of several requests is kept so small that it takes no longer
+MAX_BATCH_ROWS = 1024  # unless one request alone has more
+QUEUE_SECONDS = 2.0  # requests are refused while the queue holds more work than this
+MAX_SHADOWS = 64  # shadow predictions at a time; more are dropped
 
 
 @dataclass(eq=False, slots=True)
-class Waiting:
-    """One request in the queue. `deadline` is the event loop's time."""
+class QueuedRequest:
+    """One request in the queue. `deadline` is the event loop's time, `queued_at` is `time.perf_counter`'s."""
 
-    rows: Rows
+    rows: InputRows
     deadline: float | None
+    queued_at: float
     answer: asyncio.Future[Prediction]
-    timing: Timing
 
 
 class Batcher:
-    """The queue of one network. All methods but `_run` belong to the event loop's thread."""
+    """The queue of one model. All methods but `_infer_batch` belong to the event loop's thread."""
 
-    def __init__(self, network: Network, executor: Executor, counters: Counters) -> None:
-        self.network, self.executor, self.counters = network, executor, counters
+    def __init__(self, model: LoadedModel, executor: Executor, counters: Counters) -> None:
+        self.model, self.executor, self.counters = model, executor, counters
         self.loop = asyncio.get_running_loop()
-        self.seconds_a_row = max(network.seconds_for_one, 1e-6)
-        self._queue: deque[Waiting] = deque()
+        self.seconds_per_row = max(model.seconds_per_row, 1e-6)
+        self._queue: deque[QueuedRequest] = deque()
         self._queued_rows = 0
-        self._busy = False
+        self._running = False
 
-    @property
-    def most_rows(self) -> int:
-        """Rows that a batch may hold so that it takes no longer than BATCH_SECONDS."""
-        return max(1, min(LARGEST_BATCH, int(BATCH_SECONDS / self.seconds_a_row)))
-
-    async def submit(self, rows: Rows, deadline: float | None, timing: Timing) -> Prediction:
-        """A prediction, in a batch with others. Raises TooMany, DeadlineExceeded, BadInput."""
-        backlog = self._queued_rows * self.seconds_a_row
+    async def submit(self, rows: InputRows, deadline: float | None) -> Prediction:
+        """Predict in a batch with other requests. Raises TooMany, DeadlineExceeded, BadInput."""
+        backlog = self._queued_rows * self.seconds_per_row
         if self._queue and backlog > QUEUE_SECONDS:
             self.counters.shed += 1
             raise TooMany("The queue of this model is full.", retry_after=max(1.0, backlog))
-        waiting = Waiting(rows, deadline, self.loop.create_future(), timing)
-        self._queue.append(waiting)
+        request = QueuedRequest(rows, deadline, time.perf_counter(), self.loop.create_future())
+        self._queue.append(request)
         self._queued_rows += rows.count
-        if not self._busy:
-            self._start()
+        if not self._running:
+            self._start_batch()
         try:
             async with asyncio.timeout_at(deadline):
-                return await waiting.answer
+                return await request.answer
         except TimeoutError:
             self.counters.expired += 1
             raise DeadlineExceeded("No prediction was ready by the deadline.") from None
 
-    def _start(self) -> None:
-        batch: list[Waiting] = []
+    def _start_batch(self) -> None:
+        most_rows = max(1, min(MAX_BATCH_ROWS, int(BATCH_SECONDS / self.seconds_per_row)))
+        batch: list[QueuedRequest] = []
         count, now = 0, self.loop.time()
-        while self._queue and (not batch or count + self._queue[0].rows.count <= self.most_rows):
-            waiting = self._queue.popleft()
-            self._queued_rows -= waiting.rows.count
-            if waiting.answer.done() or (waiting.deadline is not None and waiting.deadline <= now):
+        while self._queue and (not batch or count + self._queue[0].rows.count <= most_rows):
+            request = self._queue.popleft()
+            self._queued_rows -= request.rows.count
+            if request.answer.done() or (request.deadline is not None and request.deadline <= now):
                 continue  # its client has gone, or gets 504
-            batch.append(waiting)
-            count += waiting.rows.count
-        self._busy = bool(batch)
+            batch.append(request)
+            count += request.rows.count
+        self._running = bool(batch)
         if batch:
             self.counters.batches += 1
             self.counters.batched_rows += count
-            self.counters.sizes[self.network.model, self.network.version_text].observe(count)
-            work = self.loop.run_in_executor(self.executor, self._run, batch)
-            work.add_done_callback(lambda done: self._finish(batch, count, now, done))
+            self.counters.sizes[self.model.name, self.model.version_text].observe(count)
+            work = self.loop.run_in_executor(self.executor, self._infer_batch, batch)
+            work.add_done_callback(lambda done: self._finish_batch(batch, count, now, done))
 
-    def _run(self, several: list[Waiting]) -> list[Prediction | FitserveError]:
-        """In a thread: encode each (one bad request spoils no other), infer once, split."""
-        encoded = []
-        answers: list[Prediction | FitserveError | None] = []
-        begun = time.perf_counter()
-        for waiting in several:
+    def _infer_batch(self, batch: list[QueuedRequest]) -> list[Prediction | FitserveError]:
+        """In a thread: encode each request (a bad one spoils no other), infer once, split the outputs."""
+        started = time.perf_counter()
+        encoded: list[tuple[QueuedRequest, dict[str, np.ndarray], list[list[dict[str, object]]] | None]] = []
+        outcomes: dict[QueuedRequest, Prediction | FitserveError] = {}
+        for request in batch:
             try:
-                encoded.append((waiting.rows.count, *self.network.columns.encode(waiting.rows)))
-                answers.append(None)
+                encoded.append((request, *self.model.columns.encode(request.rows)))
             except FitserveError as error:
-                answers.append(error)
+                outcomes[request] = error
         if encoded:
             feeds = {name: np.concatenate([feed[name] for _, feed, _ in encoded]) for name in encoded[0][1]}
             encoded_at = time.perf_counter()
-            outputs = self.network.infer(feeds)
-            inferred_at = time.perf_counter()
-            for waiting in several:
-                timing = waiting.timing
-                timing.queue = begun - timing.predict_at
-                timing.encode, timing.infer = encoded_at - begun, inferred_at - encoded_at
+            outputs = self.model.infer(feeds)
+            encode_seconds, infer_seconds = encoded_at - started, time.perf_counter() - encoded_at
             start = 0
-            predictions = []
-            for count, _, warnings in encoded:
-                part = {name: value[start : start + count] for name, value in outputs.items()}
-                predictions.append(Prediction(self.network, part, warnings))
-                start += count
-            ready = iter(predictions)
-            answers = [next(ready) if answer is None else answer for answer in answers]
-        return [answer for answer in answers if answer is not None]
+            for request, _, warnings in encoded:
+                part = {name: value[start : start + request.rows.count] for name, value in outputs.items()}
+                start += request.rows.count
+                outcomes[request] = Prediction(
+                    self.model, part, warnings, encode_seconds, infer_seconds, started - request.queued_at
+                )
+        return [outcomes[request] for request in batch]
 
-    def _finish(
-        self, batch: list[Waiting], count: int, started: float, done: asyncio.Future[list[Prediction | FitserveError]]
+    def _finish_batch(
+        self,
+        batch: list[QueuedRequest],
+        count: int,
+        started: float,
+        done: asyncio.Future[list[Prediction | FitserveError]],
     ) -> None:
-        if count:
+        if count:  # a moving average of what a row takes
             measured = (self.loop.time() - started) / count
-            self.seconds_a_row += 0.2 * (measured - self.seconds_a_row)
+            self.seconds_per_row += 0.2 * (measured - self.seconds_per_row)
         failure = done.exception()
         outcomes = [failure] * len(batch) if failure else done.result()
-        for waiting, outcome in zip(batch, outcomes, strict=True):
-            if waiting.answer.done():
+        for request, outcome in zip(batch, outcomes, strict=True):
+            if request.answer.done():
                 continue
             if isinstance(outcome, BaseException):
-                waiting.answer.set_exception(outcome)
+                request.answer.set_exception(outcome)
             else:
-                waiting.answer.set_result(outcome)
-        self._start()
+                request.answer.set_result(outcome)
+        self._start_batch()
+
+
+class Shadows:
+    """Models that predict the same rows beside the one that answers; only the difference is recorded."""
+
+    def __init__(self, executor: Executor, counters: Counters) -> None:
+        self._executor, self._counters = executor, counters
+        self._tasks: set[asyncio.Future[None]] = set()
+
+    def start(self, entry: CatalogEntry, rows: InputRows, answered: Prediction) -> None:
+        """Have the entry's shadows predict rows that were just answered. Returns at once."""
+        for pointer in entry.shadows:
+            model = pointer.current.loaded_model if pointer.current else None
+            key = (entry.facts.name, pointer.label or "")
+            if model is None or model is answered.model or len(self._tasks) >= MAX_SHADOWS:
+                self._counters.shadow[*key, "dropped"] += 1
+                continue
+            task = asyncio.ensure_future(self._compare(model, rows, answered, key))
+            self._tasks.add(task)  # the loop itself holds tasks only weakly
+            task.add_done_callback(self._tasks.discard)
+
+    async def _compare(self, model: LoadedModel, rows: InputRows, answered: Prediction, key: tuple[str, str]) -> None:
+        counters = self._counters
+        try:
+            shadow = await asyncio.get_running_loop().run_in_executor(self._executor, model.predict, rows)
+            gaps = [
+                float(np.abs(values - shadow.outputs[name]).max())
+                for name, values in answered.outputs.items()
+                if name in shadow.outputs
+            ]
+            counters.shadow_difference[key] = max([*gaps, counters.shadow_difference.get(key, 0.0)])
+            counters.shadow[*key, "answered"] += 1
+        except Exception:
+            counters.shadow[*key, "failed"] += 1

@@ -1,8 +1,8 @@
-"""Counting what networks are asked and answer, off the way of a request.
+"""Count what models are asked and what they answer, away from the hot path.
 
-A request leaves its decoded rows and its answers in a buffer, up to so many values a second; a thread counts them in
-bulk, and writes the counts down every few seconds. `fitserve.live_statistics` sums the processes' windows,
-`fitserve.drift` compares them with the training rows'.
+A request leaves its decoded rows and its answers in a buffer, up to so many values a second. A thread counts them in
+bulk, and writes the counts to the database every few seconds. `fitserve.live_statistics` sums the windows of all
+processes, `fitserve.drift` compares them with the training rows.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -23,133 +23,128 @@ from sqlalchemy import Engine
 from fitserve import drift, live_statistics
 from fitserve.ids import new_id
 from fitserve.settings import Settings
-
-if TYPE_CHECKING:
-    from services.predict.catalog.loaded_model import Network
+from services.predict.catalog.loaded_model import InputRows, LoadedModel, Output
 
 log = logging.getLogger(__name__)
 
-VALUES_A_SECOND = 6_000  # of one network that are counted; of more, a sample is
-ROWS_A_SECOND = (50, 1_000)  # the bounds of what that means in rows
-MOST_COLUMNS = 1_000  # that are counted; the first ones
-TICK = 0.25  # seconds between two counts of what was left
-SHOWN_CLASSES = 20  # by name in telemetry, the rest together
+VALUES_PER_SECOND = 6_000  # of one model that are counted; above that, a sample
+ROWS_PER_SECOND = (50, 1_000)  # bounds of the rows that this makes, however many columns there are
+MAX_COLUMNS = 1_000  # the first ones are counted
+COUNT_SECONDS = 0.25  # between two counts of the buffers
+MAX_PENDING_PREDICTIONS = 10_000
 
-_Taken = tuple[list[Any], bool, list[Any]]  # rows by request, whether each is flat numbers, answers by output
+_Sample = tuple[list[Any], bool, list[Any]]  # rows by request, whether each is flat numbers, answers by output
 
 
-class Watched:
-    """What one network is asked and answers. `due` and `take` belong to the event loop, the rest to the thread."""
+class DriftSampler:
+    """Requests and answers of one model. The sampling methods belong to the event loop, the others to the thread."""
 
-    def __init__(self, network: Network, slice_seconds: int) -> None:
-        self.model, self.version, self.artifact = network.model, network.version, network.artifact
+    def __init__(self, model: LoadedModel, slice_seconds: int) -> None:
+        self.model, self.version, self.artifact = model.name, model.version, model.artifact
         self.slice_seconds = slice_seconds
-        training = network.manifest.get("training_distribution") or {}
-        self.names = network.columns.names
+        training = model.manifest.get("training_distribution") or {}
+        self.names = model.columns.names
         self.columns = [
             (place, column, training[column.name])
-            for place, column in enumerate(network.columns.fitted[:MOST_COLUMNS])
+            for place, column in enumerate(model.columns.fitted[:MAX_COLUMNS])
             if column.name in training
         ]
-        self.plain = all(distribution["kind"] == "numeric" for _, _, distribution in self.columns)
-        self.outputs = network.outputs
-        self.answered: Mapping[str, Any] = network.manifest.get("prediction_distribution") or {}
-        least, most = ROWS_A_SECOND
-        self.rate = max(least, min(most, VALUES_A_SECOND // max(1, len(self.names))))
-        self.due = 0.0  # seconds of `time.perf_counter`
-        self.buffer: deque[_Taken] = deque()
-        self.slices: dict[int, live_statistics.Totals] = {}
-        self.unwritten: set[int] = set()
-        self.shown = live_statistics.Totals()  # since the start of this process, for telemetry
+        self.all_numeric = all(distribution["kind"] == "numeric" for _, _, distribution in self.columns)
+        self.outputs = model.outputs
+        self.training_answers: Mapping[str, Any] = model.manifest.get("prediction_distribution") or {}
+        least, most = ROWS_PER_SECOND
+        self.rows_per_second = max(least, min(most, VALUES_PER_SECOND // max(1, len(self.names))))
+        self.next_sample_at = 0.0  # seconds of `time.perf_counter`
+        self.buffer: deque[_Sample] = deque()
+        self.slices: dict[int, live_statistics.Totals] = {}  # by start, in epoch seconds
+        self.unwritten: set[int] = set()  # slices that changed since the last write
+        self.since_start = live_statistics.Totals()  # of this process, for telemetry
 
-    def take(self, now: float, given: list[Any], flat: bool, count: int, answers: list[Any]) -> None:
-        """Leaves the rows of some requests, and what was answered, to be counted."""
-        self.buffer.append((given, flat, answers))
-        self.due = max(self.due, now - 1.0) + count / self.rate
+    def sample(self, now: float, rows: list[Any], flat: bool, count: int, answers: list[Any]) -> None:
+        """Buffer the rows of some requests (`count` in all), and the answers by output."""
+        self.buffer.append((rows, flat, answers))
+        # A pause of more than a second earns no more than a second's rows.
+        self.next_sample_at = max(self.next_sample_at, now - 1.0) + count / self.rows_per_second
 
-    def take_rows(self, rows: Any, outputs: Mapping[str, Any]) -> None:
-        """The same for one request's `Rows`; of many rows, every n-th is left."""
+    def sample_request(self, rows: InputRows, outputs: Mapping[str, Any]) -> None:
+        """Buffer one request if a sample is due; of many rows, every n-th."""
         now = time.perf_counter()
-        if now <= self.due:
+        if now <= self.next_sample_at:
             return
-        step = max(1, rows.count // self.rate)
-        given = rows.values[::step]
+        step = max(1, rows.count // self.rows_per_second)
+        sampled = rows.values[::step]
         answers = [outputs[output.name][::step] for output in self.outputs]
-        self.take(now, [given], False, len(given), answers)
+        self.sample(now, [sampled], False, len(sampled), answers)
 
-    def count(self, epoch_seconds: float) -> None:
-        """Counts what was left, in this slice of time."""
-        taken = [self.buffer.popleft() for _ in range(len(self.buffer))]
-        if not taken:
+    def count_buffer(self, epoch_seconds: float) -> None:
+        """Add the buffered samples to the slice of this moment."""
+        samples = [self.buffer.popleft() for _ in range(len(self.buffer))]
+        if not samples:
             return
-        rows = [row for given, flat, _ in taken for row in self._rows(given, flat)]
+        width = len(self.names)
+        rows: list[Any] = []
+        for requests, flat, _ in samples:
+            for values in requests:
+                rows.extend((values[at : at + width] for at in range(0, len(values), width)) if flat else values)
         counts = {
             "rows": len(rows),
             "columns": self._count_columns(rows),
-            "outputs": self._count_outputs([answers for _, _, answers in taken]),
+            "outputs": self._count_outputs([answers for _, _, answers in samples]),
         }
-        at = int(epoch_seconds) // self.slice_seconds * self.slice_seconds
-        self.slices.setdefault(at, live_statistics.Totals()).add(counts)
-        self.unwritten.add(at)
-        self.shown.add({**counts, "columns": {}})
-
-    def _rows(self, given: list[Any], flat: bool) -> Iterable[Any]:
-        width = len(self.names)
-        for part in given:
-            if flat:
-                yield from (part[start : start + width] for start in range(0, len(part), width))
-            else:
-                yield from part
+        start = int(epoch_seconds) // self.slice_seconds * self.slice_seconds
+        self.slices.setdefault(start, live_statistics.Totals()).add(counts)
+        self.unwritten.add(start)
+        self.since_start.add({**counts, "columns": {}})
 
     def _count_columns(self, rows: list[Any]) -> dict[str, drift.BinCounts]:
-        read = [_positional(row, self.names) for row in rows]
-        matrix = _matrix(read) if self.plain else None
-        found = {}
+        positional = [_positional(row, self.names) for row in rows]
+        matrix = _matrix(positional) if self.all_numeric else None
+        counts = {}
         for place, column, distribution in self.columns:
             if matrix is not None:
                 values = matrix[:, place]
             else:
-                given = [row[place] if place < len(row) else None for row in read]
-                values = column.measurable(given)
-            found[column.name] = drift.count(distribution, values)
-        return found
+                raw = [row[place] if place < len(row) else None for row in positional]
+                values = column.measurable(raw)
+            counts[column.name] = drift.count(distribution, values)
+        return counts
 
     def _count_outputs(self, answers: list[list[Any]]) -> dict[str, dict[str, drift.BinCounts]]:
-        found = {}
+        counts = {}
         for place, output in enumerate(self.outputs):
-            values = np.concatenate([one[place] for one in answers])
-            told = drift.prediction_parts(output.task, output.labels, values)
-            found[output.name] = {
-                part: drift.count(distribution, told[part])
+            values = np.concatenate([by_output[place] for by_output in answers])
+            parts = drift.prediction_parts(output.task, output.labels, values)
+            counts[output.name] = {
+                part: drift.count(distribution, parts[part])
                 for part, distribution in self.distributions(output).items()
-                if part in told
+                if part in parts
             }
-        return found
+        return counts
 
-    def distributions(self, output: Any) -> dict[str, Any]:
-        """What an output's answers are counted by: as in training, where the manifest tells."""
-        if output.name in self.answered:
-            return dict(self.answered[output.name])
+    def distributions(self, output: Output) -> dict[str, Any]:
+        """Return the distributions that an output is counted by: the training answers', if the manifest has them."""
+        if output.name in self.training_answers:
+            return dict(self.training_answers[output.name])
         if not output.labels:
             return {}
         labels = [*output.labels, "none"] if output.task == "multilabel" else output.labels
         return {"classes": drift.class_distribution(labels, ()), "scores": drift.score_distribution(np.zeros(0))}
 
-    def rows_to_write(self, process: str) -> list[live_statistics.Counted]:
-        """What changed since the last time."""
-        found = []
-        for at in sorted(self.unwritten):
-            one = self.slices[at]
-            counts = {"rows": one.rows, "columns": one.columns, "outputs": one.outputs}
-            found.append(live_statistics.Counted(self.model, self.version, self.artifact, process, at, counts))
-        return found
+    def unwritten_windows(self, process: str) -> list[live_statistics.Counted]:
+        """Return the slices that changed since the last write."""
+        windows = []
+        for start in sorted(self.unwritten):
+            totals = self.slices[start]
+            counts = {"rows": totals.rows, "columns": totals.columns, "outputs": totals.outputs}
+            windows.append(live_statistics.Counted(self.model, self.version, self.artifact, process, start, counts))
+        return windows
 
-    def written(self, slices: Iterable[int], oldest: float) -> None:
-        """These are written down; slices before `oldest` are forgotten."""
-        self.unwritten.difference_update(slices)
-        for at in [at for at in self.slices if at < oldest]:
-            del self.slices[at]
-            self.unwritten.discard(at)
+    def mark_written(self, starts: Iterable[int], oldest: float) -> None:
+        """Note that these slices are written, and drop those that started before `oldest`."""
+        self.unwritten.difference_update(starts)
+        for start in [start for start in self.slices if start < oldest]:
+            del self.slices[start]
+            self.unwritten.discard(start)
 
 
 def _positional(row: Any, names: Sequence[str]) -> Any:
@@ -161,82 +156,81 @@ def _positional(row: Any, names: Sequence[str]) -> Any:
 
 
 def _matrix(rows: list[Any]) -> Any:
-    """Rows of plain numbers as one array; None where a value is something else."""
+    """Return rows of plain numbers as one array; None if a value is something else."""
     try:
-        found = np.array(rows, np.float64)  # None becomes NaN
+        matrix = np.array(rows, np.float64)  # None becomes NaN
     except (TypeError, ValueError):
         return None
-    return found if found.ndim == 2 else None
+    return matrix if matrix.ndim == 2 else None
 
 
-class DriftDesk(threading.Thread):
-    """The thread that counts and writes, and the networks that it watches."""
+class DriftMonitor(threading.Thread):
+    """The thread that counts samples and writes windows, and the samplers of the models that are served."""
 
-    def __init__(self, settings: Settings, engine: Engine, loaded: Callable[[], Iterable[Network]]) -> None:
+    def __init__(self, settings: Settings, engine: Engine, loaded_models: Callable[[], Iterable[LoadedModel]]) -> None:
         super().__init__(name="drift", daemon=True)
-        self.settings, self.engine, self.loaded = settings, engine, loaded
+        self.settings, self.engine, self.loaded_models = settings, engine, loaded_models
         self.process = f"{platform.node()[:80]}-{os.getpid()}-{new_id('p')[-6:]}"
-        self.window = settings.drift_window_seconds
-        self.watched: dict[tuple[str, str], Watched] = {}
-        self.kept: deque[dict[str, Any]] = deque(maxlen=10_000)  # answers that shall be joined with their truth
+        self.samplers: dict[tuple[str, str], DriftSampler] = {}  # by model and artifact
         self.write_failures = 0
-        self._ending = threading.Event()
+        self._pending_predictions: deque[dict[str, Any]] = deque(maxlen=MAX_PENDING_PREDICTIONS)
+        self._slice_seconds = live_statistics.slice_seconds(settings.drift_window_seconds)
+        self._stopping = threading.Event()
 
-    def watch(self, network: Network) -> Watched:
-        """What counts for this network; of an artifact that was unloaded, what was counted goes on."""
-        key = (network.model, network.artifact)
-        found = self.watched.get(key)
-        if found is None:
-            found = self.watched[key] = Watched(network, live_statistics.slice_seconds(self.window))
-        return found
+    def sampler_of(self, model: LoadedModel) -> DriftSampler:
+        """Return the model's sampler; an artifact that was unloaded meanwhile keeps its counts."""
+        key = (model.name, model.artifact)
+        if key not in self.samplers:
+            self.samplers[key] = DriftSampler(model, self._slice_seconds)
+        return self.samplers[key]
 
-    def keep(self, network: Network, owner: str, id: str, outputs: Mapping[str, Any]) -> None:
-        """Keeps an answer under its id. Belongs to the event loop."""
+    def keep_prediction(self, model: LoadedModel, owner: str, id: str, outputs: Mapping[str, Any]) -> None:
+        """Keep an answer under its id, to be joined with its ground truth. Belongs to the event loop."""
         values = {name: np.asarray(value, np.float64).tolist() for name, value in outputs.items()}
-        self.kept.append(
-            {"model": network.model, "owner": owner, "id": id, "version": network.version, "outputs": values}
+        self._pending_predictions.append(
+            {"model": model.name, "owner": owner, "id": id, "version": model.version, "outputs": values}
         )
 
     def stop(self) -> None:
-        """Ends the thread after a last write."""
-        self._ending.set()
+        """End the thread after a last write."""
+        self._stopping.set()
 
     def run(self) -> None:
         write_at = time.monotonic() + self.settings.drift_write_seconds
-        while not self._ending.wait(TICK):
+        while not self._stopping.wait(COUNT_SECONDS):
             self._count()
-            if time.monotonic() >= write_at or self.kept:
+            if time.monotonic() >= write_at or self._pending_predictions:
                 self._write()
                 write_at = time.monotonic() + self.settings.drift_write_seconds
         self._count()
         self._write()
 
     def _count(self) -> None:
-        for watched in list(self.watched.values()):
+        for sampler in list(self.samplers.values()):
             try:
-                watched.count(time.time())
+                sampler.count_buffer(time.time())
             except Exception:
-                log.exception("rows could not be counted", extra={"model": watched.model})
+                log.exception("rows could not be counted", extra={"model": sampler.model})
 
     def _write(self) -> None:
-        kept = [self.kept.popleft() for _ in range(len(self.kept))]
-        every = list(self.watched.values())
-        rows = [row for watched in every for row in watched.rows_to_write(self.process)]
+        predictions = [self._pending_predictions.popleft() for _ in range(len(self._pending_predictions))]
+        samplers = list(self.samplers.values())
+        windows = [window for sampler in samplers for window in sampler.unwritten_windows(self.process)]
         try:
-            if kept:
-                live_statistics.keep_predictions(self.engine, kept)
-            live_statistics.write(self.engine, rows)
+            if predictions:
+                live_statistics.keep_predictions(self.engine, predictions)
+            live_statistics.write(self.engine, windows)
         except Exception as error:
             self.write_failures += 1
-            self.kept.extendleft(reversed(kept))
-            if self.write_failures == 1:  # said once; counts are kept and written later
-                log.warning("what models are asked cannot be written down", extra={"error": type(error).__name__})
+            self._pending_predictions.extendleft(reversed(predictions))
+            if self.write_failures == 1:  # logged once; the counts are kept and written later
+                log.warning("live statistics cannot be written", extra={"error": type(error).__name__})
             return
-        oldest = time.time() - self.window - live_statistics.slice_seconds(self.window)
-        for watched in every:
-            key = (watched.model, watched.artifact)
-            watched.written([row.slice for row in rows if (row.model, row.artifact) == key], oldest)
-        alive = {(network.model, network.artifact) for network in self.loaded()}
-        for key, watched in list(self.watched.items()):
-            if key not in alive and not watched.slices and not watched.buffer:
-                del self.watched[key]
+        oldest = time.time() - self.settings.drift_window_seconds - self._slice_seconds
+        for sampler in samplers:
+            key = (sampler.model, sampler.artifact)
+            sampler.mark_written([one.slice for one in windows if (one.model, one.artifact) == key], oldest)
+        loaded = {(model.name, model.artifact) for model in self.loaded_models()}
+        for key, sampler in list(self.samplers.items()):
+            if key not in loaded and not sampler.slices and not sampler.buffer:
+                del self.samplers[key]

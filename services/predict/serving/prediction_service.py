@@ -1,48 +1,47 @@
-"""The one operation behind every protocol: which network answers, and what it says.
+"""The one operation behind every protocol: which model answers, and its prediction.
 
-Everything here runs in the event loop's thread and touches no database.
+Everything here runs in the event loop's thread; no prediction touches the database.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from sqlalchemy import Engine
+from sqlalchemy.orm import Session
 
+from fitserve import db, registry
 from fitserve.api_keys import Identity
 from fitserve.blobs import BlobStore
-from fitserve.errors import BadInput, DeadlineExceeded, NotFound, TooLarge, TooMany, Unavailable
+from fitserve.errors import BadInput, DeadlineExceeded, FitserveError, NotFound, TooLarge, TooMany, Unavailable
 from fitserve.registry import ModelFacts
 from fitserve.settings import Settings
-from services.predict.catalog.catalog import Catalog, Entry, Pointer, Slot, State, make_entry, settle
-from services.predict.catalog.loaded_model import Network, Prediction
-from services.predict.catalog.loading import LoadFailed
-from services.predict.catalog.registry_poll import Loader, Seen, Watcher
-from services.predict.server.access import Access, sees
-from services.predict.serving.batching import Batcher
+from services.predict.catalog.access import Access, can_see, require_predict
+from services.predict.catalog.catalog import Catalog, CatalogEntry, Pointer, Servable, State
+from services.predict.catalog.loaded_model import InputRows, LoadedModel, LoadFailed, Prediction
+from services.predict.catalog.registry_poll import ModelLoader, RegistryChanges, RegistryPoller
+from services.predict.serving.batching import Batcher, Shadows
 from services.predict.serving.counters import Counters
-from services.predict.serving.drift import DriftDesk
-from services.predict.serving.rows import Rows
-from services.predict.serving.shadows import Shadows
-from services.predict.serving.timing import TIMING, Timing
+from services.predict.serving.drift import DriftMonitor
 
 log = logging.getLogger(__name__)
 
-INLINE_SECONDS = 0.001  # estimated inference up to this stays on the event loop
-LOAD_SECONDS = 30.0  # a request waits no longer for a network to be loaded
-IDLE_SECONDS = 60.0  # a version that no name needs is unloaded after this
-MOST_IN_FLIGHT = 2048  # requests of one process; beyond, 429
-
-
-def _answering(entry: Entry | None) -> Slot | None:
-    """The slot whose network answers requests without a version."""
-    slot = entry.default.current if entry is not None and entry.default is not None else None
-    return slot if slot is not None and slot.network is not None else None
+INLINE_SECONDS = 0.001  # inference estimated to take at most this stays on the event loop
+LOAD_SECONDS = 30.0  # a request waits this long for a model to be loaded
+RETRY_SECONDS = 10.0  # between two attempts to load a version that failed
+IDLE_SECONDS = 60.0  # an unused version that no name needs is unloaded after this
+MODEL_BYTES = 300_000  # assumed of a model that is not loaded yet, against the memory budget
+MAX_IN_FLIGHT = 2048  # requests of one process; more are answered 429
+MAX_STORED_ROWS = 1_000  # of a prediction that is stored under an id
+T = TypeVar("T")
+_PREDICTION_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,101 @@ class Selector:
     label: str | None = None
 
 
-class Service:
+class PredictionRequest:
+    """One request of any protocol: its caller, its deadline, its prediction, and where its time went.
+
+    Moments are those of `time.perf_counter`; `deadline` is the event loop's time.
+    """
+
+    def __init__(self, service: PredictionService, authorization: str | None, prediction_id: str | None) -> None:
+        self.service = service
+        self.authorization = authorization
+        self.prediction_id = prediction_id  # of the client's choosing
+        self.deadline: float | None = None
+        self.arrived_at = service.loop.time()  # as the deadline
+        self.started_at = time.perf_counter()
+        self.predict_at = self.predicted_at = 0.0
+        self.entry: CatalogEntry | None = None
+        self.model: LoadedModel | None = None  # that predicts
+        self.prediction: Prediction | None = None
+        self._identity: Identity | None = None
+
+    def read_deadline(self) -> float | None:
+        """Return the event loop's time by which the client wants its answer. Raises Malformed."""
+        raise NotImplementedError
+
+    def identify(self) -> Identity:
+        """Return the caller. Raises Unauthenticated."""
+        if self._identity is None:
+            self._identity = self.service.access.identify_header(self.authorization)
+        return self._identity
+
+    def find_entry(self, model: str) -> CatalogEntry:
+        """Return a model that the caller can see. Raises NotFound, Unauthenticated."""
+        return self.service.find_entry(model, self.identify())
+
+    async def resolve(self, selector: Selector) -> LoadedModel:
+        """Return the model that answers, with the caller's right checked. Raises FitserveError of every kind."""
+        self.deadline = self.read_deadline()
+        self.entry = self.find_entry(selector.model)
+        require_predict(self.identify(), selector.model)
+        pointer = self.service.find_pointer(self.entry, selector)
+        return await self.service.loaded_model(pointer, self.deadline)
+
+    async def run(self, handle: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+        """Run a protocol's handler of this request. Raises FitserveError and nothing else."""
+        self.service.admit()
+        try:
+            response = await handle(self, *arguments)
+            if self.prediction is not None and self.prediction_id is not None:
+                self._store(self.prediction, self.prediction_id)
+            return response
+        except FitserveError:
+            raise
+        except Exception as error:
+            log.error("unexpected error", exc_info=error)
+            raise FitserveError("Something went wrong on our side.") from error
+        finally:
+            self.service.counters.in_flight -= 1
+
+    def _store(self, prediction: Prediction, id: str) -> None:
+        """Store the prediction under the client's id, to be joined with its ground truth. Raises BadInput."""
+        if not _PREDICTION_ID.fullmatch(id):
+            raise BadInput(
+                "That is not a valid prediction id.",
+                received=id[:80],
+                expected=f"X-Prediction-ID: {_PREDICTION_ID.pattern}",
+            )
+        if prediction.row_count > MAX_STORED_ROWS:
+            raise BadInput(
+                "The prediction has too many rows to be stored under an id.",
+                received=prediction.row_count,
+                expected=f"at most {MAX_STORED_ROWS} rows",
+            )
+        self.service.drift.keep_prediction(prediction.model, self.identify().owner, id, prediction.outputs)
+
+    def phases(self, now: float) -> Iterator[tuple[str, float]]:
+        """Yield each phase and its seconds; nothing where no prediction was made."""
+        if self.prediction is not None:
+            yield "decode", self.predict_at - self.started_at
+            yield "queue", self.prediction.queue_seconds
+            yield "encode", self.prediction.encode_seconds
+            yield "infer", self.prediction.infer_seconds
+            yield "answer", now - self.predicted_at
+
+    def count(self, protocol: str, operation: str, status: int | str) -> None:
+        """Count this request, whatever its outcome."""
+        counters, now = self.service.counters, time.perf_counter()
+        counters.requests[protocol, operation, str(status)] += 1
+        if self.model is None:
+            counters.durations[protocol].observe(now - self.started_at)
+            return
+        counters.of_version(self.model, protocol).durations.observe(now - self.started_at)
+        for phase, seconds in self.phases(now):
+            counters.phases["ordinary", phase].observe(seconds)
+
+
+class PredictionService:
     """The data plane of one process."""
 
     def __init__(self, settings: Settings, engine: Engine, blobs: BlobStore) -> None:
@@ -62,208 +155,233 @@ class Service:
         self.catalog = Catalog()
         self.access = Access(settings.auth)
         self.counters = Counters()
-        self.drift = DriftDesk(settings, engine, self._networks)
+        self.drift = DriftMonitor(settings, engine, self.catalog.loaded_models)
         self.executor = ThreadPoolExecutor(4, thread_name_prefix="inference")
-        self.on_change: list[Callable[[], None]] = []  # the fast lane forgets what it remembers
-        self.seen_at = 0.0  # monotonic seconds of the last look at the registry
-        self._batchers: dict[Network, Batcher] = {}
-        self._first_look = asyncio.Event()
-        self._first_loads: set[Slot] = set()
         self.shadows = Shadows(self.executor, self.counters)
+        self.on_change: list[Callable[[], None]] = []  # called when a key, a label or a model has changed
+        self._batchers: dict[LoadedModel, Batcher] = {}
+        self._polled = False
+        self._first_loads: set[Servable] = set()  # that readiness waits for
 
-    # Life
+    # Lifecycle
 
     def start(self) -> None:
-        """Starts looking at the registry. Belongs to the event loop's thread."""
+        """Start the threads. Belongs to the event loop's thread."""
         self.loop = asyncio.get_running_loop()
 
         def hand_over(function: Callable[..., None], *arguments: object) -> None:
             try:
                 self.loop.call_soon_threadsafe(function, *arguments)
-            except RuntimeError:  # the loop is closed: we are stopping
+            except RuntimeError:  # the loop is closed: the process is stopping
                 pass
 
-        self.loader = Loader(self.blobs, lambda slot, outcome: hand_over(self.loaded, slot, outcome))
-        self.watcher = Watcher(
+        self.loader = ModelLoader(self.blobs, lambda *outcome: hand_over(self.finish_load, *outcome))
+        self.poller = RegistryPoller(
             self.engine,
             self.settings.registry_poll_seconds,
-            lambda seen: hand_over(self.saw, seen),
-            lambda: hand_over(self.could_not_see),
+            on_poll=lambda changes: hand_over(self.apply_changes, changes),
+            on_failure=lambda: hand_over(self.count_failed_poll),
         )
         self.loader.start()
-        self.watcher.start()
+        self.poller.start()
         self.drift.start()
 
     def stop(self) -> None:
-        """Ends the threads."""
-        self.watcher.stop()
+        """End the threads."""
+        self.poller.stop()
         self.loader.stop()
         self.drift.stop()
         self.drift.join(5)
         self.executor.shutdown(wait=False, cancel_futures=True)
 
     def check_ready(self) -> None:
-        """Raises Unavailable until the registry was read and the first networks were tried."""
-        if not self._first_look.is_set():
+        """Raise Unavailable until the registry was read and the first models were loaded, or failed to."""
+        if not self._polled:
             raise Unavailable("The registry has not been read yet.")
         if self._first_loads:
-            raise Unavailable(f"{len(self._first_loads)} networks are being loaded.")
+            raise Unavailable(f"{len(self._first_loads)} models are being loaded.")
 
-    # What the threads find
+    @property
+    def ready(self) -> bool:
+        return self._polled and not self._first_loads
 
-    def saw(self, seen: Seen) -> None:
-        """A look at the registry ended."""
-        self.seen_at = time.monotonic()
-        self.counters.polls += 1
-        for name in seen.gone:
+    # Registry changes and loads
+
+    def apply_changes(self, changes: RegistryChanges) -> None:
+        """Apply what a poll of the registry found."""
+        for name in changes.deleted:
             self.catalog.entries.pop(name, None)
-        for facts in seen.changed:
-            self._update(facts)
-        if seen.keys is not None:
-            self.access.replace(seen.keys)
-        if not self._first_look.is_set():
-            budget = self.settings.predict_memory_bytes
-            self._first_loads = {slot for slot in self._wanted() if (budget := budget - 300_000) > 0}
-            self._first_look.set()
-        if seen.changed or seen.gone or seen.keys is not None:
-            self._changed()
+        for facts in changes.changed:
+            self._update_entry(facts)
+        if changes.keys is not None:
+            self.access.replace(changes.keys)
+        if not self._polled:
+            wanted = [one for entry in self.catalog.entries.values() if entry.facts.loaded for one in entry.required]
+            missing = [one for one in wanted if one.loaded_model is None and one.state == State.start]
+            self._first_loads = set(missing[: self.settings.predict_memory_bytes // MODEL_BYTES])
+            self._polled = True
+        if changes:
+            self._notify_change()
         self._sweep()
 
-    def could_not_see(self) -> None:
-        """A look at the registry failed: what is known is served on."""
+    def count_failed_poll(self) -> None:
+        """Count a poll that failed; what is known is served on."""
         self.counters.poll_failures += 1
         self._sweep()
 
-    def _update(self, facts: ModelFacts) -> None:
+    def _update_entry(self, facts: ModelFacts) -> None:
         before = self.catalog.entries.get(facts.name)
-        answered = _answering(before)
-        entry = make_entry(facts, before)
-        self.catalog.entries[facts.name] = entry
-        self._note_swap(answered, entry)
+        answered = before.answering if before is not None else None
+        entry = self.catalog.entries[facts.name] = CatalogEntry.build(facts, before)
+        self._count_swap(answered, entry)
         if not facts.loaded:
-            for slot in entry.slots.values():
-                slot.network, slot.state = None, State.end if slot.failed else State.start
+            for servable in entry.servables.values():
+                servable.loaded_model, servable.state = None, State.end if servable.failed else State.start
             for pointer in entry.pointers():
-                pointer.current = pointer.wanted[0]
+                pointer.current = pointer.target
 
-    def _wanted(self) -> Iterable[Slot]:
-        for entry in self.catalog.entries.values():
-            if entry.facts.loaded:
-                yield from (slot for slot in entry.needed if slot.network is None and slot.state == State.start)
-
-    def _sweep(self) -> None:
-        """Asks for what is missing, retries what failed, unloads what nobody needs."""
-        now = time.monotonic()
-        room = self.settings.predict_memory_bytes - sum(n.bytes for n in self._networks())
-        for entry in self.catalog.entries.values():
-            needed = entry.needed
-            for slot in needed:
-                due = slot.failed and slot.retry_at <= now
-                fits = slot.state == State.start and room > 0
-                if entry.facts.loaded and slot.network is None and (due or (fits and not slot.error)):
-                    room -= 300_000
-                    self.ask(slot, urgent=False)
-            answering = {id(pointer.current) for pointer in (entry.default, *entry.labels.values()) if pointer}
-            for slot in entry.slots.values():
-                idle = slot.network is not None and now - slot.network.last_used > IDLE_SECONDS
-                if idle and slot not in needed and id(slot) not in answering:
-                    self._unload(slot)
-
-    def _networks(self) -> list[Network]:
-        return [slot.network for slot in self.catalog.loaded() if slot.network is not None]
-
-    def ask(self, slot: Slot, urgent: bool) -> None:
-        """Has a slot loaded, unless that is under way."""
-        if slot.state == State.loading and not urgent:
-            return
-        slot.state = State.loading
-        entry = self.catalog.entries.get(slot.model)
-        own = (
-            None
-            if entry is None
-            else next((v.artifact for v in entry.facts.versions if v.version == slot.version), None)
-        )
-        label = None
-        if entry is not None and own != slot.artifact:  # a kept checkpoint: its label tells it from the version
-            label = next((p.label for p in entry.facts.labels if p.artifact == slot.artifact), None)
-        self.loader.ask(slot, label, urgent)
-
-    def loaded(self, slot: Slot, outcome: Network | LoadFailed) -> None:
-        """The loader has finished with a slot."""
-        self._first_loads.discard(slot)
-        entry = self.catalog.entries.get(slot.model)
-        if entry is not None and not entry.facts.loaded:
-            outcome = LoadFailed("UNAVAILABLE", "The model is unloaded.")
-        if isinstance(outcome, LoadFailed):
-            self._failed(slot, outcome)
-        else:
-            slot.network, slot.state, slot.error, slot.error_code = outcome, State.available, "", "OK"
-            outcome.watched = self.drift.watch(outcome)
-            self.counters.loads += 1
-        if entry is not None:
-            answered = _answering(entry)
-            settle(entry)
-            self._note_swap(answered, entry)
-        waiters, slot.waiters = slot.waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-        self._keep_budget(slot)
-        self._changed()
-
-    def _note_swap(self, before: Slot | None, entry: Entry) -> None:
-        after = _answering(entry)
+    def _count_swap(self, before: Servable | None, entry: CatalogEntry) -> None:
+        after = entry.answering
         if before is not None and after is not None and after is not before:
             self.counters.swaps[entry.facts.name] += 1
 
-    def _failed(self, slot: Slot, error: LoadFailed) -> None:
-        slot.state, slot.error, slot.error_code = State.end, str(error), error.code
-        slot.retry_at = time.monotonic() + 10.0
-        self.counters.load_failures[slot.model] += 1
-        log.error("a version cannot be loaded", extra={"model": slot.model, "version": slot.version, "why": str(error)})
+    def _sweep(self) -> None:
+        """Load what is missing, retry what failed, unload what no name needs."""
+        now = time.monotonic()
+        room = self.settings.predict_memory_bytes - sum(model.bytes for model in self.catalog.loaded_models())
+        for entry in self.catalog.entries.values():
+            required = entry.required
+            for servable in required:
+                due = servable.failed and servable.retry_at <= now
+                fits = servable.state == State.start and not servable.error and room > 0
+                if entry.facts.loaded and servable.loaded_model is None and (due or fits):
+                    room -= MODEL_BYTES
+                    self.request_load(servable, urgent=False)
+            current = [pointer.current for pointer in (entry.default, *entry.labels.values()) if pointer]
+            for servable in entry.servables.values():
+                model = servable.loaded_model
+                idle = model is not None and now - model.last_used > IDLE_SECONDS
+                if idle and servable not in required and servable not in current:
+                    self._unload(servable)
 
-    def _keep_budget(self, newest: Slot) -> None:
-        """Unloads the least recently used until the rest fits."""
-        slots = [slot for slot in self.catalog.loaded() if slot is not newest]
-        total = sum(n.bytes for n in self._networks())
-        slots.sort(key=lambda slot: slot.network.last_used if slot.network else 0.0)
-        for slot in slots:
+    def request_load(self, servable: Servable, urgent: bool) -> None:
+        """Have a servable loaded, unless that is under way."""
+        if servable.state == State.loading and not urgent:
+            return
+        servable.state = State.loading
+        label = None
+        if entry := self.catalog.entries.get(servable.model):
+            artifacts = {version.version: version.artifact for version in entry.facts.versions}
+            if artifacts.get(servable.version) != servable.artifact:
+                # A kept checkpoint: only its label tells it from its version.
+                label = next((one.label for one in entry.facts.labels if one.artifact == servable.artifact), None)
+        self.loader.enqueue(servable, label, urgent)
+
+    def finish_load(self, servable: Servable, outcome: LoadedModel | LoadFailed) -> None:
+        """Apply the outcome of a load, and wake the requests that wait for it."""
+        self._first_loads.discard(servable)
+        entry = self.catalog.entries.get(servable.model)
+        if entry is not None and not entry.facts.loaded:
+            outcome = LoadFailed("UNAVAILABLE", "The model is unloaded.")
+        if isinstance(outcome, LoadFailed):
+            servable.state, servable.error, servable.error_code = State.end, str(outcome), outcome.code
+            servable.retry_at = time.monotonic() + RETRY_SECONDS
+            self.counters.load_failures[servable.model] += 1
+            details = {"model": servable.model, "version": servable.version, "why": str(outcome)}
+            log.error("a version cannot be loaded", extra=details)
+        else:
+            servable.loaded_model, servable.state = outcome, State.available
+            servable.error, servable.error_code = "", "OK"
+            outcome.sampler = self.drift.sampler_of(outcome)
+            self.counters.loads += 1
+        if entry is not None:
+            answered = entry.answering
+            entry.choose_current()
+            self._count_swap(answered, entry)
+        waiters, servable.waiters = servable.waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._evict_for(servable)
+        self._notify_change()
+
+    def _evict_for(self, newest: Servable) -> None:
+        """Unload the least recently used models until the rest fits the memory budget."""
+        total = sum(model.bytes for model in self.catalog.loaded_models())
+        models = {one: one.loaded_model for one in self.catalog.loaded_servables() if one is not newest}
+        for servable, model in sorted(models.items(), key=lambda pair: pair[1].last_used if pair[1] else 0.0):
             if total <= self.settings.predict_memory_bytes:
                 return
-            total -= slot.network.bytes if slot.network else 0
-            self._unload(slot)
+            total -= model.bytes if model else 0
+            self._unload(servable)
             self.counters.evictions += 1
 
-    def _unload(self, slot: Slot) -> None:
-        if slot.network is not None:
-            self._batchers.pop(slot.network, None)
-        slot.network, slot.state = None, State.start
-        self._changed()
+    def _unload(self, servable: Servable) -> None:
+        servable.loaded_model, servable.state = None, State.start
+        self._notify_change()
 
-    def _changed(self) -> None:
-        for network in [network for network in self._batchers if network not in set(self._networks())]:
-            del self._batchers[network]
-        for forget in self.on_change:
-            forget()
+    def _notify_change(self) -> None:
+        loaded = set(self.catalog.loaded_models())
+        for model in [model for model in self._batchers if model not in loaded]:
+            del self._batchers[model]
+        for callback in self.on_change:
+            callback()
 
-    # What requests ask
+    # Model control: what the protocols change in the registry
 
-    def entry(self, name: str, identity: Identity) -> Entry:
-        """A model that this caller sees. Raises NotFound."""
+    async def change_registry(self, change: Callable[[Session], None]) -> None:
+        """Run a transaction on the registry in a thread. Raises what `change` raises."""
+
+        def write() -> None:
+            with db.transaction(self.engine) as session:
+                change(session)
+
+        await self.loop.run_in_executor(self.executor, write)
+
+    async def wait_for_change(self, model: str, condition: Callable[[CatalogEntry], bool]) -> None:
+        """Wait until this process has seen a change of a model. Raises Unavailable."""
+        self.poller.poll_now()
+        deadline = self.loop.time() + LOAD_SECONDS
+        while self.loop.time() < deadline:
+            entry = self.catalog.entries.get(model)
+            if entry is not None and condition(entry):
+                return
+            await asyncio.sleep(0.01)
+        raise Unavailable(f"The model {model} did not settle in time.", retry_after=5)
+
+    async def set_loaded(self, model: str, loaded: bool) -> None:
+        """Load or unload a model in every process; return once it has happened in this one."""
+        await self.change_registry(lambda session: registry.set_loaded(session, model, loaded))
+
+        def settled(entry: CatalogEntry) -> bool:
+            loading = any(one.loaded_model is None and not one.failed for one in entry.required)
+            return entry.facts.loaded == loaded and not (loaded and loading)
+
+        await self.wait_for_change(model, settled)
+
+    # Requests
+
+    def admit(self) -> None:
+        """Count a request in. Raises TooMany where this process has too many at once."""
+        if self.counters.in_flight >= MAX_IN_FLIGHT:
+            self.counters.shed += 1
+            raise TooMany("Too many predictions at once.", retry_after=1)
+        self.counters.in_flight += 1
+
+    def find_entry(self, name: str, identity: Identity) -> CatalogEntry:
+        """Return a model that this caller can see. Raises NotFound."""
         entry = self.catalog.entries.get(name)
-        if entry is None or not sees(identity, entry.facts.owner, entry.facts.shared):
+        if entry is None or not can_see(identity, entry.facts.owner, entry.facts.shared):
             raise NotFound(f"No model {name[:63]}.", received=name[:100])
         return entry
 
-    def entries(self, identity: Identity) -> list[Entry]:
-        """All models that this caller sees, by name."""
-        found = self.catalog.entries.values()
-        return sorted(
-            (e for e in found if sees(identity, e.facts.owner, e.facts.shared)), key=lambda entry: entry.facts.name
-        )
+    def visible_entries(self, identity: Identity) -> list[CatalogEntry]:
+        """Return all models that this caller can see, by name."""
+        entries = sorted(self.catalog.entries.values(), key=lambda entry: entry.facts.name)
+        return [entry for entry in entries if can_see(identity, entry.facts.owner, entry.facts.shared)]
 
-    def pointer(self, entry: Entry, selector: Selector) -> Pointer:
-        """Who answers. Raises NotFound for an unknown version, BadInput for an unknown label."""
+    def find_pointer(self, entry: CatalogEntry, selector: Selector) -> Pointer:
+        """Return what answers. Raises NotFound for an unknown version, BadInput for an unknown label."""
         name = entry.facts.name
         if not entry.facts.loaded:
             raise NotFound(f"The model {name} is unloaded.", fix="Load it first.")
@@ -275,76 +393,64 @@ class Service:
             if selector.version not in entry.versions:
                 raise NotFound(f"The model {name} has no version {selector.version}.")
             return entry.versions[selector.version]
-        drawn = self.catalog.draw(entry)
-        if drawn is None:
+        pointer = self.catalog.pick_default(entry)
+        if pointer is None:
             raise NotFound(f"The model {name} has no version.")
-        return drawn
+        return pointer
 
-    async def network(self, pointer: Pointer, deadline: float | None = None) -> Network:
-        """The network behind a pointer, loaded now where it is not. Raises Unavailable, DeadlineExceeded."""
-        slot = pointer.current or pointer.wanted[0]
-        if slot.network is not None:
-            return slot.network
-        if slot.failed and slot.retry_at > time.monotonic():
-            raise Unavailable(f"Version {slot.version} of {slot.model} cannot be loaded: {slot.error}", retry_after=10)
+    def is_model_ready(self, entry: CatalogEntry, selector: Selector) -> bool:
+        """Return whether a request would be answered: loaded, or loadable on demand. Raises NotFound, BadInput."""
+        if not entry.facts.loaded or entry.default is None:
+            return False
+        servable = self.find_pointer(entry, selector).current
+        return servable is not None and (servable.loaded_model is not None or not servable.failed)
+
+    async def loaded_model(self, pointer: Pointer, deadline: float | None = None) -> LoadedModel:
+        """Return the model behind a pointer, loading it if needed. Raises Unavailable, DeadlineExceeded."""
+        servable = pointer.current or pointer.target
+        if servable.loaded_model is not None:
+            return servable.loaded_model
+        name = f"Version {servable.version} of {servable.model}"
+        if servable.failed and servable.retry_at > time.monotonic():
+            raise Unavailable(f"{name} cannot be loaded: {servable.error}", retry_after=RETRY_SECONDS)
         waiter = self.loop.create_future()
-        slot.waiters.append(waiter)
-        self.ask(slot, urgent=True)
+        servable.waiters.append(waiter)
+        self.request_load(servable, urgent=True)
         limit = self.loop.time() + LOAD_SECONDS
         try:
             async with asyncio.timeout_at(limit if deadline is None else min(limit, deadline)):
                 await waiter
         except TimeoutError:
-            raise DeadlineExceeded(f"Version {slot.version} of {slot.model} was not loaded in time.") from None
-        if slot.network is None:
-            raise Unavailable(f"Version {slot.version} of {slot.model} cannot be loaded: {slot.error}", retry_after=10)
-        return slot.network
+            raise DeadlineExceeded(f"{name} was not loaded in time.") from None
+        if servable.loaded_model is None:
+            raise Unavailable(f"{name} cannot be loaded: {servable.error}", retry_after=RETRY_SECONDS)
+        return servable.loaded_model
 
-    async def predict(
-        self, network: Network, rows: Rows, deadline: float | None = None, entry: Entry | None = None
-    ) -> Prediction:
-        """The prediction of one request. `entry` is given where its shadows shall see the rows too.
-
-        Raises BadInput, TooLarge, TooMany, DeadlineExceeded.
-        """
+    async def predict(self, request: PredictionRequest, model: LoadedModel, rows: InputRows) -> Prediction:
+        """Predict the rows of one request. Raises BadInput, TooLarge, TooMany, DeadlineExceeded."""
         if rows.count > self.settings.limits.predict_rows:
             raise TooLarge(
                 "The request has too many rows.",
                 received=rows.count,
                 expected=f"at most {self.settings.limits.predict_rows}",
             )
-        network.last_used = time.monotonic()
-        if deadline is not None and deadline <= self.loop.time():
+        model.last_used = time.monotonic()
+        if request.deadline is not None and request.deadline <= self.loop.time():
             self.counters.expired += 1
             raise DeadlineExceeded("The deadline had passed when the request arrived.")
-        timing = TIMING.get() or Timing()
-        timing.network, timing.predict_at = network, time.perf_counter()
-        if network.small and rows.count * network.seconds_for_one < INLINE_SECONDS:
-            prediction = network.predict(rows, timing)
-            self.counters.sizes[network.model, network.version_text].observe(rows.count)
+        request.model, request.predict_at = model, time.perf_counter()
+        if model.runs_inline and rows.count * model.seconds_per_row < INLINE_SECONDS:
+            prediction = model.predict(rows)
+            self.counters.sizes[model.name, model.version_text].observe(rows.count)
         else:
-            batcher = self._batchers.get(network)
+            batcher = self._batchers.get(model)
             if batcher is None:
-                batcher = self._batchers[network] = Batcher(network, self.executor, self.counters)
-            prediction = await batcher.submit(rows, deadline, timing)
-        timing.prediction, timing.predicted_at = prediction, time.perf_counter()
-        self._count(prediction)
-        if network.watched is not None:
-            network.watched.take_rows(rows, prediction.outputs)
-        if entry is not None and entry.shadows:
-            self.shadows.follow(entry, rows, prediction)
+                batcher = self._batchers[model] = Batcher(model, self.executor, self.counters)
+            prediction = await batcher.submit(rows, request.deadline)
+        request.prediction, request.predicted_at = prediction, time.perf_counter()
+        self.counters.count_prediction(model, prediction.row_count, prediction.warnings or ())
+        if model.sampler is not None:
+            model.sampler.sample_request(rows, prediction.outputs)
+        if request.entry is not None and request.entry.shadows:
+            self.shadows.start(request.entry, rows, prediction)
         return prediction
-
-    def _count(self, prediction: Prediction) -> None:
-        network = prediction.network
-        self.counters.rows[network.model, network.version_text] += prediction.rows
-        for warnings in prediction.warnings or ():
-            for warning in warnings:
-                self.counters.warnings[network.model, warning["code"]] += 1
-
-    def admit(self) -> None:
-        """Counts a request in. Raises TooMany where this process has too many at once."""
-        if self.counters.in_flight >= MOST_IN_FLIGHT:
-            self.counters.shed += 1
-            raise TooMany("Too many predictions at once.", retry_after=1)
-        self.counters.in_flight += 1

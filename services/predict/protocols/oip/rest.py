@@ -1,30 +1,209 @@
-"""Open Inference Protocol v2 over REST, with binary tensors and the classification extension.
+"""Open Inference Protocol v2 over REST, with binary tensors, classification and the model repository.
 
-Sources: kserve/open-inference-protocol inference_rest.md; triton protocol extension_binary_data.md and
-extension_classification.md.
+Sources: kserve/open-inference-protocol inference_rest.md; triton protocol extension_binary_data.md,
+extension_classification.md and extension_model_repository.md.
 """
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from fitserve.errors import Malformed
-from services.predict.catalog.catalog import Entry
-from services.predict.catalog.loaded_model import Network, Output, Prediction
-from services.predict.protocols import json_body
-from services.predict.protocols.oip.tensors import Tensor, from_binary, from_json, rows_of, to_binary
-from services.predict.serving.rows import Rows
+from fitserve import __version__
+from fitserve.errors import Forbidden, Malformed, NotFound
+from services.predict.catalog.catalog import CatalogEntry
+from services.predict.catalog.loaded_model import InputRows, LoadedModel, Output, Prediction
+from services.predict.protocols.bodies import read_json, write_json
+from services.predict.protocols.openapi import VALUE, VERSIONS, Schema, object_schema, operation, path_parameters
+from services.predict.protocols.tensors import Tensor, from_binary, from_json, join_texts, rows_of
+from services.predict.protocols.transport import (
+    POST,
+    READ,
+    HttpRequest,
+    HttpResponse,
+    Route,
+    explain_response,
+    list_models,
+)
+from services.predict.serving.prediction_service import PredictionRequest, Selector
 
 PLATFORM = "onnxruntime_onnx"
-EXTENSIONS = ["binary_tensor_data", "classification", "model_repository"]
+SERVER_METADATA: dict[str, Any] = {
+    "name": "fitserve",
+    "version": __version__,
+    "extensions": ["binary_tensor_data", "classification", "model_repository"],
+}
+MAX_WARNINGS = 100  # in a response's parameters
+_MODEL_PATH = re.compile(
+    r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?(?:/(?P<verb>ready|infer|explain))?"
+)
+_REPOSITORY_PATH = re.compile(r"/v2/repository/models/(?P<model>[^/]+)/(?P<verb>load|unload)")
 
 
-class Input(msgspec.Struct):
+# Routes
+
+
+def find_route(path: str) -> Route:
+    """Return the route of a path. Raises NotFound."""
+    if path in _FIXED_ROUTES:
+        return _FIXED_ROUTES[path]
+    if match := _REPOSITORY_PATH.fullmatch(path):
+        return Route(match["verb"], POST, _load if match["verb"] == "load" else _unload, Selector(match["model"]))
+    match = _MODEL_PATH.fullmatch(path)
+    if match is None:
+        raise NotFound("There is nothing under this address.", received=path[:200])
+    verb = match["verb"] or "metadata"
+    methods = READ if verb in ("metadata", "ready") else POST
+    return Route(verb, methods, _MODEL_HANDLERS[verb], selector_of(match["model"], match["version"]))
+
+
+def selector_of(model: str, version: str | None) -> Selector:
+    """Return what a request names. The protocol's versions are strings: a number, or a label."""
+    if not version:
+        return Selector(model)
+    if version.isascii() and version.isdecimal() and len(version) <= 18:
+        return Selector(model, int(version))
+    return Selector(model, label=version)
+
+
+async def _infer(request: HttpRequest) -> HttpResponse:
+    model = await request.resolve(request.selector)
+    body = await request.body()
+    infer = read_infer(model, body, _json_length(request, len(body)))
+    apply_timeout(request, infer.parameters)
+    prediction = await request.service.predict(request, model, infer.rows)
+    content, json_length = write_infer(prediction, infer)
+    if json_length is None:
+        return HttpResponse(content)
+    headers = [(b"inference-header-content-length", str(json_length).encode())]
+    return HttpResponse(content, media_type=b"application/octet-stream", headers=headers)
+
+
+async def _explain(request: HttpRequest) -> HttpResponse:
+    model = await request.resolve(request.selector)
+    body = await request.body()
+    return await explain_response(request, model, read_infer(model, body, _json_length(request, len(body))).rows)
+
+
+def _json_length(request: HttpRequest, size: int) -> int | None:
+    """Return the length of the JSON before binary tensors, where the client says so. Raises Malformed."""
+    text = request.header(b"inference-header-content-length")
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdecimal() or len(text) > 12 or int(text) > size:
+        raise Malformed("Inference-Header-Content-Length is not a length within the body.", received=text[:40])
+    return int(text)
+
+
+async def _server_metadata(request: HttpRequest) -> HttpResponse:
+    return HttpResponse.json(SERVER_METADATA)
+
+
+async def _live(request: HttpRequest) -> HttpResponse:
+    return HttpResponse.json({"live": True})
+
+
+async def _ready(request: HttpRequest) -> HttpResponse:
+    ready = request.service.ready
+    return HttpResponse.json({"ready": ready}, 200 if ready else 503)
+
+
+async def _model_ready(request: HttpRequest) -> HttpResponse:
+    name = request.selector.model
+    ready = request.service.is_model_ready(request.find_entry(name), request.selector)
+    return HttpResponse.json({"name": name, "ready": ready}, 200 if ready else 503)
+
+
+async def _model_metadata(request: HttpRequest) -> HttpResponse:
+    entry = request.find_entry(request.selector.model)
+    model = await request.service.loaded_model(request.service.find_pointer(entry, request.selector))
+    return HttpResponse.json(model_metadata(entry, model))
+
+
+async def _index(request: HttpRequest) -> HttpResponse:
+    body = await request.body()
+    value = read_json(body) if body.strip() else {}
+    if not isinstance(value, dict):
+        raise Malformed("The body is not a JSON object.")
+    return HttpResponse.json(repository_index(request, value.get("ready") is True))
+
+
+async def _load(request: HttpRequest) -> HttpResponse:
+    await request.body()
+    await set_loaded(request, request.selector.model, True)
+    return HttpResponse(b"{}")
+
+
+async def _unload(request: HttpRequest) -> HttpResponse:
+    await request.body()
+    await set_loaded(request, request.selector.model, False)
+    return HttpResponse(b"{}")
+
+
+_MODEL_HANDLERS = {"metadata": _model_metadata, "ready": _model_ready, "infer": _infer, "explain": _explain}
+_FIXED_ROUTES = {
+    "/v2": Route("server_metadata", READ, _server_metadata),
+    "/v2/": Route("server_metadata", READ, _server_metadata),
+    "/v2/health/live": Route("live", READ, _live),
+    "/v2/health/ready": Route("ready", READ, _ready),
+    "/v2/models": Route("list", READ, list_models),
+    "/v2/repository/index": Route("index", POST, _index),
+}
+
+
+# What REST and gRPC share
+
+
+def apply_timeout(request: PredictionRequest, parameters: dict[str, Any]) -> None:
+    """Set the deadline from Triton's parameter `timeout`, in microseconds, unless the request has one."""
+    timeout = parameters.get("timeout")
+    if request.deadline is None and type(timeout) is int and timeout > 0:
+        request.deadline = request.arrived_at + timeout * 1e-6
+
+
+def model_metadata(entry: CatalogEntry, model: LoadedModel) -> dict[str, Any]:
+    """Return name, versions and tensors: one of shape [-1, 1] for each column."""
+    columns = model.columns
+    return {
+        "name": model.name,
+        "versions": [str(number) for number in sorted(entry.versions)],
+        "platform": PLATFORM,
+        "inputs": [{"name": c.name, "datatype": c.datatype, "shape": [-1, 1]} for c in columns.fitted],
+        "outputs": [{"name": o.name, "datatype": "FP32", "shape": [-1, o.units]} for o in model.outputs],
+    }
+
+
+def repository_index(request: PredictionRequest, ready_only: bool) -> list[dict[str, str]]:
+    """Return every version of every model that the caller can see."""
+    versions = []
+    for entry in request.service.visible_entries(request.identify()):
+        for number, pointer in sorted(entry.versions.items()):
+            ready = entry.facts.loaded and not pointer.target.failed
+            if ready or not ready_only:
+                reason = pointer.target.error or ("" if entry.facts.loaded else "unloaded")
+                state = "READY" if ready else "UNAVAILABLE"
+                versions.append({"name": entry.facts.name, "version": str(number), "state": state, "reason": reason})
+    return versions
+
+
+async def set_loaded(request: PredictionRequest, model: str, loaded: bool) -> None:
+    """Load or unload a model in every process. Raises NotFound, Forbidden, Unavailable."""
+    identity, owner = request.identify(), request.find_entry(model).facts.owner
+    if not (identity.may("train") and (identity.may("admin") or identity.owner == owner)):
+        raise Forbidden("This key may not load or unload this model.", expected="its owner's key with the scope train")
+    await request.service.set_loaded(model, loaded)
+
+
+# Requests
+
+
+class InputTensor(msgspec.Struct):
     """An input tensor of a request. `data` is absent where it is binary."""
 
     name: str
@@ -34,82 +213,79 @@ class Input(msgspec.Struct):
     parameters: dict[str, Any] | None = None
 
 
-class Requested(msgspec.Struct):
+class OutputRequest(msgspec.Struct):
     """An output that a request names."""
 
     name: str
     parameters: dict[str, Any] | None = None
 
 
-class Request(msgspec.Struct):
-    """An inference request."""
+class InferBody(msgspec.Struct):
+    """The JSON of an inference request."""
 
-    inputs: list[Input]
+    inputs: list[InputTensor]
     id: str | None = None
     parameters: dict[str, Any] | None = None
-    outputs: list[Requested] | None = None
+    outputs: list[OutputRequest] | None = None
 
 
-_decoder = msgspec.json.Decoder(Request)
+_decoder = msgspec.json.Decoder(InferBody)
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """One output of the answer: `classes` is the classification extension's k, or 0."""
+class SelectedOutput:
+    """One output of the response: `classes` is the classification extension's k, or 0."""
 
     output: Output
-    binary: bool
-    classes: int
+    binary: bool = False
+    classes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """A request that is understood."""
+class InferRequest:
+    """A decoded inference request."""
 
-    rows: Rows
+    rows: InputRows
     id: str | None
-    wanted: tuple[Wanted, ...]
+    outputs: list[SelectedOutput]
     parameters: dict[str, Any]
 
-    @property
-    def binary(self) -> bool:
-        return any(wanted.binary for wanted in self.wanted)
 
-
-def read(network: Network, body: bytes, header_length: int | None) -> Ask:
-    """A request's body. `header_length` is its `Inference-Header-Content-Length`. Raises Malformed."""
-    head, tail = (body, b"") if header_length is None else (body[:header_length], body[header_length:])
-    request = _request(head)
-    parameters = check_parameters(request.parameters)
-    rows = rows_of(network, _tensors(request, tail))
+def read_infer(model: LoadedModel, body: bytes, json_length: int | None) -> InferRequest:
+    """Decode a request's body; binary tensors follow `json_length` bytes of JSON. Raises Malformed."""
+    head, tail = (body, b"") if json_length is None else (body[:json_length], body[json_length:])
+    decoded = _decode(head)
+    parameters = check_parameters(decoded.parameters)
+    rows = rows_of(model, _read_tensors(decoded, tail))
     binary = parameters.get("binary_data_output") is True
-    return Ask(rows, request.id, _wanted(network, request.outputs, binary), parameters)
+    named = ((one.name, check_parameters(one.parameters)) for one in decoded.outputs or ())
+    return InferRequest(rows, decoded.id, select_outputs(model, named, binary), parameters)
 
 
-def _request(head: bytes) -> Request:
+def _decode(head: bytes) -> InferBody:
     try:
         return _decoder.decode(head)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         if not isinstance(error, msgspec.ValidationError) and (b"NaN" in head or b"Infinity" in head):
             try:
-                return msgspec.convert(json_body.read(head), Request)
-            except msgspec.ValidationError as wrong:
-                error = wrong
-        said = "it nests too deep" if isinstance(error, RecursionError) else str(error)
-        raise Malformed(f"The request cannot be read: {said}.") from None
+                return msgspec.convert(read_json(head), InferBody)
+            except msgspec.ValidationError as invalid:
+                error = invalid
+        reason = "it nests too deep" if isinstance(error, RecursionError) else str(error)
+        raise Malformed(f"The request cannot be read: {reason}.") from None
 
 
 def check_parameters(parameters: dict[str, Any] | None) -> dict[str, Any]:
-    """Parameters are strings, numbers or booleans. Raises Malformed."""
+    """Return parameters, which are strings, numbers or booleans. Raises Malformed."""
     for key, value in (parameters or {}).items():
         if not isinstance(value, str | int | float | bool):
             raise Malformed(f"The parameter {key[:63]!r} must be a string, a number or a boolean.")
     return parameters or {}
 
 
-def _tensors(request: Request, tail: bytes) -> list[Tensor]:
+def _read_tensors(body: InferBody, tail: bytes) -> list[Tensor]:
     tensors, at, view = [], 0, memoryview(tail)
-    for one in request.inputs:
+    for one in body.inputs:
         size = check_parameters(one.parameters).get("binary_data_size")
         if one.parameters and "shared_memory_region" in one.parameters:
             raise Malformed("Shared memory is not offered.", fix="Send the tensor's data.")
@@ -127,31 +303,63 @@ def _tensors(request: Request, tail: bytes) -> list[Tensor]:
     return tensors
 
 
-def _wanted(network: Network, requested: list[Requested] | None, binary: bool) -> tuple[Wanted, ...]:
-    if not requested:
-        return tuple(Wanted(output, binary, 0) for output in network.outputs)
-    return tuple(want(network, one.name, check_parameters(one.parameters), binary) for one in requested)
+def select_outputs(
+    model: LoadedModel, named: Iterable[tuple[str, dict[str, Any]]], binary: bool = False
+) -> list[SelectedOutput]:
+    """Return the outputs that a request names, with their parameters, or all of them. Raises Malformed."""
+    selected = []
+    for name, parameters in named:
+        output = next((one for one in model.outputs if one.name == name), None)
+        if output is None:
+            raise Malformed(f"Unknown output {name[:63]!r}.", expected=", ".join(model.output_names))
+        classes = parameters.get("classification", 0)
+        if type(classes) is not int or classes < 0:
+            raise Malformed("The parameter `classification` must be a number of classes.", received=str(classes)[:40])
+        selected.append(SelectedOutput(output, bool(parameters.get("binary_data", binary)), classes))
+    return selected or [SelectedOutput(output, binary) for output in model.outputs]
 
 
-def want(network: Network, name: str, parameters: dict[str, Any], binary: bool) -> Wanted:
-    """One requested output. Raises Malformed."""
-    output = next((o for o in network.outputs if o.name == name), None)
-    if output is None:
-        raise Malformed(f"Unknown output {name[:63]!r}.", expected=", ".join(network.names))
-    count = parameters.get("classification", 0)
-    if type(count) is not int or count < 0:
-        raise Malformed("The parameter `classification` must be a number of classes.", received=str(count)[:40])
-    return Wanted(output, bool(parameters.get("binary_data", binary)), count)
+# Responses
 
 
-def values_of(prediction: Prediction, wanted: Wanted) -> tuple[str, list[int], Any]:
-    """Datatype, shape and values of one output: an array, or a flat list of texts."""
-    values = prediction.outputs[wanted.output.name]
-    if not wanted.classes:
+def write_infer(prediction: Prediction, request: InferRequest) -> tuple[bytes, int | None]:
+    """Return the response's body and, if it has binary tensors, the length of its JSON."""
+    outputs: list[dict[str, Any]] = []
+    tail: list[bytes] = []
+    finite = True
+    for selected in request.outputs:
+        datatype, shape, values = output_values(prediction, selected)
+        tensor: dict[str, Any] = {"name": selected.output.name, "shape": shape, "datatype": datatype}
+        if selected.binary:
+            data = binary_output(datatype, values)
+            tensor["parameters"] = {"binary_data_size": len(data)}
+            tail.append(data)
+        elif datatype == "BYTES":
+            tensor["data"] = values
+        else:
+            finite = finite and bool(np.isfinite(values).all())
+            tensor["data"] = values.ravel().tolist()
+        outputs.append(tensor)
+    body: dict[str, Any] = {"model_name": prediction.model.name, "model_version": prediction.model.version_text}
+    if request.id is not None:
+        body["id"] = request.id
+    if parameters := response_parameters(prediction):
+        body["parameters"] = parameters
+    body["outputs"] = outputs
+    head = write_json(body, finite)
+    return (head + b"".join(tail), len(head)) if any(one.binary for one in request.outputs) else (head, None)
+
+
+def output_values(prediction: Prediction, selected: SelectedOutput) -> tuple[str, list[int], Any]:
+    """Return datatype, shape and values of one output: an array, or a flat list of texts."""
+    values = prediction.outputs[selected.output.name]
+    if not selected.classes:
         return "FP32", list(values.shape), values
-    count = min(wanted.classes, values.shape[1])
+    count = min(selected.classes, values.shape[1])
     order = np.argsort(-values, axis=1, kind="stable")[:, :count]
-    labels = wanted.output.labels if wanted.output.labels and len(wanted.output.labels) == values.shape[1] else None
+    labels = selected.output.labels
+    if labels and len(labels) != values.shape[1]:
+        labels = None
     texts = [
         f"{row[place]:f}:{place}" + (f":{labels[place]}" if labels else "")
         for row, places in zip(values.tolist(), order.tolist(), strict=True)
@@ -160,69 +368,63 @@ def values_of(prediction: Prediction, wanted: Wanted) -> tuple[str, list[int], A
     return "BYTES", [len(values), count], texts
 
 
-def write(prediction: Prediction, ask: Ask) -> tuple[bytes, int | None]:
-    """The answer's body and, where it has binary tensors, the length of its JSON."""
-    outputs: list[dict[str, Any]] = []
-    tail: list[bytes] = []
-    finite = True
-    for wanted in ask.wanted:
-        datatype, shape, values = values_of(prediction, wanted)
-        described: dict[str, Any] = {"name": wanted.output.name, "shape": shape, "datatype": datatype}
-        if wanted.binary:
-            data = to_binary(values) if datatype == "BYTES" else values.astype("<f4", copy=False).tobytes()
-            described["parameters"] = {"binary_data_size": len(data)}
-            tail.append(data)
-        elif datatype == "BYTES":
-            described["data"] = values
-        else:
-            finite = finite and bool(np.isfinite(values).all())
-            described["data"] = values.ravel().tolist()
-        outputs.append(described)
-    body: dict[str, Any] = {"model_name": prediction.network.model, "model_version": prediction.network.version_text}
-    if ask.id is not None:
-        body["id"] = ask.id
-    if parameters := answer_parameters(prediction):
-        body["parameters"] = parameters
-    body["outputs"] = outputs
-    head = json_body.write(body, finite)
-    return (head + b"".join(tail), len(head)) if ask.binary else (head, None)
+def binary_output(datatype: str, values: Any) -> bytes:
+    """Return an output's values as raw bytes."""
+    return join_texts(values) if datatype == "BYTES" else bytes(values.astype("<f4", copy=False).tobytes())
 
 
-def answer_parameters(prediction: Prediction) -> dict[str, Any]:
-    """What the answer says beside its tensors: a checkpoint's label, and warnings as JSON text."""
-    found: dict[str, Any] = {}
-    if prediction.network.label:
-        found["label"] = prediction.network.label
-    if warnings := flat_warnings(prediction):
-        found["warnings"] = json.dumps(warnings)
-    return found
+def response_parameters(prediction: Prediction) -> dict[str, str]:
+    """Return what a response adds to its tensors: a checkpoint's label, and warnings as JSON text."""
+    parameters = {}
+    if prediction.model.label:
+        parameters["label"] = prediction.model.label
+    if warnings := prediction.flat_warnings(MAX_WARNINGS):
+        parameters["warnings"] = json.dumps(warnings)
+    return parameters
 
 
-def flat_warnings(prediction: Prediction, most: int = 100) -> list[dict[str, Any]]:
-    """The first warnings, each with its row (from 0)."""
-    found = []
-    for row, warnings in enumerate(prediction.warnings or ()):
-        for warning in warnings:
-            found.append({"row": row, **warning})
-            if len(found) == most:
-                return found
-    return found
+# OpenAPI
+
+_TENSOR: Schema = {
+    "type": "object",
+    "required": ["name", "shape", "datatype", "data"],
+    "properties": {
+        "name": {"type": "string"},
+        "shape": {"type": "array", "items": {"type": "integer"}},
+        "datatype": {"type": "string", "examples": ["FP64", "INT64", "BYTES", "BOOL"]},
+        "data": {"type": "array", "items": VALUE},
+        "parameters": {"type": "object", "additionalProperties": True},
+    },
+}
+
+OPENAPI_SCHEMAS: dict[str, Schema] = {
+    "InferRequest": object_schema(
+        ["inputs"],
+        id={"type": "string"},
+        inputs={"type": "array", "items": _TENSOR},
+        outputs={"type": "array", "items": object_schema(["name"], name={"type": "string"})},
+        parameters={"type": "object", "additionalProperties": True},
+    ),
+    "InferAnswer": object_schema(
+        ["model_name", "outputs"],
+        model_name={"type": "string"},
+        model_version={"type": "string"},
+        id={"type": "string"},
+        outputs={"type": "array", "items": _TENSOR},
+    ),
+}
 
 
-# Metadata
+def _describe_paths() -> dict[str, Any]:
+    paths: dict[str, Any] = {}
+    for suffix, by in VERSIONS[:2]:
+        path, names = f"/v2/models/{{model}}{suffix}", path_parameters(suffix)
+        tail = "".join(f"_{name}" for name in names[1:])
+        paths[path] = {"get": operation(f"v2_metadata{tail}", f"Inputs and outputs, {by}", "Metadata", names)}
+        paths[f"{path}/ready"] = {"get": operation(f"v2_ready{tail}", f"Ready, {by}", "Metadata", names)}
+        infer = operation(f"v2_infer{tail}", f"Infer, {by}", "InferAnswer", names, "InferRequest")
+        paths[f"{path}/infer"] = {"post": infer}
+    return paths
 
 
-def server_metadata(version: str) -> dict[str, Any]:
-    return {"name": "fitserve", "version": version, "extensions": EXTENSIONS}
-
-
-def model_metadata(entry: Entry, network: Network) -> dict[str, Any]:
-    """Name, versions and tensors: a tensor of shape [-1, 1] a column."""
-    columns = network.columns
-    return {
-        "name": network.model,
-        "versions": [str(number) for number in sorted(entry.versions)],
-        "platform": PLATFORM,
-        "inputs": [{"name": c.name, "datatype": c.datatype, "shape": [-1, 1]} for c in columns.fitted],
-        "outputs": [{"name": o.name, "datatype": "FP32", "shape": [-1, o.units]} for o in network.outputs],
-    }
+OPENAPI_PATHS = _describe_paths()

@@ -1,46 +1,49 @@
-"""TensorFlow Serving over gRPC: package `tensorflow.serving`, PredictionService and ModelService."""
+"""TensorFlow Serving over gRPC: package `tensorflow.serving`, PredictionService and ModelService.
+
+TensorProto and Example are read and written here as well; TensorFlow is not needed for that.
+"""
 
 from __future__ import annotations
 
-import asyncio
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import grpc
+import numpy as np
+from sqlalchemy.orm import Session
 
-from fitserve import db, registry
+from fitserve import registry
 from fitserve.errors import FitserveError, Forbidden, Malformed
-from services.predict.catalog.catalog import Entry
-from services.predict.catalog.loaded_model import Network, Prediction
-from services.predict.protocols.oip.repository import settled
-from services.predict.protocols.oip.tensors import rows_of
+from services.predict.catalog.catalog import CatalogEntry
+from services.predict.catalog.loaded_model import InputRows, LoadedModel, Prediction
 from services.predict.protocols.proto import tensorflow_pb2 as tf
 from services.predict.protocols.proto import tensorflow_serving_pb2 as pb
+from services.predict.protocols.tensors import Tensor, decode_text, rows_of
 from services.predict.protocols.tfserving import rest
-from services.predict.protocols.tfserving.tensors import example_rows, tensors_of, to_proto
-from services.predict.server.grpc_server import CODES, GrpcCall, Method, handler
-from services.predict.serving.prediction_service import Selector, Service
-from services.predict.serving.rows import Rows
+from services.predict.protocols.transport import GRPC_CODES, GrpcMethod, GrpcRequest
+from services.predict.serving.prediction_service import Selector
 
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
+MAX_VALUES = 1 << 23  # of all tensors of a request: a shape of a few bytes may claim any number of equal values
+# DataType to (NumPy's type, the field of typed values).
+_TYPES: dict[int, tuple[Any, str]] = {
+    tf.DT_FLOAT: (np.float32, "float_val"),
+    tf.DT_DOUBLE: (np.float64, "double_val"),
+    tf.DT_INT32: (np.int32, "int_val"),
+    tf.DT_INT16: (np.int16, "int_val"),
+    tf.DT_INT8: (np.int8, "int_val"),
+    tf.DT_UINT8: (np.uint8, "int_val"),
+    tf.DT_UINT16: (np.uint16, "int_val"),
+    tf.DT_UINT32: (np.uint32, "uint32_val"),
+    tf.DT_UINT64: (np.uint64, "uint64_val"),
+    tf.DT_INT64: (np.int64, "int64_val"),
+    tf.DT_BOOL: (np.bool_, "bool_val"),
+    tf.DT_HALF: (np.float16, "half_val"),
+}
 
 
-def handlers(service: Service) -> tuple[grpc.GenericRpcHandler, ...]:
-    """Both services' handlers."""
-    predictions = {
-        "Predict": Method("predict", pb.PredictRequest, _predict),
-        "Classify": Method("classify", pb.ClassificationRequest, _classify),
-        "Regress": Method("regress", pb.RegressionRequest, _regress),
-        "MultiInference": Method("multi_inference", pb.MultiInferenceRequest, _multi_inference),
-        "GetModelMetadata": Method("metadata", pb.GetModelMetadataRequest, _metadata),
-    }
-    models = {
-        "GetModelStatus": Method("status", pb.GetModelStatusRequest, _status),
-        "HandleReloadConfigRequest": Method("reload", pb.ReloadConfigRequest, _reload),
-    }
-    return (
-        handler(service, "tfserving_grpc", predictions, "tensorflow.serving.PredictionService"),
-        handler(service, "tfserving_grpc", models, "tensorflow.serving.ModelService"),
-    )
+# Methods
 
 
 def _selector(spec: Any) -> Selector:
@@ -52,80 +55,73 @@ def _selector(spec: Any) -> Selector:
     return Selector(spec.name, label=spec.version_label if choice else None)
 
 
-def _spec(network: Network, signature: str = "") -> Any:
-    spec = pb.ModelSpec(name=network.model, signature_name=signature)
-    spec.version.value = network.version
+def _spec(model: LoadedModel, signature: str = "") -> Any:
+    spec = pb.ModelSpec(name=model.name, signature_name=signature)
+    spec.version.value = model.version
     return spec
 
 
-async def _predict(call: GrpcCall, request: Any) -> Any:
-    entry, network = await call.target(_selector(request.model_spec))
-    signature = request.model_spec.signature_name
+async def _predict(request: GrpcRequest, message: Any) -> Any:
+    model = await request.resolve(_selector(message.model_spec))
+    signature = message.model_spec.signature_name
     if signature not in rest.SIGNATURES:
         raise Malformed(f'Serving signature key "{signature[:63]}" not found.', expected="serving_default")
-    if unknown := [name for name in request.output_filter if name not in network.names]:
-        raise Malformed(f"Unknown output {unknown[0][:63]!r}.", expected=", ".join(network.names))
-    rows = rows_of(network, tensors_of(request.inputs))
-    prediction = await call.service.predict(network, rows, call.deadline, entry)
-    call.told(prediction)
-    response = pb.PredictResponse(model_spec=_spec(network, signature or "serving_default"))
+    if unknown := [name for name in message.output_filter if name not in model.output_names]:
+        raise Malformed(f"Unknown output {unknown[0][:63]!r}.", expected=", ".join(model.output_names))
+    rows = rows_of(model, read_tensors(message.inputs))
+    prediction = await request.service.predict(request, model, rows)
+    response = pb.PredictResponse(model_spec=_spec(model, signature or "serving_default"))
     for name, values in prediction.outputs.items():
-        if not request.output_filter or name in request.output_filter:
-            response.outputs[name].CopyFrom(to_proto(values))
+        if not message.output_filter or name in message.output_filter:
+            response.outputs[name].CopyFrom(_to_proto(values))
     return response
 
 
-async def _examples(call: GrpcCall, entry: Entry, network: Network, rows: Rows) -> Prediction:
-    prediction = await call.service.predict(network, rows, call.deadline, entry)
-    call.told(prediction)
-    return prediction
+async def _classify(request: GrpcRequest, message: Any) -> Any:
+    model = await request.resolve(_selector(message.model_spec))
+    signature = message.model_spec.signature_name
+    rest.choose_output(model, signature, rest.CLASSIFY_TASKS, "classify")
+    prediction = await request.service.predict(request, model, _example_rows(message.input))
+    return pb.ClassificationResponse(model_spec=_spec(model, signature), result=_classes(prediction, signature))
 
 
-def _classified(prediction: Prediction, signature: str) -> Any:
-    output = rest.chosen(prediction.network, signature, rest.CLASSES, "classify")
+async def _regress(request: GrpcRequest, message: Any) -> Any:
+    model = await request.resolve(_selector(message.model_spec))
+    signature = message.model_spec.signature_name
+    rest.choose_output(model, signature, rest.REGRESS_TASKS, "regress")
+    prediction = await request.service.predict(request, model, _example_rows(message.input))
+    return pb.RegressionResponse(model_spec=_spec(model, signature), result=_values(prediction, signature))
+
+
+def _classes(prediction: Prediction, signature: str) -> Any:
+    output = rest.choose_output(prediction.model, signature, rest.CLASSIFY_TASKS, "classify")
     result = pb.ClassificationResult()
-    for row in rest.classes(output, prediction.outputs[output.name]):
+    for row in rest.label_scores(output, prediction.outputs[output.name]):
         result.classifications.add(classes=[pb.Class(label=label, score=score) for label, score in row])
     return result
 
 
-def _regressed(prediction: Prediction, signature: str) -> Any:
-    output = rest.chosen(prediction.network, signature, ("regression",), "regress")
+def _values(prediction: Prediction, signature: str) -> Any:
+    output = rest.choose_output(prediction.model, signature, rest.REGRESS_TASKS, "regress")
     values = prediction.outputs[output.name][:, 0].tolist()
     return pb.RegressionResult(regressions=[pb.Regression(value=value) for value in values])
 
 
-async def _classify(call: GrpcCall, request: Any) -> Any:
-    entry, network = await call.target(_selector(request.model_spec))
-    signature = request.model_spec.signature_name
-    rest.chosen(network, signature, rest.CLASSES, "classify")
-    prediction = await _examples(call, entry, network, example_rows(request.input))
-    return pb.ClassificationResponse(model_spec=_spec(network, signature), result=_classified(prediction, signature))
-
-
-async def _regress(call: GrpcCall, request: Any) -> Any:
-    entry, network = await call.target(_selector(request.model_spec))
-    signature = request.model_spec.signature_name
-    rest.chosen(network, signature, ("regression",), "regress")
-    prediction = await _examples(call, entry, network, example_rows(request.input))
-    return pb.RegressionResponse(model_spec=_spec(network, signature), result=_regressed(prediction, signature))
-
-
-async def _multi_inference(call: GrpcCall, request: Any) -> Any:
-    if not request.tasks:
+async def _multi_inference(request: GrpcRequest, message: Any) -> Any:
+    if not message.tasks:
         raise Malformed("Inference request has no tasks.")
-    if len({task.model_spec.name for task in request.tasks}) != 1:
+    if len({task.model_spec.name for task in message.tasks}) != 1:
         raise Malformed("All tasks must name the same model.")
-    entry, network = await call.target(_selector(request.tasks[0].model_spec))
-    prediction = await _examples(call, entry, network, example_rows(request.input))
+    model = await request.resolve(_selector(message.tasks[0].model_spec))
+    prediction = await request.service.predict(request, model, _example_rows(message.input))
     response = pb.MultiInferenceResponse()
-    for task in request.tasks:
+    for task in message.tasks:
         signature = task.model_spec.signature_name
-        result = response.results.add(model_spec=_spec(network, signature))
+        result = response.results.add(model_spec=_spec(model, signature))
         if task.method_name == CLASSIFY:
-            result.classification_result.CopyFrom(_classified(prediction, signature))
+            result.classification_result.CopyFrom(_classes(prediction, signature))
         elif task.method_name == REGRESS:
-            result.regression_result.CopyFrom(_regressed(prediction, signature))
+            result.regression_result.CopyFrom(_values(prediction, signature))
         else:
             raise Malformed(
                 "Unsupported method name.", received=task.method_name[:80], expected=f"{CLASSIFY}, {REGRESS}"
@@ -133,74 +129,161 @@ async def _multi_inference(call: GrpcCall, request: Any) -> Any:
     return response
 
 
-async def _metadata(call: GrpcCall, request: Any) -> Any:
-    if list(request.metadata_field) != ["signature_def"]:
-        raise Malformed("`metadata_field` must be signature_def.", received=list(request.metadata_field)[:5])
-    selector = _selector(request.model_spec)
-    entry = call.entry(selector.model)
-    network = await call.service.network(call.service.pointer(entry, selector), call.deadline)
-    told = rest.metadata(network)["metadata"]["signature_def"]["signature_def"]["serving_default"]
-    signature = tf.SignatureDef(method_name=told["method_name"])
-    for side, into in ((told["inputs"], signature.inputs), (told["outputs"], signature.outputs)):
+async def _metadata(request: GrpcRequest, message: Any) -> Any:
+    if list(message.metadata_field) != ["signature_def"]:
+        raise Malformed("`metadata_field` must be signature_def.", received=list(message.metadata_field)[:5])
+    selector = _selector(message.model_spec)
+    pointer = request.service.find_pointer(request.find_entry(selector.model), selector)
+    model = await request.service.loaded_model(pointer, request.read_deadline())
+    described = rest.metadata(model)["metadata"]["signature_def"]["signature_def"]["serving_default"]
+    signature = tf.SignatureDef(method_name=described["method_name"])
+    for side, into in ((described["inputs"], signature.inputs), (described["outputs"], signature.outputs)):
         for name, tensor in side.items():
             info = into[name]
             info.name, info.dtype = tensor["name"], getattr(tf, tensor["dtype"])
             for dim in tensor["tensor_shape"]["dim"]:
                 info.tensor_shape.dim.add(size=int(dim["size"]))
-    response = pb.GetModelMetadataResponse(model_spec=_spec(network))
+    response = pb.GetModelMetadataResponse(model_spec=_spec(model))
     response.metadata["signature_def"].Pack(pb.SignatureDefMap(signature_def={"serving_default": signature}))
     return response
 
 
-async def _status(call: GrpcCall, request: Any) -> Any:
-    selector = _selector(request.model_spec)
-    entry = call.entry(selector.model)
+async def _status(request: GrpcRequest, message: Any) -> Any:
+    selector = _selector(message.model_spec)
+    entry = request.find_entry(selector.model)
     named = selector.version is not None or selector.label is not None
-    told = rest.status(entry, [call.service.pointer(entry, selector)] if named else None)
+    described = rest.status(entry, [request.service.find_pointer(entry, selector)] if named else None)
     response = pb.GetModelStatusResponse()
-    for one in told["model_version_status"]:
+    for version in described["model_version_status"]:
         status = pb.StatusProto(
-            error_code=grpc.StatusCode[one["status"]["error_code"]].value[0],
-            error_message=one["status"]["error_message"],
+            error_code=grpc.StatusCode[version["status"]["error_code"]].value[0],
+            error_message=version["status"]["error_message"],
         )
-        state = pb.ModelVersionStatus.State.Value(one["state"])
-        response.model_version_status.add(version=int(one["version"]), state=state, status=status)
+        state = pb.ModelVersionStatus.State.Value(version["state"])
+        response.model_version_status.add(version=int(version["version"]), state=state, status=status)
     return response
 
 
-async def _reload(call: GrpcCall, request: Any) -> Any:
-    """The models that shall be served from now on, with their labels; the others are unloaded."""
-    if not call.identity().may("admin"):
+async def _reload(request: GrpcRequest, message: Any) -> Any:
+    """Serve the models of a configuration, with its labels; unload all others."""
+    if not request.identify().may("admin"):
         raise Forbidden("This key may not change what is served.", expected="a key with the scope admin")
-    if request.config.WhichOneof("config") != "model_config_list":
+    if message.config.WhichOneof("config") != "model_config_list":
         raise Malformed("The configuration has no model_config_list.")
-    wanted = {config.name: dict(config.version_labels) for config in request.config.model_config_list.config}
-    service = call.service
+    labels = {config.name: dict(config.version_labels) for config in message.config.model_config_list.config}
+
+    def apply(session: Session) -> None:
+        for name, numbers in labels.items():
+            registry.set_loaded(session, name, True)
+            for label, number in numbers.items():
+                registry.set_label(session, name, label, version_number=number)
+        for name in registry.generations(session):
+            if name not in labels:
+                registry.set_loaded(session, name, False)
+
+    def applied(entry: CatalogEntry) -> bool:
+        current = {facts.label: facts.version for facts in entry.facts.labels}
+        return entry.facts.loaded and labels[entry.facts.name].items() <= current.items()
+
     try:
-        await asyncio.get_running_loop().run_in_executor(service.executor, _write_config, service, wanted)
+        await request.service.change_registry(apply)
     except FitserveError as error:
-        return _reload_status(error)
-    for name, labels in wanted.items():
-        await settled(service, name, lambda entry, labels=labels: _carries(entry, labels))
+        code = GRPC_CODES.get(error.status, grpc.StatusCode.INTERNAL)
+        return pb.ReloadConfigResponse(status=pb.StatusProto(error_code=code.value[0], error_message=error.detail))
+    for name in labels:
+        await request.service.wait_for_change(name, applied)
     return pb.ReloadConfigResponse(status=pb.StatusProto(error_code=0))
 
 
-def _write_config(service: Service, wanted: dict[str, dict[str, int]]) -> None:
-    with db.transaction(service.engine) as session:
-        for name, labels in wanted.items():
-            registry.set_loaded(session, name, True)
-            for label, number in labels.items():
-                registry.set_label(session, name, label, version_number=number)
-        for name in registry.generations(session):
-            if name not in wanted:
-                registry.set_loaded(session, name, False)
+GRPC_SERVICES = {
+    "tensorflow.serving.PredictionService": {
+        "Predict": GrpcMethod("predict", pb.PredictRequest, _predict),
+        "Classify": GrpcMethod("classify", pb.ClassificationRequest, _classify),
+        "Regress": GrpcMethod("regress", pb.RegressionRequest, _regress),
+        "MultiInference": GrpcMethod("multi_inference", pb.MultiInferenceRequest, _multi_inference),
+        "GetModelMetadata": GrpcMethod("metadata", pb.GetModelMetadataRequest, _metadata),
+    },
+    "tensorflow.serving.ModelService": {
+        "GetModelStatus": GrpcMethod("status", pb.GetModelStatusRequest, _status),
+        "HandleReloadConfigRequest": GrpcMethod("reload", pb.ReloadConfigRequest, _reload),
+    },
+}
 
 
-def _carries(entry: Entry, labels: dict[str, int]) -> bool:
-    found = {facts.label: facts.version for facts in entry.facts.labels}
-    return entry.facts.loaded and labels.items() <= found.items()
+# TensorProto, Example
 
 
-def _reload_status(error: FitserveError) -> Any:
-    code = CODES.get(error.status, grpc.StatusCode.INTERNAL)
-    return pb.ReloadConfigResponse(status=pb.StatusProto(error_code=code.value[0], error_message=error.detail))
+def read_tensors(inputs: Mapping[str, Any]) -> list[Tensor]:
+    """Return a request's tensors. Raises Malformed, before memory is taken for what the shapes claim."""
+    claimed = sum(abs(math.prod(dim.size for dim in proto.tensor_shape.dim)) for proto in inputs.values())
+    if claimed > MAX_VALUES:
+        raise Malformed("The tensors have too many values.", received=claimed, expected=f"at most {MAX_VALUES}")
+    return [_from_proto(name, proto) for name, proto in inputs.items()]
+
+
+def _from_proto(name: str, proto: Any) -> Tensor:
+    """Return a tensor of rows; a scalar is one row. Raises Malformed."""
+    if proto.tensor_shape.unknown_rank or len(proto.tensor_shape.dim) > 2:
+        raise Malformed(f"Input {name!r} does not have the shape of rows.", expected="[rows] or [rows, 1]")
+    shape = tuple(dim.size for dim in proto.tensor_shape.dim) or (1,)
+    if any(size < 0 for size in shape):
+        raise Malformed(f"Input {name!r} has a negative dimension.", received=list(shape))
+    count = math.prod(shape)
+    if proto.dtype == tf.DT_STRING:
+        if len(proto.string_val) not in (count, min(count, 1)):
+            raise Malformed(f"Input {name!r} has {len(proto.string_val)} values; its shape needs {count}.")
+        texts = [decode_text(name, value) for value in proto.string_val]
+        return Tensor(name, shape, texts if len(texts) == count else texts * count)
+    if proto.dtype not in _TYPES:
+        raise Malformed(f"Input {name!r} has a data type that is not understood.", received=proto.dtype)
+    return Tensor(name, shape, _numbers(name, proto, count).reshape(-1))
+
+
+def _numbers(name: str, proto: Any, count: int) -> Any:
+    dtype, field = _TYPES[proto.dtype]
+    if proto.tensor_content:
+        if len(proto.tensor_content) != count * np.dtype(dtype).itemsize:
+            raise Malformed(f"Input {name!r}: tensor_content does not have the length of its shape.")
+        return np.frombuffer(proto.tensor_content, np.dtype(dtype).newbyteorder("<"))
+    listed = list(getattr(proto, field))
+    if (not listed and count) or len(listed) > count:
+        raise Malformed(f"Input {name!r} has {len(listed)} values; its shape needs {count}.")
+    if dtype is np.float16:  # half_val holds its 16 bits in wider integers
+        if any(not 0 <= bits < 1 << 16 for bits in listed):
+            raise Malformed(f"Input {name!r} has a half_val of more than 16 bits.")
+        values = np.array(listed, np.uint16).view(np.float16)
+    else:
+        values = np.array(listed).astype(dtype)
+    if len(values) < count:  # as in TensorFlow, the last value fills the rest
+        values = np.concatenate([values, np.full(count - len(values), values[-1], dtype)])
+    return values
+
+
+def _to_proto(values: Any) -> Any:
+    """Return a float tensor with typed values, as TensorFlow Serving sends them."""
+    shape = tf.TensorShapeProto(dim=[tf.TensorShapeProto.Dim(size=size) for size in values.shape])
+    return tf.TensorProto(dtype=tf.DT_FLOAT, tensor_shape=shape, float_val=values.ravel().tolist())
+
+
+def _example_rows(message: Any) -> InputRows:
+    """Return the rows of an Input: its examples, each with the values of the context. Raises Malformed."""
+    kind = message.WhichOneof("kind")
+    examples = [] if kind is None else getattr(message, kind).examples
+    if not examples:
+        raise Malformed("The input has no examples.")
+    context = _features(message.example_list_with_context.context) if kind == "example_list_with_context" else {}
+    return InputRows([{**context, **_features(example)} for example in examples])
+
+
+def _features(example: Any) -> dict[str, Any]:
+    return {name: _feature(name, feature) for name, feature in example.features.feature.items()}
+
+
+def _feature(name: str, feature: Any) -> Any:
+    kind = feature.WhichOneof("kind")
+    values = list(getattr(feature, kind).value) if kind else []
+    if len(values) > 1:
+        raise Malformed(f"Feature {name!r} has {len(values)} values.", expected="one, or none where it is missing")
+    if not values:
+        return None
+    return decode_text(name, values[0]) if kind == "bytes_list" else values[0]

@@ -1,53 +1,148 @@
-"""TensorFlow Serving's REST protocol: bodies to rows, predictions to bodies.
+"""TensorFlow Serving's REST protocol: routes, bodies to rows, predictions to bodies.
 
 Sources: tensorflow/serving g3doc/api_rest.md, util/json_tensor.cc, model_servers/http_rest_api_util.cc.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from fitserve.errors import BadInput, Malformed
-from services.predict.catalog.catalog import Entry, Pointer, Slot, State
-from services.predict.catalog.loaded_model import Network, Output, Prediction
-from services.predict.protocols import json_body
-from services.predict.serving.rows import Rows
+from fitserve.errors import BadInput, Malformed, NotFound
+from services.predict.catalog.catalog import CatalogEntry, Pointer, Servable, State
+from services.predict.catalog.loaded_model import InputRows, LoadedModel, Output, Prediction
+from services.predict.protocols.bodies import read_cell, read_csv, read_json, write_csv, write_json
+from services.predict.protocols.openapi import VALUE, VERSIONS, Schema, object_schema, operation, path_parameters
+from services.predict.protocols.transport import (
+    POST,
+    READ,
+    HttpRequest,
+    HttpResponse,
+    Route,
+    explain_response,
+    list_models,
+)
+from services.predict.serving.prediction_service import Selector
 
 SIGNATURES = ("", "serving_default")
-CLASSES = ("binary", "multiclass", "multilabel")
+CLASSIFY_TASKS = ("binary", "multiclass", "multilabel")
+REGRESS_TASKS = ("regression",)
 DTYPES = {"FP64": "DT_DOUBLE", "FP32": "DT_FLOAT", "BOOL": "DT_BOOL", "BYTES": "DT_STRING"}
 _PREDICT_KEYS = frozenset({"signature_name", "instances", "inputs"})
 _EXAMPLE_KEYS = frozenset({"signature_name", "context", "examples"})
+_PATH = re.compile(
+    r"/v1/models/(?P<model>[^/:]+)(?:/versions/(?P<version>[^/:]+)|/labels/(?P<label>[^/:]+))?"
+    r"(?::(?P<verb>predict|classify|regress|explain)|/(?P<metadata>metadata))?"
+)
+
+
+# Routes
+
+
+def find_route(path: str) -> Route:
+    """Return the route of a path. Raises NotFound, Malformed."""
+    if path == "/v1/models":
+        return Route("list", READ, list_models)
+    match = _PATH.fullmatch(path)
+    if match is None:
+        raise NotFound(f"Malformed request: {path[:200]}")
+    selector = Selector(match["model"], _version_number(match["version"]), match["label"])
+    if match["metadata"]:
+        return Route("metadata", READ, _metadata, selector)
+    if match["verb"] is None:
+        return Route("status", READ, _status, selector)
+    return Route(match["verb"], POST, _POST_HANDLERS[match["verb"]], selector)
+
+
+def _version_number(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdecimal() or len(text) > 18:
+        raise Malformed(f"Failed to convert version: {text[:40]} to numeric.", expected="a version's number")
+    return int(text)
+
+
+async def _predict(request: HttpRequest) -> HttpResponse:
+    model = await request.resolve(request.selector)
+    body = await request.body()
+    if request.media_type != "text/csv":
+        rows, by_row = read_predict(model, body)
+        return HttpResponse(write_predict(await request.service.predict(request, model, rows), by_row))
+    prediction = await request.service.predict(request, model, read_csv(model, body))
+    if "text/csv" in (request.header(b"accept") or ""):
+        return HttpResponse(write_csv(prediction), media_type=b"text/csv; charset=utf-8")
+    return HttpResponse(write_predict(prediction, by_row=True))
+
+
+async def _classify(request: HttpRequest) -> HttpResponse:
+    model = await request.resolve(request.selector)
+    rows, signature = read_examples(await request.body())
+    output = choose_output(model, signature, CLASSIFY_TASKS, "classify")
+    scores = (await request.service.predict(request, model, rows)).outputs[output.name]
+    results = label_scores(output, scores)
+    return HttpResponse(write_json({"results": results}, bool(np.isfinite(scores).all())))
+
+
+async def _regress(request: HttpRequest) -> HttpResponse:
+    model = await request.resolve(request.selector)
+    rows, signature = read_examples(await request.body())
+    output = choose_output(model, signature, REGRESS_TASKS, "regress")
+    values = (await request.service.predict(request, model, rows)).outputs[output.name]
+    return HttpResponse(write_json({"results": values[:, 0].tolist()}, bool(np.isfinite(values).all())))
+
+
+async def _explain(request: HttpRequest) -> HttpResponse:
+    model = await request.resolve(request.selector)
+    rows, _ = read_predict(model, await request.body())
+    return await explain_response(request, model, rows)
+
+
+async def _status(request: HttpRequest) -> HttpResponse:
+    selector = request.selector
+    entry = request.find_entry(selector.model)
+    named = selector.version is not None or selector.label is not None
+    return HttpResponse.json(status(entry, [request.service.find_pointer(entry, selector)] if named else None))
+
+
+async def _metadata(request: HttpRequest) -> HttpResponse:
+    pointer = request.service.find_pointer(request.find_entry(request.selector.model), request.selector)
+    model = await request.service.loaded_model(pointer)
+    return HttpResponse.json(metadata(model), model=model)
+
+
+_POST_HANDLERS = {"predict": _predict, "classify": _classify, "regress": _regress, "explain": _explain}
 
 
 # Predict
 
 
-def read_predict(network: Network, body: bytes) -> tuple[Rows, bool]:
-    """The rows of a predict body, and whether it is in row format (`instances`). Raises Malformed."""
-    columns = network.columns
+def read_predict(model: LoadedModel, body: bytes) -> tuple[InputRows, bool]:
+    """Return the rows of a predict body, and whether it is in row format (`instances`). Raises Malformed."""
+    columns = model.columns
     if columns.read_numbers is not None:
         numbers: Any = None
         try:
             numbers = msgspec.json.decode(body, type=columns.read_numbers).instances
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            pass
+            pass  # read again below, where errors are named
         if numbers:
-            return Rows(columns.matrix_of(numbers)), True
-    value = _object(body, _PREDICT_KEYS)
-    _check_signature(value)
+            return InputRows(columns.matrix_of(numbers)), True
+    value = _read_object(body, _PREDICT_KEYS)
+    name = value.get("signature_name") or ""
+    if name not in SIGNATURES:
+        raise Malformed(f'Serving signature key "{str(name)[:63]}" not found.', expected="serving_default")
     if ("instances" in value) == ("inputs" in value):
         raise Malformed("The body needs exactly one of `instances` and `inputs`.", received=sorted(value))
     if "instances" in value:
-        return Rows(_instances(network, value["instances"])), True
-    return Rows(_inputs(network, value["inputs"])), False
+        return InputRows(_instances(model, value["instances"])), True
+    return InputRows(_inputs(model, value["inputs"])), False
 
 
-def _object(body: bytes, keys: frozenset[str]) -> dict[str, Any]:
-    value = json_body.read(body)
+def _read_object(body: bytes, keys: frozenset[str]) -> dict[str, Any]:
+    value = read_json(body)
     if not isinstance(value, dict):
         raise Malformed("The body is not a JSON object.")
     if extra := value.keys() - keys:
@@ -55,24 +150,18 @@ def _object(body: bytes, keys: frozenset[str]) -> dict[str, Any]:
     return value
 
 
-def _check_signature(value: dict[str, Any]) -> None:
-    name = value.get("signature_name") or ""
-    if name not in SIGNATURES:
-        raise Malformed(f'Serving signature key "{str(name)[:63]}" not found.', expected="serving_default")
-
-
-def _instances(network: Network, instances: Any) -> list[Any]:
+def _instances(model: LoadedModel, instances: Any) -> list[Any]:
     if not isinstance(instances, list) or not instances:
         raise Malformed("`instances` must be a list with at least one row.")
-    names = network.columns.names
+    names = model.columns.names
     rows: list[Any] = []
     for number, instance in enumerate(instances):
         if type(instance) is dict and not (len(names) == 1 and instance.keys() == {"b64"}):
-            rows.append({name: json_body.cell(value) for name, value in instance.items()})
+            rows.append({name: read_cell(value) for name, value in instance.items()})
         elif type(instance) is list:
-            rows.append([json_body.cell(value) for value in instance])
+            rows.append([read_cell(value) for value in instance])
         elif len(names) == 1:
-            rows.append([json_body.cell(instance)])
+            rows.append([read_cell(instance)])
         else:
             raise Malformed(
                 f"instances[{number}] is neither an object nor a list.",
@@ -81,79 +170,72 @@ def _instances(network: Network, instances: Any) -> list[Any]:
     return rows
 
 
-def _inputs(network: Network, inputs: Any) -> list[Any]:
-    """The column format: an object of columns, or the rows of the one nameless tensor."""
-    names = network.columns.names
+def _inputs(model: LoadedModel, inputs: Any) -> list[Any]:
+    """Return the rows of the column format: an object of columns, or the rows of the one nameless tensor."""
+    names = model.columns.names
     if isinstance(inputs, dict) and not (len(names) == 1 and inputs.keys() == {"b64"}):
         if not inputs:
             raise Malformed("`inputs` names no column.")
         if unknown := [name for name in inputs if name not in names]:
             raise Malformed(f"`inputs` has an unknown column {unknown[0][:63]!r}.", expected=", ".join(names[:50]))
-        columns = {name: [json_body.cell(v) for v in _listed(values)] for name, values in inputs.items()}
+        columns = {name: [read_cell(v) for v in _as_list(values)] for name, values in inputs.items()}
         sizes = {name: len(values) for name, values in columns.items()}
-        if len(set(sizes.values())) != 1 or not next(iter(sizes.values())):
+        count = next(iter(sizes.values()))
+        if len(set(sizes.values())) != 1 or not count:
             raise Malformed("The columns of `inputs` need the same number of rows, at least one.", received=sizes)
-        return [list(row) for row in zip(*_ordered(columns, names), strict=True)]
-    rows = _listed(inputs)
+        ordered = [columns.get(name) or [None] * count for name in names]
+        return [list(row) for row in zip(*ordered, strict=True)]
+    rows = _as_list(inputs)
     if len(names) > 1 and rows and not isinstance(rows[0], list):
         rows = [rows]
-    return _instances(network, rows)
+    return _instances(model, rows)
 
 
-def _ordered(columns: dict[str, list[Any]], names: tuple[str, ...]) -> list[list[Any]]:
-    count = len(next(iter(columns.values())))
-    return [columns.get(name) or [None] * count for name in names]
-
-
-def _listed(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
 def write_predict(prediction: Prediction, by_row: bool) -> bytes:
-    """The body of a predict answer, in the format that was asked in."""
+    """Return the body of a predict response, in the format of its request."""
     outputs = prediction.outputs
-    if prediction.network.single:
+    finite = all(np.isfinite(value).all() for value in outputs.values())
+    listed: Any
+    if prediction.model.single_output:
         (value,) = outputs.values()
-        if by_row and np.isfinite(value).all():  # the usual case; the fast lane writes the same bytes
-            return b'{"predictions":' + json_body.write(value.tolist()) + b"}"
-        return _written({"predictions" if by_row else "outputs": value.tolist()}, outputs)
-    listed = {name: value.tolist() for name, value in outputs.items()}
-    if not by_row:
-        return _written({"outputs": listed}, outputs)
-    rows = [dict(zip(listed, row, strict=True)) for row in zip(*listed.values(), strict=True)]
-    return _written({"predictions": rows}, outputs)
-
-
-def _written(body: Any, outputs: dict[str, Any]) -> bytes:
-    return json_body.write(body, all(np.isfinite(value).all() for value in outputs.values()))
+        listed = value.tolist()
+    else:
+        listed = {name: value.tolist() for name, value in outputs.items()}
+        if by_row:
+            listed = [dict(zip(listed, row, strict=True)) for row in zip(*listed.values(), strict=True)]
+    return write_json({"predictions" if by_row else "outputs": listed}, finite)
 
 
 # Classify, regress
 
 
-def read_examples(body: bytes) -> tuple[Rows, str]:
-    """The rows of a classify or regress body, and the signature it names. Raises Malformed."""
-    value = _object(body, _EXAMPLE_KEYS)
+def read_examples(body: bytes) -> tuple[InputRows, str]:
+    """Return the rows of a classify or regress body, and the signature it names. Raises Malformed."""
+    value = _read_object(body, _EXAMPLE_KEYS)
     examples, context = value.get("examples"), value.get("context") or {}
     if not isinstance(examples, list) or not examples or not all(isinstance(e, dict) for e in examples):
         raise Malformed("`examples` must be a list with at least one object.")
     if not isinstance(context, dict):
         raise Malformed("`context` must be an object.")
-    rows = [{name: json_body.cell(v) for name, v in {**context, **example}.items()} for example in examples]
-    return Rows(rows), str(value.get("signature_name") or "")
+    rows = [{name: read_cell(v) for name, v in {**context, **example}.items()} for example in examples]
+    return InputRows(rows), str(value.get("signature_name") or "")
 
 
-def chosen(network: Network, signature: str, tasks: tuple[str, ...], verb: str) -> Output:
-    """The output that classify or regress answers with. Raises BadInput."""
+def choose_output(model: LoadedModel, signature: str, tasks: tuple[str, ...], verb: str) -> Output:
+    """Return the output that classify or regress answers with. Raises BadInput."""
     name = None if signature in (*SIGNATURES, f"tensorflow/serving/{verb}") else signature
-    output = network.output(name, tasks)
+    output = model.find_output(name, tasks)
     if output is None:
-        raise BadInput(f"The model {network.model} has no output to {verb}: {', '.join(network.names)}.")
+        raise BadInput(f"The model {model.name} has no output to {verb}: {', '.join(model.output_names)}.")
     return output
 
 
-def classes(output: Output, scores: Any) -> list[list[tuple[str, float]]]:
-    """Label and score of each class, for each row. A sigmoid of one unit gives both of its classes."""
+def label_scores(output: Output, scores: Any) -> list[list[tuple[str, float]]]:
+    """Return label and score of each class, for each row. A sigmoid of one unit gives both of its classes."""
     labels = output.labels or ("",) * output.units
     if output.units == 1 and len(labels) == 2:
         scores = np.concatenate([1 - scores, scores], axis=1)
@@ -162,40 +244,25 @@ def classes(output: Output, scores: Any) -> list[list[tuple[str, float]]]:
     return [list(zip(labels, row, strict=True)) for row in scores.tolist()]
 
 
-def write_classify(prediction: Prediction, output: Output) -> bytes:
-    """`{"results": [[[label, score], ...], ...]}`."""
-    scores = prediction.outputs[output.name]
-    return json_body.write({"results": classes(output, scores)}, bool(np.isfinite(scores).all()))
+# Status, metadata
 
 
-def write_regress(prediction: Prediction, output: Output) -> bytes:
-    """`{"results": [value, ...]}`."""
-    values = prediction.outputs[output.name]
-    return json_body.write({"results": values[:, 0].tolist()}, bool(np.isfinite(values).all()))
+def status(entry: CatalogEntry, pointers: list[Pointer] | None) -> dict[str, Any]:
+    """Return the states of those pointers' versions, or of all versions."""
+    chosen = entry.versions.values() if pointers is None else pointers
+    return {"model_version_status": [_version_status(pointer.target, entry) for pointer in chosen]}
 
 
-# Status, metadata, list
+def _version_status(servable: Servable, entry: CatalogEntry) -> dict[str, Any]:
+    state = servable.state if entry.facts.loaded else State.end
+    error = {"error_code": servable.error_code, "error_message": servable.error}
+    return {"version": str(servable.version), "state": str(state), "status": error}
 
 
-def status(entry: Entry, pointers: list[Pointer] | None) -> dict[str, Any]:
-    """The states of those pointers' versions, or of all versions."""
-    if pointers is None:
-        slots = [pointer.wanted[0] for pointer in entry.versions.values()]
-    else:
-        slots = [pointer.wanted[0] for pointer in pointers]
-    return {"model_version_status": [_slot_status(slot, entry) for slot in slots]}
-
-
-def _slot_status(slot: Slot, entry: Entry) -> dict[str, Any]:
-    state = slot.state if entry.facts.loaded else State.end
-    told = {"error_code": slot.error_code, "error_message": slot.error}
-    return {"version": str(slot.version), "state": str(state), "status": told}
-
-
-def metadata(network: Network) -> dict[str, Any]:
-    """The signature of a network: a tensor of shape (-1, 1) a column."""
-    inputs = {c.name: _tensor(c.name, DTYPES[c.datatype], 1) for c in network.columns.fitted}
-    outputs = {o.name: _tensor(o.name, "DT_FLOAT", o.units) for o in network.outputs}
+def metadata(model: LoadedModel) -> dict[str, Any]:
+    """Return the signature of a model: a tensor of shape (-1, 1) for each column."""
+    inputs = {c.name: _tensor(c.name, DTYPES[c.datatype], 1) for c in model.columns.fitted}
+    outputs = {o.name: _tensor(o.name, "DT_FLOAT", o.units) for o in model.outputs}
     signature = {
         "inputs": inputs,
         "outputs": outputs,
@@ -203,7 +270,7 @@ def metadata(network: Network) -> dict[str, Any]:
         "defaults": {},
     }
     return {
-        "model_spec": {"name": network.model, "signature_name": "", "version": network.version_text},
+        "model_spec": {"name": model.name, "signature_name": "", "version": model.version_text},
         "metadata": {"signature_def": {"signature_def": {"serving_default": signature}}},
     }
 
@@ -211,3 +278,76 @@ def metadata(network: Network) -> dict[str, Any]:
 def _tensor(name: str, dtype: str, units: int) -> dict[str, Any]:
     dims = [{"size": "-1", "name": ""}, {"size": str(units), "name": ""}]
     return {"dtype": dtype, "tensor_shape": {"dim": dims, "unknown_rank": False}, "name": f"{name}:0"}
+
+
+# OpenAPI
+
+_ROW: Schema = {"type": "object", "additionalProperties": VALUE, "title": "Row", "description": "Values by column"}
+_INSTANCES: Schema = {
+    "type": "array",
+    "minItems": 1,
+    "items": {"anyOf": [_ROW, {"type": "array", "items": VALUE}]},
+    "description": "Rows: values by column, or in the columns' order",
+}
+_LABEL_SCORE: Schema = {
+    "type": "array",
+    "prefixItems": [{"type": "string"}, {"type": "number"}],
+    "minItems": 2,
+    "maxItems": 2,
+}
+
+OPENAPI_SCHEMAS: dict[str, Schema] = {
+    "PredictRequest": object_schema(
+        ["instances"], instances=_INSTANCES, signature_name={"type": "string", "description": "serving_default"}
+    ),
+    "PredictAnswer": object_schema(
+        ["predictions"],
+        predictions={
+            "type": "array",
+            "items": {"description": "A list of numbers; with several outputs, such lists by their names"},
+        },
+    ),
+    "ExamplesRequest": object_schema(
+        ["examples"],
+        examples={"type": "array", "minItems": 1, "items": _ROW},
+        context={**_ROW, "description": "Values that all rows share"},
+        signature_name={"type": "string", "description": "Which output, where there are several"},
+    ),
+    "ClassifyAnswer": object_schema(
+        ["results"],
+        results={
+            "type": "array",
+            "items": {"type": "array", "items": _LABEL_SCORE},
+            "description": "For each row, each label with its score",
+        },
+    ),
+    "RegressAnswer": object_schema(["results"], results={"type": "array", "items": {"type": "number"}}),
+    "Explanations": {"type": "object", "additionalProperties": True},
+    "Status": object_schema(
+        ["model_version_status"],
+        model_version_status={"type": "array", "items": {"type": "object", "additionalProperties": True}},
+    ),
+}
+
+_VERBS = (
+    ("predict", "Predict", "PredictRequest", "PredictAnswer"),
+    ("classify", "Labels and scores", "ExamplesRequest", "ClassifyAnswer"),
+    ("regress", "Numbers", "ExamplesRequest", "RegressAnswer"),
+    ("explain", "Contributions of each column", "PredictRequest", "Explanations"),
+)
+
+
+def _describe_paths() -> dict[str, Any]:
+    paths: dict[str, Any] = {"/v1/models": {"get": operation("list_models", "The models served", "Metadata")}}
+    for suffix, by in VERSIONS:
+        path, names = f"/v1/models/{{model}}{suffix}", path_parameters(suffix)
+        tail = "".join(f"_{name}" for name in names[1:])
+        paths[path] = {"get": operation(f"status{tail}", f"State, {by}", "Status", names)}
+        paths[f"{path}/metadata"] = {"get": operation(f"metadata{tail}", f"Signature, {by}", "Metadata", names)}
+        for verb, summary, request, response in _VERBS:
+            described = operation(f"{verb}{tail}", f"{summary}, {by}", response, names, request)
+            paths[f"{path}:{verb}"] = {"post": described}
+    return paths
+
+
+OPENAPI_PATHS = _describe_paths()

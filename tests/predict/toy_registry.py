@@ -27,9 +27,8 @@ from fitserve import api_keys, artifacts, db, registry
 from fitserve.blobs import BlobStore, open_store
 from fitserve.dataset_facts import ColumnFacts, DatasetFacts
 from fitserve.encoder import Encoder
-from fitserve.spec.feature import Feature
 from fitserve.ids import new_id
-from fitserve.settings import Settings
+from fitserve.spec.feature import Feature
 from fitserve.states import RunState
 from fitserve.tables import Blob, Dataset, Run
 from tests.conftest import free_ports
@@ -40,7 +39,7 @@ ONNX_TYPES = {"float32": TensorProto.FLOAT, "int32": TensorProto.INT32}
 
 
 @dataclass(frozen=True)
-class Toy:
+class ToyModel:
     """An artifact's parts, and what they answer by themselves."""
 
     encoder: Encoder
@@ -94,7 +93,7 @@ def graph(
 PAIR = [{"name": "y", "task": "regression", "labels": None, "units": 2}]
 
 
-def numeric(seed: int = 0, bias: float = 0.0, hidden: Sequence[int] = (128, 64)) -> Toy:
+def numeric(seed: int = 0, bias: float = 0.0, hidden: Sequence[int] = (128, 64)) -> ToyModel:
     """The model of the benchmark: six numbers passed through, 128-64-2."""
     table = pa.table({name: [-100.0, 100.0] for name in NUMBERS})
     columns = tuple(
@@ -103,10 +102,10 @@ def numeric(seed: int = 0, bias: float = 0.0, hidden: Sequence[int] = (128, 64))
     )
     facts = DatasetFacts(name="toy", version=1, sha256="0" * 64, rows=2, columns=columns)
     features = [Feature.model_validate({name: "pass_through"}) for name in NUMBERS]
-    return Toy(Encoder.fit(features, table, facts), graph(6, PAIR, seed=seed, bias=bias, hidden=hidden), PAIR)
+    return ToyModel(Encoder.fit(features, table, facts), graph(6, PAIR, seed=seed, bias=bias, hidden=hidden), PAIR)
 
 
-def mixed(outputs: list[dict[str, Any]] | None = None, seed: int = 0) -> Toy:
+def mixed(outputs: list[dict[str, Any]] | None = None, seed: int = 0) -> ToyModel:
     """gre and gpa standardised, rank one-hot, city one-hot; a binary, a three-class and a regression output."""
     table = pa.table(
         {
@@ -140,7 +139,7 @@ def mixed(outputs: list[dict[str, Any]] | None = None, seed: int = 0) -> Toy:
     )
     encoder = Encoder.fit([Feature(column=name) for name in table.column_names], table, facts)
     outputs = outputs or [{"name": "admit", "task": "binary", "labels": ["no", "yes"], "units": 1}]
-    return Toy(encoder, graph(encoder.inputs[0].shape[0], outputs, seed=seed, hidden=(16,)), outputs)
+    return ToyModel(encoder, graph(encoder.inputs[0].shape[0], outputs, seed=seed, hidden=(16,)), outputs)
 
 
 THREE = [
@@ -151,7 +150,7 @@ THREE = [
 
 
 @dataclass
-class House:
+class ToyRegistry:
     """A home folder: database, blobs, keys."""
 
     home: Path
@@ -185,15 +184,15 @@ class House:
                     created_at=at,
                 )
             )
-        self.token = self.key(["predict", "read", "train"])
+        self.token = self.create_key(["predict", "read", "train"])
 
-    def key(self, scopes: list[str], owner: str = "ada", models: list[str] | None = None) -> str:
+    def create_key(self, scopes: list[str], owner: str = "ada", models: list[str] | None = None) -> str:
         """A new key's token."""
         with db.transaction(self.engine) as session:
             name = new_id("k").replace("_", "-")
             return api_keys.create(session, owner=owner, name=name, scopes=scopes, models=models)[1]
 
-    def artifact(self, toy: Toy) -> str:
+    def store_artifact(self, toy: ToyModel) -> str:
         """Stores an artifact; its SHA-256."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
@@ -205,9 +204,9 @@ class House:
                     session.add(Blob(sha256=blob.sha256, bytes=blob.bytes, kind=kind, created_at=db.now(session)))
         return made.sha256
 
-    def register(self, model: str, toy: Toy, owner: str = "ada", artifact: str | None = None) -> int:
+    def register(self, model: str, toy: ToyModel, owner: str = "ada", artifact: str | None = None) -> int:
         """A new version of a model; `artifact` where it is stored already."""
-        artifact, run = artifact or self.artifact(toy), new_id("run")
+        artifact, run = artifact or self.store_artifact(toy), new_id("run")
         with db.transaction(self.engine) as session:
             session.add(
                 Run(
@@ -241,10 +240,10 @@ class House:
 
 
 @dataclass
-class Served:
+class RunningService:
     """A running prediction service."""
 
-    house: House
+    toys: ToyRegistry
     port: int
     grpc_port: int
     process: subprocess.Popen[bytes]
@@ -256,7 +255,7 @@ class Served:
 
     @property
     def headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self.house.token}"}
+        return {"Authorization": f"Bearer {self.toys.token}"}
 
     def get(self, path: str) -> str:
         with urllib.request.urlopen(self.url + path, timeout=10) as answer:
@@ -269,17 +268,17 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(
-    house: House, prefix: Sequence[str] = (), module: str = "services.predict", **environment: str
-) -> Iterator[Served]:
+def run_service(
+    toys: ToyRegistry, prefix: Sequence[str] = (), module: str = "services.predict", **environment: str
+) -> Iterator[RunningService]:
     """`python -m services.predict` on free ports, ready, stopped at the end."""
     port, grpc_port = free_ports(2)
-    settings = house.settings(FITSERVE_PREDICT_PORT=str(port), FITSERVE_GRPC_PORT=str(grpc_port), **environment)
+    settings = toys.settings(FITSERVE_PREDICT_PORT=str(port), FITSERVE_GRPC_PORT=str(grpc_port), **environment)
     started = time.monotonic()
     process = subprocess.Popen([*prefix, sys.executable, "-m", module], cwd=PROJECT, env={**os.environ, **settings})
     try:
         wait_ready(f"http://127.0.0.1:{port}/readyz", process)
-        yield Served(house, port, grpc_port, process, time.monotonic() - started)
+        yield RunningService(toys, port, grpc_port, process, time.monotonic() - started)
     finally:
         process.terminate()
         try:
@@ -308,6 +307,3 @@ def eventually(condition: Any, seconds: float = 10) -> None:
         if time.monotonic() > deadline:
             raise AssertionError("it did not come true in time")
         time.sleep(0.02)
-
-
-__all__ = ["NUMBERS", "THREE", "House", "Served", "Settings", "Toy", "eventually", "mixed", "numeric", "serving"]

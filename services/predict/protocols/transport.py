@@ -1,0 +1,277 @@
+"""What wire protocols are made of: requests and responses over HTTP and gRPC, routes, errors.
+
+A protocol is a package beside this module whose `__init__.py` declares a `WireProtocol`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import zlib
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from fitserve.errors import BadInput, FitserveError, Malformed, NotFound, TooLarge, UnsupportedMedia
+from services.predict.catalog.loaded_model import InputRows, LoadedModel
+from services.predict.protocols.bodies import write_json
+from services.predict.serving.prediction_service import PredictionRequest, PredictionService, Selector
+
+JSON = b"application/json"
+NO_MODEL = Selector("")
+READ, POST = ("GET", "HEAD"), ("POST",)
+MAX_HEADER_WARNINGS = 20
+MAX_HEADER_BYTES = 4000  # of the warnings in a response's headers
+GRPC_CODES = {  # by HTTP status
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.NOT_FOUND,
+    409: grpc.StatusCode.FAILED_PRECONDITION,
+    413: grpc.StatusCode.INVALID_ARGUMENT,
+    415: grpc.StatusCode.INVALID_ARGUMENT,
+    422: grpc.StatusCode.INVALID_ARGUMENT,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+_TIMEOUT_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+class ClientGone(FitserveError):
+    """The client closed the connection before its request was complete; nginx counts it as 499 as well."""
+
+    status = 499
+    slug = "client-gone"
+    title = "Client gone"
+
+
+class MethodNotAllowed(NotFound):
+    """This path does not take this method."""
+
+    status = 405
+    slug = "method-not-allowed"
+    title = "Method not allowed"
+
+
+class HttpRequest(PredictionRequest):
+    """An HTTP request. `path` is decoded; header names are lower case."""
+
+    def __init__(self, service: PredictionService, scope: Mapping[str, Any], receive: Receive) -> None:
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.selector = NO_MODEL
+        self._receive = receive
+        self._max_bytes = service.settings.limits.predict_bytes
+        super().__init__(service, self.header(b"authorization"), self.header(b"x-prediction-id"))
+
+    def header(self, name: bytes) -> str | None:
+        """Return a header's text."""
+        value = self.headers.get(name)
+        return None if value is None else value.decode("latin-1")
+
+    @property
+    def media_type(self) -> str:
+        return (self.header(b"content-type") or "").partition(";")[0].strip().lower()
+
+    def read_deadline(self) -> float | None:
+        """Return the event loop's time by which the client wants its answer. Raises Malformed.
+
+        `X-Request-Timeout-Ms` in milliseconds, or gRPC's `grpc-timeout` (`100m` is 100 milliseconds).
+        """
+        text, unit = self.header(b"x-request-timeout-ms"), 1e-3
+        if text is None:
+            text = self.header(b"grpc-timeout")
+            if text is None:
+                return None
+            unit = _TIMEOUT_UNITS.get(text[-1:], math.nan)
+            text = text[:-1]
+        if not text.isdecimal() or len(text) > 12 or math.isnan(unit):
+            raise Malformed("The timeout cannot be read.", received=text[:40], expected="X-Request-Timeout-Ms: 250")
+        return self.arrived_at + int(text) * unit
+
+    async def body(self) -> bytes:
+        """Read the whole body and decompress it. Raises TooLarge, Malformed, UnsupportedMedia, ClientGone."""
+        length = self.headers.get(b"content-length")
+        if length is not None and int(length) > self._max_bytes:
+            raise self._too_large()
+        parts, count, more = [], 0, True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone("The client closed the connection.")
+            parts.append(message.get("body", b""))
+            count += len(parts[-1])
+            if count > self._max_bytes:
+                raise self._too_large()
+            more = message.get("more_body", False)
+        body = b"".join(parts)
+        encoding = self.header(b"content-encoding")
+        return body if encoding in (None, "identity") else self._decompressed(body, str(encoding).lower())
+
+    def _decompressed(self, body: bytes, encoding: str) -> bytes:
+        if encoding not in ("gzip", "deflate"):
+            raise UnsupportedMedia("This content encoding is not understood.", received=encoding[:40])
+        decompressor = zlib.decompressobj(47)  # gzip or zlib, whichever its first bytes say
+        try:
+            plain = decompressor.decompress(body, self._max_bytes + 1)
+        except zlib.error:
+            raise Malformed(f"The body is not {encoding}.") from None
+        if len(plain) > self._max_bytes:
+            raise self._too_large()
+        if not decompressor.eof:
+            raise Malformed(f"The {encoding} body is cut short.")
+        return plain
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge("The request is too large.", expected=f"at most {self._max_bytes} bytes")
+
+
+@dataclass(slots=True)
+class HttpResponse:
+    """A response. Content-Type and Content-Length are sent first, then `headers`."""
+
+    body: bytes
+    status: int = 200
+    media_type: bytes = JSON
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+    @classmethod
+    def json(cls, value: Any, status: int = 200, model: LoadedModel | None = None) -> HttpResponse:
+        """Build a JSON response, which names the model's version where one is given."""
+        headers = [] if model is None else [(b"x-model-version", model.version_text.encode())]
+        return cls(write_json(value), status, headers=headers)
+
+    @classmethod
+    def error(cls, error: FitserveError) -> HttpResponse:
+        """Build `{"error": message}`, as both protocols have it; refused input is 400 there."""
+        status = 400 if type(error).status == 422 or isinstance(error, BadInput) else error.status
+        headers: list[tuple[bytes, bytes]] = []
+        if error.retry_after is not None:
+            headers.append((b"retry-after", str(max(1, round(error.retry_after))).encode()))
+        if status == 401:
+            headers.append((b"www-authenticate", b'Bearer realm="fitserve"'))
+        if status == 405:
+            headers.append((b"allow", str(error.expected or "").encode()))
+        text = json.dumps({"error": error_line(error)}, ensure_ascii=True)
+        return cls(text.encode(), status, headers=headers)
+
+    async def send(self, send: Send, head_only: bool = False) -> None:
+        """Send it as ASGI messages."""
+        headers = [(b"content-type", self.media_type), (b"content-length", str(len(self.body)).encode())]
+        start = {"type": "http.response.start", "status": self.status, "headers": headers + self.headers}
+        await send(start)
+        await send({"type": "http.response.body", "body": b"" if head_only else self.body})
+
+
+def error_line(error: FitserveError) -> str:
+    """Return an error in one line: what is wrong, what was received, what was expected, how to fix it."""
+    parts = [error.detail]
+    if error.received is not None and not error.problems:
+        parts.append(f"Received: {str(error.received)[:200]}.")
+    if error.expected:
+        parts.append(f"Expected: {error.expected}.")
+    parts += [problem.detail for problem in error.problems[1:20]]
+    if error.fix:
+        parts.append(error.fix)
+    return " ".join(parts).encode("utf-8", "backslashreplace").decode()
+
+
+def prediction_headers(request: PredictionRequest) -> list[tuple[bytes, bytes]]:
+    """Return the headers, or gRPC metadata, that name the version that predicted, its warnings, and the stored id."""
+    prediction = request.prediction
+    if prediction is None:
+        return []
+    model = prediction.model
+    headers = [(b"x-model-version", model.version_text.encode())]
+    if model.label:
+        headers.append((b"x-model-label", model.label.encode()))
+    if prediction.warnings is not None:
+        warnings = prediction.flat_warnings(MAX_HEADER_WARNINGS)
+        while len(text := json.dumps(warnings, ensure_ascii=True)) > MAX_HEADER_BYTES:
+            warnings.pop()
+        headers.append((b"x-model-warnings", text.encode()))
+        count = sum(map(len, prediction.warnings))
+        headers.append((b"x-model-warnings-count", str(count).encode()))
+    if request.prediction_id is not None:
+        headers.append((b"x-prediction-id", request.prediction_id.encode()))
+    return headers
+
+
+async def list_models(request: HttpRequest) -> HttpResponse:
+    """Name the models that the caller can see. The body is the same in every protocol."""
+    entries = request.service.visible_entries(request.identify())
+    return HttpResponse.json({"models": [entry.facts.name for entry in entries]})
+
+
+async def explain_response(request: HttpRequest, model: LoadedModel, rows: InputRows) -> HttpResponse:
+    """Explain rows in a thread. The body is the same in every protocol."""
+    service = request.service
+    explanation = await service.loop.run_in_executor(service.executor, model.explain, rows)
+    columns = model.columns.names
+    body = {
+        "model_name": model.name,
+        "model_version": model.version_text,
+        "method": "shapley",
+        "baseline": {
+            "row": dict(zip(columns, model.columns.baseline, strict=True)),
+            "outputs": {name: values.tolist() for name, values in explanation.baseline.items()},
+        },
+        "explanations": [
+            {
+                name: {column: values[row, place].tolist() for place, column in enumerate(columns)}
+                for name, values in explanation.contributions.items()
+            }
+            for row in range(rows.count)
+        ],
+    }
+    return HttpResponse.json(body, model=model)
+
+
+class GrpcRequest(PredictionRequest):
+    """A gRPC call. `context` is the `grpc.aio.ServicerContext`."""
+
+    def __init__(self, service: PredictionService, context: Any) -> None:
+        metadata = dict(context.invocation_metadata() or ())
+        super().__init__(service, metadata.get("authorization"), metadata.get("x-prediction-id"))
+        self._seconds_left: float | None = context.time_remaining()
+
+    def read_deadline(self) -> float | None:
+        return None if self._seconds_left is None else self.arrived_at + self._seconds_left
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What a path means. `operation` is a telemetry label."""
+
+    operation: str
+    methods: tuple[str, ...]
+    handle: Callable[[HttpRequest], Awaitable[HttpResponse]]
+    selector: Selector = NO_MODEL
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcMethod:
+    """A unary method: its telemetry label, its request's message type, its handler."""
+
+    operation: str
+    request_type: Any
+    handle: Callable[[GrpcRequest, Any], Awaitable[Any]]
+
+
+@dataclass(frozen=True)
+class WireProtocol:
+    """A protocol that predictions are served over. `name` is a telemetry label, with `_grpc` added for gRPC."""
+
+    name: str
+    paths: re.Pattern[str]  # matches the start of every path of the protocol
+    find_route: Callable[[str], Route]  # by path; raises NotFound, Malformed
+    grpc_services: Mapping[str, Mapping[str, GrpcMethod]]  # by full name of the service, then by method
+    openapi_paths: Mapping[str, Any]
+    openapi_schemas: Mapping[str, Any]
