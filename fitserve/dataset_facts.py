@@ -1,4 +1,4 @@
-"""What is known of a dataset: all that a spec is checked against, and that widths are counted from."""
+"""Facts about a dataset: what a spec is checked against, and what widths are counted from."""
 
 from __future__ import annotations
 
@@ -14,14 +14,6 @@ Kind = Literal["numeric", "boolean", "categorical", "text", "datetime", "ignored
 Storage = Literal["int64", "float64", "bool", "string", "timestamp"]
 Tokens = Literal["whitespace", "character"]
 
-KINDS: tuple[Kind, ...] = (
-    "numeric",
-    "boolean",
-    "categorical",
-    "text",
-    "datetime",
-    "ignored",
-)
 MAX_LABELS = 1000  # a column with more distinct values than this lists none of them
 
 
@@ -71,11 +63,11 @@ class DatasetFacts(BaseModel):
 
     @cached_property
     def by_name(self) -> dict[str, ColumnFacts]:
-        """The columns by their names."""
+        """The columns by name."""
         return {column.name: column for column in self.columns}
 
     def column(self, name: str) -> ColumnFacts:
-        """One column's facts. Raises NotFound."""
+        """Return one column's facts. Raises NotFound."""
         if name not in self.by_name:
             raise NotFound(
                 f"The dataset {self.name}@{self.version} has no column {name!r}.",

@@ -1,1 +1,46 @@
-"""Tables: read with exact errors, understood, profiled, stored and split."""
+"""Tables: read with exact errors, understood, profiled, stored and split.
+
+The errors of a table that cannot be taken are defined here; they name row, column, value and what was expected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from fitserve.encoding.coercion import clipped
+from fitserve.errors import BadInput, Malformed, Problem
+
+MAX_PROBLEMS = 20  # that one error shows
+LENIENT_FIX = "Fix the row, or upload with lenient=true, which leaves such rows out and reports them."
+
+
+class TableRefused(BadInput):
+    """The table has values that are not valid."""
+
+    slug = "table-refused"
+    title = "Table refused"
+
+
+class TableUnreadable(Malformed):
+    """The bytes are not a table."""
+
+    slug = "table-unreadable"
+    title = "Table unreadable"
+
+
+def bad_value(row: int, column: str, received: Any, expected: str, note: str = "") -> Problem:
+    """Return the problem of a field whose value is not of its column's kind."""
+    detail = f"Row {row}, column {column!r}: {clipped(received)!r} is not {expected}.{note}"
+    fix = f"{LENIENT_FIX} If the column is of another kind, say so: kinds.{column}=categorical."
+    return Problem(detail, row=row, column=column, received=clipped(received), expected=expected, fix=fix)
+
+
+def refuse(problems: Iterable[Problem], total: int | None = None) -> TableRefused:
+    """Return the error for a table with these problems; it shows the first ones. `total` counts those not listed."""
+    ordered = sorted(problems, key=lambda problem: (problem.row or 0, problem.column or ""))
+    count = total or len(ordered)
+    more = f" ({count} problems.)" if count > 1 else ""
+    if count > MAX_PROBLEMS:
+        more = f" ({count} problems; the first {MAX_PROBLEMS} are shown.)"
+    return TableRefused(ordered[0].detail + more, problems=ordered[:MAX_PROBLEMS])

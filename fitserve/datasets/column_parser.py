@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fitserve.dataset_facts import Kind, Storage
-from fitserve.datasets.table_problems import MAX_PROBLEMS
+from fitserve.datasets import MAX_PROBLEMS
 from fitserve.encoding.coercion import FALSE, TRUE, labels_of
 
 # Texts that mean a missing value in every column, unless the upload's options name others.

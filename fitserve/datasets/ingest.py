@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fitserve.blobs import disk_full_is_507
+from fitserve.datasets import MAX_PROBLEMS, TableUnreadable, bad_value, refuse
 from fitserve.datasets.column_parser import ColumnParser, ColumnPlan
 from fitserve.datasets.profile import ColumnCounts, describe_columns
 from fitserve.datasets.readers import ReadAgain, TableReader, open_reader
-from fitserve.datasets.table_problems import MAX_PROBLEMS, TableUnreadable, bad_value, refuse
 from fitserve.errors import BadInput, Problem
 from fitserve.settings import MB, Limits
 from fitserve.wire.datasets import UploadOptions

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fitserve.dataset_facts import Kind, Storage
-from fitserve.datasets.table_problems import TableRefused
+from fitserve.dataset_facts import ColumnFacts, Kind, Storage
+from fitserve.datasets import TableRefused
 from fitserve.encoding.coercion import FALSE, TRUE
 from fitserve.errors import Problem
 
@@ -28,59 +28,49 @@ _CAMEL_ID = re.compile(r"(?:[a-z]I[dD]|^[Ii][dD])$")
 
 @dataclass(frozen=True)
 class Traits:
-    """What a column's kind is inferred from."""
+    """What a column's kind is inferred from, beside its facts."""
 
-    name: str
     is_first_of_many: bool  # the first of at least four columns
-    storage: Storage
-    rows: int
-    missing: int
-    distinct: int
-    labels: Sequence[str] | None  # the distinct values, sorted, where there are few
-    label_counts: Sequence[int] | None
-    min: float | None
-    max: float | None
-    increasing: bool
+    increasing: bool  # every value is larger than the one before
     words: float = 0.0  # mean over sampled texts
     letters: float = 0.0  # mean over sampled texts
-    cjk: bool = False  # written without blanks between words
-    bad: int = 0  # values that are no numbers in a column that was first taken for numbers
+    bad: int = 0  # values that are not numbers in a column that was first taken for numbers
 
 
-def infer_kind(traits: Traits) -> tuple[Kind, str]:
-    """Return the likeliest kind of a column and the evidence for it."""
-    present = traits.rows - traits.missing
+def infer_kind(facts: ColumnFacts, traits: Traits) -> tuple[Kind, str]:
+    """Return the likeliest kind of a column and the evidence for it; `facts.kind` is not used."""
+    present = facts.rows - facts.missing
     if not present:
         return "ignored", "every value is missing"
-    if traits.storage == "timestamp":
+    if facts.storage == "timestamp":
         return "datetime", "all values are dates or times"
-    if traits.storage == "bool":
+    if facts.storage == "bool":
         return "boolean", "all values are true or false"
-    if traits.storage == "string":
-        return _kind_of_texts(traits, present)
-    return _kind_of_numbers(traits, present)
+    if facts.storage == "string":
+        return _kind_of_texts(facts, traits, present)
+    return _kind_of_numbers(facts, traits, present)
 
 
-def _kind_of_numbers(traits: Traits, present: int) -> tuple[Kind, str]:
-    labels = traits.labels
-    if labels is not None and list(labels) == ["0", "1"]:
+def _kind_of_numbers(facts: ColumnFacts, traits: Traits, present: int) -> tuple[Kind, str]:
+    labels = facts.labels
+    if labels == ("0", "1"):
         return "boolean", "all values are 0 or 1"
-    if traits.storage == "float64":
+    if facts.storage == "float64":
         return "numeric", "all values are numbers"
-    if reason := _identifier_reason(traits, present):
+    if reason := _identifier_reason(facts, traits, present):
         return "ignored", reason
-    if labels is not None and _are_codes(labels, traits.label_counts or (), present):
+    if labels is not None and _are_codes(labels, facts.label_counts or (), present):
         return "categorical", f"whole numbers {labels[0]} to {labels[-1]} that look like codes"
     return "numeric", "all values are whole numbers"
 
 
-def _identifier_reason(traits: Traits, present: int) -> str | None:
+def _identifier_reason(facts: ColumnFacts, traits: Traits, present: int) -> str | None:
     """Return why whole numbers are an identifier: by its name, or because they count the rows of a wide table."""
-    if traits.missing or traits.distinct < 0.95 * present or present < 20:
+    if facts.missing or facts.distinct < 0.95 * present or present < 20:
         return None
-    if _ID_NAME.search(traits.name) or _CAMEL_ID.search(traits.name):
+    if _ID_NAME.search(facts.name) or _CAMEL_ID.search(facts.name):
         return "almost every value is unique, and the name is an identifier's"
-    low, high = traits.min, traits.max
+    low, high = facts.min, facts.max
     counts_rows = traits.increasing and low in (0.0, 1.0) and high is not None and high - low + 1 == present
     return "counts the rows" if counts_rows and traits.is_first_of_many and present >= 100 else None
 
@@ -98,20 +88,21 @@ def _are_codes(labels: Sequence[str], counts: Sequence[int], present: int) -> bo
     return low == 1 or min(counts) * 3 * len(labels) >= present
 
 
-def _kind_of_texts(traits: Traits, present: int) -> tuple[Kind, str]:
-    labels = traits.labels
+def _kind_of_texts(facts: ColumnFacts, traits: Traits, present: int) -> tuple[Kind, str]:
+    labels = facts.labels
     if labels is not None and is_boolean_pair(labels):
         return "boolean", f"all values are {labels[0]!r} or {labels[1]!r}"
-    share = traits.distinct / present
-    words = traits.letters / 2 if traits.cjk else traits.words  # a Chinese word has about two characters
+    share = facts.distinct / present
+    # Where tokens are characters, two of them are about a (Chinese) word.
+    words = traits.letters / 2 if facts.tokens == "character" else traits.words
     if present >= 20 and share > 0.5:
         if words >= 2 or traits.letters > 40:
             return "text", f"{traits.words:.1f} words per value, and {share:.0%} of the values are different"
         return "ignored", f"{share:.0%} of the values are different and they are not sentences: an identifier"
-    if (words >= 5 and traits.distinct > 50) or (words >= 4 and present < 20):
+    if (words >= 5 and facts.distinct > 50) or (words >= 4 and present < 20):
         return "text", f"{traits.words:.1f} words per value"
     odd = f"; {traits.bad} values are not numbers" if traits.bad else ""
-    return "categorical", f"{traits.distinct} different values in {present} rows{odd}"
+    return "categorical", f"{facts.distinct} different values in {present} rows{odd}"
 
 
 def check_kind(name: str, kind: Kind, storage: Storage, labels: Sequence[str] | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -270,50 +271,30 @@ def _describe(
     distinct, value_counts = counts.distinct.finish()
     storage, moments = storage_of(sample.type), counts.moments
     labels, label_counts = _labels(value_counts, storage)
+    facts: dict[str, Any] = {
+        "name": parser.name,
+        "storage": storage,
+        "rows": rows,
+        "missing": counts.missing,
+        "distinct": distinct,
+        "distinct_exact": value_counts is not None,
+        "labels": labels,
+        "label_counts": label_counts,
+        "date_only": storage == "timestamp" and not counts.has_times_of_day,
+    }
+    if moments.count:
+        facts |= {"min": moments.min, "max": moments.max, "mean": moments.mean, "std": moments.std}
+    traits = Traits(is_first_of_many, counts.increasing, bad=parser.bad)
     text = _text_traits(sample) if storage == "string" else None
-    has_numbers = moments.count > 0
-    traits = Traits(
-        name=parser.name,
-        is_first_of_many=is_first_of_many,
-        storage=storage,
-        rows=rows,
-        missing=counts.missing,
-        distinct=distinct,
-        labels=labels,
-        label_counts=label_counts,
-        min=moments.min if has_numbers else None,
-        max=moments.max if has_numbers else None,
-        increasing=counts.increasing,
-        words=text["words"] if text else 0.0,
-        letters=text["letters"] if text else 0.0,
-        cjk=bool(text and text["tokens"] == "character"),
-        bad=parser.bad,
-    )
-    inferred, evidence = infer_kind(traits)
+    if text:
+        facts |= {"tokens": text["tokens"], "max_tokens": text["max_tokens"]}
+        traits = replace(traits, words=text["words"], letters=text["letters"])
+    inferred, evidence = infer_kind(ColumnFacts(kind="ignored", **facts), traits)
     if stated is not None:
         check_kind(parser.name, stated, storage, labels)
     if parser.plan.soft_missing and parser.bad_spellings:
         evidence += f"; {', '.join(sorted(parser.bad_spellings)[:3])} read as missing"
-    column = Column(
-        name=parser.name,
-        kind=stated or inferred,
-        storage=storage,
-        rows=rows,
-        missing=counts.missing,
-        distinct=distinct,
-        distinct_exact=value_counts is not None,
-        labels=labels,
-        label_counts=label_counts,
-        min=traits.min,
-        max=traits.max,
-        mean=moments.mean if has_numbers else None,
-        std=moments.std if has_numbers else None,
-        date_only=storage == "timestamp" and not counts.has_times_of_day,
-        tokens=text["tokens"] if text else "whitespace",
-        max_tokens=text["max_tokens"] if text else None,
-        inferred=inferred,
-        evidence=evidence,
-    )
+    column = Column(kind=stated or inferred, inferred=inferred, evidence=evidence, **facts)
     return column, _profile(column, sample, value_counts, moments.infinite, text)
 
 

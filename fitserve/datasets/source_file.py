@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from fitserve.blobs import CHUNK, disk_full_is_507
-from fitserve.datasets.table_problems import TableUnreadable
+from fitserve.datasets import TableUnreadable
 from fitserve.errors import Problem, TooLarge, UnsupportedMedia
 from fitserve.settings import MB, Limits
 from fitserve.wire.datasets import Compression

@@ -23,10 +23,10 @@ from sqlalchemy.orm import Session, defer
 from fitserve import db
 from fitserve.blobs import BlobStore, StoredBlob, disk_full_is_507, sha256_of
 from fitserve.dataset_facts import ColumnFacts, DatasetFacts, Kind
+from fitserve.datasets import TableRefused
 from fitserve.datasets.column_parser import as_texts
 from fitserve.datasets.ingest import IngestedTable, ingest
 from fitserve.datasets.readers import open_reader, readers_by_format
-from fitserve.datasets.table_problems import TableRefused
 from fitserve.errors import BadInput, Conflict, NotFound, Problem
 from fitserve.ids import new_id
 from fitserve.settings import Limits

@@ -16,9 +16,9 @@ import pytest
 import zstandard
 
 from fitserve.blobs import disk_full_is_507
+from fitserve.datasets import TableRefused, TableUnreadable
 from fitserve.datasets.ingest import ingest
 from fitserve.datasets.store import scratch_folder
-from fitserve.datasets.table_problems import TableRefused, TableUnreadable
 from fitserve.errors import BadInput, FitserveError, StorageFull, TooLarge, UnsupportedMedia
 from fitserve.settings import Limits
 from fitserve.wire.datasets import UploadOptions

@@ -18,9 +18,8 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from fitserve.datasets import source_file
+from fitserve.datasets import MAX_PROBLEMS, refuse, source_file
 from fitserve.datasets.column_parser import ColumnPlan
-from fitserve.datasets.table_problems import MAX_PROBLEMS, refuse
 from fitserve.errors import Problem, TooLarge
 from fitserve.settings import Limits
 from fitserve.wire.datasets import Format, UploadOptions

@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
+from fitserve.datasets import MAX_PROBLEMS, TableRefused, TableUnreadable, bad_value, refuse
 from fitserve.datasets.column_parser import ColumnPlan, as_texts, propose_plan, storage_of, typed_plan
 from fitserve.datasets.kinds import POSSIBLE
 from fitserve.datasets.readers import TableReader, register_reader
-from fitserve.datasets.table_problems import MAX_PROBLEMS, TableRefused, TableUnreadable, bad_value, refuse
 from fitserve.errors import Problem, TooLarge
 from fitserve.settings import MB, Limits
 from fitserve.wire.datasets import UploadOptions

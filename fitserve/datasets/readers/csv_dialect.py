@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-from fitserve.datasets.table_problems import MAX_PROBLEMS, TableRefused, TableUnreadable
+from fitserve.datasets import MAX_PROBLEMS, TableRefused, TableUnreadable
 from fitserve.errors import Problem, TooLarge
 from fitserve.settings import Limits
 from fitserve.wire.datasets import UploadOptions

@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from fitserve.datasets import LENIENT_FIX, MAX_PROBLEMS, TableUnreadable, bad_value, refuse
 from fitserve.datasets.column_parser import MISSING, ColumnPlan, propose_plan
 from fitserve.datasets.readers import ReadAgain, TableReader, register_reader
 from fitserve.datasets.readers.csv_dialect import CsvDialect, detect_dialect
 from fitserve.datasets.source_file import first_invalid_utf8, guess_encoding, transcode
-from fitserve.datasets.table_problems import LENIENT_FIX, MAX_PROBLEMS, TableUnreadable, bad_value, refuse
 from fitserve.encoding.coercion import clipped
 from fitserve.errors import Problem, TooLarge
 from fitserve.settings import MB, Limits

@@ -15,9 +15,9 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from fitserve.datasets import MAX_PROBLEMS, TableRefused, TableUnreadable, refuse
 from fitserve.datasets.column_parser import MISSING, ColumnPlan, propose_plan
 from fitserve.datasets.readers import ReadAgain, TableReader, register_reader
-from fitserve.datasets.table_problems import MAX_PROBLEMS, TableRefused, TableUnreadable, refuse
 from fitserve.encoding.coercion import clipped
 from fitserve.errors import Problem, TooLarge
 from fitserve.settings import MB, Limits

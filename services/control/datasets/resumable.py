@@ -32,7 +32,7 @@ from fitserve.errors import Conflict, FitserveError, Malformed, NotFound, TooLar
 from fitserve.ids import new_id
 from fitserve.settings import MB
 from fitserve.tables import Upload
-from services.control.datasets.upload_request import NO_BODY_LIMIT, parse_options, run_ingest
+from services.control.datasets.upload_request import NO_BODY_LIMIT, BodyWriter, parse_options, run_ingest
 from services.control.deps import Context, Ctx, Uploader
 from services.shell import Caller, Router
 
@@ -287,38 +287,17 @@ async def _append_body(request: Request, path: Path, offset: int, length: int) -
 
     Raises TooLarge, StorageFull, Malformed.
     """
-    pieces: list[bytes] = []
-    gathered, begun = 0, offset
-    with disk_full_is_507():
-        file = path.open("ab")
-    with file:
-
-        def write(data: bytes) -> None:
-            with disk_full_is_507():
-                file.write(data)
-                file.flush()  # what is on disk is the offset
-
-        async def flush() -> None:
-            nonlocal gathered
-            data, gathered = b"".join(pieces), 0
-            pieces.clear()
-            await asyncio.to_thread(write, data)
-
+    too_large = TooLarge("More bytes than Upload-Length announced.", expected=f"{length} bytes in all")
+    with disk_full_is_507(), path.open("ab") as file:
+        writer = BodyWriter(file, length - offset, too_large)
         try:
-            async for chunk in request.stream():
-                if offset + len(chunk) > length:
-                    raise TooLarge("More bytes than Upload-Length announced.", expected=f"{length} bytes in all")
-                pieces.append(chunk)
-                offset += len(chunk)
-                gathered += len(chunk)
-                if gathered >= MB:
-                    await flush()
+            await writer.receive(request)
         except ClientDisconnect:
             raise Malformed("The connection broke; the upload can be resumed.") from None
         finally:
-            await flush()
-    telemetry.UPLOAD_BYTES.inc(offset - begun)
-    return offset
+            await writer.finish()
+    telemetry.UPLOAD_BYTES.inc(writer.bytes)
+    return offset + writer.bytes
 
 
 async def _create_dataset(ctx: Context, row: Upload, path: Path) -> str:

@@ -123,17 +123,19 @@ async def receive_upload(
     """
     options, others = parse_options(request.query_params.multi_items(), also)
     limit = ctx.settings.limits.upload_bytes
+    too_large = TooLarge("The upload is larger than the limit.", expected=f"at most {limit} bytes")
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > limit + MB:
-        raise TooLarge("The upload is larger than the limit.", received=int(length), expected=f"at most {limit} bytes")
+        raise too_large
     if request.headers.get("content-encoding", "identity").lower() not in ("identity", "gzip", "zstd"):
         raise UnsupportedMedia("This content encoding is not supported.", expected="gzip, zstd or none")
     content_type, parameters = parse_options_header(request.headers.get("content-type", ""))
     with scratch_folder(ctx.settings.scratch) as folder:
         path = folder / "body"
         begun = time.perf_counter()
+        digest = hashlib.sha256()
         with disk_full_is_507(), path.open("xb") as file:
-            writer = _HashingWriter(file, limit)
+            writer = BodyWriter(file, limit, too_large, digest)
             try:
                 if content_type == b"multipart/form-data":
                     form = _FormReader(parameters.get(b"boundary", b""), writer)
@@ -142,34 +144,37 @@ async def receive_upload(
                     options, fields = parse_options(form.fields, also, options)
                     others |= fields
                 else:
-                    async for chunk in request.stream():
-                        writer.add(chunk)
-                        await writer.write_if_full()
+                    await writer.receive(request)
             except ClientDisconnect:
                 raise Malformed("The upload was cut off.", fix="Send it again, or use a resumable upload.") from None
             finally:
-                await writer.wait_quietly()  # the thread must not write to a file that is closed
-            await writer.finish()
-        received = ReceivedFile(path, writer.digest.hexdigest(), writer.bytes, filename)
+                await writer.finish()
+        telemetry.UPLOAD_BYTES.inc(writer.bytes)
+        received = ReceivedFile(path, digest.hexdigest(), writer.bytes, filename)
         yield UploadRequest(received, options, others, time.perf_counter() - begun)
 
 
-class _HashingWriter:
-    """Hashes and writes an upload's bytes on a thread, while the next ones arrive."""
+class BodyWriter:
+    """Writes (and hashes) a body's bytes on a thread, while the next ones arrive."""
 
-    def __init__(self, file: IO[bytes], limit: int) -> None:
-        self.file, self.limit = file, limit
-        self.digest = hashlib.sha256()
+    def __init__(self, file: IO[bytes], limit: int, too_large: TooLarge, digest: hashlib._Hash | None = None) -> None:
+        self.file, self.limit, self.too_large, self.digest = file, limit, too_large, digest
         self.bytes = 0
         self._pieces: list[bytes] = []
         self._gathered = 0
         self._writing: asyncio.Future[None] | None = None
 
+    async def receive(self, request: Request) -> None:
+        """Write a whole body; call `finish` afterwards. Raises `too_large`, StorageFull, ClientDisconnect."""
+        async for chunk in request.stream():
+            self.add(chunk)
+            await self.write_if_full()
+
     def add(self, data: bytes) -> None:
-        """Count and gather bytes. Raises TooLarge."""
+        """Count and gather bytes. Raises `too_large`."""
+        if self.bytes + len(data) > self.limit:
+            raise self.too_large
         self.bytes += len(data)
-        if self.bytes > self.limit:
-            raise TooLarge("The upload is larger than the limit.", expected=f"at most {self.limit} bytes")
         self._pieces.append(data)
         self._gathered += len(data)
 
@@ -184,32 +189,26 @@ class _HashingWriter:
     def _write(self, pieces: list[bytes]) -> None:
         with disk_full_is_507():
             for piece in pieces:
-                self.digest.update(piece)
+                if self.digest is not None:
+                    self.digest.update(piece)
                 self.file.write(piece)
+            self.file.flush()
 
     async def _wait(self) -> None:
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            await asyncio.shield(writing)
-
-    async def wait_quietly(self) -> None:
-        """Wait for the thread; its error stays for `finish`."""
         if self._writing is not None:
-            await asyncio.wait([self._writing])
+            await asyncio.shield(self._writing)
+            self._writing = None
 
     async def finish(self) -> None:
-        """Write the rest. Raises StorageFull."""
+        """Write the rest; no thread uses the file afterwards. Raises StorageFull."""
         await self.write_if_full(0)
         await self._wait()
-        with disk_full_is_507():
-            await asyncio.to_thread(self.file.flush)
-        telemetry.UPLOAD_BYTES.inc(self.bytes)
 
 
 class _FormReader:
     """Reads multipart/form-data as a stream: one file, and small text fields."""
 
-    def __init__(self, boundary: bytes, writer: _HashingWriter) -> None:
+    def __init__(self, boundary: bytes, writer: BodyWriter) -> None:
         if not boundary or len(boundary) > 256:
             raise Malformed("The form has no boundary.", expected="multipart/form-data; boundary=...")
         self.writer = writer
@@ -240,8 +239,7 @@ class _FormReader:
             async for chunk in request.stream():
                 arrived += len(chunk)
                 if arrived > limit:
-                    expected = f"at most {self.writer.limit} bytes"
-                    raise TooLarge("The upload is larger than the limit.", expected=expected)
+                    raise self.writer.too_large
                 for at in range(0, len(chunk), PIECE_BYTES):
                     self._parser.write(chunk[at : at + PIECE_BYTES])
                     await self.writer.write_if_full()
