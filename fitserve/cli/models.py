@@ -17,7 +17,7 @@ from fitserve.errors import BadInput
 
 if TYPE_CHECKING:
     from fitserve.client import Client
-    from fitserve.client.predictions import Predictions
+    from fitserve.client.models import Predictions
 
 group = typer.Typer(name="models", no_args_is_help=True, help="Models: list, promote, roll back, download, predict.")
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A model's name.")]

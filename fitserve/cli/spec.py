@@ -53,7 +53,7 @@ def init(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A file to write; never overwritten.")] = None,
 ) -> None:
     """Start a spec: a small network, ready to train, with comments."""
-    from fitserve.client.server_address import Address
+    from fitserve.client.connection import Address
 
     schema = f"{Address.find(session.url, None, None).base_url}/api/v1/schemas/spec"
     name, column, features = dataset or "my-dataset", target or "my-target", "# features: [a, b]   # left out: all\n"

@@ -8,12 +8,11 @@ from typing import Any, Literal, Self
 
 import httpx2
 
-from fitserve.client.connection import Connection, Resource, RetryPolicy
+from fitserve.client.connection import Address, Connection, Resource, RetryPolicy
 from fitserve.client.datasets import Datasets
 from fitserve.client.keys import Keys
 from fitserve.client.models import Models
 from fitserve.client.runs import Runs
-from fitserve.client.server_address import Address
 from fitserve.wire.admin import AuditEntry, SystemInfo
 
 TIMEOUT = 60.0  # seconds without a byte

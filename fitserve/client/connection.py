@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
 from threading import Event
 from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack
+from urllib.parse import urlsplit, urlunsplit
 
 import httpx2
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
+from fitserve import __version__
 from fitserve.client.errors import Unreachable, error_of
-from fitserve.client.server_address import Address
 from fitserve.client.upload_body import UploadBody
-from fitserve.errors import FitserveError
+from fitserve.errors import BadInput, FitserveError
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -27,6 +31,7 @@ Query = Mapping[str, str | int | float | bool | None]
 _REFUSED_BEFORE_ACTING = frozenset({429, 503})
 _MAY_HAVE_ACTED = frozenset({408, 502, 504})
 _PROBE_SECONDS = 3.0
+FIRST_KEY = "first-key"  # written by `fitserve up` at its first start, with mode 0600
 
 # Set once nobody awaits the call that this thread performs for an `AsyncClient`.
 abandoned: ContextVar[Event | None] = ContextVar("abandoned", default=None)
@@ -39,6 +44,71 @@ def pause(seconds: float = 0.0) -> None:
         time.sleep(seconds)
     elif event.wait(seconds):
         raise CancelledError
+
+
+@dataclass(slots=True)
+class Address:
+    """The API's and the prediction service's base URLs, without a trailing slash."""
+
+    base_url: str
+    api_key: str | None = field(repr=False)
+    predict_url: str | None = None  # learned from the API when it is first needed
+
+    @classmethod
+    def find(cls, base_url: str | None, api_key: str | None, predict_url: str | None) -> Address:
+        """Take what is None from FITSERVE_URL, FITSERVE_API_KEY, FITSERVE_PREDICT_URL.
+
+        Without FITSERVE_URL, the server is on this machine at FITSERVE_PORT (8000). The key file of a server's home
+        (FITSERVE_HOME, else ./fitserve-data) is used only for a server on this machine: it must not travel.
+        """
+        url = base_url or os.environ.get("FITSERVE_URL") or f"http://127.0.0.1:{os.environ.get('FITSERVE_PORT', 8000)}"
+        url = _checked(url, "FITSERVE_URL")
+        key = api_key or os.environ.get("FITSERVE_API_KEY") or None
+        if key is None and is_this_machine(url):
+            key = key_of_home()
+        predict = predict_url or os.environ.get("FITSERVE_PREDICT_URL")
+        return cls(url, key.strip() if key else None, _checked(predict, "FITSERVE_PREDICT_URL") if predict else None)
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers of every request."""
+        headers = {"User-Agent": f"fitserve-python/{__version__}", "Accept": "application/json"}
+        if self.api_key:
+            headers["Authorization"] = f"Bearer {self.api_key}"
+        return headers
+
+    def base(self, service: Literal["control", "predict"]) -> str:
+        """Return a service's base URL."""
+        return self.base_url if service == "control" else self.predict_url or self.guessed_predict_url()
+
+    def guessed_predict_url(self) -> str:
+        """Return the API's host with FITSERVE_PREDICT_PORT (8501)."""
+        parts = urlsplit(self.base_url)
+        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+        return urlunsplit((parts.scheme, f"{host}:{os.environ.get('FITSERVE_PREDICT_PORT', 8501)}", "", "", ""))
+
+
+def _checked(url: str, name: str) -> str:
+    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+        raise BadInput(f"This is not a server's address: {url}", received=url, expected=f"{name}=http://host:port")
+    return url.rstrip("/")
+
+
+def is_this_machine(url: str) -> bool:
+    """Return whether a URL names a loopback address."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def key_of_home() -> str | None:
+    """Return the first key of the server whose home is here, if we may read it."""
+    path = Path(os.environ.get("FITSERVE_HOME") or "fitserve-data") / FIRST_KEY
+    try:
+        return path.read_text().strip() or None
+    except OSError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)

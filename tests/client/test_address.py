@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fitserve.client.server_address import Address
+from fitserve.client.connection import Address
 from fitserve.errors import BadInput
 
 

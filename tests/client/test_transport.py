@@ -15,10 +15,9 @@ import httpx2
 import pytest
 
 from fitserve.client import AsyncClient, Unreachable
-from fitserve.client.connection import Connection, RetryPolicy
+from fitserve.client.connection import Address, Connection, RetryPolicy
 from fitserve.client.errors import retry_after
 from fitserve.client.events import ServerEvent, follow
-from fitserve.client.server_address import Address
 from fitserve.client.upload_body import upload_of
 from fitserve.errors import BadInput, Conflict, FitserveError, NotFound, TooMany, Unauthenticated
 from tests.client.scripted_server import Reply, ScriptedServer, event_stream, hang_up, json_reply, scripted_server
