@@ -6,17 +6,9 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 V = TypeVar("V")
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry(Generic[V]):
-    value: V
-    bytes: int
-    expires_at: float
 
 
 class LoadingCache(Generic[V]):
@@ -25,36 +17,33 @@ class LoadingCache(Generic[V]):
     Loading happens outside the lock: two threads that miss the same key at once both load it.
     """
 
-    def __init__(
-        self, max_entries: int, max_bytes: float = float("inf"), lifetime_seconds: float = float("inf")
-    ) -> None:
-        self.max_entries, self.max_bytes, self.lifetime_seconds = max_entries, max_bytes, lifetime_seconds
-        self._entries: OrderedDict[Hashable, _Entry[V]] = OrderedDict()
-        self._bytes = 0
+    def __init__(self, entries: int, size: float = float("inf"), seconds: float = float("inf")) -> None:
+        self.max_entries, self.max_size, self.seconds = entries, size, seconds
+        self._entries: OrderedDict[Hashable, tuple[V, int, float]] = OrderedDict()  # value, size, when it expires
+        self._size = 0
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, load: Callable[[], V], size: Callable[[V], int] = lambda _: 0) -> V:
-        """Return the value of `key`, from `load` if it is missing or too old; `size` gives the bytes it occupies."""
+        """Return the value of `key`, from `load` if it is missing or has expired."""
         with self._lock:
-            entry = self._entries.get(key)
-            if entry is not None and entry.expires_at > time.monotonic():
+            if key in self._entries and self._entries[key][2] > time.monotonic():
                 self._entries.move_to_end(key)
-                return entry.value
+                return self._entries[key][0]
         value = load()
         with self._lock:
-            self._remove(key)
-            self._entries[key] = _Entry(value, size(value), time.monotonic() + self.lifetime_seconds)
-            self._bytes += self._entries[key].bytes
-            # The newest entry stays even if it alone is too large, or it would be loaded for every request.
-            while len(self._entries) > 1 and (len(self._entries) > self.max_entries or self._bytes > self.max_bytes):
-                self._remove(next(iter(self._entries)))
+            self._drop(key)
+            self._entries[key] = value, size(value), time.monotonic() + self.seconds
+            self._size += self._entries[key][1]
+            # The newest entry stays even if it alone is too large, or every request would load it again.
+            while len(self._entries) > 1 and (len(self._entries) > self.max_entries or self._size > self.max_size):
+                self._drop(next(iter(self._entries)))
         return value
 
-    def _remove(self, key: Hashable) -> None:
-        if (entry := self._entries.pop(key, None)) is not None:
-            self._bytes -= entry.bytes
+    def _drop(self, key: Hashable) -> None:
+        if key in self._entries:
+            self._size -= self._entries.pop(key)[1]
 
     def clear(self) -> None:
         with self._lock:
             self._entries.clear()
-            self._bytes = 0
+            self._size = 0

@@ -98,7 +98,7 @@ class Authenticator:
     def __init__(self, settings: Settings, engine: Engine) -> None:
         self.auth = settings.auth
         self.engine = engine
-        self._cache: LoadingCache[Identity] = LoadingCache(10_000, lifetime_seconds=_CACHE_SECONDS)
+        self._cache: LoadingCache[Identity] = LoadingCache(10_000, seconds=_CACHE_SECONDS)
 
     def identify(self, token: str | None) -> Identity:
         """Return the identity of a token. Raises Unauthenticated."""

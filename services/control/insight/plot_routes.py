@@ -20,20 +20,8 @@ from services.shell import Caller, Router
 
 router = Router(tags=["insight"])
 
-Kind = Literal[
-    "complexity",
-    "layers",
-    "histograms",
-    "confusion",
-    "roc",
-    "pr",
-    "calibration",
-    "predicted",
-    "residuals",
-    "importance",
-    "surface",
-    "units",
-]
+EvaluationKind = Literal["confusion", "roc", "pr", "calibration", "predicted", "residuals"]
+Kind = Literal["complexity", "layers", "histograms", EvaluationKind, "importance", "surface", "units"]
 _MEDIA_TYPES = {"png": "image/png", "svg": "image/svg+xml"}
 # Plots of the evaluation, by the figure that they show.
 _FIGURES = {
@@ -46,7 +34,7 @@ _FIGURES = {
 }
 _TIMEOUT_SECONDS = 60
 _processes = BoundedSemaphore(2)  # drawing at the same time
-_cache: LoadingCache[bytes] = LoadingCache(max_entries=64)
+_cache: LoadingCache[bytes] = LoadingCache(64)
 
 Column = Annotated[str | None, Query(max_length=255, description="An axis of a surface")]
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 MAX_EPOCHS = 5_000  # that the rules read; of more, every n-th
 
 # Artifacts, reports and networks by their hash: they never change, and a page asks for the same ones again and again.
-_cache: LoadingCache[Any] = LoadingCache(max_entries=16, max_bytes=64 * 1024 * 1024)
+_cache: LoadingCache[Any] = LoadingCache(16, size=64 * 1024 * 1024)
 
 
 class NotReady(Conflict):

@@ -266,13 +266,9 @@ def read_run_info(ctx: Context, run_id: str, owner: str | None = None) -> RunInf
     with db.reading(ctx.engine) as session:
         run = queries.get(session, run_id, owner)
         place = queries.place(session, run)
+        columns = RunInfo.model_fields.keys() - {"queue", "progress", "reproduction"}
         return RunInfo(
-            **RunSummary.model_validate(run).model_dump(),
-            spec=run.spec,
-            resolved=run.resolved,
-            estimates=run.estimates,
-            spent_attempts=run.spent_attempts,
-            checkpoint_epoch=run.checkpoint_epoch,
+            **{name: getattr(run, name) for name in columns},
             queue=QueuePlace(position=place.position, estimated_start=place.estimated_start) if place else None,
             progress=_progress(session, run),
             reproduction=_reproduction(session, run),
