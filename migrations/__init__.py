@@ -1,4 +1,4 @@
-"""The database's schema, step by step. `upgrade(url)` brings a database to the newest step."""
+"""Migrations of the database's schema. `upgrade(url)` applies all that are pending."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from fitserve import db
 
 
 def config(url: str) -> Config:
-    """Alembic's configuration for a database; there is no alembic.ini to keep."""
-    made = Config()
-    made.set_main_option("script_location", str(Path(__file__).parent))
-    made.attributes["url"] = url
-    return made
+    """Alembic's configuration for a database, instead of an alembic.ini."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent))
+    config.attributes["url"] = url
+    return config
 
 
 def upgrade(url: str, revision: str = "head") -> None:
-    """Applies every step up to `revision`."""
+    """Apply every migration up to `revision`."""
     command.upgrade(config(url), revision)
 
 
 def downgrade(url: str, revision: str) -> None:
-    """Takes steps back down to `revision` (`base`: all of them)."""
+    """Revert migrations down to `revision` (`base`: all of them)."""
     command.downgrade(config(url), revision)
 
 
 def pending(url: str) -> bool:
-    """Whether a database is not at the newest step."""
+    """Whether a database lacks migrations."""
     engine = db.make_engine(url)
     try:
         with engine.connect() as connection:

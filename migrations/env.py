@@ -1,4 +1,4 @@
-"""Alembic's entry: one transaction a migration, in batches where SQLite needs them."""
+"""Alembic's environment: one transaction for each migration, in batch mode for SQLite."""
 
 from __future__ import annotations
 

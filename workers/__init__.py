@@ -1,1 +1,1 @@
-"""The worker processes: supervisor, trainer, reaper. TensorFlow is imported here alone."""
+"""The worker processes: supervisor, trainer, reaper. Only this package imports TensorFlow."""

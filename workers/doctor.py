@@ -1,6 +1,6 @@
-"""`python -m workers.doctor`, behind `fitserve doctor`: looks at everything that runs rest on.
+"""`python -m workers.doctor`, behind `fitserve doctor`: check everything that runs depend on.
 
-Each check says what is wrong and how to mend it. Exit code 0: all is well; 1: something is wrong.
+Each failed check says what is wrong and how to fix it. Exit code 0: all is well; 1: something is wrong.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ import os
 import shutil
 import sqlite3
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -31,117 +30,112 @@ from fitserve.settings import Settings
 from fitserve.states import RunState
 from fitserve.tables import Blob, Run, Version, Worker
 
-Outcome = Literal["ok", "warning", "wrong"]
-SAMPLE = 20  # artifacts whose bytes are read whole
-LITTLE_SPACE = 1024**3  # bytes
+SAMPLE = 20  # artifacts whose bytes are all read
+MIN_FREE_BYTES = 1024**3
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """What one check found."""
+class CheckResult:
+    """The result of one check."""
 
     check: str
-    outcome: Outcome
+    outcome: Literal["ok", "warning", "wrong"]
     detail: str
     fix: str | None = None
 
 
-class Wrong(Exception):
-    """A check that failed: the detail, then the fix."""
+class CheckFailed(Exception):
+    """A check failed. `fix` where the usual one does not help."""
+
+    def __init__(self, detail: str, fix: str | None = None) -> None:
+        super().__init__(detail)
+        self.detail, self.fix = detail, fix
 
 
-def examine(settings: Settings) -> list[Finding]:
-    """Every check, in an order in which the first failure explains the later ones."""
-    findings: list[Finding] = []
+def run_checks(settings: Settings) -> list[CheckResult]:
+    """Run every check, in an order in which the first failure explains the later ones."""
+    results: list[CheckResult] = []
 
-    def note(check: str, outcome: Outcome, detail: str, fix: str | None = None) -> None:
-        findings.append(Finding(check, outcome, detail, fix))
+    def check(name: str, usual_fix: str, function: Callable[[], str]) -> bool:
+        """Add the result of a function that returns the detail or raises. Returns whether all is well."""
+        try:
+            results.append(CheckResult(name, "ok", function()))
+            return True
+        except (CheckFailed, FitserveError) as error:
+            results.append(CheckResult(name, "wrong", error.detail, error.fix or usual_fix))
+        except Exception as error:
+            results.append(CheckResult(name, "wrong", f"{type(error).__name__}: {error}"[:300], usual_fix))
+        return False
+
+    def open_store() -> BlobStore:
+        return blobs.open_store(settings.resolved_blob_url)
 
     sqlite = make_url(settings.resolved_database_url).get_backend_name() == "sqlite"
-    note("sqlite", *_sqlite()) if sqlite else None
-    with _engine(settings) as engine:
-        with _noting(note, "database", "Start the database, or correct FITSERVE_DATABASE_URL.") as said:
-            said(_database(engine, settings, sqlite))
-        sound = findings[-1].outcome == "ok"
-        with _noting(note, "blobs", "Make the folder writable, or correct FITSERVE_BLOB_URL.") as said:
-            store = blobs.open_store(settings.resolved_blob_url)
-            said(_blobs(store))
-            findings.extend(_space(settings))
-        with _noting(
-            note, "broker", "Start Redis, or correct FITSERVE_REDIS_URL. Runs start later without it."
-        ) as said:
-            said(_broker(settings))
-        if sound:
-            with _noting(note, "artifacts", "Restore the blob store from a backup; train those runs again.") as said:
-                said(_artifacts(engine, store))
-            with _noting(note, "runs", "Start a worker: `fitserve up`, or `python -m workers`.") as said:
-                said(_runs(engine, settings))
-    return findings
-
-
-@contextmanager
-def _engine(settings: Settings) -> Iterator[Engine]:
+    if sqlite:
+        results.append(_sqlite())
     engine = db.make_engine(settings.resolved_database_url)
     try:
-        yield engine
+        fix = "Start the database, or correct FITSERVE_DATABASE_URL."
+        has_database = check("database", fix, lambda: _database(engine, settings, sqlite))
+        fix = "Make the folder writable, or correct FITSERVE_BLOB_URL."
+        if check("blobs", fix, lambda: _blobs(open_store())) and (folder := _blob_folder(settings)) is not None:
+            check("space", f"Make room on the disk of {folder}.", lambda: _space(folder))
+        fix = "Start Redis, or correct FITSERVE_REDIS_URL. Runs start later without it."
+        check("broker", fix, lambda: _broker(settings))
+        if has_database:
+            fix = "Restore the blob store from a backup; train those runs again."
+            check("artifacts", fix, lambda: _artifacts(engine, open_store()))
+            check("runs", "Start a worker: `fitserve up`, or `python -m workers`.", lambda: _runs(engine, settings))
     finally:
         engine.dispose()
+    return results
 
 
-@contextmanager
-def _noting(note: Callable[..., None], check: str, fix: str) -> Iterator[Callable[[str], None]]:
-    """What a check says is noted as ok; what it raises as wrong, with the usual fix unless it brings its own."""
-    try:
-        yield lambda detail: note(check, "ok", detail)
-    except Wrong as error:
-        detail, *own = error.args
-        note(check, "wrong", detail, own[0] if own else fix)
-    except FitserveError as error:
-        note(check, "wrong", error.detail, error.fix or fix)
-    except Exception as error:
-        note(check, "wrong", f"{type(error).__name__}: {error}"[:300], fix)
-
-
-def _sqlite() -> tuple[Outcome, str, str | None]:
+def _sqlite() -> CheckResult:
     version = sqlite3.sqlite_version
     if db.wal_is_sound():
-        return "ok", f"SQLite {version}, journal in WAL mode", None
+        return CheckResult("sqlite", "ok", f"SQLite {version}, journal in WAL mode")
     detail = f"SQLite {version} can corrupt a database in WAL mode, so the slower TRUNCATE mode is used"
-    return "warning", detail, "Use a Python that links SQLite 3.51.3, 3.50.7 or 3.44.6, or newer ones; or PostgreSQL."
+    fix = "Use a Python that links SQLite 3.51.3, 3.50.7 or 3.44.6, or newer ones; or PostgreSQL."
+    return CheckResult("sqlite", "warning", detail, fix)
 
 
 def _database(engine: Engine, settings: Settings, sqlite: bool) -> str:
     with db.reading(engine) as session:
         session.execute(text("SELECT 1"))
-        if sqlite and (said := session.scalar(text("PRAGMA quick_check"))) != "ok":
-            raise Wrong(f"The database is damaged: {said}", "Restore it from a backup.")
+        if sqlite and (answer := session.scalar(text("PRAGMA quick_check"))) != "ok":
+            raise CheckFailed(f"The database is damaged: {answer}", "Restore it from a backup.")
     if migrations.pending(settings.resolved_database_url):
-        raise Wrong("The database's schema is not the newest.", "Run `fitserve migrate`.")
+        raise CheckFailed("The database's schema is not the newest.", "Run `fitserve migrate`.")
     return f"{engine.dialect.name}, schema up to date"
 
 
 def _blobs(store: BlobStore) -> str:
     probe = store.put_bytes(os.urandom(32))
     if not store.exists(probe.sha256):
-        raise Wrong("A blob that was written is not there.")
+        raise CheckFailed("A blob that was written does not exist.")
     store.read(probe.sha256)
     store.delete(probe.sha256)
     return "written, read back and removed"
 
 
-def _space(settings: Settings) -> Iterator[Finding]:
+def _blob_folder(settings: Settings) -> Path | None:
+    """The blob store's folder, or its first parent that exists; None where the store is no folder."""
     parts = urlsplit(settings.resolved_blob_url)
     if parts.scheme not in ("", "file"):
-        return
+        return None
     folder = Path(parts.path)
     while not folder.exists():
         folder = folder.parent
+    return folder
+
+
+def _space(folder: Path) -> str:
     free = shutil.disk_usage(folder).free
     detail = f"{free / 1024**3:.1f} GB free"
-    if free < LITTLE_SPACE:
-        yield Finding("space", "wrong", detail, f"Make room on the disk of {folder}.")
-    else:
-        yield Finding("space", "ok", detail)
+    if free < MIN_FREE_BYTES:
+        raise CheckFailed(detail)
+    return detail
 
 
 def _broker(settings: Settings) -> str:
@@ -158,23 +152,23 @@ def _broker(settings: Settings) -> str:
     finally:
         client.close()
     if policy != "noeviction":
-        raise Wrong(f"Redis may throw messages away: {policy}.", "Set `maxmemory-policy noeviction` in redis.conf.")
+        raise CheckFailed(f"Redis may evict messages: {policy}.", "Set `maxmemory-policy noeviction` in redis.conf.")
     return f"Redis {info.get('redis_version')}, {policy}"
 
 
 def _artifacts(engine: Engine, store: BlobStore) -> str:
-    """Every blob that the database knows is there; the newest artifacts' bytes are what they should be."""
+    """Check that every blob in the database exists, and verify the bytes of the newest artifacts."""
     with db.reading(engine) as session:
         known = list(session.scalars(select(Blob.sha256)))
         newest = list(session.scalars(select(Version.artifact).order_by(Version.created_at.desc()).limit(SAMPLE)))
     missing = [sha256 for sha256 in known if not store.exists(sha256)]
     if missing:
-        raise Wrong(f"{len(missing)} of {len(known)} blobs are missing, the first is {missing[0]}.")
+        raise CheckFailed(f"{len(missing)} of {len(known)} blobs are missing, the first is {missing[0]}.")
     for sha256 in newest:
         artifact = artifacts.read(store, sha256)
         for kind in artifact.kinds:
             store.read(artifact.file(kind).sha256)
-    return f"{len(known)} blobs there, {len(newest)} artifacts read and verified"
+    return f"{len(known)} blobs exist, {len(newest)} artifacts read and verified"
 
 
 def _runs(engine: Engine, settings: Settings) -> str:
@@ -188,25 +182,26 @@ def _runs(engine: Engine, settings: Settings) -> str:
         counts = queries.counts(session)
         waiting = queries.oldest_queued_seconds(session)
     if lost:
-        raise Wrong(
-            f"{lost} runs were left by their workers and not taken up.", "Start a reaper: `python -m workers.reaper`."
-        )
+        fix = "Start a reaper: `python -m workers.reaper`."
+        raise CheckFailed(f"{lost} runs were lost by their workers and not requeued.", fix)
     if counts["queued"] and not alive:
-        raise Wrong(f"{counts['queued']} runs are queued, the oldest for {waiting:.0f} s, and no worker lives.")
-    return f"{alive} workers live, {counts['queued']} runs queued, {counts['running']} running"
+        raise CheckFailed(
+            f"{counts['queued']} runs are queued, the oldest for {waiting:.0f} s, and no worker is alive."
+        )
+    return f"{alive} workers alive, {counts['queued']} runs queued, {counts['running']} running"
 
 
 def main() -> int:
-    """Prints the findings as JSON with `--json`, else for people."""
-    findings = examine(Settings())
+    """Print the results, as JSON with `--json`. Returns the exit code."""
+    results = run_checks(Settings())
     if "--json" in sys.argv[1:]:
-        print(json.dumps([asdict(finding) for finding in findings]))
+        print(json.dumps([asdict(result) for result in results]))
     else:
-        for finding in findings:
-            print(f"{finding.outcome:8} {finding.check:10} {finding.detail}")
-            if finding.fix:
-                print(f"{'':19} {finding.fix}")
-    return 1 if any(finding.outcome == "wrong" for finding in findings) else 0
+        for result in results:
+            print(f"{result.outcome:8} {result.check:10} {result.detail}")
+            if result.fix:
+                print(f"{'':19} {result.fix}")
+    return 1 if any(result.outcome == "wrong" for result in results) else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""/metrics, /livez and /readyz of a process that is no web service: plain http.server."""
+"""/metrics, /livez and /readyz of a process that is not a web service, with http.server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def serve(host: str, port: int, ready: Mapping[str, Callable[[], bool]]) -> ThreadingHTTPServer:
-    """Answers in a thread of its own. `ready` names what /readyz looks at; a check that raises is not ready."""
+    """Answer in a thread of its own. `ready` holds the named checks of /readyz; one that raises is not ready."""
 
     class Handler(BaseHTTPRequestHandler):
         timeout = 10
@@ -26,10 +26,10 @@ def serve(host: str, port: int, ready: Mapping[str, Callable[[], bool]]) -> Thre
             elif path == "/livez":
                 self._answer(200, b'{"status": "alive"}')
             elif path == "/readyz":
-                checks = {name: _holds(check) for name, check in ready.items()}
-                sound = all(checks.values())
-                body = {"status": "ready" if sound else "not ready", "checks": checks}
-                self._answer(200 if sound else 503, json.dumps(body).encode())
+                checks = {name: _passes(check) for name, check in ready.items()}
+                all_pass = all(checks.values())
+                body = {"status": "ready" if all_pass else "not ready", "checks": checks}
+                self._answer(200 if all_pass else 503, json.dumps(body).encode())
             else:
                 self._answer(404, b'{"title": "Not found", "status": 404}', "application/problem+json")
 
@@ -41,7 +41,7 @@ def serve(host: str, port: int, ready: Mapping[str, Callable[[], bool]]) -> Thre
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Probes are not logged."""
+            """Do not log probes."""
 
     server = ThreadingHTTPServer((host, port), Handler)
     server.daemon_threads = True
@@ -49,7 +49,7 @@ def serve(host: str, port: int, ready: Mapping[str, Callable[[], bool]]) -> Thre
     return server
 
 
-def _holds(check: Callable[[], bool]) -> bool:
+def _passes(check: Callable[[], bool]) -> bool:
     try:
         return check()
     except Exception:

@@ -1,4 +1,4 @@
-"""What served models are asked, what was answered, and what turned out to be true; where a run came from.
+"""Windows of requests, kept predictions and feedback of served models; the origin of runs.
 
 Revision ID: 0002
 Revises: 0001

@@ -1,4 +1,4 @@
-"""Runs may be shared and know the key that asked for them; keys have quotas of their own.
+"""Runs can be shared, and refer to the key that created them; keys have quotas.
 
 Revision ID: 0003
 Revises: 0002

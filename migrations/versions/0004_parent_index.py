@@ -1,4 +1,4 @@
-"""What was made from a run is found by an index: its trials above all.
+"""An index of runs by parent, mainly for trials.
 
 Revision ID: 0004
 Revises: 0003
@@ -16,8 +16,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    made = sa.text("parent_id IS NOT NULL")
-    op.create_index("ix_runs_parent_id", "runs", ["parent_id"], sqlite_where=made, postgresql_where=made)
+    has_parent = sa.text("parent_id IS NOT NULL")
+    op.create_index("ix_runs_parent_id", "runs", ["parent_id"], sqlite_where=has_parent, postgresql_where=has_parent)
 
 
 def downgrade() -> None:

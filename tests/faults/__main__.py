@@ -13,16 +13,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fitserve.ids import new_id
-from tests.faults.chaos import Chaos, Plan, Postgres, commit_name
+from tests.faults.chaos import Chaos, FaultPlan, Postgres, commit_name
 from tests.faults.cluster import Cluster
 
-# As in production: the promise of 40 s is made with these.
+# As in production: the promised recovery within 40 s assumes these.
 LEASES = {
     "FITSERVE_LEASE_SECONDS": "30",
     "FITSERVE_HEARTBEAT_SECONDS": "5",
     "FITSERVE_REAP_SECONDS": "5",
     "FITSERVE_REDISPATCH_SECONDS": "30",
-    # Chaos kills a run's holder far more often than three times; attempts running out is another test's matter.
+    # A run's holder is killed far more often than three times; other tests cover attempts that run out.
     "FITSERVE_MAX_ATTEMPTS": "1000",
 }
 
@@ -39,7 +39,7 @@ def main() -> int:
     parser.add_argument("--database-stops", type=int, default=5)
     parser.add_argument("--sqlite", action="store_true", help="SQLite instead of PostgreSQL")
     args = parser.parse_args()
-    plan = Plan(
+    plan = FaultPlan(
         seed=args.seed,
         runs=args.runs,
         kills=args.kills,
@@ -51,7 +51,7 @@ def main() -> int:
         epochs=6,
         epoch_seconds=0.2,
         reapers=2,  # one may be paused for longer than a lease
-        patience=1200,  # until the backlog is worked off, on a slow machine too
+        patience=1200,  # until the backlog is done, on a slow machine too
     )
     print(f"seed {plan.seed}  commit {commit_name()}  {'SQLite' if args.sqlite else 'PostgreSQL'}", flush=True)
     home = Path(tempfile.mkdtemp(prefix="fitserve-faults-"))

@@ -1,7 +1,7 @@
-"""Kills, pauses and outages at random, from a seed that is printed, while clients submit runs and insist.
+"""Random kills, pauses and outages, from a seed that is printed, while clients submit runs.
 
-A member that was killed is started again, as an operator's process manager does. Clients send each run with an
-Idempotency-Key and repeat it until it is answered 202: from then on it must not be lost.
+A killed member is started again, as by an operator's process manager. Clients send each run with an Idempotency-Key
+and repeat the request until it is answered with 202: from then on the run must not be lost.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from fitserve.errors import FitserveError
 from fitserve.runs import create, finish, lease
 from fitserve.settings import Limits
 from fitserve.states import TERMINAL
+from tests.faults.checker import AcknowledgedRun, Verdict, check_runs
 from tests.faults.cluster import Cluster, Member, wait_for
-from tests.faults.history import Acknowledged, Verdict, judge
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How much harm. Seconds between two kills, pauses, outages are means of an exponential distribution."""
+class FaultPlan:
+    """How many faults of each kind."""
 
     seed: int
     runs: int
@@ -49,13 +49,13 @@ class Plan:
     database_stops: int = 0
     epochs: int = 4
     epoch_seconds: float = 0.25
-    seconds: float = 40.0  # over which the faults are spread
-    patience: float = 120.0  # after the last fault, until everything must be over
+    seconds: float = 40.0  # that the faults are spread over
+    patience: float = 120.0  # after the last fault, until every run must be over
 
 
 @dataclass
 class Postgres:
-    """A PostgreSQL that can be stopped at once."""
+    """A PostgreSQL that can be stopped immediately."""
 
     folder: Path
     server: Any = None
@@ -71,8 +71,8 @@ class Postgres:
             self.server.ensure_postgres_running()
         return str(self.server.get_uri()).replace("postgresql://", "postgresql+psycopg://", 1)
 
-    def stop_at_once(self) -> None:
-        """As `pg_ctl stop -m immediate`: SIGQUIT to the postmaster; recovery at the next start."""
+    def stop_immediately(self) -> None:
+        """Stop as `pg_ctl stop -m immediate` does, by SIGQUIT to the postmaster; the next start recovers."""
         pid = int((self.folder / "postmaster.pid").read_text().split()[0])
         os.kill(pid, signal.SIGQUIT)
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -88,49 +88,49 @@ class Postgres:
 
 @dataclass
 class Chaos:
-    """One run of a plan on a cluster."""
+    """One execution of a plan on a cluster."""
 
-    plan: Plan
+    plan: FaultPlan
     cluster: Cluster
     postgres: Postgres | None = None
     counts: Counter[str] = field(default_factory=Counter)
-    broken_clients: list[str] = field(default_factory=list)
-    acknowledged: list[Acknowledged] = field(default_factory=list)
+    client_errors: list[str] = field(default_factory=list)
+    acknowledged: list[AcknowledgedRun] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.plan.seed)
-        self.lock = threading.Lock()  # of starting and killing members
+        self.lock = threading.Lock()  # held while members are started or killed
         self.over = threading.Event()
         self.paused: set[int] = set()
         self.parent_id = ""
 
     def run(self) -> Verdict:
         cluster, plan = self.cluster, self.plan
-        self.parent_id = self._failed_run()
+        self.parent_id = self.create_failed_run()
         for _ in range(plan.workers):
             cluster.start("worker")
         for _ in range(plan.reapers):
             cluster.start("reaper")
-        self._wait_for_api(cluster.start("api"))
-        threads = [threading.Thread(target=work) for work in (self._keep, self._client, self._client)]
+        self.wait_for_api(cluster.start("api"))
+        threads = [threading.Thread(target=work) for work in (self.restart_members, self._client, self._client)]
         for thread in threads:
             thread.start()
         try:
-            self._harm()
+            self._inject_faults()
             threads[1].join(plan.patience)
             threads[2].join(plan.patience)
-            self._settle()
+            self._wait_until_over()
         finally:
             self.over.set()
             threads[0].join()
-        verdict = judge(cluster.engine, cluster.blobs, self.acknowledged)
-        verdict.unexpected += self.broken_clients
+        verdict = check_runs(cluster.engine, cluster.blobs, self.acknowledged)
+        verdict.unexpected += self.client_errors
         if verdict.acknowledged < plan.runs:
             verdict.unexpected.append(f"only {verdict.acknowledged} of {plan.runs} runs were answered 202")
         return verdict
 
-    def _wait_for_api(self, api: Member) -> None:
-        """The faults begin when there is something to disturb."""
+    def wait_for_api(self, api: Member) -> None:
+        """Wait until the API accepts connections: there must be something to disturb."""
 
         def answers() -> bool:
             with contextlib.suppress(OSError):
@@ -139,8 +139,8 @@ class Chaos:
 
         wait_for(answers, 60, f"the API\n{self.cluster.tail()}")
 
-    def _failed_run(self) -> str:
-        """What clients retry over HTTP: it carries the fake trainer's spec, which the real spec has no place for."""
+    def create_failed_run(self) -> str:
+        """Create the run that clients retry over HTTP. It has the fake trainer's spec, which the API would refuse."""
         plan = self.plan
         spec = {"fake": {"epochs": plan.epochs, "seconds": plan.epoch_seconds, "seed": 7, "checkpoint_every": 2}}
         engine = self.cluster.engine
@@ -157,10 +157,10 @@ class Chaos:
         try:
             self._submit_all()
         except Exception as error:
-            self.broken_clients.append(f"{threading.current_thread().name}: {type(error).__name__} {error}")
+            self.client_errors.append(f"{threading.current_thread().name}: {type(error).__name__} {error}")
 
     def _submit_all(self) -> None:
-        """Submits its half of the runs, evenly over the time of the faults."""
+        """Submit half of the runs, evenly spread over the time of the faults."""
         plan = self.plan
         mine, name = plan.runs // 2, threading.current_thread().name
         begun = time.monotonic()
@@ -168,15 +168,15 @@ class Chaos:
             due = begun + number * plan.seconds * 0.9 / mine
             time.sleep(max(0.0, due - time.monotonic()))
             key = f"{name}-{number}"
-            run_id = self._submit(key)
-            self.acknowledged.append(Acknowledged(run_id, 7, plan.epochs, key))
-            if number % 10 == 0:  # a client that never saw the answer sends it again
-                self.acknowledged.append(Acknowledged(self._submit(key), 7, plan.epochs, key))
+            run_id = self.submit(key)
+            self.acknowledged.append(AcknowledgedRun(run_id, 7, plan.epochs, key))
+            if number % 10 == 0:  # a client that missed the answer sends the request again
+                self.acknowledged.append(AcknowledgedRun(self.submit(key), 7, plan.epochs, key))
 
-    def _submit(self, key: str) -> str:
-        """The id from the 202, however often the request has to be sent."""
+    def submit(self, key: str) -> str:
+        """Send a request until it is answered with 202. Returns the run's id."""
         while True:
-            with self.lock:  # of starting members: there is always one API, dead or alive
+            with self.lock:  # while it is held there is exactly one API, running or not
                 port = next(m.environment["FITSERVE_PORT"] for m in self.cluster.members if m.role == "api")
             url = f"http://127.0.0.1:{port}/api/v1/runs/{self.parent_id}/retry"
             request = urllib.request.Request(url, b"", {"Idempotency-Key": key}, method="POST")
@@ -196,8 +196,8 @@ class Chaos:
 
     # --- faults ---
 
-    def _harm(self) -> None:
-        """All faults of the plan in random order, spread over its seconds."""
+    def _inject_faults(self) -> None:
+        """Inject all faults of the plan in random order, spread over its seconds."""
         plan = self.plan
         faults = ["kill"] * plan.kills + ["stop"] * plan.stops
         faults += ["broker"] * plan.broker_kills + ["database"] * plan.database_stops
@@ -210,15 +210,15 @@ class Chaos:
                 fault
             ]()
 
-    def _victims(self) -> list[Member]:
+    def _candidates(self) -> list[Member]:
         return [m for m in self.cluster.members if m.alive and m.process.pid not in self.paused]
 
     def _kill(self) -> None:
-        """SIGKILL of a member, or of a trainer; where all are paused or down it waits for one."""
+        """Kill a member or a trainer, waiting for one where all are paused or down."""
         while True:
             with self.lock:
                 role = self.random.choice(["worker", "worker", "trainer", "trainer", "api", "reaper"])
-                members = [m for m in self._victims() if m.role == ("worker" if role == "trainer" else role)]
+                members = [m for m in self._candidates() if m.role == ("worker" if role == "trainer" else role)]
                 if members:
                     member = self.random.choice(members)
                     if role != "trainer":
@@ -233,23 +233,23 @@ class Chaos:
             time.sleep(0.05)
 
     def _stop(self) -> None:
-        """SIGSTOP for 1 s to the longest, log-uniformly; goes on by itself."""
+        """Pause a member for 1 s to `longest_stop`, log-uniformly distributed."""
         while True:
             with self.lock:
-                members = self._victims()
+                members = self._candidates()
                 if len(members) > 1:
                     member = self.random.choice(members)
                     self.paused.add(member.process.pid)
                     member.pause()
                     seconds = self.plan.longest_stop ** self.random.random()
                     self.counts[f"paused_{member.role}"] += 1
-                    threading.Timer(seconds, self._go_on, [member]).start()
+                    threading.Timer(seconds, self._resume, [member]).start()
                     return
             time.sleep(0.05)
 
-    def _go_on(self, member: Member) -> None:
+    def _resume(self, member: Member) -> None:
         with contextlib.suppress(ProcessLookupError):
-            member.go_on()
+            member.resume()
         self.paused.discard(member.process.pid)
 
     def _kill_broker(self) -> None:
@@ -262,15 +262,15 @@ class Chaos:
 
     def _stop_database(self) -> None:
         if self.postgres is not None:
-            self.postgres.stop_at_once()
+            self.postgres.stop_immediately()
             time.sleep(self.random.uniform(0.5, 3))
             self.postgres.start()
             self.counts["stopped_database"] += 1
 
-    # --- keeping ---
+    # --- supervision ---
 
-    def _keep(self) -> None:
-        """Starts members again, as a process manager does."""
+    def restart_members(self) -> None:
+        """Restart members that ended, as a process manager does, until the plan is over."""
         while not self.over.wait(0.1):
             with self.lock:
                 for member in list(self.cluster.members):
@@ -278,8 +278,8 @@ class Chaos:
                         self.cluster.members.remove(member)
                         self.cluster.start(member.role)
 
-    def _settle(self) -> None:
-        """Waits until every acknowledged run is over, or patience ends."""
+    def _wait_until_over(self) -> None:
+        """Resume paused members, and wait until every acknowledged run is over or patience ends."""
         for pid in list(self.paused):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
@@ -294,6 +294,6 @@ class Chaos:
 
 
 def commit_name() -> str:
-    """The commit that was tested."""
+    """The commit under test."""
     found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return found.stdout.strip() or "unknown"

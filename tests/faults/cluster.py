@@ -1,4 +1,4 @@
-"""Real processes on one machine: workers, reaper, API, broker and database, to be killed and started again."""
+"""Real processes on one machine: workers, reaper, API, broker and database, for tests that kill and restart them."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from fitserve.runs import create, queries
 from fitserve.settings import Limits, Settings
 from fitserve.states import TERMINAL
 from fitserve.tables import Blob, Dataset, Run
-from tests.faults.zygote import Forked, zygote
+from tests.faults.fork_server import ForkedProcess, fork_server
 
 PROJECT = Path(__file__).resolve().parents[2]
 FAKE = "tests.faults.fake_trainer"
 
 
 def free_port() -> int:
-    """A port that nobody holds right now."""
+    """An unused port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def wait_for(condition: Callable[[], Any], seconds: float, what: str = "") -> Any:
-    """The first true value of `condition`. Fails after `seconds`."""
+    """Wait for a true value of `condition`, and return it. Fails after `seconds`."""
     deadline = time.monotonic() + seconds
-    while not (found := condition()):
+    while not (value := condition()):
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s: {what or condition}")
         time.sleep(0.02)
-    return found
+    return value
 
 
 @dataclass
@@ -53,25 +53,25 @@ class Member:
 
     role: str
     environment: dict[str, str]
-    process: Forked
+    process: ForkedProcess
 
     @property
     def alive(self) -> bool:
         return self.process.poll() is None
 
     def kill(self) -> None:
-        """SIGKILL, to this process alone: its children must notice by themselves."""
+        """Kill this process alone: its children must notice by themselves."""
         self.process.kill()
         self.process.wait()
 
     def pause(self) -> None:
         self.process.send_signal(signal.SIGSTOP)
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         self.process.send_signal(signal.SIGCONT)
 
     def trainers(self) -> list[psutil.Process]:
-        """Its trainer processes."""
+        """The trainer processes of a worker."""
         try:
             return psutil.Process(self.process.pid).children()
         except psutil.NoSuchProcess:
@@ -80,7 +80,7 @@ class Member:
 
 @dataclass
 class Cluster:
-    """A home, a database, a broker, and members. Leases are short unless `environment` says otherwise."""
+    """A home, a database, a broker, and members. Leases are short unless `environment` sets them."""
 
     home: Path
     database_url: str = ""
@@ -121,7 +121,7 @@ class Cluster:
         for member in self.members:
             if member.alive:
                 with contextlib.suppress(ProcessLookupError):
-                    member.go_on()
+                    member.resume()
                     member.process.kill()
             member.process.wait()
         if self.redis is not None:
@@ -129,16 +129,16 @@ class Cluster:
         self.engine.dispose()
 
     def start(self, role: str, **environment: str) -> Member:
-        """Starts a `worker`, `reaper` or `api`."""
+        """Start a `worker`, `reaper` or `api`."""
         module = {"worker": "workers.__main__", "reaper": "workers.reaper", "api": "services.control.__main__"}[role]
         ports = {name: str(free_port()) for name in PORTS}
         variables = {**os.environ, **self.variables, **ports, **environment}
-        member = Member(role, variables, zygote().start(module, variables, self.log))
+        member = Member(role, variables, fork_server().start(module, variables, self.log))
         self.members.append(member)
         return member
 
     def submit(self, *, priority: int = 0, key: str | None = None, model: str | None = None, **fake: Any) -> str:
-        """A run, made as the API makes it but without its message."""
+        """Create a run as the API does, but without publishing a message. Returns its id."""
         spec = {"fake": {"epochs": 3, "seed": 1, **fake}}
         new = create.NewRun("tester", self.dataset_id, spec, spec, {}, model=model, priority=priority)
         wanted = create.key_of(key, repr(spec).encode())
@@ -149,7 +149,7 @@ class Cluster:
             return queries.get(session, run_id)
 
     def wait_over(self, run_id: str, seconds: float = 30) -> Run:
-        """The run, once it is over."""
+        """Wait until a run is over, and return it."""
 
         def over() -> Run | None:
             run = self.run(run_id)
@@ -166,7 +166,7 @@ class Cluster:
         return self.run(run_id)
 
     def wait_epoch(self, run_id: str, epoch: int, seconds: float = 20) -> None:
-        """Returns when that epoch is a row."""
+        """Wait until an epoch is in the database."""
 
         def reached() -> bool:
             with db.reading(self.engine) as session:
@@ -184,7 +184,7 @@ PORTS = ("FITSERVE_PORT", "FITSERVE_WORKER_METRICS_PORT", "FITSERVE_REAPER_METRI
 
 @contextlib.contextmanager
 def patched(variables: Mapping[str, str]) -> Iterator[None]:
-    """The environment with these variables."""
+    """Add variables to this process's environment, and restore it at the end."""
     before = dict(os.environ)
     os.environ.update(variables)
     try:
@@ -195,7 +195,7 @@ def patched(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def add_dataset(engine: Engine, store: blobs.BlobStore) -> str:
-    """A dataset's row; the fake trainer does not read its bytes."""
+    """Insert a dataset whose bytes are never read. Returns its id."""
     stored = store.put_bytes(b"a dataset that the fake trainer does not read")
     now = datetime.now(UTC)
     with db.transaction(engine) as session:

@@ -1,4 +1,4 @@
-"""A cluster for tests that start its processes themselves."""
+"""A cluster whose processes the tests start."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ from tests.faults.cluster import Cluster
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    """A home with a broker; the test starts the processes."""
-    with Cluster(tmp_path / "home") as made:
-        yield made
+    """A home with a broker, and no processes yet."""
+    with Cluster(tmp_path / "home") as cluster:
+        yield cluster

@@ -1,7 +1,7 @@
-"""A trainer that trains nothing, fast: what the fault harness and the supervisor's tests run instead of TensorFlow.
+"""A fast fake trainer, which the fault harness and the supervisor's tests run instead of TensorFlow.
 
-A real process speaks for it over the real channel; only `train` is a toy. Its weights are one number that each
-epoch changes deterministically, so that a resumed run can be compared with an undisturbed one to the bit.
+The process and its channel are real; only `train` is fake. Its weights are one number that each epoch changes
+deterministically, so that a resumed run can be compared exactly with an undisturbed one.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from workers.trainer.job import Reporter, TrainingFailed, TrainingJob, TrainingR
 
 
 def step(weights: float, seed: int, epoch: int) -> float:
-    """The next epoch's weights: any function that is sensitive to its past."""
+    """The next epoch's weights, which depend on all epochs before."""
     digest = hashlib.sha256(f"{weights!r} {seed} {epoch}".encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
 def final_weights(seed: int, epochs: int) -> float:
-    """What an undisturbed run ends with."""
+    """The weights that an undisturbed run ends with."""
     weights = 0.0
     for epoch in range(1, epochs + 1):
         weights = step(weights, seed, epoch)
@@ -31,7 +31,7 @@ def final_weights(seed: int, epochs: int) -> float:
 
 
 def final_trials(seed: int, epochs: int, trials: int) -> list[float]:
-    """What the trials of an undisturbed run end with."""
+    """The weights that the trials of an undisturbed run end with."""
     return [final_weights(seed + trial, epochs) for trial in range(trials)]
 
 
@@ -40,12 +40,12 @@ def train(job: TrainingJob, report: Reporter) -> TrainingResult:
     state = _resume(job)
     report.event("info", "Training", {"resumed_after": state["epoch"], "attempt": job.attempt, "trial": job.trial})
     if job.trial is not None:
-        return _apart(job, _one(job, report, state, job.trial))
+        return _divided_result(job, _train_trial(job, report, state, job.trial))
     if "trials" not in fake:
-        return _result(job, _one(job, report, state, 0), {})
+        return _result(job, _train_trial(job, report, state, 0), {})
     ended: dict[str, float] = state["ended"]
     if state["epoch"]:
-        ended[str(state["trial"])] = _one(job, report, state, state["trial"])
+        ended[str(state["trial"])] = _train_trial(job, report, state, state["trial"])
     while todo := [trial for trial in range(fake["trials"]) if str(trial) not in ended]:
         assignment = report.next_trial(todo)
         for trial, path in assignment.finished.items():
@@ -54,26 +54,26 @@ def train(job: TrainingJob, report: Reporter) -> TrainingResult:
             begun = assignment.checkpoint and json.loads(assignment.checkpoint.read_text())
             state |= begun or {"weights": 0.0, "epoch": 0}
             state["ended"] = ended
-            ended[str(assignment.trial)] = _one(job, report, state, assignment.trial)
+            ended[str(assignment.trial)] = _train_trial(job, report, state, assignment.trial)
         elif not assignment.finished:
-            if why := report.stop():
-                raise TrainingStopped(why)
+            if reason := report.stop():
+                raise TrainingStopped(reason)
             time.sleep(0.05)
     every = [ended[str(trial)] for trial in range(fake["trials"])]
     return _result(job, min(every), {"trials": every})
 
 
-def _one(job: TrainingJob, report: Reporter, state: dict[str, Any], trial: int) -> float:
-    """Trains one trial, from where `state` stands."""
+def _train_trial(job: TrainingJob, report: Reporter, state: dict[str, Any], trial: int) -> float:
+    """Train one trial, from `state` on."""
     fake: dict[str, Any] = job.spec.get("fake", {"epochs": 3, "seed": 1})
     state["trial"] = trial
     for epoch in range(state["epoch"] + 1, fake["epochs"] + 1):
         _misbehave(fake, epoch, job)
         _wait(fake.get("seconds", 0.0), report)
-        if (why := report.stop()) == "hand_back":
+        if (reason := report.stop()) == "hand_back":
             _checkpoint(job, report, state)
-        if why:
-            raise TrainingStopped(why)
+        if reason:
+            raise TrainingStopped(reason)
         state["weights"], state["epoch"] = step(state["weights"], fake["seed"] + trial, epoch), epoch
         report.epoch(trial, epoch, {"loss": state["weights"]}, fake.get("seconds", 0.0))
         if epoch % fake.get("checkpoint_every", 5) == 0:
@@ -82,7 +82,7 @@ def _one(job: TrainingJob, report: Reporter, state: dict[str, Any], trial: int) 
     return float(state["weights"])
 
 
-def _apart(job: TrainingJob, weights: float) -> TrainingResult:
+def _divided_result(job: TrainingJob, weights: float) -> TrainingResult:
     path = job.folder / "trial"
     path.write_text(json.dumps({"run": job.run_id, "trial": job.trial, "weights": weights}))
     return TrainingResult({"trial": path}, {}, {"trials": [{"index": job.trial, "score": weights}]})
@@ -91,8 +91,8 @@ def _apart(job: TrainingJob, weights: float) -> TrainingResult:
 def _resume(job: TrainingJob) -> dict[str, Any]:
     if job.checkpoint is None:
         return {"weights": 0.0, "epoch": 0, "trial": 0, "ended": {}}
-    kept: dict[str, Any] = json.loads(job.checkpoint.read_text())
-    return kept
+    state: dict[str, Any] = json.loads(job.checkpoint.read_text())
+    return state
 
 
 def _wait(seconds: float, report: Reporter) -> None:
@@ -104,7 +104,7 @@ def _wait(seconds: float, report: Reporter) -> None:
 def _checkpoint(job: TrainingJob, report: Reporter, state: dict[str, Any]) -> None:
     path = job.folder / f"checkpoint-{state['trial']}-{state['epoch']}"
     with path.open("w") as file:
-        # The run's id makes the bytes its own: the harness counts on no two runs sharing a blob.
+        # With the run's id no two runs share a blob, which the harness relies on.
         json.dump({**state, "run": job.run_id}, file)
         file.flush()
         os.fsync(file.fileno())
@@ -118,7 +118,7 @@ def _misbehave(fake: dict[str, Any], epoch: int, job: TrainingJob) -> None:
     if how == "diverged":
         raise TrainingFailed("diverged", f"The loss became NaN in epoch {epoch}", {"epoch": epoch, "layer": "dense"})
     if how == "raise":
-        raise ValueError("not foreseen")
+        raise ValueError("unexpected")
     if how == "hang":
         time.sleep(3600)
     if how == "exit":

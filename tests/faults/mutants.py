@@ -1,6 +1,6 @@
-"""Processes with one guarantee taken out. The harness's zygote applies the one that FITSERVE_TEST_MUTANT names.
+"""Mutants: processes without one guarantee. The fork server applies the one that FITSERVE_TEST_MUTANT names.
 
-Each must make the harness fail, or the harness proves nothing. Nothing of this is in the product.
+Each must make the harness fail; otherwise the harness proves nothing. None of this is in the product.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from fitserve.tables import Run
 
 
 def without_fence() -> None:
-    """A worker's writes ask for the run's id alone: not for state, attempt and token."""
+    """A worker's writes match the run's id alone, without state, attempt and token."""
     lease.Lease.holds = lambda self: Run.id == self.run_id  # type: ignore[method-assign]
 
 
 def without_conditional_update() -> None:
-    """A claim reads the queue in one transaction and writes in another, by the run's id alone."""
+    """A claim reads the queue in one transaction and writes in another, matching the run's id alone."""
 
     def claim(engine: Engine, worker: str, *, lease_seconds: float, **_: object) -> lease.Claim | None:
         with db.reading(engine) as session:
             best = lease._best_queued(session, [], [], ("training",))
         if best is None:
             return None
-        time.sleep(0.2)  # the race, made wide
+        time.sleep(0.2)  # widens the race
         token = secrets.token_hex(16)
         with db.transaction(engine) as session:
             at = db.now(session)
@@ -53,7 +53,7 @@ def without_conditional_update() -> None:
 
 
 def without_fsync_and_rename() -> None:
-    """A blob is written under its final name from the start; one that is there already is believed."""
+    """A blob is written under its final name; one that exists already is trusted."""
 
     def put(self: FolderStore, chunks: Iterable[bytes]) -> StoredBlob:
         data = b"".join(chunks)

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.chaos import Chaos, Plan, commit_name
+from tests.faults.chaos import Chaos, FaultPlan, commit_name
 from tests.faults.cluster import Cluster
 
 
 def test_no_run_is_lost_doubled_or_stuck(tmp_path: Path) -> None:
     seed = int(os.environ.get("FITSERVE_TEST_SEED", random.SystemRandom().randrange(2**32)))
     print(f"seed {seed}  commit {commit_name()}")
-    plan = Plan(seed=seed, runs=40, kills=12, stops=5, longest_stop=4, broker_kills=2, seconds=15)
+    plan = FaultPlan(seed=seed, runs=40, kills=12, stops=5, longest_stop=4, broker_kills=2, seconds=15)
     environment = {"FITSERVE_MAX_ATTEMPTS": "100"}
     with Cluster(tmp_path / "home", environment=environment, redis_append_only=False) as cluster:
         chaos = Chaos(plan, cluster)

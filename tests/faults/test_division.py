@@ -1,4 +1,4 @@
-"""Trials of one run on several workers, over real processes: what one worker would have made of it, whatever dies."""
+"""Trials of one run on several workers, with real processes: the result of one worker, whichever process is killed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fitserve import db
 from fitserve.runs import finish, queries
 from fitserve.states import TERMINAL
 from fitserve.tables import Run, Worker
-from tests.faults.chaos import Chaos, Plan
+from tests.faults.chaos import Chaos, FaultPlan
 from tests.faults.cluster import Cluster, Member, wait_for
 from tests.faults.fake_trainer import final_trials
 from tests.faults.test_mutants import pause_between_writes
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.xdist_group("faults")
 
 
 def idle_workers(cluster: Cluster, count: int) -> list[Member]:
-    """So many workers that wait for something to do."""
+    """Start `count` workers, and wait until they are idle."""
     members = [cluster.start("worker") for _ in range(count)]
 
     def idle() -> bool:
@@ -34,14 +34,14 @@ def idle_workers(cluster: Cluster, count: int) -> list[Member]:
 
 
 def parts_of(cluster: Cluster, run_id: str) -> list[Run]:
-    """The run's trials that are runs of their own, by trial."""
+    """The divided trials of a run, in order."""
     with db.reading(cluster.engine) as session:
         found = session.scalars(select(Run).where(Run.parent_id == run_id, Run.kind == "trial")).all()
     return sorted(found, key=lambda part: part.spec["trial"])
 
 
 def running_part(cluster: Cluster, run_id: str) -> Run:
-    """A trial that a helper has begun: an epoch of it is a row."""
+    """Wait for a trial on a helper that has committed an epoch."""
 
     def begun() -> Run | None:
         for part in parts_of(cluster, run_id):
@@ -60,7 +60,7 @@ def holder(cluster: Cluster, run_id: str, members: list[Member]) -> Member:
 
 
 def check(cluster: Cluster, run_id: str, seed: int, epochs: int, trials: int) -> list[Run]:
-    """The run ended as it would have on one worker; none of its trials is left behind. Returns those."""
+    """Check that the run ended as on one worker, and that all its trials are over. Returns the trials."""
     run = cluster.wait_over(run_id, 60)
     assert (run.state, run.error) == ("succeeded", None)
     assert run.result is not None
@@ -137,7 +137,7 @@ def test_a_helper_that_is_paused_past_its_lease_changes_nothing(cluster: Cluster
     pause_between_writes(cluster, helper)
     check(cluster, run_id, 7, 5, 3)
     before = (cluster.run(run_id).result, [one.state for one in parts_of(cluster, run_id)])
-    helper.go_on()
+    helper.resume()
     time.sleep(1.0)
     assert (cluster.run(run_id).result, [one.state for one in parts_of(cluster, run_id)]) == before
 
@@ -160,7 +160,7 @@ def test_a_trial_that_fails_on_a_helper_is_trained_by_its_run(cluster: Cluster) 
 
 
 def test_divided_runs_survive_crashes_everywhere(tmp_path: Path) -> None:
-    """Workers die at each point that a divided run and its trials pass, and are started again."""
+    """Workers crash at each point that a divided run and its trials pass, and are restarted."""
     points = ("supervisor.after_claim", "supervisor.mid_epoch", "supervisor.after_blobs", "supervisor.after_commit")
     tokens = tmp_path / "tokens"
     tokens.mkdir()
@@ -175,16 +175,16 @@ def test_divided_runs_survive_crashes_everywhere(tmp_path: Path) -> None:
     }
     with Cluster(tmp_path / "home", environment=environment) as cluster:
         runs = [(cluster.submit(seed=n, epochs=3, trials=3, seconds=0.1, checkpoint_every=1), n) for n in range(3)]
-        chaos = Chaos(Plan(seed=0, runs=0), cluster)
-        keeper = threading.Thread(target=chaos._keep)
+        chaos = Chaos(FaultPlan(seed=0, runs=0), cluster)
+        restarter = threading.Thread(target=chaos.restart_members)
         for _ in range(3):
             cluster.start("worker")
         cluster.start("reaper")
-        keeper.start()
+        restarter.start()
         try:
             for run_id, seed in runs:
                 check(cluster, run_id, seed, 3, 3)
         finally:
             chaos.over.set()
-            keeper.join()
-        assert len(list(tokens.iterdir())) < 4, "hardly a process died"
+            restarter.join()
+        assert len(list(tokens.iterdir())) < 4, "hardly a process crashed"

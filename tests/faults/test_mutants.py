@@ -1,6 +1,6 @@
-"""The harness against itself: with a guarantee taken out it must fail, with all of them in place it must not.
+"""The harness against itself: without one of the guarantees it must fail, with all of them it must not.
 
-Each scenario is the one that its guarantee exists for, on the same real processes.
+Each scenario is the one that its guarantee exists for, with the same real processes.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from sqlalchemy import text
 
 from fitserve import db
 from fitserve.errors import Unavailable
+from tests.faults.checker import AcknowledgedRun, Verdict, check_runs
 from tests.faults.cluster import Cluster, Member, wait_for
-from tests.faults.history import Acknowledged, Verdict, judge
 
 
 def cluster_with(home: Path, mutant: str, **environment: str) -> Cluster:
@@ -28,21 +28,21 @@ def worker_of(cluster: Cluster, run_id: str, workers: list[Member]) -> Member:
 
 
 def pause_between_writes(cluster: Cluster, holder: Member) -> None:
-    """Pauses a process that holds no lock of SQLite's: such a lock would sleep with it, and all others wait."""
+    """Pause a process while it holds no lock of SQLite: the others would wait for a lock that is paused with it."""
     for number in range(100):
         holder.pause()
         try:
             with db.transaction(cluster.engine) as session:
-                session.execute(text(f"PRAGMA user_version = {number}"))  # a write that concerns nobody
+                session.execute(text(f"PRAGMA user_version = {number}"))  # a write without effect on the tests
             return
         except Unavailable:
-            holder.go_on()
+            holder.resume()
             time.sleep(0.02)
     raise AssertionError("the process was always writing")
 
 
 def paused_past_its_lease(home: Path, mutant: str) -> Verdict:
-    """A worker is paused with a finished trainer, loses the run, and goes on."""
+    """A worker is paused with a finished trainer, loses the run, and is resumed."""
     with cluster_with(home, mutant, FITSERVE_LEASE_SECONDS="1") as cluster:
         workers = [cluster.start("worker"), cluster.start("worker")]
         cluster.start("reaper")
@@ -52,21 +52,21 @@ def paused_past_its_lease(home: Path, mutant: str) -> Verdict:
         wait_for(lambda: cluster.run(run_id).attempt == 2, 20, "a second attempt")
         cluster.wait_over(run_id)
         time.sleep(0.3)
-        holder.go_on()
+        holder.resume()
         time.sleep(1.5)
-        return judge(cluster.engine, cluster.blobs, [Acknowledged(run_id, 5, 2)])
+        return check_runs(cluster.engine, cluster.blobs, [AcknowledgedRun(run_id, 5, 2)])
 
 
 def many_workers_one_queue(home: Path, mutant: str) -> Verdict:
-    """Two workers wake up at the same moment, again and again."""
+    """Two workers wake up at the same moment, repeatedly."""
     with cluster_with(home, mutant) as cluster:
-        wanted = [Acknowledged(cluster.submit(seed=n, epochs=2, seconds=0.1), n, 2) for n in range(12)]
+        wanted = [AcknowledgedRun(cluster.submit(seed=n, epochs=2, seconds=0.1), n, 2) for n in range(12)]
         for _ in range(2):
             cluster.start("worker")
         cluster.start("reaper")
         for run in wanted:
             cluster.wait_over(run.run_id, 40)
-        return judge(cluster.engine, cluster.blobs, wanted)
+        return check_runs(cluster.engine, cluster.blobs, wanted)
 
 
 def killed_while_it_stores(home: Path, mutant: str) -> Verdict:
@@ -81,7 +81,7 @@ def killed_while_it_stores(home: Path, mutant: str) -> Verdict:
         worker.kill()
         cluster.start("worker")
         cluster.wait_over(run_id)
-        return judge(cluster.engine, cluster.blobs, [Acknowledged(run_id, 3, 1)])
+        return check_runs(cluster.engine, cluster.blobs, [AcknowledgedRun(run_id, 3, 1)])
 
 
 SCENARIOS = {

@@ -1,4 +1,4 @@
-"""Full disks and a database that is gone: refused plainly, mended by itself, nothing half-written."""
+"""Full disks and an unavailable database: a clear refusal, recovery without help, nothing half-written."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from fitserve.errors import StorageFull
 from fitserve.ids import new_id
 from fitserve.runs import create
 from fitserve.settings import Limits
-from tests.faults.chaos import Chaos, Plan, Postgres
+from tests.faults.chaos import Chaos, FaultPlan, Postgres
+from tests.faults.checker import AcknowledgedRun, check_runs
 from tests.faults.cluster import Cluster, Member, wait_for
-from tests.faults.history import Acknowledged, judge
 
 pytestmark = pytest.mark.xdist_group("faults")
 MB = 1024 * 1024
@@ -42,7 +42,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(folder: Path, leave: int) -> Path:
-    """A file that leaves so many bytes free."""
+    """Write a file that leaves `leave` bytes free. Returns it."""
     ballast = folder / "ballast"
     free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
     ballast.write_bytes(bytes(max(0, free - leave)))
@@ -62,7 +62,7 @@ def call(
 
 def start_api(cluster: Cluster) -> Member:
     api = cluster.start("api")
-    Chaos(Plan(seed=0, runs=0), cluster)._wait_for_api(api)
+    Chaos(FaultPlan(seed=0, runs=0), cluster).wait_for_api(api)
     return api
 
 
@@ -80,7 +80,7 @@ def test_an_upload_on_a_full_disk_is_507_and_leaves_nothing(tmp_path: Path, smal
         assert call(api, "PUT", "/api/v1/datasets/full", table, **{"Content-Type": "text/csv"})[0] == 201
 
 
-def test_an_artifact_on_a_full_disk_is_tried_again_and_then_fails_plainly(tmp_path: Path, small_disk: Path) -> None:
+def test_an_artifact_on_a_full_disk_is_tried_again_and_then_fails(tmp_path: Path, small_disk: Path) -> None:
     environment = {"FITSERVE_BLOB_URL": f"file://{small_disk / 'blobs'}", "FITSERVE_MAX_ATTEMPTS": "2"}
     with Cluster(tmp_path / "home", environment=environment) as cluster:
         cluster.start("worker")
@@ -95,7 +95,7 @@ def test_an_artifact_on_a_full_disk_is_tried_again_and_then_fails_plainly(tmp_pa
         ballast.unlink()
         run_id = cluster.submit(seed=2, bytes=1 * MB)
         cluster.wait_over(run_id)
-        assert judge(cluster.engine, cluster.blobs, [Acknowledged(run_id, 2, 3)]).ok
+        assert check_runs(cluster.engine, cluster.blobs, [AcknowledgedRun(run_id, 2, 3)]).ok
 
 
 def test_sqlite_on_a_full_disk_is_507_and_keeps_what_it_has(tmp_path: Path, small_disk: Path) -> None:
@@ -121,18 +121,18 @@ def test_a_blob_on_a_full_disk_leaves_no_temporary_file(small_disk: Path) -> Non
 
 
 def database_gone(home: Path, seconds: float) -> None:
-    """PostgreSQL is stopped at once while a run trains and clients submit; it comes back."""
+    """Stop PostgreSQL immediately while a run trains and clients submit, then start it again."""
     postgres = Postgres(Path("/tmp") / new_id("fitserve-pg"))
     try:
         with Cluster(home, postgres.start(), environment={"FITSERVE_LEASE_SECONDS": "2"}) as cluster:
-            chaos = Chaos(Plan(seed=0, runs=0, epochs=3, epoch_seconds=0.05), cluster)
-            chaos.parent_id = chaos._failed_run()
+            chaos = Chaos(FaultPlan(seed=0, runs=0, epochs=3, epoch_seconds=0.05), cluster)
+            chaos.parent_id = chaos.create_failed_run()
             api = start_api(cluster)
             cluster.start("worker")
             cluster.start("reaper")
             training = cluster.submit(seed=9, epochs=8, seconds=0.3)
             cluster.wait_epoch(training, 2)
-            postgres.stop_at_once()
+            postgres.stop_immediately()
             begun, answers = time.monotonic(), []
             while time.monotonic() - begun < seconds:
                 path = f"/api/v1/runs/{chaos.parent_id}/retry"
@@ -144,11 +144,11 @@ def database_gone(home: Path, seconds: float) -> None:
                 time.sleep(min(1.0, seconds / 5))
             postgres.start()
             wait_for(lambda: call(api, "GET", "/readyz")[0] == 200, 30)
-            run_id = chaos._submit("k0")  # the client insists, with the same key
-            wanted = [Acknowledged(training, 9, 8), Acknowledged(run_id, 7, 3, "k0")]
+            run_id = chaos.submit("k0")  # the client repeats its request, with the same key
+            wanted = [AcknowledgedRun(training, 9, 8), AcknowledgedRun(run_id, 7, 3, "k0")]
             for run in wanted:
                 cluster.wait_over(run.run_id, 60)
-            verdict = judge(cluster.engine, cluster.blobs, wanted)
+            verdict = check_runs(cluster.engine, cluster.blobs, wanted)
             assert verdict.ok, f"{verdict}\n{cluster.tail()}"
             with db.reading(cluster.engine) as session:
                 assert create.replay(session, "anonymous", create.key_of("k1", b"x")) is None

@@ -1,4 +1,4 @@
-"""What a worker does about its trainer, over real processes: stop, resume, cancel, and each way to fail."""
+"""How a worker supervises its trainer, with real processes: stop, resume, cancel, and each way to fail."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from fitserve import db
 from fitserve.queue import Publisher
 from fitserve.runs import finish, queries
 from fitserve.tables import Event, Run
+from tests.faults.checker import AcknowledgedRun, check_runs
 from tests.faults.cluster import Cluster, Member, wait_for
 from tests.faults.fake_trainer import final_weights
-from tests.faults.history import Acknowledged, judge
 
 pytestmark = pytest.mark.xdist_group("faults")
 MB = 1024 * 1024
@@ -26,7 +26,7 @@ MB = 1024 * 1024
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """One worker and one reaper for the tests that leave them alive."""
+    """One worker and one reaper, for tests that leave them running."""
     environment = {
         "FITSERVE_TRAINER_MEMORY_BYTES": str(300 * MB),
         "FITSERVE_NO_PROGRESS_SECONDS": "1",
@@ -56,10 +56,10 @@ def test_a_divergence_names_epoch_and_layer_and_is_not_tried_again(shared: Clust
     assert (run.attempt, error_of(run)["epoch"], error_of(run)["layer"]) == (1, 2, "dense")
 
 
-def test_an_unforeseen_exception_is_an_internal_error(shared: Cluster) -> None:
+def test_an_unexpected_exception_is_an_internal_error(shared: Cluster) -> None:
     run = shared.wait_over(shared.submit(fails="raise"))
     assert error_of(run)["cause"] == "internal_error"
-    assert "not foreseen" in error_of(run)["detail"]
+    assert "unexpected" in error_of(run)["detail"]
 
 
 def test_out_of_memory_names_the_limit_and_the_peak(shared: Cluster) -> None:
@@ -75,7 +75,7 @@ def test_a_trainer_that_hangs_is_killed_and_the_run_fails_in_the_end(shared: Clu
     assert (error_of(run)["cause"], run.attempt) == ("no_progress", 2)
 
 
-def test_a_trainer_that_dies_is_tried_again_and_then_given_up(shared: Cluster) -> None:
+def test_a_trainer_that_exits_is_tried_again_and_then_given_up(shared: Cluster) -> None:
     run = shared.wait_over(shared.submit(fails="exit"))
     assert (error_of(run)["cause"], run.attempt) == ("killed", 2)
 
@@ -87,7 +87,7 @@ def test_a_killed_trainer_resumes_from_its_checkpoint_and_ends_the_same(shared: 
     shared.members[0].trainers()[0].kill()
     run = shared.wait_over(run_id)
     assert run.attempt == 2
-    assert judge(shared.engine, shared.blobs, [Acknowledged(run_id, 11, 12)]).ok
+    assert check_runs(shared.engine, shared.blobs, [AcknowledgedRun(run_id, 11, 12)]).ok
     resumed = [e.data["resumed_after"] for e in events(shared, run_id) if e.message == "Training"]
     assert resumed[1] >= 6
     assert run.result is not None
@@ -166,7 +166,7 @@ def test_a_graceful_stop_hands_back_and_loses_no_epoch(cluster: Cluster) -> None
     cluster.start("worker")
     run = cluster.wait_over(run_id)
     assert (run.state, run.attempt, run.spent_attempts) == ("succeeded", 2, 0)
-    assert judge(cluster.engine, cluster.blobs, [Acknowledged(run_id, 4, 10)]).ok
+    assert check_runs(cluster.engine, cluster.blobs, [AcknowledgedRun(run_id, 4, 10)]).ok
     by_attempt = [(e.attempt, e.data["epoch"]) for e in events(cluster, run_id) if e.type == "metrics"]
     assert by_attempt == [(1 if epoch <= done else 2, epoch) for epoch in range(1, 11)]
 
@@ -182,7 +182,7 @@ def test_runs_are_found_without_a_broker(cluster: Cluster) -> None:
     cluster.redis.start()
 
 
-def test_a_pickled_message_is_refused_and_the_worker_lives(cluster: Cluster) -> None:
+def test_a_pickled_message_is_refused_and_the_worker_survives(cluster: Cluster) -> None:
     worker = cluster.start("worker")
     cluster.wait_over(cluster.submit())
     publisher = Publisher(cluster.settings)

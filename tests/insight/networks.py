@@ -20,12 +20,12 @@ from fitserve.settings import Limits
 from fitserve.spec.resolve import resolve
 from fitserve.spec.spec import parse
 from fitserve.wire.datasets import UploadOptions
-from tests.trainer.runs import Told, facts_of, job_of
+from tests.trainer.jobs import RecordingReporter, facts_of, job_of
 from workers.trainer.job import TrainingFailed, TrainingJob, TrainingResult
 from workers.trainer.train import train
 
 
-class Listening(Told):
+class Listening(RecordingReporter):
     """Keeps the layers of each epoch too."""
 
     def epoch(self, trial: int, epoch: int, logs: dict[str, float], seconds: float, layers: Any = None) -> None:

@@ -1,4 +1,4 @@
-"""Figures equal scikit-learn's on the same arrays; intervals cover; comparisons tell chance from difference."""
+"""Figures equal scikit-learn's on the same arrays; intervals have their coverage; comparisons are significant."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ def _binary(rows: int = 400, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 def test_binary_figures_are_scikit_learns() -> None:
     truth, shares = _binary()
     threshold = best_threshold(*_half(truth, shares[:, 1]))
-    told = classification(truth, shares, ["no", "yes"], threshold=threshold)
+    figures = classification(truth, shares, ["no", "yes"], threshold=threshold)
     chosen = (shares[:, 1] >= 0.5).astype(int)
     near = lambda value: pytest.approx(value, rel=1e-6)  # noqa: E731
-    assert told["accuracy"] == near(metrics.accuracy_score(truth, chosen))
-    assert told["balanced_accuracy"] == near(metrics.balanced_accuracy_score(truth, chosen))
-    assert told["log_loss"] == near(metrics.log_loss(truth, shares))
-    assert told["brier"] == near(metrics.brier_score_loss(truth, shares[:, 1]))
-    assert told["roc_auc"] == near(metrics.roc_auc_score(truth, shares[:, 1]))
-    assert told["average_precision"] == near(metrics.average_precision_score(truth, shares[:, 1]))
-    assert told["confusion"] == metrics.confusion_matrix(truth, chosen).tolist()
-    yes = told["by_label"][1]
+    assert figures["accuracy"] == near(metrics.accuracy_score(truth, chosen))
+    assert figures["balanced_accuracy"] == near(metrics.balanced_accuracy_score(truth, chosen))
+    assert figures["log_loss"] == near(metrics.log_loss(truth, shares))
+    assert figures["brier"] == near(metrics.brier_score_loss(truth, shares[:, 1]))
+    assert figures["roc_auc"] == near(metrics.roc_auc_score(truth, shares[:, 1]))
+    assert figures["average_precision"] == near(metrics.average_precision_score(truth, shares[:, 1]))
+    assert figures["confusion"] == metrics.confusion_matrix(truth, chosen).tolist()
+    yes = figures["by_label"][1]
     assert yes["precision"] == near(metrics.precision_score(truth, chosen))
     assert yes["recall"] == near(metrics.recall_score(truth, chosen))
     assert yes["f1"] == near(metrics.f1_score(truth, chosen))
     at = (shares[:, 1] >= threshold).astype(int)
-    assert told["best_threshold"]["f1"] == near(metrics.f1_score(truth, at))
+    assert figures["best_threshold"]["f1"] == near(metrics.f1_score(truth, at))
 
 
 def _half(truth: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -54,30 +54,30 @@ def test_figures_of_several_labels_are_scikit_learns() -> None:
     truth = rng.integers(0, 3, 300)
     shares = rng.dirichlet(np.ones(3), 300) + 0.8 * np.eye(3)[truth]
     shares /= shares.sum(1, keepdims=True)
-    told = classification(truth, shares, list("abc"))
+    figures = classification(truth, shares, list("abc"))
     chosen = shares.argmax(1)
-    assert told["accuracy"] == pytest.approx(metrics.accuracy_score(truth, chosen))
-    assert told["f1_macro"] == pytest.approx(metrics.f1_score(truth, chosen, average="macro"))
-    assert told["log_loss"] == pytest.approx(metrics.log_loss(truth, shares))
-    assert told["roc_auc"] == pytest.approx(metrics.roc_auc_score(truth, shares, multi_class="ovr"), rel=1e-6)
-    assert told["brier"] == pytest.approx(((shares - np.eye(3)[truth]) ** 2).sum(1).mean())
+    assert figures["accuracy"] == pytest.approx(metrics.accuracy_score(truth, chosen))
+    assert figures["f1_macro"] == pytest.approx(metrics.f1_score(truth, chosen, average="macro"))
+    assert figures["log_loss"] == pytest.approx(metrics.log_loss(truth, shares))
+    assert figures["roc_auc"] == pytest.approx(metrics.roc_auc_score(truth, shares, multi_class="ovr"), rel=1e-6)
+    assert figures["brier"] == pytest.approx(((shares - np.eye(3)[truth]) ** 2).sum(1).mean())
 
 
 def test_regression_figures_are_scikit_learns() -> None:
     rng = np.random.default_rng(2)
     truth = rng.normal(100, 20, 500)
     predicted = truth + rng.normal(0, 5, 500)
-    told = regression(truth, predicted)
-    assert told["rmse"] == pytest.approx(metrics.root_mean_squared_error(truth, predicted))
-    assert told["mae"] == pytest.approx(metrics.mean_absolute_error(truth, predicted))
-    assert told["r2"] == pytest.approx(metrics.r2_score(truth, predicted))
-    assert len(told["residuals"]) == 10
-    assert sum(row["rows"] for row in told["residuals"]) == 500
-    low, high = told["intervals"]["rmse"]
-    assert low < told["rmse"] < high
+    figures = regression(truth, predicted)
+    assert figures["rmse"] == pytest.approx(metrics.root_mean_squared_error(truth, predicted))
+    assert figures["mae"] == pytest.approx(metrics.mean_absolute_error(truth, predicted))
+    assert figures["r2"] == pytest.approx(metrics.r2_score(truth, predicted))
+    assert len(figures["residuals"]) == 10
+    assert sum(row["rows"] for row in figures["residuals"]) == 500
+    low, high = figures["intervals"]["rmse"]
+    assert low < figures["rmse"] < high
 
 
-def test_what_is_resampled_at_once_is_scikit_learns_on_each() -> None:
+def test_vectorised_figures_of_resamples_are_scikit_learns() -> None:
     truth, shares = _binary(60)
     shares = shares.round(1)  # with equal scores
     drawn = Resamples.of(60, 0)
@@ -94,7 +94,7 @@ def test_intervals_are_percentiles_of_scikit_learns_figures_on_the_rows_drawn() 
     truth = rng.integers(0, 3, 90)
     shares = rng.dirichlet(np.ones(3), 90) + 0.6 * np.eye(3)[truth]
     shares /= shares.sum(1, keepdims=True)
-    told, chosen = classification(truth, shares, list("abc"), seed=7), shares.argmax(1)
+    figures, chosen = classification(truth, shares, list("abc"), seed=7), shares.argmax(1)
     draws = [np.repeat(np.arange(90), counts.astype(int)) for counts in Resamples.of(90, 7).weights[1:]]
 
     def expected(figure: Callable[[np.ndarray], float]) -> Any:
@@ -102,15 +102,15 @@ def test_intervals_are_percentiles_of_scikit_learns_figures_on_the_rows_drawn() 
 
     f1 = lambda rows: metrics.f1_score(truth[rows], chosen[rows], average=None, labels=[0, 1, 2])  # noqa: E731
     balanced = expected(lambda rows: metrics.balanced_accuracy_score(truth[rows], chosen[rows]))
-    assert told["intervals"]["balanced_accuracy"] == balanced
-    assert told["intervals"]["f1_macro"] == expected(lambda rows: float(np.mean(f1(rows))))
-    assert told["intervals"]["log_loss"] == expected(lambda rows: metrics.log_loss(truth[rows], shares[rows]))
-    assert told["by_label"][1]["intervals"]["f1"] == expected(lambda rows: f1(rows)[1])
+    assert figures["intervals"]["balanced_accuracy"] == balanced
+    assert figures["intervals"]["f1_macro"] == expected(lambda rows: float(np.mean(f1(rows))))
+    assert figures["intervals"]["log_loss"] == expected(lambda rows: metrics.log_loss(truth[rows], shares[rows]))
+    assert figures["by_label"][1]["intervals"]["f1"] == expected(lambda rows: f1(rows)[1])
     predicted = truth + rng.normal(0, 1, 90)
-    said = regression(truth.astype(float), predicted, seed=7)
-    assert said["intervals"]["r2"] == expected(lambda rows: metrics.r2_score(truth[rows], predicted[rows]))
+    regressed = regression(truth.astype(float), predicted, seed=7)
+    assert regressed["intervals"]["r2"] == expected(lambda rows: metrics.r2_score(truth[rows], predicted[rows]))
     rmse = expected(lambda rows: metrics.root_mean_squared_error(truth[rows], predicted[rows]))
-    assert said["intervals"]["rmse"] == rmse
+    assert regressed["intervals"]["rmse"] == rmse
 
 
 def test_the_interval_of_very_many_rows_is_that_of_so_many() -> None:
@@ -138,17 +138,17 @@ def test_residuals_by_tenth_are_those_of_the_rows_in_it() -> None:
     rng = np.random.default_rng(9)
     truth = rng.normal(size=200)
     predicted = truth + rng.normal(0, 0.3, 200)
-    told = regression(truth, predicted)
+    figures = regression(truth, predicted)
     highest = np.argsort(predicted)[-20:]
-    last = told["residuals"][-1]
+    last = figures["residuals"][-1]
     assert last["rows"] == 20
     assert last["mean"] == pytest.approx((predicted - truth)[highest].mean())
     assert last["rmse"] == pytest.approx(metrics.root_mean_squared_error(truth[highest], predicted[highest]))
-    assert told["predicted_actual"]["actual"] == pytest.approx(truth)
-    assert told["median_absolute_error"] == pytest.approx(metrics.median_absolute_error(truth, predicted))
+    assert figures["predicted_actual"]["actual"] == pytest.approx(truth)
+    assert figures["median_absolute_error"] == pytest.approx(metrics.median_absolute_error(truth, predicted))
 
 
-def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
+def test_intervals_have_about_their_nominal_coverage() -> None:
     covered = 0
     for seed in range(200):
         low, high = intervals.mean((np.random.default_rng(seed).random(200) < 0.7).astype(float), seed) or (0, 0)
@@ -158,14 +158,14 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
 
 def test_a_label_that_never_occurs_makes_no_figure_fail() -> None:
     truth = np.zeros(20, int)
-    told = classification(truth, np.tile([0.9, 0.1, 0.0], (20, 1)), list("abc"))
-    assert told["accuracy"] == 1.0
-    assert told["roc_auc"] is None
+    figures = classification(truth, np.tile([0.9, 0.1, 0.0], (20, 1)), list("abc"))
+    assert figures["accuracy"] == 1.0
+    assert figures["roc_auc"] is None
     one = classification(np.ones(5, int), np.tile([0.4, 0.6], (5, 1)), ["no", "yes"], threshold=0.5)
     assert one["average_precision"] is None
 
 
-def test_the_trivial_baseline_is_there_where_no_linear_model_is_quick() -> None:
+def test_the_baseline_is_fitted_where_a_linear_model_would_take_long() -> None:
     words = EncodedInput("words", "int32", (3,), 30_000)
     rng = np.random.default_rng(10)
     matrix, truth = references.design([words], {"words": rng.integers(0, 30_000, (50, 3))}), rng.integers(0, 2, 50)
@@ -194,11 +194,11 @@ def test_flipped_labels_are_found_by_row_number() -> None:
     given = truth.copy()
     given[flipped] = 1 - given[flipped]
     parts = np.where(np.arange(rows) < 240, "train", "test")
-    told = hardest_labels(np.arange(1, rows + 1), parts, given, np.stack([1 - positive, positive], 1), ["no", "yes"])
-    found = {entry["row"] - 1 for entry in told["mislabelled"]}
+    figures = hardest_labels(np.arange(1, rows + 1), parts, given, np.stack([1 - positive, positive], 1), ["no", "yes"])
+    found = {entry["row"] - 1 for entry in figures["mislabelled"]}
     assert found <= set(flipped)
     assert len(found) >= 10
-    assert {entry["row"] - 1 for entry in told["hardest"][:20]} == set(flipped)
+    assert {entry["row"] - 1 for entry in figures["hardest"][:20]} == set(flipped)
 
 
 def test_far_residuals_are_suspect() -> None:
@@ -206,5 +206,5 @@ def test_far_residuals_are_suspect() -> None:
     truth = rng.normal(size=300)
     predicted = truth + rng.normal(0, 0.1, 300)
     truth[[7, 70]] += 5
-    told = hardest_numbers(np.arange(1, 301), np.full(300, "test"), truth, predicted)
-    assert [entry["row"] for entry in told["mislabelled"]] in ([8, 71], [71, 8])
+    figures = hardest_numbers(np.arange(1, 301), np.full(300, "test"), truth, predicted)
+    assert [entry["row"] for entry in figures["mislabelled"]] in ([8, 71], [71, 8])

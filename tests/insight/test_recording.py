@@ -1,4 +1,4 @@
-"""Layers looked at between epochs: the right numbers, and a training that goes on as if nobody had looked."""
+"""Layers recorded between epochs: correct figures, and undisturbed training."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_small_networks_weights_are_recorded_themselves() -> None:
     assert "values" not in _recorder(wide, x, y).record(1)[0]["layers"][0]
 
 
-def test_training_goes_on_as_if_nobody_had_looked() -> None:
+def test_recording_does_not_change_training() -> None:
     x, y = _data()
     finals = []
     for looks in (False, True):
@@ -107,17 +107,17 @@ def test_small_weights_are_sparse() -> None:
     assert row["sparsity"] == pytest.approx(16 / 40, abs=0.03)
 
 
-def test_long_epochs_are_all_looked_at_and_short_ones_now_and_then() -> None:
+def test_long_epochs_are_all_recorded_and_short_ones_occasionally() -> None:
     assert all(due(epoch, 10, 196) for epoch in range(1, 11))
-    looked = [epoch for epoch in range(1, 201) if due(epoch, 200, 4)]
-    assert looked[:10] == list(range(1, 11))
-    assert looked[-1] == 200
-    assert len(looked) < 32
+    recorded = [epoch for epoch in range(1, 201) if due(epoch, 200, 4)]
+    assert recorded[:10] == list(range(1, 11))
+    assert recorded[-1] == 200
+    assert len(recorded) < 32
     assert sum(due(epoch, 100_000, 196) for epoch in range(1, 100_001)) <= 5_010
     assert 16 * sum(due(epoch, 2_000, 196, 16) for epoch in range(1, 2_001)) <= 5_200
 
 
-def test_a_network_with_embeddings_and_recurrence_is_looked_at() -> None:
+def test_a_network_with_embeddings_and_recurrence_is_recorded() -> None:
     keras.utils.set_random_seed(0)
     words = keras.Input((5,), dtype="int32")
     hidden = keras.layers.LSTM(4)(keras.layers.Embedding(20, 3)(words))
@@ -129,7 +129,7 @@ def test_a_network_with_embeddings_and_recurrence_is_looked_at() -> None:
     assert all(layer["gradients"] > 0 for layer in row["layers"])
 
 
-def test_stacked_trials_are_seen_as_each_would_be_alone() -> None:
+def test_stacked_trials_are_recorded_as_each_would_be_alone() -> None:
     x, y = _data()
     members = [_model("tanh", kernel_regularizer=keras.regularizers.L2(0.01), seed=seed) for seed in range(3)]
     rows = RowTensors.of(x, y)
@@ -154,7 +154,7 @@ def test_stacked_trials_are_seen_as_each_would_be_alone() -> None:
             np.testing.assert_allclose(ours["values"]["kernel"], theirs["values"]["kernel"], rtol=1e-4)
 
 
-def test_an_embeddings_gradient_is_summed_over_the_places_that_read_it() -> None:
+def test_an_embeddings_gradient_is_summed_over_the_positions_that_read_it() -> None:
     keras.utils.set_random_seed(0)
     words = keras.Input((4,), dtype="int32")
     model = keras.Model(words, keras.layers.Dense(1)(keras.layers.Flatten()(keras.layers.Embedding(9, 2)(words))))
@@ -169,6 +169,6 @@ def test_an_embeddings_gradient_is_summed_over_the_places_that_read_it() -> None
 
 
 @pytest.mark.long
-def test_looking_costs_less_than_a_twentieth_of_training() -> None:
+def test_recording_costs_less_than_a_twentieth_of_training() -> None:
     """T2, with our own loop: 50,000 x 32, 256-256-10, batch 256."""
     assert training.recorder(3) < 0.05

@@ -1,4 +1,4 @@
-"""One run on several workers, with real trainers: the result of one worker, to the bit, whoever dies on the way."""
+"""One run on several workers, with real trainers: exactly the result of one worker, whichever process is killed."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ REAL = {
 
 
 def _submit(cluster: Cluster, folder: Path, **training: Any) -> str:
-    """The run as the API makes it, but for the guess of its seconds: every trial is worth a helper here."""
+    """Create the run as the API does, but without estimated seconds: every trial is then worth a helper."""
     folder.mkdir(exist_ok=True)
     path = folder / "circle.csv"
     path.write_text(circle())
@@ -65,16 +65,16 @@ def _submit(cluster: Cluster, folder: Path, **training: Any) -> str:
     return create.create(cluster.engine, new, Limits())[0].id
 
 
-def _whole(cluster: Cluster, run_id: str) -> tuple[dict[str, Any], dict[tuple[int, int], Any]]:
-    """What came of a run, but for the time that it took, and every epoch of it."""
+def _results(cluster: Cluster, run_id: str) -> tuple[dict[str, Any], dict[tuple[int, int], Any]]:
+    """The result of a run without durations, and all its epochs."""
     run = cluster.wait_over(run_id, 120)
     assert run.state == "succeeded", run.error
     result = run.result or {}
     trials = [{key: value for key, value in trial.items() if key != "seconds"} for trial in result["trials"]]
-    told = {name: result[name] for name in ("best_trial", "best_epoch", "spread", "metrics", "evaluation")}
+    figures = {name: result[name] for name in ("best_trial", "best_epoch", "spread", "metrics", "evaluation")}
     with db.reading(cluster.engine) as session:
         rows = {(row.trial, row.epoch): row.logs for row in queries.epochs(session, run_id, limit=10_000)}
-    return {**told, "trials": trials}, rows
+    return {**figures, "trials": trials}, rows
 
 
 def _parts(cluster: Cluster, run_id: str) -> list[Run]:
@@ -82,7 +82,7 @@ def _parts(cluster: Cluster, run_id: str) -> list[Run]:
         return list(session.scalars(select(Run).where(Run.parent_id == run_id)))
 
 
-def _idle(cluster: Cluster, count: int) -> None:
+def _wait_idle(cluster: Cluster, count: int) -> None:
     def idle() -> bool:
         with db.reading(cluster.engine) as session:
             return len(session.scalars(select(Worker.id).where(Worker.run_id.is_(None))).all()) == count
@@ -96,27 +96,27 @@ def _holder(cluster: Cluster, run_id: str, members: list[Member]) -> Member:
 
 
 @pytest.mark.long
-def test_two_workers_make_of_a_run_what_one_makes(tmp_path: Path) -> None:
+def test_a_run_on_two_workers_ends_as_on_one(tmp_path: Path) -> None:
     with Cluster(tmp_path / "home", environment=REAL) as cluster:
         members = [cluster.start("worker")]
-        _idle(cluster, 1)
+        _wait_idle(cluster, 1)
         alone = _submit(cluster, tmp_path / "data")
-        wanted = _whole(cluster, alone)
+        wanted = _results(cluster, alone)
         assert _parts(cluster, alone) == []
         assert len(wanted[1]) == 800
 
         members.append(cluster.start("worker"))
-        _idle(cluster, 2)
+        _wait_idle(cluster, 2)
         for short in [_submit(cluster, tmp_path / "data", epochs=1, restarts=1) for _ in members]:
-            cluster.wait_over(short, 120)  # one on each: then both trainers are warm
-        _idle(cluster, 2)
+            cluster.wait_over(short, 120)  # one for each worker, which warms both trainers
+        _wait_idle(cluster, 2)
         divided = _submit(cluster, tmp_path / "data")
-        assert _whole(cluster, divided) == wanted
+        assert _results(cluster, divided) == wanted
         states = [part.state for part in _parts(cluster, divided)]
         assert "succeeded" in states, states
-        assert "cancelled" in states, states  # and the run's own worker was not idle
+        assert "cancelled" in states, states  # the run's own worker took some back
 
-        _idle(cluster, 2)
+        _wait_idle(cluster, 2)
         disturbed = _submit(cluster, tmp_path / "data")
 
         def checkpointed() -> Run | None:
@@ -125,8 +125,8 @@ def test_two_workers_make_of_a_run_what_one_makes(tmp_path: Path) -> None:
 
         helped: Run = wait_for(checkpointed, 60, "a helper's checkpoint")
         _holder(cluster, helped.id, members).kill()
-        assert _whole(cluster, disturbed) == wanted
+        assert _results(cluster, disturbed) == wanted
         with db.reading(cluster.engine) as session:
-            told = [event.message for event in queries.events_after(session, disturbed, 0, 10_000)]
+            messages = [event.message for event in queries.events_after(session, disturbed, 0, 10_000)]
         trial = helped.spec["trial"] + 1
-        assert any(message.startswith(f"Resumed at trial {trial}, epoch") for message in told)
+        assert any(message.startswith(f"Resumed at trial {trial}, epoch") for message in messages)

@@ -1,4 +1,4 @@
-"""The main job, end to end, over real HTTP with real worker processes: upload, train, watch, predict, scrape."""
+"""The main use case end to end, over HTTP with real processes: upload, train, watch, predict, scrape metrics."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROWS = 300
 
 
 def circle(seed: int = 0) -> str:
-    """A table that no line separates: two numbers, a colour as a category, the class."""
+    """A table whose classes no line separates: two numbers, a colour, the class."""
     rng = np.random.default_rng(seed)
     points = rng.uniform(-5, 5, (ROWS, 2))
     inside = np.hypot(points[:, 0], points[:, 1]) < 3.2
@@ -96,7 +96,7 @@ def wait(api: httpx2.Client, run_id: str, seconds: float = 90) -> dict:
 
 
 def predict_when_loaded(predict: httpx2.Client, rows: list[dict], seconds: float = 10) -> httpx2.Response:
-    """The prediction service learns of a new version by polling, so the first answers may be 404."""
+    """Predict once the version is loaded: the service polls, so the first answers may be 404."""
     deadline = time.monotonic() + seconds
     while True:
         answer = predict.post("/v1/models/circle:classify", json={"examples": rows})
@@ -106,7 +106,7 @@ def predict_when_loaded(predict: httpx2.Client, rows: list[dict], seconds: float
         time.sleep(0.1)
 
 
-def test_the_main_job_on_the_embedded_default(server: Server) -> None:
+def test_the_main_use_case_on_the_embedded_default(server: Server) -> None:
     journey(server)
 
 
@@ -125,7 +125,7 @@ def tcp_redis(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.xdist_group("server")
-def test_the_main_job_on_postgresql_and_redis(postgres_url: str, tcp_redis: str, tmp_path: Path) -> None:
+def test_the_main_use_case_on_postgresql_and_redis(postgres_url: str, tcp_redis: str, tmp_path: Path) -> None:
     running = start_server(tmp_path / "home", FITSERVE_DATABASE_URL=postgres_url, FITSERVE_REDIS_URL=tcp_redis)
     try:
         journey(running)

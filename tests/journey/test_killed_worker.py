@@ -1,4 +1,4 @@
-"""A killed worker costs a run nothing but time: the real trainer, through the whole machinery."""
+"""A killed worker costs a run only time: end to end, with the real trainer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TRAINING = {
 
 
 def _epochs(api: httpx2.Client, run_id: str) -> list[dict[str, Any]]:
-    """Every epoch's row, page by page."""
+    """Fetch all epochs, page by page."""
     found: list[dict[str, Any]] = []
     cursor: dict[str, str] = {}
     while True:
@@ -37,7 +37,7 @@ def _epochs(api: httpx2.Client, run_id: str) -> list[dict[str, Any]]:
 
 
 def _kill_worker(server: Server) -> None:
-    """SIGKILL to the supervisor alone, as the kernel does it; its trainer must die by itself."""
+    """Kill the supervisor alone, as the kernel would; its trainer must end by itself."""
     for process in psutil.Process(server.process.pid).children(recursive=True):
         if process.cmdline()[1:] == ["-m", "workers"]:
             process.kill()

@@ -1,4 +1,4 @@
-"""A trainer that tries what a trainer must not be able to do, and reports how each attempt ended."""
+"""A trainer that attempts what the sandbox must refuse, and reports how each attempt ended."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def train(job: TrainingJob, report: Reporter) -> TrainingResult:
         "table": lambda: job.table.read_bytes(),
         "library": lambda: Path(os.__file__).read_bytes() and __import__("numpy"),
     }
-    ended = {}
+    outcomes = {}
     for name, attempt in attempts.items():
         try:
             attempt()
-            ended[name] = "done"
+            outcomes[name] = "done"
         except (OSError, MemoryError) as error:
-            ended[name] = type(error).__name__
-    told = {"ended": ended, "environment": dict(os.environ), "arguments": sys.argv}
-    report.event("info", "Probed", told)
+            outcomes[name] = type(error).__name__
+    data = {"outcomes": outcomes, "environment": dict(os.environ), "arguments": sys.argv}
+    report.event("info", "Probed", data)
     raise TrainingFailed("bad_data", "Nothing was trained")

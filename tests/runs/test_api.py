@@ -14,7 +14,7 @@ from fitserve import db
 from fitserve.queue import Publisher
 from fitserve.runs import create, finish, lease, queries, trial_runs
 from fitserve.settings import Limits
-from tests.faults.chaos import Chaos, Plan
+from tests.faults.chaos import Chaos, FaultPlan
 from tests.faults.cluster import Cluster
 
 pytestmark = pytest.mark.xdist_group("faults")
@@ -27,7 +27,7 @@ TERMINAL = ("succeeded", "failed", "cancelled")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with Cluster(tmp_path_factory.mktemp("api") / "home") as made:
         made.start("worker")
-        Chaos(Plan(seed=0, runs=0), made)._wait_for_api(made.start("api"))
+        Chaos(FaultPlan(seed=0, runs=0), made).wait_for_api(made.start("api"))
         yield made
 
 

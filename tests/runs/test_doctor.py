@@ -1,4 +1,4 @@
-"""`fitserve doctor`: what it says of a sound system, and of each thing that is broken."""
+"""`fitserve doctor`: its results for a healthy system, and for each broken part."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from fitserve.blobs import FolderStore
 from fitserve.settings import Settings
 from fitserve.tables import Dataset, Run
 from tests.faults.cluster import PROJECT, Cluster
-from workers.doctor import Finding, examine
+from workers.doctor import CheckResult, run_checks
 
 
-def by_check(cluster: Cluster, **changes: object) -> dict[str, Finding]:
+def by_check(cluster: Cluster, **changes: object) -> dict[str, CheckResult]:
     settings: Settings = cluster.settings.model_copy(update=changes)
-    return {finding.check: finding for finding in examine(settings)}
+    return {result.check: result for result in run_checks(settings)}
 
 
 def test_all_is_well(cluster: Cluster) -> None:
@@ -27,18 +27,18 @@ def test_all_is_well(cluster: Cluster) -> None:
     assert not [finding for finding in findings.values() if finding.outcome == "wrong"]
 
 
-def test_the_command_prints_json_and_says_by_its_exit_code_that_something_is_wrong(cluster: Cluster) -> None:
+def test_the_command_prints_json_and_exits_with_1_where_something_is_wrong(cluster: Cluster) -> None:
     cluster.submit()
     command = [sys.executable, "-m", "workers.doctor", "--json"]
     done = subprocess.run(command, cwd=PROJECT, env=cluster.variables | {"PATH": ""}, capture_output=True, check=False)
     findings = {finding["check"]: finding for finding in json.loads(done.stdout)}
     assert done.returncode == 1
     assert findings["runs"]["outcome"] == "wrong"
-    assert "no worker lives" in findings["runs"]["detail"]
+    assert "no worker is alive" in findings["runs"]["detail"]
     assert findings["runs"]["fix"]
 
 
-def test_what_is_broken_is_named_with_its_mending(cluster: Cluster) -> None:
+def test_what_is_broken_is_named_with_a_fix(cluster: Cluster) -> None:
     def broken(check: str, **changes: object) -> None:
         finding = by_check(cluster, **changes)[check]
         assert (finding.outcome, bool(finding.fix)) == ("wrong", True), finding
@@ -49,7 +49,7 @@ def test_what_is_broken_is_named_with_its_mending(cluster: Cluster) -> None:
     broken("broker", redis_url="redis://127.0.0.1:1/0")
 
 
-def test_a_missing_blob_a_lost_run_are_noticed(cluster: Cluster) -> None:
+def test_a_missing_blob_and_a_lost_run_are_noticed(cluster: Cluster) -> None:
     store = cluster.blobs
     assert isinstance(store, FolderStore)
     with db.transaction(cluster.engine) as session:

@@ -1,4 +1,4 @@
-"""What a trainer may do, shown by one that tries."""
+"""What a sandboxed trainer can do, shown by one that tries."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="seccomp and Landlock
 
 
 def landlock() -> bool:
-    """Whether this kernel has it, asked for as the trainer does."""
+    """Whether this kernel has Landlock, as the trainer finds out."""
     code = (
-        "from pathlib import Path; from workers.trainer import confine as c; print(c.with_few_files([], [], Path('/')))"
+        "from pathlib import Path; from workers.trainer.sandbox import restrict_files as r; print(r([], [], Path('/')))"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    return said.strip() == ""
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    return output.strip() == ""
 
 
 @LINUX
-def test_a_trainer_that_tries_gets_nowhere(tmp_path: Path) -> None:
+def test_a_trainer_cannot_leave_its_sandbox(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("postgresql://fitserve:hunter2@db/fitserve")
     environment = {
@@ -40,22 +40,25 @@ def test_a_trainer_that_tries_gets_nowhere(tmp_path: Path) -> None:
         "AWS_SECRET_ACCESS_KEY": "nor-this",
         "PGPASSWORD": "nor-that",
     }
-    with Cluster(tmp_path / "home", environment=environment) as cluster, socket.create_server(("127.0.0.1", 0)) as door:
+    with (
+        Cluster(tmp_path / "home", environment=environment) as cluster,
+        socket.create_server(("127.0.0.1", 0)) as server,
+    ):
         (cluster.home / "first-key").write_text("key_1.secret")
         run_id = cluster.submit(probe=1)
         with db.transaction(cluster.engine) as session:
-            spec = {"probe": {"port": door.getsockname()[1], "secret": str(secret)}}
+            spec = {"probe": {"port": server.getsockname()[1], "secret": str(secret)}}
             session.get_one(Run, run_id).resolved = spec
         cluster.start("worker")
         assert cluster.wait_over(run_id).state == "failed"
         with db.reading(cluster.engine) as session:
-            told = next(
+            data = next(
                 event.data
                 for event in session.scalars(select(Event).where(Event.run_id == run_id))
                 if event.message == "Probed"
             )
         log = cluster.tail(100_000)
-    ended, variables = told["ended"], told["environment"]
+    ended, variables = data["outcomes"], data["environment"]
     for name in ("tcp", "unix", "udp", "names"):
         assert ended[name] == "PermissionError", (name, ended)
     assert ended["memory"] == "MemoryError"
@@ -67,7 +70,7 @@ def test_a_trainer_that_tries_gets_nowhere(tmp_path: Path) -> None:
         for name in ("parent_environment", "parent_memory"):
             assert ended[name] == "PermissionError", (name, ended)
         assert "more rights than it needs" not in log
-    text = json.dumps(variables) + " ".join(told["arguments"])
+    text = json.dumps(variables) + " ".join(data["arguments"])
     for secret_text in ("do-not-pass-this-on", "nor-this", "nor-that", "redis", "DATABASE_URL", "AWS_", "PG"):
         assert secret_text not in text, secret_text
     assert variables["HOME"] == variables["TMPDIR"]
@@ -75,25 +78,25 @@ def test_a_trainer_that_tries_gets_nowhere(tmp_path: Path) -> None:
 
 
 @LINUX
-def test_what_the_system_does_not_offer_is_said(tmp_path: Path) -> None:
-    """On a machine that the filter does not know, the trainer starts all the same, and the reason is logged."""
+def test_what_cannot_be_restricted_is_reported(tmp_path: Path) -> None:
+    """On an architecture that the filter does not know the trainer starts nevertheless, and the reason is logged."""
     code = (
         "import platform; platform.machine = lambda: 'vax'\n"
-        "from pathlib import Path; from workers.trainer.confine import confine\n"
-        "print(confine([], [], Path('/nowhere')))"
+        "from pathlib import Path; from workers.trainer.sandbox import enter_sandbox\n"
+        "print(enter_sandbox([], [], Path('/nowhere')))"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "no filter for linux on vax" in said
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "no filter for linux on vax" in output
 
 
 @LINUX
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_it_needs_no_privilege(tmp_path: Path) -> None:
-    """The same as a user who may do nothing special."""
+    """The sandbox works for an unprivileged user."""
     code = (
         "import os, socket\nos.setgid(65534); os.setuid(65534)\n"
-        "from pathlib import Path; from workers.trainer.confine import confine\n"
-        "print(confine([], [], Path('/nowhere')))\nsocket.socket()"
+        "from pathlib import Path; from workers.trainer.sandbox import enter_sandbox\n"
+        "print(enter_sandbox([], [], Path('/nowhere')))\nsocket.socket()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     if "ModuleNotFoundError" in done.stderr or "PermissionError: [Errno 13] Permission denied: '/" in done.stderr:
@@ -101,4 +104,4 @@ def test_it_needs_no_privilege(tmp_path: Path) -> None:
     assert "sockets" not in done.stdout
     assert "PermissionError" in done.stderr
     with contextlib.suppress(OSError):
-        socket.socket().close()  # ours still can
+        socket.socket().close()  # this process can still open sockets

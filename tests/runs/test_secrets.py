@@ -1,4 +1,4 @@
-"""Secrets stay out of every output: logs, errors, metrics, the audit log, the doctor, and what dying processes say."""
+"""Secrets stay out of every output: logs, errors, metrics, the audit log, the doctor, and failing processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TABLE = "a,y\n" + "".join(f"{n},{n % 2}\n" for n in range(40))
 
 
 def with_password(url: str, password: str) -> str:
-    """A test server that trusts whoever comes takes any password."""
+    """The URL with a password, which a test server that trusts everyone accepts."""
     scheme, _, rest = url.partition("://")
     user, at, place = rest.partition("@")
     return f"{scheme}://{user.partition(':')[0] if at else 'postgres'}:{password}@{place if at else rest}"
@@ -33,7 +33,7 @@ def test_no_output_holds_a_secret(postgres_url: str, tmp_path: Path) -> None:
         "FITSERVE_AUTH": "true",
         "FITSERVE_LOG_LEVEL": "DEBUG",
     }
-    said: list[str] = []
+    outputs: list[str] = []
     with Cluster(tmp_path / "home", database_url=with_password(postgres_url, password), environment=environment) as up:
         up.start("api", FITSERVE_PORT=port)
         up.start("worker", FITSERVE_WORKER_METRICS_PORT=metrics)
@@ -45,11 +45,11 @@ def test_no_output_holds_a_secret(postgres_url: str, tmp_path: Path) -> None:
             ) -> httpx2.Response:
                 headers = {"Authorization": f"Bearer {token}"} if token else {}
                 answer = client.request(method, path, headers=headers, **more)  # type: ignore[arg-type]
-                said.append(f"{path} {answer.headers} {answer.text}")
+                outputs.append(f"{path} {answer.headers} {answer.text}")
                 return answer
 
             made = ask("POST", "/api/v1/keys", json={"name": "svc", "scopes": ["read"]})
-            said.pop()  # the one answer that shows a token
+            outputs.pop()  # the one answer that shows a token
             own = made.json()["token"].partition(".")[2]
             wrong = secrets.token_urlsafe(32)
             ask("GET", "/api/v1/keys")
@@ -58,7 +58,7 @@ def test_no_output_holds_a_secret(postgres_url: str, tmp_path: Path) -> None:
             ask("POST", "/api/v1/session", None, json={"token": f"key_root1.{wrong}"})
             ask("POST", "/api/v1/session", None, json={"token": {"a": own}})
             ask("POST", "/api/v1/session", None, json={"token": made.json()["token"]}).headers.pop("set-cookie")
-            said.pop()  # and the one that sets the cookie
+            outputs.pop()  # and the one that sets the cookie
             ask("GET", f"/api/v1/runs/{own}"[:12], made.json()["token"])
             ask("PUT", "/api/v1/datasets/table", content=TABLE.encode())
             ask("POST", "/api/v1/runs", json={"dataset": "table"})
@@ -70,23 +70,23 @@ def test_no_output_holds_a_secret(postgres_url: str, tmp_path: Path) -> None:
             ask("GET", "/api/v1/system")
             ask("GET", "/metrics", None)
             ask("GET", "/readyz", None)
-            said.append(httpx2.get(f"http://127.0.0.1:{metrics}/metrics").text)
+            outputs.append(httpx2.get(f"http://127.0.0.1:{metrics}/metrics").text)
         variables = {**os.environ, **up.variables}
-        said.append(run_once("workers.doctor", variables))
+        outputs.append(run_once("workers.doctor", variables))
         away = {"FITSERVE_DATABASE_URL": f"postgresql+psycopg://u:{password}@127.0.0.1:1/x"}
         away["FITSERVE_REDIS_URL"] = f"redis://u:{broker}@127.0.0.1:1/0"
         for module in ("workers.doctor", "services.control", "services.migrate", "services.predict"):
-            said.append(run_once(module, {**variables, **away, "FITSERVE_PORT": str(free_ports(1)[0])}))
-        said.append(up.tail(10_000_000))
-    outputs = "\n".join(said)
-    assert "key_root1" in outputs, "ids are shown, so this would find what it looks for"
-    assert "svc" in outputs
+            outputs.append(run_once(module, {**variables, **away, "FITSERVE_PORT": str(free_ports(1)[0])}))
+        outputs.append(up.tail(10_000_000))
+    text = "\n".join(outputs)
+    assert "key_root1" in text, "ids are shown, so secrets would be found as well"
+    assert "svc" in text
     for secret in (root_secret, own, wrong, password, broker):
-        assert secret not in outputs, outputs[max(0, outputs.index(secret) - 300) : outputs.index(secret) + 50]
+        assert secret not in text, text[max(0, text.index(secret) - 300) : text.index(secret) + 50]
 
 
 def run_once(module: str, variables: dict[str, str]) -> str:
-    """What a process says that cannot start, or only looks."""
+    """The output of a process that cannot start, or that only checks."""
     try:
         done = subprocess.run(
             [sys.executable, "-m", module], cwd=PROJECT, env=variables, capture_output=True, text=True, timeout=15

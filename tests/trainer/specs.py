@@ -1,4 +1,4 @@
-"""Arrays as the encoders would make them, and networks trained on them for an epoch."""
+"""Random arrays like encoded rows, and networks trained on them for an epoch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROWS = 24
 
 
 def arrays(spec: Spec, rows: int = ROWS, seed: int = 0) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Random inputs and targets of the shapes and dtypes that a resolved spec says."""
+    """Random inputs and targets of the shapes and dtypes that a resolved spec has."""
     random = np.random.default_rng(seed)
     inputs: dict[str, Any] = {}
     for node in spec.network:
@@ -40,7 +40,7 @@ def arrays(spec: Spec, rows: int = ROWS, seed: int = 0) -> tuple[dict[str, Any],
 
 
 def compiled(spec: Spec, steps: int = 2) -> keras.Model:
-    """The network, compiled to run without tracing: quick for a few steps."""
+    """The compiled network, run without tracing, which is faster for a few steps."""
     network = build_network(spec)
     network.compile(
         optimizer=build_optimizer(spec, steps),
@@ -53,7 +53,7 @@ def compiled(spec: Spec, steps: int = 2) -> keras.Model:
 
 
 def train_one_epoch(spec: Spec) -> dict[str, float]:
-    """What one epoch of two batches shows."""
+    """Train one epoch of two batches. Returns its logs."""
     keras.utils.set_random_seed(spec.training.seed)
     network = compiled(spec)
     inputs, targets = arrays(spec)

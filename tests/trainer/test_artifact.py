@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 
 from fitserve.encoder import Encoder
-from tests.trainer.runs import Told, job_of
+from tests.trainer.jobs import RecordingReporter, job_of
 from workers.trainer.export import export as exporting
 from workers.trainer.job import TrainingFailed
 from workers.trainer.train import train
@@ -77,7 +77,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, pa.Table]:
         "training": SHORT,
         "split": {"validation": 0.2, "test": 0.2},
     }
-    return train(job_of(table, spec, tmp_path_factory.mktemp("run"), KINDS), Told()), table
+    return train(job_of(table, spec, tmp_path_factory.mktemp("run"), KINDS), RecordingReporter()), table
 
 
 def test_keras_and_the_serving_path_agree_on_raw_columns(trained: tuple[Any, pa.Table]) -> None:
@@ -163,7 +163,7 @@ def test_sequences_and_indices_have_inputs_of_their_own(tmp_path: Path) -> None:
         ],
         "training": SHORT,
     }
-    result = train(job_of(_table(), spec, tmp_path, KINDS), Told())
+    result = train(job_of(_table(), spec, tmp_path, KINDS), RecordingReporter())
     assert result.manifest["parity"]["max_rel"] <= 1e-5
     assert {i["name"]: i["dtype"] for i in result.manifest["onnx"]["inputs"]} == {
         "features": "float32", "city": "int32", "zip": "int32", "notes": "int32",
@@ -176,9 +176,9 @@ def test_what_is_not_written_here_is_exported_by_keras(tmp_path: Path) -> None:
         "features": ["income", "depth/m"],
         "network": [{"Dense": {"units": 4, "activation": "squareplus"}}],
     }
-    told = Told()
-    result = train(job_of(_table(), {**spec, "training": SHORT}, tmp_path), told)
-    assert any("Keras's exporter" in message for _, message, _ in told.events)
+    reporter = RecordingReporter()
+    result = train(job_of(_table(), {**spec, "training": SHORT}, tmp_path), reporter)
+    assert any("Keras's exporter" in message for _, message, _ in reporter.events)
     session = onnxruntime.InferenceSession(str(result.files["onnx"]), providers=["CPUExecutionProvider"])
     assert [i.name for i in session.get_inputs()] == ["features"]
     assert [o.name for o in session.get_outputs()] == ["sold"]
@@ -194,7 +194,10 @@ def test_a_graph_that_differs_from_keras_fails_the_run(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(exporting.serving_graph, "write", wrong)
     with pytest.raises(TrainingFailed) as failed:
-        train(job_of(_table(), {"target": "sold", "features": ["income"], "training": SHORT}, tmp_path), Told())
+        train(
+            job_of(_table(), {"target": "sold", "features": ["income"], "training": SHORT}, tmp_path),
+            RecordingReporter(),
+        )
     assert failed.value.cause == "parity"
     assert failed.value.data["max_rel"] > 1e-5
 
@@ -205,7 +208,7 @@ def test_a_target_that_is_missing_is_bad_data(tmp_path: Path) -> None:
             job_of(
                 _table(), {"target": "stars", "task": "regression", "features": ["income"], "training": SHORT}, tmp_path
             ),
-            Told(),
+            RecordingReporter(),
         )
     assert failed.value.cause == "bad_data"
     assert "stars" in str(failed.value)
@@ -213,7 +216,10 @@ def test_a_target_that_is_missing_is_bad_data(tmp_path: Path) -> None:
 
 def test_mixed_precision_serves_in_32_bits(tmp_path: Path) -> None:
     training = {**SHORT, "mixed_precision": True}
-    result = train(job_of(_table(), {"target": "sold", "features": ["income"], "training": training}, tmp_path), Told())
+    result = train(
+        job_of(_table(), {"target": "sold", "features": ["income"], "training": training}, tmp_path),
+        RecordingReporter(),
+    )
     assert result.manifest["parity"]["max_rel"] <= 1e-5
 
 
@@ -221,6 +227,6 @@ def test_class_weights_a_weight_column_and_fewer_steps(tmp_path: Path) -> None:
     table = _table().append_column("weight", pa.array(np.linspace(0.5, 1.5, 60)))
     training = {**SHORT, "class_weight": "balanced", "sample_weight": "weight", "steps_per_epoch": 2, "batch_size": 20}
     spec = {"target": "sold", "features": ["income", "size"], "split": {"test": 0.1}}
-    result = train(job_of(table, {**spec, "training": training}, tmp_path), Told())
+    result = train(job_of(table, {**spec, "training": training}, tmp_path), RecordingReporter())
     assert result.result["epochs"] == 3
     assert set(result.manifest["metrics"]) == {"train", "validation", "test"}

@@ -1,4 +1,4 @@
-"""Epochs whose networks are kept: each is the network that a run of so many epochs would have ended with."""
+"""Kept epochs: each is the network that a run of that many epochs ends with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from fitserve.encoder import Encoder
-from tests.trainer.runs import Told, job_of
+from tests.trainer.jobs import RecordingReporter, job_of
 from workers.trainer.channel import Channel
 from workers.trainer.export import export as exporting
 from workers.trainer.job import TrainingResult, TrainingStopped
@@ -36,7 +36,7 @@ def spec(epochs: int, **training: Any) -> dict[str, Any]:
     return {"target": "y", "network": network, "split": {"column": "part"}, "training": {**plain, **training}}
 
 
-def answers(files: dict[str, Path], manifest: dict[str, Any]) -> Any:
+def predictions(files: dict[str, Path], manifest: dict[str, Any]) -> Any:
     encoder = Encoder.from_json(manifest["encoder"])
     (values,) = exporting.serve(exporting.onnx_session(files["onnx"]), encoder, table()).values()
     return values
@@ -45,23 +45,23 @@ def answers(files: dict[str, Path], manifest: dict[str, Any]) -> Any:
 def test_a_kept_epoch_is_what_a_shorter_run_ends_with(tmp_path: Path) -> None:
     """Its weights are the average, as at the end of a run; the next epochs go on from the weights themselves."""
     optimizer = {"Adam": {"learning_rate": 0.05, "use_ema": True, "ema_momentum": 0.9}}
-    plain = train(job_of(table(), spec(6, optimizer=optimizer), tmp_path / "plain", KINDS), Told())
+    plain = train(job_of(table(), spec(6, optimizer=optimizer), tmp_path / "plain", KINDS), RecordingReporter())
     wanted = spec(6, optimizer=optimizer, keep_epochs=[4, 2])
-    keeping = train(job_of(table(), wanted, tmp_path / "keeping", KINDS), Told())
+    keeping = train(job_of(table(), wanted, tmp_path / "keeping", KINDS), RecordingReporter())
     assert keeping.manifest["receipt"]["weights"] == plain.manifest["receipt"]["weights"]  # keeping disturbs nothing
     assert sorted(keeping.kept_epochs) == [2, 4]
-    shorter = train(job_of(table(), spec(4, optimizer=optimizer), tmp_path / "shorter", KINDS), Told())
+    shorter = train(job_of(table(), spec(4, optimizer=optimizer), tmp_path / "shorter", KINDS), RecordingReporter())
     kept = keeping.kept_epochs[4]
     manifest = {**keeping.manifest, **kept.manifest}
-    np.testing.assert_array_equal(answers(kept.files, manifest), answers(shorter.files, shorter.manifest))
+    np.testing.assert_array_equal(predictions(kept.files, manifest), predictions(shorter.files, shorter.manifest))
     assert manifest["epoch"] == 4
     assert manifest["metrics"] == shorter.manifest["metrics"]
     assert manifest["receipt"]["weights"] == shorter.manifest["receipt"]["weights"]
     assert manifest["parity"]["max_rel"] <= 1e-5
     model = keras.models.load_model(kept.files["keras"], safe_mode=True)
     rows = exporting.raw_values(Encoder.from_json(manifest["encoder"]), table())
-    says = model({name: keras.ops.convert_to_tensor(value) for name, value in rows.items()})["y"].numpy()
-    np.testing.assert_allclose(says, answers(kept.files, manifest), rtol=1e-5, atol=1e-6)
+    from_keras = model({name: keras.ops.convert_to_tensor(value) for name, value in rows.items()})["y"].numpy()
+    np.testing.assert_allclose(from_keras, predictions(kept.files, manifest), rtol=1e-5, atol=1e-6)
     ours, theirs = (Channel(end) for end in socket.socketpair())
     threading.Thread(target=ours.send, args=({"result": keeping},)).start()
     message = theirs.receive(5)
@@ -74,32 +74,32 @@ def test_kept_epochs_are_the_winners_and_survive_a_resumption(tmp_path: Path, st
     """Of three trials side by side, and one after the other (ReduceLROnPlateau cannot be stacked)."""
     more = {} if stacked else {"reduce_lr_on_plateau": True}
     wanted = spec(4, keep_epochs=[1, 3], restarts=3, **more)
-    told = Told()
-    whole = train(job_of(table(), wanted, tmp_path / "whole", KINDS), told)
-    assert any("stacked network" in message for _, message, _ in told.events) == stacked
+    reporter = RecordingReporter()
+    whole = train(job_of(table(), wanted, tmp_path / "whole", KINDS), reporter)
+    assert any("stacked network" in message for _, message, _ in reporter.events) == stacked
     best = int(whole.result["best_trial"])
-    winner = train(job_of(table(), spec(3, seed=best, **more), tmp_path / "winner", KINDS), Told())
+    winner = train(job_of(table(), spec(3, seed=best, **more), tmp_path / "winner", KINDS), RecordingReporter())
     np.testing.assert_allclose(
-        answers(whole.kept_epochs[3].files, whole.manifest),
-        answers(winner.files, winner.manifest),
+        predictions(whole.kept_epochs[3].files, whole.manifest),
+        predictions(winner.files, winner.manifest),
         rtol=1e-3,
         atol=1e-4,
     )
-    told = Told(stop_after=6, reason="hand_back")  # after the second epoch of all, or in the middle of the second trial
+    reporter = RecordingReporter(stop_after=6, reason="hand_back")  # in the middle of the run
     with pytest.raises(TrainingStopped):
-        train(job_of(table(), wanted, tmp_path / "first", KINDS), told)
+        train(job_of(table(), wanted, tmp_path / "first", KINDS), reporter)
     path = tmp_path / "checkpoint.npz"
-    path.write_bytes(told.checkpoints[-1][0])
-    resumed = train(job_of(table(), wanted, tmp_path / "second", KINDS, checkpoint=path), Told())
+    path.write_bytes(reporter.checkpoints[-1][0])
+    resumed = train(job_of(table(), wanted, tmp_path / "second", KINDS, checkpoint=path), RecordingReporter())
     assert sorted(resumed.kept_epochs) == [1, 3]
     for epoch, one in resumed.kept_epochs.items():
         assert one.manifest["receipt"]["weights"] == whole.kept_epochs[epoch].manifest["receipt"]["weights"]
 
 
-def test_an_epoch_that_never_came_is_said(tmp_path: Path) -> None:
+def test_an_epoch_that_was_never_reached_is_reported(tmp_path: Path) -> None:
     stopping = {"monitor": "val_loss", "patience": 0, "min_delta": 10.0}
-    told = Told()
+    reporter = RecordingReporter()
     wanted = spec(9, keep_epochs=[1, 9], early_stopping=stopping)
-    result = train(job_of(table(), wanted, tmp_path, KINDS), told)
+    result = train(job_of(table(), wanted, tmp_path, KINDS), reporter)
     assert sorted(result.kept_epochs) == [1]
-    assert ("warn", "Training ended before epochs that were to be kept: [9].", {"epochs": [9]}) in told.events
+    assert ("warn", "Training ended before epochs that were to be kept: [9].", {"epochs": [9]}) in reporter.events

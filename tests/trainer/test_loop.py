@@ -16,7 +16,7 @@ import tensorflow as tf
 from keras import layers as L
 from keras import optimizers as O
 
-from tests.trainer.runs import Told, job_of
+from tests.trainer.jobs import RecordingReporter, job_of
 from workers.trainer.data import preparation
 from workers.trainer.data.feeds import (
     EncodedRows,
@@ -47,7 +47,9 @@ def _model(optimizer: Any, dropout: float = 0.3, **dense: Any) -> keras.Model:
     return model
 
 
-def _ours(model: keras.Model, epochs: int = 3, callbacks: Any = (), batch: int = 16, **more: Any) -> dict[str, Any]:
+def _train_ours(
+    model: keras.Model, epochs: int = 3, callbacks: Any = (), batch: int = 16, **more: Any
+) -> dict[str, Any]:
     rows, held_out = (
         RowTensors.of(X, Y, more.pop("weight", None)),
         RowTensors.of(VX, VY, more.pop("validation_weight", None)),
@@ -56,13 +58,15 @@ def _ours(model: keras.Model, epochs: int = 3, callbacks: Any = (), batch: int =
     return dict(Loop(compiled, Resident(rows), Resident(held_out), epochs, list(callbacks)).run().history)
 
 
-def _fit(model: keras.Model, epochs: int = 3, callbacks: Any = (), batch: int = 16, **more: Any) -> dict[str, Any]:
+def _train_fit(
+    model: keras.Model, epochs: int = 3, callbacks: Any = (), batch: int = 16, **more: Any
+) -> dict[str, Any]:
     validation = (VX, VY) if "validation_weight" not in more else (VX, VY, more.pop("validation_weight"))
     arguments = {"validation_data": validation, "verbose": 0, "shuffle": False, "callbacks": list(callbacks)}
     return dict(model.fit(X, Y, batch_size=batch, epochs=epochs, **arguments, **more).history)
 
 
-def _same(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+def _assert_same_history(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
     assert list(ours) == list(theirs)
     for name, values in theirs.items():
         np.testing.assert_allclose(ours[name], values, rtol=1e-5, atol=1e-7, err_msg=name)
@@ -90,7 +94,7 @@ OPTIMIZERS: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_each_optimizer_trains_as_in_fit(name: str) -> None:
     make = OPTIMIZERS[name]
-    _same(_ours(_model(make())), _fit(_model(make())))
+    _assert_same_history(_train_ours(_model(make())), _train_fit(_model(make())))
 
 
 @pytest.mark.parametrize("regularizer", ["L1", "L2", "L1L2", "OrthogonalRegularizer"])
@@ -103,13 +107,13 @@ def test_each_regularizer_counts_as_in_fit(regularizer: str) -> None:
             "activity_regularizer": "l2",
         }
 
-    _same(_ours(_model("adam", **dense())), _fit(_model("adam", **dense())))
+    _assert_same_history(_train_ours(_model("adam", **dense())), _train_fit(_model("adam", **dense())))
 
 
 def test_sample_weights_count_as_in_fit() -> None:
     weight, held_out = np.linspace(0, 2, 50).astype("float32"), np.linspace(1, 3, 21).astype("float32")
-    ours = _ours(_model("adam"), weight=weight, validation_weight=held_out)
-    _same(ours, _fit(_model("adam"), sample_weight=weight, validation_weight=held_out))
+    ours = _train_ours(_model("adam"), weight=weight, validation_weight=held_out)
+    _assert_same_history(ours, _train_fit(_model("adam"), sample_weight=weight, validation_weight=held_out))
 
 
 def test_several_outputs_train_as_in_fit() -> None:
@@ -146,7 +150,7 @@ def test_a_callback_that_asks_for_batches_gets_each_of_them() -> None:
             self.seen.append(("test", batch, float(logs["loss"])))
 
     ours, theirs = Batches(), Batches()
-    _same(_ours(_model("adam"), 2, [ours]), _fit(_model("adam"), 2, [theirs]))
+    _assert_same_history(_train_ours(_model("adam"), 2, [ours]), _train_fit(_model("adam"), 2, [theirs]))
     assert [s[:-1] for s in ours.seen] == [s[:-1] for s in theirs.seen]
     np.testing.assert_allclose([s[-1] for s in ours.seen], [s[-1] for s in theirs.seen], rtol=1e-5)
 
@@ -154,7 +158,7 @@ def test_a_callback_that_asks_for_batches_gets_each_of_them() -> None:
 @pytest.mark.parametrize("patience", [0, 1, 2])
 def test_early_stopping_restores_the_epoch_that_fit_restores(patience: int) -> None:
     kept, losses = [], []
-    for run in (_ours, _fit):
+    for run in (_train_ours, _train_fit):
         stopping = keras.callbacks.EarlyStopping(monitor="val_loss", patience=patience, restore_best_weights=True)
         model = _model(O.SGD(2.0), dropout=0.0)
         history = run(model, 12, [stopping])
@@ -172,22 +176,20 @@ def test_plateaus_schedules_and_averages_work_at_fits_moments() -> None:
         ]
 
     make = lambda: O.Adam(0.05, use_ema=True, ema_momentum=0.9)  # noqa: E731
-    _same(_ours(_model(make()), 6, callbacks()), _fit(_model(make()), 6, callbacks()))
+    _assert_same_history(_train_ours(_model(make()), 6, callbacks()), _train_fit(_model(make()), 6, callbacks()))
     rate = lambda: [keras.callbacks.LearningRateScheduler(lambda epoch, lr: lr * 0.5)]  # noqa: E731
-    _same(_ours(_model(O.Adam(0.05)), 4, rate()), _fit(_model(O.Adam(0.05)), 4, rate()))
+    _assert_same_history(_train_ours(_model(O.Adam(0.05)), 4, rate()), _train_fit(_model(O.Adam(0.05)), 4, rate()))
 
 
-def test_a_long_epoch_is_cut_where_somebody_looks() -> None:
-    looked: list[tuple[int, int]] = []
+def test_a_long_epoch_is_split_into_calls() -> None:
+    calls: list[tuple[int, int]] = []
     rows = RowTensors.of(X, Y)
     compiled = Compiled(_model("adam"), rows, rows, 4, 4)
     pace = Pace(seconds=0.0, steps=2)
-    loop = Loop(
-        compiled, Resident(rows), Resident(rows), 2, between_calls=lambda e, s: looked.append((e, s)), pace=pace
-    )
+    loop = Loop(compiled, Resident(rows), Resident(rows), 2, between_calls=lambda e, s: calls.append((e, s)), pace=pace)
     history = loop.run().history
     whole = Loop(Compiled(_model("adam"), rows, rows, 4, 4), Resident(rows), Resident(rows), 2).run().history
-    assert len(looked) > 10
+    assert len(calls) > 10
     np.testing.assert_allclose(history["loss"], whole["loss"], rtol=1e-6)
     np.testing.assert_allclose(history["val_loss"], whole["val_loss"], rtol=1e-6)
 
@@ -201,25 +203,25 @@ class NoLoops(keras.Sequential):
         return super().train_step(data)
 
 
-def test_what_cannot_be_compiled_as_a_whole_goes_step_by_step() -> None:
-    said: list[str] = []
+def test_what_cannot_be_compiled_as_a_whole_runs_step_by_step() -> None:
+    reasons: list[str] = []
     keras.utils.set_random_seed(1)
     model = NoLoops([keras.Input((4,)), *_model("adam").layers])
     model.compile("adam", keras.losses.BinaryCrossentropy(), metrics=["accuracy"], jit_compile=False)
-    _same(_ours(model, on_fallback=said.append), _ours(_model("adam")))
-    assert "step by step" in said[0]
-    assert "not within a loop" in said[0]
+    _assert_same_history(_train_ours(model, on_fallback=reasons.append), _train_ours(_model("adam")))
+    assert "step by step" in reasons[0]
+    assert "not within a loop" in reasons[0]
 
 
-def test_xla_is_asked_for_single_steps() -> None:
-    said: list[str] = []
+def test_xla_compiles_single_steps() -> None:
+    reasons: list[str] = []
     Compiled(
-        _model("adam"), RowTensors.of(X, Y), RowTensors.of(VX, VY), 16, 16, jit=True, on_fallback=said.append
+        _model("adam"), RowTensors.of(X, Y), RowTensors.of(VX, VY), 16, 16, jit=True, on_fallback=reasons.append
     ).trace()
-    assert "XLA" in said[0]
+    assert "XLA" in reasons[0]
 
 
-def test_an_epoch_of_fewer_steps_goes_on_where_the_last_one_ended() -> None:
+def test_a_partial_epoch_continues_where_the_last_one_ended() -> None:
     order = partial_epochs(shuffled(3), 8)
     taken = np.concatenate([order(10, epoch) for epoch in range(5)])
     assert sorted(taken[:10]) == sorted(taken[10:20]) == list(range(10))
@@ -283,12 +285,12 @@ def test_a_dataset_larger_than_memory_is_streamed(tmp_path: Path, monkeypatch: p
     x = rng.normal(size=(600, 2))
     table = pa.table({"a": x[:, 0], "b": x[:, 1], "side": np.where(x.sum(axis=1) > 0, "yes", "no")})
     spec = {"target": "side", "training": {"epochs": 4, "batch_size": 32}, "split": {"test": 0.1}}
-    resident = train(job_of(table, spec, tmp_path / "resident"), Told())
+    resident = train(job_of(table, spec, tmp_path / "resident"), RecordingReporter())
     monkeypatch.setattr(preparation, "memory_budget", lambda: 100)
     monkeypatch.setattr(preparation, "SAMPLE_ROWS", {"train": 300, "validation": 50, "test": 50})
-    told = Told()
-    streamed = train(job_of(table, spec, tmp_path / "streamed"), told)
-    assert any("streamed" in message for _, message, _ in told.events)
+    reporter = RecordingReporter()
+    streamed = train(job_of(table, spec, tmp_path / "streamed"), reporter)
+    assert any("streamed" in message for _, message, _ in reporter.events)
     assert streamed.result["rows"] == resident.result["rows"]
     assert streamed.manifest["receipt"]["split"] == resident.manifest["receipt"]["split"]
     assert streamed.result["metrics"]["test"]["accuracy"] > 0.85

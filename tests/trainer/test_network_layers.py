@@ -1,4 +1,4 @@
-"""Each layer, activation, regularizer, constraint and initializer, as a spec says it and as Keras does."""
+"""Each layer, activation, regularizer, constraint and initializer of a spec is the same as in Keras."""
 
 from __future__ import annotations
 
@@ -176,8 +176,8 @@ def network_with(entry: Any, before: list[Any]) -> list[Any]:
     name = class_of(entry)
     if LAYERS.classes[name].merges:
         two = [{"Dense": 4, "name": "a", "inputs": "features"}, {"Dense": 4, "name": "b", "inputs": "features"}]
-        said = {entry: {}} if isinstance(entry, str) else entry
-        return [*two, {**said, "inputs": ["a", "b"]}]
+        stated = {entry: {}} if isinstance(entry, str) else entry
+        return [*two, {**stated, "inputs": ["a", "b"]}]
     if name == "Embedding":
         return [{**entry, "inputs": ["words"]}, "Flatten"]
     return [*before, entry]
@@ -190,7 +190,7 @@ def test_every_layer_has_a_case() -> None:
 @pytest.mark.parametrize(
     ("entry", "theirs", "before"), CASES, ids=lambda value: class_of(value) if isinstance(value, (str, dict)) else ""
 )
-def test_a_layer_is_keras_own_and_trains(entry: Any, theirs: Any, before: list[Any]) -> None:
+def test_a_layer_is_the_one_of_keras_and_trains(entry: Any, theirs: Any, before: list[Any]) -> None:
     assert config(build(read_node(entry).layer)) == config(theirs)
     words = [{"words": {"sequence": {"max_tokens": 9}}}] if class_of(entry) == "Embedding" else None
     run = resolved(network_with(entry, before), features=words)
@@ -204,7 +204,7 @@ def test_a_layer_is_keras_own_and_trains(entry: Any, theirs: Any, before: list[A
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_an_activation_is_keras_own_and_trains(activation: str) -> None:
+def test_an_activation_is_the_one_of_keras_and_trains(activation: str) -> None:
     entry = {"Dense": {"units": 6, "activation": activation}}
     assert config(build(read_node(entry).layer)) == config(L.Dense(6, activation=activation))
     run = resolved([entry])
@@ -249,22 +249,22 @@ INITIALIZED = [
     ({"Identity": 0.5}, INIT.Identity(0.5)),
 ]
 PARTS = [
-    *(("kernel_regularizer", said, theirs) for said, theirs in REGULARIZED),
-    *(("bias_regularizer", said, theirs) for said, theirs in REGULARIZED[:3]),
-    *(("activity_regularizer", said, theirs) for said, theirs in REGULARIZED),
-    *(("kernel_constraint", said, theirs) for said, theirs in CONSTRAINED),
-    *(("kernel_initializer", said, theirs) for said, theirs in INITIALIZED),
+    *(("kernel_regularizer", stated, theirs) for stated, theirs in REGULARIZED),
+    *(("bias_regularizer", stated, theirs) for stated, theirs in REGULARIZED[:3]),
+    *(("activity_regularizer", stated, theirs) for stated, theirs in REGULARIZED),
+    *(("kernel_constraint", stated, theirs) for stated, theirs in CONSTRAINED),
+    *(("kernel_initializer", stated, theirs) for stated, theirs in INITIALIZED),
 ]
 
 
 def test_every_part_has_a_case() -> None:
-    assert {class_of(said) for said, _ in REGULARIZED} == set(REGULARIZERS.classes)
-    assert {class_of(said) for said, _ in CONSTRAINED} == set(CONSTRAINTS.classes)
-    assert {class_of(said) for said, _ in INITIALIZED} == set(INITIALIZERS.classes)
+    assert {class_of(stated) for stated, _ in REGULARIZED} == set(REGULARIZERS.classes)
+    assert {class_of(stated) for stated, _ in CONSTRAINED} == set(CONSTRAINTS.classes)
+    assert {class_of(stated) for stated, _ in INITIALIZED} == set(INITIALIZERS.classes)
 
 
-@pytest.mark.parametrize(("argument", "said", "theirs"), PARTS, ids=case_id)
-def test_a_part_of_a_layer_is_keras_own_and_trains(argument: str, said: Any, theirs: Any) -> None:
-    entry = {"Dense": {"units": 4, argument: said}}
+@pytest.mark.parametrize(("argument", "stated", "theirs"), PARTS, ids=case_id)
+def test_a_part_of_a_layer_is_the_one_of_keras_and_trains(argument: str, stated: Any, theirs: Any) -> None:
+    entry = {"Dense": {"units": 4, argument: stated}}
     assert config(build(read_node(entry).layer)) == config(L.Dense(4, **{argument: theirs}))
     assert math.isfinite(train_one_epoch(resolved([entry]).spec)["loss"])

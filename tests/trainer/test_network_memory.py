@@ -9,7 +9,7 @@ import pytest
 
 from fitserve.spec.activations import ACTIVATIONS
 from tests.spec.table import resolved
-from tests.trainer.kept import kept_bytes
+from tests.trainer.activation_memory import activation_bytes
 from workers.trainer.engine.network import build_network
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
@@ -47,7 +47,7 @@ def generated(number: int) -> list[Any]:
         layers += [{"Reshape": [12, 1]}, convolution(draw), convolution(draw)]
         layers += draw.choice([[{"MaxPooling1D": 2}], [{"AveragePooling1D": 2}], [{"SpatialDropout1D": 0.2}], []])
         layers += draw.choice([["Flatten"], ["GlobalAveragePooling1D"], ["GlobalMaxPooling1D"]])
-    if kind == "recurrent":  # unrolled: what a loop keeps has no static shape to read off
+    if kind == "recurrent":  # unrolled: the tensors of a loop have no static shape
         cls = draw.choice(["LSTM", "GRU", "SimpleRNN"])
         layers += [{"Reshape": [12, 1]}, {cls: {"units": draw.choice([16, 32]), "unroll": True}}]
     if kind == "branches":
@@ -67,5 +67,5 @@ def generated(number: int) -> list[Any]:
 def test_estimates_of_a_generated_network(number: int) -> None:
     run = resolved(generated(number), batch_size=BATCH)
     assert build_network(run.spec).count_params() == run.estimates.parameters
-    measured = kept_bytes(run.spec, BATCH)
+    measured = activation_bytes(run.spec, BATCH)
     assert measured / 1.5 <= run.estimates.activation_bytes <= measured * 1.5

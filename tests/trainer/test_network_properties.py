@@ -1,4 +1,4 @@
-"""Every generated spec is refused, or builds with the parameters that were counted, trains a step and exports."""
+"""Every generated spec is refused, or builds with the counted parameters, trains a step and exports."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
 EXAMPLES = 25
 
 
-class Silent:
-    """A reporter that nobody listens to."""
+class SilentReporter:
+    """A reporter that ignores events."""
 
     def event(self, level: str, message: str, data: dict[str, Any] | None = None) -> None:
         """Nothing."""
@@ -47,13 +47,13 @@ def table(rows: int = 48) -> pa.Table:
     return pa.table(columns)
 
 
-def write_out(network: keras.Model, spec: Spec) -> dict[str, Any]:
+def export_entries(network: keras.Model, spec: Spec) -> dict[str, Any]:
     """Export on real rows; the parity gate compares the serving graph with Keras. The manifest's entries."""
     rows = table()
     encoder = Encoder.fit(list(spec.features or ()), rows, facts())
     targets = TargetEncoder.fit(list(spec.target), rows, facts())
     with tempfile.TemporaryDirectory() as folder:
-        return export(serving_network(network, spec), encoder, targets, rows, Path(folder), Silent()).entries  # type: ignore[arg-type]
+        return export(serving_network(network, spec), encoder, targets, rows, Path(folder), SilentReporter()).entries  # type: ignore[arg-type]
 
 
 @pytest.mark.timeout(600)
@@ -76,7 +76,7 @@ def test_a_spec_that_is_not_refused_builds_trains_and_exports(body: dict[str, An
     finite = all(np.isfinite(weight).all() for weight in network.get_weights())
     event("finite" if finite else "diverged")
     if finite:
-        entries = write_out(network, run.spec)
+        entries = export_entries(network, run.spec)
         assert [output["name"] for output in entries["outputs"]] == [target.name for target in run.spec.target]
 
 

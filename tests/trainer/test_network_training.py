@@ -1,4 +1,4 @@
-"""Each optimizer, schedule, loss, metric and callback, as a spec says it and as Keras does."""
+"""Each optimizer, schedule, loss, metric and callback of a spec is the same as in Keras."""
 
 from __future__ import annotations
 
@@ -151,30 +151,30 @@ def config(thing: Any) -> Any:
 
 
 def test_everything_has_a_case() -> None:
-    assert {OPTIMIZERS.named(name_of(said)).__name__ for said, _ in OPTIMIZED} == set(OPTIMIZERS.classes)
-    assert {name_of(said) for said, _ in SCHEDULED} == set(SCHEDULES.classes)
-    assert {LOSSES.named(name_of(said)).__name__ for said, _, _ in LOST} == set(LOSSES.classes) - {"Quantile"}
+    assert {OPTIMIZERS.named(name_of(stated)).__name__ for stated, _ in OPTIMIZED} == set(OPTIMIZERS.classes)
+    assert {name_of(stated) for stated, _ in SCHEDULED} == set(SCHEDULES.classes)
+    assert {LOSSES.named(name_of(stated)).__name__ for stated, _, _ in LOST} == set(LOSSES.classes) - {"Quantile"}
 
 
-@pytest.mark.parametrize(("said", "theirs"), OPTIMIZED, ids=name_of)
-def test_an_optimizer_is_keras_own_and_trains(said: Any, theirs: Any) -> None:
-    run = resolved([{"Dense": 4}], optimizer=said)
+@pytest.mark.parametrize(("stated", "theirs"), OPTIMIZED, ids=name_of)
+def test_an_optimizer_is_the_one_of_keras_and_trains(stated: Any, theirs: Any) -> None:
+    run = resolved([{"Dense": 4}], optimizer=stated)
     assert config(build_optimizer(run.spec)) == config(theirs)
     assert math.isfinite(train_one_epoch(run.spec)["loss"])
 
 
-@pytest.mark.parametrize(("said", "theirs"), SCHEDULED, ids=name_of)
-def test_a_schedule_is_keras_own_and_trains(said: Any, theirs: Any) -> None:
-    run = resolved([{"Dense": 4}], optimizer={"SGD": {"learning_rate": said}})
+@pytest.mark.parametrize(("stated", "theirs"), SCHEDULED, ids=name_of)
+def test_a_schedule_is_the_one_of_keras_and_trains(stated: Any, theirs: Any) -> None:
+    run = resolved([{"Dense": 4}], optimizer={"SGD": {"learning_rate": stated}})
     schedule = build(run.spec.training.optimizer.learning_rate)
     assert config(schedule) == config(theirs)
     assert [float(schedule(step)) for step in (0, 4, 20)] == [float(theirs(step)) for step in (0, 4, 20)]
     assert math.isfinite(train_one_epoch(run.spec)["loss"])
 
 
-@pytest.mark.parametrize(("said", "theirs", "target"), LOST, ids=name_of)
-def test_a_loss_is_keras_own_and_trains(said: Any, theirs: Any, target: str) -> None:
-    run = resolved([{"Dense": 4}], target, loss=said)
+@pytest.mark.parametrize(("stated", "theirs", "target"), LOST, ids=name_of)
+def test_a_loss_is_the_one_of_keras_and_trains(stated: Any, theirs: Any, target: str) -> None:
+    run = resolved([{"Dense": 4}], target, loss=stated)
     (loss,) = build_losses(run.spec).values()
     assert type(loss) is type(theirs)
     assert config(loss) == config(theirs)
@@ -194,7 +194,7 @@ def test_quantile_loss_is_the_pinball_loss() -> None:
 
 
 @pytest.mark.parametrize("name", METRICS.classes)
-def test_a_metric_is_keras_own_and_is_shown(name: str) -> None:
+def test_a_metric_is_the_one_of_keras_and_is_logged(name: str) -> None:
     cls = METRICS.classes[name]
     arguments, theirs = MEASURED.get(name, (None, None))
     encoding = cls.expects[0]
@@ -211,7 +211,7 @@ def test_a_metric_is_keras_own_and_is_shown(name: str) -> None:
     assert metric.name in train_one_epoch(run.spec)
 
 
-def test_callbacks_are_keras_own() -> None:
+def test_callbacks_are_those_of_keras() -> None:
     run = resolved(
         [],
         "yes",

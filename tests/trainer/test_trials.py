@@ -1,4 +1,4 @@
-"""Trials: restarts stacked or one after the other, what fails alone, what resumes."""
+"""Trials: stacked or one after the other, failing alone, resumed from a checkpoint."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.trainer.runs import Told, job_of
+from tests.trainer.jobs import RecordingReporter, job_of
 from workers.trainer import train as training
 from workers.trainer.engine import stacked_network
 from workers.trainer.engine.compiled import MULTITHREADED_STEP
@@ -36,24 +36,26 @@ def _spec(**more: Any) -> dict[str, Any]:
     return {"target": "side", "network": NETWORK, "training": {"epochs": 6, "batch_size": 16, "seed": 3, **more}}
 
 
-def _interrupted(table: pa.Table, spec: dict[str, Any], folder: Path, after: int) -> tuple[TrainingResult, Told]:
-    """The same run, handed back after some epochs and resumed from its checkpoint."""
-    first = Told(stop_after=after, reason="hand_back")
+def _train_interrupted(
+    table: pa.Table, spec: dict[str, Any], folder: Path, after: int
+) -> tuple[TrainingResult, RecordingReporter]:
+    """Train a run that is handed back after some epochs and resumed from its checkpoint."""
+    first = RecordingReporter(stop_after=after, reason="hand_back")
     job = job_of(table, spec, folder / "first")
     with pytest.raises(TrainingStopped):
         train(job, first)
     path = folder / "checkpoint.npz"
     path.write_bytes(first.checkpoints[-1][0])
-    told = Told()
+    reporter = RecordingReporter()
     (folder / "second").mkdir()
-    result = train(replace(job, folder=folder / "second", checkpoint=path), told)
-    assert any("Resumed" in message for _, message, _ in told.events)
-    told.epochs = first.epochs + told.epochs
-    return result, told
+    result = train(replace(job, folder=folder / "second", checkpoint=path), reporter)
+    assert any("Resumed" in message for _, message, _ in reporter.events)
+    reporter.epochs = first.epochs + reporter.epochs
+    return result, reporter
 
 
-def _same(one: Told, other: Told) -> None:
-    keyed = [{(row["trial"], row["epoch"]): row["logs"] for row in told.epochs} for told in (one, other)]
+def _assert_same_logs(one: RecordingReporter, other: RecordingReporter) -> None:
+    keyed = [{(row["trial"], row["epoch"]): row["logs"] for row in reporter.epochs} for reporter in (one, other)]
     assert keyed[0].keys() == keyed[1].keys()
     for place, logs in keyed[0].items():
         assert logs.keys() == keyed[1][place].keys()
@@ -66,56 +68,56 @@ def test_a_resumed_run_ends_where_an_undisturbed_one_does(tmp_path: Path, after:
     spec = _spec(
         early_stopping={**STOPPING, "patience": 2}, reduce_lr_on_plateau={"patience": 1, "monitor": "val_loss"}
     )
-    whole = Told()
+    whole = RecordingReporter()
     undisturbed = train(job_of(_table(), spec, tmp_path / "whole"), whole)
-    resumed, told = _interrupted(_table(), spec, tmp_path, after)
-    _same(whole, told)
+    resumed, reporter = _train_interrupted(_table(), spec, tmp_path, after)
+    _assert_same_logs(whole, reporter)
     assert resumed.manifest["receipt"]["weights"] == undisturbed.manifest["receipt"]["weights"]
     assert resumed.result["best_epoch"] == undisturbed.result["best_epoch"]
 
 
 def test_stacked_trials_resume(tmp_path: Path) -> None:
     spec = _spec(restarts=3, early_stopping=STOPPING)
-    whole = Told()
+    whole = RecordingReporter()
     undisturbed = train(job_of(_table(), spec, tmp_path / "whole"), whole)
-    resumed, told = _interrupted(_table(), spec, tmp_path, 7)
-    _same(whole, told)
+    resumed, reporter = _train_interrupted(_table(), spec, tmp_path, 7)
+    _assert_same_logs(whole, reporter)
     assert resumed.result["best_trial"] == undisturbed.result["best_trial"]
     assert resumed.manifest["receipt"]["weights"] == undisturbed.manifest["receipt"]["weights"]
 
 
 def test_trials_one_after_the_other_resume(tmp_path: Path) -> None:
     spec = _spec(restarts=2, reduce_lr_on_plateau=True, epochs=3)
-    whole = Told()
+    whole = RecordingReporter()
     undisturbed = train(job_of(_table(), spec, tmp_path / "whole"), whole)
     assert any("ReduceLROnPlateau" in message for _, message, _ in whole.events)
-    resumed, told = _interrupted(_table(), spec, tmp_path, 4)
-    _same(whole, told)
+    resumed, reporter = _train_interrupted(_table(), spec, tmp_path, 4)
+    _assert_same_logs(whole, reporter)
     assert resumed.manifest["receipt"]["weights"] == undisturbed.manifest["receipt"]["weights"]
 
 
-def test_a_checkpoint_of_another_run_is_not_taken_up(tmp_path: Path) -> None:
-    told = Told(stop_after=1, reason="hand_back")
+def test_a_checkpoint_of_another_run_is_not_used(tmp_path: Path) -> None:
+    reporter = RecordingReporter(stop_after=1, reason="hand_back")
     with pytest.raises(TrainingStopped):
-        train(job_of(_table(), _spec(), tmp_path / "a"), told)
-    (tmp_path / "other.npz").write_bytes(told.checkpoints[0][0])
-    (tmp_path / "torn.npz").write_bytes(told.checkpoints[0][0][:1000])
+        train(job_of(_table(), _spec(), tmp_path / "a"), reporter)
+    (tmp_path / "other.npz").write_bytes(reporter.checkpoints[0][0])
+    (tmp_path / "torn.npz").write_bytes(reporter.checkpoints[0][0][:1000])
     for name in ("other.npz", "torn.npz"):
-        again = Told()
+        again = RecordingReporter()
         train(job_of(_table(), _spec(epochs=2), tmp_path / f"b{name}", checkpoint=tmp_path / name), again)
         assert again.epochs[0]["epoch"] == 1
         assert any("training starts over" in message for _, message, _ in again.events)
 
 
 @pytest.mark.parametrize(("restarts", "groups"), [(3, 1), (8, 2)])
-def test_stacked_trials_fare_as_they_would_alone(
+def test_stacked_trials_end_as_they_would_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restarts: int, groups: int
 ) -> None:
     monkeypatch.setattr(stacked_network, "MULTITHREADED_STEP", 0 if groups > 1 else MULTITHREADED_STEP)
     monkeypatch.setattr(stacked_network, "threads", lambda: 2)
     spec = _spec(restarts=restarts, early_stopping=STOPPING)
     spec["network"] = [{"Dense": {"units": 8, "activation": "relu", "kernel_regularizer": {"L2": 0.01}}}]
-    together, alone = Told(), Told()
+    together, alone = RecordingReporter(), RecordingReporter()
     one = train(job_of(_table(), spec, tmp_path / "stacked"), together)
     assert any("stacked" in message for _, message, _ in together.events)
     monkeypatch.setattr(training, "why_not_stacked", lambda setup: "a test")
@@ -141,13 +143,13 @@ def test_a_trial_that_fails_leaves_the_others_alone(tmp_path: Path, monkeypatch:
         kernel.assign(np.where(np.arange(3)[:, None, None] == 1, np.nan, kernel.value.numpy()))
 
     monkeypatch.setattr(stacked_trials.StackedTrials, "__init__", poisoned)
-    told = Told()
-    result = train(job_of(_table(), _spec(restarts=3), tmp_path), told)
+    reporter = RecordingReporter()
+    result = train(job_of(_table(), _spec(restarts=3), tmp_path), reporter)
     assert [trial["state"] for trial in result.result["trials"]] == ["succeeded", "failed", "succeeded"]
     assert result.result["trials"][1]["failure"]["layer"] == "dense"
     assert result.result["best_trial"] != 1
     assert result.result["spread"]["min"] > 0
-    assert {row["trial"] for row in told.epochs} == {0, 2}
+    assert {row["trial"] for row in reporter.epochs} == {0, 2}
 
 
 @pytest.mark.parametrize("restarts", [1, 2])
@@ -163,7 +165,7 @@ def test_a_loss_that_is_no_number_fails_the_run_and_names_epoch_and_layer(tmp_pa
         },
     }
     with pytest.raises(TrainingFailed) as failed:
-        train(job_of(_table(), spec, tmp_path), Told())
+        train(job_of(_table(), spec, tmp_path), RecordingReporter())
     assert failed.value.cause == "diverged"
     assert failed.value.data["epoch"] >= 1
     assert failed.value.data["layer"] in ("steep", "dense", "sum")
@@ -171,27 +173,23 @@ def test_a_loss_that_is_no_number_fails_the_run_and_names_epoch_and_layer(tmp_pa
 
 
 def test_a_cancelled_run_stops_without_a_checkpoint(tmp_path: Path) -> None:
-    told = Told(stop_after=2, reason="cancel")
+    reporter = RecordingReporter(stop_after=2, reason="cancel")
     with pytest.raises(TrainingStopped) as stopped:
-        train(job_of(_table(), _spec(), tmp_path), told)
+        train(job_of(_table(), _spec(), tmp_path), reporter)
     assert stopped.value.reason == "cancel"
-    assert len(told.epochs) == 2
-    assert not told.checkpoints
+    assert len(reporter.epochs) == 2
+    assert not reporter.checkpoints
 
 
 def test_the_same_spec_trains_to_the_same_weights(tmp_path: Path) -> None:
-    told = [Told(), Told(), Told()]
+    reporter = [RecordingReporter(), RecordingReporter(), RecordingReporter()]
     seeds = (3, 3, 4)
     receipts = [
-        train(job_of(_table(), _spec(seed=seed), tmp_path / str(at)), told[at]).manifest["receipt"]
+        train(job_of(_table(), _spec(seed=seed), tmp_path / str(at)), reporter[at]).manifest["receipt"]
         for at, seed in enumerate(seeds)
     ]
     assert receipts[0] == receipts[1]
-    assert told[0].epochs == told[1].epochs
-    assert {name for name in receipts[0] if receipts[0][name] != receipts[2][name]} == {
-        "spec",
-        "seed",
-        "split",
-        "weights",
-    }
-    assert told[0].epochs[0]["logs"] != told[2].epochs[0]["logs"]
+    assert reporter[0].epochs == reporter[1].epochs
+    changed = {"spec", "seed", "split", "weights"}
+    assert {name for name in receipts[0] if receipts[0][name] != receipts[2][name]} == changed
+    assert reporter[0].epochs[0]["logs"] != reporter[2].epochs[0]["logs"]

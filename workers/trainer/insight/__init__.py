@@ -1,6 +1,7 @@
-"""What a run teaches: layers looked at while they train, and the trained network questioned afterwards.
+"""What a run teaches: figures of its layers while they train, and an analysis of the trained network.
 
-`recording` norms, saturation, dead units and histograms of each layer between two epochs ·
-`evaluation` scikit-learn's figures on rows that nobody trained on · `references` what simpler models reach on the
-same split · `importance` permuted columns · `hardest` rows that stay wrong · `study` all of it, within a budget.
+`recording` records layers between two epochs, by a compiled pass (`probe`) · `evaluation` computes scikit-learn's
+figures on held-out rows, with bootstrap `intervals` · `references` fits simpler models on the same rows ·
+`column_importance` permutes columns · `hardest_rows` finds rows that stay wrong · `epoch_graphs` writes the network
+after several epochs · `analysis` does all of it for a trained network, within a time budget.
 """

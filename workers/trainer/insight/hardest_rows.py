@@ -1,4 +1,4 @@
-"""The rows that the network finds hardest, and those whose label is probably wrong, by row number (from 1)."""
+"""The rows with the highest loss, and those whose label is probably wrong, by row number (from 1)."""
 
 from __future__ import annotations
 
@@ -10,31 +10,33 @@ from numpy.typing import NDArray
 
 from fitserve.strictjson import finite_json
 
-MOST = 50
-FAR = 5.0  # robust standard deviations
+LISTED = 50
+OUTLIER = 5.0  # robust standard deviations
 
 
 def hardest_labels(
     rows: NDArray[Any], parts: NDArray[Any], truth: NDArray[Any], probabilities: NDArray[Any], labels: Sequence[str]
 ) -> dict[str, Any]:
-    """Of a classification: the rows of the highest loss, and those that confident learning calls mislabelled.
+    """The hardest rows of a classification, and those that confident learning considers mislabelled.
 
-    Confident learning (Northcutt, Jiang and Chuang 2021): a label's threshold is the mean probability that it gets on
-    rows given it; a row is suspect where another label's probability is above that label's threshold and highest.
-    Thresholds come from held-out rows. Training rows are judged too; a network that learned them by heart hides them.
+    Confident learning (Northcutt, Jiang and Chuang 2021): a label's threshold is its mean probability on rows that have
+    it; a row is suspect where another label's probability is above that label's threshold, and the highest. Thresholds
+    come from held-out rows. Training rows are included; a network that memorised them hides their wrong labels.
 
     Args:
-        rows: row numbers from 1. parts: "train", "validation", "test" of each. truth: label indices.
+        rows: row numbers, from 1.
+        parts: "train", "validation" or "test" for each row.
+        truth: label indices, (rows,).
         probabilities: (rows, labels).
     """
     own = probabilities[np.arange(len(truth)), truth]
-    held = parts != "train"
-    judged = held if held.sum() >= 10 * len(labels) else np.ones(len(truth), bool)
+    held_out = parts != "train"
+    reliable = held_out if held_out.sum() >= 10 * len(labels) else np.ones(len(truth), bool)
     thresholds = np.ones(len(labels))
     for index in range(len(labels)):
-        given = judged & (truth == index)
-        if given.any():
-            thresholds[index] = float(probabilities[given, index].mean())
+        labelled = reliable & (truth == index)
+        if labelled.any():
+            thresholds[index] = float(probabilities[labelled, index].mean())
     confident = probabilities >= thresholds
     others = np.where(confident, probabilities, -1.0)
     others[np.arange(len(truth)), truth] = -1.0
@@ -44,14 +46,14 @@ def hardest_labels(
     suspect = suspect[np.argsort(-margin[suspect], kind="stable")]
 
     def entry(at: int, other: int) -> dict[str, Any]:
-        said = {"row": rows[at], "part": str(parts[at]), "label": labels[truth[at]], "probability": own[at]}
-        return {**said, "predicted": labels[other], "predicted_probability": probabilities[at, other]}
+        stated = {"row": rows[at], "part": str(parts[at]), "label": labels[truth[at]], "probability": own[at]}
+        return {**stated, "predicted": labels[other], "predicted_probability": probabilities[at, other]}
 
-    hard = np.argsort(own, kind="stable")[:MOST]
+    hard = np.argsort(own, kind="stable")[:LISTED]
     return finite_json(
         {
             "hardest": [entry(int(at), int(probabilities[at].argmax())) for at in hard],
-            "mislabelled": [entry(int(at), int(best[at])) for at in suspect[:MOST]],
+            "mislabelled": [entry(int(at), int(best[at])) for at in suspect[:LISTED]],
             "mislabelled_rows": len(suspect),
             "rows": len(truth),
             "method": "confident learning (Northcutt et al. 2021)",
@@ -63,14 +65,14 @@ def hardest_labels(
 def hardest_numbers(
     rows: NDArray[Any], parts: NDArray[Any], truth: NDArray[Any], predicted: NDArray[Any]
 ) -> dict[str, Any]:
-    """Of a regression: the largest residuals; suspect are those beyond `FAR` robust deviations (1.4826 MAD)."""
+    """The largest residuals of a regression; those beyond `OUTLIER` robust deviations (1.4826 MAD) are suspect."""
     residual = predicted.astype(np.float64) - truth
-    held = parts != "train"
-    judged = residual[held] if held.sum() >= 20 else residual
-    middle = float(np.median(judged))
-    spread = 1.4826 * float(np.median(np.abs(judged - middle)))
+    held_out = parts != "train"
+    reliable = residual[held_out] if held_out.sum() >= 20 else residual
+    middle = float(np.median(reliable))
+    spread = 1.4826 * float(np.median(np.abs(reliable - middle)))
     order = np.argsort(-np.abs(residual), kind="stable")
-    far = order[np.abs(residual[order] - middle) > FAR * spread] if spread > 0 else order[:0]
+    outliers = order[np.abs(residual[order] - middle) > OUTLIER * spread] if spread > 0 else order[:0]
 
     def entry(at: int) -> dict[str, Any]:
         return {
@@ -83,11 +85,11 @@ def hardest_numbers(
 
     return finite_json(
         {
-            "hardest": [entry(int(at)) for at in order[:MOST]],
-            "mislabelled": [entry(int(at)) for at in far[:MOST]],
-            "mislabelled_rows": len(far),
+            "hardest": [entry(int(at)) for at in order[:LISTED]],
+            "mislabelled": [entry(int(at)) for at in outliers[:LISTED]],
+            "mislabelled_rows": len(outliers),
             "rows": len(truth),
-            "method": f"residual beyond {FAR:g} robust standard deviations",
+            "method": f"residual beyond {OUTLIER:g} robust standard deviations",
         },
         digits=8,
     )

@@ -1,7 +1,7 @@
-"""What simpler models reach on the same rows: the trivial baseline, a linear model, and boosted trees.
+"""Simpler models to compare the network with: a trivial baseline, a linear model, and boosted trees.
 
-A network that does not beat the linear model has not earned its layers; one that boosted trees leave far behind is
-underfitting. All three are scikit-learn's, fitted on the network's own encoded training rows.
+A network that is no better than the linear model does not need its layers; one that is far worse than boosted trees
+underfits. All three are scikit-learn's, fitted on the network's own encoded training rows.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from threadpoolctl import ThreadpoolController
 
 from fitserve.spec.feature import EncodedInput
+from workers.trainer.insight.evaluation import sample_rows
 
-MULTIPLY_ADDS = 1e9  # that a second of fitting a linear model gets through, carefully estimated
+MULTIPLY_ADDS = 1e9  # in a second of fitting a linear model, conservatively estimated
 ITERATIONS = 100
-MOST_INTEGER_PLACES = 20_000
+MAX_CARDINALITY = 20_000  # of an integer input
 TREE_COLUMNS = 200
 TREE_ROWS = 5_000
-ONE_THREAD = 2_000_000  # numbers
+ONE_THREAD = 2_000_000  # numbers in a matrix, below which one thread is faster
 
-_POOLS = functools.cache(ThreadpoolController)  # looks at every loaded library: once is enough
+_POOLS = functools.cache(ThreadpoolController)  # inspects every loaded library, so only once
 Matrix = Any  # a float32 array or a sparse matrix, (rows, width)
 
 
@@ -41,24 +42,24 @@ class Reference:
     name: str
     model: Any
     labels: int  # 0: a regression
-    rows: int  # that it was fitted on
+    rows: int  # used for fitting
     seconds: float
 
     def predict(self, matrix: Matrix) -> NDArray[np.float64]:
-        """Probabilities of every label, also of those that the training rows did not have."""
-        with _few_threads(matrix):
+        """Probabilities of every label, including labels that the training rows lack; or numbers."""
+        with _threads_for(matrix):
             if not self.labels:
                 return np.asarray(self.model.predict(matrix), np.float64).reshape(-1)
-            found = self.model.predict_proba(matrix)
-        whole = np.zeros((found.shape[0], self.labels))
-        whole[:, self.model.classes_.astype(int)] = found
-        return whole
+            known = self.model.predict_proba(matrix)
+        probabilities = np.zeros((known.shape[0], self.labels))
+        probabilities[:, self.model.classes_.astype(int)] = known
+        return probabilities
 
 
 def design(inputs: Sequence[EncodedInput], encoded: Mapping[str, NDArray[Any]]) -> Matrix:
-    """All network inputs side by side: numbers as they are, integers as the set of places that they name.
+    """All network inputs side by side: numbers as they are, integers multi-hot.
 
-    Of no width where the integers name too many places for a linear model to be quick.
+    The matrix has no columns where an integer input has too many values for a fast linear model.
     """
     parts: list[Any] = []
     for one in inputs:
@@ -66,39 +67,39 @@ def design(inputs: Sequence[EncodedInput], encoded: Mapping[str, NDArray[Any]]) 
         if one.dtype == "float32":
             parts.append(values.reshape(len(values), -1))
             continue
-        places = int(one.cardinality or int(values.max(initial=0)) + 1)
-        if places > MOST_INTEGER_PLACES:
+        cardinality = int(one.cardinality or int(values.max(initial=0)) + 1)
+        if cardinality > MAX_CARDINALITY:
             return np.zeros((len(values), 0), np.float32)
-        flat = np.clip(values.reshape(len(values), -1), 0, places - 1)
+        flat = np.clip(values.reshape(len(values), -1), 0, cardinality - 1)
         rows = np.repeat(np.arange(len(flat)), flat.shape[1])
         ones = np.ones(flat.size, np.float32)
-        given = sparse.csr_matrix((ones, (rows, flat.ravel())), (len(flat), places))
-        given.data = np.minimum(given.data, 1.0)
-        parts.append(given)
+        multi_hot = sparse.csr_matrix((ones, (rows, flat.ravel())), (len(flat), cardinality))
+        multi_hot.data = np.minimum(multi_hot.data, 1.0)
+        parts.append(multi_hot)
     if any(sparse.issparse(part) for part in parts):
         return sparse.hstack([sparse.csr_matrix(part) for part in parts]).tocsr()
     return parts[0] if len(parts) == 1 else np.hstack(parts)
 
 
 def fit_all(matrix: Matrix, truth: NDArray[Any], labels: int, seconds: float, seed: int) -> dict[str, Reference]:
-    """The references that fit into about `seconds`: fewer rows, or no trees, where there is little time.
+    """Fit the references within about `seconds`: on fewer rows, or without trees, where there is little time.
 
     `truth` are label indices, or numbers where `labels` is 0.
     """
-    found = {"baseline": _timed("baseline", _baseline(labels), matrix, truth, labels)}
+    fitted = {"baseline": _timed("baseline", _baseline(labels), matrix, truth, labels)}
     width = int(matrix.shape[1])
     if not width or (labels and len(np.unique(truth)) < 2):
-        return found
+        return fitted
     work = width * max(1, labels) * (ITERATIONS if labels else max(1, width / 4))
-    rows = _sample(len(truth), int(MULTIPLY_ADDS * 0.6 * seconds / max(1, work)), seed)
+    rows = sample_rows(len(truth), int(MULTIPLY_ADDS * 0.6 * seconds / max(1, work)), seed)
     if len(rows) >= min(len(truth), 200):
         linear = LogisticRegression(max_iter=ITERATIONS) if labels else Ridge(random_state=seed)
-        found["linear"] = _timed("linear", linear, matrix[rows], truth[rows], labels)
-    trees = _sample(len(truth), TREE_ROWS, seed)
+        fitted["linear"] = _timed("linear", linear, matrix[rows], truth[rows], labels)
+    trees = sample_rows(len(truth), TREE_ROWS, seed)
     cost = (0.1 + len(trees) * width * 4e-7) * max(1, labels if labels > 2 else 1)
     if width <= TREE_COLUMNS and not sparse.issparse(matrix) and cost <= 0.6 * seconds:
-        found["trees"] = _timed("trees", _trees(labels, seed), matrix[trees], truth[trees], labels)
-    return found
+        fitted["trees"] = _timed("trees", _trees(labels, seed), matrix[trees], truth[trees], labels)
+    return fitted
 
 
 def _baseline(labels: int) -> Any:
@@ -110,20 +111,14 @@ def _trees(labels: int, seed: int) -> Any:
     return HistGradientBoostingClassifier(**options) if labels else HistGradientBoostingRegressor(**options)
 
 
-def _sample(rows: int, most: int, seed: int) -> NDArray[np.int64]:
-    if rows <= most:
-        return np.arange(rows)
-    return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
-
-
-def _few_threads(matrix: Matrix) -> Any:
-    """Small work waits for threads longer than it takes: one does it."""
+def _threads_for(matrix: Matrix) -> Any:
+    """Limit small work to one thread: waiting for others would take longer."""
     return _POOLS().limit(limits=1 if matrix.shape[0] * matrix.shape[1] < ONE_THREAD else None)
 
 
 def _timed(name: str, model: Any, matrix: Matrix, truth: NDArray[Any], labels: int) -> Reference:
     begun = time.perf_counter()
-    with warnings.catch_warnings(), _few_threads(matrix):
-        warnings.simplefilter("ignore")  # lbfgs that would like more iterations is good enough to compare with
+    with warnings.catch_warnings(), _threads_for(matrix):
+        warnings.simplefilter("ignore")  # a linear model that has not converged is good enough as a reference
         model.fit(matrix, truth)
     return Reference(name, model, labels, int(matrix.shape[0]), time.perf_counter() - begun)

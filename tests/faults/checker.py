@@ -1,4 +1,4 @@
-"""Judges what is left after the faults: Jepsen's fields, from the database and the blobs alone."""
+"""Check what is left after the faults, from the database and the blobs alone; the fields are Jepsen's."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.faults.fake_trainer import final_weights
 
 
 @dataclass(frozen=True)
-class Acknowledged:
-    """A run that was answered 202, and how it must end."""
+class AcknowledgedRun:
+    """A run whose submission was answered with 202, and how it must end."""
 
     run_id: str
     seed: int
@@ -32,17 +32,17 @@ class Acknowledged:
 
 @dataclass
 class Verdict:
-    """Jepsen's fields. All four of `bad` must be empty."""
+    """Jepsen's fields. `lost`, `unexpected`, `duplicated` and `stuck` must be empty."""
 
     acknowledged: int = 0
     succeeded: int = 0
-    lost: list[str] = field(default_factory=list)  # acknowledged, and not there
-    unexpected: list[str] = field(default_factory=list)  # there, and wrong: what and why
+    lost: list[str] = field(default_factory=list)  # acknowledged, but not in the database
+    unexpected: list[str] = field(default_factory=list)  # in the database, but wrong: what and why
     duplicated: list[str] = field(default_factory=list)  # committed or started twice
     stuck: list[str] = field(default_factory=list)  # in no terminal state
-    recovered: int = 0  # ended well after losing at least one attempt
-    noticed_seconds: list[float] = field(default_factory=list)  # from the last sign to the queue
-    recovery_seconds: list[float] = field(default_factory=list)  # from the last sign to the next start
+    recovered: int = 0  # succeeded after losing at least one attempt
+    noticed_seconds: list[float] = field(default_factory=list)  # from the last event to the queue
+    recovery_seconds: list[float] = field(default_factory=list)  # from the last event to the next start
 
     @property
     def ok(self) -> bool:
@@ -69,8 +69,8 @@ class Verdict:
         }
 
 
-def judge(engine: Engine, blobs: BlobStore, acknowledged: Iterable[Acknowledged]) -> Verdict:
-    """Looks at every acknowledged run."""
+def check_runs(engine: Engine, blobs: BlobStore, acknowledged: Iterable[AcknowledgedRun]) -> Verdict:
+    """Check every acknowledged run."""
     verdict = Verdict()
     keys: dict[str, str] = {}
     with db.reading(engine) as session:
@@ -82,7 +82,7 @@ def judge(engine: Engine, blobs: BlobStore, acknowledged: Iterable[Acknowledged]
             if run is None:
                 verdict.lost.append(wanted.run_id)
                 continue
-            _judge_events(verdict, run, queries.events_after(session, run.id, 0, 100_000))
+            _check_events(verdict, run, queries.events_after(session, run.id, 0, 100_000))
             if run.state not in TERMINAL:
                 verdict.stuck.append(f"{run.id}: {run.state}")
             elif run.state != wanted.state:
@@ -90,7 +90,7 @@ def judge(engine: Engine, blobs: BlobStore, acknowledged: Iterable[Acknowledged]
             elif run.state == "succeeded":
                 verdict.succeeded += 1
                 verdict.recovered += run.attempt > 1
-                _judge_result(verdict, run, wanted, blobs)
+                _check_result(verdict, run, wanted, blobs)
                 versions = session.scalar(select(func.count()).where(Version.run_id == run.id)) or 0
                 if versions != (1 if run.model else 0):
                     verdict.duplicated.append(f"{run.id}: {versions} versions")
@@ -100,20 +100,20 @@ def judge(engine: Engine, blobs: BlobStore, acknowledged: Iterable[Acknowledged]
     return verdict
 
 
-# Which state may follow which, by the events that transitions write.
-_MAY_FOLLOW: Mapping[str, frozenset[str]] = {
+# The states that may follow a state, in the events that transitions write.
+_NEXT_STATES: Mapping[str, frozenset[str]] = {
     "": frozenset({"queued"}),
     "queued": frozenset({"running", "cancelled"}),
     "running": frozenset({"queued", "succeeded", "failed", "cancelled"}),
 }
 
 
-def _judge_events(verdict: Verdict, run: Run, events: list[Event]) -> None:
-    state, last_sign = "", None
+def _check_events(verdict: Verdict, run: Run, events: list[Event]) -> None:
+    state, last_event_at = "", None
     queued_at = run.created_at
     for event in events:
         if event.type != "state":
-            last_sign = event.created_at
+            last_event_at = event.created_at
             continue
         if event.message == "Cancel requested":
             continue
@@ -122,20 +122,20 @@ def _judge_events(verdict: Verdict, run: Run, events: list[Event]) -> None:
             verdict.duplicated.append(f"{run.id}: {to} in attempt {event.attempt} after {state}")
         elif to == state == "running":
             verdict.duplicated.append(f"{run.id}: attempt {event.attempt} started while another ran")
-        elif to not in _MAY_FOLLOW[state]:
+        elif to not in _NEXT_STATES[state]:
             verdict.unexpected.append(f"{run.id}: {to} after {state or 'nothing'}")
         if to == "running":
-            if state == "queued" and last_sign is not None and event.attempt > 1:
-                verdict.recovery_seconds.append((event.created_at - last_sign).total_seconds())
-                verdict.noticed_seconds.append((queued_at - last_sign).total_seconds())
-            last_sign = event.created_at
+            if state == "queued" and last_event_at is not None and event.attempt > 1:
+                verdict.recovery_seconds.append((event.created_at - last_event_at).total_seconds())
+                verdict.noticed_seconds.append((queued_at - last_event_at).total_seconds())
+            last_event_at = event.created_at
         queued_at = event.created_at
         state = to
     if state != run.state:
         verdict.unexpected.append(f"{run.id}: events end with {state}, the row says {run.state}")
 
 
-def _judge_result(verdict: Verdict, run: Run, wanted: Acknowledged, blobs: BlobStore) -> None:
+def _check_result(verdict: Verdict, run: Run, wanted: AcknowledgedRun, blobs: BlobStore) -> None:
     result = run.result or {}
     if result.get("weights") != final_weights(wanted.seed, wanted.epochs):
         verdict.unexpected.append(f"{run.id}: weights {result.get('weights')}")

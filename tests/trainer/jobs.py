@@ -19,8 +19,8 @@ from workers.trainer.job import StopReason, TrainingJob, TrialAssignment
 
 
 @dataclass
-class Told:
-    """A Reporter that keeps what it is told, and asks to stop when `stop_when` says so."""
+class RecordingReporter:
+    """A Reporter that records what is reported, and asks to stop after `stop_after` epochs."""
 
     events: list[tuple[str, str, Any]] = field(default_factory=list)
     epochs: list[dict[str, Any]] = field(default_factory=list)
@@ -48,7 +48,7 @@ class Told:
 
 
 def facts_of(table: pa.Table, kinds: dict[str, str] | None = None) -> DatasetFacts:
-    """Facts as the upload would find them; `kinds` says what the type of a column does not."""
+    """Facts as an upload would infer them, but for the `kinds` given."""
     columns = [_facts(name, table.column(name), (kinds or {}).get(name)) for name in table.column_names]
     return DatasetFacts(name="data", version=1, sha256="0" * 64, rows=table.num_rows, columns=tuple(columns))
 
@@ -90,7 +90,7 @@ _TYPES = (
 def job_of(
     table: pa.Table, spec: dict[str, Any], folder: Path, kinds: dict[str, str] | None = None, **more: Any
 ) -> TrainingJob:
-    """A job on `table`; `spec` leaves out what it likes, the dataset first of all."""
+    """A job that trains on `table`. `spec` may leave out the dataset and whatever has a default."""
     facts = facts_of(table, kinds)
     resolved = resolve(parse({"dataset": "data", **spec}), facts).spec
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A trial trained apart is the trial that its run would have trained: to the bit, and back in its place."""
+"""A divided trial is exactly the trial that its run would have trained itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.trainer.runs import Told, job_of
+from tests.trainer.jobs import RecordingReporter, job_of
 from tests.trainer.test_trials import STOPPING, _spec, _table
 from workers.trainer import train as training
 from workers.trainer.engine.checkpoint import Checkpoint
@@ -38,8 +38,8 @@ SPEC = _spec(
 
 
 @dataclass
-class Helped(Told):
-    """A reporter whose supervisor has these answers, one after the other; then nobody helps."""
+class AssigningReporter(RecordingReporter):
+    """A reporter whose supervisor gives these assignments, then assigns trials as if there were no other worker."""
 
     answers: list[TrialAssignment] = field(default_factory=list)
     asked: list[list[int]] = field(default_factory=list)
@@ -49,17 +49,17 @@ class Helped(Told):
         return self.answers.pop(0) if self.answers else super().next_trial(remaining)
 
 
-def _apart(job: TrainingJob, trial: int, told: Told, **more: Any) -> Path:
-    folder = job.folder / f"apart-{trial}-{len(told.epochs)}"
+def _train_divided(job: TrainingJob, trial: int, reporter: RecordingReporter, **more: Any) -> Path:
+    folder = job.folder / f"divided-{trial}-{len(reporter.epochs)}"
     folder.mkdir(exist_ok=True)
-    return train(replace(job, trial=trial, folder=folder, **more), told).files["trial"]
+    return train(replace(job, trial=trial, folder=folder, **more), reporter).files["trial"]
 
 
-def _lines(*told: Told) -> dict[tuple[int, int], Any]:
-    return {(row["trial"], row["epoch"]): row["logs"] for one in told for row in one.epochs}
+def _logs_by_epoch(*reporter: RecordingReporter) -> dict[tuple[int, int], Any]:
+    return {(row["trial"], row["epoch"]): row["logs"] for one in reporter for row in one.epochs}
 
 
-def _the_same(one: TrainingResult, other: TrainingResult) -> None:
+def _assert_same(one: TrainingResult, other: TrainingResult) -> None:
     untimed = [
         [{key: value for key, value in trial.items() if key != "seconds"} for trial in found.result["trials"]]
         for found in (one, other)
@@ -68,65 +68,70 @@ def _the_same(one: TrainingResult, other: TrainingResult) -> None:
     for name in ("best_trial", "best_epoch", "spread", "metrics"):
         assert one.result[name] == other.result[name], name
     assert one.manifest["receipt"]["weights"] == other.manifest["receipt"]["weights"]
-    kept = [{epoch: net.manifest["receipt"]["weights"] for epoch, net in found.kept.items()} for found in (one, other)]
+    kept = [
+        {epoch: net.manifest["receipt"]["weights"] for epoch, net in found.kept_epochs.items()}
+        for found in (one, other)
+    ]
     assert kept[0] == kept[1] != {}
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainingJob, TrainingResult, Told]:
-    """The run on one worker."""
-    told = Told()
+def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainingJob, TrainingResult, RecordingReporter]:
+    """The run on one worker: its job, result and reporter."""
+    reporter = RecordingReporter()
     job = job_of(_table(), SPEC, tmp_path_factory.mktemp("alone"))
-    return job, train(job, told), told
+    return job, train(job, reporter), reporter
 
 
-def test_trials_trained_apart_make_the_same_run(
-    alone: tuple[TrainingJob, TrainingResult, Told], tmp_path: Path
+def test_divided_trials_make_the_same_run(
+    alone: tuple[TrainingJob, TrainingResult, RecordingReporter], tmp_path: Path
 ) -> None:
     job, wanted, whole = alone
     job = replace(job, folder=tmp_path)
-    elsewhere = Told()
-    done = {trial: _apart(job, trial, elsewhere) for trial in (3, 1)}
-    told = Helped(
+    elsewhere = RecordingReporter()
+    done = {trial: _train_divided(job, trial, elsewhere) for trial in (3, 1)}
+    reporter = AssigningReporter(
         answers=[TrialAssignment(2), TrialAssignment(0, finished={3: done[3]}), TrialAssignment(finished={1: done[1]})]
     )
-    result = train(job, told)
-    assert told.asked == [[0, 1, 2, 3], [0, 1, 3], [1]]
-    _the_same(result, wanted)
-    assert _lines(told, elsewhere) == _lines(whole)
+    result = train(job, reporter)
+    assert reporter.asked == [[0, 1, 2, 3], [0, 1, 3], [1]]
+    _assert_same(result, wanted)
+    assert _logs_by_epoch(reporter, elsewhere) == _logs_by_epoch(whole)
     insight = [sorted(found.files) for found in (result, wanted)]
     assert insight[0] == insight[1]
 
 
-def test_a_trial_begun_by_another_worker_goes_on(
-    alone: tuple[TrainingJob, TrainingResult, Told], tmp_path: Path
+def test_a_trial_begun_by_another_worker_is_resumed(
+    alone: tuple[TrainingJob, TrainingResult, RecordingReporter], tmp_path: Path
 ) -> None:
     job, wanted, whole = alone
     job = replace(job, folder=tmp_path)
-    begun = Told(stop_after=2, reason="hand_back")
+    begun = RecordingReporter(stop_after=2, reason="hand_back")
     with pytest.raises(TrainingStopped):
-        _apart(job, 1, begun)
+        _train_divided(job, 1, begun)
     path = tmp_path / "begun.npz"
     path.write_bytes(begun.checkpoints[-1][0])
-    told = Helped(answers=[TrialAssignment(0), TrialAssignment(1, checkpoint=path)])
-    result = train(job, told)
-    assert next(row["epoch"] for row in told.epochs if row["trial"] == 1) == 3
-    _the_same(result, wanted)
-    assert _lines(begun, told) == _lines(whole)
-    resumed = Told()
-    _apart(job, 1, resumed, checkpoint=path)  # its own worker can go on as well
-    assert _lines(begun, resumed) == {place: logs for place, logs in _lines(whole).items() if place[0] == 1}
+    reporter = AssigningReporter(answers=[TrialAssignment(0), TrialAssignment(1, checkpoint=path)])
+    result = train(job, reporter)
+    assert next(row["epoch"] for row in reporter.epochs if row["trial"] == 1) == 3
+    _assert_same(result, wanted)
+    assert _logs_by_epoch(begun, reporter) == _logs_by_epoch(whole)
+    resumed = RecordingReporter()
+    _train_divided(job, 1, resumed, checkpoint=path)  # its own worker can resume it too
+    assert _logs_by_epoch(begun, resumed) == {
+        place: logs for place, logs in _logs_by_epoch(whole).items() if place[0] == 1
+    }
 
 
 def test_a_run_that_waits_is_resumed_with_what_it_has(
-    alone: tuple[TrainingJob, TrainingResult, Told], tmp_path: Path
+    alone: tuple[TrainingJob, TrainingResult, RecordingReporter], tmp_path: Path
 ) -> None:
     """Stopped between two trials, one of its own and one of another's done."""
     job, wanted, _ = alone
     job = replace(job, folder=tmp_path)
-    done = {trial: _apart(job, trial, Told()) for trial in (1, 2)}
+    done = {trial: _train_divided(job, trial, RecordingReporter()) for trial in (1, 2)}
 
-    class Stops(Helped):
+    class Stops(AssigningReporter):
         def stop(self) -> StopReason:
             return "hand_back" if len(self.asked) == 3 else ""
 
@@ -135,71 +140,71 @@ def test_a_run_that_waits_is_resumed_with_what_it_has(
         train(job, first)
     path = tmp_path / "between.npz"
     path.write_bytes(first.checkpoints[-1][0])
-    second = Helped(answers=[TrialAssignment(finished={2: done[2]})])
+    second = AssigningReporter(answers=[TrialAssignment(finished={2: done[2]})])
     (tmp_path / "second").mkdir()
     result = train(replace(job, folder=tmp_path / "second", checkpoint=path), second)
     assert second.asked == [[2, 3], [3]]
     assert any("Resumed after 2 trials" in message for _, message, _ in second.events)
-    _the_same(result, wanted)
+    _assert_same(result, wanted)
 
 
-def test_a_file_of_anything_else_is_not_taken_over(
-    alone: tuple[TrainingJob, TrainingResult, Told], tmp_path: Path
+def test_a_file_of_another_trial_or_run_is_not_adopted(
+    alone: tuple[TrainingJob, TrainingResult, RecordingReporter], tmp_path: Path
 ) -> None:
     job, wanted, _ = alone
     job = replace(job, folder=tmp_path)
     other = job_of(_table(), {**SPEC, "training": {**SPEC["training"], "batch_size": 8}}, tmp_path / "other")
-    foreign = _apart(other, 1, Told())
+    foreign = _train_divided(other, 1, RecordingReporter())
     torn = tmp_path / "torn.npz"
     torn.write_bytes(foreign.read_bytes()[:500])
     missing = tmp_path / "missing.npz"
-    exchanged = _apart(job, 2, Told())
-    told = Helped(
+    exchanged = _train_divided(job, 2, RecordingReporter())
+    reporter = AssigningReporter(
         answers=[TrialAssignment(finished={1: foreign, 2: torn, 3: missing}), TrialAssignment(0, checkpoint=exchanged)]
     )
-    _the_same(train(job, told), wanted)
-    assert sum("is unusable" in message for _, message, _ in told.events) == 3
-    wrong = Helped(answers=[TrialAssignment(0, finished={3: exchanged})])
-    _the_same(train(job, wrong), wanted)
+    _assert_same(train(job, reporter), wanted)
+    assert sum("is unusable" in message for _, message, _ in reporter.events) == 3
+    wrong = AssigningReporter(answers=[TrialAssignment(0, finished={3: exchanged})])
+    _assert_same(train(job, wrong), wanted)
 
 
-def test_a_trial_that_diverges_apart_is_a_failed_trial_of_its_run(
-    alone: tuple[TrainingJob, TrainingResult, Told], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_divided_trial_that_diverges_is_a_failed_trial_of_its_run(
+    alone: tuple[TrainingJob, TrainingResult, RecordingReporter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job, wanted, _ = alone
     job = replace(job, folder=tmp_path)
     run = Loop.run
 
     def poisoned(self: Loop) -> Any:
-        begun = self.begun
+        on_begin = self.on_begin
 
         def spoil() -> None:
-            begun()
+            on_begin()
             self.compiled.model.trainable_variables[0].assign(
                 np.full(self.compiled.model.trainable_variables[0].shape, np.nan)
             )
 
-        self.begun = spoil
+        self.on_begin = spoil
         return run(self)
 
     with monkeypatch.context() as patched:
         patched.setattr(Loop, "run", poisoned)
-        path = _apart(job, 2, Told())
-    told = Helped(answers=[TrialAssignment(finished={2: path})])
-    result = train(job, told)
+        path = _train_divided(job, 2, RecordingReporter())
+    reporter = AssigningReporter(answers=[TrialAssignment(finished={2: path})])
+    result = train(job, reporter)
     trials = result.result["trials"]
     assert [trial["state"] for trial in trials] == ["succeeded", "succeeded", "failed", "succeeded"]
     assert trials[2]["failure"]["cause"] == "diverged"
     assert [trials[at]["score"] for at in (0, 1, 3)] == [wanted.result["trials"][at]["score"] for at in (0, 1, 3)]
-    assert any(message.startswith("Trial 3 failed") for _, message, _ in told.events)
-    monkeypatch.setattr(training, "_finished", lambda *_: pytest.fail("nothing came of it"))
+    assert any(message.startswith("Trial 3 failed") for _, message, _ in reporter.events)
+    monkeypatch.setattr(training, "_FinishedRun", lambda *_: pytest.fail("there is nothing to export"))
     with pytest.raises(TrainingFailed):
         all_failed = {index: _renumbered(path, index, tmp_path) for index in range(4)}
-        train(job, Helped(answers=[TrialAssignment(finished=all_failed)]))
+        train(job, AssigningReporter(answers=[TrialAssignment(finished=all_failed)]))
 
 
 def _renumbered(path: Path, index: int, folder: Path) -> Path:
-    """A failed trial's file as if it were of another trial."""
+    """Copy a failed trial's file with another trial's number."""
     found = Checkpoint.read(path)
     body = {key: value for key, value in found.body.items() if key != "format"}
     renamed = folder / f"failed-{index}.npz"

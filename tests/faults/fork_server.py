@@ -1,7 +1,7 @@
-"""`python -m tests.faults.zygote`: starts members fast, by forking a process that has imported everything.
+"""`python -m tests.faults.fork_server`: starts members fast, by forking a process that has imported everything.
 
-The members are real processes all the same: own memory, own engine, own threads, made after the fork. What is
-saved is two seconds of imports for each of the hundreds that the harness kills.
+Members are real processes: they have their own memory, engine and threads, all made after the fork. This saves two
+seconds of imports for each of the hundreds that the harness kills.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ PRELOADED = (
 PROJECT = Path(__file__).resolve().parents[2]
 
 
-class Forked:
-    """A process that is not our child, with the part of Popen's interface that members use."""
+class ForkedProcess:
+    """A process that is not our child, with the part of Popen's interface that members need."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
-        self._seen = psutil.Process(pid)
+        self._process = psutil.Process(pid)
 
     def poll(self) -> int | None:
-        """None while it lives. The exit code of somebody else's child is not ours to know: 0."""
-        return None if self._seen.is_running() and self._status() != psutil.STATUS_ZOMBIE else 0
+        """None while it runs, else 0: we cannot know the exit code of another process's child."""
+        return None if self._process.is_running() and self._status() != psutil.STATUS_ZOMBIE else 0
 
     def _status(self) -> str:
         try:
-            return str(self._seen.status())
+            return str(self._process.status())
         except psutil.NoSuchProcess:
             return str(psutil.STATUS_ZOMBIE)
 
@@ -72,15 +72,15 @@ class Forked:
         return 0
 
 
-class Zygote:
-    """Our end: asks it to fork."""
+class ForkServer:
+    """Our end of the connection to the fork server."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         ours, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.faults.zygote", str(theirs.fileno())],
+                [sys.executable, "-m", "tests.faults.fork_server", str(theirs.fileno())],
                 cwd=PROJECT,
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
@@ -88,41 +88,41 @@ class Zygote:
         self._file = ours.makefile("rw")
         ours.close()
 
-    def start(self, module: str, environment: dict[str, str], log: Path) -> Forked:
+    def start(self, module: str, environment: dict[str, str], log: Path) -> ForkedProcess:
         with self._lock:
             self._file.write(json.dumps({"module": module, "environment": environment, "log": str(log)}) + "\n")
             self._file.flush()
-            return Forked(int(self._file.readline()))
+            return ForkedProcess(int(self._file.readline()))
 
 
-_zygotes: list[Zygote] = []
+_servers: list[ForkServer] = []
 
 
-def zygote() -> Zygote:
-    """The one of this process; it goes when we go."""
-    if not _zygotes or _zygotes[-1].process.poll() is not None:
-        _zygotes.append(Zygote())
-    return _zygotes[-1]
+def fork_server() -> ForkServer:
+    """The fork server of this process, which ends with it."""
+    if not _servers or _servers[-1].process.poll() is not None:
+        _servers.append(ForkServer())
+    return _servers[-1]
 
 
 def main() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     for name in PRELOADED:
         importlib.import_module(name)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries members
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps exited members
     channel = socket.socket(fileno=int(sys.argv[1])).makefile("rw")
     for line in channel:
-        order = json.loads(line)
+        request = json.loads(line)
         pid = os.fork()
         if pid == 0:
             channel.close()
-            become(order["module"], order["environment"], order["log"])
+            run_module(request["module"], request["environment"], request["log"])
         channel.write(f"{pid}\n")
         channel.flush()
 
 
-def become(module: str, environment: dict[str, str], log: str) -> None:
-    """In the child: the program that was asked for, as if it had just been started."""
+def run_module(module: str, environment: dict[str, str], log: str) -> None:
+    """In the child: run the module's `main`, as if the process had just been started."""
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
