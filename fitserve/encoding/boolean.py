@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from fitserve.dataset_facts import ColumnFacts
-from fitserve.encoding.coercion import as_boolean, labels_of
+from fitserve.encoding.coercion import Column, as_boolean, labels_of
 from fitserve.encoding.encoding import FittedColumn, Indicator
 from fitserve.encoding.number import NumericColumn, NumericEncoding
-
-if TYPE_CHECKING:
-    from fitserve.encoding.coercion import Column
 
 
 class BooleanColumn(NumericColumn):

@@ -10,11 +10,8 @@ import numpy as np
 from pydantic import Field
 
 from fitserve.dataset_facts import MAX_LABELS, ColumnFacts
-from fitserve.encoding.coercion import as_label, bad_value, clipped, labels_of
+from fitserve.encoding.coercion import Column, as_label, bad_value, clipped, labels_of
 from fitserve.encoding.encoding import Encoding, FittedColumn, ValueWarning
-
-if TYPE_CHECKING:
-    from fitserve.encoding.coercion import Column
 
 
 class LabelColumn(FittedColumn):
@@ -84,13 +81,12 @@ class CategoryColumn(LabelColumn):
 
     encoding: Category
 
-    if TYPE_CHECKING:  # what a subclass says
+    unknown_place: ClassVar[int] = 0
 
-        @property
-        def first(self) -> int: ...
-
-        @property
-        def unknown_place(self) -> int: ...
+    @property
+    def first(self) -> int:
+        """The place of the first label."""
+        return self.unknown_place + 1
 
     @cached_property
     def _places(self) -> dict[str, int]:

@@ -18,7 +18,9 @@ from fitserve.errors import BadInput, Problem
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    Column: TypeAlias = pa.ChunkedArray | pa.Array
+    Column: TypeAlias = pa.ChunkedArray | pa.Array  # of a table
+else:
+    Column = Any
 
 TRUE = frozenset({"true", "t", "yes", "y", "1", "on"})
 FALSE = frozenset({"false", "f", "no", "n", "0", "off"})

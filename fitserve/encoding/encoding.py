@@ -11,12 +11,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from fitserve.dataset_facts import ColumnFacts, Kind
-from fitserve.encoding.coercion import bad_value, labels_of, texts_of
+from fitserve.encoding.coercion import Column, bad_value, labels_of, texts_of
 from fitserve.encoding.distribution import Distribution, label_distribution
 from fitserve.errors import BadInput
-
-if TYPE_CHECKING:
-    from fitserve.encoding.coercion import Column
 
 Indicator = Annotated[bool | None, Field(description="A 0/1 column telling missing; left out: iff any is missing")]
 

@@ -12,7 +12,7 @@ class IndexColumn(CategoryColumn):
     """0 is missing, 1 unknown; labels count from 2."""
 
     integer = True
-    missing_place, unknown_place, first = 0, 1, 2
+    missing_place, unknown_place = 0, 1
 
 
 class Index(Category):

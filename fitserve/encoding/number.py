@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from fitserve.dataset_facts import ColumnFacts, Kind
-from fitserve.encoding.coercion import as_number, as_seconds, bad_value, numbers_of
+from fitserve.encoding.coercion import Column, as_number, as_seconds, bad_value, numbers_of
 from fitserve.encoding.distribution import Distribution, numeric_distribution
 from fitserve.encoding.encoding import Encoding, FittedColumn, Indicator, ValueWarning
 from fitserve.errors import BadInput, Problem
-
-if TYPE_CHECKING:
-    from fitserve.encoding.coercion import Column
 
 _LARGEST = float(np.finfo(np.float64).max)
 _YEAR = 86_400.0 * 366  # the axis of a time whose bounds are not known

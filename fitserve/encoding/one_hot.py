@@ -14,7 +14,6 @@ class OneHotColumn(CategoryColumn):
 
     encoding: OneHot
     integer = False
-    unknown_place = 0
 
     @property
     def first(self) -> int:

@@ -9,18 +9,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from fitserve.dataset_facts import ColumnFacts, Tokens
-from fitserve.encoding.coercion import as_label, bad_value, texts_of
+from fitserve.encoding.coercion import Column, as_label, bad_value, texts_of
 from fitserve.encoding.distribution import Distribution, numeric_distribution
 from fitserve.encoding.encoding import Encoding, FittedColumn
-
-if TYPE_CHECKING:
-    from fitserve.encoding.coercion import Column
 
 # keras/src/layers/preprocessing/text_vectorization.py: tf.strings.lower, then this class of characters is dropped
 _PUNCTUATION = b"!\"#$%&()*+,-./:;<=>?@[\\]^_`{|}~'"

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from fitserve.dataset_facts import ColumnFacts
-from fitserve.encoding.coercion import texts_of
+from fitserve.encoding.coercion import Column, texts_of
 from fitserve.encoding.text import Text, TextColumn, tokenize
-
-if TYPE_CHECKING:
-    from fitserve.encoding.coercion import Column
 
 
 class TfIdfColumn(TextColumn):

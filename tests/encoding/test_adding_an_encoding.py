@@ -48,7 +48,7 @@ class Sign(NumericEncoding):
 
 KERAS_CLASS = """
 
-class Sign(KerasEncoding[Any], names=("sign",)):
+class Sign(KerasEncoding, names=("sign",)):
     @classmethod
     def pieces(cls, columns: Sequence[Any], raw: Raw) -> Iterator[Piece]:
         for column in columns:

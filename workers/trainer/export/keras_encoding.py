@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -19,16 +19,9 @@ from keras import layers, ops
 
 from fitserve.encoder import Encoder
 from fitserve.encoding import FittedColumn
-from fitserve.encoding.boolean import BooleanColumn
 from fitserve.encoding.coercion import FALSE, TRUE
-from fitserve.encoding.cyclic import CyclicColumn, phase
-from fitserve.encoding.hashing import HashedColumn
-from fitserve.encoding.index import IndexColumn
-from fitserve.encoding.number import ScaledColumn
-from fitserve.encoding.one_hot import OneHotColumn
-from fitserve.encoding.text import TextColumn
+from fitserve.encoding.cyclic import phase
 
-C = TypeVar("C", bound=FittedColumn)
 Raw = Mapping[str, Any]  # raw inputs by column name
 Piece = tuple[Any, Iterable[int]]  # a float32 tensor (rows, n), and the n columns of the network input that it fills
 
@@ -58,7 +51,7 @@ def encoded(encoder: Encoder, raw: Raw) -> dict[str, Any]:
         columns = [column for column in encoder.columns if column.input == one.name]
         if one.dtype == "int32":
             (column,) = columns
-            inputs[one.name] = ops.cast(_class_of(column).integers(column, raw[column.name]), "int32")
+            inputs[one.name] = ops.cast(_class_of(column).compute(column, raw[column.name]), "int32")
         else:
             inputs[one.name] = _joined(columns, raw)
     return inputs
@@ -66,7 +59,7 @@ def encoded(encoder: Encoder, raw: Raw) -> dict[str, Any]:
 
 def _joined(columns: list[FittedColumn], raw: Raw) -> Any:
     """Compute the pieces of one network input in any order, and put them where the encoder has them."""
-    by_class: dict[type[KerasEncoding[Any]], list[FittedColumn]] = {}
+    by_class: dict[type[KerasEncoding], list[FittedColumn]] = {}
     for column in columns:
         by_class.setdefault(_class_of(column), []).append(column)
     pieces: list[Any] = []
@@ -86,47 +79,59 @@ def _columns_of(tensor: Any, places: list[int], width: int) -> Any:
     return ops.take(tensor, [int(place) for place in places], axis=1)
 
 
-def _class_of(column: FittedColumn) -> type[KerasEncoding[Any]]:
+def _class_of(column: FittedColumn) -> type[KerasEncoding]:
     return KerasEncoding.by_name[column.encoding.type]
 
 
-class KerasEncoding(Generic[C]):
-    """How Keras computes an encoding: a subclass has the `names` of its encodings, and overrides one method."""
+class KerasEncoding:
+    """How Keras computes an encoding: a subclass has the `names` of its encodings, and one of these methods.
 
-    by_name: ClassVar[dict[str, type[KerasEncoding[Any]]]] = {}
+    A `column` is the `FittedColumn` of the encoding.
+    """
+
+    by_name: ClassVar[dict[str, type[KerasEncoding]]] = {}
 
     def __init_subclass__(cls, names: Sequence[str] = ()) -> None:
         KerasEncoding.by_name |= dict.fromkeys(names, cls)
 
     @classmethod
-    def pieces(cls, columns: Sequence[C], raw: Raw) -> Iterator[Piece]:
+    def compute(cls, column: Any, raw: Any) -> Any:
+        """Compute one column: `(rows, width)`, real numbers, or integers where it has an input of its own."""
+        raise NotImplementedError
+
+    @classmethod
+    def pieces(cls, columns: Sequence[Any], raw: Raw) -> Iterator[Piece]:
         """Compute columns that share a network input of real numbers; by default each for itself."""
         for column in columns:
-            yield cls.numbers(column, raw[column.name]), range(column.offset, column.offset + column.width)
-
-    @classmethod
-    def numbers(cls, column: C, raw: Any) -> Any:
-        """Compute one column: float32 `(rows, width)`."""
-        raise NotImplementedError
-
-    @classmethod
-    def integers(cls, column: C, raw: Any) -> Any:
-        """Compute a column with an input of its own: integers `(rows, width)`."""
-        raise NotImplementedError
+            tensor = ops.cast(cls.compute(column, raw[column.name]), "float32")
+            yield tensor, range(column.offset, column.offset + column.width)
 
 
-class Scaled(KerasEncoding[ScaledColumn], names=("standardize", "min_max", "pass_through")):
-    """Numbers scaled together in float64, with a 0/1 piece for the missing ones."""
+def indicator_pieces(columns: Sequence[Any], missing: Any) -> Iterator[Piece]:
+    """Yield the last column of each encoding that has an indicator. `missing` is boolean `(rows, columns)`."""
+    chosen = [at for at, column in enumerate(columns) if column.encoding.indicator]
+    if chosen:
+        flags = _columns_of(ops.cast(missing, "float32"), chosen, len(columns))
+        yield flags, (columns[at].offset + columns[at].width - 1 for at in chosen)
+
+
+def _side_by_side(columns: Sequence[Any], raw: Raw) -> Any:
+    """Return the raw numbers of some columns: float64 `(rows, columns)`."""
+    numbers = [raw[column.name] for column in columns]
+    return layers.Concatenate(dtype="float64")(numbers) if len(numbers) > 1 else numbers[0]
+
+
+class Scaled(KerasEncoding, names=("standardize", "min_max", "pass_through")):
+    """Numbers scaled together, in float64."""
 
     @classmethod
     def transform(cls, numbers: Any) -> Any:
-        """As the encoding's `transform`."""
+        """Do as the encoding's `transform`."""
         return numbers
 
     @classmethod
-    def pieces(cls, columns: Sequence[ScaledColumn], raw: Raw) -> Iterator[Piece]:
-        x = [raw[column.name] for column in columns]
-        x = layers.Concatenate(dtype="float64")(x) if len(x) > 1 else x[0]
+    def pieces(cls, columns: Sequence[Any], raw: Raw) -> Iterator[Piece]:
+        x = _side_by_side(columns, raw)
         missing = ops.isnan(x)
         x = cls.transform(x)
         x = layers.Rescaling(1.0, [-float(c.fitted["center"]) for c in columns], dtype="float64")(x)
@@ -140,122 +145,88 @@ class Scaled(KerasEncoding[ScaledColumn], names=("standardize", "min_max", "pass
         yield from indicator_pieces(columns, missing)
 
 
-def indicator_pieces(columns: Sequence[FittedColumn], missing: Any) -> Iterator[Piece]:
-    """The last column of each encoding with an indicator. `missing` is boolean `(rows, columns)`."""
-    chosen = [at for at, column in enumerate(columns) if column.encoding.indicator]
-    if chosen:
-        flags = _columns_of(ops.cast(missing, "float32"), chosen, len(columns))
-        yield flags, (columns[at].offset + columns[at].width - 1 for at in chosen)
-
-
 class Log(Scaled, names=("log",)):
-    """The signed logarithm, scaled."""
-
     @classmethod
     def transform(cls, numbers: Any) -> Any:
         return ops.multiply(ops.sign(numbers), ops.log1p(ops.absolute(numbers)))
 
 
-class Boolean(KerasEncoding[BooleanColumn], names=("boolean",)):
-    """0 or 1, of a number or of a text."""
+class Boolean(KerasEncoding, names=("boolean",)):
+    """0 or 1: of numbers together, of each text for itself."""
 
     @classmethod
-    def pieces(cls, columns: Sequence[BooleanColumn], raw: Raw) -> Iterator[Piece]:
+    def pieces(cls, columns: Sequence[Any], raw: Raw) -> Iterator[Piece]:
         numbers = [column for column in columns if column.raw == "number"]
         if numbers:
-            x = [raw[column.name] for column in numbers]
-            x = layers.Concatenate(dtype="float64")(x) if len(x) > 1 else x[0]
-            missing = ops.isnan(x)
-            yield ops.cast(ops.where(missing, 0.0, x), "float32"), (column.offset for column in numbers)
-            yield from indicator_pieces(numbers, missing)
+            x = _side_by_side(numbers, raw)
+            yield ops.cast(ops.where(ops.isnan(x), 0.0, x), "float32"), (column.offset for column in numbers)
+            yield from indicator_pieces(numbers, ops.isnan(x))
         for column in columns:
             if column.raw == "string":
                 yield cls._of_text(column, raw[column.name]), (column.offset,)
                 yield from indicator_pieces([column], ops.equal(raw[column.name], ""))
 
-    @classmethod
-    def _of_text(cls, column: BooleanColumn, raw: Any) -> Any:
-        """The dataset's own spellings, then the usual ones in the usual cases."""
+    @staticmethod
+    def _of_text(column: Any, raw: Any) -> Any:
+        """Look a text up among the dataset's own spellings, then the usual ones in the usual cases."""
         own = {column.fitted["false"], column.fitted["true"]}
         spellings = lambda words: {case for word in words for case in (word, word.upper(), word.capitalize())}  # noqa: E731
         false = [column.fitted["false"], *sorted(spellings(FALSE) - own)]
         vocabulary = [*false, column.fitted["true"], *sorted(spellings(TRUE) - own)]
-        index = layers.StringLookup(vocabulary=vocabulary, mask_token="", oov_token=_unknown_token(vocabulary))(raw)
+        index = _string_lookup(vocabulary)(raw)
         return ops.cast(ops.greater_equal(index, 2 + len(false)), "float32")
 
 
-def _unknown_token(labels: Sequence[str]) -> str:
+def _string_lookup(labels: Sequence[str], **options: Any) -> Any:
+    """Return a layer for labels, in which "" is missing; other labels are unknown."""
     unknown = "[UNK]"
     while unknown in labels:
         unknown += "_"
-    return unknown
+    labels = labels or [unknown + "none"]  # Keras wants a vocabulary even where the training rows had no value
+    return layers.StringLookup(vocabulary=list(labels), mask_token="", oov_token=unknown, **options)
 
 
-class OneHot(KerasEncoding[OneHotColumn], names=("one_hot",)):
-    """A multi-hot `StringLookup`, which ignores the missing "", and the indicator."""
-
+class OneHot(KerasEncoding, names=("one_hot",)):
     @classmethod
-    def pieces(cls, columns: Sequence[OneHotColumn], raw: Raw) -> Iterator[Piece]:
+    def pieces(cls, columns: Sequence[Any], raw: Raw) -> Iterator[Piece]:
         for column in columns:
             width = column.width - bool(column.encoding.indicator)
-            yield cls._hot(column, width, raw[column.name]), range(column.offset, column.offset + width)
+            lookup = _string_lookup(
+                column.fitted["labels"],
+                num_oov_indices=int(column.encoding.unknown == "bucket"),
+                output_mode="multi_hot",  # which leaves zeros for a missing label
+                max_tokens=width,
+                pad_to_max_tokens=True,
+            )
+            yield ops.cast(lookup(raw[column.name]), "float32"), range(column.offset, column.offset + width)
             yield from indicator_pieces([column], ops.equal(raw[column.name], ""))
 
+
+class Index(KerasEncoding, names=("index",)):
     @classmethod
-    def _hot(cls, column: OneHotColumn, width: int, raw: Any) -> Any:
-        labels = list(column.fitted["labels"])
-        token = _unknown_token(labels)
-        lookup = layers.StringLookup(
-            vocabulary=labels or [token + "none"],  # Keras wants one even where the training rows had no value
-            mask_token="",
-            oov_token=token,
-            num_oov_indices=int(column.encoding.unknown == "bucket"),
-            output_mode="multi_hot",
-            max_tokens=width,
-            pad_to_max_tokens=True,
-        )
-        return ops.cast(lookup(raw), "float32")
+    def compute(cls, column: Any, raw: Any) -> Any:
+        return _string_lookup(column.fitted["labels"])(raw)  # 1 is unknown, even where unknown labels are refused
 
 
-class Index(KerasEncoding[IndexColumn], names=("index",)):
-    """An integer `StringLookup`. 1 is kept for unknown labels even where they are refused."""
-
+class Hashing(KerasEncoding, names=("hashing",)):
     @classmethod
-    def integers(cls, column: IndexColumn, raw: Any) -> Any:
-        labels = list(column.fitted["labels"])
-        token = _unknown_token(labels)
-        return layers.StringLookup(vocabulary=labels or [token + "none"], mask_token="", oov_token=token)(raw)
+    def compute(cls, column: Any, raw: Any) -> Any:
+        bins, salt = column.encoding.bins, list(column.encoding.salt)
+        return layers.Hashing(bins, mask_value="", salt=salt, output_mode="int" if column.integer else "one_hot")(raw)
 
 
-class Hashing(KerasEncoding[HashedColumn], names=("hashing",)):
-    """Keras's own."""
-
-    @classmethod
-    def numbers(cls, column: HashedColumn, raw: Any) -> Any:
-        return ops.cast(cls._layer(column, "one_hot")(raw), "float32")
-
-    @classmethod
-    def integers(cls, column: HashedColumn, raw: Any) -> Any:
-        return cls._layer(column, "int")(raw)
-
-    @classmethod
-    def _layer(cls, column: HashedColumn, output: str) -> Any:
-        encoding = column.encoding
-        return layers.Hashing(encoding.bins, mask_value="", salt=list(encoding.salt), output_mode=output)
-
-
-class TextVectorized(KerasEncoding[TextColumn]):
+class TextVectorized(KerasEncoding):
     """Keras's `TextVectorization`, in the `mode` of a subclass."""
 
     mode: ClassVar[str]
 
     @classmethod
-    def options(cls, column: TextColumn) -> dict[str, Any]:
+    def options(cls, column: Any) -> dict[str, Any]:
         """Return the layer's arguments that depend on the mode."""
         return {"max_tokens": column.width, "pad_to_max_tokens": True}
 
     @classmethod
-    def numbers(cls, column: TextColumn, raw: Any) -> Any:
+    def compute(cls, column: Any, raw: Any) -> Any:
         layer = layers.TextVectorization(
             standardize="lower_and_strip_punctuation",
             split=column.encoding.tokens,
@@ -264,7 +235,7 @@ class TextVectorized(KerasEncoding[TextColumn]):
             **cls.options(column),
         )
         # Keras expects (rows, 1, width) of this layer, and gets (rows, width).
-        return ops.cast(ops.reshape(layer(raw), (-1, column.width)), "int32" if cls.mode == "int" else "float32")
+        return ops.reshape(layer(raw), (-1, column.width))
 
 
 class MultiHot(TextVectorized, names=("multi_hot",)):
@@ -279,7 +250,7 @@ class TfIdf(TextVectorized, names=("tf_idf",)):
     mode = "tf_idf"
 
     @classmethod
-    def options(cls, column: TextColumn) -> dict[str, Any]:
+    def options(cls, column: Any) -> dict[str, Any]:
         return {**super().options(column), "idf_weights": list(column.fitted["idf"])}
 
 
@@ -287,26 +258,22 @@ class TokenSequence(TextVectorized, names=("sequence",)):
     mode = "int"
 
     @classmethod
-    def options(cls, column: TextColumn) -> dict[str, Any]:
-        return {"max_tokens": column.encoding.max_tokens + 1, "output_sequence_length": column.width}  # + padding
-
-    @classmethod
-    def integers(cls, column: TextColumn, raw: Any) -> Any:
-        return cls.numbers(column, raw)
+    def options(cls, column: Any) -> dict[str, Any]:
+        return {"max_tokens": column.encoding.max_tokens + 1, "output_sequence_length": column.width}
 
 
-class Cyclic(KerasEncoding[CyclicColumn], names=("cyclic",)):
+class Cyclic(KerasEncoding, names=("cyclic",)):
     """Sine and cosine of each part in turn, zero where the time is missing."""
 
     @classmethod
-    def numbers(cls, column: CyclicColumn, raw: Any) -> Any:
+    def compute(cls, column: Any, raw: Any) -> Any:
         missing = ops.isnan(raw)
         seconds = ops.where(missing, 0.0, raw)
         known = ops.cast(ops.logical_not(missing), "float64")
         waves = []
-        for part in column.encoding.parts or ():
+        for part in column.encoding.parts:
             angle = ops.multiply(phase(part, seconds, ops.floor), 2 * math.pi)
             waves += [ops.multiply(ops.sin(angle), known), ops.multiply(ops.cos(angle), known)]
         if column.encoding.indicator:
             waves.append(ops.cast(missing, "float64"))
-        return ops.cast(layers.Concatenate(dtype="float64")(waves), "float32")
+        return layers.Concatenate(dtype="float64")(waves)
