@@ -1,4 +1,4 @@
-"""The access matrix, made from the app's own routes: a new route without a rule fails here."""
+"""Authentication, scopes, keys, sessions, rate limits and the audit log. A new route without a rule fails here."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from fitserve.settings import Settings
 from services.control.app import create_app
 from services.shell.auth import caller_of
 
-# Routes that nobody needs a key for, each with its reason.
+# Routes that need no key, each with its reason
 PUBLIC = {
-    ("GET", "/metrics"): "scraped from inside",
-    ("GET", "/livez"): "the orchestrator's",
-    ("GET", "/readyz"): "the orchestrator's",
+    ("GET", "/metrics"): "scraped from the internal network",
+    ("GET", "/livez"): "for the orchestrator",
+    ("GET", "/readyz"): "for the orchestrator",
     ("GET", "/docs"): "documentation",
     ("GET", "/docs/start.js"): "documentation",
     ("GET", "/docs/swagger-ui.css"): "documentation",
     ("GET", "/docs/swagger-ui-bundle.js"): "documentation",
     ("GET", "/api/v1/schemas/spec"): "documentation: editors read it",
-    ("GET", "/api/v1/limits"): "documentation: what may be sent",
-    ("POST", "/api/v1/session"): "this is where a key is given",
-    ("DELETE", "/api/v1/session"): "forgetting a cookie needs none",
-    ("OPTIONS", "/api/v1/uploads"): "tus: a client asks what is spoken",
-    ("GET", "/"): "the page, which then signs in",
+    ("GET", "/api/v1/limits"): "documentation: limits",
+    ("POST", "/api/v1/session"): "exchanges a key for a cookie",
+    ("DELETE", "/api/v1/session"): "only deletes a cookie",
+    ("OPTIONS", "/api/v1/uploads"): "tus: capabilities",
+    ("GET", "/"): "the dashboard, which then signs in",
 }
-# Passed on to the prediction service, which asks for the key itself.
+# Forwarded to the prediction service, which checks the key itself
 FORWARDED = {("GET", "/v2"), *itertools.product(("GET", "POST"), ("/v1/{path:path}", "/v2/{path:path}"))}
-# A caller without the route's own scope may still see what is theirs.
+# Routes that show every caller their own
 ANY_SCOPE = {("GET", "/api/v1/session"), ("GET", "/api/v1/keys"), ("DELETE", "/api/v1/keys/{key_id}")}
 
 
@@ -46,12 +46,12 @@ def app(sqlite_url: str, redis_url: str, tmp_path: Path) -> FastAPI:
 
 @pytest.fixture
 def client(app: FastAPI) -> Iterator[TestClient]:
-    with TestClient(app, raise_server_exceptions=False) as made:
-        yield made
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield client
 
 
 def routes(app: FastAPI) -> list[tuple[str, str, RouteContext]]:
-    """Every method and path template of the app, with its route."""
+    """Return every method and path template of the app, with its route."""
     found = [
         (method, str(route.path), route)
         for route in iter_route_contexts(app.routes)
@@ -62,8 +62,8 @@ def routes(app: FastAPI) -> list[tuple[str, str, RouteContext]]:
     return found
 
 
-def rule(route: RouteContext) -> str | None:
-    """The scope a route asks for, `any` where a valid key is enough, None where no key is asked for."""
+def required_scope(route: RouteContext) -> str | None:
+    """Return the scope that a route requires: `any` if every valid key will do, None if it needs no key."""
     calls = []
     pending = [route.dependant]
     while pending:
@@ -74,16 +74,16 @@ def rule(route: RouteContext) -> str | None:
     return scopes[0] if scopes else "any" if caller_of in calls else None
 
 
-def address(path: str) -> str:
+def url(path: str) -> str:
     return path.replace("{", "").replace("}", "").replace(":path", "")
 
 
 def test_every_route_has_a_rule(app: FastAPI) -> None:
-    open_routes = {(method, path) for method, path, route in routes(app) if rule(route) is None}
+    open_routes = {(method, path) for method, path, route in routes(app) if required_scope(route) is None}
     assert open_routes - set(PUBLIC) - FORWARDED == set()
 
 
-def test_nothing_opens_without_a_live_key(app: FastAPI, client: TestClient) -> None:
+def test_every_route_requires_a_live_key(app: FastAPI, client: TestClient) -> None:
     engine = app.state.context.engine
     with db.transaction(engine) as session:
         old, expired = api_keys.create(session, owner="ada", name="old", scopes=["admin"])
@@ -92,33 +92,33 @@ def test_nothing_opens_without_a_live_key(app: FastAPI, client: TestClient) -> N
         api_keys.revoke(session, dead.id)
     tokens = {"none": None, "expired": expired, "revoked": revoked, "made up": "key_x.secret"}
     for method, path, route in routes(app):
-        if rule(route) is None:
+        if required_scope(route) is None:
             continue
         for kind, token in tokens.items():
             headers = {"Authorization": f"Bearer {token}"} if token else {}
-            answer = client.request(method, address(path), headers=headers)
+            answer = client.request(method, url(path), headers=headers)
             assert answer.status_code == 401, (method, path, kind, answer.text)
             assert method == "HEAD" or answer.headers["content-type"] == "application/problem+json"
 
 
-def test_a_wrong_scope_is_403_and_the_right_one_gets_through(app: FastAPI, client: TestClient) -> None:
+def test_a_wrong_scope_is_403(app: FastAPI, client: TestClient) -> None:
     engine = app.state.context.engine
     tokens: dict[str, str] = {}
     for scope in api_keys.Scope:
         with db.transaction(engine) as session:
             _, tokens[scope] = api_keys.create(session, owner="ada", name=scope, scopes=[scope])
     for method, path, route in routes(app):
-        wanted = rule(route)
-        if wanted is None or (method, path) in ANY_SCOPE:
+        scope_of_route = required_scope(route)
+        if scope_of_route is None or (method, path) in ANY_SCOPE:
             continue
         for scope, token in tokens.items():
-            answer = client.request(method, address(path), headers={"Authorization": f"Bearer {token}"})
-            place = (method, path, scope, answer.status_code, answer.text[:200])
-            if wanted == "any" or scope in (wanted, "admin"):
-                assert answer.status_code not in (401, 403), place
+            answer = client.request(method, url(path), headers={"Authorization": f"Bearer {token}"})
+            context = (method, path, scope, answer.status_code, answer.text[:200])
+            if scope_of_route == "any" or scope in (scope_of_route, "admin"):
+                assert answer.status_code not in (401, 403), context
             else:
-                assert answer.status_code == 403, place
-            assert answer.status_code < 500, place
+                assert answer.status_code == 403, context
+            assert answer.status_code < 500, context
 
 
 def test_a_revoked_key_is_refused_within_five_seconds(app: FastAPI, client: TestClient) -> None:
@@ -132,7 +132,7 @@ def test_a_revoked_key_is_refused_within_five_seconds(app: FastAPI, client: Test
     assert client.get("/api/v1/session", headers=headers).status_code == 401
 
 
-def test_others_keys_are_not_seen_or_revoked(app: FastAPI, client: TestClient) -> None:
+def test_keys_of_others_are_neither_listed_nor_revoked(app: FastAPI, client: TestClient) -> None:
     with db.transaction(app.state.context.engine) as session:
         hers, _ = api_keys.create(session, owner="ada", name="x", scopes=["read"])
         _, token = api_keys.create(session, owner="bob", name="y", scopes=["read"])
@@ -141,7 +141,7 @@ def test_others_keys_are_not_seen_or_revoked(app: FastAPI, client: TestClient) -
     assert client.delete(f"/api/v1/keys/{hers.id}", headers=headers).status_code == 404
 
 
-def test_a_key_made_over_the_api_is_shown_once(app: FastAPI, client: TestClient) -> None:
+def test_a_new_keys_secret_is_shown_once(app: FastAPI, client: TestClient) -> None:
     with db.transaction(app.state.context.engine) as session:
         _, admin = api_keys.create(session, owner="root", name="admin", scopes=["admin"])
     headers = {"Authorization": f"Bearer {admin}"}
@@ -153,7 +153,7 @@ def test_a_key_made_over_the_api_is_shown_once(app: FastAPI, client: TestClient)
     assert who.json()["owner"] == "ada"
 
 
-def test_the_page_signs_in_by_cookie(app: FastAPI, client: TestClient) -> None:
+def test_signing_in_sets_a_cookie(app: FastAPI, client: TestClient) -> None:
     with db.transaction(app.state.context.engine) as session:
         _, token = api_keys.create(session, owner="ada", name="x", scopes=["read"])
     answer = client.post("/api/v1/session", json={"token": token}, headers={"Origin": "http://testserver"})
@@ -165,7 +165,7 @@ def test_the_page_signs_in_by_cookie(app: FastAPI, client: TestClient) -> None:
     assert client.get("/api/v1/session").status_code == 401
 
 
-def test_rates_are_limited_by_key(sqlite_url: str, redis_url: str, tmp_path: Path) -> None:
+def test_each_key_has_its_own_rate_limit(sqlite_url: str, redis_url: str, tmp_path: Path) -> None:
     settings = Settings(home=tmp_path, database_url=sqlite_url, redis_url=redis_url, rate_requests_per_minute=5)
     app = create_app(settings)
     with db.transaction(app.state.context.engine) as session:
@@ -181,7 +181,7 @@ def test_rates_are_limited_by_key(sqlite_url: str, redis_url: str, tmp_path: Pat
     assert other.status_code == 200
 
 
-def test_changes_are_audited_and_reads_are_not(app: FastAPI, client: TestClient) -> None:
+def test_changes_are_audited_but_reads_are_not(app: FastAPI, client: TestClient) -> None:
     with db.transaction(app.state.context.engine) as session:
         _, admin = api_keys.create(session, owner="root", name="admin", scopes=["admin"])
     headers = {"Authorization": f"Bearer {admin}"}

@@ -1,4 +1,4 @@
-"""Rate limits and quotas by key: shared by all processes where there is a Redis, and said in headers."""
+"""Rate limits and quotas by key: shared by all processes through Redis, and reported in headers."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ SPEC = {"dataset": "table", "target": "y", "network": [{"Dense": 2}]}
 
 
 def clients(stack: ExitStack, database_url: str, redis_url: str, home: Path, count: int, **more: Any) -> list[Any]:
-    """So many API processes' worth of apps over one database and one Redis."""
+    """Open `count` apps over one database and one Redis, as if they were processes."""
     settings = Settings(home=home, database_url=database_url, redis_url=redis_url, **more)
     return [stack.enter_context(TestClient(create_app(settings))) for _ in range(count)]
 
 
-def key(client: TestClient, scopes: list[str], quotas: Quotas | None = None, owner: str = "ada") -> dict[str, str]:
+def create_key(
+    client: TestClient, scopes: list[str], quotas: Quotas | None = None, owner: str = "ada"
+) -> dict[str, str]:
     with db.transaction(client.app.state.context.engine) as session:
         name = f"k{len(api_keys.listing(session))}"
         _, token = api_keys.create(session, owner=owner, name=name, scopes=scopes, quotas=quotas)
@@ -37,10 +39,10 @@ def key(client: TestClient, scopes: list[str], quotas: Quotas | None = None, own
 def test_two_processes_share_one_limit(sqlite_url: str, redis_url: str, tmp_path: Path) -> None:
     with ExitStack() as stack:
         both = clients(stack, sqlite_url, redis_url, tmp_path, 2, rate_requests_per_minute=6)
-        ada, bob = key(both[0], ["read"]), key(both[0], ["read"], owner="bob")
-        answers = [both[turn % 2].get("/api/v1/session", headers=ada) for turn in range(8)]
+        ada, bob = create_key(both[0], ["read"]), create_key(both[0], ["read"], owner="bob")
+        answers = [both[number % 2].get("/api/v1/session", headers=ada) for number in range(8)]
         codes = [answer.status_code for answer in answers]
-        # A window may have ended on the way: then a second one begins, and no more than one.
+        # A window may have ended in between; then a second one has begun, and only one.
         assert codes[:6] == [200] * 6
         assert codes[6:] == [429, 429] or codes.count(429) == 0
         if 429 in codes:
@@ -54,19 +56,19 @@ def test_two_processes_share_one_limit(sqlite_url: str, redis_url: str, tmp_path
         assert both[1].get("/api/v1/session", headers=bob).status_code == 200
 
 
-def test_without_redis_a_process_counts_alone(sqlite_url: str, tmp_path: Path) -> None:
+def test_without_redis_each_process_counts_for_itself(sqlite_url: str, tmp_path: Path) -> None:
     with ExitStack() as stack:
         away = "redis://127.0.0.1:1/0"
         both = clients(stack, sqlite_url, away, tmp_path, 2, rate_requests_per_minute=3)
-        ada = key(both[0], ["read"])
+        ada = create_key(both[0], ["read"])
         assert [both[0].get("/api/v1/session", headers=ada).status_code for _ in range(4)].count(200) >= 3
         assert both[1].get("/api/v1/session", headers=ada).status_code == 200
 
 
-def test_a_keys_own_quotas_go_before_the_settings(sqlite_url: str, redis_url: str, tmp_path: Path) -> None:
+def test_a_keys_own_quotas_override_the_settings(sqlite_url: str, redis_url: str, tmp_path: Path) -> None:
     with ExitStack() as stack:
         (client,) = clients(stack, sqlite_url, redis_url, tmp_path, 1)
-        admin = key(client, ["admin"])
+        admin = create_key(client, ["admin"])
         body = {"name": "small", "scopes": ["upload"], "quotas": {"uploads_per_hour": 2, "requests_per_minute": 5}}
         made = client.post("/api/v1/keys", json=body, headers=admin)
         assert made.json()["quotas"]["uploads_per_hour"] == 2
@@ -83,13 +85,13 @@ def runs(database_url: str, redis_url: str, tmp_path: Path) -> Any:
     with ExitStack() as stack:
         limits = Limits(queued_runs=5)
         (client,) = clients(stack, database_url, redis_url, tmp_path, 1, limits=limits)
-        upload = client.put("/api/v1/datasets/table", content=TABLE, headers=key(client, ["upload"]))
+        upload = client.put("/api/v1/datasets/table", content=TABLE, headers=create_key(client, ["upload"]))
         assert upload.status_code == 201, upload.text
         yield client
 
 
-def test_queued_runs_of_a_key_and_of_its_owner(runs: TestClient) -> None:
-    narrow, wide = key(runs, ["train"], Quotas(queued_runs=2)), key(runs, ["train"])
+def test_queued_runs_are_limited_by_key_and_by_owner(runs: TestClient) -> None:
+    narrow, wide = create_key(runs, ["train"], Quotas(queued_runs=2)), create_key(runs, ["train"])
     codes = [runs.post("/api/v1/runs", json=SPEC, headers=narrow).status_code for _ in range(3)]
     assert codes == [202, 202, 429]
     codes = [runs.post("/api/v1/runs", json=SPEC, headers=wide).status_code for _ in range(4)]
@@ -99,8 +101,8 @@ def test_queued_runs_of_a_key_and_of_its_owner(runs: TestClient) -> None:
     assert int(refused.headers["retry-after"]) > 0
 
 
-def test_running_runs_of_a_key(runs: TestClient) -> None:
-    narrow, wide = key(runs, ["train"], Quotas(running_runs=1)), key(runs, ["train"])
+def test_running_runs_are_limited_by_key(runs: TestClient) -> None:
+    narrow, wide = create_key(runs, ["train"], Quotas(running_runs=1)), create_key(runs, ["train"])
     engine = runs.app.state.context.engine
 
     def claim() -> str | None:
@@ -114,8 +116,8 @@ def test_running_runs_of_a_key(runs: TestClient) -> None:
     assert claim() is None
 
 
-def test_training_seconds_of_a_key(runs: TestClient) -> None:
-    narrow, wide = key(runs, ["train"], Quotas(training_seconds_per_day=100)), key(runs, ["train"])
+def test_training_time_is_limited_by_key(runs: TestClient) -> None:
+    narrow, wide = create_key(runs, ["train"], Quotas(training_seconds_per_day=100)), create_key(runs, ["train"])
     engine = runs.app.state.context.engine
 
     def trained(headers: dict[str, str], hours_ago: float, seconds: float) -> int:

@@ -1,4 +1,4 @@
-"""What every web process shares, on a tiny app."""
+"""The shell of every web process, tested with a tiny app."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def client() -> TestClient:
     router = Router()
 
     @router.post("/things/{name}")
-    def things(name: str, body: Body, caller: Annotated[Caller, Depends(require("read"))]) -> dict[str, Any]:
+    def create_thing(name: str, body: Body, caller: Annotated[Caller, Depends(require("read"))]) -> dict[str, Any]:
         return {"name": name, "value": body.value, "owner": caller.owner}
 
     @router.get("/train", dependencies=[Depends(require("train"))])
@@ -69,7 +69,7 @@ def test_the_caller_reaches_the_handler(client: TestClient) -> None:
     "headers",
     [{}, {"Authorization": "Bearer nope"}, {"Authorization": "Basic id.good"}],
 )
-def test_it_asks_for_a_key(client: TestClient, headers: dict[str, str]) -> None:
+def test_a_key_is_required(client: TestClient, headers: dict[str, str]) -> None:
     client.headers.pop("Authorization")
     answer = client.post("/things/a?key=id.good&api_key=id.good", json={"value": 1}, headers=headers)
     assert answer.status_code == 401
@@ -81,7 +81,7 @@ def test_a_missing_scope_is_403(client: TestClient) -> None:
     assert client.get("/train").status_code == 403
 
 
-def test_a_cookie_needs_the_right_origin_to_change_anything(client: TestClient) -> None:
+def test_a_cookie_changes_things_only_from_its_own_origin(client: TestClient) -> None:
     client.headers.pop("Authorization")
     client.cookies.set(COOKIE, "id.good")
     forged = client.post("/things/a", json={"value": 1}, headers={"Origin": "http://evil.example"})
@@ -91,7 +91,7 @@ def test_a_cookie_needs_the_right_origin_to_change_anything(client: TestClient) 
     assert own.status_code == 200
 
 
-def test_problems_say_where(client: TestClient) -> None:
+def test_problems_point_at_the_invalid_value(client: TestClient) -> None:
     answer = client.post("/things/a", json={"value": "x"})
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["pointer"] == "/value"
@@ -105,7 +105,7 @@ def test_retry_after_is_whole_seconds(client: TestClient) -> None:
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
 
 
-def test_our_own_faults_tell_nothing_of_our_insides(client: TestClient) -> None:
+def test_internal_errors_leak_no_internals(client: TestClient) -> None:
     answer = client.get("/crash")
     assert answer.status_code == 500
     assert answer.headers["content-type"] == "application/problem+json"
@@ -115,13 +115,13 @@ def test_our_own_faults_tell_nothing_of_our_insides(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize("body", ['{"value": 1, "value": 2}', '{"value": NaN}', "[" * 100_000, "{", "\x00"])
-def test_json_is_read_strictly(client: TestClient, body: str) -> None:
+def test_json_is_parsed_strictly(client: TestClient, body: str) -> None:
     answer = client.post("/things/a", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 400
     assert answer.json()["type"] == "urn:fitserve:problem:malformed"
 
 
-def test_a_body_beyond_the_limit_is_413(client: TestClient) -> None:
+def test_a_body_above_the_limit_is_413(client: TestClient) -> None:
     def endless() -> Any:
         for _ in range(30):
             yield b" " * 1_000_000
@@ -131,7 +131,7 @@ def test_a_body_beyond_the_limit_is_413(client: TestClient) -> None:
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-def test_unknown_paths_and_methods_are_problems_and_make_no_series(client: TestClient) -> None:
+def test_unknown_paths_and_methods_are_problems_and_create_no_series(client: TestClient) -> None:
     before = client.get("/metrics").text.count("fitserve_http_requests_total{")
     client.get("/nothing/0")
     once = client.get("/metrics").text.count("fitserve_http_requests_total{")
@@ -142,14 +142,14 @@ def test_unknown_paths_and_methods_are_problems_and_make_no_series(client: TestC
     assert client.put("/bad").status_code == 405
 
 
-def test_readiness_names_what_is_away_and_not_where(client: TestClient) -> None:
+def test_readiness_names_what_is_unavailable_but_not_its_address(client: TestClient) -> None:
     answer = client.get("/readyz")
     assert answer.status_code == 503
     assert answer.json()["checks"] == {"database": "ConnectionError"}
     assert client.get("/livez").json() == {"status": "alive"}
 
 
-def test_request_ids_are_kept_when_sane(client: TestClient) -> None:
+def test_valid_request_ids_are_kept(client: TestClient) -> None:
     assert client.get("/livez", headers={"X-Request-ID": "abc-1"}).headers["x-request-id"] == "abc-1"
     forged = client.get("/livez", headers={"X-Request-ID": 'x"} {"level": "ERROR"'}).headers["x-request-id"]
     assert forged.startswith("req_")
@@ -166,7 +166,7 @@ def test_request_ids_are_kept_when_sane(client: TestClient) -> None:
         ("192.0.2.1", False, True, True),
     ],
 )
-def test_no_open_door_to_other_machines(host: str, auth: bool, has_keys: bool, refused: bool) -> None:
+def test_no_unprotected_address(host: str, auth: bool, has_keys: bool, refused: bool) -> None:
     settings = Settings(host=host, auth=auth)
     if refused:
         with pytest.raises(SystemExit):

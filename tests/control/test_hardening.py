@@ -1,7 +1,7 @@
-"""What is refused, class by class, over HTTP: bad bytes, bombs, forgeries, injections, leaks.
+"""Attacks over HTTP that must be refused: malformed bytes, bombs, forgeries, injections, leaks.
 
-Elsewhere: a pickled task (tests/faults), an injected page (tests/dashboard, in a browser), damaged Parquet and bombs
-of every compression (tests/datasets), damaged artifacts (tests/predict), what a trainer may do (tests/runs).
+Elsewhere: pickled tasks (tests/faults), script injection (tests/dashboard, in a browser), damaged Parquet and bombs of
+every compression (tests/datasets), damaged artifacts (tests/predict), privileges of a trainer (tests/runs).
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ def app(toys: ToyRegistry, redis_url: str) -> FastAPI:
 
 @pytest.fixture
 def client(app: FastAPI, toys: ToyRegistry) -> Iterator[TestClient]:
-    """As ada, who may do everything but administer."""
+    """A client of ada, who has every scope but admin."""
     token = toys.create_key(["read", "upload", "train", "predict"])
-    with TestClient(app, raise_server_exceptions=False, headers={"Authorization": f"Bearer {token}"}) as made:
-        assert made.put("/api/v1/datasets/table", content=TABLE).status_code == 201
-        yield made
+    with TestClient(app, raise_server_exceptions=False, headers={"Authorization": f"Bearer {token}"}) as client:
+        assert client.put("/api/v1/datasets/table", content=TABLE).status_code == 201
+        yield client
 
 
-def refused(answer: Any, *statuses: int) -> dict[str, Any]:
-    """Problem details with one of these statuses."""
+def assert_refused(answer: Any, *statuses: int) -> dict[str, Any]:
+    """Check that the answer is a problem with one of these statuses, and return it."""
     assert answer.status_code in statuses, (answer.status_code, answer.text[:300])
     assert answer.headers["content-type"] == "application/problem+json"
     body: dict[str, Any] = answer.json()
@@ -64,11 +64,11 @@ def refused(answer: Any, *statuses: int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "layer", [{"Lambda": "lambda x: x"}, "Lambda", "keras.models>load_model", {"class_name": "Lambda", "config": {}}]
 )
-def test_code_in_a_spec(client: TestClient, layer: Any) -> None:
-    refused(client.post("/api/v1/runs", json={**SPEC, "network": [layer]}), 422)
+def test_code_in_a_spec_is_refused(client: TestClient, layer: Any) -> None:
+    assert_refused(client.post("/api/v1/runs", json={**SPEC, "network": [layer]}), 422)
 
 
-def test_a_flipped_byte_in_a_blob(client: TestClient, toys: ToyRegistry) -> None:
+def test_a_damaged_blob_is_not_served(client: TestClient, toys: ToyRegistry) -> None:
     toys.register("m", numeric(hidden=(2,)))
     assert client.get("/api/v1/models/m/versions/1/files/onnx").status_code == 200
     for path in (toys.home / "blobs").rglob("*"):
@@ -83,28 +83,28 @@ def test_a_flipped_byte_in_a_blob(client: TestClient, toys: ToyRegistry) -> None
 
 
 @pytest.mark.parametrize("name", ["..%2f..%2f..%2fetc%2fpasswd", "a%00b", "%2e%2e", "A", "-a", "a" * 64, "a%0d%0ab"])
-def test_paths(client: TestClient, name: str) -> None:
-    refused(client.put(f"/api/v1/datasets/{name}", content=TABLE), 404, 405, 422)
+def test_path_traversal_is_refused(client: TestClient, name: str) -> None:
+    assert_refused(client.put(f"/api/v1/datasets/{name}", content=TABLE), 404, 405, 422)
     for path in ("datasets", "runs", "models", "uploads"):
-        refused(client.get(f"/api/v1/{path}/{name}"), 404, 405, 422)
+        assert_refused(client.get(f"/api/v1/{path}/{name}"), 404, 405, 422)
     spec = {**SPEC, "model": "../../etc/passwd"}
-    refused(client.post("/api/v1/runs", json=spec), 422)
+    assert_refused(client.post("/api/v1/runs", json=spec), 422)
 
 
-def grown(before: int) -> float:
+def memory_growth_mb(before: int) -> float:
     return (psutil.Process().memory_info().rss - before) / MB
 
 
-def test_a_preamble_of_100_mb_and_100_000_part_headers(client: TestClient) -> None:
+def test_oversized_multipart_is_refused_without_buffering(client: TestClient) -> None:
     form = {"Content-Type": "multipart/form-data; boundary=b"}
     before = psutil.Process().memory_info().rss
     preamble = (b"x" * MB for _ in range(100))
-    refused(client.post("/api/v1/datasets", content=preamble, headers=form), 400, 413)
+    assert_refused(client.post("/api/v1/datasets", content=preamble, headers=form), 400, 413)
     headers = b"".join(b"X-%d: y\r\n" % n for n in range(100_000))
-    refused(client.post("/api/v1/datasets", content=b"--b\r\n" + headers + b"\r\n", headers=form), 400, 413)
+    assert_refused(client.post("/api/v1/datasets", content=b"--b\r\n" + headers + b"\r\n", headers=form), 400, 413)
     parts = b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n' * 10_000
-    refused(client.post("/api/v1/datasets", content=parts, headers=form), 400, 413)
-    assert grown(before) < 190, "the test client holds one request of 100 MB; the server holds none"
+    assert_refused(client.post("/api/v1/datasets", content=parts, headers=form), 400, 413)
+    assert memory_growth_mb(before) < 190, "the test client buffers one request of 100 MB; the server must not"
 
 
 @pytest.mark.parametrize(
@@ -122,14 +122,14 @@ def test_a_preamble_of_100_mb_and_100_000_part_headers(client: TestClient) -> No
         b"nul",
     ],
 )
-def test_json(client: TestClient, body: bytes) -> None:
+def test_malformed_json_is_refused(client: TestClient, body: bytes) -> None:
     headers = {"Content-Type": "application/json"}
     for path in ("/api/v1/runs", "/api/v1/datasets/samples", "/api/v1/session"):
-        refused(client.post(path, content=body, headers=headers), 400, 422)
-    refused(client.post("/api/v1/datasets/samples", content=b" " * (10 * MB + 1), headers=headers), 413)
+        assert_refused(client.post(path, content=body, headers=headers), 400, 422)
+    assert_refused(client.post("/api/v1/datasets/samples", content=b" " * (10 * MB + 1), headers=headers), 413)
 
 
-def test_a_bomb(client: TestClient) -> None:
+def test_a_compression_bomb_is_refused(client: TestClient) -> None:
     packed = io.BytesIO()
     with gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=9) as file:
         file.write(b"a,y\n")
@@ -137,52 +137,52 @@ def test_a_bomb(client: TestClient) -> None:
             file.write(b"0,0\n" * (MB // 4))
     before = psutil.Process().memory_info().rss
     assert len(packed.getvalue()) < MB
-    refused(client.put("/api/v1/datasets/bomb", content=packed.getvalue()), 413, 422)
-    assert grown(before) < 200
+    assert_refused(client.put("/api/v1/datasets/bomb", content=packed.getvalue()), 413, 422)
+    assert memory_growth_mb(before) < 200
 
 
-def test_csv_caps_and_formulas(client: TestClient) -> None:
-    refused(client.put("/api/v1/datasets/wide", content=",".join(f"c{n}" for n in range(10**5)) + "\n"), 413)
-    refused(client.put("/api/v1/datasets/long", content="a,b\n1," + "x" * (2 * MB) + "\n"), 413, 422)
+def test_csv_limits_and_formula_escaping(client: TestClient) -> None:
+    assert_refused(client.put("/api/v1/datasets/wide", content=",".join(f"c{n}" for n in range(10**5)) + "\n"), 413)
+    assert_refused(client.put("/api/v1/datasets/long", content="a,b\n1," + "x" * (2 * MB) + "\n"), 413, 422)
     cells = ["=1+2", "+1+2", "-1+2", "@SUM(A1)", "\tx", "plain"]
     table = "name,y\n" + "".join(f'"{cell}",{n}\n' for n, cell in enumerate(cells * 4))
     client.put("/api/v1/datasets/formulas", content=table).raise_for_status()
-    told = client.get("/api/v1/datasets/formulas/download?format=csv").text
+    text_of_csv = client.get("/api/v1/datasets/formulas/download?format=csv").text
     for cell in cells[:4]:
-        assert f"'{cell}" in told, cell
+        assert f"'{cell}" in text_of_csv, cell
 
 
 @pytest.mark.parametrize(
-    ("part", "named"),
+    ("part", "limit"),
     [
         ({"network": [{"Dense": 10**9}]}, "parameters"),
         ({"network": [{"Dense": 1}] * 10_000}, "layers"),
         ({"training": {"epochs": 10**12}}, "epochs"),
     ],
 )
-def test_spec_bombs(client: TestClient, part: dict[str, Any], named: str) -> None:
-    told = refused(client.post("/api/v1/runs", json={**SPEC, **part}), 422)
-    assert named in json.dumps(told)
+def test_oversized_specs_are_refused(client: TestClient, part: dict[str, Any], limit: str) -> None:
+    problem = assert_refused(client.post("/api/v1/runs", json={**SPEC, **part}), 422)
+    assert limit in json.dumps(problem)
 
 
-def test_forged_requests(app: FastAPI, toys: ToyRegistry) -> None:
+def test_cross_site_requests_are_refused(app: FastAPI, toys: ToyRegistry) -> None:
     token = toys.create_key(["admin"])
     with TestClient(app) as page:
         page.post("/api/v1/session", json={"token": token}).raise_for_status()
         body = {"name": "x", "scopes": ["admin"]}
         for origin in ("https://evil.example", "null", "http://testserver.evil.example", None):
             headers = {"Origin": origin} if origin else {}
-            refused(page.post("/api/v1/keys", json=body, headers=headers), 403)
-            refused(page.post("/api/v1/keys", data={"name": "x"}, headers=headers), 403)
+            assert_refused(page.post("/api/v1/keys", json=body, headers=headers), 403)
+            assert_refused(page.post("/api/v1/keys", data={"name": "x"}, headers=headers), 403)
         assert page.post("/api/v1/keys", json=body, headers={"Origin": "http://testserver"}).status_code == 201
-        asked = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
-        preflight = page.options("/api/v1/keys", headers=asked)
+        preflight_headers = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
+        preflight = page.options("/api/v1/keys", headers=preflight_headers)
         assert not any(name.lower().startswith("access-control") for name in preflight.headers)
         read = page.get("/api/v1/keys", headers={"Origin": "https://evil.example"})
         assert not any(name.lower().startswith("access-control") for name in read.headers)
 
 
-def test_logs_stay_one_line_each(client: TestClient) -> None:
+def test_log_lines_cannot_be_forged(client: TestClient) -> None:
     sink = io.StringIO()
     handler = logging.StreamHandler(sink)
     handler.setFormatter(JsonLines("api"))
@@ -202,11 +202,11 @@ def test_logs_stay_one_line_each(client: TestClient) -> None:
     assert all(character.isprintable() for line in lines for character in line)
 
 
-def test_ten_thousand_paths_make_no_series(app: FastAPI, client: TestClient) -> None:
-    def series() -> int:
+def test_unknown_paths_create_no_telemetry_series(app: FastAPI, client: TestClient) -> None:
+    def count_series() -> int:
         return telemetry.exposition().count(b"\n")
 
-    async def ask(path: str) -> None:
+    async def request(path: str) -> None:
         scope = {
             "type": "http",
             "method": "GET",
@@ -231,21 +231,21 @@ def test_ten_thousand_paths_make_no_series(app: FastAPI, client: TestClient) -> 
 
         await app(scope, receive, send)
 
-    dice = random.Random(0)
+    rng = random.Random(0)
 
-    async def many(count: int) -> None:
+    async def request_many(count: int) -> None:
         for _ in range(count):
-            await ask(f"/{dice.choice(['', 'api/', 'api/v1/', 'metrics/'])}{dice.getrandbits(64):x}")
+            await request(f"/{rng.choice(['', 'api/', 'api/v1/', 'metrics/'])}{rng.getrandbits(64):x}")
 
     logging.getLogger("fitserve.access").setLevel(logging.WARNING)
-    asyncio.run(many(50))
-    before = series()
-    asyncio.run(many(10_000))
+    asyncio.run(request_many(50))
+    before = count_series()
+    asyncio.run(request_many(10_000))
     logging.getLogger("fitserve.access").setLevel(logging.NOTSET)
-    assert series() == before
+    assert count_series() == before
 
 
-def test_a_broken_database_tells_nothing(app: FastAPI, client: TestClient, toys: ToyRegistry) -> None:
+def test_a_broken_database_leaks_no_internals(app: FastAPI, client: TestClient, toys: ToyRegistry) -> None:
     with db.transaction(toys.engine) as session:
         session.execute(text("DROP TABLE events"))
         session.execute(text("ALTER TABLE runs RENAME TO gone"))
@@ -256,13 +256,13 @@ def test_a_broken_database_tells_nothing(app: FastAPI, client: TestClient, toys:
         assert leak not in answer.text, answer.text
 
 
-def test_a_key_in_the_address_is_none(app: FastAPI, toys: ToyRegistry) -> None:
+def test_a_key_in_the_url_is_ignored(app: FastAPI, toys: ToyRegistry) -> None:
     token = toys.create_key(["admin"])
-    with TestClient(app) as anybody:
+    with TestClient(app) as anonymous:
         for name in ("key", "api_key", "token", "access_token", "authorization"):
-            refused(anybody.get("/api/v1/session", params={name: token}), 401)
-        refused(anybody.get("/api/v1/session", headers={"X-API-Key": token}), 401)
-        refused(anybody.get("/api/v1/session", headers={"Authorization": f"Basic {token}"}), 401)
+            assert_refused(anonymous.get("/api/v1/session", params={name: token}), 401)
+        assert_refused(anonymous.get("/api/v1/session", headers={"X-API-Key": token}), 401)
+        assert_refused(anonymous.get("/api/v1/session", headers={"Authorization": f"Basic {token}"}), 401)
 
 
 SECURITY = {
@@ -311,7 +311,7 @@ def test_every_kind_of_answer_has_a_request_id_and_security_headers(client: Test
     kinds["not modified"] = (304, client.get("/api/v1/datasets/t2", headers={"If-None-Match": known}))
     for kind, (status, answer) in kinds.items():
         if kind == "page" and answer.status_code == 404:
-            continue  # the pages are not built here
+            continue  # the dashboard is not built here
         assert answer.status_code == status, (kind, answer.status_code, answer.text[:200])
         assert len(answer.headers.get("x-request-id", "")) > 10, kind
         for name, value in SECURITY.items():

@@ -1,5 +1,6 @@
-"""The access matrix: every operation of the OpenAPI document x {no key, expired, revoked, wrong scope, other owner,
-right}. Made from the document, so an operation without a rule here fails, and so does a path whose noun has no owner.
+"""The access matrix: every operation of the OpenAPI document, by no key, a dead one, a wrong scope, another owner.
+
+It is generated from the document: an operation without a rule here fails, and so does a path parameter without one.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from services.control.app import create_app
 from services.control.openapi import METHODS
 from tests.predict.toy_registry import ToyRegistry, numeric
 
-OPEN = "open"  # no key is asked for
-ANY = "any"  # a valid key is enough: everybody sees their own
+OPEN = "open"  # needs no key
+ANY = "any"  # needs a valid key of any scope: everybody sees their own
 
-# The scope of every operation.
+# Scopes of operations
 RULES: dict[str, str] = {
     **dict.fromkeys(("GET /metrics", "GET /livez", "GET /readyz", "GET /api/v1/schemas/spec"), OPEN),
     **dict.fromkeys(("POST /api/v1/session", "DELETE /api/v1/session", "OPTIONS /api/v1/uploads"), OPEN),
@@ -35,20 +36,20 @@ RULES: dict[str, str] = {
     "POST /api/v1/models/{name}/predictions": "predict",
     "POST /api/v1/models/{name}/feedback": "predict",
 }
-# All others go by their noun and method.
+# of all others, by noun and method
 READS = ("GET", "HEAD", "OPTIONS")
 CHANGES = {"datasets": "upload", "runs": "train", "models": "train"}
-BY_NOUN_ALONE = {"uploads": "upload"}  # reading one's own upload is part of uploading
+BY_NOUN = {"uploads": "upload"}  # reading one's own upload is part of uploading
 READ_BY_POST = {"POST /api/v1/runs/{run_id}/explain"}
 
-# Whose is what a path parameter names? Every one must stand here.
+# Path parameters, each of which must be listed here: does it name something that has an owner?
 OWNED = {"ref", "run_id", "upload_id", "name", "key_id"}
 PART_OF = {"n", "number", "label", "kind", "form"}  # of something owned
 NEW_NAME = {"PUT /api/v1/datasets/{ref}"}  # a taken name is a conflict (409), not a secret
 
-# The same parameter means something else here.
-INSTEAD = {"GET /api/v1/runs/{run_id}/plots/{kind}.{form}": {"kind": "complexity"}}
-AWAY = {"GET /api/v1/models/{name}/traffic"}  # asks the prediction service, which is not there: 503
+# Operations in which a parameter has another meaning
+SPECIAL_PARAMETERS = {"GET /api/v1/runs/{run_id}/plots/{kind}.{form}": {"kind": "complexity"}}
+UNAVAILABLE = {"GET /api/v1/models/{name}/traffic"}  # 503: there is no prediction service here
 
 BODIES: dict[str, dict[str, Any]] = {
     "PATCH /api/v1/datasets/{ref}": {"json": {"kinds": {"a": "categorical"}}},
@@ -67,18 +68,18 @@ BODIES: dict[str, dict[str, Any]] = {
     },
     "POST /api/v1/uploads": {"headers": {"Upload-Length": "5"}},
 }
-# What is not there may be answered with 404 to the right key too: parts that only a trained run has.
+# Parts that only a trained run has: 404 also for the right key
 MAY_BE_MISSING = {"n", "kind"}
 
 
 @dataclass
-class World:
-    """A server with one of everything, which is ada's; and keys."""
+class Scenario:
+    """A server with one resource of each kind, which belong to ada, and keys by owner and scope."""
 
     app: FastAPI
     client: TestClient
     toys: ToyRegistry
-    things: dict[str, str] = field(default_factory=dict)
+    resources: dict[str, str] = field(default_factory=dict)
     tokens: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def token(self, owner: str, scope: str) -> str:
@@ -86,42 +87,42 @@ class World:
             self.tokens[owner, scope] = self.toys.create_key([scope], owner=owner)
         return self.tokens[owner, scope]
 
-    def ask(self, operation: str, token: str | None, address: str | None = None) -> Any:
+    def request(self, operation: str, token: str | None, url: str | None = None) -> Any:
         method, path = operation.split(" ", 1)
         body = dict(BODIES.get(operation, {}))
         headers = {**body.pop("headers", {}), **({"Authorization": f"Bearer {token}"} if token else {})}
-        found = address or self.address(path, INSTEAD.get(operation, {}))
-        return self.client.request(method, found, headers=headers, **body)
+        target = url or self.url(path, SPECIAL_PARAMETERS.get(operation, {}))
+        return self.client.request(method, target, headers=headers, **body)
 
-    def address(self, path: str, instead: Mapping[str, str] = MappingProxyType({})) -> str:
-        for name, value in {**self.things, **instead}.items():
+    def url(self, path: str, special: Mapping[str, str] = MappingProxyType({})) -> str:
+        for name, value in {**self.resources, **special}.items():
             path = path.replace(f"{{{name}}}", value)
-        assert "{" not in path, f"{path}: say in OWNED or PART_OF whose this is"
+        assert "{" not in path, f"{path}: add the parameter to OWNED or PART_OF"
         return path
 
 
 @pytest.fixture
-def world(sqlite_url: str, redis_url: str, tmp_path: Path) -> Iterator[World]:
+def scenario(sqlite_url: str, redis_url: str, tmp_path: Path) -> Iterator[Scenario]:
     toys = ToyRegistry(tmp_path, url=sqlite_url)
     app = create_app(Settings(home=tmp_path, database_url=sqlite_url, redis_url=redis_url))
     with TestClient(app, raise_server_exceptions=False) as client:
-        made = World(app, client, toys)
-        furnish(made)
-        yield made
+        scenario = Scenario(app, client, toys)
+        create_resources(scenario)
+        yield scenario
 
 
-def furnish(world: World) -> None:
-    """ada's dataset, run, model, upload and key."""
-    toys, client = world.toys, world.client
+def create_resources(scenario: Scenario) -> None:
+    """Create a dataset, run, model, upload and key of ada."""
+    toys, client = scenario.toys, scenario.client
     table = "a,y\n" + "".join(f"{n},{n % 2}\n" for n in range(40))
 
-    def made(method: str, path: str, scope: str, **body: Any) -> Any:
-        headers = {"Authorization": f"Bearer {world.token('ada', scope)}", **body.pop("headers", {})}
+    def create(method: str, path: str, scope: str, **body: Any) -> Any:
+        headers = {"Authorization": f"Bearer {scenario.token('ada', scope)}", **body.pop("headers", {})}
         return client.request(method, f"/api/v1{path}", headers=headers, **body).raise_for_status()
 
-    made("PUT", "/datasets/table", "upload", content=table)
-    run = made("POST", "/runs", "train", json={"dataset": "table", "target": "y", "network": [{"Dense": 2}]})
-    upload = made("POST", "/uploads", "upload", headers={"Upload-Length": "5"})
+    create("PUT", "/datasets/table", "upload", content=table)
+    run = create("POST", "/runs", "train", json={"dataset": "table", "target": "y", "network": [{"Dense": 2}]})
+    upload = create("POST", "/uploads", "upload", headers={"Upload-Length": "5"})
     toys.register("served", numeric(hidden=(2,)))
     toys.register("served", numeric(hidden=(2,), seed=1))
     toys.change(registry.set_label, "served", "champion", version_number=1)
@@ -129,7 +130,7 @@ def furnish(world: World) -> None:
     with db.transaction(toys.engine) as session:
         spare, _ = api_keys.create(session, owner="ada", name="spare", scopes=["read"])
         spare_id = spare.id
-    world.things = {
+    scenario.resources = {
         "ref": "table",
         "run_id": run.json()["id"],
         "name": "served",
@@ -144,27 +145,27 @@ def furnish(world: World) -> None:
 
 
 def operations(app: FastAPI) -> list[str]:
-    """Every operation of the document; those that destroy come last."""
+    """Return every operation of the document; those that delete come last."""
     document = app.openapi()
-    found = [
+    names = [
         f"{method.upper()} {path}" for path, item in document["paths"].items() for method in METHODS if method in item
     ]
-    assert len(found) > 60
-    # The document writes a path once, under its first parameter names.
-    return sorted(found, key=lambda one: (one.startswith("DELETE"), one.count("/") * -1, one))
+    assert len(names) > 60
+    # Deeper paths first, deletions last.
+    return sorted(names, key=lambda name: (name.startswith("DELETE"), -name.count("/"), name))
 
 
 def scope_of(operation: str) -> str:
-    """The rule of an operation. Fails where there is none."""
+    """Return the scope of an operation. Fails if there is no rule for it."""
     if operation in RULES:
         return RULES[operation]
     method, path = operation.split(" ", 1)
     noun = path.removeprefix("/api/v1/").split("/")[0]
-    if noun in BY_NOUN_ALONE:
-        return BY_NOUN_ALONE[noun]
+    if noun in BY_NOUN:
+        return BY_NOUN[noun]
     if noun in ("findings", "limits") and method == "GET":
         return "read"
-    assert noun in CHANGES, f"{operation} has no rule: put it into RULES"
+    assert noun in CHANGES, f"{operation} has no rule: add it to RULES"
     return "read" if method in READS or operation in READ_BY_POST else CHANGES[noun]
 
 
@@ -173,33 +174,33 @@ def parameters(operation: str) -> set[str]:
 
 
 def is_owned(operation: str) -> bool:
-    found = parameters(operation)
-    assert found <= OWNED | PART_OF, f"{operation}: whose is {found - OWNED - PART_OF}?"
-    return bool(found & OWNED) and operation not in NEW_NAME
+    names = parameters(operation)
+    assert names <= OWNED | PART_OF, f"{operation}: add {names - OWNED - PART_OF} to OWNED or PART_OF"
+    return bool(names & OWNED) and operation not in NEW_NAME
 
 
-def test_what_is_not_in_the_document_is_named_here(world: World) -> None:
-    documented = {operation.split(" ", 1)[1] for operation in operations(world.app)}
+def test_undocumented_routes_are_listed_here(scenario: Scenario) -> None:
+    documented = {operation.split(" ", 1)[1] for operation in operations(scenario.app)}
     hidden = {
         str(route.path)
-        for route in iter_route_contexts(world.app.routes)
+        for route in iter_route_contexts(scenario.app.routes)
         if isinstance(route.original_route, APIRoute) and str(route.path) not in documented
     }
-    by_other_names = {"/api/v1/datasets/{name}"}  # the document writes {ref}
+    renamed = {"/api/v1/datasets/{name}"}  # {ref} in the document
     pages = {"/", "/docs", "/docs/start.js", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js"}
-    forwarded = {"/v1/{path:path}", "/v2/{path:path}", "/v2"}  # the prediction service asks for the key itself
-    assert hidden - by_other_names - pages - forwarded == set()
+    forwarded = {"/v1/{path:path}", "/v2/{path:path}", "/v2"}  # the prediction service checks the key itself
+    assert hidden - renamed - pages - forwarded == set()
 
 
-def test_no_key_expired_revoked(world: World) -> None:
-    with db.transaction(world.toys.engine) as session:
+def test_missing_expired_and_revoked_keys_are_401(scenario: Scenario) -> None:
+    with db.transaction(scenario.toys.engine) as session:
         old, expired = api_keys.create(session, owner="ada", name="old", scopes=["admin"])
         old.expires_at = db.now(session) - timedelta(seconds=1)
         dead, revoked = api_keys.create(session, owner="ada", name="gone", scopes=["admin"])
         api_keys.revoke(session, dead.id)
     bad = {"none": None, "expired": expired, "revoked": revoked, "made up": "key_x.secret"}
-    for operation, (kind, token) in itertools.product(operations(world.app), bad.items()):
-        answer = world.ask(operation, token)
+    for operation, (kind, token) in itertools.product(operations(scenario.app), bad.items()):
+        answer = scenario.request(operation, token)
         if scope_of(operation) == OPEN:
             continue
         assert answer.status_code == 401, (operation, kind, answer.text[:200])
@@ -207,31 +208,31 @@ def test_no_key_expired_revoked(world: World) -> None:
             assert answer.headers["content-type"] == "application/problem+json"
 
 
-def test_wrong_scope(world: World) -> None:
-    for operation in operations(world.app):
+def test_a_wrong_scope_is_403(scenario: Scenario) -> None:
+    for operation in operations(scenario.app):
         wanted = scope_of(operation)
         for scope in () if wanted in (OPEN, ANY) else api_keys.Scope:
             if scope not in (wanted, "admin"):
-                answer = world.ask(operation, world.token("ada", scope))
+                answer = scenario.request(operation, scenario.token("ada", scope))
                 assert answer.status_code == 403, (operation, scope, answer.status_code, answer.text[:200])
 
 
-def test_other_owner(world: World) -> None:
-    """Not shared: as if it were not there. Shared: to be read, and not to be changed."""
-    owned = [operation for operation in operations(world.app) if is_owned(operation)]
+def test_other_owners_see_only_what_is_shared_and_change_nothing(scenario: Scenario) -> None:
+    """Not shared: 404 as if it did not exist. Shared: readable, but not changeable."""
+    owned = [operation for operation in operations(scenario.app) if is_owned(operation)]
     assert len(owned) > 35
     for operation in owned:
         scope = scope_of(operation)
-        answer = world.ask(operation, world.token("bob", "read" if scope == ANY else scope))
+        answer = scenario.request(operation, scenario.token("bob", "read" if scope == ANY else scope))
         assert answer.status_code == 404, (operation, answer.status_code, answer.text[:300])
-        assert world.things["run_id"] not in answer.text or "{run_id}" in operation
-    ada = {scope: {"Authorization": f"Bearer {world.token('ada', scope)}"} for scope in ("upload", "train")}
+        assert scenario.resources["run_id"] not in answer.text or "{run_id}" in operation
+    ada = {scope: {"Authorization": f"Bearer {scenario.token('ada', scope)}"} for scope in ("upload", "train")}
     for path, scope in (("datasets/{ref}", "upload"), ("runs/{run_id}", "train"), ("models/{name}", "train")):
-        told = world.client.patch(world.address(f"/api/v1/{path}"), json={"shared": True}, headers=ada[scope])
-        assert told.json()["shared"], told.text
+        answer = scenario.client.patch(scenario.url(f"/api/v1/{path}"), json={"shared": True}, headers=ada[scope])
+        assert answer.json()["shared"], answer.text
     for operation in owned:
         scope = scope_of(operation)
-        answer = world.ask(operation, world.token("bob", "read" if scope == ANY else scope))
+        answer = scenario.request(operation, scenario.token("bob", "read" if scope == ANY else scope))
         if parameters(operation) & {"upload_id", "key_id"}:  # never shared
             assert answer.status_code == 404, (operation, answer.text[:300])
         elif scope == "read":
@@ -243,40 +244,40 @@ def test_other_owner(world: World) -> None:
             assert answer.status_code == 403, (operation, answer.status_code, answer.text[:300])
 
 
-def test_lists_show_ones_own_and_what_is_shared(world: World) -> None:
-    def seen(path: str) -> int:
-        token = world.token("bob", "read")
-        answer = world.client.get(f"/api/v1/{path}", headers={"Authorization": f"Bearer {token}"}).raise_for_status()
+def test_lists_contain_own_and_shared_resources(scenario: Scenario) -> None:
+    def count_items(path: str) -> int:
+        token = scenario.token("bob", "read")
+        answer = scenario.client.get(f"/api/v1/{path}", headers={"Authorization": f"Bearer {token}"}).raise_for_status()
         return len(answer.json()["items"])
 
-    assert (seen("datasets"), seen("runs"), seen("models")) == (0, 0, 0)
-    ada = {"Authorization": f"Bearer {world.token('ada', 'admin')}"}
+    assert (count_items("datasets"), count_items("runs"), count_items("models")) == (0, 0, 0)
+    ada = {"Authorization": f"Bearer {scenario.token('ada', 'admin')}"}
     for path in ("datasets/{ref}", "runs/{run_id}", "models/{name}"):
-        world.client.patch(world.address(f"/api/v1/{path}"), json={"shared": True}, headers=ada).raise_for_status()
-    assert (seen("datasets"), seen("runs"), seen("models")) == (1, 1, 1)
+        scenario.client.patch(scenario.url(f"/api/v1/{path}"), json={"shared": True}, headers=ada).raise_for_status()
+    assert (count_items("datasets"), count_items("runs"), count_items("models")) == (1, 1, 1)
 
 
-def test_a_name_that_is_taken_is_a_conflict_and_stays_its_owners(world: World) -> None:
-    assert world.ask("PUT /api/v1/datasets/{ref}", world.token("bob", "upload")).status_code == 409
+def test_a_name_of_another_owner_is_a_conflict(scenario: Scenario) -> None:
+    assert scenario.request("PUT /api/v1/datasets/{ref}", scenario.token("bob", "upload")).status_code == 409
 
 
-def test_a_predict_key_may_be_limited_to_models(world: World) -> None:
-    only = world.toys.create_key(["predict"], models=["other"])
-    assert world.ask("POST /api/v1/models/{name}/predictions", only).status_code == 403
-    right = world.toys.create_key(["predict"], models=["served"])
-    assert world.ask("POST /api/v1/models/{name}/predictions", right).status_code == 202
+def test_a_predict_key_may_be_limited_to_models(scenario: Scenario) -> None:
+    only = scenario.toys.create_key(["predict"], models=["other"])
+    assert scenario.request("POST /api/v1/models/{name}/predictions", only).status_code == 403
+    right = scenario.toys.create_key(["predict"], models=["served"])
+    assert scenario.request("POST /api/v1/models/{name}/predictions", right).status_code == 202
 
 
-def test_right(world: World) -> None:
-    """The owner's key with the scope gets through to an answer about the thing itself, and so does an admin's."""
-    for operation in operations(world.app):
+def test_owners_and_admins_get_through(scenario: Scenario) -> None:
+    """A key of the owner with the right scope gets an answer about the resource itself, and so does an admin's."""
+    for operation in operations(scenario.app):
         scope = scope_of(operation)
-        answer = world.ask(operation, world.token("ada", {OPEN: "read", ANY: "read"}.get(scope, scope)))
-        place = (operation, answer.status_code, answer.text[:300])
-        assert answer.status_code < 500 or operation in AWAY, place
+        answer = scenario.request(operation, scenario.token("ada", {OPEN: "read", ANY: "read"}.get(scope, scope)))
+        context = (operation, answer.status_code, answer.text[:300])
+        assert answer.status_code < 500 or operation in UNAVAILABLE, context
         if operation == "POST /api/v1/session":
             continue  # its body is a key
-        assert answer.status_code not in (401, 403), place
-        assert answer.status_code != 404 or parameters(operation) & MAY_BE_MISSING, place
-        admin = world.ask(operation, world.token("root", "admin"))
+        assert answer.status_code not in (401, 403), context
+        assert answer.status_code != 404 or parameters(operation) & MAY_BE_MISSING, context
+        admin = scenario.request(operation, scenario.token("root", "admin"))
         assert admin.status_code not in (401, 403), (operation, "admin", admin.text[:300])
