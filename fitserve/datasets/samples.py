@@ -1,7 +1,7 @@
 """Built-in tables: the six of TensorFlow Playground, and those that scikit-learn brings.
 
-The Playground's are re-implemented from a description of its `src/dataset.ts`; `noise` is in its percent (0 to 50).
-scikit-learn's CSV files are read as files, without importing it.
+The Playground's are written anew from a description of its `src/dataset.ts`; `noise` is a percentage, from 0 to 50.
+scikit-learn's CSV files are read without importing it.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import gzip
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, TextIO
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ from fitserve.wire.datasets import SampleInfo
 
 CLASSIFICATION_POINTS = 500
 REGRESSION_POINTS = 1_200
+Task = Literal["classification", "regression"]
 Points = tuple[np.ndarray, np.ndarray, np.ndarray]  # x1, x2, label; float64, shape (rows,)
 
 
@@ -33,15 +35,29 @@ class SampleMissing(Unavailable):
 
 @dataclass(frozen=True)
 class Sample:
-    """A built-in table; `kinds` are said where they could be told otherwise."""
+    """A built-in table. `make` takes noise, rows and seed; scikit-learn's tables ignore them."""
 
     info: SampleInfo
     make: Callable[[float, int | None, int], pa.Table]
-    kinds: dict[str, Kind]
+    kinds: dict[str, Kind] = field(default_factory=dict)  # where another kind would be inferred
+
+
+def make_sample(
+    name: str, *, noise: float = 0, rows: int | None = None, seed: int = 0, derived: bool = False
+) -> tuple[Sample, pa.Table]:
+    """Make a built-in table; `derived` adds the Playground's other features. Raises NotFound, SampleMissing."""
+    sample = SAMPLES.get(name)
+    if sample is None:
+        raise NotFound(f"No sample {name[:63]!r}.", received=name[:63], expected=", ".join(SAMPLES))
+    table = sample.make(noise, rows, seed)
+    return sample, _add_derived(table, seed) if derived and sample.info.noise else table
+
+
+# --- TensorFlow Playground's tables --------------------------------------------------------------------------------
 
 
 def circle(rows: int, noise: float, random: np.random.Generator) -> Points:
-    """An inner disc and an outer ring; noise moves the point at which the label is computed."""
+    """Draw an inner disc and an outer ring; noise moves the point at which the label is computed."""
     radius = 5.0
     half = rows // 2
     r = np.concatenate([random.uniform(0, radius * 0.5, half), random.uniform(radius * 0.7, radius, rows - half)])
@@ -52,7 +68,7 @@ def circle(rows: int, noise: float, random: np.random.Generator) -> Points:
 
 
 def exclusive_or(rows: int, noise: float, random: np.random.Generator) -> Points:
-    """Quadrants, a margin of 0.3 around the axes."""
+    """Draw four quadrants with a margin of 0.3 around the axes."""
     x, y = random.uniform(-5, 5, (2, rows))
     x, y = x + np.where(x > 0, 0.3, -0.3), y + np.where(y > 0, 0.3, -0.3)
     n, m = random.uniform(-5, 5, (2, rows)) * noise
@@ -60,7 +76,7 @@ def exclusive_or(rows: int, noise: float, random: np.random.Generator) -> Points
 
 
 def gaussian(rows: int, noise: float, random: np.random.Generator) -> Points:
-    """Two clouds around (2, 2) and (-2, -2), of variance 0.5 + 7 noise."""
+    """Draw two clouds around (2, 2) and (-2, -2), of variance 0.5 + 7 noise."""
     half = rows // 2
     label = np.concatenate([np.ones(half), -np.ones(rows - half)])
     deviation = np.sqrt(0.5 + 7 * noise)
@@ -69,7 +85,7 @@ def gaussian(rows: int, noise: float, random: np.random.Generator) -> Points:
 
 
 def spiral(rows: int, noise: float, random: np.random.Generator) -> Points:
-    """Two arms that wind 1.75 times."""
+    """Draw two arms that wind 1.75 times."""
     parts = []
     for label, turn, count in ((1.0, 0.0, rows // 2), (-1.0, np.pi, rows - rows // 2)):
         share = np.arange(count) / count
@@ -82,14 +98,14 @@ def spiral(rows: int, noise: float, random: np.random.Generator) -> Points:
 
 
 def plane(rows: int, noise: float, random: np.random.Generator) -> Points:
-    """(x1 + x2) / 10 at a point that noise moves."""
+    """Label points with (x1 + x2) / 10; noise moves the point at which the label is computed."""
     x, y = random.uniform(-6, 6, (2, rows))
     n, m = random.uniform(-6, 6, (2, rows)) * noise
     return x, y, (x + n + y + m) / 10
 
 
 def multi_gaussian(rows: int, noise: float, random: np.random.Generator) -> Points:
-    """Six hills and dales; the nearest one's height counts."""
+    """Label points with the height of the nearest of six hills and dales."""
     centres = ((-4, 2.5, 1), (0, 2.5, -1), (4, 2.5, 1), (-4, -2.5, -1), (0, -2.5, 1), (4, -2.5, -1))
     x, y = random.uniform(-6, 6, (2, rows))
     n, m = random.uniform(-6, 6, (2, rows)) * noise
@@ -100,143 +116,129 @@ def multi_gaussian(rows: int, noise: float, random: np.random.Generator) -> Poin
     return x, y, label
 
 
-def _playground(
-    name: str, title: str, draw: Callable[[int, float, np.random.Generator], Points], regression: bool
-) -> Sample:
-    usual = REGRESSION_POINTS if regression else CLASSIFICATION_POINTS
-
-    def make(noise: float, rows: int | None, seed: int) -> pa.Table:
-        x, y, label = draw(rows or usual, noise / 100, np.random.default_rng(seed))
-        return pa.table({"x1": x, "x2": y, "label": label if regression else label.astype(np.int64)})
-
-    info = SampleInfo(
-        sample=name,
-        title=title,
-        task="regression" if regression else "classification",
-        target="label",
-        rows=usual,
-        noise=True,
-    )
-    return Sample(info, make, {} if regression else {"label": "categorical"})
-
-
-# --- scikit-learn's tables -----------------------------------------------------------------------------------------
-
-_IRIS = ("sepal length (cm)", "sepal width (cm)", "petal length (cm)", "petal width (cm)")
-_WINE = (
-    *("alcohol", "malic_acid", "ash", "alcalinity_of_ash", "magnesium", "total_phenols", "flavanoids"),
-    *("nonflavanoid_phenols", "proanthocyanins", "color_intensity", "hue", "od280/od315_of_diluted_wines", "proline"),
-)
-_CELL = ("radius", "texture", "perimeter", "area", "smoothness", "compactness", "concavity", "concave points")
-_CELLS = (*_CELL, "symmetry", "fractal dimension")
-_CANCER = (*(f"mean {part}" for part in _CELLS), *(f"{part} error" for part in _CELLS), *(f"worst {p}" for p in _CELLS))
-_DIABETES = ("age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6")
-
-
-def _folder() -> Path:
-    found = importlib.util.find_spec("sklearn")
-    places = list(found.submodule_search_locations or ()) if found else []
-    folder = Path(places[0]) / "datasets" / "data" if places else Path()
-    if not places or not folder.is_dir():
-        raise SampleMissing(fix="pip install scikit-learn, or use one of the Playground's samples.")
-    return folder
-
-
-def _read(name: str, delimiter: str | None = ",", skip: int = 0) -> np.ndarray:
-    """A bundled file's numbers: float64 (rows, columns)."""
-    path = _folder() / name
-    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
-        return np.loadtxt(file, delimiter=delimiter, skiprows=skip, ndmin=2)
-
-
-def _labelled(name: str, columns: tuple[str, ...], labels: tuple[str, ...], target: str) -> Callable[..., pa.Table]:
-    def make(_noise: float, _rows: int | None, _seed: int) -> pa.Table:
-        values = _read(name, skip=1)
-        table = {column: values[:, at] for at, column in enumerate(columns)}
-        return pa.table({**table, target: [labels[int(code)] for code in values[:, -1]]})
-
-    return make
-
-
-def _digits(_noise: float, _rows: int | None, _seed: int) -> pa.Table:
-    values = _read("digits.csv.gz").astype(np.int64)
-    names = [f"pixel_{row}_{column}" for row in range(8) for column in range(8)]
-    return pa.table({**{name: values[:, at] for at, name in enumerate(names)}, "digit": values[:, 64]})
-
-
-def _diabetes(_noise: float, _rows: int | None, _seed: int) -> pa.Table:
-    values, target = _read("diabetes_data_raw.csv.gz", None), _read("diabetes_target.csv.gz", None)
-    table: dict[str, np.ndarray] = {name: values[:, at] for at, name in enumerate(_DIABETES)}
-    table["sex"] = table["sex"].astype(np.int64)
-    return pa.table({**table, "progression": target[:, 0]})
-
-
-def _linnerud(_noise: float, _rows: int | None, _seed: int) -> pa.Table:
-    exercise, body = _read("linnerud_exercise.csv", None, 1), _read("linnerud_physiological.csv", None, 1)
-    names = ("Chins", "Situps", "Jumps", "Weight", "Waist", "Pulse")
-    return pa.table(dict(zip(names, np.hstack([exercise, body]).T, strict=True)))
-
-
-def _bundled(
-    name: str, title: str, make: Callable[..., pa.Table], target: str, rows: int, kinds: dict[str, Kind] | None = None
-) -> Sample:
-    task = "classification" if name in ("iris", "wine", "breast_cancer", "digits") else "regression"
-    info = SampleInfo.model_validate(
-        {"sample": name, "title": title, "task": task, "target": target, "rows": rows, "noise": False}
-    )
-    return Sample(info, make, kinds or {})
-
-
-_ALL = (
-    _playground("circle", "Circle (Playground)", circle, regression=False),
-    _playground("xor", "Exclusive or (Playground)", exclusive_or, regression=False),
-    _playground("gauss", "Gaussian (Playground)", gaussian, regression=False),
-    _playground("spiral", "Spiral (Playground)", spiral, regression=False),
-    _playground("plane", "Plane (Playground)", plane, regression=True),
-    _playground("multi-gauss", "Multi Gaussian (Playground)", multi_gaussian, regression=True),
-    _bundled(
-        "iris",
-        "Iris: three species by four lengths",
-        _labelled("iris.csv", _IRIS, ("setosa", "versicolor", "virginica"), "species"),
-        "species",
-        150,
-    ),
-    _bundled(
-        "wine",
-        "Wine: three cultivars by 13 measurements",
-        _labelled("wine_data.csv", _WINE, ("class_0", "class_1", "class_2"), "cultivar"),
-        "cultivar",
-        178,
-    ),
-    _bundled(
-        "breast_cancer",
-        "Breast cancer (Wisconsin): 30 features of cells",
-        _labelled("breast_cancer.csv", _CANCER, ("malignant", "benign"), "diagnosis"),
-        "diagnosis",
-        569,
-    ),
-    _bundled("digits", "Digits: 8 x 8 grey pixels", _digits, "digit", 1797, {"digit": "categorical"}),
-    _bundled("diabetes", "Diabetes: progression after a year", _diabetes, "progression", 442, {"sex": "categorical"}),
-    _bundled("linnerud", "Linnerud: three exercises, three measurements", _linnerud, "Weight", 20),
-)
-SAMPLES = {sample.info.sample: sample for sample in _ALL}
-
-
-def make_sample(
-    name: str, *, noise: float = 0, rows: int | None = None, seed: int = 0, derived: bool = False
-) -> tuple[Sample, pa.Table]:
-    """A built-in table; `derived`, for the Playground's, adds its other features. Raises NotFound, SampleMissing."""
-    sample = SAMPLES.get(name)
-    if sample is None:
-        raise NotFound(f"No sample {name[:63]!r}.", received=name[:63], expected=", ".join(SAMPLES))
-    table = sample.make(noise, rows, seed)
-    return sample, _derived(table, seed) if derived and sample.info.noise else table
-
-
-def _derived(table: pa.Table, seed: int) -> pa.Table:
-    """The Playground's five other features before the label, and `draw`: each row's place in a shuffled order."""
+def _add_derived(table: pa.Table, seed: int) -> pa.Table:
+    """Insert the Playground's five other features before the label, and `draw`, a random number in [0, 1)."""
     x, y = (table.column(name).to_numpy() for name in ("x1", "x2"))
     # A generator of its own: the points are the same with and without.
     draw = np.random.default_rng([seed, 1]).random(table.num_rows)
     more = {"x1_squared": x * x, "x2_squared": y * y, "x1_x2": x * y, "sin_x1": np.sin(x), "sin_x2": np.sin(y)}
     return pa.table({"x1": x, "x2": y, **more, "draw": draw, "label": table.column("label")})
+
+
+def _playground(
+    name: str, title: str, draw: Callable[[int, float, np.random.Generator], Points], *, regression: bool = False
+) -> Sample:
+    points = REGRESSION_POINTS if regression else CLASSIFICATION_POINTS
+
+    def make(noise: float, rows: int | None, seed: int) -> pa.Table:
+        x, y, label = draw(rows or points, noise / 100, np.random.default_rng(seed))
+        return pa.table({"x1": x, "x2": y, "label": label if regression else label.astype(np.int64)})
+
+    task = "regression" if regression else "classification"
+    info = SampleInfo(sample=name, title=f"{title} (Playground)", task=task, target="label", rows=points, noise=True)
+    return Sample(info, make, {} if regression else {"label": "categorical"})
+
+
+# --- scikit-learn's tables -----------------------------------------------------------------------------------------
+
+_CELLS = (
+    *("radius", "texture", "perimeter", "area", "smoothness", "compactness", "concavity", "concave points"),
+    *("symmetry", "fractal dimension"),
+)
+_FEATURES = {
+    "iris": ("sepal length (cm)", "sepal width (cm)", "petal length (cm)", "petal width (cm)"),
+    "wine": (
+        *("alcohol", "malic_acid", "ash", "alcalinity_of_ash", "magnesium", "total_phenols", "flavanoids"),
+        *("nonflavanoid_phenols", "proanthocyanins", "color_intensity", "hue", "od280/od315_of_diluted_wines"),
+        "proline",
+    ),
+    "breast_cancer": (
+        *(f"mean {part}" for part in _CELLS),
+        *(f"{part} error" for part in _CELLS),
+        *(f"worst {part}" for part in _CELLS),
+    ),
+    "diabetes": ("age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6"),
+    "linnerud": ("Chins", "Situps", "Jumps", "Weight", "Waist", "Pulse"),
+    "digits": tuple(f"pixel_{row}_{column}" for row in range(8) for column in range(8)),
+}
+
+
+def _open(name: str) -> TextIO:
+    package = importlib.util.find_spec("sklearn")
+    folders = list(package.submodule_search_locations or ()) if package else []
+    path = Path(*folders[:1], "datasets", "data", name)
+    if not folders or not path.is_file():
+        raise SampleMissing(fix="pip install scikit-learn, or use one of the Playground's samples.")
+    return gzip.open(path, "rt") if path.suffix == ".gz" else path.open()
+
+
+def _numbers(name: str, delimiter: str | None = ",", skip: int = 0) -> np.ndarray:
+    """Return a file's numbers, float64 of shape (rows, columns)."""
+    with _open(name) as file:
+        return np.loadtxt(file, delimiter=delimiter, skiprows=skip, ndmin=2)
+
+
+def _labelled(name: str, target: str) -> pa.Table:
+    """Return a table whose last column is a code of the labels in the file's header: rows, features, labels."""
+    file_name = "wine_data.csv" if name == "wine" else f"{name}.csv"
+    with _open(file_name) as file:
+        labels = file.readline().strip().split(",")[2:]
+    values = _numbers(file_name, skip=1)
+    features = dict(zip(_FEATURES[name], values.T, strict=False))
+    return pa.table({**features, target: [labels[int(code)] for code in values[:, -1]]})
+
+
+def _digits(name: str, target: str) -> pa.Table:
+    values = _numbers("digits.csv.gz").astype(np.int64)
+    return pa.table(dict(zip([*_FEATURES[name], target], values.T, strict=True)))
+
+
+def _diabetes(name: str, target: str) -> pa.Table:
+    values, progression = _numbers("diabetes_data_raw.csv.gz", None), _numbers("diabetes_target.csv.gz", None)
+    features = dict(zip(_FEATURES[name], values.T, strict=True))
+    return pa.table({**features, "sex": features["sex"].astype(np.int64), target: progression[:, 0]})
+
+
+def _linnerud(name: str, _target: str) -> pa.Table:
+    exercise, body = _numbers("linnerud_exercise.csv", None, 1), _numbers("linnerud_physiological.csv", None, 1)
+    return pa.table(dict(zip(_FEATURES[name], np.hstack([exercise, body]).T, strict=True)))
+
+
+def _bundled(
+    name: str,
+    title: str,
+    target: str,
+    rows: int,
+    read: Callable[[str, str], pa.Table],
+    *,
+    regression: bool = False,
+    **kinds: Kind,
+) -> Sample:
+    task: Task = "regression" if regression else "classification"
+    info = SampleInfo(sample=name, title=title, task=task, target=target, rows=rows, noise=False)
+    return Sample(info, lambda _noise, _rows, _seed: read(name, target), kinds)
+
+
+_ALL = (
+    _playground("circle", "Circle", circle),
+    _playground("xor", "Exclusive or", exclusive_or),
+    _playground("gauss", "Gaussian", gaussian),
+    _playground("spiral", "Spiral", spiral),
+    _playground("plane", "Plane", plane, regression=True),
+    _playground("multi-gauss", "Multi Gaussian", multi_gaussian, regression=True),
+    _bundled("iris", "Iris: three species by four lengths", "species", 150, _labelled),
+    _bundled("wine", "Wine: three cultivars by 13 measurements", "cultivar", 178, _labelled),
+    _bundled("breast_cancer", "Breast cancer (Wisconsin): 30 features of cells", "diagnosis", 569, _labelled),
+    _bundled("digits", "Digits: 8 x 8 grey pixels", "digit", 1797, _digits, digit="categorical"),
+    _bundled(
+        "diabetes",
+        "Diabetes: progression after a year",
+        "progression",
+        442,
+        _diabetes,
+        regression=True,
+        sex="categorical",
+    ),
+    _bundled("linnerud", "Linnerud: three exercises, three measurements", "Weight", 20, _linnerud, regression=True),
+)
+SAMPLES = {sample.info.sample: sample for sample in _ALL}

@@ -1,4 +1,4 @@
-"""Datasets as the API shows and takes them."""
+"""Datasets in requests and responses."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Compression = Literal["gzip", "zstd"]
 
 
 class UploadOptions(BaseModel):
-    """How an upload is to be read; what is left out is recognised. Same content and options: the same dataset."""
+    """How to read an upload; what is left out is recognised. The same content and options are the same dataset."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Format | None = Field(None, description="Left out: recognised by the content")
+    format: Format | None = Field(None, description="Recognised by the content if omitted")
     delimiter: str | None = Field(None, min_length=1, max_length=1, description="CSV: between two fields")
     quote: str = Field('"', min_length=1, max_length=1, description="CSV: around fields; doubled inside one")
     decimal: Literal[".", ","] | None = Field(None, description="CSV: before the fraction of a number")
@@ -31,14 +31,14 @@ class UploadOptions(BaseModel):
 
 
 class Column(ColumnFacts):
-    """A column with its kind and how that was told."""
+    """A column with its kind and the evidence for it."""
 
     inferred: Kind
     evidence: str
 
 
 class Refused(BaseModel):
-    """What a lenient upload left out or mended."""
+    """What a lenient upload left out or fixed."""
 
     rows: int = Field(description="Rows left out")
     problems: list[dict[str, Any]] = Field(description="The first of them (at most 20)")
@@ -70,14 +70,14 @@ class DatasetDetail(DatasetInfo):
 
 
 class DatasetPage(BaseModel):
-    """Some datasets, the newest first."""
+    """A page of datasets, the newest first."""
 
     items: list[DatasetInfo]
     next_cursor: str | None
 
 
 class RowsPage(BaseModel):
-    """Some rows, in the table's order: `rows[i][j]` is column j; null is missing."""
+    """A page of rows, in the table's order: `rows[i][j]` is column j; null is missing."""
 
     columns: list[str]
     rows: list[list[Any]]
@@ -87,7 +87,7 @@ class RowsPage(BaseModel):
 
 
 class Profile(BaseModel):
-    """Each column's profile by its name. Counts, moments, top values are of all rows; the rest of `sampled_rows`."""
+    """Each column's profile by its name. Counts, moments and top values cover all rows, the rest `sampled_rows`."""
 
     rows: int
     sampled_rows: int
@@ -95,7 +95,7 @@ class Profile(BaseModel):
 
 
 class Relation(BaseModel):
-    """How one column relates to the target: `strength` from 0 (none) to 1 (tells it exactly)."""
+    """How one column relates to the target: `strength` from 0 (not at all) to 1 (predicts it exactly)."""
 
     column: str
     measure: Literal["spearman", "correlation_ratio", "cramers_v", "token_cramers_v"]
@@ -106,7 +106,7 @@ class Relation(BaseModel):
 
 
 class Relations(BaseModel):
-    """Columns by how strongly they relate to a target, the strongest first."""
+    """Columns and how they relate to a target, the strongest first."""
 
     target: str
     sampled_rows: int
@@ -114,7 +114,7 @@ class Relations(BaseModel):
 
 
 class DatasetPatch(BaseModel):
-    """Corrects the kinds of columns (which makes a new version), or shares the dataset."""
+    """Correct the kinds of columns (which creates a new version), or share the dataset."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -123,7 +123,7 @@ class DatasetPatch(BaseModel):
 
 
 class SampleRequest(BaseModel):
-    """A built-in dataset. `noise` (0 to 50), `rows` and `derived` are for the Playground's six."""
+    """A built-in table. `noise` (0 to 50), `rows` and `derived` apply to the Playground's six."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -140,7 +140,7 @@ class SampleRequest(BaseModel):
 
 
 class SampleInfo(BaseModel):
-    """A built-in dataset that can be had."""
+    """A built-in table."""
 
     sample: str
     task: Literal["classification", "regression"]

@@ -1,4 +1,4 @@
-"""Blobs: durable before they have their name, verified when they are read."""
+"""Blobs are durable before they get their name, and verified when they are read."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_flipped_byte_is_refused(tmp_path: Path) -> None:
         store.local(stored.sha256, tmp_path / "cache")
 
 
-def test_no_name_leaves_the_store(store: BlobStore, tmp_path: Path) -> None:
+def test_no_name_leads_out_of_the_store(store: BlobStore, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("secret")
     for name in ("../secret", "..%2fsecret", "a\0b", "A" * 64, ""):
         with pytest.raises(NotFound):
@@ -65,7 +65,7 @@ def test_no_name_leaves_the_store(store: BlobStore, tmp_path: Path) -> None:
             store.local(name, tmp_path / "cache")
 
 
-def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = FolderStore(tmp_path)
 
     def full(_descriptor: int) -> None:

@@ -25,8 +25,8 @@ PROJECT = Path(__file__).resolve().parent.parent.parent
 
 
 @dataclass
-class Read:
-    """An ingested file."""
+class ReadTable:
+    """An ingested file and its table."""
 
     ingested: IngestedTable
     table: pa.Table
@@ -40,11 +40,11 @@ class Read:
 
 
 @pytest.fixture
-def read(tmp_path: Path) -> Callable[..., Read]:
-    """Ingests bytes: `read(b"a,b\\n1,2\\n", lenient=True)`. Nothing but the result may remain of it."""
+def read(tmp_path: Path) -> Callable[..., ReadTable]:
+    """Return a function that ingests bytes: `read(b"a,b\\n1,2\\n", lenient=True)`."""
     count = 0
 
-    def run(data: bytes | Path, limits: Limits | None = None, **options: Any) -> Read:
+    def run(data: bytes | Path, limits: Limits | None = None, **options: Any) -> ReadTable:
         nonlocal count
         count += 1
         folder = tmp_path / f"ingest-{count}"
@@ -53,14 +53,14 @@ def read(tmp_path: Path) -> Callable[..., Read]:
         if isinstance(data, bytes):
             path.write_bytes(data)
         found = ingest(path, UploadOptions(**options), limits or Limits(), folder)
-        return Read(found, pq.read_table(found.parquet))
+        return ReadTable(found, pq.read_table(found.parquet))
 
     return run
 
 
 @pytest.fixture(scope="session")
 def shared_tables() -> Path:
-    """The folder of real tables: FITSERVE_TEST_DATA, or one beside the project."""
+    """Return the folder of real tables: FITSERVE_TEST_DATA, or one beside the project."""
     folder = Path(os.environ.get("FITSERVE_TEST_DATA", PROJECT.parent / "shared" / "data"))
     if not (folder / "titanic.csv").is_file():
         pytest.skip("no folder of real tables: set FITSERVE_TEST_DATA")
@@ -69,7 +69,7 @@ def shared_tables() -> Path:
 
 @dataclass
 class Api:
-    """A control API that listens, with a client for each of two owners and an admin."""
+    """A running control API, with a client for each of two owners and an admin."""
 
     settings: Settings
     url: str
@@ -79,7 +79,7 @@ class Api:
     token: str
 
     def leftovers(self) -> list[str]:
-        """Files in the scratch folder, those of resumable uploads and verified copies aside."""
+        """Return the files in the scratch folder, without resumable uploads and verified copies."""
         found = []
         for path in self.settings.scratch.rglob("*"):
             if path.is_file() and path.parent.name not in ("uploads", "blobs"):
@@ -87,7 +87,7 @@ class Api:
         return found
 
     def blobs(self) -> set[str]:
-        """All blobs."""
+        """Return the names of all blobs."""
         return {path.name for path in (self.settings.home / "blobs").rglob("*") if path.is_file()}
 
 
@@ -104,7 +104,7 @@ def _serve(settings: Settings) -> tuple[uvicorn.Server, threading.Thread]:
 
 @pytest.fixture(scope="module")
 def api(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    """Over SQLite, with small limits so that they can be met."""
+    """Run the API over SQLite, with limits small enough to reach."""
     home = tmp_path_factory.mktemp("api")
     (home / "fitserve.db").write_bytes(sqlite_template.read_bytes())
     limits = Limits(upload_bytes=8 << 20, columns=500, field_bytes=64 * 1024)

@@ -1,4 +1,4 @@
-"""What was written reads back: CSV and its dialects, JSON Lines, Parquet, Arrow IPC, packed or not, in any encoding."""
+"""Tables read back as they were written: CSV and its dialects, JSON Lines, Parquet, Arrow IPC; compressed; encoded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import string
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.csv
@@ -20,11 +20,13 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.datasets.conftest import Read
+from fitserve.datasets.readers import readers_by_format
+from fitserve.wire.datasets import Format
+from tests.datasets.conftest import ReadTable
 
-Ingest = Callable[..., Read]
+Ingest = Callable[..., ReadTable]
 
-# The cases of max-mapper/csv-spectrum, written anew: what is written, and the rows a person reads in it.
+# The cases of max-mapper/csv-spectrum, written anew: a file and the rows that a person reads in it.
 SPECTRUM = {
     "comma_in_quotes": (b'first,last,zip\nJohn,"Doe, Jr.",08075\n', [["John", "Doe, Jr.", "08075"]]),
     "empty": (b'a,b,c\n1,"",""\n2,3,4\n', [[1, None, None], [2, 3, 4]]),
@@ -44,14 +46,21 @@ SPECTRUM = {
 }
 
 
-def rows_of(read: Read) -> list[list[Any]]:
+def test_every_format_has_one_reader_and_names_of_its_own() -> None:
+    readers = readers_by_format()
+    assert set(readers) == set(get_args(Format))
+    suffixes = [suffix for reader in readers.values() for suffix in reader.suffixes]
+    assert len(suffixes) == len(set(suffixes))
+
+
+def rows_in(read: ReadTable) -> list[list[Any]]:
     return [list(row.values()) for row in read.table.to_pylist()]
 
 
 @pytest.mark.parametrize("name", SPECTRUM)
 def test_csv_spectrum(read: Ingest, name: str) -> None:
     data, rows = SPECTRUM[name]
-    assert rows_of(read(data)) == rows
+    assert rows_in(read(data)) == rows
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
@@ -60,7 +69,7 @@ def test_delimiters_and_compression(read: Ingest, delimiter: str, pack: Callable
     text = f'a{delimiter}"b x"\n1{delimiter}"p{delimiter}q"\n2{delimiter}r\n'
     found = read(pack(text.encode()))
     assert found.table.column_names == ["a", "b x"]
-    assert rows_of(found) == [[1, f"p{delimiter}q"], [2, "r"]]
+    assert rows_in(found) == [[1, f"p{delimiter}q"], [2, "r"]]
 
 
 @pytest.mark.parametrize(
@@ -80,24 +89,24 @@ def test_delimiters_and_compression(read: Ingest, delimiter: str, pack: Callable
 )
 def test_encodings_are_recognised(read: Ingest, encoding: str, words: list[str]) -> None:
     text = "word,n\n" + "".join(f"{word},{at}\n" for at, word in enumerate(words))
-    assert rows_of(read(text.encode(encoding))) == [[word, at] for at, word in enumerate(words)]
-    assert rows_of(read(text.encode(encoding), encoding=encoding))[0][0] == words[0]
+    assert rows_in(read(text.encode(encoding))) == [[word, at] for at, word in enumerate(words)]
+    assert rows_in(read(text.encode(encoding), encoding=encoding))[0][0] == words[0]
 
 
-def test_an_encoding_that_shows_late_is_found(read: Ingest) -> None:
+def test_an_encoding_is_recognised_from_a_byte_late_in_the_file(read: Ingest) -> None:
     text = "a,b\n" + "hello,1\n" * 800_000 + "café,2\nnaïve,3\n"
     found = read(text.encode("latin-1"))
     assert found.ingested.source["encoding"] == "latin-1"
     assert found.table.column("a").to_pylist()[-2:] == ["café", "naïve"]
 
 
-def test_leading_zeros_stay_even_when_they_come_late(read: Ingest) -> None:
+def test_leading_zeros_late_in_the_file_make_a_column_text(read: Ingest) -> None:
     found = read(b"zip,n\n" + b"123,1\n" * 300_000 + b"0456,2\n")
     assert found.table.column("zip").to_pylist()[-1] == "0456"
     assert found.kinds == {"zip": "categorical", "n": "numeric"}
 
 
-def test_kinds_hold_over_the_whole_file(read: Ingest) -> None:
+def test_storage_fits_the_whole_file(read: Ingest) -> None:
     late = b"".join(b"%d,%d,x\n" % (i % 977, i) for i in range(200_000)) + b"1.5,99999999999999999999,x\n"
     found = read(b"a,b,c\n" + late)
     assert (found.column("a")["storage"], found.column("a")["distinct"]) == ("float64", 978)
@@ -105,17 +114,17 @@ def test_kinds_hold_over_the_whole_file(read: Ingest) -> None:
 
 
 @pytest.mark.parametrize("spelling", ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?", "#N/A"])
-def test_usual_spellings_of_missing(read: Ingest, spelling: str) -> None:
+def test_the_usual_spellings_of_missing_values(read: Ingest, spelling: str) -> None:
     found = read(f"a,b\n1,x\n{spelling},y\n2,{spelling}\n".encode())
-    assert rows_of(found) == [[1, "x"], [None, "y"], [2, None]]
+    assert rows_in(found) == [[1, "x"], [None, "y"], [2, None]]
 
 
-def test_own_spellings_of_missing(read: Ingest) -> None:
+def test_stated_spellings_of_missing_values_replace_the_usual_ones(read: Ingest) -> None:
     found = read(b"a,b\n-999,NA\n2,x\n", missing=["-999"])
-    assert rows_of(found) == [[None, "NA"], [2, "x"]]
+    assert rows_in(found) == [[None, "NA"], [2, "x"]]
 
 
-def test_unknown_among_numbers_is_missing_and_said_so(read: Ingest) -> None:
+def test_unknown_among_numbers_is_missing_and_named_in_the_evidence(read: Ingest) -> None:
     found = read(b"a,b\n" + b"1,x\n2,y\n35,z\nunknown,w\n" * 10)
     assert found.kinds["a"] == "numeric"
     assert found.column("a")["missing"] == 10
@@ -123,9 +132,9 @@ def test_unknown_among_numbers_is_missing_and_said_so(read: Ingest) -> None:
 
 
 def test_decimal_commas_and_blanks_after_commas(read: Ingest) -> None:
-    assert rows_of(read(b"a;b\n1,5;x\n2,25;y\n1.234,5;w\n")) == [[1.5, "x"], [2.25, "y"], [1234.5, "w"]]
+    assert rows_in(read(b"a;b\n1,5;x\n2,25;y\n1.234,5;w\n")) == [[1.5, "x"], [2.25, "y"], [1234.5, "w"]]
     adult = read(b"39, State-gov, 77516\n40, ?, 5\n41, Private, 6\n")
-    assert rows_of(adult) == [[39, "State-gov", 77516], [40, None, 5], [41, "Private", 6]]
+    assert rows_in(adult) == [[39, "State-gov", 77516], [40, None, 5], [41, "Private", 6]]
 
 
 def test_a_file_without_a_header(read: Ingest) -> None:
@@ -199,7 +208,7 @@ def tables(draw: st.DrawFn) -> pa.Table:
     return pa.table(columns)
 
 
-def written(table: pa.Table, how: str) -> bytes:
+def serialize(table: pa.Table, how: str) -> bytes:
     out = io.BytesIO()
     if how.startswith("parquet"):
         pq.write_table(table, out, compression="zstd", row_group_size=5, version="2.6")
@@ -211,8 +220,8 @@ def written(table: pa.Table, how: str) -> bytes:
     return gzip.compress(data) if how.endswith("gz") else data
 
 
-def equal(one: pa.Table, other: pa.Table) -> bool:
-    """Equal, NaN being equal to itself."""
+def are_equal(one: pa.Table, other: pa.Table) -> bool:
+    """Return whether two tables are equal, where NaN equals NaN."""
     return one.column_names == other.column_names and all(
         repr(one.column(name).to_pylist()) == repr(other.column(name).to_pylist()) for name in one.column_names
     )
@@ -221,15 +230,15 @@ def equal(one: pa.Table, other: pa.Table) -> bool:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(table=tables(), how=st.sampled_from(["parquet", "parquet.gz", "file", "stream"]))
 def test_typed_tables_read_back_equal(read: Ingest, table: pa.Table, how: str) -> None:
-    found = read(written(table, how))
-    assert equal(found.table, table)
+    found = read(serialize(table, how))
+    assert are_equal(found.table, table)
     assert found.table.schema.types == table.schema.types
     assert [column["missing"] for column in found.ingested.columns] == [
         sum(cell is None or cell != cell for cell in table.column(name).to_pylist()) for name in table.column_names
     ]
 
 
-# In CSV a text that looks like a number, a date, a truth or a gap is one; and blank edges are no one's.
+# In CSV a text that looks like a number, a date, a boolean or a missing value is one, and blanks around it are lost.
 WORD = st.text(string.ascii_letters + "éłß北京 ,;\"'\n", min_size=1, max_size=10).filter(
     lambda word: (
         word.strip() == word
@@ -242,7 +251,7 @@ CSV_TYPES: dict[str, tuple[pa.DataType, st.SearchStrategy[Any]]] = {
     "whole": (pa.int64(), st.integers(-(10**15), 10**15)),
     "real": (pa.float64(), st.floats(allow_nan=False, allow_infinity=False)),
     "word": (pa.string(), WORD),
-    "truth": (pa.bool_(), st.booleans()),
+    "flag": (pa.bool_(), st.booleans()),
     "moment": (pa.timestamp("us"), st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1))),
 }
 
@@ -255,7 +264,7 @@ def csv_tables(draw: st.DrawFn) -> pa.Table:
     for kind in kinds:
         arrow, values = CSV_TYPES[kind]
         cells = draw(st.lists(st.none() | values, min_size=rows, max_size=rows))
-        cells[0] = draw(values)  # a column of gaps has no type
+        cells[0] = draw(values)  # a column without any value has no type
         columns[kind] = pa.array(cells, arrow)
     return pa.table(columns)
 

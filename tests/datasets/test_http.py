@@ -1,4 +1,4 @@
-"""Datasets over HTTP: upload in every way, look, correct, append, share, remove; nothing half-written remains."""
+"""Datasets over HTTP: upload, read, correct, append, share, delete; nothing half-written remains."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def table(tag: str) -> bytes:
     return CSV + f"1,999,1\n0,{abs(hash(tag)) % 10**6},2\n".encode()
 
 
-def test_put_makes_a_dataset_and_the_same_content_is_the_same(api: Api) -> None:
+def test_put_creates_a_dataset_once_for_the_same_content(api: Api) -> None:
     first = api.ann.put("/datasets/puts", content=table("put"))
     assert first.status_code == 201, first.text
     body = first.json()
@@ -48,7 +48,7 @@ def test_new_content_under_a_name_is_a_version_that_names_its_parent(api: Api) -
     assert api.ann.get("/datasets", params={"name": "versions"}).json()["items"][0]["version"] == 2
 
 
-def test_a_form_uploads_too_with_its_options_as_fields(api: Api) -> None:
+def test_a_form_uploads_a_file_with_options_as_fields(api: Api) -> None:
     answer = api.ann.post(
         "/datasets",
         files={"file": ("My Table (1).csv.gz", gzip.compress(b"zip;n\n007;1\n010;2\n"), "text/csv")},
@@ -62,13 +62,27 @@ def test_a_form_uploads_too_with_its_options_as_fields(api: Api) -> None:
     assert body["source"]["compression"] == "gzip"
 
 
+def test_options_of_the_query_and_of_a_form_are_added(api: Api) -> None:
+    answer = api.ann.post(
+        "/datasets?kinds.zip=categorical&missing=-1",
+        files={"file": ("both.csv", b"zip;n\n7;1\n-1;x\n", "text/csv")},
+        data={"kinds.n": "numeric", "missing": "x", "name": "both"},
+    )
+    assert answer.status_code == 201, answer.text
+    body = answer.json()
+    assert body["name"] == "both"
+    assert {column["name"]: column["kind"] for column in body["columns"]} == {"zip": "categorical", "n": "numeric"}
+    assert [column["missing"] for column in body["columns"]] == [1, 1]
+    assert body["source"]["options"] == {"kinds": {"zip": "categorical", "n": "numeric"}, "missing": ["-1", "x"]}
+
+
 def test_posting_under_a_taken_name_is_a_conflict(api: Api) -> None:
     assert api.ann.post("/datasets?name=taken", content=table("t1")).status_code == 201
     assert api.ann.post("/datasets?name=taken", content=table("t2")).status_code == 409
     assert api.bob.put("/datasets/taken", content=table("t3")).status_code == 409
 
 
-def test_owners_see_their_own_and_what_is_shared(api: Api) -> None:
+def test_owners_see_their_own_datasets_and_shared_ones(api: Api) -> None:
     made = api.ann.put("/datasets/secret", content=table("secret")).json()
     assert api.bob.get("/datasets/secret").status_code == 404
     assert api.bob.get(f"/datasets/{made['id']}/rows").status_code == 404
@@ -275,7 +289,7 @@ def test_a_broken_connection_leaves_nothing(api: Api) -> None:
     assert api.ann.get("/datasets/cut").status_code == 404
 
 
-def test_limits_are_told(api: Api) -> None:
+def test_limits_are_listed(api: Api) -> None:
     found = api.ann.get("/limits").json()
     assert (found["upload_bytes"], found["columns"]) == (8 << 20, 500)
 
@@ -306,46 +320,47 @@ def begin(api: Api, length: int, **metadata: str) -> str:
     return str(made.headers["location"]).removeprefix("/api/v1")
 
 
-def send(api: Api, where: str, offset: int, data: bytes) -> Any:
+def send(api: Api, location: str, offset: int, data: bytes) -> Any:
     headers = {**TUS, "Upload-Offset": str(offset), "Content-Type": "application/offset+octet-stream"}
-    return api.ann.patch(where, content=data, headers=headers)
+    return api.ann.patch(location, content=data, headers=headers)
 
 
 def test_a_resumable_upload_in_parts(api: Api) -> None:
     data = table("tus")
-    where = begin(api, len(data), name="resumed", filename="t.csv")
-    assert send(api, where, 0, data[:500]).headers["upload-offset"] == "500"
-    head = api.ann.head(where, headers=TUS)
+    location = begin(api, len(data), name="resumed", filename="t.csv")
+    assert send(api, location, 0, data[:500]).headers["upload-offset"] == "500"
+    head = api.ann.head(location, headers=TUS)
     assert (head.headers["upload-offset"], head.headers["upload-length"]) == ("500", str(len(data)))
-    assert send(api, where, 400, data[400:]).status_code == 409
-    done = send(api, where, 500, data[500:])
+    assert send(api, location, 400, data[400:]).status_code == 409
+    done = send(api, location, 500, data[500:])
     assert done.status_code == 204, done.text
     assert api.ann.get(done.headers["content-location"].removeprefix("/api/v1")).json()["name"] == "resumed"
-    assert api.ann.get(where).json()["dataset_id"]
-    assert send(api, where, len(data), b"").status_code == 409
+    assert api.ann.get(location).json()["dataset_id"]
+    assert send(api, location, len(data), b"").status_code == 409
 
 
 def test_a_resumable_upload_survives_a_broken_connection(api: Api) -> None:
     data = table("broken-tus") + b"1,500,3\n" * 300_000
-    where = begin(api, len(data), name="mended")
+    location = begin(api, len(data), name="mended")
     host, port = api.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as raw:
         head = (
-            f"PATCH /api/v1{where} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {api.token}\r\nTus-Resumable: 1.0.0\r\n"
+            f"PATCH /api/v1{location} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {api.token}\r\n"
+            f"Tus-Resumable: 1.0.0\r\n"
             f"Upload-Offset: 0\r\nContent-Type: application/offset+octet-stream\r\nContent-Length: {len(data)}\r\n\r\n"
         )
         raw.sendall(head.encode() + data[:-500])
-        wait_until(lambda: offset_of(api, where) >= 1 << 20)
-        assert send(api, where, 0, data).status_code == 423  # someone is writing
-    wait_until(lambda: send(api, where, len(data) - 1, b"").status_code == 409)  # no longer
-    offset = offset_of(api, where)
+        wait_until(lambda: offset_of(api, location) >= 1 << 20)
+        assert send(api, location, 0, data).status_code == 423  # the first request is still writing
+    wait_until(lambda: send(api, location, len(data) - 1, b"").status_code == 409)  # it has ended
+    offset = offset_of(api, location)
     assert 1 << 20 <= offset <= len(data) - 500
-    assert send(api, where, offset, data[offset:]).status_code == 204
+    assert send(api, location, offset, data[offset:]).status_code == 204
     assert api.ann.get("/datasets/mended").json()["rows"] == 300_122
 
 
-def offset_of(api: Api, where: str) -> int:
-    return int(api.ann.head(where, headers=TUS).headers["upload-offset"])
+def offset_of(api: Api, location: str) -> int:
+    return int(api.ann.head(location, headers=TUS).headers["upload-offset"])
 
 
 def wait_until(done: Callable[[], bool]) -> None:
@@ -355,7 +370,7 @@ def wait_until(done: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_resumable_uploads_refuse_what_they_should(api: Api) -> None:
+def test_invalid_requests_of_resumable_uploads_are_refused(api: Api) -> None:
     assert api.ann.request("OPTIONS", "/uploads").headers["tus-version"] == "1.0.0"
     assert api.ann.post("/uploads", headers={**TUS, "Upload-Length": str(9 << 20)}).status_code == 413
     assert api.ann.post("/uploads", headers=TUS).status_code == 400
@@ -364,26 +379,26 @@ def test_resumable_uploads_refuse_what_they_should(api: Api) -> None:
     assert api.ann.post("/uploads", headers=bad).status_code == 400
     unknown = {**TUS, "Upload-Length": "5", "Upload-Metadata": f"color {b64('red')}"}
     assert api.ann.post("/uploads", headers=unknown).status_code == 422
-    where = begin(api, 8)
-    assert send(api, where, 0, b"123456789").status_code == 413
-    assert api.bob.head(where, headers=TUS).status_code == 404
-    assert api.ann.delete(where, headers=TUS).status_code == 204
-    assert api.ann.head(where, headers=TUS).status_code == 404
+    location = begin(api, 8)
+    assert send(api, location, 0, b"123456789").status_code == 413
+    assert api.bob.head(location, headers=TUS).status_code == 404
+    assert api.ann.delete(location, headers=TUS).status_code == 204
+    assert api.ann.head(location, headers=TUS).status_code == 404
 
 
-def test_a_refused_table_ends_its_resumable_upload(api: Api) -> None:
+def test_a_refused_table_deletes_its_resumable_upload(api: Api) -> None:
     data = b"a,b\n1,2\n3\n"
-    where = begin(api, len(data))
-    refused = send(api, where, 0, data)
+    location = begin(api, len(data))
+    refused = send(api, location, 0, data)
     assert refused.status_code == 422
     assert refused.json()["errors"][0]["row"] == 2
-    assert api.ann.head(where, headers=TUS).status_code == 404
-    assert not list((api.settings.scratch / "uploads").iterdir()) or where.rsplit("/", 1)[1] not in {
+    assert api.ann.head(location, headers=TUS).status_code == 404
+    assert not list((api.settings.scratch / "uploads").iterdir()) or location.rsplit("/", 1)[1] not in {
         path.name for path in (api.settings.scratch / "uploads").iterdir()
     }
 
 
-def test_a_version_never_changes_and_its_etag_says_so(api: Api) -> None:
+def test_the_etag_of_a_version_changes_with_sharing_alone(api: Api) -> None:
     api.ann.put("/datasets/tagged", content=table("tagged"))
     tag = api.ann.get("/datasets/tagged").headers["etag"]
     assert api.ann.get("/datasets/tagged", headers={"If-None-Match": tag}).status_code == 304

@@ -1,4 +1,4 @@
-"""Bad tables are refused with row, column, value and what was expected; lenient mode keeps the good rows."""
+"""Bad tables are refused with row, column, value and what was expected; lenient mode stores the good rows."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from fitserve.datasets.store import scratch_folder
 from fitserve.errors import BadInput, FitserveError, StorageFull, TooLarge, UnsupportedMedia
 from fitserve.settings import Limits
 from fitserve.wire.datasets import UploadOptions
-from tests.datasets.conftest import Read
+from tests.datasets.conftest import ReadTable
 
-Ingest = Callable[..., Read]
+Ingest = Callable[..., ReadTable]
 
 
 def refusal(read: Ingest, data: bytes, **options: object) -> BadInput:
@@ -45,7 +45,7 @@ def test_a_bad_number_at_row_900000(read: Ingest) -> None:
     assert (lenient.ingested.refused["rows"], lenient.column("x")["storage"]) == (1, "int64")
 
 
-def test_ragged_lines_are_all_told(read: Ingest) -> None:
+def test_all_ragged_lines_are_reported(read: Ingest) -> None:
     error = refusal(read, b'a,b\n1,2\n3\n\n4,5,6\n"x\ny",7\n8\n')
     assert [(p.row, p.line, p.received) for p in error.problems] == [(2, 3, "3"), (3, 5, "4,5,6"), (5, 8, "8")]
     lenient = read(b'a,b\n1,2\n3\n\n4,5,6\n"x\ny",7\n8\n', lenient=True)
@@ -61,13 +61,13 @@ def test_at_most_twenty_problems_are_shown(read: Ingest) -> None:
     assert len(lenient.ingested.refused["problems"]) == 20
 
 
-def test_ragged_lines_and_bad_numbers_are_told_together(read: Ingest) -> None:
+def test_ragged_lines_and_bad_numbers_are_reported_together(read: Ingest) -> None:
     data = b"a,b\n" + b"1,2\n" * 1000 + b"1,2,3\n" + b"x,2\n" + b"1,2\n" * 1000
     error = refusal(read, data)
     assert [(p.row, p.column) for p in error.problems] == [(1001, None), (1002, "a")]
 
 
-def test_rows_are_counted_past_those_left_out(read: Ingest) -> None:
+def test_row_numbers_count_the_rows_left_out(read: Ingest) -> None:
     data = b"a,b\n" + b"9\n" * 7 + b"1,2\n" * 1000 + b"x,2\n" + b"1,2\n" * 1000
     found = read(data, lenient=True).ingested
     assert found.refused is not None
@@ -104,7 +104,7 @@ def test_headers(read: Ingest) -> None:
     [b"", b"\n\n", b"a,b\n", b"a,b", b"\xef\xbb\xbf", gzip.compress(b"")],
     ids=["empty", "blank lines", "header", "header without an end", "byte order mark", "gzip of nothing"],
 )
-def test_nothing_in_it(read: Ingest, data: bytes) -> None:
+def test_a_file_without_rows_is_unreadable(read: Ingest, data: bytes) -> None:
     assert isinstance(refusal(read, data), TableUnreadable)
 
 
@@ -124,7 +124,7 @@ def test_fields_beyond_the_limit(read: Ingest, quoted: bool) -> None:
         read(b"a,b\n1," + b"x" * (80 << 20) + b"\n")
 
 
-def test_a_field_of_half_a_megabyte_is_fine(read: Ingest) -> None:
+def test_a_field_of_half_a_megabyte_is_accepted(read: Ingest) -> None:
     assert read(b"a,b\n1," + b"x" * (1 << 19) + b"\n2,y\n").ingested.rows == 2
     wide = b"a,b,c,d\n" + b",".join([b"x" * 900_000] * 4) + b"\n"
     assert read(wide).ingested.rows == 1  # a row longer than the parser's block
@@ -216,7 +216,7 @@ def test_json_lines_name_row_and_line(read: Ingest) -> None:
         ("datetime", "yesterday", "a date or time"),
     ],
 )
-def test_a_stated_kind_is_held_against_every_value(read: Ingest, kind: str, value: str, expected: str) -> None:
+def test_every_value_is_checked_against_a_stated_kind(read: Ingest, kind: str, value: str, expected: str) -> None:
     usual = {"numeric": "1", "boolean": "yes", "datetime": "2020-01-01"}[kind]
     data = f"a,b\n{usual},1\n{value},2\n{usual},3\n".encode()
     problem = refusal(read, data, kinds={"a": kind}).problems[0]
@@ -225,7 +225,7 @@ def test_a_stated_kind_is_held_against_every_value(read: Ingest, kind: str, valu
     assert read(data, kinds={"a": kind}, lenient=True).ingested.rows == 2
 
 
-def test_kinds_of_columns_that_are_not_there(read: Ingest) -> None:
+def test_kinds_of_unknown_columns_are_refused(read: Ingest) -> None:
     assert refusal(read, b"a,b\n1,2\n", kinds={"c": "text"}).problems[0].pointer == "/kinds/c"
 
 
@@ -251,7 +251,7 @@ def test_a_disk_that_fills_up_while_parsing(tmp_path: Path, pack: Callable[[byte
         subprocess.run(["umount", small], check=True)
 
 
-def test_a_mostly_textual_column_is_no_error(read: Ingest) -> None:
+def test_a_column_that_is_mostly_text_is_not_refused(read: Ingest) -> None:
     found = read(b"ticket,n\n" + b"".join(b"%d,1\nA/5 %d,2\n" % (i, i) for i in range(50)))
     assert found.kinds["ticket"] in ("categorical", "ignored", "text")
     assert isinstance(TableRefused(), BadInput)

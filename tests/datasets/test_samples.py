@@ -1,4 +1,4 @@
-"""The Playground's six samples hold to their description; scikit-learn's tables are those of scikit-learn."""
+"""The Playground's six samples match their description; scikit-learn's tables equal those that it loads."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_plane_and_hills() -> None:
     assert abs(label).max() <= 1
 
 
-def test_seed_and_noise_decide() -> None:
+def test_the_seed_decides() -> None:
     assert make_sample("xor", seed=1)[1].equals(make_sample("xor", seed=1)[1])
     assert not make_sample("xor", seed=1)[1].equals(make_sample("xor", seed=2)[1])
 
@@ -81,7 +81,7 @@ def test_tables_of_scikit_learn() -> None:
             assert table.column_names[:-1] == list(bunch.feature_names)
 
 
-def test_the_list_is_right() -> None:
+def test_every_sample_is_as_listed() -> None:
     for name, sample in SAMPLES.items():
         made, table = make_sample(name)
         assert isinstance(table, pa.Table)
@@ -91,7 +91,7 @@ def test_the_list_is_right() -> None:
         make_sample("nope")
 
 
-def test_derived_features_stand_beside_the_same_points() -> None:
+def test_derived_features_leave_the_points_unchanged() -> None:
     _, plain = make_sample("spiral", noise=10, seed=3)
     _, table = make_sample("spiral", noise=10, seed=3, derived=True)
     for name in ("x1", "x2", "label"):

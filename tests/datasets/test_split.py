@@ -1,4 +1,4 @@
-"""Splits: all rows once, the same for the same seed, shares and strata and groups kept."""
+"""Splits: every row once, the same for the same seed; shares, strata and groups are respected."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def table(rows: int, seed: int = 0) -> pa.Table:
     test=st.floats(0, 0.4),
     seed=st.integers(0, 10),
 )
-def test_every_row_once_and_the_same_again(rows: int, method: str, validation: float, test: float, seed: int) -> None:
+def test_every_row_once_and_a_seed_repeats_it(
+    rows: int, method: str, validation: float, test: float, seed: int
+) -> None:
     by = {"stratified": "y", "time": "when", "group": "who"}.get(method)
     spec = SplitSpec.model_validate({"method": method, "by": by, "validation": validation, "test": test})
     made = split(table(rows), spec, seed)
@@ -53,7 +55,7 @@ def test_every_row_once_and_the_same_again(rows: int, method: str, validation: f
         assert abs(len(made.test) - rows * test) <= 1
 
 
-def test_stratified_keeps_the_shares() -> None:
+def test_stratified_parts_have_equal_shares_of_each_label() -> None:
     data = table(1000)
     made = split(data, SplitSpec(method="stratified", by="y", validation=0.2, test=0.2))
     labels = data.column("y").to_numpy(zero_copy_only=False)
@@ -91,7 +93,7 @@ def test_groups_stay_together() -> None:
     assert 0.1 < len(made.test) / 300 < 0.3
 
 
-def test_a_column_says_so() -> None:
+def test_a_column_names_the_parts() -> None:
     data = table(100)
     made = split(data, SplitSpec(method="column", by="part"))
     said = data.column("part").to_pylist()
@@ -107,7 +109,7 @@ def test_shorthands(value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [{"validation": 0.6, "test": 0.4}, {"method": "time"}, {"by": "x"}, {"test": 1.0}])
-def test_what_cannot_be(value: Any) -> None:
+def test_invalid_splits_are_refused(value: Any) -> None:
     with pytest.raises(ValidationError):
         SplitSpec.model_validate(value)
 

@@ -44,7 +44,7 @@ from services.shell import Caller, Router
 router = Router(tags=["datasets"])
 
 _UPLOAD_RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"model": DatasetDetail, "description": "The same content was there already"},
+    200: {"model": DatasetDetail, "description": "The same content exists already"},
     201: {"model": DatasetDetail, "description": "A new dataset or a new version"},
     **{status: {"description": what} for status, what in ((400, "Unreadable"), (413, "Too large"), (422, "Refused"))},
     409: {"description": "The name is taken"},
@@ -70,18 +70,18 @@ async def create(
     response: Response,
     caller: Uploader,
     ctx: Ctx,
-    name: Annotated[str | None, Query(description="Left out: after the file's name")] = None,
+    name: Annotated[str | None, Query(description="Named after the file if omitted")] = None,
 ) -> Any:
-    """A form with a part named `file` (options as fields or query), or the bytes as they are.
+    """A form with a part named `file` (options as fields or in the query), or the bytes as they are.
 
-    What is left out is recognised: format, compression, encoding, delimiter, header, kinds. The same content again
-    is the same dataset (200). Errors name row, column, the value received and what was expected, up to 20 at once.
+    Format, compression, encoding, delimiter, header and kinds are recognised if omitted. The same content again is the
+    same dataset (200). Errors name row, column, the value received and what was expected, up to 20 at once.
     """
     async with receive_upload(request, ctx, also=("name",)) as upload:
         return await _create_dataset(response, caller, ctx, upload, upload.others.get("name", name), as_version=False)
 
 
-@router.get("/datasets", summary="The datasets that may be seen")
+@router.get("/datasets", summary="List datasets")
 def list_datasets(
     caller: Reader,
     ctx: Ctx,
@@ -89,13 +89,13 @@ def list_datasets(
     cursor: Cursor = None,
     name: Annotated[str | None, Query(max_length=63, description="Only versions of this name")] = None,
 ) -> DatasetPage:
-    """The newest first. An admin sees all, others their own and what is shared."""
+    """The newest first. An admin sees all, others their own and shared ones."""
     with db.reading(ctx.engine) as session:
         rows, next_cursor = store.list_datasets(session, caller.owner_filter, limit=limit, cursor=cursor, name=name)
         return DatasetPage(items=[DatasetInfo.model_validate(row) for row in rows], next_cursor=next_cursor)
 
 
-@router.get("/datasets/samples", summary="The built-in tables")
+@router.get("/datasets/samples", summary="List the built-in tables")
 def list_samples(_caller: Reader) -> Page[SampleInfo]:
     """TensorFlow Playground's six, with noise and seed, and scikit-learn's bundled tables."""
     return Page(items=[sample.info for sample in SAMPLES.values()], next_cursor=None)
@@ -104,7 +104,7 @@ def list_samples(_caller: Reader) -> Page[SampleInfo]:
 @router.post(
     "/datasets/samples",
     status_code=201,
-    summary="Make a dataset of a built-in table",
+    summary="Create a dataset from a built-in table",
     response_model=DatasetDetail,
     responses={
         **_UPLOAD_RESPONSES,
@@ -136,7 +136,7 @@ def create_sample(body: SampleRequest, response: Response, caller: Uploader, ctx
 
 @router.get("/datasets/{ref}", summary="One dataset", response_model=DatasetDetail, responses={304: {}, 404: {}})
 def get_dataset(ref: str, request: Request, response: Response, caller: Reader, ctx: Ctx) -> Any:
-    """By name (its newest version), `name@version` or id. A version never changes: its ETag is strong."""
+    """By name (its newest version), `name@version` or id. A version's data never changes; its ETag is strong."""
     row = _visible(ctx, caller, ref)
     etag = f'"{row.id}-{int(row.shared)}"'
     if request.headers.get("if-none-match") == etag:
@@ -154,7 +154,7 @@ def get_dataset(ref: str, request: Request, response: Response, caller: Reader, 
     max_body_size=NO_BODY_LIMIT,
 )
 async def put_dataset(name: str, request: Request, response: Response, caller: Uploader, ctx: Ctx) -> Any:
-    """The bytes as they are (`curl -T table.csv`). New content under a name that is there makes its next version."""
+    """The bytes as they are (`curl -T table.csv`). New content under an existing name creates its next version."""
     store.check_name(name)
     async with receive_upload(request, ctx, filename=name) as upload:
         return await _create_dataset(response, caller, ctx, upload, name, as_version=True)
@@ -200,7 +200,7 @@ def _answer(response: Response, row: Dataset, created: bool) -> DatasetDetail:
 
 @router.patch("/datasets/{ref}", summary="Correct kinds, or share", responses={404: {}, 422: {}})
 def patch_dataset(ref: str, body: DatasetPatch, response: Response, caller: Uploader, ctx: Ctx) -> DatasetDetail:
-    """Other kinds make a new version that names its parent; sharing lets every owner read it."""
+    """Other kinds create a new version that names its parent; sharing lets every owner read the dataset."""
     row = _owned(ctx, caller, ref)
     current = {column["name"]: column["kind"] for column in row.columns}
     if body.kinds and {**current, **body.kinds} != current:
@@ -224,7 +224,7 @@ def patch_dataset(ref: str, body: DatasetPatch, response: Response, caller: Uplo
     max_body_size=NO_BODY_LIMIT,
 )
 async def append_rows(ref: str, request: Request, response: Response, caller: Uploader, ctx: Ctx) -> Any:
-    """A table with the same columns; its rows and the old ones are a new version, which names its parent."""
+    """A table with the same columns; a new version, which names its parent, has the old rows and then these."""
     parent = await anyio.to_thread.run_sync(_owned, ctx, caller, ref)
     limits, scratch = ctx.settings.limits, ctx.settings.scratch
     async with receive_upload(request, ctx) as upload:
@@ -241,14 +241,14 @@ async def append_rows(ref: str, request: Request, response: Response, caller: Up
 # --- read ----------------------------------------------------------------------------------------------------------
 
 
-@router.get("/datasets/{ref}/rows", summary="Its rows, page by page", responses={404: {}})
+@router.get("/datasets/{ref}/rows", summary="Read rows, page by page", responses={404: {}})
 def get_rows(
     ref: str,
     caller: Reader,
     ctx: Ctx,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 100,
     cursor: Cursor = None,
-    offset: Annotated[int, Query(ge=0, description="Rows to skip; a cursor goes before it")] = 0,
+    offset: Annotated[int, Query(ge=0, description="Rows to skip; ignored with a cursor")] = 0,
 ) -> RowsPage:
     """In the table's order; null is missing."""
     row = _visible(ctx, caller, ref)
@@ -270,12 +270,12 @@ def _offset_of_cursor(cursor: str, dataset_id: str) -> int:
             return int(offset)
     except ValueError:
         pass
-    raise BadInput("This cursor is not of this dataset.", received=cursor, fix="Begin without a cursor.")
+    raise BadInput("This cursor does not belong to this dataset.", received=cursor, fix="Begin without a cursor.")
 
 
-@router.get("/datasets/{ref}/profile", summary="What its columns hold", responses={404: {}})
+@router.get("/datasets/{ref}/profile", summary="Profile of the columns", responses={404: {}})
 def get_profile(ref: str, caller: Reader, ctx: Ctx) -> Profile:
-    """Counts, moments and top values are of all rows; quantiles, histograms and tokens of `sampled_rows` of them."""
+    """Counts, moments and top values cover all rows; quantiles, histograms and tokens cover `sampled_rows`."""
     return Profile.model_validate(_visible(ctx, caller, ref).profile)
 
 
@@ -295,7 +295,7 @@ def get_relations(ref: str, caller: Reader, ctx: Ctx, target: Annotated[str, Que
 
 @router.get(
     "/datasets/{ref}/download",
-    summary="The table as a file",
+    summary="Download the table",
     response_class=Response,
     responses={200: {"content": {"application/vnd.apache.parquet": {}, "text/csv; charset=utf-8": {}}}, 404: {}},
 )
@@ -314,9 +314,9 @@ def download(
     return StreamingResponse(preview.stream_csv(path), media_type="text/csv; charset=utf-8", headers=headers)
 
 
-@router.delete("/datasets/{ref}", status_code=204, summary="Remove a version", responses={404: {}, 409: {}})
+@router.delete("/datasets/{ref}", status_code=204, summary="Delete a version", responses={404: {}, 409: {}})
 def delete_dataset(ref: str, caller: Uploader, ctx: Ctx) -> None:
-    """One version: the newest of a name, unless `name@version` or an id says which. Refused while runs rest on it."""
+    """One version: the newest of a name, unless `name@version` or an id is given. Refused while runs use it."""
     row = _owned(ctx, caller, ref)
     with db.transaction(ctx.engine) as session:
         store.delete(session, session.merge(row, load=True))
