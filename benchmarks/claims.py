@@ -82,7 +82,7 @@ def prepare_database(url: str, folder: Path, queued: int, finished: int) -> tupl
 def claims_per_second(engine: Engine, dataset: str) -> float:
     """Queue, claim and cancel one batch; return the rate of its claims."""
     for _ in range(BATCH):
-        create.create(engine, create.NewRun("bench", dataset, {}, {}, {}), Limits())
+        create.create_run(engine, create.NewRun("bench", dataset, {}, {}, {}), Limits())
     leases = []
     started = time.perf_counter()
     while len(leases) < BATCH:
@@ -91,7 +91,7 @@ def claims_per_second(engine: Engine, dataset: str) -> float:
         leases.append(claim.lease)
     seconds = time.perf_counter() - started
     for one in leases:
-        finish.cancelled(engine, one)
+        finish.confirm_cancel(engine, one)
     return BATCH / seconds
 
 

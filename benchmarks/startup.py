@@ -21,7 +21,7 @@ import httpx2
 import psutil
 
 import migrations
-from fitserve.embedded import EmbeddedRedis
+from fitserve.embedded_redis import EmbeddedRedis
 from services.up import is_ready
 from tests.conftest import free_ports, start_server, stop_server
 

@@ -17,7 +17,7 @@ from typing import Final
 
 from celery import Celery
 
-from fitserve.embedded import EmbeddedRedis
+from fitserve.embedded_redis import EmbeddedRedis
 from fitserve.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import migrations
 from fitserve import api_keys, db, logs
-from fitserve.embedded import EmbeddedRedis, die_with_parent
+from fitserve.embedded_redis import EmbeddedRedis, die_with_parent
 from fitserve.errors import FitserveError
 from fitserve.settings import Settings
 

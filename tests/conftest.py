@@ -20,7 +20,7 @@ from sqlalchemy import Engine
 
 import migrations
 from fitserve import blobs, db
-from fitserve.embedded import EmbeddedRedis
+from fitserve.embedded_redis import EmbeddedRedis
 from fitserve.ids import new_id
 
 PROJECT = Path(__file__).resolve().parent.parent

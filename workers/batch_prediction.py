@@ -30,7 +30,7 @@ from fitserve.encoder import Encoder
 from fitserve.errors import BadInput, Conflict, FitserveError, NotFound
 from fitserve.runs import finish, lease
 from fitserve.runs.history import EventReport, Report
-from fitserve.runs.lease import Checkpoint, LeaseLost
+from fitserve.runs.lease import LeaseLost, StoredCheckpoint
 from fitserve.settings import Settings
 from fitserve.states import TERMINAL, RunState
 from fitserve.tables import Dataset, Run
@@ -89,12 +89,6 @@ class BatchPredictor(threading.Thread):
         return True
 
 
-def _counted(state: RunState, cause: str) -> RunState:
-    if state == RunState.failed:
-        telemetry.RUN_FAILURES.labels(cause).inc()
-    return state
-
-
 @dataclass
 class BatchPredictionAttempt:
     """One attempt at one batch prediction."""
@@ -142,20 +136,22 @@ class BatchPredictionAttempt:
             if self._lost:
                 raise LeaseLost(self.claim.lease.run_id) from why
             if self._cancel or isinstance(why, finish.CancelledFirst):
-                return finish.cancelled(self.engine, self.claim.lease)
-            return finish.hand_back(self.engine, self.claim.lease)
+                return finish.confirm_cancel(self.engine, self.claim.lease)
+            return finish.release(self.engine, self.claim.lease)
         except (BadInput, NotFound, Corrupt, Conflict) as error:
             problems = [problem.as_dict() for problem in error.problems]
-            state = finish.fail(self.engine, self.claim.lease, "bad_data", error.detail, {"errors": problems})
-            return _counted(state, "bad_data")
+            cause = "bad_data"
+            state = finish.fail(self.engine, self.claim.lease, cause, error.detail, {"errors": problems})
         except LeaseLost:
             raise
         except Exception as error:
             log.exception("batch prediction failed", extra={"run": self.claim.lease.run_id})
             detail = error.detail if isinstance(error, FitserveError) else f"The worker failed: {type(error).__name__}"
-            most = self.settings.max_attempts
-            state = finish.lose(self.engine, self.claim.lease, most, "internal_error", detail)
-            return _counted(state, "internal_error")
+            cause = "internal_error"
+            state = finish.lose(self.engine, self.claim.lease, self.settings.max_attempts, cause, detail)
+        if state == RunState.failed:
+            telemetry.RUN_FAILURES.labels(cause).inc()
+        return state
 
     def _renew_lease(self) -> None:
         """Renew the lease while chunks are predicted."""
@@ -167,10 +163,10 @@ class BatchPredictionAttempt:
             except FitserveError:
                 log.warning("database unavailable; the prediction continues", extra={"run": self.claim.lease.run_id})
 
-    def _write(self, reports: tuple[Report, ...], checkpoint: Checkpoint | None = None) -> None:
+    def _write(self, reports: tuple[Report, ...], checkpoint: StoredCheckpoint | None = None) -> None:
         """T3: renew the lease and write progress. Raises LeaseLost."""
         try:
-            requested, _ = lease.beat(
+            requested, _ = lease.heartbeat(
                 self.engine,
                 self.claim.lease,
                 lease_seconds=self.settings.lease_seconds,
@@ -200,7 +196,7 @@ class BatchPredictionAttempt:
                 raise Interrupted
             done.append(self._predict_chunk(model, batch, number, folder))
             rows = min(dataset.rows, (number + 1) * CHUNK)
-            checkpoint = Checkpoint(self.blobs.put_bytes(json.dumps(done).encode()), len(done))
+            checkpoint = StoredCheckpoint(self.blobs.put_bytes(json.dumps(done).encode()), len(done))
             report = EventReport(
                 len(done), "info", f"{rows} of {dataset.rows} rows", {"rows": rows, "of": dataset.rows}
             )

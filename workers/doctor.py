@@ -25,7 +25,7 @@ from fitserve import artifacts, blobs, db
 from fitserve.blobs import BlobStore
 from fitserve.errors import FitserveError
 from fitserve.queue import broker_url
-from fitserve.runs import queries
+from fitserve.runs import queries, worker_registry
 from fitserve.settings import Settings
 from fitserve.states import RunState
 from fitserve.tables import Blob, Run, Version, Worker
@@ -175,11 +175,11 @@ def _runs(engine: Engine, settings: Settings) -> str:
     with db.reading(engine) as session:
         at = db.now(session)
         alive = session.scalar(
-            select(func.count()).where(Worker.heartbeat_at > at - timedelta(seconds=queries.WORKER_LIVES))
+            select(func.count()).where(Worker.heartbeat_at > at - timedelta(seconds=worker_registry.WORKER_TIMEOUT))
         )
         late = at - timedelta(seconds=settings.lease_seconds + 10 * settings.reap_seconds)
         lost = session.scalar(select(func.count()).where(Run.state == RunState.running, Run.lease_expires_at < late))
-        counts = queries.counts(session)
+        counts = queries.count_by_state(session)
         waiting = queries.oldest_queued_seconds(session)
     if lost:
         fix = "Start a reaper: `python -m workers.reaper`."

@@ -13,14 +13,14 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 
 from fitserve import artifacts, blobs, db, live_statistics, logs, telemetry
 from fitserve.blobs import BlobStore
-from fitserve.crash import crash_point
+from fitserve.crash_points import crash_point
 from fitserve.errors import FitserveError
 from fitserve.queue import Publisher
-from fitserve.runs import blob_references, dispatch, finish, queries, worker_rows
+from fitserve.runs import blob_references, create, finish, queries, worker_registry
 from fitserve.settings import Settings
 from fitserve.states import TERMINAL, RunState
 from workers import health_server
@@ -43,7 +43,7 @@ def reclaim_expired_runs(engine: Engine, max_attempts: int) -> None:
 
     Safe in any number of processes. Idle workers call it too: a lost run must not wait for a reaper that is down.
     """
-    for run_id, state in finish.expire(engine, max_attempts):
+    for run_id, state in finish.expire_leases(engine, max_attempts):
         telemetry.REAPED.inc()
         if state in TERMINAL:
             telemetry.RUNS_FINISHED.labels(str(state)).inc()
@@ -95,7 +95,7 @@ class Reaper:
         depth = self.publisher.depth()
         if depth is None or depth >= MAX_MESSAGES:
             return
-        ids = dispatch.undelivered(self.engine, self.settings.redispatch_seconds, MAX_MESSAGES - depth)
+        ids = create.undelivered_runs(self.engine, self.settings.redispatch_seconds, MAX_MESSAGES - depth)
         sent = []
         for run_id in ids:
             if not self.publisher.publish(run_id):
@@ -103,22 +103,24 @@ class Reaper:
             sent.append(run_id)
             crash_point("dispatcher.mid_round")
         if sent:
-            dispatch.published(self.engine, sent)
+            create.mark_published(self.engine, sent)
             telemetry.DISPATCHED.inc(len(sent))
 
     def count(self) -> None:
         """Set the queue's gauges."""
         with db.reading(self.engine) as session:
-            for state, count in queries.counts(session).items():
+            for state, count in queries.count_by_state(session).items():
                 telemetry.RUNS.labels(state).set(count)
             telemetry.QUEUE_AGE.set(queries.oldest_queued_seconds(session))
 
     def sweep(self) -> None:
         """Remove unreferenced blobs, old idempotency keys, and rows of workers that are gone."""
-        removed = blob_references.collect(self.engine, self.blobs, age_seconds=self.settings.garbage_age_seconds)
+        removed = blob_references.delete_unreferenced(
+            self.engine, self.blobs, age_seconds=self.settings.garbage_age_seconds
+        )
         telemetry.BLOBS_COLLECTED.inc(removed)
-        blob_references.forget_old_keys(self.engine)
-        worker_rows.bury(self.engine)
+        create.delete_old_keys(self.engine)
+        worker_registry.prune(self.engine)
 
 
 class LiveGauges:
@@ -185,14 +187,11 @@ def main() -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: stopping.set())
 
-    def database() -> bool:
-        with db.reading(engine) as session:
-            return session.scalar(text("SELECT 1")) == 1
-
     def rounds() -> bool:
         return time.monotonic() - reaper.round_at < 10 * settings.reap_seconds + 30
 
-    health_server.serve(settings.host, settings.reaper_metrics_port, {"database": database, "rounds": rounds})
+    checks = {"database": health_server.database_check(engine), "rounds": rounds}
+    health_server.serve(settings.host, settings.reaper_metrics_port, checks)
     reaper.run(stopping)
     publisher.close()
     engine.dispose()

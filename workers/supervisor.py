@@ -11,6 +11,7 @@ import os
 import platform
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from queue import Empty, SimpleQueue
 
 from sqlalchemy import Engine
@@ -18,14 +19,14 @@ from sqlalchemy import Engine
 from fitserve.blobs import BlobStore
 from fitserve.errors import FitserveError
 from fitserve.ids import new_id
-from fitserve.runs import lease, worker_rows
+from fitserve.runs import lease, worker_registry
 from fitserve.settings import Settings
 from fitserve.states import TRIAL
 from workers.attempt.attempt import Attempt
 from workers.attempt.metrics import attempt_context
 from workers.attempt.trial_division import Publish, TrialDivision
 from workers.reaper import reclaim_expired_runs
-from workers.trainer_process import Spawner, TrainerSlot
+from workers.trainer_process import TrainerSlot
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,8 @@ class Supervisor:
         self.blobs = blobs
         self.publish = publish
         self.stopping = threading.Event()
-        spawner = Spawner()
+        # One thread starts all trainers and lives as long as we do: the kernel kills a trainer when that thread ends.
+        spawner = ThreadPoolExecutor(1, "spawner")
         name = f"{platform.node()}-{os.getpid()}-{new_id('w')[-4:]}"
         self.slots = [TrainerSlot(settings, spawner, f"{name}-{number}") for number in range(settings.trainers)]
         self._free: SimpleQueue[TrainerSlot] = SimpleQueue()
@@ -83,7 +85,7 @@ class Supervisor:
         for slot in self.slots:
             slot.drop()
             try:
-                worker_rows.leave(self.engine, slot.worker)
+                worker_registry.deregister(self.engine, slot.worker)
             except FitserveError:
                 log.info("database unavailable; this worker's row is pruned later")
 
@@ -151,8 +153,8 @@ class Supervisor:
         self._heartbeat_at[slot.worker] = now
         try:
             if slot.worker not in self._registered:
-                worker_rows.appear(self.engine, slot.worker, platform.node(), os.getpid())
+                worker_registry.register(self.engine, slot.worker, platform.node(), os.getpid())
                 self._registered.add(slot.worker)
-            worker_rows.sign(self.engine, slot.worker, run_id)
+            worker_registry.heartbeat(self.engine, slot.worker, run_id)
         except FitserveError:
             log.info("database unavailable; no heartbeat")

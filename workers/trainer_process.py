@@ -12,17 +12,14 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any
 
 import psutil
 
-from fitserve.crash import hooks_allowed
+from fitserve.crash_points import hooks_allowed
 from fitserve.settings import Settings
 from workers.trainer.channel import Channel, ChannelClosed, Message
 
@@ -33,31 +30,6 @@ START_SECONDS = 180.0  # for a trainer to become ready; importing TensorFlow fro
 _INHERITED = frozenset({"PATH", "USER", "LANG", "TZ", "VIRTUAL_ENV"})
 _INHERITED_PREFIXES = ("LC_", "LD_", "PYTHON", "TF_", "KERAS_", "XLA_", "CUDA_", "NVIDIA_", "OMP_", "MALLOC_", "COV_")
 _TEST_HOOKS = ("FITSERVE_TEST_HOOKS", "FITSERVE_TRAINER_MODULE", "FITSERVE_CRASH_AT", "FITSERVE_CRASH_TOKENS")
-
-
-class Spawner:
-    """The one thread that starts trainers.
-
-    The kernel sends the parent-death signal when the *thread* that started a child ends, so that thread must run as
-    long as the process does.
-    """
-
-    def __init__(self) -> None:
-        self._requests: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = SimpleQueue()
-        threading.Thread(target=self._run, name="spawner", daemon=True).start()
-
-    def _run(self) -> None:
-        while True:
-            start, future = self._requests.get()
-            try:
-                future.set_result(start())
-            except BaseException as error:
-                future.set_exception(error)
-
-    def start(self, command: list[str], **options: Any) -> subprocess.Popen[bytes]:
-        future: Future[subprocess.Popen[bytes]] = Future()
-        self._requests.put((lambda: subprocess.Popen(command, **options), future))
-        return future.result()
 
 
 def clean_environment(settings: Settings, folder: Path) -> dict[str, str]:
@@ -100,7 +72,7 @@ def memory_limit(settings: Settings) -> int:
 class TrainerProcess:
     """One trainer: a process group of its own, and the channel to it."""
 
-    def __init__(self, settings: Settings, spawner: Spawner) -> None:
+    def __init__(self, settings: Settings, spawner: ThreadPoolExecutor) -> None:
         self.started_at = time.monotonic()
         self.limit = memory_limit(settings)
         # The sandbox can only allow folders that exist; before the first upload there is no blob store yet.
@@ -109,13 +81,14 @@ class TrainerProcess:
         self.folder = Path(tempfile.mkdtemp(prefix="trainer-", dir=settings.scratch))
         ours, theirs = socket.socketpair()
         with theirs:
-            self.process = spawner.start(
+            self.process = spawner.submit(
+                subprocess.Popen,
                 [sys.executable, "-m", "workers.trainer", str(theirs.fileno()), str(os.getpid())],
                 env=clean_environment(settings, self.folder),
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
-            )
+            ).result()
         self.channel = Channel(ours)
         self.ready = False
         self.runs = 0
@@ -161,7 +134,7 @@ class TrainerProcess:
 class TrainerSlot:
     """Capacity for one run at a time, with a trainer kept warm for the next."""
 
-    def __init__(self, settings: Settings, spawner: Spawner, worker: str) -> None:
+    def __init__(self, settings: Settings, spawner: ThreadPoolExecutor, worker: str) -> None:
         self.settings = settings
         self.worker = worker  # the id of this slot in the table of workers
         self._spawner = spawner

@@ -1,22 +1,24 @@
-"""T1: a run is made, once for each Idempotency-Key."""
+"""A run before a worker claims it: T1 creates it, once per Idempotency-Key; T10 publishes it again."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from fitserve import db, logs, tracing
-from fitserve.crash import crash_point
+from fitserve.crash_points import crash_point
 from fitserve.errors import BadInput, Conflict
 from fitserve.ids import new_id
 from fitserve.runs import quotas
-from fitserve.runs.history import CREATED, say
+from fitserve.runs.history import CREATED, add_event
+from fitserve.runs.queries import get_owned
 from fitserve.settings import Limits
 from fitserve.states import RunState
 from fitserve.tables import Idempotency, Run
@@ -24,18 +26,19 @@ from fitserve.wire.admin import NO_QUOTAS, Quotas
 
 log = logging.getLogger(__name__)
 
-LONGEST_KEY = 255
+LONGEST_KEY = 255  # characters of an Idempotency-Key
+KEY_DAYS = 7  # that an Idempotency-Key is remembered
 
 
 class KeyReused(Conflict):
-    """This Idempotency-Key came with another request before."""
+    """This Idempotency-Key was sent with another request before."""
 
     slug = "idempotency-key-reused"
 
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """What a run starts from. `resolved` is the spec with every default written out."""
+    """A run to be created. `resolved` is the spec with every default filled in."""
 
     owner: str
     dataset_id: str
@@ -46,34 +49,34 @@ class NewRun:
     kind: str = "training"
     priority: int = 0
     parent_id: str | None = None
-    key_id: str | None = None  # the key that asks, and what it may use
+    key_id: str | None = None  # of the API key that submits it
     quotas: Quotas = NO_QUOTAS
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
-    """An Idempotency-Key and the SHA-256 of the request that it came with."""
+class RequestKey:
+    """An Idempotency-Key and the SHA-256 of its request."""
 
     text: str
     request_sha256: str
 
 
-def key_of(header: str | None, *request: bytes) -> Key | None:
-    """The key of a request (method, path, query, body). Raises BadInput where the header is no usable key."""
+def idempotency_key(header: str | None, *request: bytes) -> RequestKey | None:
+    """Return the key of a request (method, path, query, body). Raises BadInput for an unusable header."""
     if header is None:
         return None
     if not 1 <= len(header) <= LONGEST_KEY or not header.isprintable():
         raise BadInput(
-            "That is no Idempotency-Key.", received=header[:80], expected=f"1 to {LONGEST_KEY} printable characters"
+            "This is not an Idempotency-Key.", received=header[:80], expected=f"1 to {LONGEST_KEY} printable characters"
         )
     digest = hashlib.sha256()
     for part in request:
         digest.update(len(part).to_bytes(8, "big") + part)
-    return Key(header, digest.hexdigest())
+    return RequestKey(header, digest.hexdigest())
 
 
-def replay(session: Session, owner: str, key: Key | None) -> Run | None:
-    """The run that this key has made already. Raises KeyReused (409) where the request was another."""
+def existing_run(session: Session, owner: str, key: RequestKey | None) -> Run | None:
+    """Return the run that this key has created. Raises KeyReused (409) for another request."""
     known = session.get(Idempotency, (owner, key.text)) if key else None
     if known is None or key is None:
         return None
@@ -83,13 +86,13 @@ def replay(session: Session, owner: str, key: Key | None) -> Run | None:
 
 
 def _origin() -> dict[str, Any] | None:
-    """The request that makes a run, for the logs and traces of whoever works on it."""
-    found = {"request_id": logs.bound_value("request_id"), "traceparent": tracing.traceparent()}
-    return {name: value for name, value in found.items() if value is not None} or None
+    """Return the current request's ids, for the logs and traces of the workers."""
+    ids = {"request_id": logs.bound_value("request_id"), "traceparent": tracing.traceparent()}
+    return {name: value for name, value in ids.items() if value is not None} or None
 
 
-def add(session: Session, new: NewRun, run_id: str, at: datetime) -> Run:
-    """The row of a queued run and its first event, within the caller's transaction."""
+def add_run(session: Session, new: NewRun, run_id: str, at: datetime) -> Run:
+    """Add a queued run and its first event, within the caller's transaction."""
     run = Run(
         id=run_id,
         kind=new.kind,
@@ -107,28 +110,28 @@ def add(session: Session, new: NewRun, run_id: str, at: datetime) -> Run:
         spent_attempts=0,
         parent_id=new.parent_id,
         origin=_origin(),
-        dispatched_at=at,  # published right after the commit; T10 sees to it where that fails
+        dispatched_at=at,  # published right after the commit; T10 repairs a failure
         created_at=at,
     )
     session.add(run)
     session.flush()
-    say(session, run.id, 0, CREATED, at, RunState.queued, "Queued")
+    add_event(session, run.id, 0, CREATED, at, RunState.queued, "Queued")
     return run
 
 
-def create(engine: Engine, new: NewRun, limits: Limits, key: Key | None = None) -> tuple[Run, bool]:
+def create_run(engine: Engine, new: NewRun, limits: Limits, key: RequestKey | None = None) -> tuple[Run, bool]:
     """T1, in one transaction: the key, the run, its first event. Returns the run and whether it is new.
 
     Raises TooMany (429) where a quota of the owner or the key is used up, KeyReused (409).
     """
     with db.transaction(engine) as session:
-        quotas.lock_owner(session, new.owner)  # the same key twice at once, too
-        if (known := replay(session, new.owner, key)) is not None:
+        quotas.lock_owner(session, new.owner)  # also for the same key twice at once
+        if (known := existing_run(session, new.owner, key)) is not None:
             session.expunge(known)
             return known, False
         quotas.check(session, new.owner, new.key_id, new.quotas, limits)
         at = db.now(session)
-        run = add(session, new, new_id("run"), at)
+        run = add_run(session, new, new_id("run"), at)
         if key is not None:
             row = Idempotency(owner=new.owner, key=key.text, body_sha256=key.request_sha256, run_id=run.id)
             row.created_at = at
@@ -139,3 +142,45 @@ def create(engine: Engine, new: NewRun, limits: Limits, key: Key | None = None) 
     crash_point("api.after_commit")
     log.info("run queued", extra={"run": run.id, "model": run.model})
     return run, True
+
+
+def set_shared(engine: Engine, run_id: str, shared: bool, owner: str | None) -> Run:
+    """Let every owner read a run, its epochs, events and insight, or stop that. Raises NotFound, Forbidden."""
+    with db.transaction(engine) as session:
+        run = get_owned(session, run_id, owner)
+        session.execute(update(Run).where(Run.id == run.id).values(shared=shared))
+        session.refresh(run)
+        session.expunge(run)
+        return run
+
+
+def undelivered_runs(engine: Engine, older_than: float, limit: int) -> list[str]:
+    """T10: return queued runs never published, or not for `older_than` seconds, in the order of the queue.
+
+    The row is the outbox: no worker may have received their messages.
+    """
+    with db.reading(engine) as session:
+        before = db.now(session) - timedelta(seconds=older_than)
+        late = or_(Run.dispatched_at.is_(None), Run.dispatched_at < before)
+        order = (Run.priority.desc(), Run.created_at, Run.id)
+        query = select(Run.id).where(Run.state == RunState.queued, late).order_by(*order).limit(limit)
+        return list(session.scalars(query))
+
+
+def mark_published(engine: Engine, ids: Sequence[str]) -> None:
+    """Record that these runs have been published now."""
+    with db.transaction(engine) as session:
+        session.execute(
+            update(Run)
+            .where(Run.id.in_(ids), Run.state == RunState.queued)
+            .values(dispatched_at=db.now(session))
+            .execution_options(synchronize_session=False)
+        )
+
+
+def delete_old_keys(engine: Engine) -> int:
+    """Delete Idempotency-Keys older than KEY_DAYS. Return how many."""
+    with db.transaction(engine) as session:
+        old = db.now(session) - timedelta(days=KEY_DAYS)
+        result = session.execute(delete(Idempotency).where(Idempotency.created_at < old))
+        return int(result.rowcount)  # type: ignore[attr-defined]

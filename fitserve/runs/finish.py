@@ -1,11 +1,13 @@
 """The end of an attempt: T4 succeeded, T5 failed, T6 queued again, T7 worker lost, T9 cancelled; and T8.
 
-The holder's ends are fenced by its lease. The reaper's go by the lease's expiry and the row as it was read.
+The holder's writes are fenced by its lease, the reaper's by the lease token that it read and the lease's expiry.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -15,10 +17,10 @@ from sqlalchemy.orm import Session
 from fitserve import db, telemetry
 from fitserve.blobs import BlobStore, StoredBlob
 from fitserve.errors import Conflict
-from fitserve.runs.blob_references import keep
-from fitserve.runs.history import CANCEL_REQUESTED, FINISHED, RELEASED, Level, Report, record_reports, say
+from fitserve.runs.blob_references import add_references
+from fitserve.runs.history import CANCEL_REQUESTED, FINISHED, RELEASED, Report, add_event, record_reports
 from fitserve.runs.lease import Lease, LeaseLost, queued
-from fitserve.runs.queries import own
+from fitserve.runs.queries import get_owned
 from fitserve.states import TERMINAL, TRIAL, RunState
 from fitserve.strictjson import finite_json
 from fitserve.tables import Run
@@ -28,7 +30,7 @@ Register = Callable[[Session], int | None]
 
 
 class CancelledFirst(Exception):
-    """A cancel was asked for before the result was committed: end the run with `cancelled`."""
+    """A cancel was requested before the result was committed: end the run as cancelled."""
 
 
 def succeed(
@@ -39,11 +41,11 @@ def succeed(
     blobs: BlobStore,
     stored: Mapping[str, StoredBlob],
     register: Register,
-    reports: tuple[Report, ...] = (),
+    reports: Sequence[Report] = (),
 ) -> RunState:
-    """T4: commits a result whose blobs (by kind) are durable. Raises LeaseLost, CancelledFirst, BlobVanished.
+    """T4: commit a result whose blobs (by kind) are durable. Raises LeaseLost, CancelledFirst, BlobVanished.
 
-    Its WHERE excludes a requested cancel, so the row's lock decides between the two.
+    The WHERE excludes a requested cancel, so the row's lock decides between the two.
     """
     with db.transaction(engine) as session:
         at = db.now(session)
@@ -52,17 +54,14 @@ def succeed(
             ours = session.scalar(select(Run.id).where(lease.holds()))
             raise CancelledFirst(lease.run_id) if ours else LeaseLost(lease.run_id)
         record_reports(session, lease.run_id, lease.attempt, reports, at)
-        keep(session, blobs, stored, at)
+        add_references(session, blobs, stored, at)
         whole = {**finite_json(dict(result)), "attempt": lease.attempt}
         if (version := register(session)) is not None:
             whole["version"] = version
-        session.execute(_on(Run.id == lease.run_id).values(result=whole))
-        say(session, lease.run_id, lease.attempt, FINISHED, at, RunState.succeeded, "Succeeded", data=_brief(whole))
+        session.execute(_update(Run.id == lease.run_id).values(result=whole))
+        data = {key: whole[key] for key in ("attempt", "version", "artifact", "metrics") if key in whole}
+        add_event(session, lease.run_id, lease.attempt, FINISHED, at, RunState.succeeded, "Succeeded", data=data)
     return RunState.succeeded
-
-
-def _brief(result: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: result[key] for key in ("attempt", "version", "artifact", "metrics") if key in result}
 
 
 def fail(
@@ -71,36 +70,27 @@ def fail(
     cause: str,
     message: str,
     data: Mapping[str, Any] | None = None,
-    reports: tuple[Report, ...] = (),
+    reports: Sequence[Report] = (),
 ) -> RunState:
-    """T5: a failure that training again would repeat. A requested cancel goes first. Raises LeaseLost."""
-    with db.transaction(engine) as session:
-        at = db.now(session)
-        run = held(session, lease)
-        record_reports(session, lease.run_id, lease.attempt, reports, at)
-        if run.cancel_requested_at is not None:
-            return _cancelled(session, lease.holds(), run, at)
-        return _failed(session, lease.holds(), run, at, cause, message, data or {})
+    """T5: a failure that training again would repeat. A requested cancel takes precedence. Raises LeaseLost."""
+    with _locked(engine, lease, reports) as ending:
+        if ending.run.cancel_requested_at is not None:
+            return ending.cancel()
+        return ending.fail(cause, message, data or {})
 
 
-def cancelled(engine: Engine, lease: Lease, reports: tuple[Report, ...] = ()) -> RunState:
+def confirm_cancel(engine: Engine, lease: Lease, reports: Sequence[Report] = ()) -> RunState:
     """T9 by the holder. Raises LeaseLost."""
-    with db.transaction(engine) as session:
-        at = db.now(session)
-        run = held(session, lease)
-        record_reports(session, lease.run_id, lease.attempt, reports, at)
-        return _cancelled(session, lease.holds(), run, at)
+    with _locked(engine, lease, reports) as ending:
+        return ending.cancel()
 
 
-def hand_back(engine: Engine, lease: Lease, reports: tuple[Report, ...] = ()) -> RunState:
+def release(engine: Engine, lease: Lease, reports: Sequence[Report] = ()) -> RunState:
     """T6 in a graceful shutdown: queued again, no attempt spent. Raises LeaseLost."""
-    with db.transaction(engine) as session:
-        at = db.now(session)
-        run = held(session, lease)
-        record_reports(session, lease.run_id, lease.attempt, reports, at)
-        if run.cancel_requested_at is not None:
-            return _cancelled(session, lease.holds(), run, at)
-        return _requeued(session, lease.holds(), run, at, spent=0, message="Handed back by a worker that stops")
+    with _locked(engine, lease, reports) as ending:
+        if ending.run.cancel_requested_at is not None:
+            return ending.cancel()
+        return ending.requeue("Released by a worker that is shutting down", spent=0)
 
 
 def lose(
@@ -110,18 +100,18 @@ def lose(
     cause: str,
     message: str,
     data: Mapping[str, Any] | None = None,
-    reports: tuple[Report, ...] = (),
+    reports: Sequence[Report] = (),
 ) -> RunState:
     """T6 or T7 by the holder, whose trainer died or hung: an attempt is spent. Raises LeaseLost."""
-    with db.transaction(engine) as session:
-        at = db.now(session)
-        run = held(session, lease)
-        record_reports(session, lease.run_id, lease.attempt, reports, at)
-        return _lost(session, lease.holds(), run, at, max_attempts, cause, message, data or {})
+    with _locked(engine, lease, reports) as ending:
+        return ending.lose(max_attempts, cause, message, data or {})
 
 
-def expire(engine: Engine, max_attempts: int, limit: int = 100) -> list[tuple[str, RunState]]:
-    """T6, T7, T9 by whoever looks: what becomes of runs whose lease has run out, each in a transaction of its own."""
+def expire_leases(engine: Engine, max_attempts: int, limit: int = 100) -> list[tuple[str, RunState]]:
+    """T6, T7, T9 by any process: end attempts whose lease has expired, each in a transaction of its own.
+
+    Returns the runs' ids with their new states.
+    """
     with db.reading(engine) as session:
         late = and_(Run.state == RunState.running, Run.lease_expires_at < db.now(session))
         ids = list(session.scalars(select(Run.id).where(late).order_by(Run.lease_expires_at).limit(limit)))
@@ -136,24 +126,24 @@ def expire(engine: Engine, max_attempts: int, limit: int = 100) -> list[tuple[st
                 continue
             where = and_(Run.id == run_id, Run.state == RunState.running, Run.lease_token == run.lease_token)
             message = f"The worker {run.worker} stopped renewing its lease"
-            outcomes.append((run_id, _lost(session, where, run, at, max_attempts, "worker_lost", message, {})))
+            outcomes.append((run_id, _Ending(session, run, where, at).lose(max_attempts, "worker_lost", message, {})))
     return outcomes
 
 
 def cancel(engine: Engine, run_id: str, owner: str | None) -> Run:
-    """T8, or the request that leads to T9. Asking again changes nothing. Raises NotFound, Conflict (it is over)."""
+    """T8, or the request that leads to T9. Repeating it changes nothing. Raises NotFound, Conflict (it is over)."""
     ended = False
     with db.transaction(engine) as session:
         at = db.now(session)
-        own(session, run_id, owner)
+        get_owned(session, run_id, owner)
         run = session.get(Run, run_id, with_for_update=True, populate_existing=True)
         assert run is not None
         if run.state == RunState.queued:
-            _cancelled(session, and_(Run.id == run_id, queued()), run, at)
+            _Ending(session, run, and_(Run.id == run_id, queued()), at).cancel()
             ended = True
         elif run.state == RunState.running and run.cancel_requested_at is None:
-            session.execute(_on(Run.id == run_id, Run.cancel_requested_at.is_(None)).values(cancel_requested_at=at))
-            say(session, run_id, run.attempt, CANCEL_REQUESTED, at, run.state, "Cancel requested")
+            session.execute(_update(Run.id == run_id, Run.cancel_requested_at.is_(None)).values(cancel_requested_at=at))
+            add_event(session, run_id, run.attempt, CANCEL_REQUESTED, at, run.state, "Cancel requested")
         elif run.state in TERMINAL and run.state != RunState.cancelled:
             raise Conflict(f"The run is over: {run.state}.", received=run.state, expected="queued or running")
         session.refresh(run)
@@ -163,115 +153,115 @@ def cancel(engine: Engine, run_id: str, owner: str | None) -> Run:
     return run
 
 
-def take_back(engine: Engine, lease: Lease, trial_run: str) -> Run | None:
-    """T8 by the holder of the run whose trial that is, to train it itself. None where it is not queued any more.
+def withdraw_trial(engine: Engine, lease: Lease, trial_run: str) -> Run | None:
+    """T8 by the holder of the trial's run, to train the trial itself. Returns None if it is no longer queued.
 
     Returns the row as it was, with the checkpoint of a worker that had begun. Raises LeaseLost.
     """
     with db.transaction(engine) as session:
         at = db.now(session)
-        held(session, lease)
+        lock_run(session, lease)
         mine = and_(Run.id == trial_run, Run.parent_id == lease.run_id, Run.kind == TRIAL, queued())
         trial = session.scalars(select(Run).where(mine).with_for_update()).first()
         if trial is None:
             return None
-        _cancelled(session, mine, trial, at)
+        _Ending(session, trial, mine, at).cancel()
         session.expunge(trial)
         return trial
 
 
-def _on(*where: ColumnElement[bool]) -> Any:
-    return update(Run).where(*where).execution_options(synchronize_session=False)
-
-
-def held(session: Session, lease: Lease) -> Run:
-    """The run, locked until the transaction ends. Raises LeaseLost."""
+def lock_run(session: Session, lease: Lease) -> Run:
+    """Return the run, locked until the transaction ends. Raises LeaseLost."""
     run = session.scalars(select(Run).where(lease.holds()).with_for_update()).first()
     if run is None:
         raise LeaseLost(lease.run_id)
     return run
 
 
+@contextmanager
+def _locked(engine: Engine, lease: Lease, reports: Sequence[Report]) -> Iterator[_Ending]:
+    """Lock the holder's run and record its last reports, in one transaction with what the block does."""
+    with db.transaction(engine) as session:
+        at = db.now(session)
+        run = lock_run(session, lease)
+        record_reports(session, lease.run_id, lease.attempt, reports, at)
+        yield _Ending(session, run, lease.holds(), at)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """The end of a run's attempt, within one transaction. `where` is the condition of its UPDATE."""
+
+    session: Session
+    run: Run
+    where: ColumnElement[bool]
+    at: datetime
+
+    def cancel(self) -> RunState:
+        requested = self.run.cancel_requested_at or self.at
+        self._end(RunState.cancelled, cancel_requested_at=requested)
+        self._add_event(FINISHED, RunState.cancelled, "Cancelled")
+        return RunState.cancelled
+
+    def fail(self, cause: str, message: str, data: Mapping[str, Any], **values: Any) -> RunState:
+        error = finite_json({"cause": cause, "detail": message, **data})
+        self._end(RunState.failed, error=error, **values)
+        self._add_event(FINISHED, RunState.failed, message, level="error", data=error)
+        return RunState.failed
+
+    def requeue(self, message: str, spent: int) -> RunState:
+        run = self.run
+        self._end(RunState.queued, dispatched_at=None, spent_attempts=run.spent_attempts + spent)
+        data = {"resumes_after_epoch": run.checkpoint_epoch} if run.checkpoint_epoch else {}
+        self._add_event(RELEASED, RunState.queued, message, level="warn" if spent else "info", data=data)
+        return RunState.queued
+
+    def lose(self, max_attempts: int, cause: str, message: str, data: Mapping[str, Any]) -> RunState:
+        """Spend an attempt: queue the run again, or fail it where that was the last one."""
+        if self.run.cancel_requested_at is not None:
+            return self.cancel()
+        spent = self.run.spent_attempts + 1
+        if spent < max_attempts:
+            return self.requeue(f"{message}; queued again", spent=1)
+        detail = f"{message}. All {spent} attempts are used up"
+        return self.fail(cause, detail, {**data, "attempts": spent}, spent_attempts=spent)
+
+    def _end(self, state: RunState, **values: Any) -> None:
+        if not _end(self.session, self.run.id, self.where, state, self.at, **values):
+            raise LeaseLost(self.run.id)
+
+    def _add_event(self, seq: int, state: RunState, message: str, **options: Any) -> None:
+        add_event(self.session, self.run.id, self.run.attempt, seq, self.at, state, message, **options)
+
+
 def _end(
     session: Session, run_id: str, where: ColumnElement[bool], state: RunState, at: datetime, **values: Any
 ) -> bool:
+    """Return whether the run was changed: False where `where` no longer holds."""
     over = {"finished_at": at, "checkpoint": None, "checkpoint_epoch": None} if state in TERMINAL else {}
     freed = {"lease_token": None, "lease_expires_at": None, "worker": None}
-    changed: Any = session.execute(_on(where).values(state=state, **freed, **over, **values))
+    changed: Any = session.execute(_update(where).values(state=state, **freed, **over, **values))
     if changed.rowcount != 1:
         return False
     if state in TERMINAL:
-        _release_trials(session, run_id, at)
+        _end_trials(session, run_id, at)
     return True
 
 
-def _release_trials(session: Session, run_id: str, at: datetime) -> None:
-    """Whatever way a run ends, none of its trials that others train, or may begin to, outlives it.
+def _end_trials(session: Session, run_id: str, at: datetime) -> None:
+    """Cancel the trials that other workers train or may claim: none outlives its run, however that ends.
 
-    Locked first: between two updates a trial could go from the one state to the other, unseen by both.
+    They are locked first: between two updates a trial could change its state, unseen by both.
     """
     live = Run.state.in_((RunState.queued, RunState.running))
     trials = select(Run).where(Run.parent_id == run_id, Run.kind == TRIAL, live).order_by(Run.id).with_for_update()
     for trial in session.scalars(trials.execution_options(populate_existing=True)).all():
         if trial.state == RunState.queued:
-            _cancelled(session, and_(Run.id == trial.id, queued()), trial, at)
+            _Ending(session, trial, and_(Run.id == trial.id, queued()), at).cancel()
         elif trial.cancel_requested_at is None:
-            session.execute(_on(Run.id == trial.id).values(cancel_requested_at=at))
-            say(session, trial.id, trial.attempt, CANCEL_REQUESTED, at, trial.state, "Cancel requested")
+            session.execute(_update(Run.id == trial.id).values(cancel_requested_at=at))
+            add_event(session, trial.id, trial.attempt, CANCEL_REQUESTED, at, trial.state, "Cancel requested")
 
 
-def _must_end(session: Session, where: ColumnElement[bool], run: Run, state: RunState, at: datetime, **to: Any) -> None:
-    if not _end(session, run.id, where, state, at, **to):
-        raise LeaseLost(run.id)
-
-
-def _cancelled(session: Session, where: ColumnElement[bool], run: Run, at: datetime) -> RunState:
-    requested = run.cancel_requested_at or at
-    _must_end(session, where, run, RunState.cancelled, at, cancel_requested_at=requested)
-    say(session, run.id, run.attempt, FINISHED, at, RunState.cancelled, "Cancelled")
-    return RunState.cancelled
-
-
-def _failed(
-    session: Session,
-    where: ColumnElement[bool],
-    run: Run,
-    at: datetime,
-    cause: str,
-    message: str,
-    data: Mapping[str, Any],
-    **values: Any,
-) -> RunState:
-    error = finite_json({"cause": cause, "detail": message, **data})
-    _must_end(session, where, run, RunState.failed, at, error=error, **values)
-    say(session, run.id, run.attempt, FINISHED, at, RunState.failed, message, level="error", data=error)
-    return RunState.failed
-
-
-def _requeued(
-    session: Session, where: ColumnElement[bool], run: Run, at: datetime, spent: int, message: str
-) -> RunState:
-    _must_end(session, where, run, RunState.queued, at, dispatched_at=None, spent_attempts=run.spent_attempts + spent)
-    data = {"resumes_after_epoch": run.checkpoint_epoch} if run.checkpoint_epoch else {}
-    level: Level = "warn" if spent else "info"
-    say(session, run.id, run.attempt, RELEASED, at, RunState.queued, message, level=level, data=data)
-    return RunState.queued
-
-
-def _lost(
-    session: Session,
-    where: ColumnElement[bool],
-    run: Run,
-    at: datetime,
-    max_attempts: int,
-    cause: str,
-    message: str,
-    data: Mapping[str, Any],
-) -> RunState:
-    if run.cancel_requested_at is not None:
-        return _cancelled(session, where, run, at)
-    spent = run.spent_attempts + 1
-    if spent < max_attempts:
-        return _requeued(session, where, run, at, spent=1, message=f"{message}; queued again")
-    detail = f"{message}. All {spent} attempts are used up"
-    return _failed(session, where, run, at, cause, detail, {**data, "attempts": spent}, spent_attempts=spent)
+def _update(*where: ColumnElement[bool]) -> Any:
+    return update(Run).where(*where).execution_options(synchronize_session=False)

@@ -1,7 +1,7 @@
 """The append-only rows of a run: events and epochs.
 
-Whoever adds an event has updated the run's row first, in the same transaction: the row's lock puts the
-events of one run in the order of their ids, so that a reader who has seen id 11 has not missed id 10.
+An event is added after an update of the run's row in the same transaction: the row's lock orders the events of one
+run by their ids, so that a reader who has seen id 11 has not missed id 10.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from fitserve.tables import Blob, Epoch, Event
 
 Level = Literal["info", "warn", "error"]
 
-# Numbers of the events that transitions write. Each happens once in an attempt at most, and the table is
-# unique on (run, attempt, seq). A worker's own reports count up from 1.
+# `seq` of the events that transitions add. Each happens at most once in an attempt, and the table is unique on
+# (run, attempt, seq). A worker's own reports count up from 1.
 CREATED, CANCEL_REQUESTED, CLAIMED, RELEASED, FINISHED = 0, -1, -2, -3, -4
 
 
 @dataclass(frozen=True, slots=True)
 class EventReport:
-    """Something that a worker says of its run. `seq` counts from 1 within the attempt."""
+    """A message of a worker about its run. `seq` counts from 1 within the attempt."""
 
     seq: int
     level: Level
@@ -36,7 +36,7 @@ class EventReport:
 
 @dataclass(frozen=True, slots=True)
 class EpochReport:
-    """An epoch that a worker saw end: `trial` from 0, `epoch` from 1, duration in seconds."""
+    """A finished epoch: `trial` from 0, `epoch` from 1, duration in seconds."""
 
     seq: int
     trial: int
@@ -49,7 +49,7 @@ class EpochReport:
 Report = EventReport | EpochReport
 
 
-def say(
+def add_event(
     session: Session,
     run_id: str,
     attempt: int,
@@ -61,7 +61,7 @@ def say(
     level: Level = "info",
     data: dict[str, Any] | None = None,
 ) -> None:
-    """Adds the event of a transition. A second one of the same attempt raises IntegrityError."""
+    """Add the event of a transition. A second one of the same attempt raises IntegrityError."""
     session.add(
         Event(
             run_id=run_id,
@@ -78,7 +78,7 @@ def say(
 
 
 def record_reports(session: Session, run_id: str, attempt: int, reports: Sequence[Report], at: datetime) -> int:
-    """Adds what a worker reported; what is there already is left alone. Returns the number of new epochs.
+    """Add a worker's reports, skipping those that exist. Return the number of new epochs.
 
     A resumed attempt repeats the epochs after its checkpoint, and two workers may have begun the same trial: neither
     row nor event is written twice.
@@ -128,7 +128,7 @@ def record_reports(session: Session, run_id: str, attempt: int, reports: Sequenc
 
 
 def add_blob_rows(session: Session, blobs: Sequence[tuple[str, int, str]], at: datetime) -> None:
-    """Rows of durable blobs, as (sha256, bytes, kind); those that are there stay."""
+    """Add rows of durable blobs, as (sha256, bytes, kind), skipping those that exist."""
     unique = {sha256: (size, kind) for sha256, size, kind in blobs}
     db.insert_new(
         session,

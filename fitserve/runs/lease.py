@@ -1,7 +1,7 @@
-"""Holding a run: claim it (T2), keep it and write down what happens (T3).
+"""Hold a run: claim it (T2), renew the lease and record reports (T3).
 
-Every write of a worker goes through `Lease.holds`, the fence: it names the run, the attempt and the token of
-this one acquisition. Where no row changes, the run is no longer ours: `LeaseLost`, and nothing was written.
+Every write of a worker is conditioned by `Lease.holds`, the fence: the run, the attempt and the token of this one
+acquisition. Where no row changes, the run is no longer ours: `LeaseLost`, and nothing is written.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from sqlalchemy.orm import Session
 from fitserve import db
 from fitserve.blobs import BlobStore, StoredBlob
 from fitserve.runs import quotas
-from fitserve.runs.blob_references import keep
-from fitserve.runs.history import CLAIMED, Report, record_reports, say
+from fitserve.runs.blob_references import add_references
+from fitserve.runs.history import CLAIMED, Report, add_event, record_reports
 from fitserve.states import TRIAL, RunState
 from fitserve.tables import Run
 
 
 class LeaseLost(Exception):
-    """The run belongs to somebody else by now, or is over. Kill the trainer; write nothing."""
+    """Another worker holds the run now, or it is over. Kill the trainer; write nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """One acquisition of a run: the fence of everything that its holder writes."""
+    """One acquisition of a run: the fence of all that its holder writes."""
 
     run_id: str
     attempt: int
     token: str
 
     def holds(self) -> ColumnElement[bool]:
-        """The condition under which this holder may write."""
+        """Return the condition under which this holder may write."""
         return and_(
             Run.id == self.run_id,
             Run.state == RunState.running,
@@ -47,7 +47,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A run that is ours now, and the row as it was claimed."""
+    """A claimed run: its lease, and its row as it was claimed."""
 
     lease: Lease
     run: Run
@@ -55,7 +55,7 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class StoredCheckpoint:
     """A durable checkpoint, and the epoch after which it was taken."""
 
     blob: StoredBlob
@@ -63,7 +63,7 @@ class Checkpoint:
 
 
 def queued() -> ColumnElement[bool]:
-    """The condition of T2's compare-and-set."""
+    """Return the condition of T2's compare-and-set."""
     return Run.state == RunState.queued
 
 
@@ -75,14 +75,14 @@ def claim(
     running_limit: int,
     kinds: Sequence[str] = ("training", "reproduction", TRIAL),
 ) -> Claim | None:
-    """T2: takes the best queued run (highest priority, then oldest), or returns None.
+    """T2: claim the best queued run (highest priority, then oldest), or return None.
 
-    Which run a wake-up message names plays no part: were it to be taken first, priorities would not hold.
-    A trial of a run that another worker holds comes after all whole runs: it is for workers with nothing else to do.
-    Owners who have `running_limit` runs running are passed over, and keys that have as many as their own quota says.
+    The run that a wake-up message names is not preferred: priorities would not hold. A trial of a run that another
+    worker holds comes after all whole runs. Skipped are the runs of owners who have `running_limit` runs running,
+    and of keys that have used up their own quota.
     """
     with db.transaction(engine) as session:
-        full = list(
+        full_owners = list(
             session.scalars(
                 select(Run.owner)
                 .where(Run.state == RunState.running)
@@ -90,11 +90,11 @@ def claim(
                 .having(func.count() >= running_limit)
             )
         )
-        full_keys = quotas.keys_without_room(session)
+        full_keys = quotas.exhausted_keys(session)
         run = None
         for group in ([kind for kind in kinds if kind != TRIAL], [kind for kind in kinds if kind == TRIAL]):
             if run is None and group:
-                run = _best_queued(session, full, full_keys, group)
+                run = _best_queued(session, full_owners, full_keys, group)
         if run is None or not _below_limit(session, run, running_limit):
             return None
         at = db.now(session)
@@ -115,16 +115,19 @@ def claim(
         )
         if changed.rowcount != 1:  # type: ignore[attr-defined]
             return None
-        say(session, run.id, lease.attempt, CLAIMED, at, RunState.running, "Started", data={"attempt": lease.attempt})
+        data = {"attempt": lease.attempt}
+        add_event(session, run.id, lease.attempt, CLAIMED, at, RunState.running, "Started", data=data)
         session.refresh(run)
         session.expunge(run)
         return Claim(lease, run, (at - run.created_at).total_seconds())
 
 
-def _best_queued(session: Session, full: Sequence[str], full_keys: Sequence[str], kinds: Sequence[str]) -> Run | None:
+def _best_queued(
+    session: Session, full_owners: Sequence[str], full_keys: Sequence[str], kinds: Sequence[str]
+) -> Run | None:
     query = select(Run).where(queued()).order_by(Run.priority.desc(), Run.created_at, Run.id).limit(1)
-    if full:
-        query = query.where(Run.owner.not_in(full))
+    if full_owners:
+        query = query.where(Run.owner.not_in(full_owners))
     if full_keys:
         query = query.where(or_(Run.key_id.is_(None), Run.key_id.not_in(full_keys)))
     query = query.where(Run.kind.in_(kinds))
@@ -132,27 +135,27 @@ def _best_queued(session: Session, full: Sequence[str], full_keys: Sequence[str]
 
 
 def _below_limit(session: Session, run: Run, limit: int) -> bool:
-    """Counts once more under the owner's lock: two workers may have seen the last free place at once."""
+    """Count again under the owner's lock: two workers may have seen the last free slot at once."""
     if session.get_bind().dialect.name != "postgresql":
-        return True  # the transaction has the one write lock already
+        return True  # the transaction already holds the only write lock
     quotas.lock_owner(session, run.owner)
     count = session.scalar(select(func.count()).where(Run.owner == run.owner, Run.state == RunState.running))
-    return (count or 0) < limit and run.key_id not in quotas.keys_without_room(session)
+    return (count or 0) < limit and run.key_id not in quotas.exhausted_keys(session)
 
 
-def beat(
+def heartbeat(
     engine: Engine,
     lease: Lease,
     *,
     lease_seconds: float,
     reports: Sequence[Report] = (),
     progress: bool = False,
-    checkpoint: Checkpoint | None = None,
+    checkpoint: StoredCheckpoint | None = None,
     blobs: BlobStore | None = None,
 ) -> tuple[datetime | None, int]:
-    """T3: keeps the lease and writes reports and a checkpoint, all or nothing.
+    """T3: renew the lease and record reports and a checkpoint, all or nothing.
 
-    Returns when a cancel was asked for (or None), and the number of epochs that were new. Raises LeaseLost.
+    Returns when a cancel was requested (or None), and the number of new epochs. Raises LeaseLost.
     """
     with db.transaction(engine) as session:
         at = db.now(session)
@@ -160,7 +163,7 @@ def beat(
         if progress or reports or checkpoint:
             values["progress_at"] = at
         if checkpoint is not None and blobs is not None:
-            keep(session, blobs, {"checkpoint": checkpoint.blob}, at)
+            add_references(session, blobs, {"checkpoint": checkpoint.blob}, at)
             values |= {"checkpoint": checkpoint.blob.sha256, "checkpoint_epoch": checkpoint.epoch}
         row = session.execute(
             update(Run)
@@ -177,7 +180,7 @@ def beat(
 
 
 def cancel_requested(engine: Engine, lease: Lease) -> bool:
-    """Whether a cancel was asked for: a cheap look between two heartbeats. Raises LeaseLost."""
+    """Return whether a cancel was requested: a cheap check between two heartbeats. Raises LeaseLost."""
     with db.reading(engine) as session:
         row = session.execute(select(Run.cancel_requested_at).where(lease.holds())).first()
     if row is None:

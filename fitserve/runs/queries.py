@@ -1,4 +1,4 @@
-"""Looking at runs: one, lists, their events and epochs, their place in the queue."""
+"""Read runs: one, lists, their events and epochs, their position in the queue."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from sqlalchemy.orm import Session, load_only
 
 from fitserve import db
 from fitserve.errors import Forbidden, NotFound
+from fitserve.runs.worker_registry import WORKER_TIMEOUT
 from fitserve.states import TRIAL, RunState
 from fitserve.tables import Epoch, Event, Run, Worker
 
-WORKER_LIVES = 60.0  # seconds after its last sign
-_RECENT = 50  # finished runs that an estimate looks back on
+_RECENT = 50  # finished runs that an estimate is made from
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a queued run stands: 0 is the next one. `estimated_start` is None where no worker lives."""
+class QueuePosition:
+    """A queued run's position: 0 is the next one. `estimated_start` is None without live workers."""
 
     position: int
     estimated_start: datetime | None
 
 
 def get(session: Session, run_id: str, owner: str | None = None) -> Run:
-    """A run; with an owner, one of theirs or a shared one. Raises NotFound."""
+    """Return a run; with an owner, one of theirs or a shared one. Raises NotFound."""
     run = session.get(Run, run_id) if len(run_id) <= 40 and run_id.isprintable() else None
     if run is None or not (owner is None or run.owner == owner or run.shared):
         raise NotFound(f"No run {run_id[:64]}.", received=run_id[:64])
     return run
 
 
-def own(session: Session, run_id: str, owner: str | None) -> Run:
-    """A run that this owner may change. Raises NotFound, Forbidden where it is shared with them to look at."""
+def get_owned(session: Session, run_id: str, owner: str | None) -> Run:
+    """Return a run that this owner may change. Raises NotFound, Forbidden where they may only read it."""
     run = get(session, run_id, owner)
     if owner is not None and run.owner != owner:
-        raise Forbidden("This run is shared with you to look at.", fix="Submit its resolved spec as a run of your own.")
+        raise Forbidden("You may only read this run.", fix="Submit its resolved spec as a run of your own.")
     return run
 
 
-def listing(
+def list_runs(
     session: Session,
     *,
     owner: str | None = None,
@@ -53,9 +53,9 @@ def listing(
     before: str | None = None,
     limit: int = 50,
 ) -> list[Run]:
-    """Runs, newest first; `before` is an id (ids sort by time); with an owner: theirs and shared ones.
+    """Return runs, newest first, before the id `before` (ids sort by time); with an owner: theirs and shared ones.
 
-    Specs are left out, and so are trials that are trained apart: they are parts of a run.
+    Specs are not loaded. Trials are left out: they are parts of a run.
     """
     brief = load_only(
         *(Run.id, Run.kind, Run.owner, Run.dataset_id, Run.model, Run.state, Run.priority, Run.attempt, Run.result),
@@ -81,14 +81,14 @@ def listing(
         query = query.where(Run.id < before)
     if owner is None:
         return list(session.scalars(query))
-    # Two queries, each by an index of its own: one with OR would walk through everybody's runs.
-    theirs = session.scalars(query.where(Run.owner == owner)).all()
+    # Two queries, each by its own index: one query with OR would scan the runs of all owners.
+    owned = session.scalars(query.where(Run.owner == owner)).all()
     others = session.scalars(query.where(Run.shared, Run.owner != owner)).all()
-    return sorted([*theirs, *others], key=lambda run: run.id, reverse=True)[:limit]
+    return sorted([*owned, *others], key=lambda run: run.id, reverse=True)[:limit]
 
 
 def events_after(session: Session, run_id: str, after: int = 0, limit: int = 500) -> list[Event]:
-    """Events with an id above `after`, in the order in which they were committed."""
+    """Return events with an id above `after`, in the order of their commits."""
     query = select(Event).where(Event.run_id == run_id, Event.id > after).order_by(Event.id).limit(limit)
     return list(session.scalars(query))
 
@@ -96,7 +96,7 @@ def events_after(session: Session, run_id: str, after: int = 0, limit: int = 500
 def epochs(
     session: Session, run_id: str, *, after: tuple[int, int] = (-1, 0), trial: int | None = None, limit: int = 1000
 ) -> list[Epoch]:
-    """Epochs after (trial, epoch), by trial and epoch."""
+    """Return epochs after (trial, epoch), by trial and epoch."""
     last_trial, last_epoch = after
     later = or_(Epoch.trial > last_trial, and_(Epoch.trial == last_trial, Epoch.epoch > last_epoch))
     query = select(Epoch).where(Epoch.run_id == run_id, later).order_by(Epoch.trial, Epoch.epoch).limit(limit)
@@ -106,16 +106,16 @@ def epochs(
 
 
 def latest_epoch(session: Session, run_id: str) -> Epoch | None:
-    """The epoch that came in last: of the highest trial."""
+    """Return the last epoch of the highest trial."""
     query = select(Epoch).where(Epoch.run_id == run_id).order_by(Epoch.trial.desc(), Epoch.epoch.desc()).limit(1)
     return session.scalars(query).first()
 
 
-def place(session: Session, run: Run) -> Place | None:
-    """A queued run's place in the queue and an estimate of its start; None where it is not queued.
+def queue_position(session: Session, run: Run) -> QueuePosition | None:
+    """Return a queued run's position and an estimate of its start; None where it is not queued.
 
     The estimate: runs ahead of it take turns on the live workers, each for the mean time of recent attempts.
-    Trials of other runs go after it, and have no place of their own.
+    Trials of other runs come after it, and have no position of their own.
     """
     if run.state != RunState.queued or run.kind == TRIAL:
         return None
@@ -126,16 +126,16 @@ def place(session: Session, run: Run) -> Place | None:
     )
     position = session.scalar(select(func.count()).where(Run.state == RunState.queued, Run.kind != TRIAL, ahead)) or 0
     at = db.now(session)
-    alive = Worker.heartbeat_at > at - timedelta(seconds=WORKER_LIVES)
+    alive = Worker.heartbeat_at > at - timedelta(seconds=WORKER_TIMEOUT)
     workers = session.scalar(select(func.count()).where(alive)) or 0
     if workers == 0:
-        return Place(position, None)
+        return QueuePosition(position, None)
     running = session.scalar(select(func.count()).where(Run.state == RunState.running)) or 0
     free = max(0, workers - running)
     if position < free:
-        return Place(position, at)
+        return QueuePosition(position, at)
     turns = math.ceil((position - free + 1) / workers)
-    return Place(position, at + timedelta(seconds=turns * _mean_seconds(session)))
+    return QueuePosition(position, at + timedelta(seconds=turns * _mean_seconds(session)))
 
 
 def _mean_seconds(session: Session) -> float:
@@ -149,26 +149,26 @@ def _mean_seconds(session: Session) -> float:
     return sum(seconds) / len(seconds) if seconds else 10.0
 
 
-def counts(session: Session) -> dict[str, int]:
-    """Runs by state, every state named; trials that are trained apart are parts of one."""
+def count_by_state(session: Session) -> dict[str, int]:
+    """Return the number of runs in every state. Trials do not count: they are parts of a run."""
     rows = session.execute(select(Run.state, func.count()).where(Run.kind != TRIAL).group_by(Run.state)).all()
-    found = {row[0]: row[1] for row in rows}
-    return {str(state): int(found.get(state, 0)) for state in RunState}
+    counts = {row[0]: row[1] for row in rows}
+    return {str(state): int(counts.get(state, 0)) for state in RunState}
 
 
 def oldest_queued_seconds(session: Session) -> float:
-    """Age of the oldest queued run; 0 where none waits."""
+    """Return the age of the oldest queued run; 0 where none is queued."""
     oldest = session.scalar(select(func.min(Run.created_at)).where(Run.state == RunState.queued, Run.kind != TRIAL))
     return max(0.0, (db.now(session) - oldest).total_seconds()) if oldest else 0.0
 
 
-def first_difference(session: Session, parent_id: str, run_id: str) -> tuple[int, tuple[Epoch | None, Epoch | None]]:
-    """Compares the epochs of two runs, to the bit: how many were equal, then the first pair that is not.
+def compare_epochs(session: Session, parent_id: str, run_id: str) -> tuple[int, tuple[Epoch | None, Epoch | None]]:
+    """Compare the epochs of two runs bit for bit. Return how many are equal, and the first pair that differs.
 
-    The pair is (None, None) where all are equal that the second run has, or must have because it is over.
+    The pair is (None, None) where all epochs are equal that the second run has, or must have because it succeeded.
     """
     run = get(session, run_id)
-    expected, received = _all_epochs(session, parent_id), _all_epochs(session, run_id)
+    expected, received = _epochs_by_position(session, parent_id), _epochs_by_position(session, run_id)
     equal = 0
     for key in sorted(expected.keys() | received.keys()):
         theirs, ours = expected.get(key), received.get(key)
@@ -180,6 +180,6 @@ def first_difference(session: Session, parent_id: str, run_id: str) -> tuple[int
     return equal, (None, None)
 
 
-def _all_epochs(session: Session, run_id: str) -> dict[tuple[int, int], Epoch]:
+def _epochs_by_position(session: Session, run_id: str) -> dict[tuple[int, int], Epoch]:
     query = select(Epoch).where(Epoch.run_id == run_id).options(load_only(Epoch.logs))
     return {(row.trial, row.epoch): row for row in session.scalars(query)}

@@ -1,4 +1,4 @@
-"""What one owner, and one key, may have queued, running and trained. Counted in the database: every process agrees."""
+"""Limits of an owner's and of a key's runs and training time, counted in the database: every process agrees."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ _DAY = timedelta(hours=24)
 
 
 def lock_owner(session: Session, owner: str) -> None:
-    """Two runs for the last place in a quota: one after the other. SQLite's transaction has the one write lock."""
+    """Serialise the checks of an owner's quotas. On SQLite the transaction holds the only write lock."""
     if session.get_bind().dialect.name == "postgresql":
         session.execute(text("SELECT pg_advisory_xact_lock(hashtext('runs:' || :owner))"), {"owner": owner})
 
 
 def check(session: Session, owner: str, key_id: str | None, quotas: Quotas, limits: Limits) -> None:
-    """Whether one more run may be queued. Raises TooMany (429) naming the quota that is used up."""
-    _check_queued(session, Run.owner == owner, limits.queued_runs, "of yours")
+    """Raise TooMany (429) naming the quota that leaves no room for another queued run."""
+    _check_queued(session, Run.owner == owner, limits.queued_runs, "You have")
     if key_id is None:
         return
     if quotas.queued_runs is not None:
-        _check_queued(session, Run.key_id == key_id, quotas.queued_runs, "of this key")
-    said = quotas.training_seconds_per_day
-    most = said if said is not None else limits.training_seconds_per_day or None
-    if most is not None:
-        _check_trained(session, key_id, most)
+        _check_queued(session, Run.key_id == key_id, quotas.queued_runs, "This key has")
+    own_limit = quotas.training_seconds_per_day
+    limit = own_limit if own_limit is not None else limits.training_seconds_per_day or None  # 0 sets no limit
+    if limit is not None:
+        _check_trained(session, key_id, limit)
 
 
-def _check_queued(session: Session, whose: ColumnElement[bool], limit: int, of: str) -> None:
+def _check_queued(session: Session, whose: ColumnElement[bool], limit: int, subject: str) -> None:
     count = session.scalar(select(func.count()).where(whose, Run.state == RunState.queued)) or 0
-    if count >= limit:  # rarely: only then are trials, which nobody submitted, told apart
+    if count >= limit:  # rare: only then are trials, which nobody submitted, left out
         whole = select(func.count()).where(whose, Run.state == RunState.queued, Run.kind != TRIAL)
         count = session.scalar(whole) or 0
     if count >= limit:
         raise TooMany(
-            f"{count} runs {of} are queued already.",
+            f"{subject} {count} queued runs.",
             received=count,
             expected=f"fewer than {limit} queued runs",
             fix="Wait until some have started, or cancel some.",
@@ -66,8 +66,9 @@ def _check_trained(session: Session, key_id: str, limit: int) -> None:
 
 
 def trained_seconds(session: Session, key_id: str, at: datetime) -> tuple[float, datetime]:
-    """Seconds that a key's runs trained in the 24 hours before `at` (each run's last attempt), and when the
-    first of them leaves these 24 hours."""
+    """Return the seconds that a key's runs trained in the 24 hours before `at` (each run's last attempt), and when the
+    first of them leaves these 24 hours.
+    """
     since = at - _DAY
     recent = or_(Run.finished_at > since, and_(Run.finished_at.is_(None), Run.state == RunState.running))
     rows = session.execute(
@@ -83,13 +84,13 @@ def trained_seconds(session: Session, key_id: str, at: datetime) -> tuple[float,
     return used, min(ends) + _DAY if ends else free_at
 
 
-def keys_without_room(session: Session) -> Sequence[str]:
-    """Keys whose own quota of running runs is used up."""
+def exhausted_keys(session: Session) -> Sequence[str]:
+    """Return the keys whose own quota of running runs is used up."""
     limited = session.execute(select(Key.id, Key.quotas).where(Key.quotas.is_not(None)))
-    quotas = {key_id: Quotas.model_validate(said) for key_id, said in limited}
-    most = {key_id: own.running_runs for key_id, own in quotas.items() if own.running_runs is not None}
-    if not most:
+    quotas = {key_id: Quotas.model_validate(values) for key_id, values in limited}
+    running_runs = {key_id: own.running_runs for key_id, own in quotas.items() if own.running_runs is not None}
+    if not running_runs:
         return []
     running = select(Run.key_id, func.count()).where(Run.state == RunState.running).group_by(Run.key_id)
     counts = {row[0]: int(row[1]) for row in session.execute(running)}
-    return [key_id for key_id, limit in most.items() if counts.get(key_id, 0) >= limit]
+    return [key_id for key_id, limit in running_runs.items() if counts.get(key_id, 0) >= limit]

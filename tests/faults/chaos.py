@@ -25,7 +25,7 @@ from typing import Any
 
 import psutil
 
-from fitserve.embedded import EmbeddedRedis
+from fitserve.embedded_redis import EmbeddedRedis
 from fitserve.errors import FitserveError
 from fitserve.runs import create, finish, lease
 from fitserve.settings import Limits
@@ -145,7 +145,7 @@ class Chaos:
         spec = {"fake": {"epochs": plan.epochs, "seconds": plan.epoch_seconds, "seed": 7, "checkpoint_every": 2}}
         engine = self.cluster.engine
         new = create.NewRun("anonymous", self.cluster.dataset_id, spec, spec, {}, model="chaos")
-        run = create.create(engine, new, Limits())[0]
+        run = create.create_run(engine, new, Limits())[0]
         claim = lease.claim(engine, "nobody", lease_seconds=60, running_limit=9)
         assert claim is not None
         finish.fail(engine, claim.lease, "diverged", "for the clients to retry")

@@ -13,7 +13,7 @@ from fitserve import db
 from fitserve.blobs import BlobStore, Corrupt
 from fitserve.errors import NotFound
 from fitserve.runs import queries
-from fitserve.runs.blob_references import digests
+from fitserve.runs.blob_references import find_digests
 from fitserve.states import TERMINAL
 from fitserve.tables import Epoch, Event, Run, Version
 from tests.faults.fake_trainer import final_weights
@@ -142,7 +142,7 @@ def _check_result(verdict: Verdict, run: Run, wanted: AcknowledgedRun, blobs: Bl
     if result.get("attempt") != run.attempt:
         verdict.unexpected.append(f"{run.id}: result of attempt {result.get('attempt')}, run at {run.attempt}")
     try:
-        for sha256 in set(digests(json.loads(blobs.read(str(result["artifact"]))))):
+        for sha256 in set(find_digests(json.loads(blobs.read(str(result["artifact"]))))):
             blobs.read(sha256)
     except (NotFound, Corrupt, KeyError, ValueError) as error:
         verdict.unexpected.append(f"{run.id}: artifact: {type(error).__name__} {error}")

@@ -18,7 +18,7 @@ from sqlalchemy import Engine
 
 import migrations
 from fitserve import blobs, db
-from fitserve.embedded import EmbeddedRedis
+from fitserve.embedded_redis import EmbeddedRedis
 from fitserve.ids import new_id
 from fitserve.runs import create, queries
 from fitserve.settings import Limits, Settings
@@ -141,8 +141,8 @@ class Cluster:
         """Create a run as the API does, but without publishing a message. Returns its id."""
         spec = {"fake": {"epochs": 3, "seed": 1, **fake}}
         new = create.NewRun("tester", self.dataset_id, spec, spec, {}, model=model, priority=priority)
-        wanted = create.key_of(key, repr(spec).encode())
-        return create.create(self.engine, new, Limits(), wanted)[0].id
+        wanted = create.idempotency_key(key, repr(spec).encode())
+        return create.create_run(self.engine, new, Limits(), wanted)[0].id
 
     def run(self, run_id: str) -> Run:
         with db.reading(self.engine) as session:

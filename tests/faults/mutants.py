@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 from fitserve import blobs, db
 from fitserve.blobs import FolderStore, StoredBlob
 from fitserve.runs import lease
-from fitserve.runs.history import CLAIMED, say
+from fitserve.runs.history import CLAIMED, add_event
 from fitserve.states import TERMINAL
 from fitserve.tables import Run
 
@@ -45,7 +45,7 @@ def without_conditional_update() -> None:
             run.lease_expires_at = at + timedelta(seconds=lease_seconds)
             run.started_at = at
             session.flush()
-            say(session, run.id, run.attempt, CLAIMED, at, "running", "Started")
+            add_event(session, run.id, run.attempt, CLAIMED, at, "running", "Started")
             session.expunge(run)
             return lease.Claim(lease.Lease(run.id, run.attempt, token), run, 0.0)
 

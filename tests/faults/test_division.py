@@ -81,7 +81,7 @@ def test_an_idle_worker_trains_trials_of_a_run_and_their_files_go(cluster: Clust
     run_id = cluster.submit(seed=3, epochs=4, trials=6, seconds=0.1, model="m")
     part = running_part(cluster, run_id)
     with db.reading(cluster.engine) as session:
-        assert part.id not in {run.id for run in queries.listing(session)}
+        assert part.id not in {run.id for run in queries.list_runs(session)}
     parts = check(cluster, run_id, 3, 4, 6)
     succeeded = [part for part in parts if part.state == "succeeded"]
     assert len(parts) == 5

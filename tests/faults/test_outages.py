@@ -106,7 +106,7 @@ def test_sqlite_on_a_full_disk_is_507_and_keeps_what_it_has(tmp_path: Path, smal
         with pytest.raises(StorageFull):
             for _ in range(50):
                 new = create.NewRun("tester", cluster.dataset_id, big, big, {})
-                create.create(cluster.engine, new, Limits())
+                create.create_run(cluster.engine, new, Limits())
         assert cluster.run(first).state == "queued"
         ballast.unlink()
         assert cluster.run(cluster.submit()).state == "queued"
@@ -151,7 +151,7 @@ def database_gone(home: Path, seconds: float) -> None:
             verdict = check_runs(cluster.engine, cluster.blobs, wanted)
             assert verdict.ok, f"{verdict}\n{cluster.tail()}"
             with db.reading(cluster.engine) as session:
-                assert create.replay(session, "anonymous", create.key_of("k1", b"x")) is None
+                assert create.existing_run(session, "anonymous", create.idempotency_key("k1", b"x")) is None
     finally:
         with contextlib.suppress(Exception):
             postgres.start()

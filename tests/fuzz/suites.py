@@ -28,7 +28,7 @@ from urllib.parse import quote
 import httpx2
 import psutil
 
-from fitserve.embedded import EmbeddedRedis
+from fitserve.embedded_redis import EmbeddedRedis
 from tests.fuzz.servers import Servers, servers
 
 MOST_GROWTH = 200 * 1024 * 1024

@@ -65,7 +65,7 @@ def _furnished(url: str, token: str, toys: ToyRegistry) -> dict[str, list[object
         spec = {"dataset": "table", "target": "y", "network": [{"Dense": 2}]}
         run = client.post("/api/v1/runs", json=spec).raise_for_status().json()
         upload = client.post("/api/v1/uploads", headers={"Upload-Length": "5"}).raise_for_status()
-    ended = create.create(toys.engine, create.NewRun("ada", dataset["id"], spec, run["resolved"], {}), Limits())[0]
+    ended = create.create_run(toys.engine, create.NewRun("ada", dataset["id"], spec, run["resolved"], {}), Limits())[0]
     with db.transaction(toys.engine) as session:
         session.merge(ended).state = "cancelled"
     return {

@@ -62,7 +62,7 @@ def _submit(cluster: Cluster, folder: Path, **training: Any) -> str:
     )
     spec = {**SPEC, "training": {**SPEC["training"], **training}}
     new = create.NewRun("tester", dataset.id, spec, resolve(parse(spec), store.facts_of(dataset)).spec.to_json(), {})
-    return create.create(cluster.engine, new, Limits())[0].id
+    return create.create_run(cluster.engine, new, Limits())[0].id
 
 
 def _results(cluster: Cluster, run_id: str) -> tuple[dict[str, Any], dict[tuple[int, int], Any]]:

@@ -13,7 +13,7 @@ import httpx2
 import numpy as np
 import pytest
 
-from fitserve.embedded import redis_binary
+from fitserve.embedded_redis import redis_binary
 from tests.conftest import Server, free_ports, get_text, start_server, stop_server
 
 ROWS = 300

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 
-from fitserve.embedded import die_with_parent, redis_binary
+from fitserve.embedded_redis import die_with_parent, redis_binary
 from services import secrets
 from tests.conftest import PROJECT, free_ports, listens
 

@@ -63,7 +63,7 @@ def queue(toys: ToyRegistry, settings: Settings, dataset: Dataset) -> None:
     artifact = toys.store_artifact(mixed(THREE))
     resolved = {"model": "three", "version": 1, "artifact": artifact, "dataset": dataset.id, "name": "answers"}
     new = create.NewRun("ada", dataset.id, {}, resolved, {}, kind="prediction")
-    create.create(toys.engine, new, settings.limits)
+    create.create_run(toys.engine, new, settings.limits)
 
 
 def attempt(toys: ToyRegistry, settings: Settings, stopping: threading.Event) -> RunState | None:

@@ -62,10 +62,10 @@ def test_from_the_spec_to_a_label(server: Server) -> None:
     engine = db.make_engine(f"sqlite:///{server.home / 'fitserve.db'}")
     blobs = open_store(f"file://{server.home / 'blobs'}")
     with db.reading(engine) as session:
-        referred = set(blob_references.references(session, blobs))
+        referred = set(blob_references.referenced_blobs(session, blobs))
         assert session.get(Run, run["id"]).result["kept_epochs"] == kept
     for artifact in kept.values():  # with a label and without one
-        files = set(blob_references.digests(json.loads(blobs.read(artifact))))
+        files = set(blob_references.find_digests(json.loads(blobs.read(artifact))))
         assert len(files & {path for path, _ in blobs.listing()}) >= 2  # the networks' own files
         assert {one for one in files if blobs.exists(one)} <= referred
     engine.dispose()

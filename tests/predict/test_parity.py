@@ -177,7 +177,7 @@ def trained(toys: ToyRegistry, name: str, folder: Path) -> tuple[TrainingResult,
     spec["training"] = {"epochs": 2, "batch_size": 16, **spec.get("training", {})}
     result = train(job_of(table(), spec, folder, KINDS), RecordingReporter())
     new = create.NewRun("ada", "ds", {}, {}, {}, model=name)
-    run, _ = create.create(toys.engine, new, Settings().limits)
+    run, _ = create.create_run(toys.engine, new, Settings().limits)
     claim = lease.claim(toys.engine, "w", lease_seconds=60, running_limit=99, kinds=("training",))
     assert claim is not None
     durable = make_durable(toys.blobs, claim.run, result)
@@ -201,7 +201,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Case]]
         encoder = Encoder.from_json(result.manifest["encoder"])
         asked = table().slice(0, ASKED).select(list(encoder.names))
         made[name] = (result.manifest, asked, says(result.files, encoder, asked))
-        for epoch, one in result.kept.items():
+        for epoch, one in result.kept_epochs.items():
             label = f"{name}@epoch-{epoch}"
             made[label] = ({**result.manifest, **one.manifest}, asked, says(one.files, encoder, asked))
             with db.reading(toys.engine) as session:
@@ -411,7 +411,7 @@ def batch(case: Case) -> tuple[Outputs, list[int]]:
         "dataset": case.dataset,
         "name": f"by-{case.model}",
     }
-    create.create(toys.engine, create.NewRun("ada", case.dataset, {}, asked, {}, kind="prediction"), settings.limits)
+    create.create_run(toys.engine, create.NewRun("ada", case.dataset, {}, asked, {}, kind="prediction"), settings.limits)
     claim = lease.claim(toys.engine, "w", lease_seconds=60, running_limit=99, kinds=("prediction",))
     assert claim is not None
     assert (

@@ -28,9 +28,11 @@ def submit(engine: Engine, store: FolderStore) -> Submit:
     """Makes a run."""
     dataset = add_dataset(engine, store)
 
-    def make(owner: str = "ann", key: create.Key | None = None, limits: Limits | None = None, **fields: Any) -> Run:
+    def make(
+        owner: str = "ann", key: create.RequestKey | None = None, limits: Limits | None = None, **fields: Any
+    ) -> Run:
         new = create.NewRun(owner, fields.pop("dataset_id", dataset), {"a": 1}, {"b": 2}, {}, **fields)
-        return create.create(engine, new, limits or Limits(), key)[0]
+        return create.create_run(engine, new, limits or Limits(), key)[0]
 
     return make
 

@@ -1,4 +1,4 @@
-"""Runs over HTTP: a real API and a real worker whose trainer is a toy."""
+"""Runs over HTTP: a real API and a real worker with a fake trainer."""
 
 from __future__ import annotations
 
@@ -50,17 +50,17 @@ def wait(api: httpx2.Client, run_id: str) -> dict[str, Any]:
 
 
 def slow_run(cluster: Cluster, epochs: int = 8, seconds: float = 0.1) -> str:
-    """A run of the anonymous owner with a spec for the toy, published."""
+    """Create and publish a run of the anonymous owner for the fake trainer."""
     spec = {"fake": {"epochs": epochs, "seed": 1, "seconds": seconds}}
     new = create.NewRun("anonymous", cluster.dataset_id, spec, spec, {})
-    run = create.create(cluster.engine, new, Limits())[0]
+    run = create.create_run(cluster.engine, new, Limits())[0]
     publisher = Publisher(cluster.settings)
     publisher.publish(run.id)
     publisher.close()
     return run.id
 
 
-def test_a_spec_becomes_a_run_with_every_default_written_out(api: httpx2.Client) -> None:
+def test_a_spec_becomes_a_run_with_every_default_filled_in(api: httpx2.Client) -> None:
     accepted = api.post("/runs", json=SPEC)
     assert accepted.status_code == 202, accepted.text
     body = accepted.json()
@@ -76,7 +76,7 @@ def test_a_spec_becomes_a_run_with_every_default_written_out(api: httpx2.Client)
     assert again.json()["resolved"] == done["resolved"]
 
 
-def test_yaml_is_a_spec_too(api: httpx2.Client) -> None:
+def test_a_spec_may_be_yaml(api: httpx2.Client) -> None:
     text = "dataset: points\ntarget: label\ntraining: {epochs: 2}\n"
     accepted = api.post("/runs", content=text, headers={"Content-Type": "application/yaml"})
     assert accepted.status_code == 202, accepted.text
@@ -91,7 +91,7 @@ def test_validate_only_queues_nothing(api: httpx2.Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "status", "says"),
+    ("change", "status", "text"),
     [
         ({"target": "lable"}, 422, "label"),
         ({"dataset": "nothing"}, 404, "nothing"),
@@ -99,16 +99,16 @@ def test_validate_only_queues_nothing(api: httpx2.Client) -> None:
         ({"training": {"epochs": 10**12}}, 422, "epochs"),
     ],
 )
-def test_a_spec_that_cannot_be_trained_is_refused_before_it_is_queued(
-    api: httpx2.Client, change: dict[str, Any], status: int, says: str
+def test_an_invalid_spec_is_refused_before_it_is_queued(
+    api: httpx2.Client, change: dict[str, Any], status: int, text: str
 ) -> None:
     refused = api.post("/runs", json=SPEC | change)
     assert refused.status_code == status, refused.text
     assert refused.headers["content-type"] == "application/problem+json"
-    assert says in refused.text
+    assert text in refused.text
 
 
-def test_the_same_key_gets_the_same_run_and_another_request_a_conflict(api: httpx2.Client) -> None:
+def test_an_idempotency_key_repeats_its_request_only(api: httpx2.Client) -> None:
     headers = {"Idempotency-Key": "once"}
     first = api.post("/runs", json=SPEC, headers=headers)
     second = api.post("/runs", json=SPEC, headers=headers)
@@ -119,7 +119,7 @@ def test_the_same_key_gets_the_same_run_and_another_request_a_conflict(api: http
     assert api.post("/runs?priority=3", json=SPEC, headers=headers).status_code == 409
 
 
-def test_a_queued_run_shows_its_place_and_can_be_cancelled(api: httpx2.Client, cluster: Cluster) -> None:
+def test_a_queued_run_has_a_position_and_can_be_cancelled(api: httpx2.Client, cluster: Cluster) -> None:
     blocker = slow_run(cluster, epochs=60)
     cluster.wait_epoch(blocker, 1)
     first, second = (api.post("/runs", json=SPEC).json()["id"] for _ in range(2))
@@ -147,7 +147,7 @@ def test_retry_and_reproduce(api: httpx2.Client) -> None:
     assert again["reproduction"] == {"epochs_compared": 3, "equal": True, "first_difference": None}
 
 
-def test_lists_page(api: httpx2.Client) -> None:
+def test_lists_are_paged(api: httpx2.Client) -> None:
     first = api.get("/runs", params={"limit": 2}).json()
     assert first["next_cursor"]
     second = api.get("/runs", params={"limit": 2, "cursor": first["next_cursor"]}).json()
@@ -167,10 +167,12 @@ def test_an_unknown_run_is_404(api: httpx2.Client, path: str) -> None:
 # --- the event stream ---
 
 
-def frames(api: httpx2.Client, run_id: str, after: int | None = None, most: int = 10_000) -> list[dict[str, Any]]:
-    """Events of one connection; it is closed by us after `most`."""
+def stream_events(
+    api: httpx2.Client, run_id: str, after: int | None = None, most: int = 10_000
+) -> list[dict[str, Any]]:
+    """Return the events of one connection, which is closed after `most`."""
     headers = {"Accept": "text/event-stream"} | ({} if after is None else {"Last-Event-ID": str(after)})
-    found: list[dict[str, Any]] = []
+    events: list[dict[str, Any]] = []
     with api.stream("GET", f"/runs/{run_id}/events", headers=headers) as answer:
         assert answer.status_code == 200
         assert answer.headers["content-type"].startswith("text/event-stream")
@@ -182,18 +184,18 @@ def frames(api: httpx2.Client, run_id: str, after: int | None = None, most: int 
             elif not line and "data" in current:
                 event = json.loads(current["data"])
                 assert (str(event["id"]), event["type"]) == (current["id"], current["event"])
-                found.append(event)
+                events.append(event)
                 current = {}
-                if len(found) >= most:
+                if len(events) >= most:
                     break
-    return found
+    return events
 
 
 def test_a_stream_that_reconnects_misses_nothing_and_repeats_nothing(api: httpx2.Client, cluster: Cluster) -> None:
     run_id = slow_run(cluster, epochs=12)
     received: list[dict[str, Any]] = []
     while not (received and received[-1]["data"].get("state") in TERMINAL):
-        received += frames(api, run_id, received[-1]["id"] if received else None, most=3)
+        received += stream_events(api, run_id, received[-1]["id"] if received else None, most=3)
     listed = api.get(f"/runs/{run_id}/events", params={"limit": 1000}).json()["items"]
     assert received == listed
     assert [event["data"]["epoch"] for event in received if event["type"] == "metrics"] == list(range(1, 13))
@@ -206,22 +208,22 @@ def test_a_stream_that_reconnects_misses_nothing_and_repeats_nothing(api: httpx2
 
 def test_a_stream_ends_with_the_run_and_a_finished_one_is_204(api: httpx2.Client, cluster: Cluster) -> None:
     run_id = slow_run(cluster, epochs=2)
-    last = frames(api, run_id)[-1]
+    last = stream_events(api, run_id)[-1]
     assert last["data"]["state"] == "succeeded"
     headers = {"Accept": "text/event-stream", "Last-Event-ID": str(last["id"])}
     assert api.get(f"/runs/{run_id}/events", headers=headers).status_code == 204
-    assert len(frames(api, run_id, after=0)) == len(frames(api, run_id))
+    assert len(stream_events(api, run_id, after=0)) == len(stream_events(api, run_id))
 
 
 @pytest.mark.parametrize("bad", ["x", "-1", "9" * 30, "1.5"])
-def test_a_last_event_id_that_is_none_is_refused(api: httpx2.Client, cluster: Cluster, bad: str) -> None:
+def test_an_invalid_last_event_id_is_refused(api: httpx2.Client, cluster: Cluster, bad: str) -> None:
     with db.reading(cluster.engine) as session:
-        run_id = queries.listing(session, limit=1)[0].id
+        run_id = queries.list_runs(session, limit=1)[0].id
     headers = {"Accept": "text/event-stream", "Last-Event-ID": bad}
     assert api.get(f"/runs/{run_id}/events", headers=headers).status_code == 422
 
 
-def test_events_and_epochs_page(api: httpx2.Client, cluster: Cluster) -> None:
+def test_events_and_epochs_are_paged(api: httpx2.Client, cluster: Cluster) -> None:
     run_id = slow_run(cluster, epochs=5, seconds=0)
     wait(api, run_id)
     for noun in ("events", "epochs"):
@@ -239,10 +241,12 @@ def test_events_and_epochs_page(api: httpx2.Client, cluster: Cluster) -> None:
         assert paged == whole["items"]
 
 
-def test_a_trial_that_another_worker_trains_is_a_part_of_its_run(cluster: Cluster, api: httpx2.Client) -> None:
+def test_a_trial_of_another_worker_belongs_to_its_run(cluster: Cluster, api: httpx2.Client) -> None:
     spec = {"fake": {"epochs": 2, "seed": 1, "trials": 3}, "training": {"epochs": 2, "restarts": 3}}
-    new = create.NewRun("anonymous", cluster.dataset_id, spec, spec, {}, kind="held")  # by us: no worker claims it
-    run_id = create.create(cluster.engine, new, Limits())[0].id
+    new = create.NewRun(
+        "anonymous", cluster.dataset_id, spec, spec, {}, kind="held"
+    )  # claimed below; workers do not claim this kind
+    run_id = create.create_run(cluster.engine, new, Limits())[0].id
     held = lease.claim(cluster.engine, "us", lease_seconds=60, running_limit=100, kinds=("held",))
     assert held is not None
     (part_id,) = trial_runs.offer(cluster.engine, held.lease, [2])
@@ -258,4 +262,4 @@ def test_a_trial_that_another_worker_trains_is_a_part_of_its_run(cluster: Cluste
         assert refused.status_code == 409
         assert run_id in refused.json()["fix"]
     assert api.get(f"/runs/{part_id}/findings").status_code == 409
-    finish.cancelled(cluster.engine, held.lease)
+    finish.confirm_cancel(cluster.engine, held.lease)

@@ -13,13 +13,13 @@ from sqlalchemy import Engine, update
 from fitserve import db
 from fitserve.blobs import FolderStore
 from fitserve.errors import TooMany
-from fitserve.runs import blob_references, finish, lease, queries, quotas, trial_runs, worker_rows
+from fitserve.runs import blob_references, finish, lease, queries, quotas, trial_runs, worker_registry
 from fitserve.settings import Limits
 from fitserve.states import RunState
 from fitserve.tables import Worker
 from fitserve.wire.admin import NO_QUOTAS
 from tests.runs.conftest import Submit
-from tests.runs.test_transitions import expire_lease, look, must, succeed
+from tests.runs.test_transitions import expire_lease, must, read_run, succeed
 
 Claim = Callable[..., lease.Claim | None]
 
@@ -31,9 +31,9 @@ def held(submit: Submit, claim: Claim) -> lease.Lease:
     return must(claim()).lease
 
 
-def parts(engine: Engine, run_id: str) -> dict[int, trial_runs.Part]:
+def parts(engine: Engine, run_id: str) -> dict[int, trial_runs.TrialRun]:
     with db.reading(engine) as session:
-        return trial_runs.parts(session, run_id)
+        return trial_runs.offered_trials(session, run_id)
 
 
 def states(engine: Engine, run_id: str) -> dict[int, str]:
@@ -44,7 +44,7 @@ def test_an_offer_made_again_makes_nothing_new(engine: Engine, held: lease.Lease
     first = trial_runs.offer(engine, held, [2, 1])
     assert trial_runs.offer(engine, held, [1, 2, 3]) == [parts(engine, held.run_id)[3].run_id]
     assert [parts(engine, held.run_id)[trial].run_id for trial in (1, 2)] == first
-    run, part = look(engine, held.run_id), look(engine, first[0])
+    run, part = read_run(engine, held.run_id), read_run(engine, first[0])
     assert (part.kind, part.parent_id, part.spec) == ("trial", run.id, {"run": run.id, "trial": 1})
     same = ("owner", "dataset_id", "resolved", "estimates", "priority", "key_id")
     assert all(getattr(part, name) == getattr(run, name) for name in same)
@@ -54,22 +54,22 @@ def test_an_offer_made_again_makes_nothing_new(engine: Engine, held: lease.Lease
 def test_only_the_holder_offers_and_takes_back(engine: Engine, held: lease.Lease, claim: Claim) -> None:
     (part,) = trial_runs.offer(engine, held, [1])
     expire_lease(engine, held.run_id)
-    finish.expire(engine, 3)
+    finish.expire_leases(engine, 3)
     with pytest.raises(lease.LeaseLost):
         trial_runs.offer(engine, held, [2])
     with pytest.raises(lease.LeaseLost):
-        finish.take_back(engine, held, part)
+        finish.withdraw_trial(engine, held, part)
     again = must(claim()).lease
     assert again.run_id == held.run_id
-    assert finish.take_back(engine, again, part) is not None
-    assert finish.take_back(engine, again, part) is None
+    assert finish.withdraw_trial(engine, again, part) is not None
+    assert finish.withdraw_trial(engine, again, part) is None
     assert states(engine, held.run_id) == {1: "cancelled"}
 
 
 def test_a_run_cannot_take_back_what_is_not_its_trial(engine: Engine, held: lease.Lease, submit: Submit) -> None:
     other = submit(parent_id=held.run_id)  # made from it, and a run in its own right
-    assert finish.take_back(engine, held, other.id) is None
-    assert look(engine, other.id).state == "queued"
+    assert finish.withdraw_trial(engine, held, other.id) is None
+    assert read_run(engine, other.id).state == "queued"
 
 
 def test_a_trial_is_either_claimed_or_taken_back(engine: Engine, held: lease.Lease, claim: Claim) -> None:
@@ -83,13 +83,13 @@ def test_a_trial_is_either_claimed_or_taken_back(engine: Engine, held: lease.Lea
 
     def own() -> set[str]:
         start.wait()
-        return {part for part in reversed(ids) if finish.take_back(engine, held, part) is not None}
+        return {part for part in reversed(ids) if finish.withdraw_trial(engine, held, part) is not None}
 
     with ThreadPoolExecutor(2) as pool:
         claimed, taken = pool.submit(helper), pool.submit(own)
         assert claimed.result() | taken.result() == set(ids)
         assert not claimed.result() & taken.result()
-    assert all(look(engine, part).state == "running" for part in claimed.result())
+    assert all(read_run(engine, part).state == "running" for part in claimed.result())
 
 
 def test_trials_come_after_whole_runs_and_in_order(
@@ -107,8 +107,8 @@ ENDS: dict[str, Callable[[Engine, lease.Lease, FolderStore], object]] = {
     "succeeded": succeed,
     "failed": lambda engine, held, _: finish.fail(engine, held, "diverged", "NaN"),
     "lost": lambda engine, held, _: finish.lose(engine, held, 1, "killed", "The trainer was killed"),
-    "cancelled": lambda engine, held, _: finish.cancelled(engine, held),
-    "expired": lambda engine, held, _: (expire_lease(engine, held.run_id), finish.expire(engine, 1)),
+    "cancelled": lambda engine, held, _: finish.confirm_cancel(engine, held),
+    "expired": lambda engine, held, _: (expire_lease(engine, held.run_id), finish.expire_leases(engine, 1)),
 }
 
 
@@ -129,7 +129,7 @@ def test_no_trial_outlives_its_run(
 
 def test_a_cancel_while_queued_reaches_the_trials(engine: Engine, held: lease.Lease, claim: Claim) -> None:
     trial_runs.offer(engine, held, [1, 2])
-    finish.hand_back(engine, held)
+    finish.release(engine, held)
     assert states(engine, held.run_id) == {1: "queued", 2: "queued"}  # a run that is not over keeps them
     finish.cancel(engine, held.run_id, None)
     assert states(engine, held.run_id) == {1: "cancelled", 2: "cancelled"}
@@ -152,7 +152,7 @@ def test_trials_end_with_their_run_whatever_happens_at_once(engine: Engine, subm
         def gives_back(start: threading.Barrier = start, begun: list[lease.Lease] = begun) -> None:
             start.wait()
             for one in begun:
-                finish.hand_back(engine, one)
+                finish.release(engine, one)
 
         def ends(start: threading.Barrier = start, whole: lease.Lease = whole) -> None:
             start.wait()
@@ -161,24 +161,24 @@ def test_trials_end_with_their_run_whatever_happens_at_once(engine: Engine, subm
         with ThreadPoolExecutor(3) as pool:
             for future in [pool.submit(work) for work in (claims, gives_back, ends)]:
                 future.result()
-        for part in (look(engine, one) for one in ids):
+        for part in (read_run(engine, one) for one in ids):
             assert part.state == "cancelled" or (part.state == "running" and part.cancel_requested_at), part.state
-        for running in (look(engine, one) for one in ids):
+        for running in (read_run(engine, one) for one in ids):
             if running.state == "running":
-                finish.cancelled(engine, lease.Lease(running.id, running.attempt, str(running.lease_token)))
+                finish.confirm_cancel(engine, lease.Lease(running.id, running.attempt, str(running.lease_token)))
 
 
 def test_a_trial_is_no_run_of_its_owner(engine: Engine, held: lease.Lease, submit: Submit) -> None:
     ids = trial_runs.offer(engine, held, [1, 2, 3])
     with db.reading(engine) as session:
-        assert [run.id for run in queries.listing(session, owner="ann")] == [held.run_id]
+        assert [run.id for run in queries.list_runs(session, owner="ann")] == [held.run_id]
         assert queries.get(session, ids[0], "ann").kind == "trial"
-        assert (queries.counts(session)["queued"], queries.oldest_queued_seconds(session)) == (0, 0.0)
-        assert queries.place(session, queries.get(session, ids[0])) is None
+        assert (queries.count_by_state(session)["queued"], queries.oldest_queued_seconds(session)) == (0, 0.0)
+        assert queries.queue_position(session, queries.get(session, ids[0])) is None
         quotas.check(session, "ann", None, NO_QUOTAS, Limits(queued_runs=1))
     mine = submit(limits=Limits(queued_runs=1))
     with db.reading(engine) as session:
-        place = queries.place(session, mine)
+        place = queries.queue_position(session, mine)
     assert place is not None
     assert place.position == 0
     with pytest.raises(TooMany) as refused:
@@ -197,23 +197,23 @@ def test_a_trials_file_is_kept_while_its_run_may_want_it(
     assert parts(engine, held.run_id)[1].blob == blob.sha256
     store.put_bytes(b"what nobody refers to")
     time.sleep(0.05)
-    assert blob_references.collect(engine, store, age_seconds=0) == 1
-    assert not blob_references.discard(engine, store, blob.sha256)
+    assert blob_references.delete_unreferenced(engine, store, age_seconds=0) == 1
+    assert not blob_references.delete_if_unreferenced(engine, store, blob.sha256)
     assert store.exists(blob.sha256)
     finish.fail(engine, held, "diverged", "NaN")
-    assert blob_references.collect(engine, store, age_seconds=0) == 1
+    assert blob_references.delete_unreferenced(engine, store, age_seconds=0) == 1
     assert not store.exists(blob.sha256)
 
 
 def test_only_workers_that_live_and_wait_are_idle(engine: Engine) -> None:
     for name in ("mine", "waits", "works", "gone"):
-        worker_rows.appear(engine, name, "host", 1)
-    worker_rows.sign(engine, "works", "run_x")
+        worker_registry.register(engine, name, "host", 1)
+    worker_registry.heartbeat(engine, "works", "run_x")
     with db.transaction(engine) as session:
         past = db.now(session).replace(year=2020)
         session.execute(update(Worker).where(Worker.id == "gone").values(heartbeat_at=past))
     with db.reading(engine) as session:
-        assert worker_rows.idle(session, but="mine") == 1
+        assert worker_registry.count_idle(session, excluding="mine") == 1
 
 
 def test_an_offer_for_a_run_that_is_to_be_cancelled_is_none(engine: Engine, held: lease.Lease) -> None:
@@ -228,5 +228,5 @@ def test_a_trial_of_nobodys_run_is_never_queued_again(
     part = must(claim()).lease
     succeed(engine, held, store)
     expire_lease(engine, part.run_id)
-    assert finish.expire(engine, 3) == [(part.run_id, RunState.cancelled)]
-    assert look(engine, part.run_id).state == "cancelled"
+    assert finish.expire_leases(engine, 3) == [(part.run_id, RunState.cancelled)]
+    assert read_run(engine, part.run_id).state == "cancelled"

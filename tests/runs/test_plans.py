@@ -11,7 +11,7 @@ from sqlalchemy import Engine, event
 
 from benchmarks.claims import fill
 from fitserve.blobs import FolderStore
-from fitserve.runs import create, dispatch, finish, lease, trial_runs
+from fitserve.runs import create, finish, lease, trial_runs
 from fitserve.settings import Limits
 from tests.faults.cluster import add_dataset
 from workers.reaper import reclaim_expired_runs
@@ -46,7 +46,7 @@ def scans(plan: str) -> bool:
 def full(engine: Engine, store: FolderStore) -> Engine:
     dataset = add_dataset(engine, store)
     fill(engine, dataset, ROWS, ROWS)
-    create.create(engine, create.NewRun("ann", dataset, {}, {}, {}, priority=5), Limits())
+    create.create_run(engine, create.NewRun("ann", dataset, {}, {}, {}, priority=5), Limits())
     if engine.dialect.name == "sqlite":
         with engine.begin() as connection:
             connection.exec_driver_sql("ANALYZE")
@@ -62,16 +62,16 @@ def claim(engine: Engine) -> lease.Lease:
 def trials(engine: Engine) -> None:
     held = claim(engine)
     (part,) = trial_runs.offer(engine, held, [1])
-    assert finish.take_back(engine, held, part) is not None
+    assert finish.withdraw_trial(engine, held, part) is not None
 
 
 QUESTIONS: dict[str, Callable[[Engine], object]] = {
     "claim": claim,
-    "heartbeat": lambda engine: lease.beat(engine, claim(engine), lease_seconds=30),
+    "heartbeat": lambda engine: lease.heartbeat(engine, claim(engine), lease_seconds=30),
     "expired runs": lambda engine: reclaim_expired_runs(engine, 3),
     "the end of a run": lambda engine: finish.fail(engine, claim(engine), "diverged", "NaN"),
     "a run's trials": trials,
-    "undelivered runs": lambda engine: dispatch.undelivered(engine, 30, 100),
+    "undelivered runs": lambda engine: create.undelivered_runs(engine, 30, 100),
 }
 
 

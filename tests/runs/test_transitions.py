@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from fitserve import db, registry
 from fitserve.blobs import FolderStore, StoredBlob
 from fitserve.errors import BadInput, Conflict, NotFound, TooMany
-from fitserve.runs import blob_references, create, dispatch, finish, lease, queries
+from fitserve.runs import blob_references, create, finish, lease, queries
 from fitserve.runs.history import EpochReport, EventReport
 from fitserve.settings import Limits
 from fitserve.states import TERMINAL, RunState
@@ -25,7 +25,7 @@ from tests.runs.conftest import Submit
 Claim = Callable[..., lease.Claim | None]
 
 
-def look(engine: Engine, run_id: str) -> Run:
+def read_run(engine: Engine, run_id: str) -> Run:
     with db.reading(engine) as session:
         return queries.get(session, run_id)
 
@@ -59,16 +59,16 @@ def test_t1_makes_a_queued_run_with_its_first_event(engine: Engine, submit: Subm
 
 
 def test_t1_the_same_key_gets_the_same_run_and_another_body_a_conflict(engine: Engine, submit: Submit) -> None:
-    key = create.key_of("k", b"POST", b"/runs", b"{}")
+    key = create.idempotency_key("k", b"POST", b"/runs", b"{}")
     first = submit(key=key)
     assert submit(key=key).id == first.id
     assert submit(owner="bob", key=key).id != first.id
     with pytest.raises(Conflict):
-        submit(key=create.key_of("k", b"POST", b"/runs", b"{1}"))
+        submit(key=create.idempotency_key("k", b"POST", b"/runs", b"{1}"))
 
 
 def test_t1_the_same_key_twice_at_once_makes_one_run(engine: Engine, submit: Submit) -> None:
-    key = create.key_of("k", b"x")
+    key = create.idempotency_key("k", b"x")
     with ThreadPoolExecutor(6) as pool:
         made = {run.id for run in pool.map(lambda _: submit(key=key), range(6))}
     assert len(made) == 1
@@ -77,7 +77,7 @@ def test_t1_the_same_key_twice_at_once_makes_one_run(engine: Engine, submit: Sub
 @pytest.mark.parametrize("header", ["", "x" * 256, "a\nb"])
 def test_t1_refuses_an_unusable_key(header: str) -> None:
     with pytest.raises(BadInput):
-        create.key_of(header, b"x")
+        create.idempotency_key(header, b"x")
 
 
 def test_t1_a_full_queue_is_429_for_its_owner_alone(engine: Engine, submit: Submit) -> None:
@@ -129,11 +129,11 @@ def test_t2_many_workers_at_once_claim_each_run_once(engine: Engine, submit: Sub
 def test_t3_keeps_the_lease_and_writes_each_report_once(engine: Engine, submit: Submit, claim: Claim) -> None:
     submit()
     held = must(claim(seconds=5)).lease
-    before = look(engine, held.run_id).lease_expires_at
+    before = read_run(engine, held.run_id).lease_expires_at
     reports = [EventReport(1, "info", "hello"), EpochReport(2, 0, 1, {"loss": float("inf")}, 0.1)]
-    assert lease.beat(engine, held, lease_seconds=60, reports=reports) == (None, 1)
-    assert lease.beat(engine, held, lease_seconds=60, reports=reports) == (None, 0)  # said again: changes nothing
-    run = look(engine, held.run_id)
+    assert lease.heartbeat(engine, held, lease_seconds=60, reports=reports) == (None, 1)
+    assert lease.heartbeat(engine, held, lease_seconds=60, reports=reports) == (None, 0)  # repeated: changes nothing
+    run = read_run(engine, held.run_id)
     assert before is not None
     assert run.lease_expires_at is not None
     assert run.lease_expires_at > before
@@ -147,7 +147,7 @@ def test_t3_writes_any_number_of_epochs_at_once(engine: Engine, submit: Submit, 
     submit()
     held = must(claim()).lease
     reports = [EpochReport(n, 0, n, {"loss": 0.5}, 0.1) for n in range(1, 10_001)]
-    assert lease.beat(engine, held, lease_seconds=60, reports=reports) == (None, 10_000)
+    assert lease.heartbeat(engine, held, lease_seconds=60, reports=reports) == (None, 10_000)
     assert len(events(engine, held.run_id)) == 500
 
 
@@ -156,7 +156,7 @@ def test_t3_an_epoch_that_comes_twice_at_once_is_one(engine: Engine, submit: Sub
     submit()
     held = must(claim()).lease
     twice = [EpochReport(1, 2, 1, {"loss": 0.5}, 0.1), EpochReport(2, 2, 1, {"loss": 0.7}, 0.1)]
-    assert lease.beat(engine, held, lease_seconds=60, reports=twice) == (None, 1)
+    assert lease.heartbeat(engine, held, lease_seconds=60, reports=twice) == (None, 1)
     assert [e.data["logs"] for e in events(engine, held.run_id) if e.type == "metrics"] == [{"loss": 0.5}]
     with db.reading(engine) as session:
         assert [e.logs for e in queries.epochs(session, held.run_id)] == [{"loss": 0.5}]
@@ -165,10 +165,14 @@ def test_t3_an_epoch_that_comes_twice_at_once_is_one(engine: Engine, submit: Sub
 def test_t3_a_second_attempt_does_not_repeat_epochs(engine: Engine, submit: Submit, claim: Claim) -> None:
     submit()
     held = must(claim()).lease
-    lease.beat(engine, held, lease_seconds=9, reports=[EpochReport(n, 0, n, {"loss": n / 2}, 0.1) for n in (1, 2, 3)])
-    finish.hand_back(engine, held)
+    lease.heartbeat(
+        engine, held, lease_seconds=9, reports=[EpochReport(n, 0, n, {"loss": n / 2}, 0.1) for n in (1, 2, 3)]
+    )
+    finish.release(engine, held)
     again = must(claim()).lease
-    lease.beat(engine, again, lease_seconds=9, reports=[EpochReport(n, 0, n + 1, {"loss": 0}, 0.1) for n in (1, 2, 3)])
+    lease.heartbeat(
+        engine, again, lease_seconds=9, reports=[EpochReport(n, 0, n + 1, {"loss": 0}, 0.1) for n in (1, 2, 3)]
+    )
     metrics = [e.data["epoch"] for e in events(engine, held.run_id) if e.type == "metrics"]
     assert metrics == [1, 2, 3, 4]
 
@@ -177,13 +181,13 @@ def test_t3_keeps_a_checkpoint(engine: Engine, submit: Submit, claim: Claim, sto
     submit()
     held = must(claim()).lease
     blob = store.put_bytes(b"weights")
-    lease.beat(engine, held, lease_seconds=9, checkpoint=lease.Checkpoint(blob, 7), blobs=store)
-    run = look(engine, held.run_id)
+    lease.heartbeat(engine, held, lease_seconds=9, checkpoint=lease.StoredCheckpoint(blob, 7), blobs=store)
+    run = read_run(engine, held.run_id)
     assert (run.checkpoint, run.checkpoint_epoch) == (blob.sha256, 7)
-    assert not blob_references.discard(engine, store, blob.sha256)  # it is referred to
+    assert not blob_references.delete_if_unreferenced(engine, store, blob.sha256)  # it is referred to
     finish.cancel(engine, run.id, None)
-    finish.cancelled(engine, held)
-    assert blob_references.discard(engine, store, blob.sha256)
+    finish.confirm_cancel(engine, held)
+    assert blob_references.delete_if_unreferenced(engine, store, blob.sha256)
     assert not store.exists(blob.sha256)
 
 
@@ -193,7 +197,7 @@ def test_t4_commits_once(engine: Engine, submit: Submit, claim: Claim, store: Fo
     assert succeed(engine, held, store) == RunState.succeeded
     with pytest.raises(lease.LeaseLost):
         succeed(engine, held, store)
-    run = look(engine, held.run_id)
+    run = read_run(engine, held.run_id)
     assert run.result is not None
     assert run.result["attempt"] == 1
     assert run.result["metrics"] == {"loss": None}
@@ -214,7 +218,7 @@ def test_t4_registers_the_version_in_its_transaction(
 
     with pytest.raises(Conflict):
         finish.succeed(engine, held, {}, blobs=store, stored=stored, register=breaks)
-    assert look(engine, held.run_id).state == "running"  # nothing of it was written
+    assert read_run(engine, held.run_id).state == "running"  # nothing was written
     finish.succeed(
         engine,
         held,
@@ -223,7 +227,7 @@ def test_t4_registers_the_version_in_its_transaction(
         stored=stored,
         register=lambda session: registry.add_version(session, "m", "ann", held.run_id, sha, {}),
     )
-    assert look(engine, held.run_id).result == {"attempt": 1, "version": 1}
+    assert read_run(engine, held.run_id).result == {"attempt": 1, "version": 1}
 
 
 def test_t4_a_blob_collected_meanwhile_is_noticed(
@@ -234,14 +238,14 @@ def test_t4_a_blob_collected_meanwhile_is_noticed(
     with pytest.raises(blob_references.BlobVanished):
         gone = {"manifest": StoredBlob("0" * 64, 1)}
         finish.succeed(engine, held, {}, blobs=store, stored=gone, register=lambda _: None)
-    assert look(engine, held.run_id).state == "running"
+    assert read_run(engine, held.run_id).state == "running"
 
 
 def test_t5_a_deterministic_failure_is_not_tried_again(engine: Engine, submit: Submit, claim: Claim) -> None:
     submit()
     held = must(claim()).lease
     finish.fail(engine, held, "diverged", "The loss became NaN in epoch 3", {"epoch": 3})
-    run = look(engine, held.run_id)
+    run = read_run(engine, held.run_id)
     assert (run.state, run.error) == (
         "failed",
         {"cause": "diverged", "detail": "The loss became NaN in epoch 3", "epoch": 3},
@@ -249,13 +253,13 @@ def test_t5_a_deterministic_failure_is_not_tried_again(engine: Engine, submit: S
     assert claim() is None
 
 
-def test_t6_a_hand_back_spends_no_attempt_and_keeps_the_place(engine: Engine, submit: Submit, claim: Claim) -> None:
+def test_t6_a_release_spends_no_attempt_and_keeps_the_position(engine: Engine, submit: Submit, claim: Claim) -> None:
     first, _ = submit(), submit()
     for attempt in range(1, 6):
         held = must(claim()).lease
         assert (held.run_id, held.attempt) == (first.id, attempt)
-        assert finish.hand_back(engine, held) == RunState.queued
-    assert look(engine, first.id).spent_attempts == 0
+        assert finish.release(engine, held) == RunState.queued
+    assert read_run(engine, first.id).spent_attempts == 0
 
 
 def test_t6_then_t7_by_the_reaper(engine: Engine, submit: Submit, claim: Claim) -> None:
@@ -263,11 +267,11 @@ def test_t6_then_t7_by_the_reaper(engine: Engine, submit: Submit, claim: Claim) 
     outcomes = []
     for _ in range(3):
         must(claim())
-        assert finish.expire(engine, 3) == []  # the lease holds
+        assert finish.expire_leases(engine, 3) == []  # the lease holds
         expire_lease(engine, run.id)
-        outcomes += finish.expire(engine, 3)
+        outcomes += finish.expire_leases(engine, 3)
     assert [state for _, state in outcomes] == ["queued", "queued", "failed"]
-    failed = look(engine, run.id)
+    failed = read_run(engine, run.id)
     assert failed.error is not None
     assert (failed.error["cause"], failed.error["attempts"]) == ("worker_lost", 3)
 
@@ -277,9 +281,11 @@ def test_t6_two_reapers_at_once_spend_one_attempt(engine: Engine, submit: Submit
     must(claim())
     expire_lease(engine, run.id)
     with ThreadPoolExecutor(4) as pool:
-        outcomes = [outcome for found in pool.map(lambda _: finish.expire(engine, 3), range(4)) for outcome in found]
+        outcomes = [
+            outcome for found in pool.map(lambda _: finish.expire_leases(engine, 3), range(4)) for outcome in found
+        ]
     assert len(outcomes) == 1
-    assert look(engine, run.id).spent_attempts == 1
+    assert read_run(engine, run.id).spent_attempts == 1
 
 
 def test_t8_a_queued_run_is_cancelled_at_once(engine: Engine, submit: Submit, claim: Claim) -> None:
@@ -298,13 +304,13 @@ def test_t9_a_requested_cancel_wins_over_the_result(
     held = must(claim()).lease
     assert finish.cancel(engine, held.run_id, None).state == RunState.running
     assert lease.cancel_requested(engine, held)
-    assert lease.beat(engine, held, lease_seconds=9)[0] is not None
+    assert lease.heartbeat(engine, held, lease_seconds=9)[0] is not None
     with pytest.raises(finish.CancelledFirst):
         succeed(engine, held, store)
-    assert finish.cancelled(engine, held) == RunState.cancelled
+    assert finish.confirm_cancel(engine, held) == RunState.cancelled
 
 
-@pytest.mark.parametrize("end", ["fail", "hand_back", "lose", "expire"])
+@pytest.mark.parametrize("end", ["fail", "release", "lose", "expire_leases"])
 def test_t9_a_requested_cancel_wins_over_every_other_end(
     engine: Engine, submit: Submit, claim: Claim, end: str
 ) -> None:
@@ -313,14 +319,14 @@ def test_t9_a_requested_cancel_wins_over_every_other_end(
     finish.cancel(engine, run.id, None)
     if end == "fail":
         finish.fail(engine, held, "diverged", "NaN")
-    elif end == "hand_back":
-        finish.hand_back(engine, held)
+    elif end == "release":
+        finish.release(engine, held)
     elif end == "lose":
         finish.lose(engine, held, 3, "killed", "killed")
     else:
         expire_lease(engine, run.id)
-        finish.expire(engine, 3)
-    assert look(engine, run.id).state == RunState.cancelled
+        finish.expire_leases(engine, 3)
+    assert read_run(engine, run.id).state == RunState.cancelled
 
 
 def test_cancel_of_a_finished_run_is_a_conflict(
@@ -333,26 +339,28 @@ def test_cancel_of_a_finished_run_is_a_conflict(
         finish.cancel(engine, held.run_id, None)
 
 
-@pytest.mark.parametrize("write", ["beat", "succeed", "fail", "hand_back", "lose", "cancelled"])
+@pytest.mark.parametrize("write", ["heartbeat", "succeed", "fail", "release", "lose", "confirm_cancel"])
 def test_the_fence_a_stale_holder_changes_nothing(
     engine: Engine, submit: Submit, claim: Claim, store: FolderStore, write: str
 ) -> None:
     run = submit()
     stale = must(claim()).lease
     expire_lease(engine, run.id)
-    finish.expire(engine, 3)
-    must(claim())  # somebody else has it now
-    before = (look(engine, run.id).lease_token, len(events(engine, run.id)))
+    finish.expire_leases(engine, 3)
+    must(claim())  # another worker has it now
+    before = (read_run(engine, run.id).lease_token, len(events(engine, run.id)))
     with pytest.raises(lease.LeaseLost):
         {
-            "beat": lambda: lease.beat(engine, stale, lease_seconds=9, reports=[EventReport(1, "info", "late")]),
+            "heartbeat": lambda: lease.heartbeat(
+                engine, stale, lease_seconds=9, reports=[EventReport(1, "info", "late")]
+            ),
             "succeed": lambda: succeed(engine, stale, store),
             "fail": lambda: finish.fail(engine, stale, "diverged", "NaN"),
-            "hand_back": lambda: finish.hand_back(engine, stale),
+            "release": lambda: finish.release(engine, stale),
             "lose": lambda: finish.lose(engine, stale, 3, "killed", "killed"),
-            "cancelled": lambda: finish.cancelled(engine, stale),
+            "confirm_cancel": lambda: finish.confirm_cancel(engine, stale),
         }[write]()
-    assert (look(engine, run.id).lease_token, len(events(engine, run.id))) == before
+    assert (read_run(engine, run.id).lease_token, len(events(engine, run.id))) == before
 
 
 @pytest.mark.parametrize("state", sorted(TERMINAL))
@@ -362,17 +370,17 @@ def test_terminal_states_are_immutable_whoever_writes(engine: Engine, submit: Su
         connection.execute(text("UPDATE runs SET state = :state WHERE id = :id"), {"state": state, "id": run.id})
     with pytest.raises(DBAPIError), engine.begin() as connection:
         connection.execute(text("UPDATE runs SET state = 'queued' WHERE id = :id"), {"id": run.id})
-    assert look(engine, run.id).state == state
+    assert read_run(engine, run.id).state == state
 
 
 def test_t10_names_the_runs_that_nobody_may_have_heard_of(engine: Engine, submit: Submit, claim: Claim) -> None:
     heard, unheard = submit(), submit(priority=1)
     with db.transaction(engine) as session:
         session.execute(update(Run).where(Run.id == unheard.id).values(dispatched_at=None))
-    assert dispatch.undelivered(engine, 30, 10) == [unheard.id]
-    assert dispatch.undelivered(engine, 0, 10) == [unheard.id, heard.id]
-    dispatch.published(engine, [unheard.id])
-    assert dispatch.undelivered(engine, 30, 10) == []
+    assert create.undelivered_runs(engine, 30, 10) == [unheard.id]
+    assert create.undelivered_runs(engine, 0, 10) == [unheard.id, heard.id]
+    create.mark_published(engine, [unheard.id])
+    assert create.undelivered_runs(engine, 30, 10) == []
 
 
 def test_garbage_spares_what_is_young_or_referred_to(
@@ -385,8 +393,8 @@ def test_garbage_spares_what_is_young_or_referred_to(
     stored = {"manifest": manifest, "onnx": network}
     finish.succeed(engine, held, {"artifact": manifest.sha256}, blobs=store, stored=stored, register=lambda _: None)
     orphan = store.put_bytes(b"an orphan")
-    assert blob_references.collect(engine, store, age_seconds=3600) == 0
-    assert blob_references.collect(engine, store, age_seconds=-1) == 1
+    assert blob_references.delete_unreferenced(engine, store, age_seconds=3600) == 0
+    assert blob_references.delete_unreferenced(engine, store, age_seconds=-1) == 1
     assert not store.exists(orphan.sha256)
     assert store.exists(network.sha256)
     assert store.exists(manifest.sha256)
@@ -394,20 +402,20 @@ def test_garbage_spares_what_is_young_or_referred_to(
         assert session.get(Blob, network.sha256) is not None
 
 
-def test_place_in_the_queue(engine: Engine, submit: Submit) -> None:
+def test_position_in_the_queue(engine: Engine, submit: Submit) -> None:
     first, second, urgent = submit(), submit(), submit(priority=1)
     with db.reading(engine) as session:
-        places = [queries.place(session, run) for run in (urgent, first, second)]
-    assert [place.position for place in places if place] == [0, 1, 2]
-    assert all(place and place.estimated_start is None for place in places)  # no worker lives
+        positions = [queries.queue_position(session, run) for run in (urgent, first, second)]
+    assert [one.position for one in positions if one] == [0, 1, 2]
+    assert all(one and one.estimated_start is None for one in positions)  # there are no workers
 
 
 def test_a_listing_pages_newest_first(engine: Engine, submit: Submit) -> None:
     ids = [submit().id for _ in range(5)]
     submit(owner="bob")
     with db.reading(engine) as session:
-        first = queries.listing(session, owner="ann", limit=3)
-        rest = queries.listing(session, owner="ann", limit=3, before=first[-1].id)
+        first = queries.list_runs(session, owner="ann", limit=3)
+        rest = queries.list_runs(session, owner="ann", limit=3, before=first[-1].id)
     assert [run.id for run in [*first, *rest]] == sorted(ids, reverse=True)
 
 
@@ -428,5 +436,5 @@ def test_one_package_writes_runs() -> None:
             if name in ("update", "insert", "delete", "merge", "insert_new") and first & {"Run", "Event", "Epoch"}:
                 writers.add(path)
     inside = {path for path in writers if path.is_relative_to(root / "fitserve" / "runs")}
-    assert {path.name for path in inside} >= {"create.py", "lease.py", "finish.py", "dispatch.py", "history.py"}
+    assert {path.name for path in inside} >= {"create.py", "lease.py", "finish.py", "history.py"}
     assert not {str(p.relative_to(root)) for p in writers - inside if "client" not in p.parts}

@@ -21,7 +21,7 @@ from sqlalchemy import Engine
 
 from fitserve import db
 from fitserve.blobs import BlobStore, disk_full_is_507
-from fitserve.crash import crash_point
+from fitserve.crash_points import crash_point
 from fitserve.datasets import store
 from fitserve.errors import FitserveError, NotFound, StorageFull, Unavailable
 from fitserve.runs import blob_references, finish, lease
@@ -41,7 +41,7 @@ from workers.attempt.outcome import (
     memory_failure,
 )
 from workers.attempt.trial_division import TrialDivision, local_or_none
-from workers.trainer.channel import ChannelClosed, Message
+from workers.trainer.channel import ChannelClosed, Message, decoded
 from workers.trainer.job import TrainingJob, TrainingResult, TrialAssignment
 from workers.trainer_process import TrainerProcess, TrainerSlot
 
@@ -69,7 +69,7 @@ class Attempt:
     folder: Path = field(init=False)
     _metrics: AttemptMetrics = field(init=False)
     _pending: list[Report] = field(default_factory=list)  # reported, not in the database yet
-    _new_checkpoint: lease.Checkpoint | None = None  # stored, not in the database yet
+    _new_checkpoint: lease.StoredCheckpoint | None = None  # stored, not in the database yet
     _checkpoint_blob: str | None = None  # the one that the run's row refers to
     _progress: bool = False  # something was reported since the last write
     _cancel_requested: bool = False
@@ -185,7 +185,7 @@ class Attempt:
             path, epoch = Path(message["path"]), message["epoch"]
             stored = self._renewing_lease(lambda: self.blobs.put_file(path))
             path.unlink(missing_ok=True)
-            self._new_checkpoint = lease.Checkpoint(stored, epoch)
+            self._new_checkpoint = lease.StoredCheckpoint(stored, epoch)
             self._write()  # the blob is stored first, so that a row never refers to missing bytes
         elif kind == "next_trial":
             self._assign_trial(message["remaining"])
@@ -240,7 +240,7 @@ class Attempt:
         batch, checkpoint = tuple(self._pending), self._new_checkpoint
         self._written_at = time.monotonic()
         try:
-            requested, epochs = lease.beat(
+            requested, epochs = lease.heartbeat(
                 self.engine,
                 self.lease,
                 lease_seconds=self.settings.lease_seconds,
@@ -304,7 +304,7 @@ class Attempt:
     def _finish(self, trainer: TrainerProcess, message: Message) -> RunState | None:
         """Commit what a trainer reported at its end, then keep the trainer for the next run."""
         if message["type"] == "done":
-            state = self._commit_result(TrainingResult.from_json(message["result"]))
+            state = self._commit_result(decoded(TrainingResult, message["result"]))
         elif message["type"] == "stopped":
             state = self._cancel_or_hand_back()
         elif message["cause"] == "out_of_memory":
@@ -334,7 +334,7 @@ class Attempt:
 
     def _cancel_or_hand_back(self) -> RunState | None:
         """T9 on a cancel, T6 on a graceful shutdown."""
-        end = finish.cancelled if self._cancel_requested else finish.hand_back
+        end = finish.confirm_cancel if self._cancel_requested else finish.release
         return self._end(lambda: end(self.engine, self.lease, tuple(self._pending)))
 
     def _fail_or_requeue(self, failure: AttemptFailed) -> RunState | None:
@@ -367,6 +367,6 @@ class Attempt:
         if sha256 is None:
             return
         try:
-            blob_references.discard(self.engine, self.blobs, sha256)
+            blob_references.delete_if_unreferenced(self.engine, self.blobs, sha256)
         except (FitserveError, OSError):
             log.info("a superseded checkpoint is left to the collector")

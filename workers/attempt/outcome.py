@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from fitserve import artifacts, db, registry
 from fitserve.blobs import BlobStore, StoredBlob
-from fitserve.crash import crash_point
+from fitserve.crash_points import crash_point
 from fitserve.errors import StorageFull, Unavailable
 from fitserve.runs import finish
 from fitserve.runs.blob_references import BlobVanished

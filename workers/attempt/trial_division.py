@@ -18,9 +18,9 @@ from sqlalchemy import Engine
 from fitserve import db
 from fitserve.blobs import BlobStore, Corrupt
 from fitserve.errors import FitserveError, NotFound
-from fitserve.runs import blob_references, finish, queries, trial_runs, worker_rows
+from fitserve.runs import blob_references, finish, queries, trial_runs, worker_registry
 from fitserve.runs.lease import Claim, Lease
-from fitserve.runs.trial_runs import Part
+from fitserve.runs.trial_runs import TrialRun
 from fitserve.settings import Settings
 from fitserve.states import RunState
 from fitserve.tables import Epoch
@@ -57,7 +57,7 @@ class TrialDivision:
     claim: Claim
     worker: str
     publish: Publish
-    _parts: dict[int, Part] = field(default_factory=dict)  # by trial, as last read
+    _parts: dict[int, TrialRun] = field(default_factory=dict)  # by trial, as last read
     _last_epoch: dict[int, int] = field(default_factory=dict)  # by trial, the last one that `new_epochs` gave
     _complete: set[int] = field(default_factory=set)  # trials that will have no more epochs
     _trial_seconds: float | None = None  # estimated at first, then measured
@@ -99,7 +99,7 @@ class TrialDivision:
             if trial in ours:
                 return TrialAssignment(trial, finished=finished)
             if trial not in finished and self._parts[trial].state == RunState.queued:
-                taken = finish.take_back(self.engine, self.lease, self._parts[trial].run_id)
+                taken = finish.withdraw_trial(self.engine, self.lease, self._parts[trial].run_id)
                 if taken is not None:
                     return TrialAssignment(trial, self._local(taken.checkpoint), finished)
         if not finished:
@@ -132,13 +132,13 @@ class TrialDivision:
         for part in self._parts.values():
             if part.blob is not None:
                 try:
-                    blob_references.discard(self.engine, self.blobs, part.blob)
+                    blob_references.delete_if_unreferenced(self.engine, self.blobs, part.blob)
                 except (FitserveError, OSError):
                     log.info("a trial's file is left to the collector")
 
     def _read_parts(self) -> None:
         with db.reading(self.engine) as session:
-            self._parts = trial_runs.parts(session, self.lease.run_id)
+            self._parts = trial_runs.offered_trials(session, self.lease.run_id)
 
     def _offer(self, trials: Sequence[int]) -> None:
         if self._trial_seconds is not None and self._trial_seconds < MIN_TRIAL_SECONDS:
@@ -148,7 +148,7 @@ class TrialDivision:
         if not trials:
             return
         with db.reading(self.engine) as session:
-            idle = worker_rows.idle(session, but=self.worker)
+            idle = worker_registry.count_idle(session, excluding=self.worker)
         if not idle:
             return
         offered = trial_runs.offer(self.engine, self.lease, trials)

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import psutil
 
-from fitserve.crash import crash_point, hooks_allowed
-from workers.trainer.channel import Channel, ChannelClosed, ChannelReporter, Message, Sender
+from fitserve.crash_points import crash_point, hooks_allowed
+from workers.trainer.channel import Channel, ChannelClosed, ChannelReporter, Message, Sender, decoded
 from workers.trainer.job import (
     Reporter,
     TrainingFailed,
@@ -109,10 +109,10 @@ def serve(channel: Channel, sender: Sender, train: Train, tidy_up: Callable[[], 
                 if message["type"] == "stop" and reporters:
                     reporters[-1].request_stop(message["reason"])
                 elif message["type"] == "assignment" and reporters:
-                    reporters[-1].receive_assignment(TrialAssignment.from_json(message["assignment"]))
+                    reporters[-1].receive_assignment(decoded(TrialAssignment, message["assignment"]))
                 elif message["type"] == "job":
                     reporters.append(ChannelReporter(sender, on_epoch=lambda: crash_point("trainer.mid_epoch")))
-                    jobs.append(TrainingJob.from_json(message["job"]))
+                    jobs.append(decoded(TrainingJob, message["job"]))
                     job_arrived.release()
         except BaseException:
             os._exit(0)  # the supervisor has exited: nobody would take the result

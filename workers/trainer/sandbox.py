@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from fitserve.crash import hooks_allowed
+from fitserve.crash_points import hooks_allowed
 
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
 _ALLOW, _ERRNO, _EACCES, _ENOSYS = 0x7FFF0000, 0x00050000, 13, 38

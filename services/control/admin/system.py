@@ -10,7 +10,7 @@ from pydantic import Field, create_model
 from sqlalchemy import func, select
 
 from fitserve import __version__, db
-from fitserve.runs import queries
+from fitserve.runs import queries, worker_registry
 from fitserve.settings import Limits
 from fitserve.tables import Blob, Worker
 from fitserve.wire.admin import StorageInfo, SystemInfo, WorkerInfo
@@ -43,7 +43,7 @@ def limits(request: Request, _caller: Reader, ctx: Ctx) -> dict[str, Any]:
 def system(_caller: Admin, ctx: Ctx) -> SystemInfo:
     with db.reading(ctx.engine) as session:
         at = db.now(session)
-        alive_since = at - timedelta(seconds=queries.WORKER_LIVES)
+        alive_since = at - timedelta(seconds=worker_registry.WORKER_TIMEOUT)
         workers = session.scalars(select(Worker).order_by(Worker.started_at).limit(_MAX_WORKERS)).all()
         kinds = session.execute(select(Blob.kind, func.count(), func.sum(Blob.bytes)).group_by(Blob.kind)).all()
         return SystemInfo(
@@ -61,7 +61,7 @@ def system(_caller: Admin, ctx: Ctx) -> SystemInfo:
                 )
                 for worker in workers
             ],
-            runs=queries.counts(session),
+            runs=queries.count_by_state(session),
             oldest_queued_seconds=queries.oldest_queued_seconds(session),
             storage=[StorageInfo(kind=kind, blobs=count, bytes=int(size or 0)) for kind, count, size in kinds],
             grafana_url=ctx.settings.grafana_url,

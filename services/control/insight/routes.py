@@ -79,7 +79,7 @@ def apply_finding(
     ctx, caller = submission.ctx, submission.caller
     insight = load_insight(ctx, caller, run_id)
     with db.reading(ctx.engine) as session:
-        queries.own(session, run_id, caller.owner_filter)
+        queries.get_owned(session, run_id, caller.owner_filter)
     require_ended(insight.run)
     findings = diagnose(insight.record)
     if n > len(findings):
@@ -98,7 +98,7 @@ def apply_finding(
 
 
 def _submit_child(
-    submission: Submission, insight: RunInsight, spec: Any, key: create.Key | None, seeds: int | None
+    submission: Submission, insight: RunInsight, spec: Any, key: create.RequestKey | None, seeds: int | None
 ) -> RunInfo:
     """Submit a changed spec as a child of the run. Raises SpecRefused, TooMany."""
     ctx, caller, run = submission.ctx, submission.caller, insight.run

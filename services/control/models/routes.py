@@ -192,7 +192,7 @@ def predict_dataset(
     """A run of kind `prediction`: its `result` names the dataset that it created."""
     check_may_predict(caller, name)
     content = body.model_dump_json().encode()
-    key = create.key_of(idempotency_key, b"POST", request.url.path.encode(), b"", content)
+    key = create.idempotency_key(idempotency_key, b"POST", request.url.path.encode(), b"", content)
     with db.reading(ctx.engine) as session:
         visible_model(session, caller, name)
         version, artifact = serving_version(session, name, body.version, body.label)

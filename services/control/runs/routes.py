@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session
 from fitserve import db, registry, telemetry
 from fitserve.datasets import store
 from fitserve.errors import Conflict
-from fitserve.runs import create, finish, queries, share
-from fitserve.runs.create import Key, NewRun
+from fitserve.runs import create, finish, queries
+from fitserve.runs.create import NewRun, RequestKey
 from fitserve.spec.resolve import Resolved, resolve
 from fitserve.spec.spec import Spec
 from fitserve.spec.text import parse_text
@@ -57,23 +57,23 @@ class Submission:
     response: Response
     idempotency_key: str | None
 
-    def key(self, *content: bytes, suffix: str = "") -> Key | None:
+    def key(self, *content: bytes, suffix: str = "") -> RequestKey | None:
         """Return the Idempotency-Key, bound to the request's method, URL and `content`. Raises BadInput."""
         header = self.idempotency_key
         if header is not None and suffix:
             header = header[:240] + suffix
         url = self.request.url
-        return create.key_of(header, self.request.method.encode(), url.path.encode(), str(url.query).encode(), *content)
+        return create.idempotency_key(header, self.request.method.encode(), url.path.encode(), str(url.query).encode(), *content)
 
-    def replay(self, key: Key | None) -> RunInfo | None:
+    def replay(self, key: RequestKey | None) -> RunInfo | None:
         """Return the run that a repeated request created, before its data is looked at again. Raises KeyReused."""
         if key is None:
             return None
         with db.reading(self.ctx.engine) as session:
-            run = create.replay(session, self.caller.owner, key)
+            run = create.existing_run(session, self.caller.owner, key)
         return None if run is None else self._respond(run, is_new=False)
 
-    def accept(self, new: NewRun, key: Key | None) -> RunInfo:
+    def accept(self, new: NewRun, key: RequestKey | None) -> RunInfo:
         """Create and publish a run, and answer with it. Raises TooMany, KeyReused."""
         run, is_new = create_and_publish(self.ctx, new, key)
         return self._respond(run, is_new)
@@ -100,12 +100,12 @@ async def raw_body(request: Request) -> bytes:
     return await request.body()
 
 
-def create_and_publish(ctx: Context, new: NewRun, key: Key | None) -> tuple[Run, bool]:
+def create_and_publish(ctx: Context, new: NewRun, key: RequestKey | None) -> tuple[Run, bool]:
     """Create a run (T1) and wake a worker. Returns the run and whether it is new. Raises TooMany, KeyReused.
 
     The run is durable before the message is sent: if that fails, T10 publishes it again.
     """
-    run, is_new = create.create(ctx.engine, new, ctx.settings.limits, key)
+    run, is_new = create.create_run(ctx.engine, new, ctx.settings.limits, key)
     if is_new:
         telemetry.RUNS_CREATED.inc()
         ctx.queue.publish(run.id)
@@ -188,7 +188,7 @@ def list_runs(
 ) -> Page[RunSummary]:
     """An admin sees every run, others their own and shared ones."""
     with db.reading(ctx.engine) as session:
-        runs = queries.listing(
+        runs = queries.list_runs(
             session,
             owner=caller.owner_filter,
             states=state or (),
@@ -209,7 +209,7 @@ def get_run(run_id: str, caller: Reader, ctx: Ctx) -> RunInfo:
 @router.patch("/runs/{run_id}", summary="Share a run")
 def patch_run(run_id: str, body: RunPatch, caller: Trainer, ctx: Ctx) -> RunInfo:
     """Sharing lets every owner read it, with its epochs, events, findings and networks. Nobody else may change it."""
-    share.share(ctx.engine, run_id, body.shared, caller.owner_filter)
+    create.set_shared(ctx.engine, run_id, body.shared, caller.owner_filter)
     return read_run_info(ctx, run_id)
 
 
@@ -240,7 +240,7 @@ def _repeat(submission: Submission, run_id: str, states: tuple[RunState, ...], *
     if (replayed := submission.replay(key)) is not None:
         return replayed
     with db.reading(ctx.engine) as session:
-        run = queries.own(session, run_id, caller.owner_filter)
+        run = queries.get_owned(session, run_id, caller.owner_filter)
     if run.kind == TRIAL:
         raise Conflict("The run is a trial of another.", received=run.kind, fix=f"Use its parent: {run.parent_id}.")
     if run.state not in states:
@@ -265,7 +265,7 @@ def read_run_info(ctx: Context, run_id: str, owner: str | None = None) -> RunInf
     """Read a run with its queue position, progress and reproduction. Raises NotFound."""
     with db.reading(ctx.engine) as session:
         run = queries.get(session, run_id, owner)
-        place = queries.place(session, run)
+        place = queries.queue_position(session, run)
         columns = RunInfo.model_fields.keys() - {"queue", "progress", "reproduction"}
         return RunInfo(
             **{name: getattr(run, name) for name in columns},
@@ -305,7 +305,7 @@ def _estimated_finish(run: Run, done: int, total: int) -> datetime | None:
 def _reproduction(session: Session, run: Run) -> Reproduction | None:
     if run.kind != "reproduction" or run.parent_id is None:
         return None
-    compared, (expected, received) = queries.first_difference(session, run.parent_id, run.id)
+    compared, (expected, received) = queries.compare_epochs(session, run.parent_id, run.id)
     either = expected or received
     difference = None
     if either is not None:

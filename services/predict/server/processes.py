@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from fitserve import telemetry
-from fitserve.embedded import die_with_parent
+from fitserve.embedded_redis import die_with_parent
 
 # Set by the supervising process for its children alone.
 FOLDER_VARIABLE = "FITSERVE_PREDICT_FOLDER"  # of the sockets

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from fitserve.embedded import EmbeddedRedis
+from fitserve.embedded_redis import EmbeddedRedis
 from fitserve.errors import Unavailable
 
 
