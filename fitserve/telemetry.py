@@ -149,7 +149,7 @@ BLOBS_COLLECTED = Counter("fitserve_blobs_collected_total", "Unreferenced blobs 
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """A metric that the data plane keeps as plain integers and builds when it is scraped."""
+    """A metric of the data plane, which counts in plain integers and builds its metrics at a scrape."""
 
     name: str
     help: str
@@ -165,69 +165,67 @@ class Declared:
 _P = "fitserve_predict_"
 PREDICT: Final[dict[str, Declared]] = {
     "requests": Declared(
-        _P + "requests_total", "Requests answered by the data plane.", ("protocol", "operation", "status")
+        _P + "requests_total", "Requests answered by the prediction protocols.", ("protocol", "operation", "status")
     ),
     "seconds": Declared(
         _P + "duration_seconds",
-        "Time from a request to its answer, by the version that answered (none: no prediction).",
+        "Time from request to response, by the version that answered (empty: none).",
         ("protocol", "model", "version"),
         "histogram",
     ),
     "phases": Declared(
         _P + "phase_seconds",
-        "Where a prediction's time goes: decode, queue, encode, infer, answer; of the fast lane one turn in 16.",
+        "Time by phase: decode, queue, encode, infer, answer; the fast lane measures one batch in 16.",
         ("lane", "phase"),
         "histogram",
     ),
-    "sizes": Declared(
-        _P + "batch_rows", "Rows of an inference call, whatever the lane.", ("model", "version"), "histogram"
-    ),
+    "sizes": Declared(_P + "batch_rows", "Rows per inference call, of every lane.", ("model", "version"), "histogram"),
     "classes": Declared(
         _P + "classes_total",
-        "Answered classes of the rows that drift looks at; 20 by name, the rest as other.",
+        "Predicted classes of the rows that drift samples; 20 by name, the others as other.",
         ("model", "version", "output", "class"),
     ),
     "scores": Declared(
         _P + "score",
-        "Probability of the answered class (one sigmoid unit: of the second), of the rows that drift looks at.",
+        "Probability of the predicted class (with one sigmoid unit: of the second), of the rows that drift samples.",
         ("model", "version", "output"),
         "histogram",
     ),
     "values": Declared(
         _P + "value",
-        "Answers of a regression, of the rows that drift looks at; buckets are the answers to training rows in tenths.",
+        "Predicted values of a regression, of the rows that drift samples; buckets are deciles of the training rows'.",
         ("model", "version", "output"),
         "histogram",
     ),
     "refused": Declared(
         _P + "refused_rows_total",
-        "Rows refused, by reason; a refused request that names no row counts one.",
+        "Rows refused, by reason; a refused request that names no row counts as one.",
         ("reason",),
     ),
     "swaps": Declared(_P + "swaps_total", "Changes of the version that answers for a model.", ("model",)),
-    "processes": Declared(_P + "processes", "One for each prediction process that this scrape tells of."),
+    "processes": Declared(_P + "processes", "1 for each prediction process in this scrape."),
     "rows": Declared(_P + "rows_total", "Rows predicted.", ("model", "version")),
-    "warnings": Declared(_P + "warnings_total", "Warnings given with predictions.", ("model", "code")),
-    "in_flight": Declared(_P + "requests_in_flight", "Predictions being answered."),
+    "warnings": Declared(_P + "warnings_total", "Warnings returned with predictions.", ("model", "code")),
+    "in_flight": Declared(_P + "requests_in_flight", "Predictions in progress."),
     "shed": Declared(_P + "shed_total", "Requests refused with 429 because a queue was full."),
-    "expired": Declared(_P + "expired_total", "Requests answered 504 past their deadline."),
-    "fast_requests": Declared(_P + "fast_lane_requests_total", "Requests that took the fast lane."),
+    "expired": Declared(_P + "expired_total", "Requests answered 504 because their deadline had passed."),
+    "fast_requests": Declared(_P + "fast_lane_requests_total", "Requests answered by the fast lane."),
     "fast_batches": Declared(_P + "fast_lane_batches_total", "Inference calls of the fast lane."),
     "batches": Declared(_P + "batches_total", "Inference calls of the micro-batching queue."),
-    "batched_rows": Declared(_P + "batched_rows_total", "Rows that went through the micro-batching queue."),
+    "batched_rows": Declared(_P + "batched_rows_total", "Rows inferred by the micro-batching queue."),
     "shadow": Declared(_P + "shadow_total", "Shadow predictions, by outcome.", ("model", "label", "outcome")),
     "shadow_difference": Declared(
         _P + "shadow_largest_difference",
-        "Largest difference between a shadow's answers and the given ones.",
+        "Largest difference between a shadow's predictions and those returned.",
         ("model", "label"),
     ),
-    "loaded": Declared(_P + "networks_loaded", "Networks in memory."),
-    "bytes": Declared(_P + "networks_bytes", "Estimated bytes of the networks in memory."),
+    "loaded": Declared(_P + "networks_loaded", "Models in memory."),
+    "bytes": Declared(_P + "networks_bytes", "Estimated bytes of the models in memory."),
     "broken": Declared(_P + "versions_broken", "Versions that cannot be loaded (1 each).", ("model", "version")),
-    "loads": Declared(_P + "loads_total", "Networks loaded."),
-    "load_failures": Declared(_P + "load_failures_total", "Networks that could not be loaded.", ("model",)),
-    "evictions": Declared(_P + "evictions_total", "Networks unloaded to keep the memory budget."),
-    "poll_failures": Declared(_P + "poll_failures_total", "Looks at the registry that failed."),
+    "loads": Declared(_P + "loads_total", "Models loaded."),
+    "load_failures": Declared(_P + "load_failures_total", "Models that could not be loaded.", ("model",)),
+    "evictions": Declared(_P + "evictions_total", "Models unloaded to stay within the memory budget."),
+    "poll_failures": Declared(_P + "poll_failures_total", "Polls of the registry that failed."),
 }
 
 
