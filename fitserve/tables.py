@@ -304,7 +304,7 @@ class Worker(Base):
 
 
 class Window(Base):
-    """What one prediction process counted of one artifact in one slice of time: see `fitserve.live_statistics`."""
+    """What one prediction process counted of one artifact in one slice of time: see `fitserve.monitoring`."""
 
     __tablename__ = "windows"
     __table_args__ = (Index("ix_windows_slice", "slice"),)
@@ -316,7 +316,7 @@ class Window(Base):
     counts: Mapped[dict[str, Any]]
 
 
-class KeptPrediction(Base):
+class StoredPrediction(Base):
     """What was answered to a request that named its prediction, until its ground truth comes or time is up."""
 
     __tablename__ = "kept_predictions"

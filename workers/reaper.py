@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from fitserve import artifacts, blobs, db, live_statistics, logs, telemetry
+from fitserve import artifacts, blobs, db, logs, monitoring, telemetry
 from fitserve.blobs import BlobStore
 from fitserve.crash_points import crash_point
 from fitserve.errors import FitserveError
@@ -133,11 +133,11 @@ class LiveGauges:
     def refresh(self) -> None:
         """Expire old windows, then set every gauge again: versions without requests lose theirs."""
         window = self.settings.drift_window_seconds
-        live_statistics.expire(self.engine, window, self.settings.feedback_seconds)
+        monitoring.delete_expired(self.engine, window, self.settings.feedback_seconds)
         with db.reading(self.engine) as session:
-            versions = live_statistics.asked(session, window)[:MAX_VERSIONS]
-            totals = [live_statistics.totals(session, key[0], key[2], window) for key in versions]
-            figures = live_statistics.figures(session, self.settings.feedback_seconds)
+            versions = monitoring.active_artifacts(session, window)[:MAX_VERSIONS]
+            totals = [monitoring.window_totals(session, key[0], key[2], window) for key in versions]
+            figures = monitoring.live_scores(session, self.settings.feedback_seconds)
         distributions = [self._distributions_of(artifact) for _, _, artifact in versions]
         for gauge in _LIVE_GAUGES:
             gauge.clear()
@@ -151,16 +151,16 @@ class LiveGauges:
             else:
                 telemetry.LIVE_RMSE.labels(*labels).set(figure["rmse"])
 
-    def _set_drift(self, model: str, version: str, totals: live_statistics.Totals, manifest: dict[str, Any]) -> None:
+    def _set_drift(self, model: str, version: str, totals: monitoring.WindowTotals, manifest: dict[str, Any]) -> None:
         telemetry.DRIFT_ROWS.labels(model, version).set(totals.rows)
-        columns = live_statistics.column_reports(manifest.get("training_distribution") or {}, totals)
+        columns = monitoring.column_drift(manifest.get("training_distribution") or {}, totals)
         columns = [column for column in columns if column["psi"] is not None]
         if columns:
             telemetry.DRIFT_WORST.labels(model, version).set(columns[0]["psi"])
         for column in columns[:MAX_COLUMNS]:
             telemetry.DRIFT_PSI.labels(model, version, column["column"]).set(column["psi"])
             telemetry.DRIFT_MISSING.labels(model, version, column["column"]).set(column["missing"])
-        for output in live_statistics.output_reports(manifest.get("prediction_distribution") or {}, totals):
+        for output in monitoring.output_drift(manifest.get("prediction_distribution") or {}, totals):
             if output["psi"] is not None:
                 telemetry.DRIFT_OUTPUT.labels(model, version, output["output"], output["part"]).set(output["psi"])
 

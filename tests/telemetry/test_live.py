@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
-from fitserve import artifacts, db, live_statistics, registry
+from fitserve import artifacts, db, monitoring, registry
 from services.predict.protocols.proto import inference_pb2 as pb
 from tests.predict.toy_registry import RunningService, ToyRegistry, eventually, run_service
 from tests.telemetry.drifting import RNG, TRAINING, KeepAliveClient, toy_with_distributions
@@ -36,10 +36,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]
         yield running
 
 
-def totals(toys: ToyRegistry, model: str) -> tuple[live_statistics.Totals, dict]:
+def totals(toys: ToyRegistry, model: str) -> tuple[monitoring.WindowTotals, dict]:
     with db.reading(toys.engine) as session:
         artifact = registry.version(session, model, 1).artifact
-        return live_statistics.totals(session, model, artifact, WINDOW), artifacts.read(toys.blobs, artifact).manifest
+        return monitoring.window_totals(session, model, artifact, WINDOW), artifacts.read(toys.blobs, artifact).manifest
 
 
 def ask_both(served: RunningService, model: str, rows: int, shift: float = 0.0) -> None:
@@ -60,14 +60,14 @@ def test_training_rows_do_not_drift_and_shifted_ones_do(served: RunningService) 
     ask_both(served, "moved", 1_000, shift=4.0)
     eventually(lambda: totals(served.toys, "moved")[0].rows > 900, 20)
     same, manifest = totals(served.toys, "m1")
-    columns = live_statistics.column_reports(manifest["training_distribution"], same)
+    columns = monitoring.column_drift(manifest["training_distribution"], same)
     assert len(columns) == 6
     assert all(one["psi"] < 0.1 for one in columns), columns
-    assert all(one["psi"] < 0.1 for one in live_statistics.output_reports(manifest["prediction_distribution"], same))
+    assert all(one["psi"] < 0.1 for one in monitoring.output_drift(manifest["prediction_distribution"], same))
     moved, manifest = totals(served.toys, "moved")
-    columns = live_statistics.column_reports(manifest["training_distribution"], moved)
+    columns = monitoring.column_drift(manifest["training_distribution"], moved)
     assert all(one["psi"] > 0.25 and one["verdict"] == "drifted" for one in columns), columns
-    assert live_statistics.output_reports(manifest["prediction_distribution"], moved)[0]["psi"] > 0.25
+    assert monitoring.output_drift(manifest["prediction_distribution"], moved)[0]["psi"] > 0.25
 
 
 def test_missing_values_are_a_share_of_their_own(served: RunningService) -> None:
@@ -83,15 +83,15 @@ def test_missing_values_are_a_share_of_their_own(served: RunningService) -> None
 def test_a_window_is_written_by_every_process_and_forgotten_in_time(served: RunningService) -> None:
     with db.reading(served.toys.engine) as session:
         processes = {
-            row[0] for row in session.execute(live_statistics.select(live_statistics.Window.process).distinct())
+            row[0] for row in session.execute(monitoring.select(monitoring.Window.process).distinct())
         }
         assert len(processes) == 2
-        assert {model for model, _, _ in live_statistics.asked(session, WINDOW)} == {"m1", "moved"}
-        assert live_statistics.totals(session, "m1", "0" * 64, WINDOW).rows == 0
-    assert live_statistics.expire(served.toys.engine, WINDOW, 60) == 0
+        assert {model for model, _, _ in monitoring.active_artifacts(session, WINDOW)} == {"m1", "moved"}
+        assert monitoring.window_totals(session, "m1", "0" * 64, WINDOW).rows == 0
+    assert monitoring.delete_expired(served.toys.engine, WINDOW, 60) == 0
     time.sleep(1)
     with db.reading(served.toys.engine) as session:
-        assert live_statistics.asked(session, -1_000.0) == []
+        assert monitoring.active_artifacts(session, -1_000.0) == []
 
 
 def test_counters_of_two_processes_agree_with_what_was_sent(served: RunningService) -> None:
@@ -170,9 +170,9 @@ def test_predictions_under_an_id_are_kept(served: RunningService) -> None:
     told = client.ask(TRAINING[:2], **{"X-Prediction-ID": "order-7"})
     client.close()
 
-    def kept() -> live_statistics.KeptPrediction | None:
+    def kept() -> monitoring.StoredPrediction | None:
         with db.reading(served.toys.engine) as session:
-            return live_statistics.kept_prediction(session, "m1", "ada", "order-7")
+            return monitoring.stored_prediction(session, "m1", "ada", "order-7")
 
     eventually(lambda: kept() is not None)
     found = kept()
@@ -194,9 +194,9 @@ def test_grpc_predictions_are_kept_as_well(served: RunningService) -> None:
         answer, call = infer.with_call(request, timeout=20, metadata=metadata)
     assert ("x-prediction-id", "order-8") in [(one.key, one.value) for one in call.trailing_metadata()]
 
-    def kept() -> live_statistics.KeptPrediction | None:
+    def kept() -> monitoring.StoredPrediction | None:
         with db.reading(served.toys.engine) as session:
-            return live_statistics.kept_prediction(session, "m1", "ada", "order-8")
+            return monitoring.stored_prediction(session, "m1", "ada", "order-8")
 
     eventually(lambda: kept() is not None)
     found = kept()
@@ -224,7 +224,7 @@ def test_the_window_is_bounded(tmp_path: Path) -> None:
 
     toy = toy_with_distributions()
     model = LoadedModel("m", 1, None, "a" * 64, toy.manifest, toy.onnx)
-    sampler = DriftSampler(model, live_statistics.slice_seconds(Settings().drift_window_seconds))
+    sampler = DriftSampler(model, monitoring.slice_seconds(Settings().drift_window_seconds))
     for batch in range(100_000):  # ten seconds of batches of 16 rows
         now = batch * 1e-4
         if now > sampler.next_sample_at:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fitserve import artifacts, db, live_statistics, registry
+from fitserve import artifacts, db, monitoring, registry
 from fitserve.dataset_facts import ColumnFacts, DatasetFacts
 from fitserve.datasets.ingest import ingest
 from fitserve.drift import training_distribution
@@ -95,12 +95,12 @@ def asked(served: RunningService, model: str, rows: list[dict[str, Any]]) -> dic
     with db.reading(served.toys.engine) as session:
         artifact = registry.version(session, model, 1).artifact
     training = artifacts.read(served.toys.blobs, artifact).manifest["training_distribution"]
-    return {one["column"]: one["psi"] for one in live_statistics.column_reports(training, totals(served, model))}
+    return {one["column"]: one["psi"] for one in monitoring.column_drift(training, totals(served, model))}
 
 
-def totals(served: RunningService, model: str) -> live_statistics.Totals:
+def totals(served: RunningService, model: str) -> monitoring.WindowTotals:
     with db.reading(served.toys.engine) as session:
-        return live_statistics.totals(session, model, registry.version(session, model, 1).artifact, 3600)
+        return monitoring.window_totals(session, model, registry.version(session, model, 1).artifact, 3600)
 
 
 def shifted(rows: list[dict[str, Any]], sample: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 from sqlalchemy.orm import Session
 
-from fitserve import artifacts, db, drift, live_statistics, registry, telemetry
+from fitserve import artifacts, db, drift, monitoring, registry, telemetry
 from fitserve.blobs import BlobStore
 from fitserve.encoding.coercion import as_label
 from fitserve.errors import BadInput, Unavailable
@@ -50,11 +50,11 @@ def get_drift(
     with db.reading(ctx.engine) as session:
         visible_model(session, caller, name)
         number, artifact = serving_version(session, name, version, label)
-        totals = live_statistics.totals(session, name, artifact, window)
-        figures = live_statistics.figures(session, ctx.settings.feedback_seconds, name)
+        totals = monitoring.window_totals(session, name, artifact, window)
+        figures = monitoring.live_scores(session, ctx.settings.feedback_seconds, name)
     manifest = artifacts.read(ctx.blobs, artifact).manifest
-    columns = live_statistics.column_reports(manifest.get("training_distribution") or {}, totals)
-    outputs = live_statistics.output_reports(manifest.get("prediction_distribution") or {}, totals)
+    columns = monitoring.column_drift(manifest.get("training_distribution") or {}, totals)
+    outputs = monitoring.output_drift(manifest.get("prediction_distribution") or {}, totals)
     worst = max((report["psi"] for report in columns if report["psi"] is not None), default=None)
     return DriftReport(
         model=name,
@@ -135,8 +135,8 @@ def post_feedback(name: ModelName, body: FeedbackRequest, caller: Predictor, ctx
     known = [row for row in rows if row is not None]
     unknown = [item.id for item, row in zip(body.items, rows, strict=True) if row is None]
     with db.transaction(ctx.engine) as session:
-        stored = live_statistics.add_feedback(session, known)
-        figures = live_statistics.figures(session, ctx.settings.feedback_seconds, name)
+        stored = monitoring.add_feedback(session, known)
+        figures = monitoring.live_scores(session, ctx.settings.feedback_seconds, name)
     repeated = len(known) - stored
     for outcome, count in (("stored", stored), ("repeated", repeated), ("unknown", len(unknown))):
         telemetry.FEEDBACK.labels(outcome).inc(count)
@@ -163,7 +163,7 @@ class FeedbackScorer:
         pointer = f"/items/{index}"
         stored = None
         if item.predicted is None:
-            stored = live_statistics.kept_prediction(self.session, self.model, self.owner, item.id)
+            stored = monitoring.stored_prediction(self.session, self.model, self.owner, item.id)
             if stored is None:
                 return None
         version = stored.version if stored is not None else int(item.version or 0)

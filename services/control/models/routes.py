@@ -8,7 +8,7 @@ from fastapi import Path, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from sqlalchemy.orm import Session
 
-from fitserve import artifacts, db, live_statistics, registry
+from fitserve import artifacts, db, monitoring, registry
 from fitserve.datasets import store
 from fitserve.errors import Forbidden, NotFound
 from fitserve.runs import create
@@ -83,7 +83,7 @@ def delete_model(name: ModelName, caller: Trainer, ctx: Ctx) -> None:
     with db.transaction(ctx.engine) as session:
         _check_owner(session, caller, name)
         registry.delete(session, name)
-        live_statistics.forget(session, name)
+        monitoring.delete_model(session, name)
 
 
 @router.get("/models/{name}/versions", summary="List a model's versions, newest first")

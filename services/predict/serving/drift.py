@@ -1,7 +1,7 @@
 """Count what models are asked and what they answer, away from the hot path.
 
 A request leaves its decoded rows and its answers in a buffer, up to so many values a second. A thread counts them in
-bulk, and writes the counts to the database every few seconds. `fitserve.live_statistics` sums the windows of all
+bulk, and writes the counts to the database every few seconds. `fitserve.monitoring` sums the windows of all
 processes, `fitserve.drift` compares them with the training rows.
 """
 
@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 from sqlalchemy import Engine
 
-from fitserve import drift, live_statistics
+from fitserve import drift, monitoring
 from fitserve.ids import new_id
 from fitserve.settings import Settings
 from services.predict.catalog.loaded_model import InputRows, LoadedModel, Output
@@ -56,9 +56,9 @@ class DriftSampler:
         self.rows_per_second = max(least, min(most, VALUES_PER_SECOND // max(1, len(self.names))))
         self.next_sample_at = 0.0  # seconds of `time.perf_counter`
         self.buffer: deque[_Sample] = deque()
-        self.slices: dict[int, live_statistics.Totals] = {}  # by start, in epoch seconds
+        self.slices: dict[int, monitoring.WindowTotals] = {}  # by start, in epoch seconds
         self.unwritten: set[int] = set()  # slices that changed since the last write
-        self.since_start = live_statistics.Totals()  # of this process, for telemetry
+        self.since_start = monitoring.WindowTotals()  # of this process, for telemetry
 
     def sample(self, now: float, rows: list[Any], flat: bool, count: int, answers: list[Any]) -> None:
         """Buffer the rows of some requests (`count` in all), and the answers by output."""
@@ -92,7 +92,7 @@ class DriftSampler:
             "outputs": self._count_outputs([answers for _, _, answers in samples]),
         }
         start = int(epoch_seconds) // self.slice_seconds * self.slice_seconds
-        self.slices.setdefault(start, live_statistics.Totals()).add(counts)
+        self.slices.setdefault(start, monitoring.WindowTotals()).add(counts)
         self.unwritten.add(start)
         self.since_start.add({**counts, "columns": {}})
 
@@ -130,13 +130,13 @@ class DriftSampler:
         labels = [*output.labels, "none"] if output.task == "multilabel" else output.labels
         return {"classes": drift.class_distribution(labels, ()), "scores": drift.score_distribution(np.zeros(0))}
 
-    def unwritten_windows(self, process: str) -> list[live_statistics.Counted]:
+    def unwritten_windows(self, process: str) -> list[monitoring.WindowCounts]:
         """Return the slices that changed since the last write."""
         windows = []
         for start in sorted(self.unwritten):
             totals = self.slices[start]
             counts = {"rows": totals.rows, "columns": totals.columns, "outputs": totals.outputs}
-            windows.append(live_statistics.Counted(self.model, self.version, self.artifact, process, start, counts))
+            windows.append(monitoring.WindowCounts(self.model, self.version, self.artifact, process, start, counts))
         return windows
 
     def mark_written(self, starts: Iterable[int], oldest: float) -> None:
@@ -174,7 +174,7 @@ class DriftMonitor(threading.Thread):
         self.samplers: dict[tuple[str, str], DriftSampler] = {}  # by model and artifact
         self.write_failures = 0
         self._pending_predictions: deque[dict[str, Any]] = deque(maxlen=MAX_PENDING_PREDICTIONS)
-        self._slice_seconds = live_statistics.slice_seconds(settings.drift_window_seconds)
+        self._slice_seconds = monitoring.slice_seconds(settings.drift_window_seconds)
         self._stopping = threading.Event()
 
     def sampler_of(self, model: LoadedModel) -> DriftSampler:
@@ -218,8 +218,8 @@ class DriftMonitor(threading.Thread):
         windows = [window for sampler in samplers for window in sampler.unwritten_windows(self.process)]
         try:
             if predictions:
-                live_statistics.keep_predictions(self.engine, predictions)
-            live_statistics.write(self.engine, windows)
+                monitoring.store_predictions(self.engine, predictions)
+            monitoring.write_counts(self.engine, windows)
         except Exception as error:
             self.write_failures += 1
             self._pending_predictions.extendleft(reversed(predictions))

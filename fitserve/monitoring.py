@@ -1,7 +1,7 @@
-"""Served models as they live: what they are asked, what they answered, and what turned out to be true.
+"""Monitoring of served models: their inputs, their predictions, and the ground truth.
 
-Each prediction process writes down what it counted, a row for each artifact and slice of time; the sums of the rows
-of the last `WINDOW` are the whole service's sliding window. Rows that are too old are removed by the reaper.
+Each prediction process writes its counts, a row for each artifact and slice of time; the sum of the recent rows is the
+sliding window of the whole service. The reaper deletes old rows.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from sqlalchemy import ColumnElement, CursorResult, Engine, delete, func, select
 from sqlalchemy.orm import Session
 
 from fitserve import db, drift
-from fitserve.tables import Feedback, KeptPrediction, Window
+from fitserve.tables import Feedback, StoredPrediction, Window
 
 SLICES = 12  # of a window
 Distribution = Mapping[str, Any]
 
 
 def slice_seconds(window_seconds: float) -> int:
-    """Length of one slice of a window."""
+    """Return the length of one slice of a window."""
     return max(1, round(window_seconds / SLICES))
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
-    """One process's counts of one artifact in one slice: what `windows` holds."""
+class WindowCounts:
+    """One process's counts of one artifact in one slice: a row of `windows`."""
 
     model: str
     version: int
@@ -40,8 +40,8 @@ class Counted:
 
 
 @dataclass(slots=True)
-class Totals:
-    """A whole window's counts."""
+class WindowTotals:
+    """The counts of a whole window."""
 
     rows: int = 0
     columns: dict[str, drift.BinCounts] = field(default_factory=dict)
@@ -57,8 +57,8 @@ class Totals:
                 known[part] = drift.add_counts(known[part], found) if part in known else found
 
 
-def write(engine: Engine, rows: Sequence[Counted]) -> None:
-    """Writes counts down; a row of the same process and slice is replaced by the later, larger one."""
+def write_counts(engine: Engine, rows: Sequence[WindowCounts]) -> None:
+    """Write counts; they replace the earlier, smaller ones of the same process and slice."""
     if not rows:
         return
     with db.transaction(engine) as session:
@@ -70,31 +70,31 @@ def write(engine: Engine, rows: Sequence[Counted]) -> None:
         session.execute(statement, [asdict(row) for row in rows])
 
 
-def totals(session: Session, model: str, artifact: str, window_seconds: float) -> Totals:
-    """What all processes counted of an artifact within the window that ends now."""
+def window_totals(session: Session, model: str, artifact: str, window_seconds: float) -> WindowTotals:
+    """Return the counts of an artifact by all processes within the window that ends now."""
     since = db.now(session).timestamp() - window_seconds
-    found = Totals()
+    totals = WindowTotals()
     query = select(Window.counts).where(Window.model == model, Window.artifact == artifact, Window.slice > since)
     for counts in session.scalars(query):
-        found.add(counts)
-    return found
+        totals.add(counts)
+    return totals
 
 
-def asked(session: Session, window_seconds: float) -> list[tuple[str, int, str]]:
-    """Every model, version and artifact that was asked within the window."""
+def active_artifacts(session: Session, window_seconds: float) -> list[tuple[str, int, str]]:
+    """Return every model, version and artifact that had requests within the window."""
     since = db.now(session).timestamp() - window_seconds
-    chosen = select(Window.model, Window.version, Window.artifact).where(Window.slice > since).distinct()
-    return [(row[0], row[1], row[2]) for row in session.execute(chosen.order_by(Window.model, Window.version))]
+    active = select(Window.model, Window.version, Window.artifact).where(Window.slice > since).distinct()
+    return [(row[0], row[1], row[2]) for row in session.execute(active.order_by(Window.model, Window.version))]
 
 
-def expire(engine: Engine, window_seconds: float, feedback_seconds: float) -> int:
-    """Removes what is too old to matter, and what belongs to no model; the number of rows."""
+def delete_expired(engine: Engine, window_seconds: float, feedback_seconds: float) -> int:
+    """Delete rows that are too old. Return how many."""
     with db.transaction(engine) as session:
         at = db.now(session)
         old = at - timedelta(seconds=feedback_seconds)
         conditions: list[tuple[Any, ColumnElement[bool]]] = [
             (Window, Window.slice < at.timestamp() - 2 * window_seconds),
-            (KeptPrediction, KeptPrediction.created_at < old),
+            (StoredPrediction, StoredPrediction.created_at < old),
             (Feedback, Feedback.created_at < old),
         ]
         removed = 0
@@ -104,60 +104,60 @@ def expire(engine: Engine, window_seconds: float, feedback_seconds: float) -> in
         return removed
 
 
-def column_reports(training: Distribution, found: Totals) -> list[dict[str, Any]]:
-    """Each column's drift, the most drifted first. A column whose bins have changed since says nothing."""
+def column_drift(training: Distribution, totals: WindowTotals) -> list[dict[str, Any]]:
+    """Return each column's drift, the most drifted first, without columns whose bins have changed since."""
     reports = [
-        {"column": name, **drift.report(distribution, found.columns[name])}
+        {"column": name, **drift.report(distribution, totals.columns[name])}
         for name, distribution in training.items()
-        if len(found.columns.get(name, ())) == len(drift.bin_names(distribution))
+        if len(totals.columns.get(name, ())) == len(drift.bin_names(distribution))
     ]
     return sorted(reports, key=lambda one: (one["psi"] is None, -(one["psi"] or 0.0)))
 
 
-def output_reports(answered: Distribution, found: Totals) -> list[dict[str, Any]]:
-    """Each target's prediction drift, by part: `classes` and `scores`, or `values`."""
+def output_drift(predicted: Distribution, totals: WindowTotals) -> list[dict[str, Any]]:
+    """Return each target's prediction drift, by part: `classes` and `scores`, or `values`."""
     return [
-        {"output": name, "part": part, **drift.report(distribution, found.outputs[name][part])}
-        for name, parts in answered.items()
+        {"output": name, "part": part, **drift.report(distribution, totals.outputs[name][part])}
+        for name, parts in predicted.items()
         for part, distribution in parts.items()
-        if len(found.outputs.get(name, {}).get(part, ())) == len(drift.bin_names(distribution))
+        if len(totals.outputs.get(name, {}).get(part, ())) == len(drift.bin_names(distribution))
     ]
 
 
 # Ground truth
 
 
-def keep_predictions(engine: Engine, rows: Sequence[dict[str, Any]]) -> None:
-    """Keeps answers until their ground truth comes. Of two under one id, the first stays."""
+def store_predictions(engine: Engine, rows: Sequence[dict[str, Any]]) -> None:
+    """Store predictions until their ground truth comes. Of two under one id, the first stays."""
     with db.transaction(engine) as session:
         at = db.now(session)
-        db.insert_new(session, KeptPrediction, [{**row, "created_at": at} for row in rows])
+        db.insert_new(session, StoredPrediction, [{**row, "created_at": at} for row in rows])
 
 
-def kept_prediction(session: Session, model: str, owner: str, id: str) -> KeptPrediction | None:
-    """What was answered under an id."""
-    return session.get(KeptPrediction, (model, owner, id))
+def stored_prediction(session: Session, model: str, owner: str, id: str) -> StoredPrediction | None:
+    """Return the prediction that was stored under an id."""
+    return session.get(StoredPrediction, (model, owner, id))
 
 
 def add_feedback(session: Session, rows: Sequence[dict[str, Any]]) -> int:
-    """Adds ground truth; the number of rows that were new."""
+    """Add ground truth. Return the number of new rows."""
     at = db.now(session)
     new = [{**row, "created_at": at} for row in rows]
     return len(db.insert_new(session, Feedback, new, returning=[Feedback.model]))
 
 
-def figures(session: Session, feedback_seconds: float, model: str | None = None) -> list[dict[str, Any]]:
-    """How true the predictions were: by model, version and target, accuracy or RMSE and mean absolute error."""
+def live_scores(session: Session, feedback_seconds: float, model: str | None = None) -> list[dict[str, Any]]:
+    """Return accuracy, or RMSE and mean absolute error, by the ground truth: a row per model, version and target."""
     since = db.now(session) - timedelta(seconds=feedback_seconds)
     by = (Feedback.model, Feedback.version, Feedback.output, Feedback.task)
     query = select(*by, func.count(), func.avg(Feedback.error * Feedback.error), func.avg(func.abs(Feedback.error)))
     query = query.where(Feedback.created_at >= since).group_by(*by).order_by(*by)
     if model is not None:
         query = query.where(Feedback.model == model)
-    found = []
+    scores = []
     for name, version, output, task, rows, square, absolute in session.execute(query):
         regression = task == "regression"
-        found.append(
+        scores.append(
             {
                 "model": name,
                 "version": version,
@@ -169,10 +169,10 @@ def figures(session: Session, feedback_seconds: float, model: str | None = None)
                 "mae": float(absolute) if regression else None,
             }
         )
-    return found
+    return scores
 
 
-def forget(session: Session, model: str) -> None:
-    """A model was deleted: whoever takes its name next starts with nothing."""
-    for table in (Window, KeptPrediction, Feedback):
+def delete_model(session: Session, model: str) -> None:
+    """Delete the rows of a deleted model: the next model of its name starts with none."""
+    for table in (Window, StoredPrediction, Feedback):
         session.execute(delete(table).where(table.model == model))
