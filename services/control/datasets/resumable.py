@@ -287,11 +287,13 @@ async def _append_body(request: Request, path: Path, offset: int, length: int) -
 
     Raises TooLarge, StorageFull, Malformed.
     """
-    too_large = TooLarge("More bytes than Upload-Length announced.", expected=f"{length} bytes in all")
     with disk_full_is_507(), path.open("ab") as file:
-        writer = BodyWriter(file, length - offset, too_large)
+        writer = BodyWriter(file, length - offset)
         try:
             await writer.receive(request)
+        except TooLarge:
+            expected = f"{length} bytes in all"
+            raise TooLarge("More bytes than Upload-Length announced.", expected=expected) from None
         except ClientDisconnect:
             raise Malformed("The connection broke; the upload can be resumed.") from None
         finally:

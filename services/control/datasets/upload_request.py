@@ -123,10 +123,9 @@ async def receive_upload(
     """
     options, others = parse_options(request.query_params.multi_items(), also)
     limit = ctx.settings.limits.upload_bytes
-    too_large = TooLarge("The upload is larger than the limit.", expected=f"at most {limit} bytes")
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > limit + MB:
-        raise too_large
+        raise TooLarge("The upload is larger than the limit.", received=int(length), expected=f"at most {limit} bytes")
     if request.headers.get("content-encoding", "identity").lower() not in ("identity", "gzip", "zstd"):
         raise UnsupportedMedia("This content encoding is not supported.", expected="gzip, zstd or none")
     content_type, parameters = parse_options_header(request.headers.get("content-type", ""))
@@ -135,7 +134,7 @@ async def receive_upload(
         begun = time.perf_counter()
         digest = hashlib.sha256()
         with disk_full_is_507(), path.open("xb") as file:
-            writer = BodyWriter(file, limit, too_large, digest)
+            writer = BodyWriter(file, limit, digest)
             try:
                 if content_type == b"multipart/form-data":
                     form = _FormReader(parameters.get(b"boundary", b""), writer)
@@ -157,23 +156,23 @@ async def receive_upload(
 class BodyWriter:
     """Writes (and hashes) a body's bytes on a thread, while the next ones arrive."""
 
-    def __init__(self, file: IO[bytes], limit: int, too_large: TooLarge, digest: hashlib._Hash | None = None) -> None:
-        self.file, self.limit, self.too_large, self.digest = file, limit, too_large, digest
+    def __init__(self, file: IO[bytes], limit: int, digest: hashlib._Hash | None = None) -> None:
+        self.file, self.limit, self.digest = file, limit, digest
         self.bytes = 0
         self._pieces: list[bytes] = []
         self._gathered = 0
         self._writing: asyncio.Future[None] | None = None
 
     async def receive(self, request: Request) -> None:
-        """Write a whole body; call `finish` afterwards. Raises `too_large`, StorageFull, ClientDisconnect."""
+        """Write a whole body; call `finish` afterwards. Raises TooLarge, StorageFull, ClientDisconnect."""
         async for chunk in request.stream():
             self.add(chunk)
             await self.write_if_full()
 
     def add(self, data: bytes) -> None:
-        """Count and gather bytes. Raises `too_large`."""
+        """Count and gather bytes. Raises TooLarge."""
         if self.bytes + len(data) > self.limit:
-            raise self.too_large
+            raise TooLarge("The upload is larger than the limit.", expected=f"at most {self.limit} bytes")
         self.bytes += len(data)
         self._pieces.append(data)
         self._gathered += len(data)
@@ -219,15 +218,9 @@ class _FormReader:
         self._header_name = self._header_value = b""
         self._headers: dict[bytes, bytes] = {}
         self._name, self._value = "", bytearray()
+        events = ("part_begin", "part_data", "part_end", "header_field", "header_value", "header_end")
         callbacks: Any = {
-            "on_part_begin": self._on_part_begin,
-            "on_part_data": self._on_part_data,
-            "on_part_end": self._on_part_end,
-            "on_header_field": self._on_header_field,
-            "on_header_value": self._on_header_value,
-            "on_header_end": self._on_header_end,
-            "on_headers_finished": self._on_headers_finished,
-            "on_end": self._on_end,
+            f"on_{event}": getattr(self, f"_on_{event}") for event in (*events, "headers_finished", "end")
         }
         self._parser = python_multipart.MultipartParser(boundary, callbacks)
 
@@ -239,7 +232,8 @@ class _FormReader:
             async for chunk in request.stream():
                 arrived += len(chunk)
                 if arrived > limit:
-                    raise self.writer.too_large
+                    expected = f"at most {self.writer.limit} bytes"
+                    raise TooLarge("The upload is larger than the limit.", expected=expected)
                 for at in range(0, len(chunk), PIECE_BYTES):
                     self._parser.write(chunk[at : at + PIECE_BYTES])
                     await self.writer.write_if_full()
