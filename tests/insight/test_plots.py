@@ -1,4 +1,4 @@
-"""Every plot as PNG and SVG: a valid picture, with ink on it, that says what its figures say."""
+"""Every plot as PNG and SVG: a valid image that is not blank and shows its figures."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from services.control.insight.plots import DRAWERS, render
 
 pytestmark = pytest.mark.xdist_group("server")
 
-# Words that must stand in the picture, and how many curves, bars, cells or points it must have at least.
-SAYS: dict[str, tuple[list[str], int]] = {
+# Texts that each plot must contain, and its least number of curves, bars, cells or points.
+EXPECTED: dict[str, tuple[list[str], int]] = {
     "complexity": (["Model complexity: overfitting", "epoch", "training", "validation turned", "kept epoch"], 5),
     "layers": (["weights", "gradients", "ratio", "dead or saturated", "epoch", "dense", "dense_1", "label"], 9),
     "histograms": (["dense", "dense_1", "label"], 3),
@@ -34,57 +34,57 @@ SAYS: dict[str, tuple[list[str], int]] = {
 }
 
 
-def test_every_kind_is_held_to_something() -> None:
-    assert set(SAYS) == set(DRAWERS) == set(get_args(Kind))
+def test_every_kind_has_expectations() -> None:
+    assert set(EXPECTED) == set(DRAWERS) == set(get_args(Kind))
 
 
 @pytest.fixture(scope="module")
 def figures(api: httpx2.Client, run: str, restarted: str) -> dict[str, Any]:
-    """What the JSON routes say, by kind of plot."""
+    """Data of the JSON routes by kind of plot."""
 
-    def told(name: str, of: str = run, **params: Any) -> Any:
+    def read(name: str, of: str = run, **params: Any) -> Any:
         return api.get(f"/runs/{of}/{name}", params=params).raise_for_status().json()
 
-    layers, surface = told("layers"), told("surface", points=30, units=True)
-    found = {"complexity": told("complexity"), "layers": layers, "histograms": layers["final"]}
-    found |= dict.fromkeys(("confusion", "roc", "pr", "calibration"), told("evaluation")["test"]["label"])
-    found |= dict.fromkeys(("predicted", "residuals"), told("evaluation", restarted)["test"]["amount"])
-    return {**found, "importance": told("importance"), "surface": surface, "units": surface}
+    layers, surface = read("layers"), read("surface", points=30, units=True)
+    found = {"complexity": read("complexity"), "layers": layers, "histograms": layers["final"]}
+    found |= dict.fromkeys(("confusion", "roc", "pr", "calibration"), read("evaluation")["test"]["label"])
+    found |= dict.fromkeys(("predicted", "residuals"), read("evaluation", restarted)["test"]["amount"])
+    return {**found, "importance": read("importance"), "surface": surface, "units": surface}
 
 
-@pytest.mark.parametrize("kind", SAYS)
-def test_a_plot_is_a_picture_of_its_figures(figures: dict[str, Any], kind: str) -> None:
+@pytest.mark.parametrize("kind", EXPECTED)
+def test_a_plot_shows_its_figures(figures: dict[str, Any], kind: str) -> None:
     picture = Image.open(io.BytesIO(render(kind, figures[kind], "png")))
     assert (picture.format, picture.size) == ("PNG", (864, 540))
     pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
     ink = (pixels < 240).any(axis=1).mean()
     assert 0.01 < ink < 0.95
     assert len(np.unique(pixels, axis=0)) > 20
-    words, marks = SAYS[kind]
+    words, marks = EXPECTED[kind]
     svg = render(kind, figures[kind], "svg").decode()
     root = ElementTree.fromstring(svg)
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     written = [text.strip() for text in re.findall(r"<!--(.*?)-->", svg, re.DOTALL)]
     assert [word for word in words if word not in written] == []
-    assert "$" not in "".join(written)  # a formula that nobody typesets
-    assert _marks(root) >= marks
+    assert "$" not in "".join(written)  # Matplotlib's formulas are not rendered in SVG
+    assert _count_marks(root) >= marks
 
 
-def _marks(root: ElementTree.Element) -> int:
-    """Curves, bars, points and images within the axes: not their frames, ticks and letters."""
+def _count_marks(root: ElementTree.Element) -> int:
+    """Count curves, bars, points and images within the axes, without frames, ticks and texts."""
     space = "{http://www.w3.org/2000/svg}"
-    images = len(list(root.iter(f"{space}image")))  # a mesh is drawn as one, clipped already
+    images = len(list(root.iter(f"{space}image")))  # a mesh is one image, which is clipped
     clipped = [one for one in root.iter() if "clip-path" in one.attrib and one.tag in (f"{space}path", f"{space}g")]
     return images + sum(max(1, len(list(one.iter(f"{space}use")))) for one in clipped)
 
 
-def test_a_name_is_drawn_as_it_is_written(figures: dict[str, Any]) -> None:
+def test_names_are_drawn_literally(figures: dict[str, Any]) -> None:
     data = {"items": [{"column": "$x^2$ <b>&amp;", "importance": 1.0, "low": 0.5, "high": 1.5}]}
     ElementTree.fromstring(render("importance", data, "svg"))
     assert render("importance", data, "png").startswith(b"\x89PNG")
 
 
-def test_the_api_draws_what_it_says(api: httpx2.Client, run: str, figures: dict[str, Any]) -> None:
+def test_the_api_draws_the_data_of_its_json_routes(api: httpx2.Client, run: str, figures: dict[str, Any]) -> None:
     png = api.get(f"/runs/{run}/plots/complexity.png").raise_for_status()
     assert png.headers["content-type"] == "image/png"
     same = np.asarray(Image.open(io.BytesIO(png.content)))
