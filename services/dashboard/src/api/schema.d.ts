@@ -11,7 +11,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** What Prometheus scrapes */
+        /** Telemetry for Prometheus */
         get: operations["metrics_metrics_get"];
         put?: never;
         post?: never;
@@ -28,7 +28,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** The process answers */
+        /** Liveness: the process answers */
         get: operations["livez_livez_get"];
         put?: never;
         post?: never;
@@ -45,7 +45,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** The process can do its work */
+        /** Readiness: its dependencies are available */
         get: operations["readyz_readyz_get"];
         put?: never;
         post?: never;
@@ -63,17 +63,17 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * The datasets that may be seen
-         * @description The newest first. An admin sees all, others their own and what is shared.
+         * List datasets
+         * @description The newest first. An admin sees all, others their own and shared ones.
          */
         get: operations["list_datasets_api_v1_datasets_get"];
         put?: never;
         /**
          * Upload a table
-         * @description A form with a part named `file` (options as fields or query), or the bytes as they are.
+         * @description A form with a part named `file` (options as fields or in the query), or the bytes as they are.
          *
-         *     What is left out is recognised: format, compression, encoding, delimiter, header, kinds. The same content again
-         *     is the same dataset (200). Errors name row, column, the value received and what was expected, up to 20 at once.
+         *     Format, compression, encoding, delimiter, header and kinds are recognised if omitted. The same content again is the
+         *     same dataset (200). Errors name row, column, the value received and what was expected, up to 20 at once.
          */
         post: operations["create_api_v1_datasets_post"];
         delete?: never;
@@ -90,13 +90,13 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * The built-in tables
+         * List the built-in tables
          * @description TensorFlow Playground's six, with noise and seed, and scikit-learn's bundled tables.
          */
         get: operations["list_samples_api_v1_datasets_samples_get"];
         put?: never;
         /**
-         * Make a dataset of a built-in table
+         * Create a dataset from a built-in table
          * @description The same sample with the same noise, rows and seed is one dataset.
          */
         post: operations["create_sample_api_v1_datasets_samples_post"];
@@ -115,25 +115,25 @@ export interface paths {
         };
         /**
          * One dataset
-         * @description By name (its newest version), `name@version` or id. A version never changes: its ETag is strong.
+         * @description By name (its newest version), `name@version` or id. A version's data never changes; its ETag is strong.
          */
         get: operations["get_dataset_api_v1_datasets__ref__get"];
         /**
          * Upload a table under a name
-         * @description The bytes as they are (`curl -T table.csv`). New content under a name that is there makes its next version.
+         * @description The bytes as they are (`curl -T table.csv`). New content under an existing name creates its next version.
          */
         put: operations["put_dataset_api_v1_datasets__name__put"];
         post?: never;
         /**
-         * Remove a version
-         * @description One version: the newest of a name, unless `name@version` or an id says which. Refused while runs rest on it.
+         * Delete a version
+         * @description One version: the newest of a name, unless `name@version` or an id is given. Refused while runs use it.
          */
         delete: operations["delete_dataset_api_v1_datasets__ref__delete"];
         options?: never;
         head?: never;
         /**
          * Correct kinds, or share
-         * @description Other kinds make a new version that names its parent; sharing lets every owner read it.
+         * @description Other kinds create a new version that names its parent; sharing lets every owner read the dataset.
          */
         patch: operations["patch_dataset_api_v1_datasets__ref__patch"];
         trace?: never;
@@ -146,14 +146,14 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Its rows, page by page
+         * Read rows, page by page
          * @description In the table's order; null is missing.
          */
         get: operations["get_rows_api_v1_datasets__ref__rows_get"];
         put?: never;
         /**
          * Append rows
-         * @description A table with the same columns; its rows and the old ones are a new version, which names its parent.
+         * @description A table with the same columns; a new version, which names its parent, has the old rows and then these.
          */
         post: operations["append_rows_api_v1_datasets__ref__rows_post"];
         delete?: never;
@@ -170,8 +170,8 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * What its columns hold
-         * @description Counts, moments and top values are of all rows; quantiles, histograms and tokens of `sampled_rows` of them.
+         * Profile of the columns
+         * @description Counts, moments and top values cover all rows; quantiles, histograms and tokens cover `sampled_rows`.
          */
         get: operations["get_profile_api_v1_datasets__ref__profile_get"];
         put?: never;
@@ -191,7 +191,7 @@ export interface paths {
         };
         /**
          * How columns relate to a target
-         * @description The strongest first, with a warning for what tells the target almost exactly.
+         * @description The strongest first, with a warning for a column that predicts the target almost exactly.
          */
         get: operations["get_relations_api_v1_datasets__ref__relations_get"];
         put?: never;
@@ -210,7 +210,7 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * The table as a file
+         * Download the table
          * @description Parquet is exact. In CSV a text that a spreadsheet would run as a formula gets an apostrophe in front.
          */
         get: operations["download_api_v1_datasets__ref__download_get"];
@@ -237,7 +237,7 @@ export interface paths {
          */
         post: operations["begin_api_v1_uploads_post"];
         delete?: never;
-        /** What of tus is spoken */
+        /** What of tus is supported */
         options: operations["capabilities_api_v1_uploads_options"];
         head?: never;
         patch?: never;
@@ -250,11 +250,11 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Where an upload stands */
+        /** The state of an upload */
         get: operations["get_api_v1_uploads__upload_id__get"];
         put?: never;
         post?: never;
-        /** Give an upload up */
+        /** Cancel an upload */
         delete: operations["terminate_api_v1_uploads__upload_id__delete"];
         options?: never;
         /** How much has arrived */
@@ -263,7 +263,7 @@ export interface paths {
          * Send the next bytes
          * @description The last bytes make the dataset: then `Content-Location` is its address, or the answer says what is wrong.
          *
-         *     An upload whose table is refused is gone; a connection that breaks leaves it as it is, to be resumed.
+         *     An upload whose table is refused is deleted; one whose connection breaks can be resumed.
          */
         patch: operations["patch_api_v1_uploads__upload_id__patch"];
         trace?: never;
@@ -277,7 +277,7 @@ export interface paths {
         };
         /**
          * The JSON Schema of a spec, for editors
-         * @description Open to all: editors send no key. A spec points to it with a `$schema` member.
+         * @description Needs no key, because editors send none. A spec refers to it by a `$schema` member.
          */
         get: operations["spec_api_v1_schemas_spec_get"];
         put?: never;
@@ -296,8 +296,8 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Runs, newest first
-         * @description An admin sees all of them, others their own and what is shared.
+         * List runs, newest first
+         * @description An admin sees every run, others their own and shared ones.
          */
         get: operations["list_runs_api_v1_runs_get"];
         put?: never;
@@ -319,7 +319,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** A run, whole */
+        /** Get a run */
         get: operations["get_run_api_v1_runs__run_id__get"];
         put?: never;
         post?: never;
@@ -328,7 +328,7 @@ export interface paths {
         head?: never;
         /**
          * Share a run
-         * @description Sharing lets every owner look at it: its epochs, events, findings and networks. Nobody else may change it.
+         * @description Sharing lets every owner read it, with its epochs, events, findings and networks. Nobody else may change it.
          */
         patch: operations["patch_run_api_v1_runs__run_id__patch"];
         trace?: never;
@@ -344,7 +344,7 @@ export interface paths {
         put?: never;
         /**
          * Cancel a run
-         * @description 200: it is cancelled. 202: its worker has been asked, and obeys within 6 seconds.
+         * @description 200: it is cancelled. 202: its worker has been asked to stop, and does so within 6 seconds.
          */
         post: operations["cancel_run_api_v1_runs__run_id__cancel_post"];
         delete?: never;
@@ -364,7 +364,7 @@ export interface paths {
         put?: never;
         /**
          * Run it again
-         * @description A new run with the same resolved spec, of a run that failed or was cancelled.
+         * @description A new run with the same resolved spec, for a run that failed or was cancelled.
          */
         post: operations["retry_run_api_v1_runs__run_id__retry_post"];
         delete?: never;
@@ -383,7 +383,7 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Train it again, to the letter
+         * Repeat it exactly
          * @description A new run that registers no version; its `reproduction` names the first epoch that differs.
          */
         post: operations["reproduce_run_api_v1_runs__run_id__reproduce_post"];
@@ -400,7 +400,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Epochs, by trial and epoch */
+        /** List epochs, by trial and epoch */
         get: operations["list_epochs_api_v1_runs__run_id__epochs_get"];
         put?: never;
         post?: never;
@@ -418,8 +418,8 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Events, as a list or a stream
-         * @description With `Accept: text/event-stream` a stream, resumed by `Last-Event-ID`: nothing missed, nothing twice.
+         * List or stream events
+         * @description With `Accept: text/event-stream` a stream; resuming with `Last-Event-ID` misses and repeats no event.
          */
         get: operations["list_events_api_v1_runs__run_id__events_get"];
         put?: never;
@@ -437,7 +437,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** The rules that runs are diagnosed by */
+        /** List the rules by which runs are diagnosed */
         get: operations["rules_api_v1_findings_rules_get"];
         put?: never;
         post?: never;
@@ -455,8 +455,8 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * What went wrong in a run, and what would answer it
-         * @description Also while it trains, from the epochs so far. The gravest first; the same for the same run.
+         * Diagnose a run
+         * @description Most severe first; the same for the same run. While the run trains, from the epochs so far.
          */
         get: operations["get_findings_api_v1_runs__run_id__findings_get"];
         put?: never;
@@ -478,7 +478,7 @@ export interface paths {
         put?: never;
         /**
          * Train again with a finding's change
-         * @description The child has this run as its parent; `lineage` says whether the change helped.
+         * @description The child has this run as its parent; `lineage` shows whether the change helped.
          */
         post: operations["apply_finding_api_v1_runs__run_id__findings__n__apply_post"];
         delete?: never;
@@ -495,8 +495,8 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Which change helped, over several seeds
-         * @description The run's family, by spec. Runs that differ in their seeds alone are one group.
+         * Compare a run with its relatives over several seeds
+         * @description Ancestors and descendants, grouped by spec: runs that differ only in their seeds are one group.
          */
         get: operations["get_lineage_api_v1_runs__run_id__lineage_get"];
         put?: never;
@@ -514,7 +514,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** The model complexity graph, and its verdict */
+        /** Get the model complexity graph and its verdict */
         get: operations["get_complexity_api_v1_runs__run_id__complexity_get"];
         put?: never;
         post?: never;
@@ -532,8 +532,8 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * How good it is on rows that it never saw
-         * @description Beside the trivial baseline, a linear model and boosted trees on the same rows; with 95% intervals.
+         * Evaluate the network on held-out rows
+         * @description Compared with the trivial baseline, a linear model and boosted trees on the same rows; 95% intervals.
          */
         get: operations["get_evaluation_api_v1_runs__run_id__evaluation_get"];
         put?: never;
@@ -551,7 +551,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Which columns matter */
+        /** Rank columns by importance */
         get: operations["get_importance_api_v1_runs__run_id__importance_get"];
         put?: never;
         post?: never;
@@ -568,7 +568,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** The rows it finds hardest, and rows that are probably mislabelled */
+        /** List the hardest rows and rows that are probably mislabelled */
         get: operations["get_hardest_api_v1_runs__run_id__hardest_get"];
         put?: never;
         post?: never;
@@ -586,10 +586,10 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * What happened in the layers, epoch by epoch
-         * @description Norms of weights, gradients and updates, saturated and dead units, sparsity; histograms now and then.
+         * Get the layers' statistics by epoch
+         * @description Norms of weights, gradients and updates, saturated and dead units, sparsity; in some epochs also histograms.
          *
-         *     Of a network of at most 512 weights also the weights themselves (`values`), so that it can be drawn.
+         *     For a network of at most 512 weights also the weights themselves (`values`), so that it can be drawn.
          */
         get: operations["get_layers_api_v1_runs__run_id__layers_get"];
         put?: never;
@@ -608,8 +608,8 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * What it says over any two columns
-         * @description The other columns stay at their median or most frequent value on the training rows.
+         * Get the network's output over two columns
+         * @description All other columns keep their median or most frequent value on the training rows.
          */
         get: operations["get_surface_api_v1_runs__run_id__surface_get"];
         put?: never;
@@ -630,7 +630,7 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Why it says what it says of one row
+         * Explain the prediction of one row
          * @description Integrated gradients from the reference row, by column.
          */
         post: operations["explain_row_api_v1_runs__run_id__explain_post"];
@@ -648,8 +648,8 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * A plot
-         * @description The same figures as the JSON routes give; drawn when they are asked for, and remembered.
+         * Draw a plot
+         * @description Shows the same figures as the JSON routes return.
          */
         get: operations["plot_api_v1_runs__run_id__plots__kind___form__get"];
         put?: never;
@@ -667,7 +667,10 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** The models that you see, by name */
+        /**
+         * List models by name
+         * @description An admin sees every model, others their own and shared ones.
+         */
         get: operations["list_models_api_v1_models_get"];
         put?: never;
         post?: never;
@@ -684,11 +687,11 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** A model with its versions and labels */
+        /** Get a model with its versions and labels */
         get: operations["get_model_api_v1_models__name__get"];
         put?: never;
         post?: never;
-        /** Forget a model; its runs stay */
+        /** Delete a model; its runs remain */
         delete: operations["delete_model_api_v1_models__name__delete"];
         options?: never;
         head?: never;
@@ -703,7 +706,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** A model's versions, newest first */
+        /** List a model's versions, newest first */
         get: operations["list_versions_api_v1_models__name__versions_get"];
         put?: never;
         post?: never;
@@ -720,11 +723,11 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** One version */
+        /** Get a version */
         get: operations["get_version_api_v1_models__name__versions__number__get"];
         put?: never;
         post?: never;
-        /** Retire a version: it is served no more */
+        /** Retire a version: it is no longer served */
         delete: operations["retire_version_api_v1_models__name__versions__number__delete"];
         options?: never;
         head?: never;
@@ -738,7 +741,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** What the artifact is made of */
+        /** Get an artifact's manifest */
         get: operations["get_manifest_api_v1_models__name__versions__number__manifest_get"];
         put?: never;
         post?: never;
@@ -756,8 +759,8 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * A file of the artifact
-         * @description `keras` is a Keras 3 model that takes raw columns; `onnx` the serving graph. Verified before it is sent.
+         * Download a file
+         * @description `keras` is a Keras 3 model that takes raw columns, `onnx` the serving graph. Its hash is verified first.
          */
         get: operations["get_file_api_v1_models__name__versions__number__files__kind__get"];
         put?: never;
@@ -775,7 +778,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** A model's labels */
+        /** List a model's labels */
         get: operations["list_labels_api_v1_models__name__labels_get"];
         put?: never;
         post?: never;
@@ -794,12 +797,12 @@ export interface paths {
         };
         get?: never;
         /**
-         * Point a label at a version, at once
-         * @description `champion` answers the requests without a version; others may take a share of them, or a copy.
+         * Point a label at a version
+         * @description `champion` answers requests that name no version; other labels may take a share of them, or a copy.
          */
         put: operations["put_label_api_v1_models__name__labels__label__put"];
         post?: never;
-        /** Forget a label */
+        /** Delete a label */
         delete: operations["delete_label_api_v1_models__name__labels__label__delete"];
         options?: never;
         head?: never;
@@ -815,8 +818,28 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Point a label back at the version it named before */
+        /** Point a label back at its previous version */
         post: operations["rollback_api_v1_models__name__rollback_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/models/{name}/predictions": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Predict a whole dataset
+         * @description A run of kind `prediction`: its `result` names the dataset that it created.
+         */
+        post: operations["predict_dataset_api_v1_models__name__predictions_post"];
         delete?: never;
         options?: never;
         head?: never;
@@ -831,8 +854,8 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * How far what is asked has moved from training
-         * @description Over the sliding window `FITSERVE_DRIFT_WINDOW_SECONDS`, of all prediction processes together.
+         * Drift of inputs and outputs from the training rows
+         * @description Over the sliding window `FITSERVE_DRIFT_WINDOW_SECONDS`, summed over all prediction processes.
          */
         get: operations["get_drift_api_v1_models__name__drift_get"];
         put?: never;
@@ -851,8 +874,8 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * What a model is asked, and how fast it answers
-         * @description Counters since the prediction processes began: ask twice for a rate. Behind a balancer, of one replica.
+         * Request rate and latency counters
+         * @description Counters since the prediction processes started. Behind a load balancer, those of one replica.
          */
         get: operations["get_traffic_api_v1_models__name__traffic_get"];
         put?: never;
@@ -873,32 +896,13 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Ground truth of rows that were predicted
-         * @description An item names the `X-Prediction-ID` that its row was predicted under, or brings what was `predicted` itself.
+         * Post ground truth of predicted rows
+         * @description An item names the `X-Prediction-ID` that its row was predicted under, or contains what was `predicted`.
          *
-         *     Posted twice, an item counts once. An id is known about a second after its answer, for FITSERVE_FEEDBACK_SECONDS.
+         *     An item that is posted twice counts once. An id is known about a second after its answer, for
+         *     FITSERVE_FEEDBACK_SECONDS.
          */
         post: operations["post_feedback_api_v1_models__name__feedback_post"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/api/v1/models/{name}/predictions": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /**
-         * Predict a whole dataset
-         * @description A run of kind `prediction`: its `result` names the dataset that it made.
-         */
-        post: operations["predict_dataset_api_v1_models__name__predictions_post"];
         delete?: never;
         options?: never;
         head?: never;
@@ -913,10 +917,27 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * The limits in force
+         * Limits in force
          * @description Bytes, rows, columns, parameters and quotas: each is a setting, FITSERVE_LIMIT_*.
          */
         get: operations["limits_api_v1_limits_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/system": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Workers, queue and storage */
+        get: operations["system_api_v1_system_get"];
         put?: never;
         post?: never;
         delete?: never;
@@ -933,12 +954,12 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * The keys that are there
-         * @description An admin sees all of them, others their own.
+         * List keys
+         * @description An admin sees every key, others their own.
          */
         get: operations["list_keys_api_v1_keys_get"];
         put?: never;
-        /** Make a key */
+        /** Create a key */
         post: operations["create_api_v1_keys_post"];
         delete?: never;
         options?: never;
@@ -973,15 +994,15 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Who is signed in */
+        /** Show the signed-in caller */
         get: operations["who_api_v1_session_get"];
         put?: never;
         /**
-         * Sign the page in
-         * @description Sets an HttpOnly, SameSite=Strict cookie: no script of a page ever holds the key.
+         * Sign in
+         * @description Sets an HttpOnly, SameSite=Strict cookie, so that no script of a page ever holds the key.
          */
         post: operations["sign_in_api_v1_session_post"];
-        /** Sign the page out */
+        /** Sign out */
         delete: operations["sign_out_api_v1_session_delete"];
         options?: never;
         head?: never;
@@ -995,25 +1016,8 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Who changed what, newest first */
+        /** The audit log, newest first */
         get: operations["entries_api_v1_audit_get"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/api/v1/system": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** Workers, queue and storage */
-        get: operations["system_api_v1_system_get"];
         put?: never;
         post?: never;
         delete?: never;
@@ -1049,7 +1053,7 @@ export interface components {
             id: string;
             /**
              * Kind
-             * @description `training`; `reproduction`: the parent again, to the letter; `trial`: one of the parent's trials
+             * @description `training`; `reproduction`: an exact repetition of the parent; `trial`: one of the parent's trials; `prediction`: a batch prediction
              */
             kind: string;
             state: components["schemas"]["RunState"];
@@ -1057,30 +1061,30 @@ export interface components {
             owner: string;
             /**
              * Shared
-             * @description Whether other owners may look at it
+             * @description Whether other owners can read it
              * @default false
              */
             shared: boolean;
             /**
              * Model
-             * @description Registered under this name when it succeeds
+             * @description Model that the run registers a version of when it succeeds
              */
             model: string | null;
             /** Dataset Id */
             dataset_id: string;
             /**
              * Priority
-             * @description -100 to 100; higher goes first
+             * @description -100 to 100; higher runs first
              */
             priority: number;
             /**
              * Attempt
-             * @description Times that a worker has taken it up
+             * @description Number of times that a worker has claimed it
              */
             attempt: number;
             /**
              * Parent Id
-             * @description The run that this one repeats, or is a trial of
+             * @description The run that it repeats, changes, or is a trial of
              */
             parent_id: string | null;
             /** Result */
@@ -1089,7 +1093,7 @@ export interface components {
             } | null;
             /**
              * Error
-             * @description Of a failed run: `cause`, `detail` and evidence
+             * @description For a failed run: `cause`, `detail` and evidence
              */
             error: {
                 [key: string]: unknown;
@@ -1103,21 +1107,21 @@ export interface components {
             created_at: string;
             /**
              * Started At
-             * @description Of the last attempt
+             * @description Start of the last attempt
              */
             started_at: string | null;
             /** Finished At */
             finished_at: string | null;
             /**
              * Spec
-             * @description As it was asked for
+             * @description The spec as submitted
              */
             spec: {
                 [key: string]: unknown;
             };
             /**
              * Resolved
-             * @description With every default written out: send it again and get the same run
+             * @description The spec with every default filled in; submit it to repeat the run
              */
             resolved: {
                 [key: string]: unknown;
@@ -1133,7 +1137,7 @@ export interface components {
             spent_attempts: number;
             /**
              * Checkpoint Epoch
-             * @description A lost worker's run goes on after this epoch
+             * @description The epoch after which another worker resumes a lost attempt
              */
             checkpoint_epoch: number | null;
             queue: components["schemas"]["QueuePlace"] | null;
@@ -1143,7 +1147,7 @@ export interface components {
         };
         /**
          * AuditEntry
-         * @description One changing request.
+         * @description One request that changed something, or tried to.
          */
         AuditEntry: {
             /** Id */
@@ -1180,7 +1184,7 @@ export interface components {
         };
         /**
          * BinShare
-         * @description One bin's share of the training rows, and of the asked ones.
+         * @description One bin's share of the training rows and of the requested rows.
          */
         BinShare: {
             /** Bin */
@@ -1192,12 +1196,12 @@ export interface components {
         };
         /**
          * Bucket
-         * @description Answers that took at most so long.
+         * @description Number of requests answered within a time.
          */
         Bucket: {
             /**
              * Le
-             * @description Seconds; null: however long
+             * @description Upper bound in seconds; null for no bound
              */
             le: number | null;
             /** Count */
@@ -1205,7 +1209,7 @@ export interface components {
         };
         /**
          * Column
-         * @description A column with its kind and how that was told.
+         * @description A column with its kind and the evidence for it.
          */
         Column: {
             /** Name */
@@ -1272,19 +1276,19 @@ export interface components {
         };
         /**
          * ColumnDrift
-         * @description One column of what is asked.
+         * @description Drift of an input column.
          */
         ColumnDrift: {
             /**
              * Kind
-             * @description numeric, text (of which the length counts), categorical
+             * @description numeric, text (compared by length), categorical
              */
             kind: string;
             /** Rows */
             rows: number;
             /**
              * Psi
-             * @description Population stability index; null where there are too few rows
+             * @description Population stability index; null if there are too few rows
              */
             psi: number | null;
             /**
@@ -1294,7 +1298,7 @@ export interface components {
             verdict: string;
             /**
              * Missing
-             * @description Share of asked rows without a value
+             * @description Share of requested rows with a missing value
              */
             missing: number | null;
             /** Training Missing */
@@ -1413,7 +1417,7 @@ export interface components {
         };
         /**
          * DatasetPage
-         * @description Some datasets, the newest first.
+         * @description A page of datasets, the newest first.
          */
         DatasetPage: {
             /** Items */
@@ -1423,7 +1427,7 @@ export interface components {
         };
         /**
          * DatasetPatch
-         * @description Corrects the kinds of columns (which makes a new version), or shares the dataset.
+         * @description Correct the kinds of columns (which creates a new version), or share the dataset.
          */
         DatasetPatch: {
             /** Kinds */
@@ -1435,7 +1439,7 @@ export interface components {
         };
         /**
          * DriftReport
-         * @description What a model is asked and answers, beside its training rows, over a sliding window.
+         * @description A model's inputs and outputs over a sliding window, compared with its training rows.
          */
         DriftReport: {
             /** Model */
@@ -1446,32 +1450,32 @@ export interface components {
             window_seconds: number;
             /**
              * Rows
-             * @description Rows that were looked at; at high rates a sample is
+             * @description Rows measured; a sample at high request rates
              */
             rows: number;
             /**
              * Psi
-             * @description The largest of the columns' indices
+             * @description The largest index of any column
              */
             psi: number | null;
             /** Verdict */
             verdict: string;
             /**
              * Columns
-             * @description The most drifted first
+             * @description Largest drift first
              */
             columns: components["schemas"]["ColumnDrift"][];
             /** Outputs */
             outputs: components["schemas"]["OutputDrift"][];
             /**
              * Live
-             * @description By ground truth, where some was posted
+             * @description Quality by ground truth, if any was posted
              */
             live: components["schemas"]["LiveFigure"][];
         };
         /**
          * EpochDifference
-         * @description The first epoch in which a reproduction did not repeat its parent.
+         * @description The first epoch in which a reproduction differs from its parent.
          */
         EpochDifference: {
             /** Trial */
@@ -1506,7 +1510,7 @@ export interface components {
             attempt: number;
             /**
              * Logs
-             * @description Keras's logs, and the learning rate; null where a value was not finite
+             * @description Keras's logs and the learning rate; null for a value that is not finite
              */
             logs: {
                 [key: string]: unknown;
@@ -1515,7 +1519,7 @@ export interface components {
             seconds: number;
             /**
              * Rows Per Second
-             * @description Training rows; of trials that train stacked, each's own
+             * @description Training rows per second, of this trial if stacked
              */
             rows_per_second?: number | null;
             /** Layers */
@@ -1609,12 +1613,12 @@ export interface components {
         };
         /**
          * EventInfo
-         * @description Something that happened to a run.
+         * @description An event of a run.
          */
         EventInfo: {
             /**
              * Id
-             * @description Grows; the cursor of the list, and the `id` of the stream
+             * @description Increases; the list's cursor, and the `id` in a stream
              */
             id: number;
             /** Run Id */
@@ -1704,19 +1708,19 @@ export interface components {
         };
         /**
          * FeedbackAnswer
-         * @description What became of the items.
+         * @description Result of posting ground truth.
          */
         FeedbackAnswer: {
             /** Stored */
             stored: number;
             /**
              * Repeated
-             * @description Known already: nothing was counted twice
+             * @description Items that were already stored; nothing is counted twice
              */
             repeated: number;
             /**
              * Unknown
-             * @description Ids under which nothing is kept (yet)
+             * @description Ids without a stored prediction (yet)
              */
             unknown: string[];
             /** Live */
@@ -1724,7 +1728,7 @@ export interface components {
         };
         /**
          * FeedbackRequest
-         * @description Ground truth of rows that were predicted.
+         * @description Ground truth of predicted rows.
          */
         FeedbackRequest: {
             /** Items */
@@ -1882,7 +1886,7 @@ export interface components {
         };
         /**
          * KeyInfo
-         * @description A key, without its secret.
+         * @description A key without its secret.
          */
         KeyInfo: {
             /** Id */
@@ -1910,7 +1914,7 @@ export interface components {
         };
         /**
          * KeyRequest
-         * @description A key to be made.
+         * @description A key to create.
          */
         KeyRequest: {
             /**
@@ -1920,7 +1924,7 @@ export interface components {
             name: string;
             /**
              * Owner
-             * @description Whose key it is; the caller's own when left out
+             * @description The key's owner; the caller's own if omitted
              */
             owner?: string | null;
             /**
@@ -1933,7 +1937,7 @@ export interface components {
             scopes: ("read" | "upload" | "train" | "predict" | "admin")[];
             /**
              * Models
-             * @description A predict key may be limited to these models
+             * @description Models that a predict key is limited to
              */
             models?: string[] | null;
             /** Expires At */
@@ -1942,7 +1946,7 @@ export interface components {
         };
         /**
          * LabelInfo
-         * @description A movable name of a version.
+         * @description A movable name for a version.
          */
         LabelInfo: {
             /** Label */
@@ -1951,22 +1955,22 @@ export interface components {
             version: number;
             /**
              * Artifact
-             * @description A kept checkpoint's artifact, else null: the version's own
+             * @description Artifact of a kept epoch; null for the version's own artifact
              */
             artifact: string | null;
             /**
              * Weight
-             * @description Share of the requests without a version, 0 to 1
+             * @description Share of the requests that name no version, 0 to 1
              */
             weight: number;
             /**
              * Shadow
-             * @description Gets a copy of the traffic; its answers are only measured
+             * @description Receives a copy of the traffic; its answers are measured, never returned
              */
             shadow: boolean;
             /**
              * Previous
-             * @description Where a roll-back goes
+             * @description The version that a rollback restores
              */
             previous: number | null;
             /**
@@ -1977,14 +1981,14 @@ export interface components {
         };
         /**
          * LabelRequest
-         * @description Where a label shall point. What is left out stays as it was.
+         * @description Target of a label. Omitted settings keep their value.
          */
         LabelRequest: {
             /** Version */
             version: number;
             /**
              * Epoch
-             * @description A kept epoch of the version's run, instead of its best
+             * @description A kept epoch of the version's run, instead of its best epoch
              */
             epoch?: number | null;
             /** Weight */
@@ -2018,12 +2022,12 @@ export interface components {
         };
         /**
          * LimitsInfo
-         * @description The limits in force, and the prediction service's address.
+         * @description Limits in force and the address of the prediction service.
          */
         LimitsInfo: {
             /**
              * Predict Url
-             * @description Where the prediction service is; this address forwards to it too
+             * @description Address of the prediction service; this server forwards requests to it too
              */
             predict_url: string;
             /**
@@ -2155,7 +2159,7 @@ export interface components {
         };
         /**
          * LiveFigure
-         * @description How true a version's predictions were, by the ground truth that was posted.
+         * @description Accuracy or error of a version's predictions against the ground truth that was posted.
          */
         LiveFigure: {
             /** Version */
@@ -2175,7 +2179,7 @@ export interface components {
         };
         /**
          * Me
-         * @description Who is signed in.
+         * @description The caller.
          */
         Me: {
             /** Key Id */
@@ -2187,7 +2191,7 @@ export interface components {
         };
         /**
          * ModelDetail
-         * @description A model with its versions (newest first) and labels. `serving` answers requests without a version.
+         * @description A model with its versions (newest first) and labels. `serving` answers requests that name no version.
          */
         ModelDetail: {
             /** Name */
@@ -2200,7 +2204,7 @@ export interface components {
             loaded: boolean;
             /**
              * Generation
-             * @description Moves with every change
+             * @description Incremented by every change
              */
             generation: number;
             /**
@@ -2230,7 +2234,7 @@ export interface components {
             loaded: boolean;
             /**
              * Generation
-             * @description Moves with every change
+             * @description Incremented by every change
              */
             generation: number;
             /**
@@ -2241,12 +2245,12 @@ export interface components {
         };
         /**
          * ModelPatch
-         * @description What may be changed of a model.
+         * @description Changes to a model.
          */
         ModelPatch: {
             /**
              * Shared
-             * @description Whether other owners see it
+             * @description Whether other owners can see it
              */
             shared?: boolean | null;
             /**
@@ -2257,7 +2261,7 @@ export interface components {
         };
         /**
          * NewKey
-         * @description A key with its token, which is shown this once.
+         * @description A new key with its token, which is shown only once.
          */
         NewKey: {
             /** Id */
@@ -2290,7 +2294,7 @@ export interface components {
         };
         /**
          * Outcome
-         * @description The truth about one row: joined by the id that the prediction was asked under, or beside what was predicted.
+         * @description Ground truth of one row, joined by its prediction id or sent together with what was predicted.
          */
         Outcome: {
             /**
@@ -2300,46 +2304,46 @@ export interface components {
             id: string;
             /**
              * Row
-             * @description Of that request, from 0
+             * @description Index of the row in that request, from 0
              * @default 0
              */
             row: number;
             /**
              * Output
-             * @description The target, where there are several
+             * @description The target; required if there are several
              */
             output?: string | null;
             /**
              * Truth
-             * @description A label, or a number; a list for a target of several numbers or labels
+             * @description A label or a number; a list for a target of several numbers or labels
              */
             truth: boolean | number | string | (boolean | number | string)[];
             /**
              * Predicted
-             * @description What was answered; without it, what was kept under the id is
+             * @description The prediction; if omitted, the one stored under the id
              */
             predicted?: boolean | number | string | (boolean | number | string)[] | null;
             /**
              * Version
-             * @description Who answered; needed with `predicted` alone
+             * @description The version that predicted; only with `predicted`
              */
             version?: number | null;
         };
         /**
          * OutputDrift
-         * @description One side of what is answered: `classes` and `scores` of a classification, `values` of a regression.
+         * @description Drift of an output: `classes` and `scores` of a classification, `values` of a regression.
          */
         OutputDrift: {
             /**
              * Kind
-             * @description numeric, text (of which the length counts), categorical
+             * @description numeric, text (compared by length), categorical
              */
             kind: string;
             /** Rows */
             rows: number;
             /**
              * Psi
-             * @description Population stability index; null where there are too few rows
+             * @description Population stability index; null if there are too few rows
              */
             psi: number | null;
             /**
@@ -2349,7 +2353,7 @@ export interface components {
             verdict: string;
             /**
              * Missing
-             * @description Share of asked rows without a value
+             * @description Share of requested rows with a missing value
              */
             missing: number | null;
             /** Training Missing */
@@ -2367,7 +2371,7 @@ export interface components {
             items: components["schemas"]["AuditEntry"][];
             /**
              * Next Cursor
-             * @description Pass as `cursor` for the next page; null on the last one
+             * @description Pass as `cursor` to get the next page; null on the last page
              */
             next_cursor?: string | null;
         };
@@ -2377,7 +2381,7 @@ export interface components {
             items: components["schemas"]["EpochInfo"][];
             /**
              * Next Cursor
-             * @description Pass as `cursor` for the next page; null on the last one
+             * @description Pass as `cursor` to get the next page; null on the last page
              */
             next_cursor?: string | null;
         };
@@ -2387,7 +2391,7 @@ export interface components {
             items: components["schemas"]["EventInfo"][];
             /**
              * Next Cursor
-             * @description Pass as `cursor` for the next page; null on the last one
+             * @description Pass as `cursor` to get the next page; null on the last page
              */
             next_cursor?: string | null;
         };
@@ -2397,7 +2401,7 @@ export interface components {
             items: components["schemas"]["ModelInfo"][];
             /**
              * Next Cursor
-             * @description Pass as `cursor` for the next page; null on the last one
+             * @description Pass as `cursor` to get the next page; null on the last page
              */
             next_cursor?: string | null;
         };
@@ -2407,7 +2411,7 @@ export interface components {
             items: components["schemas"]["RunSummary"][];
             /**
              * Next Cursor
-             * @description Pass as `cursor` for the next page; null on the last one
+             * @description Pass as `cursor` to get the next page; null on the last page
              */
             next_cursor?: string | null;
         };
@@ -2417,13 +2421,13 @@ export interface components {
             items: components["schemas"]["SampleInfo"][];
             /**
              * Next Cursor
-             * @description Pass as `cursor` for the next page; null on the last one
+             * @description Pass as `cursor` to get the next page; null on the last page
              */
             next_cursor?: string | null;
         };
         /**
          * PredictionRequest
-         * @description What to predict, and by whom. Without `version` and `label`, the champion or the newest version predicts.
+         * @description A batch prediction. Without `version` and `label`, the champion or the newest version predicts.
          */
         PredictionRequest: {
             /**
@@ -2437,13 +2441,13 @@ export interface components {
             label?: string | null;
             /**
              * Name
-             * @description Of the dataset that is made
+             * @description Name of the dataset to create
              */
             name?: string | null;
         };
         /**
          * Profile
-         * @description Each column's profile by its name. Counts, moments, top values are of all rows; the rest of `sampled_rows`.
+         * @description Each column's profile by its name. Counts, moments and top values cover all rows, the rest `sampled_rows`.
          */
         Profile: {
             /** Rows */
@@ -2459,7 +2463,7 @@ export interface components {
         };
         /**
          * Progress
-         * @description How far the last attempt has come.
+         * @description Progress of the last attempt.
          */
         Progress: {
             /**
@@ -2469,14 +2473,14 @@ export interface components {
             trial: number;
             /**
              * Epoch
-             * @description Epochs done in this trial
+             * @description Epochs finished in this trial
              */
             epoch: number;
             /** Trials */
             trials: number;
             /**
              * Epochs
-             * @description Of each trial, if it does not stop early
+             * @description Epochs of each trial, unless it stops early
              */
             epochs: number;
             /**
@@ -2491,51 +2495,51 @@ export interface components {
         };
         /**
          * QueuePlace
-         * @description Where a queued run stands.
+         * @description Position of a queued run.
          */
         QueuePlace: {
             /**
              * Position
-             * @description Runs that go first; 0 is the next one
+             * @description Number of runs ahead of it; 0 is next
              */
             position: number;
             /**
              * Estimated Start
-             * @description From recent runs and live workers; null where none lives
+             * @description Estimated from recent runs and live workers; null without workers
              */
             estimated_start: string | null;
         };
         /**
          * Quotas
-         * @description What one key may use. What is left out is as the server's settings say for every key.
+         * @description Limits of one key. The server's settings apply where a quota is omitted.
          */
         Quotas: {
             /**
              * Requests Per Minute
-             * @description Requests of the control API
+             * @description Requests to the control API
              */
             requests_per_minute?: number | null;
             /** Uploads Per Hour */
             uploads_per_hour?: number | null;
             /**
              * Queued Runs
-             * @description Runs that wait at the same time
+             * @description Runs that may be queued at the same time
              */
             queued_runs?: number | null;
             /**
              * Running Runs
-             * @description Runs that train at the same time
+             * @description Runs that may train at the same time
              */
             running_runs?: number | null;
             /**
              * Training Seconds Per Day
-             * @description Seconds that its runs may train in 24 hours; checked when a run is submitted
+             * @description Training time of its runs in 24 hours; checked when a run is submitted
              */
             training_seconds_per_day?: number | null;
         };
         /**
          * Refused
-         * @description What a lenient upload left out or mended.
+         * @description What a lenient upload left out or fixed.
          */
         Refused: {
             /**
@@ -2553,7 +2557,7 @@ export interface components {
         };
         /**
          * Relation
-         * @description How one column relates to the target: `strength` from 0 (none) to 1 (tells it exactly).
+         * @description How one column relates to the target: `strength` from 0 (not at all) to 1 (predicts it exactly).
          */
         Relation: {
             /** Column */
@@ -2577,7 +2581,7 @@ export interface components {
         };
         /**
          * Relations
-         * @description Columns by how strongly they relate to a target, the strongest first.
+         * @description Columns and how they relate to a target, the strongest first.
          */
         Relations: {
             /** Target */
@@ -2589,21 +2593,21 @@ export interface components {
         };
         /**
          * Reproduction
-         * @description A reproduction, epoch by epoch, beside the run that it repeats.
+         * @description A reproduction compared with its parent, epoch by epoch.
          */
         Reproduction: {
             /** Epochs Compared */
             epochs_compared: number;
             /**
              * Equal
-             * @description Every epoch so far has the same logs, to the bit
+             * @description Whether the logs of all epochs so far are identical, bit by bit
              */
             equal: boolean;
             first_difference: components["schemas"]["EpochDifference"] | null;
         };
         /**
          * RollbackRequest
-         * @description Which label goes back to the version it named before.
+         * @description The label to point back at its previous version.
          */
         RollbackRequest: {
             /**
@@ -2614,7 +2618,7 @@ export interface components {
         };
         /**
          * RowsPage
-         * @description Some rows, in the table's order: `rows[i][j]` is column j; null is missing.
+         * @description A page of rows, in the table's order: `rows[i][j]` is column j; null is missing.
          */
         RowsPage: {
             /** Columns */
@@ -2651,14 +2655,14 @@ export interface components {
         };
         /**
          * RunInfo
-         * @description A run, whole.
+         * @description A run with its spec, queue position and progress.
          */
         RunInfo: {
             /** Id */
             id: string;
             /**
              * Kind
-             * @description `training`; `reproduction`: the parent again, to the letter; `trial`: one of the parent's trials
+             * @description `training`; `reproduction`: an exact repetition of the parent; `trial`: one of the parent's trials; `prediction`: a batch prediction
              */
             kind: string;
             state: components["schemas"]["RunState"];
@@ -2666,30 +2670,30 @@ export interface components {
             owner: string;
             /**
              * Shared
-             * @description Whether other owners may look at it
+             * @description Whether other owners can read it
              * @default false
              */
             shared: boolean;
             /**
              * Model
-             * @description Registered under this name when it succeeds
+             * @description Model that the run registers a version of when it succeeds
              */
             model: string | null;
             /** Dataset Id */
             dataset_id: string;
             /**
              * Priority
-             * @description -100 to 100; higher goes first
+             * @description -100 to 100; higher runs first
              */
             priority: number;
             /**
              * Attempt
-             * @description Times that a worker has taken it up
+             * @description Number of times that a worker has claimed it
              */
             attempt: number;
             /**
              * Parent Id
-             * @description The run that this one repeats, or is a trial of
+             * @description The run that it repeats, changes, or is a trial of
              */
             parent_id: string | null;
             /** Result */
@@ -2698,7 +2702,7 @@ export interface components {
             } | null;
             /**
              * Error
-             * @description Of a failed run: `cause`, `detail` and evidence
+             * @description For a failed run: `cause`, `detail` and evidence
              */
             error: {
                 [key: string]: unknown;
@@ -2712,21 +2716,21 @@ export interface components {
             created_at: string;
             /**
              * Started At
-             * @description Of the last attempt
+             * @description Start of the last attempt
              */
             started_at: string | null;
             /** Finished At */
             finished_at: string | null;
             /**
              * Spec
-             * @description As it was asked for
+             * @description The spec as submitted
              */
             spec: {
                 [key: string]: unknown;
             };
             /**
              * Resolved
-             * @description With every default written out: send it again and get the same run
+             * @description The spec with every default filled in; submit it to repeat the run
              */
             resolved: {
                 [key: string]: unknown;
@@ -2742,7 +2746,7 @@ export interface components {
             spent_attempts: number;
             /**
              * Checkpoint Epoch
-             * @description A lost worker's run goes on after this epoch
+             * @description The epoch after which another worker resumes a lost attempt
              */
             checkpoint_epoch: number | null;
             queue: components["schemas"]["QueuePlace"] | null;
@@ -2751,18 +2755,18 @@ export interface components {
         };
         /**
          * RunPatch
-         * @description What may be changed of a run.
+         * @description Changes to a run.
          */
         RunPatch: {
             /**
              * Shared
-             * @description Whether other owners may look at it, its epochs, events and insight
+             * @description Whether other owners can read it with its epochs, events and insight
              */
             shared: boolean;
         };
         /**
          * RunState
-         * @description Where a run stands.
+         * @description State of a run.
          * @enum {string}
          */
         RunState: "queued" | "running" | "succeeded" | "failed" | "cancelled";
@@ -2775,7 +2779,7 @@ export interface components {
             id: string;
             /**
              * Kind
-             * @description `training`; `reproduction`: the parent again, to the letter; `trial`: one of the parent's trials
+             * @description `training`; `reproduction`: an exact repetition of the parent; `trial`: one of the parent's trials; `prediction`: a batch prediction
              */
             kind: string;
             state: components["schemas"]["RunState"];
@@ -2783,30 +2787,30 @@ export interface components {
             owner: string;
             /**
              * Shared
-             * @description Whether other owners may look at it
+             * @description Whether other owners can read it
              * @default false
              */
             shared: boolean;
             /**
              * Model
-             * @description Registered under this name when it succeeds
+             * @description Model that the run registers a version of when it succeeds
              */
             model: string | null;
             /** Dataset Id */
             dataset_id: string;
             /**
              * Priority
-             * @description -100 to 100; higher goes first
+             * @description -100 to 100; higher runs first
              */
             priority: number;
             /**
              * Attempt
-             * @description Times that a worker has taken it up
+             * @description Number of times that a worker has claimed it
              */
             attempt: number;
             /**
              * Parent Id
-             * @description The run that this one repeats, or is a trial of
+             * @description The run that it repeats, changes, or is a trial of
              */
             parent_id: string | null;
             /** Result */
@@ -2815,7 +2819,7 @@ export interface components {
             } | null;
             /**
              * Error
-             * @description Of a failed run: `cause`, `detail` and evidence
+             * @description For a failed run: `cause`, `detail` and evidence
              */
             error: {
                 [key: string]: unknown;
@@ -2829,7 +2833,7 @@ export interface components {
             created_at: string;
             /**
              * Started At
-             * @description Of the last attempt
+             * @description Start of the last attempt
              */
             started_at: string | null;
             /** Finished At */
@@ -2837,7 +2841,7 @@ export interface components {
         };
         /**
          * SampleInfo
-         * @description A built-in dataset that can be had.
+         * @description A built-in table.
          */
         SampleInfo: {
             /** Sample */
@@ -2858,7 +2862,7 @@ export interface components {
         };
         /**
          * SampleRequest
-         * @description A built-in dataset. `noise` (0 to 50), `rows` and `derived` are for the Playground's six.
+         * @description A built-in table. `noise` (0 to 50), `rows` and `derived` apply to the Playground's six.
          */
         SampleRequest: {
             /** Sample */
@@ -2886,7 +2890,7 @@ export interface components {
         };
         /**
          * SignIn
-         * @description A key, given once to get a session cookie.
+         * @description A key to exchange for a session cookie.
          */
         SignIn: {
             /** Token */
@@ -2973,7 +2977,7 @@ export interface components {
         };
         /**
          * SystemInfo
-         * @description Workers, queue and storage, now.
+         * @description Current workers, queue and storage.
          */
         SystemInfo: {
             /** Version */
@@ -2987,7 +2991,7 @@ export interface components {
             workers: components["schemas"]["WorkerInfo"][];
             /**
              * Runs
-             * @description By state
+             * @description Number of runs by state
              */
             runs: {
                 [key: string]: number;
@@ -2998,13 +3002,13 @@ export interface components {
             storage: components["schemas"]["StorageInfo"][];
             /**
              * Grafana Url
-             * @description Where its dashboards are, where a setting says so
+             * @description Address of the Grafana dashboards, if configured
              */
             grafana_url?: string | null;
         };
         /**
          * Traffic
-         * @description A model's answers by version.
+         * @description Traffic of a model by version. The difference between two readings gives a rate and a latency.
          */
         Traffic: {
             /** Model */
@@ -3016,7 +3020,7 @@ export interface components {
             at: string;
             /**
              * Processes
-             * @description Prediction processes that are told of: those of the one that was asked
+             * @description Prediction processes counted: those of the replica that was scraped
              */
             processes: number;
             /** Versions */
@@ -3036,7 +3040,7 @@ export interface components {
         };
         /**
          * UploadInfo
-         * @description Where a resumable upload stands; `dataset_id` once it is finished.
+         * @description The state of a resumable upload; `dataset_id` once it is finished.
          */
         UploadInfo: {
             /** Id */
@@ -3055,7 +3059,7 @@ export interface components {
         };
         /**
          * Validation
-         * @description A spec that would be accepted: what `validate_only=true` answers.
+         * @description A valid spec: the answer to `validate_only=true`.
          */
         Validation: {
             /**
@@ -3104,7 +3108,7 @@ export interface components {
         };
         /**
          * VersionTraffic
-         * @description One version's answers since the prediction processes began; two looks apart give a rate and a latency.
+         * @description Counters of one version since the prediction processes started.
          */
         VersionTraffic: {
             /** Version */
@@ -3113,20 +3117,20 @@ export interface components {
             requests: number;
             /**
              * Seconds
-             * @description All answers' times together
+             * @description Total time spent answering
              */
             seconds: number;
             /** Rows */
             rows: number;
             /**
              * Buckets
-             * @description Cumulative, as Prometheus counts them
+             * @description Cumulative latency histogram, as in Prometheus
              */
             buckets: components["schemas"]["Bucket"][];
         };
         /**
          * WorkerInfo
-         * @description A worker process. Work is never given out by these rows; they are for people.
+         * @description A worker process. For monitoring only: runs are claimed in the database, not assigned to workers.
          */
         WorkerInfo: {
             /** Id */
@@ -3137,7 +3141,7 @@ export interface components {
             pid: number;
             /**
              * Run Id
-             * @description What it trains now
+             * @description The run that it trains now
              */
             run_id: string | null;
             /**
@@ -3152,7 +3156,7 @@ export interface components {
             heartbeat_at: string;
             /**
              * Alive
-             * @description Whether it gave a sign within the last minute
+             * @description Whether it sent a heartbeat within the last minute
              */
             alive: boolean;
         };
@@ -3168,12 +3172,12 @@ export interface components {
             detail: string;
             instance?: string;
             request_id?: string;
-            /** @description JSON Pointer to what is wrong */
+            /** @description JSON Pointer to the invalid value */
             pointer?: string;
             received?: unknown;
             expected?: string;
             fix?: string;
-            /** @description Each problem, where there are several */
+            /** @description All problems, if there are several */
             errors?: {
                 [key: string]: unknown;
             }[];
@@ -3277,7 +3281,7 @@ export interface operations {
                     "application/json": components["schemas"]["DatasetPage"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -3295,7 +3299,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -3304,7 +3308,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -3313,7 +3317,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -3322,7 +3326,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -3336,9 +3340,9 @@ export interface operations {
     create_api_v1_datasets_post: {
         parameters: {
             query?: {
-                /** @description Left out: after the file's name */
+                /** @description Named after the file if omitted */
                 name?: string | null;
-                /** @description Left out: recognised by the content */
+                /** @description Recognised by the content if omitted */
                 format?: string;
                 /** @description CSV: between two fields */
                 delimiter?: string;
@@ -3382,7 +3386,7 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The same content was there already */
+            /** @description The same content exists already */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -3400,7 +3404,7 @@ export interface operations {
                     "application/json": components["schemas"]["DatasetDetail"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -3418,7 +3422,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -3427,7 +3431,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This contradicts what is already there */
+            /** @description The request conflicts with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -3445,7 +3449,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This content type is not understood */
+            /** @description Unsupported content type */
             415: {
                 headers: {
                     [name: string]: unknown;
@@ -3454,7 +3458,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -3463,7 +3467,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -3472,7 +3476,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -3519,7 +3523,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -3528,7 +3532,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -3537,7 +3541,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -3561,7 +3565,7 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The same content was there already */
+            /** @description The same content exists already */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -3579,7 +3583,7 @@ export interface operations {
                     "application/json": components["schemas"]["DatasetDetail"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -3597,7 +3601,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -3606,7 +3610,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -3615,7 +3619,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This contradicts what is already there */
+            /** @description The request conflicts with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -3633,7 +3637,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This content type is not understood */
+            /** @description Unsupported content type */
             415: {
                 headers: {
                     [name: string]: unknown;
@@ -3642,7 +3646,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -3651,7 +3655,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -3660,7 +3664,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -3707,7 +3711,7 @@ export interface operations {
                 };
                 content?: never;
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -3725,7 +3729,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -3734,7 +3738,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -3743,7 +3747,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -3752,7 +3756,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -3761,7 +3765,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -3775,7 +3779,7 @@ export interface operations {
     put_dataset_api_v1_datasets__name__put: {
         parameters: {
             query?: {
-                /** @description Left out: recognised by the content */
+                /** @description Recognised by the content if omitted */
                 format?: string;
                 /** @description CSV: between two fields */
                 delimiter?: string;
@@ -3808,7 +3812,7 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The same content was there already */
+            /** @description The same content exists already */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -3826,7 +3830,7 @@ export interface operations {
                     "application/json": components["schemas"]["DatasetDetail"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -3844,7 +3848,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -3853,7 +3857,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -3862,7 +3866,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This contradicts what is already there */
+            /** @description The request conflicts with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -3880,7 +3884,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This content type is not understood */
+            /** @description Unsupported content type */
             415: {
                 headers: {
                     [name: string]: unknown;
@@ -3889,7 +3893,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -3898,7 +3902,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -3907,7 +3911,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -3945,7 +3949,7 @@ export interface operations {
                 };
                 content?: never;
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -3963,7 +3967,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -3972,7 +3976,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -3981,7 +3985,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This contradicts what is already there */
+            /** @description The request conflicts with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -3990,7 +3994,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -3999,7 +4003,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -4008,7 +4012,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -4043,7 +4047,7 @@ export interface operations {
                     "application/json": components["schemas"]["DatasetDetail"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -4061,7 +4065,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -4070,7 +4074,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -4079,7 +4083,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This contradicts what is already there */
+            /** @description The request conflicts with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -4097,7 +4101,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This content type is not understood */
+            /** @description Unsupported content type */
             415: {
                 headers: {
                     [name: string]: unknown;
@@ -4106,7 +4110,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -4115,7 +4119,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -4124,7 +4128,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -4140,7 +4144,7 @@ export interface operations {
             query?: {
                 limit?: number;
                 cursor?: string | null;
-                /** @description Rows to skip; a cursor goes before it */
+                /** @description Rows to skip; ignored with a cursor */
                 offset?: number;
             };
             header?: never;
@@ -4160,7 +4164,7 @@ export interface operations {
                     "application/json": components["schemas"]["RowsPage"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -4178,7 +4182,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -4187,7 +4191,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -4196,7 +4200,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -4205,7 +4209,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -4214,7 +4218,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -4228,7 +4232,7 @@ export interface operations {
     append_rows_api_v1_datasets__ref__rows_post: {
         parameters: {
             query?: {
-                /** @description Left out: recognised by the content */
+                /** @description Recognised by the content if omitted */
                 format?: string;
                 /** @description CSV: between two fields */
                 delimiter?: string;
@@ -4261,7 +4265,7 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The same content was there already */
+            /** @description The same content exists already */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -4279,7 +4283,7 @@ export interface operations {
                     "application/json": components["schemas"]["DatasetDetail"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -4297,7 +4301,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -4306,7 +4310,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -4315,7 +4319,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This contradicts what is already there */
+            /** @description The request conflicts with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -4333,7 +4337,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This content type is not understood */
+            /** @description Unsupported content type */
             415: {
                 headers: {
                     [name: string]: unknown;
@@ -4342,7 +4346,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -4351,7 +4355,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -4360,7 +4364,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -4400,7 +4404,7 @@ export interface operations {
                     "application/json": components["schemas"]["Profile"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -4418,7 +4422,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -4427,7 +4431,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -4436,7 +4440,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -4445,7 +4449,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -4454,7 +4458,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -4487,7 +4491,7 @@ export interface operations {
                     "application/json": components["schemas"]["Relations"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -4505,7 +4509,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -4514,7 +4518,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -4523,7 +4527,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -4532,7 +4536,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -4541,7 +4545,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -4575,7 +4579,7 @@ export interface operations {
                     "text/csv; charset=utf-8": unknown;
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -4593,7 +4597,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -4602,7 +4606,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -4611,7 +4615,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -4620,7 +4624,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -4629,7 +4633,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -4648,7 +4652,7 @@ export interface operations {
                 "Upload-Length": number;
                 /** @description `name base64,filename base64`, and any option of an upload */
                 "Upload-Metadata"?: string;
-                /** @description The version of tus that is spoken */
+                /** @description The version of tus */
                 "Tus-Resumable"?: "1.0.0";
             };
             path?: never;
@@ -4663,7 +4667,7 @@ export interface operations {
                 };
                 content?: never;
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -4681,7 +4685,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -4690,7 +4694,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This contradicts what is already there */
+            /** @description The request conflicts with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -4717,7 +4721,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -4726,7 +4730,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -4735,7 +4739,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -4793,7 +4797,7 @@ export interface operations {
                     "application/json": components["schemas"]["UploadInfo"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -4811,7 +4815,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -4820,7 +4824,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -4838,7 +4842,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -4847,7 +4851,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -4856,7 +4860,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -4871,7 +4875,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description The version of tus that is spoken */
+                /** @description The version of tus */
                 "Tus-Resumable"?: "1.0.0";
             };
             path: {
@@ -4888,7 +4892,7 @@ export interface operations {
                 };
                 content?: never;
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -4906,7 +4910,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -4915,7 +4919,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -4924,7 +4928,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This contradicts what is already there */
+            /** @description The request conflicts with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -4951,7 +4955,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -4969,7 +4973,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -4978,7 +4982,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -4993,7 +4997,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description The version of tus that is spoken */
+                /** @description The version of tus */
                 "Tus-Resumable"?: "1.0.0";
             };
             path: {
@@ -5012,7 +5016,7 @@ export interface operations {
                     "application/json": unknown;
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -5030,7 +5034,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -5039,7 +5043,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -5066,7 +5070,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -5084,7 +5088,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -5093,7 +5097,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -5110,7 +5114,7 @@ export interface operations {
             header: {
                 /** @description Where these bytes begin */
                 "Upload-Offset": number;
-                /** @description The version of tus that is spoken */
+                /** @description The version of tus */
                 "Tus-Resumable"?: "1.0.0";
             };
             path: {
@@ -5131,7 +5135,7 @@ export interface operations {
                 };
                 content?: never;
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -5149,7 +5153,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -5158,7 +5162,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -5167,7 +5171,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This contradicts what is already there */
+            /** @description The request conflicts with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -5203,7 +5207,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This content type is not understood */
+            /** @description Unsupported content type */
             415: {
                 headers: {
                     [name: string]: unknown;
@@ -5212,7 +5216,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -5230,7 +5234,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -5239,7 +5243,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -5284,7 +5288,7 @@ export interface operations {
     list_runs_api_v1_runs_get: {
         parameters: {
             query?: {
-                /** @description One state or several */
+                /** @description One or more states */
                 state?: components["schemas"]["RunState"][] | null;
                 model?: string | null;
                 dataset_id?: string | null;
@@ -5306,7 +5310,7 @@ export interface operations {
                     "application/json": components["schemas"]["Page_RunSummary_"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -5324,7 +5328,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -5333,7 +5337,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -5342,7 +5346,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -5351,7 +5355,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -5365,13 +5369,13 @@ export interface operations {
     submit_api_v1_runs_post: {
         parameters: {
             query?: {
-                /** @description Check, and queue nothing */
+                /** @description Check the spec without queueing a run */
                 validate_only?: boolean;
-                /** @description Higher goes first */
+                /** @description Higher runs first */
                 priority?: number;
             };
             header?: {
-                /** @description The same key again gets the same run */
+                /** @description A request repeated with the same key returns the same run */
                 "Idempotency-Key"?: string | null;
             };
             path?: never;
@@ -5406,7 +5410,7 @@ export interface operations {
                     "application/json": components["schemas"]["RunInfo"] | components["schemas"]["Validation"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -5424,7 +5428,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -5433,7 +5437,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This contradicts what is already there */
+            /** @description The request conflicts with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -5451,7 +5455,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This content type is not understood */
+            /** @description Unsupported content type */
             415: {
                 headers: {
                     [name: string]: unknown;
@@ -5460,7 +5464,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -5469,7 +5473,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -5478,7 +5482,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -5509,7 +5513,7 @@ export interface operations {
                     "application/json": components["schemas"]["RunInfo"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -5527,7 +5531,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -5536,7 +5540,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -5545,7 +5549,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -5554,7 +5558,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -5563,7 +5567,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -5598,7 +5602,7 @@ export interface operations {
                     "application/json": components["schemas"]["RunInfo"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -5616,7 +5620,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -5625,7 +5629,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -5634,7 +5638,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This contradicts what is already there */
+            /** @description The request conflicts with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -5652,7 +5656,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This content type is not understood */
+            /** @description Unsupported content type */
             415: {
                 headers: {
                     [name: string]: unknown;
@@ -5661,7 +5665,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -5670,7 +5674,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -5679,7 +5683,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -5719,7 +5723,7 @@ export interface operations {
                     "application/json": components["schemas"]["RunInfo"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -5737,7 +5741,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -5746,7 +5750,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -5755,7 +5759,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This contradicts what is already there */
+            /** @description The request conflicts with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -5764,7 +5768,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -5773,7 +5777,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -5782,7 +5786,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -5797,7 +5801,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description The same key again gets the same run */
+                /** @description A request repeated with the same key returns the same run */
                 "Idempotency-Key"?: string | null;
             };
             path: {
@@ -5816,7 +5820,7 @@ export interface operations {
                     "application/json": components["schemas"]["RunInfo"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -5834,7 +5838,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -5843,7 +5847,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -5852,7 +5856,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This contradicts what is already there */
+            /** @description The request conflicts with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -5861,7 +5865,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -5870,7 +5874,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -5879,7 +5883,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -5894,7 +5898,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description The same key again gets the same run */
+                /** @description A request repeated with the same key returns the same run */
                 "Idempotency-Key"?: string | null;
             };
             path: {
@@ -5913,7 +5917,7 @@ export interface operations {
                     "application/json": components["schemas"]["RunInfo"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -5931,7 +5935,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -5940,7 +5944,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -5949,7 +5953,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This contradicts what is already there */
+            /** @description The request conflicts with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -5958,7 +5962,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -5967,7 +5971,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -5976,7 +5980,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -6011,7 +6015,7 @@ export interface operations {
                     "application/json": components["schemas"]["Page_EpochInfo_"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -6029,7 +6033,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -6038,7 +6042,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -6047,7 +6051,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This contradicts what is already there */
+            /** @description The request conflicts with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -6056,7 +6060,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -6065,7 +6069,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -6074,7 +6078,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -6113,14 +6117,14 @@ export interface operations {
                     "text/event-stream": string;
                 };
             };
-            /** @description A stream: the run is over and all its events have been received */
+            /** @description For a stream: the run has ended and all its events have been received */
             204: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content?: never;
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -6138,7 +6142,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -6147,7 +6151,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -6156,7 +6160,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This contradicts what is already there */
+            /** @description The request conflicts with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -6165,7 +6169,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -6174,7 +6178,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -6183,7 +6187,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -6221,7 +6225,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -6230,7 +6234,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -6239,7 +6243,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -6270,7 +6274,7 @@ export interface operations {
                     "application/json": components["schemas"]["Findings"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -6288,7 +6292,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -6297,7 +6301,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -6306,7 +6310,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This contradicts what is already there */
+            /** @description The request conflicts with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -6315,7 +6319,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -6324,7 +6328,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -6333,7 +6337,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -6351,6 +6355,7 @@ export interface operations {
                 seeds?: number | null;
             };
             header?: {
+                /** @description A request repeated with the same key returns the same run */
                 "Idempotency-Key"?: string | null;
             };
             path: {
@@ -6370,7 +6375,7 @@ export interface operations {
                     "application/json": components["schemas"]["Applied"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -6388,7 +6393,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -6397,7 +6402,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -6406,7 +6411,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This contradicts what is already there */
+            /** @description The request conflicts with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -6415,7 +6420,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -6424,7 +6429,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -6433,7 +6438,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -6464,7 +6469,7 @@ export interface operations {
                     "application/json": components["schemas"]["Lineage"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -6482,7 +6487,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -6491,7 +6496,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -6500,7 +6505,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This contradicts what is already there */
+            /** @description The request conflicts with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -6509,7 +6514,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -6518,7 +6523,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -6527,7 +6532,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -6558,7 +6563,7 @@ export interface operations {
                     "application/json": components["schemas"]["Complexity"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -6576,7 +6581,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -6585,7 +6590,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -6594,7 +6599,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This contradicts what is already there */
+            /** @description The request conflicts with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -6603,7 +6608,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -6612,7 +6617,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -6621,7 +6626,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -6652,7 +6657,7 @@ export interface operations {
                     "application/json": components["schemas"]["Evaluation"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -6670,7 +6675,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -6679,7 +6684,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -6688,7 +6693,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This contradicts what is already there */
+            /** @description The request conflicts with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -6697,7 +6702,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -6706,7 +6711,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -6715,7 +6720,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -6729,7 +6734,7 @@ export interface operations {
     get_importance_api_v1_runs__run_id__importance_get: {
         parameters: {
             query?: {
-                /** @description Left out: the first */
+                /** @description The first target if omitted */
                 target?: string | null;
             };
             header?: never;
@@ -6749,7 +6754,7 @@ export interface operations {
                     "application/json": components["schemas"]["Importance"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -6767,7 +6772,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -6776,7 +6781,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -6785,7 +6790,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This contradicts what is already there */
+            /** @description The request conflicts with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -6794,7 +6799,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -6803,7 +6808,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -6812,7 +6817,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -6826,7 +6831,7 @@ export interface operations {
     get_hardest_api_v1_runs__run_id__hardest_get: {
         parameters: {
             query?: {
-                /** @description Left out: the first */
+                /** @description The first target if omitted */
                 target?: string | null;
             };
             header?: never;
@@ -6846,7 +6851,7 @@ export interface operations {
                     "application/json": components["schemas"]["Hardest"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -6864,7 +6869,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -6873,7 +6878,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -6882,7 +6887,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This contradicts what is already there */
+            /** @description The request conflicts with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -6891,7 +6896,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -6900,7 +6905,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -6909,7 +6914,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -6923,7 +6928,7 @@ export interface operations {
     get_layers_api_v1_runs__run_id__layers_get: {
         parameters: {
             query?: {
-                /** @description Left out: the one that was kept */
+                /** @description The kept trial if omitted */
                 trial?: number | null;
                 /** @description Epochs after this one */
                 after?: number;
@@ -6946,7 +6951,7 @@ export interface operations {
                     "application/json": components["schemas"]["LayerSeries"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -6964,7 +6969,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -6973,7 +6978,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -6982,7 +6987,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This contradicts what is already there */
+            /** @description The request conflicts with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -6991,7 +6996,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -7000,7 +7005,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -7009,7 +7014,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -7023,25 +7028,25 @@ export interface operations {
     get_surface_api_v1_runs__run_id__surface_get: {
         parameters: {
             query?: {
-                /** @description Left out: the column that matters most */
+                /** @description The most important column if omitted */
                 x?: string | null;
-                /** @description Left out: the next one */
+                /** @description The next one if omitted */
                 y?: string | null;
-                /** @description One of `epochs`; left out: the kept one */
+                /** @description One of `epochs`; the kept one if omitted */
                 epoch?: number | null;
-                /** @description Along each numeric axis */
+                /** @description Number of values of a numeric axis */
                 points?: number;
                 x_low?: number | null;
                 x_high?: number | null;
                 y_low?: number | null;
                 y_high?: number | null;
-                /** @description Left out: the first */
+                /** @description The first target if omitted */
                 target?: string | null;
-                /** @description Whose probability */
+                /** @description The label whose probability to return */
                 label?: string | null;
-                /** @description Hidden units' own surfaces too */
+                /** @description Also the surfaces of the hidden units */
                 units?: boolean;
-                /** @description Units of this layer alone */
+                /** @description Only the units of this layer */
                 layer?: string | null;
             };
             header?: never;
@@ -7061,7 +7066,7 @@ export interface operations {
                     "application/json": components["schemas"]["SurfaceInfo"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -7079,7 +7084,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -7088,7 +7093,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -7097,7 +7102,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This contradicts what is already there */
+            /** @description The request conflicts with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -7106,7 +7111,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -7115,7 +7120,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -7124,7 +7129,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -7159,7 +7164,7 @@ export interface operations {
                     "application/json": components["schemas"]["Explanation"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -7177,7 +7182,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -7186,7 +7191,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -7195,7 +7200,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This contradicts what is already there */
+            /** @description The request conflicts with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -7213,7 +7218,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This content type is not understood */
+            /** @description Unsupported content type */
             415: {
                 headers: {
                     [name: string]: unknown;
@@ -7222,7 +7227,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -7231,7 +7236,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -7240,7 +7245,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -7254,19 +7259,19 @@ export interface operations {
     plot_api_v1_runs__run_id__plots__kind___form__get: {
         parameters: {
             query?: {
-                /** @description Left out: the first */
+                /** @description The first target if omitted */
                 target?: string | null;
-                /** @description Of layers */
+                /** @description For layers */
                 trial?: number | null;
-                /** @description Of a surface */
+                /** @description An axis of a surface */
                 x?: string | null;
-                /** @description Of a surface */
+                /** @description An axis of a surface */
                 y?: string | null;
-                /** @description Of a surface or of units */
+                /** @description For a surface or units */
                 epoch?: number | null;
                 points?: number;
                 label?: string | null;
-                /** @description Of units: one layer alone */
+                /** @description For units: only this layer */
                 layer?: string | null;
             };
             header?: {
@@ -7291,7 +7296,7 @@ export interface operations {
                     "image/svg+xml": unknown;
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -7309,7 +7314,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -7318,7 +7323,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -7327,7 +7332,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This contradicts what is already there */
+            /** @description The request conflicts with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -7336,7 +7341,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -7345,7 +7350,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -7354,7 +7359,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -7386,7 +7391,7 @@ export interface operations {
                     "application/json": components["schemas"]["Page_ModelInfo_"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -7404,7 +7409,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -7413,7 +7418,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -7422,7 +7427,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -7431,7 +7436,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -7462,7 +7467,7 @@ export interface operations {
                     "application/json": components["schemas"]["ModelDetail"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -7480,7 +7485,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -7489,7 +7494,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -7498,7 +7503,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -7507,7 +7512,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -7516,7 +7521,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -7545,7 +7550,7 @@ export interface operations {
                 };
                 content?: never;
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -7563,7 +7568,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -7572,7 +7577,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -7581,7 +7586,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This contradicts what is already there */
+            /** @description The request conflicts with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -7590,7 +7595,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -7599,7 +7604,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -7608,7 +7613,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -7643,7 +7648,7 @@ export interface operations {
                     "application/json": components["schemas"]["ModelDetail"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -7661,7 +7666,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -7670,7 +7675,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -7679,7 +7684,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This contradicts what is already there */
+            /** @description The request conflicts with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -7697,7 +7702,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This content type is not understood */
+            /** @description Unsupported content type */
             415: {
                 headers: {
                     [name: string]: unknown;
@@ -7706,7 +7711,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -7715,7 +7720,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -7724,7 +7729,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -7755,7 +7760,7 @@ export interface operations {
                     "application/json": components["schemas"]["VersionInfo"][];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -7773,7 +7778,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -7782,7 +7787,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -7791,7 +7796,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -7800,7 +7805,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -7809,7 +7814,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -7841,7 +7846,7 @@ export interface operations {
                     "application/json": components["schemas"]["VersionInfo"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -7859,7 +7864,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -7868,7 +7873,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -7877,7 +7882,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -7886,7 +7891,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -7895,7 +7900,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -7927,7 +7932,7 @@ export interface operations {
                     "application/json": components["schemas"]["VersionInfo"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -7945,7 +7950,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -7954,7 +7959,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -7963,7 +7968,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This contradicts what is already there */
+            /** @description The request conflicts with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -7972,7 +7977,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -7981,7 +7986,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -7990,7 +7995,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -8024,7 +8029,7 @@ export interface operations {
                     "application/json": unknown;
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -8042,7 +8047,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -8051,7 +8056,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -8060,7 +8065,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -8069,7 +8074,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -8078,7 +8083,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -8113,7 +8118,7 @@ export interface operations {
                     "application/json": unknown;
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -8131,7 +8136,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -8140,7 +8145,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -8149,7 +8154,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -8158,7 +8163,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -8167,7 +8172,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -8198,7 +8203,7 @@ export interface operations {
                     "application/json": components["schemas"]["LabelInfo"][];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -8216,7 +8221,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -8225,7 +8230,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -8234,7 +8239,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -8243,7 +8248,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -8252,7 +8257,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -8288,7 +8293,7 @@ export interface operations {
                     "application/json": components["schemas"]["LabelInfo"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -8306,7 +8311,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -8315,7 +8320,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -8324,7 +8329,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This contradicts what is already there */
+            /** @description The request conflicts with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -8342,7 +8347,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This content type is not understood */
+            /** @description Unsupported content type */
             415: {
                 headers: {
                     [name: string]: unknown;
@@ -8351,7 +8356,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -8360,7 +8365,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -8369,7 +8374,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -8399,7 +8404,7 @@ export interface operations {
                 };
                 content?: never;
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -8417,7 +8422,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -8426,7 +8431,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -8435,7 +8440,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This contradicts what is already there */
+            /** @description The request conflicts with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -8444,7 +8449,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -8453,7 +8458,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -8462,7 +8467,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -8497,7 +8502,7 @@ export interface operations {
                     "application/json": components["schemas"]["LabelInfo"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -8515,7 +8520,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -8524,7 +8529,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -8533,7 +8538,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This contradicts what is already there */
+            /** @description The request conflicts with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -8551,7 +8556,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This content type is not understood */
+            /** @description Unsupported content type */
             415: {
                 headers: {
                     [name: string]: unknown;
@@ -8560,7 +8565,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -8569,7 +8574,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -8578,7 +8583,126 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    predict_dataset_api_v1_models__name__predictions_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description A request repeated with the same key returns the same run */
+                "Idempotency-Key"?: string | null;
+            };
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["PredictionRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RunInfo"];
+                };
+            };
+            /** @description The request cannot be parsed */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No valid key */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the scope, or the resource belongs to another owner */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No such resource, or none that this key can read */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request conflicts with the current state */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported content type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request is invalid; `errors` lists the problems */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -8592,7 +8716,7 @@ export interface operations {
     get_drift_api_v1_models__name__drift_get: {
         parameters: {
             query?: {
-                /** @description Else the one that answers */
+                /** @description The version that serves if omitted */
                 version?: number | null;
                 label?: string | null;
             };
@@ -8613,7 +8737,7 @@ export interface operations {
                     "application/json": components["schemas"]["DriftReport"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -8631,7 +8755,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -8640,7 +8764,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -8649,7 +8773,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -8658,7 +8782,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -8667,7 +8791,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -8698,7 +8822,7 @@ export interface operations {
                     "application/json": components["schemas"]["Traffic"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -8716,7 +8840,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -8725,7 +8849,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -8734,7 +8858,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -8743,7 +8867,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -8752,7 +8876,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -8787,7 +8911,7 @@ export interface operations {
                     "application/json": components["schemas"]["FeedbackAnswer"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -8805,7 +8929,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -8814,7 +8938,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -8823,7 +8947,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This contradicts what is already there */
+            /** @description The request conflicts with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -8841,7 +8965,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This content type is not understood */
+            /** @description Unsupported content type */
             415: {
                 headers: {
                     [name: string]: unknown;
@@ -8850,7 +8974,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -8859,7 +8983,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -8868,125 +8992,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
-            503: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-        };
-    };
-    predict_dataset_api_v1_models__name__predictions_post: {
-        parameters: {
-            query?: never;
-            header?: {
-                "Idempotency-Key"?: string | null;
-            };
-            path: {
-                name: string;
-            };
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["PredictionRequest"];
-            };
-        };
-        responses: {
-            /** @description Successful Response */
-            202: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["RunInfo"];
-                };
-            };
-            /** @description The request cannot be read */
-            400: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description No valid key */
-            401: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description This key may not, or this is another owner's */
-            403: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description There is nothing under this address that you see */
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description This contradicts what is already there */
-            409: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Too large */
-            413: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description This content type is not understood */
-            415: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Understood, and refused: `errors` say where and why */
-            422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
-            429: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -9024,7 +9030,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -9033,7 +9039,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -9042,7 +9048,63 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    system_api_v1_system_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SystemInfo"];
+                };
+            };
+            /** @description No valid key */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the scope, or the resource belongs to another owner */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -9080,7 +9142,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -9089,7 +9151,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -9098,7 +9160,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -9131,7 +9193,7 @@ export interface operations {
                     "application/json": components["schemas"]["NewKey"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -9149,7 +9211,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -9158,7 +9220,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This contradicts what is already there */
+            /** @description The request conflicts with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -9176,7 +9238,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This content type is not understood */
+            /** @description Unsupported content type */
             415: {
                 headers: {
                     [name: string]: unknown;
@@ -9185,7 +9247,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -9194,7 +9256,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -9203,7 +9265,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -9234,7 +9296,7 @@ export interface operations {
                     "application/json": components["schemas"]["KeyInfo"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -9252,7 +9314,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -9261,7 +9323,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is nothing under this address that you see */
+            /** @description No such resource, or none that this key can read */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -9270,7 +9332,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This contradicts what is already there */
+            /** @description The request conflicts with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -9279,7 +9341,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -9288,7 +9350,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -9297,7 +9359,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -9335,7 +9397,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -9344,7 +9406,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -9353,7 +9415,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -9386,7 +9448,7 @@ export interface operations {
                     "application/json": components["schemas"]["Me"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -9404,7 +9466,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -9422,7 +9484,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This content type is not understood */
+            /** @description Unsupported content type */
             415: {
                 headers: {
                     [name: string]: unknown;
@@ -9431,7 +9493,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -9440,7 +9502,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -9490,7 +9552,7 @@ export interface operations {
                     "application/json": components["schemas"]["Page_AuditEntry_"];
                 };
             };
-            /** @description The request cannot be read */
+            /** @description The request cannot be parsed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -9508,7 +9570,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This key may not, or this is another owner's */
+            /** @description The key lacks the scope, or the resource belongs to another owner */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -9517,7 +9579,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Understood, and refused: `errors` say where and why */
+            /** @description The request is invalid; `errors` lists the problems */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -9526,7 +9588,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -9535,63 +9597,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Something that this server rests on is away; try again */
-            503: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-        };
-    };
-    system_api_v1_system_get: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Successful Response */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["SystemInfo"];
-                };
-            };
-            /** @description No valid key */
-            401: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description This key may not, or this is another owner's */
-            403: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description A quota or rate limit is used up; `Retry-After` says for how long */
-            429: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Something that this server rests on is away; try again */
+            /** @description A dependency of this server is unavailable; try again */
             503: {
                 headers: {
                     [name: string]: unknown;

@@ -16,8 +16,6 @@ export type RowsPage = Schemas["RowsPage"];
 export type SampleInfo = Schemas["SampleInfo"];
 export type KeyInfo = Schemas["KeyInfo"];
 export type NewKey = Schemas["NewKey"];
-
-export const KINDS: readonly Kind[] = ["numeric", "boolean", "categorical", "text", "datetime", "ignored"];
 export type RunDetail = Schemas["RunInfo"];
 export type RunInfo = Schemas["RunInfo"];
 export type RunSummary = Schemas["RunSummary"];

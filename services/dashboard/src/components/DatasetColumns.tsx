@@ -2,10 +2,11 @@ import { useQueryClient } from "@tanstack/react-query";
 import { useState } from "react";
 import { useNavigate } from "react-router";
 import { correctKinds, useProfile } from "../api/datasets";
-import { KINDS, type Column, type DatasetDetail, type Kind, type Profile } from "../api/types";
+import { type Column, type DatasetDetail, type Kind, type Profile } from "../api/types";
 import { Bars, Histogram } from "../charts/small";
 import { number, percent } from "../format";
 import { useText, type Key } from "../i18n";
+import { en } from "../i18n/en";
 import { drawingOf } from "../pages/profile";
 import { useInAddress } from "../state/address";
 import { Badge, Button, Card, ErrorView, Scroll, Select } from "./basics";
@@ -13,6 +14,8 @@ import { Sheet } from "./dialogs";
 import { showMessage, showError } from "./toasts";
 
 export const kindKey = (kind: Kind): Key => `kind.${kind}`;
+/** Every kind: those that have a text. */
+const KINDS = Object.keys(en).flatMap((key) => (key.startsWith("kind.") ? [key.slice("kind.".length) as Kind] : []));
 
 /** The columns with small histograms, where their kinds can be corrected. */
 export function Columns({ dataset }: { dataset: DatasetDetail }) {

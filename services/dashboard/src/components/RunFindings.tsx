@@ -4,7 +4,8 @@ import { post, seg } from "../api/client";
 import { isLive, useInsight } from "../api/runs";
 import type { Complexity, FindingInfo, Findings, Lineage, RunDetail } from "../api/types";
 import { number } from "../format";
-import { useText } from "../i18n";
+import { useLanguage, useText } from "../i18n";
+import { findingsZh } from "../i18n/zh.findings";
 import { Badge, Button, Card, Empty, ErrorView, Loading, Notice, Scroll, type Tone } from "./basics";
 import { showMessage, showError } from "./toasts";
 
@@ -51,11 +52,12 @@ function FindingCard({ run, finding }: { run: RunDetail; finding: FindingInfo })
       .finally(() => setBusy(false));
   };
   const values = Object.entries(finding.values);
+  const text = (useLanguage() === "zh-Hant" ? findingsZh[finding.rule] : undefined) ?? finding;
   return (
     <Card
       title={
         <span className="row tight">
-          <Badge tone={TONES[finding.severity]}>{t(`severity.${finding.severity}`)}</Badge> {finding.title}
+          <Badge tone={TONES[finding.severity]}>{t(`severity.${finding.severity}`)}</Badge> {text.title}
         </span>
       }
       actions={
@@ -68,7 +70,7 @@ function FindingCard({ run, finding }: { run: RunDetail; finding: FindingInfo })
     >
       <div className="stack tight">
         <p>{finding.sentence}</p>
-        {finding.answer && finding.patch.length > 0 && <p className="muted">→ {finding.answer}</p>}
+        {text.answer && finding.patch.length > 0 && <p className="muted">→ {text.answer}</p>}
         {finding.patch.length > 0 && (
           <details>
             <summary className="small">{t("findings.patch")}</summary>

@@ -32,7 +32,7 @@ export const learningEn = {
   "drift.bins": "Compare each bin with the training rows",
   "drift.drifted": "strong drift",
   "drift.few": "too few rows",
-  "drift.lead": "How far requests differ from the training rows: population stability index (PSI) over {rows} rows, {window}.",
+  "drift.lead": "How far requests differ from the training rows: population stability index (PSI) over {rows} rows ({window}).",
   "drift.moved": "some drift",
   "drift.none": "No requests in this window yet.",
   "drift.outputs": "Prediction drift",
