@@ -7,7 +7,7 @@ float64 and rounded once.
 
 from __future__ import annotations
 
-import itertools
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -172,7 +172,8 @@ class PlainNumbers:
     def __init__(self, encoder: Encoder, constants: Sequence[tuple[float, float, float, float]]) -> None:
         self.input = encoder.inputs[0].name
         self.width = encoder.inputs[0].shape[0]
-        self.names = encoder.names
+        names = encoder.names
+        self._values = operator.itemgetter(*names) if len(names) > 1 else lambda row: (row[names[0]],)
         self.constants = tuple(constants)
         self.low, self.high, self.center, self.scale = np.array(constants, np.float64).T
         offsets = [column.offset for column in encoder.columns]
@@ -189,9 +190,9 @@ class PlainNumbers:
 
     def encode(self, values: np.ndarray) -> np.ndarray:
         """Encode clean float64 (rows, columns) as float32 (rows, width)."""
-        scaled = (values - self.center) / self.scale
+        scaled: np.ndarray = (values - self.center) / self.scale
         if self.places is None:
-            return np.asarray(scaled, np.float32)
+            return scaled.astype(np.float32)
         out = np.zeros((len(values), self.width), np.float32)
         out[:, self.places] = scaled
         return out
@@ -205,7 +206,8 @@ class PlainNumbers:
             return None
         encoded: list[float] = []
         add = encoded.append
-        for value, (low, high, center, scale) in zip(numbers, itertools.cycle(self.constants), strict=False):
+        of_each = self.constants * (len(numbers) // len(self.constants))
+        for value, (low, high, center, scale) in zip(numbers, of_each, strict=True):
             if not low <= value <= high:  # NaN as well
                 return None
             add((value - center) / scale)
@@ -213,12 +215,12 @@ class PlainNumbers:
 
     def encode_rows(self, rows: Rows) -> np.ndarray | None:
         """Encode rows of JSON values, by name or by position; None where one is not clean, or anything else occurs."""
-        names, count = self.names, len(self.names)
+        count = len(self.constants)
         numbers: list[Any] = []
         for row in rows:
             if type(row) is dict and len(row) == count:
                 try:
-                    numbers += [row[name] for name in names]
+                    numbers += self._values(row)
                 except KeyError:
                     return None
             elif type(row) is list and len(row) == count:
