@@ -32,18 +32,19 @@ def create_secrets(folder: Path) -> str | None:
         "fitserve_root_key": token,  # last, because its existence means that the folder is complete
     }
     for name, text in files.items():
-        _write(folder / name, text)
+        write_secret(folder / name, text, 0o444)  # only the containers that mount the folder see it
     return token
 
 
-def _write(path: Path, text: str) -> None:
-    """Write a file atomically. It is readable by all, because only the containers that mount its folder see it."""
-    temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("w") as file:
+def write_secret(path: Path, text: str, mode: int) -> None:
+    """Write a file atomically and durably; nobody else can read it before it has its mode."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    temporary.chmod(0o444)
+    temporary.chmod(mode)
     temporary.replace(path)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import signal
 import socket
 import ssl
@@ -20,13 +19,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import migrations
 from fitserve import api_keys, db, logs
 from fitserve.embedded_redis import EmbeddedRedis, die_with_parent
 from fitserve.errors import FitserveError
 from fitserve.settings import Settings
+from services.secrets import write_secret
 
 log = logging.getLogger("fitserve.up")
 
@@ -64,7 +63,7 @@ def run(settings: Settings, stopping: threading.Event) -> None:
         announced = False
         while not stopping.wait(0.05 if not announced else 0.5):
             if broker:
-                broker.tend()
+                broker.restart_if_dead()
             for child in children:
                 child.restart_if_dead()
             if not announced and all(is_ready(url) for url in readiness_urls(settings)):
@@ -171,20 +170,11 @@ def create_first_key(settings: Settings) -> str | None:
             if api_keys.listing(session):
                 return None
             _, token = api_keys.create(session, owner="admin", name="first", scopes=["admin"])
-            _write_private(settings.home / FIRST_KEY, token)  # before the commit: a key without its token is useless
+            # Before the commit, because a key whose token nobody has is useless.
+            write_secret(settings.home / FIRST_KEY, f"{token}\n", 0o600)
             return token
     finally:
         engine.dispose()
-
-
-def _write_private(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def refuse_busy_ports(settings: Settings) -> None:

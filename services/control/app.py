@@ -59,7 +59,7 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        await predict_proxy.close(app)
+        await app.state.predict_client.aclose()
         publisher.close()
         engine.dispose()
 
@@ -75,6 +75,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.add_middleware(AuditMiddleware, engine=engine)
     app.state.authenticator = authenticator
+    app.state.predict_client = predict_proxy.make_client(settings)
     app.state.context = Context(settings, engine, blobs.open_store(settings.resolved_blob_url), publisher)
     api = APIRouter(prefix="/api/v1")
     for module in ROUTERS:

@@ -51,12 +51,7 @@ def system(_caller: Admin, ctx: Ctx) -> SystemInfo:
             now=at,
             workers=[
                 WorkerInfo(
-                    id=worker.id,
-                    hostname=worker.hostname,
-                    pid=worker.pid,
-                    run_id=worker.run_id,
-                    started_at=worker.started_at,
-                    heartbeat_at=worker.heartbeat_at,
+                    **{name: getattr(worker, name) for name in WorkerInfo.model_fields.keys() - {"alive"}},
                     alive=worker.heartbeat_at > alive_since,
                 )
                 for worker in workers

@@ -10,7 +10,7 @@ import ssl
 from collections.abc import Mapping
 
 import httpx2
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, Request
 from starlette.background import BackgroundTask
 from starlette.responses import Response, StreamingResponse
 
@@ -44,7 +44,7 @@ async def forward(request: Request) -> Response:
     raw = request.scope.get("raw_path") or request.url.path.encode()
     if b".." in raw:  # httpx would normalize it, and so leave /v1 and /v2
         raise NotFound("There is nothing at this address.")
-    client = _client(request)
+    client: httpx2.AsyncClient = request.app.state.predict_client
     outgoing = client.build_request(
         request.method,
         httpx2.URL(raw.decode("latin-1") + (f"?{request.url.query}" if request.url.query else "")),
@@ -64,26 +64,15 @@ def _forwarded(headers: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in headers.items() if name.lower() not in _NOT_FORWARDED}
 
 
-def _client(request: Request) -> httpx2.AsyncClient:
-    """Return the app's connection pool, opened at the first request."""
-    state = request.app.state
-    if getattr(state, "predict_client", None) is None:
-        state.predict_client = httpx2.AsyncClient(
-            base_url=predict_address(state.settings),
-            verify=predict_tls(state.settings),
-            timeout=_TIMEOUT,
-            follow_redirects=False,
-            trust_env=False,
-        )
-    client: httpx2.AsyncClient = state.predict_client
-    return client
-
-
-async def close(app: FastAPI) -> None:
-    """Close the connection pool, if it was opened."""
-    client: httpx2.AsyncClient | None = getattr(app.state, "predict_client", None)
-    if client is not None:
-        await client.aclose()
+def make_client(settings: Settings) -> httpx2.AsyncClient:
+    """Open a connection pool to the prediction service."""
+    return httpx2.AsyncClient(
+        base_url=predict_address(settings),
+        verify=predict_tls(settings),
+        timeout=_TIMEOUT,
+        follow_redirects=False,
+        trust_env=False,
+    )
 
 
 def predict_address(settings: Settings) -> str:
@@ -95,7 +84,9 @@ def predict_address(settings: Settings) -> str:
 
 
 def predict_tls(settings: Settings) -> ssl.SSLContext | bool:
-    """Return the TLS verification for the prediction service; one beside this process must hold our certificate."""
+    """Return how to verify the prediction service's certificate; one beside this process must hold our own."""
+    if predict_address(settings).startswith("http://"):
+        return False  # nothing to verify, and loading the trusted certificates takes long
     if settings.predict_url or settings.tls_certificate is None:
         return True
     pinned = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -56,7 +56,7 @@ def list_models(
 ) -> Page[ModelInfo]:
     """An admin sees every model, others their own and shared ones."""
     with db.reading(ctx.engine) as session:
-        rows = registry.listing(session, owner=caller.owner_filter, after=cursor or "", limit=limit + 1)
+        rows = registry.list_models(session, owner=caller.owner_filter, after=cursor or "", limit=limit + 1)
         items = [ModelInfo.model_validate(row) for row in rows[:limit]]
     return Page(items=items, next_cursor=items[-1].name if len(rows) > limit else None)
 
@@ -240,7 +240,7 @@ def serving_version(
 
     That is the one of `label`, else `version`, else the champion's, else the newest. Raises NotFound.
     """
-    (model,) = registry.facts(session, [name])
+    (model,) = registry.load_facts(session, [name])
     labels = {fact.label: fact for fact in model.labels}
     wanted = label or (registry.CHAMPION if version is None and registry.CHAMPION in labels else None)
     if wanted is not None:

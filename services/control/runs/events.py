@@ -86,12 +86,13 @@ async def list_events(
     """With `Accept: text/event-stream` a stream; resuming with `Last-Event-ID` misses and repeats no event."""
     owner = caller.owner_filter
     if STREAM not in accept:
-        events = await anyio.to_thread.run_sync(_read_events, ctx, run_id, owner, cursor, limit + 1)
+        events, _ = await anyio.to_thread.run_sync(_read_events, ctx, run_id, owner, cursor, limit + 1)
         items = [EventInfo.model_validate(event) for event in events[:limit]]
         after = str(items[-1].id) if len(events) > limit else None
         return JSONResponse(Page(items=items, next_cursor=after).model_dump(mode="json"))
     after_id = _resume_after(last_event_id, cursor)
-    if await anyio.to_thread.run_sync(_all_received, ctx, run_id, owner, after_id):
+    events, ended = await anyio.to_thread.run_sync(_read_events, ctx, run_id, owner, after_id, 1)
+    if ended and not events:
         return Response(status_code=204)  # makes a browser's EventSource stop reconnecting
     if _open_streams >= MAX_STREAMS:
         raise TooMany(f"{_open_streams} event streams are open already.", retry_after=10)
@@ -107,16 +108,11 @@ def _resume_after(header: str | None, cursor: int) -> int:
     return int(header)
 
 
-def _read_events(ctx: Context, run_id: str, owner: str | None, after: int, limit: int) -> list[Event]:
+def _read_events(ctx: Context, run_id: str, owner: str | None, after: int, limit: int) -> tuple[list[Event], bool]:
+    """Return events after an id, and whether the run has ended."""
     with db.reading(ctx.engine) as session:
         run = queries.get(session, run_id, owner)
-        return queries.events_after(session, run.id, after, limit)
-
-
-def _all_received(ctx: Context, run_id: str, owner: str | None, after: int) -> bool:
-    with db.reading(ctx.engine) as session:
-        run = queries.get(session, run_id, owner)
-        return run.state in TERMINAL and not queries.events_after(session, run.id, after, 1)
+        return queries.events_after(session, run.id, after, limit), run.state in TERMINAL
 
 
 async def _stream(request: Request, ctx: Context, run_id: str, owner: str | None, after: int) -> AsyncIterator[str]:
@@ -128,7 +124,7 @@ async def _stream(request: Request, ctx: Context, run_id: str, owner: str | None
     try:
         yield "retry: 1000\n\n"
         while True:
-            events = await anyio.to_thread.run_sync(
+            events, _ = await anyio.to_thread.run_sync(
                 _read_events, ctx, run_id, owner, after, _BATCH, limiter=_stream_threads
             )
             for event in events:

@@ -63,7 +63,9 @@ class Submission:
         if header is not None and suffix:
             header = header[:240] + suffix
         url = self.request.url
-        return create.idempotency_key(header, self.request.method.encode(), url.path.encode(), str(url.query).encode(), *content)
+        return create.idempotency_key(
+            header, self.request.method.encode(), url.path.encode(), str(url.query).encode(), *content
+        )
 
     def replay(self, key: RequestKey | None) -> RunInfo | None:
         """Return the run that a repeated request created, before its data is looked at again. Raises KeyReused."""
