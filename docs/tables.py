@@ -49,8 +49,8 @@ def _series() -> dict[str, tuple[str, tuple[str, ...], str]]:
             described = metric.describe()[0]
             suffix = "_total" if described.type == "counter" else "_info" if described.type == "info" else ""
             rows[described.name + suffix] = (described.type, metric._labelnames, described.documentation)
-    for declared in telemetry.PREDICT.values():
-        rows[declared.name] = (declared.kind, declared.labels, declared.help)
+    for metric in telemetry.PREDICT.values():
+        rows[metric.name] = (metric.kind, metric.labels, metric.help)
     return rows
 
 

@@ -1,8 +1,8 @@
-"""Crash points: named places where the fault harness makes a process die. Nothing else reads these variables.
+"""Crash points: named lines of code where the fault harness can make a process die.
 
-Dead unless `FITSERVE_TEST_HOOKS=1`. `FITSERVE_CRASH_AT` names points, comma-separated, each `name` (SIGKILL),
+Inactive unless `FITSERVE_TEST_HOOKS=1`. `FITSERVE_CRASH_AT` names points, comma-separated, each `name` (SIGKILL),
 `name:stop` (SIGSTOP) or `name:error` (a broken connection). `FITSERVE_CRASH_TOKENS` is a folder: each crash
-uses up one file in it named `point.*`, so that a harness counts them and they end.
+uses up one file in it named `point.*`, so that the harness can count and bound them.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ POINTS: Final = (
 
 
 def hooks_allowed() -> bool:
-    """Whether this process was started by a test."""
+    """Return whether a test started this process."""
     return os.environ.get("FITSERVE_TEST_HOOKS") == "1"
 
 
 def crash_point(name: str) -> None:
-    """Dies, stops or raises here where a test asked for it; otherwise does nothing."""
+    """Die, stop or raise here if a test requested it; otherwise do nothing."""
     if not hooks_allowed():
         return
-    wanted = dict(entry.partition(":")[::2] for entry in os.environ.get("FITSERVE_CRASH_AT", "").split(",") if entry)
-    if name not in wanted or not _token_left(name):
+    requested = dict(entry.partition(":")[::2] for entry in os.environ.get("FITSERVE_CRASH_AT", "").split(",") if entry)
+    if name not in requested or not _use_token(name):
         return
-    if wanted[name] == "error":
+    if requested[name] == "error":
         raise ConnectionError(f"crash point {name}")
-    os.kill(os.getpid(), signal.SIGSTOP if wanted[name] == "stop" else signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGSTOP if requested[name] == "stop" else signal.SIGKILL)
 
 
-def _token_left(name: str) -> bool:
+def _use_token(name: str) -> bool:
     folder = os.environ.get("FITSERVE_CRASH_TOKENS")
     if not folder:
         return True

@@ -1,4 +1,4 @@
-"""Engine, session, and the database's clock."""
+"""The database: engines, transactions, inserts and its clock."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _WAL_FIXED = ((3, 44, 6), (3, 50, 7), (3, 51, 3))
 
 
 def wal_is_sound(version: tuple[int, int, int] = sqlite3.sqlite_version_info) -> bool:
-    """Whether the linked SQLite is free of the WAL-reset bug."""
+    """Return whether the linked SQLite is free of the WAL-reset bug."""
     return version >= (3, 51, 3) or any(version[:2] == fixed[:2] and version >= fixed for fixed in _WAL_FIXED)
 
 
 def make_engine(url: str, *, pool_size: int = 10, statement_timeout_ms: int = 30_000) -> Engine:
-    """An engine, to be made after a fork or spawn. SQLite writers queue up; PostgreSQL is bounded in time."""
+    """Return an engine; make it after a fork or spawn. SQLite's writers queue up; PostgreSQL's statements time out."""
     if make_url(url).get_backend_name() == "sqlite":
         return _sqlite_engine(url)
     options = f"-c statement_timeout={statement_timeout_ms} -c idle_in_transaction_session_timeout=60000"
@@ -46,7 +46,7 @@ def _sqlite_engine(url: str) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _connect(connection: sqlite3.Connection, _record: Any) -> None:
-        connection.isolation_level = None  # we say BEGIN ourselves
+        connection.isolation_level = None  # we send BEGIN ourselves
         for pragma in (f"journal_mode={journal}", "foreign_keys=ON", "busy_timeout=5000", "synchronous=FULL"):
             connection.execute(f"PRAGMA {pragma}")
 
@@ -61,21 +61,21 @@ def _sqlite_engine(url: str) -> Engine:
 
 @contextmanager
 def transaction(engine: Engine) -> Iterator[Session]:
-    """One writing transaction: committed when the block ends, rolled back when it raises."""
-    with translated(), Session(engine, expire_on_commit=False) as session, session.begin():
+    """Run a writing transaction: committed when the block ends, rolled back when it raises."""
+    with translate_errors(), Session(engine, expire_on_commit=False) as session, session.begin():
         yield session
 
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Session]:
-    """One reading transaction; on SQLite it takes no write lock."""
-    with translated(), Session(engine.execution_options(writing=False), expire_on_commit=False) as session:
-        yield session  # closing it rolls back, and leaves the rows readable
+    """Run a reading transaction, which takes no write lock on SQLite."""
+    with translate_errors(), Session(engine.execution_options(writing=False), expire_on_commit=False) as session:
+        yield session  # closing it rolls back; loaded rows stay readable
 
 
 @contextmanager
-def translated() -> Iterator[None]:
-    """Raises Unavailable (503) where the database is away or busy, StorageFull (507) where its disk is full."""
+def translate_errors() -> Iterator[None]:
+    """Raise Unavailable (503) where the database is away or busy, StorageFull (507) where its disk is full."""
     try:
         yield
     except PoolTimeout as error:
@@ -90,7 +90,7 @@ def translated() -> Iterator[None]:
 
 
 def now(session: Session) -> datetime:
-    """The database's clock, in UTC: the only clock that leases are measured by."""
+    """Return the time of the database's clock in UTC: the only clock for leases."""
     if session.get_bind().dialect.name == "sqlite":
         stamp = session.scalar(select(func.strftime("%Y-%m-%dT%H:%M:%f", "now")))
         return datetime.fromisoformat(str(stamp)).replace(tzinfo=UTC)

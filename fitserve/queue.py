@@ -1,7 +1,7 @@
-"""The way to wake a worker: a Celery message that carries a run's id and nothing else.
+"""Wake-up messages for workers through Celery: a run's id and nothing else.
 
-It is a hint. The row in the database is the truth, so a message that is lost, late or repeated does no harm:
-workers look for queued runs themselves, and the dispatcher publishes again (T10).
+A message is a hint. The row in the database is the truth, so a message that is lost, late or repeated does no harm:
+workers also poll for queued runs, and the dispatcher publishes again (T10).
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from fitserve.settings import Settings
 log = logging.getLogger(__name__)
 
 QUEUE: Final = "fitserve"
-WAKE: Final = "fitserve.wake"  # the one task: "look for queued runs"
+WAKE: Final = "fitserve.wake"  # the only task: "claim a queued run"
 PUBLISH_SECONDS: Final = 1.0
 
 
 def broker_url(settings: Settings) -> str:
-    """`redis_url`, or the socket of the embedded Redis under `home`."""
+    """Return `redis_url`, or the socket of the embedded Redis in `home`."""
     return settings.redis_url or EmbeddedRedis(settings.home / "redis").url
 
 
 def make_app(settings: Settings) -> Celery:
-    """The Celery app object. Early acknowledgement, no results: a message only wakes."""
+    """Return the Celery app. Early acknowledgement, no results: a message only wakes a worker."""
     app = Celery("fitserve", broker=broker_url(settings), set_as_current=False)
     app.conf.update(
         accept_content=["json"],
@@ -43,7 +43,7 @@ def make_app(settings: Settings) -> Celery:
         task_acks_late=False,
         task_publish_retry=False,
         worker_prefetch_multiplier=1,
-        worker_disable_prefetch=True,  # a busy worker must not sit on messages that an idle one could take
+        worker_disable_prefetch=True,  # a busy worker must not hold messages that an idle one could take
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_enable_remote_control=False,
         worker_send_task_events=False,
@@ -65,7 +65,7 @@ def make_app(settings: Settings) -> Celery:
 
 
 class Publisher:
-    """Publishes wake-up messages, each within PUBLISH_SECONDS whatever the broker does."""
+    """Publishes wake-up messages, each within PUBLISH_SECONDS even if the broker hangs."""
 
     def __init__(self, settings: Settings) -> None:
         self.app = make_app(settings)
@@ -73,12 +73,12 @@ class Publisher:
         threading.Thread(target=self._run, name="publisher", daemon=True).start()
 
     def publish(self, run_id: str) -> bool:
-        """Whether the broker took the message in time. Where not, T10 publishes again."""
-        return self._within(lambda: self._send(run_id)) is not None
+        """Return whether the broker accepted the message in time. If not, T10 publishes again."""
+        return self._run_in_thread(lambda: self._send(run_id)) is not None
 
     def depth(self) -> int | None:
-        """Messages that wait in the broker; None where it does not answer in time."""
-        return self._within(self._depth)
+        """Return the number of messages in the broker; None where it does not answer in time."""
+        return self._run_in_thread(self._depth)
 
     def _send(self, run_id: str) -> int:
         self.app.send_task(WAKE, args=(run_id,), retry=False)
@@ -90,8 +90,8 @@ class Publisher:
             with connection.channel() as channel:
                 return int(channel._size(QUEUE))
 
-    def _within(self, work: Callable[[], int]) -> int | None:
-        """Runs it on the one thread that talks to the broker; a name server may hang for longer than we wait."""
+    def _run_in_thread(self, work: Callable[[], int]) -> int | None:
+        """Run it in the thread that talks to the broker, which may hang (a name server) longer than we wait."""
         done: Future[int] = Future()
         try:
             self._work.put_nowait((work, done))
@@ -103,24 +103,24 @@ class Publisher:
             done.cancel()
             return None
         except Exception as error:
-            log.warning("the broker did not take a message", extra={"error": type(error).__name__})
+            log.warning("the broker did not accept a message", extra={"error": type(error).__name__})
             return None
 
     def _run(self) -> None:
         with contextlib.suppress(Exception):
-            # What would be imported in the first request, whose second it would use up.
+            # Import now what would use up the first request's time.
             _ = (self.app.connection_for_write().transport, self.app.amqp.send_task_message)
         while (item := self._work.get()) is not None:
             work, done = item
             if not done.set_running_or_notify_cancel():
-                continue  # its caller has gone
+                continue  # its caller no longer waits
             try:
                 done.set_result(work())
             except BaseException as error:
                 done.set_exception(error)
 
     def close(self) -> None:
-        """Stops the thread and closes the broker's connections."""
+        """Stop the thread and close the broker's connections."""
         with contextlib.suppress(Full):
             self._work.put_nowait(None)
         self.app.close()

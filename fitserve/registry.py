@@ -1,7 +1,7 @@
-"""Models, versions, labels. Every change to a model moves its `generation`, which the data plane polls.
+"""Models, versions, labels. Every change to a model increments its `generation`, which the prediction service polls.
 
-A version is numbered from 1 and never changes. A label is a movable name of a version; `champion` is the
-one that requests without a version go to, where it is set (else they go to the newest version).
+A version is numbered from 1 and never changes. A label is a movable name of a version; the `champion` answers
+requests without a version; without a champion, the newest version does.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CHAMPION = "champion"
 
 @dataclass(frozen=True, slots=True)
 class VersionFacts:
-    """A version as the data plane needs it."""
+    """A version, for the prediction service."""
 
     version: int
     artifact: str
@@ -35,7 +35,7 @@ class VersionFacts:
 
 @dataclass(frozen=True, slots=True)
 class LabelFacts:
-    """A label as the data plane needs it. `artifact` is the version's own, or a kept checkpoint's."""
+    """A label, for the prediction service. `artifact` is the version's own, or a kept epoch's."""
 
     label: str
     version: int
@@ -58,25 +58,25 @@ class ModelFacts:
 
 
 def check_name(session: Session, model: str, owner: str) -> None:
-    """Whether runs of that owner may register under that name. Raises BadInput, Conflict."""
+    """Raise BadInput or Conflict unless runs of that owner may register under that name."""
     if not NAME.fullmatch(model):
-        raise BadInput("That is no model name.", received=model, expected=NAME.pattern)
+        raise BadInput("This is not a model's name.", received=model, expected=NAME.pattern)
     row = session.get(Model, model)
     if row is not None and row.owner != owner:
         raise Conflict(f"The model name {model} is taken.", received=model, fix="Choose another name.")
 
 
 def add_version(session: Session, model: str, owner: str, run_id: str, artifact: str, metrics: dict[str, Any]) -> int:
-    """Registers a run's artifact and returns the version's number; the same run always gets the same number.
+    """Register a run's artifact and return the version's number; the same run always gets the same number.
 
-    The blob row of `artifact` is already there. Raises BadInput, Conflict.
+    The blob row of `artifact` must exist. Raises BadInput, Conflict.
     """
     known = session.scalar(select(Version.version).where(Version.run_id == run_id))
     if known is not None:
         return known
     check_name(session, model, owner)
-    _ensure(session, model, owner)
-    _touch(session, model)  # on PostgreSQL this takes the row lock that serialises the numbering
+    _create_if_missing(session, model, owner)
+    _change(session, model)  # on PostgreSQL this takes the row lock that serialises the numbering
     highest = session.scalar(select(func.max(Version.version)).where(Version.model == model))
     row = Version(
         model=model,
@@ -91,34 +91,34 @@ def add_version(session: Session, model: str, owner: str, run_id: str, artifact:
     return row.version
 
 
-def _ensure(session: Session, model: str, owner: str) -> None:
+def _create_if_missing(session: Session, model: str, owner: str) -> None:
     if session.get(Model, model) is not None:
         return
     try:
         with session.begin_nested():
             session.add(Model(name=model, owner=owner, created_at=db.now(session)))
-    except IntegrityError:  # another transaction made it meanwhile
+    except IntegrityError:  # another transaction has created it meanwhile
         session.expire_all()
         check_name(session, model, owner)
 
 
-def _touch(session: Session, model: str, **changes: Any) -> None:
-    """Moves the generation and locks the model's row. Raises NotFound."""
+def _change(session: Session, model: str, **changes: Any) -> None:
+    """Increment the generation, which locks the model's row. Raises NotFound."""
     statement = update(Model).where(Model.name == model).values(generation=Model.generation + 1, **changes)
     if session.execute(statement).rowcount != 1:  # type: ignore[attr-defined]
         raise NotFound(f"No model {model}.", received=model)
 
 
 def get(session: Session, model: str) -> Model:
-    """A model. Raises NotFound."""
+    """Return a model. Raises NotFound."""
     row = session.get(Model, model, populate_existing=True) if NAME.fullmatch(model) else None
     if row is None:
         raise NotFound(f"No model {model[:63]}.", received=model[:100])
     return row
 
 
-def listing(session: Session, *, owner: str | None = None, after: str = "", limit: int = 100) -> list[Model]:
-    """Models by name, those after `after`; with an owner: theirs and the shared ones."""
+def list_models(session: Session, *, owner: str | None = None, after: str = "", limit: int = 100) -> list[Model]:
+    """Return models by name, from the one after `after`; with an owner: theirs and the shared ones."""
     query = select(Model).where(Model.name > after).order_by(Model.name).limit(limit)
     if owner is not None:
         query = query.where((Model.owner == owner) | Model.shared)
@@ -126,12 +126,12 @@ def listing(session: Session, *, owner: str | None = None, after: str = "", limi
 
 
 def versions(session: Session, model: str) -> list[Version]:
-    """A model's versions, newest first, retired ones too."""
+    """Return a model's versions, newest first, including retired ones."""
     return list(session.scalars(select(Version).where(Version.model == model).order_by(Version.version.desc())))
 
 
 def version(session: Session, model: str, number: int) -> Version:
-    """One version. Raises NotFound."""
+    """Return one version. Raises NotFound."""
     row = session.get(Version, (model, number)) if 0 < number < 2**31 else None
     if row is None:
         raise NotFound(f"The model {model} has no version {number}.", received=number)
@@ -139,12 +139,12 @@ def version(session: Session, model: str, number: int) -> Version:
 
 
 def labels(session: Session, model: str) -> list[Label]:
-    """A model's labels by name."""
+    """Return a model's labels by name."""
     return list(session.scalars(select(Label).where(Label.model == model).order_by(Label.label)))
 
 
 def label(session: Session, model: str, name: str) -> Label:
-    """One label. Raises NotFound."""
+    """Return one label. Raises NotFound."""
     row = session.get(Label, (model, name))
     if row is None:
         raise NotFound(f"The model {model} has no label {name[:63]}.", received=name[:100])
@@ -161,13 +161,13 @@ def set_label(
     weight: float | None = None,
     shadow: bool | None = None,
 ) -> Label:
-    """Points a label at a version, at once. `artifact` is a kept checkpoint's; `weight` makes it a canary.
+    """Point a label at a version, at once. `artifact` is a kept epoch's; `weight` makes it a canary.
 
-    What is None stays as it was. Raises BadInput, Conflict (a retired version), NotFound.
+    `weight` and `shadow` of None change nothing. Raises BadInput, Conflict (a retired version), NotFound.
     """
     if not NAME.fullmatch(name):
-        raise BadInput("That is no label.", received=name[:100], expected=NAME.pattern)
-    _touch(session, model)
+        raise BadInput("This is not a label.", received=name[:100], expected=NAME.pattern)
+    _change(session, model)
     at = db.now(session)
     if version(session, model, version_number).retired_at is not None:
         raise Conflict(f"Version {version_number} of {model} is retired.", fix="Choose another version.")
@@ -192,7 +192,9 @@ def _check_weights(session: Session, model: str, changed: Label) -> None:
     if not 0.0 <= changed.weight <= 1.0:
         raise BadInput("A weight is a share of the traffic.", received=changed.weight, expected="0 to 1")
     if changed.label == CHAMPION and changed.weight:
-        raise BadInput("The champion takes what the canaries leave: it has no weight of its own.", pointer="/weight")
+        raise BadInput(
+            "The champion has no weight of its own: it takes the traffic that the canaries leave.", pointer="/weight"
+        )
     others = [row.weight for row in labels(session, model) if row.label != changed.label]
     if sum(others) + changed.weight > 1.0 + 1e-9:
         raise BadInput(
@@ -201,23 +203,23 @@ def _check_weights(session: Session, model: str, changed: Label) -> None:
 
 
 def remove_label(session: Session, model: str, name: str) -> None:
-    """Forgets a label. Raises NotFound."""
-    _touch(session, model)
+    """Delete a label. Raises NotFound."""
+    _change(session, model)
     session.delete(label(session, model, name))
     session.flush()
 
 
 def rollback(session: Session, model: str, name: str = CHAMPION) -> Label:
-    """Points a label back at the version it named before.
+    """Point a label back at its previous version.
 
-    A model without a champion serves its newest version: its roll-back sets the champion to the version before.
-    Raises Conflict where there is nothing to go back to, NotFound.
+    A model without a champion serves its newest version: its rollback sets the champion to the version before.
+    Raises Conflict where there is no previous version, NotFound.
     """
-    _touch(session, model)
+    _change(session, model)
     row = session.get(Label, (model, name), populate_existing=True)
     if row is not None:
         if row.previous is None:
-            raise Conflict(f"The label {name} of {model} has named no other version.", fix="Point it at a version.")
+            raise Conflict(f"The label {name} of {model} has no previous version.", fix="Point it at a version.")
         return set_label(session, model, name, version_number=row.previous)
     if name != CHAMPION:
         raise NotFound(f"The model {model} has no label {name[:63]}.", received=name[:100])
@@ -230,13 +232,13 @@ def rollback(session: Session, model: str, name: str = CHAMPION) -> Label:
 
 
 def retire(session: Session, model: str, number: int) -> Version:
-    """Takes a version out of service for good. Raises Conflict while a label names it, NotFound."""
-    _touch(session, model)
+    """Take a version out of service permanently. Raises Conflict while a label names it, NotFound."""
+    _change(session, model)
     row = version(session, model, number)
     holders = [label.label for label in labels(session, model) if label.version == number]
     if holders:
         raise Conflict(
-            f"Version {number} of {model} is named by labels.", received=holders, fix="Move these labels first."
+            f"Version {number} of {model} is in use by labels.", received=holders, fix="Move these labels first."
         )
     if row.retired_at is None:
         row.retired_at = db.now(session)
@@ -248,46 +250,46 @@ def retire(session: Session, model: str, number: int) -> Version:
 
 
 def set_loaded(session: Session, model: str, loaded: bool) -> None:
-    """Whether the data plane holds a model in memory and answers for it. Raises NotFound."""
-    _touch(session, model, loaded=loaded)
+    """Set whether the prediction service loads and serves a model. Raises NotFound."""
+    _change(session, model, loaded=loaded)
 
 
 def set_shared(session: Session, model: str, shared: bool) -> None:
-    """Whether other owners see the model. Raises NotFound."""
-    _touch(session, model, shared=shared)
+    """Set whether other owners can use a model. Raises NotFound."""
+    _change(session, model, shared=shared)
 
 
 def delete(session: Session, model: str) -> None:
-    """Forgets a model, its versions and labels; the runs that made them stay. Raises NotFound."""
-    _touch(session, model)
+    """Delete a model, its versions and labels; their runs stay. Raises NotFound."""
+    _change(session, model)
     for table in (Label, Version):
         session.execute(sql_delete(table).where(table.model == model))
     session.execute(sql_delete(Model).where(Model.name == model))
 
 
 def generations(session: Session) -> dict[str, tuple[str, int]]:
-    """Every model's birth and generation: what a poll compares, one small row a model."""
+    """Return every model's creation time and generation, which a poll compares."""
     rows = session.execute(select(Model.name, Model.created_at, Model.generation))
-    return {name: (born.isoformat(), generation) for name, born, generation in rows}
+    return {name: (created.isoformat(), generation) for name, created, generation in rows}
 
 
-def facts(session: Session, names: Iterable[str]) -> list[ModelFacts]:
-    """Those of the named models that exist, with their versions and labels."""
-    wanted = list(names)
-    found: list[ModelFacts] = []
-    for start in range(0, len(wanted), 200):
-        some = wanted[start : start + 200]
+def load_facts(session: Session, names: Iterable[str]) -> list[ModelFacts]:
+    """Return the named models that exist, with their versions and labels."""
+    all_names = list(names)
+    facts: list[ModelFacts] = []
+    for start in range(0, len(all_names), 200):
+        some = all_names[start : start + 200]
         by_model: dict[str, tuple[list[Version], list[Label]]] = {}
         for row in session.scalars(select(Version).where(Version.model.in_(some)).order_by(Version.version)):
             by_model.setdefault(row.model, ([], []))[0].append(row)
         for pointer in session.scalars(select(Label).where(Label.model.in_(some)).order_by(Label.label)):
             by_model.setdefault(pointer.model, ([], []))[1].append(pointer)
         models = session.scalars(select(Model).where(Model.name.in_(some)))
-        found.extend(_facts(model, *by_model.get(model.name, ([], []))) for model in models)
-    return found
+        facts.extend(_model_facts(model, *by_model.get(model.name, ([], []))) for model in models)
+    return facts
 
 
-def _facts(model: Model, rows: list[Version], pointers: list[Label]) -> ModelFacts:
+def _model_facts(model: Model, rows: list[Version], pointers: list[Label]) -> ModelFacts:
     artifacts = {row.version: row.artifact for row in rows}
     return ModelFacts(
         name=model.name,

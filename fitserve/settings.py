@@ -19,7 +19,7 @@ _SECRETS = _FOLDER if _FOLDER.is_dir() else None
 
 
 class Limits(BaseSettings):
-    """Upper bounds, checked before memory is taken. `GET /api/v1/limits` shows them."""
+    """Upper bounds, checked before memory is allocated. `GET /api/v1/limits` returns them."""
 
     model_config = SettingsConfigDict(env_prefix="FITSERVE_LIMIT_", extra="ignore")
 
@@ -45,14 +45,14 @@ class Limits(BaseSettings):
 
 
 class Settings(BaseSettings):
-    """How this process is set up."""
+    """Settings of a process."""
 
-    # A secret may come as a file as well: /run/secrets/fitserve_root_key, as Docker and Kubernetes mount them.
+    # A secret may also be a file, /run/secrets/fitserve_root_key, as Docker and Kubernetes mount them.
     model_config = SettingsConfigDict(env_prefix="FITSERVE_", extra="ignore", secrets_dir=_SECRETS)
 
     home: Path = Field(Path("fitserve-data"), description="Folder of the embedded database, blobs and broker")
     database_url: str | None = Field(None, description="SQLAlchemy URL; SQLite under `home` when unset")
-    redis_url: str | None = Field(None, description="Redis URL of the broker; a Redis of our own when unset")
+    redis_url: str | None = Field(None, description="Redis URL of the broker; an embedded Redis when unset")
     blob_url: str | None = Field(None, description="fsspec URL of the blob store; `home`/blobs when unset")
 
     host: str = Field("127.0.0.1", description="Address the API and the prediction service bind to")
@@ -61,42 +61,42 @@ class Settings(BaseSettings):
     grpc_port: int = Field(8500, description="Port of the prediction service's gRPC protocols; 0 turns it off")
     worker_metrics_port: int = Field(9101, description="Port of a worker's /metrics, /livez and /readyz")
     reaper_metrics_port: int = Field(9102, description="Port of the reaper's /metrics, /livez and /readyz")
-    auth: bool = Field(True, description="Ask for API keys; can be off on a loopback address only")
-    root_key: SecretStr | None = Field(None, description="An admin key given from outside, as `id.secret`")
-    predict_url: str | None = Field(None, description="Where clients reach the prediction service")
+    auth: bool = Field(True, description="Require API keys; can be off only on a loopback address")
+    root_key: SecretStr | None = Field(None, description="An admin key to accept, as `id.secret`")
+    predict_url: str | None = Field(None, description="Address of the prediction service for clients")
     grafana_url: str | None = Field(
         None, pattern=r"^https?://", description="Address of Grafana's dashboards, for a link on the System page"
     )
 
-    tls_certificate: Path | None = Field(None, description="PEM file: with `tls_key`, the web processes speak HTTPS")
+    tls_certificate: Path | None = Field(None, description="PEM file; with `tls_key`, the web processes serve HTTPS")
     tls_key: Path | None = Field(None, description="PEM file of the certificate's private key")
     rate_requests_per_minute: int = Field(6_000, description="Control API requests of one key in a minute")
     rate_uploads_per_hour: int = Field(1_000, description="Uploads of one key in an hour")
 
     workers: int = Field(1, description="Worker processes that `fitserve up` starts")
-    trainers: int = Field(1, description="Runs that one worker process trains side by side")
+    trainers: int = Field(1, description="Runs that one worker process trains at the same time")
     predict_processes: int = Field(1, description="Prediction processes that `fitserve up` starts")
     log_level: str = Field("INFO", description="Level of the JSON logs")
     otlp_endpoint: str | None = Field(None, description="OTLP/HTTP collector that traces are sent to; off when unset")
-    drift_window_seconds: float = Field(3_600, ge=12, description="Sliding window that drift is measured over")
+    drift_window_seconds: float = Field(3_600, ge=12, description="Sliding window of the drift statistics")
     drift_write_seconds: float = Field(5.0, gt=0, description="Between two writes of a prediction process's counts")
-    feedback_seconds: float = Field(604_800, description="Predictions and ground truth are kept for so long")
+    feedback_seconds: float = Field(604_800, description="How long predictions and ground truth are kept")
 
     lease_seconds: float = Field(30, description="A run's lease without a heartbeat")
     heartbeat_seconds: float = Field(5, description="Between two heartbeats of a supervisor")
     reap_seconds: float = Field(5, description="Between two rounds of the reaper and dispatcher")
-    redispatch_seconds: float = Field(30, description="A queued run is published again after this")
-    no_progress_seconds: float = Field(900, description="A trainer that reports nothing for so long is killed")
+    redispatch_seconds: float = Field(30, description="A queued run is published again after so long")
+    no_progress_seconds: float = Field(900, description="A trainer without progress for so long is killed")
     max_attempts: int = Field(3, description="Attempts of a run before `worker_lost`")
     graceful_seconds: float = Field(20, description="Time a trainer has to checkpoint after SIGTERM")
     checkpoint_seconds: float = Field(30, description="Between two checkpoints of a training run")
-    trainer_memory_bytes: int = Field(0, description="Memory limit of a trainer; 0 is three quarters of the machine")
+    trainer_memory_bytes: int = Field(0, description="Memory limit of a trainer; 0 is three quarters of the machine's")
     trainer_runs: int = Field(200, description="Runs after which a warm trainer process is replaced")
-    trainer_network: bool = Field(False, description="Let trainers open sockets; CUDA's MPS needs that, training not")
+    trainer_network: bool = Field(False, description="Let trainers open sockets, as CUDA's MPS requires")
     trainer_threads: int = Field(0, description="Threads of a trainer; 0 is one for each core")
-    registry_poll_seconds: float = Field(1.0, description="Between two looks of the prediction service at the registry")
+    registry_poll_seconds: float = Field(1.0, description="Between two polls of the registry by the prediction service")
     predict_memory_bytes: int = Field(2 * GB, description="Memory budget of loaded models")
-    garbage_age_seconds: float = Field(86_400, description="An unreferenced blob younger than this is kept")
+    garbage_age_seconds: float = Field(86_400, description="Unreferenced blobs are deleted after so long")
 
     limits: Limits = Field(default_factory=Limits)
 
@@ -112,5 +112,5 @@ class Settings(BaseSettings):
 
     @property
     def scratch(self) -> Path:
-        """This machine's folder for uploads and trainers at work; its content may be lost."""
+        """This machine's folder for temporary files of uploads and trainers; its content may be lost."""
         return self.home.resolve() / "scratch"

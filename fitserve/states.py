@@ -1,8 +1,7 @@
 """Run states and the transitions between them: pure data.
 
-`ARCHITECTURE.md` shows the diagram that `mermaid()` writes; a test keeps the two equal. The numbers
-T1 to T10 are those of the reliability notes in ARCHITECTURE.md; T3 (a heartbeat) and T10 (publish
-again) stay within one state and are not listed.
+A test keeps `mermaid()` and the diagram in ARCHITECTURE.md equal. T3 (a heartbeat) and T10 (publish again) change no
+state and are not listed.
 """
 
 from __future__ import annotations
@@ -11,11 +10,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-TRIAL: Final = "trial"  # the kind of a run that is one trial of another, trained apart by an idle worker
+TRIAL: Final = "trial"  # the kind of a run that is one trial of another run, for an idle worker
 
 
 class RunState(StrEnum):
-    """Where a run stands."""
+    """State of a run."""
 
     queued = "queued"
     running = "running"
@@ -29,7 +28,7 @@ TERMINAL = frozenset({RunState.succeeded, RunState.failed, RunState.cancelled})
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """One arrow: `source` is None where the run is made."""
+    """One transition: `source` is None where the run is created."""
 
     id: str
     source: RunState | None
@@ -51,7 +50,7 @@ TRANSITIONS: tuple[Transition, ...] = (
 
 
 def mermaid() -> str:
-    """The state diagram in Mermaid's notation."""
+    """Return the state diagram in Mermaid's notation."""
     lines = ["stateDiagram-v2"]
     lines += [f"    {t.source or '[*]'} --> {t.target}: {t.id} {t.when} ({t.who})" for t in TRANSITIONS]
     lines += [f"    {state} --> [*]" for state in RunState if state in TERMINAL]

@@ -1,4 +1,4 @@
-"""ORM rows. Times are UTC, made by the database; JSON columns hold what `wire` or `spec` describe."""
+"""ORM rows. Times are UTC, from the database's clock; JSON columns hold what `wire` or `spec` describe."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NAMING = {
 
 
 class UtcTime(TypeDecorator[datetime]):
-    """A timezone-aware UTC time, on SQLite as well (which keeps no zone)."""
+    """A timezone-aware UTC time, also on SQLite, which stores no time zone."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -48,7 +48,7 @@ class UtcTime(TypeDecorator[datetime]):
 
 
 class Base(DeclarativeBase):
-    """Parent of all rows."""
+    """Base class of all rows."""
 
     metadata = MetaData(naming_convention=NAMING)
     type_annotation_map: ClassVar[dict[Any, Any]] = {
@@ -60,7 +60,7 @@ class Base(DeclarativeBase):
 
 
 class Blob(Base):
-    """Bytes that the blob store holds, known by their SHA-256. Only these are ever loaded."""
+    """Bytes in the blob store, named by their SHA-256. Only blobs with a row are loaded."""
 
     __tablename__ = "blobs"
     sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -86,13 +86,13 @@ class Dataset(Base):
     source: Mapped[dict[str, Any]]  # format, dialect, encoding, compression, options of the upload
     columns: Mapped[list[Any]]  # wire.Column, in order
     profile: Mapped[dict[str, Any]]
-    refused: Mapped[dict[str, Any] | None]  # lenient mode: how many rows were refused, and the first of them
+    refused: Mapped[dict[str, Any] | None]  # lenient uploads: how many rows were skipped, and the first of them
     shared: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[datetime]
 
 
 class Upload(Base):
-    """A resumable upload that is not finished."""
+    """An unfinished resumable upload."""
 
     __tablename__ = "uploads"
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -109,7 +109,7 @@ _STATES = ", ".join(f"'{state}'" for state in RunState)
 
 
 class Run(Base):
-    """One spec being trained on one dataset. `fitserve.runs` alone writes here."""
+    """A run: one spec on one dataset. Only `fitserve.runs` writes here."""
 
     __tablename__ = "runs"
     __table_args__ = (
@@ -151,17 +151,17 @@ class Run(Base):
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     kind: Mapped[str] = mapped_column(String(16), default="training")  # reproduction, trial, prediction
     owner: Mapped[str] = mapped_column(String(63))
-    key_id: Mapped[str | None] = mapped_column(String(40))  # that asked for it
+    key_id: Mapped[str | None] = mapped_column(String(40))  # of the API key that submitted it
     shared: Mapped[bool] = mapped_column(default=False, server_default=false())
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
     model: Mapped[str | None] = mapped_column(String(63))  # registered under this name when it succeeds
-    spec: Mapped[dict[str, Any]]  # as it was asked for
-    resolved: Mapped[dict[str, Any]]  # with every default written out
+    spec: Mapped[dict[str, Any]]  # as submitted
+    resolved: Mapped[dict[str, Any]]  # with every default filled in
     estimates: Mapped[dict[str, Any]]
     state: Mapped[str] = mapped_column(String(16), default=RunState.queued)
     priority: Mapped[int] = mapped_column(default=0)
-    attempt: Mapped[int] = mapped_column(default=0)  # counts every acquisition: part of the fence
-    spent_attempts: Mapped[int] = mapped_column(default=0)  # a graceful hand-back spends none
+    attempt: Mapped[int] = mapped_column(default=0)  # counts every claim: part of the fence
+    spent_attempts: Mapped[int] = mapped_column(default=0)  # a release in a graceful shutdown spends none
     lease_token: Mapped[str | None] = mapped_column(String(64))
     lease_expires_at: Mapped[datetime | None]
     worker: Mapped[str | None] = mapped_column(String(128))
@@ -169,10 +169,12 @@ class Run(Base):
     cancel_requested_at: Mapped[datetime | None]
     checkpoint: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"))
     checkpoint_epoch: Mapped[int | None]
-    parent_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id"))  # made from it, or a trial of it
+    parent_id: Mapped[str | None] = mapped_column(
+        ForeignKey("runs.id")
+    )  # the run that it was made from, or whose trial it is
     result: Mapped[dict[str, Any] | None]  # final metrics, artifact, trials, evaluation
     error: Mapped[dict[str, Any] | None]  # problem details with a `cause`
-    origin: Mapped[dict[str, Any] | None]  # the request that made it: request_id, traceparent
+    origin: Mapped[dict[str, Any] | None]  # the request that created it: request_id, traceparent
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]  # of the last attempt
     progress_at: Mapped[datetime | None]
@@ -180,14 +182,14 @@ class Run(Base):
 
 
 class Event(Base):
-    """What happened to a run: append-only. `id` is the cursor of the event stream."""
+    """An event of a run: append-only. `id` is the cursor of the event stream."""
 
     __tablename__ = "events"
     __table_args__ = (UniqueConstraint("run_id", "attempt", "seq"), Index("ix_events_run", "run_id", "id"))
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"))
     attempt: Mapped[int]
-    seq: Mapped[int]  # counted by the writer within the attempt: a repeated report changes nothing
+    seq: Mapped[int]  # numbered by the writer within the attempt: a repeated report changes nothing
     level: Mapped[str] = mapped_column(String(8))  # info, warn, error
     type: Mapped[str] = mapped_column(String(16))  # message, state, metrics
     message: Mapped[str]
@@ -210,7 +212,7 @@ class Epoch(Base):
 
 
 class Idempotency(Base):
-    """The answer given to a creating POST, kept under its Idempotency-Key."""
+    """The run that a POST with an Idempotency-Key has created."""
 
     __tablename__ = "idempotency"
     owner: Mapped[str] = mapped_column(String(63), primary_key=True)
@@ -221,7 +223,7 @@ class Idempotency(Base):
 
 
 class Model(Base):
-    """A name under which artifacts are served. `generation` moves with every change to it."""
+    """A name under which versions are served. `generation` increases with every change."""
 
     __tablename__ = "models"
     name: Mapped[str] = mapped_column(String(63), primary_key=True)
@@ -252,15 +254,15 @@ class Label(Base):
     model: Mapped[str] = mapped_column(ForeignKey("models.name"), primary_key=True)
     label: Mapped[str] = mapped_column(String(63), primary_key=True)
     version: Mapped[int]
-    artifact: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"))  # a kept checkpoint, else the version's
+    artifact: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"))  # of a kept epoch, else the version's
     weight: Mapped[float] = mapped_column(default=0.0)  # canary: share of unversioned requests, 0 to 1
-    shadow: Mapped[bool] = mapped_column(default=False)  # gets a copy of the traffic; its answers are only measured
-    previous: Mapped[int | None]  # the version it named before: rollback goes there
+    shadow: Mapped[bool] = mapped_column(default=False)  # gets a copy of the traffic; its predictions are only measured
+    previous: Mapped[int | None]  # the version before: rollback goes there
     updated_at: Mapped[datetime]
 
 
 class Key(Base):
-    """An API key: the SHA-256 of its secret, never the secret."""
+    """An API key, with the SHA-256 of its secret, never the secret."""
 
     __tablename__ = "keys"
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -268,7 +270,7 @@ class Key(Base):
     owner: Mapped[str] = mapped_column(String(63))
     name: Mapped[str] = mapped_column(String(63))
     scopes: Mapped[list[Any]]
-    models: Mapped[list[Any] | None]  # a predict key may be limited to these
+    models: Mapped[list[Any] | None]  # the only models that the key can predict with
     quotas: Mapped[dict[str, Any] | None]  # wire.keys.Quotas
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime | None]
@@ -292,7 +294,7 @@ class Audit(Base):
 
 
 class Worker(Base):
-    """A worker process that lives, for the operator's page. Work is never given out by it."""
+    """A live worker process, for the operator's page and estimates. No run is assigned by it."""
 
     __tablename__ = "workers"
     id: Mapped[str] = mapped_column(String(128), primary_key=True)
@@ -304,7 +306,7 @@ class Worker(Base):
 
 
 class Window(Base):
-    """What one prediction process counted of one artifact in one slice of time: see `fitserve.monitoring`."""
+    """One prediction process's counts of one artifact in one slice of time: see `fitserve.monitoring`."""
 
     __tablename__ = "windows"
     __table_args__ = (Index("ix_windows_slice", "slice"),)
@@ -317,7 +319,7 @@ class Window(Base):
 
 
 class StoredPrediction(Base):
-    """What was answered to a request that named its prediction, until its ground truth comes or time is up."""
+    """A prediction that its request named, until its ground truth comes or it expires."""
 
     __tablename__ = "kept_predictions"
     __table_args__ = (Index("ix_kept_predictions_created_at", "created_at"),)
@@ -330,7 +332,7 @@ class StoredPrediction(Base):
 
 
 class Feedback(Base):
-    """Ground truth of one row: how far the prediction was from it. Posted twice, it counts once."""
+    """The error of one row's prediction by its ground truth. Posted twice, it counts once."""
 
     __tablename__ = "feedback"
     __table_args__ = (Index("ix_feedback_created_at", "created_at"),)
@@ -341,11 +343,11 @@ class Feedback(Base):
     output: Mapped[str] = mapped_column(String(255), primary_key=True)  # the target's name
     version: Mapped[int]
     task: Mapped[str] = mapped_column(String(16))
-    error: Mapped[float]  # classification: 0 right, 1 wrong; regression: predicted less true
+    error: Mapped[float]  # classification: 0 right, 1 wrong; regression: predicted minus actual
     created_at: Mapped[datetime]
 
 
-# Terminal states are immutable, whoever writes. Migrations create these; `{...}` are plain SQL.
+# Terminal states are immutable, whoever writes. Migrations create these triggers.
 TERMINAL_GUARD = {
     "sqlite": [
         """CREATE TRIGGER runs_terminal_immutable BEFORE UPDATE OF state ON runs

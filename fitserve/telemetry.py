@@ -1,7 +1,7 @@
-"""What Prometheus scrapes: every metric's name, help text, labels and buckets, in one place.
+"""Prometheus metrics: every name, help text, label and bucket, in one place.
 
-Label values are bounded: route templates (else `unmatched`), model names and versions from the
-registry, states, causes. Never a run's id, never a name that a client made up.
+Label values are bounded: route templates (else `unmatched`), model names and versions from the registry, states,
+causes. Never a run's id or a name that a client chose.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ HTTP_REQUESTS = Counter(
 )
 HTTP_SECONDS = Histogram(
     "fitserve_http_request_duration_seconds",
-    "Time from a request's head to the end of its answer, by route template and class of status (2xx ...).",
+    "Time from a request's head to the end of its response, by route template and status class (2xx ...).",
     ["route", "method", "status_class"],
     buckets=REQUEST,
     registry=REGISTRY,
 )
 HTTP_RECEIVED = Counter("fitserve_http_request_bytes_total", "Bytes of requests' bodies.", ["route"], registry=REGISTRY)
-HTTP_SENT = Counter("fitserve_http_response_bytes_total", "Bytes of answers' bodies.", ["route"], registry=REGISTRY)
+HTTP_SENT = Counter("fitserve_http_response_bytes_total", "Bytes of responses' bodies.", ["route"], registry=REGISTRY)
 HTTP_IN_FLIGHT = Gauge("fitserve_http_requests_in_flight", "Requests being answered.", registry=REGISTRY)
 
 # Datasets
@@ -74,13 +74,13 @@ RUN_FAILURES = Counter("fitserve_run_failures_total", "Runs that failed, by caus
 RUNS = Gauge("fitserve_runs", "Runs in the database by state.", ["state"], registry=REGISTRY)
 QUEUE_AGE = Gauge("fitserve_queue_oldest_seconds", "Age of the oldest queued run.", registry=REGISTRY)
 RUN_WAIT = Histogram(
-    "fitserve_run_wait_seconds", "Time a run waited from creation to claim.", buckets=LONG, registry=REGISTRY
+    "fitserve_run_wait_seconds", "Time of a run from creation to claim.", buckets=LONG, registry=REGISTRY
 )
 RUN_SECONDS = Histogram(
     "fitserve_run_duration_seconds", "Time of an attempt from claim to end.", buckets=LONG, registry=REGISTRY
 )
 ATTEMPTS = Counter("fitserve_run_attempts_total", "Runs claimed.", registry=REGISTRY)
-REAPED = Counter("fitserve_runs_reaped_total", "Runs taken from a lost worker.", registry=REGISTRY)
+REAPED = Counter("fitserve_runs_reaped_total", "Runs reclaimed from lost workers.", registry=REGISTRY)
 DISPATCHED = Counter("fitserve_runs_dispatched_total", "Runs published again.", registry=REGISTRY)
 EPOCHS = Counter("fitserve_epochs_total", "Epochs trained.", registry=REGISTRY)
 ROWS_TRAINED = Counter(
@@ -88,7 +88,7 @@ ROWS_TRAINED = Counter(
 )
 LAST_LOSS = Gauge(
     "fitserve_run_last_loss",
-    "Loss of the last epoch of the run that trains for a model, on training and validation rows.",
+    "Loss of the last epoch of the model's run in training, on training and validation rows.",
     ["model", "rows"],
     registry=REGISTRY,
 )
@@ -96,7 +96,7 @@ TRAINER_MEMORY = Gauge(
     "fitserve_trainer_resident_bytes", "Resident memory of the trainer in a slot.", ["slot"], registry=REGISTRY
 )
 
-# Served models: what the reaper reads from all prediction processes' windows
+# Served models: the reaper reads the windows of all prediction processes
 DRIFT_PSI = Gauge(
     "fitserve_drift_psi",
     "Population stability index of a column against the training rows; of each version the 20 most drifted columns.",
@@ -108,13 +108,13 @@ DRIFT_WORST = Gauge(
 )
 DRIFT_MISSING = Gauge(
     "fitserve_drift_missing_ratio",
-    "Share of asked rows without a value, of the same columns.",
+    "Share of requested rows without a value, of the same columns.",
     ["model", "version", "column"],
     registry=REGISTRY,
 )
 DRIFT_OUTPUT = Gauge(
     "fitserve_drift_prediction_psi",
-    "Index of what is answered (classes, scores, values) against the answers to training rows.",
+    "Population stability index of predictions (classes, scores, values) against those of the training rows.",
     ["model", "version", "output", "part"],
     registry=REGISTRY,
 )
@@ -123,20 +123,20 @@ DRIFT_ROWS = Gauge(
 )
 LIVE_ACCURACY = Gauge(
     "fitserve_live_accuracy_ratio",
-    "Share of right predictions, by the ground truth that was posted.",
+    "Share of correct predictions, by the posted ground truth.",
     ["model", "version", "output"],
     registry=REGISTRY,
 )
 LIVE_RMSE = Gauge(
     "fitserve_live_rmse",
-    "Root mean square error by the ground truth that was posted, in the target's units.",
+    "Root mean square error by the posted ground truth, in the target's units.",
     ["model", "version", "output"],
     registry=REGISTRY,
 )
 LIVE_ROWS = Gauge("fitserve_live_rows", "Rows with ground truth.", ["model", "version", "output"], registry=REGISTRY)
 FEEDBACK = Counter(
     "fitserve_feedback_rows_total",
-    "Rows of ground truth posted: stored, repeated (known already), unknown (no such prediction).",
+    "Rows of ground truth posted: stored, repeated (posted before), unknown (no such prediction).",
     ["outcome"],
     registry=REGISTRY,
 )
@@ -148,7 +148,7 @@ BLOBS_COLLECTED = Counter("fitserve_blobs_collected_total", "Unreferenced blobs 
 
 
 @dataclass(frozen=True, slots=True)
-class Declared:
+class PredictMetric:
     """A metric of the data plane, which counts in plain integers and builds its metrics at a scrape."""
 
     name: str
@@ -163,74 +163,76 @@ class Declared:
 
 
 _P = "fitserve_predict_"
-PREDICT: Final[dict[str, Declared]] = {
-    "requests": Declared(
+PREDICT: Final[dict[str, PredictMetric]] = {
+    "requests": PredictMetric(
         _P + "requests_total", "Requests answered by the prediction protocols.", ("protocol", "operation", "status")
     ),
-    "seconds": Declared(
+    "seconds": PredictMetric(
         _P + "duration_seconds",
         "Time from request to response, by the version that answered (empty: none).",
         ("protocol", "model", "version"),
         "histogram",
     ),
-    "phases": Declared(
+    "phases": PredictMetric(
         _P + "phase_seconds",
         "Time by phase: decode, queue, encode, infer, answer; the fast lane measures one batch in 16.",
         ("lane", "phase"),
         "histogram",
     ),
-    "sizes": Declared(_P + "batch_rows", "Rows per inference call, of every lane.", ("model", "version"), "histogram"),
-    "classes": Declared(
+    "sizes": PredictMetric(
+        _P + "batch_rows", "Rows per inference call, of every lane.", ("model", "version"), "histogram"
+    ),
+    "classes": PredictMetric(
         _P + "classes_total",
         "Predicted classes of the rows that drift samples; 20 by name, the others as other.",
         ("model", "version", "output", "class"),
     ),
-    "scores": Declared(
+    "scores": PredictMetric(
         _P + "score",
         "Probability of the predicted class (with one sigmoid unit: of the second), of the rows that drift samples.",
         ("model", "version", "output"),
         "histogram",
     ),
-    "values": Declared(
+    "values": PredictMetric(
         _P + "value",
         "Predicted values of a regression, of the rows that drift samples; buckets are deciles of the training rows'.",
         ("model", "version", "output"),
         "histogram",
     ),
-    "refused": Declared(
+    "refused": PredictMetric(
         _P + "refused_rows_total",
         "Rows refused, by reason; a refused request that names no row counts as one.",
         ("reason",),
     ),
-    "swaps": Declared(_P + "swaps_total", "Changes of the version that answers for a model.", ("model",)),
-    "processes": Declared(_P + "processes", "1 for each prediction process in this scrape."),
-    "rows": Declared(_P + "rows_total", "Rows predicted.", ("model", "version")),
-    "warnings": Declared(_P + "warnings_total", "Warnings returned with predictions.", ("model", "code")),
-    "in_flight": Declared(_P + "requests_in_flight", "Predictions in progress."),
-    "shed": Declared(_P + "shed_total", "Requests refused with 429 because a queue was full."),
-    "expired": Declared(_P + "expired_total", "Requests answered 504 because their deadline had passed."),
-    "fast_requests": Declared(_P + "fast_lane_requests_total", "Requests answered by the fast lane."),
-    "fast_batches": Declared(_P + "fast_lane_batches_total", "Inference calls of the fast lane."),
-    "batches": Declared(_P + "batches_total", "Inference calls of the micro-batching queue."),
-    "batched_rows": Declared(_P + "batched_rows_total", "Rows inferred by the micro-batching queue."),
-    "shadow": Declared(_P + "shadow_total", "Shadow predictions, by outcome.", ("model", "label", "outcome")),
-    "shadow_difference": Declared(
+    "swaps": PredictMetric(_P + "swaps_total", "Changes of the version that answers for a model.", ("model",)),
+    "processes": PredictMetric(_P + "processes", "1 for each prediction process in this scrape."),
+    "rows": PredictMetric(_P + "rows_total", "Rows predicted.", ("model", "version")),
+    "warnings": PredictMetric(_P + "warnings_total", "Warnings returned with predictions.", ("model", "code")),
+    "in_flight": PredictMetric(_P + "requests_in_flight", "Predictions in progress."),
+    "shed": PredictMetric(_P + "shed_total", "Requests refused with 429 because a queue was full."),
+    "expired": PredictMetric(_P + "expired_total", "Requests answered 504 because their deadline had passed."),
+    "fast_requests": PredictMetric(_P + "fast_lane_requests_total", "Requests answered by the fast lane."),
+    "fast_batches": PredictMetric(_P + "fast_lane_batches_total", "Inference calls of the fast lane."),
+    "batches": PredictMetric(_P + "batches_total", "Inference calls of the micro-batching queue."),
+    "batched_rows": PredictMetric(_P + "batched_rows_total", "Rows inferred by the micro-batching queue."),
+    "shadow": PredictMetric(_P + "shadow_total", "Shadow predictions, by outcome.", ("model", "label", "outcome")),
+    "shadow_difference": PredictMetric(
         _P + "shadow_largest_difference",
         "Largest difference between a shadow's predictions and those returned.",
         ("model", "label"),
     ),
-    "loaded": Declared(_P + "networks_loaded", "Models in memory."),
-    "bytes": Declared(_P + "networks_bytes", "Estimated bytes of the models in memory."),
-    "broken": Declared(_P + "versions_broken", "Versions that cannot be loaded (1 each).", ("model", "version")),
-    "loads": Declared(_P + "loads_total", "Models loaded."),
-    "load_failures": Declared(_P + "load_failures_total", "Models that could not be loaded.", ("model",)),
-    "evictions": Declared(_P + "evictions_total", "Models unloaded to stay within the memory budget."),
-    "poll_failures": Declared(_P + "poll_failures_total", "Polls of the registry that failed."),
+    "loaded": PredictMetric(_P + "networks_loaded", "Models in memory."),
+    "bytes": PredictMetric(_P + "networks_bytes", "Estimated bytes of the models in memory."),
+    "broken": PredictMetric(_P + "versions_broken", "Versions that cannot be loaded (1 each).", ("model", "version")),
+    "loads": PredictMetric(_P + "loads_total", "Models loaded."),
+    "load_failures": PredictMetric(_P + "load_failures_total", "Models that could not be loaded.", ("model",)),
+    "evictions": PredictMetric(_P + "evictions_total", "Models unloaded to stay within the memory budget."),
+    "poll_failures": PredictMetric(_P + "poll_failures_total", "Polls of the registry that failed."),
 }
 
 
 def watch_disk(folder: Path) -> None:
-    """From now on a scrape looks at the disk under this folder."""
+    """Report the disk of this folder in every scrape."""
 
     def usage(part: int) -> float:
         try:
@@ -243,5 +245,5 @@ def watch_disk(folder: Path) -> None:
 
 
 def exposition() -> bytes:
-    """The text that a scrape reads."""
+    """Return the text of a scrape."""
     return generate_latest(REGISTRY)

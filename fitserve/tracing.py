@@ -1,7 +1,7 @@
-"""OpenTelemetry traces, where FITSERVE_OTLP_ENDPOINT names a collector; otherwise nothing is imported and nothing done.
+"""OpenTelemetry traces, if FITSERVE_OTLP_ENDPOINT names a collector; otherwise nothing is imported.
 
-One trace goes from the request that made a run through the queue (`runs.origin`) to the worker's attempts, and from a
-page through the API to the prediction service.
+One trace spans the request that created a run, the queue (`runs.origin`) and the worker's attempts; or a page, the API
+and the prediction service.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Kind = Literal["server", "consumer", "internal"]
 
 
 class _Tracing:
-    """The SDK's parts, made once."""
+    """The SDK's objects of this process."""
 
     def __init__(self, endpoint: str, process: str) -> None:
         from opentelemetry import trace
@@ -27,49 +27,49 @@ class _Tracing:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         self.trace, self.propagator = trace, TraceContextTextMapPropagator()
-        told = {"service.name": f"fitserve-{process}", "service.version": __version__}
-        self.provider = TracerProvider(resource=Resource.create(told))
+        resource = {"service.name": f"fitserve-{process}", "service.version": __version__}
+        self.provider = TracerProvider(resource=Resource.create(resource))
         exporter = OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces")
         self.provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=1000))
         self.tracer = self.provider.get_tracer("fitserve", __version__)
 
 
 class Span:
-    """One span; without tracing, something that does nothing."""
+    """One span; without tracing, its methods do nothing."""
 
     def __init__(self, span: Any = None) -> None:
         self._span = span
 
     def rename(self, name: str) -> None:
-        """What is known only at the end: a route's template."""
+        """Change its name, as to a route's template, which is known only at the end."""
         if self._span is not None:
             self._span.update_name(name)
 
-    def tell(self, **attributes: Any) -> None:
-        """Attributes; an underscore stands for a dot, what is None is left out."""
+    def set(self, **attributes: Any) -> None:
+        """Set attributes. The first underscore of a name stands for a dot; values of None are left out."""
         if self._span is not None:
             for name, value in attributes.items():
                 if value is not None:
                     self._span.set_attribute(name.replace("_", ".", 1), value)
 
     def end_run(self, state: str | None) -> None:
-        """How an attempt has left its run; None where the run was lost."""
-        self.tell(run_state=str(state or "lost"))
+        """Set the state in which an attempt left its run; None where the lease was lost."""
+        self.set(run_state=str(state or "lost"))
         if state in (None, "failed"):
             self.fail(str(state or "lost"))
 
     def fail(self, why: str) -> None:
-        """Marks it as an error."""
+        """Mark it as an error."""
         if self._span is not None and _tracing is not None:
             self._span.set_status(_tracing.trace.Status(_tracing.trace.StatusCode.ERROR, why))
 
 
 _tracing: _Tracing | None = None
-_NOTHING = Span()
+_NO_SPAN = Span()
 
 
 def configure(endpoint: str | None, process: str) -> None:
-    """Starts tracing where there is an endpoint. Raises SystemExit where the extra `traces` is not installed."""
+    """Start tracing if there is an endpoint. Raises SystemExit where the extra `traces` is not installed."""
     global _tracing
     if endpoint is None:
         return
@@ -82,33 +82,33 @@ def configure(endpoint: str | None, process: str) -> None:
 
 
 def is_on() -> bool:
-    """Whether spans go anywhere."""
+    """Return whether spans are exported."""
     return _tracing is not None
 
 
 def stop() -> None:
-    """Sends what has not been sent."""
+    """Export the spans that are left."""
     if _tracing is not None:
         _tracing.provider.shutdown()
 
 
 @contextmanager
 def span(name: str, parent: str | None = None, kind: Kind = "internal", **attributes: Any) -> Iterator[Span]:
-    """A span within the current one, or within a `traceparent` of another process."""
+    """Open a span within the current one, or within a `traceparent` of another process."""
     if _tracing is None:
-        yield _NOTHING
+        yield _NO_SPAN
         return
     context = _tracing.propagator.extract({"traceparent": parent}) if parent else None
     kinds = _tracing.trace.SpanKind
-    chosen = {"server": kinds.SERVER, "consumer": kinds.CONSUMER, "internal": kinds.INTERNAL}[kind]
-    with _tracing.tracer.start_as_current_span(name, context, chosen) as started:
-        made = Span(started)
-        made.tell(**attributes)
-        yield made
+    span_kind = {"server": kinds.SERVER, "consumer": kinds.CONSUMER, "internal": kinds.INTERNAL}[kind]
+    with _tracing.tracer.start_as_current_span(name, context, span_kind) as otel_span:
+        started = Span(otel_span)
+        started.set(**attributes)
+        yield started
 
 
 def traceparent() -> str | None:
-    """The current span as a W3C `traceparent`, to be handed to another process."""
+    """Return the current span as a W3C `traceparent`, for another process."""
     if _tracing is None:
         return None
     carrier: dict[str, str] = {}

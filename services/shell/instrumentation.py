@@ -76,7 +76,7 @@ class RequestInstrumentation:
                 template = route_template(scope)  # known only now: routing happens inside
                 _record(scope, template, status, time.perf_counter() - started, received, sent)
                 span.rename(f"{scope['method']} {template}")
-                span.tell(http_route=template, http_status=status, request_id=request_id)
+                span.set(http_route=template, http_status=status, request_id=request_id)
                 if status >= 500:
                     span.fail(str(status))
 

@@ -84,7 +84,7 @@ class RegistryPoller(threading.Thread):
         with db.reading(self.engine) as session:
             generations = registry.generations(session)
             moved = [name for name, stamp in generations.items() if self._generations.get(name) != stamp]
-            changed = registry.facts(session, moved) if moved else []
+            changed = registry.load_facts(session, moved) if moved else []
             now = db.now(session)
             keys = {
                 key.id: KnownKey(key.secret_sha256, api_keys.identity(key))

@@ -67,10 +67,10 @@ class DataPlane:
             model, now = request.model, time.perf_counter()
             run = None if model is None else model.manifest.get("run")
             span.rename(operation)
-            span.tell(http_status=status, run_id=run)
+            span.set(http_status=status, run_id=run)
             if model is not None:
-                span.tell(model_model=model.name, model_version=model.version)
-            span.tell(**{f"seconds_{phase}": seconds for phase, seconds in request.phases(now)})
+                span.set(model_model=model.name, model_version=model.version)
+            span.set(**{f"seconds_{phase}": seconds for phase, seconds in request.phases(now)})
             if request_id is not None:
                 details = {} if model is None else {"model": model.name, "version": model.version, "run": run}
                 ms = round((now - request.started_at) * 1000, 2)
