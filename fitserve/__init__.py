@@ -1,6 +1,6 @@
 """fitserve: train neural networks over HTTP and serve their predictions.
 
-`fitserve.Client` and `fitserve.AsyncClient` are the way in for programs; they are imported when they are first named,
+Programs use `fitserve.Client` and `fitserve.AsyncClient`, which are imported when they are first named,
 so that the server's processes do not load them.
 """
 

@@ -49,12 +49,12 @@ class WindowTotals:
 
     def add(self, counts: Mapping[str, Any]) -> None:
         self.rows += counts["rows"]
-        for name, found in counts["columns"].items():
-            self.columns[name] = drift.add_counts(self.columns[name], found) if name in self.columns else found
+        for name, added in counts["columns"].items():
+            self.columns[name] = drift.add_counts(self.columns[name], added) if name in self.columns else added
         for name, parts in counts["outputs"].items():
             known = self.outputs.setdefault(name, {})
-            for part, found in parts.items():
-                known[part] = drift.add_counts(known[part], found) if part in known else found
+            for part, added in parts.items():
+                known[part] = drift.add_counts(known[part], added) if part in known else added
 
 
 def write_counts(engine: Engine, rows: Sequence[WindowCounts]) -> None:

@@ -268,7 +268,7 @@ class Connection:
         except Unreachable:
             address.predict_url = address.base_url
         except FitserveError:
-            pass  # it is there, whatever it answers
+            pass  # it is reachable, whatever it answers
 
 
 def chunks(response: httpx2.Response) -> Iterator[bytes]:

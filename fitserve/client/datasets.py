@@ -149,9 +149,9 @@ class Datasets(Resource):
         query = _query(UploadOptions(kinds=dict(kinds or {}), **options))
         if resumable:
             metadata = {**query, "name": chosen}
-            made = transfers.upload_in_pieces(self._connection, upload, metadata, UPLOAD_TIMEOUT)
+            value = transfers.upload_in_pieces(self._connection, upload, metadata, UPLOAD_TIMEOUT)
         else:
-            made = self._connection.send(
+            value = self._connection.send(
                 "PUT",
                 f"{_PATH}/{quote(chosen, safe='')}",
                 query=query,
@@ -159,7 +159,7 @@ class Datasets(Resource):
                 timeout=UPLOAD_TIMEOUT,
                 repeatable=upload.repeatable,
             ).json()
-        return Dataset.bind(made, self._connection)
+        return Dataset.bind(value, self._connection)
 
     def get(self, ref: str) -> Dataset:
         """Return a dataset by its name (its newest version), name@version, or id. Raises NotFound."""

@@ -25,7 +25,7 @@ class ServerEvent:
 
 
 class EventReader:
-    """Parse the chunks of a stream into events, wherever the chunks are cut."""
+    """Parse the chunks of a stream into events, wherever they are cut."""
 
     def __init__(self) -> None:
         self.last_id = ""

@@ -141,7 +141,7 @@ class Models(Resource):
         Args:
             model: its name; without `version` and `label`, its champion answers, else its newest version.
             rows: a pandas or polars frame; an array (rows, columns); a list of mappings or of lists.
-            id: an id of your choosing; the predictions are kept under it until `feedback` brings their truth.
+            id: an id of your choosing; the predictions are stored under it until `feedback` brings their truth.
 
         Raises BadInput naming row and column, NotFound, Forbidden.
 

@@ -128,7 +128,7 @@ class Run(RunSummary, Handle):
     ) -> Iterator[EventInfo]:
         """Yield its events as they happen, from the one after `after`, until its end.
 
-        A lost connection is made again after the last event, for `silence` seconds of trying; `on_lost` is called
+        After a lost connection it resumes after the last event, for `silence` seconds of trying; `on_lost` is called
         with each loss. Nothing is missed and nothing comes twice.
         """
         yield from follow(

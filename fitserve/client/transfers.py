@@ -88,7 +88,7 @@ def upload_in_pieces(connection: Connection, upload: UploadBody, metadata: Mappi
 
 
 def _create_upload(connection: Connection, size: int, metadata: Mapping[str, str]) -> str:
-    """Create an upload and return its path, without the host: the client keeps to the address it was given."""
+    """Create an upload and return its path, without the host: ours may differ from the server's."""
     encoded = ",".join(f"{name} {base64.b64encode(value.encode()).decode()}" for name, value in metadata.items())
     headers = {**_TUS, "Upload-Length": str(size), "Upload-Metadata": encoded}
     answer = connection.send("POST", _UPLOADS, headers=headers)

@@ -38,7 +38,7 @@ class UploadBody:
     stem: str | None = None  # of the file's name; names the dataset
     progress: Progress | None = None
     size: int | None = None
-    start: int = 0  # the offset at which an open file was given to us
+    start: int = 0  # the offset of an open file when we got it
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the bytes from their beginning, reporting progress."""
