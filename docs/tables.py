@@ -19,7 +19,7 @@ REFERENCE = Path(__file__).parent / "reference"
 
 
 def settings_table(model: type[BaseSettings]) -> str:
-    """Every variable of a settings model, with its type, default and meaning."""
+    """Return the table of a settings model's variables, with type, default and meaning."""
     prefix = str(model.model_config["env_prefix"])
     lines = ["| variable | type | default | meaning |", "|---|---|---|---|"]
     for name, field in model.model_fields.items():
@@ -37,12 +37,12 @@ def settings_table(model: type[BaseSettings]) -> str:
 
 
 def telemetry_names() -> set[str]:
-    """The name of every series, a histogram's without `_bucket`, `_sum` and `_count`."""
+    """Return the names of all series, histograms without `_bucket`, `_sum` and `_count`."""
     return set(_series())
 
 
 def _series() -> dict[str, tuple[str, tuple[str, ...], str]]:
-    """Kind, labels and help text of every series that a process may show."""
+    """Return kind, labels and help text of each series."""
     rows = {}
     for metric in vars(telemetry).values():
         if isinstance(metric, MetricWrapperBase):
@@ -55,7 +55,7 @@ def _series() -> dict[str, tuple[str, tuple[str, ...], str]]:
 
 
 def telemetry_table() -> str:
-    """Every series that a process may show, with its kind, labels and help text."""
+    """Return the table of all series, with kind, labels and help text."""
     lines = ["| series | kind | labels | meaning |", "|---|---|---|---|"]
     for name, (kind, labels, text) in sorted(_series().items()):
         lines.append(f"| `{name}` | {kind} | {', '.join(f'`{label}`' for label in labels)} | {text} |")
@@ -82,15 +82,15 @@ def findings_page() -> str:
 def documents() -> dict[Path, str]:
     """Return the text of every page."""
     settings = (
-        "# Settings\n\nEvery process reads these environment variables once, when it starts. A secret may also come as"
-        " a file of the same name in lower case in the folder `FITSERVE_SECRETS` (by default `/run/secrets`).\n\n"
-        f"{settings_table(Settings)}\n\n## Limits\n\nUpper bounds, checked before memory is taken;"
-        f" `GET /api/v1/limits` shows them.\n\n{settings_table(Limits)}\n"
+        "# Settings\n\nEvery process reads these environment variables once, when it starts. A secret can also be a"
+        " file of the same name in lower case in the folder `FITSERVE_SECRETS` (by default `/run/secrets`).\n\n"
+        f"{settings_table(Settings)}\n\n## Limits\n\nUpper bounds, checked before memory is allocated;"
+        f" `GET /api/v1/limits` lists them.\n\n{settings_table(Limits)}\n"
     )
     series = (
-        "# Telemetry\n\nEach process shows these on `/metrics`, as far as they concern it, and besides them the usual"
-        " `process_*` and `python_*` series. Label values are bounded: route templates (else `unmatched`), model names"
-        f" and versions of the registry, states and causes.\n\n{telemetry_table()}\n"
+        "# Telemetry\n\nEach process exposes those that apply to it on `/metrics`, together with the usual `process_*`"
+        " and `python_*` series. Label values are bounded: route templates (or `unmatched`), model names and versions"
+        f" in the registry, states and causes.\n\n{telemetry_table()}\n"
     )
     return {
         REFERENCE / "settings.md": settings,

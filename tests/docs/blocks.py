@@ -1,10 +1,10 @@
-"""Runs the code blocks of a Markdown page in their order, against a real server, as a reader would.
+"""Run the code blocks of a Markdown page in order, against a real server, as a reader would.
 
-`sh`, `bash` and `python` blocks run; what they set stays for the next block of the page. `yaml` blocks with a
+`sh`, `bash` and `python` blocks run; their variables are kept for the page's next blocks. `yaml` blocks with a
 network or a target are checked as specs, other `yaml`, `json` and `toml` blocks are parsed. A block below
 
     <!-- file: spec.yaml -->          is written to that file in the page's folder
-    <!-- not run: needs Docker -->    is left alone; the reason is shown to whoever reads the source
+    <!-- not run: needs Docker -->    is skipped; the reason is for readers of the source
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _FENCE = re.compile(
 )
 _MARKER = re.compile(r"<!-- (not run|file): ([^\n]+?) -->\s*\Z")
 RUN = frozenset({"sh", "bash", "python"})
-# The server's home is not the reader's here: that `doctor` finds something wrong (exit code 1) is right.
+# The reader's home is not the server's, so `doctor` rightly reports a problem (exit code 1).
 _DOCTOR = (
     'fitserve() { command fitserve "$@" || { local code=$?; [ "$1" = doctor ] && [ $code = 1 ] || return $code; }; }'
 )
@@ -44,28 +44,28 @@ SHOWN = frozenset({"", "text", "mermaid"})  # output, trees, drawings
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block. `marker` is `not run` or `file`, `said` what stands after it."""
+    """One fenced block. `marker` is `not run` or `file`, `argument` the text after it."""
 
     page: Path
     line: int
     language: str
     text: str
     marker: str = ""
-    said: str = ""
+    argument: str = ""
 
     def __str__(self) -> str:
         return f"{self.page.relative_to(PROJECT)}:{self.line}"
 
 
 def blocks_of(page: Path) -> Iterator[Block]:
-    """The blocks of a page."""
+    """Yield the blocks of a page."""
     source = page.read_text()
     for match in _FENCE.finditer(source):
         marker = _MARKER.search(source, 0, match.start())
         indent = len(match["indent"])
         text = "".join(line[indent:] if line.strip() else line for line in match["text"].splitlines(keepends=True))
-        found = (marker[1], marker[2].strip()) if marker else ("", "")
-        yield Block(page, source.count("\n", 0, match.start()) + 1, match["language"], text, *found)
+        marking = (marker[1], marker[2].strip()) if marker else ("", "")
+        yield Block(page, source.count("\n", 0, match.start()) + 1, match["language"], text, *marking)
 
 
 def pages() -> list[Path]:
@@ -76,12 +76,12 @@ def pages() -> list[Path]:
 
 @dataclass
 class Reader:
-    """Somebody who types what a page says, in a folder of their own."""
+    """Runs blocks in its own folder, as a reader would."""
 
     server: Server
     folder: Path
     environment: Mapping[str, str] = field(default_factory=dict)
-    elsewhere: Mapping[str, str] = field(default_factory=dict)  # text of a block that stands for something else here
+    replacements: Mapping[str, str] = field(default_factory=dict)  # text of a block, and what to use instead
     names: dict[str, Any] = field(default_factory=lambda: {"__name__": "__page__"})
     output: str = ""
 
@@ -99,15 +99,15 @@ class Reader:
         }
 
     def read(self, block: Block) -> None:
-        """Does what the block says. Raises AssertionError where that fails."""
-        text = self._here(block.text)
+        """Run one block. Raises AssertionError if it fails."""
+        text = self._localized(block.text)
         if block.marker == "file":
-            path = self.folder / block.said
+            path = self.folder / block.argument
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         if block.marker == "not run" or block.language in SHOWN:
             return
-        assert block.language in RUN | READ or block.marker == "file", f"{block}: no way to run {block.language}"
+        assert block.language in RUN | READ or block.marker == "file", f"{block}: cannot run {block.language}"
         if block.language in READ:
             check(block)
         elif block.language == "python":
@@ -115,11 +115,11 @@ class Reader:
         elif block.language in RUN:
             self._shell(block, text)
 
-    def _here(self, text: str) -> str:
-        """The block with the addresses of this server."""
+    def _localized(self, text: str) -> str:
+        """Replace the documented addresses with this server's."""
         grpc = f"127.0.0.1:{self.server.grpc_port}"
-        places = {
-            **self.elsewhere,
+        replacements = {
+            **self.replacements,
             "http://127.0.0.1:8000": self.server.base_url,
             "http://127.0.0.1:8501": self.server.predict_url,
             "127.0.0.1:8501": self.server.predict_url.removeprefix("http://"),
@@ -127,13 +127,13 @@ class Reader:
             "http://127.0.0.1:9101": self.server.worker_metrics_url,
             "http://127.0.0.1:9102": self.server.reaper_metrics_url,
         }
-        for there, here in places.items():
-            text = text.replace(there, here)
+        for documented, actual in replacements.items():
+            text = text.replace(documented, actual)
         return text
 
     def _shell(self, block: Block, text: str) -> None:
-        kept = self.folder / ".environment"
-        script = f"{_DOCTOR}\n{text}\nenv -0 > {kept}\n"
+        variables = self.folder / ".environment"
+        script = f"{_DOCTOR}\n{text}\nenv -0 > {variables}\n"
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", script],
             cwd=self.folder,
@@ -145,7 +145,7 @@ class Reader:
         )
         self.output += done.stdout
         assert done.returncode == 0, f"{block}:\n{text}\n{done.stdout[-1500:]}\n{done.stderr[-1500:]}"
-        pairs = (line.partition("=") for line in kept.read_text().split("\0") if line)
+        pairs = (line.partition("=") for line in variables.read_text().split("\0") if line)
         self.variables = {name: value for name, _, value in pairs if name not in ("_", "SHLVL", "PWD")}
 
     def _python(self, block: Block, text: str) -> None:
@@ -153,19 +153,19 @@ class Reader:
         before = dict(os.environ)
         os.environ.clear()
         os.environ.update(self.variables)
-        told = _Told()
+        output = _Output()
         try:
-            with contextlib.chdir(self.folder), contextlib.redirect_stdout(told):  # type: ignore[type-var]
+            with contextlib.chdir(self.folder), contextlib.redirect_stdout(output):  # type: ignore[type-var]
                 exec(code, self.names)
         except Exception as error:
             raise AssertionError(f"{block}: {error!r}") from error
         finally:
             os.environ.clear()
             os.environ.update(before)
-            self.output += told.text
+            self.output += output.text
 
 
-class _Told:
+class _Output:
     def __init__(self) -> None:
         self.text = ""
 
@@ -177,7 +177,7 @@ class _Told:
 
 
 def check(block: Block) -> None:
-    """Reads a block that is data. A spec is checked as far as it can be without its dataset."""
+    """Parse a block that is data; validate a spec as far as possible without its dataset."""
     try:
         if block.language == "json":
             loads(block.text.encode())

@@ -1,4 +1,4 @@
-"""A server of its own for each module: what the pages show is to work on a new one, and names are theirs."""
+"""A separate server for each module, because pages assume a new one and choose their own names."""
 
 from __future__ import annotations
 

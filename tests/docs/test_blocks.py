@@ -1,4 +1,4 @@
-"""What the documentation shows works as it stands there: every block is run against one real server."""
+"""The documentation's code blocks and the command line's examples work against a real server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.docs.blocks import Block, Reader, blocks_of, pages
 pytestmark = pytest.mark.xdist_group("blocks")
 DOCS = PROJECT / "docs"
 README = PROJECT / "README.md"  # test_readme runs it
-PAGE_EN = DOCS / "tutorial.md"
+ENGLISH = DOCS / "tutorial.md"
 CHINESE = DOCS / "tutorial-zh.md"
 MOST_NOT_RUN = 16
 PAGES = [page for page in pages() if page not in (README, CHINESE) and any(True for _ in blocks_of(page))]
@@ -32,7 +32,7 @@ def reader(server: Server, tmp_path: Path) -> Reader:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
 def test_a_page(page: Path, reader: Reader, request: pytest.FixtureRequest) -> None:
     if page.name == "postgresql-redis.md":
-        reader.elsewhere = {
+        reader.replacements = {
             "postgresql+psycopg://fitserve:secret@db.example/fitserve": request.getfixturevalue("postgres_url"),
             "redis://redis.example:6379/0": request.getfixturevalue("redis_url"),
             "file:///tmp/fitserve-blobs": f"file://{reader.folder}/blobs",
@@ -42,21 +42,21 @@ def test_a_page(page: Path, reader: Reader, request: pytest.FixtureRequest) -> N
 
 
 def test_the_chinese_tutorial_has_the_same_blocks() -> None:
-    english, chinese = ([(b.language, b.text, b.marker, b.said) for b in blocks_of(p)] for p in (PAGE_EN, CHINESE))
+    english, chinese = ([(b.language, b.text, b.marker, b.argument) for b in blocks_of(p)] for p in (ENGLISH, CHINESE))
     assert chinese == english
 
 
-def test_few_blocks_are_not_run_and_each_says_why() -> None:
-    found = [block for page in pages() if page != CHINESE for block in blocks_of(page)]
-    left = [block for block in found if block.marker == "not run"]
-    assert len(left) <= MOST_NOT_RUN, [str(block) for block in left]
-    for block in left:
-        assert len(block.said.split()) >= 4, f"{block}: {block.said!r} is no reason"
+def test_few_blocks_are_skipped_and_each_gives_a_reason() -> None:
+    blocks = [block for page in pages() if page != CHINESE for block in blocks_of(page)]
+    skipped = [block for block in blocks if block.marker == "not run"]
+    assert len(skipped) <= MOST_NOT_RUN, [str(block) for block in skipped]
+    for block in skipped:
+        assert len(block.argument.split()) >= 4, f"{block}: {block.argument!r} is no reason"
 
 
-def test_a_wrong_block_is_noticed(reader: Reader) -> None:
+def test_a_wrong_block_fails(reader: Reader) -> None:
     """The runner can fail: a command that does not exist, a wrong spec, an error in Python."""
-    page = PAGE_EN
+    page = ENGLISH
     for block in (
         Block(page, 1, "sh", "fitserve datasets uplod x.csv\n"),
         Block(page, 1, "sh", "false\ntrue\n"),
@@ -71,7 +71,7 @@ def test_a_wrong_block_is_noticed(reader: Reader) -> None:
 
 # The examples of the commands, each in a folder of its own.
 
-NOT_HERE = {
+NOT_RUN_HERE = {
     "up": "becomes a server; tests/cli starts and stops one",
     "migrate": "needs an empty PostgreSQL; how-to/postgresql-redis.md migrates one",
     "demo": "trains for half a minute; tests/cli runs it",
@@ -84,14 +84,14 @@ def examples() -> list[tuple[str, str]]:
     return [(" ".join(path[1:]), example) for path in COMMANDS for example in examples_of(path)]
 
 
-EXAMPLES = [pair for pair in examples() if pair[0] not in NOT_HERE and APPLY not in pair[1]]
+EXAMPLES = [pair for pair in examples() if pair[0] not in NOT_RUN_HERE and APPLY not in pair[1]]
 SPEC = "dataset: admissions\ntarget: admit\ntraining: {epochs: 2}\nmodel: admissions\n"
 
 
 @pytest.fixture(scope="module")
-def world(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Path], dict[str, str]]:
-    """What the examples speak of: files, a dataset, a model of four versions, runs in each state, a key."""
-    folder = tmp_path_factory.mktemp("world")
+def example_objects(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Path], dict[str, str]]:
+    """Create what the examples refer to: files, a dataset, a model with four versions, runs in each state, a key."""
+    folder = tmp_path_factory.mktemp("examples")
     table = "gre,gpa,rank,admit\n" + "".join(
         f"{300 + row * 7 % 500},{2 + row % 20 / 10},{row % 4 + 1},{'yes' if row * 7 % 500 > 250 else 'no'}\n"
         for row in range(200)
@@ -105,26 +105,31 @@ def world(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Callable[
     frame = client.datasets.upload(folder / "admissions.csv").to_pandas()
     frame.assign(large=frame.gre * 2).to_parquet(folder / "large.parquet")
     runs = [client.runs.create(folder / "spec.yaml", training={"epochs": 2, "seed": n}) for n in range(4)]
-    ended = [run.wait(120) for run in runs]
-    client.models.promote("admissions", max(run.version or 0 for run in ended) - 1)
+    finished = [run.wait(120) for run in runs]
+    client.models.promote("admissions", max(run.version or 0 for run in finished) - 1)
 
     def prepare(command: str, into: Path) -> dict[str, str]:
         shutil.copytree(folder, into, dirs_exist_ok=True)
         if command == "spec init":
             (into / "spec.yaml").unlink()
-        one = ended[0].id
+        one = finished[0].id
         if command in ("runs cancel", "runs retry"):
             run = client.runs.create(into / "spec.yaml", training={"epochs": 3000})
             one = run.id if command == "runs cancel" else run.cancel().wait(60, check=False).id
         key = client.keys.create("to-be-revoked", ["read"]).id if command == "keys revoke" else ""
-        return {"run_01kb...": one, "run_01kc...": ended[1].id, "key_01kb...": key, "| jq .resolved": "| grep epochs"}
+        return {
+            "run_01kb...": one,
+            "run_01kc...": finished[1].id,
+            "key_01kb...": key,
+            "| jq .resolved": "| grep epochs",
+        }
 
     return prepare
 
 
 @pytest.mark.parametrize(("command", "example"), EXAMPLES, ids=[example for _, example in EXAMPLES])
 def test_an_example_of_the_command_line(
-    command: str, example: str, world: Callable[[str, Path], dict[str, str]], reader: Reader
+    command: str, example: str, example_objects: Callable[[str, Path], dict[str, str]], reader: Reader
 ) -> None:
-    reader.elsewhere = world(command, reader.folder)
+    reader.replacements = example_objects(command, reader.folder)
     reader.read(Block(make_cli.PAGE, 1, "sh", example + "\n"))

@@ -1,4 +1,4 @@
-"""What the README shows works as it stands there."""
+"""The README's commands work, and the targets, commands and files that it names exist."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def test_one_minute_from_csv_to_prediction(server: Server, data_folder: Path, tm
     assert abs(first[1] + second[1] - 1) < 1e-6
 
 
-def test_the_make_targets_that_it_names_exist() -> None:
+def test_named_make_targets_exist() -> None:
     makefile = (PROJECT / "Makefile").read_text()
     for target in set(re.findall(r"(?:`|\$ )make ([a-z-]+)", README)):
         assert re.search(rf"^{target}:|^{re.sub('-.*', '-%', target)}:", makefile, re.MULTILINE), target
 
 
-def test_the_commands_that_it_names_exist() -> None:
+def test_named_commands_exist() -> None:
     groups = get_command(app).commands  # type: ignore[attr-defined]
     for words in re.findall(r"`fitserve ([a-z]+(?: [a-z]+)?)", README):
         group, _, command = words.partition(" ")
@@ -44,6 +44,6 @@ def test_the_commands_that_it_names_exist() -> None:
             assert command in groups[group].commands, words
 
 
-def test_the_files_that_it_names_exist() -> None:
+def test_linked_files_exist() -> None:
     for path in re.findall(r"\]\(([\w./-]+)\)", README):
         assert (PROJECT / path).exists(), path

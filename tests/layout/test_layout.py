@@ -1,4 +1,4 @@
-"""Two of each, as on machines of their own: the journey passes, and goes on when one of each pair is lost."""
+"""Two of each service on separate machines: the journey passes, and continues after one of each pair is lost."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def layout(postgres: str, s3_environment: dict[str, str], tmp_path_factory: pyte
     nginx_binary()
     name = new_id("t")
     _run_sql(postgres, f"CREATE DATABASE {name}")
-    made = Layout(
+    layout = Layout(
         tmp_path_factory.mktemp("layout"),
         {
             **s3_environment,
@@ -40,19 +40,19 @@ def layout(postgres: str, s3_environment: dict[str, str], tmp_path_factory: pyte
         },
     )
     try:
-        made.make_secrets()
-        made.start_redis()
+        layout.make_secrets()
+        layout.start_redis()
         for role in ("api", "predict", "worker", "reaper"):
             for number in (1, 2):
-                made.add(f"{role}-{number}")
-        made.base = made.start_nginx()
-        made.run_job("services.migrate")
-        for member in made.members.values():
+                layout.add(f"{role}-{number}")
+        layout.base = layout.start_nginx()
+        layout.run_job("services.migrate")
+        for member in layout.members.values():
             member.start()
-        made.wait_ready()
-        yield made
+        layout.wait_ready()
+        yield layout
     finally:
-        made.close()
+        layout.close()
         _run_sql(postgres, f"DROP DATABASE {name} WITH (FORCE)")
 
 
@@ -68,7 +68,7 @@ def submit(http: httpx2.Client, spec: dict[str, Any]) -> str:
 
 
 def finish(http: httpx2.Client, run_id: str, seconds: float = 90) -> Any:
-    """The run, once it is over; no answer on the way may be an error."""
+    """Wait for the run to succeed and return it; no response on the way may be an error."""
 
     def over() -> Any:
         run = http.get(f"/api/v1/runs/{run_id}").raise_for_status().json()
@@ -79,69 +79,74 @@ def finish(http: httpx2.Client, run_id: str, seconds: float = 90) -> Any:
     return run
 
 
-def ask(http: httpx2.Client, version: int) -> list[dict[str, float]]:
-    """Predictions of that version, which both replicas learn of by polling."""
+def predict_points(http: httpx2.Client, version: int) -> list[dict[str, float]]:
+    """Return predictions of that version, which replicas find by polling."""
 
-    def answered() -> httpx2.Response | None:
+    def respond() -> httpx2.Response | None:
         answer = http.post(f"/v1/models/circle/versions/{version}:classify", json={"examples": POINTS})
         assert answer.status_code in (200, 404), answer.text
         return answer if answer.status_code == 200 else None
 
-    return [dict(row) for row in until(answered, 20, f"version {version}").json()["results"]]
+    return [dict(row) for row in until(respond, 20, f"version {version}").json()["results"]]
 
 
-def holder(layout: Layout, run_id: str) -> Member:
-    """The worker that trains this run, past its first epoch."""
+def training_worker(layout: Layout, run_id: str) -> Member:
+    """Return the worker that trains this run, once it has a checkpoint."""
     url = layout.variables["FITSERVE_DATABASE_URL"].replace("postgresql+psycopg", "postgresql", 1)
     query = "SELECT worker FROM runs WHERE id = %s AND state = 'running' AND checkpoint IS NOT NULL"
 
-    def held() -> Member | None:
+    def find() -> Member | None:
         with psycopg.connect(url) as connection:
             row = connection.execute(query, (run_id,)).fetchone()
-        return next((m for m in layout.of("worker") if row and m.process and f"-{m.process.pid}-" in row[0]), None)
+        return next(
+            (m for m in layout.members_of("worker") if row and m.process and f"-{m.process.pid}-" in row[0]), None
+        )
 
-    return until(held, 60, f"a worker with {run_id}")
+    return until(find, 60, f"a worker with {run_id}")
 
 
-def test_a_resumable_upload_goes_on_at_any_api(layout: Layout) -> None:
+def test_a_resumable_upload_continues_at_any_api(layout: Layout) -> None:
     table = circle(3).encode()
     headers = {"Authorization": f"Bearer {layout.token}", "Tus-Resumable": "1.0.0"}
     patch = {"Content-Type": "application/offset+octet-stream"}
     with contextlib.ExitStack() as stack:
         apis = [
             stack.enter_context(httpx2.Client(base_url=f"http://127.0.0.1:{member.port}", headers=headers, timeout=30))
-            for member in layout.of("api")
+            for member in layout.members_of("api")
             if not member.has_ended()
         ]
         assert len(apis) == 2
-        begun = apis[0].post("/api/v1/uploads", headers={"Upload-Length": str(len(table))})
-        address = begun.headers["Location"]
+        created = apis[0].post("/api/v1/uploads", headers={"Upload-Length": str(len(table))})
+        address = created.headers["Location"]
         offset = 0
-        for turn in range(5):
-            end = len(table) if turn == 4 else offset + len(table) // 5
-            api = apis[turn % 2]
+        for piece in range(5):
+            end = len(table) if piece == 4 else offset + len(table) // 5
+            api = apis[piece % 2]
             assert api.head(address).headers["Upload-Offset"] == str(offset)
             sent = api.patch(address, content=table[offset:end], headers={**patch, "Upload-Offset": str(offset)})
             assert sent.status_code == 204, sent.text
             offset = end
-        made = apis[1].get(sent.headers["Content-Location"]).raise_for_status().json()
-        assert made["rows"] == 300
+        dataset = apis[1].get(sent.headers["Content-Location"]).raise_for_status().json()
+        assert dataset["rows"] == 300
 
 
 def test_the_journey_and_the_loss_of_one_of_each_pair(layout: Layout) -> None:
     with layout.client() as http:
         upload(http)
         finish(http, submit(http, SHORT))
-        before = ask(http, 1)
+        before = predict_points(http, 1)
         assert before[0]["in"] > 0.5 > before[1]["in"]
         assert [member.process.poll() for member in layout.members.values() if member.process] == [None] * 8
 
         run_id = submit(http, LONG)
-        lost = [holder(layout, run_id), *(layout.members[f"{role}-1"] for role in ("api", "predict", "reaper"))]
+        lost = [
+            training_worker(layout, run_id),
+            *(layout.members[f"{role}-1"] for role in ("api", "predict", "reaper")),
+        ]
         for member in lost:
             member.kill()
         for _ in range(20):
-            assert ask(http, 1) == before
+            assert predict_points(http, 1) == before
             assert http.get("/api/v1/runs").status_code == 200
         run = finish(http, run_id)
         assert (run["attempt"], run["spent_attempts"]) == (2, 1)
@@ -150,11 +155,11 @@ def test_the_journey_and_the_loss_of_one_of_each_pair(layout: Layout) -> None:
         upload_again = http.get("/api/v1/datasets/circle").raise_for_status().json()
         assert upload_again["rows"] == 300
         finish(http, submit(http, SHORT))
-        ask(http, 2)
-        assert ask(http, 1) == before
+        predict_points(http, 2)
+        assert predict_points(http, 1) == before
 
 
-def test_the_proxy_shows_the_inside_to_nobody(layout: Layout) -> None:
+def test_the_proxy_hides_internal_endpoints(layout: Layout) -> None:
     with layout.client() as http:
         for path in ("/metrics", "/livez", "/readyz"):
             assert http.get(path).status_code == 404, path
@@ -162,7 +167,7 @@ def test_the_proxy_shows_the_inside_to_nobody(layout: Layout) -> None:
         assert "nginx/" not in http.get("/healthz").headers["server"]
 
 
-def test_https_by_setting(layout: Layout, tmp_path: Path) -> None:
+def test_https(layout: Layout, tmp_path: Path) -> None:
     certificate, key = make_certificate(tmp_path)
     base = layout.start_nginx("https", (certificate, key))
     with httpx2.Client(base_url=base, verify=ssl.create_default_context(cafile=str(certificate))) as http:
@@ -175,8 +180,8 @@ def test_https_by_setting(layout: Layout, tmp_path: Path) -> None:
     assert (plain.status_code, plain.headers["Location"]) == (308, f"{base}/docs?a=1")
 
 
-def test_no_member_kept_anything_at_home(layout: Layout) -> None:
-    """What a machine's disk holds may be lost with it."""
+def test_no_state_is_left_on_a_members_disk(layout: Layout) -> None:
+    """A machine's disk may be lost with it."""
     for member in layout.members.values():
-        kept = [path for path in member.home.rglob("*") if path.is_file() and "scratch" not in path.parts]
-        assert kept == [], member.name
+        files = [path for path in member.home.rglob("*") if path.is_file() and "scratch" not in path.parts]
+        assert files == [], member.name

@@ -1,4 +1,4 @@
-"""Expand, then contract: the previous release's processes work on the new schema, beside the new ones."""
+"""Expand, then contract: the previous release's processes work on the new schema, next to the new ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import migrations
 from fitserve.ids import new_id
 from tests.conftest import PROJECT, _run_sql, _with_database
 from tests.layout.layout import LEASES, Layout
-from tests.layout.test_layout import SHORT, ask, finish, submit, upload
+from tests.layout.test_layout import SHORT, finish, predict_points, submit, upload
 
 pytestmark = pytest.mark.xdist_group("layout")
 
@@ -26,18 +26,18 @@ ROLES = ("api", "predict", "worker", "reaper")
 
 
 def git(*arguments: str) -> bytes:
-    """What git says, or the test is skipped."""
+    """Return git's output, or skip the test."""
     try:
         done = subprocess.run(["git", *arguments], cwd=PROJECT, capture_output=True, check=False)
     except FileNotFoundError:
-        pytest.skip("git is not on this machine")
+        pytest.skip("git is not installed")
     if done.returncode:
         pytest.skip(f"the previous release's code is not in this clone: git {' '.join(arguments)}: {done.stderr!r}")
     return done.stdout.strip()
 
 
 def previous_releases() -> list[str]:
-    """The newest tag; before there is one, the commits before the newest step of the schema, newest first."""
+    """Return the newest tag, or without one the commits before the newest migration, newest first."""
     tagged = subprocess.run(
         ["git", "describe", "--tags", "--abbrev=0", "--match", "v*"], cwd=PROJECT, capture_output=True, check=False
     )
@@ -53,23 +53,28 @@ def previous_releases() -> list[str]:
     return git("log", "--format=%H", "-8", f"{added}^").decode().split()
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether a tree can be imported: not every commit between releases can."""
-    needed = "import workers.__main__, workers.reaper, workers.trainer.train, services.control.app, services.predict.app"
-    told = {**os.environ, "PYTHONPATH": str(folder)}
-    return subprocess.run([sys.executable, "-c", needed], cwd=folder, env=told, capture_output=True).returncode == 0
+def can_be_imported(folder: Path) -> bool:
+    """Whether a tree can be imported; not every commit between releases can."""
+    modules = (
+        "import workers.__main__, workers.reaper, workers.trainer.train, services.control.app, services.predict.app"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    return (
+        subprocess.run([sys.executable, "-c", modules], cwd=folder, env=environment, capture_output=True).returncode
+        == 0
+    )
 
 
 @pytest.fixture
 def old_code(tmp_path: Path) -> Path:
-    """The previous release's tree."""
+    """Check out the previous release."""
     for commit in previous_releases():
         folder = tmp_path / commit[:12]
         with tarfile.open(fileobj=io.BytesIO(git("archive", "--format=tar", commit))) as archive:
             archive.extractall(folder, filter="data")
-        if is_whole(folder):
+        if can_be_imported(folder):
             return folder
-    pytest.fail("no tree before the newest step of the schema can be imported")
+    pytest.fail("no commit before the newest migration can be imported")
 
 
 @pytest.fixture
@@ -78,18 +83,18 @@ def layout(postgres: str, tmp_path: Path) -> Iterator[Layout]:
     _run_sql(postgres, f"CREATE DATABASE {name}")
     database = _with_database(postgres, name)
     blobs = f"file://{tmp_path / 'blobs'}"
-    made = Layout(tmp_path, {**LEASES, "FITSERVE_DATABASE_URL": database, "FITSERVE_BLOB_URL": blobs})
+    layout = Layout(tmp_path, {**LEASES, "FITSERVE_DATABASE_URL": database, "FITSERVE_BLOB_URL": blobs})
     try:
-        made.make_secrets()
-        made.start_redis()
-        yield made
+        layout.make_secrets()
+        layout.start_redis()
+        yield layout
     finally:
-        made.close()
+        layout.close()
         _run_sql(postgres, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def client(layout: Layout, name: str) -> httpx2.Client:
-    """A client of one member, without a proxy."""
+    """Return a client of one member, without the proxy."""
     address = f"http://127.0.0.1:{layout.members[name].port}"
     return httpx2.Client(base_url=address, headers={"Authorization": f"Bearer {layout.token}"}, timeout=30)
 
@@ -104,21 +109,21 @@ def test_old_code_on_the_new_schema_beside_new_code(layout: Layout, old_code: Pa
     with client(layout, "api-old") as api, client(layout, "predict-old") as predict:
         upload(api)
         finish(api, submit(api, SHORT))
-        before = ask(predict, 1)
+        before = predict_points(predict, 1)
         assert before[0]["in"] > 0.5 > before[1]["in"]
 
-        # The new ones come, the old worker and reaper go; a run that an old API took is trained by the new worker.
+        # New processes start, the old worker and reaper end: the new worker trains a run that the old API accepted.
         for role in ROLES:
             layout.add(f"{role}-new").start()
         layout.wait_ready()
         for role in ("worker", "reaper"):
             layout.members[f"{role}-old"].kill()
         with client(layout, "api-new") as new_api, client(layout, "predict-new") as new_predict:
-            assert ask(new_predict, 1) == before
+            assert predict_points(new_predict, 1) == before
             run_id = submit(api, SHORT)
             finish(new_api, run_id)
             finish(api, run_id)
-            assert ask(predict, 2) == ask(new_predict, 2)
+            assert predict_points(predict, 2) == predict_points(new_predict, 2)
             assert {run["id"] for run in new_api.get("/api/v1/runs").json()["items"]} == {
                 run["id"] for run in api.get("/api/v1/runs").json()["items"]
             }
