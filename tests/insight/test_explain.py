@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
 
 
 @cache
-def _ran() -> Ran:
+def _trained() -> Ran:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(300, 3))
     city = rng.choice(["oslo", "rome", "bonn"], 300)
@@ -32,7 +32,7 @@ def _ran() -> Ran:
 
 
 def _parts() -> tuple[Encoder, dict, onnxruntime.InferenceSession]:
-    ran = _ran()
+    ran = _trained()
     assert ran.result is not None
     assert ran.insight is not None
     encoder = Encoder.from_json(ran.result.manifest["encoder"])
@@ -47,18 +47,20 @@ def _predict(inputs: Inputs) -> np.ndarray:
 def test_contributions_sum_to_the_change_in_output(seed: int) -> None:
     encoder, reference, _ = _parts()
     a, b, c = np.random.default_rng(seed).normal(0, 1.5, 3)
-    told = attribute(encoder, reference, {"a": a, "b": b, "c": c, "city": "rome"}, _predict)
-    assert told.completeness_error < 1e-3
-    assert sum(told.contributions.values()) == pytest.approx(told.output - told.reference_output, abs=1e-3)
+    attribution = attribute(encoder, reference, {"a": a, "b": b, "c": c, "city": "rome"}, _predict)
+    assert attribution.completeness_error < 1e-3
+    assert sum(attribution.contributions.values()) == pytest.approx(
+        attribution.output - attribution.reference_output, abs=1e-3
+    )
 
 
-def test_they_are_the_integrals_of_the_gradient() -> None:
+def test_contributions_are_integrals_of_the_gradient() -> None:
     """Against TensorFlow's own gradients on a path of 2,000 points."""
     encoder, reference, _ = _parts()
     row = {"a": 1.5, "b": 1.0, "c": -0.5, "city": "rome"}
-    told = attribute(encoder, reference, row, _predict)
-    assert _ran().result is not None
-    network = keras.models.load_model(_ran().result.files["keras"])  # type: ignore[union-attr]
+    attribution = attribute(encoder, reference, row, _predict)
+    assert _trained().result is not None
+    network = keras.models.load_model(_trained().result.files["keras"])  # type: ignore[union-attr]
     inner = next(layer for layer in network.layers if isinstance(layer, keras.Model))
     start, _ = encoder.encode_rows([reference])
     end, _ = encoder.encode_rows([row])
@@ -66,21 +68,21 @@ def test_they_are_the_integrals_of_the_gradient() -> None:
     path = tf.constant(start["features"] + shares * (end["features"] - start["features"]))
     with tf.GradientTape() as tape:
         tape.watch(path)
-        said = inner({"features": path}, training=False)
-        said = next(iter(said.values())) if isinstance(said, dict) else said
-    mean = tape.gradient(said, path).numpy().mean(0) * (end["features"] - start["features"])[0]
+        outputs = inner({"features": path}, training=False)
+        outputs = next(iter(outputs.values())) if isinstance(outputs, dict) else outputs
+    mean = tape.gradient(outputs, path).numpy().mean(0) * (end["features"] - start["features"])[0]
     for column in encoder.columns:
         expected = float(mean[column.part].sum())
-        assert told.contributions[column.name] == pytest.approx(expected, abs=0.02), column.name
+        assert attribution.contributions[column.name] == pytest.approx(expected, abs=0.02), column.name
 
 
 def test_a_column_like_its_reference_contributes_nothing() -> None:
     encoder, reference, _ = _parts()
-    told = attribute(encoder, reference, {**reference, "a": 2.0}, _predict)
-    assert {name for name, value in told.contributions.items() if value} == {"a"}
+    attribution = attribute(encoder, reference, {**reference, "a": 2.0}, _predict)
+    assert {name for name, value in attribution.contributions.items() if value} == {"a"}
 
 
-def test_a_surface_is_what_the_network_says_at_each_point() -> None:
+def test_a_surface_holds_the_prediction_at_each_point() -> None:
     encoder, reference, _ = _parts()
     across, down = axis_of(encoder, "a", 7), axis_of(encoder, "city", 7)
     drawn = surface(encoder, reference, _predict, across, down)

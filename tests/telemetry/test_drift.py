@@ -1,4 +1,4 @@
-"""The population stability index: the training rows themselves have none, moved ones have much."""
+"""The population stability index: about zero for the training rows themselves, large for moved ones."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_moved_labels_drift(labels: list[str | None]) -> None:
     assert drift.psi(CATEGORICAL, drift.count(CATEGORICAL, labels)) > drift.LARGE
 
 
-def test_few_rows_say_nothing() -> None:
+def test_few_rows_have_no_index() -> None:
     counts = drift.count(NUMERIC, NUMBERS[:100])
     assert drift.psi(NUMERIC, counts) is None
     assert drift.report(NUMERIC, counts)["verdict"] == "too few rows"
@@ -57,6 +57,6 @@ def test_every_value_falls_in_one_bin_and_windows_add_up(numbers: list[float], l
 
 
 def test_the_report_names_bins_and_shares() -> None:
-    told = drift.report(CATEGORICAL, drift.count(CATEGORICAL, ["a"] * 300 + [None] * 100))
-    assert told["bins"][0] == {"bin": "a", "training": 0.7, "asked": 0.75}
-    assert (told["training_missing"], told["missing"]) == (0.05, 0.25)
+    report = drift.report(CATEGORICAL, drift.count(CATEGORICAL, ["a"] * 300 + [None] * 100))
+    assert report["bins"][0] == {"bin": "a", "training": 0.7, "asked": 0.75}
+    assert (report["training_missing"], report["missing"]) == (0.05, 0.25)
