@@ -291,7 +291,8 @@ def _relative_path(sha256: str) -> Path:
 
 
 def _seconds_since_1970(info: Any) -> float:
-    written = info.get("LastModified") or info.get("mtime") or info.get("created")  # by the kind of store
+    names = ("LastModified", "last_modified", "mtime", "updated", "created")  # each store has its own: S3, Azure, ...
+    written = next(info[name] for name in names if info.get(name))
     return float(written.timestamp() if hasattr(written, "timestamp") else written)
 
 

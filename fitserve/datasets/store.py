@@ -26,7 +26,7 @@ from fitserve.dataset_facts import ColumnFacts, DatasetFacts, Kind
 from fitserve.datasets import TableRefused
 from fitserve.datasets.column_parser import as_texts
 from fitserve.datasets.ingest import IngestedTable, ingest
-from fitserve.datasets.readers import open_reader, readers_by_format
+from fitserve.datasets.readers import READERS, open_reader
 from fitserve.errors import BadInput, Conflict, NotFound, Problem
 from fitserve.ids import new_id
 from fitserve.settings import Limits
@@ -77,7 +77,7 @@ def check_name(name: str) -> str:
 
 
 def _name_from_file(filename: str | None, sha256: str) -> str:
-    suffixes = "|".join(suffix for reader in readers_by_format().values() for suffix in reader.suffixes)
+    suffixes = "|".join(suffix for reader in READERS.values() for suffix in reader.suffixes)
     stem = (filename or "").replace("\\", "/").rsplit("/", 1)[-1].lower()
     stem = re.sub(r"\.(gz|zst|zstd)$", "", stem)
     stem = re.sub(rf"\.({suffixes})$", "", stem)

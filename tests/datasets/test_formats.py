@@ -20,7 +20,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fitserve.datasets.readers import readers_by_format
+from fitserve.datasets.readers import READERS
 from fitserve.wire.datasets import Format
 from tests.datasets.conftest import ReadTable
 
@@ -47,9 +47,8 @@ SPECTRUM = {
 
 
 def test_every_format_has_one_reader_and_names_of_its_own() -> None:
-    readers = readers_by_format()
-    assert set(readers) == set(get_args(Format))
-    suffixes = [suffix for reader in readers.values() for suffix in reader.suffixes]
+    assert set(READERS) == set(get_args(Format))
+    suffixes = [suffix for reader in READERS.values() for suffix in reader.suffixes]
     assert len(suffixes) == len(set(suffixes))
 
 

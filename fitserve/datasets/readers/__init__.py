@@ -1,19 +1,18 @@
 """The formats of tables, each read in batches by one module of this package.
 
-A format is a subclass of `TableReader` under `@register_reader`, in a module here; its name stands in
-`fitserve.wire.datasets.Format` too, so that the API documents it. Nothing else lists the formats.
+Every module of this package is imported here, and a `TableReader` with a `format` registers itself: to add a format,
+add a module, and its name to `fitserve.wire.datasets.Format`, which the API documents.
 """
 
 from __future__ import annotations
 
-import functools
 import importlib
 import pkgutil
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +26,9 @@ from fitserve.wire.datasets import Format, UploadOptions
 
 class ReadAgain(Exception):
     """The file must be read again from the start, under the same plans."""
+
+
+READERS: dict[Format, type[TableReader]] = {}
 
 
 class TableReader(ABC):
@@ -48,6 +50,11 @@ class TableReader(ABC):
         self.problems: list[Problem] = []
         self.rejected = 0
         self.names: Sequence[str] = ()  # the columns; more may be found while reading, which raises ReadAgain
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "format" in cls.__dict__:
+            READERS[cls.format] = cls
 
     @abstractmethod
     def plans(self) -> list[ColumnPlan]:
@@ -82,24 +89,6 @@ class TableReader(ABC):
             raise refuse(self.locate(self.problems), self.rejected)
 
 
-_readers: dict[Format, type[TableReader]] = {}
-R = TypeVar("R", bound=type[TableReader])
-
-
-def register_reader(reader: R) -> R:
-    """Add a format (a class decorator)."""
-    _readers[reader.format] = reader
-    return reader
-
-
-@functools.cache
-def readers_by_format() -> Mapping[Format, type[TableReader]]:
-    """Return the reader of each format, after importing every module of this package."""
-    for module in pkgutil.iter_modules(__path__, f"{__name__}."):
-        importlib.import_module(module.name)
-    return _readers
-
-
 def open_reader(path: Path, options: UploadOptions, limits: Limits, folder: Path) -> TableReader:
     """Open an uploaded file: unpacked, its format recognised, text transcoded to UTF-8.
 
@@ -107,9 +96,8 @@ def open_reader(path: Path, options: UploadOptions, limits: Limits, folder: Path
     """
     path, compression = source_file.unpack(path, folder, limits)
     head = source_file.read_head(path)
-    readers = readers_by_format()
-    matching = (reader for reader in readers.values() if reader.signature and reader.signature.match(head))
-    reader = readers[options.format] if options.format else next(matching, readers["csv"])
+    matching = (reader for reader in READERS.values() if reader.signature and reader.signature.match(head))
+    reader = READERS[options.format] if options.format else next(matching, READERS["csv"])
     encoding = None
     if reader.is_text:
         source_file.refuse_foreign_format(head)
@@ -123,3 +111,7 @@ def open_reader(path: Path, options: UploadOptions, limits: Limits, folder: Path
         **opened.description,
     }
     return opened
+
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from fitserve.datasets import MAX_PROBLEMS, TableRefused, TableUnreadable, bad_value, refuse
 from fitserve.datasets.column_parser import ColumnPlan, as_texts, propose_plan, storage_of, typed_plan
 from fitserve.datasets.kinds import POSSIBLE
-from fitserve.datasets.readers import TableReader, register_reader
+from fitserve.datasets.readers import TableReader
 from fitserve.errors import Problem, TooLarge
 from fitserve.settings import MB, Limits
 from fitserve.wire.datasets import UploadOptions
@@ -140,7 +140,6 @@ class ColumnarReader(TableReader):
             raise refuse(problems[:MAX_PROBLEMS]) from None
 
 
-@register_reader
 class ParquetReader(ColumnarReader):
     """A Parquet file."""
 
@@ -174,7 +173,6 @@ class ParquetReader(ColumnarReader):
         yield from self._open(read_dictionary=texts).iter_batches(batch_size=rows, use_threads=False)
 
 
-@register_reader
 class ArrowReader(ColumnarReader):
     """An Arrow IPC file or stream."""
 

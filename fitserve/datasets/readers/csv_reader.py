@@ -20,7 +20,7 @@ import pyarrow.csv
 
 from fitserve.datasets import LENIENT_FIX, MAX_PROBLEMS, TableUnreadable, bad_value, refuse
 from fitserve.datasets.column_parser import MISSING, ColumnPlan, propose_plan
-from fitserve.datasets.readers import ReadAgain, TableReader, register_reader
+from fitserve.datasets.readers import ReadAgain, TableReader
 from fitserve.datasets.readers.csv_dialect import CsvDialect, detect_dialect
 from fitserve.datasets.source_file import first_invalid_utf8, guess_encoding, transcode
 from fitserve.encoding.coercion import clipped
@@ -44,7 +44,6 @@ class _BlockTooSmall(Exception):
     """A row is longer than a block: the file must be read again with larger ones."""
 
 
-@register_reader
 class CsvReader(TableReader):
     """A CSV file. It is read again with larger blocks or in another encoding where it turns out to need them."""
 

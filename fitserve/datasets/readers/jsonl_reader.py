@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from fitserve.datasets import MAX_PROBLEMS, TableRefused, TableUnreadable, refuse
 from fitserve.datasets.column_parser import MISSING, ColumnPlan, propose_plan
-from fitserve.datasets.readers import ReadAgain, TableReader, register_reader
+from fitserve.datasets.readers import ReadAgain, TableReader
 from fitserve.encoding.coercion import clipped
 from fitserve.errors import Problem, TooLarge
 from fitserve.settings import MB, Limits
@@ -36,7 +36,6 @@ class _BadMember(Exception):
     """One member of an object cannot be read."""
 
 
-@register_reader
 class JsonLinesReader(TableReader):
     """A JSON Lines file, or a JSON array of objects."""
 
