@@ -96,18 +96,18 @@ def test_owners_see_their_own_datasets_and_shared_ones(api: Api) -> None:
 
 def test_rows_page_through_the_whole_table(api: Api) -> None:
     made = api.ann.put("/datasets/paged", content=b"x,t\n" + b"".join(b"%d,2020-01-01\n" % i for i in range(250)))
-    seen: list[Any] = []
+    values: list[Any] = []
     cursor = None
     while True:
         page = api.ann.get(
             f"/datasets/{made.json()['id']}/rows",
             params={"limit": 99, "cursor": cursor or ""} if cursor else {"limit": 99},
         ).json()
-        seen += [row[0] for row in page["rows"]]
+        values += [row[0] for row in page["rows"]]
         cursor = page["next_cursor"]
         if cursor is None:
             break
-    assert seen == list(range(250))
+    assert values == list(range(250))
     assert page["rows"][0][1] == "2020-01-01T00:00:00"
     assert api.ann.get("/datasets/paged/rows", params={"cursor": "zzzz"}).status_code == 422
     assert api.ann.get("/datasets/paged/rows", params={"offset": 249}).json()["rows"] == [[249, "2020-01-01T00:00:00"]]
@@ -341,7 +341,7 @@ def test_a_resumable_upload_in_parts(api: Api) -> None:
 
 def test_a_resumable_upload_survives_a_broken_connection(api: Api) -> None:
     data = table("broken-tus") + b"1,500,3\n" * 300_000
-    location = begin(api, len(data), name="mended")
+    location = begin(api, len(data), name="resumed-later")
     host, port = api.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as raw:
         head = (
@@ -356,7 +356,7 @@ def test_a_resumable_upload_survives_a_broken_connection(api: Api) -> None:
     offset = offset_of(api, location)
     assert 1 << 20 <= offset <= len(data) - 500
     assert send(api, location, offset, data[offset:]).status_code == 204
-    assert api.ann.get("/datasets/mended").json()["rows"] == 300_122
+    assert api.ann.get("/datasets/resumed-later").json()["rows"] == 300_122
 
 
 def offset_of(api: Api, location: str) -> int:

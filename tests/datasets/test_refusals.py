@@ -93,10 +93,10 @@ def test_invalid_utf8_after_utf8_names_the_line(read: Ingest) -> None:
 def test_headers(read: Ingest) -> None:
     error = refusal(read, b"a,a,\n1,2,3\n")
     assert [(p.line, p.column) for p in error.problems] == [(1, "a"), (1, "3")]
-    mended = read(b"a,a,\n1,2,3\n", lenient=True)
-    assert mended.table.column_names == ["a", "a_2", "column_3"]
-    assert mended.ingested.refused is not None
-    assert mended.ingested.refused["rows"] == 0
+    lenient = read(b"a,a,\n1,2,3\n", lenient=True)
+    assert lenient.table.column_names == ["a", "a_2", "column_3"]
+    assert lenient.ingested.refused is not None
+    assert lenient.ingested.refused["rows"] == 0
 
 
 @pytest.mark.parametrize(

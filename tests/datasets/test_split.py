@@ -96,8 +96,8 @@ def test_groups_stay_together() -> None:
 def test_a_column_names_the_parts() -> None:
     data = table(100)
     made = split(data, SplitSpec(method="column", by="part"))
-    said = data.column("part").to_pylist()
-    assert {said[row] for row in made.validation} == {"Validation"}
+    part_names = data.column("part").to_pylist()
+    assert {part_names[row] for row in made.validation} == {"Validation"}
     with pytest.raises(BadInput) as caught:
         split(pa.table({"part": ["train", "tset", None]}), SplitSpec(method="column", by="part"))
     assert [(p.row, p.received) for p in caught.value.problems] == [(2, "tset"), (3, None)]

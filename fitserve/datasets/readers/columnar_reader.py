@@ -27,7 +27,7 @@ _DAMAGED = (pa.ArrowException, OSError, ValueError, OverflowError, EOFError)  # 
 
 
 class ColumnarReader(TableReader):
-    """A file of typed columns. Types are kept; dictionaries become their values.
+    """A file of typed columns. Types stay as they are; dictionaries become their values.
 
     A column whose stated kind needs another storage class is read as text.
     """
@@ -203,7 +203,7 @@ class ArrowReader(ColumnarReader):
 
 
 def _plain_type(field: pa.Field) -> pa.DataType:
-    """Return the type under which a column's values are kept. Raises TableRefused for nested columns and the like."""
+    """Return the type under which a column's values are stored. Raises TableRefused for nested columns and the like."""
     kind, types = field.type, pa.types
     if types.is_dictionary(kind):
         kind = kind.value_type
