@@ -1032,7 +1032,7 @@ export interface components {
     schemas: {
         /**
          * Advice
-         * @description Something legal and unwise.
+         * @description Something valid but unwise.
          */
         Advice: {
             /** Code */
@@ -1534,7 +1534,7 @@ export interface components {
         };
         /**
          * Estimates
-         * @description What the run will take.
+         * @description The cost of the run.
          */
         Estimates: {
             /** Parameters */
@@ -1554,12 +1554,12 @@ export interface components {
             multiply_adds_per_row: number;
             /**
              * Multiply Adds
-             * @description Of all restarts and epochs, forward and back, if none stops early
+             * @description Of all restarts and epochs, forward and backward, without early stopping
              */
             multiply_adds: number;
             /**
              * Activation Bytes
-             * @description What one batch leaves behind for the way back
+             * @description Activations of one batch that are kept for the backward pass
              */
             activation_bytes: number;
             /**
@@ -1574,7 +1574,7 @@ export interface components {
             artifact_bytes: number;
             /**
              * Seconds
-             * @description On two cores, if nothing stops early; a guess
+             * @description A rough guess: on two cores, without early stopping
              */
             seconds: number;
         };
