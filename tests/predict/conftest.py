@@ -1,4 +1,4 @@
-"""One prediction service with three toy models for the tests that change nothing."""
+"""One prediction service with three toy models, for tests that do not change it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.predict.toy_registry import THREE, RunningService, ToyRegistry, mixed
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """Models `m1` (six numbers, two outputs), `adm` (mixed columns, binary) and `three` (three targets)."""
+    """Serve models `m1` (six numbers, two outputs), `adm` (mixed columns, binary) and `three` (three targets)."""
     toys = ToyRegistry(tmp_path_factory.mktemp("toys"))
     toys.register("m1", numeric())
     toys.register("adm", mixed())
@@ -24,12 +24,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]
 
 @pytest.fixture
 def client(served: RunningService) -> Iterator[httpx2.Client]:
-    """With a key that may predict."""
+    """Return a client whose key may predict."""
     with httpx2.Client(base_url=served.url, headers=served.headers, timeout=20) as made:
         yield made
 
 
 @pytest.fixture
 def toys(tmp_path) -> ToyRegistry:
-    """A registry of this test's own."""
+    """Return a registry for this test alone."""
     return ToyRegistry(tmp_path / "toys")

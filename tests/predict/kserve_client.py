@@ -1,6 +1,6 @@
-"""Run by test_kserve_client in a process of its own (its messages have the names of tritonclient's): KServe's client.
+"""KServe's client; test_kserve_client runs it in another process, as its messages have the names of tritonclient's.
 
-Arguments: URL, gRPC port, token. Prints one JSON object of what the server said.
+Arguments: URL, gRPC port, token. Prints one JSON object: the server's answers.
 """
 
 from __future__ import annotations
@@ -35,52 +35,52 @@ def columns(binary: bool) -> InferRequest:
 
 
 async def rest(url: str, token: str) -> dict[str, object]:
-    said: dict[str, object] = {}
+    report: dict[str, object] = {}
     headers = {"Authorization": f"Bearer {token}"}
     v2 = InferenceRESTClient(RESTConfig(protocol="v2"))
-    said["live"], said["ready"] = await v2.is_server_live(url), await v2.is_server_ready(url)
-    said["model_ready"] = await v2.is_model_ready(url, "m1", headers=headers)
-    told: dict[str, str] = {}
-    answer = await v2.infer(url, matrix("m1"), "m1", headers=dict(headers), response_headers=told)
-    said["infer"], said["id"] = answer.outputs[0].as_numpy().tolist(), answer.id
-    said["version"] = told["x-model-version"]  # their REST client leaves the body's out
+    report["live"], report["ready"] = await v2.is_server_live(url), await v2.is_server_ready(url)
+    report["model_ready"] = await v2.is_model_ready(url, "m1", headers=headers)
+    response_headers: dict[str, str] = {}
+    answer = await v2.infer(url, matrix("m1"), "m1", headers=dict(headers), response_headers=response_headers)
+    report["infer"], report["id"] = answer.outputs[0].as_numpy().tolist(), answer.id
+    report["version"] = response_headers["x-model-version"]  # their REST client leaves the body's out
     binary = matrix("m1", binary=True, request_outputs=[RequestedOutput("y", {"binary_data": True})])
     answer = await v2.infer(url, binary, "m1", headers=dict(headers))
-    said["binary"] = answer.outputs[0].as_numpy().tolist()
+    report["binary"] = answer.outputs[0].as_numpy().tolist()
     for mode in (False, True):
         answer = await v2.infer(url, columns(mode), "adm", headers=dict(headers))
-        said[f"columns_{mode}".lower()] = answer.outputs[0].as_numpy().tolist()
+        report[f"columns_{mode}".lower()] = answer.outputs[0].as_numpy().tolist()
     v1 = InferenceRESTClient(RESTConfig(protocol="v1"))
     rows = {"instances": np.arange(12.0).reshape(2, 6).tolist()}
-    said["v1"] = (await v1.infer(url, rows, "m1", headers=headers))["predictions"]
-    said["explained"] = sorted((await v1.explain(url, "m1", rows, headers=headers))["explanations"][0])
-    said["errors"] = []
+    report["v1"] = (await v1.infer(url, rows, "m1", headers=headers))["predictions"]
+    report["explained"] = sorted((await v1.explain(url, "m1", rows, headers=headers))["explanations"][0])
+    report["errors"] = []
     for model, key in (("none", headers), ("m1", {})):
         try:
             await v2.infer(url, matrix(model), model, headers=dict(key))
         except httpx.HTTPStatusError as error:
-            said["errors"].append(error.response.status_code)
+            report["errors"].append(error.response.status_code)
     await v1.close()
     await v2.close()
-    return said
+    return report
 
 
 async def over_grpc(address: str, token: str) -> dict[str, object]:
-    said: dict[str, object] = {}
+    report: dict[str, object] = {}
     metadata = (("authorization", f"Bearer {token}"),)
     async with InferenceGRPCClient(address) as client:
-        said["live"], said["ready"] = await client.is_server_live(), await client.is_server_ready()
-        said["model_ready"] = await client.is_model_ready("m1", headers=metadata)
+        report["live"], report["ready"] = await client.is_server_live(), await client.is_server_ready()
+        report["model_ready"] = await client.is_model_ready("m1", headers=metadata)
         for name, request in {"infer": matrix("m1"), "binary": matrix("m1", binary=True)}.items():
             answer = await client.infer(request, headers=metadata)
-            said[name] = answer.outputs[0].as_numpy().tolist()
-        said["version"], said["id"] = answer.model_version, answer.id
-        said["columns"] = (await client.infer(columns(False), headers=metadata)).outputs[0].as_numpy().tolist()
+            report[name] = answer.outputs[0].as_numpy().tolist()
+        report["version"], report["id"] = answer.model_version, answer.id
+        report["columns"] = (await client.infer(columns(False), headers=metadata)).outputs[0].as_numpy().tolist()
         try:
             await client.infer(matrix("none"), headers=metadata)
         except grpc.RpcError as error:
-            said["error"] = error.code().name
-    return said
+            report["error"] = error.code().name
+    return report
 
 
 async def main(url: str, port: str, token: str) -> None:

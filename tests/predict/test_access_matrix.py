@@ -1,5 +1,5 @@
-"""Every operation of the prediction service, over REST and gRPC, x {no key, expired, revoked, wrong scope, other owner,
-right}: made from its OpenAPI document and its gRPC services, so that a new one without a rule fails.
+"""Every operation of the prediction service over REST and gRPC x {no key, expired, revoked, wrong scope, other owner,
+right}. The operations come from the OpenAPI document and the gRPC services, so a new one without a rule fails.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from services.predict.protocols.proto import inference_pb2, tensorflow_serving_p
 from tests.predict.toy_registry import RunningService, eventually
 
 OPEN, ANY = "open", "any"
-# What REST operations do, by the end of their path. A read shows its owner's models to any key of theirs.
+# The scope that REST operations need, by the end of their path. Any key of an owner may read the owner's models.
 VERBS = dict.fromkeys((":predict", ":classify", ":regress", ":explain", "/infer", "/explain"), "predict")
 HIDDEN = {  # of the protocols, answered but not in the document
     "GET /v2": OPEN,
@@ -74,9 +74,9 @@ def tokens(served: RunningService) -> Iterator[Keys]:
 
 def operations() -> list[str]:
     paths = [item for protocol in PROTOCOLS for item in protocol.openapi_paths.items()]
-    found = [f"{method.upper()} {path}" for path, item in paths for method in item]
-    assert len(found) > 20
-    return [*found, *(one for one in HIDDEN if one not in found)]
+    described = [f"{method.upper()} {path}" for path, item in paths for method in item]
+    assert len(described) > 20
+    return [*described, *(one for one in HIDDEN if one not in described)]
 
 
 def rule(operation: str) -> str:
@@ -177,7 +177,7 @@ def test_a_key_limited_to_models(served: RunningService, anybody: httpx2.Client)
     assert anybody.post("/v1/models/m1:predict", json=row, headers=headers).status_code == 200
 
 
-def test_a_key_in_an_address_is_none(anybody: httpx2.Client, tokens: Keys) -> None:
+def test_a_key_in_the_url_is_ignored(anybody: httpx2.Client, tokens: Keys) -> None:
     good = tokens.owner["admin"]
     for name in ("key", "api_key", "token", "access_token", "authorization"):
         assert anybody.get("/v1/models", params={name: good}).status_code == 401
@@ -189,10 +189,10 @@ def test_a_key_in_an_address_is_none(anybody: httpx2.Client, tokens: Keys) -> No
 def methods() -> list[MethodDescriptor]:
     files = (inference_pb2.DESCRIPTOR, tensorflow_serving_pb2.DESCRIPTOR)
     services: list[ServiceDescriptor] = [one for file in files for one in file.services_by_name.values()]
-    found = [method for service in services for method in service.methods]
-    assert len(found) > 10
+    methods = [method for service in services for method in service.methods]
+    assert len(methods) > 10
     last = ["RepositoryModelUnload", "RepositoryModelLoad"]  # the others need the model
-    return sorted(found, key=lambda method: last.index(method.name) + 1 if method.name in last else 0)
+    return sorted(methods, key=lambda method: last.index(method.name) + 1 if method.name in last else 0)
 
 
 def call(channel: grpc.Channel, method: MethodDescriptor, token: str | None, model: str = "adm") -> grpc.StatusCode:

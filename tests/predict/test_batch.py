@@ -84,15 +84,15 @@ def test_a_dataset_with_predictions_comes_out(toys: ToyRegistry, settings: Setti
     queue(toys, settings, dataset)
     chunks: list[int] = []
     stopping = threading.Event()
-    original = batch_prediction.Serving.predict
+    original = batch_prediction.ArtifactModel.predict
 
     def counted(self, batch: pa.Table) -> pa.Table:
         chunks.append(batch.num_rows)
         if len(chunks) == 2:
-            stopping.set()  # the worker is told to stop during the second chunk
+            stopping.set()  # the worker has to stop during the second chunk
         return original(self, batch)
 
-    monkeypatch.setattr(batch_prediction.Serving, "predict", counted)
+    monkeypatch.setattr(batch_prediction.ArtifactModel, "predict", counted)
     assert attempt(toys, settings, stopping) == RunState.queued  # handed back, no attempt spent
     assert the_run(toys).checkpoint_epoch == 2
     assert attempt(toys, settings, threading.Event()) == RunState.succeeded
@@ -103,12 +103,12 @@ def test_a_dataset_with_predictions_comes_out(toys: ToyRegistry, settings: Setti
     assert run.result["dataset"] == "answers@1"
     with db.reading(toys.engine) as session:
         made = session.get(Dataset, run.result["dataset_id"])
-    found = store.open_table(toys.blobs, made, settings.scratch / "blobs")
+    predicted = store.open_table(toys.blobs, made, settings.scratch / "blobs")
     expected = mixed(THREE).answer(table.to_pylist())
-    np.testing.assert_allclose(found["predicted_score"].to_numpy(), expected["score"][:, 0], rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(found["predicted_admit_yes"].to_numpy(), expected["admit"][:, 0], rtol=1e-5)
-    assert found["predicted_tier"].to_pylist() == ["abc"[at] for at in expected["tier"].argmax(axis=1)]
-    assert found["gre"].to_pylist() == table["gre"].to_pylist()
+    np.testing.assert_allclose(predicted["predicted_score"].to_numpy(), expected["score"][:, 0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(predicted["predicted_admit_yes"].to_numpy(), expected["admit"][:, 0], rtol=1e-5)
+    assert predicted["predicted_tier"].to_pylist() == ["abc"[at] for at in expected["tier"].argmax(axis=1)]
+    assert predicted["gre"].to_pylist() == table["gre"].to_pylist()
 
 
 def test_a_cancel_is_obeyed(toys: ToyRegistry, settings: Settings, monkeypatch) -> None:
@@ -116,13 +116,13 @@ def test_a_cancel_is_obeyed(toys: ToyRegistry, settings: Settings, monkeypatch) 
     queue(toys, settings, upload(toys, settings, students(), "students"))
     from fitserve.runs import finish
 
-    original = batch_prediction.Serving.predict
+    original = batch_prediction.ArtifactModel.predict
 
     def cancelling(self, batch: pa.Table) -> pa.Table:
         finish.cancel(toys.engine, the_run(toys).id, None)
         return original(self, batch)
 
-    monkeypatch.setattr(batch_prediction.Serving, "predict", cancelling)
+    monkeypatch.setattr(batch_prediction.ArtifactModel, "predict", cancelling)
     assert attempt(toys, settings, threading.Event()) == RunState.cancelled
 
 

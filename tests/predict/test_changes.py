@@ -65,15 +65,15 @@ def test_champion_rollback_and_retirement(running: RunningService) -> None:
 
 def test_a_kept_checkpoint_is_served_as_a_label(running: RunningService) -> None:
     toys = running.toys
-    toys.register("kept", numeric(1))
+    toys.register("epochs", numeric(1))
     checkpoint = toys.store_artifact(numeric(12))
-    toys.change(registry.set_label, "kept", "epoch-12", version_number=1, artifact=checkpoint)
-    eventually(lambda: ask(running, "kept", "/labels/epoch-12").status_code == 200)
-    answer = ask(running, "kept", "/labels/epoch-12")
+    toys.change(registry.set_label, "epochs", "epoch-12", version_number=1, artifact=checkpoint)
+    eventually(lambda: ask(running, "epochs", "/labels/epoch-12").status_code == 200)
+    answer = ask(running, "epochs", "/labels/epoch-12")
     assert answer.headers["x-model-label"] == "epoch-12"
     np.testing.assert_array_equal(answer.json()["predictions"], numeric(12).answer(ROW)["y"])
     oip = httpx2.post(
-        f"{running.url}/v2/models/kept/versions/epoch-12/infer",
+        f"{running.url}/v2/models/epochs/versions/epoch-12/infer",
         json={"inputs": [{"name": "instances", "shape": [1, 6], "datatype": "FP64", "data": ROW[0]}]},
         headers=running.headers,
     )
@@ -105,11 +105,11 @@ def test_a_shadow_sees_the_traffic_and_never_answers(running: RunningService) ->
     toys.change(registry.set_label, "day", "night", version_number=2, shadow=True)
     before = running.telemetry("fitserve_predict_shadow_total")
 
-    def seen() -> bool:
+    def shadow_predicted() -> bool:
         assert version(running, "day") in (None, "1", "2")  # none until loaded, 2 only until the champion is known
         return running.telemetry("fitserve_predict_shadow_total") - before > 5
 
-    eventually(seen)
+    eventually(shadow_predicted)
     assert {version(running, "day") for _ in range(10)} == {"1"}
     eventually(lambda: running.telemetry("fitserve_predict_shadow_largest_difference") > 0)
 
@@ -128,12 +128,12 @@ def test_a_corrupt_version_leaves_the_old_one_serving(running: RunningService) -
     failures = running.telemetry("fitserve_predict_load_failures_total")
     assert toys.register("solid", toy, artifact=artifact) == 2
 
-    def said() -> bool:
+    def is_reported_corrupt() -> bool:
         status = httpx2.get(f"{running.url}/v1/models/solid", headers=running.headers).json()
         states = {one["version"]: one for one in status["model_version_status"]}
         return "2" in states and states["2"]["state"] == "END" and states["2"]["status"]["error_code"] == "DATA_LOSS"
 
-    eventually(said)
+    eventually(is_reported_corrupt)
     assert version(running, "solid") == "1"
     assert running.telemetry("fitserve_predict_load_failures_total") > failures
     assert running.telemetry("fitserve_predict_versions_broken") >= 1
@@ -141,7 +141,7 @@ def test_a_corrupt_version_leaves_the_old_one_serving(running: RunningService) -
 
 
 def test_swaps_under_load(running: RunningService) -> None:
-    """16 clients, a new version every 0.3 s: all 2xx, and each value is that of the version it names."""
+    """16 clients, a new version every 0.3 s: every answer is 200, with the values of the version that it names."""
     swap_under_load(running, "swapped", swaps=8, pause=0.3)
 
 
@@ -158,15 +158,15 @@ def swap_under_load(served: RunningService, model: str, swaps: int, pause: float
     stop = threading.Event()
 
     def client(_: int) -> tuple[int, set[str]]:
-        count, seen = 0, set()
+        count, versions = 0, set()
         with httpx2.Client(headers=served.headers, timeout=20) as session:
             while not stop.is_set():
                 answer = session.post(f"{served.url}/v1/models/{model}:predict", json={"instances": ROW})
                 assert answer.status_code == 200, answer.text
                 name = answer.headers["x-model-version"]
                 assert answer.json()["predictions"] == wanted[name]
-                count, seen = count + 1, seen | {name}
-        return count, seen
+                count, versions = count + 1, versions | {name}
+        return count, versions
 
     with ThreadPoolExecutor(16) as pool:
         clients = [pool.submit(client, number) for number in range(16)]
@@ -177,7 +177,7 @@ def swap_under_load(served: RunningService, model: str, swaps: int, pause: float
         stop.set()
         results = [one.result() for one in clients]
     assert sum(count for count, _ in results) > 50
-    assert len(set.union(*(seen for _, seen in results))) > len(toys) // 2
+    assert len(set.union(*(versions for _, versions in results))) > len(toys) // 2
 
 
 def test_many_models_under_a_memory_budget(toys: ToyRegistry) -> None:
@@ -194,7 +194,7 @@ def test_many_models_under_a_memory_budget(toys: ToyRegistry) -> None:
 
 
 def test_overload_sheds_with_429_and_deadlines_are_504(toys: ToyRegistry) -> None:
-    """A network of some milliseconds a row: its queue is bounded, and nothing but 200, 429 and 504 comes out."""
+    """A model that takes milliseconds per row has a bounded queue, and answers only 200, 429 and 504."""
     toys.register("heavy", numeric(hidden=(1500, 1500)))
     with run_service(toys) as served:
         rows = [[1.0] * 6] * 300

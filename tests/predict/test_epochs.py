@@ -1,4 +1,4 @@
-"""A kept epoch, end to end: asked for in a spec, trained by a worker, labelled, served, never collected."""
+"""A kept epoch, end to end: requested in a spec, trained by a worker, labelled, served, never collected."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def test_from_the_spec_to_a_label(server: Server) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert run["state"] == "succeeded", run["error"]
-    kept = run["result"]["kept_epochs"]
-    assert sorted(kept) == ["2", "4"]
+    artifacts = run["result"]["kept_epochs"]
+    assert sorted(artifacts) == ["2", "4"]
 
     absent = api.put("/models/epochs/labels/epoch-3", json={"version": 1, "epoch": 3})
     assert (absent.status_code, "2, 4" in absent.text) == (404, True)
     labelled = api.put("/models/epochs/labels/epoch-2", json={"version": 1, "epoch": 2})
-    assert labelled.json()["artifact"] == kept["2"]
+    assert labelled.json()["artifact"] == artifacts["2"]
 
     predict = httpx2.Client(base_url=server.predict_url, headers=server.headers, timeout=30)
     rows = {"instances": [{"a": 0.5, "b": 0.5}, {"a": -1.0, "b": 1.0}]}
@@ -63,8 +63,8 @@ def test_from_the_spec_to_a_label(server: Server) -> None:
     blobs = open_store(f"file://{server.home / 'blobs'}")
     with db.reading(engine) as session:
         referred = set(blob_references.referenced_blobs(session, blobs))
-        assert session.get(Run, run["id"]).result["kept_epochs"] == kept
-    for artifact in kept.values():  # with a label and without one
+        assert session.get(Run, run["id"]).result["kept_epochs"] == artifacts
+    for artifact in artifacts.values():  # with a label and without one
         files = set(blob_references.find_digests(json.loads(blobs.read(artifact))))
         assert len(files & {path for path, _ in blobs.listing()}) >= 2  # the networks' own files
         assert {one for one in files if blobs.exists(one)} <= referred

@@ -1,4 +1,4 @@
-"""The fast lane answers as uvicorn does, byte for byte but for dates, whatever the bytes and their packets."""
+"""The fast lane's responses are uvicorn's byte for byte, except dates, for any bytes in any packets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VALUES = [1.5, -2.0, 3.25, 4, 5, 6]
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningService, RunningService]]:
-    """Our service, and the same app under plain uvicorn."""
+    """The service, and the same app under plain uvicorn."""
     toys = ToyRegistry(tmp_path_factory.mktemp("fast"))
     toys.register("m1", numeric())
     toys.register("adm", mixed())
@@ -49,7 +49,7 @@ def request(
 
 
 def plain_requests(token: str) -> list[bytes]:
-    """Requests that the fast lane knows."""
+    """Return requests that the fast lane answers."""
     rows = json.dumps({"instances": [VALUES]})
     two = json.dumps({"instances": [VALUES, VALUES[::-1]]})
     named = json.dumps({"instances": [dict(zip(NUMBERS, VALUES, strict=True))]})
@@ -69,7 +69,7 @@ def plain_requests(token: str) -> list[bytes]:
 
 
 def odd_requests(token: str) -> list[bytes]:
-    """Requests that it must leave to uvicorn, or that nobody may accept."""
+    """Return requests that the fast lane must leave to uvicorn, and requests that must be refused."""
     v1 = "/v1/models/m1:predict"
     rows = json.dumps({"instances": [VALUES]})
     known = plain_requests(token)[0]
@@ -94,9 +94,9 @@ def odd_requests(token: str) -> list[bytes]:
         json.dumps({"instances": [VALUES] * 100}),
         json.dumps({"instances": [VALUES] * 900}),
     ]
-    found = [request(v1, one, token) for one in bodies]
+    requests = [request(v1, one, token) for one in bodies]
     slow = json.dumps({"instances": [VALUES] * 200})  # answered in a thread: what follows must wait for it
-    found += [
+    requests += [
         request("/v1/models/m1:explain", slow, token),
         request(adm, '{"instances": [{"gre": 700, "gpa": 9.5, "rank": 3, "city": "Rom"}]}', token),
         request(adm, '{"instances": [{"gre": 700, "gpa": 3.5, "rank": 3, "city": null}]}', token),
@@ -148,14 +148,14 @@ def odd_requests(token: str) -> list[bytes]:
         b"\x16\x03\x01\x02\x00",
         head + b"\r\n\r\n" + b"\r\n\r\n" + body,
     ]
-    return found
+    return requests
 
 
 def scenario(generator: random.Random, known: list[bytes], odd: list[bytes]) -> list[bytes]:
-    """The packets of one connection."""
+    """Return the packets of one connection."""
     stream = [generator.choice(known if generator.random() < 0.7 else odd) for _ in range(generator.randint(1, 5))]
     style = generator.random()
-    if style < 0.4:  # a request a packet
+    if style < 0.4:  # one request per packet
         return stream
     if style < 0.6:  # pipelined: all in one
         return [b"".join(stream)]
@@ -168,7 +168,7 @@ _DATE = re.compile(rb"date: [^\r]*\r\n")
 
 
 def unread(server_port: int, client_port: int) -> int:
-    """Bytes that have arrived at the server's end of a connection and that it has not read (Linux)."""
+    """Return the bytes of a connection that have arrived and that the server has not read (Linux)."""
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         fields = line.split()
         if fields[1].endswith(f":{server_port:04X}") and fields[2].endswith(f":{client_port:04X}"):
@@ -176,8 +176,8 @@ def unread(server_port: int, client_port: int) -> int:
     return 0
 
 
-class Talk:
-    """One connection: what a server has sent back to some packets, and whether it closed."""
+class Conversation:
+    """One connection: the packets sent, the bytes received, and whether the server closed it."""
 
     def __init__(self, port: int, packets: list[bytes], pause: float) -> None:
         self.port, self.packets, self.pause = port, packets, pause
@@ -192,11 +192,11 @@ class Talk:
             if self.closed.is_set():
                 break
             self.writer.write(packet)
-            await self._taken()
+            await self._until_read()
             await asyncio.sleep(self.pause)
 
-    async def _taken(self) -> None:
-        """Until the server has read all, so that the next packet is a read of its own, however busy the machine."""
+    async def _until_read(self) -> None:
+        """Wait until the server has read everything, so that the next packet is a separate read."""
         port = self.writer.get_extra_info("sockname")[1]
         for _ in range(1000):
             await asyncio.sleep(0.003)
@@ -221,20 +221,20 @@ class Talk:
 
 
 async def compare(ours: RunningService, plain: RunningService, packets: list[bytes]) -> None:
-    """Equal and quiet, in the end. Slower each time before a difference counts: packets that meet are one read."""
+    """Assert that both servers end up with equal responses. A difference is retried more slowly: packets may merge."""
     for pause in (0.01, 0.05, 0.3):
-        talks = [Talk(served.port, packets, pause) for served in (ours, plain)]
-        await asyncio.gather(*(talk.send() for talk in talks))
+        conversations = [Conversation(served.port, packets, pause) for served in (ours, plain)]
+        await asyncio.gather(*(conversation.send() for conversation in conversations))
         unchanged, before = 0, None
         for _ in range(200):  # longer than any answer takes on a busy machine
-            outcomes = [talk.outcome for talk in talks]
+            outcomes = [conversation.outcome for conversation in conversations]
             unchanged = unchanged + 1 if outcomes == before else 0
             if unchanged >= (3 if outcomes[0] == outcomes[1] else 60):
                 break
             before = outcomes
             await asyncio.sleep(0.03)
-        for talk in talks:
-            talk.end()
+        for conversation in conversations:
+            conversation.end()
         if outcomes[0] == outcomes[1]:
             return
     assert outcomes[0] == outcomes[1], packets
@@ -257,7 +257,7 @@ def test_answers_equal_uvicorns(pair: tuple[RunningService, RunningService]) -> 
     before = ours.telemetry("fitserve_predict_fast_lane_requests_total")
     scenarios = [[one] for one in known]
     scenarios += [[one, one] for one in known]
-    scenarios += [[known[0], one, known[0]] for one in odd]  # each oddity on a connection that used the lane
+    scenarios += [[known[0], one, known[0]] for one in odd]  # each odd request on a connection that used the lane
     seed = random.SystemRandom().randrange(1 << 30)
     print(f"seed {seed}")
     generator = random.Random(seed)
@@ -298,7 +298,7 @@ def test_one_inference_call_answers_many(pair: tuple[RunningService, RunningServ
 
 
 def overtaken(served: RunningService) -> bool:
-    """Whether the lane answers a request before the one that came before it, which a thread is still at."""
+    """Return whether the lane answers a request before an earlier one that a thread still computes."""
     known = plain_requests(served.toys.token)[0]
     rows = json.dumps({"instances": [VALUES] * 800})
     slow = request("/v1/models/m1:explain", rows, served.toys.token)
@@ -314,11 +314,11 @@ def overtaken(served: RunningService) -> bool:
 
 
 def test_no_answer_overtakes_the_one_before_it(pair: tuple[RunningService, RunningService]) -> None:
-    """And its mutant: a lane that does not look whether its connection is idle is found out."""
+    """The mutant, a lane that does not check whether its connection is idle, is detected."""
     ours, _ = pair
     assert not any(overtaken(ours) for _ in range(2))
-    with run_service(ours.toys, module="tests.predict.mutant_server") as hasty:
-        assert any(overtaken(hasty) for _ in range(6))
+    with run_service(ours.toys, module="tests.predict.mutant_server") as mutant:
+        assert overtaken(mutant)
 
 
 def test_a_revoked_key_is_forgotten_on_an_open_connection(pair: tuple[RunningService, RunningService]) -> None:
@@ -329,7 +329,7 @@ def test_a_revoked_key_is_forgotten_on_an_open_connection(pair: tuple[RunningSer
     known = plain_requests(token)[0]
     with socket.create_connection(("127.0.0.1", ours.port)) as connection:
         deadline = time.monotonic() + 5
-        while ask(connection, known) != b"200":  # until the key is seen
+        while ask(connection, known) != b"200":  # until a poll has seen the key
             assert time.monotonic() < deadline
         fast = ours.telemetry("fitserve_predict_fast_lane_requests_total")
         assert ask(connection, known) == b"200"
@@ -342,7 +342,7 @@ def test_a_revoked_key_is_forgotten_on_an_open_connection(pair: tuple[RunningSer
 
 
 def ask(connection: socket.socket, data: bytes) -> bytes:
-    """The status of one answer."""
+    """Send a request and return its response's status."""
     connection.sendall(data)
     answer = b""
     while b"\r\n\r\n" not in answer:

@@ -18,15 +18,15 @@ def test_kserves_client(served: RunningService) -> None:
     command = [sys.executable, "-m", "tests.predict.kserve_client", served.url, str(served.grpc_port)]
     done = subprocess.run([*command, served.toys.token], cwd=PROJECT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
-    said = json.loads(done.stdout.splitlines()[-1])
+    report = json.loads(done.stdout.splitlines()[-1])
     expected, admitted = numeric().answer(ROWS)["y"], mixed(seed=1).answer([ADM])["admit"].tolist()
-    rest, grpc = said["rest"], said["grpc"]
+    rest, grpc = report["rest"], report["grpc"]
     assert (rest["live"], rest["ready"], rest["model_ready"]) == (True, True, True)
-    for found in (rest["infer"], rest["binary"], rest["v1"], grpc["infer"], grpc["binary"]):
-        np.testing.assert_allclose(np.reshape(found, (2, 2)), expected, rtol=1e-6)
+    for values in (rest["infer"], rest["binary"], rest["v1"], grpc["infer"], grpc["binary"]):
+        np.testing.assert_allclose(np.reshape(values, (2, 2)), expected, rtol=1e-6)
     assert (rest["id"], rest["version"]) == ("seven", "1")
-    for found in (rest["columns_false"], rest["columns_true"], grpc["columns"]):
-        np.testing.assert_allclose(np.reshape(found, (1, 1)), admitted, rtol=1e-6)
+    for values in (rest["columns_false"], rest["columns_true"], grpc["columns"]):
+        np.testing.assert_allclose(np.reshape(values, (1, 1)), admitted, rtol=1e-6)
     assert rest["explained"] == ["y"]
     assert rest["errors"] == [404, 401]
     assert (grpc["live"], grpc["ready"], grpc["model_ready"]) == (True, True, True)

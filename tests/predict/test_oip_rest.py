@@ -31,8 +31,8 @@ def infer(client: httpx2.Client, model: str, body: object, status: int = 200) ->
 
 
 def test_columns(client) -> None:
-    found = infer(client, "adm", {"id": "seven", "inputs": [column(n, v, v) for n, v in ADM.items()]})
-    assert found == {
+    result = infer(client, "adm", {"id": "seven", "inputs": [column(n, v, v) for n, v in ADM.items()]})
+    assert result == {
         "model_name": "adm",
         "model_version": "2",
         "id": "seven",
@@ -51,41 +51,41 @@ def test_one_tensor_for_all_columns_nested_and_flat(client) -> None:
     wanted = numeric().answer([ROW, ROW[::-1]])["y"].ravel().tolist()
     for data in ([*ROW, *ROW[::-1]], [ROW, ROW[::-1]]):
         one = {"name": "instances", "shape": [2, 6], "datatype": "FP64", "data": data}
-        found = infer(client, "m1", {"inputs": [one]})
-        assert found["outputs"][0]["data"] == wanted
-        assert "id" not in found
+        result = infer(client, "m1", {"inputs": [one]})
+        assert result["outputs"][0]["data"] == wanted
+        assert "id" not in result
 
 
 @pytest.mark.parametrize("datatype", ["INT8", "INT16", "INT32", "INT64", "UINT8", "UINT64", "FP16", "FP32", "FP64"])
 def test_number_types(client, datatype) -> None:
-    found = infer(client, "m1", {"inputs": [column(name, 3, datatype=datatype, shape=[1]) for name in NUMBERS]})
-    assert found["outputs"][0]["data"] == numeric().answer([[3] * 6])["y"].ravel().tolist()
+    result = infer(client, "m1", {"inputs": [column(name, 3, datatype=datatype, shape=[1]) for name in NUMBERS]})
+    assert result["outputs"][0]["data"] == numeric().answer([[3] * 6])["y"].ravel().tolist()
 
 
 def test_outputs_select_and_order(client) -> None:
     inputs = [column(n, v) for n, v in ADM.items()]
-    found = infer(client, "three", {"inputs": inputs, "outputs": [{"name": "score"}, {"name": "admit"}]})
-    assert [one["name"] for one in found["outputs"]] == ["score", "admit"]
-    found = infer(
+    result = infer(client, "three", {"inputs": inputs, "outputs": [{"name": "score"}, {"name": "admit"}]})
+    assert [one["name"] for one in result["outputs"]] == ["score", "admit"]
+    result = infer(
         client, "three", {"inputs": inputs, "outputs": [{"name": "tier", "parameters": {"classification": 2}}]}
     )
     scores = mixed(THREE).answer([ADM])["tier"][0]
     best = sorted(range(3), key=lambda at: -scores[at])[:2]
-    assert found["outputs"][0]["data"] == [f"{scores[at]:f}:{at}:{'abc'[at]}" for at in best]
-    assert found["outputs"][0]["datatype"] == "BYTES"
+    assert result["outputs"][0]["data"] == [f"{scores[at]:f}:{at}:{'abc'[at]}" for at in best]
+    assert result["outputs"][0]["datatype"] == "BYTES"
 
 
 def test_warnings_are_in_the_parameters(client) -> None:
-    found = infer(client, "adm", {"inputs": [column(n, v) for n, v in {**ADM, "rank": 9}.items()]})
-    (told,) = json.loads(found["parameters"]["warnings"])
-    assert told["column"] == "rank"
-    assert told["code"] == "unknown_category"
+    result = infer(client, "adm", {"inputs": [column(n, v) for n, v in {**ADM, "rank": 9}.items()]})
+    (warning,) = json.loads(result["parameters"]["warnings"])
+    assert warning["column"] == "rank"
+    assert warning["code"] == "unknown_category"
 
 
 def test_missing_columns_and_values(client) -> None:
-    found = infer(client, "adm", {"inputs": [column("gre", None, 600), column("gpa", 3.5, 3.6)]})
+    result = infer(client, "adm", {"inputs": [column("gre", None, 600), column("gpa", 3.5, 3.6)]})
     rows = [{"gpa": 3.5}, {"gre": 600, "gpa": 3.6}]
-    assert found["outputs"][0]["data"] == mixed(seed=1).answer(rows)["admit"].ravel().tolist()
+    assert result["outputs"][0]["data"] == mixed(seed=1).answer(rows)["admit"].ravel().tolist()
 
 
 def test_server(client) -> None:
@@ -97,10 +97,10 @@ def test_server(client) -> None:
 
 
 def test_models(client) -> None:
-    told = client.get("/v2/models/adm/versions/1").json()
-    assert told["versions"] == ["1", "2"]
-    assert told["inputs"][0] == {"name": "gre", "datatype": "FP64", "shape": [-1, 1]}
-    assert told["outputs"] == [{"name": "admit", "datatype": "FP32", "shape": [-1, 1]}]
+    metadata = client.get("/v2/models/adm/versions/1").json()
+    assert metadata["versions"] == ["1", "2"]
+    assert metadata["inputs"][0] == {"name": "gre", "datatype": "FP64", "shape": [-1, 1]}
+    assert metadata["outputs"] == [{"name": "admit", "datatype": "FP32", "shape": [-1, 1]}]
     for path in ("/v2/models/adm/ready", "/v2/models/adm/versions/1/ready"):
         assert client.get(path).json() == {"name": "adm", "ready": True}
     assert client.get("/v2/models/none/ready").status_code == 404
@@ -134,8 +134,8 @@ def test_models(client) -> None:
     ],
 )
 def test_errors(client, body, status) -> None:
-    found = infer(client, "adm", body, status)
-    assert status == 200 or list(found) == ["error"]
+    result = infer(client, "adm", body, status)
+    assert status == 200 or list(result) == ["error"]
 
 
 def test_binary_header_that_lies(client) -> None:
@@ -146,5 +146,5 @@ def test_binary_header_that_lies(client) -> None:
 
 def test_explain(client) -> None:
     body = {"inputs": [column(n, v) for n, v in ADM.items()]}
-    found = client.post("/v2/models/adm/explain", json=body).json()
-    assert list(found["explanations"][0]["admit"]) == list(ADM)
+    result = client.post("/v2/models/adm/explain", json=body).json()
+    assert list(result["explanations"][0]["admit"]) == list(ADM)

@@ -1,4 +1,4 @@
-"""Every kind of column, every task, trained for real: each protocol answers what `model.keras` says of the same rows.
+"""Every kind of column, every task, trained: each protocol answers what `model.keras` predicts for the same rows.
 
 The reference is the exported Keras model on raw columns, loaded as anybody would load it; nothing of the serving path
 is in it. Five networks: all encodings with four targets at once, and each task by itself.
@@ -125,7 +125,7 @@ Outputs = dict[str, np.ndarray]
 
 @dataclass
 class Case:
-    """A model that is served, the rows that it is asked about, and what Keras says of them."""
+    """A served model, the rows of the requests, and what Keras predicts for them."""
 
     served: RunningService
     model: str
@@ -137,7 +137,7 @@ class Case:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """As JSON has them."""
+        """The rows as JSON values."""
         plain = lambda value: value.isoformat() if isinstance(value, dt.datetime) else value  # noqa: E731
         return [{name: plain(value) for name, value in row.items()} for row in self.asked.to_pylist()]
 
@@ -147,7 +147,7 @@ class Case:
 
     @property
     def whole(self) -> list[int]:
-        """The rows that binary tensors can say: they have no null but a number's NaN."""
+        """Rows that binary tensors can express: their only null is a number's NaN."""
         text = [n for n in self.names if not pa.types.is_floating(self.asked.column(n).type)]
         return [at for at, row in enumerate(self.rows) if all(row[name] is not None for name in text)]
 
@@ -172,7 +172,7 @@ class Case:
 
 
 def trained(toys: ToyRegistry, name: str, folder: Path) -> tuple[TrainingResult, str]:
-    """Trains, and commits the result as a worker does: artifacts, run and version in one transaction."""
+    """Train, and commit the result as a worker does: artifacts, run and version in one transaction."""
     spec = {**SPECS[name], "split": {"validation": 0.2}}
     spec["training"] = {"epochs": 2, "batch_size": 16, **spec.get("training", {})}
     result = train(job_of(table(), spec, folder, KINDS), RecordingReporter())
@@ -185,10 +185,10 @@ def trained(toys: ToyRegistry, name: str, folder: Path) -> tuple[TrainingResult,
     return result, run.id
 
 
-def says(files: dict[str, Path], encoder: Encoder, rows: pa.Table) -> Outputs:
+def keras_predictions(files: dict[str, Path], encoder: Encoder, rows: pa.Table) -> Outputs:
     model = keras.models.load_model(files["keras"], safe_mode=True)
-    given = {name: keras.ops.convert_to_tensor(value) for name, value in raw_values(encoder, rows).items()}
-    return {name: value.numpy() for name, value in model(given, training=False).items()}
+    inputs = {name: keras.ops.convert_to_tensor(value) for name, value in raw_values(encoder, rows).items()}
+    return {name: value.numpy() for name, value in model(inputs, training=False).items()}
 
 
 @pytest.fixture(scope="module")
@@ -200,10 +200,10 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Case]]
         result, run = trained(toys, name, folder / name)
         encoder = Encoder.from_json(result.manifest["encoder"])
         asked = table().slice(0, ASKED).select(list(encoder.names))
-        made[name] = (result.manifest, asked, says(result.files, encoder, asked))
+        made[name] = (result.manifest, asked, keras_predictions(result.files, encoder, asked))
         for epoch, one in result.kept_epochs.items():
             label = f"{name}@epoch-{epoch}"
-            made[label] = ({**result.manifest, **one.manifest}, asked, says(one.files, encoder, asked))
+            made[label] = ({**result.manifest, **one.manifest}, asked, keras_predictions(one.files, encoder, asked))
             with db.reading(toys.engine) as session:
                 artifact = session.get(Run, run).result["kept_epochs"][str(epoch)]
             toys.change(registry.set_label, name, f"epoch-{epoch}", version_number=1, artifact=artifact)
@@ -226,7 +226,7 @@ def upload(toys: ToyRegistry, settings: Settings, rows: pa.Table) -> str:
     return store.create(toys.engine, toys.blobs, received, **where)[0].id
 
 
-# --- the protocols: each returns what it was told, by target, of the rows that it asked about ---------------------
+# --- the protocols: each returns the answers by target, and the rows that were sent -------------------------------
 
 
 def tfs_rows(case: Case) -> tuple[Outputs, list[int]]:
@@ -249,22 +249,22 @@ def by_row(case: Case, predictions: list[Any]) -> Outputs:
 def tfs_columns(case: Case) -> tuple[Outputs, list[int]]:
     columns = {name: [row[name] for row in case.rows] for name in case.names}
     answer = case.post(f"/v1/models/{case.model}:predict", {"inputs": columns}).json()["outputs"]
-    found = answer if len(case.output) > 1 else dict.fromkeys(case.output, answer)
-    return {name: np.array(values) for name, values in found.items()}, list(range(ASKED))
+    outputs = answer if len(case.output) > 1 else dict.fromkeys(case.output, answer)
+    return {name: np.array(values) for name, values in outputs.items()}, list(range(ASKED))
 
 
 def tfs_classify_and_regress(case: Case) -> tuple[Outputs, list[int]]:
-    found = {}
+    outputs = {}
     for name, output in case.output.items():
         verb = "regress" if output["task"] == "regression" else "classify"
         body = {"signature_name": name, "examples": case.rows}
         results = case.post(f"/v1/models/{case.model}:{verb}", body).json()["results"]
         if verb == "regress":
-            found[name] = np.array(results)[:, None]
+            outputs[name] = np.array(results)[:, None]
         else:
             assert [label for label, _ in results[0]] == output["labels"]
-            found[name] = np.array([[score for _, score in row] for row in results])[:, -output["units"] :]
-    return found, list(range(ASKED))
+            outputs[name] = np.array([[score for _, score in row] for row in results])[:, -output["units"] :]
+    return outputs, list(range(ASKED))
 
 
 def tfs_grpc(case: Case) -> tuple[Outputs, list[int]]:
@@ -277,8 +277,8 @@ def tfs_grpc(case: Case) -> tuple[Outputs, list[int]]:
 
 
 def tfs_grpc_examples(case: Case) -> tuple[Outputs, list[int]]:
-    """Classify and Regress. Examples have 32-bit floats: asked where all that is a number in them is small enough."""
-    found = {}
+    """Classify and Regress. Examples have 32-bit floats, so only rows whose numbers fit them are sent."""
+    outputs = {}
     for name, output in case.output.items():
         regression = output["task"] == "regression"
         request = regression_pb2.RegressionRequest() if regression else classification_pb2.ClassificationRequest()
@@ -286,12 +286,12 @@ def tfs_grpc_examples(case: Case) -> tuple[Outputs, list[int]]:
         request.input.example_list.examples.extend(example(row) for row in case.rows)
         if regression:
             answer = stub(case).Regress(request, 20, metadata(case))
-            found[name] = np.array([[one.value] for one in answer.result.regressions])
+            outputs[name] = np.array([[one.value] for one in answer.result.regressions])
         else:
             answer = stub(case).Classify(request, 20, metadata(case))
             scores = [[one.score for one in row.classes] for row in answer.result.classifications]
-            found[name] = np.array(scores)[:, -output["units"] :]
-    return found, list(range(ASKED))
+            outputs[name] = np.array(scores)[:, -output["units"] :]
+    return outputs, list(range(ASKED))
 
 
 def example(row: dict[str, Any]) -> tf.train.Example:
@@ -329,8 +329,8 @@ def oip_json(case: Case) -> tuple[Outputs, list[int]]:
         for n in case.names
     ]
     answer = case.post(f"/v2/models/{case.model}/infer", {"inputs": inputs}).json()
-    found = {one["name"]: np.array(one["data"]).reshape(one["shape"]) for one in answer["outputs"]}
-    return found, list(range(ASKED))
+    outputs = {one["name"]: np.array(one["data"]).reshape(one["shape"]) for one in answer["outputs"]}
+    return outputs, list(range(ASKED))
 
 
 def oip_binary(case: Case) -> tuple[Outputs, list[int]]:
@@ -359,25 +359,25 @@ def csv_text(case: Case) -> tuple[Outputs, list[int]]:
     plain = lambda value: "" if value is None else str(value).lower() if isinstance(value, bool) else value  # noqa: E731
     writer.writerows([plain(value) for value in row.values()] for row in case.rows)
     headers = {"Content-Type": "text/csv", "Accept": "text/csv"}
-    told = list(
+    lines = list(
         csv.DictReader(io.StringIO(case.post(f"/v1/models/{case.model}:predict", out.getvalue(), **headers).text))
     )
-    found = {
-        name: np.array([[float(row[column]) for column in unit_columns(output, name)] for row in told])
+    outputs = {
+        name: np.array([[float(row[column]) for column in unit_columns(output, name)] for row in lines])
         for name, output in case.output.items()
     }
-    return found, list(range(ASKED))
+    return outputs, list(range(ASKED))
 
 
 def unit_columns(output: dict[str, Any], prefix: str) -> list[str]:
-    """The names of a target's columns, as CSV answers and batch predictions have them."""
+    """Return the names of a target's columns in CSV responses and batch predictions."""
     if output["task"] == "regression":
         return [prefix]
     return [f"{prefix}_{label}" for label in output["labels"][-output["units"] :]]
 
 
 def fast_lane(case: Case) -> tuple[Outputs, list[int]]:
-    """One row a request on one connection, each thrice: the first teaches the lane its head."""
+    """One row per request on one connection, each three times: the first one makes the lane remember its head."""
     before = case.served.telemetry("fitserve_predict_fast_lane_requests_total")
     predictions = []
     with socket.create_connection(("127.0.0.1", case.served.port)) as connection:
@@ -395,7 +395,7 @@ def fast_lane(case: Case) -> tuple[Outputs, list[int]]:
                 answer = json.loads(reader.read(length))["predictions"]
             predictions += answer
     used = case.served.telemetry("fitserve_predict_fast_lane_requests_total") - before
-    assert used >= (2 if len(case.output) == 1 else 0)  # rows to be warned of, and several targets, go round it
+    assert used >= (2 if len(case.output) == 1 else 0)  # warnings and several targets take the ordinary path
     return by_row(case, predictions), list(range(ASKED))
 
 
@@ -411,20 +411,20 @@ def batch(case: Case) -> tuple[Outputs, list[int]]:
         "dataset": case.dataset,
         "name": f"by-{case.model}",
     }
-    create.create_run(toys.engine, create.NewRun("ada", case.dataset, {}, asked, {}, kind="prediction"), settings.limits)
+    new = create.NewRun("ada", case.dataset, {}, asked, {}, kind="prediction")
+    create.create_run(toys.engine, new, settings.limits)
     claim = lease.claim(toys.engine, "w", lease_seconds=60, running_limit=99, kinds=("prediction",))
     assert claim is not None
-    assert (
-        BatchPredictionAttempt(settings, toys.engine, toys.blobs, claim, threading.Event()).run() == RunState.succeeded
-    )
+    state = BatchPredictionAttempt(settings, toys.engine, toys.blobs, claim, threading.Event()).run()
+    assert state == RunState.succeeded
     with db.reading(toys.engine) as session:
         made = session.get(Dataset, session.get(Run, claim.lease.run_id).result["dataset_id"])
     table = store.open_table(toys.blobs, made, settings.scratch / "blobs")
-    found = {
+    outputs = {
         name: np.stack([table[column].to_numpy() for column in unit_columns(output, f"predicted_{name}")], axis=1)
         for name, output in case.output.items()
     }
-    return found, list(range(ASKED))
+    return outputs, list(range(ASKED))
 
 
 PROTOCOLS: list[Callable[[Case], tuple[Outputs, list[int]]]] = [
@@ -443,50 +443,50 @@ PROTOCOLS: list[Callable[[Case], tuple[Outputs, list[int]]]] = [
 ]
 
 
-def check(found: Outputs, case: Case, rows: list[int]) -> None:
-    assert found.keys() == case.keras.keys()
+def check(outputs: Outputs, case: Case, rows: list[int]) -> None:
+    assert outputs.keys() == case.keras.keys()
     assert len(rows) >= 3
     for name, expected in case.keras.items():
         wanted = expected[rows]
-        assert found[name].shape == wanted.shape
+        assert outputs[name].shape == wanted.shape
         scale = np.maximum(np.abs(wanted), 1.0)
-        assert (np.abs(found[name] - wanted) / scale).max() <= 1e-5, name
+        assert (np.abs(outputs[name] - wanted) / scale).max() <= 1e-5, name
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda one: one.__name__)
 @pytest.mark.parametrize("name", list(SPECS))
-def test_every_protocol_says_what_keras_says(cases: dict[str, Case], name: str, protocol: Any) -> None:
+def test_every_protocol_answers_what_keras_predicts(cases: dict[str, Case], name: str, protocol: Any) -> None:
     case = cases[name]
     assert np.ptp(np.concatenate([value.ravel() for value in case.keras.values()])) > 1e-3  # the rows differ
-    found, rows = protocol(case)
-    check(found, case, rows)
+    outputs, rows = protocol(case)
+    check(outputs, case, rows)
 
 
 def test_a_kept_epoch_is_served_as_a_label_by_every_protocol_with_labels(cases: dict[str, Case]) -> None:
-    """And it is another network than the version's."""
-    case, kept = cases["binary"], cases["binary@epoch-1"]
-    assert np.abs(case.keras["sold"] - kept.keras["sold"]).max() > 1e-4
+    """Its weights are not the version's."""
+    case, checkpoint = cases["binary"], cases["binary@epoch-1"]
+    assert np.abs(case.keras["sold"] - checkpoint.keras["sold"]).max() > 1e-4
     rest = case.post("/v1/models/binary/labels/epoch-1:predict", {"instances": case.rows})
     assert (rest.headers["x-model-version"], rest.headers["x-model-label"]) == ("1", "epoch-1")
-    check({"sold": np.array(rest.json()["predictions"])}, kept, list(range(ASKED)))
+    check({"sold": np.array(rest.json()["predictions"])}, checkpoint, list(range(ASKED)))
     columns = [
         {"name": n, "shape": [ASKED], "datatype": oip_type(case, n), "data": [row[n] for row in case.rows]}
         for n in case.names
     ]
     oip = case.post("/v2/models/binary/versions/epoch-1/infer", {"inputs": columns}).json()
     assert oip["parameters"]["label"] == "epoch-1"
-    check({"sold": np.array(oip["outputs"][0]["data"])[:, None]}, kept, list(range(ASKED)))
+    check({"sold": np.array(oip["outputs"][0]["data"])[:, None]}, checkpoint, list(range(ASKED)))
     request = predict_pb2.PredictRequest()
     request.model_spec.name, request.model_spec.version_label = "binary", "epoch-1"
     for name in case.names:
         request.inputs[name].CopyFrom(tf.make_tensor_proto(case.column(name, case.whole)))
     answer = stub(case).Predict(request, 20, metadata(case))
-    check({"sold": tf.make_ndarray(answer.outputs["sold"])}, kept, case.whole)
+    check({"sold": tf.make_ndarray(answer.outputs["sold"])}, checkpoint, case.whole)
     client = triton_grpc.InferenceServerClient(f"127.0.0.1:{case.served.grpc_port}")
     inputs = []
     for name in case.names:
         inputs.append(triton_grpc.InferInput(name, [len(case.whole), 1], oip_type(case, name)))
         inputs[-1].set_data_from_numpy(case.column(name, case.whole))
     headers = {"authorization": case.served.headers["Authorization"]}
-    found = client.infer("binary", inputs, model_version="epoch-1", headers=headers).as_numpy("sold")
-    check({"sold": found}, kept, case.whole)
+    outputs = client.infer("binary", inputs, model_version="epoch-1", headers=headers).as_numpy("sold")
+    check({"sold": outputs}, checkpoint, case.whole)

@@ -1,4 +1,4 @@
-"""Several prediction processes on one port: what changes reaches all of them, and no answer mixes two versions."""
+"""Several prediction processes on one port: changes reach all of them, and no answer mixes two versions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.predict.test_changes import ROW, swap_under_load
 from tests.predict.toy_registry import RunningService, ToyRegistry, eventually, numeric, run_service
 
 PROCESSES = 2
-LOOKS = 24  # fresh connections: that all of them meet the same one of two processes has a chance of 1 in 10 million
+CONNECTIONS = 24  # that all of them reach the same one of two processes has a chance of 1 in 10 million
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +31,13 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
 
 
 def listening(served: RunningService) -> list[int]:
-    """The processes that take connections."""
-    found = []
+    """Return the ids of the processes that listen."""
+    pids = []
     for child in psutil.Process(served.process.pid).children():
         connections = child.net_connections("tcp")
         if any(one.status == psutil.CONN_LISTEN and one.laddr.port == served.port for one in connections):
-            found.append(child.pid)
-    return found
+            pids.append(child.pid)
+    return pids
 
 
 @dataclass
@@ -49,20 +49,20 @@ class Answer:
 
 
 def answers(served: RunningService, path: str, token: str | None = None) -> list[Answer]:
-    """Of many connections."""
+    """Return one answer for each of many connections."""
     headers = {"Authorization": f"Bearer {token or served.toys.token}"}
-    found = []
-    for _ in range(LOOKS):
+    received = []
+    for _ in range(CONNECTIONS):
         connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=20)
         connection.request("POST", path, json.dumps({"instances": ROW}), headers)
-        told = connection.getresponse()
-        version, label = told.headers["x-model-version"], told.headers["x-model-label"]
-        found.append(Answer(told.status, version, label, json.loads(told.read())))
+        response = connection.getresponse()
+        version, label = response.headers["x-model-version"], response.headers["x-model-label"]
+        received.append(Answer(response.status, version, label, json.loads(response.read())))
         connection.close()
-    return found
+    return received
 
 
-def all_say(
+def all_answer(
     served: RunningService,
     path: str,
     status: int,
@@ -75,29 +75,29 @@ def all_say(
 
 def test_versions_labels_and_keys_reach_every_process(two: RunningService) -> None:
     toys, path = two.toys, "/v1/models/m:predict"
-    eventually(lambda: all_say(two, path, 200, "1"))
+    eventually(lambda: all_answer(two, path, 200, "1"))
     toys.register("m", numeric(2))
-    eventually(lambda: all_say(two, path, 200, "2"))
+    eventually(lambda: all_answer(two, path, 200, "2"))
     toys.change(registry.set_label, "m", "champion", version_number=1)
-    eventually(lambda: all_say(two, path, 200, "1"))
+    eventually(lambda: all_answer(two, path, 200, "1"))
     checkpoint = toys.store_artifact(numeric(12))
     toys.change(registry.set_label, "m", "epoch-12", version_number=1, artifact=checkpoint)
     labelled = "/v1/models/m/labels/epoch-12:predict"
-    eventually(lambda: all_say(two, labelled, 200, "1", "epoch-12"))
+    eventually(lambda: all_answer(two, labelled, 200, "1", "epoch-12"))
     wanted = numeric(12).answer(ROW)["y"].tolist()
     assert all(one.body["predictions"] == wanted for one in answers(two, labelled))
     token = toys.create_key(["predict"])
-    eventually(lambda: all_say(two, path, 200, "1", token=token))
+    eventually(lambda: all_answer(two, path, 200, "1", token=token))
     toys.change(api_keys.revoke, token.split(".")[0])
-    eventually(lambda: all_say(two, path, 401, token=token))
+    eventually(lambda: all_answer(two, path, 401, token=token))
     toys.change(registry.set_loaded, "m", False)
-    eventually(lambda: all_say(two, path, 404))
+    eventually(lambda: all_answer(two, path, 404))
     toys.change(registry.set_loaded, "m", True)
-    eventually(lambda: all_say(two, path, 200, "1"))
+    eventually(lambda: all_answer(two, path, 200, "1"))
 
 
 def test_swaps_under_load_of_two_processes(two: RunningService) -> None:
-    """16 clients, each value that of the version it names."""
+    """16 clients; every answer has the values of the version that it names."""
     swap_under_load(two, "swapped", swaps=4, pause=0.5)
     assert len(listening(two)) == PROCESSES
 
@@ -105,5 +105,5 @@ def test_swaps_under_load_of_two_processes(two: RunningService) -> None:
 def test_a_process_that_dies_is_replaced(two: RunningService) -> None:
     first = listening(two)
     os.kill(first[0], signal.SIGKILL)
-    eventually(lambda: len(found := listening(two)) == PROCESSES and first[0] not in found, 30)
-    eventually(lambda: all_say(two, "/v1/models/m:predict", 200, "1"))
+    eventually(lambda: len(pids := listening(two)) == PROCESSES and first[0] not in pids, 30)
+    eventually(lambda: all_answer(two, "/v1/models/m:predict", 200, "1"))

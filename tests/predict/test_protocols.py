@@ -1,4 +1,4 @@
-"""Every path, format and error of the protocols, and which test has it. What stands nowhere else is below.
+"""Every path, format and error of the protocols, and the test that covers it; the tests below cover the rest.
 
 TensorFlow Serving, REST
     every path, with no version, a version and a label           test_every_path_of_tensorflow_serving
@@ -76,7 +76,7 @@ ADM = {"gre": 700, "gpa": 3.5, "rank": 3, "city": "Rom"}
 
 
 def half_plus_three() -> ToyModel:
-    """The model of TensorFlow Serving's documentation."""
+    """Return the model of TensorFlow Serving's documentation."""
     table = pa.table({"x": [-1e9, 1e9]})
     column = ColumnFacts(name="x", kind="numeric", storage="float64", rows=2, distinct=2, min=-1e9, max=1e9)
     facts = DatasetFacts(name="toy", version=1, sha256="0" * 64, rows=2, columns=(column,))
@@ -94,7 +94,7 @@ def half_plus_three() -> ToyModel:
 
 
 def typed() -> ToyModel:
-    """A number, a flag and a word."""
+    """Return a model of a number, a flag and a word."""
     table = pa.table({"n": [0.0, 200.0], "on": [True, False], "word": ["a", "b"]})
     columns = (
         ColumnFacts(name="n", kind="numeric", storage="float64", rows=2, distinct=2, min=0, max=200),
@@ -165,10 +165,10 @@ def test_curl_with_the_documentations_bodies(own: RunningService) -> None:
     body = '{"signature_name": "tensorflow/serving/regress", "examples": [{"x": 1.0}, {"x": 2.0}]}'
     assert json.loads(curl(own, "-d", body, "-X", "POST", f"{model}:regress")) == {"results": [3.5, 4.0]}
     absent = f"{own.url}/v1/models/half:predict"
-    told = curl(own, "-i", "-d", '{"instances": [1.0,5.0]}', "-X", "POST", absent)
-    assert told.startswith("HTTP/1.1 404 Not Found")
-    assert "content-type: application/json" in told
-    assert list(json.loads(told.split("\n\n", 1)[1])) == ["error"]
+    response = curl(own, "-i", "-d", '{"instances": [1.0,5.0]}', "-X", "POST", absent)
+    assert response.startswith("HTTP/1.1 404 Not Found")
+    assert "content-type: application/json" in response
+    assert list(json.loads(response.split("\n\n", 1)[1])) == ["error"]
 
 
 def test_bare_nan_is_written(own: RunningService) -> None:
@@ -215,8 +215,8 @@ def test_states(own: RunningService) -> None:
     toys.register("brief", half_plus_three())
 
     def state() -> str:
-        told = ask(own, "GET", "/v1/models/brief").json()
-        return told["model_version_status"][0]["state"] if "error" not in told else ""
+        status = ask(own, "GET", "/v1/models/brief").json()
+        return status["model_version_status"][0]["state"] if "error" not in status else ""
 
     eventually(lambda: state() == "AVAILABLE")
     toys.change(registry.set_loaded, "brief", False)
@@ -231,7 +231,7 @@ def test_states(own: RunningService) -> None:
 
 @pytest.mark.tensorflow
 def test_a_configuration_decides_what_is_served(own: RunningService) -> None:
-    """HandleReloadConfigRequest by its own stubs, in a process of their own."""
+    """HandleReloadConfigRequest through TensorFlow Serving's stubs, in another process."""
     own.toys.register("stays", half_plus_three())
     own.toys.register("stays", half_plus_three())
     admin = own.toys.create_key(["admin", "predict", "read"])
@@ -246,7 +246,7 @@ def test_a_configuration_decides_what_is_served(own: RunningService) -> None:
         "        if name == 'stays':\n"
         "            one.version_labels['stable'] = 1\n"
         "    metadata = (('authorization', 'Bearer ' + sys.argv[2]),)\n"
-        "    print('said', stub.HandleReloadConfigRequest(request, 20, metadata=metadata).status.error_code)\n"
+        "    print('error_code', stub.HandleReloadConfigRequest(request, 20, metadata=metadata).status.error_code)\n"
     )
     headers = {"Authorization": f"Bearer {admin}"}
     eventually(lambda: httpx2.get(f"{own.url}/v1/models/stays/versions/2", headers=headers).status_code == 200)
@@ -254,7 +254,7 @@ def test_a_configuration_decides_what_is_served(own: RunningService) -> None:
     command = [sys.executable, "-c", program, str(own.grpc_port), admin, *serve]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.split("said ")[1:] == ["0\n", "5\n"]  # NOT_FOUND: and nothing has changed
+    assert done.stdout.split("error_code ")[1:] == ["0\n", "5\n"]  # NOT_FOUND: and nothing has changed
     labelled = ask(own, "POST", "/v1/models/stays/labels/stable:predict", {"instances": [2.0]})
     assert (labelled.status_code, labelled.headers["x-model-version"]) == (200, "1")
     assert ask(own, "POST", "/v1/models/broken:predict", {"instances": [ADM]}).status_code == 404
@@ -298,7 +298,7 @@ CONTENTS = {"INT64": "int64_contents", "UINT64": "uint64_contents", "FP32": "fp3
 
 
 def contents_of(datatype: str) -> str:
-    """The field of typed contents; 8 to 32 bits share one."""
+    """Return the field of typed contents; 8 to 32 bits share one."""
     return CONTENTS.get(datatype, "uint_contents" if datatype[0] == "U" else "int_contents")
 
 
@@ -321,7 +321,7 @@ def test_every_datatype(own: RunningService, way: str, datatype: str) -> None:
             assert "raw" in error.details()
             return
         assert datatype != "FP16"
-        found = np.array(answer.outputs[0].contents.fp32_contents)
+        values = np.array(answer.outputs[0].contents.fp32_contents)
     else:
         module = triton_grpc if way == "raw" else triton_http
         values = {"n": (datatype, np.array([[100], [7]], NUMPY[datatype]))}
@@ -333,11 +333,11 @@ def test_every_datatype(own: RunningService, way: str, datatype: str) -> None:
         port = own.grpc_port if way == "raw" else own.port
         client = module.InferenceServerClient(f"127.0.0.1:{port}")
         try:
-            found = client.infer("typed", inputs, headers=headers).as_numpy("y").ravel()
+            values = client.infer("typed", inputs, headers=headers).as_numpy("y").ravel()
         except InferenceServerException as refused:  # their client cannot write FP16 as JSON
             assert (way, datatype) == ("json", "FP16"), refused
             return
-    np.testing.assert_allclose(found, expected.ravel(), rtol=1e-6)
+    np.testing.assert_allclose(values, expected.ravel(), rtol=1e-6)
 
 
 def stub(own: RunningService) -> Any:
@@ -361,12 +361,12 @@ def test_contents_are_raw_or_typed(own: RunningService) -> None:
 
 
 def test_server_metadata_over_grpc(own: RunningService) -> None:
-    told = triton_grpc.InferenceServerClient(f"127.0.0.1:{own.grpc_port}").get_server_metadata()
-    assert (told.name, "binary_tensor_data" in told.extensions) == ("fitserve", True)
+    metadata = triton_grpc.InferenceServerClient(f"127.0.0.1:{own.grpc_port}").get_server_metadata()
+    assert (metadata.name, "binary_tensor_data" in metadata.extensions) == ("fitserve", True)
 
 
 def test_a_server_that_cannot_read_its_registry(tmp_path: Path) -> None:
-    """Live, not ready: the status code says so, and the body; predictions find no model."""
+    """It is live but not ready, by status code and body; predictions find no model."""
     port, grpc_port = free_ports(2)
     environment = {
         "FITSERVE_HOME": str(tmp_path),

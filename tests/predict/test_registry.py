@@ -72,7 +72,7 @@ def test_every_change_moves_the_generation(built: ToyRegistry) -> None:
         with db.reading(built.engine) as session:
             return registry.generations(session)["m"]
 
-    seen = {stamp()}
+    stamps = {stamp()}
     for change in (
         lambda: built.change(registry.set_label, "m", "a", version_number=1),
         lambda: built.change(registry.set_loaded, "m", False),
@@ -82,8 +82,8 @@ def test_every_change_moves_the_generation(built: ToyRegistry) -> None:
         lambda: built.register("m", numeric(9, hidden=(4,))),
     ):
         change()
-        assert stamp() not in seen
-        seen.add(stamp())
+        assert stamp() not in stamps
+        stamps.add(stamp())
     built.change(registry.delete, "m")
     with db.reading(built.engine) as session:
         assert registry.generations(session) == {}

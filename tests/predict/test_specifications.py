@@ -55,7 +55,7 @@ def parameters(draw: Any) -> dict[str, Any]:
 
 @st.composite
 def plausible(draw: Any, path: str, model: str) -> Any:
-    """A body as the model wants it; in one of four, one value is another."""
+    """Return a body that the model accepts; in one of four, a value is replaced."""
     columns = COLUMNS.get(model, COLUMNS["m1"])
     rows = [{name: draw(values) for name, values in columns.items()} for _ in range(draw(st.integers(1, 3)))]
     if draw(st.integers(0, 3)) == 0:
@@ -82,7 +82,7 @@ def limited(examples: int) -> Any:
 
 
 def known(operation: Any, values: dict[str, Any]) -> dict[str, Any]:
-    """Those that the path has."""
+    """Return the parameters that the path has."""
     return {name: value for name, value in values.items() if f"{{{name}}}" in operation.path}
 
 

@@ -24,19 +24,19 @@ def test_the_stubs_of_tensorflow_serving_api(served) -> None:
     command = [sys.executable, "-m", "tests.predict.tfserving_client", str(served.grpc_port), served.toys.token]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
-    said = json.loads(done.stdout.splitlines()[-1])
+    report = json.loads(done.stdout.splitlines()[-1])
     rows = np.arange(12, dtype=float).reshape(2, 6).tolist()
-    assert said["predict"] == numeric().answer(rows)["y"].tolist()
-    assert said["version"] == 1
-    assert said["columns"] == mixed().answer([ADM])["admit"].tolist()
+    assert report["predict"] == numeric().answer(rows)["y"].tolist()
+    assert report["version"] == 1
+    assert report["columns"] == mixed().answer([ADM])["admit"].tolist()
     score = float(mixed(seed=1).answer([ADM])["admit"][0, 0])
-    assert [label for label, _ in said["classify"]] == ["no", "yes"]
-    np.testing.assert_allclose([s for _, s in said["classify"]], [1 - score, score], rtol=1e-6)
-    np.testing.assert_allclose(said["regress"], mixed(THREE).answer([ADM])["score"][0, 0], rtol=1e-6)
-    assert said["multi"] == ["classification_result", "regression_result"]
-    assert said["metadata"] == sorted(ADM)
-    assert said["status"] == ["AVAILABLE1", "AVAILABLE2"]
-    assert said["errors"] == [
+    assert [label for label, _ in report["classify"]] == ["no", "yes"]
+    np.testing.assert_allclose([s for _, s in report["classify"]], [1 - score, score], rtol=1e-6)
+    np.testing.assert_allclose(report["regress"], mixed(THREE).answer([ADM])["score"][0, 0], rtol=1e-6)
+    assert report["multi"] == ["classification_result", "regression_result"]
+    assert report["metadata"] == sorted(ADM)
+    assert report["status"] == ["AVAILABLE1", "AVAILABLE2"]
+    assert report["errors"] == [
         "NOT_FOUND",
         "INVALID_ARGUMENT",
         "INVALID_ARGUMENT",
@@ -47,26 +47,26 @@ def test_the_stubs_of_tensorflow_serving_api(served) -> None:
 
 
 def their_file(package: str, path: str) -> descriptor_pb2.FileDescriptorProto:
-    """A generated file's descriptor, read without importing it (importing would bring TensorFlow)."""
-    found = importlib.util.find_spec(package)
-    source = (Path(found.submodule_search_locations[0]) / path).read_text()
+    """Return a generated file's descriptor without importing it, which would import TensorFlow."""
+    spec = importlib.util.find_spec(package)
+    source = (Path(spec.submodule_search_locations[0]) / path).read_text()
     text = re.search(r"AddSerializedFile\((b(?:'|\").*?(?:'|\"))\)\n", source, re.DOTALL)[1]
     return descriptor_pb2.FileDescriptorProto.FromString(ast.literal_eval(text))
 
 
 def messages(file, package: str) -> dict[str, dict[str, tuple]]:
-    """Every message's fields: name to (number, type, repeated, type's name)."""
-    found: dict[str, dict[str, tuple]] = {}
+    """Return each message's fields: (number, type, repeated, type's name) by name."""
+    fields: dict[str, dict[str, tuple]] = {}
 
     def walk(message, prefix: str) -> None:
         name = f"{prefix}.{message.name}"
-        found[name] = {f.name: (f.number, f.type, f.label == 3, f.type_name) for f in message.field}
+        fields[name] = {f.name: (f.number, f.type, f.label == 3, f.type_name) for f in message.field}
         for inner in message.nested_type:
             walk(inner, name)
 
     for message in file.message_type:
         walk(message, package)
-    return found
+    return fields
 
 
 THEIRS = [

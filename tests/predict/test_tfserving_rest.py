@@ -1,4 +1,4 @@
-"""TensorFlow Serving's REST protocol: every path, format and error of PROTOCOLS, over a real socket."""
+"""TensorFlow Serving's REST protocol: every path, format and error, over a real socket."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def test_predict_formats(client, body, rows, key) -> None:
 def test_named_rows_with_lists_of_one_and_b64(client) -> None:
     text = base64.b64encode(b"Rom").decode()
     rows = [{"gre": [700], "gpa": 3.5, "rank": 3, "city": {"b64": text}}]
-    found = post(client, "/v1/models/adm:predict", {"instances": rows})
-    assert found["predictions"] == expected(mixed(seed=1), [ADM], "admit")
+    result = post(client, "/v1/models/adm:predict", {"instances": rows})
+    assert result["predictions"] == expected(mixed(seed=1), [ADM], "admit")
 
 
 def test_several_outputs_are_objects(client) -> None:
@@ -63,22 +63,22 @@ def test_several_outputs_are_objects(client) -> None:
 
 def test_bare_nan_is_read_and_missing(client) -> None:
     body = '{"instances": [{"gre": NaN, "gpa": 3.5, "rank": 3, "city": "Rom"}]}'
-    found = post(client, "/v1/models/adm:predict", body)
-    assert found["predictions"] == expected(mixed(seed=1), [{**ADM, "gre": None}], "admit")
+    result = post(client, "/v1/models/adm:predict", body)
+    assert result["predictions"] == expected(mixed(seed=1), [{**ADM, "gre": None}], "admit")
 
 
 def test_classify(client) -> None:
-    found = post(client, "/v1/models/adm:classify", {"context": {"rank": 3}, "examples": [ADM, {**ADM, "gre": [500]}]})
+    result = post(client, "/v1/models/adm:classify", {"context": {"rank": 3}, "examples": [ADM, {**ADM, "gre": [500]}]})
     scores = mixed(seed=1).answer([ADM, {**ADM, "gre": 500}])["admit"]
-    assert [[label for label, _ in row] for row in found["results"]] == [["no", "yes"]] * 2
-    np.testing.assert_allclose([[s for _, s in row] for row in found["results"]], np.hstack([1 - scores, scores]))
+    assert [[label for label, _ in row] for row in result["results"]] == [["no", "yes"]] * 2
+    np.testing.assert_allclose([[s for _, s in row] for row in result["results"]], np.hstack([1 - scores, scores]))
     three = post(client, "/v1/models/three:classify", {"signature_name": "tier", "examples": [ADM]})
     assert [label for label, _ in three["results"][0]] == ["a", "b", "c"]
 
 
 def test_regress(client) -> None:
-    found = post(client, "/v1/models/three:regress", {"examples": [ADM]})
-    assert found == {"results": mixed(THREE).answer([ADM])["score"][:, 0].tolist()}
+    result = post(client, "/v1/models/three:regress", {"examples": [ADM]})
+    assert result == {"results": mixed(THREE).answer([ADM])["score"][:, 0].tolist()}
     assert "error" in post(client, "/v1/models/adm:regress", {"examples": [ADM]}, 400)
 
 
@@ -94,8 +94,8 @@ def test_warnings_name_their_rows(client) -> None:
     rows = [ADM, {**ADM, "rank": 9}, {**ADM, "gpa": 99}]
     answer = client.post("/v1/models/adm:predict", json={"instances": rows})
     assert answer.headers["x-model-warnings-count"] == "2"
-    told = json.loads(answer.headers["x-model-warnings"])
-    assert [(w["row"], w["column"], w["code"]) for w in told] == [
+    warnings = json.loads(answer.headers["x-model-warnings"])
+    assert [(w["row"], w["column"], w["code"]) for w in warnings] == [
         (1, "rank", "unknown_category"),
         (2, "gpa", "out_of_range"),
     ]
@@ -106,14 +106,14 @@ def test_status(client) -> None:
     every = client.get("/v1/models/adm").json()["model_version_status"]
     assert {one["version"] for one in every} == {"1", "2"}
     one = client.get("/v1/models/adm/versions/2").json()
-    told = {"version": "2", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
-    assert one == {"model_version_status": [told]}
+    status = {"version": "2", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
+    assert one == {"model_version_status": [status]}
 
 
 def test_metadata_has_the_doubled_key(client) -> None:
-    told = client.get("/v1/models/adm/metadata").json()
-    assert told["model_spec"] == {"name": "adm", "signature_name": "", "version": "2"}
-    signature = told["metadata"]["signature_def"]["signature_def"]["serving_default"]
+    metadata = client.get("/v1/models/adm/metadata").json()
+    assert metadata["model_spec"] == {"name": "adm", "signature_name": "", "version": "2"}
+    signature = metadata["metadata"]["signature_def"]["signature_def"]["serving_default"]
     assert list(signature["inputs"]) == ["gre", "gpa", "rank", "city"]
     assert signature["inputs"]["city"]["dtype"] == "DT_STRING"
     assert signature["outputs"]["admit"]["tensor_shape"]["dim"] == [
@@ -154,15 +154,15 @@ def test_list(client) -> None:
     ],
 )
 def test_errors(client, path, body, status) -> None:
-    found = post(client, path, body, status)
-    assert list(found) == ["error"]
+    result = post(client, path, body, status)
+    assert list(result) == ["error"]
 
 
 def test_an_error_names_row_and_column(client) -> None:
     rows = [ADM, {**ADM, "gre": "abc"}]
-    found = post(client, "/v1/models/adm:predict", {"instances": rows}, 400)
-    assert "row 2" in found["error"]
-    assert "'gre'" in found["error"]
+    result = post(client, "/v1/models/adm:predict", {"instances": rows}, 400)
+    assert "row 2" in result["error"]
+    assert "'gre'" in result["error"]
 
 
 def test_methods_and_sizes(client, served) -> None:
@@ -201,8 +201,8 @@ def test_keys(client, served) -> None:
 def test_large_requests_take_the_batching_queue(client, served) -> None:
     rows = np.random.default_rng(0).normal(size=(5000, 6)).tolist()
     before = served.telemetry("fitserve_predict_batched_rows_total")
-    found = post(client, "/v1/models/m1:predict", {"instances": rows})
-    np.testing.assert_allclose(found["predictions"], numeric().answer(rows)["y"], rtol=1e-5, atol=1e-6)
+    result = post(client, "/v1/models/m1:predict", {"instances": rows})
+    np.testing.assert_allclose(result["predictions"], numeric().answer(rows)["y"], rtol=1e-5, atol=1e-6)
     assert served.telemetry("fitserve_predict_batched_rows_total") - before == 5000
 
 
@@ -224,8 +224,8 @@ def test_csv_in_and_out(client) -> None:
     answer = client.post("/v1/models/adm:predict", content=body, headers={"Content-Type": "text/csv"})
     assert answer.json()["predictions"] == expected(toy, rows, "admit")
     headers = {"Content-Type": "text/csv", "Accept": "text/csv"}
-    told = client.post("/v1/models/adm:predict", content=body, headers=headers)
-    lines = told.text.splitlines()
+    response = client.post("/v1/models/adm:predict", content=body, headers=headers)
+    lines = response.text.splitlines()
     assert lines[0] == "admit,admit_yes,warnings"
     assert [float(line.split(",")[1]) for line in lines[1:]] == [row[0] for row in expected(toy, rows, "admit")]
     for wrong in ("", "gre\n", "nope\n1\n", "gre,gre\n1,2\n", "gre,gpa\n1\n", 'gre\n"1\n', "gre\nabc\n"):
@@ -235,15 +235,15 @@ def test_csv_in_and_out(client) -> None:
 @pytest.mark.parametrize("model", ["adm", "three", "m1"])
 def test_explanations_sum_to_the_change(client, model) -> None:
     row = ROW if model == "m1" else ADM
-    found = post(client, f"/v1/models/{model}:explain", {"instances": [row]})
+    result = post(client, f"/v1/models/{model}:explain", {"instances": [row]})
     predicted = post(
         client, f"/v1/models/{model}:predict", {"inputs": [row]} if model == "m1" else {"instances": [row]}
     )
-    for name, by_column in found["explanations"][0].items():
+    for name, by_column in result["explanations"][0].items():
         total = np.sum(list(by_column.values()), axis=0)
         answer = predicted.get("outputs") or predicted["predictions"]
         answer = answer[0][name] if isinstance(answer[0], dict) else answer[0]
-        np.testing.assert_allclose(total, np.array(answer) - found["baseline"]["outputs"][name], atol=1e-5)
+        np.testing.assert_allclose(total, np.array(answer) - result["baseline"]["outputs"][name], atol=1e-5)
 
 
 def test_bodies_beyond_the_control_apis_limit(client) -> None:

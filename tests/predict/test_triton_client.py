@@ -21,7 +21,7 @@ COLUMNS = {
 
 @pytest.fixture(params=["http", "http-json", "grpc"])
 def triton(request, served):
-    """(module, client, headers factory, options of a tensor's data)."""
+    """Yield (module, client, headers factory, options of a tensor's data)."""
     if request.param == "grpc":
         return triton_grpc, triton_grpc.InferenceServerClient(f"127.0.0.1:{served.grpc_port}"), served, {}
     made = triton_http.InferenceServerClient(f"127.0.0.1:{served.port}")
@@ -43,17 +43,17 @@ def test_infer_all_columns_at_once(triton) -> None:
     rows = np.arange(12, dtype=np.float32).reshape(2, 6)
     wanted = [module.InferRequestedOutput("y", **options)]
     for _ in range(3):
-        found = client.infer(
+        result = client.infer(
             "m1",
             [tensor(module, "instances", rows, "FP32", options)],
             outputs=wanted,
             request_id="9",
             headers=headers(served),
         )
-        np.testing.assert_array_equal(found.as_numpy("y"), numeric().answer(rows.tolist())["y"])
-    told = found.get_response()
-    assert (told["model_version"] if isinstance(told, dict) else told.model_version) == "1"
-    assert (told["id"] if isinstance(told, dict) else told.id) == "9"
+        np.testing.assert_array_equal(result.as_numpy("y"), numeric().answer(rows.tolist())["y"])
+    response = result.get_response()
+    assert (response["model_version"] if isinstance(response, dict) else response.model_version) == "1"
+    assert (response["id"] if isinstance(response, dict) else response.id) == "9"
 
 
 def test_infer_by_column_at_a_version(triton) -> None:
@@ -62,12 +62,12 @@ def test_infer_by_column_at_a_version(triton) -> None:
         tensor(module, name, np.array([[ADM[name]]], dtype), datatype, options)
         for name, (datatype, dtype) in COLUMNS.items()
     ]
-    found = client.infer("adm", inputs, model_version="1", headers=headers(served))
-    np.testing.assert_array_equal(found.as_numpy("admit"), mixed().answer([ADM])["admit"])
-    found = client.infer(
+    result = client.infer("adm", inputs, model_version="1", headers=headers(served))
+    np.testing.assert_array_equal(result.as_numpy("admit"), mixed().answer([ADM])["admit"])
+    result = client.infer(
         "adm", inputs, outputs=[module.InferRequestedOutput("admit", class_count=1)], headers=headers(served)
     )
-    assert found.as_numpy("admit").ravel()[0].endswith(b":0")
+    assert result.as_numpy("admit").ravel()[0].endswith(b":0")
 
 
 def test_health_metadata_and_repository(triton) -> None:
@@ -75,8 +75,8 @@ def test_health_metadata_and_repository(triton) -> None:
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready("m1", headers=headers(served))
-    told = client.get_model_metadata("adm", headers=headers(served))
-    inputs = told["inputs"] if isinstance(told, dict) else told.inputs
+    response = client.get_model_metadata("adm", headers=headers(served))
+    inputs = response["inputs"] if isinstance(response, dict) else response.inputs
     assert len(inputs) == 4
     index = client.get_model_repository_index(headers=headers(served))
     assert len(index if isinstance(index, list) else index.models) == 4
@@ -118,5 +118,5 @@ def test_errors(triton) -> None:
 def test_compressed_requests(served, packed) -> None:
     client = triton_http.InferenceServerClient(f"127.0.0.1:{served.port}")
     rows = tensor(triton_http, "instances", np.ones((1, 6), np.float32), "FP32", {})
-    found = client.infer("m1", [rows], headers=headers(served), request_compression_algorithm=packed)
-    np.testing.assert_array_equal(found.as_numpy("y"), numeric().answer([[1] * 6])["y"])
+    result = client.infer("m1", [rows], headers=headers(served), request_compression_algorithm=packed)
+    np.testing.assert_array_equal(result.as_numpy("y"), numeric().answer([[1] * 6])["y"])

@@ -1,6 +1,6 @@
-"""Run by test_tfserving_grpc in a process of its own: tensorflow-serving-api's stubs against our server.
+"""tensorflow-serving-api's stubs against our server; test_tfserving_grpc runs it in another process.
 
-Arguments: port, token. Prints one JSON object of what the server said.
+Arguments: port, token. Prints one JSON object: the server's answers.
 """
 
 from __future__ import annotations
@@ -42,33 +42,33 @@ def main(port: str, token: str) -> None:
     metadata = (("authorization", f"Bearer {token}"),)
     service = prediction_service_pb2_grpc.PredictionServiceStub(channel)
     models = model_service_pb2_grpc.ModelServiceStub(channel)
-    said: dict[str, object] = {}
+    report: dict[str, object] = {}
 
     request = predict_pb2.PredictRequest()
     request.model_spec.name = "m1"
     request.inputs["instances"].CopyFrom(tf.make_tensor_proto(np.arange(12, dtype=np.float32).reshape(2, 6)))
     answer = service.Predict(request, timeout=10, metadata=metadata)
-    said["predict"] = tf.make_ndarray(answer.outputs["y"]).tolist()
-    said["version"] = answer.model_spec.version.value
+    report["predict"] = tf.make_ndarray(answer.outputs["y"]).tolist()
+    report["version"] = answer.model_spec.version.value
 
     request = predict_pb2.PredictRequest()
     request.model_spec.name = "adm"
     request.model_spec.version.value = 1
     for name, value in ADM.items():
         request.inputs[name].CopyFrom(tf.make_tensor_proto([value], dtype=None if name != "gpa" else tf.float64))
-    said["columns"] = tf.make_ndarray(service.Predict(request, 10, metadata).outputs["admit"]).tolist()
+    report["columns"] = tf.make_ndarray(service.Predict(request, 10, metadata).outputs["admit"]).tolist()
 
     classify = classification_pb2.ClassificationRequest()
     classify.model_spec.name = "adm"
     classify.input.example_list.examples.append(example())
     answer = service.Classify(classify, 10, metadata)
-    said["classify"] = [[c.label, c.score] for c in answer.result.classifications[0].classes]
+    report["classify"] = [[c.label, c.score] for c in answer.result.classifications[0].classes]
 
     regress = regression_pb2.RegressionRequest()
     regress.model_spec.name = "three"
     regress.input.example_list_with_context.context.CopyFrom(example())
     regress.input.example_list_with_context.examples.append(tf.train.Example())
-    said["regress"] = service.Regress(regress, 10, metadata).result.regressions[0].value
+    report["regress"] = service.Regress(regress, 10, metadata).result.regressions[0].value
 
     multi = inference_pb2.MultiInferenceRequest()
     for method in ("classify", "regress"):
@@ -76,21 +76,21 @@ def main(port: str, token: str) -> None:
         task.model_spec.name = "three"
     multi.input.example_list.examples.append(example())
     answer = service.MultiInference(multi, 10, metadata)
-    said["multi"] = [result.WhichOneof("result") for result in answer.results]
+    report["multi"] = [result.WhichOneof("result") for result in answer.results]
 
     about = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
     about.model_spec.name = "adm"
     answer = service.GetModelMetadata(about, 10, metadata)
     signatures = get_model_metadata_pb2.SignatureDefMap()
     assert answer.metadata["signature_def"].Unpack(signatures)
-    said["metadata"] = sorted(signatures.signature_def["serving_default"].inputs)
+    report["metadata"] = sorted(signatures.signature_def["serving_default"].inputs)
 
     status = get_model_status_pb2.GetModelStatusRequest()
     status.model_spec.name = "adm"
-    told = MessageToDict(models.GetModelStatus(status, 10, metadata=metadata), preserving_proto_field_name=True)
-    said["status"] = sorted(one["state"] + one["version"] for one in told["model_version_status"])
+    response = MessageToDict(models.GetModelStatus(status, 10, metadata=metadata), preserving_proto_field_name=True)
+    report["status"] = sorted(one["state"] + one["version"] for one in response["model_version_status"])
 
-    said["errors"] = []
+    report["errors"] = []
     for change in ("none", "label", "signature", "version"):
         request = predict_pb2.PredictRequest()
         request.model_spec.name = "none" if change == "none" else "m1"
@@ -103,17 +103,17 @@ def main(port: str, token: str) -> None:
         try:
             service.Predict(request, 10, metadata)
         except grpc.RpcError as error:
-            said["errors"].append(error.code().name)
+            report["errors"].append(error.code().name)
     try:
         service.Predict(request, 10)
     except grpc.RpcError as error:
-        said["errors"].append(error.code().name)
+        report["errors"].append(error.code().name)
     reload = model_management_pb2.ReloadConfigRequest()
     try:
         models.HandleReloadConfigRequest(reload, 10, metadata=metadata)
     except grpc.RpcError as error:
-        said["errors"].append(error.code().name)
-    print(json.dumps(said))
+        report["errors"].append(error.code().name)
+    print(json.dumps(report))
 
 
 if __name__ == "__main__":

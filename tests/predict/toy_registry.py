@@ -1,4 +1,4 @@
-"""A registry with toy artifacts, and the real prediction service over it: what tests and benchmarks share."""
+"""A registry of toy models and the real prediction service on top of it, for tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ONNX_TYPES = {"float32": TensorProto.FLOAT, "int32": TensorProto.INT32}
 
 @dataclass(frozen=True)
 class ToyModel:
-    """An artifact's parts, and what they answer by themselves."""
+    """The parts of an artifact."""
 
     encoder: Encoder
     onnx: bytes
@@ -51,7 +51,7 @@ class ToyModel:
         return {"task": self.outputs[0]["task"], "encoder": self.encoder.to_json(), "outputs": self.outputs}
 
     def answer(self, rows: Sequence[Any]) -> dict[str, np.ndarray]:
-        """The expected answers, without the service."""
+        """Return the expected predictions, computed without the service."""
         feeds, _ = self.encoder.encode_rows(list(rows))
         names = [output["name"] for output in self.outputs]
         session = ort.InferenceSession(self.onnx, providers=["CPUExecutionProvider"])
@@ -61,7 +61,7 @@ class ToyModel:
 def graph(
     width: int, outputs: list[dict[str, Any]], *, hidden: Sequence[int] = (128, 64), seed: int = 0, bias: float = 0.0
 ) -> bytes:
-    """A dense network over the input `features`; softmax or sigmoid by each output's task; `bias` is added."""
+    """Return the ONNX graph of a dense network over the input `features`; each output's task chooses its activation."""
     random = np.random.default_rng(seed)
     nodes, constants, previous, size = [], [], "features", width
 
@@ -94,7 +94,7 @@ PAIR = [{"name": "y", "task": "regression", "labels": None, "units": 2}]
 
 
 def numeric(seed: int = 0, bias: float = 0.0, hidden: Sequence[int] = (128, 64)) -> ToyModel:
-    """The model of the benchmark: six numbers passed through, 128-64-2."""
+    """Return the benchmark's model: six numbers passed through, 128-64-2."""
     table = pa.table({name: [-100.0, 100.0] for name in NUMBERS})
     columns = tuple(
         ColumnFacts(name=name, kind="numeric", storage="float64", rows=2, distinct=2, min=-100, max=100)
@@ -106,7 +106,7 @@ def numeric(seed: int = 0, bias: float = 0.0, hidden: Sequence[int] = (128, 64))
 
 
 def mixed(outputs: list[dict[str, Any]] | None = None, seed: int = 0) -> ToyModel:
-    """gre and gpa standardised, rank one-hot, city one-hot; a binary, a three-class and a regression output."""
+    """Return a model of gre and gpa standardised, rank and city one-hot; one binary output by default."""
     table = pa.table(
         {
             "gre": pa.array([380, 660, 800, 640, None], pa.int64()),
@@ -151,7 +151,7 @@ THREE = [
 
 @dataclass
 class ToyRegistry:
-    """A home folder: database, blobs, keys."""
+    """A home folder: database, blobs, API keys."""
 
     home: Path
     url: str = ""
@@ -187,13 +187,13 @@ class ToyRegistry:
         self.token = self.create_key(["predict", "read", "train"])
 
     def create_key(self, scopes: list[str], owner: str = "ada", models: list[str] | None = None) -> str:
-        """A new key's token."""
+        """Create a key and return its token."""
         with db.transaction(self.engine) as session:
             name = new_id("k").replace("_", "-")
             return api_keys.create(session, owner=owner, name=name, scopes=scopes, models=models)[1]
 
     def store_artifact(self, toy: ToyModel) -> str:
-        """Stores an artifact; its SHA-256."""
+        """Store an artifact and return its SHA-256."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
             path.write_bytes(toy.onnx)
@@ -205,7 +205,7 @@ class ToyRegistry:
         return made.sha256
 
     def register(self, model: str, toy: ToyModel, owner: str = "ada", artifact: str | None = None) -> int:
-        """A new version of a model; `artifact` where it is stored already."""
+        """Register a new version of a model and return its number; `artifact` if it is already stored."""
         artifact, run = artifact or self.store_artifact(toy), new_id("run")
         with db.transaction(self.engine) as session:
             session.add(
@@ -224,7 +224,7 @@ class ToyRegistry:
             return registry.add_version(session, model, owner, run, artifact, {})
 
     def change(self, function: Any, *arguments: Any, **options: Any) -> Any:
-        """Calls a function of the registry in a transaction."""
+        """Call a function of the registry in a transaction."""
         with db.transaction(self.engine) as session:
             return function(session, *arguments, **options)
 
@@ -262,7 +262,7 @@ class RunningService:
             return str(answer.read().decode())
 
     def telemetry(self, name: str) -> float:
-        """The sum of one metric's values."""
+        """Return the sum of one metric's values."""
         lines = self.get("/metrics").splitlines()
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.split("{")[0].split(" ")[0] == name)
 
@@ -271,7 +271,7 @@ class RunningService:
 def run_service(
     toys: ToyRegistry, prefix: Sequence[str] = (), module: str = "services.predict", **environment: str
 ) -> Iterator[RunningService]:
-    """`python -m services.predict` on free ports, ready, stopped at the end."""
+    """Run `python -m services.predict` on free ports until the block ends; yield once it is ready."""
     port, grpc_port = free_ports(2)
     settings = toys.settings(FITSERVE_PREDICT_PORT=str(port), FITSERVE_GRPC_PORT=str(grpc_port), **environment)
     started = time.monotonic()
@@ -288,7 +288,7 @@ def run_service(
 
 
 def wait_ready(url: str, process: subprocess.Popen[bytes], seconds: float = 30) -> None:
-    """Until it answers 200."""
+    """Wait until it answers 200."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if process.poll() is not None:
@@ -301,9 +301,9 @@ def wait_ready(url: str, process: subprocess.Popen[bytes], seconds: float = 30) 
 
 
 def eventually(condition: Any, seconds: float = 10) -> None:
-    """Waits until a condition holds."""
+    """Wait until a condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise AssertionError("it did not come true in time")
+            raise AssertionError("the condition did not become true in time")
         time.sleep(0.02)

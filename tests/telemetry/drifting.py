@@ -1,4 +1,4 @@
-"""A served toy that knows its training distribution, and requests that go the fast lane."""
+"""A toy model with its training distribution, and requests that take the fast lane."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TRAINING = RNG.normal(0, 3, (20_000, len(NUMBERS)))
 
 @dataclass(frozen=True)
 class Known(ToyModel):
-    """A toy with the distributions that a trainer would have written down."""
+    """A toy model with the distributions that a trainer writes into its manifest."""
 
     extra: Any = None
 
@@ -30,7 +30,7 @@ class Known(ToyModel):
 
 
 def toy_with_distributions() -> Known:
-    """The six numbers' network, trained (so it says) on standard normals times three."""
+    """Return the six numbers' model, with the distributions of normal values of standard deviation 3."""
     toy = numeric()
     answered = toy.answer(TRAINING[:5_000].tolist())["y"]
     extra = {
@@ -46,7 +46,7 @@ def toy_with_distributions() -> Known:
 
 
 class KeepAliveClient:
-    """One keep-alive connection: the same head each time, as the fast lane wants it."""
+    """One keep-alive connection that sends the same head each time, as the fast lane requires."""
 
     def __init__(self, served: RunningService, model: str = "m1") -> None:
         self.connection = http.client.HTTPConnection(urlsplit(served.url).netloc, timeout=20)
@@ -54,13 +54,13 @@ class KeepAliveClient:
         self.headers = {**served.headers, "Content-Type": "application/json"}
 
     def ask(self, rows: Any, **headers: str) -> dict[str, Any]:
-        """The answer's body."""
-        body = json.dumps({"instances": [[round(float(value), 6) for value in row] for row in rows]})
-        self.connection.request("POST", self.path, body, {**self.headers, **headers})
+        """Predict rows and return the response's body."""
+        content = json.dumps({"instances": [[round(float(value), 6) for value in row] for row in rows]})
+        self.connection.request("POST", self.path, content, {**self.headers, **headers})
         answer = self.connection.getresponse()
-        told = json.loads(answer.read())
-        assert answer.status == 200, told
-        return told
+        body = json.loads(answer.read())
+        assert answer.status == 200, body
+        return body
 
     def close(self) -> None:
         self.connection.close()

@@ -1,4 +1,4 @@
-"""The windows of several prediction processes add up; shifted inputs drift, training's own do not."""
+"""The windows of several prediction processes add up; shifted inputs drift, the training rows do not."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def totals(toys: ToyRegistry, model: str) -> tuple[monitoring.WindowTotals, dict
 
 
 def ask_both(served: RunningService, model: str, rows: int, shift: float = 0.0) -> None:
-    """Over many connections, so that both processes get some; few enough rows a second for all to be counted."""
+    """Predict over many connections, so that both processes get some, slowly enough for all rows to be sampled."""
     at = 0
     while at < rows:
         client = KeepAliveClient(served, model)
@@ -82,9 +82,7 @@ def test_missing_values_are_a_share_of_their_own(served: RunningService) -> None
 
 def test_a_window_is_written_by_every_process_and_forgotten_in_time(served: RunningService) -> None:
     with db.reading(served.toys.engine) as session:
-        processes = {
-            row[0] for row in session.execute(monitoring.select(monitoring.Window.process).distinct())
-        }
+        processes = {row[0] for row in session.execute(monitoring.select(monitoring.Window.process).distinct())}
         assert len(processes) == 2
         assert {model for model, _, _ in monitoring.active_artifacts(session, WINDOW)} == {"m1", "moved"}
         assert monitoring.window_totals(session, "m1", "0" * 64, WINDOW).rows == 0
@@ -107,7 +105,7 @@ def test_counters_of_two_processes_agree_with_what_was_sent(served: RunningServi
         for _ in range(5):
             client.ask(TRAINING[:3])
         client.close()
-    # Whichever process the scrape reaches, it tells of both.
+    # A scrape shows both processes, whichever of them it reaches.
     for _ in range(6):
         assert (rows() - before[0], answered() - before[1]) == (450, 150)
     text = served.get("/metrics")
@@ -118,11 +116,11 @@ def test_counters_of_two_processes_agree_with_what_was_sent(served: RunningServi
 
 
 def test_a_killed_process_comes_back_and_the_other_keeps_its_counts(served: RunningService) -> None:
-    members = psutil.Process(served.process.pid).children()
-    assert len(members) == 2
+    processes = psutil.Process(served.process.pid).children()
+    assert len(processes) == 2
     before = served.get("/metrics")
-    os.kill(members[0].pid, signal.SIGKILL)
-    eventually(lambda: members[0].pid not in [one.pid for one in psutil.Process(served.process.pid).children()], 20)
+    os.kill(processes[0].pid, signal.SIGKILL)
+    eventually(lambda: processes[0].pid not in [one.pid for one in psutil.Process(served.process.pid).children()], 20)
 
     def both() -> bool:
         try:
@@ -144,7 +142,7 @@ def test_a_killed_process_comes_back_and_the_other_keeps_its_counts(served: Runn
 def test_ten_thousand_names_and_paths_add_no_series(served: RunningService) -> None:
     def series() -> set[str]:
         lines = served.get("/metrics").splitlines()
-        # Which process answered plays no part: both have the same series, sooner or later.
+        # Ignore the process: both have the same series sooner or later.
         named = (line.rsplit(" ", 1)[0] for line in lines if line.startswith("fitserve_"))
         return {re.sub(r'process="."', "", one) for one in named}
 
@@ -165,22 +163,22 @@ def test_ten_thousand_names_and_paths_add_no_series(served: RunningService) -> N
     assert series() == before
 
 
-def test_predictions_under_an_id_are_kept(served: RunningService) -> None:
+def test_predictions_under_an_id_are_stored(served: RunningService) -> None:
     client = KeepAliveClient(served)
-    told = client.ask(TRAINING[:2], **{"X-Prediction-ID": "order-7"})
+    answer = client.ask(TRAINING[:2], **{"X-Prediction-ID": "order-7"})
     client.close()
 
-    def kept() -> monitoring.StoredPrediction | None:
+    def stored() -> monitoring.StoredPrediction | None:
         with db.reading(served.toys.engine) as session:
             return monitoring.stored_prediction(session, "m1", "ada", "order-7")
 
-    eventually(lambda: kept() is not None)
-    found = kept()
-    assert found is not None
-    np.testing.assert_allclose(found.outputs["y"], told["predictions"], atol=1e-5)
+    eventually(lambda: stored() is not None)
+    prediction = stored()
+    assert prediction is not None
+    np.testing.assert_allclose(prediction.outputs["y"], answer["predictions"], atol=1e-5)
 
 
-def test_grpc_predictions_are_kept_as_well(served: RunningService) -> None:
+def test_grpc_predictions_under_an_id_are_stored(served: RunningService) -> None:
     tensor = pb.ModelInferRequest.InferInputTensor(name="instances", datatype="FP64", shape=[1, 6])
     tensor.contents.fp64_contents.extend([1.0] * 6)
     request = pb.ModelInferRequest(model_name="m1", inputs=[tensor])
@@ -194,14 +192,14 @@ def test_grpc_predictions_are_kept_as_well(served: RunningService) -> None:
         answer, call = infer.with_call(request, timeout=20, metadata=metadata)
     assert ("x-prediction-id", "order-8") in [(one.key, one.value) for one in call.trailing_metadata()]
 
-    def kept() -> monitoring.StoredPrediction | None:
+    def stored() -> monitoring.StoredPrediction | None:
         with db.reading(served.toys.engine) as session:
             return monitoring.stored_prediction(session, "m1", "ada", "order-8")
 
-    eventually(lambda: kept() is not None)
-    found = kept()
-    assert found is not None
-    np.testing.assert_allclose(found.outputs["y"][0], answer.outputs[0].contents.fp32_contents, atol=1e-5)
+    eventually(lambda: stored() is not None)
+    prediction = stored()
+    assert prediction is not None
+    np.testing.assert_allclose(prediction.outputs["y"][0], answer.outputs[0].contents.fp32_contents, atol=1e-5)
 
 
 def test_a_bad_id_is_refused(served: RunningService) -> None:
@@ -217,7 +215,7 @@ def test_a_bad_id_is_refused(served: RunningService) -> None:
 
 
 def test_the_window_is_bounded(tmp_path: Path) -> None:
-    """At any rate, a process leaves no more rows to be counted than its budget."""
+    """At any rate of requests, a process buffers no more rows than its budget."""
     from fitserve.settings import Settings
     from services.predict.catalog.loaded_model import LoadedModel
     from services.predict.serving.drift import ROWS_PER_SECOND, DriftSampler

@@ -1,4 +1,4 @@
-"""A certificate of our own for localhost, made in a moment."""
+"""A self-signed certificate for localhost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cryptography.x509.oid import NameOID
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:
-    """PEM files of a self-signed certificate and its key."""
+    """Write PEM files of a certificate and its key, and return their paths."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     at = datetime.now(UTC)

@@ -44,11 +44,9 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class ClientGone(FitserveError):
-    """The client closed the connection before its request was complete; nginx counts it as 499 as well."""
+    """The client closed the connection before its request was complete."""
 
-    status = 499
-    slug = "client-gone"
-    title = "Client gone"
+    status = 499  # as nginx counts it
 
 
 class MethodNotAllowed(NotFound):
@@ -105,7 +103,7 @@ class HttpRequest(PredictionRequest):
         while more:
             message = await self._receive()
             if message["type"] == "http.disconnect":
-                raise ClientGone("The client closed the connection.")
+                raise ClientGone
             parts.append(message.get("body", b""))
             count += len(parts[-1])
             if count > self._max_bytes:

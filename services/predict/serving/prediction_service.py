@@ -106,7 +106,7 @@ class PredictionRequest:
             raise
         except Exception as error:
             log.error("unexpected error", exc_info=error)
-            raise FitserveError("Something went wrong on our side.") from error
+            raise FitserveError from error
         finally:
             self.service.counters.in_flight -= 1
 

@@ -6,6 +6,7 @@ extension_classification.md and extension_model_repository.md.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterable
@@ -54,7 +55,8 @@ def find_route(path: str) -> Route:
     if path in _FIXED_ROUTES:
         return _FIXED_ROUTES[path]
     if match := _REPOSITORY_PATH.fullmatch(path):
-        return Route(match["verb"], POST, _load if match["verb"] == "load" else _unload, Selector(match["model"]))
+        handle = functools.partial(_set_loaded, loaded=match["verb"] == "load")
+        return Route(match["verb"], POST, handle, Selector(match["model"]))
     match = _MODEL_PATH.fullmatch(path)
     if match is None:
         raise NotFound("There is nothing under this address.", received=path[:200])
@@ -134,15 +136,9 @@ async def _index(request: HttpRequest) -> HttpResponse:
     return HttpResponse.json(repository_index(request, value.get("ready") is True))
 
 
-async def _load(request: HttpRequest) -> HttpResponse:
+async def _set_loaded(request: HttpRequest, loaded: bool) -> HttpResponse:
     await request.body()
-    await set_loaded(request, request.selector.model, True)
-    return HttpResponse(b"{}")
-
-
-async def _unload(request: HttpRequest) -> HttpResponse:
-    await request.body()
-    await set_loaded(request, request.selector.model, False)
+    await set_loaded(request, request.selector.model, loaded)
     return HttpResponse(b"{}")
 
 
