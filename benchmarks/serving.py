@@ -135,19 +135,19 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
 
 def telemetry_cost(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Return throughput and CPU per request with telemetry and drift, relative to those without."""
-    toys = ToyRegistry(work / "told")
+    toys = ToyRegistry(work / "telemetry")
     toys.register("m1", toy_with_distributions())
     pinned = ("taskset", "-c", SERVER_CORE)
-    with run_service(toys, pinned) as told, run_service(toys, pinned, "benchmarks.without_telemetry") as untold:
-        pairs = list(zip(our_sides(told), our_sides(untold), strict=True))
-        for side, bare in pairs:
-            bare.name = f"{side.name}, untold"
-        for turn in range(arguments.rounds):
+    with run_service(toys, pinned) as full, run_service(toys, pinned, "benchmarks.without_telemetry") as bare:
+        pairs = list(zip(our_sides(full), our_sides(bare), strict=True))
+        for side, without in pairs:
+            without.name = f"{side.name}, bare"
+        for round_number in range(arguments.rounds):
             for connections in (1, 16, 64):
                 for pair in pairs:
-                    for side in pair if turn % 2 else reversed(pair):
+                    for side in pair if round_number % 2 else reversed(pair):
                         load(side, connections, arguments.seconds, work)
-        counted = told.telemetry("fitserve_predict_value_bucket")
+        counted = full.telemetry("fitserve_predict_value_bucket")
     report([side for pair in pairs for side in pair])
     if not counted:
         raise RuntimeError("drift counted no rows")

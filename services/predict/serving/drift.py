@@ -184,8 +184,8 @@ class DriftMonitor(threading.Thread):
             self.samplers[key] = DriftSampler(model, self._slice_seconds)
         return self.samplers[key]
 
-    def keep_prediction(self, model: LoadedModel, owner: str, id: str, outputs: Mapping[str, Any]) -> None:
-        """Keep an answer under its id, to be joined with its ground truth. Belongs to the event loop."""
+    def store_prediction(self, model: LoadedModel, owner: str, id: str, outputs: Mapping[str, Any]) -> None:
+        """Queue an answer to be stored under its id, for its ground truth. Belongs to the event loop."""
         values = {name: np.asarray(value, np.float64).tolist() for name, value in outputs.items()}
         self._pending_predictions.append(
             {"model": model.name, "owner": owner, "id": id, "version": model.version, "outputs": values}

@@ -124,7 +124,7 @@ class PredictionRequest:
                 received=prediction.row_count,
                 expected=f"at most {MAX_STORED_ROWS} rows",
             )
-        self.service.drift.keep_prediction(prediction.model, self.identify().owner, id, prediction.outputs)
+        self.service.drift.store_prediction(prediction.model, self.identify().owner, id, prediction.outputs)
 
     def phases(self, now: float) -> Iterator[tuple[str, float]]:
         """Yield each phase and its seconds; nothing where no prediction was made."""
@@ -208,7 +208,7 @@ class PredictionService:
     # Registry changes and loads
 
     def apply_changes(self, changes: RegistryChanges) -> None:
-        """Apply what a poll of the registry found."""
+        """Apply the changes that a poll of the registry has read."""
         for name in changes.deleted:
             self.catalog.entries.pop(name, None)
         for facts in changes.changed:
@@ -273,7 +273,7 @@ class PredictionService:
         if entry := self.catalog.entries.get(servable.model):
             artifacts = {version.version: version.artifact for version in entry.facts.versions}
             if artifacts.get(servable.version) != servable.artifact:
-                # A kept checkpoint: only its label tells it from its version.
+                # An epoch's checkpoint: only its label distinguishes it from its version.
                 label = next((one.label for one in entry.facts.labels if one.artifact == servable.artifact), None)
         self.loader.enqueue(servable, label, urgent)
 
