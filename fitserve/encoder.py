@@ -86,7 +86,7 @@ class Encoder:
 
     @cached_property
     def plain_numbers(self) -> PlainNumbers | None:
-        """The fast path, where all columns are plain numbers of one input."""
+        """The fast path, if all columns are plain numbers of one input."""
         constants = [column.plain_number for column in self.columns]
         if len(self.inputs) != 1 or not constants:
             return None
@@ -154,7 +154,7 @@ class Encoder:
         return {column.name: column.typical_value(table.column(column.name)) for column in self.columns}
 
     def baseline_row(self, distributions: Mapping[str, Any]) -> list[Any]:
-        """Return what stands for not knowing a column, for all of them, given their training distributions."""
+        """Return the row that Shapley values compare with, given the columns' training distributions."""
         return [column.baseline_value(distributions.get(column.name) or {}) for column in self.columns]
 
 
@@ -181,11 +181,11 @@ class PlainNumbers:
         self.places = None if offsets == list(range(self.width)) else np.array(offsets)
 
     def clean_rows(self, values: np.ndarray) -> np.ndarray:
-        """Tell for each row of (rows, columns) whether it is clean: bool (rows,)."""
+        """Return whether each row of (rows, columns) is clean: bool (rows,)."""
         return np.asarray(((values >= self.low) & (values <= self.high)).all(axis=1))
 
     def is_clean(self, values: np.ndarray) -> bool:
-        """Tell whether `values` have a column for each of ours, and every row is clean."""
+        """Return whether `values` have the right number of columns and every row is clean."""
         return values.shape[1:] == self.low.shape and bool(self.clean_rows(values).all())
 
     def encode(self, values: np.ndarray) -> np.ndarray:

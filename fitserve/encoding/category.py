@@ -1,4 +1,4 @@
-"""What encodings of labels share: reading them, finding their place, missing and unknown ones."""
+"""Base classes of label encodings: reading labels, finding their places, missing and unknown labels."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from fitserve.encoding.encoding import Encoding, FittedColumn, ValueWarning
 class LabelColumn(FittedColumn):
     """A column of labels, each with a place: 1 is written there, or, where `integer`, the place itself."""
 
-    if TYPE_CHECKING:  # what a subclass says, as attributes or properties
+    if TYPE_CHECKING:  # attributes or properties of subclasses
 
         @property
         def integer(self) -> bool: ...
 
         @property
         def missing_place(self) -> int | None:
-            """Of missing labels; None leaves zeros."""
+            """The place of missing labels; None leaves zeros."""
 
     def place_of(self, label: str) -> int | None:
         """Return the place of a label; None where training rows did not have it."""
@@ -80,7 +80,6 @@ class CategoryColumn(LabelColumn):
     """The labels of the training rows (`fitted`: labels, sorted) have a place each, from `first` on."""
 
     encoding: Category
-
     unknown_place: ClassVar[int] = 0
 
     @property

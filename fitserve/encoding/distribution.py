@@ -1,4 +1,4 @@
-"""How training rows are distributed: what drift is measured against. `fitserve.drift` compares; here it is counted.
+"""Distributions of training rows, with which `fitserve.drift` compares requests.
 
 numeric     `edges` of (at most) ten bins of equal shares (few values: a bin for each), `shares` of the rows between
             them, min, max, mean, std

@@ -1,4 +1,4 @@
-"""What every encoding has: arguments in a spec (`Encoding`), and a column fitted on training rows (`FittedColumn`)."""
+"""Base classes of every encoding: its arguments in a spec (`Encoding`), and a fitted column (`FittedColumn`)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ENCODINGS: dict[str, type[Encoding]] = {}  # by the name that a spec uses
 
 
 class Encoding(BaseModel):
-    """How one column becomes numbers. A subclass that has a `type` is registered under it.
+    """How one column becomes numbers. A subclass with a `type` is registered under that name.
 
     The width follows from the arguments and the dataset's facts alone, so that a network's parameters are counted
     before anything is fitted.
@@ -29,14 +29,14 @@ class Encoding(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kinds: ClassVar[tuple[Kind, ...]]  # the kinds of column that can have it
+    kinds: ClassVar[tuple[Kind, ...]]  # of columns that can have it
     column_class: ClassVar[type[FittedColumn]]
     rescales: ClassVar[bool] = True  # False: numbers reach the network as large as they are
 
     if TYPE_CHECKING:  # fields of the subclasses, whose order is that of the JSON
         type: str = ""
         missing: str = ""
-        indicator: bool | None = None  # not of all
+        indicator: bool | None = None  # only some have it
 
     @classmethod
     def __pydantic_init_subclass__(cls, **options: Any) -> None:
@@ -63,17 +63,17 @@ class Encoding(BaseModel):
         return None
 
     def raw(self, facts: ColumnFacts) -> Literal["number", "string"]:
-        """Say what the exported Keras model takes for the column: see `FittedColumn.raw`."""
+        """Return the type that the exported Keras model takes for the column: see `FittedColumn.raw`."""
         return "string"
 
     def fit(self, values: Column, facts: ColumnFacts) -> dict[str, Any]:
-        """Return what the training rows' values teach, as JSON: `FittedColumn.fitted`. Raises BadInput."""
+        """Learn from the training rows' values: constants in JSON, `FittedColumn.fitted`. Raises BadInput."""
         return {}
 
 
 @dataclass(frozen=True, slots=True)
 class ValueWarning:
-    """A value that was encoded, though not as in training: it is missing, or training rows had none like it."""
+    """A value that was encoded although it is missing, or unlike any in the training rows."""
 
     column: str
     code: Literal["missing_value", "unknown_category", "out_of_range"]
@@ -81,15 +81,16 @@ class ValueWarning:
     received: Any = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as predictions show it."""
+        """Return the form in which a prediction lists it."""
         return {key: value for key, value in asdict(self).items() if key != "received" or value is not None}
 
 
 @dataclass(frozen=True)
 class FittedColumn:
-    """A column's resolved encoding, its place in a network input, and what training rows taught (`fitted`, JSON).
+    """A column's resolved encoding, its place in a network input, and its constants from training rows (`fitted`).
 
-    `encode_value` and `encode_column` write the same numbers to the bit. Here, what holds for labels and texts.
+    `encode_value` and `encode_column` write the same numbers to the bit. The methods here fit labels and texts;
+    `number.NumericColumn` has those of numbers.
 
     `raw` is what the exported Keras model takes for the column: `number` is float64 with NaN for missing (a datetime:
     seconds since 1970 in UTC; a boolean: 0 or 1), `string` is text with "" for missing.
@@ -104,7 +105,7 @@ class FittedColumn:
     width: int
     fitted: Mapping[str, Any]
 
-    suits_trees: ClassVar[bool] = True  # whether a decision tree on the encoded values says much about the column
+    suits_trees: ClassVar[bool] = True  # whether a small decision tree can make use of the encoded values
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON; `from_json` reads it back."""
@@ -113,8 +114,11 @@ class FittedColumn:
 
     @staticmethod
     def from_json(body: Mapping[str, Any]) -> FittedColumn:
-        """Return the column that `to_json` wrote, of the class of its encoding."""
-        encoding = ENCODINGS[body["encoding"]["type"]].model_validate(body["encoding"])
+        """Return the column that `to_json` wrote, of the class of its encoding. Raises BadInput."""
+        name = body["encoding"]["type"]
+        if name not in ENCODINGS:
+            raise BadInput(f"The encoding {name!r} is not known here.", received=name, expected=", ".join(ENCODINGS))
+        encoding = ENCODINGS[name].model_validate(body["encoding"])
         return encoding.column_class(**{**body, "encoding": encoding})
 
     @cached_property
@@ -142,12 +146,12 @@ class FittedColumn:
             raise bad_value(self.name, row, None, "a value (this feature's `missing` is `refuse`)")
 
     def missing_warning(self) -> ValueWarning:
-        """Return the warning of a missing value that no indicator tells the network."""
+        """Return the warning for a missing value that no indicator column marks."""
         return ValueWarning(self.name, "missing_value", f"{self.name} is missing; training rows always had it")
 
     @property
     def plain_number(self) -> tuple[float, float, float, float] | None:
-        """(min, max, center, scale) where every number of that range becomes (x - center) / scale; else None."""
+        """(min, max, center, scale) if every number x in that range becomes (x - center) / scale; else None."""
         return None
 
     @property
@@ -164,7 +168,7 @@ class FittedColumn:
         return labels[int(counts.argmax())] if len(counts) and counts.max() else None
 
     def baseline_value(self, distribution: Mapping[str, Any]) -> Any:
-        """Return the value that stands for not knowing the column, given its training distribution (or {}).
+        """Return the value that Shapley values compare with, given the training distribution (or {}).
 
         It is what replaces a missing number, the most frequent label, or an empty text.
         """

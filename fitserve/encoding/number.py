@@ -1,4 +1,4 @@
-"""What encodings of numbers share: reading and checking them, scaling, missing values and their indicator."""
+"""Base classes of numeric encodings: reading and checking numbers, scaling, missing values and their indicator."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _YEAR = 86_400.0 * 366  # the axis of a time whose bounds are not known
 class NumericColumn(FittedColumn):
     """A column that is encoded from float64 numbers, NaN where missing. The last place is the indicator's, if any."""
 
-    # What a subclass says: how numbers are written. `out` is zeros of shape (width,), or (rows, width).
+    # Subclasses define how numbers are written. `out` is zeros of shape (width,), or (rows, width) for a column.
 
     def write_number(self, number: float, out: np.ndarray) -> ValueWarning | None:
         """Write one finite number."""
         raise NotImplementedError
 
     def write_missing(self, out: np.ndarray) -> None:
-        """Write what stands for a missing number; left as zeros here."""
+        """Write a missing number; by default zeros remain."""
 
     def write_numbers(self, numbers: np.ndarray, missing: np.ndarray, out: np.ndarray) -> None:
         """Write a column, float64 (rows,), NaN where `missing`."""
@@ -42,8 +42,6 @@ class NumericColumn(FittedColumn):
     def numbers(self, column: Column) -> np.ndarray:
         """Return a table's column as float64 (rows,), NaN where missing. Raises BadInput."""
         return numbers_of(column)
-
-    # What follows from it
 
     def read_number(self, value: Any, row: int | None) -> float:
         """Return a JSON value as a number, NaN if missing. Raises BadInput."""
@@ -169,7 +167,7 @@ class ScaledColumn(NumericColumn):
 
 
 class ScaledNumber(NumericEncoding):
-    """Base of the encodings that move and stretch a number: a subclass says by how much."""
+    """Base of the encodings that shift and scale a number: a subclass defines by how much."""
 
     kinds: ClassVar[tuple[Kind, ...]] = ("numeric", "datetime")
     column_class = ScaledColumn
@@ -181,11 +179,11 @@ class ScaledNumber(NumericEncoding):
     indicator: Indicator = None
 
     def transform(self, number: Any) -> Any:
-        """Return what is scaled, of a number or of an array."""
+        """Transform a number, or an array of them, before it is scaled."""
         return number
 
     def center_and_scale(self, numbers: np.ndarray) -> tuple[float, float]:
-        """Return what the training rows' transformed numbers, at least one, are scaled by."""
+        """Return the constants for the training rows' transformed numbers, of which there is at least one."""
         return 0.0, 1.0
 
     def fit(self, values: Column, facts: ColumnFacts) -> dict[str, Any]:

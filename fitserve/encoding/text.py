@@ -1,4 +1,4 @@
-"""What encodings of texts share: tokens exactly as Keras's `TextVectorization` makes them, and the vocabulary.
+"""Base classes of text encodings: tokens exactly as Keras's `TextVectorization` makes them, and the vocabulary.
 
 `standardize="lower_and_strip_punctuation"` lowers ASCII letters and drops ASCII punctuation, nothing else;
 `split="whitespace"` splits at ASCII whitespace, `split="character"` at every code point (blanks are tokens too).
@@ -54,7 +54,7 @@ def tokens_for(texts: Iterable[str]) -> Tokens:
 class TextColumn(FittedColumn):
     """A column of texts. The training rows' most frequent tokens (`fitted`: vocabulary) have a place each.
 
-    Missing is as the empty text.
+    A missing text is encoded as an empty one.
     """
 
     encoding: Text
@@ -104,16 +104,8 @@ class Text(Encoding):
     kinds = ("text", "categorical")
     column_class: ClassVar[type[TextColumn]] = TextColumn
 
-    max_tokens: int = Field(
-        1000,
-        ge=2,
-        le=1_000_000,
-        description="Places of the vocabulary, that of unknown included",
-    )
-    tokens: Tokens | None = Field(
-        None,
-        description="Left out: character for Chinese and Japanese, else whitespace",
-    )
+    max_tokens: int = Field(1000, ge=2, le=1_000_000, description="Places of the vocabulary, that of unknown included")
+    tokens: Tokens | None = Field(None, description="Left out: character for Chinese and Japanese, else whitespace")
     missing: Literal["empty", "refuse"] = "empty"
 
     def defaults(self, facts: ColumnFacts) -> dict[str, Any]:
