@@ -132,10 +132,9 @@ import numpy as np
 import pyarrow as pa
 
 from fitserve.datasets.column_parser import propose_plan
-from fitserve.datasets.readers import TableReader, register_reader
+from fitserve.datasets.readers import TableReader
 
 
-@register_reader
 class PairsReader(TableReader):
     """PAIRS, then `name=value` lines."""
 
