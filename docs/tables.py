@@ -10,10 +10,10 @@ from pathlib import Path
 from prometheus_client.metrics import MetricWrapperBase
 from pydantic_settings import BaseSettings
 
+from docs import spec_reference
 from fitserve import telemetry
 from fitserve.findings import RULES
 from fitserve.settings import Limits, Settings
-from fitserve.spec import reference
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -95,7 +95,7 @@ def documents() -> dict[Path, str]:
     return {
         REFERENCE / "settings.md": settings,
         REFERENCE / "telemetry.md": series,
-        REFERENCE / "spec.md": reference.page(),
+        REFERENCE / "spec.md": spec_reference.page(),
         REFERENCE / "findings.md": findings_page(),
     }
 

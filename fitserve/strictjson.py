@@ -18,6 +18,10 @@ _NOT_BRACKETS = re.compile(rb"[^\[\]{}]+")
 _MAX_DIGITS = 400  # of a number: more than any float or 64-bit integer needs
 
 
+class TooDeep(Malformed):
+    """The JSON text nests too deep."""
+
+
 def loads(data: bytes, max_depth: int = 64) -> Any:
     """Return the value of a JSON text in UTF-8. Raises Malformed (400) with what is wrong and where."""
     _check_depth(data, max_depth)
@@ -62,7 +66,7 @@ def _check_depth(data: bytes, max_depth: int) -> None:
     for bracket in _NOT_BRACKETS.sub(b"", _STRINGS.sub(b"", data)):
         depth += 1 if bracket in b"[{" else -1
         if depth > max_depth:
-            raise Malformed(f"The body nests deeper than {max_depth} levels.", expected=f"at most {max_depth} levels")
+            raise TooDeep(f"The body nests deeper than {max_depth} levels.", expected=f"at most {max_depth} levels")
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -200,32 +200,3 @@ def _invalid(item: Mapping[str, Any], pointer: str) -> Problem:
         expected=template.format(**context) if template else None,
         fix=fix,
     )
-
-
-# The old names, until every caller has changed.
-Refused, nearest, shown, pointer_of = InvalidValue, closest_names, excerpt, json_pointer
-MAX_PROBLEMS = 50
-
-
-def problems_of(error: Any, model: type[BaseModel], body: Any) -> list[Problem]:
-    return problems_from(error.errors(include_url=False), model, body)
-
-
-class SpecRefused(BadInput):
-    """The spec is refused."""
-
-    slug = "spec-refused"
-    title = "The spec is refused"
-
-    @classmethod
-    def because(cls, problems: Sequence[Problem]) -> SpecRefused:
-        """One error for several problems; the first is its headline."""
-        first = problems[0]
-        return cls(
-            first.detail,
-            pointer=first.pointer,
-            received=first.received,
-            expected=first.expected,
-            fix=first.fix,
-            problems=problems[:MAX_PROBLEMS],
-        )

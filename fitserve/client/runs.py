@@ -320,14 +320,14 @@ def _spec_body(spec: Any) -> dict[str, Any]:
     if isinstance(spec, Mapping):
         return dict(spec)
     if isinstance(spec, str | PathLike):
-        from fitserve.spec.text import values_of
+        from fitserve.spec.decode import decode
 
         if isinstance(spec, str) and "\n" in spec:
             text, name = spec.encode(), ""
         else:
             text, name = _read(Path(spec)), str(spec)
         kind = "application/json" if name.endswith(".json") or text.lstrip()[:1] == b"{" else "application/yaml"
-        received = values_of(text, kind)
+        received = decode(text, kind)
         if isinstance(received, dict):
             return received
     elif hasattr(spec, "to_json"):  # a fitserve.spec.Spec

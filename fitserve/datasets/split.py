@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from fitserve.encoding.coercion import clipped, labels_of, numbers_of
 from fitserve.errors import BadInput, Problem
-from fitserve.spec.split import SplitSpec
+from fitserve.spec.spec import SplitSpec
 
 TRAIN, VALIDATION, TEST = range(3)
 # Values of a column that names each row's part.

@@ -23,8 +23,8 @@ LARGE, SMALL = 10.0, 0.01
     "A few columns carry everything",
     "info",
     threshold=f"there are {MANY_COLUMNS} or more columns; at most {FEW:.0%} of them carry {CARRIED:.0%} of the"
-    f" permutation importance; the others have over {STILL_WEIGHTED:.0%} of their weight in a first layer without L1; the"
-    f" validation loss is {GAP:g} times the training loss, and {NEGLIGIBLE:.0%} of the trivial baseline's above it",
+    f" permutation importance; the others have over {STILL_WEIGHTED:.0%} of their weight in a first layer without L1;"
+    f" the validation loss is {GAP:g} times the training loss, and {NEGLIGIBLE:.0%} of the trivial baseline's above it",
     source="Tibshirani, Regression shrinkage and selection via the lasso, 1996; Ng, Feature selection, L1 vs. L2"
     " regularization, and rotational invariance, ICML 2004",
     answer=f"L1 of {L1:g} on the kernels of the first layers",

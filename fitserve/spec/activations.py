@@ -6,8 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, WithJsonSchema
 
-from fitserve.errors import Problem
-from fitserve.validation import Refused, nearest, shown
+from fitserve.validation import InvalidValue, excerpt, unknown_name
 
 ACTIVATIONS = (
     "linear",
@@ -39,14 +38,14 @@ ACTIVATIONS = (
     "squareplus",
     "tanh_shrink",
 )
-# Keras's, and refused with the reason.
+# Of Keras, and refused, with the reason.
 UNUSABLE = {
-    "glu": "it halves the last axis, which Keras does not foresee: the next layer gets a kernel that does not fit",
-    "threshold": "it needs two arguments, which a name cannot give; the layer ReLU has a threshold",
+    "glu": "it halves the last axis, and Keras gives the next layer a kernel that does not fit",
+    "threshold": "it needs two arguments, which a name cannot give; use the layer ReLU, which has a threshold",
 }
 ACTIVATION_ALIASES = {"swish": "silu", "hard_swish": "hard_silu", "identity": "linear"}
 
-# What an output can say after them; any other is unbounded.
+# The range of an output after them; any other is unbounded.
 RANGES = {
     "sigmoid": (0.0, 1.0),
     "hard_sigmoid": (0.0, 1.0),
@@ -69,7 +68,7 @@ PROBABILITIES = ("sigmoid", "hard_sigmoid", "sparse_sigmoid", "softmax", "sparse
 SATURATING = ("sigmoid", "tanh", "hard_sigmoid", "softsign", "hard_tanh", "sparse_sigmoid")
 
 
-def _name(value: Any) -> str:
+def _activation_name(value: Any) -> str:
     if value is None:
         return "linear"
     if isinstance(value, dict) and "config" in value and isinstance(value["config"], str):
@@ -79,23 +78,13 @@ def _name(value: Any) -> str:
     if name in ACTIVATIONS:
         return name
     if name in UNUSABLE:
-        raise Refused(f"The activation {name} cannot be used: {UNUSABLE[name]}.", received=name)
-    near = nearest(value, [*ACTIVATIONS, *ACTIVATION_ALIASES])
-    raise Refused(
-        problems=[
-            Problem(
-                f"There is no activation {shown(value)} in a spec.",
-                "",
-                received=shown(value),
-                expected=f"one of {', '.join(ACTIVATIONS)}",
-                fix=f"Did you mean {near[0]}?" if near else None,
-            )
-        ]
-    )
+        raise InvalidValue(f"The activation {name} cannot be used: {UNUSABLE[name]}.", received=name)
+    detail = f"There is no activation {excerpt(value)} in a spec."
+    raise InvalidValue(problems=[unknown_name(detail, value, [*ACTIVATIONS, *ACTIVATION_ALIASES], "")])
 
 
 Activation = Annotated[
     str,
-    BeforeValidator(_name),
+    BeforeValidator(_activation_name),
     WithJsonSchema({"type": ["string", "null"], "enum": [*ACTIVATIONS, *ACTIVATION_ALIASES, None]}),
 ]

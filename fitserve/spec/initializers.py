@@ -1,20 +1,20 @@
-"""Keras's initializers: the weights before the first step. Without a seed, the run's seed decides."""
+"""Keras's initializers: the weights before the first step. Without a seed they follow the run's seed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
+from fitserve.spec.argument_types import Above0, Array, NonNegative, Number, Seed
 from fitserve.spec.component import Component, Family
-from fitserve.spec.values import Above0, Array, NonNegative, Number, Seed
 
-AXES = {"input_axes": None, "output_axes": None}
+_AXES = {"input_axes": None, "output_axes": None}
 
 
-class Initializer(Component):
-    """Initial values of one weight."""
+class Initializer(Component, abstract=True):
+    """The initial values of one weight."""
 
-    # The ranks of weight that it can fill.
+    # The ranks of weights that it can fill; empty: any.
     matrices_only: ClassVar[Literal["", "at least 2", "exactly 2"]] = ""
 
 
@@ -31,7 +31,7 @@ class Ones(Initializer):
 
 
 class Constant(Initializer):
-    """All `value`; lists of the weight's own shape give each of its numbers, so that training starts from there."""
+    """All `value`, or lists of the weight's own shape: training starts from these numbers."""
 
     value: Array = 0.0
 
@@ -55,7 +55,7 @@ class RandomUniform(Initializer):
 
 
 class TruncatedNormal(Initializer):
-    """Normally distributed, what lies beyond two standard deviations drawn again."""
+    """Normally distributed; values beyond two standard deviations are drawn again."""
 
     mean: Number = 0.0
     stddev: NonNegative = 0.05
@@ -63,17 +63,17 @@ class TruncatedNormal(Initializer):
 
 
 class VarianceScaling(Initializer):
-    """Variance `scale / n`, n the number of inputs, of outputs, or their mean."""
+    """Variance `scale / n`, where n is the number of inputs, of outputs, or their mean."""
 
-    omitted: ClassVar[Mapping[str, Any]] = AXES
+    omitted: ClassVar[Mapping[str, Any]] = _AXES
     scale: Above0 = 1.0
     mode: Literal["fan_in", "fan_out", "fan_avg"] = "fan_in"
     distribution: Literal["truncated_normal", "untruncated_normal", "normal", "uniform"] = "truncated_normal"
     seed: Seed | None = None
 
 
-class _Scaled(Initializer):
-    omitted: ClassVar[Mapping[str, Any]] = AXES
+class _Scaled(Initializer, abstract=True):
+    omitted: ClassVar[Mapping[str, Any]] = _AXES
     seed: Seed | None = None
 
 
@@ -122,25 +122,5 @@ class Identity(Initializer):
     gain: Number = 1.0
 
 
-INITIALIZERS: Family[Initializer] = Family(
-    "initializer",
-    "keras.initializers",
-    (
-        Zeros,
-        Ones,
-        Constant,
-        RandomNormal,
-        RandomUniform,
-        TruncatedNormal,
-        VarianceScaling,
-        GlorotUniform,
-        GlorotNormal,
-        HeUniform,
-        HeNormal,
-        LecunUniform,
-        LecunNormal,
-        Orthogonal,
-        Identity,
-    ),
-)
+INITIALIZERS: Family[Initializer] = Family("initializer", "keras.initializers", Initializer)
 AnyInitializer = Annotated[Initializer, INITIALIZERS]

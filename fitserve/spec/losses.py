@@ -2,38 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field
 
+from fitserve.spec.argument_types import Above0, Flag, Inside, Int, NonNegative, Share, one_or_list
 from fitserve.spec.component import Component, Family
-from fitserve.spec.values import Above0, Flag, Inside, Int, NonNegative, Share
-
-Expects = Literal["binary", "index", "one_hot", "numbers"]
+from fitserve.spec.target import TargetEncoding
 
 
-class Loss(Component):
-    """What training makes small."""
+class Loss(Component, abstract=True):
+    """What training minimises."""
 
-    # The targets it takes: 0 and 1, label indices, one-hot labels, or any numbers.
-    expects: ClassVar[Expects] = "numbers"
+    # How it expects targets: 0 and 1, label indices, one-hot labels, or any numbers.
+    expects: ClassVar[TargetEncoding] = "numbers"
     # The activation of an automatic output layer.
     output: ClassVar[str] = "linear"
     # Whether predictions must be probabilities.
     probabilities: ClassVar[bool] = False
 
     def units(self) -> int | None:
-        """How many numbers it wants for each target; None is as many as the target has."""
+        """Return how many outputs each target needs; None: as many as it has numbers."""
         return None
 
 
-class _Probabilities(Loss):
+class _Probabilities(Loss, abstract=True):
     probabilities = True
     from_logits: Flag = False
 
 
 class BinaryCrossentropy(_Probabilities):
-    """Cross-entropy of yes-or-no targets, each unit on its own."""
+    """Cross-entropy of binary targets, each unit on its own."""
 
     expects = "binary"
     output = "sigmoid"
@@ -43,7 +42,7 @@ class BinaryCrossentropy(_Probabilities):
 
 
 class BinaryFocalCrossentropy(_Probabilities):
-    """Cross-entropy that looks away from the easy rows (Lin et al. 2017)."""
+    """Cross-entropy that gives easy rows less weight (Lin et al. 2017)."""
 
     expects = "binary"
     output = "sigmoid"
@@ -66,7 +65,7 @@ class CategoricalCrossentropy(_Probabilities):
 
 
 class CategoricalFocalCrossentropy(_Probabilities):
-    """Cross-entropy over the labels that looks away from the easy rows."""
+    """Cross-entropy over the labels that gives easy rows less weight."""
 
     expects = "one_hot"
     output = "softmax"
@@ -78,7 +77,7 @@ class CategoricalFocalCrossentropy(_Probabilities):
 
 
 class CategoricalGeneralizedCrossEntropy(Loss):
-    """Between cross-entropy (q near 0) and absolute error (q = 1): for wrong labels (Zhang and Sabuncu 2018)."""
+    """Between cross-entropy (q near 0) and absolute error (q = 1): for noisy labels (Zhang and Sabuncu 2018)."""
 
     expects = "index"
     output = "softmax"
@@ -97,21 +96,21 @@ class SparseCategoricalCrossentropy(_Probabilities):
 
 
 class Hinge(Loss):
-    """`mean(max(1 - y * prediction, 0))`, y being -1 or 1."""
+    """`mean(max(1 - y * prediction, 0))`, where y is -1 or 1."""
 
     expects = "binary"
     output = "tanh"
 
 
 class SquaredHinge(Loss):
-    """`mean(max(1 - y * prediction, 0)²)`, y being -1 or 1."""
+    """`mean(max(1 - y * prediction, 0)²)`, where y is -1 or 1."""
 
     expects = "binary"
     output = "tanh"
 
 
 class CategoricalHinge(Loss):
-    """`max(1 + largest wrong - right, 0)`."""
+    """`max(1 + largest wrong score - right score, 0)`."""
 
     expects = "one_hot"
     output = "linear"
@@ -157,7 +156,7 @@ class MeanSquaredLogarithmicError(Loss):
 
 
 class Huber(Loss):
-    """Squared up to `delta`, straight beyond."""
+    """Squared up to `delta`, linear beyond."""
 
     aliases = ("huber_loss",)
     delta: Above0 = 1.0
@@ -176,7 +175,7 @@ class CosineSimilarity(Loss):
 
 
 class Dice(Loss):
-    """1 less the overlap of two sets, 2 |A ∩ B| / (|A| + |B|)."""
+    """1 minus the overlap of two sets, 2 |A ∩ B| / (|A| + |B|)."""
 
     expects = "binary"
     output = "sigmoid"
@@ -195,16 +194,12 @@ class Tversky(Loss):
     axis: list[Int] | Int | None = None
 
 
-def _listed(value: Any) -> Any:
-    return value if isinstance(value, (list, tuple)) else [value]
-
-
-_SHARE = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
+MAX_QUANTILES = 199
 Quantiles = Annotated[
     list[Inside],
-    BeforeValidator(_listed),
-    Field(min_length=1, max_length=199),
-    WithJsonSchema({"anyOf": [_SHARE, {"type": "array", "items": _SHARE, "minItems": 1, "maxItems": 199}]}),
+    BeforeValidator(lambda value: value if isinstance(value, (list, tuple)) else [value]),
+    Field(min_length=1, max_length=MAX_QUANTILES),
+    one_or_list({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}, 1, MAX_QUANTILES),
 ]
 
 
@@ -221,33 +216,7 @@ class Quantile(Loss):
         return len(self.quantiles)
 
 
-OURS = (Quantile,)  # what Keras does not have
+OURS = (Quantile,)  # losses that Keras does not have
 
-LOSSES: Family[Loss] = Family(
-    "loss",
-    "keras.losses",
-    (
-        BinaryCrossentropy,
-        BinaryFocalCrossentropy,
-        CategoricalCrossentropy,
-        CategoricalFocalCrossentropy,
-        CategoricalGeneralizedCrossEntropy,
-        SparseCategoricalCrossentropy,
-        Hinge,
-        SquaredHinge,
-        CategoricalHinge,
-        KLDivergence,
-        Poisson,
-        MeanSquaredError,
-        MeanAbsoluteError,
-        MeanAbsolutePercentageError,
-        MeanSquaredLogarithmicError,
-        Huber,
-        LogCosh,
-        CosineSimilarity,
-        Dice,
-        Tversky,
-        Quantile,
-    ),
-)
+LOSSES: Family[Loss] = Family("loss", "keras.losses", Loss)
 AnyLoss = Annotated[Loss, LOSSES]

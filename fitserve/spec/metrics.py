@@ -1,4 +1,4 @@
-"""Keras's metrics by name."""
+"""Keras's metrics."""
 
 from __future__ import annotations
 
@@ -7,55 +7,55 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from fitserve.spec.argument_types import Flag, Inside, Int, NonNegative, Positive, Share
 from fitserve.spec.component import Component, Family
-from fitserve.spec.losses import Expects
-from fitserve.spec.values import Flag, Inside, Int, NonNegative, Positive, Share
+from fitserve.spec.target import TargetEncoding
 
 Thresholds = Share | Annotated[list[Share], Field(min_length=1, max_length=1000)] | None
 
 
-class Metric(Component):
-    """What an epoch shows beside the loss. `name` is what it is called in the epochs."""
+class Metric(Component, abstract=True):
+    """A figure that every epoch reports beside the loss, under `name`."""
 
     shorthand: ClassVar[str | None] = ""
-    # The targets it takes: 0 and 1, label indices, one-hot labels, or any numbers; several: whichever there are.
-    expects: ClassVar[tuple[Expects, ...]] = ("numbers",)
+    # The target encodings that it accepts.
+    expects: ClassVar[tuple[TargetEncoding, ...]] = ("numbers",)
     better: ClassVar[Literal["max", "min"]] = "min"
 
     name: str | None = Field(None, min_length=1, max_length=100)
 
 
-class _Higher(Metric):
+class _HigherIsBetter(Metric, abstract=True):
     better: ClassVar[Literal["max", "min"]] = "max"
 
 
-class Accuracy(_Higher):
-    """How often predictions equal the targets exactly. (`accuracy` in small letters fits the task.)"""
+class Accuracy(_HigherIsBetter):
+    """How often predictions equal the targets exactly. (`accuracy` in lower case is the task's.)"""
 
     expects = ("numbers",)
 
 
-class BinaryAccuracy(_Higher):
-    """How often yes-or-no predictions are right."""
+class BinaryAccuracy(_HigherIsBetter):
+    """How often binary predictions are right."""
 
     expects = ("binary",)
     shorthand = "threshold"
     threshold: Inside = 0.5
 
 
-class CategoricalAccuracy(_Higher):
+class CategoricalAccuracy(_HigherIsBetter):
     """How often the likeliest label is right; targets one-hot."""
 
     expects = ("one_hot",)
 
 
-class SparseCategoricalAccuracy(_Higher):
+class SparseCategoricalAccuracy(_HigherIsBetter):
     """How often the likeliest label is right; targets as indices."""
 
     expects = ("index",)
 
 
-class TopKCategoricalAccuracy(_Higher):
+class TopKCategoricalAccuracy(_HigherIsBetter):
     """How often the right label is among the `k` likeliest; targets one-hot."""
 
     expects = ("one_hot",)
@@ -63,7 +63,7 @@ class TopKCategoricalAccuracy(_Higher):
     k: Positive = 5
 
 
-class SparseTopKCategoricalAccuracy(_Higher):
+class SparseTopKCategoricalAccuracy(_HigherIsBetter):
     """How often the right label is among the `k` likeliest; targets as indices."""
 
     expects = ("index",)
@@ -72,8 +72,8 @@ class SparseTopKCategoricalAccuracy(_Higher):
     from_sorted_ids: Flag = False
 
 
-class AUC(_Higher):
-    """The area under the ROC curve, or precision over recall."""
+class AUC(_HigherIsBetter):
+    """The area under the ROC curve, or under precision over recall."""
 
     expects = ("binary", "one_hot")
     shorthand = "curve"
@@ -87,80 +87,80 @@ class AUC(_Higher):
     from_logits: Flag = False
 
 
-class _Thresholded(_Higher):
+class _Thresholded(_HigherIsBetter, abstract=True):
     expects = ("binary", "one_hot")
     shorthand = "thresholds"
     thresholds: Thresholds = None
 
 
-class _PerClass(_Thresholded):
+class _PerClass(_Thresholded, abstract=True):
     top_k: Positive | None = None
     class_id: Annotated[int, Field(ge=0)] | None = None
 
 
 class Precision(_PerClass):
-    """True positives over all that were called positive."""
+    """True positives over all predicted positives."""
 
 
 class Recall(_PerClass):
-    """True positives over all that are positive."""
+    """True positives over all positives."""
 
 
 class TruePositives(_Thresholded):
-    """How many."""
+    """The number of true positives."""
 
 
 class TrueNegatives(_Thresholded):
-    """How many."""
+    """The number of true negatives."""
 
 
 class FalsePositives(_Thresholded):
-    """How many."""
+    """The number of false positives."""
 
     better = "min"
 
 
 class FalseNegatives(_Thresholded):
-    """How many."""
+    """The number of false negatives."""
 
     better = "min"
 
 
-class _At(_Higher):
+class _AtThreshold(_HigherIsBetter, abstract=True):
     expects = ("binary", "one_hot")
     num_thresholds: Annotated[int, Field(ge=1, le=10_000)] = 200
     class_id: Annotated[int, Field(ge=0)] | None = None
 
 
-class PrecisionAtRecall(_At):
+class PrecisionAtRecall(_AtThreshold):
     """The best precision where recall is at least `recall`."""
 
     shorthand = "recall"
     recall: Share
 
 
-class RecallAtPrecision(_At):
+class RecallAtPrecision(_AtThreshold):
     """The best recall where precision is at least `precision`."""
 
     shorthand = "precision"
     precision: Share
 
 
-class SensitivityAtSpecificity(_At):
+class SensitivityAtSpecificity(_AtThreshold):
     """The best sensitivity where specificity is at least `specificity`."""
 
     shorthand = "specificity"
     specificity: Share
 
 
-class SpecificityAtSensitivity(_At):
+class SpecificityAtSensitivity(_AtThreshold):
     """The best specificity where sensitivity is at least `sensitivity`."""
 
     shorthand = "sensitivity"
     sensitivity: Share
 
 
-class F1Score(_Higher):
+class F1Score(_HigherIsBetter):
     """The harmonic mean of precision and recall."""
 
     aliases = ("f1",)
@@ -170,8 +170,8 @@ class F1Score(_Higher):
     threshold: Inside | None = None
 
 
-class FBetaScore(_Higher):
-    """F1 with recall `beta` times as weighty."""
+class FBetaScore(_HigherIsBetter):
+    """F1 with `beta` times as much weight on recall."""
 
     expects = ("binary", "one_hot")
     shorthand = "beta"
@@ -180,8 +180,8 @@ class FBetaScore(_Higher):
     threshold: Inside | None = None
 
 
-class BinaryIoU(_Higher):
-    """The mean intersection over union of yes-or-no predictions."""
+class BinaryIoU(_HigherIsBetter):
+    """The mean intersection over union of binary predictions."""
 
     expects = ("binary",)
     shorthand = "threshold"
@@ -285,7 +285,7 @@ class LogCoshError(Metric):
     expects = ("numbers", "binary", "one_hot")
 
 
-class CosineSimilarity(_Higher):
+class CosineSimilarity(_HigherIsBetter):
     """The cosine between targets and predictions."""
 
     expects = ("numbers", "one_hot")
@@ -293,7 +293,7 @@ class CosineSimilarity(_Higher):
     axis: Int = -1
 
 
-class R2Score(_Higher):
+class R2Score(_HigherIsBetter):
     """The share of variance that predictions explain."""
 
     shorthand = "class_aggregation"
@@ -301,7 +301,7 @@ class R2Score(_Higher):
     num_regressors: Annotated[int, Field(ge=0)] = 0
 
 
-class PearsonCorrelation(_Higher):
+class PearsonCorrelation(_HigherIsBetter):
     """The correlation of targets and predictions along an axis."""
 
     expects = ("numbers", "one_hot")
@@ -309,56 +309,13 @@ class PearsonCorrelation(_Higher):
     axis: Int = -1
 
 
-class ConcordanceCorrelation(_Higher):
-    """Correlation that counts a shift or another scale as disagreement."""
+class ConcordanceCorrelation(_HigherIsBetter):
+    """Correlation that also penalises a shift or another scale."""
 
     expects = ("numbers", "one_hot")
     shorthand = "axis"
     axis: Int = -1
 
 
-METRICS: Family[Metric] = Family(
-    "metric",
-    "keras.metrics",
-    (
-        Accuracy,
-        BinaryAccuracy,
-        CategoricalAccuracy,
-        SparseCategoricalAccuracy,
-        TopKCategoricalAccuracy,
-        SparseTopKCategoricalAccuracy,
-        AUC,
-        Precision,
-        Recall,
-        TruePositives,
-        TrueNegatives,
-        FalsePositives,
-        FalseNegatives,
-        PrecisionAtRecall,
-        RecallAtPrecision,
-        SensitivityAtSpecificity,
-        SpecificityAtSensitivity,
-        F1Score,
-        FBetaScore,
-        BinaryIoU,
-        BinaryCrossentropy,
-        CategoricalCrossentropy,
-        SparseCategoricalCrossentropy,
-        Hinge,
-        SquaredHinge,
-        CategoricalHinge,
-        KLDivergence,
-        Poisson,
-        MeanSquaredError,
-        RootMeanSquaredError,
-        MeanAbsoluteError,
-        MeanAbsolutePercentageError,
-        MeanSquaredLogarithmicError,
-        LogCoshError,
-        CosineSimilarity,
-        R2Score,
-        PearsonCorrelation,
-        ConcordanceCorrelation,
-    ),
-)
+METRICS: Family[Metric] = Family("metric", "keras.metrics", Metric)
 AnyMetric = Annotated[Metric, METRICS]

@@ -7,12 +7,12 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from fitserve.spec.argument_types import Above0, Flag, Inside, NonNegative, Number, Positive, Rate, Share
 from fitserve.spec.component import Component, Family
-from fitserve.spec.values import Above0, Flag, Inside, NonNegative, Number, Positive, Rate, Share
 
 
-class Schedule(Component):
-    """A learning rate that follows the steps."""
+class Schedule(Component, abstract=True):
+    """A learning rate that changes with the steps."""
 
 
 class ExponentialDecay(Schedule):
@@ -34,7 +34,7 @@ class InverseTimeDecay(Schedule):
 
 
 class PolynomialDecay(Schedule):
-    """From `initial_learning_rate` to `end_learning_rate` in `decay_steps`, along a polynomial."""
+    """From `initial_learning_rate` to `end_learning_rate` in `decay_steps` along a polynomial."""
 
     initial_learning_rate: NonNegative
     decay_steps: Positive
@@ -44,7 +44,7 @@ class PolynomialDecay(Schedule):
 
 
 class PiecewiseConstantDecay(Schedule):
-    """`values[i]` up to the step `boundaries[i]`, the last value after."""
+    """`values[i]` up to the step `boundaries[i]`, then the last value."""
 
     boundaries: Annotated[list[Positive], Field(min_length=1, max_length=1000)]
     values: Annotated[list[NonNegative], Field(min_length=2, max_length=1001)]
@@ -52,14 +52,15 @@ class PiecewiseConstantDecay(Schedule):
     @model_validator(mode="after")
     def _one_more(self) -> Self:
         if len(self.values) != len(self.boundaries) + 1:
-            raise ValueError(f"values has one more than boundaries: {len(self.boundaries) + 1}, not {len(self.values)}")
+            wanted = len(self.boundaries) + 1
+            raise ValueError(f"values must have one more than boundaries: {wanted}, not {len(self.values)}")
         if sorted(set(self.boundaries)) != self.boundaries:
-            raise ValueError("boundaries must rise")
+            raise ValueError("boundaries must increase")
         return self
 
 
 class CosineDecay(Schedule):
-    """Along a cosine to `alpha` of the start; with `warmup_target`, a straight rise before it."""
+    """Along a cosine down to `alpha` of the start; with `warmup_target`, after a linear rise."""
 
     initial_learning_rate: NonNegative
     decay_steps: Positive
@@ -69,7 +70,7 @@ class CosineDecay(Schedule):
 
 
 class CosineDecayRestarts(Schedule):
-    """Along a cosine again and again (SGDR, Loshchilov and Hutter 2016)."""
+    """Along a cosine, restarted again and again (SGDR, Loshchilov and Hutter 2016)."""
 
     initial_learning_rate: NonNegative
     first_decay_steps: Positive
@@ -78,23 +79,12 @@ class CosineDecayRestarts(Schedule):
     alpha: Share = 0.0
 
 
-SCHEDULES: Family[Schedule] = Family(
-    "learning-rate schedule",
-    "keras.optimizers.schedules",
-    (
-        ExponentialDecay,
-        InverseTimeDecay,
-        PolynomialDecay,
-        PiecewiseConstantDecay,
-        CosineDecay,
-        CosineDecayRestarts,
-    ),
-)
+SCHEDULES: Family[Schedule] = Family("learning-rate schedule", "keras.optimizers.schedules", Schedule)
 AnySchedule = Annotated[Schedule, SCHEDULES]
 LearningRate = NonNegative | AnySchedule
 
 
-class Optimizer(Component):
+class Optimizer(Component, abstract=True):
     """How weights follow the gradient. The arguments here are every optimizer's."""
 
     omitted: ClassVar[Mapping[str, Any]] = {"is_legacy_optimizer": False, "jit_compile": ...}
@@ -154,14 +144,14 @@ class RMSprop(Optimizer):
         return super().optional_arrays() + (self.momentum > 0) + self.centered
 
 
-class _Adaptive(Optimizer):
+class _Adaptive(Optimizer, abstract=True):
     state_arrays = 2
     beta_1: Rate = 0.9
     beta_2: Rate = 0.999
     epsilon: NonNegative = 1e-7
 
 
-class _AMSGrad(_Adaptive):
+class _AMSGrad(_Adaptive, abstract=True):
     amsgrad: Flag = False
 
     def optional_arrays(self) -> int:
@@ -275,24 +265,5 @@ class ScheduleFreeAdamW(Optimizer):
     warmup_steps: Annotated[int, Field(ge=0)] = 0
 
 
-OPTIMIZERS: Family[Optimizer] = Family(
-    "optimizer",
-    "keras.optimizers",
-    (
-        SGD,
-        RMSprop,
-        Adam,
-        AdamW,
-        Nadam,
-        Adamax,
-        Adagrad,
-        Adadelta,
-        Ftrl,
-        Lion,
-        Lamb,
-        Adafactor,
-        Muon,
-        ScheduleFreeAdamW,
-    ),
-)
+OPTIMIZERS: Family[Optimizer] = Family("optimizer", "keras.optimizers", Optimizer)
 AnyOptimizer = Annotated[Optimizer, OPTIMIZERS]

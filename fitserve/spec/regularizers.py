@@ -1,15 +1,15 @@
-"""Keras's regularizers and constraints: what keeps weights small, or within bounds."""
+"""Keras's regularizers and constraints, which keep weights small or within bounds."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from fitserve.spec.argument_types import Int, NonNegative, Share
 from fitserve.spec.component import Component, Family
-from fitserve.spec.values import Int, NonNegative, Share
 
 
-class Regularizer(Component):
-    """A penalty that is added to the loss."""
+class Regularizer(Component, abstract=True):
+    """A penalty added to the loss."""
 
 
 class L1(Regularizer):
@@ -38,11 +38,11 @@ class OrthogonalRegularizer(Regularizer):
     mode: Literal["rows", "columns"] = "rows"
 
 
-REGULARIZERS: Family[Regularizer] = Family("regularizer", "keras.regularizers", (L1, L2, L1L2, OrthogonalRegularizer))
+REGULARIZERS: Family[Regularizer] = Family("regularizer", "keras.regularizers", Regularizer)
 AnyRegularizer = Annotated[Regularizer, REGULARIZERS]
 
 
-class Constraint(Component):
+class Constraint(Component, abstract=True):
     """A projection of the weights after every step."""
 
 
@@ -63,7 +63,7 @@ class MinMaxNorm(Constraint):
 
 
 class NonNeg(Constraint):
-    """Weights are not negative."""
+    """Weights are at least 0."""
 
 
 class UnitNorm(Constraint):
@@ -72,5 +72,5 @@ class UnitNorm(Constraint):
     axis: Int | list[Int] = 0
 
 
-CONSTRAINTS: Family[Constraint] = Family("constraint", "keras.constraints", (MaxNorm, MinMaxNorm, NonNeg, UnitNorm))
+CONSTRAINTS: Family[Constraint] = Family("constraint", "keras.constraints", Constraint)
 AnyConstraint = Annotated[Constraint, CONSTRAINTS]

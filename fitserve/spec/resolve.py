@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from fitserve.dataset_facts import DatasetFacts
-from fitserve.errors import Problem
+from fitserve.errors import BadInput, Problem
 from fitserve.settings import Limits
-from fitserve.spec import outputs
-from fitserve.spec.advice import Advice, advice
-from fitserve.spec.columns import check_dataset, features_of, inputs_of, split_of, targets_of
-from fitserve.spec.estimates import Estimates, SummaryRow, estimate, over_limits, summary
-from fitserve.spec.fitting import loss_pointer, losses_of, smoothed, training_of
+from fitserve.spec import output
+from fitserve.spec.estimates import Estimates, SummaryRow, estimate, over_limit, over_limits, summarize
+from fitserve.spec.feature import EncodedInput, Feature, default_feature, encoded_inputs, resolve_feature
+from fitserve.spec.graph import GraphNode, NetworkGraph, build_graph, check_connected, free_name, layer_name
 from fitserve.spec.layers.core import Input
 from fitserve.spec.layers.shaping import Flatten
-from fitserve.spec.network import Node
-from fitserve.spec.outputs import Chosen
-from fitserve.spec.spec import DatasetRef, Spec
-from fitserve.spec.target import Target
-from fitserve.spec.wiring import Wired, Wiring, check_ends, layer_name, moved, wire
-from fitserve.validation import SpecRefused
+from fitserve.spec.network import LayerEntry
+from fitserve.spec.output import Output
+from fitserve.spec.resolve_training import apply_label_smoothing, loss_pointer, losses_by_target, resolve_training
+from fitserve.spec.spec import MAX_PROBLEMS, DatasetRef, Spec, SpecRefused, SplitSpec
+from fitserve.spec.target import Target, infer_task, unknown_column
+from fitserve.spec.warnings import Advice, warnings_for
+
+USUAL_HELD_OUT = 0.2  # share of the rows, where a column says which
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,44 +35,43 @@ class Resolved:
 
 
 def resolve(spec: Spec, facts: DatasetFacts, limits: Limits | None = None) -> Resolved:
-    """Check a spec against a dataset and write out its defaults. Raises SpecRefused with every problem found."""
+    """Check a spec against a dataset and write out its defaults. Raises SpecRefused with every problem."""
     limits = limits or Limits()
-    problems: list[Problem] = _at_once(spec, limits)
+    problems: list[Problem] = _over_plain_limits(spec, limits)
     _raise(problems)
-    problems += check_dataset(spec, facts)
-    targets = targets_of(spec, facts, problems)
-    features = features_of(spec, targets, facts, problems)
-    split = split_of(spec, facts, problems)
+    problems += _check_dataset(spec, facts)
+    targets = _resolve_targets(spec, facts, problems)
+    features = _resolve_features(spec, targets, facts, problems)
+    split = _resolve_split(spec, facts, problems)
     _raise(problems)
-    inputs = inputs_of(features, facts)
 
     warnings: list[Advice] = []
-    wiring = wire(spec.network, inputs, targets)
-    _raise(wiring.problems)
-    chosen = _outputs(spec, targets, wiring, facts, problems, warnings)
+    graph = build_graph(spec.network, _inputs_of(features, facts), targets)
+    _raise(graph.problems)
+    outputs = _resolve_outputs(spec, targets, graph, facts, problems, warnings)
     _raise(problems)
-    check_ends(wiring)
-    _raise(wiring.problems)
+    check_connected(graph)
+    _raise(graph.problems)
 
-    validation = split.validation > 0 or split.method == "column"
-    training = training_of(spec.training, chosen, validation, problems)
-    rows = summary(wiring)
-    held_out = split.validation + split.test if split.method != "column" else 0.2
-    estimates = estimate(wiring, rows, training, max(1, round(facts.rows * (1 - held_out))))
+    by_column = split.method == "column"
+    training = resolve_training(spec.training, outputs, split.validation > 0 or by_column, problems)
+    summary = summarize(graph)
+    held_out = USUAL_HELD_OUT if by_column else split.validation + split.test
+    estimates = estimate(graph, summary, training, max(1, round(facts.rows * (1 - held_out))))
     problems += over_limits(estimates, training, limits)
     _raise(problems)
-    warnings += advice(wiring, features, split, training, estimates, facts)
+    warnings += warnings_for(graph, features, split, training, estimates, facts)
     resolved = Spec(
         dataset=DatasetRef(ref=f"{facts.name}@{facts.version}", sha256=facts.sha256),
-        target=tuple(choice.target for choice in chosen),
-        task=chosen[0].target.task if len(chosen) == 1 else None,
+        target=tuple(one.target for one in outputs),
+        task=outputs[0].target.task if len(outputs) == 1 else None,
         features=tuple(features),
         split=split,
-        network=tuple(_node(node) for node in wiring.nodes.values()),
+        network=tuple(_entry(node) for node in graph.nodes.values()),
         training=training,
         model=spec.model,
     )
-    return Resolved(resolved, rows, estimates, warnings)
+    return Resolved(resolved, summary, estimates, warnings)
 
 
 def _raise(problems: Sequence[Problem]) -> None:
@@ -80,85 +79,168 @@ def _raise(problems: Sequence[Problem]) -> None:
         raise SpecRefused.because(problems)
 
 
-def _at_once(spec: Spec, limits: Limits) -> list[Problem]:
-    """Limits that need no shapes, so that a bomb is refused before any work."""
+def _over_plain_limits(spec: Spec, limits: Limits) -> list[Problem]:
+    """Check the limits that need no shapes first, so that a bomb is refused before any work."""
     training = spec.training
-    bounds = (
-        ("layers", len(spec.network), limits.layers, "/network"),
-        ("epochs", training.epochs, limits.epochs, "/training/epochs"),
-        ("trials", training.restarts, limits.trials, "/training/restarts"),
-    )
     return [
-        Problem(
-            f"{value}: the limit {name} is {limit}.",
-            pointer,
-            received=value,
-            expected=f"at most {limit}",
-            fix=f"Ask for less, or raise FITSERVE_LIMIT_{name.upper()}.",
-        )
-        for name, value, limit, pointer in bounds
-        if value > limit
+        *over_limit("layers", len(spec.network), limits.layers, "/network", "layers"),
+        *over_limit("epochs", training.epochs, limits.epochs, "/training/epochs", "epochs"),
+        *over_limit("trials", training.restarts, limits.trials, "/training/restarts", "restarts"),
     ]
 
 
-def _outputs(
+def _check_dataset(spec: Spec, facts: DatasetFacts) -> list[Problem]:
+    ref, sha256, here = spec.dataset.ref, spec.dataset.sha256, f"{facts.name}@{facts.version}"
+    if "@" in ref and ref != here:
+        return [Problem(f"The spec names {ref}; this is {here}.", "/dataset", received=ref, expected=here)]
+    if sha256 is not None and sha256 != facts.sha256:
+        detail = f"{here} has other content than the spec names."
+        return [Problem(detail, "/dataset/sha256", received=sha256, expected=facts.sha256)]
+    return []
+
+
+def _resolve_targets(spec: Spec, facts: DatasetFacts, problems: list[Problem]) -> list[Target]:
+    targets = list(spec.target)
+    if spec.task == "multilabel" and len(targets) > 1 and all(len(target.columns) == 1 for target in targets):
+        columns = tuple(target.column for target in targets)
+        targets = [Target(name="labels", columns=columns, task="multilabel")]
+    tasks = {target.task for target in targets}
+    # A target of two labels may be trained as a multiclass one.
+    if spec.task not in (None, "multiclass") and tasks != {"multiclass"} and not tasks <= {None, spec.task}:
+        detail = "A target has another task than the spec."
+        problems.append(Problem(detail, "/task", received=spec.task, fix="Leave one of them out."))
+    pointers = ["/target"] if len(targets) == 1 else [f"/target/{index}" for index in range(len(targets))]
+    return [
+        infer_task(target, spec.task, facts, pointer, problems)
+        for target, pointer in zip(targets, pointers, strict=True)
+    ]
+
+
+def _resolve_features(spec: Spec, targets: list[Target], facts: DatasetFacts, problems: list[Problem]) -> list[Feature]:
+    used = {column: "target" for target in targets for column in target.columns}
+    if (weight := spec.training.sample_weight) is not None:
+        _check_weight_column(weight, used, facts, problems)
+        used[weight] = "sample_weight"
+    if spec.features is None:
+        if spec.split.by is not None and spec.split.method in ("group", "column"):
+            used.setdefault(spec.split.by, "split.by")
+        defaults = [default_feature(column) for column in facts.columns if column.name not in used]
+        features = [feature for feature in defaults if feature is not None]
+        if not features:
+            problems.append(Problem("No column is left to learn from.", "/features", expected="at least one feature"))
+        return features
+    if not spec.features:
+        problems.append(Problem("A network needs at least one feature.", "/features", received=[]))
+    resolved: list[Feature] = []
+    seen: set[str] = set()
+    for index, feature in enumerate(spec.features):
+        if len(problems) > MAX_PROBLEMS:
+            break
+        pointer, column = f"/features/{index}", feature.column
+        if column not in facts.by_name:
+            problems.append(unknown_column(column, facts, pointer))
+        elif column in used:
+            detail = f"{column!r} is the {used[column]}; it cannot be a feature too."
+            problems.append(Problem(detail, pointer, column=column, fix="Leave it out of features."))
+        elif column in seen:
+            problems.append(Problem(f"{column!r} is a feature twice.", pointer, column=column))
+        else:
+            try:
+                resolved.append(resolve_feature(feature, facts.by_name[column], pointer))
+            except BadInput as error:
+                problems += error.problems or [Problem(error.detail, pointer)]
+        seen.add(column)
+    return resolved
+
+
+def _check_weight_column(name: str, used: dict[str, str], facts: DatasetFacts, problems: list[Problem]) -> None:
+    pointer = "/training/sample_weight"
+    column = facts.by_name.get(name)
+    if column is None:
+        problems.append(unknown_column(name, facts, pointer))
+    elif name in used:
+        problems.append(Problem(f"{name!r} is the {used[name]} already.", pointer, column=name))
+    elif column.storage not in ("int64", "float64") or (column.min is not None and column.min < 0) or column.missing:
+        detail = f"Sample weights are numbers of 0 and more in every row; {name!r} is {column.kind}"
+        problems.append(Problem(f"{detail}, from {column.min}, {column.missing} missing.", pointer, column=name))
+
+
+def _resolve_split(spec: Spec, facts: DatasetFacts, problems: list[Problem]) -> SplitSpec:
+    split, share, pointer = spec.split, spec.training.validation_split, "/training/validation_split"
+    if split.by is not None and split.by not in facts.by_name:
+        problems.append(unknown_column(split.by, facts, "/split/by"))
+    if share is None:
+        return split
+    if share + split.test >= 1:
+        detail = f"validation_split {share:g} and test {split.test:g} leave no rows for training."
+        problems.append(Problem(detail, pointer, received=share))
+    elif "validation" in split.model_fields_set and split.validation != share:
+        detail = f"validation_split is {share:g}, but split.validation is {split.validation:g}."
+        problems.append(Problem(detail, pointer, received=share, fix="Leave one of them out."))
+    else:
+        return SplitSpec.model_validate({**split.model_dump(), "validation": share})
+    return split
+
+
+def _inputs_of(features: Sequence[Feature], facts: DatasetFacts) -> Sequence[EncodedInput]:
+    try:
+        return encoded_inputs(features, facts)
+    except BadInput as error:
+        own = Problem(error.detail, "/features", received=error.received, fix=error.fix)
+        raise SpecRefused.because(error.problems or [own]) from None
+
+
+def _resolve_outputs(
     spec: Spec,
     targets: list[Target],
-    wiring: Wiring,
+    graph: NetworkGraph,
     facts: DatasetFacts,
     problems: list[Problem],
     warnings: list[Advice],
-) -> list[Chosen]:
-    """Losses and output layers; the automatic ones are added to the wiring."""
-    losses = losses_of(spec.training, targets, problems)
-    said = wiring.outputs()
-    last = wiring.last()
-    chosen: list[Chosen] = []
-    for index, target in enumerate(targets):
-        one_hot = outputs.metrics_want_one_hot(spec.training.metrics, target.name)
-        choice = outputs.choose(
-            target, losses.get(target.name), said.get(target.name), one_hot, spec.training.label_smoothing
-        )
-        choice = smoothed(choice, spec.training.label_smoothing, problems)
-        output = said.get(target.name) or _add_output(wiring, choice, last, problems)
-        if output is None:
-            break
-        pointer = "/target" if len(targets) == 1 else f"/target/{index}"
-        outputs.check(choice, output, facts, loss_pointer(spec.training, target), problems, _warner(warnings))
-        standardized = outputs.standardized(choice, output, facts, f"{pointer}/standardize", problems)
-        chosen.append(replace(choice, target=standardized))
-    return chosen
+) -> list[Output]:
+    """Choose losses and output layers and check them; automatic output layers are added to the graph."""
 
-
-def _warner(warnings: list[Advice]) -> Any:
-    def warn(detail: str, pointer: str, fix: str | None = None) -> None:
+    def warn(detail: str, pointer: str, fix: str) -> None:
         warnings.append(Advice(code="output-activation", detail=detail, pointer=pointer, fix=fix))
 
-    return warn
+    losses = losses_by_target(spec.training, targets, problems)
+    written, last = graph.outputs(), graph.last()
+    smoothing = spec.training.label_smoothing
+    outputs: list[Output] = []
+    for index, target in enumerate(targets):
+        node = written.get(target.name)
+        one_hot = output.metrics_need_one_hot(spec.training.metrics, target.name)
+        choice = output.choose(target, losses.get(target.name), node, one_hot, smoothing)
+        choice = apply_label_smoothing(choice, smoothing, problems)
+        node = node or _add_output(graph, choice, last, problems)
+        if node is None:
+            break
+        output.check(choice, node, facts, loss_pointer(spec.training, target), problems, warn)
+        pointer = "/target/standardize" if len(targets) == 1 else f"/target/{index}/standardize"
+        outputs.append(replace(choice, target=output.resolve_standardize(choice, node, facts, pointer, problems)))
+    return outputs
 
 
-def _add_output(wiring: Wiring, choice: Chosen, last: Wired | None, problems: list[Problem]) -> Wired | None:
+def _add_output(
+    graph: NetworkGraph, choice: Output, last: GraphNode | None, problems: list[Problem]
+) -> GraphNode | None:
     if last is None or choice.layer is None:
-        problems.append(
-            Problem(
-                "A network with several inputs needs a layer that joins them.",
-                "/network",
-                fix="Concatenate, with inputs: the names of what it joins",
-            )
-        )
+        detail = "A network with several inputs needs a layer that joins them."
+        problems.append(Problem(detail, "/network", fix="Concatenate, with inputs: the names of what it joins"))
         return None
     if len(last.shape) != 1:
-        flat = wiring.free_name("flatten")
-        wiring.add(Wired(flat, Flatten(), (last.name,), Flatten().output_shape([last.shape]), None, "/network"))
-        last = wiring.nodes[flat]
-    name = wiring.free_name(layer_name(choice.target.name))
+        flatten, name = Flatten(), free_name("flatten", graph.nodes)
+        shape = flatten.output_shape([last.shape])
+        last = GraphNode(name, flatten, (last.name,), shape, None, "/network")
+        graph.add(last)
+    name = free_name(layer_name(choice.target.name), graph.nodes)
     shape = choice.layer.output_shape([last.shape])
-    node = moved(Wired(name, choice.layer, (last.name,), shape, None, "/network"), choice.target.name)
-    wiring.add(node)
+    node = GraphNode(name, choice.layer, (last.name,), shape, choice.target.name, "/network")
+    graph.add(node)
     return node
 
 
-def _node(node: Wired) -> Node:
+def _entry(node: GraphNode) -> LayerEntry:
     if isinstance(node.layer, Input):
-        return Node(layer=node.layer, name=node.name)
-    return Node(layer=node.layer, name=node.name, inputs=node.inputs, output=node.target)
+        return LayerEntry(layer=node.layer, name=node.name)
+    return LayerEntry(layer=node.layer, name=node.name, inputs=node.inputs, output=node.target)

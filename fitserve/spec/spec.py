@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from fitserve.spec.feature import Feature
+from fitserve.errors import BadInput, Problem
 from fitserve.settings import Limits
+from fitserve.spec.feature import Feature
 from fitserve.spec.network import DEFAULT, Network, read_network
-from fitserve.spec.split import SplitSpec
-from fitserve.spec.target import Target, Targets, Task
+from fitserve.spec.target import Targets, Task
 from fitserve.spec.training import Training
-from fitserve.validation import Refused, SpecRefused, problems_of, shown
+from fitserve.validation import InvalidValue, excerpt, problems_from
 
 NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 REFERENCE = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}(@[1-9][0-9]{0,8})?$"
+MAX_PROBLEMS = 50
+SplitMethod = Literal["random", "stratified", "time", "group", "column"]
+
+
+class SpecRefused(BadInput):
+    """The spec is refused."""
+
+    slug = "spec-refused"
+    title = "The spec is refused"
+
+    @classmethod
+    def because(cls, problems: Sequence[Problem]) -> SpecRefused:
+        """Return one error for several problems, with the first as its headline."""
+        first = problems[0]
+        return cls(
+            first.detail,
+            pointer=first.pointer,
+            received=first.received,
+            expected=first.expected,
+            fix=first.fix,
+            problems=problems[:MAX_PROBLEMS],
+        )
 
 
 class DatasetRef(BaseModel):
@@ -33,19 +56,61 @@ class DatasetRef(BaseModel):
 
     @property
     def name(self) -> str:
-        """Without the version."""
+        """The reference without the version."""
         return self.ref.partition("@")[0]
 
 
+class SplitSpec(BaseModel):
+    """How rows are divided into training, validation and test. Training never sees the test part.
+
+    - random: rows are shuffled by the seed.
+    - stratified: the same, with each label of `by` in proportion (regression targets: in ten bins by rank).
+    - time: ordered by the column `by`; the oldest rows train, the newest are the test part.
+    - group: rows that share a value of `by` stay together.
+    - column: `by` contains `train`, `validation` or `test` for each row (also `training`, `val`, `valid`, `dev`).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: SplitMethod = "random"
+    validation: float = Field(0.2, ge=0, lt=1, description="Share of all rows for validation")
+    test: float = Field(0.1, ge=0, lt=1, description="Share of all rows kept from training for the evaluation")
+    by: str | None = Field(None, description="The column of a stratified, time, group or column split")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, value: Any) -> Any:
+        # `stratified`, `{stratified: label}` and `{time: {by: day, test: 0.1}}`.
+        if isinstance(value, str):
+            return {"method": value}
+        if isinstance(value, dict) and len(value) == 1:
+            ((method, inner),) = value.items()
+            if method in get_args(SplitMethod) and isinstance(inner, dict) and "method" not in inner:
+                return {"method": method, **inner}
+            if method in get_args(SplitMethod) and isinstance(inner, str):
+                return {"method": method, "by": inner}
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.validation + self.test >= 1:
+            raise ValueError("validation and test together must leave rows for training: their sum must be below 1")
+        if self.method in ("time", "group", "column") and self.by is None:
+            raise ValueError(f"a {self.method} split needs `by`, the name of a column")
+        if self.method == "random" and self.by is not None:
+            raise ValueError("a random split takes no `by`; did you mean `stratified`, `time` or `group`?")
+        return self
+
+
 def _features(value: Any) -> Any:
-    """`{gre: standardize, rank: one_hot}` is understood as a list too."""
+    # `{gre: standardize, rank: one_hot}` is a list of features too.
     if isinstance(value, dict):
         return [{"column": column, "encoding": encoding} for column, encoding in value.items()]
     return value
 
 
 class Spec(BaseModel):
-    """What to train, how, on what. Resolved, nothing is left out and it is the same spec when it is resolved again."""
+    """What to train, how, on what. A resolved spec leaves nothing out, and resolving it again gives the same spec."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -64,7 +129,7 @@ class Spec(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _with_editor_line(cls, value: Any) -> Any:
+    def _drop_schema_line(cls, value: Any) -> Any:
         if isinstance(value, dict) and "$schema" in value:  # for editors
             return {key: item for key, item in value.items() if key != "$schema"}
         return value
@@ -76,29 +141,21 @@ class Spec(BaseModel):
             raise ValueError("two targets have the same name")
         columns = [column for target in self.target for column in target.columns]
         if len(set(columns)) != len(columns):
-            raise ValueError("a column is the target twice")
+            raise ValueError("a column is used by two targets")
         return self
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; `parse` reads them back."""
+        """Return JSON values; `parse` reads them back."""
         return self.model_dump(mode="json")
 
 
 def parse(body: Any, limits: Limits | None = None) -> Spec:
-    """A spec from JSON values. Raises SpecRefused with a problem for each thing that is wrong."""
+    """Return a spec from JSON values. Raises SpecRefused with every problem."""
     if not isinstance(body, dict):
-        raise SpecRefused("A spec is a mapping.", pointer="", received=shown(body), expected="a mapping")
+        raise SpecRefused("A spec is a mapping.", pointer="", received=excerpt(body), expected="a mapping")
     try:
         return Spec.model_validate(body, context={"layers": (limits or Limits()).layers})
     except ValidationError as error:
-        raise SpecRefused.because(problems_of(error, Spec, body)) from None
-    except Refused as error:
+        raise SpecRefused.because(problems_from(error.errors(include_url=False), Spec, body)) from None
+    except InvalidValue as error:
         raise SpecRefused.because(error.problems) from None
-
-
-def target_of(spec: Spec, name: str) -> Target:
-    """The target of this name. Raises KeyError."""
-    for target in spec.target:
-        if target.name == name:
-            return target
-    raise KeyError(name)

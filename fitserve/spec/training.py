@@ -1,8 +1,9 @@
-"""How a network is trained."""
+"""How a network is trained: optimizer, loss, metrics, epochs, early stopping, restarts."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -15,140 +16,176 @@ from pydantic import (
     model_validator,
 )
 
-from fitserve.spec.callbacks import EarlyStopping, ReduceLROnPlateau, Warmup
-from fitserve.spec.component import Family, later
+from fitserve.spec.argument_types import (
+    Flag,
+    Inside,
+    Natural,
+    NonNegative,
+    Number,
+    Positive,
+    Rate,
+    Seed,
+    Share,
+)
+from fitserve.spec.component import Family, deferred_ref, dump_components
 from fitserve.spec.losses import LOSSES, Loss
 from fitserve.spec.metrics import METRICS
 from fitserve.spec.optimizers import Adam, AnyOptimizer
-from fitserve.spec.values import Flag, Natural, NonNegative, Positive, Rate, Seed
-from fitserve.validation import Refused, shown
+from fitserve.validation import InvalidValue, excerpt
+
+# Names that Keras interprets by the task.
+GENERIC_METRICS = ("accuracy", "acc", "crossentropy", "ce")
+MAX_METRICS = 50
+MAX_KEPT_EPOCHS = 20  # each is an artifact, and its weights are in every checkpoint from then on
+Mode = Literal["auto", "min", "max"]
 
 
-def _names_component(value: dict[str, Any], family: Family[Any]) -> bool:
-    """Whether a mapping is one component rather than something for each target."""
+class _Callback(BaseModel):
+    """A callback that watches `monitor`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    omitted: ClassVar[Mapping[str, Any]] = {"verbose": 0}
+
+    monitor: str = Field("val_loss", description="Left out: val_loss, or loss where no rows are held out")
+    mode: Mode = Field("auto", description="Whether lower or higher is better; auto: the metric's own")
+
+
+class EarlyStopping(_Callback):
+    """Stops when `monitor` has not improved for `patience` epochs."""
+
+    min_delta: NonNegative = Field(0.0, description="A smaller change is not an improvement")
+    patience: Natural = Field(0, description="Epochs without improvement")
+    baseline: Number | None = Field(None, description="Stop unless it becomes better than this")
+    restore_best_weights: Flag = Field(False, description="Keep the weights of the best epoch rather than the last")
+    start_from_epoch: Natural = Field(0, description="Epochs before it starts to watch")
+
+
+class ReduceLROnPlateau(_Callback):
+    """Multiplies the learning rate by `factor` when `monitor` has not improved for `patience` epochs."""
+
+    factor: Inside = Field(0.1, description="The new learning rate over the old")
+    patience: Natural = Field(10, description="Epochs without improvement")
+    min_delta: NonNegative = Field(0.0001, description="A smaller change is not an improvement")
+    cooldown: Natural = Field(0, description="Epochs to wait after a reduction")
+    min_lr: NonNegative = Field(0.0, description="The lowest learning rate")
+
+
+class Warmup(BaseModel):
+    """The learning rate rises linearly from `start` of itself to all of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: Positive | None = Field(None, description="Batches that the rise takes")
+    epochs: Positive | None = Field(None, description="Epochs that the rise takes; instead of steps")
+    start: Share = Field(0.0, description="Share of the learning rate at the first batch")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, value: Any) -> Any:
+        return {"steps": value} if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either steps or epochs")
+        return self
+
+
+def _is_component(value: dict[str, Any], family: Family[Any]) -> bool:
+    """Return whether a mapping is one component rather than something for each target."""
     if "class_name" in value:
         return True
     if len(value) != 1:
         return False
+    # {Huber: {delta: 1}} is a loss; {mae: Huber}, or {mae: {Huber: ...}}, is a loss for the target `mae`.
     ((name, inner),) = value.items()
-    inner_is_one = isinstance(inner, str) or (isinstance(inner, dict) and len(inner) == 1)
-    return family.knows(name) and not (inner_is_one and _is_component(inner, family))
-
-
-def _is_component(value: Any, family: Family[Any]) -> bool:
-    return family.knows(value) if isinstance(value, str) else family.knows(next(iter(value)))
+    inner_name = next(iter(inner)) if isinstance(inner, dict) and len(inner) == 1 else inner
+    return family.knows(name) and not family.knows(inner_name)
 
 
 def _losses(value: Any) -> Any:
     if value == "auto" or isinstance(value, Loss):
         return value
-    if isinstance(value, dict) and not _names_component(value, LOSSES):
-        read: dict[str, Any] = {}
-        for target, loss in value.items():
-            try:
-                read[target] = loss if loss == "auto" else LOSSES.read(loss)
-            except Refused as refused:
-                if not LOSSES.knows(target) and len(value) == 1 and not isinstance(loss, str):
-                    LOSSES.named(target, f"/{target}")  # says what the nearest loss is
-                raise refused.under(target) from None
-        return read
-    return LOSSES.read(value)
-
-
-def _metric_list(value: Any) -> list[Any]:
-    if not isinstance(value, (list, tuple)):
-        value = [value]
-    if len(value) > 50:
-        raise Refused("At most 50 metrics.", received=shown(value))
-    read: list[Any] = []
-    for index, metric in enumerate(value):
+    if not isinstance(value, dict) or _is_component(value, LOSSES):
+        return LOSSES.read(value)
+    losses: dict[str, Any] = {}
+    for target, loss in value.items():
         try:
-            read.append(metric if metric in GENERIC else METRICS.read(metric))
-        except Refused as refused:
-            raise refused.under(index) from None
-    return read
+            losses[target] = loss if loss == "auto" else LOSSES.read(loss)
+        except InvalidValue as invalid:
+            if not LOSSES.knows(target) and len(value) == 1 and not isinstance(loss, str):
+                LOSSES.class_named(target, f"/{target}")  # more likely a misspelt loss: raises with the closest one
+            raise invalid.under(target) from None
+    return losses
 
 
 def _metrics(value: Any) -> Any:
     if value == "auto":
         return value
-    if isinstance(value, dict) and not _names_component(value, METRICS):
-        read = {}
-        for target, metrics in value.items():
-            try:
-                read[target] = _metric_list(metrics)
-            except Refused as refused:
-                raise refused.under(target) from None
-        return read
-    return _metric_list(value)
+    if not isinstance(value, dict) or _is_component(value, METRICS):
+        return _metric_list(value)
+    metrics = {}
+    for target, listed in value.items():
+        try:
+            metrics[target] = _metric_list(listed)
+        except InvalidValue as invalid:
+            raise invalid.under(target) from None
+    return metrics
 
 
-# Names that Keras understands by the task.
-GENERIC = ("accuracy", "acc", "crossentropy", "ce")
+def _metric_list(value: Any) -> list[Any]:
+    if not isinstance(value, (list, tuple)):
+        value = [value]
+    if len(value) > MAX_METRICS:
+        raise InvalidValue(f"At most {MAX_METRICS} metrics.", received=excerpt(value))
+    metrics: list[Any] = []
+    for index, metric in enumerate(value):
+        try:
+            metrics.append(metric if metric in GENERIC_METRICS else METRICS.read(metric))
+        except InvalidValue as invalid:
+            raise invalid.under(index) from None
+    return metrics
 
 
-def _dumped(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    if isinstance(value, dict):
-        return {key: _dumped(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_dumped(item) for item in value]
-    return value
-
-
-_LOSS_SCHEMA = {"anyOf": [{"const": "auto"}, later("Loss")]}
-_METRIC_LIST = {"type": "array", "items": {"anyOf": [{"enum": list(GENERIC)}, later("Metric")]}}
+_LOSS: dict[str, Any] = {"anyOf": [{"const": "auto"}, deferred_ref("Loss")]}
+_METRIC = {"anyOf": [{"enum": list(GENERIC_METRICS)}, deferred_ref("Metric")]}
+_METRICS = {"type": "array", "items": _METRIC}
 
 Losses = Annotated[
     Any,
     BeforeValidator(_losses),
-    PlainSerializer(_dumped),
-    WithJsonSchema({"anyOf": [*_LOSS_SCHEMA["anyOf"], {"type": "object", "additionalProperties": _LOSS_SCHEMA}]}),
+    PlainSerializer(dump_components),
+    WithJsonSchema({"anyOf": [*_LOSS["anyOf"], {"type": "object", "additionalProperties": _LOSS}]}),
 ]
 Metrics = Annotated[
     Any,
     BeforeValidator(_metrics),
-    PlainSerializer(_dumped),
+    PlainSerializer(dump_components),
     WithJsonSchema(
-        {
-            "anyOf": [
-                {"const": "auto"},
-                _METRIC_LIST["items"],
-                _METRIC_LIST,
-                {"type": "object", "additionalProperties": _METRIC_LIST},
-            ]
-        }
+        {"anyOf": [{"const": "auto"}, _METRIC, _METRICS, {"type": "object", "additionalProperties": _METRICS}]}
     ),
 ]
-
-
-def _switch(value: Any) -> Any:
-    return {} if value is True else None if value is False else value
-
-
-Switch = BeforeValidator(_switch)
-MOST_KEPT = 20  # epochs: each is an artifact, and its weights are in every checkpoint from then on
-
+# `true` is a callback with its defaults, `false` is none.
+Switch = BeforeValidator(lambda value: {} if value is True else None if value is False else value)
 Epochs = Annotated[
-    tuple[Positive, ...], Field(max_length=MOST_KEPT), AfterValidator(lambda epochs: tuple(sorted(set(epochs))))
+    tuple[Positive, ...], Field(max_length=MAX_KEPT_EPOCHS), AfterValidator(lambda epochs: tuple(sorted(set(epochs))))
 ]
 
 
 class Training(BaseModel):
-    """Everything that Keras's `compile` and `fit` are told, and random restarts."""
+    """The arguments of Keras's `compile` and `fit`, and random restarts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     optimizer: AnyOptimizer = Field(Adam(), description="An optimizer of Keras, by its name or with its arguments")
-    loss: Losses = Field("auto", description="auto: from the target. One for all targets, or one for each by name")
+    loss: Losses = Field("auto", description="auto: the target's. One for all targets, or one for each by name")
     loss_weights: dict[str, NonNegative] | None = Field(None, description="By target, for several targets")
-    metrics: Metrics = Field("auto", description="auto: from the task. For all targets, or a list for each by name")
+    metrics: Metrics = Field("auto", description="auto: the task's. For all targets, or a list for each by name")
     label_smoothing: Rate | None = Field(None, description="Shorthand for the argument of the loss")
 
     batch_size: Positive | Literal["full"] = Field(32, description="1: stochastic; full: all rows in one batch")
-    epochs: Positive = Field(100, description="At most so many passes over the training rows")
-    steps_per_epoch: Positive | None = Field(None, description="Batches of an epoch; left out: all training rows")
+    epochs: Positive = Field(100, description="Passes over the training rows, at most")
+    steps_per_epoch: Positive | None = Field(None, description="Batches in an epoch; left out: all training rows")
     shuffle: Flag = Field(True, description="Draw the rows in a new order every epoch")
     validation_split: Annotated[float, Field(ge=0, lt=1)] | None = Field(
         None, description="Shorthand for split.validation"
@@ -165,22 +202,22 @@ class Training(BaseModel):
     )
     sample_weight: str | None = Field(None, description="A column with a weight for each row; not a feature then")
 
-    keep_epochs: Epochs = Field((), description="Epochs whose networks are kept as well, to be served as labels")
+    keep_epochs: Epochs = Field((), description="Epochs whose networks are kept as well, to be served under labels")
 
-    restarts: Positive = Field(1, description="Networks trained from other initial weights; the best is kept")
+    restarts: Positive = Field(1, description="Networks trained from different initial weights; the best is kept")
     seed: Seed = Field(0, description="Of split, initial weights, order of rows, dropout; trial i has seed + i")
 
     device: Literal["auto", "cpu", "gpu"] = Field("auto", description="auto: a GPU where the worker has one")
-    threads: Natural = Field(0, description="0: as the worker is set up")
-    jit_compile: Literal["auto"] | Flag = Field("auto", description="XLA; auto leaves it to the trainer")
+    threads: Natural = Field(0, description="0: the worker's setting")
+    jit_compile: Literal["auto"] | Flag = Field("auto", description="XLA; auto: the trainer decides")
     mixed_precision: Flag = Field(False, description="Compute in 16 bits, keep weights in 32")
 
     @model_validator(mode="before")
     @classmethod
-    def _one_rate(cls, value: Any) -> Any:
+    def _refuse_learning_rate(cls, value: Any) -> Any:
         if isinstance(value, dict) and "learning_rate" in value:
             fix = "optimizer: {Adam: {learning_rate: ...}}"
-            raise Refused("learning_rate is an argument of the optimizer.", fix=fix)
+            raise InvalidValue("learning_rate is an argument of the optimizer.", fix=fix)
         return value
 
     @model_validator(mode="after")

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fitserve.spec.advice import Advice
 from fitserve.spec.estimates import Estimates, SummaryRow
+from fitserve.spec.warnings import Advice
 from fitserve.states import RunState
 
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from fitserve.datasets.split import split
 from fitserve.errors import BadInput
-from fitserve.spec.split import SplitSpec
+from fitserve.spec.spec import SplitSpec
 
 
 def table(rows: int, seed: int = 0) -> pa.Table:

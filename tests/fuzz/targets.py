@@ -1,6 +1,6 @@
-"""What is fuzzed: each target reads bytes that a stranger could have sent, and may only refuse them.
+"""Fuzzing targets: each reads untrusted bytes, and may only accept or reject them.
 
-The first byte chooses options (delimiter, content type, model, protocol), so that one input is one file.
+The first byte selects options (delimiter, content type, model, protocol), so that one input is one file.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from fitserve.datasets.ingest import ingest
 from fitserve.datasets.readers.csv_dialect import detect_dialect
 from fitserve.errors import FitserveError
 from fitserve.settings import Limits
+from fitserve.spec.decode import parse_bytes
 from fitserve.spec.resolve import resolve
 from fitserve.spec.spec import parse
-from fitserve.spec.text import parse_text
 from fitserve.wire.datasets import UploadOptions
 from services.predict.catalog.loaded_model import InputRows, LoadedModel, Prediction
 from services.predict.protocols.bodies import read_csv, write_csv
@@ -46,37 +46,37 @@ OPTIONS = (
 
 
 def sniffer(data: bytes) -> None:
-    """The CSV sniffer: delimiter, header, names, decimal sign."""
+    """Detect a CSV dialect: delimiter, header, names, decimal sign."""
     options = OPTIONS[data[0] % 5]
     text = data[1:].decode("utf-8", "replace")
     dialect, _ = detect_dialect(text, options, LIMITS, whole=bool(data[0] & 128))
     assert dialect.names, "a table has columns"
-    assert len(set(dialect.names)) == len(dialect.names), "their names are told apart"
-    assert all(dialect.names), "and none is empty"
+    assert len(set(dialect.names)) == len(dialect.names), "their names differ"
+    assert all(dialect.names), "no name is empty"
 
 
 def table(data: bytes) -> None:
-    """A whole upload, from its bytes to Parquet and a profile."""
+    """Ingest a whole upload, from its bytes to Parquet and a profile."""
     folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
     try:
         (folder / "body").write_bytes(data[1:])
-        made = ingest(folder / "body", OPTIONS[data[0] % len(OPTIONS)], LIMITS, folder)
-        assert made.rows > 0
+        ingested = ingest(folder / "body", OPTIONS[data[0] % len(OPTIONS)], LIMITS, folder)
+        assert ingested.rows > 0
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def spec(data: bytes) -> None:
-    """A spec in JSON or YAML, resolved against a table; what is resolved is accepted again, and stays the same."""
+    """Resolve a spec in JSON or YAML; a resolved spec resolves to itself."""
     kind = ("application/json", "application/yaml")[data[0] % 2]
-    resolved = resolve(parse_text(data[1:], kind, LIMITS), facts(), LIMITS).spec.to_json()
+    resolved = resolve(parse_bytes(data[1:], kind, LIMITS), facts(), LIMITS).spec.to_json()
     again = resolve(parse(resolved, LIMITS), facts(), LIMITS).spec.to_json()
     assert again == resolved, "a resolved spec is a fixed point"
 
 
 @functools.cache
 def models() -> tuple[LoadedModel, ...]:
-    """Six numbers, mixed columns, and three targets."""
+    """Return models with six numbers, with mixed columns, and with three targets."""
     return tuple(_load(toy) for toy in (numeric(hidden=(4,)), mixed(), mixed(THREE)))
 
 
@@ -85,15 +85,15 @@ def _load(toy: ToyModel) -> LoadedModel:
 
 
 def tfserving_body(data: bytes) -> None:
-    """TensorFlow Serving's bodies: predict, classify and regress in JSON, rows in CSV, gRPC's message."""
-    model, way = models()[data[0] % 3], data[0] // 3 % 4
-    if way == 0:
+    """Read TensorFlow Serving's bodies: predict, classify and regress in JSON, rows in CSV, gRPC's message."""
+    model, form = models()[data[0] % 3], data[0] // 3 % 4
+    if form == 0:
         rows, by_row = tfserving.read_predict(model, data[1:])
         tfserving.write_predict(_predict(model, rows), by_row)
-    elif way == 1:
+    elif form == 1:
         rows, _ = tfserving.read_examples(data[1:])
         _predict(model, rows)
-    elif way == 2:
+    elif form == 2:
         write_csv(_predict(model, read_csv(model, data[1:])))
     else:
         _tfserving_message(model, data[1:])
@@ -103,18 +103,18 @@ def _tfserving_message(model: LoadedModel, data: bytes) -> None:
     try:
         request = tensorflow_serving_pb2.PredictRequest.FromString(data)
     except DecodeError:
-        return  # gRPC itself refuses these bytes
+        return  # gRPC itself rejects these bytes
     _predict(model, rows_of(model, tfserving_grpc.read_tensors(request.inputs)))
 
 
 def oip_body(data: bytes) -> None:
-    """The Open Inference Protocol's bodies: JSON, JSON with binary tensors, gRPC's message."""
-    model, way = models()[data[0] % 3], data[0] // 3 % 3
-    if way == 2:
+    """Read the Open Inference Protocol's bodies: JSON, JSON with binary tensors, gRPC's message."""
+    model, form = models()[data[0] % 3], data[0] // 3 % 3
+    if form == 2:
         _oip_message(model, data[1:])
         return
-    length = min(data[1] * 4, len(data) - 2) if way == 1 and len(data) > 1 else None
-    request = oip.read_infer(model, data[2:] if way == 1 else data[1:], length)
+    length = min(data[1] * 4, len(data) - 2) if form == 1 and len(data) > 1 else None
+    request = oip.read_infer(model, data[2:] if form == 1 else data[1:], length)
     oip.write_infer(_predict(model, request.rows), request)
 
 
@@ -141,7 +141,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 
 
 def attempt(name: str, data: bytes) -> str:
-    """Runs a target: `taken`, or how it was refused. Anything but a typed 4xx goes on to the caller."""
+    """Run a target. Returns `accepted`, or how it was rejected; anything but a typed 4xx is raised."""
     if not data:
         return "empty"
     try:
@@ -150,4 +150,4 @@ def attempt(name: str, data: bytes) -> str:
         if error.status >= 500:
             raise
         return f"{error.status} {error.slug}"
-    return "taken"
+    return "accepted"

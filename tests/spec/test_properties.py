@@ -10,11 +10,10 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from fitserve.errors import FitserveError
+from fitserve.spec.decode import parse_bytes
 from fitserve.spec.resolve import resolve
 from fitserve.spec.schema import json_schema
-from fitserve.spec.spec import parse
-from fitserve.spec.text import parse_text
-from fitserve.validation import SpecRefused
+from fitserve.spec.spec import SpecRefused, parse
 from tests.spec.strategies import specs
 from tests.spec.table import facts
 
@@ -91,6 +90,6 @@ def test_any_json_is_a_spec_or_refused(body: dict[str, Any]) -> None:
 def test_any_bytes_are_a_spec_or_refused(data: bytes) -> None:
     for kind in ("application/json", "application/yaml"):
         try:
-            parse_text(data, kind)
+            parse_bytes(data, kind)
         except FitserveError as refused:
             assert refused.status in (400, 422)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from fitserve.spec.decode import parse_bytes
 from fitserve.spec.resolve import resolve
 from fitserve.spec.spec import parse
-from fitserve.spec.text import parse_text
 from tests.spec.table import FEATURES, facts, resolved
 
 YAML = b"""
@@ -39,13 +39,13 @@ SLOW = {"optimizer": {"SGD": {"learning_rate": {"CosineDecay": {"initial_learnin
 
 
 def test_yaml_says_the_same_as_json() -> None:
-    spec = parse_text(YAML, "application/yaml; charset=utf-8")
+    spec = parse_bytes(YAML, "application/yaml; charset=utf-8")
     assert spec.target[0].name == "yes"
     assert spec.training.epochs == 200
     assert spec.training.optimizer.arguments()["nesterov"] is True
     assert spec.network[2] == spec.network[3]
     assert spec.model == "007"
-    assert parse_text(json.dumps(spec.to_json()).encode()) == spec
+    assert parse_bytes(json.dumps(spec.to_json()).encode()) == spec
 
 
 def test_everything_left_out_is_written_out() -> None:

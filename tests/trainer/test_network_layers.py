@@ -11,7 +11,7 @@ import pytest
 from fitserve.spec.activations import ACTIVATIONS
 from fitserve.spec.initializers import INITIALIZERS
 from fitserve.spec.layers import LAYERS
-from fitserve.spec.network import read_node
+from fitserve.spec.network import read_entry
 from fitserve.spec.regularizers import CONSTRAINTS, REGULARIZERS
 from tests.spec.table import resolved
 from tests.trainer.specs import train_one_epoch
@@ -191,7 +191,7 @@ def test_every_layer_has_a_case() -> None:
     ("entry", "theirs", "before"), CASES, ids=lambda value: class_of(value) if isinstance(value, (str, dict)) else ""
 )
 def test_a_layer_is_the_one_of_keras_and_trains(entry: Any, theirs: Any, before: list[Any]) -> None:
-    assert config(build(read_node(entry).layer)) == config(theirs)
+    assert config(build(read_entry(entry).layer)) == config(theirs)
     words = [{"words": {"sequence": {"max_tokens": 9}}}] if class_of(entry) == "Embedding" else None
     run = resolved(network_with(entry, before), features=words)
     network = build_network(run.spec)
@@ -206,7 +206,7 @@ def test_a_layer_is_the_one_of_keras_and_trains(entry: Any, theirs: Any, before:
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_an_activation_is_the_one_of_keras_and_trains(activation: str) -> None:
     entry = {"Dense": {"units": 6, "activation": activation}}
-    assert config(build(read_node(entry).layer)) == config(L.Dense(6, activation=activation))
+    assert config(build(read_entry(entry).layer)) == config(L.Dense(6, activation=activation))
     run = resolved([entry])
     network = build_network(run.spec)
     assert network.get_layer("dense").output.shape == run.summary[1].output_shape
@@ -266,5 +266,5 @@ def test_every_part_has_a_case() -> None:
 @pytest.mark.parametrize(("argument", "stated", "theirs"), PARTS, ids=case_id)
 def test_a_part_of_a_layer_is_the_one_of_keras_and_trains(argument: str, stated: Any, theirs: Any) -> None:
     entry = {"Dense": {"units": 4, argument: stated}}
-    assert config(build(read_node(entry).layer)) == config(L.Dense(4, **{argument: theirs}))
+    assert config(build(read_entry(entry).layer)) == config(L.Dense(4, **{argument: theirs}))
     assert math.isfinite(train_one_epoch(resolved([entry]).spec)["loss"])

@@ -14,9 +14,8 @@ from hypothesis import HealthCheck, assume, event, given, settings
 
 from fitserve.encoder import Encoder
 from fitserve.spec.resolve import resolve
-from fitserve.spec.spec import Spec, parse
+from fitserve.spec.spec import Spec, SpecRefused, parse
 from fitserve.target_encoder import TargetEncoder
-from fitserve.validation import SpecRefused
 from tests.spec.strategies import specs
 from tests.spec.table import WIDTH, facts, resolved
 from tests.trainer.specs import arrays, compiled

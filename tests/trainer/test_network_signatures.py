@@ -8,7 +8,6 @@ import keras
 import pytest
 
 from fitserve.spec.activations import ACTIVATION_ALIASES, ACTIVATIONS, UNUSABLE
-from fitserve.spec.callbacks import EarlyStopping, ReduceLROnPlateau
 from fitserve.spec.component import Component
 from fitserve.spec.initializers import INITIALIZERS, Initializer
 from fitserve.spec.layers import LAYERS
@@ -16,6 +15,7 @@ from fitserve.spec.losses import LOSSES, OURS
 from fitserve.spec.metrics import METRICS
 from fitserve.spec.optimizers import OPTIMIZERS, SCHEDULES
 from fitserve.spec.regularizers import CONSTRAINTS, REGULARIZERS
+from fitserve.spec.training import EarlyStopping, ReduceLROnPlateau
 from workers.trainer.engine.network import MODULES, build
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]

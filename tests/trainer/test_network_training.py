@@ -12,7 +12,7 @@ import pytest
 from fitserve.spec.losses import LOSSES
 from fitserve.spec.metrics import METRICS
 from fitserve.spec.optimizers import OPTIMIZERS, SCHEDULES
-from fitserve.validation import SpecRefused
+from fitserve.spec.spec import SpecRefused
 from tests.spec.table import resolved
 from tests.trainer.specs import arrays, compiled, train_one_epoch
 from workers.trainer.engine.network import (
@@ -151,9 +151,9 @@ def config(thing: Any) -> Any:
 
 
 def test_everything_has_a_case() -> None:
-    assert {OPTIMIZERS.named(name_of(stated)).__name__ for stated, _ in OPTIMIZED} == set(OPTIMIZERS.classes)
+    assert {OPTIMIZERS.class_named(name_of(stated)).__name__ for stated, _ in OPTIMIZED} == set(OPTIMIZERS.classes)
     assert {name_of(stated) for stated, _ in SCHEDULED} == set(SCHEDULES.classes)
-    assert {LOSSES.named(name_of(stated)).__name__ for stated, _, _ in LOST} == set(LOSSES.classes) - {"Quantile"}
+    assert {LOSSES.class_named(name_of(stated)).__name__ for stated, _, _ in LOST} == set(LOSSES.classes) - {"Quantile"}
 
 
 @pytest.mark.parametrize(("stated", "theirs"), OPTIMIZED, ids=name_of)

@@ -1,4 +1,4 @@
-"""What every layer of a spec knows of itself: shapes, weights, work and memory, without TensorFlow."""
+"""Base classes of all layers: shapes, weights, work and memory, without TensorFlow; arguments that layers share."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from fitserve.spec.activations import Activation
+from fitserve.spec.argument_types import Flag, Positive, shape_of
 from fitserve.spec.component import Component
-from fitserve.spec.initializers import Constant, Initializer
-from fitserve.spec.values import shape_of
+from fitserve.spec.initializers import AnyInitializer, Constant, GlorotUniform, Initializer, Zeros
+from fitserve.spec.regularizers import AnyConstraint, AnyRegularizer
 
 Shape = tuple[int, ...]  # without the batch
 
@@ -24,7 +26,7 @@ class ShapeRefused(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """One array of weights, named as the layer's argument is (`kernel`, `bias`)."""
+    """One array of weights, named as in the layer's arguments (`kernel`, `bias`)."""
 
     name: str
     shape: Shape
@@ -32,55 +34,57 @@ class Weight:
 
     @property
     def size(self) -> int:
-        """How many numbers."""
+        """How many numbers it holds."""
         return math.prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """What a layer's way back reads: its inputs, its output, and `more` numbers of one row beside them."""
+class SavedActivations:
+    """Activations kept for the backward pass: the inputs, the output, and `more` numbers for each row."""
 
     inputs: bool = False
     output: bool = False
     more: int = 0
 
 
-class Layer(Component):
-    """One layer. Shapes are without the batch; work and memory are for one row."""
+class Layer(Component, abstract=True):
+    """One layer. Shapes exclude the batch; work and memory are for one row."""
 
-    # How many inputs it takes: exactly one, or two and more.
+    # Whether it takes two or more inputs rather than exactly one.
     merges: ClassVar[bool] = False
-    # Whether the output is the input's own memory.
-    alias: ClassVar[bool] = False
+    # Whether its output shares the input's memory.
+    shares_memory: ClassVar[bool] = False
     # The rank of the input, without the batch; None is any.
     rank: ClassVar[int | None] = None
+    # What the backward pass needs, where that does not depend on shapes.
+    saved: ClassVar[SavedActivations] = SavedActivations()
 
     def output_shape(self, inputs: Sequence[Shape]) -> Shape:
-        """The shape of the output. Raises ShapeRefused."""
+        """Return the shape of the output. Raises ShapeRefused."""
         return inputs[0]
 
     def weights(self, inputs: Sequence[Shape]) -> list[Weight]:
-        """The arrays that the layer holds."""
+        """Return the arrays of weights."""
         return []
 
     def multiply_adds(self, inputs: Sequence[Shape], output: Shape) -> int:
-        """Multiplications with additions, of one row going forward; one for each output where there are none."""
+        """Return the multiply-adds of one row in the forward pass; without any, one for each output."""
         return math.prod(output)
 
-    def kept(self, inputs: Sequence[Shape], output: Shape) -> Kept:
-        """What a training step holds of one row for the way back."""
-        return Kept()
+    def saved_activations(self, inputs: Sequence[Shape], output: Shape) -> SavedActivations:
+        """Return what a training step keeps of one row for the backward pass."""
+        return self.saved
 
     def check(self, inputs: Sequence[Shape]) -> Shape:
-        """`output_shape`, after the checks that all layers share. Raises ShapeRefused."""
+        """Return `output_shape` after the checks that all layers share. Raises ShapeRefused."""
         name = type(self).__name__
         if self.merges and len(inputs) < 2:
-            raise ShapeRefused(f"{name} needs two inputs or more; it has {len(inputs)}.", "Name them: inputs: [a, b].")
+            raise ShapeRefused(f"{name} needs two or more inputs; it has {len(inputs)}.", "Name them: inputs: [a, b].")
         if not self.merges and len(inputs) != 1:
             raise ShapeRefused(f"{name} takes one input; it has {len(inputs)}.", "Join them first with Concatenate.")
         if self.rank is not None and len(inputs[0]) != self.rank:
             raise ShapeRefused(
-                f"{name} takes rows of rank {self.rank}; its input is {written(inputs[0])}.",
+                f"{name} takes rows of rank {self.rank}; its input is {format_shape(inputs[0])}.",
                 _rank_fix(inputs[0], self.rank),
             )
         output = self.output_shape(inputs)
@@ -90,10 +94,10 @@ class Layer(Component):
 
     def _check_initializer(self, weight: Weight) -> None:
         initializer = getattr(self, f"{weight.name}_initializer", None)
-        if isinstance(initializer, Constant) and shape_of(initializer.value) not in ((), weight.shape):
+        if isinstance(initializer, Constant) and (shape := shape_of(initializer.value)) not in ((), weight.shape):
             raise ShapeRefused(
-                f"Constant gives the {weight.name} of this {type(self).__name__} numbers of the shape"
-                f" {list(shape_of(initializer.value))}; it has the shape {list(weight.shape)}.",
+                f"Constant has the shape {list(shape)}; the {weight.name} of this {type(self).__name__} has the shape"
+                f" {list(weight.shape)}.",
                 "Give one number, or lists of the weight's shape: a row for each of its inputs.",
             )
         if not isinstance(initializer, Initializer) or not initializer.matrices_only:
@@ -102,12 +106,72 @@ class Layer(Component):
         if rank < 2 or (initializer.matrices_only == "exactly 2" and rank != 2):
             raise ShapeRefused(
                 f"{type(initializer).__name__} fills weights of rank {initializer.matrices_only}; the {weight.name} of"
-                f" this {type(self).__name__} is {written(weight.shape)}."
+                f" this {type(self).__name__} is {format_shape(weight.shape)}."
             )
 
 
-def written(shape: Shape) -> str:
-    """A shape as Keras prints it."""
+class UnitsLayer(Layer, abstract=True):
+    """A layer with a number of units."""
+
+    units: Positive
+
+
+class BiasLayer(Layer, abstract=True):
+    """A layer with an activation and, as its last weight, an optional bias."""
+
+    activation: Activation = "linear"
+    use_bias: Flag = True
+    bias_initializer: AnyInitializer = Zeros()
+    bias_regularizer: AnyRegularizer | None = None
+    activity_regularizer: AnyRegularizer | None = None
+    bias_constraint: AnyConstraint | None = None
+
+    def bias(self, *shape: int) -> list[Weight]:
+        """Return the bias of this shape, if there is one."""
+        return [Weight("bias", shape)] if self.use_bias else []
+
+
+class KernelLayer(BiasLayer, abstract=True):
+    """A layer with a kernel, an activation and an optional bias."""
+
+    kernel_initializer: AnyInitializer = GlorotUniform()
+    kernel_regularizer: AnyRegularizer | None = None
+    kernel_constraint: AnyConstraint | None = None
+
+
+# Arrays that an activation keeps for the backward pass, its output included (read off TensorFlow 2.21's graphs);
+# any other keeps one, and linear none of its own.
+ACTIVATION_ARRAYS = {
+    "leaky_relu": 2.0,
+    "silu": 2.0,
+    "softplus": 2.0,
+    "softsign": 2.0,
+    "hard_sigmoid": 2.0,
+    "log_sigmoid": 2.0,
+    "soft_shrink": 2.5,
+    "tanh_shrink": 3.0,
+    "hard_tanh": 3.0,
+    "sparse_plus": 3.5,
+    "mish": 4.0,
+    "sparsemax": 4.25,
+    "sparse_sigmoid": 1.5,
+    "hard_shrink": 1.25,
+    "gelu": 5.0,
+    "celu": 5.0,
+    "hard_silu": 5.0,
+    "squareplus": 5.0,
+}
+
+
+def saved_by_activation(size: int, activation: str) -> SavedActivations:
+    """Return what a layer with a kernel keeps, whose activation gives `size` numbers."""
+    if activation == "linear":
+        return SavedActivations(inputs=True)
+    return SavedActivations(True, True, more=int(size * (ACTIVATION_ARRAYS.get(activation, 1.0) - 1)))
+
+
+def format_shape(shape: Shape) -> str:
+    """Return a shape as Keras prints it: (None, 8)."""
     return f"({', '.join(['None', *map(str, shape)])})"
 
 
@@ -120,21 +184,9 @@ def _rank_fix(shape: Shape, wanted: int) -> str:
     return "Put a Reshape or a pooling before it."
 
 
-def window(size: int, kernel: int, stride: int, dilation: int, padding: str) -> int:
-    """The length of an axis after a sliding window (as `keras.ops` counts it). Raises ShapeRefused."""
-    if padding in ("same", "causal"):
-        return -(-size // stride)
-    reach = dilation * (kernel - 1) + 1
-    if reach > size:
-        raise ShapeRefused(
-            f"A window of {reach} does not fit into an axis of {size}.", 'Make it smaller, or say padding: "same".'
-        )
-    return (size - reach) // stride + 1
-
-
-def axis_of(axis: int, rank: int) -> int:
-    """Keras's axis (0 is the batch) as an index into a shape without the batch. Raises ShapeRefused."""
+def axis_index(axis: int, rank: int) -> int:
+    """Return Keras's axis (0 is the batch) as an index into a shape without the batch. Raises ShapeRefused."""
     index = axis - 1 if axis > 0 else axis + rank
     if axis == 0 or not 0 <= index < rank:
-        raise ShapeRefused(f"There is no axis {axis} in rows of rank {rank}; the batch is axis 0 and not to be chosen.")
+        raise ShapeRefused(f"There is no axis {axis} in rows of rank {rank}; axis 0 is the batch.")
     return index

@@ -1,4 +1,4 @@
-"""Normalising layers."""
+"""Layers that normalise."""
 
 from __future__ import annotations
 
@@ -6,24 +6,49 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from fitserve.spec.argument_types import Above0, Flag, Int, Positive, Share
 from fitserve.spec.initializers import AnyInitializer, Ones, Zeros
-from fitserve.spec.layers.layer import Kept, Layer, Shape, ShapeRefused, Weight, axis_of
+from fitserve.spec.layers.layer import Layer, SavedActivations, Shape, ShapeRefused, Weight, axis_index
 from fitserve.spec.regularizers import AnyConstraint, AnyRegularizer
-from fitserve.spec.values import Above0, Flag, Int, Positive, Share
 
 
-class _Normalization(Layer):
-    arrays: ClassVar[int] = 1  # that the way back reads beside the input
+class _Normalization(Layer, abstract=True):
+    saved_arrays: ClassVar[int] = 1  # that the backward pass reads, beside the input
+    axis: Int | list[Int] = -1
 
-    def kept(self, inputs: Sequence[Shape], output: Shape) -> Kept:
-        return Kept(inputs=True, more=self.arrays * math.prod(output))
+    def channels(self, inputs: Sequence[Shape]) -> Shape:
+        """Return the sizes along the axis or axes."""
+        axes = self.axis if isinstance(self.axis, list) else [self.axis]
+        return tuple(inputs[0][axis_index(axis, len(inputs[0]))] for axis in axes)
+
+    def saved_activations(self, inputs: Sequence[Shape], output: Shape) -> SavedActivations:
+        return SavedActivations(inputs=True, more=self.saved_arrays * math.prod(output))
 
     def multiply_adds(self, inputs: Sequence[Shape], output: Shape) -> int:
         return 4 * math.prod(output)
 
 
-class BatchNormalization(_Normalization):
-    """Mean 0 and variance 1 over the batch; over all of training where it predicts."""
+class _Centered(_Normalization, abstract=True):
+    """A normalisation with a learned scale (`gamma`) and shift (`beta`)."""
+
+    epsilon: Above0 = 0.001
+    center: Flag = True
+    scale: Flag = True
+    beta_initializer: AnyInitializer = Zeros()
+    gamma_initializer: AnyInitializer = Ones()
+    beta_regularizer: AnyRegularizer | None = None
+    gamma_regularizer: AnyRegularizer | None = None
+    beta_constraint: AnyConstraint | None = None
+    gamma_constraint: AnyConstraint | None = None
+
+    def weights(self, inputs: Sequence[Shape]) -> list[Weight]:
+        shape = self.channels(inputs)
+        gamma = [Weight("gamma", shape)] if self.scale else []
+        return gamma + ([Weight("beta", shape)] if self.center else [])
+
+
+class BatchNormalization(_Centered):
+    """Mean 0 and variance 1 over the batch; in predictions over all of training."""
 
     omitted: ClassVar[Mapping[str, Any]] = {
         "synchronized": False,
@@ -33,93 +58,44 @@ class BatchNormalization(_Normalization):
     }
     axis: Int = -1
     momentum: Share = 0.99
-    epsilon: Above0 = 0.001
-    center: Flag = True
-    scale: Flag = True
-    beta_initializer: AnyInitializer = Zeros()
-    gamma_initializer: AnyInitializer = Ones()
     moving_mean_initializer: AnyInitializer = Zeros()
     moving_variance_initializer: AnyInitializer = Ones()
-    beta_regularizer: AnyRegularizer | None = None
-    gamma_regularizer: AnyRegularizer | None = None
-    beta_constraint: AnyConstraint | None = None
-    gamma_constraint: AnyConstraint | None = None
 
     def weights(self, inputs: Sequence[Shape]) -> list[Weight]:
-        size = (inputs[0][axis_of(self.axis, len(inputs[0]))],)
-        return [
-            *([Weight("gamma", size)] if self.scale else []),
-            *([Weight("beta", size)] if self.center else []),
-            Weight("moving_mean", size, trainable=False),
-            Weight("moving_variance", size, trainable=False),
-        ]
+        moving = [Weight(f"moving_{name}", self.channels(inputs), trainable=False) for name in ("mean", "variance")]
+        return super().weights(inputs) + moving
 
 
-class LayerNormalization(_Normalization):
+class LayerNormalization(_Centered):
     """Mean 0 and variance 1 within each row."""
 
-    arrays = 3
-
+    saved_arrays = 3
     omitted: ClassVar[Mapping[str, Any]] = {"rms_scaling": False}
-    axis: Int | list[Int] = -1
-    epsilon: Above0 = 0.001
-    center: Flag = True
-    scale: Flag = True
-    beta_initializer: AnyInitializer = Zeros()
-    gamma_initializer: AnyInitializer = Ones()
-    beta_regularizer: AnyRegularizer | None = None
-    gamma_regularizer: AnyRegularizer | None = None
-    beta_constraint: AnyConstraint | None = None
-    gamma_constraint: AnyConstraint | None = None
-
-    def weights(self, inputs: Sequence[Shape]) -> list[Weight]:
-        axes = self.axis if isinstance(self.axis, list) else [self.axis]
-        size = tuple(inputs[0][axis_of(axis, len(inputs[0]))] for axis in axes)
-        return [
-            *([Weight("gamma", size)] if self.scale else []),
-            *([Weight("beta", size)] if self.center else []),
-        ]
 
 
-class GroupNormalization(_Normalization):
+class GroupNormalization(_Centered):
     """Mean 0 and variance 1 within groups of channels of each row."""
 
+    shorthand = "groups"
     groups: Positive = 32
     axis: Int = -1
-    epsilon: Above0 = 0.001
-    center: Flag = True
-    scale: Flag = True
-    beta_initializer: AnyInitializer = Zeros()
-    gamma_initializer: AnyInitializer = Ones()
-    beta_regularizer: AnyRegularizer | None = None
-    gamma_regularizer: AnyRegularizer | None = None
-    beta_constraint: AnyConstraint | None = None
-    gamma_constraint: AnyConstraint | None = None
 
     def output_shape(self, inputs: Sequence[Shape]) -> Shape:
-        channels = inputs[0][axis_of(self.axis, len(inputs[0]))]
+        (channels,) = self.channels(inputs)
         if channels % self.groups:
             raise ShapeRefused(f"{channels} channels cannot be divided into {self.groups} equal groups.")
         return inputs[0]
-
-    def weights(self, inputs: Sequence[Shape]) -> list[Weight]:
-        size = (inputs[0][axis_of(self.axis, len(inputs[0]))],)
-        return [
-            *([Weight("gamma", size)] if self.scale else []),
-            *([Weight("beta", size)] if self.center else []),
-        ]
 
 
 class RMSNormalization(_Normalization):
     """Root mean square 1 within each row, times a learned scale."""
 
-    arrays = 2
-
+    saved_arrays = 2
     axis: Int = -1
     epsilon: Above0 = 1e-6
 
     def weights(self, inputs: Sequence[Shape]) -> list[Weight]:
-        return [Weight("scale", (inputs[0][axis_of(self.axis, len(inputs[0]))],))]
+        return [Weight("scale", self.channels(inputs))]
 
 
 class UnitNormalization(Layer):
@@ -127,5 +103,5 @@ class UnitNormalization(Layer):
 
     axis: Int | list[Int] = -1
 
-    def kept(self, inputs: Sequence[Shape], output: Shape) -> Kept:
-        return Kept(inputs=True, more=math.prod(output))
+    def saved_activations(self, inputs: Sequence[Shape], output: Shape) -> SavedActivations:
+        return SavedActivations(inputs=True, more=math.prod(output))

@@ -6,138 +6,83 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from fitserve.spec.activations import Activation
+from fitserve.spec.argument_types import Flag, Rate, Seed
 from fitserve.spec.component import Family
-from fitserve.spec.initializers import AnyInitializer, GlorotUniform, Orthogonal, Zeros
-from fitserve.spec.layers.layer import Kept, Layer, Shape, Weight
+from fitserve.spec.initializers import AnyInitializer, Orthogonal
+from fitserve.spec.layers.layer import KernelLayer, Layer, SavedActivations, Shape, UnitsLayer, Weight
 from fitserve.spec.regularizers import AnyConstraint, AnyRegularizer
-from fitserve.spec.values import Flag, Positive, Rate, Seed
-from fitserve.validation import Refused
+from fitserve.validation import InvalidValue
 
-# State that outlives a batch has no meaning for shuffled rows, returned state is for code that holds the layer, and
-# Bidirectional itself decides on the output where a step is masked.
+# State that outlives a batch is meaningless with shuffled rows, returned state is for code that holds the layer, and
+# Bidirectional itself decides what to output for a masked step.
 _STATE: dict[str, Any] = {"return_state": False, "stateful": False, "zero_output_for_mask": ...}
 
 
-class Recurrent(Layer):
-    """What LSTM, GRU and SimpleRNN share. `gates` is the number of matrices that a step multiplies with."""
+class Recurrent(KernelLayer, UnitsLayer, abstract=True):
+    """LSTM, GRU and SimpleRNN. `gates` is the number of matrices that a step multiplies with."""
 
     rank = 2
     gates: ClassVar[int] = 1
-    arrays: ClassVar[int] = 1  # of `units` numbers that a step keeps for the way back
+    saved_arrays: ClassVar[int] = 1  # of `units` numbers that each step keeps for the backward pass
     omitted: ClassVar[Mapping[str, Any]] = _STATE
-    units: Positive
-    use_bias: Flag
-    return_sequences: Flag
-
-    def mirrored(self) -> Self:
-        """The same layer reading the other way."""
-        return self.model_copy(update={"go_backwards": not getattr(self, "go_backwards")})  # noqa: B009
-
-    def output_shape(self, inputs: Sequence[Shape]) -> Shape:
-        return (inputs[0][0], self.units) if self.return_sequences else (self.units,)
-
-    def weights(self, inputs: Sequence[Shape]) -> list[Weight]:
-        wide = self.gates * self.units
-        bias = [Weight("bias", self._bias_shape())] if self.use_bias else []
-        return [Weight("kernel", (inputs[0][1], wide)), Weight("recurrent", (self.units, wide)), *bias]
-
-    def _bias_shape(self) -> Shape:
-        return (self.gates * self.units,)
-
-    def multiply_adds(self, inputs: Sequence[Shape], output: Shape) -> int:
-        return inputs[0][0] * self.gates * self.units * (inputs[0][1] + self.units)
-
-    def kept(self, inputs: Sequence[Shape], output: Shape) -> Kept:
-        return Kept(inputs=True, output=True, more=inputs[0][0] * self.units * self.arrays)
-
-
-class SimpleRNN(Recurrent):
-    """`state = activation(input @ kernel + state @ recurrent_kernel + bias)`."""
-
-    units: Positive
     activation: Activation = "tanh"
-    use_bias: Flag = True
-    kernel_initializer: AnyInitializer = GlorotUniform()
     recurrent_initializer: AnyInitializer = Orthogonal()
-    bias_initializer: AnyInitializer = Zeros()
-    kernel_regularizer: AnyRegularizer | None = None
     recurrent_regularizer: AnyRegularizer | None = None
-    bias_regularizer: AnyRegularizer | None = None
-    activity_regularizer: AnyRegularizer | None = None
-    kernel_constraint: AnyConstraint | None = None
     recurrent_constraint: AnyConstraint | None = None
-    bias_constraint: AnyConstraint | None = None
     dropout: Rate = 0.0
     recurrent_dropout: Rate = 0.0
     seed: Seed | None = None
     return_sequences: Flag = False
     go_backwards: Flag = False
     unroll: Flag = False
+
+    def mirrored(self) -> Self:
+        """Return the same layer reading in the other direction."""
+        return self.model_copy(update={"go_backwards": not self.go_backwards})
+
+    def output_shape(self, inputs: Sequence[Shape]) -> Shape:
+        return (inputs[0][0], self.units) if self.return_sequences else (self.units,)
+
+    def weights(self, inputs: Sequence[Shape]) -> list[Weight]:
+        width = self.gates * self.units
+        kernels = [Weight("kernel", (inputs[0][1], width)), Weight("recurrent", (self.units, width))]
+        return [*kernels, *self.bias(width)]
+
+    def multiply_adds(self, inputs: Sequence[Shape], output: Shape) -> int:
+        return inputs[0][0] * self.gates * self.units * (inputs[0][1] + self.units)
+
+    def saved_activations(self, inputs: Sequence[Shape], output: Shape) -> SavedActivations:
+        return SavedActivations(inputs=True, output=True, more=inputs[0][0] * self.units * self.saved_arrays)
+
+
+class SimpleRNN(Recurrent):
+    """`state = activation(input @ kernel + state @ recurrent_kernel + bias)`."""
 
 
 class LSTM(Recurrent):
     """Long short-term memory (Hochreiter and Schmidhuber 1997)."""
 
     gates = 4
-    arrays = 9
+    saved_arrays = 9
     omitted: ClassVar[Mapping[str, Any]] = {**_STATE, "use_cudnn": "auto"}
-    units: Positive
-    activation: Activation = "tanh"
     recurrent_activation: Activation = "sigmoid"
-    use_bias: Flag = True
-    kernel_initializer: AnyInitializer = GlorotUniform()
-    recurrent_initializer: AnyInitializer = Orthogonal()
-    bias_initializer: AnyInitializer = Zeros()
     unit_forget_bias: Flag = True
-    kernel_regularizer: AnyRegularizer | None = None
-    recurrent_regularizer: AnyRegularizer | None = None
-    bias_regularizer: AnyRegularizer | None = None
-    activity_regularizer: AnyRegularizer | None = None
-    kernel_constraint: AnyConstraint | None = None
-    recurrent_constraint: AnyConstraint | None = None
-    bias_constraint: AnyConstraint | None = None
-    dropout: Rate = 0.0
-    recurrent_dropout: Rate = 0.0
-    seed: Seed | None = None
-    return_sequences: Flag = False
-    go_backwards: Flag = False
-    unroll: Flag = False
 
 
 class GRU(Recurrent):
     """Gated recurrent unit (Cho et al. 2014)."""
 
     gates = 3
-    arrays = 11
+    saved_arrays = 11
     omitted: ClassVar[Mapping[str, Any]] = {**_STATE, "use_cudnn": "auto"}
-    units: Positive
-    activation: Activation = "tanh"
     recurrent_activation: Activation = "sigmoid"
-    use_bias: Flag = True
-    kernel_initializer: AnyInitializer = GlorotUniform()
-    recurrent_initializer: AnyInitializer = Orthogonal()
-    bias_initializer: AnyInitializer = Zeros()
-    kernel_regularizer: AnyRegularizer | None = None
-    recurrent_regularizer: AnyRegularizer | None = None
-    bias_regularizer: AnyRegularizer | None = None
-    activity_regularizer: AnyRegularizer | None = None
-    kernel_constraint: AnyConstraint | None = None
-    recurrent_constraint: AnyConstraint | None = None
-    bias_constraint: AnyConstraint | None = None
-    dropout: Rate = 0.0
-    recurrent_dropout: Rate = 0.0
-    seed: Seed | None = None
-    return_sequences: Flag = False
-    go_backwards: Flag = False
-    unroll: Flag = False
     reset_after: Flag = True
 
-    def _bias_shape(self) -> Shape:
-        wide = self.gates * self.units
-        return (2, wide) if self.reset_after else (wide,)
+    def bias(self, *shape: int) -> list[Weight]:
+        return super().bias(2, *shape) if self.reset_after else super().bias(*shape)
 
 
-RECURRENT: Family[Recurrent] = Family("recurrent layer", "keras.layers", (SimpleRNN, LSTM, GRU))
+RECURRENT: Family[Recurrent] = Family("recurrent layer", "keras.layers", Recurrent)
 AnyRecurrent = Annotated[Recurrent, RECURRENT]
 
 
@@ -145,23 +90,24 @@ class Bidirectional(Layer):
     """A recurrent layer that reads the sequence from both ends."""
 
     rank = 2
-    omitted: ClassVar[Mapping[str, Any]] = {"weights": None, "backward_layer": None}  # both ways alike
+    omitted: ClassVar[Mapping[str, Any]] = {"weights": None, "backward_layer": None}  # both directions are alike
     layer: AnyRecurrent
     merge_mode: Literal["concat", "sum", "mul", "ave"] = "concat"
 
     @classmethod
     def is_shorthand(cls, value: dict[str, Any]) -> bool:
-        """`Bidirectional: {LSTM: 8}` is `Bidirectional: {layer: {LSTM: 8}}`."""
+        # `Bidirectional: {LSTM: 8}` is `Bidirectional: {layer: {LSTM: 8}}`.
         return len(value) == 1 and "layer" not in value and RECURRENT.knows(next(iter(value)))
 
     @classmethod
-    def of_config(cls, config: dict[str, Any]) -> Self:
-        """Keras writes the backward layer too; it may differ in its direction alone."""
+    def from_keras(cls, config: dict[str, Any]) -> Self:
+        # Keras writes the backward layer too; it may differ in its direction only.
         config = dict(config)
         backward = config.pop("backward_layer", None)
-        read = super().of_config(config)
+        read = super().from_keras(config)
         if backward is not None and RECURRENT.read(backward).mirrored() != read.layer:
-            raise Refused("A spec's Bidirectional has the same layer both ways.", received="another backward_layer")
+            detail = "A spec's Bidirectional has the same layer in both directions."
+            raise InvalidValue(detail, received="another backward_layer")
         return read
 
     def output_shape(self, inputs: Sequence[Shape]) -> Shape:
@@ -174,5 +120,5 @@ class Bidirectional(Layer):
     def multiply_adds(self, inputs: Sequence[Shape], output: Shape) -> int:
         return 2 * self.layer.multiply_adds(inputs, output)
 
-    def kept(self, inputs: Sequence[Shape], output: Shape) -> Kept:
-        return Kept(inputs=True, output=True, more=2 * self.layer.kept(inputs, output).more)
+    def saved_activations(self, inputs: Sequence[Shape], output: Shape) -> SavedActivations:
+        return SavedActivations(True, True, more=2 * self.layer.saved_activations(inputs, output).more)

@@ -1,22 +1,21 @@
-"""Layers that bring numbers into another shape or scale."""
+"""Layers that change shapes: reshape, pad, crop, repeat, rescale, and join branches."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import Field
 
-from fitserve.spec.layers.layer import Layer, Shape, ShapeRefused, written
-from fitserve.spec.values import Int, Natural, Number, Positive
+from fitserve.spec.argument_types import Int, Number, Positive, Sides
+from fitserve.spec.layers.layer import Layer, SavedActivations, Shape, ShapeRefused, axis_index, format_shape
 
 
 class Flatten(Layer):
-    """All numbers of a row in one axis."""
+    """All numbers of a row along one axis."""
 
-    alias = True
-
+    shares_memory = True
     shorthand = ""
     data_format: Literal["channels_last"] = "channels_last"
 
@@ -27,20 +26,19 @@ class Flatten(Layer):
 class Reshape(Layer):
     """The same numbers in another shape; one axis may be -1."""
 
-    alias = True
-
+    shares_memory = True
     target_shape: Annotated[list[Int], Field(min_length=1, max_length=6)]
 
     def output_shape(self, inputs: Sequence[Shape]) -> Shape:
         size, target = math.prod(inputs[0]), list(self.target_shape)
         if target.count(-1) > 1 or any(axis < 1 and axis != -1 for axis in target):
-            raise ShapeRefused("The target shape has axes of 1 and more; one of them may be -1.")
+            raise ShapeRefused("The axes of the target shape must be at least 1; one of them may be -1.")
         known = math.prod(axis for axis in target if axis != -1)
         if -1 in target and size % known == 0:
             target[target.index(-1)] = size // known
         if math.prod(target) != size:
             raise ShapeRefused(
-                f"{written(inputs[0])} has {size} numbers a row; they cannot become {self.target_shape}."
+                f"{format_shape(inputs[0])} has {size} numbers a row; they cannot become {self.target_shape}."
             )
         return tuple(target)
 
@@ -52,7 +50,7 @@ class Permute(Layer):
 
     def output_shape(self, inputs: Sequence[Shape]) -> Shape:
         if sorted(self.dims) != list(range(1, len(inputs[0]) + 1)):
-            raise ShapeRefused(f"dims must name the axes 1 to {len(inputs[0])} of the input once each.")
+            raise ShapeRefused(f"dims must name each of the axes 1 to {len(inputs[0])} of the input once.")
         return tuple(inputs[0][axis - 1] for axis in self.dims)
 
 
@@ -64,18 +62,6 @@ class RepeatVector(Layer):
 
     def output_shape(self, inputs: Sequence[Shape]) -> Shape:
         return (self.n, *inputs[0])
-
-
-def _before_and_after(value: Any) -> Any:
-    return value if isinstance(value, (list, tuple)) else (value, value)
-
-
-_SIDE = {"type": "integer", "minimum": 0}
-Sides = Annotated[
-    tuple[Natural, Natural],
-    BeforeValidator(_before_and_after),
-    WithJsonSchema({"anyOf": [_SIDE, {"type": "array", "items": _SIDE, "minItems": 2, "maxItems": 2}]}),
-]
 
 
 class ZeroPadding1D(Layer):
@@ -90,7 +76,7 @@ class ZeroPadding1D(Layer):
 
 
 class Cropping1D(Layer):
-    """Cuts the ends of a sequence off."""
+    """Cuts off the ends of a sequence."""
 
     rank = 2
     cropping: Sides = (1, 1)
@@ -123,3 +109,78 @@ class Rescaling(Layer):
             if isinstance(value, list) and len(value) not in (1, inputs[0][-1]):
                 raise ShapeRefused(f"{name} has {len(value)} numbers; the last axis has {inputs[0][-1]}.")
         return inputs[0]
+
+
+def _formatted(shapes: Sequence[Shape]) -> str:
+    return ", ".join(map(format_shape, shapes))
+
+
+class _Merging(Layer, abstract=True):
+    merges = True
+
+    def output_shape(self, inputs: Sequence[Shape]) -> Shape:
+        if len({len(shape) for shape in inputs}) > 1:
+            raise ShapeRefused(f"The inputs have different ranks: {_formatted(inputs)}.")
+        output = []
+        for sizes in zip(*inputs, strict=True):
+            if len({size for size in sizes if size != 1}) > 1:
+                raise ShapeRefused(
+                    f"The inputs have different shapes: {_formatted(inputs)}.",
+                    "Bring the branches to one width, or join them with Concatenate.",
+                )
+            output.append(max(sizes))
+        return tuple(output)
+
+    def multiply_adds(self, inputs: Sequence[Shape], output: Shape) -> int:
+        return len(inputs) * math.prod(output)
+
+
+class Add(_Merging):
+    """The sum."""
+
+
+class Subtract(_Merging):
+    """The first input less the second."""
+
+    def output_shape(self, inputs: Sequence[Shape]) -> Shape:
+        if len(inputs) != 2:
+            raise ShapeRefused(f"Subtract takes two inputs; it has {len(inputs)}.")
+        return super().output_shape(inputs)
+
+
+class Multiply(_Merging):
+    """The product."""
+
+    saved = SavedActivations(inputs=True)
+
+
+class Average(_Merging):
+    """The mean."""
+
+
+class Maximum(_Merging):
+    """The largest."""
+
+    saved = SavedActivations(inputs=True, output=True)
+
+
+class Minimum(_Merging):
+    """The smallest."""
+
+    saved = SavedActivations(inputs=True, output=True)
+
+
+class Concatenate(Layer):
+    """One input after the other along an axis."""
+
+    merges = True
+    axis: Int = -1
+
+    def output_shape(self, inputs: Sequence[Shape]) -> Shape:
+        if len({len(shape) for shape in inputs}) > 1:
+            raise ShapeRefused(f"The inputs have different ranks: {_formatted(inputs)}.", "Flatten them first.")
+        axis = axis_index(self.axis, len(inputs[0]))
+        if len({(*shape[:axis], *shape[axis + 1 :]) for shape in inputs}) > 1:
+            detail = f"The inputs differ in more than axis {self.axis}: {_formatted(inputs)}."
+            raise ShapeRefused(detail, "Flatten them first.")
+        return (*inputs[0][:axis], sum(shape[axis] for shape in inputs), *inputs[0][axis + 1 :])

@@ -14,9 +14,9 @@ from fitserve.datasets import store
 from fitserve.errors import Conflict
 from fitserve.runs import create, finish, queries
 from fitserve.runs.create import NewRun, RequestKey
+from fitserve.spec.decode import parse_bytes
 from fitserve.spec.resolve import Resolved, resolve
 from fitserve.spec.spec import Spec
-from fitserve.spec.text import parse_text
 from fitserve.states import TRIAL, RunState
 from fitserve.tables import Run
 from fitserve.wire import Page
@@ -163,7 +163,7 @@ def _check(ctx: Context, caller: Caller, body: bytes, content_type: str) -> tupl
     Raises Malformed, SpecRefused, NotFound, Conflict.
     """
     limits = ctx.settings.limits
-    spec = parse_text(body, content_type, limits)
+    spec = parse_bytes(body, content_type, limits)
     with db.reading(ctx.engine) as session:
         dataset = store.get(session, caller.owner_filter, spec.dataset.ref)
         facts = store.facts_of(dataset)

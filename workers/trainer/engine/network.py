@@ -19,7 +19,7 @@ from fitserve.spec.layers.layer import Layer
 from fitserve.spec.losses import Loss, Quantile
 from fitserve.spec.metrics import Metric
 from fitserve.spec.optimizers import Optimizer, Schedule
-from fitserve.spec.outputs import finishing
+from fitserve.spec.output import serving_activation
 from fitserve.spec.regularizers import Constraint, Regularizer
 from fitserve.spec.spec import Spec
 
@@ -168,7 +168,7 @@ def serving_network(network: keras.Model, spec: Spec) -> keras.Model:
     """The network with outputs as they are served: logits and scores become probabilities. Weights are shared."""
     outputs = dict(outputs_of(network))
     layers = {node.output: node.layer for node in spec.network if node.output}
-    ends = {t.name: finishing(t, spec.training.loss[t.name], layers[t.name]) for t in spec.target}
+    ends = {t.name: serving_activation(t, spec.training.loss[t.name], layers[t.name]) for t in spec.target}
     if not any(ends.values()):
         return network
     for name, end in ends.items():

@@ -1,23 +1,19 @@
-"""The spec's reference tables in Markdown, derived from the classes that read it.
-
-`docs/reference/spec.md` is `page()`; a test keeps the two equal.
-"""
+"""The spec's reference page in Markdown, derived from the classes that read specs."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel
 
 from fitserve.spec.activations import ACTIVATION_ALIASES, ACTIVATIONS, UNUSABLE
-from fitserve.spec.callbacks import EarlyStopping, ReduceLROnPlateau, Warmup
-from fitserve.spec.component import Family
-from fitserve.spec.schema import FAMILIES, PATH, arguments, described, json_schema
-from fitserve.spec.spec import Spec
-from fitserve.spec.split import SplitSpec
+from fitserve.spec.component import DEFERRED, Family
+from fitserve.spec.schema import FAMILIES, PATH, arguments, json_schema
+from fitserve.spec.spec import Spec, SplitSpec
 from fitserve.spec.target import Target
-from fitserve.spec.training import Training
+from fitserve.spec.training import EarlyStopping, ReduceLROnPlateau, Training, Warmup
 
 TITLES = {
     "layer": "Layers",
@@ -45,12 +41,12 @@ JSON Schema.
 
 Names, arguments and defaults are Keras's, so Keras's documentation explains them. A class is written as
 `{{Dense: {{units: 128, activation: relu}}}}`, with its first argument alone (`{{Dropout: 0.2}}`; the argument in
-*italics* below), or by its bare name (`Flatten`). An argument in **bold** must be given.
+*italics* below), or by its bare name (`Flatten`). An argument in **bold** is required.
 """
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     parts = [HEAD]
     definitions = json_schema()["$defs"]
     for title, model in MODELS:
@@ -71,7 +67,7 @@ def _fields(model: type[BaseModel], properties: dict[str, Any]) -> str:
     for name, field in model.model_fields.items():
         schema = properties[name]
         default = "required" if field.is_required() else _default(schema.get("default"))
-        lines.append(f"| `{name}` | {_cell(described(schema))} | {default} | {_cell(field.description or '')} |")
+        lines.append(f"| `{name}` | {_cell(_type(schema))} | {default} | {_cell(field.description or '')} |")
     return "\n".join(lines) + "\n"
 
 
@@ -85,10 +81,10 @@ def _activations() -> str:
 def _family(family: Family[Any]) -> str:
     lines = [f"## {TITLES[family.noun]}\n", "| class | arguments | |", "|---|---|---|"]
     for name, cls in family.classes.items():
-        written = arguments(cls)
-        required, first = written.get("required", []), cls.first_argument()
+        schema = arguments(cls)
+        required, first = schema.get("required", []), cls.shorthand_argument()
         listed = "; ".join(
-            _argument(key, schema, key in required, key == first) for key, schema in written["properties"].items()
+            _argument(key, one, key in required, key == first) for key, one in schema["properties"].items()
         )
         aliases = f" (also {', '.join(f'`{alias}`' for alias in cls.aliases)})" if cls.aliases else ""
         lines.append(f"| `{name}`{aliases} | {_cell(listed)} | {_cell(_summary(cls))} |")
@@ -98,9 +94,37 @@ def _family(family: Family[Any]) -> str:
 def _argument(name: str, schema: dict[str, Any], required: bool, first: bool) -> str:
     shown = f"**{name}**" if required else name
     shown = f"*{shown}*" if first else shown
-    kind = "activation" if name in ("activation", "recurrent_activation") else described(schema)
+    kind = "activation" if name in ("activation", "recurrent_activation") else _type(schema)
     default = "" if required else f" = {_default(schema.get('default'))}"
     return f"{shown}: {kind}{default}"
+
+
+def _type(schema: dict[str, Any]) -> str:
+    """Return the schema of one value in a few words."""
+    if "enum" in schema:
+        return ", ".join(f"`{_json(value)}`" for value in schema["enum"])
+    if "const" in schema:
+        return f"`{_json(schema['const'])}`"
+    named = schema.get(DEFERRED) or schema.get("$ref", "").rpartition("/")[2]
+    if named:
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", named).lower()
+    if "anyOf" in schema:
+        return " or ".join(dict.fromkeys(_type(item) for item in schema["anyOf"]))
+    kind = schema.get("type")
+    if kind == "array":
+        return f"list of {_type(schema.get('items', {}))}" if "items" in schema else "list"
+    words = {"integer": "whole number", "number": "number", "boolean": "true or false", "string": "text"}
+    return words.get(str(kind), str(kind or "any")) + _bounds(schema)
+
+
+def _bounds(schema: dict[str, Any]) -> str:
+    signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    found = [f"{sign} {schema[key]}" for key, sign in signs.items() if key in schema]
+    return f" {' and '.join(found)}" if found else ""
+
+
+def _json(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _default(value: Any) -> str:

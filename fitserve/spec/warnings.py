@@ -1,0 +1,162 @@
+"""Warnings about a resolved spec: what is valid but unwise, with the change that fixes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pydantic import BaseModel, ConfigDict
+
+from fitserve.dataset_facts import DatasetFacts
+from fitserve.spec.activations import SATURATING
+from fitserve.spec.estimates import Estimates
+from fitserve.spec.feature import Feature
+from fitserve.spec.graph import GraphNode, NetworkGraph
+from fitserve.spec.layers.core import Dense, Embedding
+from fitserve.spec.layers.normalization import BatchNormalization
+from fitserve.spec.layers.recurrent import Recurrent
+from fitserve.spec.layers.regularization import AlphaDropout
+from fitserve.spec.layers.shaping import Rescaling
+from fitserve.spec.output import SOFTMAX, activation_of
+from fitserve.spec.spec import SplitSpec
+from fitserve.spec.training import Training
+
+DEEP = 4  # saturating layers in a row, through which gradients vanish
+UNSCALED = 10.0  # magnitude from which a feature should be scaled
+PARAMETERS_PER_ROW = 100
+
+
+class Advice(BaseModel):
+    """Something valid but unwise."""
+
+    model_config = ConfigDict(frozen=True)
+
+    code: str
+    detail: str
+    pointer: str
+    fix: str | None = None
+
+
+def warnings_for(
+    graph: NetworkGraph,
+    features: Sequence[Feature],
+    split: SplitSpec,
+    training: Training,
+    estimates: Estimates,
+    facts: DatasetFacts,
+) -> list[Advice]:
+    """Return all warnings about a resolved spec."""
+    return [
+        *_vanishing_gradients(graph),
+        *_unscaled_inputs(graph, features, facts),
+        *_batches(graph, training, estimates),
+        *_schedule(training, estimates),
+        *_early_stopping(training),
+        *_layers(graph, estimates),
+        *_held_out(split, training),
+    ]
+
+
+def _warning(code: str, pointer: str, detail: str, fix: str) -> Advice:
+    return Advice(code=code, detail=detail, pointer=pointer, fix=fix)
+
+
+def _has_batch_normalization(graph: NetworkGraph) -> bool:
+    return any(isinstance(node.layer, BatchNormalization) for node in graph.nodes.values())
+
+
+def _vanishing_gradients(graph: NetworkGraph) -> Iterator[Advice]:
+    depth: dict[str, int] = {}  # saturating layers in a row, up to each layer
+    for node in graph.nodes.values():
+        before = max((depth[name] for name in node.inputs), default=0)
+        activation = None if isinstance(node.layer, Recurrent) else activation_of(node.layer)
+        unbounded = activation not in (None, "linear", *SATURATING)
+        resets = unbounded or isinstance(node.layer, BatchNormalization)
+        depth[node.name] = 0 if resets else before + (activation in SATURATING and node.target is None)
+    deepest = max(depth.values(), default=0)
+    if deepest >= DEEP:
+        node = graph.nodes[next(name for name, value in depth.items() if value == deepest)]
+        detail = f"{activation_of(node.layer)} in {deepest} layers in a row: gradients vanish in the backward pass."
+        fix = "activation: relu, or BatchNormalization between them"
+        yield _warning("vanishing-gradients", node.pointer, detail, fix)
+
+
+def _unscaled_inputs(graph: NetworkGraph, features: Sequence[Feature], facts: DatasetFacts) -> Iterator[Advice]:
+    rescaling = [node for node in graph.nodes.values() if isinstance(node.layer, (BatchNormalization, Rescaling))]
+    scaled = {source for node in rescaling for source in node.inputs}
+    for index, feature in enumerate(features):
+        column = facts.by_name[feature.column]
+        largest = max(abs(column.min or 0.0), abs(column.max or 0.0))
+        encoding = getattr(feature.encoding, "type", None)
+        if encoding == "pass_through" and largest > UNSCALED and feature.input not in scaled:
+            detail = f"{feature.column!r} goes up to {largest:g} and is not scaled: training is slow or diverges."
+            yield _warning("unscaled-input", f"/features/{index}", detail, "encoding: standardize")
+
+
+def _batches(graph: NetworkGraph, training: Training, estimates: Estimates) -> Iterator[Advice]:
+    size, rows, pointer = training.batch_size, estimates.training_rows, "/training/batch_size"
+    if size != "full" and size > rows:
+        detail = f"A batch of {size} is larger than the {rows} training rows."
+        yield _warning("batch-larger-than-table", pointer, detail, "batch_size: full")
+    if size == 1 and _has_batch_normalization(graph):
+        detail = "BatchNormalization over a batch of one row makes every number 0."
+        yield _warning("batch-of-one", pointer, detail, "batch_size: 32")
+    if not training.shuffle and size != "full":
+        detail = "Rows come in the table's order every epoch; if it is sorted, batches are biased."
+        yield _warning("not-shuffled", "/training/shuffle", detail, "shuffle: true")
+
+
+def _schedule(training: Training, estimates: Estimates) -> Iterator[Advice]:
+    optimizer, pointer = training.optimizer, "/training/optimizer"
+    rate, steps = optimizer.learning_rate, estimates.steps_per_epoch * training.epochs
+    if isinstance(rate, float) and rate > optimizer.large_learning_rate:
+        detail = f"A learning rate of {rate:g} is large for {type(optimizer).__name__}: the loss will probably diverge."
+        yield _warning("large-learning-rate", pointer, detail, "learning_rate: 0.001")
+    if rate == 0.0:
+        yield _warning("no-learning", pointer, "With a learning rate of 0, nothing is learned.", "learning_rate: 0.001")
+    decay = getattr(rate, "decay_steps", None)
+    if decay is not None and decay > 10 * steps:
+        detail = f"The learning rate decays over {decay} steps; the run has {steps}."
+        yield _warning("slow-decay", pointer, detail, f"decay_steps: {steps}")
+
+
+def _early_stopping(training: Training) -> Iterator[Advice]:
+    stopping, pointer = training.early_stopping, "/training/early_stopping"
+    if stopping is not None and stopping.patience == 0 and training.epochs > 1:
+        detail = "Early stopping with patience 0 stops at the first epoch without improvement."
+        yield _warning("no-patience", f"{pointer}/patience", detail, "patience: 10")
+    if stopping is not None and not stopping.monitor.startswith("val_"):
+        detail = f"Early stopping on {stopping.monitor!r} of the training rows does not notice overfitting."
+        yield _warning("watching-training", f"{pointer}/monitor", detail, "monitor: val_loss")
+
+
+def _layers(graph: NetworkGraph, estimates: Estimates) -> Iterator[Advice]:
+    if estimates.parameters > PARAMETERS_PER_ROW * estimates.training_rows > 0:
+        detail = f"{estimates.parameters} parameters can memorise {estimates.training_rows} rows."
+        fix = "Fewer units, Dropout or a regularizer, and early_stopping"
+        yield _warning("more-parameters-than-rows", "/network", detail, fix)
+    activations = {activation_of(node.layer) for node in graph.nodes.values()}
+    for node in graph.nodes.values():
+        yield from _layer(node, graph, activations)
+
+
+def _layer(node: GraphNode, graph: NetworkGraph, activations: set[str | None]) -> Iterator[Advice]:
+    pointer, name, layer = node.pointer, node.name, node.layer
+    reads_integers = any(getattr(graph.nodes[source].layer, "dtype", "") == "int32" for source in node.inputs)
+    if reads_integers and not isinstance(layer, Embedding):
+        detail = f"{name!r} reads integers that stand for categories or words as if they were quantities."
+        yield _warning("integers-as-numbers", pointer, detail, "Put an Embedding before it.")
+    if isinstance(layer, Dense) and layer.activation == "softmax" and node.target is None:
+        detail = f"softmax in the hidden layer {name!r} lets few units through."
+        yield _warning("hidden-softmax", pointer, detail, "activation: relu")
+    if activation_of(layer) in SOFTMAX and node.shape[-1:] == (1,):
+        detail = f"softmax over one number is always 1: nothing passes through {name!r}."
+        yield _warning("constant-layer", pointer, detail, "activation: sigmoid")
+    if isinstance(layer, AlphaDropout) and "selu" not in activations:
+        yield _warning("alpha-dropout", pointer, "AlphaDropout is for selu.", "Dropout")
+
+
+def _held_out(split: SplitSpec, training: Training) -> Iterator[Advice]:
+    if split.validation == 0 and split.method != "column":
+        use = "compare restarts" if training.restarts > 1 else "detect overfitting"
+        detail = f"No rows are held out for validation, so there are none to {use}."
+        yield _warning("nothing-held-out", "/split/validation", detail, "split: {validation: 0.2}")
