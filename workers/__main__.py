@@ -9,7 +9,6 @@ from typing import Any
 
 from celery import bootsteps
 from celery.signals import worker_ready, worker_shutting_down
-from sqlalchemy import text
 
 from fitserve import blobs, db, logs, telemetry, tracing
 from fitserve.queue import QUEUE, WAKE, Publisher, make_app
@@ -49,10 +48,7 @@ def main() -> None:
     supervisor = Supervisor(settings, engine, blobs.open_store(settings.resolved_blob_url), publisher.publish)
     connected = threading.Event()
 
-    def database() -> bool:
-        with db.reading(engine) as session:
-            return session.scalar(text("SELECT 1")) == 1
-
+    database = health_server.database_check(engine)
     checks = {"database": database, "trainer": supervisor.is_ready, "broker": connected.is_set}
     health_server.serve(settings.host, settings.worker_metrics_port, checks)
     supervisor.start()

@@ -8,7 +8,9 @@ import threading
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from fitserve import telemetry
+from sqlalchemy import Engine, text
+
+from fitserve import db, telemetry
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +49,14 @@ def serve(host: str, port: int, ready: Mapping[str, Callable[[], bool]]) -> Thre
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, name="probes", daemon=True).start()
     return server
+
+
+def database_check(engine: Engine) -> Callable[[], bool]:
+    def answers() -> bool:
+        with db.reading(engine) as session:
+            return session.scalar(text("SELECT 1")) == 1
+
+    return answers
 
 
 def _passes(check: Callable[[], bool]) -> bool:

@@ -1,4 +1,4 @@
-"""A crash at each line of the crash table, by the hooks of `fitserve.crash_points`: twice each, 20 times in the long form.
+"""A crash at each line of the crash table, by the hooks of `fitserve.crash_points`: twice each, 20 times in long form.
 
 Each crash uses up a token, so the next attempt gets through. Members are restarted when they end.
 """

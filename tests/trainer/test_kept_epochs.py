@@ -14,7 +14,7 @@ import pytest
 
 from fitserve.encoder import Encoder
 from tests.trainer.jobs import RecordingReporter, job_of
-from workers.trainer.channel import Channel
+from workers.trainer.channel import Channel, decoded
 from workers.trainer.export import export as exporting
 from workers.trainer.job import TrainingResult, TrainingStopped
 from workers.trainer.train import train
@@ -66,7 +66,7 @@ def test_a_kept_epoch_is_what_a_shorter_run_ends_with(tmp_path: Path) -> None:
     threading.Thread(target=ours.send, args=({"result": keeping},)).start()
     message = theirs.receive(5)
     assert message is not None
-    assert TrainingResult.from_json(message["result"]) == keeping
+    assert decoded(TrainingResult, message["result"]) == keeping
 
 
 @pytest.mark.parametrize("stacked", [True, False])

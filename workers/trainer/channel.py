@@ -17,12 +17,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any, Final, Literal
+from queue import Queue, SimpleQueue
+from typing import Any, Final, Literal, TypeVar
 
 from workers.trainer.job import StopReason, TrialAssignment
 
 Message = dict[str, Any]
+T = TypeVar("T")
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024  # of one line; the manifest of a wide dataset takes a few MB
 _PROGRESS_SECONDS = 0.5  # between two `progress` messages; more would tell the supervisor nothing
 
@@ -84,40 +85,32 @@ def _to_json(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} cannot be sent")
 
 
+def decoded(cls: type[T], fields: Any) -> T:
+    """A dataclass from the object that `Channel.send` made of it."""
+    from pydantic import TypeAdapter  # not at the top: a trainer imports it in its sandbox
+
+    return TypeAdapter(cls).validate_python(fields)
+
+
 class Sender:
     """A thread that sends queued messages. Queueing never waits, so a paused supervisor doesn't hold up training."""
 
     def __init__(self, channel: Channel, on_closed: Callable[[], None]) -> None:
         self._channel = channel
         self._on_closed = on_closed
-        self._messages: deque[Message] = deque()
-        self._changed = threading.Condition()
-        self._idle = True
+        self._messages: Queue[Message] = Queue()
+        self.put = self._messages.put
+        self.drain = self._messages.join  # waits until every queued message is sent
         threading.Thread(target=self._run, name="sender", daemon=True).start()
-
-    def put(self, message: Message) -> None:
-        with self._changed:
-            self._messages.append(message)
-            self._changed.notify_all()
-
-    def drain(self) -> None:
-        """Wait until every queued message is sent."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._messages and self._idle)
 
     def _run(self) -> None:
         while True:
-            with self._changed:
-                self._idle = True
-                self._changed.notify_all()
-                self._changed.wait_for(lambda: bool(self._messages))
-                message = self._messages.popleft()
-                self._idle = False
             try:
-                self._channel.send(message)
+                self._channel.send(self._messages.get())
             except ChannelClosed:
                 self._on_closed()
                 return
+            self._messages.task_done()
 
 
 class ChannelReporter:

@@ -5,7 +5,7 @@ Everything here is JSON but for paths: it crosses a pipe. `workers.trainer.chann
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -28,11 +28,6 @@ class TrainingJob:
     checkpoint_seconds: float = 30.0
     trial: int | None = None  # from 0: train this trial alone, for a run that another worker holds
 
-    @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> TrainingJob:
-        paths = {name: _path(fields[name]) for name in ("table", "folder", "checkpoint")}
-        return cls(**{**fields, **paths})
-
 
 @dataclass(frozen=True, slots=True)
 class TrialAssignment:
@@ -41,11 +36,6 @@ class TrialAssignment:
     trial: int | None = None  # to train now; None: other workers train all that remain, ask again
     checkpoint: Path | None = None  # of that trial, from a worker that had begun it
     finished: dict[int, Path] = field(default_factory=dict)  # trial files of other workers, by trial
-
-    @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> TrialAssignment:
-        finished = {int(trial): Path(path) for trial, path in fields["finished"].items()}
-        return cls(fields["trial"], _path(fields["checkpoint"]), finished)
 
 
 class Reporter(Protocol):
@@ -91,14 +81,6 @@ class TrainingResult:
     result: dict[str, Any] = field(default_factory=dict)  # final metrics, trials, evaluation: shown as Run.result
     kept_epochs: dict[int, KeptEpoch] = field(default_factory=dict)  # by epoch, from 1
 
-    @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> TrainingResult:
-        kept_epochs = {
-            int(epoch): KeptEpoch(_paths(kept["files"]), kept["manifest"])
-            for epoch, kept in fields["kept_epochs"].items()
-        }
-        return cls(_paths(fields["files"]), fields["manifest"], fields["result"], kept_epochs)
-
 
 class TrainingStopped(Exception):
     """Raised by `train` once it has obeyed `Reporter.stop`."""
@@ -118,11 +100,3 @@ class TrainingFailed(Exception):
         super().__init__(message)
         self.cause = cause
         self.data = data or {}
-
-
-def _path(value: str | None) -> Path | None:
-    return Path(value) if value else None
-
-
-def _paths(files: Mapping[str, str]) -> dict[str, Path]:
-    return {kind: Path(path) for kind, path in files.items()}

@@ -79,7 +79,7 @@ class Loop:
         history = history or keras.callbacks.History()
         own = [c for c in self.callbacks if c is not history]
         callbacks = keras.callbacks.CallbackList(
-            [*own, history], model=model, epochs=self.epochs, steps=self._steps_an_epoch()
+            [*own, history], model=model, epochs=self.epochs, steps=-(-self.train.rows // self.compiled.batch_size)
         )
         model.stop_training = False
         callbacks.on_train_begin()
@@ -181,9 +181,6 @@ class Loop:
     def _steps(self, block: Block, validation: bool = False) -> int:
         size = self.compiled.validation_batch_size if validation else self.compiled.batch_size
         return -(-len(block.order) // size)
-
-    def _steps_an_epoch(self) -> int:
-        return -(-self.train.rows // self.compiled.batch_size)
 
     def _short_validation(self) -> Block | None:
         if self.validation is None or not self.validation.resident:

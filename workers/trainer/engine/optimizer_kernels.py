@@ -15,8 +15,6 @@ import tensorflow as tf
 
 Update = Callable[[Any, Any], None]
 """Updates a variable by its gradient."""
-Begin = Callable[[Any], Update]
-"""Computes what the updates of all variables share, once in each step, from the learning rate."""
 
 
 def fuse(optimizer: keras.optimizers.Optimizer) -> bool:
@@ -31,99 +29,90 @@ def fuse(optimizer: keras.optimizers.Optimizer) -> bool:
     if tf.distribute.get_strategy().num_replicas_in_sync > 1:
         return False
     optimizer._all_reduce_sum_gradients = list
-    make = _KERNELS.get(type(optimizer))
-    if make is None or getattr(optimizer, "amsgrad", False) or getattr(optimizer, "centered", False):
+    kernel = _KERNELS.get(type(optimizer))
+    if kernel is None or getattr(optimizer, "amsgrad", False) or getattr(optimizer, "centered", False):
         return False
-    begin = make(optimizer)
+    if kernel is _rmsprop:
+        # Its kernel needs a momentum variable even where momentum is 0 and the variable holds nothing between steps.
+        shapes = [] if optimizer.momentum else [velocity.shape for velocity in optimizer._velocities]
+        optimizer._unused_momentums = [tf.Variable(tf.zeros(shape)) for shape in shapes]
 
     def step(gradients: Any, variables: Any, learning_rate: Any) -> None:
-        kernel = begin(tf.cast(learning_rate, tf.float32))
+        update = kernel(optimizer, tf.cast(learning_rate, tf.float32))  # computes once what all variables share
         for gradient, variable in zip(gradients, variables, strict=True):
             value = variable.value if isinstance(variable, keras.Variable) else variable
             if isinstance(gradient, tf.IndexedSlices) or value.dtype != tf.float32:
                 optimizer.update_step(gradient, value, learning_rate)
             else:
-                kernel(tf.cast(gradient, tf.float32), value)
+                update(tf.cast(gradient, tf.float32), value)
 
     optimizer._backend_update_step = step
     return True
 
 
-def _adam(optimizer: Any) -> Begin:
-    def begin(learning_rate: Any) -> Update:
-        step = tf.cast(optimizer.iterations + 1, tf.float32)
-        beta1_power, beta2_power = (
-            tf.pow(tf.constant(beta, tf.float32), step) for beta in (optimizer.beta_1, optimizer.beta_2)
+def _adam(optimizer: Any, learning_rate: Any) -> Update:
+    step = tf.cast(optimizer.iterations + 1, tf.float32)
+    beta1_power, beta2_power = (
+        tf.pow(tf.constant(beta, tf.float32), step) for beta in (optimizer.beta_1, optimizer.beta_2)
+    )
+
+    def update(gradient: Any, variable: Any) -> None:
+        index = optimizer._get_variable_index(variable)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=_handle(optimizer._momentums[index]),
+            v=_handle(optimizer._velocities[index]),
+            beta1_power=beta1_power,
+            beta2_power=beta2_power,
+            lr=learning_rate,
+            beta1=optimizer.beta_1,
+            beta2=optimizer.beta_2,
+            epsilon=optimizer.epsilon,
+            grad=gradient,
         )
 
-        def update(gradient: Any, variable: Any) -> None:
-            index = optimizer._get_variable_index(variable)
-            tf.raw_ops.ResourceApplyAdam(
-                var=variable.handle,
-                m=_handle(optimizer._momentums[index]),
-                v=_handle(optimizer._velocities[index]),
-                beta1_power=beta1_power,
-                beta2_power=beta2_power,
-                lr=learning_rate,
-                beta1=optimizer.beta_1,
-                beta2=optimizer.beta_2,
-                epsilon=optimizer.epsilon,
-                grad=gradient,
-            )
-
-        return update
-
-    return begin
+    return update
 
 
-def _sgd(optimizer: Any) -> Begin:
-    def begin(learning_rate: Any) -> Update:
-        def update(gradient: Any, variable: Any) -> None:
-            if not optimizer.momentum:
-                tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=learning_rate, delta=gradient)
-                return
-            tf.raw_ops.ResourceApplyKerasMomentum(
-                var=variable.handle,
-                accum=_handle(optimizer.momentums[optimizer._get_variable_index(variable)]),
-                lr=learning_rate,
-                grad=gradient,
-                momentum=optimizer.momentum,
-                use_nesterov=optimizer.nesterov,
-            )
+def _sgd(optimizer: Any, learning_rate: Any) -> Update:
+    def update(gradient: Any, variable: Any) -> None:
+        if not optimizer.momentum:
+            tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=learning_rate, delta=gradient)
+            return
+        tf.raw_ops.ResourceApplyKerasMomentum(
+            var=variable.handle,
+            accum=_handle(optimizer.momentums[optimizer._get_variable_index(variable)]),
+            lr=learning_rate,
+            grad=gradient,
+            momentum=optimizer.momentum,
+            use_nesterov=optimizer.nesterov,
+        )
 
-        return update
-
-    return begin
+    return update
 
 
-def _rmsprop(optimizer: Any) -> Begin:
-    # The kernel needs a momentum variable even where momentum is 0 and the variable holds nothing between steps.
-    spare = [] if optimizer.momentum else [tf.Variable(tf.zeros(v.shape)) for v in optimizer._velocities]
+def _rmsprop(optimizer: Any, learning_rate: Any) -> Update:
+    def update(gradient: Any, variable: Any) -> None:
+        index = optimizer._get_variable_index(variable)
+        tf.raw_ops.ResourceApplyRMSProp(
+            var=variable.handle,
+            ms=_handle(optimizer._velocities[index]),
+            mom=_handle((optimizer._unused_momentums or optimizer._momentums)[index]),
+            lr=learning_rate,
+            rho=optimizer.rho,
+            momentum=float(optimizer.momentum),
+            epsilon=optimizer.epsilon,
+            grad=gradient,
+        )
 
-    def begin(learning_rate: Any) -> Update:
-        def update(gradient: Any, variable: Any) -> None:
-            index = optimizer._get_variable_index(variable)
-            tf.raw_ops.ResourceApplyRMSProp(
-                var=variable.handle,
-                ms=_handle(optimizer._velocities[index]),
-                mom=_handle((spare or optimizer._momentums)[index]),
-                lr=learning_rate,
-                rho=optimizer.rho,
-                momentum=float(optimizer.momentum),
-                epsilon=optimizer.epsilon,
-                grad=gradient,
-            )
-
-        return update
-
-    return begin
+    return update
 
 
 def _handle(variable: Any) -> Any:
     return (variable.value if isinstance(variable, keras.Variable) else variable).handle
 
 
-_KERNELS: dict[type, Callable[[Any], Begin]] = {
+_KERNELS: dict[type, Callable[[Any, Any], Update]] = {
     keras.optimizers.Adam: _adam,
     keras.optimizers.AdamW: _adam,
     keras.optimizers.SGD: _sgd,

@@ -200,7 +200,10 @@ class _Analysis:
         prediction, held_out = self.prediction, self.held_out
         losses = {name: prediction.losses(self.truth[name], self.predicted[name]) for name in self.parts}
         simpler = self._references()
-        their_losses = {who: self._losses_of(reference) for who, reference in simpler.items()}
+        their_losses = {
+            who: {name: prediction.losses(y, reference.predict(self.designs[name])) for name, y in self.truth.items()}
+            for who, reference in simpler.items()
+        }
         fit = {
             who: {name: float(values.mean()) for name, values in by_part.items()}
             for who, by_part in {"network": losses, **their_losses}.items()
@@ -237,12 +240,6 @@ class _Analysis:
             return {}
         labels, seconds = len(self.prediction.labels), 0.5 * self.seconds
         return references.fit_all(self.designs["train"], self.truth["train"], labels, seconds, self.seed)
-
-    def _losses_of(self, reference: Reference) -> dict[str, NDArray[np.float64]]:
-        return {
-            name: self.prediction.losses(truth, reference.predict(self.designs[name]))
-            for name, truth in self.truth.items()
-        }
 
     def _reference_figures(self, reference: Reference) -> dict[str, Any]:
         """The figures of a simpler model on the same rows, without curves."""

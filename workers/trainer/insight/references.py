@@ -39,7 +39,6 @@ Matrix = Any  # a float32 array or a sparse matrix, (rows, width)
 class Reference:
     """A fitted model. `predict` gives probabilities (rows, labels), or numbers (rows,)."""
 
-    name: str
     model: Any
     labels: int  # 0: a regression
     rows: int  # used for fitting
@@ -86,7 +85,8 @@ def fit_all(matrix: Matrix, truth: NDArray[Any], labels: int, seconds: float, se
 
     `truth` are label indices, or numbers where `labels` is 0.
     """
-    fitted = {"baseline": _timed("baseline", _baseline(labels), matrix, truth, labels)}
+    baseline = DummyClassifier(strategy="prior") if labels else DummyRegressor(strategy="mean")
+    fitted = {"baseline": _fit(baseline, matrix, truth, labels)}
     width = int(matrix.shape[1])
     if not width or (labels and len(np.unique(truth)) < 2):
         return fitted
@@ -94,16 +94,12 @@ def fit_all(matrix: Matrix, truth: NDArray[Any], labels: int, seconds: float, se
     rows = sample_rows(len(truth), int(MULTIPLY_ADDS * 0.6 * seconds / max(1, work)), seed)
     if len(rows) >= min(len(truth), 200):
         linear = LogisticRegression(max_iter=ITERATIONS) if labels else Ridge(random_state=seed)
-        fitted["linear"] = _timed("linear", linear, matrix[rows], truth[rows], labels)
+        fitted["linear"] = _fit(linear, matrix[rows], truth[rows], labels)
     trees = sample_rows(len(truth), TREE_ROWS, seed)
     cost = (0.1 + len(trees) * width * 4e-7) * max(1, labels if labels > 2 else 1)
     if width <= TREE_COLUMNS and not sparse.issparse(matrix) and cost <= 0.6 * seconds:
-        fitted["trees"] = _timed("trees", _trees(labels, seed), matrix[trees], truth[trees], labels)
+        fitted["trees"] = _fit(_trees(labels, seed), matrix[trees], truth[trees], labels)
     return fitted
-
-
-def _baseline(labels: int) -> Any:
-    return DummyClassifier(strategy="prior") if labels else DummyRegressor(strategy="mean")
 
 
 def _trees(labels: int, seed: int) -> Any:
@@ -116,9 +112,9 @@ def _threads_for(matrix: Matrix) -> Any:
     return _POOLS().limit(limits=1 if matrix.shape[0] * matrix.shape[1] < ONE_THREAD else None)
 
 
-def _timed(name: str, model: Any, matrix: Matrix, truth: NDArray[Any], labels: int) -> Reference:
+def _fit(model: Any, matrix: Matrix, truth: NDArray[Any], labels: int) -> Reference:
     begun = time.perf_counter()
     with warnings.catch_warnings(), _threads_for(matrix):
         warnings.simplefilter("ignore")  # a linear model that has not converged is good enough as a reference
         model.fit(matrix, truth)
-    return Reference(name, model, labels, int(matrix.shape[0]), time.perf_counter() - begun)
+    return Reference(model, labels, int(matrix.shape[0]), time.perf_counter() - begun)
