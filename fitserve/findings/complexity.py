@@ -33,12 +33,12 @@ def complexity(record: RunRecord) -> dict[str, Any] | None:
 
     None before the first epoch. At most `MAX_POINTS` points; the kept epoch and the turning point are among them.
     """
-    trial, kept = record.trial, record.kept_epoch_index
-    if trial is None or kept is None:
+    trial, final = record.trial, record.kept_epoch_index
+    if trial is None or final is None:
         return None
-    turned = trial.turning_point
+    turning = trial.turning_point
     verdict = _verdict(record, bool(trial.validation))
-    points = _thinned(len(trial.epochs), {index for index in (kept, turned) if index is not None})
+    points = _thinned(len(trial.epochs), {index for index in (final, turning) if index is not None})
     return {
         "trial": trial.number,
         "loss": record.loss or "loss",
@@ -47,8 +47,8 @@ def complexity(record: RunRecord) -> dict[str, Any] | None:
         "train": finite_json([trial.train[i] for i in points], digits=6),
         "validation": finite_json([trial.validation[i] for i in points], digits=6) if trial.validation else None,
         "best_epoch": trial.epochs[trial.best] if trial.best is not None else None,
-        "turned_epoch": trial.epochs[turned] if turned is not None else None,
-        "kept_epoch": trial.epochs[kept],
+        "turned_epoch": trial.epochs[turning] if turning is not None else None,
+        "kept_epoch": trial.epochs[final],
         "verdict": verdict,
         "sentence": _SENTENCES[verdict],
     }

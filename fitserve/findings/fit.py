@@ -27,17 +27,17 @@ PATIENCE = 10
     answer="stop early and keep the weights of the best epoch",
 )
 def overfitting(record: RunRecord) -> Evidence | None:
-    trial, kept = record.trial, record.kept_epoch_index
-    if trial is None or kept is None or (turned := trial.turning_point) is None:
+    trial, final = record.trial, record.kept_epoch_index
+    if trial is None or final is None or (turning := trial.turning_point) is None:
         return None
-    lowest, loss = trial.validation[turned], trial.validation[kept]
-    if kept <= turned or not trial.train[kept] < trial.train[turned] or not loss > (1 + RISE) * lowest:
+    lowest, loss = trial.validation[turning], trial.validation[final]
+    if final <= turning or not trial.train[final] < trial.train[turning] or not loss > (1 + RISE) * lowest:
         return None
     return Evidence(
-        f"The validation loss was lowest in epoch {trial.epochs[turned]} ({lowest:.3g}) and rose to {loss:.3g} while"
-        f" the training loss fell to {trial.train[kept]:.3g}: the network memorised its training rows.",
-        (trial.epochs[turned], trial.epochs[kept]),
-        {"lowest_validation": lowest, "kept_validation": loss, "kept_train": trial.train[kept]},
+        f"The validation loss was lowest in epoch {trial.epochs[turning]} ({lowest:.3g}) and rose to {loss:.3g} while"
+        f" the training loss fell to {trial.train[final]:.3g}: the network memorised its training rows.",
+        (trial.epochs[turning], trial.epochs[final]),
+        {"lowest_validation": lowest, "kept_validation": loss, "kept_train": trial.train[final]},
         (_early_stopping(record),),
     )
 
@@ -58,9 +58,9 @@ def _early_stopping(record: RunRecord) -> Operation:
     answer="wider layers (or hidden layers where there are none), weaker regularizers, less dropout",
 )
 def underfitting(record: RunRecord) -> Evidence | None:
-    trial, kept = record.trial, record.kept_epoch_index
+    trial, final = record.trial, record.kept_epoch_index
     train, validation = record.mean_loss("network", "train"), record.mean_loss("network", "validation")
-    if trial is None or kept is None or train is None or validation is None or train <= 0:
+    if trial is None or final is None or train is None or validation is None or train <= 0:
         return None
     if record.training.get("class_weight") or record.training.get("sample_weight"):
         return None  # the network was trained on another loss than the one compared here
@@ -87,7 +87,7 @@ def underfitting(record: RunRecord) -> Evidence | None:
     return Evidence(
         f"The network's loss on its own training rows is {train:.3g}; {reference} {reached:.3g} on unseen rows. It is"
         " too small, or too strongly regularised, for what there is to learn.",
-        (trial.epochs[kept],),
+        (trial.epochs[final],),
         {"train": train, "validation": validation, "trees": trees, "linear": linear},
         tuple(patch),
     )

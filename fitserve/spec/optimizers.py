@@ -107,9 +107,9 @@ class Optimizer(Component, abstract=True):
 
     @model_validator(mode="after")
     def _one_clipping(self) -> Self:
-        given = [name for name in ("clipnorm", "clipvalue", "global_clipnorm") if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise ValueError(f"only one of {', '.join(given)} can be set")
+        clipping = [name for name in ("clipnorm", "clipvalue", "global_clipnorm") if getattr(self, name) is not None]
+        if len(clipping) > 1:
+            raise ValueError(f"only one of {', '.join(clipping)} can be set")
         return self
 
     def optional_arrays(self) -> int:

@@ -116,8 +116,8 @@ def resolve_training(
 
 
 def _check_class_weight(training: Training, outputs: Sequence[Output], problems: list[Problem]) -> None:
-    given, pointer, target = training.class_weight, "/training/class_weight", outputs[0].target
-    if given is None:
+    weights, pointer, target = training.class_weight, "/training/class_weight", outputs[0].target
+    if weights is None:
         return
     if len(outputs) > 1 or target.task not in ("binary", "multiclass"):
         detail = "Class weights need labels: a single target with one label in each row."
@@ -126,15 +126,15 @@ def _check_class_weight(training: Training, outputs: Sequence[Output], problems:
     labels = target.labels or ()
     problems += [
         unknown_name(f"{target.name!r} has no label {label!r}.", label, labels, pointer + json_pointer([label]))
-        for label in (given if isinstance(given, dict) else ())
+        for label in (weights if isinstance(weights, dict) else ())
         if label not in labels
     ]
 
 
-def _unknown_targets(given: Iterable[str], names: Sequence[str], pointer: str) -> list[Problem]:
+def _unknown_targets(written: Iterable[str], names: Sequence[str], pointer: str) -> list[Problem]:
     return [
         unknown_name(f"There is no target {name!r}.", name, names, pointer + json_pointer([name]))
-        for name in given
+        for name in written
         if name not in names
     ]
 

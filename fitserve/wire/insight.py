@@ -1,4 +1,4 @@
-"""What a run teaches, as the API shows it."""
+"""Insight into runs, as the API shows it: findings, evaluation, importance, surfaces, explanations, lineage."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class PatchOperation(BaseModel):
 
 
 class FindingInfo(BaseModel):
-    """One diagnosis, with its evidence and the change to the spec that answers it."""
+    """One diagnosis, with its evidence and the change to the spec that addresses it."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -27,23 +27,23 @@ class FindingInfo(BaseModel):
     severity: Literal["critical", "warning", "info"]
     title: str
     sentence: str
-    threshold: str = Field(description="When the rule speaks")
+    threshold: str = Field(description="When the rule applies")
     source: str = Field(description="Where the rule is from")
-    answer: str = Field(description="What the patch does, in words")
+    answer: str = Field(description="What the patch does")
     trial: int
-    epochs: list[int] = Field(description="Where the evidence is")
-    values: dict[str, Any] = Field(description="What was measured there")
+    epochs: list[int] = Field(description="The epochs that show it")
+    values: dict[str, Any] = Field(description="The measurements behind it")
     patch: list[dict[str, Any]] = Field(description="JSON Patch (RFC 6902) on the resolved spec; may be empty")
 
 
 class Findings(BaseModel):
-    """A run's findings, gravest first."""
+    """A run's findings, most severe first."""
 
     items: list[FindingInfo]
 
 
 class RuleInfo(BaseModel):
-    """A rule that runs are diagnosed by."""
+    """A rule of the diagnosis."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -56,7 +56,7 @@ class RuleInfo(BaseModel):
 
 
 class Applied(RunInfo):
-    """The child run. `repeated` is the parent's spec trained again under as many seeds, where that was asked for."""
+    """The child run. `repeated`, where seeds were requested, is the parent's spec trained again under as many seeds."""
 
     repeated: RunInfo | None = None
 
@@ -66,43 +66,43 @@ class Complexity(BaseModel):
 
     trial: int
     loss: str
-    baseline: float | None = Field(description="What always saying the same would cost")
+    baseline: float | None = Field(description="The loss of the best constant prediction")
     epochs: list[int]
     train: list[float | None]
     validation: list[float | None] | None
     best_epoch: int | None
-    turned_epoch: int | None = Field(description="After it, validation only got worse")
+    turned_epoch: int | None = Field(description="The validation loss was higher ever after")
     kept_epoch: int
     verdict: Literal["underfitting", "just right", "overfitting", "unknown"]
     sentence: str
 
 
 class Evaluation(BaseModel):
-    """Figures by part and target. `test` rows were never trained or selected on; `validation` rows were selected on."""
+    """Figures by part and target. `test` rows took no part in training or selection; `validation` rows in selection."""
 
-    part: Literal["test", "validation", "train"] = Field(description="The part that counts")
+    part: Literal["test", "validation", "train"] = Field(description="The part to report")
     test: dict[str, dict[str, Any]] | None
     validation: dict[str, dict[str, Any]] | None
     fit: dict[str, dict[str, Any]] = Field(description="By target: mean loss by model and part")
 
 
 class Importance(BaseModel):
-    """Permutation importance, by column: the rise of the loss when its values are dealt out anew."""
+    """Permutation importance, by column: the rise of the loss when its values are shuffled."""
 
     target: str
     part: str
     items: list[dict[str, Any]] = Field(description="column, importance, its 95% interval, weight in the first layer")
-    left_out: int = Field(description="Columns that the time did not suffice for")
+    left_out: int = Field(description="Columns not measured for lack of time")
 
 
 class Hardest(BaseModel):
-    """Rows of the highest loss, and rows whose label is probably wrong. Row numbers count from 1."""
+    """Rows with the highest loss, and rows whose label is probably wrong. Row numbers start at 1."""
 
     target: str
     items: list[dict[str, Any]]
     mislabelled: list[dict[str, Any]]
     mislabelled_rows: int
-    rows: int = Field(description="Rows that were judged")
+    rows: int = Field(description="Rows that were examined")
     method: str
 
 
@@ -114,7 +114,7 @@ class AxisInfo(BaseModel):
 
 
 class UnitSurface(BaseModel):
-    """What one hidden unit says over the same plane."""
+    """The output of one hidden unit over the same plane."""
 
     layer: str
     unit: int
@@ -122,10 +122,10 @@ class UnitSurface(BaseModel):
 
 
 class SurfaceInfo(BaseModel):
-    """What the network says over two columns, the others at their median or most frequent value."""
+    """The network's output over two columns, with the others at their median or most frequent value."""
 
     target: str
-    label: str | None = Field(description="Whose probability `values` are; null for a regression")
+    label: str | None = Field(description="The label whose probability `values` are; null for a regression")
     labels: list[str] | None
     x: AxisInfo
     y: AxisInfo
@@ -143,12 +143,12 @@ class ExplainRequest(BaseModel):
 
     row: dict[str, Any] = Field(description="Raw values by column")
     target: str | None = Field(None, description="Left out: the first")
-    label: str | None = Field(None, description="Left out: the likeliest; of a yes-or-no target the second")
+    label: str | None = Field(None, description="Left out: the most likely; of a binary target the second")
     reference: dict[str, Any] | None = Field(None, description="Left out: medians and most frequent values")
 
 
 class Explanation(BaseModel):
-    """Integrated gradients: contributions sum to the output less the reference's output."""
+    """Integrated gradients: contributions sum to the output minus the reference's output."""
 
     target: str
     label: str | None
@@ -161,7 +161,7 @@ class Explanation(BaseModel):
 
 
 class LayerSeries(BaseModel):
-    """The layers of a trial after the epochs that were looked at."""
+    """The layers of a trial after each recorded epoch."""
 
     trial: int
     items: list[dict[str, Any]]
@@ -174,10 +174,10 @@ class GroupInfo(BaseModel):
 
     group: str
     runs: list[str]
-    parent: str | None = Field(description="The group that its spec was changed from")
+    parent: str | None = Field(description="The group whose spec it was changed from")
     changes: list[dict[str, Any]] = Field(description="Where its spec differs from the parent's")
     seeds: int
-    mean: float | None = Field(description="Of the lowest validation losses, without penalty")
+    mean: float | None = Field(description="Mean of the lowest validation losses, without the regularizers' penalty")
     verdict: Literal["better", "worse", "within noise", "undecided"] | None
     difference: float | None
     interval: list[float] | None
@@ -185,7 +185,7 @@ class GroupInfo(BaseModel):
 
 
 class Lineage(BaseModel):
-    """A run's family: what it was made from and what was made from it, and which change helped."""
+    """A run's ancestors and descendants, and which changes helped."""
 
     run: str
     group: str
