@@ -1,8 +1,8 @@
-"""`make compose-test`: builds both images and runs docker-compose.yml: upload, train, predict, scale, kill, upgrade.
+"""`make compose-test`: build both images and run docker-compose.yml: upload, train, predict, scale, kill, upgrade.
 
-What the images hold is used in containers besides (gRPC, plots, Parquet, S3, traces), and Prometheus must reach all.
+The images' other contents are used in containers too (gRPC, plots, Parquet, S3, traces), and Prometheus must reach all.
 
-Needs root for podman. Where no image can be pulled, `tests/compose/standins.sh FOLDER` makes stand-ins first.
+Needs root for podman. If no image can be pulled, `tests/compose/standins.sh FOLDER` creates stand-ins first.
 The last line is JSON.
 """
 
@@ -26,15 +26,15 @@ from tests.journey.test_journey import ROWS, SPEC, circle
 POINTS = [{"x": 0.1, "y": -0.2, "colour": "red"}, {"x": 4.8, "y": 4.7, "colour": "blue"}]
 LONG = {**SPEC, "training": {"epochs": 2500, "batch_size": 16, "seed": 1}, "model": "long"}
 OURS = ("api", "predict", "worker", "reaper")
-NAME_SERVICE = 4.0  # seconds: longer than the proxy remembers an address
+DNS_SECONDS = 4.0  # longer than the proxy caches an address
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
 
 
 class Deployment:
-    """docker-compose.yml at work, seen from outside."""
+    """docker-compose.yml in operation, used from outside."""
 
     def __init__(self, engine: Engine, port: int, prometheus: int, new_images: dict[str, str]) -> None:
         self.engine, self.new_images = engine, new_images
@@ -42,10 +42,10 @@ class Deployment:
         self.figures: dict[str, Any] = {}
 
     def up(self) -> None:
-        begun = time.monotonic()
+        started = time.monotonic()
         self.engine.compose("up", "-d", "--no-build")
         until(lambda: httpx2.get(f"{self.base}/api/v1/limits").status_code == 401, 60, "the API behind the proxy")
-        self.figures["up_s"] = round(time.monotonic() - begun, 1)
+        self.figures["up_s"] = round(time.monotonic() - started, 1)
         printed = self.engine.compose("logs", "--no-color", "secrets")
         token = printed.split("first key (shown only once):")[1].split()[0]
         self.http = httpx2.Client(base_url=self.base, headers={"Authorization": f"Bearer {token}"}, timeout=30)
@@ -68,23 +68,22 @@ class Deployment:
         run = self.run(run_id)
         return run if run["state"] in ("succeeded", "failed", "cancelled") else None
 
-    def holder(self, run_id: str) -> str:
-        """The container of the worker that trains this run, once it has shown an epoch."""
-        until(lambda: self._holds(run_id), 120, f"{run_id} running")
+    def training_worker(self, run_id: str) -> str:
+        """Return the container of the worker that trains this run, once it has reported an epoch."""
+        until(lambda: self._trains(run_id), 120, f"{run_id} running")
         (postgres,) = self.engine.containers("postgres")
-        asked = f"SELECT worker FROM runs WHERE id = '{run_id}'"
-        worker = self.engine.run("exec", postgres, "psql", "-U", "fitserve", "-d", "fitserve", "-tAc", asked).strip()
-        found = [one for one in self.engine.containers("worker") if one[:12] in worker]
-        assert len(found) == 1, worker
-        return found[0]
+        query = f"SELECT worker FROM runs WHERE id = '{run_id}'"
+        worker = self.engine.run("exec", postgres, "psql", "-U", "fitserve", "-d", "fitserve", "-tAc", query).strip()
+        (container,) = [one for one in self.engine.containers("worker") if one[:12] in worker]
+        return container
 
-    def _holds(self, run_id: str) -> Any:
+    def _trains(self, run_id: str) -> Any:
         run = self.run(run_id)
         assert run["state"] in ("queued", "running"), run
         return run if run["state"] == "running" and self.get(f"/api/v1/runs/{run_id}/epochs")["items"] else None
 
     def scale(self, service: str, count: int, **images: str) -> list[str]:
-        """Starts replicas beside those that are there; returns all, once they are healthy."""
+        """Start replicas in addition to existing ones; return all, once they are healthy."""
         self.engine.compose(
             "up", "-d", "--no-build", "--no-deps", "--no-recreate", "--scale", f"{service}={count}", service, **images
         )
@@ -92,17 +91,17 @@ class Deployment:
         return self.engine.containers(service)
 
     def _healthy(self, service: str, count: int) -> bool:
-        found = self.engine.containers(service)
-        return len(found) == count and all(map(self.engine.is_healthy, found))
+        containers = self.engine.containers(service)
+        return len(containers) == count and all(map(self.engine.is_healthy, containers))
 
 
-def look_inside(deployment: Deployment) -> None:
-    """Non-root, read-only, no capability, healthy, with a bill of materials; TensorFlow in one image alone."""
+def inspect_containers(deployment: Deployment) -> None:
+    """Check: non-root, read-only, no capabilities, healthy, a bill of materials, TensorFlow in one image only."""
     engine = deployment.engine
     for service in OURS:
         container = engine.containers(service)[0]
-        found = engine.inspect(container)
-        assert found["HostConfig"]["ReadonlyRootfs"], service
+        details = engine.inspect(container)
+        assert details["HostConfig"]["ReadonlyRootfs"], service
         assert engine.run("exec", container, "id", "-u").strip() == "10001", service
         status = engine.run("exec", container, "cat", "/proc/1/status")
         assert "CapEff:\t0000000000000000" in status, service
@@ -110,32 +109,32 @@ def look_inside(deployment: Deployment) -> None:
         assert engine.fails("exec", container, "touch", "/app/x"), service
         assert engine.fails("exec", container, "touch", "/opt/fitserve/x"), service
         until(lambda container=container: engine.is_healthy(container), 60, f"{service} healthy")
-        names = {part["name"].lower().replace("_", "-") for part in bill(engine, container, "sbom")}
+        names = {part["name"].lower().replace("_", "-") for part in bill_of_materials(engine, container, "sbom")}
         assert {"sqlalchemy", "pyarrow"} <= names, service
         assert ("tensorflow-cpu" in names) == (service in ("worker", "reaper")), service
     (api,) = engine.containers("api")
     assert engine.fails("exec", api, "python3", "-c", "import tensorflow")
-    assert bill(engine, api, "sbom-dashboard")
+    assert bill_of_materials(engine, api, "sbom-dashboard")
     for path in ("/metrics", "/livez", "/readyz"):
         assert deployment.http.get(path).status_code == 404, path
 
 
-def bill(engine: Engine, container: str, name: str) -> list[dict[str, Any]]:
+def bill_of_materials(engine: Engine, container: str, name: str) -> list[dict[str, Any]]:
     document = json.loads(engine.run("exec", container, "cat", f"/opt/fitserve/{name}.cdx.json"))
     assert document["bomFormat"] == "CycloneDX"
     return list(document["components"])
 
 
 def journey(deployment: Deployment) -> None:
-    """Upload, train, predict, through the proxy."""
+    """Upload, train and predict through the proxy."""
     http = deployment.http
     uploaded = http.put("/api/v1/datasets/circle", content=circle(), headers={"Content-Type": "text/csv"})
     assert uploaded.status_code == 201, uploaded.text
     assert uploaded.json()["rows"] == ROWS
     run_id = deployment.submit(SPEC)
     deployment.finish(run_id)
-    until(lambda: ask(http).status_code == 200, 30, "the prediction")
-    results = ask(http).json()["results"]
+    until(lambda: classify(http).status_code == 200, 30, "the prediction")
+    results = classify(http).json()["results"]
     assert dict(results[0])["in"] > 0.5 > dict(results[1])["in"], results
     assert http.get("/").status_code == 200
     parts.upload_parquet(http)
@@ -143,7 +142,7 @@ def journey(deployment: Deployment) -> None:
 
 
 def use_parts(deployment: Deployment) -> None:
-    """What no request through the proxy has touched."""
+    """Use what no request through the proxy uses."""
     engine = deployment.engine
     deployment.figures["modules_imported"] = parts.imports(engine)
     parts.grpc_infer(engine, deployment.http.headers["Authorization"])
@@ -152,21 +151,21 @@ def use_parts(deployment: Deployment) -> None:
     parts.traces(engine, image)
 
 
-def ask(http: httpx2.Client) -> httpx2.Response:
+def classify(http: httpx2.Client) -> httpx2.Response:
     return http.post("/v1/models/circle:classify", json={"examples": POINTS})
 
 
 def scale_and_kill(deployment: Deployment) -> None:
-    """Two workers; the one that trains is killed, the other takes the run over."""
+    """Kill the training one of two workers; the other takes over its run."""
     deployment.scale("worker", 2)
-    say("two workers")
+    log("two workers")
     run_id = deployment.submit(LONG)
-    holder = deployment.holder(run_id)
-    begun = time.monotonic()
+    holder = deployment.training_worker(run_id)
+    started = time.monotonic()
     deployment.engine.run("kill", "--signal", "KILL", holder)
-    say(f"killed worker {holder[:12]}")
+    log(f"killed worker {holder[:12]}")
     until(lambda: deployment.run(run_id)["attempt"] > 1 or deployment._over(run_id), 60, "another attempt")
-    deployment.figures["taken_over_s"] = round(time.monotonic() - begun, 1)
+    deployment.figures["taken_over_s"] = round(time.monotonic() - started, 1)
     run = deployment.finish(run_id)
     assert run["attempt"] == 2, run
     deployment.engine.run("rm", "-f", holder)
@@ -174,54 +173,54 @@ def scale_and_kill(deployment: Deployment) -> None:
 
 
 def upgrade(deployment: Deployment) -> None:
-    """As docs/how-to/upgrade.md says: migrations, then one service after another, under load."""
+    """Upgrade as in docs/how-to/upgrade.md: migrations, then one service after another, under load."""
     engine, images = deployment.engine, deployment.new_images
     run_id = deployment.submit(LONG)
-    deployment.holder(run_id)
+    deployment.training_worker(run_id)
     with Load(deployment.base, deployment.http.headers["Authorization"]) as load:
         engine.compose("up", "-d", "--no-build", "--no-deps", "migrate", **images)
-        assert engine.run("wait", *engine.containers("migrate", all_of_them=True)).strip() == "0"
+        assert engine.run("wait", *engine.containers("migrate", include_stopped=True)).strip() == "0"
         for service in ("predict", "api"):
             old = engine.containers(service)
             both = deployment.scale(service, 2 * len(old), **images)
-            time.sleep(NAME_SERVICE)
+            time.sleep(DNS_SECONDS)
             for container in old:
                 engine.run("stop", "--time", "15", container)
                 engine.run("rm", container)
             assert all(engine.inspect(one)["Config"]["Labels"]["release"] == "new" for one in set(both) - set(old))
-            say(f"{service} upgraded; {load.count} requests so far, {len(load.failures)} failed")
+            log(f"{service} upgraded; {load.count} requests so far, {len(load.failures)} failed")
         engine.compose("up", "-d", "--no-build", "--no-deps", "--scale", "worker=2", "worker", "reaper", **images)
         until(lambda: deployment._healthy("worker", 2), 120, "the new workers")
         run = deployment.finish(run_id)
     deployment.figures |= {"upgrade_requests": load.count, "upgrade_failed": len(load.failures)}
     assert load.count > 100
     assert not load.failures, load.failures[:5]
-    assert run["spent_attempts"] == 0, run  # handed back, not lost
+    assert run["spent_attempts"] == 0, run  # returned to the queue, not lost
     for service in OURS:
         for container in engine.containers(service):
             assert engine.inspect(container)["Config"]["Labels"]["release"] == "new", service
 
 
-def scraped(deployment: Deployment) -> None:
-    """Prometheus reaches every container of ours and no other, and evaluates every rule."""
+def check_prometheus(deployment: Deployment) -> None:
+    """Check that Prometheus reaches exactly our containers and evaluates every rule."""
     engine = deployment.engine
-    wanted = {service: sorted(map(engine.address, engine.containers(service))) for service in OURS}
+    expected = {service: sorted(map(engine.address, engine.containers(service))) for service in OURS}
 
-    def asked(path: str, **parameters: str) -> Any:
+    def query(path: str, **parameters: str) -> Any:
         return httpx2.get(f"{deployment.prometheus}/api/v1/{path}", params=parameters).json()["data"]
 
     def up() -> dict[str, list[str]]:
-        targets = asked("targets", state="active")["activeTargets"]
-        found = {job: [one for one in targets if one["labels"]["job"] == job] for job in wanted}
+        targets = query("targets", state="active")["activeTargets"]
+        by_job = {job: [one for one in targets if one["labels"]["job"] == job] for job in expected}
         if any(one["health"] != "up" for one in targets):
             return {}
-        return {job: sorted(one["labels"]["instance"].split(":")[0] for one in those) for job, those in found.items()}
+        return {job: sorted(one["labels"]["instance"].split(":")[0] for one in those) for job, those in by_job.items()}
 
-    until(lambda: up() == wanted, 120, f"every process scraped: {wanted}")
-    deployment.figures["scraped"] = {service: len(those) for service, those in wanted.items()}
+    until(lambda: up() == expected, 120, f"every process scraped: {expected}")
+    deployment.figures["scraped"] = {service: len(those) for service, those in expected.items()}
 
     def rules() -> list[str]:
-        return [rule["health"] for group in asked("rules")["groups"] for rule in group["rules"]]
+        return [rule["health"] for group in query("rules")["groups"] for rule in group["rules"]]
 
     until(lambda: set(rules()) == {"ok"}, 60, "every rule evaluated")
     deployment.figures["rules_ok"] = len(rules())
@@ -229,8 +228,8 @@ def scraped(deployment: Deployment) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--keep", action="store_true", help="the images stay")
-    parser.add_argument("--built", action="store_true", help="with the images that --keep has left")
+    parser.add_argument("--keep", action="store_true", help="keep the images")
+    parser.add_argument("--built", action="store_true", help="use the images left by --keep")
     args = parser.parse_args()
     project = new_id("fitservetest")[-20:].replace("_", "")
     ports = free_ports(2)
@@ -241,34 +240,42 @@ def main() -> int:
     variables = {"FITSERVE_HTTP_PORT": str(ports[0]), "PROMETHEUS_PORT": str(ports[1])}
     variables |= {name: f"{tag}:old" for name, tag in tags.items()}
     try:
-        with engine(project, variables) as made:
-            deployment = Deployment(made, *ports, {name: f"{tag}:new" for name, tag in tags.items()})
-            begun = time.monotonic()
+        with engine(project, variables) as engine_here:
+            deployment = Deployment(engine_here, *ports, {name: f"{tag}:new" for name, tag in tags.items()})
+            started = time.monotonic()
             for target in ("server", "worker"):
                 tag = f"localhost/fitserve-{target}"
-                size = made.size(f"{tag}:old") if args.built else made.build(target, f"{tag}:old", "old")
+                size = engine_here.size(f"{tag}:old") if args.built else engine_here.build(target, f"{tag}:old", "old")
                 deployment.figures[f"{target}_image_mb"] = round(size / 1e6)
-                made.relabel(f"{tag}:old", f"{tag}:new", "new")
+                engine_here.relabel(f"{tag}:old", f"{tag}:new", "new")
             if not args.built:
-                deployment.figures["build_s"] = round(time.monotonic() - begun, 1)
-            say(f"built: {deployment.figures}")
+                deployment.figures["build_s"] = round(time.monotonic() - started, 1)
+            log(f"built: {deployment.figures}")
             assert deployment.figures["server_image_mb"] < 400
             deployment.up()
-            say(f"up in {deployment.figures['up_s']} s")
+            log(f"up in {deployment.figures['up_s']} s")
             try:
-                for step in (journey, use_parts, look_inside, scale_and_kill, scraped, upgrade, scraped):
-                    begun = time.monotonic()
+                for step in (
+                    journey,
+                    use_parts,
+                    inspect_containers,
+                    scale_and_kill,
+                    check_prometheus,
+                    upgrade,
+                    check_prometheus,
+                ):
+                    started = time.monotonic()
                     step(deployment)
-                    deployment.figures[f"{step.__name__}_s"] = round(time.monotonic() - begun, 1)
-                    say(f"{step.__name__}: passed")
+                    deployment.figures[f"{step.__name__}_s"] = round(time.monotonic() - started, 1)
+                    log(f"{step.__name__}: passed")
             except BaseException:
-                print(made.compose("logs", "--no-color", "--tail", "60"), file=sys.stderr)
+                print(engine_here.compose("logs", "--no-color", "--tail", "60"), file=sys.stderr)
                 raise
-            deployment.figures["engine"] = made.command
+            deployment.figures["engine"] = engine_here.command
             if not args.keep:
-                made.down()  # what still runs holds its image
+                engine_here.down()  # running containers keep their images in use
                 for tag in tags.values():
-                    made.run("rmi", f"{tag}:old", f"{tag}:new")
+                    engine_here.run("rmi", f"{tag}:old", f"{tag}:new")
     except EngineMissing as missing:
         print(missing, file=sys.stderr)
         return 2

@@ -17,7 +17,7 @@ from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[2]
 
-# Where there is no systemd (a container, a sandbox), podman needs to be told what to do without.
+# Settings that podman needs without systemd (in a container or a sandbox).
 CONTAINERS_CONF = """\
 [containers]
 default_ulimits = ["nofile=16384:16384", "nproc=8192:8192"]
@@ -31,7 +31,7 @@ network_backend = "netavark"
 
 
 class EngineMissing(Exception):
-    """No container engine that we know how to drive."""
+    """No supported container engine."""
 
 
 class Engine:
@@ -43,7 +43,7 @@ class Engine:
         self.environment = {**os.environ, **environment}
 
     def build(self, target: str, tag: str, label: str) -> int:
-        """Builds one stage of deploy/Dockerfile; returns the image's size in bytes."""
+        """Build one stage of deploy/Dockerfile and return the image's size in bytes."""
         options = ["--target", target, "-t", tag, "--label", f"release={label}", "-f", "deploy/Dockerfile", "."]
         if self.command == "podman":
             ours = ["buildah", "bud", "--format", "docker", "--runtime", "runc", "--network", "host", "--layers", "-q"]
@@ -53,49 +53,49 @@ class Engine:
         return self.size(tag)
 
     def size(self, tag: str) -> int:
-        """An image's bytes."""
+        """Return an image's size in bytes."""
         return int(self.inspect(tag)["Size"])
 
     def relabel(self, tag: str, new_tag: str, label: str) -> None:
-        """Another image with the same files, as a rebuild of the same tree would be."""
+        """Create another image with the same files, like a rebuild of the same tree."""
         form = ["--format", "docker"] if self.command == "podman" else []
         self._run(
-            [self.command, "build", "-q", *form, "-t", new_tag, "-"], given=f"FROM {tag}\nLABEL release={label}\n"
+            [self.command, "build", "-q", *form, "-t", new_tag, "-"], stdin=f"FROM {tag}\nLABEL release={label}\n"
         )
 
     def compose(self, *arguments: str, **environment: str) -> str:
-        """One compose command; what it printed."""
+        """Run a compose command and return its output."""
         return self._run([*self._compose, *arguments], environment)
 
     def down(self) -> None:
-        """Removes the project's containers, networks and volumes."""
+        """Remove the project's containers, networks and volumes."""
         self.compose("--profile", "dashboards", "down", "--volumes", "--timeout", "5")
 
-    def containers(self, service: str, all_of_them: bool = False) -> list[str]:
-        """The ids of a service's running containers, oldest first; of those that have ended as well, if asked for."""
-        wanted = f"label=com.docker.compose.service={service}"
-        ours = f"label=com.docker.compose.project={self.project}"
+    def containers(self, service: str, include_stopped: bool = False) -> list[str]:
+        """Return the ids of a service's containers, oldest first."""
+        by_service = f"label=com.docker.compose.service={service}"
+        by_project = f"label=com.docker.compose.project={self.project}"
         listed = self._run(
             [
                 self.command,
                 "ps",
-                *(["-a"] if all_of_them else []),
+                *(["-a"] if include_stopped else []),
                 "-q",
                 "--no-trunc",
                 "--filter",
-                ours,
+                by_project,
                 "--filter",
-                wanted,
+                by_service,
             ]
         ).split()
         return sorted(listed, key=lambda one: str(self.inspect(one)["Created"]))
 
     def inspect(self, name: str) -> Any:
-        """What the engine knows of a container or an image."""
+        """Return the engine's description of a container or an image."""
         return json.loads(self._run([self.command, "inspect", name]))[0]
 
     def run(self, *arguments: str) -> str:
-        """One command of the engine itself: `exec`, `kill`, `stop`, `rm`."""
+        """Run a command of the engine itself: `exec`, `kill`, `stop`, `rm`."""
         return self._run([self.command, *arguments])
 
     def fails(self, *arguments: str) -> bool:
@@ -104,22 +104,22 @@ class Engine:
         return done.returncode != 0
 
     def address(self, container: str) -> str:
-        """Its address in the project's network."""
+        """Return its address in the project's network."""
         (network,) = self.inspect(container)["NetworkSettings"]["Networks"].values()
         return str(network["IPAddress"])
 
     def is_healthy(self, container: str) -> bool:
-        """Whether its health check passed."""
+        """Whether its health check passes."""
         state = self.inspect(container)["State"]
         health = state.get("Health") or state.get("Healthcheck") or {}
         return bool(state["Running"] and health.get("Status") == "healthy")
 
-    def _run(self, command: list[str], environment: Mapping[str, str] | None = None, given: str = "") -> str:
+    def _run(self, command: list[str], environment: Mapping[str, str] | None = None, stdin: str = "") -> str:
         done = subprocess.run(
             command,
             cwd=PROJECT,
             env={**self.environment, **(environment or {})},
-            input=given,
+            input=stdin,
             capture_output=True,
             text=True,
             check=False,
@@ -133,19 +133,19 @@ class Engine:
 
 @contextmanager
 def engine(project: str, environment: Mapping[str, str]) -> Iterator[Engine]:
-    """The engine of this machine; what it started is removed at the end. Raises EngineMissing."""
+    """Yield this machine's engine; remove what it started at the end. Raises EngineMissing."""
     with contextlib.ExitStack() as stack:
         if _works("docker", "info") and _works("docker", "compose", "version"):
-            made = Engine(project, ["docker", "compose"], "docker", environment)
+            selected = Engine(project, ["docker", "compose"], "docker", environment)
         elif shutil.which("podman") and shutil.which("buildah") and shutil.which("docker-compose"):
-            made = stack.enter_context(_podman(project, environment))
+            selected = stack.enter_context(_podman(project, environment))
         else:
             raise EngineMissing("Needs docker with the compose plugin, or podman, buildah and docker-compose.")
         try:
-            yield made
+            yield selected
         finally:
             with contextlib.suppress(RuntimeError):
-                made.down()
+                selected.down()
 
 
 def _works(*command: str) -> bool:
@@ -166,14 +166,14 @@ def _podman(project: str, environment: Mapping[str, str]) -> Iterator[Engine]:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        made = Engine(project, ["docker-compose"], "podman", ours)
+        podman = Engine(project, ["docker-compose"], "podman", ours)
         stopping = threading.Event()
-        checking = threading.Thread(target=_check_health, args=(made, stopping), daemon=True)
+        checking = threading.Thread(target=_check_health, args=(podman, stopping), daemon=True)
         try:
             until(socket.exists, 10, "podman's socket")
             if not Path("/run/systemd/system").is_dir():
                 checking.start()
-            yield made
+            yield podman
         finally:
             stopping.set()
             if checking.is_alive():
@@ -183,7 +183,7 @@ def _podman(project: str, environment: Mapping[str, str]) -> Iterator[Engine]:
 
 
 def _check_health(engine: Engine, stopping: threading.Event) -> None:
-    """What systemd's timers do for podman elsewhere."""
+    """Run health checks, as systemd's timers do for podman elsewhere."""
     while not stopping.wait(1):
         with contextlib.suppress(RuntimeError):
             ours = f"label=com.docker.compose.project={engine.project}"
@@ -192,10 +192,10 @@ def _check_health(engine: Engine, stopping: threading.Event) -> None:
 
 
 def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    """The first true value of `condition`. Raises AssertionError after `seconds`."""
+    """Wait for the first true value of `condition` and return it. Raises AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
-    while not (found := condition()):
+    while not (value := condition()):
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s: {what}")
         time.sleep(0.2)
-    return found
+    return value

@@ -1,4 +1,4 @@
-"""Clients that never stop asking: every answer that is not a success is kept."""
+"""Clients that send requests continuously; every response that is not a success is recorded."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ POINTS = [{"x": 0.1, "y": -0.2, "colour": "red"}]
 
 
 class Load:
-    """Reads, writes and predictions, each from a thread of its own, for as long as the block lasts."""
+    """Sends reads, writes and predictions, each from its own thread, for the duration of the block."""
 
     def __init__(self, base: str, authorization: str, *, pause: float = 0.05) -> None:
         self.base, self.headers, self.pause = base, {"Authorization": authorization}, pause
         self.count, self.failures = 0, list[str]()
         self._stopping = threading.Event()
-        asks = (self._read, self._write, self._predict)
-        self._threads = [threading.Thread(target=self._ask, args=(one,), daemon=True) for one in asks]
+        requests = (self._read, self._write, self._predict)
+        self._threads = [threading.Thread(target=self._send, args=(one,), daemon=True) for one in requests]
 
     def __enter__(self) -> Load:
         for thread in self._threads:
@@ -35,15 +35,15 @@ class Load:
         for thread in self._threads:
             thread.join(30)
 
-    def _ask(self, one: Callable[[httpx2.Client], httpx2.Response]) -> None:
+    def _send(self, request: Callable[[httpx2.Client], httpx2.Response]) -> None:
         with httpx2.Client(base_url=self.base, headers=self.headers, timeout=30) as http:
             while not self._stopping.wait(self.pause):
                 try:
-                    answer = one(http)
-                    if not answer.is_success:
-                        self.failures.append(f"{one.__name__}: {answer.status_code} {answer.text[:300]}")
+                    response = request(http)
+                    if not response.is_success:
+                        self.failures.append(f"{request.__name__}: {response.status_code} {response.text[:300]}")
                 except httpx2.HTTPError as error:
-                    self.failures.append(f"{one.__name__}: {error!r}")
+                    self.failures.append(f"{request.__name__}: {error!r}")
                 self.count += 1
 
     def _read(self, http: httpx2.Client) -> httpx2.Response:

@@ -1,4 +1,4 @@
-"""What the server's image must still hold after all that was left out of it, each used once in a container."""
+"""Parts that the server's image must still contain after trimming, each used once in a container."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from tests.journey.test_journey import ROWS, circle
 
 IMPORTS = """
 import importlib, pkgutil, fitserve, migrations, services
-apart = ("fitserve.cli", "migrations.env")  # the command line stays at home; Alembic alone runs its env
+excluded = ("fitserve.cli", "migrations.env")  # the command line is not installed; only Alembic can import its env
 names = [found.name for top in (fitserve, migrations, services)
          for found in pkgutil.walk_packages(top.__path__, top.__name__ + ".", onerror=print)]
-names = [name for name in names if not name.startswith(apart) and not name.endswith("__main__")]
+names = [name for name in names if not name.startswith(excluded) and not name.endswith("__main__")]
 print(len([importlib.import_module(name) for name in names]))
 """
 
@@ -46,16 +46,16 @@ from pathlib import Path
 from fitserve.blobs import open_store
 store = open_store("s3://parts/blobs")
 store.prepare()
-stored = store.put_bytes(b"kept")
-assert store.local(stored.sha256, Path("/tmp/cache")).read_bytes() == store.read(stored.sha256) == b"kept"
-print("kept")
+stored = store.put_bytes(b"stored")
+assert store.local(stored.sha256, Path("/tmp/cache")).read_bytes() == store.read(stored.sha256) == b"stored"
+print("stored")
 """
 
 TRACE = """
 import sys
 from fitserve import tracing
 tracing.configure(sys.argv[1], "parts")
-with tracing.span("looked"):
+with tracing.span("traced"):
     pass
 tracing.stop()
 """
@@ -79,7 +79,7 @@ def plots(client: httpx2.Client, run_id: str) -> None:
 
 
 def imports(engine: Engine) -> int:
-    """How many modules of ours the API's container can import."""
+    """Import all our modules in the API's container and return their number."""
     (api,) = engine.containers("api")
     return int(engine.run("exec", api, "python3", "-W", "ignore", "-c", IMPORTS).split()[-1])
 
@@ -91,27 +91,27 @@ def grpc_infer(engine: Engine, authorization: str) -> None:
 
 
 def s3_store(engine: Engine, image: str) -> None:
-    """A blob to a real S3 server (moto's, on this machine) and back."""
+    """Store a blob on an S3 server (moto, on this machine) and read it back."""
     (port,) = free_ports(1)
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             until(lambda: listens(port), 30, "the S3 server")
-            told = {
+            variables = {
                 "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
                 "AWS_ACCESS_KEY_ID": "tester",
                 "AWS_SECRET_ACCESS_KEY": "tester",
             }
-            assert once(engine, image, STORE, **told).split()[-1] == "kept"
+            assert once(engine, image, STORE, **variables).split()[-1] == "stored"
         finally:
             server.kill()
 
 
 def traces(engine: Engine, image: str) -> None:
-    """A span to a collector on this machine."""
+    """Send a span to a collector on this machine."""
     with collector() as (endpoint, received):
         once(engine, image, TRACE, endpoint)
-        assert any(path == "/v1/traces" and b"looked" in body for path, body in received), received
+        assert any(path == "/v1/traces" and b"traced" in body for path, body in received), received
 
 
 @contextmanager
@@ -126,7 +126,7 @@ def collector() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
             self.end_headers()
 
         def log_message(self, format: str, *args: object) -> None:
-            """Silent."""
+            """Log nothing."""
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -137,7 +137,7 @@ def collector() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
 
 
 def once(engine: Engine, image: str, script: str, *arguments: str, **environment: str) -> str:
-    """Statements in a container of their own that sees this machine's loopback."""
-    told = [word for name, value in environment.items() for word in ("-e", f"{name}={value}")]
+    """Run statements in a new container that shares this machine's loopback."""
+    variables = [word for name, value in environment.items() for word in ("-e", f"{name}={value}")]
     fixed = ["--rm", "--read-only", "--tmpfs", "/tmp", "--network", "host", "--cap-drop", "ALL"]
-    return engine.run("run", *fixed, *told, image, "python3", "-c", script, *arguments)
+    return engine.run("run", *fixed, *variables, image, "python3", "-c", script, *arguments)

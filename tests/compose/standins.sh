@@ -1,6 +1,6 @@
 #!/bin/sh
-# Base images where none can be pulled: one Debian from debootstrap, tagged with the official names.
-# They prove our Dockerfile, wiring, environment and health checks, not the official images' entrypoints.
+# Stand-ins for base images that cannot be pulled: a Debian from debootstrap, tagged with the official names.
+# They test our Dockerfile, wiring, environment and health checks, but not the official images' entrypoints.
 # Needs root, debootstrap, podman and buildah. Usage: standins.sh WORK_FOLDER
 set -eu
 work=$1
@@ -20,7 +20,7 @@ make_root() { # folder, packages
   cp "$1/etc/npmrc" "$1/root/.npmrc"
   touch "$1/.done"
 }
-# Ours stand on a small one without what Debian's slim images leave out, so that their sizes mean something.
+# Our images use a small one without the files that Debian's slim images omit, so that their sizes are meaningful.
 make_root "$work/python" ca-certificates,python3,python3-venv
 rm -rf "$work"/python/usr/share/doc/* "$work"/python/usr/share/man/* "$work"/python/usr/share/locale/* "$work"/python/usr/share/info/*
 make_root "$work/rootfs" ca-certificates,binutils,python3,python3-venv,postgresql-15,redis-server,redis-tools,nginx-light,prometheus,procps
@@ -28,7 +28,7 @@ root=$work/rootfs
 
 cat > "$root/usr/local/bin/postgres-entrypoint" <<'SH'
 #!/bin/sh
-# What the official image does with these variables, in short.
+# The essentials of what the official image does with these variables.
 set -eu
 data=/var/lib/postgresql/data
 bin=/usr/lib/postgresql/15/bin
@@ -48,7 +48,7 @@ chmod +x "$root/usr/local/bin/postgres-entrypoint"
 ln -sf /usr/lib/postgresql/15/bin/pg_isready "$root/usr/local/bin/pg_isready"
 cat > "$root/usr/local/bin/nginx-entrypoint" <<'PY'
 #!/usr/bin/python3
-"""What the official image does: templates are filled in from the environment, resolvers from resolv.conf."""
+"""Fill in templates from the environment and resolvers from resolv.conf, as the official image does."""
 import os, pathlib, re, subprocess, sys
 
 if os.environ.get("NGINX_ENTRYPOINT_LOCAL_RESOLVERS"):
@@ -63,7 +63,7 @@ for template in pathlib.Path("/etc/nginx/templates").glob("*.template"):
 os.execvp(sys.argv[1], sys.argv[1:])
 PY
 chmod +x "$root/usr/local/bin/nginx-entrypoint"
-# nginx reads conf.d in the official image; Debian's has a default site besides.
+# The official image has only conf.d; Debian's also has a default site.
 rm -f "$root/etc/nginx/sites-enabled/default"
 
 import_root() { # folder, image

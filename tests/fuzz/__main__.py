@@ -1,7 +1,7 @@
-"""The long form, `make fuzz`: the public suites of bad input, then every target for its share of FUZZ_SECONDS.
+"""The long form, `make fuzz`: public suites of bad input, then every target for its share of FUZZ_SECONDS.
 
-`FITSERVE_TEST_SUITES` names a folder with the suites (`suites.py` says which); what is missing is skipped and said.
-Ends with 1 where anything was found; findings are kept in `--folder`, to become seeds in `seeds.py`.
+`FITSERVE_TEST_SUITES` names a folder with the suites listed in `suites.py`; missing ones are reported and skipped.
+Exits with 1 if anything was found; findings are saved in `--folder`, to become seeds in `seeds.py`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import time
 from pathlib import Path
 
 from tests.conftest import PROJECT
-from tests.fuzz.seeds import FOUND, SEEDS
+from tests.fuzz.seeds import REGRESSIONS, SEEDS
 from tests.fuzz.targets import TARGETS, attempt
 
 SHARES = {"sniffer": 0.22, "spec": 0.26, "tfserving": 0.22, "oip": 0.22, "table": 0.08}
 
 
 def guided(name: str, seconds: int, folder: Path) -> str:
-    """One target under atheris. Returns `nothing found`, or the end of what was said."""
+    """Run one target under atheris. Returns `nothing found` or the end of the output."""
     command = [sys.executable, "-m", "tests.fuzz.guided", name, str(folder), str(seconds)]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, errors="replace")
     lines = done.stderr.splitlines()
@@ -35,9 +35,9 @@ def guided(name: str, seconds: int, folder: Path) -> str:
 
 
 def unguided(name: str, seconds: int, folder: Path) -> str:
-    """The same without atheris: seeds changed at random. Raises nothing; what breaks a target is kept."""
+    """Run one target without atheris on randomly changed seeds. An input that breaks the target is saved."""
     source, count = random.Random(0), 0
-    seeds = [*SEEDS[name], *FOUND[name].values()]
+    seeds = [*SEEDS[name], *REGRESSIONS[name].values()]
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         data = bytearray(source.choice(seeds))
@@ -51,36 +51,36 @@ def unguided(name: str, seconds: int, folder: Path) -> str:
         try:
             attempt(name, bytes(data))
         except Exception as error:
-            kept = folder / "findings" / f"{name}-{count}"
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            kept.write_bytes(data)
-            return f"FOUND {kept}: {type(error).__name__}: {error}"[:500]
+            saved = folder / "findings" / f"{name}-{count}"
+            saved.parent.mkdir(parents=True, exist_ok=True)
+            saved.write_bytes(data)
+            return f"FOUND {saved}: {type(error).__name__}: {error}"[:500]
     return f"nothing found; {count} inputs"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=int, default=300, help="of all targets together")
+    parser.add_argument("--seconds", type=int, default=300, help="for all targets together")
     parser.add_argument("--folder", type=Path, default=PROJECT / ".fuzz", help="for the corpus and the findings")
     parser.add_argument("--only", choices=["suites", *TARGETS], help="the suites, or one target")
     parser.add_argument("--no-suites", action="store_true")
-    asked = parser.parse_args()
-    way = guided if importlib.util.find_spec("atheris") else unguided
-    print("guided by coverage (atheris)" if way is guided else "atheris is not installed: seeds changed at random")
+    options = parser.parse_args()
+    fuzz = guided if importlib.util.find_spec("atheris") else unguided
+    print("guided by coverage (atheris)" if fuzz is guided else "atheris is not installed: seeds changed at random")
     report: dict[str, str] = {}
-    if asked.only in (None, "suites") and not asked.no_suites:
+    if options.only in (None, "suites") and not options.no_suites:
         from tests.fuzz import suites
 
         report["suites"] = suites.run()
     for name in TARGETS:
-        if asked.only not in (None, name):
+        if options.only not in (None, name):
             continue
-        seconds = max(5, round(asked.seconds * (SHARES[name] if asked.only is None else 1)))
-        begun = time.monotonic()
-        report[name] = way(name, seconds, asked.folder)
-        print(f"{name}: {time.monotonic() - begun:.0f} s: {report[name]}", flush=True)
-    print(json.dumps({name: said.splitlines()[0] for name, said in report.items()}))
-    return int(any("FOUND" in said for said in report.values()))
+        seconds = max(5, round(options.seconds * (SHARES[name] if options.only is None else 1)))
+        started = time.monotonic()
+        report[name] = fuzz(name, seconds, options.folder)
+        print(f"{name}: {time.monotonic() - started:.0f} s: {report[name]}", flush=True)
+    print(json.dumps({name: result.splitlines()[0] for name, result in report.items()}))
+    return int(any("FOUND" in result for result in report.values()))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What schemathesis cannot know: how bytes are sent, and names of what is there (`FITSERVE_TEST_REAL`, as JSON)."""
+"""What schemathesis cannot know: how to send bytes, and names of existing objects (`FITSERVE_TEST_REAL`, JSON)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def as_bytes(_context: Any, value: Any) -> bytes:
 
 @schemathesis.hook
 def filter_case(_context: Any, case: Any) -> bool:
-    """A header more is never wrong: every proxy adds some."""
+    """Skip cases with an additional header, which is never invalid: every proxy adds some."""
     return "x-schemathesis-unknown-property" not in (case.headers or {})
 
 
 @schemathesis.hook
 def map_path_parameters(_context: Any, path_parameters: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Half of the requests go to something that is there: by the value's own bits, so that it shrinks well."""
+    """Send half of the requests to an existing object, chosen by the value itself, so that cases shrink well."""
     for name, value in (path_parameters or {}).items():
         real = REAL.get(name)
         if real and len(str(value)) % 2:

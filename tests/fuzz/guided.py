@@ -1,6 +1,6 @@
-"""`python -m tests.fuzz.guided TARGET FOLDER SECONDS`: one target under atheris, guided by coverage, until a finding.
+"""`python -m tests.fuzz.guided TARGET FOLDER SECONDS`: fuzz one target under atheris until a finding.
 
-Exit code 0: the time is over without one. The inputs that reached something new are kept in FOLDER/corpus.
+Exits with 0 if the time ends without one. Inputs that reach new code are saved in FOLDER/corpus.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import atheris
 
 with atheris.instrument_imports(include=["fitserve", "services.predict", "yaml", "json", "csv"]):
     from tests.fuzz import targets
-    from tests.fuzz.seeds import FOUND, SEEDS
+    from tests.fuzz.seeds import REGRESSIONS, SEEDS
 
 LONGEST = {"table": 2048, "sniffer": 2048}
 
@@ -20,9 +20,9 @@ LONGEST = {"table": 2048, "sniffer": 2048}
 def main() -> None:
     name, folder, seconds = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     corpus, artifacts = folder / "corpus" / name, folder / "findings"
-    for made in (corpus, artifacts):
-        made.mkdir(parents=True, exist_ok=True)
-    for number, seed in enumerate([*SEEDS[name], *FOUND[name].values()]):
+    for created in (corpus, artifacts):
+        created.mkdir(parents=True, exist_ok=True)
+    for number, seed in enumerate([*SEEDS[name], *REGRESSIONS[name].values()]):
         (corpus / f"seed-{number}").write_bytes(seed)
     arguments = [sys.argv[0], str(corpus), f"-max_total_time={seconds}", f"-max_len={LONGEST.get(name, 4096)}"]
     arguments += [f"-artifact_prefix={artifacts}/{name}-", "-timeout=20", "-rss_limit_mb=3000", "-verbosity=1"]

@@ -1,4 +1,4 @@
-"""Where fuzzing begins: plain inputs of each kind, and those that once broke something (`FOUND`)."""
+"""Initial inputs: plain ones of each kind, and those that once broke something (`REGRESSIONS`)."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ _INFER: tuple[tuple[int, Any], ...] = (
 
 
 def _binary_infer() -> bytes:
-    """A body with a binary tensor; the second byte is a quarter of its JSON's length."""
+    """Return a body with a binary tensor; its second byte is a quarter of its JSON's length."""
     tensor = {"name": "gre", "shape": [1], "datatype": "FP32", "parameters": {"binary_data_size": 4}}
     head = json.dumps({"inputs": [tensor]}).encode()
     head += b" " * (-len(head) % 4)
@@ -94,7 +94,7 @@ def _messages() -> tuple[bytes, bytes]:
     return bytes([6]) + infer.SerializeToString(), bytes([9]) + predict.SerializeToString()
 
 
-def _of(number: int, value: Any) -> bytes:
+def _json_seed(number: int, value: Any) -> bytes:
     return bytes([number]) + json.dumps(value).encode()
 
 
@@ -103,12 +103,12 @@ _OIP_MESSAGE, _TFSERVING_MESSAGE = _messages()
 
 SEEDS: dict[str, list[bytes]] = {
     "sniffer": [bytes([128 + at % 5]) + text.encode() for at, text in enumerate(_TABLES)],
-    "spec": [_of(0, one) for one in _SPECS] + [b"\1" + text.encode() for text in _YAML],
-    "tfserving": [*(_of(number, body) for number, body in _PREDICT), *_CSV_ROWS, _TFSERVING_MESSAGE],
-    "oip": [*(_of(number, body) for number, body in _INFER), _binary_infer(), _OIP_MESSAGE],
+    "spec": [_json_seed(0, one) for one in _SPECS] + [b"\1" + text.encode() for text in _YAML],
+    "tfserving": [*(_json_seed(number, body) for number, body in _PREDICT), *_CSV_ROWS, _TFSERVING_MESSAGE],
+    "oip": [*(_json_seed(number, body) for number, body in _INFER), _binary_infer(), _OIP_MESSAGE],
     "table": [bytes([at % 5]) + text.encode() for at, text in enumerate(_TABLES)]
     + [bytes([5 + at]) + text.encode() for at, text in enumerate(_LINES)],
 }
 
-# What fuzzing found, by target, with what went wrong then.
-FOUND: dict[str, dict[str, bytes]] = {name: {} for name in SEEDS}
+# Inputs that fuzzing found to break a target, by target and by what went wrong.
+REGRESSIONS: dict[str, dict[str, bytes]] = {name: {} for name in SEEDS}

