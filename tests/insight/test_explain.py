@@ -14,13 +14,13 @@ import tensorflow as tf
 from fitserve.encoder import Encoder
 from fitserve.errors import BadInput, NotFound
 from fitserve.explain import Inputs, attribute, axis_of, surface
-from tests.insight.networks import Ran, run
+from tests.insight.trained_runs import TrainedRun, run
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
 
 
 @cache
-def _trained() -> Ran:
+def _trained() -> TrainedRun:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(300, 3))
     city = rng.choice(["oslo", "rome", "bonn"], 300)

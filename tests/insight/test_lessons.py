@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.insight.networks import blobs, run, table_of, xor
-from tests.insight.provoked import STOP, dense, spec
+from tests.insight.rule_cases import STOP, dense, spec
+from tests.insight.trained_runs import blobs, run, table_of, xor
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
 

@@ -1,4 +1,4 @@
-"""The pure parts: JSON Patch, lineage over seeds, records, edits of a spec. No training."""
+"""The parts that need no training: JSON Patch, comparisons over seeds, records, changes to a spec."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _record(train: list[float | None], validation: list[float | None] | None, **
         ({"a": 1}, [{"op": "add", "path": "", "value": [1]}], [1]),
     ],
 )
-def test_patches_do_what_the_rfc_says(document: Any, patch: list[dict[str, Any]], expected: Any) -> None:
+def test_patches_follow_the_rfc(document: Any, patch: list[dict[str, Any]], expected: Any) -> None:
     before = repr(document)
     assert apply_patch(document, patch) == expected
     assert repr(document) == before
@@ -98,13 +98,13 @@ def test_patches_do_what_the_rfc_says(document: Any, patch: list[dict[str, Any]]
         {"op": "move", "from": "/a", "path": "/a/b"},
     ],
 )
-def test_patches_that_do_not_fit_are_refused_by_number(operation: dict[str, Any]) -> None:
+def test_a_patch_that_does_not_fit_is_refused_with_its_operation(operation: dict[str, Any]) -> None:
     with pytest.raises(PatchRefused) as refused:
         apply_patch({"a": 1, "list": [1]}, [{"op": "add", "path": "/x", "value": 1}, operation])
     assert refused.value.pointer == "/1"
 
 
-def test_seeds_decide_between_better_worse_and_noise() -> None:
+def test_seeds_decide_between_better_worse_and_within_noise() -> None:
     def scores(*values: float) -> list[SeedScore]:
         return [SeedScore(seed, value) for seed, value in enumerate(values)]
 
@@ -126,7 +126,7 @@ def test_verdicts_mirror_each_other(a: list[float], b: list[float]) -> None:
     assert compare_scores(right, left).verdict == mirrored.get(verdict, verdict)
 
 
-def test_specs_that_differ_in_their_seed_are_one_group() -> None:
+def test_specs_that_differ_only_in_seed_are_one_group() -> None:
     one, other = _spec(seed=1, restarts=3), _spec(seed=2)
     assert group_key(one) == group_key(other)
     changed = _spec(epochs=7)
@@ -139,7 +139,7 @@ def test_specs_that_differ_in_their_seed_are_one_group() -> None:
     st.lists(st.one_of(st.none(), st.floats(0, 1e6), st.just(math.inf)), max_size=40),
     st.booleans(),
 )
-def test_no_curve_makes_a_rule_fail(losses: list[float | None], held_out: bool) -> None:
+def test_no_curve_makes_a_rule_raise(losses: list[float | None], held_out: bool) -> None:
     record = _record(losses, list(reversed(losses)) if held_out else None)
     for finding in diagnose(record):
         patched = apply_patch(record.spec, finding.patch)
@@ -147,7 +147,7 @@ def test_no_curve_makes_a_rule_fail(losses: list[float | None], held_out: bool) 
     complexity(record)
 
 
-def test_the_turn_is_the_lowest_validation_loss_before_it_rose_for_good() -> None:
+def test_the_turning_point_is_the_lowest_validation_loss_before_it_rose() -> None:
     train = [0.7 * 0.9**i for i in range(40)]
     validation = [0.7 * 0.9**i + 0.002 * i**1.5 for i in range(40)]
     drawn = complexity(_record(train, validation, epochs=40))
@@ -163,8 +163,8 @@ def test_the_turn_is_the_lowest_validation_loss_before_it_rose_for_good() -> Non
     assert kept["verdict"] == "just right"
 
 
-def test_a_network_that_died_at_the_baseline_is_not_just_right() -> None:
-    """Dead units hide the finding that it is stuck, of which they are the cause; the verdict does not follow them."""
+def test_a_network_stuck_at_the_baseline_underfits() -> None:
+    """Dead units hide the finding that they cause (stuck at the baseline), but not the verdict."""
     dead = {"penalty": 0.0, "layers": [{"name": "dense", "class": "Dense", "size": 3, "dead": 1.0}]}
     record = _record([0.69] * 10, [0.69] * 10, epochs=10)
     record = RunRecord(record.spec, FACTS, [replace(row, layers=dead) for row in record.rows])

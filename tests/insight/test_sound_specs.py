@@ -1,4 +1,4 @@
-"""Sound specs on real tables and samples: nothing is found. A rule that cries wolf is worse than none."""
+"""Sound specs on real tables and samples have no findings: a false alarm is worse than no rule."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from sklearn import datasets as bundled
 
 from fitserve.datasets.samples import make_sample
-from tests.insight.networks import circle, dataset, facts_of, run, xor
-from tests.insight.provoked import dense
+from tests.insight.rule_cases import dense
+from tests.insight.trained_runs import circle, dataset, facts_of, run, xor
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
 
@@ -28,11 +28,11 @@ TWO: Json = {"network": [dense(64), dense(32)]}
 
 
 def _sample(load: Callable[..., Any], regression: bool = False) -> pa.Table:
-    """One of scikit-learn's bundled tables, its target called `y`."""
-    found = load()
-    names = [str(name).replace(" ", "_") for name in found.feature_names]
-    y = found.target.astype(float) if regression else [f"label {value}" for value in found.target]
-    return pa.table({**{name: found.data[:, at].astype(float) for at, name in enumerate(names)}, "y": y})
+    """Return one of scikit-learn's bundled tables, with the target `y`."""
+    bundle = load()
+    names = [str(name).replace(" ", "_") for name in bundle.feature_names]
+    y = bundle.target.astype(float) if regression else [f"label {value}" for value in bundle.target]
+    return pa.table({**{name: bundle.data[:, at].astype(float) for at, name in enumerate(names)}, "y": y})
 
 
 def _training(**more: Any) -> Json:
@@ -179,38 +179,38 @@ FILES: dict[str, tuple[str, Json]] = {
 }
 
 
-def _must_be_silent(table: pa.Table, spec: Json, facts: Any) -> None:
-    ran = run(table, {"target": "y", **spec}, facts)
-    assert [(name, finding.sentence) for name, finding in ran.findings.items()] == []
-    trained, trivial = ran.loss("test"), ran.record.mean_loss("baseline", "test")
+def _check_no_findings(table: pa.Table, spec: Json, facts: Any) -> None:
+    trained = run(table, {"target": "y", **spec}, facts)
+    assert [(name, finding.sentence) for name, finding in trained.findings.items()] == []
+    loss, trivial = trained.loss("test"), trained.record.mean_loss("baseline", "test")
     assert trivial is not None
-    assert np.isfinite(trained)
+    assert np.isfinite(loss)
     if spec.get("training", {}).get("class_weight") is None:
-        assert trained < 1.05 * trivial
+        assert loss < 1.05 * trivial
 
 
 @pytest.mark.parametrize("name", BUNDLED)
-def test_nothing_is_found_on_a_sample(name: str) -> None:
+def test_a_bundled_table_has_no_findings(name: str) -> None:
     make, spec = BUNDLED[name]
     table = make()
-    _must_be_silent(table, spec, facts_of(table))
+    _check_no_findings(table, spec, facts_of(table))
 
 
 @pytest.mark.parametrize("name", PLAYGROUND)
-def test_nothing_is_found_on_the_playgrounds_samples(name: str) -> None:
+def test_a_playground_sample_has_no_findings(name: str) -> None:
     sample, noise, spec = PLAYGROUND[name]
     made, table = make_sample(sample, noise=noise, derived="features" in spec)
-    _must_be_silent(table, spec, facts_of(table, dict(made.kinds)))
+    _check_no_findings(table, spec, facts_of(table, dict(made.kinds)))
 
 
-def test_there_are_twenty_or_more_wherever_it_runs() -> None:
+def test_at_least_twenty_cases_need_no_files() -> None:
     assert len(BUNDLED) + len(PLAYGROUND) >= 20
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_nothing_is_found_on_a_real_table(name: str, data_folder: Path) -> None:
+def test_a_real_table_has_no_findings(name: str, data_folder: Path) -> None:
     file, spec = FILES[name]
-    _must_be_silent(*_arguments(data_folder / file, spec))
+    _check_no_findings(*_arguments(data_folder / file, spec))
 
 
 def _arguments(path: Path, spec: Json) -> tuple[pa.Table, Json, Any]:
@@ -227,7 +227,7 @@ def _arguments(path: Path, spec: Json) -> tuple[pa.Table, Json, Any]:
 def test_real_leaks_are_found(file: str, spec: Json, column: str, data_folder: Path) -> None:
     table, facts = dataset(data_folder / file)
     training = {"training": {"epochs": 3, "batch_size": 256}}
-    ran = run(table, {**spec, **training}, facts)
-    assert ran.insight is not None
-    assert "leaking_column" in ran.findings, ran.record.insight["alone"]  # type: ignore[index]
-    assert column in ran.findings["leaking_column"].values["explained"]
+    trained = run(table, {**spec, **training}, facts)
+    assert trained.insight is not None
+    assert "leaking_column" in trained.findings, trained.record.insight["alone"]  # type: ignore[index]
+    assert column in trained.findings["leaking_column"].values["explained"]

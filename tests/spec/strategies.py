@@ -1,4 +1,4 @@
-"""Specs at random over the small table: mostly sensible, some of them wrong."""
+"""Random specs over the small table: mostly valid, some of them not."""
 
 from __future__ import annotations
 
@@ -89,12 +89,12 @@ IMAGE = st.one_of(
     one_of("SpatialDropout2D", RATES),
     st.sampled_from(["GlobalMaxPooling2D", {"GlobalAveragePooling2D": {"keepdims": True}}]),
 )
-STRANGE = st.sampled_from(["Lambda", {"Dense": -1}, {"Dense": {"unit": 3}}, {"Conv3D": 3}, 7, {"Dropout": 2}])
+INVALID = st.sampled_from(["Lambda", {"Dense": -1}, {"Dense": {"unit": 3}}, {"Conv3D": 3}, 7, {"Dropout": 2}])
 
 
 @st.composite
 def branches(draw: st.DrawFn) -> list[Any]:
-    """Two branches of one width, joined."""
+    """Draw two branches of one width that are joined."""
     width = draw(SMALL)
     merge = draw(st.sampled_from(["Concatenate", "Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum"]))
     return [
@@ -106,7 +106,7 @@ def branches(draw: st.DrawFn) -> list[Any]:
 
 
 def networks() -> st.SearchStrategy[list[Any]]:
-    """Lists of layers: flat, sequences, images, branches, and some with something strange in them."""
+    """Return lists of layers: flat, sequences, images, branches, some with something invalid."""
     flat = st.lists(FLAT, max_size=4)
     sequence = st.lists(SEQUENCE, min_size=1, max_size=3).map(lambda layers: [{"Reshape": [4, 3]}, *layers])
     image = st.lists(IMAGE, min_size=1, max_size=2).map(lambda layers: [{"Reshape": [3, 4, 1]}, *layers])
@@ -116,7 +116,7 @@ def networks() -> st.SearchStrategy[list[Any]]:
         st.builds(lambda one, two: one + two, sequence, tail),
         st.builds(lambda one, two: one + two, image, tail),
         st.builds(lambda one, two: one + two, branches(), tail),
-        st.builds(lambda one, two: [*one, two], flat, st.one_of(STRANGE, FLAT)),
+        st.builds(lambda one, two: [*one, two], flat, st.one_of(INVALID, FLAT)),
     )
 
 
@@ -177,7 +177,7 @@ TARGET = st.sampled_from(
 
 
 def specs() -> st.SearchStrategy[dict[str, Any]]:
-    """Bodies of `POST /runs`."""
+    """Return bodies of `POST /runs`."""
     return st.fixed_dictionaries(
         {
             "dataset": st.just("table"),

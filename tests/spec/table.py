@@ -1,4 +1,4 @@
-"""A small table's facts and specs over it."""
+"""The facts of a small table, and specs over it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WIDTH = 12  # dense features
 
 
 def facts(rows: int = 400) -> DatasetFacts:
-    """Twelve numbers, a text column, and a target of each kind."""
+    """Return facts of twelve numbers, a text column, and a target of each kind."""
 
     def numeric(name: str, low: float = -2.0, high: float = 2.0) -> ColumnFacts:
         return ColumnFacts(
@@ -46,7 +46,7 @@ FEATURES = [{f"x{index}": "standardize"} for index in range(WIDTH)]
 
 
 def resolved(network: Any = (), target: Any = "price", features: Any = None, **training: Any) -> Resolved:
-    """A resolved spec over the table. Raises SpecRefused."""
+    """Resolve a spec over the table. Raises SpecRefused."""
     body: dict[str, Any] = {"dataset": "table", "target": target, "network": network, "training": training}
     if "task" in training:
         body["task"] = training.pop("task")

@@ -1,4 +1,4 @@
-"""Every generated spec is refused with pointers, or resolves to a fixed point that the schema knows."""
+"""Every generated spec is refused with pointers, or resolves to a fixed point that the schema allows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SCHEMA = jsonschema_rs.validator_for(json_schema())
 
 
 def at(pointer: str, body: Any) -> Any:
-    """What a JSON Pointer points to. Raises where there is nothing."""
+    """Return what a JSON Pointer leads to. Raises where there is nothing."""
     for key in pointer.split("/")[1:]:
         key = key.replace("~1", "/").replace("~0", "~")
         body = body[int(key)] if isinstance(body, list) else body[key]

@@ -1,4 +1,4 @@
-"""What is left out is chosen, shown, and estimated."""
+"""Resolving a spec: defaults, the summary, estimates, warnings."""
 
 from __future__ import annotations
 
@@ -33,12 +33,10 @@ training:
   restarts: 8
 model: "007"
 """
-
-
 SLOW = {"optimizer": {"SGD": {"learning_rate": {"CosineDecay": {"initial_learning_rate": 0.1, "decay_steps": 10**6}}}}}
 
 
-def test_yaml_says_the_same_as_json() -> None:
+def test_yaml_and_json_give_the_same_spec() -> None:
     spec = parse_bytes(YAML, "application/yaml; charset=utf-8")
     assert spec.target[0].name == "yes"
     assert spec.training.epochs == 200
@@ -102,7 +100,7 @@ def test_the_output_follows_from_the_loss(target: str, loss: Any, units: int, ac
     assert spec.target[0].encoding == encoding
 
 
-def test_an_output_that_is_said_is_kept() -> None:
+def test_a_written_output_layer_is_used() -> None:
     for beside in ({"output": True}, {"output": "colour"}, {"name": "colour"}):
         run = resolved([{"Dense": 5}, {"Dense": {"units": 3, "activation": "softmax"}, **beside}], "colour")
         assert len(run.spec.network) == 3
@@ -116,7 +114,7 @@ def test_label_smoothing_and_one_hot_metrics_choose_the_loss_that_has_them() -> 
     assert resolved([], "colour", metrics=["AUC"]).spec.target[0].encoding == "one_hot"
 
 
-def test_large_targets_are_standardised_unless_said() -> None:
+def test_large_targets_are_standardised_by_default() -> None:
     large = facts().model_copy(
         update={
             "columns": tuple(
@@ -172,14 +170,14 @@ def test_the_summary_is_what_keras_prints() -> None:
         ),
     ],
 )
-def test_what_is_legal_and_unwise_is_warned_of(code: str, network: Any, training: Any) -> None:
+def test_valid_but_unwise_specs_are_warned_about(code: str, network: Any, training: Any) -> None:
     warnings = {advice.code: advice for advice in resolved(network, **training).warnings}
     assert code in warnings
     assert warnings[code].pointer.startswith("/")
     assert warnings[code].fix
 
 
-def test_inputs_that_are_not_scaled_are_warned_of() -> None:
+def test_unscaled_inputs_are_warned_about() -> None:
     wide = facts().model_copy(
         update={"columns": tuple(column.model_copy(update={"max": 900.0}) for column in facts().columns)}
     )
@@ -189,7 +187,7 @@ def test_inputs_that_are_not_scaled_are_warned_of() -> None:
     assert "unscaled-input" not in {advice.code for advice in resolve(parse(scaled), wide).warnings}
 
 
-def test_a_sensible_spec_is_not_warned_of() -> None:
+def test_a_sensible_spec_has_no_warnings() -> None:
     run = resolved([{"Dense": {"units": 16, "activation": "relu"}}], early_stopping={"patience": 10})
     assert run.warnings == []
 

@@ -1,4 +1,4 @@
-"""The published JSON Schema says what the reader reads."""
+"""The published JSON Schema allows what `parse` reads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BODY = {"dataset": "table", "target": "price"}
 SCHEMA = jsonschema_rs.validator_for(json_schema())
 
 
-def test_it_is_published_for_editors() -> None:
+def test_the_schema_is_published_for_editors() -> None:
     app = FastAPI()
     app.include_router(router, prefix="/api/v1")
     answer = TestClient(app).get("/api/v1/schemas/spec")
@@ -26,7 +26,7 @@ def test_it_is_published_for_editors() -> None:
     assert answer.json()["$schema"] == DIALECT
 
 
-def test_it_is_a_valid_schema_and_every_reference_leads_somewhere() -> None:
+def test_the_schema_is_valid_and_its_references_resolve() -> None:
     jsonschema_rs.meta.validate(json_schema())
     definitions = json_schema()["$defs"]
     pending: list[Any] = [json_schema()]
@@ -63,7 +63,7 @@ def test_every_class_has_a_definition() -> None:
         {"training": {"early_stopping": True, "warmup": 5, "class_weight": {"a": 1}}},
     ],
 )
-def test_it_allows_what_is_read(changes: Any) -> None:
+def test_the_schema_allows_what_parse_reads(changes: Any) -> None:
     assert [error.message for error in SCHEMA.iter_errors({**BODY, **changes})] == []
 
 
@@ -84,5 +84,5 @@ def test_it_allows_what_is_read(changes: Any) -> None:
         {"model": "../x"},
     ],
 )
-def test_it_refuses_what_is_not_read(changes: Any) -> None:
+def test_the_schema_refuses_what_parse_refuses(changes: Any) -> None:
     assert not SCHEMA.is_valid({**BODY, **changes})

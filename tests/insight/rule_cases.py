@@ -1,4 +1,4 @@
-"""For every rule: a network and data that provoke it, and a twin that must not."""
+"""For every rule: a network and a table that trigger it, and a twin that must not."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tests.insight.networks import Ran, blobs, circle, line, table_of, xor
+from tests.insight.trained_runs import TrainedRun, blobs, circle, line, table_of, xor
 
 Json = dict[str, Any]
 STOP = {"monitor": "val_loss", "patience": 10, "restore_best_weights": True}
 
 
-def _loss(ran: Ran) -> float:
-    """The mean loss on validation rows, in the target's own units."""
+def _loss(ran: TrainedRun) -> float:
+    """Return the mean loss on validation rows, in the target's own units."""
     return ran.loss()
 
 
-def _balanced(ran: Ran) -> float:
-    """The log loss in which rare labels count as much as common ones: what class weights are for."""
+def _balanced_loss(ran: TrainedRun) -> float:
+    """Return the log loss in which rare labels count as much as common ones, which class weights improve."""
     assert ran.insight is not None
     return float(ran.insight["targets"]["y"]["evaluation"]["validation"]["balanced_log_loss"])
 
 
 @dataclass(frozen=True)
 class Case:
-    """`table` and `spec` provoke `rule`; `twin` changes as little as it takes to be sound."""
+    """`table` and `spec` trigger `rule`; `twin` changes as little as possible to be sound."""
 
     rule: str
     table: Callable[[], pa.Table]
     spec: Json
     twin: Json
     twin_table: Callable[[], pa.Table] | None = None
-    asked: Callable[[Ran], float] | None = None  # the rule reads answers of the kept network: what must become lower
+    measure: Callable[[TrainedRun], float] | None = None  # what the patch lowers, if that needs the kept network
     restarts: int = 1  # trials of a run
 
 
@@ -49,7 +49,7 @@ def spec(network: list[Json], epochs: int, optimizer: Json, **more: Any) -> Json
 
 
 def _five_rows() -> pa.Table:
-    """Five rows to train on, four to validate, labels that have little to do with the columns."""
+    """Five rows to train on, four to validate, with labels that hardly depend on the columns."""
     return blobs(9, 8, 1.0)
 
 
@@ -87,7 +87,7 @@ def _rare(threshold: float) -> Callable[[], pa.Table]:
 
 
 def _leak(leaks: bool) -> Callable[[], pa.Table]:
-    """A column written after the answer was known: for training rows it is the answer, for later ones it is not."""
+    """A column filled in after the outcome: for training rows it contains the target, for later ones it does not."""
 
     def table() -> pa.Table:
         rng = np.random.default_rng(0)
@@ -161,7 +161,7 @@ CASES = (
         circle,
         spec([dense(1, "tanh")], 50, {"Adam": {"learning_rate": 0.03}}),
         spec([dense(32)], 50, {"Adam": {"learning_rate": 0.03}}),
-        asked=_loss,
+        measure=_loss,
     ),
     Case(
         "stopped_too_early",
@@ -174,7 +174,7 @@ CASES = (
         lambda: blobs(300, 4, 4.0),
         spec([dense(16), {"Dropout": 0.8}, dense(16), {"Dropout": 0.8}], 30, {"Adam": {"learning_rate": 0.01}}),
         spec([dense(16), {"Dropout": 0.1}, dense(16)], 30, {"Adam": {"learning_rate": 0.01}}),
-        asked=_loss,
+        measure=_loss,
     ),
     Case(
         "restarts_disagree",
@@ -195,7 +195,7 @@ CASES = (
         ),
         spec([dense(32)], 60, {"Adam": {"learning_rate": 0.005}}, training={"early_stopping": STOP}),
         twin_table=_all_columns_matter,
-        asked=_loss,
+        measure=_loss,
     ),
     Case(
         "class_imbalance",
@@ -203,7 +203,7 @@ CASES = (
         spec([dense(16)], 40, {"Adam": {"learning_rate": 0.005}}, training={"early_stopping": STOP}),
         spec([dense(16)], 40, {"Adam": {"learning_rate": 0.005}}, training={"early_stopping": STOP}),
         twin_table=_rare(0.0),
-        asked=_balanced,
+        measure=_balanced_loss,
     ),
     Case(
         "leaking_column",
@@ -232,6 +232,6 @@ CASES = (
         spec([dense(16)], 30, {"Adam": {"learning_rate": 0.005}}, target=[{"name": "y", "standardize": False}]),
         spec([dense(16)], 60, {"Adam": {"learning_rate": 0.02}}, target=[{"name": "y", "standardize": False}]),
         twin_table=line,
-        asked=_loss,
+        measure=_loss,
     ),
 )

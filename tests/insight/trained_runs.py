@@ -1,4 +1,4 @@
-"""Small networks trained in this process, and what the rules say of them."""
+"""Small networks trained in this process, with their findings; small tables to train them on."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from workers.trainer.job import TrainingFailed, TrainingJob, TrainingResult
 from workers.trainer.train import train
 
 
-class Listening(RecordingReporter):
-    """Keeps the layers of each epoch too."""
+class LayerReporter(RecordingReporter):
+    """Records the layers of each epoch too."""
 
     def epoch(self, trial: int, epoch: int, logs: dict[str, float], seconds: float, layers: Any = None) -> None:
         self.epochs.append({"trial": trial, "epoch": epoch, "logs": logs, "layers": layers, "seconds": seconds})
 
 
 @dataclass(frozen=True)
-class Ran:
-    """A run that ended. `insight` and `result` are None where it failed."""
+class TrainedRun:
+    """A run that has ended. `insight` and `result` are None where it failed."""
 
     record: RunRecord
     result: TrainingResult | None
@@ -47,56 +47,57 @@ class Ran:
         return {finding.rule: finding for finding in diagnose(self.record)}
 
     def loss(self, part: str = "validation") -> float:
-        """The mean log loss or squared error (in the target's units, without penalty) of the kept network."""
+        """Return the mean log loss or squared error (in the target's units, without penalty) of the kept network."""
         value = self.record.mean_loss("network", part)
         return float("inf") if value is None else value
 
     @property
     def kept_validation(self) -> float:
-        """The validation loss at the epoch that was kept, without penalty, as it was trained for."""
-        trial, kept = self.record.trial, self.record.kept_epoch_index
-        return float("inf") if trial is None or kept is None else trial.validation[kept]
+        """The validation loss of the kept epoch, without penalty, as training minimised it."""
+        trial, index = self.record.trial, self.record.kept_epoch_index
+        return float("inf") if trial is None or index is None else trial.validation[index]
 
     def patched(self, rule: str) -> dict[str, Any]:
-        """The spec with that finding's patch."""
+        """Return the spec with that finding's patch."""
         changed: dict[str, Any] = apply_patch(self.record.spec, self.findings[rule].patch)
         return changed
 
 
-def run(table: pa.Table, spec: dict[str, Any], facts: DatasetFacts | None = None) -> Ran:
-    """Train `spec` on `table`. A run of several trials is seen as the API sees it: as its best one."""
+def run(table: pa.Table, spec: dict[str, Any], facts: DatasetFacts | None = None) -> TrainedRun:
+    """Train `spec` on `table`. A run of several trials is recorded as the API records it: as its best one."""
     folder = Path(tempfile.mkdtemp(prefix="insight-"))
     job = job_of(table, spec, folder) if facts is None else job_on(table, facts, spec, folder)
-    told = Listening()
+    reporter = LayerReporter()
     result, failed = None, None
     try:
-        result = train(job, told)
+        result = train(job, reporter)
     except TrainingFailed as failure:
         failed = failure.cause
-    # What the API reads: rows and files as JSON.
-    rows = [EpochRow(e["trial"], e["epoch"], e["logs"], _through_json(e["layers"])) for e in told.epochs]
+    # As the API reads them: rows and files through JSON.
+    rows = [EpochRow(e["trial"], e["epoch"], e["logs"], _through_json(e["layers"])) for e in reporter.epochs]
     insight = json.loads(result.files["insight"].read_text()) if result else None
     kept = result.result["best_trial"] if result else None
     record = RunRecord(
         job.spec, DatasetFacts.model_validate(job.facts), rows, flatten_insight(insight, job.spec), kept, failed
     )
-    return Ran(record, result, insight, folder, [epoch["seconds"] for epoch in told.epochs])
+    return TrainedRun(record, result, insight, folder, [epoch["seconds"] for epoch in reporter.epochs])
 
 
-def run_seeds(table: pa.Table, spec: dict[str, Any], seeds: int, restarts: int = 1) -> list[Ran]:
-    """So many runs under seeds from 0 on, of `restarts` trials each, as trials of one run: what they share is traced,
-    fitted and asked once. A trial that was not kept was not asked: its record holds its epochs and layers, and what
-    simpler models reach, but no figures of the network's own.
+def run_seeds(table: pa.Table, spec: dict[str, Any], seeds: int, restarts: int = 1) -> list[TrainedRun]:
+    """Return runs under the seeds from 0, of `restarts` trials each, trained as trials of one run.
+
+    What they share is traced, fitted and evaluated once. A trial that was not kept is not evaluated: its record has its
+    epochs and layers and the losses of simpler models, but no figures of its own network.
     """
     training = {**spec["training"], "seed": 0, "restarts": seeds * restarts}
     whole = run(table, {**spec, "training": training})
     if whole.result is None:
         return [whole] * seeds
     single = {**whole.record.spec, "training": {**whole.record.spec["training"], "restarts": restarts}}
-    told = whole.result.result["trials"]
+    trials = whole.result.result["trials"]
     found = []
     for seed in range(seeds):
-        own = told[seed * restarts : (seed + 1) * restarts]
+        own = trials[seed * restarts : (seed + 1) * restarts]
         best = min(own, key=lambda trial: float("inf") if trial["score"] is None else trial["score"])
         insight = dict(whole.record.insight or {})
         if best["index"] != whole.record.kept_trial:
@@ -112,12 +113,12 @@ def run_seeds(table: pa.Table, spec: dict[str, Any], seeds: int, restarts: int =
             best["index"],
             None if best["score"] is not None else "diverged",
         )
-        found.append(Ran(record, whole.result, None, whole.folder, whole.seconds))
+        found.append(TrainedRun(record, whole.result, None, whole.folder, whole.seconds))
     return found
 
 
 def job_on(table: pa.Table, facts: DatasetFacts, spec: dict[str, Any], folder: Path) -> TrainingJob:
-    """A job on a table whose facts an upload found."""
+    """Return a job on a table with the facts of its upload."""
     path = folder / "table.parquet"
     pq.write_table(table, path)
     spec = resolve(parse({"dataset": "data", **spec}), facts).spec.to_json()
@@ -129,12 +130,12 @@ def _through_json(value: Any) -> Any:
 
 
 def with_seed(spec: dict[str, Any], seed: int) -> dict[str, Any]:
-    """The same spec under another seed."""
+    """Return the same spec under another seed."""
     return {**spec, "training": {**spec.get("training", {}), "seed": seed}}
 
 
 def resolved(table: pa.Table, spec: dict[str, Any]) -> dict[str, Any]:
-    """The spec with every default written out."""
+    """Return the spec with every default written out."""
     return resolve(parse({"dataset": "data", **spec}), facts_of(table)).spec.to_json()
 
 
@@ -142,20 +143,20 @@ def resolved(table: pa.Table, spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def table_of(x: np.ndarray, y: Any, names: list[str] | None = None) -> pa.Table:
-    """Columns x0, x1, ... and `y`."""
+    """Return a table of columns x0, x1, ... and `y`."""
     columns = {name: x[:, i] for i, name in enumerate(names or [f"x{i}" for i in range(x.shape[1])])}
     return pa.table({**columns, "y": y})
 
 
 def blobs(rows: int = 300, width: int = 4, apart: float = 2.0, seed: int = 0) -> pa.Table:
-    """Two Gaussian clouds, `apart` standard deviations from each other along every column."""
+    """Two Gaussian clouds, `apart` standard deviations from each other."""
     rng = np.random.default_rng(seed)
     y = rng.integers(0, 2, rows)
     return table_of(rng.normal(size=(rows, width)) + apart / width**0.5 * y[:, None], y.astype(bool))
 
 
 def circle(rows: int = 400, noise: float = 0.1, seed: int = 0) -> pa.Table:
-    """Inside or outside a circle: no straight line tells."""
+    """Inside or outside a circle: not linearly separable."""
     rng = np.random.default_rng(seed)
     x = rng.uniform(-1, 1, (rows, 2))
     return table_of(x, (np.hypot(x[:, 0], x[:, 1]) + rng.normal(0, noise, rows)) < 0.75)
@@ -170,7 +171,7 @@ def xor(rows: int = 300, seed: int = 0) -> pa.Table:
 
 
 def line(rows: int = 300, scale: float = 1.0, offset: float = 0.0, noise: float = 0.1, seed: int = 0) -> pa.Table:
-    """A regression: three columns, a bend, noise."""
+    """A regression on three columns, with a bend and noise."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(rows, 3))
     y = x[:, 0] - 0.5 * x[:, 1] + 0.5 * np.abs(x[:, 2]) + rng.normal(0, noise, rows)
@@ -178,7 +179,7 @@ def line(rows: int = 300, scale: float = 1.0, offset: float = 0.0, noise: float 
 
 
 def dataset(path: Path, **options: Any) -> tuple[pa.Table, DatasetFacts]:
-    """A table as an upload reads it, with its facts."""
+    """Return a table as an upload reads it, with its facts."""
     made = ingest(path, UploadOptions(**options), Limits(), Path(tempfile.mkdtemp(prefix="insight-")))
     columns = tuple(ColumnFacts.from_stored(column) for column in made.columns)
     facts = DatasetFacts(name="data", version=1, sha256="0" * 64, rows=made.rows, columns=columns)
