@@ -7,7 +7,7 @@ does not fit, the pass goes on to see the rest, and the file is read once more u
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from fitserve.blobs import disk_full_is_507
 from fitserve.datasets import MAX_PROBLEMS, TableUnreadable, bad_value, refuse
 from fitserve.datasets.column_parser import ColumnParser, ColumnPlan
 from fitserve.datasets.profile import ColumnCounts, describe_columns
-from fitserve.datasets.readers import ReadAgain, TableReader, open_reader
+from fitserve.datasets.readers import Batches, ReadAgain, TableReader, open_reader
 from fitserve.errors import BadInput, Problem
 from fitserve.settings import MB, Limits
 from fitserve.wire.datasets import UploadOptions
@@ -202,7 +202,7 @@ class _ParsingPass:
         return problems
 
 
-def _prefetch(batches: Iterator[Any], pool: ThreadPoolExecutor) -> Iterator[Any]:
+def _prefetch(batches: Batches, pool: ThreadPoolExecutor) -> Batches:
     """Yield the same items; the next one is read while this one is worked on."""
     end = object()
     coming: Future[Any] = pool.submit(next, batches, end)
@@ -213,9 +213,7 @@ def _prefetch(batches: Iterator[Any], pool: ThreadPoolExecutor) -> Iterator[Any]
     finally:
         if not coming.cancel():
             coming.exception()  # wait: a generator cannot be closed while it runs
-        close = getattr(batches, "close", None)
-        if close is not None:
-            close()
+        batches.close()
 
 
 class _RowSample:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -53,11 +52,8 @@ class ReceivedFile:
 def scratch_folder(scratch: Path) -> Iterator[Path]:
     """Yield a new folder under `scratch`; it is removed when the block ends, whatever happens."""
     scratch.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="dataset-", dir=scratch))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="dataset-", dir=scratch, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 # --- names ---------------------------------------------------------------------------------------------------------

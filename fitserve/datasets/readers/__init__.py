@@ -10,7 +10,7 @@ import importlib
 import pkgutil
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,6 +28,7 @@ class ReadAgain(Exception):
     """The file must be read again from the start, under the same plans."""
 
 
+Batches = Generator[tuple[np.ndarray, pa.RecordBatch], None, None]  # row numbers (int64, from 1) and rows
 READERS: dict[Format, type[TableReader]] = {}
 
 
@@ -61,8 +62,8 @@ class TableReader(ABC):
         """Propose a plan for each column, from a sample of the file."""
 
     @abstractmethod
-    def batches(self) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
-        """Yield row numbers (int64, from 1) and rows: texts or, under a typed plan, values; null where missing.
+    def batches(self) -> Batches:
+        """Yield the rows: texts or, under a typed plan, values; null where missing.
 
         Raises TableRefused, TableUnreadable, TooLarge, ReadAgain.
         """

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from fitserve.datasets import MAX_PROBLEMS, TableRefused, TableUnreadable, bad_value, refuse
 from fitserve.datasets.column_parser import ColumnPlan, as_texts, propose_plan, storage_of, typed_plan
 from fitserve.datasets.kinds import POSSIBLE
-from fitserve.datasets.readers import TableReader
+from fitserve.datasets.readers import Batches, TableReader
 from fitserve.errors import Problem, TooLarge
 from fitserve.settings import MB, Limits
 from fitserve.wire.datasets import UploadOptions
@@ -84,7 +84,7 @@ class ColumnarReader(TableReader):
                 )
         return plans
 
-    def batches(self) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
+    def batches(self) -> Batches:
         rows = expanded = 0
         try:
             for batch in self._raw_batches():

@@ -20,7 +20,7 @@ import pyarrow.csv
 
 from fitserve.datasets import LENIENT_FIX, MAX_PROBLEMS, TableUnreadable, bad_value, refuse
 from fitserve.datasets.column_parser import MISSING, ColumnPlan, propose_plan
-from fitserve.datasets.readers import ReadAgain, TableReader
+from fitserve.datasets.readers import Batches, ReadAgain, TableReader
 from fitserve.datasets.readers.csv_dialect import CsvDialect, detect_dialect
 from fitserve.datasets.source_file import first_invalid_utf8, guess_encoding, transcode
 from fitserve.encoding.coercion import clipped
@@ -123,7 +123,7 @@ class CsvReader(TableReader):
             ),
         }
 
-    def batches(self) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
+    def batches(self) -> Batches:
         while True:
             delivered = False
             try:
@@ -141,7 +141,7 @@ class CsvReader(TableReader):
                 raise ReadAgain
             self.problems.clear()
 
-    def _read_batches(self) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
+    def _read_batches(self) -> Batches:
         """Yield batches of a good size. Raises _InvalidUtf8, _BlockTooSmall, TableRefused, TooLarge."""
         self.rejected, self._skipped = 0, []
         source = _NulDetectingFile(self.path)

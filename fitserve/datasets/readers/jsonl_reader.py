@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from fitserve.datasets import MAX_PROBLEMS, TableRefused, TableUnreadable, refuse
 from fitserve.datasets.column_parser import MISSING, ColumnPlan, propose_plan
-from fitserve.datasets.readers import ReadAgain, TableReader
+from fitserve.datasets.readers import Batches, ReadAgain, TableReader
 from fitserve.encoding.coercion import clipped
 from fitserve.errors import Problem, TooLarge
 from fitserve.settings import MB, Limits
@@ -105,7 +105,7 @@ class JsonLinesReader(TableReader):
             for name, column in zip(self.names, columns, strict=True)
         ]
 
-    def batches(self) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
+    def batches(self) -> Batches:
         numbers: list[int] = []
         rows: list[list[str | None]] = []
         size = 0
