@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from examples.lesson import Figures, last, main, mean, spec
+from examples.lesson import Figures, final, main, mean, spec
 from fitserve.client import Client
 
 LINE = Path(__file__).with_name("line.yaml")
@@ -14,15 +14,15 @@ def measure(client: Client) -> Figures:
     for table in ("gauss", "circle", "xor"):
         body = spec(LINE, {"dataset": client.datasets.sample(table).name})
         runs[table] = client.runs.create(body)
-    return {f"{table}: validation accuracy": mean(last(run.wait(), "val_accuracy")) for table, run in runs.items()}
+    return {f"{table}: validation accuracy": mean(final(run.wait(), "val_accuracy")) for table, run in runs.items()}
 
 
-def claims(found: Figures) -> dict[str, bool]:
-    """What the lesson says."""
+def claims(figures: Figures) -> dict[str, bool]:
+    """Return the lesson's claims, and whether each holds."""
     return {
-        "A line parts the two clouds (accuracy above 0.97).": found["gauss: validation accuracy"] > 0.97,
-        "No line parts the disc from the ring (below 0.7).": found["circle: validation accuracy"] < 0.7,
-        "No line does an exclusive or (below 0.7).": found["xor: validation accuracy"] < 0.7,
+        "A line parts the two clouds (accuracy above 0.97).": figures["gauss: validation accuracy"] > 0.97,
+        "No line parts the disc from the ring (below 0.7).": figures["circle: validation accuracy"] < 0.7,
+        "No line does an exclusive or (below 0.7).": figures["xor: validation accuracy"] < 0.7,
     }
 
 

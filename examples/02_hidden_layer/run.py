@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from examples.lesson import Figures, last, main, mean, spec
+from examples.lesson import Figures, final, main, mean, spec
 from fitserve.client import Client
 
 HERE = Path(__file__).parent
 
 
 def measure(client: Client) -> Figures:
-    """Validation accuracy without and with a hidden layer, mean of five seeds; and of what a finding proposes."""
+    """Validation accuracy without and with a hidden layer, mean of five seeds; and with a finding's change."""
     runs = {}
     tables = {table: client.datasets.sample(table).name for table in ("circle", "xor")}
     for table, name in tables.items():
@@ -17,15 +17,15 @@ def measure(client: Client) -> Figures:
             body = spec(HERE / f"{kind}.yaml", {"dataset": name, "training.restarts": 5})
             runs[f"{table}, {kind} a hidden layer"] = client.runs.create(body)
     alone = client.runs.create(spec(HERE / "without.yaml", {"dataset": tables["circle"]})).wait()
-    said = next(finding for finding in alone.findings() if finding.rule in ("stuck_at_baseline", "underfitting"))
-    answered = client.runs.get(alone.apply_finding(said.n).id).wait()
-    found = {f"{name}: validation accuracy": mean(last(run.wait(), "val_accuracy")) for name, run in runs.items()}
-    return {**found, f"circle, what the finding {said.rule} proposes": mean(last(answered, "val_accuracy"))}
+    proposal = next(one for one in alone.findings() if one.rule in ("stuck_at_baseline", "underfitting"))
+    changed = client.runs.get(alone.apply_finding(proposal.n).id).wait()
+    figures = {f"{name}: validation accuracy": mean(final(run.wait(), "val_accuracy")) for name, run in runs.items()}
+    return {**figures, f"circle, what the finding {proposal.rule} proposes": mean(final(changed, "val_accuracy"))}
 
 
-def claims(found: Figures) -> dict[str, bool]:
-    """What the lesson says."""
-    *pairs, answered = found.values()
+def claims(figures: Figures) -> dict[str, bool]:
+    """Return the lesson's claims, and whether each holds."""
+    *pairs, answered = figures.values()
     circle, bent_circle, xor, bent_xor = pairs
     return {
         "Four hidden units lift the disc by more than 0.3.": bent_circle > circle + 0.3,

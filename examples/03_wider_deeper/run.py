@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from examples.lesson import Figures, last, main, mean, spec
+from examples.lesson import Figures, final, main, mean, spec
 from fitserve.client import Client
 
 HERE = Path(__file__).parent
@@ -10,19 +10,19 @@ NETWORK, OUTPUTS = HERE / "network.yaml", HERE / "outputs.yaml"
 
 
 def layers(*units: int, activation: str = "tanh") -> list[dict]:
-    """Hidden layers of that many units."""
+    """Return hidden layers of these sizes."""
     return [{"Dense": {"units": count, "activation": activation}} for count in units]
 
 
 def spiral(table: str, *units: int) -> dict:
-    """The spiral, with ReLU, smaller steps and more of them."""
+    """Return the spec of the spiral, with ReLU, smaller steps and more epochs."""
     network = layers(*units, activation="relu")
     changes = {"dataset": table, "network": network, "training.epochs": 120}
     return spec(NETWORK, {**changes, "training.optimizer.Adam.learning_rate": 0.01})
 
 
 def squares(client: Client, circle: str) -> str:
-    """The circle with two columns more: the squares of x1 and x2."""
+    """Upload the circle with two more columns: the squares of x1 and x2."""
     rows = client.datasets.get(circle).iter_rows()
     lines = [f"{r['x1']},{r['x2']},{r['x1'] ** 2},{r['x2'] ** 2},{r['label']}" for r in rows]
     table = "\n".join(["x1,x2,x1_squared,x2_squared,label", *lines]).encode()
@@ -43,18 +43,18 @@ def measure(client: Client) -> Figures:
         "iris, three labels (more outputs)": spec(OUTPUTS, {"dataset": iris}),
     }
     runs = {name: client.runs.create(body) for name, body in bodies.items()}
-    found = {name: mean(last(run.wait(), "val_accuracy")) for name, run in runs.items()}
+    figures = {name: mean(final(run.wait(), "val_accuracy")) for name, run in runs.items()}
     return {
-        **found,
+        **figures,
         "iris: units of the output layer": client.runs.validate(spec(OUTPUTS, {"dataset": iris}))
         .summary[-1]
         .output_shape[-1],
     }
 
 
-def claims(found: Figures) -> dict[str, bool]:
-    """What the lesson says."""
-    narrow, wide, shallow, deep, squared, iris, units = found.values()
+def claims(figures: Figures) -> dict[str, bool]:
+    """Return the lesson's claims, and whether each holds."""
+    narrow, wide, shallow, deep, squared, iris, units = figures.values()
     return {
         "Wider: eight units close the circle that two leave open (0.05 better).": wide > narrow + 0.05,
         "Deeper: three layers learn the spiral that one does not (0.15 better).": deep > shallow + 0.15,

@@ -3,7 +3,7 @@
 import itertools
 from pathlib import Path
 
-from examples.lesson import Figures, last, main, mean, spec
+from examples.lesson import Figures, final, main, mean, spec
 from fitserve.client import Client
 
 DESCENT = Path(__file__).with_name("descent.yaml")
@@ -11,24 +11,24 @@ SIZES = ("full", 16, 1)
 
 
 def rises(run) -> int:
-    """After how many epochs, of all trials, the training loss was higher than before."""
+    """Return how many epochs, of all trials, ended with a higher training loss than the one before."""
     history = run.history()
     curves = [[value for _, value in history.curve("loss", trial)] for trial in history.trials]
     return sum(new > old for curve in curves for old, new in itertools.pairwise(curve))
 
 
 def measure(client: Client) -> Figures:
-    """Training loss after twenty epochs, and how often it rose on the way, five seeds each."""
+    """Training loss after twenty epochs, and how often it rose, five seeds each."""
     table = client.datasets.sample("breast_cancer").name
     bodies = {size: spec(DESCENT, {"dataset": table, "training.batch_size": size}) for size in SIZES}
     runs = {size: client.runs.create(body) for size, body in bodies.items()}
-    found = {f"batch size {size}: training loss": mean(last(run.wait(), "loss")) for size, run in runs.items()}
-    return {**found, **{f"batch size {size}: epochs in which it rose": rises(run) for size, run in runs.items()}}
+    figures = {f"batch size {size}: training loss": mean(final(run.wait(), "loss")) for size, run in runs.items()}
+    return {**figures, **{f"batch size {size}: epochs in which it rose": rises(run) for size, run in runs.items()}}
 
 
-def claims(found: Figures) -> dict[str, bool]:
-    """What the lesson says."""
-    full, mini, single, full_rises, _, single_rises = found.values()
+def claims(figures: Figures) -> dict[str, bool]:
+    """Return the lesson's claims, and whether each holds."""
+    full, mini, single, full_rises, _, single_rises = figures.values()
     return {
         "After as many epochs, batches of 16 have at most half the loss of full batches.": mini < 0.5 * full,
         "Single rows have at most half as well.": single < 0.5 * full,

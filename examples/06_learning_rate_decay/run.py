@@ -1,9 +1,9 @@
-"""Large steps arrive fast and then jump about the valley, small ones creep; a rate that decays does neither."""
+"""Large steps are fast but overshoot the minimum, small steps are slow; a decaying rate is neither."""
 
 import itertools
 from pathlib import Path
 
-from examples.lesson import Figures, last, main, mean, spec
+from examples.lesson import Figures, final, main, mean, spec
 from fitserve.client import Client
 
 DECAY = Path(__file__).with_name("decay.yaml")
@@ -19,20 +19,20 @@ def measure(client: Client) -> Figures:
         "decaying rate (2, halved every 300 batches)": spec(DECAY),
     }
     runs = {name: client.runs.create(body) for name, body in bodies.items()}
-    found = {f"{name}: training loss": mean(last(run.wait(), "loss")) for name, run in runs.items()}
-    return {**found, **{f"{name}: jitter": jitter(run) for name, run in runs.items()}}
+    figures = {f"{name}: training loss": mean(final(run.wait(), "loss")) for name, run in runs.items()}
+    return {**figures, **{f"{name}: jitter": jitter(run) for name, run in runs.items()}}
 
 
 def jitter(run) -> float:
-    """By how much the training loss changes from one epoch to the next, at the end."""
+    """Return the mean change of the training loss between epochs at the end of training."""
     history = run.history()
     ends = [[value for _, value in history.curve("loss", trial)][-10:] for trial in history.trials]
     return mean([abs(new - old) for end in ends for old, new in itertools.pairwise(end)])
 
 
-def claims(found: Figures) -> dict[str, bool]:
-    """What the lesson says."""
-    large, small, decaying, large_jitter, _, decaying_jitter = found.values()
+def claims(figures: Figures) -> dict[str, bool]:
+    """Return the lesson's claims, and whether each holds."""
+    large, small, decaying, large_jitter, _, decaying_jitter = figures.values()
     return {
         "Decay ends lower than the large rate that it began with.": decaying < 0.8 * large,
         "And lower than the small rate.": decaying < 0.8 * small,

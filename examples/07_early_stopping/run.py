@@ -1,4 +1,4 @@
-"""The model complexity graph: training loss falls for ever, validation loss turns. Stop at the turn."""
+"""The model complexity graph: training loss keeps falling, validation loss turns. Stop at the turn."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ SEEDS = (0, 1, 2)
 
 
 def test_loss(run) -> float:
-    """Cross-entropy on the test rows, which neither training nor stopping has seen."""
+    """Cross-entropy on the test rows, which neither training nor early stopping used."""
     return run.result["metrics"]["test"]["loss"]
 
 
 def measure(client: Client) -> Figures:
-    """Losses on rows that were never seen, with and without early stopping, mean of three seeds."""
+    """Losses on unseen rows, with and without early stopping, mean of three seeds."""
     client.datasets.sample("xor", "xor-few", noise=25, rows=200)
     runs = {
         kind: [client.runs.create(spec(HERE / f"{kind}.yaml", {"training.seed": seed})) for seed in SEEDS]
@@ -35,9 +35,9 @@ def measure(client: Client) -> Figures:
     }
 
 
-def claims(found: Figures) -> dict[str, bool]:
-    """What the lesson says."""
-    train, test, stopped_train, stopped_test, turned, overfitting, still = found.values()
+def claims(figures: Figures) -> dict[str, bool]:
+    """Return the lesson's claims, and whether each holds."""
+    train, test, stopped_train, stopped_test, turned, overfitting, still = figures.values()
     return {
         "Trained to the end, the training loss is lower.": train < stopped_train,
         "And the test loss more than one and a half times as high.": test > 1.5 * stopped_test,

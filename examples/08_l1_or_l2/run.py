@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from examples.lesson import Figures, last, main, mean, spec
+from examples.lesson import Figures, final, main, mean, spec
 from fitserve.client import Client
 
 PENALTY = Path(__file__).with_name("penalty.yaml")
@@ -10,7 +10,7 @@ KINDS = {"none": None, "L1": {"L1": 0.01}, "L2": {"L2": 0.01}}
 
 
 def first_layer(run, trial: int) -> dict[str, float]:
-    """What was recorded of the first layer in a trial's last epoch: the norm of its weights, the share of zeros, ..."""
+    """Return the first layer's statistics in a trial's last epoch: norm of the weights, share of zeros, ..."""
     *_, epoch = run.epochs(trial)
     return epoch.layers["layers"][0]
 
@@ -22,18 +22,18 @@ def measure(client: Client) -> Figures:
     for kind, regularizer in KINDS.items():
         layer = {"Dense": {"units": 16, "activation": "relu", "kernel_regularizer": regularizer}}
         runs[kind] = client.runs.create(spec(PENALTY, {"dataset": table, "network": [layer]}))
-    found: Figures = {}
+    figures: Figures = {}
     for kind, run in runs.items():
         layers = [first_layer(run, trial["index"]) for trial in run.wait().result["trials"]]
-        found[f"{kind}: share of weights that are zero"] = mean([layer["sparsity"] for layer in layers])
-        found[f"{kind}: norm of the weights"] = mean([layer["weights"] for layer in layers])
-        found[f"{kind}: validation accuracy"] = mean(last(run, "val_accuracy"))
-    return found
+        figures[f"{kind}: share of weights that are zero"] = mean([layer["sparsity"] for layer in layers])
+        figures[f"{kind}: norm of the weights"] = mean([layer["weights"] for layer in layers])
+        figures[f"{kind}: validation accuracy"] = mean(final(run, "val_accuracy"))
+    return figures
 
 
-def claims(found: Figures) -> dict[str, bool]:
-    """What the lesson says."""
-    _zeros, norm, plain, l1_zeros, l1_norm, l1, l2_zeros, l2_norm, l2 = found.values()
+def claims(figures: Figures) -> dict[str, bool]:
+    """Return the lesson's claims, and whether each holds."""
+    _zeros, norm, plain, l1_zeros, l1_norm, l1, l2_zeros, l2_norm, l2 = figures.values()
     return {
         "L1 makes more than a third of the weights zero.": l1_zeros > 0.33,
         "At least three times as many as L2 does.": l1_zeros > 3 * l2_zeros,

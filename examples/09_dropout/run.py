@@ -1,8 +1,8 @@
-"""Dropout trains another half of the network in every batch; where rows are few, it errs less on new ones."""
+"""Dropout trains another half of the network in every batch; with few rows, it generalises better."""
 
 from pathlib import Path
 
-from examples.lesson import Figures, last, main, mean, spec
+from examples.lesson import Figures, final, main, mean, spec
 from fitserve.client import Client
 
 DROPOUT = Path(__file__).with_name("dropout.yaml")
@@ -16,18 +16,18 @@ def measure(client: Client) -> Figures:
         "without dropout": client.runs.create(spec(DROPOUT, {"network": PLAIN})),
         "with dropout of 0.5": client.runs.create(spec(DROPOUT)),
     }
-    found = {}
+    figures = {}
     for name, run in runs.items():
         run.wait()
-        found[f"{name}: training loss"] = mean(last(run, "loss"))
-        found[f"{name}: validation loss"] = mean(last(run, "val_loss"))
-        found[f"{name}: validation accuracy"] = mean(last(run, "val_accuracy"))
-    return found
+        figures[f"{name}: training loss"] = mean(final(run, "loss"))
+        figures[f"{name}: validation loss"] = mean(final(run, "val_loss"))
+        figures[f"{name}: validation accuracy"] = mean(final(run, "val_accuracy"))
+    return figures
 
 
-def claims(found: Figures) -> dict[str, bool]:
-    """What the lesson says."""
-    loss, val_loss, accuracy, d_loss, d_val_loss, d_accuracy = found.values()
+def claims(figures: Figures) -> dict[str, bool]:
+    """Return the lesson's claims, and whether each holds."""
+    loss, val_loss, accuracy, d_loss, d_val_loss, d_accuracy = figures.values()
     return {
         "With dropout the training loss is higher: training is made harder.": d_loss > loss,
         "The loss on new rows is at least a quarter lower.": d_val_loss < 0.75 * val_loss,

@@ -1,24 +1,24 @@
-"""From some initial weights descent ends in a local minimum. Start from several and keep the best."""
+"""From some initial weights, descent ends in a local minimum. Start from several and keep the best."""
 
 from pathlib import Path
 
-from examples.lesson import Figures, last, main, mean, spec
+from examples.lesson import Figures, final, main, mean, spec
 from fitserve.client import Client
 
 RESTARTS = Path(__file__).with_name("restarts.yaml")
 
 
 def best_of(losses: list[float], count: int) -> float:
-    """The lowest of each group of `count`, on average over the groups."""
+    """Return the mean over groups of `count` losses of each group's lowest."""
     groups = [losses[at : at + count] for at in range(0, len(losses), count)]
     return mean([min(group) for group in groups])
 
 
 def measure(client: Client) -> Figures:
-    """Where sixteen networks end, by themselves and as the best of four."""
+    """Losses of sixteen networks, alone and as the best of four."""
     table = client.datasets.sample("xor").name
     run = client.runs.create(spec(RESTARTS, {"dataset": table})).wait()
-    losses = last(run, "val_loss")
+    losses = final(run, "val_loss")
     return {
         "lowest validation loss of sixteen": min(losses),
         "highest": max(losses),
@@ -29,9 +29,9 @@ def measure(client: Client) -> Figures:
     }
 
 
-def claims(found: Figures) -> dict[str, bool]:
-    """What the lesson says."""
-    lowest, highest, one, four, stuck, finding = found.values()
+def claims(figures: Figures) -> dict[str, bool]:
+    """Return the lesson's claims, and whether each holds."""
+    lowest, highest, one, four, stuck, finding = figures.values()
     return {
         "Some networks stay in a local minimum, more than twice as high as the best.": highest > 2 * lowest
         and stuck > 0,

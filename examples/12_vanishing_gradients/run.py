@@ -1,15 +1,15 @@
-"""A sigmoid passes on at most a quarter of a gradient; through eight of them next to nothing is left."""
+"""A sigmoid passes on at most a quarter of a gradient; after eight of them almost nothing is left."""
 
 from pathlib import Path
 
-from examples.lesson import Figures, last, main, mean, spec
+from examples.lesson import Figures, final, main, mean, spec
 from fitserve.client import Client
 
 DEEP = Path(__file__).with_name("deep.yaml")
 
 
 def activated(table: str, activation: str) -> dict:
-    """The same network with another activation."""
+    """Return the same network with another activation."""
     layers = [{"Dense": {"units": 16, "activation": activation}} for _ in range(8)]
     return spec(DEEP, {"dataset": table, "network": layers})
 
@@ -22,24 +22,24 @@ def passed(run, trial: int) -> float:
 
 
 def measure(client: Client) -> Figures:
-    """What comes through of the gradient, and what the network learns, mean of three seeds."""
+    """The share of the gradient that reaches the first layer, and the accuracy, mean of three seeds."""
     table = client.datasets.sample("circle").name
     runs = {kind: client.runs.create(activated(table, kind)) for kind in ("sigmoid", "tanh", "relu")}
-    found: Figures = {}
+    figures: Figures = {}
     for kind, run in runs.items():
         trials = [trial["index"] for trial in run.wait().result["trials"]]
-        found[f"{kind}: first layer's gradient over the last's"] = mean([passed(run, trial) for trial in trials])
-        found[f"{kind}: validation accuracy"] = mean(last(run, "val_accuracy"))
-    said = {finding.rule: finding.n for finding in runs["sigmoid"].findings()}
-    found["sigmoid: the finding vanishing_gradients"] = float("vanishing_gradients" in said)
-    child = runs["sigmoid"].apply_finding(said["vanishing_gradients"])
+        figures[f"{kind}: first layer's gradient over the last's"] = mean([passed(run, trial) for trial in trials])
+        figures[f"{kind}: validation accuracy"] = mean(final(run, "val_accuracy"))
+    finding = {finding.rule: finding.n for finding in runs["sigmoid"].findings()}
+    figures["sigmoid: the finding vanishing_gradients"] = float("vanishing_gradients" in finding)
+    child = runs["sigmoid"].apply_finding(finding["vanishing_gradients"])
     answered = client.runs.get(child.id).wait()
-    return {**found, "sigmoid, what the finding proposes": mean(last(answered, "val_accuracy"))}
+    return {**figures, "sigmoid, what the finding proposes": mean(final(answered, "val_accuracy"))}
 
 
-def claims(found: Figures) -> dict[str, bool]:
-    """What the lesson says."""
-    through, sigmoid, through_tanh, tanh, through_relu, relu, finding, answered = found.values()
+def claims(figures: Figures) -> dict[str, bool]:
+    """Return the lesson's claims, and whether each holds."""
+    through, sigmoid, through_tanh, tanh, through_relu, relu, finding, answered = figures.values()
     return {
         "Less than a thousandth of the gradient comes through eight sigmoids.": through < 1e-3,
         "More than a tenth comes through tanh and through ReLU.": min(through_tanh, through_relu) > 0.1,

@@ -1,8 +1,8 @@
-"""RMSprop and Adam give each weight a step of its own, so that columns of any scale will do; SGD wants them scaled."""
+"""RMSprop and Adam adapt the step of each weight, so that columns of any scale work; SGD needs scaled columns."""
 
 from pathlib import Path
 
-from examples.lesson import Figures, last, main, mean, spec
+from examples.lesson import Figures, final, main, mean, spec
 from fitserve.client import Client
 
 RAW = Path(__file__).with_name("raw.yaml")
@@ -13,19 +13,19 @@ def measure(client: Client) -> Figures:
     table = {"dataset": client.datasets.sample("wine").name}
     names = ("SGD", "RMSprop", "Adam")
     bodies = {f"{name}, raw columns": spec(RAW, {**table, "training.optimizer": name}) for name in names}
-    # Left out, features are all columns, and numbers are standardised.
+    # Without `features`, all columns are used and numbers are standardised.
     bodies["SGD, standardised columns"] = spec(RAW, {**table, "training.optimizer": "SGD", "features": None})
     runs = {name: client.runs.create(body) for name, body in bodies.items()}
-    found: Figures = {}
+    figures: Figures = {}
     for name, run in runs.items():
-        found[f"{name}: training loss"] = mean(last(run.wait(), "loss"))
-        found[f"{name}: validation accuracy"] = mean(last(run, "val_accuracy"))
-    return found
+        figures[f"{name}: training loss"] = mean(final(run.wait(), "loss"))
+        figures[f"{name}: validation accuracy"] = mean(final(run, "val_accuracy"))
+    return figures
 
 
-def claims(found: Figures) -> dict[str, bool]:
-    """What the lesson says."""
-    _, sgd, _, rmsprop, _, adam, _, scaled = found.values()
+def claims(figures: Figures) -> dict[str, bool]:
+    """Return the lesson's claims, and whether each holds."""
+    _, sgd, _, rmsprop, _, adam, _, scaled = figures.values()
     return {
         "On raw columns SGD hardly learns (below 0.6).": sgd < 0.6,
         "RMSprop and Adam do, 0.15 better or more.": min(rmsprop, adam) > sgd + 0.15,

@@ -2,20 +2,20 @@
 
 from pathlib import Path
 
-from examples.lesson import Figures, last, main, mean, spec
+from examples.lesson import Figures, final, main, mean, spec
 from fitserve.client import Client
 
 HERE = Path(__file__).parent
 
 
 def hidden(table: str, activation: str) -> dict:
-    """Hills and dales with that activation in two hidden layers."""
+    """Return the spec of the hills with this activation in two hidden layers."""
     layers = [{"Dense": {"units": 16, "activation": activation}} for _ in range(2)]
     return spec(HERE / "linear.yaml", {"dataset": table, "network": layers, "training.epochs": 60})
 
 
 def straight(run) -> float:
-    """The share of the surface that does not bend: second differences along x, against the steepest."""
+    """Return the flat share of the surface, by second differences along x."""
     grid = run.surface("x1", "x2").values
     bends = [abs(a - 2 * b + c) for line in grid for a, b, c in zip(line, line[1:], line[2:], strict=False)]
     return mean([bend < 0.02 * max(bends) for bend in bends])
@@ -27,16 +27,18 @@ def measure(client: Client) -> Figures:
     bodies = {kind: spec(HERE / f"{kind}.yaml", {"dataset": plane}) for kind in ("sigmoid", "linear")}
     runs = {kind: client.runs.create(body) for kind, body in bodies.items()}
     inside = {activation: client.runs.create(hidden(hills, activation)) for activation in ("relu", "sigmoid")}
-    found = {f"plane, {kind} output: validation loss": mean(last(run.wait(), "val_loss")) for kind, run in runs.items()}
+    figures = {
+        f"plane, {kind} output: validation loss": mean(final(run.wait(), "val_loss")) for kind, run in runs.items()
+    }
     for name, run in inside.items():
-        found[f"hills, {name} inside: validation loss"] = mean(last(run.wait(), "val_loss"))
-        found[f"hills, {name} inside: share of the surface that is straight"] = straight(run)
-    return found
+        figures[f"hills, {name} inside: validation loss"] = mean(final(run.wait(), "val_loss"))
+        figures[f"hills, {name} inside: share of the surface that is straight"] = straight(run)
+    return figures
 
 
-def claims(found: Figures) -> dict[str, bool]:
-    """What the lesson says."""
-    squeezed, free, relu, relu_straight, sigmoid, sigmoid_straight = found.values()
+def claims(figures: Figures) -> dict[str, bool]:
+    """Return the lesson's claims, and whether each holds."""
+    squeezed, free, relu, relu_straight, sigmoid, sigmoid_straight = figures.values()
     return {
         "Without the last sigmoid the loss is less than a tenth.": free < 0.1 * squeezed,
         "ReLU inside learns the hills faster: less than half the loss.": relu < 0.5 * sigmoid,

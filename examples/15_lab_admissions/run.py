@@ -1,8 +1,8 @@
-"""Lab: who is admitted, from test score, grades and the rank of the school. Fifty rows say less than one hopes.
+"""Lab: who is admitted, from test score, grades and the rank of the school. Fifty test rows are few.
 
     python -m examples.15_lab_admissions.run student_data.csv
 
-The table is the course's: 400 rows of admit, gre, gpa, rank. Without one, a table like it is made.
+The table is the course's: 400 rows of admit, gre, gpa, rank. Without it, a similar table is generated.
 """
 
 import csv
@@ -14,7 +14,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from examples.lesson import Figures, last, main, mean, spec
+from examples.lesson import Figures, final, main, mean, spec
 from fitserve.client import Client
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
@@ -24,7 +24,7 @@ STANDARD_ERROR = math.sqrt(PUBLISHED_ACCURACY * (1 - PUBLISHED_ACCURACY) / TEST_
 
 
 def made() -> list[dict[str, str]]:
-    """400 rows like the course's, a third of them admitted."""
+    """Return 400 rows like the course's, a third of them admitted."""
     draw = random.Random(6)
     rows = []
     for _ in range(400):
@@ -36,9 +36,9 @@ def made() -> list[dict[str, str]]:
 
 
 def upload(client: Client, path: str | Path | None) -> None:
-    """The table with two columns more, which say for each row what it is used for.
+    """Upload the table with two more columns that assign each row to a part of the split.
 
-    `part` keeps the first 50 rows from training; `watched` measures them after every epoch as well, for many seeds.
+    `part` tests on the first 50 rows; `watched` validates on them after every epoch, for many seeds.
     """
     rows = list(csv.DictReader(Path(path).read_text().splitlines())) if path else made()
     text = io.StringIO()
@@ -51,12 +51,12 @@ def upload(client: Client, path: str | Path | None) -> None:
 
 
 def measure(client: Client, path: str | Path | None = None) -> Figures:
-    """Accuracy of one run as published, and of ten seeds after the last epoch: nothing is chosen by the test rows."""
+    """Accuracy of one run as published, and of ten seeds after the last epoch: the test rows select nothing."""
     upload(client, path)
     one = client.runs.create(spec(PUBLISHED))
     ten = client.runs.create(spec(PUBLISHED, {"split": {"column": "watched"}, "training.restarts": 10, "model": None}))
     one.wait()
-    seeds = last(ten.wait(), "val_accuracy")
+    seeds = final(ten.wait(), "val_accuracy")
     answer = client.models.classify("lab-admissions", [{"gre": 780, "gpa": 3.9, "rank": "1"}])
     return {
         "the course's table (0: one made like it)": float(path is not None),
@@ -70,9 +70,9 @@ def measure(client: Client, path: str | Path | None = None) -> Figures:
     }
 
 
-def claims(found: Figures) -> dict[str, bool]:
-    """What the lesson says."""
-    real, train, one, ten, *_, strong = found.values()
+def claims(figures: Figures) -> dict[str, bool]:
+    """Return the lesson's claims, and whether each holds."""
+    real, train, one, ten, *_, strong = figures.values()
     where = f"within a standard error ({STANDARD_ERROR:.3f}) of the published {PUBLISHED_ACCURACY}, or above"
     return {
         f"Ten seeds: {where}.": ten > PUBLISHED_ACCURACY - STANDARD_ERROR,

@@ -1,8 +1,8 @@
-"""Lab: is a film review kind? A thousand words, each there or not, and 512 units.
+"""Lab: is a film review positive? A thousand words, each present or not, and 512 units.
 
     python -m examples.16_lab_imdb.run reviews.csv     # columns review and sentiment; may be gzipped
 
-Without a file, `keras.datasets.imdb` is loaded, which needs Keras and a network; failing that, reviews are made.
+Without a file, `keras.datasets.imdb` is loaded, which needs Keras and a network; failing that, reviews are generated.
 """
 
 import functools
@@ -21,7 +21,7 @@ PLAIN = ["the", "film", "a", "story", "of", "and", "plot", "actor", "scene", "it
 
 
 def made(count: int = 600) -> bytes:
-    """Reviews of twelve words, of which two or three tell."""
+    """Return reviews of twelve words, two or three of which show the sentiment."""
     draw = random.Random(0)
     lines = ["review,sentiment"]
     for number in range(count):
@@ -34,7 +34,7 @@ def made(count: int = 600) -> bytes:
 
 
 def numbered(parts: dict[str, tuple[Iterable[Sequence[int]], Iterable[int]]]) -> bytes:
-    """Reviews as Keras has them, a number for each word, written as texts of numbers: each number is a token."""
+    """Return Keras's reviews as texts of numbers, a number per word: each number is a token."""
     lines = ["review,sentiment,part"]
     for part, (reviews, sentiments) in parts.items():
         for number, (review, sentiment) in enumerate(zip(reviews, sentiments, strict=True)):
@@ -44,7 +44,7 @@ def numbered(parts: dict[str, tuple[Iterable[Sequence[int]], Iterable[int]]]) ->
 
 
 def from_keras() -> bytes | None:
-    """Both halves of the original, 25,000 reviews each; None without Keras or without a network."""
+    """Return both halves of the data set, 25,000 reviews each; None without Keras or a network."""
     try:
         from keras.datasets import imdb
 
@@ -70,9 +70,9 @@ def measure(client: Client, path: str | Path | None = None, table: bytes | None 
     }
 
 
-def claims(found: Figures) -> dict[str, bool]:
-    """What the lesson says."""
-    _, test, train, epochs, kept = found.values()
+def claims(figures: Figures) -> dict[str, bool]:
+    """Return the lesson's claims, and whether each holds."""
+    _, test, train, epochs, kept = figures.values()
     return {
         "It is right about at least 85 of 100 reviews.": test >= 0.85,
         "It knows its training reviews better.": train >= test,
@@ -81,7 +81,7 @@ def claims(found: Figures) -> dict[str, bool]:
 
 
 def table_of(arguments: list[str]) -> dict:
-    """Where the reviews come from."""
+    """Return the source of the reviews."""
     return {"path": arguments[0]} if arguments else {"table": from_keras()}
 
 
