@@ -89,7 +89,6 @@ def test_adding_an_optimizer(tree: Path) -> None:
     listed = "OPTIMIZERS: Family[Optimizer]"
     cls = "class Halving(Optimizer):\n    state_arrays = 0\n    patience: Positive = 3\n\n\n"
     edit(optimizers, listed, cls + listed)
-    edit(optimizers, "        ScheduleFreeAdamW,\n", "        ScheduleFreeAdamW,\n        Halving,\n")
     check = """
 import keras
 from fitserve.spec.schema import json_schema
