@@ -180,7 +180,7 @@ def test_adding_a_wire_protocol(tree: Path) -> None:
 
 import re
 
-from services.predict.protocols.openapi import operation
+from services.predict.protocols.transport import operation
 from services.predict.protocols.transport import POST, HttpRequest, HttpResponse, Route, WireProtocol
 
 

@@ -10,7 +10,8 @@ from fastapi import FastAPI
 from fitserve import db, telemetry
 from fitserve.blobs import open_store
 from fitserve.settings import Settings
-from services.predict.protocols import PROTOCOLS, openapi
+from services.predict.protocols import PROTOCOLS
+from services.predict.protocols.transport import describe
 from services.predict.server.grpc_server import start_grpc_server
 from services.predict.server.http_server import DataPlane
 from services.predict.server.processes import combined_exposition
@@ -52,5 +53,5 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.service = service
     app.state.front = DataPlane(app, service)
-    openapi.install(app, PROTOCOLS)
+    describe(app, PROTOCOLS)
     return app

@@ -22,11 +22,10 @@ from fitserve.spec.resolve import resolve
 from fitserve.spec.spec import parse
 from fitserve.wire.datasets import UploadOptions
 from services.predict.catalog.loaded_model import InputRows, LoadedModel, Prediction
-from services.predict.protocols.bodies import read_csv, write_csv
+from services.predict.protocols.formats import read_csv, rows_of, write_csv
 from services.predict.protocols.oip import grpc as oip_grpc
 from services.predict.protocols.oip import rest as oip
 from services.predict.protocols.proto import inference_pb2, tensorflow_serving_pb2
-from services.predict.protocols.tensors import rows_of
 from services.predict.protocols.tfserving import grpc as tfserving_grpc
 from services.predict.protocols.tfserving import rest as tfserving
 from tests.predict.toy_registry import THREE, ToyModel, mixed, numeric

@@ -19,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from fitserve.errors import FitserveError
 from services.predict.catalog.loaded_model import InputRows, LoadedModel
-from services.predict.protocols.tensors import MATRIX_NAMES
+from services.predict.protocols.formats import MATRIX_NAMES
 from services.predict.server.request_cache import FP32, FP64, MAX_ROWS, MIXED, NUMBERS, CachedHead, RequestCache
 from services.predict.serving.counters import DIRECT_ROWS
 from services.predict.serving.prediction_service import PredictionService

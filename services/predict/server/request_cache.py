@@ -17,7 +17,7 @@ from fitserve.errors import FitserveError
 from services.predict.catalog.access import require_predict
 from services.predict.catalog.loaded_model import LoadedModel
 from services.predict.protocols import find_protocol
-from services.predict.protocols.tensors import MATRIX_NAMES
+from services.predict.protocols.formats import MATRIX_NAMES
 from services.predict.protocols.transport import Route
 from services.predict.serving.prediction_service import PredictionService
 

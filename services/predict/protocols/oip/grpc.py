@@ -8,9 +8,9 @@ import numpy as np
 
 from fitserve.errors import Malformed
 from services.predict.catalog.loaded_model import Prediction
+from services.predict.protocols.formats import Tensor, check_shape, decode_text, from_binary, from_json, rows_of
 from services.predict.protocols.oip import rest
 from services.predict.protocols.proto import inference_pb2 as pb
-from services.predict.protocols.tensors import Tensor, check_shape, decode_text, from_binary, from_json, rows_of
 from services.predict.protocols.transport import GrpcMethod, GrpcRequest
 
 _FIELDS = {

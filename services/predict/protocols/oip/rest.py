@@ -20,17 +20,29 @@ from fitserve import __version__
 from fitserve.errors import Forbidden, Malformed, NotFound
 from services.predict.catalog.catalog import CatalogEntry
 from services.predict.catalog.loaded_model import InputRows, LoadedModel, Output, Prediction
-from services.predict.protocols.bodies import read_json, write_json
-from services.predict.protocols.openapi import VALUE, VERSIONS, Schema, object_schema, operation, path_parameters
-from services.predict.protocols.tensors import Tensor, from_binary, from_json, join_texts, rows_of
+from services.predict.protocols.formats import (
+    Tensor,
+    from_binary,
+    from_json,
+    join_texts,
+    read_json,
+    rows_of,
+    write_json,
+)
 from services.predict.protocols.transport import (
     POST,
     READ,
+    VALUE,
+    VERSIONS,
     HttpRequest,
     HttpResponse,
     Route,
+    Schema,
     explain_response,
     list_models,
+    object_schema,
+    operation,
+    path_parameters,
 )
 from services.predict.serving.prediction_service import PredictionRequest, Selector
 

@@ -17,9 +17,9 @@ from fitserve import registry
 from fitserve.errors import FitserveError, Forbidden, Malformed
 from services.predict.catalog.catalog import CatalogEntry
 from services.predict.catalog.loaded_model import InputRows, LoadedModel, Prediction
+from services.predict.protocols.formats import Tensor, decode_text, rows_of
 from services.predict.protocols.proto import tensorflow_pb2 as tf
 from services.predict.protocols.proto import tensorflow_serving_pb2 as pb
-from services.predict.protocols.tensors import Tensor, decode_text, rows_of
 from services.predict.protocols.tfserving import rest
 from services.predict.protocols.transport import GRPC_CODES, GrpcMethod, GrpcRequest
 from services.predict.serving.prediction_service import Selector

@@ -14,16 +14,21 @@ import numpy as np
 from fitserve.errors import BadInput, Malformed, NotFound
 from services.predict.catalog.catalog import CatalogEntry, Pointer, Servable, State
 from services.predict.catalog.loaded_model import InputRows, LoadedModel, Output, Prediction
-from services.predict.protocols.bodies import read_cell, read_csv, read_json, write_csv, write_json
-from services.predict.protocols.openapi import VALUE, VERSIONS, Schema, object_schema, operation, path_parameters
+from services.predict.protocols.formats import read_cell, read_csv, read_json, write_csv, write_json
 from services.predict.protocols.transport import (
     POST,
     READ,
+    VALUE,
+    VERSIONS,
     HttpRequest,
     HttpResponse,
     Route,
+    Schema,
     explain_response,
     list_models,
+    object_schema,
+    operation,
+    path_parameters,
 )
 from services.predict.serving.prediction_service import Selector
 
