@@ -98,11 +98,10 @@ class Dataset(DatasetInfo, Handle):
 
     def download(self, path: str | PathLike[str], format: Literal["parquet", "csv"] = "parquet") -> Path:
         """Write the table to `path`, a file or a folder. Parquet is exact."""
-        target = Path(path)
-        if target.is_dir():
-            target /= f"{self.name}-v{self.version}.{format}"
-        source = f"{_PATH}/{self.id}/download"
-        return transfers.download(self._connection, source, target, query={"format": format}, timeout=UPLOAD_TIMEOUT)
+        source, name = f"{_PATH}/{self.id}/download", f"{self.name}-v{self.version}.{format}"
+        return transfers.download(
+            self._connection, source, path, name, query={"format": format}, timeout=UPLOAD_TIMEOUT
+        )
 
     def delete(self) -> None:
         """Delete this version. Raises Conflict while runs depend on it."""

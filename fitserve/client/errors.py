@@ -125,13 +125,11 @@ def render(error: FitserveError) -> str:
     """Return the error as text: what is wrong, where, and how to fix it."""
     lines = [error.detail]
     if not error.problems:
-        lines += _evidence(error.pointer, None, None, error.received, error.expected, error.fix)
+        lines += _evidence(error)
     for problem in error.problems:
         if problem.detail and problem.detail != error.detail:
             lines.append(f"- {problem.detail}")
-        lines += _evidence(
-            problem.pointer, problem.row, problem.column, problem.received, problem.expected, problem.fix
-        )
+        lines += _evidence(problem)
     if error.problems and error.fix:
         lines.append(f"  {error.fix}")
     if error.status >= 500 and error.extra.get("request_id"):
@@ -139,18 +137,16 @@ def render(error: FitserveError) -> str:
     return "\n".join(lines)
 
 
-def _evidence(
-    pointer: str | None, row: int | None, column: str | None, received: Any, expected: str | None, fix: str | None
-) -> list[str]:
-    lines = []
-    where = (pointer, f"row {row}" if row else None, f"column {column}" if column else None)
-    if any(where):
-        lines.append("  at " + ", ".join(filter(None, where)))
-    if received is not None:
-        text = json.dumps(received, ensure_ascii=False, default=str)
-        lines.append(f"  received {text if len(text) < 200 else text[:200] + '...'}")
-    if expected:
-        lines.append(f"  expected {expected}")
-    if fix:
-        lines.append(f"  {fix}")
-    return lines
+def _evidence(item: FitserveError | Problem) -> Iterator[str]:
+    where = [item.pointer] if item.pointer else []
+    if isinstance(item, Problem):
+        where += [f"{name} {value}" for name, value in (("row", item.row), ("column", item.column)) if value]
+    if where:
+        yield f"  at {', '.join(where)}"
+    if item.received is not None:
+        text = json.dumps(item.received, ensure_ascii=False, default=str)
+        yield f"  received {text if len(text) < 200 else text[:200] + '...'}"
+    if item.expected:
+        yield f"  expected {item.expected}"
+    if item.fix:
+        yield f"  {item.fix}"

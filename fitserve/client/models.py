@@ -121,11 +121,8 @@ class Models(Resource):
         The bytes are checked against their SHA-256 before the file appears. `path` is a file, or a folder.
         Raises NotFound.
         """
-        target = Path(path)
-        if target.is_dir():
-            target /= f"{model}-{version}.{kind}"
-        source = _model_path(model, "versions", version, "files", kind)
-        return transfers.download(self._connection, source, target, progress, timeout=FILE_TIMEOUT)
+        source, name = _model_path(model, "versions", version, "files", kind), f"{model}-{version}.{kind}"
+        return transfers.download(self._connection, source, path, name, progress, timeout=FILE_TIMEOUT)
 
     def predict(
         self,

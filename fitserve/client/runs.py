@@ -221,11 +221,9 @@ class Run(RunSummary, Handle):
         `kind` is complexity, layers, histograms, confusion, roc, pr, calibration, predicted, residuals, importance,
         surface or units; `query` is what the API takes besides, as `x` and `y` of a surface.
         """
-        target = Path(path)
-        if target.is_dir():
-            target /= f"{self.id}-{kind}.png"
-        form = target.suffix.removeprefix(".") or "png"
-        return transfers.download(self._connection, f"{_PATH}/{self.id}/plots/{kind}.{form}", target, query=query)
+        form = "png" if Path(path).is_dir() else Path(path).suffix.removeprefix(".") or "png"
+        source = f"{_PATH}/{self.id}/plots/{kind}.{form}"
+        return transfers.download(self._connection, source, path, f"{self.id}-{kind}.png", query=query)
 
     def lineage(self) -> Lineage:
         """Return its ancestors and descendants, and which changes helped."""

@@ -7,6 +7,7 @@ import hashlib
 import re
 import secrets
 from collections.abc import Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -22,12 +23,21 @@ _AT_ANOTHER_OFFSET = (409, 423)  # the server is elsewhere, or still writes what
 
 
 def download(
-    connection: Connection, path: str, target: Path, progress: Progress | None = None, **options: Unpack[RequestOptions]
+    connection: Connection,
+    path: str,
+    target: str | PathLike[str],
+    name: str,
+    progress: Progress | None = None,
+    **options: Unpack[RequestOptions],
 ) -> Path:
-    """Write an answer's bytes to a file, whole or not at all, starting again after a lost connection.
+    """Write an answer's bytes to a file, or under a name in a folder. Starts again after a lost connection.
 
-    The ETag of an immutable file is its SHA-256: Unavailable is raised for bytes that differ.
+    The file appears only once it is whole. The ETag of an immutable file is its SHA-256: Unavailable is raised for
+    bytes that differ. Returns the file's path.
     """
+    target = Path(target)
+    if target.is_dir():
+        target /= name
     connection.with_retries(lambda: _download_once(connection, path, target, progress, options))
     return target
 
