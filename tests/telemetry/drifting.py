@@ -19,7 +19,7 @@ TRAINING = RNG.normal(0, 3, (20_000, len(NUMBERS)))
 
 
 @dataclass(frozen=True)
-class Known(ToyModel):
+class ToyWithDistributions(ToyModel):
     """A toy model with the distributions that a trainer writes into its manifest."""
 
     extra: Any = None
@@ -29,20 +29,20 @@ class Known(ToyModel):
         return {**super().manifest, **self.extra}
 
 
-def toy_with_distributions() -> Known:
-    """Return the six numbers' model, with the distributions of normal values of standard deviation 3."""
+def toy_with_distributions() -> ToyWithDistributions:
+    """Return the model of six numbers, with distributions of normal values of standard deviation 3."""
     toy = numeric()
-    answered = toy.answer(TRAINING[:5_000].tolist())["y"]
+    predictions = toy.answer(TRAINING[:5_000].tolist())["y"]
     extra = {
         "training_distribution": {name: numeric_distribution(TRAINING[:, place]) for place, name in enumerate(NUMBERS)},
         "prediction_distribution": {
             "y": {
                 part: numeric_distribution(values)
-                for part, values in drift.prediction_parts("regression", None, answered).items()
+                for part, values in drift.prediction_parts("regression", None, predictions).items()
             }
         },
     }
-    return Known(toy.encoder, toy.onnx, toy.outputs, extra)
+    return ToyWithDistributions(toy.encoder, toy.onnx, toy.outputs, extra)
 
 
 class KeepAliveClient:
@@ -53,7 +53,7 @@ class KeepAliveClient:
         self.path = f"/v1/models/{model}:predict"
         self.headers = {**served.headers, "Content-Type": "application/json"}
 
-    def ask(self, rows: Any, **headers: str) -> dict[str, Any]:
+    def predict(self, rows: Any, **headers: str) -> dict[str, Any]:
         """Predict rows and return the response's body."""
         content = json.dumps({"instances": [[round(float(value), 6) for value in row] for row in rows]})
         self.connection.request("POST", self.path, content, {**self.headers, **headers})

@@ -1,4 +1,4 @@
-"""The whole embedded default under traffic, with a Prometheus that scrapes it and a collector that takes its traces."""
+"""The embedded default under traffic, with a Prometheus that scrapes it and a collector of its traces."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ RULES = PROJECT / "deploy" / "prometheus" / "fitserve.rules.yml"
 
 
 class Collector:
-    """An OTLP/HTTP collector: keeps every span that it is sent."""
+    """An OTLP/HTTP collector that stores every span it receives."""
 
     def __init__(self) -> None:
         self.spans: list[dict[str, Any]] = []
-        kept = self.spans
+        spans = self.spans
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self) -> None:
@@ -45,17 +45,17 @@ class Collector:
                     )
                     for scope in resource.scope_spans:
                         for span in scope.spans:
-                            found = MessageToDict(span)
-                            found["service"] = service
-                            found["trace"] = span.trace_id.hex()
-                            found["span"], found["parent"] = span.span_id.hex(), span.parent_span_id.hex()
-                            kept.append(found)
+                            fields = MessageToDict(span)
+                            fields["service"] = service
+                            fields["trace"] = span.trace_id.hex()
+                            fields["span"], fields["parent"] = span.span_id.hex(), span.parent_span_id.hex()
+                            spans.append(fields)
                 self.send_response(200)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
             def log_message(self, format: str, *args: object) -> None:
-                """Silent."""
+                """Log nothing."""
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
@@ -71,12 +71,12 @@ class Collector:
 
 
 class Prometheus:
-    """A real Prometheus with our rules, scraping every second."""
+    """A Prometheus with our rules that scrapes every second."""
 
     def __init__(self, folder: Path, targets: dict[str, str]) -> None:
         binary = os.environ.get("FITSERVE_TEST_PROMETHEUS", shutil.which("prometheus"))
         if not binary or not Path(binary).is_file():
-            pytest.skip("no prometheus: install Debian's, or name one in FITSERVE_TEST_PROMETHEUS")
+            pytest.skip("prometheus is not installed: use Debian's, or set FITSERVE_TEST_PROMETHEUS")
         folder.mkdir()
         shutil.copy(RULES, folder)
         config = {
@@ -101,7 +101,7 @@ class Prometheus:
         except OSError:
             return False
 
-    def ask(self, path: str, **parameters: str) -> Any:
+    def get(self, path: str, **parameters: str) -> Any:
         url = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
         try:
             with urllib.request.urlopen(url, timeout=10) as answer:
@@ -110,25 +110,25 @@ class Prometheus:
             raise AssertionError((parameters, error.read().decode())) from None
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """What an expression gives now."""
-        data = self.ask("query", query=expression)
+        """Evaluate an expression now."""
+        data = self.get("query", query=expression)
         return data["result"] if data["resultType"] != "scalar" else [{"value": data["result"]}]
 
     def ever(self, expression: str, since: float) -> bool:
-        """Whether an expression gave anything, in any second since then."""
-        data = self.ask("query_range", query=expression, start=str(since), end=str(time.time()), step="1")
+        """Whether an expression had a value at any second since then."""
+        data = self.get("query_range", query=expression, start=str(since), end=str(time.time()), step="1")
         return any(series["values"] for series in data["result"])
 
     def total(self, selector: str) -> float:
-        """What counters have counted, whatever started anew meanwhile."""
-        counted = 0.0
+        """Return the total of counters, including counts from before restarts."""
+        total = 0.0
         for series in self.query(f"{selector}[1h]"):
             before = 0.0
             for _, text in series["values"]:
                 value = float(text)
-                counted += value if value < before else value - before
+                total += value if value < before else value - before
                 before = value
-        return counted
+        return total
 
     def stop(self) -> None:
         self.process.terminate()
@@ -146,19 +146,19 @@ def targets_of(server: Server) -> dict[str, str]:
 
 
 def eventually(condition: Callable[[], Any], seconds: float = 30, why: str = "") -> Any:
-    """What a condition gives, once it gives something."""
+    """Wait until a condition returns something true, and return that."""
     deadline = time.monotonic() + seconds
-    while not (found := condition()):
+    while not (value := condition()):
         if time.monotonic() > deadline:
-            raise AssertionError(why or "it did not come true in time")
+            raise AssertionError(why or "the condition did not become true in time")
         time.sleep(0.1)
-    return found
+    return value
 
 
 def log_lines(server: Server) -> list[dict[str, Any]]:
-    """What all processes have logged."""
-    found = []
+    """Return the log lines of all processes."""
+    lines = []
     for line in server.log.read_text(errors="replace").splitlines():
         if line.startswith("{"):
-            found.append(json.loads(line))
-    return found
+            lines.append(json.loads(line))
+    return lines

@@ -1,4 +1,4 @@
-"""The population stability index: about zero for the training rows themselves, large for moved ones."""
+"""The population stability index: about zero for the training rows themselves, large for shifted ones."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def test_the_training_distribution_has_no_drift() -> None:
     assert drift.psi(CATEGORICAL, drift.count(CATEGORICAL, labels)) < 0.1
 
 
-@pytest.mark.parametrize("moved", [NUMBERS + 3, NUMBERS * 0.2, np.full(5_000, np.nan)])
-def test_moved_numbers_drift(moved: np.ndarray) -> None:
-    assert drift.psi(NUMERIC, drift.count(NUMERIC, moved[:5_000])) > drift.LARGE
+@pytest.mark.parametrize("shifted", [NUMBERS + 3, NUMBERS * 0.2, np.full(5_000, np.nan)])
+def test_shifted_numbers_drift(shifted: np.ndarray) -> None:
+    assert drift.psi(NUMERIC, drift.count(NUMERIC, shifted[:5_000])) > drift.LARGE
 
 
 @pytest.mark.parametrize("labels", [["b"] * 500, ["new"] * 500, [None] * 500, [""] * 500])
-def test_moved_labels_drift(labels: list[str | None]) -> None:
+def test_other_labels_drift(labels: list[str | None]) -> None:
     assert drift.psi(CATEGORICAL, drift.count(CATEGORICAL, labels)) > drift.LARGE
 
 
@@ -48,7 +48,7 @@ def test_few_rows_have_no_index() -> None:
     st.lists(st.floats(), max_size=50),
     st.lists(st.one_of(st.none(), st.floats(), st.integers(-100, 100), st.text(max_size=3)), max_size=50),
 )
-def test_every_value_falls_in_one_bin_and_windows_add_up(numbers: list[float], labels: list[object]) -> None:
+def test_every_value_is_in_one_bin_and_windows_add_up(numbers: list[float], labels: list[object]) -> None:
     for distribution, values in ((NUMERIC, numbers), (CATEGORICAL, labels), ({**NUMERIC, "kind": "text"}, labels)):
         counts = drift.count(distribution, values)
         assert sum(counts) == len(values)

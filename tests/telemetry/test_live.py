@@ -1,4 +1,4 @@
-"""The windows of several prediction processes add up; shifted inputs drift, the training rows do not."""
+"""Windows of several prediction processes add up; shifted inputs drift, training rows do not."""
 
 from __future__ import annotations
 
@@ -42,22 +42,22 @@ def totals(toys: ToyRegistry, model: str) -> tuple[monitoring.WindowTotals, dict
         return monitoring.window_totals(session, model, artifact, WINDOW), artifacts.read(toys.blobs, artifact).manifest
 
 
-def ask_both(served: RunningService, model: str, rows: int, shift: float = 0.0) -> None:
+def predict_on_both(served: RunningService, model: str, rows: int, shift: float = 0.0) -> None:
     """Predict over many connections, so that both processes get some, slowly enough for all rows to be sampled."""
     at = 0
     while at < rows:
         client = KeepAliveClient(served, model)
         for _ in range(4):
             chosen = TRAINING[RNG.integers(0, len(TRAINING), 25)] + shift
-            client.ask(chosen)
+            client.predict(chosen)
             at += 25
         client.close()
         time.sleep(0.05)
 
 
 def test_training_rows_do_not_drift_and_shifted_ones_do(served: RunningService) -> None:
-    ask_both(served, "m1", 1_000)
-    ask_both(served, "moved", 1_000, shift=4.0)
+    predict_on_both(served, "m1", 1_000)
+    predict_on_both(served, "moved", 1_000, shift=4.0)
     eventually(lambda: totals(served.toys, "moved")[0].rows > 900, 20)
     same, manifest = totals(served.toys, "m1")
     columns = monitoring.column_drift(manifest["training_distribution"], same)
@@ -70,7 +70,7 @@ def test_training_rows_do_not_drift_and_shifted_ones_do(served: RunningService) 
     assert monitoring.output_drift(manifest["prediction_distribution"], moved)[0]["psi"] > 0.25
 
 
-def test_missing_values_are_a_share_of_their_own(served: RunningService) -> None:
+def test_missing_values_have_their_own_bin(served: RunningService) -> None:
     before = totals(served.toys, "m1")[0].columns["x3"][-1]
     client = KeepAliveClient(served)
     body = b'{"instances": [' + b",".join([b'{"x0": 1, "x1": 1, "x2": 1, "x4": 1, "x5": 1}'] * 20) + b"]}"
@@ -80,7 +80,7 @@ def test_missing_values_are_a_share_of_their_own(served: RunningService) -> None
     eventually(lambda: totals(served.toys, "m1")[0].columns["x3"][-1] - before == 20)
 
 
-def test_a_window_is_written_by_every_process_and_forgotten_in_time(served: RunningService) -> None:
+def test_every_process_writes_a_window_that_expires(served: RunningService) -> None:
     with db.reading(served.toys.engine) as session:
         processes = {row[0] for row in session.execute(monitoring.select(monitoring.Window.process).distinct())}
         assert len(processes) == 2
@@ -92,22 +92,22 @@ def test_a_window_is_written_by_every_process_and_forgotten_in_time(served: Runn
         assert monitoring.active_artifacts(session, -1_000.0) == []
 
 
-def test_counters_of_two_processes_agree_with_what_was_sent(served: RunningService) -> None:
+def test_counters_of_two_processes_add_up_to_the_requests_sent(served: RunningService) -> None:
     def rows() -> float:
         return served.telemetry("fitserve_predict_rows_total")
 
-    def answered() -> float:
+    def requests() -> float:
         return served.telemetry("fitserve_predict_requests_total")
 
-    before = rows(), answered()
+    before = rows(), requests()
     for _ in range(30):
         client = KeepAliveClient(served)
         for _ in range(5):
-            client.ask(TRAINING[:3])
+            client.predict(TRAINING[:3])
         client.close()
-    # A scrape shows both processes, whichever of them it reaches.
+    # A scrape of either process includes both.
     for _ in range(6):
-        assert (rows() - before[0], answered() - before[1]) == (450, 150)
+        assert (rows() - before[0], requests() - before[1]) == (450, 150)
     text = served.get("/metrics")
     shares = [line for line in text.splitlines() if line.startswith("fitserve_predict_rows_total{") and '"m1"' in line]
     assert len(shares) == 2, shares
@@ -130,19 +130,19 @@ def test_a_killed_process_comes_back_and_the_other_keeps_its_counts(served: Runn
 
     eventually(both, 30)
 
-    def of(process: str, text: str) -> float:
+    def count_of(process: str, text: str) -> float:
         lines = [x for x in text.splitlines() if x.startswith(f'fitserve_predict_rows_total{{process="{process}"')]
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
 
     after = served.get("/metrics")
-    assert of("1", after) == of("1", before)
-    assert of("0", after) == 0  # a counter that starts anew, as Prometheus expects
+    assert count_of("1", after) == count_of("1", before)
+    assert count_of("0", after) == 0  # a counter that restarted, as Prometheus expects
 
 
 def test_ten_thousand_names_and_paths_add_no_series(served: RunningService) -> None:
     def series() -> set[str]:
         lines = served.get("/metrics").splitlines()
-        # Ignore the process: both have the same series sooner or later.
+        # Ignore the process: sooner or later both have the same series.
         named = (line.rsplit(" ", 1)[0] for line in lines if line.startswith("fitserve_"))
         return {re.sub(r'process="."', "", one) for one in named}
 
@@ -155,7 +155,7 @@ def test_ten_thousand_names_and_paths_add_no_series(served: RunningService) -> N
             client.connection.request("POST", path, b"{}", client.headers)
             assert client.connection.getresponse().read() is not None
 
-    scan(range(60))  # the series of a refusal of each kind
+    scan(range(60))  # the series of each kind of error
     client.connection.close()
     before = series()
     scan(range(60, 10_060))
@@ -165,7 +165,7 @@ def test_ten_thousand_names_and_paths_add_no_series(served: RunningService) -> N
 
 def test_predictions_under_an_id_are_stored(served: RunningService) -> None:
     client = KeepAliveClient(served)
-    answer = client.ask(TRAINING[:2], **{"X-Prediction-ID": "order-7"})
+    answer = client.predict(TRAINING[:2], **{"X-Prediction-ID": "order-7"})
     client.close()
 
     def stored() -> monitoring.StoredPrediction | None:

@@ -1,4 +1,4 @@
-"""A running system under traffic: what an operator's Prometheus, dashboards, alerts, logs and traces tell of it.
+"""A running system under traffic, as seen through Prometheus, dashboards, alerts, logs and traces.
 
 One server for all tests here: two prediction processes, short leases, a Prometheus that scrapes every second, and a
 collector of traces. Its worker is killed in the middle of a run.
@@ -32,26 +32,26 @@ from tests.telemetry.running import RULES, Collector, Prometheus, eventually, lo
 pytestmark = [pytest.mark.xdist_group("telemetry_running"), pytest.mark.timeout(280)]
 RNG = np.random.default_rng(3)
 
-# What gives nothing in this test, and why it provably cannot.
+# Panels and alerts without a value in this test, and why they cannot have one.
 QUIET = {
-    "FitserveNoWorker": "absent() of a worker that is up gives nothing; tests/telemetry/rules.test.yml takes it away",
-    "failed loads": "counted by model, and every artifact here is sound; tests/predict/test_changes.py breaks one",
-    "FitserveVersionBroken": "shown for broken versions alone, and every artifact here is sound",
+    "FitserveNoWorker": "absent() of a running worker has no value; tests/telemetry/rules.test.yml removes the worker",
+    "failed loads": "counted by model, and every artifact here is intact; tests/predict/test_changes.py breaks one",
+    "FitserveVersionBroken": "exported only for broken versions, and every artifact here is intact",
 }
 
 
-# Series that stay at nothing in this test, and what moves them in another.
-STILL = {
+# Series that stay at zero in this test, and the tests that move them.
+UNMOVED = {
     "fitserve_blobs_collected_total": "garbage is a day old; tests/runs",
     "fitserve_drift_missing_ratio": "no value is missing here; tests/telemetry/test_live.py",
     "fitserve_predict_evictions_total": "memory suffices; tests/predict/test_changes.py",
     "fitserve_predict_expired_total": "no request has a deadline; tests/predict",
-    "fitserve_predict_load_failures_total": "every artifact is sound; tests/predict/test_changes.py",
-    "fitserve_predict_poll_failures_total": "the database is there; tests/predict/test_changes.py",
+    "fitserve_predict_load_failures_total": "every artifact is intact; tests/predict/test_changes.py",
+    "fitserve_predict_poll_failures_total": "the database is up; tests/predict/test_changes.py",
     "fitserve_predict_requests_in_flight": "each is over before the next scrape; tests/predict",
     "fitserve_predict_shed_total": "no queue is full; tests/predict",
-    "fitserve_predict_versions_broken": "every artifact is sound; tests/predict/test_changes.py",
-    "fitserve_queue_oldest_seconds": "looked at every 15 s, and no run waits as long; tests/runs",
+    "fitserve_predict_versions_broken": "every artifact is intact; tests/predict/test_changes.py",
+    "fitserve_queue_oldest_seconds": "updated every 15 s, and no run waits as long; tests/runs",
     "fitserve_runs_dispatched_total": "no message is lost; tests/faults",
     "fitserve_predict_shadow_largest_difference": "two networks may agree; tests/predict/test_changes.py",
 }
@@ -59,7 +59,7 @@ STILL = {
 
 @dataclass
 class Sent:
-    """What the test has sent, counted by itself."""
+    """Counts of what the test has sent."""
 
     runs: int = 0
     uploads: int = 0
@@ -75,7 +75,7 @@ class Running:
     api: httpx2.Client
     predict: httpx2.Client
     client: Client
-    began: float
+    started_at: float
     sent: Sent = field(default_factory=Sent)
     run_ids: dict[str, str] = field(default_factory=dict)
 
@@ -89,9 +89,9 @@ class Running:
     def state(self, name: str) -> str:
         return str(self.api.get(f"/runs/{self.run_ids[name]}").json()["state"])
 
-    def ended(self, name: str, seconds: float = 90) -> str:
-        over = ("succeeded", "failed", "cancelled")
-        eventually(lambda: self.state(name) in over, seconds, f"the run {name} did not end")
+    def wait_until_ended(self, name: str, seconds: float = 90) -> str:
+        final = ("succeeded", "failed", "cancelled")
+        eventually(lambda: self.state(name) in final, seconds, f"the run {name} did not end")
         return self.state(name)
 
 
@@ -101,23 +101,23 @@ def table(rows: int, shift: float = 0.0) -> str:
     return "x,y,side,height\n" + "\n".join(lines) + "\n"
 
 
-def spec(target: str, model: str | None, epochs: int, **training: Any) -> dict[str, Any]:
-    said = {"epochs": epochs, "batch_size": 32, "seed": 1, **training}
-    found = {
+def spec(target: str, model: str | None, epochs: int, **options: Any) -> dict[str, Any]:
+    training = {"epochs": epochs, "batch_size": 32, "seed": 1, **options}
+    spec = {
         "dataset": "plane",
         "features": ["x", "y"],
         "target": target,
         "network": [{"Dense": {"units": 8, "activation": "tanh"}}],
-        "training": said,
+        "training": training,
     }
-    return found | ({"model": model} if model else {})
+    return spec | ({"model": model} if model else {})
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("running")
     if shutil.which(os.environ.get("FITSERVE_TEST_PROMETHEUS", "prometheus")) is None:
-        pytest.skip("no prometheus: install Debian's, or name one in FITSERVE_TEST_PROMETHEUS")
+        pytest.skip("prometheus is not installed: use Debian's, or set FITSERVE_TEST_PROMETHEUS")
     collector = Collector()
     server = start_server(
         folder / "home",
@@ -129,7 +129,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         FITSERVE_OTLP_ENDPOINT=collector.endpoint,
     )
     prometheus = Prometheus(folder / "prometheus", targets_of(server))
-    found = Running(
+    system = Running(
         server,
         prometheus,
         collector,
@@ -139,19 +139,19 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         time.time(),
     )
     try:
-        traffic(found)
-        yield found
+        make_traffic(system)
+        yield system
     finally:
-        found.api.close()
-        found.predict.close()
-        found.client.close()
+        system.api.close()
+        system.predict.close()
+        system.client.close()
         prometheus.stop()
         stop_server(server)
         collector.stop()
 
 
-def traffic(on: Running) -> None:
-    """Uploads, runs that succeed, fail and are killed, predictions of every kind, ground truth."""
+def make_traffic(on: Running) -> None:
+    """Send uploads, runs that succeed, fail and are killed, predictions of every kind, and ground truth."""
     uploaded = on.api.put("/datasets/plane", content=table(400), headers={"Content-Type": "text/csv"})
     assert uploaded.status_code == 201, uploaded.text
     ragged = table(20) + "1,2,in,3,too many\n"
@@ -161,35 +161,35 @@ def traffic(on: Running) -> None:
     on.submit("side", spec("side", "side", 30), "request-side")
     on.submit("height", spec("height", "height", 20), "request-height")
     on.submit("diverges", spec("height", None, 5, optimizer={"SGD": {"learning_rate": 1e30}}), "request-diverges")
-    assert on.ended("side") == "succeeded"
-    assert on.ended("height") == "succeeded"
-    assert on.ended("diverges") == "failed"
+    assert on.wait_until_ended("side") == "succeeded"
+    assert on.wait_until_ended("height") == "succeeded"
+    assert on.wait_until_ended("diverges") == "failed"
     kill_the_worker(on)
     on.submit("side2", spec("side", "side", 3), "request-side2")
-    assert on.ended("side2") == "succeeded"
-    # The second version shadows the first for a while, then answers.
+    assert on.wait_until_ended("side2") == "succeeded"
+    # The second version shadows the first for a while, then replaces it.
     on.client.models.promote("side", 1)
     on.client.models.promote("side", 2, "candidate", shadow=True)
     candidate = "/v1/models/side/labels/candidate/metadata"
     eventually(lambda: on.predict.get(candidate).headers.get("x-model-version") == "2")
-    predictions(on)
+    send_predictions(on)
     on.client.models.remove_label("side", "candidate")
     on.client.models.promote("side", 2)
     eventually(lambda: on.predict.get("/v1/models/side/metadata").headers.get("x-model-version") == "2")
-    predictions(on)
-    truth(on)
+    send_predictions(on)
+    send_truth(on)
     time.sleep(3)
 
 
 def kill_the_worker(on: Running) -> None:
-    """SIGKILL in the middle of a run, which another worker process takes over and trains to its end."""
+    """Kill the worker in the middle of a run, which another worker process takes over."""
     on.submit("long", spec("side", "long", 4_000), "request-long")
     eventually(lambda: len(on.api.get(f"/runs/{on.run_ids['long']}/epochs").json()["items"]) > 3)
     attempts = 'fitserve_run_attempts_total{job="worker"}'
     eventually(lambda: on.prometheus.total(attempts) == on.sent.runs, 20, "Prometheus has not seen the attempt")
     eventually(lambda: on.prometheus.query('fitserve_run_last_loss{model="long"}'), 20, "no loss of the running model")
-    on.submit("waits", spec("side", None, 1), "request-waits")
-    assert on.api.post(f"/runs/{on.run_ids['waits']}/cancel").json()["state"] == "cancelled"
+    on.submit("queued", spec("side", None, 1), "request-queued")
+    assert on.api.post(f"/runs/{on.run_ids['queued']}/cancel").json()["state"] == "cancelled"
     time.sleep(1.5)
     (worker,) = [
         one for one in psutil.Process(on.server.process.pid).children() if one.cmdline()[-2:] == ["-m", "workers"]
@@ -197,11 +197,11 @@ def kill_the_worker(on: Running) -> None:
     os.kill(worker.pid, signal.SIGKILL)
     eventually(lambda: on.api.get(f"/runs/{on.run_ids['long']}").json()["attempt"] == 2, 60)
     on.api.post(f"/runs/{on.run_ids['long']}/cancel")
-    assert on.ended("long") == "cancelled"
+    assert on.wait_until_ended("long") == "cancelled"
 
 
-def predictions(on: Running) -> None:
-    """Named and positional rows, on both lanes and over both protocols; warnings, and rows that are refused."""
+def send_predictions(on: Running) -> None:
+    """Send named and positional rows, on both lanes and over both protocols; rows with warnings and with errors."""
     for number in range(12):
         rows = RNG.uniform(-5, 5, (25, 2)).round(4).tolist()
         with httpx2.Client(base_url=on.server.predict_url, headers=on.server.headers, timeout=20) as fresh:
@@ -227,55 +227,55 @@ def predictions(on: Running) -> None:
             on.sent.rows += 1
 
 
-def truth(on: Running) -> None:
+def send_truth(on: Running) -> None:
     rows = [[0.0, 0.0], [4.9, 4.9], [1.0, 1.0], [4.5, -4.5]]
     side = on.client.models.predict("side", rows, id="sides-1")
     on.client.models.predict("height", rows, id="heights-1")
     on.sent.rows += 8
     items = [{"id": "sides-1", "row": at, "truth": ["in", "out", "in", "out"][at]} for at in range(4)]
-    told = eventually(lambda: _known(on.client.models.feedback("side", items)))
-    assert (told.stored, told.repeated) == (4, 0)
+    accepted = eventually(lambda: _all_known(on.client.models.feedback("side", items)))
+    assert (accepted.stored, accepted.repeated) == (4, 0)
     assert len(side) == 4
     heights = [{"id": "heights-1", "row": at, "truth": 2 * x - y} for at, (x, y) in enumerate(rows)]
-    assert eventually(lambda: _known(on.client.models.feedback("height", heights))).stored == 4
+    assert eventually(lambda: _all_known(on.client.models.feedback("height", heights))).stored == 4
     on.sent.feedback += 8
 
 
-def _known(told: Any) -> Any:
-    return None if told.unknown else told
+def _all_known(response: Any) -> Any:
+    return None if response.unknown else response
 
 
-# What Prometheus sees
+# Prometheus
 
 
-def substituted(query: str) -> str:
+def substitute_variables(query: str) -> str:
     for name, value in {"$__rate_interval": "10m", "$model": ".*", "$top": "10"}.items():
         query = query.replace(name, value)
     return query
 
 
 def panels() -> list[tuple[str, str, str]]:
-    found = []
+    result = []
     for path in sorted((PROJECT / "deploy" / "grafana" / "dashboards").glob("*.json")):
         for panel in json.loads(path.read_text())["panels"]:
-            found += [(panel["title"], t["legendFormat"], substituted(t["expr"])) for t in panel["targets"]]
-    return found
+            result += [(panel["title"], t["legendFormat"], substitute_variables(t["expr"])) for t in panel["targets"]]
+    return result
 
 
-def test_every_panel_shows_something(running: Running) -> None:
+def test_every_panel_has_data(running: Running) -> None:
     empty = [
         (title, legend, query)
         for title, legend, query in panels()
-        if legend not in QUIET and not running.prometheus.ever(query, running.began)
+        if legend not in QUIET and not running.prometheus.ever(query, running.started_at)
     ]
     assert not empty, empty
     for legend in QUIET.keys() & {legend for _, legend, _ in panels()}:
         query = next(query for _, name, query in panels() if name == legend)
-        assert not running.prometheus.query(query), f"{legend} gives something: take it out of QUIET"
+        assert not running.prometheus.query(query), f"{legend} has data: remove it from QUIET"
 
 
 def test_every_rule_and_alert_has_data(running: Running) -> None:
-    """An alert's comparison is quiet while all is well: without it, its expression gives a value."""
+    """An alert's expression has a value once its comparison is removed."""
     rules = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
     empty = []
     for rule in rules:
@@ -283,22 +283,22 @@ def test_every_rule_and_alert_has_data(running: Running) -> None:
         if name in QUIET:
             continue
         expression = re.sub(r"\s(?:>=?|<=?|==|!=)\s[\d.]+", "", rule["expr"])
-        if not running.prometheus.ever(expression, running.began):
+        if not running.prometheus.ever(expression, running.started_at):
             empty.append((name, expression))
     assert not empty, empty
-    loaded = running.prometheus.ask("rules")["groups"]
+    loaded = running.prometheus.get("rules")["groups"]
     broken = [rule["name"] for group in loaded for rule in group["rules"] if rule["health"] == "err"]
     assert not broken
 
 
-def test_every_series_moves_or_cannot_here(running: Running) -> None:
-    """Beside that it is shown: some process has counted, or set, something other than nothing."""
-    still = set()
+def test_every_series_moves_or_is_listed_as_unmoved(running: Running) -> None:
+    """Every series is not only exported: some process has counted or set a value above zero."""
+    unmoved = set()
     for name in sorted(telemetry_names()):
-        found = running.prometheus.query(f'max_over_time({{__name__=~"{name}|{name}_bucket"}}[1h])')
-        if not any(float(one["value"][1]) > 0 for one in found):
-            still.add(name)
-    assert still <= STILL.keys(), still - STILL.keys()
+        series = running.prometheus.query(f'max_over_time({{__name__=~"{name}|{name}_bucket"}}[1h])')
+        if not any(float(one["value"][1]) > 0 for one in series):
+            unmoved.add(name)
+    assert unmoved <= UNMOVED.keys(), unmoved - UNMOVED.keys()
 
 
 def test_all_targets_are_up(running: Running) -> None:
@@ -306,14 +306,14 @@ def test_all_targets_are_up(running: Running) -> None:
     assert up == dict.fromkeys(("api", "predict", "worker", "reaper"), "1")
 
 
-def test_counters_agree_with_what_was_sent(running: Running) -> None:
-    """After a worker was killed and started again, and with two prediction processes."""
+def test_counters_agree_with_the_requests_sent(running: Running) -> None:
+    """Also after a worker was killed and restarted, and with two prediction processes."""
     total, sent = running.prometheus.total, running.sent
     assert total("fitserve_runs_created_total") == sent.runs == 6
-    assert total("fitserve_run_attempts_total") == sent.runs  # one was cancelled before, the killed one taken up twice
+    assert total("fitserve_run_attempts_total") == sent.runs  # one was cancelled in the queue, another had two
     assert total("fitserve_runs_reaped_total") == 1
-    ended = {state: total(f'fitserve_runs_finished_total{{state="{state}"}}') for state in ("succeeded", "failed")}
-    assert ended == {"succeeded": 3, "failed": 1}
+    finished = {state: total(f'fitserve_runs_finished_total{{state="{state}"}}') for state in ("succeeded", "failed")}
+    assert finished == {"succeeded": 3, "failed": 1}
     assert total("fitserve_runs_finished_total") == sent.runs
     assert total('fitserve_run_failures_total{cause="diverged"}') == 1
     assert total("fitserve_uploads_total") == sent.uploads
@@ -332,7 +332,7 @@ def test_counters_agree_with_what_was_sent(running: Running) -> None:
     assert total("fitserve_epochs_total") >= min(epochs, 60)
 
 
-def test_promtool_accepts_what_each_process_shows(running: Running) -> None:
+def test_promtool_accepts_every_processs_metrics(running: Running) -> None:
     for base in (
         running.server.base_url,
         running.server.predict_url,
@@ -340,7 +340,7 @@ def test_promtool_accepts_what_each_process_shows(running: Running) -> None:
         running.server.reaper_metrics_url,
     ):
         text = get_text(f"{base}/metrics")
-        # The client library's own process_* and python_* series are not ours to name.
+        # The process_* and python_* series come from the client library, which names them.
         ours = "".join(f"{line}\n" for line in text.splitlines() if "fitserve_" in line.split("{")[0])
         done = subprocess.run(
             [str(shutil.which("promtool")), "check", "metrics"], input=ours.encode(), capture_output=True, check=False
@@ -376,12 +376,12 @@ def test_ten_thousand_paths_and_models_add_no_series(running: Running) -> None:
 # Drift and ground truth
 
 
-def test_drift_is_told_by_column(running: Running) -> None:
-    told = running.client.models.drift("height")
-    assert told.rows > 300
-    assert {one.column for one in told.columns} == {"x", "y"}
-    assert all(one.psi is not None and one.psi < 0.1 for one in told.columns), told
-    assert told.verdict == "stable"
+def test_drift_is_reported_by_column(running: Running) -> None:
+    report = running.client.models.drift("height")
+    assert report.rows > 300
+    assert {one.column for one in report.columns} == {"x", "y"}
+    assert all(one.psi is not None and one.psi < 0.1 for one in report.columns), report
+    assert report.verdict == "stable"
     gauge = running.prometheus.query('fitserve_drift_worst_psi{model="height"}')
     assert float(gauge[0]["value"][1]) < 0.1
     shifted = (RNG.uniform(-5, 5, (2_000, 2)) + 4).tolist()
@@ -397,16 +397,16 @@ def test_drift_is_told_by_column(running: Running) -> None:
     eventually(lambda: running.prometheus.query(query), 20, "the gauge does not follow")
 
 
-def test_truth_makes_live_figures(running: Running) -> None:
+def test_truth_gives_live_accuracy(running: Running) -> None:
     side = running.client.models.drift("side").live
     height = running.client.models.drift("height").live
     assert [one.rows for one in side] == [4]
     assert side[0].accuracy is not None
     assert side[0].rmse is None
     assert height[0].rmse is not None
-    again = [{"id": "sides-1", "row": 0, "truth": "in"}, {"id": "never-asked", "truth": "in"}]
-    told = running.client.models.feedback("side", again)
-    assert (told.stored, told.repeated, told.unknown) == (0, 1, ["never-asked"])
+    again = [{"id": "sides-1", "row": 0, "truth": "in"}, {"id": "unknown-id", "truth": "in"}]
+    response = running.client.models.feedback("side", again)
+    assert (response.stored, response.repeated, response.unknown) == (0, 1, ["unknown-id"])
     own = [{"id": "mine-1", "truth": "in", "predicted": "out", "version": 2}]
     assert running.client.models.feedback("side", own).stored == 1
     figures = running.client.models.drift("side").live
@@ -421,10 +421,10 @@ def test_truth_makes_live_figures(running: Running) -> None:
         ({"id": "sides-1", "row": 9, "truth": "in"}, "/items/0/row"),
         ({"id": "sides-1", "truth": "in", "output": "nothing"}, "/items/0/output"),
         ({"id": "s", "truth": "in", "predicted": "in"}, "/items/0"),
-        ({"id": "spaces are none", "truth": "in"}, "/items/0/id"),
+        ({"id": "has spaces", "truth": "in"}, "/items/0/id"),
     ],
 )
-def test_bad_feedback_is_refused_with_its_place(running: Running, item: dict[str, Any], where: str) -> None:
+def test_bad_feedback_is_rejected_with_a_pointer(running: Running, item: dict[str, Any], where: str) -> None:
     answer = running.api.post("/models/side/feedback", json={"items": [item]})
     assert answer.status_code == 422, answer.text
     body = answer.json()
@@ -440,18 +440,18 @@ def test_one_request_id_joins_api_worker_and_prediction(running: Running) -> Non
         "/v1/models/side/versions/1:predict", json={"instances": [[0, 0]]}, headers={"X-Request-ID": "ask-side"}
     )
 
-    def found() -> dict[tuple[str, str], dict[str, Any]] | None:
+    def lines_of_run() -> dict[tuple[str, str], dict[str, Any]] | None:
         lines = log_lines(running.server)
         by = {(line["process"], line["message"]): line for line in lines if line.get("run") == run}
         return by if ("predict", "prediction") in by else None
 
-    lines = eventually(found, 10, "no line of the prediction service names the run")
+    lines = eventually(lines_of_run, 10, "no line of the prediction service names the run")
     assert lines["api", "run queued"]["request_id"] == "request-side"
     assert lines["worker", "attempt begins"]["request_id"] == "request-side"
     assert lines["worker", "attempt over"]["request_id"] == "request-side"
     assert lines["predict", "prediction"]["request_id"] == "ask-side"
-    asked = [line for line in log_lines(running.server) if line.get("request_id") == "request-side"]
-    assert {line["process"] for line in asked} == {"api", "worker"}
+    by_request = [line for line in log_lines(running.server) if line.get("request_id") == "request-side"]
+    assert {line["process"] for line in by_request} == {"api", "worker"}
 
 
 def test_a_trace_goes_from_the_request_through_the_queue_to_the_worker(running: Running) -> None:
@@ -470,18 +470,20 @@ def test_a_trace_goes_from_the_request_through_the_queue_to_the_worker(running: 
     (request,) = [one for one in running.collector.spans if one["span"] == worker["parent"]]
     assert (request["service"], request["name"]) == ("fitserve-api", "POST /api/v1/runs")
     assert request["trace"] == worker["trace"]
-    # A page's prediction: through the API's address to the prediction service, in one trace.
-    given = f"00-{'ab' * 16}-{'cd' * 8}-01"
+    # A prediction from a page: through the API to the prediction service, in one trace.
+    parent = f"00-{'ab' * 16}-{'cd' * 8}-01"
     url = f"{running.server.base_url}/v1/models/side:predict"
     body = {"instances": [[0.5, 0.5]]}
-    answer = httpx2.post(url, json=body, headers={**running.server.headers, "traceparent": given}, timeout=20)
+    answer = httpx2.post(url, json=body, headers={**running.server.headers, "traceparent": parent}, timeout=20)
     assert answer.status_code == 200, answer.text
 
-    def whole() -> set[str] | None:
+    def complete() -> set[str] | None:
         services = {one["service"] for one in running.collector.spans if one["trace"] == "ab" * 16}
         return services if len(services) == 2 else None
 
-    assert eventually(whole, 10, "the trace is not whole") == {"fitserve-api", "fitserve-predict"}
-    told = next(one for one in running.collector.spans if one["trace"] == "ab" * 16 and "predict" in one["service"])
-    assert attributes(told)["model.model"] == "side"
-    assert "seconds.infer" in attributes(told)
+    assert eventually(complete, 10, "the trace is not complete") == {"fitserve-api", "fitserve-predict"}
+    prediction = next(
+        one for one in running.collector.spans if one["trace"] == "ab" * 16 and "predict" in one["service"]
+    )
+    assert attributes(prediction)["model.model"] == "side"
+    assert "seconds.infer" in attributes(prediction)
