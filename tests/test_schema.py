@@ -1,4 +1,4 @@
-"""The migrations and the ORM say the same, forwards and back, with data, on both databases."""
+"""The migrations and the ORM agree, up and down, with data, on both databases."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from fitserve import api_keys, db
 from fitserve.tables import Base, Key, UtcTime
 
 
-def test_migrations_make_what_the_orm_expects(engine: Engine) -> None:
+def test_migrations_create_the_schema_of_the_orm(engine: Engine) -> None:
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         # An index over an expression cannot be read back, so it is looked for by name below.
-        found = [step for step in compare_metadata(context, Base.metadata) if "ix_runs_queue" not in str(step)]
+        differences = [step for step in compare_metadata(context, Base.metadata) if "ix_runs_queue" not in str(step)]
         indexes = connection.scalar(
             text("SELECT count(*) FROM pg_indexes WHERE indexname = 'ix_runs_queue'")
             if engine.dialect.name == "postgresql"
             else text("SELECT count(*) FROM sqlite_master WHERE name = 'ix_runs_queue'")
         )
-    assert found == []
+    assert differences == []
     assert indexes == 1
 
 
@@ -46,7 +46,7 @@ def test_every_check_and_key_is_named(engine: Engine) -> None:
 
 
 def timed(statement: str) -> TextClause:
-    """Plain SQL whose `:at` is a time of ours."""
+    """Return plain SQL with a UTC time as its parameter `:at`."""
     return text(statement).bindparams(bindparam("at", type_=UtcTime()))
 
 

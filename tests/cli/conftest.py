@@ -32,7 +32,7 @@ model: cli-circle
 
 @pytest.fixture
 def fitserve(server: Server, monkeypatch: pytest.MonkeyPatch) -> Fitserve:
-    """Runs the command line in this process, as a pipe would see it."""
+    """Run the command line in this process, as in a pipe."""
     monkeypatch.setenv("FITSERVE_URL", server.base_url)
     monkeypatch.setenv("FITSERVE_API_KEY", server.token)
     monkeypatch.setenv("COLUMNS", "200")  # a table's cells are cut to the terminal's width
@@ -48,7 +48,7 @@ def fitserve(server: Server, monkeypatch: pytest.MonkeyPatch) -> Fitserve:
 
 @pytest.fixture
 def fitserve_json(fitserve: Fitserve) -> Callable[..., Any]:
-    """Runs the command line with --json and parses its output."""
+    """Run the command line with --json and parse its output."""
 
     def run(*words: str, **options: Any) -> Any:
         return json.loads(fitserve(*words, "--json", **options).stdout)

@@ -189,11 +189,11 @@ def test_sharing(fitserve: Fitserve, fitserve_json: FitserveJson, run_id: str) -
 
 
 def test_keys(fitserve: Fitserve, fitserve_json: FitserveJson) -> None:
-    made = fitserve_json("keys", "create", "cli-key", "--scope", "predict", "--model", "cli-circle", "--expires", "90d")
-    assert made["token"].startswith(made["id"])
-    assert made["models"] == ["cli-circle"]
+    key = fitserve_json("keys", "create", "cli-key", "--scope", "predict", "--model", "cli-circle", "--expires", "90d")
+    assert key["token"].startswith(key["id"])
+    assert key["models"] == ["cli-circle"]
     assert "cli-key" in fitserve("keys", "list").output
-    assert "revoked" in fitserve("keys", "revoke", made["id"]).output
+    assert "revoked" in fitserve("keys", "revoke", key["id"]).output
     assert fitserve("keys", "create", "BAD NAME", code=3)
     assert fitserve("keys", "create", "k", "--expires", "soon", code=3)
     assert fitserve("keys", "revoke", "key_nobody", code=4)
@@ -214,17 +214,17 @@ def as_a_process(*words: str, **environment: str) -> subprocess.CompletedProcess
     return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120)
 
 
-def test_migrate_keys_and_doctor_work_where_no_server_runs(tmp_path: Path) -> None:
+def test_migrate_keys_and_doctor_work_without_a_server(tmp_path: Path) -> None:
     settings = {"FITSERVE_HOME": str(tmp_path / "home"), "FITSERVE_PORT": "9", "FITSERVE_URL": ""}
-    made = as_a_process("keys", "create", "ops", "--scope", "admin", "--json", **settings)
-    assert json.loads(made.stdout)["scopes"] == ["admin"], made.stderr
+    created = as_a_process("keys", "create", "ops", "--scope", "admin", "--json", **settings)
+    assert json.loads(created.stdout)["scopes"] == ["admin"], created.stderr
     assert as_a_process("keys", "create", "BAD NAME", **settings).returncode == 3
     assert "newest schema" in as_a_process("migrate", **settings).stdout
     checked = as_a_process("doctor", "--json", **settings)
     assert {"database", "blobs"} <= {finding["check"] for finding in json.loads(checked.stdout)}, checked.stderr
 
 
-def test_the_demo_reaches_its_figures(fitserve_json: FitserveJson) -> None:
+def test_the_demo_reaches_its_scores(fitserve_json: FitserveJson) -> None:
     result = fitserve_json("demo")
     reached = {item["figure"]: item["test"] for item in result["tables"]}
     assert reached["accuracy"] >= 0.95

@@ -1,4 +1,4 @@
-"""Rows from whatever holds a table."""
+"""Rows from frames, arrays and mappings; request bodies from tables and files."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def test_everything_imports_without_the_server() -> None:
     assert done.stdout == "light\n", done.stderr
 
 
-def test_up_says_what_is_missing() -> None:
+def test_up_reports_what_is_missing() -> None:
     for command in ("up", "migrate", "doctor"):
         done = light("from fitserve.cli import app\napp(sys.argv[1:])", command)
         assert done.returncode == 3

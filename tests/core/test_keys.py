@@ -1,4 +1,4 @@
-"""API keys: only their hash is kept, and a dead one opens nothing."""
+"""API keys: only their hash is stored, and revoked or expired ones are refused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_token_identifies_its_owner_and_is_not_stored(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("bad", ["", "x", "x.", ".y", "key_0.wrong", "ключ.секрет", "a." + "b" * 300])
-def test_it_refuses_what_is_no_token(engine: Engine, bad: str) -> None:
+def test_an_invalid_token_is_refused(engine: Engine, bad: str) -> None:
     with db.reading(engine) as session, pytest.raises(Unauthenticated):
         api_keys.identify(session, bad)
 
@@ -48,7 +48,7 @@ def test_revoked_expired_and_wrong_secrets_are_refused_alike(engine: Engine) -> 
     assert len(messages) == 1
 
 
-def test_two_live_keys_for_a_rotation_and_no_third(engine: Engine) -> None:
+def test_two_live_keys_are_allowed_and_no_third(engine: Engine) -> None:
     with db.transaction(engine) as session:
         first, _ = api_keys.create(session, owner="a", name="svc", scopes=["read"])
         api_keys.create(session, owner="a", name="svc", scopes=["read"])
@@ -61,13 +61,13 @@ def test_two_live_keys_for_a_rotation_and_no_third(engine: Engine) -> None:
 @pytest.mark.parametrize(
     ("field", "value"), [("owner", "../etc"), ("name", "a\nb"), ("scopes", ["root"]), ("scopes", [])]
 )
-def test_it_refuses_bad_requests(engine: Engine, field: str, value: object) -> None:
+def test_an_invalid_request_is_refused(engine: Engine, field: str, value: object) -> None:
     arguments = {"owner": "a", "name": "b", "scopes": ["read"], field: value}
     with db.transaction(engine) as session, pytest.raises(BadInput) as caught:
         api_keys.create(session, **arguments)  # type: ignore[arg-type]
     assert caught.value.pointer == f"/{field}"
 
 
-def test_a_key_cannot_be_born_expired(engine: Engine) -> None:
+def test_a_key_cannot_be_created_expired(engine: Engine) -> None:
     with db.transaction(engine) as session, pytest.raises(BadInput):
         api_keys.create(session, owner="a", name="x", scopes=["read"], expires_at=db.now(session))

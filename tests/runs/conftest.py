@@ -1,4 +1,4 @@
-"""A dataset, a blob store, and short ways to make and claim runs."""
+"""A dataset, a blob store, and functions to create and claim runs."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ def store(tmp_path: Path) -> FolderStore:
 
 @pytest.fixture
 def submit(engine: Engine, store: FolderStore) -> Submit:
-    """Makes a run."""
+    """Return a function that creates a run."""
     dataset = add_dataset(engine, store)
 
-    def make(
+    def create_run(
         owner: str = "ann", key: create.RequestKey | None = None, limits: Limits | None = None, **fields: Any
     ) -> Run:
         new = create.NewRun(owner, fields.pop("dataset_id", dataset), {"a": 1}, {"b": 2}, {}, **fields)
         return create.create_run(engine, new, limits or Limits(), key)[0]
 
-    return make
+    return create_run
 
 
 @pytest.fixture
 def claim(engine: Engine) -> Callable[..., lease.Claim | None]:
-    """Claims the best run."""
+    """Return a function that claims the best run."""
 
-    def take(seconds: float = 30, limit: int = 1000, worker: str = "w1") -> lease.Claim | None:
+    def claim_run(seconds: float = 30, limit: int = 1000, worker: str = "w1") -> lease.Claim | None:
         return lease.claim(engine, worker, lease_seconds=seconds, running_limit=limit)
 
-    return take
+    return claim_run
 
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    """A home with a broker; the test starts the processes."""
-    with Cluster(tmp_path / "home") as made:
-        yield made
+    """Yield a home with a broker; the test starts the processes."""
+    with Cluster(tmp_path / "home") as cluster:
+        yield cluster

@@ -1,4 +1,4 @@
-"""A run's trials as runs of their own, on SQLite and on PostgreSQL: who may train one, and what becomes of it."""
+"""Divided trials, on SQLite and on PostgreSQL: who may train one, and how they end with their run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Claim = Callable[..., lease.Claim | None]
 
 @pytest.fixture
 def held(submit: Submit, claim: Claim) -> lease.Lease:
-    """A run that a worker holds."""
+    """The lease of a running run."""
     submit(priority=3)
     return must(claim()).lease
 
@@ -40,7 +40,7 @@ def states(engine: Engine, run_id: str) -> dict[int, str]:
     return {trial: str(part.state) for trial, part in parts(engine, run_id).items()}
 
 
-def test_an_offer_made_again_makes_nothing_new(engine: Engine, held: lease.Lease) -> None:
+def test_an_offer_repeated_creates_no_new_runs(engine: Engine, held: lease.Lease) -> None:
     first = trial_runs.offer(engine, held, [2, 1])
     assert trial_runs.offer(engine, held, [1, 2, 3]) == [parts(engine, held.run_id)[3].run_id]
     assert [parts(engine, held.run_id)[trial].run_id for trial in (1, 2)] == first
@@ -51,7 +51,7 @@ def test_an_offer_made_again_makes_nothing_new(engine: Engine, held: lease.Lease
     assert part.model is None
 
 
-def test_only_the_holder_offers_and_takes_back(engine: Engine, held: lease.Lease, claim: Claim) -> None:
+def test_only_the_holder_offers_and_withdraws_trials(engine: Engine, held: lease.Lease, claim: Claim) -> None:
     (part,) = trial_runs.offer(engine, held, [1])
     expire_lease(engine, held.run_id)
     finish.expire_leases(engine, 3)
@@ -66,13 +66,13 @@ def test_only_the_holder_offers_and_takes_back(engine: Engine, held: lease.Lease
     assert states(engine, held.run_id) == {1: "cancelled"}
 
 
-def test_a_run_cannot_take_back_what_is_not_its_trial(engine: Engine, held: lease.Lease, submit: Submit) -> None:
-    other = submit(parent_id=held.run_id)  # made from it, and a run in its own right
+def test_a_run_cannot_withdraw_a_run_that_is_not_its_trial(engine: Engine, held: lease.Lease, submit: Submit) -> None:
+    other = submit(parent_id=held.run_id)  # a retry, not a trial
     assert finish.withdraw_trial(engine, held, other.id) is None
     assert read_run(engine, other.id).state == "queued"
 
 
-def test_a_trial_is_either_claimed_or_taken_back(engine: Engine, held: lease.Lease, claim: Claim) -> None:
+def test_a_trial_is_either_claimed_or_withdrawn(engine: Engine, held: lease.Lease, claim: Claim) -> None:
     trials = range(1, 13)
     ids = trial_runs.offer(engine, held, trials)
     start = threading.Barrier(2)
@@ -130,13 +130,13 @@ def test_no_trial_outlives_its_run(
 def test_a_cancel_while_queued_reaches_the_trials(engine: Engine, held: lease.Lease, claim: Claim) -> None:
     trial_runs.offer(engine, held, [1, 2])
     finish.release(engine, held)
-    assert states(engine, held.run_id) == {1: "queued", 2: "queued"}  # a run that is not over keeps them
+    assert states(engine, held.run_id) == {1: "queued", 2: "queued"}  # a requeued run keeps its trials
     finish.cancel(engine, held.run_id, None)
     assert states(engine, held.run_id) == {1: "cancelled", 2: "cancelled"}
 
 
-def test_trials_end_with_their_run_whatever_happens_at_once(engine: Engine, submit: Submit, claim: Claim) -> None:
-    """A trial that goes from queued to running or back while its run ends is seen in the one state or the other."""
+def test_trials_end_with_their_run_under_concurrent_transitions(engine: Engine, submit: Submit, claim: Claim) -> None:
+    """A trial that changes between queued and running while its run ends is ended in either state."""
     for _ in range(6):
         submit()
         whole = must(claim()).lease
@@ -168,7 +168,7 @@ def test_trials_end_with_their_run_whatever_happens_at_once(engine: Engine, subm
                 finish.confirm_cancel(engine, lease.Lease(running.id, running.attempt, str(running.lease_token)))
 
 
-def test_a_trial_is_no_run_of_its_owner(engine: Engine, held: lease.Lease, submit: Submit) -> None:
+def test_a_trial_does_not_count_as_a_run_of_its_owner(engine: Engine, held: lease.Lease, submit: Submit) -> None:
     ids = trial_runs.offer(engine, held, [1, 2, 3])
     with db.reading(engine) as session:
         assert [run.id for run in queries.list_runs(session, owner="ann")] == [held.run_id]
@@ -186,7 +186,7 @@ def test_a_trial_is_no_run_of_its_owner(engine: Engine, held: lease.Lease, submi
     assert refused.value.received == 1
 
 
-def test_a_trials_file_is_kept_while_its_run_may_want_it(
+def test_a_trials_file_is_kept_until_its_run_is_over(
     engine: Engine, held: lease.Lease, store: FolderStore, claim: Claim
 ) -> None:
     trial_runs.offer(engine, held, [1])
@@ -205,7 +205,7 @@ def test_a_trials_file_is_kept_while_its_run_may_want_it(
     assert not store.exists(blob.sha256)
 
 
-def test_only_workers_that_live_and_wait_are_idle(engine: Engine) -> None:
+def test_only_workers_that_are_alive_and_without_a_run_are_idle(engine: Engine) -> None:
     for name in ("mine", "waits", "works", "gone"):
         worker_registry.register(engine, name, "host", 1)
     worker_registry.heartbeat(engine, "works", "run_x")
@@ -216,12 +216,12 @@ def test_only_workers_that_live_and_wait_are_idle(engine: Engine) -> None:
         assert worker_registry.count_idle(session, excluding="mine") == 1
 
 
-def test_an_offer_for_a_run_that_is_to_be_cancelled_is_none(engine: Engine, held: lease.Lease) -> None:
+def test_no_trials_are_offered_for_a_run_with_a_requested_cancel(engine: Engine, held: lease.Lease) -> None:
     finish.cancel(engine, held.run_id, None)
     assert trial_runs.offer(engine, held, [1]) == []
 
 
-def test_a_trial_of_nobodys_run_is_never_queued_again(
+def test_a_trial_of_a_run_that_is_over_is_never_requeued(
     engine: Engine, held: lease.Lease, claim: Claim, store: FolderStore
 ) -> None:
     trial_runs.offer(engine, held, [1])

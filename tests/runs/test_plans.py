@@ -1,4 +1,4 @@
-"""What a worker asks all the time finds its rows by an index, however many runs there are."""
+"""Frequent queries find their rows by an index, however many runs there are."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ ROWS = 6_000
 
 @contextmanager
 def plans(engine: Engine) -> Iterator[list[tuple[str, str]]]:
-    """Every statement of the block that names `runs`, with its plan."""
-    found: list[tuple[str, str]] = []
+    """Yield every statement of the block that names `runs`, with its plan."""
+    executed: list[tuple[str, str]] = []
     explain = "EXPLAIN " if engine.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN "
 
-    def look(_connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+    def explain_statement(_connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
         if "runs" in statement and not statement.startswith(("INSERT", "EXPLAIN")):
             cursor.execute(explain + statement, parameters)
-            found.append((statement, "\n".join(str(row) for row in cursor.fetchall())))
+            executed.append((statement, "\n".join(str(row) for row in cursor.fetchall())))
 
-    event.listen(engine, "before_cursor_execute", look)
+    event.listen(engine, "before_cursor_execute", explain_statement)
     try:
-        yield found
+        yield executed
     finally:
-        event.remove(engine, "before_cursor_execute", look)
+        event.remove(engine, "before_cursor_execute", explain_statement)
 
 
 def scans(plan: str) -> bool:
-    """Whether it reads the whole table."""
+    """Return whether it reads the whole table."""
     return "Seq Scan on runs" in plan or any("SCAN runs" in line and "INDEX" not in line for line in plan.splitlines())
 
 
@@ -54,9 +54,9 @@ def full(engine: Engine, store: FolderStore) -> Engine:
 
 
 def claim(engine: Engine) -> lease.Lease:
-    found = lease.claim(engine, "w", lease_seconds=30, running_limit=1000)
-    assert found is not None
-    return found.lease
+    claimed = lease.claim(engine, "w", lease_seconds=30, running_limit=1000)
+    assert claimed is not None
+    return claimed.lease
 
 
 def trials(engine: Engine) -> None:
@@ -65,7 +65,7 @@ def trials(engine: Engine) -> None:
     assert finish.withdraw_trial(engine, held, part) is not None
 
 
-QUESTIONS: dict[str, Callable[[Engine], object]] = {
+QUERIES: dict[str, Callable[[Engine], object]] = {
     "claim": claim,
     "heartbeat": lambda engine: lease.heartbeat(engine, claim(engine), lease_seconds=30),
     "expired runs": lambda engine: reclaim_expired_runs(engine, 3),
@@ -75,16 +75,16 @@ QUESTIONS: dict[str, Callable[[Engine], object]] = {
 }
 
 
-@pytest.mark.parametrize("question", QUESTIONS)
-def test_no_question_reads_the_whole_table(full: Engine, question: str) -> None:
-    with plans(full) as found:
-        QUESTIONS[question](full)
-    assert found
-    for statement, plan in found:
+@pytest.mark.parametrize("query", QUERIES)
+def test_no_query_reads_the_whole_table(full: Engine, query: str) -> None:
+    with plans(full) as executed:
+        QUERIES[query](full)
+    assert executed
+    for statement, plan in executed:
         assert not scans(plan), f"{statement}\n{plan}"
 
 
-def test_a_question_without_an_index_would_be_noticed(full: Engine) -> None:
-    with plans(full) as found, full.begin() as connection:
+def test_a_query_without_an_index_would_be_noticed(full: Engine) -> None:
+    with plans(full) as executed, full.begin() as connection:
         connection.exec_driver_sql("SELECT count(*) FROM runs WHERE worker = 'x'")
-    assert [scans(plan) for _, plan in found] == [True]
+    assert [scans(plan) for _, plan in executed] == [True]

@@ -1,4 +1,4 @@
-"""Every transition, on SQLite and on PostgreSQL: what it does, and what it refuses to do."""
+"""Every transition, on SQLite and on PostgreSQL: what it changes, and what it refuses."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def expire_lease(engine: Engine, run_id: str) -> None:
         session.execute(update(Run).where(Run.id == run_id).values(lease_expires_at=past))
 
 
-def test_t1_makes_a_queued_run_with_its_first_event(engine: Engine, submit: Submit) -> None:
+def test_t1_creates_a_queued_run_with_its_first_event(engine: Engine, submit: Submit) -> None:
     run = submit(priority=3)
     assert (run.state, run.attempt, run.priority) == ("queued", 0, 3)
     assert [(event.type, event.data) for event in events(engine, run.id)] == [("state", {"state": "queued"})]
@@ -67,11 +67,11 @@ def test_t1_the_same_key_gets_the_same_run_and_another_body_a_conflict(engine: E
         submit(key=create.idempotency_key("k", b"POST", b"/runs", b"{1}"))
 
 
-def test_t1_the_same_key_twice_at_once_makes_one_run(engine: Engine, submit: Submit) -> None:
+def test_t1_the_same_key_twice_at_once_creates_one_run(engine: Engine, submit: Submit) -> None:
     key = create.idempotency_key("k", b"x")
     with ThreadPoolExecutor(6) as pool:
-        made = {run.id for run in pool.map(lambda _: submit(key=key), range(6))}
-    assert len(made) == 1
+        ids = {run.id for run in pool.map(lambda _: submit(key=key), range(6))}
+    assert len(ids) == 1
 
 
 @pytest.mark.parametrize("header", ["", "x" * 256, "a\nb"])
@@ -96,7 +96,7 @@ def test_t2_takes_the_highest_priority_then_the_oldest(engine: Engine, submit: S
     assert claim() is None
 
 
-def test_t2_passes_over_an_owner_with_enough_running(engine: Engine, submit: Submit, claim: Claim) -> None:
+def test_t2_skips_an_owner_with_enough_running(engine: Engine, submit: Submit, claim: Claim) -> None:
     submit(priority=9)
     submit(priority=9)
     other = submit(owner="bob")
@@ -111,22 +111,22 @@ def test_t2_many_workers_at_once_claim_each_run_once(engine: Engine, submit: Sub
 
     def worker(name: int) -> list[str]:
         start.wait()
-        found = []
+        claimed = []
         misses = 0
         while misses < 20:
             taken = claim(worker=f"w{name}")
             if taken is None:
                 misses += 1
             else:
-                found.append(taken.run.id)
-        return found
+                claimed.append(taken.run.id)
+        return claimed
 
     with ThreadPoolExecutor(4) as pool:
-        taken = [run_id for found in pool.map(worker, range(4)) for run_id in found]
+        taken = [run_id for claimed in pool.map(worker, range(4)) for run_id in claimed]
     assert sorted(taken) == sorted(ids)
 
 
-def test_t3_keeps_the_lease_and_writes_each_report_once(engine: Engine, submit: Submit, claim: Claim) -> None:
+def test_t3_renews_the_lease_and_writes_each_report_once(engine: Engine, submit: Submit, claim: Claim) -> None:
     submit()
     held = must(claim(seconds=5)).lease
     before = read_run(engine, held.run_id).lease_expires_at
@@ -143,7 +143,7 @@ def test_t3_keeps_the_lease_and_writes_each_report_once(engine: Engine, submit: 
 
 
 def test_t3_writes_any_number_of_epochs_at_once(engine: Engine, submit: Submit, claim: Claim) -> None:
-    """After an outage of the database there may be more than one statement can hold."""
+    """After an outage of the database, there may be more than the parameters of one statement."""
     submit()
     held = must(claim()).lease
     reports = [EpochReport(n, 0, n, {"loss": 0.5}, 0.1) for n in range(1, 10_001)]
@@ -152,7 +152,7 @@ def test_t3_writes_any_number_of_epochs_at_once(engine: Engine, submit: Submit, 
 
 
 def test_t3_an_epoch_that_comes_twice_at_once_is_one(engine: Engine, submit: Submit, claim: Claim) -> None:
-    """As of a trial that a helper had begun, and that its run's own worker trains."""
+    """Another worker had begun the trial, and now the run's own worker trains it."""
     submit()
     held = must(claim()).lease
     twice = [EpochReport(1, 2, 1, {"loss": 0.5}, 0.1), EpochReport(2, 2, 1, {"loss": 0.7}, 0.1)]
@@ -177,7 +177,7 @@ def test_t3_a_second_attempt_does_not_repeat_epochs(engine: Engine, submit: Subm
     assert metrics == [1, 2, 3, 4]
 
 
-def test_t3_keeps_a_checkpoint(engine: Engine, submit: Submit, claim: Claim, store: FolderStore) -> None:
+def test_t3_stores_a_checkpoint(engine: Engine, submit: Submit, claim: Claim, store: FolderStore) -> None:
     submit()
     held = must(claim()).lease
     blob = store.put_bytes(b"weights")
@@ -230,7 +230,7 @@ def test_t4_registers_the_version_in_its_transaction(
     assert read_run(engine, held.run_id).result == {"attempt": 1, "version": 1}
 
 
-def test_t4_a_blob_collected_meanwhile_is_noticed(
+def test_t4_a_blob_deleted_meanwhile_is_noticed(
     engine: Engine, submit: Submit, claim: Claim, store: FolderStore
 ) -> None:
     submit()
@@ -281,9 +281,7 @@ def test_t6_two_reapers_at_once_spend_one_attempt(engine: Engine, submit: Submit
     must(claim())
     expire_lease(engine, run.id)
     with ThreadPoolExecutor(4) as pool:
-        outcomes = [
-            outcome for found in pool.map(lambda _: finish.expire_leases(engine, 3), range(4)) for outcome in found
-        ]
+        outcomes = [one for some in pool.map(lambda _: finish.expire_leases(engine, 3), range(4)) for one in some]
     assert len(outcomes) == 1
     assert read_run(engine, run.id).spent_attempts == 1
 
@@ -373,7 +371,7 @@ def test_terminal_states_are_immutable_whoever_writes(engine: Engine, submit: Su
     assert read_run(engine, run.id).state == state
 
 
-def test_t10_names_the_runs_that_nobody_may_have_heard_of(engine: Engine, submit: Submit, claim: Claim) -> None:
+def test_t10_returns_the_runs_that_may_be_undelivered(engine: Engine, submit: Submit, claim: Claim) -> None:
     heard, unheard = submit(), submit(priority=1)
     with db.transaction(engine) as session:
         session.execute(update(Run).where(Run.id == unheard.id).values(dispatched_at=None))
@@ -383,7 +381,7 @@ def test_t10_names_the_runs_that_nobody_may_have_heard_of(engine: Engine, submit
     assert create.undelivered_runs(engine, 30, 10) == []
 
 
-def test_garbage_spares_what_is_young_or_referred_to(
+def test_young_or_referenced_blobs_are_not_deleted(
     engine: Engine, submit: Submit, claim: Claim, store: FolderStore
 ) -> None:
     submit()
@@ -419,8 +417,8 @@ def test_a_listing_pages_newest_first(engine: Engine, submit: Submit) -> None:
     assert [run.id for run in [*first, *rest]] == sorted(ids, reverse=True)
 
 
-def test_one_package_writes_runs() -> None:
-    """`fitserve.runs` alone makes or updates rows of runs, events and epochs."""
+def test_only_fitserve_runs_writes_runs() -> None:
+    """Only `fitserve.runs` inserts or updates rows of runs, events and epochs."""
     import ast
 
     root = Path(__file__).resolve().parents[2]
