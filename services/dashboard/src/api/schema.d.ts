@@ -955,11 +955,14 @@ export interface paths {
         };
         /**
          * List keys
-         * @description An admin sees every key, others their own.
+         * @description An admin sees every key; the scope `keys` those of its owner that exceed it in nothing.
          */
         get: operations["list_keys_api_v1_keys_get"];
         put?: never;
-        /** Create a key */
+        /**
+         * Create a key
+         * @description An admin may create any key; the scope `keys` suffices for one of the same owner that exceeds it in nothing.
+         */
         post: operations["create_api_v1_keys_post"];
         delete?: never;
         options?: never;
@@ -979,7 +982,7 @@ export interface paths {
         post?: never;
         /**
          * Revoke a key
-         * @description An admin may revoke any key, others their own.
+         * @description An admin may revoke any key; the scope `keys` those of its owner that exceed it in nothing.
          */
         delete: operations["revoke_api_v1_keys__key_id__delete"];
         options?: never;
@@ -999,10 +1002,13 @@ export interface paths {
         put?: never;
         /**
          * Sign in
-         * @description Sets an HttpOnly, SameSite=Strict cookie, so that no script of a page ever holds the key.
+         * @description Sets an HttpOnly, SameSite=Strict cookie of a session, which ends with the sign-out, the key or its time.
          */
         post: operations["sign_in_api_v1_session_post"];
-        /** Sign out */
+        /**
+         * Sign out
+         * @description Ends the session: its cookie is worth nothing afterwards, also a copy of it.
+         */
         delete: operations["sign_out_api_v1_session_delete"];
         options?: never;
         head?: never;
@@ -1046,7 +1052,7 @@ export interface components {
         };
         /**
          * Applied
-         * @description The child run. `repeated` is the parent's spec trained again under as many seeds, where that was asked for.
+         * @description The child run. `repeated`, where seeds were requested, is the parent's spec trained again under as many seeds.
          */
         Applied: {
             /** Id */
@@ -1319,7 +1325,7 @@ export interface components {
             loss: string;
             /**
              * Baseline
-             * @description What always saying the same would cost
+             * @description The loss of the best constant prediction
              */
             baseline: number | null;
             /** Epochs */
@@ -1332,7 +1338,7 @@ export interface components {
             best_epoch: number | null;
             /**
              * Turned Epoch
-             * @description After it, validation only got worse
+             * @description The validation loss was higher ever after
              */
             turned_epoch: number | null;
             /** Kept Epoch */
@@ -1580,12 +1586,12 @@ export interface components {
         };
         /**
          * Evaluation
-         * @description Figures by part and target. `test` rows were never trained or selected on; `validation` rows were selected on.
+         * @description Figures by part and target. `test` rows took no part in training or selection; `validation` rows in selection.
          */
         Evaluation: {
             /**
              * Part
-             * @description The part that counts
+             * @description The part to report
              * @enum {string}
              */
             part: "test" | "validation" | "train";
@@ -1666,7 +1672,7 @@ export interface components {
             target?: string | null;
             /**
              * Label
-             * @description Left out: the likeliest; of a yes-or-no target the second
+             * @description Left out: the most likely; of a binary target the second
              */
             label?: string | null;
             /**
@@ -1679,7 +1685,7 @@ export interface components {
         };
         /**
          * Explanation
-         * @description Integrated gradients: contributions sum to the output less the reference's output.
+         * @description Integrated gradients: contributions sum to the output minus the reference's output.
          */
         Explanation: {
             /** Target */
@@ -1736,7 +1742,7 @@ export interface components {
         };
         /**
          * FindingInfo
-         * @description One diagnosis, with its evidence and the change to the spec that answers it.
+         * @description One diagnosis, with its evidence and the change to the spec that addresses it.
          */
         FindingInfo: {
             /**
@@ -1757,7 +1763,7 @@ export interface components {
             sentence: string;
             /**
              * Threshold
-             * @description When the rule speaks
+             * @description When the rule applies
              */
             threshold: string;
             /**
@@ -1767,19 +1773,19 @@ export interface components {
             source: string;
             /**
              * Answer
-             * @description What the patch does, in words
+             * @description What the patch does
              */
             answer: string;
             /** Trial */
             trial: number;
             /**
              * Epochs
-             * @description Where the evidence is
+             * @description The epochs that show it
              */
             epochs: number[];
             /**
              * Values
-             * @description What was measured there
+             * @description The measurements behind it
              */
             values: {
                 [key: string]: unknown;
@@ -1794,7 +1800,7 @@ export interface components {
         };
         /**
          * Findings
-         * @description A run's findings, gravest first.
+         * @description A run's findings, most severe first.
          */
         Findings: {
             /** Items */
@@ -1811,7 +1817,7 @@ export interface components {
             runs: string[];
             /**
              * Parent
-             * @description The group that its spec was changed from
+             * @description The group whose spec it was changed from
              */
             parent: string | null;
             /**
@@ -1825,7 +1831,7 @@ export interface components {
             seeds: number;
             /**
              * Mean
-             * @description Of the lowest validation losses, without penalty
+             * @description Mean of the lowest validation losses, without the regularizers' penalty
              */
             mean: number | null;
             /** Verdict */
@@ -1839,7 +1845,7 @@ export interface components {
         };
         /**
          * Hardest
-         * @description Rows of the highest loss, and rows whose label is probably wrong. Row numbers count from 1.
+         * @description Rows with the highest loss, and rows whose label is probably wrong. Row numbers start at 1.
          */
         Hardest: {
             /** Target */
@@ -1856,7 +1862,7 @@ export interface components {
             mislabelled_rows: number;
             /**
              * Rows
-             * @description Rows that were judged
+             * @description Rows that were examined
              */
             rows: number;
             /** Method */
@@ -1864,7 +1870,7 @@ export interface components {
         };
         /**
          * Importance
-         * @description Permutation importance, by column: the rise of the loss when its values are dealt out anew.
+         * @description Permutation importance, by column: the rise of the loss when its values are shuffled.
          */
         Importance: {
             /** Target */
@@ -1880,7 +1886,7 @@ export interface components {
             }[];
             /**
              * Left Out
-             * @description Columns that the time did not suffice for
+             * @description Columns not measured for lack of time
              */
             left_out: number;
         };
@@ -1934,7 +1940,7 @@ export interface components {
              *       "predict"
              *     ]
              */
-            scopes: ("read" | "upload" | "train" | "predict" | "admin")[];
+            scopes: ("read" | "upload" | "train" | "predict" | "keys" | "admin")[];
             /**
              * Models
              * @description Models that a predict key is limited to
@@ -1998,7 +2004,7 @@ export interface components {
         };
         /**
          * LayerSeries
-         * @description The layers of a trial after the epochs that were looked at.
+         * @description The layers of a trial after each recorded epoch.
          */
         LayerSeries: {
             /** Trial */
@@ -2139,6 +2145,12 @@ export interface components {
              */
             running_runs: number;
             /**
+             * Stored Predictions
+             * @description Predictions of one owner that are kept for their ground truth
+             * @default 100000
+             */
+            stored_predictions: number;
+            /**
              * Training Seconds Per Day
              * @description Training seconds of one key in 24 hours; 0 sets no limit
              * @default 0
@@ -2147,7 +2159,7 @@ export interface components {
         };
         /**
          * Lineage
-         * @description A run's family: what it was made from and what was made from it, and which change helped.
+         * @description A run's ancestors and descendants, and which changes helped.
          */
         Lineage: {
             /** Run */
@@ -2634,7 +2646,7 @@ export interface components {
         };
         /**
          * RuleInfo
-         * @description A rule that runs are diagnosed by.
+         * @description A rule of the diagnosis.
          */
         RuleInfo: {
             /** Name */
@@ -2939,14 +2951,14 @@ export interface components {
         };
         /**
          * SurfaceInfo
-         * @description What the network says over two columns, the others at their median or most frequent value.
+         * @description The network's output over two columns, with the others at their median or most frequent value.
          */
         SurfaceInfo: {
             /** Target */
             target: string;
             /**
              * Label
-             * @description Whose probability `values` are; null for a regression
+             * @description The label whose probability `values` are; null for a regression
              */
             label: string | null;
             /** Labels */
@@ -3028,7 +3040,7 @@ export interface components {
         };
         /**
          * UnitSurface
-         * @description What one hidden unit says over the same plane.
+         * @description The output of one hidden unit over the same plane.
          */
         UnitSurface: {
             /** Layer */

@@ -12,7 +12,7 @@ import { ago, bytes, moment, number, seconds, secondsUntil } from "../format";
 import { useText } from "../i18n";
 import { shortId } from "./Runs";
 
-const SCOPES = ["read", "upload", "train", "predict", "admin"] as const;
+const SCOPES = ["read", "upload", "train", "predict", "keys", "admin"] as const;
 
 export default function System() {
   const t = useText();
