@@ -132,10 +132,10 @@ class BatchPredictionAttempt:
             return finish.succeed(
                 self.engine, self.claim.lease, result, blobs=self.blobs, stored={}, register=lambda session: None
             )
-        except (Interrupted, finish.CancelledFirst) as why:
+        except (Interrupted, finish.CancelledFirst) as error:
             if self._lost:
-                raise LeaseLost(self.claim.lease.run_id) from why
-            if self._cancel or isinstance(why, finish.CancelledFirst):
+                raise LeaseLost(self.claim.lease.run_id) from error
+            if self._cancel or isinstance(error, finish.CancelledFirst):
                 return finish.confirm_cancel(self.engine, self.claim.lease)
             return finish.release(self.engine, self.claim.lease)
         except (BadInput, NotFound, Corrupt, Conflict) as error:

@@ -68,30 +68,6 @@ class StepPlan:
     close_validation: bool = False
 
 
-class _Stepwise:
-    """Does what the compiled function does, step by step from Python."""
-
-    def __init__(self, owner: Compiled, train_step: Any, test_step: Any) -> None:
-        self._owner, self._train_step, self._test_step = owner, train_step, test_step
-
-    def __call__(self, train: Any, order: Any, validation: Any, plan: Any) -> Any:
-        first, last, close, validation_first, validation_last, close_validation = plan.numpy()
-        size, held_out = self._owner.batch_size, self._owner.validation_batch_size
-        for step in range(first, last):
-            batch = order[step * size : (step + 1) * size]
-            self._train_step(tf.nest.map_structure(lambda t, b=batch: tf.gather(t, b), train))
-        logs = self._owner.results(0)
-        if close:
-            self._owner.model.reset_metrics()
-        for step in range(validation_first, validation_last):
-            rows = slice(step * held_out, (step + 1) * held_out)
-            self._test_step(tf.nest.map_structure(lambda t, r=rows: t[r], validation))
-        validation_logs = self._owner.results(1)
-        if close_validation:
-            self._owner.model.reset_metrics()
-        return tf.concat([logs, validation_logs], 0)
-
-
 class Compiled:
     """The training and test steps of a compiled model, traced once for rows like `train` and `validation`."""
 
@@ -145,11 +121,11 @@ class Compiled:
 
     def _fall_back(self, reason: str) -> None:
         self._on_fallback(f"Training runs step by step, as in `fit` ({reason}).")
-        steps = [
-            tf.function(f, reduce_retracing=True, jit_compile=self._jit)
-            for f in (self.model.train_step, self.model.test_step)
-        ]
-        self._call = _Stepwise(self, *steps)
+        train_step, test_step = (
+            tf.function(step, reduce_retracing=True, jit_compile=self._jit)
+            for step in (self.model.train_step, self.model.test_step)
+        )
+        self._call = partial(self._run_stepwise, train_step, test_step)
 
     def __call__(self, train: RowTensors, order: Any, validation: RowTensors, plan: StepPlan) -> tuple[Logs, Logs]:
         """Run `plan`. Returns the logs of training and of validation so far.
@@ -185,14 +161,32 @@ class Compiled:
             self.model.test_step(tf.nest.map_structure(lambda t: t[start:stop], validation))
 
         _repeat(plan[0], plan[1], train_step)
-        logs = self.results(0)
+        logs = self._results(0)
         tf.cond(plan[2] > 0, self._reset, lambda: tf.constant(0))
         _repeat(plan[3], plan[4], test_step)
-        validation_logs = self.results(1)
+        validation_logs = self._results(1)
         tf.cond(plan[5] > 0, self._reset, lambda: tf.constant(0))
         return tf.concat([logs, validation_logs], 0)
 
-    def results(self, which: int) -> Any:
+    def _run_stepwise(self, train_step: Any, test_step: Any, train: Any, order: Any, validation: Any, plan: Any) -> Any:
+        """Do what the compiled function does, step by step from Python."""
+        first, last, close, validation_first, validation_last, close_validation = plan.numpy()
+        size, validation_size = self.batch_size, self.validation_batch_size
+        for step in range(first, last):
+            batch = order[step * size : (step + 1) * size]
+            train_step(tf.nest.map_structure(partial(tf.gather, indices=batch), train))
+        logs = self._results(0)
+        if close:
+            self.model.reset_metrics()
+        for step in range(validation_first, validation_last):
+            rows = slice(step * validation_size, (step + 1) * validation_size)
+            test_step(tf.nest.map_structure(lambda t, rows=rows: t[rows], validation))
+        validation_logs = self._results(1)
+        if close_validation:
+            self.model.reset_metrics()
+        return tf.concat([logs, validation_logs], 0)
+
+    def _results(self, which: int) -> Any:
         """All metrics as one float64 vector; remembers their names and shapes."""
         results = {name: tf.convert_to_tensor(value) for name, value in self.model.get_metrics_result().items()}
         self._names[which][:] = [(name, tuple(value.shape)) for name, value in results.items()]

@@ -189,9 +189,10 @@ def regression(truth: Floats, predicted: Floats, *, seed: int = 0, brief: bool =
         "r2": metrics.r2_score(truth, predicted) if enough else None,
     }
     if not brief:
+        sample = sample_rows(len(truth), SAMPLE, seed)
         figures |= {
             "residuals": _residual_deciles(predicted, residual),
-            "predicted_actual": _sample(truth, predicted, seed),
+            "predicted_actual": {"actual": truth[sample], "predicted": predicted[sample]},
             "intervals": intervals.regression(figures, truth, residual, seed),
         }
     return finite_json(figures, 8)
@@ -212,11 +213,6 @@ def _residual_deciles(predicted: Floats, residual: Floats) -> list[dict[str, Any
         }
         for part in parts
     ]
-
-
-def _sample(truth: Floats, predicted: Floats, seed: int) -> dict[str, Any]:
-    rows = sample_rows(len(truth), SAMPLE, seed)
-    return {"actual": truth[rows], "predicted": predicted[rows]}
 
 
 def sample_rows(rows: int, most: int, seed: int) -> Ints:
