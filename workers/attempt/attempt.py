@@ -40,7 +40,7 @@ from workers.attempt.outcome import (
     make_durable,
     memory_failure,
 )
-from workers.attempt.trial_division import TrialDivision, local_or_none
+from workers.attempt.trial_division import TrialDivision, delete_blob, local_or_none
 from workers.trainer.channel import ChannelClosed, Message, decoded
 from workers.trainer.job import TrainingJob, TrainingResult, TrialAssignment
 from workers.trainer_process import TrainerProcess, TrainerSlot
@@ -129,8 +129,8 @@ class Attempt:
             extra = {"run": self.lease.run_id, "attempt": self.lease.attempt, "state": state, "s": round(seconds, 3)}
             log.info("attempt over", extra=extra)
         if state in TERMINAL:
-            self._discard(self._checkpoint_blob)
-            self.division.discard_files()
+            delete_blob(self.engine, self.blobs, self._checkpoint_blob)
+            self.division.delete_files()
         return state
 
     # --- training --------------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ class Attempt:
         if checkpoint is not None:
             self._new_checkpoint = None
             superseded, self._checkpoint_blob = self._checkpoint_blob, checkpoint.blob.sha256
-            self._discard(superseded)
+            delete_blob(self.engine, self.blobs, superseded)
         self._metrics.epochs_committed(epochs, batch)
         if requested is not None:
             self._note_cancel()
@@ -361,12 +361,3 @@ class Attempt:
             failure = exit_failure(code, self.trainer.peak, self.trainer.limit, kills)
         self.slot.drop()
         return failure
-
-    def _discard(self, sha256: str | None) -> None:
-        """Remove a checkpoint that is no longer needed. Where that fails, the collector removes it later."""
-        if sha256 is None:
-            return
-        try:
-            blob_references.delete_if_unreferenced(self.engine, self.blobs, sha256)
-        except (FitserveError, OSError):
-            log.info("a superseded checkpoint is left to the collector")

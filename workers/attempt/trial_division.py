@@ -47,6 +47,15 @@ def local_or_none(blobs: BlobStore, sha256: str | None, cache: Path) -> Path | N
         return None
 
 
+def delete_blob(engine: Engine, blobs: BlobStore, sha256: str | None) -> None:
+    """Delete a blob unless something refers to it. Where that fails, it is left to garbage collection."""
+    if sha256 is not None:
+        try:
+            blob_references.delete_if_unreferenced(engine, blobs, sha256)
+        except (FitserveError, OSError):
+            log.info("a checkpoint or a trial's file is left to garbage collection")
+
+
 @dataclass
 class TrialDivision:
     """The division of one attempt's trials. Every call raises LeaseLost, and Unavailable without a database."""
@@ -57,7 +66,7 @@ class TrialDivision:
     claim: Claim
     worker: str
     publish: Publish
-    _parts: dict[int, TrialRun] = field(default_factory=dict)  # by trial, as last read
+    _trial_runs: dict[int, TrialRun] = field(default_factory=dict)  # by trial, as last read
     _last_epoch: dict[int, int] = field(default_factory=dict)  # by trial, the last one that `new_epochs` gave
     _complete: set[int] = field(default_factory=set)  # trials that will have no more epochs
     _trial_seconds: float | None = None  # estimated at first, then measured
@@ -81,25 +90,25 @@ class TrialDivision:
         return assignment
 
     def _choose(self, remaining: Sequence[int]) -> TrialAssignment:
-        self._read_parts()
+        self._read_trial_runs()
         finished: dict[int, Path] = {}
         ours: list[int] = []
         for trial in remaining:
-            part = self._parts.get(trial)
-            if part is None or part.state in _OURS_AGAIN:
+            trial_run = self._trial_runs.get(trial)
+            if trial_run is None or trial_run.state in _OURS_AGAIN:
                 ours.append(trial)
-            elif part.state == RunState.succeeded:
-                path = self._local(part.blob)
+            elif trial_run.state == RunState.succeeded:
+                path = self._local(trial_run.blob)
                 if path is None:
                     ours.append(trial)
                 else:
                     finished[trial] = path
-        self._offer([trial for trial in ours[1:] if trial not in self._parts])
+        self._offer([trial for trial in ours[1:] if trial not in self._trial_runs])
         for trial in remaining:
             if trial in ours:
                 return TrialAssignment(trial, finished=finished)
-            if trial not in finished and self._parts[trial].state == RunState.queued:
-                taken = finish.withdraw_trial(self.engine, self.lease, self._parts[trial].run_id)
+            if trial not in finished and self._trial_runs[trial].state == RunState.queued:
+                taken = finish.withdraw_trial(self.engine, self.lease, self._trial_runs[trial].run_id)
                 if taken is not None:
                     return TrialAssignment(trial, self._local(taken.checkpoint), finished)
         if not finished:
@@ -109,41 +118,37 @@ class TrialDivision:
 
     def new_epochs(self) -> Iterator[Epoch]:
         """Yield the epochs of divided trials that were committed since the last call."""
-        if not self._parts:
+        if not self._trial_runs:
             return
-        self._read_parts()
-        for trial, part in self._parts.items():
-            if part.attempt == 0 or trial in self._complete:
+        self._read_trial_runs()
+        for trial, trial_run in self._trial_runs.items():
+            if trial_run.attempt == 0 or trial in self._complete:
                 continue
             while True:
                 after = (trial, self._last_epoch.get(trial, 0))
                 with db.reading(self.engine) as session:
-                    rows = queries.epochs(session, part.run_id, after=after, limit=_PAGE)
+                    rows = queries.epochs(session, trial_run.run_id, after=after, limit=_PAGE)
                 for row in rows:
                     self._last_epoch[trial] = row.epoch
                     yield row
                 if len(rows) < _PAGE:
                     break
-            if part.state not in (RunState.queued, RunState.running):
+            if trial_run.state not in (RunState.queued, RunState.running):
                 self._complete.add(trial)
 
-    def discard_files(self) -> None:
-        """Remove the trials' files once the run is over: its result holds what they brought."""
-        for part in self._parts.values():
-            if part.blob is not None:
-                try:
-                    blob_references.delete_if_unreferenced(self.engine, self.blobs, part.blob)
-                except (FitserveError, OSError):
-                    log.info("a trial's file is left to the collector")
+    def delete_files(self) -> None:
+        """Delete the trials' files once the run is over: its result holds what they brought."""
+        for trial_run in self._trial_runs.values():
+            delete_blob(self.engine, self.blobs, trial_run.blob)
 
-    def _read_parts(self) -> None:
+    def _read_trial_runs(self) -> None:
         with db.reading(self.engine) as session:
-            self._parts = trial_runs.offered_trials(session, self.lease.run_id)
+            self._trial_runs = trial_runs.offered_trials(session, self.lease.run_id)
 
     def _offer(self, trials: Sequence[int]) -> None:
         if self._trial_seconds is not None and self._trial_seconds < MIN_TRIAL_SECONDS:
             return
-        queued = sum(part.state == RunState.queued for part in self._parts.values())
+        queued = sum(trial_run.state == RunState.queued for trial_run in self._trial_runs.values())
         trials = trials[: max(0, MAX_OFFERED - queued)]
         if not trials:
             return
@@ -153,8 +158,8 @@ class TrialDivision:
             return
         offered = trial_runs.offer(self.engine, self.lease, trials)
         log.info("trials offered to idle workers", extra={"trials": len(offered), "idle": idle})
-        for part_id in offered[:idle]:
-            if not self.publish(part_id):
+        for run_id in offered[:idle]:
+            if not self.publish(run_id):
                 break  # idle workers poll the queue too, and the dispatcher publishes again
 
     def _local(self, sha256: str | None) -> Path | None:
