@@ -94,7 +94,7 @@ def test_the_layers_in_the_document_are_those_of_the_contracts() -> None:
     document = (PROJECT / "ARCHITECTURE.md").read_text()
     block = re.search(r"Import directions.*?```\n(.*?)```", document, re.DOTALL)
     assert block is not None
-    assert [re.sub(r"(?<=\S)   +.*", "", line) for line in block[1].splitlines()] == lines
+    assert [re.sub(r"(?<=\S)   +.*", "", line) for line in block[1].splitlines()] == lines, "as in pyproject.toml"
 
 
 def paths_in(document: str) -> Iterator[str]:
