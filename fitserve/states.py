@@ -42,7 +42,7 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition("T2", RunState.queued, RunState.running, "supervisor", "claimed: attempt + 1, new lease"),
     Transition("T4", RunState.running, RunState.succeeded, "supervisor", "artifact durable, not cancelled"),
     Transition("T5", RunState.running, RunState.failed, "supervisor", "deterministic error"),
-    Transition("T6", RunState.running, RunState.queued, "supervisor or reaper", "lease expired, or handed back"),
+    Transition("T6", RunState.running, RunState.queued, "supervisor or reaper", "lease expired, or released"),
     Transition("T7", RunState.running, RunState.failed, "supervisor or reaper", "attempts used up: worker_lost"),
     Transition("T8", RunState.queued, RunState.cancelled, "API, or supervisor for a trial", "cancelled while queued"),
     Transition("T9", RunState.running, RunState.cancelled, "supervisor or reaper", "cancel requested"),

@@ -78,7 +78,7 @@ class Supervisor:
         return 0
 
     def stop(self) -> None:
-        """Have every run handed back; returns once all slots are free and the trainers are gone."""
+        """Have every run released; returns once all slots are free and the trainers are gone."""
         self.stopping.set()
         for _ in self.slots:
             self._free.get()

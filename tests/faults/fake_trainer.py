@@ -70,7 +70,7 @@ def _train_trial(job: TrainingJob, report: Reporter, state: dict[str, Any], tria
     for epoch in range(state["epoch"] + 1, fake["epochs"] + 1):
         _misbehave(fake, epoch, job)
         _wait(fake.get("seconds", 0.0), report)
-        if (reason := report.stop()) == "hand_back":
+        if (reason := report.stop()) == "release":
             _checkpoint(job, report, state)
         if reason:
             raise TrainingStopped(reason)

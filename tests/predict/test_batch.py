@@ -93,7 +93,7 @@ def test_a_dataset_with_predictions_comes_out(toys: ToyRegistry, settings: Setti
         return original(self, batch)
 
     monkeypatch.setattr(batch_prediction.ArtifactModel, "predict", counted)
-    assert attempt(toys, settings, stopping) == RunState.queued  # handed back, no attempt spent
+    assert attempt(toys, settings, stopping) == RunState.queued  # released, no attempt spent
     assert the_run(toys).checkpoint_epoch == 2
     assert attempt(toys, settings, threading.Event()) == RunState.succeeded
     assert chunks == [1000, 1000, 500]  # nothing was computed twice

@@ -106,7 +106,7 @@ def test_a_trial_begun_by_another_worker_is_resumed(
 ) -> None:
     job, wanted, whole = alone
     job = replace(job, folder=tmp_path)
-    begun = RecordingReporter(stop_after=2, reason="hand_back")
+    begun = RecordingReporter(stop_after=2, reason="release")
     with pytest.raises(TrainingStopped):
         _train_divided(job, 1, begun)
     path = tmp_path / "begun.npz"
@@ -133,7 +133,7 @@ def test_a_run_that_waits_is_resumed_with_what_it_has(
 
     class Stops(AssigningReporter):
         def stop(self) -> StopReason:
-            return "hand_back" if len(self.asked) == 3 else ""
+            return "release" if len(self.asked) == 3 else ""
 
     first = Stops(answers=[TrialAssignment(0), TrialAssignment(finished={1: done[1]}), TrialAssignment()])
     with pytest.raises(TrainingStopped):

@@ -85,7 +85,7 @@ def test_kept_epochs_are_the_winners_and_survive_a_resumption(tmp_path: Path, st
         rtol=1e-3,
         atol=1e-4,
     )
-    reporter = RecordingReporter(stop_after=6, reason="hand_back")  # in the middle of the run
+    reporter = RecordingReporter(stop_after=6, reason="release")  # in the middle of the run
     with pytest.raises(TrainingStopped):
         train(job_of(table(), wanted, tmp_path / "first", KINDS), reporter)
     path = tmp_path / "checkpoint.npz"

@@ -39,8 +39,8 @@ def _spec(**more: Any) -> dict[str, Any]:
 def _train_interrupted(
     table: pa.Table, spec: dict[str, Any], folder: Path, after: int
 ) -> tuple[TrainingResult, RecordingReporter]:
-    """Train a run that is handed back after some epochs and resumed from its checkpoint."""
-    first = RecordingReporter(stop_after=after, reason="hand_back")
+    """Train a run that is released after some epochs and resumed from its checkpoint."""
+    first = RecordingReporter(stop_after=after, reason="release")
     job = job_of(table, spec, folder / "first")
     with pytest.raises(TrainingStopped):
         train(job, first)
@@ -97,7 +97,7 @@ def test_trials_one_after_the_other_resume(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_another_run_is_not_used(tmp_path: Path) -> None:
-    reporter = RecordingReporter(stop_after=1, reason="hand_back")
+    reporter = RecordingReporter(stop_after=1, reason="release")
     with pytest.raises(TrainingStopped):
         train(job_of(_table(), _spec(), tmp_path / "a"), reporter)
     (tmp_path / "other.npz").write_bytes(reporter.checkpoints[0][0])

@@ -106,7 +106,7 @@ class Attempt:
             self.slot.drop()
         except TrainerStopped:
             self.slot.drop()
-            state = self._cancel_or_hand_back()
+            state = self._cancel_or_release()
         except AttemptFailed as failure:
             self.slot.drop()
             state = self._fail_or_requeue(failure)
@@ -225,7 +225,7 @@ class Attempt:
             self._stop_sent_at = now
             if self.trainer is None:
                 raise TrainerStopped
-            reason = "cancel" if self._cancel_requested else "hand_back"
+            reason = "cancel" if self._cancel_requested else "release"
             self.trainer.channel.send({"type": "stop", "reason": reason})
         if self._stop_sent_at is not None:
             grace = CANCEL_GRACE_SECONDS if self._cancel_requested else self.settings.graceful_seconds
@@ -306,7 +306,7 @@ class Attempt:
         if message["type"] == "done":
             state = self._commit_result(decoded(TrainingResult, message["result"]))
         elif message["type"] == "stopped":
-            state = self._cancel_or_hand_back()
+            state = self._cancel_or_release()
         elif message["cause"] == "out_of_memory":
             failure = memory_failure(trainer.peak, trainer.limit)
             failure.data |= message["data"]
@@ -328,11 +328,11 @@ class Attempt:
                 durable = self._renewing_lease(lambda: make_durable(self.blobs, self.claim.run, result))
             except finish.CancelledFirst:
                 self._cancel_requested = True
-                return self._cancel_or_hand_back()
+                return self._cancel_or_release()
             except FitserveError as error:  # another run took the model's name meanwhile
                 return self._fail_or_requeue(AttemptFailed("registration", error.detail, final=True))
 
-    def _cancel_or_hand_back(self) -> RunState | None:
+    def _cancel_or_release(self) -> RunState | None:
         """T9 on a cancel, T6 on a graceful shutdown."""
         end = finish.confirm_cancel if self._cancel_requested else finish.release
         return self._end(lambda: end(self.engine, self.lease, tuple(self._pending)))

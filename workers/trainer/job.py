@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-StopReason = Literal["", "cancel", "hand_back"]
+StopReason = Literal["", "cancel", "release"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Reporter(Protocol):
         ...
 
     def stop(self) -> StopReason:
-        """Whether to stop, and why. Asked between compiled calls; on `hand_back`, checkpoint first."""
+        """Whether to stop, and why. Asked between compiled calls; on `release`, checkpoint first."""
         ...
 
 

@@ -148,7 +148,7 @@ class ProgressMonitor:
             self._report.progress()
             self._reported_at = now
         reason = self._report.stop()
-        if reason == "hand_back" or (not reason and now - self._saved_at > self._checkpoint_seconds):
+        if reason == "release" or (not reason and now - self._saved_at > self._checkpoint_seconds):
             self._save(epoch, step)
             self._saved_at = time.monotonic()
         if reason:
