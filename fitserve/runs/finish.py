@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Engine, and_, select, update
+from sqlalchemy import ColumnElement, Engine, and_, func, select, update
 from sqlalchemy.orm import Session
 
 from fitserve import db, telemetry
@@ -23,7 +23,7 @@ from fitserve.runs.lease import Lease, LeaseLost, queued
 from fitserve.runs.queries import get_owned
 from fitserve.states import TERMINAL, TRIAL, RunState
 from fitserve.strictjson import finite_json
-from fitserve.tables import Run
+from fitserve.tables import Epoch, Run
 
 # Inserts the model's version within T4's transaction and returns its number (or None).
 Register = Callable[[Session], int | None]
@@ -31,6 +31,10 @@ Register = Callable[[Session], int | None]
 
 class CancelledFirst(Exception):
     """A cancel was requested before the result was committed: end the run as cancelled."""
+
+
+class IncompleteHistory(Exception):
+    """Epochs are missing between those that were recorded: the result must not be committed."""
 
 
 def succeed(
@@ -43,9 +47,10 @@ def succeed(
     register: Register,
     reports: Sequence[Report] = (),
 ) -> RunState:
-    """T4: commit a result whose blobs (by kind) are durable. Raises LeaseLost, CancelledFirst, BlobVanished.
+    """T4: commit a result whose blobs (by kind) are durable.
 
-    The WHERE excludes a requested cancel, so the row's lock decides between the two.
+    Raises LeaseLost, CancelledFirst, BlobVanished, IncompleteHistory. The WHERE excludes a requested cancel, so the
+    row's lock decides between the two.
     """
     with db.transaction(engine) as session:
         at = db.now(session)
@@ -54,6 +59,7 @@ def succeed(
             ours = session.scalar(select(Run.id).where(lease.holds()))
             raise CancelledFirst(lease.run_id) if ours else LeaseLost(lease.run_id)
         record_reports(session, lease.run_id, lease.attempt, reports, at)
+        _check_history(session, lease.run_id)
         add_references(session, blobs, stored, at)
         whole = {**finite_json(dict(result)), "attempt": lease.attempt}
         if (version := register(session)) is not None:
@@ -62,6 +68,14 @@ def succeed(
         data = {key: whole[key] for key in ("attempt", "version", "artifact", "metrics") if key in whole}
         add_event(session, lease.run_id, lease.attempt, FINISHED, at, RunState.succeeded, "Succeeded", data=data)
     return RunState.succeeded
+
+
+def _check_history(session: Session, run_id: str) -> None:
+    """Raise IncompleteHistory unless each trial's epochs are numbered from 1 without a gap."""
+    trials = select(Epoch.trial, func.count(), func.max(Epoch.epoch)).where(Epoch.run_id == run_id)
+    for trial, count, last in session.execute(trials.group_by(Epoch.trial)):
+        if count != last:
+            raise IncompleteHistory(f"Trial {trial + 1} has {count} recorded epochs of {last}")
 
 
 def fail(
@@ -101,9 +115,16 @@ def lose(
     message: str,
     data: Mapping[str, Any] | None = None,
     reports: Sequence[Report] = (),
+    *,
+    start_over: bool = False,
 ) -> RunState:
-    """T6 or T7 by the holder, whose trainer died or hung: an attempt is spent. Raises LeaseLost."""
+    """T6 or T7 by the holder, whose trainer died or hung: an attempt is spent. Raises LeaseLost.
+
+    With `start_over` the next attempt does not use the run's checkpoint.
+    """
     with _locked(engine, lease, reports) as ending:
+        if start_over:
+            ending.run.checkpoint = ending.run.checkpoint_epoch = None
         return ending.lose(max_attempts, cause, message, data or {})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -20,9 +21,11 @@ from fitserve.settings import Settings
 from services.shell import problems
 from services.shell.auth import Caller
 from services.shell.instrumentation import RequestInstrumentation
+from services.shell.local_pages import LocalPagesOnly
 
 ReadinessCheck = Callable[[], None]  # raises if its dependency is not available
 DRAIN_SECONDS = 0.25
+READINESS_SECONDS = 2.0  # that a dependency has to answer in
 
 
 class StrictRequest(Request):
@@ -80,10 +83,12 @@ def make_app(
     app.state.identify = identify
     app.state.limit = limit
     problems.install(app)
+    checks = {name: BoundedCheck(name, check) for name, check in readiness.items()}
     inner = app.build_middleware_stack
     # Outermost, because FastAPI's own body limit answers before any middleware added with `add_middleware`.
+    guarded = (lambda stack: stack) if settings.auth else LocalPagesOnly
     app.build_middleware_stack = lambda: RequestInstrumentation(  # type: ignore[method-assign]
-        problems.TypedTooLarge(inner())
+        guarded(problems.TypedTooLarge(inner()))
     )
 
     @app.get("/metrics", tags=["operations"], response_class=Response, summary="Telemetry for Prometheus")
@@ -96,12 +101,30 @@ def make_app(
 
     @app.get("/readyz", tags=["operations"], summary="Readiness: its dependencies are available", responses={503: {}})
     def readyz() -> JSONResponse:
-        checks = {name: _run_check(check) for name, check in readiness.items()}
-        ready = all(outcome == "ok" for outcome in checks.values())
-        body = {"status": "ready" if ready else "not ready", "checks": checks}
+        outcomes = {name: check.outcome() for name, check in checks.items()}
+        ready = all(outcome == "ok" for outcome in outcomes.values())
+        body = {"status": "ready" if ready else "not ready", "checks": outcomes}
         return JSONResponse(body, 200 if ready else 503)
 
     return app
+
+
+class BoundedCheck:
+    """A readiness check that answers in time: one that hangs is reported, and not begun a second time meanwhile."""
+
+    def __init__(self, name: str, check: ReadinessCheck) -> None:
+        self._check = check
+        self._pool = ThreadPoolExecutor(1, f"ready-{name}")
+        self._running: Future[str] | None = None
+
+    def outcome(self) -> str:
+        """Return "ok", or why the dependency is not available."""
+        if self._running is None or self._running.done():
+            self._running = self._pool.submit(_run_check, self._check)
+        try:
+            return self._running.result(READINESS_SECONDS)
+        except TimeoutError:
+            return f"no answer within {READINESS_SECONDS:g} s"
 
 
 def _run_check(check: ReadinessCheck) -> str:
@@ -139,6 +162,8 @@ def make_server(app: Any, settings: Settings, **options: Any) -> Server:
         "server_header": False,
         "ssl_certfile": settings.tls_certificate,
         "ssl_keyfile": settings.tls_key,
+        "proxy_headers": bool(settings.trusted_proxies),
+        "forwarded_allow_ips": settings.trusted_proxies,
         "timeout_graceful_shutdown": 10,
         "timeout_keep_alive": 30,
     }

@@ -241,6 +241,26 @@ def test_t4_a_blob_deleted_meanwhile_is_noticed(
     assert read_run(engine, held.run_id).state == "running"
 
 
+def test_t4_refuses_a_history_with_gaps_and_the_run_starts_over(
+    engine: Engine, submit: Submit, claim: Claim, store: FolderStore
+) -> None:
+    submit()
+    held = must(claim()).lease
+    reports = [EpochReport(seq, 0, epoch, {"loss": 1.0}, 0.1) for seq, epoch in enumerate((1, 2, 4), 1)]
+    checkpoint = lease.StoredCheckpoint(store.put_bytes(b"after epoch 4"), 4)
+    lease.heartbeat(engine, held, lease_seconds=30, reports=reports, checkpoint=checkpoint, blobs=store)
+    with pytest.raises(finish.IncompleteHistory):
+        succeed(engine, held, store)
+    assert read_run(engine, held.run_id).state == "running"
+    finish.lose(engine, held, 3, "incomplete_history", "Epochs are missing", start_over=True)
+    run = read_run(engine, held.run_id)
+    assert (run.state, run.spent_attempts, run.checkpoint, run.checkpoint_epoch) == ("queued", 1, None, None)
+    again = must(claim()).lease
+    reports = [EpochReport(seq, 0, seq, {"loss": 1.0}, 0.1) for seq in range(1, 5)]
+    lease.heartbeat(engine, again, lease_seconds=30, reports=reports)
+    assert succeed(engine, again, store) == RunState.succeeded
+
+
 def test_t5_a_deterministic_failure_is_not_tried_again(engine: Engine, submit: Submit, claim: Claim) -> None:
     submit()
     held = must(claim()).lease

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Annotated, Any
 
 import pytest
@@ -12,7 +13,7 @@ from pydantic import BaseModel
 from fitserve.api_keys import Identity
 from fitserve.errors import BadInput, Problem, TooMany
 from fitserve.settings import Settings
-from services.shell import Caller, Router, make_app, require
+from services.shell import Caller, Router, app, make_app, require
 from services.shell.auth import COOKIE, missing_key, refuse_unprotected_address
 
 
@@ -23,7 +24,7 @@ class Body(BaseModel):
 def identify(token: str | None) -> Identity:
     if token is None:
         raise missing_key()
-    if token != "id.good":
+    if token not in ("id.good", "session_1.good"):
         raise missing_key()
     return Identity("id", "ada", frozenset({"read"}), None)
 
@@ -83,7 +84,7 @@ def test_a_missing_scope_is_403(client: TestClient) -> None:
 
 def test_a_cookie_changes_things_only_from_its_own_origin(client: TestClient) -> None:
     client.headers.pop("Authorization")
-    client.cookies.set(COOKIE, "id.good")
+    client.cookies.set(COOKIE, "session_1.good")
     forged = client.post("/things/a", json={"value": 1}, headers={"Origin": "http://evil.example"})
     assert forged.status_code == 403
     assert client.post("/things/a", json={"value": 1}).status_code == 403
@@ -147,6 +148,23 @@ def test_readiness_names_what_is_unavailable_but_not_its_address(client: TestCli
     assert answer.status_code == 503
     assert answer.json()["checks"] == {"database": "ConnectionError"}
     assert client.get("/livez").json() == {"status": "alive"}
+
+
+def test_readiness_is_answered_while_a_dependency_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One check at a time: a dependency that hangs does not collect threads."""
+    begun, released = [], threading.Event()
+
+    def hang() -> None:
+        begun.append(1)
+        released.wait()
+
+    monkeypatch.setattr(app, "READINESS_SECONDS", 0.05)
+    check = app.BoundedCheck("database", hang)
+    assert [check.outcome() for _ in range(3)] == ["no answer within 0.05 s"] * 3
+    assert len(begun) == 1
+    released.set()
+    monkeypatch.setattr(app, "READINESS_SECONDS", 30)
+    assert check.outcome() == "ok"
 
 
 def test_valid_request_ids_are_kept(client: TestClient) -> None:

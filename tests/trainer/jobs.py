@@ -25,6 +25,7 @@ class RecordingReporter:
     events: list[tuple[str, str, Any]] = field(default_factory=list)
     epochs: list[dict[str, Any]] = field(default_factory=list)
     checkpoints: list[tuple[bytes, int]] = field(default_factory=list)
+    checkpoint_paths: list[Path] = field(default_factory=list)
     stop_after: int | None = None  # epochs
     reason: StopReason = "cancel"
 
@@ -39,6 +40,7 @@ class RecordingReporter:
 
     def checkpoint(self, path: Path, epoch: int) -> None:
         self.checkpoints.append((path.read_bytes(), epoch))
+        self.checkpoint_paths.append(path)
 
     def next_trial(self, remaining: Sequence[int]) -> TrialAssignment:
         return TrialAssignment(remaining[0])

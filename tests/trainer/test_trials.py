@@ -13,6 +13,7 @@ import pytest
 from tests.trainer.jobs import RecordingReporter, job_of
 from workers.trainer import train as training
 from workers.trainer.engine import stacked_network
+from workers.trainer.engine.checkpoint import Checkpoint
 from workers.trainer.engine.compiled import MULTITHREADED_STEP
 from workers.trainer.job import TrainingFailed, TrainingResult, TrainingStopped
 from workers.trainer.train import train
@@ -84,6 +85,17 @@ def test_stacked_trials_resume(tmp_path: Path) -> None:
     _assert_same_logs(whole, reporter)
     assert resumed.result["best_trial"] == undisturbed.result["best_trial"]
     assert resumed.manifest["receipt"]["weights"] == undisturbed.manifest["receipt"]["weights"]
+
+
+@pytest.mark.parametrize("restarts", [1, 3])
+def test_no_checkpoint_replaces_one_that_may_still_be_read(tmp_path: Path, restarts: int) -> None:
+    """A supervisor that falls behind reads each file as it was when it was reported."""
+    reporter = RecordingReporter()
+    train(replace(job_of(_table(), _spec(restarts=restarts), tmp_path), checkpoint_seconds=0.0), reporter)
+    assert len(reporter.checkpoints) > 2
+    for (data, epoch), path in zip(reporter.checkpoints, reporter.checkpoint_paths, strict=True):
+        assert path.read_bytes() == data
+        assert Checkpoint.read(path).body["epoch"] == epoch
 
 
 def test_trials_one_after_the_other_resume(tmp_path: Path) -> None:

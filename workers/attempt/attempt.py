@@ -48,6 +48,7 @@ from workers.trainer_process import TrainerProcess, TrainerSlot
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.05  # wait for a trainer's message before the next round of housekeeping
+BATCH_SECONDS = 0.5  # of queued messages handled before the next round of housekeeping
 WRITE_SECONDS = 0.2  # between two writes of reports
 CHECK_SECONDS = 1.0  # between two checks for a cancel and of the trainer's memory
 CANCEL_GRACE_SECONDS = 2.0  # for a trainer to obey a cancel before it is killed
@@ -69,6 +70,7 @@ class Attempt:
     folder: Path = field(init=False)
     _metrics: AttemptMetrics = field(init=False)
     _pending: list[Report] = field(default_factory=list)  # reported, not in the database yet
+    _checkpoint_file: tuple[Path, int] | None = None  # the newest one reported and its epoch, not stored yet
     _new_checkpoint: lease.StoredCheckpoint | None = None  # stored, not in the database yet
     _checkpoint_blob: str | None = None  # the one that the run's row refers to
     _progress: bool = False  # something was reported since the last write
@@ -77,6 +79,7 @@ class Attempt:
     _kernel_kills: int = field(default_factory=kernel_memory_kills)
     _stop_sent_at: float | None = None
     _written_at: float = field(default_factory=time.monotonic)
+    _renewed_at: float = field(default_factory=time.monotonic)  # when the last renewal that succeeded began
     _checked_at: float = 0.0
     _progress_at: float = field(default_factory=time.monotonic)
 
@@ -141,14 +144,29 @@ class Attempt:
         trainer.channel.send({"type": "job", "job": job})
         self._progress_at = time.monotonic()
         while True:
-            message = trainer.receive(POLL_SECONDS)
-            if message is not None:
-                self._progress_at = time.monotonic()
-                if message["type"] in ("done", "stopped", "failed"):
-                    trainer.peak = max(trainer.peak, message.get("peak", 0))
-                    return self._finish(trainer, message)
-                self._handle(message)
+            try:
+                ended = self._receive(trainer)
+            finally:
+                self._store_checkpoint()  # also of a trainer that has just died
+            if ended is not None:
+                trainer.peak = max(trainer.peak, ended.get("peak", 0))
+                return self._finish(trainer, ended)
             self._housekeep()
+
+    def _receive(self, trainer: TrainerProcess) -> Message | None:
+        """Handle every queued message, and return the trainer's last one once it has come.
+
+        All at once, so that the database's round trips bound the writes and not the epochs.
+        """
+        deadline = time.monotonic() + BATCH_SECONDS
+        message = trainer.receive(POLL_SECONDS)
+        while message is not None:
+            self._progress_at = time.monotonic()
+            if message["type"] in ("done", "stopped", "failed"):
+                return message
+            self._handle(message)
+            message = trainer.receive(0.0) if time.monotonic() < deadline else None
+        return None
 
     def _job(self) -> TrainingJob:
         """The trainer's job, with local and verified files. Raises NotFound, Corrupt where the data are gone."""
@@ -182,14 +200,25 @@ class Attempt:
             self._pending.append(EpochReport(self._seq, **values))
             crash_point("supervisor.mid_epoch")
         elif kind == "checkpoint":
-            path, epoch = Path(message["path"]), message["epoch"]
-            stored = self._renewing_lease(lambda: self.blobs.put_file(path))
-            path.unlink(missing_ok=True)
-            self._new_checkpoint = lease.StoredCheckpoint(stored, epoch)
-            self._write()  # the blob is stored first, so that a row never refers to missing bytes
+            if self._checkpoint_file is not None:
+                self._checkpoint_file[0].unlink(missing_ok=True)  # superseded before it was stored
+            self._checkpoint_file = Path(message["path"]), message["epoch"]
         elif kind == "next_trial":
             self._assign_trial(message["remaining"])
         self._progress = True
+
+    def _store_checkpoint(self) -> None:
+        """Store the newest checkpoint reported, and write it with all epochs before it.
+
+        The blob is stored first, so that a row never refers to missing bytes.
+        """
+        if self._checkpoint_file is None:
+            return
+        (path, epoch), self._checkpoint_file = self._checkpoint_file, None
+        stored = self._renewing_lease(lambda: self.blobs.put_file(path))
+        path.unlink(missing_ok=True)
+        self._new_checkpoint = lease.StoredCheckpoint(stored, epoch)
+        self._write()
 
     def _assign_trial(self, remaining: list[int]) -> None:
         """Answer which trial is next, once every epoch of the trials handed over is queued for writing."""
@@ -221,7 +250,8 @@ class Attempt:
         if now - self._checked_at >= CHECK_SECONDS:
             self._checked_at = now
             self._check_memory_and_cancel()
-        if (self._cancel_requested or self.stopping.is_set()) and self._stop_sent_at is None:
+        stop = self._cancel_requested or self.stopping.is_set() or self._lease_is_over(now)
+        if stop and self._stop_sent_at is None:
             self._stop_sent_at = now
             if self.trainer is None:
                 raise TrainerStopped
@@ -235,24 +265,33 @@ class Attempt:
             seconds = round(now - self._progress_at)
             raise AttemptFailed("no_progress", f"The trainer reported nothing for {seconds} s", {"seconds": seconds})
 
+    def _lease_is_over(self, now: float) -> bool:
+        """By our own clock: while the database cannot be reached, another worker may claim the run."""
+        return now - self._renewed_at > self.settings.lease_seconds
+
     def _write(self) -> None:
         """T3: renew the lease and write what is pending. While the database is unavailable, it stays pending."""
-        batch, checkpoint = tuple(self._pending), self._new_checkpoint
-        self._written_at = time.monotonic()
+        began_at = time.monotonic()
         try:
-            requested, epochs = lease.heartbeat(
-                self.engine,
-                self.lease,
-                lease_seconds=self.settings.lease_seconds,
-                reports=batch,
-                progress=self._progress,
-                checkpoint=checkpoint,
-                blobs=self.blobs,
-            )
+            self._renew()
         except (Unavailable, StorageFull):
             log.warning("database unavailable; training continues", extra={"run": self.lease.run_id})
-            self._written_at += RETRY_SECONDS
-            return
+            began_at += RETRY_SECONDS
+        self._written_at = began_at
+
+    def _renew(self) -> None:
+        """Renew the lease and write what is pending, all or nothing. Raises LeaseLost, Unavailable, StorageFull."""
+        batch, checkpoint, began_at = tuple(self._pending), self._new_checkpoint, time.monotonic()
+        requested, epochs = lease.heartbeat(
+            self.engine,
+            self.lease,
+            lease_seconds=self.settings.lease_seconds,
+            reports=batch,
+            progress=self._progress,
+            checkpoint=checkpoint,
+            blobs=self.blobs,
+        )
+        self._renewed_at = began_at
         del self._pending[: len(batch)]
         self._progress = False
         if checkpoint is not None:
@@ -329,22 +368,30 @@ class Attempt:
             except finish.CancelledFirst:
                 self._cancel_requested = True
                 return self._cancel_or_release()
+            except finish.IncompleteHistory as gap:
+                return self._fail_or_requeue(AttemptFailed("incomplete_history", str(gap), start_over=True))
             except FitserveError as error:  # another run took the model's name meanwhile
                 return self._fail_or_requeue(AttemptFailed("registration", error.detail, final=True))
 
     def _cancel_or_release(self) -> RunState | None:
         """T9 on a cancel, T6 on a graceful shutdown."""
-        end = finish.confirm_cancel if self._cancel_requested else finish.release
-        return self._end(lambda: end(self.engine, self.lease, tuple(self._pending)))
+
+        def end() -> RunState:
+            if self._new_checkpoint is not None:
+                self._renew()  # the next attempt resumes from it
+            ending = finish.confirm_cancel if self._cancel_requested else finish.release
+            return ending(self.engine, self.lease, tuple(self._pending))
+
+        return self._end(end)
 
     def _fail_or_requeue(self, failure: AttemptFailed) -> RunState | None:
         """T5 where another attempt would end the same way; otherwise T6, or T7 once the attempts are used up."""
         reason = (failure.cause, str(failure), failure.data, tuple(self._pending))
         if failure.final:
-            state = self._end(lambda: finish.fail(self.engine, self.lease, *reason))
+            state = self._end(partial(finish.fail, self.engine, self.lease, *reason))
         else:
-            most = self.settings.max_attempts
-            state = self._end(lambda: finish.lose(self.engine, self.lease, most, *reason))
+            lose = partial(finish.lose, self.engine, self.lease, self.settings.max_attempts, *reason)
+            state = self._end(partial(lose, start_over=failure.start_over))
         if state == RunState.failed:
             self._metrics.run_failed(failure.cause)
         return state

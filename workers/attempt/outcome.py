@@ -36,13 +36,25 @@ _CGROUP_EVENTS = Path("/sys/fs/cgroup/memory.events")
 
 
 class AttemptFailed(Exception):
-    """The attempt ends with this cause. `final`: another attempt would end the same way, so none is made."""
+    """The attempt ends with this cause.
 
-    def __init__(self, cause: str, message: str, data: dict[str, Any] | None = None, *, final: bool = False) -> None:
+    `final`: another attempt would end the same way, so none is made. `start_over`: the next one uses no checkpoint.
+    """
+
+    def __init__(
+        self,
+        cause: str,
+        message: str,
+        data: dict[str, Any] | None = None,
+        *,
+        final: bool = False,
+        start_over: bool = False,
+    ) -> None:
         super().__init__(message)
         self.cause = cause
         self.data = data or {}
         self.final = final
+        self.start_over = start_over
 
 
 class TrainerStopped(Exception):

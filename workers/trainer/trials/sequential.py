@@ -27,6 +27,7 @@ from workers.trainer.trials.trial import (
     TrialSetup,
     TrialsOutcome,
     best_trial,
+    new_checkpoint_path,
 )
 
 _ASK_AGAIN_SECONDS = 0.3  # while other workers train all that remain
@@ -220,7 +221,7 @@ class SequentialTrials:
         arrays |= checkpoint.variables(self._model) | checkpoint.with_prefix("best", self._best)
         arrays |= checkpoint.epochs_to_arrays("kept", self._kept)
         arrays |= checkpoint.epochs_to_arrays("best_kept", self._best_kept)
-        path = self._setup.folder / "checkpoint.npz"
+        path = new_checkpoint_path(self._setup.folder)
         Checkpoint(body, arrays).write(path)
         self._setup.report.checkpoint(path, epoch)
         self._saved_position = position

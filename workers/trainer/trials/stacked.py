@@ -27,6 +27,7 @@ from workers.trainer.trials.trial import (
     TrialsOutcome,
     best_trial,
     learning_rate,
+    new_checkpoint_path,
 )
 
 
@@ -179,7 +180,7 @@ class StackedTrials:
             "callbacks": states,
             "trials": [asdict(trial) for trial in self._trials],
         }
-        path = self._setup.folder / "checkpoint.npz"
+        path = new_checkpoint_path(self._setup.folder)
         Checkpoint(body, arrays).write(path)
         self._setup.report.checkpoint(path, epoch)
 

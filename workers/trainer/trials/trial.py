@@ -79,6 +79,11 @@ class TrialRecord:
         report.event("warn", f"Trial {self.index + 1} failed. {message}", data)
 
 
+def new_checkpoint_path(folder: Path) -> Path:
+    """Return a name of its own for each checkpoint: the supervisor may still be reading the one before."""
+    return folder / f"checkpoint-{time.monotonic_ns()}.npz"
+
+
 def best_trial(trials: Sequence[TrialRecord], larger_is_better: bool) -> TrialRecord | None:
     """The best trial of those that succeeded, the first of equals."""
     scored = [trial for trial in trials if trial.score is not None]
