@@ -8,14 +8,14 @@ import re
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from fitserve import db
-from fitserve.errors import BadInput, Conflict, NotFound, Unauthenticated
+from fitserve.errors import BadInput, Conflict, Forbidden, NotFound, Unauthenticated
 from fitserve.ids import new_id
 from fitserve.tables import Key
 from fitserve.wire.admin import NO_QUOTAS, KeyInfo, KeyRequest, NewKey, Quotas
@@ -25,12 +25,13 @@ MAX_LIVE_KEYS = 2  # of one owner under one name: the old and the new one during
 
 
 class Scope(StrEnum):
-    """Permission of a key. `admin` includes the others."""
+    """Permission of a key. `admin` includes the others; `keys` manages the owner's keys of no more scopes."""
 
     read = "read"
     upload = "upload"
     train = "train"
     predict = "predict"
+    keys = "keys"
     admin = "admin"
 
 
@@ -43,6 +44,12 @@ class Identity:
     scopes: frozenset[str]
     models: frozenset[str] | None  # None: every model that its owner can read
     quotas: Quotas = NO_QUOTAS
+    expires_at: datetime | None = None
+
+    @property
+    def expired(self) -> bool:
+        """Whether the key has expired, by this machine's clock: known also while the database does not answer."""
+        return self.expires_at is not None and self.expires_at <= datetime.now(UTC)
 
     def may(self, scope: str) -> bool:
         return scope in self.scopes or Scope.admin in self.scopes
@@ -50,8 +57,16 @@ class Identity:
     def may_predict(self, model: str) -> bool:
         return self.may(Scope.predict) and (self.models is None or model in self.models)
 
+    def may_manage(self, key: Key) -> bool:
+        """Return whether this identity may see and revoke a key: an admin any, others what does not exceed it."""
+        if Scope.admin in self.scopes:
+            return True
+        within = self.models is None or (key.models is not None and set(key.models) <= self.models)
+        return self.may(Scope.keys) and key.owner == self.owner and set(key.scopes) <= self.scopes and within
+
 
 ANONYMOUS = Identity("anonymous", "anonymous", frozenset({Scope.admin}), None)
+LOCAL_ADMIN = Identity("local", "admin", frozenset({Scope.admin}), None)  # who can write to the database itself
 
 
 def digest(secret: str) -> str:
@@ -105,18 +120,69 @@ def create(
     return key, f"{key_id}.{secret}"
 
 
-def create_requested(session: Session, request: KeyRequest, default_owner: str) -> NewKey:
-    """Create the key that a request describes. Raises BadInput, Conflict."""
+def ensure(session: Session, token: str, *, owner: str, name: str, scopes: Iterable[str]) -> None:
+    """Create the key of a token unless there is one of its id; any number of processes may do so at once."""
+    key_id, secret = split_token(token)
+    row = {
+        "id": key_id,
+        "secret_sha256": digest(secret),
+        "owner": owner,
+        "name": name,
+        "scopes": sorted(set(scopes)),
+        "created_at": db.now(session),
+    }
+    if session.get(Key, key_id) is None:
+        db.insert_new(session, Key, [row])
+
+
+def create_requested(session: Session, request: KeyRequest, maker: Identity) -> NewKey:
+    """Create the key that a request describes. Raises BadInput, Conflict, Forbidden where it exceeds its maker's."""
+    models: Iterable[str] | None = request.models
+    expires_at = request.expires_at
+    if Scope.admin not in maker.scopes:
+        models, expires_at = _within(maker, request)
     key, token = create(
         session,
-        owner=request.owner or default_owner,
+        owner=request.owner or maker.owner,
         name=request.name,
         scopes=request.scopes,
-        models=request.models,
-        expires_at=request.expires_at,
+        models=models,
+        expires_at=expires_at,
         quotas=request.quotas,
     )
     return NewKey(**KeyInfo.model_validate(key).model_dump(), token=token)
+
+
+def _within(maker: Identity, request: KeyRequest) -> tuple[Iterable[str] | None, datetime | None]:
+    """Return the models and the expiry of a key that does not exceed its maker's. Raises Forbidden."""
+    if request.owner not in (None, maker.owner):
+        raise Forbidden("Only an admin may create keys of other owners.", pointer="/owner", received=request.owner)
+    if above := sorted(set(request.scopes) - maker.scopes):
+        raise Forbidden(
+            "A key may not have more scopes than the key that creates it.",
+            pointer="/scopes",
+            received=", ".join(above),
+            expected=", ".join(sorted(maker.scopes)),
+        )
+    if maker.quotas != NO_QUOTAS:  # each new key would have them once more
+        raise Forbidden("A key with quotas may not create keys.", fix="Ask an admin for the key.")
+    models = request.models if request.models is not None else maker.models
+    if maker.models is not None and (beyond := sorted(set(models or ()) - maker.models)):
+        raise Forbidden(
+            "A key may not predict with more models than the key that creates it.",
+            pointer="/models",
+            received=", ".join(beyond)[:200],
+            expected=", ".join(sorted(maker.models))[:200],
+        )
+    expires_at = request.expires_at or maker.expires_at
+    if maker.expires_at is not None and expires_at is not None and expires_at > maker.expires_at:
+        raise Forbidden(
+            "A key may not outlive the key that creates it.",
+            pointer="/expires_at",
+            received=expires_at.isoformat(),
+            expected=f"at most {maker.expires_at.isoformat()}",
+        )
+    return models, expires_at
 
 
 def split_token(token: str) -> tuple[str, str]:
@@ -133,8 +199,13 @@ def identify(session: Session, token: str) -> Identity:
     key = session.get(Key, key_id)
     stored = key.secret_sha256 if key else digest("")  # compared all the same, so that both cases take the same time
     if not hmac.compare_digest(stored, digest(secret)) or key is None or not is_live(key, db.now(session)):
-        raise Unauthenticated("This API key is not valid.", fix="Ask an admin for a key: fitserve keys create.")
+        raise not_valid()
     return identity(key)
+
+
+def not_valid() -> Unauthenticated:
+    """Return the one error for a key that is unknown, wrong, expired or revoked."""
+    return Unauthenticated("This API key is not valid.", fix="Ask an admin for a key: fitserve keys create.")
 
 
 def is_live(key: Key, at: datetime) -> bool:
@@ -146,7 +217,7 @@ def identity(key: Key) -> Identity:
     """Return the identity that a key stands for."""
     models = None if key.models is None else frozenset(str(m) for m in key.models)
     quotas = Quotas.model_validate(key.quotas) if key.quotas else NO_QUOTAS
-    return Identity(key.id, key.owner, frozenset(str(s) for s in key.scopes), models, quotas)
+    return Identity(key.id, key.owner, frozenset(str(s) for s in key.scopes), models, quotas, key.expires_at)
 
 
 def revoke(session: Session, key_id: str) -> Key:

@@ -127,11 +127,25 @@ def output_drift(predicted: Distribution, totals: WindowTotals) -> list[dict[str
 # Ground truth
 
 
-def store_predictions(engine: Engine, rows: Sequence[dict[str, Any]]) -> None:
-    """Store predictions until their ground truth comes. Of two under one id, the first stays."""
+def store_predictions(engine: Engine, rows: Sequence[dict[str, Any]], most: int) -> int:
+    """Store predictions until their ground truth comes. Of two under one id, the first stays.
+
+    An owner may have `most` of them; what is above that is not stored. Returns how many were not.
+    """
     with db.transaction(engine) as session:
         at = db.now(session)
+        room: dict[str, int] = {}
+        for owner in {row["owner"] for row in rows}:
+            stored = select(StoredPrediction.id).where(StoredPrediction.owner == owner).limit(most).subquery()
+            room[owner] = most - (session.scalar(select(func.count()).select_from(stored)) or 0)
+        kept = []
+        for row in rows:
+            if room[row["owner"]] > 0:
+                kept.append(row)
+                room[row["owner"]] -= 1
+        surplus, rows = len(rows) - len(kept), kept
         db.insert_new(session, StoredPrediction, [{**row, "created_at": at} for row in rows])
+    return surplus
 
 
 def stored_prediction(session: Session, model: str, owner: str, id: str) -> StoredPrediction | None:
@@ -151,7 +165,7 @@ def live_scores(session: Session, feedback_seconds: float, model: str | None = N
     since = db.now(session) - timedelta(seconds=feedback_seconds)
     by = (Feedback.model, Feedback.version, Feedback.output, Feedback.task)
     query = select(*by, func.count(), func.avg(Feedback.error * Feedback.error), func.avg(func.abs(Feedback.error)))
-    query = query.where(Feedback.created_at >= since).group_by(*by).order_by(*by)
+    query = query.where(Feedback.created_at >= since, Feedback.counted).group_by(*by).order_by(*by)
     if model is not None:
         query = query.where(Feedback.model == model)
     scores = []

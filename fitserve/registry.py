@@ -22,6 +22,7 @@ from fitserve.tables import Label, Model, Version
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 CHAMPION = "champion"
+SHARING = ("ask", "inspect", "download")  # what a model is shared for; each includes those before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class ModelFacts:
     generation: int
     versions: tuple[VersionFacts, ...]
     labels: tuple[LabelFacts, ...]
+    sharing: str | None = None
 
 
 def check_name(session: Session, model: str, owner: str) -> None:
@@ -254,9 +256,24 @@ def set_loaded(session: Session, model: str, loaded: bool) -> None:
     _change(session, model, loaded=loaded)
 
 
-def set_shared(session: Session, model: str, shared: bool) -> None:
-    """Set whether other owners can use a model. Raises NotFound."""
-    _change(session, model, shared=shared)
+def set_shared(session: Session, model: str, shared: bool, to: str = SHARING[0]) -> None:
+    """Set whether other owners can use a model, and what for: one of SHARING. Raises NotFound."""
+    _change(session, model, shared=shared, sharing=to if shared else None)
+
+
+def set_open_feedback(session: Session, model: str, open_feedback: bool) -> None:
+    """Set whether ground truth that other owners post counts in a model's live figures. Raises NotFound."""
+    _change(session, model, open_feedback=open_feedback)
+
+
+def sharing(model: Model) -> str | None:
+    """Return what other owners may do with a model, one of SHARING; None where it is private."""
+    return (model.sharing or SHARING[0]) if model.shared else None
+
+
+def is_shared_to(shared_to: str | None, to: str) -> bool:
+    """Return whether a model shared to do `shared_to` is shared to do `to`."""
+    return shared_to is not None and SHARING.index(to) <= SHARING.index(shared_to)
 
 
 def delete(session: Session, model: str) -> None:
@@ -303,4 +320,5 @@ def _model_facts(model: Model, rows: list[Version], pointers: list[Label]) -> Mo
             for p in pointers
             if p.version in artifacts
         ),
+        sharing=sharing(model),
     )

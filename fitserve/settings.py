@@ -41,6 +41,9 @@ class Limits(BaseSettings):
     multiply_adds: int = Field(10**18, description="Multiply-adds of a whole run")
     queued_runs: int = Field(10_000, description="Queued runs of one key owner")
     running_runs: int = Field(1_000, description="Running runs of one key owner")
+    stored_predictions: int = Field(
+        100_000, description="Predictions of one owner that are kept for their ground truth"
+    )
     training_seconds_per_day: int = Field(0, description="Training seconds of one key in 24 hours; 0 sets no limit")
 
 
@@ -68,10 +71,18 @@ class Settings(BaseSettings):
         None, pattern=r"^https?://", description="Address of Grafana's dashboards, for a link on the System page"
     )
 
+    session_seconds: float = Field(604_800, ge=60, description="How long a browser stays signed in")
+    trusted_proxies: str = Field(
+        "",
+        description="Addresses and networks of proxies whose X-Forwarded-For and -Proto are believed, "
+        "with commas between; none when empty",
+    )
+
     tls_certificate: Path | None = Field(None, description="PEM file; with `tls_key`, the web processes serve HTTPS")
     tls_key: Path | None = Field(None, description="PEM file of the certificate's private key")
     rate_requests_per_minute: int = Field(6_000, description="Control API requests of one key in a minute")
     rate_uploads_per_hour: int = Field(1_000, description="Uploads of one key in an hour")
+    rate_feedback_per_hour: int = Field(100_000, description="Rows of ground truth posted with one key in an hour")
 
     workers: int = Field(1, description="Worker processes that `fitserve up` starts")
     trainers: int = Field(1, description="Runs that one worker process trains at the same time")

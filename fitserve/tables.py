@@ -20,6 +20,7 @@ from sqlalchemy import (
     UniqueConstraint,
     false,
     text,
+    true,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -231,6 +232,8 @@ class Model(Base):
     generation: Mapped[int] = mapped_column(default=0)
     loaded: Mapped[bool] = mapped_column(default=True)
     shared: Mapped[bool] = mapped_column(default=False)
+    sharing: Mapped[str | None] = mapped_column(String(16))  # of a shared model: wire.models.Sharing; None is `ask`
+    open_feedback: Mapped[bool] = mapped_column(default=False, server_default=false())  # other owners' counts
     created_at: Mapped[datetime]
 
 
@@ -278,6 +281,18 @@ class Key(Base):
     last_used_at: Mapped[datetime | None]
 
 
+class BrowserSession(Base):
+    """A signed-in browser: what its cookie holds, with the rights of the key that signed in."""
+
+    __tablename__ = "sessions"
+    __table_args__ = (Index("ix_sessions_expires_at", "expires_at"), Index("ix_sessions_key_id", "key_id"))
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    secret_sha256: Mapped[str] = mapped_column(String(64))
+    key_id: Mapped[str] = mapped_column(ForeignKey("keys.id"))
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+
+
 class Audit(Base):
     """Who did what, when, from where: append-only."""
 
@@ -322,12 +337,16 @@ class StoredPrediction(Base):
     """A prediction that its request named, until its ground truth comes or it expires."""
 
     __tablename__ = "kept_predictions"
-    __table_args__ = (Index("ix_kept_predictions_created_at", "created_at"),)
+    __table_args__ = (
+        Index("ix_kept_predictions_created_at", "created_at"),
+        Index("ix_kept_predictions_owner", "owner"),  # quotas
+    )
     model: Mapped[str] = mapped_column(String(63), primary_key=True)
     owner: Mapped[str] = mapped_column(String(63), primary_key=True)
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     version: Mapped[int]
     outputs: Mapped[dict[str, Any]]  # by target: a list of rows of numbers
+    key_id: Mapped[str | None] = mapped_column(String(40))  # that asked for it
     created_at: Mapped[datetime]
 
 
@@ -344,6 +363,8 @@ class Feedback(Base):
     version: Mapped[int]
     task: Mapped[str] = mapped_column(String(16))
     error: Mapped[float]  # classification: 0 right, 1 wrong; regression: predicted minus actual
+    key_id: Mapped[str | None] = mapped_column(String(40))  # that posted it
+    counted: Mapped[bool] = mapped_column(default=True, server_default=true())  # in the model's live figures
     created_at: Mapped[datetime]
 
 

@@ -29,7 +29,7 @@ def create_key(settings: Settings, request: KeyRequest) -> NewKey:
     engine = db.make_engine(settings.resolved_database_url)
     try:
         with db.transaction(engine) as session:
-            return api_keys.create_requested(session, request, default_owner="admin")
+            return api_keys.create_requested(session, request, api_keys.LOCAL_ADMIN)
     finally:
         engine.dispose()
 

@@ -56,7 +56,7 @@ def create(
     session: Session,
     name: Annotated[str, typer.Argument(help="What the key is for: lower case, digits, `.`, `_`, `-`.")],
     scope: Annotated[
-        list[str] | None, typer.Option(help="read, upload, train, predict or admin. Repeatable. Default: read.")
+        list[str] | None, typer.Option(help="read, upload, train, predict, keys or admin. Repeatable. Default: read.")
     ] = None,
     owner: Annotated[str | None, typer.Option(help="The key's owner. Default: you.")] = None,
     model: Annotated[list[str] | None, typer.Option(help="Limit a predict key to this model. Repeatable.")] = None,

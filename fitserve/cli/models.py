@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,16 @@ if TYPE_CHECKING:
     from fitserve.client.models import Predictions
 
 group = typer.Typer(name="models", no_args_is_help=True, help="Models: list, promote, roll back, download, predict.")
+
+
+class SharingOption(StrEnum):
+    """What a model can be shared for."""
+
+    ask = "ask"
+    inspect = "inspect"
+    download = "download"
+
+
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A model's name.")]
 
 
@@ -108,16 +119,25 @@ def promote(
         session.hint(f"Go back to version {result.previous}: fitserve models rollback {model} --label {label}")
 
 
-@command(group, "share", "fitserve models share admissions", "fitserve models share admissions --private")
+@command(
+    group,
+    "share",
+    "fitserve models share admissions",
+    "fitserve models share admissions --to download",
+    "fitserve models share admissions --private",
+)
 def share(
     session: Session,
     name: ModelName,
+    to: Annotated[
+        SharingOption, typer.Option(help="What other owners may do; each includes those before it.")
+    ] = SharingOption.ask,
     private: Annotated[bool, typer.Option("--private", help="Stop sharing.")] = False,
 ) -> None:
-    """Let other owners see a model and predict with it."""
+    """Let other owners ask a model for predictions; with --to also inspect or download it."""
     with session.client() as client:
-        model = client.models.change(name, shared=not private)
-    session.show(model, f"{model.name} is {'shared with every owner' if model.shared else 'private'}.")
+        model = client.models.change(name, shared=False) if private else client.models.change(name, sharing=to.value)
+    session.show(model, f"{model.name} is {f'shared with every owner to {to.value}' if model.shared else 'private'}.")
 
 
 @command(group, "rollback", "fitserve models rollback admissions")

@@ -21,7 +21,7 @@ from fitserve.client.dataframes import plain, rows_of
 from fitserve.client.history import card, grid
 from fitserve.client.upload_body import Progress
 from fitserve.errors import BadInput, FitserveError, NotFound
-from fitserve.wire.models import DriftReport, FeedbackAnswer, LabelInfo, ModelInfo, Traffic, VersionInfo
+from fitserve.wire.models import DriftReport, FeedbackAnswer, LabelInfo, ModelInfo, Sharing, Traffic, VersionInfo
 from fitserve.wire.runs import RunInfo
 
 if TYPE_CHECKING:
@@ -93,9 +93,22 @@ class Models(Resource):
         answer = self._connection.send("DELETE", _model_path(model, "versions", version))
         return VersionInfo.model_validate(answer.json())
 
-    def change(self, model: str, *, shared: bool | None = None, loaded: bool | None = None) -> Model:
-        """Share it with other owners, or keep it loaded in memory or not."""
-        body = _without_none({"shared": shared, "loaded": loaded})
+    def change(
+        self,
+        model: str,
+        *,
+        shared: bool | None = None,
+        sharing: Sharing | None = None,
+        open_feedback: bool | None = None,
+        loaded: bool | None = None,
+    ) -> Model:
+        """Share it with other owners, or keep it loaded in memory or not.
+
+        Args:
+            sharing: what other owners may do: `ask` for predictions (the default), `inspect`, `download`.
+            open_feedback: whether ground truth that other owners post counts in its live figures.
+        """
+        body = _without_none({"shared": shared, "sharing": sharing, "open_feedback": open_feedback, "loaded": loaded})
         return Model.bind(self._connection.send("PATCH", _model_path(model), json=body).json(), self._connection)
 
     def delete(self, model: str) -> None:

@@ -375,6 +375,17 @@ def get(session: Session, owner: str | None, ref: str) -> Dataset:
     return row
 
 
+def check_visible(session: Session, owner: str | None, dataset_id: str) -> None:
+    """Raise NotFound unless `owner` still sees the dataset of a run: it may have been shared only then."""
+    row = session.get(Dataset, dataset_id)
+    if row is None or not (owner is None or row.owner == owner or row.shared):
+        raise NotFound(
+            "The dataset of this run is not shared with you any more.",
+            received=dataset_id,
+            fix="Ask its owner to share it again, or upload a copy.",
+        )
+
+
 def list_datasets(
     session: Session, owner: str | None, *, limit: int, cursor: str | None, name: str | None = None
 ) -> tuple[Sequence[Dataset], str | None]:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-ScopeName = Literal["read", "upload", "train", "predict", "admin"]
+ScopeName = Literal["read", "upload", "train", "predict", "keys", "admin"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", examples=["scoring-service"])]
 
 
@@ -35,7 +35,7 @@ class KeyRequest(BaseModel):
 
     name: Name
     owner: Name | None = Field(None, description="The key's owner; the caller's own if omitted")
-    scopes: Annotated[list[ScopeName], Field(min_length=1, max_length=5, examples=[["read", "predict"]])]
+    scopes: Annotated[list[ScopeName], Field(min_length=1, max_length=6, examples=[["read", "predict"]])]
     models: Annotated[list[Name], Field(max_length=1000)] | None = Field(
         None, description="Models that a predict key is limited to"
     )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Sharing = Literal["ask", "inspect", "download"]
 
 
 class VersionInfo(BaseModel):
@@ -44,9 +46,20 @@ class ModelInfo(BaseModel):
     name: str
     owner: str
     shared: bool
+    sharing: Sharing | None = Field(
+        None,
+        description="What other owners may do: `ask` for predictions; `inspect`, also read its manifest, drift and "
+        "explanations, with quantiles and categories of the training rows; `download`, also its files",
+    )
+    open_feedback: bool = Field(False, description="Whether ground truth of other owners counts in its live figures")
     loaded: bool
     generation: int = Field(description="Incremented by every change")
     created_at: datetime
+
+    @model_validator(mode="after")
+    def _name_what_is_shared(self) -> ModelInfo:
+        self.sharing = (self.sharing or "ask") if self.shared else None
+        return self
 
 
 class ModelDetail(ModelInfo):
@@ -62,8 +75,16 @@ class ModelPatch(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    shared: bool | None = Field(None, description="Whether other owners can see it")
+    shared: bool | None = Field(None, description="Whether other owners can ask it for predictions")
+    sharing: Sharing | None = Field(None, description="Share it for more: see the model's `sharing`")
+    open_feedback: bool | None = Field(None, description="Count ground truth that other owners post")
     loaded: bool | None = Field(None, description="Whether the prediction service holds it in memory")
+
+    @model_validator(mode="after")
+    def _shared_for_something(self) -> ModelPatch:
+        if self.shared is False and self.sharing is not None:
+            raise ValueError("`sharing` says what is shared, and `shared` that nothing is")
+        return self
 
 
 class LabelRequest(BaseModel):

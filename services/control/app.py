@@ -63,18 +63,20 @@ def create_app(settings: Settings) -> FastAPI:
         publisher.close()
         engine.dispose()
 
+    limiter = Limiter(settings)
     app = make_app(
         settings,
         title="fitserve",
         description=DESCRIPTION,
         identify=authenticator.identify,
         readiness={"database": check_database},
-        limit=Limiter(settings).limit,
+        limit=limiter.limit,
         lifespan=lifespan,
         openapi_url="/api/v1/openapi.json",
     )
     app.add_middleware(AuditMiddleware, engine=engine)
     app.state.authenticator = authenticator
+    app.state.limiter = limiter
     app.state.predict_client = predict_proxy.make_client(settings)
     app.state.context = Context(settings, engine, blobs.open_store(settings.resolved_blob_url), publisher)
     api = APIRouter(prefix="/api/v1")

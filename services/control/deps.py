@@ -41,6 +41,7 @@ Reader = Annotated[Caller, Depends(require("read"))]
 Uploader = Annotated[Caller, Depends(require("upload"))]
 Trainer = Annotated[Caller, Depends(require("train"))]
 Predictor = Annotated[Caller, Depends(require("predict"))]
+KeyManager = Annotated[Caller, Depends(require("keys"))]
 Admin = Annotated[Caller, Depends(require("admin"))]
 
 # Path parameters

@@ -15,6 +15,7 @@ from fitserve.errors import Forbidden, Unauthenticated
 from fitserve.settings import Settings
 
 COOKIE = "fitserve_session"
+SESSION_PREFIX = "session_"
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 # Puts the scheme into the OpenAPI document; the check itself is `caller_of`.
@@ -37,6 +38,13 @@ class Caller(Identity):
         """Return whether something of `owner` is visible to this caller."""
         return self.is_admin or shared or owner == self.owner
 
+    def check_may_share(self) -> None:
+        """Raise Forbidden unless the caller may read what it is about to let others read."""
+        if not self.may("read"):
+            raise Forbidden(
+                "This key may not share what it may not read.", expected="a key that also has the scope read"
+            )
+
 
 def token_of(request: Request) -> str | None:
     """Return the key that a request carries, if any. Raises Forbidden for a forged cross-site request."""
@@ -44,18 +52,27 @@ def token_of(request: Request) -> str | None:
     if scheme.lower() == "bearer" and token.strip():
         return token.strip()
     cookie = request.cookies.get(COOKIE)
+    if cookie is not None and not cookie.startswith(SESSION_PREFIX):
+        return None  # cookies of earlier releases held the key itself
     if cookie and request.method not in _SAFE_METHODS:
-        origin = request.headers.get("origin")
-        if origin is None or urlsplit(origin).netloc != request.headers.get("host"):
-            raise Forbidden("A session cookie is accepted only from this server's own pages.", received=origin)
+        check_same_origin(request)
     return cookie
+
+
+def check_same_origin(request: Request) -> None:
+    """Raise Forbidden unless a request that carries the session cookie comes from a page of this server."""
+    origin = request.headers.get("origin")
+    if origin is None or urlsplit(origin).netloc != request.headers.get("host"):
+        raise Forbidden("A session cookie is accepted only from this server's own pages.", received=origin)
 
 
 def caller_of(request: Request, _documented: Annotated[Any, Depends(_bearer)] = None) -> Caller:
     """Authenticate the caller and apply its rate limit. Raises Unauthenticated, TooMany."""
     identify: Callable[[str | None], Identity] = request.app.state.identify
     identity = identify(token_of(request))
-    caller = Caller(identity.key_id, identity.owner, identity.scopes, identity.models, identity.quotas)
+    caller = Caller(
+        identity.key_id, identity.owner, identity.scopes, identity.models, identity.quotas, identity.expires_at
+    )
     request.scope["caller"] = caller  # for the access log and the audit log
     request.app.state.limit(request, caller)
     return caller

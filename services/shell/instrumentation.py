@@ -15,6 +15,7 @@ from fitserve.ids import new_id
 log = logging.getLogger("fitserve.access")
 _VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_API_PATHS = ("/api/", "/v1/", "/v2")
 _NOT_LOGGED = frozenset({"/metrics", "/livez", "/readyz"})
 
 SECURITY_HEADERS = {
@@ -56,6 +57,8 @@ class RequestInstrumentation:
                 headers["X-Request-ID"] = request_id
                 for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
+                if scope["path"].startswith(_API_PATHS):  # what a key may read stays in no cache
+                    headers.setdefault("Cache-Control", "no-store")
                 for name, value in scope.get("rate_limit_headers", {}).items():
                     headers[name] = value
             await send(message)

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import time
+import warnings
 from collections.abc import Iterator
-from datetime import timedelta
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 from fastapi.testclient import TestClient
+from pydantic import SecretStr
+from sqlalchemy import Engine
 
 from fitserve import api_keys, db
+from fitserve.errors import Unauthenticated
 from fitserve.settings import Settings
+from services.control.admin.api_keys import ensure_root_key
 from services.control.app import create_app
 from services.shell.auth import caller_of
 
@@ -29,14 +37,14 @@ PUBLIC = {
     ("GET", "/api/v1/schemas/spec"): "documentation: editors read it",
     ("GET", "/api/v1/limits"): "documentation: limits",
     ("POST", "/api/v1/session"): "exchanges a key for a cookie",
-    ("DELETE", "/api/v1/session"): "only deletes a cookie",
+    ("DELETE", "/api/v1/session"): "ends the session of its cookie",
     ("OPTIONS", "/api/v1/uploads"): "tus: capabilities",
     ("GET", "/"): "the dashboard, which then signs in",
 }
 # Forwarded to the prediction service, which checks the key itself
 FORWARDED = {("GET", "/v2"), *itertools.product(("GET", "POST"), ("/v1/{path:path}", "/v2/{path:path}"))}
 # Routes that show every caller their own
-ANY_SCOPE = {("GET", "/api/v1/session"), ("GET", "/api/v1/keys"), ("DELETE", "/api/v1/keys/{key_id}")}
+ANY_SCOPE = {("GET", "/api/v1/session")}
 
 
 @pytest.fixture
@@ -135,7 +143,7 @@ def test_a_revoked_key_is_refused_within_five_seconds(app: FastAPI, client: Test
 def test_keys_of_others_are_neither_listed_nor_revoked(app: FastAPI, client: TestClient) -> None:
     with db.transaction(app.state.context.engine) as session:
         hers, _ = api_keys.create(session, owner="ada", name="x", scopes=["read"])
-        _, token = api_keys.create(session, owner="bob", name="y", scopes=["read"])
+        _, token = api_keys.create(session, owner="bob", name="y", scopes=["keys"])
     headers = {"Authorization": f"Bearer {token}"}
     assert [key["owner"] for key in client.get("/api/v1/keys", headers=headers).json()] == ["bob"]
     assert client.delete(f"/api/v1/keys/{hers.id}", headers=headers).status_code == 404
@@ -161,8 +169,60 @@ def test_signing_in_sets_a_cookie(app: FastAPI, client: TestClient) -> None:
     assert "httponly" in cookie
     assert "samesite=strict" in cookie
     assert client.get("/api/v1/session").json()["owner"] == "ada"
-    client.delete("/api/v1/session")
+    assert token.split(".")[1].lower() not in cookie, "the cookie is a session, not the key"
+    copied = client.cookies["fitserve_session"]
+    assert client.delete("/api/v1/session").status_code == 403, "a page of another origin cannot sign out"
+    client.delete("/api/v1/session", headers={"Origin": "http://testserver"}).raise_for_status()
+    client.cookies.clear()
+    for worthless in (copied, token):  # a copy ends with the session, and a key is no cookie
+        answer = client.get("/api/v1/session", headers={"Cookie": f"fitserve_session={worthless}"})
+        assert answer.status_code == 401
+
+
+def test_a_session_ends_with_its_key(app: FastAPI, client: TestClient) -> None:
+    with db.transaction(app.state.context.engine) as session:
+        key, token = api_keys.create(session, owner="ada", name="x", scopes=["read"])
+        _, admin = api_keys.create(session, owner="root", name="admin", scopes=["admin"])
+    client.post("/api/v1/session", json={"token": token}).raise_for_status()
+    assert client.get("/api/v1/session").status_code == 200
+    client.delete(f"/api/v1/keys/{key.id}", headers={"Authorization": f"Bearer {admin}"}).raise_for_status()
     assert client.get("/api/v1/session").status_code == 401
+
+
+def test_a_cached_key_expires_on_time(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cached identity knows when it ends, so that it ends although the database cannot be asked."""
+    authenticator = app.state.authenticator
+    monkeypatch.setattr(authenticator._cache, "seconds", 1e9)
+    with db.transaction(app.state.context.engine) as session:
+        until = db.now(session) + timedelta(seconds=2)
+        key, token = api_keys.create(session, owner="ada", name="x", scopes=["read"], expires_at=until)
+    assert authenticator.identify(token).key_id == key.id
+    monkeypatch.setattr(authenticator, "_load", lambda _token: pytest.fail("the database was asked"))
+    while datetime.now(UTC) < until:
+        time.sleep(0.05)
+    with pytest.raises(Unauthenticated):
+        authenticator.identify(token)
+
+
+def test_apis_that_start_together_create_one_root_key(engine: Engine, tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, root_key=SecretStr("key_root.secret"))
+    together = Barrier(8)
+
+    def start() -> None:
+        together.wait()
+        ensure_root_key(settings, engine)
+
+    with warnings.catch_warnings(), ThreadPoolExecutor(8) as pool:
+        warnings.simplefilter("error")
+        for done in [pool.submit(start) for _ in range(8)]:
+            done.result()
+    with db.reading(engine) as session:
+        assert api_keys.identify(session, "key_root.secret").owner == "admin"
+
+
+def test_answers_of_the_api_are_not_stored(client: TestClient) -> None:
+    for path in ("/api/v1/session", "/api/v1/models", "/api/v1/nothing", "/v1/models"):
+        assert client.get(path).headers["cache-control"] == "no-store", path
 
 
 def test_each_key_has_its_own_rate_limit(sqlite_url: str, redis_url: str, tmp_path: Path) -> None:

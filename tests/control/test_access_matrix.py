@@ -31,11 +31,14 @@ ANY = "any"  # needs a valid key of any scope: everybody sees their own
 RULES: dict[str, str] = {
     **dict.fromkeys(("GET /metrics", "GET /livez", "GET /readyz", "GET /api/v1/schemas/spec"), OPEN),
     **dict.fromkeys(("POST /api/v1/session", "DELETE /api/v1/session", "OPTIONS /api/v1/uploads"), OPEN),
-    **dict.fromkeys(("GET /api/v1/session", "GET /api/v1/keys", "DELETE /api/v1/keys/{key_id}"), ANY),
-    **dict.fromkeys(("POST /api/v1/keys", "GET /api/v1/audit", "GET /api/v1/system"), "admin"),
-    "POST /api/v1/models/{name}/predictions": "predict",
+    **dict.fromkeys(("GET /api/v1/session",), ANY),
+    **dict.fromkeys(("GET /api/v1/audit", "GET /api/v1/system"), "admin"),
+    **dict.fromkeys(("GET /api/v1/keys", "POST /api/v1/keys"), "keys"),
+    "DELETE /api/v1/keys/{key_id}": "keys+read",  # the key may only read
+    "POST /api/v1/models/{name}/predictions": "predict+upload",
     "POST /api/v1/models/{name}/feedback": "predict",
 }
+NEEDS_BOTH = {"POST /api/v1/models/{name}/predictions"}  # of its scopes; in other rules the second is of its effect
 # of all others, by noun and method
 READS = ("GET", "HEAD", "OPTIONS")
 CHANGES = {"datasets": "upload", "runs": "train", "models": "train"}
@@ -68,6 +71,13 @@ BODIES: dict[str, dict[str, Any]] = {
     },
     "POST /api/v1/uploads": {"headers": {"Upload-Length": "5"}},
 }
+# What another owner may do only if the model is shared for more than predictions
+BY_SHARING = (
+    "GET /api/v1/models/{name}/drift",
+    "GET /api/v1/models/{name}/traffic",
+    "GET /api/v1/models/{name}/versions/{number}/manifest",
+    "GET /api/v1/models/{name}/versions/{number}/files/{kind}",
+)
 # Parts that only a trained run has: 404 also for the right key
 MAY_BE_MISSING = {"n", "kind"}
 
@@ -84,7 +94,7 @@ class Scenario:
 
     def token(self, owner: str, scope: str) -> str:
         if (owner, scope) not in self.tokens:
-            self.tokens[owner, scope] = self.toys.create_key([scope], owner=owner)
+            self.tokens[owner, scope] = self.toys.create_key(scope.split("+"), owner=owner)
         return self.tokens[owner, scope]
 
     def request(self, operation: str, token: str | None, url: str | None = None) -> Any:
@@ -212,13 +222,13 @@ def test_a_wrong_scope_is_403(scenario: Scenario) -> None:
     for operation in operations(scenario.app):
         wanted = scope_of(operation)
         for scope in () if wanted in (OPEN, ANY) else api_keys.Scope:
-            if scope not in (wanted, "admin"):
+            if scope not in (wanted.split("+")[0], "admin") or (operation in NEEDS_BOTH and scope != "admin"):
                 answer = scenario.request(operation, scenario.token("ada", scope))
                 assert answer.status_code == 403, (operation, scope, answer.status_code, answer.text[:200])
 
 
 def test_other_owners_see_only_what_is_shared_and_change_nothing(scenario: Scenario) -> None:
-    """Not shared: 404 as if it did not exist. Shared: readable, but not changeable."""
+    """Not shared: 404 as if it did not exist. Shared: readable as far as it is shared, but not changeable."""
     owned = [operation for operation in operations(scenario.app) if is_owned(operation)]
     assert len(owned) > 35
     for operation in owned:
@@ -226,10 +236,17 @@ def test_other_owners_see_only_what_is_shared_and_change_nothing(scenario: Scena
         answer = scenario.request(operation, scenario.token("bob", "read" if scope == ANY else scope))
         assert answer.status_code == 404, (operation, answer.status_code, answer.text[:300])
         assert scenario.resources["run_id"] not in answer.text or "{run_id}" in operation
-    ada = {scope: {"Authorization": f"Bearer {scenario.token('ada', scope)}"} for scope in ("upload", "train")}
+    ada = {
+        scope: {"Authorization": f"Bearer {scenario.token('ada', f'{scope}+read')}"} for scope in ("upload", "train")
+    }
     for path, scope in (("datasets/{ref}", "upload"), ("runs/{run_id}", "train"), ("models/{name}", "train")):
         answer = scenario.client.patch(scenario.url(f"/api/v1/{path}"), json={"shared": True}, headers=ada[scope])
         assert answer.json()["shared"], answer.text
+    for operation in BY_SHARING:
+        answer = scenario.request(operation, scenario.token("bob", scope_of(operation)))
+        assert answer.status_code == 403, ("shared to be asked only", operation, answer.text[:300])
+    share = {"json": {"sharing": "download"}, "headers": ada["train"]}
+    scenario.client.patch(scenario.url("/api/v1/models/{name}"), **share).raise_for_status()
     for operation in owned:
         scope = scope_of(operation)
         answer = scenario.request(operation, scenario.token("bob", "read" if scope == ANY else scope))
@@ -238,7 +255,7 @@ def test_other_owners_see_only_what_is_shared_and_change_nothing(scenario: Scena
         elif scope == "read":
             assert answer.status_code not in (401, 403), (operation, answer.text[:300])
             assert answer.status_code != 404 or parameters(operation) & MAY_BE_MISSING, (operation, answer.text[:300])
-        elif scope == "predict":  # the model is shared, and the dataset too
+        elif scope.startswith("predict"):  # the model is shared, and the dataset too
             assert answer.status_code in (200, 202), (operation, answer.text[:300])
         else:
             assert answer.status_code == 403, (operation, answer.status_code, answer.text[:300])
@@ -262,9 +279,9 @@ def test_a_name_of_another_owner_is_a_conflict(scenario: Scenario) -> None:
 
 
 def test_a_predict_key_may_be_limited_to_models(scenario: Scenario) -> None:
-    only = scenario.toys.create_key(["predict"], models=["other"])
+    only = scenario.toys.create_key(["predict", "upload"], models=["other"])
     assert scenario.request("POST /api/v1/models/{name}/predictions", only).status_code == 403
-    right = scenario.toys.create_key(["predict"], models=["served"])
+    right = scenario.toys.create_key(["predict", "upload"], models=["served"])
     assert scenario.request("POST /api/v1/models/{name}/predictions", right).status_code == 202
 
 

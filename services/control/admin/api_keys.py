@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import hmac
 from datetime import timedelta
 
 from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Engine, func, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
-from fitserve import api_keys, db
+from fitserve import api_keys, browser_sessions, db
 from fitserve.api_keys import ANONYMOUS, Identity
-from fitserve.errors import Conflict, Forbidden, NotFound
+from fitserve.errors import Forbidden, NotFound
 from fitserve.settings import Settings
 from fitserve.tables import Key
 from fitserve.wire.admin import KeyInfo, KeyRequest, NewKey
 from services.control.cache import LoadingCache
-from services.control.deps import Admin, AnyCaller, Ctx
+from services.control.deps import AnyCaller, Ctx, KeyManager
 from services.shell import Router
-from services.shell.auth import COOKIE, missing_key
+from services.shell.auth import COOKIE, check_same_origin, missing_key
 
 router = Router(tags=["keys"])
 
@@ -27,24 +28,26 @@ _LAST_USED_STEP = timedelta(minutes=1)  # accuracy of `last_used_at`, so that no
 
 
 @router.post("/keys", status_code=201, summary="Create a key")
-def create(body: KeyRequest, caller: Admin, ctx: Ctx) -> NewKey:
+def create(body: KeyRequest, caller: KeyManager, ctx: Ctx) -> NewKey:
+    """An admin may create any key; the scope `keys` suffices for one of the same owner that exceeds it in nothing."""
     with db.transaction(ctx.engine) as session:
-        return api_keys.create_requested(session, body, default_owner=caller.owner)
+        return api_keys.create_requested(session, body, caller)
 
 
 @router.get("/keys", summary="List keys")
-def list_keys(caller: AnyCaller, ctx: Ctx) -> list[KeyInfo]:
-    """An admin sees every key, others their own."""
+def list_keys(caller: KeyManager, ctx: Ctx) -> list[KeyInfo]:
+    """An admin sees every key; the scope `keys` those of its owner that exceed it in nothing."""
     with db.reading(ctx.engine) as session:
-        return [KeyInfo.model_validate(key) for key in api_keys.listing(session, caller.owner_filter)]
+        keys = api_keys.listing(session, caller.owner_filter)
+        return [KeyInfo.model_validate(key) for key in keys if caller.may_manage(key)]
 
 
 @router.delete("/keys/{key_id}", summary="Revoke a key")
-def revoke(key_id: str, request: Request, caller: AnyCaller, ctx: Ctx) -> KeyInfo:
-    """An admin may revoke any key, others their own."""
+def revoke(key_id: str, request: Request, caller: KeyManager, ctx: Ctx) -> KeyInfo:
+    """An admin may revoke any key; the scope `keys` those of its owner that exceed it in nothing."""
     with db.transaction(ctx.engine) as session:
         key = session.get(Key, key_id)
-        if key is None or not caller.sees(key.owner):
+        if key is None or not caller.may_manage(key):
             raise NotFound(f"No key {key_id[:64]}.")
         revoked = KeyInfo.model_validate(api_keys.revoke(session, key_id))
     request.app.state.authenticator.forget_all()
@@ -71,14 +74,19 @@ def _me(identity: Identity) -> Me:
 
 
 @router.post("/session", summary="Sign in")
-def sign_in(body: SignIn, request: Request, response: Response) -> Me:
-    """Sets an HttpOnly, SameSite=Strict cookie, so that no script of a page ever holds the key."""
+def sign_in(body: SignIn, request: Request, response: Response, ctx: Ctx) -> Me:
+    """Sets an HttpOnly, SameSite=Strict cookie of a session, which ends with the sign-out, the key or its time."""
     identity = request.app.state.identify(body.token)
     origin = request.headers.get("origin")
     if origin is not None and origin.split("://")[-1] != request.headers.get("host"):
         raise Forbidden("Sign in from this server's own page.", received=origin)
     secure = request.url.scheme == "https"
-    response.set_cookie(COOKIE, body.token, httponly=True, samesite="strict", secure=secure, path="/")
+    seconds = ctx.settings.session_seconds
+    token = body.token
+    if ctx.settings.auth and not token.startswith(browser_sessions.PREFIX):
+        with db.transaction(ctx.engine) as session:
+            token = browser_sessions.begin(session, identity.key_id, seconds)
+    response.set_cookie(COOKIE, token, max_age=int(seconds), httponly=True, samesite="strict", secure=secure, path="/")
     return _me(identity)
 
 
@@ -88,7 +96,13 @@ def who(caller: AnyCaller) -> Me:
 
 
 @router.delete("/session", status_code=204, summary="Sign out")
-def sign_out(response: Response) -> None:
+def sign_out(request: Request, response: Response, ctx: Ctx) -> None:
+    """Ends the session: its cookie is worth nothing afterwards, also a copy of it."""
+    if request.cookies.get(COOKIE):
+        check_same_origin(request)
+        with db.transaction(ctx.engine) as session:
+            browser_sessions.end(session, request.cookies[COOKIE])
+        request.app.state.authenticator.forget_all()
     response.delete_cookie(COOKIE, httponly=True, samesite="strict", path="/")
 
 
@@ -107,7 +121,10 @@ class Authenticator:
         if token is None:
             raise missing_key()
         # By the digest, so that secrets do not stay in memory.
-        return self._cache.get(api_keys.digest(token), lambda: self._load(token))
+        identity = self._cache.get(api_keys.digest(token), lambda: self._load(token))
+        if identity.expired:
+            raise api_keys.not_valid()
+        return identity
 
     def forget_all(self) -> None:
         """Drop the cached identities; called when a key has changed in this process."""
@@ -115,7 +132,10 @@ class Authenticator:
 
     def _load(self, token: str) -> Identity:
         with db.reading(self.engine) as session:
-            identity = api_keys.identify(session, token)
+            if token.startswith(browser_sessions.PREFIX):
+                identity = self._session_identity(session, token)
+            else:
+                identity = api_keys.identify(session, token)
             at = db.now(session)
             last = session.scalar(select(Key.last_used_at).where(Key.id == identity.key_id))
         if last is None or at - last > _LAST_USED_STEP:
@@ -124,6 +144,14 @@ class Authenticator:
                 if key:
                     key.last_used_at = at
         return identity
+
+    @staticmethod
+    def _session_identity(session: Session, token: str) -> Identity:
+        id, secret = api_keys.split_token(token)
+        for row, identity in browser_sessions.live(session, id):
+            if hmac.compare_digest(row.secret_sha256, api_keys.digest(secret)):
+                return identity
+        raise api_keys.not_valid()
 
 
 def has_live_key(engine: Engine) -> bool:
@@ -140,12 +168,5 @@ def ensure_root_key(settings: Settings, engine: Engine) -> None:
         return
     token = settings.root_key.get_secret_value().strip()
     key_id, _ = api_keys.split_token(token)
-    try:
-        with db.transaction(engine) as session:
-            if session.get(Key, key_id) is None:
-                name = f"root-{key_id}"[:63].lower()
-                api_keys.create(session, owner="admin", name=name, scopes=["admin"], token=token)
-    except (IntegrityError, Conflict):
-        with db.reading(engine) as session:
-            if session.get(Key, key_id) is None:  # else another API that started at the same moment created it
-                raise
+    with db.transaction(engine) as session:
+        api_keys.ensure(session, token, owner="admin", name=f"root-{key_id}"[:63].lower(), scopes=["admin"])

@@ -31,6 +31,7 @@ class Limiter:
     def __init__(self, settings: Settings) -> None:
         self.requests_per_minute = settings.rate_requests_per_minute
         self.uploads_per_hour = settings.rate_uploads_per_hour
+        self.feedback_per_hour = settings.rate_feedback_per_hour
         self._local = FixedWindowRateLimiter(MemoryStorage())
         self._shared = FixedWindowRateLimiter(_redis(settings)) if settings.redis_url else self._local
         self._retry_redis_at = 0.0
@@ -56,19 +57,26 @@ class Limiter:
         if not allowed:
             raise TooMany(f"This key has used up its {name}: {item.amount} in {window} s.", retry_after=reset)
 
-    def _hit(self, item: RateLimitItem, key_id: str) -> tuple[bool, int, int]:
-        """Count one: whether it is allowed, how many remain, seconds until the window ends."""
+    def limit_feedback(self, caller: Caller, rows: int) -> None:
+        """Count rows of ground truth of a caller. Raises TooMany (429) with `Retry-After`."""
+        item = RateLimitItemPerHour(self.feedback_per_hour, namespace="feedback")
+        allowed, _, reset = self._hit(item, caller.key_id, rows)
+        if not allowed:
+            raise TooMany(f"This key has used up its ground truth: {item.amount} rows in an hour.", retry_after=reset)
+
+    def _hit(self, item: RateLimitItem, key_id: str, cost: int = 1) -> tuple[bool, int, int]:
+        """Count `cost`: whether it is allowed, how many remain, seconds until the window ends."""
         if time.monotonic() >= self._retry_redis_at:
             try:
-                return _hit(self._shared, item, key_id)
+                return _hit(self._shared, item, key_id, cost)
             except Exception as error:  # redis-py, kombu and sockets each raise their own
                 self._retry_redis_at = time.monotonic() + _REDIS_RETRY_SECONDS
                 log.warning("rate limits are counted in this process only", extra={"error": type(error).__name__})
-        return _hit(self._local, item, key_id)
+        return _hit(self._local, item, key_id, cost)
 
 
-def _hit(counter: FixedWindowRateLimiter, item: RateLimitItem, key_id: str) -> tuple[bool, int, int]:
-    allowed = counter.hit(item, key_id)
+def _hit(counter: FixedWindowRateLimiter, item: RateLimitItem, key_id: str, cost: int) -> tuple[bool, int, int]:
+    allowed = counter.hit(item, key_id, cost=cost)
     window = counter.get_window_stats(item, key_id)
     return allowed, max(0, window.remaining), max(1, math.ceil(window.reset_time - time.time()))
 

@@ -207,6 +207,8 @@ def patch_dataset(ref: str, body: DatasetPatch, response: Response, caller: Uplo
         limits, scratch = ctx.settings.limits, ctx.settings.scratch
         row = store.correct_kinds(ctx.engine, ctx.blobs, row, body.kinds, limits=limits, scratch=scratch)
         response.status_code = 201
+    if body.shared:
+        caller.check_may_share()
     if body.shared is not None and body.shared != row.shared:
         with db.transaction(ctx.engine) as session:
             row = store.set_shared(session, row.id, body.shared)

@@ -9,6 +9,7 @@ from fastapi import Path, Query
 from sqlalchemy import select
 
 from fitserve import db, explain
+from fitserve.datasets import store
 from fitserve.errors import BadInput, NotFound
 from fitserve.findings import RULES, apply_patch, complexity, diagnose
 from fitserve.runs import create, queries
@@ -80,6 +81,7 @@ def apply_finding(
     insight = load_insight(ctx, caller, run_id)
     with db.reading(ctx.engine) as session:
         queries.get_owned(session, run_id, caller.owner_filter)
+        store.check_visible(session, caller.owner_filter, insight.run.dataset_id)
     require_ended(insight.run)
     findings = diagnose(insight.record)
     if n > len(findings):

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import httpx2
-from fastapi import Query
+from fastapi import Query, Request
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 from sqlalchemy.orm import Session
@@ -15,7 +15,8 @@ from sqlalchemy.orm import Session
 from fitserve import artifacts, db, drift, monitoring, registry, telemetry
 from fitserve.blobs import BlobStore
 from fitserve.encoding.coercion import as_label
-from fitserve.errors import BadInput, Unavailable
+from fitserve.errors import BadInput, Forbidden, Unavailable
+from fitserve.tables import Model
 from fitserve.wire.models import (
     Bucket,
     ColumnDrift,
@@ -29,9 +30,10 @@ from fitserve.wire.models import (
     VersionTraffic,
 )
 from services.control.deps import Ctx, Label, ModelName, Predictor, Reader
+from services.control.models.access import check_may_predict, may, visible_model
 from services.control.models.predict_proxy import predict_address, predict_tls
-from services.control.models.routes import check_may_predict, serving_version, visible_model
-from services.shell import Router
+from services.control.models.routes import serving_version
+from services.shell import Caller, Router
 
 router = Router(tags=["models"])
 _TIMEOUT = httpx2.Timeout(5.0, connect=2.0)
@@ -48,7 +50,7 @@ def get_drift(
     """Over the sliding window `FITSERVE_DRIFT_WINDOW_SECONDS`, summed over all prediction processes."""
     window = ctx.settings.drift_window_seconds
     with db.reading(ctx.engine) as session:
-        visible_model(session, caller, name)
+        visible_model(session, caller, name, "inspect")
         number, artifact = serving_version(session, name, version, label)
         totals = monitoring.window_totals(session, name, artifact, window)
         figures = monitoring.live_scores(session, ctx.settings.feedback_seconds, name)
@@ -73,7 +75,7 @@ def get_drift(
 def get_traffic(name: ModelName, caller: Reader, ctx: Ctx) -> Traffic:
     """Counters since the prediction processes started. Behind a load balancer, those of one replica."""
     with db.reading(ctx.engine) as session:
-        visible_model(session, caller, name)
+        visible_model(session, caller, name, "inspect")
     address, verify = predict_address(ctx.settings), predict_tls(ctx.settings)
     try:
         scraped = httpx2.get(f"{address}/metrics", timeout=_TIMEOUT, trust_env=False, verify=verify)
@@ -121,16 +123,22 @@ def _add_sample(version: VersionTraffic, sample: Sample, rows: str) -> None:
 
 
 @router.post("/models/{name}/feedback", summary="Post ground truth of predicted rows")
-def post_feedback(name: ModelName, body: FeedbackRequest, caller: Predictor, ctx: Ctx) -> FeedbackAnswer:
+def post_feedback(
+    name: ModelName, body: FeedbackRequest, request: Request, caller: Predictor, ctx: Ctx
+) -> FeedbackAnswer:
     """An item names the `X-Prediction-ID` that its row was predicted under, or contains what was `predicted`.
 
-    An item that is posted twice counts once. An id is known about a second after its answer, for
-    FITSERVE_FEEDBACK_SECONDS.
+    A key posts the truth of its own predictions. Whoever may change the model, with the scope `train`, may post it for
+    every prediction of the same owner, and what was `predicted`. That of other owners is stored, and counts in the
+    live figures if the model has `open_feedback`. An item that is posted twice counts once. An id is known about a
+    second after its answer, for FITSERVE_FEEDBACK_SECONDS.
     """
     check_may_predict(caller, name)
+    request.app.state.limiter.limit_feedback(caller, len(body.items))
     with db.reading(ctx.engine) as session:
-        visible_model(session, caller, name)
-        scorer = FeedbackScorer(session, ctx.blobs, name, caller.owner)
+        model = visible_model(session, caller, name)
+        scorer = FeedbackScorer(session, ctx.blobs, model, caller)
+        shows_figures = may(caller, model, "inspect")
         rows = [scorer.score(index, item) for index, item in enumerate(body.items)]
     known = [row for row in rows if row is not None]
     unknown = [item.id for item, row in zip(body.items, rows, strict=True) if row is None]
@@ -144,28 +152,36 @@ def post_feedback(name: ModelName, body: FeedbackRequest, caller: Predictor, ctx
         stored=stored,
         repeated=repeated,
         unknown=list(dict.fromkeys(unknown)),
-        live=[LiveFigure.model_validate(figure) for figure in figures],
+        live=[LiveFigure.model_validate(figure) for figure in figures] if shows_figures else [],
     )
 
 
 class FeedbackScorer:
     """Scores predictions of one model against ground truth."""
 
-    def __init__(self, session: Session, blobs: BlobStore, model: str, owner: str) -> None:
-        self.session, self.blobs, self.model, self.owner = session, blobs, model, owner
+    def __init__(self, session: Session, blobs: BlobStore, model: Model, caller: Caller) -> None:
+        self.session, self.blobs, self.model, self.caller = session, blobs, model.name, caller
+        self._may_change_model = caller.sees(model.owner) and caller.may("train")
+        self._counted = caller.sees(model.owner) or model.open_feedback
         self._outputs: dict[int, list[dict[str, Any]]] = {}  # by version
 
     def score(self, index: int, item: Outcome) -> dict[str, Any] | None:
-        """Return the row to store for an item; None if no prediction is stored under its id.
+        """Return the row to store for an item; None if no prediction of this key is stored under its id.
 
-        Raises BadInput, NotFound.
+        Raises BadInput, NotFound, Forbidden.
         """
         pointer = f"/items/{index}"
         stored = None
         if item.predicted is None:
-            stored = monitoring.stored_prediction(self.session, self.model, self.owner, item.id)
-            if stored is None:
+            stored = monitoring.stored_prediction(self.session, self.model, self.caller.owner, item.id)
+            if stored is None or not (self._may_change_model or stored.key_id == self.caller.key_id):
                 return None
+        elif not self._may_change_model:
+            raise Forbidden(
+                "This key may not state what the model predicted.",
+                pointer=f"{pointer}/predicted",
+                expected="an id that this key has predicted under, or a key of the model's owner with the scope train",
+            )
         version = stored.version if stored is not None else int(item.version or 0)
         output = self._output(version, item.output, pointer)
         predicted: Any = item.predicted
@@ -178,13 +194,15 @@ class FeedbackScorer:
             predicted = _decide(output, rows[item.row])
         return {
             "model": self.model,
-            "owner": self.owner,
+            "owner": self.caller.owner,
             "prediction_id": item.id,
             "row": item.row,
             "output": output["name"],
             "version": version,
             "task": output["task"],
             "error": _error(output, item.truth, predicted, pointer),
+            "key_id": self.caller.key_id,
+            "counted": self._counted,
         }
 
     def _output(self, version: int, name: str | None, pointer: str) -> dict[str, Any]:

@@ -6,22 +6,26 @@ the lowest latency call the prediction service directly.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
+import time
 from collections.abc import Mapping
 
 import httpx2
 from fastapi import APIRouter, Request
 from starlette.background import BackgroundTask
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
-from fitserve import tracing
-from fitserve.errors import NotFound, Unavailable
+from fitserve import browser_sessions, tracing
+from fitserve.errors import FitserveError, NotFound, Unavailable
 from fitserve.settings import Settings
 from services.shell.auth import token_of
 
 router = APIRouter(include_in_schema=False)
 
 _TIMEOUT = httpx2.Timeout(60.0, connect=2.0)
+_SESSION_SECONDS = 3.0  # within which the prediction service learns of a new session
 # Headers of one connection, and those that each side sets itself.
 _NOT_FORWARDED = frozenset(
     {"host", "connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "proxy-authorization"}
@@ -45,19 +49,35 @@ async def forward(request: Request) -> Response:
     if b".." in raw:  # httpx would normalize it, and so leave /v1 and /v2
         raise NotFound("There is nothing at this address.")
     client: httpx2.AsyncClient = request.app.state.predict_client
-    outgoing = client.build_request(
-        request.method,
-        httpx2.URL(raw.decode("latin-1") + (f"?{request.url.query}" if request.url.query else "")),
-        headers=headers,
-        content=await request.body(),
-    )
-    try:
-        answer = await client.send(outgoing, stream=True)
-    except httpx2.TransportError:
-        raise Unavailable("The prediction service does not answer.", retry_after=2) from None
+    url = httpx2.URL(raw.decode("latin-1") + (f"?{request.url.query}" if request.url.query else ""))
+    outgoing = client.build_request(request.method, url, headers=headers, content=await request.body())
+    answer = await _send(client, outgoing)
+    until = time.monotonic() + _SESSION_SECONDS
+    while answer.status_code == 401 and time.monotonic() < until and await _is_signed_in(request, token):
+        await answer.aclose()
+        await asyncio.sleep(0.1)
+        answer = await _send(client, outgoing)
     return StreamingResponse(
         answer.aiter_raw(), answer.status_code, _forwarded(answer.headers), background=BackgroundTask(answer.aclose)
     )
+
+
+async def _send(client: httpx2.AsyncClient, outgoing: httpx2.Request) -> httpx2.Response:
+    try:
+        return await client.send(outgoing, stream=True)
+    except httpx2.TransportError:
+        raise Unavailable("The prediction service does not answer.", retry_after=2) from None
+
+
+async def _is_signed_in(request: Request, token: str | None) -> bool:
+    """Return whether a token is a live session's, which the prediction service will know after its next poll."""
+    if token is None or not token.startswith(browser_sessions.PREFIX):
+        return False
+    try:
+        await run_in_threadpool(request.app.state.identify, token)
+    except FitserveError:
+        return False
+    return True
 
 
 def _forwarded(headers: Mapping[str, str]) -> dict[str, str]:

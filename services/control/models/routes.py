@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 
 from fitserve import artifacts, db, monitoring, registry
 from fitserve.datasets import store
-from fitserve.errors import Forbidden, NotFound
-from fitserve.runs import create
+from fitserve.errors import NotFound
+from fitserve.runs import create, queries
 from fitserve.runs.create import NewRun
 from fitserve.tables import Model, Run
 from fitserve.wire import Page
@@ -23,6 +23,7 @@ from fitserve.wire.models import (
     ModelPatch,
     PredictionRequest,
     RollbackRequest,
+    Sharing,
     VersionInfo,
 )
 from fitserve.wire.runs import RunInfo
@@ -38,6 +39,7 @@ from services.control.deps import (
     Trainer,
     VersionNumber,
 )
+from services.control.models.access import check_batch_prediction, check_owner, visible_model
 from services.control.runs.routes import create_and_publish, read_run_info
 from services.shell import Caller, Router
 
@@ -70,9 +72,14 @@ def get_model(name: ModelName, caller: Reader, ctx: Ctx) -> ModelDetail:
 @router.patch("/models/{name}", summary="Share, load or unload a model")
 def patch_model(name: ModelName, body: ModelPatch, caller: Trainer, ctx: Ctx) -> ModelDetail:
     with db.transaction(ctx.engine) as session:
-        _check_owner(session, caller, name)
-        if body.shared is not None:
-            registry.set_shared(session, name, body.shared)
+        check_owner(session, caller, name)
+        if body.shared or body.sharing:
+            caller.check_may_share()
+            registry.set_shared(session, name, True, body.sharing or "ask")
+        elif body.shared is not None:
+            registry.set_shared(session, name, False)
+        if body.open_feedback is not None:
+            registry.set_open_feedback(session, name, body.open_feedback)
         if body.loaded is not None:
             registry.set_loaded(session, name, body.loaded)
         return _detail(session, registry.get(session, name))
@@ -81,7 +88,7 @@ def patch_model(name: ModelName, body: ModelPatch, caller: Trainer, ctx: Ctx) ->
 @router.delete("/models/{name}", status_code=204, summary="Delete a model; its runs remain")
 def delete_model(name: ModelName, caller: Trainer, ctx: Ctx) -> None:
     with db.transaction(ctx.engine) as session:
-        _check_owner(session, caller, name)
+        check_owner(session, caller, name)
         registry.delete(session, name)
         monitoring.delete_model(session, name)
 
@@ -103,7 +110,7 @@ def get_version(name: ModelName, number: VersionNumber, caller: Reader, ctx: Ctx
 @router.delete("/models/{name}/versions/{number}", summary="Retire a version: it is no longer served")
 def retire_version(name: ModelName, number: VersionNumber, caller: Trainer, ctx: Ctx) -> VersionInfo:
     with db.transaction(ctx.engine) as session:
-        _check_owner(session, caller, name)
+        check_owner(session, caller, name)
         return VersionInfo.model_validate(registry.retire(session, name, number))
 
 
@@ -111,7 +118,7 @@ def retire_version(name: ModelName, number: VersionNumber, caller: Trainer, ctx:
 def get_manifest(
     name: ModelName, number: VersionNumber, caller: Reader, ctx: Ctx, if_none_match: IfNoneMatch = None
 ) -> Response:
-    artifact = _read_artifact(ctx, caller, name, number)
+    artifact = _read_artifact(ctx, caller, name, number, "inspect")
     if (not_modified := _not_modified(artifact.sha256, if_none_match)) is not None:
         return not_modified
     return JSONResponse(artifact.manifest, headers={"ETag": f'"{artifact.sha256}"'})
@@ -127,7 +134,7 @@ def get_file(
     if_none_match: IfNoneMatch = None,
 ) -> Response:
     """`keras` is a Keras 3 model that takes raw columns, `onnx` the serving graph. Its hash is verified first."""
-    artifact = _read_artifact(ctx, caller, name, number)
+    artifact = _read_artifact(ctx, caller, name, number, "download", kind)
     if kind not in artifact.kinds:
         raise NotFound("The artifact has no such file.", received=kind, expected=", ".join(artifact.kinds))
     blob = artifact.file(kind)
@@ -151,7 +158,7 @@ def list_labels(name: ModelName, caller: Reader, ctx: Ctx) -> list[LabelInfo]:
 def put_label(name: ModelName, label: LabelName, body: LabelRequest, caller: Trainer, ctx: Ctx) -> LabelInfo:
     """`champion` answers requests that name no version; other labels may take a share of them, or a copy."""
     with db.transaction(ctx.engine) as session:
-        _check_owner(session, caller, name)
+        check_owner(session, caller, name)
         artifact = None if body.epoch is None else _epoch_artifact(session, name, body.version, body.epoch)
         row = registry.set_label(
             session,
@@ -168,14 +175,14 @@ def put_label(name: ModelName, label: LabelName, body: LabelRequest, caller: Tra
 @router.delete("/models/{name}/labels/{label}", status_code=204, summary="Delete a label")
 def delete_label(name: ModelName, label: LabelName, caller: Trainer, ctx: Ctx) -> None:
     with db.transaction(ctx.engine) as session:
-        _check_owner(session, caller, name)
+        check_owner(session, caller, name)
         registry.remove_label(session, name, label)
 
 
 @router.post("/models/{name}/rollback", summary="Point a label back at its previous version")
 def rollback(name: ModelName, caller: Trainer, ctx: Ctx, body: RollbackRequest | None = None) -> LabelInfo:
     with db.transaction(ctx.engine) as session:
-        _check_owner(session, caller, name)
+        check_owner(session, caller, name)
         return LabelInfo.model_validate(registry.rollback(session, name, (body or RollbackRequest()).label))
 
 
@@ -190,11 +197,10 @@ def predict_dataset(
     idempotency_key: IdempotencyKey = None,
 ) -> RunInfo:
     """A run of kind `prediction`: its `result` names the dataset that it created."""
-    check_may_predict(caller, name)
     content = body.model_dump_json().encode()
     key = create.idempotency_key(idempotency_key, b"POST", request.url.path.encode(), b"", content)
     with db.reading(ctx.engine) as session:
-        visible_model(session, caller, name)
+        check_batch_prediction(session, caller, name)
         version, artifact = serving_version(session, name, body.version, body.label)
         dataset = store.get(session, caller.owner_filter, body.dataset)
     output = store.check_name(body.name or f"{dataset.name[:40]}-{name[:12]}-v{version}")
@@ -211,26 +217,6 @@ def predict_dataset(
     run, _ = create_and_publish(ctx, new, key)
     response.headers["Location"] = f"/api/v1/runs/{run.id}"
     return read_run_info(ctx, run.id)
-
-
-def visible_model(session: Session, caller: Caller, name: str) -> Model:
-    """Return a model that the caller may read. Raises NotFound."""
-    model = registry.get(session, name)
-    if not caller.sees(model.owner, model.shared):
-        raise NotFound(f"No model {name[:63]}.", received=name[:100])
-    return model
-
-
-def _check_owner(session: Session, caller: Caller, name: str) -> None:
-    """Raise NotFound or Forbidden unless the caller may change a model."""
-    if not caller.sees(visible_model(session, caller, name).owner):
-        raise Forbidden("Only its owner and admins may change a model.")
-
-
-def check_may_predict(caller: Caller, name: str) -> None:
-    """Raise Forbidden if the caller's key is limited to other models."""
-    if not caller.may_predict(name):
-        raise Forbidden(f"This key may not predict with {name[:63]}.", expected="a key with the scope predict")
 
 
 def serving_version(
@@ -262,10 +248,16 @@ def _detail(session: Session, model: Model) -> ModelDetail:
     return ModelDetail(**info, serving=champion or newest, versions=versions, labels=labels)
 
 
-def _read_artifact(ctx: Context, caller: Caller, name: str, number: int) -> artifacts.Artifact:
+def _read_artifact(
+    ctx: Context, caller: Caller, name: str, number: int, to: Sharing, kind: str | None = None
+) -> artifacts.Artifact:
+    """Read a version's artifact. Raises NotFound, Forbidden; also where `kind` is of the run, which is not shared."""
     with db.reading(ctx.engine) as session:
-        visible_model(session, caller, name)
-        sha256 = registry.version(session, name, number).artifact
+        model = visible_model(session, caller, name, to)
+        version = registry.version(session, name, number)
+        sha256 = version.artifact
+        if kind is not None and kind not in _FILE_NAMES and not caller.sees(model.owner):
+            queries.get(session, version.run_id, caller.owner_filter)  # its report holds training rows and their labels
     return artifacts.read(ctx.blobs, sha256)
 
 

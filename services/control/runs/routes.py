@@ -31,6 +31,7 @@ from fitserve.wire.runs import (
     Validation,
 )
 from services.control.deps import Context, Ctx, Cursor, IdempotencyKey, Reader, Trainer
+from services.control.models.access import check_batch_prediction
 from services.shell import Caller, Router
 
 router = Router(tags=["runs"])
@@ -211,6 +212,8 @@ def get_run(run_id: str, caller: Reader, ctx: Ctx) -> RunInfo:
 @router.patch("/runs/{run_id}", summary="Share a run")
 def patch_run(run_id: str, body: RunPatch, caller: Trainer, ctx: Ctx) -> RunInfo:
     """Sharing lets every owner read it, with its epochs, events, findings and networks. Nobody else may change it."""
+    if body.shared:
+        caller.check_may_share()
     create.set_shared(ctx.engine, run_id, body.shared, caller.owner_filter)
     return read_run_info(ctx, run_id)
 
@@ -243,6 +246,9 @@ def _repeat(submission: Submission, run_id: str, states: tuple[RunState, ...], *
         return replayed
     with db.reading(ctx.engine) as session:
         run = queries.get_owned(session, run_id, caller.owner_filter)
+        store.check_visible(session, caller.owner_filter, run.dataset_id)
+        if run.kind == "prediction":
+            check_batch_prediction(session, caller, str(run.resolved["model"]))
     if run.kind == TRIAL:
         raise Conflict("The run is a trial of another.", received=run.kind, fix=f"Use its parent: {run.parent_id}.")
     if run.state not in states:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
-from fitserve.api_keys import ANONYMOUS, Identity, digest, split_token
+from fitserve.api_keys import ANONYMOUS, Identity, digest, not_valid, split_token
 from fitserve.errors import Forbidden, Unauthenticated
+from fitserve.registry import ModelFacts, is_shared_to
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +43,21 @@ class Access:
         key_id, secret = split_token(token)
         known = self._keys.get(key_id, _NOBODY)
         # An unknown key is compared as well: an answer takes as long whether or not its id exists.
-        if not hmac.compare_digest(known.secret_sha256, digest(secret)) or known is _NOBODY:
-            raise Unauthenticated("This API key is not valid.", fix="Ask an admin for a key: fitserve keys create.")
+        if not hmac.compare_digest(known.secret_sha256, digest(secret)) or known is _NOBODY or known.identity.expired:
+            raise not_valid()
         return known.identity
+
+    def drop_expired(self) -> bool:
+        """Forget the keys that have expired; return whether there were any. A database that is away changes nothing."""
+        live = {id: known for id, known in self._keys.items() if not known.identity.expired}
+        dropped = len(live) < len(self._keys)
+        self._keys = live
+        return dropped
+
+    @property
+    def next_expiry(self) -> datetime | None:
+        """When the next key expires."""
+        return min((key.identity.expires_at for key in self._keys.values() if key.identity.expires_at), default=None)
 
     def identify_header(self, authorization: str | None) -> Identity:
         """Return the identity of an `Authorization` header's value. Raises Unauthenticated."""
@@ -54,6 +68,29 @@ class Access:
 def can_see(identity: Identity, owner: str, shared: bool) -> bool:
     """Return whether a model of that owner is visible to the caller."""
     return shared or owner == identity.owner or "admin" in identity.scopes
+
+
+def may_use(identity: Identity, model: str) -> bool:
+    """Return whether a key may know of a model that its owner sees: not an upload key, nor one of other models."""
+    return identity.may("read") or identity.may("train") or identity.may_predict(model)
+
+
+def require_use(identity: Identity, model: str) -> None:
+    """Raise Forbidden unless the key may know of a model."""
+    if not may_use(identity, model):
+        raise Forbidden(
+            f"This key may not use {model[:63]}.",
+            expected="a key with the scope read, train, or predict for this model",
+        )
+
+
+def require_inspect(identity: Identity, model: ModelFacts) -> None:
+    """Raise Forbidden where a model is shared to be asked only."""
+    if model.owner != identity.owner and not identity.may("admin") and not is_shared_to(model.sharing, "inspect"):
+        raise Forbidden(
+            f"The model {model.name} is shared with you to ask, not to inspect: an explanation shows training rows.",
+            fix=f"Ask its owner: fitserve models share {model.name} --to inspect",
+        )
 
 
 def require_predict(identity: Identity, model: str) -> None:

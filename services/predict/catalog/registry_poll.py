@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine, select
 
-from fitserve import api_keys, db, registry
+from fitserve import api_keys, browser_sessions, db, registry
 from fitserve.blobs import BlobStore
 from fitserve.registry import ModelFacts
 from fitserve.tables import Key
@@ -91,6 +91,8 @@ class RegistryPoller(threading.Thread):
                 for key in session.scalars(select(Key).where(Key.revoked_at.is_(None)))
                 if api_keys.is_live(key, now)
             }
+            for row, identity in browser_sessions.live(session):
+                keys[row.id] = KnownKey(row.secret_sha256, identity)
         deleted = [name for name in self._generations if name not in generations]
         changes = RegistryChanges(changed, deleted, None if keys == self._keys else keys)
         self._generations, self._keys = generations, keys

@@ -212,6 +212,7 @@ async def list_models(request: HttpRequest) -> HttpResponse:
 
 async def explain_response(request: HttpRequest, model: LoadedModel, rows: InputRows) -> HttpResponse:
     """Explain rows in a thread. The body is the same in every protocol."""
+    request.require_inspect()
     service = request.service
     explanation = await service.loop.run_in_executor(service.executor, model.explain, rows)
     columns = model.columns.names

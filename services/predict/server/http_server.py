@@ -28,6 +28,7 @@ from services.predict.server.fast_lane import protocol_class
 from services.predict.serving.prediction_service import PredictionService
 from services.shell.app import Server, make_server
 from services.shell.instrumentation import valid_request_id
+from services.shell.local_pages import check_local
 
 log = logging.getLogger(__name__)
 AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]
@@ -84,6 +85,8 @@ class DataPlane:
             if request.method not in route.methods:
                 expected = ", ".join(route.methods)
                 raise MethodNotAllowed(f"{request.method} is not for this path.", expected=expected)
+            if not self.service.access.required:
+                check_local(request.headers)
             operation, request.selector = route.operation, route.selector
             response = await request.run(route.handle)
             response.headers = prediction_headers(request) + response.headers
@@ -110,7 +113,10 @@ def make_data_plane_server(app: FastAPI, settings: Settings) -> Server:
         http=protocol,
         ws="none",
         lifespan="on",
-        headers=[("X-Content-Type-Options", "nosniff")],  # for the fast lane's answers as well
+        headers=[
+            ("X-Content-Type-Options", "nosniff"),
+            ("Cache-Control", "no-store"),
+        ],  # for the fast lane's answers as well
         proxy_headers=False,
         backlog=2048,
     )

@@ -20,6 +20,7 @@ from services.predict.protocols import find_protocol
 from services.predict.protocols.formats import MATRIX_NAMES
 from services.predict.protocols.transport import Route
 from services.predict.serving.prediction_service import PredictionService
+from services.shell.local_pages import is_local_host
 
 MAX_HEADS = 2048  # of each of two generations
 MAX_HEAD_BYTES = 2048
@@ -27,7 +28,7 @@ MAX_BODY_BYTES = 32_768
 MAX_ROWS = 64  # of a request; one with more gains nothing from sharing an inference call
 
 _STRICT_HEAD = re.compile(
-    rb"POST (/v[12]/[A-Za-z0-9._/:-]+) HTTP/1\.1\r\n(?:[A-Za-z0-9-]+: ?[\x21-\x7e][\x20-\x7e]*\r\n)+\r\n"
+    rb"POST (/v[12]/[A-Za-z0-9._/:-]++) HTTP/1\.1\r\n(?:[A-Za-z0-9-]++: ?[\x21-\x7e][\x20-\x7e]*+\r\n)++\r\n"
 )
 _HARMLESS_HEADERS = frozenset(
     {b"host", b"user-agent", b"accept", b"accept-encoding", b"accept-language", b"connection", b"content-type"}
@@ -105,6 +106,8 @@ class RequestCache:
         if by_name.get(b"content-length") != str(body_bytes).encode():
             return
         if by_name.get(b"connection", b"keep-alive").lower() != b"keep-alive":
+            return
+        if not self.service.access.required and not is_local_host(by_name.get(b"host", b"").decode("latin-1")):
             return
         media_type = by_name.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
         protocol = find_protocol(match[1].decode())

@@ -21,6 +21,7 @@ import numpy as np
 from sqlalchemy import Engine
 
 from fitserve import drift, monitoring
+from fitserve.api_keys import Identity
 from fitserve.ids import new_id
 from fitserve.settings import Settings
 from services.predict.catalog.loaded_model import InputRows, LoadedModel, Output
@@ -173,6 +174,7 @@ class DriftMonitor(threading.Thread):
         self.process = f"{platform.node()[:80]}-{os.getpid()}-{new_id('p')[-6:]}"
         self.samplers: dict[tuple[str, str], DriftSampler] = {}  # by model and artifact
         self.write_failures = 0
+        self.surplus = 0  # predictions that were above their owner's quota, and are not stored
         self._pending_predictions: deque[dict[str, Any]] = deque(maxlen=MAX_PENDING_PREDICTIONS)
         self._slice_seconds = monitoring.slice_seconds(settings.drift_window_seconds)
         self._stopping = threading.Event()
@@ -184,11 +186,18 @@ class DriftMonitor(threading.Thread):
             self.samplers[key] = DriftSampler(model, self._slice_seconds)
         return self.samplers[key]
 
-    def store_prediction(self, model: LoadedModel, owner: str, id: str, outputs: Mapping[str, Any]) -> None:
+    def store_prediction(self, model: LoadedModel, caller: Identity, id: str, outputs: Mapping[str, Any]) -> None:
         """Queue an answer to be stored under its id, for its ground truth. Belongs to the event loop."""
         values = {name: np.asarray(value, np.float64).tolist() for name, value in outputs.items()}
         self._pending_predictions.append(
-            {"model": model.name, "owner": owner, "id": id, "version": model.version, "outputs": values}
+            {
+                "model": model.name,
+                "owner": caller.owner,
+                "id": id,
+                "version": model.version,
+                "outputs": values,
+                "key_id": caller.key_id,
+            }
         )
 
     def stop(self) -> None:
@@ -218,7 +227,12 @@ class DriftMonitor(threading.Thread):
         windows = [window for sampler in samplers for window in sampler.unwritten_windows(self.process)]
         try:
             if predictions:
-                monitoring.store_predictions(self.engine, predictions)
+                surplus = monitoring.store_predictions(
+                    self.engine, predictions, self.settings.limits.stored_predictions
+                )
+                if surplus and not self.surplus:
+                    log.warning("an owner has as many stored predictions as FITSERVE_LIMIT_STORED_PREDICTIONS allows")
+                self.surplus += surplus
             monitoring.write_counts(self.engine, windows)
         except Exception as error:
             self.write_failures += 1

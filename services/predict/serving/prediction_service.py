@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from sqlalchemy import Engine
@@ -23,7 +24,7 @@ from fitserve.blobs import BlobStore
 from fitserve.errors import BadInput, DeadlineExceeded, FitserveError, NotFound, TooLarge, TooMany, Unavailable
 from fitserve.registry import ModelFacts
 from fitserve.settings import Settings
-from services.predict.catalog.access import Access, can_see, require_predict
+from services.predict.catalog.access import Access, can_see, may_use, require_inspect, require_predict, require_use
 from services.predict.catalog.catalog import Catalog, CatalogEntry, Pointer, Servable, State
 from services.predict.catalog.loaded_model import InputRows, LoadedModel, LoadFailed, Prediction
 from services.predict.catalog.registry_poll import ModelLoader, RegistryChanges, RegistryPoller
@@ -94,6 +95,11 @@ class PredictionRequest:
         pointer = self.service.find_pointer(self.entry, selector)
         return await self.service.loaded_model(pointer, self.deadline)
 
+    def require_inspect(self) -> None:
+        """Raise Forbidden unless the caller may inspect the model that answers. Called after `resolve`."""
+        assert self.entry is not None
+        require_inspect(self.identify(), self.entry.facts)
+
     async def run(self, handle: Callable[..., Awaitable[T]], *arguments: Any) -> T:
         """Run a protocol's handler of this request. Raises FitserveError and nothing else."""
         self.service.admit()
@@ -124,7 +130,7 @@ class PredictionRequest:
                 received=prediction.row_count,
                 expected=f"at most {MAX_STORED_ROWS} rows",
             )
-        self.service.drift.store_prediction(prediction.model, self.identify().owner, id, prediction.outputs)
+        self.service.drift.store_prediction(prediction.model, self.identify(), id, prediction.outputs)
 
     def phases(self, now: float) -> Iterator[tuple[str, float]]:
         """Yield each phase and its seconds; nothing where no prediction was made."""
@@ -160,6 +166,7 @@ class PredictionService:
         self.shadows = Shadows(self.executor, self.counters)
         self.on_change: list[Callable[[], None]] = []  # called when a key, a label or a model has changed
         self._batchers: dict[LoadedModel, Batcher] = {}
+        self._expiry: asyncio.TimerHandle | None = None
         self._polled = False
         self._first_loads: set[Servable] = set()  # that readiness waits for
 
@@ -215,6 +222,7 @@ class PredictionService:
             self._update_entry(facts)
         if changes.keys is not None:
             self.access.replace(changes.keys)
+            self._expire_keys()
         if not self._polled:
             wanted = [one for entry in self.catalog.entries.values() if entry.facts.loaded for one in entry.required]
             missing = [one for one in wanted if one.loaded_model is None and one.state == State.start]
@@ -223,6 +231,17 @@ class PredictionService:
         if changes:
             self._notify_change()
         self._sweep()
+
+    def _expire_keys(self) -> None:
+        """Drop expired keys now and when the next one expires, whether or not the database answers then."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+        if self.access.drop_expired():
+            self._notify_change()
+        self._expiry = None
+        if (moment := self.access.next_expiry) is not None:
+            seconds = (moment - datetime.now(UTC)).total_seconds()
+            self._expiry = self.loop.call_later(min(max(0.0, seconds), 3600.0), self._expire_keys)
 
     def count_failed_poll(self) -> None:
         """Count a poll that failed; what is known is served on."""
@@ -373,12 +392,17 @@ class PredictionService:
         entry = self.catalog.entries.get(name)
         if entry is None or not can_see(identity, entry.facts.owner, entry.facts.shared):
             raise NotFound(f"No model {name[:63]}.", received=name[:100])
+        require_use(identity, name)
         return entry
 
     def visible_entries(self, identity: Identity) -> list[CatalogEntry]:
         """Return all models that this caller can see, by name."""
         entries = sorted(self.catalog.entries.values(), key=lambda entry: entry.facts.name)
-        return [entry for entry in entries if can_see(identity, entry.facts.owner, entry.facts.shared)]
+        return [
+            entry
+            for entry in entries
+            if can_see(identity, entry.facts.owner, entry.facts.shared) and may_use(identity, entry.facts.name)
+        ]
 
     def find_pointer(self, entry: CatalogEntry, selector: Selector) -> Pointer:
         """Return what answers. Raises NotFound for an unknown version, BadInput for an unknown label."""
