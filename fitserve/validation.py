@@ -44,18 +44,13 @@ def _under(prefix: str, problems: Iterable[Problem]) -> list[Problem]:
     return [replace(problem, pointer=prefix + (problem.pointer or "")) for problem in problems]
 
 
-def closest_names(word: Any, allowed: Iterable[str], n: int = 1) -> list[str]:
-    """Return the allowed names that look most like `word`, case ignored; none where none is close."""
+def did_you_mean(word: Any, allowed: Iterable[str]) -> str | None:
+    """Return a fix that suggests the allowed name closest to `word`, case ignored; None where none is close."""
     if not isinstance(word, str) or len(word) > 100:
-        return []
+        return None
     by_case = {name.lower(): name for name in allowed}
-    return [by_case[name] for name in difflib.get_close_matches(word.lower(), by_case, n=n, cutoff=0.55)]
-
-
-def did_you_mean(word: Any, allowed: Iterable[str], n: int = 1) -> str | None:
-    """Return a fix that suggests the closest allowed names; None where none is close."""
-    names = closest_names(word, allowed, n)
-    return f"Did you mean {' or '.join(names)}?" if names else None
+    close = difflib.get_close_matches(word.lower(), by_case, n=1, cutoff=0.55)
+    return f"Did you mean {by_case[close[0]]}?" if close else None
 
 
 def unknown_name(

@@ -97,7 +97,7 @@ def _decode_yaml(data: bytes, max_depth: int) -> Any:
 
 
 # More than 64 levels at a glance: the scanner would look ahead through all of them before it gives an event.
-_NESTED = re.compile(r"[\[{]{65}|(?:^|\n)(?:[ ]*[-?:] ){65}")
+_NESTED = re.compile(r"[\[{]{65}|(?:^|\n)(?:[ ]*+[-?:] ){65}")
 
 
 def _too_deep(max_depth: int) -> SpecRefused:
@@ -116,7 +116,7 @@ _PLAIN = "plain"  # the tag of every scalar without quotes
 _TEXT = Resolver.DEFAULT_SCALAR_TAG
 _INT = re.compile(r"[-+]?[0-9]{1,400}\Z")
 _HEX = re.compile(r"0x[0-9a-fA-F]{1,16}\Z")
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]{1,4})?\Z")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]++|[0-9]++(\.[0-9]*+)?)([eE][-+]?[0-9]{1,4})?\Z")
 _WORDS: dict[str, bool | None] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
     **dict.fromkeys(("true", "True", "TRUE"), True),

@@ -14,7 +14,7 @@ from fitserve.spec.metrics import METRICS, Metric
 from fitserve.spec.output import Output
 from fitserve.spec.target import Target
 from fitserve.spec.training import EarlyStopping, ReduceLROnPlateau, Training
-from fitserve.validation import closest_names, unknown_name
+from fitserve.validation import did_you_mean, unknown_name
 
 # Elementwise metrics also compare one target with several quantiles.
 _ELEMENTWISE = (kinds.MeanSquaredError, kinds.RootMeanSquaredError, kinds.MeanAbsoluteError)
@@ -224,8 +224,7 @@ def _misfit(metric: Metric, target: Target, loss: Loss, pointer: str) -> Problem
 
     if target.encoding not in metric.expects:
         fitting = [other for other, cls in METRICS.classes.items() if target.encoding in cls.expects]
-        near = closest_names(name.replace("Sparse", ""), fitting) or closest_names("Sparse" + name, fitting)
-        fix = f"Did you mean {near[0]}?" if near else None
+        fix = did_you_mean(name.replace("Sparse", ""), fitting) or did_you_mean("Sparse" + name, fitting)
         if target.encoding == "index" and "one_hot" in metric.expects:
             fix = "loss: CategoricalCrossentropy"
         wanted = " or ".join(metric.expects)
