@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 
 from fitserve.errors import Malformed
 
-_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"?', re.DOTALL)
-_NOT_BRACKETS = re.compile(rb"[^\[\]{}]+")
+_STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_NOT_BRACKETS = re.compile(rb"[^\[\]{}]++")
 _MAX_DIGITS = 400  # of a number: more than any float or 64-bit integer needs
 
 

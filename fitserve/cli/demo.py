@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _START_SECONDS = 120
 _NETWORK = [{"Dense": {"units": 16, "activation": "relu", "kernel_regularizer": {"L2": 0.01}}}, {"Dropout": 0.2}]
-_COUNTER = re.compile(r"fitserve_\w+_(total|count)(\{[^}]*\})? ")
+_COUNTER = re.compile(r"fitserve_\w++(?<=_total|_count)(\{[^{}]*+\})? ")
 _MOST_LINES = 24
 
 

@@ -148,11 +148,11 @@ def _merge_paths(paths: dict[str, Any]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     by_shape: dict[str, str] = {}
     for path, item in paths.items():
-        first = by_shape.setdefault(re.sub(r"\{[^}]*\}", "{}", path), path)
+        first = by_shape.setdefault(re.sub(r"\{[^{}]*+\}", "{}", path), path)
         if first == path:
             merged[path] = item
             continue
-        names = dict(zip(re.findall(r"\{([^}]*)\}", path), re.findall(r"\{([^}]*)\}", first), strict=True))
+        names = dict(zip(re.findall(r"\{([^{}]*+)\}", path), re.findall(r"\{([^{}]*+)\}", first), strict=True))
         for operation in item.values():
             for parameter in operation.get("parameters", []):
                 if parameter.get("in") == "path":

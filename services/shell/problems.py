@@ -25,7 +25,7 @@ MEDIA_TYPE = "application/problem+json"
 MAX_PROBLEMS = 20  # of a request that does not validate
 _MAX_ECHO = 200  # characters of what was received
 
-_PARAMETER = re.compile(r"\{[^}]*\}")
+_PARAMETER = re.compile(r"\{[^{}]*+\}")
 _TITLES = {404: "Not found", 405: "Method not allowed", 413: "Too large"}
 _SLUGS = {404: "not-found", 405: "method-not-allowed", 413: "too-large"}
 

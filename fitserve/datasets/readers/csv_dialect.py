@@ -14,8 +14,9 @@ from fitserve.settings import Limits
 from fitserve.wire.datasets import UploadOptions
 
 DELIMITERS = (",", ";", "\t", "|")
-_NUMBER = re.compile(r"\s*[+-]?(\d+[.,]?\d*|[.,]\d+)([eE][+-]?\d+)?\s*")
-_COMMA_NUMBER = re.compile(r"\s*[+-]?(\d{1,3}(\.\d{3})+|\d+),\d+\s*")
+# Possessive, so that no field makes them try each split of its digits.
+_NUMBER = re.compile(r"\s*+[+-]?(\d++[.,]?\d*+|[.,]\d++)([eE][+-]?\d++)?\s*+")
+_COMMA_NUMBER = re.compile(r"\s*+[+-]?(\d{1,3}(\.\d{3})++|\d++),\d++\s*+")
 
 
 @dataclass(frozen=True)
@@ -110,14 +111,17 @@ def _unique_names(header: list[str]) -> tuple[tuple[str, ...], list[Problem]]:
     problems, names = [], []
     used = set(header)
     occurrences: Counter[str] = Counter()
+    next_number: dict[str, int] = {}  # by stem: those below it are taken
     for position, name in enumerate(header, 1):
         occurrences[name] += 1
         if name and occurrences[name] == 1:
             names.append(name)
             continue
         stem, number = (name, occurrences[name]) if name else ("column", position)
+        number = max(number, next_number.get(stem, 0))
         while (replacement := f"{stem}_{number}") in used:
             number += 1
+        next_number[stem] = number + 1
         used.add(replacement)
         names.append(replacement)
         what = f"The header {name!r} stands for column {position} as well as an earlier one."

@@ -27,6 +27,7 @@ BATCH_ROWS = 10_000
 BATCH_BYTES = 16 * MB
 NAMED_ROWS = 1_000  # whose members are the columns at first
 SAMPLED_ROWS = 2_000  # from which plans are proposed
+SAMPLED_VALUES = 1_000_000  # of a wide table
 ARRAY_BYTES = 64 * MB  # a larger array must have an object on each line
 _decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # the last one: nested thousands deep
@@ -41,7 +42,7 @@ class JsonLinesReader(TableReader):
 
     format = "jsonl"
     suffixes = ("jsonl", "ndjson", "json")
-    signature = re.compile(rb'[\xef\xbb\xbf \t\r\n]*[{\[]\s*["{}]')
+    signature = re.compile(rb'[\xef\xbb\xbf \t\r\n]*+[{\[]\s*+["{}]')
     is_text = True
 
     def __init__(self, path: Path, options: UploadOptions, limits: Limits, folder: Path) -> None:
@@ -57,6 +58,7 @@ class JsonLinesReader(TableReader):
             except _UNREADABLE as error:
                 if row == 1 and not self.options.lenient:
                     raise refuse([_unreadable(row, line, text, error)]) from None
+            self.check_width(len(names))
             if row > NAMED_ROWS:
                 break
         if not names:
@@ -97,7 +99,7 @@ class JsonLinesReader(TableReader):
                 sample.append([self._text(members.get(name)) for name in self.names])
             except (*_UNREADABLE, _BadMember):
                 pass  # reported when the rows are read
-            if row > SAMPLED_ROWS:
+            if row > SAMPLED_ROWS or row * len(self.names) > SAMPLED_VALUES:
                 break
         columns = list(zip(*sample, strict=True)) or [()] * len(self.names)
         return [

@@ -1,0 +1,203 @@
+"""No regular expression of ours needs more than linear time, whatever bytes a user sends."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import re._constants as sre  # type: ignore[import-not-found]
+import re._parser as parser  # type: ignore[import-not-found]
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("fitserve", "services", "workers")
+METHODS = frozenset({"match", "fullmatch", "search", "sub", "split", "findall", "finditer"})
+STEP = 4  # from one size to the next; the first ones are small, because the time of some doubles with each character
+SIZES = (12, 18, 24, 30, 1_000, 4_000, 16_000, 64_000, 256_000, 1_048_576)
+NOTICEABLE = 0.02  # seconds of CPU below which a growth says nothing
+GROWTH = 9  # of the time over one step: 4 where it is linear, 16 where it is quadratic
+
+
+@dataclass(frozen=True)
+class Use:
+    """A pattern and a method that it is used with."""
+
+    where: str
+    method: str
+    pattern: re.Pattern[Any]
+
+
+def _uses() -> Iterator[Use]:
+    """Yield every use of a regular expression in the source code."""
+    sources = {path: path.read_text() for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    everything = "\n".join(sources.values())
+    for path, source in sorted(sources.items()):
+        tree = ast.parse(source)
+        named = {id(node.value): node.targets[0] for node in ast.walk(tree) if isinstance(node, ast.Assign)}
+        named |= {id(node.value): node.target for node in ast.walk(tree) if isinstance(node, ast.AnnAssign)}
+        named |= {id(node.value): ast.Name(str(node.arg)) for node in ast.walk(tree) if isinstance(node, ast.keyword)}
+        for call in ast.walk(tree):
+            if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)):
+                continue
+            if not (isinstance(call.func.value, ast.Name) and call.func.value.id == "re"):
+                continue
+            where = f"{path.relative_to(ROOT)}:{call.lineno}"
+            if call.func.attr == "compile":
+                name = named.get(id(call))
+                assert isinstance(name, ast.Name), f"{where}: give the pattern a name"
+                methods = set(re.findall(rf"\b{name.id}\.({'|'.join(METHODS)})\(", everything))
+                assert methods, f"{where}: {name.id} is not used"
+            elif call.func.attr in METHODS:
+                methods = {call.func.attr}
+            else:
+                continue
+            for method in sorted(methods):
+                yield Use(where, method, _compiled(path, call))
+
+
+def _compiled(path: Path, call: ast.Call) -> re.Pattern[Any]:
+    """Compile a call's pattern: a literal, an f-string, or a constant of the module."""
+    text = call.args[0]
+    flags = next((ast.unparse(keyword.value) for keyword in call.keywords if keyword.arg == "flags"), "0")
+    if len(call.args) > 1 and ast.unparse(call.args[1]).startswith("re."):
+        flags = ast.unparse(call.args[1])
+    if isinstance(text, ast.JoinedStr):
+        parts = (part.value if isinstance(part, ast.Constant) else "csv|tsv" for part in text.values)
+        value: Any = "".join(map(str, parts))
+    elif isinstance(text, ast.Name):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        value = getattr(importlib.import_module(module), text.id)
+    else:
+        value = ast.literal_eval(text)
+    return re.compile(value, int(eval(flags, {"re": re})))  # noqa: S307 (flags of our own source)
+
+
+# --- inputs that make a pattern try again ----------------------------------------------------------------------------
+
+
+def _texts(node: Any, pumped: Any, count: int) -> list[str]:
+    """Return texts that a parsed pattern matches, each part once but `pumped`, which is repeated `count` times."""
+    found = [""]
+    for operation, argument in node:
+        options = _options(operation, argument, pumped, count)
+        found = [text + option for text in found for option in options][:6]
+    return found
+
+
+def _options(operation: Any, argument: Any, pumped: Any, count: int) -> list[str]:
+    if operation in (sre.LITERAL, sre.NOT_LITERAL):
+        return [chr(argument) if operation is sre.LITERAL else "a"]
+    if operation is sre.ANY:
+        return ["a"]
+    if operation is sre.IN:
+        return list(_members(argument))[:2]
+    if operation in (sre.MAX_REPEAT, sre.MIN_REPEAT, sre.POSSESSIVE_REPEAT):
+        least, _, body = argument
+        times = count if body is pumped else max(1, least)
+        texts = _texts(body, pumped, count)
+        longest = max(map(len, texts), default=0)
+        return texts if longest >= count else [text * times for text in texts]
+    if operation is sre.SUBPATTERN:
+        return _texts(argument[-1], pumped, count)
+    if operation is sre.BRANCH:
+        return [text for branch in argument[1] for text in _texts(branch, pumped, count)[:2]]
+    return [""]  # anchors and assertions
+
+
+def _members(items: Any) -> Iterator[str]:
+    """Yield a few characters of a set."""
+    if items[0][0] is sre.NEGATE:
+        excluded = {chr(value) for kind, value in items if kind is sre.LITERAL}
+        yield from (character for character in ("a", "1", " ", "{") if character not in excluded)
+        return
+    for kind, value in items:
+        if kind is sre.LITERAL:
+            yield chr(value)
+        elif kind is sre.RANGE:
+            yield chr(value[0])
+        elif kind is sre.CATEGORY:
+            yield {sre.CATEGORY_DIGIT: "1", sre.CATEGORY_SPACE: " ", sre.CATEGORY_WORD: "a"}.get(value, "-")
+
+
+def _repeats(node: Any) -> Iterator[Any]:
+    """Yield the body of every repetition in a parsed pattern."""
+    for operation, argument in node:
+        if operation in (sre.MAX_REPEAT, sre.MIN_REPEAT, sre.POSSESSIVE_REPEAT):
+            if argument[1] > 1:
+                yield argument[2]
+            yield from _repeats(argument[2])
+        elif operation is sre.SUBPATTERN:
+            yield from _repeats(argument[-1])
+        elif operation is sre.BRANCH:
+            for branch in argument[1]:
+                yield from _repeats(branch)
+
+
+def hostile(pattern: re.Pattern[Any], count: int) -> Iterator[str]:
+    """Yield about `count` characters each that match almost: one repetition goes on and on, then the end is wrong."""
+    tree = parser.parse(pattern.pattern, pattern.flags)
+    for body in _repeats(tree):
+        for text in _texts(tree, body, count):
+            yield text[: count + 200] + "\0"
+    for whole in dict.fromkeys(_texts(tree, None, 0)):
+        if whole:
+            yield (whole * (count // len(whole) + 1))[:count] + "\0"
+            yield (whole[:1] * count) + "\0"
+            yield (whole[:-1] * (count // len(whole) + 1))[:count] + "\0"
+
+
+def _seconds(use: Use, text: str) -> float:
+    data = text.encode("utf-8", "replace") if isinstance(use.pattern.pattern, bytes) else text
+    call = getattr(use.pattern, use.method)
+    arguments = (b"" if isinstance(data, bytes) else "", data) if use.method == "sub" else (data,)
+    begun = time.thread_time()
+    result = call(*arguments)
+    if use.method == "finditer":
+        for _ in result:
+            pass
+    return time.thread_time() - begun
+
+
+def superlinear(use: Use) -> str | None:
+    """Return what makes a pattern slow, or None: sizes are stepped up, so that a slow one is seen while it is short."""
+    before: dict[int, float] = {}
+    for size in SIZES:
+        for number, text in enumerate(dict.fromkeys(hostile(use.pattern, size))):
+            seconds = _seconds(use, text)
+            smaller = before.get(number, seconds)
+            if seconds > NOTICEABLE and seconds > GROWTH * max(smaller, NOTICEABLE / GROWTH / 2):
+                # Once more, because another process may have spoilt the cache.
+                seconds = min(_seconds(use, text) for _ in range(2))
+                if seconds > GROWTH * smaller:
+                    return (
+                        f"{len(text)} characters {text[:20]!r}... take {seconds:.3f} s, the size before {smaller:.4f} s"
+                    )
+            before[number] = seconds
+    return None
+
+
+USES = list(_uses())
+
+
+def test_there_are_patterns_to_check() -> None:
+    assert len(USES) > 30
+    assert any("csv_dialect" in use.where for use in USES)
+
+
+@pytest.mark.parametrize("use", USES, ids=lambda use: f"{use.where}-{use.method}")
+def test_every_pattern_takes_linear_time(use: Use) -> None:
+    assert superlinear(use) is None
+
+
+@pytest.mark.parametrize(
+    "slow", [r"\s*[+-]?(\d+[.,]?\d*|[.,]\d+)([eE][+-]?\d+)?\s*", r"\{[^}]*\}", r"(a|b|ab)*c", r"\s+$", r"(\w+\s?)*!"]
+)
+def test_a_slow_pattern_is_found(slow: str) -> None:
+    method = "sub" if slow.startswith((r"\{", r"\s+$")) else "fullmatch"
+    assert superlinear(Use("here", method, re.compile(slow))) is not None
