@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md's table of changes: its files exist and are few, and the changes work in a copy of the tree."""
+"""ARCHITECTURE.md's table of changes: its files exist and are few, and the changes work in a copy of the tree."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MOST_FILES = {
 def table() -> dict[str, tuple[list[str], list[str]]]:
     """The table's rows: what to add, the files to change, and all paths that the row names."""
     rows = {}
-    for line in (PROJECT / "CONTRIBUTING.md").read_text().splitlines():
+    for line in (PROJECT / "ARCHITECTURE.md").read_text().splitlines():
         cells = [cell.strip() for cell in line.strip("|").split(" | ")]
         if line.startswith("| ") and len(cells) == 3 and cells[0] != "to add":
             paths = [re.findall(r"`([\w./<>-]*/[\w./<>-]*|pyproject\.toml)`", cell) for cell in cells]
@@ -211,7 +211,7 @@ from services.predict.app import create_app
 settings = Settings(home=Path.cwd() / "home", auth=False, grpc_port=0)
 settings.home.mkdir()
 migrations.upgrade(settings.resolved_database_url)
-with TestClient(create_app(settings).state.front) as client:
+with TestClient(create_app(settings).state.front, base_url="http://localhost") as client:
     response = client.post("/v3/count", content=b"1\\n2\\n3\\n")
     assert (response.status_code, response.text) == (200, "3"), response.text
     assert "/v3/count" in client.get("/openapi.json").json()["paths"]
