@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -14,11 +15,12 @@ import httpx2
 import pytest
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
+from sqlalchemy import text
 
-from fitserve import api_keys, db, registry
+from fitserve import api_keys, browser_sessions, db, registry
 from services.predict.protocols import PROTOCOLS
 from services.predict.protocols.proto import inference_pb2, tensorflow_serving_pb2
-from tests.predict.toy_registry import RunningService, eventually
+from tests.predict.toy_registry import RunningService, ToyRegistry, eventually, numeric, run_service
 
 OPEN, ANY = "open", "any"
 # The scope that REST operations need, by the end of their path. Any key of an owner may read the owner's models.
@@ -146,6 +148,13 @@ def test_other_owner(served: RunningService, anybody: httpx2.Client, tokens: Key
     try:
         eventually(lambda: "adm" in anybody.get("/v1/models", headers=read).text)
         for operation in operations():
+            if operation.endswith("explain"):  # its baseline is of the training rows
+                refused = ask(anybody, operation, tokens.other["predict"])
+                assert refused.status_code == 403, ("shared to be asked only", operation, refused.text)
+        served.toys.change(registry.set_shared, "adm", True, "inspect")
+        explain = next(operation for operation in operations() if operation.endswith("explain"))
+        eventually(lambda: ask(anybody, explain, tokens.other["predict"]).status_code != 403)
+        for operation in operations():
             wanted = rule(operation)
             answer = ask(anybody, operation, tokens.other[wanted if wanted in tokens.other else "read"])
             if wanted == "train":
@@ -171,10 +180,81 @@ def test_a_key_limited_to_models(served: RunningService, anybody: httpx2.Client)
     headers = {"Authorization": f"Bearer {only}"}
     eventually(lambda: anybody.get("/v1/models", headers=headers).status_code == 200)
     for operation in operations():
-        if rule(operation) == "predict":
+        if operation in LISTS:
+            answer = ask(anybody, operation, only)
+            assert "m1" in answer.text, operation
+            assert "adm" not in answer.text, operation
+        elif rule(operation) in ("predict", ANY):
             assert ask(anybody, operation, only).status_code == 403, operation
     row = {"instances": [[1.0] * 6]}
     assert anybody.post("/v1/models/m1:predict", json=row, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("scope", ["upload", "keys"])
+def test_a_key_of_another_purpose_sees_no_model(served: RunningService, anybody: httpx2.Client, scope: str) -> None:
+    other = served.toys.create_key([scope])
+    headers = {"Authorization": f"Bearer {other}"}
+    eventually(lambda: anybody.get("/v1/models", headers=headers).status_code == 200)
+    for operation in operations():
+        answer = ask(anybody, operation, other)
+        if operation in LISTS:
+            assert "adm" not in answer.text, operation
+        elif rule(operation) != OPEN:
+            assert answer.status_code == 403, (operation, answer.text)
+
+
+def test_a_session_is_known_and_ends(served: RunningService, anybody: httpx2.Client) -> None:
+    key_id = served.toys.token.split(".")[0]
+    with db.transaction(served.toys.engine) as session:
+        token = browser_sessions.begin(session, key_id, 60)
+    headers = {"Authorization": f"Bearer {token}"}
+    eventually(lambda: anybody.get("/v1/models/adm", headers=headers).status_code == 200)
+    with db.transaction(served.toys.engine) as session:
+        browser_sessions.end(session, token)
+    eventually(lambda: anybody.get("/v1/models/adm", headers=headers).status_code == 401)
+
+
+def test_a_key_expires_while_the_database_is_away(tmp_path: Path) -> None:
+    """Also in the fast lane, which knows its requests by their bytes."""
+    toys = ToyRegistry(tmp_path)
+    toys.register("m1", numeric())
+    with run_service(toys) as running, httpx2.Client(base_url=running.url, timeout=20) as client:
+        with db.transaction(toys.engine) as session:
+            until = db.now(session) + timedelta(seconds=6)
+            _, token = api_keys.create(session, owner="ada", name="short", scopes=["predict"], expires_at=until)
+        headers = {"Authorization": f"Bearer {token}"}
+
+        def predict() -> int:
+            return client.post("/v1/models/m1:predict", json={"instances": [[1.0] * 6]}, headers=headers).status_code
+
+        eventually(lambda: predict() == 200)
+        with db.transaction(toys.engine) as session:
+            session.execute(text("ALTER TABLE keys RENAME TO away"))
+        before = running.telemetry("fitserve_predict_poll_failures_total")
+        eventually(lambda: running.telemetry("fitserve_predict_poll_failures_total") > before)
+        while datetime.now(UTC) < until:
+            predict()
+        eventually(lambda: predict() == 401)
+
+
+def test_without_keys_foreign_pages_are_refused(tmp_path: Path) -> None:
+    toys = ToyRegistry(tmp_path)
+    toys.register("m1", numeric())
+    body = {"instances": [[1.0] * 6]}
+    with run_service(toys, FITSERVE_AUTH="false") as running, httpx2.Client(base_url=running.url) as client:
+        for headers in (
+            {"Host": "rebound.example"},
+            {"Host": f"rebound.example:{running.port}"},
+            {"Origin": "http://evil.example"},
+            {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"},
+        ):
+            for _ in range(3):  # a repeated request may take the fast lane
+                assert client.post("/v1/models/m1:predict", json=body, headers=headers).status_code == 403, headers
+            assert client.get("/v1/models", headers=headers).status_code == 403, headers
+            assert client.get("/metrics", headers=headers).status_code == 403, headers
+        for _ in range(3):
+            answer = client.post("/v1/models/m1:predict", json=body)
+            assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-store")
 
 
 def test_a_key_in_the_url_is_ignored(anybody: httpx2.Client, tokens: Keys) -> None:
