@@ -95,7 +95,7 @@ def _numbers_body(names: tuple[str, ...]) -> type:
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
+class ModelOutput:
     """One target. `labels` names a classification's units (both classes where a sigmoid has one unit)."""
 
     name: str
@@ -148,7 +148,9 @@ class LoadedModel:
         self.manifest = manifest
         self.columns = Columns(manifest)
         self.outputs = tuple(
-            Output(o["name"], o["task"], None if o.get("labels") is None else tuple(map(str, o["labels"])), o["units"])
+            ModelOutput(
+                o["name"], o["task"], None if o.get("labels") is None else tuple(map(str, o["labels"])), o["units"]
+            )
             for o in manifest["outputs"]
         )
         self.output_names = [output.name for output in self.outputs]
@@ -204,7 +206,7 @@ class LoadedModel:
         listed = self.columns.positional(rows)
         return shapley(listed, self.columns.baseline, lambda mixed: self.predict(InputRows(mixed)).outputs)
 
-    def find_output(self, name: str | None, tasks: Sequence[str]) -> Output | None:
+    def find_output(self, name: str | None, tasks: Sequence[str]) -> ModelOutput | None:
         """Return the named output, or without a name the first one of one of these tasks."""
         return next((o for o in self.outputs if o.task in tasks and (not name or o.name == name)), None)
 

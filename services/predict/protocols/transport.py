@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from fitserve.errors import BadInput, FitserveError, Malformed, NotFound, TooLarge, UnsupportedMedia
 from services.predict.catalog.loaded_model import InputRows, LoadedModel
 from services.predict.protocols.formats import write_json
-from services.predict.serving.prediction_service import PredictionRequest, PredictionService, Selector
+from services.predict.serving.prediction_service import PredictionService, ProtocolRequest, Selector
 
 JSON = b"application/json"
 NO_MODEL = Selector("")
@@ -59,7 +59,7 @@ class MethodNotAllowed(NotFound):
     title = "Method not allowed"
 
 
-class HttpRequest(PredictionRequest):
+class HttpRequest(ProtocolRequest):
     """An HTTP request. `path` is decoded; header names are lower case."""
 
     def __init__(self, service: PredictionService, scope: Mapping[str, Any], receive: Receive) -> None:
@@ -183,7 +183,7 @@ def error_line(error: FitserveError) -> str:
     return " ".join(parts).encode("utf-8", "backslashreplace").decode()
 
 
-def prediction_headers(request: PredictionRequest) -> list[tuple[bytes, bytes]]:
+def prediction_headers(request: ProtocolRequest) -> list[tuple[bytes, bytes]]:
     """Return the headers, or gRPC metadata, that name the version that predicted, its warnings, and the stored id."""
     prediction = request.prediction
     if prediction is None:
@@ -235,7 +235,7 @@ async def explain_response(request: HttpRequest, model: LoadedModel, rows: Input
     return HttpResponse.json(body, model=model)
 
 
-class GrpcRequest(PredictionRequest):
+class GrpcRequest(ProtocolRequest):
     """A gRPC call. `context` is the `grpc.aio.ServicerContext`."""
 
     def __init__(self, service: PredictionService, context: Any) -> None:

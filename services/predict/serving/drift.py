@@ -24,7 +24,7 @@ from fitserve import drift, monitoring
 from fitserve.api_keys import Identity
 from fitserve.ids import new_id
 from fitserve.settings import Settings
-from services.predict.catalog.loaded_model import InputRows, LoadedModel, Output
+from services.predict.catalog.loaded_model import InputRows, LoadedModel, ModelOutput
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ class DriftSampler:
             }
         return counts
 
-    def distributions(self, output: Output) -> dict[str, Any]:
+    def distributions(self, output: ModelOutput) -> dict[str, Any]:
         """Return the distributions that an output is counted by: the training answers', if the manifest has them."""
         if output.name in self.training_answers:
             return dict(self.training_answers[output.name])

@@ -54,7 +54,7 @@ class Selector:
     label: str | None = None
 
 
-class PredictionRequest:
+class ProtocolRequest:
     """One request of any protocol: its caller, its deadline, its prediction, and where its time went.
 
     Moments are those of `time.perf_counter`; `deadline` is the event loop's time.
@@ -450,7 +450,7 @@ class PredictionService:
             raise Unavailable(f"{name} cannot be loaded: {servable.error}", retry_after=RETRY_SECONDS)
         return servable.loaded_model
 
-    async def predict(self, request: PredictionRequest, model: LoadedModel, rows: InputRows) -> Prediction:
+    async def predict(self, request: ProtocolRequest, model: LoadedModel, rows: InputRows) -> Prediction:
         """Predict the rows of one request. Raises BadInput, TooLarge, TooMany, DeadlineExceeded."""
         if rows.count > self.settings.limits.predict_rows:
             raise TooLarge(

@@ -19,7 +19,7 @@ import numpy as np
 from fitserve import __version__
 from fitserve.errors import Forbidden, Malformed, NotFound
 from services.predict.catalog.catalog import CatalogEntry
-from services.predict.catalog.loaded_model import InputRows, LoadedModel, Output, Prediction
+from services.predict.catalog.loaded_model import InputRows, LoadedModel, ModelOutput, Prediction
 from services.predict.protocols.formats import (
     Tensor,
     from_binary,
@@ -44,7 +44,7 @@ from services.predict.protocols.transport import (
     operation,
     path_parameters,
 )
-from services.predict.serving.prediction_service import PredictionRequest, Selector
+from services.predict.serving.prediction_service import ProtocolRequest, Selector
 
 PLATFORM = "onnxruntime_onnx"
 SERVER_METADATA: dict[str, Any] = {
@@ -168,7 +168,7 @@ _FIXED_ROUTES = {
 # What REST and gRPC share
 
 
-def apply_timeout(request: PredictionRequest, parameters: dict[str, Any]) -> None:
+def apply_timeout(request: ProtocolRequest, parameters: dict[str, Any]) -> None:
     """Set the deadline from Triton's parameter `timeout`, in microseconds, unless the request has one."""
     timeout = parameters.get("timeout")
     if request.deadline is None and type(timeout) is int and timeout > 0:
@@ -187,7 +187,7 @@ def model_metadata(entry: CatalogEntry, model: LoadedModel) -> dict[str, Any]:
     }
 
 
-def repository_index(request: PredictionRequest, ready_only: bool) -> list[dict[str, str]]:
+def repository_index(request: ProtocolRequest, ready_only: bool) -> list[dict[str, str]]:
     """Return every version of every model that the caller can see."""
     versions = []
     for entry in request.service.visible_entries(request.identify()):
@@ -200,7 +200,7 @@ def repository_index(request: PredictionRequest, ready_only: bool) -> list[dict[
     return versions
 
 
-async def set_loaded(request: PredictionRequest, model: str, loaded: bool) -> None:
+async def set_loaded(request: ProtocolRequest, model: str, loaded: bool) -> None:
     """Load or unload a model in every process. Raises NotFound, Forbidden, Unavailable."""
     identity, owner = request.identify(), request.find_entry(model).facts.owner
     if not (identity.may("train") and (identity.may("admin") or identity.owner == owner)):
@@ -244,7 +244,7 @@ _decoder = msgspec.json.Decoder(InferBody)
 class SelectedOutput:
     """One output of the response: `classes` is the classification extension's k, or 0."""
 
-    output: Output
+    output: ModelOutput
     binary: bool = False
     classes: int = 0
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from fitserve.errors import BadInput, Malformed, NotFound
 from services.predict.catalog.catalog import CatalogEntry, Pointer, Servable, State
-from services.predict.catalog.loaded_model import InputRows, LoadedModel, Output, Prediction
+from services.predict.catalog.loaded_model import InputRows, LoadedModel, ModelOutput, Prediction
 from services.predict.protocols.formats import read_cell, read_csv, read_json, write_csv, write_json
 from services.predict.protocols.transport import (
     POST,
@@ -230,7 +230,7 @@ def read_examples(body: bytes) -> tuple[InputRows, str]:
     return InputRows(rows), str(value.get("signature_name") or "")
 
 
-def choose_output(model: LoadedModel, signature: str, tasks: tuple[str, ...], verb: str) -> Output:
+def choose_output(model: LoadedModel, signature: str, tasks: tuple[str, ...], verb: str) -> ModelOutput:
     """Return the output that classify or regress answers with. Raises BadInput."""
     name = None if signature in (*SIGNATURES, f"tensorflow/serving/{verb}") else signature
     output = model.find_output(name, tasks)
@@ -239,7 +239,7 @@ def choose_output(model: LoadedModel, signature: str, tasks: tuple[str, ...], ve
     return output
 
 
-def label_scores(output: Output, scores: Any) -> list[list[tuple[str, float]]]:
+def label_scores(output: ModelOutput, scores: Any) -> list[list[tuple[str, float]]]:
     """Return label and score of each class, for each row. A sigmoid of one unit gives both of its classes."""
     labels = output.labels or ("",) * output.units
     if output.units == 1 and len(labels) == 2:
