@@ -32,9 +32,9 @@ def broker_url(settings: Settings) -> str:
     return settings.redis_url or EmbeddedRedis(settings.home / "redis").url
 
 
-def make_app(settings: Settings) -> Celery:
+def make_app(settings: Settings, app_class: type[Celery] = Celery) -> Celery:
     """Return the Celery app. Early acknowledgement, no results: a message only wakes a worker."""
-    app = Celery("fitserve", broker=broker_url(settings), set_as_current=False)
+    app = app_class("fitserve", broker=broker_url(settings), set_as_current=False)
     app.conf.update(
         accept_content=["json"],
         task_serializer="json",

@@ -82,6 +82,9 @@ RUN_SECONDS = Histogram(
 ATTEMPTS = Counter("fitserve_run_attempts_total", "Runs claimed.", registry=REGISTRY)
 REAPED = Counter("fitserve_runs_reaped_total", "Runs reclaimed from lost workers.", registry=REGISTRY)
 DISPATCHED = Counter("fitserve_runs_dispatched_total", "Runs published again.", registry=REGISTRY)
+MESSAGES_DROPPED = Counter(
+    "fitserve_queue_messages_dropped_total", "Messages in the queue that were no wake-up.", registry=REGISTRY
+)
 EPOCHS = Counter("fitserve_epochs_total", "Epochs trained.", registry=REGISTRY)
 ROWS_TRAINED = Counter(
     "fitserve_rows_trained_total", "Training rows of the epochs trained: rows times epochs.", registry=REGISTRY

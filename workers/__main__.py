@@ -15,6 +15,7 @@ from fitserve.queue import QUEUE, WAKE, Publisher, make_app
 from fitserve.settings import Settings
 from workers import health_server
 from workers.batch_prediction import BatchPredictor
+from workers.messages import HintApp
 from workers.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,8 @@ def main() -> None:
     supervisor.start()
     predictor = BatchPredictor(settings, engine, supervisor.blobs, supervisor.stopping)
     predictor.start()
-    app = make_app(settings)
+    app = make_app(settings, HintApp)
+    app.conf.worker_consumer = "workers.messages:HintConsumer"
     app.steps["consumer"].add(ShortLoop)
 
     @app.task(name=WAKE)

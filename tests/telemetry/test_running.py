@@ -51,6 +51,7 @@ UNMOVED = {
     "fitserve_predict_requests_in_flight": "each is over before the next scrape; tests/predict",
     "fitserve_predict_shed_total": "no queue is full; tests/predict",
     "fitserve_predict_versions_broken": "every artifact is intact; tests/predict/test_changes.py",
+    "fitserve_queue_messages_dropped_total": "nobody else writes to the broker; tests/faults/test_poison.py",
     "fitserve_queue_oldest_seconds": "updated every 15 s, and no run waits as long; tests/runs",
     "fitserve_runs_dispatched_total": "no message is lost; tests/faults",
     "fitserve_predict_shadow_largest_difference": "two networks may agree; tests/predict/test_changes.py",

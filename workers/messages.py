@@ -1,0 +1,107 @@
+"""What a worker takes from the broker: a wake-up message, or bytes that are acknowledged, counted and dropped.
+
+A message is a hint, so losing a bad one costs nothing; raising for it would end the worker, and the next one, since
+the broker delivers an unacknowledged message again. Messages are therefore checked before Celery interprets them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from queue import Empty
+from typing import Any
+
+from celery import Celery
+from celery.worker.consumer import Consumer
+from kombu import Connection
+from kombu.transport import redis
+from redis.exceptions import RedisError
+
+from fitserve import telemetry
+from fitserve.queue import WAKE
+
+log = logging.getLogger(__name__)
+
+# Headers that would make Celery wait, repeat, or send other tasks: we never set them.
+_UNSET_HEADERS = ("eta", "expires", "group", "chord", "compression", "retries")
+_UNSET_EMBEDDED = ("callbacks", "errbacks", "chain", "chord")
+
+
+def drop(reason: str) -> None:
+    """Count and log a message that is dropped."""
+    telemetry.MESSAGES_DROPPED.inc()
+    log.warning("dropped a message that is no wake-up", extra={"reason": reason[:200]})
+
+
+def fault_of(message: Any) -> str | None:
+    """Return why a message is not one that `queue.Publisher` sends; None if it is."""
+    headers = message.headers
+    if not isinstance(headers, dict) or headers.get("task") != WAKE:
+        return "not the task fitserve.wake"
+    id = headers.get("id")
+    if not isinstance(id, str) or not 0 < len(id) <= 64:
+        return "no id"
+    unset = all(headers.get(name) in (None, 0) for name in _UNSET_HEADERS) and not headers.get("stamps")
+    if not unset or headers.get("timelimit") not in (None, [None, None]):
+        return "headers that a wake-up does not have"
+    if message.content_type != "application/json":
+        return "not JSON"
+    try:
+        args, kwargs, embedded = message.decode()
+    except Exception as error:  # whatever a decoder or an unpacking of foreign bytes raises
+        return type(error).__name__
+    if not (isinstance(args, list) and len(args) == 1 and isinstance(args[0], str)) or kwargs != {}:
+        return "not a run's id alone"
+    if not isinstance(embedded, dict) or any(embedded.get(name) is not None for name in _UNSET_EMBEDDED):
+        return "other tasks in it"
+    return None
+
+
+class HintConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
+    """Celery's consumer, which sees wake-up messages only."""
+
+    def create_task_handler(self, *arguments: Any, **options: Any) -> Callable[[Any], Any]:
+        handle = super().create_task_handler(*arguments, **options)
+
+        def receive(message: Any) -> Any:
+            fault = fault_of(message)
+            if fault is None:
+                try:
+                    return handle(message)
+                except (OSError, RedisError):
+                    raise
+                except Exception as error:
+                    fault = type(error).__name__
+            drop(fault)
+            message.ack_log_error(log, self.connection_errors)
+            return None
+
+        return receive
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        drop(type(exc).__name__)
+        message.ack_log_error(log, self.connection_errors)
+
+
+class HintChannel(redis.Channel):  # type: ignore[misc]
+    """A channel that drops what cannot even be made a message. It has left the queue by then."""
+
+    def _brpop_read(self, **options: Any) -> Any:
+        try:
+            return super()._brpop_read(**options)
+        except (Empty, OSError, RedisError):  # kombu counts KeyError and others among the broker's own
+            raise
+        except Exception as error:  # the bytes are not JSON, not an object, lack what kombu wants, ...
+            drop(type(error).__name__)
+            return True
+
+
+class HintApp(Celery):  # type: ignore[misc]
+    """The Celery app of a worker."""
+
+    def connection_for_read(self, *arguments: Any, **options: Any) -> Connection:
+        connection = super().connection_for_read(*arguments, **options)
+        transport = connection.get_transport_cls()
+        if issubclass(transport, redis.Transport):
+            connection.transport_cls = type("HintTransport", (transport,), {"Channel": HintChannel})
+        return connection
