@@ -53,11 +53,13 @@ def write(
     return Artifact(stored["manifest"].sha256, whole), stored
 
 
-def read(blobs: BlobStore, sha256: str) -> Artifact:
-    """Return the artifact with that name. Raises NotFound, Corrupt."""
+def read(blobs: BlobStore, sha256: str, run: str | None = None) -> Artifact:
+    """Return the artifact with that name. Raises NotFound, Corrupt; also where it is of another run than `run`."""
     manifest = json.loads(blobs.read(sha256))
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise Corrupt(f"Artifact {sha256} has a format that this release cannot read.")
+    if run is not None and manifest.get("run") != run:
+        raise Corrupt(f"Artifact {sha256} is of the run {manifest.get('run')}, not of {run}.")
     return Artifact(sha256, manifest)
 
 

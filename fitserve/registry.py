@@ -32,6 +32,7 @@ class VersionFacts:
     version: int
     artifact: str
     retired: bool
+    run: str  # that its artifact must name
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +315,7 @@ def _model_facts(model: Model, rows: list[Version], pointers: list[Label]) -> Mo
         shared=model.shared,
         loaded=model.loaded,
         generation=model.generation,
-        versions=tuple(VersionFacts(row.version, row.artifact, row.retired_at is not None) for row in rows),
+        versions=tuple(VersionFacts(row.version, row.artifact, row.retired_at is not None, row.run_id) for row in rows),
         labels=tuple(
             LabelFacts(p.label, p.version, p.artifact or artifacts[p.version], p.weight, p.shadow)
             for p in pointers

@@ -13,7 +13,10 @@ import httpx2
 import numpy as np
 import pytest
 
-from fitserve import registry
+from fitserve import db, registry
+from fitserve.ids import new_id
+from fitserve.states import RunState
+from fitserve.tables import Run
 from tests.predict.toy_registry import RunningService, ToyRegistry, eventually, numeric, run_service
 
 ROW = [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]]
@@ -63,10 +66,36 @@ def test_champion_rollback_and_retirement(running: RunningService) -> None:
     eventually(lambda: ask(running, "tide", "/versions/3").status_code == 404)
 
 
+def test_an_artifact_of_another_run_is_not_served(running: RunningService) -> None:
+    """Bytes that hash as they should, but that the version's run did not train."""
+    toys = running.toys
+    toys.register("foisted", numeric(1))
+    eventually(lambda: version(running, "foisted") == "1")
+    failures = running.telemetry("fitserve_predict_load_failures_total")
+    artifact, run = toys.store_artifact(numeric(5)), new_id("run")
+    with db.transaction(toys.engine) as session:
+        session.add(
+            Run(
+                id=run,
+                owner="ada",
+                dataset_id="ds",
+                spec={},
+                resolved={},
+                estimates={},
+                state=RunState.succeeded,
+                created_at=db.now(session),
+            )
+        )
+        session.flush()
+        registry.add_version(session, "foisted", "ada", run, artifact, {})
+    eventually(lambda: running.telemetry("fitserve_predict_load_failures_total") > failures)
+    assert version(running, "foisted") == "1"
+
+
 def test_a_kept_checkpoint_is_served_as_a_label(running: RunningService) -> None:
     toys = running.toys
     toys.register("epochs", numeric(1))
-    checkpoint = toys.store_artifact(numeric(12))
+    checkpoint = toys.store_artifact(numeric(12), run=toys.run_of("epochs", 1))
     toys.change(registry.set_label, "epochs", "epoch-12", version_number=1, artifact=checkpoint)
     eventually(lambda: ask(running, "epochs", "/labels/epoch-12").status_code == 200)
     answer = ask(running, "epochs", "/labels/epoch-12")

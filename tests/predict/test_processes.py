@@ -80,7 +80,7 @@ def test_versions_labels_and_keys_reach_every_process(two: RunningService) -> No
     eventually(lambda: all_answer(two, path, 200, "2"))
     toys.change(registry.set_label, "m", "champion", version_number=1)
     eventually(lambda: all_answer(two, path, 200, "1"))
-    checkpoint = toys.store_artifact(numeric(12))
+    checkpoint = toys.store_artifact(numeric(12), run=toys.run_of("m", 1))
     toys.change(registry.set_label, "m", "epoch-12", version_number=1, artifact=checkpoint)
     labelled = "/v1/models/m/labels/epoch-12:predict"
     eventually(lambda: all_answer(two, labelled, 200, "1", "epoch-12"))

@@ -156,6 +156,12 @@ class ToyRegistry:
     home: Path
     url: str = ""
     environment: dict[str, str] = field(default_factory=dict)
+    runs: dict[str, str] = field(default_factory=dict)  # by artifact
+
+    def run_of(self, model: str, version: int) -> str:
+        """Return the run of a version."""
+        with db.reading(self.engine) as session:
+            return registry.version(session, model, version).run_id
 
     def __post_init__(self) -> None:
         self.home.mkdir(parents=True, exist_ok=True)
@@ -192,21 +198,24 @@ class ToyRegistry:
             name = new_id("k").replace("_", "-")
             return api_keys.create(session, owner=owner, name=name, scopes=scopes, models=models)[1]
 
-    def store_artifact(self, toy: ToyModel) -> str:
-        """Store an artifact and return its SHA-256."""
+    def store_artifact(self, toy: ToyModel, run: str | None = None) -> str:
+        """Store an artifact, of a new run if none is given, and return its SHA-256."""
+        run = run or new_id("run")
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
             path.write_bytes(toy.onnx)
-            made, stored = artifacts.write(self.blobs, {"onnx": path}, {**toy.manifest, "run": new_id("run")})
+            made, stored = artifacts.write(self.blobs, {"onnx": path}, {**toy.manifest, "run": run})
         with db.transaction(self.engine) as session:
             for kind, blob in stored.items():
                 if session.get(Blob, blob.sha256) is None:
                     session.add(Blob(sha256=blob.sha256, bytes=blob.bytes, kind=kind, created_at=db.now(session)))
+        self.runs[made.sha256] = run
         return made.sha256
 
     def register(self, model: str, toy: ToyModel, owner: str = "ada", artifact: str | None = None) -> int:
         """Register a new version of a model and return its number; `artifact` if it is already stored."""
-        artifact, run = artifact or self.store_artifact(toy), new_id("run")
+        artifact = artifact or self.store_artifact(toy)
+        run = self.runs[artifact]
         with db.transaction(self.engine) as session:
             session.add(
                 Run(

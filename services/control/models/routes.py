@@ -255,10 +255,10 @@ def _read_artifact(
     with db.reading(ctx.engine) as session:
         model = visible_model(session, caller, name, to)
         version = registry.version(session, name, number)
-        sha256 = version.artifact
+        sha256, run = version.artifact, version.run_id
         if kind is not None and kind not in _FILE_NAMES and not caller.sees(model.owner):
             queries.get(session, version.run_id, caller.owner_filter)  # its report holds training rows and their labels
-    return artifacts.read(ctx.blobs, sha256)
+    return artifacts.read(ctx.blobs, sha256, run)
 
 
 def _not_modified(sha256: str, if_none_match: str | None) -> Response | None:

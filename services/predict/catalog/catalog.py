@@ -37,6 +37,7 @@ class Servable:
     model: str
     version: int
     artifact: str
+    run: str  # that its manifest must name
     state: State = State.start
     error: str = ""
     error_code: str = "OK"
@@ -91,11 +92,12 @@ class CatalogEntry:
         """Build a model's entry after a change; what is loaded already stays loaded."""
         known = before.servables if before else {}
         servables: dict[tuple[int, str], Servable] = {}
+        runs = {version.version: version.run for version in facts.versions}
 
         def servable(version: int, artifact: str) -> Servable:
             key = (version, artifact)
             if key not in servables:
-                servables[key] = known.get(key) or Servable(facts.name, version, artifact)
+                servables[key] = known.get(key) or Servable(facts.name, version, artifact, runs[version])
             return servables[key]
 
         # The registry lists versions oldest first; the default prefers the newest.

@@ -211,10 +211,13 @@ class LoadedModel:
         return next((o for o in self.outputs if o.task in tasks and (not name or o.name == name)), None)
 
 
-def load(blobs: BlobStore, name: str, version: int, label: str | None, artifact: str) -> LoadedModel:
-    """Read an artifact, check every byte against its SHA-256, build and warm up the model. Raises LoadFailed."""
+def load(blobs: BlobStore, name: str, version: int, label: str | None, artifact: str, run: str) -> LoadedModel:
+    """Read an artifact, check every byte against its SHA-256, build and warm up the model. Raises LoadFailed.
+
+    Its manifest must name `run`, the one that the version is registered of.
+    """
     try:
-        manifest = artifacts.read(blobs, artifact).manifest
+        manifest = artifacts.read(blobs, artifact, run).manifest
         onnx = blobs.read(manifest["onnx"]["sha256"])
         return LoadedModel(name, version, label, artifact, manifest, onnx)
     except Corrupt as error:

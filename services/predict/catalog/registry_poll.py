@@ -125,7 +125,7 @@ class ModelLoader(threading.Thread):
                 continue
             try:
                 outcome: LoadedModel | LoadFailed = load(
-                    self.blobs, servable.model, servable.version, label, servable.artifact
+                    self.blobs, servable.model, servable.version, label, servable.artifact, servable.run
                 )
             except LoadFailed as error:
                 outcome = error
