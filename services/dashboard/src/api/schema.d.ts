@@ -899,8 +899,10 @@ export interface paths {
          * Post ground truth of predicted rows
          * @description An item names the `X-Prediction-ID` that its row was predicted under, or contains what was `predicted`.
          *
-         *     An item that is posted twice counts once. An id is known about a second after its answer, for
-         *     FITSERVE_FEEDBACK_SECONDS.
+         *     A key posts the truth of its own predictions. Whoever may change the model, with the scope `train`, may post it for
+         *     every prediction of the same owner, and what was `predicted`. That of other owners is stored, and counts in the
+         *     live figures if the model has `open_feedback`. An item that is posted twice counts once. An id is known about a
+         *     second after its answer, for FITSERVE_FEEDBACK_SECONDS.
          */
         post: operations["post_feedback_api_v1_models__name__feedback_post"];
         delete?: never;
@@ -2212,6 +2214,17 @@ export interface components {
             owner: string;
             /** Shared */
             shared: boolean;
+            /**
+             * Sharing
+             * @description What other owners may do: `ask` for predictions; `inspect`, also read its manifest, drift and explanations, with quantiles and categories of the training rows; `download`, also its files
+             */
+            sharing?: ("ask" | "inspect" | "download") | null;
+            /**
+             * Open Feedback
+             * @description Whether ground truth of other owners counts in its live figures
+             * @default false
+             */
+            open_feedback: boolean;
             /** Loaded */
             loaded: boolean;
             /**
@@ -2242,6 +2255,17 @@ export interface components {
             owner: string;
             /** Shared */
             shared: boolean;
+            /**
+             * Sharing
+             * @description What other owners may do: `ask` for predictions; `inspect`, also read its manifest, drift and explanations, with quantiles and categories of the training rows; `download`, also its files
+             */
+            sharing?: ("ask" | "inspect" | "download") | null;
+            /**
+             * Open Feedback
+             * @description Whether ground truth of other owners counts in its live figures
+             * @default false
+             */
+            open_feedback: boolean;
             /** Loaded */
             loaded: boolean;
             /**
@@ -2262,9 +2286,19 @@ export interface components {
         ModelPatch: {
             /**
              * Shared
-             * @description Whether other owners can see it
+             * @description Whether other owners can ask it for predictions
              */
             shared?: boolean | null;
+            /**
+             * Sharing
+             * @description Share it for more: see the model's `sharing`
+             */
+            sharing?: ("ask" | "inspect" | "download") | null;
+            /**
+             * Open Feedback
+             * @description Count ground truth that other owners post
+             */
+            open_feedback?: boolean | null;
             /**
              * Loaded
              * @description Whether the prediction service holds it in memory

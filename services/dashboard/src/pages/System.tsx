@@ -28,7 +28,7 @@ export default function System() {
       {admin && system.isPending && <Loading />}
       {system.error && <ErrorView error={system.error} />}
       {system.data && <Now system={system.data} />}
-      <Keys admin={admin} me={me} />
+      {me && (admin || me.scopes.includes("keys")) && <Keys me={me} />}
       <div className="grid two top">
         <LimitList />
         <Card title={t("system.more")}>
@@ -142,7 +142,7 @@ function Now({ system }: { system: SystemInfo }) {
   );
 }
 
-function Keys({ admin, me }: { admin: boolean; me: Me | undefined }) {
+function Keys({ me }: { me: Me }) {
   const t = useText();
   const queries = useQueryClient();
   const keys = useKeys();
@@ -155,11 +155,9 @@ function Keys({ admin, me }: { admin: boolean; me: Me | undefined }) {
       title={t("system.keys")}
       bare
       actions={
-        admin ? (
-          <Button small onPress={() => setMaking(true)}>
-            {t("system.keys.new")}
-          </Button>
-        ) : undefined
+        <Button small onPress={() => setMaking(true)}>
+          {t("system.keys.new")}
+        </Button>
       }
     >
       {keys.error && <ErrorView error={keys.error} />}
@@ -207,7 +205,7 @@ function Keys({ admin, me }: { admin: boolean; me: Me | undefined }) {
                   {key.expires_at && <span className="small faint"> {moment(key.expires_at)}</span>}
                 </td>
                 <td className="right">
-                  {!key.revoked_at && key.id !== me?.key_id && (
+                  {!key.revoked_at && key.id !== me.key_id && (
                     <Button small tone="danger" onPress={() => setRevoking(key)}>
                       {t("system.keys.revoke")}
                     </Button>
