@@ -21,9 +21,13 @@ overtaken = threading.Event()
 
 
 def explain_when_overtaken(*arguments: Any) -> Any:
-    overtaken.clear()
     overtaken.wait(20)
     return explain(*arguments)
+
+
+def always_idle(self: FastLaneProtocol) -> bool:
+    overtaken.clear()  # at each read: only a response after the explanation's request ends its wait
+    return True
 
 
 def respond_and_set(self: FastLaneProtocol, response: bytes) -> None:
@@ -34,7 +38,7 @@ def respond_and_set(self: FastLaneProtocol, response: bytes) -> None:
 if __name__ == "__main__":
     settings = Settings()
     logs.configure("mutant", settings.log_level)
-    FastLaneProtocol._is_idle = lambda self: True  # type: ignore[method-assign]
+    FastLaneProtocol._is_idle = always_idle  # type: ignore[method-assign]
     FastLaneProtocol.respond = respond_and_set  # type: ignore[method-assign]
     LoadedModel.explain = explain_when_overtaken  # type: ignore[method-assign]
     make_data_plane_server(create_app(settings), settings).run(sockets=[listen(settings)])
