@@ -78,6 +78,14 @@ class Settings(BaseSettings):
         "with commas between; none when empty",
     )
 
+    head_seconds: float = Field(10.0, gt=0, description="In which a client sends a request's head")
+    body_bytes_per_second: int = Field(
+        1_000, gt=0, description="A client that sends a body more slowly, after `head_seconds`, is cut off"
+    )
+    connections_per_address: int = Field(
+        1_000, gt=0, description="HTTP connections of one address to one process; trusted proxies may have more"
+    )
+
     tls_certificate: Path | None = Field(None, description="PEM file; with `tls_key`, the web processes serve HTTPS")
     tls_key: Path | None = Field(None, description="PEM file of the certificate's private key")
     rate_requests_per_minute: int = Field(6_000, description="Control API requests of one key in a minute")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
 from fitserve import __version__, strictjson, telemetry
@@ -19,12 +20,14 @@ from fitserve.api_keys import Identity
 from fitserve.errors import FitserveError
 from fitserve.settings import Settings
 from services.shell import problems
-from services.shell.auth import Caller
+from services.shell.auth import Caller, caller_of
+from services.shell.connections import limited, sweep
 from services.shell.instrumentation import RequestInstrumentation
 from services.shell.local_pages import LocalPagesOnly
 
 ReadinessCheck = Callable[[], None]  # raises if its dependency is not available
 DRAIN_SECONDS = 0.25
+PARSED_AT_ONCE = 64 * 1024  # bytes of JSON
 READINESS_SECONDS = 2.0  # that a dependency has to answer in
 
 
@@ -34,7 +37,11 @@ class StrictRequest(Request):
     async def json(self) -> Any:
         if not hasattr(self, "_json"):
             limits = self.app.state.settings.limits
-            self._json = strictjson.loads(await self.body(), limits.json_depth)
+            body = await self.body()
+            if len(body) > PARSED_AT_ONCE:  # on a thread: the event loop answers others meanwhile
+                self._json = await run_in_threadpool(strictjson.loads, body, limits.json_depth)
+            else:
+                self._json = strictjson.loads(body, limits.json_depth)
         return self._json
 
 
@@ -43,12 +50,26 @@ class StrictRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Any]:
         handler = super().get_route_handler()
+        checks = list(_caller_checks(self.dependant))
 
         async def strict(request: Request) -> Response:
+            if checks:  # the key first, then a body of any size
+                caller = await run_in_threadpool(caller_of, request)
+                for check in checks:
+                    if check is not caller_of:
+                        check(caller)
             response: Response = await handler(StrictRequest(request.scope, request.receive))
             return response
 
         return strict
+
+
+def _caller_checks(dependant: Any) -> Iterator[Callable[..., Any]]:
+    """Yield `caller_of` and what `require` returned, wherever a route depends on them."""
+    if dependant.call is caller_of or hasattr(dependant.call, "required_scope"):
+        yield dependant.call
+    for inner in dependant.dependencies:
+        yield from _caller_checks(inner)
 
 
 def make_app(
@@ -144,6 +165,15 @@ class Server(uvicorn.Server):
     not send it elsewhere unless its method is idempotent.
     """
 
+    swept_at = 0.0
+
+    async def on_tick(self, counter: int) -> bool:
+        now = asyncio.get_running_loop().time()
+        if now - self.swept_at >= 1.0:
+            sweep(self.server_state.connections, now, min(2.0, now - self.swept_at))
+            self.swept_at = now
+        return await super().on_tick(counter)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
             server.close()
@@ -156,7 +186,8 @@ def make_server(app: Any, settings: Settings, **options: Any) -> Server:
     common: dict[str, Any] = {
         "host": settings.host,
         "loop": "uvloop",
-        "http": "httptools",
+        "http": limited(settings),
+        "ws": "none",
         "log_config": None,
         "access_log": False,
         "server_header": False,

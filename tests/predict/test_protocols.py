@@ -398,3 +398,28 @@ def test_a_server_that_cannot_read_its_registry(tmp_path: Path) -> None:
     finally:
         process.terminate()
         process.wait(20)
+
+
+def test_grpc_checks_the_key_before_it_takes_the_message(served: RunningService) -> None:
+    with grpc.insecure_channel(f"127.0.0.1:{served.grpc_port}") as channel:
+        call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        with pytest.raises(grpc.RpcError) as caught:
+            call(b"\xff" * 30_000_000, timeout=20)
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        assert channel.unary_unary("/inference.GRPCInferenceService/ServerLive")(b"", timeout=20)
+
+
+def test_grpc_garbage_is_invalid_argument_without_internals(served: RunningService) -> None:
+    metadata = tuple((name.lower(), value) for name, value in served.headers.items())
+    with grpc.insecure_channel(f"127.0.0.1:{served.grpc_port}") as channel:
+        for method in (
+            "inference.GRPCInferenceService/ModelInfer",
+            "tensorflow.serving.PredictionService/Predict",
+            "tensorflow.serving.ModelService/GetModelStatus",
+        ):
+            with pytest.raises(grpc.RpcError) as caught:
+                channel.unary_unary(f"/{method}")(b"\xff\xff garbage", metadata=metadata, timeout=20)
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT, method
+            assert "Request" in caught.value.details()
+            assert "Error" not in caught.value.details()
+            assert "deserializ" not in caught.value.details()

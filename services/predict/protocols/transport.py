@@ -98,6 +98,7 @@ class HttpRequest(ProtocolRequest):
 
     async def body(self) -> bytes:
         """Read the whole body and decompress it. Raises TooLarge, Malformed, UnsupportedMedia, ClientGone."""
+        self.identify()  # the key first, then bytes
         length = self.headers.get(b"content-length")
         if length is not None and int(length) > self._max_bytes:
             raise self._too_large()
@@ -264,6 +265,7 @@ class GrpcMethod:
     operation: str
     request_type: Any
     handle: Callable[[GrpcRequest, Any], Awaitable[Any]]
+    needs_key: bool = True  # without one, the handler gets an empty message
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from fitserve.errors import FitserveError
 from services.predict.catalog.loaded_model import InputRows, LoadedModel
@@ -23,6 +23,7 @@ from services.predict.protocols.formats import MATRIX_NAMES
 from services.predict.server.request_cache import FP32, FP64, MAX_ROWS, MIXED, NUMBERS, CachedHead, RequestCache
 from services.predict.serving.counters import DIRECT_ROWS
 from services.predict.serving.prediction_service import PredictionService
+from services.shell.connections import LimitedProtocol, limited
 
 log = logging.getLogger(__name__)
 
@@ -249,7 +250,7 @@ def _encode(model: LoadedModel, kind: str, requests: list[PendingRequest]) -> tu
     return {matrix.input: matrix.encode(values)}, matrix.clean_rows(values)
 
 
-class FastLaneProtocol(HttpToolsProtocol):
+class FastLaneProtocol(LimitedProtocol):
     """uvicorn's protocol, a connection; `protocol_class` makes a subclass with its `lane`."""
 
     lane: FastLane
@@ -301,6 +302,7 @@ class FastLaneProtocol(HttpToolsProtocol):
         self.pending = False
         if self.transport.is_closing():
             return
+        self.head_began = 0.0
         self.transport.write(response)
         self.server_state.total_requests += 1
         self.answered_at = self.loop.time()
@@ -329,6 +331,6 @@ class FastLaneProtocol(HttpToolsProtocol):
         super().shutdown()
 
 
-def protocol_class(service: PredictionService) -> type[FastLaneProtocol]:
+def protocol_class(service: PredictionService) -> type[LimitedProtocol]:
     """Return the protocol class for uvicorn, with a lane for this process."""
-    return type("FastLane", (FastLaneProtocol,), {"lane": FastLane(service)})
+    return limited(service.settings, type("FastLane", (FastLaneProtocol,), {"lane": FastLane(service)}))

@@ -7,8 +7,9 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
-from fitserve.errors import FitserveError
+from fitserve.errors import FitserveError, Malformed
 from fitserve.settings import Settings
 from services.predict.protocols import PROTOCOLS
 from services.predict.protocols.transport import (
@@ -30,6 +31,11 @@ async def start_grpc_server(service: PredictionService, settings: Settings) -> g
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", int(settings.predict_processes > 1)),
             ("grpc.max_metadata_size", 16 * 1024),
+            ("grpc.server_handshake_timeout_ms", int(settings.head_seconds * 1000)),
+            ("grpc.max_connection_idle_ms", 300_000),
+            ("grpc.keepalive_time_ms", 60_000),
+            ("grpc.keepalive_timeout_ms", 20_000),
+            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ],
         maximum_concurrent_rpcs=4096,
     )
@@ -53,21 +59,34 @@ async def start_grpc_server(service: PredictionService, settings: Settings) -> g
     return server
 
 
+async def _received(request: GrpcRequest, method: GrpcMethod, messages: Any) -> Any:
+    """Return a call's message, received once the caller is known. Raises Unauthenticated, Malformed."""
+    if not method.needs_key:
+        return method.request_type()  # it has no fields that matter: whatever is sent is not received
+    request.identify()
+    async for data in messages:
+        try:
+            return method.request_type.FromString(data)
+        except DecodeError:
+            raise Malformed(f"The message is not a {method.request_type.DESCRIPTOR.full_name}.") from None
+    raise Malformed("The call has no message.")
+
+
 def _method_handler(service: PredictionService, protocol: WireProtocol, method: GrpcMethod) -> grpc.RpcMethodHandler:
-    return grpc.unary_unary_rpc_method_handler(
+    return grpc.stream_unary_rpc_method_handler(  # on the wire a unary call; its message is not received unasked
         _unary(service, f"{protocol.name}_grpc", method),
-        request_deserializer=method.request_type.FromString,
+        request_deserializer=None,
         response_serializer=lambda message: message.SerializeToString(),
     )
 
 
 def _unary(service: PredictionService, protocol: str, method: GrpcMethod) -> Callable[[Any, Any], Awaitable[Any]]:
-    async def respond(message: Any, context: Any) -> Any:
+    async def respond(messages: Any, context: Any) -> Any:
         request = GrpcRequest(service, context)
         error: FitserveError | None = None
         response = None
         try:
-            response = await request.run(method.handle, message)
+            response = await request.run(method.handle, await _received(request, method, messages))
             trailing = [(name.decode(), value.decode()) for name, value in prediction_headers(request)]
         except FitserveError as refusal:
             error = refusal

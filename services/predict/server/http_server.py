@@ -27,6 +27,7 @@ from services.predict.protocols.transport import (
 from services.predict.server.fast_lane import protocol_class
 from services.predict.serving.prediction_service import PredictionService
 from services.shell.app import Server, make_server
+from services.shell.connections import limited
 from services.shell.instrumentation import valid_request_id
 from services.shell.local_pages import check_local
 
@@ -105,7 +106,7 @@ class DataPlane:
 
 def make_data_plane_server(app: FastAPI, settings: Settings) -> Server:
     """Return the server of one process; without TLS its HTTP protocol is the fast lane."""
-    protocol = protocol_class(app.state.service) if settings.tls_certificate is None else "httptools"
+    protocol = protocol_class(app.state.service) if settings.tls_certificate is None else limited(settings)
     return make_server(
         app.state.front,
         settings,

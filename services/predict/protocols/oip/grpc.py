@@ -140,10 +140,10 @@ def write_response(message: Any, prediction: Prediction, outputs: list[rest.Sele
 
 GRPC_SERVICES = {
     "inference.GRPCInferenceService": {
-        "ServerLive": GrpcMethod("live", pb.ServerLiveRequest, _live),
-        "ServerReady": GrpcMethod("ready", pb.ServerReadyRequest, _ready),
+        "ServerLive": GrpcMethod("live", pb.ServerLiveRequest, _live, needs_key=False),
+        "ServerReady": GrpcMethod("ready", pb.ServerReadyRequest, _ready, needs_key=False),
         "ModelReady": GrpcMethod("ready", pb.ModelReadyRequest, _model_ready),
-        "ServerMetadata": GrpcMethod("server_metadata", pb.ServerMetadataRequest, _server_metadata),
+        "ServerMetadata": GrpcMethod("server_metadata", pb.ServerMetadataRequest, _server_metadata, needs_key=False),
         "ModelMetadata": GrpcMethod("metadata", pb.ModelMetadataRequest, _model_metadata),
         "ModelInfer": GrpcMethod("infer", pb.ModelInferRequest, _infer),
         "RepositoryIndex": GrpcMethod("index", pb.RepositoryIndexRequest, _index),

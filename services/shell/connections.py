@@ -1,0 +1,197 @@
+"""Limits on connections, in the server itself: heads, headers, connections of an address, and how slow a client may be.
+
+A proxy in front may have such limits as well; a server that is reached without one must not depend on it. Nothing here
+runs for each request but a few assignments: one sweep a second looks at all connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from fitserve.settings import Settings
+
+MAX_HEAD_BYTES = 64 * 1024  # of the request line and all headers
+MAX_HEADERS = 100
+STALLED_SECONDS = 60.0  # in which a client takes not a byte of its answer
+
+
+@dataclass
+class ConnectionLimits:
+    """The limits of one process, and how many connections each address has."""
+
+    head_seconds: float = 10.0
+    body_bytes_per_second: int = 1_000
+    per_address: int = 1_000
+    trusted: str = ""
+    counts: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, settings: Settings) -> ConnectionLimits:
+        return cls(
+            settings.head_seconds,
+            settings.body_bytes_per_second,
+            settings.connections_per_address,
+            settings.trusted_proxies,
+        )
+
+    def admit(self, address: str) -> bool:
+        """Count a connection; return whether its address may have it."""
+        self.counts[address] += 1
+        return self.counts[address] <= self.per_address or is_within(address, self.trusted)
+
+    def release(self, address: str) -> None:
+        self.counts[address] -= 1
+        if self.counts[address] <= 0:
+            del self.counts[address]
+
+
+@lru_cache(10_000)
+def is_within(address: str, networks: str) -> bool:
+    """Return whether an address is one of some addresses and networks, with commas between; `*` is any."""
+    for network in filter(None, map(str.strip, networks.split(","))):
+        if network == "*":
+            return True
+        try:
+            if ip_address(address) in ip_network(network, strict=False):
+                return True
+        except ValueError:
+            continue
+    return False
+
+
+class HeadTooLarge(Exception):
+    """A head, or the trailers of a body, are beyond the limits."""
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, a connection, within `limits`; `limited` makes a subclass that has them."""
+
+    limits = ConnectionLimits()
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.head_began = 0.0  # by the loop's clock; 0 while no head is awaited
+        self.in_body = False
+        self.undigested = 0  # bytes read since the parser last had something for us
+        self.header_bytes = 0
+        self.body_bytes = 0
+        self.body_seconds = 0.0  # that the client had for them
+        self.unsent = 0
+        self.unsent_since = 0.0
+        self.address: str | None = None  # where this connection is counted
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.head_began = self.loop.time()
+        connection = transport.get_extra_info("socket")
+        if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if self.client is not None:
+            self.address = self.client[0]
+            if not self.limits.admit(self.address):
+                transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.address is not None:
+            self.limits.release(self.address)
+            self.address = None
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        self.undigested += len(data)
+        super().data_received(data)
+        if self.undigested > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.refuse(431)
+
+    def on_message_begin(self) -> None:
+        self.header_bytes = 0
+        self.in_body = False
+        self.head_began = self.head_began or self.loop.time()
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self.header_bytes += len(url)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        self.header_bytes += len(name) + len(value) + 4
+        if self.header_bytes > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADERS:
+            raise HeadTooLarge
+
+    def on_headers_complete(self) -> None:
+        self.undigested = 0
+        self.head_began = 0.0
+        self.in_body = True
+        self.body_bytes, self.body_seconds = 0, 0.0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self.undigested = 0
+        self.body_bytes += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self.undigested = 0
+        self.in_body = False
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        if self.header_bytes > MAX_HEAD_BYTES or len(self.headers or ()) > MAX_HEADERS:
+            self.refuse(431)
+        else:
+            super().send_400_response(msg)
+
+    def refuse(self, status: int) -> None:
+        """Answer with a status alone where no answer has begun, and close the connection."""
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.write(STATUS_LINE[status] + b"content-length: 0\r\nconnection: close\r\n\r\n")
+        self.transport.close()
+
+    def check(self, now: float, elapsed: float) -> None:
+        """Close the connection if its client has been too slow. Called about every `elapsed` seconds."""
+        if self.transport is None or self.transport.is_closing():
+            return
+        self._check_writing(now)
+        idle = self.cycle is None or self.cycle.response_complete
+        if self.in_body:
+            if not self.flow.read_paused:
+                self.body_seconds += elapsed
+            allowed = self.limits.head_seconds + self.body_bytes / self.limits.body_bytes_per_second
+            if self.body_seconds > allowed:
+                self.refuse(408)
+        elif self.head_began:
+            if now - self.head_began > self.limits.head_seconds and idle:
+                self.refuse(408)
+        elif idle and self.timeout_keep_alive_task is None:
+            self.head_began = now  # bytes that begin no message ended the wait for one
+
+    def _check_writing(self, now: float) -> None:
+        unsent = self.transport.get_write_buffer_size()
+        if not unsent or unsent != self.unsent:
+            self.unsent, self.unsent_since = unsent, now
+        elif now - self.unsent_since > STALLED_SECONDS:
+            self.transport.abort()
+
+
+def sweep(connections: Iterable[Any], now: float, elapsed: float) -> None:
+    """Close the connections whose clients are too slow."""
+    for connection in list(connections):
+        if isinstance(connection, LimitedProtocol):
+            connection.check(now, elapsed)
+
+
+def limited(settings: Settings, base: type[LimitedProtocol] = LimitedProtocol) -> type[LimitedProtocol]:
+    """Return a protocol class for uvicorn with the limits of the settings."""
+    return type(base.__name__, (base,), {"limits": ConnectionLimits.of(settings)})

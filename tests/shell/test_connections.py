@@ -1,0 +1,178 @@
+"""Slow, silent and oversized clients lose their connection; a key is checked before a body is read."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import pytest
+from fastapi import Depends, FastAPI, Request
+
+from fitserve.settings import Settings
+from services.shell import Caller, Router, make_app, require
+from services.shell.app import Server, make_server
+from tests.faults.cluster import free_port
+from tests.shell.test_shell import identify
+
+KEY = b"Authorization: Bearer id.good\r\n"
+
+
+class Running:
+    """A server in a thread."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.port = free_port()
+        made = Settings(port=self.port, **{"head_seconds": 0.5, "body_bytes_per_second": 10_000, **settings})
+        app: FastAPI = make_app(made, title="tiny", identify=identify, readiness={})
+        router = Router()
+        self.bodies = 0
+
+        @router.post("/things")
+        def create_thing(body: dict[str, Any], caller: Annotated[Caller, Depends(require("read"))]) -> int:
+            self.bodies += 1
+            return len(body)
+
+        @router.post("/train")
+        def train(body: dict[str, Any], caller: Annotated[Caller, Depends(require("train"))]) -> int:
+            self.bodies += 1
+            return len(body)
+
+        @router.get("/slow")
+        async def slow(request: Request) -> str:
+            await asyncio.sleep(1.5)
+            return "done"
+
+        app.include_router(router)
+        self.server: Server = make_server(app, made, port=self.port)
+        self.thread = threading.Thread(target=self.server.run, daemon=True)
+        self.thread.start()
+        while not self.server.started:
+            time.sleep(0.01)
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=30)
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+        self.thread.join(20)
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Running]:
+    made = Running()
+    yield made
+    made.stop()
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """Read until the server closes the connection."""
+    parts = []
+    try:
+        while part := connection.recv(65536):
+            parts.append(part)
+    except ConnectionError:
+        pass
+    return b"".join(parts)
+
+
+def head(path: str, length: int, more: bytes = b"") -> bytes:
+    return b"POST %s HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n%s\r\n" % (path.encode(), length, more)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"GET /livez HTTP/1.1\r\nHost",
+        b"\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: h\r\n\r\nGET /li",
+        b"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n\r\n",
+        head("/things", 1000, KEY),
+        head("/things", 1000, KEY) + b"{",
+        b"POST /things HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n" + KEY + b"\r\n5\r\nab",
+    ],
+    ids=["silent", "half a head", "blank", "half a second head", "blank after one", "no body", "half a body", "chunk"],
+)
+def test_a_silent_or_half_sent_connection_is_closed(running: Running, sent: bytes) -> None:
+    with running.connect() as connection:
+        connection.sendall(sent)
+        read_all(connection)  # returns when the server closes
+
+
+def test_a_trickled_body_is_cut_off(running: Running) -> None:
+    with running.connect() as connection:
+        connection.sendall(head("/things", 1_000_000, KEY))
+        with pytest.raises(OSError):
+            for _ in range(3_000):
+                connection.sendall(b" ")
+                time.sleep(0.01)
+
+
+def test_a_slow_answer_is_not_cut_off(running: Running) -> None:
+    with running.connect() as connection:
+        connection.sendall(b"GET /slow HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        assert read_all(connection).endswith(b'"done"')
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /livez HTTP/1.1\r\nX: " + b"a" * 70_000 + b"\r\n\r\n",
+        b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: h\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\n" + b"".join(b"X%d: 1\r\n" % number for number in range(200)) + b"\r\n",
+        b"GET /livez HTTP/1.1\r\nX: " + b"a" * 2_000_000,
+    ],
+    ids=["one header", "address", "many headers", "no end"],
+)
+def test_a_head_beyond_the_limits_is_431(running: Running, sent: bytes) -> None:
+    with running.connect() as connection:
+        try:
+            connection.sendall(sent)
+        except OSError:
+            return  # closed while it was sent
+        answer = read_all(connection)
+        assert answer.startswith(b"HTTP/1.1 431 ") or answer == b""
+
+
+def test_trailers_without_end_are_cut_off(running: Running) -> None:
+    with running.connect() as connection:
+        connection.sendall(b"POST /things HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n" + KEY)
+        connection.sendall(b"\r\n2\r\n{}\r\n0\r\nX: ")
+        try:
+            connection.sendall(b"a" * 2_000_000)
+        except OSError:
+            return
+        read_all(connection)
+
+
+@pytest.mark.parametrize(("path", "key", "status"), [("/things", b"", b"401"), ("/train", KEY, b"403")])
+def test_a_refused_key_is_answered_before_its_body(running: Running, path: str, key: bytes, status: bytes) -> None:
+    before = running.bodies
+    with running.connect() as connection:
+        connection.sendall(head(path, 10_000_000, key))
+        assert connection.recv(65536).startswith(b"HTTP/1.1 " + status)
+    assert running.bodies == before
+
+
+def test_connections_of_one_address_are_limited() -> None:
+    limited, trusting = (
+        Running(connections_per_address=5, head_seconds=30),
+        Running(connections_per_address=5, head_seconds=30, trusted_proxies="10.0.0.0/8, 127.0.0.1"),
+    )
+    for running, admitted in ((limited, 5), (trusting, 8)):
+        connections = [running.connect() for _ in range(8)]
+        answers = 0
+        for connection in connections:
+            try:
+                connection.sendall(b"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n")
+                answers += connection.recv(100).startswith(b"HTTP/1.1 200")
+            except ConnectionError:
+                pass
+        assert answers == admitted
+        for connection in connections:
+            connection.close()
+        running.stop()
