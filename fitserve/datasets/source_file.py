@@ -24,6 +24,25 @@ BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+# What `encoding` may name, beside the families iso8859-, cp (code pages), mac- and koi8-.
+TEXT_ENCODINGS = frozenset(
+    {"ascii", "utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-16-le", "utf-32", "utf-32-be", "utf-32-le"}
+    | {
+        "big5",
+        "big5hkscs",
+        "gb2312",
+        "gbk",
+        "gb18030",
+        "hz",
+        "euc_jp",
+        "euc_jis_2004",
+        "euc_jisx0213",
+        "euc_kr",
+        "johab",
+    }
+    | {"shift_jis", "shift_jis_2004", "shift_jisx0213", "iso2022_jp", "iso2022_jp_1", "iso2022_jp_2", "iso2022_jp_3"}
+    | {"iso2022_jp_2004", "iso2022_jp_ext", "iso2022_kr", "tis-620", "hp-roman8", "kz1048", "ptcp154"}
+)
 # Old Macintosh and rare code pages that charset-normalizer reports for text in Windows' code pages.
 _WINDOWS_CODE_PAGES = {
     "mac_cyrillic": "cp1251",
@@ -160,14 +179,26 @@ def _detect_encoding(path: Path, stated: str | None) -> str:
             return name
     if stated is not None:
         try:
-            return codecs.lookup(stated).name
-        except LookupError:
+            return _text_encoding(stated)
+        except (LookupError, ValueError):
             expected = "a name such as utf-8 or gb18030"
             raise TableUnreadable(
                 f"The encoding {stated!r} is not known.", received=stated, expected=expected
             ) from None
     position = first_invalid_utf8(path, CHECKED_BYTES)
     return "utf-8" if position is None else guess_encoding(path, position)
+
+
+def _text_encoding(stated: str) -> str:
+    """Return a character encoding's name in Python. Raises LookupError, ValueError.
+
+    Python's codecs include others: archives (zip, base64, uu), and some whose decoders take quadratic time (punycode).
+    """
+    codec = codecs.lookup(stated)
+    allowed = codec.name in TEXT_ENCODINGS or codec.name.startswith(("iso8859-", "cp", "mac-", "koi8-"))
+    if not allowed:
+        raise LookupError(stated)
+    return codec.name
 
 
 def first_invalid_utf8(path: Path, most: int | None = None) -> int | None:

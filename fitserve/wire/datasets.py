@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fitserve.dataset_facts import ColumnFacts, Kind
 
 NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+CHARACTER = r"^[\t\x20-\x7E]$"  # printable ASCII, or a tab
 Format = Literal["csv", "jsonl", "parquet", "arrow"]
 Compression = Literal["gzip", "zstd"]
 
@@ -20,14 +21,20 @@ class UploadOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Format | None = Field(None, description="Recognised by the content if omitted")
-    delimiter: str | None = Field(None, min_length=1, max_length=1, description="CSV: between two fields")
-    quote: str = Field('"', min_length=1, max_length=1, description="CSV: around fields; doubled inside one")
+    delimiter: str | None = Field(None, pattern=CHARACTER, description="CSV: between two fields")
+    quote: str = Field('"', pattern=CHARACTER, description="CSV: around fields; doubled inside one")
     decimal: Literal[".", ","] | None = Field(None, description="CSV: before the fraction of a number")
     encoding: str | None = Field(None, max_length=40, description="Of the text, such as gb18030 or latin-1")
     header: bool | None = Field(None, description="CSV: whether the first line names the columns")
     kinds: dict[str, Kind] = Field(default_factory=dict, description="Kinds of columns, by name")
     missing: tuple[str, ...] | None = Field(None, description="Spellings of a missing value, instead of the usual ones")
     lenient: bool = Field(False, description="Leave bad rows out and report them, instead of refusing the upload")
+
+    @model_validator(mode="after")
+    def _check_characters(self) -> UploadOptions:
+        if self.delimiter is not None and self.delimiter == self.quote:
+            raise ValueError("A delimiter and a quote are two different characters.")
+        return self
 
 
 class Column(ColumnFacts):

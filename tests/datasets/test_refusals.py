@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import random
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,10 +20,13 @@ import zstandard
 from fitserve.blobs import disk_full_is_507
 from fitserve.datasets import TableRefused, TableUnreadable
 from fitserve.datasets.ingest import ingest
+from fitserve.datasets.readers.csv_dialect import detect_dialect
+from fitserve.datasets.readers.jsonl_reader import JsonLinesReader
 from fitserve.datasets.store import scratch_folder
 from fitserve.errors import BadInput, FitserveError, StorageFull, TooLarge, UnsupportedMedia
 from fitserve.settings import Limits
 from fitserve.wire.datasets import UploadOptions
+from services.control.datasets.upload_request import parse_options
 from tests.datasets.conftest import ReadTable
 
 Ingest = Callable[..., ReadTable]
@@ -255,3 +260,47 @@ def test_a_column_that_is_mostly_text_is_not_refused(read: Ingest) -> None:
     found = read(b"ticket,n\n" + b"".join(b"%d,1\nA/5 %d,2\n" % (i, i) for i in range(50)))
     assert found.kinds["ticket"] in ("categorical", "ignored", "text")
     assert isinstance(TableRefused(), BadInput)
+
+
+@pytest.mark.parametrize(
+    "encoding", ["zip", "base64", "uu", "bz2", "hex", "quopri", "rot13", "punycode", "idna", "unicode_escape", "utf-7"]
+)
+def test_an_encoding_is_one_of_text(read: Ingest, encoding: str) -> None:
+    error = refusal(read, b"a,b\n1,2\n3,4\n", encoding=encoding)
+    assert "encoding" in error.detail
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "cp1252", "gb18030", "shift-jis", "koi8-r", "mac-roman"])
+def test_encodings_of_text_are_read(read: Ingest, encoding: str) -> None:
+    assert read(b"a,b\n1,2\n3,4\n", encoding=encoding).table.num_rows == 2
+
+
+@pytest.mark.parametrize("options", [{"quote": "\0"}, {"delimiter": "\0"}, {"quote": "\n"}, {"delimiter": "é"}])
+def test_a_delimiter_is_a_printable_character(options: dict[str, str]) -> None:
+    with pytest.raises(BadInput) as caught:
+        parse_options(options.items())
+    assert caught.value.problems[0].received is not None
+
+
+def test_a_quote_that_is_the_delimiter() -> None:
+    with pytest.raises(BadInput):
+        parse_options([("quote", ","), ("delimiter", ",")])
+
+
+def test_a_wide_json_line_is_refused_when_it_is_read(tmp_path: Path) -> None:
+    row = json.dumps({f"k{number}": number for number in range(20_000)})
+    path = tmp_path / "wide.jsonl"
+    path.write_text(f"{row}\n" + "not even read\n" * 1_000)
+    with pytest.raises(TooLarge):
+        JsonLinesReader(path, UploadOptions(), Limits(), tmp_path)
+
+
+def test_repeated_headers_take_linear_time() -> None:
+    def seconds(count: int) -> float:
+        header = ",".join([*(f"a_{number}" for number in range(2, count)), *["a"] * count])
+        begun = time.thread_time()
+        with pytest.raises(TableRefused):
+            detect_dialect(f"{header}\n1\n", UploadOptions(), Limits(columns=10**6), True)
+        return time.thread_time() - begun
+
+    assert seconds(8_000) < 10 * max(seconds(2_000), 0.002)

@@ -53,6 +53,7 @@ def parse_options(
     """
     values: dict[str, Any] = base.model_dump(exclude_unset=True) if base else {}
     others: dict[str, str] = {}
+    missing: list[str] = list(values.get("missing") or ())
     for name, text in pairs:
         if name in also:
             others[name] = text
@@ -61,7 +62,8 @@ def parse_options(
         elif name == "kinds":
             values.setdefault("kinds", {}).update(_json_object(text))
         elif name == "missing":
-            values["missing"] = [*values.get("missing", ()), *_text_list(text)]
+            missing += _text_list(text)
+            values["missing"] = missing
         elif name in UploadOptions.model_fields:
             values[name] = text
         else:
