@@ -373,6 +373,20 @@ def test_the_audit_log_believes_trusted_hops_only(
         assert list(session.scalars(select(Audit.address))) == [recorded]
 
 
+@pytest.mark.parametrize(("peer", "secure"), [("10.1.2.3", True), ("9.9.9.9", False)])
+def test_a_trusted_proxy_states_that_the_client_used_tls(
+    sqlite_url: str, redis_url: str, tmp_path: Path, peer: str, secure: bool
+) -> None:
+    toys = ToyRegistry(tmp_path, url=sqlite_url)
+    settings = Settings(home=tmp_path, database_url=sqlite_url, redis_url=redis_url, trusted_proxies="10.0.0.0/8")
+    config = make_server(create_app(settings), settings, port=0).config
+    config.load()
+    with TestClient(config.loaded_app, client=(peer, 5)) as client:
+        headers = {"X-Forwarded-Proto": "https"}
+        cookie = client.post("/api/v1/session", json={"token": toys.token}, headers=headers).headers["set-cookie"]
+    assert ("secure" in cookie.lower()) == secure
+
+
 @pytest.fixture
 def without_keys(sqlite_url: str, redis_url: str, tmp_path: Path) -> FastAPI:
     return create_app(Settings(home=tmp_path, database_url=sqlite_url, redis_url=redis_url, auth=False))
