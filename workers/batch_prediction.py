@@ -187,7 +187,7 @@ class BatchPredictionAttempt:
             dataset = session.get(Dataset, self.claim.run.dataset_id)
         if dataset is None:
             raise NotFound("The run's dataset is gone.")
-        table = store.local_parquet(self.blobs, dataset, self.settings.scratch / "blobs")
+        table = store.local_parquet(self.blobs, dataset, self.settings.scratch / "blobs", again=True)
         done = self._finished_chunks()
         for number, batch in enumerate(batches(table)):
             if number < len(done):

@@ -164,7 +164,7 @@ def append_rows(
         part_folder.mkdir()
         _check_same_columns(parent, received.path, options, limits, part_folder)
         part = ingest(received.path, stated, limits, part_folder)
-        before = pq.ParquetFile(local_parquet(blobs, parent, folder))
+        before = pq.ParquetFile(local_parquet(blobs, parent, folder, again=True))
         whole = folder / "whole.parquet"
         _concatenate(before, pq.ParquetFile(part.parquet), whole)
         table = ingest(whole, UploadOptions(format="parquet", kinds=kinds), limits, folder)
@@ -193,7 +193,7 @@ def correct_kinds(
         raise TableRefused(problem.detail, problems=[problem])
     with scratch_folder(scratch) as folder:
         options = UploadOptions(format="parquet", kinds={**wanted, **kinds})
-        table = ingest(local_parquet(blobs, parent, folder), options, limits, folder)
+        table = ingest(local_parquet(blobs, parent, folder, again=True), options, limits, folder)
         stored = blobs.put_file(table.parquet)
     stated = parent.source.get("options", {})
     values = {
@@ -449,18 +449,32 @@ def facts_of(dataset: Dataset) -> DatasetFacts:
     )
 
 
-_verified_paths: dict[str, Path] = {}
+_verified: dict[str, tuple[Path, tuple[int, ...]]] = {}  # by blob, with its `_stamp`
 
 
-def local_parquet(blobs: BlobStore, dataset: Dataset, cache: Path) -> Path:
-    """Return the Parquet file on local disk; a process verifies its bytes once. Raises NotFound, Corrupt."""
-    path = _verified_paths.get(dataset.blob)
-    if path is None or not path.is_file():
+def local_parquet(blobs: BlobStore, dataset: Dataset, cache: Path, *, again: bool = False) -> Path:
+    """Return the Parquet file on local disk, its bytes verified. Raises NotFound, Corrupt.
+
+    They are hashed when a process first reads the file and whenever the file has changed; `again`: now as well, which
+    also finds what a disk did to them. A job that takes seconds or more asks for that, a page of rows does not.
+    """
+    known = _verified.get(dataset.blob)
+    if again or known is None or _stamp(known[0]) != known[1]:
+        _verified.pop(dataset.blob, None)
         path = blobs.local(dataset.blob, cache)
-        if len(_verified_paths) > 1_000:
-            _verified_paths.clear()
-        _verified_paths[dataset.blob] = path
-    return path
+        if len(_verified) > 1_000:
+            _verified.clear()
+        known = _verified[dataset.blob] = path, _stamp(path)
+    return known[0]
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Return what changes when a file's bytes are written; nothing where there is no file."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def open_table(blobs: BlobStore, dataset: Dataset, cache: Path) -> pa.Table:

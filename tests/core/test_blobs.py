@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from fitserve import artifacts, blobs
 from fitserve.blobs import BlobStore, Corrupt, FolderStore, open_store
+from fitserve.datasets.store import local_parquet
 from fitserve.errors import NotFound, StorageFull
+from fitserve.tables import Dataset
 
 
 @pytest.fixture(params=["folder", "fsspec", "s3"])
@@ -87,3 +89,24 @@ def test_an_artifact_is_named_by_its_manifest(store: BlobStore, tmp_path: Path) 
     assert read.file("onnx") == stored["onnx"]
     assert read.manifest["onnx"]["inputs"] == []
     assert read.kinds == ["onnx"]
+
+
+def test_a_table_that_changes_after_it_was_verified_is_corrupt(tmp_path: Path) -> None:
+    blobs, dataset = FolderStore(tmp_path / "blobs"), Dataset()
+    dataset.blob = blobs.put_bytes(b"a table").sha256
+    path = local_parquet(blobs, dataset, tmp_path)
+    assert local_parquet(blobs, dataset, tmp_path) == path
+    path.write_bytes(b"A table")
+    for _ in range(2):
+        with pytest.raises(Corrupt):
+            local_parquet(blobs, dataset, tmp_path)
+
+
+def test_a_job_finds_bytes_that_a_disk_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fitserve.datasets.store._stamp", lambda _path: (1, 2, 3))  # the disk tells nobody
+    blobs, dataset = FolderStore(tmp_path / "blobs"), Dataset()
+    dataset.blob = blobs.put_bytes(b"another table").sha256
+    path = local_parquet(blobs, dataset, tmp_path)
+    path.write_bytes(b"Another table")
+    with pytest.raises(Corrupt):
+        local_parquet(blobs, dataset, tmp_path, again=True)

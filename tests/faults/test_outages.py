@@ -21,6 +21,7 @@ from fitserve.errors import StorageFull
 from fitserve.ids import new_id
 from fitserve.runs import create
 from fitserve.settings import Limits
+from fitserve.tables import Dataset
 from tests.faults.chaos import Chaos, FaultPlan, Postgres
 from tests.faults.checker import AcknowledgedRun, check_runs
 from tests.faults.cluster import Cluster, Member, wait_for
@@ -165,3 +166,17 @@ def test_the_database_gone_for_a_while_is_503_and_nothing_is_lost(tmp_path: Path
 @pytest.mark.long
 def test_the_database_gone_for_30_seconds_is_503_and_nothing_is_lost(tmp_path: Path) -> None:
     database_gone(tmp_path / "home", 30)
+
+
+def test_a_table_that_is_corrupted_after_a_run_trains_no_other(tmp_path: Path) -> None:
+    with Cluster(tmp_path / "home") as cluster:
+        cluster.start("worker")
+        first = cluster.submit(seed=1)
+        assert cluster.wait_over(first).state == "succeeded"
+        with db.reading(cluster.engine) as session:
+            sha256 = session.get_one(Dataset, cluster.dataset_id).blob
+        path = cluster.blobs.local(sha256, tmp_path)
+        path.write_bytes(path.read_bytes().replace(b"a dataset", b"A dataset"))
+        second = cluster.wait_over(cluster.submit(seed=2))
+        assert second.state == "failed"
+        assert "corrupt" in str(second.error)

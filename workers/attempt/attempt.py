@@ -175,7 +175,7 @@ class Attempt:
             dataset = session.get(Dataset, run.dataset_id)
             if dataset is None:
                 raise NotFound("The run's dataset is gone.")
-            facts, table = store.facts_of(dataset), store.local_parquet(self.blobs, dataset, cache)
+            facts, table = store.facts_of(dataset), store.local_parquet(self.blobs, dataset, cache, again=True)
         return TrainingJob(
             run_id=run.id,
             attempt=self.lease.attempt,
