@@ -13,7 +13,7 @@ from typing import Any
 
 from celery import Celery
 from celery.worker.consumer import Consumer
-from kombu import Connection
+from kombu.connection import Connection
 from kombu.transport import redis
 from redis.exceptions import RedisError
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import time
 import warnings
@@ -10,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Barrier
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -256,3 +258,42 @@ def test_changes_are_audited_but_reads_are_not(app: FastAPI, client: TestClient)
     ] * 3
     assert rest["next_cursor"] is None
     assert client.get("/api/v1/audit?cursor=x", headers=headers).status_code == 422
+
+
+def test_a_body_is_not_read_before_the_key(app: FastAPI) -> None:
+    """Where there is no key, or a wrong one, no route asks for a byte of the body; signing in takes few of them."""
+
+    async def ask(path: str, key: str | None) -> int:
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            raise AssertionError(f"{path} read its body")
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        headers = [(b"host", b"testserver"), (b"content-type", b"application/json"), (b"content-length", b"9999999")]
+        if key is not None:
+            headers.append((b"authorization", f"Bearer {key}".encode()))
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "headers": headers,
+            "http_version": "1.1",
+            "scheme": "http",
+            "root_path": "",
+            "client": ("1.1.1.1", 1),
+            "server": ("testserver", 80),
+            "state": {},
+            "app": app,
+        }
+        await app(scope, receive, send)
+        return int(sent[0]["status"])
+
+    paths = ("keys", "runs", "datasets", "datasets/samples", "session")
+    for path in (*(f"/api/v1/{path}" for path in paths), "/v1/models/m:predict", "/v2/models/m/infer"):
+        for key in (None, "key_1.wrong"):
+            assert asyncio.run(ask(path, key)) == (413 if path.endswith("session") else 401), path

@@ -73,7 +73,7 @@ def _me(identity: Identity) -> Me:
     return Me(key_id=identity.key_id, owner=identity.owner, scopes=sorted(identity.scopes))
 
 
-@router.post("/session", summary="Sign in")
+@router.post("/session", summary="Sign in", max_body_size=4096)
 def sign_in(body: SignIn, request: Request, response: Response, ctx: Ctx) -> Me:
     """Sets an HttpOnly, SameSite=Strict cookie of a session, which ends with the sign-out, the key or its time."""
     identity = request.app.state.identify(body.token)

@@ -18,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
 from fitserve import browser_sessions, tracing
-from fitserve.errors import FitserveError, NotFound, Unavailable
+from fitserve.errors import FitserveError, NotFound, Unauthenticated, Unavailable
 from fitserve.settings import Settings
 from services.shell.auth import token_of
 
@@ -39,6 +39,8 @@ _NOT_FORWARDED = frozenset(
 async def forward(request: Request) -> Response:
     """Stream the prediction service's answer. Raises Unavailable (503) if it does not answer."""
     token = token_of(request)
+    if request.method == "POST":
+        await _refuse_unknown(request, token)
     headers = _forwarded(request.headers)
     if token is not None:
         headers["authorization"] = f"Bearer {token}"
@@ -67,6 +69,16 @@ async def _send(client: httpx2.AsyncClient, outgoing: httpx2.Request) -> httpx2.
         return await client.send(outgoing, stream=True)
     except httpx2.TransportError:
         raise Unavailable("The prediction service does not answer.", retry_after=2) from None
+
+
+async def _refuse_unknown(request: Request, token: str | None) -> None:
+    """Raise Unauthenticated before a body is read; the prediction service decides everything else."""
+    try:
+        await run_in_threadpool(request.app.state.identify, token)
+    except Unauthenticated:
+        raise
+    except FitserveError:
+        return  # a database that is away ends no predictions
 
 
 async def _is_signed_in(request: Request, token: str | None) -> bool:
