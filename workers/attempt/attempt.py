@@ -6,6 +6,7 @@ trials with idle workers.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import threading
@@ -378,7 +379,9 @@ class Attempt:
 
         def end() -> RunState:
             if self._new_checkpoint is not None:
-                self._renew()  # the next attempt resumes from it
+                with contextlib.suppress(blob_references.BlobVanished):  # collected meanwhile
+                    self._renew()  # so that the next attempt resumes from it
+                self._new_checkpoint = None
             ending = finish.confirm_cancel if self._cancel_requested else finish.release
             return ending(self.engine, self.lease, tuple(self._pending))
 
