@@ -88,6 +88,7 @@ class Dataset(Base):
     columns: Mapped[list[Any]]  # wire.Column, in order
     profile: Mapped[dict[str, Any]]
     refused: Mapped[dict[str, Any] | None]  # lenient uploads: how many rows were skipped, and the first of them
+    notices: Mapped[list[Any]] = mapped_column(default=list, server_default=text("'[]'"))  # wire.notices.Notice
     shared: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[datetime]
 

@@ -61,6 +61,7 @@ def _show_new(session: Session, dataset: Dataset) -> None:
     session.show(dataset, _summary(dataset), "", _columns(dataset))
     if dataset.refused:
         session.hint(f"{dataset.refused.rows} rows were skipped; --json shows the first of them.")
+    _hint_at_notices(session, dataset)
     session.hint(f"Train on it: fitserve spec init --dataset {dataset.name} --output spec.yaml")
 
 
@@ -105,6 +106,15 @@ def show(
         profile = dataset.profile() if session.json else None
     value = {**dataset.model_dump(mode="json"), "profile": profile.model_dump(mode="json")} if profile else dataset
     session.show(value, _summary(dataset), "", _columns(dataset))
+    _hint_at_notices(session, dataset)
+
+
+def _hint_at_notices(session: Session, dataset: Dataset) -> None:
+    """Print what was decided while the table was read, and what decides otherwise."""
+    for notice in dataset.notices:
+        evidence = f" ({notice.evidence})" if notice.evidence else ""
+        otherwise = f" Otherwise: {notice.option}" if notice.option else ""
+        session.hint(f"{notice.message}{evidence}{otherwise}")
 
 
 def _summary(dataset: Dataset) -> Any:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from fitserve.dataset_facts import Kind, Storage
 from fitserve.datasets import MAX_PROBLEMS
 from fitserve.encoding.coercion import FALSE, TRUE, labels_of
+from fitserve.wire.notices import Notice
 
 # Texts that mean a missing value in every column, unless the upload's options name others.
 MISSING = (
@@ -152,6 +153,7 @@ class ColumnParser:
         self.good = self.bad = 0  # values that fit the plan, and those that do not
         self.bad_values: list[tuple[int, str]] = []  # the first of them: row and text
         self.bad_spellings: set[str] = set()
+        self.notices: list[Notice] = []  # what was decided for this column; part of the upload's answer
 
     @property
     def plan_changed(self) -> bool:

@@ -31,11 +31,12 @@ GROUP_ROWS = 65_536
 GROUP_BYTES = 16 * MB
 SAMPLE_ROWS = 100_000
 SAMPLE_BYTES = 48 * MB
+MAX_NOTICES = 100  # of one table
 
 
 @dataclass(frozen=True)
 class IngestedTable:
-    """A table on local disk, not stored yet; `columns`, `profile`, `source` and `refused` as the API shows them."""
+    """A table on local disk, not stored yet; `columns`, `profile`, `source`, `refused`, `notices` as the API has them."""
 
     parquet: Path
     rows: int
@@ -43,6 +44,7 @@ class IngestedTable:
     profile: dict[str, Any]
     source: dict[str, Any]
     refused: dict[str, Any] | None
+    notices: list[dict[str, Any]]
     seconds: float
 
 
@@ -68,8 +70,10 @@ def ingest(path: Path, options: UploadOptions, limits: Limits, folder: Path) -> 
     if options.lenient and problems:
         located = sorted(reader.locate(problems), key=lambda problem: problem.row or 0)[:MAX_PROBLEMS]
         refused = {"rows": reader.rejected + table.rejected, "problems": [problem.as_dict() for problem in located]}
+    notices = [*reader.notices, *(notice for parser in table.parsers for notice in parser.notices)]
+    shown = [notice.model_dump(mode="json") for notice in notices[:MAX_NOTICES]]
     seconds = time.perf_counter() - begun
-    return IngestedTable(parquet, table.rows, columns, profile, reader.description, refused, seconds)
+    return IngestedTable(parquet, table.rows, columns, profile, reader.description, refused, shown, seconds)
 
 
 def _check_stated_columns(options: UploadOptions, reader: TableReader) -> None:

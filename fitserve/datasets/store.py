@@ -137,6 +137,7 @@ def create(
         "bytes": received.bytes,
         "source": {**table.source, "options": stated, "filename": received.filename, **(origin or {})},
         "refused": table.refused,
+        "notices": table.notices,
         "shared": False,
     }
     wanted = name or _name_from_file(received.filename, received.sha256)
@@ -174,6 +175,7 @@ def append_rows(
         "bytes": parent.bytes + received.bytes,
         "source": {**parent.source, "appended": {"to": parent.id, "rows": part.rows, "sha256": received.sha256}},
         "refused": part.refused,
+        "notices": [*parent.notices, *(notice for notice in part.notices if notice not in parent.notices)],
         **_inherited(parent),
     }
     return _commit(engine, table, stored, values, parent.name)[0]
@@ -201,6 +203,7 @@ def correct_kinds(
         "bytes": parent.bytes,
         "source": {**parent.source, "options": {**stated, "kinds": {**stated.get("kinds", {}), **kinds}}},
         "refused": parent.refused,
+        "notices": [notice for notice in parent.notices if notice["column"] not in kinds] + table.notices,
         **_inherited(parent),
     }
     return _commit(engine, table, stored, values, parent.name)[0]

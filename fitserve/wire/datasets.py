@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fitserve.dataset_facts import ColumnFacts, Kind
+from fitserve.wire.notices import Notice
 
 NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 CHARACTER = r"^[\t\x20-\x7E]$"  # printable ASCII, or a tab
@@ -67,6 +68,9 @@ class DatasetInfo(BaseModel):
     shared: bool
     source: dict[str, Any]
     refused: Refused | None
+    notices: list[Notice] = Field(
+        default_factory=list, description="What was decided while it was read, and which option decides otherwise"
+    )
     created_at: datetime
 
 

@@ -22,6 +22,7 @@ from fitserve.datasets.column_parser import ColumnPlan
 from fitserve.errors import Problem, TooLarge
 from fitserve.settings import Limits
 from fitserve.wire.datasets import Format, UploadOptions
+from fitserve.wire.notices import Notice
 
 
 class ReadAgain(Exception):
@@ -48,6 +49,7 @@ class TableReader(ABC):
         self.path, self.options, self.limits, self.folder = path, options, limits, folder
         self.description: dict[str, Any] = {}  # how the file is written, as the dataset's `source` shows it
         self.header_problems: list[Problem] = []  # what was fixed in the header (lenient mode)
+        self.notices: list[Notice] = []  # what was decided about the file; part of the upload's answer
         self.problems: list[Problem] = []
         self.rejected = 0
         self.names: Sequence[str] = ()  # the columns; more may be found while reading, which raises ReadAgain

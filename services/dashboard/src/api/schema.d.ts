@@ -1382,6 +1382,11 @@ export interface components {
             };
             refused: components["schemas"]["Refused"] | null;
             /**
+             * Notices
+             * @description What was decided while it was read, and which option decides otherwise
+             */
+            notices?: components["schemas"]["Notice"][];
+            /**
              * Created At
              * Format: date-time
              */
@@ -1417,6 +1422,11 @@ export interface components {
                 [key: string]: unknown;
             };
             refused: components["schemas"]["Refused"] | null;
+            /**
+             * Notices
+             * @description What was decided while it was read, and which option decides otherwise
+             */
+            notices?: components["schemas"]["Notice"][];
             /**
              * Created At
              * Format: date-time
@@ -2337,6 +2347,37 @@ export interface components {
              * @description `id.secret`: send it as `Authorization: Bearer <token>`
              */
             token: string;
+        };
+        /**
+         * Notice
+         * @description A reading that was chosen among several, or something to know: nothing is changed in silence.
+         */
+        Notice: {
+            /**
+             * Code
+             * @description What kind of notice, such as preamble_skipped
+             */
+            code: string;
+            /**
+             * Message
+             * @description One sentence: what was done
+             */
+            message: string;
+            /**
+             * Column
+             * @description The column that it is about, if it is about one
+             */
+            column?: string | null;
+            /**
+             * Evidence
+             * @description Why: what was seen in the data
+             */
+            evidence?: string | null;
+            /**
+             * Option
+             * @description The option that decides otherwise, as a request has it: skip_rows=0
+             */
+            option?: string | null;
         };
         /**
          * Outcome

@@ -10,6 +10,7 @@ import { bytes, number, seconds } from "../format";
 import { useText } from "../i18n";
 import { Badge, Button, Notice, ProblemLine, Scroll } from "./basics";
 import { Icon } from "./icons";
+import { Notices } from "./Notices";
 import { UploadOptionsForm } from "./UploadOptions";
 
 interface Sending {
@@ -140,6 +141,7 @@ function SendingView({ sending, onAgain, onDismiss }: ViewProps) {
             </Link>
           </div>
         )}
+        {done && <Notices notices={done.notices} />}
         {error && (
           <div role="alert" className="stack tight">
             <Notice tone="bad">

@@ -6,6 +6,7 @@ import { Bars } from "../charts/small";
 import { Button, Card, ErrorView, Loading, Notice, ProblemLine, Scroll, Select, Stat } from "../components/basics";
 import { Columns } from "../components/DatasetColumns";
 import { AddressTabs } from "../components/dialogs";
+import { Notices } from "../components/Notices";
 import type { ProblemItem } from "../api/client";
 import { bytes, cell, moment, number, percent } from "../format";
 import { useText } from "../i18n";
@@ -58,6 +59,7 @@ export default function DatasetPage() {
         </div>
       </div>
       {data.refused && data.refused.rows > 0 && <RefusedRows dataset={data} />}
+      <Notices notices={data.notices} />
       <AddressTabs
         label={data.name}
         tabs={[

@@ -1,0 +1,17 @@
+"""What was decided for somebody, and how to decide it otherwise."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Notice(BaseModel):
+    """A reading that was chosen among several, or something to know: nothing is changed in silence."""
+
+    model_config = ConfigDict(from_attributes=True, frozen=True)
+
+    code: str = Field(description="What kind of notice, such as preamble_skipped")
+    message: str = Field(description="One sentence: what was done")
+    column: str | None = Field(None, description="The column that it is about, if it is about one")
+    evidence: str | None = Field(None, description="Why: what was seen in the data")
+    option: str | None = Field(None, description="The option that decides otherwise, as a request has it: skip_rows=0")
