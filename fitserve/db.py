@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine, Row, create_engine, event, func, make_url, select, text
 from sqlalchemy.dialects import postgresql, sqlite
@@ -15,6 +17,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from fitserve.errors import StorageFull, Unavailable
+
+if TYPE_CHECKING:
+    import psycopg
 
 # A peer that vanishes without closing the connection is noticed within 15 s, before a lease of 30 s is over.
 _TCP = {
@@ -35,12 +40,19 @@ def wal_is_sound(version: tuple[int, int, int] = sqlite3.sqlite_version_info) ->
     return version >= (3, 51, 3) or any(version[:2] == fixed[:2] and version >= fixed for fixed in _WAL_FIXED)
 
 
-def make_engine(url: str, *, pool_size: int = 10, statement_timeout_ms: int = 30_000) -> Engine:
-    """Return an engine; make it after a fork or spawn. SQLite's writers queue up; PostgreSQL's statements time out."""
+def make_engine(
+    url: str, *, pool_size: int = 10, statement_seconds: float | None = 30.0, answer_seconds: float | None = 35.0
+) -> Engine:
+    """Return an engine; make it after a fork or spawn. SQLite's writers queue up.
+
+    PostgreSQL ends a statement after `statement_seconds`. A connection whose answer takes `answer_seconds` is closed:
+    something between may acknowledge every packet and deliver none, which TCP's own timeouts never notice.
+    """
     if make_url(url).get_backend_name() == "sqlite":
         return _sqlite_engine(url)
-    options = f"-c statement_timeout={statement_timeout_ms} -c idle_in_transaction_session_timeout=60000"
-    return create_engine(
+    milliseconds = round(1000 * (statement_seconds or 0))
+    options = f"-c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout=60000"
+    engine = create_engine(
         url,
         pool_pre_ping=True,
         pool_size=pool_size,
@@ -48,6 +60,28 @@ def make_engine(url: str, *, pool_size: int = 10, statement_timeout_ms: int = 30
         pool_timeout=5,
         connect_args={"options": options, **_TCP},
     )
+    if answer_seconds is not None:
+        event.listen(engine, "do_connect", partial(_connect_bounded, answer_seconds))
+    return engine
+
+
+def _connect_bounded(
+    answer_seconds: float, _dialect: Any, _record: Any, arguments: list[Any], options: dict[str, Any]
+) -> psycopg.Connection[Any]:
+    """Open a connection that is closed, with OperationalError, once an answer has taken `answer_seconds`."""
+    import psycopg  # only where the database is PostgreSQL
+
+    class Connection(psycopg.Connection[Any]):
+        def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+            began_at = time.monotonic()
+            try:
+                return super().wait(gen, interval, timeout or answer_seconds)
+            except psycopg.OperationalError:
+                if time.monotonic() - began_at >= answer_seconds:
+                    self.pgconn.finish()  # its answer may still come: it is of no use to the next statement
+                raise
+
+    return Connection.connect(*arguments, **options)
 
 
 def _sqlite_engine(url: str) -> Engine:

@@ -12,7 +12,7 @@ url = context.config.attributes.get("url") or Settings().resolved_database_url
 
 
 def run() -> None:
-    engine = db.make_engine(url, statement_timeout_ms=0)
+    engine = db.make_engine(url, statement_seconds=None, answer_seconds=None)
     with engine.connect() as connection:
         context.configure(
             connection=connection,

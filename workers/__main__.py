@@ -44,7 +44,9 @@ def main() -> None:
     tracing.configure(settings.otlp_endpoint, "worker")
     telemetry.watch_disk(settings.home)
     settings.scratch.mkdir(parents=True, exist_ok=True)
-    engine = db.make_engine(settings.resolved_database_url)
+    # A call that hangs ends well before the lease does, so that the trainer is told to stop in time.
+    patience = max(5.0, settings.lease_seconds / 2)
+    engine = db.make_engine(settings.resolved_database_url, statement_seconds=patience, answer_seconds=patience)
     publisher = Publisher(settings)
     supervisor = Supervisor(settings, engine, blobs.open_store(settings.resolved_blob_url), publisher.publish)
     connected = threading.Event()

@@ -11,12 +11,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from sqlalchemy import Engine, text
 
 from fitserve import db, telemetry
+from fitserve.readiness import BoundedCheck, ReadinessCheck
 
 log = logging.getLogger(__name__)
 
 
-def serve(host: str, port: int, ready: Mapping[str, Callable[[], bool]]) -> ThreadingHTTPServer:
-    """Answer in a thread of its own. `ready` holds the named checks of /readyz; one that raises is not ready."""
+def serve(host: str, port: int, readiness: Mapping[str, ReadinessCheck]) -> ThreadingHTTPServer:
+    """Answer in a thread of its own. `readiness` holds the named checks of /readyz."""
+    bounded = {name: BoundedCheck(name, check) for name, check in readiness.items()}
 
     class Handler(BaseHTTPRequestHandler):
         timeout = 10
@@ -28,10 +30,10 @@ def serve(host: str, port: int, ready: Mapping[str, Callable[[], bool]]) -> Thre
             elif path == "/livez":
                 self._answer(200, b'{"status": "alive"}')
             elif path == "/readyz":
-                checks = {name: _passes(check) for name, check in ready.items()}
-                all_pass = all(checks.values())
-                body = {"status": "ready" if all_pass else "not ready", "checks": checks}
-                self._answer(200 if all_pass else 503, json.dumps(body).encode())
+                outcomes = {name: check.outcome() for name, check in bounded.items()}
+                ready = all(outcome == "ok" for outcome in outcomes.values())
+                body = {"status": "ready" if ready else "not ready", "checks": outcomes}
+                self._answer(200 if ready else 503, json.dumps(body).encode())
             else:
                 self._answer(404, b'{"title": "Not found", "status": 404}', "application/problem+json")
 
@@ -57,10 +59,3 @@ def database_check(engine: Engine) -> Callable[[], bool]:
             return session.scalar(text("SELECT 1")) == 1
 
     return answers
-
-
-def _passes(check: Callable[[], bool]) -> bool:
-    try:
-        return check()
-    except Exception:
-        return False

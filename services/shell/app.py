@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -17,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 
 from fitserve import __version__, strictjson, telemetry
 from fitserve.api_keys import Identity
-from fitserve.errors import FitserveError
+from fitserve.readiness import BoundedCheck, ReadinessCheck
 from fitserve.settings import Settings
 from services.shell import problems
 from services.shell.auth import Caller, caller_of
@@ -25,10 +24,8 @@ from services.shell.connections import limited, sweep
 from services.shell.instrumentation import RequestInstrumentation
 from services.shell.local_pages import LocalPagesOnly
 
-ReadinessCheck = Callable[[], None]  # raises if its dependency is not available
 DRAIN_SECONDS = 0.25
 PARSED_AT_ONCE = 64 * 1024  # bytes of JSON
-READINESS_SECONDS = 2.0  # that a dependency has to answer in
 
 
 class StrictRequest(Request):
@@ -128,34 +125,6 @@ def make_app(
         return JSONResponse(body, 200 if ready else 503)
 
     return app
-
-
-class BoundedCheck:
-    """A readiness check that answers in time: one that hangs is reported, and not begun a second time meanwhile."""
-
-    def __init__(self, name: str, check: ReadinessCheck) -> None:
-        self._check = check
-        self._pool = ThreadPoolExecutor(1, f"ready-{name}")
-        self._running: Future[str] | None = None
-
-    def outcome(self) -> str:
-        """Return "ok", or why the dependency is not available."""
-        if self._running is None or self._running.done():
-            self._running = self._pool.submit(_run_check, self._check)
-        try:
-            return self._running.result(READINESS_SECONDS)
-        except TimeoutError:
-            return f"no answer within {READINESS_SECONDS:g} s"
-
-
-def _run_check(check: ReadinessCheck) -> str:
-    try:
-        check()
-    except FitserveError as error:
-        return error.detail
-    except Exception as error:
-        return type(error).__name__  # not its message, which may hold an address or a password
-    return "ok"
 
 
 class Server(uvicorn.Server):

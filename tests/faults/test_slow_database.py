@@ -1,4 +1,4 @@
-"""A worker far from its database: epochs are written in bulk, and a killed worker leaves no gap in a run's history."""
+"""A worker far from its database, or cut off from it: no gap in a run's history, and nobody waits for ever."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from sqlalchemy import make_url, select
+from sqlalchemy import make_url, select, text
 
 from fitserve import db
+from fitserve.errors import Unavailable
 from fitserve.tables import Epoch
 from tests.faults.checker import AcknowledgedRun, check_runs
 from tests.faults.cluster import Cluster
@@ -22,8 +23,11 @@ pytestmark = pytest.mark.xdist_group("faults")
 
 
 @contextmanager
-def slow_address(url: str, delay: float) -> Iterator[str]:
-    """Yield another URL of a PostgreSQL on a Unix socket: bytes take `delay` seconds each way."""
+def slow_address(url: str, delay: float, frozen: threading.Event | None = None) -> Iterator[str]:
+    """Yield another URL of a PostgreSQL on a Unix socket: bytes take `delay` seconds each way.
+
+    While `frozen` is set, what is sent is acknowledged and lost, as by a broken middlebox.
+    """
     parsed = make_url(url)
     target = Path(str(parsed.query["host"])) / f".s.PGSQL.{parsed.port or 5432}"
     listener = socket.create_server(("127.0.0.1", 0))
@@ -38,7 +42,8 @@ def slow_address(url: str, delay: float) -> Iterator[str]:
                     time.sleep(max(0.0, due - time.monotonic()))
                     if not data:
                         break
-                    sink.sendall(data)
+                    if frozen is None or not frozen.is_set():
+                        sink.sendall(data)
             for end in (source, sink):
                 with suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
@@ -92,3 +97,39 @@ def test_a_worker_killed_beside_a_slow_database_leaves_no_gap(tmp_path: Path, po
 @pytest.mark.long
 def test_a_worker_killed_beside_a_database_200_ms_away_leaves_no_gap(tmp_path: Path, postgres_url: str) -> None:
     killed_beside_a_slow_database(tmp_path / "home", postgres_url, 0.1, epochs=2500, lease="8")
+
+
+def test_a_connection_without_an_answer_is_closed(postgres_url: str) -> None:
+    frozen = threading.Event()
+    with slow_address(postgres_url, 0.0, frozen) as url:
+        engine = db.make_engine(url, answer_seconds=0.5)
+        with db.reading(engine) as session:
+            assert session.scalar(text("SELECT 1")) == 1
+        frozen.set()
+        with pytest.raises(Unavailable), db.reading(engine) as session:
+            session.scalar(text("SELECT 1"))
+        frozen.clear()
+        with db.reading(engine) as session:  # the lost connection is not used again
+            assert session.scalar(text("SELECT 2")) == 2
+        engine.dispose()
+
+
+def test_a_worker_cut_off_hands_its_run_over_and_works_again(tmp_path: Path, postgres_url: str) -> None:
+    """Its connections stay open and silent: only its own clock tells it that the lease is over."""
+    frozen = threading.Event()
+    with slow_address(postgres_url, 0.0, frozen) as url, Cluster(tmp_path / "home", postgres_url) as cluster:
+        worker = cluster.start("worker", FITSERVE_DATABASE_URL=url)
+        cluster.start("reaper")
+        run_id = cluster.submit(seed=5, epochs=60, seconds=0.05)
+        cluster.wait_epoch(run_id, 5, 60)
+        frozen.set()
+        other = cluster.start("worker")
+        run = cluster.wait_over(run_id, 120)
+        assert (run.state, run.attempt) == ("succeeded", 2), run.error
+        other.kill()
+        frozen.clear()
+        assert worker.alive
+        next_id = cluster.submit(seed=6, epochs=3)
+        assert cluster.wait_over(next_id, 120).state == "succeeded"
+        verdict = check_runs(cluster.engine, cluster.blobs, [AcknowledgedRun(run_id, 5, 60)])
+        assert verdict.ok, f"{verdict}\n{cluster.tail()}"

@@ -10,10 +10,11 @@ from fastapi import Depends, FastAPI
 from fastapi.testclient import TestClient
 from pydantic import BaseModel
 
+from fitserve import readiness
 from fitserve.api_keys import Identity
 from fitserve.errors import BadInput, Problem, TooMany
 from fitserve.settings import Settings
-from services.shell import Caller, Router, app, make_app, require
+from services.shell import Caller, Router, make_app, require
 from services.shell.auth import COOKIE, missing_key, refuse_unprotected_address
 
 
@@ -158,12 +159,12 @@ def test_readiness_is_answered_while_a_dependency_hangs(monkeypatch: pytest.Monk
         begun.append(1)
         released.wait()
 
-    monkeypatch.setattr(app, "READINESS_SECONDS", 0.05)
-    check = app.BoundedCheck("database", hang)
+    monkeypatch.setattr(readiness, "READINESS_SECONDS", 0.05)
+    check = readiness.BoundedCheck("database", hang)
     assert [check.outcome() for _ in range(3)] == ["no answer within 0.05 s"] * 3
     assert len(begun) == 1
     released.set()
-    monkeypatch.setattr(app, "READINESS_SECONDS", 30)
+    monkeypatch.setattr(readiness, "READINESS_SECONDS", 30)
     assert check.outcome() == "ok"
 
 
