@@ -15,7 +15,7 @@ from celery import Celery
 from celery.worker.consumer import Consumer
 from kombu.connection import Connection
 from kombu.transport import redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from fitserve import telemetry
 from fitserve.queue import WAKE
@@ -89,11 +89,27 @@ class HintChannel(redis.Channel):  # type: ignore[misc]
     def _brpop_read(self, **options: Any) -> Any:
         try:
             return super()._brpop_read(**options)
+        except ResponseError as error:
+            if "WRONGTYPE" not in str(error):
+                raise
+            self._set_aside_foreign_keys()
+            return True
         except (Empty, OSError, RedisError):  # kombu counts KeyError and others among the broker's own
             raise
         except Exception as error:  # the bytes are not JSON, not an object, lack what kombu wants, ...
             drop(type(error).__name__)
             return True
+
+    def _set_aside_foreign_keys(self) -> None:
+        """Rename keys of ours that another program has made of another type; without this no message ever arrives."""
+        types = dict.fromkeys(self.active_queues, b"list")
+        types |= {self.unacked_key: b"hash", self.unacked_index_key: b"zset"}
+        with self.conn_or_acquire() as client:
+            for key, wanted in types.items():
+                if client.type(key) not in (wanted, b"none"):
+                    client.rename(key, f"{key}.foreign")
+                    drop(f"the key {key} was not a {wanted.decode()}; it is now {key}.foreign")
+            client.delete(self.unacked_key, self.unacked_index_key)  # half written; a hint more or less is no loss
 
 
 class HintApp(Celery):  # type: ignore[misc]

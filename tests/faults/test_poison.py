@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,11 @@ ODD = [  # dropped, or taken for the wake-up that they may be
     message(properties={"delivery_info": None}),
     message(headers=wake_headers(compression="no-such")),
 ]
+FOREIGN_KEYS: dict[str, Callable[[Any, str], Any]] = {  # keys of the queue that another program has taken
+    QUEUE: lambda broker, key: broker.set(key, "text"),
+    "unacked": lambda broker, key: broker.sadd(key, "member"),
+    "unacked_index": lambda broker, key: broker.lpush(key, "item"),
+}
 
 
 def dropped(worker: Member) -> float:
@@ -117,6 +123,12 @@ def test_every_poison_message_is_counted_and_dropped(tmp_path: Path) -> None:
             )
             assert worker.alive, f"{poison[:200]!r} ended the worker:\n{cluster.tail()}"
         assert dropped(worker) == len(POISON)
+        for count, (key, foreign) in enumerate(FOREIGN_KEYS.items(), len(POISON) + 1):
+            broker.delete(key)
+            foreign(broker, key)
+            publisher.publish("run_1")  # it may be lost: it is a hint
+            wait_for(lambda n=count: dropped(worker) >= n, 30, f"{key} is set aside\n{cluster.tail()}")
+            assert broker.exists(f"{key}.foreign")
         for odd in ODD:
             broker.lpush(QUEUE, odd)
         run_id = cluster.submit()
