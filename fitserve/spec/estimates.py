@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fitserve.errors import Problem
 from fitserve.settings import Limits
+from fitserve.spec.ensemble import Ensemble, members_of
 from fitserve.spec.graph import GraphNode, NetworkGraph
 from fitserve.spec.layers.core import Embedding, Input
 from fitserve.spec.layers.recurrent import Bidirectional, Recurrent
@@ -24,6 +25,7 @@ STARTUP_SECONDS = 3.0  # of a trainer with TensorFlow loaded: build, trace, expo
 STEP_SECONDS = 60e-6  # an empty step of the compiled loop
 LAYER_SECONDS = 18e-6  # added by each layer, whatever its size
 SEQUENCE_SECONDS = 60e-6  # added by each step of a recurrent layer's sequence, forward and backward
+MEMBER_SHARE = 0.25  # of a step's time that each further member of a stacked ensemble adds
 MULTIPLY_ADDS_PER_SECOND = 2.0e10
 
 
@@ -46,17 +48,20 @@ class Estimates(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    parameters: int
-    trainable_parameters: int
-    layers: int
-    training_rows: int
+    parameters: int = Field(description="Of all members")
+    trainable_parameters: int = Field(description="Of all members")
+    layers: int = Field(description="Of one member")
+    training_rows: int = Field(description="That a network trains on")
     steps_per_epoch: int
     multiply_adds_per_row: int = Field(description="Forward")
-    multiply_adds: int = Field(description="Of all restarts and epochs, forward and backward, without early stopping")
+    multiply_adds: int = Field(
+        description="Of all restarts or members, and all epochs, forward and backward, without early stopping"
+    )
     activation_bytes: int = Field(description="Activations of one batch that are kept for the backward pass")
     training_bytes: int = Field(description="Weights, gradients, the optimizer's arrays and one batch")
     artifact_bytes: int = Field(description="The weights alone, in 32 bits")
-    seconds: float = Field(description="A rough guess: on two cores, without early stopping")
+    seconds: float = Field(description="At the pace that the workers have measured, without early stopping")
+    startup_seconds: float = Field(0.0, description="Those of them that pass before and after training")
 
 
 def summarize(graph: NetworkGraph) -> list[SummaryRow]:
@@ -78,15 +83,23 @@ def _summary_row(graph: NetworkGraph, node: GraphNode) -> SummaryRow:
     )
 
 
-def estimate(graph: NetworkGraph, rows: Sequence[SummaryRow], training: Training, training_rows: int) -> Estimates:
-    """Return all figures of a run."""
+def estimate(
+    graph: NetworkGraph,
+    rows: Sequence[SummaryRow],
+    training: Training,
+    training_rows: int,
+    members: int = 1,
+    pace: float = 1.0,
+) -> Estimates:
+    """Return all figures of a run. Members of an ensemble train side by side, restarts one after the other."""
     batch = training_rows if training.batch_size == "full" else min(training.batch_size, max(training_rows, 1))
     steps = training.steps_per_epoch or max(1, -(-training_rows // max(batch, 1)))
     all_steps = steps * training.epochs * training.restarts
-    parameters, trainable = sum(row.parameters for row in rows), sum(row.trainable for row in rows)
+    parameters, trainable = (sum(row.parameters for row in rows), sum(row.trainable for row in rows))
+    parameters, trainable = parameters * members, trainable * members
     forward = sum(row.multiply_adds for row in rows)
-    multiply_adds = 3 * forward * batch * all_steps
-    activation_bytes = batch * _saved_activations(graph) * FLOAT_BYTES
+    multiply_adds = 3 * forward * batch * all_steps * members
+    activation_bytes = members * batch * _saved_activations(graph) * FLOAT_BYTES
     return Estimates(
         parameters=parameters,
         trainable_parameters=trainable,
@@ -98,7 +111,8 @@ def estimate(graph: NetworkGraph, rows: Sequence[SummaryRow], training: Training
         activation_bytes=activation_bytes,
         training_bytes=_training_bytes(parameters, trainable, training) + activation_bytes,
         artifact_bytes=parameters * FLOAT_BYTES,
-        seconds=_seconds(graph, multiply_adds, all_steps),
+        seconds=_rounded(pace * _seconds(graph, multiply_adds, all_steps, members)),
+        startup_seconds=_rounded(pace * STARTUP_SECONDS),
     )
 
 
@@ -126,17 +140,22 @@ def _training_bytes(parameters: int, trainable: int, training: Training) -> int:
     return FLOAT_BYTES * (parameters * (1 + len(training.keep_epochs)) + trainable * (1 + arrays))
 
 
-def _seconds(graph: NetworkGraph, multiply_adds: int, steps: int) -> float:
+def _rounded(seconds: float) -> float:
+    return float(f"{seconds:.3g}")
+
+
+def _seconds(graph: NetworkGraph, multiply_adds: int, steps: int, members: int) -> float:
     layers = sequence = 0
     for node in graph.nodes.values():
         layers += not isinstance(node.layer, (Input, Embedding))
         if isinstance(node.layer, (Recurrent, Bidirectional)):
             sequence += graph.input_shapes(node)[0][0] * (2 if isinstance(node.layer, Bidirectional) else 1)
     step = STEP_SECONDS + LAYER_SECONDS * layers + SEQUENCE_SECONDS * sequence
-    return float(f"{STARTUP_SECONDS + step * steps + multiply_adds / MULTIPLY_ADDS_PER_SECOND:.3g}")
+    step *= 1 + MEMBER_SHARE * (members - 1)
+    return STARTUP_SECONDS + step * steps + multiply_adds / MULTIPLY_ADDS_PER_SECOND
 
 
-def over_limits(estimates: Estimates, training: Training, limits: Limits) -> list[Problem]:
+def over_limits(estimates: Estimates, training: Training, ensemble: Ensemble | None, limits: Limits) -> list[Problem]:
     """Return a problem for each limit that the run exceeds."""
     activations, work = estimates.activation_bytes, estimates.multiply_adds
     return [
@@ -147,6 +166,7 @@ def over_limits(estimates: Estimates, training: Training, limits: Limits) -> lis
         ),
         *over_limit("epochs", training.epochs, limits.epochs, "/training/epochs", "epochs"),
         *over_limit("trials", training.restarts, limits.trials, "/training/restarts", "restarts"),
+        *over_limit("trials", members_of(ensemble), limits.trials, "/ensemble/members", "members"),
         *over_limit("multiply_adds", work, limits.multiply_adds, "/training/epochs", "multiply-adds of the run"),
     ]
 

@@ -24,7 +24,10 @@ from fitserve.validation import InvalidValue, did_you_mean, excerpt
 ENTRY_KEYS = ("name", "inputs", "output")  # of an entry, beside its layer
 MAX_LAYERS = 20_000  # where `parse` is given no limits
 MAX_PROBLEMS = 20  # after which the rest of the network is not read
-DEFAULT: list[Any] = [{"Dense": {"units": 64, "activation": "relu"}}, {"Dense": {"units": 32, "activation": "relu"}}]
+_HIDDEN = {"Dense": {"units": 64, "activation": "relu", "kernel_initializer": "HeNormal"}}
+DEFAULT: list[Any] = [_HIDDEN, {"Dropout": 0.1}, _HIDDEN, {"Dropout": 0.1}]
+# The bare network of a first course.
+PLAIN: list[Any] = [{"Dense": {"units": 64, "activation": "relu"}}, {"Dense": {"units": 32, "activation": "relu"}}]
 KERAS_MODELS = ("Sequential", "Functional")
 
 

@@ -200,11 +200,27 @@ def _check_range(output: Output, node: GraphNode, column: ColumnFacts, problems:
         warn(f"{activation} gives {low:g} to {high:g}; {outside}.", node.pointer, "activation: linear")
 
 
-def resolve_standardize(
-    output: Output, node: GraphNode, facts: DatasetFacts, pointer: str, problems: list[Problem]
+def resolve_scale(
+    output: Output,
+    node: GraphNode,
+    facts: DatasetFacts,
+    pointer: str,
+    problems: list[Problem],
+    *,
+    clip: bool | None,
+    recipe: bool,
 ) -> Target:
-    """Return the target with `standardize` decided: by default for large numbers, where loss and output allow it."""
+    """Return the target with `standardize` and `clip` decided.
+
+    By default large numbers are standardised, where loss and output allow it; with a `recipe`, where the network is
+    left out, all numbers are, and answers are clipped. `clip` is what the spec says of all targets.
+    """
     target = output.target
+    if target.task != "regression" and target.clip:
+        detail = "Only the answers of a regression target can be clipped."
+        problems.append(Problem(detail, pointer.replace("standardize", "clip"), received=True))
+    said = target.clip if target.clip is not None else clip
+    target = target.model_copy(update={"clip": target.task == "regression" and (recipe if said is None else said)})
     if target.task != "regression":
         if target.standardize:
             problems.append(Problem("Only a regression target can be standardised.", pointer, received=True))
@@ -223,7 +239,7 @@ def resolve_standardize(
     if target.standardize is None:
         column = facts.by_name[target.column]
         large = max(abs(column.mean or 0.0), column.std or 0.0) > LARGE
-        target = target.model_copy(update={"standardize": possible and large})
+        target = target.model_copy(update={"standardize": possible and (recipe or large)})
     return target
 
 

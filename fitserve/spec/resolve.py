@@ -8,20 +8,25 @@ from dataclasses import dataclass, replace
 from fitserve.dataset_facts import DatasetFacts
 from fitserve.errors import BadInput, Problem
 from fitserve.settings import Limits
-from fitserve.spec import output
-from fitserve.spec.estimates import Estimates, SummaryRow, estimate, over_limit, over_limits, summarize
+from fitserve.spec import output, recipe
+from fitserve.spec.ensemble import members_of
+from fitserve.spec.estimates import (
+    Estimates,
+    SummaryRow,
+    over_limit,
+    over_limits,
+)
 from fitserve.spec.feature import EncodedInput, Feature, default_feature, encoded_inputs, resolve_feature
 from fitserve.spec.graph import GraphNode, NetworkGraph, build_graph, check_connected, free_name, layer_name
 from fitserve.spec.layers.core import Input
 from fitserve.spec.layers.shaping import Flatten
 from fitserve.spec.network import LayerEntry
 from fitserve.spec.output import Output
-from fitserve.spec.resolve_training import apply_label_smoothing, loss_pointer, losses_by_target, resolve_training
+from fitserve.spec.plan import Planner, budget_advice
+from fitserve.spec.resolve_training import apply_label_smoothing, loss_pointer, losses_by_target
 from fitserve.spec.spec import MAX_PROBLEMS, DatasetRef, Spec, SpecRefused, SplitSpec
 from fitserve.spec.target import Target, infer_task, unknown_column
 from fitserve.spec.warnings import Advice, warnings_for
-
-USUAL_HELD_OUT = 0.2  # share of the rows, where a column says which
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +39,11 @@ class Resolved:
     warnings: list[Advice]
 
 
-def resolve(spec: Spec, facts: DatasetFacts, limits: Limits | None = None) -> Resolved:
-    """Check a spec against a dataset and write out its defaults. Raises SpecRefused with every problem."""
+def resolve(spec: Spec, facts: DatasetFacts, limits: Limits | None = None, pace: float = 1.0) -> Resolved:
+    """Check a spec against a dataset and write out its defaults. Raises SpecRefused with every problem.
+
+    `pace` is how many times as long the workers take as the machine that the estimates were measured on.
+    """
     limits = limits or Limits()
     problems: list[Problem] = _over_plain_limits(spec, limits)
     _raise(problems)
@@ -46,32 +54,35 @@ def resolve(spec: Spec, facts: DatasetFacts, limits: Limits | None = None) -> Re
     _raise(problems)
 
     warnings: list[Advice] = []
-    graph = build_graph(spec.network, _inputs_of(features, facts), targets)
+    graph = build_graph(recipe.network_of(spec, inputs := _inputs_of(features, facts)), inputs, targets)
     _raise(graph.problems)
     outputs = _resolve_outputs(spec, targets, graph, facts, problems, warnings)
     _raise(problems)
     check_connected(graph)
     _raise(graph.problems)
 
-    by_column = split.method == "column"
-    training = resolve_training(spec.training, outputs, split.validation > 0 or by_column, problems)
-    summary = summarize(graph)
-    held_out = USUAL_HELD_OUT if by_column else split.validation + split.test
-    estimates = estimate(graph, summary, training, max(1, round(facts.rows * (1 - held_out))))
-    problems += over_limits(estimates, training, limits)
+    plan = Planner(spec, split, outputs, graph, facts, pace, problems).plan()
     _raise(problems)
-    warnings += warnings_for(graph, features, split, training, estimates, facts)
+    problems += over_limits(plan.estimates, plan.training, plan.ensemble, limits)
+    _raise(problems)
+    warnings += warnings_for(graph, features, plan.split, plan.training, plan.ensemble, plan.estimates, facts)
+    warnings += budget_advice(spec, plan)
     resolved = Spec(
         dataset=DatasetRef(ref=f"{facts.name}@{facts.version}", sha256=facts.sha256),
         target=tuple(one.target for one in outputs),
         task=outputs[0].target.task if len(outputs) == 1 else None,
         features=tuple(features),
-        split=split,
+        split=plan.split,
+        clip=None,
+        preset=None,
         network=tuple(_entry(node) for node in graph.nodes.values()),
-        training=training,
+        training=plan.training,
+        ensemble=plan.ensemble,
+        time_budget=spec.time_budget,
+        shrunk=plan.shrunk or spec.shrunk,
         model=spec.model,
     )
-    return Resolved(resolved, summary, estimates, warnings)
+    return Resolved(resolved, plan.summary, plan.estimates, warnings)
 
 
 def _raise(problems: Sequence[Problem]) -> None:
@@ -86,6 +97,7 @@ def _over_plain_limits(spec: Spec, limits: Limits) -> list[Problem]:
         *over_limit("layers", len(spec.network), limits.layers, "/network", "layers"),
         *over_limit("epochs", training.epochs, limits.epochs, "/training/epochs", "epochs"),
         *over_limit("trials", training.restarts, limits.trials, "/training/restarts", "restarts"),
+        *over_limit("trials", members_of(spec.ensemble), limits.trials, "/ensemble/members", "members"),
     ]
 
 
@@ -217,7 +229,10 @@ def _resolve_outputs(
             break
         output.check(choice, node, facts, loss_pointer(spec.training, target), problems, warn)
         pointer = "/target/standardize" if len(targets) == 1 else f"/target/{index}/standardize"
-        outputs.append(replace(choice, target=output.resolve_standardize(choice, node, facts, pointer, problems)))
+        scaled = output.resolve_scale(
+            choice, node, facts, pointer, problems, clip=spec.clip, recipe=recipe.is_recipe(spec)
+        )
+        outputs.append(replace(choice, target=scaled))
     return outputs
 
 

@@ -9,6 +9,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from fitserve.errors import BadInput, Problem
 from fitserve.settings import Limits
+from fitserve.spec.argument_types import Above0, Flag, Natural
+from fitserve.spec.ensemble import AnyEnsemble
 from fitserve.spec.feature import Feature
 from fitserve.spec.network import DEFAULT, Network, read_network
 from fitserve.spec.target import Targets, Task
@@ -18,6 +20,7 @@ from fitserve.validation import InvalidValue, excerpt, problems_from
 NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 REFERENCE = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}(@[1-9][0-9]{0,8})?$"
 MAX_PROBLEMS = 50
+TIME_BUDGET = 120.0
 SplitMethod = Literal["random", "stratified", "time", "group", "column"]
 
 
@@ -121,10 +124,25 @@ class Spec(BaseModel):
         None, description="Columns, with their encodings; left out: every other column"
     )
     split: SplitSpec = Field(SplitSpec(), description="How rows are divided into training, validation and test")
+    clip: Flag | None = Field(None, description="Shorthand for the clip of every target that is a number")
+    preset: Literal["plain"] | None = Field(
+        None, description="plain: what is left out is a bare network, trained for 100 epochs, as in a first course"
+    )
     network: Network = Field(
-        read_network(DEFAULT), description="Layers; left out: two hidden layers of 64 and 32 units, relu"
+        read_network(DEFAULT), description="Layers; left out: two hidden layers of 64 units, relu, each with dropout"
     )
     training: Training = Field(Training(), description="How it is trained")
+    ensemble: AnyEnsemble = Field(
+        None,
+        description="Several networks whose outputs are averaged; left out: 8 where the network is left out, else none",
+    )
+    time_budget: Above0 | None = Field(
+        TIME_BUDGET,
+        description="Seconds of training that what is left out is made to fit, as estimated; null: any time",
+    )
+    shrunk: dict[str, Natural] = Field(
+        {}, description="Written by the server: what was made smaller for the time budget, and what it would be"
+    )
     model: str | None = Field(None, pattern=NAME, description="Registered under this name when it succeeds")
 
     @model_validator(mode="before")

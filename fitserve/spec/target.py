@@ -36,6 +36,10 @@ class Target(BaseModel):
         None,
         description="Train on (y - mean) / standard deviation, undone in predictions; left out: for large numbers",
     )
+    clip: Flag | None = Field(
+        None,
+        description="Answers stay within the range of the training rows; left out: where the network is left out too",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from fitserve.dataset_facts import DatasetFacts
 from fitserve.spec.activations import SATURATING
+from fitserve.spec.ensemble import Ensemble, members_of
 from fitserve.spec.estimates import Estimates
 from fitserve.spec.feature import Feature
 from fitserve.spec.graph import GraphNode, NetworkGraph
@@ -41,6 +42,7 @@ def warnings_for(
     features: Sequence[Feature],
     split: SplitSpec,
     training: Training,
+    ensemble: Ensemble | None,
     estimates: Estimates,
     facts: DatasetFacts,
 ) -> list[Advice]:
@@ -51,8 +53,8 @@ def warnings_for(
         *_batches(graph, training, estimates),
         *_schedule(training, estimates),
         *_early_stopping(training),
-        *_layers(graph, estimates),
-        *_held_out(split, training),
+        *_layers(graph, ensemble, estimates),
+        *_held_out(split, training, ensemble),
     ]
 
 
@@ -129,9 +131,10 @@ def _early_stopping(training: Training) -> Iterator[Advice]:
         yield _warning("watching-training", f"{pointer}/monitor", detail, "monitor: val_loss")
 
 
-def _layers(graph: NetworkGraph, estimates: Estimates) -> Iterator[Advice]:
-    if estimates.parameters > PARAMETERS_PER_ROW * estimates.training_rows > 0:
-        detail = f"{estimates.parameters} parameters can memorise {estimates.training_rows} rows."
+def _layers(graph: NetworkGraph, ensemble: Ensemble | None, estimates: Estimates) -> Iterator[Advice]:
+    parameters = estimates.parameters // members_of(ensemble)
+    if parameters > PARAMETERS_PER_ROW * estimates.training_rows > 0:
+        detail = f"{parameters} parameters can memorise {estimates.training_rows} rows."
         fix = "Fewer units, Dropout or a regularizer, and early_stopping"
         yield _warning("more-parameters-than-rows", "/network", detail, fix)
     activations = {activation_of(node.layer) for node in graph.nodes.values()}
@@ -155,7 +158,9 @@ def _layer(node: GraphNode, graph: NetworkGraph, activations: set[str | None]) -
         yield _warning("alpha-dropout", pointer, "AlphaDropout is for selu.", "Dropout")
 
 
-def _held_out(split: SplitSpec, training: Training) -> Iterator[Advice]:
+def _held_out(split: SplitSpec, training: Training, ensemble: Ensemble | None) -> Iterator[Advice]:
+    if ensemble is not None and ensemble.validation == "folds":
+        return
     if split.validation == 0 and split.method != "column":
         use = "compare restarts" if training.restarts > 1 else "detect overfitting"
         detail = f"No rows are held out for validation, so there are none to {use}."

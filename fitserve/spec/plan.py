@@ -1,0 +1,116 @@
+"""How a resolved network is trained, within the time budget: ensemble, rows held out, epochs, and what that costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from fitserve.dataset_facts import DatasetFacts
+from fitserve.errors import Problem
+from fitserve.spec import recipe
+from fitserve.spec.ensemble import FIRST_PAST, Ensemble, HeldOut, default_ensembles, members_of, resolve_ensemble
+from fitserve.spec.estimates import STARTUP_SECONDS, Estimates, SummaryRow, estimate, summarize
+from fitserve.spec.graph import NetworkGraph
+from fitserve.spec.output import Output
+from fitserve.spec.resolve_training import resolve_training
+from fitserve.spec.spec import Spec, SplitSpec
+from fitserve.spec.training import Training
+from fitserve.spec.warnings import Advice
+
+USUAL_VALIDATION, USUAL_TEST = 0.1, 0.1  # shares of the rows, where a column says which
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a network is trained, and what that costs. `shrunk` is what the time budget made smaller."""
+
+    split: SplitSpec
+    training: Training
+    ensemble: Ensemble | None
+    summary: list[SummaryRow]
+    estimates: Estimates
+    shrunk: dict[str, int]
+
+
+@dataclass(slots=True)
+class Planner:
+    """Chooses what a spec leaves out of ensemble and training: members are given up first, then epochs."""
+
+    spec: Spec
+    split: SplitSpec
+    outputs: Sequence[Output]
+    graph: NetworkGraph
+    facts: DatasetFacts
+    pace: float
+    problems: list[Problem] = field(default_factory=list)
+
+    def plan(self) -> Plan:
+        """Return the best plan that fits the time budget, else the cheapest. Appends to `problems`."""
+        spec, summary = self.spec, summarize(self.graph)
+        budget = spec.time_budget if recipe.is_recipe(spec) or "time_budget" in spec.model_fields_set else None
+        options = self._ensembles()
+        tried: list[Plan] = []
+        for ensemble in options:
+            tried.append(self._as(ensemble, summary))
+            if self.problems or budget is None or tried[-1].estimates.seconds <= budget:
+                break
+        plan = tried[-1]
+        shrunk = {"members": members_of(options[0])} if len(tried) > 1 else {}
+        epochs = plan.training.epochs
+        if budget is not None and plan.estimates.seconds > budget and "epochs" not in spec.training.model_fields_set:
+            startup = STARTUP_SECONDS * self.pace
+            fewer = recipe.shrunk_epochs(epochs, plan.estimates.seconds, startup, budget)
+            plan = self._as(plan.ensemble, summary, fewer)
+            shrunk |= {"epochs": epochs} if fewer < epochs else {}
+        return replace(plan, shrunk=shrunk)
+
+    def _ensembles(self) -> list[Ensemble | None]:
+        """Return the ensembles that the spec may have, the best first; None is a single network."""
+        spec, split = self.spec, self.split
+        by_column = split.method == "column"
+        said = "validation" in spec.split.model_fields_set or spec.training.validation_split is not None
+        test = USUAL_TEST if by_column else split.test
+        held_out = HeldOut(split.method, split.by, said or by_column, split.validation, test)
+        rows = max(1, round(self.facts.rows * (1 - test)))
+        if spec.ensemble is not None:
+            if spec.training.restarts > 1:
+                detail = "Restarts keep the best of several networks; an ensemble averages them."
+                fix = "Leave restarts out, or ensemble: false"
+                self.problems.append(Problem(detail, "/training/restarts", received=spec.training.restarts, fix=fix))
+            return [resolve_ensemble(spec.ensemble, rows, held_out, self.facts, self.problems)]
+        if "ensemble" in spec.model_fields_set or not recipe.is_recipe(spec) or spec.training.restarts > 1:
+            return [None]
+        return default_ensembles(rows, held_out, self.facts)
+
+    def _as(self, ensemble: Ensemble | None, summary: list[SummaryRow], epochs: int | None = None) -> Plan:
+        """Return the plan with this ensemble, or with a single network; for so many epochs where they are given."""
+        split, by_column = self.split, self.split.method == "column"
+        test = USUAL_TEST if by_column else split.test
+        folds = ensemble is not None and ensemble.validation == "folds"
+        if folds:
+            split = split if by_column else split.model_copy(update={"validation": 0.0})
+            # Members of a time split train on all rows before their fold, half of the folds on average.
+            share = (1 + FIRST_PAST) / 2 if split.method == "time" else 1 - 1 / members_of(ensemble)
+            rows = round(self.facts.rows * (1 - test) * share)
+        else:
+            rows = round(self.facts.rows * (1 - test - (USUAL_VALIDATION if by_column else split.validation)))
+        validates = folds or by_column or split.validation > 0
+        training = recipe.training_of(self.spec, max(1, rows), validates)
+        if epochs is not None:
+            training = training.model_copy(update={"epochs": epochs})
+        training = resolve_training(training, self.outputs, validates, self.problems)
+        estimates = estimate(self.graph, summary, training, max(1, rows), members_of(ensemble), self.pace)
+        return Plan(split, training, ensemble, summary, estimates, {})
+
+
+def budget_advice(spec: Spec, plan: Plan) -> list[Advice]:
+    """Return what the time budget made smaller, and where what the spec says does not fit it."""
+    seconds, advice = plan.estimates.seconds, []
+    if plan.shrunk:
+        detail = f"Made smaller to fit the time budget of {spec.time_budget:g} s: {recipe.described(plan.shrunk)}."
+        advice.append(Advice(code="shrunk", detail=detail, pointer="/time_budget", fix="A larger time_budget"))
+    if "time_budget" in spec.model_fields_set and spec.time_budget and seconds > spec.time_budget and not spec.shrunk:
+        detail = f"Training is estimated at {seconds:g} s, above the time budget of {spec.time_budget:g} s."
+        fix = "Fewer epochs or members, or a larger time_budget"
+        advice.append(Advice(code="over-budget", detail=detail, pointer="/time_budget", fix=fix))
+    return advice

@@ -1,0 +1,100 @@
+"""What is trained where a spec leaves it out: network, batches, epochs, early stopping, ensemble.
+
+Measured on tables that it was not chosen by: docs/explanation/default-network.md. `preset: plain` is the bare network
+of a first course instead. Who names a network keeps one network, which stops early unless training says how long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fitserve.spec.feature import DENSE, EncodedInput
+from fitserve.spec.network import DEFAULT, PLAIN, LayerEntry, read_network
+from fitserve.spec.spec import Spec
+from fitserve.spec.training import EarlyStopping, Training
+
+SWITCHED = False
+EPOCHS = 200
+PATIENCE = 20
+FEWEST_EPOCHS = 20  # to which a time budget reduces those that a spec leaves out
+# Rows up to which a batch has so many rows. Small batches are essential on a few thousand rows, slow on many.
+BATCHES = ((4_500, 32), (9_000, 64), (18_000, 128), (50_000, 256), (200_000, 512))
+LARGEST_BATCH = 1024
+MOST_EMBEDDED = 64
+
+
+def is_recipe(spec: Spec) -> bool:
+    """Return whether the spec leaves its network to us."""
+    return SWITCHED and spec.preset is None and "network" not in spec.model_fields_set
+
+
+def network_of(spec: Spec, inputs: Sequence[EncodedInput]) -> tuple[LayerEntry, ...]:
+    """Return the spec's network, or the one that it leaves out."""
+    if "network" in spec.model_fields_set:
+        return spec.network
+    hidden = PLAIN if spec.preset == "plain" or not SWITCHED else DEFAULT
+    return read_network([*_joined(inputs), *hidden])
+
+
+def _joined(inputs: Sequence[EncodedInput]) -> list[Any]:
+    """Return the layers that bring all inputs into one: integers through an embedding of their own."""
+    if len(inputs) == 1 and inputs[0].cardinality is None:
+        return []
+    layers: list[Any] = []
+    ends = [one.name for one in inputs if one.cardinality is None]
+    for one in inputs:
+        if one.cardinality is None:
+            continue
+        taken = {layer["name"] for layer in layers} | {other.name for other in inputs}
+        name, end = (_free(f"{one.name.replace('/', '_')}_{what}", taken) for what in ("embedding", "embedded"))
+        width = min(MOST_EMBEDDED, max(2, round(1.6 * one.cardinality**0.56)))
+        embedding = {"Embedding": {"input_dim": one.cardinality, "output_dim": width}}
+        layers += [
+            {**embedding, "name": name, "inputs": [one.name]},
+            {"Flatten" if one.shape == (1,) else "GlobalAveragePooling1D": {}, "name": end, "inputs": [name]},
+        ]
+        ends.append(end)
+    if len(ends) > 1:
+        layers.append({"Concatenate": {}, "inputs": sorted(ends, key=lambda end: end != DENSE)})
+    return layers
+
+
+def _free(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "_"
+    return name
+
+
+def training_of(spec: Spec, training_rows: int, validation: bool) -> Training:
+    """Return the spec's training with batches, epochs and early stopping written out.
+
+    `training_rows` are those that a network trains on; `validation`: rows are held out.
+    """
+    training, said = spec.training, spec.training.model_fields_set
+    # Written out even where the default stands, so that the result resolves to itself.
+    updates: dict[str, Any] = {name: getattr(training, name) for name in ("batch_size", "epochs", "early_stopping")}
+    stops = SWITCHED and validation and spec.preset is None and "early_stopping" not in said
+    if is_recipe(spec):
+        updates |= {"batch_size": batch_size(training_rows), "epochs": EPOCHS}
+    elif {"epochs", "keep_epochs"} & said:
+        stops = False  # who says how long it trains gets that
+    if stops:
+        updates["early_stopping"] = EarlyStopping(patience=PATIENCE, restore_best_weights=True)
+    return training.model_copy(update={name: value for name, value in updates.items() if name not in said})
+
+
+def batch_size(rows: int) -> int:
+    """Return the rows of a batch, for so many training rows."""
+    return next((size for most, size in BATCHES if rows <= most), LARGEST_BATCH)
+
+
+def shrunk_epochs(epochs: int, seconds: float, startup: float, budget: float) -> int:
+    """Return how many epochs fit the budget, of `epochs` that take `seconds` with the startup."""
+    share = max(0.0, budget - startup) / max(seconds - startup, 1e-9)
+    return max(min(epochs, FEWEST_EPOCHS), min(epochs, int(epochs * share)))
+
+
+def described(shrunk: Mapping[str, int]) -> str:
+    """Return what was made smaller, in words."""
+    return ", ".join(f"{name} (would be {size})" for name, size in shrunk.items())
