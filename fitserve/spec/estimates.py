@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from fitserve.errors import Problem
 from fitserve.settings import Limits
+from fitserve.spec.assessment import Estimates, SummaryRow
 from fitserve.spec.ensemble import Ensemble, members_of
 from fitserve.spec.graph import GraphNode, NetworkGraph
 from fitserve.spec.layers.core import Embedding, Input
@@ -27,41 +26,6 @@ LAYER_SECONDS = 18e-6  # added by each layer, whatever its size
 SEQUENCE_SECONDS = 60e-6  # added by each step of a recurrent layer's sequence, forward and backward
 MEMBER_SHARE = 0.25  # of a step's time that each further member of a stacked ensemble adds
 MULTIPLY_ADDS_PER_SECOND = 2.0e10
-
-
-class SummaryRow(BaseModel):
-    """One row of the table that `model.summary()` prints."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    layer: str
-    output_shape: tuple[int | None, ...] = Field(description="The batch first, as null")
-    parameters: int
-    trainable: int
-    inputs: tuple[str, ...] = Field(description="The layers it is connected to")
-    multiply_adds: int = Field(description="Of one row, forward")
-
-
-class Estimates(BaseModel):
-    """The cost of the run."""
-
-    model_config = ConfigDict(frozen=True)
-
-    parameters: int = Field(description="Of all members")
-    trainable_parameters: int = Field(description="Of all members")
-    layers: int = Field(description="Of one member")
-    training_rows: int = Field(description="That a network trains on")
-    steps_per_epoch: int
-    multiply_adds_per_row: int = Field(description="Forward")
-    multiply_adds: int = Field(
-        description="Of all restarts or members, and all epochs, forward and backward, without early stopping"
-    )
-    activation_bytes: int = Field(description="Activations of one batch that are kept for the backward pass")
-    training_bytes: int = Field(description="Weights, gradients, the optimizer's arrays and one batch")
-    artifact_bytes: int = Field(description="The weights alone, in 32 bits")
-    seconds: float = Field(description="At the pace that the workers have measured, without early stopping")
-    startup_seconds: float = Field(0.0, description="Those of them that pass before and after training")
 
 
 def summarize(graph: NetworkGraph) -> list[SummaryRow]:

@@ -9,10 +9,9 @@ from fitserve.dataset_facts import DatasetFacts
 from fitserve.errors import BadInput, Problem
 from fitserve.settings import Limits
 from fitserve.spec import output, recipe
+from fitserve.spec.assessment import Advice, Estimates, SummaryRow
 from fitserve.spec.ensemble import members_of
 from fitserve.spec.estimates import (
-    Estimates,
-    SummaryRow,
     over_limit,
     over_limits,
 )
@@ -26,7 +25,7 @@ from fitserve.spec.plan import Planner, budget_advice
 from fitserve.spec.resolve_training import apply_label_smoothing, loss_pointer, losses_by_target
 from fitserve.spec.spec import MAX_PROBLEMS, DatasetRef, Spec, SpecRefused, SplitSpec
 from fitserve.spec.target import Target, infer_task, unknown_column
-from fitserve.spec.warnings import Advice, warnings_for
+from fitserve.spec.warnings import warnings_for
 
 
 @dataclass(frozen=True, slots=True)

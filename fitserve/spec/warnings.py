@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from pydantic import BaseModel, ConfigDict
-
 from fitserve.dataset_facts import DatasetFacts
 from fitserve.spec.activations import SATURATING
+from fitserve.spec.assessment import Advice, Estimates
 from fitserve.spec.ensemble import Ensemble, members_of
-from fitserve.spec.estimates import Estimates
 from fitserve.spec.feature import Feature
 from fitserve.spec.graph import GraphNode, NetworkGraph
 from fitserve.spec.layers.core import Dense, Embedding
@@ -24,17 +22,6 @@ from fitserve.spec.training import Training
 DEEP = 4  # saturating layers in a row, through which gradients vanish
 UNSCALED = 10.0  # magnitude from which a feature should be scaled
 PARAMETERS_PER_ROW = 100
-
-
-class Advice(BaseModel):
-    """Something valid but unwise."""
-
-    model_config = ConfigDict(frozen=True)
-
-    code: str
-    detail: str
-    pointer: str
-    fix: str | None = None
 
 
 def warnings_for(

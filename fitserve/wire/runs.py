@@ -7,8 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fitserve.spec.estimates import Estimates, SummaryRow
-from fitserve.spec.warnings import Advice
+from fitserve.spec.assessment import Advice, Estimates, SummaryRow
 from fitserve.states import RunState
 
 

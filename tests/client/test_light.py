@@ -52,6 +52,14 @@ def test_up_reports_what_is_missing() -> None:
         assert "sqlalchemy" in done.stderr
 
 
+def test_the_client_loads_neither_numpy_nor_the_layers_of_a_spec() -> None:
+    done = light(
+        "import fitserve.client\n"
+        "print(sorted(name for name in sys.modules if name == 'numpy' or name.startswith('fitserve.spec.')))"
+    )
+    assert done.stdout == "['fitserve.spec.assessment']\n", done.stderr
+
+
 def test_help_is_quick_and_loads_neither_http_nor_numpy() -> None:
     code = "from fitserve.cli import app\ntry:\n    app(['--help'])\nfinally:\n    "
     code += "print({'httpx2', 'numpy'} & set(sys.modules))"

@@ -1,0 +1,54 @@
+"""What resolving a spec says about it: the network's table, the run's cost, and what is valid but unwise.
+
+These are the answers' forms alone, without the layers: a client reads them and needs nothing else of the spec.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class SummaryRow(BaseModel):
+    """One row of the table that `model.summary()` prints."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    layer: str
+    output_shape: tuple[int | None, ...] = Field(description="The batch first, as null")
+    parameters: int
+    trainable: int
+    inputs: tuple[str, ...] = Field(description="The layers it is connected to")
+    multiply_adds: int = Field(description="Of one row, forward")
+
+
+class Estimates(BaseModel):
+    """The cost of the run."""
+
+    model_config = ConfigDict(frozen=True)
+
+    parameters: int = Field(description="Of all members")
+    trainable_parameters: int = Field(description="Of all members")
+    layers: int = Field(description="Of one member")
+    training_rows: int = Field(description="That a network trains on")
+    steps_per_epoch: int
+    multiply_adds_per_row: int = Field(description="Forward")
+    multiply_adds: int = Field(
+        description="Of all restarts or members, and all epochs, forward and backward, without early stopping"
+    )
+    activation_bytes: int = Field(description="Activations of one batch that are kept for the backward pass")
+    training_bytes: int = Field(description="Weights, gradients, the optimizer's arrays and one batch")
+    artifact_bytes: int = Field(description="The weights alone, in 32 bits")
+    seconds: float = Field(description="At the pace that the workers have measured, without early stopping")
+    startup_seconds: float = Field(0.0, description="Those of them that pass before and after training")
+
+
+class Advice(BaseModel):
+    """Something valid but unwise."""
+
+    model_config = ConfigDict(frozen=True)
+
+    code: str
+    detail: str
+    pointer: str
+    fix: str | None = None
