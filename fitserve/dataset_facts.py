@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from fitserve.errors import NotFound
+from fitserve.spelling.column_format import PLAIN, ColumnFormat
 
 Kind = Literal["numeric", "boolean", "categorical", "text", "datetime", "ignored"]
 Storage = Literal["int64", "float64", "bool", "string", "timestamp"]
@@ -43,6 +44,7 @@ class ColumnFacts(BaseModel):
     date_only: bool = False  # a datetime column without times of day
     tokens: Tokens = "whitespace"
     max_tokens: int | None = None
+    format: ColumnFormat = PLAIN  # how its texts were read, and are read in a prediction
 
     @classmethod
     def from_stored(cls, column: Mapping[str, Any]) -> ColumnFacts:

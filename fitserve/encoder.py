@@ -57,6 +57,7 @@ class Encoder:
                 offset=offsets.get(target, 0),
                 width=encoding.width(known),
                 fitted=encoding.fit(table.column(feature.column), known),
+                format=known.format,
             )
             columns.append(column)
             offsets[target] = column.offset + column.width

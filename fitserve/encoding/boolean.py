@@ -17,7 +17,7 @@ class BooleanColumn(NumericColumn):
     """0, 1, or NaN where missing. `fitted` holds the dataset's own spellings of `false` and `true`."""
 
     def convert(self, value: Any) -> float:
-        return as_boolean(value, self.fitted["true"], self.fitted["false"])
+        return as_boolean(value, self.fitted["true"], self.fitted["false"], self.format)
 
     def numbers(self, column: Column) -> np.ndarray:
         codes, labels = labels_of(column)

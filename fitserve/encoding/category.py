@@ -36,7 +36,7 @@ class LabelColumn(FittedColumn):
 
     def encode_value(self, value: Any, out: np.ndarray, row: int) -> ValueWarning | None:
         try:
-            label = as_label(value)
+            label = as_label(value, self.format)
         except TypeError:
             raise bad_value(self.name, row, value, "a label (text, number or boolean)") from None
         warning = None

@@ -1,19 +1,23 @@
 """Read a value as a number, a label or a point in time: one definition for tables and for JSON rows.
 
-None, NaN and the empty string are missing. (Other spellings of missing became null at the upload.)
-pyarrow is imported where a table is read, because the client's wheel does not bring it.
+None and NaN are missing, and a text that is missing in the dataset's column (`fitserve.spelling`): texts are read as
+they were in the uploaded file. pyarrow is imported where a table is read, because the client's wheel does not bring it.
 """
 
 from __future__ import annotations
 
 import math
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from fitserve.errors import BadInput, Problem
+from fitserve.spelling.column_format import PLAIN, ColumnFormat
+from fitserve.spelling.numbers import read_number
+from fitserve.spelling.times import microseconds_of_epoch, read_time
+from fitserve.spelling.words import FALSE, TRUE
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,8 +26,7 @@ if TYPE_CHECKING:
 else:
     Column = Any
 
-TRUE = frozenset({"true", "t", "yes", "y", "1", "on"})
-FALSE = frozenset({"false", "f", "no", "n", "0", "off"})
+__all__ = ["FALSE", "TRUE"]
 
 
 def bad_value(column: str, row: int | None, received: Any, expected: str) -> BadInput:
@@ -47,13 +50,13 @@ def clipped(value: Any, length: int = 80) -> Any:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def as_label(value: Any) -> str | None:
+def as_label(value: Any, format: ColumnFormat = PLAIN) -> str | None:
     """Return a value as a category: 3 and 3.0 are "3", True is "true", a time is ISO 8601; None if missing.
 
-    Raises TypeError.
+    A text is read as in a column of that format: of a column of numbers, "3,0" is "3" too. Raises TypeError.
     """
     if isinstance(value, str):
-        return value or None
+        return (value or None) if format is PLAIN else _label_of_text(value, format)
     if value is None:
         return None
     if isinstance(value, (bool, np.bool_)):
@@ -66,10 +69,29 @@ def as_label(value: Any) -> str | None:
     if isinstance(value, (int, np.integer)):
         return str(int(value))
     if isinstance(value, Decimal):
-        return str(int(value)) if value == value.to_integral_value() else format(value.normalize(), "f")
+        return str(int(value)) if value == value.to_integral_value() else format_decimal(value)
     if isinstance(value, (datetime, date)):
         return value.isoformat()
     raise TypeError(f"{type(value).__name__} is not a label")
+
+
+def format_decimal(value: Decimal) -> str:
+    """Return a decimal number without exponent and trailing zeros."""
+    return f"{value.normalize():f}"
+
+
+def _label_of_text(text: str, format: ColumnFormat) -> str | None:
+    """Return the label of a text; one that cannot be read as the column's values are stays as it is, and is unknown."""
+    if format.is_missing(text):
+        return None
+    try:
+        if format.is_number:
+            return as_label(read_number(text, format))
+        if format.time is not None:
+            return datetime.fromtimestamp(read_time(text, format), UTC).replace(tzinfo=None).isoformat()
+    except (ValueError, OverflowError):
+        return text
+    return format.label(text)
 
 
 def label_or_text(value: Any) -> str | None:
@@ -80,52 +102,71 @@ def label_or_text(value: Any) -> str | None:
         return str(value)
 
 
-def as_number(value: Any) -> float:
-    """Return a JSON number as float64, NaN if missing. Raises TypeError, OverflowError."""
+def as_number(value: Any, format: ColumnFormat = PLAIN) -> float:
+    """Return a JSON number, or a text as the column's numbers are written, as float64; NaN if missing.
+
+    Raises TypeError, ValueError, OverflowError.
+    """
     kind = type(value)
     if kind is float:
         return float(value)
     if kind is int:
         return float(value)
-    if value is None or value == "":
+    if value is None:
         return math.nan
+    if kind is str:
+        return math.nan if format.is_missing(value) else float(read_number(value, format))
     if isinstance(value, (np.floating, np.integer)):
         return float(value)
     raise TypeError("not a number")
 
 
-def as_boolean(value: Any, true: str, false: str) -> float:
+def as_boolean(value: Any, true: str, false: str, format: ColumnFormat = PLAIN) -> float:
     """Return 1.0, 0.0, or NaN if missing; `true` and `false` are the dataset's own spellings. Raises TypeError."""
-    label = as_label(value)
+    if isinstance(value, str) and format.is_missing(value):
+        return math.nan
+    label = as_label(value, format)
     if label is None:
         return math.nan
     if label in (true, false):
         return 1.0 if label == true else 0.0
-    lowered = label.lower()
+    lowered = label.strip().lower()
     if lowered in TRUE or lowered in FALSE:
         return 1.0 if lowered in TRUE else 0.0
     raise TypeError("not a boolean")
 
 
-def as_seconds(value: Any) -> float:
-    """Return seconds since 1970 in UTC, from ISO 8601 text or a number of seconds; NaN if missing.
+def as_seconds(value: Any, format: ColumnFormat = PLAIN) -> float:
+    """Return seconds since 1970 in UTC, from a text as the column's times are written, ISO 8601 or a number.
 
-    Raises TypeError, ValueError.
+    Seconds, milli-, micro- and nanoseconds are told apart by their size, unless the column has one unit. NaN if
+    missing. Raises TypeError, ValueError, OverflowError.
     """
-    if value is None or value == "":
+    if value is None:
         return math.nan
     if isinstance(value, bool):
         raise TypeError("not a time")
-    if isinstance(value, (int, float)):
-        return float(value)
-    moment = datetime.fromisoformat(value) if isinstance(value, str) else value
-    if not isinstance(moment, datetime):
-        if not isinstance(moment, date):
+    if isinstance(value, (int, float, np.integer, np.floating)):
+        if value != value:
+            return math.nan
+        return microseconds_of_epoch(float(value) if isinstance(value, np.generic) else value, format.time) / 1e6
+    if isinstance(value, str):
+        return math.nan if format.is_missing(value) else _seconds_of_text(value, format)
+    if not isinstance(value, datetime):
+        if not isinstance(value, date):
             raise TypeError("not a time")
-        moment = datetime(moment.year, moment.month, moment.day, tzinfo=UTC)
-    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
-    delta = moment - datetime(1970, 1, 1, tzinfo=UTC)
+        value = datetime(value.year, value.month, value.day, tzinfo=UTC)
+    moment = value.replace(tzinfo=UTC) if value.tzinfo is None else value
+    delta: timedelta = moment - datetime(1970, 1, 1, tzinfo=UTC)
     return (delta.days * 86_400_000_000 + delta.seconds * 1_000_000 + delta.microseconds) / 1e6
+
+
+def _seconds_of_text(text: str, format: ColumnFormat) -> float:
+    """Read a text as the column's times are written; where it is not, as ISO 8601. Raises ValueError."""
+    try:
+        return read_time(text, format)
+    except ValueError:
+        return as_seconds(datetime.fromisoformat(text.strip()))
 
 
 def _single_array(column: Column) -> pa.Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
@@ -14,6 +14,7 @@ from fitserve.dataset_facts import ColumnFacts, Kind
 from fitserve.encoding.coercion import Column, bad_value, labels_of, texts_of
 from fitserve.encoding.distribution import Distribution, label_distribution
 from fitserve.errors import BadInput
+from fitserve.spelling.column_format import PLAIN, ColumnFormat
 
 Indicator = Annotated[bool | None, Field(description="A 0/1 column telling missing; left out: iff any is missing")]
 
@@ -104,13 +105,15 @@ class FittedColumn:
     offset: int
     width: int
     fitted: Mapping[str, Any]
+    format: ColumnFormat = field(default=PLAIN)  # how texts were read at the upload, and are read in a prediction
 
     suits_trees: ClassVar[bool] = True  # whether a small decision tree can make use of the encoded values
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON; `from_json` reads it back."""
         body = {one.name: getattr(self, one.name) for one in fields(self)}
-        return {**body, "encoding": self.encoding.model_dump(mode="json"), "fitted": dict(self.fitted)}
+        encoding, format = self.encoding.model_dump(mode="json"), self.format.model_dump(mode="json")
+        return {**body, "encoding": encoding, "fitted": dict(self.fitted), "format": format}
 
     @staticmethod
     def from_json(body: Mapping[str, Any]) -> FittedColumn:
@@ -119,7 +122,8 @@ class FittedColumn:
         if name not in ENCODINGS:
             raise BadInput(f"The encoding {name!r} is not known here.", received=name, expected=", ".join(ENCODINGS))
         encoding = ENCODINGS[name].model_validate(body["encoding"])
-        return encoding.column_class(**{**body, "encoding": encoding})
+        format = ColumnFormat.model_validate(body.get("format", {}))
+        return encoding.column_class(**{**body, "encoding": encoding, "format": format if format != PLAIN else PLAIN})
 
     @cached_property
     def part(self) -> slice:

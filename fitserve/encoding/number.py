@@ -37,7 +37,8 @@ class NumericColumn(FittedColumn):
 
     def convert(self, value: Any) -> float:
         """Return a JSON value as a number, NaN if missing. Raises TypeError, ValueError, OverflowError."""
-        return as_seconds(value) if self.kind == "datetime" else as_number(value)
+        read = as_seconds if self.kind == "datetime" else as_number
+        return read(value, self.format)
 
     def numbers(self, column: Column) -> np.ndarray:
         """Return a table's column as float64 (rows,), NaN where missing. Raises BadInput."""

@@ -80,7 +80,7 @@ class TextColumn(FittedColumn):
 
     def encode_value(self, value: Any, out: np.ndarray, row: int) -> None:
         try:
-            text = as_label(value)
+            text = as_label(value, self.format)
         except TypeError:
             raise bad_value(self.name, row, value, "a text") from None
         if text is None:

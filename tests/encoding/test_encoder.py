@@ -174,7 +174,7 @@ def test_warnings_and_refusals_name_row_and_column() -> None:
     assert [(p.row, p.column, p.received) for p in caught.value.problems] == [(2, "c", "q"), (3, "c", None)]
     numbers = fitted_on("n", [1.0, 2.0], "standardize")
     assert numbers.encode_rows([[9.0]])[1][0][0].code == "out_of_range"
-    for bad in ("1", True, [1], {}, 10**400, float("inf")):
+    for bad in ("one", "1,5", True, [1], {}, 10**400, float("inf")):
         with pytest.raises(BadInput) as caught:
             numbers.encode_rows([[1.5], [bad]])
         assert (caught.value.problems[0].row, caught.value.problems[0].column) == (2, "n")

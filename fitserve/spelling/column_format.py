@@ -1,0 +1,113 @@
+"""A column's format: what its reading decided, kept with the dataset and in every artifact that is trained on it."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_serializer, model_validator
+
+from fitserve.spelling.words import MISSING, SOFT_MISSING
+
+TimeFormat = Literal["ymd", "dmy", "mdy", "week", "epoch", "epoch_s", "epoch_ms", "epoch_us", "epoch_ns"]
+BLANKS = "\u00a0\u2007\u2009\u202f"  # that stand between thousands, beside the usual blank
+UNIT = Field(min_length=1, max_length=20)
+
+
+class ColumnFormat(BaseModel):
+    """How a column's values are written. In a request: what is left out is decided by the column's values.
+
+    A dataset's column has `decimal` and `thousands` where its texts were read as numbers, `time` where they were read
+    as times.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    decimal: Literal[".", ","] | None = Field(None, description="Before the fraction of a number")
+    thousands: Literal["", ",", ".", " ", "'", "_"] | None = Field(
+        None, description="Between groups of three digits; a blank stands for every kind of blank"
+    )
+    units: tuple[str, ...] = Field(
+        (), max_length=20, description="What may stand before or after each number and is left out: $, EUR, %, kg"
+    )
+    time: TimeFormat | None = Field(
+        None,
+        description="Order of day, month and year where all are numbers; week: 2024-W05-3; epoch: a number since 1970,"
+        " its unit told by its size, or stated: epoch_s, epoch_ms, epoch_us, epoch_ns",
+    )
+    first_year: int | None = Field(
+        None, ge=1, le=9900, description="The first of the hundred years that two digits stand for; left out: 1969"
+    )
+    missing: tuple[str, ...] | None = Field(
+        None, max_length=1000, description="Spellings of a missing value, instead of the usual ones"
+    )
+    also_missing: tuple[str, ...] = Field((), max_length=1000, description="More such spellings, in any case")
+    keep: tuple[str, ...] = Field((), max_length=1000, description="Usual spellings that are labels in this column")
+    trim: bool = Field(False, description="Blanks around a label mean nothing")
+    fold_case: bool = Field(False, description="Labels that differ in upper and lower case are the same")
+    labels: dict[str, str] = Field(
+        default_factory=dict, max_length=10_000, description="Spellings and the labels that they stand for"
+    )
+
+    @field_validator("units", "missing", "also_missing", "keep", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("units")
+    @classmethod
+    def _plain_units(cls, units: tuple[str, ...]) -> tuple[str, ...]:
+        for unit in units:
+            signs = not unit.strip("+-.,()'_ ") or unit.strip() in ("e", "E")
+            if signs or len(unit) > 20 or any(character.isdigit() for character in unit):
+                raise ValueError(
+                    "a unit is a text of at most 20 characters, without digits, that is no part of a number"
+                )
+        return tuple(unit.strip() for unit in units)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ColumnFormat:
+        if self.decimal is not None and self.decimal == self.thousands:
+            raise ValueError("the decimal sign and the thousands sign are two different characters")
+        if self.time is not None and (self.decimal or self.thousands or self.units):
+            raise ValueError("a column is read as numbers or as times, not as both")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, serialize: Any) -> dict[str, Any]:
+        """Leave out what is as usual: a table may have thousands of columns."""
+        return {name: value for name, value in serialize(self).items() if value not in (None, [], (), {}, False)}
+
+    @property
+    def is_number(self) -> bool:
+        """Whether texts of the column are read as numbers."""
+        return self.decimal is not None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the usual spellings of numbers are the only ones."""
+        return self.decimal in (None, ".") and not self.thousands and not self.units
+
+    @cached_property
+    def missing_spellings(self) -> frozenset[str]:
+        """Spellings of a missing value that count as they are."""
+        return frozenset(("", *(MISSING if self.missing is None else self.missing))) - {*self.keep}
+
+    @cached_property
+    def _also_missing(self) -> frozenset[str]:
+        return frozenset(text.lower() for text in self.also_missing)
+
+    def is_missing(self, text: str) -> bool:
+        """Return whether a text stands for a missing value in this column."""
+        bare = text.strip()
+        return bare in self.missing_spellings or (bool(self.also_missing) and bare.lower() in self._also_missing)
+
+    def label(self, text: str) -> str:
+        """Return the label that a text stands for."""
+        if self.trim:
+            text = text.strip()
+        return self.labels.get(text.casefold() if self.fold_case else text, text) if self.labels else text
+
+
+PLAIN = ColumnFormat()
+SOFT = tuple(sorted(SOFT_MISSING))

@@ -1,0 +1,371 @@
+"""Numbers as people write them: thousands signs, decimal commas, currencies, per cent, brackets for negative ones.
+
+`read_number` reads one text and `parse_numbers` a column; both read the same (`tests/datasets/test_spelling.py`).
+A number is what is written before its unit: 1.9% is 1.9.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fitserve.spelling.column_format import BLANKS, ColumnFormat
+from fitserve.spelling.words import CURRENCIES, PERCENT
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_SAME = str.maketrans({**dict.fromkeys(BLANKS, " "), "\u2212": "-", "\u2013": "-", "\u2019": "'", "\u02bc": "'"})
+_INFINITE = frozenset({"inf", "infinity"})
+# For Arrow, whose expressions take linear time: digits, in groups or not, by the sign between the groups.
+_GROUPED = {
+    "": r"[0-9]+",
+    ",": r"(?:[0-9]{1,3}(?:,[0-9]{2,3})*,[0-9]{3}|[0-9]+)",
+    ".": r"(?:[0-9]{1,3}(?:\.[0-9]{3})+|[0-9]+)",
+    " ": r"(?:[0-9]{1,3}(?: [0-9]{3})+|[0-9]+)",
+    "'": r"(?:[0-9]{1,3}(?:'[0-9]{3})+|[0-9]+)",
+    "_": r"(?:[0-9]{1,3}(?:_[0-9]{3})+|[0-9]+)",
+}
+_PLAIN = r"(?i)^[+-]?(([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?|inf|infinity)$"
+_LONG = r"^\s*[+-]?[0-9]{16,}(\.[0-9]*)?\s*$"
+_GROUP_SIGNS = (",", ".", " ", "'", "_")
+
+
+# --- one text ------------------------------------------------------------------------------------------------------
+
+
+def read_number(text: str, format: ColumnFormat) -> int | float:
+    """Return the number that a text stands for: int where it is written as a whole one. Raises ValueError."""
+    text = text.strip()
+    if not text.isascii():
+        text = text.translate(_SAME)
+    text, negative = _without_sign(text, format.units)
+    number = _unsigned(text, format.decimal or ".", format.thousands or "")
+    return -number if negative else number
+
+
+def _without_sign(text: str, units: Iterable[str]) -> tuple[str, bool]:
+    """Return the digits without brackets, sign and unit, and whether the number is negative. Raises ValueError."""
+    signs = 0
+    negative = False
+    if text[:1] == "(" and text[-1:] == ")":
+        text, negative, signs = text[1:-1].strip(), True, 1
+    for _ in range(2):  # a sign stands before the unit or after it
+        if text[:1] in ("+", "-") and len(text) > 1:
+            negative, signs, text = negative or text[0] == "-", signs + 1, text[1:].lstrip()
+        if text[-1:] == "-":
+            negative, signs, text = True, signs + 1, text[:-1].rstrip()
+        if _ == 0 and units:
+            text = _without_unit(text, units)
+    if signs > 1:
+        raise ValueError("not a number")
+    return text, negative
+
+
+def _without_unit(text: str, units: Iterable[str]) -> str:
+    for unit in sorted(units, key=len, reverse=True):
+        unit = unit.translate(_SAME)
+        if text.startswith(unit):
+            return text[len(unit) :].lstrip()
+        if text.endswith(unit):
+            return text[: -len(unit)].rstrip()
+    return text
+
+
+def _unsigned(text: str, decimal: str, thousands: str) -> int | float:
+    if text.lower() in _INFINITE:
+        return math.inf
+    mantissa, exponent = text, ""
+    for mark in ("e", "E"):
+        if mark in text:
+            mantissa, _, exponent = text.partition(mark)
+            if not exponent.lstrip("+-").isdecimal() or len(exponent) - len(exponent.lstrip("+-")) > 1:
+                raise ValueError("not a number")
+            break
+    whole, point, fraction = mantissa.partition(decimal)
+    digits = _ungrouped(whole, thousands) if thousands and thousands in whole else whole
+    if not (digits + fraction).isascii() or not (digits + fraction).isdecimal():
+        raise ValueError("not a number")
+    if point or exponent:
+        number = float(f"{digits or '0'}.{fraction or '0'}e{exponent or '0'}")
+        if math.isinf(number):
+            raise ValueError("larger than float64 holds")
+        return number
+    return int(digits) if len(digits) <= 308 else _too_large()
+
+
+def _too_large() -> int:
+    raise ValueError("larger than float64 holds")
+
+
+def _ungrouped(whole: str, thousands: str) -> str:
+    """Return the digits of a whole number in groups of three (Indian ones of two too). Raises ValueError."""
+    first, *middle, last = whole.split(thousands)
+    sizes = {2, 3} if thousands == "," else {3}
+    if not 1 <= len(first) <= 3 or len(last) != 3 or any(len(group) not in sizes for group in middle):
+        raise ValueError("not groups of three digits")
+    return first + "".join(middle) + last
+
+
+# --- a column ------------------------------------------------------------------------------------------------------
+
+
+def parse_numbers(texts: pa.Array, format: ColumnFormat, floats: bool = False) -> tuple[pa.Array, np.ndarray]:
+    """Parse texts as numbers: int64 where all are whole, else (or where `floats`) float64; null where missing or bad.
+
+    Returns the numbers and a mask (bool) of the bad texts. Nulls of `texts` are missing.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if format.is_plain:
+        numbers = _cast(texts, floats)
+        if numbers is not None:  # the usual case, in one step
+            return numbers, _overflown(texts, numbers)
+    trimmed = pc.utf8_trim_whitespace(texts)
+    simple, good = _simplified(trimmed, format)
+    if pc.all(good).as_py() is not False:
+        numbers = _cast(simple, floats)
+        if numbers is not None:
+            return numbers, _overflown(texts, numbers)
+    good = good.fill_null(True)
+    left = np.flatnonzero(~good.to_numpy(zero_copy_only=False))
+    missing = pa.scalar(None, pa.string())
+    numbers = _cast(pc.if_else(good, simple, missing), floats)
+    if numbers is None:
+        return pa.nulls(len(texts), pa.float64()), ~texts.is_null().to_numpy(zero_copy_only=False)
+    bad = _overflown(texts, numbers)
+    if not len(left):
+        return numbers, bad
+    return _with_odd_ones(numbers, trimmed.take(pa.array(left)), left, bad, format)
+
+
+def _simplified(texts: pa.Array, format: ColumnFormat) -> tuple[pa.Array, pa.Array]:
+    """Return texts without units and thousands signs and with a decimal point, and which of them are numbers so."""
+    import pyarrow.compute as pc
+
+    if format.is_plain:
+        return texts, pc.match_substring_regex(texts, _PLAIN)
+    decimal, thousands = format.decimal or ".", format.thousands or ""
+    if thousands == " ":
+        texts = pc.replace_substring_regex(texts, f"[{BLANKS}]", " ")
+    if thousands == "'":
+        texts = pc.replace_substring(texts, "\u2019", "'")
+    unit = "|".join(re.escape(unit) for unit in sorted(format.units, key=len, reverse=True))
+    before, after = (rf"(?:(?:{unit})\s*)?", rf"(?:\s*(?:{unit}))?") if unit else ("", "")
+    point = re.escape(decimal)
+    digits = rf"(?:{_GROUPED[thousands]}(?:{point}[0-9]*)?|{point}[0-9]+)(?:[eE][+-]?[0-9]+)?"
+    good = pc.match_substring_regex(texts, f"^(?:[+-]?{before}{digits}|[+-]?{digits}{after})$")
+    for one in sorted(format.units, key=len, reverse=True):
+        texts = pc.replace_substring(texts, one, "")
+    if format.units:
+        texts = pc.utf8_trim_whitespace(texts)
+    if thousands:
+        texts = pc.replace_substring(texts, thousands, "")
+    if decimal == ",":
+        texts = pc.replace_substring(texts, ",", ".")
+    if format.units:  # -$ 5
+        texts = pc.replace_substring(texts, " ", "")
+    return texts, good
+
+
+def _with_odd_ones(
+    numbers: pa.Array, texts: pa.Array, places: np.ndarray, bad: np.ndarray, format: ColumnFormat
+) -> tuple[pa.Array, np.ndarray]:
+    """Put the numbers of unusual texts (brackets, trailing signs) into their places, or mark them as bad."""
+    import pyarrow as pa
+
+    encoded = texts.dictionary_encode()
+    found: list[int | float | None] = []
+    for text in encoded.dictionary.to_pylist():
+        try:
+            found.append(read_number(text, format))
+        except ValueError:
+            found.append(None)
+    codes = encoded.indices.to_numpy(zero_copy_only=False)
+    unreadable = np.array([number is None for number in found], bool)
+    bad[places[unreadable[codes]]] = True
+    if unreadable.all():
+        return numbers, bad
+    whole = pa.types.is_integer(numbers.type)
+    if whole and any(isinstance(number, float) or not -(2**63) <= (number or 0) < 2**63 for number in found):
+        numbers, whole = numbers.cast(pa.float64(), safe=False), False
+    dtype: Any = np.int64 if whole else np.float64
+    values = numbers.fill_null(0).to_numpy(zero_copy_only=False).astype(dtype, copy=True)
+    empty = numbers.is_null().to_numpy(zero_copy_only=False).copy()
+    of_text = np.array([number or 0 for number in found], dtype)
+    values[places] = of_text[codes]
+    empty[places] = unreadable[codes]
+    return pa.array(values, numbers.type, mask=empty), bad
+
+
+def _cast(texts: pa.Array, floats: bool) -> pa.Array | None:
+    import pyarrow as pa
+
+    for arrow_type in (pa.float64(),) if floats else (pa.int64(), pa.float64()):
+        try:
+            return texts.cast(arrow_type)
+        except pa.ArrowInvalid:
+            continue
+    return None
+
+
+def _overflown(texts: pa.Array, numbers: pa.Array) -> np.ndarray:
+    """Return where a text became infinite although it is written with digits: a mask (bool)."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    bad = np.zeros(len(texts), bool)
+    if pa.types.is_floating(numbers.type):
+        infinite = np.isinf(numbers.to_numpy(zero_copy_only=False))
+        if infinite.any():
+            at = np.flatnonzero(infinite)
+            written = pc.match_substring_regex(texts.take(pa.array(at)), "[0-9]")
+            bad[at[written.to_numpy(zero_copy_only=False).astype(bool)]] = True
+    return bad
+
+
+def loses_digits(texts: pa.Array, format: ColumnFormat) -> bool:
+    """Return whether float64 cannot hold a whole number among the texts: then they are names rather than amounts."""
+    import pyarrow.compute as pc
+
+    simple, _ = _simplified(pc.utf8_trim_whitespace(texts), format)
+    long = simple.filter(pc.match_substring_regex(simple, _LONG)).unique()
+    for text in long.to_pylist():
+        whole, _, _ = text.strip().partition(".")
+        if len(whole) > 400 or int(whole) != int(float(whole)):
+            return True
+    return False
+
+
+# --- what a column's texts say about their format ------------------------------------------------------------------
+
+
+@dataclass
+class NumberEvidence:
+    """What texts prove about the format of a column of numbers."""
+
+    texts: int = 0  # looked at
+    numbers: int = 0  # that are numbers in some format
+    comma: Counter[str] = field(default_factory=Counter)  # texts that prove a decimal comma
+    point: Counter[str] = field(default_factory=Counter)  # texts that prove a decimal point
+    either: dict[str, list[str]] = field(default_factory=dict)  # 1,234 or 1.234, by the sign
+    thousands: Counter[str] = field(default_factory=Counter)  # signs between groups that are certain
+    units: Counter[str] = field(default_factory=Counter)
+    bare: int = 0  # numbers without a unit
+    negatives: list[str] = field(default_factory=list)  # in brackets or with a sign behind
+
+    @property
+    def unit(self) -> str | None:
+        """The unit of (almost) all values, if there is one."""
+        if not self.units:
+            return None
+        unit, count = self.units.most_common(1)[0]
+        return unit if count == sum(self.units.values()) else None
+
+    def decimal(self, prior: str | None) -> str:
+        """Return the decimal sign: as proven, else that of the other columns (`prior`), else the likelier one."""
+        if self.comma or self.point:
+            return "," if len(self.comma) > len(self.point) else "."
+        return prior or "."
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether the texts say which sign is the decimal one, or have none."""
+        return bool(self.comma or self.point) or not self.either
+
+
+def evidence_of(texts: Iterable[str]) -> NumberEvidence:
+    """Return what some texts prove about the format of numbers."""
+    found = NumberEvidence()
+    for text in texts:
+        found.texts += 1
+        parts = _parts(text)
+        if parts is None:
+            continue
+        unit, core, odd = parts
+        if not _weigh(text, core, found):
+            continue
+        found.numbers += 1
+        if unit:
+            found.units[unit] += 1
+        else:
+            found.bare += 1
+        if odd and len(found.negatives) < 3:
+            found.negatives.append(text.strip())
+    return found
+
+
+def _parts(text: str) -> tuple[str, str, bool] | None:
+    """Return a text's unit, its digits with the signs among them, and whether its minus is unusual; None: no number."""
+    bare = text.strip().translate(_SAME)
+    if not 0 < len(bare) <= 60:
+        return None
+    odd = (bare[0] == "(" and bare[-1] == ")") or (bare[-1] == "-")
+    if bare[0] == "(" and bare[-1] == ")":
+        bare = bare[1:-1].strip()
+    bare = bare.strip("+-").strip() if bare[:1] in "+-" or bare[-1:] == "-" else bare
+    places = [at for at, character in enumerate(bare) if "0" <= character <= "9"]
+    if not places:
+        return None
+    first, last = places[0], places[-1] + 1
+    if first and bare[first - 1] in ".," and (first == 1 or bare[first - 2] in " $€£¥-"):
+        first -= 1
+    if last < len(bare) and bare[last] in ".,":
+        last += 1
+    before, core, after = bare[:first].strip().rstrip("+-").strip(), bare[first:last], bare[last:].strip("- ")
+    if (before and after) or len(before) > 20 or len(after) > 20:
+        return None
+    return before or after, core, odd
+
+
+def _weigh(text: str, core: str, found: NumberEvidence) -> bool:
+    """Add what a number's digits prove; return whether they are a number."""
+    mantissa, _, exponent = core.replace("E", "e").partition("e")
+    if "e" in core.lower() and not exponent.lstrip("+-").isdecimal():
+        return False
+    signs = [character for character in mantissa if not "0" <= character <= "9"]
+    kinds = dict.fromkeys(signs)
+    if not kinds:
+        return mantissa.isdecimal()
+    if any(sign not in _GROUP_SIGNS for sign in kinds) or len(kinds) > 2:
+        return False
+    last = signs[-1]
+    if len(kinds) == 2:  # 1.234,5 or 1 234,5: the last one is the decimal sign, and stands once
+        group = signs[0]
+        if last not in ",." or signs.count(last) != 1 or not _groups(mantissa.partition(last)[0], group):
+            return False
+        (found.comma if last == "," else found.point)[text] += 1
+        found.thousands[group] += 1
+        return True
+    if len(signs) > 1 or last not in ",.":  # 1.234.567, 1 234
+        if not _groups(mantissa, last):
+            return False
+        found.thousands[last] += 1
+        if last in ",.":
+            (found.point if last == "," else found.comma)[text] += 1
+        return True
+    whole, _, fraction = mantissa.partition(last)
+    if len(fraction) == 3 and 1 <= len(whole) <= 3 and whole[0] != "0" and not exponent:
+        found.either.setdefault(last, []).append(text)
+    else:
+        (found.comma if last == "," else found.point)[text] += 1
+    return True
+
+
+def _groups(whole: str, sign: str) -> bool:
+    try:
+        return _ungrouped(whole, sign).isdecimal() and whole[0] != "0"
+    except ValueError:
+        return False
+
+
+def is_known_unit(unit: str) -> bool:
+    """Return whether a text is a currency's sign or code, or per cent."""
+    return unit in CURRENCIES or unit in PERCENT

@@ -1,0 +1,426 @@
+"""Times as people write them: orders of day and month, month names, clocks of twelve hours, weeks, epochs.
+
+`read_time` reads one text and `parse_times` a column, by the same patterns; both read the same
+(`tests/datasets/test_spelling.py`). A time without a zone is taken for one in UTC.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fitserve.spelling.column_format import ColumnFormat, TimeFormat
+from fitserve.spelling.words import MONTHS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FIRST_YEAR = 1969  # of two digits: POSIX
+DAY = 86_400_000_000  # microseconds
+EARLIEST, LATEST = -62_135_596_800_000_000, 253_402_300_799_999_999  # of the years 1 to 9999
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LETTERS = "A-Za-zÀ-ɏЀ-ӿ"
+_CLOCK = (
+    r"(?:(?:T|t|,? {1,3}|:)(?P<hour>\d{1,2})(?:[:h](?P<minute>\d{2}))?"
+    r"(?::(?P<second>\d{2})(?:[.,](?P<fraction>\d{1,9}))?)?"
+    r"(?: ?(?P<half>[AaPp]\.?[Mm]\.?))?(?: ?(?P<zone>Z|z|UTC|GMT|[+-]\d{2}(?::?\d{2})?))?)?"
+)
+_WEEKDAY = f"(?:[{_LETTERS}]{{2,10}}\\.?,? )?"
+_NAME = f"(?P<month>[{_LETTERS}]{{3,12}})\\.?"
+_DAY = r"(?P<day>\d{1,2})(?:st|nd|rd|th|\.)?"
+# Tried in this order. Arrow's and Python's engines both take them.
+NUMERIC = (
+    rf"^{_WEEKDAY}(?P<first>\d{{1,4}})(?P<sign>[-/.]) ?(?P<middle>\d{{1,2}})(?P<same>[-/.]) ?(?P<last>\d{{1,4}})"
+    rf"{_CLOCK}$"
+)
+DAY_NAME_YEAR = (
+    rf"^{_WEEKDAY}{_DAY}(?:[-/ .,]|(?: of )|(?: de ))?{_NAME}(?:[-/ .,]| de |, )?(?P<year>\d{{4}}|\d{{2}}){_CLOCK}$"
+)
+NAME_DAY_YEAR = rf"^{_WEEKDAY}{_NAME}[-/ .]? ?{_DAY}(?:, ?|[-/ .])(?P<year>\d{{4}}|\d{{2}}){_CLOCK}$"
+YEAR_NAME_DAY = rf"^(?P<year>\d{{4}})[-/ .]?{_NAME}[-/ .]?{_DAY}{_CLOCK}$"
+NAME_YEAR = rf"^{_NAME}[-/ .]? ?(?P<year>\d{{4}})$"
+YEAR_MONTH = r"^(?P<year>\d{4})-(?P<number>\d{2})$"
+COMPACT = (
+    r"^(?P<year>\d{4})(?P<number>\d{2})(?P<day>\d{2})"
+    r"(?:[T ]?(?P<hour>\d{2})(?P<minute>\d{2})(?P<second>\d{2})?(?P<zone>Z)?)?$"
+)
+WEEK = r"^(?P<year>\d{4})-?W(?P<week>\d{2})(?:-?(?P<weekday>[1-7]))?$"
+C_TIME = (
+    rf"^(?:[{_LETTERS}]{{2,10}},? )?{_NAME} {{1,2}}(?P<day>\d{{1,2}}) "
+    r"(?P<hour>\d{2}):(?P<minute>\d{2}):(?P<second>\d{2})(?: (?P<zone>Z|UTC|GMT|[+-]\d{2}:?\d{2}))? (?P<year>\d{4})$"
+)
+_NUMERIC = re.compile(NUMERIC, re.ASCII)
+_DAY_NAME_YEAR = re.compile(DAY_NAME_YEAR, re.ASCII)
+_NAME_DAY_YEAR = re.compile(NAME_DAY_YEAR, re.ASCII)
+_YEAR_NAME_DAY = re.compile(YEAR_NAME_DAY, re.ASCII)
+_NAME_YEAR = re.compile(NAME_YEAR, re.ASCII)
+_YEAR_MONTH = re.compile(YEAR_MONTH, re.ASCII)
+_COMPACT = re.compile(COMPACT, re.ASCII)
+_WEEK = re.compile(WEEK, re.ASCII)
+_C_TIME = re.compile(C_TIME, re.ASCII)
+# Seconds, milli-, micro- and nanoseconds since 1970 are told apart by their size: seconds up to the year 5138.
+_UNITS = {"epoch_s": 1_000_000, "epoch_ms": 1_000, "epoch_us": 1}
+_FROM_MILLIS, _FROM_MICROS, _FROM_NANOS = 1e11, 1e14, 1e17
+
+
+# --- one value -----------------------------------------------------------------------------------------------------
+
+
+def read_time(text: str, format: ColumnFormat) -> float:
+    """Return a text's seconds since 1970 in UTC. Raises ValueError."""
+    text = text.strip()
+    if format.time is not None and format.time.startswith("epoch"):
+        return microseconds_of_epoch(float(text), format.time) / 1e6
+    moment = _moment(text, format.time or "ymd", format.first_year or FIRST_YEAR)
+    delta = moment - _EPOCH
+    return (delta.days * DAY + delta.seconds * 1_000_000 + delta.microseconds) / 1e6
+
+
+def microseconds_of_epoch(number: float, time: TimeFormat | None = None) -> int:
+    """Return microseconds since 1970 from a number in the unit of `time`, or told by its size. Raises ValueError."""
+    if number != number or number in (float("inf"), float("-inf")):
+        raise ValueError("not a time")
+    size = abs(number)
+    if time == "epoch_ns" or (time not in _UNITS and size >= _FROM_NANOS):
+        micros = int(number) // 1000
+    else:
+        unit = _UNITS.get(time or "") or (1_000_000 if size < _FROM_MILLIS else 1_000 if size < _FROM_MICROS else 1)
+        micros = round(number * unit)
+    if not EARLIEST <= micros <= LATEST:
+        raise ValueError("a year beyond 1 to 9999")
+    return micros
+
+
+def _moment(text: str, order: str, first_year: int) -> datetime:
+    parts = _match(text)
+    number = int
+    if "first" in parts:
+        if parts["sign"] != parts["same"]:
+            raise ValueError("not a time")
+        year, month, day = _in_order(parts, order)
+    elif parts.get("week"):
+        monday = date.fromisocalendar(number(parts["year"]), number(parts["week"]), number(parts.get("weekday") or 1))
+        return datetime(monday.year, monday.month, monday.day, tzinfo=UTC)
+    else:
+        named = parts.get("month")
+        found = MONTHS.get(named.lower()) if named else number(parts["number"])
+        if found is None:
+            raise ValueError("not a month")
+        year, month, day = parts["year"], str(found), parts.get("day") or "1"
+    whole_year = number(year) if len(year) > 2 else first_year + (number(year) - first_year) % 100
+    hour = number(parts.get("hour") or 0)
+    if half := parts.get("half"):
+        if not 1 <= hour <= 12:
+            raise ValueError("not an hour")
+        hour = hour % 12 + (12 if half[0] in "Pp" else 0)
+    fraction = (parts.get("fraction") or "0")[:6].ljust(6, "0")
+    moment = datetime(
+        whole_year,
+        number(month),
+        number(day),
+        hour,
+        number(parts.get("minute") or 0),
+        number(parts.get("second") or 0),
+        number(fraction),
+        tzinfo=UTC,
+    )
+    try:
+        return moment - timedelta(minutes=_offset(parts.get("zone")))
+    except OverflowError:
+        raise ValueError("a year beyond 1 to 9999") from None
+
+
+def _match(text: str) -> dict[str, Any]:
+    found = (
+        _NUMERIC.fullmatch(text)
+        or _DAY_NAME_YEAR.fullmatch(text)
+        or _NAME_DAY_YEAR.fullmatch(text)
+        or _YEAR_NAME_DAY.fullmatch(text)
+        or _NAME_YEAR.fullmatch(text)
+        or _YEAR_MONTH.fullmatch(text)
+        or _COMPACT.fullmatch(text)
+        or _WEEK.fullmatch(text)
+        or _C_TIME.fullmatch(text)
+    )
+    if found is None:
+        raise ValueError("not a time")
+    return found.groupdict()
+
+
+def _in_order(parts: Mapping[str, str], order: str) -> tuple[str, str, str]:
+    """Return year, month and day. Raises ValueError."""
+    first, middle, last = parts["first"], parts["middle"], parts["last"]
+    if len(first) == 4 or (order == "ymd" and len(first) == 2 and len(last) <= 2):
+        if len(last) > 2:
+            raise ValueError("not a time")
+        return first, middle, last
+    if order == "ymd" or len(first) > 2 or len(last) not in (2, 4):
+        raise ValueError("not a time")
+    return (last, first, middle) if order == "mdy" else (last, middle, first)
+
+
+def _offset(zone: str | None) -> int:
+    """Return minutes east of UTC. Raises ValueError."""
+    if not zone or zone[0] not in "+-":
+        return 0
+    digits = zone[1:].replace(":", "").ljust(4, "0")
+    hours, minutes = int(digits[:2]), int(digits[2:])
+    if hours > 23 or minutes > 59:
+        raise ValueError("not a zone")
+    return (-1 if zone[0] == "-" else 1) * (60 * hours + minutes)
+
+
+# --- a column ------------------------------------------------------------------------------------------------------
+
+
+def parse_times(texts: pa.Array, format: ColumnFormat) -> tuple[pa.Array, np.ndarray, np.ndarray]:
+    """Parse texts as microseconds since 1970 in UTC: int64, null where missing or bad.
+
+    Returns them and two masks (bool): bad texts, and times with a zone.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    texts = pc.utf8_trim_whitespace(texts)
+    count = len(texts)
+    present = ~texts.is_null().to_numpy(zero_copy_only=False)
+    micros, bad, zoned = np.zeros(count, np.int64), np.zeros(count, bool), np.zeros(count, bool)
+    if format.time is not None and format.time.startswith("epoch"):
+        _parse_epochs(texts, format.time, micros, bad)
+    elif (whole := _cast_iso(texts)) is not None:
+        times, zone = whole
+        micros[:] = times.fill_null(0).to_numpy(zero_copy_only=False)
+        zoned[:] = zone
+        bad[:] = present & ((micros < EARLIEST) | (micros > LATEST))
+    else:
+        left = np.flatnonzero(present)
+        for pattern in (
+            *(NUMERIC, DAY_NAME_YEAR, NAME_DAY_YEAR, YEAR_NAME_DAY),
+            *(NAME_YEAR, YEAR_MONTH, COMPACT, WEEK, C_TIME),
+        ):
+            if not len(left):
+                break
+            matched = pc.extract_regex(texts.take(pa.array(left)), pattern)
+            hit = ~matched.is_null().to_numpy(zero_copy_only=False)
+            if hit.any():
+                at = left[hit]
+                values, good, has_zone = _combine(matched.filter(pa.array(hit)), format)
+                micros[at], bad[at], zoned[at] = values, ~good, has_zone & good
+                left = left[~hit]
+        bad[left] = True
+    return pa.array(micros, pa.int64(), mask=bad | ~present), bad, zoned
+
+
+def _cast_iso(texts: pa.Array) -> tuple[pa.Array, bool] | None:
+    """Return ISO 8601 texts as microseconds, and whether they have zones; None where any is another or they differ."""
+    import pyarrow as pa
+
+    for zone in (None, "UTC"):
+        try:
+            return texts.cast(pa.timestamp("us", zone)).cast(pa.int64()), zone is not None
+        except pa.ArrowInvalid:
+            continue
+    return None
+
+
+def _parse_epochs(texts: pa.Array, time: TimeFormat, micros: np.ndarray, bad: np.ndarray) -> None:
+    encoded = texts.dictionary_encode()
+    codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    found, wrong = np.zeros(len(encoded.dictionary) + 1, np.int64), np.zeros(len(encoded.dictionary) + 1, bool)
+    for at, text in enumerate(encoded.dictionary.to_pylist()):
+        try:
+            found[at] = microseconds_of_epoch(float(text) if "." in text or "e" in text.lower() else int(text), time)
+        except (ValueError, OverflowError):
+            wrong[at] = True
+    micros[:], bad[:] = found[codes], wrong[codes]
+
+
+def _combine(parts: pa.Array, format: ColumnFormat) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the microseconds of what a pattern found (a struct of texts), which of them are times, and have zones."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    names = [parts.type.field(at).name for at in range(parts.type.num_fields)]
+    texts = {name: parts.field(name) for name in names}
+    good = np.ones(len(parts), bool)
+
+    def number(name: str, default: int = 0) -> np.ndarray:
+        if name not in texts:
+            return np.full(len(parts), default)
+        filled = pc.if_else(pc.equal(texts[name], ""), str(default), texts[name])
+        return np.asarray(filled.cast(pa.int64()).to_numpy(zero_copy_only=False))
+
+    def length(name: str) -> np.ndarray:
+        return np.asarray(pc.binary_length(texts[name]).to_numpy(zero_copy_only=False))
+
+    first_year = format.first_year or FIRST_YEAR
+    if "first" in texts:
+        good &= pc.equal(texts["sign"], texts["same"]).to_numpy(zero_copy_only=False)
+        first, middle, last = number("first"), number("middle"), number("last")
+        wide_first, wide_last = length("first"), length("last")
+        order = format.time or "ymd"
+        year_first = (wide_first == 4) | ((order == "ymd") & (wide_first == 2) & (wide_last <= 2))
+        year_last = (order != "ymd") & (wide_first <= 2) & ((wide_last == 2) | (wide_last == 4))
+        good &= np.where(year_first, wide_last <= 2, year_last)
+        month_first = order == "mdy"
+        year, width = np.where(year_first, first, last), np.where(year_first, wide_first, wide_last)
+        month = np.where(year_first, middle, first if month_first else middle)
+        day = np.where(year_first, last, middle if month_first else first)
+    else:
+        year, width, day = number("year"), length("year"), number("day", 1)
+        month = _months(texts["month"]) if "month" in texts else number("number", 1)
+    year = np.where(width > 2, year, first_year + (year - first_year) % 100)
+    good &= (year >= 1) & (year <= 9999)
+    if "week" in texts:
+        days, in_range = _days_of_week(year, number("week"), number("weekday", 1))
+    else:
+        in_range = (month >= 1) & (month <= 12) & (day >= 1)
+        in_range &= day <= _days_in_month(year, np.clip(month, 1, 12))
+        days = days_from_civil(year, np.clip(month, 1, 12), day)
+    good &= in_range
+    hour, minute, second = number("hour"), number("minute"), number("second")
+    if "half" in texts:
+        half = pc.utf8_lower(pc.utf8_slice_codeunits(texts["half"], 0, 1)).to_numpy(zero_copy_only=False)
+        clock = half != ""
+        good &= ~clock | ((hour >= 1) & (hour <= 12))
+        hour = np.where(clock, hour % 12 + np.where(half == "p", 12, 0), hour)
+    good &= (hour < 24) & (minute < 60) & (second < 60)
+    fraction = _fractions(texts["fraction"]) if "fraction" in texts else 0
+    minutes, zoned, known = _offsets(texts["zone"]) if "zone" in texts else (0, np.zeros(len(parts), bool), True)
+    micros = days * DAY + ((hour * 60 + minute - minutes) * 60 + second) * 1_000_000 + fraction
+    good &= known & (micros >= EARLIEST) & (micros <= LATEST)
+    return micros, np.asarray(good), zoned
+
+
+def _months(names: pa.Array) -> np.ndarray:
+    """Return the numbers of months' names, 0 for anything else."""
+    encoded = names.dictionary_encode()
+    numbers = np.array([MONTHS.get(name.lower(), 0) for name in encoded.dictionary.to_pylist()], np.int64)
+    return np.asarray(numbers[encoded.indices.to_numpy(zero_copy_only=False)])
+
+
+def _fractions(texts: pa.Array) -> np.ndarray:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    six = pc.utf8_slice_codeunits(pc.utf8_rpad(texts, 6, "0"), 0, 6)
+    return np.asarray(six.cast(pa.int64()).to_numpy(zero_copy_only=False))
+
+
+def _offsets(zones: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return minutes east of UTC, which values name a zone, and which of those zones there are."""
+    encoded = zones.dictionary_encode()
+    minutes, known = [], []
+    for zone in encoded.dictionary.to_pylist():
+        try:
+            minutes.append(_offset(zone))
+            known.append(True)
+        except ValueError:
+            minutes.append(0)
+            known.append(False)
+    named = np.array([bool(zone) for zone in encoded.dictionary.to_pylist()])
+    codes = encoded.indices.to_numpy(zero_copy_only=False)
+    return np.array(minutes, np.int64)[codes], named[codes], np.array(known)[codes]
+
+
+def days_from_civil(year: Any, month: Any, day: Any) -> Any:
+    """Return days since 1970-01-01, also of arrays.
+
+    Source: H. Hinnant, "chrono-compatible low-level date algorithms", days_from_civil.
+    """
+    year = year - (month <= 2)
+    era = year // 400
+    of_era = year - era * 400
+    of_year = (153 * (month + np.where(month > 2, -3, 9)) + 2) // 5 + day - 1
+    return era * 146_097 + of_era * 365 + of_era // 4 - of_era // 100 + of_year - 719_468
+
+
+def _days_in_month(year: np.ndarray, month: np.ndarray) -> np.ndarray:
+    usual = np.array([31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])[month - 1]
+    leap = (year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))
+    return np.asarray(usual + (leap & (month == 2)))
+
+
+def _days_of_week(year: np.ndarray, week: np.ndarray, weekday: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return days since 1970 of ISO week dates, and which of them there are."""
+    monday_of_first = days_from_civil(year, 1, 4)
+    monday_of_first = monday_of_first - (monday_of_first + 3) % 7
+    next_first = days_from_civil(year + 1, 1, 4)
+    next_first = next_first - (next_first + 3) % 7
+    days = monday_of_first + (week - 1) * 7 + weekday - 1
+    return days, (week >= 1) & (days < next_first)
+
+
+# --- what a column's texts say about their format ------------------------------------------------------------------
+
+
+@dataclass
+class TimeEvidence:
+    """What texts prove about the format of a column of times."""
+
+    texts: int = 0
+    times: dict[str, int] = field(default_factory=Counter)  # texts that each order can read
+    day_first: str | None = None  # a text that proves d/m/y
+    month_first: str | None = None
+    either: str | None = None  # a text that both orders read, otherwise
+    short_years: bool = False  # years of two digits
+    slashes: bool = False
+
+    def order(self, prior: TimeFormat | None) -> TimeFormat:
+        """Return the order that reads most texts; of equals the proven one, that of other columns, the likelier."""
+        most = max(self.times.values(), default=0)
+        best = [order for order in ("ymd", "dmy", "mdy", "week") if most and self.times.get(order) == most]
+        if "ymd" in best and not self.short_years:
+            return "ymd"
+        if len(best) > 1:
+            likely: TimeFormat = "mdy" if self.slashes else "dmy"
+            wanted = prior if prior in best else likely
+            return wanted if wanted in best else best[0]  # type: ignore[return-value]
+        return best[0] if best else "ymd"  # type: ignore[return-value]
+
+
+def evidence_of(texts: Iterable[str], first_year: int | None = None) -> TimeEvidence:
+    """Return what some texts prove about the format of times."""
+    found = TimeEvidence()
+    first = first_year or FIRST_YEAR
+    for text in texts:
+        text = text.strip()
+        found.texts += 1
+        readings: dict[str, datetime] = {}
+        for order in ("ymd", "dmy", "mdy"):
+            try:
+                readings[order] = _moment(text, order, first)
+                found.times[order] += 1
+            except ValueError:
+                continue
+        if not readings:
+            continue
+        parts = _NUMERIC.fullmatch(text)
+        if parts is None:
+            found.short_years |= bool(re.search(r"\D\d\d$", text)) and ":" not in text and "W" not in text
+            continue
+        if len(parts["first"]) == 4:
+            continue
+        found.short_years |= len(parts["last"]) == 2
+        found.slashes |= parts["sign"] == "/"
+        if "dmy" in readings and "mdy" not in readings:
+            found.day_first = found.day_first or text
+        elif "mdy" in readings and "dmy" not in readings:
+            found.month_first = found.month_first or text
+        elif readings.get("dmy") != readings.get("mdy"):
+            found.either = found.either or text
+    return found
+
+
+def epoch_of(low: float, high: float) -> TimeFormat | None:
+    """Return the epoch of whole numbers that are all times from 2001 to 2100 in one unit; None where they are not."""
+    for time, unit in (("epoch_s", 1), ("epoch_ms", 1e3), ("epoch_us", 1e6), ("epoch_ns", 1e9)):
+        if 978_307_200 * unit <= low and high < 4_102_444_800 * unit:
+            return time  # type: ignore[return-value]
+    return None

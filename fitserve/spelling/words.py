@@ -1,0 +1,69 @@
+"""Words that stand for a missing value, a truth value, a month or a currency."""
+
+from __future__ import annotations
+
+# Texts that mean a missing value in every column, unless the upload's options name others.
+MISSING = (
+    *("", "NA", "N/A", "n/a", "#N/A", "#NA", "<NA>", "NaN", "nan", "NAN", "-nan", "-NaN"),
+    *("null", "NULL", "Null", "None", "?"),
+)
+# Those of them that are labels in some columns: Namibia, North America, "None" among "Mild" and "Severe".
+DISPUTABLE = ("NA", "None", "?")
+# Texts, in lower case, that mean a missing value in a column where everything else is a number or a time.
+SOFT_MISSING = frozenset(
+    (
+        *("-", "--", "---", ".", "..", "...", "*", "na", "n.a.", "n.a", "n/a", "n/d", "nd", "nil", "none", "unk"),
+        *("unknown", "missing", "not available", "not known", "no data", "null", "nan", "tbd", "inconnu"),
+        *("无", "缺失", "–", "—", "#value!", "#div/0!", "#ref!", "#null!", "#num!", "#name?", "#n/a"),
+        *("0000-00-00", "0000-00-00 00:00:00", "00.00.0000", "00/00/0000"),
+    )
+)
+TRUE = frozenset({"true", "t", "yes", "y", "1", "on"})
+FALSE = frozenset({"false", "f", "no", "n", "0", "off"})
+# Truth values in other languages: they order a pair of labels, and tell that spellings are the same value.
+TRUE_WORDS = TRUE | {
+    "ja",
+    "oui",
+    "sí",
+    "si",
+    "sim",
+    "wahr",
+    "vrai",
+    "verdadero",
+    "verdadeiro",
+    "vero",
+    "да",
+    "是",
+    "真",
+}
+FALSE_WORDS = FALSE | {"nein", "non", "não", "nao", "nee", "falsch", "faux", "falso", "нет", "否", "假"}
+
+_MONTHS = (
+    "january jan januar janvier janv enero ene gennaio gen janeiro januari",
+    "february feb februar febr février fevrier févr fevr fév febrero febbraio febbr fevereiro fev februari",
+    "march mar märz maerz mär mrz mars marzo março marco maart mrt",
+    "april apr avril avr abril abr aprile",
+    "may mai mayo maggio mag maio mei",
+    "june jun juni juin junio giugno giu junho",
+    "july jul juli juillet juil julio luglio lug julho",
+    "august aug août aout agosto ago augustus",
+    "september sept sep septembre septiembre settembre set setembro",
+    "october oct oktober okt octobre octubre ottobre ott outubro out",
+    "november nov novembre noviembre novembro",
+    "december dec dezember dez décembre decembre déc diciembre dic dicembre dezembro",
+)
+MONTHS = {name: number for number, names in enumerate(_MONTHS, 1) for name in names.split()}
+
+_CODES = """AED ARS AUD BDT BGN BHD BRL CAD CHF CLP CNY COP CZK DKK EGP EUR GBP HKD HUF IDR ILS INR ISK JPY KES KRW KWD
+KZT LKR MAD MXN MYR NGN NOK NZD PEN PHP PKR PLN QAR RMB RON RSD RUB SAR SEK SGD THB TND TRY TWD UAH USD UYU VND XAF XOF
+ZAR"""
+# Signs and codes (ISO 4217, of those in wide use) that stand before or after an amount.
+CURRENCIES = frozenset(
+    (
+        *"$€£¥₹₽₩₺₪₫฿₴₦₱₲₡₵₸₼₾¢元円",
+        *("US$", "A$", "AU$", "C$", "CA$", "NZ$", "HK$", "S$", "R$", "NT$", "MX$", "Fr.", "SFr.", "Kč", "zł", "kr"),
+        *("kr.", "Rs", "Rs.", "RM", "Ft", "lei", "руб.", "руб", "р.", "万元"),
+        *_CODES.split(),
+    )
+)
+PERCENT = frozenset({"%", "％", "‰", "pct", "percent"})
