@@ -22,7 +22,7 @@ import psutil
 
 import migrations
 from fitserve.embedded_redis import EmbeddedRedis
-from services.up import is_ready
+from services.up.ports import is_ready
 from tests.conftest import free_ports, start_server, stop_server
 
 _POINTS = [(i % 7 - 3, i % 5 - 2) for i in range(200)]

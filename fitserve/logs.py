@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO
 
 _BOUND: ContextVar[dict[str, Any]] = ContextVar("bound", default={})  # noqa: B039 (never changed in place)
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
@@ -52,12 +52,13 @@ def bound_value(name: str) -> Any:
     return _BOUND.get().get(name)
 
 
-def configure(process: str, level: str = "INFO") -> None:
-    """Send all logs of this process to stderr as JSON lines."""
-    handler = logging.StreamHandler(sys.stderr)
+def configure(process: str, level: str = "INFO", stream: TextIO | None = None) -> None:
+    """Send all logs of this process to stderr, or another stream, as JSON lines."""
+    handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonLines(process))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for chatty in ("httpx", "httpcore", "botocore", "alembic"):
+    # uvicorn and Celery tell of each step of their start; that they are ready is what /readyz says.
+    for chatty in ("httpx", "httpcore", "botocore", "alembic", "uvicorn", "celery.apps", "celery.worker.consumer"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -96,6 +97,9 @@ class Settings(BaseSettings):
     trainers: int = Field(1, description="Runs that one worker process trains at the same time")
     predict_processes: int = Field(1, description="Prediction processes that `fitserve up` starts")
     log_level: str = Field("INFO", description="Level of the JSON logs")
+    log_format: Literal["auto", "json"] = Field(
+        "auto", description="What `fitserve up` prints: `auto` is a screen for people on a terminal, else JSON lines"
+    )
     otlp_endpoint: str | None = Field(None, description="OTLP/HTTP collector that traces are sent to; off when unset")
     drift_window_seconds: float = Field(3_600, ge=12, description="Sliding window of the drift statistics")
     drift_write_seconds: float = Field(5.0, gt=0, description="Between two writes of a prediction process's counts")

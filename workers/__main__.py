@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
+import signal
 import threading
+import warnings
 from typing import Any
 
+import celery.apps.worker
 from celery import bootsteps
+from celery.exceptions import SecurityWarning
 from celery.signals import worker_ready, worker_shutting_down
 
 from fitserve import blobs, db, logs, telemetry, tracing
@@ -21,6 +26,7 @@ from workers.supervisor import Supervisor
 log = logging.getLogger(__name__)
 
 LOOP_SECONDS = 0.05
+HURRY = signal.SIGUSR2  # a second Ctrl-C of `fitserve up`
 
 
 class ShortLoop(bootsteps.StartStopStep):
@@ -37,10 +43,21 @@ class ShortLoop(bootsteps.StartStopStep):
             c.hub.call_repeatedly(LOOP_SECONDS, lambda: None)
 
 
+def _silence_celery() -> None:
+    """Drop what Celery prints beside the log.
+
+    It warns of a worker run by root because a message could hold a pickled program; ours are JSON, and only their
+    ids are read.
+    """
+    warnings.filterwarnings("ignore", category=SecurityWarning)
+    celery.apps.worker.safe_say = lambda *_, **__: None
+
+
 def main() -> None:
     """Run until SIGTERM or SIGINT."""
     settings = Settings()
     logs.configure("worker", settings.log_level)
+    _silence_celery()
     tracing.configure(settings.otlp_endpoint, "worker")
     telemetry.watch_disk(settings.home)
     settings.scratch.mkdir(parents=True, exist_ok=True)
@@ -52,6 +69,7 @@ def main() -> None:
     connected = threading.Event()
 
     database = health_server.database_check(engine)
+    signal.signal(HURRY, lambda *_: supervisor.hurry())
     checks = {"database": database, "trainer": supervisor.is_ready, "broker": connected.is_set}
     health_server.serve(settings.host, settings.worker_metrics_port, checks)
     supervisor.start()
@@ -88,7 +106,7 @@ def main() -> None:
             pool="threads",
             concurrency=settings.trainers,
             queues=[QUEUE],
-            hostname=f"{QUEUE}-{os.getpid()}@%h",
+            hostname=f"{QUEUE}-{os.getpid()}@{platform.node() or 'localhost'}",
             loglevel=settings.log_level,
             without_gossip=True,
             without_mingle=True,

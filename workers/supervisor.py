@@ -22,7 +22,7 @@ from fitserve.ids import new_id
 from fitserve.runs import lease, worker_registry
 from fitserve.settings import Settings
 from fitserve.states import TRIAL
-from workers.attempt.attempt import Attempt
+from workers.attempt.attempt import Attempt, Stopping
 from workers.attempt.metrics import attempt_context
 from workers.attempt.trial_division import Publish, TrialDivision
 from workers.reaper import reclaim_expired_runs
@@ -46,7 +46,7 @@ class Supervisor:
         self.engine = engine
         self.blobs = blobs
         self.publish = publish
-        self.stopping = threading.Event()
+        self.stopping = Stopping()
         # One thread starts all trainers and lives as long as we do: the kernel kills a trainer when that thread ends.
         spawner = ThreadPoolExecutor(1, "spawner")
         name = f"{platform.node()}-{os.getpid()}-{new_id('w')[-4:]}"
@@ -88,6 +88,11 @@ class Supervisor:
                 worker_registry.deregister(self.engine, slot.worker)
             except FitserveError:
                 log.info("database unavailable; this worker's row is pruned later")
+
+    def hurry(self) -> None:
+        """Have every run released now, from its last checkpoint, without the end of its epoch."""
+        self.stopping.hurried = True
+        self.stopping.set()
 
     def is_ready(self) -> bool:
         """Whether some slot is at work or has a warm trainer."""

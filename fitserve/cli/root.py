@@ -7,11 +7,21 @@ from typing import Annotated
 import typer
 
 from fitserve import __version__
-from fitserve.cli import datasets, demo, keys, models, runs, server, spec
+from fitserve.cli import datasets, demo, keys, local, models, runs, server, spec
 from fitserve.cli.session import Session
 
 # A group of commands with a name, or top-level commands without one.
-GROUPS = (server.group, demo.group, runs.top_level, datasets.group, runs.group, models.group, spec.group, keys.group)
+GROUPS = (
+    server.group,
+    local.group,
+    demo.group,
+    runs.top_level,
+    datasets.group,
+    runs.group,
+    models.group,
+    spec.group,
+    keys.group,
+)
 
 app = typer.Typer(
     name="fitserve",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -55,6 +56,13 @@ def become(module: str, *arguments: str, **environment: str) -> NoReturn:
     )
 
 
+class LogFormat(StrEnum):
+    """What `fitserve up` prints."""
+
+    auto = "auto"
+    json = "json"
+
+
 group = typer.Typer()
 _PANEL = "Server"
 
@@ -64,6 +72,7 @@ _PANEL = "Server"
     "up",
     "fitserve up",
     "fitserve up --home /srv/fitserve --port 9000 --workers 2",
+    "fitserve up --log-format json",
     prints_json=False,
     rich_help_panel=_PANEL,
 )
@@ -74,15 +83,20 @@ def up(
     port: Annotated[int | None, typer.Option(help="Port of the API and the dashboard.")] = None,
     predict_port: Annotated[int | None, typer.Option(help="Port of the prediction service.")] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Worker processes.")] = None,
+    log_format: Annotated[
+        LogFormat | None, typer.Option(help="json prints log lines for programs, as without a terminal.")
+    ] = None,
 ) -> None:
     """Start everything on this machine: API, dashboard, predictions, worker, broker.
 
-    One process group and one log; Ctrl-C stops all of it. These options override the
-    settings, FITSERVE_* variables. The first start creates an admin key, shows it once, and stores it for this
-    machine's command line.
+    On a terminal it shows each part as it becomes ready, then a link to the pages that signs you in once. The logs
+    are in the folder's `logs`: fitserve logs. Ctrl-C, or fitserve down in another terminal, stops everything; nothing
+    is lost. These options override the settings, FITSERVE_* variables. The first start creates an admin key, and
+    stores it for this machine's command line.
     """
     require_server()
     options = {"HOME": home, "HOST": host, "PORT": port, "PREDICT_PORT": predict_port, "WORKERS": workers}
+    options["LOG_FORMAT"] = log_format
     become("services.up", **{f"FITSERVE_{name}": str(value) for name, value in options.items() if value is not None})
 
 

@@ -23,7 +23,7 @@ class Client(Resource):
     """A client that blocks. Safe to share between threads.
 
     Args:
-        base_url: of the API; FITSERVE_URL, else http://127.0.0.1:8000.
+        base_url: of the API; FITSERVE_URL, else the server that runs from here (./fitserve-data), else port 8000.
         api_key: FITSERVE_API_KEY, else the first key of a server on this machine whose home is here.
         predict_url: of the prediction service; by default the API names it.
         timeout: seconds without a byte before a request is given up.

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from pathlib import Path
 from threading import Event
 from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack
 from urllib.parse import urlsplit, urlunsplit
@@ -19,7 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 import httpx2
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
-from fitserve import __version__
+from fitserve import __version__, local_server
 from fitserve.client.errors import Unreachable, error_of
 from fitserve.client.upload_body import UploadBody
 from fitserve.errors import BadInput, FitserveError
@@ -58,15 +57,20 @@ class Address:
     def find(cls, base_url: str | None, api_key: str | None, predict_url: str | None) -> Address:
         """Take what is None from FITSERVE_URL, FITSERVE_API_KEY, FITSERVE_PREDICT_URL.
 
-        Without FITSERVE_URL, the server is on this machine at FITSERVE_PORT (8000). The key file of a server's home
-        (FITSERVE_HOME, else ./fitserve-data) is used only for a server on this machine: it must not travel.
+        Without FITSERVE_URL, the server is on this machine: at FITSERVE_PORT, else where the one that runs from
+        FITSERVE_HOME (./fitserve-data) says that it is, else at port 8000. The key file of that folder is used only
+        for a server on this machine: it must not travel.
         """
-        url = base_url or os.environ.get("FITSERVE_URL") or f"http://127.0.0.1:{os.environ.get('FITSERVE_PORT', 8000)}"
-        url = _checked(url, "FITSERVE_URL")
-        key = api_key or os.environ.get("FITSERVE_API_KEY") or None
-        if key is None and is_this_machine(url):
-            key = key_of_home()
         predict = predict_url or os.environ.get("FITSERVE_PREDICT_URL")
+        url, here = base_url or os.environ.get("FITSERVE_URL"), False
+        if not url and not (port := os.environ.get("FITSERVE_PORT")):
+            server = local_server.find()
+            url, here = (server.base_url, True) if server else ("http://127.0.0.1:8000", False)
+            predict = predict or (server.predict_url if server else None)
+        url = _checked(url or f"http://127.0.0.1:{port}", "FITSERVE_URL")
+        key = api_key or os.environ.get("FITSERVE_API_KEY") or None
+        if key is None and (here or is_this_machine(url)):
+            key = key_of_home()
         return cls(url, key.strip() if key else None, _checked(predict, "FITSERVE_PREDICT_URL") if predict else None)
 
     def headers(self) -> dict[str, str]:
@@ -104,7 +108,7 @@ def is_this_machine(url: str) -> bool:
 
 def key_of_home() -> str | None:
     """Return the first key of the server whose home is here, if we may read it."""
-    path = Path(os.environ.get("FITSERVE_HOME") or "fitserve-data") / FIRST_KEY
+    path = local_server.home_here() / FIRST_KEY
     try:
         return path.read_text().strip() or None
     except OSError:

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
-import select
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,9 +15,10 @@ import pytest
 
 from fitserve.client import Client
 from tests.cli.conftest import SPEC, Fitserve
+from tests.cli.terminal import Terminal
 from tests.client.breaking_proxy import breaking_proxy
 from tests.client.conftest import ROWS, circle
-from tests.conftest import Server, free_ports
+from tests.conftest import Server
 
 FitserveJson = Callable[..., Any]
 
@@ -237,64 +234,19 @@ def test_the_demo_reaches_its_scores(fitserve_json: FitserveJson) -> None:
 # On a terminal
 
 
-class Terminal:
-    """The command line in a terminal of 100 columns."""
-
-    def __init__(self, server: Server, *words: str) -> None:
-        self.master, slave = pty.openpty()
-        environment = {**os.environ, "FITSERVE_URL": server.base_url, "FITSERVE_API_KEY": server.token}
-        environment |= {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"}
-        command = [sys.executable, "-m", "fitserve.cli", *words]
-        self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environment)
-        os.close(slave)
-        self.text = ""
-
-    def until(self, words: str, seconds: float = 40) -> None:
-        deadline = time.monotonic() + seconds
-        while words not in self.text:
-            ready, _, _ = select.select([self.master], [], [], max(0.0, deadline - time.monotonic()))
-            assert ready, f"{words!r} did not come:\n{self.text[-2000:]}"
-            try:
-                self.text += os.read(self.master, 65536).decode(errors="replace")
-            except OSError:
-                assert words in self.text, self.text[-2000:]
-
-    def end(self) -> int:
-        code = self.process.wait(20)
-        os.close(self.master)
-        return code
-
-
 def test_ctrl_c_leaves_the_run_running_and_prints_how_to_come_back(
     server: Server, uploaded: str, spec: str, fitserve_json: FitserveJson
 ) -> None:
-    terminal = Terminal(server, "train", spec, "--watch", "--set", "training.epochs=200000")
+    environment = {"FITSERVE_URL": server.base_url, "FITSERVE_API_KEY": server.token}
+    terminal = Terminal("train", spec, "--watch", "--set", "training.epochs=200000", environment=environment)
     terminal.until("epochs/s")
     run_id = re.findall(r"run_[0-9a-z]{26}", terminal.text)[0]
     try:
         assert "val_loss" in terminal.text
-        terminal.process.send_signal(signal.SIGINT)
+        terminal.press_ctrl_c()
         terminal.until(f"fitserve runs cancel {run_id}")
-        assert f"Come back to it:  fitserve runs watch {run_id}" in terminal.text
+        assert f"Come back to it:  fitserve runs watch {run_id}" in terminal.plain
         assert terminal.end() == 130
         assert fitserve_json("runs", "show", run_id)["state"] == "running"
     finally:
         fitserve_json("runs", "cancel", run_id)
-
-
-def test_up_starts_everything_and_ctrl_c_stops_it(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    api, predict, grpc, metrics = free_ports(4)
-    monkeypatch.setenv("FITSERVE_GRPC_PORT", str(grpc))
-    monkeypatch.setenv("FITSERVE_REAPER_METRICS_PORT", str(metrics))
-    home = tmp_path / "home"
-    ports = ("--port", str(api), "--predict-port", str(predict))
-    terminal = Terminal(server, "up", "--home", str(home), *ports, "--workers", "0")
-    terminal.until("fitserve is ready")
-    key = (home / "first-key").read_text().strip()
-    with Client(f"http://127.0.0.1:{api}", key) as client:
-        assert client.ready()["status"] == "ready"
-        assert client.system().workers == []
-    terminal.process.send_signal(signal.SIGINT)
-    assert terminal.end() == 0

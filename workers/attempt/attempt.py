@@ -56,6 +56,12 @@ CANCEL_GRACE_SECONDS = 2.0  # for a trainer to obey a cancel before it is killed
 T = TypeVar("T")
 
 
+class Stopping(threading.Event):
+    """Set once this worker shuts down."""
+
+    hurried = False  # nobody waits any more for a trainer to finish its epoch
+
+
 @dataclass
 class Attempt:
     """An attempt at a claimed run, in a slot."""
@@ -65,7 +71,7 @@ class Attempt:
     blobs: BlobStore
     slot: TrainerSlot
     claim: lease.Claim
-    stopping: threading.Event
+    stopping: Stopping
     division: TrialDivision
     trainer: TrainerProcess | None = None
     folder: Path = field(init=False)
@@ -260,7 +266,7 @@ class Attempt:
             self.trainer.channel.send({"type": "stop", "reason": reason})
         if self._stop_sent_at is not None:
             grace = CANCEL_GRACE_SECONDS if self._cancel_requested else self.settings.graceful_seconds
-            if now - self._stop_sent_at > grace:
+            if now - self._stop_sent_at > grace or self.stopping.hurried:
                 raise TrainerStopped
         if self.trainer is not None and now - self._progress_at > self.settings.no_progress_seconds:
             seconds = round(now - self._progress_at)

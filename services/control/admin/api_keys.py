@@ -55,7 +55,7 @@ def revoke(key_id: str, request: Request, caller: KeyManager, ctx: Ctx) -> KeyIn
 
 
 class SignIn(BaseModel):
-    """A key to exchange for a session cookie."""
+    """A key to exchange for a session cookie, or the token of a one-time link."""
 
     model_config = ConfigDict(extra="forbid")
     token: str
@@ -76,16 +76,21 @@ def _me(identity: Identity) -> Me:
 @router.post("/session", summary="Sign in", max_body_size=4096)
 def sign_in(body: SignIn, request: Request, response: Response, ctx: Ctx) -> Me:
     """Sets an HttpOnly, SameSite=Strict cookie of a session, which ends with the sign-out, the key or its time."""
-    identity = request.app.state.identify(body.token)
     origin = request.headers.get("origin")
     if origin is not None and origin.split("://")[-1] != request.headers.get("host"):
         raise Forbidden("Sign in from this server's own page.", received=origin)
     secure = request.url.scheme == "https"
     seconds = ctx.settings.session_seconds
     token = body.token
-    if ctx.settings.auth and not token.startswith(browser_sessions.PREFIX):
+    if ctx.settings.auth and token.startswith(browser_sessions.OFFER_PREFIX):
         with db.transaction(ctx.engine) as session:
+            identity = browser_sessions.redeem(session, token)
             token = browser_sessions.begin(session, identity.key_id, seconds)
+    else:
+        identity = request.app.state.identify(token)
+        if ctx.settings.auth and not token.startswith(browser_sessions.PREFIX):
+            with db.transaction(ctx.engine) as session:
+                token = browser_sessions.begin(session, identity.key_id, seconds)
     response.set_cookie(COOKIE, token, max_age=int(seconds), httponly=True, samesite="strict", secure=secure, path="/")
     return _me(identity)
 

@@ -1,0 +1,44 @@
+"""`python -m services.up`: `fitserve up` and `make run` start it."""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+from pydantic import ValidationError
+
+from fitserve.errors import FitserveError
+from fitserve.settings import Settings
+from services.up.display import make_display
+
+
+def main() -> int:
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        for problem in error.errors():
+            name = "_".join(str(part) for part in problem["loc"]).upper()
+            print(f"fitserve: FITSERVE_{name}: {problem['msg']}.", file=sys.stderr)
+        print("Every setting: docs/reference/settings.md", file=sys.stderr)
+        return 2
+    display = make_display(settings.log_format)
+
+    from services.up.serve import StopRequests, run  # takes a second
+
+    requests = StopRequests()
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, lambda *_: requests.add())
+    try:
+        run(settings, requests, display)
+    except FitserveError as error:
+        print(f"fitserve: {error.detail}", file=sys.stderr)
+        if error.fix:
+            print(f"  {error.fix}", file=sys.stderr)
+        return 1
+    finally:
+        display.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
