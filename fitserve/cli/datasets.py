@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,7 +47,7 @@ def upload(
         dataset = client.datasets.upload(
             path,
             name,
-            kinds=_kinds(kind or []),
+            kinds=read_kinds(kind or []),
             progress=progress,
             resumable=resumable,
             lenient=lenient,
@@ -58,14 +59,16 @@ def upload(
 def _show_new(session: Session, dataset: Dataset) -> None:
     if not dataset.columns:
         dataset.refresh()
-    session.show(dataset, _summary(dataset), "", _columns(dataset))
+    session.show(dataset, _summary(dataset), "", columns_table(dataset))
     if dataset.refused:
         session.hint(f"{dataset.refused.rows} rows were skipped; --json shows the first of them.")
-    _hint_at_notices(session, dataset)
-    session.hint(f"Train on it: fitserve spec init --dataset {dataset.name} --output spec.yaml")
+    hint_at_notices(session, dataset)
+    last = dataset.columns[-1].name if dataset.columns else "COLUMN"
+    session.hint(f"Train on it: fitserve train {dataset.name} --target {shlex.quote(last)}")
+    session.hint(f"Design the network yourself: fitserve spec init --dataset {dataset.name} --output spec.yaml")
 
 
-def _kinds(changes: list[str]) -> dict[str, Any]:
+def read_kinds(changes: list[str]) -> dict[str, Any]:
     kinds = {}
     for change in changes:
         column, equals, kind = change.rpartition("=")
@@ -105,11 +108,11 @@ def show(
             return
         profile = dataset.profile() if session.json else None
     value = {**dataset.model_dump(mode="json"), "profile": profile.model_dump(mode="json")} if profile else dataset
-    session.show(value, _summary(dataset), "", _columns(dataset))
-    _hint_at_notices(session, dataset)
+    session.show(value, _summary(dataset), "", columns_table(dataset))
+    hint_at_notices(session, dataset)
 
 
-def _hint_at_notices(session: Session, dataset: Dataset) -> None:
+def hint_at_notices(session: Session, dataset: Dataset) -> None:
     """Print what was decided while the table was read, and what decides otherwise."""
     for notice in dataset.notices:
         evidence = f" ({notice.evidence})" if notice.evidence else ""
@@ -130,7 +133,7 @@ def _summary(dataset: Dataset) -> Any:
     )
 
 
-def _columns(dataset: Dataset) -> Any:
+def columns_table(dataset: Dataset) -> Any:
     rows = []
     for column in dataset.columns:
         content = ""

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from fitserve import __version__
-from fitserve.cli import datasets, demo, keys, local, models, runs, server, spec
+from fitserve.cli import datasets, demo, keys, local, models, runs, server, spec, train
 from fitserve.cli.session import Session
 
 # A group of commands with a name, or top-level commands without one.
@@ -15,7 +15,7 @@ GROUPS = (
     server.group,
     local.group,
     demo.group,
-    runs.top_level,
+    train.group,
     datasets.group,
     runs.group,
     models.group,

@@ -1,9 +1,8 @@
-"""`fitserve train`, and `fitserve runs`: list, show, watch, cancel, share, retry, compare, findings."""
+"""`fitserve runs`: list, show, watch, cancel, share, retry, compare, findings."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,54 +10,17 @@ from rich.text import Text
 
 from fitserve.cli import screen
 from fitserve.cli.session import Session, command
-from fitserve.cli.spec import read_spec
-from fitserve.cli.watch import summary, watch
+from fitserve.cli.watch import show_new, summary, watch
 from fitserve.errors import BadInput
 
 if TYPE_CHECKING:
     from fitserve.client.runs import Run
     from fitserve.wire.insight import FindingInfo
 
-top_level = typer.Typer()
 group = typer.Typer(name="runs", no_args_is_help=True, help="Runs: list, inspect, watch, cancel, retry, compare.")
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id.")]
 Watch = Annotated[bool, typer.Option("--watch", "-w", help="Watch the new run; Ctrl-C leaves it running.")]
 _SEVERITY = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
-
-
-@command(
-    top_level,
-    "train",
-    "fitserve train spec.yaml --watch",
-    "fitserve train spec.yaml --set training.epochs=50 --set training.seed=1",
-    rich_help_panel="Work",
-)
-def train(
-    session: Session,
-    path: Annotated[Path, typer.Argument(metavar="SPEC", help="A spec in YAML or JSON; - reads standard input.")],
-    watched: Watch = False,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a value, as training.epochs=50. Repeatable.")
-    ] = None,
-    idempotency_key: Annotated[
-        str | None, typer.Option(help="Submit only once under this key, however often this is called.")
-    ] = None,
-) -> None:
-    """Train a network: submit a spec as a run.
-
-    With --watch the exit code tells how the run ended: 0 succeeded, 7 failed, 8 cancelled.
-    """
-    body = read_spec(path, set_ or [])
-    with session.client() as client:
-        _show_new(session, client.runs.create(body, idempotency_key=idempotency_key), watched)
-
-
-def _show_new(session: Session, run: Run, watched: bool) -> None:
-    if watched:
-        watch(session, run)
-        return
-    session.show(run, screen.pairs({"run": run.id, "state": screen.state(run.state), "model": run.model}))
-    session.hint(f"Watch it: fitserve runs watch {run.id}")
 
 
 @command(group, "list", "fitserve runs list", "fitserve runs list --state failed --limit 5 --json")
@@ -145,7 +107,7 @@ def share(
 def retry(session: Session, run_id: RunId, watched: Watch = False) -> None:
     """Submit the spec of a failed or cancelled run again, as a new run."""
     with session.client() as client:
-        _show_new(session, client.runs.get(run_id).retry(), watched)
+        show_new(session, client.runs.get(run_id).retry(), watched)
 
 
 @command(group, "compare", "fitserve runs compare run_01kb... run_01kc...")
@@ -205,7 +167,7 @@ def findings(
         run = client.runs.get(run_id)
         if apply is not None:
             child = client.runs.get(run.apply_finding(apply, seeds=seeds).id)
-            _show_new(session, child, watched)
+            show_new(session, child, watched)
             session.hint(f"Compare: fitserve runs compare {run.id} {child.id}")
             return
         items = run.findings()

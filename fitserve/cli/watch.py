@@ -154,10 +154,19 @@ def _losses_first(name: str) -> tuple[bool, bool, str]:
     return (name == "learning_rate", "loss" not in name, name.removeprefix("val_") + name)
 
 
-def watch(session: Session, run: Run) -> None:
+def show_new(session: Session, run: Run, watched: bool) -> None:
+    """Show a run that has just been submitted, or watch it."""
+    if watched:
+        watch(session, run)
+        return
+    session.show(run, screen.pairs({"run": run.id, "state": screen.state(run.state), "model": run.model}))
+    session.hint(f"Watch it: fitserve runs watch {run.id}")
+
+
+def watch(session: Session, run: Run, hints: bool = True) -> None:
     """Follow a run to its end, through lost connections. Raises typer.Exit unless it succeeded.
 
-    Ctrl-C leaves the run running and prints how to come back to it.
+    `hints` say how to go on from a success. Ctrl-C leaves the run running and prints how to come back to it.
     """
     try:
         follow(session, run)
@@ -170,7 +179,7 @@ def watch(session: Session, run: Run) -> None:
         for line in lines:
             session.err.print(line, markup=False, soft_wrap=True)
         raise typer.Exit(Exit.interrupted) from None
-    report_end(session, run)
+    report_end(session, run, hints)
 
 
 def follow(session: Session, run: Run) -> None:
@@ -191,14 +200,14 @@ def follow(session: Session, run: Run) -> None:
     run.wait(check=False)
 
 
-def report_end(session: Session, run: Run) -> None:
+def report_end(session: Session, run: Run, hints: bool = True) -> None:
     """Print how a run ended and what to do next. Raises typer.Exit unless it succeeded."""
     if session.json:
         typer.echo(screen.json_text({"run": run}, indent=None))
     else:
         session.out.print(summary(run))
     if run.state == "succeeded":
-        if run.model:
+        if run.model and hints:
             session.hint(f"Predict with it: fitserve models predict {run.model} rows.csv")
         return
     if run.state == "failed":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -13,6 +13,9 @@ from fitserve.client.datasets import Datasets
 from fitserve.client.keys import Keys
 from fitserve.client.models import Models
 from fitserve.client.runs import Runs
+from fitserve.client.trained import Trained, check_columns, check_target, dataset_of, default_name, labels_in
+from fitserve.client.upload_body import dataset_name
+from fitserve.dataset_facts import Kind
 from fitserve.wire.admin import AuditEntry, SystemInfo
 
 TIMEOUT = 60.0  # seconds without a byte
@@ -31,6 +34,7 @@ class Client(Resource):
         http_client: your own httpx2.Client, for proxies, certificates or tests.
 
     Example:
+        >>> Client().train("admissions.csv", target="admit").predict([{"gre": 700, "gpa": 3.9, "rank": 1}])
         >>> with Client() as client:
         ...     client.datasets.upload("admissions.csv")
         ...     run = client.runs.create(dataset="admissions", target="admit", model="admissions").wait()
@@ -62,6 +66,42 @@ class Client(Resource):
     def base_url(self) -> str:
         """The API's address."""
         return self._connection.address.base_url
+
+    def train(
+        self,
+        data: Any,
+        target: str | Sequence[str],
+        *,
+        name: str | None = None,
+        model: str | None = None,
+        kinds: Mapping[str, Kind] | None = None,
+        timeout: float | None = None,
+        **parts: Any,
+    ) -> Trained:
+        """Upload a table, train a network that predicts `target`, wait for it, and return it to be asked.
+
+        Args:
+            data: a pandas or polars frame; a pyarrow Table; a file's path; the name of a dataset, or of a built-in one.
+            target: the column to predict, or several.
+            name: the dataset's; left out, it is derived from the file's name or the target's.
+            model: the name to serve it under; left out, it is the dataset's.
+            kinds: corrects what the server infers, by column.
+            timeout: seconds to wait; the run continues afterwards.
+            parts: of the spec, as `network=[...]` or `training={"epochs": 50}`. What is left out has a default.
+
+        Raises BadInput, NotFound, RunEnded where the run failed, WaitedTooLong.
+
+        Example:
+            >>> trained = fitserve.Client().train(frame, target="admit")
+            >>> trained.scores(), trained.predict(frame)
+        """
+        options = {"kinds": kinds} if kinds else {}
+        check_columns(data, target)
+        dataset = dataset_of(self.datasets, data, default_name(data, name, target), **options)
+        check_target(dataset, target)
+        wanted = target if isinstance(target, str) else list(target)
+        run = self.runs.create(dataset=dataset.ref, target=wanted, model=model or dataset_name(dataset.name), **parts)
+        return Trained(dataset, run.wait(timeout), labels_in(data, target))
 
     def limits(self) -> dict[str, Any]:
         """Return the server's upper bounds, and the address of its prediction service."""

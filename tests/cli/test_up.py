@@ -84,8 +84,9 @@ def terminal(place: Place) -> Iterator[Terminal]:
     terminal = place.up()
     terminal.until("Ctrl-C stops everything")
     yield terminal
-    if terminal.process.poll() is None:
-        terminal.process.kill()
+    if terminal.process.poll() is None:  # a test has failed
+        terminal.process.terminate()
+        terminal.end()
 
 
 @pytest.fixture
