@@ -49,12 +49,15 @@ def parse(line: str) -> LogLine | None:
         return None
     try:
         value = json.loads(line)
-        at = datetime.fromisoformat(value["time"])
+        moment = datetime.fromisoformat(value["time"])
         extra = {name: item for name, item in value.items() if name not in _KNOWN}
-        texts = [str(value.get(name, "")) for name in ("level", "message", "process", "traceback")]
+        level, message, process, traceback = (
+            str(value.get(name, "")) for name in ("level", "message", "process", "traceback")
+        )
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
-    return LogLine((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp(), *texts, extra)
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return LogLine(moment.timestamp(), level, message, process, traceback, extra)
 
 
 def clock(at: float) -> str:

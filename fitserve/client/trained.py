@@ -114,7 +114,7 @@ class Trained(Resource):
 
     def _ask(self, ask: Any, data: Any) -> Predictions:
         rows = self._without_unused(rows_of(data))
-        parts = [
+        parts: list[Predictions] = [
             ask(self.model, rows[start : start + ROWS_AT_ONCE], version=self.version)
             for start in range(0, max(1, len(rows)), ROWS_AT_ONCE)
         ]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from sqlalchemy import Engine, make_url
+from sqlalchemy.orm import Session
 
 import migrations
 from fitserve import __version__, db, local_server, logs
@@ -328,7 +329,7 @@ def _running(engine: Engine | None) -> str:
     return f"{texts[0]}{more} to finish an epoch" if texts else ""
 
 
-def _position(session: db.Session, run: Run) -> str:
+def _position(session: Session, run: Run) -> str:
     epoch = queries.latest_epoch(session, run.id)
     words = [run.model or "", f"epoch {epoch.epoch}" if epoch else "starting"]
     return f"{run.id} ({', '.join(word for word in words if word)})"
