@@ -128,6 +128,8 @@ def run_module(module: str, environment: dict[str, str], log: str) -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
         os.environ.clear()
         os.environ.update(environment)
+        if namespace := environment.get("FITSERVE_TEST_NETNS"):
+            enter_network(namespace)
         sink = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         os.dup2(sink, 1)
         os.dup2(sink, 2)
@@ -145,6 +147,15 @@ def run_module(module: str, environment: dict[str, str], log: str) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
+
+
+def enter_network(namespace: str) -> None:
+    """Move this process into a network namespace, as `ip netns exec` does. Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    descriptor = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
+    if libc.setns(descriptor, 0x40000000):  # CLONE_NEWNET
+        raise OSError(ctypes.get_errno(), f"setns {namespace}")
+    os.close(descriptor)
 
 
 if __name__ == "__main__":
