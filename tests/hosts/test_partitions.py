@@ -90,6 +90,7 @@ def test_readiness_tells_of_a_partition_in_time(hosts: Deployment) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(0)
 def test_random_partitions_kills_and_stops(tmp_path: Path, postgres_url: str) -> None:
     """Ten minutes, with the leases of production. Prints what happened, and how long runs took to recover."""
     if reason := missing():
