@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fitserve.blobs import disk_full_is_507
-from fitserve.datasets import MAX_PROBLEMS, TableUnreadable, bad_value, refuse
+from fitserve.datasets import MAX_PROBLEMS, TableRefused, TableUnreadable, bad_value, refuse
 from fitserve.datasets.column_parser import ColumnParser, ColumnPlan
 from fitserve.datasets.profile import ColumnCounts, describe_columns
 from fitserve.datasets.readers import Batches, ReadAgain, TableReader, open_reader
@@ -32,11 +32,12 @@ GROUP_BYTES = 16 * MB
 SAMPLE_ROWS = 100_000
 SAMPLE_BYTES = 48 * MB
 MAX_NOTICES = 100  # of one table
+MOST_LEFT_OUT = 0.1  # of the rows, in lenient mode; one row may always go
 
 
 @dataclass(frozen=True)
 class IngestedTable:
-    """A table on local disk, not stored yet; `columns`, `profile`, `source`, `refused`, `notices` as the API has them."""
+    """A table on local disk, not stored yet; what the API shows of it is as the API has it."""
 
     parquet: Path
     rows: int
@@ -64,7 +65,11 @@ def ingest(path: Path, options: UploadOptions, limits: Limits, folder: Path) -> 
         if table.problems or reader.problems:
             raise refuse(reader.locate([*reader.problems, *table.problems]), reader.rejected + table.rejected)
         raise TableUnreadable("The table has no rows, only a header.", expected="at least one row of data")
+    _check_enough_is_left(reader, table)
     columns, profile = describe_columns(table.parsers, table.counts, table.sample.table(), table.rows, options.kinds)
+    for column in columns:
+        if (why := reader.set_asides.get(column["name"])) is not None:
+            column["kind"], column["inferred"], column["evidence"] = "ignored", "ignored", why
     problems = [*reader.header_problems, *reader.problems, *table.problems]
     refused = None
     if options.lenient and problems:
@@ -74,6 +79,22 @@ def ingest(path: Path, options: UploadOptions, limits: Limits, folder: Path) -> 
     shown = [notice.model_dump(mode="json") for notice in notices[:MAX_NOTICES]]
     seconds = time.perf_counter() - begun
     return IngestedTable(parquet, table.rows, columns, profile, reader.description, refused, shown, seconds)
+
+
+def _check_enough_is_left(reader: TableReader, table: _ParsingPass) -> None:
+    """Raise TableRefused where a lenient upload would leave out more than a tenth of the rows."""
+    left_out = reader.rejected + table.rejected
+    total = table.rows + left_out
+    if left_out <= max(1, MOST_LEFT_OUT * total):
+        return
+    problems = reader.locate([*reader.problems, *table.problems])[:MAX_PROBLEMS]
+    raise TableRefused(
+        f"{left_out} of {total} rows would be left out, which is more than a tenth: nothing is stored.",
+        received=left_out,
+        expected=f"at most {int(max(1, MOST_LEFT_OUT * total))} bad rows in a lenient upload",
+        fix="Read it in another way (delimiter, quote, skip_rows, kinds, missing), or fix the rows that are listed.",
+        problems=problems,
+    )
 
 
 def _check_stated_columns(options: UploadOptions, reader: TableReader) -> None:
@@ -97,8 +118,7 @@ def _read_until_plans_fit(
         try:
             table.run()
         except ReadAgain:
-            if len(plans) != len(reader.names):  # the file has more columns than its beginning showed
-                plans = reader.plans()
+            plans = reader.plans()  # of more columns, other types or another encoding than the beginning showed
             continue
         if table.is_final:
             return table
@@ -257,6 +277,8 @@ class _ParquetWriter:
 
     def write(self, table: pa.Table) -> None:
         """Add rows; wait while the row group before is being written."""
+        if not table.num_rows:
+            return
         self._tables.append(table)
         self._rows += table.num_rows
         self._bytes += table.nbytes

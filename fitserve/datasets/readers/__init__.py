@@ -52,6 +52,7 @@ class TableReader(ABC):
         self.notices: list[Notice] = []  # what was decided about the file; part of the upload's answer
         self.problems: list[Problem] = []
         self.rejected = 0
+        self.set_asides: dict[str, str] = {}  # columns that are ignored unless the request says otherwise, and why
         self.names: Sequence[str] = ()  # the columns; more may be found while reading, which raises ReadAgain
 
     def __init_subclass__(cls) -> None:
@@ -69,6 +70,28 @@ class TableReader(ABC):
 
         Raises TableRefused, TableUnreadable, TooLarge, ReadAgain.
         """
+
+    def add_notice(
+        self,
+        code: str,
+        message: str,
+        *,
+        column: str | None = None,
+        evidence: str | None = None,
+        option: str | None = None,
+    ) -> None:
+        """Say once what was decided about the file."""
+        notice = Notice(code=code, message=message, column=column, evidence=evidence, option=option)
+        if notice not in self.notices:
+            self.notices.append(notice)
+
+    def set_aside(self, name: str, why: str) -> None:
+        """Ignore a column that names its rows, unless the request gives it a kind."""
+        if name in self.options.kinds:
+            return
+        self.set_asides[name] = why
+        message = f"The column {name!r} is ignored: it is {why}."
+        self.add_notice("column_set_aside", message, column=name, option=f"kinds.{name}=categorical")
 
     def locate(self, problems: Sequence[Problem]) -> list[Problem]:
         """Return the problems with their lines in the file, where the format has lines."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -14,11 +15,12 @@ import pyarrow.compute as pc
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
-from fitserve.datasets import MAX_PROBLEMS, TableRefused, TableUnreadable, bad_value, refuse
+from fitserve.datasets import LENIENT_FIX, MAX_PROBLEMS, TableRefused, TableUnreadable, bad_value
 from fitserve.datasets.column_parser import ColumnPlan, as_texts, propose_plan, storage_of, typed_plan
 from fitserve.datasets.kinds import POSSIBLE
-from fitserve.datasets.readers import Batches, TableReader
-from fitserve.errors import Problem, TooLarge
+from fitserve.datasets.readers import Batches, ReadAgain, TableReader
+from fitserve.datasets.readers.plain_values import Overflow, readings_of
+from fitserve.errors import Problem, TooLarge, UnsupportedMedia
 from fitserve.settings import MB, Limits
 from fitserve.wire.datasets import UploadOptions
 
@@ -40,17 +42,42 @@ class ColumnarReader(TableReader):
         self.budget = min(limits.expanded_bytes, max(256 * MB, limits.expansion_ratio * size))
         try:
             schema = self._schema()
+            self.fields = list(schema)
+            self.names, self.left_unnamed = _names_of(schema)
+            self.description = {"types": {field.name: str(field.type) for field in schema}}
+        except UnicodeDecodeError as error:
+            received = repr(error.object[:40])[2:-1]
+            raise TableUnreadable(
+                "A column's name is not UTF-8.", received=received, fix="Rename the column."
+            ) from None
         except _DAMAGED as error:
             raise self._unreadable(error) from None
-        self.names = schema.names
         self._check_names()
-        self.types = [_plain_type(field) for field in schema]
-        self.as_text: set[str] = set()
-        for at, (name, arrow_type) in enumerate(zip(self.names, self.types, strict=True)):
-            if options.kinds.get(name, "ignored") not in POSSIBLE[storage_of(arrow_type)]:
-                self.as_text.add(name)
-                self.types[at] = pa.string()
-        self.description = {"types": {field.name: str(field.type) for field in schema}}
+        ignored = {name for name, kind in options.kinds.items() if kind == "ignored"}
+        self.readings = [
+            readings_of(field.type, ignored=name in ignored) or self._refuse_nested(field)
+            for name, field in zip(self.names, self.fields, strict=True)
+        ]
+        for name in self.left_unnamed:
+            self.set_aside(name, "the index of a pandas frame, without a name of its own")
+
+    @property
+    def types(self) -> list[pa.DataType]:
+        """The types under which the columns' values are stored."""
+        return [readings[0].arrow_type for readings in self.readings]
+
+    @property
+    def as_text(self) -> set[str]:
+        """The columns whose stated kind needs another storage class: read as texts, then parsed."""
+        kinds, columns = self.options.kinds, zip(self.names, self.types, strict=True)
+        return {name for name, kind in columns if kinds.get(name, "ignored") not in POSSIBLE[storage_of(kind)]}
+
+    def _refuse_nested(self, field: pa.Field) -> NoReturn:
+        """Raise TableRefused for a column without plain values."""
+        kind = str(field.type)[:200]
+        what = f"Column {field.name!r} is {kind}, not a plain value."
+        fix = f"Flatten it into columns of plain values, or leave it out: kinds.{field.name}=ignored."
+        raise TableRefused(what, problems=[Problem(what, column=field.name, received=kind, fix=fix)])
 
     @abstractmethod
     def _schema(self) -> pa.Schema:
@@ -72,20 +99,29 @@ class ColumnarReader(TableReader):
             raise TableRefused(what, problems=[problem])
 
     def plans(self) -> list[ColumnPlan]:
-        kinds = self.options.kinds
-        head = next((batch for _, batch in self.batches()), None) if self.as_text else None
+        kinds, as_text = self.options.kinds, self.as_text
+        head = self._first_batch() if as_text else None
         plans = []
         for at, (name, arrow_type) in enumerate(zip(self.names, self.types, strict=True)):
-            if name not in self.as_text:
+            if name not in as_text:
                 plans.append(typed_plan(arrow_type, kinds.get(name)))
             else:
                 plans.append(
-                    propose_plan(head.column(at) if head is not None else pa.nulls(0, arrow_type), kinds.get(name))
+                    propose_plan(head.column(at) if head is not None else pa.nulls(0, pa.string()), kinds.get(name))
                 )
         return plans
 
+    def _first_batch(self) -> pa.RecordBatch | None:
+        while True:
+            try:
+                return next((batch for _, batch in self.batches()), None)
+            except ReadAgain:  # as another type, of which there are a few
+                continue
+
     def batches(self) -> Batches:
         rows = expanded = 0
+        self.rejected = 0
+        as_text = self.as_text
         try:
             for batch in self._raw_batches():
                 expanded += sum(_expanded_bytes(column) for column in batch.columns)
@@ -95,10 +131,51 @@ class ColumnarReader(TableReader):
                     numbers = np.arange(rows + 1, rows + 1 + part.num_rows)
                     rows += part.num_rows
                     self.check_length(rows)
-                    arrays = [self._convert(at, column, numbers) for at, column in enumerate(part.columns)]
-                    yield numbers, pa.RecordBatch.from_arrays(arrays, names=list(self.names))
+                    yield self._read(part, numbers, as_text)
         except _DAMAGED as error:
             raise self._unreadable(error) from None
+        self.refuse_if_strict(1)
+        self._say_what_changes()
+
+    def _read(self, batch: pa.RecordBatch, numbers: np.ndarray, as_text: set[str]) -> tuple[np.ndarray, pa.RecordBatch]:
+        """Return a batch's rows under the dataset's types, without those that have a value that cannot be read."""
+        arrays, bad = [], np.zeros(batch.num_rows, bool)
+        for at, column in enumerate(batch.columns):
+            try:
+                values, wrong = self.readings[at][0].convert(column)
+            except Overflow:
+                del self.readings[at][0]
+                raise ReadAgain from None
+            if wrong is not None:
+                self._report(at, column, wrong, numbers)
+                bad |= wrong
+            arrays.append(
+                as_texts(values) if self.names[at] in as_text and not pa.types.is_string(values.type) else values
+            )
+        found = pa.RecordBatch.from_arrays(arrays, names=list(self.names))
+        if not bad.any():
+            return numbers, found
+        self.rejected += int(bad.sum())
+        self.refuse_if_strict()
+        return numbers[~bad], found.filter(pa.array(~bad))
+
+    def _report(self, at: int, column: pa.Array, wrong: np.ndarray, numbers: np.ndarray) -> None:
+        name, expected = self.names[at], self.readings[at][0].expected
+        if wrong.sum() > 0.5 * len(wrong) and wrong.sum() > 1:
+            received = _shown(column[int(np.flatnonzero(wrong)[0])])
+            what = f"Column {name!r} is {self.fields[at].type}: most of its values are not {expected}."
+            fix = f"Leave the column out: kinds.{name}=ignored, or write it as another type."
+            problem = Problem(what, column=name, received=received, expected=expected, fix=fix)
+            raise TableRefused(what, problems=[problem])
+        for row in np.flatnonzero(wrong)[: MAX_PROBLEMS - len(self.problems)]:
+            problem = bad_value(int(numbers[row]), name, _shown(column[int(row)]), expected)
+            self.problems.append(replace(problem, fix=LENIENT_FIX))
+
+    def _say_what_changes(self) -> None:
+        for name, readings in zip(self.names, self.readings, strict=True):
+            if readings[0].notice is not None:
+                code, message = readings[0].notice
+                self.add_notice(code, message, column=name)
 
     def check_expansion(self, expanded: int) -> None:
         """Raise TooLarge where the table takes more bytes in memory than the file may expand to."""
@@ -112,32 +189,13 @@ class ColumnarReader(TableReader):
     def _unreadable(self, error: Exception) -> Exception:
         if isinstance(error, OSError) and error.errno:  # the disk's error, not the file's
             return error
+        if "crypt" in str(error).lower():
+            return UnsupportedMedia("This Parquet file is encrypted.", fix="Decrypt it, and upload it again.")
         shown = " ".join(str(error).split())[:160].replace(str(self.path), "the file")
         return TableUnreadable(
             f"This cannot be read as {self.title}: {shown}",
             fix="Was the upload cut off, or the file damaged? Write it again.",
         )
-
-    def _convert(self, at: int, column: pa.Array, numbers: np.ndarray) -> pa.Array:
-        """Return a column's values under the type that the dataset has."""
-        name, arrow_type = self.names[at], self.types[at]
-        if pa.types.is_dictionary(column.type):
-            column = column.dictionary_decode()
-        if column.type == arrow_type:
-            return column
-        if name in self.as_text:
-            return as_texts(column)
-        if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
-            return column.cast(arrow_type)
-        try:
-            return column.cast(pa.string())
-        except pa.ArrowInvalid:
-            problems = [
-                bad_value(int(number), name, repr(value[:20]), "UTF-8 text")
-                for number, value in zip(numbers, column.to_pylist(), strict=True)
-                if value is not None and not _is_utf8(value)
-            ]
-            raise refuse(problems[:MAX_PROBLEMS]) from None
 
 
 class ParquetReader(ColumnarReader):
@@ -145,8 +203,11 @@ class ParquetReader(ColumnarReader):
 
     format = "parquet"
     suffixes = ("parquet", "pq")
-    signature = re.compile(rb"PAR1")
+    signature = re.compile(rb"PAR[1E]")
     title = "Parquet"
+    # A text that is repeated stays one in a dictionary, until it is counted. Not every encoding can be read so, and
+    # which one a column has is not asked: of an encrypted column, the question ends the process.
+    in_dictionaries = True
 
     def _open(self, **options: Any) -> pq.ParquetFile:
         return pq.ParquetFile(
@@ -158,6 +219,7 @@ class ParquetReader(ColumnarReader):
         )
 
     def _schema(self) -> pa.Schema:
+        _refuse_encrypted(self.path)
         file = self._open()
         metadata = file.metadata
         self.check_width(metadata.num_columns)
@@ -166,11 +228,22 @@ class ParquetReader(ColumnarReader):
         return file.schema_arrow
 
     def _raw_batches(self) -> Iterator[pa.RecordBatch]:
-        schema = self._schema()
-        texts = [field.name for field in schema if _is_text(field.type)]
-        rows = max(1, min(BATCH_ROWS, 64 * MB // (8 * max(1, len(schema)))))
-        # A text that is repeated stays one in a dictionary, until it is counted.
-        yield from self._open(read_dictionary=texts).iter_batches(batch_size=rows, use_threads=False)
+        texts = [field.name for field in self.fields if _is_text(field.type)] if self.in_dictionaries else []
+        rows = max(1, min(BATCH_ROWS, 64 * MB // (8 * max(1, len(self.fields)))))
+        try:
+            yield from self._open(read_dictionary=texts).iter_batches(batch_size=rows, use_threads=False)
+        except _DAMAGED:
+            if not texts:
+                raise
+            self.in_dictionaries = False
+            raise ReadAgain from None
+
+
+def _refuse_encrypted(path: Path) -> None:
+    """Raise UnsupportedMedia where a Parquet file says that it is encrypted, footer and all."""
+    with path.open("rb") as file:
+        if file.read(4) == b"PARE":
+            raise UnsupportedMedia("This Parquet file is encrypted.", fix="Decrypt it, and upload it again.")
 
 
 class ArrowReader(ColumnarReader):
@@ -198,40 +271,44 @@ class ArrowReader(ColumnarReader):
             else:
                 batches = reader
             for batch in batches:
+                columns = [_unchecked_texts(column) for column in batch.columns]
+                batch = pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
                 batch.validate(full=True)
                 yield batch
 
 
-def _plain_type(field: pa.Field) -> pa.DataType:
-    """Return the type under which a column's values are stored. Raises TableRefused for nested columns and the like."""
-    kind, types = field.type, pa.types
-    if types.is_dictionary(kind):
-        kind = kind.value_type
-    if types.is_null(kind) or types.is_duration(kind):
-        return pa.int64()
-    if types.is_float16(kind):
-        return pa.float32()
-    as_text = (types.is_uint64, types.is_string_view, types.is_time, types.is_binary, types.is_large_binary)
-    if any(is_kind(kind) for is_kind in as_text):
-        return pa.string()
-    plain = (types.is_boolean, types.is_integer, types.is_floating, types.is_decimal, types.is_string)
-    if any(is_kind(kind) for is_kind in (*plain, types.is_large_string, types.is_timestamp, types.is_date)):
-        return kind
-    what = f"Column {field.name!r} is {kind}, not a plain value."
-    fix = "Flatten it into columns of numbers, texts, booleans or times."
-    raise TableRefused(what, problems=[Problem(what, column=field.name, received=str(kind), fix=fix)])
+def _unchecked_texts(column: pa.Array) -> pa.Array:
+    """Return texts as bytes: one that is not UTF-8 is reported with its row, as one of Parquet is."""
+    if pa.types.is_string(column.type):
+        return column.view(pa.binary())
+    return column.view(pa.large_binary()) if pa.types.is_large_string(column.type) else column
+
+
+def _names_of(schema: pa.Schema) -> tuple[list[str], list[str]]:
+    """Return the columns' names, and those given to indices that pandas wrote without a name."""
+    names = list(schema.names)
+    given = []
+    for at, name in enumerate(names):
+        if re.fullmatch(r"__index_level_\d+__", name):
+            stem = "index" if name == "__index_level_0__" else f"index_{name[14:-2]}"
+            names[at] = next(free for free in (stem, f"{stem}_pandas", name) if free not in names)
+            given.append(names[at])
+    return names, given
+
+
+def _shown(value: pa.Scalar) -> str:
+    """Return a value that cannot be read, for an error message."""
+    if pa.types.is_timestamp(value.type) or pa.types.is_date(value.type):
+        unit = getattr(value.type, "unit", "D" if pa.types.is_date32(value.type) else "ms")
+        return str(np.datetime64(value.value, unit))
+    if pa.types.is_dictionary(value.type):
+        return _shown(value.value)
+    buffer = value.as_buffer() if hasattr(value, "as_buffer") else None
+    return repr(bytes(buffer)[:20])[2:-1] if buffer is not None else str(value)[:40]
 
 
 def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _is_utf8(value: bytes) -> bool:
-    try:
-        value.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _expanded_bytes(column: pa.Array) -> int:

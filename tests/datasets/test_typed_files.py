@@ -1,0 +1,170 @@
+"""Parquet and Arrow as other programs write them: read to the right value, or refused by name."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.ipc
+import pyarrow.parquet as pq
+import pytest
+
+from tests.datasets.conftest import Api
+
+NOT_UTF8 = pa.array([b"Gen\xe8ve", b"Bern", b"Basel"] * 10, pa.binary())
+
+
+def parquet(columns: dict[str, Any], **options: Any) -> bytes:
+    out = io.BytesIO()
+    pq.write_table(pa.table(columns), out, **options)
+    return out.getvalue()
+
+
+def arrow(columns: dict[str, Any]) -> bytes:
+    table, out = pa.table(columns), io.BytesIO()
+    with pa.ipc.new_file(out, table.schema) as writer:
+        writer.write_table(table)
+    return out.getvalue()
+
+
+def as_string(values: pa.Array) -> pa.Array:
+    """Return bytes under the type of texts, which nobody has checked."""
+    return values.view(pa.string())
+
+
+def stored(api: Api, data: bytes, **options: Any) -> tuple[dict[str, Any], list[list[Any]]]:
+    answer = api.ann.post("/datasets", content=data, params=options)
+    assert answer.status_code in (200, 201), answer.text
+    rows = api.ann.get(f"/datasets/{answer.json()['id']}/rows", params={"limit": 1000}).json()["rows"]
+    return answer.json(), rows
+
+
+def refusal(api: Api, data: bytes, **options: Any) -> dict[str, Any]:
+    answer = api.ann.post("/datasets", content=data, params=options)
+    assert 400 <= answer.status_code < 500, answer.text
+    return answer.json()
+
+
+@pytest.mark.parametrize("encoding", ["DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY", "PLAIN"])
+def test_texts_of_every_encoding_are_read(api: Api, encoding: str) -> None:
+    texts = ["apple", "apricot", None, "banana"] * 20
+    data = parquet({"t": pa.array(texts), "n": range(80)}, use_dictionary=False, column_encoding={"t": encoding})
+    assert [row[0] for row in stored(api, data)[1]] == texts
+
+
+@pytest.mark.parametrize(
+    ("values", "expected", "storage", "code"),
+    [
+        (pa.array([Decimal("1.25"), None], pa.decimal32(5, 2)), [1.25, None], "float64", None),
+        (pa.array([Decimal("1.25"), None], pa.decimal64(12, 2)), [1.25, None], "float64", None),
+        (pa.array([Decimal("1.25"), None], pa.decimal256(60, 2)), [1.25, None], "float64", None),
+        (pa.array([Decimal(10**18 + 1), None], pa.decimal128(38, 0)), [10**18 + 1, None], "int64", None),
+        (pa.array([Decimal(10**19), None], pa.decimal128(38, 0)), ["1" + "0" * 19, None], "string", "digits_as_text"),
+        (pa.array([200, 7], pa.uint8()), [200, 7], "int64", None),
+        (pa.array([7, 2**53 + 1], pa.uint64()), [7, 2**53 + 1], "int64", None),
+        (pa.array([7, 2**64 - 1], pa.uint64()), ["7", str(2**64 - 1)], "string", "digits_as_text"),
+        (pa.array([1.5, None], pa.float16()), [1.5, None], "float64", None),
+        (pa.array([1500, None], pa.duration("ms")), [1500, None], "int64", "duration_as_number"),
+        (pa.array([3_600, 60], pa.time32("s")), ["01:00:00", "00:01:00"], "string", "time_of_day_as_text"),
+        (pa.array(["x", None]).dictionary_encode(), ["x", None], "string", None),
+        (pa.array(["x", None], pa.large_string()), ["x", None], "string", None),
+        (pa.array(["x", None], pa.string_view()), ["x", None], "string", None),
+        (pa.array([b"x", None], pa.binary()), ["x", None], "string", None),
+        (pa.array([b"ab", None], pa.binary(2)), ["ab", None], "string", None),
+        (pa.array([b"\x01" * 16] * 2, pa.uuid()), ["01010101-0101-0101-0101-010101010101"] * 2, "string", None),
+        (pa.array([0, None], pa.timestamp("ns")), ["1970-01-01T00:00:00", None], "timestamp", "time_to_microseconds"),
+        (
+            pa.array([1_500, None], pa.timestamp("ms", "Nowhere/At_All")),
+            ["1970-01-01T00:00:01.500000+00:00", None],
+            "timestamp",
+            "unknown_time_zone",
+        ),
+        (pa.array([None, None]), [None, None], "int64", None),
+    ],
+    ids=lambda value: str(value.type) if isinstance(value, pa.Array) else "",
+)
+def test_every_plain_type_is_read(
+    api: Api, values: pa.Array, expected: Sequence[Any], storage: str, code: str | None
+) -> None:
+    for data in (parquet({"v": values, "n": [1, 2]}), arrow({"v": values, "n": [1, 2]})):
+        body, rows = stored(api, data)
+        assert [row[0] for row in rows] == expected
+        assert body["columns"][0]["storage"] == storage
+        assert [notice["code"] for notice in body["notices"]] == ([code] if code else [])
+
+
+@pytest.mark.parametrize("write", [parquet, arrow])
+def test_texts_that_are_not_utf8_are_named_by_row(api: Api, write: Any) -> None:
+    few = pa.concat_arrays([NOT_UTF8[:1], *[NOT_UTF8[1:3]] * 20])
+    data = write({"city": as_string(few), "n": range(41)})
+    problem = refusal(api, data)
+    assert problem["errors"][0] | {"fix": ""} == {
+        "detail": "Row 1, column 'city': 'Gen\\\\xe8ve' is not UTF-8 text.",
+        "row": 1,
+        "column": "city",
+        "received": "Gen\\xe8ve",
+        "expected": "UTF-8 text",
+        "fix": "",
+    }
+    body, rows = stored(api, data, lenient="true")
+    assert (body["refused"]["rows"], rows[0]) == (1, ["Bern", 1])
+
+
+def test_bytes_that_are_no_text_are_named_once_and_can_be_left_out(api: Api) -> None:
+    data = parquet({"image": pa.array([b"\xff\xd8\xff"] * 30), "n": range(30)})
+    problem = refusal(api, data)
+    assert len(problem["errors"]) == 1
+    assert "kinds.image=ignored" in problem["errors"][0]["fix"]
+    body, rows = stored(api, data, **{"kinds.image": "ignored"})
+    assert (body["columns"][0]["kind"], rows[0]) == ("ignored", ["ffd8ff", 0])
+
+
+def test_a_name_that_is_not_utf8_is_said(api: Api) -> None:
+    data = arrow({"naXme": range(3)}).replace(b"naXme", b"na\xffme")
+    assert refusal(api, data)["detail"] == "A column's name is not UTF-8."
+
+
+@pytest.mark.parametrize("value", [-62_167_219_200_000, 253_402_300_800_000], ids=["year 0", "year 10000"])
+def test_times_beyond_the_calendar_are_named_by_row(api: Api, value: int) -> None:
+    times = pa.array([0] * 20 + [value], pa.timestamp("ms"))
+    problem = refusal(api, parquet({"at": times, "n": range(21)}))
+    assert problem["errors"][0]["row"] == 21
+    assert "not a time in the years 1 to 9999" in problem["detail"]
+    body, _ = stored(api, parquet({"at": times, "n": range(21)}), lenient="true")
+    assert (body["rows"], body["refused"]["rows"]) == (20, 1)
+    days = pa.array([0] * 20 + [value // 86_400_000], pa.date32())
+    assert refusal(api, parquet({"on": days}))["errors"][0]["row"] == 21
+
+
+def test_the_index_of_a_pandas_frame_is_named_and_ignored(api: Api) -> None:
+    body, _ = stored(api, parquet({"a": range(40), "__index_level_0__": range(100, 140)}))
+    assert [(column["name"], column["kind"]) for column in body["columns"]] == [("a", "numeric"), ("index", "ignored")]
+    assert body["notices"][0]["code"] == "column_set_aside"
+    body, _ = stored(api, parquet({"a": range(40), "__index_level_0__": range(100, 140)}), **{"kinds.index": "numeric"})
+    assert (body["columns"][1]["kind"], body["notices"]) == ("numeric", [])
+
+
+def test_nested_columns_are_refused_by_name_or_ignored(api: Api) -> None:
+    data = parquet({"tags": [["a"], ["b", "c"], None], "n": [1, 2, 3]})
+    assert "kinds.tags=ignored" in refusal(api, data)["errors"][0]["fix"]
+    body, rows = stored(api, data, **{"kinds.tags": "ignored"})
+    assert (body["columns"][0]["kind"], [row[0] for row in rows]) == ("ignored", ['["a"]', '["b", "c"]', None])
+
+
+def test_an_encrypted_file_is_named(api: Api) -> None:
+    problem = refusal(api, b"PARE" + b"\0" * 64 + b"PARE")
+    assert (problem["status"], problem["detail"]) == (415, "This Parquet file is encrypted.")
+
+
+def test_a_file_whose_rows_are_all_left_out_is_refused(api: Api) -> None:
+    problem = refusal(api, parquet({"t": as_string(pa.array([b"\xff"]))}), lenient="true")
+    assert problem["errors"][0]["row"] == 1
+
+
+def test_lenient_leaves_out_at_most_a_tenth(api: Api) -> None:
+    texts = pa.array([b"\xff"] * 5 + [b"x"] * 25)
+    problem = refusal(api, parquet({"t": as_string(texts), "n": range(30)}), lenient="true")
+    assert problem["detail"].startswith("5 of 30 rows would be left out")
