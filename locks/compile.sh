@@ -1,13 +1,14 @@
 #!/bin/sh
-# Writes the locks anew: versions and hashes, no addresses. Needs `uv`.
+# Writes the locks anew: versions and hashes, no addresses. Pins stay where they still fit; `compile.sh --upgrade` takes
+# the newest releases instead. Needs `uv`; `make locks` brings it.
 set -eu
 cd "$(dirname "$0")/.."
-lock() { out=$1; shift; uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
-  --no-emit-index-url --no-annotate --no-header -q "$@" -o "locks/$out.txt"; }
-lock server --extra server --extra s3 --extra traces --group build
-lock runtime --extra server --extra worker --extra s3 --extra traces --extra embedded --group build
-lock dev --extra server --extra worker --extra s3 --extra traces --extra embedded --group dev --override locks/overrides.txt
-for tool in installer sbom audit fuzz; do
-  uv pip compile "locks/$tool.in" --universal --python-version 3.11 --generate-hashes \
-    --no-emit-index-url --no-annotate --no-header -q -o "locks/$tool.txt"
+upgrade=${1:-}
+lock() { out=$1; shift; uv pip compile "$@" --universal --python-version 3.11 --generate-hashes \
+  --no-emit-index-url --no-annotate --no-header --quiet $upgrade -o "locks/$out.txt"; }
+lock server pyproject.toml --extra server --extra s3 --extra traces --group build
+lock runtime pyproject.toml --extra all --extra s3 --extra traces --group build
+lock dev pyproject.toml --extra all --extra s3 --extra traces --group dev --override locks/overrides.txt
+for tool in installer node sbom audit fuzz; do
+  lock $tool "locks/$tool.in"
 done

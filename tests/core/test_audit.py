@@ -32,7 +32,8 @@ def test_audit(packages: list[Any] | None, code: int, output: str, tmp_path: Pat
     tool.parent.mkdir()
     report = json.dumps({"dependencies": packages})
     tool.write_text(
-        f"#!{sys.executable}\nimport sys\n"
+        # Not the interpreter itself: its path may contain a blank.
+        f"#!/bin/sh\n'''exec' '{sys.executable}' \"$0\" \"$@\"\n'''\nimport sys\n"
         + (
             f"open(sys.argv[sys.argv.index('-o') + 1], 'w').write({report!r})\n"
             if packages is not None
