@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m uv pip install --quiet --python $(BIN)/python --no-deps
 
-.PHONY: run demo test lint dashboard docs types faults fuzz fuzz-api audit compose-test locks clean
+.PHONY: run demo test lint dashboard wheel docs types faults fuzz fuzz-api audit compose-test locks clean
 .DEFAULT_GOAL := run
 .DELETE_ON_ERROR: # so that an interrupted installation is not taken for a finished one
 
@@ -57,6 +57,9 @@ $(PAGES)/build/index.html: $(PAGES)/node_modules/.ready $(PAGE_SOURCES)
 	cd $(PAGES) && $(NODE) node_modules/vite/bin/vite.js build --logLevel warn
 
 dashboard: $(PAGES)/build/index.html  ## the dashboard's pages, which the API serves
+
+wheel: $(VENV)/.runtime dashboard  ## the whole product as one file, in dist/: pip install 'fitserve-….whl[all]'
+	$(BIN)/python -m hatchling build --target wheel
 
 docs: $(VENV)/.dev  ## the documentation, in site/; generates docs/reference/api.md first
 	$(BIN)/python -m docs.make_api

@@ -8,8 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 import urllib.request
+import venv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,8 +207,8 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def start_server(home: Path, **environment: str) -> Server:
-    """Run `fitserve up` on free ports and wait until it is ready. The caller stops it."""
+def start_server(home: Path, *command: str | Path, cwd: Path = PROJECT, **environment: str) -> Server:
+    """Run `fitserve up`, or `command`, on free ports and wait until it is ready. The caller stops it."""
     api, predict, grpc, worker, reaper = free_ports(5)
     log = home.parent / f"{home.name}.log"
     settings = {
@@ -220,8 +222,8 @@ def start_server(home: Path, **environment: str) -> Server:
     }
     with log.open("wb") as sink:
         process = subprocess.Popen(
-            [sys.executable, "-m", "services.up"],
-            cwd=PROJECT,
+            command or [sys.executable, "-m", "services.up"],
+            cwd=cwd,
             env={**os.environ, **settings},
             stdout=sink,
             stderr=subprocess.STDOUT,
@@ -270,6 +272,30 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     running = start_server(tmp_path_factory.mktemp("server") / "home")
     yield running
     stop_server(running)
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The product's wheel, built from this checkout."""
+    if not (PROJECT / "services" / "dashboard" / "build" / "index.html").is_file():
+        pytest.skip("the dashboard is not built: make dashboard")
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+    subprocess.run(command, cwd=PROJECT, check=True, capture_output=True)
+    return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="session")
+def installed_wheel(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new virtual environment with the wheel installed, which borrows the other packages of this one."""
+    folder = tmp_path_factory.mktemp("installed") / "an environment"
+    venv.create(folder, symlinks=True)
+    install = [sys.executable, "-m", "uv", "pip", "install", "--offline", "--quiet", "--no-deps"]
+    subprocess.run([*install, "--python", str(folder / "bin" / "python"), str(wheel)], check=True)
+    (site,) = (folder / "lib").glob("python*/site-packages")
+    # A folder added by a .pth file is searched, but its own .pth files are not read: the checkout stays invisible.
+    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return folder
 
 
 def get_text(url: str) -> str:

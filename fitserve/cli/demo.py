@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import socket
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
+from fitserve import server_code
 from fitserve.cli import screen, server, watch
 from fitserve.cli.session import Exit, Session, command
 from fitserve.errors import FitserveError, Unavailable
@@ -167,7 +167,7 @@ def _own_server(session: Session, folder: Path) -> Iterator[Client]:
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "services.up"],
-            env={**os.environ, **{f"FITSERVE_{name}": value for name, value in environment.items()}},
+            env=server_code.environment(**{f"FITSERVE_{name}": value for name, value in environment.items()}),
             stdout=log,
             stderr=log,
             start_new_session=True,  # Ctrl-C reaches us alone; we stop it

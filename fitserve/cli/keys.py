@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fitserve import server_code
 from fitserve.cli import screen
 from fitserve.cli.server import missing_parts
 from fitserve.cli.session import Session, command
@@ -98,7 +99,9 @@ def _create_in_database(body: dict[str, Any]) -> NewKey:
     from fitserve.wire.admin import NewKey
 
     command = [sys.executable, "-m", "services.create_key"]
-    done = subprocess.run(command, input=json.dumps(body), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=server_code.environment(), input=json.dumps(body), capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise BadInput(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "The key was not created.")
     return NewKey.model_validate_json(done.stdout)

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from fitserve import __version__
 from fitserve.cli import datasets, demo, keys, local, models, runs, server, spec, train
 from fitserve.cli.session import Session
 
@@ -37,7 +36,9 @@ for group in GROUPS:
 
 def _print_version(requested: bool) -> None:
     if requested:
-        typer.echo(f"fitserve {__version__}")
+        from fitserve.build_info import build_info  # starts Git in a checkout, so only when asked
+
+        typer.echo(f"fitserve {build_info()}")
         raise typer.Exit
 
 
@@ -50,7 +51,8 @@ def root(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, as after any command.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print version, commit and day."),
     ] = False,
 ) -> None:
     """Train neural networks over HTTP and serve their predictions.

@@ -1,4 +1,4 @@
-"""`up`, `migrate` and `doctor`: they need the server's code, which a checkout or the image has and the wheel lacks."""
+"""`up`, `migrate` and `doctor`: they run the server's code, which needs the packages of the extra `all`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from fitserve import server_code
 from fitserve.cli.session import Session, command
 from fitserve.errors import FitserveError
 
@@ -28,8 +29,8 @@ class NotInstalled(FitserveError):
 
 def missing_parts() -> list[str]:
     """Return the packages that the server needs and this Python lacks."""
-    parts = ["services", "workers", "migrations", *_SERVER, *_WORKER]
-    return [part for part in parts if find_spec(part) is None]
+    ours = [package for package in server_code.PACKAGES if not (server_code.folder() / package).is_dir()]
+    return [*ours, *(package for package in (*_SERVER, *_WORKER) if find_spec(package) is None)]
 
 
 def require_server() -> None:
@@ -37,13 +38,10 @@ def require_server() -> None:
     missing = missing_parts()
     if not missing:
         return
-    if "services" in missing:
-        fix = (
-            "`pip install fitserve` installs the client and this command line. Run the server from its image "
-            "(docker compose up) or from a checkout of the project (make run)."
-        )
+    if server_code.folder() == server_code.IN_WHEEL:
+        fix = "Install the server too: pip install 'fitserve[all]', or its image: docker compose up."
     else:
-        fix = "In the checkout: make run, or pip install -e '.[server,worker,embedded]'."
+        fix = "In the checkout: make run, or pip install -e '.[all]'."
     raise NotInstalled("The server is not installed here.", received=f"missing: {', '.join(missing)}", fix=fix)
 
 
@@ -52,7 +50,7 @@ def become(module: str, *arguments: str, **environment: str) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(  # noqa: S606
-        sys.executable, [sys.executable, "-m", module, *arguments], {**os.environ, **environment}
+        sys.executable, [sys.executable, "-m", module, *arguments], server_code.environment(**environment)
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx2
 import numpy as np
+import psutil
 import pytest
 
 from fitserve.embedded_redis import redis_binary
@@ -125,9 +126,17 @@ def tcp_redis(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.xdist_group("server")
-def test_the_main_use_case_on_postgresql_and_redis(postgres_url: str, tcp_redis: str, tmp_path: Path) -> None:
-    running = start_server(tmp_path / "home", FITSERVE_DATABASE_URL=postgres_url, FITSERVE_REDIS_URL=tcp_redis)
+def test_the_main_use_case_on_postgresql_and_redis_from_an_installed_wheel(
+    postgres_url: str, tcp_redis: str, installed_wheel: Path, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "an empty folder"
+    elsewhere.mkdir()
+    addresses = {"FITSERVE_DATABASE_URL": postgres_url, "FITSERVE_REDIS_URL": tcp_redis}
+    command = (installed_wheel / "bin" / "fitserve", "up")
+    running = start_server(tmp_path / "home", *command, cwd=elsewhere, PYTHONPATH="", **addresses)
     try:
+        services = psutil.Process(running.process.pid).children(recursive=True)
+        assert all(str(installed_wheel) in process.cmdline()[0] for process in services)
         journey(running)
     finally:
         assert stop_server(running) == 0

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+import fitserve
 from fitserve.crash_points import hooks_allowed
 
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
@@ -96,13 +97,13 @@ def _readable(reads: Iterable[Path], private: Path) -> set[Path]:
 
     Landlock cannot revoke rights beneath a path, so of our own project only the packages are listed.
     """
-    project = Path(__file__).resolve().parent.parent.parent
+    workers = Path(__file__).resolve().parent.parent
     paths = {Path(path) for path in (*_SYSTEM, sys.prefix, sys.base_prefix, sys.exec_prefix)}
     paths |= {Path(path) for path in sys.path if path}
     paths |= {Path(path) for path in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if path}
-    paths |= {Path(sys.executable).resolve().parent.parent, *(project / name for name in ("fitserve", "workers"))}
+    paths |= {Path(sys.executable).resolve().parent.parent, workers, Path(fitserve.__file__).resolve().parent}
     if hooks_allowed():
-        paths.add(project / "tests")
+        paths.add(workers.parent / "tests")
     return {path for path in paths if not private.is_relative_to(path.resolve())} | set(reads)
 
 

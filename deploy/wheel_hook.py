@@ -1,0 +1,43 @@
+"""The wheel's build: requires the dashboard's pages, and records the commit and the day.
+
+Hatchling calls it; `make wheel` builds the pages first. SOURCE_DATE_EPOCH sets the day.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+PAGES = Path("services", "dashboard", "build", "index.html")
+
+
+class WheelHook(BuildHookInterface):  # type: ignore[type-arg]
+    """Adds fitserve/build.json to the wheel. An editable installation needs neither that nor the pages."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        if version == "editable":
+            return
+        project = Path(self.root)
+        if not (project / PAGES).is_file():
+            raise SystemExit("fitserve's pages are not built: run `make wheel`, which builds them, then the wheel.")
+        sys.path.insert(0, str(project))
+        from fitserve.build_info import of_checkout
+
+        seconds = os.environ.get("SOURCE_DATE_EPOCH")
+        day = datetime.fromtimestamp(int(seconds), UTC) if seconds else datetime.now(UTC)
+        self._folder = tempfile.TemporaryDirectory()
+        record = Path(self._folder.name) / "build.json"
+        record.write_text(json.dumps(asdict(of_checkout(project, day.date().isoformat()))))
+        build_data["force_include"][str(record)] = "fitserve/build.json"
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        if version != "editable":
+            self._folder.cleanup()

@@ -1,0 +1,51 @@
+"""Which build this is: the commit and the day, as recorded in wheels and images; in a checkout, as Git tells."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from fitserve import __version__
+
+_PACKAGE = Path(__file__).resolve().parent
+RECORD = _PACKAGE / "build.json"  # written by deploy/wheel_hook.py and deploy/Dockerfile
+
+
+@dataclass(frozen=True, slots=True)
+class BuildInfo:
+    """A version, and the commit that it was built from."""
+
+    commit: str | None = None
+    built: str | None = None  # the day, as 2026-11-28
+    changed: bool = False  # whether the sources differed from the commit
+
+    def __str__(self) -> str:
+        commit = f"commit {self.commit[:12] if self.commit else 'unknown'}{' with changes' if self.changed else ''}"
+        return f"{__version__} ({commit}, {f'built {self.built}' if self.built else 'not built: a checkout'})"
+
+
+def build_info() -> BuildInfo:
+    """Return the recorded build; in a checkout, its commit."""
+    try:
+        return BuildInfo(**json.loads(RECORD.read_text()))
+    except FileNotFoundError:
+        return of_checkout(_PACKAGE.parent)
+
+
+def of_checkout(project: Path, built: str | None = None) -> BuildInfo:
+    """Return the commit of a checkout, and whether it has changes; empty where that is not the top of one."""
+    if not (project / ".git").exists():
+        return BuildInfo(built=built)
+    try:
+        commit = _git(project, "rev-parse", "HEAD")
+        changed = bool(_git(project, "status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.SubprocessError):
+        return BuildInfo(built=built)
+    return BuildInfo(commit, built, changed)
+
+
+def _git(project: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(project), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
