@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m uv pip install --quiet --python $(BIN)/python --no-deps
 
-.PHONY: run demo test lint dashboard wheel docs types faults fuzz fuzz-api audit compose-test locks clean
+.PHONY: run demo test lint dashboard wheel docs types faults fuzz fuzz-api audit compose-test fresh locks clean
 .DEFAULT_GOAL := run
 .DELETE_ON_ERROR: # so that an interrupted installation is not taken for a finished one
 
@@ -98,6 +98,9 @@ compose-test: $(VENV)/.dev  ## both images and docker-compose.yml in operation; 
 
 bench-%: $(VENV)/.dev  ## bench-startup, bench-ingest, bench-training, bench-serving, bench-served, bench-claims
 	$(BIN)/python -m benchmarks.$*
+
+fresh:  ## make run and make test on bare Debian 12 and 13, as an ordinary user; needs root and debootstrap
+	@$(PYTHON) -m tests.fresh
 
 locks: $(BIN)/python  ## update the lock files; with UPGRADE=1, to the newest releases
 	PATH="$(abspath $(BIN)):$$PATH" locks/compile.sh $(if $(UPGRADE),--upgrade)
