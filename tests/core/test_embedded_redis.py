@@ -13,7 +13,7 @@ import redis
 
 from fitserve.embedded_redis import EmbeddedRedis, bundled_valkey, redis_binary
 from fitserve.errors import Unavailable
-from fitserve.queue import QUEUE, Publisher
+from fitserve.queue import QUEUE, WAKE, make_app
 from fitserve.settings import Settings
 
 
@@ -45,12 +45,12 @@ def client(broker: EmbeddedRedis) -> redis.Redis:
 @pytest.mark.parametrize("name", BINARIES)
 def test_its_queue_survives_a_kill(name: str, tmp_path: Path) -> None:
     broker = EmbeddedRedis(tmp_path, binary=binary_named(name)).start()
-    publisher = Publisher(Settings(home=tmp_path, redis_url=broker.url))
-    assert publisher.publish("a-run")
+    celery = make_app(Settings(home=tmp_path, redis_url=broker.url))
+    celery.send_task(WAKE, args=("a-run",))
     client(broker).wait(0, 0)
     broker.kill()
     with broker:
-        with publisher.app.connection_for_read() as connection:
+        with celery.connection_for_read() as connection:
             message = connection.SimpleQueue(QUEUE).get(timeout=10)
             message.ack()
         assert message.payload[0] == ["a-run"]
