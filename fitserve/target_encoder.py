@@ -21,7 +21,10 @@ MOST_PROBLEMS = 20  # shown at once
 
 @dataclass(frozen=True)
 class FittedTarget:
-    """One target. `labels[i]` is the label that i stands for. A regression is trained on (y - center) / scale."""
+    """One target. `labels[i]` is the label that i stands for. A regression is trained on (y - center) / scale.
+
+    Answers stay from `low` to `high`, the range of the training rows, where these are given.
+    """
 
     name: str
     columns: tuple[str, ...]
@@ -30,6 +33,18 @@ class FittedTarget:
     labels: tuple[str, ...] | None
     center: float = 0.0
     scale: float = 1.0
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        """From where to where answers go; None where they are not limited."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
+    def answers(self, outputs: np.ndarray) -> np.ndarray:
+        """Return what is answered for outputs of the network: in the target's own units, and within its limits."""
+        values = self.inverse(outputs)
+        return values if self.limits is None else np.clip(values, *self.limits)
 
     def inverse(self, predictions: np.ndarray) -> np.ndarray:
         """Return predictions in the target's own units; those of other tasks than regression stay as they are."""
@@ -135,14 +150,16 @@ class TargetEncoder:
 
 def _fit_target(target: Target, table: pa.Table, facts: DatasetFacts) -> FittedTarget:
     if target.task == "regression":
-        center, scale = 0.0, 1.0
+        center, scale, low, high = 0.0, 1.0, None, None
+        values = np.concatenate([numbers_of(table.column(name)) for name in target.columns])
+        values = values[np.isfinite(values)]
+        if target.clip and len(values):
+            low, high = float(values.min()), float(values.max())
         if target.standardize:
-            values = np.concatenate([numbers_of(table.column(name)) for name in target.columns])
-            values = values[np.isfinite(values)]
             center = float(values.mean()) if len(values) else 0.0
             spread = float(values.std()) if len(values) else 0.0
             scale = spread if spread > 1e-12 * max(1.0, abs(center)) else 1.0
-        return FittedTarget(target.name, target.columns, "regression", "numbers", None, center, scale)
+        return FittedTarget(target.name, target.columns, "regression", "numbers", None, center, scale, low, high)
     labels = target.labels or facts.column(target.columns[0]).labels
     default = {"binary": "binary", "multiclass": "index", "multilabel": "binary"}[str(target.task)]
     return FittedTarget(target.name, target.columns, str(target.task), target.encoding or default, labels)

@@ -69,11 +69,16 @@ def _cut(order: np.ndarray, spec: SplitSpec) -> np.ndarray:
 
 
 def _by_time(column: pa.ChunkedArray, spec: SplitSpec) -> np.ndarray:
-    """Train on the earliest rows. Ties keep the table's order; rows without a time train."""
+    """Train on the earliest rows."""
+    return _cut(time_order(column), spec)
+
+
+def time_order(column: pa.ChunkedArray) -> np.ndarray:
+    """Return the rows by time. Ties keep the table's order; rows without a time come first. Raises BadInput."""
     if not _is_ordered(column.type):
         raise BadInput(f"A time split needs a datetime or numeric column; this is {column.type}.", pointer="/split/by")
     values = numbers_of(column)
-    return _cut(np.argsort(np.where(np.isnan(values), -np.inf, values), kind="stable"), spec)
+    return np.asarray(np.argsort(np.where(np.isnan(values), -np.inf, values), kind="stable"))
 
 
 def _is_ordered(kind: pa.DataType) -> bool:
@@ -126,7 +131,12 @@ def _by_column(column: pa.ChunkedArray, name: str) -> np.ndarray:
 
 
 def _stratified(column: pa.ChunkedArray, spec: SplitSpec, generator: np.random.Generator) -> np.ndarray:
-    """Divide each stratum (a label, or a tenth of many numbers) by the same shares; the totals are exact."""
+    """Divide each stratum by the same shares; the totals are exact."""
+    return _cut(stratified_order(column, generator), spec)
+
+
+def stratified_order(column: pa.ChunkedArray, generator: np.random.Generator) -> np.ndarray:
+    """Return the rows in an order in which any stretch has each stratum (a label, a tenth of many numbers) in share."""
     if _is_ordered(column.type) and len(labels_of(column)[1]) > 20:
         values = numbers_of(column)
         ranks = np.empty(len(values), np.int64)
@@ -140,4 +150,4 @@ def _stratified(column: pa.ChunkedArray, spec: SplitSpec, generator: np.random.G
     for stratum in np.unique(strata):
         members = order[strata[order] == stratum]
         fraction[members] = (np.arange(len(members)) + generator.random()) / len(members)
-    return _cut(np.argsort(fraction, kind="stable"), spec)
+    return np.asarray(np.argsort(fraction, kind="stable"))

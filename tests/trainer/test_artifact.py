@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -188,9 +189,7 @@ def test_a_graph_that_differs_from_keras_fails_the_run(tmp_path: Path, monkeypat
     written = exporting.serving_graph.write
 
     def wrong(model: Any, outputs: Any) -> Any:
-        return written(
-            model, {name: (source, scale * 1.001, offset) for name, (source, scale, offset) in outputs.items()}
-        )
+        return written(model, {name: replace(form, scale=form.scale * 1.001) for name, form in outputs.items()})
 
     monkeypatch.setattr(exporting.serving_graph, "write", wrong)
     with pytest.raises(TrainingFailed) as failed:

@@ -9,7 +9,7 @@ import pytest
 from keras import layers as L
 
 from fitserve.spec.activations import ACTIVATIONS
-from workers.trainer.export.serving_graph import NotWritten, write
+from workers.trainer.export.serving_graph import NotWritten, OutputForm, write
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
 
@@ -17,9 +17,8 @@ UNWRITTEN = {"glu", "sparse_plus", "sparse_sigmoid", "sparsemax", "squareplus", 
 
 
 def _same_answers(model: keras.Model, *arrays: np.ndarray) -> None:
-    graph = write(
-        model, {"answer": ((getattr(model, "_functional", None) or model).output_names[0], 2.0, -1.0)}
-    ).SerializeToString()
+    source = (getattr(model, "_functional", None) or model).output_names[0]
+    graph = write(model, {"answer": OutputForm(source, 2.0, -1.0)}).SerializeToString()
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     (answer,) = session.run(None, dict(zip([i.name for i in session.get_inputs()], arrays, strict=True)))
     expected = np.asarray(model(arrays[0] if len(arrays) == 1 else list(arrays), training=False)) * 2.0 - 1.0

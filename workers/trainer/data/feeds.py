@@ -99,6 +99,14 @@ class Resident:
         self._count = rows.count
         self.rows, self.resident = take or rows.count, True
 
+    @classmethod
+    def of_some(cls, rows: RowTensors, picked: NDArray[np.int64], order: Order, take: int) -> Resident:
+        """A Feed of the rows with these numbers, `take` of them in an epoch."""
+        drawn = partial_epochs(order, take)
+        feed = cls(rows, lambda _, epoch: picked[drawn(len(picked), epoch)].astype(np.int32))
+        feed.rows = take
+        return feed
+
     def sample(self) -> RowTensors:
         return self._rows
 
@@ -142,14 +150,16 @@ class Spool:
         """Number of pieces."""
         return len(self._starts) - 1
 
-    def read(self, piece: int) -> EncodedRows:
+    def read(self, piece: int, kept: NDArray[np.bool_] | None = None) -> EncodedRows:
+        """The rows of a piece, or those of them that are kept."""
         start, stop = self._starts[piece : piece + 2]
         parts: dict[str, dict[str, np.ndarray]] = {part: {} for part in self.PARTS}
         for (part, name), (path, dtype, shape) in self._arrays.items():
             size = int(np.prod(shape))
             flat = np.fromfile(path, dtype, (stop - start) * size, offset=start * size * dtype.itemsize)
             parts[part][name] = flat.reshape(stop - start, *shape)
-        return EncodedRows(parts["x"], parts["y"], parts["weight"] or None)
+        rows = EncodedRows(parts["x"], parts["y"], parts["weight"] or None)
+        return rows if kept is None else rows[kept[start:stop]]
 
     @staticmethod
     def fits(folder: Path, size: int) -> bool:
@@ -179,19 +189,22 @@ class Streamed:
         seed: int | None = None,
         take: int | None = None,
         spool: Spool | None = None,
+        kept: NDArray[np.bool_] | None = None,
     ) -> None:
         """Stream some rows of a Parquet file.
 
         Args:
             picked: sorted row numbers, from 0.
+            kept: which of the picked rows are used; left out: all. The spool has all of them.
             batch_size: rows of every batch but the epoch's last.
             seed: shuffles the rows; without one they come in the file's order.
             take: rows of an epoch, at most as many as are picked.
         """
-        self._path, self._columns, self._picked = path, list(columns), picked
+        self._path, self._columns = path, list(columns)
+        self._picked = picked if kept is None or spool is not None else picked[kept]
         self._encode, self._as_tensors, self._seed = encode, as_tensors, seed
-        self._spool = spool
-        self.rows = take or len(picked)
+        self._spool, self._kept = spool, kept
+        self.rows = take or (len(picked) if kept is None else int(kept.sum()))
         first = next(self._pieces(None))
         self._sample = as_tensors(first[:2])
         row_bytes = sum(array[:1].nbytes for array in (*first.x.values(), *first.y.values()))
@@ -243,7 +256,9 @@ class Streamed:
         if self._spool is not None:
             count = len(self._spool)
             for piece in generator.permutation(count) if generator is not None else range(count):
-                yield self._spool.read(int(piece))
+                rows = self._spool.read(int(piece), self._kept)
+                if rows.rows:
+                    yield rows
             return
         with pq.ParquetFile(self._path, memory_map=True) as file:
             groups = np.arange(file.num_row_groups)

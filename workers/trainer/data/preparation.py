@@ -16,15 +16,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fitserve.dataset_facts import DatasetFacts
+from fitserve.datasets.folds import Fold, divide, held_out_by
 from fitserve.datasets.split import Split, split
 from fitserve.encoder import Encoder
 from fitserve.encoding.coercion import numbers_of
 from fitserve.errors import BadInput, Problem
+from fitserve.spec.ensemble import members_of
 from fitserve.spec.feature import encoded_inputs
 from fitserve.spec.spec import Spec
 from fitserve.spec.training import Training
 from fitserve.target_encoder import FittedTarget, TargetEncoder
-from workers.trainer.data.feeds import EncodedRows, Resident, Spool, Streamed, in_file_order, read_picked, shuffled
+from workers.trainer.data.feeds import (
+    EncodedRows,
+    Order,
+    Resident,
+    Spool,
+    Streamed,
+    in_file_order,
+    read_picked,
+    shuffled,
+)
 from workers.trainer.engine.compiled import RowTensors
 from workers.trainer.engine.loop import Feed
 from workers.trainer.engine.network import outputs_of
@@ -69,6 +80,13 @@ class PreparedData:
     parts: Split  # rows of `table`
     encoding: FittedEncoding
     streamed: Split | None = None  # rows of the whole file, where the run is streamed
+    folds: Sequence[Fold] = ()  # rows of the dataset: what each member of an ensemble trains on, and is held back from
+    sampled: np.ndarray | None = None  # the numbers in the dataset of the table's rows, where the run is streamed
+
+    def rows_of(self, part: str) -> np.ndarray:
+        """The numbers in the dataset of the part's rows in `table`."""
+        rows: np.ndarray = getattr(self.parts, part)
+        return rows if self.sampled is None else self.sampled[rows]
 
     @property
     def whole(self) -> Split:
@@ -92,12 +110,12 @@ def prepare(job: TrainingJob, spec: Spec, facts: DatasetFacts, report: Reporter)
     """Read the rows, split them, and fit the encodings on the training rows. Raises BadInput."""
     if encoded_bytes(spec, facts) <= memory_budget():
         table = read_columns(job.table, columns_of(spec))
-        parts = split_rows(table, spec)
-        return PreparedData(table, parts, fit(table.take(parts.train), spec, facts))
+        parts, folds = split_rows(table, spec)
+        return PreparedData(table, parts, fit(table.take(parts.train), spec, facts), folds=folds)
     needed = list(dict.fromkeys([spec.split.by or spec.target[0].columns[0], spec.target[0].columns[0]]))
-    whole = split_rows(read_columns(job.table, needed), spec)
+    whole, folds = split_rows(read_columns(job.table, needed), spec)
     sampled = Split(*(_evenly_spread(getattr(whole, part), SAMPLE_ROWS[part]) for part in PARTS))
-    together = np.sort(np.concatenate([getattr(sampled, part) for part in PARTS]))
+    together = np.unique(np.concatenate([getattr(sampled, part) for part in PARTS]))  # with folds, a row is in two
     table = read_picked(job.table, columns_of(spec), together)
     parts = Split(*(np.searchsorted(together, getattr(sampled, part)) for part in PARTS))
     report.event(
@@ -105,7 +123,7 @@ def prepare(job: TrainingJob, spec: Spec, facts: DatasetFacts, report: Reporter)
         f"The dataset is larger than memory and is streamed; encodings and figures are of {len(together)} of its rows.",
         {"rows": facts.rows, "sample": len(together)},
     )
-    return PreparedData(table, parts, fit(table.take(parts.train), spec, facts), whole)
+    return PreparedData(table, parts, fit(table.take(parts.train), spec, facts), whole, folds, together)
 
 
 def encoded_bytes(spec: Spec, facts: DatasetFacts) -> int:
@@ -126,9 +144,19 @@ def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
     return pq.read_table(path, columns=list(columns), memory_map=True)
 
 
-def split_rows(table: pa.Table, spec: Spec) -> Split:
-    """The run's training, validation and test rows. Raises BadInput."""
-    return split(table, spec.split, spec.training.seed, spec.target[0].columns[0])
+def split_rows(table: pa.Table, spec: Spec) -> tuple[Split, list[Fold]]:
+    """The run's training, validation and test rows, and an ensemble's folds. Raises BadInput.
+
+    With folds all rows but the test part are both: each trains some members, and validates another.
+    """
+    seed, target, ensemble = spec.training.seed, spec.target[0].columns[0], spec.ensemble
+    parts = split(table, spec.split, seed, target)
+    if ensemble is None or ensemble.validation != "folds":
+        return parts, []
+    rows = np.sort(np.concatenate([parts.train, parts.validation]))
+    folds = divide(table, rows, spec.split, members_of(ensemble), seed, target)
+    validated = rows[held_out_by(folds, rows) >= 0]  # of a time split, the later ones
+    return Split(rows, validated, parts.test), folds
 
 
 def fingerprint(parts: Split) -> str:
@@ -199,9 +227,10 @@ def _evenly_spread(rows: np.ndarray, most: int) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Feeds:
-    """The feeds of a run: `train` by seed, `held_out` by part, where the part has rows."""
+    """The feeds of a run: `train` and `validation` by seed, `held_out` by part, where there are such rows."""
 
     train: Callable[[int], Feed]
+    validation: Callable[[int], Feed | None]
     held_out: Mapping[str, Feed]
 
 
@@ -210,6 +239,13 @@ def as_tensors(model: keras.Model, part: EncodedRows) -> RowTensors:
     names = list(outputs_of(model))
     weight = None if part.weight is None else {name: part.weight[name] for name in names}
     return RowTensors.of(part.x, {name: part.y[name] for name in names}, weight)
+
+
+def epoch_rows(spec: Spec, prepared: PreparedData, batch_size: int) -> int | None:
+    """Rows of an epoch; None where it is all of them. Members of an ensemble have epochs of the same length."""
+    if spec.training.steps_per_epoch:
+        return spec.training.steps_per_epoch * batch_size
+    return min(len(fold.train) for fold in prepared.folds) if prepared.folds else None
 
 
 def make_feeds(
@@ -222,34 +258,71 @@ def make_feeds(
     report: Reporter,
 ) -> Feeds:
     """Feeds of `rows`, or of the file where the run is streamed."""
-    training, whole = spec.training, prepared.streamed
-    take = training.steps_per_epoch * batch_size if training.steps_per_epoch else None
-    if whole is None:
-        return Feeds(
-            lambda seed: Resident(rows["train"], shuffled(seed) if training.shuffle else in_file_order, take),
-            {part: Resident(rows[part]) for part in PARTS[1:] if rows[part].count},
-        )
-    columns = columns_of(spec)
+    take = epoch_rows(spec, prepared, batch_size)
+    if prepared.streamed is None:
+        return _resident_feeds(spec, prepared, rows, take)
+    return _streamed_feeds(job, spec, prepared, model, rows, batch_size, take, report)
 
-    def streamed(part: str, seed: int | None, take: int | None = None, spool: Spool | None = None) -> Streamed:
+
+def _resident_feeds(spec: Spec, prepared: PreparedData, rows: Mapping[str, RowTensors], take: int | None) -> Feeds:
+    training, parts, folds = spec.training, prepared.parts, prepared.folds
+    held_out = {part: Resident(rows[part]) for part in PARTS[1:] if rows[part].count}
+
+    def order(seed: int) -> Order:
+        return shuffled(seed) if training.shuffle else in_file_order
+
+    def train(seed: int) -> Feed:
+        if not folds:
+            return Resident(rows["train"], order(seed), take)
+        own = np.searchsorted(parts.train, folds[seed - training.seed].train)
+        return Resident.of_some(rows["train"], own, order(seed), take or len(own))
+
+    def validation(seed: int) -> Feed | None:
+        if not folds:
+            return held_out.get("validation")
+        own = np.searchsorted(parts.validation, folds[seed - training.seed].held_out)
+        return Resident(rows["validation"].map(lambda t: keras.ops.take(t, own, axis=0)))
+
+    return Feeds(train, validation, held_out)
+
+
+def _streamed_feeds(
+    job: TrainingJob,
+    spec: Spec,
+    prepared: PreparedData,
+    model: keras.Model,
+    rows: Mapping[str, RowTensors],
+    batch_size: int,
+    take: int | None,
+    report: Reporter,
+) -> Feeds:
+    training, whole, folds, columns = spec.training, prepared.whole, prepared.folds, columns_of(spec)
+    spools: dict[str, Spool] = {}
+
+    def streamed(
+        part: str, seed: int | None = None, take: int | None = None, fold: Callable[[Fold], Any] | None = None
+    ) -> Streamed:
+        picked = getattr(whole, part)
+        kept = None if fold is None or not folds else np.isin(picked, fold(folds[(seed or 0) - training.seed]))
         return Streamed(
             job.table,
             columns,
-            getattr(whole, part),
+            picked,
             lambda table: prepared.encoding.encode(table, train=part == "train"),
             lambda encoded: as_tensors(model, encoded),
             batch_size,
-            seed,
+            seed if part == "train" and training.shuffle else None,
             take,
-            spool,
+            spools.get(part),
+            kept,
         )
 
     parts = [part for part in PARTS if len(getattr(whole, part))]
-    spools: dict[str, Spool] = {}
     row_bytes = sum(leaf[:1].numpy().nbytes for leaf in keras.tree.flatten(rows["train"].as_tuple()))
     if Spool.fits(job.folder, row_bytes * sum(len(getattr(whole, part)) for part in parts)):
-        spools = {part: streamed(part, None).spooled(job.folder / "spool" / part, report.progress) for part in parts}
+        spools |= {part: streamed(part).spooled(job.folder / "spool" / part, report.progress) for part in parts}
     return Feeds(
-        lambda seed: streamed("train", seed if training.shuffle else None, take, spools.get("train")),
-        {part: streamed(part, None, None, spools.get(part)) for part in parts if part != "train"},
+        lambda seed: streamed("train", seed, take, lambda fold: fold.train),
+        lambda seed: streamed("validation", seed, None, lambda fold: fold.held_out) if "validation" in parts else None,
+        {part: streamed(part) for part in parts if part != "train"},
     )

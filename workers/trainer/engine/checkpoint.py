@@ -89,7 +89,7 @@ def under_prefix(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.
 
 
 def epochs_to_arrays(group: str, weights: Mapping[int, Sequence[np.ndarray]]) -> dict[str, np.ndarray]:
-    """Weights by epoch as named arrays: `group/12/0`."""
+    """Weights by epoch, or by another number, as named arrays: `group/12/0`."""
     return {f"{group}/{epoch}/{at}": w for epoch, of_epoch in weights.items() for at, w in enumerate(of_epoch)}
 
 

@@ -15,6 +15,7 @@ Networks that `stacking_obstacle` names a reason for are trained one after the o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -31,6 +32,8 @@ L = keras.layers
 MAX_STEP = 5e7  # multiply-adds of one replica's step: above it arithmetic dominates, and stacking gains nothing
 MAX_EPOCH = 2e11  # multiply-adds of all replicas' epoch: within it no cancel can be noticed
 MAX_PREDICTION_BYTES = 2e8  # of one epoch: metrics are computed from them
+MAX_EMBEDDED = 2_000_000  # numbers in the embeddings of all replicas: every step updates all of them
+HELD_OUT_ROWS = 2048  # of each replica, predicted at once
 # Their update of a weight depends on this weight, its gradient and its own history alone.
 OPTIMIZERS = tuple(
     getattr(keras.optimizers, name)
@@ -79,9 +82,11 @@ def stacking_obstacle(model: keras.Model, replicas: int, rows: int, batch_size: 
         if reason := _layer_obstacle(node.operation):
             return reason
     step = work(model, batch_size)
+    embedded = sum(int(np.prod(v.shape)) for o in model.layers if type(o) is L.Embedding for v in o.trainable_variables)
     units = sum(int(np.prod(tensor.shape[1:])) for tensor in outputs_of(model).values())
     too_large = (
         step > MAX_STEP
+        or embedded * replicas > MAX_EMBEDDED
         or step * replicas * rows / batch_size > MAX_EPOCH
         or 4.0 * units * rows * replicas > MAX_PREDICTION_BYTES
     )
@@ -91,15 +96,39 @@ def stacking_obstacle(model: keras.Model, replicas: int, rows: int, batch_size: 
 def _layer_obstacle(layer: Any) -> str | None:
     name = type(layer).__name__
     known = (*PLAIN, *RANDOM, *MERGES, L.Dense, L.BatchNormalization, L.LayerNormalization, L.Concatenate)
-    if type(layer) not in known or getattr(layer, "compute_dtype", "float32") != "float32":
+    embeds = type(layer) is L.Embedding and not layer.mask_zero and layer.input.shape[1:] == (1,)
+    flattens = type(layer) is L.Flatten and len(layer.input.shape) == 3
+    if not (embeds or flattens or type(layer) in known) or getattr(layer, "compute_dtype", "float32") != "float32":
         return f"the layer {name}"
-    if any(len(tensor.shape) != 2 for tensor in keras.tree.flatten([layer.input, layer.output])):
+    shapes = [len(tensor.shape) for tensor in keras.tree.flatten([layer.input, layer.output])]
+    if any(rank != 2 for rank in shapes) and not (embeds or flattens):
         return f"the shapes of {name}"
     if layer.activity_regularizer is not None or any(v.constraint is not None for v in layer.trainable_variables):
         return f"a constraint or activity regularizer of {name}"
     if any(v.regularizer is not None and type(v.regularizer) not in REGULARIZERS for v in layer.trainable_variables):
         return f"a regularizer of {name}"
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutRows:
+    """The rows that each replica was held back from: `order` into `rows`, `known` 1.0 where it is one of them.
+
+    Both are `(replicas, most)`: the replicas may have different numbers of them.
+    """
+
+    rows: RowTensors
+    order: NDArray[np.int32]
+    known: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, rows: RowTensors, by_replica: Sequence[NDArray[Any]]) -> HeldOutRows:
+        """From the numbers of each replica's rows in `rows`."""
+        most = max(len(own) for own in by_replica)
+        order, known = np.zeros((len(by_replica), most), np.int32), np.zeros((len(by_replica), most), np.float32)
+        for replica, own in enumerate(by_replica):
+            order[replica, : len(own)], known[replica, : len(own)] = own, 1.0
+        return cls(rows, order, known)
 
 
 class StackedNetwork:
@@ -122,6 +151,7 @@ class StackedNetwork:
         self._loss = [tf.Variable(tf.zeros(self.replicas)) for _ in range(2)]  # sum over rows, rows
         self._seeds = [v for v in model.non_trainable_variables if id(v) not in self._stacked]
         self._call: Any = None
+        self._pooled: Any = None
         self._executor = executor(model, batch_size * self.replicas)
         self._groups = _groups(model, self.replicas, batch_size)
         self._names: list[str] = []
@@ -153,7 +183,74 @@ class StackedNetwork:
         by_id = dict(zip(self._stacked, self._cached, strict=True))
         return [by_id[id(v)][replica].reshape(v.shape) for v in self.model.weights]
 
+    def assign(self, values: Sequence[NDArray[Any]]) -> None:
+        """Give all replicas other weights, `(replicas, ...)` each, in the order of `stacked_weights`."""
+        for variable, value in zip(self._stacked.values(), values, strict=True):
+            variable.assign(value)
+        self._cached = []
+
+    @property
+    def stacked_weights(self) -> list[Any]:
+        """The weights of all replicas, `(replicas, ...)` each."""
+        return list(self._stacked.values())
+
+    def pooled_epoch(
+        self, train: RowTensors, order: NDArray[np.int32], held_out: HeldOutRows | None
+    ) -> tuple[Logs, NDArray[np.float64]]:
+        """Train all replicas for an epoch, each on rows of its own: `order` is int32 `(replicas, rows)`.
+
+        Returns the logs of all replicas' rows together, and each replica's loss on the rows it was held back from
+        (on its training rows where none are).
+        """
+        arguments: tuple[Any, ...] = ()
+        if held_out is not None:
+            arguments = (held_out.rows.as_tuple(), tf.constant(held_out.order), tf.constant(held_out.known))
+        with self._executor():
+            if self._pooled is None:
+                self._pooled = tf.function(self._trace_pooled, autograph=False, reduce_retracing=True)
+            values, losses = self._pooled(train.as_tuple(), tf.constant(order), arguments)
+        self._cached = []
+        logs = {name: float(value) for name, value in zip(self._names, values.numpy(), strict=True)}
+        return logs, losses.numpy().astype(np.float64)
+
     # --- the compiled epoch -----------------------------------------------------------------------
+
+    def _trace_pooled(self, train: Any, order: Any, held_out: Any) -> tuple[Any, Any]:
+        predictions, loss = self._pass(train, order, self.batch_size, training=True)
+        logs = {"loss": tf.reduce_mean(loss), **self._pooled_metrics(train[1], order, predictions)}
+        if held_out:
+            rows, order, known = held_out
+            predictions, loss = self._pass(rows, order, HELD_OUT_ROWS, training=False, known=known)
+            counts = tf.reduce_sum(known, axis=1)
+            pooled = tf.reduce_sum(loss * counts) / tf.reduce_sum(counts)
+            metrics = self._pooled_metrics(rows[1], order, predictions, known)
+            logs |= {"val_loss": pooled, **{f"val_{name}": value for name, value in metrics.items()}}
+        self._names = list(logs)
+        return tf.stack([tf.cast(value, tf.float64) for value in logs.values()]), loss
+
+    def _pooled_metrics(
+        self, y: Any, order: Any, predictions: dict[str, Any], known: Any | None = None
+    ) -> dict[str, Any]:
+        """The metrics of all replicas' rows together; `known` is 1 for the rows that count."""
+        flat = tf.reshape(order, [-1])
+        kept = None if known is None else tf.reshape(tf.where(tf.reshape(known, [-1]) > 0), [-1])
+
+        def picked(values: Any) -> Any:
+            return values if kept is None else tf.gather(values, kept)
+
+        truth = tf.nest.map_structure(lambda t: tf.gather(t, picked(flat)), y)
+        predicted: dict[str, Any] = {}
+        for name, value in predictions.items():
+            by_replica = tf.reshape(tf.transpose(value, [1, 0, 2]), [-1, value.shape[-1]])
+            predicted[name] = picked(by_replica)
+        metrics = self.model._compile_metrics
+        metrics.reset_state()
+        metrics.update_state(
+            truth, predicted if isinstance(y, dict) else tf.nest.pack_sequence_as(y, [*predicted.values()])
+        )
+        results = {name: tf.identity(v) for name, v in metrics.result().items() if len(v.shape) == 0}
+        metrics.reset_state()
+        return results
 
     def _trace(self, train: Any, order: Any, validation: Any) -> Any:
         logs = self._part(train, order, training=True)
@@ -167,17 +264,28 @@ class StackedNetwork:
 
     def _part(self, data: Any, order: Any, training: bool) -> dict[str, Any]:
         """Pass over some rows. Returns logs by name, each `(replicas,)`."""
+        predictions, loss = self._pass(data, order, self.batch_size, training)
+        return {"loss": loss, **self._metrics(data[1], order, predictions)}
+
+    def _pass(
+        self, data: Any, order: Any, size: int, training: bool, known: Any | None = None
+    ) -> tuple[dict[str, Any], Any]:
+        """Pass over some rows in batches of `size`. `known`, `(replicas, rows)`, is 1 for the rows that count.
+
+        Returns predictions by output, `(rows, replicas, units)`, and each replica's mean loss, `(replicas,)`.
+        """
         rows = tf.shape(order)[1]
-        steps = (rows + self.batch_size - 1) // self.batch_size
+        steps = (rows + size - 1) // size
         names = list(outputs_of(self.model))
         arrays = tuple(tf.TensorArray(tf.float32, size=steps, infer_shape=False) for _ in names)
         for variable in self._loss:
             variable.assign(tf.zeros(self.replicas))
 
         def body(step: Any, arrays: Any) -> Any:
-            batch = order[:, step * self.batch_size : tf.minimum(rows, (step + 1) * self.batch_size)]
+            part = slice(step * size, tf.minimum(rows, (step + 1) * size))
+            batch = order[:, part]
             x, y, weight = (*tf.nest.map_structure(lambda t: tf.gather(t, batch), data), None)[:3]
-            predicted = self._step(x, y, weight, training)
+            predicted = self._step(x, y, weight, training, None if known is None else known[:, part])
             rows_first = [tf.transpose(predicted[name], [1, 0, 2]) for name in names]
             return step + 1, tuple(a.write(step, t) for a, t in zip(arrays, rows_first, strict=True))
 
@@ -185,8 +293,7 @@ class StackedNetwork:
         predictions = {}
         for (name, tensor), array in zip(outputs_of(self.model).items(), arrays, strict=True):
             predictions[name] = tf.ensure_shape(array.concat(), (None, self.replicas, *tensor.shape[1:]))
-        results = self._metrics(data[1], order, predictions)
-        return {"loss": self._loss[0] / self._loss[1], **results}
+        return predictions, self._loss[0] / tf.maximum(self._loss[1], 1.0)
 
     def inspect(self, x: Any, y: Any, weight: Any = None, *, hidden: list[Any]) -> tuple[Any, list[Any], list[Any]]:
         """Forward and backward pass without training, to be traced; tensors are `(replicas, rows, ...)`.
@@ -209,19 +316,21 @@ class StackedNetwork:
         values |= {id(v): value for v, value in zip(self.model.trainable_variables, trainable, strict=True)}
         return values, trainable
 
-    def _step(self, x: Any, y: Any, weight: Any, training: bool) -> dict[str, Any]:
+    def _step(self, x: Any, y: Any, weight: Any, training: bool, known: Any | None = None) -> dict[str, Any]:
         size = tf.cast(tf.shape(tf.nest.flatten(y)[0])[1], tf.float32)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             values, trainable = self._values()
             tape.watch(trainable)
             outputs, losses = [], []
-            for own, (gx, gy, gw) in zip(self._split(values), self._split((x, y, weight)), strict=True):
+            parts = (self._split(values), self._split((x, y, weight, known)))
+            for own, (gx, gy, gw, gk) in zip(*parts, strict=True):
                 outputs.append(self._outputs(self._forward(gx, own, training)))
-                losses.append(self._losses(gy, outputs[-1], gw) + self._penalties(own))
+                losses.append(self._losses(gy, outputs[-1], gw, gk) + self._penalties(own))
             loss = tf.concat(losses, 0)
             total = tf.reduce_sum(loss)
-        self._loss[0].assign_add(loss * size)
-        self._loss[1].assign_add(tf.fill([self.replicas], size))
+        counts = tf.fill([self.replicas], size) if known is None else tf.reduce_sum(known, axis=1)
+        self._loss[0].assign_add(loss * counts)
+        self._loss[1].assign_add(counts)
         if training:
             gradients = tape.gradient(total, trainable)
             self.optimizer.apply_gradients(zip(gradients, self._trainable, strict=True))
@@ -253,6 +362,10 @@ class StackedNetwork:
         if type(layer) is L.Dense:
             x = tf.matmul(x, values[id(layer.kernel)])
             return layer.activation(x + values[id(layer.bias)] if layer.use_bias else x)
+        if type(layer) is L.Embedding:
+            return tf.gather(values[id(layer.embeddings)], tf.cast(x, tf.int32), batch_dims=1)
+        if type(layer) is L.Flatten:
+            return tf.reshape(x, [*tf.unstack(tf.shape(x)[:2]), layer.output.shape[-1]])
         if type(layer) is L.BatchNormalization:
             return self._batch_normalization(layer, x, values, training)
         if type(layer) is L.LayerNormalization:
@@ -276,8 +389,11 @@ class StackedNetwork:
                 variable.assign(variable.value * layer.momentum + new * (1.0 - layer.momentum))
         return _scaled(layer, (x - mean) * tf.math.rsqrt(variance + layer.epsilon), values)
 
-    def _losses(self, y: Any, predicted: dict[str, Any], weight: Any) -> Any:
-        """`(replicas,)`: the weighted sum of the outputs' losses, each a mean over the batch as in Keras."""
+    def _losses(self, y: Any, predicted: dict[str, Any], weight: Any, known: Any | None = None) -> Any:
+        """`(replicas,)`: the weighted sum of the outputs' losses, each a mean over the batch as in Keras.
+
+        `known`, `(replicas, rows)`, is 1 for the rows that count.
+        """
         total: Any = 0.0
         names = list(outputs_of(self.model))
         truth = y if isinstance(y, dict) else dict(zip(names, tf.nest.flatten(y), strict=True))
@@ -286,7 +402,8 @@ class StackedNetwork:
             if weight is not None:
                 of_rows = weight[name] if isinstance(weight, dict) else tf.nest.flatten(weight)[0]
                 rows = rows * tf.reshape(of_rows, tf.shape(rows))
-            mean = tf.reduce_mean(tf.reshape(rows, [tf.shape(predicted[name])[0], -1]), axis=1)
+            by_replica = tf.reshape(rows, [tf.shape(predicted[name])[0], -1])
+            mean = tf.reduce_mean(by_replica, axis=1) if known is None else _mean_of(by_replica, known)
             total += mean if entry.loss_weights is None else mean * entry.loss_weights
         return total
 
@@ -356,6 +473,12 @@ def _means_of_rows(compiled: Any, outputs: int) -> list[Any] | None:
     )
     named = [metric.name for metric in compiled.metrics] == list(compiled.result())
     return list(compiled.metrics) if plain and named and outputs == 1 else None
+
+
+def _mean_of(values: Any, known: Any) -> Any:
+    """The mean of each replica's rows that count; the others may be anything."""
+    counted = tf.where(known > 0, values, tf.zeros_like(values))
+    return tf.reduce_sum(counted, axis=1) / tf.maximum(tf.reduce_sum(known, axis=1), 1.0)
 
 
 def _groups(model: keras.Model, replicas: int, batch_size: int) -> int:

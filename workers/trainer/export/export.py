@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,9 @@ from fitserve.artifacts import onnx_session
 from fitserve.encoder import Encoder
 from fitserve.target_encoder import FittedTarget, TargetEncoder
 from workers.trainer.engine.network import inputs_of, outputs_of
-from workers.trainer.export import keras_encoding, serving_graph
+from workers.trainer.export import keras_encoding, serving_graph, stacked_graph
+from workers.trainer.export.serving_graph import OutputForm
+from workers.trainer.export.stacked_graph import Stack
 from workers.trainer.job import Reporter, TrainingFailed
 
 PARITY_ROWS = 256
@@ -36,17 +39,24 @@ class Exported:
 
 
 def export(
-    network: keras.Model, encoder: Encoder, targets: TargetEncoder, held_out: pa.Table, folder: Path, report: Reporter
+    network: keras.Model,
+    encoder: Encoder,
+    targets: TargetEncoder,
+    held_out: pa.Table,
+    folder: Path,
+    report: Reporter,
+    stack: Stack | None = None,
 ) -> Exported:
     """Write both files into `folder` and compare them on up to PARITY_ROWS of `held_out`.
 
+    `stack` is the same network where it is an ensemble, for a smaller serving graph.
     Raises TrainingFailed("parity") where the serving path and Keras disagree.
     """
     folder.mkdir(exist_ok=True)
     raw = raw_model(network, encoder, targets)
     files = {"keras": folder / "model.keras", "onnx": folder / "model.onnx"}
     raw.save(files["keras"])
-    files["onnx"].write_bytes(_graph(network, targets, report).SerializeToString())
+    files["onnx"].write_bytes(_graph(network, targets, report, stack).SerializeToString())
     session = onnx_session(files["onnx"])
     parity = compare(raw, session, encoder, targets, held_out.slice(0, PARITY_ROWS))
     if not parity["max_rel"] <= PARITY_LIMIT:
@@ -82,6 +92,8 @@ def raw_model(network: keras.Model, encoder: Encoder, targets: TargetEncoder) ->
         if _is_standardised(target):
             rescaling = keras.layers.Rescaling(target.scale, target.center, dtype="float32")
             outputs[target.name] = rescaling(predictions[name])
+        if target.limits is not None:
+            outputs[target.name] = keras.ops.clip(outputs[target.name], *target.limits)
     return keras.Model({tensor.name: tensor for tensor in raw.values()}, outputs, name="fitserve")
 
 
@@ -117,26 +129,34 @@ def serve(session: onnxruntime.InferenceSession, encoder: Encoder, rows: pa.Tabl
     return dict(zip(names, session.run(names, inputs), strict=True))
 
 
-def _graph(network: keras.Model, targets: TargetEncoder, report: Reporter) -> onnx.ModelProto:
+def _graph(network: keras.Model, targets: TargetEncoder, report: Reporter, stack: Stack | None) -> onnx.ModelProto:
     outputs = {}
     for target, name in target_outputs(network, targets.targets):
         scale, offset = (target.scale, target.center) if _is_standardised(target) else (1.0, 0.0)
-        outputs[target.name] = (name, scale, offset)
+        outputs[target.name] = OutputForm(name, scale, offset, target.limits)
     try:
-        return serving_graph.write(network, outputs)
+        return _written(network, outputs, stack)
     except serving_graph.NotWritten as error:
         report.event("info", f"The serving graph is made by Keras's exporter, which takes longer ({error}).")
         return _exported_by_keras(network, outputs)
 
 
-def _exported_by_keras(network: keras.Model, outputs: Mapping[str, tuple[str, float, float]]) -> onnx.ModelProto:
+def _written(network: keras.Model, outputs: Mapping[str, OutputForm], stack: Stack | None) -> onnx.ModelProto:
+    """The graph of an ensemble with its members stacked, or else side by side. Raises NotWritten."""
+    if stack is not None:
+        with contextlib.suppress(serving_graph.NotWritten):
+            return stacked_graph.write(stack, outputs)
+    return serving_graph.write(network, outputs)
+
+
+def _exported_by_keras(network: keras.Model, outputs: Mapping[str, OutputForm]) -> onnx.ModelProto:
     """The same graph by way of TensorFlow and tf2onnx, its tensors named as in ours."""
     inputs, tensors = inputs_of(network), outputs_of(network)
-    rescaled = [
-        keras.layers.Rescaling(scale, offset, dtype="float32")(tensors[source])
-        for source, scale, offset in outputs.values()
-    ]
-    model = keras.Model(list(inputs.values()), rescaled)
+    served = []
+    for form in outputs.values():
+        values = keras.layers.Rescaling(form.scale, form.offset, dtype="float32")(tensors[form.source])
+        served.append(values if form.limits is None else keras.ops.clip(values, *form.limits))
+    model = keras.Model(list(inputs.values()), served)
     model([keras.ops.zeros((1, *t.shape[1:]), t.dtype) for t in inputs.values()])
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tf2onnx uses names that NumPy has deprecated

@@ -65,29 +65,48 @@ def writes(*classes: type) -> Callable[[Writer], Writer]:
     return register
 
 
-def write(model: keras.Model, outputs: Mapping[str, tuple[str, float, float]]) -> onnx.ModelProto:
+@dataclass(frozen=True, slots=True)
+class OutputForm:
+    """How an output of the network is served: `clip(scale * output + offset)`, in the target's own units."""
+
+    source: str  # the network's output
+    scale: float = 1.0
+    offset: float = 0.0
+    limits: tuple[float, float] | None = None
+
+
+def write(model: keras.Model, outputs: Mapping[str, OutputForm]) -> onnx.ModelProto:
     """Write the graph of a Functional `model`; the batch is the first axis, of any size.
 
-    `outputs` maps the name of each output to (the model's output, scale, offset); the graph computes
-    `scale * output + offset`, which undoes the standardisation of a target. Raises NotWritten.
+    `outputs` says what each output of the graph is. Raises NotWritten.
     """
     functional = functional_of(model)
     if not hasattr(functional, "_nodes_by_depth"):
         raise NotWritten(type(model).__name__)
-    graph, inputs, tensors = Graph(), [], outputs_of(model)
-    names: dict[int, str] = {}
-    for name, tensor in inputs_of(model).items():
-        inputs.append(_value_info(name, tensor))
-        names[id(tensor)] = name
+    graph = new_graph(model, outputs)
+    names: dict[int, str] = {id(tensor): name for name, tensor in inputs_of(model).items()}
     for node in nodes_of(model):
         _write_node(graph, node, names)
-    taken = {value.name for value in inputs}
-    results = []
-    for name, (source, scale, offset) in outputs.items():
-        if name in taken:
+    return finish(graph, model, {name: names[id(tensor)] for name, tensor in outputs_of(model).items()}, outputs)
+
+
+def new_graph(model: keras.Model, outputs: Mapping[str, OutputForm]) -> Graph:
+    """An empty graph, for the inputs of `model` and these outputs. Raises NotWritten."""
+    for name in outputs:
+        if name in inputs_of(model):
             raise NotWritten(f"an input and an output are both called {name}")
-        results.append(_value_info(name, tensors[source]))
-        _write_output(graph, names[id(tensors[source])], name, scale, offset)
+    return Graph()
+
+
+def finish(
+    graph: Graph, model: keras.Model, ends: Mapping[str, str], outputs: Mapping[str, OutputForm]
+) -> onnx.ModelProto:
+    """The whole graph; `ends` are its tensors for the outputs of `model`, by their names there."""
+    tensors = outputs_of(model)
+    inputs = [_value_info(name, tensor) for name, tensor in inputs_of(model).items()]
+    for name, form in outputs.items():
+        _write_output(graph, ends[form.source], name, form)
+    results = [_value_info(name, tensors[form.source]) for name, form in outputs.items()]
     body = helper.make_graph(graph.nodes, "fitserve", inputs, results, graph.constants)
     opsets = [helper.make_opsetid("", OPSET)]
     return helper.make_model(body, opset_imports=opsets, ir_version=IR_VERSION, producer_name="fitserve")
@@ -99,11 +118,13 @@ def _value_info(name: str, tensor: Any) -> Any:
     return helper.make_tensor_value_info(name, DTYPES[tensor.dtype], ["batch", *tensor.shape[1:]])
 
 
-def _write_output(graph: Graph, source: str, name: str, scale: float, offset: float) -> None:
-    if scale != 1.0:
-        source = graph.add("Mul", [source, graph.constant(scale)])
-    if offset != 0.0:
-        source = graph.add("Add", [source, graph.constant(offset)])
+def _write_output(graph: Graph, source: str, name: str, form: OutputForm) -> None:
+    if form.scale != 1.0:
+        source = graph.add("Mul", [source, graph.constant(form.scale)])
+    if form.offset != 0.0:
+        source = graph.add("Add", [source, graph.constant(form.offset)])
+    if form.limits is not None:
+        source = graph.add("Clip", [source, *(graph.constant(limit) for limit in form.limits)])
     graph.add("Identity", [source], name)
 
 
@@ -121,7 +142,7 @@ def _write_node(graph: Graph, node: Any, names: dict[int, str]) -> None:
 # --- activations ---------------------------------------------------------------------------------------
 
 
-def _activation(graph: Graph, function: Any, x: str) -> str:
+def activation(graph: Graph, function: Any, x: str) -> str:
     """Add an activation, given as a function of `keras.activations` or by name. Raises NotWritten."""
     name = function if isinstance(function, str) else getattr(function, "__name__", type(function).__name__)
     if name in ("linear", "identity"):
@@ -191,12 +212,12 @@ def _dense(graph: Graph, layer: Any, inputs: list[str], tensors: list[Any]) -> s
     else:
         x = graph.add("MatMul", [inputs[0], kernel])
         x = graph.add("Add", [x, graph.constant(layer.bias.numpy())]) if layer.use_bias else x
-    return _activation(graph, layer.activation, x)
+    return activation(graph, layer.activation, x)
 
 
 @writes(L.Activation)
 def _activation_layer(graph: Graph, layer: Any, inputs: list[str], tensors: list[Any]) -> str:
-    return _activation(graph, layer.activation, inputs[0])
+    return activation(graph, layer.activation, inputs[0])
 
 
 @writes(L.ReLU)
@@ -322,7 +343,7 @@ def _convolution(graph: Graph, layer: Any, inputs: list[str], tensors: list[Any]
         group=layer.groups,
         pads=_pads(layer, tensors[0].shape[1:-1], layer.kernel_size, layer.dilation_rate),
     )
-    return _activation(graph, layer.activation, _channels_last(graph, x, rank))
+    return activation(graph, layer.activation, _channels_last(graph, x, rank))
 
 
 @writes(L.MaxPooling1D, L.MaxPooling2D, L.AveragePooling1D, L.AveragePooling2D)

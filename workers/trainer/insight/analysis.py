@@ -50,6 +50,13 @@ class TrainedNetwork:
     kept_epoch: int
     seconds: float  # that training took
     seed: int
+    outputs: Mapping[str, Outputs] = field(default_factory=dict)  # by part, where they are not what is served
+    snapshots: Mapping[int, list[Array]] | None = None  # of `model`, by epoch; left out: the recorder's
+
+    @property
+    def folds(self) -> bool:
+        """Whether the validation part is the training part too, each row predicted by a network held back from it."""
+        return bool(self.prepared.folds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +163,9 @@ def analyse(trained: TrainedNetwork, folder: Path) -> tuple[dict[str, Path], dic
         analysis = _Analysis(trained, prediction, parts, designs, budget / len(predictions))
         insight["targets"][prediction.name] = analysis.report()
     files = {"insight": folder / "insight.json"}
-    snapshots = recorder.best_snapshots if recorder else {}
+    snapshots = trained.snapshots
+    if snapshots is None:
+        snapshots = recorder.best_snapshots if recorder else {}
     networks = epoch_graphs.write(trained.model, targets, snapshots, trained.kept_epoch, folder / "networks.zip")
     if networks is not None:
         files["networks"] = folder / "networks.zip"
@@ -176,7 +185,8 @@ def _part(trained: TrainedNetwork, name: str) -> _Part | None:
     if name == "train" and len(rows) > TRAIN_ROWS:
         sampled = evaluation.sample_rows(len(rows), TRAIN_ROWS, trained.seed)
         rows, encoded = rows[sampled], encoded[sampled]
-    return _Part(rows, encoded.x, encoded.y, trained.serve(encoded.x))
+    outputs = trained.outputs.get(name)
+    return _Part(rows, encoded.x, encoded.y, trained.serve(encoded.x) if outputs is None else dict(outputs))
 
 
 class _Analysis:
@@ -200,8 +210,10 @@ class _Analysis:
         prediction, held_out = self.prediction, self.held_out
         losses = {name: prediction.losses(self.truth[name], self.predicted[name]) for name in self.parts}
         simpler = self._references()
+        # The simpler models were fitted on the rows of all folds: no figure of theirs is out of fold.
+        compared = {name: y for name, y in self.truth.items() if name != "validation" or not self.trained.folds}
         their_losses = {
-            who: {name: prediction.losses(y, reference.predict(self.designs[name])) for name, y in self.truth.items()}
+            who: {name: prediction.losses(y, reference.predict(self.designs[name])) for name, y in compared.items()}
             for who, reference in simpler.items()
         }
         fit = {
@@ -242,7 +254,9 @@ class _Analysis:
         return references.fit_all(self.designs["train"], self.truth["train"], labels, seconds, self.seed)
 
     def _reference_figures(self, reference: Reference) -> dict[str, Any]:
-        """The figures of a simpler model on the same rows, without curves."""
+        """The figures of a simpler model on the same rows, without curves; none where it was fitted on them."""
+        if self.held_out == "validation" and self.trained.folds:
+            return {}
         truth, predicted = self.truth[self.held_out], reference.predict(self.designs[self.held_out])
         if self.prediction.labels:
             return evaluation.classification(truth, predicted, self.prediction.labels, brief=True)
@@ -279,9 +293,10 @@ class _Analysis:
         }
 
     def _hardest(self) -> dict[str, Any]:
-        rows = np.concatenate([part.rows + 1 for part in self.parts.values()])
-        parts = np.concatenate([np.full(len(part.rows), name) for name, part in self.parts.items()])
-        truth, predicted = np.concatenate([*self.truth.values()]), np.concatenate([*self.predicted.values()])
+        names = [name for name in self.parts if name != "train" or not self.trained.folds]  # each row once
+        rows = np.concatenate([self.parts[name].rows + 1 for name in names])
+        parts = np.concatenate([np.full(len(self.parts[name].rows), name) for name in names])
+        truth, predicted = (np.concatenate([of[name] for name in names]) for of in (self.truth, self.predicted))
         if self.prediction.labels:
             return hardest_rows.hardest_labels(rows, parts, truth, predicted, self.prediction.labels)
         return hardest_rows.hardest_numbers(rows, parts, truth, predicted)

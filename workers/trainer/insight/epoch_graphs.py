@@ -33,7 +33,7 @@ def write(
     functional = functional_of(model)
     whole = keras.Model(functional.inputs, [*(layer.output for layer in layers), *functional.outputs])
     names = dict(zip(whole.output_names, [*(f"layer:{layer.name}" for layer in layers), *finals], strict=True))
-    outputs = {name: (source, *finals.get(name, (1.0, 0.0))) for source, name in names.items()}
+    outputs = {name: serving_graph.OutputForm(source, *finals.get(name, (1.0, 0.0))) for source, name in names.items()}
 
     def graph() -> bytes:
         return serving_graph.write(whole, outputs).SerializeToString()

@@ -135,6 +135,10 @@ class StackedTrialRecorder:
                 self._snapshots[epoch] = [self._stack.weights(index) for index in range(self._stack.replicas)]
             return figures
 
+    def snapshots(self, epochs: int) -> dict[int, list[Weights]]:
+        """The weights of every trial after some of the first `epochs` epochs."""
+        return {epoch: weights for epoch, weights in self._snapshots.items() if epoch <= epochs}
+
     def mark_best(self, trial: int, epochs: int) -> None:
         """Note the best trial, which trained for so many epochs."""
         snapshots = {epoch: weights[trial] for epoch, weights in self._snapshots.items() if epoch <= epochs}

@@ -1,11 +1,14 @@
 """Train a run's trials one after the other, each from its own initial weights, and keep the best on validation.
 
+The members of an ensemble are trials too, each with rows of its own; all of them are kept.
+
 Other workers may train some of them: before each trial the supervisor says which is next, and hands over finished ones.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,11 +24,13 @@ from workers.trainer.job import TrainingFailed, TrainingResult, TrialAssignment
 from workers.trainer.trials.trial import (
     EpochReporter,
     EpochWeights,
+    Members,
     ProgressMonitor,
     TrialFile,
     TrialRecord,
     TrialSetup,
     TrialsOutcome,
+    Weights,
     best_trial,
     new_checkpoint_path,
 )
@@ -46,6 +51,8 @@ class SequentialTrials:
         self._best: dict[str, np.ndarray] = {}
         self._kept: EpochWeights = {}  # of the current trial
         self._best_kept: EpochWeights = {}
+        self._members: dict[int, Weights] = {}  # of an ensemble, by trial
+        self._members_kept: dict[int, EpochWeights] = {}
         self._callbacks: list[keras.callbacks.Callback] = []
         self._saved_position: tuple[int, int, int] | None = None
         self._monitor = ProgressMonitor(setup.report, setup.checkpoint_seconds, self._save)
@@ -61,7 +68,36 @@ class SequentialTrials:
             failure = self._trials[0].failure or {}
             raise TrainingFailed("diverged", str(failure.get("message")), failure)
         checkpoint.restore(self._model, self._best)
-        return TrialsOutcome(self._trials, best.index, self._best_kept)
+        members = self._all_members() if self._setup.ensemble else None
+        return TrialsOutcome(self._trials, best.index, self._best_kept, members)
+
+    def _all_members(self) -> Members:
+        """The ensemble of all trials. Raises TrainingFailed where one of them failed."""
+        for trial in self._trials:
+            if trial.index not in self._members:
+                failure = trial.failure or {}
+                message = f"Member {trial.index + 1} of the ensemble failed. {failure.get('message')}"
+                raise TrainingFailed("diverged", message, failure)
+        members = sorted(self._members)
+        in_all = set.intersection(*(set(self._members_kept[member]) for member in members))
+        return Members(
+            [self._members[member] for member in members],
+            [float(trial.score or 0.0) for trial in self._trials],
+            {epoch: [self._members_kept[member][epoch] for member in members] for epoch in sorted(in_all)},
+        )
+
+    def _keep_member(self, index: int, kept: EpochWeights, variables: Mapping[str, np.ndarray] | None = None) -> None:
+        """Keep a trial as a member: its weights are the model's, or those among these variables."""
+        if not self._setup.ensemble:
+            return
+        if variables is None:
+            self._members[index] = self._model.get_weights()
+        else:
+            own = checkpoint.variables(self._model)
+            checkpoint.restore(self._model, variables)
+            self._members[index] = self._model.get_weights()
+            checkpoint.restore(self._model, own)
+        self._members_kept[index] = kept
 
     def run_divided(self, index: int, resume: Path | None = None) -> TrainingResult:
         """Train one trial, for a run that another worker holds. Raises TrainingStopped."""
@@ -112,6 +148,8 @@ class SequentialTrials:
         self._trials.append(file.trial)
         if (failure := file.trial.failure) is not None:
             setup.report.event("warn", f"Trial {index + 1} failed. {failure.get('message')}", failure)
+        else:
+            self._keep_member(index, file.kept, file.best)
         if self._best_trial() is file.trial:
             self._best, self._best_kept = dict(file.best), file.kept
             if setup.recorder is not None:
@@ -154,7 +192,7 @@ class SequentialTrials:
         loop = Loop(
             setup.compiled,
             feed,
-            setup.validation,
+            setup.validation(seed),
             setup.epochs,
             [DivergenceGuard(setup.compiled, feed), *self._callbacks, reporter],
             between_calls=self._monitor.check,
@@ -168,6 +206,8 @@ class SequentialTrials:
             trial.fail(setup.report, str(diverged), diverged.data)
         else:
             trial.finish(self._callbacks)
+            if trial.score is not None:
+                self._keep_member(index, self._kept)
             if trial.score is not None and self._best_trial() is trial:
                 self._best, self._best_kept = checkpoint.variables(self._model), self._kept
                 if setup.recorder is not None:
@@ -221,6 +261,9 @@ class SequentialTrials:
         arrays |= checkpoint.variables(self._model) | checkpoint.with_prefix("best", self._best)
         arrays |= checkpoint.epochs_to_arrays("kept", self._kept)
         arrays |= checkpoint.epochs_to_arrays("best_kept", self._best_kept)
+        arrays |= checkpoint.epochs_to_arrays("member", self._members)
+        for member, kept in self._members_kept.items():
+            arrays |= checkpoint.epochs_to_arrays(f"member_kept{member}", kept)
         path = new_checkpoint_path(self._setup.folder)
         Checkpoint(body, arrays).write(path)
         self._setup.report.checkpoint(path, epoch)
@@ -237,6 +280,10 @@ class SequentialTrials:
         self._best = checkpoint.under_prefix("best", loaded.arrays)
         self._kept = checkpoint.epochs_from_arrays("kept", loaded.arrays)
         self._best_kept = checkpoint.epochs_from_arrays("best_kept", loaded.arrays)
+        self._members = checkpoint.epochs_from_arrays("member", loaded.arrays)
+        self._members_kept = {
+            member: checkpoint.epochs_from_arrays(f"member_kept{member}", loaded.arrays) for member in self._members
+        }
         self._report_resumed(loaded)
         return loaded
 

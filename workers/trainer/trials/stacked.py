@@ -33,10 +33,13 @@ from workers.trainer.trials.trial import (
 
 def why_not_stacked(setup: TrialSetup) -> str | None:
     """Why these trials must be trained one after the other; None where they can be stacked."""
-    feeds = [setup.feed(setup.seeds[0]), *([setup.validation] if setup.validation else [])]
+    held_out = setup.validation(setup.seeds[0])
+    feeds = [setup.feed(setup.seeds[0]), *([held_out] if held_out else [])]
     if not all(feed.resident for feed in feeds):
         return "the size of its data"
-    if any(isinstance(callback, keras.callbacks.ReduceLROnPlateau) for callback in setup.callbacks()):
+    if not setup.ensemble and any(
+        isinstance(callback, keras.callbacks.ReduceLROnPlateau) for callback in setup.callbacks()
+    ):
         return "a learning rate of each trial's own (ReduceLROnPlateau)"
     return stacking_obstacle(setup.compiled.model, len(setup.seeds), feeds[0].rows, setup.compiled.batch_size)
 
@@ -92,7 +95,8 @@ class StackedTrials:
         for callbacks in self._callback_lists:
             callbacks.on_train_begin()
         first = self._load_checkpoint(resume) if resume else 0
-        validation = setup.validation.sample() if setup.validation else None
+        held_out = setup.validation(setup.seeds[0])
+        validation = held_out.sample() if held_out else None
         if setup.recorder is not None:
             self._recorder = StackedTrialRecorder(self._stack, self._rows, setup.recorder, first)
         began_at = time.perf_counter()

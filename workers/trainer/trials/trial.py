@@ -15,6 +15,7 @@ from workers.trainer.engine import checkpoint
 from workers.trainer.engine.checkpoint import Checkpoint, Unusable
 from workers.trainer.engine.compiled import Compiled, Logs
 from workers.trainer.engine.loop import Feed
+from workers.trainer.engine.stacked_network import HeldOutRows
 from workers.trainer.insight.recording import TrialRecorder
 from workers.trainer.job import Reporter, TrainingStopped
 
@@ -30,7 +31,7 @@ class TrialSetup:
 
     compiled: Compiled
     feed: Callable[[int], Feed]  # by seed
-    validation: Feed | None
+    validation: Callable[[int], Feed | None]  # by seed
     epochs: int
     seeds: Sequence[int]
     initialise: Callable[[int], keras.Model]  # by seed, a new network like the compiled one
@@ -43,6 +44,8 @@ class TrialSetup:
     larger_is_better: bool = False
     recorder: TrialRecorder | None = None
     keep_epochs: tuple[int, ...] = ()  # from 1: their weights are kept besides the best ones
+    ensemble: bool = False  # every trial is kept, rather than the best: they are members of one ensemble
+    held_out: Callable[[], HeldOutRows | None] = lambda: None  # of members that train stacked
 
 
 @dataclass(slots=True)
@@ -91,6 +94,21 @@ def best_trial(trials: Sequence[TrialRecord], larger_is_better: bool) -> TrialRe
     return min(scored, key=lambda trial: (sign * float(trial.score or 0.0), trial.index), default=None)
 
 
+Weights = list[np.ndarray]
+"""One network's weights, as from `get_weights`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """The members of an ensemble, all of them trained. `scores` are their losses on rows they were held back from."""
+
+    weights: list[Weights]
+    scores: list[float]
+    kept: Mapping[int, list[Weights]] = field(default_factory=dict)  # after the epochs to keep
+    snapshots: Mapping[int, list[Weights]] = field(default_factory=dict)  # after other epochs
+    stacked: bool = False
+
+
 @dataclass(slots=True)
 class TrialsOutcome:
     """All trials of a run. The compiled model has the best one's weights."""
@@ -98,6 +116,7 @@ class TrialsOutcome:
     trials: list[TrialRecord]
     best: int
     kept: EpochWeights = field(default_factory=dict)  # the best trial's weights after the epochs to keep
+    members: Members | None = None  # where the trials are an ensemble
 
     def spread(self) -> dict[str, float]:
         """Minimum, maximum, mean and population standard deviation of the scores."""

@@ -1,0 +1,278 @@
+"""A run whose network is trained: exported, evaluated, analysed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from fitserve.dataset_facts import DatasetFacts
+from fitserve.datasets.folds import held_out_by
+from fitserve.drift import prediction_distribution, training_distribution
+from fitserve.spec.ensemble import members_of
+from fitserve.spec.spec import Spec
+from fitserve.strictjson import finite_json
+from workers.trainer.data.feeds import EncodedRows, Resident
+from workers.trainer.data.preparation import PARTS, Feeds, PreparedData, fingerprint
+from workers.trainer.engine.combined_network import CombinedNetwork
+from workers.trainer.engine.compiled import RowTensors
+from workers.trainer.engine.loop import Loop
+from workers.trainer.engine.network import build_network, serving_network
+from workers.trainer.export.export import PARITY_ROWS, Exported, export, serve
+from workers.trainer.export.receipt import make_receipt, weights_digest
+from workers.trainer.export.stacked_graph import Stack
+from workers.trainer.insight.analysis import TrainedNetwork, analyse
+from workers.trainer.insight.ensemble import EnsembleOutputs, serving_ends
+from workers.trainer.insight.evaluation import simple_figures
+from workers.trainer.job import KeptEpoch, TrainingJob, TrainingResult
+from workers.trainer.trials.trial import TrialSetup, TrialsOutcome
+
+METRICS_ROWS = 100_000  # training rows above which their metrics are not computed
+DISTRIBUTION_ROWS = 20_000  # training rows whose predictions are a reference for drift
+
+
+@dataclass
+class FinishedRun:
+    """A run whose trials are trained: `setup.compiled.model` has the best one's weights."""
+
+    job: TrainingJob
+    spec: Spec
+    facts: DatasetFacts
+    prepared: PreparedData
+    encoded: Mapping[str, EncodedRows]  # by part
+    rows: Mapping[str, RowTensors]  # by part
+    feeds: Feeds
+    setup: TrialSetup
+    outcome: TrialsOutcome
+    seconds: Mapping[str, float]  # by phase
+
+    def result(self) -> TrainingResult:
+        """Export, evaluate and analyse the network. Raises TrainingFailed where the parity gate fails."""
+        began_at = time.perf_counter()
+        exported, metrics = self._export(self.job.folder), self._metrics()
+        evaluation = self._evaluation(exported, metrics)
+        files, figures = self._analyse(exported)
+        self.setup.report.progress()
+        split, seed = fingerprint(self.prepared.whole), self.spec.training.seed
+        receipt = make_receipt(self.job.spec, self.facts.sha256, split, seed, self.job.threads)
+        receipt["weights"] = weights_digest(self._network)
+        manifest = self._manifest(exported, receipt, metrics)
+        best = self.outcome.trials[self.outcome.best]
+        result = {
+            "metrics": metrics,
+            "evaluation": evaluation,
+            "figures": figures,
+            "epochs": best.epochs,
+            "best_trial": self.outcome.best,
+            "best_epoch": best.best_epoch,
+            "trials": [asdict(trial) for trial in self.outcome.trials],
+            "spread": self.outcome.spread(),
+            "rows": {part: len(getattr(self.prepared.whole, part)) for part in PARTS},
+            "parameters": int(self._network.count_params()),
+            "parity": exported.entries["parity"],
+            **self._more(),
+            "seconds": {**self.seconds, "finish": time.perf_counter() - began_at},
+        }
+        kept_epochs = self._export_kept_epochs(receipt)
+        return TrainingResult({**exported.files, **files}, finite_json(manifest), finite_json(result), kept_epochs)
+
+    @property
+    def _network(self) -> keras.Model:
+        """What is served, with its current weights."""
+        return self.setup.compiled.model
+
+    def _stack(self) -> Stack | None:
+        """The network as a stack of members, where it is an ensemble."""
+        return None
+
+    def _more(self) -> dict[str, Any]:
+        """Return more of the run's result."""
+        return {}
+
+    def _export(self, folder: Path) -> Exported:
+        """Export the model with its current weights; the parity gate compares it on rows that were not trained on."""
+        encoding, parts = self.prepared.encoding, self.prepared.parts
+        unseen = next(rows for rows in (parts.test, parts.validation, parts.train) if len(rows))
+        network = serving_network(_in_32_bits(self._network, self.spec), self.spec)
+        held_out = self.prepared.table.take(unseen[:PARITY_ROWS])
+        return export(network, encoding.encoder, encoding.targets, held_out, folder, self.setup.report, self._stack())
+
+    def _metrics(self) -> dict[str, Any]:
+        """Loss and metrics of the model with its current weights, on each part that has rows and is not too large."""
+        metrics = {}
+        held_out = self.rows["validation"] if self.rows["validation"].count else self.rows["train"]
+        for part in PARTS:
+            count = len(getattr(self.prepared.parts, part))
+            if not count or (part == "train" and count > METRICS_ROWS):
+                continue
+            feed = self.feeds.held_out.get(part) if self.prepared.streamed else None
+            feed = feed or Resident(_weighted_like(held_out, self.rows[part]))
+            metrics[part] = Loop(self.setup.compiled, Resident(self.rows["train"]), None, 0).evaluate(feed)
+        return metrics
+
+    def _evaluation(self, exported: Exported, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """Simple figures by part, from the predictions of the serving path."""
+        encoding, evaluation = self.prepared.encoding, {}
+        for part in metrics:
+            rows = self.prepared.table.take(getattr(self.prepared.parts, part))
+            predictions = self._predictions(part) or serve(exported.session, encoding.encoder, rows)
+            evaluation[part] = simple_figures(encoding.targets, rows, predictions)
+        return evaluation
+
+    def _predictions(self, part: str) -> dict[str, Any] | None:
+        """The predictions for a part's rows, where they are not those that are served; None where they are."""
+        return None
+
+    def _snapshots(self) -> Mapping[int, list[np.ndarray]] | None:
+        """Weights of the network by epoch; None for the recorder's."""
+        return None
+
+    def _analyse(self, exported: Exported) -> tuple[dict[str, Path], dict[str, Any]]:
+        session, best = exported.session, self.outcome.trials[self.outcome.best]
+        inputs, outputs = ([one.name for one in ends] for ends in (session.get_inputs(), session.get_outputs()))
+        trained = TrainedNetwork(
+            prepared=self.prepared,
+            encoded=self.encoded,
+            serve=lambda x: dict(zip(outputs, session.run(outputs, {name: x[name] for name in inputs}), strict=True)),
+            model=self._network,
+            recorder=self.setup.recorder,
+            kept_epoch=int(best.best_epoch or best.epochs),
+            seconds=self.seconds["train"],
+            seed=self.spec.training.seed,
+            outputs={part: own for part in PARTS if (own := self._predictions(part)) is not None},
+            snapshots=self._snapshots(),
+        )
+        return analyse(trained, self.job.folder)
+
+    def _manifest(self, exported: Exported, receipt: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
+        encoding, table, train = self.prepared.encoding, self.prepared.table, self.prepared.parts.train
+        sample = train[:: max(1, -(-len(train) // DISTRIBUTION_ROWS))]
+        predictions = serve(exported.session, encoding.encoder, table.take(sample))
+        return {
+            "task": self.spec.task,
+            "encoder": encoding.encoder.to_json(),
+            "targets": encoding.targets.to_json(),
+            **exported.entries,
+            "training_distribution": training_distribution(encoding.encoder.columns, table.take(train)),
+            "prediction_distribution": prediction_distribution(exported.entries["outputs"], predictions),
+            "spec": self.job.spec,
+            "receipt": receipt,
+            "metrics": metrics,
+        }
+
+    def _kept_weights(self) -> Mapping[int, Any]:
+        """What `_load` takes, after each of the epochs to keep."""
+        return self.outcome.kept
+
+    def _load(self, weights: Any) -> None:
+        """Give the network the weights that it had after an epoch."""
+        self._network.set_weights(weights)
+
+    def _export_kept_epochs(self, receipt: Mapping[str, Any]) -> dict[int, KeptEpoch]:
+        """Export the network as it was after each of the epochs to keep. Leaves it with other weights."""
+        kept: dict[int, KeptEpoch] = {}
+        for epoch, weights in sorted(self._kept_weights().items()):
+            self._load(weights)
+            exported = self._export(self.job.folder / f"epoch-{epoch}")
+            entries = {
+                **exported.entries,
+                "epoch": epoch,
+                "receipt": {**receipt, "weights": weights_digest(self._network)},
+                "metrics": self._metrics(),
+            }
+            kept[epoch] = KeptEpoch(exported.files, finite_json(entries))
+            self.setup.report.progress()
+        if missing := [epoch for epoch in self.spec.training.keep_epochs if epoch not in kept]:
+            message = f"Training ended before epochs that were to be kept: {missing}."
+            self.setup.report.event("warn", message, {"epochs": missing})
+        return kept
+
+
+@dataclass
+class FinishedEnsemble(FinishedRun):
+    """A run whose members are trained: they are served as one network."""
+
+    def __post_init__(self) -> None:
+        assert self.outcome.members is not None
+        self._members = self.outcome.members
+        self._combined = CombinedNetwork(self.spec, self.setup.compiled.model)
+        self._load(self._members.weights)
+
+    @property
+    def _network(self) -> keras.Model:
+        return self._combined.model
+
+    def _load(self, weights: Any) -> None:
+        self._weights = weights
+        self._combined.assign(weights)
+        folds = self.prepared.folds
+        member = held_out_by(folds, self.prepared.rows_of("validation")) if folds else None
+        self._outputs = EnsembleOutputs(self.spec, self.setup.compiled.model, weights, member)
+
+    def _stack(self) -> Stack | None:
+        return Stack(self.setup.compiled.model, self._weights, serving_ends(self.spec))
+
+    def _metrics(self) -> dict[str, Any]:
+        metrics = {}
+        held_out = self.rows["validation"] if self.rows["validation"].count else self.rows["train"]
+        for part in PARTS:
+            rows = self.rows[part]
+            if rows.count and not (part == "train" and rows.count > METRICS_ROWS):
+                raw = self._outputs.combined(part, rows.x)
+                metrics[part] = self._outputs.metrics(raw, _weighted_like(held_out, rows))
+        return metrics
+
+    def _predictions(self, part: str) -> dict[str, Any] | None:
+        if part != "validation" or not self.prepared.folds:
+            return None
+        raw = self._outputs.combined(part, self.encoded[part].x)
+        return self._outputs.served(raw, self.prepared.encoding.targets.targets)
+
+    def _snapshots(self) -> Mapping[int, list[np.ndarray]] | None:
+        return {epoch: self._combined.in_order(weights) for epoch, weights in self._members.snapshots.items()}
+
+    def _kept_weights(self) -> Mapping[int, Any]:
+        return self._members.kept
+
+    def _more(self) -> dict[str, Any]:
+        """What the ensemble is, and what it gained over one of its members on rows that none of them saw."""
+        ensemble, count = self.spec.ensemble, members_of(self.spec.ensemble)
+        unseen = "test" if self.rows["test"].count else "validation" if not self.prepared.folds else None
+        gain = None
+        if unseen is not None and self.rows[unseen].count:
+            part = self.encoded[unseen]
+            gain = {"part": unseen, **self._outputs.gain(part.x, part.y, self.prepared.encoding.targets.targets)}
+        return {
+            "ensemble": {
+                "members": count,
+                "validation": ensemble.validation if ensemble else None,
+                "stacked": self._members.stacked,
+                "losses": self._members.scores,
+                "gain": gain,
+            }
+        }
+
+
+def _in_32_bits(model: keras.Model, spec: Spec) -> keras.Model:
+    """The network as it is served: one trained in mixed precision has 32-bit weights, and computes in 32 bits."""
+    if not spec.training.mixed_precision:
+        return model
+    twin = build_network(
+        spec.model_copy(update={"training": spec.training.model_copy(update={"mixed_precision": False})})
+    )
+    twin.set_weights(model.get_weights())
+    return twin
+
+
+def _weighted_like(traced: RowTensors, rows: RowTensors) -> RowTensors:
+    """Rows with or without weights, as the compiled function was traced: class weights are for training alone."""
+    if (rows.weight is None) == (traced.weight is None):
+        return rows
+    if traced.weight is None:
+        return RowTensors(rows.x, rows.y)
+    return RowTensors(rows.x, rows.y, keras.tree.map_structure(lambda _: keras.ops.ones(rows.count), traced.weight))
