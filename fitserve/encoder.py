@@ -3,12 +3,14 @@
 One definition (`fitserve.encoding`), used in training (`encode`), in the serving path (`encode_rows`, `PlainNumbers`)
 and, layer by layer, in the exported Keras model. All write the same numbers to the bit: numbers are computed in
 float64 and rounded once.
+
+A raw column may have several encodings: each is a `FittedColumn` of its own, and a `RawColumn` holds those of one name.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fitserve.dataset_facts import DatasetFacts
-from fitserve.encoding import FittedColumn, ValueWarning
+from fitserve.encoding import Encoding, FittedColumn, ValueWarning
 from fitserve.encoding.coercion import clipped
+from fitserve.encoding.number import NumericColumn
 from fitserve.errors import BadInput, Problem
-from fitserve.spec.feature import EncodedInput, Feature, encoded_inputs, resolve_feature
+from fitserve.spec.feature import EncodedInput, Feature, each_of, encoded_inputs
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,9 +34,73 @@ _FEW_NUMBERS = 64  # up to so many, plain Python is quicker than NumPy
 _NUMBER_TYPES = frozenset({float, int})
 
 
+def raw_columns(columns: Iterable[FittedColumn]) -> tuple[RawColumn, ...]:
+    """Return fitted columns by the raw column that they encode, in the order in which it is first met."""
+    parts: dict[str, list[FittedColumn]] = {}
+    for column in columns:
+        parts.setdefault(column.name, []).append(column)
+    return tuple(RawColumn(tuple(several)) for several in parts.values())
+
+
+RowWriter = Callable[[Any, list[np.ndarray]], bool]  # a value into one row of each input; False: it is not usual
+
+
+@dataclass(frozen=True)
+class RawColumn:
+    """One column of the rows, and all its encodings (`parts`), in feature order."""
+
+    parts: tuple[FittedColumn, ...]
+
+    @property
+    def name(self) -> str:
+        """The column's name."""
+        return self.parts[0].name
+
+    @cached_property
+    def leading(self) -> FittedColumn:
+        """The part that stands for the column where one is enough: the first that reads numbers, else the first."""
+        return next((part for part in self.parts if isinstance(part, NumericColumn)), self.parts[0])
+
+    @cached_property
+    def missing(self) -> list[np.ndarray] | None:
+        """What each part writes for a missing value, always the same; None where one refuses it, or none marks it."""
+        written, marked = [], False
+        for part in self.parts:
+            numbers = np.zeros(part.width, np.float32)
+            try:
+                marked |= part.encode_value(None, numbers, 1) is None
+            except BadInput:
+                return None
+            written.append(numbers)
+        return written if marked else None
+
+    def encode_value(self, value: Any, arrays: Mapping[str, np.ndarray], at: int) -> list[ValueWarning]:
+        """Write one JSON value into row `at` of the network's inputs, by every encoding. Raises BadInput."""
+        warnings: dict[str, ValueWarning] = {}
+        for part in self.parts:
+            warning = part.encode_value(value, arrays[part.input][at, part.part], at + 1)
+            # Of a missing value, one encoding that marks it is enough.
+            if warning is not None and not (warning.code == "missing_value" and self.missing is not None):
+                warnings.setdefault(warning.code, warning)
+        return list(warnings.values())
+
+    @cached_property
+    def plain_range(self) -> tuple[float, float] | None:
+        """(min, max) if every number between them is encoded as one of the training rows'; else None."""
+        ranges = [part.plain_range for part in self.parts]
+        known = [one for one in ranges if one is not None]
+        if len(known) < len(ranges):
+            return None
+        return max(low for low, _ in known), min(high for _, high in known)
+
+    def number_writers(self) -> list[tuple[str, Callable[[float, np.ndarray], None]]]:
+        """Return for each encoding its network input, and what writes a number of `plain_range` into a row of it."""
+        return [(part.input, part.number_writer()) for part in self.parts if isinstance(part, NumericColumn)]
+
+
 @dataclass(frozen=True)
 class Encoder:
-    """`columns` in feature order; `inputs` are the network's, each (rows, *shape)."""
+    """`columns` in feature order, one for each encoding; `inputs` are the network's, each (rows, *shape)."""
 
     columns: tuple[FittedColumn, ...]
     inputs: tuple[EncodedInput, ...]
@@ -43,11 +110,10 @@ class Encoder:
         """Learn from `table`, the training rows alone; widths come from `facts`. Raises BadInput, NotFound."""
         offsets: dict[str, int] = {}
         columns = []
-        for feature in features:
+        for feature in each_of(features, facts):
             known = facts.column(feature.column)
-            resolved = resolve_feature(feature, known)
-            encoding, target = resolved.encoding, str(resolved.input)
-            assert encoding is not None
+            encoding, target = feature.encoding, str(feature.input)
+            assert isinstance(encoding, Encoding)
             column = encoding.column_class(
                 name=known.name,
                 kind=known.kind,
@@ -66,20 +132,32 @@ class Encoder:
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON; `from_json` makes an equal encoder of it."""
         inputs = [{**asdict(one), "shape": list(one.shape)} for one in self.inputs]
-        return {"format": 1, "inputs": inputs, "columns": [column.to_json() for column in self.columns]}
+        # A reader that knows one encoding for each column alone must not read several as different columns.
+        version = 1 if len(self.names) == len(self.columns) else 2
+        return {"format": version, "inputs": inputs, "columns": [column.to_json() for column in self.columns]}
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> Encoder:
         """Return the encoder that `to_json` wrote. Raises BadInput for an unknown format."""
-        if body.get("format") != 1:
-            raise BadInput("This encoder's format is not known here.", received=body.get("format"), expected="1")
+        if body.get("format") not in (1, 2):
+            raise BadInput("This encoder's format is not known here.", received=body.get("format"), expected="1 or 2")
         inputs = tuple(EncodedInput(**{**one, "shape": tuple(one["shape"])}) for one in body["inputs"])
         return cls(tuple(FittedColumn.from_json(column) for column in body["columns"]), inputs)
 
     @cached_property
+    def raw_columns(self) -> tuple[RawColumn, ...]:
+        """The raw columns with their encodings, in the order in which features first name them."""
+        return raw_columns(self.columns)
+
+    @cached_property
+    def leading(self) -> tuple[FittedColumn, ...]:
+        """One fitted column for each raw column: the one that stands for it."""
+        return tuple(column.leading for column in self.raw_columns)
+
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """The raw columns, in order: what a row given as a list holds."""
-        return tuple(column.name for column in self.columns)
+        return tuple(dict.fromkeys(column.name for column in self.columns))
 
     @cached_property
     def _known(self) -> frozenset[str]:
@@ -88,11 +166,20 @@ class Encoder:
     @cached_property
     def plain_numbers(self) -> PlainNumbers | None:
         """The fast path, if all columns are plain numbers of one input."""
-        constants = [column.plain_number for column in self.columns]
-        if len(self.inputs) != 1 or not constants:
+        if len(self.inputs) != 1 or self.inputs[0].dtype != "float32" or not self.columns:
             return None
-        plain = [numbers for numbers in constants if numbers is not None]
-        return PlainNumbers(self, plain) if len(plain) == len(constants) else None
+        return None if any(column.plain_range is None for column in self.raw_columns) else PlainNumbers(self)
+
+    @cached_property
+    def _writers(self) -> tuple[RowWriter, ...]:
+        """For each raw column, what writes a usual value of it into one row of the inputs."""
+        places = {one.name: place for place, one in enumerate(self.inputs)}
+        return tuple(_row_writer(column, places) for column in self.raw_columns)
+
+    @cached_property
+    def _values_of(self) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+        names = self.names
+        return operator.itemgetter(*names) if len(names) > 1 else lambda row: (row[names[0]],)
 
     def encode(self, table: pa.Table) -> dict[str, np.ndarray]:
         """Encode a table's rows in bulk: arrays by input name. Raises BadInput naming row and column."""
@@ -112,24 +199,37 @@ class Encoder:
         if plain is not None and (encoded := plain.encode_rows(rows)) is not None:
             return {plain.input: encoded}, [[] for _ in rows]
         arrays = self._zeros(len(rows))
-        parts = [(column, arrays[column.input], column.part) for column in self.columns]
+        inputs = list(arrays.values())
         warnings: list[list[ValueWarning]] = []
         problems: list[Problem] = []
         for at, row in enumerate(rows):
             of_row: list[ValueWarning] = []
-            try:
-                for value, (column, array, part) in zip(self.positional(row, at + 1), parts, strict=True):
-                    warning = column.encode_value(value, array[at, part], at + 1)
-                    if warning is not None:
-                        of_row.append(warning)
-            except BadInput as error:
-                problems.extend(error.problems)
-                if len(problems) >= MOST_PROBLEMS:
-                    break
+            if not self._write_usual(row, [array[at] for array in inputs]):
+                for array in inputs:
+                    array[at] = 0
+                try:
+                    for value, column in zip(self.positional(row, at + 1), self.raw_columns, strict=True):
+                        of_row += column.encode_value(value, arrays, at)
+                except BadInput as error:
+                    problems.extend(error.problems)
+                    if len(problems) >= MOST_PROBLEMS:
+                        break
             warnings.append(of_row)
         if problems:
             raise BadInput(problems[0].detail, problems=problems[:MOST_PROBLEMS])
         return arrays, warnings
+
+    def _write_usual(self, row: Any, inputs: list[np.ndarray]) -> bool:
+        """Write a row whose values are all like those of the training rows; False: it needs warnings, or an error."""
+        writers = self._writers
+        if type(row) is dict and len(row) == len(writers):
+            try:
+                row = self._values_of(row)
+            except KeyError:
+                return False
+        elif type(row) is not list or len(row) != len(writers):
+            return False
+        return all(write(value, inputs) for value, write in zip(row, writers, strict=True))
 
     def _zeros(self, rows: int) -> dict[str, np.ndarray]:
         return {one.name: np.zeros((rows, *one.shape), one.dtype) for one in self.inputs}
@@ -152,16 +252,40 @@ class Encoder:
 
     def typical_row(self, table: pa.Table) -> dict[str, Any]:
         """Return the columns' medians or most frequent values on these rows, as JSON values."""
-        return {column.name: column.typical_value(table.column(column.name)) for column in self.columns}
+        return {column.name: column.typical_value(table.column(column.name)) for column in self.leading}
 
     def baseline_row(self, distributions: Mapping[str, Any]) -> list[Any]:
         """Return the row that Shapley values compare with, given the columns' training distributions."""
-        return [column.baseline_value(distributions.get(column.name) or {}) for column in self.columns]
+        return [column.baseline_value(distributions.get(column.name) or {}) for column in self.leading]
 
 
 def _bad_row(number: int, what: str, received: Any, expected: str) -> BadInput:
     problem = Problem(f"Row {number}: {what}.", row=number, received=clipped(received), expected=expected)
     return BadInput(problem.detail, problems=[problem])
+
+
+def _row_writer(column: RawColumn, places: Mapping[str, int]) -> RowWriter:
+    """Return what writes a usual value of a column into one row of the inputs, whose order `places` tells."""
+    others = [(places[part.input], part.value_writer()) for part in column.parts]
+    numbers = [(places[name], write) for name, write in column.number_writers()]
+    parts_missing = zip(column.parts, column.missing or (), strict=False)
+    missing = [(places[part.input], part.part, written) for part, written in parts_missing]
+    low, high = column.plain_range or (1.0, 0.0)  # the latter holds no number
+
+    def write(value: Any, inputs: list[np.ndarray]) -> bool:
+        if value is None and missing:
+            for at, part, written in missing:
+                inputs[at][part] = written
+            return True
+        kind = type(value)
+        if (kind is float or kind is int) and low <= value <= high:
+            number = float(value)
+            for at, write_number in numbers:
+                write_number(number, inputs[at])
+            return True
+        return all(write_value(value, inputs[at]) for at, write_value in others)
+
+    return write
 
 
 class PlainNumbers:
@@ -170,13 +294,25 @@ class PlainNumbers:
     It encodes clean rows alone: no value missing, infinite or out of the training range.
     """
 
-    def __init__(self, encoder: Encoder, constants: Sequence[tuple[float, float, float, float]]) -> None:
+    def __init__(self, encoder: Encoder) -> None:
         self.input = encoder.inputs[0].name
         self.width = encoder.inputs[0].shape[0]
-        names = encoder.names
-        self._values = operator.itemgetter(*names) if len(names) > 1 else lambda row: (row[names[0]],)
-        self.constants = tuple(constants)
-        self.low, self.high, self.center, self.scale = np.array(constants, np.float64).T
+        self._values = encoder._values_of
+        columns = encoder.raw_columns
+        ranges = [column.plain_range or (0.0, 0.0) for column in columns]
+        self.low, self.high = np.array(ranges, np.float64).T
+        self.columns = len(columns)
+        self._parts = [(place, part) for place, column in enumerate(columns) for part in column.parts]
+        self._writers = [
+            (low, high, [write for _, write in column.number_writers()])
+            for (low, high), column in zip(ranges, columns, strict=True)
+        ]
+        constants = [part.plain_number for part in encoder.columns]
+        scaled = [one for one in constants if one is not None]
+        # (low, high, center, scale) of each column, where each is a scaled number and nothing else.
+        self.constants = tuple(scaled) if len(scaled) == len(constants) == len(columns) else None
+        if self.constants:
+            _, _, self.center, self.scale = np.array(self.constants, np.float64).T
         offsets = [column.offset for column in encoder.columns]
         # Where each number goes; None where it is in order, without indicators between.
         self.places = None if offsets == list(range(self.width)) else np.array(offsets)
@@ -191,6 +327,12 @@ class PlainNumbers:
 
     def encode(self, values: np.ndarray) -> np.ndarray:
         """Encode clean float64 (rows, columns) as float32 (rows, width)."""
+        if self.constants is None:
+            out = np.zeros((len(values), self.width), np.float32)
+            missing = np.zeros(len(values), np.bool_)
+            for place, part in self._parts:
+                part.write_numbers(values[:, place], missing, out[:, part.part])
+            return out
         scaled: np.ndarray = (values - self.center) / self.scale
         if self.places is None:
             return scaled.astype(np.float32)
@@ -203,8 +345,8 @@ class PlainNumbers:
 
         Plain Python is quicker than NumPy's calls up to some dozens of numbers.
         """
-        if self.places is not None:
-            return None
+        if self.constants is None or self.places is not None:
+            return self._write_few(numbers)
         encoded: list[float] = []
         add = encoded.append
         of_each = self.constants * (len(numbers) // len(self.constants))
@@ -214,9 +356,21 @@ class PlainNumbers:
             add((value - center) / scale)
         return np.array(encoded, np.float32).reshape(-1, self.width)
 
+    def _write_few(self, numbers: Sequence[float]) -> np.ndarray | None:
+        out = np.zeros((len(numbers) // self.columns, self.width), np.float32)
+        each = iter(numbers)
+        for row in out:
+            for low, high, writers in self._writers:
+                number = next(each)
+                if not low <= number <= high:  # NaN as well
+                    return None
+                for write in writers:
+                    write(number, row)
+        return out
+
     def encode_rows(self, rows: Rows) -> np.ndarray | None:
         """Encode rows of JSON values, by name or by position; None where one is not clean, or anything else occurs."""
-        count = len(self.constants)
+        count = self.columns
         numbers: list[Any] = []
         for row in rows:
             if type(row) is dict and len(row) == count:
@@ -230,7 +384,7 @@ class PlainNumbers:
                 return None
         if not _NUMBER_TYPES.issuperset(map(type, numbers)):
             return None
-        if len(numbers) <= _FEW_NUMBERS and self.places is None:
+        if len(numbers) <= _FEW_NUMBERS:
             return self.encode_few(numbers)
         try:
             values = np.array(numbers, np.float64).reshape(-1, count)

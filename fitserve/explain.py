@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fitserve.encoder import Encoder
-from fitserve.encoding import FittedColumn
+from fitserve.encoder import Encoder, RawColumn
 from fitserve.errors import BadInput, NotFound, TooLarge
 
 Array = NDArray[Any]
@@ -54,15 +53,15 @@ def axis_of(encoder: Encoder, name: str, steps: int, low: float | None = None, h
 
     Raises NotFound, and BadInput where the column is text or hashed, or the bounds are not usable.
     """
-    column = column_of(encoder, name)
+    column = column_of(encoder, name).leading
     if not 2 <= steps <= MOST_STEPS:
         raise BadInput("That many steps cannot be shown.", received=steps, expected=f"2 to {MOST_STEPS} steps")
     return Axis(name, tuple(column.axis_values(steps, low, high)[:MOST_STEPS]))
 
 
-def column_of(encoder: Encoder, name: str) -> FittedColumn:
-    """Return the encoder's column of this name. Raises NotFound."""
-    for column in encoder.columns:
+def column_of(encoder: Encoder, name: str) -> RawColumn:
+    """Return the encoder's raw column of this name. Raises NotFound."""
+    for column in encoder.raw_columns:
         if column.name == name:
             return column
     raise NotFound(
@@ -79,9 +78,9 @@ def surface(encoder: Encoder, reference: Row, predict: Predict, x: Axis, y: Axis
     grid = {name: np.repeat(values, rows, axis=0) for name, values in base.items()}
     across, down = np.tile(np.arange(len(x.values)), len(y.values)), np.repeat(np.arange(len(y.values)), len(x.values))
     for axis, indices in ((x, across), (y, down)):
-        column = column_of(encoder, axis.column)
         encoded, _ = encoder.encode_rows([{**reference, axis.column: value} for value in axis.values])
-        grid[column.input][:, column.part] = encoded[column.input][indices, column.part]
+        for part in column_of(encoder, axis.column).parts:
+            grid[part.input][:, part.part] = encoded[part.input][indices, part.part]
     return in_chunks(predict, grid).reshape(len(y.values), len(x.values), -1)
 
 
@@ -120,7 +119,7 @@ def attribute(encoder: Encoder, reference: Row, row: Row, predict: Predict, unit
     """
     start, _ = encoder.encode_rows([reference])
     end, _ = encoder.encode_rows([row])
-    moved = [c for c in encoder.columns if not np.array_equal(start[c.input][:, c.part], end[c.input][:, c.part])]
+    moved = [column for column in encoder.raw_columns if _differs(column, start, end)]
     steps = int(np.clip(PATH_ROWS // (2 * (len(moved) + 1)), *PATH_STEPS))
     steps -= steps % 2
     totals = np.zeros(len(moved))
@@ -132,8 +131,12 @@ def attribute(encoder: Encoder, reference: Row, row: Row, predict: Predict, unit
     return Attribution(float(ends[1]), float(ends[0]), contributions, steps)
 
 
+def _differs(column: RawColumn, start: Inputs, end: Inputs) -> bool:
+    return any(not np.array_equal(start[p.input][:, p.part], end[p.input][:, p.part]) for p in column.parts)
+
+
 def _changes_along(
-    start: Inputs, end: Inputs, moved: Sequence[FittedColumn], predict: Predict, unit: int, steps: int
+    start: Inputs, end: Inputs, moved: Sequence[RawColumn], predict: Predict, unit: int, steps: int
 ) -> NDArray[np.float64]:
     """Return the total change in output by each column, which move in this order in every step."""
     totals = np.zeros(len(moved))
@@ -141,7 +144,8 @@ def _changes_along(
         before, after = _point(start, end, step, steps), _point(start, end, step + 1, steps)
         rows = {name: np.repeat(values, len(moved) + 1, axis=0) for name, values in before.items()}
         for place, column in enumerate(moved):
-            rows[column.input][place + 1 :, column.part] = after[column.input][:, column.part]
+            for part in column.parts:
+                rows[part.input][place + 1 :, part.part] = after[part.input][:, part.part]
         totals += np.diff(in_chunks(predict, rows)[:, unit])
     return totals
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -12,6 +12,7 @@ from pydantic import Field
 from fitserve.dataset_facts import MAX_LABELS, ColumnFacts
 from fitserve.encoding.coercion import Column, as_label, bad_value, clipped, labels_of
 from fitserve.encoding.encoding import Encoding, FittedColumn, ValueWarning
+from fitserve.spelling.column_format import PLAIN
 
 
 class LabelColumn(FittedColumn):
@@ -56,6 +57,24 @@ class LabelColumn(FittedColumn):
         else:
             out[place] = 1
         return warning
+
+    def value_writer(self) -> Callable[[Any, np.ndarray], bool]:
+        place_of, offset, integer, other = self.place_of, self.offset, self.integer, super().value_writer()
+        as_it_is = self.format is PLAIN
+
+        def write(value: Any, row: np.ndarray) -> bool:
+            if type(value) is not str or not value or not as_it_is:
+                return other(value, row)
+            place = place_of(value)
+            if place is None:
+                return False
+            if integer:
+                row[offset] = place
+            else:
+                row[offset + place] = 1
+            return True
+
+        return write
 
     def encode_column(self, column: Column, out: np.ndarray) -> None:
         codes, labels = labels_of(column)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -51,6 +51,11 @@ class NumericColumn(FittedColumn):
         except (TypeError, ValueError, OverflowError):
             expected = {"boolean": "a boolean (true or false)", "datetime": "a time (ISO 8601 or seconds since 1970)"}
             raise bad_value(self.name, row, value, expected.get(self.kind, "a number")) from None
+
+    def number_writer(self) -> Callable[[float, np.ndarray], object]:
+        """Return a function that writes a finite number into a row of the whole network input, as `write_number`."""
+        write, part = self.write_number, self.part
+        return lambda number, row: write(number, row[part])
 
     def encode_value(self, value: Any, out: np.ndarray, row: int) -> ValueWarning | None:
         number = self.read_number(value, row)
@@ -128,7 +133,28 @@ class NumericEncoding(Encoding):
         return "number"
 
 
-class ScaledColumn(NumericColumn):
+class RangedColumn(NumericColumn):
+    """A numeric column whose `fitted` holds the training rows' `min` and `max`: other numbers are warned of."""
+
+    def range_warning(self, number: float) -> ValueWarning | None:
+        """Return the warning for a number outside the training rows' range."""
+        low, high = self.fitted.get("min"), self.fitted.get("max")
+        if low is None or high is None or low <= number <= high:
+            return None
+        message = f"{self.name} is {number:g}; training rows went from {low:g} to {high:g}"
+        return ValueWarning(self.name, "out_of_range", message, number)
+
+    @property
+    def plain_range(self) -> tuple[float, float] | None:
+        if self.kind != "numeric":
+            return None
+        low, high = self.fitted.get("min"), self.fitted.get("max")
+        if low is None or high is None:  # then no value is out of range
+            return -_LARGEST, _LARGEST
+        return float(low), float(high)
+
+
+class ScaledColumn(RangedColumn):
     """A number becomes (f(x) - center) / scale, computed in float64; f is the encoding's `transform`.
 
     `fitted` holds center, scale, `fill` (raw, stands for missing), and the training rows' min and max.
@@ -140,13 +166,21 @@ class ScaledColumn(NumericColumn):
         """Return a number, or an array of them, as the network gets it."""
         return (self.encoding.transform(number) - self.fitted["center"]) / self.fitted["scale"]
 
+    def number_writer(self) -> Callable[[float, np.ndarray], object]:
+        at, scaled = self.offset, self.scaled
+        center, scale = self.fitted["center"], self.fitted["scale"]
+
+        def write(number: float, row: np.ndarray) -> None:
+            row[at] = (number - center) / scale
+
+        def write_transformed(number: float, row: np.ndarray) -> None:
+            row[at] = scaled(number)
+
+        return write if self.encoding.linear else write_transformed
+
     def write_number(self, number: float, out: np.ndarray) -> ValueWarning | None:
         out[0] = self.scaled(number)
-        low, high = self.fitted.get("min"), self.fitted.get("max")
-        if low is None or high is None or low <= number <= high:
-            return None
-        message = f"{self.name} is {number:g}; training rows went from {low:g} to {high:g}"
-        return ValueWarning(self.name, "out_of_range", message, number)
+        return self.range_warning(number)
 
     def write_missing(self, out: np.ndarray) -> None:
         out[0] = self.scaled(self.fitted["fill"])
@@ -156,12 +190,10 @@ class ScaledColumn(NumericColumn):
 
     @property
     def plain_number(self) -> tuple[float, float, float, float] | None:
-        if not self.encoding.linear or self.kind != "numeric":
+        limits = self.plain_range
+        if not self.encoding.linear or limits is None:
             return None
-        low, high = self.fitted.get("min"), self.fitted.get("max")
-        if low is None or high is None:  # then no value is out of range
-            low, high = -_LARGEST, _LARGEST
-        return float(low), float(high), float(self.fitted["center"]), float(self.fitted["scale"])
+        return *limits, float(self.fitted["center"]), float(self.fitted["scale"])
 
     def baseline_value(self, distribution: Mapping[str, Any]) -> Any:
         return self.fitted["fill"]
@@ -191,10 +223,12 @@ class ScaledNumber(NumericEncoding):
         numbers = numbers_of(values)
         present = numbers[~np.isnan(numbers)]
         if not np.isfinite(present).all():
-            raise _not_finite(facts.name, numbers)
+            raise not_finite(facts.name, numbers)
         if not len(present):
             present = np.zeros(1)
-        fill = np.mean(present) if self.missing == "mean" else np.median(present) if self.missing == "median" else 0.0
+        # Of halves, whose sum cannot overflow.
+        middles = {"mean": np.mean, "median": lambda numbers: 2 * np.median(numbers / 2)}
+        fill = middles[self.missing](present) if self.missing in middles else 0.0
         center, scale = self.center_and_scale(self.transform(present))
         # A constant column's spread is zero, or what rounding left of it.
         if not np.isfinite(scale) or scale <= 1e-12 * max(1.0, abs(center)):
@@ -208,7 +242,8 @@ class ScaledNumber(NumericEncoding):
         }
 
 
-def _not_finite(name: str, numbers: np.ndarray) -> BadInput:
+def not_finite(name: str, numbers: np.ndarray) -> BadInput:
+    """Return the error for training rows with an infinite number."""
     at = int(np.argmax(np.isinf(numbers)))
     problem = Problem(
         f"In column {name!r}, row {at + 1} of the training rows: {numbers[at]} is not a finite number.",

@@ -8,10 +8,13 @@ from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from fitserve.dataset_facts import ColumnFacts, DatasetFacts, Kind
 from fitserve.encoding import ENCODINGS, Encoding
+from fitserve.encoding.index import Index
+from fitserve.encoding.piecewise_linear import PiecewiseLinear, usual_bins
+from fitserve.encoding.robust import Robust
 from fitserve.errors import BadInput, Problem
 
 DENSE = "features"  # the network input that gathers all columns of real numbers
@@ -24,21 +27,37 @@ DEFAULTS: dict[Kind, str] = {
     "datetime": "cyclic",
     "ignored": "one_hot",
 }
-MAX_ONE_HOT = 100  # labels; more are hashed
+MAX_ONE_HOT = 100  # labels; more are hashed, or get an Embedding where the network is ours too
+MOST_PIECES = 192  # bins of all columns together, where the network is ours too
+MAX_ENCODINGS = 20  # of one feature
 
 if TYPE_CHECKING:
     AnyEncoding = Encoding
+    Encodings = Encoding | tuple[Encoding, ...] | None
 else:
     AnyEncoding = Annotated[reduce(or_, [cls for _, cls in sorted(ENCODINGS.items())]), Field(discriminator="type")]
+    Several = Annotated[tuple[AnyEncoding, ...], Field(max_length=MAX_ENCODINGS)]
+    # The tags are names that errors show.
+    Encodings = Annotated[
+        Annotated[AnyEncoding, Tag("encoding")] | Annotated[Several, Tag("encodings")] | Annotated[None, Tag("none")],
+        Discriminator(
+            lambda value: "none" if value is None else "encodings" if isinstance(value, tuple) else "encoding"
+        ),
+    ]
 
 
 class Feature(BaseModel):
-    """One column and its encoding. In a spec also `rank`, `{rank: one_hot}` or `{rank: {one_hot: {...}}}`."""
+    """One column and its encoding, or several, each a feature of its own in the resolved spec.
+
+    In a spec also `rank`, `{rank: one_hot}`, `{rank: {one_hot: {...}}}` or `{rank: [robust, one_hot]}`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     column: str
-    encoding: AnyEncoding | None = Field(default=None, description="Left out: the default of the column's kind")
+    encoding: Encodings = Field(
+        default=None, description="One, or a list of several; left out: the default of the column's kind"
+    )
     input: str | None = Field(default=None, description="The network input that takes it; left out: `features`")
 
     @model_validator(mode="before")
@@ -51,19 +70,35 @@ class Feature(BaseModel):
         if len(value) == 1 and "column" not in value:
             ((column, inner),) = value.items()
             value = {"column": column, "encoding": inner}
-        encoding = value.get("encoding")
-        if isinstance(encoding, str):
-            return {**value, "encoding": {"type": encoding}}
-        if isinstance(encoding, dict) and "type" not in encoding and len(encoding) == 1:
-            ((name, options),) = encoding.items()
-            return {**value, "encoding": {"type": name, **(options if isinstance(options, dict) else {})}}
-        return value
+        if "encoding" not in value:
+            return value
+        return {**value, "encoding": _encodings(value["encoding"])}
 
     @model_validator(mode="after")
-    def _has_input_name(self) -> Self:
+    def _named(self) -> Self:
         if self.input == "":
             raise ValueError("`input` is the name of a network input and cannot be empty")
+        if self.encoding == ():
+            raise ValueError("a list of encodings names at least one")
         return self
+
+    def each(self) -> list[Feature]:
+        """Return a feature for each of its encodings."""
+        if not isinstance(self.encoding, tuple):
+            return [self]
+        return [self.model_copy(update={"encoding": one}) for one in self.encoding]
+
+
+def _encodings(value: Any) -> Any:
+    """Write an encoding, or a list of them, with its `type`."""
+    if isinstance(value, (list, tuple)):
+        return tuple(_encodings(one) if not isinstance(one, (list, tuple)) else one for one in value)
+    if isinstance(value, str):
+        return {"type": value}
+    if isinstance(value, dict) and "type" not in value and len(value) == 1:
+        ((name, options),) = value.items()
+        return {"type": name, **(options if isinstance(options, dict) else {})}
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,22 +111,66 @@ class EncodedInput:
     cardinality: int | None = None
 
 
-def default_feature(facts: ColumnFacts) -> Feature | None:
-    """Return the resolved feature of a column that a spec does not mention; None where it is left out."""
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What a column has where the spec names no encoding.
+
+    `numeric_columns` is how many columns share the room for bins; None: the spec has a network of its own, whose input
+    shapes must not depend on ours, or asks for the plain one.
+    """
+
+    numeric_columns: int | None = None
+
+    def encodings(self, facts: ColumnFacts) -> list[Encoding]:
+        """Return the default encodings of a column."""
+        default = DEFAULTS[facts.kind]
+        many = default == "one_hot" and facts.distinct > MAX_ONE_HOT
+        if self.numeric_columns is None:
+            return [ENCODINGS["hashing" if many else default]()]
+        if many:
+            return [Index()]
+        if facts.kind != "numeric":
+            return [ENCODINGS[default]()]
+        bins = usual_bins(facts, MOST_PIECES // max(1, self.numeric_columns))
+        if bins < 2:
+            return [Robust()]
+        return [Robust(), PiecewiseLinear(bins=bins, indicator=False)]  # the first marks what is missing
+
+
+PLAIN_DEFAULTS = Defaults()
+
+
+def defaults_for(features: Sequence[Feature] | None, columns: Sequence[ColumnFacts]) -> Defaults:
+    """Return the defaults of a spec that leaves its network to us: `columns` are those that may be features."""
+    if features is not None:
+        named = {feature.column for feature in features if feature.encoding is None}
+        columns = [facts for facts in columns if facts.name in named]
+    return Defaults(sum(facts.kind == "numeric" and facts.rows > facts.missing for facts in columns))
+
+
+def default_features(facts: ColumnFacts, defaults: Defaults = PLAIN_DEFAULTS) -> list[Feature]:
+    """Return the resolved features of a column that a spec does not mention; none where it is left out."""
     if facts.kind == "ignored" or facts.rows == facts.missing:
-        return None
-    return resolve_feature(Feature(column=facts.name), facts)
+        return []
+    return resolve_features(Feature(column=facts.name), facts, defaults=defaults)
+
+
+def resolve_features(
+    feature: Feature, facts: ColumnFacts, pointer: str | None = None, defaults: Defaults = PLAIN_DEFAULTS
+) -> list[Feature]:
+    """Return a feature for each encoding of this one, every default written out. Raises BadInput."""
+    if feature.encoding is None:
+        feature = feature.model_copy(update={"encoding": tuple(defaults.encodings(facts))})
+    return [resolve_feature(one, facts, pointer) for one in feature.each()]
 
 
 def resolve_feature(feature: Feature, facts: ColumnFacts, pointer: str | None = None) -> Feature:
-    """Return the same feature with every default written out (a fixed point).
+    """Return the same feature, of one encoding at most, with every default written out (a fixed point).
 
     Raises BadInput naming the column and the encodings that it can have.
     """
-    default = DEFAULTS[facts.kind]
-    if default == "one_hot" and facts.distinct > MAX_ONE_HOT:
-        default = "hashing"
-    encoding = feature.encoding or ENCODINGS[default]()
+    encoding = PLAIN_DEFAULTS.encodings(facts)[0] if feature.encoding is None else feature.encoding
+    assert isinstance(encoding, Encoding)
     if facts.kind not in encoding.kinds:
         possible = ", ".join(name for name, cls in sorted(ENCODINGS.items()) if facts.kind in cls.kinds)
         problem = Problem(
@@ -108,6 +187,11 @@ def resolve_feature(feature: Feature, facts: ColumnFacts, pointer: str | None = 
     return feature.model_copy(update={"encoding": encoding, "input": feature.input or own})
 
 
+def each_of(features: Sequence[Feature], facts: DatasetFacts) -> list[Feature]:
+    """Return resolved features of one encoding each."""
+    return [one for feature in features for one in resolve_features(feature, facts.column(feature.column))]
+
+
 def encoded_inputs(features: Sequence[Feature], facts: DatasetFacts) -> tuple[EncodedInput, ...]:
     """Return the network's inputs, in the order of their first feature.
 
@@ -115,11 +199,10 @@ def encoded_inputs(features: Sequence[Feature], facts: DatasetFacts) -> tuple[En
     """
     widths: dict[str, int] = {}
     cardinalities: dict[str, int] = {}
-    for feature in features:
+    for feature in each_of(features, facts):
         column = facts.column(feature.column)
-        resolved = resolve_feature(feature, column)
-        encoding, name = resolved.encoding, str(resolved.input)
-        assert encoding is not None
+        encoding, name = feature.encoding, str(feature.input)
+        assert isinstance(encoding, Encoding)
         cardinality = encoding.cardinality(column)
         if name in cardinalities or (cardinality is not None and name in widths):
             raise BadInput(

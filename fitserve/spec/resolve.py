@@ -11,11 +11,16 @@ from fitserve.settings import Limits
 from fitserve.spec import output, recipe
 from fitserve.spec.assessment import Advice, Estimates, SummaryRow
 from fitserve.spec.ensemble import members_of
-from fitserve.spec.estimates import (
-    over_limit,
-    over_limits,
+from fitserve.spec.estimates import over_limit, over_limits
+from fitserve.spec.feature import (
+    PLAIN_DEFAULTS,
+    EncodedInput,
+    Feature,
+    default_features,
+    defaults_for,
+    encoded_inputs,
+    resolve_features,
 )
-from fitserve.spec.feature import EncodedInput, Feature, default_feature, encoded_inputs, resolve_feature
 from fitserve.spec.graph import GraphNode, NetworkGraph, build_graph, check_connected, free_name, layer_name
 from fitserve.spec.layers.core import Input
 from fitserve.spec.layers.shaping import Flatten
@@ -132,18 +137,19 @@ def _resolve_features(spec: Spec, targets: list[Target], facts: DatasetFacts, pr
     if (weight := spec.training.sample_weight) is not None:
         _check_weight_column(weight, used, facts, problems)
         used[weight] = "sample_weight"
+    if spec.features is None and spec.split.by is not None and spec.split.method in ("group", "column"):
+        used.setdefault(spec.split.by, "split.by")
+    rest = [column for column in facts.columns if column.name not in used]
+    defaults = defaults_for(spec.features, rest) if recipe.is_recipe(spec) else PLAIN_DEFAULTS
     if spec.features is None:
-        if spec.split.by is not None and spec.split.method in ("group", "column"):
-            used.setdefault(spec.split.by, "split.by")
-        defaults = [default_feature(column) for column in facts.columns if column.name not in used]
-        features = [feature for feature in defaults if feature is not None]
+        features = [feature for column in rest for feature in default_features(column, defaults)]
         if not features:
             problems.append(Problem("No column is left to learn from.", "/features", expected="at least one feature"))
         return features
     if not spec.features:
         problems.append(Problem("A network needs at least one feature.", "/features", received=[]))
     resolved: list[Feature] = []
-    seen: set[str] = set()
+    by_column: dict[str, list[Feature]] = {}
     for index, feature in enumerate(spec.features):
         if len(problems) > MAX_PROBLEMS:
             break
@@ -153,14 +159,19 @@ def _resolve_features(spec: Spec, targets: list[Target], facts: DatasetFacts, pr
         elif column in used:
             detail = f"{column!r} is the {used[column]}; it cannot be a feature too."
             problems.append(Problem(detail, pointer, column=column, fix="Leave it out of features."))
-        elif column in seen:
-            problems.append(Problem(f"{column!r} is a feature twice.", pointer, column=column))
         else:
             try:
-                resolved.append(resolve_feature(feature, facts.by_name[column], pointer))
+                added = resolve_features(feature, facts.by_name[column], pointer, defaults)
             except BadInput as error:
                 problems += error.problems or [Problem(error.detail, pointer)]
-        seen.add(column)
+                continue
+            for one in added:
+                if one in by_column.setdefault(column, []):
+                    detail = f"{column!r} is a feature twice, encoded alike."
+                    fix = "Leave one of them out, or choose another encoding."
+                    problems.append(Problem(detail, pointer, column=column, fix=fix))
+                by_column[column].append(one)
+                resolved.append(one)
     return resolved
 
 

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from fitserve.dataset_facts import ColumnFacts, DatasetFacts
 from fitserve.encoder import Encoder
+from fitserve.encoding import Encoding
 from fitserve.encoding.hashing import hash_bin, siphash24
 from fitserve.encoding.text import tokenize
 from fitserve.errors import BadInput
-from fitserve.spec.feature import Feature, default_feature, encoded_inputs, resolve_feature
+from fitserve.spec.feature import Defaults, Feature, default_features, encoded_inputs, resolve_features
 
 NOON = datetime(2024, 2, 29, 12)
 CELLS: dict[str, tuple[pa.DataType, str, str, st.SearchStrategy[Any]]] = {
@@ -36,8 +37,17 @@ CELLS: dict[str, tuple[pa.DataType, str, str, st.SearchStrategy[Any]]] = {
     ),
 }
 ENCODINGS_OF: dict[str, list[Any]] = {
-    "n": ["standardize", "min_max", "log", "pass_through", {"standardize": {"indicator": True, "missing": "median"}}],
-    "i": ["standardize", "one_hot", "index", {"hashing": {"bins": 7}}],
+    "n": [
+        *("standardize", "min_max", "log", "pass_through", {"standardize": {"indicator": True, "missing": "median"}}),
+        *("robust", {"robust": {"indicator": True}}, {"piecewise_linear": {"bins": 6}}, "quantile", "periodic"),
+        {"piecewise_linear": {"bins": 3, "indicator": True}},
+        {"quantile": {"quantiles": 5, "indicator": True}},
+        {"periodic": {"frequencies": 2, "indicator": True}},
+    ],
+    "i": [
+        *("standardize", "one_hot", "index", {"hashing": {"bins": 7}}, "robust", {"piecewise_linear": {"bins": 4}}),
+        *(["robust", {"piecewise_linear": {"bins": 5, "indicator": False}}], ["one_hot", "standardize", "quantile"]),
+    ],
     "c": ["one_hot", "index", {"hashing": {"bins": 5, "output": "index"}}, {"one_hot": {"max_categories": 2}}],
     "b": ["boolean", "one_hot", {"boolean": {"indicator": True}}],
     "yn": ["boolean", "index"],
@@ -48,7 +58,12 @@ ENCODINGS_OF: dict[str, list[Any]] = {
         {"sequence": {"max_tokens": 8, "length": 5}},
         {"multi_hot": {"max_tokens": 9, "tokens": "character"}},
     ],
-    "d": ["cyclic", "standardize", {"cyclic": {"parts": ["day_of_month", "time_of_year", "weekday", "time_of_day"]}}],
+    "d": [
+        "cyclic",
+        "standardize",
+        ["cyclic", {"piecewise_linear": {"bins": 9}}, "robust"],
+        {"cyclic": {"parts": ["day_of_month", "time_of_year", "weekday", "time_of_day"]}},
+    ],
 }
 
 
@@ -129,16 +144,16 @@ def test_a_resolved_feature_is_a_fixed_point(case: tuple[pa.Table, list[Feature]
     table, features = case
     facts = facts_for(table)
     for feature in features:
-        resolved = resolve_feature(feature, facts.column(feature.column))
-        again = Feature.model_validate(json.loads(resolved.model_dump_json()))
-        assert resolve_feature(again, facts.column(feature.column)) == resolved
+        for resolved in resolve_features(feature, facts.column(feature.column)):
+            again = Feature.model_validate(json.loads(resolved.model_dump_json()))
+            assert resolve_features(again, facts.column(feature.column)) == [resolved]
 
 
 def fitted_on(name: str, values: list[Any], encoding: Any, **facts: Any) -> Encoder:
     table = pa.table({name: pa.array(values, CELLS[name][0])})
     known = facts_for(table)
     known = known.model_copy(update={"columns": (known.columns[0].model_copy(update=facts),)})
-    return Encoder.fit([Feature.model_validate({name: encoding})], table, known)
+    return Encoder.fit([Feature.model_validate({"column": name, "encoding": encoding})], table, known)
 
 
 def test_encodings_compute_what_their_names_say() -> None:
@@ -201,12 +216,87 @@ def test_fit_reads_training_rows_alone() -> None:
 
 def test_defaults_follow_the_kind() -> None:
     facts = ColumnFacts(name="c", kind="categorical", storage="string", rows=10_000, distinct=5_000)
-    feature = default_feature(facts)
-    assert feature is not None
-    assert feature.encoding is not None
-    assert feature.encoding.type == "hashing"
-    assert default_feature(facts.model_copy(update={"kind": "ignored"})) is None
-    assert default_feature(facts.model_copy(update={"missing": 10_000})) is None
+    assert encodings_of(default_features(facts)) == ["hashing"]
+    assert encodings_of(default_features(facts, Defaults(1))) == ["index"]
+    assert default_features(facts.model_copy(update={"kind": "ignored"})) == []
+    assert default_features(facts.model_copy(update={"missing": 10_000})) == []
+    few = facts.model_copy(update={"distinct": 100})
+    assert encodings_of(default_features(few)) == encodings_of(default_features(few, Defaults(1))) == ["one_hot"]
+
+
+def encodings_of(features: list[Feature]) -> list[str]:
+    return [feature.encoding.type for feature in features if isinstance(feature.encoding, Encoding)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "distinct", "columns", "bins"),
+    [(10_000, 5_000, 3, 32), (10_000, 5, 3, 4), (800, 700, 3, 10), (10_000, 5_000, 48, 4), (10_000, 5_000, 97, None)],
+)
+def test_bins_of_a_numeric_column_follow_rows_values_and_columns(
+    rows: int, distinct: int, columns: int, bins: int | None
+) -> None:
+    facts = ColumnFacts(name="n", kind="numeric", storage="float64", rows=rows, distinct=distinct, missing=1)
+    features = default_features(facts, Defaults(columns))
+    assert encodings_of(features) == ["robust"] + ["piecewise_linear"] * (bins is not None)
+    assert encoded_inputs(features, DatasetFacts(name="d", version=1, sha256="", rows=rows, columns=(facts,)))[
+        0
+    ].shape == (2 + (bins or 0),)
+    assert encodings_of(default_features(facts)) == ["standardize"]
+
+
+def test_robust_is_bounded_and_piecewise_linear_fills_the_bins_below() -> None:
+    values = [*range(1, 101), None]
+    encoder = fitted_on("n", values, ["robust", {"piecewise_linear": {"bins": 4, "indicator": False}}], distinct=100)
+    found, warnings = encoder.encode_rows([[50.5], [1], [100.0], [1e300], [None], [-5.0]])
+    robust, pieces = found["features"][:, :2], found["features"][:, 2:]
+    assert robust[:3, 0] == pytest.approx([0, -1 / math.sqrt(1 + 1 / 9), 1 / math.sqrt(1 + 1 / 9)], abs=1e-6)
+    assert robust[3:].tolist() == [[3, 0], [0, 1], robust[5].tolist()]
+    assert pieces[0] == pytest.approx([1, 1, 0.02, 0], abs=0.03)
+    assert pieces[1:].tolist() == [[0] * 4, [1] * 4, [1] * 4, [0] * 4, [0] * 4]
+    assert [[note.code for note in notes] for notes in warnings] == [[], [], [], ["out_of_range"], [], ["out_of_range"]]
+
+
+@pytest.mark.parametrize("values", [[1.7e308, -1.7e308, 0.0], [0.0] * 9 + [5e-324], [3.0, 3.0], [None, None]], ids=str)
+@pytest.mark.parametrize("encoding", ["robust", {"piecewise_linear": {"bins": 4}}, "quantile", "periodic"], ids=str)
+def test_encodings_of_extreme_columns_are_finite(values: list[Any], encoding: Any) -> None:
+    encoder = fitted_on("n", values, encoding)
+    rows = [[1.7e308], [-1.7e308], [0.0], [5e-324], [None]]
+    found, _ = encoder.encode_rows(rows)
+    table = encoder.encode(pa.table({"n": pa.array([row[0] for row in rows], pa.float64())}))
+    assert np.isfinite(found["features"]).all()
+    assert found["features"].tobytes() == table["features"].tobytes()
+
+
+def test_a_column_of_several_encodings_is_one_column_of_a_row() -> None:
+    encoder = fitted_on("i", [1, 2, 3, 3], ["one_hot", "robust", "index"])
+    assert encoder.names == ("i",)
+    assert [one.name for one in encoder.inputs] == ["features", "i"]
+    assert encoder.to_json()["format"] == 2
+    by_place, by_name = encoder.encode_rows([[3]])[0], encoder.encode_rows([{"i": 3}])[0]
+    assert by_place["i"].tolist() == by_name["i"].tolist() == [[4]]
+    assert encoder.leading[0].datatype == "FP64"
+    assert [note.code for note in encoder.encode_rows([[9]])[1][0]] == ["unknown_category", "out_of_range"]
+    assert encoder.encode_rows([{}])[1] == [[]]  # the index of a missing value tells it
+    assert encoder.baseline_row({}) == [2.5]
+
+
+@pytest.mark.parametrize("encodings", [["robust", "piecewise_linear"], ["robust"], ["quantile", "standardize", "log"]])
+def test_the_fast_path_of_numbers_gives_the_same_bits(encodings: list[str]) -> None:
+    random = np.random.default_rng(0)
+    table = pa.table({"n": random.normal(size=800), "i": random.integers(-9, 9, 800)})
+    features = [Feature.model_validate({name: encodings}) for name in table.column_names]
+    facts = facts_for(table)
+    encoder = Encoder.fit(features, table, facts)
+    plain = encoder.plain_numbers
+    assert plain is not None
+    values = np.stack([table.column(name).to_numpy().astype(float) for name in encoder.names], axis=1)
+    expected = encoder.encode(table)["features"]
+    assert plain.encode(values).tobytes() == expected.tobytes()
+    few = plain.encode_few(values[:20].ravel().tolist())
+    assert few is not None
+    assert few.tobytes() == expected[:20].tobytes()
+    assert plain.encode_few([math.nan, 0.0]) is None
+    assert plain.encode_few([1e9, 0.0]) is None
 
 
 def test_hashes_and_tokens_are_those_of_keras() -> None:

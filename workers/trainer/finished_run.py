@@ -158,7 +158,7 @@ class FinishedRun:
             "encoder": encoding.encoder.to_json(),
             "targets": encoding.targets.to_json(),
             **exported.entries,
-            "training_distribution": training_distribution(encoding.encoder.columns, table.take(train)),
+            "training_distribution": training_distribution(encoding.encoder.leading, table.take(train)),
             "prediction_distribution": prediction_distribution(exported.entries["outputs"], predictions),
             "spec": self.job.spec,
             "receipt": receipt,

@@ -53,7 +53,7 @@ class Columns:
 
     def __init__(self, manifest: Mapping[str, Any]) -> None:
         self.encoder = Encoder.from_json(manifest["encoder"])
-        self.fitted = self.encoder.columns
+        self.fitted = self.encoder.leading
         self.names = self.encoder.names
         self.plain_numbers = self.encoder.plain_numbers
         self.read_numbers = None if self.plain_numbers is None else _numbers_body(self.names)

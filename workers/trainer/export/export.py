@@ -100,7 +100,7 @@ def raw_model(network: keras.Model, encoder: Encoder, targets: TargetEncoder) ->
 def raw_values(encoder: Encoder, table: pa.Table) -> dict[str, Any]:
     """A table's rows as `model.keras` takes them: by input name, arrays `(rows, 1)` of float64 or of strings."""
     names = keras_encoding.input_names(encoder.columns)
-    return {names[c.name]: c.raw_values(table.column(c.name))[:, None] for c in encoder.columns}
+    return {names[c.name, c.raw]: c.raw_values(table.column(c.name))[:, None] for c in encoder.columns}
 
 
 def compare(
@@ -201,9 +201,8 @@ def _output_entry(network: keras.Model, target: FittedTarget, name: str) -> dict
 
 def _raw_input_entries(encoder: Encoder) -> list[dict[str, str]]:
     """What `model.keras` takes for each column."""
-    names = keras_encoding.input_names(encoder.columns)
-    dtypes = {column.name: "float64" if column.raw == "number" else "string" for column in encoder.columns}
-    return [{"column": column, "name": name, "dtype": dtypes[column]} for column, name in names.items()]
+    names, dtypes = keras_encoding.input_names(encoder.columns), {"number": "float64", "string": "string"}
+    return [{"column": column, "name": name, "dtype": dtypes[raw]} for (column, raw), name in names.items()]
 
 
 def _tensor_entry(name: str, dtype: str, shape: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ encodings share a class may be computed together: a table of a thousand numeric 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
@@ -21,43 +22,53 @@ from fitserve.encoder import Encoder
 from fitserve.encoding import FittedColumn
 from fitserve.encoding.coercion import FALSE, TRUE
 from fitserve.encoding.cyclic import phase
+from fitserve.encoding.robust import BOUND, LARGE
 
-Raw = Mapping[str, Any]  # raw inputs by column name
+Raw = Mapping[str, Any]  # raw inputs by name; those of `pieces` by the column's name
 Piece = tuple[Any, Iterable[int]]  # a float32 tensor (rows, n), and the n columns of the network input that it fills
 
 
-def input_names(columns: Iterable[FittedColumn]) -> dict[str, str]:
-    """Return the Keras input of each column: named as the column, without characters that Keras's names cannot have."""
-    names: dict[str, str] = {}
+def input_names(columns: Iterable[FittedColumn]) -> dict[tuple[str, str], str]:
+    """Return the Keras input of each column and raw type: named as the column, without what Keras's names cannot have.
+
+    A column whose encodings read it as numbers and as text has an input for each.
+    """
+    names: dict[tuple[str, str], str] = {}
+    named = {column.name for column in columns}
     for column in columns:
+        if (column.name, column.raw) in names:
+            continue
         name = column.name.replace("/", "_") or "_"
-        while column.name not in names and name in names.values():
+        if any(other == column.name for other, _ in names):
+            name += f"_{column.raw}"
+        while name in names.values() or (name != column.name and name in named):
             name += "_"
-        names.setdefault(column.name, name)
+        names[column.name, column.raw] = name
     return names
 
 
 def raw_inputs(columns: Sequence[FittedColumn]) -> dict[str, Any]:
-    """Return a Keras input for each column, by the column's name, in the order of the columns."""
-    dtypes = {column.name: "float64" if column.raw == "number" else "string" for column in columns}
-    names = input_names(columns)
-    return {column: keras.Input((1,), dtype=dtypes[column], name=name) for column, name in names.items()}
+    """Return the Keras inputs by name, in the order of the columns."""
+    dtypes = {"number": "float64", "string": "string"}
+    return {name: keras.Input((1,), dtype=dtypes[raw], name=name) for (_, raw), name in input_names(columns).items()}
 
 
 def encoded(encoder: Encoder, raw: Raw) -> dict[str, Any]:
     """Return the network's inputs by name, computed from the raw inputs: float32 or int32 `(rows, width)`."""
     inputs: dict[str, Any] = {}
+    names = input_names(encoder.columns)
     for one in encoder.inputs:
         columns = [column for column in encoder.columns if column.input == one.name]
         if one.dtype == "int32":
             (column,) = columns
-            inputs[one.name] = ops.cast(_class_of(column).compute(column, raw[column.name]), "int32")
+            value = raw[names[column.name, column.raw]]
+            inputs[one.name] = ops.cast(_class_of(column).compute(column, value), "int32")
         else:
-            inputs[one.name] = _joined(columns, raw)
+            inputs[one.name] = _joined(columns, raw, names)
     return inputs
 
 
-def _joined(columns: list[FittedColumn], raw: Raw) -> Any:
+def _joined(columns: list[FittedColumn], raw: Raw, names: Mapping[tuple[str, str], str]) -> Any:
     """Compute the pieces of one network input in any order, and put them where the encoder has them."""
     by_class: dict[type[KerasEncoding], list[FittedColumn]] = {}
     for column in columns:
@@ -65,7 +76,8 @@ def _joined(columns: list[FittedColumn], raw: Raw) -> Any:
     pieces: list[Any] = []
     places: list[int] = []
     for cls, members in by_class.items():
-        for tensor, at in cls.pieces(members, raw):
+        by_column = {column.name: raw[names[column.name, column.raw]] for column in members}
+        for tensor, at in cls.pieces(members, by_column):
             pieces.append(tensor)
             places.extend(at)
     whole = layers.Concatenate(dtype="float32")(pieces) if len(pieces) > 1 else pieces[0]
@@ -130,13 +142,23 @@ class Scaled(KerasEncoding, names=("standardize", "min_max", "pass_through")):
         return numbers
 
     @classmethod
+    def bounded(cls, numbers: Any) -> Any:
+        """Do what the encoding does after scaling."""
+        return numbers
+
+    @classmethod
+    def scaled(cls, columns: Sequence[Any], numbers: Any) -> Any:
+        """Do as the columns' `scaled`: float64 `(rows, columns)`."""
+        x = cls.transform(numbers)
+        x = layers.Rescaling(1.0, [-float(c.fitted["center"]) for c in columns], dtype="float64")(x)
+        x = layers.Rescaling([1.0 / float(c.fitted["scale"]) for c in columns], 0.0, dtype="float64")(x)
+        return cls.bounded(x)
+
+    @classmethod
     def pieces(cls, columns: Sequence[Any], raw: Raw) -> Iterator[Piece]:
         x = _side_by_side(columns, raw)
         missing = ops.isnan(x)
-        x = cls.transform(x)
-        x = layers.Rescaling(1.0, [-float(c.fitted["center"]) for c in columns], dtype="float64")(x)
-        x = layers.Rescaling([1.0 / float(c.fitted["scale"]) for c in columns], 0.0, dtype="float64")(x)
-        x = ops.where(missing, 0.0, x)
+        x = ops.where(missing, 0.0, cls.scaled(columns, x))
         fills = [float(c.scaled(c.fitted["fill"])) for c in columns]
         if any(fills):
             filled = layers.Rescaling(fills, 0.0, dtype="float64")(ops.cast(missing, "float64"))
@@ -149,6 +171,89 @@ class Log(Scaled, names=("log",)):
     @classmethod
     def transform(cls, numbers: Any) -> Any:
         return ops.multiply(ops.sign(numbers), ops.log1p(ops.absolute(numbers)))
+
+
+class Robust(Scaled, names=("robust",)):
+    @classmethod
+    def bounded(cls, numbers: Any) -> Any:
+        numbers = ops.clip(numbers, -LARGE, LARGE)
+        return ops.divide(numbers, ops.sqrt(ops.add(ops.square(ops.divide(numbers, BOUND)), 1.0)))
+
+
+class PiecewiseLinear(KerasEncoding, names=("piecewise_linear",)):
+    """All bins of all columns at once, each the share of it that a number has passed."""
+
+    @classmethod
+    def pieces(cls, columns: Sequence[Any], raw: Raw) -> Iterator[Piece]:
+        x = _side_by_side(columns, raw)
+        missing = ops.isnan(x)
+        bins = [column.bins for column in columns]
+        repeated = [at for at, count in enumerate(bins) for _ in range(count)]
+        if repeated:
+            passed = _passed(columns, _columns_of(ops.where(missing, 0.0, x), repeated, len(columns)))
+            known = _columns_of(ops.cast(ops.logical_not(missing), "float32"), repeated, len(columns))
+            shares = ops.multiply(ops.cast(passed, "float32"), known)
+            places = [range(column.offset, column.offset + column.bins) for column in columns]
+            yield shares, itertools.chain.from_iterable(places)
+        yield from zeros(columns, bins, x)
+        yield from indicator_pieces(columns, missing)
+
+
+def _passed(columns: Sequence[Any], numbers: Any) -> Any:
+    """Return the share of each bin of some columns that a number has passed: float64, one number for each bin."""
+    low = np.concatenate([column.halves[:-1] for column in columns])
+    widths = np.concatenate([np.diff(column.halves) for column in columns])
+    halves = layers.Rescaling(0.5, 0.0, dtype="float64")(numbers)
+    above = layers.Rescaling(1.0, (-low).tolist(), dtype="float64")(halves)
+    return ops.clip(layers.Rescaling((1.0 / widths).tolist(), 0.0, dtype="float64")(above), 0.0, 1.0)
+
+
+class Quantile(KerasEncoding, names=("quantile",)):
+    """A normal score: that of the first edge, and what each bin that is passed adds."""
+
+    @classmethod
+    def pieces(cls, columns: Sequence[Any], raw: Raw) -> Iterator[Piece]:
+        for column in columns:
+            x = raw[column.name]
+            missing = ops.isnan(x)
+            if column.bins:
+                scores = np.asarray(column.fitted["scores"], np.float64)
+                passed = _passed([column], _columns_of(ops.where(missing, 0.0, x), [0] * column.bins, 1))
+                rises = layers.Rescaling(np.diff(scores).tolist(), 0.0, dtype="float64")(passed)
+                score = ops.add(ops.sum(rises, axis=1, keepdims=True), float(scores[0]))
+                yield ops.cast(ops.where(missing, 0.0, score), "float32"), (column.offset,)
+            yield from zeros([column], [min(1, column.bins)], x)
+            yield from indicator_pieces([column], missing)
+
+
+class Periodic(KerasEncoding, names=("periodic",)):
+    """Sines and cosines of a number scaled as by `robust`."""
+
+    @classmethod
+    def pieces(cls, columns: Sequence[Any], raw: Raw) -> Iterator[Piece]:
+        for column in columns:
+            x = raw[column.name]
+            missing = ops.isnan(x)
+            scaled = Robust.scaled([column], ops.where(missing, 0.0, x))
+            turns = [2 * math.pi * frequency for frequency in column.fitted["frequencies"]]
+            angles = layers.Rescaling(turns, 0.0, dtype="float64")(_columns_of(scaled, [0] * len(turns), 1))
+            waves = layers.Concatenate(dtype="float64")([ops.sin(angles), ops.cos(angles)])
+            known = ops.cast(ops.logical_not(missing), "float64")
+            place = range(column.offset, column.offset + 2 * len(turns))
+            yield ops.cast(ops.multiply(waves, known), "float32"), place
+            yield from indicator_pieces([column], missing)
+
+
+def zeros(columns: Sequence[Any], used: Sequence[int], x: Any) -> Iterator[Piece]:
+    """Yield the places that an encoding leaves at zero: after the first `used`, before the indicator."""
+    places = [
+        column.offset + at
+        for column, count in zip(columns, used, strict=True)
+        for at in range(count, column.width - bool(column.encoding.indicator))
+    ]
+    if places:
+        nothing = ops.cast(ops.zeros_like(x[:, :1]), "float32")
+        yield _columns_of(nothing, [0] * len(places), 1), places
 
 
 class Boolean(KerasEncoding, names=("boolean",)):

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from fitserve.encoding import FittedColumn
+from fitserve.encoder import RawColumn
 from fitserve.strictjson import finite_json
 from fitserve.target_encoder import FittedTarget
 from workers.trainer.data.feeds import EncodedRows
@@ -237,7 +237,7 @@ class _Analysis:
             "importance": importances,
             "importance_left_out": omitted,
             "alone": single_column_scores(
-                self.trained.prepared.encoding.encoder.columns,
+                self.trained.prepared.encoding.encoder.raw_columns,
                 self.parts["train"].x,
                 self.truth["train"],
                 len(prediction.labels),
@@ -264,7 +264,7 @@ class _Analysis:
 
     def _importances(self) -> tuple[list[dict[str, Any]], int]:
         """The columns' importances, and how many columns were not reached."""
-        columns, part = self.trained.prepared.encoding.encoder.columns, self.parts[self.held_out]
+        columns, part = self.trained.prepared.encoding.encoder.raw_columns, self.parts[self.held_out]
         weights = _first_weights(self.trained.model, columns)
         promise = {c.name: _spread(c, self.parts["train"].x) * weights.get(c.name, 1.0) for c in columns}
 
@@ -302,7 +302,7 @@ class _Analysis:
         return hardest_rows.hardest_numbers(rows, parts, truth, predicted)
 
 
-def _first_weights(model: keras.Model, columns: Sequence[FittedColumn]) -> dict[str, float]:
+def _first_weights(model: keras.Model, columns: Sequence[RawColumn]) -> dict[str, float]:
     """By column: the root mean square of the first Dense layers' weights for it, in encoded units."""
     kernels: dict[str, Array] = {}
     for layer in functional_of(model).layers:
@@ -314,16 +314,17 @@ def _first_weights(model: keras.Model, columns: Sequence[FittedColumn]) -> dict[
                 kernels[source.name] = kernel if known is None else np.hstack([known, kernel])
     weights = {}
     for column in columns:
-        own = kernels.get(column.input)
-        if own is not None and own.shape[0] >= column.offset + column.width:
-            weights[column.name] = float(np.sqrt(np.square(own[column.part]).mean()))
+        own = [(one, kernels[one.input]) for one in column.parts if one.input in kernels]
+        rows = [kernel[one.part] for one, kernel in own if kernel.shape[0] >= one.offset + one.width]
+        if rows:
+            weights[column.name] = float(np.sqrt(np.concatenate([np.square(part).ravel() for part in rows]).mean()))
     return weights
 
 
-def _spread(column: FittedColumn, encoded: Mapping[str, Array]) -> float:
+def _spread(column: RawColumn, encoded: Mapping[str, Array]) -> float:
     """The spread of a column's encoded values on up to 1,000 rows."""
-    part = encoded[column.input][:1000, column.part]
-    return float(np.sqrt(part.astype(np.float64).var(axis=0).sum()))
+    parts = [encoded[one.input][:1000, one.part].astype(np.float64) for one in column.parts]
+    return float(np.sqrt(sum(part.var(axis=0).sum() for part in parts)))
 
 
 def _summary(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

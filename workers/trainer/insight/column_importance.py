@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import KFold, StratifiedKFold, cross_val_predict
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
-from fitserve.encoding import FittedColumn
+from fitserve.encoder import RawColumn
 from workers.trainer.insight.evaluation import sample_rows
 
 Inputs = Mapping[str, NDArray[Any]]
@@ -26,12 +26,12 @@ FOLDS = 3
 
 
 def permutation_importance(
-    columns: Sequence[FittedColumn], encoded: Inputs, losses: RowLosses, *, seconds: float, seed: int = 0
+    columns: Sequence[RawColumn], encoded: Inputs, losses: RowLosses, *, seconds: float, seed: int = 0
 ) -> list[dict[str, Any]]:
     """How much the loss rises when a column's values are permuted (Breiman 2001), the most important column first.
 
     Args:
-        columns: of the encoder, which say what part of which input they fill; the most promising ones first.
+        columns: of the encoder, which say what parts of which inputs they fill; the most promising ones first.
         encoded: network inputs of held-out rows.
         losses: returns the loss of each row, (rows,) float64, given such inputs and the numbers of their rows.
         seconds: time budget; columns that are not reached are left out.
@@ -52,11 +52,13 @@ def permutation_importance(
         for column in columns:
             if time.perf_counter() > deadline and (repeat or column is not columns[0]):
                 return _importance_entries(rises)
-            part = column.part
-            original = inputs[column.input][:, part].copy()
-            inputs[column.input][:, part] = original[generator.permutation(len(sampled))]
+            order = generator.permutation(len(sampled))
+            originals = [inputs[one.input][:, one.part].copy() for one in column.parts]
+            for one, original in zip(column.parts, originals, strict=True):
+                inputs[one.input][:, one.part] = original[order]
             rises[column.name].append(losses(inputs, sampled) - baseline)
-            inputs[column.input][:, part] = original
+            for one, original in zip(column.parts, originals, strict=True):
+                inputs[one.input][:, one.part] = original
     return _importance_entries(rises)
 
 
@@ -76,7 +78,7 @@ def _importance_entries(rises: Mapping[str, Sequence[NDArray[np.float64]]]) -> l
 
 
 def single_column_scores(
-    columns: Sequence[FittedColumn],
+    columns: Sequence[RawColumn],
     encoded: Inputs,
     truth: NDArray[Any],
     labels: int,
@@ -101,9 +103,10 @@ def single_column_scores(
     for column in columns[:TREE_COLUMNS]:
         if time.perf_counter() > deadline:
             break
-        if not column.suits_trees:
+        parts = [one for one in column.parts if one.suits_trees]
+        if not parts:
             continue
-        values = encoded[column.input][sampled, column.part]
+        values = np.hstack([encoded[one.input][sampled, one.part] for one in parts])
         explained = 1 - _tree_loss(values, truth, labels, seed) / baseline
         entries.append({"column": column.name, "explained": float(f"{explained:.4g}")})
     return sorted(entries, key=lambda entry: -entry["explained"])

@@ -1,0 +1,88 @@
+"""`piecewise_linear`: a number as how far it has got through each bin between quantiles of the training rows."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from fitserve.dataset_facts import ColumnFacts
+from fitserve.encoding.binned import BinnedColumn, BinnedNumber, quantile_edges
+from fitserve.encoding.encoding import Indicator, ValueWarning
+
+MOST_BINS = 32
+ROWS_A_BIN = 80  # fewer say little about the target within the bin
+
+
+def usual_bins(facts: ColumnFacts, most: int = MOST_BINS) -> int:
+    """Return how many bins a column has where the spec does not tell: at most one fewer than it has values."""
+    return max(1, min(most, MOST_BINS, facts.rows // ROWS_A_BIN, facts.distinct - 1))
+
+
+class PiecewiseLinearColumn(BinnedColumn):
+    """All bins below a number's own are 1, those above 0. Fewer bins than places leave zeros."""
+
+    @cached_property
+    def _below(self) -> np.ndarray:
+        """What is written for a number in bin k, but for the bin itself: (bins, bins)."""
+        return np.tri(self.bins, self.bins, -1, dtype=np.float32)
+
+    def number_writer(self) -> Callable[[float, np.ndarray], object]:
+        start, bins, below = self.offset, self.bins, list(self._below)
+        part = slice(start, start + bins)
+        edges = self.halves.tolist()
+        inner, widths = edges[1:-1], [high - low for low, high in pairwise(edges)]
+        if not bins:
+            return lambda number, row: None
+
+        def write(number: float, row: np.ndarray) -> None:
+            half = number / 2
+            at = bisect_right(inner, half)
+            share = (half - edges[at]) / widths[at]
+            row[part] = below[at]
+            row[start + at] = 0.0 if share <= 0.0 else min(share, 1.0)
+
+        return write
+
+    def write_number(self, number: float, out: np.ndarray) -> ValueWarning | None:
+        self.write_numbers(np.array([number]), np.zeros(1, np.bool_), out[None])
+        return self.range_warning(number)
+
+    def write_numbers(self, numbers: np.ndarray, missing: np.ndarray, out: np.ndarray) -> None:
+        if not self.bins:
+            return
+        rows = np.flatnonzero(~missing)
+        at, shares = self.located(numbers[rows])
+        out[rows, : self.bins] = self._below[at]
+        out[rows, at] = shares
+
+
+class PiecewiseLinear(BinnedNumber):
+    """A place for each bin between quantiles: 1 where the number is above it, 0 below, within it the share passed.
+
+    A missing value is all zeros. Source: Y. Gorishniy, I. Rubachev and A. Babenko, "On embeddings for numerical
+    features in tabular deep learning" (2022).
+    """
+
+    column_class = PiecewiseLinearColumn
+
+    type: Literal["piecewise_linear"] = "piecewise_linear"
+    bins: int | None = Field(
+        default=None, ge=1, le=1000, description="Left out: one for each 80 rows, at most 32 and one fewer than values"
+    )
+    missing: Literal["zero", "refuse"] = "zero"
+    indicator: Indicator = None
+
+    def defaults(self, facts: ColumnFacts) -> dict[str, Any]:
+        return super().defaults(facts) | ({"bins": usual_bins(facts)} if self.bins is None else {})
+
+    def width(self, facts: ColumnFacts) -> int:
+        return (self.bins or 1) + bool(self.indicator)
+
+    def edges(self, numbers: np.ndarray) -> np.ndarray:
+        return quantile_edges(numbers, self.bins or 1)
