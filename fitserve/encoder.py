@@ -93,7 +93,7 @@ class RawColumn:
             return None
         return max(low for low, _ in known), min(high for _, high in known)
 
-    def number_writers(self) -> list[tuple[str, Callable[[float, np.ndarray], None]]]:
+    def number_writers(self) -> list[tuple[str, Callable[[float, np.ndarray], object]]]:
         """Return for each encoding its network input, and what writes a number of `plain_range` into a row of it."""
         return [(part.input, part.number_writer()) for part in self.parts if isinstance(part, NumericColumn)]
 
@@ -302,7 +302,12 @@ class PlainNumbers:
         ranges = [column.plain_range or (0.0, 0.0) for column in columns]
         self.low, self.high = np.array(ranges, np.float64).T
         self.columns = len(columns)
-        self._parts = [(place, part) for place, column in enumerate(columns) for part in column.parts]
+        self._parts = [
+            (place, part)
+            for place, column in enumerate(columns)
+            for part in column.parts
+            if isinstance(part, NumericColumn)  # as all are
+        ]
         self._writers = [
             (low, high, [write for _, write in column.number_writers()])
             for (low, high), column in zip(ranges, columns, strict=True)

@@ -226,9 +226,11 @@ class ScaledNumber(NumericEncoding):
             raise not_finite(facts.name, numbers)
         if not len(present):
             present = np.zeros(1)
-        # Of halves, whose sum cannot overflow.
-        middles = {"mean": np.mean, "median": lambda numbers: 2 * np.median(numbers / 2)}
-        fill = middles[self.missing](present) if self.missing in middles else 0.0
+        fill: Any = 0.0
+        if self.missing == "mean":
+            fill = np.mean(present)
+        elif self.missing == "median":
+            fill = 2 * np.median(present / 2)  # of halves, whose sum cannot overflow
         center, scale = self.center_and_scale(self.transform(present))
         # A constant column's spread is zero, or what rounding left of it.
         if not np.isfinite(scale) or scale <= 1e-12 * max(1.0, abs(center)):

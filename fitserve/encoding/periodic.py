@@ -12,7 +12,7 @@ from fitserve.dataset_facts import ColumnFacts
 from fitserve.encoding.coercion import Column
 from fitserve.encoding.encoding import ValueWarning
 from fitserve.encoding.number import NumericColumn, ScaledColumn
-from fitserve.encoding.robust import Robust, softly_bounded
+from fitserve.encoding.robust import RobustNumber, softly_bounded
 
 
 class PeriodicColumn(ScaledColumn):
@@ -39,7 +39,7 @@ class PeriodicColumn(ScaledColumn):
         out[known, : 2 * len(turns)] = np.hstack([np.sin(angles), np.cos(angles)])
 
 
-class Periodic(Robust):
+class Periodic(RobustNumber):
     """Sines and cosines of a number scaled as by `robust`, of frequencies up to some times `sigma`.
 
     The frequencies are the quantiles of a half-normal distribution, and are not trained; the layer `Periodic` trains
@@ -58,4 +58,6 @@ class Periodic(Robust):
 
     def fit(self, values: Column, facts: ColumnFacts) -> dict[str, Any]:
         ranks = [0.5 + (at + 0.5) / (2 * self.frequencies) for at in range(self.frequencies)]
-        return {**super().fit(values, facts), "frequencies": [self.sigma * NormalDist().inv_cdf(r) for r in ranks]}
+        fitted = super().fit(values, facts)
+        turns = [self.sigma * NormalDist().inv_cdf(rank) for rank in ranks]
+        return {**fitted, "fill": fitted["center"], "frequencies": turns}

@@ -18,10 +18,10 @@ LARGE = 1e9  # beyond it the bound is reached in float32, and squares could over
 def softly_bounded(number: Any) -> Any:
     """Return x / sqrt(1 + (x / 3)^2): about x near 0, never beyond -3 and 3. For float64 numbers and arrays alike."""
     if isinstance(number, np.ndarray):
-        bounded = np.clip(number, -LARGE, LARGE)
-        shares = bounded / BOUND
-        return bounded / np.sqrt(1.0 + shares * shares)
-    bounded = min(max(number, -LARGE), LARGE)
+        within = np.clip(number, -LARGE, LARGE)
+        shares = within / BOUND
+        return within / np.sqrt(1.0 + shares * shares)
+    bounded = min(max(float(number), -LARGE), LARGE)
     share = bounded / BOUND
     return bounded / math.sqrt(1.0 + share * share)
 
@@ -41,20 +41,10 @@ class RobustColumn(ScaledColumn):
         return write
 
 
-class Robust(ScaledNumber):
-    """z / sqrt(1 + (z / 3)^2) of z = (x - median) / interquartile range: outliers stay within -3 and 3.
+class RobustNumber(ScaledNumber):
+    """Base of the encodings that scale by the median and the quartiles."""
 
-    Where half of the training rows or more have the same number, half their range is the scale. Source: D. Holzmueller,
-    L. Grinsztajn and I. Steinwart, "Better by default: strong pre-tuned MLPs and boosted trees on tabular data" (2024).
-    """
-
-    column_class = RobustColumn
     linear: ClassVar[bool] = False
-
-    type: Literal["robust"] = "robust"
-    missing: Literal["mean", "median", "zero", "refuse"] = Field(
-        default="median", description="What stands for a missing value"
-    )
 
     def center_and_scale(self, numbers: np.ndarray) -> tuple[float, float]:
         # Of halves, whose differences cannot overflow.
@@ -62,3 +52,18 @@ class Robust(ScaledNumber):
         if high - low > 1e-12 * max(1.0, abs(center)):
             return center, high - low
         return center, float(np.max(numbers) / 2 - np.min(numbers) / 2)  # half the range
+
+
+class Robust(RobustNumber):
+    """z / sqrt(1 + (z / 3)^2) of z = (x - median) / interquartile range: outliers stay within -3 and 3.
+
+    Where half of the training rows or more have the same number, half their range is the scale. Source: D. Holzmueller,
+    L. Grinsztajn and I. Steinwart, "Better by default: strong pre-tuned MLPs and boosted trees on tabular data" (2024).
+    """
+
+    column_class = RobustColumn
+
+    type: Literal["robust"] = "robust"
+    missing: Literal["mean", "median", "zero", "refuse"] = Field(
+        default="median", description="What stands for a missing value"
+    )
