@@ -8,8 +8,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from fitserve.encoding import ENCODINGS
 from fitserve.spec.activations import ACTIVATION_ALIASES, ACTIVATIONS, UNUSABLE
 from fitserve.spec.component import DEFERRED, Family
+from fitserve.spec.feature import Feature
 from fitserve.spec.schema import FAMILIES, PATH, arguments, json_schema
 from fitserve.spec.spec import Spec, SplitSpec
 from fitserve.spec.target import Target
@@ -53,6 +55,7 @@ def page() -> str:
         schema = json_schema() if model is Spec else definitions[model.__name__]
         properties = schema.get("properties") or schema["anyOf"][0]["properties"]
         parts += [f"## {title}\n", f"{_summary(model)}\n", _fields(model, properties)]
+    parts += ["## Features and encodings\n", f"{_summary(Feature)}\n", _encodings(definitions)]
     parts += ["## Activations\n", _activations()]
     parts += [_family(family) for family in FAMILIES if family.noun in TITLES]
     return "\n".join(parts).rstrip() + "\n"
@@ -69,6 +72,26 @@ def _fields(model: type[BaseModel], properties: dict[str, Any]) -> str:
         default = "required" if field.is_required() else _default(schema.get("default"))
         lines.append(f"| `{name}` | {_cell(_type(schema))} | {default} | {_cell(field.description or '')} |")
     return "\n".join(lines) + "\n"
+
+
+def _encodings(definitions: dict[str, Any]) -> str:
+    """Return the table of encodings, and what a column has where the spec names none."""
+    lines = ["| encoding | of columns | arguments | |", "|---|---|---|---|"]
+    for name, cls in sorted(ENCODINGS.items()):
+        properties = definitions[cls.__name__]["properties"]
+        listed = "; ".join(_argument(key, one, False, False) for key, one in properties.items() if key != "type")
+        lines.append(f"| `{name}` | {', '.join(cls.kinds)} | {_cell(listed)} | {_cell(_summary(cls))} |")
+    text = """
+A column may have several: `{age: [robust, piecewise_linear]}`, or several features of one column. A row of a prediction
+names it once. Where a spec names no encoding:
+
+- With a network of its own, or with `preset: plain`: numbers `standardize`, truth values `boolean`, categories
+  `one_hot` (more than 100 labels: `hashing`), texts `multi_hot`, times `cyclic`. Input shapes depend on the table alone.
+- Without: numbers `robust` and `piecewise_linear`, of up to 32 bins: one for each 80 rows, one fewer than the column has
+  values, and 192 over all numeric columns (fewer than two: `robust` alone). Categories of more than 100 labels `index`,
+  through an Embedding of their own. The rest as above.
+"""
+    return "\n".join(lines) + "\n" + text
 
 
 def _activations() -> str:
