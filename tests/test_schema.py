@@ -50,8 +50,8 @@ def timed(statement: str) -> TextClause:
     return text(statement).bindparams(bindparam("at", type_=UtcTime()))
 
 
-@pytest.mark.parametrize("terminal", ["succeeded", "failed", "cancelled"])
-def test_a_terminal_state_is_immutable_whoever_writes(engine: Engine, terminal: str) -> None:
+def insert_run(engine: Engine, state: str) -> None:
+    """Insert a run `r` in this state, by plain SQL."""
     with db.transaction(engine) as session:
         at = db.now(session)
         session.execute(
@@ -70,7 +70,54 @@ def test_a_terminal_state_is_immutable_whoever_writes(engine: Engine, terminal: 
                 " spent_attempts, created_at)"
                 " VALUES ('r', 'training', 'o', 'd', '{}', '{}', '{}', :state, 0, 1, 1, :at)"
             ),
-            {"at": at, "state": terminal},
+            {"at": at, "state": state},
         )
-    with pytest.raises(DBAPIError, match="immutable"), db.transaction(engine) as session:
-        session.execute(text("UPDATE runs SET state = 'queued' WHERE id = 'r'"))
+
+
+def refused(engine: Engine, statement: str) -> str:
+    """Return why the database itself refuses a statement; fails where it does not."""
+    with pytest.raises(DBAPIError) as error, db.transaction(engine) as session:
+        session.execute(text(statement))
+    return str(error.value.orig)
+
+
+@pytest.mark.parametrize("terminal", ["succeeded", "failed", "cancelled"])
+def test_the_outcome_of_an_ended_run_is_immutable_whoever_writes(engine: Engine, terminal: str) -> None:
+    insert_run(engine, terminal)
+    with db.transaction(engine) as session:
+        session.execute(text("""UPDATE runs SET result = '{"accuracy": 1}' WHERE id = 'r'"""))  # once, at the end
+        session.execute(text("UPDATE runs SET shared = true, checkpoint = NULL WHERE id = 'r'"))
+    for change in (
+        "state = 'queued'",
+        "result = NULL",
+        """result = '{"accuracy": 2}'""",
+        """error = '{"cause": "x"}'""",
+        """spec = '{"a": 1}'""",
+        """resolved = '{"a": 1}'""",
+        "attempt = 2",
+        "finished_at = created_at",
+    ):
+        assert "immutable" in refused(engine, f"UPDATE runs SET {change} WHERE id = 'r'"), change
+
+
+def test_events_and_the_audit_log_are_only_added_to(engine: Engine) -> None:
+    insert_run(engine, "queued")
+    with db.transaction(engine) as session:
+        at = db.now(session)
+        session.execute(
+            timed(
+                "INSERT INTO events (run_id, attempt, seq, level, type, message, data, created_at)"
+                " VALUES ('r', 1, 1, 'info', 'message', 'm', '{}', :at)"
+            ),
+            {"at": at},
+        )
+        session.execute(
+            timed(
+                "INSERT INTO audit (action, target, status, address, request_id, created_at)"
+                " VALUES ('a', 't', 200, '::1', 'q', :at)"
+            ),
+            {"at": at},
+        )
+    for table, change in (("events", "message = 'n'"), ("audit", "status = 500")):
+        assert "append-only" in refused(engine, f"UPDATE {table} SET {change}")
+        assert "append-only" in refused(engine, f"DELETE FROM {table}")
