@@ -30,7 +30,6 @@ if [ -e pyarrow/libarrow_substrait.so.* ]; then            # every library links
   ld -shared -soname "$name" -o "pyarrow/$name" /tmp/empty.o
 fi
 rm -f numpy/_core/_simd.* numpy/_core/_*_tests.*           # its own tests
-rm -f zstandard/_cffi.* zstandard/backend_cffi.py          # for PyPy
 rm -rf matplotlib/mpl-data/sample_data matplotlib/mpl-data/fonts/afm matplotlib/mpl-data/fonts/pdfcorefonts
 if [ -d matplotlib ]; then                                 # no formulas are parsed and no windows opened
   find matplotlib/mpl-data/fonts/ttf -type f ! -name 'DejaVuSans.ttf' ! -name 'DejaVuSans-Bold.ttf' ! -name 'LastResort*' \
