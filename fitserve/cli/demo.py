@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 import socket
@@ -85,13 +86,15 @@ group = typer.Typer()
 def demo(session: Session) -> None:
     """Upload two real tables, train on both, predict, and show the telemetry that changed.
 
-    It uses the running server; without one, it starts one in a temporary folder and stops it at the end.
-    The tables are scikit-learn's: breast cancer (classification) and diabetes (regression).
+    It uses the running server and leaves links to what it made; without one, it starts one in a temporary folder,
+    which on a terminal runs until Enter is pressed. The tables are scikit-learn's: breast cancer (classification) and
+    diabetes (regression).
     """
+    session.hint("The demo uploads two real tables, trains a network on each, and asks both for predictions.")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fitserve-demo-")))
         paths = {table.name: write_csv(table, folder) for table in TABLES}
-        client = stack.enter_context(_running_server(session, folder))
+        client, own = stack.enter_context(_running_server(session, folder))
         before = counters(client)
         results = [_train(session, client, table, paths[table.name]) for table in TABLES]
         changes = {
@@ -100,6 +103,9 @@ def demo(session: Session) -> None:
             if value != before.get(name, "0.0")
         }
         _show_changes(session, changes)
+        _show_links(session, client, results)
+        if own and not session.json:
+            _keep_until_enter(session, client, folder)
     if session.json:
         typer.echo(screen.json_text({"tables": results, "telemetry": changes}))
     missed = [item for item in results if item["test"] < item["least"]]
@@ -132,8 +138,8 @@ def write_csv(table: DemoTable, folder: Path) -> Path:
 
 
 @contextmanager
-def _running_server(session: Session, folder: Path) -> Iterator[Client]:
-    """Yield a client of the running server, or of one started here."""
+def _running_server(session: Session, folder: Path) -> Iterator[tuple[Client, bool]]:
+    """Yield a client of the running server, or of one started here; and whether it was started here."""
     with session.client(retries=0) as client:
         from fitserve.client import Unreachable
 
@@ -147,11 +153,11 @@ def _running_server(session: Session, folder: Path) -> Iterator[Client]:
     if running:
         with session.client() as client:
             session.hint(f"Using the server at {client.base_url}.")
-            yield client
+            yield client, False
         return
     server.require_server()
     with _own_server(session, folder) as client:
-        yield client
+        yield client, True
 
 
 @contextmanager
@@ -233,6 +239,7 @@ def _train(session: Session, client: Client, table: DemoTable, path: Path) -> di
         session.out.print(screen.table(("row", f"actual {table.target}", "predicted"), cells))
     return {
         "dataset": dataset.ref,
+        "model": table.name,
         "run": run.id,
         "figure": table.score,
         "test": score,
@@ -260,6 +267,40 @@ def counters(client: Client) -> dict[str, str]:
                 series, _, value = line.rpartition(" ")
                 values[f"{process:8} {series}"] = value
     return values
+
+
+def _keep_until_enter(session: Session, client: Client, folder: Path) -> None:
+    """Let a person look at the pages of a server that ends with the demo."""
+    if not (sys.stdin.isatty() and session.out.is_terminal):
+        session.hint(
+            "The demo's server stops now, and its folder is deleted. To keep what it makes: fitserve up first."
+        )
+        return
+    key = (folder / "home" / "first-key").read_text().strip()
+    session.out.print(f"\nThe pages, signed in: {client.base_url}/#key={key}", markup=False, soft_wrap=True)
+    session.out.print("The demo's server runs until you press Enter; then its folder is deleted.", markup=False)
+    with contextlib.suppress(EOFError, KeyboardInterrupt):
+        input()
+
+
+def _show_links(session: Session, client: Client, results: list[dict[str, Any]]) -> None:
+    """Print where the results are to be seen, and what to do with them next."""
+    if session.json:
+        return
+    session.out.rule("what it left behind", align="left", style="dim")
+    for item in results:
+        dataset, model = item["dataset"], item["model"]
+        rows = {
+            "table": f"{client.base_url}/datasets/{dataset}",
+            "run": f"{client.base_url}/runs/{item['run']}",
+            "model": f"{client.base_url}/models/{model}",
+        }
+        session.out.print(model, style="bold")
+        for name, address in rows.items():
+            session.out.print(f"  {name:<6} {address}", markup=False, soft_wrap=True)
+    first = results[0]
+    session.hint(f"What went well in the first run: fitserve runs findings {first['run']}")
+    session.hint("Your own table: fitserve train TABLE.csv --target COLUMN")
 
 
 def _show_changes(session: Session, changes: dict[str, list[str]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 
 from fitserve.cli import screen
+from fitserve.cli.mending import mending
 from fitserve.errors import FitserveError
 
 if TYPE_CHECKING:
@@ -99,8 +101,13 @@ class Session:
         if not self.json:
             self.err.print(text, style="dim", markup=False, soft_wrap=True)  # unbroken, so that it can be copied
 
-    def fail(self, error: FitserveError) -> typer.Exit:
-        """Print an error, as problem details in JSON or as text, and return its exit."""
+    def fail(self, error: FitserveError, command: str = "fitserve") -> typer.Exit:
+        """Print an error of a command, as problem details in JSON or as text, and return its exit.
+
+        Whatever the error, its fix names a command.
+        """
+        if next_command := mending(error, command):
+            error.fix = f"{error.fix} {next_command}" if error.fix else next_command
         if self.json:
             typer.echo(screen.json_text(error.as_problem()), err=True)
         else:
@@ -111,7 +118,7 @@ class Session:
             for line in rest:
                 self.err.print(line, markup=False, soft_wrap=True)
             if error.status == 401:
-                self.hint("The key is FITSERVE_API_KEY, or the first key in FITSERVE_HOME of a server on this machine.")
+                self.hint(_where_the_key_is())
         return typer.Exit(exit_code(error))
 
     @contextmanager
@@ -146,6 +153,16 @@ class Session:
             yield move
 
 
+def _where_the_key_is() -> str:
+    from fitserve.client.connection import FIRST_KEY
+    from fitserve.local_server import home_here
+
+    path = home_here() / FIRST_KEY
+    if os.environ.get("FITSERVE_API_KEY") and path.is_file():
+        return f"FITSERVE_API_KEY is set, so {path} was not tried: unset FITSERVE_API_KEY"
+    return "The key is FITSERVE_API_KEY, or the first key in FITSERVE_HOME of a server on this machine."
+
+
 def command(
     group: typer.Typer, name: str, *examples: str, prints_json: bool = True, **options: Any
 ) -> Callable[[Callable[..., Any]], Any]:
@@ -161,7 +178,7 @@ def command(
             try:
                 function(session, **arguments)
             except FitserveError as error:
-                raise session.fail(error) from None
+                raise session.fail(error, ctx.command_path) from None
             except KeyboardInterrupt:
                 raise typer.Exit(Exit.interrupted) from None
 
