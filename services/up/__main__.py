@@ -7,9 +7,12 @@ import sys
 
 from pydantic import ValidationError
 
+from fitserve import local_server
 from fitserve.errors import FitserveError
 from fitserve.settings import Settings
+from services.up import ports
 from services.up.display import make_display
+from services.up.requests import StopRequests
 
 
 def main() -> int:
@@ -22,15 +25,19 @@ def main() -> int:
         print("Every setting: docs/reference/settings.md", file=sys.stderr)
         return 2
     display = make_display(settings.log_format)
-
-    from services.up.serve import StopRequests, run  # takes a second
-
     requests = StopRequests()
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, lambda *_: requests.add())
     try:
-        run(settings, requests, display)
+        with local_server.hold(settings.home):
+            ports.refuse_busy_ports(settings)
+            display.hello(settings.home)
+
+            from services.up.serve import Up  # takes seconds
+
+            Up(settings, requests, display).run()
     except FitserveError as error:
+        display.close()
         print(f"fitserve: {error.detail}", file=sys.stderr)
         if error.fix:
             print(f"  {error.fix}", file=sys.stderr)

@@ -54,8 +54,11 @@ class Greeting:
 class Display:
     """Prints as programs and log collectors want it: the parts' lines, and few of our own."""
 
-    def begin(self, home: Path, names: Sequence[str]) -> None:
-        """Everything starts now."""
+    def hello(self, home: Path) -> None:
+        """We have begun, and load what the start needs."""
+
+    def begin(self, names: Sequence[str]) -> None:
+        """The parts start now."""
 
     def starting(self, name: str) -> None:
         """A part starts, or starts again."""
@@ -119,12 +122,14 @@ class Screen(Display):
 
     # --- starting ---
 
-    def begin(self, home: Path, names: Sequence[str]) -> None:
+    def hello(self, home: Path) -> None:
         from fitserve import __version__
 
-        self.rows = {name: _Row(title(name, names)) for name in names}
         self.console.print(Text.assemble(f"\n{_MARGIN}", ("fitserve", "bold"), f" {__version__}  ", (str(home), "dim")))
         self.console.print()
+
+    def begin(self, names: Sequence[str]) -> None:
+        self.rows = {name: _Row(title(name, names)) for name in names}
         if not self.console.is_dumb_terminal:
             self._live = Live(self, console=self.console, refresh_per_second=10, transient=False)
             self._live.start()

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from sqlalchemy import Engine, make_url
@@ -27,29 +25,12 @@ from services.up import first_key, ports
 from services.up.children import Child, make_children, stop_all
 from services.up.display import Display, Greeting, Screen
 from services.up.log_files import LogFiles
+from services.up.requests import StopRequests
 
 log = logging.getLogger("fitserve.up")
 
 _MOST_DEATHS = 3  # of a part that was never ready, before a person is told instead of another try
 _SETTLE_SECONDS = 5  # beyond a trainer's time, for a worker to hand its runs back
-_SAME_REQUEST = 0.5  # seconds: a wrapper may pass a Ctrl-C on that has reached us already
-
-
-@dataclass
-class StopRequests:
-    """How often someone has asked for the end."""
-
-    count: int = 0
-    at: float = 0.0
-    event: threading.Event = field(default_factory=threading.Event)
-
-    def add(self) -> None:
-        """Count one. Safe in a signal handler."""
-        now = time.monotonic()
-        if now - self.at > _SAME_REQUEST:
-            self.count += 1
-            self.at = now
-        self.event.set()
 
 
 class StartFailed(FitserveError):
@@ -57,13 +38,6 @@ class StartFailed(FitserveError):
 
     slug = "start-failed"
     title = "Start failed"
-
-
-def run(settings: Settings, requests: StopRequests, display: Display) -> None:
-    """Start everything and keep it running until the end is requested. Raises FitserveError."""
-    with local_server.hold(settings.home):
-        ports.refuse_busy_ports(settings)
-        Up(settings, requests, display).run()
 
 
 class Up:
@@ -98,7 +72,7 @@ class Up:
 
     def run(self) -> None:
         with self.logs.opened("up") as sink, _logging_to(sink, self.settings.log_level):
-            self.display.begin(self.settings.home, list(self.parts))
+            self.display.begin(list(self.parts))
             self._write_state()
             engine: Engine | None = None
             try:

@@ -31,7 +31,8 @@ export function App({ offeredKey }: { offeredKey: string | null }) {
     queryKey: ["session"],
     queryFn: async () => {
       if (offered === null) return whoAmI();
-      const signed = await signIn(offered);
+      // A link that has been used already, perhaps by this browser, which is still signed in.
+      const signed = await signIn(offered).catch((error: unknown) => whoAmI().catch(() => Promise.reject(error as Error)));
       setOffered(null);
       return signed;
     },

@@ -2,19 +2,33 @@ import { Link } from "react-router";
 import { useDatasets } from "../api/datasets";
 import { useRuns } from "../api/runs";
 import { Card, Empty, Loading } from "../components/basics";
+import { FirstSteps } from "../components/FirstSteps";
 import { Icon, type IconName } from "../components/icons";
 import { ago, number } from "../format";
 import { useText } from "../i18n";
 import { refOf } from "./Datasets";
 import { RunTable } from "./Runs";
 
-/** The three steps, recent runs and datasets. */
+/** What to begin with; later the three steps, recent runs and datasets. */
 export default function Home() {
   const t = useText();
   const runs = useRuns({}, 8);
   const datasets = useDatasets(8);
   const recent = runs.data?.pages[0]?.items ?? [];
   const tables = datasets.data?.pages[0]?.items ?? [];
+  // The playground makes tables of its own, which are nobody's beginning.
+  const isNew = runs.data !== undefined && datasets.data !== undefined && recent.length === 0 && tables.every((one) => one.name.startsWith("playground-"));
+  if (isNew) {
+    return (
+      <div className="page">
+        <div>
+          <h1>{t("home.title")}</h1>
+          <p className="muted">{t("home.lead")}</p>
+        </div>
+        <FirstSteps />
+      </div>
+    );
+  }
   return (
     <div className="page">
       <div>

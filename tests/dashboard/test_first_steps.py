@@ -1,0 +1,59 @@
+"""A first visit: the link of `fitserve up` signs in once, and the first page offers what to begin with."""
+
+from __future__ import annotations
+
+import httpx2
+import pytest
+from playwright.sync_api import Browser, expect
+
+from fitserve import api_keys, browser_sessions, db
+from tests.conftest import Server
+
+SCOPES = ["read", "upload", "train", "predict"]
+
+
+@pytest.fixture
+def token(server: Server, api: httpx2.Client) -> str:
+    """A one-time token of a newcomer, who sees nothing of the other tests' tables and runs."""
+    made = api.post("/keys", json={"name": "first-steps", "owner": "newcomer", "scopes": SCOPES})
+    made.raise_for_status()
+    engine = db.make_engine(f"sqlite:///{server.home / 'fitserve.db'}")
+    try:
+        with db.transaction(engine) as session:
+            return browser_sessions.offer(session, api_keys.split_token(made.json()["token"])[0])
+    finally:
+        engine.dispose()
+
+
+def test_the_link_signs_in_once_and_the_first_page_offers_four_beginnings(
+    browser: Browser, server: Server, token: str
+) -> None:
+    context = browser.new_context(base_url=server.base_url, locale="en-US", viewport={"width": 390, "height": 800})
+    page = context.new_page()
+    page.goto(f"/#key={token}")
+    steps = page.get_by_role("region", name="Where do you want to start?")
+    expect(steps).to_be_visible()
+    assert page.url == f"{server.base_url}/"  # the token is gone from the address
+    for name in ("Your own table", "A toy table", "The course", "The playground"):
+        expect(steps.get_by_text(name, exact=True)).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.goto(f"/?again#key={token}")  # used, but this browser is still signed in
+    expect(steps).to_be_visible()
+
+    page.get_by_label("Language").select_option("zh-Hant")
+    expect(page.get_by_role("region", name="想從哪裡開始？")).to_contain_text("範例課程")
+    page.get_by_label("語言").select_option("en")
+
+    steps.get_by_role("button", name="The course").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("New run")
+    expect(page.get_by_text("Ready to start")).to_be_visible()
+    page.goto("/")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Watch a neural network learn")
+    expect(steps).to_have_count(0)  # there is a table now
+    context.close()
+
+    other = browser.new_context(base_url=server.base_url, locale="en-US")
+    page = other.new_page()
+    page.goto(f"/#key={token}")
+    expect(page.get_by_text("This link has been used already, or has expired.")).to_be_visible()
+    other.close()
