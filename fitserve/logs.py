@@ -59,6 +59,6 @@ def configure(process: str, level: str = "INFO", stream: TextIO | None = None) -
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # uvicorn and Celery tell of each step of their start; that they are ready is what /readyz says.
-    for chatty in ("httpx", "httpcore", "botocore", "alembic", "uvicorn", "celery.apps", "celery.worker.consumer"):
+    # uvicorn and Celery tell of each step of their start and of each message; we log what becomes of runs ourselves.
+    for chatty in ("httpx", "httpcore", "botocore", "alembic", "uvicorn", "celery"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from sqlalchemy import Engine, text
 
@@ -14,6 +16,15 @@ from fitserve import db, telemetry
 from fitserve.readiness import BoundedCheck, ReadinessCheck
 
 log = logging.getLogger(__name__)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Log what went wrong, unless a prober has gone away before its answer."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+            log.error("a probe failed", exc_info=True)
 
 
 def serve(host: str, port: int, readiness: Mapping[str, ReadinessCheck]) -> ThreadingHTTPServer:
@@ -47,8 +58,7 @@ def serve(host: str, port: int, readiness: Mapping[str, ReadinessCheck]) -> Thre
         def log_message(self, format: str, *args: object) -> None:
             """Do not log probes."""
 
-    server = ThreadingHTTPServer((host, port), Handler)
-    server.daemon_threads = True
+    server = _Server((host, port), Handler)
     threading.Thread(target=server.serve_forever, name="probes", daemon=True).start()
     return server
 

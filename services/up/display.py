@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console, RenderableType
+from rich.constrain import Constrain
 from rich.live import Live
 from rich.padding import Padding
 from rich.spinner import Spinner
@@ -173,7 +174,8 @@ class Screen(Display):
                 if row.fix:
                     text.append(f"\n{row.fix}", style="default")
             grid.add_row(mark, row.title, text)
-        return grid
+        # Narrower than the terminal, which writes ^C behind the last line: it must not wrap.
+        return Constrain(grid, max(20, self.console.width - len("^C^C")))
 
     def _mark(self, row: _Row) -> RenderableType:
         if row.state == "starting" and self._utf8:

@@ -77,7 +77,9 @@ class Terminal:
         return code
 
 
-# A session leader without a terminal takes this one as its controlling terminal; then it becomes the program.
+# A session leader without a terminal takes this one as its controlling terminal; then it becomes the program. Of tests
+# that run in the background, it would inherit that Ctrl-C is ignored.
 _WITH_TERMINAL = (
-    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+    "import fcntl, os, signal, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
 )

@@ -236,16 +236,26 @@ def test_ctrl_c_says_what_it_waits_for_and_a_second_one_hurries(terminal: Termin
 # Other starts, without a worker
 
 
-def test_a_part_that_fails_is_named_with_its_last_words_and_the_fix(no_worker: Place) -> None:
+def test_a_part_that_fails_is_named_with_the_reason_and_the_fix(no_worker: Place) -> None:
+    (no_worker.folder / "not-a-database").write_text("x" * 4096)
+    terminal = no_worker.up(FITSERVE_DATABASE_URL=f"sqlite:///{no_worker.folder / 'not-a-database'}")
+    assert terminal.end(90) == 1
+    assert re.search(r"✗ +database +\w+", terminal.plain)
+    assert re.search(r"fitserve: .*\n +.*fitserve \w+", terminal.plain)
+    assert "Traceback" not in terminal.plain
+    assert local_server.find(no_worker.home) is None
+
+
+@pytest.mark.long
+def test_a_process_that_ends_again_and_again_is_named_with_its_last_words(no_worker: Place) -> None:
     nothing = no_worker.folder / "none.pem"
     terminal = no_worker.up(FITSERVE_TLS_CERTIFICATE=str(nothing), FITSERVE_TLS_KEY=str(nothing))
-    assert terminal.end() == 1
+    assert terminal.end(180) == 1
     assert re.search(r"✗ +(API|predictions) +ended with code 1: FileNotFoundError", terminal.plain)
     assert re.search(r"fitserve: The part (api|predict) would not start", terminal.plain)
     assert re.search(r"fitserve logs (api|predict)", terminal.plain)
     assert "Traceback" not in terminal.plain
-    logs = no_worker.run("logs", "-n", "500").stdout
-    assert "Traceback" in logs
+    assert "Traceback" in no_worker.run("logs", "-n", "500").stdout
 
 
 def test_down_in_another_terminal_after_a_server_that_was_killed(no_worker: Place) -> None:
