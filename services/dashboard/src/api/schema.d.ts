@@ -2977,7 +2977,7 @@ export interface components {
         };
         /**
          * SignIn
-         * @description A key to exchange for a session cookie.
+         * @description A key to exchange for a session cookie, or the token of a one-time link.
          */
         SignIn: {
             /** Token */
