@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -29,6 +30,11 @@ def train(job: TrainingJob, report: Reporter) -> TrainingResult:
         "write_tmp": lambda: Path("/tmp/fitserve-left-behind").write_text("x"),
         "parent_environment": lambda: Path(f"/proc/{parent}/environ").read_bytes(),
         "parent_memory": lambda: os.close(os.open(f"/proc/{parent}/mem", os.O_RDONLY)),
+        "passwords": lambda: Path("/etc/shadow").read_bytes(),
+        "signal": lambda: os.kill(parent, signal.SIGCONT),
+        "signal_group": lambda: os.kill(0, signal.SIGCONT),
+        "signal_handle": lambda: signal.pidfd_send_signal(os.pidfd_open(parent), signal.SIGCONT),
+        "signal_itself": lambda: os.kill(os.getpid(), signal.SIGCONT),
         "memory": lambda: bytearray(4 * 1024**3),
         "own_folder": lambda: (job.folder / "mine").write_text("x"),
         "temporary": lambda: os.close(tempfile.mkstemp()[0]),

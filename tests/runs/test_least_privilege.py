@@ -59,13 +59,13 @@ def test_a_trainer_cannot_leave_its_sandbox(tmp_path: Path) -> None:
             )
         log = cluster.tail(100_000)
     ended, variables = data["outcomes"], data["environment"]
-    for name in ("tcp", "unix", "udp", "names"):
+    for name in ("tcp", "unix", "udp", "names", "signal", "signal_group", "signal_handle"):
         assert ended[name] == "PermissionError", (name, ended)
     assert ended["memory"] == "MemoryError"
-    for name in ("own_folder", "temporary", "table", "library"):
+    for name in ("own_folder", "temporary", "table", "library", "signal_itself"):
         assert ended[name] == "done", (name, ended)
     if landlock():
-        for name in ("database", "key", "secrets", "write_home", "write_blobs", "write_tmp"):
+        for name in ("database", "key", "secrets", "passwords", "write_home", "write_blobs", "write_tmp"):
             assert ended[name] == "PermissionError", (name, ended)
         for name in ("parent_environment", "parent_memory"):
             assert ended[name] == "PermissionError", (name, ended)

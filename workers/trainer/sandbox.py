@@ -1,8 +1,9 @@
-"""The trainer's sandbox: no sockets and only the files that training needs. Entered before anything else is imported.
+"""The trainer's sandbox: no sockets, no signals, only the files that training needs. Entered before other imports.
 
-Linux mechanisms that need no privilege: seccomp (no new socket, no access to other processes), Landlock (read the
-interpreter, the libraries and the data; write the folders of runs), and root drops its capabilities. Where one of them
-is missing, training continues without it and the supervisor logs why. The memory limit is set after the warm-up.
+Linux mechanisms that need no privilege: seccomp (no new socket, no access and no signal to other processes), Landlock
+(read the interpreter, the libraries and the data; write the folders of runs), and root drops its capabilities. Where
+one of them is missing, training continues without it and the supervisor logs why. The memory limit is set after the
+warm-up.
 
 Sources: seccomp(2), Linux `Documentation/userspace-api/landlock.rst`, `include/uapi/linux/landlock.h`.
 """
@@ -16,6 +17,7 @@ import struct
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import fitserve
 from fitserve.crash_points import hooks_allowed
@@ -23,27 +25,43 @@ from fitserve.crash_points import hooks_allowed
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
 _ALLOW, _ERRNO, _EACCES, _ENOSYS = 0x7FFF0000, 0x00050000, 13, 38
 _LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06  # BPF opcodes
-_NUMBER, _ARCH = 0, 4  # offsets in struct seccomp_data
-_IO_URING_SETUP, _PIDFD_GETFD = 425, 438  # the same on every architecture
+_NUMBER, _ARCH, _FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data; the lower half of a 64-bit argument
+_IO_URING_SETUP, _PIDFD_GETFD, _PIDFD_SEND_SIGNAL = 425, 438, 424  # the same on every architecture
 
-# By machine: the audit architecture; socket, ptrace, process_vm_readv, process_vm_writev.
+
+class _Machine(NamedTuple):
+    """What seccomp has to know of an architecture: its audit number, and its numbers of system calls."""
+
+    audit: int
+    sockets: tuple[int, ...]  # socket
+    processes: tuple[int, ...]  # ptrace, process_vm_readv, process_vm_writev, tkill
+    signals: tuple[int, ...]  # kill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo: the first argument is a process
+
+
 _MACHINES = {
-    "x86_64": (0xC000003E, (41, 101, 310, 311)),
-    "aarch64": (0xC00000B7, (198, 117, 270, 271)),
+    "x86_64": _Machine(0xC000003E, (41,), (101, 310, 311, 200), (62, 234, 129, 297)),
+    "aarch64": _Machine(0xC00000B7, (198,), (117, 270, 271, 130), (129, 131, 138, 240)),
 }
 _X32 = 0x40000000  # a second system call table on x86_64
 
 
-def refuse_sockets() -> str:
-    """Make this process unable to open sockets; the channel is open already. Returns why not, or ""."""
+def refuse_calls(*, sockets: bool = True) -> str:
+    """Refuse access and signals to other processes, and new sockets: the channel is open already.
+
+    Returns why not, or "".
+    """
     if sys.platform != "linux" or platform.machine() not in _MACHINES:
         return f"no filter for {sys.platform} on {platform.machine()}"
-    architecture, refused = _MACHINES[platform.machine()]
-    program = [(_LOAD, 0, 0, _ARCH), (_JUMP_EQUAL, 1, 0, architecture), (_RETURN, 0, 0, _ERRNO | _EACCES)]
+    machine = _MACHINES[platform.machine()]
+    program = [(_LOAD, 0, 0, _ARCH), (_JUMP_EQUAL, 1, 0, machine.audit), (_RETURN, 0, 0, _ERRNO | _EACCES)]
     program += [(_LOAD, 0, 0, _NUMBER), (_JUMP_AT_LEAST, 0, 1, _X32), (_RETURN, 0, 0, _ERRNO | _EACCES)]
-    for number in (*refused, _PIDFD_GETFD):
+    for number in (*(machine.sockets if sockets else ()), *machine.processes, _PIDFD_GETFD, _PIDFD_SEND_SIGNAL):
         program += [(_JUMP_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ERRNO | _EACCES)]
-    program += [(_JUMP_EQUAL, 0, 1, _IO_URING_SETUP), (_RETURN, 0, 0, _ERRNO | _ENOSYS)]  # it can open sockets too
+    for number in machine.signals:  # to itself only: an abort is one
+        program += [(_JUMP_EQUAL, 0, 4, number), (_LOAD, 0, 0, _FIRST_ARGUMENT), (_JUMP_EQUAL, 0, 1, os.getpid())]
+        program += [(_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _ERRNO | _EACCES)]
+    if sockets:  # io_uring can open them too
+        program += [(_JUMP_EQUAL, 0, 1, _IO_URING_SETUP), (_RETURN, 0, 0, _ERRNO | _ENOSYS)]
     program += [(_RETURN, 0, 0, _ALLOW)]
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in program))
     program_header = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program), ctypes.addressof(code)))
@@ -62,7 +80,13 @@ _OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | 1 << 14
 _READ = _EXECUTE | _READ_FILE | _READ_DIR
 _BY_ABI = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1}  # rights that each version can control
 
-_SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin", "/etc", "/opt", "/nix", "/sys", "/proc", "/run/systemd")
+_SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin", "/opt", "/nix", "/sys", "/proc")
+# Of /etc what libraries read; the rest has password hashes, host keys and other programs' secrets.
+_CONFIGURATION = (
+    *("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "localtime", "timezone", "locale.alias"),
+    *("passwd", "group", "nsswitch.conf", "hosts", "resolv.conf", "gai.conf", "mime.types", "os-release"),
+    *("ssl/certs", "ssl/openssl.cnf", "OpenCL", "vulkan", "fonts"),
+)
 
 
 def restrict_files(reads: Iterable[Path], writes: Iterable[Path], private: Path) -> str:
@@ -99,6 +123,7 @@ def _readable(reads: Iterable[Path], private: Path) -> set[Path]:
     """
     workers = Path(__file__).resolve().parent.parent
     paths = {Path(path) for path in (*_SYSTEM, sys.prefix, sys.base_prefix, sys.exec_prefix)}
+    paths |= {Path("/etc") / name for name in _CONFIGURATION}
     paths |= {Path(path) for path in sys.path if path}
     paths |= {Path(path) for path in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if path}
     paths |= {Path(sys.executable).resolve().parent.parent, workers, Path(fitserve.__file__).resolve().parent}
@@ -158,6 +183,5 @@ def enter_sandbox(
     Returns what could not be restricted, with the reason.
     """
     failures = {"files": restrict_files(reads, writes, private), "capabilities": drop_capabilities()}
-    if not network:
-        failures["sockets"] = refuse_sockets()
+    failures["sockets and processes"] = refuse_calls(sockets=not network)
     return {name: reason for name, reason in failures.items() if reason}
