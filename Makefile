@@ -79,7 +79,7 @@ lint: $(VENV)/.dev
 
 faults: $(VENV)/.dev  ## long fault tests: a thousand runs, hundreds of kills; models swapped under load; backups, upgrades
 	$(BIN)/python -m tests.faults
-	$(BIN)/python -m pytest -m long tests/predict/test_changes.py tests/faults tests/hosts tests/journey tests/layout
+	$(BIN)/python -m pytest -m long tests/predict/test_changes.py tests/faults tests/hosts tests/journey tests/layout tests/deploy
 
 FUZZ_SECONDS ?= 300
 fuzz: $(VENV)/.dev  ## the public suites in FITSERVE_TEST_SUITES, then FUZZ_SECONDS of fuzzing, coverage-guided if atheris is available

@@ -107,11 +107,10 @@ def test_uninstalling_leaves_nothing(wheel: Path, tmp_path: Path) -> None:
 
 
 def test_a_wheel_without_pages_is_refused(tmp_path: Path) -> None:
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        (tmp_path / name).write_bytes((PROJECT / name).read_bytes())
     for folder in ("fitserve", "deploy", *server_code.PACKAGES):
         (tmp_path / folder).mkdir()
-    (tmp_path / "deploy" / "wheel_hook.py").write_bytes((PROJECT / "deploy" / "wheel_hook.py").read_bytes())
+    for name in ("pyproject.toml", "README.md", "LICENSE", "fitserve/__init__.py", "deploy/wheel_hook.py"):
+        (tmp_path / name).write_bytes((PROJECT / name).read_bytes())
     command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode != 0
