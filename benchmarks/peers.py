@@ -84,11 +84,14 @@ def interpreter(name: str, environments: Path | None, interpreters: dict[str, st
         return sys.executable
     if environments is None:
         raise NotInstalled("no folder for virtual environments was given (--environments)")
-    folder = environments / name
-    python = folder / "bin" / "python"
-    ready = folder / ".installed"
-    if not ready.exists() and not _works(python, PEERS[name].requirements):
-        _install(folder, python, PEERS[name].requirements)
+    return install(environments / name, PEERS[name].requirements)
+
+
+def install(folder: Path, requirements: tuple[str, ...]) -> str:
+    """Return the Python of a virtual environment with these packages, made if needed. Raises NotInstalled."""
+    python, ready = folder / "bin" / "python", folder / ".installed"
+    if not ready.exists() and not _works(python, requirements):
+        _install(folder, python, requirements)
     ready.touch()
     return str(python)
 

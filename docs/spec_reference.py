@@ -86,9 +86,9 @@ A column may have several: `{age: [robust, piecewise_linear]}`, or several featu
 names it once. Where a spec names no encoding:
 
 - With a network of its own, or with `preset: plain`: numbers `standardize`, truth values `boolean`, categories
-  `one_hot` (more than 100 labels: `hashing`), texts `multi_hot`, times `cyclic`. Input shapes depend on the table alone.
-- Without: numbers `robust` and `piecewise_linear`, of up to 32 bins: one for each 80 rows, one fewer than the column has
-  values, and 192 over all numeric columns (fewer than two: `robust` alone). Categories of more than 100 labels `index`,
+  `one_hot` (more than 100 labels: `hashing`), texts `multi_hot`, times `cyclic`.
+- Without: numbers `robust` and `piecewise_linear`, of up to 32 bins: one for each 80 rows, one fewer than there are
+  values, 192 over all numeric columns (fewer than two: `robust` alone). Categories of more than 100 labels: `index`,
   through an Embedding of their own. The rest as above.
 """
     return "\n".join(lines) + "\n" + text
