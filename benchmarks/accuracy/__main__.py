@@ -84,8 +84,12 @@ def _cell(fold: Fold, name: str, fit: Any) -> Cell | None:
     error, table = error_of(fold, predicted), fold.loaded.table
     print(f"{table.name:24s} {fold.seed} {name:12s} {error:10.4f} {seconds:7.1f} s", flush=True)
     return {
-        **{"table": table.name, "development": table.development, "seed": fold.seed, "method": name},
-        **{"error": error, "seconds": seconds},
+        "table": table.name,
+        "development": table.development,
+        "seed": fold.seed,
+        "method": name,
+        "error": error,
+        "seconds": seconds,
     }
 
 

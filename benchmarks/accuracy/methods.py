@@ -10,7 +10,6 @@ import json
 import os
 import subprocess
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,7 +38,7 @@ from fitserve.spec.spec import parse
 from workers.trainer.job import TrainingJob
 
 Predictions = NDArray[np.float64]
-BOOSTED = {"lightgbm": ("lightgbm", "pandas", "pyarrow"), "catboost": ("catboost", "pandas", "pyarrow")}
+BOOSTED = {"lightgbm": ("lightgbm", "scikit-learn", "pandas", "pyarrow"), "catboost": ("catboost", "pandas", "pyarrow")}
 
 
 @dataclass(frozen=True)
@@ -206,10 +205,3 @@ def timed(fit: Callable[[Fold], Predictions], fold: Fold) -> tuple[Predictions, 
     predicted = fit(fold)
     ended = os.times()
     return predicted, sum(ended[:4]) - sum(begun[:4])
-
-
-def wall(fit: Callable[[], Any]) -> float:
-    """Return the seconds that a call takes."""
-    begun = time.perf_counter()
-    fit()
-    return time.perf_counter() - begun

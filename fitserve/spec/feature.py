@@ -29,6 +29,7 @@ DEFAULTS: dict[Kind, str] = {
 }
 MAX_ONE_HOT = 100  # labels; more are hashed, or get an Embedding where the network is ours too
 MOST_PIECES = 192  # bins of all columns together, where the network is ours too
+ROWS_A_LABEL = 4  # in the mean, of a column with an Embedding: the most frequent labels, else unknown
 MAX_ENCODINGS = 20  # of one feature
 
 if TYPE_CHECKING:
@@ -128,7 +129,9 @@ class Defaults:
         if self.numeric_columns is None:
             return [ENCODINGS["hashing" if many else default]()]
         if many:
-            return [Index()]
+            # A label of fewer rows teaches little; what it shares with other rare ones, the unknown label's does.
+            most = min(Index.most_places, max(MAX_ONE_HOT, facts.rows // ROWS_A_LABEL))
+            return [Index(max_categories=min(facts.distinct, most))]
         if facts.kind != "numeric":
             return [ENCODINGS[default]()]
         bins = usual_bins(facts, MOST_PIECES // max(1, self.numeric_columns))
