@@ -92,7 +92,7 @@ fuzz-api: $(VENV)/.dev  ## 20,000 schemathesis cases on the API, with all checks
 audit: $(BIN)/python  ## known vulnerabilities of pinned dependencies, if the public data are reachable
 	$(BIN)/python .ci/audit.py $(VENV)/audit locks/audit.txt locks/runtime.txt
 
-compose-test: $(VENV)/.dev  ## both images and docker-compose.yml in operation; needs docker or podman
+compose-test: $(VENV)/.dev  ## the images and docker-compose.yml in operation; needs docker or podman
 	$(BIN)/python -m tests.compose
 
 bench-%: $(VENV)/.dev  ## bench-startup, bench-ingest, bench-training, bench-accuracy, bench-serving, bench-served, bench-claims

@@ -1,4 +1,4 @@
-"""`make compose-test`: build both images and run docker-compose.yml: upload, train, predict, scale, kill, upgrade.
+"""`make compose-test`: build the images and run docker-compose.yml: upload, train, predict, scale, kill, upgrade.
 
 The images' other contents are used in containers too (gRPC, plots, Parquet, S3, traces), and Prometheus must reach all.
 
@@ -26,6 +26,7 @@ from tests.journey.test_journey import ROWS, SPEC, circle
 POINTS = [{"x": 0.1, "y": -0.2, "colour": "red"}, {"x": 4.8, "y": 4.7, "colour": "blue"}]
 LONG = {**SPEC, "training": {"epochs": 2500, "batch_size": 16, "seed": 1}, "model": "long"}
 OURS = ("api", "predict", "worker", "reaper")
+ALL_IMAGE = "localhost/fitserve-all:old"
 DNS_SECONDS = 4.0  # longer than the proxy caches an address
 
 
@@ -151,6 +152,50 @@ def use_parts(deployment: Deployment) -> None:
     parts.traces(engine, image)
 
 
+def one_container(deployment: Deployment) -> None:
+    """Try the image for trying out: one process tree without root, one volume, which outlives the container."""
+    engine = deployment.engine
+    deployment.figures["all_image_mb"] = round(engine.build("all", ALL_IMAGE, "old") / 1e6)
+    name = new_id("fitserve-all")
+    ports = free_ports(2)
+    addresses = [f"http://127.0.0.1:{port}" for port in ports]
+    published = ["-p", f"127.0.0.1:{ports[0]}:8000", "-p", f"127.0.0.1:{ports[1]}:8501"]
+    start = ["run", "-d", "--name", name, *published, "-v", f"{name}:/var/lib/fitserve", ALL_IMAGE]
+    try:
+        engine.run(*start)
+        until(lambda: all(map(is_ready, addresses)), 180, "everything in one container")
+        assert engine.run("exec", name, "id", "-u").strip() == "10001"
+        assert "commit" in engine.run("exec", name, "fitserve", "--version")
+        key = engine.run("exec", name, "cat", "/var/lib/fitserve/first-key").strip()
+        api, predict = (
+            httpx2.Client(base_url=address, headers={"Authorization": f"Bearer {key}"}, timeout=30)
+            for address in addresses
+        )
+        assert "/assets/" in api.get("/").text
+        api.put("/api/v1/datasets/circle", content=circle(), headers={"Content-Type": "text/csv"}).raise_for_status()
+        run_id = api.post("/api/v1/runs", json=SPEC).raise_for_status().json()["id"]
+        until(lambda: api.get(f"/api/v1/runs/{run_id}").json()["state"] == "succeeded", 180, "the run's success")
+        until(lambda: classify(predict).status_code == 200, 30, "the prediction")
+        before = classify(predict).json()
+        engine.run("stop", "--time", "40", name)
+        assert engine.inspect(name)["State"]["ExitCode"] == 0
+        engine.run("rm", name)
+        engine.run(*start)
+        until(lambda: all(map(is_ready, addresses)), 180, "another container on the same volume")
+        until(lambda: classify(predict).status_code == 200, 30, "the prediction again")
+        assert classify(predict).json() == before
+    finally:
+        engine.fails("rm", "-f", name)
+        engine.fails("volume", "rm", name)
+
+
+def is_ready(address: str) -> bool:
+    try:
+        return httpx2.get(f"{address}/readyz").status_code == 200
+    except httpx2.HTTPError:
+        return False
+
+
 def classify(http: httpx2.Client) -> httpx2.Response:
     return http.post("/v1/models/circle:classify", json={"examples": POINTS})
 
@@ -263,6 +308,7 @@ def main() -> int:
                     check_prometheus,
                     upgrade,
                     check_prometheus,
+                    one_container,
                 ):
                     started = time.monotonic()
                     step(deployment)
@@ -276,6 +322,7 @@ def main() -> int:
                 engine_here.down()  # running containers keep their images in use
                 for tag in tags.values():
                     engine_here.run("rmi", f"{tag}:old", f"{tag}:new")
+                engine_here.run("rmi", ALL_IMAGE)
     except EngineMissing as missing:
         print(missing, file=sys.stderr)
         return 2
