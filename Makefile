@@ -58,7 +58,8 @@ $(PAGES)/build/index.html: $(PAGES)/node_modules/.ready $(PAGE_SOURCES)
 dashboard: $(PAGES)/build/index.html  ## the dashboard's pages, which the API serves
 
 wheel: $(VENV)/.runtime dashboard  ## the whole product as one file, in dist/: pip install 'fitserve-….whl[all]'
-	$(BIN)/python -m hatchling build --target wheel
+	@$(BIN)/python -m hatchling build --target wheel
+	@echo "Install it: pipx install '$$(ls -t dist/*.whl | head -n 1)[all]'"
 
 docs: $(VENV)/.dev  ## the documentation, in site/; generates docs/reference/api.md first
 	$(BIN)/python -m docs.make_api
@@ -102,7 +103,7 @@ fresh:  ## make run and make test on bare Debian 12 and 13, as an ordinary user;
 	@$(PYTHON) -m tests.fresh
 
 locks: $(BIN)/python  ## update the lock files; with UPGRADE=1, to the newest releases
-	PATH="$(abspath $(BIN)):$$PATH" locks/compile.sh $(if $(UPGRADE),--upgrade)
+	PATH="$$(cd '$(BIN)' && pwd):$$PATH" locks/compile.sh $(if $(UPGRADE),--upgrade)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis $(PAGES)/build $(PAGES)/node_modules

@@ -10,7 +10,7 @@ from pathlib import Path
 from fitserve import __version__
 
 _PACKAGE = Path(__file__).resolve().parent
-RECORD = _PACKAGE / "build.json"  # written by deploy/wheel_hook.py and deploy/Dockerfile
+RECORD = _PACKAGE / "build.json"  # written by deploy/build_hook.py and deploy/Dockerfile
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,7 +109,7 @@ def test_uninstalling_leaves_nothing(wheel: Path, tmp_path: Path) -> None:
 def test_a_wheel_without_pages_is_refused(tmp_path: Path) -> None:
     for folder in ("fitserve", "deploy", *server_code.PACKAGES):
         (tmp_path / folder).mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE", "fitserve/__init__.py", "deploy/wheel_hook.py"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "fitserve/__init__.py", "deploy/build_hook.py"):
         (tmp_path / name).write_bytes((PROJECT / name).read_bytes())
     command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
