@@ -90,6 +90,8 @@ class Optimizer(Component, abstract=True):
     omitted: ClassVar[Mapping[str, Any]] = {"is_legacy_optimizer": False, "jit_compile": ...}
     # Arrays of the weights' size that it holds between two steps; an upper bound.
     state_arrays: ClassVar[int]
+    # Whether a weight's update follows from this weight, its gradient and its own history: such replicas are stacked.
+    per_weight: ClassVar[bool] = False
     # A good first learning rate on standardised inputs, and one above which the loss probably diverges.
     usual_learning_rate: ClassVar[float] = 0.001
     large_learning_rate: ClassVar[float] = 0.1
@@ -120,6 +122,7 @@ class Optimizer(Component, abstract=True):
 class SGD(Optimizer):
     """Stochastic gradient descent, with momentum."""
 
+    per_weight = True
     state_arrays = 0
     usual_learning_rate = 0.05
     large_learning_rate = 1.0
@@ -134,6 +137,7 @@ class SGD(Optimizer):
 class RMSprop(Optimizer):
     """The gradient over a running root mean square of it (Hinton 2012)."""
 
+    per_weight = True
     state_arrays = 1
     rho: Share = 0.9
     momentum: Share = 0.0
@@ -152,6 +156,7 @@ class _Adaptive(Optimizer, abstract=True):
 
 
 class _AMSGrad(_Adaptive, abstract=True):
+    per_weight = True
     amsgrad: Flag = False
 
     def optional_arrays(self) -> int:
@@ -171,14 +176,19 @@ class AdamW(_AMSGrad):
 class Nadam(_Adaptive):
     """Adam with Nesterov momentum (Dozat 2015)."""
 
+    per_weight = True
+
 
 class Adamax(_Adaptive):
     """Adam with the infinity norm in place of the mean square (Kingma and Ba 2014)."""
+
+    per_weight = True
 
 
 class Adagrad(Optimizer):
     """The gradient over the root of the sum of its squares (Duchi et al. 2011)."""
 
+    per_weight = True
     state_arrays = 1
     usual_learning_rate = 0.01
     large_learning_rate = 1.0
@@ -189,6 +199,7 @@ class Adagrad(Optimizer):
 class Adadelta(Optimizer):
     """Adagrad over a window (Zeiler 2012)."""
 
+    per_weight = True
     state_arrays = 2
     usual_learning_rate = 1.0
     large_learning_rate = 1.0
@@ -199,6 +210,7 @@ class Adadelta(Optimizer):
 class Ftrl(Optimizer):
     """Follow the regularized leader (McMahan et al. 2013)."""
 
+    per_weight = True
     state_arrays = 2
     usual_learning_rate = 0.01
     learning_rate_power: Annotated[Number, Field(le=0)] = -0.5
@@ -212,6 +224,7 @@ class Ftrl(Optimizer):
 class Lion(Optimizer):
     """The sign of a running mean of the gradient (Chen et al. 2023)."""
 
+    per_weight = True
     state_arrays = 1
     usual_learning_rate = 0.0003
     beta_1: Inside = 0.9

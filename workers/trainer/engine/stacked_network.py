@@ -23,6 +23,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from fitserve.spec import optimizers
 from workers.trainer.engine.compiled import MULTITHREADED_STEP, Logs, RowTensors, build, executor, work
 from workers.trainer.engine.device import threads
 from workers.trainer.engine.network import inputs_of, nodes_of, outputs_of
@@ -34,10 +35,8 @@ MAX_EPOCH = 2e11  # multiply-adds of all replicas' epoch: within it no cancel ca
 MAX_PREDICTION_BYTES = 2e8  # of one epoch: metrics are computed from them
 MAX_EMBEDDED = 2_000_000  # numbers in the embeddings of all replicas: every step updates all of them
 HELD_OUT_ROWS = 2048  # of each replica, predicted at once
-# Their update of a weight depends on this weight, its gradient and its own history alone.
 OPTIMIZERS = tuple(
-    getattr(keras.optimizers, name)
-    for name in ("SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "Adadelta", "Adamax", "Nadam", "Lion", "Ftrl")
+    getattr(keras.optimizers, name) for name, cls in optimizers.OPTIMIZERS.classes.items() if cls.per_weight
 )
 # Their value for a row depends on this row alone.
 LOSSES = tuple(
