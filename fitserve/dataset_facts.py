@@ -45,6 +45,7 @@ class ColumnFacts(BaseModel):
     tokens: Tokens = "whitespace"
     max_tokens: int | None = None
     format: ColumnFormat = PLAIN  # how its texts were read, and are read in a prediction
+    evidence: str = ""  # for its kind
 
     @classmethod
     def from_stored(cls, column: Mapping[str, Any]) -> ColumnFacts:

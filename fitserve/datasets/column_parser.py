@@ -1,12 +1,14 @@
 """A column of texts as typed values, under a plan that is proposed from a sample and held against every row.
 
 A plan that does not fit the whole file is revised at the end of the pass (`ColumnParser.next_plan`), and the file is
-read once more.
+read once more: a proof that comes late counts as one that comes early.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -14,109 +16,24 @@ import pyarrow.compute as pc
 
 from fitserve.dataset_facts import Kind, Storage
 from fitserve.datasets import MAX_PROBLEMS
+from fitserve.datasets.column_plan import (
+    EXAMPLES,
+    ColumnPlan,
+    are_soft_missing,
+    digits_kept,
+    has_leading_zeros,
+    merge_spellings,
+    propose_again,
+    texts_kept,
+)
 from fitserve.encoding.coercion import FALSE, TRUE, labels_of
+from fitserve.spelling import ColumnFormat, numbers, times
+from fitserve.spelling.column_format import SOFT
 from fitserve.wire.notices import Notice
 
-# Texts that mean a missing value in every column, unless the upload's options name others.
-MISSING = (
-    *("", "NA", "N/A", "n/a", "#N/A", "#NA", "<NA>", "NaN", "nan", "NAN", "-nan", "-NaN"),
-    *("null", "NULL", "Null", "None", "?"),
-)
-# Texts that mean a missing value in a column where everything else is a number.
-SOFT_MISSING = frozenset(
-    (
-        *("-", "--", "---", ".", "..", "...", "*", "na", "n.a.", "n.a", "n/d", "nd", "nil", "none", "unk"),
-        *("unknown", "missing", "not available", "not known", "no data", "inconnu", "无", "缺失"),
-        *("#value!", "#div/0!", "#ref!", "#null!", "#num!"),
-    )
-)
-TIME_FORMATS = (
-    "iso",
-    "utc",
-    *(
-        f"{day}{time}"
-        for day in ("%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y")
-        for time in ("", " %H:%M", " %H:%M:%S")
-    ),
-)
 MAX_SPELLINGS = 50  # distinct bad texts that are remembered
-_NUMBER = r"(?i)^[+-]?((\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?|inf|infinity)$"
-_ARROW_TYPES: dict[Storage, pa.DataType] = {
-    "int64": pa.int64(),
-    "float64": pa.float64(),
-    "bool": pa.bool_(),
-    "string": pa.string(),
-    "timestamp": pa.timestamp("us"),
-}
-_EXPECTED: dict[Storage, str] = {
-    "int64": "a number",
-    "float64": "a number",
-    "bool": "a boolean",
-    "timestamp": "a date or time",
-    "string": "a text",
-}
-
-
-@dataclass(frozen=True)
-class ColumnPlan:
-    """How a column's texts are parsed."""
-
-    storage: Storage
-    time_format: str = "iso"
-    decimal: str = "."
-    trim: bool = False  # blanks around a value mean nothing
-    missing: tuple[str, ...] = ()  # texts that are missing once blanks are trimmed
-    soft_missing: bool = False  # the texts of SOFT_MISSING are missing
-    strict: bool = False  # values that do not fit are refused instead of changing the plan
-    typed: bool = False  # values have a type already (Parquet, Arrow) and keep it
-    stated_kind: Kind | None = None  # as the request says
-
-    @property
-    def arrow_type(self) -> pa.DataType:
-        if self.storage == "timestamp" and self.time_format == "utc":
-            return pa.timestamp("us", "UTC")
-        return _ARROW_TYPES[self.storage]
-
-    @property
-    def expected(self) -> str:
-        """What a value should have been, for an error message."""
-        return "a boolean" if self.stated_kind == "boolean" else _EXPECTED[self.storage]
-
-
-def propose_plan(
-    values: pa.Array,
-    stated_kind: Kind | None,
-    decimal: str = ".",
-    trim: bool = False,
-    missing: tuple[str, ...] = (),
-) -> ColumnPlan:
-    """Propose how to parse a column from a sample of its texts."""
-    plan = ColumnPlan("string", decimal=decimal, trim=trim, missing=missing, stated_kind=stated_kind)
-    present = values.drop_null()
-    if stated_kind in ("categorical", "text"):
-        return plan
-    if stated_kind == "numeric":
-        whole = pa.types.is_integer(parse_numbers(present, plan)[0].type)
-        return replace(plan, storage="int64" if whole else "float64", strict=True)
-    if stated_kind == "boolean":
-        return replace(plan, storage=_boolean_storage(present), strict=True)
-    if stated_kind == "datetime":
-        return replace(plan, storage="timestamp", time_format=_detect_time_format(present) or "iso", strict=True)
-    if not len(present):
-        return replace(plan, storage="int64")
-    numbers, bad = parse_numbers(present, plan)
-    good = len(present) - int(bad.sum())
-    if good and not has_leading_zeros(present):
-        odd = set(present.filter(pa.array(bad)).unique().to_pylist()) if bad.any() else set()
-        soft = bool(odd) and _are_soft_missing(odd)
-        if good >= 0.95 * len(present) or (soft and 2 * good >= len(present)):
-            whole = pa.types.is_integer(numbers.type)
-            return replace(plan, storage="int64" if whole else "float64", soft_missing=soft)
-    if _consists_of(present, {"true", "false"}):
-        return replace(plan, storage="bool")
-    if time_format := _detect_time_format(present):
-        return replace(plan, storage="timestamp", time_format=time_format)
-    return plan
+MAX_EXAMPLES = 300  # distinct good texts that are remembered
+_BLANK = (*(" " * count for count in range(1, 33)), "\t", "\u00a0")
 
 
 def typed_plan(arrow_type: pa.DataType, stated_kind: Kind | None) -> ColumnPlan:
@@ -129,7 +46,7 @@ def storage_of(arrow_type: pa.DataType) -> Storage:
     types = pa.types
     if types.is_boolean(arrow_type):
         return "bool"
-    if types.is_integer(arrow_type):
+    if types.is_integer(arrow_type) or (types.is_decimal(arrow_type) and arrow_type.scale <= 0):
         return "int64"
     if types.is_floating(arrow_type) or types.is_decimal(arrow_type):
         return "float64"
@@ -153,12 +70,33 @@ class ColumnParser:
         self.good = self.bad = 0  # values that fit the plan, and those that do not
         self.bad_values: list[tuple[int, str]] = []  # the first of them: row and text
         self.bad_spellings: set[str] = set()
+        self.examples: list[str] = []  # good texts of the first batch
+        self.read_as_missing = Counter[str]()  # spellings that are labels in other columns
+        self.kept: Mapping[str, int] = {}  # labels that are spellings of a missing value elsewhere
+        self.naive = self.zoned = 0  # times without a zone, and with one
         self.notices: list[Notice] = []  # what was decided for this column; part of the upload's answer
+        self._tried = [plan]
 
     @property
     def plan_changed(self) -> bool:
         """Whether the plan did not fit: the file must be read again."""
         return self.plan != self.first_plan
+
+    @property
+    def format(self) -> ColumnFormat:
+        """The column's format, with every spelling that was read as missing."""
+        plan = self.plan
+        if plan.typed:
+            number = plan.storage in ("int64", "float64")
+            return ColumnFormat(decimal="." if number else None, missing=() if plan.storage == "string" else None)
+        also = tuple(sorted({*plan.format.also_missing, *(text.strip().lower() for text in self.read_as_missing)}))
+        also = tuple(text for text in also if text and not plan.format.is_missing(text))
+        update: dict[str, object] = {"also_missing": (*plan.format.also_missing, *also)} if also else {}
+        if plan.storage in ("int64", "float64") and plan.format.decimal is None:
+            update["decimal"] = "."
+        if plan.trim and plan.storage == "string":
+            update["trim"] = True
+        return plan.format.change(**update) if update else plan.format
 
     def parse(self, values: pa.Array, rows: np.ndarray) -> tuple[pa.Array, np.ndarray | None]:
         """Return values of the plan's type and, where the plan is strict, a mask (bool) of those that do not fit.
@@ -168,33 +106,70 @@ class ColumnParser:
         plan = self.plan
         if plan.typed:
             return values, None
+        if not self.examples:
+            self.examples = values[:EXAMPLES].drop_null().unique()[:MAX_EXAMPLES].to_pylist()
         if plan.trim:
-            trimmed = pc.utf8_trim_whitespace(values)
-            missing = pc.is_in(trimmed, pa.array(["", *plan.missing]))
-            values = pc.if_else(missing, pa.scalar(None, pa.string()), trimmed)
+            values = pc.utf8_trim_whitespace(values)
         if plan.storage in ("int64", "float64"):
             return self._parse_numbers(values, rows)
+        values = self._without_missing(values)
         if plan.storage == "timestamp":
-            times, bad = parse_times(values, plan)
-            return self._check(values, times, bad, rows)
-        if plan.storage == "bool" or (plan.strict and plan.stated_kind == "boolean"):
+            return self._parse_times(values, rows)
+        if plan.storage == "bool" or (plan.strict and plan.stated_kind == "boolean" and plan.storage == "string"):
             return self._parse_booleans(values, rows)
-        return values, None
+        return self._merge_labels(values), None
+
+    def _without_missing(self, values: pa.Array) -> pa.Array:
+        """Return the values, null where they spell a missing one; such spellings are counted."""
+        plan = self.plan
+        spellings = plan.format.missing_spellings
+        soft = plan.soft_missing and plan.storage != "string"
+        bare = pc.utf8_trim_whitespace(values) if plan.storage != "string" or plan.format.trim else values
+        missing = pc.is_in(bare, pa.array(sorted({*spellings, *_BLANK}), pa.string()))
+        if plan.format.also_missing or soft:
+            also = {text.lower() for text in plan.format.also_missing}.union(SOFT if soft else ())
+            missing = pc.or_(missing, pc.is_in(pc.utf8_lower(pc.utf8_trim_whitespace(values)), pa.array(sorted(also))))
+        missing = pc.and_(missing, values.is_valid())
+        if not pc.any(missing).as_py():
+            return values
+        found = values.filter(missing).value_counts()
+        for text, count in zip(found.field(0).to_pylist(), found.field(1).to_pylist(), strict=True):
+            if (bare_text := text.strip()) and len(self.read_as_missing) < MAX_SPELLINGS:
+                self.read_as_missing[bare_text] += count
+        return pc.if_else(missing, pa.scalar(None, pa.string()), values)
 
     def _parse_numbers(self, values: pa.Array, rows: np.ndarray) -> tuple[pa.Array, np.ndarray | None]:
-        if self.plan.stated_kind != "numeric" and has_leading_zeros(values):
+        plan = self.plan
+        if not plan.strict and plan.stated_kind != "numeric" and has_leading_zeros(values):
             return self._fall_back_to_text(values)
-        numbers, bad = parse_numbers(values, self.plan)
-        if self.plan.soft_missing and len(self.bad_spellings) < MAX_SPELLINGS:
-            read_as_missing = numbers.is_null().to_numpy(zero_copy_only=False) & ~bad
-            self._remember_spellings(values.filter(pa.array(read_as_missing)).drop_null())
-        if self.plan.storage == "int64" and not pa.types.is_integer(numbers.type):
-            if self.plan.stated_kind is None and _exceeds_float64(values):
-                return self._fall_back_to_text(values)
-            self.plan = replace(self.plan, storage="float64")
-        if self.plan.storage == "float64" and numbers.type != pa.float64():
-            numbers = numbers.cast(pa.float64(), safe=False)
-        return self._check(values, numbers, bad, rows)
+        floats = plan.storage == "float64"
+        parsed = numbers.cast_plain(values, floats) if plan.format.is_plain and not plan.quoted else None
+        if parsed is None:
+            values = self._without_missing(values)
+            parsed, bad = numbers.parse_numbers(values, plan.format, floats)
+        else:
+            bad = numbers.overflown(values, parsed)
+        if pa.types.is_floating(parsed.type):
+            if (
+                plan.stated_kind != "numeric"
+                and numbers.has_large(parsed)
+                and numbers.loses_digits(values, plan.format)
+            ):
+                return self._fall_back_to_text(values, **digits_kept(self.name))
+            if plan.storage == "int64":
+                self.plan = replace(self.plan, storage="float64")
+        elif floats:
+            parsed = parsed.cast(pa.float64(), safe=False)
+        return self._check(values, parsed, bad, rows)
+
+    def _parse_times(self, values: pa.Array, rows: np.ndarray) -> tuple[pa.Array, np.ndarray | None]:
+        micros, bad, zoned = times.parse_times(values, self.plan.format)
+        with_zone = int(zoned.sum())
+        self.zoned += with_zone
+        self.naive += len(values) - values.null_count - int(bad.sum()) - with_zone
+        if with_zone and not self.plan.zoned:
+            self.plan = replace(self.plan, zoned=True)
+        return self._check(values, micros.cast(self.plan.arrow_type), bad, rows)
 
     def _parse_booleans(self, values: pa.Array, rows: np.ndarray) -> tuple[pa.Array, np.ndarray | None]:
         """Accept every usual spelling where the request says boolean, else `true` and `false` alone."""
@@ -205,6 +180,15 @@ class ColumnParser:
         bad = ~pc.or_(known, values.is_null()).to_numpy(zero_copy_only=False)
         parsed = yes if self.plan.storage == "bool" else values
         return self._check(values, pc.if_else(known, parsed, pa.scalar(None, parsed.type)), bad, rows)
+
+    def _merge_labels(self, values: pa.Array) -> pa.Array:
+        """Return the labels that texts stand for."""
+        format = self.plan.format
+        if not (format.trim or format.labels):
+            return values
+        encoded = values.dictionary_encode()
+        labels = pa.array([format.label(text) for text in encoded.dictionary.to_pylist()], pa.string())
+        return labels.take(encoded.indices)
 
     def _check(
         self, texts: pa.Array, parsed: pa.Array, bad: np.ndarray, rows: np.ndarray
@@ -218,145 +202,147 @@ class ColumnParser:
         for at in np.flatnonzero(bad)[: max(0, MAX_PROBLEMS - len(self.bad_values))]:
             self.bad_values.append((int(rows[at]), texts[int(at)].as_py()))
         if len(self.bad_spellings) < MAX_SPELLINGS:
-            self._remember_spellings(texts.filter(pa.array(bad)))
+            self.bad_spellings.update(texts.filter(pa.array(bad)).unique().to_pylist()[:MAX_SPELLINGS])
         if self.plan.strict:
             return parsed, bad
-        if self.bad > 1000 and self.bad > 0.2 * self.good:
+        if self.bad > 1000 and self.bad > 0.2 * self.good and self._better_plan() is None:
             return self._fall_back_to_text(texts)
         return parsed, None
 
-    def _remember_spellings(self, texts: pa.Array) -> None:
-        self.bad_spellings.update(texts.unique().to_pylist()[:MAX_SPELLINGS])
-
-    def _fall_back_to_text(self, texts: pa.Array) -> tuple[pa.Array, None]:
-        self.plan = replace(self.plan, storage="string", soft_missing=False)
+    def _fall_back_to_text(self, texts: pa.Array, **changes: object) -> tuple[pa.Array, None]:
+        changed = texts_kept(self.plan, [*self.examples, *self.bad_spellings])
+        self.plan = replace(changed, **changes)  # type: ignore[arg-type]
         return texts, None
 
-    def next_plan(self) -> ColumnPlan:
+    def _better_plan(self) -> ColumnPlan | None:
+        """Return a plan under which the bad texts and the others are good; None where there is none."""
+        texts = [*self.bad_spellings, *self.examples]
+        plan = propose_again(self.name, self.plan, texts)
+        return plan if plan is not None and plan not in self._tried and plan != self.first_plan else None
+
+    def next_plan(self, labels: Mapping[str, int] | None = None) -> ColumnPlan:
         """Return the plan for another pass over the file; where it is the same, this pass is final.
 
         A few bad values among many good ones (1 in 100, or up to 3 in at least 60) are errors, so the plan becomes
-        strict; more of them mean that the column is text.
+        strict; more of them mean that the column is text. `labels` are a column's texts and how often they occur.
         """
         plan, total = self.plan, self.good + self.bad
-        if not self.bad or plan.strict or plan.storage == "string":
+        if plan.storage == "string" and labels is not None and not plan.typed and plan.stated_kind != "text":
+            return replace(plan, format=merge_spellings(plan.format, labels))
+        if not self.bad or plan.storage == "string" or (plan.strict and not plan.stated_kind):
             return plan
-        is_numeric = plan.storage in ("int64", "float64")
-        all_soft = len(self.bad_spellings) < 20 and _are_soft_missing(self.bad_spellings)
-        if is_numeric and not plan.soft_missing and all_soft and self.good >= self.bad:
+        is_value = plan.storage in ("int64", "float64", "timestamp")
+        all_soft = len(self.bad_spellings) < 20 and are_soft_missing(self.bad_spellings)
+        if is_value and not plan.soft_missing and all_soft and self.good >= self.bad:
             return replace(plan, soft_missing=True)
-        if plan.storage == "timestamp" and plan.time_format.startswith("%m/%d"):
-            return replace(plan, time_format=plan.time_format.replace("%m/%d", "%d/%m"))
+        if is_value and (better := self._better_plan()) is not None:
+            return better
+        if plan.strict:
+            return plan
         if self.bad <= max(0.01 * total, min(3.0, total / 20)):
             return replace(plan, strict=True)
-        return replace(plan, storage="string", soft_missing=False)
+        return texts_kept(plan, [*self.examples, *self.bad_spellings])
 
+    def finish(self, labels: Mapping[str, int]) -> None:
+        """Write the notices of what was decided, once the pass is final; `labels` and how often they occur."""
+        plan, self.kept = self.plan, labels
+        self.notices += plan.notices
+        if self.zoned and self.naive:
+            self.notices.append(
+                Notice(
+                    code="naive_and_zoned",
+                    message=f"Times without a zone in {self.name!r} are read as UTC, as if they ended in Z.",
+                    column=self.name,
+                    evidence=f"{self.naive} of {self.naive + self.zoned} have no zone",
+                    option=f"kinds.{self.name}=categorical",
+                )
+            )
+        if plan.typed:
+            return
+        if plan.storage == "string":
+            self._note_words()
+            self._note_spellings()
+        elif plan.soft_missing:
+            self._note_soft()
 
-def parse_numbers(values: pa.Array, plan: ColumnPlan) -> tuple[pa.Array, np.ndarray]:
-    """Parse texts as numbers: int64 where all are whole, else float64, null where missing or bad.
+    def _note_words(self) -> None:
+        """Note words that were read as missing, or as labels, in a column of texts."""
+        plan, name = self.plan, self.name
+        for word, count in sorted(self.read_as_missing.items()):
+            if plan.stated.missing is None and word.strip() in ("NA", "None", "?"):
+                self.notices.append(
+                    Notice(
+                        code="read_as_missing",
+                        message=f"{count} values {word} of {name!r} are read as missing.",
+                        column=name,
+                        evidence="a usual spelling of a missing value",
+                        option=f"formats.{name}.keep={word}",
+                    )
+                )
+        for word in plan.format.keep:
+            if word not in plan.stated.keep and (count := self.kept.get(word, 0)):
+                quoted = plan.quoted
+                self.notices.append(
+                    Notice(
+                        code="read_as_label",
+                        message=f"{count} values {word} of {name!r} are read as a label.",
+                        column=name,
+                        evidence="they are quoted"
+                        if quoted
+                        else "it is written as the other labels are, and as frequent",
+                        option=f'formats.{name}.missing=["{word}"]',
+                    )
+                )
 
-    Returns the numbers and a mask (bool) of the bad texts.
-    """
-    numbers = _cast_to_numbers(values, plan)
-    if numbers is not None:  # the usual case, in one step
-        return numbers, np.zeros(len(values), bool)
-    texts = pc.utf8_trim_whitespace(values)
-    if plan.decimal == ",":
-        texts = pc.replace_substring(pc.replace_substring(texts, ".", ""), ",", ".")
-    numbers = _cast_to_numbers(texts, plan)
-    if numbers is not None:
-        return numbers, np.zeros(len(values), bool)
-    good = pc.match_substring_regex(texts, _NUMBER)
-    if plan.soft_missing:
-        soft = pc.is_in(pc.utf8_lower(texts), pa.array(sorted(SOFT_MISSING)))
-        texts = pc.if_else(soft, pa.scalar(None, pa.string()), texts)
-        good = pc.or_(good, soft)
-    bad = ~good.fill_null(True).to_numpy(zero_copy_only=False)
-    numbers = _cast_to_numbers(pc.if_else(pa.array(~bad), texts, pa.scalar(None, pa.string())), plan)
-    if numbers is not None:
-        return numbers, bad
-    return pa.nulls(len(values), pa.float64()), ~values.is_null().to_numpy(zero_copy_only=False)
+    def _note_spellings(self) -> None:
+        """Note spellings that are one label now, and labels that differ in case alone."""
+        format, stated, name = self.plan.format, self.plan.stated, self.name
+        if format.trim and not stated.trim and not self.plan.trim:
+            self.notices.append(
+                Notice(
+                    code="spellings_merged",
+                    message=f"Blanks around the labels of {name!r} are left out: some differed in them alone.",
+                    column=name,
+                    option=f"kinds.{name}=text",
+                )
+            )
+        if format.labels and not stated.labels and not stated.fold_case:
+            shown = ", ".join(f"{text} is {label}" for text, label in sorted(format.labels.items())[:4])
+            self.notices.append(
+                Notice(
+                    code="spellings_merged",
+                    message=f"Spellings of the same label of {name!r} are one label: {shown}.",
+                    column=name,
+                    evidence="all are usual spellings of true and false, in upper or lower case",
+                    option=f"kinds.{name}=text",
+                )
+            )
+        groups: dict[str, list[str]] = {}
+        for label in self.kept if not format.fold_case and self.plan.stated_kind != "text" else ():
+            groups.setdefault(" ".join(label.split()).casefold(), []).append(label)
+        alike = [labels for labels in groups.values() if len(labels) > 1]
+        if alike:
+            self.notices.append(
+                Notice(
+                    code="similar_labels",
+                    message=f"Labels of {name!r} differ in upper and lower case or blanks alone.",
+                    column=name,
+                    evidence="; ".join(", ".join(map(repr, labels[:4])) for labels in alike[:3]),
+                    option=f"formats.{name}.fold_case=true",
+                )
+            )
 
-
-def _cast_to_numbers(texts: pa.Array, plan: ColumnPlan) -> pa.Array | None:
-    for arrow_type in (pa.float64(),) if plan.storage == "float64" else (pa.int64(), pa.float64()):
-        try:
-            return texts.cast(arrow_type)
-        except pa.ArrowInvalid:
-            continue
-    return None
-
-
-def has_leading_zeros(texts: pa.Array) -> bool:
-    """Return whether any text starts with a zero and another digit ("007"): then they are codes, not numbers."""
-    if not len(texts) or not pa.types.is_string(texts.type):
-        return False
-    buffers = texts.buffers()
-    if buffers[2] is None:
-        return False
-    offsets = np.frombuffer(buffers[1], np.int32)[texts.offset : texts.offset + len(texts) + 1]
-    data = np.frombuffer(buffers[2], np.uint8)
-    if not len(data):
-        return False
-    starts = offsets[:-1]
-    zeros = np.flatnonzero((data[np.minimum(starts, len(data) - 1)] == ord("0")) & (np.diff(offsets) > 1))
-    second = data[starts[zeros] + 1]
-    return bool(((second >= ord("0")) & (second <= ord("9"))).any())
-
-
-def _exceeds_float64(texts: pa.Array) -> bool:
-    """Return whether a whole number has more digits than float64 keeps: then they are names, and stay text."""
-    return bool(pc.any(pc.match_substring_regex(texts, r"^\s*[+-]?\d{17,}\s*$")).as_py())
-
-
-def _are_soft_missing(texts: set[str]) -> bool:
-    return all(text.strip().lower() in SOFT_MISSING for text in texts)
-
-
-def _consists_of(present: pa.Array, words: set[str]) -> bool:
-    return bool(pc.all(pc.is_in(pc.utf8_lower(pc.utf8_trim_whitespace(present)), pa.array(sorted(words)))).as_py())
-
-
-def _boolean_storage(present: pa.Array) -> Storage:
-    """Keep two spellings as they are; several spellings of the same value become true and false."""
-    if _consists_of(present, {"0", "1"}):
-        return "int64"
-    return "bool" if len(present.unique()) > 2 or _consists_of(present, {"true", "false"}) else "string"
-
-
-def parse_times(values: pa.Array, plan: ColumnPlan) -> tuple[pa.Array, np.ndarray]:
-    """Parse texts as timestamps in microseconds, null where missing or bad; also return a mask (bool) of the bad."""
-    texts = pc.utf8_trim_whitespace(values)
-    if plan.time_format not in ("iso", "utc"):
-        times = pc.strptime(texts, plan.time_format, "us", error_is_null=True)
-        return times, times.is_null().to_numpy(zero_copy_only=False) & ~values.is_null().to_numpy(zero_copy_only=False)
-    bad = np.zeros(len(values), bool)
-    parts = _cast_to_times(texts, plan.arrow_type, bad, 0)
-    return pa.concat_arrays(parts) if parts else pa.nulls(0, plan.arrow_type), bad
-
-
-def _cast_to_times(texts: pa.Array, arrow_type: pa.DataType, bad: np.ndarray, start: int) -> list[pa.Array]:
-    """Cast; where that fails, halve, until each bad text is alone (or there are too many of them)."""
-    try:
-        return [texts.cast(arrow_type)]
-    except pa.ArrowInvalid:
-        if len(texts) == 1 or bad.sum() > 50 * MAX_PROBLEMS:
-            bad[start : start + len(texts)] = ~texts.is_null().to_numpy(zero_copy_only=False)
-            return [pa.nulls(len(texts), arrow_type)]
-        half = len(texts) // 2
-        first = _cast_to_times(texts[:half], arrow_type, bad, start)
-        return first + _cast_to_times(texts[half:], arrow_type, bad, start + half)
-
-
-def _detect_time_format(present: pa.Array) -> str | None:
-    """Return the format that parses most of a sample, if that is at least 95 % of it; the earlier one of equals."""
-    head = present[:20_000]
-    looks_like_dates = pc.match_substring_regex(head[:20], r"^\s*\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}")
-    if not pc.any(looks_like_dates).as_py():
-        return None
-    best, most = None, 0
-    for time_format in TIME_FORMATS:
-        good = len(head) - int(parse_times(head, ColumnPlan("timestamp", time_format))[1].sum())
-        if good > most:
-            best, most = time_format, good
-    return best if most >= 0.95 * len(head) else None
+    def _note_soft(self) -> None:
+        words = {word: count for word, count in self.read_as_missing.items() if word.lower() in SOFT}
+        shown = [word for word in words if word not in self.plan.format.missing_spellings]
+        if shown:
+            self.notices.append(
+                Notice(
+                    code="read_as_missing",
+                    message=f"{sum(words[word] for word in shown)} values of {self.name!r} are read as missing: "
+                    f"{', '.join(sorted(shown)[:5])}.",
+                    column=self.name,
+                    evidence=f"everything else in the column is {self.plan.expected}",
+                    option=f"kinds.{self.name}=categorical",
+                )
+            )

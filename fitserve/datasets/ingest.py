@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 
 from fitserve.blobs import disk_full_is_507
 from fitserve.datasets import MAX_PROBLEMS, TableRefused, TableUnreadable, bad_value, refuse
-from fitserve.datasets.column_parser import ColumnParser, ColumnPlan
+from fitserve.datasets.column_parser import ColumnParser
+from fitserve.datasets.column_plan import ColumnPlan, reconsider
 from fitserve.datasets.profile import ColumnCounts, describe_columns
 from fitserve.datasets.readers import Batches, ReadAgain, TableReader, open_reader
 from fitserve.errors import BadInput, Problem
@@ -200,7 +201,14 @@ class _ParsingPass:
 
     def _conclude(self) -> None:
         """Decide whether this pass is final; refuse what is bad where the upload is strict."""
-        self.next_plans = [parser.next_plan() for parser in self.parsers]
+        found = [
+            parser.next_plan(counted.labels() if parser.plan.storage == "string" and not parser.plan_changed else None)
+            for parser, counted in zip(self.parsers, self.counts, strict=True)
+        ]
+        names = list(self.reader.names)
+        examples = {parser.name: [*parser.examples, *parser.bad_spellings] for parser in self.parsers}
+        after = dict(zip(names, found, strict=True))
+        self.next_plans = reconsider(dict(zip(names, self.plans, strict=True)), after, examples)
         for parser, plan in zip(self.parsers, self.next_plans, strict=True):
             parser.plan = plan
         everything = self._all_problems()

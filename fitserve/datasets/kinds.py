@@ -10,12 +10,14 @@ from fitserve.dataset_facts import ColumnFacts, Kind, Storage
 from fitserve.datasets import TableRefused
 from fitserve.encoding.coercion import FALSE, TRUE
 from fitserve.errors import Problem
+from fitserve.spelling.words import FALSE_WORDS, TRUE_WORDS
 
+LARGEST_EXACT = 2.0**53  # whole numbers beyond it lose digits in float64
 MAX_CODES = 12  # at most so many whole numbers without a gap are taken for codes of categories
 # The kinds that values of a storage class can be of.
 POSSIBLE: dict[Storage, tuple[Kind, ...]] = {
     "int64": ("numeric", "boolean", "categorical", "ignored"),
-    "float64": ("numeric", "categorical", "ignored"),
+    "float64": ("numeric", "boolean", "categorical", "ignored"),
     "bool": ("boolean", "categorical", "numeric", "ignored"),
     "string": ("categorical", "text", "boolean", "ignored"),
     "timestamp": ("datetime", "categorical", "ignored"),
@@ -35,6 +37,7 @@ class Traits:
     words: float = 0.0  # mean over sampled texts
     letters: float = 0.0  # mean over sampled texts
     bad: int = 0  # values that are not numbers in a column that was first taken for numbers
+    whole: bool = True  # all numbers are whole ones, however they are written
 
 
 def infer_kind(facts: ColumnFacts, traits: Traits) -> tuple[Kind, str]:
@@ -55,13 +58,15 @@ def _kind_of_numbers(facts: ColumnFacts, traits: Traits, present: int) -> tuple[
     labels = facts.labels
     if labels == ("0", "1"):
         return "boolean", "all values are 0 or 1"
-    if facts.storage == "float64":
+    if facts.storage == "float64" and not traits.whole:
         return "numeric", "all values are numbers"
+    if facts.storage == "int64" and max(abs(facts.min or 0.0), abs(facts.max or 0.0)) > LARGEST_EXACT:
+        return "ignored", "whole numbers beyond 2^53, whose last digits a network cannot see: an identifier"
     if reason := _identifier_reason(facts, traits, present):
         return "ignored", reason
     if labels is not None and _are_codes(labels, facts.label_counts or (), present):
         return "categorical", f"whole numbers {labels[0]} to {labels[-1]} that look like codes"
-    return "numeric", "all values are whole numbers"
+    return "numeric", "all values are whole numbers" if facts.storage == "int64" else "all values are numbers"
 
 
 def _identifier_reason(facts: ColumnFacts, traits: Traits, present: int) -> str | None:
@@ -107,18 +112,17 @@ def _kind_of_texts(facts: ColumnFacts, traits: Traits, present: int) -> tuple[Ki
 
 def check_kind(name: str, kind: Kind, storage: Storage, labels: Sequence[str] | None) -> None:
     """Raise TableRefused where values of this storage class cannot be of that kind."""
-    fits = kind in POSSIBLE[storage]
-    if kind == "boolean" and storage in ("int64", "string"):
-        fits = labels is not None and len(labels) <= 2
-        fits = fits and (storage == "string" or set(labels or ()) <= {"0", "1"})
-    if not fits:
+    two = labels is not None and len(labels) <= 2
+    possible = [one for one in POSSIBLE[storage] if one != "boolean" or two or storage == "bool"]
+    if kind not in possible:
         examples = ", ".join((labels or ())[:5])
+        why = "it has more than two values" if kind == "boolean" else f"its values are stored as {storage}"
         problem = Problem(
-            f"The column {name!r} cannot be {kind}: its values are stored as {storage}.",
+            f"The column {name!r} cannot be {kind}: {why}.",
             pointer=f"/kinds/{name}",
             column=name,
             received=kind,
-            expected=f"one of {', '.join(POSSIBLE[storage])}" + (f" (values: {examples})" if examples else ""),
+            expected=f"one of {', '.join(possible)}" + (f" (values: {examples})" if examples else ""),
         )
         raise TableRefused(problem.detail, problems=[problem])
 
@@ -133,6 +137,7 @@ def label_order(labels: Sequence[str], storage: Storage) -> list[str]:
     """Return labels in their order: numbers by value, a boolean pair false first, else by code points."""
     if storage in ("int64", "float64"):
         return sorted(labels, key=float)
-    if is_boolean_pair(labels):
-        return sorted(labels, key=lambda label: label.strip().lower() in TRUE)
+    lowered = {label.strip().lower() for label in labels}
+    if len(labels) == 2 and len(lowered & TRUE_WORDS) == 1 and len(lowered & FALSE_WORDS) == 1:
+        return sorted(labels, key=lambda label: label.strip().lower() in TRUE_WORDS)
     return sorted(labels)

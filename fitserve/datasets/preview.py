@@ -7,7 +7,6 @@ import io
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, datetime
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ def read_rows(path: Path, offset: int, limit: int) -> tuple[list[str], list[list
         for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=names, use_threads=False):
             begin = min(max(0, offset - first), batch.num_rows)  # Arrow aborts on a slice beyond the end
             part = batch.slice(begin, limit - len(rows))
-            columns = [[json_value(value) for value in column.to_pylist()] for column in part.columns]
+            columns = [json_values(column) for column in part.columns]
             rows += [list(row) for row in zip(*columns, strict=True)]
             first += batch.num_rows
             if len(rows) >= limit:
@@ -41,14 +40,23 @@ def read_rows(path: Path, offset: int, limit: int) -> tuple[list[str], list[list
     return names, rows
 
 
+def json_values(column: pa.Array) -> list[Any]:
+    """Return a column's values for JSON, all of one type: decimals are numbers where float64 keeps all their digits."""
+    if not pa.types.is_decimal(column.type):
+        return [json_value(value) for value in column.to_pylist()]
+    values = column.to_pylist()
+    if column.type.scale <= 0:
+        return [None if value is None else int(value) for value in values]
+    read = float if column.type.precision <= 15 else "{:f}".format
+    return [None if value is None else read(value) for value in values]
+
+
 def json_value(value: Any) -> Any:
-    """Return a value for JSON: NaN is null, an infinity its name, a time ISO 8601; a decimal a number where exact."""
+    """Return a value for JSON: NaN is null, an infinity its name, a time ISO 8601."""
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, (datetime, date)):
         return value.isoformat()
-    if isinstance(value, Decimal):
-        return float(value) if Decimal(float(value)) == value else str(value)
     return value
 
 
@@ -77,7 +85,7 @@ def stream_csv(path: Path) -> Iterator[bytes]:
     yield _csv_lines([[_csv_field(name, True) for name in schema.names]])
     for batch in file.iter_batches(BATCH_ROWS, use_threads=False):
         columns = [
-            [_csv_field(json_value(value), is_text) for value in column.to_pylist()]
+            [_csv_field(value, is_text) for value in json_values(column)]
             for column, is_text in zip(batch.columns, texts, strict=True)
         ]
         yield _csv_lines(zip(*columns, strict=True))

@@ -15,14 +15,16 @@ import pyarrow.compute as pc
 
 from fitserve.dataset_facts import MAX_LABELS, ColumnFacts, Kind, Storage
 from fitserve.datasets.column_parser import ColumnParser, storage_of
-from fitserve.datasets.kinds import Traits, check_kind, infer_kind, label_order
+from fitserve.datasets.kinds import LARGEST_EXACT, Traits, check_kind, infer_kind, label_order
 from fitserve.encoding.coercion import as_label, clipped, numbers_of, texts_of
 from fitserve.encoding.text import tokenize, tokens_for
 from fitserve.wire.datasets import Column
+from fitserve.wire.notices import Notice
 
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 BINS = 20
 TOP = 20  # most frequent values or tokens that a profile lists
+MAX_NUMERIC_LABELS = 100  # a numeric column with more different values lists none of them
 SKETCH_SIZE = 4096  # smallest hashes from which distinct values are estimated (error about 1.6 %)
 SAMPLED_TEXTS = 5_000  # texts whose tokens are counted
 
@@ -53,6 +55,13 @@ class ColumnCounts:
             if self.increasing and pa.types.is_integer(arrow_type):
                 self._check_order(values)
         self.distinct.add(values)
+
+    def labels(self) -> dict[str, int] | None:
+        """Return the texts of a column of few different ones, and how often they occur; None where they are many."""
+        distinct, counts = self.distinct.finish()
+        if counts is None or distinct > MAX_LABELS:
+            return None
+        return dict(zip(counts.column("v").to_pylist(), counts.column("n").to_pylist(), strict=True))
 
     def _check_order(self, values: pa.Array) -> None:
         if values.null_count or not len(values):
@@ -281,10 +290,11 @@ def _describe(
         "labels": labels,
         "label_counts": label_counts,
         "date_only": storage == "timestamp" and not counts.has_times_of_day,
+        "format": parser.format,
     }
     if moments.count:
         facts |= {"min": moments.min, "max": moments.max, "mean": moments.mean, "std": moments.std}
-    traits = Traits(is_first_of_many, counts.increasing, bad=parser.bad)
+    traits = Traits(is_first_of_many, counts.increasing, bad=parser.bad, whole=_are_whole(sample, labels))
     text = _text_traits(sample) if storage == "string" else None
     if text:
         facts |= {"tokens": text["tokens"], "max_tokens": text["max_tokens"]}
@@ -292,15 +302,43 @@ def _describe(
     inferred, evidence = infer_kind(ColumnFacts(kind="ignored", **facts), traits)
     if stated is not None:
         check_kind(parser.name, stated, storage, labels)
-    if parser.plan.soft_missing and parser.bad_spellings:
-        evidence += f"; {', '.join(sorted(parser.bad_spellings)[:3])} read as missing"
+    if (stated or inferred) == "numeric" and labels is not None and len(labels) > MAX_NUMERIC_LABELS:
+        facts |= {"labels": None, "label_counts": None}
+    if inferred == "ignored" and stated is None and storage == "int64" and moments.max > LARGEST_EXACT:
+        parser.notices.append(_beyond_float64(parser.name))
+    parser.finish(dict(zip(labels or (), label_counts or (), strict=True)))
+    if parser.plan.evidence:
+        evidence += f"; {parser.plan.evidence}"
+    if parser.plan.storage != "string" and (words := sorted(parser.read_as_missing)):
+        evidence += f"; {', '.join(words[:3])} read as missing"
     column = Column(kind=stated or inferred, inferred=inferred, evidence=evidence, **facts)
     return column, _profile(column, sample, value_counts, moments.infinite, text)
 
 
+def _are_whole(sample: pa.ChunkedArray, labels: Sequence[str] | None) -> bool:
+    """Return whether all numbers are whole, as far as the labels or the sample show."""
+    if not pa.types.is_floating(sample.type):
+        return storage_of(sample.type) == "int64"
+    if labels is not None:
+        return all(label.lstrip("-").isdecimal() for label in labels)
+    numbers = numbers_of(sample)
+    numbers = numbers[~np.isnan(numbers)]
+    return bool(np.isfinite(numbers).all() and (numbers == np.floor(numbers)).all())
+
+
+def _beyond_float64(name: str) -> Notice:
+    return Notice(
+        code="digits_kept",
+        message=f"{name!r} is left out as an identifier: a network would see its values without their last digits.",
+        column=name,
+        evidence="whole numbers beyond 2^53",
+        option=f"kinds.{name}=categorical",
+    )
+
+
 def _labels(value_counts: pa.Table | None, storage: Storage) -> tuple[tuple[str, ...] | None, tuple[int, ...] | None]:
     """Return the distinct values as sorted labels, and their counts; None where they are too many."""
-    most = 100 if storage == "float64" else MAX_LABELS
+    most = MAX_NUMERIC_LABELS if storage == "float64" else MAX_LABELS
     if value_counts is None or value_counts.num_rows > most or storage == "timestamp":
         return None, None
     counts: dict[str, int] = {}

@@ -7,7 +7,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from fitserve.datasets.readers import READERS, open_reader
 from fitserve.errors import BadInput, Conflict, NotFound, Problem
 from fitserve.ids import new_id
 from fitserve.settings import Limits
+from fitserve.spelling import ColumnFormat
 from fitserve.tables import Blob, Dataset, Run
 from fitserve.wire.datasets import NAME, UploadOptions
 
@@ -159,7 +160,13 @@ def append_rows(
     Raises BadInput and its subclasses with row and column of the upload.
     """
     kinds: dict[str, Kind] = {column["name"]: column["kind"] for column in parent.columns}
-    stated = options.model_copy(update={"kinds": {**_kinds_that_keep_storage(parent), **options.kinds}})
+    formats = {column["name"]: ColumnFormat.model_validate(column.get("format", {})) for column in parent.columns}
+    stated = options.model_copy(
+        update={
+            "kinds": {**_kinds_that_keep_storage(parent), **options.kinds},
+            "formats": {**formats, **options.formats},
+        }
+    )
     with scratch_folder(scratch) as folder:
         part_folder = folder / "part"
         part_folder.mkdir()
@@ -168,7 +175,7 @@ def append_rows(
         before = pq.ParquetFile(local_parquet(blobs, parent, folder, again=True))
         whole = folder / "whole.parquet"
         _concatenate(before, pq.ParquetFile(part.parquet), whole)
-        table = ingest(whole, UploadOptions(format="parquet", kinds=kinds), limits, folder)
+        table = _with_formats(ingest(whole, UploadOptions(format="parquet", kinds=kinds), limits, folder), parent)
         stored = blobs.put_file(table.parquet)
     values = {
         "sha256": hashlib.sha256(f"{parent.sha256}+{received.sha256}".encode()).hexdigest(),
@@ -195,7 +202,7 @@ def correct_kinds(
         raise TableRefused(problem.detail, problems=[problem])
     with scratch_folder(scratch) as folder:
         options = UploadOptions(format="parquet", kinds={**wanted, **kinds})
-        table = ingest(local_parquet(blobs, parent, folder, again=True), options, limits, folder)
+        table = _with_formats(ingest(local_parquet(blobs, parent, folder, again=True), options, limits, folder), parent)
         stored = blobs.put_file(table.parquet)
     stated = parent.source.get("options", {})
     values = {
@@ -207,6 +214,18 @@ def correct_kinds(
         **_inherited(parent),
     }
     return _commit(engine, table, stored, values, parent.name)[0]
+
+
+def _with_formats(table: IngestedTable, parent: Dataset) -> IngestedTable:
+    """Return the table with its parent's formats, which say how texts are read, for columns stored as before."""
+    before = {column["name"]: column for column in parent.columns}
+    columns = [
+        {**column, "format": before[column["name"]].get("format", {})}
+        if column["name"] in before and before[column["name"]]["storage"] == column["storage"]
+        else column
+        for column in table.columns
+    ]
+    return replace(table, columns=columns)
 
 
 def _inherited(parent: Dataset) -> dict[str, Any]:

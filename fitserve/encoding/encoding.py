@@ -122,8 +122,8 @@ class FittedColumn:
         if name not in ENCODINGS:
             raise BadInput(f"The encoding {name!r} is not known here.", received=name, expected=", ".join(ENCODINGS))
         encoding = ENCODINGS[name].model_validate(body["encoding"])
-        format = ColumnFormat.model_validate(body.get("format", {}))
-        return encoding.column_class(**{**body, "encoding": encoding, "format": format if format != PLAIN else PLAIN})
+        format = ColumnFormat.model_validate(body["format"]) if "format" in body else PLAIN
+        return encoding.column_class(**{**body, "encoding": encoding, "format": format})
 
     @cached_property
     def part(self) -> slice:

@@ -76,7 +76,24 @@ class ColumnFormat(BaseModel):
     @model_serializer(mode="wrap")
     def _without_defaults(self, serialize: Any) -> dict[str, Any]:
         """Leave out what is as usual: a table may have thousands of columns."""
-        return {name: value for name, value in serialize(self).items() if value not in (None, [], (), {}, False)}
+        return {name: value for name, value in serialize(self).items() if value not in (None, "", [], (), {}, False)}
+
+    def change(self, **changes: Any) -> ColumnFormat:
+        """Return the format with other members. (`model_copy` would copy what was computed from the old ones.)"""
+        return ColumnFormat.model_validate(
+            {**{name: getattr(self, name) for name in ColumnFormat.model_fields}, **changes}
+        )
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of columns that the format is for; a list of missing values suits each."""
+        if self.decimal is not None or self.thousands or self.units:
+            return ("numeric", "ignored")
+        if self.time is not None or self.first_year is not None:
+            return ("datetime", "ignored")
+        if self.trim or self.fold_case or self.labels or self.keep:
+            return ("categorical", "boolean", "text", "ignored")
+        return ("numeric", "boolean", "categorical", "text", "datetime", "ignored")
 
     @property
     def is_number(self) -> bool:

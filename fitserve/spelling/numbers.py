@@ -125,22 +125,22 @@ def parse_numbers(texts: pa.Array, format: ColumnFormat, floats: bool = False) -
     import pyarrow.compute as pc
 
     if format.is_plain:
-        numbers = _cast(texts, floats)
+        numbers = cast_plain(texts, floats)
         if numbers is not None:  # the usual case, in one step
-            return numbers, _overflown(texts, numbers)
+            return numbers, overflown(texts, numbers)
     trimmed = pc.utf8_trim_whitespace(texts)
     simple, good = _simplified(trimmed, format)
     if pc.all(good).as_py() is not False:
-        numbers = _cast(simple, floats)
+        numbers = cast_plain(simple, floats)
         if numbers is not None:
-            return numbers, _overflown(texts, numbers)
+            return numbers, overflown(texts, numbers)
     good = good.fill_null(True)
     left = np.flatnonzero(~good.to_numpy(zero_copy_only=False))
     missing = pa.scalar(None, pa.string())
-    numbers = _cast(pc.if_else(good, simple, missing), floats)
+    numbers = cast_plain(pc.if_else(good, simple, missing), floats)
     if numbers is None:
         return pa.nulls(len(texts), pa.float64()), ~texts.is_null().to_numpy(zero_copy_only=False)
-    bad = _overflown(texts, numbers)
+    bad = overflown(texts, numbers)
     if not len(left):
         return numbers, bad
     return _with_odd_ones(numbers, trimmed.take(pa.array(left)), left, bad, format)
@@ -205,7 +205,8 @@ def _with_odd_ones(
     return pa.array(values, numbers.type, mask=empty), bad
 
 
-def _cast(texts: pa.Array, floats: bool) -> pa.Array | None:
+def cast_plain(texts: pa.Array, floats: bool) -> pa.Array | None:
+    """Return texts in the usual spelling as int64 or float64; None where one of them is not in it."""
     import pyarrow as pa
 
     for arrow_type in (pa.float64(),) if floats else (pa.int64(), pa.float64()):
@@ -216,7 +217,7 @@ def _cast(texts: pa.Array, floats: bool) -> pa.Array | None:
     return None
 
 
-def _overflown(texts: pa.Array, numbers: pa.Array) -> np.ndarray:
+def overflown(texts: pa.Array, numbers: pa.Array) -> np.ndarray:
     """Return where a text became infinite although it is written with digits: a mask (bool)."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -229,6 +230,14 @@ def _overflown(texts: pa.Array, numbers: pa.Array) -> np.ndarray:
             written = pc.match_substring_regex(texts.take(pa.array(at)), "[0-9]")
             bad[at[written.to_numpy(zero_copy_only=False).astype(bool)]] = True
     return bad
+
+
+def has_large(parsed: pa.Array) -> bool:
+    """Return whether a number is so large that float64 may not hold its digits."""
+    import pyarrow.compute as pc
+
+    low, high = (value.as_py() for value in pc.min_max(parsed).values())
+    return low is not None and max(abs(low), abs(high)) >= 2**53
 
 
 def loses_digits(texts: pa.Array, format: ColumnFormat) -> bool:
@@ -259,6 +268,7 @@ class NumberEvidence:
     thousands: Counter[str] = field(default_factory=Counter)  # signs between groups that are certain
     units: Counter[str] = field(default_factory=Counter)
     bare: int = 0  # numbers without a unit
+    prefixed: bool = False  # a unit stands before a number
     negatives: list[str] = field(default_factory=list)  # in brackets or with a sign behind
 
     @property
@@ -269,16 +279,9 @@ class NumberEvidence:
         unit, count = self.units.most_common(1)[0]
         return unit if count == sum(self.units.values()) else None
 
-    def decimal(self, prior: str | None) -> str:
-        """Return the decimal sign: as proven, else that of the other columns (`prior`), else the likelier one."""
-        if self.comma or self.point:
-            return "," if len(self.comma) > len(self.point) else "."
-        return prior or "."
-
-    @property
-    def is_proven(self) -> bool:
-        """Whether the texts say which sign is the decimal one, or have none."""
-        return bool(self.comma or self.point) or not self.either
+    def texts_against(self, sign: str) -> Counter[str]:
+        """Return the texts that prove another decimal sign."""
+        return self.point if sign == "," else self.comma
 
 
 def evidence_of(texts: Iterable[str]) -> NumberEvidence:
@@ -295,6 +298,7 @@ def evidence_of(texts: Iterable[str]) -> NumberEvidence:
         found.numbers += 1
         if unit:
             found.units[unit] += 1
+            found.prefixed |= not text.strip().endswith(unit)
         else:
             found.bare += 1
         if odd and len(found.negatives) < 3:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fitserve.dataset_facts import ColumnFacts, Kind
+from fitserve.spelling.column_format import ColumnFormat
 from fitserve.wire.notices import Notice
 
 NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
@@ -24,7 +25,16 @@ class UploadOptions(BaseModel):
     format: Format | None = Field(None, description="Recognised by the content if omitted")
     delimiter: str | None = Field(None, pattern=CHARACTER, description="CSV: between two fields")
     quote: str = Field('"', pattern=CHARACTER, description="CSV: around fields; doubled inside one")
-    decimal: Literal[".", ","] | None = Field(None, description="CSV: before the fraction of a number")
+    decimal: Literal[".", ","] | None = Field(None, description="CSV: before the fraction of a number, in every column")
+    thousands: Literal["", ",", ".", " ", "'", "_"] | None = Field(
+        None, description="CSV: between groups of three digits, in every column"
+    )
+    dates: Literal["ymd", "dmy", "mdy"] | None = Field(
+        None, description="Order of day, month and year in dates that are all numbers"
+    )
+    formats: dict[str, ColumnFormat] = Field(
+        default_factory=dict, description="How columns are written, by name, where it is not to be recognised"
+    )
     encoding: str | None = Field(None, max_length=40, description="Of the text, such as gb18030 or latin-1")
     header: bool | None = Field(None, description="CSV: whether the first line names the columns")
     kinds: dict[str, Kind] = Field(default_factory=dict, description="Kinds of columns, by name")
@@ -35,6 +45,11 @@ class UploadOptions(BaseModel):
     def _check_characters(self) -> UploadOptions:
         if self.delimiter is not None and self.delimiter == self.quote:
             raise ValueError("A delimiter and a quote are two different characters.")
+        if self.decimal is not None and self.decimal == self.thousands:
+            raise ValueError("The decimal sign and the thousands sign are two different characters.")
+        for name, format in self.formats.items():
+            if (kind := self.kinds.get(name)) is not None and kind not in format.kinds:
+                raise ValueError(f"The format of {name!r} is for {' or '.join(format.kinds)}; its kind is {kind}.")
         return self
 
 
@@ -42,7 +57,6 @@ class Column(ColumnFacts):
     """A column with its kind and the evidence for it."""
 
     inferred: Kind
-    evidence: str
 
 
 class Refused(BaseModel):

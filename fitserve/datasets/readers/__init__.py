@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from fitserve.datasets import MAX_PROBLEMS, refuse, source_file
-from fitserve.datasets.column_parser import ColumnPlan
+from fitserve.datasets.column_plan import ColumnPlan
 from fitserve.errors import Problem, TooLarge
 from fitserve.settings import Limits
 from fitserve.wire.datasets import Format, UploadOptions

@@ -16,7 +16,8 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from fitserve.datasets import LENIENT_FIX, MAX_PROBLEMS, TableRefused, TableUnreadable, bad_value
-from fitserve.datasets.column_parser import ColumnPlan, as_texts, propose_plan, storage_of, typed_plan
+from fitserve.datasets.column_parser import as_texts, storage_of, typed_plan
+from fitserve.datasets.column_plan import ColumnPlan, propose_plans
 from fitserve.datasets.kinds import POSSIBLE
 from fitserve.datasets.readers import Batches, ReadAgain, TableReader
 from fitserve.datasets.readers.plain_values import Overflow, readings_of
@@ -99,17 +100,18 @@ class ColumnarReader(TableReader):
             raise TableRefused(what, problems=[problem])
 
     def plans(self) -> list[ColumnPlan]:
-        kinds, as_text = self.options.kinds, self.as_text
-        head = self._first_batch() if as_text else None
-        plans = []
-        for at, (name, arrow_type) in enumerate(zip(self.names, self.types, strict=True)):
-            if name not in as_text:
-                plans.append(typed_plan(arrow_type, kinds.get(name)))
-            else:
-                plans.append(
-                    propose_plan(head.column(at) if head is not None else pa.nulls(0, pa.string()), kinds.get(name))
-                )
-        return plans
+        kinds = self.options.kinds
+        head = self._first_batch() if self.as_text else None
+        texts = {
+            name: head.column(at) if head is not None else pa.nulls(0, pa.string())
+            for at, name in enumerate(self.names)
+            if name in self.as_text
+        }
+        plans = dict(zip(texts, propose_plans(texts, self.options), strict=True))
+        return [
+            plans[name] if name in plans else typed_plan(arrow_type, kinds.get(name))
+            for name, arrow_type in zip(self.names, self.types, strict=True)
+        ]
 
     def _first_batch(self) -> pa.RecordBatch | None:
         while True:

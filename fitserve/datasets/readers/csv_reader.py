@@ -7,6 +7,7 @@ values and bad numbers keep their text and their row.
 from __future__ import annotations
 
 import io
+import mmap
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -19,13 +20,14 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from fitserve.datasets import LENIENT_FIX, MAX_PROBLEMS, TableUnreadable, bad_value, refuse
-from fitserve.datasets.column_parser import MISSING, ColumnPlan, propose_plan
+from fitserve.datasets.column_plan import ColumnPlan, propose_plans
 from fitserve.datasets.readers import Batches, ReadAgain, TableReader
 from fitserve.datasets.readers.csv_dialect import CsvDialect, detect_dialect
 from fitserve.datasets.source_file import first_invalid_utf8, guess_encoding, transcode
 from fitserve.encoding.coercion import clipped
 from fitserve.errors import Problem, TooLarge
 from fitserve.settings import MB, Limits
+from fitserve.spelling.words import DISPUTABLE, MISSING
 from fitserve.wire.datasets import UploadOptions
 
 FIRST_BLOCK = MB  # the parser takes some 50 times this much memory
@@ -53,7 +55,6 @@ class CsvReader(TableReader):
 
     def __init__(self, path: Path, options: UploadOptions, limits: Limits, folder: Path) -> None:
         super().__init__(path, options, limits, folder)
-        self.missing = MISSING if options.missing is None else ("", *options.missing)
         self.block = FIRST_BLOCK
         self._skipped: list[int] = []  # data rows that the parser left out, ascending
         with path.open("rb") as file:
@@ -61,6 +62,16 @@ class CsvReader(TableReader):
         whole = len(head) == path.stat().st_size
         self.dialect, self.header_problems = detect_dialect(head.decode("utf-8", "replace"), options, limits, whole)
         self.names = self.dialect.names
+        # Where some fields are quoted and others are not, a quoted NA is a text and an unquoted one is missing.
+        by_column = any(format.missing is not None or format.keep for format in options.formats.values())
+        self.quoted_words = options.missing is None and not by_column and self._has_quoted_words(head)
+        self.missing: tuple[str, ...]
+        if by_column:
+            self.missing = ("",)  # each column's parser knows its own
+        elif options.missing is not None:
+            self.missing = ("", *options.missing)
+        else:
+            self.missing = MISSING if self.quoted_words else tuple(word for word in MISSING if word not in DISPUTABLE)
         self.description = {
             "delimiter": self.dialect.delimiter,
             "header": self.dialect.header,
@@ -72,11 +83,26 @@ class CsvReader(TableReader):
         sample = (
             pa.concat_tables(pieces) if pieces else pa.table({name: pa.array([], pa.string()) for name in self.names})
         )
-        kinds, dialect = self.options.kinds, self.dialect
-        return [
-            propose_plan(column.combine_chunks(), kinds.get(name), dialect.decimal, dialect.trim, self.missing)
-            for name, column in zip(self.names, sample.columns, strict=True)
-        ]
+        dialect = self.dialect
+        columns = {name: column.combine_chunks() for name, column in zip(self.names, sample.columns, strict=True)}
+        return propose_plans(
+            columns,
+            self.options,
+            trim=dialect.trim,
+            quoted=self.quoted_words,
+            european=dialect.delimiter != ",",
+        )
+
+    def _has_quoted_words(self, head: bytes) -> bool:
+        """Return whether a spelling of missing is quoted somewhere in a file of which not all fields are quoted."""
+        quote, delimiter = self.dialect.quote.encode(), self.dialect.delimiter.encode()
+        lines = [line for line in head.splitlines()[1:50] if line]
+        fields = [field.strip() for line in lines for field in line.split(delimiter)]
+        if all(field[:1] == quote or field[-1:] == quote for field in fields):
+            return False
+        words = [quote + word.encode() + quote for word in DISPUTABLE]
+        with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return any(data.find(word) >= 0 for word in words)
 
     def _sample_pieces(self) -> Iterator[pa.Table | None]:
         """Yield the rows of the file's first megabyte and of some pieces of the rest."""
@@ -118,7 +144,7 @@ class CsvReader(TableReader):
             "convert_options": pa.csv.ConvertOptions(
                 column_types={name: pa.string() for name in self.names},
                 strings_can_be_null=True,
-                quoted_strings_can_be_null=True,
+                quoted_strings_can_be_null=not self.quoted_words,
                 null_values=list(self.missing),
             ),
         }

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from fitserve.datasets import MAX_PROBLEMS, TableRefused, TableUnreadable, refuse
-from fitserve.datasets.column_parser import MISSING, ColumnPlan, propose_plan
+from fitserve.datasets.column_plan import ColumnPlan, propose_plans
 from fitserve.datasets.readers import Batches, ReadAgain, TableReader
 from fitserve.encoding.coercion import clipped
 from fitserve.errors import Problem, TooLarge
@@ -47,7 +47,7 @@ class JsonLinesReader(TableReader):
 
     def __init__(self, path: Path, options: UploadOptions, limits: Limits, folder: Path) -> None:
         super().__init__(_array_to_lines(path, folder / "lines"), options, limits, folder)
-        self.missing = frozenset(MISSING if options.missing is None else ("", *options.missing))
+        self.missing = frozenset(("", *(options.missing or ())))  # null is the usual spelling; a text is a text
         self._add_names(self._first_members())
 
     def _first_members(self) -> list[str]:
@@ -102,10 +102,8 @@ class JsonLinesReader(TableReader):
             if row > SAMPLED_ROWS or row * len(self.names) > SAMPLED_VALUES:
                 break
         columns = list(zip(*sample, strict=True)) or [()] * len(self.names)
-        return [
-            propose_plan(pa.array(column, pa.string()), self.options.kinds.get(name))
-            for name, column in zip(self.names, columns, strict=True)
-        ]
+        texts = {name: pa.array(column, pa.string()) for name, column in zip(self.names, columns, strict=True)}
+        return propose_plans(texts, self.options, quoted=self.options.missing is None)
 
     def batches(self) -> Batches:
         numbers: list[int] = []

@@ -28,6 +28,7 @@ from fitserve.blobs import disk_full_is_507
 from fitserve.datasets.store import ReceivedFile, scratch_folder
 from fitserve.errors import BadInput, FitserveError, Malformed, Problem, TooLarge, UnsupportedMedia
 from fitserve.settings import MB
+from fitserve.spelling import ColumnFormat
 from fitserve.validation import problems_from
 from fitserve.wire.datasets import UploadOptions
 from services.control.deps import Context
@@ -48,7 +49,8 @@ def parse_options(
 ) -> tuple[UploadOptions, dict[str, str]]:
     """Parse options from named texts: a query, a form's fields or tus metadata.
 
-    `kinds` is a JSON object, or `kinds.age=numeric` for each column; `missing` is a JSON array, or repeated. Returns
+    `kinds` is a JSON object, or `kinds.age=numeric` for each column; `formats` is one too, or `formats.price.decimal=,`
+    for each column and member; `missing` is a JSON array, or repeated. Returns
     the options, added to those of `base`, and the texts under the names in `also`. Raises BadInput.
     """
     values: dict[str, Any] = base.model_dump(exclude_unset=True) if base else {}
@@ -61,6 +63,10 @@ def parse_options(
             values.setdefault("kinds", {})[name[6:]] = text
         elif name == "kinds":
             values.setdefault("kinds", {}).update(_json_object(text))
+        elif name == "formats":
+            values.setdefault("formats", {}).update(_json_object(text))
+        elif name.startswith("formats.") and len(name) > 8:
+            _add_format(values.setdefault("formats", {}), name[8:], text)
         elif name == "missing":
             missing += _text_list(text)
             values["missing"] = missing
@@ -77,10 +83,20 @@ def parse_options(
         raise BadInput(problems[0].detail, problems=problems) from None
 
 
+def _add_format(formats: dict[str, Any], name: str, text: str) -> None:
+    """Add `price.decimal=,` or `price={"decimal": ","}`; a list or an object is written as JSON."""
+    column, _, member = name.rpartition(".")
+    if not column or member not in ColumnFormat.model_fields:
+        formats[name] = {**formats.get(name, {}), **_json_object(text)}
+        return
+    value = _json(text) if text[:1] in ("[", "{") else text
+    formats[column] = {**formats.get(column, {}), member: value}
+
+
 def _json_object(text: str) -> dict[str, Any]:
     value = _json(text)
     if not isinstance(value, dict):
-        raise BadInput("`kinds` is a JSON object.", received=text[:80], expected='{"age": "numeric"}')
+        raise BadInput("This option is a JSON object.", received=text[:80], expected='{"age": "numeric"}')
     return value
 
 
