@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 from fitserve.dataset_facts import Kind, Storage
 from fitserve.datasets import MAX_PROBLEMS
 from fitserve.datasets.column_plan import (
-    EXAMPLES,
     ColumnPlan,
     are_soft_missing,
     digits_kept,
@@ -107,7 +106,7 @@ class ColumnParser:
         if plan.typed:
             return values, None
         if not self.examples:
-            self.examples = values[:EXAMPLES].drop_null().unique()[:MAX_EXAMPLES].to_pylist()
+            self.examples = values[:MAX_EXAMPLES].drop_null().unique()[:MAX_EXAMPLES].to_pylist()
         if plan.trim:
             values = pc.utf8_trim_whitespace(values)
         if plan.storage in ("int64", "float64"):
@@ -147,14 +146,12 @@ class ColumnParser:
         if parsed is None:
             values = self._without_missing(values)
             parsed, bad = numbers.parse_numbers(values, plan.format, floats)
+            large = pa.types.is_floating(parsed.type) and numbers.has_large(parsed)
         else:
-            bad = numbers.overflown(values, parsed)
+            large = pa.types.is_floating(parsed.type) and numbers.has_large(parsed)
+            bad = numbers.overflown(values, parsed) if large else np.zeros(len(values), bool)
         if pa.types.is_floating(parsed.type):
-            if (
-                plan.stated_kind != "numeric"
-                and numbers.has_large(parsed)
-                and numbers.loses_digits(values, plan.format)
-            ):
+            if large and plan.stated_kind != "numeric" and numbers.loses_digits(values, plan.format):
                 return self._fall_back_to_text(values, **digits_kept(self.name))
             if plan.storage == "int64":
                 self.plan = replace(self.plan, storage="float64")

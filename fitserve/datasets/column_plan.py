@@ -26,6 +26,7 @@ from fitserve.wire.datasets import UploadOptions
 from fitserve.wire.notices import Notice
 
 EXAMPLES = 2_000  # distinct texts of a column that are looked at one by one
+SMALLEST_EPOCH = 1e8  # seconds: smaller numbers are times since 1970 only where the request says so
 SHARE = 0.95  # of a column's values that must be numbers, or times
 MAX_MERGED = 1_000  # a column with more labels than this is not searched for two spellings of one label
 _ARROW_TYPES: dict[Storage, pa.DataType] = {
@@ -128,7 +129,7 @@ def _with_proofs(prior: FilePrior, samples: Sequence[_Sample]) -> FilePrior:
         evidence = sample.numbers
         if evidence is not None and evidence.numbers >= SHARE * evidence.texts:
             for sign, proofs in ((",", evidence.comma), (".", evidence.point)):
-                if proofs and len(proofs) >= len(evidence.texts_against(sign)):
+                if proofs and proofs.total() >= evidence.texts_against(sign).total():
                     by_decimal[sign].append(f"{sample.name} has {next(iter(proofs)).strip()}")
         dates = sample.times
         if dates is not None:
@@ -167,10 +168,12 @@ class _Sample:
             self.plain, bad = numbers.parse_numbers(self.present, PLAIN)
             if bad.any():
                 self.plain = None
-        distinct = self.present[:50_000].unique()[: EXAMPLES if self.plain is None else 300].to_pylist()
-        distinct = [text for text in distinct if text.strip().lower() not in SOFT_MISSING]
+        counted = self.present[:50_000].value_counts()[: EXAMPLES if self.plain is None else 60]
+        counts = dict(zip(counted.field(0).to_pylist(), counted.field(1).to_pylist(), strict=True))
+        counts = {text: count for text, count in counts.items() if text.strip().lower() not in SOFT_MISSING}
+        distinct = list(counts)
         if self.plain is None or pa.types.is_floating(self.plain.type):
-            self.numbers = numbers.evidence_of(distinct)
+            self.numbers = numbers.evidence_of(counts)
         elif self.plain is not None:
             self.numbers = NumberEvidence(texts=len(distinct), numbers=len(distinct))
         if self.plain is None and _look_like_times(distinct[:50]):
@@ -219,7 +222,7 @@ class _Sample:
         doubt = ""
         decimal = stated.decimal or prior.decimal
         if decimal is None and (evidence.comma or evidence.point):
-            decimal = "," if len(evidence.comma) > len(evidence.point) else "."
+            decimal = "," if evidence.comma.total() > evidence.point.total() else "."
         elif decimal is None and evidence.either:
             decimal, doubt = self._likelier(evidence, prior)
         decimal = decimal or ("," if prior.proven_decimal == "," and not evidence.numbers else ".")
@@ -287,7 +290,7 @@ class _Sample:
         if format.is_plain:
             return ""
         for text in self.present[:100].to_pylist():
-            if (shown := _shown(text, format)) and shown != text.strip():
+            if (shown := _shown(text, format)) and shown != _shown(text, PLAIN):
                 return f"{text.strip()} is {shown}"
         return ""
 
@@ -306,7 +309,7 @@ class _Sample:
                 evidence=doubt,
                 option=f"{option}.decimal={other}",
             )
-        elif format.units and not self.stated.units:
+        if format.units and not self.stated.units:
             example = next((text for text in self.present[:100].to_pylist() if format.units[0] in text), "").strip()
             yield Notice(
                 code="unit_left_out",
@@ -375,6 +378,16 @@ class _Sample:
             return replace(plan, notices=(notice,))
         return None
 
+    def _stated_epoch(self) -> TimeFormat | None:
+        """Return how numbers are read that are to be times: 20240131, or since 1970; None: they are not numbers."""
+        parsed, bad = numbers.parse_numbers(self.present, PLAIN)
+        if not len(self.present) or bad.any() or has_leading_zeros(self.present):
+            return None
+        if self._all_read(ColumnFormat(time="ymd")):
+            return "ymd"
+        low = pc.min(pc.abs(parsed)).as_py()
+        return "epoch" if low is not None and low >= SMALLEST_EPOCH else None
+
     def _all_read(self, format: ColumnFormat) -> bool:
         return not times.parse_times(self.present[:10_000], format)[1].any()
 
@@ -385,10 +398,7 @@ class _Sample:
         must = self.kind == "datetime" or self.stated.time is not None
         time = self.stated.time
         if time is None and must:
-            _, bad = numbers.parse_numbers(self.present, PLAIN)
-            if len(self.present) and not bad.any():
-                compact = self._all_read(ColumnFormat(time="ymd"))
-                time = "ymd" if compact else "epoch"
+            time = self._stated_epoch()
         evidence = self.times
         if time is None and evidence is None:
             if not must:
@@ -475,7 +485,7 @@ class _Sample:
         if self.kind != "text":
             labels = Counter({text: count for text, count in counts.items() if not format.is_missing(text)})
             format = merge_spellings(format, labels)
-        notices += self._unread_numbers()
+        notices += [*self._unread_numbers(), *self._unread_times()]
         return replace(plan, format=format, notices=tuple(notices))
 
     def _unread_numbers(self) -> Iterable[Notice]:
@@ -498,6 +508,20 @@ class _Sample:
             + ("; amounts in different units are not comparable" if mixed else ""),
             option=f"formats.{self.name}.units=" + (f'["{units[0]}", "{units[1]}"]' if mixed else units[0]),
         )
+
+    def _unread_times(self) -> Iterable[Notice]:
+        """Note a column of texts that are dates, but in different orders of day and month."""
+        evidence = self.times
+        if evidence is None or self.kind is not None or not evidence.readable:
+            return
+        if evidence.readable >= SHARE * evidence.texts and evidence.day_first and evidence.month_first:
+            yield Notice(
+                code="dates_disagree",
+                message=f"{self.name!r} is left as text: no order of day and month reads its dates.",
+                column=self.name,
+                evidence=f"{evidence.day_first} and {evidence.month_first}",
+                option=f"formats.{self.name}.time=dmy",
+            )
 
 
 def propose_again(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from fitserve.dataset_facts import DatasetFacts
 from fitserve.errors import BadInput, Problem
 from fitserve.settings import Limits
-from fitserve.spec import output, recipe
+from fitserve.spec import inferred_task, output, recipe
 from fitserve.spec.assessment import Advice, Estimates, SummaryRow
 from fitserve.spec.ensemble import members_of
 from fitserve.spec.estimates import over_limit, over_limits
@@ -55,9 +55,9 @@ def resolve(spec: Spec, facts: DatasetFacts, limits: Limits | None = None, pace:
     targets = _resolve_targets(spec, facts, problems)
     features = _resolve_features(spec, targets, facts, problems)
     split = _resolve_split(spec, facts, problems)
+    warnings = _check_inferred_tasks(spec, targets, facts, problems)
     _raise(problems)
 
-    warnings: list[Advice] = []
     graph = build_graph(recipe.network_of(spec, inputs := _inputs_of(features, facts)), inputs, targets)
     _raise(graph.problems)
     outputs = _resolve_outputs(spec, targets, graph, facts, problems, warnings)
@@ -132,6 +132,24 @@ def _resolve_targets(spec: Spec, facts: DatasetFacts, problems: list[Problem]) -
     ]
 
 
+def _check_inferred_tasks(
+    spec: Spec, targets: list[Target], facts: DatasetFacts, problems: list[Problem]
+) -> list[Advice]:
+    """Return how the tasks of numbers were decided; add what contradicts them to `problems`."""
+    found: list[Advice | None] = []
+    stated = {target.name: target.task or spec.task for target in spec.target}
+    for index, target in enumerate(targets):
+        column = facts.by_name.get(target.column)
+        if column is None or target.task is None or len(target.columns) > 1 or stated.get(target.name):
+            continue
+        pointer = "/target" if len(targets) == 1 else f"/target/{index}"
+        contradicting = list(inferred_task.contradictions(spec, target, column, pointer))
+        problems += contradicting
+        if not contradicting:
+            found.append(inferred_task.advice(target, column, pointer))
+    return [one for one in found if one is not None]
+
+
 def _resolve_features(spec: Spec, targets: list[Target], facts: DatasetFacts, problems: list[Problem]) -> list[Feature]:
     used = {column: "target" for target in targets for column in target.columns}
     if (weight := spec.training.sample_weight) is not None:
@@ -144,7 +162,7 @@ def _resolve_features(spec: Spec, targets: list[Target], facts: DatasetFacts, pr
     if spec.features is None:
         features = [feature for column in rest for feature in default_features(column, defaults)]
         if not features:
-            problems.append(Problem("No column is left to learn from.", "/features", expected="at least one feature"))
+            problems.append(_nothing_left(facts, used))
         return features
     if not spec.features:
         problems.append(Problem("A network needs at least one feature.", "/features", received=[]))
@@ -173,6 +191,26 @@ def _resolve_features(spec: Spec, targets: list[Target], facts: DatasetFacts, pr
                 by_column[column].append(one)
                 resolved.append(one)
     return resolved
+
+
+def _nothing_left(facts: DatasetFacts, used: dict[str, str]) -> Problem:
+    """Return the problem of a table without features: each column and why it went."""
+    reasons = [
+        f"{column.name!r} is the {used[column.name]}"
+        if column.name in used
+        else f"{column.name!r} has no value"
+        if column.rows == column.missing
+        else f"{column.name!r} is {column.kind} ({column.evidence or 'as its kind says'})"
+        for column in facts.columns
+    ]
+    ignored = next((column.name for column in facts.columns if column.name not in used), None)
+    listed = "; ".join(reasons[:20]) + (f"; and {len(reasons) - 20} more" if len(reasons) > 20 else "")
+    return Problem(
+        f"No column is left to learn from: {listed}.",
+        "/features",
+        expected="at least one feature",
+        fix=f"Name the features, or correct a kind: PATCH kinds, such as {ignored}: categorical." if ignored else None,
+    )
 
 
 def _check_weight_column(name: str, used: dict[str, str], facts: DatasetFacts, problems: list[Problem]) -> None:

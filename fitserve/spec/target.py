@@ -14,6 +14,7 @@ from fitserve.validation import InvalidValue, unknown_name
 Task = Literal["binary", "multiclass", "multilabel", "regression"]
 TargetEncoding = Literal["binary", "index", "one_hot", "numbers"]
 MAX_TARGETS = 100
+FEW_ROWS = 5  # of each of three whole values that are taken for labels
 _ZERO_ONE = (("0", "1"), ("0.0", "1.0"))  # labels of a column of 0 and 1
 
 
@@ -127,10 +128,46 @@ def _task_of(column: ColumnFacts) -> Task | None:
     if column.kind == "boolean" or (column.kind == "numeric" and column.labels in _ZERO_ONE):
         return "binary"
     if column.kind == "numeric" or (column.kind == "ignored" and column.storage in ("int64", "float64")):
-        return "regression"
+        if column.distinct == 2 and column.labels is not None and len(column.labels) == 2:
+            return "binary"
+        return "multiclass" if column.kind == "numeric" and _are_few(column) else "regression"
     if column.kind in ("categorical", "ignored") and column.storage != "timestamp":
         return "binary" if column.distinct == 2 else "multiclass"
     return None
+
+
+def _are_few(column: ColumnFacts) -> bool:
+    """Return whether a column has three whole values, each in many rows: they are labels rather than amounts."""
+    labels, counts = column.labels or (), column.label_counts or ()
+    return len(labels) == 3 and _are_whole(labels) and bool(counts) and min(counts) >= FEW_ROWS
+
+
+def _are_whole(labels: tuple[str, ...]) -> bool:
+    return all(label.lstrip("-").isdecimal() for label in labels)
+
+
+def is_classification(task: Task | None) -> bool:
+    """Return whether a task is to tell labels apart."""
+    return task in ("binary", "multiclass", "multilabel")
+
+
+def open_question(column: ColumnFacts) -> str | None:
+    """Return why the task of a column of numbers was decided as it was; None where there is no doubt about it."""
+    labels = column.labels
+    if column.storage not in ("int64", "float64") or labels is None or labels in _ZERO_ONE or len(labels) < 2:
+        return None
+    listed = f"{labels[0]} to {labels[-1]}"
+    if column.kind == "categorical" and len(labels) > 2:
+        return f"its {len(labels)} values from {listed} are codes of categories"
+    if column.kind not in ("numeric", "ignored"):
+        return None
+    if len(labels) == 2:
+        return f"it has two values, {labels[0]} and {labels[1]}"
+    if not _are_whole(labels) or len(labels) > 12 or column.rows < 10 * len(labels):
+        return None
+    if _are_few(column):
+        return f"it has three whole values, {', '.join(labels)}"
+    return f"its {len(labels)} values from {listed} are numbers that can be compared"
 
 
 def _single_column(target: Target, task: Task, column: ColumnFacts, pointer: str, problems: list[Problem]) -> Target:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -223,7 +223,7 @@ def overflown(texts: pa.Array, numbers: pa.Array) -> np.ndarray:
     import pyarrow.compute as pc
 
     bad = np.zeros(len(texts), bool)
-    if pa.types.is_floating(numbers.type):
+    if pa.types.is_floating(numbers.type) and has_large(numbers):
         infinite = np.isinf(numbers.to_numpy(zero_copy_only=False))
         if infinite.any():
             at = np.flatnonzero(infinite)
@@ -284,23 +284,23 @@ class NumberEvidence:
         return self.point if sign == "," else self.comma
 
 
-def evidence_of(texts: Iterable[str]) -> NumberEvidence:
-    """Return what some texts prove about the format of numbers."""
+def evidence_of(texts: Mapping[str, int]) -> NumberEvidence:
+    """Return what some texts, and how often they occur, prove about the format of numbers."""
     found = NumberEvidence()
-    for text in texts:
-        found.texts += 1
+    for text, count in texts.items():
+        found.texts += count
         parts = _parts(text)
         if parts is None:
             continue
         unit, core, odd = parts
-        if not _weigh(text, core, found):
+        if not _weigh(text, core, count, found):
             continue
-        found.numbers += 1
+        found.numbers += count
         if unit:
-            found.units[unit] += 1
+            found.units[unit] += count
             found.prefixed |= not text.strip().endswith(unit)
         else:
-            found.bare += 1
+            found.bare += count
         if odd and len(found.negatives) < 3:
             found.negatives.append(text.strip())
     return found
@@ -329,7 +329,7 @@ def _parts(text: str) -> tuple[str, str, bool] | None:
     return before or after, core, odd
 
 
-def _weigh(text: str, core: str, found: NumberEvidence) -> bool:
+def _weigh(text: str, core: str, count: int, found: NumberEvidence) -> bool:
     """Add what a number's digits prove; return whether they are a number."""
     mantissa, _, exponent = core.replace("E", "e").partition("e")
     if "e" in core.lower() and not exponent.lstrip("+-").isdecimal():
@@ -345,21 +345,21 @@ def _weigh(text: str, core: str, found: NumberEvidence) -> bool:
         group = signs[0]
         if last not in ",." or signs.count(last) != 1 or not _groups(mantissa.partition(last)[0], group):
             return False
-        (found.comma if last == "," else found.point)[text] += 1
-        found.thousands[group] += 1
+        (found.comma if last == "," else found.point)[text] += count
+        found.thousands[group] += count
         return True
     if len(signs) > 1 or last not in ",.":  # 1.234.567, 1 234
         if not _groups(mantissa, last):
             return False
-        found.thousands[last] += 1
+        found.thousands[last] += count
         if last in ",.":
-            (found.point if last == "," else found.comma)[text] += 1
+            (found.point if last == "," else found.comma)[text] += count
         return True
     whole, _, fraction = mantissa.partition(last)
     if len(fraction) == 3 and 1 <= len(whole) <= 3 and whole[0] != "0" and not exponent:
         found.either.setdefault(last, []).append(text)
     else:
-        (found.comma if last == "," else found.point)[text] += 1
+        (found.comma if last == "," else found.point)[text] += count
     return True
 
 

@@ -366,6 +366,7 @@ class TimeEvidence:
 
     texts: int = 0
     times: dict[str, int] = field(default_factory=Counter)  # texts that each order can read
+    readable: int = 0  # texts that some order can read
     day_first: str | None = None  # a text that proves d/m/y
     month_first: str | None = None
     either: str | None = None  # a text that both orders read, otherwise
@@ -401,9 +402,10 @@ def evidence_of(texts: Iterable[str], first_year: int | None = None) -> TimeEvid
                 continue
         if not readings:
             continue
+        found.readable += 1
         parts = _NUMERIC.fullmatch(text)
         if parts is None:
-            found.short_years |= bool(re.search(r"\D\d\d$", text)) and ":" not in text and "W" not in text
+            found.short_years |= len(_match(text).get("year") or "") == 2
             continue
         if len(parts["first"]) == 4:
             continue

@@ -1,0 +1,301 @@
+"""What people write is read by its right value, or the question is asked: numbers, dates, missing values, labels."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.datasets.conftest import Api
+
+CASES = Path(__file__).resolve().parents[3] / "shared" / "cases"
+
+
+def lines(header: str, *rows: str, times: int = 1) -> bytes:
+    return "\n".join([header, *(rows * times), ""]).encode()
+
+
+@dataclass(frozen=True)
+class Case:
+    """A table and what a person reads in its first column: values of the first rows, kind, notices."""
+
+    data: bytes
+    values: list[Any]
+    kind: str
+    notices: set[str] = field(default_factory=set)
+    options: dict[str, str] = field(default_factory=dict)
+
+
+def euro(*values: str) -> bytes:
+    return lines("a;b", *(f"{value};x" for value in values))
+
+
+def us(*values: str) -> bytes:
+    return lines("a,b", *(f'"{value}",x' for value in values))
+
+
+TWICE = ["1.234", "5.678", "9.012"]
+CASES_OF_NUMBERS = {
+    "a decimal comma that one value proves": Case(euro(*TWICE, "3.049,73"), [1234, 5678, 9012, 3049.73], "numeric"),
+    "a decimal comma by option": Case(euro(*TWICE), [1234, 5678, 9012], "numeric", options={"formats.a.decimal": ","}),
+    "in doubt, a point": Case(euro(*TWICE), [1.234, 5.678, 9.012], "numeric", {"decimal_sign"}),
+    "a comma in doubt, between commas": Case(us("1,234", "5,678"), [1234, 5678], "numeric", {"decimal_sign"}),
+    "a comma in doubt, between semicolons": Case(euro("1,234", "5,678"), [1.234, 5.678], "numeric", {"decimal_sign"}),
+    "thousands and a point": Case(us("1,234.5", "12", "1,234,567"), [1234.5, 12, 1234567], "numeric"),
+    "Indian groups": Case(us("12,34,567", "1,00,000"), [1234567, 100000], "numeric"),
+    "blanks": Case(euro("1 234,5", "12", "1 234 567"), [1234.5, 12, 1234567], "numeric"),
+    "thin blanks": Case(euro("1\u202f234,5", "1\u2009000", "1\u00a0000"), [1234.5, 1000, 1000], "numeric"),
+    "apostrophes": Case(euro("1'234.5", "1’000"), [1234.5, 1000], "numeric"),
+    "dollars": Case(us("$1,234.50", "-$5", "$-6", "$ 7"), [1234.5, -5, -6, 7], "numeric", {"unit_left_out"}),
+    "euros": Case(euro("1.234,50 €", "-5 €", "7€"), [1234.5, -5, 7], "numeric", {"unit_left_out"}),
+    "codes of currencies": Case(us("USD 5", "USD 1,000"), [5, 1000], "numeric", {"unit_left_out", "decimal_sign"}),
+    "per cent": Case(us("1.9%", "-3 %", "12%"), [1.9, -3, 12], "numeric", {"unit_left_out"}),
+    "brackets": Case(us("(219.64)", "5", "(1)"), [-219.64, 5, -1], "numeric", {"accounting_negatives"}),
+    "a trailing minus": Case(us("5-", "6.5", "7.25-"), [-5, 6.5, -7.25], "numeric", {"accounting_negatives"}),
+    "a minus of its own": Case(us("\u22125", "6"), [-5, 6], "numeric"),
+    "kilograms": Case(us("5 kg", "6 kg", "7 kg"), ["5 kg", "6 kg", "7 kg"], "categorical", {"unit_not_read"}),
+    "kilograms by option": Case(us("5 kg", "6kg"), [5, 6], "numeric", options={"formats.a.units": "kg"}),
+    "several units by option": Case(us("$5", "€6"), [5, 6], "numeric", options={"formats.a": '{"units": ["$", "€"]}'}),
+    "two currencies": Case(us("$5", "€6", "$7"), ["$5", "€6", "$7"], "categorical", {"mixed_units"}),
+    "cells of blanks": Case(us("1", "   ", "2.5"), [1, None, 2.5], "numeric"),
+    "an identifier of 20 digits": Case(
+        us("12345678901234567890", "1"), ["12345678901234567890", "1"], "categorical", {"digits_kept"}
+    ),
+    "digits lost in some": Case(
+        us("1.35217E+17", "135217135789158414"), ["1.35217E+17", "135217135789158414"], "categorical", {"digits_kept"}
+    ),
+    "whole floats of 18 digits": Case(
+        us("135217135789158414.0", "2.0"), ["135217135789158414.0", "2.0"], "categorical", {"digits_kept"}
+    ),
+    "19 digits": Case(
+        us("1582218195625938952", "1582218195625938959"),
+        [1582218195625938952, 1582218195625938959],
+        "ignored",
+        {"digits_kept"},
+    ),
+    "codes with 0x": Case(us("0x1A", "0x2B"), ["0x1A", "0x2B"], "categorical"),
+}
+CASES_OF_TIMES = {
+    "month names": Case(
+        us("01-JAN-2023", "2 Feb 2023", "March 3, 2023"), ["2023-01-01", "2023-02-02", "2023-03-03"], "datetime"
+    ),
+    "month names of others": Case(
+        us("5. März 2024", "6 mai 2024", "7 de enero de 2024"), ["2024-03-05", "2024-05-06", "2024-01-07"], "datetime"
+    ),
+    "twelve hours": Case(
+        us("1/1/2023 1:00 AM", "2/2/2023 12:30 PM", "3/3/2023 12:15 AM"),
+        ["2023-01-01T01:00", "2023-02-02T12:30", "2023-03-03T00:15"],
+        "datetime",
+    ),
+    "days first by proof": Case(us("01/02/2024", "13/02/2024"), ["2024-02-01", "2024-02-13"], "datetime"),
+    "months first by proof": Case(us("01/02/2024", "02/13/2024"), ["2024-01-02", "2024-02-13"], "datetime"),
+    "in doubt": Case(us("01/02/2024", "03/04/2024"), ["2024-01-02", "2024-03-04"], "datetime", {"day_or_month"}),
+    "in doubt, with points": Case(
+        us("01.02.2024", "03.04.2024"), ["2024-02-01", "2024-04-03"], "datetime", {"day_or_month"}
+    ),
+    "days first by option": Case(
+        us("01/02/2024", "03/04/2024"), ["2024-02-01", "2024-04-03"], "datetime", options={"dates": "dmy"}
+    ),
+    "years of two digits": Case(
+        us("31.12.68", "01.01.69"), ["2068-12-31", "1969-01-01"], "datetime", {"two_digit_years"}
+    ),
+    "years of two digits by option": Case(
+        us("31.12.68", "01.01.69"), ["1968-12-31", "1969-01-01"], "datetime", options={"formats.a.first_year": "1926"}
+    ),
+    "weeks": Case(us("2024-W05-3", "2024-W01"), ["2024-01-31", "2024-01-01"], "datetime"),
+    "months": Case(us("1949-01", "1949-02"), ["1949-01-01", "1949-02-01"], "datetime"),
+    "zones beside none": Case(
+        us("2024-03-01 10:00:00", "2024-03-01 10:00:00+02:00"),
+        ["2024-03-01T10:00", "2024-03-01T08:00"],
+        "datetime",
+        {"naive_and_zoned"},
+    ),
+    "no date": Case(
+        us(*["2024-01-05"] * 4, "0000-00-00"), ["2024-01-05"] * 4 + [None], "datetime", {"read_as_missing"}
+    ),
+    "milliseconds": Case(
+        lines("at,b", "1700000000000,x", "1700000001000,y"),
+        ["2023-11-14T22:13:20", "2023-11-14T22:13:21"],
+        "datetime",
+        {"epoch"},
+    ),
+    "nanoseconds by kind": Case(
+        us("1700000000000000000", "1700000001000000000"),
+        ["2023-11-14T22:13:20", "2023-11-14T22:13:21"],
+        "datetime",
+        options={"kinds.a": "datetime"},
+    ),
+    "seconds by kind": Case(
+        us("1700000000", "1700000001"),
+        ["2023-11-14T22:13:20", "2023-11-14T22:13:21"],
+        "datetime",
+        options={"kinds.a": "datetime"},
+    ),
+    "milliseconds without a name": Case(
+        us("1700000000000", "1700000001000"), [1700000000000, 1700000001000], "numeric", {"looks_like_time"}
+    ),
+    "seasons": Case(us("2008-09", "2009-10", "2010-11"), ["2008-09", "2009-10", "2010-11"], "categorical"),
+    "two orders": Case(us("01/14/2024", "15/01/2024"), ["01/14/2024", "15/01/2024"], "categorical", {"dates_disagree"}),
+}
+CASES_OF_LABELS = {
+    "NA among codes of two letters": Case(
+        lines("a,b", "NA,1", "EU,2", "AS,3", times=5), ["NA", "EU", "AS"], "categorical", {"read_as_label"}
+    ),
+    "NA among others": Case(
+        lines("a,b", "NA,1", "yes,2", "no,3", times=5), [None, "yes", "no"], "boolean", {"read_as_missing"}
+    ),
+    "NA by option": Case(
+        lines("a,b", "NA,1", "EU,2", "AS,3", times=5),
+        [None, "EU", "AS"],
+        "categorical",
+        options={"formats.a.missing": "NA"},
+    ),
+    "None among words": Case(
+        lines("a,b", "None,1", "Mild,2", "Severe,3", times=5),
+        ["None", "Mild", "Severe"],
+        "categorical",
+        {"read_as_label"},
+    ),
+    "None kept by option": Case(
+        lines("a,b", "None,1", "x,2", "y,3", times=5),
+        ["None", "x", "y"],
+        "categorical",
+        options={"formats.a.keep": "None"},
+    ),
+    "quoted": Case(
+        lines("a,b", '"NA",1', "xy z,2", "NA,3", times=5), ["NA", "xy z", None], "categorical", {"read_as_label"}
+    ),
+    "a dash among signs": Case(lines("a,b", "+,1", "-,2", times=5), ["+", "-"], "categorical"),
+    "yes in capitals": Case(
+        lines("a,b", "Yes,1", "yes,2", "No,3", "NO,4", "Yes,5", "No,6"),
+        ["Yes", "Yes", "No", "No"],
+        "boolean",
+        {"spellings_merged"},
+    ),
+    "blanks around": Case(
+        lines("a,b", ">50K,1", " >50K,2", "<=50K ,3", times=3),
+        [">50K", ">50K", "<=50K"],
+        "categorical",
+        {"spellings_merged"},
+    ),
+    "cases that differ": Case(
+        lines("a,b", "Male,1", "male,2", "Female,3", times=3),
+        ["Male", "male", "Female"],
+        "categorical",
+        {"similar_labels"},
+    ),
+    "cases that differ, by option": Case(
+        lines("a,b", "Male,1", "male,2", "Male,4", "Female,3"),
+        ["Male", "Male", "Male", "Female"],
+        "categorical",
+        options={"formats.a.fold_case": "true"},
+    ),
+    "codes as floats": Case(lines("a,b", "1.0,x", "2.0,x", "3.0,y", times=12), [1, 2, 3], "categorical"),
+    "any two values as a boolean": Case(
+        lines("a,b", "-1,x", "1,y", times=3), [-1, 1], "boolean", options={"kinds.a": "boolean"}
+    ),
+}
+ALL = CASES_OF_NUMBERS | CASES_OF_TIMES | CASES_OF_LABELS
+
+
+def upload(api: Api, data: bytes, **options: str) -> dict[str, Any]:
+    answer = api.ann.post("/datasets", content=data, params=options)
+    assert answer.status_code in (200, 201), answer.text
+    return dict(answer.json())
+
+
+def first_column(api: Api, dataset: dict[str, Any], rows: int) -> list[Any]:
+    body = api.ann.get(f"/datasets/{dataset['id']}/rows", params={"limit": rows}).json()
+    return [row[0] for row in body["rows"]]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_value_is_read_as_a_person_reads_it(api: Api, name: str) -> None:
+    case = ALL[name]
+    made = upload(api, case.data, **case.options)
+    column = made["columns"][0]
+    values = first_column(api, made, len(case.values))
+    if case.kind == "datetime":
+        assert [value and datetime.fromisoformat(value).replace(tzinfo=None) for value in values] == [
+            value and datetime.fromisoformat(value) for value in case.values
+        ]
+    else:
+        assert values == case.values
+    assert column["kind"] == case.kind
+    assert {notice["code"] for notice in made["notices"] if notice["column"] == column["name"]} == case.notices
+    assert all(notice["option"] and notice["message"] for notice in made["notices"])
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if ALL[name].notices])
+def test_what_a_notice_offers_is_an_option_that_is_taken(api: Api, name: str) -> None:
+    case = ALL[name]
+    made = upload(api, case.data, **case.options)
+    for notice in made["notices"]:
+        option, _, value = notice["option"].partition("=")
+        answer = api.ann.post("/datasets", content=case.data, params={**case.options, option: value})
+        assert answer.status_code in (200, 201, 422), answer.text
+        if answer.status_code == 422:  # the values are not all of that kind, and each is named
+            assert answer.json()["errors"][0].get("column") == notice["column"], answer.text
+        else:
+            codes = {(one["code"], one["message"]) for one in answer.json()["notices"]}
+            assert (notice["code"], notice["message"]) not in codes
+
+
+def test_a_proof_far_below_decides_for_the_whole_table(api: Api) -> None:
+    data = b"a;b;c\n" + b"1.234;5.678;x\n" * 200_000 + b"3.049,73;7.001;y\n"
+    made = upload(api, data)
+    facts = {column["name"]: column for column in made["columns"]}
+    assert (facts["a"]["min"], facts["a"]["max"]) == (1234, 3049.73)
+    assert (facts["b"]["min"], facts["b"]["max"]) == (5678, 7001)
+    assert [notice["column"] for notice in made["notices"]] == ["b"]
+
+
+def test_appended_rows_are_read_as_the_first_ones(api: Api) -> None:
+    made = upload(api, euro("1.234", "3.049,73", "5,5"), name="appended-values")
+    more = api.ann.post(f"/datasets/{made['name']}/rows", content=b"a;b\n1.500;y\n")
+    assert more.status_code == 201, more.text
+    assert first_column(api, more.json(), 4)[-1] == 1500
+    assert more.json()["columns"][0]["format"] == made["columns"][0]["format"]
+    changed = api.ann.patch(f"/datasets/{made['name']}", json={"kinds": {"b": "ignored"}})
+    assert changed.json()["columns"][0]["format"] == made["columns"][0]["format"]
+
+
+def test_a_format_that_contradicts_a_kind_is_refused(api: Api) -> None:
+    for options in (
+        {"kinds.a": "categorical", "formats.a.decimal": ","},
+        {"kinds.a": "numeric", "formats.a.time": "dmy"},
+        {"kinds.a": "numeric", "formats.a.fold_case": "true"},
+        {"decimal": ",", "thousands": ","},
+        {"formats.a": '{"decimal": ",", "time": "dmy"}'},
+        {"formats.a.units": "5"},
+        {"formats.a.nothing": "5"},
+    ):
+        answer = api.ann.post("/datasets", content=us("1", "2"), params=options)
+        assert answer.status_code in (400, 422), (options, answer.text)
+
+
+def test_a_kind_that_is_listed_is_accepted(api: Api) -> None:
+    made = upload(api, lines("a,b,c", "1,2,x", "5,3,y", "1,4,z", times=4))
+    refused = api.ann.patch(f"/datasets/{made['id']}", json={"kinds": {"b": "boolean"}})
+    assert refused.status_code == 422
+    assert "boolean" not in refused.json()["errors"][0]["expected"]
+    accepted = api.ann.patch(f"/datasets/{made['id']}", json={"kinds": {"a": "boolean"}})
+    assert accepted.json()["columns"][0]["kind"] == "boolean"
+
+
+def test_a_numeric_column_lists_no_hundreds_of_labels(api: Api) -> None:
+    made = upload(api, lines("a,b", *(f"{at * 3},{at % 5}" for at in range(400))))
+    assert made["columns"][0]["labels"] is None
+    assert made["columns"][1]["labels"] == ["0", "1", "2", "3", "4"]
+
+
+def test_options_in_json_and_by_name_say_the_same(api: Api) -> None:
+    data = us("1,5 kg", "2,5 kg", "3,5 kg")
+    one = upload(api, data, formats=json.dumps({"a": {"decimal": ",", "units": ["kg"]}}))
+    two = api.ann.post("/datasets", content=data, params={"formats.a.decimal": ",", "formats.a.units": "kg"}).json()
+    assert one["id"] == two["id"]
+    assert first_column(api, one, 3) == [1.5, 2.5, 3.5]
