@@ -411,7 +411,9 @@ def _distribution(numbers: np.ndarray, facts: ColumnFacts) -> dict[str, Any]:
     numbers = numbers[np.isfinite(numbers)]
     if not len(numbers) or facts.min is None or facts.max is None:
         return {"quantiles": None, "histogram": None}
-    quantiles = np.quantile(numbers, QUANTILES)
+    # Between two numbers whose difference float64 does not hold there is no way to interpolate.
+    is_wide = facts.max / 2 - facts.min / 2 > np.finfo(np.float64).max / 2
+    quantiles = np.quantile(numbers, QUANTILES, method="nearest" if is_wide else "linear")
     quantiles[0], quantiles[-1] = facts.min, facts.max
     by_level = {str(level): float(value) for level, value in zip(QUANTILES, quantiles, strict=True)}
     bins, low, high = BINS, facts.min, facts.max
