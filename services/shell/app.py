@@ -100,6 +100,7 @@ def make_app(
     app.state.settings = settings
     app.state.identify = identify
     app.state.limit = limit
+    app.state.stopping = False  # true once the server shuts down: streams without an end stop then
     problems.install(app)
     checks = {name: BoundedCheck(name, check) for name, check in readiness.items()}
     inner = app.build_middleware_stack
@@ -146,6 +147,8 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
             server.close()
+        if hasattr(self.config.app, "state"):
+            self.config.app.state.stopping = True
         await asyncio.sleep(DRAIN_SECONDS)
         await super().shutdown(sockets)
 

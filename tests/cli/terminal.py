@@ -12,20 +12,26 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 _CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07]*\x07|\x1b.")
 
 
 class Terminal:
-    """The command line in a terminal."""
+    """The command line in a terminal, or another program of this Python."""
 
-    def __init__(self, *words: str, environment: Mapping[str, str] = {}, columns: int = 100) -> None:
+    def __init__(
+        self,
+        *words: str,
+        program: Sequence[str] = ("-m", "fitserve.cli"),
+        environment: Mapping[str, str] | None = None,
+        columns: int = 100,
+    ) -> None:
         self.master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-        variables = {**os.environ, "TERM": "xterm-256color", **environment}
+        variables = {**os.environ, "TERM": "xterm-256color", **(environment or {})}
         variables.pop("COLUMNS", None)
-        command = [sys.executable, "-c", _WITH_TERMINAL, sys.executable, "-m", "fitserve.cli", *words]
+        command = [sys.executable, "-c", _WITH_TERMINAL, sys.executable, *program, *words]
         self.process = subprocess.Popen(
             command, stdin=slave, stdout=slave, stderr=slave, env=variables, start_new_session=True
         )

@@ -93,7 +93,7 @@ def test_an_error_that_names_a_command_stays_as_it_is() -> None:
         (("logs", "--home", "nowhere"), 4, "up"),
         (("status", "--home", "nowhere"), 4, "up"),
     ],
-    ids=" ".join,
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )
 def test_common_errors_name_the_command_that_mends_them(
     words: tuple[str, ...],

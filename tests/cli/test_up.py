@@ -275,12 +275,16 @@ def test_down_in_another_terminal_after_a_server_that_was_killed(no_worker: Plac
     assert key.read_text().strip() in log.read_text()  # without a terminal, it is printed
     shown = no_worker.run("datasets", "list", "--json")  # found without FITSERVE_URL
     assert json.loads(shown.stdout) == []
-    assert "fitserve has stopped." in no_worker.run("down").stderr
+    with no_worker.client() as client:
+        client.datasets.upload(circle(), "circle")
+        events = client.runs.create(LONG).events(silence=0)
+        assert next(events).type == "state"  # an open stream, as a browser has one, does not hold the end up
+        assert "fitserve has stopped." in no_worker.run("down").stderr
     assert process.wait(30) == 0
     printed = [line for line in log.read_text().splitlines() if not line.startswith("{")]
     assert len(printed) == 5, printed  # the address, predictions, the key, Ctrl-C, the end
-    messages = [json.loads(line)["message"] for line in log.read_text().splitlines() if line.startswith("{")]
-    assert all(text.endswith("ready") for text in messages), messages
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    assert {line["level"] for line in lines} == {"INFO"}, lines
 
 
 # Files and processes
@@ -300,6 +304,25 @@ def test_logs_stay_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     files = sorted(path.name for path in (tmp_path / "logs").iterdir())
     assert files == ["api.log", "api.log.1", "api.log.2"]
     assert sum(path.stat().st_size for path in (tmp_path / "logs").iterdir()) < 5000
+
+
+@pytest.mark.parametrize(
+    ("variables", "mark"), [({"PYTHONIOENCODING": "ascii"}, "ok"), ({"TERM": "dumb"}, ""), ({"NO_COLOR": "1"}, "✓")]
+)
+def test_other_terminals_are_served_too(variables: dict[str, str], mark: str) -> None:
+    program = (
+        "from pathlib import Path; from services.up.display import Screen; screen = Screen(); screen.hello(Path('x'));"
+        "screen.begin(['api', 'worker-1', 'worker-2']); screen.starting('api'); screen.ready('api', 1.0);"
+        "screen.failed('worker-2', 'ended\x1b[2J with code 1', 'Its log: fitserve logs worker-2');"
+        "screen.stopping('run_1 to finish an epoch', 25); screen.stopped('1 run continues at the next start.')"
+    )
+    terminal = Terminal(program=("-c", program), environment=variables, columns=60)
+    assert terminal.end() == 0, terminal.text
+    assert re.search(rf"{mark} +API:? +ready after 1\.0 s", terminal.plain)
+    assert "worker 2" in terminal.plain
+    assert "fitserve logs worker-2" in terminal.plain
+    assert "\x1b[2J" not in terminal.text
+    assert "waiting for run_1 to finish an epoch, 25 s at most" in " ".join(terminal.plain.split())
 
 
 def test_a_third_request_kills_what_still_runs() -> None:

@@ -116,14 +116,17 @@ def _read_events(ctx: Context, run_id: str, owner: str | None, after: int, limit
 
 
 async def _stream(request: Request, ctx: Context, run_id: str, owner: str | None, after: int) -> AsyncIterator[str]:
-    """Yield events as they are committed, until the run has ended, the key is revoked, or the client disconnects."""
+    """Yield events as they are committed, until the run has ended, the key is revoked, or a peer goes away.
+
+    A server that shuts down ends its streams: clients resume elsewhere, and it need not wait for them.
+    """
     global _open_streams
     _open_streams += 1
     min_pause, max_pause = POLL_SECONDS
     pause, sent_at, checked_at = min_pause, time.monotonic(), time.monotonic()
     try:
         yield "retry: 1000\n\n"
-        while True:
+        while not request.app.state.stopping:
             events, _ = await anyio.to_thread.run_sync(
                 _read_events, ctx, run_id, owner, after, _BATCH, limiter=_stream_threads
             )
