@@ -14,7 +14,7 @@ from fitserve.spec.network import DEFAULT, PLAIN, LayerEntry, read_network
 from fitserve.spec.spec import Spec
 from fitserve.spec.training import EarlyStopping, Training
 
-SWITCHED = False
+SWITCHED = True
 EPOCHS = 200
 PATIENCE = 20
 FEWEST_EPOCHS = 20  # to which a time budget reduces those that a spec leaves out

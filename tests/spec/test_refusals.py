@@ -123,7 +123,7 @@ def test_an_unknown_name_is_refused_with_the_closest_one(
         ({"training": {"class_weight": "balanced"}}, "/training/class_weight", "labels"),
         ({"training": {"metrics": ["accuracy"]}}, "/training/metrics/0", "is a number"),
         (
-            {"training": {"validation_split": 0, "early_stopping": {"monitor": "val_loss"}}},
+            {"network": [], "training": {"validation_split": 0, "early_stopping": {"monitor": "val_loss"}}},
             "/training/early_stopping/monitor",
             "no rows",
         ),

@@ -55,7 +55,7 @@ def test_everything_left_out_is_written_out() -> None:
     assert spec.target[0].labels == ("no", "yes")
     assert [feature.column for feature in spec.features or ()][-1] == "count"
     layers = [next(iter(node.model_dump())) for node in spec.network]
-    assert layers == ["Input", "Dense", "Dense", "Dense"]
+    assert layers == ["Input", "Dense", "Dropout", "Dense", "Dropout", "Dense"]
     assert spec.network[-1].output == "yes"
     assert spec.network[-1].layer.model_dump()["Dense"]["activation"] == "sigmoid"
     assert list(spec.training.loss) == ["yes"]
@@ -125,7 +125,7 @@ def test_large_targets_are_standardised_by_default() -> None:
     )
 
     def standardized(target: Any) -> Any:
-        body = {"dataset": "table", "target": target, "features": FEATURES}
+        body = {"dataset": "table", "target": target, "features": FEATURES, "preset": "plain"}
         return resolve(parse(body), large).spec.target[0].standardize
 
     assert standardized("price") is True
