@@ -15,6 +15,7 @@ from fitserve.spec.feature import Feature
 from fitserve.spec.schema import FAMILIES, PATH, arguments, json_schema
 from fitserve.spec.spec import Spec, SplitSpec
 from fitserve.spec.target import Target
+from fitserve.spec.ensemble import Ensemble
 from fitserve.spec.training import EarlyStopping, ReduceLROnPlateau, Training, Warmup
 
 TITLES = {
@@ -32,6 +33,7 @@ MODELS: Sequence[tuple[str, type[BaseModel]]] = (
     ("`target`", Target),
     ("`split`", SplitSpec),
     ("`training`", Training),
+    ("`ensemble`", Ensemble),
     ("`training.early_stopping`", EarlyStopping),
     ("`training.reduce_lr_on_plateau`", ReduceLROnPlateau),
     ("`training.warmup`", Warmup),

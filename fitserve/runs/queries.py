@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session, load_only
@@ -17,6 +19,8 @@ from fitserve.states import TRIAL, RunState
 from fitserve.tables import Epoch, Event, Run, Worker
 
 _RECENT = 50  # finished runs that an estimate is made from
+_PACED = 9  # finished runs whose seconds are compared with their estimates
+_SLOWEST = 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,3 +187,30 @@ def compare_epochs(session: Session, parent_id: str, run_id: str) -> tuple[int, 
 def _epochs_by_position(session: Session, run_id: str) -> dict[tuple[int, int], Epoch]:
     query = select(Epoch).where(Epoch.run_id == run_id).options(load_only(Epoch.logs))
     return {(row.trial, row.epoch): row for row in session.scalars(query)}
+
+
+def measured_pace(session: Session) -> float:
+    """Return how many times as long the workers take as estimated: the median over the last runs that succeeded.
+
+    A run that stopped early is compared with the estimate for as many epochs as it trained; 1 without such runs.
+    """
+    rows = session.execute(
+        select(Run.estimates, Run.result)
+        .where(Run.state == RunState.succeeded, Run.kind == "training", Run.finished_at.is_not(None))
+        .order_by(Run.finished_at.desc())
+        .limit(_PACED)
+    )
+    paces = [pace for estimates, result in rows if (pace := _pace(estimates or {}, result or {})) is not None]
+    return min(_SLOWEST, max(1 / _SLOWEST, statistics.median(paces))) if paces else 1.0
+
+
+def _pace(estimates: Mapping[str, Any], result: Mapping[str, Any]) -> float | None:
+    """Return measured over estimated seconds of one run; None where either is unknown."""
+    epochs, seconds, startup = (estimates.get(name) for name in ("epochs", "seconds", "startup_seconds"))
+    taken, trained = result.get("seconds"), sum(int(trial.get("epochs") or 0) for trial in result.get("trials") or ())
+    if not (epochs and seconds and startup and taken and trained):
+        return None
+    # Members that train one after the other are trials of their own, of one run of epochs.
+    trained = min(trained, int(epochs))
+    expected = (startup + (seconds - startup) * trained / epochs) / (estimates.get("pace") or 1.0)
+    return float(sum(taken.values()) / expected)

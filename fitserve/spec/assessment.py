@@ -41,6 +41,8 @@ class Estimates(BaseModel):
     artifact_bytes: int = Field(description="The weights alone, in 32 bits")
     seconds: float = Field(description="At the pace that the workers have measured, without early stopping")
     startup_seconds: float = Field(0.0, description="Those of them that pass before and after training")
+    epochs: int = Field(0, description="Of all restarts together, without early stopping")
+    pace: float = Field(1.0, description="How many times as long the workers take as the machine of the constants")
 
 
 class Advice(BaseModel):

@@ -77,6 +77,8 @@ def estimate(
         artifact_bytes=parameters * FLOAT_BYTES,
         seconds=_rounded(pace * _seconds(graph, multiply_adds, all_steps, members)),
         startup_seconds=_rounded(pace * STARTUP_SECONDS),
+        epochs=training.epochs * training.restarts,
+        pace=_rounded(pace),
     )
 
 

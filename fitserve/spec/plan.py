@@ -8,14 +8,14 @@ from dataclasses import dataclass, field, replace
 from fitserve.dataset_facts import DatasetFacts
 from fitserve.errors import Problem
 from fitserve.spec import recipe
+from fitserve.spec.assessment import Advice, Estimates, SummaryRow
 from fitserve.spec.ensemble import FIRST_PAST, Ensemble, HeldOut, default_ensembles, members_of, resolve_ensemble
-from fitserve.spec.estimates import STARTUP_SECONDS, Estimates, SummaryRow, estimate, summarize
+from fitserve.spec.estimates import STARTUP_SECONDS, estimate, summarize
 from fitserve.spec.graph import NetworkGraph
 from fitserve.spec.output import Output
 from fitserve.spec.resolve_training import resolve_training
 from fitserve.spec.spec import Spec, SplitSpec
 from fitserve.spec.training import Training
-from fitserve.spec.warnings import Advice
 
 USUAL_VALIDATION, USUAL_TEST = 0.1, 0.1  # shares of the rows, where a column says which
 

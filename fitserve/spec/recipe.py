@@ -14,7 +14,6 @@ from fitserve.spec.network import DEFAULT, PLAIN, LayerEntry, read_network
 from fitserve.spec.spec import Spec
 from fitserve.spec.training import EarlyStopping, Training
 
-SWITCHED = True
 EPOCHS = 200
 PATIENCE = 20
 FEWEST_EPOCHS = 20  # to which a time budget reduces those that a spec leaves out
@@ -26,14 +25,14 @@ MOST_EMBEDDED = 64
 
 def is_recipe(spec: Spec) -> bool:
     """Return whether the spec leaves its network to us."""
-    return SWITCHED and spec.preset is None and "network" not in spec.model_fields_set
+    return spec.preset is None and "network" not in spec.model_fields_set
 
 
 def network_of(spec: Spec, inputs: Sequence[EncodedInput]) -> tuple[LayerEntry, ...]:
     """Return the spec's network, or the one that it leaves out."""
     if "network" in spec.model_fields_set:
         return spec.network
-    hidden = PLAIN if spec.preset == "plain" or not SWITCHED else DEFAULT
+    hidden = PLAIN if spec.preset == "plain" else DEFAULT
     return read_network([*_joined(inputs), *hidden])
 
 
@@ -74,7 +73,7 @@ def training_of(spec: Spec, training_rows: int, validation: bool) -> Training:
     training, said = spec.training, spec.training.model_fields_set
     # Written out even where the default stands, so that the result resolves to itself.
     updates: dict[str, Any] = {name: getattr(training, name) for name in ("batch_size", "epochs", "early_stopping")}
-    stops = SWITCHED and validation and spec.preset is None and "early_stopping" not in said
+    stops = validation and spec.preset is None and "early_stopping" not in said
     if is_recipe(spec):
         updates |= {"batch_size": batch_size(training_rows), "epochs": EPOCHS}
     elif {"epochs", "keep_epochs"} & said:

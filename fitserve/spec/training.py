@@ -183,15 +183,21 @@ class Training(BaseModel):
     metrics: Metrics = Field("auto", description="auto: the task's. For all targets, or a list for each by name")
     label_smoothing: Rate | None = Field(None, description="Shorthand for the argument of the loss")
 
-    batch_size: Positive | Literal["full"] = Field(32, description="1: stochastic; full: all rows in one batch")
-    epochs: Positive = Field(100, description="Passes over the training rows, at most")
+    batch_size: Positive | Literal["full"] = Field(
+        32, description="1: stochastic; full: all rows in one batch; left out with the network: 32 to 1024, by the rows"
+    )
+    epochs: Positive = Field(100, description="Passes over the training rows, at most; left out with the network: 200")
     steps_per_epoch: Positive | None = Field(None, description="Batches in an epoch; left out: all training rows")
     shuffle: Flag = Field(True, description="Draw the rows in a new order every epoch")
     validation_split: Annotated[float, Field(ge=0, lt=1)] | None = Field(
         None, description="Shorthand for split.validation"
     )
 
-    early_stopping: Annotated[EarlyStopping | None, Switch] = Field(None, description="true: with Keras's defaults")
+    early_stopping: Annotated[EarlyStopping | None, Switch] = Field(
+        None,
+        description="true: with Keras's defaults; left out: patience 20, best weights kept, unless a spec with a"
+        " network says its epochs",
+    )
     reduce_lr_on_plateau: Annotated[ReduceLROnPlateau | None, Switch] = Field(
         None, description="true: with Keras's defaults"
     )

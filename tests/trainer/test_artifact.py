@@ -194,7 +194,9 @@ def test_a_graph_that_differs_from_keras_fails_the_run(tmp_path: Path, monkeypat
     monkeypatch.setattr(exporting.serving_graph, "write", wrong)
     with pytest.raises(TrainingFailed) as failed:
         train(
-            job_of(_table(), {"target": "sold", "features": ["income"], "training": SHORT}, tmp_path),
+            job_of(
+                _table(), {"preset": "plain", "target": "sold", "features": ["income"], "training": SHORT}, tmp_path
+            ),
             RecordingReporter(),
         )
     assert failed.value.cause == "parity"

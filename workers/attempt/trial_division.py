@@ -75,7 +75,9 @@ class TrialDivision:
     def __post_init__(self) -> None:
         run = self.claim.run
         if (estimated := (run.estimates or {}).get("seconds")) is not None:
-            self._trial_seconds = estimated / max(1, int(run.resolved.get("training", {}).get("restarts") or 1))
+            trials = (run.resolved.get("training") or {}).get("restarts") or 1
+            members = (run.resolved.get("ensemble") or {}).get("members") or 1  # they are trials, of one restart
+            self._trial_seconds = estimated / max(1, int(trials), int(members))
 
     @property
     def lease(self) -> Lease:

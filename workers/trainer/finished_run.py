@@ -86,6 +86,10 @@ class FinishedRun:
         """What is served, with its current weights."""
         return self.setup.compiled.model
 
+    def _precise(self) -> keras.Model:
+        """The network with 32-bit weights that computes in 32 bits, as it is served."""
+        return _in_32_bits(self._network, self.spec)
+
     def _stack(self) -> Stack | None:
         """The network as a stack of members, where it is an ensemble."""
         return None
@@ -98,7 +102,7 @@ class FinishedRun:
         """Export the model with its current weights; the parity gate compares it on rows that were not trained on."""
         encoding, parts = self.prepared.encoding, self.prepared.parts
         unseen = next(rows for rows in (parts.test, parts.validation, parts.train) if len(rows))
-        network = serving_network(_in_32_bits(self._network, self.spec), self.spec)
+        network = serving_network(self._precise(), self.spec)
         held_out = self.prepared.table.take(unseen[:PARITY_ROWS])
         return export(network, encoding.encoder, encoding.targets, held_out, folder, self.setup.report, self._stack())
 
@@ -213,6 +217,9 @@ class FinishedEnsemble(FinishedRun):
         folds = self.prepared.folds
         member = held_out_by(folds, self.prepared.rows_of("validation")) if folds else None
         self._outputs = EnsembleOutputs(self.spec, self.setup.compiled.model, weights, member)
+
+    def _precise(self) -> keras.Model:
+        return self._network
 
     def _stack(self) -> Stack | None:
         return Stack(self.setup.compiled.model, self._weights, serving_ends(self.spec))

@@ -104,9 +104,11 @@ def _submit_child(
 ) -> RunInfo:
     """Submit a changed spec as a child of the run. Raises SpecRefused, TooMany."""
     ctx, caller, run = submission.ctx, submission.caller, insight.run
-    if seeds is not None:
+    if seeds is not None and not spec.get("ensemble"):  # an ensemble averages over seeds already
         spec = {**spec, "training": {**spec["training"], "restarts": max(seeds, spec["training"]["restarts"])}}
-    resolved = resolve(parse(spec), insight.record.facts, ctx.settings.limits)
+    with db.reading(ctx.engine) as session:
+        pace = queries.measured_pace(session)
+    resolved = resolve(parse(spec), insight.record.facts, ctx.settings.limits, pace)
     new = NewRun(
         owner=run.owner,
         dataset_id=run.dataset_id,

@@ -170,7 +170,8 @@ def _check(ctx: Context, caller: Caller, body: bytes, content_type: str) -> tupl
         facts = store.facts_of(dataset)
         if spec.model is not None:
             registry.check_name(session, spec.model, caller.owner)
-    return spec, resolve(spec, facts, limits), dataset.id
+        pace = queries.measured_pace(session)
+    return spec, resolve(spec, facts, limits, pace), dataset.id
 
 
 def estimates_of(resolved: Resolved) -> dict[str, Any]:

@@ -1274,6 +1274,8 @@ export interface components {
             tokens: "whitespace" | "character";
             /** Max Tokens */
             max_tokens?: number | null;
+            /** @default {} */
+            format: components["schemas"]["ColumnFormat"];
             /**
              * Inferred
              * @enum {string}
@@ -1315,6 +1317,9 @@ export interface components {
             bins: components["schemas"]["BinShare"][];
             /** Column */
             column: string;
+        };
+        ColumnFormat: {
+            [key: string]: unknown;
         };
         /**
          * Complexity
@@ -1555,13 +1560,25 @@ export interface components {
          * @description The cost of the run.
          */
         Estimates: {
-            /** Parameters */
+            /**
+             * Parameters
+             * @description Of all members
+             */
             parameters: number;
-            /** Trainable Parameters */
+            /**
+             * Trainable Parameters
+             * @description Of all members
+             */
             trainable_parameters: number;
-            /** Layers */
+            /**
+             * Layers
+             * @description Of one member
+             */
             layers: number;
-            /** Training Rows */
+            /**
+             * Training Rows
+             * @description That a network trains on
+             */
             training_rows: number;
             /** Steps Per Epoch */
             steps_per_epoch: number;
@@ -1572,7 +1589,7 @@ export interface components {
             multiply_adds_per_row: number;
             /**
              * Multiply Adds
-             * @description Of all restarts and epochs, forward and backward, without early stopping
+             * @description Of all restarts or members, and all epochs, forward and backward, without early stopping
              */
             multiply_adds: number;
             /**
@@ -1592,9 +1609,27 @@ export interface components {
             artifact_bytes: number;
             /**
              * Seconds
-             * @description A rough guess: on two cores, without early stopping
+             * @description At the pace that the workers have measured, without early stopping
              */
             seconds: number;
+            /**
+             * Startup Seconds
+             * @description Those of them that pass before and after training
+             * @default 0
+             */
+            startup_seconds: number;
+            /**
+             * Epochs
+             * @description Of all restarts together, without early stopping
+             * @default 0
+             */
+            epochs: number;
+            /**
+             * Pace
+             * @description How many times as long the workers take as the machine of the constants
+             * @default 1
+             */
+            pace: number;
         };
         /**
          * Evaluation

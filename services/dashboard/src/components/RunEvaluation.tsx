@@ -23,6 +23,7 @@ export function RunEvaluation({ run }: { run: RunDetail }) {
   return (
     <div className="stack">
       <FinalMetrics metrics={metrics} />
+      {isFigures(run.result?.ensemble) && <EnsembleGain ensemble={run.result.ensemble} />}
       {evaluation.error && <ErrorView error={evaluation.error} />}
       {evaluation.data &&
         partsOf(evaluation.data).map(({ title, figures }) => (
@@ -67,6 +68,30 @@ function FinalMetrics({ metrics }: { metrics: Figures }) {
           </tbody>
         </table>
       </Scroll>
+    </Card>
+  );
+}
+
+/** What an ensemble gained over one of its members, on rows that none of them saw. */
+function EnsembleGain({ ensemble }: { ensemble: Figures }) {
+  const t = useText();
+  const gain = isFigures(ensemble.gain) ? ensemble.gain : {};
+  const targets = Object.entries(isFigures(gain.targets) ? gain.targets : {}).filter((one): one is [string, Figures] => isFigures(one[1]));
+  const how = ensemble.validation === "folds" ? "evaluation.ensemble.folds" : "evaluation.ensemble.holdout";
+  return (
+    <Card title={t("evaluation.ensemble", { members: number(Number(ensemble.members)) })}>
+      <p>{t(how)}</p>
+      {targets.map(([name, figures]) => {
+        const [low, high] = numbers(figures.interval);
+        const worse = low !== undefined && high !== undefined ? `${number(-high, 3)} – ${number(-low, 3)}` : undefined;
+        return (
+          <div className="stats" key={name}>
+            <Stat name={`${name}: ${String(figures.measure).replaceAll("_", " ")}`} value={number(Number(figures.ensemble))} />
+            <Stat name={t("evaluation.ensemble.one")} value={number(Number(figures.one_member))} />
+            <Stat name={t("evaluation.ensemble.gain")} value={number(-Number(figures.difference))} note={worse} />
+          </div>
+        );
+      })}
     </Card>
   );
 }

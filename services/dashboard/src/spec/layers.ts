@@ -78,8 +78,10 @@ export function readNetwork(network: Json | undefined): Entry[] | null {
 
 /** The server's default for a spec without a network. */
 export const DEFAULT_NETWORK: readonly Entry[] = [
-  { cls: "Dense", args: { units: 64, activation: "relu" }, beside: {} },
-  { cls: "Dense", args: { units: 32, activation: "relu" }, beside: {} },
+  { cls: "Dense", args: { units: 64, activation: "relu", kernel_initializer: "HeNormal" }, beside: {} },
+  { cls: "Dropout", args: { rate: 0.1 }, beside: {} },
+  { cls: "Dense", args: { units: 64, activation: "relu", kernel_initializer: "HeNormal" }, beside: {} },
+  { cls: "Dropout", args: { rate: 0.1 }, beside: {} },
 ];
 
 /** Summarize a layer in a few characters: `64 relu`, `0.2`. */
