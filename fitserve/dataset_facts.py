@@ -22,8 +22,8 @@ class ColumnFacts(BaseModel):
     """One column, over all its rows.
 
     `labels` are the distinct values as text, sorted (numbers by their value; a boolean's false comes first), with
-    `label_counts` beside them; None above `MAX_LABELS`. `min`, `max`, `mean`, `std` (population) are of numbers, or
-    of seconds since 1970 in UTC for a datetime. `max_tokens` is the number of tokens of the longest value.
+    `label_counts` beside them; None above `MAX_LABELS`. `min`, `max`, `mean`, `std` (population) are of finite numbers,
+    or of seconds since 1970 in UTC for a datetime. `max_tokens` is the number of tokens of the longest value.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,6 +33,7 @@ class ColumnFacts(BaseModel):
     storage: Storage
     rows: int
     missing: int = 0
+    infinite: int = 0
     distinct: int = 0
     distinct_exact: bool = True
     labels: tuple[str, ...] | None = None

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MOST_PROBLEMS = 20  # shown at once
+WIDE_OFFSET = 16.0  # in standard deviations: a larger offset leaves float32 too few digits for the spread
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,23 @@ class FittedTarget:
         values = self.inverse(outputs)
         return values if self.limits is None else np.clip(values, *self.limits)
 
+    @property
+    def is_standardised(self) -> bool:
+        return self.task == "regression" and (self.center != 0.0 or self.scale != 1.0)
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether predictions are float64: in float32, 1.7e9 has a spacing of 128, whatever the target's spread."""
+        return self.is_standardised and abs(self.center) > WIDE_OFFSET * self.scale
+
+    @property
+    def rescaling(self) -> tuple[float, float, bool]:
+        """What makes the network's output a prediction in the target's units: scale, offset, whether in float64."""
+        return (self.scale, self.center, self.is_wide) if self.is_standardised else (1.0, 0.0, False)
+
     def inverse(self, predictions: np.ndarray) -> np.ndarray:
         """Return predictions in the target's own units; those of other tasks than regression stay as they are."""
-        if self.task != "regression" or (self.center == 0.0 and self.scale == 1.0):
+        if not self.is_standardised:
             return predictions
         return predictions * self.scale + self.center
 

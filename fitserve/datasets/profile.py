@@ -285,6 +285,7 @@ def _describe(
         "storage": storage,
         "rows": rows,
         "missing": counts.missing,
+        "infinite": int(moments.infinite),
         "distinct": distinct,
         "distinct_exact": value_counts is not None,
         "labels": labels,

@@ -186,7 +186,9 @@ def resolve_feature(feature: Feature, facts: ColumnFacts, pointer: str | None = 
         )
         raise BadInput(f"A {facts.kind} column cannot take the encoding {encoding.type}.", problems=[problem])
     encoding = encoding.resolve(facts)
-    own = facts.name if encoding.cardinality(facts) is not None else DENSE
+    own = DENSE
+    if encoding.cardinality(facts) is not None:
+        own = facts.name if facts.name != DENSE else f"{DENSE} (column)"
     return feature.model_copy(update={"encoding": encoding, "input": feature.input or own})
 
 

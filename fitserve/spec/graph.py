@@ -14,6 +14,8 @@ from fitserve.spec.network import LayerEntry
 from fitserve.spec.target import Target
 from fitserve.validation import unknown_name
 
+LONGEST = 200  # characters of a layer that is named after a column
+
 
 @dataclass(frozen=True, slots=True)
 class GraphNode:
@@ -71,8 +73,8 @@ def snake_case(name: str) -> str:
 
 
 def layer_name(text: str) -> str:
-    """Return a column's name as a layer's name, which has no slash."""
-    return text.replace("/", "_")
+    """Return a column's name as a layer's name: one line, without slashes, not too long."""
+    return "".join(character if character.isprintable() else "_" for character in text[:LONGEST]).replace("/", "_")
 
 
 def build_graph(

@@ -6,7 +6,8 @@ An entry is a layer and, beside it, optionally
     inputs    the names of the layers or network inputs that it reads; left out: the entry before it
     output    the target whose output it is; `true` for the only target. A layer named as a target is its output too
 
-Where no layer is a target's output, an output layer that fits the target is added.
+Where no layer is a target's output, the last layer is, if its units and its activation fit the only target; otherwise
+an output layer that fits is added (and said, where the last layer looks like an output).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, Wit
 from fitserve.errors import Problem
 from fitserve.spec.component import deferred_ref
 from fitserve.spec.layers import LAYERS, AnyLayer
+from fitserve.spec.layers.core import Input
 from fitserve.validation import InvalidValue, did_you_mean, excerpt
 
 ENTRY_KEYS = ("name", "inputs", "output")  # of an entry, beside its layer
@@ -65,17 +67,18 @@ def read_entry(value: Any) -> LayerEntry:
             beside.setdefault("name", arguments["name"])
     elif isinstance(layer.get("config"), dict):
         beside.setdefault("name", layer["config"].get("name"))
+    read = LAYERS.read(layer)
     return LayerEntry(
-        layer=LAYERS.read(layer),
-        name=_name(beside.get("name")),
+        layer=read,
+        name=_name(beside.get("name"), of_input=isinstance(read, Input)),
         inputs=_inputs(beside.get("inputs")),
         output=_output(beside.get("output")),
     )
 
 
-def _name(value: Any) -> str | None:
-    if value is None:
-        return None
+def _name(value: Any, of_input: bool) -> str | None:
+    if value is None or (of_input and isinstance(value, str) and value):  # an input may have any column's name
+        return value
     if not isinstance(value, str) or not 0 < len(value) <= 255 or "/" in value or not value.isprintable():
         raise InvalidValue(
             "This cannot be a layer's name.",

@@ -18,7 +18,9 @@ from fitserve.spec.target import Target, TargetEncoding
 
 # Losses that allow a standardised target.
 STANDARDIZABLE = (losses.MeanSquaredError, losses.MeanAbsoluteError, losses.Huber, losses.LogCosh, losses.Quantile)
-LARGE = 10.0  # a target with a larger mean or standard deviation is standardised by default
+LARGE = 10.0  # a target with a larger mean or standard deviation is standardised by default,
+SMALL = 0.01  # and with a smaller standard deviation
+FAR = 16.0  # and with a mean that is so many standard deviations from 0
 SOFTMAX = ("softmax", "sparsemax")
 
 
@@ -62,6 +64,57 @@ def choose(target: Target, loss: Loss | None, node: GraphNode | None, one_hot: b
     if node is None:
         layer = Dense(units=loss.units() or target.units or 1, activation=_output_activation(target, loss))
     return Output(target.model_copy(update={"encoding": _encoding(target, loss)}), loss, layer)
+
+
+def is_output(target: Target, loss: Loss | None, node: GraphNode, facts: DatasetFacts) -> bool:
+    """Return whether a network's last layer is the target's output already: its units and its activation fit."""
+    activation = _last_activation(node)
+    if activation is None:
+        return False
+    units = node.shape[0]
+    if units == 1 and activation in (*SOFTMAX, "log_softmax"):
+        return True  # to be refused: it is constant
+    if target.task == "regression":
+        column = facts.by_name[target.column]
+        if units != ((loss and loss.units()) or 1) or (activation != "linear" and activation not in RANGES):
+            return False
+        low, high = RANGES.get(activation, (float("-inf"), float("inf")))
+        return column.min is None or column.max is None or (low <= column.min and column.max <= high)
+    logits = loss is None or getattr(loss, "from_logits", False) or not loss.probabilities
+    if units == 1 or target.task == "multilabel":
+        fitting = [name for name in PROBABILITIES if name not in SOFTMAX]
+        wanted = 1 if target.task == "binary" else target.units if target.task == "multilabel" else None
+    else:
+        fitting = list(SOFTMAX)
+        wanted = 2 if target.task == "binary" and (loss is None or loss.expects != "binary") else None
+        wanted = target.units if target.task == "multiclass" else wanted
+    scores = activation == "linear" or (loss is not None and activation == loss.output)
+    return units == wanted and (activation in fitting or (logits and scores))
+
+
+def _last_activation(node: GraphNode) -> str | None:
+    """Return the activation of a layer that could be an output; None of any other."""
+    if len(node.shape) != 1 or not isinstance(node.layer, (Dense, Activation, Softmax, ReLU, ELU)):
+        return None
+    return activation_of(node.layer)
+
+
+def explain_added(target: Target, choice: Output, node: GraphNode) -> tuple[str, str] | None:
+    """Return what to say, and the fix, where an output is added behind a layer that looks like one."""
+    activation = _last_activation(node)
+    if activation is None or choice.layer is None:
+        return None
+    units, wanted = node.shape[0], choice.layer.units
+    looks_like_one = units in (1, wanted) or activation in (*SOFTMAX, "log_softmax")
+    if not looks_like_one:
+        return None
+    fitting = choice.layer.activation
+    detail = (
+        f"The last layer {node.name!r} ({units} {'unit' if units == 1 else 'units'}, {activation}) does not fit"
+        f" {target.name!r}; behind it an output layer is added: Dense({wanted}, {fitting})."
+    )
+    fix = f"units: {wanted}, activation: {fitting} make it the output; output: true takes it as it is"
+    return detail, fix
 
 
 def _default_loss(target: Target, logits: bool, one_hot: bool, smoothing: float) -> Loss:
@@ -238,9 +291,14 @@ def resolve_scale(
         )
     if target.standardize is None:
         column = facts.by_name[target.column]
-        large = max(abs(column.mean or 0.0), column.std or 0.0) > LARGE
-        target = target.model_copy(update={"standardize": possible and (recipe or large)})
+        target = target.model_copy(update={"standardize": possible and (recipe or needs_scaling(column))})
     return target
+
+
+def needs_scaling(column: ColumnFacts) -> bool:
+    """Return whether a target is large, tiny, or far from 0 beside its spread: steps of a usual size do not suit it."""
+    mean, std = abs(column.mean or 0.0), column.std or 0.0
+    return max(mean, std) > LARGE or 0 < std < SMALL or mean > FAR * std > 0
 
 
 def serving_activation(target: Target, loss: Loss, layer: Layer) -> str | None:

@@ -24,12 +24,14 @@ from fitserve.spec.feature import (
 from fitserve.spec.graph import GraphNode, NetworkGraph, build_graph, check_connected, free_name, layer_name
 from fitserve.spec.layers.core import Input
 from fitserve.spec.layers.shaping import Flatten
+from fitserve.spec.losses import Loss
 from fitserve.spec.network import LayerEntry
 from fitserve.spec.output import Output
 from fitserve.spec.plan import Planner, budget_advice
 from fitserve.spec.resolve_training import apply_label_smoothing, loss_pointer, losses_by_target
 from fitserve.spec.spec import MAX_PROBLEMS, DatasetRef, Spec, SpecRefused, SplitSpec
 from fitserve.spec.target import Target, infer_task, unknown_column
+from fitserve.spec.usable_rows import FindRows, UsedColumn, left_out, refuse, unusable_columns
 from fitserve.spec.warnings import warnings_for
 
 
@@ -43,21 +45,31 @@ class Resolved:
     warnings: list[Advice]
 
 
-def resolve(spec: Spec, facts: DatasetFacts, limits: Limits | None = None, pace: float = 1.0) -> Resolved:
+def resolve(
+    spec: Spec,
+    facts: DatasetFacts,
+    limits: Limits | None = None,
+    pace: float = 1.0,
+    find_rows: FindRows | None = None,
+) -> Resolved:
     """Check a spec against a dataset and write out its defaults. Raises SpecRefused with every problem.
 
-    `pace` is how many times as long the workers take as the machine that the estimates were measured on.
+    `pace` is how many times as long the workers take as the machine that the estimates were measured on. `find_rows`
+    looks up the rows that cannot be used, to name them.
     """
     limits = limits or Limits()
     problems: list[Problem] = _over_plain_limits(spec, limits)
     _raise(problems)
     problems += _check_dataset(spec, facts)
+    spec = _with_stored_names(spec, facts)
     targets = _resolve_targets(spec, facts, problems)
-    features = _resolve_features(spec, targets, facts, problems)
+    features = _with_free_inputs(spec, _resolve_features(spec, targets, facts, problems), targets, problems)
     split = _resolve_split(spec, facts, problems)
     warnings = _check_inferred_tasks(spec, targets, facts, problems)
     _raise(problems)
 
+    _check_usable_rows(spec, targets, features, facts, find_rows, problems, warnings)
+    _raise(problems)
     graph = build_graph(recipe.network_of(spec, inputs := _inputs_of(features, facts)), inputs, targets)
     _raise(graph.problems)
     outputs = _resolve_outputs(spec, targets, graph, facts, problems, warnings)
@@ -69,13 +81,15 @@ def resolve(spec: Spec, facts: DatasetFacts, limits: Limits | None = None, pace:
     _raise(problems)
     problems += over_limits(plan.estimates, plan.training, plan.ensemble, limits)
     _raise(problems)
-    warnings += warnings_for(graph, features, plan.split, plan.training, plan.ensemble, plan.estimates, facts)
+    chosen = [one.target for one in outputs]
+    warnings += warnings_for(graph, chosen, features, plan.split, plan.training, plan.ensemble, plan.estimates, facts)
     warnings += budget_advice(spec, plan)
     resolved = Spec(
         dataset=DatasetRef(ref=f"{facts.name}@{facts.version}", sha256=facts.sha256),
         target=tuple(one.target for one in outputs),
         task=outputs[0].target.task if len(outputs) == 1 else None,
         features=tuple(features),
+        rows_without_target=spec.rows_without_target,
         split=plan.split,
         clip=None,
         preset=None,
@@ -113,6 +127,23 @@ def _check_dataset(spec: Spec, facts: DatasetFacts) -> list[Problem]:
         detail = f"{here} has other content than the spec names."
         return [Problem(detail, "/dataset/sha256", received=sha256, expected=facts.sha256)]
     return []
+
+
+def _with_stored_names(spec: Spec, facts: DatasetFacts) -> Spec:
+    """Name columns as the dataset does, which stores a header without the blanks around it."""
+
+    def stored(name: str) -> str:
+        return name if name in facts.by_name or name.strip() not in facts.by_name else name.strip()
+
+    targets = tuple(
+        one.model_copy(update={"columns": tuple(map(stored, one.columns)), "name": stored(one.name)})
+        for one in spec.target
+    )
+    features = spec.features and tuple(one.model_copy(update={"column": stored(one.column)}) for one in spec.features)
+    split = spec.split if spec.split.by is None else spec.split.model_copy(update={"by": stored(spec.split.by)})
+    weight = spec.training.sample_weight
+    training = spec.training.model_copy(update={"sample_weight": stored(weight)}) if weight else spec.training
+    return spec.model_copy(update={"target": targets, "features": features, "split": split, "training": training})
 
 
 def _resolve_targets(spec: Spec, facts: DatasetFacts, problems: list[Problem]) -> list[Target]:
@@ -213,6 +244,30 @@ def _nothing_left(facts: DatasetFacts, used: dict[str, str]) -> Problem:
     )
 
 
+def _with_free_inputs(
+    spec: Spec, features: list[Feature], targets: list[Target], problems: list[Problem]
+) -> list[Feature]:
+    """Give network inputs that are called as a target another name; refuse that where the spec names them."""
+    outputs = {target.name for target in targets}
+    taken = {str(feature.input) for feature in features}
+    if not outputs & taken:
+        return features
+    given = {feature.column: feature.input for feature in spec.features or ()}
+    for index, feature in enumerate(spec.features or ()):
+        if feature.input in outputs:
+            detail = f"The network input {feature.input!r} is called as a target."
+            problems.append(
+                Problem(detail, f"/features/{index}/input", received=feature.input, expected="another name")
+            )
+    renamed = {name: free_name(name, outputs | (taken - {name})) for name in outputs & taken}
+    return [
+        feature
+        if given.get(feature.column)
+        else feature.model_copy(update={"input": renamed.get(str(feature.input), feature.input)})
+        for feature in features
+    ]
+
+
 def _check_weight_column(name: str, used: dict[str, str], facts: DatasetFacts, problems: list[Problem]) -> None:
     pointer = "/training/sample_weight"
     column = facts.by_name.get(name)
@@ -242,6 +297,40 @@ def _resolve_split(spec: Spec, facts: DatasetFacts, problems: list[Problem]) -> 
     return split
 
 
+def used_columns(
+    spec: Spec, targets: Sequence[Target], features: Sequence[Feature], facts: DatasetFacts
+) -> list[UsedColumn]:
+    """Return the columns of targets, features and sample weights, with the places that name them."""
+    pointers = ["/target"] if len(targets) == 1 else [f"/target/{index}" for index in range(len(targets))]
+    used = [
+        UsedColumn(facts.by_name[column], "target", pointer)
+        for target, pointer in zip(targets, pointers, strict=True)
+        for column in target.columns
+    ]
+    named = {feature.column: f"/features/{index}" for index, feature in enumerate(spec.features or ())}
+    used += [UsedColumn(facts.by_name[one.column], "feature", named.get(one.column, "/features")) for one in features]
+    if (weight := spec.training.sample_weight) is not None:
+        used.append(UsedColumn(facts.by_name[weight], "sample weight", "/training/sample_weight"))
+    return used
+
+
+def _check_usable_rows(
+    spec: Spec,
+    targets: Sequence[Target],
+    features: Sequence[Feature],
+    facts: DatasetFacts,
+    find_rows: FindRows | None,
+    problems: list[Problem],
+    warnings: list[Advice],
+) -> None:
+    for column in unusable_columns(used_columns(spec, targets, features, facts)):
+        if spec.rows_without_target == "refuse" or column.unusable >= facts.rows:
+            problems.append(refuse(column, facts, find_rows))
+        else:
+            detail, pointer = left_out(column, facts, find_rows), "/rows_without_target"
+            warnings.append(Advice(code="rows-left-out", detail=detail, pointer=pointer, fix="Upload them filled in."))
+
+
 def _inputs_of(features: Sequence[Feature], facts: DatasetFacts) -> Sequence[EncodedInput]:
     try:
         return encoded_inputs(features, facts)
@@ -269,9 +358,13 @@ def _resolve_outputs(
     outputs: list[Output] = []
     for index, target in enumerate(targets):
         node = written.get(target.name)
+        if node is None and len(targets) == 1 and last is not None:
+            node = _last_as_output(graph, last, target, losses.get(target.name), facts)
         one_hot = output.metrics_need_one_hot(spec.training.metrics, target.name)
         choice = output.choose(target, losses.get(target.name), node, one_hot, smoothing)
         choice = apply_label_smoothing(choice, smoothing, problems)
+        if node is None and last is not None and (said := output.explain_added(target, choice, last)):
+            warnings.append(Advice(code="output-added", detail=said[0], pointer=last.pointer, fix=said[1]))
         node = node or _add_output(graph, choice, last, problems)
         if node is None:
             break
@@ -282,6 +375,17 @@ def _resolve_outputs(
         )
         outputs.append(replace(choice, target=scaled))
     return outputs
+
+
+def _last_as_output(
+    graph: NetworkGraph, last: GraphNode, target: Target, loss: Loss | None, facts: DatasetFacts
+) -> GraphNode | None:
+    """Make the last layer the target's output, where it is one: a second softmax behind the first would hide it."""
+    if not output.is_output(target, loss, last, facts):
+        return None
+    node = replace(last, target=target.name)
+    graph.nodes[last.name] = node
+    return node
 
 
 def _add_output(

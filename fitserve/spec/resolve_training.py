@@ -53,7 +53,7 @@ def losses_by_target(training: Training, targets: Sequence[Target], problems: li
 
 def loss_pointer(training: Training, target: Target) -> str:
     """Return where the spec names the loss of a target."""
-    return f"/training/loss/{target.name}" if isinstance(training.loss, dict) else "/training/loss"
+    return "/training/loss" + json_pointer([target.name]) if isinstance(training.loss, dict) else "/training/loss"
 
 
 def apply_label_smoothing(output: Output, smoothing: float | None, problems: list[Problem]) -> Output:

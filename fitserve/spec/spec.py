@@ -123,6 +123,9 @@ class Spec(BaseModel):
     features: Annotated[tuple[Feature, ...], BeforeValidator(_features)] | None = Field(
         None, description="Columns, with their encodings; left out: every other column"
     )
+    rows_without_target: Literal["refuse", "leave_out"] = Field(
+        "refuse", description="Rows in which a target has no value, or a target, feature or weight is infinite"
+    )
     split: SplitSpec = Field(SplitSpec(), description="How rows are divided into training, validation and test")
     clip: Flag | None = Field(None, description="Shorthand for the clip of every target that is a number")
     preset: Literal["plain"] | None = Field(

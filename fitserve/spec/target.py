@@ -28,7 +28,7 @@ class Target(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(min_length=1, max_length=255, description="Name of the output; left out: the column")
+    name: str = Field(min_length=1, max_length=1000, description="Name of the output; left out: the column")
     columns: tuple[str, ...] = Field(min_length=1, max_length=1000, description="One column; multilabel has several")
     task: Task | None = Field(None, description="Left out: inferred from the column")
     labels: tuple[str, ...] | None = Field(None, description="Of a classification, in order; left out: all, sorted")

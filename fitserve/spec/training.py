@@ -93,7 +93,7 @@ class Warmup(BaseModel):
 
 def _is_component(value: dict[str, Any], family: Family[Any]) -> bool:
     """Return whether a mapping is one component rather than something for each target."""
-    if "class_name" in value:
+    if isinstance(value.get("class_name"), str):
         return True
     if len(value) != 1:
         return False
@@ -122,7 +122,9 @@ def _losses(value: Any) -> Any:
 def _metrics(value: Any) -> Any:
     if value == "auto":
         return value
-    if not isinstance(value, dict) or _is_component(value, METRICS):
+    # A list belongs to a target, whatever it is called: {accuracy: [mae]}.
+    listed = isinstance(value, dict) and all(isinstance(inner, (list, tuple)) for inner in value.values())
+    if not isinstance(value, dict) or (_is_component(value, METRICS) and not listed):
         return _metric_list(value)
     metrics = {}
     for target, listed in value.items():

@@ -15,8 +15,9 @@ from fitserve.spec.layers.normalization import BatchNormalization
 from fitserve.spec.layers.recurrent import Recurrent
 from fitserve.spec.layers.regularization import AlphaDropout
 from fitserve.spec.layers.shaping import Rescaling
-from fitserve.spec.output import SOFTMAX, activation_of
+from fitserve.spec.output import SMALL, SOFTMAX, activation_of, needs_scaling
 from fitserve.spec.spec import SplitSpec
+from fitserve.spec.target import Target
 from fitserve.spec.training import Training
 
 DEEP = 4  # saturating layers in a row, through which gradients vanish
@@ -26,6 +27,7 @@ PARAMETERS_PER_ROW = 100
 
 def warnings_for(
     graph: NetworkGraph,
+    targets: Sequence[Target],
     features: Sequence[Feature],
     split: SplitSpec,
     training: Training,
@@ -35,6 +37,7 @@ def warnings_for(
 ) -> list[Advice]:
     """Return all warnings about a resolved spec."""
     return [
+        *_targets(targets, facts),
         *_vanishing_gradients(graph),
         *_unscaled_inputs(graph, features, facts),
         *_batches(graph, training, estimates),
@@ -47,6 +50,26 @@ def warnings_for(
 
 def _warning(code: str, pointer: str, detail: str, fix: str) -> Advice:
     return Advice(code=code, detail=detail, pointer=pointer, fix=fix)
+
+
+def _targets(targets: Sequence[Target], facts: DatasetFacts) -> Iterator[Advice]:
+    for index, target in enumerate(targets):
+        column, pointer = facts.by_name[target.column], "/target" if len(targets) == 1 else f"/target/{index}"
+        if target.task != "regression" or column.std is None:
+            continue
+        shown = f"mean {column.mean or 0.0:.6g}, standard deviation {column.std:.3g}"
+        if column.distinct == 1 or column.std == 0:
+            detail = f"{target.name!r} is {column.min:g} in every row: there is nothing to learn."
+            yield _warning("constant-target", pointer, detail, "Choose another target.")
+        elif column.std < SMALL and target.standardize:
+            detail = f"{target.name!r} has a tiny scale ({shown}): it is trained in units of its standard deviation."
+            yield _warning(
+                "target-scale", f"{pointer}/standardize", detail, "Nothing to do; predictions keep its unit."
+            )
+        elif needs_scaling(column) and not target.standardize:
+            detail = f"{target.name!r} ({shown}) is not standardised: training is slow, or never gets near it."
+            fix = "standardize: true, with a linear output and MeanSquaredError, MeanAbsoluteError, Huber or LogCosh"
+            yield _warning("target-scale", f"{pointer}/standardize", detail, fix)
 
 
 def _has_batch_normalization(graph: NetworkGraph) -> bool:

@@ -1,7 +1,7 @@
 """Every kind of column, every task, trained: each protocol answers what `model.keras` predicts for the same rows.
 
 The reference is the exported Keras model on raw columns, loaded as anybody would load it; nothing of the serving path
-is in it. Five networks: all encodings with four targets at once, and each task by itself.
+is in it. Seven networks: all encodings with four targets at once, each task by itself, and columns with odd names.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ from workers.trainer.train import train
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
 ASKED = 12  # rows
+LONG = "long " * 40
 
 
 def table(rows: int = 60) -> pa.Table:
@@ -76,6 +77,15 @@ def table(rows: int = 60) -> pa.Table:
             "tier": [("a", "b", "c")[i % 3] for i in range(rows)],
             "tag_a": rng.integers(0, 2, rows),
             "tag_b": rng.integers(0, 2, rows),
+            # Names that people bring; the last three are targets.
+            "Price (USD)": rng.normal(9, 2, rows),
+            'say "hi"\\': rng.normal(size=rows),
+            "t0": gap(x.tolist(), 9),
+            "instances": [("Bern", "Genève", "Zürich")[i % 3] for i in range(rows)],
+            LONG: rng.normal(size=rows),
+            "features": x,
+            "目标": [("a", "b", "c")[i % 3] for i in range(rows)],
+            "a/b y% {0}\n": x * 3,
         }
     )
 
@@ -118,6 +128,22 @@ SPECS: dict[str, dict[str, Any]] = {
     "multiclass": {"target": "tier", "features": INDICES, "network": EMBEDDED},
     "multilabel": {"target": TAGS, "features": ["weight", "city"]},
     "regression": {"target": "price", "features": ["income", "weight"]},
+    "names": {
+        "target": ["目标", "a/b y% {0}\n"],
+        "features": [
+            "t0",
+            LONG,
+            {"column": "instances", "encoding": "index"},
+            {"column": "Price (USD)", "encoding": "log"},
+            {"column": "depth/m", "input": "c0"},
+        ],
+        "network": [
+            {"Embedding": {"input_dim": 5, "output_dim": 3}, "inputs": "instances", "name": "my layer"},
+            {"Flatten": {}, "inputs": "my layer", "name": "my_layer"},
+            {"Concatenate": {}, "inputs": ["my_layer", "features", "c0"]},
+        ],
+    },
+    "plain-names": {"target": "features", "features": ["Price (USD)", 'say "hi"\\', "t0", LONG]},
 }
 Outputs = dict[str, np.ndarray]
 """By target: (rows, units)."""

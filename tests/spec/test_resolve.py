@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from fitserve.dataset_facts import DatasetFacts
 from fitserve.spec.decode import parse_bytes
 from fitserve.spec.resolve import resolve
-from fitserve.spec.spec import parse
+from fitserve.spec.spec import SpecRefused, parse
 from tests.spec.table import FEATURES, facts, resolved
 
 YAML = b"""
@@ -161,7 +162,7 @@ def test_the_summary_is_what_keras_prints() -> None:
         ("nothing-held-out", [], {"validation_split": 0}),
         ("more-parameters-than-rows", [{"Dense": 3000}], {}),
         ("hidden-softmax", [{"Dense": {"units": 8, "activation": "softmax"}}], {}),
-        ("constant-layer", [{"Dense": {"units": 1, "activation": "softmax"}}], {}),
+        ("constant-layer", [{"Dense": {"units": 1, "activation": "softmax"}}, {"Dense": 4}], {}),
         ("alpha-dropout", [{"AlphaDropout": 0.1}], {}),
         (
             "slow-decay",
@@ -203,3 +204,104 @@ def test_several_inputs_are_named() -> None:
     assert [node.name for node in run.spec.network[:2]] == ["features", "words"]
     assert run.spec.network[1].layer.dtype == "int32"  # type: ignore[attr-defined]
     assert run.summary[-2].output_shape == (None, 7)
+
+
+def dense(units: int, activation: str = "linear") -> dict[str, Any]:
+    return {"Dense": {"units": units, "activation": activation}}
+
+
+@pytest.mark.parametrize(
+    ("target", "network", "loss"),
+    [
+        ("colour", [dense(8, "relu"), dense(3, "softmax")], "auto"),
+        ("colour", [dense(3)], "auto"),  # logits
+        ("colour", [dense(3), "Softmax"], "auto"),
+        ("colour", [dense(3), {"Activation": "softmax"}], "CategoricalCrossentropy"),
+        ("yes", [dense(1, "sigmoid")], "auto"),  # the tutorial's perceptron
+        ("yes", [dense(2, "softmax")], "auto"),
+        ("yes", [dense(1)], {"BinaryCrossentropy": {"from_logits": True}}),
+        ("yes", [dense(1, "tanh")], "Hinge"),
+        ("price", [dense(1)], "auto"),
+        ("count", [dense(1, "relu")], "auto"),
+        ("count", [dense(1, "exponential")], "Poisson"),
+        ("price", [dense(2)], {"Quantile": [0.1, 0.9]}),
+        ({"columns": ["tag_a", "tag_b"]}, [dense(2, "sigmoid")], "auto"),
+    ],
+)
+def test_a_last_layer_that_fits_is_the_output(target: Any, network: list[Any], loss: Any) -> None:
+    run = resolved(network, target, loss=loss)
+    assert len(run.spec.network) == 1 + len(network)
+    assert run.spec.network[-1].output
+    assert "output-added" not in {advice.code for advice in run.warnings}
+    assert resolve(run.spec, facts()).spec == run.spec
+
+
+@pytest.mark.parametrize(
+    ("target", "network", "loss"),
+    [
+        ("colour", [dense(3, "relu")], "auto"),
+        ("colour", [dense(4, "softmax")], "auto"),
+        ("colour", [dense(1, "sigmoid")], "auto"),
+        ("colour", [dense(3)], "SparseCategoricalCrossentropy"),
+        ("yes", [dense(1, "relu")], "auto"),
+        ("yes", [dense(2, "softmax")], "BinaryCrossentropy"),
+        ("price", [dense(1, "relu")], "auto"),  # from -2
+        ("price", [dense(1, "leaky_relu")], "auto"),
+    ],
+)
+def test_an_output_behind_a_layer_that_looks_like_one_is_said(target: str, network: list[Any], loss: Any) -> None:
+    run = resolved(network, target, loss=loss)
+    (said,) = [advice for advice in run.warnings if advice.code == "output-added"]
+    assert len(run.spec.network) == 2 + len(network)
+    assert said.pointer == "/network/0"
+    assert "does not fit" in said.detail
+
+
+def test_a_last_layer_that_contradicts_the_loss_is_refused() -> None:
+    with pytest.raises(SpecRefused, match="takes logits"):
+        resolved([dense(3, "softmax")], "colour", loss={"SparseCategoricalCrossentropy": {"from_logits": True}})
+    with pytest.raises(SpecRefused, match="always 1"):
+        resolved([dense(1, "softmax")], "yes")
+
+
+def with_column(**changed: Any) -> DatasetFacts:
+    return facts().model_copy(
+        update={"columns": tuple(c.model_copy(update=changed) if c.name == "price" else c for c in facts().columns)}
+    )
+
+
+def test_rows_without_a_target_are_refused_by_number_or_left_out() -> None:
+    body = {"dataset": "table", "target": "price", "features": FEATURES}
+    gaps = with_column(missing=3, infinite=1)
+    with pytest.raises(SpecRefused) as refused:
+        resolve(parse(body), gaps, find_rows=lambda column, is_target: [4, 17, 20, 400])
+    (problem,) = refused.value.problems
+    assert problem.detail.endswith("in 4 of 400 rows (rows 4, 17, 20, 400).")
+    assert problem.received == {"count": 4, "rows": [4, 17, 20, 400]}
+    assert problem.fix is not None
+    assert "rows_without_target: leave_out" in problem.fix
+    run = resolve(parse({**body, "rows_without_target": "leave_out"}), gaps)
+    assert "rows-left-out" in {advice.code for advice in run.warnings}
+    with pytest.raises(SpecRefused):
+        resolve(parse({**body, "rows_without_target": "leave_out"}), with_column(missing=400))
+
+
+@pytest.mark.parametrize(
+    ("changed", "code"),
+    [
+        ({"distinct": 1, "min": 3.5, "max": 3.5, "mean": 3.5, "std": 0.0}, "constant-target"),
+        ({"min": 0.0, "max": 1e-5, "mean": 1e-6, "std": 1e-6}, "target-scale"),
+    ],
+)
+def test_a_constant_or_tiny_target_is_said_before_training(changed: dict[str, Any], code: str) -> None:
+    run = resolve(parse({"dataset": "table", "target": "price", "features": FEATURES}), with_column(**changed))
+    assert code in {advice.code for advice in run.warnings}
+
+
+def test_a_network_input_and_a_metric_may_be_called_as_a_target() -> None:
+    for name in ("features", "accuracy", "mse", "class_name", "my target", "a/b", "\t"):
+        columns = tuple(c.model_copy(update={"name": name}) if c.name == "price" else c for c in facts().columns)
+        named = facts().model_copy(update={"columns": columns})
+        run = resolve(parse({"dataset": "table", "target": name, "features": FEATURES}), named)
+        assert resolve(parse(run.spec.to_json()), named).spec == run.spec
+        assert name not in {feature.input for feature in run.spec.features or ()}

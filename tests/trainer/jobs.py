@@ -60,7 +60,7 @@ def _facts(name: str, column: pa.ChunkedArray, kind: str | None) -> ColumnFacts:
     storage = next(storage for is_it, storage, _ in _TYPES if is_it(column.type))
     kind = kind or next(kind for is_it, _, kind in _TYPES if is_it(column.type))
     numbers = np.zeros(0) if storage == "string" else numbers_of(column)
-    known = numbers[~np.isnan(numbers)]
+    known = numbers[np.isfinite(numbers)]
     order = sorted(range(len(labels)), key=lambda at: float(labels[at]) if kind == "numeric" else labels[at])
     few = len(labels) <= 1000
     return ColumnFacts(
@@ -69,6 +69,7 @@ def _facts(name: str, column: pa.ChunkedArray, kind: str | None) -> ColumnFacts:
         storage=storage,  # type: ignore[arg-type]
         rows=len(column),
         missing=int((codes < 0).sum()),
+        infinite=int(np.isinf(numbers).sum()),
         distinct=len(labels),
         labels=tuple(labels[at] for at in order) if few else None,
         label_counts=tuple(int((codes == at).sum()) for at in order) if few else None,

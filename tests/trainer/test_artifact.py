@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import onnxruntime
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from fitserve.encoder import Encoder
@@ -203,16 +204,63 @@ def test_a_graph_that_differs_from_keras_fails_the_run(tmp_path: Path, monkeypat
     assert failed.value.data["max_rel"] > 1e-5
 
 
-def test_a_target_that_is_missing_is_bad_data(tmp_path: Path) -> None:
+def test_a_target_that_is_missing_is_bad_data_with_the_tables_row_numbers(tmp_path: Path) -> None:
+    """A run that was submitted before such rows were looked for: its dataset's facts do not count them."""
+    table, spec = _table(), {"target": "price", "features": ["income"], "training": SHORT}
+    missing = [0, 17, 59]
+    values = [None if row in missing else value for row, value in enumerate(table.column("price").to_pylist())]
+    job = job_of(table, spec, tmp_path)
+    pq.write_table(
+        table.set_column(table.column_names.index("price"), "price", pa.array(values, pa.float64())), job.table
+    )
     with pytest.raises(TrainingFailed) as failed:
-        train(
-            job_of(
-                _table(), {"target": "stars", "task": "regression", "features": ["income"], "training": SHORT}, tmp_path
-            ),
-            RecordingReporter(),
-        )
+        train(job, RecordingReporter())
     assert failed.value.cause == "bad_data"
-    assert "stars" in str(failed.value)
+    rows = [row + 1 for row, value in enumerate(values) if value is None]
+    assert failed.value.data["errors"][0]["received"] == {"count": len(rows), "rows": rows}
+
+
+def test_rows_without_a_usable_value_are_left_out_and_counted(tmp_path: Path) -> None:
+    table = _table()
+    size = [float("inf") if row == 5 else None if row in (8, 9) else float(row) for row in range(60)]
+    income = [
+        float("-inf") if row in (9, 20) else value for row, value in enumerate(table.column("income").to_pylist())
+    ]
+    table = table.set_column(table.column_names.index("size"), "size", pa.array(size, pa.float64()))
+    table = table.set_column(table.column_names.index("income"), "income", pa.array(income, pa.float64()))
+    spec = {"target": "size", "features": ["income"], "rows_without_target": "leave_out", "training": SHORT}
+    result = train(job_of(table, spec, tmp_path), RecordingReporter()).result
+    assert result["left_out"] == {"rows": 4, "columns": {"size": 3, "income": 2}}
+    assert sum(result["rows"].values()) == 56
+
+
+@pytest.mark.parametrize(("center", "spread"), [(1.7e9, 350.0), (2000.0, 6.0), (1013.0, 8.0), (0.0, 1e-6), (4e14, 9e3)])
+def test_an_offset_costs_no_digits(center: float, spread: float, tmp_path: Path) -> None:
+    """The network with its offset predicts what the one without it predicts, in Keras and in ONNX."""
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=80)
+
+    def predictions(offset: float, scale: float, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+        table = pa.table({"x": 1.7e9 + 40 * x, "y": offset + scale * np.round(x + 0.2 * rng.normal(size=80), 3)})
+        spec = {"target": {"column": "y", "standardize": True}, "features": ["x"], "training": {**SHORT, "epochs": 5}}
+        result = train(job_of(table, spec, folder), RecordingReporter())
+        assert result.manifest["parity"]["max_rel"] <= 1e-5
+        model = keras.models.load_model(result.files["keras"])
+        served = exporting.serve(
+            onnxruntime.InferenceSession(str(result.files["onnx"])),
+            Encoder.from_json(result.manifest["encoder"]),
+            table,
+        )["y"][:, 0]
+        raw = model({"x": keras.ops.convert_to_tensor(table.column("x").to_numpy()[:, None])})["y"].numpy()[:, 0]
+        return raw, served
+
+    rng = np.random.default_rng(2)
+    plain = predictions(0.0, 1.0, tmp_path / "plain")
+    rng = np.random.default_rng(2)
+    shifted = predictions(center, spread, tmp_path / "shifted")
+    for one, other in zip(plain, shifted, strict=True):
+        spacing = np.spacing(abs(center)) / spread  # of float64: digits that the table itself does not have
+        assert np.abs((other.astype(np.float64) - center) / spread - one).max() < 1e-4 + 4 * spacing
 
 
 def test_mixed_precision_serves_in_32_bits(tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ class FinishedRun:
             "trials": [asdict(trial) for trial in self.outcome.trials],
             "spread": self.outcome.spread(),
             "rows": {part: len(getattr(self.prepared.whole, part)) for part in PARTS},
+            "left_out": self._left_out(),
             "parameters": int(self._network.count_params()),
             "parity": exported.entries["parity"],
             **self._more(),
@@ -80,6 +81,11 @@ class FinishedRun:
         }
         kept_epochs = self._export_kept_epochs(receipt)
         return TrainingResult({**exported.files, **files}, finite_json(manifest), finite_json(result), kept_epochs)
+
+    def _left_out(self) -> dict[str, Any]:
+        """How many rows had no usable value, and in which columns (a row may count for several)."""
+        used = np.unique(np.concatenate([getattr(self.prepared.whole, part) for part in PARTS]))
+        return {"rows": self.facts.rows - len(used), "columns": dict(self.prepared.left_out)}
 
     @property
     def _network(self) -> keras.Model:

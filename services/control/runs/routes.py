@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from fitserve import db, registry, telemetry
 from fitserve.datasets import store
+from fitserve.datasets.usable_rows import unusable_row_numbers
 from fitserve.errors import Conflict
 from fitserve.runs import create, finish, queries
 from fitserve.runs.create import NewRun, RequestKey
@@ -171,7 +172,12 @@ def _check(ctx: Context, caller: Caller, body: bytes, content_type: str) -> tupl
         if spec.model is not None:
             registry.check_name(session, spec.model, caller.owner)
         pace = queries.measured_pace(session)
-    return spec, resolve(spec, facts, limits, pace), dataset.id
+
+    def find_rows(column: str, is_target: bool) -> list[int]:
+        path = store.local_parquet(ctx.blobs, dataset, ctx.settings.scratch / "blobs")
+        return unusable_row_numbers(path, column, is_target)
+
+    return spec, resolve(spec, facts, limits, pace, find_rows=find_rows), dataset.id
 
 
 def estimates_of(resolved: Resolved) -> dict[str, Any]:

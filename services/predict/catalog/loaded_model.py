@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -84,8 +84,13 @@ class Columns:
         return [[row.get(name) for name in self.names] if isinstance(row, dict) else list(row) for row in listed]
 
 
-def _numbers_body(names: tuple[str, ...]) -> type:
-    """Make a type of `{"instances": [...]}` whose rows are numbers by name or by position, none left out."""
+def _numbers_body(names: tuple[str, ...]) -> type | None:
+    """Make a type of `{"instances": [...]}` whose rows are numbers by name or by position, none left out.
+
+    None where msgspec cannot have a name: one that JSON escapes.
+    """
+    if any(character in '"\\' or character < " " for name in names for character in name):
+        return None
     fields = [(f"c{place}", float, msgspec.field(name=name)) for place, name in enumerate(names)]
     by_name = msgspec.defstruct("ByName", fields, forbid_unknown_fields=True, gc=False)
     by_place = tuple.__class_getitem__((float,) * len(names))
@@ -96,12 +101,16 @@ def _numbers_body(names: tuple[str, ...]) -> type:
 
 @dataclass(frozen=True, slots=True)
 class ModelOutput:
-    """One target. `labels` names a classification's units (both classes where a sigmoid has one unit)."""
+    """One target. `labels` names a classification's units (both classes where a sigmoid has one unit).
+
+    `datatype` is the Open Inference Protocol's: FP64 for numbers whose offset leaves float32 too few digits.
+    """
 
     name: str
     task: str  # binary, multiclass, multilabel, regression
     labels: tuple[str, ...] | None
     units: int
+    datatype: Literal["FP32", "FP64"] = "FP32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +158,11 @@ class LoadedModel:
         self.columns = Columns(manifest)
         self.outputs = tuple(
             ModelOutput(
-                o["name"], o["task"], None if o.get("labels") is None else tuple(map(str, o["labels"])), o["units"]
+                o["name"],
+                o["task"],
+                None if o.get("labels") is None else tuple(map(str, o["labels"])),
+                o["units"],
+                o.get("datatype", "FP32"),
             )
             for o in manifest["outputs"]
         )

@@ -166,12 +166,13 @@ class FastLane:
         start = 0
         first = b'{"model_name":' + _encode_json(model.name) + b',"model_version":' + _encode_json(model.version_text)
         label = b"" if not model.label else b',"parameters":{"label":' + _encode_json(model.label) + b"}"
+        datatype = model.outputs[0].datatype.encode()
         output = label + b',"outputs":[{"name":' + _encode_json(model.output_names[0]) + b',"shape":['
         for request in requests:
             text = b",".join(rows[start : start + request.count])
             start += request.count
             id_part = b"" if request.id is None else b',"id":' + _encode_json(request.id)
-            shape = b'%d,%d],"datatype":"FP32","data":[' % (request.count, units)
+            shape = b'%d,%d],"datatype":"%s","data":[' % (request.count, units, datatype)
             body = b"".join((first, id_part, output, shape, text, b"]}]}"))
             request.connection.respond(b"".join((prefix, str(len(body)).encode(), suffix, body)))
 

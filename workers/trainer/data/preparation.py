@@ -6,7 +6,7 @@ import hashlib
 import os
 import resource
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from fitserve.dataset_facts import DatasetFacts
 from fitserve.datasets.folds import Fold, divide, held_out_by
 from fitserve.datasets.split import Split, split
+from fitserve.datasets.usable_rows import unusable
 from fitserve.encoder import Encoder
 from fitserve.encoding.coercion import numbers_of
 from fitserve.errors import BadInput, Problem
@@ -25,6 +26,7 @@ from fitserve.spec.ensemble import members_of
 from fitserve.spec.feature import encoded_inputs
 from fitserve.spec.spec import Spec
 from fitserve.spec.training import Training
+from fitserve.spec.usable_rows import LEAVE_OUT, describe
 from fitserve.target_encoder import FittedTarget, TargetEncoder
 from workers.trainer.data.feeds import (
     EncodedRows,
@@ -82,6 +84,7 @@ class PreparedData:
     streamed: Split | None = None  # rows of the whole file, where the run is streamed
     folds: Sequence[Fold] = ()  # rows of the dataset: what each member of an ensemble trains on, and is held back from
     sampled: np.ndarray | None = None  # the numbers in the dataset of the table's rows, where the run is streamed
+    left_out: Mapping[str, int] = field(default_factory=dict)  # rows that cannot be used, by column
 
     def rows_of(self, part: str) -> np.ndarray:
         """The numbers in the dataset of the part's rows in `table`."""
@@ -110,10 +113,13 @@ def prepare(job: TrainingJob, spec: Spec, facts: DatasetFacts, report: Reporter)
     """Read the rows, split them, and fit the encodings on the training rows. Raises BadInput."""
     if encoded_bytes(spec, facts) <= memory_budget():
         table = read_columns(job.table, columns_of(spec))
-        parts, folds = split_rows(table, spec)
-        return PreparedData(table, parts, fit(table.take(parts.train), spec, facts), folds=folds)
-    needed = list(dict.fromkeys([spec.split.by or spec.target[0].columns[0], spec.target[0].columns[0]]))
-    whole, folds = split_rows(read_columns(job.table, needed), spec)
+        usable, left_out = usable_rows(table, spec, report)
+        parts, folds = split_rows(table, spec, usable)
+        fitted = fit(table.take(parts.train), spec, facts)
+        return PreparedData(table, parts, fitted, folds=folds, left_out=left_out)
+    whole_table = read_columns(job.table, _columns_to_split_by(spec, facts))
+    usable, left_out = usable_rows(whole_table, spec, report)
+    whole, folds = split_rows(whole_table, spec, usable)
     sampled = Split(*(_evenly_spread(getattr(whole, part), SAMPLE_ROWS[part]) for part in PARTS))
     together = np.unique(np.concatenate([getattr(sampled, part) for part in PARTS]))  # with folds, a row is in two
     table = read_picked(job.table, columns_of(spec), together)
@@ -123,7 +129,50 @@ def prepare(job: TrainingJob, spec: Spec, facts: DatasetFacts, report: Reporter)
         f"The dataset is larger than memory and is streamed; encodings and figures are of {len(together)} of its rows.",
         {"rows": facts.rows, "sample": len(together)},
     )
-    return PreparedData(table, parts, fit(table.take(parts.train), spec, facts), whole, folds, together)
+    fitted = fit(table.take(parts.train), spec, facts)
+    return PreparedData(table, parts, fitted, whole, folds, together, left_out)
+
+
+def _columns_to_split_by(spec: Spec, facts: DatasetFacts) -> list[str]:
+    """The columns that say which rows are used, and in which part; read whole even where the run is streamed."""
+    targets = [column for target in spec.target for column in target.columns]
+    infinite = [name for name in columns_of(spec) if facts.by_name[name].infinite]
+    return list(dict.fromkeys([spec.split.by or targets[0], *targets, *infinite]))
+
+
+def usable_rows(table: pa.Table, spec: Spec, report: Reporter) -> tuple[np.ndarray | None, dict[str, int]]:
+    """The rows that can be trained on (None: all), and by column how many cannot. Raises BadInput if they must not be
+    left out: the run was submitted before they were looked for."""
+    targets = {column for target in spec.target for column in target.columns}
+    used = [name for name in dict.fromkeys(columns_of(spec)) if name in table.column_names and name != spec.split.by]
+    bad = {name: unusable(table.column(name), name in targets) for name in used}
+    bad = {name: mask for name, mask in bad.items() if mask.any()}
+    if not bad:
+        return None, {}
+    if spec.rows_without_target == "refuse":
+        problems = [_unusable(name, mask, name in targets) for name, mask in bad.items()]
+        raise BadInput(problems[0].detail, problems=problems)
+    usable = np.flatnonzero(~np.logical_or.reduce(list(bad.values())))
+    left_out = {name: int(mask.sum()) for name, mask in bad.items()}
+    rows = table.num_rows - len(usable)
+    if not len(usable):
+        raise BadInput("Every row would be left out.", received=left_out)
+    message = f"{rows} of {table.num_rows} rows are left out, without a usable value: {describe(left_out)}."
+    report.event("warn", message, {"rows": rows, "columns": left_out})
+    return usable, left_out
+
+
+def _unusable(name: str, mask: np.ndarray, is_target: bool) -> Problem:
+    rows = [int(row) + 1 for row in np.flatnonzero(mask)]
+    shown = ", ".join(map(str, rows[:20])) + (", ..." if len(rows) > 20 else "")
+    what = "has no finite value" if is_target else "is infinite"
+    return Problem(
+        f"{name!r} {what} in {len(rows)} of {len(mask)} rows: {shown}.",
+        row=rows[0],
+        column=name,
+        received={"count": len(rows), "rows": rows[:1000]},
+        fix=LEAVE_OUT,
+    )
 
 
 def encoded_bytes(spec: Spec, facts: DatasetFacts) -> int:
@@ -144,19 +193,26 @@ def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
     return pq.read_table(path, columns=list(columns), memory_map=True)
 
 
-def split_rows(table: pa.Table, spec: Spec) -> tuple[Split, list[Fold]]:
-    """The run's training, validation and test rows, and an ensemble's folds. Raises BadInput.
+def split_rows(table: pa.Table, spec: Spec, usable: np.ndarray | None = None) -> tuple[Split, list[Fold]]:
+    """The run's training, validation and test rows, of the usable ones, and an ensemble's folds. Raises BadInput.
 
     With folds all rows but the test part are both: each trains some members, and validates another.
     """
     seed, target, ensemble = spec.training.seed, spec.target[0].columns[0], spec.ensemble
+    if usable is not None:
+        table = table.select(list(dict.fromkeys([spec.split.by or target, target]))).take(usable)
+    in_table = np.arange(table.num_rows) if usable is None else usable
     parts = split(table, spec.split, seed, target)
-    if ensemble is None or ensemble.validation != "folds":
-        return parts, []
-    rows = np.sort(np.concatenate([parts.train, parts.validation]))
-    folds = divide(table, rows, spec.split, members_of(ensemble), seed, target)
-    validated = rows[held_out_by(folds, rows) >= 0]  # of a time split, the later ones
-    return Split(rows, validated, parts.test), folds
+    folds: list[Fold] = []
+    if ensemble is not None and ensemble.validation == "folds":
+        rows = np.sort(np.concatenate([parts.train, parts.validation]))
+        folds = divide(table, rows, spec.split, members_of(ensemble), seed, target)
+        validated = rows[held_out_by(folds, rows) >= 0]  # of a time split, the later ones
+        parts = Split(rows, validated, parts.test)
+    if usable is None:
+        return parts, folds
+    parts = Split(*(in_table[getattr(parts, part)] for part in PARTS))
+    return parts, [Fold(in_table[fold.train], in_table[fold.held_out]) for fold in folds]
 
 
 def fingerprint(parts: Split) -> str:

@@ -14,7 +14,7 @@ import tensorflow as tf
 from workers.trainer.engine import checkpoint
 from workers.trainer.engine.compiled import Compiled, Logs, RowTensors, StepPlan
 from workers.trainer.engine.loop import Feed
-from workers.trainer.engine.network import functional_of
+from workers.trainer.engine.network import functional_of, spec_name
 
 MAX_SEARCH_SECONDS = 10.0
 
@@ -88,7 +88,7 @@ def _first_broken(model: keras.Model, rows: RowTensors) -> dict[str, Any]:
     outputs = keras.Model(functional_of(model)._inputs_struct, [layer.output for layer in layers])(x, training=True)
     for layer, output in zip(layers, outputs if len(layers) > 1 else [outputs], strict=True):
         if not _finite(output):
-            return {"layer": layer.name, "what": "output"}
+            return {"layer": spec_name(layer), "what": "output"}
     with tf.GradientTape() as tape:
         loss = model.compute_loss(x=x, y=y, y_pred=model(x, training=True), sample_weight=weight)
     if not _finite(loss):
@@ -99,7 +99,7 @@ def _first_broken(model: keras.Model, rows: RowTensors) -> dict[str, Any]:
     }
     for layer in reversed(layers):
         if any(id(v) in broken for v in layer.trainable_variables):
-            return {"layer": layer.name, "what": "gradient"}
+            return {"layer": spec_name(layer), "what": "gradient"}
     return {"layer": first_broken_layer(model), "what": "update"}
 
 
@@ -108,7 +108,7 @@ def first_broken_layer(model: keras.Model, weights: Sequence[np.ndarray] | None 
     values = dict(zip(map(id, model.weights), weights, strict=True)) if weights is not None else {}
     for layer in model.layers:
         if not all(_finite(values.get(id(weight), weight)) for weight in layer.weights):
-            return str(layer.name)
+            return spec_name(layer)
     return None
 
 

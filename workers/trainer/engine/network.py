@@ -6,13 +6,15 @@ reach anything else. Arguments are those of the spec; a test compares them with 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
 from fitserve.spec.component import Component
+from fitserve.spec.graph import free_name
 from fitserve.spec.initializers import Initializer
 from fitserve.spec.layers.core import Input
 from fitserve.spec.layers.layer import Layer
@@ -33,6 +35,8 @@ MODULES: tuple[tuple[type[Component], Any], ...] = (
     (Loss, keras.losses),
     (Metric, keras.metrics),
 )
+_TENSORFLOW_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.-]{0,199}")  # of a scope, without the slashes of nested ones
+MAX_KERAS_NAME = 100
 MIXED = "mixed_bfloat16"  # needs no loss scaling, and runs on CPUs and on GPUs
 
 
@@ -58,6 +62,27 @@ def outputs_of(model: keras.Model) -> dict[str, Any]:
     if isinstance(functional._outputs_struct, Mapping):
         return dict(functional._outputs_struct)
     return dict(zip(functional.output_names, functional.outputs, strict=True))
+
+
+def keras_names(names: Iterable[str]) -> dict[str, str]:
+    """Return a name for each of a spec's nodes that TensorFlow's scopes and files allow; allowed ones stay.
+
+    A column may be called anything, and its name reaches the network: `Price (USD)` becomes `Price__USD_`.
+    """
+    names = list(names)
+    given = {name: name for name in names if _TENSORFLOW_NAME.fullmatch(name)}
+    taken = set(given.values())
+    for name in names:
+        if name not in given:
+            allowed = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:MAX_KERAS_NAME]
+            given[name] = free_name(allowed if _TENSORFLOW_NAME.fullmatch(allowed) else f"layer{allowed}", taken)
+            taken.add(given[name])
+    return given
+
+
+def spec_name(layer: Any) -> str:
+    """The name that a layer of `build_network` has in the spec."""
+    return str(getattr(layer, "spec_name", layer.name))
 
 
 def nodes_of(model: keras.Model) -> list[Any]:
@@ -149,14 +174,17 @@ def build_network(spec: Spec) -> keras.Model:
     tensors: dict[str, Any] = {}
     inputs: dict[str, Any] = {}
     outputs: dict[str, Any] = {}
+    names = keras_names(str(node.name) for node in spec.network)
     for node in spec.network:
         name = str(node.name)
         if isinstance(node.layer, Input):
             inputs[name] = tensors[name] = keras.Input(
-                shape=tuple(node.layer.shape), dtype=node.layer.dtype, name=name.replace("/", "_")
+                shape=tuple(node.layer.shape), dtype=node.layer.dtype, name=names[name]
             )
             continue
-        layer = build(node.layer, name=name, dtype="float32" if node.output else policy)
+        layer = build(node.layer, name=names[name], dtype="float32" if node.output else policy)
+        if names[name] != name:
+            layer.spec_name = name
         sources = [tensors[source] for source in node.inputs or ()]
         tensors[name] = layer(sources if type(node.layer).merges else sources[0])
         if isinstance(node.output, str):

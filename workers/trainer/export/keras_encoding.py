@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import keras
 import numpy as np
+import numpy.typing as npt
 from keras import layers, ops
 
 from fitserve.encoder import Encoder
@@ -24,6 +25,7 @@ from fitserve.encoding.coercion import FALSE, TRUE
 from fitserve.encoding.cyclic import phase
 from fitserve.encoding.robust import BOUND, LARGE
 
+Floats = npt.NDArray[np.float64]
 Raw = Mapping[str, Any]  # raw inputs by name; those of `pieces` by the column's name
 Piece = tuple[Any, Iterable[int]]  # a float32 tensor (rows, n), and the n columns of the network input that it fills
 
@@ -133,6 +135,13 @@ def _side_by_side(columns: Sequence[Any], raw: Raw) -> Any:
     return layers.Concatenate(dtype="float64")(numbers) if len(numbers) > 1 else numbers[0]
 
 
+def rescaled(x: Any, scale: float | Sequence[float] | Floats, offset: float | Sequence[float] | Floats) -> Any:
+    """Return `scale * x + offset` in float64. Keras would round constants that are no arrays to float32 first, and
+    reads an array without an axis back as none."""
+    constants = (np.atleast_1d(np.asarray(constant, np.float64)) for constant in (scale, offset))
+    return layers.Rescaling(*constants, dtype="float64")(x)
+
+
 class Scaled(KerasEncoding, names=("standardize", "min_max", "pass_through")):
     """Numbers scaled together, in float64."""
 
@@ -150,8 +159,8 @@ class Scaled(KerasEncoding, names=("standardize", "min_max", "pass_through")):
     def scaled(cls, columns: Sequence[Any], numbers: Any) -> Any:
         """Do as the columns' `scaled`: float64 `(rows, columns)`."""
         x = cls.transform(numbers)
-        x = layers.Rescaling(1.0, [-float(c.fitted["center"]) for c in columns], dtype="float64")(x)
-        x = layers.Rescaling([1.0 / float(c.fitted["scale"]) for c in columns], 0.0, dtype="float64")(x)
+        x = rescaled(x, 1.0, [-float(c.fitted["center"]) for c in columns])
+        x = rescaled(x, [1.0 / float(c.fitted["scale"]) for c in columns], 0.0)
         return cls.bounded(x)
 
     @classmethod
@@ -161,7 +170,7 @@ class Scaled(KerasEncoding, names=("standardize", "min_max", "pass_through")):
         x = ops.where(missing, 0.0, cls.scaled(columns, x))
         fills = [float(c.scaled(c.fitted["fill"])) for c in columns]
         if any(fills):
-            filled = layers.Rescaling(fills, 0.0, dtype="float64")(ops.cast(missing, "float64"))
+            filled = rescaled(ops.cast(missing, "float64"), fills, 0.0)
             x = layers.Add(dtype="float64")([x, filled])
         yield ops.cast(x, "float32"), (column.offset for column in columns)
         yield from indicator_pieces(columns, missing)
@@ -203,9 +212,9 @@ def _passed(columns: Sequence[Any], numbers: Any) -> Any:
     """Return the share of each bin of some columns that a number has passed: float64, one number for each bin."""
     low = np.concatenate([column.halves[:-1] for column in columns])
     widths = np.concatenate([np.diff(column.halves) for column in columns])
-    halves = layers.Rescaling(0.5, 0.0, dtype="float64")(numbers)
-    above = layers.Rescaling(1.0, (-low).tolist(), dtype="float64")(halves)
-    return ops.clip(layers.Rescaling((1.0 / widths).tolist(), 0.0, dtype="float64")(above), 0.0, 1.0)
+    halves = rescaled(numbers, 0.5, 0.0)
+    above = rescaled(halves, 1.0, -low)
+    return ops.clip(rescaled(above, 1.0 / widths, 0.0), 0.0, 1.0)
 
 
 class Quantile(KerasEncoding, names=("quantile",)):
@@ -219,7 +228,7 @@ class Quantile(KerasEncoding, names=("quantile",)):
             if column.bins:
                 scores = np.asarray(column.fitted["scores"], np.float64)
                 passed = _passed([column], _columns_of(ops.where(missing, 0.0, x), [0] * column.bins, 1))
-                rises = layers.Rescaling(np.diff(scores).tolist(), 0.0, dtype="float64")(passed)
+                rises = rescaled(passed, np.diff(scores), 0.0)
                 score = ops.add(ops.sum(rises, axis=1, keepdims=True), float(scores[0]))
                 yield ops.cast(ops.where(missing, 0.0, score), "float32"), (column.offset,)
             yield from zeros([column], [min(1, column.bins)], x)
@@ -236,7 +245,7 @@ class Periodic(KerasEncoding, names=("periodic",)):
             missing = ops.isnan(x)
             scaled = Robust.scaled([column], ops.where(missing, 0.0, x))
             turns = [2 * math.pi * frequency for frequency in column.fitted["frequencies"]]
-            angles = layers.Rescaling(turns, 0.0, dtype="float64")(_columns_of(scaled, [0] * len(turns), 1))
+            angles = rescaled(_columns_of(scaled, [0] * len(turns), 1), turns, 0.0)
             waves = layers.Concatenate(dtype="float64")([ops.sin(angles), ops.cos(angles)])
             known = ops.cast(ops.logical_not(missing), "float64")
             place = range(column.offset, column.offset + 2 * len(turns))

@@ -35,17 +35,23 @@ class Graph:
 
     nodes: list[Any] = field(default_factory=list)
     constants: list[Any] = field(default_factory=list)
+    reserved: frozenset[str] = frozenset()  # names of the graph's inputs and outputs
 
     def add(self, operator: str, inputs: Sequence[str], output: str | None = None, **attributes: Any) -> str:
         """Add an operator with one output. Returns the output's name."""
-        name = output or f"t{len(self.nodes)}"
+        name = output or self._free(f"t{len(self.nodes)}")
         self.nodes.append(helper.make_node(operator, list(inputs), [name], **attributes))
         return name
 
     def constant(self, value: Any, dtype: Any = np.float32) -> str:
         """Add a constant. Returns its name."""
-        name = f"c{len(self.constants)}"
+        name = self._free(f"c{len(self.constants)}")
         self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value, dtype), name))
+        return name
+
+    def _free(self, name: str) -> str:
+        while name in self.reserved:
+            name += "_"
         return name
 
 
@@ -72,6 +78,7 @@ class OutputForm:
     source: str  # the network's output
     scale: float = 1.0
     offset: float = 0.0
+    is_wide: bool = False  # computed in float64
     limits: tuple[float, float] | None = None
 
 
@@ -95,7 +102,7 @@ def new_graph(model: keras.Model, outputs: Mapping[str, OutputForm]) -> Graph:
     for name in outputs:
         if name in inputs_of(model):
             raise NotWritten(f"an input and an output are both called {name}")
-    return Graph()
+    return Graph(reserved=frozenset({*outputs, *inputs_of(model)}))
 
 
 def finish(
@@ -106,25 +113,29 @@ def finish(
     inputs = [_value_info(name, tensor) for name, tensor in inputs_of(model).items()]
     for name, form in outputs.items():
         _write_output(graph, ends[form.source], name, form)
-    results = [_value_info(name, tensors[form.source]) for name, form in outputs.items()]
+    results = [_value_info(name, tensors[form.source], form.is_wide) for name, form in outputs.items()]
     body = helper.make_graph(graph.nodes, "fitserve", inputs, results, graph.constants)
     opsets = [helper.make_opsetid("", OPSET)]
     return helper.make_model(body, opset_imports=opsets, ir_version=IR_VERSION, producer_name="fitserve")
 
 
-def _value_info(name: str, tensor: Any) -> Any:
+def _value_info(name: str, tensor: Any, is_wide: bool = False) -> Any:
     if tensor.dtype not in DTYPES:
         raise NotWritten(f"the dtype {tensor.dtype}")
-    return helper.make_tensor_value_info(name, DTYPES[tensor.dtype], ["batch", *tensor.shape[1:]])
+    dtype = onnx.TensorProto.DOUBLE if is_wide else DTYPES[tensor.dtype]
+    return helper.make_tensor_value_info(name, dtype, ["batch", *tensor.shape[1:]])
 
 
 def _write_output(graph: Graph, source: str, name: str, form: OutputForm) -> None:
+    dtype = np.float64 if form.is_wide else np.float32
+    if form.is_wide:
+        source = graph.add("Cast", [source], to=onnx.TensorProto.DOUBLE)
     if form.scale != 1.0:
-        source = graph.add("Mul", [source, graph.constant(form.scale)])
+        source = graph.add("Mul", [source, graph.constant(form.scale, dtype)])
     if form.offset != 0.0:
-        source = graph.add("Add", [source, graph.constant(form.offset)])
+        source = graph.add("Add", [source, graph.constant(form.offset, dtype)])
     if form.limits is not None:
-        source = graph.add("Clip", [source, *(graph.constant(limit) for limit in form.limits)])
+        source = graph.add("Clip", [source, *(graph.constant(limit, dtype) for limit in form.limits)])
     graph.add("Identity", [source], name)
 
 

@@ -22,7 +22,7 @@ from fitserve.strictjson import finite_json
 from fitserve.target_encoder import FittedTarget
 from workers.trainer.data.feeds import EncodedRows
 from workers.trainer.data.preparation import PARTS, PreparedData
-from workers.trainer.engine.network import functional_of
+from workers.trainer.engine.network import functional_of, inputs_of
 from workers.trainer.insight import epoch_graphs, evaluation, hardest_rows, references
 from workers.trainer.insight.column_importance import permutation_importance, single_column_scores
 from workers.trainer.insight.recording import TrialRecorder
@@ -305,13 +305,14 @@ class _Analysis:
 def _first_weights(model: keras.Model, columns: Sequence[RawColumn]) -> dict[str, float]:
     """By column: the root mean square of the first Dense layers' weights for it, in encoded units."""
     kernels: dict[str, Array] = {}
+    inputs = {id(tensor): name for name, tensor in inputs_of(model).items()}
     for layer in functional_of(model).layers:
         if isinstance(layer, keras.layers.Dense) and len(layer._inbound_nodes) == 1:
             source = layer._inbound_nodes[0].input_tensors[0]
-            if isinstance(source._keras_history.operation, keras.layers.InputLayer):
+            if (name := inputs.get(id(source))) is not None:
                 kernel = np.asarray(layer.kernel)
-                known = kernels.get(source.name)
-                kernels[source.name] = kernel if known is None else np.hstack([known, kernel])
+                known = kernels.get(name)
+                kernels[name] = kernel if known is None else np.hstack([known, kernel])
     weights = {}
     for column in columns:
         own = [(one, kernels[one.input]) for one in column.parts if one.input in kernels]

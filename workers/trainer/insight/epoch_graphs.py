@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from fitserve.target_encoder import FittedTarget
-from workers.trainer.engine.network import functional_of, outputs_of
+from workers.trainer.engine.network import functional_of, outputs_of, spec_name
 from workers.trainer.export import serving_graph
 from workers.trainer.insight.recording import Weights
 
@@ -32,7 +32,7 @@ def write(
     finals = _output_rescaling(model, targets)
     functional = functional_of(model)
     whole = keras.Model(functional.inputs, [*(layer.output for layer in layers), *functional.outputs])
-    names = dict(zip(whole.output_names, [*(f"layer:{layer.name}" for layer in layers), *finals], strict=True))
+    names = dict(zip(whole.output_names, [*(f"layer:{spec_name(layer)}" for layer in layers), *finals], strict=True))
     outputs = {name: serving_graph.OutputForm(source, *finals.get(name, (1.0, 0.0))) for source, name in names.items()}
 
     def graph() -> bytes:
@@ -51,7 +51,7 @@ def write(
     return {
         "epochs": epochs,
         "kept": kept_epoch,
-        "layers": [{"name": layer.name, "units": int(layer.output.shape[-1])} for layer in layers],
+        "layers": [{"name": spec_name(layer), "units": int(layer.output.shape[-1])} for layer in layers],
     }
 
 
@@ -91,13 +91,10 @@ def _hidden_layers(model: keras.Model) -> list[Any]:
     ]
 
 
-def _output_rescaling(model: keras.Model, targets: Sequence[FittedTarget]) -> dict[str, tuple[float, float]]:
-    """Scale and offset of every output by the target's name, in the order of the model's outputs."""
+def _output_rescaling(model: keras.Model, targets: Sequence[FittedTarget]) -> dict[str, tuple[float, float, bool]]:
+    """The rescaling of every output by the target's name, in the order of the model's outputs."""
     by_name = {target.name: target for target in targets}
     names = list(outputs_of(model))
     if set(names) != set(by_name):
         names = [target.name for target in targets]
-    return {
-        name: (by_name[name].scale, by_name[name].center) if by_name[name].task == "regression" else (1.0, 0.0)
-        for name in names
-    }
+    return {name: by_name[name].rescaling for name in names}

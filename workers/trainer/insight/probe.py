@@ -16,7 +16,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from workers.trainer.engine.compiled import RowTensors, executor
-from workers.trainer.engine.network import functional_of
+from workers.trainer.engine.network import functional_of, spec_name
 from workers.trainer.engine.stacked_network import StackedNetwork
 
 PROBE_ROWS = 256
@@ -36,7 +36,7 @@ class ProbedLayer:
 
     @property
     def name(self) -> str:
-        return str(self.layer.name)
+        return spec_name(self.layer)
 
     @property
     def variables(self) -> list[Any]:

@@ -134,7 +134,7 @@ def write_response(message: Any, prediction: Prediction, outputs: list[rest.Sele
         elif datatype == "BYTES":
             tensor.contents.bytes_contents.extend(text.encode() for text in values)
         else:
-            tensor.contents.fp32_contents.extend(values.ravel().tolist())
+            getattr(tensor.contents, _FIELDS[datatype]).extend(values.ravel().tolist())
     return response
 
 

@@ -183,7 +183,7 @@ def model_metadata(entry: CatalogEntry, model: LoadedModel) -> dict[str, Any]:
         "versions": [str(number) for number in sorted(entry.versions)],
         "platform": PLATFORM,
         "inputs": [{"name": c.name, "datatype": c.datatype, "shape": [-1, 1]} for c in columns.fitted],
-        "outputs": [{"name": o.name, "datatype": "FP32", "shape": [-1, o.units]} for o in model.outputs],
+        "outputs": [{"name": o.name, "datatype": o.datatype, "shape": [-1, o.units]} for o in model.outputs],
     }
 
 
@@ -362,7 +362,7 @@ def output_values(prediction: Prediction, selected: SelectedOutput) -> tuple[str
     """Return datatype, shape and values of one output: an array, or a flat list of texts."""
     values = prediction.outputs[selected.output.name]
     if not selected.classes:
-        return "FP32", list(values.shape), values
+        return selected.output.datatype, list(values.shape), values
     count = min(selected.classes, values.shape[1])
     order = np.argsort(-values, axis=1, kind="stable")[:, :count]
     labels = selected.output.labels
@@ -378,7 +378,9 @@ def output_values(prediction: Prediction, selected: SelectedOutput) -> tuple[str
 
 def binary_output(datatype: str, values: Any) -> bytes:
     """Return an output's values as raw bytes."""
-    return join_texts(values) if datatype == "BYTES" else bytes(values.astype("<f4", copy=False).tobytes())
+    if datatype == "BYTES":
+        return join_texts(values)
+    return bytes(values.astype("<f8" if datatype == "FP64" else "<f4", copy=False).tobytes())
 
 
 def response_parameters(prediction: Prediction) -> dict[str, str]:

@@ -260,8 +260,10 @@ def _numbers(name: str, proto: Any, count: int) -> Any:
 
 
 def _to_proto(values: Any) -> Any:
-    """Return a float tensor with typed values, as TensorFlow Serving sends them."""
+    """Return a float or double tensor with typed values, as TensorFlow Serving sends them."""
     shape = tf.TensorShapeProto(dim=[tf.TensorShapeProto.Dim(size=size) for size in values.shape])
+    if values.dtype == np.float64:
+        return tf.TensorProto(dtype=tf.DT_DOUBLE, tensor_shape=shape, double_val=values.ravel().tolist())
     return tf.TensorProto(dtype=tf.DT_FLOAT, tensor_shape=shape, float_val=values.ravel().tolist())
 
 

@@ -267,7 +267,7 @@ def _version_status(servable: Servable, entry: CatalogEntry) -> dict[str, Any]:
 def metadata(model: LoadedModel) -> dict[str, Any]:
     """Return the signature of a model: a tensor of shape (-1, 1) for each column."""
     inputs = {c.name: _tensor(c.name, DTYPES[c.datatype], 1) for c in model.columns.fitted}
-    outputs = {o.name: _tensor(o.name, "DT_FLOAT", o.units) for o in model.outputs}
+    outputs = {o.name: _tensor(o.name, DTYPES[o.datatype], o.units) for o in model.outputs}
     signature = {
         "inputs": inputs,
         "outputs": outputs,

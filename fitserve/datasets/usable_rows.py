@@ -1,0 +1,27 @@
+"""Which rows of a table can be trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fitserve.encoding.coercion import labels_of, numbers_of
+
+
+def unusable(column: pa.ChunkedArray, is_target: bool) -> np.ndarray:
+    """Return whether each value is infinite or, of a target, missing: bool (rows,)."""
+    if pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
+        values = numbers_of(column)
+        return ~np.isfinite(values) if is_target else np.isinf(values)
+    if not is_target:
+        return np.zeros(len(column), bool)
+    return np.asarray(labels_of(column)[0] < 0)
+
+
+def unusable_row_numbers(path: Path, column: str, is_target: bool) -> list[int]:
+    """Return the numbers of these rows, from 1, in a Parquet file."""
+    values = pq.read_table(path, columns=[column]).column(column)
+    return [int(row) + 1 for row in np.flatnonzero(unusable(values, is_target))]
