@@ -14,7 +14,7 @@ from fitserve.spec.layers.core import Input
 from fitserve.spec.layers.shaping import Average
 from fitserve.spec.network import LayerEntry
 from fitserve.spec.spec import Spec
-from workers.trainer.engine.network import build_network
+from workers.trainer.engine.network import build_network, spec_name
 
 Weights = list[np.ndarray]
 
@@ -27,9 +27,9 @@ class CombinedNetwork:
         entries, names = _side_by_side(spec)
         precise = spec.training.model_copy(update={"mixed_precision": False})
         self.model = build_network(spec.model_copy(update={"network": tuple(entries), "training": precise}))
-        layers = {_spec_name(layer): layer for layer in self.model.layers}
+        layers = {spec_name(layer): layer for layer in self.model.layers}
         places = {
-            id(weight): (_spec_name(layer), at) for layer in member.layers for at, weight in enumerate(layer.weights)
+            id(weight): (spec_name(layer), at) for layer in member.layers for at, weight in enumerate(layer.weights)
         }
         order = [places[id(weight)] for weight in member.weights]
         self._variables = [[layers[own[name]].weights[at] for name, at in order] for own in names]
@@ -70,7 +70,3 @@ def _side_by_side(spec: Spec) -> tuple[list[LayerEntry], list[dict[str, str]]]:
             ends = tuple(own[name] for own in names)
             entries.append(LayerEntry(layer=Average(), name=name, inputs=ends, output=entry.output))
     return entries, names
-
-
-def _spec_name(layer: Any) -> str:
-    return str(getattr(layer, "spec_name", layer.name))
