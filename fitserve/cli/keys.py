@@ -84,7 +84,7 @@ def create(
                 name, scope or ["read"], owner=owner, models=model or None, expires_at=until, quotas=limits
             )
     except Unreachable:
-        if session.url is not None or missing_parts():
+        if session.url is not None or missing_parts(trains=False):
             raise
         body = {"name": name, "scopes": scope or ["read"], "owner": owner, "models": model or None, "quotas": limits}
         key = _create_in_database({**body, "expires_at": until.isoformat() if until else None})

@@ -1,4 +1,4 @@
-"""`up`, `migrate` and `doctor`: they run the server's code, which needs the packages of the extra `all`."""
+"""`up`, `start`, `migrate`, `copy-blobs` and `doctor`: they run the server's code, which needs the extra `all`."""
 
 from __future__ import annotations
 
@@ -27,21 +27,23 @@ class NotInstalled(FitserveError):
     title = "Server not installed"
 
 
-def missing_parts() -> list[str]:
-    """Return the packages that the server needs and this Python lacks."""
+def missing_parts(trains: bool = True) -> list[str]:
+    """Return the packages that the server needs and this Python lacks; without those for training, if none `trains`."""
     ours = [package for package in server_code.PACKAGES if not (server_code.folder() / package).is_dir()]
-    return [*ours, *(package for package in (*_SERVER, *_WORKER) if find_spec(package) is None)]
+    needed = (*_SERVER, *_WORKER) if trains else _SERVER
+    return [*ours, *(package for package in needed if find_spec(package) is None)]
 
 
-def require_server() -> None:
+def require_server(trains: bool = True) -> None:
     """Raise NotInstalled, naming what to install."""
-    missing = missing_parts()
+    missing = missing_parts(trains)
     if not missing:
         return
+    extra = "all" if trains else "server"
     if server_code.folder() == server_code.IN_WHEEL:
-        fix = "Install the server too: pip install 'fitserve[all]', or its image: docker compose up."
+        fix = f"Install the server too: pip install 'fitserve[{extra}]', or its image: docker compose up."
     else:
-        fix = "In the checkout: make run, or pip install -e '.[all]'."
+        fix = f"In the checkout: make run, or pip install -e '.[{extra}]'."
     raise NotInstalled("The server is not installed here.", received=f"missing: {', '.join(missing)}", fix=fix)
 
 
@@ -110,12 +112,64 @@ def migrate(session: Session) -> None:
 
     The database is FITSERVE_DATABASE_URL, else SQLite in FITSERVE_HOME. `fitserve up` does this itself.
     """
-    require_server()
+    require_server(trains=False)
     become("services.migrate")
+
+
+class Part(StrEnum):
+    """What `fitserve start` starts."""
+
+    api = "api"
+    predict = "predict"
+    worker = "worker"
+    reaper = "reaper"
+
+
+_MODULES = {
+    Part.api: "services.control",
+    Part.predict: "services.predict",
+    Part.worker: "workers",
+    Part.reaper: "workers.reaper",
+}
+
+
+@command(
+    group,
+    "start",
+    "FITSERVE_HOST=0.0.0.0 fitserve start api",
+    "fitserve start worker",
+    prints_json=False,
+    rich_help_panel=_PANEL,
+)
+def start(session: Session, part: Annotated[Part, typer.Argument(help="Which process.")]) -> None:
+    """Start one process of a server that runs on several machines.
+
+    The API with the pages, the prediction service, a worker, or the reaper. All of them need FITSERVE_DATABASE_URL,
+    FITSERVE_REDIS_URL and FITSERVE_BLOB_URL. On one machine, `fitserve up` starts everything.
+    """
+    require_server(trains=part is Part.worker)
+    become(_MODULES[part])
+
+
+@command(
+    group,
+    "copy-blobs",
+    'fitserve copy-blobs "$FITSERVE_BLOB_URL" "file://$PWD/backup/blobs"',
+    prints_json=False,
+    rich_help_panel=_PANEL,
+)
+def copy_blobs(
+    session: Session,
+    source: Annotated[str, typer.Argument(help="The store to copy from, as FITSERVE_BLOB_URL names it.")],
+    target: Annotated[str, typer.Argument(help="The store to copy to.")],
+) -> None:
+    """Copy every file of one store that another one lacks: a backup, or a move to another store."""
+    require_server(trains=False)
+    become("services.copy_blobs", source, target)
 
 
 @command(group, "doctor", "fitserve doctor", "fitserve doctor --json", rich_help_panel=_PANEL)
 def doctor(session: Session) -> None:
     """Check everything that fitserve depends on; report what is wrong and how to fix it."""
-    require_server()
+    require_server(trains=False)
     become("workers.doctor", *(["--json"] if session.json else []))
