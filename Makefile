@@ -32,6 +32,13 @@ demo: $(VENV)/.runtime  ## two real tables, from upload to prediction
 test: $(VENV)/.dev dashboard  ## the whole suite, with real services
 	$(BIN)/python -m pytest -n 2
 
+.PHONY: test-fast test-tools
+test-fast: $(VENV)/.dev  ## under two minutes: no TensorFlow, no whole server, no PostgreSQL
+	$(BIN)/python -m pytest -n 2 --fast
+
+test-tools: $(VENV)/.dev  ## install what tests/needs.py lists and this machine lacks; needs root and network
+	$(BIN)/python -m tests.needs
+
 # The dashboard's pages, built with Node on the PATH if Vite runs on it, or with Node from a pip package.
 PAGES := services/dashboard
 VITE_RUNS := const [a, b] = process.versions.node.split("."); (a == 20 && b >= 19) || (a == 22 && b >= 12) || a > 22
@@ -71,12 +78,14 @@ types: $(VENV)/.dev $(PAGES)/node_modules/.ready  ## the dashboard's types, from
 	  > $(PAGES)/openapi.json
 	$(WITH_NODE) cd $(PAGES) && node node_modules/openapi-typescript/bin/cli.js openapi.json -o src/api/schema.d.ts
 
-lint: $(VENV)/.dev
+lint: $(VENV)/.dev $(PAGES)/node_modules/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy -p services -p workers -p migrations
 	$(BIN)/lint-imports
+	$(WITH_NODE) cd $(PAGES) && node node_modules/typescript/bin/tsc --noEmit
+	$(WITH_NODE) cd $(PAGES) && node node_modules/eslint/bin/eslint.js --max-warnings 0 src
 
 faults: $(VENV)/.dev  ## long fault tests: a thousand runs, hundreds of kills; models swapped under load; backups, upgrades
 	$(BIN)/python -m tests.faults

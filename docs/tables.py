@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from prometheus_client.metrics import MetricWrapperBase
 from pydantic_settings import BaseSettings
@@ -25,15 +27,23 @@ def settings_table(model: type[BaseSettings]) -> str:
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseSettings):
             continue
-        kind = (
-            getattr(field.annotation, "__name__", str(field.annotation))
-            .replace("|", "or")
-            .replace("pathlib.", "")
-            .replace("pydantic.types.", "")
-        )
+        kind = type_name(field.annotation)
         default = "" if field.default is None else f"`{field.default}`"
         lines.append(f"| `{prefix}{name.upper()}` | {kind} | {default} | {field.description} |")
     return "\n".join(lines)
+
+
+def type_name(annotation: Any) -> str:
+    """Return a type as readers know it, and as every Python names it: `str or None`, `Path`."""
+    if get_origin(annotation) is Literal:
+        return " or ".join(f"`{value}`" for value in get_args(annotation))
+    if get_origin(annotation) in (Union, UnionType):
+        return " or ".join(type_name(part) for part in get_args(annotation))
+    if annotation is NoneType:
+        return "None"
+    name = str(getattr(annotation, "__name__", annotation)).rpartition(".")[2]
+    arguments = ", ".join(type_name(part) for part in get_args(annotation))
+    return f"{name}[{arguments}]" if arguments else name
 
 
 def telemetry_names() -> set[str]:

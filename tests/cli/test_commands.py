@@ -19,6 +19,7 @@ from tests.cli.terminal import Terminal
 from tests.client.breaking_proxy import breaking_proxy
 from tests.client.conftest import ROWS, circle
 from tests.conftest import Server
+from tests.waiting import PATIENCE
 
 FitserveJson = Callable[..., Any]
 
@@ -29,7 +30,7 @@ def run_id(server: Server, uploaded: str, tmp_path_factory: pytest.TempPathFacto
     path = tmp_path_factory.mktemp("spec") / "spec.yaml"
     path.write_text(SPEC)
     with Client(server.base_url, server.token) as client:
-        return client.runs.create(path).wait(60).id
+        return client.runs.create(path).wait(PATIENCE).id
 
 
 @pytest.fixture
@@ -208,7 +209,7 @@ def test_exit_codes_for_no_key_and_no_server(fitserve: Fitserve, monkeypatch: py
 
 def as_a_process(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "fitserve.cli", *words]
-    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=PATIENCE)
 
 
 def test_migrate_keys_and_doctor_work_without_a_server(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from services.up.log_files import LogFiles
 from tests.cli.terminal import Terminal
 from tests.client.conftest import circle
 from tests.conftest import free_ports
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.xdist_group("up")
 WIDTH = 80
@@ -280,7 +281,7 @@ def test_down_in_another_terminal_after_a_server_that_was_killed(no_worker: Plac
         events = client.runs.create(LONG).events(silence=0)
         assert next(events).type == "state"  # an open stream, as a browser has one, does not hold the end up
         assert "fitserve has stopped." in no_worker.run("down").stderr
-    assert process.wait(30) == 0
+    assert process.wait(PATIENCE) == 0
     printed = [line for line in log.read_text().splitlines() if not line.startswith("{")]
     assert len(printed) == 5, printed  # the address, predictions, the key, Ctrl-C, the end
     lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]

@@ -12,6 +12,7 @@ from fitserve.client import Client
 from fitserve.client.runs import Run
 from tests.client.client_use import ClientUse, recording
 from tests.conftest import Server
+from tests.waiting import PATIENCE
 
 SPEC = {
     "target": "side",
@@ -56,4 +57,4 @@ def client(server: Server) -> Iterator[Client]:
 def trained(client: Client) -> Run:
     """A run of two trials that succeeded and registered the model `client-circle`."""
     dataset = client.datasets.upload(circle(), "client-circle")
-    return client.runs.create(SPEC, dataset=dataset, model="client-circle").wait(120)
+    return client.runs.create(SPEC, dataset=dataset, model="client-circle").wait(PATIENCE)

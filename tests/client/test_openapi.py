@@ -13,9 +13,9 @@ import pytest
 
 from docs.make_api import documents, page
 from tests.conftest import PROJECT, Server, get_text
+from tests.needs import needs
 
 EXAMPLE = PROJECT / "examples" / "typescript"
-needs_npm = pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not on the PATH")
 
 
 def test_the_reference_page_names_every_route_and_shape() -> None:
@@ -53,12 +53,12 @@ def npm(folder: Path, *words: str, **environment: str) -> str:
     return done.stdout
 
 
-@needs_npm
+@needs("npm")
 def test_redocly_finds_no_error(typescript: Path) -> None:
     npm(typescript, "run", "lint")
 
 
-@needs_npm
+@needs("npm")
 def test_a_generated_typescript_client_compiles_and_gets_a_prediction(typescript: Path, server: Server) -> None:
     npm(typescript, "run", "generate")
     npm(typescript, "run", "build")

@@ -20,6 +20,7 @@ from fitserve.client.runs import Run
 from fitserve.errors import BadInput, Conflict, Forbidden, NotFound, Unauthenticated
 from tests.client.conftest import ROWS, SPEC, circle
 from tests.conftest import Server
+from tests.waiting import PATIENCE
 
 # The server as a whole
 
@@ -167,7 +168,7 @@ def test_the_same_idempotency_key_makes_one_run(client: Client, trained: Run) ->
     assert client.runs.create(spec, idempotency_key=key).id == first.id
     with pytest.raises(Conflict):
         client.runs.create(spec, idempotency_key=key, training={"epochs": 2})
-    first.wait(60)
+    first.wait(PATIENCE)
 
 
 def test_specs_come_as_files_text_parts_and_keras_models(client: Client, trained: Run, tmp_path: Path) -> None:
@@ -206,14 +207,14 @@ def test_cancel_wait_retry_and_reproduce(client: Client, trained: Run) -> None:
         slow.wait(0.3)
     slow.cancel()
     with pytest.raises(RunEnded, match="cancelled") as caught:
-        slow.wait(30)
+        slow.wait(PATIENCE)
     assert caught.value.extra["state"] == "cancelled"
-    assert slow.wait(1, check=False).state == "cancelled"
+    assert slow.wait(PATIENCE, check=False).state == "cancelled"
     assert slow.refresh().ended
     again = slow.retry()
     assert again.parent_id == slow.id
-    again.cancel().wait(30, check=False)
-    same = trained.reproduce().wait(60)
+    again.cancel().wait(PATIENCE, check=False)
+    same = trained.reproduce().wait(PATIENCE)
     assert same.reproduction is not None
     assert same.reproduction.equal
 
@@ -252,7 +253,9 @@ def test_predictions_come_for_frames_lists_and_arrays(client: Client, trained: R
 def test_models_are_promoted_rolled_back_downloaded_and_changed(client: Client, trained: Run, tmp_path: Path) -> None:
     name = "client-lifecycle"
     spec = {**SPEC, "dataset": trained.dataset, "model": name, "training": {"epochs": 2}}
-    versions = [client.runs.create(spec, training={"epochs": 2, "seed": seed}).wait(60).version for seed in (1, 2)]
+    versions = [
+        client.runs.create(spec, training={"epochs": 2, "seed": seed}).wait(PATIENCE).version for seed in (1, 2)
+    ]
     assert versions == [1, 2]
     model = client.models.get(name)
     assert (model.serving, [version.version for version in model.versions]) == (2, [2, 1])
@@ -283,7 +286,8 @@ def test_models_are_promoted_rolled_back_downloaded_and_changed(client: Client, 
 
 
 def test_a_whole_dataset_is_predicted_as_a_run(client: Client, trained: Run) -> None:
-    run = client.runs.get(client.models.predict_dataset("client-circle", trained.dataset, name="predicted").id).wait(60)
+    run = client.runs.get(client.models.predict_dataset("client-circle", trained.dataset, name="predicted").id)
+    run.wait(PATIENCE)
     assert run.kind == "prediction"
     assert client.datasets.get("predicted").rows == 240
 
@@ -328,7 +332,7 @@ def test_the_asynchronous_client_has_the_same_methods(server: Server, trained: R
             run = await client.runs.create({**SPEC, "dataset": dataset.ref}, training={"epochs": 3})
             kinds = [event.type async for event in run.events()]
             assert kinds.count("metrics") == 3
-            await run.wait(30)
+            await run.wait(PATIENCE)
             assert run.state == "succeeded"
             assert len(await run.history()) == 3
             assert run.id in [one.id async for one in client.runs.list(limit=20)]

@@ -5,34 +5,25 @@ from __future__ import annotations
 import os
 import shutil
 import sysconfig
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from tests.conftest import PROJECT, Server
+from tests.needs import need
+from tests.waiting import PATIENCE, wait_until
 
 DASHBOARD = PROJECT / "services" / "dashboard"
 # Runs as root in a container, without background requests to Google.
+expect.set_options(timeout=PATIENCE * 1000)  # every expectation waits as long as it needs to on a busy machine
 FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update", "--force-prefers-reduced-motion"),
 ]
-
-
-def chromium() -> str:
-    """Return the browser's path: FITSERVE_TEST_CHROMIUM, or an installed one."""
-    for name in (os.environ.get("FITSERVE_TEST_CHROMIUM"), "chromium", "chromium-browser", "google-chrome"):
-        if name and (found := shutil.which(name)):
-            return found
-    missing = "Chromium is not installed: apt-get install chromium, or set FITSERVE_TEST_CHROMIUM."
-    if os.environ.get("CI"):
-        pytest.fail(missing)
-    pytest.skip(missing)
 
 
 def node() -> str:
@@ -45,8 +36,10 @@ def node() -> str:
 def browser() -> Iterator[Browser]:
     if not (DASHBOARD / "build" / "index.html").is_file():
         pytest.fail("The pages are not built: make dashboard")
+    path = need("chromium")
+    os.environ["PLAYWRIGHT_NODEJS_PATH"] = need("a Node that the browser's driver runs on")
     with sync_playwright() as driver:
-        launched = driver.chromium.launch(executable_path=chromium(), args=FLAGS)
+        launched = driver.chromium.launch(executable_path=path, args=FLAGS)
         yield launched
         launched.close()
 
@@ -59,7 +52,7 @@ def page(browser: Browser, server: Server) -> Iterator[Page]:
     console_errors: list[str] = []
     opened.on("pageerror", lambda error: console_errors.append(str(error)))
     opened.on("console", lambda message: _collect_error(message, console_errors))
-    opened.set_default_timeout(30_000)
+    opened.set_default_timeout(PATIENCE * 1000)
     opened.goto(f"/#key={server.token}")
     opened.get_by_role("heading", level=1).wait_for()
     yield opened
@@ -108,13 +101,14 @@ def _small_rows(count: int) -> Iterator[str]:
         yield f"{a},{b},{'xyz'[at % 3]},{'high' if a + b > 11 else 'low'}\n"
 
 
-def wait_until_ended(api: httpx2.Client, run: str, seconds: float = 90) -> str:
+def wait_until_ended(api: httpx2.Client, run: str) -> str:
     """Wait for a run to end and return its final state."""
-    until = time.monotonic() + seconds
-    while (state := str(api.get(f"/runs/{run}").json()["state"])) in ("queued", "running"):
-        assert time.monotonic() < until, f"{run} is still {state}"
-        time.sleep(0.1)
-    return state
+
+    def ended() -> str | None:
+        state = str(api.get(f"/runs/{run}").json()["state"])
+        return None if state in ("queued", "running") else state
+
+    return str(wait_until(ended, f"the end of {run}", pause=0.1))
 
 
 def submit(api: httpx2.Client, spec: dict[str, Any]) -> str:

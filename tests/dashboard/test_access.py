@@ -65,7 +65,7 @@ def show(page: Page, path: str) -> None:
     page.get_by_role("heading", level=1).wait_for()
     if "playground" in path:
         page.get_by_role("button", name="Play", exact=True).click()
-        expect(page.get_by_test_id("surface")).to_contain_text("weights", timeout=60_000)
+        expect(page.get_by_test_id("surface")).to_contain_text("weights")
         page.get_by_text("All weights and biases as numbers").click()
     expect(page.locator("main .spinner")).to_have_count(0)
 
@@ -116,5 +116,5 @@ def test_a_revoked_key_ends_the_session(browser: Browser, server: Server, api: h
     expect(page.get_by_role("heading", level=1)).to_have_text("Runs")
     api.delete(f"/keys/{key['id']}").raise_for_status()
     page.get_by_role("link", name="Models").click()
-    expect(page.get_by_text("Your session ended: the key expired or was revoked.")).to_be_visible(timeout=20_000)
+    expect(page.get_by_text("Your session ended: the key expired or was revoked.")).to_be_visible()
     context.close()

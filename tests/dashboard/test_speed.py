@@ -6,13 +6,11 @@ import math
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 from playwright.sync_api import Browser, CDPSession, Page
 from sqlalchemy import insert
@@ -21,6 +19,8 @@ import migrations
 from fitserve import db
 from fitserve.tables import Blob, Dataset, Epoch, Run
 from tests.conftest import PROJECT, free_ports
+from tests.predict.toy_registry import wait_ready
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.xdist_group("server")
 RUNS, EPOCHS, COMPARED = 100, 1000, 20
@@ -78,15 +78,10 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, list[s
             [sys.executable, "-m", "services.control"], cwd=PROJECT, env={**os.environ, **settings}, stderr=sink
         )
     base = f"http://127.0.0.1:{port}"
-    for _ in range(600):
-        try:
-            if httpx2.get(f"{base}/readyz").status_code == 200:
-                break
-        except httpx2.TransportError:
-            time.sleep(0.05)
+    wait_ready(f"{base}/readyz", process, home / "log")
     yield base, ids
     process.terminate()
-    process.wait(20)
+    process.wait(PATIENCE)
 
 
 @pytest.fixture

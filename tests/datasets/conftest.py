@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from fitserve.datasets.ingest import IngestedTable, ingest
 from fitserve.settings import Limits, Settings
 from fitserve.wire.datasets import UploadOptions
 from services.control.app import create_app
+from tests.needs import need
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 
@@ -61,10 +61,7 @@ def read(tmp_path: Path) -> Callable[..., ReadTable]:
 @pytest.fixture(scope="session")
 def shared_tables() -> Path:
     """Return the folder of real tables: FITSERVE_TEST_DATA, or one beside the project."""
-    folder = Path(os.environ.get("FITSERVE_TEST_DATA", PROJECT.parent / "shared" / "data"))
-    if not (folder / "titanic.csv").is_file():
-        pytest.skip("no folder of real tables: set FITSERVE_TEST_DATA")
-    return folder
+    return Path(need("the real tables"))
 
 
 @dataclass

@@ -7,7 +7,6 @@ import gzip
 import io
 import socket
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.datasets.conftest import Api
+from tests.waiting import wait_until
 
 CSV = b"admit,gre,rank\n" + b"".join(b"%d,%d,%d\n" % (i % 2, 400 + i, 1 + i % 4) for i in range(120))
 
@@ -280,11 +280,7 @@ def test_a_broken_connection_leaves_nothing(api: Api) -> None:
         head = f"PUT /api/v1/datasets/cut HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {api.token}\r\n"
         raw.sendall(head.encode() + b"Content-Length: 4000000\r\n\r\n" + CSV * 300)
         time.sleep(0.2)
-    for _ in range(100):
-        if not api.leftovers():
-            break
-        time.sleep(0.05)
-    assert api.leftovers() == []
+    wait_until(lambda: not api.leftovers(), "nothing is left over")
     assert api.blobs() == before
     assert api.ann.get("/datasets/cut").status_code == 404
 
@@ -361,13 +357,6 @@ def test_a_resumable_upload_survives_a_broken_connection(api: Api) -> None:
 
 def offset_of(api: Api, location: str) -> int:
     return int(api.ann.head(location, headers=TUS).headers["upload-offset"])
-
-
-def wait_until(done: Callable[[], bool]) -> None:
-    until = time.monotonic() + 60
-    while not done():
-        assert time.monotonic() < until
-        time.sleep(0.05)
 
 
 def test_invalid_requests_of_resumable_uploads_are_refused(api: Api) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,14 @@ import yaml
 
 from services import secrets
 from tests.conftest import PROJECT
+from tests.needs import need
 
 OURS = ("migrate", "api", "predict", "worker", "reaper")
 
 
 def compose() -> list[str]:
     """Return the compose command of this machine, or skip the test."""
-    if shutil.which("docker") and not subprocess.run(["docker", "compose", "version"], capture_output=True).returncode:
-        return ["docker", "compose"]
-    if shutil.which("docker-compose"):
-        return ["docker-compose"]
-    pytest.skip("neither `docker compose` nor docker-compose is on this machine")
+    return need("docker compose").split(" ")
 
 
 @pytest.fixture(scope="module")

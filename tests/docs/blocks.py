@@ -28,6 +28,8 @@ from fitserve.errors import FitserveError
 from fitserve.spec.spec import parse
 from fitserve.strictjson import loads
 from tests.conftest import PROJECT, Server
+from tests.needs import need
+from tests.waiting import PATIENCE
 
 _FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>[\w+-]*)[^\n]*\n(?P<text>.*?)^(?P=indent)```", re.MULTILINE | re.DOTALL
@@ -132,6 +134,8 @@ class Reader:
         return text
 
     def _shell(self, block: Block, text: str) -> None:
+        if re.search(r"\bcurl\b", text):
+            need("curl")
         variables = self.folder / ".environment"
         script = f"{_DOCTOR}\n{text}\nenv -0 > {variables}\n"
         done = subprocess.run(
@@ -140,7 +144,7 @@ class Reader:
             env=self.variables,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=2 * PATIENCE,
             check=False,
         )
         self.output += done.stdout

@@ -1,16 +1,12 @@
-"""A separate server for each module, because pages assume a new one and choose their own names."""
+"""The server of the documentation's pages, which choose their own names for tables and models."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.conftest import Server, start_server, stop_server
+from tests.conftest import Server
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    running = start_server(tmp_path_factory.mktemp("reader") / "home")
-    yield running
-    stop_server(running)
+@pytest.fixture(scope="session")
+def server(reader_server: Server) -> Server:
+    return reader_server

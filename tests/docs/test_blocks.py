@@ -14,8 +14,8 @@ from fitserve.client import Client
 from tests.cli.test_help import COMMANDS, examples_of
 from tests.conftest import PROJECT, Server
 from tests.docs.blocks import Block, Reader, blocks_of, pages
+from tests.waiting import PATIENCE
 
-pytestmark = pytest.mark.xdist_group("blocks")
 DOCS = PROJECT / "docs"
 README = PROJECT / "README.md"  # test_readme runs it
 ENGLISH = DOCS / "tutorial.md"
@@ -107,7 +107,7 @@ def example_objects(server: Server, tmp_path_factory: pytest.TempPathFactory) ->
     frame = client.datasets.upload(folder / "admissions.csv").to_pandas()
     frame.assign(large=frame.gre * 2).to_parquet(folder / "large.parquet")
     runs = [client.runs.create(folder / "spec.yaml", training={"epochs": 2, "seed": n}) for n in range(4)]
-    finished = [run.wait(120) for run in runs]
+    finished = [run.wait(PATIENCE) for run in runs]
     client.models.promote("admissions", max(run.version or 0 for run in finished) - 1)
 
     def prepare(command: str, into: Path) -> dict[str, str]:
@@ -116,8 +116,10 @@ def example_objects(server: Server, tmp_path_factory: pytest.TempPathFactory) ->
             (into / "spec.yaml").unlink()
         one = finished[0].id
         if command in ("runs cancel", "runs retry"):
-            run = client.runs.create(into / "spec.yaml", training={"epochs": 3000})
-            one = run.id if command == "runs cancel" else run.cancel().wait(60, check=False).id
+            # A retried run is watched to its end.
+            epochs = 3000 if command == "runs cancel" else 100
+            run = client.runs.create(into / "spec.yaml", training={"epochs": epochs})
+            one = run.id if command == "runs cancel" else run.cancel().wait(PATIENCE, check=False).id
         key = client.keys.create("to-be-revoked", ["read"]).id if command == "keys revoke" else ""
         return {
             "run_01kb...": one,

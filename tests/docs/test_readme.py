@@ -15,14 +15,20 @@ from typer.main import get_command
 from fitserve.cli import app
 from tests.conftest import PROJECT, Server
 from tests.docs.blocks import Reader, blocks_of
+from tests.needs import need
 
-pytestmark = pytest.mark.xdist_group("readme")
 README = (PROJECT / "README.md").read_text()
+
+
+@pytest.fixture(scope="session")
+def server(main_server: Server) -> Server:
+    """A server whose `admissions` are the README's alone: the other pages have a table of that name too."""
+    return main_server
 
 
 def clone(folder: Path) -> Path:
     """Copy what git tracks, as a fresh clone has it, with the environment that `make run` creates."""
-    names = subprocess.run(["git", "ls-files", "-z"], cwd=PROJECT, capture_output=True, check=False).stdout
+    names = subprocess.run([need("git"), "ls-files", "-z"], cwd=PROJECT, capture_output=True, check=False).stdout
     if not names:
         pytest.skip("this tree is no git checkout")
     for name in filter(None, names.decode().split("\0")):

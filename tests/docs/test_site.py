@@ -15,6 +15,7 @@ import pytest
 
 from docs import make_api, make_cli
 from tests.conftest import PROJECT
+from tests.waiting import PATIENCE
 
 DOCS = PROJECT / "docs"
 
@@ -53,7 +54,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
     output = done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""A new server of their own, and a client of it, for all lessons."""
+"""The server of the lessons, and a client of it."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ from collections.abc import Iterator
 import pytest
 
 from fitserve.client import Client
-from tests.conftest import Server, start_server, stop_server
+from tests.conftest import Server
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    running = start_server(tmp_path_factory.mktemp("lessons") / "home")
-    yield running
-    stop_server(running)
+@pytest.fixture(scope="session")
+def server(reader_server: Server) -> Server:
+    return reader_server
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def client(server: Server) -> Iterator[Client]:
     with Client(server.base_url, server.token) as made:
         yield made

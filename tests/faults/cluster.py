@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import socket
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +24,8 @@ from fitserve.settings import Limits, Settings
 from fitserve.states import TERMINAL
 from fitserve.tables import Blob, Dataset, Run
 from tests.faults.fork_server import ForkedProcess, fork_server
+from tests.server_logs import add_log
+from tests.waiting import PATIENCE, wait_until
 
 PROJECT = Path(__file__).resolve().parents[2]
 FAKE = "tests.faults.fake_trainer"
@@ -37,14 +38,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(condition: Callable[[], Any], seconds: float, what: str = "") -> Any:
-    """Wait for a true value of `condition`, and return it. Fails after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds} s: {what or condition}")
-        time.sleep(0.02)
-    return value
+def wait_for(condition: Callable[[], Any], seconds: float = PATIENCE, what: str = "") -> Any:
+    """Return the first true value of `condition`. Fails after `seconds`, or PATIENCE where that is longer."""
+    return wait_until(condition, what or "the condition", patience=max(seconds, PATIENCE))
 
 
 @dataclass
@@ -92,7 +88,7 @@ class Cluster:
     def __post_init__(self) -> None:
         self.home.mkdir(parents=True, exist_ok=True)
         self.database_url = self.database_url or f"sqlite:///{self.home / 'fitserve.db'}"
-        self.log = self.home / "log"
+        self.log = add_log(self.home / "log")
         migrations.upgrade(self.database_url)
         self.redis = EmbeddedRedis(self.home / "redis", append_only=self.redis_append_only).start()
         self.variables = {

@@ -19,6 +19,7 @@ from fitserve.tables import Event, Run
 from tests.faults.checker import AcknowledgedRun, check_runs
 from tests.faults.cluster import Cluster, Member, wait_for
 from tests.faults.fake_trainer import final_weights
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.xdist_group("faults")
 MB = 1024 * 1024
@@ -178,7 +179,7 @@ def test_runs_are_found_without_a_broker(cluster: Cluster) -> None:
     run_id = cluster.submit(epochs=2)
     assert cluster.wait_over(run_id).state == "succeeded"
     worker.process.terminate()  # though Celery never reached its broker
-    worker.process.wait(20)
+    worker.process.wait(PATIENCE)
     cluster.redis.start()
 
 
@@ -224,7 +225,7 @@ def probe(member: Member, path: str) -> tuple[int, str]:
         "FITSERVE_WORKER_METRICS_PORT" if member.role == "worker" else "FITSERVE_REAPER_METRICS_PORT"
     ]
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()

@@ -14,6 +14,8 @@ import httpx2
 
 from tests.conftest import PROJECT, free_ports
 from tests.predict.toy_registry import ToyRegistry, mixed, numeric, wait_ready
+from tests.server_logs import add_log
+from tests.waiting import PATIENCE
 
 UNLIMITED = {"FITSERVE_RATE_REQUESTS_PER_MINUTE": "100000000", "FITSERVE_RATE_UPLOADS_PER_HOUR": "100000000"}
 
@@ -46,7 +48,7 @@ def servers(home: Path, redis_url: str, **more: str) -> Iterator[Servers]:
         FITSERVE_REDIS_URL=redis_url,
         **{**UNLIMITED, **more},
     )
-    log = home / "log"
+    log = add_log(home / "log")
     with log.open("wb") as sink:
         processes = [
             subprocess.Popen([sys.executable, "-m", module], cwd=PROJECT, env={**os.environ, **settings}, stderr=sink)
@@ -55,10 +57,10 @@ def servers(home: Path, redis_url: str, **more: str) -> Iterator[Servers]:
     try:
         urls = [f"http://127.0.0.1:{one}" for one in (port, predict)]
         for url, process in zip(urls, processes, strict=True):
-            wait_ready(f"{url}/readyz", process, 60)
+            wait_ready(f"{url}/readyz", process, log)
         yield Servers(toys, *urls, token, log, processes)
     finally:
         for process in processes:
             process.terminate()
         for process in processes:
-            process.wait(20)
+            process.wait(PATIENCE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import Server
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="session")
@@ -22,13 +22,12 @@ def api(server: Server) -> Iterator[httpx2.Client]:
 
 def ended(api: httpx2.Client, run: str) -> dict[str, Any]:
     """The run, when it has ended."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
+
+    def has_ended() -> dict[str, Any] | None:
         found: dict[str, Any] = api.get(f"/runs/{run}").raise_for_status().json()
-        if found["state"] in ("succeeded", "failed", "cancelled"):
-            return found
-        time.sleep(0.2)
-    raise AssertionError("the run did not end")
+        return found if found["state"] in ("succeeded", "failed", "cancelled") else None
+
+    return dict(wait_until(has_ended, f"the end of {run}", pause=0.1))
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,9 @@ FACTS = DatasetFacts(
 
 
 def _spec(**training: Any) -> dict[str, Any]:
-    return resolve(parse({"dataset": "data", "target": "y", "preset": "plain", "training": training}), FACTS).spec.to_json()
+    return resolve(
+        parse({"dataset": "data", "target": "y", "preset": "plain", "training": training}), FACTS
+    ).spec.to_json()
 
 
 def _record(train: list[float | None], validation: list[float | None] | None, **training: Any) -> RunRecord:

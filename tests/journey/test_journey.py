@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +13,8 @@ import psutil
 import pytest
 
 from fitserve.embedded_redis import redis_binary
-from tests.conftest import Server, free_ports, get_text, start_server, stop_server
+from tests.conftest import Server, free_ports, get_text, listens, start_server, stop_server
+from tests.waiting import wait_until
 
 ROWS = 300
 
@@ -86,25 +85,25 @@ def journey(server: Server) -> None:
         assert series in get_text(address), address
 
 
-def wait(api: httpx2.Client, run_id: str, seconds: float = 90) -> dict:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+def wait(api: httpx2.Client, run_id: str) -> dict:
+    """Wait until a run has ended, and return it."""
+
+    def ended() -> dict | None:
         run: dict = api.get(f"/runs/{run_id}").json()
-        if run["state"] in ("succeeded", "failed", "cancelled"):
-            return run
-        time.sleep(0.1)
-    pytest.fail(f"the run did not end: {run}")
+        return run if run["state"] in ("succeeded", "failed", "cancelled") else None
+
+    return dict(wait_until(ended, f"the end of {run_id}", pause=0.1))
 
 
-def predict_when_loaded(predict: httpx2.Client, rows: list[dict], seconds: float = 10) -> httpx2.Response:
+def predict_when_loaded(predict: httpx2.Client, rows: list[dict]) -> httpx2.Response:
     """Predict once the version is loaded: the service polls, so the first answers may be 404."""
-    deadline = time.monotonic() + seconds
-    while True:
+
+    def ask() -> httpx2.Response | None:
         answer = predict.post("/v1/models/circle:classify", json={"examples": rows})
-        if answer.status_code == 200 or time.monotonic() > deadline:
-            assert answer.status_code == 200, answer.text
-            return answer
-        time.sleep(0.1)
+        return answer if answer.status_code == 200 else None
+
+    answer: httpx2.Response = wait_until(ask, "the model circle is served", pause=0.1)
+    return answer
 
 
 def test_the_main_use_case_on_the_embedded_default(server: Server) -> None:
@@ -116,11 +115,7 @@ def tcp_redis(tmp_path: Path) -> Iterator[str]:
     (port,) = free_ports(1)
     command = [redis_binary(), "--port", str(port), "--bind", "127.0.0.1", "--appendonly", "yes"]
     with subprocess.Popen([*command, "--dir", str(tmp_path)], stdout=subprocess.DEVNULL) as process:
-        for _ in range(200):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.02)
+        wait_until(lambda: listens(port), "Redis listens", process=process)
         yield f"redis://127.0.0.1:{port}/0"
         process.terminate()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 
 from tests.conftest import Server, start_server, stop_server
 from tests.journey.test_journey import SPEC, circle, wait
+from tests.waiting import wait_until
 
 EPOCHS = 800
 TRAINING = {
@@ -60,11 +60,11 @@ def test_a_run_whose_worker_is_killed_ends_where_an_undisturbed_one_does(tmp_pat
         spec = {**SPEC, "training": TRAINING, "model": None}
         calm = wait(api, api.post("/runs", json=spec).json()["id"])
         disturbed = api.post("/runs", json=spec).json()["id"]
-        while api.get(f"/runs/{disturbed}").json()["checkpoint_epoch"] is None:
-            time.sleep(0.02)
+        wait_until(lambda: api.get(f"/runs/{disturbed}").json()["checkpoint_epoch"] is not None, "a checkpoint")
         _kill_worker(server)
         run = wait(api, disturbed)
-        assert (calm["state"], run["state"], run["attempt"]) == ("succeeded", "succeeded", 2), json.dumps(run["error"])
+        assert (calm["state"], run["state"]) == ("succeeded", "succeeded"), json.dumps(run["error"])
+        assert run["attempt"] >= 2  # more where a busy machine let a lease expire: what is promised is the result
         events = api.get(f"/runs/{disturbed}/events", params={"limit": "500"}).json()["items"]
         assert any("Resumed at epoch" in event["message"] for event in events), [e["message"] for e in events]
 

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +14,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
-import pytest
 
 from fitserve.embedded_redis import die_with_parent, redis_binary
 from services import secrets
 from tests.conftest import PROJECT, free_ports, listens
+from tests.needs import need
+from tests.server_logs import add_log
+from tests.waiting import PATIENCE, wait_until
 
 MODULES = {
     "api": "services.control",
@@ -38,20 +39,8 @@ LEASES = {
 
 
 def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    """Wait for the first true value of `condition` and return it. Fails after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.1)
-    return value
-
-
-def nginx_binary() -> str:
-    """Return the path of nginx, or skip the test."""
-    path = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-    if path is None:
-        pytest.skip("nginx is not installed (Debian: apt install nginx-light)")
-    return path
+    """Return the first true value of `condition`. Fails after `seconds`, or PATIENCE where that is longer."""
+    return wait_until(condition, what, patience=max(seconds, PATIENCE), pause=0.1)
 
 
 @dataclass
@@ -68,6 +57,7 @@ class Member:
 
     def start(self) -> Member:
         self.home.mkdir(exist_ok=True)
+        add_log(self.log)
         # Import Redis first: releases before 0.2 imported it in two threads at once and could fail to start (in
         # production they are restarted).
         program = f"import redis, runpy; runpy.run_module({self.module!r}, run_name='__main__', alter_sys=True)"
@@ -100,7 +90,7 @@ class Member:
     def stop(self, seconds: float = 40) -> int:
         assert self.process is not None
         self.process.terminate()
-        return self.process.wait(seconds)
+        return self.process.wait(max(seconds, PATIENCE))
 
 
 @dataclass
@@ -163,7 +153,7 @@ class Layout:
             f"daemon off;\npid {folder}/pid;\nerror_log {folder}/error.log;\nworker_processes 1;\n"
             f"events {{}}\nhttp {{\naccess_log {folder}/access.log;\n{temporary}{groups}{filled}}}\n"
         )
-        self._run([nginx_binary(), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")], port)
+        self._run([need("nginx"), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")], port)
         return f"{kind}://127.0.0.1:{port}"
 
     def _run(self, command: list[str], port: int) -> None:

@@ -85,7 +85,7 @@ def test_the_embedded_folder_with_a_run_in_training(tmp_path: Path) -> None:
         with httpx2.Client(base_url=first.predict_url, headers=first.headers, timeout=30) as http:
             before = predict_points(http, 1)
         with httpx2.Client(base_url=first.base_url + "/api/v1", headers=first.headers, timeout=30) as api:
-            long = {**JOURNEY, "training": {**JOURNEY["training"], "epochs": 1200, "early_stopping": None}}
+            long = {**JOURNEY, "training": {**JOURNEY["training"], "epochs": 500, "early_stopping": None}}
             run_id = api.post("/runs", json=long).raise_for_status().json()["id"]
             while not api.get(f"/runs/{run_id}/epochs").json()["items"]:
                 time.sleep(0.05)

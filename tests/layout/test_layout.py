@@ -15,7 +15,8 @@ import pytest
 from fitserve.ids import new_id
 from tests.conftest import _run_sql, _with_database
 from tests.journey.test_journey import SPEC, circle
-from tests.layout.layout import LEASES, Layout, Member, nginx_binary, until
+from tests.layout.layout import LEASES, Layout, Member, until
+from tests.needs import need
 from tests.tls.certificate import make_certificate
 
 pytestmark = pytest.mark.xdist_group("layout")
@@ -27,7 +28,7 @@ LONG = {**SHORT, "training": {"epochs": 400, "batch_size": 16, "seed": 1}, "mode
 
 @pytest.fixture(scope="module")
 def layout(postgres: str, s3_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Layout]:
-    nginx_binary()
+    need("nginx")
     name = new_id("t")
     _run_sql(postgres, f"CREATE DATABASE {name}")
     layout = Layout(
@@ -149,7 +150,8 @@ def test_the_journey_and_the_loss_of_one_of_each_pair(layout: Layout) -> None:
             assert predict_points(http, 1) == before
             assert http.get("/api/v1/runs").status_code == 200
         run = finish(http, run_id)
-        assert (run["attempt"], run["spent_attempts"]) == (2, 1)
+        assert run["attempt"] >= 2
+        assert 1 <= run["spent_attempts"] < run["attempt"]
         assert run["model"] == "long"
 
         upload_again = http.get("/api/v1/datasets/circle").raise_for_status().json()

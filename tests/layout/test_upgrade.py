@@ -19,6 +19,7 @@ from fitserve.ids import new_id
 from tests.conftest import PROJECT, _run_sql, _with_database
 from tests.layout.layout import LEASES, Layout
 from tests.layout.test_layout import SHORT, finish, predict_points, submit, upload
+from tests.needs import need
 
 pytestmark = pytest.mark.xdist_group("layout")
 
@@ -27,10 +28,7 @@ ROLES = ("api", "predict", "worker", "reaper")
 
 def git(*arguments: str) -> bytes:
     """Return git's output, or skip the test."""
-    try:
-        done = subprocess.run(["git", *arguments], cwd=PROJECT, capture_output=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("git is not installed")
+    done = subprocess.run([need("git"), *arguments], cwd=PROJECT, capture_output=True, check=False)
     if done.returncode:
         pytest.skip(f"the previous release's code is not in this clone: git {' '.join(arguments)}: {done.stderr!r}")
     return done.stdout.strip()

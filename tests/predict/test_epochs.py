@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 
 import httpx2
 import numpy as np
@@ -13,6 +12,7 @@ from fitserve.blobs import open_store
 from fitserve.runs import blob_references
 from fitserve.tables import Run
 from tests.conftest import Server
+from tests.journey.test_journey import wait
 from tests.predict.toy_registry import eventually
 
 
@@ -37,10 +37,7 @@ def test_from_the_spec_to_a_label(server: Server) -> None:
     assert refused.status_code == 422
     assert refused.json()["errors"][0]["pointer"] == "/training/keep_epochs"
     run = api.post("/runs", json=SPEC).json()
-    deadline = time.monotonic() + 60
-    while (run := api.get(f"/runs/{run['id']}").json())["state"] in ("queued", "running"):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    run = wait(api, run["id"])
     assert run["state"] == "succeeded", run["error"]
     artifacts = run["result"]["kept_epochs"]
     assert sorted(artifacts) == ["2", "4"]
@@ -53,7 +50,7 @@ def test_from_the_spec_to_a_label(server: Server) -> None:
     predict = httpx2.Client(base_url=server.predict_url, headers=server.headers, timeout=30)
     rows = {"instances": [{"a": 0.5, "b": 0.5}, {"a": -1.0, "b": 1.0}]}
     path = "/v1/models/epochs/labels/epoch-2:predict"
-    eventually(lambda: predict.post(path, json=rows).status_code == 200, 30)
+    eventually(lambda: predict.post(path, json=rows).status_code == 200)
     early, late = predict.post(path, json=rows), predict.post("/v1/models/epochs:predict", json=rows)
     assert (early.headers["x-model-version"], early.headers["x-model-label"]) == ("1", "epoch-2")
     assert "x-model-label" not in late.headers

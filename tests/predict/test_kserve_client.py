@@ -9,6 +9,7 @@ import sys
 import numpy as np
 
 from tests.predict.toy_registry import PROJECT, RunningService, mixed, numeric
+from tests.waiting import PATIENCE
 
 ROWS = np.arange(12, dtype=float).reshape(2, 6).tolist()
 ADM = {"gre": 700, "gpa": 3.5, "rank": 3, "city": "Rom"}
@@ -16,7 +17,7 @@ ADM = {"gre": 700, "gpa": 3.5, "rank": 3, "city": "Rom"}
 
 def test_kserves_client(served: RunningService) -> None:
     command = [sys.executable, "-m", "tests.predict.kserve_client", served.url, str(served.grpc_port)]
-    done = subprocess.run([*command, served.toys.token], cwd=PROJECT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, served.toys.token], cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr[-3000:]
     report = json.loads(done.stdout.splitlines()[-1])
     expected, admitted = numeric().answer(ROWS)["y"], mixed(seed=1).answer([ADM])["admit"].tolist()

@@ -32,10 +32,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,7 +53,8 @@ from fitserve import registry
 from fitserve.dataset_facts import ColumnFacts, DatasetFacts
 from fitserve.encoder import Encoder
 from fitserve.spec.feature import Feature
-from tests.conftest import free_ports
+from tests.conftest import free_ports, listens
+from tests.needs import needs
 from tests.predict.toy_registry import (
     PROJECT,
     RunningService,
@@ -66,6 +65,7 @@ from tests.predict.toy_registry import (
     mixed,
     run_service,
 )
+from tests.waiting import PATIENCE, wait_until
 
 KINDS = [{"name": "kind", "task": "multiclass", "labels": None, "units": 3}]
 THREE = [
@@ -150,11 +150,13 @@ def test_every_path_of_tensorflow_serving(own: RunningService, place: str) -> No
 
 def curl(own: RunningService, *arguments: str) -> str:
     key = f"Authorization: {own.headers['Authorization']}"
-    done = subprocess.run(["curl", "-s", "-H", key, *arguments], capture_output=True, text=True, timeout=20, check=True)
+    done = subprocess.run(
+        ["curl", "-s", "-H", key, *arguments], capture_output=True, text=True, timeout=PATIENCE, check=True
+    )
     return done.stdout
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@needs("curl")
 def test_curl_with_the_documentations_bodies(own: RunningService) -> None:
     """api_rest.md's example, command by command. Our output has a dimension of units, theirs has none."""
     model = f"{own.url}/v1/models/half_plus_three"
@@ -252,7 +254,7 @@ def test_a_configuration_decides_what_is_served(own: RunningService) -> None:
     eventually(lambda: httpx2.get(f"{own.url}/v1/models/stays/versions/2", headers=headers).status_code == 200)
     serve = ["stays,half_plus_three,typed,kinds,three", "stays,nowhere"]
     command = [sys.executable, "-c", program, str(own.grpc_port), admin, *serve]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split("error_code ")[1:] == ["0\n", "5\n"]  # NOT_FOUND: and nothing has changed
     labelled = ask(own, "POST", "/v1/models/stays/labels/stable:predict", {"instances": [2.0]})
@@ -379,14 +381,9 @@ def test_a_server_that_cannot_read_its_registry(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "services.predict"]
     process = subprocess.Popen(command, cwd=PROJECT, env={**os.environ, **environment})
     try:
-        url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 30
-        while True:
-            try:
-                live = httpx2.get(f"{url}/v2/health/live")
-                break
-            except httpx2.HTTPError:
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+        url = f"http://127.0.0.1:{port}"
+        wait_until(lambda: listens(port), "the service listens", process=process)
+        live = httpx2.get(f"{url}/v2/health/live")
         assert (live.status_code, live.json()) == (200, {"live": True})
         ready = httpx2.get(f"{url}/v2/health/ready")
         assert (ready.status_code, ready.json()) == (503, {"ready": False})
@@ -397,7 +394,7 @@ def test_a_server_that_cannot_read_its_registry(tmp_path: Path) -> None:
         assert httpx2.post(f"{url}/v1/models/m:predict", content="{}").status_code == 404
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(PATIENCE)
 
 
 def test_grpc_checks_the_key_before_it_takes_the_message(served: RunningService) -> None:

@@ -15,6 +15,7 @@ import pytest
 from google.protobuf import descriptor_pb2
 
 from tests.predict.toy_registry import PROJECT, THREE, mixed, numeric
+from tests.waiting import PATIENCE
 
 ADM = {"gre": 700, "gpa": 3.5, "rank": 3, "city": "Rom"}
 
@@ -22,7 +23,7 @@ ADM = {"gre": 700, "gpa": 3.5, "rank": 3, "city": "Rom"}
 @pytest.mark.tensorflow
 def test_the_stubs_of_tensorflow_serving_api(served) -> None:
     command = [sys.executable, "-m", "tests.predict.tfserving_client", str(served.grpc_port), served.toys.token]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr[-3000:]
     report = json.loads(done.stdout.splitlines()[-1])
     rows = np.arange(12, dtype=float).reshape(2, 6).tolist()

@@ -32,6 +32,8 @@ from fitserve.spec.feature import Feature
 from fitserve.states import RunState
 from fitserve.tables import Blob, Dataset, Run
 from tests.conftest import free_ports
+from tests.server_logs import add_log
+from tests.waiting import PATIENCE, wait_until
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 NUMBERS = tuple(f"x{place}" for place in range(6))
@@ -284,35 +286,34 @@ def run_service(
     port, grpc_port = free_ports(2)
     settings = toys.settings(FITSERVE_PREDICT_PORT=str(port), FITSERVE_GRPC_PORT=str(grpc_port), **environment)
     started = time.monotonic()
-    process = subprocess.Popen([*prefix, sys.executable, "-m", module], cwd=PROJECT, env={**os.environ, **settings})
+    toys.home.mkdir(parents=True, exist_ok=True)
+    log = add_log(toys.home / f"{module}-{port}.log")
+    command = [*prefix, sys.executable, "-m", module]
+    with log.open("wb") as sink:
+        process = subprocess.Popen(command, cwd=PROJECT, env={**os.environ, **settings}, stdout=sink, stderr=sink)
     try:
-        wait_ready(f"http://127.0.0.1:{port}/readyz", process)
+        wait_ready(f"http://127.0.0.1:{port}/readyz", process, log)
         yield RunningService(toys, port, grpc_port, process, time.monotonic() - started)
     finally:
         process.terminate()
         try:
-            process.wait(20)
+            process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             process.kill()
 
 
-def wait_ready(url: str, process: subprocess.Popen[bytes], seconds: float = 30) -> None:
-    """Wait until it answers 200."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise RuntimeError(f"The service ended with {process.returncode}.")
+def wait_ready(url: str, process: subprocess.Popen[bytes], log: Path | None = None) -> None:
+    """Wait until it answers 200, or its process has ended."""
+
+    def answers() -> bool:
         with contextlib.suppress(urllib.error.URLError, OSError):
-            with urllib.request.urlopen(url, timeout=2):
-                return
-        time.sleep(0.02)
-    raise TimeoutError(url)
+            with urllib.request.urlopen(url, timeout=10):
+                return True
+        return False
+
+    wait_until(answers, url, process=process, log=log)
 
 
-def eventually(condition: Any, seconds: float = 10) -> None:
-    """Wait until a condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError("the condition did not become true in time")
-        time.sleep(0.02)
+def eventually(condition: Any, seconds: float = PATIENCE) -> None:
+    """Wait until a condition holds: at most `seconds`, or PATIENCE where that is longer."""
+    wait_until(condition, patience=max(seconds, PATIENCE))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +15,7 @@ from fitserve.runs import create, finish, lease, queries, trial_runs
 from fitserve.settings import Limits
 from tests.faults.chaos import Chaos, FaultPlan
 from tests.faults.cluster import Cluster
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.xdist_group("faults")
 
@@ -42,11 +42,11 @@ def api(cluster: Cluster) -> Iterator[httpx2.Client]:
 
 
 def wait(api: httpx2.Client, run_id: str) -> dict[str, Any]:
-    deadline = time.monotonic() + 30
-    while (run := api.get(f"/runs/{run_id}").json())["state"] not in TERMINAL:
-        assert time.monotonic() < deadline, run
-        time.sleep(0.05)
-    return dict(run)
+    def ended() -> dict[str, Any] | None:
+        run: dict[str, Any] = api.get(f"/runs/{run_id}").json()
+        return run if run["state"] in TERMINAL else None
+
+    return dict(wait_until(ended, f"the end of {run_id}"))
 
 
 def slow_run(cluster: Cluster, epochs: int = 8, seconds: float = 0.1) -> str:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx2
 
 from tests.conftest import PROJECT, free_ports
 from tests.faults.cluster import Cluster, free_port
+from tests.waiting import wait_until
 
 TABLE = "a,y\n" + "".join(f"{n},{n % 2}\n" for n in range(40))
 
@@ -97,11 +98,9 @@ def run_once(module: str, variables: dict[str, str]) -> str:
 
 
 def wait_for_answer(client: httpx2.Client) -> None:
-    for _ in range(300):
-        try:
-            if client.get("/readyz").status_code == 200:
-                return
-        except httpx2.TransportError:
-            pass
-        time.sleep(0.1)
-    raise TimeoutError
+    def is_ready() -> bool:
+        with contextlib.suppress(httpx2.TransportError):
+            return client.get("/readyz").status_code == 200
+        return False
+
+    wait_until(is_ready, "the service is ready", pause=0.1)

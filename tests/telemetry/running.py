@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.server
 import json
-import os
 import shutil
 import subprocess
 import threading
@@ -15,12 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 from google.protobuf.json_format import MessageToDict
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tests.conftest import PROJECT, Server, free_ports
+from tests.needs import need
+from tests.waiting import PATIENCE, wait_until
 
 RULES = PROJECT / "deploy" / "prometheus" / "fitserve.rules.yml"
 
@@ -74,9 +74,7 @@ class Prometheus:
     """A Prometheus with our rules that scrapes every second."""
 
     def __init__(self, folder: Path, targets: dict[str, str]) -> None:
-        binary = os.environ.get("FITSERVE_TEST_PROMETHEUS", shutil.which("prometheus"))
-        if not binary or not Path(binary).is_file():
-            pytest.skip("prometheus is not installed: use Debian's, or set FITSERVE_TEST_PROMETHEUS")
+        binary = need("prometheus")
         folder.mkdir()
         shutil.copy(RULES, folder)
         config = {
@@ -132,7 +130,7 @@ class Prometheus:
 
     def stop(self) -> None:
         self.process.terminate()
-        self.process.wait(20)
+        self.process.wait(PATIENCE)
 
 
 def targets_of(server: Server) -> dict[str, str]:
@@ -145,14 +143,9 @@ def targets_of(server: Server) -> dict[str, str]:
     return {job: urllib.parse.urlsplit(url).netloc for job, url in urls.items()}
 
 
-def eventually(condition: Callable[[], Any], seconds: float = 30, why: str = "") -> Any:
-    """Wait until a condition returns something true, and return that."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            raise AssertionError(why or "the condition did not become true in time")
-        time.sleep(0.1)
-    return value
+def eventually(condition: Callable[[], Any], seconds: float = PATIENCE, why: str = "") -> Any:
+    """Return the first true value of a condition. Fails after `seconds`, or PATIENCE where that is longer."""
+    return wait_until(condition, why or "the condition", patience=max(seconds, PATIENCE), pause=0.1)
 
 
 def log_lines(server: Server) -> list[dict[str, Any]]:

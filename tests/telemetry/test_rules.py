@@ -7,29 +7,25 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
 import yaml
 
 from docs.tables import telemetry_names
 from fitserve import telemetry
+from tests.needs import need
 
 PROJECT = Path(__file__).resolve().parents[2]
 DEPLOY = PROJECT / "deploy" / "prometheus"
-PROMTOOL = shutil.which("promtool")
-needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="promtool is missing: install Debian's prometheus")
 
 
 def promtool(*arguments: str, cwd: Path = DEPLOY, stdin: bytes | None = None) -> None:
-    done = subprocess.run([str(PROMTOOL), *arguments], cwd=cwd, input=stdin, capture_output=True, check=False)
+    done = subprocess.run([need("promtool"), *arguments], cwd=cwd, input=stdin, capture_output=True, check=False)
     assert done.returncode == 0, (done.stdout + done.stderr).decode()
 
 
-@needs_promtool
 def test_the_configuration_and_rules_are_valid() -> None:
     promtool("check", "config", "prometheus.yml")
 
 
-@needs_promtool
 def test_each_alert_fires_only_when_it_should(tmp_path: Path) -> None:
     shutil.copy(DEPLOY / "fitserve.rules.yml", tmp_path)
     shutil.copy(Path(__file__).with_name("rules.test.yml"), tmp_path)
@@ -53,7 +49,6 @@ def test_rules_query_existing_series() -> None:
     assert series <= telemetry_names()
 
 
-@needs_promtool
 def test_exposed_metrics_are_well_formed() -> None:
     # The process_* and python_* series come from the client library, which names them.
     ours = b"".join(

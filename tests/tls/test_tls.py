@@ -20,6 +20,7 @@ from services.predict.protocols.proto import inference_pb2 as pb
 from tests.conftest import PROJECT, free_ports
 from tests.predict.toy_registry import ToyRegistry, numeric
 from tests.tls.certificate import make_certificate
+from tests.waiting import PATIENCE
 
 ROW = {"instances": [[1.0] * 6]}
 
@@ -72,7 +73,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterato
         for process in processes:
             process.terminate()
         for process in processes:
-            process.wait(20)
+            process.wait(PATIENCE)
 
 
 def wait_secured(secured: Secured, port: int) -> None:

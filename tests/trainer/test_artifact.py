@@ -19,6 +19,7 @@ import pytest
 
 from fitserve.encoder import Encoder
 from tests.trainer.jobs import RecordingReporter, job_of
+from tests.waiting import PATIENCE
 from workers.trainer.export import export as exporting
 from workers.trainer.job import TrainingFailed
 from workers.trainer.train import train
@@ -113,7 +114,7 @@ def test_the_keras_model_works_without_our_code(trained: tuple[Any, pa.Table], t
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(result.files["keras"]), str(tmp_path / "row.json")],
-        cwd=tmp_path, capture_output=True, text=True, env={"PATH": "", "TF_CPP_MIN_LOG_LEVEL": "3"}, timeout=120,
+        cwd=tmp_path, capture_output=True, text=True, env={"PATH": "", "TF_CPP_MIN_LOG_LEVEL": "3"}, timeout=PATIENCE,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     served = exporting.serve(exporting.onnx_session(result.files["onnx"]), encoder, table.slice(0, 3))

@@ -24,7 +24,9 @@ from workers.trainer.export.export import export
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
 
-EXAMPLES = 25
+EXAMPLES = 12
+MANY_EXAMPLES = 200
+QUIET = [HealthCheck.too_slow, HealthCheck.filter_too_much]
 
 
 class SilentReporter:
@@ -57,11 +59,22 @@ def export_entries(network: keras.Model, spec: Spec) -> dict[str, Any]:
 
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Keras warns of a softmax over one number, as the spec does
-@settings(
-    max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
-)
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=QUIET)
 @given(specs())
 def test_a_spec_that_is_not_refused_builds_trains_and_exports(body: dict[str, Any]) -> None:
+    _check_spec(body)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@settings(max_examples=MANY_EXAMPLES, deadline=None, suppress_health_check=QUIET)
+@given(specs())
+def test_many_specs_that_are_not_refused_build_train_and_export(body: dict[str, Any]) -> None:
+    _check_spec(body)
+
+
+def _check_spec(body: dict[str, Any]) -> None:
     try:
         run = resolve(parse(body), facts())
     except SpecRefused:

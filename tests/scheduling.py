@@ -1,0 +1,82 @@
+"""Which tests run, in which order and in which process.
+
+Tests that share something expensive (TensorFlow, a whole server) form a group, which one process runs. The processes
+take the groups in the order below, and then single tests: with the longest first, all of them are busy to the end.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# By processor time. A group that is not listed follows them.
+LONGEST_FIRST = ("tensorflow", "readers", "server", "telemetry_running", "up", "layout", "faults")
+GROUP_OF_FIXTURE = {"reader_server": "readers", "main_server": "server"}
+# What `--fast` leaves out: folders that start whole systems, and fixtures that do.
+SLOW_FOLDERS = frozenset(
+    ("compatibility", "dashboard", "deploy", "docs", "examples", "faults", "fresh", "fuzz", "hosts", "journey")
+).union(("layout", "predict", "telemetry", "tls", "trainer"))
+SLOW_FIXTURES = frozenset(
+    ("browser", "cluster", "main_server", "postgres", "reader_server", "s3_environment", "served")
+)
+SLOW_GROUPS = frozenset(("faults", "layout", "node", "readers", "server", "telemetry_running", "tensorflow", "up"))
+TESTS = Path(__file__).resolve().parent
+
+
+def group_of(item: pytest.Item) -> str | None:
+    """Return the group of a test: its mark's, or that of the expensive thing that it uses."""
+    if mark := item.get_closest_marker("xdist_group"):
+        return str(mark.args[0] if mark.args else mark.kwargs["name"])
+    if item.get_closest_marker("tensorflow"):
+        return "tensorflow"
+    fixtures = getattr(item, "fixturenames", ())
+    return next((group for fixture, group in GROUP_OF_FIXTURE.items() if fixture in fixtures), None)
+
+
+def is_slow(item: pytest.Item) -> bool:
+    """Whether `--fast` leaves a test out."""
+    folder = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
+    fixtures = set(getattr(item, "fixturenames", ()))
+    parameters: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
+    on_postgres = any(isinstance(value, str) and value == "postgresql" for value in parameters.values())
+    return folder in SLOW_FOLDERS or group_of(item) in SLOW_GROUPS or bool(fixtures & SLOW_FIXTURES) or on_postgres
+
+
+def _place(item: pytest.Item) -> int:
+    group = group_of(item)
+    if group is None:
+        return len(LONGEST_FIRST) + 1
+    return LONGEST_FIRST.index(group) if group in LONGEST_FIRST else len(LONGEST_FIRST)
+
+
+def trains(path: Path) -> bool:
+    """Whether all tests of a file import TensorFlow."""
+    return path.suffix == ".py" and re.search(r"^pytestmark = .*tensorflow", path.read_text(), re.MULTILINE) is not None
+
+
+class Scheduling:
+    """The plugin."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+
+    def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
+        if not self.config.getoption("--fast") or not collection_path.is_relative_to(TESTS):
+            return None
+        top = collection_path.relative_to(TESTS).parts[:1]
+        return bool(SLOW_FOLDERS & set(top)) or trains(collection_path) or None
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        if self.config.getoption("--fast"):
+            slow = [item for item in items if is_slow(item)]
+            items[:] = [item for item in items if not is_slow(item)]
+            self.config.hook.pytest_deselected(items=slow)
+        for item in items:
+            if not item.get_closest_marker("xdist_group") and (group := group_of(item)):
+                item.add_marker(pytest.mark.xdist_group(group))
+        if self.config.getoption("dist", "no") != "no" or hasattr(self.config, "workerinput"):
+            items.sort(key=_place)

@@ -1,0 +1,41 @@
+"""Wait for what a process does, however busy the machine: until it is done, or can no longer be."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# Most seconds to wait for anything. Beside other work a machine may be many times slower than alone; no wait is longer
+# than its condition needs, so that a high limit costs a passing test nothing.
+PATIENCE = float(os.environ.get("FITSERVE_TEST_PATIENCE", "180"))
+
+
+def wait_until(
+    condition: Callable[[], Any],
+    what: str | Callable[[], str] = "the condition",
+    *,
+    process: subprocess.Popen[Any] | None = None,
+    log: Path | None = None,
+    patience: float = PATIENCE,
+    pause: float = 0.02,
+) -> Any:
+    """Return the first true value of `condition`. Fails after `patience` seconds, or once `process` has ended.
+
+    The message says `what` did not come, with the end of `log`.
+    """
+    deadline = time.monotonic() + patience
+    while not (value := condition()):
+        ended = process is not None and process.poll() is not None
+        if ended or time.monotonic() > deadline:
+            if value := condition():  # it may have come true between the check and the process's end
+                return value
+            why = f"its process has ended with {process.returncode}" if ended and process else f"{patience:.0f} s"
+            said = what() if callable(what) else what
+            tail = f"\n{log}:\n{log.read_text(errors='replace')[-5000:]}" if log and log.exists() else ""
+            raise AssertionError(f"did not come ({why}): {said}{tail}")
+        time.sleep(pause)
+    return value
