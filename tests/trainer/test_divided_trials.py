@@ -210,3 +210,26 @@ def _renumbered(path: Path, index: int, folder: Path) -> Path:
     renamed = folder / f"failed-{index}.npz"
     Checkpoint({**body, "trial": {**body["trial"], "index": index}}, found.arrays).write(renamed)
     return renamed
+
+
+def test_divided_members_make_the_same_ensemble(tmp_path: Path) -> None:
+    # Gradients are clipped by the norm of one network's, so these members cannot be stacked.
+    spec = _spec(
+        epochs=4,
+        optimizer={"Adam": {"clipnorm": 1.0}},
+        early_stopping={**STOPPING, "patience": 2},
+        keep_epochs=[2],
+    )
+    job = job_of(_table(), {**spec, "ensemble": {"members": 3, "validation": "folds"}}, tmp_path)
+    wanted = train(replace(job, folder=_made(tmp_path / "alone")), RecordingReporter())
+    done = {trial: _train_divided(job, trial, RecordingReporter()) for trial in (0, 2)}
+    answers = [TrialAssignment(1), TrialAssignment(finished={2: done[2]}), TrialAssignment(finished={0: done[0]})]
+    result = train(replace(job, folder=_made(tmp_path / "divided")), AssigningReporter(answers=answers))
+    _assert_same(result, wanted)
+    assert result.result["ensemble"] == wanted.result["ensemble"]
+    assert result.result["ensemble"]["stacked"] is False
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder

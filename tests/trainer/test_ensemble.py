@@ -114,14 +114,30 @@ def test_an_embedding_is_stacked_too(tmp_path: Path) -> None:
     assert [one.op_type for one in onnx.load(result.files["onnx"]).graph.node].count("Gather") == 1
 
 
-def test_all_members_stop_together_and_keep_their_best_weights(tmp_path: Path) -> None:
+def test_a_row_of_many_zeros_is_served_by_the_others(tmp_path: Path) -> None:
+    rng = np.random.default_rng(7)
+    names = [f"n{at}" for at in rng.integers(0, 300, 900)]
+    rows = pa.table({"name": names, "x": rng.normal(size=900), "y": [str(name < "n2") for name in names]})
+    body = {**spec(3, target="y"), "features": [{"name": {"one_hot": {"max_categories": 300}}}, "x"]}
+    result = train(job_of(rows, body, tmp_path), RecordingReporter())
+    assert [one.op_type for one in onnx.load(result.files["onnx"]).graph.node].count("If") == 1
+    session, encoder = onnx_session(result.files["onnx"]), Encoder.from_json(result.manifest["encoder"])
+    together = serve(session, encoder, rows.slice(0, 20))["y"]
+    alone = np.concatenate([serve(session, encoder, rows.slice(at, 1))["y"] for at in range(20)])
+    np.testing.assert_allclose(alone, together, rtol=1e-5, atol=1e-6)
+    zeros = {one.name: np.zeros((1, *one.shape[1:]), np.float32) for one in session.get_inputs()}
+    assert np.isfinite(session.run(None, zeros)[0]).all()
+
+
+@pytest.mark.parametrize("epochs", [60, 8])  # stopped, and not
+def test_all_members_stop_together_and_keep_their_best_weights(tmp_path: Path, epochs: int) -> None:
     stopping = {"patience": 3, "restore_best_weights": True}
-    body = spec(training={"epochs": 60, "early_stopping": stopping, "optimizer": {"Adam": 0.1}})
+    body = spec(training={"epochs": epochs, "early_stopping": stopping, "optimizer": {"Adam": 0.1}})
     result, reporter = finish(body, tmp_path)
     losses = [row["logs"]["val_loss"] for row in reporter.epochs]
     best = int(np.argmin(losses)) + 1
     assert result.result["best_epoch"] == best
-    assert len(losses) == min(60, best + 3)
+    assert len(losses) == min(epochs, best + 3)
     # The out-of-fold loss of the kept weights is that epoch's.
     assert result.result["metrics"]["validation"]["loss"] == pytest.approx(losses[best - 1], rel=1e-5)
     assert np.mean(result.result["ensemble"]["losses"]) == pytest.approx(losses[best - 1], rel=1e-5)

@@ -33,6 +33,7 @@ from workers.trainer.job import KeptEpoch, TrainingJob, TrainingResult
 from workers.trainer.trials.trial import TrialSetup, TrialsOutcome
 
 METRICS_ROWS = 100_000  # training rows above which their metrics are not computed
+DENSITY_ROWS = 1_000  # training rows whose share of zeros decides how a row is served
 DISTRIBUTION_ROWS = 20_000  # training rows whose predictions are a reference for drift
 
 
@@ -228,7 +229,9 @@ class FinishedEnsemble(FinishedRun):
         return self._network
 
     def _stack(self) -> Stack | None:
-        return Stack(self.setup.compiled.model, self._weights, serving_ends(self.spec))
+        usual = {name: values[:DENSITY_ROWS] for name, values in self.encoded["train"].x.items()}
+        density = {name: float(np.count_nonzero(values) / max(1, values.size)) for name, values in usual.items()}
+        return Stack(self.setup.compiled.model, self._weights, serving_ends(self.spec), density)
 
     def _metrics(self) -> dict[str, Any]:
         metrics = {}

@@ -12,13 +12,14 @@ than eight. Layers that are not known here raise `NotWritten`; the members are t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import helper
 
 from workers.trainer.engine.network import inputs_of, nodes_of, outputs_of
 from workers.trainer.export import serving_graph
@@ -26,18 +27,22 @@ from workers.trainer.export.serving_graph import Graph, NotWritten, OutputForm
 
 L = keras.layers
 Array = NDArray[Any]
+WIDE = 256  # numbers of an input, from which it may be worth looking for those that are not 0
+SPARSE = 0.2  # share of them that are not 0, up to which it is
 
 
 @dataclass(frozen=True, slots=True)
 class Stack:
     """The members of an ensemble: one of their networks, everyone's weights, and what ends their mean.
 
-    `ends` names, for an output, the activation that makes probabilities of its logits or scores.
+    `ends` names, for an output, the activation that makes probabilities of its logits or scores. `density` is, for an
+    input, the share of its numbers that are not 0 in a usual row.
     """
 
     member: keras.Model
     weights: Sequence[Sequence[Array]]  # of each member, as from `get_weights`
     ends: Mapping[str, str | None]
+    density: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +110,39 @@ class _Writer:
             return self._activated(layer, _Tensor(y, stacked=True))
         units = kernel.shape[-1]
         side_by_side = kernel.transpose(1, 0, 2).reshape(kernel.shape[1], -1)
-        parts = [x.name, graph.constant(side_by_side)]
-        y = graph.add("Gemm", parts if bias is None else [*parts, graph.constant(bias.reshape(-1))])
+        offset = None if bias is None else graph.constant(bias.reshape(-1))
+        y = self._product(x.name, side_by_side, offset)
         elementwise = getattr(layer.activation, "__name__", "") in _ELEMENTWISE
         y = serving_graph.activation(graph, layer.activation, y) if elementwise else y
         y = graph.add("Reshape", [y, graph.constant([-1, self._members, units], np.int64)])
         stacked = _Tensor(graph.add("Transpose", [y], perm=[1, 0, 2]), stacked=True)
         return stacked if elementwise else self._activated(layer, stacked)
+
+    def _product(self, x: str, kernel: Array, bias: str | None) -> str:
+        """The product of a shared tensor with the kernels of all members.
+
+        A single row of a wide input that is mostly 0, such as words and categories, reads the kernels' rows of the
+        others alone: all of them would not stay in a core's cache.
+        """
+        graph, inputs = self._graph, [x, self._graph.constant(kernel)] + ([] if bias is None else [bias])
+        if len(kernel) < WIDE or self._stack.density.get(x, 1.0) > SPARSE:
+            return graph.add("Gemm", inputs)
+        whole, zero = graph.constant([-1], np.int64), graph.constant([0], np.int64)
+        row, many, own = Graph(), Graph(), f"t{len(graph.nodes)}"  # names are shared with the branches
+        flat = row.add("Reshape", [x, whole], f"{own}_flat")
+        places = row.add("Reshape", [row.add("NonZero", [flat], f"{own}_found"), whole], f"{own}_places")
+        values = row.add("Unsqueeze", [row.add("Gather", [flat, places], f"{own}_values"), zero], f"{own}_some")
+        kernels = row.add("Gather", [inputs[1], places], f"{own}_kernels", axis=0)
+        end = row.add("MatMul", [values, kernels], f"{own}_product")
+        end = end if bias is None else row.add("Add", [end, bias], f"{own}_one")
+        several = many.add("Gemm", inputs, f"{own}_several")
+        rows = graph.add("Shape", [x], start=0, end=1)
+        one = graph.add("Equal", [rows, graph.constant([1], np.int64)])
+        branches = [
+            helper.make_graph(part.nodes, name, [], [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)])
+            for part, name in ((row, end), (many, several))
+        ]
+        return graph.add("If", [one], then_branch=branches[0], else_branch=branches[1])
 
     def _activated(self, layer: Any, x: _Tensor) -> _Tensor:
         return _Tensor(serving_graph.activation(self._graph, layer.activation, x.name), x.stacked)
