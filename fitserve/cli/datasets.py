@@ -23,6 +23,7 @@ group = typer.Typer(name="datasets", no_args_is_help=True, help="Datasets: uploa
     "upload",
     "fitserve datasets upload admissions.csv",
     "fitserve datasets upload sales.csv.gz --name sales --kind zip=categorical --lenient",
+    "fitserve datasets upload statement.csv --skip-rows 4 --footer 1",
     "fitserve datasets upload large.parquet --resumable",
 )
 def upload(
@@ -34,6 +35,15 @@ def upload(
     ] = None,
     delimiter: Annotated[str | None, typer.Option(help="Character between fields. Default: detected.")] = None,
     encoding: Annotated[str | None, typer.Option(help="Of the text, as gb18030. Default: detected.")] = None,
+    quote: Annotated[str | None, typer.Option(help="Around fields; none: nothing is. Default: detected.")] = None,
+    skip_rows: Annotated[int | None, typer.Option(help="Lines before the table. Default: detected.")] = None,
+    footer: Annotated[int | None, typer.Option(help="Lines after the table. Default: detected.")] = None,
+    comment: Annotated[
+        str | None, typer.Option(help="Lines that begin with it are no rows; none: all are. Default: detected.")
+    ] = None,
+    header: Annotated[
+        bool | None, typer.Option("--header/--no-header", help="Whether the first line names the columns.")
+    ] = None,
     missing: Annotated[list[str] | None, typer.Option(help="A spelling of a missing value. Repeatable.")] = None,
     lenient: Annotated[bool, typer.Option("--lenient", help="Skip bad rows and report them.")] = False,
     resumable: Annotated[
@@ -41,7 +51,16 @@ def upload(
     ] = False,
 ) -> None:
     """Upload a table as a dataset. The same content again is the same dataset."""
-    options: dict[str, Any] = {"delimiter": delimiter, "encoding": encoding, "missing": missing or None}
+    options: dict[str, Any] = {
+        "delimiter": delimiter,
+        "encoding": encoding,
+        "quote": quote,
+        "skip_rows": skip_rows,
+        "footer": footer,
+        "comment": comment,
+        "header": header,
+        "missing": missing or None,
+    }
     options = {name: value for name, value in options.items() if value is not None}
     with session.client() as client, session.progress_bar(path.name, "the server reads it") as progress:
         dataset = client.datasets.upload(

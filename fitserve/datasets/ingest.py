@@ -71,7 +71,7 @@ def ingest(path: Path, options: UploadOptions, limits: Limits, folder: Path) -> 
     for column in columns:
         if (why := reader.set_asides.get(column["name"])) is not None:
             column["kind"], column["inferred"], column["evidence"] = "ignored", "ignored", why
-    problems = [*reader.header_problems, *reader.problems, *table.problems]
+    problems = [*reader.problems, *table.problems]
     refused = None
     if options.lenient and problems:
         located = sorted(reader.locate(problems), key=lambda problem: problem.row or 0)[:MAX_PROBLEMS]

@@ -5,18 +5,21 @@ from __future__ import annotations
 import codecs
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
 from fitserve.blobs import CHUNK, disk_full_is_507
-from fitserve.datasets import TableUnreadable
+from fitserve.datasets import TableUnreadable, text_encoding
 from fitserve.errors import Problem, TooLarge, UnsupportedMedia
 from fitserve.settings import MB, Limits
 from fitserve.wire.datasets import Compression
+from fitserve.wire.notices import Notice
 
 HEAD_BYTES = 4096  # in which a format is recognised
 CHECKED_BYTES = 4 * MB  # checked to be UTF-8 before parsing; the parser checks the rest
+SURE_CHARACTERS = 12  # of UTF-8 before a byte that is not: then the rest is UTF-8 too, and the byte is damage
 BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -43,14 +46,6 @@ TEXT_ENCODINGS = frozenset(
     | {"shift_jis", "shift_jis_2004", "shift_jisx0213", "iso2022_jp", "iso2022_jp_1", "iso2022_jp_2", "iso2022_jp_3"}
     | {"iso2022_jp_2004", "iso2022_jp_ext", "iso2022_kr", "tis-620", "hp-roman8", "kz1048", "ptcp154"}
 )
-# Old Macintosh and rare code pages that charset-normalizer reports for text in Windows' code pages.
-_WINDOWS_CODE_PAGES = {
-    "mac_cyrillic": "cp1251",
-    "kz1048": "cp1251",
-    "ptcp154": "cp1251",
-    "mac_greek": "cp1253",
-    "mac_latin2": "cp1250",
-}
 _FOREIGN_FORMATS = {
     b"PK\x03\x04": "a ZIP archive or an Excel workbook",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook",
@@ -60,6 +55,16 @@ _FOREIGN_FORMATS = {
     b"\x80\x04": "a pickle",
     b"BZh": "a bzip2 file",
     b"\xfd7zXZ": "an xz file",
+    b"FEA1": "a Feather file of version 1",
+    b"ORC": "an ORC file",
+    b"Obj\x01": "an Avro file",
+    b"\x93NUMPY": "a NumPy array",
+    b"$FL2": "an SPSS file",
+    b"{\\rtf": "a document in rich text",
+    b"<!DOCTYPE": "a web page",
+    b"<!doctype": "a web page",
+    b"<html": "a web page",
+    b"<?xml": "an XML document",
 }
 
 
@@ -160,33 +165,105 @@ def _cut_off(compression: Compression) -> TableUnreadable:
 # --- text encodings ------------------------------------------------------------------------------------------------
 
 
-def to_utf8(path: Path, stated: str | None, folder: Path, limits: Limits) -> tuple[Path, str]:
-    """Return the text as UTF-8 without a byte order mark (`path` itself where it is so), and its encoding.
+@dataclass(frozen=True)
+class Text:
+    """A text in UTF-8, without a byte order mark."""
 
-    Raises TableUnreadable.
+    path: Path
+    encoding: str  # that it came in
+    notice: Notice | None = None  # where that was guessed
+
+
+def to_utf8(path: Path, stated: str | None, folder: Path, limits: Limits) -> Text:
+    """Return the text as UTF-8: the file itself where it is so, else a copy in `folder`.
+
+    The encoding is that of the byte order mark, else the stated one, else UTF-8 where the text is valid, else the
+    likeliest one. Raises TableUnreadable, also where several are as likely.
     """
-    encoding = _detect_encoding(path, stated)
-    if encoding in ("utf-8", "ascii"):
-        return path, encoding
-    return transcode(path, folder / "text", encoding, limits), encoding
-
-
-def _detect_encoding(path: Path, stated: str | None) -> str:
-    """Return the byte order mark's encoding, else the stated one, else UTF-8 where it is valid, else a guess."""
     head = read_head(path)
     for mark, name in BYTE_ORDER_MARKS:
         if head.startswith(mark):
-            return name
+            return Text(transcode(path, folder / "text", name, limits), name)
     if stated is not None:
-        try:
-            return _text_encoding(stated)
-        except (LookupError, ValueError):
-            expected = "a name such as utf-8 or gb18030"
-            raise TableUnreadable(
-                f"The encoding {stated!r} is not known.", received=stated, expected=expected
-            ) from None
+        encoding = _stated_encoding(stated)
+        if encoding in ("utf-8", "ascii"):
+            _refuse_invalid_utf8(path, encoding)
+            return Text(path, encoding)
+        return Text(transcode(path, folder / "text", encoding, limits), encoding)
+    if (wide := text_encoding.wide_encoding(head)) is not None:
+        return Text(transcode(path, folder / "text", wide, limits), wide, _guess_notice(wide, ""))
     position = first_invalid_utf8(path, CHECKED_BYTES)
-    return "utf-8" if position is None else guess_encoding(path, position)
+    return Text(path, "utf-8") if position is None else transcode_guessed(path, position, folder, limits)
+
+
+def transcode_guessed(path: Path, position: int, folder: Path, limits: Limits) -> Text:
+    """Return a text whose byte at `position` is not UTF-8, from the likeliest encoding of the whole file.
+
+    Raises TableUnreadable where the text before it is UTF-8 beyond ASCII (then that byte is damage), or where no
+    encoding is likelier than others.
+    """
+    guess, others = text_encoding.guess(path)
+    if _characters_before(path, position) >= SURE_CHARACTERS or (guess is None and _characters_before(path, position)):
+        raise _damage(path, position)
+    if guess is None:
+        shown = ", ".join(f"{other.encoding} ({other.example!r})" for other in others)
+        raise TableUnreadable(
+            "The text is not UTF-8, and its encoding cannot be told from its words.",
+            expected="UTF-8, or the name of the encoding",
+            fix=f"Name it: encoding=..., such as {shown}." if shown else "Name it: encoding=...",
+        )
+    text = transcode(path, folder / "text", guess.encoding, limits)
+    return Text(text, guess.encoding, _guess_notice(guess.encoding, guess.example))
+
+
+def _guess_notice(encoding: str, example: str) -> Notice:
+    return Notice(
+        code="encoding_recognised",
+        message=f"The text is read as {encoding}.",
+        evidence=f"so it reads {example!r}" if example else "every other byte of its separators is zero",
+        option="encoding=...",
+    )
+
+
+def _characters_before(path: Path, position: int) -> int:
+    """Return how many characters beyond ASCII stand before a position, all valid UTF-8; at most about enough."""
+    count = 0
+    with path.open("rb") as file:
+        while position > 0 and count < SURE_CHARACTERS and (chunk := file.read(min(CHUNK, position))):
+            position -= len(chunk)
+            if not chunk.isascii():
+                count += sum(byte >= 0xC0 for byte in chunk)
+    return count
+
+
+def _refuse_invalid_utf8(path: Path, encoding: str) -> None:
+    """Raise TableUnreadable where a text is not in the encoding that was declared for it."""
+    position = first_invalid_utf8(path)
+    if position is not None:
+        raise _damage(path, position, f"{encoding}, as declared")
+
+
+def _damage(path: Path, position: int, expected: str = "UTF-8, as the lines before it") -> TableUnreadable:
+    line = 1 + _count_newlines(path, position)
+    with path.open("rb") as file:
+        file.seek(position)
+        received = repr(file.read(4))[2:-1]
+    problem = Problem(
+        f"Line {line} has a byte that is not UTF-8.",
+        line=line,
+        received=received,
+        expected=expected,
+        fix="Fix the line, or name the encoding of the whole file: encoding=...",
+    )
+    return TableUnreadable(problem.detail, problems=[problem])
+
+
+def _stated_encoding(stated: str) -> str:
+    try:
+        return _text_encoding(stated)
+    except (LookupError, ValueError):
+        expected = "a name such as utf-8 or gb18030"
+        raise TableUnreadable(f"The encoding {stated!r} is not known.", received=stated, expected=expected) from None
 
 
 def _text_encoding(stated: str) -> str:
@@ -216,81 +293,6 @@ def first_invalid_utf8(path: Path, most: int | None = None) -> int | None:
             done += len(chunk)
     pending = len(decoder.getstate()[0])
     return done - pending if pending and (most is None or done < most) else None
-
-
-def guess_encoding(path: Path, position: int) -> str:
-    """Guess the legacy encoding of a file whose byte at `position` is not UTF-8.
-
-    Raises TableUnreadable where the text before it is UTF-8 beyond ASCII: then that byte is damage.
-    """
-    start = max(0, position - 32_768)
-    with path.open("rb") as file:
-        before = file.read(min(position, 64 * MB))
-        file.seek(start)
-        sample = file.read(131_072)
-    if not before.isascii():
-        line = 1 + _count_newlines(path, position)
-        problem = Problem(
-            f"Line {line} has a byte that is not UTF-8.",
-            line=line,
-            received=repr(sample[position - start :][:4])[2:-1],
-            expected="UTF-8, as the lines before it",
-            fix="Fix the line, or name the encoding, for example encoding=latin-1.",
-        )
-        raise TableUnreadable(problem.detail, problems=[problem])
-    return _guess_legacy_encoding(sample[sample.find(b"\n") + 1 :] if position > 32_768 else sample)
-
-
-def _guess_legacy_encoding(sample: bytes) -> str:
-    for name in ("euc_kr", "gb18030", "big5", "shift_jis", "euc_jp"):
-        if _reads_as_cjk(sample, name):
-            return name
-    western = _western_encoding(sample)
-    if western and sum(byte >= 0x80 for byte in sample) < 40:
-        return western
-    from charset_normalizer import from_bytes  # slow to import, rarely needed
-
-    best = from_bytes(sample, cp_exclusion=["utf_16", "utf_32", "utf_7", "cp037", "cp500", "cp1026", "cp1140"]).best()
-    if best is None or best.encoding in ("ascii", "utf_8"):
-        return western or "cp1252"
-    encoding = _WINDOWS_CODE_PAGES.get(best.encoding, best.encoding)
-    latin = encoding.startswith(("iso8859_1", "latin", "cp1252", "cp1254", "iso8859_9", "mac_", "cp850", "cp858"))
-    return western if western and latin else encoding
-
-
-def _western_encoding(sample: bytes) -> str | None:
-    """Return Latin-1 or its Windows variant where bytes beyond ASCII are few and read as accented letters."""
-    high = [byte for byte in sample if byte >= 0x80]
-    letters = sum(chr(byte).isalpha() for byte in sample if byte < 0x80)
-    name = "cp1252" if any(byte < 0xA0 for byte in high) else "latin-1"
-    text = bytes(high).decode(name, "replace")
-    good = sum(c.isalpha() or c in "°€£«»’‘“”–—…§©®´·¿¡\xa0" for c in text) - text.count("\ufffd")
-    return name if good >= 0.95 * len(high) and len(high) * 3 < letters else None
-
-
-def _reads_as_cjk(sample: bytes, name: str) -> bool:
-    """Return whether the bytes decode, and what is not ASCII is mostly the commonest Han, kana or Hangul."""
-    text = codecs.getincrementaldecoder(name)("replace").decode(sample)
-    if text.count("\ufffd") > 1:  # one may be cut in two by the sample's end
-        return False
-    foreign = [c for c in text if c > "\x7f" and c != "\ufffd"]
-    wide = [c for c in foreign if "\u3000" <= c <= "\u9fff" or "\uac00" <= c <= "\ud7a3" or "\uff01" <= c <= "\uff5e"]
-    if len(foreign) < 4 or len(wide) < 0.9 * len(foreign):
-        return False
-    if name == "euc_kr":  # Hangul has the codes of GB 2312's commonest characters: nothing else may be there
-        hangul = sum("\uac00" <= c <= "\ud7a3" for c in wide)
-        return hangul >= max(8, 0.95 * len(wide))
-    if name == "gb18030":  # level 1 of GB 2312 holds the common characters, in rows 0xB0 to 0xD7
-        common = sum(0xB0 <= c.encode("gb18030")[0] <= 0xD7 for c in wide)
-        return common >= 0.7 * len([c for c in wide if c >= "\u4e00"]) and not _has_kana_or_hangul(wide)
-    if name == "big5":  # rows 0xA4 to 0xC6 are the frequent characters
-        return sum(0xA4 <= c.encode("big5", "replace")[0] <= 0xC6 for c in wide) >= 0.7 * len(wide)
-    return _has_kana_or_hangul(wide)
-
-
-def _has_kana_or_hangul(characters: list[str]) -> bool:
-    count = sum("\u3040" <= c <= "\u30ff" or "\uac00" <= c <= "\ud7a3" for c in characters)
-    return count >= 0.1 * len(characters)
 
 
 def _count_newlines(path: Path, until: int) -> int:

@@ -13,6 +13,8 @@ from fitserve.wire.notices import Notice
 
 NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 CHARACTER = r"^[\t\x20-\x7E]$"  # printable ASCII, or a tab
+NO_CHARACTER = "none"
+CHARACTER_OR_NONE = rf"^([\t\x20-\x7E]|{NO_CHARACTER})$"
 Format = Literal["csv", "jsonl", "parquet", "arrow"]
 Compression = Literal["gzip", "zstd"]
 
@@ -24,7 +26,11 @@ class UploadOptions(BaseModel):
 
     format: Format | None = Field(None, description="Recognised by the content if omitted")
     delimiter: str | None = Field(None, pattern=CHARACTER, description="CSV: between two fields")
-    quote: str = Field('"', pattern=CHARACTER, description="CSV: around fields; doubled inside one")
+    quote: str | None = Field(
+        None,
+        pattern=CHARACTER_OR_NONE,
+        description="CSV: around fields, and doubled inside one; none: nothing is quoted",
+    )
     decimal: Literal[".", ","] | None = Field(None, description="CSV: before the fraction of a number, in every column")
     thousands: Literal["", ",", ".", " ", "'", "_"] | None = Field(
         None, description="CSV: between groups of three digits, in every column"
@@ -37,14 +43,22 @@ class UploadOptions(BaseModel):
     )
     encoding: str | None = Field(None, max_length=40, description="Of the text, such as gb18030 or latin-1")
     header: bool | None = Field(None, description="CSV: whether the first line names the columns")
+    skip_rows: int | None = Field(None, ge=0, le=100_000, description="CSV: lines before the table; 0: none")
+    footer: int | None = Field(None, ge=0, le=100_000, description="CSV: lines after the table; 0: none")
+    comment: str | None = Field(
+        None,
+        pattern=CHARACTER_OR_NONE,
+        description="CSV: lines that begin with it are no rows; none: every line is one",
+    )
     kinds: dict[str, Kind] = Field(default_factory=dict, description="Kinds of columns, by name")
     missing: tuple[str, ...] | None = Field(None, description="Spellings of a missing value, instead of the usual ones")
     lenient: bool = Field(False, description="Leave bad rows out and report them, instead of refusing the upload")
 
     @model_validator(mode="after")
     def _check_characters(self) -> UploadOptions:
-        if self.delimiter is not None and self.delimiter == self.quote:
-            raise ValueError("A delimiter and a quote are two different characters.")
+        given = [one for one in (self.delimiter, self.quote, self.comment) if one not in (None, NO_CHARACTER)]
+        if len(set(given)) < len(given):
+            raise ValueError("A delimiter, a quote and the mark of a comment are different characters.")
         if self.decimal is not None and self.decimal == self.thousands:
             raise ValueError("The decimal sign and the thousands sign are two different characters.")
         for name, format in self.formats.items():

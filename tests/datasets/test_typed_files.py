@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.datasets.conftest import Api
+from tests.datasets.uploads import refusal, stored
 
 NOT_UTF8 = pa.array([b"Gen\xe8ve", b"Bern", b"Basel"] * 10, pa.binary())
 
@@ -33,19 +34,6 @@ def arrow(columns: dict[str, Any]) -> bytes:
 def as_string(values: pa.Array) -> pa.Array:
     """Return bytes under the type of texts, which nobody has checked."""
     return values.view(pa.string())
-
-
-def stored(api: Api, data: bytes, **options: Any) -> tuple[dict[str, Any], list[list[Any]]]:
-    answer = api.ann.post("/datasets", content=data, params=options)
-    assert answer.status_code in (200, 201), answer.text
-    rows = api.ann.get(f"/datasets/{answer.json()['id']}/rows", params={"limit": 1000}).json()["rows"]
-    return answer.json(), rows
-
-
-def refusal(api: Api, data: bytes, **options: Any) -> dict[str, Any]:
-    answer = api.ann.post("/datasets", content=data, params=options)
-    assert 400 <= answer.status_code < 500, answer.text
-    return answer.json()
 
 
 @pytest.mark.parametrize("encoding", ["DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY", "PLAIN"])

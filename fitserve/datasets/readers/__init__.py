@@ -48,7 +48,6 @@ class TableReader(ABC):
         """Read `path`, an uncompressed file; new files are made in `folder`."""
         self.path, self.options, self.limits, self.folder = path, options, limits, folder
         self.description: dict[str, Any] = {}  # how the file is written, as the dataset's `source` shows it
-        self.header_problems: list[Problem] = []  # what was fixed in the header (lenient mode)
         self.notices: list[Notice] = []  # what was decided about the file; part of the upload's answer
         self.problems: list[Problem] = []
         self.rejected = 0
@@ -124,11 +123,14 @@ def open_reader(path: Path, options: UploadOptions, limits: Limits, folder: Path
     head = source_file.read_head(path)
     matching = (reader for reader in READERS.values() if reader.signature and reader.signature.match(head))
     reader = READERS[options.format] if options.format else next(matching, READERS["csv"])
-    encoding = None
+    encoding = notice = None
     if reader.is_text:
         source_file.refuse_foreign_format(head)
-        path, encoding = source_file.to_utf8(path, options.encoding, folder, limits)
+        text = source_file.to_utf8(path, options.encoding, folder, limits)
+        path, encoding, notice = text.path, text.encoding, text.notice
     opened = reader(path, options, limits, folder)
+    if notice is not None:
+        opened.notices.insert(0, notice)
     opened.description = {
         "format": reader.format,
         "compression": compression,

@@ -1,21 +1,31 @@
-"""How a CSV file is written, detected from its beginning: delimiter, header, decimal sign."""
+"""How a CSV file is written, found in its beginning: delimiter, quote, where the table begins, header, decimal sign."""
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections import Counter
 from dataclasses import dataclass
 
-from fitserve.datasets import MAX_PROBLEMS, TableRefused, TableUnreadable
+from fitserve.datasets import TableRefused, TableUnreadable
+from fitserve.datasets.readers.csv_grammar import choose_grammar
+from fitserve.datasets.readers.csv_layout import (
+    Beginning,
+    Parsed,
+    Record,
+    find_beginning,
+    is_header,
+    is_number,
+    lines_of,
+    parse,
+    sep_line,
+)
 from fitserve.errors import Problem, TooLarge
 from fitserve.settings import Limits
-from fitserve.wire.datasets import UploadOptions
+from fitserve.wire.datasets import NO_CHARACTER, UploadOptions
+from fitserve.wire.notices import Notice
 
-DELIMITERS = (",", ";", "\t", "|")
-# Possessive, so that no field makes them try each split of its digits.
-_NUMBER = re.compile(r"\s*+[+-]?(\d++[.,]?\d*+|[.,]\d++)([eE][+-]?\d++)?\s*+")
+ROW_NAMES = "row_name"  # of a column that the header does not name
+INDEX = "index"  # of a first column whose header is empty
 _COMMA_NUMBER = re.compile(r"\s*+[+-]?(\d{1,3}(\.\d{3})++|\d++),\d++\s*+")
 
 
@@ -24,91 +34,230 @@ class CsvDialect:
     """How a CSV file is written."""
 
     delimiter: str
-    quote: str
+    quote: str | None
     header: bool
     names: tuple[str, ...]  # of the columns
     decimal: str = "."
     trim: bool = False  # blanks around fields mean nothing
+    escape: str | None = None
+    comment: str | None = None  # lines that begin with it are no rows
+    first_line: int = 0  # on which rows begin; the header and what comes before it are not read again
+    trailing: bool = False  # each row ends with a delimiter
+    index: str | None = None  # the first column, where the header does not name it
+    blank_before_quote: bool = False
+    blank_runs: bool = False  # any number of blanks is one delimiter
 
 
-def detect_dialect(
-    sample: str, options: UploadOptions, limits: Limits, whole: bool
-) -> tuple[CsvDialect, list[Problem]]:
-    """Return the dialect of a file that begins with `sample`, and what was fixed in its header (lenient mode only).
+def detect_dialect(sample: str, options: UploadOptions, limits: Limits, whole: bool) -> tuple[CsvDialect, list[Notice]]:
+    """Return the dialect of a file that begins with `sample`, and what was decided.
 
     `whole`: the sample is the whole file. Raises TableUnreadable, TableRefused, TooLarge.
     """
-    delimiter = options.delimiter or _detect_delimiter(sample, options.quote, whole)
-    records = [record for record in _records(sample, delimiter, options.quote, whole) if record]
-    if not records:
-        raise TableUnreadable("The file has no rows.", expected="a table with a header and at least one row")
-    width = len(records[0])
-    if width > limits.columns:
-        expected = f"at most {limits.columns}"
-        raise TooLarge("The table has more columns than the limit.", received=width, expected=expected)
-    has_header = _has_header(records) if options.header is None else options.header
-    body = records[1:] if has_header else records
-    if whole and not body:
-        raise TableUnreadable("The table has no rows, only a header.", expected="at least one row of data")
-    problems: list[Problem] = []
-    if has_header:
-        names, problems = _unique_names([name.strip() for name in records[0]])
-        if problems and not options.lenient:
-            raise TableRefused(problems[0].detail, problems=problems[:MAX_PROBLEMS])
-    else:
-        names = tuple(f"column_{number}" for number in range(1, width + 1))
-    decimal = options.decimal or ("," if delimiter != "," and _has_decimal_commas(body) else ".")
-    return CsvDialect(delimiter, options.quote, has_header, names, decimal, _has_padded_fields(body)), problems
+    return _Detection(sample, options, limits, whole).dialect()
 
 
-def _records(sample: str, delimiter: str, quote: str, whole: bool, most: int = 500) -> list[list[str]]:
-    """Parse the first records; one that may be cut off by the sample's end is left out."""
-    csv.field_size_limit(1 << 30)
-    records = []
-    for record in csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter, quotechar=quote):
-        records.append(record)
-        if len(records) > most:
-            break
-    is_cut_off = not whole and 1 < len(records) <= most
-    return records[:-1] if is_cut_off else records[:most]
+class _Detection:
+    """Finds the dialect step by step; `text` is what is left of the sample, `skipped` the lines before it."""
+
+    def __init__(self, sample: str, options: UploadOptions, limits: Limits, whole: bool) -> None:
+        self.text, self.options, self.limits, self.whole = sample, options, limits, whole
+        self.skipped = 0
+        self.notices: list[Notice] = []
+        self.delimiter = options.delimiter
+        self.comment = None if options.comment == NO_CHARACTER else options.comment
+        self.hidden_header: str | None = None  # a comment that may name the columns
+
+    def dialect(self) -> tuple[CsvDialect, list[Notice]]:
+        """Return the dialect, and what was decided."""
+        if self.options.skip_rows:
+            self._skip(self.options.skip_rows)
+        elif self.options.skip_rows is None:
+            self._obey_sep_line()
+            self._skip_leading_comments()
+            self._obey_sep_line()
+        parsed = self._parse()
+        if not any(not record.is_blank for record in parsed.records):
+            raise TableUnreadable("The file has no rows.", expected="a table with a header and at least one row")
+        beginning = find_beginning(parsed, may_skip=self.options.skip_rows is None and self.options.header is not False)
+        self._say_what_is_skipped(parsed, beginning)
+        return self._describe(parsed, beginning), self.notices
+
+    # --- what comes before the table -------------------------------------------------------------------------------
+
+    def _skip(self, lines: int) -> None:
+        self.skipped += lines
+        self.text = "".join(lines_of(self.text)[lines:])
+
+    def _obey_sep_line(self) -> None:
+        found = sep_line(self.text)
+        if found is None:
+            return
+        self._skip(1)
+        if self.options.delimiter is None:
+            self.delimiter = found
+        self._add("sep_line", f"The first line says that {found!r} separates fields; it is no row.", "skip_rows=0")
+
+    def _skip_leading_comments(self) -> None:
+        """Skip lines of comments; the last one may be the header."""
+        mark = self.comment or "#"
+        if self.options.comment == NO_CHARACTER or not self.text.lstrip("\r\n").startswith(mark):
+            return
+        lines = lines_of(self.text)
+        count = next((at for at, line in enumerate(lines) if line.strip() and not line.startswith(mark)), len(lines))
+        last = next(line for line in reversed(lines[:count]) if line.strip())
+        if last[len(mark) : len(mark) + 1] in (self.delimiter or ",;\t|") and last[len(mark) :]:
+            count = lines.index(last)  # the header's first name is `#`
+            if not any(line.strip() for line in lines[:count]):
+                return
+        if count == len(lines):
+            return
+        self.comment, self.hidden_header = mark, last[len(mark) :].strip() or None
+        self._skip(count)
+        self._add(
+            "comments_skipped",
+            f"Lines that begin with {mark} are comments, not rows.",
+            f"comment={NO_CHARACTER}",
+            f"the first line is {lines[0].strip()[:80]!r}" if lines[0].strip() else None,
+        )
+
+    def _parse(self) -> Parsed:
+        parsed = choose_grammar(self.text, self.delimiter, self.options.quote, self.comment, self.whole)
+        if self.comment is None and self.options.comment is None:
+            marked = [record for record in parsed.records[1:] if record.fields[0].startswith("#")]
+            odd = [record for record in marked if len(record.fields) != parsed.width]
+            if odd and len(odd) == len(marked):
+                self.comment = "#"
+                line = self.skipped + odd[0].line + 1
+                self._add(
+                    "comments_skipped",
+                    "Lines that begin with # are comments, not rows.",
+                    f"comment={NO_CHARACTER}",
+                    f"line {line} has {len(odd[0].fields)} fields, the table {parsed.width}",
+                )
+                parsed = choose_grammar(self.text, self.delimiter, self.options.quote, "#", self.whole)
+        return parsed
+
+    def _say_what_is_skipped(self, parsed: Parsed, beginning: Beginning) -> None:
+        if beginning.code is None:
+            return
+        before, first = parsed.records[: beginning.first], parsed.records[beginning.first]
+        shown = next((", ".join(record.fields)[:60] for record in before if not record.is_blank), "")
+        if beginning.code == "empty_record_skipped":
+            message = f"The table begins on line {self.skipped + first.line + 1}, after an empty record."
+        else:
+            message = f"The table begins on line {self.skipped + first.line + 1}; the lines before it are no rows."
+        evidence = f"they are not like those after them; the first is {shown!r}" if shown else None
+        self._add(beginning.code, message, "skip_rows=0", evidence)
+
+    # --- the table -------------------------------------------------------------------------------------------------
+
+    def _describe(self, parsed: Parsed, beginning: Beginning) -> CsvDialect:
+        records = parsed.records[beginning.first :]
+        first, grammar = records[0].fields, parsed.grammar
+        if len(first) > self.limits.columns:
+            expected = f"at most {self.limits.columns}"
+            raise TooLarge("The table has more columns than the limit.", received=len(first), expected=expected)
+        has_header = self._has_header(records, beginning)
+        hidden = None if has_header or self.options.header is False else self._hidden_fields(parsed, len(first))
+        body = records[1:] if has_header else records
+        if self.whole and not body:
+            raise TableUnreadable("The table has no rows, only a header.", expected="at least one row of data")
+        fields = [record.fields for record in body]
+        trailing = beginning.trailing
+        if hidden is not None:
+            names = self._names(hidden, records[0])
+            self._add("header_in_comment", "The columns are named by a comment before them.", "header=false")
+        elif has_header:
+            if not trailing and len(first) > 1 and not first[-1].strip() and _last_is_empty(fields, len(first)):
+                trailing, first = True, first[:-1]
+            names = self._names(first, records[0], beginning.row_names)
+        else:
+            if len(first) > 2 and not first[-1].strip() and _last_is_empty(fields, len(first)) and len(fields) > 1:
+                trailing, first = True, first[:-1]
+            names = tuple(f"column_{number}" for number in range(1, len(first) + 1))
+        if trailing:
+            message = f"Each row ends with a {grammar.delimiter!r}, which separates nothing: no column is made of it."
+            self._add("trailing_delimiter", message)
+        self._check_widths(parsed, records, len(names) + trailing)
+        is_index = has_header and (beginning.row_names or not first[0].strip()) and len(names) > 1
+        decimal = self.options.decimal or ("," if grammar.delimiter != "," and _has_decimal_commas(fields) else ".")
+        return CsvDialect(
+            grammar.delimiter,
+            grammar.quote,
+            has_header or hidden is not None,
+            names,
+            decimal,
+            grammar.blank_before_quote or grammar.blank_runs or _has_padded_fields(fields),
+            grammar.escape,
+            self.comment,
+            self.skipped + (records[0].end if has_header else records[0].line),
+            trailing and _rows_trail(fields, len(names)),
+            names[0] if is_index else None,
+            grammar.blank_before_quote,
+            grammar.blank_runs,
+        )
+
+    def _has_header(self, records: list[Record], beginning: Beginning) -> bool:
+        if self.options.header is not None:
+            return self.options.header
+        if beginning.row_names or beginning.trailing:
+            return True
+        return is_header(records[0].fields, [record.fields for record in records[1:]])
+
+    def _hidden_fields(self, parsed: Parsed, width: int) -> list[str] | None:
+        """Return the names that the last comment before the table has, where it has one for each column."""
+        if self.hidden_header is None:
+            return None
+        found = parse(self.hidden_header, parsed.grammar, whole=True).records
+        return found[0].fields if found and len(found[0].fields) == width and width > 1 else None
+
+    def _names(self, header: list[str], record: Record, row_names: bool = False) -> tuple[str, ...]:
+        """Return the columns' names, each of its own."""
+        wanted = [name.strip() for name in header]
+        if row_names:
+            wanted = [ROW_NAMES, *wanted]
+        elif len(wanted) > 1 and not wanted[0] and all(wanted[1:]):
+            wanted[0] = _free_name(INDEX, set(wanted))
+        names, renamed = unique_names(wanted)
+        if renamed:
+            shown = ", ".join(f"column {at} is {names[at - 1]!r}" for at in renamed[:5])
+            more = f" and {len(renamed) - 5} more" if len(renamed) > 5 else ""
+            line = self.skipped + record.line + 1
+            self._add(
+                "headers_renamed",
+                f"Headers that are empty or repeated have got names of their own: {shown}{more}.",
+                evidence=f"the header is on line {line}",
+            )
+        return names
+
+    def _check_widths(self, parsed: Parsed, records: list[Record], width: int) -> None:
+        """Raise TableRefused, in one sentence, where most records have another number of fields than the header."""
+        counts = Counter(len(record.fields) for record in records[1:])
+        right = counts[width] + counts[width - 1] * (width > parsed.width)
+        total = sum(counts.values())
+        if not total or width == parsed.width == 1:
+            return
+        usual, most = counts.most_common(1)[0]
+        if right >= most:
+            return
+        shown = ", ".join(f"{count} have {fields}" for fields, count in counts.most_common(4))
+        line = self.skipped + records[0].line + 1
+        problem = Problem(
+            f"The first record has {width} fields; of the {total} records after it, {shown}.",
+            line=line,
+            received=parsed.grammar.delimiter.join(records[0].fields)[:80],
+            expected=f"as many fields in the header as in the rows, such as {usual}",
+            fix="Name the line where the table begins (skip_rows), the delimiter, or the quote (quote=none).",
+        )
+        raise TableRefused(problem.detail, problems=[problem])
+
+    def _add(self, code: str, message: str, option: str | None = None, evidence: str | None = None) -> None:
+        self.notices.append(Notice(code=code, message=message, option=option, evidence=evidence))
 
 
-def _detect_delimiter(sample: str, quote: str, whole: bool) -> str:
-    """Return the delimiter that gives most records as many fields as the first; of equals, that with more fields."""
-    best, best_score = ",", (0.0, 0)
-    for delimiter in DELIMITERS:
-        widths = [len(record) for record in _records(sample, delimiter, quote, whole, 100) if record]
-        if not widths or widths[0] < 2:
-            continue
-        score = (round(widths.count(widths[0]) / len(widths), 1), widths[0])
-        if score > best_score:
-            best, best_score = delimiter, score
-    return best
-
-
-def _has_header(records: list[list[str]]) -> bool:
-    """Return whether the first record names the columns: its fields are unlike those below them."""
-    first, body = records[0], records[1:]
-    if all(_is_number(field) or not field.strip() for field in first):
-        return False
-    if not body:
-        return True
-    votes = 0
-    for at, name in enumerate(first):
-        below = [record[at] for record in body if at < len(record) and record[at].strip()]
-        if below and sum(map(_is_number, below)) > 0.8 * len(below):
-            votes += -1 if _is_number(name) else 1
-    if votes:
-        return votes > 0
-    if any(_is_number(field) for field in first):
-        return False
-    repeated = sum(name in {record[at] for record in body if at < len(record)} for at, name in enumerate(first))
-    return repeated * 2 < len(first)
-
-
-def _unique_names(header: list[str]) -> tuple[tuple[str, ...], list[Problem]]:
-    """Return column names, with a problem for each that is empty or repeated and was replaced."""
-    problems, names = [], []
+def unique_names(header: list[str]) -> tuple[tuple[str, ...], list[int]]:
+    """Return a name for each column, and which columns (from 1) were empty or repeated and were named anew."""
+    renamed, names = [], []
     used = set(header)
     occurrences: Counter[str] = Counter()
     next_number: dict[str, int] = {}  # by stem: those below it are taken
@@ -124,21 +273,25 @@ def _unique_names(header: list[str]) -> tuple[tuple[str, ...], list[Problem]]:
         next_number[stem] = number + 1
         used.add(replacement)
         names.append(replacement)
-        what = f"The header {name!r} stands for column {position} as well as an earlier one."
-        problem = Problem(
-            what if name else f"Column {position} has an empty header.",
-            line=1,
-            column=name or str(position),
-            received=name,
-            expected="a name of its own",
-            fix=f"Name it, or upload with lenient=true, which calls it {replacement!r}.",
-        )
-        problems.append(problem)
-    return tuple(names), problems
+        renamed.append(position)
+    return tuple(names), renamed
 
 
-def _is_number(text: str) -> bool:
-    return _NUMBER.fullmatch(text) is not None
+def _free_name(name: str, taken: set[str]) -> str:
+    number = 2
+    free = name
+    while free in taken:
+        free, number = f"{name}_{number}", number + 1
+    return free
+
+
+def _last_is_empty(body: list[list[str]], width: int) -> bool:
+    """Return whether no row has anything in its last field, or all lack it."""
+    return all(len(fields) < width or not fields[width - 1].strip() for fields in body)
+
+
+def _rows_trail(body: list[list[str]], columns: int) -> bool:
+    return sum(len(fields) > columns for fields in body) * 2 >= len(body)
 
 
 def _has_padded_fields(body: list[list[str]]) -> bool:
@@ -150,5 +303,5 @@ def _has_padded_fields(body: list[list[str]]) -> bool:
 def _has_decimal_commas(body: list[list[str]]) -> bool:
     fields = [field for record in body for field in record]
     commas = sum(1 for field in fields if _COMMA_NUMBER.fullmatch(field))
-    points = sum(1 for field in fields if "." in field and _is_number(field))
+    points = sum(1 for field in fields if "." in field and is_number(field))
     return commas > 2 and commas > points

@@ -9,8 +9,10 @@ from __future__ import annotations
 import io
 import mmap
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,15 @@ import pyarrow.csv
 from fitserve.datasets import LENIENT_FIX, MAX_PROBLEMS, TableUnreadable, bad_value, refuse
 from fitserve.datasets.column_plan import ColumnPlan, propose_plans
 from fitserve.datasets.readers import Batches, ReadAgain, TableReader
-from fitserve.datasets.readers.csv_dialect import CsvDialect, detect_dialect
-from fitserve.datasets.source_file import first_invalid_utf8, guess_encoding, transcode
+from fitserve.datasets.readers.csv_dialect import detect_dialect
+from fitserve.datasets.readers.csv_layout import Grammar, find_footer, parse
+from fitserve.datasets.readers.csv_region import Region, RegionReader
+from fitserve.datasets.source_file import first_invalid_utf8, transcode_guessed
 from fitserve.encoding.coercion import clipped
 from fitserve.errors import Problem, TooLarge
 from fitserve.settings import MB, Limits
 from fitserve.spelling.words import DISPUTABLE, MISSING
-from fitserve.wire.datasets import UploadOptions
+from fitserve.wire.datasets import NO_CHARACTER, UploadOptions
 
 FIRST_BLOCK = MB  # the parser takes some 50 times this much memory
 LARGEST_BLOCK = 16 * MB  # a longer row is refused whatever the limit of a field
@@ -36,10 +40,18 @@ BATCH_BYTES = 4 * MB
 BATCH_ROWS = 32_768
 PIECES = 8  # sampled from beyond the file's first megabyte
 PIECE_BYTES = 128 * 1024
+TAIL_BYTES = 64 * 1024  # in which lines after the table are looked for
+SHOWN_RAGGED = 3  # rows with the same wrong number of fields
+END_OF_FILE = "\x1a\0"  # DOS's mark, and padding
+_LINE_ENDS = re.compile(rb"\r\n|\n|\r")
 
 
 class _InvalidUtf8(Exception):
     """A byte is not UTF-8: the file must be transcoded and read again."""
+
+
+class _QuotesAreText(Exception):
+    """Quotes join lines that are rows each: the file must be read again with quotes as text."""
 
 
 class _BlockTooSmall(Exception):
@@ -57,14 +69,20 @@ class CsvReader(TableReader):
         super().__init__(path, options, limits, folder)
         self.block = FIRST_BLOCK
         self._skipped: list[int] = []  # data rows that the parser left out, ascending
+        self._ragged: Counter[int] = Counter()  # rows by their number of fields, where that is not the header's
+        self._quotes_are_sure = options.quote is not None
         with path.open("rb") as file:
             head = file.read(MB)
         whole = len(head) == path.stat().st_size
-        self.dialect, self.header_problems = detect_dialect(head.decode("utf-8", "replace"), options, limits, whole)
+        text = head.decode("utf-8", "replace").rstrip(END_OF_FILE if whole else "")
+        self.dialect, self.notices = detect_dialect(text, options, limits, whole)
         self.names = self.dialect.names
+        self.region = self._find_region(head)
         # Where some fields are quoted and others are not, a quoted NA is a text and an unquoted one is missing.
         by_column = any(format.missing is not None or format.keep for format in options.formats.values())
-        self.quoted_words = options.missing is None and not by_column and self._has_quoted_words(head)
+        self.quoted_words = (
+            options.missing is None and not by_column and self._has_quoted_words(head[self.region.start :])
+        )
         self.missing: tuple[str, ...]
         if by_column:
             self.missing = ("",)  # each column's parser knows its own
@@ -72,11 +90,80 @@ class CsvReader(TableReader):
             self.missing = ("", *options.missing)
         else:
             self.missing = MISSING if self.quoted_words else tuple(word for word in MISSING if word not in DISPUTABLE)
+        if self.dialect.index is not None:
+            self.set_aside(self.dialect.index, "a first column without a header, as pandas and R write row names")
         self.description = {
             "delimiter": self.dialect.delimiter,
             "header": self.dialect.header,
             "decimal": self.dialect.decimal,
         }
+        if self.dialect.quote != '"':
+            self.description["quote"] = self.dialect.quote or NO_CHARACTER
+        if options.quote is None and self.dialect.quote != '"':
+            self._say_quote()
+
+    def _say_quote(self) -> None:
+        quote = self.dialect.quote
+        message = (
+            f"Fields are quoted with {quote}" if quote else "Quotes are read as part of the text: nothing is quoted."
+        )
+        self.add_notice("quote", message, evidence="so each line has as many fields", option='quote="')
+
+    def _find_region(self, head: bytes) -> Region:
+        """Return where the rows lie in the file."""
+        dialect = self.dialect
+        ends = [found.end() for found in islice(_LINE_ENDS.finditer(head), dialect.first_line)]
+        start = 0 if not dialect.first_line else ends[-1] if len(ends) == dialect.first_line else len(head)
+        region = Region(
+            start=start,
+            lines_before=dialect.first_line,
+            quote=(dialect.quote or "").encode() or None,
+            comment=(dialect.comment or "").encode() or None,
+            quoted_after_blank=dialect.delimiter.encode() if dialect.blank_before_quote else None,
+            blank_runs=dialect.blank_runs,
+            drop_comments=len(dialect.names) == 1,
+        )
+        return replace(region, end=self._find_end(region, head))
+
+    def _find_end(self, region: Region, head: bytes) -> int | None:
+        """Return where the last row ends, or None where that is the file's end."""
+        size = self.path.stat().st_size
+        with self.path.open("rb") as file:
+            begin = max(region.start, size - TAIL_BYTES)
+            file.seek(begin)
+            tail = file.read()
+        kept = tail.rstrip(b"\x1a\0 \t\r\n")
+        end = None
+        if tail[len(kept) :].strip(b" \t\r\n"):
+            end = begin + len(kept)
+            tail = kept
+            self.add_notice("end_of_file_mark", "Bytes after the table that only mark the file's end are left out.")
+        if begin > region.start:
+            cut = tail.find(b"\n") + 1
+            begin, tail = begin + cut, tail[cut:]
+        left_out, first, lines = self._find_footer(tail, head[region.start :])
+        if not left_out:
+            return end
+        message = (
+            f"{lines} lines after the table are no rows." if lines > 1 else "The last line is no row of the table."
+        )
+        self.add_notice("footer_skipped", message, evidence=f"the first is {first[:80]!r}", option="footer=0")
+        return begin + len(tail) - left_out
+
+    def _find_footer(self, tail: bytes, head: bytes) -> tuple[int, str, int]:
+        """Return the bytes of the lines after the table, the first of those lines, and how many they are."""
+        if self.options.footer is not None:
+            lines = tail.splitlines(keepends=True)
+            while lines and not lines[-1].strip():
+                lines.pop()
+            cut = lines[len(lines) - min(len(lines), self.options.footer) :]
+            blank = len(tail) - len(b"".join(lines))
+            first = cut[0].decode("utf-8", "replace").strip() if cut else ""
+            return (len(b"".join(cut)) + blank, first, len(cut)) if cut else (0, "", 0)
+        dialect = self.dialect
+        grammar = Grammar(dialect.delimiter, dialect.quote, dialect.escape, dialect.blank_before_quote)
+        body = [record.fields for record in parse(head[:TAIL_BYTES].decode("utf-8", "replace"), grammar, True).records]
+        return find_footer(tail.decode("utf-8", "surrogateescape"), body, grammar, len(self.names))
 
     def plans(self) -> list[ColumnPlan]:
         pieces = [piece for piece in self._sample_pieces() if piece is not None]
@@ -95,8 +182,10 @@ class CsvReader(TableReader):
 
     def _has_quoted_words(self, head: bytes) -> bool:
         """Return whether a spelling of missing is quoted somewhere in a file of which not all fields are quoted."""
+        if self.dialect.quote is None:
+            return False
         quote, delimiter = self.dialect.quote.encode(), self.dialect.delimiter.encode()
-        lines = [line for line in head.splitlines()[1:50] if line]
+        lines = [line for line in head.splitlines()[:50] if line]
         fields = [field.strip() for line in lines for field in line.split(delimiter)]
         if all(field[:1] == quote or field[-1:] == quote for field in fields):
             return False
@@ -105,44 +194,53 @@ class CsvReader(TableReader):
             return any(data.find(word) >= 0 for word in words)
 
     def _sample_pieces(self) -> Iterator[pa.Table | None]:
-        """Yield the rows of the file's first megabyte and of some pieces of the rest."""
-        size = self.path.stat().st_size
-        with self.path.open("rb") as file:
-            head = file.read(MB)
-            yield self._parse_piece(head if len(head) == size else head[: head.rfind(b"\n") + 1], self.dialect.header)
-            step = (size - MB) // PIECES
-            for at in range(PIECES if step > 2 * PIECE_BYTES else 0):
-                file.seek(MB + at * step)
-                data = file.read(PIECE_BYTES)
-                yield self._parse_piece(data[data.find(b"\n") + 1 : data.rfind(b"\n") + 1], header=False)
+        """Yield the rows of the region's first megabyte and of some pieces of the rest."""
+        region = self.region
+        size = self.path.stat().st_size if region.end is None else region.end
+        reader = RegionReader(self.path, region)
+        try:
+            with self.path.open("rb") as file:
+                for start in (region.start, *self._piece_starts(region.start, size)):
+                    file.seek(start)
+                    most = MB if start == region.start else PIECE_BYTES
+                    data = file.read(min(most, size - start))
+                    if start + len(data) < size:
+                        data = data[: data.rfind(b"\n") + 1]
+                    if start > region.start:
+                        data = data[data.find(b"\n") + 1 :]
+                    yield self._parse_piece(reader.filtered(data))
+        finally:
+            reader.close()
 
-    def _parse_piece(self, data: bytes, header: bool) -> pa.Table | None:
+    def _piece_starts(self, start: int, size: int) -> list[int]:
+        step = (size - start - MB) // PIECES
+        return [start + MB + at * step for at in range(PIECES)] if step > 2 * PIECE_BYTES else []
+
+    def _parse_piece(self, data: bytes) -> pa.Table | None:
         """Return a piece's rows as texts; None where it does not parse: a sample is only a guess."""
         if not data:
             return None
         text = io.BytesIO(data.decode("utf-8", "replace").encode())
         try:
-            return pa.csv.read_csv(text, **self._parser_options(max(2 * len(data), 1024), header, lambda _row: "skip"))
+            table = pa.csv.read_csv(text, **self._parser_options(max(2 * len(data), 1024), lambda _row: "skip"))
         except pa.ArrowInvalid:
             return None
+        return table.select(list(self.names))
 
-    def _parser_options(self, block: int, header: bool, on_invalid_row: Any) -> dict[str, Any]:
+    def _parser_options(self, block: int, on_invalid_row: Any) -> dict[str, Any]:
+        names = [*self.names, ""] if self.dialect.trailing else list(self.names)
         return {
-            "read_options": pa.csv.ReadOptions(
-                use_threads=False,
-                block_size=block,
-                column_names=list(self.names),
-                skip_rows_after_names=int(header),
-            ),
+            "read_options": pa.csv.ReadOptions(use_threads=False, block_size=block, column_names=names),
             "parse_options": pa.csv.ParseOptions(
                 delimiter=self.dialect.delimiter,
-                quote_char=self.dialect.quote,
-                newlines_in_values=True,
-                ignore_empty_lines=len(self.names) > 1,  # in a single column an empty line is a missing value
+                quote_char=self.dialect.quote or False,
+                escape_char=self.dialect.escape or False,
+                newlines_in_values=self.dialect.quote is not None,
+                ignore_empty_lines=len(names) > 1,  # in a single column an empty line is a missing value
                 invalid_row_handler=on_invalid_row,
             ),
             "convert_options": pa.csv.ConvertOptions(
-                column_types={name: pa.string() for name in self.names},
+                column_types={name: pa.string() for name in names},
                 strings_can_be_null=True,
                 quoted_strings_can_be_null=not self.quoted_words,
                 null_values=list(self.missing),
@@ -159,22 +257,35 @@ class CsvReader(TableReader):
                 return
             except _BlockTooSmall:
                 self.block *= 4
+            except _QuotesAreText:
+                self.dialect = replace(self.dialect, quote=None, escape=None)
+                self.region = replace(self.region, quote=None, quoted_after_blank=None)
+                self.description["quote"] = NO_CHARACTER
+                self._say_quote()
             except _InvalidUtf8:
-                encoding = guess_encoding(self.path, first_invalid_utf8(self.path) or 0)
-                self.path = transcode(self.path, self.folder / "text", encoding, self.limits)
-                self.description["encoding"] = encoding
+                self._transcode()
             if delivered:  # what was delivered may have been read in the wrong encoding
                 raise ReadAgain
             self.problems.clear()
 
+    def _transcode(self) -> None:
+        """Read a text that is not UTF-8 after all from another encoding: its lines may begin at other bytes."""
+        text = transcode_guessed(self.path, first_invalid_utf8(self.path) or 0, self.folder, self.limits)
+        self.path, self.description["encoding"] = text.path, text.encoding
+        with self.path.open("rb") as file:
+            self.region = self._find_region(file.read(MB))
+        if text.notice is not None:
+            self.notices.insert(0, text.notice)
+
     def _read_batches(self) -> Batches:
         """Yield batches of a good size. Raises _InvalidUtf8, _BlockTooSmall, TableRefused, TooLarge."""
         self.rejected, self._skipped = 0, []
-        source = _NulDetectingFile(self.path)
+        self._ragged.clear()
+        source = RegionReader(self.path, self.region)
         records, position = 0, 1
         last_batch = None
         buffer = _BatchBuffer()
-        options = self._parser_options(self.block, self.dialect.header, self._on_invalid_row)
+        options = self._parser_options(self.block, self._on_invalid_row)
         try:
             parser = pa.csv.open_csv(pa.PythonFile(source, mode="r"), **options)
             while True:
@@ -182,6 +293,8 @@ class CsvReader(TableReader):
                 records += batch.num_rows
                 self.check_length(records)
                 numbers, position = self._number_rows(batch.num_rows, position)
+                if source.has_quote and not self._quotes_are_sure:
+                    self._check_quotes(batch)
                 numbers, batch = self._leave_out_bad_rows(numbers, batch, source.has_nul)
                 self.refuse_if_strict()
                 last_batch = batch if batch.num_rows else last_batch
@@ -199,19 +312,72 @@ class CsvReader(TableReader):
             source.close()
 
     def _on_invalid_row(self, row: pa.csv.InvalidRow) -> str:
-        number = row.number - int(self.dialect.header)
+        number = row.number
         self._skipped.append(number)
         self.rejected += 1
-        if len(self.problems) < MAX_PROBLEMS:
+        self._ragged[row.actual_columns] += 1
+        if len(self.problems) < MAX_PROBLEMS and self._ragged[row.actual_columns] <= SHOWN_RAGGED:
             problem = Problem(
-                f"Row {number} has {row.actual_columns} fields; the header has {row.expected_columns}.",
+                f"Row {number} has {row.actual_columns} fields; the header has {len(self.names)}.",
                 row=number,
                 received=clipped(row.text),
-                expected=f"{row.expected_columns} fields",
+                expected=f"{len(self.names)} fields",
                 fix=f"{LENIENT_FIX} Is a quote missing?",
             )
             self.problems.append(problem)
         return "skip" if self.options.lenient or self.rejected < MAX_PROBLEMS else "error"
+
+    def refuse_if_strict(self, least: int = MAX_PROBLEMS) -> None:
+        """Raise TableRefused where a strict upload has so many bad records; many of a width are one problem."""
+        if not self.options.lenient and self.rejected >= least:
+            raise refuse(self.locate([*self._summaries(), *self.problems]), self.rejected)
+
+    def _summaries(self) -> list[Problem]:
+        """Return one problem for each number of fields that more rows have than are shown."""
+        width = len(self.names)
+        return [
+            Problem(
+                f"{'At least ' if self.rejected >= MAX_PROBLEMS else ''}{count} rows have {fields} fields; "
+                f"the header has {width}.",
+                expected=f"{width} fields",
+                fix="Is the header complete, the delimiter right, or a quote part of the text (quote=none)? "
+                "Lines before or after the table: skip_rows, footer, comment.",
+            )
+            for fields, count in self._ragged.items()
+            if count > SHOWN_RAGGED
+        ]
+
+    def _check_quotes(self, batch: pa.RecordBatch) -> None:
+        """Raise _QuotesAreText where quotes joined lines that are rows each: a quote is a character of such a file."""
+        enough = len(self.names) - 1
+        delimiter = self.dialect.delimiter
+        least = 1 if delimiter == "\t" else 2
+        for column in batch.columns:
+            if not pc.any(pc.match_substring(column, "\n")).as_py():
+                continue
+            joined = column.filter(pc.match_substring(column, "\n").fill_null(False)).to_pylist()
+            if enough and sum(text.count(delimiter) >= enough for text in joined) >= least:
+                self._quotes_are_sure = True  # asked once
+                if self._reads_without_quotes():
+                    raise _QuotesAreText
+                return
+
+    def _reads_without_quotes(self) -> bool:
+        """Return whether each line of the table has as many fields as there are columns, with quotes as text."""
+        wanted = len(self.names) - 1 + int(self.dialect.trailing)
+        source = RegionReader(self.path, replace(self.region, quote=None))
+        delimiter, pending = ord(self.dialect.delimiter), b""
+        try:
+            while data := source.read(MB):
+                cut = data.rfind(b"\n") + 1
+                if cut and not _lines_have(pending + data[:cut], delimiter, wanted):
+                    return False
+                pending = data[cut:] if cut else pending + data
+                if len(pending) > LARGEST_BLOCK:
+                    return False
+            return not pending or _lines_have(pending, delimiter, wanted)
+        finally:
+            source.close()
 
     def _number_rows(self, count: int, position: int) -> tuple[np.ndarray, int]:
         """Return the data rows of the next `count` records, past those that the parser left out, and the next one."""
@@ -228,6 +394,17 @@ class CsvReader(TableReader):
         """Leave out rows with NUL bytes or fields that are too long, with a problem for each."""
         bad = np.zeros(batch.num_rows, bool)
         most = self.limits.field_bytes
+        if self.dialect.trailing:
+            last = pc.utf8_trim_whitespace(batch.column(batch.num_columns - 1).fill_null(""))
+            extra = pc.not_equal(last, "").to_numpy(zero_copy_only=False)
+            for at in np.flatnonzero(extra):
+                bad[at] = True
+                received, expected = (
+                    batch.column(batch.num_columns - 1)[int(at)].as_py(),
+                    "nothing after the last delimiter",
+                )
+                self._report(int(numbers[at]), str(len(self.names) + 1), received, expected)
+            batch = batch.select(list(self.names))
         for name, column in zip(self.names, batch.columns, strict=True):
             if column.nbytes > most:
                 lengths = pc.binary_length(column).fill_null(0).to_numpy(zero_copy_only=False)
@@ -256,10 +433,12 @@ class CsvReader(TableReader):
         if "straddling" in message:
             if self.block < LARGEST_BLOCK:
                 return _BlockTooSmall(message)
+            if not self._quotes_are_sure and self._reads_without_quotes():
+                return _QuotesAreText()
             return TooLarge(
                 "A row is longer than the limit of a field, or a quote is never closed.",
                 expected=f"at most {self.limits.field_bytes} bytes in a field",
-                fix=f"Look for a lone {self.dialect.quote} in the file.",
+                fix=f"Look for a lone {self.dialect.quote} in the file; quote=none reads quotes as text.",
             )
         shown = re.sub(r"\s+", " ", message)[:200]
         return TableUnreadable(f"This cannot be read as CSV: {shown}")
@@ -267,44 +446,24 @@ class CsvReader(TableReader):
     def _refuse_open_quote(self, last_batch: pa.RecordBatch, row: int) -> None:
         """Raise TableRefused where the last field's quote is never closed: the parser closes it without a word."""
         value = last_batch.column(last_batch.num_columns - 1)[last_batch.num_rows - 1].as_py()
-        if value is None:
-            return
         quote = self.dialect.quote
+        if value is None or quote is None or self.region.is_filtered:
+            return
         tail = (quote + value.replace(quote, quote + quote)).encode()
         with self.path.open("rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - len(tail) - 1))
-            end = file.read()
+            size = self.path.stat().st_size if self.region.end is None else self.region.end
+            file.seek(max(self.region.start, size - len(tail) - 1))
+            end = file.read(size - file.tell())
         if end.endswith(tail) and end[: len(end) - len(tail)] in (b"", b"\n", self.dialect.delimiter.encode()):
+            if not self._quotes_are_sure and self.dialect.delimiter == "\t" and self._reads_without_quotes():
+                raise _QuotesAreText
             name = self.names[-1]
             problem = bad_value(row, name, value, "a field whose quote is closed", " The file ends within it.")
             raise refuse(self.locate([problem]))
 
     def locate(self, problems: Sequence[Problem]) -> list[Problem]:
-        lines = lines_of_rows(self.path, self.dialect, [problem.row or 0 for problem in problems])
+        lines = lines_of_rows(self.path, self.region, len(self.names), [problem.row or 0 for problem in problems])
         return [replace(problem, line=line) for problem, line in zip(problems, lines, strict=True)]
-
-
-class _NulDetectingFile(io.RawIOBase):
-    """A file that remembers whether a NUL byte was read: only then are fields searched for them."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.file = path.open("rb", buffering=0)
-        self.has_nul = False
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        data = self.file.read(size)
-        if data and b"\0" in data:
-            self.has_nul = True
-        return data or b""
-
-    def close(self) -> None:
-        self.file.close()
-        super().close()
 
 
 class _BatchBuffer:
@@ -330,34 +489,46 @@ class _BatchBuffer:
         return np.concatenate([numbers for numbers, _ in parts]), pa.concat_batches([batch for _, batch in parts])
 
 
-def lines_of_rows(path: Path, dialect: CsvDialect, rows: Sequence[int]) -> list[int | None]:
+def lines_of_rows(path: Path, region: Region, columns: int, rows: Sequence[int]) -> list[int | None]:
     """Return the line (from 1) on which each data row (from 1) begins; a record may span several lines."""
-    wanted = sorted({row + int(dialect.header) for row in rows if row > 0})
+    wanted = sorted({row for row in rows if row > 0})
     found: dict[int, int] = {}
-    records = lines = 0
+    records, lines = 0, region.lines_before
     in_quotes = False
     at_start = True  # the last byte ended a record
-    with path.open("rb") as file:
-        while len(found) < len(wanted) and (chunk := file.read(16 * MB)):
-            data = np.frombuffer(chunk, np.uint8)
+    source = RegionReader(path, region)
+    while len(found) < len(wanted) and (chunk := source.read(16 * MB)):
+        data = np.frombuffer(chunk, np.uint8)
+        parity = np.zeros(len(data), np.int64)
+        if region.quote is not None:
             # Odd after an opening quote; a doubled quote inside a field changes it twice.
-            parity = (np.cumsum(data == ord(dialect.quote)) + int(in_quotes)) & 1
-            newline = data == ord("\n")
-            begins = np.flatnonzero(newline & (parity == 0)) + 1
-            if at_start:
-                begins = np.concatenate([[0], begins])
-            at_start = bool(newline[-1]) and not parity[-1]
-            begins = begins[begins < len(data)]
-            if len(dialect.names) > 1:  # then the parser ignores empty lines
-                first, second = data[begins], data[np.minimum(begins + 1, len(data) - 1)]
-                begins = begins[~((first == ord("\n")) | ((first == ord("\r")) & (second == ord("\n"))))]
-            lines_before = np.cumsum(newline)
-            for record in wanted:
-                place = record - records - 1
-                if 0 <= place < len(begins):
-                    begin = int(begins[place])
-                    found[record] = lines + 1 + int(lines_before[begin - 1] if begin else 0)
-            records += len(begins)
-            lines += int(lines_before[-1])
-            in_quotes = bool(parity[-1])
-    return [found.get(row + int(dialect.header)) for row in rows]
+            parity = (np.cumsum(data == ord(region.quote)) + int(in_quotes)) & 1
+        newline = data == ord("\n")
+        begins = np.flatnonzero(newline & (parity == 0)) + 1
+        if at_start:
+            begins = np.concatenate([[0], begins])
+        at_start = bool(newline[-1]) and not parity[-1]
+        begins = begins[begins < len(data)]
+        if columns > 1:  # then the parser ignores empty lines
+            first, second = data[begins], data[np.minimum(begins + 1, len(data) - 1)]
+            begins = begins[~((first == ord("\n")) | ((first == ord("\r")) & (second == ord("\n"))))]
+        lines_before = np.cumsum(newline)
+        for record in wanted:
+            place = record - records - 1
+            if 0 <= place < len(begins):
+                begin = int(begins[place])
+                found[record] = lines + 1 + int(lines_before[begin - 1] if begin else 0)
+        records += len(begins)
+        lines += int(lines_before[-1])
+        in_quotes = bool(parity[-1])
+    source.close()
+    return [found.get(row) for row in rows]
+
+
+def _lines_have(lines: bytes, delimiter: int, wanted: int) -> bool:
+    """Return whether each line that is not blank has as many delimiters."""
+    data = np.frombuffer(lines if lines.endswith(b"\n") else lines + b"\n", np.uint8)
+    ends = np.flatnonzero(data == ord("\n"))
+    counts = np.cumsum(data == delimiter)[ends]
+    lengths = np.diff(ends, prepend=-1) - (data[np.maximum(ends - 1, 0)] == ord("\r"))
+    return bool(((np.diff(counts, prepend=0) == wanted) | (lengths <= 1)).all())

@@ -135,7 +135,8 @@ async def receive_upload(
 ) -> AsyncIterator[UploadRequest]:
     """Receive a body, raw or the file of a multipart form; its bytes are deleted when the block ends.
 
-    Options come from the query and from a form's fields, with texts named in `also` among them.
+    Options come from the query and from a form's fields, with texts named in `also` among them; the charset of the
+    content type is the encoding where no option names one.
 
     Raises BadInput, TooLarge, Malformed, StorageFull, UnsupportedMedia.
     """
@@ -158,6 +159,7 @@ async def receive_upload(
                     form = _FormReader(parameters.get(b"boundary", b""), writer)
                     await form.receive(request)
                     filename = form.filename or filename
+                    parameters = form.file_parameters
                     options, fields = parse_options(form.fields, also, options)
                     others |= fields
                 else:
@@ -167,6 +169,8 @@ async def receive_upload(
             finally:
                 await writer.finish()
         telemetry.UPLOAD_BYTES.inc(writer.bytes)
+        if options.encoding is None and (charset := parameters.get(b"charset", b"").decode("latin-1")):
+            options, _ = parse_options([("encoding", charset)], base=options)
         received = ReceivedFile(path, digest.hexdigest(), writer.bytes, filename)
         yield UploadRequest(received, options, others, time.perf_counter() - begun)
 
@@ -230,6 +234,7 @@ class _FormReader:
             raise Malformed("The form has no boundary.", expected="multipart/form-data; boundary=...")
         self.writer = writer
         self.filename: str | None = None
+        self.file_parameters: dict[bytes, bytes] = {}  # of the file's content type
         self.fields: list[tuple[str, str]] = []
         self._has_file = self._in_file = self._ended = False
         self._parts = self._field_bytes = 0
@@ -289,6 +294,7 @@ class _FormReader:
                 raise Malformed("The form has two files.", fix="Upload one file at a time.")
             self._has_file = True
             self.filename = parameters.get(b"filename", b"").decode("utf-8", "replace") or None
+            self.file_parameters = parse_options_header(self._headers.get(b"content-type", b""))[1]
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._in_file:

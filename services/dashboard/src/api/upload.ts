@@ -10,6 +10,10 @@ export interface UploadOptions {
   encoding?: string | null;
   decimal?: "." | "," | null;
   header?: boolean | null;
+  quote?: string | null;
+  comment?: string | null;
+  skip_rows?: number | null;
+  footer?: number | null;
   lenient?: boolean;
 }
 

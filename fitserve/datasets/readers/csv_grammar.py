@@ -1,0 +1,149 @@
+"""Which characters separate and surround a CSV file's fields, found in its beginning."""
+
+from __future__ import annotations
+
+import csv
+import re
+from dataclasses import replace
+from itertools import islice
+
+from fitserve.datasets.readers.csv_layout import (
+    MOST_RECORDS,
+    Grammar,
+    Parsed,
+    find_beginning,
+    is_number,
+    lines_of,
+    parse,
+)
+from fitserve.wire.datasets import NO_CHARACTER
+
+DELIMITERS = (",", ";", "\t", "|")
+RARE_DELIMITERS = ("^", "~", "!", "&", ":")
+_BLANKS = re.compile(r'"[^"\n]*+"|[ \t]++')
+
+
+def choose_grammar(text: str, delimiter: str | None, quote: str | None, comment: str | None, whole: bool) -> Parsed:
+    """Return a file's beginning, parsed under the likeliest grammar; what is stated is kept."""
+    candidates = (delimiter,) if delimiter else DELIMITERS
+    best = max((_best_quote(text, one, quote, comment, whole) for one in candidates), key=_score)
+    if delimiter is None and (best.width < 2 or best.share < 0.5):
+        rare = [_best_quote(text, one, quote, comment, whole) for one in RARE_DELIMITERS]
+        others = [one for one in rare if one.width > 1 and one.share == 1 and len(one.records) > 2 and _is_typed(one)]
+        best = max(others, key=_score, default=best)
+        if not others:
+            best = _by_blanks(text, comment, whole) or best
+    if best.width < 2 and delimiter is None:
+        # In a single column of sentences, a comma is a comma: another delimiter, which is not there, keeps it.
+        unused = next((one for one in DELIMITERS if one not in text), ",")
+        best = parse(text, replace(best.grammar, delimiter=unused if _has_sentences(text) else ","), whole, comment)
+    return best
+
+
+def _has_sentences(text: str) -> bool:
+    """Return whether each comma is followed by a blank, as in sentences."""
+    return "," in text and text.count(",") == text.count(", ")
+
+
+def _score(parsed: Parsed) -> tuple[float, ...]:
+    """Rate a grammar: records that are alike, from the first one on, of clean fields, and many of them."""
+    if parsed.width < 2:
+        return (0.0, 0.0, 0.0, 0.0)
+    others = set(DELIMITERS[1:]) - {parsed.grammar.delimiter}
+    fields = [text for record in parsed.records[:100] for text in record.fields]
+    clean = sum(not others.intersection(text) for text in fields) / max(1, len(fields))
+    is_regular = len(parsed.records[0].fields) == parsed.width
+    return (round(parsed.share, 1), float(is_regular), float(clean > 0.9), parsed.width)
+
+
+def _best_quote(text: str, delimiter: str, quote: str | None, comment: str | None, whole: bool) -> Parsed:
+    """Return the text parsed with the stated quote, or with the one that breaks the fewest records."""
+    if quote is not None:
+        return parse(text, Grammar(delimiter, None if quote == NO_CHARACTER else quote), whole, comment)
+    plain = parse(text, Grammar(delimiter, '"'), whole, comment)
+    bare = parse(text, Grammar(delimiter, None), whole, comment)
+    if '"' not in text:
+        return _with_single_quotes(text, plain, bare, whole, comment)
+    if _is_well_quoted(text, delimiter, whole):
+        return plain
+    if f'{delimiter} "' in text:
+        spaced = parse(text, Grammar(delimiter, '"', blank_before_quote=True), whole, comment)
+        if spaced.width > 1 and spaced.share >= plain.share:
+            return spaced
+    if '\\"' in text and _has_escapes(text, delimiter):
+        escaped = parse(text, Grammar(delimiter, '"', escape="\\"), whole, comment)
+        if escaped.width > 1 and escaped.share >= plain.share and escaped.broken <= plain.broken:
+            return escaped
+    stray = _stray_quotes(bare)
+    # One quote that is never closed is more likely an error, except between tabs, where quotes are rare.
+    is_odd = (stray > 1 or (stray and delimiter == "\t")) and (plain.broken or plain.share <= bare.share)
+    is_even = bare.width > 1 and bare.share == 1 and len(bare.records) > 2
+    if is_odd and is_even and not _has_whole_quotes(bare):
+        return bare
+    return plain
+
+
+def _is_well_quoted(text: str, delimiter: str, whole: bool) -> bool:
+    """Return whether each quote that is opened is closed before a delimiter or at a line's end."""
+    reader = csv.reader(lines_of(text.replace("\0", " ")), delimiter=delimiter, strict=True)
+    try:
+        for _ in islice(reader, MOST_RECORDS):
+            pass
+    except csv.Error as error:
+        return not whole and "unexpected end" in str(error)
+    return f'{delimiter} "' not in text
+
+
+def _with_single_quotes(text: str, plain: Parsed, bare: Parsed, whole: bool, comment: str | None) -> Parsed:
+    begun = sum(any(text[:1] == "'" for text in record.fields) for record in bare.records)
+    ended = sum(any(text[1:][-1:] == "'" for text in record.fields) for record in bare.records)
+    if "'" not in text or min(begun, ended) * 2 < len(bare.records):
+        return plain
+    single = parse(text, replace(plain.grammar, quote="'"), whole, comment)
+    is_regular = bool(single.records) and len(single.records[0].fields) == single.width
+    return single if is_regular and single.width > 1 and single.share >= plain.share else plain
+
+
+def _is_wrapped(text: str, quote: str) -> bool:
+    return len(text) > 1 and text[0] == quote == text[-1]
+
+
+def _stray_quotes(bare: Parsed) -> int:
+    """Return how many fields begin with a quote that does not end them."""
+    begun = [text for record in bare.records for text in record.fields if text[:1] == '"']
+    return sum(not _is_wrapped(text, '"') or '"' in text[1:-1].replace('""', "") for text in begun)
+
+
+def _has_whole_quotes(bare: Parsed) -> bool:
+    """Return whether most fields that begin with a quote are properly quoted: then a stray one is an error."""
+    begun = [text for record in bare.records for text in record.fields if text[:1] == '"']
+    whole = sum(_is_wrapped(text, '"') and '"' not in text[1:-1].replace('""', "") for text in begun)
+    return whole * 2 > len(begun)
+
+
+def _has_escapes(text: str, delimiter: str) -> bool:
+    """Return whether a backslash stands before a quote that does not end its field."""
+    at = text.find('\\"')
+    while at >= 0:
+        if text[at + 2 : at + 3] not in (delimiter, "\n", "\r", "", '"'):
+            return True
+        at = text.find('\\"', at + 2)
+    return False
+
+
+def _is_typed(parsed: Parsed) -> bool:
+    """Return whether a fair part of the fields are numbers: rare delimiters occur in sentences."""
+    body = parsed.records[find_beginning(parsed).first + 1 :]
+    fields = [text for record in body for text in record.fields]
+    return sum(map(is_number, fields)) >= 0.3 * len(fields) > 0
+
+
+def _by_blanks(text: str, comment: str | None, whole: bool) -> Parsed | None:
+    """Return the text as columns between blanks, where that gives each line as many, a good part of them numbers."""
+    if text.count('"') % 2:
+        return None
+    lines = _BLANKS.sub(lambda run: run[0] if run[0][:1] == '"' else " ", text).split("\n")
+    joined = "\n".join(line.strip() for line in lines)
+    parsed = parse(joined, Grammar(" ", '"', blank_runs=True), whole, comment)
+    is_table = parsed.width > 1 and parsed.share >= 0.95 and len(parsed.records) > 2 and _is_typed(parsed)
+    return parsed if is_table else None

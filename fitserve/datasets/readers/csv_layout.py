@@ -1,0 +1,287 @@
+"""Where a table lies within its CSV file: what comes before it, after it, and between its rows.
+
+Everything here is found in the file's beginning and end; what was found is said in a notice, with the option that
+decides otherwise. The parser reads the lines that are left, through `csv_region`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import islice
+
+MOST_RECORDS = 500  # that a layout is judged by
+FEW_RECORDS = 20
+MOST_BEFORE = 200  # lines before a table
+MOST_AFTER = 20  # lines after a table
+MOST_SPARSE = 40  # records that are looked at for a header below a title
+_SEP_LINE = re.compile(r'"?[sS][eE][pP]=(.)"?')
+_NUMBER = re.compile(r"\s*+[+-]?(\d++[.,]?\d*+|[.,]\d++)([eE][+-]?\d++)?\s*+")
+_TOTALS = re.compile(
+    r"\W*+(grand |sub)?(total|totals|totale|summe|gesamt|insgesamt|sum|suma|somme|average|mean|mittelwert|moyenne|итого"
+    r"|всего|合计|总计|小计|合計|總計|小計)\W*+",
+    re.IGNORECASE,
+)
+_COUNT = re.compile(r"\W*+(\d++|[nN]o) ?(rows?|records?|entries|lines?|results?)( \w++)*+\W*+", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A record's fields, and the lines (from 0) on which it begins and after which it ends."""
+
+    fields: list[str]
+    line: int
+    end: int
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether no field has anything in it."""
+        return not any(text.strip() for text in self.fields)
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """Which characters separate and surround fields."""
+
+    delimiter: str
+    quote: str | None
+    escape: str | None = None
+    blank_before_quote: bool = False
+    blank_runs: bool = False  # any number of blanks is one delimiter
+
+
+@dataclass
+class Parsed:
+    """A file's beginning under a grammar."""
+
+    grammar: Grammar
+    records: list[Record]
+    width: int = 1  # fields of most records
+    share: float = 0.0  # of the records that have as many
+    broken: int = 0  # records that a quote joined or changed
+    widths: Counter[int] = field(default_factory=Counter)
+
+
+def parse(text: str, grammar: Grammar, whole: bool, comment: str | None = None, most: int = MOST_RECORDS) -> Parsed:
+    """Parse the first records; one that may be cut off by the text's end, blank lines and comments are left out."""
+    csv.field_size_limit(1 << 30)
+    quoting = csv.QUOTE_MINIMAL if grammar.quote else csv.QUOTE_NONE
+    lines = lines_of(text)
+    reader = csv.reader(
+        (_without_nul(line) for line in lines),
+        delimiter=grammar.delimiter,
+        quotechar=grammar.quote or '"',
+        quoting=quoting,
+        escapechar=grammar.escape,
+        skipinitialspace=grammar.blank_before_quote,
+    )
+    records, line = [], 0
+    for fields in islice(reader, most + MOST_BEFORE):
+        begin, line = line, reader.line_num
+        if fields and not (comment and fields[0].startswith(comment)):
+            records.append(Record(fields, begin, line))
+        if len(records) > most:
+            break
+    if not whole and 1 < len(records) <= most:
+        records.pop()  # it may be cut off
+    found = Parsed(grammar, records[:most])
+    body = [record for record in found.records if not record.is_blank]
+    found.widths = Counter(len(record.fields) for record in body)
+    if body:
+        # Of a few records, the later ones are more likely rows.
+        later = Counter(len(record.fields) for record in body[len(body) // 2 if len(body) < FEW_RECORDS else 0 :])
+        found.width = max(later, key=lambda width: (later[width], found.widths[width], width))
+        found.share = found.widths[found.width] / len(body)
+    found.broken = sum(record.end - record.line > 1 for record in body)
+    return found
+
+
+def lines_of(text: str) -> list[str]:
+    """Return a text's lines with their ends, as the parser sees them: `splitlines` knows other ends of lines."""
+    return list(io.StringIO(text, newline=""))
+
+
+def _without_nul(line: str) -> str:
+    return line.replace("\0", "\ufffd")
+
+
+def is_number(text: str) -> bool:
+    """Return whether a field is a number in any of the plain spellings."""
+    return _NUMBER.fullmatch(text) is not None
+
+
+def sep_line(text: str) -> str | None:
+    """Return the delimiter of a first line `sep=;`, which Excel writes and reads."""
+    found = _SEP_LINE.fullmatch(text[:20].split("\n")[0].rstrip("\r"))
+    return found[1] if found else None
+
+
+def is_header(first: list[str], body: list[list[str]], *, surely: bool = False) -> bool:
+    """Return whether a record names the columns: its fields are unlike those below them.
+
+    `surely`: there is a column of numbers (or dates) with a name that is none.
+    """
+    if all(is_number(text) or not text.strip() for text in first):
+        return False
+    if not body:
+        return not surely
+    votes = 0
+    for at, name in enumerate(first):
+        below = [fields[at] for fields in body if at < len(fields) and fields[at].strip()]
+        if below and sum(map(_begins_as_number, below)) > 0.8 * len(below):
+            is_name = not _begins_as_number(name) or (_is_year(name) and not all(map(_is_year, below)))
+            votes += 1 if is_name else -1
+    if votes or surely:
+        return votes > 0
+    if any(is_number(text) for text in first):
+        return False
+    repeated = sum(name in {fields[at] for fields in body if at < len(fields)} for at, name in enumerate(first))
+    return repeated * 2 < len(first)
+
+
+def _is_year(text: str) -> bool:
+    plain = text.strip()
+    return len(plain) == 4 and plain[:2] in ("18", "19", "20", "21") and plain.isdigit()
+
+
+def _begins_as_number(text: str) -> bool:
+    """Return whether a field is a number, an amount of money, a share or a date."""
+    plain = text.strip().lstrip("+-($€£¥").rstrip("%)€£¥ ")
+    return plain[:1].isdigit() and sum(character.isdigit() for character in plain) * 2 >= len(plain)
+
+
+# --- before the table ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """Where a table begins: its first record, and what is special about it."""
+
+    first: int  # index of the record that names the columns, or of the first row
+    code: str | None = None  # why records before it were skipped
+    row_names: bool = False  # rows begin with a field that the header does not name
+    trailing: bool = False  # rows end with a delimiter that the header lacks
+
+
+def find_beginning(parsed: Parsed, *, may_skip: bool = True) -> Beginning:
+    """Find the first record of the table, past a preamble or an empty record where that is allowed."""
+    records, width = parsed.records, parsed.width
+    for at, record in enumerate(records[: MOST_BEFORE if may_skip else 1]):
+        after = [other.fields for other in records[at + 1 :]]
+        found = len(record.fields)
+        if record.is_blank and at + 1 < len(records) and found >= width:
+            continue
+        code = (
+            ("empty_record_skipped" if all(one.is_blank for one in records[:at]) else "preamble_skipped")
+            if at
+            else None
+        )
+        if at and len(after) < at and not _are_pairs(records[:at], after, width):  # more would be skipped than read
+            return Beginning(0)
+        if found == width and may_skip and _is_sparse(record) and _header_follows(records[at : at + MOST_SPARSE]):
+            continue
+        lacks_one = found == width - 1 and bool(after) and len(after[0]) == width and _share(after, width) > 0.9
+        begins = found == width or lacks_one
+        if code == "preamble_skipped" and begins and not _surely_begins(records[:at], record, after):
+            if lacks_one:  # the next record may be the header
+                continue
+            return Beginning(0)
+        if found == width:
+            return Beginning(at, code)
+        if lacks_one:
+            if all(not fields[-1].strip() for fields in after if len(fields) == width):
+                return Beginning(at, code, trailing=True)
+            is_preamble = bool(after) and is_header(after[0], after[1:], surely=True)
+            if not is_preamble and len(after) > 2:
+                return Beginning(at, code, row_names=True)
+        if found > width and not record.is_blank:
+            is_preamble = bool(after) and len(after[0]) == width and is_header(after[0], after[1:], surely=True)
+            if not is_preamble or found == width + 1:
+                return Beginning(at, code)
+    return Beginning(0)
+
+
+def _surely_begins(before: list[Record], first: Record, after: list[list[str]]) -> bool:
+    """Return whether a record is a header below a preamble, and not a row on which a table becomes wider."""
+    if is_header(first.fields, after, surely=True):
+        return True
+    return is_header(first.fields, after) and all(len(record.fields) == 1 for record in before)
+
+
+def _are_pairs(before: list[Record], after: list[list[str]], width: int) -> bool:
+    """Return whether names with values come before rows that are all alike."""
+    return bool(after) and _share(after, width) == 1 and all(len(record.fields) == 2 < width for record in before)
+
+
+def _is_sparse(record: Record) -> bool:
+    """Return whether at most half of at least three fields have anything in them, as in a title above a table."""
+    present = sum(bool(text.strip()) for text in record.fields)
+    return len(record.fields) > 2 and present * 2 <= len(record.fields) + 1 and present < len(record.fields)
+
+
+def _header_follows(records: list[Record]) -> bool:
+    """Return whether after sparse records there is one that surely names the columns."""
+    for at, record in enumerate(records):
+        if not _is_sparse(record) and not record.is_blank:
+            rest = [other.fields for other in records[at + 1 :]]
+            return (
+                at > 0 and all(text.strip() for text in record.fields) and is_header(record.fields, rest, surely=True)
+            )
+    return False
+
+
+def _share(records: list[list[str]], width: int) -> float:
+    return sum(len(fields) == width for fields in records) / max(1, len(records))
+
+
+# --- after the table -----------------------------------------------------------------------------------------------
+
+
+def find_footer(tail: str, body: list[list[str]], grammar: Grammar, width: int) -> tuple[int, str, int]:
+    """Return how many bytes at a file's end are no rows of the table, the first of those lines, and how many they are.
+
+    `tail` begins with a whole line; `body` are rows from the file's beginning. A last line that is cut off is not a
+    footer: it is an error.
+    """
+    lines = lines_of(tail)
+    if not lines or (grammar.quote and tail.count(grammar.quote) % 2) or width < 2:
+        return 0, "", 0
+    numeric = any(_is_numeric(body[:100], at) for at in range(width))
+    cut = len(lines)
+    for at in range(len(lines) - 1, max(-1, len(lines) - 1 - MOST_AFTER), -1):
+        text = lines[at].strip()
+        if not text:
+            continue
+        fields = next(iter(parse(lines[at], grammar, whole=True).records), None)
+        if fields is None or not _is_footer(fields.fields, lines[at], body, numeric, width):
+            break
+        cut = at
+    found = [line.strip() for line in lines[cut:] if line.strip()]
+    if not found:
+        return 0, "", 0
+    return len("".join(lines[cut:]).encode("utf-8", "surrogateescape")), found[0], len(found)
+
+
+def _is_numeric(body: list[list[str]], at: int) -> bool:
+    present = [fields[at] for fields in body if at < len(fields) and fields[at].strip()]
+    return bool(present) and all(map(_begins_as_number, present))
+
+
+def _is_footer(fields: list[str], line: str, body: list[list[str]], numeric: bool, width: int) -> bool:
+    present = [text.strip() for text in fields if text.strip()]
+    if not present:
+        return False
+    if len(present) == 1 and _COUNT.fullmatch(present[0]):
+        return True
+    is_total = _TOTALS.fullmatch(present[0].rstrip(":")) is not None
+    if is_total:
+        seen = sum(text.strip().lower() == present[0].lower() for record in body for text in record)
+        return seen <= 1  # itself, in a short file
+    if len(fields) >= width and len(present) > 1:
+        return False
+    has_letters = any(character.isalpha() for character in present[0])
+    is_whole = line.endswith(("\n", "\r"))
+    return len(present) == 1 and len(fields) <= 1 and has_letters and is_whole and numeric and " " in present[0]

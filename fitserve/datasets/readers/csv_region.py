@@ -1,0 +1,141 @@
+"""The part of a CSV file that is its table, as a stream of bytes for the parser: lines that are no rows are left out.
+
+Lines keep their number: a comment becomes an empty line, which the parser ignores.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from fitserve.settings import MB
+
+LONGEST_LINE = 64 * MB  # gathered until its end is seen
+_BLANKS = re.compile(rb'"[^"\n]*+"|[ \t]++')
+
+
+@dataclass(frozen=True)
+class Region:
+    """Where a table lies in a file, and what its lines need before they are parsed."""
+
+    start: int = 0  # byte offset
+    end: int | None = None  # byte offset; None: the file's end
+    lines_before: int = 0
+    quote: bytes | None = b'"'
+    comment: bytes | None = None  # lines that begin with it are no rows
+    quoted_after_blank: bytes | None = None  # this delimiter and blanks may come before a quote
+    blank_runs: bool = False  # any number of blanks is one delimiter
+    drop_comments: bool = False  # with their line ends: in a single column, an empty line is a missing value
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether lines are changed on their way to the parser."""
+        return self.comment is not None or self.quoted_after_blank is not None or self.blank_runs
+
+
+class RegionReader(io.RawIOBase):
+    """A region's bytes. It remembers whether a NUL byte was read: only then are fields searched for them."""
+
+    def __init__(self, path: Path, region: Region) -> None:
+        super().__init__()
+        self.file = path.open("rb", buffering=0)
+        self.file.seek(region.start)
+        self.region = region
+        self.left = None if region.end is None else max(0, region.end - region.start)
+        self.has_nul = self.has_quote = False
+        self._pending = self._ready = b""
+        self._at_end = False
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        if not self.region.is_filtered:
+            return self._read_plain(size)
+        while not self._ready and not self._at_end:
+            self._ready = self._filter_more(MB)
+        if size < 0:
+            parts = [self._ready]
+            while not self._at_end:
+                parts.append(self._filter_more(MB))
+            data, self._ready = b"".join(parts), b""
+            return data
+        data, self._ready = self._ready[:size], self._ready[size:]
+        return data
+
+    def _read_plain(self, size: int) -> bytes:
+        if self.left is not None:
+            size = self.left if size < 0 else min(size, self.left)
+        data = self.file.read(size) or b""
+        if self.left is not None:
+            self.left -= len(data)
+        if data:
+            self.has_nul |= b"\0" in data
+            self.has_quote |= self.region.quote is not None and self.region.quote in data
+        return data
+
+    def _filter_more(self, size: int) -> bytes:
+        """Read on, and return what can be returned: whole lines, outside of quotes at their end."""
+        data = self._read_plain(size)
+        self._pending += data
+        if not data:
+            self._at_end = True
+            done, self._pending = self._pending, b""
+            return self.filtered(done)
+        cut = self._end_of_record(self._pending)
+        if not cut and len(self._pending) > LONGEST_LINE:
+            cut = len(self._pending)
+        done, self._pending = self._pending[:cut], self._pending[cut:]
+        return self.filtered(done)
+
+    def _end_of_record(self, data: bytes) -> int:
+        """Return where the last record that ends in `data` ends."""
+        cut = len(data)
+        for _ in range(1_000):
+            cut = data.rfind(b"\n", 0, cut)
+            if cut < 0:
+                return 0
+            if self.region.quote is None or data.count(self.region.quote, 0, cut) % 2 == 0:
+                return cut + 1
+        return 0
+
+    def filtered(self, data: bytes) -> bytes:
+        """Return whole records as the parser is to see them."""
+        region = self.region
+        if region.comment is not None and region.comment in data:
+            data = self._without_comments(data, region.comment)
+        if region.quoted_after_blank is not None:
+            data = self._without_blanks_before_quotes(data, region.quoted_after_blank)
+        if region.blank_runs:
+            lines = _BLANKS.sub(lambda run: run[0] if run[0][:1] == b'"' else b" ", data).split(b"\n")
+            data = b"\n".join([line.strip() for line in lines])
+        return data
+
+    def _without_comments(self, data: bytes, comment: bytes) -> bytes:
+        lines, in_quotes = data.split(b"\n"), False
+        last = len(lines) - 1
+        kept = []
+        for at, line in enumerate(lines):
+            if not in_quotes and line.startswith(comment):
+                if not self.region.drop_comments or at == last:
+                    kept.append(b"")
+                continue
+            in_quotes ^= self.region.quote is not None and line.count(self.region.quote) % 2 == 1
+            kept.append(line)
+        return b"\n".join(kept)
+
+    def _without_blanks_before_quotes(self, data: bytes, delimiter: bytes) -> bytes:
+        """Remove blanks between a delimiter (or a line's start) and a quote, outside of quotes."""
+        quote = self.region.quote or b'"'
+        parts = data.split(quote)
+        for at in range(0, len(parts) - 1, 2):  # every other part is outside of quotes
+            bare = parts[at].rstrip(b" \t") if delimiter != b"\t" else parts[at].rstrip(b" ")
+            if bare.endswith((delimiter, b"\n")) or (not bare and at == 0):
+                parts[at] = bare
+        return quote.join(parts)
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()

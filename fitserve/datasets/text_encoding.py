@@ -1,0 +1,248 @@
+"""The character encoding of a text that does not say it: the one under which its words are likeliest words.
+
+Every encoding of a short list decodes the distinct fields of the whole file that are not ASCII. The result is rated by
+the letters (those of its languages, frequent ones more), by where capitals, symbols and other scripts stand in words,
+and by the commonest characters of Chinese, Japanese and Korean. Where two readings are about as likely, none is chosen.
+charset-normalizer was tried first: on a table's short fields it is wrong about every third time.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from fitserve.blobs import CHUNK
+
+MOST_BYTES = 48 * 1024  # of distinct fields
+FIELDS_OF_A_CHUNK = 400
+MARGIN = 0.06  # between the best reading and another one, below which it is asked
+MARGIN_OF_OLD = 0.3  # the same, between code pages of the eighties, under which each letter is some letter
+LEAST = 0.25  # of a reading that is taken
+_FIELD = re.compile(rb"[^\r\n,;\t|\"]*[\x80-\xff][^\r\n,;\t|\"]*")
+# Letters by their frequency: those that are common in a language, and those that are rare or stand in names.
+_LATIN = ("éèüöäßñçáíóúàâêôåøæÉÖÜÄÑÇÅØ", "îûëïõãœìòùýÁÍÓÚÈÀÂÊÎÔÛËÏÃÕÆŒÝ")
+_CENTRAL = ("łąęśćżŁŻŚřšěčžůőűŘŠČŽáíéöüä", "źńóĆĄĘŃÓŹýúňťďŮŇŤĎÝÁÍÉÚŐŰÖÜăâîşţĂÂÎŞŢđĐßôľ")
+_LETTERS = {
+    "cp1252": _LATIN,
+    "cp850": _LATIN,
+    "mac_roman": _LATIN,
+    "cp1250": _CENTRAL,
+    "iso8859-2": _CENTRAL,
+    "cp852": _CENTRAL,
+    "cp1254": ("ışğçöüİŞ", "ĞÇÖÜâîû"),
+    "cp1257": ("āčēģīķļņšūžąęėįų", "ĀČĒĢĪĶĻŅŠŪŽĄĘĖĮŲõäöüÕÄÖÜ"),
+}
+_RUSSIAN = "оеаинтсрвлкмдпуяыьгзбчйхжшюцщэфъё"
+_GREEK = "αοιετσνηυρπκμλςόίέάήύγδωώθχφβζξψϊϋΐΰ"
+_OLD = {"cp850", "mac_roman", "cp852"}
+_CYRILLIC = {"cp1251", "koi8-r", "koi8-u", "cp866", "iso8859-5", "mac_cyrillic"}
+_WIDE = {"gb18030", "big5hkscs", "cp932", "euc_jp", "cp949"}
+_SINGLE = ("cp1253", "cp1255", "cp1256", "cp874")
+# The same bytes are often the same text under several of these; the first one is named.
+CANDIDATES = (
+    *("cp1252", "gb18030", "big5hkscs", "cp932", "cp949", "euc_jp", "cp1251", "koi8-r", "koi8-u", "cp866", "cp1250"),
+    *("iso8859-2", "cp1254", "cp1253", "cp1255", "cp1256", "cp874", "cp1257", "iso8859-5", "mac_cyrillic"),
+    *("cp850", "mac_roman", "cp852"),
+)
+# Rare nowadays: they must be better than the others by so much.
+_RARE = {"cp850": 0.12, "mac_roman": 0.12, "cp852": 0.15, "iso8859-5": 0.05, "mac_cyrillic": 0.05, "iso8859-2": 0.03}
+_RARE |= {"koi8-u": 0.01, "cp1257": 0.03, "cp1254": 0.01, "euc_jp": 0.01}
+_SCRIPTS = ("LATIN", "CYRILLIC", "GREEK", "HEBREW", "ARABIC", "THAI", "CJK", "HIRAGANA", "KATAKANA", "HANGUL")
+_TYPOGRAPHY = frozenset("–—‘’“”„‚€£°§«»…©®±×·¿¡²³µ¥½¼º\xa0™†•´№")
+
+
+@dataclass(frozen=True)
+class Guess:
+    """An encoding, and a field as it reads under it."""
+
+    encoding: str
+    example: str
+
+
+def guess(path: Path) -> tuple[Guess | None, list[Guess]]:
+    """Return the likeliest encoding of a file that is not UTF-8, or None where others are as likely; and those."""
+    fields = _fields(path)
+    rated = []
+    for name in CANDIDATES:
+        texts = _decoded(fields, name)
+        if texts is not None:
+            rated.append((_rate(texts, name) - _RARE.get(name, 0), name, texts))
+    rated.sort(key=lambda item: -item[0])
+    guesses = [Guess(name, max(texts[:20], key=len).strip()[:30]) for _, name, texts in rated[:3]]
+    if not rated or rated[0][0] < LEAST:
+        return None, guesses
+    best, _, texts = rated[0]
+    rivals = [item for item in rated[1:] if item[2] != texts and best - item[0] < _margin(rated[0][1], item[1])]
+    return (None if rivals else guesses[0]), guesses
+
+
+def _margin(one: str, other: str) -> float:
+    return MARGIN_OF_OLD if {one, other} <= _OLD else MARGIN
+
+
+def _fields(path: Path) -> list[bytes]:
+    """Return distinct fields with bytes beyond ASCII, of the whole file."""
+    found: dict[bytes, None] = {}
+    size = 0
+    for chunk in _chunks_beyond_ascii(path):
+        taken = 0
+        for match in _FIELD.finditer(chunk):
+            if match[0] in found:
+                continue
+            found[match[0]] = None
+            size += len(match[0])
+            taken += 1
+            if size > MOST_BYTES:
+                return list(found)
+            if taken >= FIELDS_OF_A_CHUNK:
+                break
+    return list(found)
+
+
+def _chunks_beyond_ascii(path: Path) -> Iterator[bytes]:
+    """Yield whole lines at a time."""
+    rest = b""
+    with path.open("rb") as file:
+        while data := file.read(CHUNK):
+            cut = data.rfind(b"\n") + 1
+            if not cut:
+                rest = (rest + data)[-CHUNK:]
+                continue
+            lines, rest = rest + data[:cut], data[cut:]
+            if not lines.isascii():
+                yield lines
+    if rest and not rest.isascii():
+        yield rest
+
+
+def _decoded(fields: list[bytes], name: str) -> list[str] | None:
+    try:
+        return [field.decode(name) for field in fields]
+    except UnicodeDecodeError:
+        return None
+
+
+def _rate(texts: list[str], name: str) -> float:
+    """Return how likely texts are what somebody wrote, at most about 1: the mean over bytes beyond ASCII."""
+    total = weight = 0.0
+    for text in texts:
+        for at, character in enumerate(text):
+            if character < "\x80":
+                continue
+            bytes_taken = 2.0 if name in _WIDE and character > "\xff" and not "\uff61" <= character <= "\uff9f" else 1.0
+            before, after = text[at - 1] if at else " ", text[at + 1] if at + 1 < len(text) else " "
+            total += bytes_taken * _rate_character(character, before, after, name)
+            weight += bytes_taken
+    return total / weight if weight else 0.0
+
+
+def _rate_character(character: str, before: str, after: str, name: str) -> float:
+    category, script = _kind(character)
+    if category in ("Cc", "Co", "Cn"):
+        return -3.0
+    if name in _WIDE:
+        return _rate_wide(character, script, before, after, name)
+    in_word = before.isalpha() and after.isalpha()
+    if category[0] != "L" and category[0] != "M":
+        if in_word and character != "’":
+            return -1.5
+        return 0.55 if character in _TYPOGRAPHY else -1.0
+    for neighbour in (before, after):
+        if neighbour.isalpha() and _kind(neighbour)[1] != script:
+            return -1.5
+    # A capital after a small letter is not how words are written.
+    value = (-0.6 if before.islower() else -0.25 if before.isupper() else 0.0) if category == "Lu" else 0.0
+    if name not in _LETTERS and not before.isalpha() and not after.isalpha():
+        value -= 0.35  # a word of one letter
+    if name in _CYRILLIC:
+        place = _RUSSIAN.find(character.lower())
+        value += (1.0 - 0.02 * place) if place >= 0 else 0.75 if character.lower() in "іїєґў" else -0.5
+        return value if script == "CYRILLIC" else -0.5
+    if name in _LETTERS:
+        value += 0.95 if character in _LETTERS[name][0] else 0.75 if character in _LETTERS[name][1] else -0.6
+        # Most letters of a Latin word are ASCII; a capital stands at its beginning.
+        value -= 0.7 if not before.isascii() and not after.isascii() and before.isalpha() and after.isalpha() else 0.0
+        return value - (0.3 if category == "Lu" and after.islower() and before.isalpha() else 0.0)
+    if category == "Mn" and _kind(before)[1] != script:
+        return -1.5
+    if name == "cp1253":
+        place = _GREEK.find(character.lower())
+        return value + (1.0 - 0.02 * place if place >= 0 else -0.5)
+    expected = {"cp1255": "HEBREW", "cp1256": "ARABIC", "cp874": "THAI"}[name]
+    return value + 0.9 if script == expected else -0.6
+
+
+def _rate_wide(character: str, script: str, before: str, after: str, name: str) -> float:
+    is_between_latin = before.isascii() and before.isalpha() and after.isascii() and after.isalpha()
+    if is_between_latin:
+        return -1.0
+    if "\uff61" <= character <= "\uff9f":  # half-width katakana: single bytes, which other text is full of
+        return 0.55 if _is_half_kana(before) or _is_half_kana(after) else -0.5
+    if script in ("HIRAGANA", "KATAKANA"):
+        return 1.0 if name in ("cp932", "euc_jp") else -0.3
+    if script == "HANGUL":
+        return (1.0 if _is_common(character, name) else 0.1) if name == "cp949" else -1.0
+    if "\u3000" <= character <= "\u303f" or "\uff01" <= character <= "\uff60":
+        return 0.6
+    if script != "CJK":
+        return 0.2 if character in _TYPOGRAPHY or character in "★☆○●◎◇◆□■△▲▽▼→←↑↓①②③④⑤" else -0.6
+    return 0.9 if _is_common(character, name) else 0.1
+
+
+def _is_half_kana(character: str) -> bool:
+    return "\uff61" <= character <= "\uff9f"
+
+
+@cache
+def _is_common(character: str, name: str) -> bool:
+    """Return whether a character is among the frequent ones of its standard: its first level."""
+    if name == "gb18030":
+        code = character.encode("gb2312", "ignore")
+        return len(code) == 2 and 0xB0 <= code[0] <= 0xD7
+    if name == "big5hkscs":
+        code = character.encode("big5", "ignore")
+        return len(code) == 2 and 0xA4 <= code[0] <= 0xC6
+    if name == "cp949":  # Hanja are rare in today's Korean
+        code = character.encode("euc_kr", "ignore")
+        return len(code) == 2 and 0xB0 <= code[0] <= 0xC8
+    code = character.encode("euc_jp", "ignore")
+    return len(code) == 2 and 0xB0 <= code[0] <= 0xCF
+
+
+@cache
+def _kind(character: str) -> tuple[str, str]:
+    """Return a character's general category and its script."""
+    name = unicodedata.name(character, "")
+    return unicodedata.category(character), next((script for script in _SCRIPTS if name.startswith(script)), "")
+
+
+# --- two and four bytes for each character -------------------------------------------------------------------------
+
+
+def wide_encoding(head: bytes) -> str | None:
+    """Return UTF-16 or UTF-32, of which order, for a text that begins so without a mark; None for other bytes."""
+    if b"\0" not in head:
+        return None
+    if len(head) >= 8 and (name := _best_of(head, ("utf-32-le", "utf-32-be"), 4)):
+        return name
+    return _best_of(head, ("utf-16-le", "utf-16-be"), 2)
+
+
+def _best_of(head: bytes, names: tuple[str, str], size: int) -> str | None:
+    rated = []
+    for name in names:
+        try:
+            text = head[: len(head) // size * size].decode(name, "strict" if size == 4 else "ignore")
+        except UnicodeDecodeError:
+            continue
+        usual = sum(character in ',;\t\n\r |.0123456789"' for character in text)
+        odd = sum(
+            unicodedata.category(character) in ("Cc", "Co", "Cn") and character not in "\t\n\r" for character in text
+        )
+        if text and odd == 0 and usual * 12 >= len(text) and ("\n" in text or "\r" in text):
+            rated.append((usual / len(text), name))
+    return max(rated)[1] if rated else None

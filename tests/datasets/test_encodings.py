@@ -1,0 +1,97 @@
+"""The encoding of a text is the declared one, the one that its words show, or it is asked: never a guess in silence."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.datasets.conftest import Api
+from tests.datasets.uploads import refusal, stored
+
+TEXTS = {
+    "chinese": ("姓名,城市,备注", "张伟,北京,很好", "王芳,上海,一般", "李娜,广州,需要改进"),
+    "taiwan": ("姓名,城市,備註", "陳怡君,臺北市,很好", "林志明,高雄市,普通", "黃淑芬,臺中市,需要改進"),
+    "japanese": ("氏名,都市,備考", "山田太郎,東京,とても良い", "佐藤花子,大阪,ふつう", "鈴木一郎,名古屋,改善が必要"),
+    "korean": ("이름,도시,금액", "김철수,서울,12", "이영희,부산,8", "박민수,대구,3"),
+    "russian": ("имя,город,сумма", "Иван Петров,Москва,12", "Анна Смирнова,Казань,8", "Олег Кузнецов,Самара,3"),
+    "ukrainian": ("ім'я,місто,сума", "Іван Шевченко,Київ,12", "Олена Бойко,Львів,8"),
+    "greek": ("όνομα,πόλη,ποσό", "Γιώργος,Αθήνα,12", "Μαρία,Θεσσαλονίκη,8"),
+    "german": ("name,preis,klasse", "Café – 0,0€,a", "Müller „gut“,1€,b", "Straße,2€,a"),
+    "french": ("nom,ville,prix", "Élodie,Besançon,12", "François,Évreux,8", "Zoë,Nîmes,3"),
+    "spanish": ("nombre,ciudad,año", "José,Málaga,2020", "Íñigo,A Coruña,2021"),
+    "polish": ("imię,miasto,kwota", "Łukasz,Łódź,12", "Żaneta,Gdańsk,8", "Świętosław,Kraków,3"),
+    "czech": ("jméno,město,n", "Jiří Dvořák,Plzeň,1", "Šárka Řezníčková,České Budějovice,2"),
+    "turkish": ("isim,şehir,n", "Ayşe,İstanbul,1", "Çağrı,Eskişehir,2", "Gökhan,Muğla,3"),
+}
+KNOWN = [
+    *(("chinese", name) for name in ("gb18030", "gbk", "gb2312", "utf-16-le", "utf-16-be")),
+    *(("taiwan", name) for name in ("big5", "cp950")),
+    *(("japanese", name) for name in ("shift_jis", "cp932", "euc_jp", "utf-16-be")),
+    *(("korean", name) for name in ("euc_kr", "cp949")),
+    *(("russian", name) for name in ("cp1251", "koi8-r", "cp866", "iso8859-5", "utf-16-le")),
+    *(("ukrainian", name) for name in ("cp1251", "koi8-u")),
+    *(("greek", name) for name in ("cp1253", "iso8859-7")),
+    *(("german", name) for name in ("cp1252", "utf-16-le", "utf-16-be", "utf-32-le")),
+    *(("french", name) for name in ("cp1252", "latin-1")),
+    *(("spanish", name) for name in ("cp1252", "latin-1")),
+    *(("polish", name) for name in ("cp1250", "iso8859-2")),
+    ("czech", "cp1250"),
+    ("turkish", "cp1254"),
+]
+
+
+def lines(language: str, count: int, far: bool) -> list[str]:
+    header, *rows = TEXTS[language]
+    ascii_rows = ["plain,ascii,text"] * (3_000 if far else 0)
+    return [header if not far else "a,b,c", *ascii_rows, *(rows[at % len(rows)] for at in range(count))]
+
+
+@pytest.mark.parametrize(("language", "encoding"), KNOWN)
+@pytest.mark.parametrize(("count", "far"), [(3, False), (300, False), (3, True)], ids=["short", "long", "far"])
+def test_encodings_are_recognised_by_the_words(api: Api, language: str, encoding: str, count: int, far: bool) -> None:
+    if language == "german" and encoding == "utf-32-le" and far:
+        count = 4
+    text = lines(language, count, far)
+    body, rows = stored(api, ("\n".join(text) + "\n").encode(encoding))
+    shown = [",".join(str(cell) for cell in row) for row in rows]
+    assert shown[-3:] == text[-3:]
+    assert body["notices"][0]["code"] == "encoding_recognised"
+    assert body["notices"][0]["option"] == "encoding=..."
+
+
+@pytest.mark.parametrize("encoding", ["cp850", "mac_roman"])
+def test_where_two_readings_are_as_likely_it_is_asked(api: Api, encoding: str) -> None:
+    data = ("\n".join(TEXTS["french"]) + "\n").encode(encoding)
+    problem = refusal(api, data)
+    assert "encoding=" in problem["fix"]
+    assert f"{encoding} (" in problem["fix"]
+    assert stored(api, data, encoding=encoding)[1][0] == ["Élodie", "Besançon", 12]
+
+
+@pytest.mark.parametrize("content_type", ["text/csv; charset=koi8-r", 'text/csv; charset="KOI8-R"'])
+def test_a_declared_charset_is_obeyed(api: Api, content_type: str) -> None:
+    data = "а,б\nмир,1\n".encode("koi8-r")
+    body, rows = stored(api, data, content_type)
+    assert (rows, body["notices"], body["source"]["encoding"]) == ([["мир", 1]], [], "koi8-r")
+    files = {"file": ("t.csv", "в,г\nмир,1\n".encode("koi8-r"), content_type)}
+    answer = api.ann.post("/datasets", files=files)
+    assert (answer.status_code, answer.json()["columns"][0]["name"]) == (201, "в")
+
+
+def test_a_declared_charset_that_does_not_fit_is_an_error(api: Api) -> None:
+    problem = refusal(api, "а,б\nмир,1\n".encode("koi8-r"), encoding="utf-8")
+    assert (problem["errors"][0]["line"], problem["errors"][0]["expected"]) == (1, "utf-8, as declared")
+    assert refusal(api, b"a,b\n1,2\n", encoding="punycode")["status"] == 400
+
+
+def test_a_damaged_byte_does_not_make_utf8_another_encoding(api: Api) -> None:
+    data = b"stadt,n\n" + "Zürich,1\nGenève,2\n".encode() * 20 + b"Bern\xff,3\n"
+    problem = refusal(api, data)
+    assert problem["errors"][0]["line"] == 42
+    assert "latin-1" not in str(problem)
+
+
+def test_latin_1_is_never_advised_for_gbk(api: Api) -> None:
+    damaged = "姓名,城市\n张伟,北京\n".encode("gbk") + b"\xff\xff\xff,1\n"
+    assert "latin" not in str(refusal(api, damaged))
+    by_chance_utf8 = "联通,移动\n".encode("gbk") + "张伟,北京\n李娜,上海\n".encode("gbk")
+    assert stored(api, by_chance_utf8)[0]["columns"][0]["name"] == "联通"

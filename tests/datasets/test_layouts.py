@@ -1,0 +1,193 @@
+"""CSV files that are off are understood, and that is said once; or one sentence says which option reads them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.datasets.conftest import Api
+from tests.datasets.uploads import codes, names, refusal, stored
+
+ROWS = [[number, number * 1.5, "xyz"[number % 3]] for number in range(20)]
+BODY = "".join(f"{a},{b},{c}\n" for a, b, c in ROWS)
+TABLE = "a,b,c\n" + BODY
+SEMICOLONS = TABLE.replace(",", ";")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("# made by a program\n# on a day\n" + TABLE, ["comments_skipped"]),
+        (TABLE + "# a note, here\n", ["comments_skipped"]),
+        ("#a,b,c\n" + BODY, ["comments_skipped", "header_in_comment"]),
+        ("##version\n#a,b,c\n" + BODY, ["comments_skipped", "header_in_comment"]),
+        ("Sales of May\nPrinted 2024-06-02\n\n" + TABLE, ["preamble_skipped"]),
+        ("Account;Test Person\nFrom;2024-06-02\n\n" + SEMICOLONS, ["preamble_skipped"]),
+        ("Title,,\nDate,2024,\n,,\n" + TABLE, ["preamble_skipped"]),
+        ("This, is, a, long, title\n" + TABLE, ["preamble_skipped"]),
+        ("\n\n" + TABLE, []),
+        (",,\n" + TABLE, ["empty_record_skipped"]),
+        ("sep=;\r\n" + SEMICOLONS.replace("\n", "\r\n"), ["sep_line"]),
+        ('"sep=,"\n' + TABLE, ["sep_line"]),
+        ("a,b,c\n" + BODY.replace("\n", ",\n"), ["trailing_delimiter"]),
+        (TABLE.replace("\n", ",\n"), ["trailing_delimiter"]),
+        ("a,b,c,\n" + BODY, ["trailing_delimiter"]),
+        (TABLE + "(20 rows)\n", ["footer_skipped"]),
+        (TABLE + "\n20 records selected.\n", ["footer_skipped"]),
+        (TABLE + "Total,190,\n", ["footer_skipped"]),
+        (TABLE + "\nSource: the office of records\n", ["footer_skipped"]),
+        (TABLE + "\x1a", ["end_of_file_mark"]),
+        (TABLE + "\0" * 100, ["end_of_file_mark"]),
+        (TABLE.replace("\n", "\r\n") + "\x1a", ["end_of_file_mark"]),
+        (TABLE.replace("\n", "\r"), []),
+        (TABLE.replace(",", "^"), []),
+        (TABLE.replace(",", " "), []),
+        (TABLE.replace(",", "    "), []),
+        (TABLE.replace("x", "'x'").replace("y", "'y'").replace("z", "'z'"), ["quote"]),
+    ],
+)
+def test_a_file_that_is_off_is_read_and_that_is_said(api: Api, text: str, found: list[str]) -> None:
+    body, rows = stored(api, text.encode())
+    assert names(body) == ["a", "b", "c"]
+    assert rows == ROWS
+    assert codes(body) == found
+
+
+def test_the_cases_of_a_bank_statement(api: Api) -> None:
+    head = "Account holder;Test Person\nStart Date;2024-06-02\nEnd Date;2024-06-29\n\nBooked;Valued;Reference;Amount\n"
+    lines = "".join(f"2024-06-{day:02d};2024-07-{day:02d};{5483035614 + day};{day}.35;\n" for day in range(1, 29))
+    body, rows = stored(api, (head + lines).encode())
+    assert names(body) == ["Booked", "Valued", "Reference", "Amount"]
+    assert (len(rows), rows[0][2:], codes(body)) == (
+        28,
+        [5483035615, 1.35],
+        ["preamble_skipped", "trailing_delimiter"],
+    )
+    assert body["notices"][0]["option"] == "skip_rows=0"
+    assert "line 5" in body["notices"][0]["message"]
+
+
+def test_row_names_of_r_and_the_index_of_pandas_are_named_and_ignored(api: Api) -> None:
+    r = '"mpg","cyl"\n' + "".join(f'"Car {n}",{20 + n / 10},{4 + n % 3}\n' for n in range(30))
+    body, rows = stored(api, r.encode())
+    assert (names(body), rows[1]) == (["row_name", "mpg", "cyl"], ["Car 1", 20.1, 5])
+    assert (body["columns"][0]["kind"], codes(body)) == ("ignored", ["column_set_aside"])
+    pandas = ",a,b\n" + "".join(f"{n},{n / 2},{n % 3}\n" for n in range(30))
+    body, _ = stored(api, pandas.encode())
+    assert (names(body), body["columns"][0]["kind"]) == (["index", "a", "b"], "ignored")
+    body, _ = stored(api, pandas.encode(), **{"kinds.index": "numeric"})
+    assert (body["columns"][0]["kind"], codes(body)) == ("numeric", [])
+
+
+def test_headers_that_are_empty_or_repeated_are_named_once(api: Api) -> None:
+    body, _ = stored(api, b"a,,c,a\n" + BODY.replace("\n", ",1\n").encode())
+    assert names(body) == ["a", "column_2", "c", "a_2"]
+    assert codes(body) == ["headers_renamed"]
+
+
+def test_a_header_over_two_lines_is_a_name(api: Api) -> None:
+    text = 'x,y,"Yield\n(kg/ha)"\r\n' + "".join(f"{n},{'ab'[n % 2]},{n / 4}\r\n" for n in range(40))
+    body, rows = stored(api, text.encode())
+    assert (names(body), rows[2]) == (["x", "y", "Yield\n(kg/ha)"], [2, "a", 0.5])
+
+
+def test_years_may_name_columns(api: Api) -> None:
+    head = '"Data Source","Indicators",\n\n"Last Updated","2024-01-01",\n\n'
+    text = head + '"Country","Code","1960","1961",\n' + "".join(f'"C{n}","X{n}","{n * 1.5}","",\n' for n in range(20))
+    body, _ = stored(api, text.encode())
+    assert names(body) == ["Country", "Code", "1960", "1961"]
+
+
+def test_a_blank_before_a_quote_does_not_hide_it(api: Api) -> None:
+    text = "a, b, c\n" + "".join(f'{n}, "x, {n}", {n}\n' for n in range(20))
+    assert stored(api, text.encode())[1] == [[n, f"x, {n}", n] for n in range(20)]
+
+
+def test_escaped_quotes_are_quotes(api: Api) -> None:
+    text = "a,b\n" + "".join(f'{n},"he said \\"x, {n}\\""\n' for n in range(20))
+    assert stored(api, text.encode())[1] == [[n, f'he said "x, {n}"'] for n in range(20)]
+
+
+@pytest.mark.parametrize("far", [0, 60_000], ids=["at the beginning", "beyond the sample"])
+def test_quotes_that_are_text_join_no_rows(api: Api, far: int) -> None:
+    plain = [[n, f"plain text {n}", n] for n in range(far)]
+    odd = [[n, f'"unclosed {n}' if n % 7 == 3 else f'{n}" pipe', n] for n in range(40)]
+    text = "a\tb\tc\n" + "".join(f"{a}\t{b}\t{c}\n" for a, b, c in [*plain, *odd])
+    body, rows = stored(api, text.encode())
+    assert body["rows"] == far + 40
+    assert codes(body) == ["quote"]
+    page = api.ann.get(f"/datasets/{body['id']}/rows", params={"offset": far}).json()["rows"]
+    assert page == odd
+    assert rows[0] == [*plain, *odd][0]
+
+
+def test_lines_within_quotes_stay_one_value(api: Api) -> None:
+    text = "a\tb\tc\n" + "".join(f'{n}\t"one\ntwo\t{n}"\t{n}\n' for n in range(40))
+    assert stored(api, text.encode())[1] == [[n, f"one\ntwo\t{n}", n] for n in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("x,y,z\nq,r,s\n" + TABLE + "u,v,w\n", {"skip_rows": 2, "footer": 1}),
+        ("% x\n" + TABLE + "%5,5,5\n", {"comment": "%"}),
+        (TABLE.replace(",", "!"), {"delimiter": "!"}),
+    ],
+)
+def test_options_say_where_the_table_is(api: Api, text: str, options: dict[str, Any]) -> None:
+    body, rows = stored(api, text.encode(), **options)
+    assert names(body) == ["a", "b", "c"]
+    assert all(row in ROWS for row in rows)
+
+
+def test_options_refuse_what_would_be_recognised(api: Api) -> None:
+    text = "name,n\n" + "".join(f"{c},{a}\n" for a, _, c in ROWS) + "Total,190\n"
+    assert stored(api, text.encode(), footer=0)[1][-1] == ["Total", 190]
+    assert stored(api, text.encode())[0]["rows"] == 20
+    assert stored(api, b'a\tb\n1\t"x"\n2\t"y"\n', quote="none")[1] == [[1, '"x"'], [2, '"y"']]
+    assert stored(api, b"a,b\n#1,2\n#2,3\n3,4\n", comment="none")[1] == [["#1", 2], ["#2", 3], ["3", 4]]
+    assert names(stored(api, b"#,b\n1,2\n3,4\n")[0]) == ["#", "b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "detail"),
+    [
+        ("a,b,c,d,e\n" + BODY, "The first record has 5 fields; of the 20 records after it, 20 have 3."),
+        ("Report\n\n" + BODY, "The first record has 1 fields; of the 20 records after it, 20 have 3."),
+        (TABLE + "1,2\n" * 30 + BODY, "At least 20 rows have 2 fields; the header has 3. (20 problems.)"),
+        (TABLE + "north", "Row 21 has 1 fields; the header has 3."),
+        ("a,b\n" + BODY, None),
+    ],
+)
+def test_what_is_no_table_is_described_once(api: Api, text: str, detail: str | None) -> None:
+    if detail is None:  # a name is missing: the rows have names
+        assert names(stored(api, text.encode())[0]) == ["row_name", "a", "b"]
+        return
+    problem = refusal(api, text.encode())
+    assert problem["detail"] == detail
+    assert len(problem["errors"]) <= 4
+    assert any("skip_rows" in error["fix"] or "quote" in error["fix"] for error in problem["errors"])
+
+
+def test_a_table_that_becomes_wider_is_not_a_preamble(api: Api) -> None:
+    narrow = "".join(f"x{n},y{n}\n" for n in range(12))
+    wide = "".join(f"x{n},y{n},z{n}\n" for n in range(50))
+    refusal(api, ("a,b\n" + narrow + wide).encode())
+    refusal(api, ("a,b\n" + narrow + wide).encode(), lenient="true")
+    body, rows = stored(api, b"c0\nv0\na;b\n")
+    assert (names(body), rows) == (["c0"], [["v0"], ["a;b"]])
+
+
+def test_a_single_column_of_sentences_is_one_column(api: Api) -> None:
+    assert stored(api, b"text\nhello world\nfoo bar, baz\nthis is it\n")[1] == [
+        ["hello world"],
+        ["foo bar, baz"],
+        ["this is it"],
+    ]
+
+
+def test_lines_are_counted_in_the_file(api: Api) -> None:
+    text = "Title of it\n\n# a comment\n" + TABLE + BODY + "oops,1,x\n"
+    problem = refusal(api, text.encode())["errors"][0]
+    assert (problem["row"], problem["line"], problem["column"]) == (41, 45, "a")
