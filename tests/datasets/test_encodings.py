@@ -15,7 +15,7 @@ TEXTS = {
     "russian": ("имя,город,сумма", "Иван Петров,Москва,12", "Анна Смирнова,Казань,8", "Олег Кузнецов,Самара,3"),
     "ukrainian": ("ім'я,місто,сума", "Іван Шевченко,Київ,12", "Олена Бойко,Львів,8"),
     "greek": ("όνομα,πόλη,ποσό", "Γιώργος,Αθήνα,12", "Μαρία,Θεσσαλονίκη,8"),
-    "german": ("name,preis,klasse", "Café – 0,0€,a", "Müller „gut“,1€,b", "Straße,2€,a"),
+    "german": ("name,preis,klasse", "Café – 0,günstig,a", "Müller „gut“,teuer €,b", "Straße,günstig,a"),
     "french": ("nom,ville,prix", "Élodie,Besançon,12", "François,Évreux,8", "Zoë,Nîmes,3"),
     "spanish": ("nombre,ciudad,año", "José,Málaga,2020", "Íñigo,A Coruña,2021"),
     "polish": ("imię,miasto,kwota", "Łukasz,Łódź,12", "Żaneta,Gdańsk,8", "Świętosław,Kraków,3"),

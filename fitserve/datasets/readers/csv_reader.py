@@ -78,10 +78,11 @@ class CsvReader(TableReader):
         self.dialect, self.notices = detect_dialect(text, options, limits, whole)
         self.names = self.dialect.names
         self.region = self._find_region(head)
+        rows = head[self.region.start :]
         # Where some fields are quoted and others are not, a quoted NA is a text and an unquoted one is missing.
         by_column = any(format.missing is not None or format.keep for format in options.formats.values())
         self.quoted_words = (
-            options.missing is None and not by_column and self._has_quoted_words(head[self.region.start :])
+            options.missing is None and not by_column and self._has_quoted_words(rows)
         )
         self.missing: tuple[str, ...]
         if by_column:

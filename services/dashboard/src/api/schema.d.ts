@@ -1277,12 +1277,15 @@ export interface components {
             /** @default {} */
             format: components["schemas"]["ColumnFormat"];
             /**
+             * Evidence
+             * @default
+             */
+            evidence: string;
+            /**
              * Inferred
              * @enum {string}
              */
             inferred: "numeric" | "boolean" | "categorical" | "text" | "datetime" | "ignored";
-            /** Evidence */
-            evidence: string;
         };
         /**
          * ColumnDrift
@@ -3468,14 +3471,26 @@ export interface operations {
                 format?: string;
                 /** @description CSV: between two fields */
                 delimiter?: string;
-                /** @description CSV: around fields; doubled inside one */
+                /** @description CSV: around fields, and doubled inside one; none: nothing is quoted */
                 quote?: string;
-                /** @description CSV: before the fraction of a number */
+                /** @description CSV: before the fraction of a number, in every column */
                 decimal?: string;
+                /** @description CSV: between groups of three digits, in every column */
+                thousands?: string;
+                /** @description Order of day, month and year in dates that are all numbers */
+                dates?: string;
+                /** @description How columns are written, by name, where it is not to be recognised */
+                formats?: string;
                 /** @description Of the text, such as gb18030 or latin-1 */
                 encoding?: string;
                 /** @description CSV: whether the first line names the columns */
                 header?: string;
+                /** @description CSV: lines before the table; 0: none */
+                skip_rows?: string;
+                /** @description CSV: lines after the table; 0: none */
+                footer?: string;
+                /** @description CSV: lines that begin with it are no rows; none: every line is one */
+                comment?: string;
                 /** @description Kinds of columns, by name */
                 kinds?: string;
                 /** @description Spellings of a missing value, instead of the usual ones */
@@ -3497,8 +3512,14 @@ export interface operations {
                     delimiter?: string;
                     quote?: string;
                     decimal?: string;
+                    thousands?: string;
+                    dates?: string;
+                    formats?: string;
                     encoding?: string;
                     header?: string;
+                    skip_rows?: string;
+                    footer?: string;
+                    comment?: string;
                     kinds?: string;
                     missing?: string[];
                     lenient?: string;
@@ -3905,14 +3926,26 @@ export interface operations {
                 format?: string;
                 /** @description CSV: between two fields */
                 delimiter?: string;
-                /** @description CSV: around fields; doubled inside one */
+                /** @description CSV: around fields, and doubled inside one; none: nothing is quoted */
                 quote?: string;
-                /** @description CSV: before the fraction of a number */
+                /** @description CSV: before the fraction of a number, in every column */
                 decimal?: string;
+                /** @description CSV: between groups of three digits, in every column */
+                thousands?: string;
+                /** @description Order of day, month and year in dates that are all numbers */
+                dates?: string;
+                /** @description How columns are written, by name, where it is not to be recognised */
+                formats?: string;
                 /** @description Of the text, such as gb18030 or latin-1 */
                 encoding?: string;
                 /** @description CSV: whether the first line names the columns */
                 header?: string;
+                /** @description CSV: lines before the table; 0: none */
+                skip_rows?: string;
+                /** @description CSV: lines after the table; 0: none */
+                footer?: string;
+                /** @description CSV: lines that begin with it are no rows; none: every line is one */
+                comment?: string;
                 /** @description Kinds of columns, by name */
                 kinds?: string;
                 /** @description Spellings of a missing value, instead of the usual ones */
@@ -4358,14 +4391,26 @@ export interface operations {
                 format?: string;
                 /** @description CSV: between two fields */
                 delimiter?: string;
-                /** @description CSV: around fields; doubled inside one */
+                /** @description CSV: around fields, and doubled inside one; none: nothing is quoted */
                 quote?: string;
-                /** @description CSV: before the fraction of a number */
+                /** @description CSV: before the fraction of a number, in every column */
                 decimal?: string;
+                /** @description CSV: between groups of three digits, in every column */
+                thousands?: string;
+                /** @description Order of day, month and year in dates that are all numbers */
+                dates?: string;
+                /** @description How columns are written, by name, where it is not to be recognised */
+                formats?: string;
                 /** @description Of the text, such as gb18030 or latin-1 */
                 encoding?: string;
                 /** @description CSV: whether the first line names the columns */
                 header?: string;
+                /** @description CSV: lines before the table; 0: none */
+                skip_rows?: string;
+                /** @description CSV: lines after the table; 0: none */
+                footer?: string;
+                /** @description CSV: lines that begin with it are no rows; none: every line is one */
+                comment?: string;
                 /** @description Kinds of columns, by name */
                 kinds?: string;
                 /** @description Spellings of a missing value, instead of the usual ones */
