@@ -54,8 +54,8 @@ def test_a_bad_number_at_row_900000(read: Ingest) -> None:
 def test_all_ragged_lines_are_reported(read: Ingest) -> None:
     error = refusal(read, b'a,b\n1,2\n3\n\n4,5,6\n"x\ny",7\n8\n')
     assert [(p.row, p.line, p.received) for p in error.problems] == [(2, 3, "3"), (3, 5, "4,5,6"), (5, 8, "8")]
-    lenient = read(b'a,b\n1,2\n3\n\n4,5,6\n"x\ny",7\n8\n' + b"9,9\n" * 40, lenient=True)
-    assert lenient.table.to_pylist()[:3] == [{"a": "1", "b": 2}, {"a": "x\ny", "b": 7}, {"a": "9", "b": 9}]
+    lenient = read(b'a,b\n1,2\n3\n\n4,5,6\n"x\ny",7\n8\n' + b"w,9\n" * 40, lenient=True)
+    assert lenient.table.to_pylist()[:3] == [{"a": "1", "b": 2}, {"a": "x\ny", "b": 7}, {"a": "w", "b": 9}]
 
 
 def test_at_most_twenty_problems_are_shown(read: Ingest) -> None:

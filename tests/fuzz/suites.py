@@ -179,6 +179,8 @@ def run(folder: Path | None = None) -> str:
                 checker.findings.append(f"{process.pid} is dead")
             elif process.memory_info().rss - start > MOST_GROWTH:
                 checker.findings.append(f"{process.pid} has grown by {(process.memory_info().rss - start) >> 20} MB")
+        left = [path for path in started.toys.home.rglob("dataset-*") if path.is_dir()]
+        checker.findings += [f"{path} was left behind" for path in left]
         growth = max((process.memory_info().rss - start) >> 20 for process, start in before.items())
     summary = f"{counts}; responses by status {dict(sorted(checker.outcomes.items()))}; growth {growth} MB"
     if checker.findings:

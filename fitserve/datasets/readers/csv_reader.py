@@ -81,9 +81,7 @@ class CsvReader(TableReader):
         rows = head[self.region.start :]
         # Where some fields are quoted and others are not, a quoted NA is a text and an unquoted one is missing.
         by_column = any(format.missing is not None or format.keep for format in options.formats.values())
-        self.quoted_words = (
-            options.missing is None and not by_column and self._has_quoted_words(rows)
-        )
+        self.quoted_words = options.missing is None and not by_column and self._has_quoted_words(rows)
         self.missing: tuple[str, ...]
         if by_column:
             self.missing = ("",)  # each column's parser knows its own
