@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +12,11 @@ from jsonpointer import JsonPointerException
 
 from fitserve.dataset_facts import DatasetFacts
 from fitserve.encoding import ENCODINGS
+from fitserve.encoding.piecewise_linear import PiecewiseLinear, usual_bins
 from fitserve.errors import BadInput
 from fitserve.findings.finding import Operation
 from fitserve.findings.record import Json
-from fitserve.spec.feature import Feature, encoded_inputs
+from fitserve.spec.feature import MOST_PIECES, Feature, encoded_inputs
 from fitserve.spec.network import ENTRY_KEYS
 from fitserve.spec.optimizers import OPTIMIZERS
 
@@ -154,9 +156,29 @@ def standardize_features(spec: Json) -> Iterator[Operation]:
 def drop_features(spec: Json, columns: Iterable[str], facts: DatasetFacts) -> Iterator[Operation]:
     """Leave out the features of these columns and narrow the network inputs accordingly."""
     dropped = set(columns)
-    remaining = [feature for feature in spec["features"] if feature["column"] not in dropped]
-    yield set_value("/features", remaining)
-    inputs = encoded_inputs([Feature.model_validate(feature) for feature in remaining], facts)
+    yield from _with_features(spec, [one for one in spec["features"] if one["column"] not in dropped], facts)
+
+
+def add_bins(spec: Json, facts: DatasetFacts) -> Iterator[Operation]:
+    """Encode numbers that are only scaled by bins too, and widen the network inputs accordingly."""
+    encodings = Counter(feature["column"] for feature in spec["features"])
+    features: list[Any] = []
+    for feature in spec["features"]:
+        features.append(feature)
+        column = facts.by_name[feature["column"]]
+        scaled = feature["encoding"]["type"] in ("standardize", "robust", "min_max", "log", "quantile")
+        bins = usual_bins(column, MOST_PIECES // max(1, len(encodings)))
+        if scaled and encodings[column.name] == 1 and column.kind == "numeric" and bins > 1:
+            binned = PiecewiseLinear(bins=bins, indicator=False)
+            features.append({**feature, "encoding": binned.model_dump(mode="json")})
+    if len(features) > len(spec["features"]):
+        yield from _with_features(spec, features, facts)
+
+
+def _with_features(spec: Json, features: list[Any], facts: DatasetFacts) -> Iterator[Operation]:
+    """Replace the features, and give the network inputs their shapes."""
+    yield set_value("/features", features)
+    inputs = encoded_inputs([Feature.model_validate(feature) for feature in features], facts)
     shapes = {one.name: list(one.shape) for one in inputs}
     for index, entry in enumerate(spec["network"]):
         if "Input" in entry and entry.get("name") in shapes:

@@ -53,6 +53,13 @@ def _five_rows() -> pa.Table:
     return blobs(9, 8, 1.0)
 
 
+def _zigzag() -> pa.Table:
+    """A number of ten values, each with a mean of its own: a tree's kind of table."""
+    rng = np.random.default_rng(0)
+    x = np.column_stack([rng.integers(0, 10, 1500), rng.integers(0, 5, 1500)]).astype(float)
+    return table_of(x, (x[:, 0] * 7 % 10) / 3 + 0.2 * x[:, 1] + rng.normal(0, 0.2, 1500))
+
+
 def _all_negative() -> pa.Table:
     rng = np.random.default_rng(0)
     x = -np.abs(rng.normal(5, 1, (240, 4)))
@@ -231,6 +238,14 @@ CASES = (
         lambda: line(300, 1000.0, 5000.0),
         spec([dense(16)], 30, {"Adam": {"learning_rate": 0.005}}, target=[{"name": "y", "standardize": False}]),
         spec([dense(16)], 60, {"Adam": {"learning_rate": 0.02}}, target=[{"name": "y", "standardize": False}]),
+        twin_table=line,
+        measure=_loss,
+    ),
+    Case(
+        "better_reference",
+        _zigzag,
+        spec([dense(16)], 30, {"Adam": {"learning_rate": 0.01}}),
+        spec([dense(16)], 60, {"Adam": {"learning_rate": 0.01}}),
         twin_table=line,
         measure=_loss,
     ),

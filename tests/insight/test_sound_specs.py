@@ -181,7 +181,9 @@ FILES: dict[str, tuple[str, Json]] = {
 
 def _check_no_findings(table: pa.Table, spec: Json, facts: Any) -> None:
     trained = run(table, {"target": "y", **spec}, facts)
-    assert [(name, finding.sentence) for name, finding in trained.findings.items()] == []
+    # That trees are better is no fault of a spec.
+    found = [(name, one.sentence) for name, one in trained.findings.items() if name != "better_reference"]
+    assert found == []
     loss, trivial = trained.loss("test"), trained.record.mean_loss("baseline", "test")
     assert trivial is not None
     assert np.isfinite(loss)

@@ -16,6 +16,7 @@ from fitserve.spec.regularizers import CONSTRAINTS, REGULARIZERS
 from tests.spec.table import resolved
 from tests.trainer.specs import train_one_epoch
 from workers.trainer.engine.network import build, build_network
+from workers.trainer.engine.tabular_layers import BatchEnsemble, Periodic
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
 
@@ -23,6 +24,11 @@ L, R, C, INIT = keras.layers, keras.regularizers, keras.constraints, keras.initi
 
 SEQUENCE: list[Any] = [{"Reshape": [4, 3]}]
 IMAGE: list[Any] = [{"Reshape": [3, 4, 1]}]
+
+NOTHING_ELSE: dict[str, Any] = {
+    "bias_initializer": INIT.Zeros(),
+    **{f"{weight}_{part}": None for weight in ("kernel", "bias") for part in ("regularizer", "constraint")},
+}
 
 # What the spec says, the same in Keras, and the layers before it.
 CASES: list[tuple[Any, Any, list[Any]]] = [
@@ -55,6 +61,9 @@ CASES: list[tuple[Any, Any, list[Any]]] = [
         ),
         [],
     ),
+    ("Periodic", Periodic(), []),
+    ({"Periodic": {"units": 3, "variant": "PLR"}}, Periodic(3, variant="PLR"), []),
+    ({"BatchEnsemble": 5}, BatchEnsemble(5, kernel_initializer=INIT.GlorotUniform(), **NOTHING_ELSE), []),
     ({"Activation": "gelu"}, L.Activation("gelu"), []),
     ({"LeakyReLU": 0.2}, L.LeakyReLU(0.2), []),
     ({"ReLU": {"max_value": 6, "negative_slope": 0.1}}, L.ReLU(max_value=6.0, negative_slope=0.1), []),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import onnxruntime
@@ -9,6 +11,7 @@ import pytest
 from keras import layers as L
 
 from fitserve.spec.activations import ACTIVATIONS
+from workers.trainer.engine.tabular_layers import BatchEnsemble, Periodic, with_plain_layers
 from workers.trainer.export.serving_graph import NotWritten, OutputForm, write
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
@@ -56,6 +59,14 @@ FLAT = {
     "leaky": [L.LeakyReLU(0.1), L.ReLU(max_value=1.5), L.ELU(0.7), L.PReLU(), L.Softmax()],
     "shapes": [L.Reshape((4, 3)), L.Permute((2, 1)), L.Dense(2), L.Flatten(), L.RepeatVector(2), L.Rescaling(0.5, 1.0)],
 }
+FLAT |= {
+    "periodic": [Periodic(3, 4), Periodic(2, 3, variant="PLR"), L.Dense(2)],
+    "members": [
+        BatchEnsemble(4, 3, activation="relu"),
+        BatchEnsemble(2, 3, random_signs=False, use_bias=False),
+        L.GlobalAveragePooling1D(),
+    ],
+}
 SEQUENCE = {
     "convolution": [L.Conv1D(4, 3, padding="same", strides=2), L.Conv1D(3, 2, padding="causal", dilation_rate=2)],
     "pooling": [L.MaxPooling1D(2), L.AveragePooling1D(2, padding="same", strides=1), L.GlobalMaxPooling1D()],
@@ -94,3 +105,16 @@ def test_branches_and_embeddings() -> None:
     model = _randomised(keras.Model([words, numbers], L.Dense(2)(L.Concatenate()(merged))))
     rng = np.random.default_rng(1)
     _same_answers(model, rng.integers(0, 10, (5, 4)).astype("int32"), rng.normal(size=(5, 3)).astype("float32"))
+
+
+@pytest.mark.parametrize("case", ["periodic", "members", "dense"])
+def test_plain_layers_compute_the_same_and_load_anywhere(case: str, tmp_path: Path) -> None:
+    layers = [type(one).from_config(one.get_config()) for one in FLAT[case]]
+    model = _randomised(keras.Sequential([keras.Input((12,)), *layers]))
+    plain = with_plain_layers(model)
+    assert (plain is model) == (case == "dense")
+    assert not {type(layer).__name__ for layer in plain.layers} & {"Periodic", "BatchEnsemble"}
+    keras.Model(plain.inputs[0], plain.outputs[0]).save(tmp_path / "plain.keras")
+    x = np.random.default_rng(1).normal(size=(5, 12)).astype("float32")
+    loaded = keras.saving.load_model(tmp_path / "plain.keras")
+    np.testing.assert_allclose(np.asarray(loaded(x)), np.asarray(model(x)), rtol=1e-5, atol=1e-5)

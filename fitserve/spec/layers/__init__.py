@@ -7,7 +7,15 @@ from typing import Annotated
 from fitserve.spec.component import Family
 
 # Importing a module adds its layers; tables list them in this order.
-from fitserve.spec.layers import convolution, core, normalization, recurrent, regularization, shaping  # noqa: F401
+from fitserve.spec.layers import (  # noqa: F401
+    convolution,
+    core,
+    normalization,
+    recurrent,
+    regularization,
+    shaping,
+    tabular,
+)
 from fitserve.spec.layers.layer import Layer
 
 LAYERS: Family[Layer] = Family("layer", "keras.layers", Layer)

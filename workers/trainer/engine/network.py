@@ -18,12 +18,14 @@ from fitserve.spec.graph import free_name
 from fitserve.spec.initializers import Initializer
 from fitserve.spec.layers.core import Input
 from fitserve.spec.layers.layer import Layer
+from fitserve.spec.layers.tabular import OURS
 from fitserve.spec.losses import Loss, Quantile
 from fitserve.spec.metrics import Metric
 from fitserve.spec.optimizers import Optimizer, Schedule
 from fitserve.spec.output import serving_activation
 from fitserve.spec.regularizers import Constraint, Regularizer
 from fitserve.spec.spec import Spec
+from workers.trainer.engine.tabular_layers import CLASSES
 
 MODULES: tuple[tuple[type[Component], Any], ...] = (
     (Layer, keras.layers),
@@ -150,6 +152,8 @@ def keras_class(component: Component) -> Any:
     """The Keras class that a component of the spec stands for."""
     if isinstance(component, Quantile):
         return QuantileLoss
+    if isinstance(component, OURS):
+        return CLASSES[type(component).__name__]
     module = next(module for base, module in MODULES if isinstance(component, base))
     return getattr(module, type(component).__name__)
 

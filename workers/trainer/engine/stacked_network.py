@@ -28,6 +28,7 @@ from workers.trainer.engine.compiled import MULTITHREADED_STEP, Logs, RowTensors
 from workers.trainer.engine.device import threads
 from workers.trainer.engine.network import inputs_of, nodes_of, outputs_of
 from workers.trainer.engine.optimizer_kernels import fuse
+from workers.trainer.engine.tabular_layers import Periodic, periodic
 
 L = keras.layers
 MAX_STEP = 5e7  # multiply-adds of one replica's step: above it arithmetic dominates, and stacking gains nothing
@@ -94,7 +95,7 @@ def stacking_obstacle(model: keras.Model, replicas: int, rows: int, batch_size: 
 
 def _layer_obstacle(layer: Any) -> str | None:
     name = type(layer).__name__
-    known = (*PLAIN, *RANDOM, *MERGES, L.Dense, L.BatchNormalization, L.LayerNormalization, L.Concatenate)
+    known = (*PLAIN, *RANDOM, *MERGES, L.Dense, Periodic, L.BatchNormalization, L.LayerNormalization, L.Concatenate)
     embeds = type(layer) is L.Embedding and not layer.mask_zero and layer.input.shape[1:] == (1,)
     flattens = type(layer) is L.Flatten and len(layer.input.shape) == 3
     if not (embeds or flattens or type(layer) in known) or getattr(layer, "compute_dtype", "float32") != "float32":
@@ -365,6 +366,9 @@ class StackedNetwork:
             return tf.gather(values[id(layer.embeddings)], tf.cast(x, tf.int32), batch_dims=1)
         if type(layer) is L.Flatten:
             return tf.reshape(x, [*tf.unstack(tf.shape(x)[:2]), layer.output.shape[-1]])
+        if type(layer) is Periodic:
+            named = (layer.frequencies, layer.phases, layer.kernel, layer.bias)
+            return periodic(layer, x, *(None if v is None else values[id(v)] for v in named))
         if type(layer) is L.BatchNormalization:
             return self._batch_normalization(layer, x, values, training)
         if type(layer) is L.LayerNormalization:

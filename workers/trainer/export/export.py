@@ -20,6 +20,7 @@ from fitserve.artifacts import onnx_session
 from fitserve.encoder import Encoder
 from fitserve.target_encoder import FittedTarget, TargetEncoder
 from workers.trainer.engine.network import inputs_of, outputs_of
+from workers.trainer.engine.tabular_layers import with_plain_layers
 from workers.trainer.export import keras_encoding, serving_graph, stacked_graph
 from workers.trainer.export.serving_graph import OutputForm
 from workers.trainer.export.stacked_graph import Stack
@@ -87,6 +88,7 @@ def export(
 
 def raw_model(network: keras.Model, encoder: Encoder, targets: TargetEncoder) -> keras.Model:
     """The network with its preprocessing: takes raw columns, returns `{target: prediction in its own units}`."""
+    network = with_plain_layers(network)
     raw = keras_encoding.raw_inputs(encoder.columns)
     encoded = keras_encoding.encoded(encoder, raw)
     predictions = network({name: encoded[name] for name in inputs_of(network)}, training=False)

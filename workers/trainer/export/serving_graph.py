@@ -19,6 +19,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from workers.trainer.engine.network import functional_of, inputs_of, nodes_of, outputs_of
+from workers.trainer.engine.tabular_layers import BatchEnsemble, Periodic
 
 L = keras.layers
 OPSET, IR_VERSION = 18, 9
@@ -292,6 +293,34 @@ def _layer_normalization(graph: Graph, layer: Any, inputs: list[str], tensors: l
     offset = layer.beta.numpy() if layer.center else np.zeros(size)
     parts = [inputs[0], graph.constant(scale), graph.constant(offset)]
     return graph.add("LayerNormalization", parts, axis=-1, epsilon=float(layer.epsilon))
+
+
+@writes(BatchEnsemble)
+def _batch_ensemble(graph: Graph, layer: Any, inputs: list[str], tensors: list[Any]) -> str:
+    x = inputs[0]
+    if len(tensors[0].shape) == 2:
+        x = graph.add("Unsqueeze", [x, graph.constant([1], np.int64)])
+    for operator, weight in (("Mul", layer.input_scale), ("MatMul", layer.kernel), ("Mul", layer.output_scale)):
+        x = graph.add(operator, [x, graph.constant(weight.numpy())])
+    x = graph.add("Add", [x, graph.constant(layer.bias.numpy())]) if layer.use_bias else x
+    return activation(graph, layer.activation, x)
+
+
+@writes(Periodic)
+def _periodic(graph: Graph, layer: Any, inputs: list[str], tensors: list[Any]) -> str:
+    x = graph.add("Unsqueeze", [inputs[0], graph.constant([2], np.int64)])
+    angles = graph.add("Mul", [x, graph.constant(2 * np.pi * layer.frequencies.numpy())])
+    if layer.phases is None:
+        waves = graph.add("Concat", [graph.add("Sin", [angles]), graph.add("Cos", [angles])], axis=2)
+    else:
+        waves = graph.add("Cos", [graph.add("Add", [angles, graph.constant(layer.phases.numpy())])])
+    # Every column has a matrix of its own, so columns come first in the product.
+    product = graph.add(
+        "MatMul", [graph.add("Transpose", [waves], perm=[1, 0, 2]), graph.constant(layer.kernel.numpy())]
+    )
+    units = graph.add("Add", [graph.add("Transpose", [product], perm=[1, 0, 2]), graph.constant(layer.bias.numpy())])
+    units = graph.add("Relu", [units]) if layer.phases is None else graph.add("Concat", [x, units], axis=2)
+    return graph.add("Reshape", [units, graph.constant([-1, tensors[0].shape[-1] * layer.units], np.int64)])
 
 
 @writes(L.Flatten, L.Reshape)

@@ -157,7 +157,8 @@ def analyse(trained: TrainedNetwork, folder: Path) -> tuple[dict[str, Path], dic
     }
     if recorder is not None:
         insight["final"] = recorder.final(trained.kept_epoch)
-    designs = {name: references.design(encoder.inputs, part.x) for name, part in parts.items()}
+    places = references.simple_places(encoder)
+    designs = {name: references.design(encoder.inputs, part.x, places) for name, part in parts.items()}
     predictions = Prediction.all_of(targets)[:MAX_PREDICTIONS]
     for prediction in predictions:
         analysis = _Analysis(trained, prediction, parts, designs, budget / len(predictions))

@@ -21,6 +21,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 from sklearn.linear_model import LogisticRegression, Ridge
 from threadpoolctl import ThreadpoolController
 
+from fitserve.encoder import Encoder
 from fitserve.spec.feature import EncodedInput
 from workers.trainer.insight.evaluation import sample_rows
 
@@ -55,8 +56,30 @@ class Reference:
         return probabilities
 
 
-def design(inputs: Sequence[EncodedInput], encoded: Mapping[str, NDArray[Any]]) -> Matrix:
-    """All network inputs side by side: numbers as they are, integers multi-hot.
+def simple_places(encoder: Encoder) -> dict[str, NDArray[np.int64]]:
+    """The places of each input of real numbers without those of further encodings that only spread a number out.
+
+    A tree finds its own thresholds, and a linear model is to be linear in the column.
+    """
+    left_out: dict[str, list[int]] = {}
+    for column in encoder.raw_columns:
+        spread_out = [part for part in column.parts if part.encoding.type in ("piecewise_linear", "periodic")]
+        if len(spread_out) < len(column.parts):
+            for part in spread_out:
+                left_out.setdefault(part.input, []).extend(range(part.offset, part.offset + part.width))
+    return {
+        one.name: np.setdiff1d(np.arange(one.shape[0]), left_out.get(one.name, []))
+        for one in encoder.inputs
+        if one.dtype == "float32"
+    }
+
+
+def design(
+    inputs: Sequence[EncodedInput],
+    encoded: Mapping[str, NDArray[Any]],
+    places: Mapping[str, NDArray[np.int64]] | None = None,
+) -> Matrix:
+    """All network inputs side by side: numbers as they are (those of `places`, if given), integers multi-hot.
 
     The matrix has no columns where an integer input has too many values for a fast linear model.
     """
@@ -64,7 +87,7 @@ def design(inputs: Sequence[EncodedInput], encoded: Mapping[str, NDArray[Any]]) 
     for one in inputs:
         values = encoded[one.name]
         if one.dtype == "float32":
-            parts.append(values.reshape(len(values), -1))
+            parts.append(values.reshape(len(values), -1) if places is None else values[:, places[one.name]])
             continue
         cardinality = int(one.cardinality or int(values.max(initial=0)) + 1)
         if cardinality > MAX_CARDINALITY:
