@@ -28,7 +28,13 @@ def _trained() -> TrainedRun:
     table = pa.table({"a": x[:, 0], "b": x[:, 1], "c": x[:, 2], "city": city, "y": y})
     network = [{"Dense": {"units": 32, "activation": "relu"}}, {"Dense": {"units": 16, "activation": "tanh"}}]
     training = {"epochs": 40, "optimizer": {"Adam": {"learning_rate": 0.01}}}
-    return run(table, {"target": "y", "network": network, "training": training})
+    features = {
+        "a": ["robust", {"piecewise_linear": {"bins": 6}}],
+        "b": "standardize",
+        "c": "robust",
+        "city": "one_hot",
+    }
+    return run(table, {"target": "y", "features": features, "network": network, "training": training})
 
 
 def _parts() -> tuple[Encoder, dict, onnxruntime.InferenceSession]:
@@ -71,8 +77,8 @@ def test_contributions_are_integrals_of_the_gradient() -> None:
         outputs = inner({"features": path}, training=False)
         outputs = next(iter(outputs.values())) if isinstance(outputs, dict) else outputs
     mean = tape.gradient(outputs, path).numpy().mean(0) * (end["features"] - start["features"])[0]
-    for column in encoder.columns:
-        expected = float(mean[column.part].sum())
+    for column in encoder.raw_columns:
+        expected = sum(float(mean[one.part].sum()) for one in column.parts)
         assert attribution.contributions[column.name] == pytest.approx(expected, abs=0.02), column.name
 
 

@@ -54,9 +54,11 @@ def _table(rows: int = 60) -> pa.Table:
 
 
 FEATURES: list[Any] = [
-    "size",
+    {"size": ["robust", {"piecewise_linear": {"bins": 5, "indicator": False}}]},
     {"column": "income", "encoding": {"log": {"missing": "median"}}},
     {"column": "depth/m", "encoding": "min_max"},
+    {"income": ["quantile", "periodic"]},
+    {"depth/m": "one_hot"},
     {"column": "stars", "encoding": "one_hot"},
     "open",
     {"column": "member", "encoding": "boolean"},
