@@ -8,7 +8,9 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from fitserve.encoding import ENCODINGS
 from fitserve.spec.component import DEFERRED, Component, Family, definition_name
+from fitserve.spec.feature import MAX_ENCODINGS
 from fitserve.spec.graph import snake_case
 from fitserve.spec.initializers import INITIALIZERS
 from fitserve.spec.layers import LAYERS
@@ -58,6 +60,7 @@ def json_schema() -> dict[str, Any]:
 def _schema() -> dict[str, Any]:
     body = Spec.model_json_schema(ref_template="#/$defs/{model}")
     definitions: dict[str, Any] = body.pop("$defs", {})
+    definitions["Feature"]["properties"]["encoding"] |= _encodings(definitions)
     for name, shorthands in SHORTHANDS.items():
         written = definitions.pop(name)
         written["required"] = [key for key in written.get("required", []) if key not in _OPTIONAL.get(name, ())]
@@ -83,6 +86,19 @@ def _schema() -> dict[str, Any]:
         "properties": properties,
         "$defs": dict(sorted(definitions.items())),
     }
+
+
+def _encodings(definitions: dict[str, Any]) -> dict[str, Any]:
+    """Define `Encoding`, with its shorthands, and return what a feature has: one, or a list of several."""
+    encoding = definitions["Feature"]["properties"]["encoding"]
+    typed = next(one for one in encoding.pop("oneOf") if "discriminator" in one)
+    names = sorted(ENCODINGS)
+    by_name = {name: {"type": ["object", "null"]} for name in names}
+    one_key = {"type": "object", "minProperties": 1, "maxProperties": 1, "additionalProperties": False}
+    definitions["Encoding"] = {"anyOf": [typed, {"enum": names}, {**one_key, "properties": by_name}]}
+    one = {"$ref": "#/$defs/Encoding"}
+    several = {"type": "array", "items": one, "minItems": 1, "maxItems": MAX_ENCODINGS}
+    return {"anyOf": [one, several, {"type": "null"}]}
 
 
 def _family(family: Family[Any]) -> dict[str, Any]:

@@ -81,3 +81,11 @@ def compare(encoder: Encoder, rows: pa.Table) -> None:
     for name, array in expected.items():
         assert computed[name].dtype == array.dtype
         np.testing.assert_allclose(computed[name].numpy(), array, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("encoding", ["robust", {"piecewise_linear": {"bins": 6}}, "quantile", "periodic"], ids=str)
+def test_small_spreads_on_large_offsets_are_kept(encoding: Any) -> None:
+    values = np.random.default_rng(0).uniform(1.7e9, 1.7e9 + 1e-1, 40)
+    whole = pa.table({"n": pa.array(values)})
+    feature = Feature.model_validate({"column": "n", "encoding": encoding})
+    compare(Encoder.fit([feature], whole, facts_for(whole)), whole)
