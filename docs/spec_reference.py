@@ -11,11 +11,11 @@ from pydantic import BaseModel
 from fitserve.encoding import ENCODINGS
 from fitserve.spec.activations import ACTIVATION_ALIASES, ACTIVATIONS, UNUSABLE
 from fitserve.spec.component import DEFERRED, Family
+from fitserve.spec.ensemble import Ensemble
 from fitserve.spec.feature import Feature
 from fitserve.spec.schema import FAMILIES, PATH, arguments, json_schema
 from fitserve.spec.spec import Spec, SplitSpec
 from fitserve.spec.target import Target
-from fitserve.spec.ensemble import Ensemble
 from fitserve.spec.training import EarlyStopping, ReduceLROnPlateau, Training, Warmup
 
 TITLES = {
