@@ -33,6 +33,9 @@ def bad_value(row: int, column: str, received: Any, expected: str, note: str = "
     """Return the problem of a field whose value is not of its column's kind."""
     detail = f"Row {row}, column {column!r}: {clipped(received)!r} is not {expected}.{note}"
     fix = f"{LENIENT_FIX} If the column is of another kind, say so: kinds.{column}=categorical."
+    if expected != "a text" and isinstance(received, str) and received.strip():
+        option = f"formats.{column}.also_missing={clipped(received.strip(), 40)}"
+        fix = f"If it stands for a missing value, say so, which keeps the row: {option}. {fix}"
     return Problem(detail, row=row, column=column, received=clipped(received), expected=expected, fix=fix)
 
 

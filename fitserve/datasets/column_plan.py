@@ -643,7 +643,11 @@ def without_missing(values: pa.Array, format: ColumnFormat, everything: bool) ->
     if not everything:
         spellings -= {*DISPUTABLE}
     trimmed = pc.utf8_trim_whitespace(present)
-    return present.filter(pc.invert(pc.is_in(trimmed, pa.array(sorted(spellings), pa.string()))))
+    missing = pc.is_in(trimmed, pa.array(sorted(spellings), pa.string()))
+    if format.also_missing:
+        also = pa.array([text.strip().lower() for text in format.also_missing], pa.string())
+        missing = pc.or_(missing, pc.is_in(pc.utf8_lower(trimmed), also))
+    return present.filter(pc.invert(missing))
 
 
 def has_leading_zeros(texts: pa.Array) -> bool:

@@ -1240,6 +1240,11 @@ export interface components {
              */
             missing: number;
             /**
+             * Infinite
+             * @default 0
+             */
+            infinite: number;
+            /**
              * Distinct
              * @default 0
              */
