@@ -1,0 +1,156 @@
+"""One reading: a text is the same number, time or label in a column of a table and in a prediction's row."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fitserve.encoding.coercion import as_label, as_number, as_seconds
+from fitserve.spelling import ColumnFormat, numbers, times
+
+NUMBER_FORMATS = [
+    ColumnFormat(decimal="."),
+    ColumnFormat(decimal=".", thousands=","),
+    ColumnFormat(decimal=",", thousands="."),
+    ColumnFormat(decimal=",", thousands=" ", units=("€", "EUR")),
+    ColumnFormat(decimal=".", thousands="'", units=("$", "US$")),
+    ColumnFormat(decimal=".", units=("%", "kg", "g")),
+    ColumnFormat(decimal=",", thousands="_"),
+]
+PIECES = st.sampled_from(
+    [
+        *"0123456789",
+        "12",
+        "345",
+        "000",
+        *"., '_-+()eE",
+        "€",
+        "EUR",
+        "$",
+        "US$",
+        "%",
+        "kg",
+        "g",
+        "\u00a0",
+        "\u2009",
+        "\u2212",
+        "’",
+        "inf",
+        "nan",
+        "x",
+        "é",
+    ]
+)
+TIMES = st.sampled_from(
+    [
+        *"0123456789",
+        "2024",
+        "01",
+        "13",
+        "31",
+        "99",
+        *"-/. :TZ,W",
+        "Jan",
+        "märz",
+        "May",
+        "AM",
+        "pm",
+        "+02:00",
+        "-0530",
+        "UTC",
+        "of",
+        "st",
+    ]
+)
+WHOLE_TIMES = st.builds(
+    lambda a, one, b, two, c, clock: f"{a}{one}{b}{two}{c}{clock}",
+    st.integers(0, 2100),
+    st.sampled_from("-/."),
+    st.integers(0, 32),
+    st.sampled_from("-/."),
+    st.integers(0, 2100),
+    st.sampled_from(
+        ["", " 10:20", "T23:59:59.123456", " 1:05 pm", " 13:00 PM", " 00:10 am", " 24:00", "T10:00Z", " 10:00+02:00"]
+    ),
+)
+
+
+def one_number(text: str, format: ColumnFormat) -> float | None:
+    try:
+        return float(numbers.read_number(text, format))
+    except (ValueError, OverflowError):
+        return None
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(PIECES, max_size=8).map("".join), min_size=1, max_size=6), st.sampled_from(NUMBER_FORMATS))
+def test_a_number_is_the_same_in_a_column_and_alone(texts: list[str], format: ColumnFormat) -> None:
+    texts = [text for text in texts if text.strip().lower() not in ("nan", "-nan", "+nan")] or ["1"]
+    parsed, bad = numbers.parse_numbers(pa.array(texts, pa.string()), format)
+    for text, value, is_bad in zip(texts, parsed.to_pylist(), bad, strict=True):
+        expected = one_number(text, format)
+        assert (expected is None) == bool(is_bad), text
+        if expected is not None:
+            assert math.isclose(float(value), expected, rel_tol=1e-15) or value == expected, text
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.lists(TIMES, max_size=8).map("".join) | WHOLE_TIMES, min_size=1, max_size=6),
+    st.sampled_from(["ymd", "dmy", "mdy"]),
+    st.sampled_from([None, 1926, 2000]),
+)
+def test_a_time_is_the_same_in_a_column_and_alone(texts: list[str], order: Any, first_year: int | None) -> None:
+    format = ColumnFormat(time=order, first_year=first_year)
+    parsed, bad, _ = times.parse_times(pa.array(texts, pa.string()), format)
+    for text, value, is_bad in zip(texts, parsed.to_pylist(), bad, strict=True):
+        try:
+            expected = round(times.read_time(text, format) * 1e6)
+        except ValueError:
+            assert is_bad, text
+            continue
+        assert not is_bad, text
+        assert abs(value - expected) <= 64, text  # float64 keeps seconds of the year 9999 to some microseconds
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("1700000000", 1.7e9),
+        ("1700000000000", 1.7e9),
+        ("1700000000000000", 1.7e9),
+        ("1700000000000000000", 1.7e9),
+        ("-1", -1),
+    ],
+)
+def test_epochs_are_told_apart_by_their_size(text: str, seconds: float) -> None:
+    format = ColumnFormat(time="epoch")
+    assert as_seconds(text, format) == as_seconds(int(text)) == seconds
+    parsed, bad, _ = times.parse_times(pa.array([text]), format)
+    assert not bad.any()
+    assert parsed[0].as_py() == seconds * 1e6
+    with pytest.raises(ValueError, match="year"):
+        as_seconds(1e25)
+
+
+def test_a_prediction_reads_texts_as_the_column_was_written() -> None:
+    euro = ColumnFormat(decimal=",", thousands=".", units=("€",), also_missing=("k.a.",))
+    assert as_number("1.234,50 €", euro) == 1234.5
+    assert math.isnan(as_number("k.A.", euro))
+    assert math.isnan(as_number(" ", euro))
+    assert as_number(7, euro) == 7
+    with pytest.raises(ValueError, match="number"):
+        as_number("1,2,3", euro)
+    assert as_label("2,0", ColumnFormat(decimal=",")) == "2"
+    folded = ColumnFormat(trim=True, fold_case=True, labels={"yes": "Yes", "no": "No"}, keep=("NA",))
+    assert [as_label(text, folded) for text in (" YES ", "no", "NA", "None", "", "maybe")] == [
+        "Yes", "No", "NA", None, None, "maybe"
+    ]  # fmt: skip
+    dates = ColumnFormat(time="dmy")
+    assert as_seconds("01/02/2024", dates) == as_seconds("2024-02-01", dates) == as_seconds("2024-02-01")
+    assert math.isnan(as_seconds("NA", dates))
