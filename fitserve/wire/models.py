@@ -92,8 +92,10 @@ class LabelRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    version: int = Field(ge=1)
-    epoch: int | None = Field(None, ge=1, description="A kept epoch of the version's run, instead of its best epoch")
+    version: int = Field(ge=1, le=2**31 - 1)
+    epoch: int | None = Field(
+        None, ge=1, le=2**31 - 1, description="A kept epoch of the version's run, instead of its best epoch"
+    )
     weight: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
     shadow: bool | None = None
 
@@ -112,7 +114,7 @@ class PredictionRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     dataset: str = Field(max_length=120, description="A dataset's id, name, or name@version")
-    version: int | None = Field(None, ge=1, le=2**31)
+    version: int | None = Field(None, ge=1, le=2**31 - 1)
     label: str | None = Field(None, max_length=63)
     name: str | None = Field(None, max_length=63, description="Name of the dataset to create")
 
@@ -217,7 +219,9 @@ class Outcome(BaseModel):
     output: str | None = Field(None, max_length=255, description="The target; required if there are several")
     truth: Truth = Field(description="A label or a number; a list for a target of several numbers or labels")
     predicted: Truth | None = Field(None, description="The prediction; if omitted, the one stored under the id")
-    version: int | None = Field(None, ge=1, le=2**31, description="The version that predicted; only with `predicted`")
+    version: int | None = Field(
+        None, ge=1, le=2**31 - 1, description="The version that predicted; only with `predicted`"
+    )
 
     @model_validator(mode="after")
     def _predicted_with_version(self) -> Outcome:

@@ -46,12 +46,13 @@ Admin = Annotated[Caller, Depends(require("admin"))]
 
 # Path parameters
 ModelName = Annotated[str, Path(max_length=100)]
-VersionNumber = Annotated[int, Path(ge=1, le=2**31)]
+MAX_INTEGER = 2**31 - 1  # of a column in the database
+VersionNumber = Annotated[int, Path(ge=1, le=MAX_INTEGER)]
 
 # Query parameters
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Cursor = Annotated[str | None, Query(max_length=40)]
-TargetName = Annotated[str | None, Query(max_length=255, description="The first target if omitted")]
+TargetName = Annotated[str | None, Query(max_length=1000, description="The first target if omitted")]
 Label = Annotated[str | None, Query(max_length=63)]
 
 # Headers

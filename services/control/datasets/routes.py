@@ -38,7 +38,7 @@ from services.control.datasets.upload_request import (
     receive_upload,
     run_ingest,
 )
-from services.control.deps import Context, Ctx, Cursor, Reader, Uploader
+from services.control.deps import MAX_INTEGER, Context, Ctx, Cursor, Reader, Uploader
 from services.shell import Caller, Router
 
 router = Router(tags=["datasets"])
@@ -250,7 +250,7 @@ def get_rows(
     ctx: Ctx,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 100,
     cursor: Cursor = None,
-    offset: Annotated[int, Query(ge=0, description="Rows to skip; ignored with a cursor")] = 0,
+    offset: Annotated[int, Query(ge=0, le=MAX_INTEGER, description="Rows to skip; ignored with a cursor")] = 0,
 ) -> RowsPage:
     """In the table's order; null is missing."""
     row = _visible(ctx, caller, ref)

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from fitserve.errors import NotFound, Unavailable
 from services.control.cache import LoadingCache
-from services.control.deps import Context, Ctx, IfNoneMatch, Reader, TargetName
+from services.control.deps import MAX_INTEGER, Context, Ctx, IfNoneMatch, Reader, TargetName
 from services.control.insight import routes
 from services.shell import Caller, Router
 
@@ -52,10 +52,10 @@ def plot(
     caller: Reader,
     ctx: Ctx,
     target: TargetName = None,
-    trial: Annotated[int | None, Query(ge=0, description="For layers")] = None,
+    trial: Annotated[int | None, Query(ge=0, le=MAX_INTEGER, description="For layers")] = None,
     x: Column = None,
     y: Column = None,
-    epoch: Annotated[int | None, Query(ge=1, description="For a surface or units")] = None,
+    epoch: Annotated[int | None, Query(ge=1, le=MAX_INTEGER, description="For a surface or units")] = None,
     points: Annotated[int, Query(ge=2, le=200)] = 60,
     label: Annotated[str | None, Query(max_length=255)] = None,
     layer: Annotated[str | None, Query(max_length=255, description="For units: only this layer")] = None,

@@ -36,7 +36,7 @@ from fitserve.wire.insight import (
     UnitSurface,
 )
 from fitserve.wire.runs import RunInfo
-from services.control.deps import Ctx, Limit, Reader, TargetName
+from services.control.deps import MAX_INTEGER, Ctx, Limit, Reader, TargetName
 from services.control.insight import lineage
 from services.control.insight.run_insight import (
     NotReady,
@@ -188,8 +188,8 @@ def get_layers(
     run_id: str,
     caller: Reader,
     ctx: Ctx,
-    trial: Annotated[int | None, Query(ge=0, description="The kept trial if omitted")] = None,
-    after: Annotated[int, Query(ge=0, description="Epochs after this one")] = 0,
+    trial: Annotated[int | None, Query(ge=0, le=MAX_INTEGER, description="The kept trial if omitted")] = None,
+    after: Annotated[int, Query(ge=0, le=MAX_INTEGER, description="Epochs after this one")] = 0,
     limit: Limit = 200,
 ) -> LayerSeries:
     """Norms of weights, gradients and updates, saturated and dead units, sparsity; in some epochs also histograms.
@@ -215,7 +215,9 @@ def get_surface(
     ctx: Ctx,
     x: Annotated[str | None, Query(max_length=255, description="The most important column if omitted")] = None,
     y: Annotated[str | None, Query(max_length=255, description="The next one if omitted")] = None,
-    epoch: Annotated[int | None, Query(ge=1, description="One of `epochs`; the kept one if omitted")] = None,
+    epoch: Annotated[
+        int | None, Query(ge=1, le=MAX_INTEGER, description="One of `epochs`; the kept one if omitted")
+    ] = None,
     points: Annotated[int, Query(ge=2, le=200, description="Number of values of a numeric axis")] = 50,
     x_low: float | None = None,
     x_high: float | None = None,

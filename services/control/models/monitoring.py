@@ -29,7 +29,7 @@ from fitserve.wire.models import (
     Traffic,
     VersionTraffic,
 )
-from services.control.deps import Ctx, Label, ModelName, Predictor, Reader
+from services.control.deps import MAX_INTEGER, Ctx, Label, ModelName, Predictor, Reader
 from services.control.models.access import check_may_predict, may, visible_model
 from services.control.models.predict_proxy import predict_address, predict_tls
 from services.control.models.routes import serving_version
@@ -44,7 +44,9 @@ def get_drift(
     name: ModelName,
     caller: Reader,
     ctx: Ctx,
-    version: Annotated[int | None, Query(ge=1, le=2**31, description="The version that serves if omitted")] = None,
+    version: Annotated[
+        int | None, Query(ge=1, le=MAX_INTEGER, description="The version that serves if omitted")
+    ] = None,
     label: Label = None,
 ) -> DriftReport:
     """Over the sliding window `FITSERVE_DRIFT_WINDOW_SECONDS`, summed over all prediction processes."""

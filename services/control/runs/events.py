@@ -18,7 +18,7 @@ from fitserve.states import TERMINAL
 from fitserve.tables import Event, Run
 from fitserve.wire import Page
 from fitserve.wire.runs import EpochInfo, EventInfo
-from services.control.deps import Context, Ctx, Limit, Reader
+from services.control.deps import MAX_INTEGER, Context, Ctx, Limit, Reader
 from services.shell import Router
 from services.shell.auth import token_of
 
@@ -40,7 +40,7 @@ def list_epochs(
     run_id: str,
     caller: Reader,
     ctx: Ctx,
-    trial: Annotated[int | None, Query(ge=0, le=2**31)] = None,
+    trial: Annotated[int | None, Query(ge=0, le=MAX_INTEGER)] = None,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
     cursor: Annotated[str | None, Query(pattern=r"^[0-9]{1,10}\.[0-9]{1,10}$")] = None,
 ) -> Page[EpochInfo]:
