@@ -39,13 +39,19 @@ class LoadFailed(Exception):
 
 
 class InputRows:
-    """The rows of one request: by name (dicts), by position (lists), or a float64 matrix in the columns' order."""
+    """The rows of one request: by name (dicts), by position (lists), or a float64 matrix in the columns' order.
 
-    __slots__ = ("count", "values")
+    `left_out` counts the values of the table's other columns, by column: they are no inputs of the model.
+    """
 
-    def __init__(self, values: list[dict[str, Any]] | list[list[Any]] | Array) -> None:
+    __slots__ = ("count", "left_out", "values")
+
+    def __init__(
+        self, values: list[dict[str, Any]] | list[list[Any]] | Array, left_out: dict[str, int] | None = None
+    ) -> None:
         self.values = values
         self.count = len(values)
+        self.left_out = left_out or {}
 
 
 class Columns:
@@ -55,6 +61,10 @@ class Columns:
         self.encoder = Encoder.from_json(manifest["encoder"])
         self.fitted = self.encoder.leading
         self.names = self.encoder.names
+        self._known = frozenset(self.names)
+        self._table = tuple(manifest.get("table_columns") or ())  # all columns of the training table, in its order
+        targets = (name for one in (manifest.get("targets") or {}).get("targets", ()) for name in one["columns"])
+        self.others = frozenset((*self._table, *targets)) - self._known
         self.plain_numbers = self.encoder.plain_numbers
         self.read_numbers = None if self.plain_numbers is None else _numbers_body(self.names)
         self.baseline = self.encoder.baseline_row(manifest.get("training_distribution") or {})
@@ -71,6 +81,48 @@ class Columns:
         if not any(warnings):
             return feeds, None
         return feeds, [[warning.to_json() for warning in row] for row in warnings]
+
+    def input_named(self, name: str) -> str | None:
+        """Return the column that a request names, without blanks around it; None of another column of the table.
+
+        Raises KeyError of one that neither the model nor its table has.
+        """
+        for known in (name, name.strip()):
+            if known in self._known:
+                return known
+            if known in self.others:
+                return None
+        raise KeyError(name)
+
+    def accept(self, rows: InputRows) -> InputRows:
+        """Return rows as they stand in the table as rows of the model: without the columns that are none of its inputs.
+
+        What neither has stays, and is refused by the encoder.
+        """
+        if isinstance(rows.values, np.ndarray) or not self.others:
+            return rows
+        known, width, whole = self._known, len(self.names), len(self._table)
+        left_out, values = dict(rows.left_out), list(rows.values)
+        for at, row in enumerate(values):
+            if type(row) is list and len(row) == whole != width:
+                row = dict(zip(self._table, row, strict=True))
+            elif type(row) is not dict or row.keys() <= known:
+                continue
+            values[at] = self._without_others(row, left_out)
+        return InputRows(values, left_out)
+
+    def _without_others(self, row: dict[str, Any], left_out: dict[str, int]) -> dict[str, Any]:
+        kept = {}
+        for name, value in row.items():
+            try:
+                own = self.input_named(name)
+            except KeyError:
+                own = name
+            if own is None:
+                left_out[name] = left_out.get(name, 0) + 1
+            elif own == name or own not in row:
+                kept[own] = value
+        return kept
 
     def matrix_of(self, numbers: Sequence[Any]) -> Array:
         """Return what `read_numbers` read as float64 (rows, columns)."""
@@ -216,7 +268,7 @@ class LoadedModel:
 
     def explain(self, rows: InputRows) -> ShapleyValues:
         """Return each column's contribution to the prediction of each row. Raises BadInput, TooLarge."""
-        listed = self.columns.positional(rows)
+        listed = self.columns.positional(self.columns.accept(rows))
         return shapley(listed, self.columns.baseline, lambda mixed: self.predict(InputRows(mixed)).outputs)
 
     def find_output(self, name: str | None, tasks: Sequence[str]) -> ModelOutput | None:

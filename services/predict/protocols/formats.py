@@ -83,33 +83,50 @@ def read_csv(model: LoadedModel, body: bytes) -> InputRows:
     """Return the rows of a CSV body. Raises Malformed."""
     try:
         text = body.decode("utf-8-sig")
-        lines = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(model, text), strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
         raise Malformed(f"The body is not CSV in UTF-8: {error}.") from None
     lines = [line for line in lines if line]
     if len(lines) < 2:
         raise Malformed("The body needs a header and at least one row.")
     header, *data = lines
-    names = model.columns.names
-    if unknown := [name for name in header if name not in names]:
-        raise Malformed(f"The header has an unknown column {unknown[0][:63]!r}.", expected=", ".join(names[:50]))
-    if len(set(header)) != len(header):
+    inputs = [_csv_input(model, name) for name in header]
+    named = [name for name in inputs if name is not None]
+    if len(set(named)) != len(named):
         raise Malformed("The header names a column twice.")
-    numeric = {column.name for column in model.columns.fitted if column.kind == "numeric"}
+    # Numbers in the usual form are read here, which is quick; what is left is read as the table's texts were.
+    plain = {column.name for column in model.columns.fitted if column.kind == "numeric" and column.format.is_plain}
     rows = []
     for number, line in enumerate(data, 1):
         if len(line) != len(header):
             raise Malformed(f"Row {number} has {len(line)} fields; the header has {len(header)}.")
-        fields = zip(header, line, strict=True)
-        rows.append({name: _number(field) if name in numeric else field or None for name, field in fields})
-    return InputRows(rows)
+        fields = zip(inputs, line, strict=True)
+        rows.append({name: _number(field) if name in plain else field for name, field in fields if name is not None})
+    left_out = {name: len(rows) for name, own in zip(header, inputs, strict=True) if own is None}
+    return InputRows(rows, left_out)
+
+
+def _csv_input(model: LoadedModel, name: str) -> str | None:
+    try:
+        return model.columns.input_named(name)
+    except KeyError:
+        expected = ", ".join(model.columns.names[:50])
+        raise Malformed(f"The header has an unknown column {name[:63]!r}.", expected=expected) from None
+
+
+def _delimiter(model: LoadedModel, text: str) -> str:
+    """Return what stands between two fields: with which most of the header's names are columns of the table."""
+
+    def known(delimiter: str) -> int:
+        header = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
+        return sum(name.strip() in model.columns.names or name.strip() in model.columns.others for name in header)
+
+    return max((",", ";", "\t", "|"), key=known)  # of equals the first
 
 
 def _number(field: str) -> Any:
-    """Return the number if the field is one; else the text, which the encoder refuses by row and column."""
+    """Return the number if the field is one in the usual form; else the text, which the encoder reads or refuses."""
     field = field.strip()
-    if not field:
-        return None
     try:
         return int(field) if field.lstrip("+-").isdecimal() else float(field.replace("_", "x"))
     except ValueError:
@@ -275,10 +292,21 @@ def rows_of(model: LoadedModel, tensors: Sequence[Tensor]) -> InputRows:
         raise Malformed("The request names an input twice.")
     if len(tensors) == 1 and tensors[0].name not in names and tensors[0].name in MATRIX_NAMES:
         return _rows_of_matrix(model, tensors[0])
-    if unknown := [name for name in by_name if name not in names]:
-        raise Malformed(f"Unknown input {unknown[0][:63]!r}.", expected=", ".join(names[:50]))
+    left_out: dict[str, int] = {}
+    for name in [name for name in by_name if name not in names]:
+        try:
+            own = model.columns.input_named(name)
+        except KeyError:
+            raise Malformed(f"Unknown input {name[:63]!r}.", expected=", ".join(names[:50])) from None
+        other = by_name.pop(name)
+        if own is None:
+            left_out[name] = len(other.values)
+        else:
+            by_name.setdefault(own, other)
+    if not by_name:
+        raise Malformed("The request has none of the model's inputs.", expected=", ".join(names[:50]))
     counts = set()
-    for tensor in tensors:
+    for tensor in by_name.values():
         if len(tensor.shape) == 2 and tensor.shape[1] != 1:
             raise Malformed(f"Input {tensor.name!r} has a wrong shape.", received=list(tensor.shape), expected="[n, 1]")
         counts.add(tensor.shape[0])
@@ -286,10 +314,10 @@ def rows_of(model: LoadedModel, tensors: Sequence[Tensor]) -> InputRows:
         raise Malformed("The inputs need the same number of rows, at least one.", received=sorted(counts))
     arrays = [by_name[name].values for name in names if name in by_name]
     if len(arrays) == len(names) and model.columns.plain_numbers is not None and all(map(_is_numeric, arrays)):
-        return InputRows(np.stack([np.asarray(values, np.float64) for values in arrays], axis=1))
+        return InputRows(np.stack([np.asarray(values, np.float64) for values in arrays], axis=1), left_out)
     (count,) = counts
     columns = [_as_list(by_name[name].values) if name in by_name else [None] * count for name in names]
-    return InputRows([list(row) for row in zip(*columns, strict=True)])
+    return InputRows([list(row) for row in zip(*columns, strict=True)], left_out)
 
 
 def _rows_of_matrix(model: LoadedModel, tensor: Tensor) -> InputRows:

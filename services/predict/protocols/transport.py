@@ -193,16 +193,25 @@ def prediction_headers(request: ProtocolRequest) -> list[tuple[bytes, bytes]]:
     headers = [(b"x-model-version", model.version_text.encode())]
     if model.label:
         headers.append((b"x-model-label", model.label.encode()))
-    if prediction.warnings is not None:
-        warnings = prediction.flat_warnings(MAX_HEADER_WARNINGS)
+    if prediction.warnings is not None or request.left_out:
+        warnings = [*_left_out(request.left_out), *prediction.flat_warnings(MAX_HEADER_WARNINGS)]
         while len(text := json.dumps(warnings, ensure_ascii=True)) > MAX_HEADER_BYTES:
             warnings.pop()
         headers.append((b"x-model-warnings", text.encode()))
-        count = sum(map(len, prediction.warnings))
+        count = sum(map(len, prediction.warnings or ())) + bool(request.left_out)
         headers.append((b"x-model-warnings-count", str(count).encode()))
     if request.prediction_id is not None:
         headers.append((b"x-prediction-id", request.prediction_id.encode()))
     return headers
+
+
+def _left_out(counts: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Return one warning for all columns that are no inputs of the model."""
+    if not counts:
+        return []
+    names = [name[:63] for name in sorted(counts)[:MAX_HEADER_WARNINGS]]
+    message = f"{len(counts)} columns are no inputs of the model and were left out: {', '.join(names)}"
+    return [{"code": "column_left_out", "message": message, "columns": names, "values": sum(counts.values())}]
 
 
 async def list_models(request: HttpRequest) -> HttpResponse:

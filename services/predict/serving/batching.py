@@ -151,7 +151,9 @@ class Shadows:
     async def _compare(self, model: LoadedModel, rows: InputRows, answered: Prediction, key: tuple[str, str]) -> None:
         counters = self._counters
         try:
-            shadow = await asyncio.get_running_loop().run_in_executor(self._executor, model.predict, rows)
+            shadow = await asyncio.get_running_loop().run_in_executor(
+                self._executor, lambda: model.predict(model.columns.accept(rows))
+            )
             gaps = [
                 float(np.abs(values - shadow.outputs[name]).max())
                 for name, values in answered.outputs.items()

@@ -111,9 +111,13 @@ class Counters:
             known = model.counters[protocol] = self.versions[key]
         return known
 
-    def count_prediction(self, model: LoadedModel, rows: int, warnings: Iterable[list[dict[str, Any]]]) -> None:
-        """Count the rows of one answer of the ordinary lane, and their warnings."""
+    def count_prediction(
+        self, model: LoadedModel, rows: int, warnings: Iterable[list[dict[str, Any]]], left_out: int = 0
+    ) -> None:
+        """Count the rows of one answer of the ordinary lane, and their warnings. `left_out`: columns that are none."""
         self.rows[model.name, model.version_text] += rows
+        if left_out:
+            self.warnings[model.name, "column_left_out"] += left_out
         for row in warnings:
             for warning in row:
                 self.warnings[model.name, warning["code"]] += 1

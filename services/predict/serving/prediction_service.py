@@ -71,6 +71,7 @@ class ProtocolRequest:
         self.entry: CatalogEntry | None = None
         self.model: LoadedModel | None = None  # that predicts
         self.prediction: Prediction | None = None
+        self.left_out: dict[str, int] = {}  # values of columns that are no inputs of the model, by column
         self._identity: Identity | None = None
 
     def read_deadline(self) -> float | None:
@@ -462,6 +463,8 @@ class PredictionService:
         if request.deadline is not None and request.deadline <= self.loop.time():
             self.counters.expired += 1
             raise DeadlineExceeded("The deadline had passed when the request arrived.")
+        given, rows = rows, model.columns.accept(rows)
+        request.left_out = rows.left_out
         request.model, request.predict_at = model, time.perf_counter()
         if model.runs_inline and rows.count * model.seconds_per_row < INLINE_SECONDS:
             prediction = model.predict(rows)
@@ -472,9 +475,9 @@ class PredictionService:
                 batcher = self._batchers[model] = Batcher(model, self.executor, self.counters)
             prediction = await batcher.submit(rows, request.deadline)
         request.prediction, request.predicted_at = prediction, time.perf_counter()
-        self.counters.count_prediction(model, prediction.row_count, prediction.warnings or ())
+        self.counters.count_prediction(model, prediction.row_count, prediction.warnings or (), len(rows.left_out))
         if model.sampler is not None:
             model.sampler.sample_request(rows, prediction.outputs)
         if request.entry is not None and request.entry.shadows:
-            self.shadows.start(request.entry, rows, prediction)
+            self.shadows.start(request.entry, given, prediction)
         return prediction

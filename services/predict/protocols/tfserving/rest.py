@@ -84,7 +84,7 @@ async def _predict(request: HttpRequest) -> HttpResponse:
 
 async def _classify(request: HttpRequest) -> HttpResponse:
     model = await request.resolve(request.selector)
-    rows, signature = read_examples(await request.body())
+    rows, signature = await _examples(request, model)
     output = choose_output(model, signature, CLASSIFY_TASKS, "classify")
     scores = (await request.service.predict(request, model, rows)).outputs[output.name]
     results = label_scores(output, scores)
@@ -93,15 +93,22 @@ async def _classify(request: HttpRequest) -> HttpResponse:
 
 async def _regress(request: HttpRequest) -> HttpResponse:
     model = await request.resolve(request.selector)
-    rows, signature = read_examples(await request.body())
+    rows, signature = await _examples(request, model)
     output = choose_output(model, signature, REGRESS_TASKS, "regress")
     values = (await request.service.predict(request, model, rows)).outputs[output.name]
     return HttpResponse(write_json({"results": values[:, 0].tolist()}, bool(np.isfinite(values).all())))
 
 
+async def _examples(request: HttpRequest, model: LoadedModel) -> tuple[InputRows, str]:
+    """Return the rows of a classify or regress request, JSON or CSV, and the signature it names. Raises Malformed."""
+    body = await request.body()
+    return (read_csv(model, body), "") if request.media_type == "text/csv" else read_examples(body)
+
+
 async def _explain(request: HttpRequest) -> HttpResponse:
     model = await request.resolve(request.selector)
-    rows, _ = read_predict(model, await request.body())
+    body = await request.body()
+    rows = read_csv(model, body) if request.media_type == "text/csv" else read_predict(model, body)[0]
     return await explain_response(request, model, rows)
 
 
@@ -143,7 +150,7 @@ def read_predict(model: LoadedModel, body: bytes) -> tuple[InputRows, bool]:
         raise Malformed("The body needs exactly one of `instances` and `inputs`.", received=sorted(value))
     if "instances" in value:
         return InputRows(_instances(model, value["instances"])), True
-    return InputRows(_inputs(model, value["inputs"])), False
+    return _inputs(model, value["inputs"]), False
 
 
 def _read_object(body: bytes, keys: frozenset[str]) -> dict[str, Any]:
@@ -175,25 +182,36 @@ def _instances(model: LoadedModel, instances: Any) -> list[Any]:
     return rows
 
 
-def _inputs(model: LoadedModel, inputs: Any) -> list[Any]:
+def _inputs(model: LoadedModel, inputs: Any) -> InputRows:
     """Return the rows of the column format: an object of columns, or the rows of the one nameless tensor."""
     names = model.columns.names
     if isinstance(inputs, dict) and not (len(names) == 1 and inputs.keys() == {"b64"}):
         if not inputs:
             raise Malformed("`inputs` names no column.")
-        if unknown := [name for name in inputs if name not in names]:
-            raise Malformed(f"`inputs` has an unknown column {unknown[0][:63]!r}.", expected=", ".join(names[:50]))
-        columns = {name: [read_cell(v) for v in _as_list(values)] for name, values in inputs.items()}
+        columns: dict[str, list[Any]] = {}
+        left_out: dict[str, int] = {}
+        for name, values in inputs.items():
+            try:
+                own = model.columns.input_named(name)
+            except KeyError:
+                detail = f"`inputs` has an unknown column {name[:63]!r}."
+                raise Malformed(detail, expected=", ".join(names[:50])) from None
+            if own is None:
+                left_out[name] = len(_as_list(values))
+            else:
+                columns.setdefault(own, [read_cell(v) for v in _as_list(values)])
+        if not columns:
+            raise Malformed("`inputs` has none of the model's columns.", expected=", ".join(names[:50]))
         sizes = {name: len(values) for name, values in columns.items()}
         count = next(iter(sizes.values()))
         if len(set(sizes.values())) != 1 or not count:
             raise Malformed("The columns of `inputs` need the same number of rows, at least one.", received=sizes)
         ordered = [columns.get(name) or [None] * count for name in names]
-        return [list(row) for row in zip(*ordered, strict=True)]
+        return InputRows([list(row) for row in zip(*ordered, strict=True)], left_out)
     rows = _as_list(inputs)
     if len(names) > 1 and rows and not isinstance(rows[0], list):
         rows = [rows]
-    return _instances(model, rows)
+    return InputRows(_instances(model, rows))
 
 
 def _as_list(value: Any) -> list[Any]:
