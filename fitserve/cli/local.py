@@ -47,7 +47,7 @@ def status(session: Session, home: Home = None) -> None:
 
     The exit code is 0 where everything is ready, 6 where something is not, 4 where no server runs.
     """
-    if session.url is not None or (home is None and os.environ.get("FITSERVE_URL")):
+    if home is None and session.url is not None:  # --url, or FITSERVE_URL
         _remote_status(session)
         return
     folder = _folder(home)
@@ -88,8 +88,12 @@ def _state(server: LocalServer, part: local_server.Part) -> Text:
 def _remote_status(session: Session) -> None:
     """Show what a server at an address reports of itself."""
     with session.client(retries=0) as client:
+        from fitserve.client import Unreachable
+
         try:
             answer = client.ready()
+        except Unreachable:
+            raise
         except Unavailable as error:
             answer = {"status": "not ready", "checks": error.extra.get("checks") or error.detail}
         checks = answer.get("checks")
@@ -105,7 +109,7 @@ def _remote_status(session: Session) -> None:
 # --- down ---
 
 
-@command(group, "down", "fitserve down", "fitserve down --now", prints_json=False, rich_help_panel=_PANEL)
+@command(group, "down", "fitserve down", "fitserve down --now", rich_help_panel=_PANEL)
 def down(
     session: Session,
     home: Home = None,
@@ -120,7 +124,9 @@ def down(
     folder = _folder(home)
     server = _settled(folder)
     if server is None:
-        session.err.print(f"Nothing to stop: no server runs from {folder}.", markup=False)
+        session.show(
+            {"home": str(folder), "was_running": False}, Text(f"Nothing to stop: no server runs from {folder}.")
+        )
         return
     _ask_to_stop(server)
     if now:
@@ -131,7 +137,7 @@ def down(
     except KeyboardInterrupt:
         session.err.print("It keeps stopping. Hurry it: fitserve down --now", markup=False)
         raise typer.Exit(Exit.interrupted) from None
-    session.err.print("fitserve has stopped.", markup=False)
+    session.show({"home": str(folder), "was_running": True}, Text("fitserve has stopped."))
 
 
 def _settled(folder: Path) -> LocalServer | None:
@@ -173,8 +179,8 @@ def _wait_for_end(session: Session, folder: Path) -> None:
         if server is not None and server.waits_for and server.waits_for != shown:
             first, shown = shown is None, server.waits_for
             if first:
-                session.err.print(f"Waiting for {shown}.", markup=False, soft_wrap=True)
-                session.err.print("Nothing is lost: it continues at the next start.", markup=False)
+                session.hint(f"Waiting for {shown}.")
+                session.hint("Nothing is lost: it continues at the next start.")
         time.sleep(_POLL)
 
 

@@ -72,7 +72,8 @@ def commands_run(path: Path) -> set[tuple[str | None, ...]]:
     return {
         tuple(word.value if isinstance(word, ast.Constant) else None for word in node.args)
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in runners
+        if isinstance(node, ast.Call)
+        and (getattr(node.func, "id", None) in runners or getattr(node.func, "attr", None) == "run")
     }
 
 

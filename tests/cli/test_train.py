@@ -96,7 +96,7 @@ def test_a_spec_is_still_a_spec_and_a_target_changes_it(fitserve: Fitserve, uplo
     shown = fitserve("train", str(spec), "--set", "training.epochs=1", "--model", "from-spec", "--json").stdout
     assert json.loads(shown)["model"] == "from-spec"
     changed = json.loads(fitserve("train", str(spec), "-t", "colour", "--set", "training.epochs=1", "--json").stdout)
-    assert changed["spec"]["target"] == "colour"
+    assert changed["resolved"]["target"][0]["name"] == "colour"
     assert "is a spec" in fitserve("train", str(spec), "--kind", "x=text", code=3).stderr
     shown = fitserve("train", "-", "--set", "training.epochs=1", "--json", input=SPEC).stdout
     assert json.loads(shown)["model"] == "cli-circle"

@@ -264,7 +264,7 @@ def test_down_in_another_terminal_after_a_server_that_was_killed(no_worker: Plac
     stale = {"pid": os.getpid(), "home": "", "base_url": "http://127.0.0.1:9", "predict_url": "", "started_at": 0}
     (no_worker.home / "server.json").write_text(json.dumps({**stale, "version": "0"}))
     assert "No server runs" in no_worker.run("status", code=4).stderr
-    assert "Nothing to stop" in no_worker.run("down").stderr  # and this process still lives
+    assert "Nothing to stop" in no_worker.run("down").stdout  # and this process still lives
     log = no_worker.folder / "log"
     with log.open("w") as sink:
         process = subprocess.Popen(
@@ -280,7 +280,7 @@ def test_down_in_another_terminal_after_a_server_that_was_killed(no_worker: Plac
         client.datasets.upload(circle(), "circle")
         events = client.runs.create(LONG).events(silence=0)
         assert next(events).type == "state"  # an open stream, as a browser has one, does not hold the end up
-        assert "fitserve has stopped." in no_worker.run("down").stderr
+        assert "fitserve has stopped." in no_worker.run("down").stdout
     assert process.wait(PATIENCE) == 0
     printed = [line for line in log.read_text().splitlines() if not line.startswith("{")]
     assert len(printed) == 5, printed  # the address, predictions, the key, Ctrl-C, the end
