@@ -24,8 +24,18 @@ STARTUP_SECONDS = 3.0  # of a trainer with TensorFlow loaded: build, trace, expo
 STEP_SECONDS = 60e-6  # an empty step of the compiled loop
 LAYER_SECONDS = 18e-6  # added by each layer, whatever its size
 SEQUENCE_SECONDS = 60e-6  # added by each step of a recurrent layer's sequence, forward and backward
-MEMBER_SHARE = 0.25  # of a step's time that each further member of a stacked ensemble adds
+EPOCH_SECONDS = 1.2e-3  # of an epoch, whatever its steps: the call, the validation
 MULTIPLY_ADDS_PER_SECOND = 2.0e10
+# Members of an ensemble that train stacked: each further one adds a share of a step, and their products are larger.
+MEMBER_SHARE = 0.26
+STACKED_SPEEDUP = 1.6
+MEMBER_STARTUP_SECONDS = 0.3
+# Layers whose members the trainer may stack; it decides itself.
+STACKED = {
+    *("Input", "Dense", "Activation", "LeakyReLU", "ReLU", "ELU", "Identity", "Rescaling", "Concatenate"),
+    *("Dropout", "GaussianDropout", "GaussianNoise", "BatchNormalization", "LayerNormalization"),
+    *("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Embedding", "Flatten"),
+}
 
 
 def summarize(graph: NetworkGraph) -> list[SummaryRow]:
@@ -63,6 +73,7 @@ def estimate(
     parameters, trainable = parameters * members, trainable * members
     forward = sum(row.multiply_adds for row in rows)
     multiply_adds = 3 * forward * batch * all_steps * members
+    startup = STARTUP_SECONDS + MEMBER_STARTUP_SECONDS * (members - 1)
     activation_bytes = members * batch * _saved_activations(graph) * FLOAT_BYTES
     return Estimates(
         parameters=parameters,
@@ -75,8 +86,8 @@ def estimate(
         activation_bytes=activation_bytes,
         training_bytes=_training_bytes(parameters, trainable, training) + activation_bytes,
         artifact_bytes=parameters * FLOAT_BYTES,
-        seconds=_rounded(pace * _seconds(graph, multiply_adds, all_steps, members)),
-        startup_seconds=_rounded(pace * STARTUP_SECONDS),
+        seconds=_rounded(pace * (startup + _seconds(graph, training, multiply_adds, all_steps, members))),
+        startup_seconds=_rounded(pace * startup),
         epochs=training.epochs * training.restarts,
         pace=_rounded(pace),
     )
@@ -110,15 +121,19 @@ def _rounded(seconds: float) -> float:
     return float(f"{seconds:.3g}")
 
 
-def _seconds(graph: NetworkGraph, multiply_adds: int, steps: int, members: int) -> float:
+def _seconds(graph: NetworkGraph, training: Training, multiply_adds: int, steps: int, members: int) -> float:
+    """Return the seconds of training alone."""
     layers = sequence = 0
     for node in graph.nodes.values():
         layers += not isinstance(node.layer, (Input, Embedding))
         if isinstance(node.layer, (Recurrent, Bidirectional)):
             sequence += graph.input_shapes(node)[0][0] * (2 if isinstance(node.layer, Bidirectional) else 1)
     step = STEP_SECONDS + LAYER_SECONDS * layers + SEQUENCE_SECONDS * sequence
-    step *= 1 + MEMBER_SHARE * (members - 1)
-    return STARTUP_SECONDS + step * steps + multiply_adds / MULTIPLY_ADDS_PER_SECOND
+    epochs = training.epochs * training.restarts
+    if members > 1 and all(type(node.layer).__name__ in STACKED for node in graph.nodes.values()):
+        step *= 1 + MEMBER_SHARE * (members - 1)
+        return EPOCH_SECONDS * epochs + step * steps + multiply_adds / (STACKED_SPEEDUP * MULTIPLY_ADDS_PER_SECOND)
+    return members * (EPOCH_SECONDS * epochs + step * steps) + multiply_adds / MULTIPLY_ADDS_PER_SECOND
 
 
 def over_limits(estimates: Estimates, training: Training, ensemble: Ensemble | None, limits: Limits) -> list[Problem]:

@@ -121,6 +121,7 @@ class Defaults:
     """
 
     numeric_columns: int | None = None
+    pieces: int = MOST_PIECES
 
     def encodings(self, facts: ColumnFacts) -> list[Encoding]:
         """Return the default encodings of a column."""
@@ -134,7 +135,7 @@ class Defaults:
             return [Index(max_categories=min(facts.distinct, most))]
         if facts.kind != "numeric":
             return [ENCODINGS[default]()]
-        bins = usual_bins(facts, MOST_PIECES // max(1, self.numeric_columns))
+        bins = usual_bins(facts, self.pieces // max(1, self.numeric_columns))
         if bins < 2:
             return [Robust()]
         return [Robust(), PiecewiseLinear(bins=bins, indicator=False)]  # the first marks what is missing

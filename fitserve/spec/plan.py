@@ -10,7 +10,7 @@ from fitserve.errors import Problem
 from fitserve.spec import recipe
 from fitserve.spec.assessment import Advice, Estimates, SummaryRow
 from fitserve.spec.ensemble import FIRST_PAST, Ensemble, HeldOut, default_ensembles, members_of, resolve_ensemble
-from fitserve.spec.estimates import STARTUP_SECONDS, estimate, summarize
+from fitserve.spec.estimates import estimate, summarize
 from fitserve.spec.graph import NetworkGraph
 from fitserve.spec.output import Output
 from fitserve.spec.resolve_training import resolve_training
@@ -58,7 +58,7 @@ class Planner:
         shrunk = {"members": members_of(options[0])} if len(tried) > 1 else {}
         epochs = plan.training.epochs
         if budget is not None and plan.estimates.seconds > budget and "epochs" not in spec.training.model_fields_set:
-            startup = STARTUP_SECONDS * self.pace
+            startup = plan.estimates.startup_seconds
             fewer = recipe.shrunk_epochs(epochs, plan.estimates.seconds, startup, budget)
             plan = self._as(plan.ensemble, summary, fewer)
             shrunk |= {"epochs": epochs} if fewer < epochs else {}
@@ -103,12 +103,17 @@ class Planner:
         return Plan(split, training, ensemble, summary, estimates, {})
 
 
+def shrunk_advice(spec: Spec) -> Advice:
+    """Return what was made smaller, in words."""
+    detail = f"Made smaller to fit the time budget of {spec.time_budget:g} s: {recipe.described(spec.shrunk)}."
+    return Advice(code="shrunk", detail=detail, pointer="/time_budget", fix="A larger time_budget")
+
+
 def budget_advice(spec: Spec, plan: Plan) -> list[Advice]:
     """Return what the time budget made smaller, and where what the spec says does not fit it."""
     seconds, advice = plan.estimates.seconds, []
     if plan.shrunk:
-        detail = f"Made smaller to fit the time budget of {spec.time_budget:g} s: {recipe.described(plan.shrunk)}."
-        advice.append(Advice(code="shrunk", detail=detail, pointer="/time_budget", fix="A larger time_budget"))
+        advice.append(shrunk_advice(spec.model_copy(update={"shrunk": plan.shrunk})))
     if "time_budget" in spec.model_fields_set and spec.time_budget and seconds > spec.time_budget and not spec.shrunk:
         detail = f"Training is estimated at {seconds:g} s, above the time budget of {spec.time_budget:g} s."
         fix = "Fewer epochs or members, or a larger time_budget"

@@ -21,6 +21,7 @@ FEWEST_EPOCHS = 20  # to which a time budget reduces those that a spec leaves ou
 BATCHES = ((4_500, 32), (9_000, 64), (18_000, 128), (50_000, 256), (200_000, 512))
 LARGEST_BATCH = 1024
 MOST_EMBEDDED = 64
+PIECES = (96, 48, 0)  # bins of all columns together, to which a time budget reduces those that a spec leaves out
 
 
 def is_recipe(spec: Spec) -> bool:

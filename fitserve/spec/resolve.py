@@ -13,6 +13,7 @@ from fitserve.spec.assessment import Advice, Estimates, SummaryRow
 from fitserve.spec.ensemble import members_of
 from fitserve.spec.estimates import over_limit, over_limits
 from fitserve.spec.feature import (
+    MOST_PIECES,
     PLAIN_DEFAULTS,
     EncodedInput,
     Feature,
@@ -27,7 +28,7 @@ from fitserve.spec.layers.shaping import Flatten
 from fitserve.spec.losses import Loss
 from fitserve.spec.network import LayerEntry
 from fitserve.spec.output import Output
-from fitserve.spec.plan import Planner, budget_advice
+from fitserve.spec.plan import Planner, budget_advice, shrunk_advice
 from fitserve.spec.resolve_training import apply_label_smoothing, loss_pointer, losses_by_target
 from fitserve.spec.spec import MAX_PROBLEMS, DatasetRef, Spec, SpecRefused, SplitSpec
 from fitserve.spec.target import Target, infer_task, unknown_column
@@ -58,12 +59,39 @@ def resolve(
     looks up the rows that cannot be used, to name them.
     """
     limits = limits or Limits()
+    whole = resolved = _resolve(spec, facts, limits, pace, find_rows, MOST_PIECES)
+    if not recipe.is_recipe(spec) or spec.time_budget is None or not _bins(whole.spec):
+        return whole
+    for pieces in recipe.PIECES:
+        if resolved.estimates.seconds <= spec.time_budget:
+            break
+        resolved = _resolve(spec, facts, limits, pace, find_rows, pieces)
+    fewer, most = _bins(resolved.spec), _bins(whole.spec)
+    return resolved if fewer == most else _with_shrunk(resolved, {**resolved.spec.shrunk, "bins": most})
+
+
+def _bins(spec: Spec) -> int:
+    """Return the most bins of a column."""
+    return max((getattr(feature.encoding, "bins", None) or 0 for feature in spec.features or ()), default=0)
+
+
+def _with_shrunk(resolved: Resolved, shrunk: dict[str, int]) -> Resolved:
+    """Return the same with what was made smaller."""
+    spec = resolved.spec.model_copy(update={"shrunk": shrunk})
+    kept = [warning for warning in resolved.warnings if warning.code != "shrunk"]
+    return replace(resolved, spec=spec, warnings=[*kept, shrunk_advice(spec)])
+
+
+def _resolve(
+    spec: Spec, facts: DatasetFacts, limits: Limits, pace: float, find_rows: FindRows | None, pieces: int
+) -> Resolved:
+    """Resolve a spec whose default bins are at most so many, over all columns."""
     problems: list[Problem] = _over_plain_limits(spec, limits)
     _raise(problems)
     problems += _check_dataset(spec, facts)
     spec = _with_stored_names(spec, facts)
     targets = _resolve_targets(spec, facts, problems)
-    features = _with_free_inputs(spec, _resolve_features(spec, targets, facts, problems), targets, problems)
+    features = _with_free_inputs(spec, _resolve_features(spec, targets, facts, problems, pieces), targets, problems)
     split = _resolve_split(spec, facts, problems)
     warnings = _check_inferred_tasks(spec, targets, facts, problems)
     _raise(problems)
@@ -181,7 +209,9 @@ def _check_inferred_tasks(
     return [one for one in found if one is not None]
 
 
-def _resolve_features(spec: Spec, targets: list[Target], facts: DatasetFacts, problems: list[Problem]) -> list[Feature]:
+def _resolve_features(
+    spec: Spec, targets: list[Target], facts: DatasetFacts, problems: list[Problem], pieces: int
+) -> list[Feature]:
     used = {column: "target" for target in targets for column in target.columns}
     if (weight := spec.training.sample_weight) is not None:
         _check_weight_column(weight, used, facts, problems)
@@ -189,7 +219,7 @@ def _resolve_features(spec: Spec, targets: list[Target], facts: DatasetFacts, pr
     if spec.features is None and spec.split.by is not None and spec.split.method in ("group", "column"):
         used.setdefault(spec.split.by, "split.by")
     rest = [column for column in facts.columns if column.name not in used]
-    defaults = defaults_for(spec.features, rest) if recipe.is_recipe(spec) else PLAIN_DEFAULTS
+    defaults = replace(defaults_for(spec.features, rest), pieces=pieces) if recipe.is_recipe(spec) else PLAIN_DEFAULTS
     if spec.features is None:
         features = [feature for column in rest for feature in default_features(column, defaults)]
         if not features:

@@ -196,3 +196,17 @@ def test_whole_numbers_get_an_embedding_of_their_own() -> None:
     assert layers(run)[:6] == ["Input", "Input", "Embedding", "Flatten", "Concatenate", "Dense"]
     alone = resolve(parse({"dataset": "table", "target": "price", "features": [{"words": "sequence"}]}), facts())
     assert layers(alone)[:4] == ["Input", "Embedding", "GlobalAveragePooling1D", "Dense"]
+
+
+def test_bins_are_given_up_last() -> None:
+    body = {"dataset": "table", "target": "price", "features": [f"x{at}" for at in range(12)]}
+    whole = resolve(parse({**body, "time_budget": None}), facts(2 * 10**6))
+    tight = resolve(parse({**body, "time_budget": 60}), facts(2 * 10**6))
+    assert tight.spec.ensemble is None
+    assert 20 <= tight.spec.training.epochs < 40
+    assert set(tight.spec.shrunk) == {"members", "epochs", "bins"}
+    assert tight.spec.shrunk["bins"] == 16
+    bins = [max(getattr(one.encoding, "bins", 0) or 0 for one in run.spec.features or ()) for run in (whole, tight)]
+    assert bins[0] == 16 > bins[1]
+    assert sum(warning.code == "shrunk" for warning in tight.warnings) == 1
+    assert resolve(tight.spec, facts(2 * 10**6)).spec == tight.spec
