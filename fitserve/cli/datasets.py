@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,6 +25,7 @@ group = typer.Typer(name="datasets", no_args_is_help=True, help="Datasets: uploa
     "fitserve datasets upload admissions.csv",
     "fitserve datasets upload sales.csv.gz --name sales --kind zip=categorical --lenient",
     "fitserve datasets upload statement.csv --skip-rows 4 --footer 1",
+    "fitserve datasets upload statement.csv --option formats.amount.decimal=,",
     "fitserve datasets upload large.parquet --resumable",
 )
 def upload(
@@ -45,6 +47,10 @@ def upload(
         bool | None, typer.Option("--header/--no-header", help="Whether the first line names the columns.")
     ] = None,
     missing: Annotated[list[str] | None, typer.Option(help="A spelling of a missing value. Repeatable.")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="Any option of an upload, as a notice names it: formats.price.decimal=, Repeatable."),
+    ] = None,
     lenient: Annotated[bool, typer.Option("--lenient", help="Skip bad rows and report them.")] = False,
     resumable: Annotated[
         bool, typer.Option("--resumable", help="Send it in pieces, and resume after a lost connection.")
@@ -61,12 +67,14 @@ def upload(
         "header": header,
         "missing": missing or None,
     }
-    options = {name: value for name, value in options.items() if value is not None}
+    more = read_options(option or [])
+    kinds = {**more.pop("kinds", {}), **read_kinds(kind or [])}
+    options = {**more, **{name: value for name, value in options.items() if value is not None}}
     with session.client() as client, session.progress_bar(path.name, "the server reads it") as progress:
         dataset = client.datasets.upload(
             path,
             name,
-            kinds=read_kinds(kind or []),
+            kinds=kinds,
             progress=progress,
             resumable=resumable,
             lenient=lenient,
@@ -85,6 +93,45 @@ def _show_new(session: Session, dataset: Dataset) -> None:
     last = dataset.columns[-1].name if dataset.columns else "COLUMN"
     session.hint(f"Train on it: fitserve train {dataset.name} --target {shlex.quote(last)}")
     session.hint(f"Design the network yourself: fitserve spec init --dataset {dataset.name} --output spec.yaml")
+
+
+def read_options(changes: list[str]) -> dict[str, Any]:
+    """Return upload options from texts such as `formats.price.decimal=,`; lists are JSON. Raises BadInput."""
+    from pydantic import ValidationError  # these take long to import, and few commands need them
+
+    from fitserve.spelling import ColumnFormat
+    from fitserve.validation import problems_from
+    from fitserve.wire.datasets import UploadOptions
+
+    options: dict[str, Any] = {}
+    for change in changes:
+        name, equals, text = change.partition("=")
+        group_name, _, rest = name.partition(".")
+        if (
+            not equals
+            or group_name not in UploadOptions.model_fields
+            or (rest and group_name not in ("kinds", "formats"))
+        ):
+            raise BadInput("This is not an upload's option.", received=change, expected="formats.price.decimal=,")
+        value: Any = text
+        if text[:1] in ("[", "{"):
+            try:
+                value = json.loads(text)
+            except ValueError:
+                raise BadInput("An option's JSON cannot be read.", received=change) from None
+        column, _, member = rest.rpartition(".")
+        if not rest:
+            options[group_name] = value
+        elif group_name == "kinds" or not column or member not in ColumnFormat.model_fields:
+            options.setdefault(group_name, {})[rest] = value
+        else:
+            options.setdefault("formats", {}).setdefault(column, {})[member] = value
+    try:
+        UploadOptions.model_validate(options)
+    except ValidationError as error:
+        problems = problems_from(error.errors()[:20], UploadOptions)
+        raise BadInput(problems[0].detail, problems=problems) from None
+    return options
 
 
 def read_kinds(changes: list[str]) -> dict[str, Any]:
