@@ -137,6 +137,8 @@ def _rate(texts: list[str], name: str) -> float:
             before, after = text[at - 1] if at else " ", text[at + 1] if at + 1 < len(text) else " "
             total += bytes_taken * _rate_character(character, before, after, name)
             weight += bytes_taken
+    if name == "euc_jp" and not any("\u3040" <= character <= "\u30ff" for text in texts for character in text):
+        total -= 0.1 * weight  # Japanese has kana; without them, these bytes are Chinese
     return total / weight if weight else 0.0
 
 
@@ -241,7 +243,8 @@ def _best_of(head: bytes, names: tuple[str, str], size: int) -> str | None:
             continue
         usual = sum(character in ',;\t\n\r |.0123456789"' for character in text)
         odd = sum(
-            unicodedata.category(character) in ("Cc", "Co", "Cn") and character not in "\t\n\r" for character in text
+            unicodedata.category(character) in ("Cc", "Co", "Cn") and character not in "\t\n\r\x1a"
+            for character in text
         )
         if text and odd == 0 and usual * 12 >= len(text) and ("\n" in text or "\r" in text):
             rated.append((usual / len(text), name))

@@ -127,7 +127,9 @@ def tables(draw: st.DrawFn, dialect: Dialect) -> tuple[list[str], list[list[Any]
     seed = draw(st.randoms(use_true_random=False))
     rows: list[list[Any]] = []
     for number in range(count):
-        word = seed.choice(words) + (f"{dialect.delimiter} {number}" if number % 5 == 1 else f" {number % 7}")
+        word = seed.choice(words) + (
+            f"{dialect.delimiter} {number}" if number % 5 == 1 and not dialect.blank else f" {number % 7}"
+        )
         amount = None if number and seed.random() < 0.1 else seed.randrange(100, 90_000) / 100
         day = date(2020, 1, 13) + timedelta(days=seed.randrange(0, 900))
         rows.append([word, seed.randrange(0, 10_000), amount, day, seed.choice(["in", "out"])])

@@ -27,12 +27,13 @@ def choose_grammar(text: str, delimiter: str | None, quote: str | None, comment:
     """Return a file's beginning, parsed under the likeliest grammar; what is stated is kept."""
     candidates = (delimiter,) if delimiter else DELIMITERS
     best = max((_best_quote(text, one, quote, comment, whole) for one in candidates), key=_score)
+    if delimiter is None and (best.width < 3 or best.share < 0.5):
+        rare = [one for one in RARE_DELIMITERS if text.count(one) >= 3 and (one != ":" or best.width < 2)]
+        tried = [_best_quote(text, one, quote, comment, whole) for one in rare]
+        others = [one for one in tried if one.width > best.width and one.share >= 0.8 and _is_typed(one)]
+        best = max((one for one in others if len(one.records) > 2), key=_score, default=best)
     if delimiter is None and (best.width < 2 or best.share < 0.5):
-        rare = [_best_quote(text, one, quote, comment, whole) for one in RARE_DELIMITERS]
-        others = [one for one in rare if one.width > 1 and one.share == 1 and len(one.records) > 2 and _is_typed(one)]
-        best = max(others, key=_score, default=best)
-        if not others:
-            best = _by_blanks(text, comment, whole) or best
+        best = _by_blanks(text, comment, whole) or best
     if best.width < 2 and delimiter is None:
         # In a single column of sentences, a comma is a comma: another delimiter, which is not there, keeps it.
         unused = next((one for one in DELIMITERS if one not in text), ",")
@@ -95,13 +96,16 @@ def _is_well_quoted(text: str, delimiter: str, whole: bool) -> bool:
 
 
 def _with_single_quotes(text: str, plain: Parsed, bare: Parsed, whole: bool, comment: str | None) -> Parsed:
-    begun = sum(any(text[:1] == "'" for text in record.fields) for record in bare.records)
-    ended = sum(any(text[1:][-1:] == "'" for text in record.fields) for record in bare.records)
-    if "'" not in text or min(begun, ended) * 2 < len(bare.records):
+    if "'" not in text:
         return plain
-    single = parse(text, replace(plain.grammar, quote="'"), whole, comment)
-    is_regular = bool(single.records) and len(single.records[0].fields) == single.width
-    return single if is_regular and single.width > 1 and single.share >= plain.share else plain
+    begun = sum(any(text.lstrip()[:1] == "'" for text in record.fields) for record in bare.records)
+    ended = sum(any(text[1:][-1:] == "'" for text in record.fields) for record in bare.records)
+    is_spaced = f"{plain.grammar.delimiter} '" in text
+    single = parse(text, replace(plain.grammar, quote="'", blank_before_quote=is_spaced), whole, comment)
+    if single.width < 2 or not begun:
+        return plain
+    is_usual = min(begun, ended) * 2 >= len(bare.records) and single.share >= plain.share
+    return single if is_usual or (single.share > plain.share and single.share >= 0.75) else plain
 
 
 def _is_wrapped(text: str, quote: str) -> bool:
@@ -134,8 +138,8 @@ def _has_escapes(text: str, delimiter: str) -> bool:
 def _is_typed(parsed: Parsed) -> bool:
     """Return whether a fair part of the fields are numbers: rare delimiters occur in sentences."""
     body = parsed.records[find_beginning(parsed).first + 1 :]
-    fields = [text for record in body for text in record.fields]
-    return sum(map(is_number, fields)) >= 0.3 * len(fields) > 0
+    fields = [text for record in body for text in record.fields if text.strip()]
+    return sum(map(is_number, fields)) >= 0.2 * len(fields) > 0
 
 
 def _by_blanks(text: str, comment: str | None, whole: bool) -> Parsed | None:

@@ -172,7 +172,7 @@ def find_beginning(parsed: Parsed, *, may_skip: bool = True) -> Beginning:
     for at, record in enumerate(records[: MOST_BEFORE if may_skip else 1]):
         after = [other.fields for other in records[at + 1 :]]
         found = len(record.fields)
-        if record.is_blank and at + 1 < len(records) and found >= width:
+        if record.is_blank and at + 1 < len(records):
             continue
         code = (
             ("empty_record_skipped" if all(one.is_blank for one in records[:at]) else "preamble_skipped")

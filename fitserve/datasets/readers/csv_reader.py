@@ -131,9 +131,10 @@ class CsvReader(TableReader):
             begin = max(region.start, size - TAIL_BYTES)
             file.seek(begin)
             tail = file.read()
-        kept = tail.rstrip(b"\x1a\0 \t\r\n")
+        marked = tail.rstrip(b"\r\n")
+        kept = marked.rstrip(b"\x1a\0")
         end = None
-        if tail[len(kept) :].strip(b" \t\r\n"):
+        if len(kept) < len(marked):
             end = begin + len(kept)
             tail = kept
             self.add_notice("end_of_file_mark", "Bytes after the table that only mark the file's end are left out.")
