@@ -68,13 +68,12 @@ class Parsed:
 def parse(text: str, grammar: Grammar, whole: bool, comment: str | None = None, most: int = MOST_RECORDS) -> Parsed:
     """Parse the first records; one that may be cut off by the text's end, blank lines and comments are left out."""
     csv.field_size_limit(1 << 30)
-    quoting = csv.QUOTE_MINIMAL if grammar.quote else csv.QUOTE_NONE
     lines = lines_of(text)
     reader = csv.reader(
         (_without_nul(line) for line in lines),
         delimiter=grammar.delimiter,
         quotechar=grammar.quote or '"',
-        quoting=quoting,
+        quoting=csv.QUOTE_MINIMAL if grammar.quote else csv.QUOTE_NONE,
         escapechar=grammar.escape,
         skipinitialspace=grammar.blank_before_quote,
     )
