@@ -27,7 +27,8 @@ def main() -> int:
     display = make_display(settings.log_format)
     requests = StopRequests()
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, lambda *_: requests.add())
+        if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:  # as `nohup` has it
+            signal.signal(signum, lambda *_: requests.add())
     try:
         with local_server.hold(settings.home):
             ports.refuse_busy_ports(settings)

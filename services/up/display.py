@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -10,6 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, Any, cast
 
 from rich.console import Console, RenderableType
 from rich.constrain import Constrain
@@ -72,7 +74,7 @@ class Display:
 
     def log_line(self, name: str, line: str) -> None:
         """A part has logged a line."""
-        print(line, file=sys.stderr, flush=True)
+        _write(line)
 
     def greet(self, greeting: Greeting) -> None:
         """Everything is ready."""
@@ -82,7 +84,7 @@ class Display:
         if greeting.key:
             lines.append(f"  first key    {greeting.key}   (printed until it is used; saved in {greeting.key_path})")
         lines.append("  Ctrl-C stops everything.")
-        print("\n".join(lines), file=sys.stderr, flush=True)
+        _write("\n".join(lines))
 
     def stopping(self, waits_for: str, seconds: float) -> None:
         """Someone has asked for the end; said again whenever `waits_for` changes."""
@@ -92,10 +94,33 @@ class Display:
 
     def stopped(self, left: str) -> None:
         """Everything has ended."""
-        print("fitserve has stopped.", file=sys.stderr, flush=True)
+        _write("fitserve has stopped.")
 
     def close(self) -> None:
         """Leave the terminal as it was."""
+
+
+class _Forgiving:
+    """A stream that may go away, as that of a closed terminal: what is then written to it is lost, and nothing else."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _write(text: str) -> None:
+    print(text, file=_Forgiving(sys.stderr), flush=True)
 
 
 @dataclass
@@ -111,7 +136,7 @@ class Screen(Display):
     """Prints for a person at a terminal."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False)
+        self.console = Console(file=cast(IO[str], _Forgiving(sys.stderr)), highlight=False)
         self.rows: dict[str, _Row] = {}
         self.recent: dict[str, deque[str]] = {}
         self.greeted = False

@@ -270,10 +270,12 @@ def test_down_in_another_terminal_after_a_server_that_was_killed(no_worker: Plac
         process = subprocess.Popen(
             [sys.executable, "-m", "fitserve.cli", "up"], env={**os.environ, **no_worker.variables},
             stdout=sink, stderr=sink, start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),  # as `nohup` does
         )  # fmt: skip
     key = no_worker.home / "first-key"
     until(lambda: "Ctrl-C stops everything" in log.read_text())
     assert key.read_text().strip() in log.read_text()  # without a terminal, it is printed
+    process.send_signal(signal.SIGHUP)  # its terminal is closed
     shown = no_worker.run("datasets", "list", "--json")  # found without FITSERVE_URL
     assert json.loads(shown.stdout) == []
     with no_worker.client() as client:
