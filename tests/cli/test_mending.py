@@ -20,19 +20,19 @@ from fitserve.local_server import AlreadyRunning
 from tests.cli.conftest import Fitserve
 from tests.cli.test_help import COMMANDS
 
+GROUPS = get_command(app).commands  # type: ignore[attr-defined]
 WORDS = [" ".join(path) for path in COMMANDS]
 
 
 def named_commands(text: str) -> list[str]:
     """The commands that a text names. Fails where one of them does not exist."""
-    groups = get_command(app).commands  # type: ignore[attr-defined]
     found = []
     for words in re.findall(r"fitserve ((?:[a-z]+ ?){1,2})", text):
         group, *rest = words.split()
-        if group not in groups:
+        if group not in GROUPS:
             continue
         found.append(words.strip())
-        inner = getattr(groups[group], "commands", None)
+        inner = getattr(GROUPS[group], "commands", None)
         assert inner is None or (rest and rest[0] in inner), text
     return found
 
