@@ -27,7 +27,7 @@ WORDS = [" ".join(path) for path in COMMANDS]
 def named_commands(text: str) -> list[str]:
     """The commands that a text names. Fails where one of them does not exist."""
     found = []
-    for words in re.findall(r"fitserve ((?:[a-z]+ ?){1,2})", text):
+    for words in re.findall(r"fitserve ((?:[a-z][a-z-]* ?){1,2})", text):
         group, *rest = words.split()
         if group not in GROUPS:
             continue
