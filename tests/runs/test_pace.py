@@ -1,0 +1,62 @@
+"""Estimates follow the seconds that the last runs took."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, update
+
+from fitserve import db
+from fitserve.blobs import FolderStore
+from fitserve.runs import finish, lease, queries
+from fitserve.tables import Run
+from tests.runs.conftest import Submit
+
+ESTIMATES = {"seconds": 23.0, "startup_seconds": 3.0, "epochs": 200, "pace": 1.0}
+
+
+@pytest.fixture
+def ended(
+    engine: Engine, store: FolderStore, submit: Submit, claim: Callable[..., lease.Claim | None]
+) -> Callable[..., None]:
+    """Return a function that ends a run with these estimates, epochs and seconds of each phase."""
+
+    def end(estimates: dict[str, Any], epochs: int, **seconds: float) -> None:
+        run = submit()
+        with db.transaction(engine) as session:
+            session.execute(update(Run).where(Run.id == run.id).values(estimates=estimates))
+        claimed = claim()
+        assert claimed is not None
+        result = {"trials": [{"epochs": epochs}], "seconds": seconds}
+        finish.succeed(engine, claimed.lease, result, blobs=store, stored={}, register=lambda _: None)
+
+    return end
+
+
+def pace(engine: Engine) -> float:
+    with db.reading(engine) as session:
+        return queries.measured_pace(session)
+
+
+def test_without_runs_the_pace_is_that_of_the_constants(engine: Engine, ended: Callable[..., None]) -> None:
+    assert pace(engine) == 1.0
+    ended({}, 3, train=2.0)  # from before there were such estimates
+    assert pace(engine) == 1.0
+
+
+def test_a_run_is_compared_with_the_epochs_that_it_trained(engine: Engine, ended: Callable[..., None]) -> None:
+    ended(ESTIMATES, 100, prepare=1.0, train=20.0, finish=5.0)  # estimated: 3 + 20 / 2
+    assert pace(engine) == pytest.approx(2.0)
+
+
+def test_the_pace_of_an_estimate_is_taken_out_again(engine: Engine, ended: Callable[..., None]) -> None:
+    ended({**ESTIMATES, "seconds": 46.0, "startup_seconds": 6.0, "pace": 2.0}, 200, train=46.0)
+    assert pace(engine) == pytest.approx(2.0)
+
+
+def test_one_odd_run_changes_little(engine: Engine, ended: Callable[..., None]) -> None:
+    for seconds in (23.0, 2300.0, 25.0):
+        ended(ESTIMATES, 200, train=seconds)
+    assert pace(engine) == pytest.approx(25 / 23)
