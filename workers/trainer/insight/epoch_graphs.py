@@ -45,8 +45,9 @@ def write(
     epochs = _within_budget(sorted(snapshots), len(kept))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr("kept.onnx", kept)
-        for epoch in epochs:
-            with _weights_replaced(model, snapshots[epoch]):
+        with _weights_kept(model):
+            for epoch in epochs:
+                _assign(model, snapshots[epoch])
                 archive.writestr(f"epoch-{epoch}.onnx", graph())
     return {
         "epochs": epochs,
@@ -63,16 +64,18 @@ def _within_budget(epochs: list[int], graph_bytes: int) -> list[int]:
 
 
 @contextmanager
-def _weights_replaced(model: keras.Model, weights: Weights) -> Iterator[None]:
-    """Give the model other weights, and its own back at the end."""
+def _weights_kept(model: keras.Model) -> Iterator[None]:
+    """Give the model its own weights back at the end."""
     own = [variable.value.numpy() for variable in model.weights]
     try:
-        for variable, value in zip(model.weights, weights, strict=True):
-            variable.assign(value)
         yield
     finally:
-        for variable, value in zip(model.weights, own, strict=True):
-            variable.assign(value)
+        _assign(model, own)
+
+
+def _assign(model: keras.Model, weights: Weights) -> None:
+    for variable, value in zip(model.weights, weights, strict=True):
+        variable.assign(value)
 
 
 def _hidden_layers(model: keras.Model) -> list[Any]:
