@@ -177,7 +177,7 @@ class _Sample:
         elif self.plain is not None:
             self.numbers = NumberEvidence(texts=len(distinct), numbers=len(distinct))
         if self.plain is None and _look_like_times(distinct[:50]):
-            self.times = times.evidence_of(distinct, self.stated.first_year)
+            self.times = times.evidence_of(counts, self.stated.first_year)
 
     def plan(self, prior: FilePrior) -> ColumnPlan:
         """Return the plan for the column."""
@@ -403,7 +403,8 @@ class _Sample:
         if time is None and evidence is None:
             if not must:
                 return None
-            evidence = times.evidence_of(self.present[:50_000].unique()[:EXAMPLES].to_pylist(), self.stated.first_year)
+            texts = self.present[:50_000].unique()[:EXAMPLES].to_pylist()
+            evidence = times.evidence_of(dict.fromkeys(texts, 1), self.stated.first_year)
         most = max(evidence.times.values(), default=0) if evidence is not None else 0
         if not must and evidence is not None and (most < SHARE * evidence.texts or not most or self._are_seasons()):
             return None
@@ -494,7 +495,11 @@ class _Sample:
         if evidence is None or self.kind is not None or not evidence.units or evidence.numbers < SHARE * evidence.texts:
             return
         units = [unit for unit, _ in evidence.units.most_common()]
-        if len(units) > 4 or (evidence.prefixed and not all(is_known_unit(unit) for unit in units)):
+        if (
+            len(units) > 4
+            or {*units} <= {"st", "nd", "rd", "th"}
+            or (evidence.prefixed and not all(is_known_unit(unit) for unit in units))
+        ):
             return
         if has_leading_zeros(self.present):
             return

@@ -58,7 +58,7 @@ class ColumnFormat(BaseModel):
     @classmethod
     def _plain_units(cls, units: tuple[str, ...]) -> tuple[str, ...]:
         for unit in units:
-            signs = not unit.strip("+-.,()'_ ") or unit.strip() in ("e", "E")
+            signs = unit.strip() != "+" and (not unit.strip("+-.,()'_ ") or unit.strip() in ("e", "E"))
             if signs or len(unit) > 20 or any(character.isdigit() for character in unit):
                 raise ValueError(
                     "a unit is a text of at most 20 characters, without digits, that is no part of a number"

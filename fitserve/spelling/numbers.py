@@ -59,7 +59,9 @@ def _without_sign(text: str, units: Iterable[str]) -> tuple[str, bool]:
     for _ in range(2):  # a sign stands before the unit or after it
         if text[:1] in ("+", "-") and len(text) > 1:
             negative, signs, text = negative or text[0] == "-", signs + 1, text[1:].lstrip()
-        if text[-1:] == "-":
+        if text[-1:] == "-" and text[-2:-1] in (".", ",") and len(text) > 2:  # 5.- and 5,-: no cents
+            text = text[:-2]
+        elif text[-1:] == "-":
             negative, signs, text = True, signs + 1, text[:-1].rstrip()
         if _ == 0 and units:
             text = _without_unit(text, units)
@@ -311,7 +313,7 @@ def _parts(text: str) -> tuple[str, str, bool] | None:
     bare = text.strip().translate(_SAME)
     if not 0 < len(bare) <= 60:
         return None
-    odd = (bare[0] == "(" and bare[-1] == ")") or (bare[-1] == "-")
+    odd = (bare[0] == "(" and bare[-1] == ")") or (bare[-1] == "-" and bare[-2:-1] not in (".", ","))
     if bare[0] == "(" and bare[-1] == ")":
         bare = bare[1:-1].strip()
     bare = bare.strip("+-").strip() if bare[:1] in "+-" or bare[-1:] == "-" else bare

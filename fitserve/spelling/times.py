@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -365,7 +365,7 @@ class TimeEvidence:
     """What texts prove about the format of a column of times."""
 
     texts: int = 0
-    times: dict[str, int] = field(default_factory=Counter)  # texts that each order can read
+    times: Counter[str] = field(default_factory=Counter)  # texts that each order can read
     readable: int = 0  # texts that some order can read
     day_first: str | None = None  # a text that proves d/m/y
     month_first: str | None = None
@@ -386,23 +386,23 @@ class TimeEvidence:
         return best[0] if best else "ymd"  # type: ignore[return-value]
 
 
-def evidence_of(texts: Iterable[str], first_year: int | None = None) -> TimeEvidence:
-    """Return what some texts prove about the format of times."""
+def evidence_of(texts: Mapping[str, int], first_year: int | None = None) -> TimeEvidence:
+    """Return what some texts, and how often they occur, prove about the format of times."""
     found = TimeEvidence()
     first = first_year or FIRST_YEAR
-    for text in texts:
-        text = text.strip()
-        found.texts += 1
+    for written, count in texts.items():
+        text = written.strip()
+        found.texts += count
         readings: dict[str, datetime] = {}
         for order in ("ymd", "dmy", "mdy"):
             try:
                 readings[order] = _moment(text, order, first)
-                found.times[order] += 1
+                found.times[order] += count
             except ValueError:
                 continue
         if not readings:
             continue
-        found.readable += 1
+        found.readable += count
         parts = _NUMERIC.fullmatch(text)
         if parts is None:
             found.short_years |= len(_match(text).get("year") or "") == 2

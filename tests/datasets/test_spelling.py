@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
@@ -10,7 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fitserve.dataset_facts import ColumnFacts, DatasetFacts
+from fitserve.encoder import Encoder
 from fitserve.encoding.coercion import as_label, as_number, as_seconds
+from fitserve.spec.feature import Feature
 from fitserve.spelling import ColumnFormat, numbers, times
 
 NUMBER_FORMATS = [
@@ -21,6 +26,7 @@ NUMBER_FORMATS = [
     ColumnFormat(decimal=".", thousands="'", units=("$", "US$")),
     ColumnFormat(decimal=".", units=("%", "kg", "g")),
     ColumnFormat(decimal=",", thousands="_"),
+    ColumnFormat(decimal=".", thousands=",", units=("+",)),
 ]
 PIECES = st.sampled_from(
     [
@@ -44,6 +50,8 @@ PIECES = st.sampled_from(
         "nan",
         "x",
         "é",
+        ".-",
+        ",–",
     ]
 )
 TIMES = st.sampled_from(
@@ -136,6 +144,31 @@ def test_epochs_are_told_apart_by_their_size(text: str, seconds: float) -> None:
     assert parsed[0].as_py() == seconds * 1e6
     with pytest.raises(ValueError, match="year"):
         as_seconds(1e25)
+
+
+def test_the_encoder_reads_a_row_as_it_stood_in_the_file() -> None:
+    rows = {"price": [1234.5, 2.0], "day": [datetime(2024, 2, 1), datetime(2024, 2, 13)], "size": ["S", "L"]}
+    kinds = {"price": ("numeric", "float64"), "day": ("datetime", "timestamp"), "size": ("categorical", "string")}
+    formats = {
+        "price": ColumnFormat(decimal=",", thousands=".", units=("€",)),
+        "day": ColumnFormat(time="dmy"),
+        "size": ColumnFormat(trim=True, fold_case=True, labels={"s": "S", "l": "L"}),
+    }
+    columns = tuple(
+        ColumnFacts(name=name, kind=kind, storage=storage, rows=2, distinct=2, format=formats[name])
+        for name, (kind, storage) in kinds.items()
+    )
+    facts = DatasetFacts(name="t", version=1, sha256="0" * 64, rows=2, columns=columns)
+    fitted = Encoder.fit([Feature(column=name) for name in rows], pa.table(rows), facts)
+    for encoder in (fitted, Encoder.from_json(json.loads(json.dumps(fitted.to_json())))):
+        written = [
+            {"price": "1.234,50 €", "day": "01/02/2024", "size": " s"},
+            {"price": 2, "day": "13/02/2024", "size": "L"},
+        ]
+        found, warnings = encoder.encode_rows(written)
+        assert warnings == [[], []]
+        for name, expected in encoder.encode(pa.table(rows)).items():
+            assert (found[name] == expected).all()
 
 
 def test_a_prediction_reads_texts_as_the_column_was_written() -> None:

@@ -56,6 +56,8 @@ CASES_OF_NUMBERS = {
     "per cent": Case(us("1.9%", "-3 %", "12%"), [1.9, -3, 12], "numeric", {"unit_left_out"}),
     "brackets": Case(us("(219.64)", "5", "(1)"), [-219.64, 5, -1], "numeric", {"accounting_negatives"}),
     "a trailing minus": Case(us("5-", "6.5", "7.25-"), [-5, 6.5, -7.25], "numeric", {"accounting_negatives"}),
+    "no cents": Case(euro("5,–", "6,50", "7,-"), [5, 6.5, 7], "numeric"),
+    "at least so many": Case(us("1,000+", "10+"), [1000, 10], "numeric", {"decimal_sign"}, {"formats.a.units": "+"}),
     "a minus of its own": Case(us("\u22125", "6"), [-5, 6], "numeric"),
     "kilograms": Case(us("5 kg", "6 kg", "7 kg"), ["5 kg", "6 kg", "7 kg"], "categorical", {"unit_not_read"}),
     "kilograms by option": Case(us("5 kg", "6kg"), [5, 6], "numeric", options={"formats.a.units": "kg"}),
