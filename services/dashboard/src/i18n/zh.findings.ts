@@ -21,5 +21,6 @@ export const findingsZh: Readonly<Record<string, FindingText | undefined>> = {
   few_columns: { title: "少數欄位主導預測", answer: "對第一層的權重加上 0.003 的 L1 正則化" },
   class_imbalance: { title: "類別不平衡", answer: "使用平衡的類別權重" },
   leaking_column: { title: "欄位洩漏答案", answer: "移除該欄位" },
+  better_reference: { title: "另一個模型更好", answer: "只經縮放的數值再加上分位數分箱編碼（piecewise_linear）" },
   target_scale: { title: "目標值的尺度", answer: "標準化目標；預測結果仍以原單位表示" },
 };
