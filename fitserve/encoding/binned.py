@@ -63,10 +63,21 @@ class BinnedNumber(NumericEncoding):
 def quantile_edges(numbers: np.ndarray, bins: int) -> np.ndarray:
     """Return the distinct quantiles that divide numbers into at most so many bins; none where they are all the same.
 
-    Edges are numbers of the column, so that those of a discrete one are its values.
+    Edges are numbers of the column, so that those of a discrete one are its values. Where most rows have the same few
+    numbers, quantiles of the others take the edges that are left.
     """
     edges = np.unique(numbers)
     if len(edges) > bins + 1:
-        edges = np.unique(np.quantile(numbers, np.linspace(0.0, 1.0, bins + 1), method="nearest"))
+        edges = np.unique(_at_levels(numbers, np.linspace(0.0, 1.0, bins + 1)))
+        others, left = numbers[~np.isin(numbers, edges)], bins + 1 - len(edges)
+        if left:
+            edges = np.union1d(edges, _at_levels(others, np.linspace(0.0, 1.0, left + 2)[1:-1]))
     apart = np.concatenate([[True], np.diff(edges / 2) > _LEAST_WIDTH])
     return edges[apart] if apart.sum() > 1 else edges[:0]
+
+
+def _at_levels(numbers: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """Return quantiles without interpolation: a difference of two numbers may be infinite."""
+    ranks = np.rint(levels * (len(numbers) - 1)).astype(np.int64)
+    found: np.ndarray = np.sort(numbers)[ranks]
+    return found

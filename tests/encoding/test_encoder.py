@@ -256,7 +256,21 @@ def test_robust_is_bounded_and_piecewise_linear_fills_the_bins_below() -> None:
     assert [[note.code for note in notes] for notes in warnings] == [[], [], [], ["out_of_range"], [], ["out_of_range"]]
 
 
-@pytest.mark.parametrize("values", [[1.7e308, -1.7e308, 0.0], [0.0] * 9 + [5e-324], [3.0, 3.0], [None, None]], ids=str)
+def test_bins_tell_the_few_other_numbers_of_a_column_of_zeros_apart() -> None:
+    values = [0.0] * 900 + [float(value) for value in range(1, 101)]
+    encoder = fitted_on("n", values, {"piecewise_linear": {"bins": 8}}, distinct=101)
+    edges = encoder.columns[0].fitted["edges"]
+    assert len(edges) == 9
+    assert sum(edge > 0 for edge in edges) == 8
+    found = encoder.encode_rows([[0.0], [5.0], [20.0], [90.0]])[0]["features"].sum(axis=1)
+    assert 0 == found[0] < found[1] < found[2] < found[3]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[1.7e308, -1.7e308, 0.0], [-1.7e308, *range(9), 1.7e308], [0.0] * 9 + [5e-324], [3.0, 3.0], [None, None]],
+    ids=str,
+)
 @pytest.mark.parametrize("encoding", ["robust", {"piecewise_linear": {"bins": 4}}, "quantile", "periodic"], ids=str)
 def test_encodings_of_extreme_columns_are_finite(values: list[Any], encoding: Any) -> None:
     encoder = fitted_on("n", values, encoding)
