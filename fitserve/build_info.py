@@ -15,14 +15,17 @@ RECORD = _PACKAGE / "build.json"  # written by deploy/build_hook.py and deploy/D
 
 @dataclass(frozen=True, slots=True)
 class BuildInfo:
-    """A version, and the commit that it was built from."""
+    """The commit that this version was built from, and when."""
 
     commit: str | None = None
+    committed: str | None = None  # the commit's day
     built: str | None = None  # the day, as 2026-11-28
     changed: bool = False  # whether the sources differed from the commit
 
     def __str__(self) -> str:
-        commit = f"commit {self.commit[:12] if self.commit else 'unknown'}{' with changes' if self.changed else ''}"
+        day = f" of {self.committed}" if self.committed else ""
+        changed = " with changes" if self.changed else ""
+        commit = f"commit {self.commit[:12] if self.commit else 'unknown'}{day}{changed}"
         return f"{__version__} ({commit}, {f'built {self.built}' if self.built else 'not built: a checkout'})"
 
 
@@ -39,11 +42,11 @@ def of_checkout(project: Path, built: str | None = None) -> BuildInfo:
     if not (project / ".git").exists():
         return BuildInfo(built=built)
     try:
-        commit = _git(project, "rev-parse", "HEAD")
+        commit, day = _git(project, "show", "--no-patch", "--format=%H %cs", "HEAD").split()
         changed = bool(_git(project, "status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.SubprocessError):
         return BuildInfo(built=built)
-    return BuildInfo(commit, built, changed)
+    return BuildInfo(commit, day, built, changed)
 
 
 def _git(project: Path, *arguments: str) -> str:

@@ -72,8 +72,10 @@ def test_it_says_its_commit_and_day(installed_wheel: Path, tmp_path: Path) -> No
 
 
 def test_versions_are_said_in_full() -> None:
-    assert str(BuildInfo("abcdef0123456789", "2026-11-28")) == f"{__version__} (commit abcdef012345, built 2026-11-28)"
-    assert str(BuildInfo("abcdef0123456789", None, changed=True)).endswith("with changes, not built: a checkout)")
+    built = BuildInfo("abcdef0123456789", "2026-11-27", "2026-11-28")
+    assert str(built) == f"{__version__} (commit abcdef012345 of 2026-11-27, built 2026-11-28)"
+    changed = BuildInfo("abcdef0123456789", "2026-11-27", changed=True)
+    assert str(changed).endswith("(commit abcdef012345 of 2026-11-27 with changes, not built: a checkout)")
     assert str(BuildInfo()).endswith("(commit unknown, not built: a checkout)")
 
 
