@@ -16,6 +16,8 @@ from fitserve.errors import Unavailable
 from fitserve.queue import QUEUE, WAKE, make_app
 from fitserve.settings import Settings
 
+PATIENCE = 60.0  # seconds; a busy machine is not what these tests are about
+
 
 def redis_8() -> str | None:
     """Return the Redis 8 that a development package brings along with a module."""
@@ -44,14 +46,15 @@ def client(broker: EmbeddedRedis) -> redis.Redis:
 
 @pytest.mark.parametrize("name", BINARIES)
 def test_its_queue_survives_a_kill(name: str, tmp_path: Path) -> None:
-    broker = EmbeddedRedis(tmp_path, binary=binary_named(name)).start()
+    broker = EmbeddedRedis(tmp_path, binary=binary_named(name)).start(PATIENCE)
     celery = make_app(Settings(home=tmp_path, redis_url=broker.url))
+    celery.conf.broker_transport_options |= {"socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE}
     celery.send_task(WAKE, args=("a-run",))
     client(broker).wait(0, 0)
     broker.kill()
     with broker:
         with celery.connection_for_read() as connection:
-            message = connection.SimpleQueue(QUEUE).get(timeout=10)
+            message = connection.SimpleQueue(QUEUE).get(timeout=PATIENCE)
             message.ack()
         assert message.payload[0] == ["a-run"]
         assert client(broker).config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
