@@ -65,6 +65,8 @@ def _without_sign(text: str, units: Iterable[str]) -> tuple[str, bool]:
             negative, signs, text = True, signs + 1, text[:-1].rstrip()
         if _ == 0 and units:
             text = _without_unit(text, units)
+            if text[:1] == "(" and text[-1:] == ")":  # €(5)
+                text, negative, signs = text[1:-1].strip(), True, signs + 1
     if signs > 1:
         raise ValueError("not a number")
     return text, negative
@@ -316,6 +318,8 @@ def _parts(text: str) -> tuple[str, str, bool] | None:
     odd = (bare[0] == "(" and bare[-1] == ")") or (bare[-1] == "-" and bare[-2:-1] not in (".", ","))
     if bare[0] == "(" and bare[-1] == ")":
         bare = bare[1:-1].strip()
+    elif bare[-1] == ")" and bare.count("(") == 1:  # €(5)
+        bare, odd = bare[:-1].replace("(", ""), True
     bare = bare.strip("+-").strip() if bare[:1] in "+-" or bare[-1:] == "-" else bare
     places = [at for at, character in enumerate(bare) if "0" <= character <= "9"]
     if not places:

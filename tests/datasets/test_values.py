@@ -55,6 +55,9 @@ CASES_OF_NUMBERS = {
     "codes of currencies": Case(us("USD 5", "USD 1,000"), [5, 1000], "numeric", {"unit_left_out", "decimal_sign"}),
     "per cent": Case(us("1.9%", "-3 %", "12%"), [1.9, -3, 12], "numeric", {"unit_left_out"}),
     "brackets": Case(us("(219.64)", "5", "(1)"), [-219.64, 5, -1], "numeric", {"accounting_negatives"}),
+    "brackets behind a sign": Case(
+        us("€(63.12)", "(€5)", "€1.5"), [-63.12, -5, 1.5], "numeric", {"unit_left_out", "accounting_negatives"}
+    ),
     "a trailing minus": Case(us("5-", "6.5", "7.25-"), [-5, 6.5, -7.25], "numeric", {"accounting_negatives"}),
     "no cents": Case(euro("5,–", "6,50", "7,-"), [5, 6.5, 7], "numeric"),
     "at least so many": Case(us("1,000+", "10+"), [1000, 10], "numeric", {"decimal_sign"}, {"formats.a.units": "+"}),
