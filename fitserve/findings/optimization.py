@@ -184,7 +184,7 @@ def _cause_of_stagnation(record: RunRecord, trial: TrialCurves) -> tuple[str, li
 )
 def restarts_disagree(record: RunRecord) -> Evidence | None:
     losses = {trial.number: trial.scores[trial.best] for trial in record.trials if trial.best is not None}
-    if len(losses) < MIN_TRIALS:
+    if len(losses) < MIN_TRIALS or record.spec.get("ensemble"):  # members have rows of their own
         return None
     low, high = min(losses.values()), max(losses.values())
     scale = record.baseline or high

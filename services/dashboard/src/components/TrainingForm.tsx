@@ -147,7 +147,7 @@ function Switched({ catalogue, label, definition, start, first, value, onChange 
   const fields = catalogue?.fields(definition) ?? [];
   return (
     <div className="stack tight">
-      <Check label={label} checked={on} onChange={(next) => onChange(next ? start : undefined)} />
+      <Check label={label} checked={on} onChange={(next) => onChange(next ? start : false)} />
       {on && catalogue && fields.length > 0 && (
         <div className="nested">
           <ArgumentForm
