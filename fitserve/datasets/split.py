@@ -131,8 +131,21 @@ def _by_column(column: pa.ChunkedArray, name: str) -> np.ndarray:
 
 
 def _stratified(column: pa.ChunkedArray, spec: SplitSpec, generator: np.random.Generator) -> np.ndarray:
-    """Divide each stratum by the same shares; the totals are exact."""
-    return _cut(stratified_order(column, generator), spec)
+    """Divide each stratum by the same shares; the totals are exact, and each label has a row in training."""
+    parts = _cut(stratified_order(column, generator), spec)
+    if _is_ordered(column.type) and len(labels_of(column)[1]) > 20:
+        return parts
+    codes = labels_of(column)[0]
+    trained = np.bincount(codes[(parts == TRAIN) & (codes >= 0)], minlength=int(codes.max(initial=-1)) + 1)
+    for label in np.flatnonzero(trained == 0):
+        own = np.flatnonzero(codes == label)
+        common = int(trained.argmax())
+        if not len(own) or trained[common] < 2:
+            continue
+        other = np.flatnonzero((parts == TRAIN) & (codes == common))[0]
+        parts[other], parts[own[0]] = parts[own[0]], TRAIN
+        trained[label], trained[common] = 1, trained[common] - 1
+    return parts
 
 
 def stratified_order(column: pa.ChunkedArray, generator: np.random.Generator) -> np.ndarray:

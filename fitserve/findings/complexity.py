@@ -24,6 +24,7 @@ _SENTENCES = {
     "overfitting": "The network has memorised its training rows.",
     "underfitting": "The network has not learned what there is to learn.",
     "just right": "The validation loss of the kept epoch is close to its minimum.",
+    "nothing learned": "On unseen rows the network is no better than a constant answer: it learned nothing that helps.",
     "unknown": "Overfitting cannot be detected: no rows were held out.",
 }
 
@@ -37,7 +38,8 @@ def complexity(record: RunRecord) -> dict[str, Any] | None:
     if trial is None or final is None:
         return None
     turning = trial.turning_point
-    verdict = _verdict(record, bool(trial.validation))
+    nothing = _nothing_learned(record)
+    verdict = _verdict(record, bool(trial.validation), nothing is not None)
     points = _thinned(len(trial.epochs), {index for index in (final, turning) if index is not None})
     return {
         "trial": trial.number,
@@ -50,16 +52,49 @@ def complexity(record: RunRecord) -> dict[str, Any] | None:
         "turned_epoch": trial.epochs[turning] if turning is not None else None,
         "kept_epoch": trial.epochs[final],
         "verdict": verdict,
-        "sentence": _SENTENCES[verdict],
+        "sentence": f"{_SENTENCES[verdict]} {nothing}" if nothing and verdict != "overfitting" else _SENTENCES[verdict],
     }
 
 
-def _verdict(record: RunRecord, held_out: bool) -> str:
+def _nothing_learned(record: RunRecord) -> str | None:
+    """Return the figures of a network that is no better than a constant answer on rows that it never saw; else None.
+
+    Its loss is not lower by more than chance; or, of labels, its accuracy is not above that of the commonest label and
+    the interval of its ROC AUC includes 0.5.
+    """
+    insight = record.insight or {}
+    part = str(insight.get("evaluated_on"))
+    verdict = ((insight.get("against") or {}).get("baseline") or {}).get("verdict")
+    own = (insight.get("evaluation") or {}).get(part) or {}
+    constant = (insight.get("reference_figures") or {}).get("baseline") or {}
+    if part not in ("validation", "test") or verdict is None:
+        return None
+    accuracy, common, area = own.get("accuracy"), constant.get("accuracy"), own.get("roc_auc")
+    interval = (own.get("intervals") or {}).get("roc_auc")
+    no_ranking = interval is not None and interval[0] <= 0.5
+    no_gain = accuracy is not None and common is not None and accuracy <= common
+    if verdict == "better" and not (no_ranking and no_gain):
+        return None
+    rows = f"On {own.get('rows')} {part} rows"
+    if accuracy is not None and common is not None:
+        ranking = "" if area is None else f"; ROC AUC {area:.2f}"
+        ranking += f", its interval from {interval[0]:.2f} to {interval[1]:.2f}" if ranking and interval else ""
+        usual = f"{common:.2f} of always saying the commonest label"
+        return f"{rows} its accuracy is {accuracy:.2f}, against {usual}{ranking}."
+    network, trivial = record.mean_loss("network", part), record.mean_loss("baseline", part)
+    if network is None or trivial is None:
+        return None
+    return f"{rows} its squared error is {network:.3g}, against {trivial:.3g} of always saying the mean."
+
+
+def _verdict(record: RunRecord, held_out: bool, nothing_learned: bool) -> str:
     if any(finding.rule == "overfitting" for finding in diagnose(record)):
         return "overfitting"
     # Underfitting is a verdict even where it is the symptom of another finding, such as dead units.
     if any(rule.name in _UNDERFITTING for rule, _ in evaluate(record)):
         return "underfitting"
+    if nothing_learned:
+        return "nothing learned"
     return "just right" if held_out else "unknown"
 
 

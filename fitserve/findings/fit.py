@@ -126,7 +126,9 @@ def stopped_too_early(record: RunRecord) -> Evidence | None:
         return None
     if trial.validation:
         stopping = {**(stopping or {"monitor": "val_loss", "restore_best_weights": True})}
-        stopping["patience"] = max(3 * int(patience or 0), PATIENCE)
+        # It must not end before where this run was: nor in the noise of the epochs that follow.
+        stopping["patience"] = max(3 * int(patience or 0), PATIENCE, len(values) // 2)
+        stopping["start_from_epoch"] = max(int(stopping.get("start_from_epoch") or 0), len(values))
         patch.append(spec_edit.set_value("/training/early_stopping", stopping))
     return Evidence(
         f"In the last {window} of {len(values)} epochs the loss still fell by {recent:.2g}, to {values[-1]:.3g}:"

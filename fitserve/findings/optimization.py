@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 from fitserve.findings import spec_edit
 from fitserve.findings.finding import Evidence, Operation, rule
@@ -13,6 +14,7 @@ from fitserve.spec.activations import SATURATING
 ABOVE_BASELINE = 1.2
 RISING_EPOCHS = 0.35
 RISE = 0.08
+STEADY = 0.8  # of the epochs fall
 EXCESSIVE_MOVE = 0.5  # of the weights' size, in an epoch
 SLOW_MOVE = 0.01
 AIMED_MOVE = 0.03
@@ -78,6 +80,9 @@ def _epochs_above_baseline(record: RunRecord, trial: TrialCurves) -> Sequence[in
     # Neither weights that hardly move nor a loss that still falls is a sign of large steps.
     if record.baseline is None or _mean_move(trial, 3) < SLOW_MOVE:
         return ()
+    steps = [new - old for old, new in pairwise(trial.train)]
+    if sum(step < 0 for step in steps) >= STEADY * len(steps):
+        return ()  # a slow, steady fall from far above is no overshoot
     limit = ABOVE_BASELINE * record.baseline
     above = [
         epoch

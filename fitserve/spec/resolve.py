@@ -93,6 +93,8 @@ def _resolve(
     targets = _resolve_targets(spec, facts, problems)
     features = _with_free_inputs(spec, _resolve_features(spec, targets, facts, problems, pieces), targets, problems)
     split = _resolve_split(spec, facts, problems)
+    if "method" not in spec.split.model_fields_set and targets[0].task in ("binary", "multiclass"):
+        split = split.model_copy(update={"method": "stratified"})
     warnings = _check_inferred_tasks(spec, targets, facts, problems)
     _raise(problems)
 

@@ -66,8 +66,9 @@ class DatasetRef(BaseModel):
 class SplitSpec(BaseModel):
     """How rows are divided into training, validation and test. Training never sees the test part.
 
-    - random: rows are shuffled by the seed.
-    - stratified: the same, with each label of `by` in proportion (regression targets: in ten bins by rank).
+    - random: rows are shuffled by the seed. The default for numbers.
+    - stratified: the same, with each label of `by` in proportion (numbers: in ten bins by rank), and a row of each
+      label in training. The default for labels; `by` left out: the target.
     - time: ordered by the column `by`; the oldest rows train, the newest are the test part.
     - group: rows that share a value of `by` stay together.
     - column: `by` contains `train`, `validation` or `test` for each row (also `training`, `val`, `valid`, `dev`).

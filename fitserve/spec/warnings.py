@@ -21,6 +21,7 @@ from fitserve.spec.target import Target
 from fitserve.spec.training import Training
 
 DEEP = 4  # saturating layers in a row, through which gradients vanish
+RARE_ROWS = 5  # of a label; with fewer, a part may get none
 UNSCALED = 10.0  # magnitude from which a feature should be scaled
 PARAMETERS_PER_ROW = 100
 
@@ -38,6 +39,7 @@ def warnings_for(
     """Return all warnings about a resolved spec."""
     return [
         *_targets(targets, facts),
+        *_rare_labels(targets, split, facts),
         *_vanishing_gradients(graph),
         *_unscaled_inputs(graph, features, facts),
         *_batches(graph, training, estimates),
@@ -70,6 +72,27 @@ def _targets(targets: Sequence[Target], facts: DatasetFacts) -> Iterator[Advice]
             detail = f"{target.name!r} ({shown}) is not standardised: training is slow, or never gets near it."
             fix = "standardize: true, with a linear output and MeanSquaredError, MeanAbsoluteError, Huber or LogCosh"
             yield _warning("target-scale", f"{pointer}/standardize", detail, fix)
+
+
+def _rare_labels(targets: Sequence[Target], split: SplitSpec, facts: DatasetFacts) -> Iterator[Advice]:
+    """Say which labels some part of the rows probably has no row of."""
+    parts = 1 + (split.validation > 0 or split.method == "column") + (split.test > 0 or split.method == "column")
+    for index, target in enumerate(targets):
+        column = facts.by_name[target.column]
+        if target.task not in ("binary", "multiclass") or column.labels is None or column.label_counts is None:
+            continue
+        counts = dict(zip(column.labels, column.label_counts, strict=True))
+        stratified = split.method == "stratified" and split.by in (None, target.column)
+        rare = {label: count for label, count in counts.items() if count < (parts if stratified else RARE_ROWS)}
+        if not rare:
+            continue
+        shown = ", ".join(f"{label!r} ({count})" for label, count in list(rare.items())[:10])
+        where = (
+            "validation or test rows, so it is not measured" if stratified else "training rows, so it is not learned"
+        )
+        detail = f"Labels of {target.name!r} with few rows: {shown}. Such a label may have no {where}."
+        fix = "More rows of them, or one label for all rare ones" + ("" if stratified else "; split: stratified")
+        yield _warning("rare-labels", "/target" if len(targets) == 1 else f"/target/{index}", detail, fix)
 
 
 def _has_batch_normalization(graph: NetworkGraph) -> bool:
@@ -109,8 +132,10 @@ def _batches(graph: NetworkGraph, training: Training, estimates: Estimates) -> I
     if size != "full" and size > rows:
         detail = f"A batch of {size} is larger than the {rows} training rows."
         yield _warning("batch-larger-than-table", pointer, detail, "batch_size: full")
-    if size == 1 and _has_batch_normalization(graph):
-        detail = "BatchNormalization over a batch of one row makes every number 0."
+    single = size == 1 or (size != "full" and size < rows and rows % size == 1)
+    if single and _has_batch_normalization(graph):
+        last = "" if size == 1 else f" The last of {rows} rows in batches of {size} is alone."
+        detail = f"BatchNormalization over a batch of one row makes every number 0.{last}"
         yield _warning("batch-of-one", pointer, detail, "batch_size: 32")
     if not training.shuffle and size != "full":
         detail = "Rows come in the table's order every epoch; if it is sorted, batches are biased."

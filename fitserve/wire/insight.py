@@ -73,7 +73,7 @@ class Complexity(BaseModel):
     best_epoch: int | None
     turned_epoch: int | None = Field(description="The validation loss was higher ever after")
     kept_epoch: int
-    verdict: Literal["underfitting", "just right", "overfitting", "unknown"]
+    verdict: Literal["underfitting", "just right", "overfitting", "nothing learned", "unknown"]
     sentence: str
 
 

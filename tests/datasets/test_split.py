@@ -117,3 +117,11 @@ def test_invalid_splits_are_refused(value: Any) -> None:
 def test_an_unknown_column_is_refused() -> None:
     with pytest.raises(BadInput):
         split(table(20), SplitSpec(method="group", by="nobody"))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_each_label_of_a_stratified_split_has_a_row_in_training(seed: int) -> None:
+    labels = ["a"] * 40 + ["b"] * 17 + ["c"] * 2 + ["d"]
+    parts = split(pa.table({"y": labels}), SplitSpec(method="stratified", validation=0.2, test=0.2), seed, "y")
+    assert {labels[row] for row in parts.train} == {"a", "b", "c", "d"}
+    assert (len(parts.validation), len(parts.test)) == (12, 12)

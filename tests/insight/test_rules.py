@@ -183,3 +183,45 @@ def test_a_patched_spec_resolves_again() -> None:
     assert patched["training"]["optimizer"]["SGD"]["learning_rate"] == 0.05
     resolved = resolve(parse(patched), FACTS).spec.to_json()
     assert resolved == patched
+
+
+def test_a_network_that_is_no_better_than_a_constant_answer_is_told_so() -> None:
+    """The admissions: accuracy 0.75 against 0.75, an AUC of 0.58 with an interval from 0.36 to 0.77."""
+    insight = {
+        "evaluated_on": "test",
+        "against": {"baseline": {"difference": -0.01, "interval": [-0.05, 0.03], "verdict": "no different"}},
+        "evaluation": {
+            "test": {"rows": 40, "accuracy": 0.75, "roc_auc": 0.58, "intervals": {"roc_auc": [0.36, 0.77]}},
+        },
+        "reference_figures": {"baseline": {"accuracy": 0.75}},
+    }
+    record = _record([0.69, 0.66, 0.65, 0.649], [0.69, 0.66, 0.655, 0.655])
+    sound = complexity(record)
+    assert sound is not None
+    assert sound["verdict"] == "just right"
+    told = complexity(replace(record, insight=insight))
+    assert told is not None
+    assert told["verdict"] == "nothing learned"
+    assert "accuracy is 0.75, against 0.75" in told["sentence"]
+    assert "ROC AUC 0.58, its interval from 0.36 to 0.77" in told["sentence"]
+    better = {**insight, "against": {"baseline": {"difference": -0.3, "interval": [-0.4, -0.2], "verdict": "better"}}}
+    better["evaluation"] = {"test": {"rows": 40, "accuracy": 0.9, "roc_auc": 0.9, "intervals": {"roc_auc": [0.8, 1]}}}
+    helped = complexity(replace(record, insight=better))
+    assert helped is not None
+    assert helped["verdict"] == "just right"
+
+
+def test_a_slow_steady_fall_is_no_overshoot() -> None:
+    falling = [9.0 * 0.99**epoch for epoch in range(40)]
+    assert "learning_rate_too_high" not in {finding.rule for finding in diagnose(_record(falling, None))}
+
+
+def test_the_answer_to_stopping_too_early_does_not_stop_earlier() -> None:
+    falling = [1.0 - 0.02 * epoch for epoch in range(20)]
+    record = _record(falling, falling, epochs=20)
+    findings = {finding.rule: finding for finding in diagnose(record)}
+    patched = apply_patch(record.spec, findings["stopped_too_early"].patch)
+    stopping = patched["training"]["early_stopping"]
+    assert stopping["start_from_epoch"] >= 20
+    assert stopping["patience"] >= 10
+    resolve(parse(patched), FACTS)

@@ -305,3 +305,21 @@ def test_a_network_input_and_a_metric_may_be_called_as_a_target() -> None:
         run = resolve(parse({"dataset": "table", "target": name, "features": FEATURES}), named)
         assert resolve(parse(run.spec.to_json()), named).spec == run.spec
         assert name not in {feature.input for feature in run.spec.features or ()}
+
+
+def test_a_split_is_stratified_by_default_for_labels() -> None:
+    assert resolved([], "colour").spec.split.method == "stratified"
+    assert resolved([], "price").spec.split.method == "random"
+    for written in ("random", {"method": "random", "test": 0.2}):
+        body = {"dataset": "table", "target": "colour", "features": FEATURES, "split": written}
+        assert resolve(parse(body), facts()).spec.split.method == "random"
+
+
+def test_labels_with_few_rows_are_warned_about() -> None:
+    counts = tuple(
+        c.model_copy(update={"label_counts": (1, 99, 300)}) if c.name == "colour" else c for c in facts().columns
+    )
+    few = facts().model_copy(update={"columns": counts})
+    run = resolve(parse({"dataset": "table", "target": "colour", "features": FEATURES}), few)
+    (said,) = [advice for advice in run.warnings if advice.code == "rare-labels"]
+    assert "'blue' (1)" in said.detail

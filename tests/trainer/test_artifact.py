@@ -21,6 +21,7 @@ from fitserve.encoder import Encoder
 from tests.trainer.jobs import RecordingReporter, job_of
 from tests.waiting import PATIENCE
 from workers.trainer.export import export as exporting
+from workers.trainer.insight import analysis
 from workers.trainer.job import TrainingFailed
 from workers.trainer.train import train
 
@@ -282,3 +283,32 @@ def test_class_weights_a_weight_column_and_fewer_steps(tmp_path: Path) -> None:
     result = train(job_of(table, {**spec, "training": training}, tmp_path), RecordingReporter())
     assert result.result["epochs"] == 3
     assert set(result.manifest["metrics"]) == {"train", "validation", "test"}
+
+
+def test_a_diagnosis_that_fails_is_left_out_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any, **options: Any) -> Any:
+        raise ZeroDivisionError("no rows")
+
+    spec = {"target": "sold", "features": ["income"], "training": SHORT}
+    monkeypatch.setattr(analysis, "permutation_importance", fail)
+    reporter = RecordingReporter()
+    result = train(job_of(_table(), spec, tmp_path / "part"), reporter)
+    insight = json.loads(result.files["insight"].read_text())["targets"]["sold"]
+    assert insight["importance"] == []
+    assert insight["left_out"] == [{"what": "importance", "why": "ZeroDivisionError: no rows"}]
+    assert insight["evaluation"]
+    assert any("importance" in message for level, message, _ in reporter.events if level == "warn")
+    monkeypatch.setattr(analysis.epoch_graphs, "write", fail)
+    reporter = RecordingReporter()
+    result = train(job_of(_table(), spec, tmp_path / "whole"), reporter)
+    assert "insight" not in result.files
+    assert any("could not be diagnosed" in message for _, message, _ in reporter.events)
+
+
+def test_a_part_with_one_label_has_no_area_under_the_curve(tmp_path: Path) -> None:
+    table = pa.table({"x": np.arange(60.0), "y": ["no"] * 58 + ["yes"] * 2})
+    spec = {"target": "y", "features": ["x"], "split": {"time": {"by": "x"}}, "training": {**SHORT, "metrics": ["AUC"]}}
+    result = train(job_of(table, spec, tmp_path), RecordingReporter())
+    assert "auc" in result.manifest["metrics"]["test"]
+    assert "auc" not in result.manifest["metrics"]["validation"]
+    assert "auc" not in result.manifest["metrics"]["train"]

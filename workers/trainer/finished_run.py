@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -29,7 +30,7 @@ from workers.trainer.export.stacked_graph import Stack
 from workers.trainer.insight.analysis import TrainedNetwork, analyse
 from workers.trainer.insight.ensemble import EnsembleOutputs, serving_ends
 from workers.trainer.insight.evaluation import simple_figures
-from workers.trainer.job import KeptEpoch, TrainingJob, TrainingResult
+from workers.trainer.job import KeptEpoch, TrainingJob, TrainingResult, TrainingStopped
 from workers.trainer.trials.trial import TrialSetup, TrialsOutcome
 
 METRICS_ROWS = 100_000  # training rows above which their metrics are not computed
@@ -57,7 +58,7 @@ class FinishedRun:
         began_at = time.perf_counter()
         exported, metrics = self._export(self.job.folder), self._metrics()
         evaluation = self._evaluation(exported, metrics)
-        files, figures = self._analyse(exported)
+        files, figures = self._analysed(exported)
         self.setup.report.progress()
         split, seed = fingerprint(self.prepared.whole), self.spec.training.seed
         receipt = make_receipt(self.job.spec, self.facts.sha256, split, seed, self.job.threads)
@@ -82,6 +83,24 @@ class FinishedRun:
         }
         kept_epochs = self._export_kept_epochs(receipt)
         return TrainingResult({**exported.files, **files}, finite_json(manifest), finite_json(result), kept_epochs)
+
+    def _analysed(self, exported: Exported) -> tuple[dict[str, Path], dict[str, Any]]:
+        """Analyse the network; where that fails, the run succeeds without its findings and says so."""
+        try:
+            files, figures = self._analyse(exported)
+        except TrainingStopped:
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"[:200]
+            message = f"The network could not be diagnosed; its findings and plots are left out ({reason})."
+            self.setup.report.event("warn", message, {"left_out": "insight"})
+            return {}, {}
+        left_out = json.loads(files["insight"].read_text())["targets"]
+        for name, target in left_out.items():
+            for one in target.get("left_out", ()):
+                message = f"Of {name!r} this could not be computed and is left out: {one['what']} ({one['why']})."
+                self.setup.report.event("warn", message, {"left_out": one["what"]})
+        return files, figures
 
     def _left_out(self) -> dict[str, Any]:
         """How many rows had no usable value, and in which columns (a row may count for several)."""
@@ -123,8 +142,16 @@ class FinishedRun:
                 continue
             feed = self.feeds.held_out.get(part) if self.prepared.streamed else None
             feed = feed or Resident(_weighted_like(held_out, self.rows[part]))
-            metrics[part] = Loop(self.setup.compiled, Resident(self.rows["train"]), None, 0).evaluate(feed)
+            found = Loop(self.setup.compiled, Resident(self.rows["train"]), None, 0).evaluate(feed)
+            metrics[part] = self._with_meaning(found, part)
         return metrics
+
+    def _with_meaning(self, metrics: Mapping[str, Any], part: str) -> dict[str, Any]:
+        """Leave out areas under a curve where the part has rows of one label alone: Keras calls them 0."""
+        targets = self.prepared.encoding.targets.targets
+        single = {one.name for one in targets if one.task == "binary" and np.ptp(self.encoded[part].y[one.name]) == 0}
+        names = {f"{one}_auc" for one in single} | ({"auc"} if len(targets) == 1 and single else set())
+        return {name: value for name, value in metrics.items() if name not in names}
 
     def _evaluation(self, exported: Exported, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Simple figures by part, from the predictions of the serving path."""
@@ -241,7 +268,7 @@ class FinishedEnsemble(FinishedRun):
             rows = self.rows[part]
             if rows.count and not (part == "train" and rows.count > METRICS_ROWS):
                 raw = self._outputs.combined(part, rows.x)
-                metrics[part] = self._outputs.metrics(raw, _weighted_like(held_out, rows))
+                metrics[part] = self._with_meaning(self._outputs.metrics(raw, _weighted_like(held_out, rows)), part)
         return metrics
 
     def _predictions(self, part: str) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ network after several epochs with the outputs of its hidden layers; surfaces are
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,11 +29,15 @@ from workers.trainer.insight.column_importance import permutation_importance, si
 from workers.trainer.insight.recording import TrialRecorder
 from workers.trainer.insight.references import Reference
 
+log = logging.getLogger(__name__)
+
 FORMAT = 1
 SHARE_OF_TRAINING = 0.15
 MIN_SECONDS, MAX_SECONDS = 0.4, 120.0
 MAX_PREDICTIONS = 20
 TRAIN_ROWS = 20_000  # of the training part, predicted
+
+_NO_ROWS = {"hardest": [], "mislabelled": [], "mislabelled_rows": 0, "rows": 0, "method": "left out"}
 
 Array = NDArray[Any]
 Outputs = dict[str, Array]
@@ -203,6 +208,7 @@ class _Analysis:
     ) -> None:
         self.trained, self.prediction, self.parts, self.seed = trained, prediction, parts, trained.seed
         self.designs, self.seconds = designs, seconds
+        self.left_out: list[dict[str, str]] = []  # what could not be computed, and why
         self.truth = {name: prediction.truth(part.y) for name, part in parts.items()}
         self.predicted = {name: prediction.predicted(part.outputs) for name, part in parts.items()}
         self.held_out = next(name for name in ("test", "validation", "train") if name in parts)
@@ -210,7 +216,7 @@ class _Analysis:
     def report(self) -> dict[str, Any]:
         prediction, held_out = self.prediction, self.held_out
         losses = {name: prediction.losses(self.truth[name], self.predicted[name]) for name in self.parts}
-        simpler = self._references()
+        simpler = self._attempt("references", self._references, {})
         # The simpler models were fitted on the rows of all folds: no figure of theirs is out of fold.
         compared = {name: y for name, y in self.truth.items() if name != "validation" or not self.trained.folds}
         their_losses = {
@@ -221,14 +227,18 @@ class _Analysis:
             who: {name: float(values.mean()) for name, values in by_part.items()}
             for who, by_part in {"network": losses, **their_losses}.items()
         }
-        importances, omitted = self._importances()
+        importances, omitted = self._attempt(
+            "importance", self._importances, ([], len(self.trained.prepared.encoding.encoder.names))
+        )
         return {
             "task": prediction.task,
             "labels": list(prediction.labels) or None,
-            "evaluation": self._evaluations(),
+            "evaluation": self._attempt("evaluation", self._evaluations, {}),
             "evaluated_on": held_out,
             "references": {who: {"rows": one.rows, "seconds": round(one.seconds, 4)} for who, one in simpler.items()},
-            "reference_figures": {who: self._reference_figures(reference) for who, reference in simpler.items()},
+            "reference_figures": self._attempt(
+                "reference figures", lambda: {who: self._reference_figures(one) for who, one in simpler.items()}, {}
+            ),
             "fit": fit,
             "against": {
                 who: evaluation.compare(losses[held_out], by_part[held_out], self.seed)
@@ -237,16 +247,29 @@ class _Analysis:
             },
             "importance": importances,
             "importance_left_out": omitted,
-            "alone": single_column_scores(
-                self.trained.prepared.encoding.encoder.raw_columns,
-                self.parts["train"].x,
-                self.truth["train"],
-                len(prediction.labels),
-                seconds=0.2 * self.seconds,
-                seed=self.seed,
-            ),
-            "hardest": self._hardest(),
+            "alone": self._attempt("single columns", self._alone, []),
+            "hardest": self._attempt("hardest rows", self._hardest, dict(_NO_ROWS)),
+            "left_out": self.left_out,
         }
+
+    def _attempt(self, what: str, compute: Callable[[], Any], instead: Any) -> Any:
+        """Return what is computed; where that fails, `instead`: a diagnosis that fails ends no run, and is said."""
+        try:
+            return compute()
+        except Exception as error:
+            log.warning("a diagnosis is left out", extra={"what": what}, exc_info=error)
+            self.left_out.append({"what": what, "why": f"{type(error).__name__}: {error}"[:200]})
+            return instead
+
+    def _alone(self) -> Any:
+        return single_column_scores(
+            self.trained.prepared.encoding.encoder.raw_columns,
+            self.parts["train"].x,
+            self.truth["train"],
+            len(self.prediction.labels),
+            seconds=0.2 * self.seconds,
+            seed=self.seed,
+        )
 
     def _references(self) -> dict[str, Reference]:
         if "train" not in self.truth:

@@ -1362,7 +1362,7 @@ export interface components {
              * Verdict
              * @enum {string}
              */
-            verdict: "underfitting" | "just right" | "overfitting" | "unknown";
+            verdict: "underfitting" | "just right" | "overfitting" | "nothing learned" | "unknown";
             /** Sentence */
             sentence: string;
         };

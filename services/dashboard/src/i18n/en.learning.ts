@@ -71,6 +71,7 @@ export const learningEn = {
   "findings.source": "Source",
   "findings.waiting": "Findings appear once the run has ended.",
   "fit.just right": "good fit",
+  "fit.nothing learned": "no better than a constant answer",
   "fit.overfitting": "overfitting",
   "fit.underfitting": "underfitting",
   "fit.unknown": "unknown",

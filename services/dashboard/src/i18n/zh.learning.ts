@@ -73,6 +73,7 @@ export const learningZh: Record<keyof typeof learningEn, string> = {
   "findings.source": "來源",
   "findings.waiting": "訓練結束後會顯示診斷。",
   "fit.just right": "擬合良好",
+  "fit.nothing learned": "不比固定答案好",
   "fit.overfitting": "過度擬合",
   "fit.underfitting": "擬合不足",
   "fit.unknown": "無法判斷",
