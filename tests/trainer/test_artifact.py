@@ -232,7 +232,9 @@ def test_rows_without_a_usable_value_are_left_out_and_counted(tmp_path: Path) ->
     ]
     table = table.set_column(table.column_names.index("size"), "size", pa.array(size, pa.float64()))
     table = table.set_column(table.column_names.index("income"), "income", pa.array(income, pa.float64()))
-    spec = {"target": "size", "features": ["income"], "rows_without_target": "leave_out", "training": SHORT}
+    network = [{"Dense": {"units": 4, "activation": "relu"}}]
+    spec = {"target": "size", "features": ["income"], "network": network, "training": SHORT}
+    spec = {**spec, "rows_without_target": "leave_out"}
     result = train(job_of(table, spec, tmp_path), RecordingReporter()).result
     assert result["left_out"] == {"rows": 4, "columns": {"size": 3, "income": 2}}
     assert sum(result["rows"].values()) == 56
