@@ -10,6 +10,17 @@ They are fetched by hand, never committed. `FITSERVE_TEST_SUITES` names a folder
     arrow-testing/**                         github.com/apache/arrow-testing
 
 Required: no 5xx, every rejection typed, both servers alive, neither grown by 200 MB, no file of an upload left behind.
+
+Of DuckDB's CSV files up to 300 KB, DuckDB 2.0.1 and pandas 3 read 591 to one shape. 448 are read to the same one here,
+and 34 to another:
+
+    27  a header is told by other signs: texts that are repeated below the first line are rows, not names
+     5  rows that end with a delimiter: no column is made of nothing
+     1  an empty first line before two columns between blanks
+     1  backslashes as escapes and as values in one file
+
+The other 109 are refused in a sentence: files with a header only, rows of other widths (DuckDB makes one column of the
+whole line), texts among thousands of numbers, NUL bytes, quotes that are never closed.
 """
 
 from __future__ import annotations

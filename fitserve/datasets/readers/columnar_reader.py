@@ -301,7 +301,7 @@ def _names_of(schema: pa.Schema) -> tuple[list[str], list[str]]:
 def _shown(value: pa.Scalar) -> str:
     """Return a value that cannot be read, for an error message."""
     if pa.types.is_timestamp(value.type) or pa.types.is_date(value.type):
-        unit = getattr(value.type, "unit", "D" if pa.types.is_date32(value.type) else "ms")
+        unit: Any = getattr(value.type, "unit", "D" if pa.types.is_date32(value.type) else "ms")
         return str(np.datetime64(value.value, unit))
     if pa.types.is_dictionary(value.type):
         return _shown(value.value)

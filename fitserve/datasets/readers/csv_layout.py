@@ -126,7 +126,7 @@ def is_header(first: list[str], body: list[list[str]], *, surely: bool = False) 
     if all(is_number(text) or not text.strip() for text in first):
         return False
     if not body:
-        return not surely
+        return not surely and not any(map(_begins_as_number, first))
     votes = 0
     for at, name in enumerate(first):
         below = [fields[at] for fields in body if at < len(fields) and fields[at].strip()]

@@ -79,8 +79,10 @@ def _as_json_texts(column: pa.Array) -> pa.Array:
     """Return nested values as their JSON texts, bytes in hexadecimal, and what JSON lacks as Python prints it."""
 
     def text(value: Any) -> str | None:
-        if value is None or isinstance(value, bytes):
-            return value and value.hex()
+        if value is None:
+            return None
+        if isinstance(value, bytes):
+            return value.hex()
         return json.dumps(value, default=lambda item: item.hex() if isinstance(item, bytes) else str(item))
 
     return pa.array([text(value) for value in column.to_pylist()], pa.string())
