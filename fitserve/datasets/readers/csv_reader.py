@@ -43,6 +43,7 @@ PIECE_BYTES = 128 * 1024
 TAIL_BYTES = 64 * 1024  # in which lines after the table are looked for
 SHOWN_RAGGED = 3  # rows with the same wrong number of fields
 END_OF_FILE = "\x1a\0"  # DOS's mark, and padding
+_NEWLINE = re.compile(rb"\n")
 _LINE_ENDS = re.compile(rb"\r\n|\n|\r")
 
 
@@ -353,7 +354,8 @@ class CsvReader(TableReader):
         delimiter = self.dialect.delimiter
         least = 1 if delimiter == "\t" else 2
         for column in batch.columns:
-            if not pc.any(pc.match_substring(column, "\n")).as_py():
+            texts = column.buffers()[2]
+            if texts is None or _NEWLINE.search(texts) is None:
                 continue
             joined = column.filter(pc.match_substring(column, "\n").fill_null(False)).to_pylist()
             if enough and sum(text.count(delimiter) >= enough for text in joined) >= least:
