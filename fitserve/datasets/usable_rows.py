@@ -15,7 +15,7 @@ def unusable(column: pa.ChunkedArray, is_target: bool) -> np.ndarray:
     """Return whether each value is infinite or, of a target, missing: bool (rows,)."""
     if pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
         values = numbers_of(column)
-        return ~np.isfinite(values) if is_target else np.isinf(values)
+        return np.asarray(~np.isfinite(values) if is_target else np.isinf(values))
     if not is_target:
         return np.zeros(len(column), bool)
     return np.asarray(labels_of(column)[0] < 0)

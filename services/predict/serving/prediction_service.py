@@ -416,7 +416,8 @@ class PredictionService:
             return entry.labels[selector.label]
         if selector.version is not None:
             if selector.version not in entry.versions:
-                raise NotFound(f"The model {name} has no version {selector.version}.")
+                soon = f"A new version serves within {self.settings.registry_poll_seconds:g} s of its run's success."
+                raise NotFound(f"The model {name} has no version {selector.version}.", fix=soon)
             return entry.versions[selector.version]
         pointer = self.catalog.pick_default(entry)
         if pointer is None:
