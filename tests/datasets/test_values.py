@@ -304,3 +304,9 @@ def test_options_in_json_and_by_name_say_the_same(api: Api) -> None:
     two = api.ann.post("/datasets", content=data, params={"formats.a.decimal": ",", "formats.a.units": "kg"}).json()
     assert one["id"] == two["id"]
     assert first_column(api, one, 3) == [1.5, 2.5, 3.5]
+
+
+def test_names_that_begin_with_digits_are_a_header(api: Api) -> None:
+    made = upload(api, lines("label,1x1,1x2,2x1", *(f"{at % 10},0,{at},255" for at in range(40))))
+    assert [column["name"] for column in made["columns"]] == ["label", "1x1", "1x2", "2x1"]
+    assert made["rows"] == 40

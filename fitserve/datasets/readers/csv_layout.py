@@ -131,7 +131,9 @@ def is_header(first: list[str], body: list[list[str]], *, surely: bool = False) 
     for at, name in enumerate(first):
         below = [fields[at] for fields in body if at < len(fields) and fields[at].strip()]
         if below and sum(map(_begins_as_number, below)) > 0.8 * len(below):
-            is_name = not _begins_as_number(name) or (_is_year(name) and not all(map(_is_year, below)))
+            # Above plain numbers, what is no plain number is a name: MNIST's 28x28.
+            begins = is_number(name) if all(map(is_number, below)) else _begins_as_number(name)
+            is_name = not begins or (_is_year(name) and not all(map(_is_year, below)))
             votes += 1 if is_name else -1
     if votes or surely:
         return votes > 0
