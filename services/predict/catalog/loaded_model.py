@@ -102,7 +102,8 @@ class Columns:
         if isinstance(rows.values, np.ndarray) or not self.others:
             return rows
         known, width, whole = self._known, len(self.names), len(self._table)
-        left_out, values = dict(rows.left_out), list(rows.values)
+        left_out = dict(rows.left_out)
+        values: list[Any] = list(rows.values)
         for at, row in enumerate(values):
             if type(row) is list and len(row) == whole != width:
                 row = dict(zip(self._table, row, strict=True))
