@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 
 from fitserve.spec.resolve import resolve
 from fitserve.spec.spec import parse
-from tests.trainer.jobs import RecordingReporter, facts_of, job_of
+from tests.trainer.requests import RecordingReporter, facts_of, request_of
 from workers.trainer.data import preparation
 from workers.trainer.data.feeds import Resident, Streamed, shuffled
 from workers.trainer.engine import checkpoint
@@ -236,7 +236,7 @@ def growth(runs: int) -> float:
     for run in range(runs):
         with tempfile.TemporaryDirectory() as folder:
             spec = {"target": "c", "training": {"epochs": 5, "seed": run}}
-            train(job_of(table, spec, Path(folder)), RecordingReporter())
+            train(request_of(table, spec, Path(folder)), RecordingReporter())
         tidy_up()
         if run >= min(9, runs - 1):
             resident.append(psutil.Process().memory_info().rss / 1e6)

@@ -35,7 +35,7 @@ from fitserve.settings import Settings
 from fitserve.states import TERMINAL, RunState
 from fitserve.tables import Dataset, Run
 from fitserve.wire.datasets import UploadOptions
-from workers.attempt.metrics import attempt_context
+from workers.attempt.telemetry import attempt_context
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from fitserve.runs import lease, worker_registry
 from fitserve.settings import Settings
 from fitserve.states import TRIAL
 from workers.attempt.attempt import Attempt, Stopping
-from workers.attempt.metrics import attempt_context
+from workers.attempt.telemetry import attempt_context
 from workers.attempt.trial_division import Publish, TrialDivision
 from workers.reaper import reclaim_expired_runs
 from workers.trainer_process import TrainerSlot

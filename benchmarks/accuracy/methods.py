@@ -35,7 +35,7 @@ from fitserve.encoder import Encoder
 from fitserve.encoding.coercion import labels_of, numbers_of
 from fitserve.spec.resolve import resolve
 from fitserve.spec.spec import parse
-from workers.trainer.job import TrainingJob
+from workers.trainer.interface import TrainingRequest
 
 Predictions = NDArray[np.float64]
 BOOSTED = {"lightgbm": ("lightgbm", "scikit-learn", "pandas", "pyarrow"), "catboost": ("catboost", "pandas", "pyarrow")}
@@ -70,7 +70,7 @@ def ours(**spec: Any) -> Callable[[Fold], Predictions]:
     """Return the method that trains a spec of ours, in this process, and predicts as the prediction service does."""
 
     def fit(fold: Fold) -> Predictions:
-        from tests.trainer.jobs import RecordingReporter
+        from tests.trainer.requests import RecordingReporter
         from workers.trainer.train import train
 
         table, facts = fold.loaded.table, fold.loaded.facts(fold.train.num_rows)
@@ -83,8 +83,8 @@ def ours(**spec: Any) -> Callable[[Fold], Predictions]:
             path = folder / "table.parquet"
             pq.write_table(fold.train, path)
             facts_json = facts.model_dump(mode="json")
-            job = TrainingJob("run", 1, resolved.to_json(), facts_json, path, folder)
-            result = train(job, RecordingReporter())
+            request = TrainingRequest("run", 1, resolved.to_json(), facts_json, path, folder)
+            result = train(request, RecordingReporter())
             session = onnx_session(result.files["onnx"])
             encoded = Encoder.from_json(result.manifest["encoder"]).encode(fold.test)
             inputs = {one.name: encoded[one.name] for one in session.get_inputs()}

@@ -23,8 +23,8 @@ from fitserve.settings import Settings
 from fitserve.tables import Dataset
 from services.control.app import create_app
 from tests.predict.toy_registry import ToyRegistry, run_service
-from tests.trainer.jobs import RecordingReporter
-from workers.trainer.job import TrainingJob, TrainingStopped
+from tests.trainer.requests import RecordingReporter
+from workers.trainer.interface import TrainingRequest, TrainingStopped
 
 RELEASES = sorted(path.name.partition(".")[0] for path in Path(__file__).parent.glob("*.tar.gz"))
 
@@ -91,7 +91,7 @@ def test_its_interrupted_run_goes_on_from_its_checkpoint(frozen: FrozenHome) -> 
         assert dataset is not None
         facts, table = store.facts_of(dataset), store.local_parquet(files, dataset, cache)
     assert run.checkpoint is not None
-    job = TrainingJob(
+    request = TrainingRequest(
         run_id=run.id,
         attempt=2,
         spec=run.resolved,
@@ -100,9 +100,9 @@ def test_its_interrupted_run_goes_on_from_its_checkpoint(frozen: FrozenHome) -> 
         folder=frozen.home / "attempt",
         checkpoint=files.local(run.checkpoint, cache),
     )
-    job.folder.mkdir()
+    request.folder.mkdir()
     reporter = RecordingReporter(stop_after=3)
     with pytest.raises(TrainingStopped):
-        train(job, reporter)
+        train(request, reporter)
     assert reporter.epochs[0]["epoch"] > 1, f"it began anew: {reporter.events}"
     engine.dispose()

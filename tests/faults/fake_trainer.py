@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from workers.trainer.job import Reporter, TrainingFailed, TrainingJob, TrainingResult, TrainingStopped
+from workers.trainer.interface import Reporter, TrainingFailed, TrainingRequest, TrainingResult, TrainingStopped
 
 
 def step(weights: float, seed: int, epoch: int) -> float:
@@ -35,17 +35,19 @@ def final_trials(seed: int, epochs: int, trials: int) -> list[float]:
     return [final_weights(seed + trial, epochs) for trial in range(trials)]
 
 
-def train(job: TrainingJob, report: Reporter) -> TrainingResult:
-    fake: dict[str, Any] = job.spec.get("fake", {"epochs": 3, "seed": 1})
-    state = _resume(job)
-    report.event("info", "Training", {"resumed_after": state["epoch"], "attempt": job.attempt, "trial": job.trial})
-    if job.trial is not None:
-        return _divided_result(job, _train_trial(job, report, state, job.trial))
+def train(request: TrainingRequest, report: Reporter) -> TrainingResult:
+    fake: dict[str, Any] = request.spec.get("fake", {"epochs": 3, "seed": 1})
+    state = _resume(request)
+    report.event(
+        "info", "Training", {"resumed_after": state["epoch"], "attempt": request.attempt, "trial": request.trial}
+    )
+    if request.trial is not None:
+        return _divided_result(request, _train_trial(request, report, state, request.trial))
     if "trials" not in fake:
-        return _result(job, _train_trial(job, report, state, 0), {})
+        return _result(request, _train_trial(request, report, state, 0), {})
     ended: dict[str, float] = state["ended"]
     if state["epoch"]:
-        ended[str(state["trial"])] = _train_trial(job, report, state, state["trial"])
+        ended[str(state["trial"])] = _train_trial(request, report, state, state["trial"])
     while todo := [trial for trial in range(fake["trials"]) if str(trial) not in ended]:
         assignment = report.next_trial(todo)
         for trial, path in assignment.finished.items():
@@ -54,44 +56,44 @@ def train(job: TrainingJob, report: Reporter) -> TrainingResult:
             begun = assignment.checkpoint and json.loads(assignment.checkpoint.read_text())
             state |= begun or {"weights": 0.0, "epoch": 0}
             state["ended"] = ended
-            ended[str(assignment.trial)] = _train_trial(job, report, state, assignment.trial)
+            ended[str(assignment.trial)] = _train_trial(request, report, state, assignment.trial)
         elif not assignment.finished:
             if reason := report.stop():
                 raise TrainingStopped(reason)
             time.sleep(0.05)
     every = [ended[str(trial)] for trial in range(fake["trials"])]
-    return _result(job, min(every), {"trials": every})
+    return _result(request, min(every), {"trials": every})
 
 
-def _train_trial(job: TrainingJob, report: Reporter, state: dict[str, Any], trial: int) -> float:
+def _train_trial(request: TrainingRequest, report: Reporter, state: dict[str, Any], trial: int) -> float:
     """Train one trial, from `state` on."""
-    fake: dict[str, Any] = job.spec.get("fake", {"epochs": 3, "seed": 1})
+    fake: dict[str, Any] = request.spec.get("fake", {"epochs": 3, "seed": 1})
     state["trial"] = trial
     for epoch in range(state["epoch"] + 1, fake["epochs"] + 1):
-        _misbehave(fake, epoch, job)
+        _misbehave(fake, epoch, request)
         _wait(fake.get("seconds", 0.0), report)
         if (reason := report.stop()) == "release":
-            _checkpoint(job, report, state)
+            _checkpoint(request, report, state)
         if reason:
             raise TrainingStopped(reason)
         state["weights"], state["epoch"] = step(state["weights"], fake["seed"] + trial, epoch), epoch
         report.epoch(trial, epoch, {"loss": state["weights"]}, fake.get("seconds", 0.0))
         if epoch % fake.get("checkpoint_every", 5) == 0:
-            _checkpoint(job, report, state)
+            _checkpoint(request, report, state)
     state["epoch"] = 0
     return float(state["weights"])
 
 
-def _divided_result(job: TrainingJob, weights: float) -> TrainingResult:
-    path = job.folder / "trial"
-    path.write_text(json.dumps({"run": job.run_id, "trial": job.trial, "weights": weights}))
-    return TrainingResult({"trial": path}, {}, {"trials": [{"index": job.trial, "score": weights}]})
+def _divided_result(request: TrainingRequest, weights: float) -> TrainingResult:
+    path = request.folder / "trial"
+    path.write_text(json.dumps({"run": request.run_id, "trial": request.trial, "weights": weights}))
+    return TrainingResult({"trial": path}, {}, {"trials": [{"index": request.trial, "score": weights}]})
 
 
-def _resume(job: TrainingJob) -> dict[str, Any]:
-    if job.checkpoint is None:
+def _resume(request: TrainingRequest) -> dict[str, Any]:
+    if request.checkpoint is None:
         return {"weights": 0.0, "epoch": 0, "trial": 0, "ended": {}}
-    state: dict[str, Any] = json.loads(job.checkpoint.read_text())
+    state: dict[str, Any] = json.loads(request.checkpoint.read_text())
     return state
 
 
@@ -101,18 +103,18 @@ def _wait(seconds: float, report: Reporter) -> None:
         time.sleep(min(0.05, left))
 
 
-def _checkpoint(job: TrainingJob, report: Reporter, state: dict[str, Any]) -> None:
-    path = job.folder / f"checkpoint-{state['trial']}-{state['epoch']}"
+def _checkpoint(request: TrainingRequest, report: Reporter, state: dict[str, Any]) -> None:
+    path = request.folder / f"checkpoint-{state['trial']}-{state['epoch']}"
     with path.open("w") as file:
         # With the run's id no two runs share a blob, which the harness relies on.
-        json.dump({**state, "run": job.run_id}, file)
+        json.dump({**state, "run": request.run_id}, file)
         file.flush()
         os.fsync(file.fileno())
     report.checkpoint(path, state["epoch"])
 
 
-def _misbehave(fake: dict[str, Any], epoch: int, job: TrainingJob) -> None:
-    if epoch != fake.get("at", 2) or (fake.get("apart") and job.trial is None):
+def _misbehave(fake: dict[str, Any], epoch: int, request: TrainingRequest) -> None:
+    if epoch != fake.get("at", 2) or (fake.get("apart") and request.trial is None):
         return
     how = fake.get("fails")
     if how == "diverged":
@@ -129,14 +131,14 @@ def _misbehave(fake: dict[str, Any], epoch: int, job: TrainingJob) -> None:
             hoard.append(bytearray(os.urandom(1) * 4_000_000))
 
 
-def _result(job: TrainingJob, weights: float, more: dict[str, Any]) -> TrainingResult:
+def _result(request: TrainingRequest, weights: float, more: dict[str, Any]) -> TrainingResult:
     files: dict[str, Path] = {}
     for kind in ("keras", "onnx"):
-        path = job.folder / f"model.{kind}"
-        body = f"{kind} {job.run_id} {weights!r}\n".encode()
-        path.write_bytes(body * (1 + job.spec.get("fake", {}).get("bytes", 2000) // len(body)))
+        path = request.folder / f"model.{kind}"
+        body = f"{kind} {request.run_id} {weights!r}\n".encode()
+        path.write_bytes(body * (1 + request.spec.get("fake", {}).get("bytes", 2000) // len(body)))
         files[kind] = path
     metrics = {"loss": weights}
     return TrainingResult(
-        files, {"task": "regression", "metrics": metrics, "spec": job.spec}, {"weights": weights, **more}
+        files, {"task": "regression", "metrics": metrics, "spec": request.spec}, {"weights": weights, **more}
     )

@@ -20,8 +20,8 @@ from fitserve.settings import Limits
 from fitserve.spec.resolve import resolve
 from fitserve.spec.spec import parse
 from fitserve.wire.datasets import UploadOptions
-from tests.trainer.jobs import RecordingReporter, facts_of, job_of
-from workers.trainer.job import TrainingFailed, TrainingJob, TrainingResult
+from tests.trainer.requests import RecordingReporter, facts_of, request_of
+from workers.trainer.interface import TrainingFailed, TrainingRequest, TrainingResult
 from workers.trainer.train import train
 
 
@@ -66,11 +66,11 @@ class TrainedRun:
 def run(table: pa.Table, spec: dict[str, Any], facts: DatasetFacts | None = None) -> TrainedRun:
     """Train `spec` on `table`. A run of several trials is recorded as the API records it: as its best one."""
     folder = Path(tempfile.mkdtemp(prefix="insight-"))
-    job = job_of(table, spec, folder) if facts is None else job_on(table, facts, spec, folder)
+    request = request_of(table, spec, folder) if facts is None else request_on(table, facts, spec, folder)
     reporter = LayerReporter()
     result, failed = None, None
     try:
-        result = train(job, reporter)
+        result = train(request, reporter)
     except TrainingFailed as failure:
         failed = failure.cause
     # As the API reads them: rows and files through JSON.
@@ -78,7 +78,12 @@ def run(table: pa.Table, spec: dict[str, Any], facts: DatasetFacts | None = None
     insight = json.loads(result.files["insight"].read_text()) if result else None
     kept = result.result["best_trial"] if result else None
     record = RunRecord(
-        job.spec, DatasetFacts.model_validate(job.facts), rows, flatten_insight(insight, job.spec), kept, failed
+        request.spec,
+        DatasetFacts.model_validate(request.facts),
+        rows,
+        flatten_insight(insight, request.spec),
+        kept,
+        failed,
     )
     return TrainedRun(record, result, insight, folder, [epoch["seconds"] for epoch in reporter.epochs])
 
@@ -117,12 +122,12 @@ def run_seeds(table: pa.Table, spec: dict[str, Any], seeds: int, restarts: int =
     return found
 
 
-def job_on(table: pa.Table, facts: DatasetFacts, spec: dict[str, Any], folder: Path) -> TrainingJob:
-    """Return a job on a table with the facts of its upload."""
+def request_on(table: pa.Table, facts: DatasetFacts, spec: dict[str, Any], folder: Path) -> TrainingRequest:
+    """Return a request on a table with the facts of its upload."""
     path = folder / "table.parquet"
     pq.write_table(table, path)
     spec = resolve(parse({"dataset": "data", **spec}), facts).spec.to_json()
-    return TrainingJob("run", 1, spec, facts.model_dump(mode="json"), path, folder)
+    return TrainingRequest("run", 1, spec, facts.model_dump(mode="json"), path, folder)
 
 
 def _through_json(value: Any) -> Any:

@@ -39,11 +39,11 @@ from fitserve.states import RunState
 from fitserve.tables import Dataset, Run
 from fitserve.wire.datasets import UploadOptions
 from tests.predict.toy_registry import RunningService, ToyRegistry, run_service
-from tests.trainer.jobs import RecordingReporter, job_of
+from tests.trainer.requests import RecordingReporter, request_of
 from workers.attempt.outcome import make_durable
 from workers.batch_prediction import BatchPredictionAttempt
 from workers.trainer.export.export import raw_values
-from workers.trainer.job import TrainingResult
+from workers.trainer.interface import TrainingResult
 from workers.trainer.train import train
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
@@ -201,7 +201,7 @@ def trained(toys: ToyRegistry, name: str, folder: Path) -> tuple[TrainingResult,
     """Train, and commit the result as a worker does: artifacts, run and version in one transaction."""
     spec = {**SPECS[name], "split": {"validation": 0.2}}
     spec["training"] = {"epochs": 2, "batch_size": 16, **spec.get("training", {})}
-    result = train(job_of(table(), spec, folder, KINDS), RecordingReporter())
+    result = train(request_of(table(), spec, folder, KINDS), RecordingReporter())
     new = create.NewRun("ada", "ds", {}, {}, {}, model=name)
     run, _ = create.create_run(toys.engine, new, Settings().limits)
     claim = lease.claim(toys.engine, "w", lease_seconds=60, running_limit=99, kinds=("training",))

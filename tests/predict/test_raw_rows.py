@@ -26,10 +26,10 @@ from fitserve.spec.spec import parse
 from fitserve.states import RunState
 from fitserve.wire.datasets import UploadOptions
 from tests.predict.toy_registry import RunningService, ToyRegistry, run_service
-from tests.trainer.jobs import RecordingReporter
+from tests.trainer.requests import RecordingReporter
 from workers.attempt.outcome import make_durable
 from workers.trainer.export.export import serve
-from workers.trainer.job import TrainingJob
+from workers.trainer.interface import TrainingRequest
 from workers.trainer.train import train
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
@@ -99,8 +99,8 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
     network = [{"Dense": {"units": 4, "activation": "relu"}}]
     spec = {"dataset": "data", "target": "Kauf", "network": network, "training": {"epochs": 5}}
     resolved = resolve(parse(spec), facts).spec
-    job = TrainingJob("run", 1, resolved.to_json(), facts.model_dump(mode="json"), table.parquet, folder)
-    result = train(job, RecordingReporter())
+    request = TrainingRequest("run", 1, resolved.to_json(), facts.model_dump(mode="json"), table.parquet, folder)
+    result = train(request, RecordingReporter())
     toys = ToyRegistry(folder / "toys")
     create.create_run(toys.engine, create.NewRun("ada", "ds", {}, {}, {}, model="raw"), Settings().limits)
     claim = lease.claim(toys.engine, "w", lease_seconds=60, running_limit=99, kinds=("training",))

@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from fitserve.encoder import Encoder
-from tests.trainer.jobs import RecordingReporter, job_of
+from tests.trainer.requests import RecordingReporter, request_of
 from tests.waiting import PATIENCE
 from workers.trainer.export import export as exporting
 from workers.trainer.insight import analysis
-from workers.trainer.job import TrainingFailed
+from workers.trainer.interface import TrainingFailed
 from workers.trainer.train import train
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
@@ -83,7 +83,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, pa.Table]:
         "training": SHORT,
         "split": {"validation": 0.2, "test": 0.2},
     }
-    return train(job_of(table, spec, tmp_path_factory.mktemp("run"), KINDS), RecordingReporter()), table
+    return train(request_of(table, spec, tmp_path_factory.mktemp("run"), KINDS), RecordingReporter()), table
 
 
 def test_keras_and_the_serving_path_agree_on_raw_columns(trained: tuple[Any, pa.Table]) -> None:
@@ -169,7 +169,7 @@ def test_sequences_and_indices_have_inputs_of_their_own(tmp_path: Path) -> None:
         ],
         "training": SHORT,
     }
-    result = train(job_of(_table(), spec, tmp_path, KINDS), RecordingReporter())
+    result = train(request_of(_table(), spec, tmp_path, KINDS), RecordingReporter())
     assert result.manifest["parity"]["max_rel"] <= 1e-5
     assert {i["name"]: i["dtype"] for i in result.manifest["onnx"]["inputs"]} == {
         "features": "float32", "city": "int32", "zip": "int32", "notes": "int32",
@@ -183,7 +183,7 @@ def test_what_is_not_written_here_is_exported_by_keras(tmp_path: Path) -> None:
         "network": [{"Dense": {"units": 4, "activation": "squareplus"}}],
     }
     reporter = RecordingReporter()
-    result = train(job_of(_table(), {**spec, "training": SHORT}, tmp_path), reporter)
+    result = train(request_of(_table(), {**spec, "training": SHORT}, tmp_path), reporter)
     assert any("Keras's exporter" in message for _, message, _ in reporter.events)
     session = onnxruntime.InferenceSession(str(result.files["onnx"]), providers=["CPUExecutionProvider"])
     assert [i.name for i in session.get_inputs()] == ["features"]
@@ -199,7 +199,7 @@ def test_a_graph_that_differs_from_keras_fails_the_run(tmp_path: Path, monkeypat
     monkeypatch.setattr(exporting.serving_graph, "write", wrong)
     with pytest.raises(TrainingFailed) as failed:
         train(
-            job_of(
+            request_of(
                 _table(), {"preset": "plain", "target": "sold", "features": ["income"], "training": SHORT}, tmp_path
             ),
             RecordingReporter(),
@@ -213,12 +213,12 @@ def test_a_target_that_is_missing_is_bad_data_with_the_tables_row_numbers(tmp_pa
     table, spec = _table(), {"target": "price", "features": ["income"], "training": SHORT}
     missing = [0, 17, 59]
     values = [None if row in missing else value for row, value in enumerate(table.column("price").to_pylist())]
-    job = job_of(table, spec, tmp_path)
+    request = request_of(table, spec, tmp_path)
     pq.write_table(
-        table.set_column(table.column_names.index("price"), "price", pa.array(values, pa.float64())), job.table
+        table.set_column(table.column_names.index("price"), "price", pa.array(values, pa.float64())), request.table
     )
     with pytest.raises(TrainingFailed) as failed:
-        train(job, RecordingReporter())
+        train(request, RecordingReporter())
     assert failed.value.cause == "bad_data"
     rows = [row + 1 for row, value in enumerate(values) if value is None]
     assert failed.value.data["errors"][0]["received"] == {"count": len(rows), "rows": rows}
@@ -235,7 +235,7 @@ def test_rows_without_a_usable_value_are_left_out_and_counted(tmp_path: Path) ->
     network = [{"Dense": {"units": 4, "activation": "relu"}}]
     spec = {"target": "size", "features": ["income"], "network": network, "training": SHORT}
     spec = {**spec, "rows_without_target": "leave_out"}
-    result = train(job_of(table, spec, tmp_path), RecordingReporter()).result
+    result = train(request_of(table, spec, tmp_path), RecordingReporter()).result
     assert result["left_out"] == {"rows": 4, "columns": {"size": 3, "income": 2}}
     assert sum(result["rows"].values()) == 56
 
@@ -249,7 +249,7 @@ def test_an_offset_costs_no_digits(center: float, spread: float, tmp_path: Path)
     def predictions(offset: float, scale: float, folder: Path) -> tuple[np.ndarray, np.ndarray]:
         table = pa.table({"x": 1.7e9 + 40 * x, "y": offset + scale * np.round(x + 0.2 * rng.normal(size=80), 3)})
         spec = {"target": {"column": "y", "standardize": True}, "features": ["x"], "training": {**SHORT, "epochs": 5}}
-        result = train(job_of(table, spec, folder), RecordingReporter())
+        result = train(request_of(table, spec, folder), RecordingReporter())
         assert result.manifest["parity"]["max_rel"] <= 1e-5
         model = keras.models.load_model(result.files["keras"])
         served = exporting.serve(
@@ -272,7 +272,7 @@ def test_an_offset_costs_no_digits(center: float, spread: float, tmp_path: Path)
 def test_mixed_precision_serves_in_32_bits(tmp_path: Path) -> None:
     training = {**SHORT, "mixed_precision": True}
     result = train(
-        job_of(_table(), {"target": "sold", "features": ["income"], "training": training}, tmp_path),
+        request_of(_table(), {"target": "sold", "features": ["income"], "training": training}, tmp_path),
         RecordingReporter(),
     )
     assert result.manifest["parity"]["max_rel"] <= 1e-5
@@ -282,7 +282,7 @@ def test_class_weights_a_weight_column_and_fewer_steps(tmp_path: Path) -> None:
     table = _table().append_column("weight", pa.array(np.linspace(0.5, 1.5, 60)))
     training = {**SHORT, "class_weight": "balanced", "sample_weight": "weight", "steps_per_epoch": 2, "batch_size": 20}
     spec = {"target": "sold", "features": ["income", "size"], "split": {"test": 0.1}}
-    result = train(job_of(table, {**spec, "training": training}, tmp_path), RecordingReporter())
+    result = train(request_of(table, {**spec, "training": training}, tmp_path), RecordingReporter())
     assert result.result["epochs"] == 3
     assert set(result.manifest["metrics"]) == {"train", "validation", "test"}
 
@@ -294,7 +294,7 @@ def test_a_diagnosis_that_fails_is_left_out_and_said(tmp_path: Path, monkeypatch
     spec = {"target": "sold", "features": ["income"], "training": SHORT}
     monkeypatch.setattr(analysis, "permutation_importance", fail)
     reporter = RecordingReporter()
-    result = train(job_of(_table(), spec, tmp_path / "part"), reporter)
+    result = train(request_of(_table(), spec, tmp_path / "part"), reporter)
     insight = json.loads(result.files["insight"].read_text())["targets"]["sold"]
     assert insight["importance"] == []
     assert insight["left_out"] == [{"what": "importance", "why": "ZeroDivisionError: no rows"}]
@@ -302,7 +302,7 @@ def test_a_diagnosis_that_fails_is_left_out_and_said(tmp_path: Path, monkeypatch
     assert any("importance" in message for level, message, _ in reporter.events if level == "warn")
     monkeypatch.setattr(analysis.epoch_graphs, "write", fail)
     reporter = RecordingReporter()
-    result = train(job_of(_table(), spec, tmp_path / "whole"), reporter)
+    result = train(request_of(_table(), spec, tmp_path / "whole"), reporter)
     assert "insight" not in result.files
     assert any("could not be diagnosed" in message for _, message, _ in reporter.events)
 
@@ -310,7 +310,7 @@ def test_a_diagnosis_that_fails_is_left_out_and_said(tmp_path: Path, monkeypatch
 def test_a_part_with_one_label_has_no_area_under_the_curve(tmp_path: Path) -> None:
     table = pa.table({"x": np.arange(60.0), "y": ["no"] * 58 + ["yes"] * 2})
     spec = {"target": "y", "features": ["x"], "split": {"time": {"by": "x"}}, "training": {**SHORT, "metrics": ["AUC"]}}
-    result = train(job_of(table, spec, tmp_path), RecordingReporter())
+    result = train(request_of(table, spec, tmp_path), RecordingReporter())
     assert "auc" in result.manifest["metrics"]["test"]
     assert "auc" not in result.manifest["metrics"]["validation"]
     assert "auc" not in result.manifest["metrics"]["train"]

@@ -15,10 +15,10 @@ import pytest
 from fitserve.artifacts import onnx_session
 from fitserve.encoder import Encoder
 from fitserve.spec.spec import parse
-from tests.trainer.jobs import RecordingReporter, job_of
+from tests.trainer.requests import RecordingReporter, request_of
 from workers.trainer.data import preparation
 from workers.trainer.export.export import raw_values, serve
-from workers.trainer.job import TrainingFailed, TrainingResult, TrainingStopped
+from workers.trainer.interface import TrainingFailed, TrainingResult, TrainingStopped
 from workers.trainer.train import train
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
@@ -50,7 +50,7 @@ def spec(members: int = 3, **more: Any) -> dict[str, Any]:
 
 def finish(body: dict[str, Any], folder: Path, **more: Any) -> tuple[TrainingResult, RecordingReporter]:
     reporter = RecordingReporter()
-    return train(job_of(table(), body, folder, **more), reporter), reporter
+    return train(request_of(table(), body, folder, **more), reporter), reporter
 
 
 def members_of(result: TrainingResult) -> list[list[np.ndarray]]:
@@ -119,7 +119,7 @@ def test_a_row_of_many_zeros_is_served_by_the_others(tmp_path: Path) -> None:
     names = [f"n{at}" for at in rng.integers(0, 300, 900)]
     rows = pa.table({"name": names, "x": rng.normal(size=900), "y": [str(name < "n2") for name in names]})
     body = {**spec(3, target="y"), "features": [{"name": {"one_hot": {"max_categories": 300}}}, "x"]}
-    result = train(job_of(rows, body, tmp_path), RecordingReporter())
+    result = train(request_of(rows, body, tmp_path), RecordingReporter())
     assert [one.op_type for one in onnx.load(result.files["onnx"]).graph.node].count("If") == 1
     session, encoder = onnx_session(result.files["onnx"]), Encoder.from_json(result.manifest["encoder"])
     together = serve(session, encoder, rows.slice(0, 20))["y"]
@@ -149,10 +149,10 @@ def test_validation_figures_are_out_of_fold_and_the_test_part_is_never_seen(tmp_
         training={"epochs": 150, "optimizer": {"Adam": 0.05}},
         network=[{"Dense": {"units": 64, "activation": "relu"}}],
     )
-    job = job_of(table(), body, tmp_path)
-    result = train(job, RecordingReporter())
+    request = request_of(table(), body, tmp_path)
+    result = train(request, RecordingReporter())
     prepared = preparation.prepare(
-        job, parse(job.spec), preparation.DatasetFacts.model_validate(job.facts), RecordingReporter()
+        request, parse(request.spec), preparation.DatasetFacts.model_validate(request.facts), RecordingReporter()
     )
     seen = {int(row) for fold in prepared.folds for part in (fold.train, fold.held_out) for row in part}
     assert not seen & set(prepared.parts.test.tolist())
@@ -181,16 +181,16 @@ def test_a_resumed_ensemble_ends_where_an_undisturbed_one_does(
         "keep_epochs": [2],
     }
     body = spec(3, network=[DENSE, {"Dropout": 0.3}], training=training)
-    whole = train(job_of(table(), body, tmp_path / "whole"), RecordingReporter())
-    job = job_of(table(), body, tmp_path / "first")
+    whole = train(request_of(table(), body, tmp_path / "whole"), RecordingReporter())
+    request = request_of(table(), body, tmp_path / "first")
     first = RecordingReporter(stop_after=after, reason="release")
     with pytest.raises(TrainingStopped):
-        train(job, first)
+        train(request, first)
     path = tmp_path / "checkpoint.npz"
     path.write_bytes(first.checkpoints[-1][0])
     second = RecordingReporter()
     (tmp_path / "second").mkdir()
-    resumed = train(replace(job, folder=tmp_path / "second", checkpoint=path), second)
+    resumed = train(replace(request, folder=tmp_path / "second", checkpoint=path), second)
     assert any("Resumed" in message for _, message, _ in second.events)
     assert resumed.manifest["receipt"]["weights"] == whole.manifest["receipt"]["weights"]
     assert resumed.result["ensemble"]["losses"] == whole.result["ensemble"]["losses"]

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pytest
 
 from fitserve.encoder import Encoder
-from tests.trainer.jobs import RecordingReporter, job_of
+from tests.trainer.requests import RecordingReporter, request_of
 from workers.trainer.channel import Channel, decoded
 from workers.trainer.export import export as exporting
-from workers.trainer.job import TrainingResult, TrainingStopped
+from workers.trainer.interface import TrainingResult, TrainingStopped
 from workers.trainer.train import train
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
@@ -45,12 +45,12 @@ def predictions(files: dict[str, Path], manifest: dict[str, Any]) -> Any:
 def test_a_kept_epoch_is_what_a_shorter_run_ends_with(tmp_path: Path) -> None:
     """Its weights are the average, as at the end of a run; the next epochs go on from the weights themselves."""
     optimizer = {"Adam": {"learning_rate": 0.05, "use_ema": True, "ema_momentum": 0.9}}
-    plain = train(job_of(table(), spec(6, optimizer=optimizer), tmp_path / "plain", KINDS), RecordingReporter())
+    plain = train(request_of(table(), spec(6, optimizer=optimizer), tmp_path / "plain", KINDS), RecordingReporter())
     wanted = spec(6, optimizer=optimizer, keep_epochs=[4, 2])
-    keeping = train(job_of(table(), wanted, tmp_path / "keeping", KINDS), RecordingReporter())
+    keeping = train(request_of(table(), wanted, tmp_path / "keeping", KINDS), RecordingReporter())
     assert keeping.manifest["receipt"]["weights"] == plain.manifest["receipt"]["weights"]  # keeping disturbs nothing
     assert sorted(keeping.kept_epochs) == [2, 4]
-    shorter = train(job_of(table(), spec(4, optimizer=optimizer), tmp_path / "shorter", KINDS), RecordingReporter())
+    shorter = train(request_of(table(), spec(4, optimizer=optimizer), tmp_path / "shorter", KINDS), RecordingReporter())
     kept = keeping.kept_epochs[4]
     manifest = {**keeping.manifest, **kept.manifest}
     np.testing.assert_array_equal(predictions(kept.files, manifest), predictions(shorter.files, shorter.manifest))
@@ -75,10 +75,10 @@ def test_kept_epochs_are_the_winners_and_survive_a_resumption(tmp_path: Path, st
     more = {} if stacked else {"reduce_lr_on_plateau": True}
     wanted = spec(4, keep_epochs=[1, 3], restarts=3, **more)
     reporter = RecordingReporter()
-    whole = train(job_of(table(), wanted, tmp_path / "whole", KINDS), reporter)
+    whole = train(request_of(table(), wanted, tmp_path / "whole", KINDS), reporter)
     assert any("stacked network" in message for _, message, _ in reporter.events) == stacked
     best = int(whole.result["best_trial"])
-    winner = train(job_of(table(), spec(3, seed=best, **more), tmp_path / "winner", KINDS), RecordingReporter())
+    winner = train(request_of(table(), spec(3, seed=best, **more), tmp_path / "winner", KINDS), RecordingReporter())
     np.testing.assert_allclose(
         predictions(whole.kept_epochs[3].files, whole.manifest),
         predictions(winner.files, winner.manifest),
@@ -87,10 +87,10 @@ def test_kept_epochs_are_the_winners_and_survive_a_resumption(tmp_path: Path, st
     )
     reporter = RecordingReporter(stop_after=6, reason="release")  # in the middle of the run
     with pytest.raises(TrainingStopped):
-        train(job_of(table(), wanted, tmp_path / "first", KINDS), reporter)
+        train(request_of(table(), wanted, tmp_path / "first", KINDS), reporter)
     path = tmp_path / "checkpoint.npz"
     path.write_bytes(reporter.checkpoints[-1][0])
-    resumed = train(job_of(table(), wanted, tmp_path / "second", KINDS, checkpoint=path), RecordingReporter())
+    resumed = train(request_of(table(), wanted, tmp_path / "second", KINDS, checkpoint=path), RecordingReporter())
     assert sorted(resumed.kept_epochs) == [1, 3]
     for epoch, one in resumed.kept_epochs.items():
         assert one.manifest["receipt"]["weights"] == whole.kept_epochs[epoch].manifest["receipt"]["weights"]
@@ -100,6 +100,6 @@ def test_an_epoch_that_was_never_reached_is_reported(tmp_path: Path) -> None:
     stopping = {"monitor": "val_loss", "patience": 0, "min_delta": 10.0}
     reporter = RecordingReporter()
     wanted = spec(9, keep_epochs=[1, 9], early_stopping=stopping)
-    result = train(job_of(table(), wanted, tmp_path, KINDS), reporter)
+    result = train(request_of(table(), wanted, tmp_path, KINDS), reporter)
     assert sorted(result.kept_epochs) == [1]
     assert ("warn", "Training ended before epochs that were to be kept: [9].", {"epochs": [9]}) in reporter.events

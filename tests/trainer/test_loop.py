@@ -16,7 +16,7 @@ import tensorflow as tf
 from keras import layers as L
 from keras import optimizers as O
 
-from tests.trainer.jobs import RecordingReporter, job_of
+from tests.trainer.requests import RecordingReporter, request_of
 from workers.trainer.data import preparation
 from workers.trainer.data.feeds import (
     EncodedRows,
@@ -301,11 +301,11 @@ def test_a_dataset_larger_than_memory_is_streamed(tmp_path: Path, monkeypatch: p
     x = rng.normal(size=(600, 2))
     table = pa.table({"a": x[:, 0], "b": x[:, 1], "side": np.where(x.sum(axis=1) > 0, "yes", "no")})
     spec = {"target": "side", "training": {"epochs": 4, "batch_size": 32}, "split": {"test": 0.1}}
-    resident = train(job_of(table, spec, tmp_path / "resident"), RecordingReporter())
+    resident = train(request_of(table, spec, tmp_path / "resident"), RecordingReporter())
     monkeypatch.setattr(preparation, "memory_budget", lambda: 100)
     monkeypatch.setattr(preparation, "SAMPLE_ROWS", {"train": 300, "validation": 50, "test": 50})
     reporter = RecordingReporter()
-    streamed = train(job_of(table, spec, tmp_path / "streamed"), reporter)
+    streamed = train(request_of(table, spec, tmp_path / "streamed"), reporter)
     assert any("streamed" in message for _, message, _ in reporter.events)
     assert streamed.result["rows"] == resident.result["rows"]
     assert streamed.manifest["receipt"]["split"] == resident.manifest["receipt"]["split"]

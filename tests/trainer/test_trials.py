@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.trainer.jobs import RecordingReporter, job_of
+from tests.trainer.requests import RecordingReporter, request_of
 from workers.trainer import train as training
 from workers.trainer.engine import stacked_network
 from workers.trainer.engine.checkpoint import Checkpoint
 from workers.trainer.engine.compiled import MULTITHREADED_STEP
-from workers.trainer.job import TrainingFailed, TrainingResult, TrainingStopped
+from workers.trainer.interface import TrainingFailed, TrainingResult, TrainingStopped
 from workers.trainer.train import train
 from workers.trainer.trials import stacked as stacked_trials
 
@@ -42,14 +42,14 @@ def _train_interrupted(
 ) -> tuple[TrainingResult, RecordingReporter]:
     """Train a run that is released after some epochs and resumed from its checkpoint."""
     first = RecordingReporter(stop_after=after, reason="release")
-    job = job_of(table, spec, folder / "first")
+    request = request_of(table, spec, folder / "first")
     with pytest.raises(TrainingStopped):
-        train(job, first)
+        train(request, first)
     path = folder / "checkpoint.npz"
     path.write_bytes(first.checkpoints[-1][0])
     reporter = RecordingReporter()
     (folder / "second").mkdir()
-    result = train(replace(job, folder=folder / "second", checkpoint=path), reporter)
+    result = train(replace(request, folder=folder / "second", checkpoint=path), reporter)
     assert any("Resumed" in message for _, message, _ in reporter.events)
     reporter.epochs = first.epochs + reporter.epochs
     return result, reporter
@@ -70,7 +70,7 @@ def test_a_resumed_run_ends_where_an_undisturbed_one_does(tmp_path: Path, after:
         early_stopping={**STOPPING, "patience": 2}, reduce_lr_on_plateau={"patience": 1, "monitor": "val_loss"}
     )
     whole = RecordingReporter()
-    undisturbed = train(job_of(_table(), spec, tmp_path / "whole"), whole)
+    undisturbed = train(request_of(_table(), spec, tmp_path / "whole"), whole)
     resumed, reporter = _train_interrupted(_table(), spec, tmp_path, after)
     _assert_same_logs(whole, reporter)
     assert resumed.manifest["receipt"]["weights"] == undisturbed.manifest["receipt"]["weights"]
@@ -80,7 +80,7 @@ def test_a_resumed_run_ends_where_an_undisturbed_one_does(tmp_path: Path, after:
 def test_stacked_trials_resume(tmp_path: Path) -> None:
     spec = _spec(restarts=3, early_stopping=STOPPING)
     whole = RecordingReporter()
-    undisturbed = train(job_of(_table(), spec, tmp_path / "whole"), whole)
+    undisturbed = train(request_of(_table(), spec, tmp_path / "whole"), whole)
     resumed, reporter = _train_interrupted(_table(), spec, tmp_path, 7)
     _assert_same_logs(whole, reporter)
     assert resumed.result["best_trial"] == undisturbed.result["best_trial"]
@@ -91,7 +91,7 @@ def test_stacked_trials_resume(tmp_path: Path) -> None:
 def test_no_checkpoint_replaces_one_that_may_still_be_read(tmp_path: Path, restarts: int) -> None:
     """A supervisor that falls behind reads each file as it was when it was reported."""
     reporter = RecordingReporter()
-    train(replace(job_of(_table(), _spec(restarts=restarts), tmp_path), checkpoint_seconds=0.0), reporter)
+    train(replace(request_of(_table(), _spec(restarts=restarts), tmp_path), checkpoint_seconds=0.0), reporter)
     assert len(reporter.checkpoints) > 2
     for (data, epoch), path in zip(reporter.checkpoints, reporter.checkpoint_paths, strict=True):
         assert path.read_bytes() == data
@@ -101,7 +101,7 @@ def test_no_checkpoint_replaces_one_that_may_still_be_read(tmp_path: Path, resta
 def test_trials_one_after_the_other_resume(tmp_path: Path) -> None:
     spec = _spec(restarts=2, reduce_lr_on_plateau=True, epochs=3)
     whole = RecordingReporter()
-    undisturbed = train(job_of(_table(), spec, tmp_path / "whole"), whole)
+    undisturbed = train(request_of(_table(), spec, tmp_path / "whole"), whole)
     assert any("ReduceLROnPlateau" in message for _, message, _ in whole.events)
     resumed, reporter = _train_interrupted(_table(), spec, tmp_path, 4)
     _assert_same_logs(whole, reporter)
@@ -111,12 +111,12 @@ def test_trials_one_after_the_other_resume(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_run_is_not_used(tmp_path: Path) -> None:
     reporter = RecordingReporter(stop_after=1, reason="release")
     with pytest.raises(TrainingStopped):
-        train(job_of(_table(), _spec(), tmp_path / "a"), reporter)
+        train(request_of(_table(), _spec(), tmp_path / "a"), reporter)
     (tmp_path / "other.npz").write_bytes(reporter.checkpoints[0][0])
     (tmp_path / "torn.npz").write_bytes(reporter.checkpoints[0][0][:1000])
     for name in ("other.npz", "torn.npz"):
         again = RecordingReporter()
-        train(job_of(_table(), _spec(epochs=2), tmp_path / f"b{name}", checkpoint=tmp_path / name), again)
+        train(request_of(_table(), _spec(epochs=2), tmp_path / f"b{name}", checkpoint=tmp_path / name), again)
         assert again.epochs[0]["epoch"] == 1
         assert any("training starts over" in message for _, message, _ in again.events)
 
@@ -130,10 +130,10 @@ def test_stacked_trials_end_as_they_would_alone(
     spec = _spec(restarts=restarts, early_stopping=STOPPING)
     spec["network"] = [{"Dense": {"units": 8, "activation": "relu", "kernel_regularizer": {"L2": 0.01}}}]
     together, alone = RecordingReporter(), RecordingReporter()
-    one = train(job_of(_table(), spec, tmp_path / "stacked"), together)
+    one = train(request_of(_table(), spec, tmp_path / "stacked"), together)
     assert any("stacked" in message for _, message, _ in together.events)
     monkeypatch.setattr(training, "why_not_stacked", lambda setup: "a test")
-    other = train(job_of(_table(), spec, tmp_path / "alone"), alone)
+    other = train(request_of(_table(), spec, tmp_path / "alone"), alone)
     keyed = {(row["trial"], row["epoch"]): row["logs"] for row in alone.epochs}
     assert len(keyed) == len(together.epochs)
     for row in together.epochs:
@@ -156,7 +156,7 @@ def test_a_trial_that_fails_leaves_the_others_alone(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(stacked_trials.StackedTrials, "__init__", poisoned)
     reporter = RecordingReporter()
-    result = train(job_of(_table(), _spec(restarts=3), tmp_path), reporter)
+    result = train(request_of(_table(), _spec(restarts=3), tmp_path), reporter)
     assert [trial["state"] for trial in result.result["trials"]] == ["succeeded", "failed", "succeeded"]
     assert result.result["trials"][1]["failure"]["layer"] == "dense"
     assert result.result["best_trial"] != 1
@@ -177,7 +177,7 @@ def test_a_loss_that_is_no_number_fails_the_run_and_names_epoch_and_layer(tmp_pa
         },
     }
     with pytest.raises(TrainingFailed) as failed:
-        train(job_of(_table(), spec, tmp_path), RecordingReporter())
+        train(request_of(_table(), spec, tmp_path), RecordingReporter())
     assert failed.value.cause == "diverged"
     assert failed.value.data["epoch"] >= 1
     assert failed.value.data["layer"] in ("steep", "dense", "sum")
@@ -187,7 +187,7 @@ def test_a_loss_that_is_no_number_fails_the_run_and_names_epoch_and_layer(tmp_pa
 def test_a_cancelled_run_stops_without_a_checkpoint(tmp_path: Path) -> None:
     reporter = RecordingReporter(stop_after=2, reason="cancel")
     with pytest.raises(TrainingStopped) as stopped:
-        train(job_of(_table(), _spec(), tmp_path), reporter)
+        train(request_of(_table(), _spec(), tmp_path), reporter)
     assert stopped.value.reason == "cancel"
     assert len(reporter.epochs) == 2
     assert not reporter.checkpoints
@@ -197,7 +197,7 @@ def test_the_same_spec_trains_to_the_same_weights(tmp_path: Path) -> None:
     reporter = [RecordingReporter(), RecordingReporter(), RecordingReporter()]
     seeds = (3, 3, 4)
     receipts = [
-        train(job_of(_table(), _spec(seed=seed), tmp_path / str(at)), reporter[at]).manifest["receipt"]
+        train(request_of(_table(), _spec(seed=seed), tmp_path / str(at)), reporter[at]).manifest["receipt"]
         for at, seed in enumerate(seeds)
     ]
     assert receipts[0] == receipts[1]

@@ -30,7 +30,6 @@ from fitserve.runs.history import EpochReport, EventReport, Report
 from fitserve.settings import Settings
 from fitserve.states import TERMINAL, TRIAL, RunState
 from fitserve.tables import Dataset
-from workers.attempt.metrics import AttemptMetrics
 from workers.attempt.outcome import (
     RETRY_SECONDS,
     AttemptFailed,
@@ -41,9 +40,10 @@ from workers.attempt.outcome import (
     make_durable,
     memory_failure,
 )
+from workers.attempt.telemetry import AttemptTelemetry
 from workers.attempt.trial_division import TrialDivision, delete_blob, local_or_none
 from workers.trainer.channel import ChannelClosed, Message, decoded
-from workers.trainer.job import TrainingJob, TrainingResult, TrialAssignment
+from workers.trainer.interface import TrainingRequest, TrainingResult, TrialAssignment
 from workers.trainer_process import TrainerProcess, TrainerSlot
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class Attempt:
     division: TrialDivision
     trainer: TrainerProcess | None = None
     folder: Path = field(init=False)
-    _metrics: AttemptMetrics = field(init=False)
+    _metrics: AttemptTelemetry = field(init=False)
     _pending: list[Report] = field(default_factory=list)  # reported, not in the database yet
     _checkpoint_file: tuple[Path, int] | None = None  # the newest one reported and its epoch, not stored yet
     _new_checkpoint: lease.StoredCheckpoint | None = None  # stored, not in the database yet
@@ -92,7 +92,7 @@ class Attempt:
 
     def __post_init__(self) -> None:
         self.folder = self.settings.scratch / "runs" / f"{self.lease.run_id}-{self.lease.attempt}"
-        self._metrics = AttemptMetrics(self.claim.run, self.slot.worker.rpartition("-")[2])
+        self._metrics = AttemptTelemetry(self.claim.run, self.slot.worker.rpartition("-")[2])
         self._checkpoint_blob = self.claim.run.checkpoint
 
     @property
@@ -146,9 +146,9 @@ class Attempt:
     # --- training --------------------------------------------------------------------------------------
 
     def _train(self) -> RunState | None:
-        job = self._renewing_lease(self._job, "bad_data")
+        request = self._renewing_lease(self._request, "bad_data")
         self.trainer = trainer = self.slot.trainer(self._housekeep)
-        trainer.channel.send({"type": "job", "job": job})
+        trainer.channel.send({"type": "request", "request": request})
         self._progress_at = time.monotonic()
         while True:
             try:
@@ -175,15 +175,15 @@ class Attempt:
             message = trainer.receive(0.0) if time.monotonic() < deadline else None
         return None
 
-    def _job(self) -> TrainingJob:
-        """The trainer's job, with local and verified files. Raises NotFound, Corrupt where the data are gone."""
+    def _request(self) -> TrainingRequest:
+        """The trainer's request, with local and verified files. Raises NotFound, Corrupt where the data are gone."""
         run, cache = self.claim.run, self.settings.scratch / "blobs"
         with db.reading(self.engine) as session:
             dataset = session.get(Dataset, run.dataset_id)
             if dataset is None:
                 raise NotFound("The run's dataset is gone.")
             facts, table = store.facts_of(dataset), store.local_parquet(self.blobs, dataset, cache, again=True)
-        return TrainingJob(
+        return TrainingRequest(
             run_id=run.id,
             attempt=self.lease.attempt,
             spec=run.resolved,

@@ -25,7 +25,7 @@ from fitserve.runs.history import Report
 from fitserve.runs.lease import Lease, LeaseLost
 from fitserve.states import TERMINAL, TRIAL, RunState
 from fitserve.tables import Run
-from workers.trainer.job import TrainingResult
+from workers.trainer.interface import TrainingResult
 
 log = logging.getLogger(__name__)
 

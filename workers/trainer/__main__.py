@@ -23,10 +23,10 @@ import psutil
 
 from fitserve.crash_points import crash_point, hooks_allowed
 from workers.trainer.channel import Channel, ChannelClosed, ChannelReporter, Message, Sender, decoded
-from workers.trainer.job import (
+from workers.trainer.interface import (
     Reporter,
     TrainingFailed,
-    TrainingJob,
+    TrainingRequest,
     TrainingResult,
     TrainingStopped,
     TrialAssignment,
@@ -34,7 +34,7 @@ from workers.trainer.job import (
 from workers.trainer.sandbox import enter_sandbox
 
 _PR_SET_PDEATHSIG = 1
-Train = Callable[[TrainingJob, Reporter], TrainingResult]
+Train = Callable[[TrainingRequest, Reporter], TrainingResult]
 
 
 def main() -> None:
@@ -95,9 +95,9 @@ def limit_memory(limit: int) -> None:
 
 
 def serve(channel: Channel, sender: Sender, train: Train, tidy_up: Callable[[], None]) -> None:
-    """Train one job after another. Raises ChannelClosed once the supervisor has exited."""
+    """Train one request after another. Raises ChannelClosed once the supervisor has exited."""
     reporters: list[ChannelReporter] = []
-    jobs: list[TrainingJob] = []
+    requests: list[TrainingRequest] = []
     job_arrived = threading.Semaphore(0)
 
     def listen() -> None:
@@ -110,9 +110,9 @@ def serve(channel: Channel, sender: Sender, train: Train, tidy_up: Callable[[], 
                     reporters[-1].request_stop(message["reason"])
                 elif message["type"] == "assignment" and reporters:
                     reporters[-1].receive_assignment(decoded(TrialAssignment, message["assignment"]))
-                elif message["type"] == "job":
+                elif message["type"] == "request":
                     reporters.append(ChannelReporter(sender, on_epoch=lambda: crash_point("trainer.mid_epoch")))
-                    jobs.append(decoded(TrainingJob, message["job"]))
+                    requests.append(decoded(TrainingRequest, message["request"]))
                     job_arrived.release()
         except BaseException:
             os._exit(0)  # the supervisor has exited: nobody would take the result
@@ -121,16 +121,16 @@ def serve(channel: Channel, sender: Sender, train: Train, tidy_up: Callable[[], 
     while True:
         job_arrived.acquire()
         reset_peak()
-        sender.put({**run_job(train, jobs.pop(), reporters[-1]), "peak": peak_bytes()})
+        sender.put({**answer_request(train, requests.pop(), reporters[-1]), "peak": peak_bytes()})
         tidy_up()
         sender.put({"type": "idle", "resident": int(psutil.Process().memory_info().rss)})
         sender.drain()
 
 
-def run_job(train: Train, job: TrainingJob, reporter: Reporter) -> Message:
+def answer_request(train: Train, request: TrainingRequest, reporter: Reporter) -> Message:
     """Train, and return the message that says how it ended. Only deterministic failures are `failed`."""
     try:
-        return {"type": "done", "result": train(job, reporter)}
+        return {"type": "done", "result": train(request, reporter)}
     except TrainingStopped as stopped:
         return {"type": "stopped", "reason": stopped.reason}
     except TrainingFailed as failed:

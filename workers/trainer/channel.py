@@ -1,7 +1,7 @@
 """The connection between supervisor and trainer: JSON lines over a socket pair.
 
 From the trainer: `ready`, `event`, `epoch`, `progress`, `checkpoint`, `next_trial`, `idle`, and one of `done`,
-`stopped`, `failed`. From the supervisor: `job`, `stop`, and an `assignment` in answer to each `next_trial`.
+`stopped`, `failed`. From the supervisor: `request`, `stop`, and an `assignment` in answer to each `next_trial`.
 End of file means that the other process has exited.
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from queue import Queue, SimpleQueue
 from typing import Any, Final, Literal, TypeVar
 
-from workers.trainer.job import StopReason, TrialAssignment
+from workers.trainer.interface import StopReason, TrialAssignment
 
 Message = dict[str, Any]
 T = TypeVar("T")

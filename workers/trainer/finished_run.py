@@ -30,7 +30,7 @@ from workers.trainer.export.stacked_graph import Stack
 from workers.trainer.insight.analysis import TrainedNetwork, analyse
 from workers.trainer.insight.ensemble import EnsembleOutputs, serving_ends
 from workers.trainer.insight.evaluation import simple_figures
-from workers.trainer.job import KeptEpoch, TrainingJob, TrainingResult, TrainingStopped
+from workers.trainer.interface import KeptEpoch, TrainingRequest, TrainingResult, TrainingStopped
 from workers.trainer.trials.trial import TrialSetup, TrialsOutcome
 
 METRICS_ROWS = 100_000  # training rows above which their metrics are not computed
@@ -42,7 +42,7 @@ DISTRIBUTION_ROWS = 20_000  # training rows whose predictions are a reference fo
 class FinishedRun:
     """A run whose trials are trained: `setup.compiled.model` has the best one's weights."""
 
-    job: TrainingJob
+    request: TrainingRequest
     spec: Spec
     facts: DatasetFacts
     prepared: PreparedData
@@ -56,12 +56,12 @@ class FinishedRun:
     def result(self) -> TrainingResult:
         """Export, evaluate and analyse the network. Raises TrainingFailed where the parity gate fails."""
         began_at = time.perf_counter()
-        exported, metrics = self._export(self.job.folder), self._metrics()
+        exported, metrics = self._export(self.request.folder), self._metrics()
         evaluation = self._evaluation(exported, metrics)
         files, figures = self._analysed(exported)
         self.setup.report.progress()
         split, seed = fingerprint(self.prepared.whole), self.spec.training.seed
-        receipt = make_receipt(self.job.spec, self.facts.sha256, split, seed, self.job.threads)
+        receipt = make_receipt(self.request.spec, self.facts.sha256, split, seed, self.request.threads)
         receipt["weights"] = weights_digest(self._network)
         manifest = self._manifest(exported, receipt, metrics)
         best = self.outcome.trials[self.outcome.best]
@@ -185,7 +185,7 @@ class FinishedRun:
             outputs={part: own for part in PARTS if (own := self._predictions(part)) is not None},
             snapshots=self._snapshots(),
         )
-        return analyse(trained, self.job.folder)
+        return analyse(trained, self.request.folder)
 
     def _manifest(self, exported: Exported, receipt: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
         encoding, table, train = self.prepared.encoding, self.prepared.table, self.prepared.parts.train
@@ -199,7 +199,7 @@ class FinishedRun:
             **exported.entries,
             "training_distribution": training_distribution(encoding.encoder.leading, table.take(train)),
             "prediction_distribution": prediction_distribution(exported.entries["outputs"], predictions),
-            "spec": self.job.spec,
+            "spec": self.request.spec,
             "receipt": receipt,
             "metrics": metrics,
         }
@@ -217,7 +217,7 @@ class FinishedRun:
         kept: dict[int, KeptEpoch] = {}
         for epoch, weights in sorted(self._kept_weights().items()):
             self._load(weights)
-            exported = self._export(self.job.folder / f"epoch-{epoch}")
+            exported = self._export(self.request.folder / f"epoch-{epoch}")
             entries = {
                 **exported.entries,
                 "epoch": epoch,

@@ -37,24 +37,24 @@ from workers.trainer.engine.stacked_network import HeldOutRows
 from workers.trainer.export.receipt import digest_of, versions
 from workers.trainer.finished_run import FinishedEnsemble, FinishedRun
 from workers.trainer.insight.recording import TrialRecorder
-from workers.trainer.job import Reporter, TrainingFailed, TrainingJob, TrainingResult
+from workers.trainer.interface import Reporter, TrainingFailed, TrainingRequest, TrainingResult
 from workers.trainer.trials.members import StackedMembers
 from workers.trainer.trials.sequential import SequentialTrials
 from workers.trainer.trials.stacked import StackedTrials, why_not_stacked
 from workers.trainer.trials.trial import TrialSetup, TrialsOutcome
 
 
-def train(job: TrainingJob, report: Reporter) -> TrainingResult:
-    """Train, evaluate and export; only train, where the job is one trial. Raises TrainingStopped, TrainingFailed."""
-    spec, facts = parse(job.spec), DatasetFacts.model_validate(job.facts)
+def train(request: TrainingRequest, report: Reporter) -> TrainingResult:
+    """Train, evaluate and export; only train, where one trial is asked for. Raises TrainingStopped, TrainingFailed."""
+    spec, facts = parse(request.spec), DatasetFacts.model_validate(request.facts)
     with placed(spec.training, report):
-        return _train(job, spec, facts, report)
+        return _train(request, spec, facts, report)
 
 
-def _train(job: TrainingJob, spec: Spec, facts: DatasetFacts, report: Reporter) -> TrainingResult:
+def _train(request: TrainingRequest, spec: Spec, facts: DatasetFacts, report: Reporter) -> TrainingResult:
     began_at = time.perf_counter()
     try:
-        prepared = prepare(job, spec, facts, report)
+        prepared = prepare(request, spec, facts, report)
         encoded = encode_parts(prepared)
     except BadInput as error:
         raise TrainingFailed("bad_data", error.detail, error.as_problem()) from error
@@ -64,17 +64,17 @@ def _train(job: TrainingJob, spec: Spec, facts: DatasetFacts, report: Reporter) 
     held_out = rows["validation"] if rows["validation"].count else rows["train"]
     jit = spec.training.jit_compile is True
     compiled = Compiled(model, rows["train"], held_out, size, size, jit, lambda reason: report.event("info", reason))
-    feeds = make_feeds(job, spec, prepared, model, rows, size, report)
+    feeds = make_feeds(request, spec, prepared, model, rows, size, report)
     prepared_at = time.perf_counter()
-    setup = _trial_setup(job, spec, prepared, compiled, feeds, rows, report)
-    if job.trial is not None:
-        return SequentialTrials(setup).run_divided(job.trial, job.checkpoint)
-    outcome = _run_trials(setup, job.checkpoint)
+    setup = _trial_setup(request, spec, prepared, compiled, feeds, rows, report)
+    if request.trial is not None:
+        return SequentialTrials(setup).run_divided(request.trial, request.checkpoint)
+    outcome = _run_trials(setup, request.checkpoint)
     trained_at = time.perf_counter()
     report.progress()
     seconds = {"prepare": prepared_at - began_at, "train": trained_at - prepared_at}
     kind = FinishedRun if outcome.members is None else FinishedEnsemble
-    return kind(job, spec, facts, prepared, encoded, rows, feeds, setup, outcome, seconds).result()
+    return kind(request, spec, facts, prepared, encoded, rows, feeds, setup, outcome, seconds).result()
 
 
 def encode_parts(prepared: PreparedData) -> dict[str, EncodedRows]:
@@ -108,7 +108,7 @@ def batch_size(spec: Spec, rows: int) -> int:
 
 
 def _trial_setup(
-    job: TrainingJob,
+    request: TrainingRequest,
     spec: Spec,
     prepared: PreparedData,
     compiled: Compiled,
@@ -145,9 +145,9 @@ def _trial_setup(
         initialise=initialise,
         callbacks=lambda: build_callbacks(spec),
         report=report,
-        folder=job.folder,
-        fingerprint=digest_of([job.spec, fingerprint(prepared.whole), versions()]),
-        checkpoint_seconds=job.checkpoint_seconds,
+        folder=request.folder,
+        fingerprint=digest_of([request.spec, fingerprint(prepared.whole), versions()]),
+        checkpoint_seconds=request.checkpoint_seconds,
         monitor=monitor,
         larger_is_better=stopping is not None and stopping.mode == "max",
         recorder=TrialRecorder(model, rows["train"], training.epochs, -(-epoch // compiled.batch_size)),

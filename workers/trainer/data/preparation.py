@@ -41,7 +41,7 @@ from workers.trainer.data.feeds import (
 from workers.trainer.engine.compiled import RowTensors
 from workers.trainer.engine.loop import Feed
 from workers.trainer.engine.network import outputs_of
-from workers.trainer.job import Reporter, TrainingJob
+from workers.trainer.interface import Reporter, TrainingRequest
 
 MEMORY_SHARE = 1 / 6  # of this process's memory limit, for encoded rows; raw rows and copies take as much again
 SAMPLE_ROWS = {"train": 200_000, "validation": 50_000, "test": 50_000}
@@ -109,20 +109,20 @@ def columns_of(spec: Spec) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def prepare(job: TrainingJob, spec: Spec, facts: DatasetFacts, report: Reporter) -> PreparedData:
+def prepare(request: TrainingRequest, spec: Spec, facts: DatasetFacts, report: Reporter) -> PreparedData:
     """Read the rows, split them, and fit the encodings on the training rows. Raises BadInput."""
     if encoded_bytes(spec, facts) <= memory_budget():
-        table = read_columns(job.table, columns_of(spec))
+        table = read_columns(request.table, columns_of(spec))
         usable, left_out = usable_rows(table, spec, report)
         parts, folds = split_rows(table, spec, usable)
         fitted = fit(table.take(parts.train), spec, facts)
         return PreparedData(table, parts, fitted, folds=folds, left_out=left_out)
-    whole_table = read_columns(job.table, _columns_to_split_by(spec, facts))
+    whole_table = read_columns(request.table, _columns_to_split_by(spec, facts))
     usable, left_out = usable_rows(whole_table, spec, report)
     whole, folds = split_rows(whole_table, spec, usable)
     sampled = Split(*(_evenly_spread(getattr(whole, part), SAMPLE_ROWS[part]) for part in PARTS))
     together = np.unique(np.concatenate([getattr(sampled, part) for part in PARTS]))  # with folds, a row is in two
-    table = read_picked(job.table, columns_of(spec), together)
+    table = read_picked(request.table, columns_of(spec), together)
     parts = Split(*(np.searchsorted(together, getattr(sampled, part)) for part in PARTS))
     report.event(
         "info",
@@ -305,7 +305,7 @@ def epoch_rows(spec: Spec, prepared: PreparedData, batch_size: int) -> int | Non
 
 
 def make_feeds(
-    job: TrainingJob,
+    request: TrainingRequest,
     spec: Spec,
     prepared: PreparedData,
     model: keras.Model,
@@ -317,7 +317,7 @@ def make_feeds(
     take = epoch_rows(spec, prepared, batch_size)
     if prepared.streamed is None:
         return _resident_feeds(spec, prepared, rows, take)
-    return _streamed_feeds(job, spec, prepared, model, rows, batch_size, take, report)
+    return _streamed_feeds(request, spec, prepared, model, rows, batch_size, take, report)
 
 
 def _resident_feeds(spec: Spec, prepared: PreparedData, rows: Mapping[str, RowTensors], take: int | None) -> Feeds:
@@ -343,7 +343,7 @@ def _resident_feeds(spec: Spec, prepared: PreparedData, rows: Mapping[str, RowTe
 
 
 def _streamed_feeds(
-    job: TrainingJob,
+    request: TrainingRequest,
     spec: Spec,
     prepared: PreparedData,
     model: keras.Model,
@@ -361,7 +361,7 @@ def _streamed_feeds(
         picked = getattr(whole, part)
         kept = None if fold is None or not folds else np.isin(picked, fold(folds[(seed or 0) - training.seed]))
         return Streamed(
-            job.table,
+            request.table,
             columns,
             picked,
             lambda table: prepared.encoding.encode(table, train=part == "train"),
@@ -375,8 +375,8 @@ def _streamed_feeds(
 
     parts = [part for part in PARTS if len(getattr(whole, part))]
     row_bytes = sum(leaf[:1].numpy().nbytes for leaf in keras.tree.flatten(rows["train"].as_tuple()))
-    if Spool.fits(job.folder, row_bytes * sum(len(getattr(whole, part)) for part in parts)):
-        spools |= {part: streamed(part).spooled(job.folder / "spool" / part, report.progress) for part in parts}
+    if Spool.fits(request.folder, row_bytes * sum(len(getattr(whole, part)) for part in parts)):
+        spools |= {part: streamed(part).spooled(request.folder / "spool" / part, report.progress) for part in parts}
     return Feeds(
         lambda seed: streamed("train", seed, take, lambda fold: fold.train),
         lambda seed: streamed("validation", seed, None, lambda fold: fold.held_out) if "validation" in parts else None,

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from fitserve.spec.training import Training
-from workers.trainer.job import Reporter
+from workers.trainer.interface import Reporter
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from workers.trainer.engine.tabular_layers import with_plain_layers
 from workers.trainer.export import keras_encoding, serving_graph, stacked_graph
 from workers.trainer.export.serving_graph import OutputForm
 from workers.trainer.export.stacked_graph import Stack
-from workers.trainer.job import Reporter, TrainingFailed
+from workers.trainer.interface import Reporter, TrainingFailed
 
 PARITY_ROWS = 256
 PARITY_LIMIT = 1e-5  # largest difference, as a share of the predictions' spread, beside the network's own noise

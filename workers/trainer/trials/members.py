@@ -20,7 +20,7 @@ from workers.trainer.engine import checkpoint
 from workers.trainer.engine.checkpoint import Checkpoint, Unusable
 from workers.trainer.engine.stacked_network import StackedNetwork
 from workers.trainer.insight.recording import StackedTrialRecorder
-from workers.trainer.job import TrainingFailed
+from workers.trainer.interface import TrainingFailed
 from workers.trainer.trials.sequential import SequentialTrials
 from workers.trainer.trials.trial import (
     Members,

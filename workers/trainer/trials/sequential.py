@@ -20,7 +20,7 @@ from workers.trainer.engine import checkpoint
 from workers.trainer.engine.checkpoint import Checkpoint, Unusable
 from workers.trainer.engine.divergence import Diverged, DivergenceGuard
 from workers.trainer.engine.loop import Loop, Position
-from workers.trainer.job import TrainingFailed, TrainingResult, TrialAssignment
+from workers.trainer.interface import TrainingFailed, TrainingResult, TrialAssignment
 from workers.trainer.trials.trial import (
     EpochReporter,
     EpochWeights,

@@ -17,7 +17,7 @@ from workers.trainer.engine.compiled import Logs, RowTensors
 from workers.trainer.engine.divergence import first_broken_layer
 from workers.trainer.engine.stacked_network import StackedNetwork, stacking_obstacle
 from workers.trainer.insight.recording import StackedTrialRecorder
-from workers.trainer.job import TrainingFailed
+from workers.trainer.interface import TrainingFailed
 from workers.trainer.trials.sequential import SequentialTrials
 from workers.trainer.trials.trial import (
     EpochWeights,

@@ -17,7 +17,7 @@ from workers.trainer.engine.compiled import Compiled, Logs
 from workers.trainer.engine.loop import Feed
 from workers.trainer.engine.stacked_network import HeldOutRows
 from workers.trainer.insight.recording import TrialRecorder
-from workers.trainer.job import Reporter, TrainingStopped
+from workers.trainer.interface import Reporter, TrainingStopped
 
 EpochWeights = dict[int, list[np.ndarray]]
 """Weights after an epoch (from 1), as from `get_weights`."""

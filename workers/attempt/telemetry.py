@@ -36,7 +36,7 @@ def attempt_context(claim: Claim) -> Iterator[Span]:
 
 
 @dataclass(frozen=True, slots=True)
-class AttemptMetrics:
+class AttemptTelemetry:
     """Counters and gauges of one attempt at `run`, in the slot with this number.
 
     A divided trial counts for nothing: its epochs are counted with the run that it belongs to.

@@ -14,7 +14,7 @@ StopReason = Literal["", "cancel", "release"]
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingJob:
+class TrainingRequest:
     """What a trainer is to train."""
 
     run_id: str

@@ -1,4 +1,4 @@
-"""Training jobs on small tables, without a supervisor."""
+"""Training requests on small tables, without a supervisor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fitserve.dataset_facts import ColumnFacts, DatasetFacts
 from fitserve.encoding.coercion import labels_of, numbers_of
 from fitserve.spec.resolve import resolve
 from fitserve.spec.spec import parse
-from workers.trainer.job import StopReason, TrainingJob, TrialAssignment
+from workers.trainer.interface import StopReason, TrainingRequest, TrialAssignment
 
 
 @dataclass
@@ -90,13 +90,13 @@ _TYPES = (
 )
 
 
-def job_of(
+def request_of(
     table: pa.Table, spec: dict[str, Any], folder: Path, kinds: dict[str, str] | None = None, **more: Any
-) -> TrainingJob:
-    """A job that trains on `table`. `spec` may leave out the dataset and whatever has a default."""
+) -> TrainingRequest:
+    """A request that trains on `table`. `spec` may leave out the dataset and whatever has a default."""
     facts = facts_of(table, kinds)
     resolved = resolve(parse({"dataset": "data", **spec}), facts).spec
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "table.parquet"
     pq.write_table(table, path)
-    return TrainingJob("run", 1, resolved.to_json(), facts.model_dump(mode="json"), path, folder, **more)
+    return TrainingRequest("run", 1, resolved.to_json(), facts.model_dump(mode="json"), path, folder, **more)
