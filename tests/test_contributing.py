@@ -130,7 +130,7 @@ import re
 import numpy as np
 import pyarrow as pa
 
-from fitserve.datasets.column_parser import propose_plan
+from fitserve.datasets.column_plan import propose_plans
 from fitserve.datasets.readers import TableReader
 
 
@@ -149,8 +149,7 @@ class PairsReader(TableReader):
         self.columns = [pa.array(column, pa.string()) for column in zip(*rows)]
 
     def plans(self):
-        kinds = self.options.kinds
-        return [propose_plan(column, kinds.get(name)) for name, column in zip(self.names, self.columns)]
+        return propose_plans(dict(zip(self.names, self.columns)), self.options)
 
     def batches(self):
         batch = pa.RecordBatch.from_arrays(self.columns, self.names)
