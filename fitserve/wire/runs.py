@@ -93,6 +93,11 @@ class RunInfo(RunSummary):
     queue: QueuePlace | None
     progress: Progress | None
     reproduction: Reproduction | None
+    serves_at: datetime | None = Field(
+        None,
+        description="For a succeeded run that registered a version: when the prediction service has it, unless that "
+        "service is down. Until then a request that names the version gets 404",
+    )
 
 
 class Validation(BaseModel):

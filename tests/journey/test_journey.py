@@ -61,6 +61,7 @@ def journey(server: Server) -> None:
     run = wait(api, accepted.json()["id"])
     assert location.endswith(run["id"])
     assert run["state"] == "succeeded", json.dumps(run.get("error"))
+    assert run["serves_at"] > run["finished_at"]
     epochs = api.get(f"/runs/{run['id']}/epochs").json()["items"]
     assert len(epochs) >= 20
     assert epochs[-1]["logs"]["loss"] < epochs[0]["logs"]["loss"]

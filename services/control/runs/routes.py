@@ -15,6 +15,7 @@ from fitserve.datasets.usable_rows import unusable_row_numbers
 from fitserve.errors import Conflict
 from fitserve.runs import create, finish, queries
 from fitserve.runs.create import NewRun, RequestKey
+from fitserve.settings import Settings
 from fitserve.spec.decode import parse_bytes
 from fitserve.spec.resolve import Resolved, resolve
 from fitserve.spec.spec import Spec
@@ -46,6 +47,7 @@ SPEC_BODY = {
         },
     }
 }
+LOAD_SECONDS = 1.0  # that the prediction service takes for a version at most, unless it is huge
 _MAX_REMAINING_SECONDS = 10 * 365 * 86_400.0  # in an estimate; a longer time could overflow a date
 
 
@@ -281,13 +283,21 @@ def read_run_info(ctx: Context, run_id: str, owner: str | None = None) -> RunInf
     with db.reading(ctx.engine) as session:
         run = queries.get(session, run_id, owner)
         place = queries.queue_position(session, run)
-        columns = RunInfo.model_fields.keys() - {"queue", "progress", "reproduction"}
+        columns = RunInfo.model_fields.keys() - {"queue", "progress", "reproduction", "serves_at"}
         return RunInfo(
             **{name: getattr(run, name) for name in columns},
             queue=QueuePlace(position=place.position, estimated_start=place.estimated_start) if place else None,
             progress=_progress(session, run),
             reproduction=_reproduction(session, run),
+            serves_at=_serves_at(run, ctx.settings),
         )
+
+
+def _serves_at(run: Run, settings: Settings) -> datetime | None:
+    """Return when the registry has been polled and the version loaded; None where the run registered none."""
+    if run.finished_at is None or "version" not in (run.result or {}):
+        return None
+    return run.finished_at + timedelta(seconds=settings.registry_poll_seconds + LOAD_SECONDS)
 
 
 def _progress(session: Session, run: Run) -> Progress | None:

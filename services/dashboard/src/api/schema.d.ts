@@ -1151,6 +1151,11 @@ export interface components {
             queue: components["schemas"]["QueuePlace"] | null;
             progress: components["schemas"]["Progress"] | null;
             reproduction: components["schemas"]["Reproduction"] | null;
+            /**
+             * Serves At
+             * @description For a succeeded run that registered a version: when the prediction service has it, unless that service is down. Until then a request that names the version gets 404
+             */
+            serves_at?: string | null;
             repeated?: components["schemas"]["RunInfo"] | null;
         };
         /**
@@ -2882,6 +2887,11 @@ export interface components {
             queue: components["schemas"]["QueuePlace"] | null;
             progress: components["schemas"]["Progress"] | null;
             reproduction: components["schemas"]["Reproduction"] | null;
+            /**
+             * Serves At
+             * @description For a succeeded run that registered a version: when the prediction service has it, unless that service is down. Until then a request that names the version gets 404
+             */
+            serves_at?: string | null;
         };
         /**
          * RunPatch
