@@ -130,7 +130,7 @@ import re
 import numpy as np
 import pyarrow as pa
 
-from fitserve.datasets.column_plan import propose_plans
+from fitserve.datasets.plan_proposal import propose_plans
 from fitserve.datasets.readers import TableReader
 
 

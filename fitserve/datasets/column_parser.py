@@ -16,15 +16,10 @@ import pyarrow.compute as pc
 
 from fitserve.dataset_facts import Kind, Storage
 from fitserve.datasets import MAX_PROBLEMS
-from fitserve.datasets.column_plan import (
-    ColumnPlan,
-    are_soft_missing,
-    digits_kept,
-    has_leading_zeros,
-    merge_spellings,
-    propose_again,
-    texts_kept,
-)
+from fitserve.datasets.column_plan import ColumnPlan
+from fitserve.datasets.column_sample import digits_kept
+from fitserve.datasets.column_texts import are_soft_missing, has_leading_zeros, merge_spellings
+from fitserve.datasets.plan_proposal import propose_again, texts_kept
 from fitserve.encoding.coercion import FALSE, TRUE, labels_of
 from fitserve.spelling import ColumnFormat, numbers, times
 from fitserve.spelling.column_format import SOFT

@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 from fitserve.blobs import disk_full_is_507
 from fitserve.datasets import MAX_PROBLEMS, TableRefused, TableUnreadable, bad_value, refuse
 from fitserve.datasets.column_parser import ColumnParser
-from fitserve.datasets.column_plan import ColumnPlan, reconsider
+from fitserve.datasets.column_plan import ColumnPlan
+from fitserve.datasets.plan_proposal import reconsider
 from fitserve.datasets.profile import ColumnCounts, describe_columns
 from fitserve.datasets.readers import Batches, ReadAgain, TableReader, open_reader
 from fitserve.errors import BadInput, Problem

@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 
 from fitserve.datasets import LENIENT_FIX, MAX_PROBLEMS, TableRefused, TableUnreadable, bad_value
 from fitserve.datasets.column_parser import as_texts, storage_of, typed_plan
-from fitserve.datasets.column_plan import ColumnPlan, propose_plans
+from fitserve.datasets.column_plan import ColumnPlan
 from fitserve.datasets.kinds import POSSIBLE
+from fitserve.datasets.plan_proposal import propose_plans
 from fitserve.datasets.readers import Batches, ReadAgain, TableReader
 from fitserve.datasets.readers.plain_values import Overflow, readings_of
 from fitserve.errors import Problem, TooLarge, UnsupportedMedia

@@ -22,7 +22,8 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from fitserve.datasets import LENIENT_FIX, MAX_PROBLEMS, TableUnreadable, bad_value, refuse
-from fitserve.datasets.column_plan import ColumnPlan, propose_plans
+from fitserve.datasets.column_plan import ColumnPlan
+from fitserve.datasets.plan_proposal import propose_plans
 from fitserve.datasets.readers import Batches, ReadAgain, TableReader
 from fitserve.datasets.readers.csv_dialect import detect_dialect
 from fitserve.datasets.readers.csv_layout import Grammar, find_footer, parse

@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from fitserve.datasets import MAX_PROBLEMS, TableRefused, TableUnreadable, refuse
-from fitserve.datasets.column_plan import ColumnPlan, propose_plans
+from fitserve.datasets.column_plan import ColumnPlan
+from fitserve.datasets.plan_proposal import propose_plans
 from fitserve.datasets.readers import Batches, ReadAgain, TableReader
 from fitserve.encoding.coercion import clipped
 from fitserve.errors import Problem, TooLarge
