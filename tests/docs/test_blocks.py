@@ -73,6 +73,7 @@ def test_a_wrong_block_fails(reader: Reader) -> None:
 
 NOT_RUN_HERE = {
     "up": "becomes a server; tests/cli starts and stops one",
+    "start": "becomes a server; tests/deploy starts all four from a wheel",
     "migrate": "needs an empty PostgreSQL; how-to/postgresql-redis.md migrates one",
     "down": "stops a server; tests/cli/test_up.py does",
     "logs": "needs a server that runs from this folder; tests/cli/test_up.py reads them",

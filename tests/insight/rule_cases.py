@@ -116,7 +116,7 @@ _HEAVY = {"kernel_regularizer": {"L2": 3.0}}
 CASES = (
     Case(
         "vanishing_gradients",
-        blobs,
+        lambda: blobs(600, 4, 3.0),
         spec([dense(16, "sigmoid")] * 8, 15, {"SGD": {"learning_rate": 0.05}}),
         spec([dense(16, "sigmoid")], 15, {"SGD": {"learning_rate": 0.05}}),
     ),
@@ -178,7 +178,7 @@ CASES = (
     ),
     Case(
         "validation_easier",
-        lambda: blobs(300, 4, 4.0),
+        lambda: blobs(600, 4, 4.0),
         spec([dense(16), {"Dropout": 0.8}, dense(16), {"Dropout": 0.8}], 30, {"Adam": {"learning_rate": 0.01}}),
         spec([dense(16), {"Dropout": 0.1}, dense(16)], 30, {"Adam": {"learning_rate": 0.01}}),
         measure=_loss,
