@@ -76,6 +76,7 @@ NOT_RUN_HERE = {
     "start": "becomes a server; tests/deploy starts all four from a wheel",
     "migrate": "needs an empty PostgreSQL; how-to/postgresql-redis.md migrates one",
     "down": "stops a server; tests/cli/test_up.py does",
+    "copy-blobs": "needs a blob store of its own; how-to/backup.md and tests/layout/test_backup.py copy one",
     "logs": "needs a server that runs from this folder; tests/cli/test_up.py reads them",
     "demo": "trains for half a minute; tests/cli runs it",
 }
@@ -101,6 +102,8 @@ def example_objects(server: Server, tmp_path_factory: pytest.TempPathFactory) ->
     )
     (folder / "admissions.csv").write_text(table)
     (folder / "sales.csv.gz").write_bytes(gzip.compress(b"zip,n\n" + b"10115,3\n80331,4\n" * 20 + b"1\n"))
+    booked = "".join(f"2024-03-{day:02};{day},50\n" for day in range(1, 31))
+    (folder / "statement.csv").write_text(f"Account;7\nFrom;March\nTo;March\n\nbooked;amount\n{booked}Total;30 rows\n")
     (folder / "rows.csv").write_text("\n".join(table.split("\n")[:4]).replace(",admit", "").replace(",no", "") + "\n")
     (folder / "rows.jsonl").write_text('{"gre": 700, "gpa": 3.9, "rank": 1}\n' * 2)
     (folder / "spec.yaml").write_text(SPEC)
