@@ -283,7 +283,7 @@ def server(main_server: Server) -> Server:
 
 @pytest.fixture(scope="session")
 def reader_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Another one, for the pages of the documentation and the lessons, whose tables and models have their own names."""
+    """Another one, for the pages of the documentation, whose tables and models have their own names."""
     running = start_server(tmp_path_factory.mktemp("reader") / "home")
     yield running
     stop_server(running)

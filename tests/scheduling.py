@@ -13,16 +13,18 @@ from typing import Any
 import pytest
 
 # By processor time. A group that is not listed follows them.
-LONGEST_FIRST = ("tensorflow", "readers", "server", "telemetry_running", "up", "layout", "faults")
-GROUP_OF_FIXTURE = {"reader_server": "readers", "main_server": "server"}
+LONGEST_FIRST = ("tensorflow", "lessons", "readers", "server", "telemetry_running", "up", "layout", "faults")
+GROUP_OF_FIXTURE = {"reader_server": "readers", "lesson_server": "lessons", "main_server": "server"}
 # What `--fast` leaves out: folders that start whole systems, and fixtures that do.
 SLOW_FOLDERS = frozenset(
     ("compatibility", "dashboard", "deploy", "docs", "examples", "faults", "fresh", "fuzz", "hosts", "journey")
 ).union(("layout", "predict", "telemetry", "tls", "trainer"))
 SLOW_FIXTURES = frozenset(
-    ("browser", "cluster", "main_server", "postgres", "reader_server", "s3_environment", "served")
+    ("browser", "cluster", "lesson_server", "main_server", "postgres", "reader_server", "s3_environment", "served")
 )
-SLOW_GROUPS = frozenset(("faults", "layout", "node", "readers", "server", "telemetry_running", "tensorflow", "up"))
+SLOW_GROUPS = frozenset(
+    ("faults", "layout", "lessons", "node", "readers", "server", "telemetry_running", "tensorflow", "up")
+)
 TESTS = Path(__file__).resolve().parent
 
 
