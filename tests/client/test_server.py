@@ -141,6 +141,12 @@ def test_a_run_is_created_awaited_and_inspected(client: Client, trained: Run) ->
     assert len(list(client.runs.list(limit=1))) == 1
 
 
+def test_a_frame_is_trained_on_and_asked_in_one_call(client: Client) -> None:
+    frame = circle()
+    trained = client.train(frame, "side", name="client-frame", network=SPEC["network"], training=SPEC["training"])
+    assert set(trained.predict(frame[:20])) <= {"in", "out"}
+
+
 def test_events_come_in_order_and_resume(trained: Run) -> None:
     events = list(trained.events())
     assert [e.data["state"] for e in events if e.type == "state"][-2:] == ["running", "succeeded"]
