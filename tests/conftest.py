@@ -289,6 +289,7 @@ def reader_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     stop_server(running)
 
 
+@pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The product's wheel, built from this checkout."""
     if not (PROJECT / "services" / "dashboard" / "build" / "index.html").is_file():
