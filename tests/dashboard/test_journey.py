@@ -96,7 +96,7 @@ def test_import_options_change_how_a_table_is_parsed(page: Page, api: httpx2.Cli
     page.goto("/datasets")
     page.get_by_text("Import options").click()
     page.get_by_label("Delimiter").select_option("|")
-    page.get_by_label("Encoding").select_option("cp1252")
+    page.get_by_label("Encoding").select_option("windows-1252")
     page.get_by_label("Decimal separator").select_option(",")
     page.get_by_label("First line has column names").select_option("no")
     page.locator("input[type=file]").set_input_files(table)
