@@ -71,7 +71,7 @@ class LocalServer:
 
 
 class AlreadyRunning(Conflict):
-    """A server runs from this folder already."""
+    """Raised where a server already runs from this folder."""
 
     slug = "already-running"
     title = "Already running"

@@ -25,20 +25,6 @@ if TYPE_CHECKING:
     from fitserve.wire.runs import Validation
 
 group = typer.Typer()
-_TABLES = (
-    ".csv",
-    ".tsv",
-    ".txt",
-    ".jsonl",
-    ".ndjson",
-    ".parquet",
-    ".arrow",
-    ".feather",
-    ".gz",
-    ".gzip",
-    ".zst",
-    ".zstd",
-)
 _HEADER_BYTES = 100_000
 
 
@@ -109,13 +95,15 @@ def train(
 
 def is_spec(what: str, target: Sequence[str] | None) -> bool:
     """Return whether an argument names a spec rather than a table or a dataset."""
+    from fitserve.client.upload_body import TABLE_SUFFIXES
+
     suffix = Path(what).suffix.lower()
     if what == "-" or suffix in (".yaml", ".yml"):
         return True
     if suffix == ".json" and Path(what).is_file():
         return target is None or _holds_spec(Path(what))
     # A file of another name was always a spec; with a target it is a table.
-    return target is None and suffix not in _TABLES and Path(what).is_file()
+    return target is None and suffix not in TABLE_SUFFIXES and Path(what).is_file()
 
 
 def _holds_spec(path: Path) -> bool:

@@ -14,7 +14,7 @@ from fitserve.client.datasets import Dataset
 from fitserve.client.history import card
 from fitserve.client.models import Models, Predictions
 from fitserve.client.runs import Run
-from fitserve.client.upload_body import dataset_name
+from fitserve.client.upload_body import TABLE_SUFFIXES, dataset_name
 from fitserve.errors import BadInput, FitserveError, NotFound
 from fitserve.wire.insight import Evaluation
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from fitserve.client.datasets import Datasets
 
 ROWS_AT_ONCE = 5_000  # of one request
-_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".parquet", ".arrow", ".feather", ".gz", ".zst", ".zip")
 # The figures to show first, and what the simpler models are called.
 FIGURES = ("accuracy", "balanced_accuracy", "roc_auc", "log_loss", "rmse", "mae", "r2")
 MODELS = {"network": "this network", "trees": "boosted trees", "linear": "linear model", "baseline": "guessing"}
@@ -154,7 +153,7 @@ def _columns_of(feature: Mapping[str, Any]) -> Iterable[str]:
 
 def looks_like_file(text: str) -> bool:
     """Return whether a text names a file rather than a dataset."""
-    return Path(text).exists() or "/" in text or "\\" in text or text.lower().endswith(_SUFFIXES)
+    return Path(text).exists() or "/" in text or "\\" in text or text.lower().endswith(TABLE_SUFFIXES)
 
 
 def dataset_of(datasets: Datasets, data: Any, name: str | None, **options: Any) -> Dataset:

@@ -26,6 +26,7 @@ _TYPES = {
     ".feather": "application/vnd.apache.arrow.file",
 }
 _COMPRESSIONS = (".gz", ".gzip", ".zst", ".zstd")  # the server recognises them by the bytes
+TABLE_SUFFIXES = (*_TYPES, *_COMPRESSIONS)
 Progress = Callable[[int, int | None], None]  # bytes sent so far, bytes in all
 
 

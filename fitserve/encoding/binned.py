@@ -10,6 +10,7 @@ import numpy as np
 
 from fitserve.dataset_facts import ColumnFacts, Kind
 from fitserve.encoding.coercion import Column, numbers_of
+from fitserve.encoding.encoding import ValueWarning
 from fitserve.encoding.number import NumericEncoding, RangedColumn, not_finite
 
 _LEAST_WIDTH = 1e-290  # of a bin, whose reciprocal is finite
@@ -34,6 +35,10 @@ class BinnedColumn(RangedColumn):
         at = np.searchsorted(edges[1:-1], halves, side="right")
         shares = (halves - edges[at]) / np.diff(edges)[at]
         return at, np.where(shares <= 0.0, 0.0, np.minimum(shares, 1.0))  # no negative zero
+
+    def write_number(self, number: float, out: np.ndarray) -> ValueWarning | None:
+        self.write_numbers(np.array([number]), np.zeros(1, np.bool_), out[None])
+        return self.range_warning(number)
 
     def baseline_value(self, distribution: Mapping[str, Any]) -> Any:
         return self.fitted["fill"]

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from fitserve.dataset_facts import ColumnFacts
 from fitserve.encoding.binned import BinnedColumn, BinnedNumber, quantile_edges
-from fitserve.encoding.encoding import Indicator, ValueWarning
+from fitserve.encoding.encoding import Indicator
 
 MOST_BINS = 32
 ROWS_A_BIN = 80  # fewer say little about the target within the bin
@@ -48,10 +48,6 @@ class PiecewiseLinearColumn(BinnedColumn):
             row[start + at] = 0.0 if share <= 0.0 else min(share, 1.0)
 
         return write
-
-    def write_number(self, number: float, out: np.ndarray) -> ValueWarning | None:
-        self.write_numbers(np.array([number]), np.zeros(1, np.bool_), out[None])
-        return self.range_warning(number)
 
     def write_numbers(self, numbers: np.ndarray, missing: np.ndarray, out: np.ndarray) -> None:
         if not self.bins:

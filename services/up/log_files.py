@@ -30,7 +30,7 @@ class LogFiles:
             raise FitserveError(f"The folder {folder} cannot be used: {error.strerror}.") from None
 
     def path(self, name: str) -> Path:
-        """Return the file of a part."""
+        """Return the path of one part's log file."""
         return self.folder / f"{name}.log"
 
     @contextmanager

@@ -121,7 +121,7 @@ class FinishedRun:
         return None
 
     def _more(self) -> dict[str, Any]:
-        """Return more of the run's result."""
+        """Return what a subclass adds to the run's result."""
         return {}
 
     def _export(self, folder: Path) -> Exported:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.trainer.engine import checkpoint
-from workers.trainer.engine.checkpoint import Checkpoint, Unusable
+from workers.trainer.engine.checkpoint import Checkpoint
 from workers.trainer.engine.stacked_network import StackedNetwork
 from workers.trainer.insight.recording import StackedTrialRecorder
 from workers.trainer.interface import TrainingFailed
@@ -31,6 +31,7 @@ from workers.trainer.trials.trial import (
     Weights,
     learning_rate,
     new_checkpoint_path,
+    restore_stack,
 )
 
 
@@ -153,18 +154,10 @@ class StackedMembers:
 
     def _load_checkpoint(self, path: Path) -> int:
         """Restore a checkpoint of this run. Returns the epoch to continue with, 0 where it is unusable."""
-        report, variables = self._setup.report, {f"stack/{at}": v for at, v in enumerate(self._stack.variables)}
-        try:
-            loaded = Checkpoint.read(path)
-            if loaded.body["fingerprint"] != self._setup.fingerprint or loaded.body["kind"] != "members":
-                raise Unusable("it belongs to another spec, dataset or release")
-            if any(loaded.arrays[name].shape != tuple(v.shape) for name, v in variables.items()):
-                raise Unusable("its variables are not this network's")
-        except (Unusable, KeyError) as error:
-            report.event("warn", f"The last checkpoint cannot be used ({error}); training starts over.")
+        report = self._setup.report
+        loaded = restore_stack(self._setup, self._stack, "members", path)
+        if loaded is None:
             return 0
-        for name, variable in variables.items():
-            variable.assign(loaded.arrays[name])
         self._trial = TrialRecord(**loaded.body["trial"])
         self._losses = loaded.body["losses"]
         self._together.stop_training = loaded.body["stopping"]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.trainer.engine import checkpoint
-from workers.trainer.engine.checkpoint import Checkpoint, Unusable
+from workers.trainer.engine.checkpoint import Checkpoint
 from workers.trainer.engine.compiled import Logs, RowTensors
 from workers.trainer.engine.divergence import first_broken_layer
 from workers.trainer.engine.stacked_network import StackedNetwork, stacking_obstacle
@@ -28,6 +28,7 @@ from workers.trainer.trials.trial import (
     best_trial,
     learning_rate,
     new_checkpoint_path,
+    restore_stack,
 )
 
 
@@ -190,18 +191,10 @@ class StackedTrials:
 
     def _load_checkpoint(self, path: Path) -> int:
         """Restore a checkpoint of this run. Returns the epoch to continue with, 0 where it is unusable."""
-        report, variables = self._setup.report, {f"stack/{at}": v for at, v in enumerate(self._stack.variables)}
-        try:
-            loaded = Checkpoint.read(path)
-            if loaded.body["fingerprint"] != self._setup.fingerprint or loaded.body["kind"] != "stacked":
-                raise Unusable("it belongs to another spec, dataset or release")
-            if any(loaded.arrays[name].shape != tuple(v.shape) for name, v in variables.items()):
-                raise Unusable("its variables are not this network's")
-        except (Unusable, KeyError) as error:
-            report.event("warn", f"The last checkpoint cannot be used ({error}); training starts over.")
+        report = self._setup.report
+        loaded = restore_stack(self._setup, self._stack, "stacked", path)
+        if loaded is None:
             return 0
-        for name, variable in variables.items():
-            variable.assign(loaded.arrays[name])
         self._trials = [TrialRecord(**trial) for trial in loaded.body["trials"]]
         for index, state in enumerate(loaded.body["callbacks"]):
             best_weights = checkpoint.under_prefix(f"replica{index}", loaded.arrays)

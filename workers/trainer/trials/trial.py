@@ -15,7 +15,7 @@ from workers.trainer.engine import checkpoint
 from workers.trainer.engine.checkpoint import Checkpoint, Unusable
 from workers.trainer.engine.compiled import Compiled, Logs
 from workers.trainer.engine.loop import Feed
-from workers.trainer.engine.stacked_network import HeldOutRows
+from workers.trainer.engine.stacked_network import HeldOutRows, StackedNetwork
 from workers.trainer.insight.recording import TrialRecorder
 from workers.trainer.interface import Reporter, TrainingStopped
 
@@ -85,6 +85,26 @@ class TrialRecord:
 def new_checkpoint_path(folder: Path) -> Path:
     """Return a name of its own for each checkpoint: the supervisor may still be reading the one before."""
     return folder / f"checkpoint-{time.monotonic_ns()}.npz"
+
+
+def restore_stack(setup: TrialSetup, stack: StackedNetwork, kind: str, path: Path) -> Checkpoint | None:
+    """Restore a stack's variables, and return its checkpoint of this kind.
+
+    None where it is unusable; an event says why.
+    """
+    variables = {f"stack/{at}": variable for at, variable in enumerate(stack.variables)}
+    try:
+        loaded = Checkpoint.read(path)
+        if loaded.body["fingerprint"] != setup.fingerprint or loaded.body["kind"] != kind:
+            raise Unusable("it belongs to another spec, dataset or release")
+        if any(loaded.arrays[name].shape != tuple(variable.shape) for name, variable in variables.items()):
+            raise Unusable("its variables are not this network's")
+    except (Unusable, KeyError) as error:
+        setup.report.event("warn", f"The last checkpoint cannot be used ({error}); training starts over.")
+        return None
+    for name, variable in variables.items():
+        variable.assign(loaded.arrays[name])
+    return loaded
 
 
 def best_trial(trials: Sequence[TrialRecord], larger_is_better: bool) -> TrialRecord | None:
