@@ -45,7 +45,7 @@ def warnings_for(
         *_batches(graph, training, estimates),
         *_schedule(training, estimates),
         *_early_stopping(training),
-        *_layers(graph, ensemble, estimates),
+        *_layers(graph, training, ensemble, estimates),
         *_held_out(split, training, ensemble),
     ]
 
@@ -166,11 +166,15 @@ def _early_stopping(training: Training) -> Iterator[Advice]:
         yield _warning("watching-training", f"{pointer}/monitor", detail, "monitor: val_loss")
 
 
-def _layers(graph: NetworkGraph, ensemble: Ensemble | None, estimates: Estimates) -> Iterator[Advice]:
+def _layers(
+    graph: NetworkGraph, training: Training, ensemble: Ensemble | None, estimates: Estimates
+) -> Iterator[Advice]:
     parameters = estimates.parameters // members_of(ensemble)
-    if parameters > PARAMETERS_PER_ROW * estimates.training_rows > 0:
+    # A run that stops by held-out rows ends before it has memorised the others.
+    guarded = training.early_stopping is not None and training.early_stopping.monitor.startswith("val_")
+    if parameters > PARAMETERS_PER_ROW * estimates.training_rows > 0 and not guarded:
         detail = f"{parameters} parameters can memorise {estimates.training_rows} rows."
-        fix = "Fewer units, Dropout or a regularizer, and early_stopping"
+        fix = "early_stopping on val_loss; or fewer units, Dropout or a regularizer"
         yield _warning("more-parameters-than-rows", "/network", detail, fix)
     activations = {activation_of(node.layer) for node in graph.nodes.values()}
     for node in graph.nodes.values():

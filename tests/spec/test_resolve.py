@@ -160,7 +160,7 @@ def test_the_summary_is_what_keras_prints() -> None:
         ("no-patience", [], {"early_stopping": True}),
         ("watching-training", [], {"early_stopping": {"monitor": "loss", "patience": 3}}),
         ("nothing-held-out", [], {"validation_split": 0}),
-        ("more-parameters-than-rows", [{"Dense": 3000}], {}),
+        ("more-parameters-than-rows", [{"Dense": 3000}], {"epochs": 100}),
         ("hidden-softmax", [{"Dense": {"units": 8, "activation": "softmax"}}], {}),
         ("constant-layer", [{"Dense": {"units": 1, "activation": "softmax"}}, {"Dense": 4}], {}),
         ("alpha-dropout", [{"AlphaDropout": 0.1}], {}),
@@ -176,6 +176,10 @@ def test_valid_but_unwise_specs_are_warned_about(code: str, network: Any, traini
     assert code in warnings
     assert warnings[code].pointer.startswith("/")
     assert warnings[code].fix
+
+
+def test_a_run_that_stops_by_held_out_rows_is_not_warned_of_memorising() -> None:
+    assert "more-parameters-than-rows" not in {advice.code for advice in resolved([{"Dense": 3000}]).warnings}
 
 
 def test_unscaled_inputs_are_warned_about() -> None:
