@@ -1,7 +1,8 @@
-"""`python -m services.secrets FOLDER`: create random passwords for a compose deployment, one file each.
+"""`python -m services.secrets FOLDER [SHARES]`: create random passwords for a compose deployment, one file each.
 
-The files have the names that the settings expect (`fitserve_root_key`, ...), so that the folder can be mounted as
-`/run/secrets`. The first key is printed only once. Secrets that exist already are left unchanged.
+The files have the names that the settings expect (`fitserve_root_key`, ...). `SHARES` gets a folder for each kind of
+container with the files that it needs, to be mounted as its `/run/secrets`; only this command sees `FOLDER`. The first
+key is printed only once. Secrets that exist already are left unchanged.
 """
 
 from __future__ import annotations
@@ -13,6 +14,14 @@ import sys
 from pathlib import Path
 
 from fitserve.ids import new_id
+
+URLS = ("fitserve_database_url", "fitserve_redis_url")
+SHARES = {
+    "postgres": ("postgres_password",),
+    "redis": ("redis_users.acl",),
+    "processes": URLS,
+    "api": (*URLS, "fitserve_root_key"),  # keeps the hash of the first key in the database
+}
 
 
 def create_secrets(folder: Path) -> str | None:
@@ -32,8 +41,19 @@ def create_secrets(folder: Path) -> str | None:
         "fitserve_root_key": token,  # last, because its existence means that the folder is complete
     }
     for name, text in files.items():
-        write_secret(folder / name, text, 0o444)  # only the containers that mount the folder see it
+        write_secret(folder / name, text, 0o444)  # only containers that mount a folder see it
     return token
+
+
+def share_secrets(folder: Path, shares: Path) -> None:
+    """Copy to each folder of `shares` what its containers need; what they no longer need goes."""
+    for share, names in SHARES.items():
+        (shares / share).mkdir(parents=True, exist_ok=True)
+        for name in names:
+            write_secret(shares / share / name, (folder / name).read_text(), 0o444)
+        for path in (shares / share).iterdir():
+            if path.name not in names:
+                path.unlink()
 
 
 def write_secret(path: Path, text: str, mode: int) -> None:
@@ -50,6 +70,8 @@ def write_secret(path: Path, text: str, mode: int) -> None:
 
 def main() -> None:
     token = create_secrets(Path(sys.argv[1]))
+    if len(sys.argv) > 2:
+        share_secrets(Path(sys.argv[1]), Path(sys.argv[2]))
     print(f"first key (shown only once): {token}" if token else "The secrets exist already.")
 
 

@@ -77,3 +77,24 @@ def test_no_secret_is_in_the_file_or_the_environment(services: dict[str, Any], t
     password = before["fitserve_redis_url"].split(":")[2].split("@")[0]
     assert password not in acl
     assert acl.startswith("user default off")
+
+
+def test_a_container_sees_only_the_secrets_that_it_needs(services: dict[str, Any], tmp_path: Path) -> None:
+    secrets.create_secrets(tmp_path / "all")
+    for share in ("api", "processes"):
+        (tmp_path / "shares" / share).mkdir(parents=True)
+    (tmp_path / "shares" / "processes" / "fitserve_root_key").write_text("of an earlier release")
+    secrets.share_secrets(tmp_path / "all", tmp_path / "shares")
+    seen = {path.name: sorted(file.name for file in path.iterdir()) for path in (tmp_path / "shares").iterdir()}
+    assert seen == {
+        "postgres": ["postgres_password"],
+        "redis": ["redis_users.acl"],
+        "processes": ["fitserve_database_url", "fitserve_redis_url"],
+        "api": ["fitserve_database_url", "fitserve_redis_url", "fitserve_root_key"],
+    }
+    for name, service in services.items():
+        mounted = [volume for volume in service.get("volumes", []) if ":/run/secrets" in volume]
+        share = {"postgres": "postgres", "redis": "redis", "api": "api"}.get(name, "processes")
+        if name != "secrets":
+            assert mounted in ([], [f"secrets-{share}:/run/secrets:ro"]), name
+    assert "secrets-processes:/run/secrets:ro" in services["worker"]["volumes"]

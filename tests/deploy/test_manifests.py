@@ -66,6 +66,11 @@ def test_pods_have_minimal_privileges(name: str) -> None:
     assert "memory" in container["resources"]["limits"]
     mounted = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
     assert mounted["secrets"] == "/run/secrets"
+    (secret,) = [volume["secret"] for volume in spec["volumes"] if volume["name"] == "secrets"]
+    keys = {item["key"] for item in secret.get("items", [{"key": "all"}])}
+    assert keys == (
+        {"all"} if name == "fitserve-api" else {"fitserve_database_url", "fitserve_redis_url", "fitserve_blob_url"}
+    )
     assert all("emptyDir" in volume or "secret" in volume for volume in spec["volumes"]), "nothing on a machine's disk"
 
 
