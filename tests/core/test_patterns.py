@@ -38,11 +38,13 @@ def _uses() -> Iterator[Use]:
     sources = {path: path.read_text() for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
     everything = "\n".join(sources.values())
     for path, source in sorted(sources.items()):
-        tree = ast.parse(source)
-        named = {id(node.value): node.targets[0] for node in ast.walk(tree) if isinstance(node, ast.Assign)}
-        named |= {id(node.value): node.target for node in ast.walk(tree) if isinstance(node, ast.AnnAssign)}
-        named |= {id(node.value): ast.Name(str(node.arg)) for node in ast.walk(tree) if isinstance(node, ast.keyword)}
-        for call in ast.walk(tree):
+        if not re.search(r"\bre\.[a-z]", source):  # parsing the others would take seconds
+            continue
+        nodes = list(ast.walk(ast.parse(source)))
+        named = {id(node.value): node.targets[0] for node in nodes if isinstance(node, ast.Assign)}
+        named |= {id(node.value): node.target for node in nodes if isinstance(node, ast.AnnAssign)}
+        named |= {id(node.value): ast.Name(str(node.arg)) for node in nodes if isinstance(node, ast.keyword)}
+        for call in nodes:
             if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)):
                 continue
             if not (isinstance(call.func.value, ast.Name) and call.func.value.id == "re"):
