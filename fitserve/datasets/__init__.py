@@ -6,6 +6,7 @@ The errors of a table that cannot be taken are defined here; they name row, colu
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from fitserve.encoding.coercion import clipped
@@ -43,6 +44,9 @@ def refuse(problems: Iterable[Problem], total: int | None = None) -> TableRefuse
     """Return the error for a table with these problems; it shows the first ones. `total` counts those not listed."""
     ordered = sorted(problems, key=lambda problem: (problem.row or 0, problem.column or ""))
     count = total or len(ordered)
+    if len(ordered) > 1 and {problem.row for problem in ordered} == {1}:  # units, or a second header
+        fix = "Is row 1 part of the header? Take it out of the file, or upload with lenient=true, which leaves it out."
+        ordered = [replace(problem, fix=fix) for problem in ordered]
     more = f" ({count} problems.)" if count > 1 else ""
     if count > MAX_PROBLEMS:
         more = f" ({count} problems; the first {MAX_PROBLEMS} are shown.)"

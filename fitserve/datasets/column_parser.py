@@ -22,7 +22,7 @@ from fitserve.datasets.column_texts import are_soft_missing, has_leading_zeros, 
 from fitserve.datasets.plan_proposal import propose_again, texts_kept
 from fitserve.encoding.coercion import FALSE, TRUE, labels_of
 from fitserve.spelling import ColumnFormat, numbers, times
-from fitserve.spelling.column_format import SOFT
+from fitserve.spelling.column_format import SOFT, folded
 from fitserve.wire.notices import Notice
 
 MAX_SPELLINGS = 50  # distinct bad texts that are remembered
@@ -311,13 +311,13 @@ class ColumnParser:
             )
         groups: dict[str, list[str]] = {}
         for label in self.kept if not format.fold_case and self.plan.stated_kind != "text" else ():
-            groups.setdefault(" ".join(label.split()).casefold(), []).append(label)
+            groups.setdefault(folded(label), []).append(label)
         alike = [labels for labels in groups.values() if len(labels) > 1]
         if alike:
             self.notices.append(
                 Notice(
                     code="similar_labels",
-                    message=f"Labels of {name!r} differ in upper and lower case or blanks alone.",
+                    message=f"Labels of {name!r} differ in case, blanks or the composition of characters alone.",
                     column=name,
                     evidence="; ".join(", ".join(map(repr, labels[:4])) for labels in alike[:3]),
                     option=f"formats.{name}.fold_case=true",

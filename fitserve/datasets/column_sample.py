@@ -32,6 +32,11 @@ from fitserve.spelling.times import TimeEvidence
 from fitserve.spelling.words import DISPUTABLE, FALSE, SOFT_MISSING, TRUE
 from fitserve.wire.notices import Notice
 
+HALF = 0.5
+MOSTLY = 0.75  # of a column's values are numbers: that it is text is said
+MAGNITUDES = frozenset(
+    ("K", "k", "M", "B", "T", "mn", "bn", "Mio", "Mio.", "Mrd", "Mrd.", "Tsd", "Tsd.", "万", "億", "亿")
+)
 EXAMPLES = 2_000  # distinct texts of a column that are looked at one by one
 SMALLEST_EPOCH = 1e8  # seconds: smaller numbers are times since 1970 only where the request says so
 _TIME_NAME = re.compile(
@@ -376,14 +381,32 @@ class ColumnSample:
         if self.kind != "text":
             labels = Counter({text: count for text, count in counts.items() if not format.is_missing(text)})
             format = merge_spellings(format, labels)
-        notices += [*self._unread_numbers(), *self._unread_times()]
+        if self.kind is None:
+            notices += self._unread_times() or self._unread_numbers()
         return replace(plan, format=format, notices=tuple(notices))
 
-    def _unread_numbers(self) -> Iterable[Notice]:
-        """Note a column of texts that are numbers with a unit that is not read."""
+    def _unread_numbers(self) -> list[Notice]:
+        """Note a column of texts that are numbers, but for some of them or for what is written beside them."""
         evidence = self.numbers
-        if evidence is None or self.kind is not None or not evidence.units or evidence.numbers < SHARE * evidence.texts:
-            return
+        if evidence is None or not evidence.texts or has_leading_zeros(self.present):
+            return []
+        with_units = evidence.units and evidence.numbers >= SHARE * evidence.texts
+        if with_units and (found := list(self._unread_units(evidence))):
+            return found
+        if evidence.bare < MOSTLY * evidence.texts:
+            return []
+        name, comma, point = self.name, next(iter(evidence.comma), ""), next(iter(evidence.point), "")
+        if comma and point and not evidence.odd:
+            message = f"{name!r} is left as text: some of its numbers have a decimal comma, others a point."
+            why, option = f"{comma.strip()} and {point.strip()}", f"formats.{name}.decimal=,"
+        else:
+            odd = evidence.odd or next((text for text in self.present.to_pylist() if _shown(text, PLAIN) == ""), "")
+            message = f"{name!r} is left as text: most of its values are numbers, but {odd.strip()[:40]!r} is none."
+            why, option = f"{evidence.bare} of {evidence.texts} values are numbers", f"kinds.{name}=numeric"
+        return [Notice(code="some_are_numbers", message=message, column=name, evidence=why, option=option)]
+
+    def _unread_units(self, evidence: NumberEvidence) -> Iterable[Notice]:
+        """Note a column of texts that are numbers with a unit that is not read."""
         units = [unit for unit, _ in evidence.units.most_common()]
         if (
             len(units) > 4
@@ -391,10 +414,17 @@ class ColumnSample:
             or (evidence.prefixed and not all(is_known_unit(unit) for unit in units))
         ):
             return
-        if has_leading_zeros(self.present):
-            return
         listed = ", ".join(units)
         mixed = len(units) > 1
+        if {*units} <= MAGNITUDES and (mixed or evidence.bare):  # 5 K alone may be a temperature
+            yield Notice(
+                code="magnitudes",
+                message=f"{self.name!r} is left as text: {listed} multiplies its numbers, which is not read.",
+                column=self.name,
+                evidence=f"such as {(self.present[0].as_py() or '').strip()}; write them out to have numbers",
+                option=f"kinds.{self.name}=categorical",
+            )
+            return
         yield Notice(
             code="mixed_units" if mixed else "unit_not_read",
             message=f"{self.name!r} is left as text, although its values are numbers with {listed}.",
@@ -404,19 +434,32 @@ class ColumnSample:
             option=f"formats.{self.name}.units=" + (f'["{units[0]}", "{units[1]}"]' if mixed else units[0]),
         )
 
-    def _unread_times(self) -> Iterable[Notice]:
-        """Note a column of texts that are dates, but in different orders of day and month."""
-        evidence = self.times
-        if evidence is None or self.kind is not None or not evidence.readable:
-            return
+    def _unread_times(self) -> list[Notice]:
+        """Note a column of texts that are times, but for some of them, or in different orders of day and month."""
+        evidence, name = self.times, self.name
+        if evidence is None or not evidence.readable or evidence.readable < HALF * evidence.texts:
+            return []
         if evidence.readable >= SHARE * evidence.texts and evidence.day_first and evidence.month_first:
-            yield Notice(
-                code="dates_disagree",
-                message=f"{self.name!r} is left as text: no order of day and month reads its dates.",
-                column=self.name,
-                evidence=f"{evidence.day_first} and {evidence.month_first}",
-                option=f"formats.{self.name}.time=dmy",
+            return [
+                Notice(
+                    code="dates_disagree",
+                    message=f"{name!r} is left as text: no order of day and month reads its dates.",
+                    column=name,
+                    evidence=f"{evidence.day_first} and {evidence.month_first}",
+                    option=f"formats.{name}.time=dmy",
+                )
+            ]
+        if not evidence.odd:
+            return []
+        return [
+            Notice(
+                code="some_are_times",
+                message=f"{name!r} is left as text: most of its values are times, but {evidence.odd[:40]!r} is none.",
+                column=name,
+                evidence=f"{evidence.readable} of {evidence.texts} values are times",
+                option=f"kinds.{name}=datetime",
             )
+        ]
 
 
 def digits_kept(name: str) -> dict[str, Any]:
@@ -435,7 +478,7 @@ def _look_like_times(texts: Sequence[str]) -> bool:
     """Return whether any of some texts has digits and what stands between the parts of a date."""
     for text in texts:
         bare = text.strip()
-        if 5 <= len(bare) <= 60 and any("0" <= c <= "9" for c in bare) and any(c in "-/. ,WT" for c in bare[1:]):
+        if 5 <= len(bare) <= 60 and any("0" <= c <= "9" for c in bare) and any(c in "-/. ,WT年년" for c in bare[1:]):
             return True
         if bare[:2].isdigit() and bare[-2:].isdigit() and bare[2:-2].isalpha():  # 01JAN2023
             return True

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fitserve.spelling import ColumnFormat
+from fitserve.spelling.column_format import folded
 from fitserve.spelling.words import DISPUTABLE, FALSE_WORDS, MISSING, SOFT_MISSING, TRUE_WORDS
 
 MAX_MERGED = 1_000  # a column with more labels than this is not searched for two spellings of one label
@@ -38,10 +39,10 @@ def merge_spellings(format: ColumnFormat, counts: Mapping[str, int]) -> ColumnFo
 
 
 def _most_frequent(counts: Mapping[str, int]) -> dict[str, str]:
-    """Return the most frequent spelling of each label, by the label in lower case."""
+    """Return the most frequent spelling of each label, by what its spellings have in common."""
     best: dict[str, str] = {}
     for text in sorted(counts, key=lambda text: (-counts[text], text)):
-        best.setdefault(text.casefold(), text)
+        best.setdefault(folded(text), text)
     return best
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -66,6 +67,20 @@ _FOREIGN_FORMATS = {
     b"<html": "a web page",
     b"<?xml": "an XML document",
 }
+# Texts that are no CSV although they would parse as some.
+_RULE = rb"[ \t]*+[|+]?[ \t]*+:?[-=]{2,}+:?([ \t]*+[|+][ \t]*+:?[-=]{2,}+:?)++[ \t]*+[|+]?[ \t]*+\r?"
+_FOREIGN_TEXTS = {
+    "a table drawn with lines, as Markdown and database shells print it": re.compile(
+        rb"([^\n]*+\n){0,2}?" + _RULE + rb"(\n|$)"
+    ),
+    "an SQL script": re.compile(
+        rb"\s*+((--|/\*)[^\n]*+\n\s*+)*+(INSERT\s++INTO|CREATE\s++TABLE|DROP\s++TABLE|BEGIN;|PRAGMA\s)", re.IGNORECASE
+    ),
+    "an ARFF file": re.compile(rb"\s*+(%[^\n]*+\n\s*+)*+@relation\s", re.IGNORECASE),
+    "a LIBSVM file": re.compile(rb"([+-]?[0-9.]++( [0-9]++:[0-9.eE+-]++)++ *+\r?\n){2}"),
+    "XML": re.compile(rb"\s*+<\?xml\s"),
+    "a web page": re.compile(rb"\s*+<(!doctype\s++html|html|table)[\s>]", re.IGNORECASE),
+}
 
 
 def read_head(path: Path) -> bytes:
@@ -78,11 +93,14 @@ def read_head(path: Path) -> bytes:
 
 
 def refuse_foreign_format(head: bytes) -> None:
-    """Raise UnsupportedMedia for well-known formats that are not text."""
-    for magic, name in _FOREIGN_FORMATS.items():
-        if head.startswith(magic):
-            expected = "CSV, JSON Lines, Parquet or Arrow IPC, plain, gzip or zstd"
-            raise UnsupportedMedia(f"This is {name}.", expected=expected)
+    """Raise UnsupportedMedia for well-known formats that are no tables here."""
+    name = next((name for magic, name in _FOREIGN_FORMATS.items() if head.startswith(magic)), None)
+    if name is None:
+        name = next((name for name, pattern in _FOREIGN_TEXTS.items() if pattern.match(head)), None)
+    if name is not None:
+        raise UnsupportedMedia(
+            f"This is {name}.", expected="CSV, JSON Lines, Parquet or Arrow IPC, plain, gzip or zstd"
+        )
 
 
 # --- compression ---------------------------------------------------------------------------------------------------

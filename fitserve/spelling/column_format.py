@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from functools import cached_property
 from typing import Any, Literal
 
@@ -12,6 +13,11 @@ from fitserve.spelling.words import MISSING, SOFT_MISSING
 TimeFormat = Literal["ymd", "dmy", "mdy", "week", "epoch", "epoch_s", "epoch_ms", "epoch_us", "epoch_ns"]
 BLANKS = "\u00a0\u2007\u2009\u202f"  # that stand between thousands, beside the usual blank
 UNIT = Field(min_length=1, max_length=20)
+
+
+def folded(text: str) -> str:
+    """Return what labels have in common that differ in case, blanks or the composition of characters alone."""
+    return " ".join(unicodedata.normalize("NFKC", text).split()).casefold()
 
 
 class ColumnFormat(BaseModel):
@@ -44,7 +50,11 @@ class ColumnFormat(BaseModel):
     also_missing: tuple[str, ...] = Field((), max_length=1000, description="More such spellings, in any case")
     keep: tuple[str, ...] = Field((), max_length=1000, description="Usual spellings that are labels in this column")
     trim: bool = Field(False, description="Blanks around a label mean nothing")
-    fold_case: bool = Field(False, description="Labels that differ in upper and lower case are the same")
+    fold_case: bool = Field(
+        False,
+        description="Labels that differ in upper and lower case, in blanks or in the composition of characters are the"
+        " same",
+    )
     labels: dict[str, str] = Field(
         default_factory=dict, max_length=10_000, description="Spellings and the labels that they stand for"
     )
@@ -123,7 +133,12 @@ class ColumnFormat(BaseModel):
         """Return the label that a text stands for."""
         if self.trim:
             text = text.strip()
-        return self.labels.get(text.casefold() if self.fold_case else text, text) if self.labels else text
+        if not self.labels:
+            return text
+        found = self.labels.get(text.casefold() if self.fold_case else text)
+        if found is None and self.fold_case:
+            found = self.labels.get(folded(text))
+        return text if found is None else found
 
 
 PLAIN = ColumnFormat()

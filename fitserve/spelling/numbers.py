@@ -21,7 +21,11 @@ from fitserve.spelling.words import CURRENCIES, PERCENT
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_SAME = str.maketrans({**dict.fromkeys(BLANKS, " "), "\u2212": "-", "\u2013": "-", "\u2019": "'", "\u02bc": "'"})
+# Zeros of scripts whose digits people write: fullwidth, Arabic, Persian, Devanagari, Bengali, Thai.
+_ZEROS = (0xFF10, 0x0660, 0x06F0, 0x0966, 0x09E6, 0x0E50)
+_DIGITS = {zero + digit: str(digit) for zero in _ZEROS for digit in range(10)}
+_SIGNS = {"\u2212": "-", "\u2013": "-", "\u2019": "'", "\u02bc": "'", "．": ".", "，": ",", "－": "-", "＋": "+"}
+_SAME = str.maketrans({**dict.fromkeys(BLANKS, " "), **_SIGNS, "٫": ".", "٬": ",", **_DIGITS})
 _INFINITE = frozenset({"inf", "infinity"})
 # For Arrow, whose expressions take linear time: digits, in groups or not, by the sign between the groups.
 _GROUPED = {
@@ -274,6 +278,7 @@ class NumberEvidence:
     bare: int = 0  # numbers without a unit
     prefixed: bool = False  # a unit stands before a number
     negatives: list[str] = field(default_factory=list)  # in brackets or with a sign behind
+    odd: str = ""  # the first text that is no number
 
     @property
     def unit(self) -> str | None:
@@ -294,11 +299,10 @@ def evidence_of(texts: Mapping[str, int]) -> NumberEvidence:
     for text, count in texts.items():
         found.texts += count
         parts = _parts(text)
-        if parts is None:
+        if parts is None or not _weigh(text, parts[1], count, found):
+            found.odd = found.odd or text.strip()
             continue
-        unit, core, odd = parts
-        if not _weigh(text, core, count, found):
-            continue
+        unit, _, odd = parts
         found.numbers += count
         if unit:
             found.units[unit] += count

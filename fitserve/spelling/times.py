@@ -50,6 +50,7 @@ COMPACT = (
     r"^(?P<year>\d{4})(?P<number>\d{2})(?P<day>\d{2})"
     r"(?:[T ]?(?P<hour>\d{2})(?P<minute>\d{2})(?P<second>\d{2})?(?P<zone>Z)?)?$"
 )
+EAST_ASIAN = rf"^(?P<year>\d{{4}}) ?[年년] ?(?P<number>\d{{1,2}}) ?[月월] ?(?P<day>\d{{1,2}}) ?[日일]{_CLOCK}$"
 WEEK = r"^(?P<year>\d{4})-?W(?P<week>\d{2})(?:-?(?P<weekday>[1-7]))?$"
 C_TIME = (
     rf"^(?:[{_LETTERS}]{{2,10}},? )?{_NAME} {{1,2}}(?P<day>\d{{1,2}}) "
@@ -62,6 +63,7 @@ _YEAR_NAME_DAY = re.compile(YEAR_NAME_DAY, re.ASCII)
 _NAME_YEAR = re.compile(NAME_YEAR, re.ASCII)
 _YEAR_MONTH = re.compile(YEAR_MONTH, re.ASCII)
 _COMPACT = re.compile(COMPACT, re.ASCII)
+_EAST_ASIAN = re.compile(EAST_ASIAN, re.ASCII)
 _WEEK = re.compile(WEEK, re.ASCII)
 _C_TIME = re.compile(C_TIME, re.ASCII)
 # Seconds, milli-, micro- and nanoseconds since 1970 are told apart by their size: seconds up to the year 5138.
@@ -145,6 +147,7 @@ def _match(text: str) -> dict[str, Any]:
         or _NAME_YEAR.fullmatch(text)
         or _YEAR_MONTH.fullmatch(text)
         or _COMPACT.fullmatch(text)
+        or _EAST_ASIAN.fullmatch(text)
         or _WEEK.fullmatch(text)
         or _C_TIME.fullmatch(text)
     )
@@ -202,7 +205,7 @@ def parse_times(texts: pa.Array, format: ColumnFormat) -> tuple[pa.Array, np.nda
         left = np.flatnonzero(present)
         for pattern in (
             *(NUMERIC, DAY_NAME_YEAR, NAME_DAY_YEAR, YEAR_NAME_DAY),
-            *(NAME_YEAR, YEAR_MONTH, COMPACT, WEEK, C_TIME),
+            *(NAME_YEAR, YEAR_MONTH, COMPACT, EAST_ASIAN, WEEK, C_TIME),
         ):
             if not len(left):
                 break
@@ -372,6 +375,7 @@ class TimeEvidence:
     either: str | None = None  # a text that both orders read, otherwise
     short_years: bool = False  # years of two digits
     slashes: bool = False
+    odd: str = ""  # the first text that no order reads
 
     def order(self, prior: TimeFormat | None) -> TimeFormat:
         """Return the order that reads most texts; of equals the proven one, that of other columns, the likelier."""
@@ -401,6 +405,7 @@ def evidence_of(texts: Mapping[str, int], first_year: int | None = None) -> Time
             except ValueError:
                 continue
         if not readings:
+            found.odd = found.odd or text
             continue
         found.readable += count
         parts = _NUMERIC.fullmatch(text)

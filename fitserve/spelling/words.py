@@ -5,7 +5,7 @@ from __future__ import annotations
 # Texts that mean a missing value in every column, unless the upload's options name others.
 MISSING = (
     *("", "NA", "N/A", "n/a", "#N/A", "#NA", "<NA>", "NaN", "nan", "NAN", "-nan", "-NaN"),
-    *("null", "NULL", "Null", "None", "?"),
+    *("null", "NULL", "Null", "None", "?", "\\N"),
 )
 # Those of them that are labels in some columns: Namibia, North America, "None" among "Mild" and "Severe".
 DISPUTABLE = ("NA", "None", "?")
@@ -14,6 +14,7 @@ SOFT_MISSING = frozenset(
     (
         *("-", "--", "---", ".", "..", "...", "*", "na", "n.a.", "n.a", "n/a", "n/d", "nd", "nil", "none", "unk"),
         *("unknown", "missing", "not available", "not known", "no data", "null", "nan", "tbd", "inconnu"),
+        *("(blank)", "(null)", "(none)", "(missing)", "<null>", "[null]", "1.#qnan", "1.#ind", "-1.#ind"),
         *("无", "缺失", "–", "—", "#value!", "#div/0!", "#ref!", "#null!", "#num!", "#name?", "#n/a"),
         *("0000-00-00", "0000-00-00 00:00:00", "00.00.0000", "00/00/0000"),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from tests.datasets.uploads import codes, names, refusal, stored
 ROWS = [[number, number * 1.5, "xyz"[number % 3]] for number in range(20)]
 BODY = "".join(f"{a},{b},{c}\n" for a, b, c in ROWS)
 TABLE = "a,b,c\n" + BODY
+HALVES = "".join(BODY.splitlines(True)[:10]), "".join(BODY.splitlines(True)[10:])
 SEMICOLONS = TABLE.replace(",", ";")
 
 
@@ -20,6 +22,8 @@ SEMICOLONS = TABLE.replace(",", ";")
     [
         ("# made by a program\n# on a day\n" + TABLE, ["comments_skipped"]),
         (TABLE + "# a note, here\n", ["comments_skipped"]),
+        ("a,b,c\n" + HALVES[0] + "a,b,c\n" + HALVES[1], ["header_repeated"]),
+        ("\ufeff\ufeff" + TABLE, []),
         ("#a,b,c\n" + BODY, ["comments_skipped", "header_in_comment"]),
         ("##version\n#a,b,c\n" + BODY, ["comments_skipped", "header_in_comment"]),
         ("Sales of May\nPrinted 2024-06-02\n\n" + TABLE, ["preamble_skipped"]),
@@ -128,6 +132,28 @@ def test_lines_within_quotes_stay_one_value(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("| a | b |\n|---|---|\n| 1 | x |\n", "drawn with lines"),
+        (" a | b \n---+---\n 1 | x\n(1 row)\n", "drawn with lines"),
+        ("+---+---+\n| a | b |\n+---+---+\n| 1 | x |\n+---+---+\n", "drawn with lines"),
+        ("-- a dump\nINSERT INTO t VALUES (1,'x');\nINSERT INTO t VALUES (2,'y');\n", "SQL script"),
+        ("% iris\n@relation iris\n@attribute a numeric\n@data\n1\n", "ARFF"),
+        ("1 1:0.5 3:0.2\n-1 2:0.7 3:0.1\n", "LIBSVM"),
+        ("\n<!doctype html><html></html>\n", "web page"),
+    ],
+)
+def test_what_only_looks_like_csv_is_named(api: Api, text: str, what: str) -> None:
+    assert what in refusal(api, text.encode())["detail"]
+
+
+def test_units_below_the_header_are_no_missing_values(api: Api) -> None:
+    problem = refusal(api, ("x,y,z\nkg,cm,-\n" + BODY.replace("x", "a")).encode())
+    assert {error["row"] for error in problem["errors"]} == {1}
+    assert all("part of the header" in error["fix"] for error in problem["errors"])
+
+
+@pytest.mark.parametrize(
     ("text", "options"),
     [
         ("x,y,z\nq,r,s\n" + TABLE + "u,v,w\n", {"skip_rows": 2, "footer": 1}),
@@ -191,3 +217,27 @@ def test_lines_are_counted_in_the_file(api: Api) -> None:
     text = "Title of it\n\n# a comment\n" + TABLE + BODY + "oops,1,x\n"
     problem = refusal(api, text.encode())["errors"][0]
     assert (problem["row"], problem["line"], problem["column"]) == (41, 45, "a")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"data": [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}], "count": 2},
+        {"a": [1, 2], "b": ["x", "y"]},
+        {"a": {"0": 1, "1": 2}, "b": {"0": "x", "1": "y"}},
+        {"0": {"a": 1, "b": "x"}, "1": {"a": 2, "b": "y"}},
+        {"columns": ["a", "b"], "index": [0, 1], "data": [[1, "x"], [2, "y"]]},
+    ],
+    ids=["rows in a member", "lists", "columns of pandas", "index of pandas", "split of pandas"],
+)
+@pytest.mark.parametrize("indent", [None, 1])
+def test_one_json_object_may_hold_a_table(api: Api, value: dict[str, Any], indent: int | None) -> None:
+    body, rows = stored(api, json.dumps(value, indent=indent).encode())
+    assert (names(body), rows, codes(body)) == (["a", "b"], [[1, "x"], [2, "y"]], ["rows_in_object"])
+
+
+def test_a_first_line_that_is_a_row_is_said(api: Api) -> None:
+    text = "ham\tGo until jurong\nspam\tFree entry now\nham\tU dun say\n"
+    body, rows = stored(api, text.encode())
+    assert (len(rows), codes(body), body["notices"][0]["option"]) == (3, ["no_header"], "header=true")
+    assert names(stored(api, text.encode(), header="true")[0]) == ["ham", "Go until jurong"]

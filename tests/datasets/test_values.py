@@ -82,6 +82,15 @@ CASES_OF_NUMBERS = {
         "ignored",
         {"digits_kept"},
     ),
+    "fullwidth digits": Case(us("１２３", "－４．５"), [123, -4.5], "numeric"),
+    "Arabic digits": Case(euro("١٢٣", "٤٫٥"), [123, 4.5], "numeric"),
+    "two decimal signs": Case(euro("1.5", "2,5", "3.75"), ["1.5", "2,5", "3.75"], "categorical", {"some_are_numbers"}),
+    "below a limit": Case(
+        us("<0.05", "0.3", "0.7", "1.2"), ["<0.05", "0.3", "0.7", "1.2"], "categorical", {"some_are_numbers"}
+    ),
+    "thousands and millions": Case(us("1.2K", "3M", "850"), ["1.2K", "3M", "850"], "categorical", {"magnitudes"}),
+    "one column of amounts": Case(lines("Value", "68,527.00", "1.50"), [68527, 1.5], "numeric"),
+    "one column of decimal commas": Case(lines("foo", "12,5", "145,00"), [12.5, 145], "numeric"),
     "codes with 0x": Case(us("0x1A", "0x2B"), ["0x1A", "0x2B"], "categorical"),
 }
 CASES_OF_TIMES = {
@@ -118,6 +127,18 @@ CASES_OF_TIMES = {
         ["2024-03-01T10:00", "2024-03-01T08:00"],
         "datetime",
         {"naive_and_zoned"},
+    ),
+    "signs of East Asia": Case(us("2024年1月5日", "2023年12月31日"), ["2024-01-05", "2023-12-31"], "datetime"),
+    "one column of times": Case(
+        lines("at", "2020-12-30 01:25:58+01", "2020-12-30 02:25:58+01"),
+        ["2020-12-30T00:25:58", "2020-12-30T01:25:58"],
+        "datetime",
+    ),
+    "a day that is none": Case(
+        us("2024-02-28", "2024-02-30", "2024-03-01"),
+        ["2024-02-28", "2024-02-30", "2024-03-01"],
+        "categorical",
+        {"some_are_times"},
     ),
     "no date": Case(
         us(*["2024-01-05"] * 4, "0000-00-00"), ["2024-01-05"] * 4 + [None], "datetime", {"read_as_missing"}
@@ -170,6 +191,21 @@ CASES_OF_LABELS = {
         ["None", "x", "y"],
         "categorical",
         options={"formats.a.keep": "None"},
+    ),
+    "a blank in words": Case(us("1.5", "(blank)", "2.5"), [1.5, None, 2.5], "numeric", {"read_as_missing"}),
+    "a database's NULL": Case(lines("a,b", r"\N,1", "x,2", "y,3", times=3), [None, "x", "y"], "categorical"),
+    "a quoted Null": Case(lines("a,b", '"Null",1', "xy z,2", "Null,3", times=5), ["Null", "xy z", None], "categorical"),
+    "composed and decomposed": Case(
+        lines("a,b", "Caf\u00e9,1", "Cafe\u0301,2", "Th\u00e9,3", times=3),
+        ["Caf\u00e9", "Cafe\u0301", "Th\u00e9"],
+        "categorical",
+        {"similar_labels"},
+    ),
+    "composed and decomposed, by option": Case(
+        lines("a,b", "Caf\u00e9,1", "Cafe\u0301,2", "Caf\u00e9,3", "Th\u00e9,4"),
+        ["Caf\u00e9", "Caf\u00e9", "Caf\u00e9", "Th\u00e9"],
+        "categorical",
+        options={"formats.a.fold_case": "true"},
     ),
     "quoted": Case(
         lines("a,b", '"NA",1', "xy z,2", "NA,3", times=5), ["NA", "xy z", None], "categorical", {"read_as_label"}

@@ -25,6 +25,7 @@ from fitserve.wire.datasets import NO_CHARACTER, UploadOptions
 from fitserve.wire.notices import Notice
 
 ROW_NAMES = "row_name"  # of a column that the header does not name
+BYTE_ORDER_MARK = "\ufeff"  # before the first name, where two programs wrote one
 INDEX = "index"  # of a first column whose header is empty
 _COMMA_NUMBER = re.compile(r"\s*+[+-]?(\d{1,3}(\.\d{3})++|\d++),\d++\s*+")
 
@@ -175,6 +176,10 @@ class _Detection:
             if len(first) > 2 and not first[-1].strip() and _last_is_empty(fields, len(first)) and len(fields) > 1:
                 trailing, first = True, first[:-1]
             names = tuple(f"column_{number}" for number in range(1, len(first) + 1))
+            if self.options.header is None and not any(map(is_number, first)):
+                message = "The first line is read as a row: it names no columns."
+                why = f"{first[0].strip()[:40]!r} is like what stands below it"
+                self._add("no_header", message, "header=true", why)
         if trailing:
             message = f"Each row ends with a {grammar.delimiter!r}, which separates nothing: no column is made of it."
             self._add("trailing_delimiter", message)
@@ -213,7 +218,7 @@ class _Detection:
 
     def _names(self, header: list[str], record: Record, row_names: bool = False) -> tuple[str, ...]:
         """Return the columns' names, each of its own."""
-        wanted = [name.strip() for name in header]
+        wanted = [name.strip().lstrip(BYTE_ORDER_MARK).strip() for name in header]
         if row_names:
             wanted = [ROW_NAMES, *wanted]
         elif len(wanted) > 1 and not wanted[0] and all(wanted[1:]):

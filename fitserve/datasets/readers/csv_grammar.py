@@ -20,11 +20,19 @@ from fitserve.wire.datasets import NO_CHARACTER
 
 DELIMITERS = (",", ";", "\t", "|")
 RARE_DELIMITERS = ("^", "~", "!", "&", ":")
+_CLOCK = r"\d{1,2}:\d{2}(:\d{2}([.,]\d++)?)?( ?[AaPp][Mm])?(Z| ?[+-]\d{2}(:?\d{2})?)?"
+_TIME = re.compile(
+    rf"\s*+(\d{{4}}-\d{{2}}-\d{{2}}([T ]{_CLOCK})?|\d{{1,2}}[./]\d{{1,2}}[./]\d{{2,4}},? {_CLOCK}|{_CLOCK})\s*+"
+)
+_AMOUNT = re.compile(r"\s*+[+-]?[$€£¥]? ?\d++([,.' ]\d{3})*+([.,]\d++)?( ?[%€£])?\s*+")
 _BLANKS = re.compile(r'"[^"\n]*+"|[ \t]++')
 
 
 def choose_grammar(text: str, delimiter: str | None, quote: str | None, comment: str | None, whole: bool) -> Parsed:
     """Return a file's beginning, parsed under the likeliest grammar; what is stated is kept."""
+    if delimiter is None and quote is None and _is_one_column(text, comment, whole):
+        unused = next((one for one in (*DELIMITERS, *RARE_DELIMITERS) if one not in text), "|")
+        return parse(text, Grammar(unused, '"'), whole, comment)
     candidates = (delimiter,) if delimiter else DELIMITERS
     best = max((_best_quote(text, one, quote, comment, whole) for one in candidates), key=_score)
     if delimiter is None and (best.width < 3 or best.share < 0.5):
@@ -39,6 +47,24 @@ def choose_grammar(text: str, delimiter: str | None, quote: str | None, comment:
         unused = next((one for one in DELIMITERS if one not in text), ",")
         best = parse(text, replace(best.grammar, delimiter=unused if _has_sentences(text) else ","), whole, comment)
     return best
+
+
+def _is_one_column(text: str, comment: str | None, whole: bool) -> bool:
+    """Return whether each line is one time, or, below a name without a delimiter, one amount such as 68,527.00."""
+    lines = [
+        line for line in lines_of(text)[:MOST_RECORDS] if line.strip() and not (comment and line.startswith(comment))
+    ]
+    first, *rest = lines if whole else lines[:-1] or [""]
+    is_named = not _TIME.fullmatch(first)
+    if is_named and any(one in first for one in DELIMITERS):
+        return False
+    values = rest if is_named else lines[: len(rest) + 1]
+    if not values or not any(one in line for line in values for one in (*DELIMITERS, ":", " ")):
+        return False
+    firsts = [line.partition(",")[0].strip() for line in values]
+    if any(firsts == [str(at) for at in range(start, start + len(firsts))] for start in (0, 1)):
+        return False  # an index, and a column that the header names
+    return all(_TIME.fullmatch(line) or (is_named and _AMOUNT.fullmatch(line)) for line in values)
 
 
 def _has_sentences(text: str) -> bool:

@@ -179,7 +179,7 @@ class CsvReader(TableReader):
             self.options,
             trim=dialect.trim,
             quoted=self.quoted_words,
-            european=dialect.delimiter != ",",
+            european=dialect.delimiter != "," and len(self.names) > 1,
         )
 
     def _has_quoted_words(self, head: bytes) -> bool:
@@ -191,7 +191,7 @@ class CsvReader(TableReader):
         fields = [field.strip() for line in lines for field in line.split(delimiter)]
         if all(field[:1] == quote or field[-1:] == quote for field in fields):
             return False
-        words = [quote + word.encode() + quote for word in DISPUTABLE]
+        words = [quote + word.encode() + quote for word in MISSING if word]
         with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return any(data.find(word) >= 0 for word in words)
 
@@ -408,6 +408,11 @@ class CsvReader(TableReader):
                 )
                 self._report(int(numbers[at]), str(len(self.names) + 1), received, expected)
             batch = batch.select(list(self.names))
+        if self.dialect.header and len(self.names) > 1 and (again := self._repeat_the_header(batch)).any():
+            where = f"the first is row {numbers[again][0]}"
+            if not any(notice.code == "header_repeated" for notice in self.notices):
+                self.add_notice("header_repeated", "Rows that repeat the header are left out.", evidence=where)
+            numbers, batch, bad = numbers[~again], batch.filter(pa.array(~again)), bad[~again]
         for name, column in zip(self.names, batch.columns, strict=True):
             if column.nbytes > most:
                 lengths = pc.binary_length(column).fill_null(0).to_numpy(zero_copy_only=False)
@@ -424,6 +429,15 @@ class CsvReader(TableReader):
             return numbers, batch
         self.rejected += int(bad.sum())
         return numbers[~bad], batch.filter(pa.array(~bad))
+
+    def _repeat_the_header(self, batch: pa.RecordBatch) -> np.ndarray:
+        """Return which rows hold the columns' names, as where files were put together: a mask (bool)."""
+        first = pc.equal(batch.column(0), self.names[0]).fill_null(False).to_numpy(zero_copy_only=False)
+        again = np.zeros(batch.num_rows, bool)
+        for at in np.flatnonzero(first):
+            row = batch.slice(int(at), 1)
+            again[at] = all((row.column(one)[0].as_py() or "").strip() == name for one, name in enumerate(self.names))
+        return again
 
     def _report(self, row: int, column: str, received: object, expected: str) -> None:
         if len(self.problems) < MAX_PROBLEMS:

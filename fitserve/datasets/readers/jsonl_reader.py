@@ -1,7 +1,7 @@
 """JSON Lines: an object on each line, read strictly, its members as texts for `ColumnParser`.
 
 Numbers keep their spelling, null is missing, and a nested list or object is its JSON text. A JSON array of objects is
-read too.
+read too, and one object that holds a table (`json_shapes`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from fitserve.datasets import MAX_PROBLEMS, TableRefused, TableUnreadable, refus
 from fitserve.datasets.column_plan import ColumnPlan
 from fitserve.datasets.plan_proposal import propose_plans
 from fitserve.datasets.readers import Batches, ReadAgain, TableReader
+from fitserve.datasets.readers.json_shapes import rows_of
 from fitserve.encoding.coercion import clipped
 from fitserve.errors import Problem, TooLarge
 from fitserve.settings import MB, Limits
@@ -39,7 +40,7 @@ class _BadMember(Exception):
 
 
 class JsonLinesReader(TableReader):
-    """A JSON Lines file, or a JSON array of objects."""
+    """A JSON Lines file, a JSON array of objects, or one object that holds a table."""
 
     format = "jsonl"
     suffixes = ("jsonl", "ndjson", "json")
@@ -47,7 +48,10 @@ class JsonLinesReader(TableReader):
     is_text = True
 
     def __init__(self, path: Path, options: UploadOptions, limits: Limits, folder: Path) -> None:
-        super().__init__(_array_to_lines(path, folder / "lines"), options, limits, folder)
+        path, where = _to_lines(path, folder / "lines")
+        super().__init__(path, options, limits, folder)
+        if where is not None:
+            self.add_notice("rows_in_object", "The file is one JSON object, read as a table.", evidence=where)
         self.missing = frozenset(("", *(options.missing or ())))  # null is the usual spelling; a text is a text
         self._add_names(self._first_members())
 
@@ -181,17 +185,36 @@ def _unreadable(row: int, line: int, text: bytes, error: Exception) -> Problem:
     )
 
 
-def _array_to_lines(path: Path, target: Path) -> Path:
-    """Write a JSON array of objects as JSON Lines, wherever its lines break; return any other file as it is."""
+def _to_lines(path: Path, target: Path) -> tuple[Path, str | None]:
+    """Write a JSON file that is one value as JSON Lines, wherever its lines break; leave any other file as it is.
+
+    Returns the file to read, and where the rows of an object stood.
+    """
     with path.open("rb") as file:
-        if file.read(4096).lstrip()[:1] != b"[" or path.stat().st_size > ARRAY_BYTES:
-            return path
+        first = file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+        if path.stat().st_size > ARRAY_BYTES or not (first == b"[" or (first == b"{" and _is_one_object(path))):
+            return path, None
         file.seek(0)
+        data = file.read()
+    where = None
+    if first == b"{":
+        found = rows_of(data)
+        if found is None:
+            return path, None
+        items, where = found
+    else:
         try:
-            items = msgspec.json.decode(file.read(), type=list[msgspec.Raw])
+            items = [bytes(item) for item in msgspec.json.decode(data, type=list[msgspec.Raw])]
         except _UNREADABLE:
-            return path  # the error is reported with its line when the rows are read
+            return path, None  # the error is reported with its line when the rows are read
     with target.open("wb") as out:
         for item in items:
-            out.write(b" ".join(bytes(item).split(b"\n")) + b"\n")
-    return target
+            out.write(b" ".join(item.split(b"\n")) + b"\n")
+    return target, where
+
+
+def _is_one_object(path: Path) -> bool:
+    """Return whether a file that begins with an object may be that one alone: no second one begins a line."""
+    with path.open("rb") as file:
+        file.readline(ARRAY_BYTES)
+        return not any(line.startswith(b"{") for line in file)

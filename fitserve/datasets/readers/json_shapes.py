@@ -1,0 +1,65 @@
+"""A JSON file that is one object: tables as programs write them, rather than a record for each row.
+
+Rows in a member (`{"data": [{...}, ...]}`), columns as lists or as pandas writes them (`{"a": [...]}`,
+`{"a": {"0": ...}}`), and pandas' `split`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+Raw = msgspec.Raw
+_object = msgspec.json.Decoder(dict[str, Raw])
+_list = msgspec.json.Decoder(list[Raw])
+_names = msgspec.json.Decoder(list[str])
+
+
+def rows_of(data: bytes) -> tuple[list[bytes], str] | None:
+    """Return the rows of one JSON object, a JSON object each, and where they stood; None: it is a row itself."""
+    try:
+        members = _object.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    kinds = {name: bytes(value)[:1] for name, value in members.items()}
+    if set(members) >= {"columns", "data"} and kinds["data"] == b"[" and (found := _split(members)) is not None:
+        return found, "the object has 'columns' and 'data'"
+    lists = {name: _list.decode(members[name]) for name, kind in kinds.items() if kind == b"["}
+    records = [name for name, items in lists.items() if items and all(bytes(item)[:1] == b"{" for item in items)]
+    if len(records) == 1:
+        return [bytes(item) for item in lists[records[0]]], f"the rows are in the member {records[0]!r}"
+    if members and len(lists) == len(members) and len({len(items) for items in lists.values()}) == 1:
+        columns = list(lists.values())
+        if len(columns[0]) > 1:
+            return _transposed(list(lists), columns), "each member is a column"
+    if members and all(kind == b"{" for kind in kinds.values()):
+        inner = {name: _object.decode(value) for name, value in members.items()}
+        keys = list(next(iter(inner.values())))
+        if len(keys) > 1 and keys == [str(at) for at in range(len(keys))]:
+            if all(list(column) == keys for column in inner.values()):
+                return _transposed(list(inner), [list(column.values()) for column in inner.values()]), (
+                    "each member is a column"
+                )
+        elif len(inner) > 1 and list(inner) == [str(at) for at in range(len(inner))]:
+            return [bytes(value) for value in members.values()], "each member is a row"
+    return None
+
+
+def _split(members: dict[str, Raw]) -> list[bytes] | None:
+    try:
+        names = _names.decode(members["columns"])
+        rows = [_list.decode(row) for row in _list.decode(members["data"])]
+    except msgspec.DecodeError:
+        return None
+    if any(len(row) != len(names) for row in rows) or len(set(names)) < len(names):
+        return None
+    return [_row(names, row) for row in rows]
+
+
+def _transposed(names: Sequence[str], columns: Sequence[Sequence[Raw]]) -> list[bytes]:
+    return [_row(names, row) for row in zip(*columns, strict=True)]
+
+
+def _row(names: Sequence[str], values: Sequence[Raw]) -> bytes:
+    return msgspec.json.encode(dict(zip(names, values, strict=True)))
