@@ -20,7 +20,9 @@ import numpy as np
 from fitserve.dataset_facts import DatasetFacts
 from fitserve.encoding import Encoding, FittedColumn, ValueWarning
 from fitserve.encoding.coercion import clipped
+from fitserve.encoding.encoding import Unusual
 from fitserve.encoding.number import NumericColumn
+from fitserve.encoding.row_warnings import RowWarnings, joined
 from fitserve.errors import BadInput, Problem
 from fitserve.spec.feature import EncodedInput, Feature, each_of, encoded_inputs
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 Rows = Sequence[Mapping[str, Any]] | Sequence[Sequence[Any]]
 
 MOST_PROBLEMS = 20  # shown at once
+FEW_ROWS = 6  # with fewer, plain Python row by row is quicker than NumPy column by column
 _FEW_NUMBERS = 64  # up to so many, plain Python is quicker than NumPy
 _NUMBER_TYPES = frozenset({float, int})
 
@@ -74,11 +77,27 @@ class RawColumn:
             written.append(numbers)
         return written if marked else None
 
-    def encode_value(self, value: Any, arrays: Mapping[str, np.ndarray], at: int) -> list[ValueWarning]:
-        """Write one JSON value into row `at` of the network's inputs, by every encoding. Raises BadInput."""
+    def encode_values(self, values: Sequence[Any], arrays: Mapping[str, np.ndarray]) -> Unusual:
+        """Write the JSON values of all rows into the network's inputs, by every encoding."""
+        if len(self.parts) == 1:
+            (part,) = self.parts
+            unusual = part.encode_values(values, arrays[part.input][:, part.part])
+        else:
+            unusual = joined([part.encode_values(values, arrays[part.input][:, part.part]) for part in self.parts])
+        if "missing_value" in unusual.warned and self.missing is not None:
+            del unusual.warned["missing_value"]  # one encoding that marks it is enough
+        return unusual
+
+    def encode_value(
+        self, value: Any, arrays: Mapping[str, np.ndarray], at: int, row: int | None = None
+    ) -> list[ValueWarning]:
+        """Write one JSON value into row `at` of the network's inputs, by every encoding.
+
+        Raises BadInput naming `row` (from 1; by default that of `at`).
+        """
         warnings: dict[str, ValueWarning] = {}
         for part in self.parts:
-            warning = part.encode_value(value, arrays[part.input][at, part.part], at + 1)
+            warning = part.encode_value(value, arrays[part.input][at, part.part], row or at + 1)
             # Of a missing value, one encoding that marks it is enough.
             if warning is not None and not (warning.code == "missing_value" and self.missing is not None):
                 warnings.setdefault(warning.code, warning)
@@ -190,14 +209,65 @@ class Encoder:
             column.encode_column(table.column(column.name), arrays[column.input][:, column.part])
         return arrays
 
-    def encode_rows(self, rows: Rows) -> tuple[dict[str, np.ndarray], list[list[ValueWarning]]]:
+    def encode_rows(self, rows: Rows) -> tuple[dict[str, np.ndarray], RowWarnings]:
         """Encode rows of JSON values, by name or by position: arrays by input name, and each row's warnings.
 
         Raises BadInput naming row (from 1) and column: up to 20 problems at once.
         """
         plain = self.plain_numbers
         if plain is not None and (encoded := plain.encode_rows(rows)) is not None:
-            return {plain.input: encoded}, [[] for _ in rows]
+            return {plain.input: encoded}, RowWarnings(len(rows))
+        if len(rows) >= FEW_ROWS and (columns := self.columns_of(rows)) is not None:
+            return self.encode_columns(columns)
+        arrays, warnings = self.encode_one_by_one(rows)
+        return arrays, RowWarnings.listed(warnings)
+
+    def columns_of(self, rows: Rows) -> list[Sequence[Any]] | None:
+        """Return the rows' values by column; None where a row is not an object or list of this encoder's columns."""
+        kinds = set(map(type, rows))
+        if kinds == {dict} and set(map(len, rows)) == {len(self.names)}:
+            try:
+                return list(zip(*map(self._values_of, rows), strict=True))  # type: ignore[arg-type]
+            except KeyError:
+                return None
+        if kinds <= {list, tuple} and set(map(len, rows)) == {len(self.names)}:
+            return list(zip(*rows, strict=True))
+        try:
+            return list(zip(*(self.positional(row, 1) for row in rows), strict=True))
+        except BadInput:
+            return None
+
+    def encode_columns(self, columns: Sequence[Sequence[Any]]) -> tuple[dict[str, np.ndarray], RowWarnings]:
+        """Encode rows that are given by column, in the order of `names`; as `encode_rows`, to the bit.
+
+        Whole columns are read at once, so a value that is warned of costs about what another one does.
+        """
+        arrays = self._zeros(len(columns[0]))
+        found = [column.encode_values(values, arrays) for column, values in zip(self.raw_columns, columns, strict=True)]
+        refused = [one.refused for one in found if one.refused is not None]
+        if refused:
+            self._raise_problems(columns, np.unique(np.concatenate(refused)))
+        raw, scratch = self.raw_columns, self._zeros(1)
+
+        def make(row: int, place: int) -> list[ValueWarning]:
+            return raw[place].encode_value(columns[place][row], scratch, 0)
+
+        return arrays, RowWarnings.by_column(len(columns[0]), [one.warned for one in found], make)
+
+    def _raise_problems(self, columns: Sequence[Sequence[Any]], rows: np.ndarray) -> None:
+        """Raise what refuses the first of these rows."""
+        problems: list[Problem] = []
+        arrays = self._zeros(1)
+        for at in rows[:MOST_PROBLEMS].tolist():
+            try:
+                for values, column in zip(columns, self.raw_columns, strict=True):
+                    column.encode_value(values[at], arrays, 0, at + 1)
+            except BadInput as error:
+                problems.extend(error.problems)
+        raise BadInput(problems[0].detail, problems=problems[:MOST_PROBLEMS])
+
+    def encode_one_by_one(self, rows: Rows) -> tuple[dict[str, np.ndarray], list[list[ValueWarning]]]:
+        """Encode as `encode_rows` does, row by row: quicker for a few rows, slower for many."""
         arrays = self._zeros(len(rows))
         inputs = list(arrays.values())
         warnings: list[list[ValueWarning]] = []
@@ -298,7 +368,7 @@ class PlainNumbers:
         self.input = encoder.inputs[0].name
         self.width = encoder.inputs[0].shape[0]
         self._values = encoder._values_of
-        columns = encoder.raw_columns
+        columns = self._raw_columns = encoder.raw_columns
         ranges = [column.plain_range or (0.0, 0.0) for column in columns]
         self.low, self.high = np.array(ranges, np.float64).T
         self.columns = len(columns)
@@ -326,19 +396,29 @@ class PlainNumbers:
         """Return whether each row of (rows, columns) is clean: bool (rows,)."""
         return np.asarray(((values >= self.low) & (values <= self.high)).all(axis=1))
 
-    def is_clean(self, values: np.ndarray) -> bool:
-        """Return whether `values` have the right number of columns and every row is clean."""
-        return values.shape[1:] == self.low.shape and bool(self.clean_rows(values).all())
+    def warnings(self, values: np.ndarray) -> RowWarnings:
+        """Return the warnings of finite float64 (rows, columns)."""
+        outside = (values < self.low) | (values > self.high)
+        if not outside.any():
+            return RowWarnings(len(values))
+        raw, scratch = self._raw_columns, {self.input: np.zeros((1, self.width), np.float32)}
+        warned = [{"out_of_range": np.flatnonzero(rows)} if rows.any() else {} for rows in outside.T]
+
+        def make(row: int, place: int) -> list[ValueWarning]:
+            return raw[place].encode_value(float(values[row, place]), scratch, 0)
+
+        return RowWarnings.by_column(len(values), warned, make)
 
     def encode(self, values: np.ndarray) -> np.ndarray:
-        """Encode clean float64 (rows, columns) as float32 (rows, width)."""
+        """Encode finite float64 (rows, columns) as float32 (rows, width)."""
         if self.constants is None:
             out = np.zeros((len(values), self.width), np.float32)
             missing = np.zeros(len(values), np.bool_)
             for place, part in self._parts:
                 part.write_numbers(values[:, place], missing, out[:, part.part])
             return out
-        scaled: np.ndarray = (values - self.center) / self.scale
+        with np.errstate(over="ignore"):  # what lies far out becomes infinite
+            scaled: np.ndarray = (values - self.center) / self.scale
         if self.places is None:
             return scaled.astype(np.float32)
         out = np.zeros((len(values), self.width), np.float32)

@@ -11,8 +11,25 @@ from pydantic import Field
 
 from fitserve.dataset_facts import MAX_LABELS, ColumnFacts
 from fitserve.encoding.coercion import Column, as_label, bad_value, clipped, labels_of
-from fitserve.encoding.encoding import Encoding, FittedColumn, ValueWarning
+from fitserve.encoding.encoding import Encoding, FittedColumn, Unusual, ValueWarning
+from fitserve.errors import BadInput
 from fitserve.spelling.column_format import PLAIN
+
+_USUAL, _MISSING, _UNKNOWN, _REFUSED = range(4)  # how usual a value is
+
+
+def by_value(values: Sequence[Any]) -> tuple[np.ndarray, list[Any]]:
+    """Return int64 codes (rows,) into the distinct JSON values, and those: 1, 1.0 and true are different ones."""
+    kinds = set(map(type, values))
+    keys: Sequence[Any] = values
+    if not (kinds <= {str, type(None)} or (len(kinds) == 1 and kinds <= {int, bool})):
+        keys = [value if type(value) is str else (type(value), repr(value)) for value in values]
+    places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    codes = np.fromiter(map(places.__getitem__, keys), np.int64, len(keys))
+    if keys is values:
+        return codes, list(places)
+    _, first = np.unique(codes, return_index=True)
+    return codes, [values[at] for at in first.tolist()]
 
 
 class LabelColumn(FittedColumn):
@@ -76,6 +93,42 @@ class LabelColumn(FittedColumn):
 
         return write
 
+    def encode_values(self, values: Sequence[Any], out: np.ndarray) -> Unusual:
+        codes, distinct = by_value(values)
+        places = np.zeros(len(distinct), np.int64)
+        states = np.zeros(len(distinct), np.int8)
+        for code, value in enumerate(distinct):
+            places[code], states[code] = self._place_and_state(value)
+        unusual, written = Unusual(), places[codes]
+        if states.any():
+            state = states[codes]
+            if (state == _REFUSED).any():
+                return Unusual(refused=np.flatnonzero(state == _REFUSED))
+            for name, of_state in (("missing_value", _MISSING), ("unknown_category", _UNKNOWN)):
+                if (rows := np.flatnonzero(state == of_state)).size:
+                    unusual.warned[name] = rows
+        self._write_places(written, out)
+        return unusual
+
+    def _place_and_state(self, value: Any) -> tuple[int, int]:
+        """Return a value's place (-1 leaves zeros), and how usual it is."""
+        try:
+            label = as_label(value, self.format)
+            if label is None:
+                self.refuse_missing(None)
+                return (-1, _MISSING) if self.missing_place is None else (self.missing_place, _USUAL)
+            place = self.place_of(label)
+            return (place, _USUAL) if place is not None else (self.place_of_unknown(label, 0), _UNKNOWN)
+        except (TypeError, BadInput):
+            return -1, _REFUSED
+
+    def _write_places(self, places: np.ndarray, out: np.ndarray) -> None:
+        if self.integer:
+            out[:, 0] = np.maximum(places, 0)
+        else:
+            rows = np.flatnonzero(places >= 0)
+            out[rows, places[rows]] = 1
+
     def encode_column(self, column: Column, out: np.ndarray) -> None:
         codes, labels = labels_of(column)
         missing = codes < 0
@@ -87,12 +140,7 @@ class LabelColumn(FittedColumn):
             places[code] = self.place_of_unknown(label, 1 + int(np.argmax(codes == code))) if place is None else place
         if self.missing_place is not None:
             places[-1] = self.missing_place  # which the code -1 is looked up in
-        written = places[codes]
-        if self.integer:
-            out[:, 0] = written
-        else:
-            rows = np.flatnonzero(written >= 0)
-            out[rows, written[rows]] = 1
+        self._write_places(places[codes], out)
 
 
 class CategoryColumn(LabelColumn):

@@ -15,6 +15,9 @@ class CountsColumn(TextColumn):
     def write_tokens(self, places: list[int], out: np.ndarray) -> None:
         out += self.counts(places)
 
+    def write_texts(self, rows: np.ndarray, places: np.ndarray, out: np.ndarray) -> None:
+        np.add.at(out, (rows, places), 1)
+
 
 class Counts(Text):
     """How often the text has each token."""

@@ -86,12 +86,20 @@ class ValueWarning:
         return {key: value for key, value in asdict(self).items() if key != "received" or value is not None}
 
 
+@dataclass(slots=True)
+class Unusual:
+    """Which rows of a column's values are warned of, by the warning's code, and which are refused (rising, from 0)."""
+
+    warned: dict[str, np.ndarray] = field(default_factory=dict)
+    refused: np.ndarray | None = None
+
+
 @dataclass(frozen=True)
 class FittedColumn:
     """A column's resolved encoding, its place in a network input, and its constants from training rows (`fitted`).
 
-    `encode_value` and `encode_column` write the same numbers to the bit. The methods here fit labels and texts;
-    `number.NumericColumn` has those of numbers.
+    `encode_value`, `encode_values` and `encode_column` write the same numbers to the bit. The methods here fit labels
+    and texts; `number.NumericColumn` has those of numbers.
 
     `raw` is what the exported Keras model takes for the column: `number` is float64 with NaN for missing (a datetime:
     seconds since 1970 in UTC; a boolean: 0 or 1), `string` is text with "" for missing.
@@ -135,6 +143,24 @@ class FittedColumn:
     def encode_value(self, value: Any, out: np.ndarray, row: int) -> ValueWarning | None:
         """Write one JSON value into `out`, zeros of shape (width,). Raises BadInput naming `row` (from 1)."""
         raise NotImplementedError
+
+    def encode_values(self, values: Sequence[Any], out: np.ndarray) -> Unusual:
+        """Write the JSON values of several rows into `out`, zeros of shape (rows, width), as `encode_value` does.
+
+        Nothing is raised or warned of: which rows would be is returned. With refused ones, `out` is of no use.
+        """
+        warned: dict[str, list[int]] = {}
+        refused = []
+        for at, value in enumerate(values):
+            try:
+                warning = self.encode_value(value, out[at], at + 1)
+            except BadInput:
+                refused.append(at)
+                continue
+            if warning is not None:
+                warned.setdefault(warning.code, []).append(at)
+        rows = np.array(refused, np.int64) if refused else None
+        return Unusual({code: np.array(several, np.int64) for code, several in warned.items()}, rows)
 
     def encode_column(self, column: Column, out: np.ndarray) -> None:
         """Write a table's column into `out`, zeros of shape (rows, width). Raises BadInput for the first bad row."""

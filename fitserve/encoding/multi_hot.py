@@ -15,6 +15,9 @@ class MultiHotColumn(TextColumn):
     def write_tokens(self, places: list[int], out: np.ndarray) -> None:
         out[places] = 1
 
+    def write_texts(self, rows: np.ndarray, places: np.ndarray, out: np.ndarray) -> None:
+        out[rows, places] = 1
+
 
 class MultiHot(Text):
     """1 for each token that the text has; place 0 is for tokens outside the vocabulary (as TextVectorization)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -12,10 +13,12 @@ from pydantic import Field
 from fitserve.dataset_facts import ColumnFacts, Kind
 from fitserve.encoding.coercion import Column, as_number, as_seconds, bad_value, numbers_of
 from fitserve.encoding.distribution import Distribution, numeric_distribution
-from fitserve.encoding.encoding import Encoding, FittedColumn, Indicator, ValueWarning
+from fitserve.encoding.encoding import Encoding, FittedColumn, Indicator, Unusual, ValueWarning
 from fitserve.errors import BadInput, Problem
 
 _LARGEST = float(np.finfo(np.float64).max)
+_LARGEST_SINGLE = float(np.finfo(np.float32).max)
+_NUMBERS_OR_MISSING = frozenset({float, int, type(None)})
 _YEAR = 86_400.0 * 366  # the axis of a time whose bounds are not known
 
 
@@ -69,6 +72,56 @@ class NumericColumn(FittedColumn):
         if number in (math.inf, -math.inf):
             raise bad_value(self.name, row, value, "a finite number")
         return self.write_number(number, out)
+
+    def encode_values(self, values: Sequence[Any], out: np.ndarray) -> Unusual:
+        numbers, refused = self._read_values(values)
+        missing = np.isnan(numbers)
+        refused |= np.isinf(numbers)
+        if self.encoding.missing == "refuse":
+            refused |= missing
+        if refused.any():
+            return Unusual(refused=np.flatnonzero(refused))
+        self.write_numbers(numbers, missing, out)
+        unusual = Unusual()
+        if self.encoding.indicator:
+            out[:, -1] = missing
+        elif missing.any():
+            unusual.warned["missing_value"] = np.flatnonzero(missing)
+        outside = self.outside(numbers)
+        if outside is not None and outside.any():
+            unusual.warned["out_of_range"] = np.flatnonzero(outside)
+        return unusual
+
+    def _read_values(self, values: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+        """Return JSON values as float64, NaN where missing, and which of them cannot be read."""
+        refused = np.zeros(len(values), np.bool_)
+        if self.kind == "numeric":
+            if isinstance(values, np.ndarray):
+                return values, refused
+            if _NUMBERS_OR_MISSING.issuperset(map(type, values)):
+                try:
+                    return np.array(values, np.float64), refused  # None becomes NaN
+                except OverflowError:  # an integer beyond float64
+                    pass
+        numbers = np.full(len(values), np.nan)
+        known: dict[Any, float] = {}
+        for at, value in enumerate(values):
+            once = type(value) is str or type(value) is bool  # others are read quicker than found
+            number = known.get(value) if once else None
+            if number is None:
+                try:
+                    number = self.convert(value)
+                except (TypeError, ValueError, OverflowError):
+                    refused[at] = True
+                    continue
+                if once:
+                    known[value] = number
+            numbers[at] = number
+        return numbers, refused
+
+    def outside(self, numbers: np.ndarray) -> np.ndarray | None:
+        """Return which numbers are warned of, bool (rows,); None where no number is. NaN is none of them."""
+        return None
 
     def encode_column(self, column: Column, out: np.ndarray) -> None:
         numbers = self.numbers(column)
@@ -136,11 +189,30 @@ class NumericEncoding(Encoding):
 class RangedColumn(NumericColumn):
     """A numeric column whose `fitted` holds the training rows' `min` and `max`: other numbers are warned of."""
 
+    @cached_property
+    def usual_range(self) -> tuple[float, float] | None:
+        """What numbers may be without a warning; None for any.
+
+        The training rows' bounds as float32 are within: a client that sends FP32 cannot say them in another way.
+        """
+        low, high = self.fitted.get("min"), self.fitted.get("max")
+        if low is None or high is None:
+            return None
+        return min(float(low), _rounded(low)), max(float(high), _rounded(high))
+
+    def outside(self, numbers: np.ndarray) -> np.ndarray | None:
+        if self.usual_range is None:
+            return None
+        low, high = self.usual_range
+        outside: np.ndarray = (numbers < low) | (numbers > high)
+        return outside
+
     def range_warning(self, number: float) -> ValueWarning | None:
         """Return the warning for a number outside the training rows' range."""
-        low, high = self.fitted.get("min"), self.fitted.get("max")
-        if low is None or high is None or low <= number <= high:
+        usual = self.usual_range
+        if usual is None or usual[0] <= number <= usual[1]:
             return None
+        low, high = self.fitted["min"], self.fitted["max"]
         message = f"{self.name} is {number:g}; training rows went from {low:g} to {high:g}"
         return ValueWarning(self.name, "out_of_range", message, number)
 
@@ -148,10 +220,7 @@ class RangedColumn(NumericColumn):
     def plain_range(self) -> tuple[float, float] | None:
         if self.kind != "numeric":
             return None
-        low, high = self.fitted.get("min"), self.fitted.get("max")
-        if low is None or high is None:  # then no value is out of range
-            return -_LARGEST, _LARGEST
-        return float(low), float(high)
+        return self.usual_range or (-_LARGEST, _LARGEST)
 
 
 class ScaledColumn(RangedColumn):
@@ -242,6 +311,13 @@ class ScaledNumber(NumericEncoding):
             "min": float(np.min(present)),
             "max": float(np.max(present)),
         }
+
+
+def _rounded(number: float) -> float:
+    """Return a number as float32 has it; one that is too large for it stays as it is."""
+    if abs(number) > _LARGEST_SINGLE:
+        return float(number)
+    return float(np.float32(number))
 
 
 def not_finite(name: str, numbers: np.ndarray) -> BadInput:

@@ -24,6 +24,10 @@ class SequenceColumn(TextColumn):
     def write_tokens(self, places: list[int], out: np.ndarray) -> None:
         out[: len(places)] = places
 
+    def write_texts(self, rows: np.ndarray, places: np.ndarray, out: np.ndarray) -> None:
+        starts = np.searchsorted(rows, rows, side="left")  # each text's first token
+        out[rows, np.arange(len(rows)) - starts] = places
+
 
 class TokenSequence(Text):
     """The tokens' integers in order, an input of its own: 0 pads at the end, 1 is unknown; longer texts are cut."""

@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -17,7 +18,7 @@ from pydantic import Field
 from fitserve.dataset_facts import ColumnFacts, Tokens
 from fitserve.encoding.coercion import Column, as_label, bad_value, texts_of
 from fitserve.encoding.distribution import Distribution, numeric_distribution
-from fitserve.encoding.encoding import Encoding, FittedColumn
+from fitserve.encoding.encoding import Encoding, FittedColumn, Unusual
 
 # keras/src/layers/preprocessing/text_vectorization.py: tf.strings.lower, then this class of characters is dropped
 _PUNCTUATION = b"!\"#$%&()*+,-./:;<=>?@[\\]^_`{|}~'"
@@ -89,9 +90,46 @@ class TextColumn(FittedColumn):
             find, unknown = self._places.get, self.unknown_place
             self.write_tokens([find(token, unknown) for token in self.tokens_of(text)], out)
 
+    def write_texts(self, rows: np.ndarray, places: np.ndarray, out: np.ndarray) -> None:
+        """Write texts, the row and the place of each token in order, into zeros of shape (rows, width)."""
+        raise NotImplementedError
+
+    def encode_values(self, values: Sequence[Any], out: np.ndarray) -> Unusual:
+        find, unknown = self._places.get, self.unknown_place
+        refuse_missing = self.encoding.missing == "refuse"
+        texts: list[list[int]] = []
+        known: dict[str, list[int]] = {}
+        refused = []
+        for at, value in enumerate(values):
+            places = known.get(value) if type(value) is str else None
+            if places is None:
+                try:
+                    text = as_label(value, self.format)
+                except TypeError:
+                    refused.append(at)
+                    continue
+                if text is None:
+                    places = []
+                    if refuse_missing:
+                        refused.append(at)
+                else:
+                    places = [find(token, unknown) for token in self.tokens_of(text)]
+                    if type(value) is str:
+                        known[value] = places
+            texts.append(places)
+        if refused:
+            return Unusual(refused=np.array(refused, np.int64))
+        lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+        flat = np.fromiter(itertools.chain.from_iterable(texts), np.int64, int(lengths.sum()))
+        self.write_texts(np.repeat(np.arange(len(texts)), lengths), flat, out)
+        return Unusual()
+
     def encode_column(self, column: Column, out: np.ndarray) -> None:
-        for at, text in enumerate(texts_of(column)):
-            self.encode_value(text, out[at], at + 1)
+        texts = texts_of(column)
+        refused = self.encode_values(texts, out).refused
+        if refused is not None:
+            at = int(refused[0])
+            self.encode_value(texts[at], out[at], at + 1)
 
     def distribution(self, values: Column) -> Distribution:
         lengths = np.array([np.nan if text is None else len(text) for text in texts_of(values)], np.float64)

@@ -26,6 +26,10 @@ class TfIdfColumn(TextColumn):
     def write_tokens(self, places: list[int], out: np.ndarray) -> None:
         out += self.counts(places) * self._weights
 
+    def write_texts(self, rows: np.ndarray, places: np.ndarray, out: np.ndarray) -> None:
+        np.add.at(out, (rows, places), 1)
+        out *= self._weights
+
 
 class TfIdf(Text):
     """Counts times log(1 + documents / (1 + documents with the token)) (as TextVectorization)."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ import numpy.typing as npt
 
 from fitserve import artifacts
 from fitserve.blobs import BlobStore, Corrupt
-from fitserve.encoder import Encoder
+from fitserve.encoder import FEW_ROWS, Encoder
+from fitserve.encoding.row_warnings import RowWarnings
 from fitserve.errors import NotFound, Unavailable
 from fitserve.explain import ShapleyValues, shapley
 
@@ -41,17 +41,22 @@ class LoadFailed(Exception):
 class InputRows:
     """The rows of one request: by name (dicts), by position (lists), or a float64 matrix in the columns' order.
 
-    `left_out` counts the values of the table's other columns, by column: they are no inputs of the model.
+    `left_out` counts the values of the table's other columns, by column: they are no inputs of the model. `columns`
+    are the same values by column, in the model's order, where they are known.
     """
 
-    __slots__ = ("count", "left_out", "values")
+    __slots__ = ("columns", "count", "left_out", "values")
 
     def __init__(
-        self, values: list[dict[str, Any]] | list[list[Any]] | Array, left_out: dict[str, int] | None = None
+        self,
+        values: list[dict[str, Any]] | list[list[Any]] | Array,
+        left_out: dict[str, int] | None = None,
+        columns: list[Sequence[Any]] | None = None,
     ) -> None:
         self.values = values
         self.count = len(values)
         self.left_out = left_out or {}
+        self.columns = columns
 
 
 class Columns:
@@ -69,18 +74,24 @@ class Columns:
         self.read_numbers = None if self.plain_numbers is None else _numbers_body(self.names)
         self.baseline = self.encoder.baseline_row(manifest.get("training_distribution") or {})
 
-    def encode(self, rows: InputRows) -> tuple[dict[str, Array], list[list[dict[str, Any]]] | None]:
-        """Return tensors by input name, and each row's warnings (None where there are none). Raises BadInput."""
+    def encode(self, rows: InputRows) -> tuple[dict[str, Array], RowWarnings | None]:
+        """Return tensors by input name, and the rows' warnings (None where there are none). Raises BadInput."""
         values = rows.values
-        if isinstance(values, np.ndarray):
-            plain = self.plain_numbers
-            if plain is not None and plain.is_clean(values):
-                return {plain.input: plain.encode(values)}, None
-            values = values.tolist()
-        feeds, warnings = self.encoder.encode_rows(values)
-        if not any(warnings):
-            return feeds, None
-        return feeds, [[warning.to_json() for warning in row] for row in warnings]
+        if rows.columns is not None and rows.count >= FEW_ROWS:
+            feeds, warnings = self.encoder.encode_columns(rows.columns)
+        elif isinstance(values, np.ndarray):
+            feeds, warnings = self._encode_matrix(values)
+        else:
+            feeds, warnings = self.encoder.encode_rows(values)
+        return feeds, warnings if warnings.codes else None
+
+    def _encode_matrix(self, values: Array) -> tuple[dict[str, Array], RowWarnings]:
+        plain = self.plain_numbers
+        if plain is not None and values.shape[1:] == plain.low.shape and np.isfinite(values).all():
+            return {plain.input: plain.encode(values)}, plain.warnings(values)
+        if values.ndim == 2 and values.shape[1] == len(self.names) and len(values) >= FEW_ROWS:
+            return self.encoder.encode_columns(list(values.T))
+        return self.encoder.encode_rows(values.tolist())
 
     def input_named(self, name: str) -> str | None:
         """Return the column that a request names, without blanks around it; None of another column of the table.
@@ -99,7 +110,10 @@ class Columns:
 
         What neither has stays, and is refused by the encoder.
         """
-        if isinstance(rows.values, np.ndarray) or not self.others:
+        if isinstance(rows.values, np.ndarray) or not self.others or rows.columns is not None:
+            return rows
+        if rows.count >= FEW_ROWS and (columns := self.encoder.columns_of(rows.values)) is not None:
+            rows.columns = columns  # so no row has another column
             return rows
         known, width, whole = self._known, len(self.names), len(self._table)
         left_out = dict(rows.left_out)
@@ -170,12 +184,12 @@ class ModelOutput:
 class Prediction:
     """Answers of one request, and where the time went.
 
-    `outputs` are float arrays of shape (rows, units) by target; `warnings` has a list for each row, or is None.
+    `outputs` are float arrays of shape (rows, units) by target; `warnings` is None where there are none.
     """
 
     model: LoadedModel
     outputs: dict[str, Array]
-    warnings: list[list[dict[str, Any]]] | None
+    warnings: RowWarnings | None
     encode_seconds: float
     infer_seconds: float
     queue_seconds: float = 0.0
@@ -186,8 +200,9 @@ class Prediction:
 
     def flat_warnings(self, most: int) -> list[dict[str, Any]]:
         """Return the first warnings, each with its row (from 0)."""
-        flat = ({"row": row, **warning} for row, several in enumerate(self.warnings or ()) for warning in several)
-        return list(itertools.islice(flat, most))
+        if self.warnings is None:
+            return []
+        return [{"row": row, **warning.to_json()} for row, warning in self.warnings.first(most)]
 
 
 class Sampler(Protocol):
@@ -236,7 +251,10 @@ class LoadedModel:
         self.runs_inline = self.seconds_per_row < INLINE_SECONDS_PER_ROW
 
     def _warm_up(self) -> float:
-        """Run a few batches, so that the first request is not slower; return the median seconds of one row."""
+        """Run a few batches, so that the first request is not slower; return the median seconds of one row.
+
+        Processor time, as one thread infers: other load makes no model slower.
+        """
         seconds = []
         for rows in _WARM_UP_ROWS:
             feeds = {
@@ -246,9 +264,9 @@ class LoadedModel:
                 )
                 for value in self.session.get_inputs()
             }
-            started = time.perf_counter()
+            started = time.thread_time()
             self.session.run(self.output_names, feeds)
-            seconds.append(time.perf_counter() - started)
+            seconds.append(time.thread_time() - started)
         return sorted(seconds[2:])[1]
 
     def infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:

@@ -153,7 +153,7 @@ def write_csv(prediction: Prediction) -> bytes:
             columns.append([repr(value) for value in values[:, unit].tolist()])
     if prediction.warnings is not None:
         header.append("warnings")
-        columns.append(["; ".join(warning["message"] for warning in row) for row in prediction.warnings])
+        columns.append(["; ".join(warning.message for warning in row) for row in prediction.warnings])
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
     writer.writerow([_escape_formula(name) for name in header])

@@ -198,7 +198,7 @@ def prediction_headers(request: ProtocolRequest) -> list[tuple[bytes, bytes]]:
         while len(text := json.dumps(warnings, ensure_ascii=True)) > MAX_HEADER_BYTES:
             warnings.pop()
         headers.append((b"x-model-warnings", text.encode()))
-        count = sum(map(len, prediction.warnings or ())) + bool(request.left_out)
+        count = (prediction.warnings.total if prediction.warnings else 0) + bool(request.left_out)
         headers.append((b"x-model-warnings-count", str(count).encode()))
     if request.prediction_id is not None:
         headers.append((b"x-prediction-id", request.prediction_id.encode()))

@@ -238,7 +238,10 @@ def _encode(model: LoadedModel, kind: str, requests: list[PendingRequest]) -> tu
     rows = requests[0].rows if len(requests) == 1 else [row for request in requests for row in request.rows]
     if kind == MIXED:
         feeds, warnings = columns.encode(InputRows(rows))
-        return feeds, np.array([not row for row in warnings]) if warnings else np.ones(len(rows), np.bool_)
+        clean = np.ones(len(rows), np.bool_)
+        if warnings is not None:
+            clean[warnings.warned_rows()] = False
+        return feeds, clean
     matrix = columns.plain_numbers
     assert matrix is not None
     if kind == NUMBERS:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fitserve.encoding.row_warnings import RowWarnings
 from fitserve.errors import DeadlineExceeded, FitserveError, TooMany
 from services.predict.catalog.catalog import CatalogEntry
 from services.predict.catalog.loaded_model import InputRows, LoadedModel, Prediction
@@ -86,7 +87,7 @@ class Batcher:
     def _infer_batch(self, batch: list[QueuedRequest]) -> list[Prediction | FitserveError]:
         """In a thread: encode each request (a bad one spoils no other), infer once, split the outputs."""
         started = time.perf_counter()
-        encoded: list[tuple[QueuedRequest, dict[str, np.ndarray], list[list[dict[str, object]]] | None]] = []
+        encoded: list[tuple[QueuedRequest, dict[str, np.ndarray], RowWarnings | None]] = []
         outcomes: dict[QueuedRequest, Prediction | FitserveError] = {}
         for request in batch:
             try:

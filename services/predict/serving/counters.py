@@ -111,16 +111,13 @@ class Counters:
             known = model.counters[protocol] = self.versions[key]
         return known
 
-    def count_prediction(
-        self, model: LoadedModel, rows: int, warnings: Iterable[list[dict[str, Any]]], left_out: int = 0
-    ) -> None:
-        """Count the rows of one answer of the ordinary lane, and their warnings. `left_out`: columns that are none."""
+    def count_prediction(self, model: LoadedModel, rows: int, warnings: Mapping[str, int], left_out: int = 0) -> None:
+        """Count the rows of one answer of the ordinary lane, and their warnings by code. `left_out`: such columns."""
         self.rows[model.name, model.version_text] += rows
         if left_out:
             self.warnings[model.name, "column_left_out"] += left_out
-        for row in warnings:
-            for warning in row:
-                self.warnings[model.name, warning["code"]] += 1
+        for code, count in warnings.items():
+            self.warnings[model.name, code] += count
 
     def count_refusal(self, operation: str, error: FitserveError) -> None:
         """Count a refused prediction: its rows at fault, or one where none is named."""

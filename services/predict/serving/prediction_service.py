@@ -476,7 +476,8 @@ class PredictionService:
                 batcher = self._batchers[model] = Batcher(model, self.executor, self.counters)
             prediction = await batcher.submit(rows, request.deadline)
         request.prediction, request.predicted_at = prediction, time.perf_counter()
-        self.counters.count_prediction(model, prediction.row_count, prediction.warnings or (), len(rows.left_out))
+        warned = prediction.warnings.codes if prediction.warnings else {}
+        self.counters.count_prediction(model, prediction.row_count, warned, len(rows.left_out))
         if model.sampler is not None:
             model.sampler.sample_request(rows, prediction.outputs)
         if request.entry is not None and request.entry.shadows:

@@ -1,0 +1,92 @@
+"""The warnings of several rows: counted by column, made one by one when somebody reads them."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fitserve.encoding.encoding import Unusual, ValueWarning
+
+
+def joined(several: Sequence[Unusual]) -> Unusual:
+    """Return what any encoding of a column warns of or refuses; each row counts once for a code."""
+    joined = Unusual()
+    for one in several:
+        for code, rows in one.warned.items():
+            joined.warned[code] = np.union1d(joined.warned[code], rows) if code in joined.warned else rows
+        if one.refused is not None:
+            joined.refused = one.refused if joined.refused is None else np.union1d(joined.refused, one.refused)
+    return joined
+
+
+class RowWarnings(Sequence[list[ValueWarning]]):
+    """The warnings of each row. They are counted at once; a warning's text is made when somebody reads it."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+        self.codes: Counter[str] = Counter()  # how many warnings have each code
+        self._listed: dict[int, list[ValueWarning]] = {}
+        self._columns: list[tuple[int, np.ndarray]] = []  # place of a column, and the rows that it is warned of in
+        self._make: Callable[[int, int], list[ValueWarning]] = lambda row, place: []
+
+    @classmethod
+    def listed(cls, warnings: Sequence[list[ValueWarning]]) -> RowWarnings:
+        """Return the warnings of some rows, one list for each."""
+        self = cls(len(warnings))
+        self._listed = {row: several for row, several in enumerate(warnings) if several}
+        self.codes.update(warning.code for several in self._listed.values() for warning in several)
+        return self
+
+    @classmethod
+    def by_column(
+        cls, rows: int, warned: Sequence[Mapping[str, np.ndarray]], make: Callable[[int, int], list[ValueWarning]]
+    ) -> RowWarnings:
+        """Return the warnings of rows: for each column the rows by code, and what makes those of a row and column."""
+        self = cls(rows)
+        for place, by_code in enumerate(warned):
+            if by_code:
+                self.codes.update({code: len(found) for code, found in by_code.items()})
+                self._columns.append((place, np.unique(np.concatenate(list(by_code.values())))))
+        self._make = make
+        return self
+
+    @property
+    def total(self) -> int:
+        """How many warnings there are."""
+        return self.codes.total()
+
+    def warned_rows(self) -> np.ndarray:
+        """Return the rows with a warning, rising."""
+        rows = [rows for _, rows in self._columns]
+        return np.unique(np.concatenate(rows)) if rows else np.array(sorted(self._listed), np.int64)
+
+    def first(self, most: int) -> Iterator[tuple[int, ValueWarning]]:
+        """Yield the first warnings, each with its row (from 0)."""
+        each = ((int(row), warning) for row in self.warned_rows() for warning in self[int(row)])
+        return itertools.islice(each, most)
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def __getitem__(self, row: Any) -> Any:
+        if isinstance(row, slice):
+            return [self[at] for at in range(*row.indices(self._rows))]
+        row = range(self._rows)[row]
+        if self._columns:
+            places = [place for place, rows in self._columns if _holds(rows, row)]
+            return [warning for place in places for warning in self._make(row, place)]
+        return self._listed.get(row, [])
+
+    def __eq__(self, other: object) -> bool:
+        return list(self) == list(other) if isinstance(other, Sequence) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _holds(rising: np.ndarray, row: int) -> bool:
+    at = int(np.searchsorted(rising, row))
+    return at < len(rising) and bool(rising[at] == row)
