@@ -23,6 +23,7 @@ from fitserve.spec.feature import (
     resolve_features,
 )
 from fitserve.spec.graph import GraphNode, NetworkGraph, build_graph, check_connected, free_name, layer_name
+from fitserve.spec.held_out import check_calibration
 from fitserve.spec.layers.core import Input
 from fitserve.spec.layers.shaping import Flatten
 from fitserve.spec.losses import Loss
@@ -109,6 +110,7 @@ def _resolve(
 
     plan = Planner(spec, split, outputs, graph, facts, pace, problems).plan()
     _raise(problems)
+    check_calibration(spec, plan, outputs, problems)
     problems += over_limits(plan.estimates, plan.training, plan.ensemble, limits)
     _raise(problems)
     chosen = [one.target for one in outputs]
@@ -126,6 +128,7 @@ def _resolve(
         network=tuple(_entry(node) for node in graph.nodes.values()),
         training=plan.training,
         ensemble=plan.ensemble,
+        calibrate=spec.calibrate,
         time_budget=spec.time_budget,
         shrunk=plan.shrunk or spec.shrunk,
         model=spec.model,

@@ -21,6 +21,7 @@ NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 REFERENCE = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}(@[1-9][0-9]{0,8})?$"
 MAX_PROBLEMS = 50
 TIME_BUDGET = 120.0
+Calibrate = Literal["auto", "temperature", "isotonic", "none"]
 SplitMethod = Literal["random", "stratified", "time", "group", "column"]
 
 
@@ -139,6 +140,11 @@ class Spec(BaseModel):
     ensemble: AnyEnsemble = Field(
         None,
         description="Several networks whose outputs are averaged; left out: 8 where the network is left out, else none",
+    )
+    calibrate: Calibrate = Field(
+        "auto",
+        description="How probabilities are made to hold on held-out rows; auto: temperature scaling where these show"
+        " that it helps",
     )
     time_budget: Above0 | None = Field(
         TIME_BUDGET,

@@ -89,7 +89,7 @@ def test_the_serving_graph_is_small_and_gives_what_keras_gives(tmp_path: Path, t
     graph = onnx.load(result.files["onnx"]).graph
     kernels = [list(one.dims) for one in graph.initializer if len(one.dims) == 3 and one.dims[1] > 1]
     assert [dims[0] for dims in kernels] == [4, 4]
-    assert len(graph.node) < 20
+    assert len(graph.node) < 30  # with a calibration of each output
     encoder, rows = Encoder.from_json(result.manifest["encoder"]), table()
     raw = keras.models.load_model(result.files["keras"])
     expected = raw({name: keras.ops.convert_to_tensor(v) for name, v in raw_values(encoder, rows).items()})

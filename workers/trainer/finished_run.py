@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from fitserve.drift import prediction_distribution, training_distribution
 from fitserve.spec.ensemble import members_of
 from fitserve.spec.spec import Spec
 from fitserve.strictjson import finite_json
+from workers.trainer.calibrated_outputs import CalibratedOutputs, brief
 from workers.trainer.data.feeds import EncodedRows, Resident
 from workers.trainer.data.preparation import PARTS, Feeds, PreparedData, fingerprint
 from workers.trainer.engine.combined_network import CombinedNetwork
@@ -58,7 +59,8 @@ class FinishedRun:
         began_at = time.perf_counter()
         exported, metrics = self._export(self.request.folder), self._metrics()
         evaluation = self._evaluation(exported, metrics)
-        files, figures = self._analysed(exported)
+        calibration = self._calibration_report(exported)
+        files, figures = self._analysed(exported, calibration)
         self.setup.report.progress()
         split, seed = fingerprint(self.prepared.whole), self.spec.training.seed
         receipt = make_receipt(self.request.spec, self.facts.sha256, split, seed, self.request.threads)
@@ -69,6 +71,7 @@ class FinishedRun:
             "metrics": metrics,
             "evaluation": evaluation,
             "figures": figures,
+            "calibration": brief(calibration),
             "epochs": best.epochs,
             "best_trial": self.outcome.best,
             "best_epoch": best.best_epoch,
@@ -84,10 +87,17 @@ class FinishedRun:
         kept_epochs = self._export_kept_epochs(receipt)
         return TrainingResult({**exported.files, **files}, finite_json(manifest), finite_json(result), kept_epochs)
 
-    def _analysed(self, exported: Exported) -> tuple[dict[str, Path], dict[str, Any]]:
+    def _calibration_report(self, exported: Exported) -> dict[str, Any]:
+        """What calibration changes, by prediction; empty where nothing is classified or no rows are held out."""
+        x, session = self.encoded["test"].x, exported.session
+        names = [one.name for one in session.get_outputs()]
+        served = session.run(names, {one.name: x[one.name] for one in session.get_inputs()})
+        return self._calibrated.report({"test": dict(zip(names, served, strict=True))})
+
+    def _analysed(self, exported: Exported, calibration: Mapping[str, Any]) -> tuple[dict[str, Path], dict[str, Any]]:
         """Analyse the network; where that fails, the run succeeds without its findings and says so."""
         try:
-            files, figures = self._analyse(exported)
+            files, figures = self._analyse(exported, calibration)
         except TrainingStopped:
             raise
         except Exception as error:
@@ -125,12 +135,34 @@ class FinishedRun:
         return {}
 
     def _export(self, folder: Path) -> Exported:
-        """Export the model with its current weights; the parity gate compares it on rows that were not trained on."""
+        """Calibrate and export the model with its current weights; the parity gate compares it on held-out rows."""
         encoding, parts = self.prepared.encoding, self.prepared.parts
         unseen = next(rows for rows in (parts.test, parts.validation, parts.train) if len(rows))
         network = serving_network(self._precise(), self.spec)
         held_out = self.prepared.table.take(unseen[:PARITY_ROWS])
-        return export(network, encoding.encoder, encoding.targets, held_out, folder, self.setup.report, self._stack())
+        self._calibrated = self._calibrated_outputs()
+        exported = export(
+            network,
+            encoding.encoder,
+            encoding.targets,
+            held_out,
+            folder,
+            self.setup.report,
+            self._stack(),
+            self._calibrated.calibrators,
+        )
+        entries = {name: one.to_json() for name, one in self._calibrated.fitted.items()}
+        return replace(exported, entries={**exported.entries, "calibration": entries})
+
+    def _calibrated_outputs(self) -> CalibratedOutputs:
+        """The outputs of the network with its current weights, and their calibration."""
+        model = self._precise()
+        outputs = EnsembleOutputs(self.spec, model, [model.get_weights()])
+        return self._calibration_of(outputs)
+
+    def _calibration_of(self, outputs: EnsembleOutputs, folds: bool = False) -> CalibratedOutputs:
+        targets, training = self.prepared.encoding.targets.targets, self.spec.training
+        return CalibratedOutputs(outputs, targets, self.encoded, self.spec.calibrate, folds, training.seed)
 
     def _metrics(self) -> dict[str, Any]:
         """Loss and metrics of the model with its current weights, on each part that has rows and is not too large."""
@@ -170,7 +202,7 @@ class FinishedRun:
         """Weights of the network by epoch; None for the recorder's."""
         return None
 
-    def _analyse(self, exported: Exported) -> tuple[dict[str, Path], dict[str, Any]]:
+    def _analyse(self, exported: Exported, calibration: Mapping[str, Any]) -> tuple[dict[str, Path], dict[str, Any]]:
         session, best = exported.session, self.outcome.trials[self.outcome.best]
         inputs, outputs = ([one.name for one in ends] for ends in (session.get_inputs(), session.get_outputs()))
         trained = TrainedNetwork(
@@ -184,6 +216,7 @@ class FinishedRun:
             seed=self.spec.training.seed,
             outputs={part: own for part in PARTS if (own := self._predictions(part)) is not None},
             snapshots=self._snapshots(),
+            calibration=calibration,
         )
         return analyse(trained, self.request.folder)
 
@@ -255,6 +288,9 @@ class FinishedEnsemble(FinishedRun):
 
     def _precise(self) -> keras.Model:
         return self._network
+
+    def _calibrated_outputs(self) -> CalibratedOutputs:
+        return self._calibration_of(self._outputs, bool(self.prepared.folds))
 
     def _stack(self) -> Stack | None:
         usual = {name: values[:DENSITY_ROWS] for name, values in self.encoded["train"].x.items()}

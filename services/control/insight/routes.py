@@ -162,6 +162,7 @@ def _figures(targets: dict[str, Any], part: str, evaluated_on: str) -> dict[str,
     if part == evaluated_on:
         for name, own in figures.items():
             own |= {"references": targets[name]["reference_figures"], "against": targets[name]["against"]}
+            own["calibrated"] = targets[name].get("calibration")  # runs of older releases have none
     return figures or None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -19,9 +20,10 @@ import pyarrow as pa
 from fitserve.artifacts import onnx_session
 from fitserve.encoder import Encoder
 from fitserve.target_encoder import FittedTarget, TargetEncoder
+from workers.trainer.calibration.calibrator import Calibrator
 from workers.trainer.engine.network import inputs_of, outputs_of
 from workers.trainer.engine.tabular_layers import with_plain_layers
-from workers.trainer.export import keras_encoding, serving_graph, stacked_graph
+from workers.trainer.export import calibration, keras_encoding, serving_graph, stacked_graph
 from workers.trainer.export.serving_graph import OutputForm
 from workers.trainer.export.stacked_graph import Stack
 from workers.trainer.interface import Reporter, TrainingFailed
@@ -50,17 +52,19 @@ def export(
     folder: Path,
     report: Reporter,
     stack: Stack | None = None,
+    calibrators: Mapping[str, Calibrator] | None = None,
 ) -> Exported:
     """Write both files into `folder` and compare them on up to PARITY_ROWS of `held_out`.
 
-    `stack` is the same network where it is an ensemble, for a smaller serving graph.
+    `stack` is the same network where it is an ensemble, for a smaller serving graph; `calibrators` are by target.
     Raises TrainingFailed("parity") where the serving path and Keras disagree.
     """
     folder.mkdir(exist_ok=True)
-    raw = raw_model(network, encoder, targets)
+    calibrators = calibrators or {}
+    raw = raw_model(network, encoder, targets, calibrators)
     files = {"keras": folder / "model.keras", "onnx": folder / "model.onnx"}
     raw.save(files["keras"])
-    files["onnx"].write_bytes(_graph(network, targets, report, stack).SerializeToString())
+    files["onnx"].write_bytes(_graph(network, targets, report, stack, calibrators).SerializeToString())
     session = onnx_session(files["onnx"])
     parity = compare(raw, session, encoder, targets, held_out.slice(0, PARITY_ROWS))
     if not parity["max_rel"] <= PARITY_LIMIT:
@@ -86,9 +90,14 @@ def export(
     return Exported(files, entries, session)
 
 
-def raw_model(network: keras.Model, encoder: Encoder, targets: TargetEncoder) -> keras.Model:
+def raw_model(
+    network: keras.Model,
+    encoder: Encoder,
+    targets: TargetEncoder,
+    calibrators: Mapping[str, Calibrator] | None = None,
+) -> keras.Model:
     """The network with its preprocessing: takes raw columns, returns `{target: prediction in its own units}`."""
-    network = with_plain_layers(network)
+    network = _calibrated(with_plain_layers(network), targets, calibrators or {})
     raw = keras_encoding.raw_inputs(encoder.columns)
     encoded = keras_encoding.encoded(encoder, raw)
     predictions = network({name: encoded[name] for name in inputs_of(network)}, training=False)
@@ -180,15 +189,30 @@ def serve(session: onnxruntime.InferenceSession, encoder: Encoder, rows: pa.Tabl
     return dict(zip(names, session.run(names, inputs), strict=True))
 
 
-def _graph(network: keras.Model, targets: TargetEncoder, report: Reporter, stack: Stack | None) -> onnx.ModelProto:
+def _calibrated(network: keras.Model, targets: TargetEncoder, by_target: Mapping[str, Calibrator]) -> keras.Model:
+    named = {
+        name: by_target[one.name] for one, name in target_outputs(network, targets.targets) if one.name in by_target
+    }
+    return calibration.calibrated_network(network, named)
+
+
+def _graph(
+    network: keras.Model,
+    targets: TargetEncoder,
+    report: Reporter,
+    stack: Stack | None,
+    calibrators: Mapping[str, Calibrator],
+) -> onnx.ModelProto:
     outputs = {}
     for target, name in target_outputs(network, targets.targets):
-        outputs[target.name] = OutputForm(name, *target.rescaling, target.limits)
+        own = calibrators.get(target.name)
+        write = None if own is None else functools.partial(calibration.write_calibration, calibrator=own)
+        outputs[target.name] = OutputForm(name, *target.rescaling, target.limits, write)
     try:
         return _written(network, outputs, stack)
     except serving_graph.NotWritten as error:
         report.event("info", f"The serving graph is made by Keras's exporter, which takes longer ({error}).")
-        return _exported_by_keras(network, outputs)
+        return _exported_by_keras(_calibrated(network, targets, calibrators), outputs)
 
 
 def _written(network: keras.Model, outputs: Mapping[str, OutputForm], stack: Stack | None) -> onnx.ModelProto:

@@ -9,7 +9,7 @@ Operators and their attributes: https://github.com/onnx/onnx/blob/main/docs/Oper
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,7 +40,7 @@ class Graph:
 
     def add(self, operator: str, inputs: Sequence[str], output: str | None = None, **attributes: Any) -> str:
         """Add an operator with one output. Returns the output's name."""
-        name = output or self._free(f"t{len(self.nodes)}")
+        name = output or self.free_name()
         self.nodes.append(helper.make_node(operator, list(inputs), [name], **attributes))
         return name
 
@@ -49,6 +49,10 @@ class Graph:
         name = self._free(f"c{len(self.constants)}")
         self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value, dtype), name))
         return name
+
+    def free_name(self) -> str:
+        """Return a name for the output of the next operator."""
+        return self._free(f"t{len(self.nodes)}")
 
     def _free(self, name: str) -> str:
         while name in self.reserved:
@@ -74,13 +78,14 @@ def writes(*classes: type) -> Callable[[Writer], Writer]:
 
 @dataclass(frozen=True, slots=True)
 class OutputForm:
-    """How an output of the network is served: `clip(scale * output + offset)`, in the target's own units."""
+    """How an output of the network is served: calibrated, or `clip(scale * output + offset)` in the target's units."""
 
     source: str  # the network's output
     scale: float = 1.0
     offset: float = 0.0
     is_wide: bool = False  # computed in float64
     limits: tuple[float, float] | None = None
+    calibrate: Callable[[Graph, str, int], str] | None = None  # adds it, given a tensor's name and its units
 
 
 def write(model: keras.Model, outputs: Mapping[str, OutputForm]) -> onnx.ModelProto:
@@ -113,11 +118,27 @@ def finish(
     tensors = outputs_of(model)
     inputs = [_value_info(name, tensor) for name, tensor in inputs_of(model).items()]
     for name, form in outputs.items():
-        _write_output(graph, ends[form.source], name, form)
+        source = ends[form.source]
+        if form.calibrate is not None:
+            source = form.calibrate(graph, source, int(tensors[form.source].shape[-1]))
+        _write_output(graph, source, name, form)
+    _prune(graph, outputs)
     results = [_value_info(name, tensors[form.source], form.is_wide) for name, form in outputs.items()]
     body = helper.make_graph(graph.nodes, "fitserve", inputs, results, graph.constants)
     opsets = [helper.make_opsetid("", OPSET)]
     return helper.make_model(body, opset_imports=opsets, ir_version=IR_VERSION, producer_name="fitserve")
+
+
+def _prune(graph: Graph, outputs: Iterable[str]) -> None:
+    """Remove operators and constants that no output needs: they would be computed all the same."""
+    needed, nodes = set(outputs), []
+    for node in reversed(graph.nodes):
+        if needed & set(node.output):
+            nodes.append(node)
+            inner = (attribute.g for attribute in node.attribute if attribute.HasField("g"))
+            needed |= {*node.input, *(name for part in inner for own in part.node for name in own.input)}
+    graph.nodes[:] = reversed(nodes)
+    graph.constants[:] = [one for one in graph.constants if one.name in needed]
 
 
 def _value_info(name: str, tensor: Any, is_wide: bool = False) -> Any:

@@ -57,6 +57,7 @@ class TrainedNetwork:
     seed: int
     outputs: Mapping[str, Outputs] = field(default_factory=dict)  # by part, where they are not what is served
     snapshots: Mapping[int, list[Array]] | None = None  # of `model`, by epoch; left out: the recorder's
+    calibration: Mapping[str, Any] = field(default_factory=dict)  # by prediction: figures and curves before and after
 
     @property
     def folds(self) -> bool:
@@ -235,6 +236,7 @@ class _Analysis:
             "labels": list(prediction.labels) or None,
             "evaluation": self._attempt("evaluation", self._evaluations, {}),
             "evaluated_on": held_out,
+            "calibration": self.trained.calibration.get(prediction.name),
             "references": {who: {"rows": one.rows, "seconds": round(one.seconds, 4)} for who, one in simpler.items()},
             "reference_figures": self._attempt(
                 "reference figures", lambda: {who: self._reference_figures(one) for who, one in simpler.items()}, {}

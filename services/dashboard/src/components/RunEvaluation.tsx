@@ -110,7 +110,17 @@ function TargetFigures({ title, part, figures }: { title: string; part: Evaluati
   const labels = Array.isArray(figures.labels) ? figures.labels.map(String) : [];
   const confusion = Array.isArray(figures.confusion) ? (figures.confusion as unknown[]).map(numbers) : null;
   const byLabel = Array.isArray(figures.by_label) ? figures.by_label.filter(isFigures) : [];
-  const curves = byLabel.length === 2 ? byLabel.slice(1) : byLabel.slice(0, 5);
+  const drawn = (entries: Figures[]) => (entries.length === 2 ? entries.slice(1) : entries.slice(0, 5));
+  const curves = drawn(byLabel);
+  const calibrated = isFigures(figures.calibrated) ? figures.calibrated : {};
+  const before = isFigures(calibrated.before) && Array.isArray(calibrated.before.by_label) ? drawn(calibrated.before.by_label.filter(isFigures)) : [];
+  const errorOf = (of: unknown) => number(Number(isFigures(of) ? of.calibration_error : NaN), 3);
+  const calibration =
+    calibrated.method === null
+      ? t("evaluation.calibration.none", { why: String(calibrated.why) })
+      : isFigures(calibrated.before)
+        ? t("evaluation.calibration.changed", { method: String(calibrated.method), before: errorOf(calibrated.before), after: errorOf(calibrated.after) })
+        : undefined;
   const predicted = isFigures(figures.predicted_actual) ? figures.predicted_actual : null;
   return (
     <div className="stack">
@@ -168,7 +178,7 @@ function TargetFigures({ title, part, figures }: { title: string; part: Evaluati
         )}
         <LabelCurves title="ROC" labels={curves} part="roc" x="false_positive" y="true_positive" diagonal />
         <LabelCurves title={t("evaluation.pr")} labels={curves} part="pr" x="recall" y="precision" />
-        <LabelCurves title={t("evaluation.calibration")} labels={curves} part="calibration" x="predicted" y="observed" diagonal />
+        <LabelCurves title={t("evaluation.calibration")} labels={curves} part="calibration" x="predicted" y="observed" diagonal before={before} note={calibration} />
         {predicted && <PredictedActual predicted={numbers(predicted.predicted)} actual={numbers(predicted.actual)} />}
         {Array.isArray(figures.residuals) && <Residuals rows={figures.residuals.filter(isFigures)} />}
       </div>
@@ -203,24 +213,31 @@ interface LabelCurvesProps {
   x: string;
   y: string;
   diagonal?: boolean;
+  before?: readonly Figures[];
+  note?: string;
 }
 
-function LabelCurves({ title, labels, part, x, y, diagonal }: LabelCurvesProps): ReactNode {
-  const lines = labels.flatMap((entry, index) => {
-    const curve = entry[part];
-    if (!isFigures(curve)) return [];
-    const ys = numbers(curve[y]);
-    return [{ label: String(entry.label), color: COLORS[index % COLORS.length] ?? "var(--train)", points: numbers(curve[x]).map((value, at) => ({ x: value, y: ys[at] ?? 0 })) }];
-  });
+function LabelCurves({ title, labels, part, x, y, diagonal, before = [], note }: LabelCurvesProps): ReactNode {
+  const t = useText();
+  const linesOf = (entries: readonly Figures[], dash: boolean) =>
+    entries.flatMap((entry, index) => {
+      const curve = entry[part];
+      if (!isFigures(curve)) return [];
+      const ys = numbers(curve[y]);
+      const label = dash ? t("evaluation.calibration.before", { label: String(entry.label) }) : String(entry.label);
+      return [{ label, dash, color: COLORS[index % COLORS.length] ?? "var(--train)", points: numbers(curve[x]).map((value, at) => ({ x: value, y: ys[at] ?? 0 })) }];
+    });
+  const lines = [...linesOf(labels, false), ...linesOf(before, true)];
   if (lines.length === 0) return null;
   const half = { label: "", color: "var(--ink-3)", dash: true, points: [{ x: 0, y: 0 }, { x: 1, y: 1 }] };
   return (
     <Card title={title} level={3}>
       <XYChart label={title} lines={diagonal ? [half, ...lines] : lines} x={[0, 1]} y={[0, 1]} xLabel={x.replaceAll("_", " ")} yLabel={y.replaceAll("_", " ")} />
+      {note && <p className="small">{note}</p>}
       <div className="legend">
         {lines.map((line) => (
           <span key={line.label}>
-            <i style={{ background: line.color }} />
+            <i style={{ background: line.color, opacity: line.dash ? 0.5 : 1 }} />
             {line.label}
           </span>
         ))}

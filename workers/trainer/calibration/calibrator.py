@@ -1,0 +1,181 @@
+"""Calibrators: maps from a network's probabilities to probabilities that hold on rows it was not trained on.
+
+A calibrator works on log odds or logits, which `workers.trainer.export.calibration` takes from the network itself:
+probabilities near 1 have lost the digits that matter. Here, in float64, it is fitted and its figures are computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, log_softmax, logsumexp, softmax
+from sklearn.isotonic import IsotonicRegression
+
+Method = Literal["temperature", "isotonic"]
+SMALLEST = 1e-30  # probabilities below count as this: the smallest float32 numbers are 0 for some processors
+LARGEST = float(1 - np.finfo(np.float32).eps / 2)  # below 1, as float32 has it
+COLDEST, HOTTEST = 0.05, 20.0
+MOST_KNOTS = 50
+NEAR = 0.05  # log odds
+STEEPEST = 2.0  # rise of an isotonic map over one unit of log odds: steeper ones would magnify rounding
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Knots:
+    """A piecewise linear map of one unit's log odds to probabilities, constant outside."""
+
+    log_odds: tuple[float, ...]
+    probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrator:
+    """The map of one output. `apart`: each unit is a probability by itself; else the units of a row sum to 1.
+
+    `temperatures` divide logits or log odds, one for all units, or one for each that stands apart. `knots` are an
+    isotonic map's, by unit; the units of a row are divided by their sum afterwards, unless they stand apart.
+    """
+
+    method: Method
+    apart: bool
+    temperatures: tuple[float, ...] = ()
+    knots: tuple[Knots, ...] = ()
+
+    def apply(self, probabilities: Floats) -> Floats:
+        """Return calibrated probabilities, float64 (rows, units)."""
+        if self.method == "temperature":
+            scores = log_odds(probabilities) if self.apart else np.log(np.maximum(probabilities, SMALLEST))
+            scores = scores / np.asarray(self.temperatures)
+            return np.asarray(expit(scores) if self.apart else softmax(scores, axis=1), np.float64)
+        scores = log_odds(probabilities) if self.apart else odds_against_rest(probabilities)
+        mapped = np.stack(
+            [np.interp(scores[:, at], one.log_odds, one.probabilities) for at, one in enumerate(self.knots)], axis=1
+        )
+        return mapped if self.apart else mapped / mapped.sum(axis=1, keepdims=True)
+
+    def stretched(self, ratios: Sequence[float]) -> Calibrator:
+        """Return the calibrator that gives for log odds what this one gives for `ratios` times as much.
+
+        `ratios` has one number for all units, or one for each that stands apart.
+        """
+        of = np.broadcast_to(np.asarray(ratios, np.float64), (max(len(self.knots), len(self.temperatures)),)).tolist()
+        knots = tuple(
+            replace(one, log_odds=tuple(x / ratio for x in one.log_odds))
+            for one, ratio in zip(self.knots, of, strict=False)
+        )
+        temperatures = tuple(t / ratio for t, ratio in zip(self.temperatures, of, strict=False))
+        return replace(self, temperatures=temperatures, knots=knots)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON."""
+        found = asdict(self)
+        del found["apart"]
+        if self.method == "temperature":
+            del found["knots"]
+            found["temperature"] = list(found.pop("temperatures"))
+        else:
+            del found["temperatures"]
+        return found
+
+
+def log_odds(probabilities: Floats) -> Floats:
+    """log(p / (1 - p)) of each, float64."""
+    p = np.clip(np.asarray(probabilities, np.float64), SMALLEST, LARGEST)
+    return np.asarray(np.log(p) - np.log1p(-p))
+
+
+def odds_against_rest(probabilities: Floats) -> Floats:
+    """The log odds of each label against all others, from rows of probabilities that sum to 1."""
+    p = np.maximum(np.asarray(probabilities, np.float64), SMALLEST)
+    return np.asarray(np.log(p) - np.log(p @ (1.0 - np.eye(p.shape[1]))))
+
+
+def fit_temperature(probabilities: Floats, truth: Ints, apart: bool) -> tuple[float, float]:
+    """Fit the temperature of the lowest log loss (Guo et al. 2017), and the standard error of its logarithm.
+
+    Of units that stand apart, one (rows, 1).
+    """
+    if apart:
+        z = log_odds(probabilities[:, 0])
+        scores = np.stack([np.zeros(len(z)), z], axis=1)
+        labels = np.asarray(truth).reshape(len(z)).astype(int)
+    else:
+        scores, labels = np.log(np.maximum(np.asarray(probabilities, np.float64), SMALLEST)), np.asarray(truth)
+    own = scores[np.arange(len(labels)), labels]
+
+    def loss(cold: float) -> float:  # `cold` is the logarithm of 1 / temperature
+        return float((logsumexp(scores * np.exp(cold), axis=1) - own * np.exp(cold)).mean())
+
+    bounds = (-np.log(HOTTEST), -np.log(COLDEST))
+    cold = float(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-5}).x)
+    return float(np.exp(-cold)), _error(scores, own, cold)
+
+
+def _error(scores: Floats, own: Floats, cold: float) -> float:
+    """The standard error of `cold`, by the sandwich estimator; very large where the rows say nothing."""
+    beta = np.exp(cold)
+    shares = softmax(scores * beta, axis=1)
+    expected = (shares * scores).sum(axis=1)
+    slopes = beta * (expected - own)  # of each row's loss
+    bend = beta**2 * ((shares * scores**2).sum(axis=1) - expected**2).sum()
+    return float(np.sqrt((slopes**2).sum()) / bend) if bend > 1e-12 else 1e6
+
+
+def fit_knots(scores: Floats, hits: NDArray[Any]) -> Knots:
+    """Fit an isotonic map (Zadrozny and Elkan 2002) of log odds to the share of rows that hit, at bins' means.
+
+    Bins that lie within `NEAR` of each other are one, and the map rises by at most `STEEPEST` for a unit of log odds.
+    """
+    order = np.argsort(scores, kind="stable")
+    scores, hits = np.clip(scores[order], -60.0, 60.0), hits[order].astype(np.float64)
+    bins = list(np.array_split(np.arange(len(scores)), max(1, min(MOST_KNOTS, len(scores) // 5))))
+    groups = [bins[0]]
+    for part in bins[1:]:
+        if scores[part].mean() - scores[groups[-1]].mean() < NEAR:
+            groups[-1] = np.concatenate([groups[-1], part])
+        else:
+            groups.append(part)
+    x = np.array([scores[part].mean() for part in groups])
+    rows = np.array([float(len(part)) for part in groups])
+    y = IsotonicRegression().fit(x, [hits[part].mean() for part in groups], rows).predict(x)
+    y = np.clip(y, 0.25 / len(scores), 1 - 0.25 / len(scores))  # some rows prove no certainty
+    for at in range(1, len(x)):
+        y[at] = min(y[at], y[at - 1] + STEEPEST * (x[at] - x[at - 1]))
+    return Knots(tuple(map(float, x)), tuple(map(float, y)))
+
+
+def matching_temperature(members: Floats, temperature: float, apart: bool) -> float:
+    """Return the temperature of an ensemble's mean whose members are calibrated by `temperature`.
+
+    `members` are probabilities (members, rows, units) of rows that no member was trained on; labels are not needed.
+    The mean of the members' log probabilities of what is true has one expectation, whether the members' calibrated
+    probabilities are believed or the ensemble's: the temperature that makes these equal is returned.
+    """
+    members = np.asarray(members, np.float64)
+    if apart:
+        members = np.concatenate([1.0 - members, members], axis=2)
+    logs = np.log(np.maximum(members, SMALLEST))
+    expected = float((softmax(logs / temperature, axis=2) * logs).sum(axis=2).mean())
+    together, mean_log = np.log(np.maximum(members.mean(axis=0), SMALLEST)), logs.mean(axis=0)
+
+    def excess(cold: float) -> float:
+        shares = np.exp(log_softmax(together * np.exp(cold), axis=1))
+        return float((shares * mean_log).sum(axis=1).mean()) - expected
+
+    return float(np.exp(-_root(excess, -np.log(HOTTEST), -np.log(COLDEST))))
+
+
+def _root(rising: Callable[[float], float], low: float, high: float) -> float:
+    """Where a rising function is 0, or the end that is nearest."""
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if rising(middle) < 0 else (low, middle)
+    return 0.5 * (low + high)

@@ -1,0 +1,139 @@
+"""Fit a run's calibrators on rows that training did not see, and say what they change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.trainer.calibration.calibrator import (
+    Calibrator,
+    fit_knots,
+    fit_temperature,
+    log_odds,
+    matching_temperature,
+    odds_against_rest,
+)
+
+Source = Literal["validation", "out_of_fold"]
+FEWEST_ROWS = 50  # held out: with fewer, what looks like a need for calibration is chance
+ERRORS = 2**0.5  # standard errors that a temperature is away from 1: as many as Akaike's criterion asks for
+MOST_ROWS = 50_000  # that calibrators are fitted on
+CROSS_FITS = 5
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationRows:
+    """One output's probabilities before calibration on held-out rows, with their truth.
+
+    `truth` is label indices (rows,), or 0 and 1 (rows, units) where each unit is a probability by itself (`apart`).
+    With folds, `probabilities` are those of single members, each on the rows that it was held back from; `members` are
+    then all members' probabilities (members, rows, units) of rows that none of them was trained on.
+    """
+
+    probabilities: Array
+    truth: Array
+    apart: bool
+    source: Source
+    members: Array | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FittedCalibration:
+    """`calibrator` is of what is served, None where it stays as it is; `of_member` of a single member of folds."""
+
+    calibrator: Calibrator | None
+    of_member: Calibrator | None
+    why: str
+    rows: int
+    source: Source
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the manifest's entry: the method (None where probabilities stay as they are), what it is, and why."""
+        own = {"method": None} if self.calibrator is None else self.calibrator.to_json()
+        return {**own, "why": self.why, "rows": self.rows, "source": self.source}
+
+
+def fit(rows: CalibrationRows, method: str) -> FittedCalibration:
+    """Fit the calibrator that a spec asks for: `auto`, `temperature`, `isotonic` or `none`."""
+    count, units = rows.probabilities.shape
+
+    def left(why: str) -> FittedCalibration:
+        return FittedCalibration(None, None, why, count, rows.source)
+
+    if method == "none":
+        return left("calibrate: none")
+    if count < FEWEST_ROWS:
+        return left(f"{count} held-out rows are too few; it takes {FEWEST_ROWS}")
+    fitted = [_temperature(rows, unit) for unit in range(units if rows.apart else 1)]
+    away = [abs(float(np.log(one.temperature / one.ratio))) / one.error for one in fitted]
+    helps = [method != "auto" or one >= ERRORS for one in away]
+    if not any(helps):
+        return left(f"the held-out rows do not show that it helps: {max(away):.1f} standard errors from no change")
+    of_member = (
+        _isotonic(rows)
+        if method == "isotonic"
+        else Calibrator(
+            "temperature",
+            rows.apart,
+            tuple(one.temperature if used else one.ratio for one, used in zip(fitted, helps, strict=True)),
+        )
+    )
+    why = "asked for" if method != "auto" else f"{max(away):.1f} standard errors from no change"
+    return FittedCalibration(of_member.stretched([one.ratio for one in fitted]), of_member, why, count, rows.source)
+
+
+@dataclass(frozen=True, slots=True)
+class _Temperature:
+    """Of what was fitted on, the standard error of its logarithm, and how many times that of what is served it is."""
+
+    temperature: float
+    error: float
+    ratio: float
+
+
+def _temperature(rows: CalibrationRows, unit: int) -> _Temperature:
+    picked = _sample(len(rows.truth))
+    probabilities, truth, members = rows.probabilities[picked], rows.truth[picked], rows.members
+    if rows.apart:
+        probabilities, truth = probabilities[:, unit : unit + 1], truth[:, unit]
+        members = None if members is None else members[:, :, unit : unit + 1]
+    temperature, error = fit_temperature(probabilities, truth, rows.apart)
+    ratio = 1.0
+    if members is not None and members.shape[1]:
+        ratio = temperature / matching_temperature(members, temperature, rows.apart)
+    return _Temperature(temperature, error, ratio)
+
+
+def _isotonic(rows: CalibrationRows) -> Calibrator:
+    picked = _sample(len(rows.truth))
+    probabilities, truth = rows.probabilities[picked], rows.truth[picked]
+    if rows.apart:
+        scores, hits = log_odds(probabilities), truth > 0
+    else:
+        scores = odds_against_rest(probabilities)
+        hits = truth[:, None] == np.arange(probabilities.shape[1])
+    knots = tuple(fit_knots(scores[:, unit], hits[:, unit]) for unit in range(scores.shape[1]))
+    return Calibrator("isotonic", rows.apart, knots=knots)
+
+
+def _sample(rows: int) -> Array:
+    if rows <= MOST_ROWS:
+        return np.arange(rows)
+    return np.sort(np.random.default_rng(0).choice(rows, MOST_ROWS, replace=False))
+
+
+def cross_fitted(rows: CalibrationRows, method: str) -> Array:
+    """Calibrated probabilities of the rows themselves, each by a calibrator that was fitted on other rows."""
+    fold = np.random.default_rng(0).permutation(len(rows.truth)) % CROSS_FITS
+    calibrated = np.array(rows.probabilities, np.float64)
+    for held in range(CROSS_FITS):
+        others, own = fold != held, fold == held
+        fitted = fit(replace(rows, probabilities=rows.probabilities[others], truth=rows.truth[others]), method)
+        if fitted.of_member is not None:
+            calibrated[own] = fitted.of_member.apply(rows.probabilities[own])
+    return calibrated
