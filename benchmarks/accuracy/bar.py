@@ -62,7 +62,7 @@ def multilayer_perceptron(fold: Fold) -> NDArray[np.float64]:
         (make_pipeline(SimpleImputer(strategy="median"), StandardScaler()), numbers),
         (OneHotEncoder(handle_unknown="infrequent_if_exist", max_categories=100), categories),
     )
-    network = MLPRegressor((64, 32), max_iter=500, early_stopping=True, random_state=fold.seed)
+    network = MLPRegressor(hidden_layer_sizes=(64, 32), max_iter=500, early_stopping=True, random_state=fold.seed)
     model = TransformedTargetRegressor(make_pipeline(prepared, network), transformer=StandardScaler())
     predicted = model.fit(train, numbers_of(fold.train.column(fold.loaded.table.target))).predict(test)
     return np.asarray(predicted, np.float64)

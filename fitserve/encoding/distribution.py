@@ -54,6 +54,7 @@ def numeric_distribution(values: np.ndarray, kind: str = "numeric") -> Distribut
         "max": float(present.max()),
         "mean": float(present.mean()),
         "std": float(present.std()),
+        "median": float(np.quantile(present, 0.5, method="lower")),  # a number that rows have
     }
 
 

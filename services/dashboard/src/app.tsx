@@ -4,6 +4,7 @@ import { NavLink, Route, Routes, Link, useLocation } from "react-router";
 import { ApiError } from "./api/client";
 import { signIn, signOut, whoAmI, type Me } from "./api/session";
 import { Button, Loading, Segment, Select } from "./components/basics";
+import { Connection } from "./components/Connection";
 import { Icon } from "./components/icons";
 import { Toasts } from "./components/toasts";
 import { setLanguage, useLanguage, useText, type Language } from "./i18n";
@@ -101,6 +102,7 @@ function Shell({ me, onSignOut }: { me: Me; onSignOut: () => void }) {
         </div>
       </header>
       <main className="main" id="content" tabIndex={-1}>
+        <Connection />
         <Suspense fallback={<Loading />}>
           <Routes>
             <Route path="/" element={<Home />} />
@@ -140,7 +142,8 @@ function useTitle(): void {
   useEffect(() => {
     window.scrollTo(0, 0);
     const watch = new MutationObserver(() => {
-      const heading = document.querySelector("main h1")?.textContent;
+      // A heading's badges are not part of its name.
+      const heading = (document.querySelector("main h1 .break") ?? document.querySelector("main h1"))?.textContent;
       const title = heading ? `${heading} · fitserve` : "fitserve";
       if (document.title !== title) document.title = title;
     });

@@ -1,6 +1,7 @@
 /** Calls to the API: typed responses, problem details as errors. */
 
 import { currentText } from "../i18n";
+import { isOutage, setAnswers } from "./connection";
 
 export interface ProblemItem {
   detail: string;
@@ -61,8 +62,10 @@ export async function call<T>(method: string, path: string, options: CallOptions
     answer = await fetch(address(path, query), init);
   } catch (error) {
     if (signal?.aborted) throw error;
+    setAnswers(false);
     throw new ApiError({ title: "Offline", status: 0, detail: currentText("offline") });
   }
+  setAnswers(!isOutage(answer.status));
   const text = await answer.text();
   if (!answer.ok) throw new ApiError(problemOf(answer.status, answer.statusText, text));
   return (text ? JSON.parse(text) : undefined) as T;

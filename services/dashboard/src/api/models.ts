@@ -32,6 +32,8 @@ export interface Distribution {
   missing: number;
   edges?: number[];
   shares?: number[];
+  /** Absent from models of earlier releases. */
+  median?: number;
   frequencies?: Record<string, number>;
 }
 

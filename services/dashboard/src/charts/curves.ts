@@ -83,6 +83,11 @@ export class EpochTable {
     });
   }
 
+  /** All metrics of one trial at an epoch. */
+  at(trial: number, epoch: number): Record<string, number | null> {
+    return this.trials.get(trial)?.get(epoch) ?? {};
+  }
+
   last(trial: number): Record<string, number | null> {
     const rows = this.trials.get(trial);
     if (!rows || rows.size === 0) return {};

@@ -15,6 +15,18 @@ export function StateBadge({ state, cancelling }: { state: string; cancelling?: 
 /** `val_loss` as `loss`; both are drawn in one chart. */
 export const plainMetric = (name: string): string => name.replace(/^val_/, "");
 
+/** The epoch (from 1) whose weights each trial of an ended run kept, by trial; the last one where nothing says so. */
+export function keptEpochs(result: Record<string, unknown> | null | undefined): Map<number, number> {
+  const trials = Array.isArray(result?.trials) ? (result.trials as unknown[]) : [];
+  return new Map(
+    trials.flatMap((one): [number, number][] => {
+      const { index, best_epoch: best, epochs } = (one ?? {}) as { index?: unknown; best_epoch?: unknown; epochs?: unknown };
+      const epoch = typeof best === "number" ? best : epochs;
+      return typeof index === "number" && typeof epoch === "number" ? [[index, epoch]] : [];
+    }),
+  );
+}
+
 interface Dataset {
   dataset?: unknown;
   target?: unknown;

@@ -12,7 +12,7 @@ const RATE = /^(learning_rate|lr)$/;
 const MOST_TRIALS = 60;
 
 /** Loss and metrics over epochs: the best trial in colour, the others faint behind it, the best epoch marked. */
-export function RunCurves({ live, running, best }: { live: Live; running: boolean; best: number | null }) {
+export function RunCurves({ live, running, best, kept }: { live: Live; running: boolean; best: number | null; kept: ReadonlyMap<number, number> }) {
   const t = useText();
   const [query, setQuery] = useSearchParams();
   const { table, version } = live;
@@ -47,8 +47,14 @@ export function RunCurves({ live, running, best }: { live: Live; running: boolea
       </Card>
     );
   }
-  const last = table.last(winner);
+  // What is served are the kept weights, so an ended run shows their figures.
+  const keptEpoch = running ? undefined : kept.get(winner);
+  const shown = keptEpoch === undefined ? table.last(winner) : table.at(winner, keptEpoch);
   const trials = table.trialNumbers.length;
+  const epochNote =
+    [keptEpoch !== undefined && keptEpoch < table.lastEpoch && t("curves.kept", { epochs: table.lastEpoch }), trials > 1 && t("curves.trials", { n: trials, best: winner + 1 })]
+      .filter(Boolean)
+      .join(" · ") || undefined;
   return (
     <div className="stack">
       <div className="card">
@@ -57,12 +63,12 @@ export function RunCurves({ live, running, best }: { live: Live; running: boolea
             {names.slice(0, 3).map((name) => (
               <Stat
                 key={name}
-                name={last[`val_${name}`] !== undefined ? t("curves.val", { metric: name }) : name}
-                value={number(last[`val_${name}`] ?? last[name])}
-                note={last[`val_${name}`] !== undefined ? t("curves.train.value", { value: number(last[name]) }) : undefined}
+                name={shown[`val_${name}`] !== undefined ? t("curves.val", { metric: name }) : name}
+                value={number(shown[`val_${name}`] ?? shown[name])}
+                note={shown[`val_${name}`] !== undefined ? t("curves.train.value", { value: number(shown[name]) }) : undefined}
               />
             ))}
-            <Stat name={t("epoch")} value={number(table.lastEpoch)} note={trials > 1 ? t("curves.trials", { n: trials, best: winner + 1 }) : undefined} />
+            <Stat name={t("epoch")} value={number(keptEpoch ?? table.lastEpoch)} note={epochNote} />
           </div>
           <div className="row">
             <Check label={t("curves.log")} checked={log} onChange={(on) => set("log", on ? "1" : null)} />

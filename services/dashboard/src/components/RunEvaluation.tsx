@@ -4,6 +4,8 @@ import type { Evaluation, Hardest, Importance, RunDetail } from "../api/types";
 import { Bars, ConfusionMatrix, XYChart } from "../charts/small";
 import { number } from "../format";
 import { useText } from "../i18n";
+import { about } from "./RunBits";
+import { RowList } from "./RowList";
 import { Card, Empty, ErrorView, Loading, Scroll, Stat } from "./basics";
 
 type Figures = Record<string, unknown>;
@@ -30,7 +32,7 @@ export function RunEvaluation({ run }: { run: RunDetail }) {
           <TargetFigures key={title} title={title} part={evaluation.data?.part ?? "test"} figures={figures} />
         ))}
       {importance.data && <ImportanceView data={importance.data} />}
-      {hardest.data && <HardestView data={hardest.data} />}
+      {hardest.data && <HardestView data={hardest.data} dataset={about(run.resolved).dataset} />}
     </div>
   );
 }
@@ -297,49 +299,13 @@ function ImportanceView({ data }: { data: Importance }) {
   );
 }
 
-function HardestView({ data }: { data: Hardest }) {
+function HardestView({ data, dataset }: { data: Hardest; dataset: string }) {
   const t = useText();
+  const numeric = data.items.some((entry) => "residual" in entry); // a number is not labelled wrongly
   return (
     <div className="grid two">
-      <RowList title={t("hardest.title")} rows={data.items} />
-      <RowList title={t("hardest.mislabelled", { n: data.mislabelled_rows })} rows={data.mislabelled} />
+      <RowList title={t(numeric ? "hardest.residuals" : "hardest.title")} rows={data.items} dataset={dataset} />
+      <RowList title={t(numeric ? "hardest.outliers" : "hardest.mislabelled", { n: data.mislabelled_rows })} rows={data.mislabelled} dataset={dataset} />
     </div>
-  );
-}
-
-function RowList({ title, rows }: { title: string; rows: readonly Figures[] }) {
-  const entries = rows.slice(0, 15);
-  const columns = [...new Set(entries.flatMap((entry) => Object.keys(entry)))].slice(0, 7);
-  if (entries.length === 0) return null;
-  return (
-    <Card title={title} bare>
-      <Scroll>
-        <table className="table dense">
-          <thead>
-            <tr>
-              {columns.map((name) => (
-                <th scope="col" key={name} className={typeof entries[0]?.[name] === "number" ? "num" : ""}>
-                  {name.replaceAll("_", " ")}
-                </th>
-              ))}
-            </tr>
-          </thead>
-          <tbody>
-            {entries.map((entry, index) => (
-              <tr key={index}>
-                {columns.map((name) => {
-                  const value = entry[name];
-                  return (
-                    <td key={name} className={typeof value === "number" ? "num" : ""}>
-                      {typeof value === "number" ? number(value, 3) : typeof value === "string" ? value : JSON.stringify(value)}
-                    </td>
-                  );
-                })}
-              </tr>
-            ))}
-          </tbody>
-        </table>
-      </Scroll>
-    </Card>
   );
 }

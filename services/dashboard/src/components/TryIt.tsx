@@ -6,7 +6,7 @@ import { Bars, Histogram } from "../charts/small";
 import { number, percent, seconds } from "../format";
 import { useText } from "../i18n";
 import { useInAddress } from "../state/address";
-import { fieldsOf, readPrediction, requests, rowOf, type FieldSpec, type OutputPrediction } from "../spec/prediction";
+import { fieldsOf, positionOf, readPrediction, requests, rowOf, timeText, type FieldSpec, type OutputPrediction } from "../spec/prediction";
 import { Button, Card, CopyButton, ErrorView, Loading, Notice, Segment, Select } from "./basics";
 
 /** A form generated from the model's columns; the prediction updates as the user types. */
@@ -79,7 +79,10 @@ function TryForm({ name, version, manifest }: { name: string; version: number | 
           setError(null);
         },
         (failure: unknown) => {
-          if (!stop.signal.aborted) setError(failure);
+          if (stop.signal.aborted) return;
+          setAnswer(null); // it was the answer to another row
+          setExplanation(null);
+          setError(failure);
         },
       );
       explain(name, version, row, stop.signal).then(setExplanation, () => {
@@ -148,7 +151,7 @@ function AnswerView({ prediction, several }: { prediction: OutputPrediction; sev
 function TryField({ field, value, onChange }: { field: FieldSpec; value: string; onChange: (value: string) => void }) {
   const t = useText();
   const { distribution } = field;
-  const at = field.kind === "numeric" && value.trim() !== "" ? Number(value) : null;
+  const at = positionOf(field.kind, value);
   const wrong = field.kind === "numeric" && value.trim() !== "" && !Number.isFinite(Number(value));
   const id = `try-${field.name}`;
   const edges = distribution?.edges ?? [];
@@ -182,7 +185,10 @@ function TryField({ field, value, onChange }: { field: FieldSpec; value: string;
             max={edges.at(-1)}
             step={((edges.at(-1) ?? 1) - (edges[0] ?? 0)) / 200 || 1}
             value={at ?? edges[0]}
-            onChange={(event) => onChange(String(Number(Number(event.target.value).toPrecision(5))))}
+            onChange={(event) => {
+              const moved = Number(event.target.value);
+              onChange(field.kind === "datetime" ? timeText(moved) : String(Number(moved.toPrecision(5))));
+            }}
           />
         </>
       )}

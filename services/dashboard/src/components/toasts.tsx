@@ -1,5 +1,6 @@
 import { useSyncExternalStore } from "react";
-import { ErrorView, Notice } from "./basics";
+import { useText } from "../i18n";
+import { Button, ErrorView, Notice } from "./basics";
 
 interface Toast {
   id: number;
@@ -34,12 +35,18 @@ const subscribe = (listener: () => void): (() => void) => {
 };
 
 export function Toasts() {
+  const t = useText();
   const shown = useSyncExternalStore(subscribe, () => toasts);
   return (
     <div className="toasts" aria-live="polite">
       {shown.map((toast) => (
         <div key={toast.id} className="toast">
           {toast.text === null ? <ErrorView error={toast.error} /> : <Notice tone="good">{toast.text}</Notice>}
+          {toast.text === null && (
+            <Button small tone="quiet" onPress={() => change(toasts.filter((one) => one.id !== toast.id))}>
+              {t("close")}
+            </Button>
+          )}
         </div>
       ))}
     </div>

@@ -17,6 +17,7 @@ export const learningEn = {
   "compare.verdict": "Verdict",
   "compare.where": "Path",
   "compare.worse": "worse",
+  "curves.kept": "kept of {epochs}",
   "curves.log": "Log scale",
   "curves.lowest": "best: epoch {epoch}",
   "curves.none": "No epochs were recorded.",

@@ -19,6 +19,7 @@ export const learningZh: Record<keyof typeof learningEn, string> = {
   "compare.verdict": "結論",
   "compare.where": "規格路徑",
   "compare.worse": "較差",
+  "curves.kept": "保留的週期（共 {epochs}）",
   "curves.log": "對數刻度",
   "curves.lowest": "最佳：第 {epoch} 個訓練週期",
   "curves.none": "沒有任何訓練週期（epoch）的紀錄。",

@@ -7,7 +7,7 @@ import { CurveChart, type Curve } from "../charts/CurveChart";
 import { SERIES } from "../charts/colors";
 import { best, EpochTable, modeOf } from "../charts/curves";
 import { Card, Check, Empty, Loading, Notice, Scroll, Select } from "../components/basics";
-import { about, plainMetric, StateBadge } from "../components/RunBits";
+import { about, keptEpochs, plainMetric, StateBadge } from "../components/RunBits";
 import { number } from "../format";
 import { useText } from "../i18n";
 import { differences, verdict } from "../spec/compare";
@@ -128,18 +128,21 @@ interface FiguresProps {
 function Figures({ runs, tables, ids, metric, onRemove }: FiguresProps) {
   const t = useText();
   const mode = modeOf(plainMetric(metric));
-  const trialsOf = (id: string): number[] => {
-    const table = tables[ids.indexOf(id)];
+  // Of an ended run, what the kept weights reach; of one that trains, the best so far.
+  const trialsOf = (run: RunDetail): number[] => {
+    const table = tables[ids.indexOf(run.id)];
     if (!table) return [];
+    const kept = keptEpochs(run.result);
     return table.trialNumbers.flatMap((trial) => {
+      const epoch = kept.get(trial);
       const values = table.series(trial, metric, table.lastEpoch);
-      const at = best(values, mode);
+      const at = epoch === undefined ? best(values, mode) : epoch - 1;
       const value = at === null ? null : values[at];
       return typeof value === "number" ? [value] : [];
     });
   };
   const first = runs[0];
-  const base = first ? trialsOf(first.id) : [];
+  const base = first ? trialsOf(first) : [];
   return (
     <Card title={t("compare.figures", { metric })} bare>
       <Scroll>
@@ -159,7 +162,7 @@ function Figures({ runs, tables, ids, metric, onRemove }: FiguresProps) {
           </thead>
           <tbody>
             {runs.map((run, index) => {
-              const values = trialsOf(run.id);
+              const values = trialsOf(run);
               const comparison = index === 0 || run.dataset_id !== first?.dataset_id ? null : verdict(base, values, mode);
               return (
                 <tr key={run.id}>

@@ -1,7 +1,7 @@
 import { Link } from "react-router";
 import { useDatasets } from "../api/datasets";
 import { useRuns } from "../api/runs";
-import { Card, Empty, Loading } from "../components/basics";
+import { Card, Empty, ErrorView, Loading } from "../components/basics";
 import { FirstSteps } from "../components/FirstSteps";
 import { Icon, type IconName } from "../components/icons";
 import { ago, number } from "../format";
@@ -47,6 +47,10 @@ export default function Home() {
             <div className="body">
               <Loading />
             </div>
+          ) : runs.error ? (
+            <div className="body">
+              <ErrorView error={runs.error} />
+            </div>
           ) : recent.length === 0 ? (
             <Empty title={t("runs.none")} />
           ) : (
@@ -54,7 +58,15 @@ export default function Home() {
           )}
         </Card>
         <Card title={t("nav.datasets")} bare actions={<Link to="/datasets">{t("all")}</Link>}>
-          {tables.length === 0 ? (
+          {datasets.isPending ? (
+            <div className="body">
+              <Loading />
+            </div>
+          ) : datasets.error ? (
+            <div className="body">
+              <ErrorView error={datasets.error} />
+            </div>
+          ) : tables.length === 0 ? (
             <Empty title={t("datasets.none")} />
           ) : (
             <ul className="plain-list">

@@ -76,7 +76,24 @@ function useChange(name: string) {
 function LoadButton({ model }: { model: ModelDetail }) {
   const t = useText();
   const change = useChange(model.name);
-  return <Button onPress={() => change(setLoaded(model.name, !model.loaded), t("saved"))}>{model.loaded ? t("models.unload") : t("models.load")}</Button>;
+  const [asking, setAsking] = useState(false);
+  if (!model.loaded) return <Button onPress={() => change(setLoaded(model.name, true), t("saved"))}>{t("models.load")}</Button>;
+  return (
+    <>
+      <Button onPress={() => setAsking(true)}>{t("models.unload")}</Button>
+      <Confirm
+        open={asking}
+        danger
+        title={t("models.unload.title", { model: model.name })}
+        action={t("models.unload")}
+        keep={t("models.keep")}
+        onClose={() => setAsking(false)}
+        onConfirm={() => change(setLoaded(model.name, false), t("saved"))}
+      >
+        {t("models.unload.text")}
+      </Confirm>
+    </>
+  );
 }
 
 /** What moving a label changes. The champion serves; without one, the newest version does. */

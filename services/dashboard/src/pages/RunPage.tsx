@@ -6,7 +6,7 @@ import { cancelRun, isLive, reproduceRun, retryRun, useRun } from "../api/runs";
 import type { EventInfo, RunDetail } from "../api/types";
 import { Badge, Button, Card, CopyButton, Empty, ErrorView, Loading, Notice } from "../components/basics";
 import { AddressTabs, Confirm, type TabSpec } from "../components/dialogs";
-import { about, StateBadge } from "../components/RunBits";
+import { about, keptEpochs, StateBadge } from "../components/RunBits";
 import { RunCurves } from "../components/RunCurves";
 import { RunDownloads } from "../components/RunDownloads";
 import { RunEvaluation } from "../components/RunEvaluation";
@@ -40,7 +40,7 @@ function RunView({ run }: { run: RunDetail }) {
   const live = useLive(run.id, running);
   const { dataset, target } = about(run.resolved);
   const tabs: TabSpec[] = [
-    { id: "curves", title: t("tab.curves"), content: () => <RunCurves live={live} running={running} best={bestTrial(run)} /> },
+    { id: "curves", title: t("tab.curves"), content: () => <RunCurves live={live} running={running} best={bestTrial(run)} kept={keptEpochs(run.result)} /> },
     { id: "evaluation", title: t("tab.evaluation"), content: () => <RunEvaluation run={run} /> },
     { id: "findings", title: t("tab.findings"), content: () => <RunFindings run={run} /> },
     { id: "layers", title: t("tab.layers"), content: () => <RunLayers run={run} /> },

@@ -30,7 +30,7 @@ export default function Runs() {
             label={t("state")}
             value={state}
             choices={STATES.map((value) => ({ value: value as string, label: value === "" ? t("all") : t(`state.${value}` as Key) }))}
-            onChange={(next) => setQuery(next ? { state: next } : {}, { replace: true })}
+            onChange={(next) => setQuery({ ...(model && { model }), ...(next && { state: next }) }, { replace: true })}
           />
           <Button disabled={chosen.length < 2} onPress={() => void go(`/compare?runs=${chosen.join(",")}`)}>
             {t("compare.n", { n: chosen.length })}

@@ -57,11 +57,27 @@ export default function System() {
   );
 }
 
+const LONG_QUEUED_SECONDS = 600;
+
+/** One banner: green, amber or red, and why. */
+function Alarm({ system }: { system: SystemInfo }) {
+  const t = useText();
+  const alive = system.workers.filter((worker) => worker.alive).length;
+  const lost = system.workers.length - alive;
+  const queued = system.runs.queued ?? 0;
+  const oldest = system.oldest_queued_seconds ?? 0;
+  if (alive === 0) return <Notice tone={queued > 0 || lost > 0 ? "bad" : "warn"}>{t(queued > 0 ? "system.alarm.queue" : "system.alarm.workers", { queued: number(queued) })}</Notice>;
+  const reasons = [lost > 0 && t("system.alarm.lost", { n: number(lost) }), oldest > LONG_QUEUED_SECONDS && t("system.alarm.waiting", { time: seconds(oldest), queued: number(queued) })];
+  const said = reasons.filter(Boolean).join(" ");
+  return <Notice tone={said ? "warn" : "good"}>{said || t("system.alarm.none", { n: number(alive) })}</Notice>;
+}
+
 function Now({ system }: { system: SystemInfo }) {
   const t = useText();
   const total = system.storage.reduce((sum, one) => sum + one.bytes, 0);
   return (
     <>
+      <Alarm system={system} />
       <div className="card">
         <div className="body stats">
           <Stat name={t("system.workers")} value={number(system.workers.filter((worker) => worker.alive).length)} />
@@ -97,7 +113,9 @@ function Now({ system }: { system: SystemInfo }) {
                         <span className="break">{worker.hostname}</span> <span className="faint num">{worker.pid}</span>
                       </td>
                       <td>
-                        {worker.run_id ? (
+                        {!worker.alive ? (
+                          <Badge tone="bad">{t("system.lost")}</Badge>
+                        ) : worker.run_id ? (
                           <Link className="mono" to={`/runs/${encodeURIComponent(worker.run_id)}`}>
                             {shortId(worker.run_id)}
                           </Link>

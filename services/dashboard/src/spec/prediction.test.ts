@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import type { Manifest } from "../api/models";
-import { fieldsOf, readPrediction, requests, rowOf } from "./prediction";
+import { fieldsOf, positionOf, readPrediction, requests, rowOf } from "./prediction";
 
 const manifest = {
   task: "binary",
@@ -15,7 +15,15 @@ const manifest = {
 
 describe("a model's form", () => {
   it("begins with a typical row", () => {
-    expect(fieldsOf(manifest).map((field) => field.typical)).toEqual(["580", "2", "1970-01-02T00:00:00.000Z"]);
+    expect(fieldsOf(manifest).map((field) => field.typical)).toEqual(["580", "2", "1970-01-02T00:00:00Z"]);
+    const whole = { ...manifest, training_distribution: { gre: { kind: "numeric", missing: 0, edges: [0, 3.5, 8], shares: [0.5, 0.5], median: 1 } } };
+    expect(fieldsOf(whole as unknown as Manifest)[0]?.typical).toBe("1"); // a number that rows have
+  });
+
+  it("finds the place of a number and of a time", () => {
+    expect(positionOf("datetime", "1970-01-02T00:00:00Z")).toBe(86400);
+    expect(positionOf("numeric", "3.5")).toBe(3.5);
+    expect([positionOf("numeric", ""), positionOf("datetime", "soon")]).toEqual([null, null]);
   });
 
   it("sends numbers as numbers, labels as text, nothing as null", () => {

@@ -28,12 +28,22 @@ export function fieldsOf(manifest: Manifest): FieldSpec[] {
 function typicalOf(kind: string, distribution: Distribution | null, choices: readonly string[]): string {
   if (choices[0] !== undefined) return choices[0];
   if (distribution?.kind === "numeric" && distribution.edges && distribution.edges.length > 0) {
-    const middle = distribution.edges[Math.floor(distribution.edges.length / 2)] ?? 0;
-    if (kind === "datetime") return new Date(middle * 1000).toISOString();
+    const middle = distribution.median ?? distribution.edges[Math.floor(distribution.edges.length / 2)] ?? 0;
+    if (kind === "datetime") return timeText(middle);
     if (kind === "boolean") return middle >= 0.5 ? "true" : "false";
     return text(Number(middle.toPrecision(6)));
   }
   return "";
+}
+
+/** Seconds since 1970 as the server reads a time. */
+export const timeText = (seconds: number): string => new Date(Math.round(seconds) * 1000).toISOString().replace(".000Z", "Z");
+
+/** What a field's text says on the axis of its distribution; null where it says nothing. */
+export function positionOf(kind: string, value: string): number | null {
+  if (value.trim() === "") return null;
+  const position = kind === "datetime" ? Date.parse(value) / 1000 : Number(value);
+  return Number.isFinite(position) ? position : null;
 }
 
 /** The typed values as the request's JSON; an empty field is a missing value. */
@@ -89,7 +99,7 @@ export function requests(origin: string, path: string, row: unknown): { curl: st
   const body = JSON.stringify({ instances: [row] });
   const quoted = body.replaceAll("'", "'\\''");
   return {
-    curl: `curl -sS '${origin}${path}' \\\n  -H "Authorization: Bearer $FITSERVE_KEY" \\\n  -H 'Content-Type: application/json' \\\n  -d '${quoted}'`,
+    curl: `curl -sS '${origin}${path}' \\\n  -H "Authorization: Bearer $FITSERVE_API_KEY" \\\n  -H 'Content-Type: application/json' \\\n  -d '${quoted}'`,
     python: [
       "import json, os, urllib.request",
       "",
@@ -97,7 +107,7 @@ export function requests(origin: string, path: string, row: unknown): { curl: st
       "request = urllib.request.Request(",
       `    ${pythonText(origin + path)},`,
       "    json.dumps(body).encode(),",
-      '    {"Authorization": "Bearer " + os.environ["FITSERVE_KEY"], "Content-Type": "application/json"},',
+      '    {"Authorization": "Bearer " + os.environ["FITSERVE_API_KEY"], "Content-Type": "application/json"},',
       ")",
       'print(json.load(urllib.request.urlopen(request))["predictions"])',
     ].join("\n"),
@@ -105,7 +115,7 @@ export function requests(origin: string, path: string, row: unknown): { curl: st
       `const answer = await fetch(${JSON.stringify(origin + path)}, {`,
       '  method: "POST",',
       "  headers: {",
-      "    Authorization: `Bearer ${process.env.FITSERVE_KEY}`,",
+      "    Authorization: `Bearer ${process.env.FITSERVE_API_KEY}`,",
       '    "Content-Type": "application/json",',
       "  },",
       `  body: JSON.stringify(${JSON.stringify({ instances: [row] }, null, 2).replaceAll("\n", "\n  ")}),`,

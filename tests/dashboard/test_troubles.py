@@ -1,0 +1,84 @@
+"""What the pages show when something is wrong or about to be: an outage, a lost worker, a model that is taken down."""
+
+from __future__ import annotations
+
+import re
+
+import httpx2
+from playwright.sync_api import Page, Route, expect
+
+from tests.conftest import Server
+from tests.dashboard.conftest import submit, upload, wait_until_ended
+
+
+def test_an_outage_is_said_and_ends_by_itself(page: Page, trained: list[str]) -> None:
+    page.goto("/")
+    expect(page.get_by_role("heading", name="Recent runs")).to_be_visible()
+    page.route("**/api/**", lambda route: route.abort("connectionrefused"))
+    page.get_by_role("link", name="Runs", exact=True).first.click()
+    expect(page.get_by_text("The server does not answer.")).to_be_visible()
+    expect(page.get_by_text("No runs yet")).to_have_count(0)
+    page.unroute("**/api/**")
+    expect(page.get_by_text("The server does not answer.")).to_have_count(0)
+    expect(page.get_by_role("link", name=re.compile(trained[0][-8:])).first).to_be_visible()
+
+
+def test_taking_a_model_down_is_asked_first(page: Page, trained: list[str]) -> None:
+    page.goto("/models/browser-small")
+    page.get_by_role("button", name="Unload").click()
+    dialog = page.get_by_role("alertdialog")
+    expect(dialog).to_contain_text("answered with 404")
+    dialog.get_by_role("button", name="Keep as is").click()
+    expect(page.get_by_role("button", name="Unload")).to_be_visible()
+    assert page.title() == "browser-small · fitserve"
+
+
+def test_a_filter_by_state_keeps_the_model(page: Page, trained: list[str]) -> None:
+    page.goto("/runs?model=browser-small")
+    page.get_by_role("button", name="succeeded").click()
+    expect(page).to_have_url(re.compile(r"model=browser-small.*state=succeeded"))
+
+
+def test_a_worker_that_stopped_answering_is_no_idle_one(page: Page) -> None:
+    def with_a_lost_worker(route: Route) -> None:
+        answer = route.fetch()
+        body = answer.json()
+        for worker in body["workers"]:
+            worker |= {"alive": False, "run_id": None}
+        body["runs"]["queued"] = 320
+        route.fulfill(response=answer, json=body)
+
+    page.route("**/api/v1/system", with_a_lost_worker)
+    page.goto("/system")
+    expect(page.get_by_text("No worker is alive, and 320 runs wait.")).to_be_visible()
+    expect(page.get_by_text("not answering").first).to_be_visible()
+    expect(page.get_by_text("idle", exact=True)).to_have_count(0)
+
+
+def test_a_regression_has_large_residuals_and_their_rows(page: Page, api: httpx2.Client) -> None:
+    rows = "".join(f"{x},{x % 7},{3 * x + (500 if x == 40 else 0)}\n" for x in range(1, 121))
+    ref = upload(api, "browser-residuals", f"a,b,price\n{rows}")
+    spec = {"dataset": ref, "target": {"column": "price", "task": "regression"}, "network": [{"Dense": 4}]}
+    run = submit(api, {**spec, "training": {"epochs": 5}})
+    wait_until_ended(api, run)
+    page.goto(f"/runs/{run}?tab=evaluation")
+    largest = page.locator("section", has=page.get_by_role("heading", name="Largest residuals")).last
+    expect(page.get_by_text("Probably mislabelled")).to_have_count(0)
+    largest.get_by_role("button", name="Row 40", exact=True).click()
+    expect(largest.locator("dl")).to_contain_text("620")
+
+
+def test_an_ended_run_shows_the_figures_of_the_kept_weights(page: Page, api: httpx2.Client, server: Server) -> None:
+    rows = "".join(f"{x},{(x * 37) % 101},{'ab'[(x * 31) % 97 > 48]}\n" for x in range(160))
+    ref = upload(api, "browser-kept", f"a,b,kind\n{rows}")
+    stopping = {"patience": 5, "restore_best_weights": True}
+    spec = {"dataset": ref, "target": "kind", "network": [{"Dense": {"units": 64, "activation": "relu"}}]}
+    run = submit(api, {**spec, "training": {"epochs": 60, "early_stopping": stopping}})
+    wait_until_ended(api, run)
+    (trial,) = api.get(f"/runs/{run}").json()["result"]["trials"]
+    assert trial["best_epoch"] < trial["epochs"]
+    kept = api.get(f"/runs/{run}/epochs").json()["items"][trial["best_epoch"] - 1]["logs"]["val_loss"]
+    page.goto(f"/runs/{run}")
+    expect(page.locator(".stat", has_text="Epoch")).to_contain_text(f"kept of {trial['epochs']}")
+    shown = page.locator(".stat", has_text="loss (validation)").locator(".value").inner_text()
+    assert abs(float(shown) - kept) < 1e-3 * abs(kept) + 1e-3
