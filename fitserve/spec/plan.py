@@ -71,7 +71,7 @@ class Planner:
         said = "validation" in spec.split.model_fields_set or spec.training.validation_split is not None
         test = USUAL_TEST if by_column else split.test
         held_out = HeldOut(split.method, split.by, said or by_column, split.validation, test)
-        rows = max(1, round(self.facts.rows * (1 - test)))
+        rows = max(1, self.facts.rows - (round(self.facts.rows * test) or int(test > 0)))
         if spec.ensemble is not None:
             if spec.training.restarts > 1:
                 detail = "Restarts keep the best of several networks; an ensemble averages them."

@@ -33,7 +33,7 @@ from fitserve.spec.plan import Planner, budget_advice, shrunk_advice
 from fitserve.spec.resolve_training import apply_label_smoothing, loss_pointer, losses_by_target
 from fitserve.spec.spec import MAX_PROBLEMS, DatasetRef, Spec, SpecRefused, SplitSpec
 from fitserve.spec.target import Target, infer_task, unknown_column
-from fitserve.spec.usable_rows import FindRows, UsedColumn, left_out, refuse, unusable_columns
+from fitserve.spec.usable_rows import FindRows, UsedColumn, left_out, refuse, untrainable, unusable_columns
 from fitserve.spec.warnings import warnings_for
 
 
@@ -319,6 +319,13 @@ def _resolve_split(spec: Spec, facts: DatasetFacts, problems: list[Problem]) -> 
     split, share, pointer = spec.split, spec.training.validation_split, "/training/validation_split"
     if split.by is not None and split.by not in facts.by_name:
         problems.append(unknown_column(split.by, facts, "/split/by"))
+    elif split.by is not None and split.method == "group":
+        column = facts.by_name[split.by]
+        groups, parts = column.distinct + (column.missing > 0), 1 + (split.validation > 0) + (split.test > 0)
+        if groups < parts:
+            detail = f"{split.by!r} has {groups} {'group' if groups == 1 else 'groups'}; the split has {parts} parts."
+            fix = "Split by another column, or set validation or test to 0."
+            problems.append(Problem(detail, "/split/by", column=split.by, received=groups, fix=fix))
     if share is None:
         return split
     if share + split.test >= 1:
@@ -358,7 +365,11 @@ def _check_usable_rows(
     problems: list[Problem],
     warnings: list[Advice],
 ) -> None:
-    for column in unusable_columns(used_columns(spec, targets, features, facts)):
+    used = used_columns(spec, targets, features, facts)
+    # Two rows are enough where the spec says how long to train: one of them to stop by is one too few otherwise.
+    least = 2 if "epochs" in spec.training.model_fields_set and not recipe.is_recipe(spec) else 3
+    problems += untrainable(used, facts, least)
+    for column in unusable_columns(used):
         if spec.rows_without_target == "refuse" or column.unusable >= facts.rows:
             problems.append(refuse(column, facts, find_rows))
         else:

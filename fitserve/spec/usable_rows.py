@@ -13,6 +13,7 @@ FindRows = Callable[[str, bool], Sequence[int]]
 """Returns the numbers (from 1) of the rows in which a column is infinite or, of a target, missing."""
 MAX_ROWS = 1000  # that a problem lists
 MAX_NAMED = 20  # of them in its sentence
+LARGEST = 3.4e38  # of single precision
 LEAVE_OUT = "rows_without_target: leave_out"
 
 
@@ -50,6 +51,24 @@ def refuse(column: UsedColumn, facts: DatasetFacts, find_rows: FindRows | None) 
         expected="a value in every row" if column.role == "target" else "finite numbers",
         fix=fix,
     )
+
+
+def untrainable(used: Sequence[UsedColumn], facts: DatasetFacts, least: int) -> Iterator[Problem]:
+    """Yield what no network can be trained on: too few rows, weights of 0 alone, numbers beyond single precision."""
+    most = max((column.unusable for column in used), default=0)
+    rows = facts.rows - most
+    if rows < least and most < facts.rows:  # where none is left, the column is refused
+        detail = f"The table has {rows} {'row' if rows == 1 else 'rows'} with a value of the target."
+        yield Problem(detail, "/dataset", received=rows, expected=f"at least {least}: to train on, and to stop by")
+    for column in used:
+        name, low, high = column.facts.name, column.facts.min, column.facts.max
+        if column.role == "sample weight" and high == 0:
+            detail = f"Every weight in {name!r} is 0: no row counts."
+            yield Problem(detail, column.pointer, column=name, received=0, expected="weights above 0")
+        if column.role == "target" and column.facts.kind == "numeric" and max(abs(low or 0), abs(high or 0)) > LARGEST:
+            detail = f"{name!r} runs from {low:g} to {high:g}; a network computes with numbers up to {LARGEST:.2g}."
+            fix = "Divide the column by a power of ten, or take its logarithm."
+            yield Problem(detail, column.pointer, column=name, expected="numbers of single precision", fix=fix)
 
 
 def left_out(column: UsedColumn, facts: DatasetFacts, find_rows: FindRows | None) -> str:

@@ -23,9 +23,19 @@ if TYPE_CHECKING:
 
 # Zeros of scripts whose digits people write: fullwidth, Arabic, Persian, Devanagari, Bengali, Thai.
 _ZEROS = (0xFF10, 0x0660, 0x06F0, 0x0966, 0x09E6, 0x0E50)
-_DIGITS = {zero + digit: str(digit) for zero in _ZEROS for digit in range(10)}
-_SIGNS = {"\u2212": "-", "\u2013": "-", "\u2019": "'", "\u02bc": "'", "．": ".", "，": ",", "－": "-", "＋": "+"}
-_SAME = str.maketrans({**dict.fromkeys(BLANKS, " "), **_SIGNS, "٫": ".", "٬": ",", **_DIGITS})
+_DIGITS: dict[int, str] = {zero + digit: str(digit) for zero in _ZEROS for digit in range(10)}
+_SIGNS: dict[str, str] = {
+    "\u2212": "-",
+    "\u2013": "-",
+    "\u2019": "'",
+    "\u02bc": "'",
+    "．": ".",
+    "，": ",",
+    "－": "-",
+    "＋": "+",
+}
+_BLANK: dict[str, str] = dict.fromkeys(BLANKS, " ")
+_SAME = {**str.maketrans({**_BLANK, **_SIGNS, "٫": ".", "٬": ","}), **str.maketrans(_DIGITS)}
 _INFINITE = frozenset({"inf", "infinity"})
 # For Arrow, whose expressions take linear time: digits, in groups or not, by the sign between the groups.
 _GROUPED = {

@@ -232,6 +232,21 @@ def test_csv_in_and_out(client) -> None:
         assert client.post("/v1/models/adm:predict", content=wrong, headers=headers).status_code == 400, wrong
 
 
+def test_csv_of_numbers_and_labels(client) -> None:
+    body = "gre,gpa,rank,city\n700,3.5,3,Rom\n,3.5,9,\n"
+    rows = [ADM, {"gpa": 3.5, "rank": 9}]
+    headers = {"Content-Type": "text/csv"}
+    numbers = client.post("/v1/models/three:regress", content=body, headers=headers)
+    assert numbers.json() == {"results": mixed(THREE).answer(rows)["score"][:, 0].tolist()}
+    labels = client.post("/v1/models/adm:classify", content=body.replace(",", ";"), headers=headers).json()["results"]
+    assert [row[1][1] for row in labels] == [row[0] for row in expected(mixed(seed=1), rows, "admit")]
+    for verb in ("three:regress", "adm:classify"):
+        refused = client.post(f"/v1/models/{verb}", content=body + "abc,1,1,Rom\n", headers=headers)
+        assert refused.status_code == 400
+        assert all(part in refused.json()["error"] for part in ("row 3", "gre", "abc", "a number"))
+    assert client.post("/v1/models/adm:regress", content=body, headers=headers).status_code == 400
+
+
 @pytest.mark.parametrize("model", ["adm", "three", "m1"])
 def test_explanations_sum_to_the_change(client, model) -> None:
     row = ROW if model == "m1" else ADM
