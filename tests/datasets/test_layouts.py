@@ -241,3 +241,17 @@ def test_a_first_line_that_is_a_row_is_said(api: Api) -> None:
     body, rows = stored(api, text.encode())
     assert (len(rows), codes(body), body["notices"][0]["option"]) == (3, ["no_header"], "header=true")
     assert names(stored(api, text.encode(), header="true")[0]) == ["ham", "Go until jurong"]
+
+
+def test_the_first_advice_keeps_the_row(api: Api) -> None:
+    text = "a,b\n" + "".join(f"{'k.A.' if n == 7 else n},{n % 3}\n" for n in range(100))
+    (error,) = refusal(api, text.encode())["errors"]
+    assert error["fix"].startswith("If it stands for a missing value, say so, which keeps the row:")
+    option, value = error["fix"].split(": ", 1)[1].split(". Fix")[0].split("=")
+    body, rows = stored(api, text.encode(), **{option: value})
+    assert (body["rows"], rows[7]) == (100, [None, 1])
+
+
+@pytest.mark.parametrize("text", ["\n", "\n\n \n", "a", "a\n", " ", "\n" * 10, "\0\0"])
+def test_a_file_without_rows_is_refused(api: Api, text: str) -> None:
+    assert refusal(api, text.encode())["title"] == "Table unreadable"

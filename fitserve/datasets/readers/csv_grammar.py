@@ -54,7 +54,7 @@ def _is_one_column(text: str, comment: str | None, whole: bool) -> bool:
     lines = [
         line for line in lines_of(text)[:MOST_RECORDS] if line.strip() and not (comment and line.startswith(comment))
     ]
-    first, *rest = lines if whole else lines[:-1] or [""]
+    first, *rest = (lines if whole else lines[:-1]) or [""]
     is_named = not _TIME.fullmatch(first)
     if is_named and any(one in first for one in DELIMITERS):
         return False
