@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from sqlalchemy import text
 
 from fitserve import blobs, db, telemetry
@@ -79,10 +79,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.limiter = limiter
     app.state.predict_client = predict_proxy.make_client(settings)
     app.state.context = Context(settings, engine, blobs.open_store(settings.resolved_blob_url), publisher)
-    api = APIRouter(prefix="/api/v1")
-    for module in ROUTERS:
-        api.include_router(module.router)
-    app.include_router(api)
+    for module in ROUTERS:  # each at once: a router that includes others has FastAPI analyse every route twice
+        app.include_router(module.router, prefix="/api/v1")
     app.include_router(pages.router)
     app.include_router(predict_proxy.router)
     openapi.install(app)

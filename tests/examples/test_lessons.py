@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from examples.lesson import report
+from examples.lesson import report, spec
 from fitserve.client import Client
 from tests import needs
 from tests.conftest import PROJECT, Server
@@ -23,8 +23,12 @@ EXAMPLES = PROJECT / "examples"
 LESSONS = sorted(path.parent.name for path in EXAMPLES.glob("*/run.py"))
 LABS = [name for name in LESSONS if "_lab_" in name]
 FIRST = "01_perceptron"
+# What these claim, tests/insight/test_lessons.py shows too, without a server; here are their texts and specs.
+SHOWN_IN_PROCESS = frozenset(
+    ("05_batch_or_stochastic", "07_early_stopping", "08_l1_or_l2", "11_momentum", "12_vanishing_gradients")
+)
 # With the real tables, the labs are run on these.
-REPEATED = [pytest.mark.long] if needs.find("the real tables") else []
+REPEATED = needs.find("the real tables") is not None
 
 
 def lesson(name: str) -> ModuleType:
@@ -69,14 +73,33 @@ def _words(line: str) -> str:
     return re.sub(r"\s+-?[\d.]+(e[+-]\d+)?$", "", line)
 
 
-@pytest.mark.parametrize("name", [name for name in LESSONS if name not in (*LABS, FIRST)])
+def long_if(repeated: bool) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.long] if repeated else []
+
+
+OTHERS = [name for name in LESSONS if name not in (*LABS, FIRST)]
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=long_if(name in SHOWN_IN_PROCESS)) for name in OTHERS])
 def test_a_lesson_keeps_what_it_claims(name: str, client: Client) -> None:
     assert_as_printed(name, check(name, client))
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=REPEATED) for name in LABS])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=long_if(REPEATED)) for name in LABS])
 def test_a_lab_works_on_a_made_table(name: str, client: Client) -> None:
     check(name, client)
+
+
+@pytest.mark.parametrize("name", sorted(SHOWN_IN_PROCESS))
+def test_what_a_readme_prints_is_what_its_lesson_claims(name: str, client: Client) -> None:
+    """The figures fulfil the claims, the claims are the script's, and the server takes the specs."""
+    figures = (line.rsplit(maxsplit=1) for line in printed(name).partition("\n\n")[0].splitlines())
+    found = {figure: float(value) for figure, value in figures}
+    for path in (EXAMPLES / name).glob("*.yaml"):
+        table = spec(path)["dataset"]
+        client.datasets.sample(table.partition("-")[0], table)  # "xor-few" is made of "xor"
+    check_figures(name, client, found)
+    assert_as_printed(name, found)
 
 
 def test_the_admissions_lab_reaches_what_its_notebook_reports(client: Client, data_folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +179,17 @@ FILES: dict[str, tuple[str, Json]] = {
 }
 
 
+# One of each kind of table and of network; the others repeat them.
+REPRESENTATIVE = frozenset(
+    ("wine, elu and batch normalisation", "digits, dropout", "diabetes", "circle", "gauss, restarts", "plane")
+).union(("titanic", "titanic, tanh", "bank", "red wine"))
+
+
+def cases(names: Iterable[str]) -> list[Any]:
+    """Return one parameter for each name, `long` where another case is as good."""
+    return [pytest.param(name, marks=[] if name in REPRESENTATIVE else [pytest.mark.long]) for name in names]
+
+
 def _check_no_findings(table: pa.Table, spec: Json, facts: Any) -> None:
     trained = run(table, {"target": "y", **spec}, facts)
     # That trees are better is no fault of a spec.
@@ -191,14 +202,14 @@ def _check_no_findings(table: pa.Table, spec: Json, facts: Any) -> None:
         assert loss < 1.05 * trivial
 
 
-@pytest.mark.parametrize("name", BUNDLED)
+@pytest.mark.parametrize("name", cases(BUNDLED))
 def test_a_bundled_table_has_no_findings(name: str) -> None:
     make, spec = BUNDLED[name]
     table = make()
     _check_no_findings(table, spec, facts_of(table))
 
 
-@pytest.mark.parametrize("name", PLAYGROUND)
+@pytest.mark.parametrize("name", cases(PLAYGROUND))
 def test_a_playground_sample_has_no_findings(name: str) -> None:
     sample, noise, spec = PLAYGROUND[name]
     made, table = make_sample(sample, noise=noise, derived="features" in spec)
@@ -209,7 +220,7 @@ def test_at_least_twenty_cases_need_no_files() -> None:
     assert len(BUNDLED) + len(PLAYGROUND) >= 20
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", cases(FILES))
 def test_a_real_table_has_no_findings(name: str, data_folder: Path) -> None:
     file, spec = FILES[name]
     _check_no_findings(*_arguments(data_folder / file, spec))

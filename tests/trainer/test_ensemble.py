@@ -166,8 +166,10 @@ def test_validation_figures_are_out_of_fold_and_the_test_part_is_never_seen(tmp_
     assert gain["targets"]["side"]["ensemble"] < gain["targets"]["side"]["one_member"]
 
 
-@pytest.mark.parametrize("after", [1, 4])
-@pytest.mark.parametrize("stacked", [True, False])
+@pytest.mark.parametrize(
+    ("after", "stacked"),
+    [(1, True), (4, False), *(pytest.param(*pair, marks=pytest.mark.long) for pair in ((4, True), (1, False)))],
+)
 def test_a_resumed_ensemble_ends_where_an_undisturbed_one_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int, stacked: bool
 ) -> None:
