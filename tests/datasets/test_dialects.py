@@ -156,7 +156,8 @@ def check(read: Ingest, dialect: Dialect, names: list[str], rows: list[list[Any]
 
 
 FAST = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-LONG = settings(max_examples=5_000, deadline=None, suppress_health_check=list(HealthCheck))
+PARTS = 10
+LONG = settings(max_examples=5_000 // PARTS, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @FAST
@@ -167,8 +168,10 @@ def test_a_table_in_any_dialect_reads_back(read: Ingest, data: st.DataObject) ->
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("part", range(PARTS))
 @LONG
 @given(data=st.data())
-def test_thousands_of_tables_in_any_dialect_read_back(read: Ingest, data: st.DataObject) -> None:
+def test_thousands_of_tables_in_any_dialect_read_back(read: Ingest, part: int, data: st.DataObject) -> None:
     dialect = data.draw(dialects())
     event("read" if check(read, dialect, *data.draw(tables(dialect))) else "refused")

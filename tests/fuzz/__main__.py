@@ -72,6 +72,7 @@ def main() -> int:
         from tests.fuzz import suites
 
         report["suites"] = suites.run()
+        print(report["suites"], flush=True)
     for name in TARGETS:
         if options.only not in (None, name):
             continue
