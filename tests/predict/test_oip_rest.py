@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import httpx2
@@ -148,3 +149,80 @@ def test_explain(client) -> None:
     body = {"inputs": [column(n, v) for n, v in ADM.items()]}
     result = client.post("/v2/models/adm/explain", json=body).json()
     assert list(result["explanations"][0]["admit"]) == list(ADM)
+
+
+def test_a_single_tensor_of_fitting_width_under_any_name_and_shape(client) -> None:
+    wanted = numeric().answer([ROW, ROW[::-1]])["y"].ravel().tolist()
+    for name, shape in (("input-0", [2, 6]), ("x", [2, 2, 3]), ("instances", [2, 1, 6])):
+        one = {"name": name, "shape": shape, "datatype": "FP64", "data": [*ROW, *ROW[::-1]]}
+        assert infer(client, "m1", {"inputs": [one]})["outputs"][0]["data"] == wanted
+    infer(client, "m1", {"inputs": [{"name": "x", "shape": [2, 5], "datatype": "FP64", "data": [0.0] * 10}]}, 400)
+    nested = {"instances": [[ROW[:3], ROW[3:]]]}
+    answer = client.post("/v1/models/m1:predict", content=json.dumps(nested))
+    assert answer.json()["predictions"][0] == wanted[:2]
+
+
+def test_one_unit_gives_both_classes(client) -> None:
+    body = {"inputs": [column(n, v) for n, v in ADM.items()]}
+    body["outputs"] = [{"name": "admit", "parameters": {"classification": 2}}]
+    (output,) = infer(client, "adm", body)["outputs"]
+    score = float(mixed(seed=1).answer([ADM])["admit"][0, 0])
+    both = sorted([(score, "1:yes"), (1 - score, "0:no")], reverse=True)
+    assert output["shape"] == [1, 2]
+    assert [text.split(":", 1)[1] for text in output["data"]] == [label for _, label in both]
+    assert [float(text.split(":")[0]) for text in output["data"]] == pytest.approx([p for p, _ in both], abs=1e-6)
+
+
+def test_what_is_not_offered_is_refused(client) -> None:
+    body = {"inputs": [column(n, v) for n, v in ADM.items()]}
+    shared = {"name": "admit", "parameters": {"shared_memory_region": "r", "shared_memory_byte_size": 4}}
+    assert "hared memory" in infer(client, "adm", {**body, "outputs": [shared]}, 400)["error"]
+    assert "content type" in infer(client, "adm", {**body, "parameters": {"content_type": "hg_jpeg"}}, 400)["error"]
+    for parameters in ({"config": "{}"}, {"file:1/model.onnx": "AAAA"}):
+        answer = client.post("/v2/repository/models/adm/load", json={"parameters": parameters})
+        assert answer.status_code == 400
+        assert "configuration or files" in answer.json()["error"]
+
+
+def test_base64_contents_are_decoded(client) -> None:
+    inputs = [column(n, v) for n, v in ADM.items()]
+    coded = {**inputs[-1], "data": ["Um9t"], "parameters": {"content_type": "base64"}}
+    wanted = infer(client, "adm", {"inputs": inputs})["outputs"]
+    assert infer(client, "adm", {"inputs": [*inputs[:-1], coded]})["outputs"] == wanted
+    infer(client, "adm", {"inputs": [*inputs[:-1], {**coded, "data": ["%"]}]}, 400)
+
+
+def test_configuration_statistics_and_liveness(client) -> None:
+    config = client.get("/v2/models/m1/config").json()
+    assert (config["name"], config["input"][0]) == ("m1", {"name": "x0", "data_type": "TYPE_FP64", "dims": [-1, 1]})
+    body = json.dumps({"inputs": [{"name": "instances", "shape": [1, 6], "datatype": "FP64", "data": ROW}]})
+
+    def count() -> int:
+        stats = client.get("/v2/models/m1/versions/1/stats").json()["model_stats"]
+        assert [one["version"] for one in stats] == ["1"]
+        return int(stats[0]["inference_count"])
+
+    before = count()
+    infer(client, "m1", body)
+    assert count() == before + 1
+    assert {one["name"] for one in client.get("/v2/models/stats").json()["model_stats"]} >= {"m1", "adm"}
+    assert client.get("/").json() == {"status": "alive"}
+    assert client.head("/").status_code == 200
+    state = client.get("/v1/models/m1").json()
+    assert (state["name"], state["ready"]) == ("m1", True)
+
+
+def test_bodies_as_clients_send_them(client) -> None:
+    body = json.dumps({"instances": [ROW]}).encode()
+    wanted = client.post("/v1/models/m1:predict", content=body).json()
+    half = len(body) // 2
+    members = gzip.compress(body[:half]) + gzip.compress(body[half:]) + b"\0" * 9
+    for content, headers in (
+        (b"\xef\xbb\xbf" + body, {}),
+        (gzip.compress(body), {"Content-Encoding": "x-gzip"}),
+        (members, {"Content-Encoding": "gzip"}),
+    ):
+        answer = client.post("/v1/models/m1:predict", content=content, headers=headers)
+        assert answer.json() == wanted
+    cut = client.post("/v1/models/m1:predict", content=members[:-20], headers={"Content-Encoding": "gzip"})
+    assert cut.status_code == 400

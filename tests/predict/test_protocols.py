@@ -161,7 +161,8 @@ def test_curl_with_the_documentations_bodies(own: RunningService) -> None:
     """api_rest.md's example, command by command. Our output has a dimension of units, theirs has none."""
     model = f"{own.url}/v1/models/half_plus_three"
     state = {"version": "1", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
-    assert json.loads(curl(own, model)) == {"model_version_status": [state]}
+    answer = json.loads(curl(own, model))
+    assert answer == {"name": "half_plus_three", "ready": True, "model_version_status": [state]}
     predicted = curl(own, "-d", '{"instances": [1.0,2.0,5.0]}', "-X", "POST", f"{model}:predict")
     assert json.loads(predicted) == {"predictions": [[3.5], [4.0], [5.5]]}
     body = '{"signature_name": "tensorflow/serving/regress", "examples": [{"x": 1.0}, {"x": 2.0}]}'

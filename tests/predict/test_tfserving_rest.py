@@ -107,7 +107,7 @@ def test_status(client) -> None:
     assert {one["version"] for one in every} == {"1", "2"}
     one = client.get("/v1/models/adm/versions/2").json()
     status = {"version": "2", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
-    assert one == {"model_version_status": [status]}
+    assert one == {"name": "adm", "ready": True, "model_version_status": [status]}
 
 
 def test_metadata_has_the_doubled_key(client) -> None:

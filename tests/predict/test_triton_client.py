@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import queue
+
+import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
 
+from services.predict.protocols.proto import health_pb2
 from tests.predict.toy_registry import mixed, numeric
 
 ADM = {"gre": 700, "gpa": 3.5, "rank": 3, "city": "Rom"}
@@ -67,7 +71,7 @@ def test_infer_by_column_at_a_version(triton) -> None:
     result = client.infer(
         "adm", inputs, outputs=[module.InferRequestedOutput("admit", class_count=1)], headers=headers(served)
     )
-    assert result.as_numpy("admit").ravel()[0].endswith(b":0")
+    assert result.as_numpy("admit").ravel()[0].endswith((b":0:no", b":1:yes"))
 
 
 def test_health_metadata_and_repository(triton) -> None:
@@ -107,7 +111,8 @@ def test_errors(triton) -> None:
     module, client, served, options = triton
     rows = tensor(module, "nope", np.ones((1, 6), np.float32), "FP32", options)
     with pytest.raises(InferenceServerException, match="Unknown input"):
-        client.infer("m1", [rows], headers=headers(served))
+        narrow = tensor(module, "nope", np.ones((1, 5), np.float32), "FP32", options)
+        client.infer("m1", [narrow], headers=headers(served))
     with pytest.raises(InferenceServerException, match="No model"):
         client.infer("none", [rows], headers=headers(served))
     with pytest.raises(InferenceServerException, match="API key"):
@@ -120,3 +125,41 @@ def test_compressed_requests(served, packed) -> None:
     rows = tensor(triton_http, "instances", np.ones((1, 6), np.float32), "FP32", {})
     result = client.infer("m1", [rows], headers=headers(served), request_compression_algorithm=packed)
     np.testing.assert_array_equal(result.as_numpy("y"), numeric().answer([[1] * 6])["y"])
+
+
+def test_configuration_and_statistics(triton) -> None:
+    module, client, served, _ = triton
+    known = {"headers": headers(served)} | ({"as_json": True} if module is triton_grpc else {})
+    config = client.get_model_config("m1", **known)
+    config = config.get("config", config)
+    assert (config["name"], config["platform"]) == ("m1", "onnxruntime_onnx")
+    assert config["input"][0]["data_type"] == "TYPE_FP64"
+    (stats,) = client.get_inference_statistics("m1", **known)["model_stats"]
+    assert (stats["name"], stats["version"]) == ("m1", "1")
+    with pytest.raises(InferenceServerException, match="configuration or files"):
+        client.load_model("m1", config="{}", headers=headers(served))
+
+
+def test_a_stream_answers_each_request_in_order(served) -> None:
+    answers: queue.Queue[tuple[object, object]] = queue.Queue()
+    client = triton_grpc.InferenceServerClient(f"127.0.0.1:{served.grpc_port}")
+    client.start_stream(lambda result, error: answers.put((result, error)), headers=headers(served))
+    rows = np.arange(6, dtype=np.float32).reshape(1, 6)
+    client.async_stream_infer("m1", [tensor(triton_grpc, "input-0", rows, "FP32", {})])
+    client.async_stream_infer("none", [tensor(triton_grpc, "input-0", rows, "FP32", {})])
+    client.async_stream_infer("m1", [tensor(triton_grpc, "input-0", rows + 1, "FP32", {})])
+    (first, _), (_, refused), (third, _) = (answers.get(timeout=60) for _ in range(3))
+    client.stop_stream()
+    np.testing.assert_array_equal(first.as_numpy("y"), numeric().answer(rows.tolist())["y"])
+    assert "No model none" in str(refused)
+    np.testing.assert_array_equal(third.as_numpy("y"), numeric().answer((rows + 1).tolist())["y"])
+
+
+def test_health_service(served) -> None:
+    with grpc.insecure_channel(f"127.0.0.1:{served.grpc_port}") as channel:
+        check = channel.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )
+        assert check(health_pb2.HealthCheckRequest()).status == health_pb2.HealthCheckResponse.SERVING

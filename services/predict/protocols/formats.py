@@ -36,6 +36,7 @@ DTYPES: dict[str, Any] = {
     "FP32": np.float32,
     "FP64": np.float64,
 }
+MAX_DIMENSIONS = 8
 _decoder = msgspec.json.Decoder()
 _encoder = msgspec.json.Encoder()
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes such a text for a formula
@@ -186,11 +187,11 @@ class Tensor:
 
 def check_shape(name: str, shape: Sequence[Any]) -> tuple[int, ...]:
     """Return a request's shape. Raises Malformed."""
-    if not shape or len(shape) > 2 or any(type(d) is not int or d < 0 or d > 1 << 40 for d in shape):
+    if not shape or len(shape) > MAX_DIMENSIONS or any(type(d) is not int or d < 0 or d > 1 << 40 for d in shape):
         raise Malformed(
             f"Input {name!r} does not have the shape of rows.",
             received=list(shape)[:8],
-            expected="[rows] or [rows, 1]",
+            expected="[rows], [rows, 1], or [rows, ...] of all columns",
         )
     return tuple(shape)
 
@@ -290,7 +291,7 @@ def rows_of(model: LoadedModel, tensors: Sequence[Tensor]) -> InputRows:
     by_name = {tensor.name: tensor for tensor in tensors}
     if len(by_name) != len(tensors):
         raise Malformed("The request names an input twice.")
-    if len(tensors) == 1 and tensors[0].name not in names and tensors[0].name in MATRIX_NAMES:
+    if len(tensors) == 1 and _is_matrix(model, tensors[0]):
         return _rows_of_matrix(model, tensors[0])
     left_out: dict[str, int] = {}
     for name in [name for name in by_name if name not in names]:
@@ -307,7 +308,7 @@ def rows_of(model: LoadedModel, tensors: Sequence[Tensor]) -> InputRows:
         raise Malformed("The request has none of the model's inputs.", expected=", ".join(names[:50]))
     counts = set()
     for tensor in by_name.values():
-        if len(tensor.shape) == 2 and tensor.shape[1] != 1:
+        if tensor.shape[1:] not in ((), (1,)):
             raise Malformed(f"Input {tensor.name!r} has a wrong shape.", received=list(tensor.shape), expected="[n, 1]")
         counts.add(tensor.shape[0])
     if len(counts) != 1 or 0 in counts:
@@ -320,10 +321,26 @@ def rows_of(model: LoadedModel, tensors: Sequence[Tensor]) -> InputRows:
     return InputRows([list(row) for row in zip(*columns, strict=True)], left_out)
 
 
+def _is_matrix(model: LoadedModel, tensor: Tensor) -> bool:
+    """Return whether a request's only tensor holds all columns: by its name, or another one's fitting width."""
+    if tensor.name in model.columns.names:
+        return False
+    if tensor.name in MATRIX_NAMES:
+        return True
+    try:
+        model.columns.input_named(tensor.name)
+    except KeyError:  # as clients that number their inputs: `input-0`, `input-1`
+        return math.prod(tensor.shape[1:]) == len(model.columns.names)
+    return False
+
+
 def _rows_of_matrix(model: LoadedModel, tensor: Tensor) -> InputRows:
+    """Return the rows of all columns: [rows, columns], or an image's [rows, height, width]. Raises Malformed."""
     width = len(model.columns.names)
-    shape = tensor.shape if len(tensor.shape) == 2 else (1, *tensor.shape)
-    if shape[1] != width or shape[0] == 0:
+    shape = (1, *tensor.shape) if len(tensor.shape) == 1 and width > 1 else tensor.shape
+    if math.prod(shape[1:]) == width:
+        shape = (shape[0], width)
+    if shape[1:] != (width,) or shape[0] == 0:
         raise Malformed(
             f"Input {tensor.name!r} has a wrong shape.",
             received=list(tensor.shape),

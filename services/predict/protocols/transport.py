@@ -5,6 +5,7 @@ A protocol is a package beside this module whose `__init__.py` declares a `WireP
 
 from __future__ import annotations
 
+import codecs
 import functools
 import json
 import math
@@ -114,21 +115,32 @@ class HttpRequest(ProtocolRequest):
             more = message.get("more_body", False)
         body = b"".join(parts)
         encoding = self.header(b"content-encoding")
-        return body if encoding in (None, "identity") else self._decompressed(body, str(encoding).lower())
+        self.admit()
+        if encoding not in (None, "identity"):
+            body = await self.off_loop(len(body), self._decompressed, body, str(encoding).strip().lower())
+        return body.removeprefix(codecs.BOM_UTF8)
 
     def _decompressed(self, body: bytes, encoding: str) -> bytes:
-        if encoding not in ("gzip", "deflate"):
-            raise UnsupportedMedia("This content encoding is not understood.", received=encoding[:40])
-        decompressor = zlib.decompressobj(47)  # gzip or zlib, whichever its first bytes say
-        try:
-            plain = decompressor.decompress(body, self._max_bytes + 1)
-        except zlib.error:
-            raise Malformed(f"The body is not {encoding}.") from None
-        if len(plain) > self._max_bytes:
-            raise self._too_large()
-        if not decompressor.eof:
-            raise Malformed(f"The {encoding} body is cut short.")
-        return plain
+        """Decompress a body: of gzip all members, one after the other, as an upload's."""
+        if encoding not in ("gzip", "x-gzip", "deflate"):
+            raise UnsupportedMedia(
+                "This content encoding is not understood.", received=encoding[:40], expected="gzip, deflate or none"
+            )
+        parts: list[bytes] = []
+        room = self._max_bytes + 1
+        while body or not parts:
+            decompressor = zlib.decompressobj(47)  # gzip or zlib, whichever its first bytes say
+            try:
+                parts.append(decompressor.decompress(body, room))
+            except zlib.error:
+                raise Malformed(f"The body is not {encoding}.") from None
+            room -= len(parts[-1])
+            if room <= 0:
+                raise self._too_large()
+            if not decompressor.eof:
+                raise Malformed(f"The {encoding} body is cut short.")
+            body = decompressor.unused_data.lstrip(b"\0")  # zeros after the last member are padding
+        return b"".join(parts)
 
     def _too_large(self) -> TooLarge:
         return TooLarge("The request is too large.", expected=f"at most {self._max_bytes} bytes")
@@ -275,6 +287,7 @@ class GrpcMethod:
     request_type: Any
     handle: Callable[[GrpcRequest, Any], Awaitable[Any]]
     needs_key: bool = True  # without one, the handler gets an empty message
+    stream: Callable[[Any, str], Any] | None = None  # both ways: makes a response of an answer, or of an error's text
 
 
 @dataclass(frozen=True)

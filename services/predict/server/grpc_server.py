@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -73,11 +73,43 @@ async def _received(request: GrpcRequest, method: GrpcMethod, messages: Any) -> 
 
 
 def _method_handler(service: PredictionService, protocol: WireProtocol, method: GrpcMethod) -> grpc.RpcMethodHandler:
+    if method.stream is not None:
+        return grpc.stream_stream_rpc_method_handler(
+            _streaming(service, f"{protocol.name}_grpc", method, method.stream),
+            request_deserializer=None,
+            response_serializer=lambda message: message.SerializeToString(),
+        )
     return grpc.stream_unary_rpc_method_handler(  # on the wire a unary call; its message is not received unasked
         _unary(service, f"{protocol.name}_grpc", method),
         request_deserializer=None,
         response_serializer=lambda message: message.SerializeToString(),
     )
+
+
+def _streaming(
+    service: PredictionService, protocol: str, method: GrpcMethod, respond: Callable[[Any, str], Any]
+) -> Callable[[Any, Any], AsyncIterator[Any]]:
+    """Answer each message of a stream as a call of its own, in order; an error is an answer, and ends nothing."""
+
+    async def answers(messages: Any, context: Any) -> AsyncIterator[Any]:
+        try:
+            GrpcRequest(service, context).identify()  # the key first, then bytes
+        except FitserveError as error:
+            await context.abort(GRPC_CODES.get(error.status, grpc.StatusCode.INTERNAL), error_line(error))
+        async for data in messages:
+            request, answer, said, code = GrpcRequest(service, context), None, "", grpc.StatusCode.OK
+            try:
+                request.admit()
+                answer = await request.run(method.handle, method.request_type.FromString(data))
+            except DecodeError:
+                said, code = "The message cannot be read.", grpc.StatusCode.INVALID_ARGUMENT
+            except FitserveError as error:
+                service.counters.count_refusal(method.operation, error)
+                said, code = error_line(error), GRPC_CODES.get(error.status, grpc.StatusCode.INTERNAL)
+            request.count(protocol, method.operation, code.name)
+            yield respond(answer, said)
+
+    return answers
 
 
 def _unary(service: PredictionService, protocol: str, method: GrpcMethod) -> Callable[[Any, Any], Awaitable[Any]]:
@@ -86,7 +118,10 @@ def _unary(service: PredictionService, protocol: str, method: GrpcMethod) -> Cal
         error: FitserveError | None = None
         response = None
         try:
-            response = await request.run(method.handle, await _received(request, method, messages))
+            message = await _received(request, method, messages)
+            if method.needs_key:  # whether the server lives is told even where there is no room
+                request.admit()
+            response = await request.run(method.handle, message)
             trailing = [(name.decode(), value.decode()) for name, value in prediction_headers(request)]
         except FitserveError as refusal:
             error = refusal

@@ -35,6 +35,7 @@ from services.predict.serving.drift import DriftMonitor
 log = logging.getLogger(__name__)
 
 INLINE_SECONDS = 0.001  # inference estimated to take at most this stays on the event loop
+LARGE_BODY_BYTES = 256 * 1024
 LOAD_SECONDS = 30.0  # a request waits this long for a model to be loaded
 RETRY_SECONDS = 10.0  # between two attempts to load a version that failed
 IDLE_SECONDS = 60.0  # an unused version that no name needs is unloaded after this
@@ -72,6 +73,8 @@ class ProtocolRequest:
         self.model: LoadedModel | None = None  # that predicts
         self.prediction: Prediction | None = None
         self.left_out: dict[str, int] = {}  # values of columns that are no inputs of the model, by column
+        self.admitted = False  # counted among those in flight
+        self.is_large = False  # decoded, predicted and encoded off the event loop
         self._identity: Identity | None = None
 
     def read_deadline(self) -> float | None:
@@ -103,7 +106,6 @@ class ProtocolRequest:
 
     async def run(self, handle: Callable[..., Awaitable[T]], *arguments: Any) -> T:
         """Run a protocol's handler of this request. Raises FitserveError and nothing else."""
-        self.service.admit()
         try:
             response = await handle(self, *arguments)
             if self.prediction is not None and self.prediction_id is not None:
@@ -115,7 +117,24 @@ class ProtocolRequest:
             log.error("unexpected error", exc_info=error)
             raise FitserveError from error
         finally:
-            self.service.counters.in_flight -= 1
+            if self.admitted:
+                self.service.counters.in_flight -= 1
+
+    def admit(self) -> None:
+        """Count the request in, once all of it is there: one whose body never comes takes no place from others.
+
+        Raises TooMany where this process has too many at once.
+        """
+        if not self.admitted:
+            self.service.admit()
+            self.admitted = True
+
+    async def off_loop(self, size: int, function: Callable[..., T], *arguments: Any) -> T:
+        """Call a function of a body of `size` bytes: of a large one in a thread, so that no other request waits."""
+        self.is_large = self.is_large or size > LARGE_BODY_BYTES
+        if not self.is_large:
+            return function(*arguments)
+        return await self.service.loop.run_in_executor(self.service.executor, function, *arguments)
 
     def _store(self, prediction: Prediction, id: str) -> None:
         """Store the prediction under the client's id, to be joined with its ground truth. Raises BadInput."""
@@ -464,10 +483,10 @@ class PredictionService:
         if request.deadline is not None and request.deadline <= self.loop.time():
             self.counters.expired += 1
             raise DeadlineExceeded("The deadline had passed when the request arrived.")
-        given, rows = rows, model.columns.accept(rows)
+        given, rows = rows, await request.off_loop(0, model.columns.accept, rows)
         request.left_out = rows.left_out
         request.model, request.predict_at = model, time.perf_counter()
-        if model.runs_inline and rows.count * model.seconds_per_row < INLINE_SECONDS:
+        if model.runs_inline and not request.is_large and rows.count * model.seconds_per_row < INLINE_SECONDS:
             prediction = model.predict(rows)
             self.counters.sizes[model.name, model.version_text].observe(rows.count)
         else:

@@ -10,6 +10,7 @@ from fitserve.errors import Malformed
 from services.predict.catalog.loaded_model import Prediction
 from services.predict.protocols.formats import Tensor, check_shape, decode_text, from_binary, from_json, rows_of
 from services.predict.protocols.oip import rest
+from services.predict.protocols.proto import health_pb2 as health
 from services.predict.protocols.proto import inference_pb2 as pb
 from services.predict.protocols.transport import GrpcMethod, GrpcRequest
 
@@ -54,12 +55,38 @@ async def _model_metadata(request: GrpcRequest, message: Any) -> Any:
     return pb.ModelMetadataResponse(**rest.model_metadata(entry, model))
 
 
+async def _model_config(request: GrpcRequest, message: Any) -> Any:
+    entry = request.find_entry(message.name)
+    pointer = request.service.find_pointer(entry, rest.selector_of(message.name, message.version))
+    model = await request.service.loaded_model(pointer, request.read_deadline())
+    return pb.ModelConfigResponse(config=pb.ModelConfig(**rest.model_config(model)))
+
+
+async def _model_statistics(request: GrpcRequest, message: Any) -> Any:
+    selector = rest.selector_of(message.name, message.version)
+    known = [request.find_entry(message.name)] if message.name else request.service.visible_entries(request.identify())
+    return pb.ModelStatisticsResponse(model_stats=rest.statistics(request, known, selector))
+
+
+def _stream_response(answer: Any, error: str) -> Any:
+    if answer is None:
+        return pb.ModelStreamInferResponse(error_message=error)
+    return pb.ModelStreamInferResponse(infer_response=answer)
+
+
+async def _health(request: GrpcRequest, message: Any) -> Any:
+    """Answer whether the server takes requests, for all of its services alike."""
+    status = "SERVING" if request.service.ready else "NOT_SERVING"
+    return health.HealthCheckResponse(status=status)
+
+
 async def _index(request: GrpcRequest, message: Any) -> Any:
     versions = rest.repository_index(request, message.ready)
     return pb.RepositoryIndexResponse(models=[pb.RepositoryIndexResponse.ModelIndex(**one) for one in versions])
 
 
 async def _load(request: GrpcRequest, message: Any) -> Any:
+    rest.refuse_overrides(message.parameters)
     await rest.set_loaded(request, message.model_name, True)
     return pb.RepositoryModelLoadResponse()
 
@@ -71,10 +98,11 @@ async def _unload(request: GrpcRequest, message: Any) -> Any:
 
 async def _infer(request: GrpcRequest, message: Any) -> Any:
     model = await request.resolve(rest.selector_of(message.model_name, message.model_version))
-    rows = rows_of(model, read_tensors(message))
+    rows = await request.off_loop(message.ByteSize(), lambda: rows_of(model, read_tensors(message)))
     outputs = rest.select_outputs(model, named_outputs(message))
     rest.apply_timeout(request, _parameters(message.parameters))
-    return write_response(message, await request.service.predict(request, model, rows), outputs)
+    prediction = await request.service.predict(request, model, rows)
+    return await request.off_loop(0, write_response, message, prediction, outputs)
 
 
 def named_outputs(message: Any) -> list[tuple[str, dict[str, Any]]]:
@@ -95,14 +123,18 @@ def read_tensors(message: Any) -> list[Tensor]:
         raise Malformed("`raw_input_contents` needs one element for each input.", received=len(raw))
     tensors = []
     for place, one in enumerate(message.inputs):
-        if "shared_memory_region" in one.parameters:
-            raise Malformed("Shared memory is not offered.", fix="Send the tensor's data.")
+        content = ""
+        if one.parameters or message.parameters:
+            parameters = _parameters(one.parameters)
+            rest.refuse_shared_memory(parameters)
+            content = rest.content_type(parameters, _parameters(message.parameters))
         if raw:
             if one.HasField("contents"):
                 raise Malformed(f"Input {one.name!r} has contents beside raw contents.")
-            tensors.append(from_binary(one.name, one.datatype, list(one.shape), raw[place]))
+            tensor = from_binary(one.name, one.datatype, list(one.shape), raw[place])
         else:
-            tensors.append(_typed_tensor(one))
+            tensor = _typed_tensor(one)
+        tensors.append(rest.decode_content(tensor, content))
     return tensors
 
 
@@ -146,8 +178,14 @@ GRPC_SERVICES = {
         "ServerMetadata": GrpcMethod("server_metadata", pb.ServerMetadataRequest, _server_metadata, needs_key=False),
         "ModelMetadata": GrpcMethod("metadata", pb.ModelMetadataRequest, _model_metadata),
         "ModelInfer": GrpcMethod("infer", pb.ModelInferRequest, _infer),
+        "ModelStreamInfer": GrpcMethod("infer", pb.ModelInferRequest, _infer, stream=_stream_response),
+        "ModelConfig": GrpcMethod("config", pb.ModelConfigRequest, _model_config),
+        "ModelStatistics": GrpcMethod("stats", pb.ModelStatisticsRequest, _model_statistics),
         "RepositoryIndex": GrpcMethod("index", pb.RepositoryIndexRequest, _index),
         "RepositoryModelLoad": GrpcMethod("load", pb.RepositoryModelLoadRequest, _load),
         "RepositoryModelUnload": GrpcMethod("unload", pb.RepositoryModelUnloadRequest, _unload),
-    }
+    },
+    "grpc.health.v1.Health": {
+        "Check": GrpcMethod("ready", health.HealthCheckRequest, _health, needs_key=False),
+    },
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from services.predict.protocols.formats import (
     from_binary,
     from_json,
     join_texts,
+    read_cell,
     read_json,
     rows_of,
     write_json,
@@ -44,17 +45,19 @@ from services.predict.protocols.transport import (
     operation,
     path_parameters,
 )
+from services.predict.serving.counters import Counters
 from services.predict.serving.prediction_service import ProtocolRequest, Selector
 
 PLATFORM = "onnxruntime_onnx"
 SERVER_METADATA: dict[str, Any] = {
     "name": "fitserve",
     "version": __version__,
-    "extensions": ["binary_tensor_data", "classification", "model_repository"],
+    "extensions": ["binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics"],
 }
+CONTENT_TYPES = ("", "str", "np", "pd", "pd_json", "datetime", "base64")
 MAX_WARNINGS = 100  # in a response's parameters
 _MODEL_PATH = re.compile(
-    r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?(?:/(?P<verb>ready|infer|explain))?"
+    r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?(?:/(?P<verb>ready|infer|explain|config|stats))?"
 )
 _REPOSITORY_PATH = re.compile(r"/v2/repository/models/(?P<model>[^/]+)/(?P<verb>load|unload)")
 
@@ -73,7 +76,7 @@ def find_route(path: str) -> Route:
     if match is None:
         raise NotFound("There is nothing under this address.", received=path[:200])
     verb = match["verb"] or "metadata"
-    methods = READ if verb in ("metadata", "ready") else POST
+    methods = POST if verb in ("infer", "explain") else READ
     return Route(verb, methods, _MODEL_HANDLERS[verb], selector_of(match["model"], match["version"]))
 
 
@@ -89,10 +92,10 @@ def selector_of(model: str, version: str | None) -> Selector:
 async def _infer(request: HttpRequest) -> HttpResponse:
     model = await request.resolve(request.selector)
     body = await request.body()
-    infer = read_infer(model, body, _json_length(request, len(body)))
+    infer = await request.off_loop(len(body), read_infer, model, body, _json_length(request, len(body)))
     apply_timeout(request, infer.parameters)
     prediction = await request.service.predict(request, model, infer.rows)
-    content, json_length = write_infer(prediction, infer)
+    content, json_length = await request.off_loop(0, write_infer, prediction, infer)
     if json_length is None:
         return HttpResponse(content)
     headers = [(b"inference-header-content-length", str(json_length).encode())]
@@ -102,7 +105,8 @@ async def _infer(request: HttpRequest) -> HttpResponse:
 async def _explain(request: HttpRequest) -> HttpResponse:
     model = await request.resolve(request.selector)
     body = await request.body()
-    return await explain_response(request, model, read_infer(model, body, _json_length(request, len(body))).rows)
+    infer = await request.off_loop(len(body), read_infer, model, body, _json_length(request, len(body)))
+    return await explain_response(request, model, infer.rows)
 
 
 def _json_length(request: HttpRequest, size: int) -> int | None:
@@ -149,18 +153,45 @@ async def _index(request: HttpRequest) -> HttpResponse:
 
 
 async def _set_loaded(request: HttpRequest, loaded: bool) -> HttpResponse:
-    await request.body()
+    body = await request.body()
+    value = read_json(body) if body.strip() else {}
+    if not isinstance(value, dict):
+        raise Malformed("The body is not a JSON object.")
+    parameters = value.get("parameters") or {}
+    refuse_overrides(parameters if isinstance(parameters, dict) else {})
     await set_loaded(request, request.selector.model, loaded)
     return HttpResponse(b"{}")
 
 
-_MODEL_HANDLERS = {"metadata": _model_metadata, "ready": _model_ready, "infer": _infer, "explain": _explain}
+async def _config(request: HttpRequest) -> HttpResponse:
+    entry = request.find_entry(request.selector.model)
+    model = await request.service.loaded_model(request.service.find_pointer(entry, request.selector))
+    return HttpResponse.json(model_config(model))
+
+
+async def _stats(request: HttpRequest) -> HttpResponse:
+    if request.selector.model:
+        entries = [request.find_entry(request.selector.model)]
+    else:
+        entries = request.service.visible_entries(request.identify())
+    return HttpResponse.json({"model_stats": statistics(request, entries, request.selector)})
+
+
+_MODEL_HANDLERS = {
+    "metadata": _model_metadata,
+    "ready": _model_ready,
+    "infer": _infer,
+    "explain": _explain,
+    "config": _config,
+    "stats": _stats,
+}
 _FIXED_ROUTES = {
     "/v2": Route("server_metadata", READ, _server_metadata),
     "/v2/": Route("server_metadata", READ, _server_metadata),
     "/v2/health/live": Route("live", READ, _live),
     "/v2/health/ready": Route("ready", READ, _ready),
     "/v2/models": Route("list", READ, list_models),
+    "/v2/models/stats": Route("stats", READ, _stats),
     "/v2/repository/index": Route("index", POST, _index),
 }
 
@@ -182,8 +213,61 @@ def model_metadata(entry: CatalogEntry, model: LoadedModel) -> dict[str, Any]:
         "name": model.name,
         "versions": [str(number) for number in sorted(entry.versions)],
         "platform": PLATFORM,
+        "properties": {"task": str(model.manifest.get("task") or ""), "label": model.label or ""},
         "inputs": [{"name": c.name, "datatype": c.datatype, "shape": [-1, 1]} for c in columns.fitted],
         "outputs": [{"name": o.name, "datatype": o.datatype, "shape": [-1, o.units]} for o in model.outputs],
+    }
+
+
+def model_config(model: LoadedModel) -> dict[str, Any]:
+    """Return a model's configuration in the fields of Triton's `ModelConfig` that it has."""
+    columns = model.columns.fitted
+    return {
+        "name": model.name,
+        "platform": PLATFORM,
+        "backend": "onnxruntime",
+        "max_batch_size": 0,  # shapes name the batch themselves
+        "version_policy": {"latest": {"num_versions": 1}},
+        "input": [{"name": c.name, "data_type": _config_type(c.datatype), "dims": [-1, 1]} for c in columns],
+        "output": [
+            {"name": o.name, "data_type": _config_type(o.datatype), "dims": [-1, o.units]} for o in model.outputs
+        ],
+    }
+
+
+def _config_type(datatype: str) -> str:
+    return "TYPE_STRING" if datatype == "BYTES" else f"TYPE_{datatype}"
+
+
+def statistics(request: ProtocolRequest, entries: Iterable[CatalogEntry], selector: Selector) -> list[dict[str, Any]]:
+    """Return Triton's `ModelStatistics` of this process, for each version that has answered; counters are of requests.
+
+    Raises NotFound of a version that is not there.
+    """
+    counters, found = request.service.counters, []
+    for entry in entries:
+        name, wanted = entry.facts.name, None
+        if selector.version is not None or selector.label is not None:
+            wanted = str(request.service.find_pointer(entry, selector).target.version)
+        versions = map(str, sorted(entry.versions))
+        found += [_version_statistics(counters, name, one) for one in versions if wanted in (None, one)]
+    return found
+
+
+def _version_statistics(counters: Counters, name: str, version: str) -> dict[str, Any]:
+    own = [one for (_, model, of), one in counters.versions.items() if (model, of) == (name, version)]
+    answered = sum(sum(one.durations.counts) for one in own)
+    nanoseconds = round(sum(one.durations.total for one in own) * 1e9)
+    rows = sum(one.rows for one in own) + counters.rows.get((name, version), 0)
+    sizes = counters.sizes.get((name, version))
+    calls = sum(sizes.histogram().counts) if sizes else 0
+    success = {"count": answered, "ns": nanoseconds}
+    return {
+        "name": name,
+        "version": version,
+        "inference_count": rows,
+        "execution_count": calls,
+        "inference_stats": {"success": success},
     }
 
 
@@ -198,6 +282,16 @@ def repository_index(request: ProtocolRequest, ready_only: bool) -> list[dict[st
                 state = "READY" if ready else "UNAVAILABLE"
                 versions.append({"name": entry.facts.name, "version": str(number), "state": state, "reason": reason})
     return versions
+
+
+def refuse_overrides(parameters: Iterable[str]) -> None:
+    """Raise Malformed where a load brings its own configuration or files. Models come from runs alone."""
+    if own := [name for name in parameters if name == "config" or name.startswith("file:")]:
+        raise Malformed(
+            "A model cannot be loaded with a configuration or files of the request.",
+            received=own[0][:80],
+            fix="Load it without parameters; train a run to change it.",
+        )
 
 
 async def set_loaded(request: ProtocolRequest, model: str, loaded: bool) -> None:
@@ -291,20 +385,46 @@ def check_parameters(parameters: dict[str, Any] | None) -> dict[str, Any]:
     return parameters or {}
 
 
+def refuse_shared_memory(parameters: Mapping[str, Any]) -> None:
+    """Raise Malformed where a tensor would lie in shared memory."""
+    if "shared_memory_region" in parameters:
+        raise Malformed("Shared memory is not offered.", fix="Send and receive tensors in the request and its answer.")
+
+
+def content_type(of_tensor: Mapping[str, Any] | None, of_request: Mapping[str, Any] | None) -> str:
+    """Return what a tensor's values stand for, as MLServer's clients say it. Raises Malformed."""
+    named = (of_tensor or {}).get("content_type") or (of_request or {}).get("content_type") or ""
+    if named not in CONTENT_TYPES:
+        raise Malformed(
+            "This content type is not known.", received=str(named)[:40], expected=", ".join(CONTENT_TYPES[1:])
+        )
+    return str(named)
+
+
+def decode_content(tensor: Tensor, content: str) -> Tensor:
+    """Return a tensor with base64 texts decoded, where its content type says so. Raises Malformed."""
+    if content != "base64":
+        return tensor
+    if not isinstance(tensor.values, list):
+        raise Malformed(f"Input {tensor.name!r} is base64, but not of datatype BYTES.")
+    texts = [None if text is None else read_cell({"b64": text}) for text in tensor.values]
+    return Tensor(tensor.name, tensor.shape, texts)
+
+
 def _read_tensors(body: InferBody, tail: bytes) -> list[Tensor]:
     tensors, at, view = [], 0, memoryview(tail)
     for one in body.inputs:
         size = check_parameters(one.parameters).get("binary_data_size")
-        if one.parameters and "shared_memory_region" in one.parameters:
-            raise Malformed("Shared memory is not offered.", fix="Send the tensor's data.")
+        refuse_shared_memory(one.parameters or {})
+        content = content_type(one.parameters, body.parameters)
         if size is None:
             if one.data is None:
                 raise Malformed(f"Input {one.name!r} has no data.")
-            tensors.append(from_json(one.name, one.datatype, one.shape, one.data))
+            tensors.append(decode_content(from_json(one.name, one.datatype, one.shape, one.data), content))
             continue
         if one.data is not None or type(size) is not int or not 0 <= size <= len(tail) - at:
             raise Malformed(f"Input {one.name!r} has a wrong `binary_data_size`.", received=size)
-        tensors.append(from_binary(one.name, one.datatype, one.shape, view[at : at + size]))
+        tensors.append(decode_content(from_binary(one.name, one.datatype, one.shape, view[at : at + size]), content))
         at += size
     if at != len(tail):
         raise Malformed(f"{len(tail) - at} bytes follow the last tensor.")
@@ -320,6 +440,7 @@ def select_outputs(
         output = next((one for one in model.outputs if one.name == name), None)
         if output is None:
             raise Malformed(f"Unknown output {name[:63]!r}.", expected=", ".join(model.output_names))
+        refuse_shared_memory(parameters)
         classes = parameters.get("classification", 0)
         if type(classes) is not int or classes < 0:
             raise Malformed("The parameter `classification` must be a number of classes.", received=str(classes)[:40])
@@ -363,9 +484,11 @@ def output_values(prediction: Prediction, selected: SelectedOutput) -> tuple[str
     values = prediction.outputs[selected.output.name]
     if not selected.classes:
         return selected.output.datatype, list(values.shape), values
+    labels = selected.output.labels
+    if labels and len(labels) == 2 and values.shape[1] == 1:  # one unit's sigmoid is the second class's
+        values = np.concatenate([1 - values, values], axis=1)
     count = min(selected.classes, values.shape[1])
     order = np.argsort(-values, axis=1, kind="stable")[:, :count]
-    labels = selected.output.labels
     if labels and len(labels) != values.shape[1]:
         labels = None
     texts = [

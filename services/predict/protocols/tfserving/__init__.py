@@ -10,7 +10,7 @@ from services.predict.protocols.transport import WireProtocol
 
 PROTOCOL = WireProtocol(
     name="tfserving",
-    paths=re.compile("/v1/"),
+    paths=re.compile("/v1/|/$"),  # `/`: KServe asks there whether the server is alive
     find_route=find_route,
     grpc_services=GRPC_SERVICES,
     openapi_paths=OPENAPI_PATHS,

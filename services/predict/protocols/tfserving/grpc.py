@@ -17,7 +17,7 @@ from fitserve import registry
 from fitserve.errors import FitserveError, Forbidden, Malformed
 from services.predict.catalog.catalog import CatalogEntry
 from services.predict.catalog.loaded_model import InputRows, LoadedModel, Prediction
-from services.predict.protocols.formats import Tensor, decode_text, rows_of
+from services.predict.protocols.formats import MAX_DIMENSIONS, Tensor, decode_text, rows_of
 from services.predict.protocols.proto import tensorflow_pb2 as tf
 from services.predict.protocols.proto import tensorflow_serving_pb2 as pb
 from services.predict.protocols.tfserving import rest
@@ -223,7 +223,7 @@ def read_tensors(inputs: Mapping[str, Any]) -> list[Tensor]:
 
 def _from_proto(name: str, proto: Any) -> Tensor:
     """Return a tensor of rows; a scalar is one row. Raises Malformed."""
-    if proto.tensor_shape.unknown_rank or len(proto.tensor_shape.dim) > 2:
+    if proto.tensor_shape.unknown_rank or len(proto.tensor_shape.dim) > MAX_DIMENSIONS:
         raise Malformed(f"Input {name!r} does not have the shape of rows.", expected="[rows] or [rows, 1]")
     shape = tuple(dim.size for dim in proto.tensor_shape.dim) or (1,)
     if any(size < 0 for size in shape):

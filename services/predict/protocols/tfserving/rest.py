@@ -49,6 +49,8 @@ _PATH = re.compile(
 
 def find_route(path: str) -> Route:
     """Return the route of a path. Raises NotFound, Malformed."""
+    if path == "/":
+        return Route("live", READ, _alive)
     if path == "/v1/models":
         return Route("list", READ, list_models)
     match = _PATH.fullmatch(path)
@@ -74,12 +76,15 @@ async def _predict(request: HttpRequest) -> HttpResponse:
     model = await request.resolve(request.selector)
     body = await request.body()
     if request.media_type != "text/csv":
-        rows, by_row = read_predict(model, body)
-        return HttpResponse(write_predict(await request.service.predict(request, model, rows), by_row))
-    prediction = await request.service.predict(request, model, read_csv(model, body))
+        rows, by_row = await request.off_loop(len(body), read_predict, model, body)
+        prediction = await request.service.predict(request, model, rows)
+        return HttpResponse(await request.off_loop(0, write_predict, prediction, by_row))
+    rows = await request.off_loop(len(body), read_csv, model, body)
+    prediction = await request.service.predict(request, model, rows)
     if "text/csv" in (request.header(b"accept") or ""):
-        return HttpResponse(write_csv(prediction), media_type=b"text/csv; charset=utf-8")
-    return HttpResponse(write_predict(prediction, by_row=True))
+        content = await request.off_loop(0, write_csv, prediction)
+        return HttpResponse(content, media_type=b"text/csv; charset=utf-8")
+    return HttpResponse(await request.off_loop(0, write_predict, prediction, True))
 
 
 async def _classify(request: HttpRequest) -> HttpResponse:
@@ -102,21 +107,33 @@ async def _regress(request: HttpRequest) -> HttpResponse:
 async def _examples(request: HttpRequest, model: LoadedModel) -> tuple[InputRows, str]:
     """Return the rows of a classify or regress request, JSON or CSV, and the signature it names. Raises Malformed."""
     body = await request.body()
-    return (read_csv(model, body), "") if request.media_type == "text/csv" else read_examples(body)
+    if request.media_type == "text/csv":
+        return await request.off_loop(len(body), read_csv, model, body), ""
+    return await request.off_loop(len(body), read_examples, body)
 
 
 async def _explain(request: HttpRequest) -> HttpResponse:
     model = await request.resolve(request.selector)
     body = await request.body()
-    rows = read_csv(model, body) if request.media_type == "text/csv" else read_predict(model, body)[0]
+    if request.media_type == "text/csv":
+        rows = await request.off_loop(len(body), read_csv, model, body)
+    else:
+        rows, _ = await request.off_loop(len(body), read_predict, model, body)
     return await explain_response(request, model, rows)
+
+
+async def _alive(request: HttpRequest) -> HttpResponse:
+    """Answer as KServe's v1 protocol does at its root."""
+    return HttpResponse.json({"status": "alive"})
 
 
 async def _status(request: HttpRequest) -> HttpResponse:
     selector = request.selector
     entry = request.find_entry(selector.model)
     named = selector.version is not None or selector.label is not None
-    return HttpResponse.json(status(entry, [request.service.find_pointer(entry, selector)] if named else None))
+    states = status(entry, [request.service.find_pointer(entry, selector)] if named else None)
+    ready = request.service.is_model_ready(entry, selector)
+    return HttpResponse.json({"name": selector.model, "ready": ready, **states})  # both are KServe's
 
 
 async def _metadata(request: HttpRequest) -> HttpResponse:
@@ -171,7 +188,7 @@ def _instances(model: LoadedModel, instances: Any) -> list[Any]:
         if type(instance) is dict and not (len(names) == 1 and instance.keys() == {"b64"}):
             rows.append({name: read_cell(value) for name, value in instance.items()})
         elif type(instance) is list:
-            rows.append([read_cell(value) for value in instance])
+            rows.append([read_cell(value) for value in _flat(instance, len(names))])
         elif len(names) == 1:
             rows.append([read_cell(instance)])
         else:
@@ -180,6 +197,14 @@ def _instances(model: LoadedModel, instances: Any) -> list[Any]:
                 expected=f"an object of columns, or a list of {len(names)} values",
             )
     return rows
+
+
+def _flat(instance: list[Any], width: int) -> list[Any]:
+    """Return a row as one list: an image of 28 rows of 28 numbers is a row of 784 columns."""
+    flat = instance
+    while len(flat) < width and flat and all(type(part) is list for part in flat):
+        flat = [value for part in flat for value in part]
+    return flat if len(flat) == width else instance
 
 
 def _inputs(model: LoadedModel, inputs: Any) -> InputRows:
