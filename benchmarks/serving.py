@@ -26,6 +26,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks import rows
 from benchmarks.peers import PEERS, ROWS, VALUES, NotInstalled, interpreter, peer_side
 from benchmarks.wrk import CONNECTIONS, SERVER_CORE, DidNotStart, Side, load, median, report, started
 from tests.conftest import free_ports
@@ -121,6 +122,7 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
         "echo_ratio_named": round(median(ratio["named"]), 3),
         "oip_over_tfserving": round(median(v2.rates[16]) / median(ours.rates[16]), 3),
         **compare_with_peers(pairs, absent),
+        **rows.figures(),
         "p50_over_echo_us": round(median(over), 1),
         "mb_200_models": round(mb, 1),
         "ready_200_models_s": round(ready, 2),

@@ -75,16 +75,22 @@ class LabelColumn(FittedColumn):
             out[place] = 1
         return warning
 
+    def known_texts(self) -> dict[str, int]:
+        """Return texts that are their own labels, whatever the column's format, with their places."""
+        return {}
+
     def value_writer(self) -> Callable[[Any, np.ndarray], bool]:
         place_of, offset, integer, other = self.place_of, self.offset, self.integer, super().value_writer()
-        as_it_is = self.format is PLAIN
+        as_it_is, known = self.format is PLAIN, self.known_texts()
 
         def write(value: Any, row: np.ndarray) -> bool:
-            if type(value) is not str or not value or not as_it_is:
+            if type(value) is not str or not value:
                 return other(value, row)
-            place = place_of(value)
+            place = known.get(value)
             if place is None:
-                return False
+                place = place_of(value) if as_it_is else None
+                if place is None:
+                    return other(value, row)
             if integer:
                 row[offset] = place
             else:
@@ -160,6 +166,9 @@ class CategoryColumn(LabelColumn):
 
     def place_of(self, label: str) -> int | None:
         return self._places.get(label)
+
+    def known_texts(self) -> dict[str, int]:
+        return {label: place for label, place in self._places.items() if as_label(label, self.format) == label}
 
     def place_of_unknown(self, label: str, row: int) -> int:
         if self.encoding.unknown == "refuse":

@@ -5,6 +5,7 @@ Sources: tensorflow/serving g3doc/api_rest.md, util/json_tensor.cc, model_server
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import Any
 
@@ -159,6 +160,11 @@ def read_predict(model: LoadedModel, body: bytes) -> tuple[InputRows, bool]:
             pass  # read again below, where errors are named
         if numbers:
             return InputRows(columns.matrix_of(numbers)), True
+    elif len(columns.names) > 1:
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            instances: Any = _read_scalars(body).instances
+            if instances:  # no cell is a list or {"b64": ...}
+                return InputRows(instances), True
     value = _read_object(body, _PREDICT_KEYS)
     name = value.get("signature_name") or ""
     if name not in SIGNATURES:
@@ -168,6 +174,13 @@ def read_predict(model: LoadedModel, body: bytes) -> tuple[InputRows, bool]:
     if "instances" in value:
         return InputRows(_instances(model, value["instances"])), True
     return _inputs(model, value["inputs"]), False
+
+
+class _ScalarRows(msgspec.Struct, forbid_unknown_fields=True):
+    instances: list[dict[str, str | int | float | bool | None] | list[str | int | float | bool | None]]
+
+
+_read_scalars = msgspec.json.Decoder(_ScalarRows).decode
 
 
 def _read_object(body: bytes, keys: frozenset[str]) -> dict[str, Any]:
