@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from fitserve.errors import BadInput, Problem
 from fitserve.settings import Limits
-from fitserve.spec.argument_types import Above0, Flag, Natural
+from fitserve.spec.argument_types import Above0, Flag, Natural, Seed
 from fitserve.spec.ensemble import AnyEnsemble
 from fitserve.spec.feature import Feature
 from fitserve.spec.network import DEFAULT, Network, read_network
@@ -81,6 +81,7 @@ class SplitSpec(BaseModel):
     validation: float = Field(0.2, ge=0, lt=1, description="Share of all rows for validation")
     test: float = Field(0.1, ge=0, lt=1, description="Share of all rows kept from training for the evaluation")
     by: str | None = Field(None, description="The column of a stratified, time, group or column split")
+    seed: Seed | None = Field(None, description="Of the order of rows; left out: training.seed")
 
     @model_validator(mode="before")
     @classmethod

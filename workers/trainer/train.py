@@ -26,6 +26,7 @@ from workers.trainer.data.preparation import (
 )
 from workers.trainer.engine.compiled import Compiled, RowTensors
 from workers.trainer.engine.device import placed
+from workers.trainer.engine.dropout import seed_by_element
 from workers.trainer.engine.network import (
     build_callbacks,
     build_losses,
@@ -90,6 +91,7 @@ def build_model(spec: Spec, seed: int, rows: int) -> keras.Model:
     """Build and compile the network of a spec, its weights drawn from `seed`. `rows` is the number of training rows."""
     keras.utils.set_random_seed(seed)
     model = build_network(spec)
+    seed_by_element(model)
     steps = spec.training.steps_per_epoch or -(-rows // batch_size(spec, rows))
     model.compile(
         optimizer=build_optimizer(spec, steps),

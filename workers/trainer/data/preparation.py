@@ -198,7 +198,8 @@ def split_rows(table: pa.Table, spec: Spec, usable: np.ndarray | None = None) ->
 
     With folds all rows but the test part are both: each trains some members, and validates another.
     """
-    seed, target, ensemble = spec.training.seed, spec.target[0].columns[0], spec.ensemble
+    seed = spec.training.seed if spec.split.seed is None else spec.split.seed
+    target, ensemble = spec.target[0].columns[0], spec.ensemble
     if usable is not None:
         table = table.select(list(dict.fromkeys([spec.split.by or target, target]))).take(usable)
     in_table = np.arange(table.num_rows) if usable is None else usable

@@ -26,8 +26,11 @@ from numpy.typing import NDArray
 from fitserve.spec import optimizers
 from workers.trainer.engine.compiled import MULTITHREADED_STEP, Logs, RowTensors, build, executor, work
 from workers.trainer.engine.device import threads
-from workers.trainer.engine.network import inputs_of, nodes_of, outputs_of
+from workers.trainer.engine.dropout import drop
+from workers.trainer.engine.network import inputs_of, nodes_of, outputs_of, spec_name
 from workers.trainer.engine.optimizer_kernels import fuse
+from workers.trainer.engine.replica_optimizer import ReplicaOptimizer, widest
+from workers.trainer.engine.replica_settings import ReplicaSettings
 from workers.trainer.engine.tabular_layers import Periodic, periodic
 
 L = keras.layers
@@ -134,33 +137,85 @@ class HeldOutRows:
 class StackedNetwork:
     """`len(members)` networks like the compiled `model`, with the members' initial variables."""
 
-    def __init__(self, model: keras.Model, members: Sequence[keras.Model], rows: RowTensors, batch_size: int) -> None:
+    def __init__(
+        self,
+        model: keras.Model,
+        members: Sequence[keras.Model],
+        rows: RowTensors,
+        batch_size: int,
+        settings: ReplicaSettings | None = None,
+    ) -> None:
+        """`settings` are hyperparameters of each member's own; left out: all have the model's."""
         build(model, rows)
-        self.model, self.replicas, self.batch_size = model, len(members), batch_size
+        self.model, self.batch_size = model, batch_size
         self._own = [*model.trainable_variables, *_statistics(model)]
         theirs = [[*member.trainable_variables, *_statistics(member)] for member in members]
+        self._generators = {spec_name(layer): layer.seed_generator for layer in model.layers if _drops(layer)}
+        generators = [[layer.seed_generator for layer in member.layers if _drops(layer)] for member in members]
+        masks = [np.stack([own.state.value.numpy() for own in same]) for same in zip(*generators, strict=True)]
+        weights = [_spread(np.stack([v.value.numpy() for v in same])) for same in zip(*theirs, strict=True)]
+        self._create(weights, masks, settings)
+
+    def _create(
+        self, weights: Sequence[NDArray[Any]], masks: Sequence[NDArray[Any]], settings: ReplicaSettings | None
+    ) -> None:
+        """Make the stacked variables, and what depends on their number."""
+        model = self.model
+        self.replicas, self._settings = len(weights[0]), settings
         stacked = [
-            keras.Variable(_spread(np.stack([v.value.numpy() for v in same])), name=own.name, trainable=own.trainable)
-            for own, *same in zip(self._own, *theirs, strict=True)
+            keras.Variable(values, name=own.name, trainable=own.trainable)
+            for own, values in zip(self._own, weights, strict=True)
         ]
         self._stacked = dict(zip([id(v) for v in self._own], stacked, strict=True))
         self._trainable = [self._stacked[id(v)] for v in model.trainable_variables]
-        self.optimizer = type(model.optimizer).from_config(model.optimizer.get_config())
+        # The states of Dropout's seed generators, `(replicas, 2)`, by layer.
+        self._masks = {
+            name: keras.Variable(values, trainable=False, dtype=own.state.dtype, name=f"{name}_masks")
+            for (name, own), values in zip(self._generators.items(), masks, strict=True)
+        }
+        self.optimizer = (
+            type(model.optimizer).from_config(model.optimizer.get_config())
+            if settings is None
+            else widest(settings.optimizers)
+        )
         self.optimizer.build(self._trainable)
-        fuse(self.optimizer)
+        self._own_rates: ReplicaOptimizer | None = None
+        if settings is None:
+            fuse(self.optimizer)
+        else:
+            self._own_rates = ReplicaOptimizer(self.optimizer, settings.optimizers)
         self._loss = [tf.Variable(tf.zeros(self.replicas)) for _ in range(2)]  # sum over rows, rows
-        self._seeds = [v for v in model.non_trainable_variables if id(v) not in self._stacked]
+        masked = {id(generator.state) for generator in self._generators.values()}
+        of_others = [v for v in model.non_trainable_variables if id(v) not in self._stacked]
+        self._seeds = [v for v in of_others if id(v) not in masked]
         self._call: Any = None
         self._pooled: Any = None
-        self._executor = executor(model, batch_size * self.replicas)
-        self._groups = _groups(model, self.replicas, batch_size)
+        self._executor = executor(model, self.batch_size * self.replicas)
+        self._groups = _groups(model, self.replicas, self.batch_size)
         self._names: list[str] = []
         self._cached: list[NDArray[Any]] = []
+
+    def keep(self, replicas: Sequence[int]) -> None:
+        """Go on with these replicas alone; the others leave the stack."""
+        rows = list(replicas)
+        weights = [variable.value.numpy()[rows] for variable in self._stacked.values()]
+        masks = [variable.value.numpy()[rows] for variable in self._masks.values()]
+        before = [variable.value.numpy() for variable in self.optimizer.variables]
+        settings = self._settings.of_some(rows) if self._settings is not None else None
+        self._create(weights, masks, settings)
+        for variable, value in zip(self.optimizer.variables, before, strict=True):
+            variable.assign(value if tuple(variable.shape) == value.shape and not value.ndim else value[rows])
+
+    def learning_rates(self) -> list[float]:
+        """The current learning rate of each replica."""
+        if self._own_rates is None:
+            return [float(keras.ops.convert_to_numpy(self.optimizer.learning_rate))] * self.replicas
+        return [float(rate) for rate in self._own_rates.learning_rates().numpy()]
 
     @property
     def variables(self) -> list[Any]:
         """Everything that a checkpoint of the training must hold."""
-        return [*self._stacked.values(), *self.optimizer.variables, *self._seeds]
+        return [*self._stacked.values(), *self.optimizer.variables, *self._masks.values(), *self._seeds]
 
     def stacked_variable(self, own: Any) -> Any:
         """The stacked counterpart of one of the model's variables, `(replicas, ...)`."""
@@ -306,15 +361,35 @@ class StackedNetwork:
             tape.watch(trainable)
             tensors = self._forward(x, values, training=False)
             penalties = self._penalties(values) + tf.zeros(self.replicas)
-            total = tf.reduce_sum(self._losses(y, self._outputs(tensors), weight) + penalties)
+            total = tf.reduce_sum(self._losses(y, self._outputs(tensors), weight, values=values) + penalties)
         return penalties, tape.gradient(total, trainable), [tensors[id(tensor)] for tensor in hidden]
 
     def _values(self) -> tuple[dict[int, Any], list[Any]]:
         """The values of all variables by the id of the model's, and those of the trainable ones as tensors."""
-        values = {key: variable.value for key, variable in self._stacked.items()}
+        values = {key: variable.value for key, variable in self._stacked.items()} | self._setting_values()
         trainable = [tf.convert_to_tensor(values[id(v)]) for v in self.model.trainable_variables]
         values |= {id(v): value for v, value in zip(self.model.trainable_variables, trainable, strict=True)}
         return values, trainable
+
+    def _setting_values(self) -> dict[int, Any]:
+        """What differs between replicas besides their weights, `(replicas, ...)`, by `_setting_key`."""
+        values: dict[tuple[str, str], Any] = {}
+        rates = self._settings.rates if self._settings is not None else {}
+        for name, states in self._masks.items():
+            layer = next(layer for layer in self.model.layers if spec_name(layer) == name)
+            values["mask", name] = states.value
+            values["rate", name] = tf.constant(rates.get(name, [layer.rate] * self.replicas), tf.float32)
+        if self._settings is not None:
+            for (layer_name, variable), penalties in self._settings.penalties.items():
+                values["penalty", f"{layer_name}/{variable}"] = tf.constant(penalties, tf.float32)
+            for target, smoothing in self._settings.smoothing.items():
+                values["smoothing", target] = tf.constant(smoothing, tf.float32)
+        self._setting_keys = {key: -1 - index for index, key in enumerate(values)}
+        return {self._setting_keys[key]: value for key, value in values.items()}
+
+    def _setting(self, values: dict[int, Any], kind: str, name: str) -> Any:
+        """One of `_setting_values`; None where replicas do not differ in it."""
+        return values.get(self._setting_keys.get((kind, name), 0))
 
     def _step(self, x: Any, y: Any, weight: Any, training: bool, known: Any | None = None) -> dict[str, Any]:
         size = tf.cast(tf.shape(tf.nest.flatten(y)[0])[1], tf.float32)
@@ -325,13 +400,15 @@ class StackedNetwork:
             parts = (self._split(values), self._split((x, y, weight, known)))
             for own, (gx, gy, gw, gk) in zip(*parts, strict=True):
                 outputs.append(self._outputs(self._forward(gx, own, training)))
-                losses.append(self._losses(gy, outputs[-1], gw, gk) + self._penalties(own))
+                losses.append(self._losses(gy, outputs[-1], gw, gk, own) + self._penalties(own))
             loss = tf.concat(losses, 0)
             total = tf.reduce_sum(loss)
         counts = tf.fill([self.replicas], size) if known is None else tf.reduce_sum(known, axis=1)
         self._loss[0].assign_add(loss * counts)
         self._loss[1].assign_add(counts)
         if training:
+            for states in self._masks.values():
+                states.assign(states.value + tf.constant([[0, 1]], states.value.dtype))
             gradients = tape.gradient(total, trainable)
             self.optimizer.apply_gradients(zip(gradients, self._trainable, strict=True))
         return {name: tf.concat([part[name] for part in outputs], 0) for name in outputs[0]}
@@ -378,8 +455,12 @@ class StackedNetwork:
             return tf.concat(parts, axis=-1)
         if type(layer) in MERGES:
             return layer._merge_function(parts)
-        if type(layer) is L.Dropout and layer.noise_shape is None:
-            return _dropout(layer, x) if training and layer.rate > 0 else x
+        if _drops(layer):
+            name = spec_name(layer)
+            some = layer.rate > 0 if self._settings is None else any(self._settings.rates.get(name, ()))
+            if not (training and some):
+                return x
+            return drop(x, self._setting(values, "rate", name), self._setting(values, "mask", name))
         return layer.call(x, training=training) if type(layer) in RANDOM else layer.call(x)
 
     def _batch_normalization(self, layer: Any, x: Any, values: dict[int, Any], training: bool) -> Any:
@@ -392,7 +473,14 @@ class StackedNetwork:
                 variable.assign(variable.value * layer.momentum + new * (1.0 - layer.momentum))
         return _scaled(layer, (x - mean) * tf.math.rsqrt(variance + layer.epsilon), values)
 
-    def _losses(self, y: Any, predicted: dict[str, Any], weight: Any, known: Any | None = None) -> Any:
+    def _losses(
+        self,
+        y: Any,
+        predicted: dict[str, Any],
+        weight: Any,
+        known: Any | None = None,
+        values: dict[int, Any] | None = None,
+    ) -> Any:
         """`(replicas,)`: the weighted sum of the outputs' losses, each a mean over the batch as in Keras.
 
         `known`, `(replicas, rows)`, is 1 for the rows that count.
@@ -401,7 +489,10 @@ class StackedNetwork:
         names = list(outputs_of(self.model))
         truth = y if isinstance(y, dict) else dict(zip(names, tf.nest.flatten(y), strict=True))
         for entry, name in zip(self.model._compile_loss._flat_losses, self._loss_order(names), strict=True):
-            rows = entry.loss.call(truth[name], predicted[name])
+            loss, expected = entry.loss, truth[name]
+            if (smoothing := self._setting(values or {}, "smoothing", name)) is not None:
+                loss, expected = _smoothed(loss, expected, smoothing)
+            rows = loss.call(expected, predicted[name])
             if weight is not None:
                 of_rows = weight[name] if isinstance(weight, dict) else tf.nest.flatten(weight)[0]
                 rows = rows * tf.reshape(of_rows, tf.shape(rows))
@@ -418,6 +509,8 @@ class StackedNetwork:
     def _penalties(self, values: dict[int, Any]) -> Any:
         """`(replicas,)`: what L1 and L2 regularizers add to each replica's loss; 0 without any."""
         total: Any = 0.0
+        if self._settings is not None:
+            return self._own_penalties(values)
         for variable in self.model.trainable_variables:
             if (regularizer := variable.regularizer) is None:
                 continue
@@ -427,6 +520,20 @@ class StackedNetwork:
                 total += l1 * tf.reduce_sum(tf.abs(value), axis=1)
             if (l2 := float(getattr(regularizer, "l2", 0.0) or 0.0)) > 0:
                 total += l2 * tf.reduce_sum(tf.square(value), axis=1)
+        return total
+
+    def _own_penalties(self, values: dict[int, Any]) -> Any:
+        """`_penalties`, at strengths of each replica's own."""
+        total: Any = 0.0
+        for layer in self.model.layers:
+            for variable in layer.trainable_variables:
+                strengths = self._setting(values, "penalty", f"{spec_name(layer)}/{variable.name}")
+                if strengths is None:
+                    continue
+                value = values[id(variable)]
+                value = tf.reshape(value, [tf.shape(value)[0], -1])
+                total += strengths[:, 0] * tf.reduce_sum(tf.abs(value), axis=1)
+                total += strengths[:, 1] * tf.reduce_sum(tf.square(value), axis=1)
         return total
 
     def _metrics(self, y: Any, order: Any, predictions: dict[str, Any]) -> dict[str, Any]:
@@ -508,17 +615,18 @@ def _spread(values: NDArray[Any]) -> NDArray[Any]:
     return values[:, None] if values.ndim == 2 else values
 
 
-def _dropout(layer: Any, x: Any) -> Any:
-    """Keras's Dropout with 16 random bits for each element, four elements from each random word.
+def _drops(layer: Any) -> bool:
+    return type(layer) is L.Dropout and layer.noise_shape is None
 
-    The rate is exact to 1 in 65,536. Keras's own takes a third of a stacked epoch, because it makes floats of the bits.
-    """
-    size = tf.size(x)
-    seed = tf.cast(layer.seed_generator.next(), tf.int64)
-    words = tf.random.stateless_uniform([(size + 3) // 4], seed, minval=None, maxval=None, dtype=tf.uint64)
-    bits = tf.reshape(tf.reshape(tf.bitcast(words, tf.uint16), [-1])[:size], tf.shape(x))
-    mask = tf.where(bits >= tf.constant(round(layer.rate * 65_536), tf.uint16), 1.0 / (1.0 - layer.rate), 0.0)
-    return x * mask
+
+def _smoothed(loss: Any, truth: Any, smoothing: Any) -> tuple[Any, Any]:
+    """A loss without label smoothing, and labels `(replicas, batch, units)` smoothed by each replica's own share."""
+    bare = type(loss).from_config({**loss.get_config(), "label_smoothing": 0.0})
+    truth = tf.cast(truth, tf.float32)
+    share = tf.reshape(smoothing, [-1, 1, 1])
+    binary = isinstance(loss, keras.losses.BinaryCrossentropy)
+    middle = 0.5 if binary else 1.0 / float(truth.shape[-1])
+    return bare, truth * (1.0 - share) + share * middle
 
 
 def _scaled(layer: Any, x: Any, values: dict[int, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.trainer.engine import checkpoint
-from workers.trainer.engine.checkpoint import Checkpoint
+from workers.trainer.engine.checkpoint import Checkpoint, Unusable
 from workers.trainer.engine.compiled import Logs, RowTensors
 from workers.trainer.engine.divergence import first_broken_layer
 from workers.trainer.engine.stacked_network import StackedNetwork, stacking_obstacle
@@ -26,7 +27,6 @@ from workers.trainer.trials.trial import (
     TrialSetup,
     TrialsOutcome,
     best_trial,
-    learning_rate,
     new_checkpoint_path,
     restore_stack,
 )
@@ -65,6 +65,10 @@ class Replica:
     def get_weights(self) -> list[NDArray[Any]]:
         return self._stack.weights(self._index)
 
+    def move(self, index: int) -> None:
+        """Note where in the stack the replica is now."""
+        self._index, self.optimizer = index, self._stack.optimizer
+
     def set_weights(self, weights: list[NDArray[Any]]) -> None:
         """Called only by EarlyStopping, which restores the best weights at the end."""
         self.final_weights = weights
@@ -78,7 +82,10 @@ class StackedTrials:
         members = [setup.initialise(seed) for seed in setup.seeds]
         self._feeds = [setup.feed(seed) for seed in setup.seeds]
         self._rows = self._feeds[0].sample()
-        self._stack = StackedNetwork(setup.compiled.model, members, self._rows, setup.compiled.batch_size)
+        self._stack = StackedNetwork(
+            setup.compiled.model, members, self._rows, setup.compiled.batch_size, setup.settings
+        )
+        self._stacked = list(range(len(members)))  # the trials in the stack, in its order
         self._trials = [TrialRecord(i, seed, monitor=setup.monitor) for i, seed in enumerate(setup.seeds)]
         self._replicas = [Replica(self._stack, index) for index in range(len(members))]
         self._kept: list[EpochWeights] = [{} for _ in members]  # weights after the epochs to keep
@@ -108,8 +115,11 @@ class StackedTrials:
             self._monitor.check(epoch + 1, 0)
         for trial in self._running():
             self._finish(trial)
-        for trial in self._trials:
-            trial.seconds = (time.perf_counter() - began_at) / len(self._trials)
+        if setup.pruned is None:
+            for trial in self._trials:
+                trial.seconds = (time.perf_counter() - began_at) / len(self._trials)
+        if setup.pruned is not None:
+            return self._all_that_ended()
         best = best_trial(self._trials, setup.larger_is_better)
         if best is None:
             raise self._failure()
@@ -123,14 +133,36 @@ class StackedTrials:
         for trial in running:
             self._callback_lists[trial.index].on_epoch_begin(epoch)
         began_at = time.perf_counter()
-        order = np.stack([next(iter(feed.blocks(epoch))).order for feed in self._feeds])
-        logs = self._stack.epoch(self._rows, order, validation)
+        order = np.stack([next(iter(self._feeds[trial].blocks(epoch))).order for trial in self._stacked])
+        logs = dict(zip(self._stacked, self._stack.epoch(self._rows, order, validation), strict=True))
         seconds = time.perf_counter() - began_at
         layers = self._recorder.record(epoch + 1) if self._recorder is not None else None
-        rate = learning_rate(self._stack.optimizer)
+        rates = dict(zip(self._stacked, self._stack.learning_rates(), strict=True))
         for trial in running:
-            own_logs = {"learning_rate": rate, **logs[trial.index]}
+            own_logs = {"learning_rate": rates[trial.index], **logs[trial.index]}
+            trial.seconds += seconds / len(running)
             self._end_epoch(trial, epoch, own_logs, seconds, layers[trial.index] if layers else None)
+        if self._setup.pruned is not None:
+            self._prune(epoch + 1)
+
+    def _prune(self, epoch: int) -> None:
+        """Stop the trials that are not worth going on with; once half have ended, the rest go on in a smaller stack."""
+        assert self._setup.pruned is not None
+        for index, why in self._setup.pruned(epoch, self._running()).items():
+            self._callback_lists[index].on_train_end(self._trials[index].logs)
+            self._trials[index].prune(why)
+        running = [trial.index for trial in self._running()]
+        if running and len(running) <= len(self._stacked) / 2:
+            self._keep(running)
+
+    def _keep(self, trials: list[int]) -> None:
+        """Shrink the stack to these trials."""
+        if trials == self._stacked:
+            return
+        self._stack.keep([self._stacked.index(trial) for trial in trials])
+        self._stacked = trials
+        for position, trial in enumerate(trials):
+            self._replicas[trial].move(position)
 
     def _end_epoch(
         self, trial: TrialRecord, epoch: int, logs: Logs, seconds: float, layers: dict[str, Any] | None
@@ -158,6 +190,13 @@ class StackedTrials:
     def _running(self) -> list[TrialRecord]:
         return [trial for trial in self._trials if trial.state == "running"]
 
+    def _all_that_ended(self) -> TrialsOutcome:
+        """Trials of a search: whoever searches decides what is best; that all of them failed is no failure here."""
+        best = best_trial(self._trials, self._setup.larger_is_better)
+        weights = {trial.index: self._replicas[trial.index].final_weights for trial in self._trials}
+        finished = {index: own for index, own in weights.items() if own is not None}
+        return TrialsOutcome(self._trials, best.index if best else 0, weights=finished)
+
     def _failure(self) -> TrainingFailed:
         """Train the first trial again by itself, which finds the step and the layer where it diverged."""
         alone = SequentialTrials(replace(self._setup, seeds=self._setup.seeds[:1]))
@@ -184,6 +223,7 @@ class StackedTrials:
             "epoch": epoch,
             "callbacks": states,
             "trials": [asdict(trial) for trial in self._trials],
+            "stacked": self._stacked,
         }
         path = new_checkpoint_path(self._setup.folder)
         Checkpoint(body, arrays).write(path)
@@ -192,6 +232,8 @@ class StackedTrials:
     def _load_checkpoint(self, path: Path) -> int:
         """Restore a checkpoint of this run. Returns the epoch to continue with, 0 where it is unusable."""
         report = self._setup.report
+        with contextlib.suppress(Unusable, KeyError, IndexError):
+            self._keep(list(Checkpoint.read(path).body["stacked"]))
         loaded = restore_stack(self._setup, self._stack, "stacked", path)
         if loaded is None:
             return 0

@@ -15,6 +15,7 @@ from workers.trainer.engine import checkpoint
 from workers.trainer.engine.checkpoint import Checkpoint, Unusable
 from workers.trainer.engine.compiled import Compiled, Logs
 from workers.trainer.engine.loop import Feed
+from workers.trainer.engine.replica_settings import ReplicaSettings
 from workers.trainer.engine.stacked_network import HeldOutRows, StackedNetwork
 from workers.trainer.insight.recording import TrialRecorder
 from workers.trainer.interface import Reporter, TrainingStopped
@@ -46,6 +47,9 @@ class TrialSetup:
     keep_epochs: tuple[int, ...] = ()  # from 1: their weights are kept besides the best ones
     ensemble: bool = False  # every trial is kept, rather than the best: they are members of one ensemble
     held_out: Callable[[], HeldOutRows | None] = lambda: None  # of members that train stacked
+    settings: ReplicaSettings | None = None  # hyperparameters of each trial's own, where they train stacked
+    # Says after an epoch (from 1) which of the running trials stop there, and why, in words.
+    pruned: Callable[[int, Sequence[TrialRecord]], Mapping[int, str]] | None = None
 
 
 @dataclass(slots=True)
@@ -54,7 +58,7 @@ class TrialRecord:
 
     index: int
     seed: int
-    state: str = "running"  # then succeeded or failed
+    state: str = "running"  # then succeeded, failed, or pruned in a search
     epochs: int = 0
     best_epoch: int | None = None  # from 1: whose weights were kept
     monitor: str = "loss"
@@ -75,6 +79,10 @@ class TrialRecord:
         if self.score is None or not np.isfinite(self.score):
             self.state, self.score = "failed", None
             self.failure = {"cause": "diverged", "message": f"{self.monitor} is not a finite number at the end."}
+
+    def prune(self, why: str) -> None:
+        """Record that a search stops the trial here, and why."""
+        self.state, self.failure = "pruned", {"cause": "pruned", "message": why}
 
     def fail(self, report: Reporter, message: str, data: dict[str, Any]) -> None:
         """Record and report that the loss diverged."""
@@ -137,6 +145,7 @@ class TrialsOutcome:
     best: int
     kept: EpochWeights = field(default_factory=dict)  # the best trial's weights after the epochs to keep
     members: Members | None = None  # where the trials are an ensemble
+    weights: Mapping[int, Weights] = field(default_factory=dict)  # of a search's trials that succeeded
 
     def spread(self) -> dict[str, float]:
         """Minimum, maximum, mean and population standard deviation of the scores."""

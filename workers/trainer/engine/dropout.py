@@ -1,0 +1,56 @@
+"""Dropout whose masks follow from the layer's seed, the step and the element alone.
+
+Keras draws one stream of random numbers for a whole tensor, so a replica's masks would depend on the size of its stack.
+Here each element's 16 random bits are a hash of its index and the state of its own layer's seed generator: a network
+in a stack drops what it drops alone. The rate is exact to 1 in 65,536.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+_GOLDEN = 0x9E3779B9  # odd, 2^32 over the golden ratio: a Weyl sequence visits every word
+_FIRST, _SECOND = 0x85EBCA6B, 0xC2B2AE35  # of MurmurHash3's last mixing step (Appleby 2011)
+
+
+def drop(x: Any, rate: Any, state: Any) -> Any:
+    """Drop elements of `x`, `(replicas, ...)`, at rates `(replicas,)`, by seed generators' states `(replicas, 2)`."""
+    shape = tf.shape(x)
+    ones = tf.ones_like(shape[1:])
+    size = tf.reduce_prod(shape[1:])
+    words = tf.cast(tf.range((size + 1) // 2), tf.uint32) * tf.constant(_GOLDEN, tf.uint32)
+    state = tf.cast(tf.bitwise.bitwise_and(tf.cast(state, tf.int64), 0xFFFFFFFF), tf.uint32)
+    keys = _mixed(state[:, 0] + _mixed(state[:, 1] + tf.constant(_GOLDEN, tf.uint32)))
+    bits = tf.bitcast(_mixed(words[None, :] + keys[:, None]), tf.uint16)  # (replicas, words, 2)
+    bits = tf.reshape(tf.reshape(bits, [shape[0], -1])[:, :size], shape)
+    of_replica = tf.concat([shape[:1], ones], 0)
+    threshold = tf.reshape(tf.cast(tf.round(rate * 65_536.0), tf.uint16), of_replica)
+    scale = tf.reshape(tf.cast(1.0 / (1.0 - rate), x.dtype), of_replica)
+    return tf.where(bits >= threshold, x * scale, tf.zeros_like(x))
+
+
+def _mixed(words: Any) -> Any:
+    for shift, factor in ((16, _FIRST), (13, _SECOND)):
+        words = tf.bitwise.bitwise_xor(words, tf.bitwise.right_shift(words, tf.constant(shift, tf.uint32)))
+        words = words * tf.constant(factor, tf.uint32)
+    return tf.bitwise.bitwise_xor(words, tf.bitwise.right_shift(words, tf.constant(16, tf.uint32)))
+
+
+def seed_by_element(model: keras.Model) -> None:
+    """Give every Dropout of a network these masks; what is saved of it stays Keras's."""
+    for layer in model.layers:
+        if type(layer) is keras.layers.Dropout and layer.noise_shape is None:
+            object.__setattr__(layer, "call", _call_of(layer))
+
+
+def _call_of(layer: Any) -> Any:
+    def call(inputs: Any, training: bool = False) -> Any:
+        if not training or layer.rate <= 0:
+            return inputs
+        state = tf.convert_to_tensor(layer.seed_generator.next())
+        return drop(inputs[None], tf.constant([layer.rate], tf.float32), state[None])[0]
+
+    return call

@@ -1,0 +1,144 @@
+"""One optimizer over stacked weights, with hyperparameters of each replica's own.
+
+Every update here is element by element, so a hyperparameter `(replicas, 1, ...)` broadcasts over a stacked weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+# Arguments besides learning_rate and weight_decay that may differ within a stack: Keras's formula, or ours, takes them
+# as an array. `momentum` decides in Keras's formula which operations there are, so ours replaces it.
+VARYING = {
+    "SGD": ("momentum",),
+    "RMSprop": ("rho", "momentum", "epsilon"),
+    "Adam": ("beta_1", "beta_2", "epsilon"),
+    "AdamW": ("beta_1", "beta_2", "epsilon"),
+    "Adamax": ("beta_1", "beta_2", "epsilon"),
+    "Nadam": ("epsilon",),
+    "Adagrad": ("epsilon",),
+    "Adadelta": ("rho", "epsilon"),
+    "Lion": ("beta_1", "beta_2"),
+}
+
+
+class ReplicaOptimizer:
+    """Makes `optimizer`, which is built on stacked variables, update each replica as its own one of `theirs` would."""
+
+    def __init__(self, optimizer: Any, theirs: Sequence[Any]) -> None:
+        self._optimizer, self._theirs = optimizer, theirs
+        name = type(optimizer).__name__
+        values = {key: [getattr(one, key) for one in theirs] for key in VARYING.get(name, ())}
+        self._arrays = {key: np.asarray(own, np.float32) for key, own in values.items() if len(set(own)) > 1}
+        decays = np.asarray([one.weight_decay or 0.0 for one in theirs], np.float32)
+        self._decays = decays if decays.any() else None
+        optimizer.weight_decay = None  # applied here
+        plain = not getattr(optimizer, "amsgrad", False) and not set(self._arrays)
+        self._fused = name in ("Adam", "AdamW") and plain
+        self._deltas: dict[int, Any] = {}
+        if self._fused:
+            self._deltas = {id(_raw(v)): tf.Variable(tf.zeros(v.shape)) for v in optimizer._trainable_variables}
+        optimizer._all_reduce_sum_gradients = list
+        optimizer._backend_update_step = self._step
+
+    def learning_rates(self) -> Any:
+        """The current learning rate of each replica, `(replicas,)`."""
+        rates = []
+        for one in self._theirs:
+            rate = one._learning_rate
+            schedule = isinstance(rate, keras.optimizers.schedules.LearningRateSchedule)
+            rates.append(rate(self._optimizer.iterations) if schedule else float(keras.ops.convert_to_numpy(rate)))
+        if all(isinstance(rate, float) for rate in rates):
+            return tf.constant(rates, tf.float32)
+        return tf.stack([tf.cast(tf.convert_to_tensor(rate), tf.float32) for rate in rates])
+
+    def _step(self, gradients: Any, variables: Any, _: Any) -> None:
+        rates = self.learning_rates()
+        for gradient, variable in zip(gradients, variables, strict=True):
+            raw = _raw(variable)
+            gradient = tf.convert_to_tensor(gradient)
+            shape = [-1] + [1] * (len(raw.shape) - 1)
+            rate = tf.reshape(rates, shape)
+            if self._decays is not None and self._optimizer._use_weight_decay(variable):
+                raw.assign(raw * (1.0 - rate * tf.reshape(self._decays, shape)))
+            self._update(gradient, variable, raw, rate, shape)
+
+    def _update(self, gradient: Any, variable: Any, raw: Any, rate: Any, shape: list[int]) -> None:
+        optimizer = self._optimizer
+        arrays = {key: tf.reshape(array, shape) for key, array in self._arrays.items()}
+        if self._fused:
+            self._fused_adam(gradient, variable, raw, rate)
+        elif isinstance(optimizer, keras.optimizers.SGD):
+            self._sgd(gradient, variable, raw, rate, arrays)
+        elif isinstance(optimizer, keras.optimizers.RMSprop) and "momentum" in arrays:
+            self._rmsprop(gradient, variable, raw, rate, arrays)
+        else:
+            own = {key: getattr(optimizer, key) for key in arrays}
+            for key, array in arrays.items():
+                setattr(optimizer, key, array)
+            try:
+                optimizer.update_step(gradient, raw, rate)
+            finally:
+                for key, value in own.items():
+                    setattr(optimizer, key, value)
+
+    def _fused_adam(self, gradient: Any, variable: Any, raw: Any, rate: Any) -> None:
+        """One pass of TensorFlow's kernel at a rate of 1, on zeros, gives what each replica's rate is a factor of."""
+        optimizer, delta = self._optimizer, self._deltas[id(raw)]
+        index = optimizer._get_variable_index(variable)
+        step = tf.cast(optimizer.iterations + 1, tf.float32)
+        delta.assign(tf.zeros_like(delta))
+        tf.raw_ops.ResourceApplyAdam(
+            var=delta.handle,
+            m=_raw(optimizer._momentums[index]).handle,
+            v=_raw(optimizer._velocities[index]).handle,
+            beta1_power=tf.pow(tf.constant(optimizer.beta_1, tf.float32), step),
+            beta2_power=tf.pow(tf.constant(optimizer.beta_2, tf.float32), step),
+            lr=tf.constant(1.0),
+            beta1=optimizer.beta_1,
+            beta2=optimizer.beta_2,
+            epsilon=optimizer.epsilon,
+            grad=gradient,
+        )
+        raw.assign_add(delta * rate)
+
+    def _sgd(self, gradient: Any, variable: Any, raw: Any, rate: Any, arrays: dict[str, Any]) -> None:
+        optimizer, change = self._optimizer, -rate * gradient
+        momentum = arrays.get("momentum", optimizer.momentum)
+        if "momentum" not in arrays and not optimizer.momentum:
+            raw.assign_add(change)
+            return
+        velocity = _raw(optimizer.momentums[optimizer._get_variable_index(variable)])
+        velocity.assign(momentum * velocity + change)
+        raw.assign_add(momentum * velocity + change if optimizer.nesterov else velocity)
+
+    def _rmsprop(self, gradient: Any, variable: Any, raw: Any, rate: Any, arrays: dict[str, Any]) -> None:
+        optimizer = self._optimizer
+        index = optimizer._get_variable_index(variable)
+        rho, epsilon = (arrays.get(key, getattr(optimizer, key)) for key in ("rho", "epsilon"))
+        velocity, momentum = _raw(optimizer._velocities[index]), _raw(optimizer._momentums[index])
+        velocity.assign(rho * velocity + (1.0 - rho) * tf.square(gradient))
+        spread = velocity
+        if optimizer.centered:
+            average = _raw(optimizer._average_gradients[index])
+            average.assign(rho * average + (1.0 - rho) * gradient)
+            spread = velocity - tf.square(average)
+        momentum.assign(arrays["momentum"] * momentum + rate * gradient / tf.sqrt(spread + epsilon))
+        raw.assign_sub(momentum)
+
+
+def widest(theirs: Sequence[Any]) -> Any:
+    """An optimizer with a slot for each that one of `theirs` has: momentum is 0 in some, not in others."""
+    config = theirs[0].get_config()
+    if "momentum" in config:
+        config["momentum"] = max(one.momentum for one in theirs)
+    return type(theirs[0]).from_config(config)
+
+
+def _raw(variable: Any) -> Any:
+    return variable.value if isinstance(variable, keras.Variable) else variable
