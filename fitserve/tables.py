@@ -213,6 +213,29 @@ class Epoch(Base):
     created_at: Mapped[datetime]
 
 
+class Trial(Base):
+    """A trial of a search: it begins once and ends once. Searches go on from these rows."""
+
+    __tablename__ = "trials"
+    __table_args__ = (
+        CheckConstraint("state IN ('running', 'succeeded', 'pruned', 'failed')", name="trial_state_known"),
+    )
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    trial: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # from 0
+    attempt: Mapped[int]  # that wrote its end, or its beginning
+    state: Mapped[str] = mapped_column(String(16))
+    point: Mapped[dict[str, Any]]  # what each range became, by its JSON pointer: fitserve.spec.search
+    chosen: Mapped[dict[str, Any]]  # the same by short names, with the values themselves
+    value: Mapped[float | None]  # of the searched metric, at the weights that were kept
+    epochs: Mapped[int | None]
+    best_epoch: Mapped[int | None]
+    seconds: Mapped[float]
+    reason: Mapped[str | None]  # why it failed, was pruned or ended early
+    rungs: Mapped[dict[str, Any] | None]  # the metric after the epochs at which trials are compared
+    created_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+
+
 class Idempotency(Base):
     """The run that a POST with an Idempotency-Key has created."""
 

@@ -35,7 +35,16 @@ from fitserve.wire.insight import (
     RuleInfo,
     SurfaceInfo,
 )
-from fitserve.wire.runs import EpochInfo, EventInfo, Progress, QueuePlace, Reproduction, RunSummary, Validation
+from fitserve.wire.runs import (
+    EpochInfo,
+    EventInfo,
+    Progress,
+    QueuePlace,
+    Reproduction,
+    RunSummary,
+    TrialInfo,
+    Validation,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -145,6 +154,21 @@ class Run(RunSummary, Handle):
         """Yield its epochs so far, by trial and epoch."""
         path = f"{_PATH}/{self.id}/epochs"
         yield from self._connection.pages(path, EpochInfo.model_validate, {"trial": trial})
+
+    def trials(self) -> Sequence[TrialInfo]:
+        """Return the trials of a search so far, in the order in which they were begun."""
+        return list(self._connection.pages(f"{_PATH}/{self.id}/trials", TrialInfo.model_validate))
+
+    def best_spec(self) -> dict[str, Any]:
+        """Return the spec of the best trial of a search, to be submitted as a run. Raises BadInput before its end."""
+        best = (self.result or {}).get("best_spec")
+        if best is None:
+            raise BadInput("The run has no best trial.", received=self.state, fix="Wait for the end of a search.")
+        return dict(best)
+
+    def trial_spec(self, trial: int) -> dict[str, Any]:
+        """Return the spec of trial `trial` (from 0) of a search, to be submitted as a run. Raises NotFound."""
+        return dict(self._connection.get(f"{_PATH}/{self.id}/trials/{trial}/spec"))
 
     def history(self) -> History:
         """Return its epochs as flat rows, to tabulate or plot."""

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from fitserve import db
 from fitserve.strictjson import finite_json
-from fitserve.tables import Blob, Epoch, Event
+from fitserve.tables import Blob, Epoch, Event, Trial
 
 Level = Literal["info", "warn", "error"]
 
@@ -46,7 +47,37 @@ class EpochReport:
     layers: dict[str, Any] | None = None
 
 
-Report = EventReport | EpochReport
+@dataclass(frozen=True, slots=True)
+class TrialReport:
+    """A trial of a search begins, or has ended. `row` holds the columns of `tables.Trial` that are known."""
+
+    seq: int
+    row: dict[str, Any]
+
+
+Report = EventReport | EpochReport | TrialReport
+
+
+def record_trials(session: Session, run_id: str, attempt: int, reports: Sequence[Report], at: datetime) -> None:
+    """Write trials that begin or end. Each begins once and ends once, whoever reports it again."""
+    for report in reports:
+        if not isinstance(report, TrialReport):
+            continue
+        row = finite_json(report.row)
+        number, state = int(row["trial"]), str(row["state"])
+        first = {"run_id": run_id, "trial": number, "attempt": attempt, "state": "running", "created_at": at}
+        first |= {"point": row["point"], "chosen": row["values"], "seconds": 0.0}
+        db.insert_new(session, Trial, [first])
+        if state == "running":
+            continue
+        names = ("value", "epochs", "best_epoch", "reason", "rungs")
+        ended = {name: row.get(name) for name in names} | {"seconds": float(row.get("seconds") or 0.0)}
+        session.execute(
+            update(Trial)
+            .where(Trial.run_id == run_id, Trial.trial == number, Trial.state == "running")
+            .values(state=state, attempt=attempt, finished_at=at, **ended)
+            .execution_options(synchronize_session=False)
+        )
 
 
 def add_event(
@@ -83,6 +114,7 @@ def record_reports(session: Session, run_id: str, attempt: int, reports: Sequenc
     A resumed attempt repeats the epochs after its checkpoint, and two workers may have begun the same trial: neither
     row nor event is written twice.
     """
+    record_trials(session, run_id, attempt, reports, at)
     epochs: dict[tuple[int, int], EpochReport] = {}
     for report in reports:
         if isinstance(report, EpochReport):
@@ -117,7 +149,11 @@ def record_reports(session: Session, run_id: str, attempt: int, reports: Sequenc
                 "message": report.message,
                 "data": finite_json(report.data),
             }
-        elif (report.trial, report.epoch) in new and epochs[report.trial, report.epoch] is report:
+        elif (
+            isinstance(report, EpochReport)
+            and (report.trial, report.epoch) in new
+            and epochs[report.trial, report.epoch] is report
+        ):
             data = {"trial": report.trial, "epoch": report.epoch, "logs": report.logs, "seconds": report.seconds}
             row = {"level": "info", "type": "metrics", "message": f"Epoch {report.epoch}", "data": finite_json(data)}
         else:

@@ -16,7 +16,7 @@ from fitserve import db
 from fitserve.errors import Forbidden, NotFound
 from fitserve.runs.worker_registry import WORKER_TIMEOUT
 from fitserve.states import TRIAL, RunState
-from fitserve.tables import Epoch, Event, Run, Worker
+from fitserve.tables import Epoch, Event, Run, Trial, Worker
 
 _RECENT = 50  # finished runs that an estimate is made from
 _PACED = 9  # finished runs whose seconds are compared with their estimates
@@ -107,6 +107,12 @@ def epochs(
     if trial is not None:
         query = query.where(Epoch.trial == trial)
     return list(session.scalars(query))
+
+
+def trials(session: Session, run_id: str, *, after: int = -1, limit: int | None = None) -> list[Trial]:
+    """Return a search's trials above number `after`, in order."""
+    query = select(Trial).where(Trial.run_id == run_id, Trial.trial > after).order_by(Trial.trial)
+    return list(session.scalars(query.limit(limit) if limit is not None else query))
 
 
 def latest_epoch(session: Session, run_id: str) -> Epoch | None:

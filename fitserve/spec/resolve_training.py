@@ -12,6 +12,7 @@ from fitserve.spec.graph import free_name, snake_case
 from fitserve.spec.losses import Hinge, Loss, Quantile, SquaredHinge
 from fitserve.spec.metrics import METRICS, Metric
 from fitserve.spec.output import Output
+from fitserve.spec.spec import Spec
 from fitserve.spec.target import Target
 from fitserve.spec.training import EarlyStopping, ReduceLROnPlateau, Training
 from fitserve.validation import did_you_mean, unknown_name
@@ -261,6 +262,13 @@ def _monitors(metrics: dict[str, list[Metric]], validation: bool) -> dict[str, s
         prefix = f"{target}_" if len(metrics) > 1 else ""
         names |= {f"{prefix}loss": "min"} | {f"{prefix}{metric.name}": metric.better for metric in listed}
     return names | ({f"val_{name}": better for name, better in names.items()} if validation else {})
+
+
+def monitors_of(spec: Spec) -> dict[str, str]:
+    """Return the figures that an epoch of a resolved spec reports, and whether `min` or `max` of each is better."""
+    folds = spec.ensemble is not None and spec.ensemble.validation == "folds"
+    validation = folds or spec.split.method == "column" or spec.split.validation > 0
+    return _monitors(spec.training.metrics, validation)
 
 
 def _resolve_monitor(

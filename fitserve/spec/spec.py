@@ -13,6 +13,7 @@ from fitserve.spec.argument_types import Above0, Flag, Natural, Seed
 from fitserve.spec.ensemble import AnyEnsemble
 from fitserve.spec.feature import Feature
 from fitserve.spec.network import DEFAULT, Network, read_network
+from fitserve.spec.search import Search
 from fitserve.spec.target import Targets, Task
 from fitserve.spec.training import Training
 from fitserve.validation import InvalidValue, excerpt, problems_from
@@ -154,6 +155,7 @@ class Spec(BaseModel):
     shrunk: dict[str, Natural] = Field(
         {}, description="Written by the server: what was made smaller for the time budget, and what it would be"
     )
+    search: Search | None = Field(None, description="How values written as {search: ...} are searched")
     model: str | None = Field(None, pattern=NAME, description="Registered under this name when it succeeds")
 
     @model_validator(mode="before")

@@ -100,14 +100,41 @@ class RunInfo(RunSummary):
     )
 
 
+class TrialInfo(BaseModel):
+    """A trial of a search; of a run with restarts, one of its networks, once it has ended."""
+
+    trial: int = Field(description="From 0")
+    state: Literal["running", "succeeded", "pruned", "failed"]
+    values: dict[str, Any] = Field(description="What each searched value became, by its shortest distinct name")
+    value: float | None = Field(description="Of the searched metric, at the weights that were kept")
+    epochs: int | None
+    best_epoch: int | None = Field(description="From 1: whose weights were kept")
+    seconds: float
+    reason: str | None = Field(description="Why it failed, was pruned, or ended before its time")
+    created_at: datetime | None
+    finished_at: datetime | None
+
+
+class SearchSize(BaseModel):
+    """What a search would train."""
+
+    configurations: int | None = Field(description="Null where a number may be anything between two")
+    trials: int = Field(description="Networks trained at most")
+    parallel: int = Field(description="Trials that are chosen at a time, and train stacked where they can")
+    names: list[str] = Field(description="What is searched, by short names")
+    metric: str
+    direction: Literal["min", "max"]
+
+
 class Validation(BaseModel):
     """A valid spec: the answer to `validate_only=true`."""
 
     valid: Literal[True] = True
     resolved: dict[str, Any]
     summary: list[SummaryRow]
-    estimates: Estimates
+    estimates: Estimates = Field(description="Of a search: of all its trials")
     warnings: list[Advice]
+    search: SearchSize | None = Field(None, description="For a spec with searched values")
 
 
 class EventInfo(BaseModel):

@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 from fitserve.dataset_facts import ColumnFacts, DatasetFacts
 from fitserve.encoding.coercion import labels_of, numbers_of
 from fitserve.spec.resolve import resolve
+from fitserve.spec.resolve_search import resolve_search
+from fitserve.spec.search import is_search, read_search
 from fitserve.spec.spec import parse
 from workers.trainer.interface import StopReason, TrainingRequest, TrialAssignment
 
@@ -26,6 +28,7 @@ class RecordingReporter:
     epochs: list[dict[str, Any]] = field(default_factory=list)
     checkpoints: list[tuple[bytes, int]] = field(default_factory=list)
     checkpoint_paths: list[Path] = field(default_factory=list)
+    search_trials: list[dict[str, Any]] = field(default_factory=list)
     stop_after: int | None = None  # epochs
     reason: StopReason = "cancel"
 
@@ -34,6 +37,9 @@ class RecordingReporter:
 
     def epoch(self, trial: int, epoch: int, logs: dict[str, float], seconds: float, layers: Any = None) -> None:
         self.epochs.append({"trial": trial, "epoch": epoch, "logs": logs})
+
+    def search_trial(self, row: dict[str, Any]) -> None:
+        self.search_trials.append(row)
 
     def progress(self) -> None:
         pass
@@ -95,8 +101,10 @@ def request_of(
 ) -> TrainingRequest:
     """A request that trains on `table`. `spec` may leave out the dataset and whatever has a default."""
     facts = facts_of(table, kinds)
-    resolved = resolve(parse({"dataset": "data", **spec}), facts).spec
+    body = {"dataset": "data", **spec}
+    search = read_search(body)[0] if is_search(body) else None
+    resolved = resolve_search(search, facts).resolved if search else resolve(parse(body), facts).spec.to_json()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "table.parquet"
     pq.write_table(table, path)
-    return TrainingRequest("run", 1, resolved.to_json(), facts.model_dump(mode="json"), path, folder, **more)
+    return TrainingRequest("run", 1, resolved, facts.model_dump(mode="json"), path, folder, **more)

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Engine
 
@@ -25,11 +25,11 @@ from fitserve.blobs import BlobStore, disk_full_is_507
 from fitserve.crash_points import crash_point
 from fitserve.datasets import store
 from fitserve.errors import FitserveError, NotFound, StorageFull, Unavailable
-from fitserve.runs import blob_references, finish, lease
-from fitserve.runs.history import EpochReport, EventReport, Report
+from fitserve.runs import blob_references, finish, lease, queries
+from fitserve.runs.history import EpochReport, EventReport, Report, TrialReport
 from fitserve.settings import Settings
 from fitserve.states import TERMINAL, TRIAL, RunState
-from fitserve.tables import Dataset
+from fitserve.tables import Dataset, Trial
 from workers.attempt.outcome import (
     RETRY_SECONDS,
     AttemptFailed,
@@ -183,6 +183,7 @@ class Attempt:
             if dataset is None:
                 raise NotFound("The run's dataset is gone.")
             facts, table = store.facts_of(dataset), store.local_parquet(self.blobs, dataset, cache, again=True)
+            begun = [_as_row(trial) for trial in queries.trials(session, run.id)] if run.resolved.get("search") else []
         return TrainingRequest(
             run_id=run.id,
             attempt=self.lease.attempt,
@@ -193,6 +194,9 @@ class Attempt:
             checkpoint=local_or_none(self.blobs, run.checkpoint, cache),
             threads=self.settings.trainer_threads,
             checkpoint_seconds=self.settings.checkpoint_seconds,
+            trials=begun,
+            pace=float((run.estimates or {}).get("pace") or 1.0),
+            limits=self.settings.limits.model_dump(mode="json"),
             trial=run.spec["trial"] if run.kind == TRIAL else None,
         )
 
@@ -210,6 +214,8 @@ class Attempt:
             if self._checkpoint_file is not None:
                 self._checkpoint_file[0].unlink(missing_ok=True)  # superseded before it was stored
             self._checkpoint_file = Path(message["path"]), message["epoch"]
+        elif kind == "search_trial":
+            self._pending.append(TrialReport(self._seq, message["row"]))
         elif kind == "next_trial":
             self._assign_trial(message["remaining"])
         self._progress = True
@@ -417,3 +423,9 @@ class Attempt:
             failure = exit_failure(code, self.trainer.peak, self.trainer.limit, kills)
         self.slot.drop()
         return failure
+
+
+def _as_row(trial: Trial) -> dict[str, Any]:
+    """A search's trial as its trainer reported it."""
+    names = ("trial", "state", "point", "value", "epochs", "best_epoch", "seconds", "reason", "rungs")
+    return {**{name: getattr(trial, name) for name in names}, "values": trial.chosen}

@@ -1,7 +1,7 @@
 """The connection between supervisor and trainer: JSON lines over a socket pair.
 
-From the trainer: `ready`, `event`, `epoch`, `progress`, `checkpoint`, `next_trial`, `idle`, and one of `done`,
-`stopped`, `failed`. From the supervisor: `request`, `stop`, and an `assignment` in answer to each `next_trial`.
+From the trainer: `ready`, `event`, `epoch`, `progress`, `checkpoint`, `search_trial`, `next_trial`, `idle`, and one of
+`done`, `stopped`, `failed`. From the supervisor: `request`, `stop`, and an `assignment` in answer to each `next_trial`.
 End of file means that the other process has exited.
 """
 
@@ -133,6 +133,9 @@ class ChannelReporter:
         report = {"trial": trial, "epoch": epoch, "logs": plain, "seconds": seconds, "layers": layers}
         self._sender.put({"type": "epoch", **report})
         self._on_epoch()
+
+    def search_trial(self, row: dict[str, Any]) -> None:
+        self._sender.put({"type": "search_trial", "row": row})
 
     def progress(self) -> None:
         now = time.monotonic()

@@ -26,6 +26,9 @@ class TrainingRequest:
     checkpoint: Path | None = None  # the last one of an earlier attempt, local and verified
     threads: int = 0  # 0 is one for each core
     checkpoint_seconds: float = 30.0
+    trials: list[dict[str, Any]] = field(default_factory=list)  # of a search: the rows of those begun before
+    pace: float = 1.0  # at which a search's run was resolved
+    limits: dict[str, Any] = field(default_factory=dict)  # fitserve.settings.Limits, for a search's trials
     trial: int | None = None  # from 0: train this trial alone, for a run that another worker holds
 
 
@@ -48,6 +51,9 @@ class Reporter(Protocol):
         self, trial: int, epoch: int, logs: dict[str, float], seconds: float, layers: dict[str, Any] | None = None
     ) -> None:
         """Report the end of an epoch: `trial` from 0, `epoch` from 1, Keras's `logs`, its duration."""
+
+    def search_trial(self, row: dict[str, Any]) -> None:
+        """Report that a trial of a search begins, or how it ended: `fitserve.runs.history.TrialReport`."""
 
     def progress(self) -> None:
         """Report that the trainer works, though no epoch has ended."""

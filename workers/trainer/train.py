@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import keras
@@ -53,12 +54,51 @@ def train(request: TrainingRequest, report: Reporter) -> TrainingResult:
 
 
 def _train(request: TrainingRequest, spec: Spec, facts: DatasetFacts, report: Reporter) -> TrainingResult:
+    if spec.search is not None:
+        from workers.trainer.search.search_run import SearchRun
+
+        return SearchRun(request, facts, report).result()
+    ready = make_ready(request, spec, facts, report)
+    if request.trial is not None:
+        return SequentialTrials(ready.setup).run_divided(request.trial, request.checkpoint)
     began_at = time.perf_counter()
-    try:
-        prepared = prepare(request, spec, facts, report)
-        encoded = encode_parts(prepared)
-    except BadInput as error:
-        raise TrainingFailed("bad_data", error.detail, error.as_problem()) from error
+    outcome = run_trials(ready.setup, request.checkpoint)
+    return ready.finish(outcome, time.perf_counter() - began_at)
+
+
+@dataclass
+class ReadyRun:
+    """One spec's data and compiled network, ready to be trained."""
+
+    request: TrainingRequest
+    spec: Spec
+    facts: DatasetFacts
+    prepared: PreparedData
+    encoded: Mapping[str, EncodedRows]  # by part
+    rows: Mapping[str, RowTensors]  # by part
+    feeds: Feeds
+    setup: TrialSetup
+    seconds: float  # that preparing took
+
+    def finish(self, outcome: TrialsOutcome, trained: float) -> TrainingResult:
+        """Export, evaluate and analyse what was trained in so many seconds."""
+        self.setup.report.progress()
+        seconds = {"prepare": self.seconds, "train": trained}
+        kind = FinishedRun if outcome.members is None else FinishedEnsemble
+        own = (self.request, self.spec, self.facts, self.prepared, self.encoded, self.rows, self.feeds, self.setup)
+        return kind(*own, outcome, seconds).result()
+
+
+def make_ready(
+    request: TrainingRequest,
+    spec: Spec,
+    facts: DatasetFacts,
+    report: Reporter,
+    data: tuple[PreparedData, dict[str, EncodedRows]] | None = None,
+) -> ReadyRun:
+    """Prepare a spec's data, unless they are given, and compile its network. Raises TrainingFailed."""
+    began_at = time.perf_counter()
+    prepared, encoded = data or prepare_data(request, spec, facts, report)
     count = len(prepared.whole.train)
     model, size = build_model(spec, spec.training.seed, count), batch_size(spec, count)
     rows = {name: as_tensors(model, part) for name, part in encoded.items()}
@@ -66,16 +106,20 @@ def _train(request: TrainingRequest, spec: Spec, facts: DatasetFacts, report: Re
     jit = spec.training.jit_compile is True
     compiled = Compiled(model, rows["train"], held_out, size, size, jit, lambda reason: report.event("info", reason))
     feeds = make_feeds(request, spec, prepared, model, rows, size, report)
-    prepared_at = time.perf_counter()
     setup = _trial_setup(request, spec, prepared, compiled, feeds, rows, report)
-    if request.trial is not None:
-        return SequentialTrials(setup).run_divided(request.trial, request.checkpoint)
-    outcome = _run_trials(setup, request.checkpoint)
-    trained_at = time.perf_counter()
-    report.progress()
-    seconds = {"prepare": prepared_at - began_at, "train": trained_at - prepared_at}
-    kind = FinishedRun if outcome.members is None else FinishedEnsemble
-    return kind(request, spec, facts, prepared, encoded, rows, feeds, setup, outcome, seconds).result()
+    seconds = time.perf_counter() - began_at
+    return ReadyRun(request, spec, facts, prepared, encoded, rows, feeds, setup, seconds)
+
+
+def prepare_data(
+    request: TrainingRequest, spec: Spec, facts: DatasetFacts, report: Reporter
+) -> tuple[PreparedData, dict[str, EncodedRows]]:
+    """Read, split and encode a spec's rows. Raises TrainingFailed."""
+    try:
+        prepared = prepare(request, spec, facts, report)
+        return prepared, encode_parts(prepared)
+    except BadInput as error:
+        raise TrainingFailed("bad_data", error.detail, error.as_problem()) from error
 
 
 def encode_parts(prepared: PreparedData) -> dict[str, EncodedRows]:
@@ -159,7 +203,7 @@ def _trial_setup(
     )
 
 
-def _run_trials(setup: TrialSetup, checkpoint: Path | None) -> TrialsOutcome:
+def run_trials(setup: TrialSetup, checkpoint: Path | None) -> TrialsOutcome:
     """Train all trials, stacked where that is possible and faster."""
     if len(setup.seeds) > 1:
         what, reason = "members" if setup.ensemble else "trials", why_not_stacked(setup)

@@ -12,13 +12,15 @@ from sqlalchemy.orm import Session
 from fitserve import db, registry, telemetry
 from fitserve.datasets import store
 from fitserve.datasets.usable_rows import unusable_row_numbers
-from fitserve.errors import Conflict
+from fitserve.errors import Conflict, NotFound, Problem
 from fitserve.runs import create, finish, queries
 from fitserve.runs.create import NewRun, RequestKey
 from fitserve.settings import Settings
-from fitserve.spec.decode import parse_bytes
+from fitserve.spec.decode import decode
 from fitserve.spec.resolve import Resolved, resolve
-from fitserve.spec.spec import Spec
+from fitserve.spec.resolve_search import ResolvedSearch, resolve_search, search_of, trial_spec
+from fitserve.spec.search import all_names, is_search, read_search
+from fitserve.spec.spec import SpecRefused, parse
 from fitserve.states import TRIAL, RunState
 from fitserve.tables import Run
 from fitserve.wire import Page
@@ -30,6 +32,8 @@ from fitserve.wire.runs import (
     RunInfo,
     RunPatch,
     RunSummary,
+    SearchSize,
+    TrialInfo,
     Validation,
 )
 from services.control.deps import Context, Ctx, Cursor, IdempotencyKey, Reader, Trainer
@@ -138,22 +142,17 @@ def submit(
         return replayed
     caller = submission.caller
     content_type = submission.request.headers.get("content-type", "")
-    spec, resolved, dataset_id = _check(submission.ctx, caller, body, content_type)
+    checked = _check(submission.ctx, caller, body, content_type)
     if validate_only:
         submission.response.status_code = 200
-        return Validation(
-            resolved=resolved.spec.to_json(),
-            summary=resolved.summary,
-            estimates=resolved.estimates,
-            warnings=resolved.warnings,
-        )
+        return checked.validation
     new = NewRun(
         owner=caller.owner,
-        dataset_id=dataset_id,
-        spec=spec.model_dump(mode="json", exclude_unset=True),
-        resolved=resolved.spec.to_json(),
-        estimates=estimates_of(resolved),
-        model=spec.model,
+        dataset_id=checked.dataset_id,
+        spec=checked.written,
+        resolved=checked.validation.resolved,
+        estimates=checked.estimates,
+        model=checked.model,
         priority=priority,
         key_id=caller.key_id,
         quotas=caller.quotas,
@@ -161,13 +160,24 @@ def submit(
     return submission.accept(new, key)
 
 
-def _check(ctx: Context, caller: Caller, body: bytes, content_type: str) -> tuple[Spec, Resolved, str]:
-    """Return a submitted spec as sent and resolved, with its dataset's id.
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A submitted spec that can be trained."""
 
-    Raises Malformed, SpecRefused, NotFound, Conflict.
-    """
+    dataset_id: str
+    written: dict[str, Any]  # as sent
+    validation: Validation
+    estimates: dict[str, Any]  # as a run stores them
+    model: str | None
+
+
+def _check(ctx: Context, caller: Caller, body: bytes, content_type: str) -> Checked:
+    """Check a submitted spec. Raises Malformed, SpecRefused, NotFound, Conflict."""
     limits = ctx.settings.limits
-    spec = parse_bytes(body, content_type, limits)
+    written = decode(body, content_type, limits)
+    if is_search(written):
+        return _check_search(ctx, caller, written)
+    spec = parse(written, limits)
     with db.reading(ctx.engine) as session:
         dataset = store.get(session, caller.owner_filter, spec.dataset.ref)
         facts = store.facts_of(dataset)
@@ -179,10 +189,54 @@ def _check(ctx: Context, caller: Caller, body: bytes, content_type: str) -> tupl
         path = store.local_parquet(ctx.blobs, dataset, ctx.settings.scratch / "blobs")
         return unusable_row_numbers(path, column, is_target)
 
-    return spec, resolve(spec, facts, limits, pace, find_rows=find_rows), dataset.id
+    resolved = resolve(spec, facts, limits, pace, find_rows=find_rows)
+    validation = Validation(
+        resolved=resolved.spec.to_json(),
+        summary=resolved.summary,
+        estimates=resolved.estimates,
+        warnings=resolved.warnings,
+    )
+    sent = spec.model_dump(mode="json", exclude_unset=True)
+    return Checked(dataset.id, sent, validation, estimates_of(resolved), spec.model)
 
 
-def estimates_of(resolved: Resolved) -> dict[str, Any]:
+def _check_search(ctx: Context, caller: Caller, written: dict[str, Any]) -> Checked:
+    """Check a spec with searched values. Raises SpecRefused, NotFound, Conflict."""
+    search, problems = read_search(written)
+    if search is None:
+        raise SpecRefused.because(problems)
+    for name in ("dataset", "model"):
+        if isinstance(search.body.get(name), dict) and "search" in search.body[name]:
+            raise SpecRefused.because([Problem(f"A search has one {name}.", f"/{name}", fix="Submit one run each.")])
+    reference = search.body.get("dataset")
+    named = parse({"dataset": reference, "target": "any", "model": search.body.get("model")})
+    with db.reading(ctx.engine) as session:
+        dataset = store.get(session, caller.owner_filter, named.dataset.ref)
+        facts = store.facts_of(dataset)
+        if named.model is not None:
+            registry.check_name(session, named.model, caller.owner)
+        pace = queries.measured_pace(session)
+    found = resolve_search(search, facts, ctx.settings.limits, pace)
+    settings = found.resolved["search"]
+    size = SearchSize(
+        configurations=found.search.configurations,
+        trials=settings["trials"],
+        parallel=settings["parallel"],
+        names=all_names(found.search.ranges),
+        metric=settings["metric"],
+        direction=settings["direction"],
+    )
+    validation = Validation(
+        resolved=found.resolved,
+        summary=found.base.summary,
+        estimates=found.estimates,
+        warnings=found.warnings,
+        search=size,
+    )
+    return Checked(dataset.id, written, validation, estimates_of(found), named.model)
+
+
+def estimates_of(resolved: Resolved | ResolvedSearch) -> dict[str, Any]:
     """Return a spec's estimates and warnings as a run stores them."""
     warnings = [warning.model_dump(mode="json") for warning in resolved.warnings]
     return {**resolved.estimates.model_dump(mode="json"), "warnings": warnings}
@@ -216,6 +270,60 @@ def list_runs(
 @router.get("/runs/{run_id}", summary="Get a run")
 def get_run(run_id: str, caller: Reader, ctx: Ctx) -> RunInfo:
     return read_run_info(ctx, run_id, caller.owner_filter)
+
+
+@router.get("/runs/{run_id}/trials", summary="List the trials of a search")
+def list_trials(
+    run_id: str,
+    caller: Reader,
+    ctx: Ctx,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
+    cursor: Cursor = None,
+) -> Page[TrialInfo]:
+    """In the order in which they were begun. Of a run with restarts: its networks, once it has ended."""
+    after = int(cursor) if cursor is not None and cursor.isdecimal() else -1
+    with db.reading(ctx.engine) as session:
+        run = queries.get(session, run_id, caller.owner_filter)
+        rows = queries.trials(session, run.id, after=after, limit=limit + 1)
+        names = set(TrialInfo.model_fields) - {"values"}
+        items = [TrialInfo(values=row.chosen, **{name: getattr(row, name) for name in names}) for row in rows]
+        if not rows and not run.resolved.get("search"):
+            listed = [one for one in (run.result or {}).get("trials") or [] if one["index"] > after]
+            items = [_as_trial(one) for one in listed[: limit + 1]]
+    return Page(items=items[:limit], next_cursor=str(items[limit - 1].trial) if len(items) > limit else None)
+
+
+def _as_trial(one: dict[str, Any]) -> TrialInfo:
+    """Return a restart as a trial."""
+    return TrialInfo(
+        trial=one["index"],
+        state=one["state"],
+        values={"seed": one["seed"]},
+        value=one.get("score"),
+        epochs=one.get("epochs"),
+        best_epoch=one.get("best_epoch"),
+        seconds=one.get("seconds") or 0.0,
+        reason=(one.get("failure") or {}).get("message"),
+        created_at=None,
+        finished_at=None,
+    )
+
+
+@router.get("/runs/{run_id}/trials/{trial}/spec", summary="Get the spec of a search's trial")
+def get_trial_spec(run_id: str, trial: int, caller: Reader, ctx: Ctx) -> dict[str, Any]:
+    """Resolved: submit it to train this trial as a run of its own."""
+    with db.reading(ctx.engine) as session:
+        run = queries.get(session, run_id, caller.owner_filter)
+        row = (
+            next(iter(queries.trials(session, run.id, after=trial - 1, limit=1)), None) if abs(trial) < 2**31 else None
+        )
+        if row is None or row.trial != trial:
+            raise NotFound(f"The run has no trial {trial} of a search.", received=trial)
+        facts = store.facts_of(store.get(session, None, run.dataset_id))
+    search = search_of(run.resolved)
+    assert search is not None
+    pace = float(run.estimates.get("pace") or 1.0)
+    return trial_spec(search, row.point, facts, ctx.settings.limits, pace).spec.to_json()
 
 
 @router.patch("/runs/{run_id}", summary="Share a run")
@@ -306,6 +414,7 @@ def _progress(session: Session, run: Run) -> Progress | None:
         return None
     training: dict[str, Any] = run.resolved.get("training", {})
     epochs, trials = int(training.get("epochs", last.epoch)), int(training.get("restarts") or 1)
+    trials = int((run.resolved.get("search") or {}).get("trials") or trials)
     done, total = last.trial * epochs + last.epoch, epochs * trials
     if run.kind == TRIAL:
         done, total = last.epoch, epochs

@@ -31,13 +31,18 @@ class ReplicaOptimizer:
     """Makes `optimizer`, which is built on stacked variables, update each replica as its own one of `theirs` would."""
 
     def __init__(self, optimizer: Any, theirs: Sequence[Any]) -> None:
-        self._optimizer, self._theirs = optimizer, theirs
+        self._optimizer = optimizer
         name = type(optimizer).__name__
         values = {key: [getattr(one, key) for one in theirs] for key in VARYING.get(name, ())}
         self._arrays = {key: np.asarray(own, np.float32) for key, own in values.items() if len(set(own)) > 1}
         decays = np.asarray([one.weight_decay or 0.0 for one in theirs], np.float32)
         self._decays = decays if decays.any() else None
         optimizer.weight_decay = None  # applied here
+        schedules = keras.optimizers.schedules.LearningRateSchedule
+        self._rates = [
+            rate if isinstance(rate, schedules) else float(keras.ops.convert_to_numpy(rate))
+            for rate in (one._learning_rate for one in theirs)
+        ]
         plain = not getattr(optimizer, "amsgrad", False) and not set(self._arrays)
         self._fused = name in ("Adam", "AdamW") and plain
         self._deltas: dict[int, Any] = {}
@@ -48,14 +53,11 @@ class ReplicaOptimizer:
 
     def learning_rates(self) -> Any:
         """The current learning rate of each replica, `(replicas,)`."""
-        rates = []
-        for one in self._theirs:
-            rate = one._learning_rate
-            schedule = isinstance(rate, keras.optimizers.schedules.LearningRateSchedule)
-            rates.append(rate(self._optimizer.iterations) if schedule else float(keras.ops.convert_to_numpy(rate)))
-        if all(isinstance(rate, float) for rate in rates):
-            return tf.constant(rates, tf.float32)
-        return tf.stack([tf.cast(tf.convert_to_tensor(rate), tf.float32) for rate in rates])
+        if all(isinstance(rate, float) for rate in self._rates):
+            return tf.constant(self._rates, tf.float32)
+        step = self._optimizer.iterations
+        now = [rate if isinstance(rate, float) else rate(step) for rate in self._rates]
+        return tf.stack([tf.cast(tf.convert_to_tensor(rate), tf.float32) for rate in now])
 
     def _step(self, gradients: Any, variables: Any, _: Any) -> None:
         rates = self.learning_rates()

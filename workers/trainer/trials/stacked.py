@@ -109,7 +109,7 @@ class StackedTrials:
             self._recorder = StackedTrialRecorder(self._stack, self._rows, setup.recorder, first)
         began_at = time.perf_counter()
         for epoch in range(first, setup.epochs):
-            if not self._running():
+            if not self._running() or setup.out_of_time():
                 break
             self._run_epoch(epoch, validation)
             self._monitor.check(epoch + 1, 0)

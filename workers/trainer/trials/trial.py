@@ -50,6 +50,7 @@ class TrialSetup:
     settings: ReplicaSettings | None = None  # hyperparameters of each trial's own, where they train stacked
     # Says after an epoch (from 1) which of the running trials stop there, and why, in words.
     pruned: Callable[[int, Sequence[TrialRecord]], Mapping[int, str]] | None = None
+    out_of_time: Callable[[], bool] = lambda: False  # asked after an epoch: all trials then end as they are
 
 
 @dataclass(slots=True)

@@ -1,0 +1,212 @@
+"""A search and a dataset's facts: a configuration that can be trained, how many there are, and what they cost."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fitserve.dataset_facts import DatasetFacts
+from fitserve.errors import BadInput, Problem
+from fitserve.settings import Limits
+from fitserve.spec.assessment import Advice, Estimates
+from fitserve.spec.estimates import MEMBER_SHARE, STACKED, over_limit
+from fitserve.spec.resolve import Resolved, resolve
+from fitserve.spec.resolve_training import monitors_of
+from fitserve.spec.search import (
+    Choice,
+    Interval,
+    Point,
+    Range,
+    SearchSpec,
+    at_point,
+    drawn,
+    ranges_of,
+    read_search,
+    with_interval,
+)
+from fitserve.spec.spec import Spec, SpecRefused, parse
+from fitserve.spec.usable_rows import FindRows
+from fitserve.validation import unknown_name
+
+_PROBED = 12  # configurations that are checked before a run is accepted: the first one, and random ones
+_IN_THE_LOSS = ("label_smoothing", "_regularizer", "loss", "class_weight", "target", "split", "sample_weight")
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedSearch:
+    """A search that can be run. `base` is the first of its configurations that is valid."""
+
+    search: SearchSpec
+    base: Resolved
+    resolved: dict[str, Any]  # of the run: the base, and the search written out
+    estimates: Estimates  # of all trials
+    warnings: list[Advice]
+
+
+def trial_spec(
+    search: SearchSpec, point: Point, facts: DatasetFacts, limits: Limits | None = None, pace: float = 1.0
+) -> Resolved:
+    """Return the spec of one trial, resolved. Raises SpecRefused where it is invalid.
+
+    All trials are compared on the same rows: those of the seed that the spec says, or 0.
+    """
+    limits = limits or Limits()
+    body = at_point(search.body, point)
+    body.pop("model", None)
+    spec = parse(body, limits)
+    if spec.training.restarts > 1:
+        fix = "Leave restarts out; training: {seed: {search: [...]}} varies the seed."
+        detail = "A search varies its trials itself."
+        raise SpecRefused.because([Problem(detail, "/training/restarts", received=spec.training.restarts, fix=fix)])
+    if "ensemble" not in spec.model_fields_set:  # a trial is one network, unless the spec says otherwise
+        spec = Spec.model_validate({**spec.model_dump(exclude_unset=True), "ensemble": None})
+    if spec.split.seed is None and spec.split.method in ("random", "stratified", "group"):
+        split = spec.split.model_copy(update={"seed": _seed_of_split(search)})
+        spec = spec.model_copy(update={"split": split})
+    return resolve(spec, facts, limits, pace)
+
+
+def _seed_of_split(search: SearchSpec) -> int:
+    training = search.body.get("training")
+    seed = training.get("seed") if isinstance(training, Mapping) else None
+    return seed if isinstance(seed, int) and not isinstance(seed, bool) else 0
+
+
+def _with_fractions(search: SearchSpec, limits: Limits) -> SearchSpec:
+    """Make a range between integers one of any numbers, where the spec takes fractions there: a rate from 0 to 1."""
+    body, generator = search.body, random.Random(0)
+    for pointer, one in search.flat().items():
+        if not (isinstance(one, Interval) and one.whole and one.step is None):
+            continue
+        points = (drawn(search.ranges, generator) for _ in range(200))
+        point = next((point for point in points if pointer in point), None)
+        if point is None:
+            continue
+        try:
+            parse(at_point(search.body, {**point, pointer: one.low + 0.5}), limits)
+        except SpecRefused:
+            continue
+        body = with_interval(body, pointer, {"low": float(one.low), "high": float(one.high), "log": one.log})
+    return SearchSpec(search.settings, body, ranges_of(body)[0])
+
+
+def resolve_search(
+    search: SearchSpec,
+    facts: DatasetFacts,
+    limits: Limits | None = None,
+    pace: float = 1.0,
+    find_rows: FindRows | None = None,
+) -> ResolvedSearch:
+    """Check a search against a dataset. Raises SpecRefused where no configuration that was tried is valid.
+
+    A configuration that is not valid is a trial that fails alone; a warning says how many of those tried are.
+    """
+    limits = limits or Limits()
+    search = _with_fractions(search, limits)
+    problems = over_limit("trials", search.trials, limits.trials, "/search/trials", "configurations to train")
+    if problems:
+        raise SpecRefused.because(problems)
+    valid: list[Resolved] = []
+    refused: list[BadInput] = []
+    for point in itertools.islice(_probes(search.ranges), _PROBED):
+        try:
+            valid.append(trial_spec(search, point, facts, limits, pace))
+        except BadInput as error:
+            refused.append(error)
+    if not valid:
+        raise refused[0]
+    base = valid[0]
+    metric, direction = _metric(search, base.spec)
+    estimates = _estimates(search, valid)
+    work = over_limit("multiply_adds", estimates.multiply_adds, limits.multiply_adds, "/search/trials", "multiply-adds")
+    if work:
+        raise SpecRefused.because(work)
+    template = {**search.body, "dataset": base.spec.dataset.model_dump(mode="json")}
+    settings = search.settings.model_copy(
+        update={
+            "trials": search.trials,
+            "metric": metric,
+            "direction": direction,
+            "parallel": min(search.settings.at_once, search.trials),
+            "spec": template,
+        }
+    )
+    resolved = {**base.spec.to_json(), "model": search.body.get("model"), "search": settings.model_dump(mode="json")}
+    return ResolvedSearch(search, base, resolved, estimates, [*base.warnings, *_advice(search, valid, refused, metric)])
+
+
+def _probes(ranges: Mapping[str, Range]) -> Iterator[Point]:
+    yield _first(ranges)
+    generator = random.Random(0)
+    seen = {tuple(sorted(_first(ranges).items()))}
+    for _ in range(4 * _PROBED):
+        point = drawn(ranges, generator)
+        if (key := tuple(sorted(point.items()))) not in seen:
+            seen.add(key)
+            yield point
+
+
+def _first(ranges: Mapping[str, Range]) -> Point:
+    point: Point = {}
+    for pointer, one in ranges.items():
+        if isinstance(one, Choice):
+            point |= {pointer: 0, **_first(one.inside[0])}
+        else:
+            assert isinstance(one, Interval)
+            point[pointer] = one.low
+    return point
+
+
+def _metric(search: SearchSpec, base: Spec) -> tuple[str, str]:
+    """Return what is searched for, and whether `min` or `max` of it is better. Raises SpecRefused."""
+    monitors = monitors_of(base)
+    metric = search.settings.metric or ("val_loss" if "val_loss" in monitors else "loss")
+    if metric not in monitors:
+        problem = unknown_name(f"No epoch reports {metric!r}.", metric, monitors, "/search/metric")
+        raise SpecRefused.because([problem])
+    return metric, search.settings.direction or monitors[metric]
+
+
+def _estimates(search: SearchSpec, valid: list[Resolved]) -> Estimates:
+    """Return the cost of all trials, from those that were looked at; most of them train stacked where they can."""
+    base, trials = valid[0].estimates, search.trials
+    stacked = all(row.layer in STACKED for row in valid[0].summary)
+    share = MEMBER_SHARE if stacked else 1.0
+    mean = sum(one.estimates.seconds - one.estimates.startup_seconds for one in valid) / len(valid)
+    seconds = base.startup_seconds + mean * (1 + share * (trials - 1))
+    work = sum(one.estimates.multiply_adds for one in valid) // len(valid)
+    return base.model_copy(
+        update={
+            "seconds": float(f"{min(seconds, search.settings.seconds or seconds):.3g}"),
+            "epochs": base.epochs * trials,
+            "multiply_adds": work * trials,
+        }
+    )
+
+
+def _advice(search: SearchSpec, valid: list[Resolved], refused: list[BadInput], metric: str) -> list[Advice]:
+    advice = []
+    if refused:
+        why = refused[0].problems[0] if refused[0].problems else Problem(refused[0].detail)
+        detail = f"{len(refused)} of {len(valid) + len(refused)} configurations looked at are invalid: {why.detail}"
+        fix = "Such a trial fails alone."
+        advice.append(Advice(code="search-invalid", detail=detail, pointer=why.pointer or "/search", fix=fix))
+    inside = [pointer for pointer in search.ranges if any(part in pointer for part in _IN_THE_LOSS)]
+    if metric.endswith("loss") and inside:
+        detail = f"{metric} contains what {inside[0]} changes, so it compares trials with different ones unfairly."
+        fix = "metric: another one, such as val_accuracy or val_mean_absolute_error"
+        advice.append(Advice(code="search-metric", detail=detail, pointer="/search/metric", fix=fix))
+    return advice
+
+
+def search_of(resolved: Mapping[str, Any]) -> SearchSpec | None:
+    """Return the search of a run's resolved spec; None where it is none."""
+    if not isinstance(resolved.get("search"), dict):
+        return None
+    search, problems = read_search(dict(resolved))
+    if search is None:
+        raise SpecRefused.because(problems)
+    return search

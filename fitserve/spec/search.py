@@ -1,0 +1,345 @@
+"""Searches: values of a spec that are ranges, and how their trials are chosen.
+
+Any value of a spec may be `{search: [...]}` or `{search: {low, high, log, step}}`. A choice may contain further ranges,
+which exist only where it is chosen. A *point* says what each range became, by the range's JSON pointer in the spec as
+searched: the number of a choice (from 0), or the number itself.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fitserve.errors import Problem, json_pointer
+from fitserve.spec.argument_types import Above0, Flag, Positive, Seed
+from fitserve.validation import InvalidValue, excerpt, problems_from
+
+Point = dict[str, int | float]
+Sampler = Literal["tpe", "random", "grid", "cmaes"]
+Pruner = Literal["asha", "median", "none"]
+KEY = "search"
+TRIALS = 32  # of a search that does not say
+MOST_RANGES = 100
+MOST_CHOICES = 1000
+STACKED = 64  # trials that are trained at once where nothing is learnt from one for the next
+INFORMED = 16  # and where later ones follow from earlier ones
+
+
+class Interval(BaseModel):
+    """Numbers from `low` to `high`, both included."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    low: Annotated[float, Field(allow_inf_nan=False)] | int
+    high: Annotated[float, Field(allow_inf_nan=False)] | int
+    log: Flag = False
+    step: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"the range is inverted: low {self.low:g} is above high {self.high:g}")
+        if self.low == self.high:
+            raise ValueError(f"the range is empty: low and high are both {self.low:g}; write the number itself")
+        if self.log and self.low <= 0:
+            raise ValueError(f"a logarithmic range starts above 0, not at {self.low:g}")
+        if self.log and self.step is not None:
+            raise ValueError("a logarithmic range has no step")
+        return self
+
+    @property
+    def whole(self) -> bool:
+        """Whether its values are integers: both ends are, and so is the step, or there is none."""
+        ends = isinstance(self.low, int) and isinstance(self.high, int)
+        return ends and (self.step is None or float(self.step).is_integer())
+
+    def count(self) -> int | None:
+        """Return how many values it has; None where they are any numbers between the ends."""
+        if self.step is None:
+            return int(self.high - self.low) + 1 if self.whole else None
+        return math.floor((self.high - self.low) / self.step + 1e-9) + 1
+
+    def value(self, index: int) -> int | float:
+        """Return one of `count` values."""
+        value = self.low + index * (self.step or 1)
+        return int(value) if self.whole else float(f"{value:.12g}")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of several values, each with ranges of its own."""
+
+    options: tuple[Any, ...]
+    inside: tuple[Mapping[str, Range], ...]  # of each option, by pointer
+
+
+Range = Choice | Interval
+
+
+class Search(BaseModel):
+    """How the trials of a search are chosen, and which is best."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    trials: Positive | None = Field(
+        None, description="Networks to train; left out: 32, or every configuration where there are fewer, or of a grid"
+    )
+    seconds: Above0 | None = Field(None, description="Seconds of training after which no trial is begun or goes on")
+    sampler: Sampler = Field("tpe", description="How values are chosen; grid: every configuration once")
+    pruner: Pruner = Field("none", description="asha, median: end trials early that are behind the others")
+    metric: str | None = Field(None, description="Left out: val_loss, or loss where no rows are held out")
+    direction: Literal["min", "max"] | None = Field(None, description="Left out: the metric's own")
+    parallel: Positive | None = Field(
+        None, description="Trials chosen and trained at a time; left out: 16, or 64 for random and grid"
+    )
+    seed: Seed = Field(0, description="Of the choice of values")
+    spec: dict[str, Any] | None = Field(
+        None, description="Written by the server: the spec with its ranges; what stands beside is one configuration"
+    )
+
+    @property
+    def at_once(self) -> int:
+        """Return how many trials are chosen at a time."""
+        return self.parallel or (STACKED if self.sampler in ("random", "grid") else INFORMED)
+
+
+# --- finding the ranges ---------------------------------------------------------------------------------
+
+
+def is_search(body: Any) -> bool:
+    """Return whether a spec as sent is a search."""
+    return isinstance(body, dict) and (KEY in body or next(_nodes(body, ()), None) is not None)
+
+
+def _is_range(value: Any) -> bool:
+    return isinstance(value, dict) and set(value) == {KEY} and isinstance(value[KEY], (list, dict))
+
+
+def _nodes(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """Yield the outermost ranges below a value, with their paths."""
+    if path and _is_range(value):
+        yield path, value[KEY]
+        return
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        if path or key != KEY:
+            yield from _nodes(inner, (*path, key))
+
+
+def ranges_of(body: Any, path: tuple[str | int, ...] = ()) -> tuple[dict[str, Range], list[Problem]]:
+    """Return the ranges of a spec by pointer, without those inside choices, and every problem."""
+    ranges: dict[str, Range] = {}
+    problems: list[Problem] = []
+    for where, written in _nodes(body, path):
+        pointer = json_pointer(where)
+        if isinstance(written, list):
+            choice, refused = _choice(written, (*where, KEY))
+            ranges[pointer] = choice
+            problems += refused
+            continue
+        try:
+            ranges[pointer] = Interval.model_validate(written)
+        except ValidationError as error:
+            found = problems_from(error.errors(include_url=False), Interval, written)
+            at = json_pointer((*where, KEY))
+            problems += InvalidValue(problems=found).under(*where, KEY).problems if found else [Problem("", at)]
+    return ranges, problems
+
+
+def _choice(written: list[Any], where: tuple[str | int, ...]) -> tuple[Choice, list[Problem]]:
+    pointer = json_pointer(where)
+    if not written:
+        return Choice((), ()), [Problem("The range is empty.", pointer, received=[], expected="at least one value")]
+    if len(written) > MOST_CHOICES:
+        detail = f"A range has at most {MOST_CHOICES} values."
+        return Choice((), ()), [Problem(detail, pointer, received=len(written))]
+    inside, problems = [], []
+    for index, option in enumerate(written):
+        if any(type(option) is type(other) and option == other for other in written[:index]):
+            detail = "A value is in the range twice."
+            problems.append(Problem(detail, f"{pointer}/{index}", received=excerpt(option)))
+        own, refused = _inside(option, (*where, index))
+        inside.append(own)
+        problems += refused
+    return Choice(tuple(written), tuple(inside)), problems
+
+
+def _inside(option: Any, where: tuple[str | int, ...]) -> tuple[dict[str, Range], list[Problem]]:
+    if _is_range(option):
+        return {}, [Problem("A range is not a choice of another.", json_pointer(where), fix="Put its values here.")]
+    return ranges_of(option, where)
+
+
+def count(ranges: Mapping[str, Range]) -> int | None:
+    """Return how many configurations there are; None where a number may be anything between two."""
+    total = 1
+    for one in ranges.values():
+        if isinstance(one, Interval):
+            own = one.count()
+        else:
+            counts = [count(inside) for inside in one.inside]
+            own = None if any(c is None for c in counts) else sum(c or 0 for c in counts)
+        if own is None:
+            return None
+        total *= own
+    return total
+
+
+def every(ranges: Mapping[str, Range]) -> Iterator[Point]:
+    """Yield all points, the last range's values first. There may be very many."""
+    items = list(ranges.items())
+    if not items:
+        yield {}
+        return
+    (pointer, first), rest = items[0], dict(items[1:])
+    if isinstance(first, Interval):
+        for index in range(first.count() or 0):
+            for others in every(rest):
+                yield {pointer: first.value(index), **others}
+        return
+    for index, inside in enumerate(first.inside):
+        for own in every(inside):
+            for others in every(rest):
+                yield {pointer: index, **own, **others}
+
+
+def drawn(ranges: Mapping[str, Range], generator: random.Random) -> Point:
+    """Return a random point."""
+    point: Point = {}
+    for pointer, one in ranges.items():
+        if isinstance(one, Choice):
+            index = generator.randrange(len(one.options))
+            point |= {pointer: index, **drawn(one.inside[index], generator)}
+        elif one.log:
+            value = math.exp(generator.uniform(math.log(one.low), math.log(one.high)))
+            point[pointer] = min(int(one.high), max(int(one.low), round(value))) if one.whole else value
+        elif (values := one.count()) is not None:
+            point[pointer] = one.value(generator.randrange(values))
+        else:
+            point[pointer] = generator.uniform(one.low, one.high)
+    return point
+
+
+def at_point(body: Mapping[str, Any], point: Point) -> dict[str, Any]:
+    """Return the spec without ranges that a point stands for."""
+
+    def filled(value: Any, path: tuple[str | int, ...]) -> Any:
+        if path and _is_range(value) and (pointer := json_pointer(path)) in point:
+            if isinstance(value[KEY], dict):
+                return point[pointer]
+            index = int(point[pointer])
+            return filled(value[KEY][index], (*path, KEY, index))
+        if isinstance(value, dict):
+            return {key: filled(inner, (*path, key)) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [filled(inner, (*path, index)) for index, inner in enumerate(value)]
+        return value
+
+    return {key: filled(copy.deepcopy(value), (key,)) for key, value in body.items() if key != KEY}
+
+
+def values_of(ranges: Mapping[str, Range], point: Point) -> dict[str, Any]:
+    """Return what each range became, by its short name: the value, or the choice as it is written."""
+    flat = dict(_flat(ranges))
+    names = short_names(list(flat))
+    values: dict[str, Any] = {}
+    for pointer, at in point.items():
+        one = flat[pointer]
+        values[names[pointer]] = one.options[int(at)] if isinstance(one, Choice) else at
+    return values
+
+
+def with_interval(body: Any, pointer: str, interval: dict[str, Any]) -> Any:
+    """Return a spec with another interval at a pointer."""
+    body = copy.deepcopy(body)
+    inner = body
+    for part in pointer.split("/")[1:]:
+        key = part.replace("~1", "/").replace("~0", "~")
+        inner = inner[int(key)] if isinstance(inner, list) else inner[key]
+    inner[KEY] = interval
+    return body
+
+
+def _flat(ranges: Mapping[str, Range]) -> Iterator[tuple[str, Range]]:
+    for pointer, one in ranges.items():
+        yield pointer, one
+        for inside in one.inside if isinstance(one, Choice) else ():
+            yield from _flat(inside)
+
+
+def all_names(ranges: Mapping[str, Range]) -> list[str]:
+    """Return the short names of all ranges, nested ones too."""
+    return list(short_names([pointer for pointer, _ in _flat(ranges)]).values())
+
+
+def short_names(pointers: list[str]) -> dict[str, str]:
+    """Return each pointer's shortest ending that no other one has: `learning_rate`, `0/Dense/units`."""
+    parts = {pointer: pointer.strip("/").split("/") for pointer in pointers}
+    names = {}
+    for pointer, own in parts.items():
+        for length in range(1, len(own) + 1):
+            ending = own[-length:]
+            alone = sum(other[-length:] == ending for other in parts.values()) == 1
+            if alone and not ending[0].isdigit():
+                break
+        names[pointer] = "/".join(ending)
+    return names
+
+
+# --- reading one ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSpec:
+    """A spec with ranges, as sent: its settings, and its body without them."""
+
+    settings: Search
+    body: dict[str, Any]
+    ranges: dict[str, Range]
+
+    def flat(self) -> dict[str, Range]:
+        """Return all ranges by pointer, those inside choices too."""
+        return dict(_flat(self.ranges))
+
+    @property
+    def configurations(self) -> int | None:
+        """Return how many there are; None where a number may be anything between two."""
+        return count(self.ranges)
+
+    @property
+    def trials(self) -> int:
+        """Return how many trials there are at most."""
+        all_of_them, asked = self.configurations, self.settings.trials
+        if self.settings.sampler == "grid" and all_of_them is not None:
+            return min(asked or all_of_them, all_of_them)
+        return min(asked or TRIALS, all_of_them or math.inf)  # type: ignore[return-value]
+
+
+def read_search(body: dict[str, Any]) -> tuple[SearchSpec | None, list[Problem]]:
+    """Return the search that a spec as sent is, and every problem of its ranges and settings."""
+    written = body.get(KEY) or {}
+    try:
+        settings = Search.model_validate(written)
+    except ValidationError as error:
+        found = problems_from(error.errors(include_url=False), Search, written)
+        return None, list(InvalidValue(problems=found).under(KEY).problems)
+    template = settings.spec if settings.spec is not None else {k: v for k, v in body.items() if k != KEY}
+    ranges, problems = ranges_of(template)
+    if not ranges and not problems:
+        detail = "Nothing in the spec is searched."
+        fix = "Write a value as a range: units: {search: [32, 64]}, or leave search out."
+        problems.append(Problem(detail, f"/{KEY}", fix=fix))
+    if len(dict(_flat(ranges))) > MOST_RANGES:
+        problems.append(Problem(f"A search has at most {MOST_RANGES} ranges.", f"/{KEY}", received=len(ranges)))
+    search = SearchSpec(settings, template, ranges)
+    if settings.sampler == "grid" and not problems and search.configurations is None:
+        endless = [at for at, one in _flat(ranges) if isinstance(one, Interval) and one.count() is None]
+        detail = "A grid needs ranges that can be counted; this one has any number between its ends."
+        problems.append(Problem(detail, f"{endless[0]}/{KEY}", fix="Give it a step, or a list of values."))
+    return (None, problems) if problems else (search, [])

@@ -1,0 +1,152 @@
+"""Searches: trials that train stacked are what they are alone, and a search goes on from its rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from fitserve.spec.resolve_search import search_of, trial_spec
+from tests.trainer.requests import RecordingReporter, facts_of, request_of
+from workers.trainer.interface import TrainingFailed, TrainingStopped
+from workers.trainer.train import train
+
+pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+
+
+def _table(rows: int = 80) -> pa.Table:
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(rows, 3))
+    label = np.where(x[:, 0] * x[:, 1] + 0.1 * rng.normal(size=rows) > 0, "in", "out")
+    return pa.table({"a": x[:, 0], "b": x[:, 1], "c": x[:, 2], "side": label})
+
+
+def _spec(network: Any = None, search: Any = None, **training: Any) -> dict[str, Any]:
+    network = network or [{"Dense": {"units": 8, "activation": "relu"}}, {"Dropout": 0.2}]
+    own = {"epochs": 4, "batch_size": 16, "seed": 3, **training}
+    return {"target": "side", "network": network, "training": own, "search": search or {}}
+
+
+def _of(values: Any) -> dict[str, Any]:
+    return {"search": values}
+
+
+def _adam(**arguments: Any) -> dict[str, Any]:
+    return {"optimizer": {"Adam": arguments}}
+
+
+def _dense(regularizer: Any, rate: Any = 0.2) -> list[Any]:
+    return [{"Dense": {"units": 8, "activation": "relu", "kernel_regularizer": regularizer}}, {"Dropout": rate}]
+
+
+SEARCHED = {
+    "seed": _spec(seed=_of([3, 4, 5])),
+    "learning_rate": _spec(**_adam(learning_rate=_of([0.001, 0.01, 0.1]))),
+    "schedule": _spec(
+        optimizer={
+            "SGD": {
+                "learning_rate": {
+                    "ExponentialDecay": {
+                        "initial_learning_rate": 0.1,
+                        "decay_steps": 4,
+                        "decay_rate": _of([0.5, 0.9]),
+                    }
+                }
+            }
+        }
+    ),
+    "weight_decay": _spec(optimizer={"AdamW": {"weight_decay": _of([0.0, 0.1, 0.3])}}),
+    "momentum": _spec(optimizer={"SGD": {"learning_rate": 0.05, "momentum": _of([0.0, 0.5, 0.9]), "nesterov": True}}),
+    "rho": _spec(optimizer={"RMSprop": {"rho": _of([0.8, 0.95]), "momentum": _of([0.0, 0.5])}}),
+    "beta_and_epsilon": _spec(**_adam(beta_1=_of([0.8, 0.9]), epsilon=_of([1e-7, 1e-2]))),
+    "penalty": _spec(_dense({"L1L2": {"l1": _of([0.0, 0.01]), "l2": _of([0.0, 0.05])}})),
+    "dropout": _spec([{"Dense": 8}, {"Dropout": _of([0.0, 0.3, 0.6])}, {"Dense": 4}, {"Dropout": 0.1}]),
+    "label_smoothing": _spec(label_smoothing=_of([0.0, 0.1, 0.3])),
+}
+
+
+@pytest.mark.parametrize("what", SEARCHED)
+def test_a_stacked_trial_is_what_it_is_alone(tmp_path: Path, what: str) -> None:
+    table, reporter = _table(), RecordingReporter()
+    body = {**SEARCHED[what], "search": {"sampler": "grid"}}
+    request = request_of(table, body, tmp_path / "search")
+    result = train(request, reporter)
+    assert any("stacked" in message for _, message, _ in reporter.events), reporter.events
+    search = search_of(request.spec)
+    assert search is not None
+    assert len(result.result["trials"]) == search.configurations
+    rows = {row["trial"]: row for row in reporter.search_trials if row["state"] == "succeeded"}
+    for number in (1, len(rows) - 1):
+        spec = trial_spec(search, rows[number]["point"], facts_of(table)).spec.to_json()
+        alone = RecordingReporter()
+        (tmp_path / str(number)).mkdir(exist_ok=True)
+        train(replace(request, spec=spec, folder=tmp_path / str(number)), alone)
+        stacked = [row["logs"] for row in reporter.epochs if row["trial"] == number]
+        assert len(stacked) == len(alone.epochs) == 4
+        for one, other in zip(stacked, alone.epochs, strict=True):
+            for name, value in other["logs"].items():
+                assert one[name] == pytest.approx(value, rel=1e-5, abs=1e-5), (number, name)
+    best = min(rows.values(), key=lambda row: row["value"])
+    assert result.result["best_trial"] == best["trial"]
+    assert result.result["search"]["values"] == best["values"]
+
+
+def test_a_search_goes_on_from_its_rows(tmp_path: Path) -> None:
+    table = _table()
+    body = _spec(
+        [{"Dense": {"units": _of([4, 8]), "activation": "relu"}}],
+        {"trials": 8, "parallel": 4, "seed": 1},
+        **_adam(learning_rate=_of({"low": 0.001, "high": 0.1, "log": True})),
+    )
+    whole = RecordingReporter()
+    request = request_of(table, body, tmp_path / "whole")
+    undisturbed = train(request, whole)
+    first = RecordingReporter(stop_after=6, reason="release")
+    (tmp_path / "first").mkdir()
+    with pytest.raises(TrainingStopped):
+        train(replace(request, folder=tmp_path / "first"), first)
+    rows = {row["trial"]: row for row in first.search_trials}
+    again = RecordingReporter()
+    (tmp_path / "again").mkdir()
+    resumed = train(replace(request, folder=tmp_path / "again", trials=list(rows.values())), again)
+
+    def ended(*reporters: RecordingReporter) -> list[Any]:
+        rows = [row for one in reporters for row in one.search_trials if row["state"] != "running"]
+        return sorted((row["trial"], row["point"], row["value"]) for row in rows)
+
+    assert ended(first, again) == ended(whole)
+    assert resumed.manifest["receipt"]["weights"] == undisturbed.manifest["receipt"]["weights"]
+
+
+def test_trials_that_are_behind_end_at_a_rung(tmp_path: Path) -> None:
+    reporter = RecordingReporter()
+    body = _spec(
+        search={"trials": 9, "sampler": "random", "pruner": "asha"},
+        epochs=9,
+        **_adam(learning_rate=_of({"low": 0.0001, "high": 0.3, "log": True})),
+    )
+    result = train(request_of(_table(), body, tmp_path), reporter)
+    ended = {row["trial"]: row for row in reporter.search_trials if row["state"] != "running"}
+    assert sorted(row["epochs"] for row in ended.values()) == [1, 1, 1, 1, 1, 1, 3, 3, 9]
+    assert result.result["search"]["pruned"] == 8
+    epochs = [(row["trial"], row["epoch"]) for row in reporter.epochs]
+    assert len(epochs) == len(set(epochs))  # who goes on is not begun again
+
+
+def test_an_invalid_or_diverging_trial_fails_alone(tmp_path: Path) -> None:
+    reporter = RecordingReporter()
+    kernels = _of([{"Dense": 4}, {"Conv1D": {"filters": 2, "kernel_size": 3}}])
+    body = _spec([kernels], {"sampler": "grid"}, optimizer={"SGD": {"learning_rate": _of([0.1, 1e30])}})
+    result = train(request_of(_table(), body, tmp_path), reporter)
+    reasons = {row["trial"]: row.get("reason") for row in reporter.search_trials if row["state"] == "failed"}
+    assert result.result["best_trial"] == 0
+    assert sorted(reasons) == [1, 2, 3]
+    assert "invalid" in reasons[2]
+    assert "invalid" in reasons[3]
+    broken = _spec(search={"sampler": "grid"}, optimizer={"SGD": {"learning_rate": _of([1e30, 1e31])}})
+    with pytest.raises(TrainingFailed, match="No trial of 2 succeeded"):
+        train(request_of(_table(), broken, tmp_path / "broken"), RecordingReporter())

@@ -1,0 +1,39 @@
+"""Which trials of a search end early: those behind the others at the same epoch.
+
+Trials train side by side, so the decision is made for all of them at once, among all that ever came so far; Optuna's
+pruners decide for one trial at a time, by the order in which they report.
+
+    asha     at the rungs, epochs that grow by 3 up to the last: the best third of all that came there goes on
+             (successive halving, Jamieson and Talwalkar 2016; Li et al. 2020). A trial that goes on is not begun again.
+    median   at the same rungs: who is worse than the median of all that came there ends
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+REDUCTION = 3
+RUNGS = 3  # before the last epoch
+
+
+def rungs(epochs: int) -> list[int]:
+    """Return the epochs, from 1, after which trials are compared."""
+    found = {max(1, round(epochs / REDUCTION**power)) for power in range(1, RUNGS + 1)}
+    return sorted(epoch for epoch in found if epoch < epochs)
+
+
+def behind(pruner: str, running: Mapping[int, float], before: list[float], larger_is_better: bool) -> dict[int, str]:
+    """Return which of the running trials end at this rung, and why; `before` are the values of all others there."""
+    sign = -1.0 if larger_is_better else 1.0
+    usable = {trial: sign * value for trial, value in running.items() if math.isfinite(value)}
+    values = sorted([*usable.values(), *(sign * value for value in before if math.isfinite(value))])
+    if len(values) < REDUCTION:
+        return {}
+    kept = math.ceil(len(values) / REDUCTION) if pruner == "asha" else (len(values) + 1) // 2
+    limit, many = values[kept - 1], len(values)
+    return {
+        trial: f"It was behind: place {1 + sum(other < value for other in values)} of {many}, and {kept} go on."
+        for trial, value in usable.items()
+        if value > limit
+    }

@@ -1,0 +1,352 @@
+"""A search: trials at points of a spec's ranges, stacked where they can be, and the best one's network.
+
+The rows of the trials are the truth. A search that goes on after a crash keeps every trial whose row has ended, and
+trains those again that had begun: a trial follows from its spec alone.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import keras
+import numpy as np
+
+from fitserve.dataset_facts import DatasetFacts
+from fitserve.errors import BadInput
+from fitserve.settings import Limits
+from fitserve.spec.resolve_search import search_of, trial_spec
+from fitserve.spec.search import Point, short_names, values_of
+from fitserve.spec.spec import Spec
+from fitserve.strictjson import finite_json
+from workers.trainer.engine.device import tidy_up
+from workers.trainer.engine.replica_settings import ReplicaSettings, signature
+from workers.trainer.interface import Reporter, TrainingFailed, TrainingRequest, TrainingResult
+from workers.trainer.search.pruning import behind, rungs
+from workers.trainer.search.study import Study
+from workers.trainer.search.trial_reporter import TrialReporter
+from workers.trainer.train import ReadyRun, make_ready, prepare_data, run_trials
+from workers.trainer.trials.stacked import StackedTrials, why_not_stacked
+from workers.trainer.trials.trial import Members, TrialRecord, TrialsOutcome, Weights
+
+ENDED = ("succeeded", "pruned", "failed")
+Row = dict[str, Any]
+
+
+@dataclass
+class _Best:
+    """The best trial's network, in memory: after a crash it is trained once more."""
+
+    trial: int
+    weights: Weights | None
+    members: Members | None
+
+
+class SearchRun:
+    """Trains the trials of one search."""
+
+    def __init__(self, request: TrainingRequest, facts: DatasetFacts, report: Reporter) -> None:
+        search = search_of(request.spec)
+        assert search is not None
+        self._request, self._facts, self._report, self._search = request, facts, report, search
+        self._settings = search.settings
+        self._limits = Limits.model_validate(request.limits)
+        self._rows: dict[int, Row] = {row["trial"]: row for row in request.trials}
+        self._specs: dict[int, Spec] = {}
+        self._records: dict[int, TrialRecord] = {}
+        self._best: _Best | None = None
+        self._data: tuple[str, Any] | None = None  # the last trial's, by what they follow from
+        self._spent = sum(float(row["seconds"] or 0.0) for row in request.trials)
+        self._began_at = time.perf_counter()
+        self._study = Study(search)
+
+    def result(self) -> TrainingResult:
+        """Search, then export the best trial's network. Raises TrainingStopped, TrainingFailed."""
+        if self._rows:
+            ended = sum(row["state"] in ENDED for row in self._rows.values())
+            self._report.event("info", f"The search goes on: {ended} of its trials have ended.", {"ended": ended})
+        at_once, total = int(self._settings.parallel or 1), int(self._settings.trials or 1)
+        for first in range(0, total, at_once):
+            if self._out_of_time():
+                self._report.event("info", f"The time was up after {len(self._rows)} trials.")
+                break
+            points = self._study.ask(min(at_once, total - first))
+            numbers = range(first, first + len(points))
+            self._begin(dict(zip(numbers, points, strict=True)))
+            self._train_all([number for number in numbers if self._rows[number]["state"] == "running"])
+            self._study.tell([self._rows[number] for number in numbers])
+        return self._finish()
+
+    def _out_of_time(self) -> bool:
+        limit = self._settings.seconds
+        return limit is not None and self._spent + time.perf_counter() - self._began_at > limit
+
+    # --- trials ---------------------------------------------------------------------------------------
+
+    def _begin(self, points: Mapping[int, Point]) -> None:
+        """Give each trial its row, and its spec; one whose spec is invalid fails with the reason."""
+        for number, point in points.items():
+            row = self._rows.get(number)
+            if row is None:
+                values = values_of(self._search.ranges, point)
+                row = {"trial": number, "state": "running", "point": point, "values": values, "seconds": 0.0}
+                self._rows[number] = row
+                self._report.search_trial(dict(row))
+            if row["state"] != "running":
+                continue
+            try:
+                self._specs[number] = self._resolved(row["point"])
+            except BadInput as error:
+                problems = error.problems
+                reason = problems[0].detail if problems else error.detail
+                at = f" ({problems[0].pointer})" if problems and problems[0].pointer else ""
+                self._end(number, "failed", reason=f"Its spec is invalid: {reason}{at}")
+
+    def _resolved(self, point: Point) -> Spec:
+        return trial_spec(self._search, point, self._facts, self._limits, self._request.pace).spec
+
+    def _train_all(self, numbers: Sequence[int]) -> None:
+        """Train these trials, those of one signature side by side."""
+        groups: dict[Any, list[int]] = {}
+        for number in numbers:
+            if self._rows[number]["state"] == "running":
+                groups.setdefault(signature(self._specs[number]) or number, []).append(number)
+        for group in groups.values():
+            self._train_group(group)
+            tidy_up()
+
+    def _train_group(self, numbers: list[int]) -> None:
+        reporter = TrialReporter(self._report, numbers, str(self._settings.metric))
+        try:
+            ready = self._ready(self._specs[numbers[0]], reporter)
+            if len(numbers) > 1:
+                setup = self._stacked_setup(ready, numbers, reporter)
+                if (obstacle := why_not_stacked(setup)) is None:
+                    self._report.event("info", f"Trials {_listed(numbers)} train as one stacked network.")
+                    self._take(numbers, StackedTrials(setup).run(), reporter)
+                    return
+                self._report.event("info", f"Trials {_listed(numbers)} train alone: {obstacle} cannot be stacked.")
+        except TrainingFailed as failure:
+            for number in numbers:
+                self._end(number, "failed", reason=str(failure))
+            return
+        for number in numbers:
+            self._train_alone(number)
+
+    def _train_alone(self, number: int) -> None:
+        reporter = TrialReporter(self._report, [number], str(self._settings.metric))
+        began_at = time.perf_counter()
+        try:
+            ready = self._ready(self._specs[number], reporter)
+            watch = _Watch(lambda: self._pruned([number], reporter), self._out_of_time)
+            setup = ready.setup
+            callbacks = setup.callbacks
+            setup = replace(setup, recorder=None, callbacks=lambda: [*callbacks(), watch])
+            outcome = run_trials(setup, None)
+        except TrainingFailed as failure:
+            self._end(number, "failed", reason=str(failure), seconds=time.perf_counter() - began_at)
+            return
+        weights = {} if outcome.members else {0: ready.setup.compiled.model.get_weights()}
+        for trial in outcome.trials:
+            trial.seconds = (time.perf_counter() - began_at) / len(outcome.trials)
+        if watch.why is not None:
+            outcome.trials[0].prune(watch.why)
+        record = outcome.trials[0]
+        if len(outcome.trials) > 1:  # members one after the other
+            record = replace(record, seconds=sum(trial.seconds for trial in outcome.trials))
+        self._take([number], replace(outcome, trials=[record], weights=weights), reporter)
+
+    def _ready(self, spec: Spec, reporter: Reporter) -> ReadyRun:
+        """A spec's data and network; the data are the last trial's where both follow from the same."""
+        request = replace(self._request, spec=spec.to_json(), checkpoint=None)
+        training = spec.training
+        names = ("target", "features", "rows_without_target", "split", "ensemble")
+        body = {name: request.spec[name] for name in names}
+        seed = training.seed if spec.split.seed is None or spec.ensemble is not None else None
+        key = str([body, training.class_weight, training.sample_weight, seed, training.loss])
+        if self._data is None or self._data[0] != key:
+            self._data = (key, prepare_data(request, spec, self._facts, reporter))
+        return make_ready(request, spec, self._facts, reporter, self._data[1])
+
+    def _stacked_setup(self, ready: ReadyRun, numbers: list[int], reporter: TrialReporter) -> Any:
+        specs = [self._specs[number] for number in numbers]
+        rows, size = ready.rows["train"].count, ready.setup.compiled.batch_size
+        steps = specs[0].training.steps_per_epoch or -(-rows // size)
+        initialise, known = ready.setup.initialise, {}
+
+        def once(seed: int) -> keras.Model:
+            if seed not in known:
+                known[seed] = initialise(seed)
+            return known[seed]
+
+        return replace(
+            ready.setup,
+            seeds=[spec.training.seed for spec in specs],
+            initialise=once,
+            settings=ReplicaSettings.of(specs, steps),
+            recorder=None,
+            pruned=lambda epoch, running: self._pruned(numbers, reporter, epoch, running),
+            out_of_time=self._out_of_time,
+            checkpoint_seconds=math.inf,
+        )
+
+    # --- pruning --------------------------------------------------------------------------------------
+
+    def _pruned(
+        self,
+        numbers: Sequence[int],
+        reporter: TrialReporter,
+        epoch: int | None = None,
+        running: Sequence[TrialRecord] | None = None,
+    ) -> dict[int, str]:
+        """Which of the trials end after the epoch that they have finished, by their place in `numbers`."""
+        if self._settings.pruner == "none":
+            return {}
+        histories = {number: reporter.history[number] for number in numbers}
+        epoch = epoch or max(map(len, histories.values()))
+        if epoch not in rungs(self._specs[numbers[0]].training.epochs):
+            return {}
+        places = range(len(numbers)) if running is None else [trial.index for trial in running]
+        now = {
+            place: histories[numbers[place]][epoch - 1] for place in places if len(histories[numbers[place]]) >= epoch
+        }
+        going_on = {numbers[place] for place in now}
+        others = [row["rungs"] for n, row in self._rows.items() if n not in going_on and row.get("rungs")]
+        before = [values[str(epoch)] for values in others if values.get(str(epoch)) is not None]
+        return behind(self._settings.pruner, now, before, self._settings.direction == "max")
+
+    # --- results --------------------------------------------------------------------------------------
+
+    def _take(self, numbers: Sequence[int], outcome: TrialsOutcome, reporter: TrialReporter) -> None:
+        """Write the rows of trials that ended, and keep the network of the best."""
+        for number, record in zip(numbers, outcome.trials, strict=True):
+            history = reporter.history[number]
+            at = (record.best_epoch or record.epochs) if record.state == "succeeded" else record.epochs
+            value = history[at - 1] if 0 < at <= len(history) else math.nan
+            reason = (record.failure or {}).get("message")
+            state = record.state
+            if state == "succeeded" and not math.isfinite(value):
+                state, reason = "failed", f"{self._settings.metric} is not a finite number at epoch {at}."
+            if state == "succeeded" and self._out_of_time():
+                reason = f"The time was up after epoch {record.epochs}."
+            compared = rungs(self._specs[number].training.epochs)
+            reached = {str(e): history[e - 1] for e in compared if e <= len(history)}
+            self._records[number] = record
+            self._end(
+                number,
+                state,
+                reason=reason,
+                value=value if math.isfinite(value) else None,
+                epochs=record.epochs,
+                best_epoch=record.best_epoch,
+                seconds=record.seconds,
+                rungs=finite_json(reached),
+            )
+            place = 0 if len(numbers) == 1 else record.index
+            if self._best_number() == number:
+                self._best = _Best(number, outcome.weights.get(place), outcome.members)
+
+    def _end(self, number: int, state: str, **more: Any) -> None:
+        row = self._rows[number]
+        row |= {"state": state, **more}
+        self._report.search_trial(dict(row))
+        if state == "failed":
+            self._report.event("warn", f"Trial {number + 1} failed. {row['reason']}", {"trial": number})
+
+    def _best_number(self) -> int | None:
+        sign = -1.0 if self._settings.direction == "max" else 1.0
+        done = [row for row in self._rows.values() if row["state"] == "succeeded" and row.get("value") is not None]
+        best = min(done, key=lambda row: (sign * row["value"], row["trial"]), default=None)
+        return None if best is None else int(best["trial"])
+
+    def _finish(self) -> TrainingResult:
+        number = self._best_number()
+        if number is None:
+            raise self._no_trial()
+        spec = self._resolved(self._rows[number]["point"])
+        self._specs[number] = spec
+        reporter = TrialReporter(self._report, [number], str(self._settings.metric), quiet=True)
+        ready = self._ready(spec, reporter)
+        if self._best is None or self._best.trial != number:
+            self._report.event("info", f"Trial {number + 1}, the best, was trained before the crash: once more.")
+            outcome = run_trials(replace(ready.setup, recorder=None), None)
+        else:
+            if self._best.weights is not None:
+                ready.setup.compiled.model.set_weights(self._best.weights)
+            record = self._records[number]
+            outcome = TrialsOutcome([replace(record, index=0)], 0, members=self._best.members)
+        ready = replace(ready, setup=replace(ready.setup, recorder=None))
+        finished = ready.finish(outcome, time.perf_counter() - self._began_at)
+        return replace(finished, result={**finished.result, **self._summary(number, spec)})
+
+    def _no_trial(self) -> TrainingFailed:
+        rows = list(self._rows.values())
+        pruned = sum(row["state"] == "pruned" for row in rows)
+        reasons = [str(row["reason"]) for row in rows if row["state"] == "failed"]
+        message = f"No trial of {len(rows)} succeeded: {len(reasons)} failed, {pruned} were pruned."
+        first = f" The first failure: {reasons[0]}" if reasons else ""
+        return TrainingFailed("search", message + first, {"failed": len(reasons), "pruned": pruned})
+
+    def _summary(self, number: int, spec: Spec) -> dict[str, Any]:
+        rows = [self._rows[at] for at in sorted(self._rows)]
+        names = short_names(list(self._search.flat()))
+        values = [row["value"] for row in rows if row["state"] == "succeeded"]
+        states = {state: sum(row["state"] == state for row in rows) for state in ENDED}
+        figures = {name: float(getattr(np, name)(values)) for name in ("min", "max", "mean", "std")}
+        return finite_json(
+            {
+                "best_trial": number,
+                "best_spec": {**spec.to_json(), "model": None},
+                "spread": figures,
+                "trials": [_as_trial(row, self._settings.metric) for row in rows],
+                "search": {
+                    "metric": self._settings.metric,
+                    "direction": self._settings.direction,
+                    "configurations": self._search.configurations,
+                    **states,
+                    "best": {"trial": number, "value": self._rows[number]["value"]},
+                    "values": self._rows[number]["values"],
+                    "importance": {names[at]: share for at, share in self._study.importance().items()},
+                },
+            }
+        )
+
+
+def _as_trial(row: Row, metric: str | None) -> dict[str, Any]:
+    """A search's trial as a run's result lists its trials."""
+    record = TrialRecord(
+        index=row["trial"],
+        seed=0,
+        state=row["state"],
+        epochs=row.get("epochs") or 0,
+        best_epoch=row.get("best_epoch"),
+        monitor=str(metric),
+        score=row.get("value"),
+        seconds=row.get("seconds") or 0.0,
+        failure={"cause": row["state"], "message": row["reason"]} if row.get("reason") else None,
+    )
+    return {**asdict(record), "values": row["values"]}
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return f"{numbers[0] + 1} to {numbers[-1] + 1}" if len(numbers) > 2 else " and ".join(str(n + 1) for n in numbers)
+
+
+class _Watch(keras.callbacks.Callback):
+    """Ends a trial that is trained alone, where it is behind or the time is up."""
+
+    def __init__(self, pruned: Any, out_of_time: Any) -> None:
+        super().__init__()
+        self._pruned, self._out_of_time = pruned, out_of_time
+        self.why: str | None = None
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if epoch and (why := self._pruned()):
+            self.why, self.model.stop_training = next(iter(why.values())), True
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if self._out_of_time():
+            self.model.stop_training = True

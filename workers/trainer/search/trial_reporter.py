@@ -1,0 +1,47 @@
+"""What a search's trials report: their epochs under their numbers, and the history of the searched metric."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from workers.trainer.interface import Reporter, StopReason, TrialAssignment
+
+
+class TrialReporter:
+    """The Reporter of trials that are trained together; each one's place in `numbers` is its number there."""
+
+    def __init__(self, report: Reporter, numbers: Sequence[int], metric: str, *, quiet: bool = False) -> None:
+        """`quiet`: epochs are known already."""
+        self._report, self._numbers, self._metric, self._quiet = report, list(numbers), metric, quiet
+        self.history: dict[int, list[float]] = {number: [] for number in numbers}
+
+    def event(self, level: Literal["info", "warn", "error"], message: str, data: dict[str, Any] | None = None) -> None:
+        self._report.event(level, message, data)
+
+    def epoch(
+        self, trial: int, epoch: int, logs: dict[str, float], seconds: float, layers: dict[str, Any] | None = None
+    ) -> None:
+        # The members of an ensemble that train one after the other are one trial: their epochs follow each other.
+        number = self._numbers[trial] if trial < len(self._numbers) else self._numbers[0]
+        history = self.history[number]
+        history.append(float(logs.get(self._metric, float("nan"))))
+        if not self._quiet:
+            self._report.epoch(number, len(history), logs, seconds, layers)
+
+    def search_trial(self, row: dict[str, Any]) -> None:
+        self._report.search_trial(row)
+
+    def progress(self) -> None:
+        self._report.progress()
+
+    def checkpoint(self, path: Path, epoch: int) -> None:
+        """The rows of ended trials are what a search resumes from."""
+        path.unlink(missing_ok=True)
+
+    def next_trial(self, remaining: Sequence[int]) -> TrialAssignment:
+        return TrialAssignment(remaining[0])
+
+    def stop(self) -> StopReason:
+        return self._report.stop()
