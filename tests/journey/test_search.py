@@ -72,7 +72,7 @@ def test_a_killed_search_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
             assert run is not None
             return rows, run.result["best_trial"], run.result["artifact"] if run.result else None
 
-    with Cluster(tmp_path / "home", **REAL) as cluster:
+    with Cluster(tmp_path / "home", environment=REAL) as cluster:
         cluster.start("reaper")
         cluster.start("worker")
         whole, killed = (_submit(cluster, tmp_path / name) for name in ("one", "two"))

@@ -150,9 +150,9 @@ class StackedNetwork:
         self.model, self.batch_size = model, batch_size
         self._own = [*model.trainable_variables, *_statistics(model)]
         theirs = [[*member.trainable_variables, *_statistics(member)] for member in members]
-        self._generators = {spec_name(layer): layer.seed_generator for layer in model.layers if _drops(layer)}
-        generators = [[layer.seed_generator for layer in member.layers if _drops(layer)] for member in members]
-        masks = [np.stack([own.state.value.numpy() for own in same]) for same in zip(*generators, strict=True)]
+        self._dropouts = {spec_name(layer): layer for layer in model.layers if _drops(layer)}
+        states = [[_generator_state(layer) for layer in member.layers if _drops(layer)] for member in members]
+        masks = [np.stack(same) for same in zip(*states, strict=True)]
         weights = [_spread(np.stack([v.value.numpy() for v in same])) for same in zip(*theirs, strict=True)]
         self._create(weights, masks, settings)
 
@@ -170,8 +170,8 @@ class StackedNetwork:
         self._trainable = [self._stacked[id(v)] for v in model.trainable_variables]
         # The states of Dropout's seed generators, `(replicas, 2)`, by layer.
         self._masks = {
-            name: keras.Variable(values, trainable=False, dtype=own.state.dtype, name=f"{name}_masks")
-            for (name, own), values in zip(self._generators.items(), masks, strict=True)
+            name: keras.Variable(values, trainable=False, dtype="int64", name="masks")
+            for name, values in zip(self._dropouts, masks, strict=True)
         }
         self.optimizer = (
             type(model.optimizer).from_config(model.optimizer.get_config())
@@ -185,7 +185,8 @@ class StackedNetwork:
         else:
             self._own_rates = ReplicaOptimizer(self.optimizer, settings.optimizers)
         self._loss = [tf.Variable(tf.zeros(self.replicas)) for _ in range(2)]  # sum over rows, rows
-        masked = {id(generator.state) for generator in self._generators.values()}
+        generators = (getattr(layer, "seed_generator", None) for layer in self._dropouts.values())
+        masked = {id(generator.state) for generator in generators if generator is not None}
         of_others = [v for v in model.non_trainable_variables if id(v) not in self._stacked]
         self._seeds = [v for v in of_others if id(v) not in masked]
         self._call: Any = None
@@ -376,9 +377,8 @@ class StackedNetwork:
         values: dict[tuple[str, str], Any] = {}
         rates = self._settings.rates if self._settings is not None else {}
         for name, states in self._masks.items():
-            layer = next(layer for layer in self.model.layers if spec_name(layer) == name)
-            values["mask", name] = states.value
-            values["rate", name] = tf.constant(rates.get(name, [layer.rate] * self.replicas), tf.float32)
+            own = rates.get(name, [self._dropouts[name].rate] * self.replicas)
+            values["mask", name], values["rate", name] = states.value, tf.constant(own, tf.float32)
         if self._settings is not None:
             for (layer_name, variable), penalties in self._settings.penalties.items():
                 values["penalty", f"{layer_name}/{variable}"] = tf.constant(penalties, tf.float32)
@@ -617,6 +617,12 @@ def _spread(values: NDArray[Any]) -> NDArray[Any]:
 
 def _drops(layer: Any) -> bool:
     return type(layer) is L.Dropout and layer.noise_shape is None
+
+
+def _generator_state(layer: Any) -> NDArray[Any]:
+    """The state of a Dropout's seed generator; Keras makes none at a rate of 0, which needs no masks."""
+    generator = getattr(layer, "seed_generator", None)
+    return np.zeros(2, np.int64) if generator is None else generator.state.value.numpy().astype(np.int64)
 
 
 def _smoothed(loss: Any, truth: Any, smoothing: Any) -> tuple[Any, Any]:

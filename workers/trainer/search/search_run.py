@@ -23,6 +23,7 @@ from fitserve.spec.search import Point, short_names, values_of
 from fitserve.spec.spec import Spec
 from fitserve.strictjson import finite_json
 from workers.trainer.engine.device import tidy_up
+from workers.trainer.engine.network import build_network
 from workers.trainer.engine.replica_settings import ReplicaSettings, signature
 from workers.trainer.interface import Reporter, TrainingFailed, TrainingRequest, TrainingResult
 from workers.trainer.search.pruning import behind, rungs
@@ -175,17 +176,23 @@ class SearchRun:
         specs = [self._specs[number] for number in numbers]
         rows, size = ready.rows["train"].count, ready.setup.compiled.batch_size
         steps = specs[0].training.steps_per_epoch or -(-rows // size)
-        initialise, known = ready.setup.initialise, {}
+        members: dict[Any, keras.Model] = {}
+        left = iter(specs)
 
-        def once(seed: int) -> keras.Model:
-            if seed not in known:
-                known[seed] = initialise(seed)
-            return known[seed]
+        def initialise(seed: int) -> keras.Model:
+            # Keras draws no seed for a Dropout of rate 0, so that the weights after it are others.
+            spec = next(left)
+            layers = [entry.layer for entry in spec.network]
+            key = (seed, *(layer.rate > 0 for layer in layers if type(layer).__name__ == "Dropout"))
+            if key not in members:
+                keras.utils.set_random_seed(seed)
+                members[key] = build_network(spec)
+            return members[key]
 
         return replace(
             ready.setup,
             seeds=[spec.training.seed for spec in specs],
-            initialise=once,
+            initialise=initialise,
             settings=ReplicaSettings.of(specs, steps),
             recorder=None,
             pruned=lambda epoch, running: self._pruned(numbers, reporter, epoch, running),

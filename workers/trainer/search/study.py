@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from typing import Any
 
 import optuna
@@ -30,7 +29,8 @@ class Study:
             "cmaes": lambda: optuna.samplers.CmaEsSampler(seed=settings.seed, warn_independent_sampling=False),
         }
         sampler = samplers.get(settings.sampler, lambda: optuna.samplers.RandomSampler(seed=settings.seed))()
-        direction = "maximize" if settings.direction == "max" else "minimize"
+        directions = optuna.study.StudyDirection
+        direction = directions.MAXIMIZE if settings.direction == "max" else directions.MINIMIZE
         self._study = optuna.create_study(sampler=sampler, direction=direction)
         self._asked: list[optuna.trial.Trial] = []
         self._seen: set[Any] = set()
@@ -45,7 +45,10 @@ class Study:
 
     def _next(self) -> Point | None:
         if self._grid is not None:
-            return next(((self._note(point), point)[1] for point in islice(self._grid, 1)), None)
+            point = next(self._grid, None)
+            if point is not None:
+                self._note(point)
+            return point
         for _ in range(_REPEATS):
             if self._search.settings.sampler == "random":
                 point = drawn(self._search.ranges, self._generator)
