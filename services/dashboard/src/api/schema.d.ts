@@ -333,6 +333,46 @@ export interface paths {
         patch: operations["patch_run_api_v1_runs__run_id__patch"];
         trace?: never;
     };
+    "/api/v1/runs/{run_id}/trials": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List the trials of a search
+         * @description In the order in which they were begun. Of a run with restarts: its networks, once it has ended.
+         */
+        get: operations["list_trials_api_v1_runs__run_id__trials_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/runs/{run_id}/trials/{trial}/spec": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get the spec of a search's trial
+         * @description Resolved: submit it to train this trial as a run of its own.
+         */
+        get: operations["get_trial_spec_api_v1_runs__run_id__trials__trial__spec_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/runs/{run_id}/cancel": {
         parameters: {
             query?: never;
@@ -2560,6 +2600,16 @@ export interface components {
              */
             next_cursor?: string | null;
         };
+        /** Page[TrialInfo] */
+        Page_TrialInfo_: {
+            /** Items */
+            items: components["schemas"]["TrialInfo"][];
+            /**
+             * Next Cursor
+             * @description Pass as `cursor` to get the next page; null on the last page
+             */
+            next_cursor?: string | null;
+        };
         /**
          * PredictionRequest
          * @description A batch prediction. Without `version` and `label`, the champion or the newest version predicts.
@@ -3029,6 +3079,39 @@ export interface components {
             derived: boolean;
         };
         /**
+         * SearchSize
+         * @description What a search would train.
+         */
+        SearchSize: {
+            /**
+             * Configurations
+             * @description Null where a number may be anything between two
+             */
+            configurations: number | null;
+            /**
+             * Trials
+             * @description Networks trained at most
+             */
+            trials: number;
+            /**
+             * Parallel
+             * @description Trials that are chosen at a time, and train stacked where they can
+             */
+            parallel: number;
+            /**
+             * Names
+             * @description What is searched, by short names
+             */
+            names: string[];
+            /** Metric */
+            metric: string;
+            /**
+             * Direction
+             * @enum {string}
+             */
+            direction: "min" | "max";
+        };
+        /**
          * SignIn
          * @description A key to exchange for a session cookie, or the token of a one-time link.
          */
@@ -3167,6 +3250,52 @@ export interface components {
             versions: components["schemas"]["VersionTraffic"][];
         };
         /**
+         * TrialInfo
+         * @description A trial of a search; of a run with restarts, one of its networks, once it has ended.
+         */
+        TrialInfo: {
+            /**
+             * Trial
+             * @description From 0
+             */
+            trial: number;
+            /**
+             * State
+             * @enum {string}
+             */
+            state: "running" | "succeeded" | "pruned" | "failed";
+            /**
+             * Values
+             * @description What each searched value became, by its shortest distinct name
+             */
+            values: {
+                [key: string]: unknown;
+            };
+            /**
+             * Value
+             * @description Of the searched metric, at the weights that were kept
+             */
+            value: number | null;
+            /** Epochs */
+            epochs: number | null;
+            /**
+             * Best Epoch
+             * @description From 1: whose weights were kept
+             */
+            best_epoch: number | null;
+            /** Seconds */
+            seconds: number;
+            /**
+             * Reason
+             * @description Why it failed, was pruned, or ended before its time
+             */
+            reason: string | null;
+            /** Created At */
+            created_at: string | null;
+            /** Finished At */
+            finished_at: string | null;
+        };
+        /**
          * UnitSurface
          * @description The output of one hidden unit over the same plane.
          */
@@ -3214,9 +3343,12 @@ export interface components {
             };
             /** Summary */
             summary: components["schemas"]["SummaryRow"][];
+            /** @description Of a search: of all its trials */
             estimates: components["schemas"]["Estimates"];
             /** Warnings */
             warnings: components["schemas"]["Advice"][];
+            /** @description For a spec with searched values */
+            search?: components["schemas"]["SearchSize"] | null;
         };
         /**
          * VersionInfo
@@ -5840,6 +5972,200 @@ export interface operations {
             };
             /** @description Unsupported content type */
             415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request is invalid; `errors` lists the problems */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A dependency of this server is unavailable; try again */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_trials_api_v1_runs__run_id__trials_get: {
+        parameters: {
+            query?: {
+                limit?: number;
+                cursor?: string | null;
+            };
+            header?: never;
+            path: {
+                run_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_TrialInfo_"];
+                };
+            };
+            /** @description The request cannot be parsed */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No valid key */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the scope, or the resource belongs to another owner */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No such resource, or none that this key can read */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request conflicts with the current state */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request is invalid; `errors` lists the problems */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A dependency of this server is unavailable; try again */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_trial_spec_api_v1_runs__run_id__trials__trial__spec_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                run_id: string;
+                trial: number;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        [key: string]: unknown;
+                    };
+                };
+            };
+            /** @description The request cannot be parsed */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No valid key */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the scope, or the resource belongs to another owner */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No such resource, or none that this key can read */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request conflicts with the current state */
+            409: {
                 headers: {
                     [name: string]: unknown;
                 };
