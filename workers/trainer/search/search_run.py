@@ -55,7 +55,7 @@ class SearchRun:
         self._request, self._facts, self._report, self._search = request, facts, report, search
         self._settings = search.settings
         self._limits = Limits.model_validate(request.limits)
-        self._rows: dict[int, Row] = {row["trial"]: row for row in request.trials}
+        self._rows: dict[int, Row] = {row["trial"]: dict(row) for row in request.trials}
         self._specs: dict[int, Spec] = {}
         self._records: dict[int, TrialRecord] = {}
         self._best: _Best | None = None
@@ -77,7 +77,7 @@ class SearchRun:
             points = self._study.ask(min(at_once, total - first))
             numbers = range(first, first + len(points))
             self._begin(dict(zip(numbers, points, strict=True)))
-            self._train_all([number for number in numbers if self._rows[number]["state"] == "running"])
+            self._train_all(numbers)
             self._study.tell([self._rows[number] for number in numbers])
         return self._finish()
 
@@ -96,8 +96,6 @@ class SearchRun:
                 row = {"trial": number, "state": "running", "point": point, "values": values, "seconds": 0.0}
                 self._rows[number] = row
                 self._report.search_trial(dict(row))
-            if row["state"] != "running":
-                continue
             try:
                 self._specs[number] = self._resolved(row["point"])
             except BadInput as error:
@@ -110,14 +108,18 @@ class SearchRun:
         return trial_spec(self._search, point, self._facts, self._limits, self._request.pace).spec
 
     def _train_all(self, numbers: Sequence[int]) -> None:
-        """Train these trials, those of one signature side by side."""
+        """Train these trials, those of one signature side by side.
+
+        After a crash a group that had not ended is trained again as it was, so that it ends the same to the bit.
+        """
         groups: dict[Any, list[int]] = {}
         for number in numbers:
-            if self._rows[number]["state"] == "running":
+            if number in self._specs:
                 groups.setdefault(signature(self._specs[number]) or number, []).append(number)
         for group in groups.values():
-            self._train_group(group)
-            tidy_up()
+            if any(self._rows[number]["state"] == "running" for number in group):
+                self._train_group(group)
+                tidy_up()
 
     def _train_group(self, numbers: list[int]) -> None:
         reporter = TrialReporter(self._report, numbers, str(self._settings.metric))
@@ -258,6 +260,8 @@ class SearchRun:
 
     def _end(self, number: int, state: str, **more: Any) -> None:
         row = self._rows[number]
+        if row["state"] != "running":
+            return  # it had ended before the crash
         row |= {"state": state, **more}
         self._report.search_trial(dict(row))
         if state == "failed":
