@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+from typing import Any
 
 import grpc
 import numpy as np
@@ -141,7 +142,7 @@ def test_configuration_and_statistics(triton) -> None:
 
 
 def test_a_stream_answers_each_request_in_order(served) -> None:
-    answers: queue.Queue[tuple[object, object]] = queue.Queue()
+    answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
     client = triton_grpc.InferenceServerClient(f"127.0.0.1:{served.grpc_port}")
     client.start_stream(lambda result, error: answers.put((result, error)), headers=headers(served))
     rows = np.arange(6, dtype=np.float32).reshape(1, 6)

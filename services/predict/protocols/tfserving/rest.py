@@ -371,7 +371,7 @@ OPENAPI_SCHEMAS: dict[str, Schema] = {
     "ExamplesRequest": object_schema(
         ["examples"],
         examples={"type": "array", "minItems": 1, "items": _ROW},
-        context={**_ROW, "description": "Values that all rows share"},
+        context={**_ROW, "title": "Context", "description": "Values that all rows share"},
         signature_name={"type": "string", "description": "Which output, where there are several"},
     ),
     "ClassifyAnswer": object_schema(
