@@ -195,12 +195,15 @@ def predict(
     label: Annotated[str | None, typer.Option(help="The version of this label.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Print the network's outputs as they are.")] = False,
     output: Annotated[str | None, typer.Option(help="The target, where the model has several.")] = None,
+    interval: Annotated[
+        float | None, typer.Option(help="Add the interval, or the set of labels, that holds this share of the truths.")
+    ] = None,
 ) -> None:
     """Predict rows: labels with scores, or numbers."""
     values = read_rows(rows)
     with session.client() as client:
-        if raw:
-            answers = client.models.predict(model, values, version=version, label=label)
+        if raw or interval is not None:
+            answers = client.models.predict(model, values, version=version, label=label, interval=interval)
         else:
             answers = _predict(client, model, values, version, label, output)
     shown = answers.rows

@@ -145,13 +145,16 @@ class Models(Resource):
         version: int | None = None,
         label: str | None = None,
         id: str | None = None,
+        interval: float | None = None,
     ) -> Predictions:
-        """Return the network's output for each row: a number for each unit.
+        """Return the network's output for each row: a number for each unit; with `interval`, a mapping of outputs.
 
         Args:
             model: its name; without `version` and `label`, its champion answers, else its newest version.
             rows: a pandas or polars frame; an array (rows, columns); a list of mappings or of lists.
             id: an id of your choosing; the predictions are stored under it until `feedback` brings their truth.
+            interval: a share of rows, such as 0.9, whose truth `{output}_low` to `{output}_high` of a number, or
+                `{output}_set` of a label, is to contain.
 
         Raises BadInput naming row and column, NotFound, Forbidden.
 
@@ -159,7 +162,9 @@ class Models(Resource):
             >>> client.models.predict("admissions", [{"gre": 700, "gpa": 3.9, "rank": 1}])[0]
             [0.81]
         """
-        body = {"instances": _non_empty(rows)}
+        body: dict[str, Any] = {"instances": _non_empty(rows)}
+        if interval is not None:
+            body["interval"] = interval
         headers = {"X-Prediction-ID": id} if id is not None else {}
         answer = self._ask(_served_path(model, version, label) + ":predict", body, headers)
         return predictions_of(model, answer, answer.json()["predictions"])

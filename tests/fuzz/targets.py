@@ -87,7 +87,7 @@ def tfserving_body(data: bytes) -> None:
     """Read TensorFlow Serving's bodies: predict, classify and regress in JSON, rows in CSV, gRPC's message."""
     model, form = models()[data[0] % 3], data[0] // 3 % 4
     if form == 0:
-        rows, by_row = tfserving.read_predict(model, data[1:])
+        rows, by_row, _ = tfserving.read_predict(model, data[1:])
         tfserving.write_predict(_predict(model, rows), by_row)
     elif form == 1:
         rows, _ = tfserving.read_examples(data[1:])

@@ -1,7 +1,7 @@
 """Every kind of column, every task, trained: each protocol answers what `model.keras` predicts for the same rows.
 
 The reference is the exported Keras model on raw columns, loaded as anybody would load it; nothing of the serving path
-is in it. Seven networks: all encodings with four targets at once, each task by itself, and columns with odd names.
+is in it. Nine networks: all encodings with four targets at once, each task by itself, and columns with odd names.
 """
 
 from __future__ import annotations
@@ -127,6 +127,8 @@ SPECS: dict[str, dict[str, Any]] = {
     "binary": {"target": "sold", "features": DENSE, "training": {"keep_epochs": [1]}},
     "multiclass": {"target": "tier", "features": INDICES, "network": EMBEDDED},
     "multilabel": {"target": TAGS, "features": ["weight", "city"]},
+    "calibrated": {"target": "sold", "features": DENSE, "ensemble": 2, "calibrate": "temperature"},
+    "isotonic": {"target": "tier", "task": "multiclass", "features": DENSE, "ensemble": 2, "calibrate": "isotonic"},
     "regression": {"target": "price", "features": ["income", "weight"]},
     "names": {
         "target": ["目标", "a/b y% {0}\n"],
@@ -516,3 +518,69 @@ def test_a_kept_epoch_is_served_as_a_label_by_every_protocol_with_labels(cases: 
     headers = {"authorization": case.served.headers["Authorization"]}
     outputs = client.infer("binary", inputs, model_version="epoch-1", headers=headers).as_numpy("sold")
     check({"sold": outputs}, checkpoint, case.whole)
+
+
+@pytest.mark.parametrize("name", ["regression", "calibrated", "isotonic"])
+def test_every_protocol_answers_the_same_interval_or_set(cases: dict[str, Case], name: str) -> None:
+    case, level = cases[name], 0.8
+    (output,) = case.manifest["outputs"]
+    kept, own = case.manifest["conformal"][output["name"]], case.keras[output["name"]].astype(np.float64)
+    scores, rows = np.sort(kept["scores"]), kept["rows"]
+    if name == "regression":
+        tail = int(0.1 * (rows + 1) + 1e-9)
+        wanted = {"low": own + scores[tail - 1], "high": own + scores[rows - tail]}
+    else:
+        shares = np.hstack([1 - own, own]) if own.shape[1] == 1 else own
+        likelier = (shares[:, None, :] * (shares[:, None, :] > shares[:, :, None])).sum(axis=2)
+        wanted = {"set": likelier <= scores[int(np.ceil(level * (rows + 1) - 1e-9)) - 1] + 1e-9}
+    wanted = {f"{output['name']}_{end}": values for end, values in wanted.items()}
+    labels = np.array(output["labels"] or (), object)
+
+    def same(found: dict[str, Any]) -> None:
+        for key, values in wanted.items():
+            if values.dtype == bool:
+                np.testing.assert_array_equal(np.asarray(found[key], bool).reshape(values.shape), values)
+            else:
+                np.testing.assert_allclose(np.asarray(found[key]).reshape(values.shape), values, rtol=1e-5)
+
+    def inside(listed: Any) -> Any:
+        return [np.isin(labels, one) for one in listed] if labels.size else listed
+
+    body = {"instances": case.rows, "interval": level}
+    answer = case.post(f"/v1/models/{case.model}:predict", body).json()["predictions"]
+    same({key: inside([row[key] for row in answer]) for key in wanted})
+    columns = {one: [row[one] for row in case.rows] for one in case.names}
+    answer = case.post(f"/v1/models/{case.model}:predict", {"inputs": columns, "interval": level}).json()["outputs"]
+    same({key: inside(answer[key]) for key in wanted})
+    verb = "classify" if labels.size else "regress"
+    answer = case.post(f"/v1/models/{case.model}:{verb}", {"examples": case.rows}, **{"X-Interval": "0.8"}).json()
+    same({key: inside(answer[key]) for key in wanted})
+    inputs = [
+        {"name": n, "shape": [ASKED, 1], "datatype": oip_type(case, n), "data": [row[n] for row in case.rows]}
+        for n in case.names
+    ]
+    asked = {"inputs": inputs, "parameters": {"interval": level}}
+    same({one["name"]: one["data"] for one in case.post(f"/v2/models/{case.model}/infer", asked).json()["outputs"]})
+    for module, port in ((triton_http, case.served.port), (triton_grpc, case.served.grpc_port)):
+        binary = []
+        for one in case.names:
+            binary.append(module.InferInput(one, [len(case.whole), 1], oip_type(case, one)))
+            binary[-1].set_data_from_numpy(case.column(one, case.whole))
+        headers = {"authorization": case.served.headers["Authorization"], "x-interval": "0.8"}
+        found = module.InferenceServerClient(f"127.0.0.1:{port}").infer(case.model, binary, headers=headers)
+        for key, values in wanted.items():
+            np.testing.assert_allclose(found.as_numpy(key), values[case.whole], rtol=1e-5)
+    for bad in (0, 1, -0.5, 90, "high", True, []):
+        refused = httpx2.post(
+            f"{case.served.url}/v1/models/{case.model}:predict",
+            json={**body, "interval": bad},
+            headers=case.served.headers,
+        )
+        assert (refused.status_code, "between 0 and 1" in refused.text) == (400, True), bad
+    refused = httpx2.post(
+        f"{case.served.url}/v1/models/{case.model}:predict",
+        json={**body, "interval": 0.999},
+        headers=case.served.headers,
+    )
+    assert refused.status_code == 400
+    assert f"needs {1999 if name == 'regression' else 999} held-out rows" in refused.text

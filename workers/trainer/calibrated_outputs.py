@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fitserve import conformal
 from fitserve.target_encoder import FittedTarget
 from workers.trainer.calibration import fit
 from workers.trainer.calibration.calibrator import Calibrator
@@ -90,6 +91,49 @@ class CalibratedOutputs:
                 for member in range(count)
             ]
         )
+
+    @property
+    def conformal(self) -> dict[str, Any]:
+        """The manifest's held-out scores, by target: what intervals and sets at any level are answered from."""
+        found: dict[str, Any] = {}
+        if not self._count("validation"):
+            return found
+        for target in self.targets:
+            if target.task == "multilabel":
+                continue
+            before, encoded = self.before("validation")[target.name], self.encoded["validation"].y[target.name]
+            scores = self._residuals(target, before, encoded) if target.task == "regression" else self._ranks(target)
+            if scores is not None and np.isfinite(scores).all():
+                source = "out_of_fold" if self.folds else "validation"
+                found[target.name] = {**conformal.kept_scores(scores), "source": source}
+        return found
+
+    def _residuals(self, target: FittedTarget, predicted: Array, encoded: Array) -> Array:
+        """Truth minus prediction. With folds, of single networks, made smaller as the errors of their mean are.
+
+        The mean squared error of a mean is that of one of its members, less the variance between them (Krogh and
+        Vedelsby 1995); the variance is that on rows that no member was trained on.
+        """
+        middle = np.asarray(predicted[:, predicted.shape[1] // 2], np.float64)
+        residuals = target.inverse(encoded.astype(np.float64)).reshape(len(middle), -1)[:, 0] - middle
+        if not self.folds:
+            return np.asarray(residuals)
+        members = self._members(target)
+        spread = float(members[:, :, members.shape[2] // 2].astype(np.float64).var(axis=0).mean())
+        errors = float(np.square(residuals).mean())
+        return np.asarray(residuals * np.sqrt(max(0.25, 1.0 - spread / errors)) if errors > 0 else residuals)
+
+    def _ranks(self, target: FittedTarget) -> Array | None:
+        """The probability of the labels that are likelier than the true one."""
+        rows, fitted = self._rows(target), self.fitted.get(target.name)
+        if rows is None or fitted is None:
+            return None
+        shares = np.asarray(rows.probabilities, np.float64)
+        shares = shares if fitted.of_member is None else fitted.of_member.apply(shares)
+        if rows.apart:
+            shares = np.concatenate([1 - shares, shares], axis=1)
+        truth = rows.truth.reshape(len(shares))
+        return np.asarray(conformal.likelier(shares)[np.arange(len(shares)), truth])
 
     def report(self, after: Mapping[str, Outputs]) -> dict[str, Any]:
         """What calibration changes, by prediction, on the test part, else on the rows it was fitted on, cross-fitted.

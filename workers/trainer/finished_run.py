@@ -152,7 +152,8 @@ class FinishedRun:
             self._calibrated.calibrators,
         )
         entries = {name: one.to_json() for name, one in self._calibrated.fitted.items()}
-        return replace(exported, entries={**exported.entries, "calibration": entries})
+        more = {"calibration": entries, "conformal": self._calibrated.conformal}
+        return replace(exported, entries={**exported.entries, **more})
 
     def _calibrated_outputs(self) -> CalibratedOutputs:
         """The outputs of the network with its current weights, and their calibration."""

@@ -11,8 +11,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from fitserve import artifacts
+from fitserve import artifacts, conformal
 from fitserve.blobs import BlobStore, Corrupt
+from fitserve.conformal import Bounds
 from fitserve.encoder import FEW_ROWS, Encoder
 from fitserve.encoding.row_warnings import RowWarnings
 from fitserve.errors import NotFound, Unavailable
@@ -193,6 +194,10 @@ class Prediction:
     encode_seconds: float
     infer_seconds: float
     queue_seconds: float = 0.0
+
+    def bounds(self, level: float | None) -> list[Bounds]:
+        """Return the interval or set of each output at a level; nothing without one. Raises BadInput."""
+        return [] if level is None else conformal.bounds(self.model.manifest, self.outputs, level)
 
     @property
     def row_count(self) -> int:

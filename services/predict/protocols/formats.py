@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from fitserve.conformal import Bounds
 from fitserve.errors import Malformed
 from services.predict.catalog.loaded_model import InputRows, LoadedModel, Prediction
 
@@ -134,8 +135,8 @@ def _number(field: str) -> Any:
         return field
 
 
-def write_csv(prediction: Prediction) -> bytes:
-    """Write a column for each unit of each target, the label of a classification, and the warnings."""
+def write_csv(prediction: Prediction, bounds: Sequence[Bounds] = ()) -> bytes:
+    """Write a column for each unit of each target, the label of a classification, the bounds, and the warnings."""
     header: list[str] = []
     columns: list[list[Any]] = []
     for output in prediction.model.outputs:
@@ -152,6 +153,10 @@ def write_csv(prediction: Prediction) -> bytes:
                 name = f"{output.name}_{label}"
             header.append(name)
             columns.append([repr(value) for value in values[:, unit].tolist()])
+    for one in bounds:
+        for name, listed in one.listed().items():
+            header.append(name)
+            columns.append([_escape_formula("; ".join(own)) if isinstance(own, list) else repr(own) for own in listed])
     if prediction.warnings is not None:
         header.append("warnings")
         columns.append(["; ".join(warning.message for warning in row) for row in prediction.warnings])

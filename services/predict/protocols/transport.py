@@ -71,6 +71,7 @@ class HttpRequest(ProtocolRequest):
         self._receive = receive
         self._max_bytes = service.settings.limits.predict_bytes
         super().__init__(service, self.header(b"authorization"), self.header(b"x-prediction-id"))
+        self.interval = self.header(b"x-interval")
 
     def header(self, name: bytes) -> str | None:
         """Return a header's text."""
@@ -263,6 +264,7 @@ class GrpcRequest(ProtocolRequest):
     def __init__(self, service: PredictionService, context: Any) -> None:
         metadata = dict(context.invocation_metadata() or ())
         super().__init__(service, metadata.get("authorization"), metadata.get("x-prediction-id"))
+        self.interval = metadata.get("x-interval")
         self._seconds_left: float | None = context.time_remaining()
 
     def read_deadline(self) -> float | None:

@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 from fitserve import db, registry
 from fitserve.api_keys import Identity
 from fitserve.blobs import BlobStore
+from fitserve.conformal import read_level
 from fitserve.errors import BadInput, DeadlineExceeded, FitserveError, NotFound, TooLarge, TooMany, Unavailable
 from fitserve.registry import ModelFacts
 from fitserve.settings import Settings
@@ -65,6 +66,7 @@ class ProtocolRequest:
         self.service = service
         self.authorization = authorization
         self.prediction_id = prediction_id  # of the client's choosing
+        self.interval: str | None = None  # the level of intervals, as the client wrote it
         self.deadline: float | None = None
         self.arrived_at = service.loop.time()  # as the deadline
         self.started_at = time.perf_counter()
@@ -80,6 +82,11 @@ class ProtocolRequest:
     def read_deadline(self) -> float | None:
         """Return the event loop's time by which the client wants its answer. Raises Malformed."""
         raise NotImplementedError
+
+    @property
+    def level(self) -> float | None:
+        """The level of the intervals that the client asks for beside its body: `X-Interval`. Raises BadInput."""
+        return None if self.interval is None else read_level(self.interval, "X-Interval")
 
     def identify(self) -> Identity:
         """Return the caller. Raises Unauthenticated."""

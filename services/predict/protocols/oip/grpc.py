@@ -100,9 +100,11 @@ async def _infer(request: GrpcRequest, message: Any) -> Any:
     model = await request.resolve(rest.selector_of(message.model_name, message.model_version))
     rows = await request.off_loop(message.ByteSize(), lambda: rows_of(model, read_tensors(message)))
     outputs = rest.select_outputs(model, named_outputs(message))
-    rest.apply_timeout(request, _parameters(message.parameters))
+    parameters = _parameters(message.parameters)
+    rest.apply_timeout(request, parameters)
+    level = rest.level_of(request, parameters)
     prediction = await request.service.predict(request, model, rows)
-    return await request.off_loop(0, write_response, message, prediction, outputs)
+    return await request.off_loop(0, write_response, message, prediction, outputs, level)
 
 
 def named_outputs(message: Any) -> list[tuple[str, dict[str, Any]]]:
@@ -152,8 +154,10 @@ def _typed_tensor(one: Any) -> Tensor:
     return from_json(one.name, one.datatype, list(one.shape), data)
 
 
-def write_response(message: Any, prediction: Prediction, outputs: list[rest.SelectedOutput]) -> Any:
-    """Return the response to a ModelInferRequest, raw where its inputs were raw."""
+def write_response(
+    message: Any, prediction: Prediction, outputs: list[rest.SelectedOutput], level: float | None = None
+) -> Any:
+    """Return the response to a ModelInferRequest, raw where its inputs were raw; with bounds at a level, if any."""
     model, raw = prediction.model, bool(message.raw_input_contents)
     response = pb.ModelInferResponse(model_name=model.name, model_version=model.version_text, id=message.id)
     for key, value in rest.response_parameters(prediction).items():
@@ -165,6 +169,12 @@ def write_response(message: Any, prediction: Prediction, outputs: list[rest.Sele
             response.raw_output_contents.append(rest.binary_output(datatype, values))
         elif datatype == "BYTES":
             tensor.contents.bytes_contents.extend(text.encode() for text in values)
+        else:
+            getattr(tensor.contents, _FIELDS[datatype]).extend(values.ravel().tolist())
+    for name, datatype, values in rest.bound_tensors(prediction.bounds(level)):
+        tensor = response.outputs.add(name=name, datatype=datatype, shape=list(values.shape))
+        if raw:
+            response.raw_output_contents.append(values.astype("<f8" if datatype == "FP64" else "?").tobytes())
         else:
             getattr(tensor.contents, _FIELDS[datatype]).extend(values.ravel().tolist())
     return response

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 
 from fitserve import __version__
+from fitserve.conformal import Bounds, read_level
 from fitserve.errors import Forbidden, Malformed, NotFound
 from services.predict.catalog.catalog import CatalogEntry
 from services.predict.catalog.loaded_model import InputRows, LoadedModel, ModelOutput, Prediction
@@ -95,7 +96,8 @@ async def _infer(request: HttpRequest) -> HttpResponse:
     infer = await request.off_loop(len(body), read_infer, model, body, _json_length(request, len(body)))
     apply_timeout(request, infer.parameters)
     prediction = await request.service.predict(request, model, infer.rows)
-    content, json_length = await request.off_loop(0, write_infer, prediction, infer)
+    level = level_of(request, infer.parameters)
+    content, json_length = await request.off_loop(0, lambda: write_infer(prediction, infer, prediction.bounds(level)))
     if json_length is None:
         return HttpResponse(content)
     headers = [(b"inference-header-content-length", str(json_length).encode())]
@@ -204,6 +206,19 @@ def apply_timeout(request: ProtocolRequest, parameters: dict[str, Any]) -> None:
     timeout = parameters.get("timeout")
     if request.deadline is None and type(timeout) is int and timeout > 0:
         request.deadline = request.arrived_at + timeout * 1e-6
+
+
+def level_of(request: ProtocolRequest, parameters: dict[str, Any]) -> float | None:
+    """Return the level of the parameter `interval`, or of the header. Raises BadInput."""
+    value = parameters.get("interval")
+    return request.level if value is None else read_level(value, "/parameters/interval")
+
+
+def bound_tensors(bounds: Iterable[Bounds]) -> Iterator[tuple[str, str, Any]]:
+    """Yield name, datatype and values of the outputs that bounds add: numbers, or whether each label is in the set."""
+    for one in bounds:
+        for name, values in one.named().items():
+            yield name, "BOOL" if values.dtype == np.bool_ else "FP64", values
 
 
 def model_metadata(entry: CatalogEntry, model: LoadedModel) -> dict[str, Any]:
@@ -451,8 +466,10 @@ def select_outputs(
 # Responses
 
 
-def write_infer(prediction: Prediction, request: InferRequest) -> tuple[bytes, int | None]:
-    """Return the response's body and, if it has binary tensors, the length of its JSON."""
+def write_infer(
+    prediction: Prediction, request: InferRequest, bounds: Iterable[Bounds] = ()
+) -> tuple[bytes, int | None]:
+    """Return the response's body and, if it has binary tensors, the length of its JSON; bounds are further outputs."""
     outputs: list[dict[str, Any]] = []
     tail: list[bytes] = []
     finite = True
@@ -469,6 +486,16 @@ def write_infer(prediction: Prediction, request: InferRequest) -> tuple[bytes, i
             finite = finite and bool(np.isfinite(values).all())
             tensor["data"] = values.ravel().tolist()
         outputs.append(tensor)
+    binary = any(one.binary for one in request.outputs)
+    for name, datatype, values in bound_tensors(bounds):
+        tensor = {"name": name, "shape": list(values.shape), "datatype": datatype}
+        if binary:
+            tail.append(values.astype("<f8" if datatype == "FP64" else "?").tobytes())
+            tensor["parameters"] = {"binary_data_size": len(tail[-1])}
+        else:
+            finite = finite and bool(np.isfinite(values).all())
+            tensor["data"] = values.ravel().tolist()
+        outputs.append(tensor)
     body: dict[str, Any] = {"model_name": prediction.model.name, "model_version": prediction.model.version_text}
     if request.id is not None:
         body["id"] = request.id
@@ -476,7 +503,7 @@ def write_infer(prediction: Prediction, request: InferRequest) -> tuple[bytes, i
         body["parameters"] = parameters
     body["outputs"] = outputs
     head = write_json(body, finite)
-    return (head + b"".join(tail), len(head)) if any(one.binary for one in request.outputs) else (head, None)
+    return (head + b"".join(tail), len(head)) if binary else (head, None)
 
 
 def output_values(prediction: Prediction, selected: SelectedOutput) -> tuple[str, list[int], Any]:

@@ -14,7 +14,7 @@ import numpy as np
 from sqlalchemy.orm import Session
 
 from fitserve import registry
-from fitserve.errors import FitserveError, Forbidden, Malformed
+from fitserve.errors import BadInput, FitserveError, Forbidden, Malformed
 from services.predict.catalog.catalog import CatalogEntry
 from services.predict.catalog.loaded_model import InputRows, LoadedModel, Prediction
 from services.predict.protocols.formats import MAX_DIMENSIONS, Tensor, decode_text, rows_of
@@ -74,10 +74,20 @@ async def _predict(request: GrpcRequest, message: Any) -> Any:
     for name, values in prediction.outputs.items():
         if not message.output_filter or name in message.output_filter:
             response.outputs[name].CopyFrom(_to_proto(values))
+    for one in prediction.bounds(request.level):
+        for name, values in one.named().items():
+            response.outputs[name].CopyFrom(_to_proto(values))
     return response
 
 
+def _refuse_level(request: GrpcRequest) -> None:
+    """Raise BadInput where intervals are asked for: these messages have no place for them."""
+    if request.level is not None:
+        raise BadInput("Only Predict answers with intervals.", received=request.level, fix="Call Predict.")
+
+
 async def _classify(request: GrpcRequest, message: Any) -> Any:
+    _refuse_level(request)
     model = await request.resolve(_selector(message.model_spec))
     signature = message.model_spec.signature_name
     rest.choose_output(model, signature, rest.CLASSIFY_TASKS, "classify")
@@ -86,6 +96,7 @@ async def _classify(request: GrpcRequest, message: Any) -> Any:
 
 
 async def _regress(request: GrpcRequest, message: Any) -> Any:
+    _refuse_level(request)
     model = await request.resolve(_selector(message.model_spec))
     signature = message.model_spec.signature_name
     rest.choose_output(model, signature, rest.REGRESS_TASKS, "regress")
@@ -108,6 +119,7 @@ def _values(prediction: Prediction, signature: str) -> Any:
 
 
 async def _multi_inference(request: GrpcRequest, message: Any) -> Any:
+    _refuse_level(request)
     if not message.tasks:
         raise Malformed("Inference request has no tasks.")
     if len({task.model_spec.name for task in message.tasks}) != 1:
@@ -260,8 +272,10 @@ def _numbers(name: str, proto: Any, count: int) -> Any:
 
 
 def _to_proto(values: Any) -> Any:
-    """Return a float or double tensor with typed values, as TensorFlow Serving sends them."""
+    """Return a float, double or boolean tensor with typed values, as TensorFlow Serving sends them."""
     shape = tf.TensorShapeProto(dim=[tf.TensorShapeProto.Dim(size=size) for size in values.shape])
+    if values.dtype == np.bool_:
+        return tf.TensorProto(dtype=tf.DT_BOOL, tensor_shape=shape, bool_val=values.ravel().tolist())
     if values.dtype == np.float64:
         return tf.TensorProto(dtype=tf.DT_DOUBLE, tensor_shape=shape, double_val=values.ravel().tolist())
     return tf.TensorProto(dtype=tf.DT_FLOAT, tensor_shape=shape, float_val=values.ravel().tolist())

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 
+from fitserve.conformal import Bounds, read_level
 from fitserve.errors import BadInput, Malformed, NotFound
 from services.predict.catalog.catalog import CatalogEntry, Pointer, Servable, State
 from services.predict.catalog.loaded_model import InputRows, LoadedModel, ModelOutput, Prediction
@@ -37,7 +39,7 @@ SIGNATURES = ("", "serving_default")
 CLASSIFY_TASKS = ("binary", "multiclass", "multilabel")
 REGRESS_TASKS = ("regression",)
 DTYPES = {"FP64": "DT_DOUBLE", "FP32": "DT_FLOAT", "BOOL": "DT_BOOL", "BYTES": "DT_STRING"}
-_PREDICT_KEYS = frozenset({"signature_name", "instances", "inputs"})
+_PREDICT_KEYS = frozenset({"signature_name", "instances", "inputs", "interval"})
 _EXAMPLE_KEYS = frozenset({"signature_name", "context", "examples"})
 _PATH = re.compile(
     r"/v1/models/(?P<model>[^/:]+)(?:/versions/(?P<version>[^/:]+)|/labels/(?P<label>[^/:]+))?"
@@ -77,32 +79,45 @@ async def _predict(request: HttpRequest) -> HttpResponse:
     model = await request.resolve(request.selector)
     body = await request.body()
     if request.media_type != "text/csv":
-        rows, by_row = await request.off_loop(len(body), read_predict, model, body)
+        rows, by_row, level = await request.off_loop(len(body), read_predict, model, body)
+        level = request.level if level is None else level
         prediction = await request.service.predict(request, model, rows)
-        return HttpResponse(await request.off_loop(0, write_predict, prediction, by_row))
+        return HttpResponse(
+            await request.off_loop(0, lambda: write_predict(prediction, by_row, prediction.bounds(level)))
+        )
+    level = request.level
     rows = await request.off_loop(len(body), read_csv, model, body)
     prediction = await request.service.predict(request, model, rows)
     if "text/csv" in (request.header(b"accept") or ""):
-        content = await request.off_loop(0, write_csv, prediction)
+        content = await request.off_loop(0, lambda: write_csv(prediction, prediction.bounds(level)))
         return HttpResponse(content, media_type=b"text/csv; charset=utf-8")
-    return HttpResponse(await request.off_loop(0, write_predict, prediction, True))
+    return HttpResponse(await request.off_loop(0, lambda: write_predict(prediction, True, prediction.bounds(level))))
 
 
 async def _classify(request: HttpRequest) -> HttpResponse:
     model = await request.resolve(request.selector)
     rows, signature = await _examples(request, model)
     output = choose_output(model, signature, CLASSIFY_TASKS, "classify")
-    scores = (await request.service.predict(request, model, rows)).outputs[output.name]
-    results = label_scores(output, scores)
-    return HttpResponse(write_json({"results": results}, bool(np.isfinite(scores).all())))
+    prediction = await request.service.predict(request, model, rows)
+    scores = prediction.outputs[output.name]
+    body = {"results": label_scores(output, scores), **_bounds_of(prediction, output, request.level)}
+    return HttpResponse(write_json(body, bool(np.isfinite(scores).all())))
 
 
 async def _regress(request: HttpRequest) -> HttpResponse:
     model = await request.resolve(request.selector)
     rows, signature = await _examples(request, model)
     output = choose_output(model, signature, REGRESS_TASKS, "regress")
-    values = (await request.service.predict(request, model, rows)).outputs[output.name]
-    return HttpResponse(write_json({"results": values[:, 0].tolist()}, bool(np.isfinite(values).all())))
+    prediction = await request.service.predict(request, model, rows)
+    values = prediction.outputs[output.name]
+    body = {"results": values[:, 0].tolist(), **_bounds_of(prediction, output, request.level)}
+    return HttpResponse(write_json(body, bool(np.isfinite(values).all())))
+
+
+def _bounds_of(prediction: Prediction, output: ModelOutput, level: float | None) -> dict[str, list[Any]]:
+    """Return what stands beside `results`: the interval or the set of one output, a value for each row."""
+    own = [one for one in prediction.bounds(level) if one.output == output.name]
+    return {name: listed for one in own for name, listed in one.listed().items()}
 
 
 async def _examples(request: HttpRequest, model: LoadedModel) -> tuple[InputRows, str]:
@@ -149,8 +164,11 @@ _POST_HANDLERS = {"predict": _predict, "classify": _classify, "regress": _regres
 # Predict
 
 
-def read_predict(model: LoadedModel, body: bytes) -> tuple[InputRows, bool]:
-    """Return the rows of a predict body, and whether it is in row format (`instances`). Raises Malformed."""
+def read_predict(model: LoadedModel, body: bytes) -> tuple[InputRows, bool, float | None]:
+    """Return the rows of a predict body, whether it is in row format (`instances`), and the level of `interval`.
+
+    Raises Malformed, BadInput.
+    """
     columns = model.columns
     if columns.read_numbers is not None:
         numbers: Any = None
@@ -159,21 +177,22 @@ def read_predict(model: LoadedModel, body: bytes) -> tuple[InputRows, bool]:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass  # read again below, where errors are named
         if numbers:
-            return InputRows(columns.matrix_of(numbers)), True
+            return InputRows(columns.matrix_of(numbers)), True, None
     elif len(columns.names) > 1:
         with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             instances: Any = _read_scalars(body).instances
             if instances:  # no cell is a list or {"b64": ...}
-                return InputRows(instances), True
+                return InputRows(instances), True, None
     value = _read_object(body, _PREDICT_KEYS)
     name = value.get("signature_name") or ""
     if name not in SIGNATURES:
         raise Malformed(f'Serving signature key "{str(name)[:63]}" not found.', expected="serving_default")
     if ("instances" in value) == ("inputs" in value):
         raise Malformed("The body needs exactly one of `instances` and `inputs`.", received=sorted(value))
+    level = None if value.get("interval") is None else read_level(value["interval"])
     if "instances" in value:
-        return InputRows(_instances(model, value["instances"])), True
-    return _inputs(model, value["inputs"]), False
+        return InputRows(_instances(model, value["instances"])), True, level
+    return _inputs(model, value["inputs"]), False, level
 
 
 class _ScalarRows(msgspec.Struct, forbid_unknown_fields=True):
@@ -256,16 +275,18 @@ def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def write_predict(prediction: Prediction, by_row: bool) -> bytes:
-    """Return the body of a predict response, in the format of its request."""
+def write_predict(prediction: Prediction, by_row: bool, bounds: Sequence[Bounds] = ()) -> bytes:
+    """Return the body of a predict response, in the format of its request; bounds are further outputs."""
     outputs = prediction.outputs
     finite = all(np.isfinite(value).all() for value in outputs.values())
     listed: Any
-    if prediction.model.single_output:
+    if prediction.model.single_output and not bounds:
         (value,) = outputs.values()
         listed = value.tolist()
     else:
         listed = {name: value.tolist() for name, value in outputs.items()}
+        for one in bounds:
+            listed |= one.listed()
         if by_row:
             listed = [dict(zip(listed, row, strict=True)) for row in zip(*listed.values(), strict=True)]
     return write_json({"predictions" if by_row else "outputs": listed}, finite)
@@ -359,7 +380,15 @@ _LABEL_SCORE: Schema = {
 
 OPENAPI_SCHEMAS: dict[str, Schema] = {
     "PredictRequest": object_schema(
-        ["instances"], instances=_INSTANCES, signature_name={"type": "string", "description": "serving_default"}
+        ["instances"],
+        instances=_INSTANCES,
+        signature_name={"type": "string", "description": "serving_default"},
+        interval={
+            "type": "number",
+            "exclusiveMinimum": 0,
+            "exclusiveMaximum": 1,
+            "description": "The share of rows whose truth the interval or the set of labels is to contain",
+        },
     ),
     "PredictAnswer": object_schema(
         ["predictions"],
