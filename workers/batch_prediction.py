@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sqlalchemy import Engine, select
 
-from fitserve import artifacts, db, telemetry
+from fitserve import artifacts, conformal, db, telemetry
 from fitserve.blobs import BlobStore, Corrupt, StoredBlob, sha256_of
 from fitserve.datasets import store
 from fitserve.encoder import Encoder
@@ -182,7 +182,7 @@ class BatchPredictionAttempt:
 
     def _predict(self, folder: Path) -> dict[str, Any]:
         request = self.claim.run.resolved
-        model = ArtifactModel(self.blobs, request["artifact"], self.settings.trainer_threads)
+        model = ArtifactModel(self.blobs, request["artifact"], self.settings.trainer_threads, request.get("interval"))
         with db.reading(self.engine) as session:
             dataset = session.get(Dataset, self.claim.run.dataset_id)
         if dataset is None:
@@ -273,10 +273,11 @@ def batches(path: Path) -> Iterator[pa.Table]:
 
 
 class ArtifactModel:
-    """An artifact's encoder and serving graph, for whole tables."""
+    """An artifact's encoder and serving graph, for whole tables; `interval` is the level of its intervals and sets."""
 
-    def __init__(self, blobs: BlobStore, artifact: str, threads: int) -> None:
-        manifest = artifacts.read(blobs, artifact).manifest
+    def __init__(self, blobs: BlobStore, artifact: str, threads: int, interval: float | None = None) -> None:
+        self.manifest = manifest = artifacts.read(blobs, artifact).manifest
+        self.interval = interval
         self.encoder = Encoder.from_json(manifest["encoder"])
         self.outputs = manifest["outputs"]
         self.session = artifacts.onnx_session(blobs.read(manifest["onnx"]["sha256"]), threads)
@@ -285,8 +286,17 @@ class ArtifactModel:
         """Predict a table's rows: a column for each unit, and the label of a classification."""
         names = [output["name"] for output in self.outputs]
         columns: dict[str, Any] = {}
-        for output, values in zip(self.outputs, self.session.run(names, self.encoder.encode(table)), strict=True):
-            columns |= _prediction_columns(output, np.asarray(values).reshape(table.num_rows, -1))
+        results = self.session.run(names, self.encoder.encode(table))
+        predicted = {
+            name: np.asarray(one).reshape(table.num_rows, -1) for name, one in zip(names, results, strict=True)
+        }
+        for output in self.outputs:
+            columns |= _prediction_columns(output, predicted[output["name"]])
+        if self.interval is not None:
+            for one in conformal.bounds(self.manifest, predicted, self.interval):
+                for name, listed in one.listed().items():
+                    texts = one.members is not None
+                    columns[f"predicted_{name}"] = ["; ".join(own) for own in listed] if texts else listed
         return pa.table(columns)
 
 

@@ -202,13 +202,23 @@ class Models(Resource):
         return explanations
 
     def predict_dataset(
-        self, model: str, dataset: str, *, version: int | None = None, label: str | None = None, name: str | None = None
+        self,
+        model: str,
+        dataset: str,
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        name: str | None = None,
+        interval: float | None = None,
     ) -> RunInfo:
         """Predict a whole dataset on the workers, as a run of kind `prediction`; `name` is the new dataset's.
 
+        With `interval`, a share of rows, there are columns of the interval or the set of labels as well.
+
         Follow it by `client.runs.get(run.id).wait()`; its `result` names the new dataset.
         """
-        body = {"dataset": dataset, "version": version, "label": label, "name": name}
+        body: dict[str, Any] = {"dataset": dataset, "version": version, "label": label, "name": name}
+        body |= {} if interval is None else {"interval": interval}
         headers = {"Idempotency-Key": str(uuid.uuid4())}
         answer = self._connection.send("POST", _model_path(model, "predictions"), json=body, headers=headers)
         return RunInfo.model_validate(answer.json())

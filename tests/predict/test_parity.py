@@ -41,7 +41,7 @@ from fitserve.wire.datasets import UploadOptions
 from tests.predict.toy_registry import RunningService, ToyRegistry, run_service
 from tests.trainer.requests import RecordingReporter, request_of
 from workers.attempt.outcome import make_durable
-from workers.batch_prediction import BatchPredictionAttempt
+from workers.batch_prediction import ArtifactModel, BatchPredictionAttempt
 from workers.trainer.export.export import raw_values
 from workers.trainer.interface import TrainingResult
 from workers.trainer.train import train
@@ -561,6 +561,11 @@ def test_every_protocol_answers_the_same_interval_or_set(cases: dict[str, Case],
     ]
     asked = {"inputs": inputs, "parameters": {"interval": level}}
     same({one["name"]: one["data"] for one in case.post(f"/v2/models/{case.model}/infer", asked).json()["outputs"]})
+    with db.reading(case.toys.engine) as session:
+        artifact = registry.version(session, case.model, 1).artifact
+    found = ArtifactModel(case.toys.blobs, artifact, 1, level).predict(case.asked).to_pydict()
+    split = lambda listed: [one.split("; ") for one in listed] if labels.size else listed  # noqa: E731
+    same({key: inside(split(found[f"predicted_{key}"])) for key in wanted})
     for module, port in ((triton_http, case.served.port), (triton_grpc, case.served.grpc_port)):
         binary = []
         for one in case.names:

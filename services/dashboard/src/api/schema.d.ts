@@ -2629,6 +2629,11 @@ export interface components {
              * @description Name of the dataset to create
              */
             name?: string | null;
+            /**
+             * Interval
+             * @description Share of the rows whose truth the interval or set of labels is to contain
+             */
+            interval?: number | null;
         };
         /**
          * Profile
