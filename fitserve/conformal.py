@@ -155,7 +155,7 @@ def likelier(shares: Array) -> Array:
     ordered = np.take_along_axis(shares, order, axis=1)
     before = np.cumsum(ordered, axis=1) - ordered
     before[:, 0] = 0.0
-    found = np.empty_like(before)
+    found: Array = np.empty_like(before)
     np.put_along_axis(found, order, before, axis=1)
     return found
 
