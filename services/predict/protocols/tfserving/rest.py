@@ -134,7 +134,7 @@ async def _explain(request: HttpRequest) -> HttpResponse:
     if request.media_type == "text/csv":
         rows = await request.off_loop(len(body), read_csv, model, body)
     else:
-        rows, _ = await request.off_loop(len(body), read_predict, model, body)
+        rows, *_ = await request.off_loop(len(body), read_predict, model, body)
     return await explain_response(request, model, rows)
 
 
