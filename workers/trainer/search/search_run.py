@@ -185,7 +185,8 @@ class SearchRun:
             # Keras draws no seed for a Dropout of rate 0, so that the weights after it are others.
             spec = next(left)
             layers = [entry.layer for entry in spec.network]
-            key = (seed, *(layer.rate > 0 for layer in layers if type(layer).__name__ == "Dropout"))
+            rates = [getattr(layer, "rate", 0.0) for layer in layers if type(layer).__name__ == "Dropout"]
+            key = (seed, *(rate > 0 for rate in rates))
             if key not in members:
                 keras.utils.set_random_seed(seed)
                 members[key] = build_network(spec)
