@@ -30,7 +30,7 @@ from benchmarks.accuracy.methods import Fold, fold_of, frames, ours, timed
 from benchmarks.accuracy.tables import Table, load
 from fitserve.encoding.coercion import numbers_of
 
-FEW_ROWS = 2000  # of which one part of a fifth says little
+FEW_ROWS = 5000  # of which one part of a fifth says little
 RAW = (
     Table("student_data", "admit", "binary", True, file="student_data.csv"),
     Table("titanic", "Survived", "binary", True, file="titanic.csv"),

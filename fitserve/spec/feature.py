@@ -15,6 +15,7 @@ from fitserve.encoding import ENCODINGS, Encoding
 from fitserve.encoding.index import Index
 from fitserve.encoding.piecewise_linear import PiecewiseLinear, usual_bins
 from fitserve.encoding.robust import Robust
+from fitserve.encoding.standardize import Standardize
 from fitserve.errors import BadInput, Problem
 
 DENSE = "features"  # the network input that gathers all columns of real numbers
@@ -117,11 +118,13 @@ class Defaults:
     """What a column has where the spec names no encoding.
 
     `numeric_columns` is how many columns share the room for bins; None: the spec has a network of its own, whose input
-    shapes must not depend on ours, or asks for the plain one.
+    shapes must not depend on ours, or asks for the plain one. `unbounded`: numbers are also given as they are, but for
+    their scale, so that a sum of them can be learnt exactly.
     """
 
     numeric_columns: int | None = None
     pieces: int = MOST_PIECES
+    unbounded: bool = False
 
     def encodings(self, facts: ColumnFacts) -> list[Encoding]:
         """Return the default encodings of a column."""
@@ -135,10 +138,12 @@ class Defaults:
             return [Index(max_categories=min(facts.distinct, most))]
         if facts.kind != "numeric":
             return [ENCODINGS[default]()]
-        bins = usual_bins(facts, self.pieces // max(1, self.numeric_columns))
-        if bins < 2:
-            return [Robust()]
-        return [Robust(), PiecewiseLinear(bins=bins, indicator=False)]  # the first marks what is missing
+        encodings: list[Encoding] = [Robust()]
+        if (bins := usual_bins(facts, self.pieces // max(1, self.numeric_columns))) >= 2:
+            encodings.append(PiecewiseLinear(bins=bins, indicator=False))  # the first marks what is missing
+        if self.unbounded:
+            encodings.append(Standardize(indicator=False))
+        return encodings
 
 
 PLAIN_DEFAULTS = Defaults()

@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fitserve.spec.feature import DENSE, EncodedInput
+from fitserve.spec.graph import layer_name
 from fitserve.spec.network import DEFAULT, PLAIN, LayerEntry, read_network
 from fitserve.spec.spec import Spec
+from fitserve.spec.target import Target
 from fitserve.spec.training import EarlyStopping, Training
 
 EPOCHS = 200
@@ -29,11 +31,23 @@ def is_recipe(spec: Spec) -> bool:
     return spec.preset is None and "network" not in spec.model_fields_set
 
 
-def network_of(spec: Spec, inputs: Sequence[EncodedInput]) -> tuple[LayerEntry, ...]:
+def adds_linear_part(targets: Sequence[Target]) -> bool:
+    """Return whether the output also sees the inputs themselves: a number may be all but a sum of others."""
+    return any(target.task == "regression" for target in targets)
+
+
+def network_of(spec: Spec, inputs: Sequence[EncodedInput], targets: Sequence[Target]) -> tuple[LayerEntry, ...]:
     """Return the spec's network, or the one that it leaves out."""
     if "network" in spec.model_fields_set:
         return spec.network
-    hidden = PLAIN if spec.preset == "plain" else DEFAULT
+    if spec.preset == "plain":
+        return read_network([*_joined(inputs), *PLAIN])
+    hidden = list(DEFAULT)
+    if adds_linear_part(targets) and any(one.name == DENSE and one.cardinality is None for one in inputs):
+        taken = {one.name for one in inputs} | {layer_name(target.name) for target in targets}
+        deep, both = _free("deep", taken), _free("wide_and_deep", taken)
+        hidden[-1] = {**hidden[-1], "name": deep}
+        hidden.append({"Concatenate": {}, "name": both, "inputs": [deep, DENSE]})
     return read_network([*_joined(inputs), *hidden])
 
 

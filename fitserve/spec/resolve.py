@@ -101,7 +101,7 @@ def _resolve(
 
     _check_usable_rows(spec, targets, features, facts, find_rows, problems, warnings)
     _raise(problems)
-    graph = build_graph(recipe.network_of(spec, inputs := _inputs_of(features, facts)), inputs, targets)
+    graph = build_graph(recipe.network_of(spec, inputs := _inputs_of(features, facts), targets), inputs, targets)
     _raise(graph.problems)
     outputs = _resolve_outputs(spec, targets, graph, facts, problems, warnings)
     _raise(problems)
@@ -224,7 +224,10 @@ def _resolve_features(
     if spec.features is None and spec.split.by is not None and spec.split.method in ("group", "column"):
         used.setdefault(spec.split.by, "split.by")
     rest = [column for column in facts.columns if column.name not in used]
-    defaults = replace(defaults_for(spec.features, rest), pieces=pieces) if recipe.is_recipe(spec) else PLAIN_DEFAULTS
+    defaults = PLAIN_DEFAULTS
+    if recipe.is_recipe(spec):
+        own = defaults_for(spec.features, rest)
+        defaults = replace(own, pieces=pieces, unbounded=recipe.adds_linear_part(targets))
     if spec.features is None:
         features = [feature for column in rest for feature in default_features(column, defaults)]
         if not features:

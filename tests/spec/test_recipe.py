@@ -27,7 +27,8 @@ def layers(run: Resolved) -> list[str]:
 
 def test_a_table_and_a_column_are_enough() -> None:
     spec = resolved().spec
-    assert layers(resolved()) == ["Input", "Dense", "Dropout", "Dense", "Dropout", "Dense"]
+    assert layers(resolved()) == ["Input", "Dense", "Dropout", "Dense", "Dropout", "Concatenate", "Dense"]
+    assert spec.network[-2].inputs == ("deep", "features")
     hidden, output = spec.network[1].model_dump()["Dense"], spec.network[-1].model_dump()["Dense"]
     assert (hidden["units"], hidden["activation"], output["units"]) == (64, "relu", 1)
     assert list(hidden["kernel_initializer"]) == ["HeNormal"]
@@ -43,6 +44,16 @@ def test_a_table_and_a_column_are_enough() -> None:
     assert spec.split.validation == 0.0
     assert (spec.target[0].standardize, spec.target[0].clip) == (True, True)
     assert (spec.time_budget, spec.shrunk) == (120.0, {})
+
+
+def test_only_a_number_is_also_a_sum_of_its_features() -> None:
+    assert layers(resolved(target="colour")) == ["Input", "Dense", "Dropout", "Dense", "Dropout", "Dense"]
+    body = {"dataset": "table", "target": "price"}
+    features = resolve(parse(body), facts()).spec.features or ()
+    of_x1 = [feature.encoding.type for feature in features if feature.column == "x1"]  # type: ignore[union-attr]
+    assert of_x1 == ["robust", "piecewise_linear", "standardize"]
+    named_deep = {"name": "deep", "column": "price"}
+    assert "deep_" in [node.name for node in resolved(target=named_deep).spec.network]
 
 
 def test_a_network_alone_is_one_network_that_stops_early() -> None:
