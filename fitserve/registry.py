@@ -7,7 +7,7 @@ requests without a version; without a champion, the newest version does.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from fitserve import db
 from fitserve.errors import BadInput, Conflict, NotFound
-from fitserve.tables import Label, Model, Version
+from fitserve.tables import DecisionChange, Label, Model, Version
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 CHAMPION = "champion"
@@ -33,6 +33,7 @@ class VersionFacts:
     artifact: str
     retired: bool
     run: str  # that its artifact must name
+    decisions: tuple[dict[str, Any], ...] | None = None  # that were moved; None: those of its manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,9 +281,54 @@ def is_shared_to(shared_to: str | None, to: str) -> bool:
 def delete(session: Session, model: str) -> None:
     """Delete a model, its versions and labels; their runs stay. Raises NotFound."""
     _change(session, model)
-    for table in (Label, Version):
+    for table in (Label, DecisionChange, Version):
         session.execute(sql_delete(table).where(table.model == model))
     session.execute(sql_delete(Model).where(Model.name == model))
+
+
+def set_decisions(
+    session: Session,
+    model: str,
+    number: int,
+    decisions: Sequence[Mapping[str, Any]],
+    *,
+    asked: Mapping[str, Any] | None,
+    owner: str | None,
+    key_id: str | None,
+) -> DecisionChange:
+    """Put decisions of a version in force; those before stay in its history. Raises Conflict (retired), NotFound."""
+    _change(session, model)
+    if version(session, model, number).retired_at is not None:
+        raise Conflict(f"Version {number} of {model} is retired.", fix="Choose another version.")
+    row = DecisionChange(
+        model=model,
+        version=number,
+        decisions=[dict(decision) for decision in decisions],
+        asked=None if asked is None else dict(asked),
+        owner=owner,
+        key_id=key_id,
+        created_at=db.now(session),
+    )
+    session.add(row)
+    session.flush()
+    return row
+
+
+def decision_changes(session: Session, model: str, number: int, limit: int | None = None) -> list[DecisionChange]:
+    """Return how a version's decisions were moved, the last first."""
+    query = select(DecisionChange).where(DecisionChange.model == model, DecisionChange.version == number)
+    return list(session.scalars(query.order_by(DecisionChange.id.desc()).limit(limit)))
+
+
+def _moved_decisions(session: Session, models: Sequence[str]) -> dict[tuple[str, int], tuple[dict[str, Any], ...]]:
+    """Return the decisions in force of the versions of these models whose decisions were moved."""
+    last = (
+        select(func.max(DecisionChange.id))
+        .where(DecisionChange.model.in_(models))
+        .group_by(DecisionChange.model, DecisionChange.version)
+    )
+    rows = session.scalars(select(DecisionChange).where(DecisionChange.id.in_(last)))
+    return {(row.model, row.version): tuple(row.decisions) for row in rows}
 
 
 def generations(session: Session) -> dict[str, tuple[str, int]]:
@@ -302,12 +348,17 @@ def load_facts(session: Session, names: Iterable[str]) -> list[ModelFacts]:
             by_model.setdefault(row.model, ([], []))[0].append(row)
         for pointer in session.scalars(select(Label).where(Label.model.in_(some)).order_by(Label.label)):
             by_model.setdefault(pointer.model, ([], []))[1].append(pointer)
-        models = session.scalars(select(Model).where(Model.name.in_(some)))
-        facts.extend(_model_facts(model, *by_model.get(model.name, ([], []))) for model in models)
+        models, moved = session.scalars(select(Model).where(Model.name.in_(some))), _moved_decisions(session, some)
+        facts.extend(_model_facts(model, *by_model.get(model.name, ([], [])), moved) for model in models)
     return facts
 
 
-def _model_facts(model: Model, rows: list[Version], pointers: list[Label]) -> ModelFacts:
+def _model_facts(
+    model: Model,
+    rows: list[Version],
+    pointers: list[Label],
+    moved: Mapping[tuple[str, int], tuple[dict[str, Any], ...]],
+) -> ModelFacts:
     artifacts = {row.version: row.artifact for row in rows}
     return ModelFacts(
         name=model.name,
@@ -315,7 +366,12 @@ def _model_facts(model: Model, rows: list[Version], pointers: list[Label]) -> Mo
         shared=model.shared,
         loaded=model.loaded,
         generation=model.generation,
-        versions=tuple(VersionFacts(row.version, row.artifact, row.retired_at is not None, row.run_id) for row in rows),
+        versions=tuple(
+            VersionFacts(
+                row.version, row.artifact, row.retired_at is not None, row.run_id, moved.get((model.name, row.version))
+            )
+            for row in rows
+        ),
         labels=tuple(
             LabelFacts(p.label, p.version, p.artifact or artifacts[p.version], p.weight, p.shadow)
             for p in pointers

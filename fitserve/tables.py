@@ -12,6 +12,7 @@ from sqlalchemy import (
     DateTime,
     Dialect,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     MetaData,
@@ -286,6 +287,24 @@ class Label(Base):
     shadow: Mapped[bool] = mapped_column(default=False)  # gets a copy of the traffic; its predictions are only measured
     previous: Mapped[int | None]  # the version before: rollback goes there
     updated_at: Mapped[datetime]
+
+
+class DecisionChange(Base):
+    """The decisions of a version from a moment on; before the first, those of its manifest. Append-only by its code."""
+
+    __tablename__ = "decisions"
+    __table_args__ = (
+        ForeignKeyConstraint(["model", "version"], ["versions.model", "versions.version"]),
+        Index("ix_decisions_version", "model", "version", "id"),
+    )
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    model: Mapped[str] = mapped_column(String(63))
+    version: Mapped[int]
+    decisions: Mapped[list[Any]]  # in force: `fitserve.decisions.apply`
+    asked: Mapped[dict[str, Any] | None]  # by whom it was moved; None: back to those of the training
+    owner: Mapped[str | None] = mapped_column(String(63))
+    key_id: Mapped[str | None] = mapped_column(String(40))
+    created_at: Mapped[datetime]
 
 
 class Key(Base):

@@ -13,7 +13,7 @@ import platform
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,9 @@ from sqlalchemy import Engine, select
 from fitserve import artifacts, conformal, db, telemetry
 from fitserve.blobs import BlobStore, Corrupt, StoredBlob, sha256_of
 from fitserve.datasets import store
+from fitserve.decisions.apply import Decider, shares_of
+from fitserve.decisions.distance import KIND as DISTANCE
+from fitserve.decisions.distance import distances
 from fitserve.encoder import Encoder
 from fitserve.errors import BadInput, Conflict, FitserveError, NotFound
 from fitserve.runs import finish, lease
@@ -182,7 +185,8 @@ class BatchPredictionAttempt:
 
     def _predict(self, folder: Path) -> dict[str, Any]:
         request = self.claim.run.resolved
-        model = ArtifactModel(self.blobs, request["artifact"], self.settings.trainer_threads, request.get("interval"))
+        interval, decisions = request.get("interval"), request.get("decisions")
+        model = ArtifactModel(self.blobs, request["artifact"], self.settings.trainer_threads, interval, decisions)
         with db.reading(self.engine) as session:
             dataset = session.get(Dataset, self.claim.run.dataset_id)
         if dataset is None:
@@ -273,31 +277,74 @@ def batches(path: Path) -> Iterator[pa.Table]:
 
 
 class ArtifactModel:
-    """An artifact's encoder and serving graph, for whole tables; `interval` is the level of its intervals and sets."""
+    """An artifact's encoder and serving graph, for whole tables.
 
-    def __init__(self, blobs: BlobStore, artifact: str, threads: int, interval: float | None = None) -> None:
+    `interval` is the level of its intervals and sets; labels are by `decisions`, else by its manifest's.
+    """
+
+    def __init__(
+        self,
+        blobs: BlobStore,
+        artifact: str,
+        threads: int,
+        interval: float | None = None,
+        decisions: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
         self.manifest = manifest = artifacts.read(blobs, artifact).manifest
         self.interval = interval
+        self.decisions = {
+            one["output"]: one for one in (manifest.get("decisions") if decisions is None else decisions) or ()
+        }
+        far = any((one.get("abstain") or {}).get("distance") is not None for one in self.decisions.values())
+        self.distance = artifacts.onnx_session(blobs.read(manifest[DISTANCE]["sha256"]), threads) if far else None
         self.encoder = Encoder.from_json(manifest["encoder"])
         self.outputs = manifest["outputs"]
         self.session = artifacts.onnx_session(blobs.read(manifest["onnx"]["sha256"]), threads)
 
     def predict(self, table: pa.Table) -> pa.Table:
         """Predict a table's rows: a column for each unit, and the label of a classification."""
-        names = [output["name"] for output in self.outputs]
+        names, feeds = [output["name"] for output in self.outputs], self.encoder.encode(table)
         columns: dict[str, Any] = {}
-        results = self.session.run(names, self.encoder.encode(table))
+        results = self.session.run(names, feeds)
         predicted = {
             name: np.asarray(one).reshape(table.num_rows, -1) for name, one in zip(names, results, strict=True)
         }
         for output in self.outputs:
-            columns |= _prediction_columns(output, predicted[output["name"]])
+            values = predicted[output["name"]]
+            columns |= _prediction_columns(output, values)
+            if (decision := self.decisions.get(output["name"])) is not None:
+                columns |= self._decided_columns(output, values, decision, feeds, table)
         if self.interval is not None:
             for one in conformal.bounds(self.manifest, predicted, self.interval):
                 for name, listed in one.listed().items():
                     texts = one.members is not None
                     columns[f"predicted_{name}"] = ["; ".join(own) for own in listed] if texts else listed
         return pa.table(columns)
+
+    def _decided_columns(
+        self, output: dict[str, Any], values: np.ndarray, decision: Mapping[str, Any], feeds: Any, table: pa.Table
+    ) -> dict[str, Any]:
+        """Return the decided label, or labels, of each row; missing where none is answered, and a column says why."""
+        name, labels = f"predicted_{output['name']}", [str(label) for label in output["labels"]]
+        decider, limits = Decider(decision, labels), decision.get("abstain") or {}
+        reasons = np.full(len(values), None, object)
+        if (share := limits.get("set_share")) is not None:
+            reasons[(shares_of(values, len(labels)) >= share).sum(axis=1) != 1] = "prediction_set"
+        if limits.get("distance") is not None and self.distance is not None:
+            reasons[distances(self.distance, feeds) > limits["distance"]] = "distance"
+        if limits.get("unlike_training"):
+            _, warnings = self.encoder.encode_rows(table.select(list(self.encoder.names)).to_pylist())
+            reasons[[bool(own) for own in warnings]] = "unlike_training"
+        if output["task"] == "multilabel":
+            answers = [
+                "; ".join(one for one, own in zip(labels, row, strict=True) if own) for row in decider.applies(values)
+            ]
+        else:
+            answers = [labels[place] for place in decider.places(values)]
+        columns = {
+            name: pa.array([None if why else answer for answer, why in zip(answers, reasons, strict=True)], pa.string())
+        }
+        return columns | ({f"{name}_abstained": pa.array(reasons.tolist(), pa.string())} if limits else {})
 
 
 def _prediction_columns(output: dict[str, Any], values: np.ndarray) -> dict[str, Any]:

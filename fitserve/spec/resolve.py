@@ -10,6 +10,8 @@ from fitserve.errors import BadInput, Problem
 from fitserve.settings import Limits
 from fitserve.spec import inferred_task, output, recipe
 from fitserve.spec.assessment import Advice, Estimates, SummaryRow
+from fitserve.spec.decision import Decision, resolve_decisions
+from fitserve.spec.decision import Output as DecisionOutput
 from fitserve.spec.ensemble import members_of
 from fitserve.spec.estimates import over_limit, over_limits
 from fitserve.spec.feature import (
@@ -29,7 +31,7 @@ from fitserve.spec.layers.shaping import Flatten
 from fitserve.spec.losses import Loss
 from fitserve.spec.network import LayerEntry
 from fitserve.spec.output import Output
-from fitserve.spec.plan import Planner, budget_advice, shrunk_advice
+from fitserve.spec.plan import Plan, Planner, budget_advice, shrunk_advice
 from fitserve.spec.resolve_training import apply_label_smoothing, loss_pointer, losses_by_target
 from fitserve.spec.spec import MAX_PROBLEMS, DatasetRef, Spec, SpecRefused, SplitSpec
 from fitserve.spec.target import Target, infer_task, unknown_column
@@ -114,6 +116,8 @@ def _resolve(
     problems += over_limits(plan.estimates, plan.training, plan.ensemble, limits)
     _raise(problems)
     chosen = [one.target for one in outputs]
+    decisions = _resolve_decisions(spec, plan, chosen, facts, problems)
+    _raise(problems)
     warnings += warnings_for(graph, chosen, features, plan.split, plan.training, plan.ensemble, plan.estimates, facts)
     warnings += budget_advice(spec, plan)
     resolved = Spec(
@@ -131,6 +135,7 @@ def _resolve(
         calibrate=spec.calibrate,
         time_budget=spec.time_budget,
         shrunk=plan.shrunk or spec.shrunk,
+        decision=decisions,
         model=spec.model,
     )
     return Resolved(resolved, plan.summary, plan.estimates, warnings)
@@ -454,6 +459,23 @@ def _add_output(
     node = GraphNode(name, choice.layer, (last.name,), shape, choice.target.name, "/network")
     graph.add(node)
     return node
+
+
+def _resolve_decisions(
+    spec: Spec, plan: Plan, targets: Sequence[Target], facts: DatasetFacts, problems: list[Problem]
+) -> tuple[Decision, ...]:
+    """Write out the decisions, and check that there are rows to choose them on."""
+    outputs = [
+        DecisionOutput(
+            one.name,
+            str(one.task),
+            one.columns if one.task == "multilabel" else one.labels or facts.by_name[one.column].labels or (),
+        )
+        for one in targets
+    ]
+    folds = plan.ensemble is not None and plan.ensemble.validation == "folds"
+    held_out = folds or plan.split.method == "column" or plan.split.validation > 0
+    return resolve_decisions(spec.decision, outputs, held_out, problems)
 
 
 def _entry(node: GraphNode) -> LayerEntry:

@@ -10,6 +10,7 @@ from typing import Any
 
 from fitserve.encoding import ENCODINGS
 from fitserve.spec.component import DEFERRED, Component, Family, definition_name
+from fitserve.spec.decision import MAX_DECISIONS
 from fitserve.spec.feature import MAX_ENCODINGS
 from fitserve.spec.graph import snake_case
 from fitserve.spec.initializers import INITIALIZERS
@@ -42,6 +43,7 @@ SHORTHANDS: dict[str, list[dict[str, Any]]] = {
     "Feature": [{"type": "string"}, {"type": "object", "minProperties": 1, "maxProperties": 1}],
     "SplitSpec": [{"type": "string"}, {"type": "object", "minProperties": 1, "maxProperties": 1}],
     "Warmup": [{"type": "integer", "minimum": 1}],
+    "Abstain": [{"type": "boolean"}],
     "EarlyStopping": [{"type": "boolean"}],
     "ReduceLROnPlateau": [{"type": "boolean"}],
 }
@@ -75,8 +77,11 @@ def _schema() -> dict[str, Any]:
     }
     target, features = {"$ref": "#/$defs/Target"}, {"$ref": "#/$defs/Feature"}
     properties["target"] |= {"anyOf": [target, {"type": "array", "items": target, "minItems": 1, "maxItems": 100}]}
+    decision = {"$ref": "#/$defs/Decision"}
+    properties["decision"] |= {"anyOf": [decision, {"type": "array", "items": decision, "maxItems": MAX_DECISIONS}]}
     for key in ("type", "items", "minItems", "maxItems"):
         properties["target"].pop(key, None)
+        properties["decision"].pop(key, None)
     properties["features"]["anyOf"] = [{"type": "array", "items": features}, _MAPPING, {"type": "null"}]
     return {
         "$schema": DIALECT,

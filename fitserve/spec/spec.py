@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from fitserve.errors import BadInput, Problem
 from fitserve.settings import Limits
 from fitserve.spec.argument_types import Above0, Flag, Natural, Seed
+from fitserve.spec.decision import Decisions
 from fitserve.spec.ensemble import AnyEnsemble
 from fitserve.spec.feature import Feature
 from fitserve.spec.network import DEFAULT, Network, read_network
@@ -156,6 +157,11 @@ class Spec(BaseModel):
         {}, description="Written by the server: what was made smaller for the time budget, and what it would be"
     )
     search: Search | None = Field(None, description="How values written as {search: ...} are searched")
+    decision: Decisions = Field(
+        (),
+        description="How labels follow from probabilities, chosen on held-out rows; one, or a list with one for each "
+        "classified target; left out: the likeliest label",
+    )
     model: str | None = Field(None, pattern=NAME, description="Registered under this name when it succeeds")
 
     @model_validator(mode="before")

@@ -21,7 +21,7 @@ from services.control.datasets import routes as datasets
 from services.control.deps import Context
 from services.control.insight import plot_routes
 from services.control.insight import routes as insight
-from services.control.models import monitoring_routes, predict_proxy
+from services.control.models import decision_routes, monitoring_routes, predict_proxy
 from services.control.models import routes as models
 from services.control.pages import mount_dashboard
 from services.control.runs import events
@@ -31,7 +31,7 @@ from services.shell.auth import refuse_unprotected_address
 
 ROUTERS = (
     *(datasets, resumable, openapi, runs, events, insight, plot_routes),
-    *(models, monitoring_routes, system, api_keys, audit),
+    *(models, decision_routes, monitoring_routes, system, api_keys, audit),
 )
 
 DESCRIPTION = """

@@ -63,6 +63,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /api/v1/runs/{run_id}/explain": {"json": {"row": {"a": 1}}},
     "PATCH /api/v1/models/{name}": {"json": {"loaded": True}},
     "PUT /api/v1/models/{name}/labels/{label}": {"json": {"version": 1}},
+    "PUT /api/v1/models/{name}/versions/{number}/decision": {"json": {"threshold": 0.4}},
     "POST /api/v1/models/{name}/predictions": {"json": {"dataset": "table"}},
     "POST /api/v1/models/{name}/feedback": {"json": {"items": [{"id": "p1", "truth": 1.0}]}},
     "PATCH /api/v1/uploads/{upload_id}": {
@@ -75,6 +76,7 @@ BODIES: dict[str, dict[str, Any]] = {
 BY_SHARING = (
     "GET /api/v1/models/{name}/drift",
     "GET /api/v1/models/{name}/traffic",
+    "GET /api/v1/models/{name}/versions/{number}/decision",
     "GET /api/v1/models/{name}/versions/{number}/manifest",
     "GET /api/v1/models/{name}/versions/{number}/files/{kind}",
 )

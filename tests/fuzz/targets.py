@@ -114,7 +114,7 @@ def oip_body(data: bytes) -> None:
         return
     length = min(data[1] * 4, len(data) - 2) if form == 1 and len(data) > 1 else None
     request = oip.read_infer(model, data[2:] if form == 1 else data[1:], length)
-    oip.write_infer(_predict(model, request.rows), request)
+    oip.write_infer(_predict(model, request.rows), request, {})
 
 
 def _oip_message(model: LoadedModel, data: bytes) -> None:

@@ -47,10 +47,17 @@ class ToyModel:
     encoder: Encoder
     onnx: bytes
     outputs: list[dict[str, Any]]
+    more: dict[str, Any] = field(default_factory=dict)  # entries of the manifest
+    files: dict[str, bytes] = field(default_factory=dict)  # beside the graph, by kind
 
     @property
     def manifest(self) -> dict[str, Any]:
-        return {"task": self.outputs[0]["task"], "encoder": self.encoder.to_json(), "outputs": self.outputs}
+        return {
+            "task": self.outputs[0]["task"],
+            "encoder": self.encoder.to_json(),
+            "outputs": self.outputs,
+            **self.more,
+        }
 
     def answer(self, rows: Sequence[Any]) -> dict[str, np.ndarray]:
         """Return the expected predictions, computed without the service."""
@@ -204,9 +211,10 @@ class ToyRegistry:
         """Store an artifact, of a new run if none is given, and return its SHA-256."""
         run = run or new_id("run")
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.onnx"
-            path.write_bytes(toy.onnx)
-            made, stored = artifacts.write(self.blobs, {"onnx": path}, {**toy.manifest, "run": run})
+            paths = {kind: Path(folder) / kind for kind in ("onnx", *toy.files)}
+            for kind, path in paths.items():
+                path.write_bytes(toy.onnx if kind == "onnx" else toy.files[kind])
+            made, stored = artifacts.write(self.blobs, paths, {**toy.manifest, "run": run})
         with db.transaction(self.engine) as session:
             for kind, blob in stored.items():
                 if session.get(Blob, blob.sha256) is None:

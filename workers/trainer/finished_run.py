@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from fitserve.artifacts import onnx_session
 from fitserve.dataset_facts import DatasetFacts
 from fitserve.datasets.folds import held_out_by
+from fitserve.decisions import distance, held_out
+from fitserve.decisions.held_out import HeldOutParts
 from fitserve.drift import prediction_distribution, training_distribution
 from fitserve.spec.ensemble import members_of
 from fitserve.spec.spec import Spec
@@ -25,12 +28,14 @@ from workers.trainer.engine.combined_network import CombinedNetwork
 from workers.trainer.engine.compiled import RowTensors
 from workers.trainer.engine.loop import Loop
 from workers.trainer.engine.network import build_network, serving_network
+from workers.trainer.export import distance_graph
 from workers.trainer.export.export import PARITY_ROWS, Exported, export, serve
 from workers.trainer.export.receipt import make_receipt, weights_digest
 from workers.trainer.export.stacked_graph import Stack
 from workers.trainer.insight.analysis import TrainedNetwork, analyse
 from workers.trainer.insight.ensemble import EnsembleOutputs, serving_ends
 from workers.trainer.insight.evaluation import simple_figures
+from workers.trainer.insight.held_out_rows import choose_decisions, held_out_rows
 from workers.trainer.interface import KeptEpoch, TrainingRequest, TrainingResult, TrainingStopped
 from workers.trainer.trials.trial import TrialSetup, TrialsOutcome
 
@@ -58,14 +63,19 @@ class FinishedRun:
         """Export, evaluate and analyse the network. Raises TrainingFailed where the parity gate fails."""
         began_at = time.perf_counter()
         exported, metrics = self._export(self.request.folder), self._metrics()
-        evaluation = self._evaluation(exported, metrics)
+        served = self._served(exported, metrics)
+        evaluation = self._evaluation(served)
+        kept_rows, held_out_files = self._held_out(served)
+        decisions = choose_decisions(
+            self.spec.decision, self.prepared.encoding.targets.targets, kept_rows, self.setup.report
+        )
         calibration = self._calibration_report(exported)
         files, figures = self._analysed(exported, calibration)
         self.setup.report.progress()
         split, seed = fingerprint(self.prepared.whole), self.spec.training.seed
         receipt = make_receipt(self.request.spec, self.facts.sha256, split, seed, self.request.threads)
         receipt["weights"] = weights_digest(self._network)
-        manifest = self._manifest(exported, receipt, metrics)
+        manifest = {**self._manifest(exported, receipt, metrics), "decisions": decisions}
         best = self.outcome.trials[self.outcome.best]
         result = {
             "metrics": metrics,
@@ -81,11 +91,14 @@ class FinishedRun:
             "left_out": self._left_out(),
             "parameters": int(self._network.count_params()),
             "parity": exported.entries["parity"],
+            "decisions": decisions,
             **self._more(),
             "seconds": {**self.seconds, "finish": time.perf_counter() - began_at},
         }
         kept_epochs = self._export_kept_epochs(receipt)
-        return TrainingResult({**exported.files, **files}, finite_json(manifest), finite_json(result), kept_epochs)
+        return TrainingResult(
+            {**exported.files, **held_out_files, **files}, finite_json(manifest), finite_json(result), kept_epochs
+        )
 
     def _calibration_report(self, exported: Exported) -> dict[str, Any]:
         """What calibration changes, by prediction; empty where nothing is classified or no rows are held out."""
@@ -186,14 +199,44 @@ class FinishedRun:
         names = {f"{one}_auc" for one in single} | ({"auc"} if len(targets) == 1 and single else set())
         return {name: value for name, value in metrics.items() if name not in names}
 
-    def _evaluation(self, exported: Exported, metrics: Mapping[str, Any]) -> dict[str, Any]:
-        """Simple figures by part, from the predictions of the serving path."""
-        encoding, evaluation = self.prepared.encoding, {}
-        for part in metrics:
+    def _served(self, exported: Exported, parts: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """The predictions of the serving path by part; of folds, those of the members that were held back."""
+        served = {}
+        for part in parts:
             rows = self.prepared.table.take(getattr(self.prepared.parts, part))
-            predictions = self._predictions(part) or serve(exported.session, encoding.encoder, rows)
-            evaluation[part] = simple_figures(encoding.targets, rows, predictions)
+            served[part] = self._predictions(part) or serve(exported.session, self.prepared.encoding.encoder, rows)
+        return served
+
+    def _evaluation(self, served: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """Simple figures by part, from the predictions of the serving path."""
+        evaluation = {}
+        for part, predictions in served.items():
+            rows = self.prepared.table.take(getattr(self.prepared.parts, part))
+            evaluation[part] = simple_figures(self.prepared.encoding.targets, rows, dict(predictions))
         return evaluation
+
+    def _held_out(self, served: Mapping[str, Mapping[str, Any]]) -> tuple[HeldOutParts, dict[str, Path]]:
+        """The held-out rows, by which decisions are chosen now and later, and their files."""
+        files: dict[str, Path] = {}
+        path, session = self.request.folder / "distance.onnx", None
+        classified = any(one.task != "regression" for one in self.prepared.encoding.targets.targets)
+        usual = {name: values[:DISTRIBUTION_ROWS] for name, values in self.encoded["train"].x.items()}
+        try:
+            if classified and distance_graph.write(self._one_network(), usual, path):
+                files[distance.KIND], session = path, onnx_session(path)
+        except Exception as error:  # a network that cannot be measured is served all the same
+            reason = f"{type(error).__name__}: {error}"[:200]
+            message = f"The distance of rows from the training rows cannot be measured and is left out ({reason})."
+            self.setup.report.event("warn", message, {"left_out": distance.KIND})
+        parts = held_out_rows(self.prepared, self.encoded, served, session)
+        if parts.parts:
+            files[held_out.KIND] = self.request.folder / "held_out.parquet"
+            parts.write(files[held_out.KIND])
+        return parts, files
+
+    def _one_network(self) -> keras.Model:
+        """The network with its current weights; of an ensemble, its first member."""
+        return self._precise()
 
     def _predictions(self, part: str) -> dict[str, Any] | None:
         """The predictions for a part's rows, where they are not those that are served; None where they are."""
@@ -256,7 +299,8 @@ class FinishedRun:
                 **exported.entries,
                 "epoch": epoch,
                 "receipt": {**receipt, "weights": weights_digest(self._network)},
-                "metrics": self._metrics(),
+                "metrics": (metrics := self._metrics()),
+                "decisions": self._decisions_after(exported, metrics),
             }
             kept[epoch] = KeptEpoch(exported.files, finite_json(entries))
             self.setup.report.progress()
@@ -264,6 +308,15 @@ class FinishedRun:
             message = f"Training ended before epochs that were to be kept: {missing}."
             self.setup.report.event("warn", message, {"epochs": missing})
         return kept
+
+    def _decisions_after(self, exported: Exported, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The decisions for the weights of an epoch that is kept; their distance is that of the best epoch."""
+        if not self.spec.decision:
+            return []
+        parts = [part for part in metrics if part != "train"]
+        rows = held_out_rows(self.prepared, self.encoded, self._served(exported, parts), None)
+        targets = self.prepared.encoding.targets.targets
+        return choose_decisions(self.spec.decision, targets, rows, self.setup.report)
 
 
 @dataclass
@@ -292,6 +345,12 @@ class FinishedEnsemble(FinishedRun):
 
     def _calibrated_outputs(self) -> CalibratedOutputs:
         return self._calibration_of(self._outputs, bool(self.prepared.folds))
+
+    def _one_network(self) -> keras.Model:
+        model = self.setup.compiled.model
+        for variable, value in zip(model.weights, self._weights[0], strict=True):
+            variable.assign(value)
+        return _in_32_bits(model, self.spec)
 
     def _stack(self) -> Stack | None:
         usual = {name: values[:DENSITY_ROWS] for name, values in self.encoded["train"].x.items()}

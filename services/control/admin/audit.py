@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from typing import Annotated
 
-from fastapi import Query
+from fastapi import Query, Request
 from sqlalchemy import Engine, select
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -70,20 +71,30 @@ class AuditMiddleware:
                 await run_in_threadpool(self._write, scope, status)
 
     def _write(self, scope: Scope, status: int) -> None:
-        caller, client = scope["caller"], scope.get("client")
+        if scope.get("audited") and status < 400:
+            return  # in the transaction of the change itself
         try:
             with db.transaction(self.engine) as session:
-                session.add(
-                    Audit(
-                        key_id=caller.key_id,
-                        owner=caller.owner,
-                        action=f"{scope['method']} {route_template(scope)}"[:128],
-                        target=scope["path"].encode("utf-8", "backslashreplace").decode()[:256],
-                        status=status,
-                        address=(client[0] if client else "")[:64],
-                        request_id=scope.get("request_id", ""),
-                        created_at=db.now(session),
-                    )
-                )
+                session.add(_row(session, scope, status))
         except FitserveError as error:
             log.error("the audit log could not be written", extra={"error": error.detail})
+
+
+def record(session: Session, request: Request, status: int = 200) -> None:
+    """Add the row of a request to the transaction of its change, so that there is neither without the other."""
+    session.add(_row(session, request.scope, status))
+    request.scope["audited"] = True
+
+
+def _row(session: Session, scope: Scope, status: int) -> Audit:
+    caller, client = scope["caller"], scope.get("client")
+    return Audit(
+        key_id=caller.key_id,
+        owner=caller.owner,
+        action=f"{scope['method']} {route_template(scope)}"[:128],
+        target=scope["path"].encode("utf-8", "backslashreplace").decode()[:256],
+        status=status,
+        address=(client[0] if client else "")[:64],
+        request_id=scope.get("request_id", ""),
+        created_at=db.now(session),
+    )

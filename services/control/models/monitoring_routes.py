@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import httpx2
+import numpy as np
 from fastapi import Query, Request
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
@@ -14,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from fitserve import artifacts, db, drift, monitoring, registry, telemetry
 from fitserve.blobs import BlobStore
+from fitserve.decisions.apply import Decider
 from fitserve.encoding.coercion import as_label
 from fitserve.errors import BadInput, Forbidden, Unavailable
 from fitserve.tables import Model
@@ -166,6 +168,7 @@ class FeedbackScorer:
         self._may_change_model = caller.sees(model.owner) and caller.may("train")
         self._counted = caller.sees(model.owner) or model.open_feedback
         self._outputs: dict[int, list[dict[str, Any]]] = {}  # by version
+        self._decisions: dict[int, list[tuple[datetime | None, list[dict[str, Any]]]]] = {}  # by version, newest first
 
     def score(self, index: int, item: Outcome) -> dict[str, Any] | None:
         """Return the row to store for an item; None if no prediction of this key is stored under its id.
@@ -193,7 +196,7 @@ class FeedbackScorer:
                 raise BadInput(
                     f"{len(rows)} rows were predicted under {item.id}.", pointer=f"{pointer}/row", received=item.row
                 )
-            predicted = _decide(output, rows[item.row])
+            predicted = _decide(output, rows[item.row], self._decision(version, output["name"], stored.created_at))
         return {
             "model": self.model,
             "owner": self.caller.owner,
@@ -207,11 +210,19 @@ class FeedbackScorer:
             "counted": self._counted,
         }
 
+    def _decision(self, version: int, output: str, at: datetime) -> dict[str, Any] | None:
+        """Return the decision that was in force when a prediction was stored."""
+        in_force = next(made for since, made in self._decisions[version] if since is None or since <= at)
+        return next((one for one in in_force if one["output"] == output), None)
+
     def _output(self, version: int, name: str | None, pointer: str) -> dict[str, Any]:
         """Return the description of the output that an item is about. Raises BadInput, NotFound."""
         if version not in self._outputs:
-            artifact = registry.version(self.session, self.model, version).artifact
-            self._outputs[version] = artifacts.read(self.blobs, artifact).manifest["outputs"]
+            manifest = artifacts.read(self.blobs, registry.version(self.session, self.model, version).artifact).manifest
+            self._outputs[version] = manifest["outputs"]
+            moved = registry.decision_changes(self.session, self.model, version)
+            self._decisions[version] = [(row.created_at, row.decisions) for row in moved]
+            self._decisions[version].append((None, manifest.get("decisions") or []))
         outputs = self._outputs[version]
         if name is None and len(outputs) == 1:
             return outputs[0]
@@ -222,14 +233,19 @@ class FeedbackScorer:
         raise BadInput("Which target?", pointer=f"{pointer}/output", received=name, expected=f"one of {names}")
 
 
-def _decide(output: dict[str, Any], values: list[float]) -> Any:
-    """Turn a network's output for one row into numbers (regression), a label, or labels (multilabel)."""
+def _decide(output: dict[str, Any], values: list[float], decision: dict[str, Any] | None) -> Any:
+    """Turn a network's output for one row into numbers (regression), a label, or labels (multilabel).
+
+    A row that the decision abstains from counts with the label that it would have been given.
+    """
     task, labels = output["task"], [str(label) for label in output.get("labels") or ()]
     if task == "regression":
         return values
+    default = {"method": "thresholds" if task == "multilabel" else "likeliest"}
+    decider, row = Decider(decision or default, labels), np.array([values])
     if task == "multilabel":
-        return [label for label, probability in zip(labels, values, strict=True) if probability > 0.5]
-    return labels[int(values[0] > 0.5) if len(values) == 1 else values.index(max(values))]
+        return [label for label, applies in zip(labels, decider.applies(row)[0], strict=True) if applies]
+    return labels[int(decider.places(row)[0])]
 
 
 def _error(output: dict[str, Any], truth: Any, predicted: Any, pointer: str) -> float:

@@ -203,6 +203,8 @@ def predict_dataset(
         check_batch_prediction(session, caller, name)
         version, artifact = serving_version(session, name, body.version, body.label)
         dataset = store.get(session, caller.owner_filter, body.dataset)
+        moved = registry.decision_changes(session, name, version, 1)
+        own = registry.version(session, name, version).artifact == artifact  # else a kept epoch, which has its own
     output = store.check_name(body.name or f"{dataset.name[:40]}-{name[:12]}-v{version}")
     new = NewRun(
         owner=caller.owner,
@@ -215,6 +217,7 @@ def predict_dataset(
             "dataset": dataset.id,
             "name": output,
             "interval": body.interval,
+            "decisions": moved[0].decisions if moved and own else None,
         },
         estimates={"rows": dataset.rows},
         kind="prediction",

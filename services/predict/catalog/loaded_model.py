@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -14,10 +14,14 @@ import numpy.typing as npt
 from fitserve import artifacts, conformal
 from fitserve.blobs import BlobStore, Corrupt
 from fitserve.conformal import Bounds
+from fitserve.decisions.apply import Decider
 from fitserve.encoder import FEW_ROWS, Encoder
 from fitserve.encoding.row_warnings import RowWarnings
 from fitserve.errors import NotFound, Unavailable
 from fitserve.explain import ShapleyValues, shapley
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 Array = npt.NDArray[Any]
 SESSION_BYTES = 230_000  # memory of a session beside its weights, measured with ONNX Runtime 1.32
@@ -251,9 +255,17 @@ class LoadedModel:
         self.response_head_end = f"{headers}\r\n\r\n".encode()  # of the fast lane's responses
         self.counters: dict[str, Any] = {}  # by protocol: `counters.VersionCounters`
         self.sampler: Sampler | None = None  # set by the service once the model is served
+        self.deciders: dict[str, Decider] = {}  # by output: the decisions in force
+        self.distance: onnxruntime.InferenceSession | None = None  # read once a decision needs it
+        self.decide_by(manifest.get("decisions") or ())
         self.last_used = time.monotonic()
         self.seconds_per_row = self._warm_up()
         self.runs_inline = self.seconds_per_row < INLINE_SECONDS_PER_ROW
+
+    def decide_by(self, decisions: Iterable[Mapping[str, Any]]) -> None:
+        """Put decisions in force."""
+        labels = {output.name: output.labels or () for output in self.outputs}
+        self.deciders = {one["output"]: Decider(one, labels[one["output"]]) for one in decisions}
 
     def _warm_up(self) -> float:
         """Run a few batches, so that the first request is not slower; return the median seconds of one row.

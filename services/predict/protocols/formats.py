@@ -9,8 +9,9 @@ import io
 import json
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ import numpy.typing as npt
 from fitserve.conformal import Bounds
 from fitserve.errors import Malformed
 from services.predict.catalog.loaded_model import InputRows, LoadedModel, Prediction
+from services.predict.serving.deciding import Decided
 
 MATRIX_NAMES = ("instances", "features")  # a tensor of shape (rows, columns) under one of these holds all columns
 
@@ -135,13 +137,22 @@ def _number(field: str) -> Any:
         return field
 
 
-def write_csv(prediction: Prediction, bounds: Sequence[Bounds] = ()) -> bytes:
-    """Write a column for each unit of each target, the label of a classification, the bounds, and the warnings."""
+def write_csv(
+    prediction: Prediction, bounds: Sequence[Bounds] = (), decided: Mapping[str, Decided] = MappingProxyType({})
+) -> bytes:
+    """Write a column for each unit of each target, the label of a classification, the bounds, and the warnings.
+
+    `decided` are labels by decisions in force, by output: empty where none is answered, with a column that says why.
+    """
     header: list[str] = []
     columns: list[list[Any]] = []
     for output in prediction.model.outputs:
-        values = prediction.outputs[output.name]
-        if output.labels is not None and output.task != "multilabel":
+        values, own = prediction.outputs[output.name], decided.get(output.name)
+        if own is not None:
+            header += [output.name, f"{output.name}_abstained"]
+            answers = ["" if one is None else "; ".join(one) if isinstance(one, list) else one for one in own.labels()]
+            columns += [[_escape_formula(one) for one in answers], [why or "" for why in own.reasons]]
+        elif output.labels is not None and output.task != "multilabel":
             header.append(output.name)
             columns.append([_escape_formula(label) for label in _best_labels(output.labels, values)])
         for unit in range(output.units):

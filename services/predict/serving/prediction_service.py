@@ -9,7 +9,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,19 +18,21 @@ from typing import Any, TypeVar
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from fitserve import db, registry
+from fitserve import artifacts, db, registry
 from fitserve.api_keys import Identity
 from fitserve.blobs import BlobStore
 from fitserve.conformal import read_level
+from fitserve.decisions.distance import KIND, distances
 from fitserve.errors import BadInput, DeadlineExceeded, FitserveError, NotFound, TooLarge, TooMany, Unavailable
 from fitserve.registry import ModelFacts
 from fitserve.settings import Settings
 from services.predict.catalog.access import Access, can_see, may_use, require_inspect, require_predict, require_use
 from services.predict.catalog.catalog import Catalog, CatalogEntry, Pointer, Servable, State
-from services.predict.catalog.loaded_model import InputRows, LoadedModel, LoadFailed, Prediction
+from services.predict.catalog.loaded_model import InputRows, LoadedModel, LoadFailed, ModelOutput, Prediction
 from services.predict.catalog.registry_poll import ModelLoader, RegistryChanges, RegistryPoller
 from services.predict.serving.batching import Batcher, Shadows
 from services.predict.serving.counters import Counters
+from services.predict.serving.deciding import Decided, decide, decider_of
 from services.predict.serving.drift import DriftMonitor
 
 log = logging.getLogger(__name__)
@@ -280,6 +282,8 @@ class PredictionService:
         answered = before.answering if before is not None else None
         entry = self.catalog.entries[facts.name] = CatalogEntry.build(facts, before)
         self._count_swap(answered, entry)
+        for servable in entry.servables.values():
+            _decide_as_registered(servable, facts)
         if not facts.loaded:
             for servable in entry.servables.values():
                 servable.loaded_model, servable.state = None, State.end if servable.failed else State.start
@@ -339,6 +343,8 @@ class PredictionService:
             servable.loaded_model, servable.state = outcome, State.available
             servable.error, servable.error_code = "", "OK"
             outcome.sampler = self.drift.sampler_of(outcome)
+            if entry is not None:
+                _decide_as_registered(servable, entry.facts)
             self.counters.loads += 1
         if entry is not None:
             answered = entry.answering
@@ -478,6 +484,24 @@ class PredictionService:
             raise Unavailable(f"{name} cannot be loaded: {servable.error}", retry_after=RETRY_SECONDS)
         return servable.loaded_model
 
+    async def decide(
+        self, prediction: Prediction, rows: InputRows, outputs: Iterable[ModelOutput]
+    ) -> dict[str, Decided]:
+        """Return the labels of a prediction of these rows, by output. Raises Unavailable, NotFound, Corrupt."""
+        model = prediction.model
+        chosen = {output: decider_of(output, model.deciders) for output in outputs}
+        measured = None
+        if any(decider.abstain.get("distance") is not None for decider in chosen.values()):
+            measured = await self.loop.run_in_executor(self.executor, self._distances, model, rows)
+        return {output.name: decide(prediction, output, decider, measured) for output, decider in chosen.items()}
+
+    def _distances(self, model: LoadedModel, rows: InputRows) -> Any:
+        """In a thread: how far rows are from the training rows. The graph is read when it is first needed."""
+        if model.distance is None:
+            model.distance = artifacts.onnx_session(self.blobs.read(model.manifest[KIND]["sha256"]))
+        feeds, _ = model.columns.encode(model.columns.accept(rows))
+        return distances(model.distance, feeds)
+
     async def predict(self, request: ProtocolRequest, model: LoadedModel, rows: InputRows) -> Prediction:
         """Predict the rows of one request. Raises BadInput, TooLarge, TooMany, DeadlineExceeded."""
         if rows.count > self.settings.limits.predict_rows:
@@ -509,3 +533,14 @@ class PredictionService:
         if request.entry is not None and request.entry.shadows:
             self.shadows.start(request.entry, given, prediction)
         return prediction
+
+
+def _decide_as_registered(servable: Servable, facts: ModelFacts) -> None:
+    """Put the decisions in force that were moved last; a kept epoch keeps those of its manifest."""
+    model = servable.loaded_model
+    if model is None:
+        return
+    moved = next(
+        (v.decisions for v in facts.versions if (v.version, v.artifact) == (model.version, model.artifact)), None
+    )
+    model.decide_by(model.manifest.get("decisions") or () if moved is None else moved)

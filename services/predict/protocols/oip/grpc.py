@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from services.predict.protocols.oip import rest
 from services.predict.protocols.proto import health_pb2 as health
 from services.predict.protocols.proto import inference_pb2 as pb
 from services.predict.protocols.transport import GrpcMethod, GrpcRequest
+from services.predict.serving.deciding import Decided
 
 _FIELDS = {
     "BOOL": "bool_contents",
@@ -104,7 +106,8 @@ async def _infer(request: GrpcRequest, message: Any) -> Any:
     rest.apply_timeout(request, parameters)
     level = rest.level_of(request, parameters)
     prediction = await request.service.predict(request, model, rows)
-    return await request.off_loop(0, write_response, message, prediction, outputs, level)
+    decided = await rest.decide(request, prediction, rows, outputs)
+    return await request.off_loop(0, write_response, message, prediction, outputs, decided, level)
 
 
 def named_outputs(message: Any) -> list[tuple[str, dict[str, Any]]]:
@@ -155,16 +158,20 @@ def _typed_tensor(one: Any) -> Tensor:
 
 
 def write_response(
-    message: Any, prediction: Prediction, outputs: list[rest.SelectedOutput], level: float | None = None
+    message: Any,
+    prediction: Prediction,
+    outputs: list[rest.SelectedOutput],
+    decided: Mapping[str, Decided],
+    level: float | None = None,
 ) -> Any:
     """Return the response to a ModelInferRequest, raw where its inputs were raw; with bounds at a level, if any."""
     model, raw = prediction.model, bool(message.raw_input_contents)
     response = pb.ModelInferResponse(model_name=model.name, model_version=model.version_text, id=message.id)
-    for key, value in rest.response_parameters(prediction).items():
+    for key, value in rest.response_parameters(prediction, decided).items():
         response.parameters[key].string_param = value
     for selected in outputs:
-        datatype, shape, values = rest.output_values(prediction, selected)
-        tensor = response.outputs.add(name=selected.output.name, datatype=datatype, shape=shape)
+        datatype, shape, values = rest.output_values(prediction, selected, decided)
+        tensor = response.outputs.add(name=selected.name, datatype=datatype, shape=shape)
         if raw:
             response.raw_output_contents.append(rest.binary_output(datatype, values))
         elif datatype == "BYTES":

@@ -47,6 +47,7 @@ from services.predict.protocols.transport import (
     path_parameters,
 )
 from services.predict.serving.counters import Counters
+from services.predict.serving.deciding import Decided
 from services.predict.serving.prediction_service import ProtocolRequest, Selector
 
 PLATFORM = "onnxruntime_onnx"
@@ -97,7 +98,10 @@ async def _infer(request: HttpRequest) -> HttpResponse:
     apply_timeout(request, infer.parameters)
     prediction = await request.service.predict(request, model, infer.rows)
     level = level_of(request, infer.parameters)
-    content, json_length = await request.off_loop(0, lambda: write_infer(prediction, infer, prediction.bounds(level)))
+    decided = await decide(request, prediction, infer.rows, infer.outputs)
+    content, json_length = await request.off_loop(
+        0, lambda: write_infer(prediction, infer, decided, prediction.bounds(level))
+    )
     if json_length is None:
         return HttpResponse(content)
     headers = [(b"inference-header-content-length", str(json_length).encode())]
@@ -224,13 +228,15 @@ def bound_tensors(bounds: Iterable[Bounds]) -> Iterator[tuple[str, str, Any]]:
 def model_metadata(entry: CatalogEntry, model: LoadedModel) -> dict[str, Any]:
     """Return name, versions and tensors: one of shape [-1, 1] for each column."""
     columns = model.columns
+    outputs = [{"name": o.name, "datatype": o.datatype, "shape": [-1, o.units]} for o in model.outputs]
+    labels = [{"name": name, "datatype": "BYTES", "shape": [-1, 1]} for name in label_outputs(model) if model.deciders]
     return {
         "name": model.name,
         "versions": [str(number) for number in sorted(entry.versions)],
         "platform": PLATFORM,
         "properties": {"task": str(model.manifest.get("task") or ""), "label": model.label or ""},
         "inputs": [{"name": c.name, "datatype": c.datatype, "shape": [-1, 1]} for c in columns.fitted],
-        "outputs": [{"name": o.name, "datatype": o.datatype, "shape": [-1, o.units]} for o in model.outputs],
+        "outputs": outputs + labels,
     }
 
 
@@ -284,6 +290,24 @@ def _version_statistics(counters: Counters, name: str, version: str) -> dict[str
         "execution_count": calls,
         "inference_stats": {"success": success},
     }
+
+
+def label_outputs(model: LoadedModel) -> dict[str, ModelOutput]:
+    """Return the outputs that answer labels, by name: `admit_label` of a classification `admit`."""
+    return {
+        f"{one.name}_label": one
+        for one in model.outputs
+        if one.labels and f"{one.name}_label" not in model.output_names
+    }
+
+
+async def decide(
+    request: ProtocolRequest, prediction: Prediction, rows: InputRows, selected: Iterable[SelectedOutput]
+) -> dict[str, Decided]:
+    """Return the labels that a response needs: those of label outputs, and of classes where a decision is in force."""
+    deciders = prediction.model.deciders
+    wanted = {one.output: None for one in selected if one.label or (one.classes and one.output.name in deciders)}
+    return await request.service.decide(prediction, rows, wanted) if wanted else {}
 
 
 def repository_index(request: ProtocolRequest, ready_only: bool) -> list[dict[str, str]]:
@@ -351,11 +375,16 @@ _decoder = msgspec.json.Decoder(InferBody)
 
 @dataclass(frozen=True, slots=True)
 class SelectedOutput:
-    """One output of the response: `classes` is the classification extension's k, or 0."""
+    """One output of the response: `classes` is the classification extension's k, or 0; `label`, its labels as text."""
 
     output: ModelOutput
     binary: bool = False
     classes: int = 0
+    label: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.output.name}_label" if self.label else self.output.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -453,6 +482,9 @@ def select_outputs(
     selected = []
     for name, parameters in named:
         output = next((one for one in model.outputs if one.name == name), None)
+        if output is None and name in (labelled := label_outputs(model)):
+            selected.append(SelectedOutput(labelled[name], bool(parameters.get("binary_data", binary)), label=True))
+            continue
         if output is None:
             raise Malformed(f"Unknown output {name[:63]!r}.", expected=", ".join(model.output_names))
         refuse_shared_memory(parameters)
@@ -467,15 +499,15 @@ def select_outputs(
 
 
 def write_infer(
-    prediction: Prediction, request: InferRequest, bounds: Iterable[Bounds] = ()
+    prediction: Prediction, request: InferRequest, decided: Mapping[str, Decided], bounds: Iterable[Bounds] = ()
 ) -> tuple[bytes, int | None]:
     """Return the response's body and, if it has binary tensors, the length of its JSON; bounds are further outputs."""
     outputs: list[dict[str, Any]] = []
     tail: list[bytes] = []
     finite = True
     for selected in request.outputs:
-        datatype, shape, values = output_values(prediction, selected)
-        tensor: dict[str, Any] = {"name": selected.output.name, "shape": shape, "datatype": datatype}
+        datatype, shape, values = output_values(prediction, selected, decided)
+        tensor: dict[str, Any] = {"name": selected.name, "shape": shape, "datatype": datatype}
         if selected.binary:
             data = binary_output(datatype, values)
             tensor["parameters"] = {"binary_data_size": len(data)}
@@ -499,23 +531,36 @@ def write_infer(
     body: dict[str, Any] = {"model_name": prediction.model.name, "model_version": prediction.model.version_text}
     if request.id is not None:
         body["id"] = request.id
-    if parameters := response_parameters(prediction):
+    if parameters := response_parameters(prediction, decided):
         body["parameters"] = parameters
     body["outputs"] = outputs
     head = write_json(body, finite)
     return (head + b"".join(tail), len(head)) if binary else (head, None)
 
 
-def output_values(prediction: Prediction, selected: SelectedOutput) -> tuple[str, list[int], Any]:
-    """Return datatype, shape and values of one output: an array, or a flat list of texts."""
-    values = prediction.outputs[selected.output.name]
+def output_values(
+    prediction: Prediction, selected: SelectedOutput, decided: Mapping[str, Decided]
+) -> tuple[str, list[int], Any]:
+    """Return datatype, shape and values of one output: an array, or a flat list of texts.
+
+    Where a decision is in force, the decided label is the first class, and a row that is not answered has empty texts.
+    """
+    values, own = prediction.outputs[selected.output.name], decided.get(selected.output.name)
+    if selected.label:
+        assert own is not None
+        texts = ["" if one is None else "; ".join(one) if isinstance(one, list) else one for one in own.labels()]
+        return "BYTES", [len(texts), 1], texts
     if not selected.classes:
         return selected.output.datatype, list(values.shape), values
     labels = selected.output.labels
     if labels and len(labels) == 2 and values.shape[1] == 1:  # one unit's sigmoid is the second class's
         values = np.concatenate([1 - values, values], axis=1)
     count = min(selected.classes, values.shape[1])
-    order = np.argsort(-values, axis=1, kind="stable")[:, :count]
+    if own is not None:
+        first = own.applies if own.applies is not None else np.eye(values.shape[1], dtype=bool)[own.places]
+        order = np.lexsort((-values, ~first))[:, :count]
+    else:
+        order = np.argsort(-values, axis=1, kind="stable")[:, :count]
     if labels and len(labels) != values.shape[1]:
         labels = None
     texts = [
@@ -523,6 +568,9 @@ def output_values(prediction: Prediction, selected: SelectedOutput) -> tuple[str
         for row, places in zip(values.tolist(), order.tolist(), strict=True)
         for place in places
     ]
+    for row, why in enumerate(own.reasons if own is not None else ()):
+        if why is not None:
+            texts[row * count : (row + 1) * count] = [""] * count
     return "BYTES", [len(values), count], texts
 
 
@@ -533,9 +581,17 @@ def binary_output(datatype: str, values: Any) -> bytes:
     return bytes(values.astype("<f8" if datatype == "FP64" else "<f4", copy=False).tobytes())
 
 
-def response_parameters(prediction: Prediction) -> dict[str, str]:
-    """Return what a response adds to its tensors: a checkpoint's label, and warnings as JSON text."""
+def response_parameters(prediction: Prediction, decided: Mapping[str, Decided]) -> dict[str, str]:
+    """Return what a response adds to its tensors: a checkpoint's label, and as JSON text warnings and abstentions."""
     parameters = {}
+    abstained = [
+        {"row": row, "output": name, "reason": why}
+        for name, own in decided.items()
+        for row, why in enumerate(own.reasons)
+        if why is not None
+    ]
+    if abstained:
+        parameters["abstained"] = json.dumps(abstained)
     if prediction.model.label:
         parameters["label"] = prediction.model.label
     if warnings := prediction.flat_warnings(MAX_WARNINGS):

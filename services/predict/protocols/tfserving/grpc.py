@@ -22,6 +22,7 @@ from services.predict.protocols.proto import tensorflow_pb2 as tf
 from services.predict.protocols.proto import tensorflow_serving_pb2 as pb
 from services.predict.protocols.tfserving import rest
 from services.predict.protocols.transport import GRPC_CODES, GrpcMethod, GrpcRequest
+from services.predict.serving.deciding import Decided
 from services.predict.serving.prediction_service import Selector
 
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
@@ -91,8 +92,10 @@ async def _classify(request: GrpcRequest, message: Any) -> Any:
     model = await request.resolve(_selector(message.model_spec))
     signature = message.model_spec.signature_name
     rest.choose_output(model, signature, rest.CLASSIFY_TASKS, "classify")
-    prediction = await request.service.predict(request, model, _example_rows(message.input))
-    return pb.ClassificationResponse(model_spec=_spec(model, signature), result=_classes(prediction, signature))
+    rows = _example_rows(message.input)
+    prediction = await request.service.predict(request, model, rows)
+    result = _classes(prediction, signature, await _decided(request, prediction, rows))
+    return pb.ClassificationResponse(model_spec=_spec(model, signature), result=result)
 
 
 async def _regress(request: GrpcRequest, message: Any) -> Any:
@@ -104,10 +107,19 @@ async def _regress(request: GrpcRequest, message: Any) -> Any:
     return pb.RegressionResponse(model_spec=_spec(model, signature), result=_values(prediction, signature))
 
 
-def _classes(prediction: Prediction, signature: str) -> Any:
+async def _decided(request: GrpcRequest, prediction: Prediction, rows: InputRows) -> dict[str, Decided]:
+    """Return the labels by the decisions in force, by output; nothing where there are none."""
+    outputs = rest.decided_outputs(prediction.model) if prediction.model.deciders else []
+    return await request.service.decide(prediction, rows, outputs) if outputs else {}
+
+
+def _classes(prediction: Prediction, signature: str, decided: Mapping[str, Decided]) -> Any:
     output = rest.choose_output(prediction.model, signature, rest.CLASSIFY_TASKS, "classify")
     result = pb.ClassificationResult()
-    for row in rest.label_scores(output, prediction.outputs[output.name]):
+    scores = rest.label_scores(output, prediction.outputs[output.name])
+    if output.name in decided:
+        scores = rest.decided_scores(scores, decided[output.name])
+    for row in scores:
         result.classifications.add(classes=[pb.Class(label=label, score=score) for label, score in row])
     return result
 
@@ -125,13 +137,14 @@ async def _multi_inference(request: GrpcRequest, message: Any) -> Any:
     if len({task.model_spec.name for task in message.tasks}) != 1:
         raise Malformed("All tasks must name the same model.")
     model = await request.resolve(_selector(message.tasks[0].model_spec))
-    prediction = await request.service.predict(request, model, _example_rows(message.input))
-    response = pb.MultiInferenceResponse()
+    rows = _example_rows(message.input)
+    prediction = await request.service.predict(request, model, rows)
+    response, decided = pb.MultiInferenceResponse(), await _decided(request, prediction, rows)
     for task in message.tasks:
         signature = task.model_spec.signature_name
         result = response.results.add(model_spec=_spec(model, signature))
         if task.method_name == CLASSIFY:
-            result.classification_result.CopyFrom(_classes(prediction, signature))
+            result.classification_result.CopyFrom(_classes(prediction, signature, decided))
         elif task.method_name == REGRESS:
             result.regression_result.CopyFrom(_values(prediction, signature))
         else:

@@ -33,6 +33,7 @@ from services.predict.protocols.transport import (
     operation,
     path_parameters,
 )
+from services.predict.serving.deciding import Decided
 from services.predict.serving.prediction_service import Selector
 
 SIGNATURES = ("", "serving_default")
@@ -89,7 +90,8 @@ async def _predict(request: HttpRequest) -> HttpResponse:
     rows = await request.off_loop(len(body), read_csv, model, body)
     prediction = await request.service.predict(request, model, rows)
     if "text/csv" in (request.header(b"accept") or ""):
-        content = await request.off_loop(0, lambda: write_csv(prediction, prediction.bounds(level)))
+        decided = await request.service.decide(prediction, rows, decided_outputs(model)) if model.deciders else {}
+        content = await request.off_loop(0, lambda: write_csv(prediction, prediction.bounds(level), decided))
         return HttpResponse(content, media_type=b"text/csv; charset=utf-8")
     return HttpResponse(await request.off_loop(0, lambda: write_predict(prediction, True, prediction.bounds(level))))
 
@@ -101,6 +103,9 @@ async def _classify(request: HttpRequest) -> HttpResponse:
     prediction = await request.service.predict(request, model, rows)
     scores = prediction.outputs[output.name]
     body = {"results": label_scores(output, scores), **_bounds_of(prediction, output, request.level)}
+    if output.name in model.deciders:
+        decided = (await request.service.decide(prediction, rows, [output]))[output.name]
+        body |= {"results": decided_scores(body["results"], decided), "decisions": decided.entries()}
     return HttpResponse(write_json(body, bool(np.isfinite(scores).all())))
 
 
@@ -326,6 +331,30 @@ def label_scores(output: ModelOutput, scores: Any) -> list[list[tuple[str, float
     return [list(zip(labels, row, strict=True)) for row in scores.tolist()]
 
 
+def decided_outputs(model: LoadedModel) -> list[ModelOutput]:
+    """Return the outputs that have a decision in force."""
+    return [output for output in model.outputs if output.name in model.deciders]
+
+
+def decided_scores(results: list[list[tuple[str, float]]], decided: Decided) -> list[list[tuple[str, float]]]:
+    """Return each row's labels with their scores, the decided label first; none where the row is not answered.
+
+    Of a multi-label target, those that apply come first.
+    """
+    ordered: list[list[tuple[str, float]]] = []
+    for row, (scores, why) in enumerate(zip(results, decided.reasons, strict=True)):
+        if why is not None:
+            ordered.append([])
+            continue
+        first = decided.applies[row].tolist() if decided.applies is not None else None
+        if first is None:
+            assert decided.places is not None
+            first = [place == decided.places[row] for place in range(len(scores))]
+        places = sorted(range(len(scores)), key=lambda place: (not first[place], -scores[place][1]))
+        ordered.append([scores[place] for place in places])
+    return ordered
+
+
 # Status, metadata
 
 
@@ -408,7 +437,13 @@ OPENAPI_SCHEMAS: dict[str, Schema] = {
         results={
             "type": "array",
             "items": {"type": "array", "items": _LABEL_SCORE},
-            "description": "For each row, each label with its score",
+            "description": "For each row, each label with its score; where a decision is in force, the decided label "
+            "first, and no label where none is answered",
+        },
+        decisions={
+            "type": "array",
+            "items": {"type": "object", "additionalProperties": True},
+            "description": "Where a decision is in force: each row's `label` (or `labels`), or why it `abstained`",
         },
     ),
     "RegressAnswer": object_schema(["results"], results={"type": "array", "items": {"type": "number"}}),

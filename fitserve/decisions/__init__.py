@@ -1,0 +1,1 @@
+"""Decisions: a label from probabilities. `apply` decides rows, `choose` finds thresholds on held-out rows."""

@@ -1,0 +1,56 @@
+"""Decisions of a version: in force, chosen by the training, and how they were moved; what thresholds would do."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class DecisionChangeInfo(BaseModel):
+    """One move of a version's decisions."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    asked: dict[str, Any] | None = Field(description="What was asked; null: back to the decisions of the training")
+    decisions: list[dict[str, Any]] = Field(description="In force from then on")
+    owner: str | None
+    key_id: str | None
+    created_at: datetime
+
+
+class ThresholdCurve(BaseModel):
+    """What each threshold does to the rows of one part, rising; `label` is answered from the threshold on."""
+
+    part: str = Field(description="validation: rows that thresholds are chosen on; test: rows that judge them")
+    label: str
+    positives: int = Field(description="Rows that have the label")
+    negatives: int
+    threshold: list[float]
+    true_positive: list[int]
+    false_positive: list[int]
+
+
+class DecidedOutput(BaseModel):
+    """A classified target, and what its thresholds would do. Of many thresholds or labels, some."""
+
+    output: str
+    task: str
+    labels: list[str]
+    curves: list[ThresholdCurve]
+    measures_distance: bool = Field(description="Whether `abstain` can look at the distance from the training rows")
+
+
+class DecisionDetail(BaseModel):
+    """The decisions of a version. A target without one is answered with its likeliest label."""
+
+    model: str
+    version: int
+    decisions: list[dict[str, Any]] = Field(
+        description="In force: `output`, what was `asked`, the `method` with its thresholds, weights or costs, when to "
+        "`abstain`, what they were `chosen_on`, and `figures` by part"
+    )
+    trained: list[dict[str, Any]] = Field(description="Those of the training, to which DELETE returns")
+    history: list[DecisionChangeInfo] = Field(description="Newest first; for its owner and admins")
+    outputs: list[DecidedOutput]

@@ -1,0 +1,174 @@
+"""Decisions of a version: read, moved without training, and taken back. Prediction processes follow by their poll."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from fastapi import Request
+
+from fitserve import artifacts, db, registry
+from fitserve.decisions.apply import shares_of
+from fitserve.decisions.choose import Cuts, choose, curve
+from fitserve.decisions.held_out import KIND, HeldOut, HeldOutParts
+from fitserve.errors import BadInput, Conflict, Problem
+from fitserve.spec.decision import Decision, Output, resolve_decision
+from fitserve.wire.decisions import DecidedOutput, DecisionChangeInfo, DecisionDetail, ThresholdCurve
+from services.control.admin import audit
+from services.control.deps import Context, Ctx, ModelName, Reader, Trainer, VersionNumber
+from services.control.models.access import check_owner, visible_model
+from services.shell import Caller, Router
+
+router = Router(tags=["models"])
+_PATH = "/models/{name}/versions/{number}/decision"
+POINTS = 200  # of a curve
+MOST_LABELS = 20  # with a curve
+HISTORY = 100  # moves that are shown
+
+
+@router.get(_PATH, summary="Get a version's decisions, and what thresholds would do")
+def get_decision(name: ModelName, number: VersionNumber, caller: Reader, ctx: Ctx) -> DecisionDetail:
+    """How labels follow from probabilities. `curves` count the held-out rows by threshold."""
+    return _detail(ctx, caller, name, number)
+
+
+@router.put(_PATH, summary="Move a version's decision, without training")
+def put_decision(
+    name: ModelName, number: VersionNumber, body: Decision, request: Request, caller: Trainer, ctx: Ctx
+) -> DecisionDetail:
+    """Chosen on the rows that were held out in training. In force once the prediction service has polled the registry.
+
+    The decisions of other targets stay. Whoever may point labels may do this; `history` and the audit log have it.
+    """
+    with db.reading(ctx.engine) as session:
+        check_owner(session, caller, name)
+    artifact, held_out = _read(ctx, name, number)
+    outputs = outputs_of(artifact.manifest)
+    problems: list[Problem] = []
+    asked = resolve_decision(body, outputs, "", problems)
+    if asked is None:
+        first = problems[0]
+        raise BadInput(
+            first.detail,
+            pointer=first.pointer,
+            received=first.received,
+            expected=first.expected,
+            fix=first.fix,
+            problems=problems,
+        )
+    _check_possible(asked, artifact, held_out)
+    made = choose(asked, next(one for one in outputs if one.name == asked.output), held_out)
+    with db.transaction(ctx.engine) as session:
+        check_owner(session, caller, name)
+        in_force = _in_force(artifact.manifest, registry.decision_changes(session, name, number, 1))
+        decisions = [*(one for one in in_force if one["output"] != asked.output), made]
+        registry.set_decisions(
+            session, name, number, decisions, asked=asked.to_json(), owner=caller.owner, key_id=caller.key_id
+        )
+        audit.record(session, request)
+    return _detail(ctx, caller, name, number)
+
+
+@router.delete(_PATH, summary="Take a version's decisions back to those of its training")
+def delete_decision(
+    name: ModelName, number: VersionNumber, request: Request, caller: Trainer, ctx: Ctx
+) -> DecisionDetail:
+    """Where training chose none, the likeliest label is answered."""
+    with db.reading(ctx.engine) as session:
+        check_owner(session, caller, name)
+    artifact, _ = _read(ctx, name, number, rows=False)
+    with db.transaction(ctx.engine) as session:
+        check_owner(session, caller, name)
+        trained = artifact.manifest.get("decisions") or []
+        registry.set_decisions(session, name, number, trained, asked=None, owner=caller.owner, key_id=caller.key_id)
+        audit.record(session, request)
+    return _detail(ctx, caller, name, number)
+
+
+def outputs_of(manifest: Mapping[str, Any]) -> list[Output]:
+    """Return what decisions can be about: the targets of an artifact."""
+    return [Output(one["name"], one["task"], tuple(map(str, one.get("labels") or ()))) for one in manifest["outputs"]]
+
+
+def _read(ctx: Context, name: str, number: int, rows: bool = True) -> tuple[artifacts.Artifact, HeldOutParts]:
+    """Return a version's artifact and its held-out rows, which older ones lack. Raises NotFound."""
+    with db.reading(ctx.engine) as session:
+        version = registry.version(session, name, number)
+    artifact = artifacts.read(ctx.blobs, version.artifact, version.run_id)
+    if not rows or KIND not in artifact.kinds:
+        return artifact, HeldOutParts()
+    return artifact, HeldOutParts.read(ctx.blobs.read(artifact.file(KIND).sha256))
+
+
+def _check_possible(asked: Decision, artifact: artifacts.Artifact, held_out: HeldOutParts) -> None:
+    """Raise Conflict where this version lacks what the decision needs."""
+    rows = held_out.get("validation")
+    abstain = asked.abstain
+    if asked.needs_rows and rows is None:
+        at = asked.rule if asked.rule not in (None, "threshold") else "abstain"
+        raise Conflict(
+            "This version has no held-out rows that a decision could be chosen on.",
+            pointer=f"/{at}",
+            expected="a version trained with held-out rows, or a threshold",
+            fix="Train it again with split: {validation: 0.2}, or ensemble: folds",
+        )
+    if abstain is not None and abstain.distance is not None and (rows is None or rows.distance is None):
+        raise Conflict(
+            "The distance from the training rows is not measured for this version.",
+            pointer="/abstain/distance",
+            received=abstain.distance,
+            expected="null",
+            fix="abstain: {distance: null}",
+        )
+
+
+def _in_force(manifest: Mapping[str, Any], changes: list[Any]) -> list[dict[str, Any]]:
+    return list(changes[0].decisions if changes else manifest.get("decisions") or [])
+
+
+def _detail(ctx: Context, caller: Caller, name: str, number: int) -> DecisionDetail:
+    with db.reading(ctx.engine) as session:
+        model = visible_model(session, caller, name, "inspect")
+        registry.version(session, name, number)
+        changes = registry.decision_changes(session, name, number, HISTORY)
+        history = [DecisionChangeInfo.model_validate(row) for row in changes] if caller.sees(model.owner) else []
+    artifact, held_out = _read(ctx, name, number)
+    return DecisionDetail(
+        model=name,
+        version=number,
+        decisions=_in_force(artifact.manifest, changes),
+        trained=artifact.manifest.get("decisions") or [],
+        history=history,
+        outputs=[_output(one, held_out) for one in outputs_of(artifact.manifest) if one.is_classification],
+    )
+
+
+def _output(output: Output, held_out: HeldOutParts) -> DecidedOutput:
+    rows = held_out.get("validation")
+    return DecidedOutput(
+        output=output.name,
+        task=output.task,
+        labels=list(output.labels),
+        curves=[one for part, own in held_out.parts.items() for one in _curves(output, part, own)],
+        measures_distance=rows is not None and rows.distance is not None,
+    )
+
+
+def _curves(output: Output, part: str, rows: HeldOut) -> list[ThresholdCurve]:
+    """Return a curve for the second of two labels, or for each of several."""
+    values, truth = rows.values.get(output.name), rows.truth.get(output.name)
+    if values is None or truth is None or (not 2 <= len(output.labels) <= MOST_LABELS and output.task != "multilabel"):
+        return []
+    shares = np.asarray(values, np.float64) if output.task == "multilabel" else shares_of(values, len(output.labels))
+    curves = []
+    for place, label in list(enumerate(output.labels))[:MOST_LABELS]:
+        if output.task != "multilabel" and len(output.labels) == 2 and place == 0:
+            continue
+        positive = truth[:, place] > 0.5 if output.task == "multilabel" else truth == place
+        cuts = Cuts(positive, shares[:, place])
+        counted = curve(cuts, POINTS)
+        curves.append(
+            ThresholdCurve(part=part, label=label, positives=cuts.positives, negatives=cuts.negatives, **counted)
+        )
+    return curves

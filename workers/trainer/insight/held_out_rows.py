@@ -1,0 +1,106 @@
+"""The held-out rows of a finished run, and the decisions that are chosen on them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from fitserve.decisions.choose import NotReached, choose
+from fitserve.decisions.distance import distances
+from fitserve.decisions.held_out import CHOSEN_ON, JUDGED_ON, HeldOut, HeldOutParts
+from fitserve.encoder import Encoder
+from fitserve.spec.decision import Decision, Output
+from fitserve.target_encoder import FittedTarget
+from workers.trainer.data.feeds import EncodedRows
+from workers.trainer.data.preparation import PreparedData
+from workers.trainer.insight.evaluation import sample_rows
+from workers.trainer.interface import Reporter
+
+log = logging.getLogger(__name__)
+
+MOST_ROWS = 50_000  # of a part
+MOST_VALUES = 4_000_000  # of a part: its rows times the outputs' units
+WARNED_ROWS = 20_000  # up to which rows are looked at for warnings
+
+Array = np.ndarray[Any, Any]
+
+
+def held_out_rows(
+    prepared: PreparedData,
+    encoded: Mapping[str, EncodedRows],
+    served: Mapping[str, Mapping[str, Array]],
+    distance: onnxruntime.InferenceSession | None,
+) -> HeldOutParts:
+    """Return what is true and what was predicted of the validation and the test rows, or of a sample of them."""
+    parts = {}
+    for part in (CHOSEN_ON, JUDGED_ON):
+        if not len(getattr(prepared.parts, part)) or part not in served:
+            continue
+        values, targets = served[part], prepared.encoding.targets.targets
+        count = len(next(iter(values.values())))
+        width = sum(array.reshape(count, -1).shape[1] for array in values.values())
+        rows = sample_rows(count, min(MOST_ROWS, max(1, MOST_VALUES // width)), 0)
+        y, x = encoded[part].y, {name: array[rows] for name, array in encoded[part].x.items()}
+        parts[part] = HeldOut(
+            rows=prepared.rows_of(part)[rows],
+            truth={one.name: truth_of(one, y[one.name][rows]) for one in targets},
+            values={one.name: np.asarray(values[one.name]).reshape(count, -1)[rows] for one in targets},
+            warned=_warned(prepared, getattr(prepared.parts, part)[rows]),
+            distance=None if distance is None else distances(distance, x),
+        )
+    return HeldOutParts(parts)
+
+
+def truth_of(target: FittedTarget, encoded: Array) -> Array:
+    """From an encoded target: places of labels (rows,), 0 and 1 for each label (rows, labels), or its own numbers."""
+    if target.task == "regression":
+        return np.asarray(target.inverse(encoded.astype(np.float64))).reshape(len(encoded), -1)
+    if target.task == "multilabel":
+        return (encoded > 0.5).astype(np.int8)
+    if target.encoding == "one_hot":
+        return np.asarray(encoded.argmax(-1), np.int32)
+    return np.asarray(encoded.reshape(len(encoded)), np.int32)
+
+
+def outputs_of_targets(targets: Sequence[FittedTarget]) -> list[Output]:
+    """Return what decisions are about."""
+    return [
+        Output(one.name, one.task, one.columns if one.task == "multilabel" else one.labels or ()) for one in targets
+    ]
+
+
+def choose_decisions(
+    asked: Sequence[Decision], targets: Sequence[FittedTarget], held_out: HeldOutParts, report: Reporter
+) -> list[dict[str, Any]]:
+    """Return the decisions in force; one that no threshold reaches is reported, and the likeliest label answered."""
+    outputs, chosen = {one.name: one for one in outputs_of_targets(targets)}, []
+    for index, decision in enumerate(asked):
+        pointer = "/decision" if len(asked) == 1 else f"/decision/{index}"
+        try:
+            chosen.append(choose(decision, outputs[str(decision.output)], held_out, pointer))
+        except NotReached as error:
+            message = f"{error.detail} The likeliest label is answered."
+            report.event("warn", message, {"decision": decision.to_json(), "expected": error.expected})
+            continue
+        wanted = decision.abstain.distance if decision.abstain else None
+        if wanted is not None and "distance" not in chosen[-1]["abstain"]:
+            message = "The distance from the training rows is not measured for this network; no row is refused for it."
+            report.event("warn", message, {"decision": decision.to_json()})
+    return chosen
+
+
+def _warned(prepared: PreparedData, rows: Array) -> Array | None:
+    """Return which rows have a value unlike those of training; None where they are too many to look at."""
+    encoder: Encoder = prepared.encoding.encoder
+    if len(rows) > WARNED_ROWS:
+        return None
+    try:
+        _, warnings = encoder.encode_rows(prepared.table.select(list(encoder.names)).take(rows).to_pylist())
+    except Exception as error:
+        log.warning("rows could not be looked at for warnings", exc_info=error)
+        return None
+    return np.array([bool(own) for own in warnings], np.bool_)
