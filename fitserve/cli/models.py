@@ -1,4 +1,4 @@
-"""`fitserve models`: list, show, promote, share, rollback, download, predict."""
+"""`fitserve models`: list, show, promote, decision, share, rollback, download, predict."""
 
 from __future__ import annotations
 
@@ -121,6 +121,76 @@ def promote(
 
 @command(
     group,
+    "decision",
+    "fitserve models decision admissions 3",
+    "fitserve models decision admissions 3 --cost false_positive=1,false_negative=5",
+    "fitserve models decision admissions 3 --recall-at-least 0.9 --abstain",
+    "fitserve models decision admissions 3 --reset",
+)
+def decision(
+    session: Session,
+    model: ModelName,
+    version: Annotated[int, typer.Argument(min=1, help="The version's number.")],
+    maximize: Annotated[str | None, typer.Option(help="f1, balanced_accuracy, accuracy or mcc.")] = None,
+    cost: Annotated[str | None, typer.Option(help="false_positive=1,false_negative=5; or JSON by label.")] = None,
+    recall_at_least: Annotated[float | None, typer.Option(help="Find so many of the label's rows.")] = None,
+    precision_at_least: Annotated[float | None, typer.Option(help="So many of the answered rows are right.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Answer the label from this probability on.")] = None,
+    label: Annotated[str | None, typer.Option(help="The label. Default: the second of two.")] = None,
+    output: Annotated[str | None, typer.Option(help="The target, where the model has several.")] = None,
+    abstain: Annotated[bool, typer.Option("--abstain", help="No label for rows unlike training.")] = False,
+    reset: Annotated[bool, typer.Option("--reset", help="Back to the decisions of the training.")] = False,
+) -> None:
+    """Show how labels follow from probabilities, or move that without training."""
+    asked = {
+        "maximize": maximize,
+        "cost": None if cost is None else _costs(cost),
+        "recall_at_least": recall_at_least,
+        "precision_at_least": precision_at_least,
+        "threshold": threshold,
+        "label": label,
+        "output": output,
+        "abstain": True if abstain else None,
+    }
+    moves = any(value is not None for name, value in asked.items())
+    if moves and reset:
+        raise BadInput("--reset takes no other option.", received="--reset")
+    with session.client() as client:
+        if moves or reset:
+            detail = client.models.decide(model, version, **asked)
+        else:
+            detail = client.models.decision(model, version)
+    rows = [_decision_row(one) for one in detail.decisions]
+    names = ("target", "asked", "answers", "recall", "precision", "cost", "judged on")
+    session.show(detail, screen.table(names, rows) if rows else "The likeliest label is answered.")
+
+
+def _costs(text: str) -> Any:
+    """Return costs from `name=number,name=number` or from JSON. Raises BadInput."""
+    if text.lstrip().startswith("{"):
+        return _json(text, "--cost")
+    pairs = [part.partition("=") for part in text.split(",")]
+    try:
+        return {name.strip(): float(number) for name, _, number in pairs}
+    except ValueError:
+        expected = "false_positive=1,false_negative=5"
+        raise BadInput("These costs cannot be read.", received=text[:100], expected=expected) from None
+
+
+def _decision_row(made: dict[str, Any]) -> tuple[Any, ...]:
+    """Return one decision in force as a row of the table."""
+    asked = ", ".join(f"{name}: {json.dumps(value)}" for name, value in made["asked"].items() if name != "output")
+    answers = f"{made['label']} from {screen.number(made['threshold'])} on" if "threshold" in made else made["method"]
+    part = next((one for one in ("test", "validation") if one in made["figures"]), None)
+    figures = made["figures"].get(part, {})
+    shown = [screen.number(figures[name]) if figures.get(name) is not None else "" for name in ("recall", "precision")]
+    cost = screen.number(figures["cost"]) if "cost" in figures else ""
+    judged = f"{figures['answered']} of {figures['rows']} {part} rows" if part else ""
+    return (made["output"], asked, answers, *shown, cost, judged)
+
+
+@command(
+    group,
     "share",
     "fitserve models share admissions",
     "fitserve models share admissions --to download",
@@ -207,9 +277,13 @@ def predict(
         else:
             answers = _predict(client, model, values, version, label, output)
     shown = answers.rows
+    if answers.decisions is not None:
+        shown = [{"label": label, **row} for label, row in zip(answers.labels, shown, strict=True)]
     names = list(dict.fromkeys(name for row in shown for name in row))
     table = [(number, *(row.get(name) for name in names)) for number, row in enumerate(shown, 1)]
     value = {"model": model, "version": answers.version, "predictions": list(answers), "warnings": answers.warnings}
+    if answers.decisions is not None:
+        value["decisions"] = answers.decisions
     session.show(value, screen.table(("row", *names), table))
     if answers.warnings:
         session.hint(f"{len(answers.warnings)} values are unlike those of training; --json shows them.")

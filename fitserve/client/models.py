@@ -6,7 +6,7 @@ import json
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from fitserve.client.dataframes import plain, rows_of
 from fitserve.client.history import card, grid
 from fitserve.client.upload_body import Progress
 from fitserve.errors import BadInput, FitserveError, NotFound
+from fitserve.wire.decisions import DecisionDetail
 from fitserve.wire.models import DriftReport, FeedbackAnswer, LabelInfo, ModelInfo, Sharing, Traffic, VersionInfo
 from fitserve.wire.runs import RunInfo
 
@@ -92,6 +93,25 @@ class Models(Resource):
         """Take a version out of service permanently. Raises Conflict while a label names it."""
         answer = self._connection.send("DELETE", _model_path(model, "versions", version))
         return VersionInfo.model_validate(answer.json())
+
+    def decision(self, model: str, version: int) -> DecisionDetail:
+        """Return how a version's labels follow from its probabilities, and what thresholds would do. Raises NotFound."""
+        return DecisionDetail.model_validate(self._connection.get(_model_path(model, "versions", version, "decision")))
+
+    def decide(self, model: str, version: int, **decision: Any) -> DecisionDetail:
+        """Move a version's decision without training; it is in force once the prediction service has polled.
+
+        Args:
+            decision: as in a spec: `maximize="f1"`, `cost={"false_positive": 1, "false_negative": 5}`,
+                `recall_at_least=0.9`, `precision_at_least=0.9` or `threshold=0.3`; `label`, `output`, `abstain`.
+                Nothing: back to the decisions of the training.
+
+        Raises BadInput (also where no threshold reaches that), Conflict, NotFound.
+        """
+        path = _model_path(model, "versions", version, "decision")
+        body = _without_none(decision)
+        answer = self._connection.send("PUT", path, json=body) if body else self._connection.send("DELETE", path)
+        return DecisionDetail.model_validate(answer.json())
 
     def change(
         self,
@@ -178,9 +198,15 @@ class Models(Resource):
         label: str | None = None,
         output: str | None = None,
     ) -> Predictions:
-        """Return each label's score, for each row; `.labels` are the likeliest. Name the `output` of several."""
+        """Return each label's score, for each row. Name the `output` of several.
+
+        `.labels` are the decided labels, None where none is answered; without a decision in force, the likeliest.
+        """
         answer = self._ask_by_name("classify", model, rows, version, label, output)
-        return predictions_of(model, answer, [dict(pairs) for pairs in answer.json()["results"]])
+        body = answer.json()
+        return replace(
+            predictions_of(model, answer, [dict(pairs) for pairs in body["results"]]), decisions=body.get("decisions")
+        )
 
     def regress(
         self,
@@ -292,6 +318,7 @@ class Predictions(Sequence[Any]):
     url: str
     items: list[Any]
     label: str | None = None
+    decisions: list[dict[str, Any]] | None = None  # from `classify`, of each row, where a decision is in force
     warnings: list[dict[str, Any]] = field(default_factory=list)  # values unlike those of training: row, column, code
 
     def __len__(self) -> int:
@@ -309,8 +336,10 @@ class Predictions(Sequence[Any]):
         return numpy.asarray(self.items, dtype=dtype)
 
     @property
-    def labels(self) -> list[str]:
-        """From `classify`: the label with the highest score, for each row."""
+    def labels(self) -> list[Any]:
+        """From `classify`: the decided label of each row (of several, a list; None: not answered), or the likeliest."""
+        if self.decisions is not None:
+            return [one.get("labels", one.get("label")) for one in self.decisions]
         return [max(item, key=item.__getitem__) for item in self.items]
 
     @property
@@ -361,7 +390,7 @@ def predictions_of(model: str, answer: httpx2.Response, items: list[Any]) -> Pre
         str(answer.url),
         items,
         headers.get("x-model-label"),
-        json.loads(headers.get("x-model-warnings") or "[]"),
+        warnings=json.loads(headers.get("x-model-warnings") or "[]"),
     )
 
 

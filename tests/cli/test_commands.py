@@ -40,6 +40,15 @@ def spec(tmp_path: Path) -> str:
     return str(path)
 
 
+def test_a_decision_is_moved_and_taken_back(fitserve: Fitserve, fitserve_json: FitserveJson, run_id: str) -> None:
+    moved = fitserve_json("models", "decision", "cli-circle", "1", "--recall-at-least", "0.8")
+    assert moved["decisions"][0]["figures"]["validation"]["recall"] >= 0.8
+    shown = fitserve("models", "decision", "cli-circle", "1", "--cost", "false_positive=1,false_negative=4").output
+    assert "false_negative" in shown
+    assert fitserve_json("models", "decision", "cli-circle", "1", "--reset")["decisions"] == []
+    assert "likeliest" in fitserve("models", "decision", "cli-circle", "1").output
+
+
 # Datasets
 
 

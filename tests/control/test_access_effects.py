@@ -21,6 +21,7 @@ from fitserve.tables import (
     Audit,
     Base,
     Dataset,
+    DecisionChange,
     Epoch,
     Feedback,
     Key,
@@ -42,10 +43,10 @@ MAY_WRITE: dict[str, set[type[Base]]] = {
     "read": set(),
     "predict": {Feedback},
     "upload": {Dataset, Upload},
-    "train": {Run, Model, Version, Label},
+    "train": {Run, Model, Version, Label, DecisionChange},
     "keys": {Key},
 }
-WATCHED = (Dataset, Upload, Run, Model, Version, Label, Key, Feedback, StoredPrediction, Window, Epoch)
+WATCHED = (DecisionChange, Dataset, Upload, Run, Model, Version, Label, Key, Feedback, StoredPrediction, Window, Epoch)
 # Columns of bookkeeping, which any request may move
 BOOKKEEPING = {"last_used_at"}
 

@@ -886,6 +886,36 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/models/{name}/versions/{number}/decision": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get a version's decisions, and what thresholds would do
+         * @description How labels follow from probabilities. `curves` count the held-out rows by threshold.
+         */
+        get: operations["get_decision_api_v1_models__name__versions__number__decision_get"];
+        /**
+         * Move a version's decision, without training
+         * @description Chosen on the rows that were held out in training. In force once the prediction service has polled the registry.
+         *
+         *     The decisions of other targets stay. Whoever may point labels may do this; `history` and the audit log have it.
+         */
+        put: operations["put_decision_api_v1_models__name__versions__number__decision_put"];
+        post?: never;
+        /**
+         * Take a version's decisions back to those of its training
+         * @description Where training chose none, the likeliest label is answered.
+         */
+        delete: operations["delete_decision_api_v1_models__name__versions__number__decision_delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/models/{name}/drift": {
         parameters: {
             query?: never;
@@ -1078,6 +1108,29 @@ export interface paths {
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
+        /**
+         * Abstain
+         * @description When no label is answered: where any of these holds.
+         */
+        Abstain: {
+            /**
+             * Unlike Training
+             * @description A value of the row is unlike those of training: the row has a warning
+             * @default true
+             */
+            unlike_training: boolean;
+            /**
+             * Distance
+             * @description The row is farther from the training rows, in the last hidden layer, than this share of the held-out rows; null: not looked at
+             * @default 0.99
+             */
+            distance: number | null;
+            /**
+             * Prediction Set
+             * @description The prediction set at this level does not have exactly one label
+             */
+            prediction_set?: number | null;
+        };
         /**
          * Advice
          * @description Something valid but unwise.
@@ -1512,6 +1565,135 @@ export interface components {
             } | null;
             /** Shared */
             shared?: boolean | null;
+        };
+        /**
+         * DecidedOutput
+         * @description A classified target, and what its thresholds would do. Of many thresholds or labels, some.
+         */
+        DecidedOutput: {
+            /** Output */
+            output: string;
+            /** Task */
+            task: string;
+            /** Labels */
+            labels: string[];
+            /** Curves */
+            curves: components["schemas"]["ThresholdCurve"][];
+            /**
+             * Measures Distance
+             * @description Whether `abstain` can look at the distance from the training rows
+             */
+            measures_distance: boolean;
+        };
+        /**
+         * Decision
+         * @description How a label follows from the probabilities of one target. Thresholds are chosen on rows that no network saw.
+         *
+         *     At most one of `maximize`, `cost`, `recall_at_least`, `precision_at_least` and `threshold`; without any, the
+         *     likeliest label is answered.
+         */
+        Decision: {
+            /**
+             * Output
+             * @description The target; left out: the only classification
+             */
+            output?: string | null;
+            /**
+             * Maximize
+             * @description Over the held-out rows; f1 of several labels is their mean
+             */
+            maximize?: ("f1" | "balanced_accuracy" | "accuracy" | "mcc") | null;
+            /**
+             * Cost
+             * @description What errors cost, relative to each other: {false_positive: 1, false_negative: 5}, or by actual and by predicted label, of which those left out cost 1
+             */
+            cost?: {
+                [key: string]: number | {
+                    [key: string]: number;
+                };
+            } | null;
+            /**
+             * Recall At Least
+             * @description Of the rows with `label`, so many are found, with as few false alarms as that allows
+             */
+            recall_at_least?: number | null;
+            /**
+             * Precision At Least
+             * @description Of the rows answered `label`, so many are right, and as many are found as that allows
+             */
+            precision_at_least?: number | null;
+            /**
+             * Threshold
+             * @description `label` is answered from this probability on
+             */
+            threshold?: number | null;
+            /**
+             * Label
+             * @description Of recall_at_least, precision_at_least and threshold; left out: the second of two labels
+             */
+            label?: string | null;
+            /** @description When no label is answered; true: see its defaults */
+            abstain?: components["schemas"]["Abstain"] | null;
+        };
+        /**
+         * DecisionChangeInfo
+         * @description One move of a version's decisions.
+         */
+        DecisionChangeInfo: {
+            /**
+             * Asked
+             * @description What was asked; null: back to the decisions of the training
+             */
+            asked: {
+                [key: string]: unknown;
+            } | null;
+            /**
+             * Decisions
+             * @description In force from then on
+             */
+            decisions: {
+                [key: string]: unknown;
+            }[];
+            /** Owner */
+            owner: string | null;
+            /** Key Id */
+            key_id: string | null;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+        };
+        /**
+         * DecisionDetail
+         * @description The decisions of a version. A target without one is answered with its likeliest label.
+         */
+        DecisionDetail: {
+            /** Model */
+            model: string;
+            /** Version */
+            version: number;
+            /**
+             * Decisions
+             * @description In force: `output`, what was `asked`, the `method` with its thresholds, weights or costs, when to `abstain`, what they were `chosen_on`, and `figures` by part
+             */
+            decisions: {
+                [key: string]: unknown;
+            }[];
+            /**
+             * Trained
+             * @description Those of the training, to which DELETE returns
+             */
+            trained: {
+                [key: string]: unknown;
+            }[];
+            /**
+             * History
+             * @description Newest first; for its owner and admins
+             */
+            history: components["schemas"]["DecisionChangeInfo"][];
+            /** Outputs */
+            outputs: components["schemas"]["DecidedOutput"][];
         };
         /**
          * DriftReport
@@ -3233,6 +3415,32 @@ export interface components {
              * @description Address of the Grafana dashboards, if configured
              */
             grafana_url?: string | null;
+        };
+        /**
+         * ThresholdCurve
+         * @description What each threshold does to the rows of one part, rising; `label` is answered from the threshold on.
+         */
+        ThresholdCurve: {
+            /**
+             * Part
+             * @description validation: rows that thresholds are chosen on; test: rows that judge them
+             */
+            part: string;
+            /** Label */
+            label: string;
+            /**
+             * Positives
+             * @description Rows that have the label
+             */
+            positives: number;
+            /** Negatives */
+            negatives: number;
+            /** Threshold */
+            threshold: number[];
+            /** True Positive */
+            true_positive: number[];
+            /** False Positive */
+            false_positive: number[];
         };
         /**
          * Traffic
@@ -9190,6 +9398,304 @@ export interface operations {
             };
             /** @description Unsupported content type */
             415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request is invalid; `errors` lists the problems */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A dependency of this server is unavailable; try again */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_decision_api_v1_models__name__versions__number__decision_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: string;
+                number: number;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DecisionDetail"];
+                };
+            };
+            /** @description The request cannot be parsed */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No valid key */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the scope, or the resource belongs to another owner */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No such resource, or none that this key can read */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request is invalid; `errors` lists the problems */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A dependency of this server is unavailable; try again */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    put_decision_api_v1_models__name__versions__number__decision_put: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: string;
+                number: number;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Decision"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DecisionDetail"];
+                };
+            };
+            /** @description The request cannot be parsed */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No valid key */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the scope, or the resource belongs to another owner */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No such resource, or none that this key can read */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request conflicts with the current state */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported content type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request is invalid; `errors` lists the problems */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A dependency of this server is unavailable; try again */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    delete_decision_api_v1_models__name__versions__number__decision_delete: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: string;
+                number: number;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DecisionDetail"];
+                };
+            };
+            /** @description The request cannot be parsed */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No valid key */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the scope, or the resource belongs to another owner */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No such resource, or none that this key can read */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request conflicts with the current state */
+            409: {
                 headers: {
                     [name: string]: unknown;
                 };
