@@ -95,7 +95,7 @@ class Models(Resource):
         return VersionInfo.model_validate(answer.json())
 
     def decision(self, model: str, version: int) -> DecisionDetail:
-        """Return how a version's labels follow from its probabilities, and what thresholds would do. Raises NotFound."""
+        """Return how labels follow from probabilities, and what thresholds would do. Raises NotFound."""
         return DecisionDetail.model_validate(self._connection.get(_model_path(model, "versions", version, "decision")))
 
     def decide(self, model: str, version: int, **decision: Any) -> DecisionDetail:
