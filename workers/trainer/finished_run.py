@@ -228,11 +228,22 @@ class FinishedRun:
             reason = f"{type(error).__name__}: {error}"[:200]
             message = f"The distance of rows from the training rows cannot be measured and is left out ({reason})."
             self.setup.report.event("warn", message, {"left_out": distance.KIND})
-        parts = held_out_rows(self.prepared, self.encoded, served, session)
+        parts = held_out_rows(self.prepared, self.encoded, self._as_calibrated(served), session)
         if parts.parts:
             files[held_out.KIND] = self.request.folder / "held_out.parquet"
             parts.write(files[held_out.KIND])
         return parts, files
+
+    def _as_calibrated(self, served: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+        """The same with calibrated probabilities of folds, whose members' outputs are not what the graph gives."""
+        parts = dict(served)
+        if self.prepared.folds and "validation" in parts:
+            fitted = {name: one.of_member for name, one in self._calibrated.fitted.items()}
+            parts["validation"] = {
+                name: values if (own := fitted.get(name)) is None else own.apply(np.asarray(values, np.float64))
+                for name, values in parts["validation"].items()
+            }
+        return parts
 
     def _one_network(self) -> keras.Model:
         """The network with its current weights; of an ensemble, its first member."""
@@ -314,7 +325,8 @@ class FinishedRun:
         if not self.spec.decision:
             return []
         parts = [part for part in metrics if part != "train"]
-        rows = held_out_rows(self.prepared, self.encoded, self._served(exported, parts), None)
+        served = self._as_calibrated(self._served(exported, parts))
+        rows = held_out_rows(self.prepared, self.encoded, served, None)
         targets = self.prepared.encoding.targets.targets
         return choose_decisions(self.spec.decision, targets, rows, self.setup.report)
 
