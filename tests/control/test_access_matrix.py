@@ -47,7 +47,7 @@ READ_BY_POST = {"POST /api/v1/runs/{run_id}/explain"}
 
 # Path parameters, each of which must be listed here: does it name something that has an owner?
 OWNED = {"ref", "run_id", "upload_id", "name", "key_id"}
-PART_OF = {"n", "number", "label", "kind", "form"}  # of something owned
+PART_OF = {"n", "number", "label", "kind", "form", "trial"}  # of something owned
 NEW_NAME = {"PUT /api/v1/datasets/{ref}"}  # a taken name is a conflict (409), not a secret
 
 # Operations in which a parameter has another meaning
@@ -81,7 +81,7 @@ BY_SHARING = (
     "GET /api/v1/models/{name}/versions/{number}/files/{kind}",
 )
 # Parts that only a trained run has: 404 also for the right key
-MAY_BE_MISSING = {"n", "kind"}
+MAY_BE_MISSING = {"n", "kind", "trial"}
 
 
 @dataclass
@@ -152,6 +152,7 @@ def create_resources(scenario: Scenario) -> None:
         "label": "champion",
         "n": "1",
         "kind": "onnx",
+        "trial": "1",
         "form": "png",
     }
 
