@@ -42,7 +42,8 @@ from workers.trainer.engine.device import tidy_up
 from workers.trainer.engine.loop import Loop
 from workers.trainer.engine.stacked_network import StackedNetwork
 from workers.trainer.insight.recording import TrialRecorder
-from workers.trainer.train import build_model, train
+from workers.trainer.ready_run import build_model
+from workers.trainer.train import train
 
 L = keras.layers
 TO_REACH = {"T1_cold": 12, "T1_warm": 25, "T2": 2.5, "T3": 3, "T4": 2, "restarts16": 60}

@@ -41,9 +41,11 @@ Seed = Annotated[Int, Field(ge=0, le=2**31 - 1)]
 Number = Annotated[float, BeforeValidator(_number)]
 NonNegative = Annotated[Number, Field(ge=0)]
 Above0 = Annotated[Number, Field(gt=0)]
-Share = Annotated[Number, Field(ge=0, le=1)]  # 0 to 1
+# The bounds stand before the check, so that the API's JSON Schema has them as `minimum` and `maximum`.
+Share = Annotated[float, Field(ge=0, le=1), BeforeValidator(_number)]  # 0 to 1
+ShareAbove0 = Annotated[float, Field(gt=0, le=1), BeforeValidator(_number)]
 Rate = Annotated[Number, Field(ge=0, lt=1)]  # 0 to below 1
-Inside = Annotated[Number, Field(gt=0, lt=1)]  # between 0 and 1
+Inside = Annotated[float, Field(gt=0, lt=1), BeforeValidator(_number)]  # between 0 and 1
 Flag = StrictBool
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from fitserve.errors import Problem, json_pointer
-from fitserve.spec.argument_types import Flag, Inside, Share
+from fitserve.spec.argument_types import Flag, Inside, Share, ShareAbove0
 from fitserve.validation import InvalidValue, excerpt, unknown_name
 
 Measure = Literal["f1", "balanced_accuracy", "accuracy", "mcc"]
@@ -126,10 +126,10 @@ class Decision(BaseModel):
         description="What errors cost, relative to each other: {false_positive: 1, false_negative: 5}, or by actual "
         "and by predicted label, of which those left out cost 1",
     )
-    recall_at_least: Annotated[Share, Field(gt=0)] | None = Field(
+    recall_at_least: ShareAbove0 | None = Field(
         None, description="Of the rows with `label`, so many are found, with as few false alarms as that allows"
     )
-    precision_at_least: Annotated[Share, Field(gt=0)] | None = Field(
+    precision_at_least: ShareAbove0 | None = Field(
         None, description="Of the rows answered `label`, so many are right, and as many are found as that allows"
     )
     threshold: Share | None = Field(None, description="`label` is answered from this probability on")

@@ -114,7 +114,7 @@ class Search(BaseModel):
 
 def is_search(body: Any) -> bool:
     """Return whether a spec as sent is a search."""
-    return isinstance(body, dict) and (KEY in body or next(_nodes(body, ()), None) is not None)
+    return isinstance(body, dict) and (body.get(KEY) is not None or next(_nodes(body, ()), None) is not None)
 
 
 def _is_range(value: Any) -> bool:

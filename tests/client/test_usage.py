@@ -18,6 +18,7 @@ from tests.client.breaking_proxy import breaking_proxy
 from tests.client.client_use import ClientUse, public_methods
 from tests.client.conftest import ROWS
 from tests.conftest import Server, get_text
+from tests.waiting import PATIENCE
 
 # Routes that the client has no method for, and why. `*` stands for anything.
 NOT_IN_CLIENT = {
@@ -81,6 +82,22 @@ def test_drift_traffic_and_feedback_of_a_served_model(client: Client, trained: R
     assert (answer.stored, answer.unknown) == (2, [])
     assert client.models.feedback("client-circle", items).repeated == 2
     assert answer.live[0].accuracy == 0.5
+
+
+def test_a_decision_moves_and_comes_back(client: Client, trained: Run) -> None:
+    moved = client.models.decide("client-circle", 1, threshold=0.25)
+    assert [one["threshold"] for one in moved.decisions] == [0.25]
+    assert client.models.decision("client-circle", 1).decisions == moved.decisions
+    assert client.models.decide("client-circle", 1).decisions == []
+
+
+def test_a_search_lists_its_trials(client: Client, trained: Run) -> None:
+    spec = {"dataset": trained.dataset, "target": "side", "network": [{"Dense": {"units": {"search": [2, 3]}}}]}
+    run = client.runs.create(spec, training={"epochs": 2}, search={"trials": 2}).wait(PATIENCE)
+    trials = run.trials()
+    assert sorted(trial.state for trial in trials) == ["succeeded", "succeeded"]
+    best = min(trials, key=lambda trial: trial.value or 0.0)
+    assert client.runs.validate(run.trial_spec(best.trial)).resolved == client.runs.validate(run.best_spec()).resolved
 
 
 def test_a_resumable_upload_resumes_after_a_broken_connection(server: Server, tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ import yaml
 
 from docs import make_api, make_cli
 from fitserve.errors import FitserveError
-from fitserve.spec.spec import parse
+from fitserve.spec.search import is_search, read_search
+from fitserve.spec.spec import SpecRefused, parse
 from fitserve.strictjson import loads
 from tests.conftest import PROJECT, Server
 from tests.needs import need
@@ -180,6 +181,13 @@ class _Output:
         pass
 
 
+def _check_spec(body: dict[str, Any]) -> None:
+    if not is_search(body):
+        parse(body)
+    elif problems := read_search(body)[1]:
+        raise SpecRefused.because(problems)
+
+
 def check(block: Block) -> None:
     """Parse a block that is data; validate a spec as far as possible without its dataset."""
     try:
@@ -190,6 +198,6 @@ def check(block: Block) -> None:
         else:
             for value in yaml.safe_load_all(block.text):
                 if isinstance(value, dict) and {"target", "network"} & value.keys():
-                    parse(value)
+                    _check_spec(value)
     except (FitserveError, ValueError, json.JSONDecodeError, yaml.YAMLError, tomllib.TOMLDecodeError) as error:
         raise AssertionError(f"{block}: {error}") from error

@@ -3,47 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-
-import keras
-import numpy as np
 
 from fitserve.dataset_facts import DatasetFacts
-from fitserve.errors import BadInput
-from fitserve.spec.ensemble import members_of
 from fitserve.spec.spec import Spec, parse
-from workers.trainer.data.feeds import EncodedRows
-from workers.trainer.data.preparation import (
-    PARTS,
-    Feeds,
-    PreparedData,
-    as_tensors,
-    epoch_rows,
-    fingerprint,
-    make_feeds,
-    prepare,
-)
-from workers.trainer.engine.compiled import Compiled, RowTensors
 from workers.trainer.engine.device import placed
-from workers.trainer.engine.dropout import seed_by_element
-from workers.trainer.engine.network import (
-    build_callbacks,
-    build_losses,
-    build_metrics,
-    build_network,
-    build_optimizer,
-)
-from workers.trainer.engine.stacked_network import HeldOutRows
-from workers.trainer.export.receipt import digest_of, versions
-from workers.trainer.finished_run import FinishedEnsemble, FinishedRun
-from workers.trainer.insight.recording import TrialRecorder
-from workers.trainer.interface import Reporter, TrainingFailed, TrainingRequest, TrainingResult
-from workers.trainer.trials.members import StackedMembers
+from workers.trainer.interface import Reporter, TrainingRequest, TrainingResult
+from workers.trainer.ready_run import make_ready, run_trials
+from workers.trainer.search.search_run import SearchRun
 from workers.trainer.trials.sequential import SequentialTrials
-from workers.trainer.trials.stacked import StackedTrials, why_not_stacked
-from workers.trainer.trials.trial import TrialSetup, TrialsOutcome
 
 
 def train(request: TrainingRequest, report: Reporter) -> TrainingResult:
@@ -55,8 +22,6 @@ def train(request: TrainingRequest, report: Reporter) -> TrainingResult:
 
 def _train(request: TrainingRequest, spec: Spec, facts: DatasetFacts, report: Reporter) -> TrainingResult:
     if spec.search is not None:
-        from workers.trainer.search.search_run import SearchRun
-
         return SearchRun(request, facts, report).result()
     ready = make_ready(request, spec, facts, report)
     if request.trial is not None:
@@ -64,151 +29,3 @@ def _train(request: TrainingRequest, spec: Spec, facts: DatasetFacts, report: Re
     began_at = time.perf_counter()
     outcome = run_trials(ready.setup, request.checkpoint)
     return ready.finish(outcome, time.perf_counter() - began_at)
-
-
-@dataclass
-class ReadyRun:
-    """One spec's data and compiled network, ready to be trained."""
-
-    request: TrainingRequest
-    spec: Spec
-    facts: DatasetFacts
-    prepared: PreparedData
-    encoded: Mapping[str, EncodedRows]  # by part
-    rows: Mapping[str, RowTensors]  # by part
-    feeds: Feeds
-    setup: TrialSetup
-    seconds: float  # that preparing took
-
-    def finish(self, outcome: TrialsOutcome, trained: float) -> TrainingResult:
-        """Export, evaluate and analyse what was trained in so many seconds."""
-        self.setup.report.progress()
-        seconds = {"prepare": self.seconds, "train": trained}
-        kind = FinishedRun if outcome.members is None else FinishedEnsemble
-        own = (self.request, self.spec, self.facts, self.prepared, self.encoded, self.rows, self.feeds, self.setup)
-        return kind(*own, outcome, seconds).result()
-
-
-def make_ready(
-    request: TrainingRequest,
-    spec: Spec,
-    facts: DatasetFacts,
-    report: Reporter,
-    data: tuple[PreparedData, dict[str, EncodedRows]] | None = None,
-) -> ReadyRun:
-    """Prepare a spec's data, unless they are given, and compile its network. Raises TrainingFailed."""
-    began_at = time.perf_counter()
-    prepared, encoded = data or prepare_data(request, spec, facts, report)
-    count = len(prepared.whole.train)
-    model, size = build_model(spec, spec.training.seed, count), batch_size(spec, count)
-    rows = {name: as_tensors(model, part) for name, part in encoded.items()}
-    held_out = rows["validation"] if rows["validation"].count else rows["train"]
-    jit = spec.training.jit_compile is True
-    compiled = Compiled(model, rows["train"], held_out, size, size, jit, lambda reason: report.event("info", reason))
-    feeds = make_feeds(request, spec, prepared, model, rows, size, report)
-    setup = _trial_setup(request, spec, prepared, compiled, feeds, rows, report)
-    seconds = time.perf_counter() - began_at
-    return ReadyRun(request, spec, facts, prepared, encoded, rows, feeds, setup, seconds)
-
-
-def prepare_data(
-    request: TrainingRequest, spec: Spec, facts: DatasetFacts, report: Reporter
-) -> tuple[PreparedData, dict[str, EncodedRows]]:
-    """Read, split and encode a spec's rows. Raises TrainingFailed."""
-    try:
-        prepared = prepare(request, spec, facts, report)
-        return prepared, encode_parts(prepared)
-    except BadInput as error:
-        raise TrainingFailed("bad_data", error.detail, error.as_problem()) from error
-
-
-def encode_parts(prepared: PreparedData) -> dict[str, EncodedRows]:
-    """Return the encoded rows of each part; with folds, two of them may be the same. Raises BadInput."""
-    encoded = {part: prepared.encode(part) for part in PARTS if part != "validation"}
-    parts = prepared.parts
-    same = len(parts.validation) == len(parts.train) and bool((parts.validation == parts.train).all())
-    shared = same and not prepared.encoding.class_weights
-    return {**encoded, "validation": encoded["train"] if shared else prepared.encode("validation")}
-
-
-def build_model(spec: Spec, seed: int, rows: int) -> keras.Model:
-    """Build and compile the network of a spec, its weights drawn from `seed`. `rows` is the number of training rows."""
-    keras.utils.set_random_seed(seed)
-    model = build_network(spec)
-    seed_by_element(model)
-    steps = spec.training.steps_per_epoch or -(-rows // batch_size(spec, rows))
-    model.compile(
-        optimizer=build_optimizer(spec, steps),
-        loss=build_losses(spec),
-        loss_weights=spec.training.loss_weights,
-        metrics=build_metrics(spec),
-        jit_compile=False,
-        auto_scale_loss=False,
-    )
-    return model
-
-
-def batch_size(spec: Spec, rows: int) -> int:
-    """Rows of a batch; `full` is all of them."""
-    return rows if spec.training.batch_size == "full" else min(int(spec.training.batch_size), rows)
-
-
-def _trial_setup(
-    request: TrainingRequest,
-    spec: Spec,
-    prepared: PreparedData,
-    compiled: Compiled,
-    feeds: Feeds,
-    rows: Mapping[str, RowTensors],
-    report: Reporter,
-) -> TrialSetup:
-    training, model = spec.training, compiled.model
-    count = training.restarts if spec.ensemble is None else members_of(spec.ensemble)
-    seeds = [training.seed + index for index in range(count)]
-    epoch = epoch_rows(spec, prepared, compiled.batch_size) or rows["train"].count
-    stopping = training.early_stopping
-    monitor = stopping.monitor if stopping else "val_loss" if "validation" in feeds.held_out else "loss"
-
-    def initialise(seed: int) -> keras.Model:
-        if seed == seeds[0]:
-            return model
-        keras.utils.set_random_seed(seed)
-        return build_network(spec)
-
-    def held_out_rows() -> HeldOutRows | None:
-        validation, folds = rows["validation"], prepared.folds
-        if not validation.count:
-            return None
-        own = [np.searchsorted(prepared.parts.validation, fold.held_out) for fold in folds]
-        return HeldOutRows.of(validation, own or [np.arange(validation.count)] * count)
-
-    return TrialSetup(
-        compiled=compiled,
-        feed=feeds.train,
-        validation=feeds.validation,
-        epochs=training.epochs,
-        seeds=seeds,
-        initialise=initialise,
-        callbacks=lambda: build_callbacks(spec),
-        report=report,
-        folder=request.folder,
-        fingerprint=digest_of([request.spec, fingerprint(prepared.whole), versions()]),
-        checkpoint_seconds=request.checkpoint_seconds,
-        monitor=monitor,
-        larger_is_better=stopping is not None and stopping.mode == "max",
-        recorder=TrialRecorder(model, rows["train"], training.epochs, -(-epoch // compiled.batch_size)),
-        keep_epochs=training.keep_epochs,
-        ensemble=spec.ensemble is not None,
-        held_out=held_out_rows,
-    )
-
-
-def run_trials(setup: TrialSetup, checkpoint: Path | None) -> TrialsOutcome:
-    """Train all trials, stacked where that is possible and faster."""
-    if len(setup.seeds) > 1:
-        what, reason = "members" if setup.ensemble else "trials", why_not_stacked(setup)
-        if reason is None:
-            setup.report.event("info", f"{len(setup.seeds)} {what} train as one stacked network.")
-            return (StackedMembers(setup) if setup.ensemble else StackedTrials(setup)).run(checkpoint)
-        setup.report.event("info", f"{what.capitalize()} train one after the other: {reason} cannot be stacked.")
-    return SequentialTrials(setup).run(checkpoint)

@@ -26,10 +26,10 @@ from workers.trainer.engine.device import tidy_up
 from workers.trainer.engine.network import build_network
 from workers.trainer.engine.replica_settings import ReplicaSettings, signature
 from workers.trainer.interface import Reporter, TrainingFailed, TrainingRequest, TrainingResult
+from workers.trainer.ready_run import ReadyRun, make_ready, prepare_data, run_trials
 from workers.trainer.search.pruning import behind, rungs
 from workers.trainer.search.study import Study
 from workers.trainer.search.trial_reporter import TrialReporter
-from workers.trainer.train import ReadyRun, make_ready, prepare_data, run_trials
 from workers.trainer.trials.stacked import StackedTrials, why_not_stacked
 from workers.trainer.trials.trial import Members, TrialRecord, TrialsOutcome, Weights
 
