@@ -69,18 +69,28 @@ _FOREIGN_FORMATS = {
 }
 # Texts that are no CSV although they would parse as some.
 _RULE = rb"[ \t]*+[|+]?[ \t]*+:?[-=]{2,}+:?([ \t]*+[|+][ \t]*+:?[-=]{2,}+:?)++[ \t]*+[|+]?[ \t]*+\r?"
-_FOREIGN_TEXTS = {
-    "a table drawn with lines, as Markdown and database shells print it": re.compile(
-        rb"([^\n]*+\n){0,2}?" + _RULE + rb"(\n|$)"
-    ),
-    "an SQL script": re.compile(
-        rb"\s*+((--|/\*)[^\n]*+\n\s*+)*+(INSERT\s++INTO|CREATE\s++TABLE|DROP\s++TABLE|BEGIN;|PRAGMA\s)", re.IGNORECASE
-    ),
-    "an ARFF file": re.compile(rb"\s*+(%[^\n]*+\n\s*+)*+@relation\s", re.IGNORECASE),
-    "a LIBSVM file": re.compile(rb"([+-]?[0-9.]++( [0-9]++:[0-9.eE+-]++)++ *+\r?\n){2}"),
-    "XML": re.compile(rb"\s*+<\?xml\s"),
-    "a web page": re.compile(rb"\s*+<(!doctype\s++html|html|table)[\s>]", re.IGNORECASE),
-}
+_BELOW_A_RULE = rb"([^\n]*+\n){0,2}?" + _RULE + rb"(\n|$)"
+_DRAWN_TABLE = re.compile(_BELOW_A_RULE)
+_SQL = re.compile(
+    rb"\s*+((--|/\*)[^\n]*+\n\s*+)*+(INSERT\s++INTO|CREATE\s++TABLE|DROP\s++TABLE|BEGIN;|PRAGMA\s)", re.IGNORECASE
+)
+_ARFF = re.compile(rb"\s*+(%[^\n]*+\n\s*+)*+@relation\s", re.IGNORECASE)
+_LIBSVM = re.compile(rb"([+-]?[0-9.]++( [0-9]++:[0-9.eE+-]++)++ *+\r?\n){2}")
+_XML = re.compile(rb"\s*+<\?xml\s")
+_WEB_PAGE = re.compile(rb"\s*+<(!doctype\s++html|html|table)[\s>]", re.IGNORECASE)
+
+
+def _foreign_text(head: bytes) -> str | None:
+    """Return what a file is that begins so, if it is a text of another kind."""
+    found = {
+        "a table drawn with lines, as Markdown and database shells print it": _DRAWN_TABLE.match(head),
+        "an SQL script": _SQL.match(head),
+        "an ARFF file": _ARFF.match(head),
+        "a LIBSVM file": _LIBSVM.match(head),
+        "XML": _XML.match(head),
+        "a web page": _WEB_PAGE.match(head),
+    }
+    return next((name for name, match in found.items() if match), None)
 
 
 def read_head(path: Path) -> bytes:
@@ -96,7 +106,7 @@ def refuse_foreign_format(head: bytes) -> None:
     """Raise UnsupportedMedia for well-known formats that are no tables here."""
     name = next((name for magic, name in _FOREIGN_FORMATS.items() if head.startswith(magic)), None)
     if name is None:
-        name = next((name for name, pattern in _FOREIGN_TEXTS.items() if pattern.match(head)), None)
+        name = _foreign_text(head)
     if name is not None:
         raise UnsupportedMedia(
             f"This is {name}.", expected="CSV, JSON Lines, Parquet or Arrow IPC, plain, gzip or zstd"

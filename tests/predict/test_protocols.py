@@ -277,6 +277,7 @@ def test_every_path_of_the_open_inference_protocol(own: RunningService, place: s
         "name": "typed",
         "versions": ["1"],
         "platform": "onnxruntime_onnx",
+        "properties": {"task": "regression", "label": ""},
         "inputs": [
             {"name": "n", "datatype": "FP64", "shape": [-1, 1]},
             {"name": "on", "datatype": "BOOL", "shape": [-1, 1]},

@@ -86,7 +86,7 @@ def test_validate_only_queues_nothing(api: httpx2.Client) -> None:
     before = len(api.get("/runs").json()["items"])
     checked = api.post("/runs", params={"validate_only": "true"}, json=SPEC)
     assert checked.status_code == 200, checked.text
-    assert set(checked.json()) == {"valid", "resolved", "summary", "estimates", "warnings"}
+    assert set(checked.json()) == {"valid", "resolved", "summary", "estimates", "warnings", "search"}
     assert len(api.get("/runs").json()["items"]) == before
 
 

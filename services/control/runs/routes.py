@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
-from fastapi import Depends, Query, Request, Response
+from fastapi import Depends, Path, Query, Request, Response
 from sqlalchemy.orm import Session
 
 from fitserve import db, registry, telemetry
@@ -52,6 +52,7 @@ SPEC_BODY = {
     }
 }
 LOAD_SECONDS = 1.0  # that the prediction service takes for a version at most, unless it is huge
+TrialNumber = Annotated[int, Path(ge=0, lt=2**31, description="From 0")]
 _MAX_REMAINING_SECONDS = 10 * 365 * 86_400.0  # in an estimate; a longer time could overflow a date
 
 
@@ -310,13 +311,11 @@ def _as_trial(one: dict[str, Any]) -> TrialInfo:
 
 
 @router.get("/runs/{run_id}/trials/{trial}/spec", summary="Get the spec of a search's trial")
-def get_trial_spec(run_id: str, trial: int, caller: Reader, ctx: Ctx) -> dict[str, Any]:
+def get_trial_spec(run_id: str, trial: TrialNumber, caller: Reader, ctx: Ctx) -> dict[str, Any]:
     """Resolved: submit it to train this trial as a run of its own."""
     with db.reading(ctx.engine) as session:
         run = queries.get(session, run_id, caller.owner_filter)
-        row = (
-            next(iter(queries.trials(session, run.id, after=trial - 1, limit=1)), None) if abs(trial) < 2**31 else None
-        )
+        row = next(iter(queries.trials(session, run.id, after=trial - 1, limit=1)), None)
         if row is None or row.trial != trial:
             raise NotFound(f"The run has no trial {trial} of a search.", received=trial)
         facts = store.facts_of(store.get(session, None, run.dataset_id))

@@ -6324,6 +6324,7 @@ export interface operations {
             header?: never;
             path: {
                 run_id: string;
+                /** @description From 0 */
                 trial: number;
             };
             cookie?: never;
