@@ -55,7 +55,8 @@ class HeldOutParts:
         """Write the file."""
         tables = [_table(name, part) for name, part in self.parts.items() if len(part)]
         if tables:
-            pq.write_table(pa.concat_tables(tables), path)
+            # What was not measured of one part is null there.
+            pq.write_table(pa.concat_tables(tables, promote_options="default"), path)
 
     @classmethod
     def read(cls, data: bytes) -> HeldOutParts:
@@ -95,5 +96,17 @@ def _part(columns: Mapping[str, Array], own: Array) -> HeldOut:
         size = len(prefix) + 1
         return {name[size:]: array[own] for name, array in columns.items() if name.startswith(f"{prefix}:")}
 
-    extras = {name: columns[name][own] for name in ("warned", "distance") if name in columns}
-    return HeldOut(columns["row"][own], of("truth"), of("values"), **extras)
+    return HeldOut(
+        columns["row"][own],
+        of("truth"),
+        of("values"),
+        warned=_measured(columns, "warned", own, np.bool_),
+        distance=_measured(columns, "distance", own, np.float64),
+    )
+
+
+def _measured(columns: Mapping[str, Array], name: str, own: Array, dtype: type) -> Array | None:
+    """Return a column's values of a part; None where it was not measured there."""
+    values = columns[name][own] if name in columns else np.array([None], object)
+    missing = np.array([value is None for value in values]) if values.dtype == object else values != values
+    return None if missing.all() else values.astype(dtype)

@@ -48,7 +48,7 @@ def held_out_rows(
         parts[part] = HeldOut(
             rows=prepared.rows_of(part)[rows],
             truth={one.name: truth_of(one, y[one.name][rows]) for one in targets},
-            values={one.name: np.asarray(values[one.name]).reshape(count, -1)[rows] for one in targets},
+            values={one.name: np.asarray(values[one.name], np.float32).reshape(count, -1)[rows] for one in targets},
             warned=_warned(prepared, getattr(prepared.parts, part)[rows]),
             distance=None if distance is None else distances(distance, x),
         )
