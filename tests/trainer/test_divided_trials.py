@@ -12,7 +12,7 @@ import pytest
 
 from tests.trainer.requests import RecordingReporter, request_of
 from tests.trainer.test_trials import STOPPING, _spec, _table
-from workers.trainer import train as training
+from workers.trainer import ready_run as training
 from workers.trainer.engine.checkpoint import Checkpoint
 from workers.trainer.engine.loop import Loop
 from workers.trainer.interface import (

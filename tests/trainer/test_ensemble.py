@@ -71,7 +71,7 @@ def test_a_stacked_member_is_the_same_member_alone(
     body = spec(ensemble={"members": 3, "validation": validation})
     stacked, reporter = finish(body, tmp_path / "stacked")
     assert any("3 members train as one stacked network" in message for _, message, _ in reporter.events)
-    monkeypatch.setattr("workers.trainer.train.why_not_stacked", lambda setup: "this test")
+    monkeypatch.setattr("workers.trainer.ready_run.why_not_stacked", lambda setup: "this test")
     alone, reporter = finish(body, tmp_path / "alone")
     assert {row["trial"] for row in reporter.epochs} == {0, 1, 2}
     for one, other in zip(members_of(stacked), members_of(alone), strict=True):
@@ -174,7 +174,7 @@ def test_a_resumed_ensemble_ends_where_an_undisturbed_one_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int, stacked: bool
 ) -> None:
     if not stacked:
-        monkeypatch.setattr("workers.trainer.train.why_not_stacked", lambda setup: "this test")
+        monkeypatch.setattr("workers.trainer.ready_run.why_not_stacked", lambda setup: "this test")
         after *= 2
     training = {
         "epochs": 6,

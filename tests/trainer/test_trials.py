@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from tests.trainer.requests import RecordingReporter, request_of
-from workers.trainer import train as training
+from workers.trainer import ready_run as training
 from workers.trainer.engine import stacked_network
 from workers.trainer.engine.checkpoint import Checkpoint
 from workers.trainer.engine.compiled import MULTITHREADED_STEP
