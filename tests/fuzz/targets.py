@@ -123,7 +123,8 @@ def _oip_message(model: LoadedModel, data: bytes) -> None:
     except DecodeError:
         return
     rows = rows_of(model, oip_grpc.read_tensors(request))
-    oip_grpc.write_response(request, _predict(model, rows), oip.select_outputs(model, oip_grpc.named_outputs(request)))
+    outputs = oip.select_outputs(model, oip_grpc.named_outputs(request))
+    oip_grpc.write_response(request, _predict(model, rows), outputs, {})
 
 
 def _predict(model: LoadedModel, rows: InputRows) -> Prediction:

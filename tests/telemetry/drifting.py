@@ -42,7 +42,7 @@ def toy_with_distributions() -> ToyWithDistributions:
             }
         },
     }
-    return ToyWithDistributions(toy.encoder, toy.onnx, toy.outputs, extra)
+    return ToyWithDistributions(toy.encoder, toy.onnx, toy.outputs, extra=extra)
 
 
 class KeepAliveClient:
