@@ -60,7 +60,7 @@ def prepare(path: Path, names: tuple[str, ...]) -> tuple[ToyWithDistributions, l
     encoder = Encoder.fit([Feature(column=name) for name in names], training, facts)
     (one,) = encoder.inputs
     extra = {"training_distribution": training_distribution(encoder.columns, training)}
-    return ToyWithDistributions(encoder, graph(one.shape[0], PAIR), PAIR, extra), rows_of(training)
+    return ToyWithDistributions(encoder, graph(one.shape[0], PAIR), PAIR, extra=extra), rows_of(training)
 
 
 def rows_of(table: pa.Table) -> list[dict[str, Any]]:
