@@ -215,7 +215,7 @@ class Epoch(Base):
 
 
 class Trial(Base):
-    """A trial of a search: it begins once and ends once. Searches go on from these rows."""
+    """A trial of a search. It begins and ends once; an interrupted search resumes from these rows."""
 
     __tablename__ = "trials"
     __table_args__ = (

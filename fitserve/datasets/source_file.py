@@ -67,7 +67,7 @@ _FOREIGN_FORMATS = {
     b"<html": "a web page",
     b"<?xml": "an XML document",
 }
-# Texts that are no CSV although they would parse as some.
+# Text formats that would parse as CSV but are something else.
 _RULE = rb"[ \t]*+[|+]?[ \t]*+:?[-=]{2,}+:?([ \t]*+[|+][ \t]*+:?[-=]{2,}+:?)++[ \t]*+[|+]?[ \t]*+\r?"
 _BELOW_A_RULE = rb"([^\n]*+\n){0,2}?" + _RULE + rb"(\n|$)"
 _DRAWN_TABLE = re.compile(_BELOW_A_RULE)

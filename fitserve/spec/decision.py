@@ -155,7 +155,7 @@ class Decision(BaseModel):
 
     @property
     def rule(self) -> str | None:
-        """Which of RULES it has; None: the likeliest label is answered."""
+        """The rule that is set, one of RULES; None answers the likeliest label."""
         return next((name for name in RULES if getattr(self, name) is not None), None)
 
     @property

@@ -1,4 +1,4 @@
-"""A search and a dataset's facts: a configuration that can be trained, how many there are, and what they cost."""
+"""Resolve a search against a dataset's facts: find a valid configuration, count them all, and estimate the cost."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _seed_of_split(search: SearchSpec) -> int:
 
 
 def _with_fractions(search: SearchSpec, limits: Limits) -> SearchSpec:
-    """Make a range between integers one of any numbers, where the spec takes fractions there: a rate from 0 to 1."""
+    """Make an integer range continuous where the spec takes fractions: `{low: 0, high: 1}` of a dropout rate."""
     body, generator = search.body, random.Random(0)
     for pointer, one in search.flat().items():
         if not (isinstance(one, Interval) and one.whole and one.step is None):

@@ -1,4 +1,4 @@
-"""Decisions: the chosen threshold is as good as any there is, whatever the rows; what cannot be asked is refused."""
+"""Decisions: the chosen threshold is the best there is, for any rows; impossible requests are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Searches: trials that train stacked are what they are alone, and a search goes on from its rows."""
+"""Searches: a stacked trial equals the same trial alone, and an interrupted search resumes from its rows."""
 
 from __future__ import annotations
 

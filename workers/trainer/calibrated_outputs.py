@@ -43,7 +43,7 @@ class CalibratedOutputs:
     _fitted: dict[str, FittedCalibration] | None = None
 
     def before(self, part: str) -> Outputs:
-        """What would be served for a part's rows without calibration, by target (rows, units)."""
+        """Return the outputs for a part's rows before calibration, by target (rows, units)."""
         if part not in self._by_part:
             raw = self.outputs.combined(part, self.encoded[part].x)
             self._by_part[part] = self.outputs.served(raw, self.targets)

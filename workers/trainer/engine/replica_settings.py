@@ -33,7 +33,7 @@ class ReplicaSettings:
 
     @classmethod
     def of(cls, specs: Sequence[Spec], steps_per_epoch: int) -> ReplicaSettings:
-        """From resolved specs with the same `signature`."""
+        """Build the settings from resolved specs that share a `signature`."""
         rates: dict[str, list[float]] = {}
         penalties: dict[tuple[str, str], list[tuple[float, float]]] = {}
         for entries in zip(*(spec.network for spec in specs), strict=True):
