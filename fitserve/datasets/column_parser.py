@@ -6,8 +6,9 @@ read once more: a proof that comes late counts as one that comes early.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -141,6 +142,7 @@ class ColumnParser:
         if parsed is None:
             values = self._without_missing(values)
             parsed, bad = numbers.parse_numbers(values, plan.format, floats)
+            parsed = self._without_missing_numbers(parsed, values)
             large = pa.types.is_floating(parsed.type) and numbers.has_large(parsed)
         else:
             large = pa.types.is_floating(parsed.type) and numbers.has_large(parsed)
@@ -153,6 +155,16 @@ class ColumnParser:
         elif floats:
             parsed = parsed.cast(pa.float64(), safe=False)
         return self._check(values, parsed, bad, rows)
+
+    def _without_missing_numbers(self, parsed: pa.Array, texts: pa.Array) -> pa.Array:
+        """Return the numbers, null where they stand for a missing value in another spelling: -999.0 where -999 does."""
+        if not self.plan.format.missing_numbers:
+            return parsed
+        meant = pa.array(sorted(self.plan.format.missing_numbers), pa.float64())
+        missing = pc.fill_null(pc.is_in(parsed.cast(pa.float64(), safe=False), meant), False)
+        for text in texts.filter(missing).unique().to_pylist():
+            self.read_as_missing[text.strip()] += 1
+        return pc.if_else(missing, pa.scalar(None, parsed.type), parsed)
 
     def _parse_times(self, values: pa.Array, rows: np.ndarray) -> tuple[pa.Array, np.ndarray | None]:
         micros, bad, zoned = times.parse_times(values, self.plan.format)
@@ -309,11 +321,9 @@ class ColumnParser:
                     option=f"kinds.{name}=text",
                 )
             )
-        groups: dict[str, list[str]] = {}
-        for label in self.kept if not format.fold_case and self.plan.stated_kind != "text" else ():
-            groups.setdefault(folded(label), []).append(label)
-        alike = [labels for labels in groups.values() if len(labels) > 1]
-        if alike:
+        if self.plan.stated_kind == "text":
+            return
+        if not format.fold_case and (alike := _alike(self.kept, folded)):
             self.notices.append(
                 Notice(
                     code="similar_labels",
@@ -321,6 +331,17 @@ class ColumnParser:
                     column=name,
                     evidence="; ".join(", ".join(map(repr, labels[:4])) for labels in alike[:3]),
                     option=f"formats.{name}.fold_case=true",
+                )
+            )
+        elif not format.labels and (alike := _alike(self.kept, lambda label: folded(label).rstrip(" .,;:!*"))):
+            merged = {label: labels[0] for labels in alike[:10] for label in labels[1:]}
+            self.notices.append(
+                Notice(
+                    code="similar_labels",
+                    message=f"Labels of {name!r} differ in a sign at their end alone.",
+                    column=name,
+                    evidence="; ".join(", ".join(map(repr, labels[:4])) for labels in alike[:3]),
+                    option=f"formats.{name}.labels={json.dumps(merged, ensure_ascii=False)}",
                 )
             )
 
@@ -338,3 +359,12 @@ class ColumnParser:
                     option=f"kinds.{self.name}=categorical",
                 )
             )
+
+
+def _alike(labels: Mapping[str, int], essence: Callable[[str], str]) -> list[list[str]]:
+    """Return the groups of labels with the same essence, each with its most frequent one first."""
+    groups: dict[str, list[str]] = {}
+    for label in sorted(labels, key=lambda label: -labels[label]):
+        if common := essence(label):
+            groups.setdefault(common, []).append(label)
+    return [group for group in groups.values() if len(group) > 1]

@@ -25,6 +25,7 @@ from fitserve.datasets.column_texts import (
     merge_spellings,
     without_missing,
 )
+from fitserve.datasets.unusual_numbers import note_placeholder, note_quantities
 from fitserve.spelling import ColumnFormat, TimeFormat, numbers, times
 from fitserve.spelling.column_format import PLAIN
 from fitserve.spelling.numbers import NumberEvidence, is_known_unit
@@ -38,6 +39,12 @@ MAGNITUDES = frozenset(
     ("K", "k", "M", "B", "T", "mn", "bn", "Mio", "Mio.", "Mrd", "Mrd.", "Tsd", "Tsd.", "万", "億", "亿")
 )
 EXAMPLES = 2_000  # distinct texts of a column that are looked at one by one
+EPOCH_UNITS = {
+    "epoch_s": "seconds",
+    "epoch_ms": "milliseconds",
+    "epoch_us": "microseconds",
+    "epoch_ns": "nanoseconds",
+}
 SMALLEST_EPOCH = 1e8  # seconds: smaller numbers are times since 1970 only where the request says so
 _TIME_NAME = re.compile(
     r"(^|[_\s.-])(ts|time|timestamp|date|datetime|at|unixtime|unix|created|updated)$", re.IGNORECASE
@@ -172,12 +179,14 @@ class ColumnSample:
         plan = replace(
             base, storage="int64" if whole else "float64", format=format, soft_missing=soft or must, strict=must
         )
-        if not must and whole and (as_time := self._epoch(parsed, plan)) is not None:
+        if not must and (as_time := self._epoch(parsed, plan)) is not None:
             return as_time
         undecided = bool(evidence.either) and not (
             evidence.comma or evidence.point or self.stated.decimal or prior.decimal
         )
         notices = tuple(self._number_notices(format, evidence, doubt))
+        if not must and (odd_one := note_placeholder(self.name, self.present, parsed)) is not None:
+            notices += (odd_one,)
         return replace(plan, notices=notices, open_decimal=undecided, evidence=self._written(format))
 
     def _written(self, format: ColumnFormat) -> str:
@@ -240,17 +249,22 @@ class ColumnSample:
             )
 
     def _epoch(self, parsed: pa.Array, plan: ColumnPlan) -> ColumnPlan | None:
-        """Return a plan for times where whole numbers are times by size and name; note it where only size says so."""
+        """Return a plan for times where numbers are times by size and name; note it where only size says so."""
         low, high = (value.as_py() for value in pc.min_max(parsed).values())
         if low is None or self.stated.decimal is not None:
             return None
-        time = times.epoch_of(low, high)
-        compact = time is None and low >= 1900_01_01 and high <= 2100_12_31 and self._all_read(ColumnFormat(time="ymd"))
-        if time is None and not compact:
-            return None
-        what = {"epoch_s": "seconds", "epoch_ms": "milliseconds", "epoch_us": "microseconds"}.get(
-            time or "", "nanoseconds"
+        whole = pa.types.is_integer(parsed.type)
+        units = times.epochs_of(parsed)
+        compact = (
+            whole
+            and not units
+            and low >= 1900_01_01
+            and high <= 2100_12_31
+            and self._all_read(ColumnFormat(time="ymd"))
         )
+        if not units and not compact:
+            return None
+        what = " or ".join(EPOCH_UNITS[unit] for unit in units)
         seen = "dates written 20240131" if compact else f"{what} since 1970, by their size"
         if _TIME_NAME.search(self.name):
             notice = Notice(
@@ -262,10 +276,10 @@ class ColumnSample:
             )
             format = self.stated.change(time="ymd" if compact else "epoch")
             return replace(plan, storage="timestamp", format=format, notices=(notice,), evidence=f"{seen}")
-        if time in ("epoch_ms", "epoch_us") or compact:
+        if compact or len(units) > 1 or (whole and units[0] in ("epoch_ms", "epoch_us")):
             notice = Notice(
                 code="looks_like_time",
-                message=f"{self.name!r} is read as whole numbers; they could be times: {seen}.",
+                message=f"{self.name!r} is read as numbers; they could be times: {seen}.",
                 column=self.name,
                 evidence=f"from {low} to {high}",
                 option=f"kinds.{self.name}=datetime",
@@ -382,7 +396,10 @@ class ColumnSample:
             labels = Counter({text: count for text, count in counts.items() if not format.is_missing(text)})
             format = merge_spellings(format, labels)
         if self.kind is None:
-            notices += self._unread_times() or self._unread_numbers()
+            found = self._unread_times() or self._unread_numbers()
+            if not found and (quantities := note_quantities(self.name, self.present[:1000].to_pylist())) is not None:
+                found = [quantities]
+            notices += found
         return replace(plan, format=format, notices=tuple(notices))
 
     def _unread_numbers(self) -> list[Notice]:

@@ -137,11 +137,17 @@ class LabelColumn(FittedColumn):
 
     def encode_column(self, column: Column, out: np.ndarray) -> None:
         codes, labels = labels_of(column)
+        spells_missing: frozenset[int] = frozenset()
+        if self.format.missing_numbers:
+            spells_missing = frozenset(at for at, label in enumerate(labels) if as_label(label, self.format) is None)
+            codes = np.where(np.isin(codes, list(spells_missing)), -1, codes)
         missing = codes < 0
         if missing.any():
             self.refuse_missing(1 + int(np.argmax(missing)))
         places = np.full(len(labels) + 1, -1, np.int64)
         for code, label in enumerate(labels):
+            if code in spells_missing:
+                continue
             place = self.place_of(label)
             places[code] = self.place_of_unknown(label, 1 + int(np.argmax(codes == code))) if place is None else place
         if self.missing_place is not None:

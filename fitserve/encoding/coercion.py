@@ -61,6 +61,8 @@ def as_label(value: Any, format: ColumnFormat = PLAIN) -> str | None:
         return None
     if isinstance(value, (bool, np.bool_)):
         return "true" if value else "false"
+    if format.missing_numbers and isinstance(value, (int, float, np.number)) and value in format.missing_numbers:
+        return None
     if isinstance(value, (float, np.floating)):
         number = float(value)
         if number != number:
@@ -86,7 +88,7 @@ def _label_of_text(text: str, format: ColumnFormat) -> str | None:
         return None
     try:
         if format.is_number:
-            return as_label(read_number(text, format))
+            return as_label(read_number(text, format), format)
         if format.time is not None:
             return datetime.fromtimestamp(read_time(text, format), UTC).replace(tzinfo=None).isoformat()
     except (ValueError, OverflowError):

@@ -40,12 +40,20 @@ class NumericColumn(FittedColumn):
 
     def convert(self, value: Any) -> float:
         """Return a JSON value as a number, NaN if missing. Raises TypeError, ValueError, OverflowError."""
-        read = as_seconds if self.kind == "datetime" else as_number
-        return read(value, self.format)
+        if self.kind == "datetime":
+            return as_seconds(value, self.format)
+        number = as_number(value, self.format)
+        return math.nan if number in self.format.missing_numbers else number
 
     def numbers(self, column: Column) -> np.ndarray:
         """Return a table's column as float64 (rows,), NaN where missing. Raises BadInput."""
-        return numbers_of(column)
+        return self._without_missing(numbers_of(column))
+
+    def _without_missing(self, numbers: np.ndarray) -> np.ndarray:
+        """Return the numbers, NaN where they stand for a missing value."""
+        if self.kind != "numeric" or not self.format.missing_numbers:
+            return numbers
+        return np.where(np.isin(numbers, list(self.format.missing_numbers)), np.nan, numbers)
 
     def read_number(self, value: Any, row: int | None) -> float:
         """Return a JSON value as a number, NaN if missing. Raises BadInput."""
@@ -97,10 +105,10 @@ class NumericColumn(FittedColumn):
         refused = np.zeros(len(values), np.bool_)
         if self.kind == "numeric":
             if isinstance(values, np.ndarray):
-                return values, refused
+                return self._without_missing(values), refused
             if _NUMBERS_OR_MISSING.issuperset(map(type, values)):
                 try:
-                    return np.array(values, np.float64), refused  # None becomes NaN
+                    return self._without_missing(np.array(values, np.float64)), refused  # None becomes NaN
                 except OverflowError:  # an integer beyond float64
                     pass
         numbers = np.full(len(values), np.nan)
@@ -218,7 +226,7 @@ class RangedColumn(NumericColumn):
 
     @property
     def plain_range(self) -> tuple[float, float] | None:
-        if self.kind != "numeric":
+        if self.kind != "numeric" or self.format.missing_numbers:
             return None
         return self.usual_range or (-_LARGEST, _LARGEST)
 

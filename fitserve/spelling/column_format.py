@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from contextlib import suppress
 from functools import cached_property
 from typing import Any, Literal
 
@@ -112,13 +113,24 @@ class ColumnFormat(BaseModel):
 
     @property
     def is_plain(self) -> bool:
-        """Whether the usual spellings of numbers are the only ones."""
-        return self.decimal in (None, ".") and not self.thousands and not self.units
+        """Whether the usual spellings of numbers are the only ones, and each number means itself."""
+        return self.decimal in (None, ".") and not self.thousands and not self.units and not self.missing_numbers
 
     @cached_property
     def missing_spellings(self) -> frozenset[str]:
         """Spellings of a missing value that count as they are."""
         return frozenset(("", *(MISSING if self.missing is None else self.missing))) - {*self.keep}
+
+    @cached_property
+    def missing_numbers(self) -> frozenset[float]:
+        """Numbers that stand for a missing value, however they are written: -999."""
+        found = set()
+        for text in (*self.missing_spellings, *self.also_missing):
+            plain = text.replace(self.thousands or " ", "").replace(self.decimal or ".", ".")
+            if any("0" <= character <= "9" for character in plain) and "_" not in plain:
+                with suppress(ValueError):
+                    found.add(float(plain))
+        return frozenset(found)
 
     @cached_property
     def _also_missing(self) -> frozenset[str]:

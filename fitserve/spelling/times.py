@@ -33,7 +33,7 @@ _CLOCK = (
 )
 _WEEKDAY = f"(?:[{_LETTERS}]{{2,10}}\\.?,? )?"
 _NAME = f"(?P<month>[{_LETTERS}]{{3,12}})\\.?"
-_DAY = r"(?P<day>\d{1,2})(?:st|nd|rd|th|\.)?"
+_DAY = r"(?P<day>\d{1,2})(?:st|nd|rd|th|er|\.)?"
 # Tried in this order. Arrow's and Python's engines both take them.
 NUMERIC = (
     rf"^{_WEEKDAY}(?P<first>\d{{1,4}})(?P<sign>[-/.]) ?(?P<middle>\d{{1,2}})(?P<same>[-/.]) ?(?P<last>\d{{1,4}})"
@@ -45,7 +45,10 @@ DAY_NAME_YEAR = (
 NAME_DAY_YEAR = rf"^{_WEEKDAY}{_NAME}[-/ .]? ?{_DAY}(?:, ?|[-/ .])(?P<year>\d{{4}}|\d{{2}}){_CLOCK}$"
 YEAR_NAME_DAY = rf"^(?P<year>\d{{4}})[-/ .]?{_NAME}[-/ .]?{_DAY}{_CLOCK}$"
 NAME_YEAR = rf"^{_NAME}[-/ .]? ?(?P<year>\d{{4}})$"
-YEAR_MONTH = r"^(?P<year>\d{4})-(?P<number>\d{2})$"
+# Jan-24 and Jan '24; a blank alone would as well be followed by a day.
+NAME_SHORT_YEAR = rf"^{_NAME}(?:[-/]| ?['’])(?P<year>\d{{2}})$"
+YEAR_MONTH = r"^(?P<year>\d{4})[-/](?P<number>\d{2})$"
+MONTH_YEAR = r"^(?P<number>\d{1,2})[-/](?P<year>\d{4})$"
 COMPACT = (
     r"^(?P<year>\d{4})(?P<number>\d{2})(?P<day>\d{2})"
     r"(?:[T ]?(?P<hour>\d{2})(?P<minute>\d{2})(?P<second>\d{2})?(?P<zone>Z)?)?$"
@@ -61,13 +64,16 @@ _DAY_NAME_YEAR = re.compile(DAY_NAME_YEAR, re.ASCII)
 _NAME_DAY_YEAR = re.compile(NAME_DAY_YEAR, re.ASCII)
 _YEAR_NAME_DAY = re.compile(YEAR_NAME_DAY, re.ASCII)
 _NAME_YEAR = re.compile(NAME_YEAR, re.ASCII)
+_NAME_SHORT_YEAR = re.compile(NAME_SHORT_YEAR, re.ASCII)
 _YEAR_MONTH = re.compile(YEAR_MONTH, re.ASCII)
+_MONTH_YEAR = re.compile(MONTH_YEAR, re.ASCII)
 _COMPACT = re.compile(COMPACT, re.ASCII)
 _EAST_ASIAN = re.compile(EAST_ASIAN, re.ASCII)
 _WEEK = re.compile(WEEK, re.ASCII)
 _C_TIME = re.compile(C_TIME, re.ASCII)
 # Seconds, milli-, micro- and nanoseconds since 1970 are told apart by their size: seconds up to the year 5138.
 _UNITS = {"epoch_s": 1_000_000, "epoch_ms": 1_000, "epoch_us": 1}
+FROM_2001, UNTIL_2100 = 978_307_200, 4_102_444_800  # seconds since 1970
 _FROM_MILLIS, _FROM_MICROS, _FROM_NANOS = 1e11, 1e14, 1e17
 
 
@@ -145,7 +151,9 @@ def _match(text: str) -> dict[str, Any]:
         or _NAME_DAY_YEAR.fullmatch(text)
         or _YEAR_NAME_DAY.fullmatch(text)
         or _NAME_YEAR.fullmatch(text)
+        or _NAME_SHORT_YEAR.fullmatch(text)
         or _YEAR_MONTH.fullmatch(text)
+        or _MONTH_YEAR.fullmatch(text)
         or _COMPACT.fullmatch(text)
         or _EAST_ASIAN.fullmatch(text)
         or _WEEK.fullmatch(text)
@@ -205,7 +213,7 @@ def parse_times(texts: pa.Array, format: ColumnFormat) -> tuple[pa.Array, np.nda
         left = np.flatnonzero(present)
         for pattern in (
             *(NUMERIC, DAY_NAME_YEAR, NAME_DAY_YEAR, YEAR_NAME_DAY),
-            *(NAME_YEAR, YEAR_MONTH, COMPACT, EAST_ASIAN, WEEK, C_TIME),
+            *(NAME_YEAR, NAME_SHORT_YEAR, YEAR_MONTH, MONTH_YEAR, COMPACT, EAST_ASIAN, WEEK, C_TIME),
         ):
             if not len(left):
                 break
@@ -425,9 +433,16 @@ def evidence_of(texts: Mapping[str, int], first_year: int | None = None) -> Time
     return found
 
 
-def epoch_of(low: float, high: float) -> TimeFormat | None:
-    """Return the epoch of whole numbers that are all times from 2001 to 2100 in one unit; None where they are not."""
+def epochs_of(numbers: pa.Array) -> list[TimeFormat]:
+    """Return the units of numbers that are all times from 2001 to 2100, told by their size; [] where any is not."""
+    present = numbers.drop_null().to_numpy(zero_copy_only=False)
+    found: list[TimeFormat] = []
+    left = len(present)
+    if not left or not (present.min() >= FROM_2001 and present.max() < UNTIL_2100 * 1e9):
+        return []
     for time, unit in (("epoch_s", 1), ("epoch_ms", 1e3), ("epoch_us", 1e6), ("epoch_ns", 1e9)):
-        if 978_307_200 * unit <= low and high < 4_102_444_800 * unit:
-            return time  # type: ignore[return-value]
-    return None
+        of_unit = int(((present >= FROM_2001 * unit) & (present < UNTIL_2100 * unit)).sum())
+        left -= of_unit
+        if of_unit:
+            found.append(time)  # type: ignore[arg-type]
+    return [] if left else found

@@ -38,6 +38,8 @@ def us(*values: str) -> bytes:
     return lines("a,b", *(f'"{value}",x' for value in values))
 
 
+NUMBERS = list(range(20, 44, 2))
+TENS = [str(number) for number in NUMBERS]
 TWICE = ["1.234", "5.678", "9.012"]
 CASES_OF_NUMBERS = {
     "a decimal comma that one value proves": Case(euro(*TWICE, "3.049,73"), [1234, 5678, 9012, 3049.73], "numeric"),
@@ -91,7 +93,21 @@ CASES_OF_NUMBERS = {
     "thousands and millions": Case(us("1.2K", "3M", "850"), ["1.2K", "3M", "850"], "categorical", {"magnitudes"}),
     "one column of amounts": Case(lines("Value", "68,527.00", "1.50"), [68527, 1.5], "numeric"),
     "one column of decimal commas": Case(lines("foo", "12,5", "145,00"), [12.5, 145], "numeric"),
-    "codes with 0x": Case(us("0x1A", "0x2B"), ["0x1A", "0x2B"], "categorical"),
+    "codes with 0x": Case(us("0x1A", "0x2B"), ["0x1A", "0x2B"], "categorical", {"number_like_text"}),
+    "fractions": Case(us("3/4", "1 1/2"), ["3/4", "1 1/2"], "categorical", {"number_like_text"}),
+    "clock times": Case(us("08:30", "23:15"), ["08:30", "23:15"], "categorical", {"number_like_text"}),
+    "durations": Case(us("1h 30m", "2h"), ["1h 30m", "2h"], "categorical", {"number_like_text"}),
+    "feet and inches": Case(lines("a;b", "5'11;x", "6'2;y"), ["5'11", "6'2"], "categorical", {"number_like_text"}),
+    "degrees": Case(us("48°51′24″N", "2.35° E"), ["48°51′24″N", "2.35° E"], "categorical", {"number_like_text"}),
+    "millions of dollars": Case(us("$1.2bn", "$500"), ["$1.2bn", "$500"], "categorical", {"number_like_text"}),
+    "-999 far from the rest": Case(us("-999", *TENS, "-999"), [-999, *NUMBERS], "numeric", {"may_be_missing"}),
+    "-999 by option": Case(
+        us("-999", *TENS, "-999"), [None, *NUMBERS], "numeric", options={"formats.a.also_missing": "-999"}
+    ),
+    "a lone negative number": Case(us("-1", *TENS, "-1"), [-1, *NUMBERS], "numeric", {"may_be_missing"}),
+    "zeros where nothing is small": Case(us("0", *TENS, "0"), [0, *NUMBERS], "numeric", {"may_be_missing"}),
+    "zeros beside small numbers": Case(us("0", *map(str, range(1, 20)), "0"), [0, *range(1, 20)], "numeric"),
+    "999 as the end of a range": Case(us("999", *map(str, range(100, 999, 9)), "999"), [999, 100], "numeric"),
 }
 CASES_OF_TIMES = {
     "month names": Case(
@@ -122,6 +138,26 @@ CASES_OF_TIMES = {
     ),
     "weeks": Case(us("2024-W05-3", "2024-W01"), ["2024-01-31", "2024-01-01"], "datetime"),
     "months": Case(us("1949-01", "1949-02"), ["1949-01-01", "1949-02-01"], "datetime"),
+    "months before years": Case(us("01/2024", "12/2023"), ["2024-01-01", "2023-12-01"], "datetime"),
+    "months and short years": Case(
+        us("Jan-24", "Dez '23", "mar/22"), ["2024-01-01", "2023-12-01", "2022-03-01"], "datetime", {"two_digit_years"}
+    ),
+    "the first in French": Case(us("1er mai 2022", "2 mai 2022"), ["2022-05-01", "2022-05-02"], "datetime"),
+    "numbers before years that are no months": Case(
+        us("01-2024", "13-2024", "02-2024"), ["01-2024", "13-2024", "02-2024"], "categorical", {"some_are_times"}
+    ),
+    "seconds beside milliseconds": Case(
+        lines("at,b", "1700000000,x", "1700000001000,y"),
+        ["2023-11-14T22:13:20", "2023-11-14T22:13:21"],
+        "datetime",
+        {"epoch"},
+    ),
+    "seconds with a fraction": Case(
+        lines("at,b", "1700000000.25,x", "1700000001.5,y"),
+        ["2023-11-14T22:13:20.250000", "2023-11-14T22:13:21.500000"],
+        "datetime",
+        {"epoch"},
+    ),
     "zones beside none": Case(
         us("2024-03-01 10:00:00", "2024-03-01 10:00:00+02:00"),
         ["2024-03-01T10:00", "2024-03-01T08:00"],
@@ -222,6 +258,18 @@ CASES_OF_LABELS = {
         [">50K", ">50K", "<=50K"],
         "categorical",
         {"spellings_merged"},
+    ),
+    "full stops at the end": Case(
+        lines("a,b", ">50K,1", ">50K.,2", "<=50K,3", times=3),
+        [">50K", ">50K.", "<=50K"],
+        "categorical",
+        {"similar_labels"},
+    ),
+    "full stops at the end, by option": Case(
+        lines("a,b", ">50K,1", ">50K.,2", "<=50K,3", "<=50K,4"),
+        [">50K", ">50K", "<=50K", "<=50K"],
+        "categorical",
+        options={"formats.a.labels": '{">50K.": ">50K"}'},
     ),
     "cases that differ": Case(
         lines("a,b", "Male,1", "male,2", "Female,3", times=3),

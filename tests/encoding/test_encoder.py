@@ -20,6 +20,7 @@ from fitserve.encoding.hashing import hash_bin, siphash24
 from fitserve.encoding.text import tokenize
 from fitserve.errors import BadInput
 from fitserve.spec.feature import Defaults, Feature, default_features, encoded_inputs, resolve_features
+from fitserve.spelling import ColumnFormat
 
 NOON = datetime(2024, 2, 29, 12)
 CELLS: dict[str, tuple[pa.DataType, str, str, st.SearchStrategy[Any]]] = {
@@ -311,6 +312,22 @@ def test_the_fast_path_of_numbers_gives_the_same_bits(encodings: list[str]) -> N
     assert few.tobytes() == expected[:20].tobytes()
     assert plain.encode_few([math.nan, 0.0]) is None
     assert plain.encode_few([1e9, 0.0]) is None
+
+
+@pytest.mark.parametrize("encodings", [["standardize"], ["robust", "piecewise_linear"], ["one_hot"]])
+def test_a_number_that_stands_for_a_missing_value_is_one_in_every_row(encodings: list[str]) -> None:
+    table = pa.table({"i": [1, 2, None, 4, 5] * 20})
+    facts = facts_for(table)
+    column = facts.columns[0].model_copy(update={"format": ColumnFormat(decimal=".", also_missing=("-9",))})
+    features = [Feature.model_validate({"i": encodings})]
+    encoder = Encoder.fit(features, table, facts.model_copy(update={"columns": (column,)}))
+    encoder = Encoder.from_json(json.loads(json.dumps(encoder.to_json())))
+    expected, _ = encoder.encode_rows([[None], [4]])
+    for number in (-9, -9.0, "-9", "-9.0"):
+        assert encoder.encode_rows([[number], [4]])[0]["features"].tobytes() == expected["features"].tobytes()
+    by_column = encoder.encode_columns([np.array([-9.0, 4.0])])[0]
+    assert by_column["features"].tobytes() == expected["features"].tobytes()
+    assert encoder.encode(pa.table({"i": [-9, 4]}))["features"].tobytes() == expected["features"].tobytes()
 
 
 def test_hashes_and_tokens_are_those_of_keras() -> None:

@@ -1,0 +1,84 @@
+"""Numbers that may mean something else, and texts that mean numbers: both are named, neither is changed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from fitserve.wire.notices import Notice
+
+# Numbers that tables use where a value is missing. Those that are usual values too have to stand further apart.
+PLACEHOLDERS = frozenset(
+    sign * number
+    for number in (9, 99, 999, 9999, 99999, 999999, 9999999, 99999999, 999999999, 99.99, 999.9, 999.99, 9999.99)
+    for sign in (1, -1)
+) | {0, -1, -2, -7, -8, -88, -888, -8888, -32768, -9999.9, -999.25, 8888, 88888, 1e20, 1e30, -1e30, -2147483648}
+FEWEST_OTHERS = 10  # different values beside the placeholder: fewer are codes, of which one may be -1 or 9
+APART = 0.2  # of the range of the other values; the only negative number among them is apart anyhow
+RAREST = 0.002  # of the rows; a single extreme value is an outlier
+# Notations of numbers that are not read: each group is what they are called, with blanks for the underscores.
+_QUANTITY = re.compile(
+    r"(?P<hexadecimal_numbers>[+-]?0[xX][0-9a-fA-F]{1,16})"
+    r"|(?P<fractions>[+-]?(?:\d{1,3} )?\d{1,3} ?[/\u2044] ?\d{1,3}|\d{0,9} ?[½¼¾⅓⅔⅛⅜⅝⅞])"
+    r"|(?P<clock_times>-?\d{1,5}:[0-5]\d(?::[0-5]\d(?:[.,]\d{1,9})?)?(?: ?[AaPp][Mm])?)"
+    r"|(?P<durations>-?P[0-9YMWDTHS.]{2,30}|\d{1,5} ?h(?: ?\d{1,2} ?m(?:in)?)?|\d{1,5} ?m(?:in)? \d{1,2} ?s)"
+    r"|(?P<feet_and_inches>\d{1,3} ?['\u2032](?: ?\d{1,2}(?:\.\d{1,3})? ?(?:\"|\u2033|''|\u201d)?)?)"
+    r"|(?P<degrees>[NSEW]? ?[+-]?\d{1,3}(?:\.\d{1,9})? ?°[0-9.'\"\u2032\u2033\u2019\u201d ]{0,20}[NSEWO]?)"
+    r"|(?P<amounts_in_thousands_or_millions>[+-]?[A-Z]{0,3}[$€£¥₹] ?\d{1,12}(?:[.,]\d{1,9}){0,3}"
+    r" ?(?:[KkMmBbT]|[bmt]n|[Mm]illion|[Bb]illion|[Tt]housand|Mio\.?|Mrd\.?|lakh|crore)?)"
+)
+MEANT = 0.95  # of a column's texts
+
+
+def note_placeholder(name: str, texts: pa.Array, numbers: pa.Array) -> Notice | None:
+    """Note a number that may stand for a missing value: repeated, far from all others, one that tables use so.
+
+    `numbers` are what `texts` were read as.
+    """
+    values = numbers.cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy(zero_copy_only=False)
+    finite = np.isfinite(values)
+    if not finite.any() or not {float(values[finite].min()), float(values[finite].max())} & PLACEHOLDERS:
+        return None
+    distinct, counts = np.unique(values[finite], return_counts=True)
+    if len(distinct) <= FEWEST_OTHERS:
+        return None
+    for at, others in ((0, distinct[1:]), (-1, distinct[:-1])):
+        number, count = float(distinct[at]), int(counts[at])
+        gap = abs(float(others[0 if at == 0 else -1]) - number)
+        spread = float(others[-1]) - float(others[0])
+        is_apart = gap >= APART * spread or number < 0 <= others[0]
+        if number not in PLACEHOLDERS or count < max(2, RAREST * finite.sum()) or not is_apart:
+            continue
+        written = texts.filter(pa.array(values == number)).unique()[:3].to_pylist()
+        spellings = [str(text).strip() for text in written]
+        listed = json.dumps(spellings) if len(spellings) > 1 else spellings[0]
+        return Notice(
+            code="may_be_missing",
+            message=f"{spellings[0]} in {name!r} is read as a number; it may stand for a missing value.",
+            column=name,
+            evidence=f"{count} of {int(finite.sum())} values; the others are from {others[0]:.6g} to {others[-1]:.6g}",
+            option=f"formats.{name}.also_missing={listed}",
+        )
+    return None
+
+
+def note_quantities(name: str, texts: Sequence[str]) -> Notice | None:
+    """Note a column of texts that all mean numbers in a notation that is not read: 0x1F, 3/4, 08:30, 5'11"."""
+    present = [text.strip() for text in texts[:1000] if text.strip()]
+    found = Counter(match.lastgroup for text in present if (match := _QUANTITY.fullmatch(text)))
+    what, count = found.most_common(1)[0] if found else (None, 0)
+    if what is None or count < 2 or count < MEANT * len(present):
+        return None
+    example = next(text for text in present if _QUANTITY.fullmatch(text))
+    return Notice(
+        code="number_like_text",
+        message=f"{name!r} is left as text: its values are {what.replace('_', ' ')}, which are not read as numbers.",
+        column=name,
+        evidence=f"such as {example}; written as plain numbers, their size can be learned from",
+        option=f"kinds.{name}=categorical",
+    )
