@@ -115,6 +115,61 @@ def test_a_revoked_key_ends_the_session(browser: Browser, server: Server, api: h
     page.get_by_role("link", name="Runs").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Runs")
     api.delete(f"/keys/{key['id']}").raise_for_status()
-    page.get_by_role("link", name="Models").click()
+    # The list of runs is read anew every few seconds.
     expect(page.get_by_text("Your session ended: the key expired or was revoked.")).to_be_visible()
     context.close()
+
+
+def test_the_owner_says_what_others_may_do_with_a_model_and_a_dataset(
+    page: Page, trained: list[str], api: httpx2.Client
+) -> None:
+    page.goto("/models/browser-small")
+    page.get_by_role("button", name="Share", exact=True).click()
+    sheet = page.get_by_role("dialog")
+    sheet.get_by_label("Other people may").select_option("inspect")
+    expect(sheet).to_contain_text("quantiles and categories of the training rows")
+    sheet.get_by_text("Count the ground truth that others send").click()
+    sheet.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("button", name="Shared: see how it was trained")).to_be_visible()
+    model = api.get("/models/browser-small").json()
+    assert (model["sharing"], model["open_feedback"]) == ("inspect", True)
+    page.get_by_role("button", name="Shared:").click()
+    sheet.get_by_label("Other people may").select_option("not use it")
+    sheet.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("button", name="Share", exact=True)).to_be_visible()
+    assert api.get("/models/browser-small").json()["shared"] is False
+    page.goto("/datasets/browser-small")
+    page.get_by_role("button", name="Share", exact=True).click()
+    page.get_by_role("alertdialog").get_by_role("button", name="Share", exact=True).click()
+    page.get_by_role("button", name="Stop sharing").click()
+    assert api.get("/datasets/browser-small").json()["shared"] is True
+    page.get_by_role("alertdialog").get_by_role("button", name="Stop sharing").click()
+    expect(page.get_by_role("button", name="Share", exact=True)).to_be_visible()
+    assert api.get("/datasets/browser-small").json()["shared"] is False
+
+
+def test_nothing_to_press_is_lost_on_a_narrow_screen(page: Page, trained: list[str]) -> None:
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.goto("/new?dataset=browser-small&target=kind")
+    shown = [page.get_by_role("link", name=name, exact=True) for name in ("Datasets", "Playground", "System")]
+    shown += [page.get_by_role("button", name="Sign out"), page.get_by_role("button", name="Remove layer 1")]
+    for control in shown:
+        expect(control).to_be_visible()
+        box = control.bounding_box()
+        assert box is not None
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 390
+    page.goto(f"/runs/{trained[0]}")
+    page.locator("summary", has_text="Download").click()
+    sheet = page.locator(".downloads .sheet")
+    expect(sheet.get_by_role("link", name="model.keras")).to_be_in_viewport()
+    page.keyboard.press("Escape")
+    expect(sheet).to_be_hidden()
+    page.set_viewport_size({"width": 1024, "height": 800})
+    page.goto("/datasets/browser-small")
+    kind = page.get_by_role("combobox").first.bounding_box()
+    assert kind is not None
+    assert kind["width"] > 100
+    page.goto("/playground")
+    page.get_by_role("heading", name="Output").wait_for()
+    assert page.evaluate("document.documentElement.scrollHeight") < 1800

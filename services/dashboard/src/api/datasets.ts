@@ -68,6 +68,8 @@ export const makeSample = (request: SampleRequest): Promise<DatasetInfo> => post
 export const correctKinds = (ref: string, kinds: Record<string, Kind>): Promise<DatasetDetail> =>
   patch<DatasetDetail>(`${ROOT}/${seg(ref)}`, { kinds });
 
+export const shareDataset = (ref: string, shared: boolean): Promise<DatasetDetail> => patch<DatasetDetail>(`${ROOT}/${seg(ref)}`, { shared });
+
 /** Turn a file name into a valid dataset name: `Titanic (1).CSV.gz` becomes `titanic-1`. */
 export function nameOf(fileName: string): string {
   const stem = fileName.toLowerCase().replace(/\.(gz|gzip|zst|zstd)$/, "").replace(/\.(csv|tsv|txt|jsonl|ndjson|json|parquet|arrow|feather|ipc)$/, "");

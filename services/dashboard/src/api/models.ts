@@ -62,6 +62,9 @@ export const setLabel = (name: string, label: string, version: number, weight?: 
 export const removeLabel = (name: string, label: string): Promise<unknown> => del(`${ROOT}/${seg(name)}/labels/${seg(label)}`);
 export const rollback = (name: string): Promise<LabelInfo> => post<LabelInfo>(`${ROOT}/${seg(name)}/rollback`);
 export const setLoaded = (name: string, loaded: boolean): Promise<ModelDetail> => patch<ModelDetail>(`${ROOT}/${seg(name)}`, { loaded });
+/** What other owners may do with a model; null: nothing. */
+export const shareModel = (name: string, sharing: "ask" | "inspect" | "download" | null, openFeedback: boolean): Promise<ModelDetail> =>
+  patch<ModelDetail>(`${ROOT}/${seg(name)}`, { ...(sharing === null ? { shared: false } : { sharing }), open_feedback: openFeedback });
 export const retire = (name: string, version: number): Promise<unknown> => del(`${ROOT}/${seg(name)}/versions/${version}`);
 
 export interface Answer {

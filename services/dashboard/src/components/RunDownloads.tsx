@@ -1,3 +1,4 @@
+import { useEffect, useRef, type RefObject } from "react";
 import { useModel } from "../api/models";
 import { isLive } from "../api/runs";
 import type { RunDetail } from "../api/types";
@@ -12,12 +13,14 @@ const NUMBERS = ["predicted", "residuals"] as const;
 export function RunDownloads({ run }: { run: RunDetail }) {
   const t = useText();
   const model = useModel(run.model ?? "");
+  const sheet = useRef<HTMLDetailsElement>(null);
+  useEffect(() => closeFromOutside(sheet), []);
   if (isLive(run)) return null;
   const version = model.data?.versions.find((one) => one.run_id === run.id);
   const files = version && run.model ? `/api/v1/models/${encodeURIComponent(run.model)}/versions/${version.version}/files` : null;
   const plots = run.state === "succeeded" ? [...ALWAYS, ...(asksNumbers(run.resolved) ? NUMBERS : CLASSES)] : (["complexity", "layers"] as const);
   return (
-    <details className="downloads">
+    <details className="downloads" ref={sheet}>
       <summary className="button">{t("download")}</summary>
       <div className="card sheet">
         {files !== null ? (
@@ -49,4 +52,22 @@ export function RunDownloads({ run }: { run: RunDetail }) {
       </div>
     </details>
   );
+}
+
+/** Close the sheet on Escape and on a press beside it, as menus do; return what stops listening. */
+function closeFromOutside(sheet: RefObject<HTMLDetailsElement | null>): () => void {
+  const close = (event: KeyboardEvent | PointerEvent) => {
+    const element = sheet.current;
+    if (!element?.open) return;
+    const leaves = event instanceof KeyboardEvent ? event.key === "Escape" : !element.contains(event.target as Node);
+    if (!leaves) return;
+    element.open = false;
+    if (event instanceof KeyboardEvent) element.querySelector("summary")?.focus();
+  };
+  document.addEventListener("keydown", close);
+  document.addEventListener("pointerdown", close);
+  return () => {
+    document.removeEventListener("keydown", close);
+    document.removeEventListener("pointerdown", close);
+  };
 }

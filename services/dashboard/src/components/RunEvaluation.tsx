@@ -145,7 +145,9 @@ function TargetFigures({ title, part, figures }: { title: string; part: Evaluati
       <div className="grid two">
         {confusion && labels.length > 0 && (
           <Card title={t("evaluation.confusion")} level={3}>
-            <ConfusionMatrix labels={labels} matrix={confusion} actual={t("evaluation.actual")} predicted={t("evaluation.prediction")} />
+            <Scroll>
+              <ConfusionMatrix labels={labels} matrix={confusion} actual={t("evaluation.actual")} predicted={t("evaluation.prediction")} />
+            </Scroll>
           </Card>
         )}
         {byLabel.length > 0 && (

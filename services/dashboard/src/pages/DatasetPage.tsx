@@ -6,6 +6,7 @@ import { Bars } from "../charts/small";
 import { Button, Card, ErrorView, Loading, Notice, ProblemLine, Scroll, Select, Stat } from "../components/basics";
 import { Columns } from "../components/DatasetColumns";
 import { AddressTabs } from "../components/dialogs";
+import { DatasetSharing } from "../components/Sharing";
 import { Notices } from "../components/Notices";
 import type { ProblemItem } from "../api/client";
 import { bytes, cell, moment, number, percent } from "../format";
@@ -41,6 +42,7 @@ export default function DatasetPage() {
           </p>
         </div>
         <div className="row">
+          <DatasetSharing dataset={data} reference={ref} />
           <a className="button" href={`/api/v1/datasets/${encodeURIComponent(`${data.name}@${data.version}`)}/download?format=csv`} download>
             {t("download")} CSV
           </a>

@@ -6,6 +6,7 @@ import type { ModelDetail, VersionInfo } from "../api/types";
 import { Badge, Button, Card, ErrorView, Loading, Scroll, Stat } from "../components/basics";
 import { AddressTabs, Confirm } from "../components/dialogs";
 import { showMessage, showError } from "../components/toasts";
+import { ModelSharing } from "../components/Sharing";
 import { TryIt } from "../components/TryIt";
 import { ModelLive } from "../components/ModelLive";
 import { ago, bytes, moment, number } from "../format";
@@ -47,6 +48,7 @@ export default function ModelPage() {
           <Link className="button" to={`/runs?model=${encodeURIComponent(detail.name)}`}>
             {t("nav.runs")}
           </Link>
+          <ModelSharing model={detail} />
           <LoadButton model={detail} />
         </div>
       </div>
