@@ -14,7 +14,8 @@ from fitserve.errors import BadInput, NotFound
 from fitserve.findings import RULES, apply_patch, complexity, diagnose
 from fitserve.runs import create, queries
 from fitserve.runs.create import NewRun
-from fitserve.spec.resolve import resolve
+from fitserve.spec.as_written import rewrite
+from fitserve.spec.resolve import Resolved, resolve
 from fitserve.spec.spec import parse
 from fitserve.strictjson import finite_json
 from fitserve.tables import Epoch
@@ -108,11 +109,16 @@ def _submit_child(
         spec = {**spec, "training": {**spec["training"], "restarts": max(seeds, spec["training"]["restarts"])}}
     with db.reading(ctx.engine) as session:
         pace = queries.measured_pace(session)
-    resolved = resolve(parse(spec), insight.record.facts, ctx.settings.limits, pace)
+
+    def resolved_of(spec: Any) -> Resolved:
+        return resolve(parse(spec), insight.record.facts, ctx.settings.limits, pace)
+
+    spec = rewrite(run.spec, spec, lambda candidate: resolved_of(candidate).spec.to_json())
+    resolved = resolved_of(spec)
     new = NewRun(
         owner=run.owner,
         dataset_id=run.dataset_id,
-        spec=spec,
+        spec=dict(spec),
         resolved=resolved.spec.to_json(),
         estimates=estimates_of(resolved),
         model=run.model,

@@ -1,0 +1,153 @@
+"""A changed spec in its author's words: what was written, and of the rest only what the change needs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fitserve.spec.network import ENTRY_KEYS, read_entry
+
+Json = Mapping[str, Any]
+# How a member is written, given what was written, what it resolved to, and what it is to be.
+Way = Callable[[Any, Any, Any], Any]
+_ABSENT: Any = object()
+
+
+MOST_ROUNDS = 6  # what is written decides other defaults: a network alone is no ensemble
+
+
+def rewrite(written: Json, changed: Json, resolve: Callable[[Json], Json]) -> Json:
+    """Return a spec that resolves to the same as `changed`, as close to what was written as can be.
+
+    `changed` is what `written` resolves to, with changes. Where no shorter spec means the same, it is returned itself.
+    `resolve` returns what a spec resolves to; it raises for one that is refused.
+    """
+    meant = resolve(changed)
+    for layers, features in itertools.product((_changed_layers, _all_layers), (_named_features, _all_features)):
+        candidate = written
+        try:
+            for _ in range(MOST_ROUNDS):
+                found = resolve(candidate)
+                if _without_names(found) == _without_names(meant):
+                    return candidate
+                # Features give the network its inputs, so that layers are rewritten last.
+                nearer = _merge(
+                    candidate, {**found, "network": None}, {**meant, "network": None}, {"features": features}
+                )
+                candidate = nearer if nearer != candidate else _merge(candidate, found, meant, {"network": layers})
+        except ValueError:  # a spec that is refused: BadInput is one
+            continue
+    return changed
+
+
+def _merge(written: Json, before: Json, after: Json, ways: Mapping[str, Way] | None = None) -> Json:
+    """Return `written` with the members that differ between `before` and `after`; `ways` of writing some of them."""
+    merged = dict(written)
+    for key in dict.fromkeys((*before, *after)):
+        old, new, own = before.get(key, _ABSENT), after.get(key, _ABSENT), written.get(key, _ABSENT)
+        if old == new:
+            continue
+        if new is _ABSENT:
+            merged.pop(key, None)
+        elif ways and key in ways:
+            merged[key] = ways[key](own, old, new)
+        elif isinstance(old, Mapping) and isinstance(new, Mapping) and (own is _ABSENT or isinstance(own, Mapping)):
+            merged[key] = _merge({} if own is _ABSENT else own, old, new)
+        elif _is_one_class(old, new):  # "adam" became {"Adam": {...}}
+            merged[key] = _merge({}, old, new)
+        else:
+            merged[key] = new
+    return merged
+
+
+def _is_one_class(old: Any, new: Any) -> bool:
+    """Return whether two values are a component of one class with its arguments."""
+    both = isinstance(old, Mapping) and isinstance(new, Mapping)
+    return both and len(old) == 1 and old.keys() == new.keys()
+
+
+def _named_features(written: Any, before: list[Json], after: list[Json]) -> list[Any]:
+    """Return the features, by name alone where nothing about a column changed."""
+    kept = [entry for entry in after if entry in before]
+    changed = {entry["column"] for entry in after if entry not in kept}
+    features: list[Any] = []
+    for entry in after:
+        if entry["column"] in changed:
+            features.append(entry)
+        elif entry["column"] not in features:
+            features.append(entry["column"])
+    return features
+
+
+def _all_features(written: Any, before: list[Json], after: list[Json]) -> list[Json]:
+    return after
+
+
+def _changed_layers(written: Any, before: list[Json], after: list[Json]) -> Any:
+    """Return the written layers with the arguments that changed; all layers where none was written or one moved."""
+    if not isinstance(written, list) or [_class(entry) for entry in before] != [_class(entry) for entry in after]:
+        return _all_layers(written, before, after)
+    inputs = sum(_class(entry) == "Input" for entry in before)
+    if any(_class_of_written(entry) == "Input" for entry in written):
+        inputs = 0
+    layers = []
+    for place, own in enumerate(written, inputs):
+        old, new = before[place], after[place]
+        cls = _class(new)
+        if old == new or _class_of_written(own) != cls:
+            layers.append(own)
+            continue
+        arguments = own.get(cls) if isinstance(own, Mapping) else {}
+        if not isinstance(arguments, Mapping):  # {"Dropout": 0.1}, {"Dense": 64}
+            (argument,) = [name for name, value in old[cls].items() if value == arguments][:1] or [None]
+            arguments = {} if argument is None else {argument: arguments}
+        beside = {key: own[key] for key in ENTRY_KEYS if isinstance(own, Mapping) and key in own}
+        layers.append({cls: _merge(arguments, old[cls], new[cls]), **beside})
+    return layers
+
+
+def _all_layers(written: Any, before: list[Json], after: list[Json]) -> list[Json]:
+    """Return the layers between the inputs and the outputs, with the arguments that are not as usual."""
+    is_chain = all(
+        entry.get("inputs") in (None, [previous.get("name")]) for previous, entry in itertools.pairwise(after)
+    )
+    layers = []
+    for entry in after:
+        is_output = entry.get("output") is not None
+        if _class(entry) == "Input" or (is_output and is_chain):
+            continue
+        layer = read_entry(entry).layer.model_dump(mode="json", exclude_defaults=True)
+        beside = {} if is_chain else {key: entry[key] for key in ENTRY_KEYS if key in entry}
+        layers.append({**_without_nulls(layer), **beside})
+    return layers
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return value
+
+
+def _class(entry: Json) -> str:
+    return next(key for key in entry if key not in ENTRY_KEYS)
+
+
+def _class_of_written(entry: Any) -> str | None:
+    if isinstance(entry, str):
+        return entry
+    return _class(entry) if isinstance(entry, Mapping) else None
+
+
+def _without_names(spec: Json) -> Json:
+    """Return a resolved spec with its layers numbered, whatever their names are."""
+    numbers = {entry.get("name"): place for place, entry in enumerate(spec["network"])}
+    layers = [
+        {
+            **entry,
+            "name": numbers[entry.get("name")],
+            "inputs": [numbers.get(name, name) for name in entry.get("inputs") or ()],
+        }
+        for entry in spec["network"]
+    ]
+    return {**spec, "network": layers}
