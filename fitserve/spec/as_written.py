@@ -112,7 +112,7 @@ def _all_layers(written: Any, before: list[Json], after: list[Json]) -> list[Jso
     is_chain = all(
         entry.get("inputs") in (None, [previous.get("name")]) for previous, entry in itertools.pairwise(after)
     )
-    layers = []
+    layers: list[Json] = []
     for entry in after:
         is_output = entry.get("output") is not None
         if _class(entry) == "Input" or (is_output and is_chain):
