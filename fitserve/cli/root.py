@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fitserve.cli import datasets, demo, keys, local, models, runs, server, spec, train
+from fitserve.cli import datasets, demo, keys, local, models, server, slices, spec, train
 from fitserve.cli.session import Session
 
 # A group of commands with a name, or top-level commands without one.
@@ -16,7 +16,7 @@ GROUPS = (
     demo.group,
     train.group,
     datasets.group,
-    runs.group,
+    slices.group,  # of runs
     models.group,
     spec.group,
     keys.group,

@@ -22,6 +22,7 @@ from fitserve.client.history import card, grid
 from fitserve.client.upload_body import Progress
 from fitserve.errors import BadInput, FitserveError, NotFound
 from fitserve.wire.decisions import DecisionDetail
+from fitserve.wire.insight import Fairness
 from fitserve.wire.models import DriftReport, FeedbackAnswer, LabelInfo, ModelInfo, Sharing, Traffic, VersionInfo
 from fitserve.wire.runs import RunInfo
 
@@ -112,6 +113,10 @@ class Models(Resource):
         body = _without_none(decision)
         answer = self._connection.send("PUT", path, json=body) if body else self._connection.send("DELETE", path)
         return DecisionDetail.model_validate(answer.json())
+
+    def fairness(self, model: str, version: int) -> Fairness:
+        """Return rates and errors by group of the protected columns, as the decision in force answers them."""
+        return Fairness.model_validate(self._connection.get(_model_path(model, "versions", version, "fairness")))
 
     def change(
         self,

@@ -26,6 +26,7 @@ from fitserve.wire.insight import (
     Complexity,
     Evaluation,
     Explanation,
+    Fairness,
     FindingInfo,
     Findings,
     Hardest,
@@ -33,6 +34,7 @@ from fitserve.wire.insight import (
     LayerSeries,
     Lineage,
     RuleInfo,
+    Slices,
     SurfaceInfo,
 )
 from fitserve.wire.runs import (
@@ -230,6 +232,14 @@ class Run(RunSummary, Handle):
     def hardest(self, target: str | None = None) -> Hardest:
         """Return the rows with the largest loss, and rows that are probably mislabelled."""
         return self._insight("hardest", Hardest, {"target": target})
+
+    def slices(self, target: str | None = None, *, column: str | None = None) -> Slices:
+        """Return its figures by category and range of each column, or of one, and the rows that it predicts worst."""
+        return self._insight("slices", Slices, {"target": target, "column": column})
+
+    def fairness(self) -> Fairness:
+        """Return rates and errors by group of the columns that the spec protects."""
+        return self._insight("fairness", Fairness)
 
     def surface(self, x: str | None = None, y: str | None = None) -> SurfaceInfo:
         """Return its predictions over two columns, the others at their median."""

@@ -28,7 +28,8 @@ class HeldOut:
     """Rows of one part. `truth` and `values` are by target; label places (rows,) or, of several, 0 and 1.
 
     `values` are what is served: (rows, units), float32. `warned` says which rows have warnings; `distance` is how far
-    each is from the training rows in the last hidden layer, None where that was not measured.
+    each is from the training rows in the last hidden layer, None where that was not measured. `groups` are those of
+    protected columns: texts, None where the value is missing.
     """
 
     rows: Array  # numbers in the dataset, from 0
@@ -36,6 +37,7 @@ class HeldOut:
     values: Mapping[str, Array]
     warned: Array | None = None
     distance: Array | None = None
+    groups: Mapping[str, Array] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -72,6 +74,8 @@ def _table(name: str, part: HeldOut) -> pa.Table:
     for prefix, arrays in (("truth", part.truth), ("values", part.values)):
         for target, array in arrays.items():
             columns[f"{prefix}:{target}"] = _column(np.asarray(array))
+    for name_of, own in part.groups.items():
+        columns[f"group:{name_of}"] = pa.array(own.tolist(), pa.string())
     for extra, measured in (("warned", part.warned), ("distance", part.distance)):
         if measured is not None:
             columns[extra] = pa.array(measured)
@@ -102,6 +106,7 @@ def _part(columns: Mapping[str, Array], own: Array) -> HeldOut:
         of("values"),
         warned=_measured(columns, "warned", own, np.bool_),
         distance=_measured(columns, "distance", own, np.float64),
+        groups=of("group"),
     )
 
 

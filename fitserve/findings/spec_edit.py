@@ -16,7 +16,7 @@ from fitserve.encoding.piecewise_linear import PiecewiseLinear, usual_bins
 from fitserve.errors import BadInput
 from fitserve.findings.finding import Operation
 from fitserve.findings.record import Json
-from fitserve.spec.feature import MOST_PIECES, Feature, encoded_inputs
+from fitserve.spec.feature import DENSE, MOST_PIECES, Feature, default_features, encoded_inputs
 from fitserve.spec.network import ENTRY_KEYS
 from fitserve.spec.optimizers import OPTIMIZERS
 
@@ -157,6 +157,21 @@ def drop_features(spec: Json, columns: Iterable[str], facts: DatasetFacts) -> It
     """Leave out the features of these columns and narrow the network inputs accordingly."""
     dropped = set(columns)
     yield from _with_features(spec, [one for one in spec["features"] if one["column"] not in dropped], facts)
+
+
+def add_features(spec: Json, columns: Iterable[str], facts: DatasetFacts) -> Iterator[Operation]:
+    """Add columns as features to the network's only input; nothing where it has several."""
+    inputs = {feature["input"] for feature in spec["features"]}
+    if len(inputs) != 1:
+        return
+    added = [
+        {**feature.model_dump(mode="json"), "input": next(iter(inputs))}
+        for column in columns
+        for feature in default_features(facts.by_name[column])
+        if feature.input == DENSE  # not integers, which need an input and an Embedding of their own
+    ]
+    if added:
+        yield from _with_features(spec, [*spec["features"], *added], facts)
 
 
 def add_bins(spec: Json, facts: DatasetFacts) -> Iterator[Operation]:

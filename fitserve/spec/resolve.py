@@ -32,6 +32,7 @@ from fitserve.spec.losses import Loss
 from fitserve.spec.network import LayerEntry
 from fitserve.spec.output import Output
 from fitserve.spec.plan import Plan, Planner, budget_advice, shrunk_advice
+from fitserve.spec.protected import check_protected
 from fitserve.spec.resolve_training import apply_label_smoothing, loss_pointer, losses_by_target
 from fitserve.spec.spec import MAX_PROBLEMS, DatasetRef, Spec, SpecRefused, SplitSpec
 from fitserve.spec.target import Target, infer_task, unknown_column
@@ -113,6 +114,7 @@ def _resolve(
     plan = Planner(spec, split, outputs, graph, facts, pace, problems).plan()
     _raise(problems)
     check_calibration(spec, plan, outputs, problems)
+    check_protected(spec, targets, plan, facts, problems)
     problems += over_limits(plan.estimates, plan.training, plan.ensemble, limits)
     _raise(problems)
     chosen = [one.target for one in outputs]
@@ -136,6 +138,7 @@ def _resolve(
         time_budget=spec.time_budget,
         shrunk=plan.shrunk or spec.shrunk,
         decision=decisions,
+        protected=spec.protected,
         model=spec.model,
     )
     return Resolved(resolved, plan.summary, plan.estimates, warnings)
@@ -181,7 +184,9 @@ def _with_stored_names(spec: Spec, facts: DatasetFacts) -> Spec:
     split = spec.split if spec.split.by is None else spec.split.model_copy(update={"by": stored(spec.split.by)})
     weight = spec.training.sample_weight
     training = spec.training.model_copy(update={"sample_weight": stored(weight)}) if weight else spec.training
-    return spec.model_copy(update={"target": targets, "features": features, "split": split, "training": training})
+    protected = tuple(map(stored, spec.protected))
+    update = {"target": targets, "features": features, "split": split, "training": training, "protected": protected}
+    return spec.model_copy(update=update)
 
 
 def _resolve_targets(spec: Spec, facts: DatasetFacts, problems: list[Problem]) -> list[Target]:

@@ -79,9 +79,11 @@ def _schema() -> dict[str, Any]:
     properties["target"] |= {"anyOf": [target, {"type": "array", "items": target, "minItems": 1, "maxItems": 100}]}
     decision = {"$ref": "#/$defs/Decision"}
     properties["decision"] |= {"anyOf": [decision, {"type": "array", "items": decision, "maxItems": MAX_DECISIONS}]}
+    columns = {key: value for key, value in properties["protected"].items() if key not in ("default", "description")}
+    properties["protected"] |= {"anyOf": [{"type": "string"}, columns, {"type": "null"}]}
     for key in ("type", "items", "minItems", "maxItems"):
-        properties["target"].pop(key, None)
-        properties["decision"].pop(key, None)
+        for name in ("target", "decision", "protected"):
+            properties[name].pop(key, None)
     properties["features"]["anyOf"] = [{"type": "array", "items": features}, _MAPPING, {"type": "null"}]
     return {
         "$schema": DIALECT,

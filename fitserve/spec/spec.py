@@ -22,6 +22,7 @@ from fitserve.validation import InvalidValue, excerpt, problems_from
 NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 REFERENCE = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}(@[1-9][0-9]{0,8})?$"
 MAX_PROBLEMS = 50
+MOST_PROTECTED = 20
 TIME_BUDGET = 120.0
 Calibrate = Literal["auto", "temperature", "isotonic", "none"]
 SplitMethod = Literal["random", "stratified", "time", "group", "column"]
@@ -117,6 +118,11 @@ def _features(value: Any) -> Any:
     return value
 
 
+def _columns(value: Any) -> Any:
+    # `protected: sex`.
+    return (value,) if isinstance(value, str) else () if value is None else value
+
+
 class Spec(BaseModel):
     """What to train, how, on what. A resolved spec leaves nothing out, and resolving it again gives the same spec."""
 
@@ -161,6 +167,11 @@ class Spec(BaseModel):
         (),
         description="How labels follow from probabilities, chosen on held-out rows; one, or a list with one for each "
         "classified target; left out: the likeliest label",
+    )
+    protected: Annotated[tuple[str, ...], BeforeValidator(_columns)] = Field(
+        (),
+        max_length=MOST_PROTECTED,
+        description="Columns by whose groups rates and errors are compared (fairness); they need not be features",
     )
     model: str | None = Field(None, pattern=NAME, description="Registered under this name when it succeeds")
 

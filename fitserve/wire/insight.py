@@ -106,6 +106,47 @@ class Hardest(BaseModel):
     method: str
 
 
+class Slices(BaseModel):
+    """How well the network predicts parts of the held-out rows (with folds, each by the network held back from it).
+
+    A condition has a `column` and `equals`, `from` (included) and `to` (excluded), `missing`, or `others`: how many
+    values are too rare to be listed one by one.
+    """
+
+    target: str
+    rows: int = Field(description="Held-out rows that were examined: all, or a sample")
+    metric: Literal["log_loss", "mae"]
+    value: float | None = Field(description="The metric on all of them")
+    more: dict[str, float | None] = Field(description="accuracy, or mean_error (predicted minus actual)")
+    least_rows: int = Field(description="Rows that a slice needs")
+    false_discoveries: float = Field(description="The rate at which `worst` and `worse` are false, at most")
+    worst: list[dict[str, Any]] = Field(
+        description="Worse than the rest by more than chance, worst first: conditions (one or two), rows, share; on "
+        "the half of the rows that took no part in the search: value, interval, rest (of the others), difference, "
+        "difference_interval, guessing (the best constant answer), p_value, p_adjusted, judged_rows"
+    )
+    columns: list[dict[str, Any]] = Field(
+        description="By column, the most unequal first: items with condition, rows, share, value, interval, rest, "
+        "difference, difference_interval, p_value, p_adjusted, worse"
+    )
+    left_out: int = Field(description="Columns without a place in `columns`")
+
+
+class Fairness(BaseModel):
+    """Rates and errors by group of the protected columns, on held-out rows, as the decision answers them.
+
+    A group of fewer than `min_group` rows is `small`: shown, and not compared. `differences` have bootstrap intervals.
+    """
+
+    decisions: list[dict[str, Any]] = Field(description="In force; without one the likeliest label is answered")
+    items: list[dict[str, Any]] = Field(
+        description="By column and target: rows, min_group; of a classification `labels`, each with groups (rows, "
+        "answered, selection_rate, true_positive_rate, false_positive_rate, precision, calibration_error, intervals), "
+        "and differences (demographic_parity_difference, demographic_parity_ratio, equalized_odds_difference); of a "
+        "regression `numbers`, with groups (mean_error, mae, rmse, intervals) and differences"
+    )
+
+
 class AxisInfo(BaseModel):
     """An axis of a surface."""
 

@@ -19,7 +19,7 @@ from services.control.admin.rate_limit import Limiter
 from services.control.datasets import resumable
 from services.control.datasets import routes as datasets
 from services.control.deps import Context
-from services.control.insight import plot_routes
+from services.control.insight import plot_routes, slice_routes
 from services.control.insight import routes as insight
 from services.control.models import decision_routes, monitoring_routes, predict_proxy
 from services.control.models import routes as models
@@ -30,7 +30,7 @@ from services.shell import make_app
 from services.shell.auth import refuse_unprotected_address
 
 ROUTERS = (
-    *(datasets, resumable, openapi, runs, events, insight, plot_routes),
+    *(datasets, resumable, openapi, runs, events, insight, plot_routes, slice_routes),
     *(models, decision_routes, monitoring_routes, system, api_keys, audit),
 )
 

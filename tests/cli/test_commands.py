@@ -49,6 +49,15 @@ def test_a_decision_is_moved_and_taken_back(fitserve: Fitserve, fitserve_json: F
     assert "likeliest" in fitserve("models", "decision", "cli-circle", "1").output
 
 
+def test_slices_and_fairness(fitserve: Fitserve, fitserve_json: FitserveJson, run_id: str) -> None:
+    found = fitserve_json("runs", "slices", run_id)
+    column = found["columns"][0]["column"]
+    shown = fitserve("runs", "slices", run_id, "--column", column).output
+    assert f"{column} <" in shown or f"{column} =" in shown
+    assert fitserve("runs", "slices", run_id).output
+    assert "by side" not in fitserve("runs", "fairness", run_id).output
+
+
 # Datasets
 
 

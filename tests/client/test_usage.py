@@ -91,6 +91,16 @@ def test_a_decision_moves_and_comes_back(client: Client, trained: Run) -> None:
     assert client.models.decide("client-circle", 1).decisions == []
 
 
+def test_slices_and_the_groups_of_protected_columns(client: Client, trained: Run) -> None:
+    slices = trained.slices()
+    assert {column["column"] for column in slices.columns} <= {"x", "y", "colour"}
+    assert trained.slices(column="x").columns == [column for column in slices.columns if column["column"] == "x"]
+    with pytest.raises(NotFound):
+        trained.slices(column="nothing")
+    assert trained.fairness().items == []
+    assert client.models.fairness("client-circle", 1).items == []
+
+
 def test_a_search_lists_its_trials(client: Client, trained: Run) -> None:
     spec = {"dataset": trained.dataset, "target": "side", "network": [{"Dense": {"units": {"search": [2, 3]}}}]}
     run = client.runs.create(spec, training={"epochs": 2}, search={"trials": 2}).wait(PATIENCE)

@@ -77,6 +77,7 @@ BY_SHARING = (
     "GET /api/v1/models/{name}/drift",
     "GET /api/v1/models/{name}/traffic",
     "GET /api/v1/models/{name}/versions/{number}/decision",
+    "GET /api/v1/models/{name}/versions/{number}/fairness",
     "GET /api/v1/models/{name}/versions/{number}/manifest",
     "GET /api/v1/models/{name}/versions/{number}/files/{kind}",
 )

@@ -108,6 +108,19 @@ def _leak(leaks: bool) -> Callable[[], pa.Table]:
     return table
 
 
+def _reversed(share: float) -> Callable[[], pa.Table]:
+    """In rows of `kind` b, a share of all, the labels are the other way round."""
+
+    def table() -> pa.Table:
+        rng = np.random.default_rng(0)
+        x = rng.normal(size=(1500, 2))
+        kind = np.where(rng.random(1500) < share, "b", "a")
+        y = (x[:, 0] + rng.normal(0, 0.3, 1500) > 0) ^ (kind == "b")
+        return pa.table({"x0": x[:, 0], "x1": x[:, 1], "kind": kind.tolist(), "y": y})
+
+    return table
+
+
 _RAW = [{f"x{i}": "pass_through"} for i in range(4)]
 _LOW_START = {"kernel_initializer": {"RandomUniform": {"minval": 0.0, "maxval": 0.1}}}
 _WILD = {"kernel_initializer": {"RandomNormal": {"stddev": 1.0}}}
@@ -247,6 +260,14 @@ CASES = (
         spec([dense(16)], 40, {"Adam": {"learning_rate": 0.01}}),
         spec([dense(16)], 60, {"Adam": {"learning_rate": 0.01}}),
         twin_table=line,
+        measure=_loss,
+    ),
+    Case(
+        "weak_slice",
+        _reversed(0.15),
+        spec([dense(32)], 40, {"Adam": {"learning_rate": 0.01}}, features=["x0", "x1"], split={"validation": 0.4}),
+        spec([dense(32)], 40, {"Adam": {"learning_rate": 0.01}}, features=["x0", "x1"], split={"validation": 0.4}),
+        twin_table=_reversed(0.0),
         measure=_loss,
     ),
 )

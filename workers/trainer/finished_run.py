@@ -36,6 +36,8 @@ from workers.trainer.insight.analysis import TrainedNetwork, analyse
 from workers.trainer.insight.ensemble import EnsembleOutputs, serving_ends
 from workers.trainer.insight.evaluation import simple_figures
 from workers.trainer.insight.held_out_rows import choose_decisions, held_out_rows
+from workers.trainer.insight.protected_groups import with_groups
+from workers.trainer.insight.slice_columns import raw_columns
 from workers.trainer.interface import KeptEpoch, TrainingRequest, TrainingResult, TrainingStopped
 from workers.trainer.trials.trial import TrialSetup, TrialsOutcome
 
@@ -229,6 +231,12 @@ class FinishedRun:
             message = f"The distance of rows from the training rows cannot be measured and is left out ({reason})."
             self.setup.report.event("warn", message, {"left_out": distance.KIND})
         parts = held_out_rows(self.prepared, self.encoded, self._as_calibrated(served), session)
+        try:
+            parts = with_groups(parts, self.spec.protected, self.request.table, self.facts)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"[:200]
+            message = f"The groups of protected columns could not be read and are left out ({reason})."
+            self.setup.report.event("warn", message, {"left_out": "fairness"})
         if parts.parts:
             files[held_out.KIND] = self.request.folder / "held_out.parquet"
             parts.write(files[held_out.KIND])
@@ -272,6 +280,7 @@ class FinishedRun:
             outputs={part: own for part in PARTS if (own := self._predictions(part)) is not None},
             snapshots=self._snapshots(),
             calibration=calibration,
+            raw_columns=lambda rows: raw_columns(self.prepared, self.request.table, self.facts, self.spec, rows),
         )
         return analyse(trained, self.request.folder)
 

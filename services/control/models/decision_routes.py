@@ -61,7 +61,7 @@ def put_decision(
     made = choose(asked, next(one for one in outputs if one.name == asked.output), held_out)
     with db.transaction(ctx.engine) as session:
         check_owner(session, caller, name)
-        in_force = _in_force(artifact.manifest, registry.decision_changes(session, name, number, 1))
+        in_force = decisions_in_force(artifact.manifest, registry.decision_changes(session, name, number, 1))
         decisions = [*(one for one in in_force if one["output"] != asked.output), made]
         registry.set_decisions(
             session, name, number, decisions, asked=asked.to_json(), owner=caller.owner, key_id=caller.key_id
@@ -123,7 +123,8 @@ def _check_possible(asked: Decision, artifact: artifacts.Artifact, held_out: Hel
         )
 
 
-def _in_force(manifest: Mapping[str, Any], changes: list[Any]) -> list[dict[str, Any]]:
+def decisions_in_force(manifest: Mapping[str, Any], changes: list[Any]) -> list[dict[str, Any]]:
+    """Return a version's decisions: those of its newest change, or of its training."""
     return list(changes[0].decisions if changes else manifest.get("decisions") or [])
 
 
@@ -137,7 +138,7 @@ def _detail(ctx: Context, caller: Caller, name: str, number: int) -> DecisionDet
     return DecisionDetail(
         model=name,
         version=number,
-        decisions=_in_force(artifact.manifest, changes),
+        decisions=decisions_in_force(artifact.manifest, changes),
         trained=artifact.manifest.get("decisions") or [],
         history=history,
         outputs=[_output(one, held_out) for one in outputs_of(artifact.manifest) if one.is_classification],

@@ -96,7 +96,7 @@ def signature(spec: Spec) -> str | None:
     for key in ("seed", "warmup", "label_smoothing"):
         training.pop(key, None)
     body["seed_of_split"] = spec.split.seed if spec.split.seed is not None else spec.training.seed
-    for key in ("model", "search", "shrunk", "time_budget"):
+    for key in ("model", "search", "shrunk", "time_budget", "protected"):
         body.pop(key, None)
     return json.dumps(body, sort_keys=True)
 

@@ -9,22 +9,25 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
+from fitserve.dataset_facts import ColumnFacts
 from fitserve.encoder import RawColumn
 from fitserve.strictjson import finite_json
 from fitserve.target_encoder import FittedTarget
 from workers.trainer.data.feeds import EncodedRows
 from workers.trainer.data.preparation import PARTS, PreparedData
 from workers.trainer.engine.network import functional_of, inputs_of
-from workers.trainer.insight import epoch_graphs, evaluation, hardest_rows, references
+from workers.trainer.insight import epoch_graphs, evaluation, hardest_rows, references, slice_columns, slices
 from workers.trainer.insight.column_importance import permutation_importance, single_column_scores
 from workers.trainer.insight.recording import TrialRecorder
 from workers.trainer.insight.references import Reference
@@ -35,12 +38,14 @@ FORMAT = 1
 SHARE_OF_TRAINING = 0.15
 MIN_SECONDS, MAX_SECONDS = 0.4, 120.0
 MAX_PREDICTIONS = 20
+SLICE_SECONDS = 0.5  # at least, for each prediction
 TRAIN_ROWS = 20_000  # of the training part, predicted
 
 _NO_ROWS = {"hardest": [], "mislabelled": [], "mislabelled_rows": 0, "rows": 0, "method": "left out"}
 
 Array = NDArray[Any]
 Outputs = dict[str, Array]
+RawColumns = Callable[[Array], Iterable[tuple[ColumnFacts, pa.ChunkedArray]]]  # by rows of the prepared table
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,7 @@ class TrainedNetwork:
     outputs: Mapping[str, Outputs] = field(default_factory=dict)  # by part, where they are not what is served
     snapshots: Mapping[int, list[Array]] | None = None  # of `model`, by epoch; left out: the recorder's
     calibration: Mapping[str, Any] = field(default_factory=dict)  # by prediction: figures and curves before and after
+    raw_columns: RawColumns | None = None  # for slices
 
     @property
     def folds(self) -> bool:
@@ -166,8 +172,9 @@ def analyse(trained: TrainedNetwork, folder: Path) -> tuple[dict[str, Path], dic
     places = references.simple_places(encoder)
     designs = {name: references.design(encoder.inputs, part.x, places) for name, part in parts.items()}
     predictions = Prediction.all_of(targets)[:MAX_PREDICTIONS]
+    sliced = _SlicedRows(trained, parts)
     for prediction in predictions:
-        analysis = _Analysis(trained, prediction, parts, designs, budget / len(predictions))
+        analysis = _Analysis(trained, prediction, parts, designs, sliced, budget / len(predictions))
         insight["targets"][prediction.name] = analysis.report()
     files = {"insight": folder / "insight.json"}
     snapshots = trained.snapshots
@@ -196,6 +203,31 @@ def _part(trained: TrainedNetwork, name: str) -> _Part | None:
     return _Part(rows, encoded.x, encoded.y, trained.serve(encoded.x) if outputs is None else dict(outputs))
 
 
+class _SlicedRows:
+    """The held-out rows of both parts, or a sample of them, with their columns divided once for all predictions."""
+
+    def __init__(self, trained: TrainedNetwork, parts: Mapping[str, _Part]) -> None:
+        self._trained, self._parts = trained, {name: parts[name] for name in PARTS if name != "train" and name in parts}
+        width = len(trained.prepared.encoding.encoder.names)
+        self.rows = slices.sampled_rows(sum(len(part.rows) for part in self._parts.values()), width, trained.seed)
+
+    @cached_property
+    def columns(self) -> list[slice_columns.SlicedColumn]:
+        if self._trained.raw_columns is None or not self._parts:
+            return []
+        rows = np.concatenate([part.rows for part in self._parts.values()])[self.rows]
+        least = slices.least_rows(len(rows))
+        found = (slice_columns.sliced(*one, least) for one in self._trained.raw_columns(rows))
+        return [one for one in found if one is not None]
+
+    def of(self, by_part: Mapping[str, Array]) -> Array:
+        """Return what is known by part of these rows."""
+        return np.concatenate([by_part[name] for name in self._parts])[self.rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
 class _Analysis:
     """The analysis of one prediction."""
 
@@ -205,10 +237,11 @@ class _Analysis:
         prediction: Prediction,
         parts: Mapping[str, _Part],
         designs: Mapping[str, Any],
+        sliced: _SlicedRows,
         seconds: float,
     ) -> None:
         self.trained, self.prediction, self.parts, self.seed = trained, prediction, parts, trained.seed
-        self.designs, self.seconds = designs, seconds
+        self.designs, self.sliced, self.seconds = designs, sliced, seconds
         self.left_out: list[dict[str, str]] = []  # what could not be computed, and why
         self.truth = {name: prediction.truth(part.y) for name, part in parts.items()}
         self.predicted = {name: prediction.predicted(part.outputs) for name, part in parts.items()}
@@ -251,6 +284,7 @@ class _Analysis:
             "importance_left_out": omitted,
             "alone": self._attempt("single columns", self._alone, []),
             "hardest": self._attempt("hardest rows", self._hardest, dict(_NO_ROWS)),
+            "slices": self._attempt("slices", self._slices, None),
             "left_out": self.left_out,
         }
 
@@ -326,6 +360,23 @@ class _Analysis:
         if self.prediction.labels:
             return hardest_rows.hardest_labels(rows, parts, truth, predicted, self.prediction.labels)
         return hardest_rows.hardest_numbers(rows, parts, truth, predicted)
+
+    def _slices(self) -> dict[str, Any] | None:
+        """Figures by category and range, and the worst slices; None where no rows are held out."""
+        if not len(self.sliced):
+            return None
+        truth, predicted = self.sliced.of(self.truth), self.sliced.of(self.predicted)
+        if self.prediction.labels:
+            two = len(self.prediction.labels) == 2
+            chosen = (predicted[:, 1] >= 0.5).astype(int) if two else predicted.argmax(1)
+            metric, losses = "log_loss", self.prediction.losses(truth, predicted)
+            more = {"accuracy": (chosen == truth).astype(np.float64)}
+        else:
+            metric, losses = "mae", np.abs(predicted - truth)
+            more = {"mean_error": predicted - truth}
+        figures = slices.RowFigures(metric, np.asarray(losses, np.float64), more, truth)
+        seconds = max(SLICE_SECONDS, 0.3 * self.seconds)
+        return slices.report(self.sliced.columns, figures, seconds=seconds, seed=self.seed)
 
 
 def _first_weights(model: keras.Model, columns: Sequence[RawColumn]) -> dict[str, float]:

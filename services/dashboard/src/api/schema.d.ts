@@ -700,6 +700,68 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/runs/{run_id}/slices": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Find the rows that are predicted worst
+         * @description Figures by category and range of each column, and the worst slices, of one condition or two.
+         */
+        get: operations["get_slices_api_v1_runs__run_id__slices_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/runs/{run_id}/fairness": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Compare the groups of protected columns
+         * @description As the decision of the training answers them; empty where the spec protects no column.
+         *
+         *     Where a version's decision was moved, its own `fairness` follows that.
+         */
+        get: operations["get_fairness_api_v1_runs__run_id__fairness_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/models/{name}/versions/{number}/fairness": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Compare the groups of protected columns, as decided now
+         * @description As the decision in force answers them.
+         */
+        get: operations["get_version_fairness_api_v1_models__name__versions__number__fairness_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/models": {
         parameters: {
             query?: never;
@@ -1993,6 +2055,28 @@ export interface components {
             reference: {
                 [key: string]: unknown;
             };
+        };
+        /**
+         * Fairness
+         * @description Rates and errors by group of the protected columns, on held-out rows, as the decision answers them.
+         *
+         *     A group of fewer than `min_group` rows is `small`: shown, and not compared. `differences` have bootstrap intervals.
+         */
+        Fairness: {
+            /**
+             * Decisions
+             * @description In force; without one the likeliest label is answered
+             */
+            decisions: {
+                [key: string]: unknown;
+            }[];
+            /**
+             * Items
+             * @description By column and target: rows, min_group; of a classification `labels`, each with groups (rows, answered, selection_rate, true_positive_rate, false_positive_rate, precision, calibration_error, intervals), and differences (demographic_parity_difference, demographic_parity_ratio, equalized_odds_difference); of a regression `numbers`, with groups (mean_error, mae, rmse, intervals) and differences
+             */
+            items: {
+                [key: string]: unknown;
+            }[];
         };
         /**
          * FeedbackAnswer
@@ -3305,6 +3389,68 @@ export interface components {
         SignIn: {
             /** Token */
             token: string;
+        };
+        /**
+         * Slices
+         * @description How well the network predicts parts of the held-out rows (with folds, each by the network held back from it).
+         *
+         *     A condition has a `column` and `equals`, `from` (included) and `to` (excluded), `missing`, or `others`: how many
+         *     values are too rare to be listed one by one.
+         */
+        Slices: {
+            /** Target */
+            target: string;
+            /**
+             * Rows
+             * @description Held-out rows that were examined: all, or a sample
+             */
+            rows: number;
+            /**
+             * Metric
+             * @enum {string}
+             */
+            metric: "log_loss" | "mae";
+            /**
+             * Value
+             * @description The metric on all of them
+             */
+            value: number | null;
+            /**
+             * More
+             * @description accuracy, or mean_error (predicted minus actual)
+             */
+            more: {
+                [key: string]: number | null;
+            };
+            /**
+             * Least Rows
+             * @description Rows that a slice needs
+             */
+            least_rows: number;
+            /**
+             * False Discoveries
+             * @description The rate at which `worst` and `worse` are false, at most
+             */
+            false_discoveries: number;
+            /**
+             * Worst
+             * @description Worse than the rest by more than chance, worst first: conditions (one or two), rows, share; on the half of the rows that took no part in the search: value, interval, rest (of the others), difference, difference_interval, guessing (the best constant answer), p_value, p_adjusted, judged_rows
+             */
+            worst: {
+                [key: string]: unknown;
+            }[];
+            /**
+             * Columns
+             * @description By column, the most unequal first: items with condition, rows, share, value, interval, rest, difference, difference_interval, p_value, p_adjusted, worse
+             */
+            columns: {
+                [key: string]: unknown;
+            }[];
+            /**
+             * Left Out
+             * @description Columns without a place in `columns`
+             */
+            left_out: number;
         };
         /**
          * StorageInfo
@@ -8056,6 +8202,285 @@ export interface operations {
             };
             /** @description The request conflicts with the current state */
             409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request is invalid; `errors` lists the problems */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A dependency of this server is unavailable; try again */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_slices_api_v1_runs__run_id__slices_get: {
+        parameters: {
+            query?: {
+                /** @description The first target if omitted */
+                target?: string | null;
+                /** @description Only this column of `columns` */
+                column?: string | null;
+            };
+            header?: never;
+            path: {
+                run_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Slices"];
+                };
+            };
+            /** @description The request cannot be parsed */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No valid key */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the scope, or the resource belongs to another owner */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No such resource, or none that this key can read */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request conflicts with the current state */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request is invalid; `errors` lists the problems */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A dependency of this server is unavailable; try again */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_fairness_api_v1_runs__run_id__fairness_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                run_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Fairness"];
+                };
+            };
+            /** @description The request cannot be parsed */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No valid key */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the scope, or the resource belongs to another owner */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No such resource, or none that this key can read */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request conflicts with the current state */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request is invalid; `errors` lists the problems */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A dependency of this server is unavailable; try again */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_version_fairness_api_v1_models__name__versions__number__fairness_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: string;
+                number: number;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Fairness"];
+                };
+            };
+            /** @description The request cannot be parsed */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No valid key */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the scope, or the resource belongs to another owner */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No such resource, or none that this key can read */
+            404: {
                 headers: {
                     [name: string]: unknown;
                 };

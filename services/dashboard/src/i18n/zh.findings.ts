@@ -22,5 +22,6 @@ export const findingsZh: Readonly<Record<string, FindingText | undefined>> = {
   class_imbalance: { title: "類別不平衡", answer: "使用平衡的類別權重" },
   leaking_column: { title: "欄位洩漏答案", answer: "移除該欄位" },
   better_reference: { title: "另一個模型更好", answer: "只經縮放的數值再加上分位數分箱編碼（piecewise_linear）" },
+  weak_slice: { title: "部分資料列的預測比猜測更差", answer: "將該切片的欄位加入特徵；已是特徵時，加寬神經網路" },
   target_scale: { title: "目標值的尺度", answer: "標準化目標；預測結果仍以原單位表示" },
 };

@@ -1,0 +1,82 @@
+"""Parts of the held-out rows: slices, and the groups of protected columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from fastapi import Query
+
+from fitserve import artifacts, db, registry
+from fitserve.artifacts import Artifact
+from fitserve.decisions.fairness import fairness
+from fitserve.decisions.held_out import KIND, HeldOutParts
+from fitserve.errors import NotFound
+from fitserve.wire.insight import Fairness, Slices
+from services.control.deps import Context, Ctx, ModelName, Reader, TargetName, VersionNumber
+from services.control.insight.run_insight import load_insight
+from services.control.models.access import visible_model
+from services.control.models.decision_routes import decisions_in_force, outputs_of
+from services.shell import Router
+
+router = Router(tags=["insight"])
+
+
+@router.get("/runs/{run_id}/slices", summary="Find the rows that are predicted worst")
+def get_slices(
+    run_id: str,
+    caller: Reader,
+    ctx: Ctx,
+    target: TargetName = None,
+    column: Annotated[str | None, Query(max_length=1000, description="Only this column of `columns`")] = None,
+) -> Slices:
+    """Figures by category and range of each column, and the worst slices, of one condition or two."""
+    insight = load_insight(ctx, caller, run_id)
+    name = insight.target(target)
+    found = insight.report["targets"][name].get("slices")
+    if found is None:
+        raise NotFound("This run has no slices.", fix="Train it again, with rows held out: split: {test: 0.1}")
+    listed = found["columns"]
+    if column is not None:
+        insight.record.facts.column(column)
+        listed = [one for one in listed if one["column"] == column]
+    return Slices(target=name, **{**found, "columns": listed})
+
+
+@router.get("/runs/{run_id}/fairness", summary="Compare the groups of protected columns")
+def get_fairness(run_id: str, caller: Reader, ctx: Ctx) -> Fairness:
+    """As the decision of the training answers them; empty where the spec protects no column.
+
+    Where a version's decision was moved, its own `fairness` follows that.
+    """
+    artifact = load_insight(ctx, caller, run_id).artifact
+    return _fairness(ctx, artifact, artifact.manifest.get("decisions") or [])
+
+
+@router.get(
+    "/models/{name}/versions/{number}/fairness", summary="Compare the groups of protected columns, as decided now"
+)
+def get_version_fairness(name: ModelName, number: VersionNumber, caller: Reader, ctx: Ctx) -> Fairness:
+    """As the decision in force answers them."""
+    with db.reading(ctx.engine) as session:
+        visible_model(session, caller, name, "inspect")
+        version = registry.version(session, name, number)
+        changes = registry.decision_changes(session, name, number, 1)
+    artifact = artifacts.read(ctx.blobs, version.artifact, version.run_id)
+    return _fairness(ctx, artifact, decisions_in_force(artifact.manifest, changes))
+
+
+def _fairness(ctx: Context, artifact: Artifact, decisions: list[dict[str, Any]]) -> Fairness:
+    rows = HeldOutParts.read(ctx.blobs.read(artifact.file(KIND).sha256)) if KIND in artifact.kinds else HeldOutParts()
+    return Fairness(decisions=decisions, items=_items(artifact.manifest, decisions, rows))
+
+
+def _items(manifest: Mapping[str, Any], decisions: list[dict[str, Any]], rows: HeldOutParts) -> list[dict[str, Any]]:
+    by_output = {one["output"]: one for one in decisions}
+    protected = (manifest.get("spec") or {}).get("protected") or ()  # older releases had none
+    found = [
+        fairness(column, output, by_output.get(output.name), rows)
+        for column in protected
+        for output in outputs_of(manifest)
+    ]
+    return [one for one in found if one is not None]
