@@ -16,8 +16,8 @@ WORSE_THAN_GUESSING = 1.1
     "Some rows are predicted worse than by guessing",
     "warning",
     threshold="a slice (one condition or two) has a higher loss than the rest by Welch's t-test on rows that took no"
-    f" part in finding it, at a false discovery rate of 1%, and {WORSE_THAN_GUESSING:g} times the loss of the best constant"
-    " answer for its rows",
+    f" part in finding it, at a false discovery rate of 1%, and {WORSE_THAN_GUESSING:g} times the loss of the"
+    " best constant answer for its rows",
     source="Chung et al., Slice Finder, ICDE 2019; Sagadeeva and Boehm, SliceLine, SIGMOD 2021; Benjamini and Hochberg"
     " 1995",
     answer="the slice's columns as features, where they are not; otherwise a wider network",
