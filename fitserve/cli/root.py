@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from fitserve.cli import datasets, demo, keys, local, models, server, slices, spec, train
+from fitserve.cli import (
+    datasets,
+    demo,
+    keys,
+    local,
+    models,
+    runs,
+    server,
+    slices,  # noqa: F401  (adds commands to those of runs)
+    spec,
+    train,
+)
 from fitserve.cli.session import Session
 
 # A group of commands with a name, or top-level commands without one.
@@ -16,7 +27,7 @@ GROUPS = (
     demo.group,
     train.group,
     datasets.group,
-    slices.group,  # of runs
+    runs.group,
     models.group,
     spec.group,
     keys.group,

@@ -18,7 +18,7 @@ _RATES = ("selection_rate", "true_positive_rate", "false_positive_rate", "precis
 _ERRORS = ("mean_error", "mae", "rmse")
 
 
-@command(group, "slices", "fitserve runs slices run_01kb...", "fitserve runs slices run_01kb... --column age")
+@command(group, "slices", "fitserve runs slices run_01kb...", "fitserve runs slices run_01kb... --column gpa")
 def slices(
     session: Session,
     run_id: RunId,

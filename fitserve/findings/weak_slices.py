@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fitserve.findings import spec_edit
-from fitserve.findings.finding import Evidence, rule
+from fitserve.findings.finding import Evidence, Operation, rule
 from fitserve.findings.record import RunRecord, to_float
 
 WORSE_THAN_GUESSING = 1.1
@@ -55,7 +55,7 @@ def _written(condition: Mapping[str, Any]) -> str:
     return f"{column!r} is from {low} to below {high}"
 
 
-def _patch(record: RunRecord, weak: list[Any]) -> list[spec_edit.Operation]:
+def _patch(record: RunRecord, weak: list[Any]) -> list[Operation]:
     known = {feature["column"] for feature in record.spec["features"]}
     named = dict.fromkeys(condition["column"] for one in weak for condition in one["conditions"])
     left_out = [name for name in named if name not in known and name not in (record.spec.get("protected") or ())]

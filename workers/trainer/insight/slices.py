@@ -319,8 +319,8 @@ def _by_column(columns: Sequence[SlicedColumn], figures: RowFigures) -> tuple[li
     steady = iter(adjusted(p_values))
     for _, entries in tables:
         for entry in entries:
-            entry["p_adjusted"] = next(steady)
-            entry["worse"] = entry["p_adjusted"] <= FALSE_DISCOVERIES
+            p = next(steady)
+            entry |= {"p_adjusted": p, "worse": p <= FALSE_DISCOVERIES}
     tables.sort(key=lambda table: min(entry["p_value"] for entry in table[1]))
     listed, count = [], 0
     for name, entries in tables:
