@@ -210,3 +210,29 @@ def test_applying_a_finding_starts_a_new_run(page: Page, api: httpx2.Client) -> 
     page.wait_for_url(lambda address: run not in address)
     expect(page.locator(".crumbs")).to_contain_text("from")
     expect(page.locator(".page-head")).to_contain_text("succeeded")
+
+
+def test_a_new_run_is_fitserves_own_choice_until_a_layer_changes(page: Page, trained: list[str]) -> None:
+    page.goto("/new?dataset=browser-small&target=kind")
+    yaml = page.get_by_label("Spec (YAML)")
+    expect(page.get_by_text("the average of 8 of these networks")).to_be_visible()
+    expect(page.get_by_label("Epochs", exact=True)).to_have_attribute("placeholder", "200")
+    expect(page.get_by_label("Early stopping")).to_be_checked()
+    assert "network" not in yaml.input_value()
+    page.get_by_role("button", name="Remove layer 4").click()
+    expect(page.get_by_text("the average of 8 of these networks")).to_have_count(0)
+    expect(yaml).to_have_value(re.compile(r"network:\n  - Dense:"))
+
+
+def test_several_targets_are_started_from_the_page(page: Page, trained: list[str], api: httpx2.Client) -> None:
+    page.goto("/new?dataset=browser-small&target=kind")
+    page.get_by_text("More targets: 0").click()
+    page.locator(".chip", has_text=re.compile("^c")).first.click()
+    page.get_by_text("More targets: 1").wait_for()
+    page.get_by_label("Epochs", exact=True).fill("2")
+    expect(page.get_by_label("Spec (YAML)")).to_have_value(re.compile(r"target:\n +- kind\n +- c"))
+    page.get_by_role("button", name="Start training").click()
+    page.wait_for_url(re.compile(r"/runs/run_"))
+    run = page.url.rsplit("/", 1)[-1].partition("?")[0]
+    assert [one["name"] for one in api.get(f"/runs/{run}").json()["resolved"]["target"]] == ["kind", "c"]
+    assert wait_until_ended(api, run) == "succeeded"

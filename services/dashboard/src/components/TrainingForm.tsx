@@ -9,17 +9,24 @@ interface Props {
   catalogue: Catalogue | null;
   spec: JsonObject;
   columns: readonly Column[];
+  /** The spec with all defaults, as the server last had it: what stands where nothing is written. */
+  resolved: JsonObject | null;
   onChange: (path: Path, value: Json | undefined) => void;
 }
 
 const isObject = (value: unknown): value is JsonObject => value !== null && typeof value === "object" && !Array.isArray(value);
 
 /** Forms for optimizer, decay, batches, stopping, restarts and split; they edit the spec's text. */
-export function TrainingForm({ catalogue, spec, columns, onChange }: Props) {
+export function TrainingForm({ catalogue, spec, columns, resolved, onChange }: Props) {
   const t = useText();
   const training = isObject(spec.training) ? spec.training : {};
   const number = (name: string) => (typeof training[name] === "number" ? training[name] : null);
   const set = (name: string, value: Json | undefined) => onChange(["training", name], value);
+  const usual = (name: string, otherwise: string) => {
+    const value = at(resolved?.training, [name]);
+    return typeof value === "number" ? String(value) : otherwise;
+  };
+  const stopping = training.early_stopping === undefined ? at(resolved?.training, ["early_stopping"]) : training.early_stopping;
   return (
     <>
       <Card title={t("optimizer")}>
@@ -29,7 +36,7 @@ export function TrainingForm({ catalogue, spec, columns, onChange }: Props) {
         <div className="stack">
           <div className="fields">
             <Field label={t("epochs")}>
-              {(id) => <NumberInput id={id} value={number("epochs")} placeholder="100" onChange={(value) => set("epochs", value ?? undefined)} />}
+              {(id) => <NumberInput id={id} value={number("epochs")} placeholder={usual("epochs", "100")} onChange={(value) => set("epochs", value ?? undefined)} />}
             </Field>
             <Field label={t("batch")} hint={t("batch.hint")}>
               {(id) => (
@@ -37,7 +44,7 @@ export function TrainingForm({ catalogue, spec, columns, onChange }: Props) {
                   id={id}
                   className="input num"
                   list="batch-sizes"
-                  placeholder="32"
+                  placeholder={usual("batch_size", "32")}
                   value={training.batch_size === undefined ? "" : String(training.batch_size)}
                   onChange={(event) => {
                     const typed = event.target.value.trim();
@@ -65,7 +72,7 @@ export function TrainingForm({ catalogue, spec, columns, onChange }: Props) {
             definition="EarlyStopping"
             start={{ monitor: "val_loss", patience: 20, restore_best_weights: true }}
             first={["monitor", "patience", "min_delta", "restore_best_weights"]}
-            value={training.early_stopping}
+            value={stopping}
             onChange={(value) => set("early_stopping", value)}
           />
           <Switched
@@ -78,7 +85,7 @@ export function TrainingForm({ catalogue, spec, columns, onChange }: Props) {
             onChange={(value) => set("reduce_lr_on_plateau", value)}
           />
           <Check label={t("balanced")} checked={training.class_weight === "balanced"} onChange={(on) => set("class_weight", on ? "balanced" : undefined)} />
-          <SplitForm spec={spec} columns={columns} onChange={onChange} />
+          <SplitForm spec={spec} columns={columns} resolved={resolved} onChange={onChange} />
           {catalogue && (
             <details>
               <summary className="small">{t("loss.metrics")}</summary>
@@ -165,20 +172,24 @@ function Switched({ catalogue, label, definition, start, first, value, onChange 
 
 const METHODS = ["random", "stratified", "time", "group", "column"];
 
-function SplitForm({ spec, columns, onChange }: { spec: JsonObject; columns: readonly Column[]; onChange: Props["onChange"] }) {
+function SplitForm({ spec, columns, resolved, onChange }: Omit<Props, "catalogue">) {
   const t = useText();
   const share = (name: string) => {
     const value = at(spec.split, [name]);
     return typeof value === "number" ? value : null;
   };
-  const method = at(spec.split, ["method"]);
+  const usual = (name: string, otherwise: string) => {
+    const value = at(resolved?.split, [name]);
+    return typeof value === "number" ? String(value) : otherwise;
+  };
+  const method = at(spec.split, ["method"]) ?? at(resolved?.split, ["method"]);
   const by = at(spec.split, ["by"]);
   return (
     <details>
       <summary className="small">{t("split")}</summary>
       <div className="fields">
-        <Select label={t("split.method")} value={typeof method === "string" ? method : "random"} choices={METHODS} onChange={(next) => onChange(["split", "method"], next === "random" ? undefined : next)} />
-        {typeof method === "string" && method !== "random" && (
+        <Select label={t("split.method")} value={typeof method === "string" ? method : "random"} choices={METHODS} onChange={(next) => onChange(["split", "method"], next)} />
+        {typeof method === "string" && ["time", "group", "column"].includes(method) && (
           <Select
             label={t("split.by")}
             value={typeof by === "string" ? by : ""}
@@ -187,10 +198,10 @@ function SplitForm({ spec, columns, onChange }: { spec: JsonObject; columns: rea
           />
         )}
         <Field label={t("split.validation")}>
-          {(id) => <NumberInput id={id} value={share("validation")} placeholder="0.2" onChange={(value) => onChange(["split", "validation"], value ?? undefined)} />}
+          {(id) => <NumberInput id={id} value={share("validation")} placeholder={usual("validation", "0.2")} onChange={(value) => onChange(["split", "validation"], value ?? undefined)} />}
         </Field>
         <Field label={t("split.test")}>
-          {(id) => <NumberInput id={id} value={share("test")} placeholder="0.2" onChange={(value) => onChange(["split", "test"], value ?? undefined)} />}
+          {(id) => <NumberInput id={id} value={share("test")} placeholder={usual("test", "0.1")} onChange={(value) => onChange(["split", "test"], value ?? undefined)} />}
         </Field>
       </div>
     </details>

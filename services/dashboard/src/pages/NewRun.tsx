@@ -63,13 +63,6 @@ function firstText(dataset: string | null, target: string | null, known: readonl
   const spec: JsonObject = {
     dataset: ref,
     ...(target !== null && { target }),
-    network: [{ Dense: { units: 64, activation: "relu" } }, { Dense: { units: 32, activation: "relu" } }],
-    training: {
-      optimizer: { Adam: { learning_rate: 0.001 } },
-      batch_size: 32,
-      epochs: 200,
-      early_stopping: { monitor: "val_loss", patience: 20, restore_best_weights: true },
-    },
   };
   return write(spec);
 }
@@ -85,10 +78,19 @@ function refIn(spec: JsonObject | null): string | null {
 function targetIn(spec: JsonObject | null): string | null {
   const target = spec?.target;
   if (typeof target === "string") return target;
-  const one = Array.isArray(target) && target.length === 1 ? target[0] : target;
-  if (typeof one === "string") return one;
-  const column = at(one, ["column"]) ?? at(one, ["columns", 0]) ?? at(one, ["name"]);
+  return nameOfTarget(Array.isArray(target) ? target[0] : target);
+}
+
+function nameOfTarget(target: Json | undefined): string | null {
+  if (typeof target === "string") return target;
+  const column = at(target, ["column"]) ?? at(target, ["columns", 0]) ?? at(target, ["name"]);
   return typeof column === "string" ? column : null;
+}
+
+/** The targets after the first one: a network may predict several columns at once. */
+function furtherTargets(spec: JsonObject): string[] {
+  if (!Array.isArray(spec.target)) return [];
+  return spec.target.slice(1).flatMap((target) => nameOfTarget(target) ?? []);
 }
 
 function Builder({ start, known }: { start: string; known: readonly DatasetInfo[] }) {
@@ -109,6 +111,7 @@ function Builder({ start, known }: { start: string; known: readonly DatasetInfo[
 
   const change = (path: Path, value: Json | undefined) => setText((old) => edit(old, path, value));
   const entries = useMemo(() => readNetwork(spec.network), [spec.network]);
+  const resolved = (verdict.answer?.resolved as JsonObject | undefined) ?? null;
   const summary = verdict.answer?.summary;
   const resolvedWidth = summary?.[0] ? sizeOf(summary[0].output_shape) : null;
   const outputWidth = summary?.at(-1) ? sizeOf(summary.at(-1)?.output_shape ?? []) : null;
@@ -164,6 +167,7 @@ function Builder({ start, known }: { start: string; known: readonly DatasetInfo[
               </select>
             }
           >
+            {spec.network === undefined && <DefaultChoice resolved={resolved} />}
             {entries === null ? (
               <p className="muted">{t("network.foreign")}</p>
             ) : (
@@ -176,7 +180,7 @@ function Builder({ start, known }: { start: string; known: readonly DatasetInfo[
               />
             )}
           </Card>
-          <TrainingForm catalogue={catalogue} spec={spec} columns={dataset.data?.columns ?? []} onChange={change} />
+          <TrainingForm catalogue={catalogue} spec={spec} columns={dataset.data?.columns ?? []} resolved={resolved} onChange={change} />
         </fieldset>
         <div className="stack sticky">
           <Verdict verdict={verdict} problem={reading.problem} missingTarget={target === null} />
@@ -187,6 +191,13 @@ function Builder({ start, known }: { start: string; known: readonly DatasetInfo[
       </div>
     </div>
   );
+}
+
+/** What is trained where no network is written: an average of several, which a change of its layers gives up. */
+function DefaultChoice({ resolved }: { resolved: JsonObject | null }) {
+  const t = useText();
+  const members = at(resolved?.ensemble, ["members"]);
+  return <p className="muted">{typeof members === "number" ? t("network.default.several", { n: members }) : t("network.default")}</p>;
 }
 
 const sizeOf = (shape: readonly (number | null)[]): number | null => {
@@ -222,11 +233,18 @@ function DataForm({ spec, known, ref_, dataset, target, onChange }: DataProps) {
   const refs = known.map(refOf);
   const columns = dataset?.columns ?? [];
   const features = useMemo(() => featureNames(spec.features), [spec.features]);
-  const usable = columns.filter((column) => column.kind !== "ignored" && column.name !== target);
+  const further = useMemo(() => furtherTargets(spec), [spec]);
+  const usable = columns.filter((column) => column.kind !== "ignored" && column.name !== target && !further.includes(column.name));
   const chosen = new Set(features ?? usable.map((column) => column.name));
   const toggle = (name: string, on: boolean) => {
     const next = usable.map((column) => column.name).filter((own) => (own === name ? on : chosen.has(own)));
     onChange(["features"], next.length === usable.length ? undefined : next);
+  };
+  const setTargets = (first: string, others: readonly string[]) => {
+    if (first === "") return onChange(["target"], undefined);
+    const written = new Map((Array.isArray(spec.target) ? spec.target : [spec.target]).map((own) => [nameOfTarget(own), own]));
+    const all = [first, ...others].map((name) => written.get(name) ?? name);
+    return onChange(["target"], all.length === 1 ? all[0] : all);
   };
   return (
     <div className="stack">
@@ -238,7 +256,7 @@ function DataForm({ spec, known, ref_, dataset, target, onChange }: DataProps) {
             { value: "", label: t("target.choose") },
             ...columns.map((column) => ({ value: column.name, label: `${column.name} (${t(kindKey(column.kind))})` })),
           ]}
-          onChange={(next) => onChange(["target"], next || undefined)}
+          onChange={(next) => setTargets(next, further.filter((name) => name !== next))}
         />
         <Select
           label={t("dataset")}
@@ -258,6 +276,27 @@ function DataForm({ spec, known, ref_, dataset, target, onChange }: DataProps) {
           )}
         </Field>
       </div>
+      {target !== null && columns.length > 2 && (
+        <details>
+          <summary>{t("targets.n", { n: further.length })}</summary>
+          <p className="hint">{t("targets.hint")}</p>
+          <div className="chips">
+            {columns
+              .filter((column) => column.kind !== "ignored" && column.kind !== "text" && column.name !== target)
+              .map((column) => (
+                <label key={column.name} className="chip">
+                  <input
+                    type="checkbox"
+                    checked={further.includes(column.name)}
+                    onChange={(event) => setTargets(target, event.target.checked ? [...further, column.name] : further.filter((name) => name !== column.name))}
+                  />
+                  <span className="clip">{column.name}</span>
+                  <span className="faint small">{t(kindKey(column.kind))}</span>
+                </label>
+              ))}
+          </div>
+        </details>
+      )}
       {usable.length > 0 && (
         <details>
           <summary>
