@@ -23,7 +23,7 @@ from fitserve.runs.lease import Lease, LeaseLost, queued
 from fitserve.runs.queries import get_owned
 from fitserve.states import TERMINAL, TRIAL, RunState
 from fitserve.strictjson import finite_json
-from fitserve.tables import Epoch, Run
+from fitserve.tables import Epoch, Run, Trial
 
 # Inserts the model's version within T4's transaction and returns its number (or None).
 Register = Callable[[Session], int | None]
@@ -266,7 +266,18 @@ def _end(
         return False
     if state in TERMINAL:
         _end_trials(session, run_id, at)
+        _end_trial_rows(session, run_id, state, at)
     return True
+
+
+def _end_trial_rows(session: Session, run_id: str, state: RunState, at: datetime) -> None:
+    """End the trials of a search that were in training: none runs once its run is over."""
+    session.execute(
+        update(Trial)
+        .where(Trial.run_id == run_id, Trial.state == "running")
+        .values(state="failed", reason=f"The run was over before it: {state}.", finished_at=at)
+        .execution_options(synchronize_session=False)
+    )
 
 
 def _end_trials(session: Session, run_id: str, at: datetime) -> None:

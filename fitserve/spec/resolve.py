@@ -63,6 +63,7 @@ def resolve(
     looks up the rows that cannot be used, to name them.
     """
     limits = limits or Limits()
+    spec = _for_checks(spec)
     whole = resolved = _resolve(spec, facts, limits, pace, find_rows, MOST_PIECES)
     if not recipe.is_recipe(spec) or spec.time_budget is None or not _bins(whole.spec):
         return whole
@@ -72,6 +73,26 @@ def resolve(
         resolved = _resolve(spec, facts, limits, pace, find_rows, pieces)
     fewer, most = _bins(resolved.spec), _bins(whole.spec)
     return resolved if fewer == most else _with_shrunk(resolved, {**resolved.spec.shrunk, "bins": most})
+
+
+def _for_checks(spec: Spec) -> Spec:
+    """Return a spec that is only checked as one of a single network. Raises SpecRefused."""
+    if spec.check is None:
+        return spec
+    problems = []
+    if spec.model is not None:
+        fix = "Leave model out, or check."
+        problems.append(Problem("A check keeps no network.", "/model", received=spec.model, fix=fix))
+    if spec.ensemble is not None:
+        problems.append(Problem("A check is of one network.", "/ensemble", fix="ensemble: false"))
+    if spec.training.restarts > 1:
+        problems.append(Problem("A check is of one network.", "/training/restarts", received=spec.training.restarts))
+    if spec.training.keep_epochs:
+        problems.append(Problem("A check keeps no network.", "/training/keep_epochs"))
+    _raise(problems)
+    if "ensemble" in spec.model_fields_set:
+        return spec
+    return Spec.model_validate({**spec.model_dump(exclude_unset=True), "ensemble": None})
 
 
 def _bins(spec: Spec) -> int:
@@ -134,6 +155,7 @@ def _resolve(
         network=tuple(_entry(node) for node in graph.nodes.values()),
         training=plan.training,
         ensemble=plan.ensemble,
+        check=spec.check,
         calibrate=spec.calibrate,
         time_budget=spec.time_budget,
         shrunk=plan.shrunk or spec.shrunk,

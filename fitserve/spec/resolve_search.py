@@ -11,11 +11,14 @@ from typing import Any
 from fitserve.dataset_facts import DatasetFacts
 from fitserve.errors import BadInput, Problem
 from fitserve.settings import Limits
+from fitserve.spec.ablation import MOST_PARTS, WHOLE, check_parts, parts_of, without
 from fitserve.spec.assessment import Advice, Estimates
 from fitserve.spec.estimates import MEMBER_SHARE, STACKED, over_limit
 from fitserve.spec.resolve import Resolved, resolve
 from fitserve.spec.resolve_training import monitors_of
 from fitserve.spec.search import (
+    LEFT_OUT,
+    SEED,
     Choice,
     Interval,
     Point,
@@ -31,6 +34,8 @@ from fitserve.spec.spec import Spec, SpecRefused, parse
 from fitserve.spec.usable_rows import FindRows
 from fitserve.validation import unknown_name
 
+_LOSS_PARTS = {"regularizers", "label_smoothing", "class_weight"}  # without them the loss is another measure
+_DRAWN = ("random", "stratified", "group")  # splits that draw rows by a seed
 _PROBED = 12  # configurations that are checked before a run is accepted: the first one, and random ones
 _IN_THE_LOSS = ("label_smoothing", "_regularizer", "loss", "class_weight", "target", "split", "sample_weight")
 
@@ -54,19 +59,71 @@ def trial_spec(
     All trials are compared on the same rows: those of the seed that the spec says, or 0.
     """
     limits = limits or Limits()
+    if search.ablation is not None:
+        return _without(search, point, facts, limits, pace)
     body = at_point(search.body, point)
     body.pop("model", None)
-    spec = parse(body, limits)
+    spec = _one_network(parse(body, limits))
+    if spec.split.seed is None and spec.split.method in _DRAWN:
+        split = spec.split.model_copy(update={"seed": _seed_of_split(search)})
+        spec = spec.model_copy(update={"split": split})
+    return resolve(spec, facts, limits, pace)
+
+
+def _one_network(spec: Spec) -> Spec:
+    """Return the spec of a trial, which is one network unless the spec says otherwise. Raises SpecRefused."""
     if spec.training.restarts > 1:
         fix = "Leave restarts out; training: {seed: {search: [...]}} varies the seed."
         detail = "A search varies its trials itself."
         raise SpecRefused.because([Problem(detail, "/training/restarts", received=spec.training.restarts, fix=fix)])
     if "ensemble" not in spec.model_fields_set:  # a trial is one network, unless the spec says otherwise
         spec = Spec.model_validate({**spec.model_dump(exclude_unset=True), "ensemble": None})
-    if spec.split.seed is None and spec.split.method in ("random", "stratified", "group"):
-        split = spec.split.model_copy(update={"seed": _seed_of_split(search)})
-        spec = spec.model_copy(update={"split": split})
-    return resolve(spec, facts, limits, pace)
+    return spec
+
+
+def _whole(search: SearchSpec, facts: DatasetFacts, limits: Limits, pace: float = 1.0) -> Resolved:
+    """Return an ablation's spec as it stands, with nothing left out."""
+    body = {key: value for key, value in search.body.items() if key not in ("model", "ablate")}
+    return resolve(_one_network(parse(body, limits)), facts, limits, pace)
+
+
+def _without(search: SearchSpec, point: Point, facts: DatasetFacts, limits: Limits, pace: float) -> Resolved:
+    """Return an ablation's spec without one part, with one seed. Raises SpecRefused.
+
+    The rows are divided anew for every seed, where the split draws them: an effect is then one of the part, not of the
+    rows that happened to validate. Both sides of a pair have the same rows.
+    """
+    left_out, seeds = search.ranges[LEFT_OUT], search.ranges[SEED]
+    assert isinstance(left_out, Choice)
+    assert isinstance(seeds, Choice)
+    part, seed = left_out.options[int(point[LEFT_OUT])], seeds.options[int(point[SEED])]
+    body = _whole(search, facts, limits, pace).spec.to_json()
+    body = body if part == WHOLE else without(str(part), body)
+    body["training"]["seed"] = seed
+    if body["split"]["method"] in _DRAWN:
+        body["split"]["seed"] = seed
+    return resolve(parse({**body, "decision": []}, limits), facts, limits, pace)
+
+
+def _with_parts(search: SearchSpec, facts: DatasetFacts, limits: Limits) -> SearchSpec:
+    """Return an ablation with its parts written out, all of them there. Raises SpecRefused."""
+    own = search.ablation
+    assert own is not None
+    body = _whole(search, facts, limits).spec.to_json()
+    parts = parts_of(body) if own.parts == "all" else list(own.parts)
+    problems = check_parts(parts, body) if own.parts != "all" else []
+    if not parts:
+        problems = [Problem("The spec has no part that could be left out.", "/ablate")]
+    if len(parts) > MOST_PARTS:
+        detail = f"An ablation has at most {MOST_PARTS} parts."
+        problems = [Problem(detail, "/ablate", received=len(parts), fix="Name those that matter.")]
+    if problems:
+        raise SpecRefused.because(problems)
+    written = {**search.body, "ablate": {"parts": parts, "seeds": own.seeds}}
+    again, refused = read_search({**written, "search": search.settings.model_dump(include={"metric", "direction"})})
+    if again is None:
+        raise SpecRefused.because(refused)
+    return again
 
 
 def _seed_of_split(search: SearchSpec) -> int:
@@ -105,7 +162,7 @@ def resolve_search(
     A configuration that is not valid is a trial that fails alone; a warning says how many of those tried are.
     """
     limits = limits or Limits()
-    search = _with_fractions(search, limits)
+    search = _with_parts(search, facts, limits) if search.ablation is not None else _with_fractions(search, limits)
     problems = over_limit("trials", search.trials, limits.trials, "/search/trials", "configurations to train")
     if problems:
         raise SpecRefused.because(problems)
@@ -164,6 +221,9 @@ def _metric(search: SearchSpec, base: Spec) -> tuple[str, str]:
     """Return what is searched for, and whether `min` or `max` of it is better. Raises SpecRefused."""
     monitors = monitors_of(base)
     metric = search.settings.metric or ("val_loss" if "val_loss" in monitors else "loss")
+    if search.settings.metric is None and search.ablation is not None and set(search.ablation.parts) & _LOSS_PARTS:
+        others = [name for name in monitors if name.startswith("val_") == metric.startswith("val_") and name != metric]
+        metric = next((name for name in others if not name.endswith("loss") and name != "learning_rate"), metric)
     if metric not in monitors:
         problem = unknown_name(f"No epoch reports {metric!r}.", metric, monitors, "/search/metric")
         raise SpecRefused.because([problem])

@@ -14,9 +14,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from fitserve.errors import Problem, json_pointer
+from fitserve.spec import ablation
+from fitserve.spec.ablation import Ablation, AnyAblation
 from fitserve.spec.argument_types import Above0, Flag, Positive, Seed
 from fitserve.validation import InvalidValue, excerpt, problems_from
 
@@ -114,7 +116,10 @@ class Search(BaseModel):
 
 def is_search(body: Any) -> bool:
     """Return whether a spec as sent is a search."""
-    return isinstance(body, dict) and (body.get(KEY) is not None or next(_nodes(body, ()), None) is not None)
+    if not isinstance(body, dict):
+        return False
+    ablates = body.get(ablation.KEY) not in (None, False)
+    return ablates or body.get(KEY) is not None or next(_nodes(body, ()), None) is not None
 
 
 def _is_range(value: Any) -> bool:
@@ -228,30 +233,46 @@ def drawn(ranges: Mapping[str, Range], generator: random.Random) -> Point:
 
 def at_point(body: Mapping[str, Any], point: Point) -> dict[str, Any]:
     """Return the spec without ranges that a point stands for."""
+    return {key: _filled(copy.deepcopy(value), (key,), point) for key, value in body.items() if key != KEY}
 
-    def filled(value: Any, path: tuple[str | int, ...]) -> Any:
-        if path and _is_range(value) and (pointer := json_pointer(path)) in point:
-            if isinstance(value[KEY], dict):
-                return point[pointer]
-            index = int(point[pointer])
-            return filled(value[KEY][index], (*path, KEY, index))
-        if isinstance(value, dict):
-            return {key: filled(inner, (*path, key)) for key, inner in value.items()}
-        if isinstance(value, list):
-            return [filled(inner, (*path, index)) for index, inner in enumerate(value)]
+
+def _filled(value: Any, path: tuple[str | int, ...], point: Point) -> Any:
+    """Return a value with its ranges replaced by what they became.
+
+    In a list, a range that became a list takes its place with all of its elements, and one that became null is left
+    out: a block of layers, or none.
+    """
+    if _is_range(value) and (pointer := json_pointer(path)) in point:
+        if isinstance(value[KEY], dict):
+            return point[pointer]
+        index = int(point[pointer])
+        return _filled(value[KEY][index], (*path, KEY, index), point)
+    if isinstance(value, dict):
+        return {key: _filled(inner, (*path, key), point) for key, inner in value.items()}
+    if not isinstance(value, list):
         return value
-
-    return {key: filled(copy.deepcopy(value), (key,)) for key, value in body.items() if key != KEY}
+    whole: list[Any] = []
+    for index, inner in enumerate(value):
+        filled = _filled(inner, (*path, index), point)
+        if _is_range(inner) and (filled is None or isinstance(filled, list)):
+            whole += filled or []
+        else:
+            whole.append(filled)
+    return whole
 
 
 def values_of(ranges: Mapping[str, Range], point: Point) -> dict[str, Any]:
-    """Return what each range became, by its short name: the value, or the choice as it is written."""
+    """Return what each range became, by its short name, with what the ranges inside it became."""
     flat = dict(_flat(ranges))
     names = short_names(list(flat))
     values: dict[str, Any] = {}
     for pointer, at in point.items():
         one = flat[pointer]
-        values[names[pointer]] = one.options[int(at)] if isinstance(one, Choice) else at
+        if isinstance(one, Choice):
+            path = (*_keys(pointer), KEY, int(at))
+            values[names[pointer]] = _filled(one.options[int(at)], path, point)
+        else:
+            values[names[pointer]] = at
     return values
 
 
@@ -259,11 +280,14 @@ def with_interval(body: Any, pointer: str, interval: dict[str, Any]) -> Any:
     """Return a spec with another interval at a pointer."""
     body = copy.deepcopy(body)
     inner = body
-    for part in pointer.split("/")[1:]:
-        key = part.replace("~1", "/").replace("~0", "~")
+    for key in _keys(pointer):
         inner = inner[int(key)] if isinstance(inner, list) else inner[key]
     inner[KEY] = interval
     return body
+
+
+def _keys(pointer: str) -> list[str]:
+    return [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]]
 
 
 def _flat(ranges: Mapping[str, Range]) -> Iterator[tuple[str, Range]]:
@@ -297,11 +321,12 @@ def short_names(pointers: list[str]) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class SearchSpec:
-    """A spec with ranges, as sent: its settings, and its body without them."""
+    """A spec with ranges, or an ablation, as sent: its settings, and its body without them."""
 
     settings: Search
     body: dict[str, Any]
     ranges: dict[str, Range]
+    ablation: Ablation | None = None  # the ranges are then what is left out, and the seed
 
     def flat(self) -> dict[str, Range]:
         """Return all ranges by pointer, those inside choices too."""
@@ -330,6 +355,11 @@ def read_search(body: dict[str, Any]) -> tuple[SearchSpec | None, list[Problem]]
         found = problems_from(error.errors(include_url=False), Search, written)
         return None, list(InvalidValue(problems=found).under(KEY).problems)
     template = settings.spec if settings.spec is not None else {k: v for k, v in body.items() if k != KEY}
+    if template.get("check") not in (None, False):
+        detail = "A check is of one configuration."
+        return None, [Problem(detail, "/check", fix="Leave check out, or the ranges and ablate.")]
+    if template.get(ablation.KEY) not in (None, False):
+        return _read_ablation(settings, template)
     ranges, problems = ranges_of(template)
     if not ranges and not problems:
         detail = "Nothing in the spec is searched."
@@ -343,3 +373,43 @@ def read_search(body: dict[str, Any]) -> tuple[SearchSpec | None, list[Problem]]
         detail = "A grid needs ranges that can be counted; this one has any number between its ends."
         problems.append(Problem(detail, f"{endless[0]}/{KEY}", fix="Give it a step, or a list of values."))
     return (None, problems) if problems else (search, [])
+
+
+LEFT_OUT, SEED = f"/{ablation.KEY}", "/training/seed"  # the pointers of an ablation's ranges
+
+
+def _read_ablation(settings: Search, template: dict[str, Any]) -> tuple[SearchSpec | None, list[Problem]]:
+    """Return an ablation as a search: of what is left out, `nothing` first, and of the seed."""
+    written = template[ablation.KEY]
+    body = {key: value for key, value in template.items() if key != ablation.KEY}
+    problems = [
+        Problem("An ablation is of one configuration.", json_pointer(where), fix="Search first; then ablate the best.")
+        for where, _ in _nodes(body, ())
+    ]
+    for name in ("trials", "sampler", "pruner", "seconds", "seed"):
+        if settings.spec is None and name in settings.model_fields_set:
+            detail = f"An ablation trains every part with every seed; it takes no {name}."
+            problems.append(Problem(detail, f"/{KEY}/{name}", fix="Leave it out; ablate: {parts: [...], seeds: 5}"))
+    try:
+        own = _ABLATION.validate_python(written)
+    except ValidationError as error:
+        problems += (
+            InvalidValue(problems=problems_from(error.errors(include_url=False), Ablation, written))
+            .under(ablation.KEY)
+            .problems
+        )
+        return None, problems
+    if problems:
+        return None, problems
+    assert own is not None
+    training = template.get("training")
+    first = training.get("seed", 0) if isinstance(training, Mapping) else 0
+    parts = own.parts if own.parts != "all" else ()
+    variants = Choice((ablation.WHOLE, *parts), ({},) * (len(parts) + 1))
+    seeds = [first + index if isinstance(first, int) else index for index in range(own.seeds)]
+    ranges: dict[str, Range] = {SEED: Choice(tuple(seeds), ({},) * len(seeds)), LEFT_OUT: variants}
+    settings = settings.model_copy(update={"sampler": "grid", "pruner": "none"})
+    return SearchSpec(settings, template, ranges, own), []
+
+
+_ABLATION = TypeAdapter(AnyAblation)

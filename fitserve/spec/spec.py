@@ -9,7 +9,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from fitserve.errors import BadInput, Problem
 from fitserve.settings import Limits
+from fitserve.spec.ablation import AnyAblation
 from fitserve.spec.argument_types import Above0, Flag, Natural, Seed
+from fitserve.spec.check import AnyCheck
 from fitserve.spec.decision import Decisions
 from fitserve.spec.ensemble import AnyEnsemble
 from fitserve.spec.feature import Feature
@@ -163,6 +165,14 @@ class Spec(BaseModel):
         {}, description="Written by the server: what was made smaller for the time budget, and what it would be"
     )
     search: Search | None = Field(None, description="How values written as {search: ...} are searched")
+    ablate: AnyAblation = Field(
+        None,
+        description="Train the spec without each of its parts too, and say what each does: all, or a list such as"
+        " [dropout, feature:age, layer:2]",
+    )
+    check: AnyCheck = Field(
+        None, description="Only check the spec: range_test, sanity, or both; the run keeps no network"
+    )
     decision: Decisions = Field(
         (),
         description="How labels follow from probabilities, chosen on held-out rows; one, or a list with one for each "

@@ -33,6 +33,9 @@ from fitserve.states import TERMINAL
 from tests.faults.checker import AcknowledgedRun, Verdict, check_runs
 from tests.faults.cluster import Cluster, Member, wait_for
 
+EVERY = 4  # of so many runs that a client submits, one is a search
+TRIALS = 3
+
 
 @dataclass(frozen=True)
 class FaultPlan:
@@ -102,11 +105,11 @@ class Chaos:
         self.lock = threading.Lock()  # held while members are started or killed
         self.over = threading.Event()
         self.paused: set[int] = set()
-        self.parent_id = ""
+        self.parent_id = self.search_id = ""
 
     def run(self) -> Verdict:
         cluster, plan = self.cluster, self.plan
-        self.parent_id = self.create_failed_run()
+        self.parent_id, self.search_id = self.create_failed_run(), self.create_failed_run(TRIALS)
         for _ in range(plan.workers):
             cluster.start("worker")
         for _ in range(plan.reapers):
@@ -139,10 +142,16 @@ class Chaos:
 
         wait_for(answers, 60, f"the API\n{self.cluster.tail()}")
 
-    def create_failed_run(self) -> str:
-        """Create the run that clients retry over HTTP. It has the fake trainer's spec, which the API would refuse."""
+    def create_failed_run(self, trials: int = 0) -> str:
+        """Create the run that clients retry over HTTP. It has the fake trainer's spec, which the API would refuse.
+
+        With `trials` it is a search of so many, with half the epochs each.
+        """
         plan = self.plan
-        spec = {"fake": {"epochs": plan.epochs, "seconds": plan.epoch_seconds, "seed": 7, "checkpoint_every": 2}}
+        fake = {"epochs": plan.epochs, "seconds": plan.epoch_seconds, "seed": 7, "checkpoint_every": 2}
+        spec: dict[str, Any] = {"fake": fake}
+        if trials:
+            spec = {"fake": {**fake, "epochs": plan.epochs // 2, "search": trials}, "search": {"trials": trials}}
         engine = self.cluster.engine
         new = create.NewRun("anonymous", self.cluster.dataset_id, spec, spec, {}, model="chaos")
         run = create.create_run(engine, new, Limits())[0]
@@ -168,17 +177,19 @@ class Chaos:
             due = begun + number * plan.seconds * 0.9 / mine
             time.sleep(max(0.0, due - time.monotonic()))
             key = f"{name}-{number}"
-            run_id = self.submit(key)
-            self.acknowledged.append(AcknowledgedRun(run_id, 7, plan.epochs, key))
-            if number % 10 == 0:  # a client that missed the answer sends the request again
-                self.acknowledged.append(AcknowledgedRun(self.submit(key), 7, plan.epochs, key))
+            searches = number % EVERY == 0
+            parent = self.search_id if searches else self.parent_id
+            epochs, trials = (plan.epochs // 2, TRIALS) if searches else (plan.epochs, 0)
+            for _ in range(2 if number % 10 == 0 else 1):  # a client that missed the answer sends the request again
+                run_id = self.submit(key, parent)
+                self.acknowledged.append(AcknowledgedRun(run_id, 7, epochs, key, trials=trials))
 
-    def submit(self, key: str) -> str:
+    def submit(self, key: str, parent: str = "") -> str:
         """Send a request until it is answered with 202. Returns the run's id."""
         while True:
             with self.lock:  # while it is held there is exactly one API, running or not
                 port = next(m.environment["FITSERVE_PORT"] for m in self.cluster.members if m.role == "api")
-            url = f"http://127.0.0.1:{port}/api/v1/runs/{self.parent_id}/retry"
+            url = f"http://127.0.0.1:{port}/api/v1/runs/{parent or self.parent_id}/retry"
             request = urllib.request.Request(url, b"", {"Idempotency-Key": key}, method="POST")
             try:
                 with urllib.request.urlopen(request, timeout=5) as answer:

@@ -15,8 +15,8 @@ from fitserve.errors import NotFound
 from fitserve.runs import queries
 from fitserve.runs.blob_references import find_digests
 from fitserve.states import TERMINAL
-from fitserve.tables import Epoch, Event, Run, Version
-from tests.faults.fake_trainer import final_weights
+from fitserve.tables import Epoch, Event, Run, Trial, Version
+from tests.faults.fake_trainer import final_trials
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class AcknowledgedRun:
     epochs: int
     key: str = ""
     state: str = "succeeded"
+    trials: int = 0  # of a search
 
 
 @dataclass
@@ -94,9 +95,13 @@ def check_runs(engine: Engine, blobs: BlobStore, acknowledged: Iterable[Acknowle
                 versions = session.scalar(select(func.count()).where(Version.run_id == run.id)) or 0
                 if versions != (1 if run.model else 0):
                     verdict.duplicated.append(f"{run.id}: {versions} versions")
-                epochs = list(session.scalars(select(Epoch.epoch).where(Epoch.run_id == run.id).order_by(Epoch.epoch)))
-                if epochs != list(range(1, wanted.epochs + 1)):
+                rows = session.execute(
+                    select(Epoch.trial, Epoch.epoch).where(Epoch.run_id == run.id).order_by(Epoch.trial, Epoch.epoch)
+                )
+                epochs = [(trial, epoch) for trial, epoch in rows]
+                if epochs != [(n, at + 1) for n in range(wanted.trials or 1) for at in range(wanted.epochs)]:
                     verdict.unexpected.append(f"{run.id}: epochs {epochs}")
+                _check_trials(verdict, run, wanted, queries.trials(session, run.id))
     return verdict
 
 
@@ -135,9 +140,17 @@ def _check_events(verdict: Verdict, run: Run, events: list[Event]) -> None:
         verdict.unexpected.append(f"{run.id}: events end with {state}, the row says {run.state}")
 
 
+def _check_trials(verdict: Verdict, run: Run, wanted: AcknowledgedRun, trials: list[Trial]) -> None:
+    """Check that every trial of a search ended once, with the value of an undisturbed one."""
+    found = [(trial.trial, trial.state, trial.value) for trial in trials]
+    values = final_trials(wanted.seed, wanted.epochs, wanted.trials)
+    if found != [(number, "succeeded", value) for number, value in enumerate(values)]:
+        verdict.unexpected.append(f"{run.id}: trials {found}")
+
+
 def _check_result(verdict: Verdict, run: Run, wanted: AcknowledgedRun, blobs: BlobStore) -> None:
     result = run.result or {}
-    if result.get("weights") != final_weights(wanted.seed, wanted.epochs):
+    if result.get("weights") != min(final_trials(wanted.seed, wanted.epochs, wanted.trials or 1)):
         verdict.unexpected.append(f"{run.id}: weights {result.get('weights')}")
     if result.get("attempt") != run.attempt:
         verdict.unexpected.append(f"{run.id}: result of attempt {result.get('attempt')}, run at {run.attempt}")

@@ -43,6 +43,8 @@ def train(request: TrainingRequest, report: Reporter) -> TrainingResult:
     )
     if request.trial is not None:
         return _divided_result(request, _train_trial(request, report, state, request.trial))
+    if "search" in fake:
+        return _search(request, report, fake["search"], state)
     if "trials" not in fake:
         return _result(request, _train_trial(request, report, state, 0), {})
     ended: dict[str, float] = state["ended"]
@@ -63,6 +65,23 @@ def train(request: TrainingRequest, report: Reporter) -> TrainingResult:
             time.sleep(0.05)
     every = [ended[str(trial)] for trial in range(fake["trials"])]
     return _result(request, min(every), {"trials": every})
+
+
+def _search(request: TrainingRequest, report: Reporter, trials: int, state: dict[str, Any]) -> TrainingResult:
+    """Train the trials of a search one after the other; the rows say which have ended, as for the real trainer."""
+    rows = {row["trial"]: row for row in request.trials}
+    values: list[float] = []
+    for trial in range(trials):
+        row = rows.get(trial) or {"trial": trial, "state": "running", "point": {"/seed": trial}, "values": {}}
+        if row["state"] == "running":
+            report.search_trial(dict(row))
+            if not (state["epoch"] and state["trial"] == trial):
+                state |= {"weights": 0.0, "epoch": 0}
+            value = _train_trial(request, report, state, trial)
+            row = {**row, "state": "succeeded", "value": value, "epochs": request.spec["fake"]["epochs"]}
+            report.search_trial(dict(row))
+        values.append(row["value"])
+    return _result(request, min(values), {"trials": values})
 
 
 def _train_trial(request: TrainingRequest, report: Reporter, state: dict[str, Any], trial: int) -> float:

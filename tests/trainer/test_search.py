@@ -150,3 +150,67 @@ def test_an_invalid_or_diverging_trial_fails_alone(tmp_path: Path) -> None:
     broken = _spec(search={"sampler": "grid"}, optimizer={"SGD": {"learning_rate": _of([1e30, 1e31])}})
     with pytest.raises(TrainingFailed, match="No trial of 2 succeeded"):
         train(request_of(_table(), broken, tmp_path / "broken"), RecordingReporter())
+
+
+def test_a_search_goes_on_within_a_group(tmp_path: Path) -> None:
+    table = _table()
+    sgd = {"optimizer": {"SGD": {"learning_rate": _of({"low": 0.001, "high": 0.3, "log": True}), "momentum": 0.9}}}
+    body = _spec(search={"trials": 6, "sampler": "random", "pruner": "asha"}, epochs=9, **sgd)
+    whole = RecordingReporter()
+    undisturbed = train(request_of(table, body, tmp_path / "whole"), whole)
+    first = RecordingReporter(stop_after=6 + 6 + 2 + 2, reason="release")  # after the first rung, before the second
+    with pytest.raises(TrainingStopped):
+        train(request_of(table, body, tmp_path / "first"), first)
+    rows = {row["trial"]: row for row in first.search_trials}
+    path = tmp_path / "checkpoint"
+    path.write_bytes(first.checkpoints[-1][0])
+    again = RecordingReporter()
+    request = request_of(table, body, tmp_path / "again", trials=list(rows.values()), checkpoint=path)
+    resumed = train(request, again)
+    assert first.epochs + again.epochs == whole.epochs  # no epoch is trained twice
+    assert resumed.manifest["receipt"]["weights"] == undisturbed.manifest["receipt"]["weights"]
+    ended = [
+        [(r["trial"], r["state"], r["value"], r["epochs"]) for r in one.search_trials if r["state"] != "running"]
+        for one in (whole, again)
+    ]
+    assert ended[0] == ended[1]
+
+
+def test_blocks_of_layers_and_what_trials_that_were_never_begun_say(tmp_path: Path) -> None:
+    blocks = [{"Dense": 4}, _of([None, [{"Dense": {"units": _of([2, 3])}}, {"Dropout": 0.1}], {"Dense": 5}])]
+    result = train(
+        request_of(_table(), _spec(blocks, {"sampler": "grid"}, epochs=1), tmp_path / "blocks"),
+        (r := RecordingReporter()),
+    )
+    ended = [row for row in r.search_trials if row["state"] != "running"]
+    assert [row["state"] for row in ended] == ["succeeded"] * 4
+    assert [row["values"].get("1") or row["values"]["network/1"] for row in ended if "units" in row["values"]] == [
+        [{"Dense": {"units": 2}}, {"Dropout": 0.1}],
+        [{"Dense": {"units": 3}}, {"Dropout": 0.1}],
+    ]
+    late = _spec([{"Dense": _of([2, 3, 4])}], {"sampler": "grid", "seconds": 1e-6}, epochs=3)
+    result = train(request_of(_table(), late, tmp_path / "late"), (r := RecordingReporter()))
+    assert result.result["search"]["succeeded"] == 1
+    assert result.result["epochs"] == 1
+    assert [row["reason"] for row in r.search_trials if row["state"] == "pruned"] == [
+        "The time was up before it began."
+    ] * 2
+
+
+def test_an_ablated_column_of_noise_has_no_effect_and_a_copy_of_the_target_has(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    target = rng.normal(size=90)
+    table = pa.table({"noise": rng.normal(size=90), "copy": target, "y": target})
+    body = {
+        "target": "y",
+        "network": [{"Dense": {"units": 4, "activation": "relu"}}],
+        "training": {"epochs": 25, "batch_size": 16, "optimizer": {"Adam": {"learning_rate": 0.03}}},
+        "ablate": {"parts": ["feature:noise", "feature:copy"], "seeds": 4},
+    }
+    result = train(request_of(table, body, tmp_path), RecordingReporter()).result
+    noise, copy = result["ablation"]["parts"]
+    assert (noise["part"], noise["says"], noise["pairs"]) == ("feature:noise", "no effect", 4)
+    assert noise["low"] < 0 < noise["high"]
+    assert copy["says"] == "helps"
+    assert copy["high"] < 0
+    assert result["best_spec"]["features"][1]["column"] == "copy"  # what is served is the spec as it stands

@@ -183,7 +183,12 @@ class Attempt:
             if dataset is None:
                 raise NotFound("The run's dataset is gone.")
             facts, table = store.facts_of(dataset), store.local_parquet(self.blobs, dataset, cache, again=True)
-            begun = [_as_row(trial) for trial in queries.trials(session, run.id)] if run.resolved.get("search") else []
+            searching = run.parent_id if run.kind == TRIAL else run.id
+            begun = (
+                [_as_row(trial) for trial in queries.trials(session, str(searching))]
+                if run.resolved.get("search")
+                else []
+            )
         return TrainingRequest(
             run_id=run.id,
             attempt=self.lease.attempt,

@@ -76,6 +76,7 @@ class TrialDivision:
         run = self.claim.run
         if (estimated := (run.estimates or {}).get("seconds")) is not None:
             trials = (run.resolved.get("training") or {}).get("restarts") or 1
+            trials *= (run.resolved.get("search") or {}).get("trials") or 1
             members = (run.resolved.get("ensemble") or {}).get("members") or 1  # they are trials, of one restart
             self._trial_seconds = estimated / max(1, int(trials), int(members))
 

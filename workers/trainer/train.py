@@ -6,6 +6,7 @@ import time
 
 from fitserve.dataset_facts import DatasetFacts
 from fitserve.spec.spec import Spec, parse
+from workers.trainer.checks.checks import run_checks
 from workers.trainer.engine.device import placed
 from workers.trainer.interface import Reporter, TrainingRequest, TrainingResult
 from workers.trainer.ready_run import make_ready, run_trials
@@ -21,8 +22,11 @@ def train(request: TrainingRequest, report: Reporter) -> TrainingResult:
 
 
 def _train(request: TrainingRequest, spec: Spec, facts: DatasetFacts, report: Reporter) -> TrainingResult:
+    if spec.check is not None:
+        return run_checks(request, spec, facts, report)
     if spec.search is not None:
-        return SearchRun(request, facts, report).result()
+        search = SearchRun(request, facts, report)
+        return search.result() if request.trial is None else search.divided_result(request.trial)
     ready = make_ready(request, spec, facts, report)
     if request.trial is not None:
         return SequentialTrials(ready.setup).run_divided(request.trial, request.checkpoint)

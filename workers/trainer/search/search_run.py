@@ -6,10 +6,12 @@ trains those again that had begun: a trial follows from its spec alone.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -19,21 +21,32 @@ from fitserve.dataset_facts import DatasetFacts
 from fitserve.errors import BadInput
 from fitserve.settings import Limits
 from fitserve.spec.resolve_search import search_of, trial_spec
-from fitserve.spec.search import Point, short_names, values_of
+from fitserve.spec.search import LEFT_OUT, Point, short_names, values_of
 from fitserve.spec.spec import Spec
 from fitserve.strictjson import finite_json
+from workers.trainer.engine.checkpoint import Checkpoint, Unusable
 from workers.trainer.engine.device import tidy_up
 from workers.trainer.engine.network import build_network
 from workers.trainer.engine.replica_settings import ReplicaSettings, signature
-from workers.trainer.interface import Reporter, TrainingFailed, TrainingRequest, TrainingResult
+from workers.trainer.export.receipt import digest_of, versions
+from workers.trainer.interface import (
+    Reporter,
+    TrainingFailed,
+    TrainingRequest,
+    TrainingResult,
+    TrainingStopped,
+    TrialAssignment,
+)
 from workers.trainer.ready_run import ReadyRun, make_ready, prepare_data, run_trials
+from workers.trainer.search.effects import effects
 from workers.trainer.search.pruning import behind, rungs
 from workers.trainer.search.study import Study
 from workers.trainer.search.trial_reporter import TrialReporter
 from workers.trainer.trials.stacked import StackedTrials, why_not_stacked
-from workers.trainer.trials.trial import Members, TrialRecord, TrialsOutcome, Weights
+from workers.trainer.trials.trial import Members, TrialFile, TrialRecord, TrialSetup, TrialsOutcome, Weights
 
 ENDED = ("succeeded", "pruned", "failed")
+ASK_AGAIN_SECONDS = 0.3  # while other workers train all that remain
 Row = dict[str, Any]
 
 
@@ -71,7 +84,7 @@ class SearchRun:
             self._report.event("info", f"The search goes on: {ended} of its trials have ended.", {"ended": ended})
         at_once, total = int(self._settings.parallel or 1), int(self._settings.trials or 1)
         for first in range(0, total, at_once):
-            if self._out_of_time():
+            if self._rows and self._out_of_time() and self._best_number() is not None:
                 self._report.event("info", f"The time was up after {len(self._rows)} trials.")
                 break
             points = self._study.ask(min(at_once, total - first))
@@ -116,51 +129,145 @@ class SearchRun:
         for number in numbers:
             if number in self._specs:
                 groups.setdefault(signature(self._specs[number]) or number, []).append(number)
+        alone: list[int] = []
         for group in groups.values():
-            if any(self._rows[number]["state"] == "running" for number in group):
-                self._train_group(group)
-                tidy_up()
+            if not any(self._rows[number]["state"] == "running" for number in group):
+                continue
+            if len(group) == 1 or not self._train_stacked(group):
+                alone += group
+            tidy_up()
+        self._train_each([number for number in alone if self._rows[number]["state"] == "running"])
 
-    def _train_group(self, numbers: list[int]) -> None:
+    def _train_stacked(self, numbers: list[int]) -> bool:
+        """Train a group as one network. Returns False where that is impossible."""
+        if self._late(numbers):
+            return True
         reporter = TrialReporter(self._report, numbers, str(self._settings.metric))
         try:
             ready = self._ready(self._specs[numbers[0]], reporter)
-            if len(numbers) > 1:
-                setup = self._stacked_setup(ready, numbers, reporter)
-                if (obstacle := why_not_stacked(setup)) is None:
-                    self._report.event("info", f"Trials {_listed(numbers)} train as one stacked network.")
-                    self._take(numbers, StackedTrials(setup).run(), reporter)
-                    return
+            setup = self._resumable(self._stacked_setup(ready, numbers, reporter), numbers, reporter)
+            if (obstacle := why_not_stacked(setup)) is not None:
                 self._report.event("info", f"Trials {_listed(numbers)} train alone: {obstacle} cannot be stacked.")
+                return False
+            self._report.event("info", f"Trials {_listed(numbers)} train as one stacked network.")
+            self._take(numbers, StackedTrials(setup).run(self._checkpoint_of(setup)), reporter)
         except TrainingFailed as failure:
             for number in numbers:
                 self._end(number, "failed", reason=str(failure))
-            return
-        for number in numbers:
-            self._train_alone(number)
+        return True
 
-    def _train_alone(self, number: int) -> None:
+    def _train_each(self, numbers: list[int]) -> None:
+        """Train trials that cannot be stacked, each by itself, here or on workers that are idle."""
+        members = [number for number in numbers if self._specs[number].ensemble is not None]
+        for number in members:
+            if not self._late([number]):
+                self._train_alone(number)
+        remaining = [number for number in numbers if number not in members]
+        while remaining and not self._late(remaining):
+            assignment = self._report.next_trial(remaining) if len(remaining) > 1 else TrialAssignment(remaining[0])
+            for number, path in assignment.finished.items():
+                self._adopt(number, path)
+            if assignment.trial is not None:
+                self._train_alone(assignment.trial, assignment.checkpoint)
+                tidy_up()
+            elif not assignment.finished:
+                self._report.progress()
+                if reason := self._report.stop():
+                    raise TrainingStopped(reason)
+                time.sleep(ASK_AGAIN_SECONDS)
+            remaining = [number for number in remaining if self._rows[number]["state"] == "running"]
+
+    def _late(self, numbers: Sequence[int]) -> bool:
+        """End trials that have not begun once the time is up. One trial at least is trained."""
+        if not self._out_of_time() or self._best_number() is None:
+            return False
+        for number in numbers:
+            self._end(number, "pruned", reason="The time was up before it began.", epochs=0)
+        return True
+
+    def _train_alone(self, number: int, begun: Path | None = None) -> None:
+        """Train one trial, from a checkpoint of it where there is one."""
         reporter = TrialReporter(self._report, [number], str(self._settings.metric))
         began_at = time.perf_counter()
         try:
-            ready = self._ready(self._specs[number], reporter)
-            watch = _Watch(lambda: self._pruned([number], reporter), self._out_of_time)
-            setup = ready.setup
-            callbacks = setup.callbacks
-            setup = replace(setup, recorder=None, callbacks=lambda: [*callbacks(), watch])
-            outcome = run_trials(setup, None)
+            outcome = self._alone(number, reporter, begun)
         except TrainingFailed as failure:
             self._end(number, "failed", reason=str(failure), seconds=time.perf_counter() - began_at)
             return
+        self._take([number], outcome, reporter)
+
+    def _alone(self, number: int, reporter: TrialReporter, begun: Path | None = None) -> TrialsOutcome:
+        """Train one trial. Raises TrainingFailed."""
+        began_at = time.perf_counter()
+        ready = self._ready(self._specs[number], reporter)
+        watch = _Watch(lambda: self._pruned([number], reporter), self._out_of_time)
+        callbacks = ready.setup.callbacks
+        setup = replace(ready.setup, recorder=None, callbacks=lambda: [*callbacks(), watch])
+        setup = self._resumable(setup, [number], reporter)
+        outcome = run_trials(setup, self._checkpoint_of(setup, begun))
         weights = {} if outcome.members else {0: ready.setup.compiled.model.get_weights()}
-        for trial in outcome.trials:
-            trial.seconds = (time.perf_counter() - began_at) / len(outcome.trials)
+        record = replace(outcome.trials[0], seconds=time.perf_counter() - began_at)
         if watch.why is not None:
-            outcome.trials[0].prune(watch.why)
-        record = outcome.trials[0]
-        if len(outcome.trials) > 1:  # members one after the other
-            record = replace(record, seconds=sum(trial.seconds for trial in outcome.trials))
-        self._take([number], replace(outcome, trials=[record], weights=weights), reporter)
+            record.prune(watch.why)
+        return replace(outcome, trials=[record], weights=weights)
+
+    def _resumable(self, setup: TrialSetup, numbers: Sequence[int], reporter: TrialReporter) -> TrialSetup:
+        """Let checkpoints say which trials they are of, and hold the figures by which these are compared."""
+        specs = [self._specs[number].to_json() for number in numbers]
+        compared = rungs(self._specs[numbers[0]].training.epochs) if self._settings.pruner != "none" else ()
+        return replace(
+            setup,
+            fingerprint=digest_of([setup.fingerprint, list(numbers), specs]),
+            compared=frozenset(compared),
+            notes=reporter.notes,
+            restore_notes=reporter.restore,
+        )
+
+    def _checkpoint_of(self, setup: TrialSetup, begun: Path | None = None) -> Path | None:
+        """Return the checkpoint of exactly these trials, if an earlier attempt or another worker left one."""
+        for path in filter(None, (begun, self._request.checkpoint)):
+            with contextlib.suppress(Unusable):
+                if Checkpoint.read(path).body.get("fingerprint") == setup.fingerprint:
+                    return path
+        return None
+
+    # --- other workers --------------------------------------------------------------------------------
+
+    def divided_result(self, number: int) -> TrainingResult:
+        """Train one trial for a search that another worker holds. Raises TrainingStopped."""
+        self._specs[number] = self._resolved(self._rows[number]["point"])
+        reporter = TrialReporter(self._report, [number], str(self._settings.metric))
+        began_at = time.perf_counter()
+        weights: Weights = []
+        try:
+            outcome = self._alone(number, reporter)
+            record, weights = replace(outcome.trials[0], index=number), outcome.weights[0]
+        except TrainingFailed as failure:
+            failed = {"cause": failure.cause, "message": str(failure)}
+            seconds = time.perf_counter() - began_at
+            record = TrialRecord(number, 0, "failed", len(reporter.history[number]), seconds=seconds, failure=failed)
+        path = self._request.folder / "trial.npz"
+        arrays = {str(at): value for at, value in enumerate(weights)}
+        TrialFile(record, arrays, history=reporter.history[number]).write(path, self._trial_fingerprint(number))
+        return TrainingResult({"trial": path}, {}, {"epochs": record.epochs, "trials": [asdict(record)]})
+
+    def _trial_fingerprint(self, number: int) -> str:
+        return digest_of(
+            [self._facts.sha256, number, self._resolved(self._rows[number]["point"]).to_json(), versions()]
+        )
+
+    def _adopt(self, number: int, path: Path) -> None:
+        """Take a trial that another worker trained; one whose file is unusable is trained here."""
+        try:
+            file = TrialFile.read(path, self._trial_fingerprint(number), number)
+        except Unusable as error:
+            self._report.event("warn", f"The file of trial {number + 1} is unusable ({error}); it is trained again.")
+            self._train_alone(number)
+            return
+        reporter = TrialReporter(self._report, [number], str(self._settings.metric))
+        reporter.history[number] = list(file.history)
+        weights = [file.best[str(at)] for at in range(len(file.best))]
+        self._take([number], TrialsOutcome([file.trial], 0, weights={0: weights} if weights else {}), reporter)
 
     def _ready(self, spec: Spec, reporter: Reporter) -> ReadyRun:
         """A spec's data and network; the data are the last trial's where both follow from the same."""
@@ -174,7 +281,7 @@ class SearchRun:
             self._data = (key, prepare_data(request, spec, self._facts, reporter))
         return make_ready(request, spec, self._facts, reporter, self._data[1])
 
-    def _stacked_setup(self, ready: ReadyRun, numbers: list[int], reporter: TrialReporter) -> Any:
+    def _stacked_setup(self, ready: ReadyRun, numbers: list[int], reporter: TrialReporter) -> TrialSetup:
         specs = [self._specs[number] for number in numbers]
         rows, size = ready.rows["train"].count, ready.setup.compiled.batch_size
         steps = specs[0].training.steps_per_epoch or -(-rows // size)
@@ -200,7 +307,6 @@ class SearchRun:
             recorder=None,
             pruned=lambda epoch, running: self._pruned(numbers, reporter, epoch, running),
             out_of_time=self._out_of_time,
-            checkpoint_seconds=math.inf,
         )
 
     # --- pruning --------------------------------------------------------------------------------------
@@ -271,6 +377,8 @@ class SearchRun:
     def _best_number(self) -> int | None:
         sign = -1.0 if self._settings.direction == "max" else 1.0
         done = [row for row in self._rows.values() if row["state"] == "succeeded" and row.get("value") is not None]
+        if self._search.ablation is not None:  # what is served is the spec as it stands
+            done = [row for row in done if row["point"][LEFT_OUT] == 0]
         best = min(done, key=lambda row: (sign * row["value"], row["trial"]), default=None)
         return None if best is None else int(best["trial"])
 
@@ -284,7 +392,8 @@ class SearchRun:
         ready = self._ready(spec, reporter)
         if self._best is None or self._best.trial != number:
             self._report.event("info", f"Trial {number + 1}, the best, was trained before the crash: once more.")
-            outcome = run_trials(replace(ready.setup, recorder=None), None)
+            epochs = int(self._rows[number]["epochs"])  # fewer than its spec says where the time was up
+            outcome = run_trials(replace(ready.setup, recorder=None, epochs=epochs), None)
         else:
             if self._best.weights is not None:
                 ready.setup.compiled.model.set_weights(self._best.weights)
@@ -323,8 +432,27 @@ class SearchRun:
                     "values": self._rows[number]["values"],
                     "importance": {names[at]: share for at, share in self._study.importance().items()},
                 },
+                **self._ablation(spec),
             }
         )
+
+    def _ablation(self, spec: Spec) -> dict[str, Any]:
+        """What each part of an ablated spec does; nothing where none is ablated."""
+        own = self._search.ablation
+        if own is None:
+            return {}
+        split = spec.split
+        drawn = split.method in ("random", "stratified", "group")
+        held_out = split.validation / (1 - split.validation - split.test) if drawn else 0.0
+        rows = list(self._rows.values())
+        values = [row["value"] for row in rows if row["state"] == "succeeded" and row["point"][LEFT_OUT] == 0]
+        found = effects(self._search, rows, held_out)
+        for one in found:
+            if one["effect"] is not None:
+                figures = f"{one['effect']:+.3g} ({one['low']:+.3g} to {one['high']:+.3g})"
+                message = f"{one['part']}: {one['says']}, {figures} of {self._settings.metric}."
+                self._report.event("info", message, {"ablation": one})
+        return {"ablation": {"metric": self._settings.metric, "whole": float(np.mean(values)), "parts": found}}
 
 
 def _as_trial(row: Row, metric: str | None) -> dict[str, Any]:

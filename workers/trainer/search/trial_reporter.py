@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,8 +38,19 @@ class TrialReporter:
         self._report.progress()
 
     def checkpoint(self, path: Path, epoch: int) -> None:
-        """The rows of ended trials are what a search resumes from."""
-        path.unlink(missing_ok=True)
+        self._report.checkpoint(path, epoch)
+
+    def notes(self) -> dict[str, list[float | None]]:
+        """Return the history as a checkpoint holds it."""
+        return {
+            str(number): [value if math.isfinite(value) else None for value in values]
+            for number, values in self.history.items()
+        }
+
+    def restore(self, notes: Mapping[str, Sequence[float | None]]) -> None:
+        """Take the history from a checkpoint."""
+        for number, values in notes.items():
+            self.history[int(number)] = [math.nan if value is None else value for value in values]
 
     def next_trial(self, remaining: Sequence[int]) -> TrialAssignment:
         return TrialAssignment(remaining[0])

@@ -74,7 +74,7 @@ class StackedMembers:
         self._trial = TrialRecord(0, setup.seeds[0], monitor=setup.monitor)
         self._losses: list[list[float]] = []  # of every member, by epoch
         self._kept: dict[int, list[Weights]] = {}
-        self._monitor = ProgressMonitor(setup.report, setup.checkpoint_seconds, self._save)
+        self._monitor = ProgressMonitor(setup, self._save)
         self._recorder: StackedTrialRecorder | None = None
 
     def run(self, resume: Path | None = None) -> TrialsOutcome:
@@ -147,6 +147,7 @@ class StackedMembers:
             "callbacks": states,
             "losses": self._losses,
             "trial": asdict(self._trial),
+            "notes": self._setup.notes(),
         }
         path = new_checkpoint_path(self._setup.folder)
         Checkpoint(body, arrays).write(path)
@@ -160,6 +161,7 @@ class StackedMembers:
             return 0
         self._trial = TrialRecord(**loaded.body["trial"])
         self._losses = loaded.body["losses"]
+        self._setup.restore_notes(loaded.body.get("notes"))
         self._together.stop_training = loaded.body["stopping"]
         checkpoint.restore_callbacks(self._callbacks, self._together, loaded.body["callbacks"], loaded.arrays)
         by_member = [

@@ -55,7 +55,7 @@ class SequentialTrials:
         self._members_kept: dict[int, EpochWeights] = {}
         self._callbacks: list[keras.callbacks.Callback] = []
         self._saved_position: tuple[int, int, int] | None = None
-        self._monitor = ProgressMonitor(setup.report, setup.checkpoint_seconds, self._save)
+        self._monitor = ProgressMonitor(setup, self._save)
 
     def run(self, resume: Path | None = None) -> TrialsOutcome:
         """Train all trials. Raises TrainingStopped, and TrainingFailed where every trial diverged."""
@@ -257,6 +257,7 @@ class SequentialTrials:
             "stopping": bool(self._model.stop_training),
             "callbacks": states,
             "trials": [asdict(trial) for trial in self._trials],
+            "notes": self._setup.notes(),
         }
         arrays |= checkpoint.variables(self._model) | checkpoint.with_prefix("best", self._best)
         arrays |= checkpoint.epochs_to_arrays("kept", self._kept)
@@ -277,6 +278,7 @@ class SequentialTrials:
             self._setup.report.event("warn", f"The last checkpoint cannot be used ({error}); training starts over.")
             return None
         self._trials = [TrialRecord(**trial) for trial in loaded.body["trials"]]
+        self._setup.restore_notes(loaded.body.get("notes"))
         self._best = checkpoint.under_prefix("best", loaded.arrays)
         self._kept = checkpoint.epochs_from_arrays("kept", loaded.arrays)
         self._best_kept = checkpoint.epochs_from_arrays("best_kept", loaded.arrays)

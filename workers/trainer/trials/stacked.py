@@ -94,7 +94,7 @@ class StackedTrials:
             keras.callbacks.CallbackList(own, model=replica, epochs=setup.epochs)
             for own, replica in zip(self._callbacks, self._replicas, strict=True)
         ]
-        self._monitor = ProgressMonitor(setup.report, setup.checkpoint_seconds, self._save)
+        self._monitor = ProgressMonitor(setup, self._save)
         self._recorder: StackedTrialRecorder | None = None
 
     def run(self, resume: Path | None = None) -> TrialsOutcome:
@@ -109,10 +109,12 @@ class StackedTrials:
             self._recorder = StackedTrialRecorder(self._stack, self._rows, setup.recorder, first)
         began_at = time.perf_counter()
         for epoch in range(first, setup.epochs):
-            if not self._running() or setup.out_of_time():
+            if not self._running():
                 break
             self._run_epoch(epoch, validation)
             self._monitor.check(epoch + 1, 0)
+            if setup.out_of_time():
+                break
         for trial in self._running():
             self._finish(trial)
         if setup.pruned is None:
@@ -224,6 +226,7 @@ class StackedTrials:
             "callbacks": states,
             "trials": [asdict(trial) for trial in self._trials],
             "stacked": self._stacked,
+            "notes": self._setup.notes(),
         }
         path = new_checkpoint_path(self._setup.folder)
         Checkpoint(body, arrays).write(path)
@@ -238,6 +241,7 @@ class StackedTrials:
         if loaded is None:
             return 0
         self._trials = [TrialRecord(**trial) for trial in loaded.body["trials"]]
+        self._setup.restore_notes(loaded.body.get("notes"))
         for index, state in enumerate(loaded.body["callbacks"]):
             best_weights = checkpoint.under_prefix(f"replica{index}", loaded.arrays)
             checkpoint.restore_callbacks(self._callbacks[index], self._stack.model, state, best_weights)

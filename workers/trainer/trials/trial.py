@@ -24,6 +24,7 @@ EpochWeights = dict[int, list[np.ndarray]]
 """Weights after an epoch (from 1), as from `get_weights`."""
 
 _FILE_KIND = "apart"
+_BETWEEN_RUNGS = 2.0  # seconds between two checkpoints that are written because trials were compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,9 @@ class TrialSetup:
     # Says after an epoch (from 1) which of the running trials stop there, and why, in words.
     pruned: Callable[[int, Sequence[TrialRecord]], Mapping[int, str]] | None = None
     out_of_time: Callable[[], bool] = lambda: False  # asked after an epoch: all trials then end as they are
+    compared: frozenset[int] = frozenset()  # epochs, from 1, at which a search decides: checkpoints follow them
+    notes: Callable[[], Any] = lambda: None  # what a search adds to a checkpoint, as JSON, and takes back from it
+    restore_notes: Callable[[Any], None] = lambda notes: None
 
 
 @dataclass(slots=True)
@@ -166,10 +170,12 @@ class TrialFile:
     best: Mapping[str, np.ndarray] = field(default_factory=dict)  # as from `checkpoint.variables`
     kept: EpochWeights = field(default_factory=dict)
     snapshots: EpochWeights = field(default_factory=dict)  # as `TrialRecorder.best_snapshots`
+    history: Sequence[float] = ()  # of a search: the searched metric by epoch; NaN where it was not finite
 
     def write(self, path: Path, fingerprint: str) -> None:
         """Write atomically and durably."""
-        body = {"kind": _FILE_KIND, "fingerprint": fingerprint, "trial": asdict(self.trial)}
+        history = [value if np.isfinite(value) else None for value in self.history]
+        body = {"kind": _FILE_KIND, "fingerprint": fingerprint, "trial": asdict(self.trial), "history": history}
         arrays = checkpoint.with_prefix("best", self.best)
         arrays |= checkpoint.epochs_to_arrays("kept", self.kept) | checkpoint.epochs_to_arrays("copies", self.snapshots)
         Checkpoint(body, arrays).write(path)
@@ -184,15 +190,17 @@ class TrialFile:
         if trial.index != index:
             raise Unusable(f"it is trial {trial.index + 1}")
         kept, snapshots = (checkpoint.epochs_from_arrays(group, file.arrays) for group in ("kept", "copies"))
-        return cls(trial, checkpoint.under_prefix("best", file.arrays), kept, snapshots)
+        history = [np.nan if value is None else value for value in file.body.get("history") or ()]
+        return cls(trial, checkpoint.under_prefix("best", file.arrays), kept, snapshots, history)
 
 
 class ProgressMonitor:
     """Between two compiled calls: report progress, write a checkpoint when it is due, obey a stop."""
 
-    def __init__(self, report: Reporter, checkpoint_seconds: float, save: Callable[[int, int], None]) -> None:
+    def __init__(self, setup: TrialSetup, save: Callable[[int, int], None]) -> None:
         """`save` writes a checkpoint, given the epoch and the step (from 0) that come next."""
-        self._report, self._checkpoint_seconds, self._save = report, checkpoint_seconds, save
+        self._report, self._save, self._compared = setup.report, save, setup.compared
+        self._checkpoint_seconds = setup.checkpoint_seconds
         self._saved_at, self._reported_at = time.monotonic(), 0.0
 
     def check(self, epoch: int, step: int) -> None:
@@ -202,7 +210,9 @@ class ProgressMonitor:
             self._report.progress()
             self._reported_at = now
         reason = self._report.stop()
-        if reason == "release" or (not reason and now - self._saved_at > self._checkpoint_seconds):
+        rung = step == 0 and epoch in self._compared
+        every = min(_BETWEEN_RUNGS, self._checkpoint_seconds) if rung else self._checkpoint_seconds
+        if reason == "release" or (not reason and now - self._saved_at > every):
             self._save(epoch, step)
             self._saved_at = time.monotonic()
         if reason:
