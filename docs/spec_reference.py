@@ -9,11 +9,14 @@ from typing import Any
 from pydantic import BaseModel
 
 from fitserve.encoding import ENCODINGS
+from fitserve.spec.ablation import Ablation
 from fitserve.spec.activations import ACTIVATION_ALIASES, ACTIVATIONS, UNUSABLE
+from fitserve.spec.check import Check, RangeTest
 from fitserve.spec.component import DEFERRED, Family
 from fitserve.spec.ensemble import Ensemble
 from fitserve.spec.feature import Feature
 from fitserve.spec.schema import FAMILIES, PATH, arguments, json_schema
+from fitserve.spec.search import Search
 from fitserve.spec.spec import Spec, SplitSpec
 from fitserve.spec.target import Target
 from fitserve.spec.training import EarlyStopping, ReduceLROnPlateau, Training, Warmup
@@ -34,6 +37,10 @@ MODELS: Sequence[tuple[str, type[BaseModel]]] = (
     ("`split`", SplitSpec),
     ("`training`", Training),
     ("`ensemble`", Ensemble),
+    ("`search`", Search),
+    ("`ablate`", Ablation),
+    ("`check`", Check),
+    ("`check.range_test`", RangeTest),
     ("`training.early_stopping`", EarlyStopping),
     ("`training.reduce_lr_on_plateau`", ReduceLROnPlateau),
     ("`training.warmup`", Warmup),
