@@ -39,6 +39,7 @@ from fitserve.states import TERMINAL, RunState
 from fitserve.tables import Dataset, Run
 from fitserve.wire.datasets import UploadOptions
 from workers.attempt.telemetry import attempt_context
+from workers.trainer.export.prediction_columns import joined, prediction_columns
 
 log = logging.getLogger(__name__)
 
@@ -243,11 +244,7 @@ class BatchPredictionAttempt:
         try:
             for batch, chunk in zip(batches(table), done, strict=True):
                 predicted = pq.read_table(self.blobs.local(chunk, cache))
-                for name in predicted.column_names:
-                    unused = name
-                    while unused in batch.column_names:
-                        unused += "_"
-                    batch = batch.append_column(unused, predicted.column(name))
+                batch = joined(batch, {name: predicted.column(name) for name in predicted.column_names})
                 writer = writer or pq.ParquetWriter(path, batch.schema)
                 writer.write_table(batch)
         finally:
@@ -311,7 +308,7 @@ class ArtifactModel:
         }
         for output in self.outputs:
             values = predicted[output["name"]]
-            columns |= _prediction_columns(output, values)
+            columns |= prediction_columns(output, values)
             if (decision := self.decisions.get(output["name"])) is not None:
                 columns |= self._decided_columns(output, values, decision, feeds, table)
         if self.interval is not None:
@@ -345,17 +342,3 @@ class ArtifactModel:
             name: pa.array([None if why else answer for answer, why in zip(answers, reasons, strict=True)], pa.string())
         }
         return columns | ({f"{name}_abstained": pa.array(reasons.tolist(), pa.string())} if limits else {})
-
-
-def _prediction_columns(output: dict[str, Any], values: np.ndarray) -> dict[str, Any]:
-    name, labels, units = f"predicted_{output['name']}", output.get("labels"), values.shape[1]
-    if output["task"] == "regression" or not labels:
-        return {name if units == 1 else f"{name}_{unit}": values[:, unit].astype(np.float64) for unit in range(units)}
-    columns: dict[str, Any] = {}
-    if output["task"] != "multilabel":
-        best = (values[:, 0] >= 0.5).astype(int) if units == 1 else values.argmax(axis=1)
-        columns[name] = pa.array([str(labels[index]) for index in best])
-    scored = labels[-1:] if units == 1 and len(labels) == 2 else labels
-    for unit, label in enumerate(scored):
-        columns[f"{name}_{label}"] = values[:, unit].astype(np.float64)
-    return columns

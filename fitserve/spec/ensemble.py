@@ -37,6 +37,30 @@ class Ensemble(BaseModel):
     combine: Literal["mean"] = Field("mean", description="mean: of the members' outputs")
 
 
+class Folds(BaseModel):
+    """Cross-validation: every part of the rows is held back from one network, and predicted by it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    count: Annotated[int, Field(ge=2, le=1000, strict=True)] = Field(5, description="Folds")
+    method: Literal["random", "stratified", "group", "time"] | None = Field(
+        None, description="How rows are divided; left out: as the split says"
+    )
+    by: str | None = Field(None, description="The column of a stratified, group or time division")
+    then: Literal["average", "refit"] = Field(
+        "average", description="What is served: the average of the folds' networks, or one trained on all of their rows"
+    )
+
+
+def _folds_switch(value: Any) -> Any:
+    if isinstance(value, bool):
+        return {} if value else None
+    return {"count": value} if isinstance(value, (int, float)) else value
+
+
+AnyFolds = Annotated[Folds | None, BeforeValidator(_folds_switch)]
+
+
 def _switch(value: Any) -> Any:
     # `true`, `8` and `folds`.
     if isinstance(value, bool):

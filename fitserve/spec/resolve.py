@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from pydantic import ValidationError
+
 from fitserve.dataset_facts import DatasetFacts
 from fitserve.errors import BadInput, Problem
 from fitserve.settings import Limits
@@ -12,7 +14,7 @@ from fitserve.spec import inferred_task, output, recipe
 from fitserve.spec.assessment import Advice, Estimates, SummaryRow
 from fitserve.spec.decision import Decision, resolve_decisions
 from fitserve.spec.decision import Output as DecisionOutput
-from fitserve.spec.ensemble import members_of
+from fitserve.spec.ensemble import Folds, members_of
 from fitserve.spec.estimates import over_limit, over_limits
 from fitserve.spec.feature import (
     MOST_PIECES,
@@ -38,6 +40,7 @@ from fitserve.spec.spec import MAX_PROBLEMS, DatasetRef, Spec, SpecRefused, Spli
 from fitserve.spec.target import Target, infer_task, unknown_column
 from fitserve.spec.usable_rows import FindRows, UsedColumn, left_out, refuse, untrainable, unusable_columns
 from fitserve.spec.warnings import warnings_for
+from fitserve.validation import problems_from
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,7 @@ def resolve(
     looks up the rows that cannot be used, to name them.
     """
     limits = limits or Limits()
-    spec = _for_checks(spec)
+    spec = _with_folds(_for_checks(spec))
     whole = resolved = _resolve(spec, facts, limits, pace, find_rows, MOST_PIECES)
     if not recipe.is_recipe(spec) or spec.time_budget is None or not _bins(whole.spec):
         return whole
@@ -93,6 +96,45 @@ def _for_checks(spec: Spec) -> Spec:
     if "ensemble" in spec.model_fields_set:
         return spec
     return Spec.model_validate({**spec.model_dump(exclude_unset=True), "ensemble": None})
+
+
+def _with_folds(spec: Spec) -> Spec:
+    """Return a spec that names folds with the ensemble and the split that they are. Raises SpecRefused."""
+    folds = spec.folds
+    if folds is None:
+        return spec
+    problems = []
+    written, split = spec.ensemble, spec.split
+    if written is not None and (written.validation == "holdout" or written.members not in (None, folds.count)):
+        detail = f"{folds.count} folds are an ensemble of as many members, each held back from its fold."
+        problems.append(Problem(detail, "/ensemble", fix="Leave ensemble out, or folds."))
+    if folds.method is not None and "method" in split.model_fields_set and split.method != folds.method:
+        detail = f"The split is {split.method}, the folds are {folds.method}."
+        problems.append(Problem(detail, "/folds/method", received=folds.method, fix="Say it once."))
+    if folds.then == "refit" and split.method == "column":
+        detail = "One network on all rows needs a split that says no rows for validation."
+        problems.append(Problem(detail, "/folds/then", received="refit", fix="then: average"))
+    if spec.check is not None:
+        problems.append(Problem("A check has no folds.", "/folds", fix="Leave folds out, or check."))
+    if spec.training.restarts > 1:
+        problems.append(Problem("Folds have no restarts.", "/training/restarts", received=spec.training.restarts))
+    _raise(problems)
+    body = spec.model_dump(exclude_unset=True)
+    body["ensemble"] = {"members": folds.count, "validation": "folds"}
+    if folds.method is not None:
+        own = {"method": folds.method, "by": folds.by or split.by}
+        body["split"] = {**body.get("split", {}), **{name: value for name, value in own.items() if value is not None}}
+    try:
+        return Spec.model_validate(body)
+    except ValidationError as error:
+        raise SpecRefused.because(problems_from(error.errors(include_url=False), Spec, body)) from None
+
+
+def _resolved_folds(spec: Spec, plan: Plan) -> Folds | None:
+    if spec.folds is None:
+        return None
+    method = None if plan.split.method == "column" else plan.split.method
+    return spec.folds.model_copy(update={"method": method, "by": plan.split.by if method else None})
 
 
 def _bins(spec: Spec) -> int:
@@ -155,6 +197,7 @@ def _resolve(
         network=tuple(_entry(node) for node in graph.nodes.values()),
         training=plan.training,
         ensemble=plan.ensemble,
+        folds=_resolved_folds(spec, plan),
         check=spec.check,
         calibrate=spec.calibrate,
         time_budget=spec.time_budget,

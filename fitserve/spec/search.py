@@ -269,7 +269,7 @@ def values_of(ranges: Mapping[str, Range], point: Point) -> dict[str, Any]:
     for pointer, at in point.items():
         one = flat[pointer]
         if isinstance(one, Choice):
-            path = (*_keys(pointer), KEY, int(at))
+            path: tuple[str | int, ...] = (*_keys(pointer), KEY, int(at))
             values[names[pointer]] = _filled(one.options[int(at)], path, point)
         else:
             values[names[pointer]] = at

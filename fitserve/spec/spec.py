@@ -13,7 +13,7 @@ from fitserve.spec.ablation import AnyAblation
 from fitserve.spec.argument_types import Above0, Flag, Natural, Seed
 from fitserve.spec.check import AnyCheck
 from fitserve.spec.decision import Decisions
-from fitserve.spec.ensemble import AnyEnsemble
+from fitserve.spec.ensemble import AnyEnsemble, AnyFolds
 from fitserve.spec.feature import Feature
 from fitserve.spec.network import DEFAULT, Network, read_network
 from fitserve.spec.search import Search
@@ -151,6 +151,11 @@ class Spec(BaseModel):
     ensemble: AnyEnsemble = Field(
         None,
         description="Several networks whose outputs are averaged; left out: 8 where the network is left out, else none",
+    )
+    folds: AnyFolds = Field(
+        None,
+        description="Cross-validation, such as 5: figures with intervals over the folds, and the predictions of rows "
+        "that were held back as a dataset",
     )
     calibrate: Calibrate = Field(
         "auto",

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,15 +21,16 @@ from typing import Any, TypeVar
 from sqlalchemy import Engine
 
 from fitserve import db
-from fitserve.blobs import BlobStore, disk_full_is_507
+from fitserve.blobs import BlobStore, disk_full_is_507, sha256_of
 from fitserve.crash_points import crash_point
 from fitserve.datasets import store
-from fitserve.errors import FitserveError, NotFound, StorageFull, Unavailable
+from fitserve.errors import BadInput, FitserveError, NotFound, StorageFull, Unavailable
 from fitserve.runs import blob_references, finish, lease, queries
 from fitserve.runs.history import EpochReport, EventReport, Report, TrialReport
 from fitserve.settings import Settings
 from fitserve.states import TERMINAL, TRIAL, RunState
 from fitserve.tables import Dataset, Trial
+from fitserve.wire.datasets import UploadOptions
 from workers.attempt.outcome import (
     RETRY_SECONDS,
     AttemptFailed,
@@ -43,7 +44,7 @@ from workers.attempt.outcome import (
 from workers.attempt.telemetry import AttemptTelemetry
 from workers.attempt.trial_division import TrialDivision, delete_blob, local_or_none
 from workers.trainer.channel import ChannelClosed, Message, decoded
-from workers.trainer.interface import TrainingRequest, TrainingResult, TrialAssignment
+from workers.trainer.interface import OUT_OF_FOLD, TrainingRequest, TrainingResult, TrialAssignment
 from workers.trainer_process import TrainerProcess, TrainerSlot
 
 log = logging.getLogger(__name__)
@@ -376,6 +377,8 @@ class Attempt:
         return state
 
     def _commit_result(self, result: TrainingResult) -> RunState | None:
+        if OUT_OF_FOLD in result.files:
+            result = self._renewing_lease(lambda: self._keep_out_of_fold(result))
         durable = self._renewing_lease(lambda: make_durable(self.blobs, self.claim.run, result))
         crash_point("supervisor.after_blobs")
         while True:
@@ -390,6 +393,32 @@ class Attempt:
                 return self._fail_or_requeue(AttemptFailed("incomplete_history", str(gap), start_over=True))
             except FitserveError as error:  # another run took the model's name meanwhile
                 return self._fail_or_requeue(AttemptFailed("registration", error.detail, final=True))
+
+    def _keep_out_of_fold(self, result: TrainingResult) -> TrainingResult:
+        """Keep the predictions for rows that were held back as a dataset; the same bytes make no second one."""
+        run, files = self.claim.run, dict(result.files)
+        path = files.pop(OUT_OF_FOLD)
+        name = f"{run.resolved['dataset']['ref'].partition('@')[0][:50].lower()}-out-of-fold"
+        try:
+            kept, _ = store.create(
+                self.engine,
+                self.blobs,
+                store.ReceivedFile(path, sha256_of(path), path.stat().st_size, f"{name}.parquet"),
+                owner=run.owner,
+                options=UploadOptions(format="parquet"),
+                limits=self.settings.limits,
+                scratch=self.settings.scratch,
+                name=name,
+                as_version=True,
+                origin={"out_of_fold": {"run": run.id}},
+            )
+        except BadInput as error:
+            self._seq += 1
+            message = f"The predictions out of the folds are not kept as a dataset: {error.detail}"
+            self._pending.append(EventReport(self._seq, "warn", message, {}))
+            return replace(result, files=files)
+        own = {"dataset": f"{kept.name}@{kept.version}", "dataset_id": kept.id, "rows": kept.rows}
+        return replace(result, files=files, result={**result.result, "out_of_fold": own})
 
     def _cancel_or_release(self) -> RunState | None:
         """T9 on a cancel, T6 on a graceful shutdown."""

@@ -11,6 +11,8 @@ from typing import Any
 
 import keras
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from fitserve.artifacts import onnx_session
 from fitserve.dataset_facts import DatasetFacts
@@ -32,13 +34,14 @@ from workers.trainer.export import distance_graph
 from workers.trainer.export.export import PARITY_ROWS, Exported, export, serve
 from workers.trainer.export.receipt import make_receipt, weights_digest
 from workers.trainer.export.stacked_graph import Stack
+from workers.trainer.insight import folds
 from workers.trainer.insight.analysis import TrainedNetwork, analyse
 from workers.trainer.insight.ensemble import EnsembleOutputs, serving_ends
 from workers.trainer.insight.evaluation import simple_figures
 from workers.trainer.insight.held_out_rows import choose_decisions, held_out_rows
 from workers.trainer.insight.protected_groups import with_groups
 from workers.trainer.insight.slice_columns import raw_columns
-from workers.trainer.interface import KeptEpoch, TrainingRequest, TrainingResult, TrainingStopped
+from workers.trainer.interface import OUT_OF_FOLD, KeptEpoch, TrainingRequest, TrainingResult, TrainingStopped
 from workers.trainer.trials.trial import TrialSetup, TrialsOutcome
 
 METRICS_ROWS = 100_000  # training rows above which their metrics are not computed
@@ -357,8 +360,8 @@ class FinishedEnsemble(FinishedRun):
     def _load(self, weights: Any) -> None:
         self._weights = weights
         self._combined.assign(weights)
-        folds = self.prepared.folds
-        member = held_out_by(folds, self.prepared.rows_of("validation")) if folds else None
+        divided = self.prepared.folds
+        member = held_out_by(divided, self.prepared.rows_of("validation")) if divided else None
         self._outputs = EnsembleOutputs(self.spec, self.setup.compiled.model, weights, member)
 
     def _precise(self) -> keras.Model:
@@ -394,6 +397,30 @@ class FinishedEnsemble(FinishedRun):
         raw = self._outputs.combined(part, self.encoded[part].x)
         return self._outputs.served(raw, self.prepared.encoding.targets.targets)
 
+    def result(self) -> TrainingResult:
+        found = super().result()
+        if self.spec.folds is None:
+            return found
+        path = self.request.folder / "out_of_fold.parquet"
+        rows, fold_of, predictions = self._out_of_fold()
+        predictions = self._as_calibrated({"validation": predictions})["validation"]
+        numbers = self.prepared.rows_of("validation")
+        table = folds.out_of_fold(rows, numbers, fold_of, predictions, found.manifest["outputs"])
+        pq.write_table(table, path)
+        return replace(found, files={**found.files, OUT_OF_FOLD: path})
+
+    def _out_of_fold(self) -> tuple[pa.Table, np.ndarray, dict[str, Any]]:
+        """The rows that were held back, the fold of each, and what its member predicts for it."""
+        rows = self.prepared.table.take(self.prepared.parts.validation)
+        fold_of = held_out_by(self.prepared.folds, self.prepared.rows_of("validation"))
+        return rows, fold_of, self._predictions("validation") or {}
+
+    def _fold_figures(self) -> dict[str, Any]:
+        if not self.prepared.folds:
+            return {}
+        rows, fold_of, predictions = self._out_of_fold()
+        return {"folds": folds.fold_figures(self.prepared.encoding.targets, rows, predictions, fold_of)}
+
     def _snapshots(self) -> Mapping[int, list[np.ndarray]] | None:
         return {epoch: self._combined.in_order(weights) for epoch, weights in self._members.snapshots.items()}
 
@@ -409,13 +436,14 @@ class FinishedEnsemble(FinishedRun):
             part = self.encoded[unseen]
             gain = {"part": unseen, **self._outputs.gain(part.x, part.y, self.prepared.encoding.targets.targets)}
         return {
+            **self._fold_figures(),
             "ensemble": {
                 "members": count,
                 "validation": ensemble.validation if ensemble else None,
                 "stacked": self._members.stacked,
                 "losses": self._members.scores,
                 "gain": gain,
-            }
+            },
         }
 
 

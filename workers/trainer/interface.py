@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 StopReason = Literal["", "cancel", "release"]
+OUT_OF_FOLD = "out_of_fold"  # the kind of a file that becomes a dataset, no part of the artifact
 
 
 @dataclass(frozen=True, slots=True)

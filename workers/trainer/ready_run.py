@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -38,7 +39,7 @@ from workers.trainer.engine.stacked_network import HeldOutRows
 from workers.trainer.export.receipt import digest_of, versions
 from workers.trainer.finished_run import FinishedEnsemble, FinishedRun
 from workers.trainer.insight.recording import TrialRecorder
-from workers.trainer.interface import Reporter, TrainingFailed, TrainingRequest, TrainingResult
+from workers.trainer.interface import OUT_OF_FOLD, Reporter, TrainingFailed, TrainingRequest, TrainingResult
 from workers.trainer.trials.members import StackedMembers
 from workers.trainer.trials.sequential import SequentialTrials
 from workers.trainer.trials.stacked import StackedTrials, why_not_stacked
@@ -65,7 +66,9 @@ class ReadyRun:
         seconds = {"prepare": self.seconds, "train": trained}
         kind = FinishedRun if outcome.members is None else FinishedEnsemble
         own = (self.request, self.spec, self.facts, self.prepared, self.encoded, self.rows, self.feeds, self.setup)
-        return kind(*own, outcome, seconds).result()
+        result = kind(*own, outcome, seconds).result()
+        refits = self.spec.folds is not None and self.spec.folds.then == "refit"
+        return refitted(self.request, self.spec, self.facts, self.setup.report, result) if refits else result
 
 
 def make_ready(
@@ -180,6 +183,53 @@ def _trial_setup(
         ensemble=spec.ensemble is not None,
         held_out=held_out_rows,
     )
+
+
+def refitted(
+    request: TrainingRequest, spec: Spec, facts: DatasetFacts, report: Reporter, folds: TrainingResult
+) -> TrainingResult:
+    """Train one network on all rows of the folds, for as many epochs as were best there, and serve that.
+
+    Its figures are those of the folds: no row is held out from it but the test part's.
+    """
+    trials = folds.result["trials"]
+    epochs = int(np.median([trial["best_epoch"] or trial["epochs"] for trial in trials]))
+    report.event("info", f"One network trains on all rows of the folds, for {epochs} epochs.", {"epochs": epochs})
+    training = spec.training.model_copy(
+        update={"epochs": epochs, "early_stopping": None, "reduce_lr_on_plateau": None, "keep_epochs": ()}
+    )
+    split = spec.split.model_copy(update={"validation": 0.0, "seed": spec.split.seed or spec.training.seed})
+    update = {"folds": None, "ensemble": None, "split": split, "training": training, "decision": ()}
+    one = spec.model_copy(update=update)
+    folder = request.folder / "all-rows"
+    folder.mkdir(exist_ok=True)
+    request = replace(request, spec=one.to_json(), folder=folder, checkpoint=None)
+    began_at = time.perf_counter()
+    ready = make_ready(request, one, facts, _AfterFolds(report, len(trials)))
+    outcome = run_trials(ready.setup, None)
+    found = ready.finish(outcome, time.perf_counter() - began_at)
+    held_back = {name: folds.result[name].get("validation") for name in ("metrics", "evaluation")}
+    result = {**found.result, "folds": folds.result["folds"], "trials": [*trials, *found.result["trials"]]}
+    for name, own in held_back.items():
+        result[name] = {**result[name], "validation": own}
+    result["best_trial"] = len(trials)
+    return replace(found, result=result, files={**found.files, OUT_OF_FOLD: folds.files[OUT_OF_FOLD]})
+
+
+class _AfterFolds:
+    """The Reporter of the network after the folds. A run that is interrupted resumes from the folds' checkpoint."""
+
+    def __init__(self, report: Reporter, trial: int) -> None:
+        self._report, self._trial = report, trial
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._report, name)
+
+    def epoch(self, trial: int, epoch: int, logs: dict[str, float], seconds: float, layers: Any = None) -> None:
+        self._report.epoch(self._trial, epoch, logs, seconds, layers)
+
+    def checkpoint(self, path: Path, epoch: int) -> None:
+        path.unlink(missing_ok=True)
 
 
 def run_trials(setup: TrialSetup, checkpoint: Path | None) -> TrialsOutcome:
