@@ -13,7 +13,7 @@ from fitserve.spec.ablation import Ablation
 from fitserve.spec.activations import ACTIVATION_ALIASES, ACTIVATIONS, UNUSABLE
 from fitserve.spec.check import Check, RangeTest
 from fitserve.spec.component import DEFERRED, Family
-from fitserve.spec.ensemble import Ensemble
+from fitserve.spec.ensemble import Ensemble, Folds
 from fitserve.spec.feature import Feature
 from fitserve.spec.schema import FAMILIES, PATH, arguments, json_schema
 from fitserve.spec.search import Search
@@ -37,6 +37,7 @@ MODELS: Sequence[tuple[str, type[BaseModel]]] = (
     ("`split`", SplitSpec),
     ("`training`", Training),
     ("`ensemble`", Ensemble),
+    ("`folds`", Folds),
     ("`search`", Search),
     ("`ablate`", Ablation),
     ("`check`", Check),

@@ -403,9 +403,9 @@ class FinishedEnsemble(FinishedRun):
             return found
         path = self.request.folder / "out_of_fold.parquet"
         rows, fold_of, predictions = self._out_of_fold()
-        predictions = self._as_calibrated({"validation": predictions})["validation"]
+        calibrated = self._as_calibrated({"validation": predictions})["validation"]
         numbers = self.prepared.rows_of("validation")
-        table = folds.out_of_fold(rows, numbers, fold_of, predictions, found.manifest["outputs"])
+        table = folds.out_of_fold(rows, numbers, fold_of, calibrated, found.manifest["outputs"])
         pq.write_table(table, path)
         return replace(found, files={**found.files, OUT_OF_FOLD: path})
 

@@ -209,7 +209,8 @@ def refitted(
     outcome = run_trials(ready.setup, None)
     found = ready.finish(outcome, time.perf_counter() - began_at)
     held_back = {name: folds.result[name].get("validation") for name in ("metrics", "evaluation")}
-    result = {**found.result, "folds": folds.result["folds"], "trials": [*trials, *found.result["trials"]]}
+    last = {**found.result["trials"][0], "index": len(trials)}
+    result = {**found.result, "folds": folds.result["folds"], "trials": [*trials, last]}
     for name, own in held_back.items():
         result[name] = {**result[name], "validation": own}
     result["best_trial"] = len(trials)

@@ -16,6 +16,7 @@ from workers.trainer.export.prediction_columns import joined, prediction_columns
 from workers.trainer.insight.evaluation import simple_figures
 
 LEVEL = 0.95
+_BOUNDS = {"accuracy": (0.0, 1.0), "r2": (-math.inf, 1.0), "mae": (0.0, math.inf), "rmse": (0.0, math.inf)}
 
 
 def fold_figures(
@@ -33,18 +34,19 @@ def fold_figures(
         for target, figures in simple_figures(targets, rows.take(own), part).items():
             for name, value in figures.items():
                 by_fold.setdefault(target, {}).setdefault(name, []).append(value)
-    return {target: {name: _over(values) for name, values in own.items()} for target, own in by_fold.items()}
+    return {target: {name: _over(name, values) for name, values in own.items()} for target, own in by_fold.items()}
 
 
-def _over(values: Sequence[float]) -> dict[str, Any]:
+def _over(name: str, values: Sequence[float]) -> dict[str, Any]:
+    least, most = _BOUNDS.get(name, (-math.inf, math.inf))
     usable = [value for value in values if math.isfinite(value)]
     if len(usable) < 2:
         return {"folds": list(values), "mean": usable[0] if usable else None, "low": None, "high": None}
     mean = math.fsum(usable) / len(usable)
-    reach = (
-        float(stats.t.ppf((1 + LEVEL) / 2, len(usable) - 1)) * float(np.std(usable, ddof=1)) / math.sqrt(len(usable))
-    )
-    return {"folds": list(values), "mean": mean, "low": mean - reach, "high": mean + reach}
+    error = float(np.std(usable, ddof=1)) / math.sqrt(len(usable))
+    reach = float(stats.t.ppf((1 + LEVEL) / 2, len(usable) - 1)) * error
+    low, high = max(mean - reach, least), min(mean + reach, most)
+    return {"folds": list(values), "mean": mean, "low": low, "high": high}
 
 
 def out_of_fold(
