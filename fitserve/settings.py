@@ -75,13 +75,13 @@ class Settings(BaseSettings):
     session_seconds: float = Field(604_800, ge=60, description="How long a browser stays signed in")
     trusted_proxies: str = Field(
         "",
-        description="Addresses and networks of proxies whose X-Forwarded-For and -Proto are believed, "
-        "with commas between; none when empty",
+        description="Comma-separated addresses and networks of the proxies whose X-Forwarded-For and -Proto are "
+        "trusted; empty: none",
     )
 
-    head_seconds: float = Field(10.0, gt=0, description="In which a client sends a request's head")
+    head_seconds: float = Field(10.0, gt=0, description="Seconds that a client has to send a request's headers")
     body_bytes_per_second: int = Field(
-        1_000, gt=0, description="A client that sends a body more slowly, after `head_seconds`, is cut off"
+        1_000, gt=0, description="A client that sends its body more slowly than this is cut off after `head_seconds`"
     )
     connections_per_address: int = Field(
         1_000, gt=0, description="HTTP connections of one address to one process; trusted proxies may have more"
@@ -105,14 +105,14 @@ class Settings(BaseSettings):
     drift_write_seconds: float = Field(5.0, gt=0, description="Between two writes of a prediction process's counts")
     feedback_seconds: float = Field(604_800, description="How long predictions and ground truth are kept")
 
-    lease_seconds: float = Field(30, description="A run's lease without a heartbeat")
-    heartbeat_seconds: float = Field(5, description="Between two heartbeats of a supervisor")
-    reap_seconds: float = Field(5, description="Between two rounds of the reaper and dispatcher")
-    redispatch_seconds: float = Field(30, description="A queued run is published again after so long")
-    no_progress_seconds: float = Field(900, description="A trainer without progress for so long is killed")
-    max_attempts: int = Field(3, description="Attempts of a run before `worker_lost`")
-    graceful_seconds: float = Field(20, description="Time a trainer has to checkpoint after SIGTERM")
-    checkpoint_seconds: float = Field(30, description="Between two checkpoints of a training run")
+    lease_seconds: float = Field(30, description="Seconds without a heartbeat until another worker may take a run over")
+    heartbeat_seconds: float = Field(5, description="Seconds between two heartbeats of a worker for its run")
+    reap_seconds: float = Field(5, description="Seconds between two rounds of the reaper and dispatcher")
+    redispatch_seconds: float = Field(30, description="Seconds after which a queued run is published again")
+    no_progress_seconds: float = Field(900, description="Seconds without progress after which a trainer is killed")
+    max_attempts: int = Field(3, description="Attempts of a run before it fails as `worker_lost`")
+    graceful_seconds: float = Field(20, description="Seconds that a trainer has to write a checkpoint after SIGTERM")
+    checkpoint_seconds: float = Field(30, description="Seconds between two checkpoints of a training run")
     trainer_memory_bytes: int = Field(0, description="Memory limit of a trainer; 0 is three quarters of the machine's")
     trainer_runs: int = Field(200, description="Runs after which a warm trainer process is replaced")
     trainer_network: bool = Field(False, description="Let trainers open sockets, as CUDA's MPS requires")

@@ -33,15 +33,15 @@ def upload(
     path: Annotated[Path, typer.Argument(help="CSV, JSON Lines, Parquet or Arrow; also gzip or zstd.")],
     name: Annotated[str | None, typer.Option(help="The dataset's name. Default: from the file's name.")] = None,
     kind: Annotated[
-        list[str] | None, typer.Option(help="Correct a column's kind, as zip=categorical. Repeatable.")
+        list[str] | None, typer.Option(help="Correct a column's kind, such as zip=categorical. Repeatable.")
     ] = None,
     delimiter: Annotated[str | None, typer.Option(help="Character between fields. Default: detected.")] = None,
-    encoding: Annotated[str | None, typer.Option(help="Of the text, as gb18030. Default: detected.")] = None,
-    quote: Annotated[str | None, typer.Option(help="Around fields; none: nothing is. Default: detected.")] = None,
+    encoding: Annotated[str | None, typer.Option(help="Text encoding, such as gb18030. Default: detected.")] = None,
+    quote: Annotated[str | None, typer.Option(help="Quote character; none: no quoting. Default: detected.")] = None,
     skip_rows: Annotated[int | None, typer.Option(help="Lines before the table. Default: detected.")] = None,
     footer: Annotated[int | None, typer.Option(help="Lines after the table. Default: detected.")] = None,
     comment: Annotated[
-        str | None, typer.Option(help="Lines that begin with it are no rows; none: all are. Default: detected.")
+        str | None, typer.Option(help="Skip lines that begin with it; none: skip no lines. Default: detected.")
     ] = None,
     header: Annotated[
         bool | None, typer.Option("--header/--no-header", help="Whether the first line names the columns.")
@@ -49,7 +49,7 @@ def upload(
     missing: Annotated[list[str] | None, typer.Option(help="A spelling of a missing value. Repeatable.")] = None,
     option: Annotated[
         list[str] | None,
-        typer.Option(help="Any option of an upload, as a notice names it: formats.price.decimal=, Repeatable."),
+        typer.Option(help="Any upload option, as notices name them: 'formats.price.decimal=,'. Repeatable."),
     ] = None,
     lenient: Annotated[bool, typer.Option("--lenient", help="Skip bad rows and report them.")] = False,
     resumable: Annotated[

@@ -135,7 +135,7 @@ def down(
     try:
         _wait_for_end(session, folder)
     except KeyboardInterrupt:
-        session.err.print("It keeps stopping. Hurry it: fitserve down --now", markup=False)
+        session.err.print("It is still stopping. Do not wait for runs: fitserve down --now", markup=False)
         raise typer.Exit(Exit.interrupted) from None
     session.show({"home": str(folder), "was_running": True}, Text("fitserve has stopped."))
 

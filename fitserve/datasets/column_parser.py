@@ -305,7 +305,7 @@ class ColumnParser:
             self.notices.append(
                 Notice(
                     code="spellings_merged",
-                    message=f"Blanks around the labels of {name!r} are left out: some differed in them alone.",
+                    message=f"Blanks around the labels of {name!r} are removed: some labels differed only in them.",
                     column=name,
                     option=f"kinds.{name}=text",
                 )
@@ -327,7 +327,7 @@ class ColumnParser:
             self.notices.append(
                 Notice(
                     code="similar_labels",
-                    message=f"Labels of {name!r} differ in case, blanks or the composition of characters alone.",
+                    message=f"Some labels of {name!r} differ only in case, blanks or composition of characters.",
                     column=name,
                     evidence="; ".join(", ".join(map(repr, labels[:4])) for labels in alike[:3]),
                     option=f"formats.{name}.fold_case=true",
@@ -338,7 +338,7 @@ class ColumnParser:
             self.notices.append(
                 Notice(
                     code="similar_labels",
-                    message=f"Labels of {name!r} differ in a sign at their end alone.",
+                    message=f"Some labels of {name!r} differ only in a character at the end.",
                     column=name,
                     evidence="; ".join(", ".join(map(repr, labels[:4])) for labels in alike[:3]),
                     option=f"formats.{name}.labels={json.dumps(merged, ensure_ascii=False)}",

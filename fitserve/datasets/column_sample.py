@@ -436,7 +436,7 @@ class ColumnSample:
         if {*units} <= MAGNITUDES and (mixed or evidence.bare):  # 5 K alone may be a temperature
             yield Notice(
                 code="magnitudes",
-                message=f"{self.name!r} is left as text: {listed} multiplies its numbers, which is not read.",
+                message=f"{self.name!r} is left as text: its numbers have multipliers ({listed}), which are not read.",
                 column=self.name,
                 evidence=f"such as {(self.present[0].as_py() or '').strip()}; write them out to have numbers",
                 option=f"kinds.{self.name}=categorical",

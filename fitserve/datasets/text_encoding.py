@@ -1,4 +1,4 @@
-"""The character encoding of a text that does not say it: the one under which its words are likeliest words.
+"""Guess the character encoding of a text that does not declare one: the one that makes its words most plausible.
 
 Every encoding of a short list decodes the distinct fields of the whole file that are not ASCII. The result is rated by
 the letters (those of its languages, frequent ones more), by where capitals, symbols and other scripts stand in words,

@@ -27,22 +27,22 @@ class Estimates(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    parameters: int = Field(description="Of all members")
-    trainable_parameters: int = Field(description="Of all members")
-    layers: int = Field(description="Of one member")
-    training_rows: int = Field(description="That a network trains on")
+    parameters: int = Field(description="Of all members together")
+    trainable_parameters: int = Field(description="Of all members together")
+    layers: int = Field(description="Layers of one network")
+    training_rows: int = Field(description="Rows that each network trains on")
     steps_per_epoch: int
-    multiply_adds_per_row: int = Field(description="Forward")
+    multiply_adds_per_row: int = Field(description="Of the forward pass")
     multiply_adds: int = Field(
         description="Of all restarts or members, and all epochs, forward and backward, without early stopping"
     )
     activation_bytes: int = Field(description="Activations of one batch that are kept for the backward pass")
     training_bytes: int = Field(description="Weights, gradients, the optimizer's arrays and one batch")
     artifact_bytes: int = Field(description="The weights alone, in 32 bits")
-    seconds: float = Field(description="At the pace that the workers have measured, without early stopping")
-    startup_seconds: float = Field(0.0, description="Those of them that pass before and after training")
+    seconds: float = Field(description="At the pace measured on the workers, without early stopping")
+    startup_seconds: float = Field(0.0, description="The part of `seconds` before and after training")
     epochs: int = Field(0, description="Of all restarts together, without early stopping")
-    pace: float = Field(1.0, description="How many times as long the workers take as the machine of the constants")
+    pace: float = Field(1.0, description="Time that the workers take, as a multiple of the reference machine's")
 
 
 class Advice(BaseModel):

@@ -170,7 +170,7 @@ def _check_loss(output: Output, facts: DatasetFacts, pointer: str, problems: lis
         column = facts.by_name[target.column]
         low, high = column.min or 0.0, column.max or 0.0
         if loss.expects in ("index", "one_hot"):
-            refuse(f"{name} tells labels apart; {target.name!r} is a number.", "MeanSquaredError, Huber, ...")
+            refuse(f"{name} is for telling labels apart; {target.name!r} is a number.", "MeanSquaredError, Huber, ...")
         elif loss.expects == "binary" and (low < 0 or high > 1):
             detail = f"{name} takes targets from 0 to 1; {target.name!r} ranges from {low:g} to {high:g}."
             refuse(detail, "MeanSquaredError")
@@ -222,7 +222,7 @@ def _check_activation(output: Output, node: GraphNode, problems: list[Problem], 
     elif activation == "log_softmax" and node.shape == (1,):
         refuse("log_softmax with one unit is always 0.", "activation: linear")
     elif activation in SOFTMAX and target.task == "multilabel":
-        detail = f"{activation} divides 1 among the labels; several labels of {target.name!r} can be true."
+        detail = f"{activation} makes the labels exclude each other; several labels of {target.name!r} can be true."
         refuse(detail, "activation: sigmoid")
     elif getattr(loss, "from_logits", False):
         if activation in PROBABILITIES:

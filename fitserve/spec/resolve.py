@@ -262,7 +262,7 @@ def _resolve_targets(spec: Spec, facts: DatasetFacts, problems: list[Problem]) -
     tasks = {target.task for target in targets}
     # A target of two labels may be trained as a multiclass one.
     if spec.task not in (None, "multiclass") and tasks != {"multiclass"} and not tasks <= {None, spec.task}:
-        detail = "A target has another task than the spec."
+        detail = "The target's task and the spec's task differ."
         problems.append(Problem(detail, "/task", received=spec.task, fix="Leave one of them out."))
     pointers = ["/target"] if len(targets) == 1 else [f"/target/{index}" for index in range(len(targets))]
     return [
@@ -368,7 +368,7 @@ def _with_free_inputs(
     given = {feature.column: feature.input for feature in spec.features or ()}
     for index, feature in enumerate(spec.features or ()):
         if feature.input in outputs:
-            detail = f"The network input {feature.input!r} is called as a target."
+            detail = f"The network input {feature.input!r} has the name of a target."
             problems.append(
                 Problem(detail, f"/features/{index}/input", received=feature.input, expected="another name")
             )

@@ -164,7 +164,7 @@ def _metrics_of(written: Any, output: Output, pointer: str, problems: list[Probl
             read = metric if isinstance(metric, Metric) else _generic_metric(metric, output.target, output.loss)
             if read is None:
                 expected = "MeanAbsoluteError, RootMeanSquaredError, R2Score, ..."
-                detail = f"{metric} is of labels; {output.target.name!r} is a number."
+                detail = f"{metric} is a metric for labels; {output.target.name!r} is a number."
                 problems.append(Problem(detail, at, received=metric, expected=expected))
             elif (problem := _misfit(read, output.target, output.loss, at)) is not None:
                 problems.append(problem)

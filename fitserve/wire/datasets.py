@@ -25,30 +25,30 @@ class UploadOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Format | None = Field(None, description="Recognised by the content if omitted")
-    delimiter: str | None = Field(None, pattern=CHARACTER, description="CSV: between two fields")
+    delimiter: str | None = Field(None, pattern=CHARACTER, description="CSV: the field delimiter")
     quote: str | None = Field(
         None,
         pattern=CHARACTER_OR_NONE,
-        description="CSV: around fields, and doubled inside one; none: nothing is quoted",
+        description="CSV: the quote character, doubled inside a quoted field; none: no field is quoted",
     )
-    decimal: Literal[".", ","] | None = Field(None, description="CSV: before the fraction of a number, in every column")
+    decimal: Literal[".", ","] | None = Field(None, description="CSV: the decimal sign, in every column")
     thousands: Literal["", ",", ".", " ", "'", "_"] | None = Field(
-        None, description="CSV: between groups of three digits, in every column"
+        None, description="CSV: the sign between groups of three digits, in every column"
     )
     dates: Literal["ymd", "dmy", "mdy"] | None = Field(
         None, description="Order of day, month and year in dates that are all numbers"
     )
     formats: dict[str, ColumnFormat] = Field(
-        default_factory=dict, description="How columns are written, by name, where it is not to be recognised"
+        default_factory=dict, description="How single columns are written, by name, instead of detecting it"
     )
-    encoding: str | None = Field(None, max_length=40, description="Of the text, such as gb18030 or latin-1")
+    encoding: str | None = Field(None, max_length=40, description="The text encoding, such as gb18030 or latin-1")
     header: bool | None = Field(None, description="CSV: whether the first line names the columns")
     skip_rows: int | None = Field(None, ge=0, le=100_000, description="CSV: lines before the table; 0: none")
     footer: int | None = Field(None, ge=0, le=100_000, description="CSV: lines after the table; 0: none")
     comment: str | None = Field(
         None,
         pattern=CHARACTER_OR_NONE,
-        description="CSV: lines that begin with it are no rows; none: every line is one",
+        description="CSV: the comment sign: lines that begin with it are skipped; none: there are no comments",
     )
     kinds: dict[str, Kind] = Field(default_factory=dict, description="Kinds of columns, by name")
     missing: tuple[str, ...] | None = Field(None, description="Spellings of a missing value, instead of the usual ones")

@@ -181,7 +181,7 @@ class _Detection:
                 why = f"{first[0].strip()[:40]!r} is like what stands below it"
                 self._add("no_header", message, "header=true", why)
         if trailing:
-            message = f"Each row ends with a {grammar.delimiter!r}, which separates nothing: no column is made of it."
+            message = f"Each row ends with an extra {grammar.delimiter!r}, which is ignored."
             self._add("trailing_delimiter", message)
         self._check_widths(parsed, records, len(names) + trailing)
         is_index = has_header and (beginning.row_names or not first[0].strip()) and len(names) > 1
@@ -230,7 +230,7 @@ class _Detection:
             line = self.skipped + record.line + 1
             self._add(
                 "headers_renamed",
-                f"Headers that are empty or repeated have got names of their own: {shown}{more}.",
+                f"Empty or repeated headers were renamed: {shown}{more}.",
                 evidence=f"the header is on line {line}",
             )
         return names

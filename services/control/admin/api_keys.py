@@ -29,14 +29,14 @@ _LAST_USED_STEP = timedelta(minutes=1)  # accuracy of `last_used_at`, so that no
 
 @router.post("/keys", status_code=201, summary="Create a key")
 def create(body: KeyRequest, caller: KeyManager, ctx: Ctx) -> NewKey:
-    """An admin may create any key; the scope `keys` suffices for one of the same owner that exceeds it in nothing."""
+    """An admin may create any key; the scope `keys` allows those of its owner with no more rights than the caller."""
     with db.transaction(ctx.engine) as session:
         return api_keys.create_requested(session, body, caller)
 
 
 @router.get("/keys", summary="List keys")
 def list_keys(caller: KeyManager, ctx: Ctx) -> list[KeyInfo]:
-    """An admin sees every key; the scope `keys` those of its owner that exceed it in nothing."""
+    """An admin sees every key; the scope `keys` shows those of its owner with no more rights than the caller."""
     with db.reading(ctx.engine) as session:
         keys = api_keys.listing(session, caller.owner_filter)
         return [KeyInfo.model_validate(key) for key in keys if caller.may_manage(key)]
@@ -44,7 +44,7 @@ def list_keys(caller: KeyManager, ctx: Ctx) -> list[KeyInfo]:
 
 @router.delete("/keys/{key_id}", summary="Revoke a key")
 def revoke(key_id: str, request: Request, caller: KeyManager, ctx: Ctx) -> KeyInfo:
-    """An admin may revoke any key; the scope `keys` those of its owner that exceed it in nothing."""
+    """An admin may revoke any key; the scope `keys` allows those of its owner with no more rights than the caller."""
     with db.transaction(ctx.engine) as session:
         key = session.get(Key, key_id)
         if key is None or not caller.may_manage(key):
@@ -75,7 +75,7 @@ def _me(identity: Identity) -> Me:
 
 @router.post("/session", summary="Sign in", max_body_size=4096)
 def sign_in(body: SignIn, request: Request, response: Response, ctx: Ctx) -> Me:
-    """Sets an HttpOnly, SameSite=Strict cookie of a session, which ends with the sign-out, the key or its time."""
+    """Starts a session in an HttpOnly, SameSite=Strict cookie. It ends on sign-out, on expiry, or with its key."""
     origin = request.headers.get("origin")
     if origin is not None and origin.split("://")[-1] != request.headers.get("host"):
         raise Forbidden("Sign in from this server's own page.", received=origin)

@@ -1089,13 +1089,13 @@ export interface paths {
         };
         /**
          * List keys
-         * @description An admin sees every key; the scope `keys` those of its owner that exceed it in nothing.
+         * @description An admin sees every key; the scope `keys` shows those of its owner with no more rights than the caller.
          */
         get: operations["list_keys_api_v1_keys_get"];
         put?: never;
         /**
          * Create a key
-         * @description An admin may create any key; the scope `keys` suffices for one of the same owner that exceeds it in nothing.
+         * @description An admin may create any key; the scope `keys` allows those of its owner with no more rights than the caller.
          */
         post: operations["create_api_v1_keys_post"];
         delete?: never;
@@ -1116,7 +1116,7 @@ export interface paths {
         post?: never;
         /**
          * Revoke a key
-         * @description An admin may revoke any key; the scope `keys` those of its owner that exceed it in nothing.
+         * @description An admin may revoke any key; the scope `keys` allows those of its owner with no more rights than the caller.
          */
         delete: operations["revoke_api_v1_keys__key_id__delete"];
         options?: never;
@@ -1136,7 +1136,7 @@ export interface paths {
         put?: never;
         /**
          * Sign in
-         * @description Sets an HttpOnly, SameSite=Strict cookie of a session, which ends with the sign-out, the key or its time.
+         * @description Starts a session in an HttpOnly, SameSite=Strict cookie. It ends on sign-out, on expiry, or with its key.
          */
         post: operations["sign_in_api_v1_session_post"];
         /**
@@ -1859,29 +1859,29 @@ export interface components {
         Estimates: {
             /**
              * Parameters
-             * @description Of all members
+             * @description Of all members together
              */
             parameters: number;
             /**
              * Trainable Parameters
-             * @description Of all members
+             * @description Of all members together
              */
             trainable_parameters: number;
             /**
              * Layers
-             * @description Of one member
+             * @description Layers of one network
              */
             layers: number;
             /**
              * Training Rows
-             * @description That a network trains on
+             * @description Rows that each network trains on
              */
             training_rows: number;
             /** Steps Per Epoch */
             steps_per_epoch: number;
             /**
              * Multiply Adds Per Row
-             * @description Forward
+             * @description Of the forward pass
              */
             multiply_adds_per_row: number;
             /**
@@ -1906,12 +1906,12 @@ export interface components {
             artifact_bytes: number;
             /**
              * Seconds
-             * @description At the pace that the workers have measured, without early stopping
+             * @description At the pace measured on the workers, without early stopping
              */
             seconds: number;
             /**
              * Startup Seconds
-             * @description Those of them that pass before and after training
+             * @description The part of `seconds` before and after training
              * @default 0
              */
             startup_seconds: number;
@@ -1923,7 +1923,7 @@ export interface components {
             epochs: number;
             /**
              * Pace
-             * @description How many times as long the workers take as the machine of the constants
+             * @description Time that the workers take, as a multiple of the reference machine's
              * @default 1
              */
             pace: number;
@@ -3975,19 +3975,19 @@ export interface operations {
                 name?: string | null;
                 /** @description Recognised by the content if omitted */
                 format?: string;
-                /** @description CSV: between two fields */
+                /** @description CSV: the field delimiter */
                 delimiter?: string;
-                /** @description CSV: around fields, and doubled inside one; none: nothing is quoted */
+                /** @description CSV: the quote character, doubled inside a quoted field; none: no field is quoted */
                 quote?: string;
-                /** @description CSV: before the fraction of a number, in every column */
+                /** @description CSV: the decimal sign, in every column */
                 decimal?: string;
-                /** @description CSV: between groups of three digits, in every column */
+                /** @description CSV: the sign between groups of three digits, in every column */
                 thousands?: string;
                 /** @description Order of day, month and year in dates that are all numbers */
                 dates?: string;
-                /** @description How columns are written, by name, where it is not to be recognised */
+                /** @description How single columns are written, by name, instead of detecting it */
                 formats?: string;
-                /** @description Of the text, such as gb18030 or latin-1 */
+                /** @description The text encoding, such as gb18030 or latin-1 */
                 encoding?: string;
                 /** @description CSV: whether the first line names the columns */
                 header?: string;
@@ -3995,7 +3995,7 @@ export interface operations {
                 skip_rows?: string;
                 /** @description CSV: lines after the table; 0: none */
                 footer?: string;
-                /** @description CSV: lines that begin with it are no rows; none: every line is one */
+                /** @description CSV: the comment sign: lines that begin with it are skipped; none: there are no comments */
                 comment?: string;
                 /** @description Kinds of columns, by name */
                 kinds?: string;
@@ -4430,19 +4430,19 @@ export interface operations {
             query?: {
                 /** @description Recognised by the content if omitted */
                 format?: string;
-                /** @description CSV: between two fields */
+                /** @description CSV: the field delimiter */
                 delimiter?: string;
-                /** @description CSV: around fields, and doubled inside one; none: nothing is quoted */
+                /** @description CSV: the quote character, doubled inside a quoted field; none: no field is quoted */
                 quote?: string;
-                /** @description CSV: before the fraction of a number, in every column */
+                /** @description CSV: the decimal sign, in every column */
                 decimal?: string;
-                /** @description CSV: between groups of three digits, in every column */
+                /** @description CSV: the sign between groups of three digits, in every column */
                 thousands?: string;
                 /** @description Order of day, month and year in dates that are all numbers */
                 dates?: string;
-                /** @description How columns are written, by name, where it is not to be recognised */
+                /** @description How single columns are written, by name, instead of detecting it */
                 formats?: string;
-                /** @description Of the text, such as gb18030 or latin-1 */
+                /** @description The text encoding, such as gb18030 or latin-1 */
                 encoding?: string;
                 /** @description CSV: whether the first line names the columns */
                 header?: string;
@@ -4450,7 +4450,7 @@ export interface operations {
                 skip_rows?: string;
                 /** @description CSV: lines after the table; 0: none */
                 footer?: string;
-                /** @description CSV: lines that begin with it are no rows; none: every line is one */
+                /** @description CSV: the comment sign: lines that begin with it are skipped; none: there are no comments */
                 comment?: string;
                 /** @description Kinds of columns, by name */
                 kinds?: string;
@@ -4895,19 +4895,19 @@ export interface operations {
             query?: {
                 /** @description Recognised by the content if omitted */
                 format?: string;
-                /** @description CSV: between two fields */
+                /** @description CSV: the field delimiter */
                 delimiter?: string;
-                /** @description CSV: around fields, and doubled inside one; none: nothing is quoted */
+                /** @description CSV: the quote character, doubled inside a quoted field; none: no field is quoted */
                 quote?: string;
-                /** @description CSV: before the fraction of a number, in every column */
+                /** @description CSV: the decimal sign, in every column */
                 decimal?: string;
-                /** @description CSV: between groups of three digits, in every column */
+                /** @description CSV: the sign between groups of three digits, in every column */
                 thousands?: string;
                 /** @description Order of day, month and year in dates that are all numbers */
                 dates?: string;
-                /** @description How columns are written, by name, where it is not to be recognised */
+                /** @description How single columns are written, by name, instead of detecting it */
                 formats?: string;
-                /** @description Of the text, such as gb18030 or latin-1 */
+                /** @description The text encoding, such as gb18030 or latin-1 */
                 encoding?: string;
                 /** @description CSV: whether the first line names the columns */
                 header?: string;
@@ -4915,7 +4915,7 @@ export interface operations {
                 skip_rows?: string;
                 /** @description CSV: lines after the table; 0: none */
                 footer?: string;
-                /** @description CSV: lines that begin with it are no rows; none: every line is one */
+                /** @description CSV: the comment sign: lines that begin with it are skipped; none: there are no comments */
                 comment?: string;
                 /** @description Kinds of columns, by name */
                 kinds?: string;
