@@ -38,7 +38,7 @@ from workers.trainer.data import preparation
 from workers.trainer.data.feeds import Resident, Streamed, shuffled
 from workers.trainer.engine import checkpoint
 from workers.trainer.engine.compiled import Compiled, RowTensors
-from workers.trainer.engine.device import tidy_up
+from workers.trainer.engine.kept_networks import tidy_up
 from workers.trainer.engine.loop import Loop
 from workers.trainer.engine.stacked_network import StackedNetwork
 from workers.trainer.insight.recording import TrialRecorder
@@ -201,7 +201,7 @@ def streaming(repeats: int) -> float:
             names = preparation.columns_of(spec[0])
 
             def rows(part: Any) -> RowTensors:
-                return preparation.as_tensors(model, part)
+                return preparation.as_tensors(spec[0], part)
 
             feed: Any
             if streamed:

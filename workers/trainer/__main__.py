@@ -79,7 +79,8 @@ def load() -> tuple[Train, Callable[[], None]]:
     # Keras imports matplotlib where it is installed, which searches for fonts: half a second of every start.
     sys.modules["matplotlib"] = None  # type: ignore[assignment]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from workers.trainer.engine.device import tidy_up, warm_up
+    from workers.trainer.engine.device import warm_up
+    from workers.trainer.engine.kept_networks import tidy_up
 
     warm_up(int(os.environ.get("TRAINER_THREADS", "0")))
     return importlib.import_module("workers.trainer.train").train, tidy_up

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from workers.trainer.data.preparation import (
 )
 from workers.trainer.engine.compiled import Compiled, RowTensors
 from workers.trainer.engine.dropout import seed_by_element
+from workers.trainer.engine.initial_values import InitialValues, State, set_seeds, values_of
+from workers.trainer.engine.kept_networks import KEPT, KeptNetwork, signature
 from workers.trainer.engine.network import (
     build_callbacks,
     build_losses,
@@ -82,13 +85,12 @@ def make_ready(
     began_at = time.perf_counter()
     prepared, encoded = data or prepare_data(request, spec, facts, report)
     count = len(prepared.whole.train)
-    model, size = build_model(spec, spec.training.seed, count), batch_size(spec, count)
-    rows = {name: as_tensors(model, part) for name, part in encoded.items()}
-    held_out = rows["validation"] if rows["validation"].count else rows["train"]
-    jit = spec.training.jit_compile is True
-    compiled = Compiled(model, rows["train"], held_out, size, size, jit, lambda reason: report.event("info", reason))
-    feeds = make_feeds(request, spec, prepared, model, rows, size, report)
-    setup = _trial_setup(request, spec, prepared, compiled, feeds, rows, report)
+    size = batch_size(spec, count)
+    rows = {name: as_tensors(spec, part) for name, part in encoded.items()}
+    network = _network(spec, rows, count)
+    network.compiled.on_fallback = lambda reason: report.event("info", reason)
+    feeds = make_feeds(request, spec, prepared, rows, size, report)
+    setup = _trial_setup(request, spec, prepared, network, feeds, rows, report)
     seconds = time.perf_counter() - began_at
     return ReadyRun(request, spec, facts, prepared, encoded, rows, feeds, setup, seconds)
 
@@ -113,9 +115,28 @@ def encode_parts(prepared: PreparedData) -> dict[str, EncodedRows]:
     return {**encoded, "validation": encoded["train"] if shared else prepared.encode("validation")}
 
 
+def _network(spec: Spec, rows: Mapping[str, RowTensors], count: int) -> KeptNetwork:
+    """The spec's network, compiled, with the initial weights of its seed; `count` is the number of training rows."""
+    training, size = spec.training, batch_size(spec, count)
+    held_out = rows["validation"] if rows["validation"].count else rows["train"]
+    steps = training.steps_per_epoch or -(-count // size)
+
+    def make() -> KeptNetwork:
+        model = build_model(spec, training.seed, count)
+        values = InitialValues(model, training.seed, partial(build_network, spec))
+        compiled = Compiled(model, rows["train"], held_out, size, size, training.jit_compile is True)
+        return KeptNetwork(compiled, values)
+
+    network, kept = KEPT.take(signature(spec, (rows["train"], held_out), size, steps), make)
+    if kept:
+        rate = training.optimizer.learning_rate
+        network.restart(training.seed, rate if isinstance(rate, float) else None)
+    return network
+
+
 def build_model(spec: Spec, seed: int, rows: int) -> keras.Model:
     """Build and compile the network of a spec, its weights drawn from `seed`. `rows` is the number of training rows."""
-    keras.utils.set_random_seed(seed)
+    set_seeds(seed)
     model = build_network(spec)
     seed_by_element(model)
     steps = spec.training.steps_per_epoch or -(-rows // batch_size(spec, rows))
@@ -139,23 +160,22 @@ def _trial_setup(
     request: TrainingRequest,
     spec: Spec,
     prepared: PreparedData,
-    compiled: Compiled,
+    network: KeptNetwork,
     feeds: Feeds,
     rows: Mapping[str, RowTensors],
     report: Reporter,
 ) -> TrialSetup:
-    training, model = spec.training, compiled.model
+    training, compiled = spec.training, network.compiled
     count = training.restarts if spec.ensemble is None else members_of(spec.ensemble)
     seeds = [training.seed + index for index in range(count)]
     epoch = epoch_rows(spec, prepared, compiled.batch_size) or rows["train"].count
     stopping = training.early_stopping
     monitor = stopping.monitor if stopping else "val_loss" if "validation" in feeds.held_out else "loss"
 
-    def initialise(seed: int) -> keras.Model:
-        if seed == seeds[0]:
-            return model
-        keras.utils.set_random_seed(seed)
-        return build_network(spec)
+    first = values_of(compiled.model) if count > 1 else None
+
+    def initialise(seed: int) -> State | None:
+        return first if seed == seeds[0] else network.values.of(seed)
 
     def held_out_rows() -> HeldOutRows | None:
         validation, folds = rows["validation"], prepared.folds
@@ -165,7 +185,7 @@ def _trial_setup(
         return HeldOutRows.of(validation, own or [np.arange(validation.count)] * count)
 
     return TrialSetup(
-        compiled=compiled,
+        network=network,
         feed=feeds.train,
         validation=feeds.validation,
         epochs=training.epochs,
@@ -178,7 +198,9 @@ def _trial_setup(
         checkpoint_seconds=request.checkpoint_seconds,
         monitor=monitor,
         larger_is_better=stopping is not None and stopping.mode == "max",
-        recorder=TrialRecorder(model, rows["train"], training.epochs, -(-epoch // compiled.batch_size)),
+        recorder=TrialRecorder(
+            compiled.model, rows["train"], training.epochs, -(-epoch // compiled.batch_size), network.probes
+        ),
         keep_epochs=training.keep_epochs,
         ensemble=spec.ensemble is not None,
         held_out=held_out_rows,

@@ -8,7 +8,8 @@ from fitserve.dataset_facts import DatasetFacts
 from fitserve.spec.spec import Spec, parse
 from workers.trainer.checks.checks import run_checks
 from workers.trainer.engine.device import placed
-from workers.trainer.interface import Reporter, TrainingRequest, TrainingResult
+from workers.trainer.engine.kept_networks import KEPT
+from workers.trainer.interface import Reporter, TrainingRequest, TrainingResult, TrainingStopped
 from workers.trainer.ready_run import make_ready, run_trials
 from workers.trainer.search.search_run import SearchRun
 from workers.trainer.trials.sequential import SequentialTrials
@@ -17,8 +18,17 @@ from workers.trainer.trials.sequential import SequentialTrials
 def train(request: TrainingRequest, report: Reporter) -> TrainingResult:
     """Train, evaluate and export; only train, where one trial is asked for. Raises TrainingStopped, TrainingFailed."""
     spec, facts = parse(request.spec), DatasetFacts.model_validate(request.facts)
-    with placed(spec.training, report):
-        return _train(request, spec, facts, report)
+    try:
+        with placed(spec.training, report):
+            result = _train(request, spec, facts, report)
+    except TrainingStopped:
+        KEPT.take_back()
+        raise
+    except BaseException:  # what a failure leaves behind, memory that ran out for one, is not used again
+        KEPT.clear()
+        raise
+    KEPT.take_back()
+    return result
 
 
 def _train(request: TrainingRequest, spec: Spec, facts: DatasetFacts, report: Reporter) -> TrainingResult:

@@ -40,7 +40,6 @@ from workers.trainer.data.feeds import (
 )
 from workers.trainer.engine.compiled import RowTensors
 from workers.trainer.engine.loop import Feed
-from workers.trainer.engine.network import outputs_of
 from workers.trainer.interface import Reporter, TrainingRequest
 
 MEMORY_SHARE = 1 / 6  # of this process's memory limit, for encoded rows; raw rows and copies take as much again
@@ -291,9 +290,9 @@ class Feeds:
     held_out: Mapping[str, Feed]
 
 
-def as_tensors(model: keras.Model, part: EncodedRows) -> RowTensors:
-    """Arrays as the model's `train_step` takes them: targets in the structure of the outputs."""
-    names = list(outputs_of(model))
+def as_tensors(spec: Spec, part: EncodedRows) -> RowTensors:
+    """Arrays as `train_step` of the spec's network takes them: targets in the structure of the outputs."""
+    names = [target.name for target in spec.target]
     weight = None if part.weight is None else {name: part.weight[name] for name in names}
     return RowTensors.of(part.x, {name: part.y[name] for name in names}, weight)
 
@@ -309,7 +308,6 @@ def make_feeds(
     request: TrainingRequest,
     spec: Spec,
     prepared: PreparedData,
-    model: keras.Model,
     rows: Mapping[str, RowTensors],
     batch_size: int,
     report: Reporter,
@@ -318,7 +316,7 @@ def make_feeds(
     take = epoch_rows(spec, prepared, batch_size)
     if prepared.streamed is None:
         return _resident_feeds(spec, prepared, rows, take)
-    return _streamed_feeds(request, spec, prepared, model, rows, batch_size, take, report)
+    return _streamed_feeds(request, spec, prepared, rows, batch_size, take, report)
 
 
 def _resident_feeds(spec: Spec, prepared: PreparedData, rows: Mapping[str, RowTensors], take: int | None) -> Feeds:
@@ -347,7 +345,6 @@ def _streamed_feeds(
     request: TrainingRequest,
     spec: Spec,
     prepared: PreparedData,
-    model: keras.Model,
     rows: Mapping[str, RowTensors],
     batch_size: int,
     take: int | None,
@@ -366,7 +363,7 @@ def _streamed_feeds(
             columns,
             picked,
             lambda table: prepared.encoding.encode(table, train=part == "train"),
-            lambda encoded: as_tensors(model, encoded),
+            lambda encoded: as_tensors(spec, encoded),
             batch_size,
             seed if part == "train" and training.shuffle else None,
             take,

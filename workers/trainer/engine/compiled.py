@@ -80,7 +80,7 @@ class Compiled:
         batch_size: int,
         validation_batch_size: int,
         jit: bool = False,
-        on_fallback: Callable[[str], None] = lambda reason: None,
+        on_fallback: Callable[[str], None] | None = None,
     ) -> None:
         """Build the model's state; the first call traces it.
 
@@ -91,12 +91,13 @@ class Compiled:
                 `jit`, or where its epoch cannot be traced as a whole.
         """
         self.model = model
-        self._jit, self._on_fallback = jit, on_fallback
+        self.on_fallback = on_fallback
+        self._jit, self._fallback = jit, ""  # and why it trains step by step
         self.batch_size, self.validation_batch_size = batch_size, validation_batch_size
         build(model, train)
         fuse(model.optimizer)
         self._names: tuple[list[tuple[str, tuple[int, ...]]], ...] = ([], [])
-        self._specs = (_specs(train.as_tuple()), _specs(validation.as_tuple()))
+        self._specs = (row_specs(train.as_tuple()), row_specs(validation.as_tuple()))
         self._call: Any = None
         self._trains = False  # whether `_call` has training steps
         self._executor = executor(model, batch_size)
@@ -104,6 +105,7 @@ class Compiled:
     def trace(self, trains: bool = True) -> None:
         """Trace the function, with training steps or without, unless one that serves is traced already."""
         if self._call is not None and (self._trains or not trains):
+            self._tell_fallback()
             return
         self._trains = trains
         if self._jit:
@@ -123,13 +125,19 @@ class Compiled:
             self._fall_back(f"the epoch cannot be compiled as a whole: {str(error).splitlines()[0]}")
 
     def _fall_back(self, reason: str) -> None:
-        self._trains = True
-        self._on_fallback(f"Training runs step by step, as in `fit` ({reason}).")
+        self._trains, self._fallback = True, reason
+        self._tell_fallback()
         train_step, test_step = (
             tf.function(step, reduce_retracing=True, jit_compile=self._jit)
             for step in (self.model.train_step, self.model.test_step)
         )
         self._call = partial(self._run_stepwise, train_step, test_step)
+
+    def _tell_fallback(self) -> None:
+        """Say once why training runs step by step, where it does."""
+        if self._fallback and self.on_fallback is not None:
+            self.on_fallback(f"Training runs step by step, as in `fit` ({self._fallback}).")
+        self.on_fallback = None
 
     def __call__(self, train: RowTensors, order: Any, validation: RowTensors, plan: StepPlan) -> tuple[Logs, Logs]:
         """Run `plan`. Returns the logs of training and of validation so far.
@@ -231,7 +239,8 @@ def _repeat(first: Any, last: Any, step: Callable[[Any], None]) -> None:
     tf.while_loop(lambda index: index < last, body, [first], parallel_iterations=1)
 
 
-def _specs(parts: Any) -> Any:
+def row_specs(parts: Any) -> Any:
+    """What a function is traced with for tensors like these, of any number of rows."""
     return tf.nest.map_structure(lambda t: tf.TensorSpec((None, *t.shape[1:]), t.dtype), parts)
 
 

@@ -73,13 +73,33 @@ def warm_up(thread_count: int) -> None:
         return loss
 
     step(tf.constant(np.zeros((4, 2), np.float32)))
-    tidy_up()
+    release_graphs()
 
 
-def tidy_up() -> None:
-    """Release the last run's graphs, so that a warm process does not grow."""
-    keras.backend.clear_session(free_memory=False)
+def release_graphs() -> None:
+    """Release the graphs that nothing refers to, so that a warm process does not grow."""
+    with _kernels_kept():
+        keras.backend.clear_session(free_memory=False)
     gc.collect()
+
+
+@contextlib.contextmanager
+def _kernels_kept() -> Iterator[None]:
+    """Have Keras clear its session without TensorFlow's cache of kernels.
+
+    It holds the optimised graphs of the functions that are kept; a function's entry goes with the function anyway.
+    """
+    try:
+        from tensorflow.python.eager.context import context
+    except ImportError:  # a private name; the graphs are then optimised again
+        yield
+        return
+    own = context()
+    own.clear_kernel_cache = lambda: None
+    try:
+        yield
+    finally:
+        del own.clear_kernel_cache
 
 
 set_threads(0)  # at import, because networks are trained outside trainer processes too

@@ -24,9 +24,10 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from fitserve.spec import optimizers
-from workers.trainer.engine.compiled import MULTITHREADED_STEP, Logs, RowTensors, build, executor, work
+from workers.trainer.engine.compiled import MULTITHREADED_STEP, Logs, RowTensors, build, executor, row_specs, work
 from workers.trainer.engine.device import threads
 from workers.trainer.engine.dropout import drop
+from workers.trainer.engine.initial_values import State, state_of
 from workers.trainer.engine.network import inputs_of, nodes_of, outputs_of, spec_name
 from workers.trainer.engine.optimizer_kernels import fuse
 from workers.trainer.engine.replica_optimizer import ReplicaOptimizer, widest
@@ -140,21 +141,49 @@ class StackedNetwork:
     def __init__(
         self,
         model: keras.Model,
-        members: Sequence[keras.Model],
+        members: Sequence[keras.Model | State],
         rows: RowTensors,
         batch_size: int,
         settings: ReplicaSettings | None = None,
     ) -> None:
-        """`settings` are hyperparameters of each member's own; left out: all have the model's."""
+        """Stack members, each a network or the values of the model's `state_of`.
+
+        `settings` are hyperparameters of each member's own; left out: all have the model's.
+        """
         build(model, rows)
         self.model, self.batch_size = model, batch_size
         self._own = [*model.trainable_variables, *_statistics(model)]
-        theirs = [[*member.trainable_variables, *_statistics(member)] for member in members]
         self._dropouts = {spec_name(layer): layer for layer in model.layers if _drops(layer)}
-        states = [[_generator_state(layer) for layer in member.layers if _drops(layer)] for member in members]
-        masks = [np.stack(same) for same in zip(*states, strict=True)]
-        weights = [_spread(np.stack([v.value.numpy() for v in same])) for same in zip(*theirs, strict=True)]
-        self._create(weights, masks, settings)
+        self._create(*self._initial(members), settings)
+
+    def restart(self, members: Sequence[keras.Model | State]) -> None:
+        """Start again with other members, as many, and with the model's learning rate."""
+        weights, masks = self._initial(members)
+        variables = [*self._stacked.values(), *self._masks.values(), *self.optimizer.variables]
+        for variable, value in zip(variables, [*weights, *masks, *self._first], strict=True):
+            variable.assign(value)
+        if isinstance(self.model.optimizer.learning_rate, keras.Variable):
+            self.optimizer.learning_rate.assign(self.model.optimizer.learning_rate.value)
+        self._cached = []
+
+    def _initial(self, members: Sequence[keras.Model | State]) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
+        """The members' values, stacked: of weights, and of the states of Dropout's seed generators."""
+        generators = [getattr(layer, "seed_generator", None) for layer in self._dropouts.values()]
+        states = [getattr(generator, "state", None) for generator in generators]
+        places = {id(variable): place for place, variable in enumerate(state_of(self.model))}
+        weights: list[list[NDArray[Any]]] = []
+        masks: list[list[NDArray[Any]]] = []
+        for member in members:
+            if isinstance(member, keras.Model):
+                weights.append([v.value.numpy() for v in (*member.trainable_variables, *_statistics(member))])
+                masks.append([_generator_state(layer) for layer in member.layers if _drops(layer)])
+            else:
+                weights.append([member[places[id(variable)]] for variable in self._own])
+                masks.append([np.zeros(2, np.int64) if s is None else member[places[id(s)]] for s in states])
+        return (
+            [_spread(np.stack(same)) for same in zip(*weights, strict=True)],
+            [np.stack(same).astype(np.int64) for same in zip(*masks, strict=True)],
+        )
 
     def _create(
         self, weights: Sequence[NDArray[Any]], masks: Sequence[NDArray[Any]], settings: ReplicaSettings | None
@@ -189,8 +218,8 @@ class StackedNetwork:
         masked = {id(generator.state) for generator in generators if generator is not None}
         of_others = [v for v in model.non_trainable_variables if id(v) not in self._stacked]
         self._seeds = [v for v in of_others if id(v) not in masked]
-        self._call: Any = None
-        self._pooled: Any = None
+        self._first = [variable.value.numpy() for variable in self.optimizer.variables]
+        self._traced: dict[str, Any] = {}  # functions, by what they are called with
         self._executor = executor(model, self.batch_size * self.replicas)
         self._groups = _groups(model, self.replicas, self.batch_size)
         self._names: list[str] = []
@@ -226,9 +255,7 @@ class StackedNetwork:
         """Train all replicas for an epoch. `order` is int32 `(replicas, rows)`. Returns the logs of each."""
         held_out = () if validation is None else validation.as_tuple()
         with self._executor():
-            if self._call is None:
-                self._call = tf.function(self._trace, autograph=False, reduce_retracing=True)
-            values = self._call(train.as_tuple(), tf.constant(order), held_out).numpy()
+            values = self._run(self._trace, train.as_tuple(), tf.constant(order), held_out).numpy()
         self._cached = []
         return [{name: float(v) for name, v in zip(self._names, row, strict=True)} for row in values]
 
@@ -262,14 +289,25 @@ class StackedNetwork:
         if held_out is not None:
             arguments = (held_out.rows.as_tuple(), tf.constant(held_out.order), tf.constant(held_out.known))
         with self._executor():
-            if self._pooled is None:
-                self._pooled = tf.function(self._trace_pooled, autograph=False, reduce_retracing=True)
-            values, losses = self._pooled(train.as_tuple(), tf.constant(order), arguments)
+            values, losses = self._run(self._trace_pooled, train.as_tuple(), tf.constant(order), arguments)
         self._cached = []
         logs = {name: float(value) for name, value in zip(self._names, values.numpy(), strict=True)}
         return logs, losses.numpy().astype(np.float64)
 
     # --- the compiled epoch -----------------------------------------------------------------------
+
+    def _run(self, function: Any, train: Any, order: Any, held_out: Any) -> Any:
+        """Call a function as a graph, traced once for rows like these, however many."""
+        key = f"{function.__name__} {bool(held_out)}"
+        if key not in self._traced:
+            of_replicas = tf.TensorSpec((self.replicas, None), tf.int32)
+            specs = row_specs(held_out)
+            if function == self._trace_pooled and held_out:
+                specs = (row_specs(held_out[0]), of_replicas, tf.TensorSpec((self.replicas, None), tf.float32))
+            traced = tf.function(function, autograph=False).get_concrete_function(row_specs(train), of_replicas, specs)
+            self._traced[key] = traced, self._names
+        call, self._names = self._traced[key]
+        return call(train, order, held_out)
 
     def _trace_pooled(self, train: Any, order: Any, held_out: Any) -> tuple[Any, Any]:
         predictions, loss = self._pass(train, order, self.batch_size, training=True)

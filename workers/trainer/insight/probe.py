@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from workers.trainer.engine.compiled import RowTensors, executor
+from workers.trainer.engine.compiled import RowTensors, executor, row_specs
 from workers.trainer.engine.network import functional_of, spec_name
 from workers.trainer.engine.stacked_network import StackedNetwork
 
@@ -57,12 +57,15 @@ class LayerProbe:
 
     def __init__(self, model: keras.Model, rows: RowTensors, value_of: Callable[[Any], Any]) -> None:
         """`value_of` gives the variable that holds the values of one of the model's."""
-        picked = np.linspace(0, rows.count - 1, min(rows.count, PROBE_ROWS)).astype(np.int64)
-        self._model, self._rows = model, rows.map(lambda t: tf.gather(t, picked))
+        self._model, self._rows = model, _probed_rows(rows)
         self.layers = probed_layers(model)
         self._variables = [[value_of(variable) for variable in layer.variables] for layer in self.layers]
         self._hidden = [layer.layer.output for layer in self.layers if layer.activation is not None]
         self._call: Any = None
+
+    def look_at(self, rows: RowTensors) -> None:
+        """Look at other rows from now on."""
+        self._rows = _probed_rows(rows)
 
     def weights(self) -> list[list[Array]]:
         """Copies of each probed layer's trainable weights, replicas first."""
@@ -70,8 +73,11 @@ class LayerProbe:
 
     def run(self) -> ProbeResult:
         with executor(self._model, PROBE_ROWS)():
-            self._call = self._call or tf.function(self._trace, autograph=False, reduce_retracing=True)
-            penalty, gradients, outputs = self._call(self._rows.x, self._rows.y, self._rows.weight)
+            parts = (self._rows.x, self._rows.y, self._rows.weight)
+            if self._call is None:
+                specs = [None if part is None else row_specs(part) for part in parts]
+                self._call = tf.function(self._trace, autograph=False).get_concrete_function(*specs)
+            penalty, gradients, outputs = self._call(*parts)
         remaining = iter([None if g is None else self._replicas_first(g.numpy()) for g in gradients])
         by_layer = [[g for _, g in zip(variables, remaining, strict=False)] for variables in self._variables]
         hidden = iter(outputs)
@@ -129,6 +135,11 @@ class StackProbe(LayerProbe):
         penalty, gradients, outputs = self._stack.inspect(rows.x, rows.y, rows.weight, hidden=self._hidden)
         by_variable = dict(zip(map(id, self._model.trainable_variables), gradients, strict=True))
         return penalty, [by_variable[id(v)] for layer in self.layers for v in layer.variables], outputs
+
+
+def _probed_rows(rows: RowTensors) -> RowTensors:
+    picked = np.linspace(0, rows.count - 1, min(rows.count, PROBE_ROWS)).astype(np.int64)
+    return rows.map(lambda t: tf.gather(t, picked))
 
 
 def probed_layers(model: keras.Model) -> list[ProbedLayer]:

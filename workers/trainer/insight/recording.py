@@ -17,7 +17,7 @@ short epochs are not all recorded: `due` decides, from the number of steps alone
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -67,8 +67,22 @@ def snapshot_epochs(epochs: int) -> list[int]:
 class TrialRecorder:
     """Records the trials of a run, and takes snapshots of their weights."""
 
-    def __init__(self, model: keras.Model, rows: RowTensors, epochs: int, steps: int) -> None:
-        """`rows` are the training rows, `steps` the batches of an epoch."""
+    def __init__(
+        self,
+        model: keras.Model,
+        rows: RowTensors,
+        epochs: int,
+        steps: int,
+        probes: dict[Any, LayerProbe] | None = None,
+    ) -> None:
+        """Record networks like `model`.
+
+        Args:
+            rows: the training rows.
+            steps: batches of an epoch.
+            probes: those of the model and of its stacks, where they are kept for later runs.
+        """
+        self._probes = {} if probes is None else probes
         self._model, self._rows, self.epochs, self.steps = model, rows, epochs, steps
         self._layers: LayerRecorder | None = None
         self._snapshots: dict[int, Weights] = {}  # of the current trial
@@ -88,7 +102,7 @@ class TrialRecorder:
         with self.timed():
             self._snapshots = {}
             if self._layers is None:
-                self._layers = LayerRecorder(ModelProbe(self._model, self._rows), epoch)
+                self._layers = LayerRecorder(self._probe(), epoch)
             else:
                 self._layers.begin(epoch)
 
@@ -106,8 +120,19 @@ class TrialRecorder:
         """The layers' figures of the network as it is now, that of epoch `epoch`, with histograms."""
         with self.timed():
             if self._layers is None:
-                self._layers = LayerRecorder(ModelProbe(self._model, self._rows))
+                self._layers = LayerRecorder(self._probe())
             return {"epoch": epoch, **self._layers.final()}
+
+    def _probe(self) -> LayerProbe:
+        return self.kept_probe(self._model, lambda: ModelProbe(self._model, self._rows))
+
+    def kept_probe(self, network: Any, make: Callable[[], LayerProbe]) -> LayerProbe:
+        """The probe of a network; one that an earlier run left, or a new one."""
+        probe = self._probes.get(id(network))
+        if probe is None:
+            return self._probes.setdefault(id(network), make())
+        probe.look_at(self._rows)
+        return probe
 
     def mark_best(self, snapshots: dict[int, Weights] | None = None) -> None:
         """Note that the trial that just ended is the best so far, or one of another worker with these snapshots."""
@@ -124,7 +149,7 @@ class StackedTrialRecorder:
         fits = stack.replicas * run.size * SNAPSHOTS <= STACKED_BYTES
         self._snapshot_epochs = snapshot_epochs(run.epochs) if fits else []
         with run.timed():
-            self._layers = LayerRecorder(StackProbe(stack, rows), epoch)
+            self._layers = LayerRecorder(run.kept_probe(stack, lambda: StackProbe(stack, rows)), epoch)
 
     def record(self, epoch: int) -> list[Figures] | None:
         """The layers' figures of every trial after epoch `epoch` (from 1), if it is recorded."""

@@ -25,7 +25,7 @@ from fitserve.spec.search import LEFT_OUT, Point, short_names, values_of
 from fitserve.spec.spec import Spec
 from fitserve.strictjson import finite_json
 from workers.trainer.engine.checkpoint import Checkpoint, Unusable
-from workers.trainer.engine.device import tidy_up
+from workers.trainer.engine.kept_networks import tidy_up
 from workers.trainer.engine.network import build_network
 from workers.trainer.engine.replica_settings import ReplicaSettings, signature
 from workers.trainer.export.receipt import digest_of, versions

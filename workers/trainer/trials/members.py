@@ -67,7 +67,7 @@ class StackedMembers:
         self._feeds = [setup.feed(seed) for seed in setup.seeds]
         self._rows = self._feeds[0].sample()
         self._held_out = setup.held_out()
-        self._stack = StackedNetwork(setup.compiled.model, members, self._rows, setup.compiled.batch_size)
+        self._stack = setup.network.stack(members, self._rows, None)
         self._together = Together(self._stack)
         self._callbacks = setup.callbacks()
         self._callback_list = keras.callbacks.CallbackList(self._callbacks, model=self._together, epochs=setup.epochs)

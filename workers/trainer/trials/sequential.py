@@ -11,7 +11,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -19,6 +18,7 @@ import numpy as np
 from workers.trainer.engine import checkpoint
 from workers.trainer.engine.checkpoint import Checkpoint, Unusable
 from workers.trainer.engine.divergence import Diverged, DivergenceGuard
+from workers.trainer.engine.initial_values import state_of
 from workers.trainer.engine.loop import Loop, Position
 from workers.trainer.interface import TrainingFailed, TrainingResult, TrialAssignment
 from workers.trainer.trials.trial import (
@@ -45,8 +45,6 @@ class SequentialTrials:
         self._setup = setup
         self._model = setup.compiled.model
         self._initial_optimizer = [v.value.numpy() for v in self._model.optimizer.variables]
-        # The first trial starts from the compiled network's own weights, but another one may be trained before it.
-        self._initial_weights = [v.value.numpy() for v in _state(self._model)] if len(setup.seeds) > 1 else []
         self._trials: list[TrialRecord] = []
         self._best: dict[str, np.ndarray] = {}
         self._kept: EpochWeights = {}  # of the current trial
@@ -219,14 +217,10 @@ class SequentialTrials:
         """Reset the compiled model: the optimizer's first state, and the weights that belong to the seed."""
         for variable, value in zip(self._model.optimizer.variables, self._initial_optimizer, strict=True):
             variable.assign(value)
-        fresh = self._setup.initialise(seed)
-        if fresh is not self._model:
-            weights = [variable.value for variable in _state(fresh)]
-        elif self._initial_weights:
-            weights = self._initial_weights
-        else:
+        values = self._setup.initialise(seed)
+        if values is None:
             return  # the only trial
-        for variable, value in zip(_state(self._model), weights, strict=True):
+        for variable, value in zip(state_of(self._model), values, strict=True):
             variable.assign(value)
 
     def _keep_epoch(self, epoch: int) -> None:
@@ -310,8 +304,3 @@ class SequentialTrials:
     def _restore_callbacks(self, resumed: Checkpoint) -> None:
         checkpoint.restore_callbacks(self._callbacks, self._model, resumed.body["callbacks"], resumed.arrays)
         self._model.stop_training = resumed.body["stopping"]
-
-
-def _state(model: keras.Model) -> list[Any]:
-    """Weights, batch statistics and the states of random generators, without the optimizer's and metrics'."""
-    return [*model.trainable_variables, *model.non_trainable_variables]

@@ -82,9 +82,7 @@ class StackedTrials:
         members = [setup.initialise(seed) for seed in setup.seeds]
         self._feeds = [setup.feed(seed) for seed in setup.seeds]
         self._rows = self._feeds[0].sample()
-        self._stack = StackedNetwork(
-            setup.compiled.model, members, self._rows, setup.compiled.batch_size, setup.settings
-        )
+        self._stack = setup.network.stack(members, self._rows, setup.settings)
         self._stacked = list(range(len(members)))  # the trials in the stack, in its order
         self._trials = [TrialRecord(i, seed, monitor=setup.monitor) for i, seed in enumerate(setup.seeds)]
         self._replicas = [Replica(self._stack, index) for index in range(len(members))]

@@ -14,6 +14,8 @@ import numpy as np
 from workers.trainer.engine import checkpoint
 from workers.trainer.engine.checkpoint import Checkpoint, Unusable
 from workers.trainer.engine.compiled import Compiled, Logs
+from workers.trainer.engine.initial_values import State
+from workers.trainer.engine.kept_networks import KeptNetwork
 from workers.trainer.engine.loop import Feed
 from workers.trainer.engine.replica_settings import ReplicaSettings
 from workers.trainer.engine.stacked_network import HeldOutRows, StackedNetwork
@@ -31,12 +33,13 @@ _BETWEEN_RUNGS = 2.0  # seconds between two checkpoints that are written because
 class TrialSetup:
     """What all trials of a run share."""
 
-    compiled: Compiled
+    network: KeptNetwork
     feed: Callable[[int], Feed]  # by seed
     validation: Callable[[int], Feed | None]  # by seed
     epochs: int
     seeds: Sequence[int]
-    initialise: Callable[[int], keras.Model]  # by seed, a new network like the compiled one
+    # By seed: a new network like the compiled one, or its values; None: those that the compiled one begins with.
+    initialise: Callable[[int], keras.Model | State | None]
     callbacks: Callable[[], list[keras.callbacks.Callback]]
     report: Reporter
     folder: Path
@@ -55,6 +58,10 @@ class TrialSetup:
     compared: frozenset[int] = frozenset()  # epochs, from 1, at which a search decides: checkpoints follow them
     notes: Callable[[], Any] = lambda: None  # what a search adds to a checkpoint, as JSON, and takes back from it
     restore_notes: Callable[[Any], None] = lambda notes: None
+
+    @property
+    def compiled(self) -> Compiled:
+        return self.network.compiled
 
 
 @dataclass(slots=True)

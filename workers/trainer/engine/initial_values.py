@@ -1,0 +1,115 @@
+"""The values that a network's variables have when it is built from a seed, without building it again.
+
+Keras draws a seed for each random initializer and each random layer, in the order in which they are made, from Python's
+generator. `InitialValues` learns from one built network which draw belongs to which variable. It builds a second
+network once to check itself to the bit; what it cannot explain is built every time.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+State = list[NDArray[Any]]
+"""The values of `state_of` a network."""
+
+_HIGHEST = 1_000_000_000  # of the seeds that Keras draws, from 1
+_MORE_DRAWS = 64  # than variables: layers draw for initializers that they do not use
+
+
+def set_seeds(seed: int) -> None:
+    """Set the seeds that Keras draws from: `keras.utils.set_random_seed` without TensorFlow's.
+
+    Keras never draws from TensorFlow's, and setting it makes every traced function be optimised again.
+    """
+    random.seed(seed)
+    np.random.seed(seed)
+
+
+def state_of(model: keras.Model) -> list[Any]:
+    """Weights, batch statistics and the states of random generators, without the optimizer's and metrics'."""
+    return [*model.trainable_variables, *model.non_trainable_variables]
+
+
+def values_of(model: keras.Model) -> State:
+    """Copies of the values of `state_of`."""
+    return [variable.value.numpy() for variable in state_of(model)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """A variable that an initializer fills from the draw number `draw`; without one, a random layer's state."""
+
+    draw: int
+    initializer: Any
+    shape: tuple[int, ...]
+    dtype: str
+
+    def value(self, seed: int) -> NDArray[Any]:
+        if self.initializer is None:
+            return np.array([seed, 0]).astype(self.dtype)
+        own = type(self.initializer).from_config({**self.initializer.get_config(), "seed": seed})
+        return np.asarray(keras.ops.convert_to_numpy(own(self.shape, dtype=self.dtype)))
+
+
+class InitialValues:
+    """Initial values of networks like one, by seed."""
+
+    def __init__(self, model: keras.Model, seed: int, build: Callable[[], keras.Model]) -> None:
+        """`model` was just built from `seed`, as `build` builds one after `set_seeds`."""
+        self._build = build
+        self._sources = _sources(model, seed)
+        self._checked = False
+
+    def of(self, seed: int) -> State:
+        """The initial values of a network that is built from `seed`. Sets the seeds, as building it does."""
+        drawn = self._draw(seed) if self._sources is not None else None
+        if drawn is not None and self._checked:
+            return drawn
+        set_seeds(seed)
+        built = values_of(self._build())
+        if drawn is not None:
+            self._checked = _equal(drawn, built)
+            self._sources = self._sources if self._checked else None
+        return built
+
+    def _draw(self, seed: int) -> State:
+        assert self._sources is not None
+        set_seeds(seed)
+        count = max((source.draw + 1 for source in self._sources if isinstance(source, _Drawn)), default=0)
+        draws = [random.randint(1, _HIGHEST) for _ in range(count)]
+        return [source.value(draws[source.draw]) if isinstance(source, _Drawn) else source for source in self._sources]
+
+
+def _sources(model: keras.Model, seed: int) -> list[_Drawn | NDArray[Any]] | None:
+    """Where each value of `state_of` comes from: a draw, or the same value for every seed."""
+    generator = random.Random(seed)
+    count = 4 * len(model.variables) + _MORE_DRAWS
+    draws = {generator.randint(1, _HIGHEST): draw for draw in range(count)}
+    if len(draws) < count:
+        return None  # two draws are the same number
+    by_id: dict[int, _Drawn] = {}
+    for layer in model.layers:
+        for variable in layer.variables:
+            initializer = getattr(layer, f"{variable.name}_initializer", None)
+            drawn, shape = getattr(initializer, "seed", None), tuple(variable.shape)
+            if isinstance(drawn, int) and drawn in draws:
+                by_id[id(variable)] = _Drawn(draws[drawn], initializer, shape, variable.dtype)
+            elif variable is getattr(getattr(layer, "seed_generator", None), "state", None):
+                own = int(variable.value.numpy()[0])
+                if own in draws:
+                    by_id[id(variable)] = _Drawn(draws[own], None, shape, variable.dtype)
+    return [by_id.get(id(variable), value) for variable, value in zip(state_of(model), values_of(model), strict=True)]
+
+
+def _equal(one: State, other: State) -> bool:
+    return len(one) == len(other) and all(
+        a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+        for a, b in zip(one, other, strict=True)
+    )

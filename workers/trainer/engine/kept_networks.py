@@ -1,0 +1,158 @@
+"""Networks that a warm trainer keeps with their traced functions, for a next run of the same shape.
+
+Tracing takes longer than many epochs of a small network. What a traced function has as constants is in a network's
+`signature`: a run takes a kept network only if all of it is the same. What it has as variables is set anew: weights,
+the states of random generators, the optimizer's, the learning rate. Rows are arguments. So a run's results are those
+of a fresh trainer, to the bit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from fitserve.spec.spec import Spec
+from workers.trainer.engine.compiled import Compiled, RowTensors
+from workers.trainer.engine.device import release_graphs
+from workers.trainer.engine.initial_values import InitialValues, State, state_of
+from workers.trainer.engine.replica_settings import ReplicaSettings
+from workers.trainer.engine.stacked_network import StackedNetwork
+
+MAX_NETWORKS = 6
+MAX_BYTES = 48 * 1024 * 1024  # of variables, of all kept networks; about as much again for their graphs
+# Of the spec's training: what never reaches a traced function, or reaches it as an argument or a variable.
+_FREE = (
+    "seed",
+    "epochs",
+    "steps_per_epoch",
+    "shuffle",
+    "validation_split",
+    "early_stopping",
+    "reduce_lr_on_plateau",
+    "class_weight",
+    "sample_weight",
+    "keep_epochs",
+)
+
+
+def signature(spec: Spec, rows: Sequence[RowTensors], batch_size: int, steps: int) -> str:
+    """What the traced functions of a resolved spec's network have as constants, as text.
+
+    Args:
+        rows: of each part that they are called with; their structure, dtypes and widths count.
+        steps: of an epoch; they count where a warm-up is given in epochs.
+    """
+    body = spec.to_json()
+    training = {name: value for name, value in body["training"].items() if name not in _FREE}
+    ((_, optimizer),) = training["optimizer"].items()
+    if isinstance(optimizer["learning_rate"], float):
+        del optimizer["learning_rate"]
+    shapes = [[f"{t.dtype.name}{tuple(t.shape[1:])}" for t in tf.nest.flatten(part.as_tuple())] for part in rows]
+    structures = [str(tf.nest.map_structure(lambda _: 0, part.as_tuple())) for part in rows]
+    ends = {name: body.get(name) for name in ("network", "target", "ensemble")}
+    devices = [device.name for device in tf.config.list_logical_devices()]
+    own = [training, ends, shapes, structures, batch_size, steps if training["warmup"] else None, devices]
+    return json.dumps(own, sort_keys=True, default=str)
+
+
+@dataclass(slots=True)
+class KeptNetwork:
+    """A compiled network, and what a run finds or leaves with it."""
+
+    compiled: Compiled
+    values: InitialValues
+    stacks: dict[int, StackedNetwork] = field(default_factory=dict)  # by the number of replicas
+    probes: dict[Any, Any] = field(default_factory=dict)  # traced by whoever looks into the network
+    _optimizer: State = field(default_factory=list)
+    _nodes: list[tuple[Any, int, int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        model = self.compiled.model
+        self._optimizer = [variable.value.numpy() for variable in model.optimizer.variables]
+        self._nodes = [(layer, len(layer._inbound_nodes), len(layer._outbound_nodes)) for layer in model.layers]
+
+    @property
+    def size(self) -> int:
+        """Bytes of its variables."""
+        model = self.compiled.model
+        own = [*model.variables, *(v for stack in self.stacks.values() for v in stack.variables)]
+        return sum(int(np.prod(v.shape)) * 4 for v in own)
+
+    def restart(self, seed: int, learning_rate: float | None) -> None:
+        """Make the network what it is when it is built from `seed`."""
+        model = self.compiled.model
+        for layer, inbound, outbound in self._nodes:  # the last run's export may have added some
+            del layer._inbound_nodes[inbound:], layer._outbound_nodes[outbound:]
+        for variable, value in zip(model.optimizer.variables, self._optimizer, strict=True):
+            variable.assign(value)
+        if learning_rate is not None:
+            model.optimizer.learning_rate.assign(learning_rate)
+        for variable, value in zip(state_of(model), self.values.of(seed), strict=True):
+            variable.assign(value)
+        model.reset_metrics()
+
+    def stack(
+        self, members: Sequence[keras.Model | State], rows: RowTensors, settings: ReplicaSettings | None
+    ) -> StackedNetwork:
+        """Replicas of the network with the members' values; kept, unless each has `settings` of its own."""
+        model, size = self.compiled.model, self.compiled.batch_size
+        if settings is not None:
+            return StackedNetwork(model, members, rows, size, settings)
+        stack = self.stacks.get(len(members))
+        if stack is None or stack.replicas != len(members):
+            self.stacks = {len(members): StackedNetwork(model, members, rows, size)}
+            return self.stacks[len(members)]
+        stack.restart(members)
+        return stack
+
+
+class KeptNetworks:
+    """The kept networks of a trainer process, the last used ones; one that is lent is not lent again."""
+
+    def __init__(self, networks: int = MAX_NETWORKS, size: int = MAX_BYTES) -> None:
+        self._most, self._size = networks, size
+        self._free: OrderedDict[str, KeptNetwork] = OrderedDict()
+        self._lent: list[tuple[str, KeptNetwork]] = []
+
+    def __len__(self) -> int:
+        return len(self._free)
+
+    def take(self, key: str, make: Callable[[], KeptNetwork]) -> tuple[KeptNetwork, bool]:
+        """The network of this signature, and whether it was kept; `make` makes one where none is."""
+        kept = self._free.pop(key, None)
+        network = make() if kept is None else kept
+        self._lent.append((key, network))
+        return network, kept is not None
+
+    def take_back(self) -> None:
+        """Take back what is lent, and drop those that were not used for longest, beyond the limits."""
+        for key, network in self._lent:
+            self._free[key] = network
+            self._free.move_to_end(key)
+        self._lent = []
+        while self._free and (len(self._free) > self._most or self._bytes() > self._size):
+            self._free.popitem(last=False)
+
+    def clear(self) -> None:
+        """Keep none."""
+        self._free.clear()
+        self._lent = []
+
+    def _bytes(self) -> int:
+        return sum(network.size for network in self._free.values())
+
+
+KEPT = KeptNetworks()
+
+
+def tidy_up() -> None:
+    """After a run: take its networks back, and release what is not kept."""
+    KEPT.take_back()
+    release_graphs()
