@@ -131,7 +131,7 @@ def _report(validation: Validation) -> list[Any]:
     estimates = {
         "parameters": costs.parameters,
         "training rows": costs.training_rows,
-        "memory": screen.size(costs.training_bytes),
+        "memory": screen.size(costs.training_bytes + costs.rows_bytes),
         "time, at most": f"about {screen.duration(costs.seconds)}",
     }
     warnings = [

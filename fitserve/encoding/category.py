@@ -136,6 +136,10 @@ class LabelColumn(FittedColumn):
             out[rows, places[rows]] = 1
 
     def encode_column(self, column: Column, out: np.ndarray) -> None:
+        self._write_places(self.places_of_column(column), out)
+
+    def places_of_column(self, column: Column) -> np.ndarray:
+        """Return the places of a table's column, int64 (rows,); -1 leaves zeros. Raises BadInput for a bad row."""
         codes, labels = labels_of(column)
         spells_missing: frozenset[int] = frozenset()
         if self.format.missing_numbers:
@@ -145,14 +149,21 @@ class LabelColumn(FittedColumn):
         if missing.any():
             self.refuse_missing(1 + int(np.argmax(missing)))
         places = np.full(len(labels) + 1, -1, np.int64)
-        for code, label in enumerate(labels):
-            if code in spells_missing:
-                continue
-            place = self.place_of(label)
-            places[code] = self.place_of_unknown(label, 1 + int(np.argmax(codes == code))) if place is None else place
+        known = self.places_of(labels)
+        places[: len(labels)] = known
+        for code in set(np.flatnonzero(known < 0).tolist()) - spells_missing:
+            try:
+                places[code] = self.place_of_unknown(labels[code], 1)
+            except BadInput:  # looking for its row takes as long as all the rest
+                self.place_of_unknown(labels[code], 1 + int(np.argmax(codes == code)))
         if self.missing_place is not None:
             places[-1] = self.missing_place  # which the code -1 is looked up in
-        self._write_places(places[codes], out)
+        return places[codes]
+
+    def places_of(self, labels: Sequence[str]) -> np.ndarray:
+        """Return the place of each label, int64; -1 where training rows did not have it."""
+        places = map(self.place_of, labels)
+        return np.fromiter((-1 if place is None else place for place in places), np.int64, len(labels))
 
 
 class CategoryColumn(LabelColumn):

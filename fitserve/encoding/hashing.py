@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 from pydantic import Field
 
 from fitserve.dataset_facts import ColumnFacts
@@ -24,6 +26,9 @@ class HashedColumn(LabelColumn):
 
     def place_of(self, label: str) -> int:
         return hash_bin(label, self.encoding.bins, self.encoding.salt)
+
+    def places_of(self, labels: Sequence[str]) -> np.ndarray:
+        return hash_bins(labels, self.encoding.bins, self.encoding.salt)
 
 
 class Hashing(Encoding):
@@ -52,7 +57,26 @@ def hash_bin(label: str, bins: int, salt: tuple[int, int]) -> int:
     return 1 + siphash24(label.encode("utf-8", "replace"), salt) % (bins - 1)
 
 
+def hash_bins(labels: Sequence[str], bins: int, salt: tuple[int, int]) -> np.ndarray:
+    """Return `hash_bin` of each label, int64: of those of similar length at once."""
+    texts = [label.encode("utf-8", "replace") for label in labels]
+    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+    places = np.zeros(len(texts), np.int64)
+    for words in np.unique(lengths >> 3).tolist():
+        rows = np.flatnonzero((lengths >> 3) == words)
+        for start in range(0, len(rows), _AT_ONCE):
+            some = rows[start : start + _AT_ONCE]
+            size = 8 * (words + 1)
+            padded = b"".join([texts[row].ljust(size, b"\0") for row in some.tolist()])
+            data = np.frombuffer(padded, "<u8").reshape(len(some), words + 1).copy()
+            data[:, words] |= (lengths[some].astype(np.uint64) & np.uint64(0xFF)) << np.uint64(56)
+            hashed = _siphash24_words([data[:, word] for word in range(words + 1)], salt)
+            places[some] = 1 + (hashed % np.uint64(bins - 1)).astype(np.int64)
+    return np.where(lengths == 0, 0, places)
+
+
 _MASK = (1 << 64) - 1
+_AT_ONCE = 16_384  # labels hashed at once
 
 
 def _round(v0: int, v1: int, v2: int, v3: int) -> tuple[int, int, int, int]:
@@ -87,3 +111,35 @@ def siphash24(data: bytes, key: tuple[int, int]) -> int:
     for _ in range(4):
         v0, v1, v2, v3 = _round(v0, v1, v2, v3)
     return v0 ^ v1 ^ v2 ^ v3
+
+
+def _siphash24_words(words: Sequence[np.ndarray], key: tuple[int, int]) -> np.ndarray:
+    """`siphash24` of many texts of as many 64-bit words, the last one holding their lengths."""
+    k0, k1 = np.uint64(key[0] & _MASK), np.uint64(key[1] & _MASK)
+    start = (0x736F6D6570736575, 0x646F72616E646F6D, 0x6C7967656E657261, 0x7465646279746573)
+    v0, v1, v2, v3 = (np.full(len(words[0]), k ^ np.uint64(s)) for k, s in zip((k0, k1, k0, k1), start, strict=True))
+    for word in words:
+        v0, v1, v2, v3 = _rounds(v0, v1, v2, v3 ^ word, 2)
+        v0 = v0 ^ word
+    v0, v1, v2, v3 = _rounds(v0, v1, v2 ^ np.uint64(0xFF), v3, 4)
+    return np.asarray(v0 ^ v1 ^ v2 ^ v3)
+
+
+def _rounds(v0: Any, v1: Any, v2: Any, v3: Any, count: int) -> tuple[Any, Any, Any, Any]:
+    """`_round`, `count` times, on arrays of uint64, whose sums wrap around by themselves."""
+
+    def rotated(v: Any, bits: int) -> Any:
+        return (v << np.uint64(bits)) | (v >> np.uint64(64 - bits))
+
+    for _ in range(count):
+        v0 = v0 + v1
+        v1 = rotated(v1, 13) ^ v0
+        v0 = rotated(v0, 32)
+        v2 = v2 + v3
+        v3 = rotated(v3, 16) ^ v2
+        v0 = v0 + v3
+        v3 = rotated(v3, 21) ^ v0
+        v2 = v2 + v1
+        v1 = rotated(v1, 17) ^ v2
+        v2 = rotated(v2, 32)
+    return v0, v1, v2, v3

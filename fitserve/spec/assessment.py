@@ -38,6 +38,11 @@ class Estimates(BaseModel):
     )
     activation_bytes: int = Field(description="Activations of one batch that are kept for the backward pass")
     training_bytes: int = Field(description="Weights, gradients, the optimizer's arrays and one batch")
+    rows_bytes: int = Field(
+        0,
+        description="All rows as they are trained on, one-hot columns as places where they are many; a worker streams"
+        " from its disk what would take more than a sixth of its memory",
+    )
     artifact_bytes: int = Field(description="The weights alone, in 32 bits")
     seconds: float = Field(description="At the pace measured on the workers, without early stopping")
     startup_seconds: float = Field(0.0, description="The part of `seconds` before and after training")

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 
 from fitserve.dataset_facts import ColumnFacts, DatasetFacts, Kind
 from fitserve.encoding import ENCODINGS, Encoding
+from fitserve.encoding.category import LabelColumn
 from fitserve.encoding.index import Index
 from fitserve.encoding.piecewise_linear import PiecewiseLinear, usual_bins
 from fitserve.encoding.robust import Robust
@@ -32,6 +33,7 @@ MAX_ONE_HOT = 100  # labels; more are hashed, or get an Embedding where the netw
 MOST_PIECES = 192  # bins of all columns together, where the network is ours too
 ROWS_A_LABEL = 4  # in the mean, of a column with an Embedding: the most frequent labels, else unknown
 MAX_ENCODINGS = 20  # of one feature
+WIDE_ONE_HOT = 512  # one-hot numbers of an input from which a trainer stores the places of their ones
 
 if TYPE_CHECKING:
     AnyEncoding = Encoding
@@ -201,6 +203,24 @@ def resolve_feature(feature: Feature, facts: ColumnFacts, pointer: str | None = 
 def each_of(features: Sequence[Feature], facts: DatasetFacts) -> list[Feature]:
     """Return resolved features of one encoding each."""
     return [one for feature in features for one in resolve_features(feature, facts.column(feature.column))]
+
+
+def is_hot(encoding: Encoding, facts: ColumnFacts) -> bool:
+    """Return whether an encoding writes one 1, at most, among zeros."""
+    return issubclass(encoding.column_class, LabelColumn) and encoding.cardinality(facts) is None
+
+
+def stored_numbers(features: Sequence[Feature], facts: DatasetFacts) -> int:
+    """Return how many numbers a trainer stores of a row: all of an input, or places where it has many one-hot ones."""
+    widths: dict[str, list[int]] = {}  # by input: of all its columns, of one-hot ones, and their number
+    for feature in each_of(features, facts):
+        column, encoding = facts.column(feature.column), feature.encoding
+        assert isinstance(encoding, Encoding)
+        width, hot = encoding.width(column), is_hot(encoding, column)
+        totals = widths.setdefault(str(feature.input), [0, 0, 0])
+        for at, value in enumerate((width, width * hot, int(hot))):
+            totals[at] += value
+    return sum(width - hot + places if hot >= WIDE_ONE_HOT else width for width, hot, places in widths.values())
 
 
 def encoded_inputs(features: Sequence[Feature], facts: DatasetFacts) -> tuple[EncodedInput, ...]:

@@ -15,7 +15,7 @@ from fitserve.spec.assessment import Advice, Estimates, SummaryRow
 from fitserve.spec.decision import Decision, resolve_decisions
 from fitserve.spec.decision import Output as DecisionOutput
 from fitserve.spec.ensemble import Folds, members_of
-from fitserve.spec.estimates import over_limit, over_limits
+from fitserve.spec.estimates import FLOAT_BYTES, over_limit, over_limits
 from fitserve.spec.feature import (
     MOST_PIECES,
     PLAIN_DEFAULTS,
@@ -25,6 +25,7 @@ from fitserve.spec.feature import (
     defaults_for,
     encoded_inputs,
     resolve_features,
+    stored_numbers,
 )
 from fitserve.spec.graph import GraphNode, NetworkGraph, build_graph, check_connected, free_name, layer_name
 from fitserve.spec.held_out import check_calibration
@@ -176,6 +177,9 @@ def _resolve(
 
     plan = Planner(spec, split, outputs, graph, facts, pace, problems).plan()
     _raise(problems)
+    numbers = stored_numbers(features, facts) + sum(target.units for target in targets)
+    rows_bytes = FLOAT_BYTES * numbers * facts.rows
+    plan = replace(plan, estimates=plan.estimates.model_copy(update={"rows_bytes": rows_bytes}))
     check_calibration(spec, plan, outputs, problems)
     check_protected(spec, targets, plan, facts, problems)
     problems += over_limits(plan.estimates, plan.training, plan.ensemble, limits)

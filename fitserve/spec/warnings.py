@@ -24,6 +24,7 @@ DEEP = 4  # saturating layers in a row, through which gradients vanish
 RARE_ROWS = 5  # of a label; with fewer, a part may get none
 UNSCALED = 10.0  # magnitude from which a feature should be scaled
 PARAMETERS_PER_ROW = 100
+LARGE_ROWS = 2_000_000_000  # bytes of encoded rows that are worth a word
 
 
 def warnings_for(
@@ -47,6 +48,7 @@ def warnings_for(
         *_early_stopping(training),
         *_layers(graph, training, ensemble, estimates),
         *_held_out(split, training, ensemble),
+        *_large_rows(estimates, facts),
     ]
 
 
@@ -93,6 +95,13 @@ def _rare_labels(targets: Sequence[Target], split: SplitSpec, facts: DatasetFact
         detail = f"Labels of {target.name!r} with few rows: {shown}. Such a label may have no {where}."
         fix = "More rows of them, or one label for all rare ones" + ("" if stratified else "; split: stratified")
         yield _warning("rare-labels", "/target" if len(targets) == 1 else f"/target/{index}", detail, fix)
+
+
+def _large_rows(estimates: Estimates, facts: DatasetFacts) -> Iterator[Advice]:
+    if estimates.rows_bytes >= LARGE_ROWS:
+        size = f"{estimates.rows_bytes / 1e9:.1f} GB"
+        detail = f"{facts.rows} encoded rows take {size}: what exceeds a sixth of a worker's memory is read from disk."
+        yield _warning("large-rows", "/features", detail, "Fewer or narrower columns, or index instead of one_hot")
 
 
 def _has_batch_normalization(graph: NetworkGraph) -> bool:

@@ -387,7 +387,7 @@ class FinishedEnsemble(FinishedRun):
         for part in PARTS:
             rows = self.rows[part]
             if rows.count and not (part == "train" and rows.count > METRICS_ROWS):
-                raw = self._outputs.combined(part, rows.x)
+                raw = self._outputs.combined(part, self.encoded[part].x)
                 metrics[part] = self._with_meaning(self._outputs.metrics(raw, _weighted_like(held_out, rows)), part)
         return metrics
 

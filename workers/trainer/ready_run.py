@@ -27,6 +27,7 @@ from workers.trainer.data.preparation import (
     make_feeds,
     prepare,
 )
+from workers.trainer.engine.compact_rows import Compact
 from workers.trainer.engine.compiled import Compiled, RowTensors
 from workers.trainer.engine.dropout import seed_by_element
 from workers.trainer.engine.initial_values import InitialValues, State, set_seeds, values_of
@@ -47,6 +48,8 @@ from workers.trainer.trials.members import StackedMembers
 from workers.trainer.trials.sequential import SequentialTrials
 from workers.trainer.trials.stacked import StackedTrials, why_not_stacked
 from workers.trainer.trials.trial import TrialSetup, TrialsOutcome
+
+LOOKED_AT_ROWS = 4_096  # training rows from which those are drawn that layers are recorded on
 
 
 @dataclass
@@ -86,11 +89,19 @@ def make_ready(
     prepared, encoded = data or prepare_data(request, spec, facts, report)
     count = len(prepared.whole.train)
     size = batch_size(spec, count)
-    rows = {name: as_tensors(spec, part) for name, part in encoded.items()}
-    network = _network(spec, rows, count)
+    compact = _compact(spec, prepared)
+    dense = {name: as_tensors(spec, part) for name, part in encoded.items()} if compact is None else {}
+    rows = dense or {part: as_tensors(spec, prepared.encode(part, compact)) for part in PARTS}
+    network = _network(spec, rows, count, compact)
     network.compiled.on_fallback = lambda reason: report.event("info", reason)
-    feeds = make_feeds(request, spec, prepared, rows, size, report)
+    feeds = make_feeds(request, spec, prepared, rows, size, report, compact)
     setup = _trial_setup(request, spec, prepared, network, feeds, rows, report)
+    looked_at = rows["train"] if compact is None else as_tensors(spec, encoded["train"][:LOOKED_AT_ROWS])
+    steps = -(-(epoch_rows(spec, prepared, size) or rows["train"].count) // size)
+    setup = replace(
+        setup,
+        recorder=TrialRecorder(network.compiled.model, looked_at, spec.training.epochs, steps, network.probes),
+    )
     seconds = time.perf_counter() - began_at
     return ReadyRun(request, spec, facts, prepared, encoded, rows, feeds, setup, seconds)
 
@@ -115,7 +126,14 @@ def encode_parts(prepared: PreparedData) -> dict[str, EncodedRows]:
     return {**encoded, "validation": encoded["train"] if shared else prepared.encode("validation")}
 
 
-def _network(spec: Spec, rows: Mapping[str, RowTensors], count: int) -> KeptNetwork:
+def _compact(spec: Spec, prepared: PreparedData) -> Compact | None:
+    """The form of rows with many one-hot numbers; None where they are dense, as those of stacked networks are."""
+    together = spec.training.restarts > 1 or spec.ensemble is not None
+    compact = Compact(prepared.encoding.encoder)
+    return compact if compact and (prepared.streamed is not None or not together) else None
+
+
+def _network(spec: Spec, rows: Mapping[str, RowTensors], count: int, compact: Compact | None) -> KeptNetwork:
     """The spec's network, compiled, with the initial weights of its seed; `count` is the number of training rows."""
     training, size = spec.training, batch_size(spec, count)
     held_out = rows["validation"] if rows["validation"].count else rows["train"]
@@ -124,10 +142,13 @@ def _network(spec: Spec, rows: Mapping[str, RowTensors], count: int) -> KeptNetw
     def make() -> KeptNetwork:
         model = build_model(spec, training.seed, count)
         values = InitialValues(model, training.seed, partial(build_network, spec))
-        compiled = Compiled(model, rows["train"], held_out, size, size, training.jit_compile is True)
+        if compact is not None:
+            compact.look_up(model)
+        jit = training.jit_compile is True
+        compiled = Compiled(model, rows["train"], held_out, size, size, jit, compact=compact)
         return KeptNetwork(compiled, values)
 
-    network, kept = KEPT.take(signature(spec, (rows["train"], held_out), size, steps), make)
+    network, kept = KEPT.take(signature(spec, (rows["train"], held_out), size, steps, compact), make)
     if kept:
         rate = training.optimizer.learning_rate
         network.restart(training.seed, rate if isinstance(rate, float) else None)
@@ -168,7 +189,6 @@ def _trial_setup(
     training, compiled = spec.training, network.compiled
     count = training.restarts if spec.ensemble is None else members_of(spec.ensemble)
     seeds = [training.seed + index for index in range(count)]
-    epoch = epoch_rows(spec, prepared, compiled.batch_size) or rows["train"].count
     stopping = training.early_stopping
     monitor = stopping.monitor if stopping else "val_loss" if "validation" in feeds.held_out else "loss"
 
@@ -198,9 +218,6 @@ def _trial_setup(
         checkpoint_seconds=request.checkpoint_seconds,
         monitor=monitor,
         larger_is_better=stopping is not None and stopping.mode == "max",
-        recorder=TrialRecorder(
-            compiled.model, rows["train"], training.epochs, -(-epoch // compiled.batch_size), network.probes
-        ),
         keep_epochs=training.keep_epochs,
         ensemble=spec.ensemble is not None,
         held_out=held_out_rows,

@@ -38,12 +38,14 @@ from workers.trainer.data.feeds import (
     read_picked,
     shuffled,
 )
+from workers.trainer.engine.compact_rows import Compact
 from workers.trainer.engine.compiled import RowTensors
 from workers.trainer.engine.loop import Feed
 from workers.trainer.interface import Reporter, TrainingRequest
 
 MEMORY_SHARE = 1 / 6  # of this process's memory limit, for encoded rows; raw rows and copies take as much again
 SAMPLE_ROWS = {"train": 200_000, "validation": 50_000, "test": 50_000}
+SAMPLE_BYTES = 256 * 1024 * 1024  # of these rows, encoded: wide rows are fewer
 PARTS = ("train", "validation", "test")
 
 
@@ -56,9 +58,13 @@ class FittedEncoding:
     class_weights: dict[str, np.ndarray]  # by target: a weight for each label
     sample_weight: str | None  # a column
 
-    def encode(self, table: pa.Table, train: bool) -> EncodedRows:
-        """Encode rows as arrays. As in Keras, class weights are for training alone. Raises BadInput."""
-        x, y = self.encoder.encode(table), self.targets.encode(table)
+    def encode(self, table: pa.Table, train: bool, compact: Compact | None = None) -> EncodedRows:
+        """Encode rows as arrays, or in a compact form. As in Keras, class weights are for training alone.
+
+        Raises BadInput.
+        """
+        x = self.encoder.encode(table) if compact is None else compact.encode(table)
+        y = self.targets.encode(table)
         weights: dict[str, np.ndarray] = {}
         by_row = _sample_weights(table, self.sample_weight) if self.sample_weight else None
         for target in self.targets.targets:
@@ -95,9 +101,9 @@ class PreparedData:
         """Which rows of the dataset train, validate and test."""
         return self.streamed or self.parts
 
-    def encode(self, part: str) -> EncodedRows:
+    def encode(self, part: str, compact: Compact | None = None) -> EncodedRows:
         """Encode `train`, `validation` or `test`. Raises BadInput."""
-        return self.encoding.encode(self.table.take(getattr(self.parts, part)), train=part == "train")
+        return self.encoding.encode(self.table.take(getattr(self.parts, part)), part == "train", compact)
 
 
 def columns_of(spec: Spec) -> list[str]:
@@ -129,7 +135,17 @@ def prepare(request: TrainingRequest, spec: Spec, facts: DatasetFacts, report: R
         {"rows": facts.rows, "sample": len(together)},
     )
     fitted = fit(table.take(parts.train), spec, facts)
-    return PreparedData(table, parts, fitted, whole, folds, together, left_out)
+    return PreparedData(table, _encodable(parts, spec, facts), fitted, whole, folds, together, left_out)
+
+
+def _encodable(parts: Split, spec: Spec, facts: DatasetFacts) -> Split:
+    """The same parts of a sample with so many rows that they can be encoded in memory, in the same proportion."""
+    rows = sum(len(getattr(parts, part)) for part in PARTS)
+    most = SAMPLE_BYTES // max(1, encoded_bytes(spec, facts) // max(1, facts.rows))
+    if rows <= most:
+        return parts
+    each = (parts.train, parts.validation, parts.test)
+    return Split(*(_evenly_spread(own, max(1, len(own) * most // rows)) for own in each))
 
 
 def _columns_to_split_by(spec: Spec, facts: DatasetFacts) -> list[str]:
@@ -311,12 +327,13 @@ def make_feeds(
     rows: Mapping[str, RowTensors],
     batch_size: int,
     report: Reporter,
+    compact: Compact | None = None,
 ) -> Feeds:
-    """Feeds of `rows`, or of the file where the run is streamed."""
+    """Feeds of `rows`, or of the file where the run is streamed; its rows then have the same form."""
     take = epoch_rows(spec, prepared, batch_size)
     if prepared.streamed is None:
         return _resident_feeds(spec, prepared, rows, take)
-    return _streamed_feeds(request, spec, prepared, rows, batch_size, take, report)
+    return _streamed_feeds(request, spec, prepared, rows, batch_size, take, report, compact)
 
 
 def _resident_feeds(spec: Spec, prepared: PreparedData, rows: Mapping[str, RowTensors], take: int | None) -> Feeds:
@@ -349,6 +366,7 @@ def _streamed_feeds(
     batch_size: int,
     take: int | None,
     report: Reporter,
+    compact: Compact | None,
 ) -> Feeds:
     training, whole, folds, columns = spec.training, prepared.whole, prepared.folds, columns_of(spec)
     spools: dict[str, Spool] = {}
@@ -362,7 +380,7 @@ def _streamed_feeds(
             request.table,
             columns,
             picked,
-            lambda table: prepared.encoding.encode(table, train=part == "train"),
+            lambda table: prepared.encoding.encode(table, part == "train", compact),
             lambda encoded: as_tensors(spec, encoded),
             batch_size,
             seed if part == "train" and training.shuffle else None,

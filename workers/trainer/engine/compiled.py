@@ -18,6 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from workers.trainer.engine.compact_rows import Compact
 from workers.trainer.engine.network import functional_of
 from workers.trainer.engine.optimizer_kernels import fuse
 
@@ -81,6 +82,7 @@ class Compiled:
         validation_batch_size: int,
         jit: bool = False,
         on_fallback: Callable[[str], None] | None = None,
+        compact: Compact | None = None,
     ) -> None:
         """Build the model's state; the first call traces it.
 
@@ -89,8 +91,9 @@ class Compiled:
             jit: compile with XLA, which needs fixed shapes and therefore single steps.
             on_fallback: called with the reason where the model is trained step by step, as `fit` trains it: with
                 `jit`, or where its epoch cannot be traced as a whole.
+            compact: makes batches of the network's inputs, where rows are stored in another form.
         """
-        self.model = model
+        self.model, self.compact = model, compact
         self.on_fallback = on_fallback
         self._jit, self._fallback = jit, ""  # and why it trains step by step
         self.batch_size, self.validation_batch_size = batch_size, validation_batch_size
@@ -115,6 +118,8 @@ class Compiled:
             self._call = tf.function(partial(self._trace, trains), autograph=False).get_concrete_function(
                 self._specs[0], tf.TensorSpec((None,), tf.int32), self._specs[1], tf.TensorSpec((6,), tf.int32)
             )
+            if self.compact is not None:
+                self.compact.forget()
         except (
             ValueError,
             TypeError,
@@ -128,7 +133,7 @@ class Compiled:
         self._trains, self._fallback = True, reason
         self._tell_fallback()
         train_step, test_step = (
-            tf.function(step, reduce_retracing=True, jit_compile=self._jit)
+            tf.function(partial(self._one_step, step), reduce_retracing=True, jit_compile=self._jit)
             for step in (self.model.train_step, self.model.test_step)
         )
         self._call = partial(self._run_stepwise, train_step, test_step)
@@ -165,12 +170,12 @@ class Compiled:
 
         def train_step(step: Any) -> None:
             batch = order[step * self.batch_size : tf.minimum(rows, (step + 1) * self.batch_size)]
-            self.model.train_step(tf.nest.map_structure(lambda t: tf.gather(t, batch), train))
+            self.model.train_step(self.expanded(tf.nest.map_structure(lambda t: tf.gather(t, batch), train)))
 
         def test_step(step: Any) -> None:
             start = step * self.validation_batch_size
             stop = tf.minimum(validation_rows, start + self.validation_batch_size)
-            self.model.test_step(tf.nest.map_structure(lambda t: t[start:stop], validation))
+            self.model.test_step(self.expanded(tf.nest.map_structure(lambda t: t[start:stop], validation)))
 
         if trains:
             _repeat(plan[0], plan[1], train_step)
@@ -180,6 +185,13 @@ class Compiled:
         validation_logs = self._results(1)
         tf.cond(plan[5] > 0, self._reset, lambda: tf.constant(0))
         return tf.concat([logs, validation_logs], 0)
+
+    def _one_step(self, step: Callable[[Any], Any], batch: Any) -> Any:
+        return step(self.expanded(batch))
+
+    def expanded(self, batch: tuple[Any, ...]) -> tuple[Any, ...]:
+        """A batch of rows, `(x, y)` or `(x, y, weight)`, as the network takes it."""
+        return batch if self.compact is None else (self.compact.expand(batch[0]), *batch[1:])
 
     def _run_stepwise(self, train_step: Any, test_step: Any, train: Any, order: Any, validation: Any, plan: Any) -> Any:
         """Do what the compiled function does, step by step from Python."""

@@ -77,7 +77,9 @@ class DivergenceGuard(keras.callbacks.Callback):
                         checkpoint.restore(model, before)
                         size = self._compiled.batch_size
                         batch = block.order[at * size : (at + 1) * size]
-                        return {"step": step, **_first_broken(model, block.rows.map(partial(tf.gather, indices=batch)))}
+                        rows = block.rows.map(partial(tf.gather, indices=batch))
+                        rows = RowTensors(*self._compiled.expanded(rows.as_tuple()))
+                        return {"step": step, **_first_broken(model, rows)}
         return None
 
 

@@ -29,7 +29,7 @@ def set_seeds(seed: int) -> None:
     Keras never draws from TensorFlow's, and setting it makes every traced function be optimised again.
     """
     random.seed(seed)
-    np.random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  (libraries that are given no generator draw from it)
 
 
 def state_of(model: keras.Model) -> list[Any]:

@@ -42,12 +42,13 @@ _FREE = (
 )
 
 
-def signature(spec: Spec, rows: Sequence[RowTensors], batch_size: int, steps: int) -> str:
+def signature(spec: Spec, rows: Sequence[RowTensors], batch_size: int, steps: int, compact: Any = None) -> str:
     """What the traced functions of a resolved spec's network have as constants, as text.
 
     Args:
         rows: of each part that they are called with; their structure, dtypes and widths count.
         steps: of an epoch; they count where a warm-up is given in epochs.
+        compact: the form of the rows; its text says all that is traced of it.
     """
     body = spec.to_json()
     training = {name: value for name, value in body["training"].items() if name not in _FREE}
@@ -58,7 +59,7 @@ def signature(spec: Spec, rows: Sequence[RowTensors], batch_size: int, steps: in
     structures = [str(tf.nest.map_structure(lambda _: 0, part.as_tuple())) for part in rows]
     ends = {name: body.get(name) for name in ("network", "target", "ensemble")}
     devices = [device.name for device in tf.config.list_logical_devices()]
-    own = [training, ends, shapes, structures, batch_size, steps if training["warmup"] else None, devices]
+    own = [training, ends, shapes, structures, batch_size, steps if training["warmup"] else None, devices, str(compact)]
     return json.dumps(own, sort_keys=True, default=str)
 
 

@@ -38,6 +38,8 @@ def why_not_stacked(setup: TrialSetup) -> str | None:
     feeds = [setup.feed(setup.seeds[0]), *([held_out] if held_out else [])]
     if not all(feed.resident for feed in feeds):
         return "the size of its data"
+    if setup.compiled.compact is not None:
+        return "its one-hot columns, which are stored as places,"
     if not setup.ensemble and any(
         isinstance(callback, keras.callbacks.ReduceLROnPlateau) for callback in setup.callbacks()
     ):

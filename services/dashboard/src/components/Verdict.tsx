@@ -40,7 +40,7 @@ export function Verdict({ verdict, problem, missingTarget }: Props) {
             <div className="stats">
               <Stat name={t("parameters")} value={number(answer.estimates.parameters)} />
               <Stat name={t("estimate.seconds")} value={seconds(answer.estimates.seconds)} />
-              <Stat name={t("estimate.memory")} value={bytes(answer.estimates.training_bytes)} />
+              <Stat name={t("estimate.memory")} value={bytes(answer.estimates.training_bytes + (answer.estimates.rows_bytes ?? 0))} />
               <Stat name={t("estimate.steps")} value={number(answer.estimates.steps_per_epoch)} />
             </div>
             {answer.warnings.map((warning, index) => (
