@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 Rows = Sequence[Mapping[str, Any]] | Sequence[Sequence[Any]]
 
 MOST_PROBLEMS = 20  # shown at once
+MANY_BYTES = 1024 * 1024  # of encoded rows, from which a copy is worth avoiding
+ALIGNMENT = 64  # bytes, of memory that TensorFlow takes as it is
 FEW_ROWS = 6  # with fewer, plain Python row by row is quicker than NumPy column by column
 _FEW_NUMBERS = 64  # up to so many, plain Python is quicker than NumPy
 _NUMBER_TYPES = frozenset({float, int})
@@ -302,7 +304,7 @@ class Encoder:
         return all(write(value, inputs) for value, write in zip(row, writers, strict=True))
 
     def _zeros(self, rows: int) -> dict[str, np.ndarray]:
-        return {one.name: np.zeros((rows, *one.shape), one.dtype) for one in self.inputs}
+        return {one.name: zeros((rows, *one.shape), one.dtype) for one in self.inputs}
 
     def positional(self, row: Any, number: int) -> Sequence[Any]:
         """Return a row's values in order; a column that a named row leaves out is missing. Raises BadInput."""
@@ -327,6 +329,16 @@ class Encoder:
     def baseline_row(self, distributions: Mapping[str, Any]) -> list[Any]:
         """Return the row that Shapley values compare with, given the columns' training distributions."""
         return [column.baseline_value(distributions.get(column.name) or {}) for column in self.leading]
+
+
+def zeros(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Return zeros; many of them begin where TensorFlow can use them without a copy."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    if size < MANY_BYTES:
+        return np.zeros(shape, dtype)
+    memory = np.zeros(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def _bad_row(number: int, what: str, received: Any, expected: str) -> BadInput:

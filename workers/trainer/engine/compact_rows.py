@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from fitserve.encoder import Encoder
+from fitserve.encoder import Encoder, zeros
 from fitserve.encoding.category import LabelColumn
 from fitserve.encoding.encoding import FittedColumn
 from fitserve.spec.feature import WIDE_ONE_HOT
@@ -68,13 +68,13 @@ class Compact:
     def encode(self, table: Any) -> dict[str, np.ndarray]:
         """Encode a table's rows as `expand` takes them. Raises BadInput."""
         rows = table.num_rows
-        arrays = {one.name: np.zeros((rows, *one.shape), one.dtype) for one in self._others}
+        arrays = {one.name: zeros((rows, *one.shape), one.dtype) for one in self._others}
         for column in self._encoder.columns:
             if column.input not in self.inputs:
                 column.encode_column(table.column(column.name), arrays[column.input][:, column.part])
         for name, one in self.inputs.items():
-            arrays[name] = np.zeros((rows, len(one.plain_places)), np.float32)
-            arrays[name + _PLACES] = places = np.empty((rows, len(one.hot)), np.int32)
+            arrays[name] = zeros((rows, len(one.plain_places)), "float32")
+            arrays[name + _PLACES] = places = zeros((rows, len(one.hot)), "int32")
             at = 0
             for column in one.plain:
                 column.encode_column(table.column(column.name), arrays[name][:, at : at + column.width])

@@ -18,6 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from fitserve.encoder import ALIGNMENT, MANY_BYTES
 from workers.trainer.engine.compact_rows import Compact
 from workers.trainer.engine.network import functional_of
 from workers.trainer.engine.optimizer_kernels import fuse
@@ -39,8 +40,8 @@ class RowTensors:
 
     @classmethod
     def of(cls, x: Any, y: Any, weight: Any = None) -> RowTensors:
-        """From NumPy arrays."""
-        return cls(x, y, weight).map(tf.convert_to_tensor)
+        """From NumPy arrays; large ones are shared, and read-only from then on."""
+        return cls(x, y, weight).map(_tensor)
 
     def map(self, function: Callable[[Any], Any]) -> RowTensors:
         """Apply a function to every tensor."""
@@ -241,6 +242,24 @@ def build(model: keras.Model, rows: RowTensors) -> None:
             model._compile_metrics.build(truth, predicted)
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
+
+
+def _tensor(array: Any) -> Any:
+    """An array as a tensor, in the same memory where it is large and aligned: `convert_to_tensor` copies it twice."""
+    shared = (
+        isinstance(array, np.ndarray)
+        and array.nbytes >= MANY_BYTES
+        and array.dtype in (np.float32, np.int32)
+        and array.flags.c_contiguous
+        and array.flags.writeable
+        and array.ctypes.data % ALIGNMENT == 0
+        and not tf.config.list_logical_devices("GPU")
+    )
+    if not shared:
+        return tf.convert_to_tensor(array)
+    tensor = tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+    array.flags.writeable = False
+    return tensor
 
 
 def _repeat(first: Any, last: Any, step: Callable[[Any], None]) -> None:

@@ -1900,6 +1900,12 @@ export interface components {
              */
             training_bytes: number;
             /**
+             * Rows Bytes
+             * @description All rows as they are trained on, one-hot columns as places where they are many; a worker streams from its disk what would take more than a sixth of its memory
+             * @default 0
+             */
+            rows_bytes: number;
+            /**
              * Artifact Bytes
              * @description The weights alone, in 32 bits
              */
