@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 
-from fitserve import logs, tracing
-from fitserve.settings import Settings
-from services.control.app import create_app
-from services.shell.app import make_server
+from services.shell.memory import stay_small
 
 
 def main() -> int:
+    stay_small()
+    from fitserve import logs, tracing
+    from fitserve.settings import Settings
+    from services.control.app import create_app
+    from services.shell.app import make_server
+
     settings = Settings()
     logs.configure("api", settings.log_level)
     tracing.configure(settings.otlp_endpoint, "api")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from sqlalchemy import Engine, update
 from fitserve import db
 from fitserve.blobs import FolderStore
 from fitserve.runs import finish, lease, queries
-from fitserve.tables import Run
+from fitserve.runs.remaining import estimated_finish
+from fitserve.tables import Epoch, Run
 from tests.runs.conftest import Submit
 
 ESTIMATES = {"seconds": 23.0, "startup_seconds": 3.0, "epochs": 200, "pace": 1.0}
@@ -60,3 +62,40 @@ def test_one_odd_run_changes_little(engine: Engine, ended: Callable[..., None]) 
     for seconds in (23.0, 2300.0, 25.0):
         ended(ESTIMATES, 200, train=seconds)
     assert pace(engine) == pytest.approx(25 / 23)
+
+
+@pytest.mark.parametrize(
+    ("rows", "trials", "seconds"),
+    [
+        # (trial, epoch, seconds after the start); the run has 20 epochs
+        ([(0, epoch, 600.0 + epoch) for epoch in range(1, 6)], 1, 15.0),  # ten minutes of preparing count no more
+        ([(0, 1, 30.0), (0, 2, 60.0), *((0, epoch, 60.0 + epoch) for epoch in range(3, 18))], 1, 3.0),  # faster now
+        ([(trial, epoch, 2.0 * epoch) for epoch in range(1, 6) for trial in range(16)], 16, 30.0),  # side by side
+        ([(0, 1, 1.0), (0, 2, 2.0), (1, 1, 30.0), (1, 2, 31.0), (1, 3, 32.0)], 3, 37.0),  # the first stopped early
+        ([(0, 7, 5.0)], 1, 6.5),  # one epoch alone: what it says that it took
+        ([(0, 20, 5.0)], 1, 0.0),
+    ],
+)
+def test_the_time_left_follows_from_the_last_epochs(
+    engine: Engine,
+    submit: Submit,
+    claim: Callable[..., lease.Claim | None],
+    rows: list[tuple[int, int, float]],
+    trials: int,
+    seconds: float,
+) -> None:
+    submit()
+    claimed = claim()
+    assert claimed is not None
+    began = datetime(2026, 1, 1, tzinfo=UTC)
+    with db.transaction(engine) as session:
+        for trial, epoch, at in rows:
+            created = began + timedelta(seconds=at)
+            own = {"attempt": claimed.lease.attempt, "logs": {}, "seconds": 0.5, "layers": None, "created_at": created}
+            session.add(Epoch(run_id=claimed.lease.run_id, trial=trial, epoch=epoch, **own))
+    with db.reading(engine) as session:
+        run = session.get_one(Run, claimed.lease.run_id)
+        finish_at = estimated_finish(session, run, 20, trials)
+    assert finish_at is not None
+    last = max(at for _, _, at in rows)
+    assert (finish_at - began).total_seconds() - last == pytest.approx(seconds)

@@ -32,6 +32,7 @@ from fitserve.spelling import ColumnFormat
 from fitserve.validation import problems_from
 from fitserve.wire.datasets import UploadOptions
 from services.control.deps import Context
+from services.shell.memory import release_memory
 
 PIECE_BYTES = MB  # hashed and written at once, on a thread
 FIELD_BYTES = 256 * 1024  # of all text fields of a form together
@@ -323,6 +324,7 @@ async def run_ingest(work: Callable[[], T]) -> T:
         _ingest_limiter.set(limiter)
     try:
         result = await anyio.to_thread.run_sync(work, limiter=limiter)
+        await anyio.to_thread.run_sync(release_memory)
     except FitserveError as error:
         telemetry.UPLOADS.labels("refused" if error.status < 500 else "failed").inc()
         raise

@@ -15,6 +15,7 @@ from fitserve.datasets.usable_rows import unusable_row_numbers
 from fitserve.errors import Conflict, NotFound, Problem
 from fitserve.runs import create, finish, queries
 from fitserve.runs.create import NewRun, RequestKey
+from fitserve.runs.remaining import estimated_finish
 from fitserve.settings import Settings
 from fitserve.spec.decode import decode
 from fitserve.spec.resolve import Resolved, resolve
@@ -53,7 +54,6 @@ SPEC_BODY = {
 }
 LOAD_SECONDS = 1.0  # that the prediction service takes for a version at most, unless it is huge
 TrialNumber = Annotated[int, Path(ge=0, lt=2**31, description="From 0")]
-_MAX_REMAINING_SECONDS = 10 * 365 * 86_400.0  # in an estimate; a longer time could overflow a date
 
 
 @dataclass(frozen=True, slots=True)
@@ -414,25 +414,15 @@ def _progress(session: Session, run: Run) -> Progress | None:
     training: dict[str, Any] = run.resolved.get("training", {})
     epochs, trials = int(training.get("epochs", last.epoch)), int(training.get("restarts") or 1)
     trials = int((run.resolved.get("search") or {}).get("trials") or trials)
-    done, total = last.trial * epochs + last.epoch, epochs * trials
-    if run.kind == TRIAL:
-        done, total = last.epoch, epochs
+    still = 1 if run.kind == TRIAL else trials
     return Progress(
         trial=last.trial,
         epoch=last.epoch,
         trials=max(trials, last.trial + 1),
         epochs=epochs,
         logs=last.logs,
-        estimated_finish=_estimated_finish(run, done, total),
+        estimated_finish=estimated_finish(session, run, epochs, still),
     )
-
-
-def _estimated_finish(run: Run, done: int, total: int) -> datetime | None:
-    """Extrapolate the pace of this attempt, which began after the checkpoint; None if the run is not running."""
-    if run.state != RunState.running or run.started_at is None or run.progress_at is None:
-        return None
-    seconds = (run.progress_at - run.started_at).total_seconds() / max(1, done - (run.checkpoint_epoch or 0))
-    return run.progress_at + timedelta(seconds=min(seconds * max(0, total - done), _MAX_REMAINING_SECONDS))
 
 
 def _reproduction(session: Session, run: Run) -> Reproduction | None:

@@ -1,0 +1,52 @@
+"""How long a running run still takes, from its last epochs."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, load_only
+
+from fitserve.states import RunState
+from fitserve.tables import Epoch, Run
+
+LAST = 10  # epochs whose time is taken for that of the next ones
+MOST_SECONDS = 10 * 365 * 86_400.0  # in an estimate; a longer time could overflow a date
+
+
+def estimated_finish(session: Session, run: Run, epochs: int, trials: int) -> datetime | None:
+    """Return when the run ends if it goes on as in its last epochs, to the last; None where it is not running.
+
+    A trial that ended before its last epoch has no epochs left. Trials that train side by side end together.
+    """
+    if run.state != RunState.running:
+        return None
+    newest = select(Epoch).where(Epoch.run_id == run.id).order_by(Epoch.created_at.desc(), Epoch.epoch.desc()).limit(1)
+    last = session.scalars(newest.options(load_only(Epoch.epoch, Epoch.seconds, Epoch.created_at))).first()
+    if last is None:
+        return None
+    each = _seconds_of_an_epoch(session, run, last)
+    by_trial = session.execute(
+        select(Epoch.trial, func.max(Epoch.epoch), func.max(Epoch.created_at))
+        .where(Epoch.run_id == run.id)
+        .group_by(Epoch.trial)
+    ).all()
+    recent = last.created_at - timedelta(seconds=1.0 + 3.0 * each)
+    going_on = [epoch for _, epoch, at in by_trial if at >= recent and epoch < epochs]
+    side_by_side = max(1, sum(at >= recent and epoch == last.epoch for _, epoch, at in by_trial))
+    rounds = -(-max(0, trials - len(by_trial)) // side_by_side)
+    left = max((epochs - epoch for epoch in going_on), default=0) + rounds * epochs
+    return last.created_at + timedelta(seconds=min(each * left, MOST_SECONDS))
+
+
+def _seconds_of_an_epoch(session: Session, run: Run, last: Epoch) -> float:
+    """Return the time between two epochs of one trial in this attempt, with all that happens between them."""
+    times = session.scalars(
+        select(Epoch.created_at)
+        .where(Epoch.run_id == run.id, Epoch.trial == last.trial, Epoch.attempt == last.attempt)
+        .order_by(Epoch.epoch.desc())
+        .limit(LAST)
+    ).all()
+    if len(times) < 2:
+        return last.seconds
+    return (times[0] - times[-1]).total_seconds() / (len(times) - 1)

@@ -1,0 +1,45 @@
+"""A web process that stays small: a large request's memory goes back to the system, and pandas is not loaded."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.abc
+import sys
+from typing import Any
+
+import pyarrow as pa
+
+_ARENAS, _MOST_ARENAS = -8, 2  # mallopt's M_ARENA_MAX: by default, one for each of many threads keeps its own
+
+
+def stay_small() -> None:
+    """Set the allocators up, and keep pyarrow from importing pandas where it is installed (45 MB).
+
+    Call it before anything else is imported.
+    """
+    sys.meta_path.insert(0, _WithoutPandas())
+    pa.set_memory_pool(pa.system_memory_pool())  # the other pools keep what they once had
+    mallopt = _of_libc("mallopt")
+    if mallopt is not None:
+        mallopt(_ARENAS, _MOST_ARENAS)
+
+
+def release_memory() -> None:
+    """Return what is free to the system. Takes some milliseconds."""
+    pa.default_memory_pool().release_unused()
+    trim = _of_libc("malloc_trim")
+    if trim is not None:
+        trim(0)
+
+
+class _WithoutPandas(importlib.abc.MetaPathFinder):
+    """A finder that says that pandas is not installed. None in `sys.modules` would do, but for pyarrow's shim."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
+        if fullname == "pandas":
+            raise ModuleNotFoundError("pandas is not loaded in this process", name="pandas")
+
+
+def _of_libc(name: str) -> Any:
+    """A function that glibc has and other C libraries may not."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
