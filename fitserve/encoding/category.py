@@ -158,7 +158,7 @@ class LabelColumn(FittedColumn):
                 self.place_of_unknown(labels[code], 1 + int(np.argmax(codes == code)))
         if self.missing_place is not None:
             places[-1] = self.missing_place  # which the code -1 is looked up in
-        return places[codes]
+        return np.asarray(places[codes])
 
     def places_of(self, labels: Sequence[str]) -> np.ndarray:
         """Return the place of each label, int64; -1 where training rows did not have it."""

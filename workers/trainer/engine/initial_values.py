@@ -101,8 +101,8 @@ def _sources(model: keras.Model, seed: int) -> list[_Drawn | NDArray[Any]] | Non
             drawn, shape = getattr(initializer, "seed", None), tuple(variable.shape)
             if isinstance(drawn, int) and drawn in draws:
                 by_id[id(variable)] = _Drawn(draws[drawn], initializer, shape, variable.dtype)
-            elif variable is getattr(getattr(layer, "seed_generator", None), "state", None):
-                own = int(variable.value.numpy()[0])
+            elif id(variable) == id(getattr(getattr(layer, "seed_generator", None), "state", None)):
+                own = int(keras.ops.convert_to_numpy(variable)[0])
                 if own in draws:
                     by_id[id(variable)] = _Drawn(draws[own], None, shape, variable.dtype)
     return [by_id.get(id(variable), value) for variable, value in zip(state_of(model), values_of(model), strict=True)]

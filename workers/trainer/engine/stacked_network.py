@@ -154,6 +154,7 @@ class StackedNetwork:
         self.model, self.batch_size = model, batch_size
         self._own = [*model.trainable_variables, *_statistics(model)]
         self._dropouts = {spec_name(layer): layer for layer in model.layers if _drops(layer)}
+        self._cached: list[NDArray[Any]] = []
         self._create(*self._initial(members), settings)
 
     def restart(self, members: Sequence[keras.Model | State]) -> None:
@@ -162,9 +163,9 @@ class StackedNetwork:
         variables = [*self._stacked.values(), *self._masks.values(), *self.optimizer.variables]
         for variable, value in zip(variables, [*weights, *masks, *self._first], strict=True):
             variable.assign(value)
+        self._cached = []
         if isinstance(self.model.optimizer.learning_rate, keras.Variable):
             self.optimizer.learning_rate.assign(self.model.optimizer.learning_rate.value)
-        self._cached = []
 
     def _initial(self, members: Sequence[keras.Model | State]) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
         """The members' values, stacked: of weights, and of the states of Dropout's seed generators."""
@@ -223,7 +224,7 @@ class StackedNetwork:
         self._executor = executor(model, self.batch_size * self.replicas)
         self._groups = _groups(model, self.replicas, self.batch_size)
         self._names: list[str] = []
-        self._cached: list[NDArray[Any]] = []
+        self._cached = []
 
     def keep(self, replicas: Sequence[int]) -> None:
         """Go on with these replicas alone; the others leave the stack."""
