@@ -151,7 +151,7 @@ class LabelColumn(FittedColumn):
         places = np.full(len(labels) + 1, -1, np.int64)
         known = self.places_of(labels)
         places[: len(labels)] = known
-        for code in set(np.flatnonzero(known < 0).tolist()) - spells_missing:
+        for code in sorted(set(np.flatnonzero(known < 0).tolist()) - spells_missing):
             try:
                 places[code] = self.place_of_unknown(labels[code], 1)
             except BadInput:  # looking for its row takes as long as all the rest

@@ -251,11 +251,14 @@ def _tensor(array: Any) -> Any:
         and array.nbytes >= MANY_BYTES
         and array.dtype in (np.float32, np.int32)
         and array.flags.c_contiguous
-        and array.flags.writeable
         and array.ctypes.data % ALIGNMENT == 0
         and not tf.config.list_logical_devices("GPU")
     )
     if not shared:
+        return tf.convert_to_tensor(array)
+    try:
+        array.flags.writeable = True  # which an array that is shared already was
+    except ValueError:
         return tf.convert_to_tensor(array)
     tensor = tf.experimental.dlpack.from_dlpack(array.__dlpack__())
     array.flags.writeable = False
