@@ -96,15 +96,15 @@ class ColumnFormat(BaseModel):
         )
 
     @property
-    def kinds(self) -> tuple[str, ...]:
-        """The kinds of columns that the format is for; a list of missing values suits each."""
+    def kinds(self) -> tuple[str, ...] | None:
+        """The kinds of columns that the format is for; None: a list of missing values suits each."""
         if self.decimal is not None or self.thousands or self.units:
             return ("numeric", "ignored")
         if self.time is not None or self.first_year is not None:
             return ("datetime", "ignored")
         if self.trim or self.fold_case or self.labels or self.keep:
             return ("categorical", "boolean", "text", "ignored")
-        return ("numeric", "boolean", "categorical", "text", "datetime", "ignored")
+        return None
 
     @property
     def is_number(self) -> bool:

@@ -62,7 +62,8 @@ class UploadOptions(BaseModel):
         if self.decimal is not None and self.decimal == self.thousands:
             raise ValueError("The decimal sign and the thousands sign are two different characters.")
         for name, format in self.formats.items():
-            if (kind := self.kinds.get(name)) is not None and kind not in format.kinds:
+            kind = self.kinds.get(name)
+            if kind is not None and format.kinds is not None and kind not in format.kinds:
                 raise ValueError(f"The format of {name!r} is for {' or '.join(format.kinds)}; its kind is {kind}.")
         return self
 
