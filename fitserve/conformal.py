@@ -4,12 +4,20 @@ What is kept of the rows that training did not see are order statistics of their
 minus the prediction; of a classification, the probability of all labels that are likelier than the true one (Romano et
 al. 2020, without randomisation, so that equal rows have equal sets, and none is empty). Of `n` new rows like them, a
 share of at least the level is covered on average, whatever the network is.
+
+A manifest's entry `conformal` has by target `rows`, `ranks` and `scores` (see `kept_scores`) and their `source`, and
+where the spec or the rows gave cause:
+
+- `by_row`: `spread`, an estimate of each row's error (see `fitserve.spread`), with the same order statistics of scores
+  that are divided by it, of rows that it was not fitted on. Levels that they cannot promise have one width.
+- `groups`: by label of the column `coverage_by`, the order statistics of that group's rows; a group whose rows cannot
+  promise a level is answered from all rows together (Mondrian conformal prediction, Vovk et al. 2005).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,28 +25,34 @@ import numpy as np
 import numpy.typing as npt
 
 from fitserve.errors import BadInput
+from fitserve.spread import Spread
 
 MOST_SCORES = 1_000  # kept of a target; those between them are rounded outwards
+MOST_GROUPS = 50  # of `coverage_by`
+NO_LEVEL = 0.0  # of a request that wants no interval, whatever the version answers by itself
+MOST_CACHED = 64  # levels whose limits are looked up once
 TASKS = ("regression", "binary", "multiclass")
 
 Array = npt.NDArray[Any]
 
 
-def kept_scores(scores: Array) -> dict[str, Any]:
+def kept_scores(scores: Array, most: int = MOST_SCORES) -> dict[str, Any]:
     """Return order statistics of scores as JSON: `rows`, and `scores[i]`, the `ranks[i]`-th smallest (from 1)."""
     ordered = np.sort(np.asarray(scores, np.float64))
     rows = len(ordered)
-    if rows <= MOST_SCORES:
+    if rows <= most:
         ranks = np.arange(1, rows + 1)
     else:  # every second one of the kept is near an end, where levels are asked for
-        near = np.unique(np.geomspace(1, rows / 2, MOST_SCORES // 4).round().astype(int))
-        even = np.linspace(1, rows, MOST_SCORES // 2).round().astype(int)
+        near = np.unique(np.geomspace(1, rows / 2, most // 4).round().astype(int))
+        even = np.linspace(1, rows, most // 2).round().astype(int)
         ranks = np.unique(np.concatenate([near, rows + 1 - near, even]))
     return {"rows": rows, "ranks": ranks.tolist(), "scores": ordered[ranks - 1].tolist()}
 
 
 def read_level(value: Any, pointer: str = "/interval") -> float:
-    """Return the level that a request asks for. Raises BadInput."""
+    """Return the level that a request asks for; NO_LEVEL of `false`, or the header `none`. Raises BadInput."""
+    if value is False or value == "none":
+        return NO_LEVEL
     level = math.nan
     if isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
@@ -50,7 +64,7 @@ def read_level(value: Any, pointer: str = "/interval") -> float:
             "The level of an interval is a share of the rows between 0 and 1.",
             pointer=pointer,
             received=str(value)[:40],
-            expected="a number above 0 and below 1, such as 0.9",
+            expected="a number above 0 and below 1, such as 0.9; false for no interval",
         )
     return level
 
@@ -59,6 +73,11 @@ def rows_needed(task: str, level: float) -> int:
     """Return the fewest held-out rows of which a level can be promised."""
     tail = (1 - level) / 2 if task == "regression" else 1 - level
     return math.ceil(1 / tail - 1 - 1e-9)
+
+
+def highest_level(task: str, rows: int) -> float:
+    """Return the highest level that so many held-out rows can promise; 0 where there are none."""
+    return max(0.0, 1 - (2 if task == "regression" else 1) / (rows + 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,18 +105,120 @@ class Bounds:
             return {f"{self.output}_set": chosen}
         return {name: values[:, 0].tolist() for name, values in self.named().items()}
 
+    def covers(self, truth: Array) -> npt.NDArray[np.bool_]:
+        """Return of which rows the truth is inside, (rows,): numbers, or places of labels, (rows,)."""
+        if self.members is not None:
+            return np.asarray(self.members[np.arange(len(truth)), np.asarray(truth, np.int64)], np.bool_)
+        assert self.low is not None
+        assert self.high is not None
+        return np.asarray((self.low[:, 0] <= truth) & (truth <= self.high[:, 0]), np.bool_)
 
-def bounds(manifest: Mapping[str, Any], outputs: Mapping[str, Array], level: float) -> list[Bounds]:
-    """Return the bounds of each output of a model at a level. Raises BadInput where it cannot be promised."""
-    kept = manifest.get("conformal") or {}
-    names = {output["name"] for output in manifest["outputs"]}
-    found = []
-    for output in manifest["outputs"]:
+    def sizes(self) -> Array:
+        """Return each row's width, or the number of labels in its set, (rows,)."""
+        if self.members is not None:
+            return np.asarray(self.members.sum(axis=1))
+        assert self.low is not None
+        assert self.high is not None
+        return np.asarray((self.high - self.low)[:, 0])
+
+
+@dataclass(frozen=True, slots=True)
+class RowFacts:
+    """What bounds depend on beside the outputs: each row's label in the column `coverage_by`, and the encoded inputs.
+
+    Rows without a group are answered from all rows together; `feeds` are needed where a spread is estimated from them.
+    """
+
+    groups: Sequence[str | None] | None = None
+    feeds: Mapping[str, Array] | None = None
+
+
+NOTHING = RowFacts()
+
+
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    """The limits of one output at one level: of all rows first, then of the groups, (groups + 1,).
+
+    Of a regression `low` and `high` are added to the prediction, times the row's spread if there is one; of a
+    classification labels whose score is at most `high` are in the set.
+    """
+
+    low: Array
+    high: Array
+    spread: Spread | None
+
+
+class Conformal:
+    """The intervals and sets of one artifact's outputs. May be used from several threads.
+
+    `added` are the names of the outputs that bounds are, each with the output that it is about.
+    """
+
+    def __init__(self, manifest: Mapping[str, Any]) -> None:
+        kept, asked = manifest.get("conformal") or {}, manifest.get("interval") or {}
+        self.outputs = [output for output in manifest["outputs"] if output["task"] in TASKS]
+        self.levels: tuple[float, ...] = tuple(asked.get("levels") or ())
+        self.coverage_by: str | None = asked.get("coverage_by")
+        self.adaptive: Mapping[str, Any] | None = asked.get("adaptive")
+        self._kept: Mapping[str, Any] = kept
+        self._spreads = {name: Spread(own["by_row"]["spread"]) for name, own in kept.items() if own.get("by_row")}
+        self._groups = {name: {g: at for at, g in enumerate(own.get("groups") or (), 1)} for name, own in kept.items()}
+        self.needs_feeds = any(one.needs_feeds for one in self._spreads.values())
+        self._limits: dict[tuple[str, float], _Limits] = {}
+        names = {output["name"] for output in manifest["outputs"]}
+        self.added = [(name, one) for one in self.outputs for name in _added_names(one)]
+        self._taken = sorted(names & {name for name, _ in self.added})
+
+    @property
+    def level(self) -> float | None:
+        """The level that answers where a request names none; None: no interval."""
+        return self.levels[0] if self.levels else None
+
+    def bounds(
+        self, outputs: Mapping[str, Array], level: float, facts: RowFacts = NOTHING, only: str | None = None
+    ) -> list[Bounds]:
+        """Return the bounds of each output, or of one, at a level. Raises BadInput where it cannot be promised."""
+        found = []
+        for output in self.outputs:
+            if only is not None and output["name"] != only:
+                continue
+            limits = self._limits.get((output["name"], level)) or self._find_limits(output, level)
+            values = np.asarray(outputs[output["name"]], np.float64)
+            places = self._places(output["name"], facts) if len(limits.high) > 1 else 0
+            if output["task"] == "regression":
+                found.append(_interval(output["name"], limits, values, places, facts))
+            else:
+                found.append(_set(output, limits, values, places))
+        if self._taken and only is None:
+            raise BadInput(
+                f"An output of the model is called {self._taken[0]!r} already, as a bound would be.",
+                pointer="/interval",
+                received=level,
+                fix="Train it with another name for that target.",
+            )
+        if not found:
+            raise BadInput(
+                "The model has no output with an interval or a set: each of its labels is a probability by itself.",
+                pointer="/interval",
+                received=level,
+                fix="Leave interval out.",
+            )
+        return found
+
+    def check(self, name: str, level: float) -> None:
+        """Raise BadInput unless an output's bounds can be promised at a level."""
+        self._find_limits(next(one for one in self.outputs if one["name"] == name), level)
+
+    def _places(self, name: str, facts: RowFacts) -> Any:
+        known = self._groups[name]
+        return 0 if facts.groups is None else np.array([known.get(group, 0) for group in facts.groups])  # type: ignore[call-overload]
+
+    def _find_limits(self, output: Mapping[str, Any], level: float) -> _Limits:
+        """Look up the limits of a level. Raises BadInput."""
         name, task = output["name"], output["task"]
-        if task not in TASKS:
-            continue
-        scores = kept.get(name)
-        if scores is None:
+        own = self._kept.get(name)
+        if own is None:
             raise BadInput(
                 f"The model keeps no held-out scores of {name!r}, so its error is not known.",
                 pointer="/interval",
@@ -105,48 +226,73 @@ def bounds(manifest: Mapping[str, Any], outputs: Mapping[str, Array], level: flo
                 fix="Train it again with rows held out: split: {validation: 0.2}, or an ensemble with folds.",
             )
         needed = rows_needed(task, level)
-        if scores["rows"] < needed:
+        if own["rows"] < needed:
             raise BadInput(
-                f"The level {level:g} needs {needed} held-out rows; {name!r} has {scores['rows']}.",
+                f"The level {level:g} needs {needed} held-out rows; {name!r} has {own['rows']}.",
                 pointer="/interval",
                 received=level,
-                expected=f"a level that {scores['rows']} rows can promise",
+                expected=f"a level that {own['rows']} rows can promise",
                 fix="Ask for a lower level, or train with more rows held out.",
             )
-        values = np.asarray(outputs[name], np.float64)
-        if task == "regression":
-            found.append(_interval(name, scores, values, level))
-        else:
-            found.append(_set(output, scores, values, level))
-    if taken := names & {name for one in found for name in one.named()}:
-        raise BadInput(
-            f"An output of the model is called {min(taken)!r} already, as a bound would be.",
-            pointer="/interval",
-            received=level,
-            fix="Train it with another name for that target.",
+        by_row = own.get("by_row")
+        if by_row is not None and by_row["rows"] < needed:
+            by_row = None
+        groups = (own.get("groups") or {}).values()
+        all_rows = own if by_row is None else by_row
+        chosen = [all_rows]
+        for group in groups:
+            kept = group if by_row is None else group.get("by_row") or all_rows
+            chosen.append(kept if kept["rows"] >= needed else all_rows)
+        pairs = [_limits_of(kept, task, level) for kept in chosen]
+        limits = _Limits(
+            np.array([low for low, _ in pairs]),
+            np.array([high for _, high in pairs]),
+            None if by_row is None else self._spreads[name],
         )
-    if not found:
-        raise BadInput(
-            "The model has no output with an interval or a set: each of its labels is a probability by itself.",
-            pointer="/interval",
-            received=level,
-            fix="Leave interval out.",
-        )
-    return found
+        if len(self._limits) >= MOST_CACHED * len(self.outputs):
+            self._limits.clear()
+        self._limits[name, level] = limits
+        return limits
 
 
-def _interval(name: str, kept: Mapping[str, Any], values: Array, level: float) -> Bounds:
-    rows, tail = kept["rows"], (1 - level) / 2
-    middle = values[:, values.shape[1] // 2][:, None]  # of quantiles, the middle one
+def bounds(
+    manifest: Mapping[str, Any], outputs: Mapping[str, Array], level: float, facts: RowFacts = NOTHING
+) -> list[Bounds]:
+    """Return the bounds of each output of a model at a level. Raises BadInput where it cannot be promised."""
+    return Conformal(manifest).bounds(outputs, level, facts)
+
+
+def _added_names(output: Mapping[str, Any]) -> list[str]:
+    ends = ("low", "high") if output["task"] == "regression" else ("set",)
+    return [f"{output['name']}_{end}" for end in ends]
+
+
+def _limits_of(kept: Mapping[str, Any], task: str, level: float) -> tuple[float, float]:
+    rows = kept["rows"]
+    if task != "regression":
+        return 0.0, _at_or_above(kept, math.ceil((rows + 1) * level - 1e-9))
+    tail = (1 - level) / 2
     low = _at_or_below(kept, math.floor((rows + 1) * tail + 1e-9))
-    high = _at_or_above(kept, math.ceil((rows + 1) * (1 - tail) - 1e-9))
+    return low, _at_or_above(kept, math.ceil((rows + 1) * (1 - tail) - 1e-9))
+
+
+def _interval(name: str, limits: _Limits, values: Array, places: Any, facts: RowFacts) -> Bounds:
+    units = values.shape[1]
+    middle = values if units == 1 else values[:, units // 2 : units // 2 + 1]  # of quantiles, the middle one
+    low, high = limits.low[places], limits.high[places]
+    if isinstance(places, np.ndarray):
+        low, high = low[:, None], high[:, None]
+    if limits.spread is not None:
+        spread = limits.spread.of(values, facts.feeds)[:, None]
+        low, high = low * spread, high * spread
     return Bounds(name, low=middle + low, high=middle + high)
 
 
-def _set(output: Mapping[str, Any], kept: Mapping[str, Any], values: Array, level: float) -> Bounds:
+def _set(output: Mapping[str, Any], limits: _Limits, values: Array, places: Any) -> Bounds:
     shares = np.concatenate([1 - values, values], axis=1) if values.shape[1] == 1 else values
-    limit = _at_or_above(kept, math.ceil((kept["rows"] + 1) * level - 1e-9))
-    return Bounds(output["name"], tuple(map(str, output["labels"])), members=likelier(shares) <= limit + 1e-9)
+    limit = limits.high[places] + 1e-9
+    members = likelier(shares) <= (limit[:, None] if isinstance(places, np.ndarray) else limit)
+    return Bounds(output["name"], tuple(map(str, output["labels"])), members=members)
 
 
 def likelier(shares: Array) -> Array:

@@ -23,13 +23,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sqlalchemy import Engine, select
 
-from fitserve import artifacts, conformal, db, telemetry
+from fitserve import artifacts, db, telemetry
 from fitserve.blobs import BlobStore, Corrupt, StoredBlob, sha256_of
+from fitserve.conformal import Conformal, RowFacts
 from fitserve.datasets import store
-from fitserve.decisions.apply import Decider, shares_of
+from fitserve.decisions.abstain import abstentions
+from fitserve.decisions.apply import Decider
 from fitserve.decisions.distance import KIND as DISTANCE
 from fitserve.decisions.distance import distances
 from fitserve.encoder import Encoder
+from fitserve.encoding.coercion import group_labels
 from fitserve.errors import BadInput, Conflict, FitserveError, NotFound
 from fitserve.runs import finish, lease
 from fitserve.runs.history import EventReport, Report
@@ -276,7 +279,8 @@ def batches(path: Path) -> Iterator[pa.Table]:
 class ArtifactModel:
     """An artifact's encoder and serving graph, for whole tables.
 
-    `interval` is the level of its intervals and sets; labels are by `decisions`, else by its manifest's.
+    `interval` is the level of its intervals and sets, 0 for none; without it, that of its spec answers. Labels are by
+    `decisions`, else by its manifest's.
     """
 
     def __init__(
@@ -288,7 +292,8 @@ class ArtifactModel:
         decisions: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         self.manifest = manifest = artifacts.read(blobs, artifact).manifest
-        self.interval = interval
+        self.conformal = Conformal(manifest)
+        self.interval = self.conformal.level if interval is None else interval or None
         self.decisions = {
             one["output"]: one for one in (manifest.get("decisions") if decisions is None else decisions) or ()
         }
@@ -310,28 +315,41 @@ class ArtifactModel:
             values = predicted[output["name"]]
             columns |= prediction_columns(output, values)
             if (decision := self.decisions.get(output["name"])) is not None:
-                columns |= self._decided_columns(output, values, decision, feeds, table)
+                columns |= self._decided_columns(output, predicted, decision, feeds, table)
         if self.interval is not None:
-            for one in conformal.bounds(self.manifest, predicted, self.interval):
+            for one in self.conformal.bounds(predicted, self.interval, self._facts(feeds, table)):
                 for name, listed in one.listed().items():
                     texts = one.members is not None
                     columns[f"predicted_{name}"] = ["; ".join(own) for own in listed] if texts else listed
         return pa.table(columns)
 
+    def _facts(self, feeds: Any, table: pa.Table) -> RowFacts:
+        """Return what bounds depend on beside the outputs."""
+        if (name := self.conformal.coverage_by) is None:
+            return RowFacts(feeds=feeds)
+        column = self.encoder.leading[self.encoder.names.index(name)]
+        return RowFacts(group_labels(table.column(name).to_pylist(), column.format), feeds)
+
     def _decided_columns(
-        self, output: dict[str, Any], values: np.ndarray, decision: Mapping[str, Any], feeds: Any, table: pa.Table
+        self,
+        output: dict[str, Any],
+        predicted: Mapping[str, np.ndarray],
+        decision: Mapping[str, Any],
+        feeds: Any,
+        table: pa.Table,
     ) -> dict[str, Any]:
         """Return the decided label, or labels, of each row; missing where none is answered, and a column says why."""
         name, labels = f"predicted_{output['name']}", [str(label) for label in output["labels"]]
         decider, limits = Decider(decision, labels), decision.get("abstain") or {}
-        reasons = np.full(len(values), None, object)
-        if (share := limits.get("set_share")) is not None:
-            reasons[(shares_of(values, len(labels)) >= share).sum(axis=1) != 1] = "prediction_set"
+        values, sizes, far, warnings = predicted[output["name"]], None, None, None
+        if (level := limits.get("prediction_set")) is not None:
+            facts = self._facts(feeds, table)
+            sizes = self.conformal.bounds(predicted, level, facts, only=output["name"])[0].sizes()
         if limits.get("distance") is not None and self.distance is not None:
-            reasons[distances(self.distance, feeds) > limits["distance"]] = "distance"
+            far = distances(self.distance, feeds)
         if limits.get("unlike_training"):
             _, warnings = self.encoder.encode_rows(table.select(list(self.encoder.names)).to_pylist())
-            reasons[[bool(own) for own in warnings]] = "unlike_training"
+        reasons = abstentions(limits, len(values), set_sizes=sizes, distances=far, warned=warnings)
         if output["task"] == "multilabel":
             answers = [
                 "; ".join(one for one, own in zip(labels, row, strict=True) if own) for row in decider.applies(values)
@@ -341,4 +359,4 @@ class ArtifactModel:
         columns = {
             name: pa.array([None if why else answer for answer, why in zip(answers, reasons, strict=True)], pa.string())
         }
-        return columns | ({f"{name}_abstained": pa.array(reasons.tolist(), pa.string())} if limits else {})
+        return columns | ({f"{name}_abstained": pa.array(reasons, pa.string())} if limits else {})

@@ -8,7 +8,7 @@ import json
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -266,16 +266,21 @@ def predict(
     raw: Annotated[bool, typer.Option("--raw", help="Print the network's outputs as they are.")] = False,
     output: Annotated[str | None, typer.Option(help="The target, where the model has several.")] = None,
     interval: Annotated[
-        float | None, typer.Option(help="Add the interval, or the set of labels, that holds this share of the truths.")
+        float | None,
+        typer.Option(
+            help="Add the interval, or the set of labels, that holds this share of the truths. Default: the level of "
+            "the version's spec, if any; 0: none."
+        ),
     ] = None,
 ) -> None:
     """Predict rows: labels with scores, or numbers."""
     values = read_rows(rows)
     with session.client() as client:
-        if raw or interval is not None:
-            answers = client.models.predict(model, values, version=version, label=label, interval=interval)
+        level = False if interval == 0 else interval
+        if raw or level:
+            answers = client.models.predict(model, values, version=version, label=label, interval=level)
         else:
-            answers = _predict(client, model, values, version, label, output)
+            answers = _predict(client, model, values, version, label, output, level)
     shown = answers.rows
     if answers.decisions is not None:
         shown = [{"label": label, **row} for label, row in zip(answers.labels, shown, strict=True)]
@@ -291,17 +296,23 @@ def predict(
 
 
 def _predict(
-    client: Client, model: str, rows: list[Any], version: int | None, label: str | None, output: str | None
+    client: Client,
+    model: str,
+    rows: list[Any],
+    version: int | None,
+    label: str | None,
+    output: str | None,
+    interval: Literal[False] | None,
 ) -> Predictions:
     """Classify where the model has classes, regress where it has numbers, else return its outputs."""
     if all(isinstance(row, dict) for row in rows):
         for ask in (client.models.classify, client.models.regress):
             try:
-                return ask(model, rows, version=version, label=label, output=output)
+                return ask(model, rows, version=version, label=label, output=output, interval=interval)
             except BadInput as error:
                 if "no output to" not in error.detail or output is not None:
                     raise
-    return client.models.predict(model, rows, version=version, label=label)
+    return client.models.predict(model, rows, version=version, label=label, interval=interval)
 
 
 def read_rows(source: str) -> list[Any]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 import httpx2
@@ -170,7 +170,7 @@ class Models(Resource):
         version: int | None = None,
         label: str | None = None,
         id: str | None = None,
-        interval: float | None = None,
+        interval: float | Literal[False] | None = None,
     ) -> Predictions:
         """Return the network's output for each row: a number for each unit; with `interval`, a mapping of outputs.
 
@@ -179,7 +179,8 @@ class Models(Resource):
             rows: a pandas or polars frame; an array (rows, columns); a list of mappings or of lists.
             id: an id of your choosing; the predictions are stored under it until `feedback` brings their truth.
             interval: a share of rows, such as 0.9, whose truth `{output}_low` to `{output}_high` of a number, or
-                `{output}_set` of a label, is to contain.
+                `{output}_set` of a label, is to contain. Left out: the level of the version's spec, if it has one;
+                False: none.
 
         Raises BadInput naming row and column, NotFound, Forbidden.
 
@@ -202,16 +203,17 @@ class Models(Resource):
         version: int | None = None,
         label: str | None = None,
         output: str | None = None,
+        interval: float | Literal[False] | None = None,
     ) -> Predictions:
         """Return each label's score, for each row. Name the `output` of several.
 
-        `.labels` are the decided labels, None where none is answered; without a decision in force, the likeliest.
+        `interval` is as in `predict`; sets are in `.bounds`. `.labels` are the decided labels, None where none is
+        answered; without a decision in force, the likeliest.
         """
-        answer = self._ask_by_name("classify", model, rows, version, label, output)
+        answer = self._ask_by_name("classify", model, rows, version, label, output, interval)
         body = answer.json()
-        return replace(
-            predictions_of(model, answer, [dict(pairs) for pairs in body["results"]]), decisions=body.get("decisions")
-        )
+        found = predictions_of(model, answer, [dict(pairs) for pairs in body.pop("results")])
+        return replace(found, decisions=body.pop("decisions", None), bounds=body)
 
     def regress(
         self,
@@ -221,10 +223,15 @@ class Models(Resource):
         version: int | None = None,
         label: str | None = None,
         output: str | None = None,
+        interval: float | Literal[False] | None = None,
     ) -> Predictions:
-        """Return one number for each row, in the target's own units. Name the `output` of several."""
-        answer = self._ask_by_name("regress", model, rows, version, label, output)
-        return predictions_of(model, answer, answer.json()["results"])
+        """Return one number for each row, in the target's own units. Name the `output` of several.
+
+        `interval` is as in `predict`; its ends are in `.bounds`.
+        """
+        answer = self._ask_by_name("regress", model, rows, version, label, output, interval)
+        body = answer.json()
+        return replace(predictions_of(model, answer, body.pop("results")), bounds=body)
 
     def explain(self, model: str, rows: Any, *, version: int | None = None, label: str | None = None) -> dict[str, Any]:
         """Return how much each column contributed to each prediction, against a typical row (Shapley values)."""
@@ -240,11 +247,12 @@ class Models(Resource):
         version: int | None = None,
         label: str | None = None,
         name: str | None = None,
-        interval: float | None = None,
+        interval: float | Literal[False] | None = None,
     ) -> RunInfo:
         """Predict a whole dataset on the workers, as a run of kind `prediction`; `name` is the new dataset's.
 
-        With `interval`, a share of rows, there are columns of the interval or the set of labels as well.
+        With `interval`, a share of rows, there are columns of the interval or the set of labels as well; left out, the
+        level of the version's spec answers, if it has one, and False asks for none.
 
         Follow it by `client.runs.get(run.id).wait()`; its `result` names the new dataset.
         """
@@ -298,7 +306,14 @@ class Models(Resource):
         return self._connection.send("POST", path, json=body, service="predict", headers=headers or {})
 
     def _ask_by_name(
-        self, verb: str, model: str, rows: Any, version: int | None, label: str | None, output: str | None
+        self,
+        verb: str,
+        model: str,
+        rows: Any,
+        version: int | None,
+        label: str | None,
+        output: str | None,
+        interval: float | None,
     ) -> httpx2.Response:
         """Classify or regress, which take rows only as objects."""
         examples = _non_empty(rows)
@@ -307,7 +322,8 @@ class Models(Resource):
                 f"{verb} needs rows with names.", received=examples[0], expected="mappings of column to value"
             )
         body = {"examples": examples} | ({"signature_name": output} if output else {})
-        return self._ask(f"{_served_path(model, version, label)}:{verb}", body)
+        headers = {} if interval is None else {"X-Interval": "none" if interval is False else str(interval)}
+        return self._ask(f"{_served_path(model, version, label)}:{verb}", body, headers)
 
 
 @dataclass(frozen=True)
@@ -325,6 +341,7 @@ class Predictions(Sequence[Any]):
     label: str | None = None
     decisions: list[dict[str, Any]] | None = None  # from `classify`, of each row, where a decision is in force
     warnings: list[dict[str, Any]] = field(default_factory=list)  # values unlike those of training: row, column, code
+    bounds: dict[str, list[Any]] = field(default_factory=dict)  # by name, of `classify` and `regress`: by row
 
     def __len__(self) -> int:
         return len(self.items)
@@ -350,7 +367,8 @@ class Predictions(Sequence[Any]):
     @property
     def rows(self) -> list[dict[str, Any]]:
         """One flat mapping for each row, for a frame."""
-        return [_flat(item) for item in self.items]
+        own = [dict(zip(self.bounds, values, strict=True)) for values in zip(*self.bounds.values(), strict=True)]
+        return [_flat(item) | bounds for item, bounds in zip(self.items, own or [{}] * len(self), strict=True)]
 
     def to_pandas(self) -> pandas.DataFrame:
         """Return a pandas frame. Raises ImportError where pandas is not installed."""

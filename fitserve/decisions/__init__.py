@@ -1,1 +1,4 @@
-"""Decisions: a label from probabilities. `apply` decides rows, `choose` finds thresholds on held-out rows."""
+"""Decisions: a label from probabilities.
+
+`apply` decides rows, `abstain` says why one is given no label, `choose` finds thresholds on held-out rows.
+"""

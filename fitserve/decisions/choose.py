@@ -27,10 +27,10 @@ POWERS = (1.0, 0.25, 0.35, 0.5, 0.7, 0.85, 1.2, 1.5, 2.0, 3.0, 5.0, 10.0)
 
 
 class NotReached(BadInput):
-    """No threshold has the recall or the precision that was asked for."""
+    """The held-out rows cannot give what was asked for: a recall, a precision, the level of a set."""
 
     slug = "not-reached"
-    title = "No threshold reaches that"
+    title = "The held-out rows do not reach that"
 
 
 def choose(asked: Decision, output: Output, held_out: HeldOutParts, pointer: str = "") -> dict[str, Any]:
@@ -41,7 +41,7 @@ def choose(asked: Decision, output: Output, held_out: HeldOutParts, pointer: str
     rows = held_out.get(CHOSEN_ON)
     made: dict[str, Any] = {"output": output.name, "asked": asked.to_json(), **_method(asked, output, rows, pointer)}
     if asked.abstain is not None:
-        made["abstain"] = _abstention(asked, output, rows)
+        made["abstain"] = _abstention(asked, output, held_out, pointer)
     if rows is not None and asked.needs_rows:
         made["chosen_on"] = {"part": CHOSEN_ON, "rows": len(rows)}
     made["figures"] = judge(made, output, held_out)
@@ -54,7 +54,7 @@ def judge(decision: Mapping[str, Any], output: Output, held_out: HeldOutParts) -
     for part in (CHOSEN_ON, JUDGED_ON):
         rows = held_out.get(part)
         if rows is not None and len(rows) and output.name in rows.values:
-            figures[part] = figures_of(decision, output, rows)
+            figures[part] = figures_of(decision, output, rows, held_out.conformal)
     return figures
 
 
@@ -250,26 +250,22 @@ def _measured(name: str, truth: Ints, chosen: Ints, labels: int) -> float:
     return float(covariance / spread) if spread > 0 else 0.0
 
 
-def _abstention(asked: Decision, output: Output, rows: HeldOut | None) -> dict[str, Any]:
-    """Return when no label is answered: what was asked, and the limits that follow from the held-out rows."""
-    abstain = asked.abstain
+def _abstention(asked: Decision, output: Output, held_out: HeldOutParts, pointer: str) -> dict[str, Any]:
+    """Return when no label is answered: what was asked, and the limits that follow from the held-out rows.
+
+    Raises NotReached where a prediction set cannot be promised at the level that was asked for.
+    """
+    abstain, rows = asked.abstain, held_out.get(CHOSEN_ON)
     assert abstain is not None
     limits: dict[str, Any] = {"unlike_training": abstain.unlike_training}
     if abstain.distance is not None and rows is not None and rows.distance is not None:
         limits["distance"] = float(np.quantile(rows.distance, abstain.distance, method="higher"))
-    if abstain.prediction_set is not None and rows is not None:
-        limits["set_share"] = set_share(output, rows, abstain.prediction_set)
+    if (level := abstain.prediction_set) is not None:
+        try:
+            held_out.conformal.check(output.name, level)
+        except BadInput as error:
+            at = f"{pointer}/abstain/prediction_set"
+            problem = Problem(error.detail, at, received=level, expected=error.expected, fix=error.fix)
+            raise NotReached(error.detail, problems=[problem], pointer=at, received=level, fix=error.fix) from None
+        limits["prediction_set"] = level
     return limits
-
-
-def set_share(output: Output, rows: HeldOut, level: float) -> float:
-    """Return the probability from which on a label is in the prediction set, by split conformal prediction.
-
-    The set holds the true label of a new row with the probability `level` (Sadinle et al. 2019). With too few rows for
-    the level, 0: every label is in the set.
-    """
-    shares = shares_of(rows.values[output.name], len(output.labels))
-    truth = np.asarray(rows.truth[output.name], np.int64)
-    own = np.sort(shares[np.arange(len(truth)), truth])  # rising
-    rank = math.floor((len(own) + 1) * (1 - level))
-    return float(own[rank - 1]) if rank >= 1 else 0.0

@@ -58,7 +58,7 @@ def fairness(
     }
     if output.task == "regression":
         return whole | {"numbers": _numbers(names, codes, parts, output)}
-    answered = np.concatenate([~abstained(decision, output, part) for part in parts.values()])
+    answered = np.concatenate([~abstained(decision, output, part, held_out.conformal) for part in parts.values()])
     whole["labels"] = [
         {"label": label, **_label(names, codes, truth, chosen, share, answered)}
         for label, truth, chosen, share in _by_label(output, decision, parts)

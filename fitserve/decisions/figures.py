@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from fitserve.decisions.apply import Decider, cost_matrix, shares_of
+from fitserve.conformal import Conformal, RowFacts
+from fitserve.decisions.abstain import abstentions
+from fitserve.decisions.apply import Decider, cost_matrix
 from fitserve.decisions.held_out import HeldOut
 from fitserve.spec.decision import ERRORS, Output
 
@@ -49,10 +51,15 @@ def wilson(hits: float, rows: float) -> list[float] | None:
     return [max(0.0, (middle - spread) / (1 + slack)), min(1.0, (middle + spread) / (1 + slack))]
 
 
-def figures_of(decision: Mapping[str, Any], output: Output, rows: HeldOut) -> dict[str, Any]:
-    """Return counts, measures and cost of a decision on rows; measures are of the rows that are answered."""
+def figures_of(
+    decision: Mapping[str, Any], output: Output, rows: HeldOut, conformal: Conformal | None = None
+) -> dict[str, Any]:
+    """Return counts, measures and cost of a decision on rows; measures are of the rows that are answered.
+
+    `conformal` is needed where the decision abstains by prediction sets.
+    """
     decider, values = Decider(decision, output.labels), rows.values[output.name]
-    answered = ~abstained(decision, output, rows)
+    answered = ~abstained(decision, output, rows, conformal)
     figures: dict[str, Any] = {"rows": len(rows), "answered": int(answered.sum())}
     if output.task == "multilabel":
         truth, chosen = np.asarray(rows.truth[output.name])[answered] > 0.5, decider.applies(values)[answered]
@@ -88,17 +95,15 @@ def _of_labels(decision: Mapping[str, Any], output: Output, truth: Any, places: 
     return figures
 
 
-def abstained(decision: Mapping[str, Any], output: Output, rows: HeldOut) -> Any:
+def abstained(decision: Mapping[str, Any], output: Output, rows: HeldOut, conformal: Conformal | None = None) -> Any:
     """Return which rows are not answered, (rows,)."""
     limits = decision.get("abstain") or {}
-    none = np.zeros(len(rows), np.bool_)
-    if limits.get("unlike_training") and rows.warned is not None:
-        none |= np.asarray(rows.warned, np.bool_)
-    if limits.get("distance") is not None and rows.distance is not None:
-        none |= np.asarray(rows.distance) > limits["distance"]
-    if (share := limits.get("set_share")) is not None:
-        none |= (shares_of(rows.values[output.name], len(output.labels)) >= share).sum(axis=1) != 1
-    return none
+    sizes = None
+    if (level := limits.get("prediction_set")) is not None and conformal is not None:
+        (found,) = conformal.bounds(rows.values, level, RowFacts(rows.coverage_labels), only=output.name)
+        sizes = found.sizes()
+    reasons = abstentions(limits, len(rows), set_sizes=sizes, distances=rows.distance, warned=rows.warned)
+    return np.array([why is not None for why in reasons], np.bool_)
 
 
 def _counts(truth: Any, chosen: Any) -> tuple[int, int, int, int]:

@@ -7,7 +7,7 @@ and judged on its part `test`.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from fitserve.conformal import Conformal
 
 KIND = "held_out"  # of its blob
 CHOSEN_ON, JUDGED_ON = "validation", "test"
@@ -28,8 +30,8 @@ class HeldOut:
     """Rows of one part. `truth` and `values` are by target; label places (rows,) or, of several, 0 and 1.
 
     `values` are what is served: (rows, units), float32. `warned` says which rows have warnings; `distance` is how far
-    each is from the training rows in the last hidden layer, None where that was not measured. `groups` are those of
-    protected columns: texts, None where the value is missing.
+    each is from the training rows in the last hidden layer, `coverage_labels` are its labels in the column `coverage_by`:
+    None where that was not measured. `groups` are those of protected columns: texts, None where the value is missing.
     """
 
     rows: Array  # numbers in the dataset, from 0
@@ -38,6 +40,7 @@ class HeldOut:
     warned: Array | None = None
     distance: Array | None = None
     groups: Mapping[str, Array] = field(default_factory=dict)
+    coverage_labels: Sequence[str | None] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -45,9 +48,10 @@ class HeldOut:
 
 @dataclass(frozen=True, slots=True)
 class HeldOutParts:
-    """The held-out rows by part."""
+    """The held-out rows by part, and the artifact's prediction sets."""
 
     parts: Mapping[str, HeldOut] = field(default_factory=dict)
+    conformal: Conformal = field(default_factory=lambda: Conformal({"outputs": []}))
 
     def get(self, part: str) -> HeldOut | None:
         """Return a part; None where it has no rows."""
@@ -61,12 +65,15 @@ class HeldOutParts:
             pq.write_table(pa.concat_tables(tables, promote_options="default"), path)
 
     @classmethod
-    def read(cls, data: bytes) -> HeldOutParts:
-        """Read what `write` wrote."""
+    def read(cls, data: bytes, manifest: Mapping[str, Any] | None = None) -> HeldOutParts:
+        """Read what `write` wrote; `manifest`, of the same artifact, is needed for prediction sets."""
         table = pq.read_table(io.BytesIO(data))
         names = np.array(table.column("part").to_pylist(), object)
         columns = {name: _array(table.column(name)) for name in table.column_names if name != "part"}
-        return cls({name: _part(columns, names == name) for name in dict.fromkeys(names.tolist())})
+        return cls(
+            {name: _part(columns, names == name) for name in dict.fromkeys(names.tolist())},
+            Conformal(manifest or {"outputs": []}),
+        )
 
 
 def _table(name: str, part: HeldOut) -> pa.Table:
@@ -79,6 +86,8 @@ def _table(name: str, part: HeldOut) -> pa.Table:
     for extra, measured in (("warned", part.warned), ("distance", part.distance)):
         if measured is not None:
             columns[extra] = pa.array(measured)
+    if part.coverage_labels is not None:
+        columns["coverage_label"] = pa.array(part.coverage_labels, pa.string())
     return pa.table(columns)
 
 
@@ -107,6 +116,7 @@ def _part(columns: Mapping[str, Array], own: Array) -> HeldOut:
         warned=_measured(columns, "warned", own, np.bool_),
         distance=_measured(columns, "distance", own, np.float64),
         groups=of("group"),
+        coverage_labels=columns["coverage_label"][own].tolist() if "coverage_label" in columns else None,
     )
 
 

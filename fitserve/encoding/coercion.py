@@ -7,6 +7,7 @@ they were in the uploaded file. pyarrow is imported where a table is read, becau
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -94,6 +95,17 @@ def _label_of_text(text: str, format: ColumnFormat) -> str | None:
     except (ValueError, OverflowError):
         return text
     return format.label(text)
+
+
+def group_labels(values: Iterable[Any], format: ColumnFormat) -> list[str | None]:
+    """Return cells as the labels of groups: as categories of a column of that format; None where there is none."""
+    found: list[str | None] = []
+    for value in values:
+        try:
+            found.append(as_label(value, format))
+        except TypeError:
+            found.append(None)
+    return found
 
 
 def label_or_text(value: Any) -> str | None:

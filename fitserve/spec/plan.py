@@ -31,6 +31,12 @@ class Plan:
     estimates: Estimates
     shrunk: dict[str, int]
 
+    @property
+    def holds_out(self) -> bool:
+        """Whether there are rows that training does not see, other than the test part."""
+        folds = self.ensemble is not None and self.ensemble.validation == "folds"
+        return folds or self.split.method == "column" or self.split.validation > 0
+
 
 @dataclass(slots=True)
 class Planner:

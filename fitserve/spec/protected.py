@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from fitserve.dataset_facts import ColumnFacts, DatasetFacts
 from fitserve.errors import Problem
-from fitserve.spec.held_out import holds_out
 from fitserve.spec.plan import Plan
 from fitserve.spec.spec import Spec
 from fitserve.spec.target import Target, unknown_column
@@ -37,7 +36,7 @@ def check_protected(
             fix = "Upload a column with broader groups."
             expected = f"at most {MOST_GROUPS} values, or numbers"
             problems.append(Problem(detail, pointer, column=name, received=groups, expected=expected, fix=fix))
-    if spec.protected and not holds_out(plan) and plan.split.test == 0:
+    if spec.protected and not plan.holds_out and plan.split.test == 0:
         detail = "Groups are compared on rows that training does not see; the split holds none out."
         fix = "split: {test: 0.1}, or ensemble: folds"
         problems.append(Problem(detail, "/protected", received=list(spec.protected), fix=fix))

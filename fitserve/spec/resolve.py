@@ -28,7 +28,7 @@ from fitserve.spec.feature import (
     stored_numbers,
 )
 from fitserve.spec.graph import GraphNode, NetworkGraph, build_graph, check_connected, free_name, layer_name
-from fitserve.spec.held_out import check_calibration
+from fitserve.spec.held_out_checks import check_calibration, check_coverage_by, check_interval
 from fitserve.spec.layers.core import Input
 from fitserve.spec.layers.shaping import Flatten
 from fitserve.spec.losses import Loss
@@ -182,6 +182,8 @@ def _resolve(
     plan = replace(plan, estimates=plan.estimates.model_copy(update={"rows_bytes": rows_bytes}))
     check_calibration(spec, plan, outputs, problems)
     check_protected(spec, targets, plan, facts, problems)
+    check_interval(spec.interval, plan, outputs, facts, problems)
+    check_coverage_by(spec.coverage_by, plan, features, facts, problems)
     problems += over_limits(plan.estimates, plan.training, plan.ensemble, limits)
     _raise(problems)
     chosen = [one.target for one in outputs]
@@ -204,6 +206,8 @@ def _resolve(
         folds=_resolved_folds(spec, plan),
         check=spec.check,
         calibrate=spec.calibrate,
+        interval=spec.interval,
+        coverage_by=spec.coverage_by,
         time_budget=spec.time_budget,
         shrunk=plan.shrunk or spec.shrunk,
         decision=decisions,
@@ -253,9 +257,9 @@ def _with_stored_names(spec: Spec, facts: DatasetFacts) -> Spec:
     split = spec.split if spec.split.by is None else spec.split.model_copy(update={"by": stored(spec.split.by)})
     weight = spec.training.sample_weight
     training = spec.training.model_copy(update={"sample_weight": stored(weight)}) if weight else spec.training
-    protected = tuple(map(stored, spec.protected))
-    update = {"target": targets, "features": features, "split": split, "training": training, "protected": protected}
-    return spec.model_copy(update=update)
+    by = None if spec.coverage_by is None else stored(spec.coverage_by)
+    update = {"target": targets, "features": features, "split": split, "training": training, "coverage_by": by}
+    return spec.model_copy(update={**update, "protected": tuple(map(stored, spec.protected))})
 
 
 def _resolve_targets(spec: Spec, facts: DatasetFacts, problems: list[Problem]) -> list[Target]:
@@ -547,9 +551,7 @@ def _resolve_decisions(
         )
         for one in targets
     ]
-    folds = plan.ensemble is not None and plan.ensemble.validation == "folds"
-    held_out = folds or plan.split.method == "column" or plan.split.validation > 0
-    return resolve_decisions(spec.decision, outputs, held_out, problems)
+    return resolve_decisions(spec.decision, outputs, plan.holds_out, problems)
 
 
 def _entry(node: GraphNode) -> LayerEntry:

@@ -14,6 +14,7 @@ from fitserve.spec.decision import MAX_DECISIONS
 from fitserve.spec.feature import MAX_ENCODINGS
 from fitserve.spec.graph import snake_case
 from fitserve.spec.initializers import INITIALIZERS
+from fitserve.spec.interval import LEVELS
 from fitserve.spec.layers import LAYERS
 from fitserve.spec.layers.recurrent import RECURRENT
 from fitserve.spec.losses import LOSSES
@@ -44,6 +45,8 @@ SHORTHANDS: dict[str, list[dict[str, Any]]] = {
     "SplitSpec": [{"type": "string"}, {"type": "object", "minProperties": 1, "maxProperties": 1}],
     "Warmup": [{"type": "integer", "minimum": 1}],
     "Abstain": [{"type": "boolean"}],
+    "Adaptive": [{"type": "boolean"}],
+    "Interval": [LEVELS],
     "EarlyStopping": [{"type": "boolean"}],
     "ReduceLROnPlateau": [{"type": "boolean"}],
 }

@@ -15,6 +15,7 @@ from fitserve.spec.check import AnyCheck
 from fitserve.spec.decision import Decisions
 from fitserve.spec.ensemble import AnyEnsemble, AnyFolds
 from fitserve.spec.feature import Feature
+from fitserve.spec.interval import Interval
 from fitserve.spec.network import DEFAULT, Network, read_network
 from fitserve.spec.search import Search
 from fitserve.spec.target import Targets, Task
@@ -161,6 +162,15 @@ class Spec(BaseModel):
         "auto",
         description="How probabilities are made to hold on held-out rows; auto: temperature scaling where these show"
         " that it helps",
+    )
+    interval: Interval | None = Field(
+        None,
+        description="The level, or levels, of the intervals and sets that answers have where a request names none",
+    )
+    coverage_by: str | None = Field(
+        None,
+        max_length=1000,
+        description="A column whose groups intervals and sets are to cover each by itself, as far as they have rows",
     )
     time_budget: Above0 | None = Field(
         TIME_BUDGET,

@@ -117,8 +117,10 @@ class PredictionRequest(BaseModel):
     version: int | None = Field(None, ge=1, le=2**31 - 1)
     label: str | None = Field(None, max_length=63)
     name: str | None = Field(None, max_length=63, description="Name of the dataset to create")
-    interval: float | None = Field(
-        None, gt=0, lt=1, description="Share of the rows whose truth the interval or set of labels is to contain"
+    interval: Annotated[float, Field(gt=0, lt=1)] | Literal[False] | None = Field(
+        None,
+        description="Share of the rows whose truth the interval or set of labels is to contain; left out: the level of "
+        "the version's spec, if any; false: none",
     )
 
 

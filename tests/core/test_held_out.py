@@ -18,7 +18,7 @@ def test_parts_are_read_as_they_were(tmp_path: Path) -> None:
     warned, distance = np.array([True, False, True]), np.array([0.5, 2.0, 1.0])
     parts = {"validation": rows_of(5), "test": rows_of(3, warned=warned, distance=distance)}
     HeldOutParts(parts).write(tmp_path / "rows.parquet")
-    read = HeldOutParts.read((tmp_path / "rows.parquet").read_bytes())
+    read = HeldOutParts.read((tmp_path / "rows.parquet").read_bytes(), {"outputs": []})
     validation, test = read.get("validation"), read.get("test")
     assert validation is not None
     assert test is not None

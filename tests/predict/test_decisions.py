@@ -11,11 +11,14 @@ from typing import Any
 import grpc
 import httpx2
 import numpy as np
+import pyarrow as pa
 import pytest
 from fastapi.testclient import TestClient
+from onnx import TensorProto, helper, numpy_helper
 from sqlalchemy import func, select
 
-from fitserve import db
+from fitserve import db, registry
+from fitserve.conformal import kept_scores
 from fitserve.decisions.held_out import HeldOut, HeldOutParts
 from fitserve.settings import Settings
 from fitserve.tables import Audit, DecisionChange
@@ -24,11 +27,13 @@ from services.control.app import create_app
 from services.predict.protocols.proto import inference_pb2 as oip
 from services.predict.protocols.proto import tensorflow_serving_pb2 as tfs
 from tests.predict.toy_registry import THREE, RunningService, ToyModel, ToyRegistry, eventually, mixed, run_service
+from workers.batch_prediction import ArtifactModel
 
 ROWS = [
     {"gre": gre, "gpa": gpa, "rank": 3, "city": "Rom"} for gre, gpa in ((400, 3.0), (560, 3.4), (640, 3.2), (800, 4.0))
 ]
 STRANGE = {"gre": 640, "gpa": 3.2, "rank": 3, "city": "Atlantis"}
+TIER = {"output": "tier", "maximize": "f1"}
 VERSION = "/api/v1/models/adm/versions/1/decision"
 
 
@@ -78,6 +83,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     toys.register("adm", _with_held_out(mixed(), folder))
     toys.register("three", _with_held_out(mixed(THREE), folder))
     toys.register("old", mixed(seed=2))
+    toys.register("careful", _careful(folder))
     app = create_app(Settings(home=toys.home, database_url=toys.url, redis_url="redis://127.0.0.1:1"))
     headers = {"Authorization": f"Bearer {toys.token}"}
     with run_service(toys) as service, TestClient(app, headers=headers) as api:
@@ -167,6 +173,82 @@ def test_a_row_unlike_training_is_not_answered(served: Served) -> None:
     inferred = served.ask.post("/v2/models/adm/infer", json={"inputs": inputs, "outputs": outputs}).json()
     assert inferred["outputs"][0]["data"] == [""]
     assert json.loads(inferred["parameters"]["abstained"])[0]["reason"] == "unlike_training"
+
+
+CITIES = ["Rom", "Bern", "Rom", "Bern", "Rom", "Bern", "Bern"]
+SPREAD = [{**row, "city": city} for row, city in zip([*ROWS, *ROWS[:3]], CITIES, strict=True)]
+
+
+def _careful(folder: Path) -> ToyModel:
+    """A model with prediction sets by city, and the distance of `gre` from its mean."""
+    toy = _with_held_out(mixed(), folder)
+    parts = HeldOutParts.read(toy.files["held_out"], toy.manifest).parts
+    measured = {
+        name: replace(part, distance=np.linspace(0, 1.5, len(part)), coverage_labels=["Rom"] * len(part))
+        for name, part in parts.items()
+    }
+    HeldOutParts(measured).write(folder / "measured")
+    (entry,) = toy.encoder.inputs
+    shape = [None, entry.shape[0]]
+    picked = np.zeros((entry.shape[0], 1), np.float32)
+    picked[0] = 1.0
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["features", "picked"], ["distance"])],
+        "distance",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("distance", TensorProto.FLOAT, [None, 1])],
+        [numpy_helper.from_array(picked, "picked")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    files = {"held_out": (folder / "measured").read_bytes(), "distance": model.SerializeToString()}
+    scores = np.linspace(0, 1, 200)
+    kept = {**kept_scores(scores), "groups": {"Rom": kept_scores(scores * 0.4)}}
+    more = {"conformal": {"admit": kept}, "interval": {"levels": [], "coverage_by": "city"}}
+    return replace(toy, files=files, more=more)
+
+
+def test_rows_are_not_answered_by_set_or_distance_in_a_batch_as_online(served: Served) -> None:
+    path = "/api/v1/models/careful/versions/1/decision"
+    abstain = {"unlike_training": False, "distance": 0.6, "prediction_set": 0.6}
+    answer = served.put({"threshold": 0.5, "abstain": abstain}, path)
+    assert answer.status_code == 200, answer.text
+    (decision,) = answer.json()["decisions"]
+    assert decision["abstain"]["prediction_set"] == 0.6
+    eventually(lambda: "decisions" in served.classify(SPREAD, "careful"))
+    online = served.classify(SPREAD, "careful")["decisions"]
+    asked = {"instances": SPREAD, "interval": 0.6}
+    sets = served.ask.post("/v1/models/careful:predict", json=asked).json()["predictions"]
+    encoded, _ = mixed().encoder.encode_rows(SPREAD)
+    far = np.abs(encoded["features"][:, 0]) > decision["abstain"]["distance"]
+    wanted = [
+        "distance" if away else "prediction_set" if len(row["admit_set"]) != 1 else None
+        for away, row in zip(far.tolist(), sets, strict=True)
+    ]
+    assert {*wanted} == {"distance", "prediction_set", None}
+    assert [one.get("abstained") for one in online] == wanted
+
+    with db.reading(served.toys.engine) as session:
+        artifact = registry.version(session, "careful", 1).artifact
+    model = ArtifactModel(served.toys.blobs, artifact, 1, decisions=[decision])
+    batch = model.predict(pa.Table.from_pylist(SPREAD)).to_pydict()
+    assert batch["predicted_admit_abstained"] == wanted
+    assert batch["predicted_admit"] == [one["label"] for one in online]
+
+    high = {"threshold": 0.5, "abstain": {"unlike_training": False, "distance": None, "prediction_set": 0.999}}
+    refused = served.put(high, path)
+    assert refused.status_code == 422
+    assert (refused.json()["pointer"], refused.json()["received"]) == ("/abstain/prediction_set", 0.999)
+    assert "needs 999 held-out rows" in refused.text
+
+
+def test_a_key_that_may_not_read_moves_a_decision_without_seeing_what_it_does(served: Served) -> None:
+    headers = {"Authorization": f"Bearer {served.toys.create_key(['train'])}"}
+    answer = served.api.put("/api/v1/models/three/versions/1/decision", json=TIER, headers=headers)
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    assert (found["outputs"], found["history"]) == ([], [])
+    assert [(one["output"], "figures" in one) for one in found["decisions"]] == [("tier", False)]
+    assert "figures" in served.put(TIER, "/api/v1/models/three/versions/1/decision").json()["decisions"][0]
 
 
 def test_several_labels_and_targets(served: Served) -> None:

@@ -53,7 +53,7 @@ def test_decisions_of_two_targets_are_chosen_on_held_out_rows(tmp_path: Path) ->
     }
     result, _ = _train(spec, tmp_path)
     fraud, tier = result.manifest["decisions"]
-    held_out = HeldOutParts.read(result.files["held_out"].read_bytes())
+    held_out = HeldOutParts.read(result.files["held_out"].read_bytes(), result.manifest)
     rows, judged = held_out.get("validation"), held_out.get("test")
     assert rows is not None
     assert judged is not None
@@ -94,6 +94,6 @@ def test_a_precision_that_no_threshold_reaches_is_reported(tmp_path: Path) -> No
     assert result.manifest["decisions"] == [] == result.result["decisions"]
     (message,) = [message for level, message, _ in report.events if level == "warn" and "precision" in message]
     assert message.startswith("No threshold has a precision of 1 for 'yes'")
-    rows = HeldOutParts.read(result.files["held_out"].read_bytes()).get("validation")
+    rows = HeldOutParts.read(result.files["held_out"].read_bytes(), result.manifest).get("validation")
     assert rows is not None
     assert len(rows) == 216  # of folds: every row but the test part

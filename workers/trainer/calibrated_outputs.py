@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fitserve import conformal
 from fitserve.target_encoder import FittedTarget
 from workers.trainer.calibration import fit
 from workers.trainer.calibration.calibrator import Calibrator
@@ -56,7 +55,7 @@ class CalibratedOutputs:
             self._fitted = {
                 target.name: fit.fit(rows, self.method)
                 for target in self.targets
-                if (rows := self._rows(target)) is not None
+                if (rows := self.rows(target)) is not None
             }
         return self._fitted
 
@@ -65,11 +64,13 @@ class CalibratedOutputs:
         """The calibrators of what is served, by target."""
         return {name: one.calibrator for name, one in self.fitted.items() if one.calibrator is not None}
 
-    def _count(self, part: str) -> int:
+    def count(self, part: str) -> int:
+        """Return the rows of a part."""
         return len(next(iter(self.encoded[part].y.values())))
 
-    def _rows(self, target: FittedTarget) -> CalibrationRows | None:
-        if target.task == "regression" or not self._count("validation"):
+    def rows(self, target: FittedTarget) -> CalibrationRows | None:
+        """Return the rows that a classification is calibrated on; None where there are none."""
+        if target.task == "regression" or not self.count("validation"):
             return None
         probabilities = self.before("validation")[target.name]
         apart = is_apart(target, probabilities.shape[1])
@@ -77,11 +78,11 @@ class CalibratedOutputs:
             return None
         truth = truth_of(target, self.encoded["validation"].y[target.name], apart)
         source: Source = "out_of_fold" if self.folds else "validation"
-        return CalibrationRows(probabilities, truth, apart, source, self._members(target) if self.folds else None)
+        return CalibrationRows(probabilities, truth, apart, source, self.members(target) if self.folds else None)
 
-    def _members(self, target: FittedTarget) -> Array:
+    def members(self, target: FittedTarget) -> Array:
         """Every member's probabilities of rows that none of them was trained on (members, rows, units)."""
-        part = "test" if self._count("test") >= FEWEST_UNSEEN else "validation"
+        part = "test" if self.count("test") >= FEWEST_UNSEEN else "validation"
         x = {name: values[:MOST_UNSEEN] for name, values in self.encoded[part].x.items()}
         raw = self.outputs.by_member(x)
         count = len(next(iter(raw.values())))
@@ -91,49 +92,6 @@ class CalibratedOutputs:
                 for member in range(count)
             ]
         )
-
-    @property
-    def conformal(self) -> dict[str, Any]:
-        """The manifest's held-out scores, by target: what intervals and sets at any level are answered from."""
-        found: dict[str, Any] = {}
-        if not self._count("validation"):
-            return found
-        for target in self.targets:
-            if target.task == "multilabel":
-                continue
-            before, encoded = self.before("validation")[target.name], self.encoded["validation"].y[target.name]
-            scores = self._residuals(target, before, encoded) if target.task == "regression" else self._ranks(target)
-            if scores is not None and np.isfinite(scores).all():
-                source = "out_of_fold" if self.folds else "validation"
-                found[target.name] = {**conformal.kept_scores(scores), "source": source}
-        return found
-
-    def _residuals(self, target: FittedTarget, predicted: Array, encoded: Array) -> Array:
-        """Truth minus prediction. With folds, of single networks, made smaller as the errors of their mean are.
-
-        The mean squared error of a mean is that of one of its members, less the variance between them (Krogh and
-        Vedelsby 1995); the variance is that on rows that no member was trained on.
-        """
-        middle = np.asarray(predicted[:, predicted.shape[1] // 2], np.float64)
-        residuals = target.inverse(encoded.astype(np.float64)).reshape(len(middle), -1)[:, 0] - middle
-        if not self.folds:
-            return np.asarray(residuals)
-        members = self._members(target)
-        spread = float(members[:, :, members.shape[2] // 2].astype(np.float64).var(axis=0).mean())
-        errors = float(np.square(residuals).mean())
-        return np.asarray(residuals * np.sqrt(max(0.25, 1.0 - spread / errors)) if errors > 0 else residuals)
-
-    def _ranks(self, target: FittedTarget) -> Array | None:
-        """The probability of the labels that are likelier than the true one."""
-        rows, fitted = self._rows(target), self.fitted.get(target.name)
-        if rows is None or fitted is None:
-            return None
-        shares = np.asarray(rows.probabilities, np.float64)
-        shares = shares if fitted.of_member is None else fitted.of_member.apply(shares)
-        if rows.apart:
-            shares = np.concatenate([1 - shares, shares], axis=1)
-        truth = rows.truth.reshape(len(shares))
-        return np.asarray(conformal.likelier(shares)[np.arange(len(shares)), truth])
 
     def report(self, after: Mapping[str, Outputs]) -> dict[str, Any]:
         """What calibration changes, by prediction, on the test part, else on the rows it was fitted on, cross-fitted.
@@ -152,7 +110,7 @@ class CalibratedOutputs:
                 "fitted_rows": fitted.rows,
             }
             if fitted.calibrator is not None:
-                part = "test" if self._count("test") else "validation"
+                part = "test" if self.count("test") else "validation"
                 before, truth = self.before(part), prediction.truth(self.encoded[part].y)
                 calibrated = prediction.predicted(self._after(part, prediction.target, after))
                 uncalibrated = prediction.predicted(before)
@@ -164,7 +122,7 @@ class CalibratedOutputs:
     def _after(self, part: str, target: FittedTarget, after: Mapping[str, Outputs]) -> Mapping[str, Array]:
         if part == "test":
             return after[part]
-        rows = self._rows(target)
+        rows = self.rows(target)
         assert rows is not None
         return {target.name: fit.cross_fitted(rows, self.method)}
 

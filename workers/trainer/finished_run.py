@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fitserve.artifacts import onnx_session
+from fitserve.conformal import Conformal
 from fitserve.dataset_facts import DatasetFacts
 from fitserve.datasets.folds import held_out_by
 from fitserve.decisions import distance, held_out
@@ -34,11 +35,12 @@ from workers.trainer.export import distance_graph
 from workers.trainer.export.export import PARITY_ROWS, Exported, export, serve
 from workers.trainer.export.receipt import make_receipt, weights_digest
 from workers.trainer.export.stacked_graph import Stack
+from workers.trainer.held_out_scores import HeldOutScores
 from workers.trainer.insight import folds
 from workers.trainer.insight.analysis import TrainedNetwork, analyse
 from workers.trainer.insight.ensemble import EnsembleOutputs, serving_ends
 from workers.trainer.insight.evaluation import simple_figures
-from workers.trainer.insight.held_out_rows import choose_decisions, held_out_rows
+from workers.trainer.insight.held_out_rows import choose_decisions, groups_of, held_out_rows
 from workers.trainer.insight.protected_groups import with_groups
 from workers.trainer.insight.slice_columns import raw_columns
 from workers.trainer.interface import OUT_OF_FOLD, KeptEpoch, TrainingRequest, TrainingResult, TrainingStopped
@@ -70,11 +72,14 @@ class FinishedRun:
         exported, metrics = self._export(self.request.folder), self._metrics()
         served = self._served(exported, metrics)
         evaluation = self._evaluation(served)
-        kept_rows, held_out_files = self._held_out(served)
+        kept_rows, held_out_files = self._held_out(served, Conformal(exported.entries))
         decisions = choose_decisions(
             self.spec.decision, self.prepared.encoding.targets.targets, kept_rows, self.setup.report
         )
-        calibration = self._calibration_report(exported)
+        after = self._answers_of_test_rows(exported)
+        calibration = self._calibrated.report({"test": after})
+        self._scores.warn(self.setup.report)
+        intervals = self._scores.report(exported.entries["outputs"], after)
         files, figures = self._analysed(exported, calibration)
         self.setup.report.progress()
         split, seed = fingerprint(self.prepared.whole), self.spec.training.seed
@@ -87,6 +92,7 @@ class FinishedRun:
             "evaluation": evaluation,
             "figures": figures,
             "calibration": brief(calibration),
+            "intervals": intervals,
             "epochs": best.epochs,
             "best_trial": self.outcome.best,
             "best_epoch": best.best_epoch,
@@ -105,12 +111,12 @@ class FinishedRun:
             {**exported.files, **held_out_files, **files}, finite_json(manifest), finite_json(result), kept_epochs
         )
 
-    def _calibration_report(self, exported: Exported) -> dict[str, Any]:
-        """What calibration changes, by prediction; empty where nothing is classified or no rows are held out."""
+    def _answers_of_test_rows(self, exported: Exported) -> dict[str, Any]:
+        """What the serving graph gives for the test part, by target."""
         x, session = self.encoded["test"].x, exported.session
         names = [one.name for one in session.get_outputs()]
         served = session.run(names, {one.name: x[one.name] for one in session.get_inputs()})
-        return self._calibrated.report({"test": dict(zip(names, served, strict=True))})
+        return dict(zip(names, served, strict=True))
 
     def _analysed(self, exported: Exported, calibration: Mapping[str, Any]) -> tuple[dict[str, Path], dict[str, Any]]:
         """Analyse the network; where that fails, the run succeeds without its findings and says so."""
@@ -170,8 +176,15 @@ class FinishedRun:
             self._calibrated.calibrators,
         )
         entries = {name: one.to_json() for name, one in self._calibrated.fitted.items()}
-        more = {"calibration": entries, "conformal": self._calibrated.conformal}
+        self._scores = self._held_out_scores()
+        more = {"calibration": entries, **self._scores.entries}
         return replace(exported, entries={**exported.entries, **more})
+
+    def _held_out_scores(self) -> HeldOutScores:
+        """What intervals and sets of the network with its current weights are answered from."""
+        spec, prepared = self.spec, self.prepared
+        groups = {part: groups_of(prepared, getattr(prepared.parts, part), spec.coverage_by) for part in PARTS[1:]}
+        return HeldOutScores(self._calibrated, spec.interval, spec.coverage_by, groups)
 
     def _calibrated_outputs(self) -> CalibratedOutputs:
         """The outputs of the network with its current weights, and their calibration."""
@@ -220,7 +233,9 @@ class FinishedRun:
             evaluation[part] = simple_figures(self.prepared.encoding.targets, rows, dict(predictions))
         return evaluation
 
-    def _held_out(self, served: Mapping[str, Mapping[str, Any]]) -> tuple[HeldOutParts, dict[str, Path]]:
+    def _held_out(
+        self, served: Mapping[str, Mapping[str, Any]], conformal: Conformal
+    ) -> tuple[HeldOutParts, dict[str, Path]]:
         """The held-out rows, by which decisions are chosen now and later, and their files."""
         files: dict[str, Path] = {}
         path, session = self.request.folder / "distance.onnx", None
@@ -233,7 +248,7 @@ class FinishedRun:
             reason = f"{type(error).__name__}: {error}"[:200]
             message = f"The distance of rows from the training rows cannot be measured and is left out ({reason})."
             self.setup.report.event("warn", message, {"left_out": distance.KIND})
-        parts = held_out_rows(self.prepared, self.encoded, self._as_calibrated(served), session)
+        parts = held_out_rows(self.prepared, self.encoded, self._as_calibrated(served), session, conformal)
         try:
             parts = with_groups(parts, self.spec.protected, self.request.table, self.facts)
         except Exception as error:
@@ -338,7 +353,7 @@ class FinishedRun:
             return []
         parts = [part for part in metrics if part != "train"]
         served = self._as_calibrated(self._served(exported, parts))
-        rows = held_out_rows(self.prepared, self.encoded, served, None)
+        rows = held_out_rows(self.prepared, self.encoded, served, None, Conformal(exported.entries))
         targets = self.prepared.encoding.targets.targets
         return choose_decisions(self.spec.decision, targets, rows, self.setup.report)
 

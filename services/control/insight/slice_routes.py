@@ -67,7 +67,9 @@ def get_version_fairness(name: ModelName, number: VersionNumber, caller: Reader,
 
 
 def _fairness(ctx: Context, artifact: Artifact, decisions: list[dict[str, Any]]) -> Fairness:
-    rows = HeldOutParts.read(ctx.blobs.read(artifact.file(KIND).sha256)) if KIND in artifact.kinds else HeldOutParts()
+    rows = HeldOutParts()
+    if KIND in artifact.kinds:
+        rows = HeldOutParts.read(ctx.blobs.read(artifact.file(KIND).sha256), artifact.manifest)
     return Fairness(decisions=decisions, items=_items(artifact.manifest, decisions, rows))
 
 

@@ -39,7 +39,8 @@ def put_decision(
 ) -> DecisionDetail:
     """Chosen on the rows that were held out in training. In force once the prediction service has polled the registry.
 
-    The decisions of other targets stay. Whoever may point labels may do this; `history` and the audit log have it.
+    The decisions of other targets stay. Whoever may point labels may do this; `history` and the audit log have it. A
+    key without the scope `read` is answered what is in force, without figures, curves and history.
     """
     with db.reading(ctx.engine) as session:
         check_owner(session, caller, name)
@@ -98,7 +99,7 @@ def _read(ctx: Context, name: str, number: int, rows: bool = True) -> tuple[arti
     artifact = artifacts.read(ctx.blobs, version.artifact, version.run_id)
     if not rows or KIND not in artifact.kinds:
         return artifact, HeldOutParts()
-    return artifact, HeldOutParts.read(ctx.blobs.read(artifact.file(KIND).sha256))
+    return artifact, HeldOutParts.read(ctx.blobs.read(artifact.file(KIND).sha256), artifact.manifest)
 
 
 def _check_possible(asked: Decision, artifact: artifacts.Artifact, held_out: HeldOutParts) -> None:
@@ -133,16 +134,23 @@ def _detail(ctx: Context, caller: Caller, name: str, number: int) -> DecisionDet
         model = visible_model(session, caller, name, "inspect")
         registry.version(session, name, number)
         changes = registry.decision_changes(session, name, number, HISTORY)
-        history = [DecisionChangeInfo.model_validate(row) for row in changes] if caller.sees(model.owner) else []
-    artifact, held_out = _read(ctx, name, number)
+        reads = caller.may("read")
+        own = reads and caller.sees(model.owner)
+        history = [DecisionChangeInfo.model_validate(row) for row in changes] if own else []
+    artifact, held_out = _read(ctx, name, number, rows=reads)
     return DecisionDetail(
         model=name,
         version=number,
-        decisions=decisions_in_force(artifact.manifest, changes),
-        trained=artifact.manifest.get("decisions") or [],
+        decisions=[_shown(one, reads) for one in decisions_in_force(artifact.manifest, changes)],
+        trained=[_shown(one, reads) for one in artifact.manifest.get("decisions") or []],
         history=history,
-        outputs=[_output(one, held_out) for one in outputs_of(artifact.manifest) if one.is_classification],
+        outputs=[_output(one, held_out) for one in outputs_of(artifact.manifest) if one.is_classification and reads],
     )
+
+
+def _shown(decision: Mapping[str, Any], reads: bool) -> dict[str, Any]:
+    """Return a decision, without what it does on the held-out rows for a key that may not read."""
+    return {key: value for key, value in decision.items() if reads or key != "figures"}
 
 
 def _output(output: Output, held_out: HeldOutParts) -> DecidedOutput:

@@ -9,6 +9,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from sqlalchemy.orm import Session
 
 from fitserve import artifacts, db, monitoring, registry
+from fitserve.conformal import NO_LEVEL
 from fitserve.datasets import store
 from fitserve.errors import NotFound
 from fitserve.runs import create, queries
@@ -216,7 +217,7 @@ def predict_dataset(
             "artifact": artifact,
             "dataset": dataset.id,
             "name": output,
-            "interval": body.interval,
+            "interval": NO_LEVEL if body.interval is False else body.interval,
             "decisions": moved[0].decisions if moved and own else None,
         },
         estimates={"rows": dataset.rows},

@@ -11,11 +11,12 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from fitserve import artifacts, conformal
+from fitserve import artifacts
 from fitserve.blobs import BlobStore, Corrupt
-from fitserve.conformal import Bounds
+from fitserve.conformal import Bounds, Conformal, RowFacts
 from fitserve.decisions.apply import Decider
 from fitserve.encoder import FEW_ROWS, Encoder
+from fitserve.encoding.coercion import group_labels
 from fitserve.encoding.row_warnings import RowWarnings
 from fitserve.errors import NotFound, Unavailable
 from fitserve.explain import ShapleyValues, shapley
@@ -144,6 +145,17 @@ class Columns:
                 kept[own] = value
         return kept
 
+    def labels_in(self, name: str, rows: InputRows) -> list[str | None]:
+        """Return the rows' labels in a column, as groups of `coverage_by` are called; None of those without one."""
+        place = self.names.index(name)
+        if rows.columns is not None:
+            raw: Sequence[Any] = rows.columns[place]
+        elif isinstance(rows.values, np.ndarray):
+            raw = rows.values[:, place].tolist()
+        else:
+            raw = [row.get(name) if isinstance(row, dict) else row[place] for row in rows.values]
+        return group_labels(raw, self.fitted[place].format)
+
     def matrix_of(self, numbers: Sequence[Any]) -> Array:
         """Return what `read_numbers` read as float64 (rows, columns)."""
         if numbers and type(numbers[0]) is not tuple:
@@ -189,19 +201,30 @@ class ModelOutput:
 class Prediction:
     """Answers of one request, and where the time went.
 
-    `outputs` are float arrays of shape (rows, units) by target; `warnings` is None where there are none.
+    `outputs` are float arrays of shape (rows, units) by target; `warnings` is None where there are none. `rows` are
+    what was asked; `feeds` are kept where bounds depend on them.
     """
 
     model: LoadedModel
     outputs: dict[str, Array]
     warnings: RowWarnings | None
+    rows: InputRows
+    feeds: Mapping[str, Array] | None
     encode_seconds: float
     infer_seconds: float
     queue_seconds: float = 0.0
 
-    def bounds(self, level: float | None) -> list[Bounds]:
-        """Return the interval or set of each output at a level; nothing without one. Raises BadInput."""
-        return [] if level is None else conformal.bounds(self.model.manifest, self.outputs, level)
+    def bounds(self, level: float | None, only: str | None = None) -> list[Bounds]:
+        """Return the interval or set of each output, or of one, at a level. Raises BadInput.
+
+        None: at the level that the version answers with by itself, if any; NO_LEVEL: nothing.
+        """
+        level = self.model.level if level is None else level
+        if not level:
+            return []
+        promises = self.model.conformal
+        groups = None if promises.coverage_by is None else self.model.columns.labels_in(promises.coverage_by, self.rows)
+        return promises.bounds(self.outputs, level, RowFacts(groups, self.feeds), only)
 
     @property
     def row_count(self) -> int:
@@ -245,6 +268,8 @@ class LoadedModel:
         )
         self.output_names = [output.name for output in self.outputs]
         self.single_output = len(self.outputs) == 1
+        self.conformal = Conformal(manifest)
+        self.level = self.conformal.level  # that answers where a request names none
         self.session = artifacts.onnx_session(onnx)
         produced = {value.name for value in self.session.get_outputs()}
         if missing := [name for name in self.output_names if name not in produced]:
@@ -261,6 +286,17 @@ class LoadedModel:
         self.last_used = time.monotonic()
         self.seconds_per_row = self._warm_up()
         self.runs_inline = self.seconds_per_row < INLINE_SECONDS_PER_ROW
+
+    @property
+    def bound_outputs(self) -> list[tuple[str, str, int]]:
+        """Name, datatype and width of the outputs that bounds add where a request names no level."""
+        if self.level is None:
+            return []
+        numbers = ("FP64", 1)
+        return [
+            (name, *(numbers if one["task"] == "regression" else ("BOOL", len(one["labels"]))))
+            for name, one in self.conformal.added
+        ]
 
     def decide_by(self, decisions: Iterable[Mapping[str, Any]]) -> None:
         """Put decisions in force."""
@@ -300,7 +336,19 @@ class LoadedModel:
         feeds, warnings = self.columns.encode(rows)
         encoded_at = time.perf_counter()
         outputs = self.infer(feeds)
-        return Prediction(self, outputs, warnings, encoded_at - started, time.perf_counter() - encoded_at)
+        infer_seconds = time.perf_counter() - encoded_at
+        return self.prediction(outputs, warnings, rows, feeds, encoded_at - started, infer_seconds)
+
+    def prediction(
+        self,
+        outputs: dict[str, Array],
+        warnings: RowWarnings | None,
+        rows: InputRows,
+        feeds: Mapping[str, Array],
+        *seconds: float,
+    ) -> Prediction:
+        """Return the prediction of rows; `seconds` are those of `Prediction`, in order."""
+        return Prediction(self, outputs, warnings, rows, feeds if self.conformal.needs_feeds else None, *seconds)
 
     def explain(self, rows: InputRows) -> ShapleyValues:
         """Return each column's contribution to the prediction of each row. Raises BadInput, TooLarge."""

@@ -132,7 +132,8 @@ class RequestCache:
             return None
         servable = self.service.find_pointer(entry, selector).current
         model = servable.loaded_model if servable else None
-        return model if model is not None and model.runs_inline and model.single_output else None
+        answers_plainly = model is not None and model.runs_inline and model.single_output and model.level is None
+        return model if answers_plainly else None
 
 
 def _cached_head(protocol: str, model: LoadedModel, request_bytes: int) -> CachedHead | None:

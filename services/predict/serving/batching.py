@@ -100,11 +100,12 @@ class Batcher:
             outputs = self.model.infer(feeds)
             encode_seconds, infer_seconds = encoded_at - started, time.perf_counter() - encoded_at
             start = 0
-            for request, _, warnings in encoded:
+            for request, own, warnings in encoded:
                 part = {name: value[start : start + request.rows.count] for name, value in outputs.items()}
                 start += request.rows.count
-                outcomes[request] = Prediction(
-                    self.model, part, warnings, encode_seconds, infer_seconds, started - request.queued_at
+                waited = started - request.queued_at
+                outcomes[request] = self.model.prediction(
+                    part, warnings, request.rows, own, encode_seconds, infer_seconds, waited
                 )
         return [outcomes[request] for request in batch]
 

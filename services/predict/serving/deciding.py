@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fitserve.decisions.apply import Decider, shares_of
+from fitserve.decisions.abstain import Reason, abstentions
+from fitserve.decisions.apply import Decider
 from services.predict.catalog.loaded_model import ModelOutput, Prediction
 
 LIKELIEST: dict[str, Any] = {"method": "likeliest"}
@@ -20,13 +21,13 @@ HALF: dict[str, Any] = {"method": "thresholds"}
 class Decided:
     """The labels of one output: a place for each row, or of a multi-label target which labels apply.
 
-    `reasons` says of each row why it is not answered: `unlike_training`, `distance`, `prediction_set`; else None.
+    `reasons` says of each row why it is not answered; None where it is.
     """
 
     output: ModelOutput
     places: npt.NDArray[np.int64] | None
     applies: npt.NDArray[np.bool_] | None
-    reasons: Sequence[str | None]
+    reasons: Sequence[Reason | None]
 
     def labels(self) -> list[Any]:
         """Return each row's label, or list of labels; None where it is not answered."""
@@ -57,16 +58,10 @@ def decide(
     prediction: Prediction, output: ModelOutput, decider: Decider, distances: npt.NDArray[np.float64] | None = None
 ) -> Decided:
     """Decide the rows of a prediction. `distances` are needed where the decision looks at them."""
-    values = prediction.outputs[output.name]
-    reasons: list[str | None] = [None] * len(values)
-    limits = decider.abstain
-    if (share := limits.get("set_share")) is not None:
-        sets = (shares_of(values, len(output.labels or ())) >= share).sum(axis=1)
-        reasons = ["prediction_set" if size != 1 else None for size in sets.tolist()]
-    if (limit := limits.get("distance")) is not None and distances is not None:
-        reasons = ["distance" if far else why for far, why in zip((distances > limit).tolist(), reasons, strict=True)]
-    if limits.get("unlike_training") and prediction.warnings is not None:
-        reasons = ["unlike_training" if own else why for own, why in zip(prediction.warnings, reasons, strict=True)]
+    values, limits = prediction.outputs[output.name], decider.abstain
+    level = limits.get("prediction_set")
+    sizes = None if level is None else prediction.bounds(level, only=output.name)[0].sizes()
+    reasons = abstentions(limits, len(values), set_sizes=sizes, distances=distances, warned=prediction.warnings)
     if output.task == "multilabel":
         return Decided(output, None, decider.applies(values), reasons)
     return Decided(output, decider.places(values), None, reasons)

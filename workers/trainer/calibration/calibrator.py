@@ -1,6 +1,6 @@
 """Calibrators: maps from a network's probabilities to probabilities that hold on rows it was not trained on.
 
-A calibrator works on log odds or logits, which `workers.trainer.export.calibration` takes from the network itself:
+A calibrator works on log odds or logits, which `workers.trainer.export.calibrated_graph` takes from the network itself:
 probabilities near 1 have lost the digits that matter. Here, in float64, it is fitted and its figures are computed.
 """
 

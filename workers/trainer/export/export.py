@@ -23,7 +23,7 @@ from fitserve.target_encoder import FittedTarget, TargetEncoder
 from workers.trainer.calibration.calibrator import Calibrator
 from workers.trainer.engine.network import inputs_of, outputs_of
 from workers.trainer.engine.tabular_layers import with_plain_layers
-from workers.trainer.export import calibration, keras_encoding, serving_graph, stacked_graph
+from workers.trainer.export import calibrated_graph, keras_encoding, serving_graph, stacked_graph
 from workers.trainer.export.serving_graph import OutputForm
 from workers.trainer.export.stacked_graph import Stack
 from workers.trainer.interface import Reporter, TrainingFailed
@@ -193,7 +193,7 @@ def _calibrated(network: keras.Model, targets: TargetEncoder, by_target: Mapping
     named = {
         name: by_target[one.name] for one, name in target_outputs(network, targets.targets) if one.name in by_target
     }
-    return calibration.calibrated_network(network, named)
+    return calibrated_graph.calibrated_network(network, named)
 
 
 def _graph(
@@ -206,7 +206,7 @@ def _graph(
     outputs = {}
     for target, name in target_outputs(network, targets.targets):
         own = calibrators.get(target.name)
-        write = None if own is None else functools.partial(calibration.write_calibration, calibrator=own)
+        write = None if own is None else functools.partial(calibrated_graph.write_calibration, calibrator=own)
         outputs[target.name] = OutputForm(name, *target.rescaling, target.limits, write)
     try:
         return _written(network, outputs, stack)

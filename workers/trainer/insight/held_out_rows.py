@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from fitserve.conformal import Conformal
 from fitserve.decisions.choose import NotReached, choose
 from fitserve.decisions.distance import distances
 from fitserve.decisions.held_out import CHOSEN_ON, JUDGED_ON, HeldOut, HeldOutParts
 from fitserve.encoder import Encoder
+from fitserve.encoding.coercion import group_labels
 from fitserve.spec.decision import Decision, Output
 from fitserve.target_encoder import FittedTarget
 from workers.trainer.data.feeds import EncodedRows
@@ -34,6 +36,7 @@ def held_out_rows(
     encoded: Mapping[str, EncodedRows],
     served: Mapping[str, Mapping[str, Array]],
     distance: onnxruntime.InferenceSession | None,
+    conformal: Conformal,
 ) -> HeldOutParts:
     """Return what is true and what was predicted of the validation and the test rows, or of a sample of them."""
     parts = {}
@@ -51,8 +54,18 @@ def held_out_rows(
             values={one.name: np.asarray(values[one.name], np.float32).reshape(count, -1)[rows] for one in targets},
             warned=_warned(prepared, getattr(prepared.parts, part)[rows]),
             distance=None if distance is None else distances(distance, x),
+            coverage_labels=groups_of(prepared, getattr(prepared.parts, part)[rows], conformal.coverage_by),
         )
-    return HeldOutParts(parts)
+    return HeldOutParts(parts, conformal)
+
+
+def groups_of(prepared: PreparedData, rows: Array, column: str | None) -> list[str | None] | None:
+    """Return the labels of rows of the table in the column `coverage_by`; None without one."""
+    if column is None:
+        return None
+    encoder: Encoder = prepared.encoding.encoder
+    raw = prepared.table.column(column).take(rows).to_pylist()
+    return group_labels(raw, encoder.leading[encoder.names.index(column)].format)
 
 
 def truth_of(target: FittedTarget, encoded: Array) -> Array:

@@ -33,7 +33,8 @@ def with_groups(parts: HeldOutParts, columns: Sequence[str], path: Path, facts: 
         {
             part: replace(own, groups={name: of[np.searchsorted(rows, own.rows)] for name, of in groups.items()})
             for part, own in parts.parts.items()
-        }
+        },
+        parts.conformal,
     )
 
 

@@ -178,7 +178,7 @@ def write_response(
             tensor.contents.bytes_contents.extend(text.encode() for text in values)
         else:
             getattr(tensor.contents, _FIELDS[datatype]).extend(values.ravel().tolist())
-    for name, datatype, values in rest.bound_tensors(prediction.bounds(level)):
+    for name, datatype, values in rest.bound_tensors(rest.wanted_bounds(prediction, outputs, level)):
         tensor = response.outputs.add(name=name, datatype=datatype, shape=list(values.shape))
         if raw:
             response.raw_output_contents.append(values.astype("<f8" if datatype == "FP64" else "?").tobytes())

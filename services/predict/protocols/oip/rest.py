@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,7 +100,7 @@ async def _infer(request: HttpRequest) -> HttpResponse:
     level = level_of(request, infer.parameters)
     decided = await decide(request, prediction, infer.rows, infer.outputs)
     content, json_length = await request.off_loop(
-        0, lambda: write_infer(prediction, infer, decided, prediction.bounds(level))
+        0, lambda: write_infer(prediction, infer, decided, wanted_bounds(prediction, infer.outputs, level))
     )
     if json_length is None:
         return HttpResponse(content)
@@ -218,6 +218,12 @@ def level_of(request: ProtocolRequest, parameters: dict[str, Any]) -> float | No
     return request.level if value is None else read_level(value, "/parameters/interval")
 
 
+def wanted_bounds(prediction: Prediction, selected: Iterable[SelectedOutput], level: float | None) -> list[Bounds]:
+    """Return the bounds, at a level, of the outputs that a response has."""
+    names = {one.output.name for one in selected}
+    return [one for one in prediction.bounds(level) if one.output in names]
+
+
 def bound_tensors(bounds: Iterable[Bounds]) -> Iterator[tuple[str, str, Any]]:
     """Yield name, datatype and values of the outputs that bounds add: numbers, or whether each label is in the set."""
     for one in bounds:
@@ -230,13 +236,14 @@ def model_metadata(entry: CatalogEntry, model: LoadedModel) -> dict[str, Any]:
     columns = model.columns
     outputs = [{"name": o.name, "datatype": o.datatype, "shape": [-1, o.units]} for o in model.outputs]
     labels = [{"name": name, "datatype": "BYTES", "shape": [-1, 1]} for name in label_outputs(model) if model.deciders]
+    bounds = [{"name": name, "datatype": kind, "shape": [-1, width]} for name, kind, width in model.bound_outputs]
     return {
         "name": model.name,
         "versions": [str(number) for number in sorted(entry.versions)],
         "platform": PLATFORM,
         "properties": {"task": str(model.manifest.get("task") or ""), "label": model.label or ""},
         "inputs": [{"name": c.name, "datatype": c.datatype, "shape": [-1, 1]} for c in columns.fitted],
-        "outputs": outputs + labels,
+        "outputs": outputs + labels + bounds,
     }
 
 
@@ -404,7 +411,7 @@ def read_infer(model: LoadedModel, body: bytes, json_length: int | None) -> Infe
     parameters = check_parameters(decoded.parameters)
     rows = rows_of(model, _read_tensors(decoded, tail))
     binary = parameters.get("binary_data_output") is True
-    named = ((one.name, check_parameters(one.parameters)) for one in decoded.outputs or ())
+    named = [(one.name, check_parameters(one.parameters)) for one in decoded.outputs or ()]
     return InferRequest(rows, decoded.id, select_outputs(model, named, binary), parameters)
 
 
@@ -476,11 +483,16 @@ def _read_tensors(body: InferBody, tail: bytes) -> list[Tensor]:
 
 
 def select_outputs(
-    model: LoadedModel, named: Iterable[tuple[str, dict[str, Any]]], binary: bool = False
+    model: LoadedModel, named: Sequence[tuple[str, dict[str, Any]]], binary: bool = False
 ) -> list[SelectedOutput]:
-    """Return the outputs that a request names, with their parameters, or all of them. Raises Malformed."""
-    selected = []
+    """Return the outputs that a request names, with their parameters, or all of them. Raises Malformed.
+
+    Whoever names a bound that the version answers by itself has the output that it is about, with all of its bounds.
+    """
+    selected, bounds = [], {name: one["name"] for name, one in model.conformal.added if model.level is not None}
     for name, parameters in named:
+        if name in bounds and name not in model.output_names:
+            continue
         output = next((one for one in model.outputs if one.name == name), None)
         if output is None and name in (labelled := label_outputs(model)):
             selected.append(SelectedOutput(labelled[name], bool(parameters.get("binary_data", binary)), label=True))
@@ -492,6 +504,8 @@ def select_outputs(
         if type(classes) is not int or classes < 0:
             raise Malformed("The parameter `classification` must be a number of classes.", received=str(classes)[:40])
         selected.append(SelectedOutput(output, bool(parameters.get("binary_data", binary)), classes))
+    own, wanted = {one.output.name for one in selected}, {bounds[name] for name, _ in named if name in bounds}
+    selected += [SelectedOutput(one, binary) for one in model.outputs if one.name in wanted - own]
     return selected or [SelectedOutput(output, binary) for output in model.outputs]
 
 

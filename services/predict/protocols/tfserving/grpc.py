@@ -67,7 +67,8 @@ async def _predict(request: GrpcRequest, message: Any) -> Any:
     signature = message.model_spec.signature_name
     if signature not in rest.SIGNATURES:
         raise Malformed(f'Serving signature key "{signature[:63]}" not found.', expected="serving_default")
-    if unknown := [name for name in message.output_filter if name not in model.output_names]:
+    known = [*model.output_names, *(name for name, _ in model.conformal.added)]
+    if unknown := [name for name in message.output_filter if name not in known]:
         raise Malformed(f"Unknown output {unknown[0][:63]!r}.", expected=", ".join(model.output_names))
     rows = rows_of(model, read_tensors(message.inputs))
     prediction = await request.service.predict(request, model, rows)
@@ -77,13 +78,14 @@ async def _predict(request: GrpcRequest, message: Any) -> Any:
             response.outputs[name].CopyFrom(_to_proto(values))
     for one in prediction.bounds(request.level):
         for name, values in one.named().items():
-            response.outputs[name].CopyFrom(_to_proto(values))
+            if not message.output_filter or {name, one.output} & set(message.output_filter):
+                response.outputs[name].CopyFrom(_to_proto(values))
     return response
 
 
 def _refuse_level(request: GrpcRequest) -> None:
     """Raise BadInput where intervals are asked for: these messages have no place for them."""
-    if request.level is not None:
+    if request.level:
         raise BadInput("Only Predict answers with intervals.", received=request.level, fix="Call Predict.")
 
 

@@ -121,8 +121,9 @@ async def _regress(request: HttpRequest) -> HttpResponse:
 
 def _bounds_of(prediction: Prediction, output: ModelOutput, level: float | None) -> dict[str, list[Any]]:
     """Return what stands beside `results`: the interval or the set of one output, a value for each row."""
-    own = [one for one in prediction.bounds(level) if one.output == output.name]
-    return {name: listed for one in own for name, listed in one.listed().items()}
+    if output.task == "multilabel":  # has none, also where others do
+        return {}
+    return {name: listed for one in prediction.bounds(level, output.name) for name, listed in one.listed().items()}
 
 
 async def _examples(request: HttpRequest, model: LoadedModel) -> tuple[InputRows, str]:
@@ -374,6 +375,7 @@ def metadata(model: LoadedModel) -> dict[str, Any]:
     """Return the signature of a model: a tensor of shape (-1, 1) for each column."""
     inputs = {c.name: _tensor(c.name, DTYPES[c.datatype], 1) for c in model.columns.fitted}
     outputs = {o.name: _tensor(o.name, DTYPES[o.datatype], o.units) for o in model.outputs}
+    outputs |= {name: _tensor(name, DTYPES[kind], width) for name, kind, width in model.bound_outputs}
     signature = {
         "inputs": inputs,
         "outputs": outputs,

@@ -1,0 +1,74 @@
+"""The key `interval` as it is written: which intervals and sets a version answers with."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+
+from fitserve.spec.argument_types import Inside
+from fitserve.validation import InvalidValue, excerpt
+
+MAX_LEVELS = 10
+GAMMA = 0.005
+_LEVEL: dict[str, Any] = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
+LEVELS: dict[str, Any] = {"anyOf": [_LEVEL, {"type": "array", "items": _LEVEL, "minItems": 1, "maxItems": MAX_LEVELS}]}
+
+
+def _read_levels(value: Any) -> Any:
+    levels = value if isinstance(value, (list, tuple)) else (value,)
+    if not 1 <= len(levels) <= MAX_LEVELS:
+        detail = f"An interval has 1 to {MAX_LEVELS} levels."
+        raise InvalidValue(detail, received=len(levels), expected="a level such as 0.9, or several")
+    for at, level in enumerate(levels):
+        if isinstance(level, bool) or not isinstance(level, (int, float)) or not 0 < level < 1:
+            detail = "The level of an interval is a share of the rows between 0 and 1."
+            expected = "a number above 0 and below 1, such as 0.9"
+            error = InvalidValue(detail, received=excerpt(level), expected=expected)
+            raise error.under(at) if levels is value else error
+    return tuple(map(float, levels))
+
+
+Levels = Annotated[tuple[float, ...], BeforeValidator(_read_levels), WithJsonSchema(LEVELS)]
+
+
+class Adaptive(BaseModel):
+    """Adaptive conformal inference (Gibbs and Candes 2021): ground truth moves the level that answers.
+
+    After a truth outside, the error rate that is aimed at falls by `gamma` times the level; after one inside, it rises
+    by `gamma` times the error rate that was asked for.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    gamma: Annotated[Inside, Field(le=0.5)] = Field(GAMMA, description="The step; larger ones follow a change sooner")
+
+
+def _switch(value: Any) -> Any:
+    # `true` and `false`.
+    return ({} if value else None) if isinstance(value, bool) else value
+
+
+class Interval(BaseModel):
+    """Intervals of numbers, and sets of labels, that a version answers with where a request names no level."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    level: Levels = Field(
+        description="Share of the rows whose truth is to be inside; of several, the first answers, each is evaluated"
+    )
+    adaptive: Annotated[Adaptive | None, BeforeValidator(_switch)] = Field(
+        None, description="Whether ground truth moves the level that answers; true: see its defaults"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, value: Any) -> Any:
+        # `0.9` and `[0.9, 0.5]`.
+        return value if isinstance(value, (dict, cls)) else {"level": value}
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len(set(self.level)) != len(self.level):
+            raise ValueError("a level is named twice")
+        return self
