@@ -212,7 +212,7 @@ class Conformal:
 
     def _places(self, name: str, facts: RowFacts) -> Any:
         known = self._groups[name]
-        return 0 if facts.groups is None else np.array([known.get(group, 0) for group in facts.groups])  # type: ignore[call-overload]
+        return 0 if facts.groups is None else np.array([known.get(group, 0) for group in facts.groups])
 
     def _find_limits(self, output: Mapping[str, Any], level: float) -> _Limits:
         """Look up the limits of a level. Raises BadInput."""

@@ -45,7 +45,7 @@ class Spread:
     def of(self, values: Array, feeds: Mapping[str, Array] | None) -> Array:
         """Return each row's spread, (rows,), above 0. `values` are the outputs, (rows, units)."""
         if not self.needs_feeds:
-            return np.maximum(values[:, -1] - values[:, 0], self._floor)
+            return np.asarray(np.maximum(values[:, -1] - values[:, 0], self._floor))
         assert feeds is not None
         return self.of_design(design(values, feeds, self._names))
 

@@ -302,7 +302,7 @@ def _predict(
     version: int | None,
     label: str | None,
     output: str | None,
-    interval: Literal[False] | None,
+    interval: float | Literal[False] | None,
 ) -> Predictions:
     """Classify where the model has classes, regress where it has numbers, else return its outputs."""
     if all(isinstance(row, dict) for row in rows):
