@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, Literal
 
 TRIAL: Final = "trial"  # the kind of a run that is one trial of another run, for an idle worker
 
@@ -23,6 +23,8 @@ class RunState(StrEnum):
     cancelled = "cancelled"
 
 
+# What is being done about a run that has not ended. `taken_back`: queued again, after an attempt was lost.
+Phase = Literal["queued", "taken_back", "preparing", "training", "exporting", "evaluating"]
 TERMINAL = frozenset({RunState.succeeded, RunState.failed, RunState.cancelled})
 
 

@@ -1,21 +1,44 @@
-"""How long a running run still takes, from its last epochs."""
+"""How far a running run is, in which phase, and how long it still takes, from its last epochs and events."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, load_only
 
-from fitserve.states import RunState
-from fitserve.tables import Epoch, Run
+from fitserve.states import Phase, RunState
+from fitserve.tables import Epoch, Event, Run
 
 LAST = 10  # epochs whose time is taken for that of the next ones
+LAST_EVENTS = 20  # among which the one that begins a phase is looked for
 MOST_SECONDS = 10 * 365 * 86_400.0  # in an estimate; a longer time could overflow a date
 
 
-def estimated_finish(session: Session, run: Run, epochs: int, trials: int) -> datetime | None:
-    """Return when the run ends if it goes on as in its last epochs, to the last; None where it is not running.
+class Outlook(NamedTuple):
+    """How much of its training a run has behind it, 0 to 1, and when it ends."""
+
+    share: float
+    finish: datetime
+
+
+def phase_of(session: Session, run: Run) -> Phase | None:
+    """Return what is being done about a run; None once it has ended."""
+    if run.state == RunState.queued:
+        return "taken_back" if run.attempt else "queued"
+    if run.state != RunState.running:
+        return None
+    of_attempt = select(Event.data).where(Event.run_id == run.id, Event.attempt == run.attempt)
+    for data in session.scalars(of_attempt.order_by(Event.id.desc()).limit(LAST_EVENTS)):
+        if (phase := data.get("phase")) in ("exporting", "evaluating"):
+            return phase  # type: ignore[no-any-return]
+    trained = select(Epoch.epoch).where(Epoch.run_id == run.id, Epoch.attempt == run.attempt).limit(1)
+    return "preparing" if session.scalars(trained).first() is None else "training"
+
+
+def outlook(session: Session, run: Run, epochs: int, trials: int) -> Outlook | None:
+    """Return how far the run is and when it ends if it goes on as in its last epochs; None where it is not running.
 
     A trial that ended before its last epoch has no epochs left. Trials that train side by side end together.
     """
@@ -36,7 +59,9 @@ def estimated_finish(session: Session, run: Run, epochs: int, trials: int) -> da
     side_by_side = max(1, sum(at >= recent and epoch == last.epoch for _, epoch, at in by_trial))
     rounds = -(-max(0, trials - len(by_trial)) // side_by_side)
     left = max((epochs - epoch for epoch in going_on), default=0) + rounds * epochs
-    return last.created_at + timedelta(seconds=min(each * left, MOST_SECONDS))
+    done = sum(epoch if at >= recent else epochs for _, epoch, at in by_trial)
+    finish = last.created_at + timedelta(seconds=min(each * left, MOST_SECONDS))
+    return Outlook(min(1.0, done / max(1, epochs * trials)), finish)
 
 
 def _seconds_of_an_epoch(session: Session, run: Run, last: Epoch) -> float:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from fitserve.spec.assessment import Advice, Estimates, SummaryRow
-from fitserve.states import RunState
+from fitserve.states import Phase, RunState
 
 
 class RunSummary(BaseModel):
@@ -62,7 +62,8 @@ class Progress(BaseModel):
     trials: int
     epochs: int = Field(description="Epochs of each trial, unless it stops early")
     logs: dict[str, Any] = Field(description="Keras's logs of the last epoch")
-    estimated_finish: datetime | None
+    share: float | None = Field(None, description="Of the training, 0 to 1, over all trials; null unless running")
+    estimated_finish: datetime | None = Field(description="Of the training, at the pace of the last epochs")
 
 
 class EpochDifference(BaseModel):
@@ -91,6 +92,11 @@ class RunInfo(RunSummary):
     spent_attempts: int = Field(description="Attempts that count towards the maximum")
     checkpoint_epoch: int | None = Field(description="The epoch after which another worker resumes a lost attempt")
     queue: QueuePlace | None
+    phase: Phase | None = Field(
+        None,
+        description="What is being done: queued, taken_back (queued again after an attempt was lost), preparing, "
+        "training, exporting, evaluating; null once the run has ended",
+    )
     progress: Progress | None
     reproduction: Reproduction | None
     serves_at: datetime | None = Field(

@@ -12,8 +12,8 @@ from sqlalchemy import Engine, update
 from fitserve import db
 from fitserve.blobs import FolderStore
 from fitserve.runs import finish, lease, queries
-from fitserve.runs.remaining import estimated_finish
-from fitserve.tables import Epoch, Run
+from fitserve.runs.remaining import outlook, phase_of
+from fitserve.tables import Epoch, Event, Run
 from tests.runs.conftest import Submit
 
 ESTIMATES = {"seconds": 23.0, "startup_seconds": 3.0, "epochs": 200, "pace": 1.0}
@@ -65,15 +65,25 @@ def test_one_odd_run_changes_little(engine: Engine, ended: Callable[..., None]) 
 
 
 @pytest.mark.parametrize(
-    ("rows", "trials", "seconds"),
+    ("rows", "trials", "seconds", "share"),
     [
         # (trial, epoch, seconds after the start); the run has 20 epochs
-        ([(0, epoch, 600.0 + epoch) for epoch in range(1, 6)], 1, 15.0),  # ten minutes of preparing count no more
-        ([(0, 1, 30.0), (0, 2, 60.0), *((0, epoch, 60.0 + epoch) for epoch in range(3, 18))], 1, 3.0),  # faster now
-        ([(trial, epoch, 2.0 * epoch) for epoch in range(1, 6) for trial in range(16)], 16, 30.0),  # side by side
-        ([(0, 1, 1.0), (0, 2, 2.0), (1, 1, 30.0), (1, 2, 31.0), (1, 3, 32.0)], 3, 37.0),  # the first stopped early
-        ([(0, 7, 5.0)], 1, 6.5),  # one epoch alone: what it says that it took
-        ([(0, 20, 5.0)], 1, 0.0),
+        ([(0, epoch, 600.0 + epoch) for epoch in range(1, 6)], 1, 15.0, 0.25),  # ten minutes of preparing count no more
+        (
+            [(0, 1, 30.0), (0, 2, 60.0), *((0, epoch, 60.0 + epoch) for epoch in range(3, 18))],
+            1,
+            3.0,
+            0.85,
+        ),  # faster now
+        ([(trial, epoch, 2.0 * epoch) for epoch in range(1, 6) for trial in range(16)], 16, 30.0, 0.25),  # side by side
+        (
+            [(0, 1, 1.0), (0, 2, 2.0), (1, 1, 30.0), (1, 2, 31.0), (1, 3, 32.0)],
+            3,
+            37.0,
+            23 / 60,
+        ),  # the first stopped early
+        ([(0, 7, 5.0)], 1, 6.5, 0.35),  # one epoch alone: what it says that it took
+        ([(0, 20, 5.0)], 1, 0.0, 1.0),
     ],
 )
 def test_the_time_left_follows_from_the_last_epochs(
@@ -83,6 +93,7 @@ def test_the_time_left_follows_from_the_last_epochs(
     rows: list[tuple[int, int, float]],
     trials: int,
     seconds: float,
+    share: float,
 ) -> None:
     submit()
     claimed = claim()
@@ -95,7 +106,36 @@ def test_the_time_left_follows_from_the_last_epochs(
             session.add(Epoch(run_id=claimed.lease.run_id, trial=trial, epoch=epoch, **own))
     with db.reading(engine) as session:
         run = session.get_one(Run, claimed.lease.run_id)
-        finish_at = estimated_finish(session, run, 20, trials)
-    assert finish_at is not None
+        ahead = outlook(session, run, 20, trials)
+    assert ahead is not None
     last = max(at for _, _, at in rows)
-    assert (finish_at - began).total_seconds() - last == pytest.approx(seconds)
+    assert (ahead.finish - began).total_seconds() - last == pytest.approx(seconds)
+    assert ahead.share == pytest.approx(share)
+
+
+def test_the_phase_is_that_of_the_attempt(
+    engine: Engine, submit: Submit, claim: Callable[..., lease.Claim | None]
+) -> None:
+    run_id = submit().id
+
+    def phase() -> str | None:
+        with db.reading(engine) as session:
+            return phase_of(session, session.get_one(Run, run_id))
+
+    def report(row: Epoch | Event) -> None:
+        with db.transaction(engine) as session:
+            session.add(row)
+
+    own: dict[str, Any] = {"run_id": run_id, "attempt": 1, "created_at": datetime.now(UTC)}
+    assert phase() == "queued"
+    first = claim()
+    assert first is not None
+    assert phase() == "preparing"
+    report(Epoch(trial=0, epoch=1, logs={}, seconds=0.1, layers=None, **own))
+    assert phase() == "training"
+    report(Event(seq=9, level="info", type="message", message="", data={"phase": "exporting"}, **own))
+    assert phase() == "exporting"
+    finish.release(engine, first.lease)
+    assert phase() == "taken_back"
+    assert claim() is not None
+    assert phase() == "preparing"

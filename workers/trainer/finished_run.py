@@ -69,7 +69,10 @@ class FinishedRun:
     def result(self) -> TrainingResult:
         """Export, evaluate and analyse the network. Raises TrainingFailed where the parity gate fails."""
         began_at = time.perf_counter()
-        exported, metrics = self._export(self.request.folder), self._metrics()
+        self.setup.report.event("info", "Training is over; the network is exported.", {"phase": "exporting"})
+        exported = self._export(self.request.folder)
+        self.setup.report.event("info", "The network is evaluated.", {"phase": "evaluating"})
+        metrics = self._metrics()
         served = self._served(exported, metrics)
         evaluation = self._evaluation(served)
         kept_rows, held_out_files = self._held_out(served, Conformal(exported.entries))

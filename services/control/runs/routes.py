@@ -15,7 +15,7 @@ from fitserve.datasets.usable_rows import unusable_row_numbers
 from fitserve.errors import Conflict, NotFound, Problem
 from fitserve.runs import create, finish, queries
 from fitserve.runs.create import NewRun, RequestKey
-from fitserve.runs.remaining import estimated_finish
+from fitserve.runs.remaining import outlook, phase_of
 from fitserve.settings import Settings
 from fitserve.spec.decode import decode
 from fitserve.spec.resolve import Resolved, resolve
@@ -390,10 +390,11 @@ def read_run_info(ctx: Context, run_id: str, owner: str | None = None) -> RunInf
     with db.reading(ctx.engine) as session:
         run = queries.get(session, run_id, owner)
         place = queries.queue_position(session, run)
-        columns = RunInfo.model_fields.keys() - {"queue", "progress", "reproduction", "serves_at"}
+        columns = RunInfo.model_fields.keys() - {"queue", "phase", "progress", "reproduction", "serves_at"}
         return RunInfo(
             **{name: getattr(run, name) for name in columns},
             queue=QueuePlace(position=place.position, estimated_start=place.estimated_start) if place else None,
+            phase=phase_of(session, run),
             progress=_progress(session, run),
             reproduction=_reproduction(session, run),
             serves_at=_serves_at(run, ctx.settings),
@@ -414,14 +415,15 @@ def _progress(session: Session, run: Run) -> Progress | None:
     training: dict[str, Any] = run.resolved.get("training", {})
     epochs, trials = int(training.get("epochs", last.epoch)), int(training.get("restarts") or 1)
     trials = int((run.resolved.get("search") or {}).get("trials") or trials)
-    still = 1 if run.kind == TRIAL else trials
+    ahead = outlook(session, run, epochs, 1 if run.kind == TRIAL else trials)
     return Progress(
         trial=last.trial,
         epoch=last.epoch,
         trials=max(trials, last.trial + 1),
         epochs=epochs,
         logs=last.logs,
-        estimated_finish=estimated_finish(session, run, epochs, still),
+        share=ahead.share if ahead else None,
+        estimated_finish=ahead.finish if ahead else None,
     )
 
 

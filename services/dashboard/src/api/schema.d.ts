@@ -1304,6 +1304,11 @@ export interface components {
              */
             checkpoint_epoch: number | null;
             queue: components["schemas"]["QueuePlace"] | null;
+            /**
+             * Phase
+             * @description What is being done: queued, taken_back (queued again after an attempt was lost), preparing, training, exporting, evaluating; null once the run has ended
+             */
+            phase?: ("queued" | "taken_back" | "preparing" | "training" | "exporting" | "evaluating") | null;
             progress: components["schemas"]["Progress"] | null;
             reproduction: components["schemas"]["Reproduction"] | null;
             /**
@@ -2952,7 +2957,15 @@ export interface components {
             logs: {
                 [key: string]: unknown;
             };
-            /** Estimated Finish */
+            /**
+             * Share
+             * @description Of the training, 0 to 1, over all trials; null unless running
+             */
+            share?: number | null;
+            /**
+             * Estimated Finish
+             * @description Of the training, at the pace of the last epochs
+             */
             estimated_finish: string | null;
         };
         /**
@@ -3212,6 +3225,11 @@ export interface components {
              */
             checkpoint_epoch: number | null;
             queue: components["schemas"]["QueuePlace"] | null;
+            /**
+             * Phase
+             * @description What is being done: queued, taken_back (queued again after an attempt was lost), preparing, training, exporting, evaluating; null once the run has ended
+             */
+            phase?: ("queued" | "taken_back" | "preparing" | "training" | "exporting" | "evaluating") | null;
             progress: components["schemas"]["Progress"] | null;
             reproduction: components["schemas"]["Reproduction"] | null;
             /**

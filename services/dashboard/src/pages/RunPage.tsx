@@ -148,7 +148,8 @@ function ProgressLine({ run, connected, lastEpoch }: { run: RunDetail; connected
   const t = useText();
   if (run.state === "queued") {
     return (
-      <Notice>
+      <Notice tone={run.phase === "taken_back" ? "warn" : "info"}>
+        {run.phase === "taken_back" && `${t("run.takenback", { epoch: run.checkpoint_epoch ?? 0 })} `}
         {t("run.queued", { n: run.queue?.position ?? 0 })}{" "}
         {run.queue?.estimated_start ? t("run.starts", { when: ago(run.queue.estimated_start) }) : t("run.noworker")}
       </Notice>
@@ -157,9 +158,12 @@ function ProgressLine({ run, connected, lastEpoch }: { run: RunDetail; connected
   if (run.state !== "running") return null;
   const epochs = run.progress?.epochs ?? 1;
   const trials = run.progress?.trials ?? 1;
+  const phase = run.phase ?? "training";
+  const isOver = phase === "exporting" || phase === "evaluating";
   const trial = run.progress?.trial ?? 0;
   const epoch = trials > 1 ? (run.progress?.epoch ?? 0) : Math.max(lastEpoch, run.progress?.epoch ?? 0);
-  const share = Math.min(1, (trial * epochs + epoch) / (epochs * trials));
+  const known = run.progress?.share ?? 0;
+  const share = isOver ? 1 : trials > 1 ? known : Math.min(1, Math.max(known, epoch / epochs));
   const left = run.progress?.estimated_finish ? secondsUntil(run.progress.estimated_finish) : null;
   return (
     <div className="stack tight">
@@ -168,9 +172,10 @@ function ProgressLine({ run, connected, lastEpoch }: { run: RunDetail; connected
       </div>
       <div className="row between small muted num">
         <span>
-          {t("run.at", { epoch: number(epoch), epochs: number(epochs) })}
-          {trials > 1 && ` · ${t("run.trial", { trial: trial + 1, trials })}`}
-          {left !== null && left > 0 && ` · ${t("run.left", { time: seconds(left) })}`}
+          {t(`phase.${phase}`)}
+          {run.progress && !isOver && ` · ${t("run.at", { epoch: number(epoch), epochs: number(epochs) })}`}
+          {trials > 1 && !isOver && ` · ${t("run.trial", { trial: trial + 1, trials })}`}
+          {left !== null && left > 0 && !isOver && ` · ${t("run.left", { time: seconds(left) })}`}
         </span>
         <span>{connected ? t("run.live") : t("run.connecting")}</span>
       </div>
