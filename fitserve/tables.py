@@ -71,6 +71,9 @@ class Blob(Base):
     created_at: Mapped[datetime]
 
 
+PLAYGROUND = "playground-"  # how the names of the datasets begin that the pages' playground makes
+
+
 class Dataset(Base):
     """One version of an uploaded table, immutable."""
 

@@ -30,7 +30,7 @@ from fitserve.errors import BadInput, Conflict, NotFound, Problem
 from fitserve.ids import new_id
 from fitserve.settings import Limits
 from fitserve.spelling import ColumnFormat
-from fitserve.tables import Blob, Dataset, Run
+from fitserve.tables import PLAYGROUND, Blob, Dataset, Run
 from fitserve.wire.datasets import NAME, UploadOptions
 
 RESERVED_NAMES = frozenset({"samples"})  # a path of the API
@@ -409,12 +409,20 @@ def check_visible(session: Session, owner: str | None, dataset_id: str) -> None:
 
 
 def list_datasets(
-    session: Session, owner: str | None, *, limit: int, cursor: str | None, name: str | None = None
+    session: Session,
+    owner: str | None,
+    *,
+    limit: int,
+    cursor: str | None,
+    name: str | None = None,
+    playground: bool = True,
 ) -> tuple[Sequence[Dataset], str | None]:
     """Return the datasets that `owner` sees, the newest first, and the next cursor; columns and profiles deferred."""
     query = select(Dataset).where(_visible_to(owner))
     if name is not None:
         query = query.where(Dataset.name == name)
+    if not playground:
+        query = query.where(Dataset.name.not_like(f"{PLAYGROUND}%"))
     if cursor is not None:
         query = query.where(Dataset.id < cursor)
     query = query.options(defer(Dataset.columns), defer(Dataset.profile)).order_by(Dataset.id.desc())

@@ -16,7 +16,7 @@ from fitserve import db
 from fitserve.errors import Forbidden, NotFound
 from fitserve.runs.worker_registry import WORKER_TIMEOUT
 from fitserve.states import TRIAL, RunState
-from fitserve.tables import Epoch, Event, Run, Trial, Worker
+from fitserve.tables import PLAYGROUND, Dataset, Epoch, Event, Run, Trial, Worker
 
 _RECENT = 50  # finished runs that an estimate is made from
 _PACED = 9  # finished runs whose seconds are compared with their estimates
@@ -54,12 +54,13 @@ def list_runs(
     states: Sequence[str] = (),
     model: str | None = None,
     dataset_id: str | None = None,
+    playground: bool = True,
     before: str | None = None,
     limit: int = 50,
 ) -> list[Run]:
     """Return runs, newest first, before the id `before` (ids sort by time); with an owner: theirs and shared ones.
 
-    Specs are not loaded. Trials are left out: they are parts of a run.
+    Specs are not loaded. Trials are left out: they are parts of a run. Without `playground`, so are the playground's.
     """
     brief = load_only(
         *(Run.id, Run.kind, Run.owner, Run.dataset_id, Run.model, Run.state, Run.priority, Run.attempt, Run.result),
@@ -81,6 +82,9 @@ def list_runs(
         query = query.where(Run.model == model)
     if dataset_id is not None:
         query = query.where(Run.dataset_id == dataset_id)
+    if not playground:
+        of_playground = select(Dataset.id).where(Dataset.name.startswith(PLAYGROUND, autoescape=True))
+        query = query.where(Run.dataset_id.not_in(of_playground))
     if before is not None:
         query = query.where(Run.id < before)
     if owner is None:

@@ -82,3 +82,18 @@ def test_an_ended_run_shows_the_figures_of_the_kept_weights(page: Page, api: htt
     expect(page.locator(".stat", has_text="Epoch")).to_contain_text(f"kept of {trial['epochs']}")
     shown = page.locator(".stat", has_text="loss (validation)").locator(".value").inner_text()
     assert abs(float(shown) - kept) < 1e-3 * abs(kept) + 1e-3
+
+
+def test_what_the_playground_makes_stays_out_of_the_lists(page: Page, api: httpx2.Client) -> None:
+    made = api.post("/datasets/samples", json={"sample": "circle", "name": "playground-circle"}).json()
+    ref = f"{made['name']}@{made['version']}"
+    run = submit(api, {"dataset": ref, "target": "label", "network": [{"Dense": 2}], "training": {"epochs": 1}})
+    page.goto("/datasets")
+    expect(page.get_by_role("heading", name="Datasets", level=1)).to_be_visible()
+    expect(page.get_by_role("link", name=ref)).to_have_count(0)
+    page.get_by_text("The playground's too").click()
+    expect(page.get_by_role("link", name="playground-circle")).to_be_visible()
+    listed = {one["id"] for one in api.get("/runs", params={"playground": "false"}).json()["items"]}
+    assert run not in listed
+    assert run in {one["id"] for one in api.get("/runs").json()["items"]}
+    assert wait_until_ended(api, run) == "succeeded"

@@ -88,10 +88,13 @@ def list_datasets(
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
     cursor: Cursor = None,
     name: Annotated[str | None, Query(max_length=63, description="Only versions of this name")] = None,
+    playground: Annotated[bool, Query(description="Whether to list what the pages' playground made")] = True,
 ) -> DatasetPage:
     """The newest first. An admin sees all, others their own and shared ones."""
     with db.reading(ctx.engine) as session:
-        rows, next_cursor = store.list_datasets(session, caller.owner_filter, limit=limit, cursor=cursor, name=name)
+        rows, next_cursor = store.list_datasets(
+            session, caller.owner_filter, limit=limit, cursor=cursor, name=name, playground=playground
+        )
         return DatasetPage(items=[DatasetInfo.model_validate(row) for row in rows], next_cursor=next_cursor)
 
 

@@ -250,6 +250,7 @@ def list_runs(
     state: Annotated[list[RunState] | None, Query(description="One or more states")] = None,
     model: Annotated[str | None, Query(max_length=63)] = None,
     dataset_id: Annotated[str | None, Query(max_length=40)] = None,
+    playground: Annotated[bool, Query(description="Whether to list the runs of the pages' playground")] = True,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
     cursor: Cursor = None,
 ) -> Page[RunSummary]:
@@ -261,6 +262,7 @@ def list_runs(
             states=state or (),
             model=model,
             dataset_id=dataset_id,
+            playground=playground,
             before=cursor,
             limit=limit + 1,
         )

@@ -4,10 +4,11 @@ import type { DatasetDetail, DatasetInfo, DatasetPage, Kind, Profile, Relations,
 
 const ROOT = "/api/v1/datasets";
 
-export const useDatasets = (limit = 50) =>
+/** Datasets, the newest first; without those of the playground unless asked. */
+export const useDatasets = (limit = 50, playground = false) =>
   useInfiniteQuery({
-    queryKey: ["datasets", limit],
-    queryFn: ({ pageParam, signal }) => get<DatasetPage>(ROOT, { limit, cursor: pageParam }, signal),
+    queryKey: ["datasets", limit, playground],
+    queryFn: ({ pageParam, signal }) => get<DatasetPage>(ROOT, { limit, playground: String(playground), cursor: pageParam }, signal),
     initialPageParam: null as string | null,
     getNextPageParam: (last) => last.next_cursor,
   });

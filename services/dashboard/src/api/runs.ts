@@ -12,12 +12,13 @@ export interface RunFilter {
   state?: string;
   model?: string;
   dataset?: string;
+  playground?: string;
 }
 
 export const useRuns = (filter: RunFilter = {}, limit = 50) =>
   useInfiniteQuery({
     queryKey: ["runs", filter, limit],
-    queryFn: ({ pageParam, signal }) => get<RunPage>(ROOT, { limit, cursor: pageParam, ...filter }, signal),
+    queryFn: ({ pageParam, signal }) => get<RunPage>(ROOT, { limit, playground: "false", cursor: pageParam, ...filter }, signal),
     initialPageParam: null as string | null,
     getNextPageParam: (last) => last.next_cursor,
     refetchInterval: (query) =>

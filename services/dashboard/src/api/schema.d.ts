@@ -964,7 +964,8 @@ export interface paths {
          * Move a version's decision, without training
          * @description Chosen on the rows that were held out in training. In force once the prediction service has polled the registry.
          *
-         *     The decisions of other targets stay. Whoever may point labels may do this; `history` and the audit log have it.
+         *     The decisions of other targets stay. Whoever may point labels may do this; `history` and the audit log have it. A
+         *     key without the scope `read` is answered what is in force, without figures, curves and history.
          */
         put: operations["put_decision_api_v1_models__name__versions__number__decision_put"];
         post?: never;
@@ -2908,9 +2909,9 @@ export interface components {
             name?: string | null;
             /**
              * Interval
-             * @description Share of the rows whose truth the interval or set of labels is to contain
+             * @description Share of the rows whose truth the interval or set of labels is to contain; left out: the level of the version's spec, if any; false: none
              */
-            interval?: number | null;
+            interval?: number | false | null;
         };
         /**
          * Profile
@@ -3920,6 +3921,8 @@ export interface operations {
                 cursor?: string | null;
                 /** @description Only versions of this name */
                 name?: string | null;
+                /** @description Whether to list what the pages' playground made */
+                playground?: boolean;
             };
             header?: never;
             path?: never;
@@ -5989,6 +5992,8 @@ export interface operations {
                 state?: components["schemas"]["RunState"][] | null;
                 model?: string | null;
                 dataset_id?: string | null;
+                /** @description Whether to list the runs of the pages' playground */
+                playground?: boolean;
                 limit?: number;
                 cursor?: string | null;
             };

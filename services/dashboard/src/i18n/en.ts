@@ -181,6 +181,7 @@ export const en = {
   "phase.taken_back": "taken back",
   "phase.training": "training",
   "plateau": "Reduce the learning rate on a plateau",
+  "playground.show": "The playground's too",
   "plot.calibration": "Calibration",
   "plot.complexity": "Complexity graph",
   "plot.confusion": "Confusion matrix",

@@ -182,6 +182,7 @@ export const zh: Record<keyof typeof en, string> = {
   "phase.taken_back": "已收回",
   "phase.training": "訓練中",
   "plateau": "停滯時降低學習率",
+  "playground.show": "包括遊樂場的",
   "plot.calibration": "校準",
   "plot.complexity": "複雜度圖",
   "plot.confusion": "混淆矩陣",

@@ -3,7 +3,7 @@ import { useState } from "react";
 import { Link, useNavigate } from "react-router";
 import { makeSample, useDatasets, useSamples } from "../api/datasets";
 import type { SampleInfo } from "../api/types";
-import { Badge, Button, Card, Empty, ErrorView, Loading, Scroll } from "../components/basics";
+import { Badge, Button, Card, Check, Empty, ErrorView, Loading, Scroll } from "../components/basics";
 import { showError } from "../components/toasts";
 import { UploadBox } from "../components/UploadBox";
 import { ago, bytes, number } from "../format";
@@ -34,10 +34,11 @@ export default function Datasets() {
 
 function DatasetList() {
   const t = useText();
-  const list = useDatasets();
+  const [playground, setPlayground] = useState(false);
+  const list = useDatasets(50, playground);
   const items = list.data?.pages.flatMap((page) => page.items) ?? [];
   return (
-    <Card title={t("datasets.list")} bare>
+    <Card title={t("datasets.list")} bare actions={<Check label={t("playground.show")} checked={playground} onChange={setPlayground} />}>
       {list.isPending && (
         <div className="body">
           <Loading />

@@ -2,7 +2,7 @@ import { useState } from "react";
 import { Link, useNavigate, useSearchParams } from "react-router";
 import { useRuns } from "../api/runs";
 import type { RunSummary } from "../api/types";
-import { Button, Card, Empty, ErrorView, Loading, Scroll, Segment } from "../components/basics";
+import { Button, Card, Check, Empty, ErrorView, Loading, Scroll, Segment } from "../components/basics";
 import { StateBadge } from "../components/RunBits";
 import { ago, number, seconds } from "../format";
 import { useText, type Key } from "../i18n";
@@ -15,7 +15,9 @@ export default function Runs() {
   const [query, setQuery] = useSearchParams();
   const state = query.get("state") ?? "";
   const model = query.get("model") ?? "";
-  const runs = useRuns({ ...(state && { state }), ...(model && { model }) }, 100);
+  const playground = query.get("playground") === "true";
+  const others = { ...(model && { model }), ...(playground && { playground: "true" }) };
+  const runs = useRuns({ ...others, ...(state && { state }) }, 100);
   const [chosen, setChosen] = useState<readonly string[]>([]);
   const items = runs.data?.pages.flatMap((page) => page.items) ?? [];
   return (
@@ -30,8 +32,9 @@ export default function Runs() {
             label={t("state")}
             value={state}
             choices={STATES.map((value) => ({ value: value as string, label: value === "" ? t("all") : t(`state.${value}` as Key) }))}
-            onChange={(next) => setQuery({ ...(model && { model }), ...(next && { state: next }) }, { replace: true })}
+            onChange={(next) => setQuery({ ...others, ...(next && { state: next }) }, { replace: true })}
           />
+          <Check label={t("playground.show")} checked={playground} onChange={(on) => setQuery({ ...(model && { model }), ...(on && { playground: "true" }), ...(state && { state }) }, { replace: true })} />
           <Button disabled={chosen.length < 2} onPress={() => void go(`/compare?runs=${chosen.join(",")}`)}>
             {t("compare.n", { n: chosen.length })}
           </Button>
