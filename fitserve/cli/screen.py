@@ -174,6 +174,8 @@ def sparkline(values: Sequence[float], width: int = 24) -> str:
     low, high = min(finite), max(finite)
     if low > 0 and high / low > 100:
         return sparkline([math.log(value) if math.isfinite(value) else math.nan for value in values], width)
+    if math.isinf(high - low):  # the ends are finite, their distance is not
+        return sparkline([value / 4 for value in values], width)
     span = (high - low) or 1.0
     return "".join(
         _BARS[round((value - low) / span * (len(_BARS) - 1))] if math.isfinite(value) else " " for value in values

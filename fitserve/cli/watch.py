@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fitserve.cli import screen
+from fitserve.cli.search_tables import found, leaderboard
 from fitserve.cli.session import Exit, Session
 from fitserve.errors import FitserveError
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 _LINE_SECONDS = 1.0  # between two lines of epochs where there is no terminal
 _RECENT = 10  # arrivals that the rate is computed from; a worker reports several epochs at once
 _CURVE_WIDTH = 30  # characters
+_BOARD_SECONDS = 1.0  # between two looks at a search's trials
+_LEADERS = 5  # trials that are shown while a search runs
+_BEST = 10  # and at its end
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class RunDisplay:
     latest: tuple[int, int] = (0, 0)  # trial from 0, epoch from 1
     best: BestEpoch | None = None
     arrivals: list[tuple[float, int]] = field(default_factory=list)  # time, and the epochs received by then
+    board: RenderableType | None = None  # the best trials of a search so far
 
     def add(self, event: EventInfo) -> None:
         """Update it by an event."""
@@ -102,6 +107,8 @@ class RunDisplay:
         lines: list[RenderableType] = [self._headline()]
         if self.state == "running" and self.curves:
             lines += [self._bar(options.max_width), self._figures(options.max_width)]
+        if self.board is not None:
+            lines.append(self.board)
         if self.note:
             lines.append(Text(self.note, style="dim"))
         if self.lost:
@@ -185,7 +192,8 @@ def watch(session: Session, run: Run, hints: bool = True) -> None:
 def follow(session: Session, run: Run) -> None:
     """Show a run until its end."""
     training = (run.resolved or {}).get("training", {})
-    epochs, trials = int(training.get("epochs") or 1), int(training.get("restarts") or 1)
+    search = (run.resolved or {}).get("search") or {}
+    epochs, trials = int(training.get("epochs") or 1), int(search.get("trials") or training.get("restarts") or 1)
     display = RunDisplay(run.id, run.model, epochs, trials, state=run.state)
 
     def report_loss(error: FitserveError) -> None:
@@ -194,8 +202,11 @@ def follow(session: Session, run: Run) -> None:
             session.hint(display.lost)
 
     with _printer(session, display) as show:
+        looked_at = 0.0
         for event in run.events(on_lost=report_loss):
             display.add(event)
+            if search and session.out.is_terminal and time.monotonic() - looked_at > _BOARD_SECONDS:
+                display.board, looked_at = leaderboard(run.trials(), search, _LEADERS), time.monotonic()
             show(event)
     run.wait(check=False)
 
@@ -224,7 +235,9 @@ def summary(run: Run) -> RenderableType:
     if parts:
         names = list(run.scores(parts[0]))
         lines.append(screen.table(("rows", *names), [(part, *map(run.scores(part).get, names)) for part in parts]))
-    return Group(*lines)
+    if (search := (run.resolved or {}).get("search")) and (board := leaderboard(run.trials(), search, _BEST)):
+        lines.append(board)
+    return Group(*lines, *found(run.result or {}))
 
 
 @contextmanager

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
 from fitserve.cli import screen
+from fitserve.cli.search_tables import found, leaderboard
 from fitserve.cli.watch import RunDisplay
-from fitserve.wire.runs import EventInfo
+from fitserve.wire.runs import EventInfo, TrialInfo
 
 
 @given(st.lists(st.floats(), max_size=100), st.integers(1, 60))
@@ -98,3 +100,34 @@ def test_a_run_is_watched_in_80_columns() -> None:
     assert "60 epochs/s  at most 4:50 left" in lines[1]
     assert "best 0.501: epoch 1, trial 1" in lines[3]
     assert "…" not in capture.get()
+
+
+def test_a_search_shows_its_best_trials_and_what_was_found() -> None:
+    def trial(number: int, state: str, value: float | None, **values: Any) -> TrialInfo:
+        more = {"epochs": 9, "best_epoch": 9, "seconds": 1.0, "reason": None, "created_at": None, "finished_at": None}
+        return TrialInfo(trial=number, state=state, values=values, value=value, **more)
+
+    trials = [
+        trial(0, "succeeded", 0.5, units=8, optimizer={"SGD": {"learning_rate": 0.1}}),
+        trial(1, "succeeded", 0.25, units=32, optimizer="Adam"),
+        trial(2, "pruned", 0.75, units=16, optimizer="Adam"),
+        trial(3, "running", None, units=4, optimizer="Adam"),
+    ]
+    console = Console(width=80, color_system=None, force_terminal=False)
+    with console.capture() as capture:
+        console.print(leaderboard(trials, {"metric": "val_loss", "direction": "min"}, 5))
+        effect = {"part": "dropout", "says": "no effect", "effect": -0.01, "low": -0.1, "high": 0.08, "pairs": 5}
+        check = {
+            "check": "first_loss",
+            "passed": False,
+            "says": "It begins with a loss of 9.",
+            "fix": "standardize: true",
+        }
+        for part in found({"ablation": {"metric": "val_loss", "parts": [effect]}, "sanity": [check]}):
+            console.print(part)
+    lines = capture.get().splitlines()
+    assert [line.split()[:3] for line in lines[1:3]] == [["2", "0.25", "32"], ["1", "0.5", "8"]]
+    assert "{SGD: {learning_rate: 0…" in lines[2]
+    assert "2 succeeded, 1 pruned, 1 running" in capture.get()
+    assert "no effect" in capture.get()
+    assert "finding  It begins with a loss of 9. (standardize: true)" in capture.get()

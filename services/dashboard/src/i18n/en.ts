@@ -1,9 +1,11 @@
 /** English. */
 
 import { learningEn } from "./en.learning";
+import { searchEn } from "./en.search";
 
 export const en = {
   ...learningEn,
+  ...searchEn,
   "actions": "Actions",
   "all": "All",
   "attempt.n": "attempt {n}",

@@ -1,10 +1,12 @@
 /** 繁體中文 */
 
 import { learningZh } from "./zh.learning";
+import { searchZh } from "./zh.search";
 import type { en } from "./en";
 
 export const zh: Record<keyof typeof en, string> = {
   ...learningZh,
+  ...searchZh,
   "actions": "操作",
   "all": "全部",
   "attempt.n": "第 {n} 次嘗試",

@@ -11,8 +11,10 @@ import { RunCurves } from "../components/RunCurves";
 import { RunDownloads } from "../components/RunDownloads";
 import { RunEvaluation } from "../components/RunEvaluation";
 import { RunFindings } from "../components/RunFindings";
+import { hasFound, RunFound } from "../components/RunFound";
 import { RunLayers } from "../components/RunLayers";
 import { RunSurface } from "../components/RunSurface";
+import { isSearch, RunTrials } from "../components/RunTrials";
 import { showMessage, showError } from "../components/toasts";
 import { ago, moment, number, seconds, secondsUntil } from "../format";
 import { useText, type Key } from "../i18n";
@@ -40,6 +42,8 @@ function RunView({ run }: { run: RunDetail }) {
   const live = useLive(run.id, running);
   const { dataset, target } = about(run.resolved);
   const tabs: TabSpec[] = [
+    ...(hasFound(run) ? [{ id: "found", title: t("tab.found"), content: () => <RunFound run={run} /> }] : []),
+    ...(isSearch(run) ? [{ id: "trials", title: t("tab.trials"), content: () => <RunTrials run={run} live={live} running={running} /> }] : []),
     { id: "curves", title: t("tab.curves"), content: () => <RunCurves live={live} running={running} best={bestTrial(run)} kept={keptEpochs(run.result)} /> },
     { id: "evaluation", title: t("tab.evaluation"), content: () => <RunEvaluation run={run} /> },
     { id: "findings", title: t("tab.findings"), content: () => <RunFindings run={run} /> },
