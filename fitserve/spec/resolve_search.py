@@ -177,6 +177,11 @@ def resolve_search(
         raise refused[0]
     base = valid[0]
     metric, direction = _metric(search, base.spec)
+    if search.settings.ensemble is not None and (base.spec.ensemble is not None or base.spec.split.validation == 0):
+        several = base.spec.ensemble is not None
+        detail = "Each trial is an ensemble already." if several else "No rows are held out to choose trials by."
+        problem = Problem(detail, "/search/ensemble", received=search.settings.ensemble)
+        raise SpecRefused.because([problem])
     estimates = _estimates(search, valid)
     work = over_limit("multiply_adds", estimates.multiply_adds, limits.multiply_adds, "/search/trials", "multiply-adds")
     if work:

@@ -101,6 +101,9 @@ class Search(BaseModel):
         None, description="Trials chosen and trained at a time; left out: 16, or 64 for random and grid"
     )
     seed: Seed = Field(0, description="Of the choice of values")
+    ensemble: Annotated[int, Field(ge=2, le=20, strict=True)] | Literal["greedy"] | None = Field(
+        None, description="Serve the average of so many best trials, or of those that greedy selection takes"
+    )
     spec: dict[str, Any] | None = Field(
         None, description="Written by the server: the spec with its ranges; what stands beside is one configuration"
     )
@@ -386,7 +389,7 @@ def _read_ablation(settings: Search, template: dict[str, Any]) -> tuple[SearchSp
         Problem("An ablation is of one configuration.", json_pointer(where), fix="Search first; then ablate the best.")
         for where, _ in _nodes(body, ())
     ]
-    for name in ("trials", "sampler", "pruner", "seconds", "seed"):
+    for name in ("trials", "sampler", "pruner", "seconds", "seed", "ensemble"):
         if settings.spec is None and name in settings.model_fields_set:
             detail = f"An ablation trains every part with every seed; it takes no {name}."
             problems.append(Problem(detail, f"/{KEY}/{name}", fix="Leave it out; ablate: {parts: [...], seeds: 5}"))

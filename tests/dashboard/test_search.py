@@ -1,4 +1,4 @@
-"""The pages of a search, an ablation and checks: trials that can be sorted and taken, what was found, in both languages."""
+"""The pages of a search, an ablation and checks: trials to sort and take, what was found, in both languages."""
 
 from __future__ import annotations
 

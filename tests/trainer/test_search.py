@@ -214,3 +214,29 @@ def test_an_ablated_column_of_noise_has_no_effect_and_a_copy_of_the_target_has(t
     assert copy["says"] == "helps"
     assert copy["high"] < 0
     assert result["best_spec"]["features"][1]["column"] == "copy"  # what is served is the spec as it stands
+
+
+@pytest.mark.parametrize("ensemble", [3, "greedy"])
+def test_several_trials_are_served_as_one_graph(tmp_path: Path, ensemble: Any) -> None:
+    reporter = RecordingReporter()
+    body = _spec(
+        [{"Dense": {"units": _of([3, 8]), "activation": "tanh"}}, {"Dropout": 0.1}],
+        {"sampler": "grid", "ensemble": ensemble},
+        epochs=6,
+        seed=_of([0, 1, 2]),
+        **_adam(learning_rate=0.05),
+    )
+    trained = train(request_of(_table(160), body, tmp_path), reporter)
+    averaged = trained.result["averaged"]
+    shares = {one["trial"]: one["share"] for one in averaged["trials"]}
+    assert sum(shares.values()) == pytest.approx(1)
+    if ensemble == 3:
+        rows = sorted((row for row in reporter.search_trials if row["state"] == "succeeded"), key=lambda r: r["value"])
+        assert sorted(shares) == sorted(row["trial"] for row in rows[:3])
+    else:
+        assert trained.result["best_trial"] in shares
+        assert averaged["together"] <= averaged["best_trial"]
+    # What is served is the average: the exported graph passed the parity gate, and has its loss on validation rows.
+    assert trained.result["metrics"]["validation"]["loss"] == pytest.approx(averaged["together"], rel=1e-4)
+    assert trained.manifest["parity"]["max_rel"] <= 1e-5
+    assert averaged["microseconds"]["together"] > 0

@@ -64,7 +64,7 @@ def export(
     raw = raw_model(network, encoder, targets, calibrators)
     files = {"keras": folder / "model.keras", "onnx": folder / "model.onnx"}
     raw.save(files["keras"])
-    files["onnx"].write_bytes(_graph(network, targets, report, stack, calibrators).SerializeToString())
+    files["onnx"].write_bytes(graph_of(network, targets, report, stack, calibrators).SerializeToString())
     session = onnx_session(files["onnx"])
     parity = compare(raw, session, encoder, targets, held_out.slice(0, PARITY_ROWS))
     if not parity["max_rel"] <= PARITY_LIMIT:
@@ -196,13 +196,14 @@ def _calibrated(network: keras.Model, targets: TargetEncoder, by_target: Mapping
     return calibrated_graph.calibrated_network(network, named)
 
 
-def _graph(
+def graph_of(
     network: keras.Model,
     targets: TargetEncoder,
     report: Reporter,
     stack: Stack | None,
     calibrators: Mapping[str, Calibrator],
 ) -> onnx.ModelProto:
+    """Return the serving graph of a network, or of a stack of members."""
     outputs = {}
     for target, name in target_outputs(network, targets.targets):
         own = calibrators.get(target.name)

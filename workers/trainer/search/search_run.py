@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from fitserve.artifacts import onnx_session
 from fitserve.dataset_facts import DatasetFacts
 from fitserve.errors import BadInput
 from fitserve.settings import Limits
@@ -26,9 +28,11 @@ from fitserve.spec.spec import Spec
 from fitserve.strictjson import finite_json
 from workers.trainer.engine.checkpoint import Checkpoint, Unusable
 from workers.trainer.engine.kept_networks import tidy_up
-from workers.trainer.engine.network import build_network
+from workers.trainer.engine.network import build_network, serving_network
 from workers.trainer.engine.replica_settings import ReplicaSettings, signature
+from workers.trainer.export.export import graph_of
 from workers.trainer.export.receipt import digest_of, versions
+from workers.trainer.insight.ensemble import EnsembleOutputs
 from workers.trainer.interface import (
     Reporter,
     TrainingFailed,
@@ -41,6 +45,17 @@ from workers.trainer.ready_run import ReadyRun, make_ready, prepare_data, run_tr
 from workers.trainer.search.effects import effects
 from workers.trainer.search.pruning import behind, rungs
 from workers.trainer.search.study import Study
+from workers.trainer.search.trial_ensemble import (
+    POOL,
+    Candidate,
+    assign,
+    network_of,
+    predict,
+    seconds_each,
+    select_greedily,
+    side_by_side,
+    together,
+)
 from workers.trainer.search.trial_reporter import TrialReporter
 from workers.trainer.trials.stacked import StackedTrials, why_not_stacked
 from workers.trainer.trials.trial import Members, TrialFile, TrialRecord, TrialSetup, TrialsOutcome, Weights
@@ -72,6 +87,7 @@ class SearchRun:
         self._specs: dict[int, Spec] = {}
         self._records: dict[int, TrialRecord] = {}
         self._best: _Best | None = None
+        self._weights: dict[int, Weights] = {}  # of trials that may be averaged
         self._data: tuple[str, Any] | None = None  # the last trial's, by what they follow from
         self._spent = sum(float(row["seconds"] or 0.0) for row in request.trials)
         self._began_at = time.perf_counter()
@@ -362,8 +378,18 @@ class SearchRun:
                 rungs=finite_json(reached),
             )
             place = 0 if len(numbers) == 1 else record.index
+            if self._settings.ensemble is not None and state == "succeeded" and place in outcome.weights:
+                self._keep_weights(number, outcome.weights[place])
             if self._best_number() == number:
                 self._best = _Best(number, outcome.weights.get(place), outcome.members)
+
+    def _keep_weights(self, number: int, weights: Weights) -> None:
+        """Keep the weights of the trials that may be averaged: no more than could be chosen."""
+        self._weights[number] = weights
+        sign = -1.0 if self._settings.direction == "max" else 1.0
+        ranked = sorted(self._weights, key=lambda at: sign * float(self._rows[at]["value"]))
+        for at in ranked[POOL:]:
+            del self._weights[at]
 
     def _end(self, number: int, state: str, **more: Any) -> None:
         row = self._rows[number]
@@ -400,8 +426,87 @@ class SearchRun:
             record = self._records[number]
             outcome = TrialsOutcome([replace(record, index=0)], 0, members=self._best.members)
         ready = replace(ready, setup=replace(ready.setup, recorder=None))
+        summary = self._summary(number, spec)
+        if self._settings.ensemble is not None:
+            ready, averaged = self._averaged(number, ready)
+            outcome, summary = replace(outcome, kept={}), {**summary, **averaged}
         finished = ready.finish(outcome, time.perf_counter() - self._began_at)
-        return replace(finished, result={**finished.result, **self._summary(number, spec)})
+        if "averaged" in summary:
+            summary["averaged"] |= self._cost(finished, number)
+        return replace(finished, result={**finished.result, **summary})
+
+    # --- several trials as one network ----------------------------------------------------------------
+
+    def _averaged(self, number: int, ready: ReadyRun) -> tuple[ReadyRun, dict[str, Any]]:
+        """The network of several trials, ready to be exported, and which they are; the best alone where none helps."""
+        sign = -1.0 if self._settings.direction == "max" else 1.0
+        done = [row for row in self._rows.values() if row["state"] == "succeeded" and row.get("value") is not None]
+        ranked = sorted(done, key=lambda row: (sign * row["value"], row["trial"]))[:POOL]
+        candidates = [Candidate(at, self._specs[at], self._weights_of(at)) for at in (row["trial"] for row in ranked)]
+        usable = together(candidates, candidates[0])
+        rows = ready.rows["validation"]
+        outputs = {one.number: predict(network_of(one), rows) for one in usable}
+        judge = EnsembleOutputs(ready.spec, ready.setup.compiled.model, [candidates[0].weights])
+        name = str(self._settings.metric).removeprefix("val_")
+
+        def measure(found: Mapping[str, Any]) -> float:
+            figures = judge.metrics(found, rows)
+            value = figures.get(name)
+            return sign * float(figures["loss"] if value is None else value)
+
+        wanted = self._settings.ensemble
+        taken = (
+            select_greedily(outputs, number, measure)
+            if wanted == "greedy"
+            else Counter({one.number: 1 for one in usable[: int(wanted or 1)]})
+        )
+        total = sum(taken.values())
+        chosen = [(one, taken[one.number]) for one in usable if taken[one.number]]
+        mean = {
+            target: sum(outputs[one.number][target].astype(np.float64) * times for one, times in chosen) / total
+            for target in outputs[number]
+        }
+        single, several = (
+            sign * measure(one) for one in (outputs[number], {k: v.astype(np.float32) for k, v in mean.items()})
+        )
+        report = {
+            "method": wanted,
+            "metric": name,
+            "trials": [{"trial": one.number, "share": times / total} for one, times in chosen],
+            "left_out": len(candidates) - len(usable),
+            "best_trial": single,
+            "together": several,
+        }
+        message = f"{len(chosen)} trials are averaged: {name} {several:.4g}, the best alone {single:.4g}."
+        self._report.event("info", message, report)
+        if len(chosen) == 1:
+            return ready, {"averaged": report}
+        spec, names = side_by_side(chosen, ready.spec)
+        combined = self._ready(spec, TrialReporter(self._report, [number], name, quiet=True))
+        assign(combined.setup.compiled.model, chosen, names)
+        setup = replace(combined.setup, recorder=None)
+        return replace(combined, spec=ready.spec, setup=setup), {"averaged": report}
+
+    def _weights_of(self, number: int) -> Weights:
+        """A trial's weights; one that was trained before a crash is trained once more."""
+        if number not in self._weights:
+            self._specs[number] = self._resolved(self._rows[number]["point"])
+            reporter = TrialReporter(self._report, [number], str(self._settings.metric), quiet=True)
+            ready = self._ready(self._specs[number], reporter)
+            run_trials(replace(ready.setup, recorder=None, epochs=int(self._rows[number]["epochs"])), None)
+            self._weights[number] = ready.setup.compiled.model.get_weights()
+        return self._weights[number]
+
+    def _cost(self, finished: TrainingResult, number: int) -> dict[str, Any]:
+        """What a prediction of one row takes, of the best trial alone and of what is served."""
+        reporter = TrialReporter(self._report, [number], str(self._settings.metric), quiet=True)
+        ready = self._ready(self._specs[number], reporter)
+        ready.setup.compiled.model.set_weights(self._weights_of(number))
+        network = serving_network(ready.setup.compiled.model, ready.spec)
+        alone = graph_of(network, ready.prepared.encoding.targets, reporter, None, {}).SerializeToString()
+        row = {name: values[:1] for name, values in ready.encoded["train"].x.items()}
+        one, several = (seconds_each(onnx_session(graph), row) for graph in (alone, finished.files["onnx"]))
+        return {"microseconds": {"best_trial": 1e6 * one, "together": 1e6 * several}}
 
     def _no_trial(self) -> TrainingFailed:
         rows = list(self._rows.values())

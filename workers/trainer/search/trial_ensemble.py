@@ -1,0 +1,144 @@
+"""Several trials of a search as one network: their outputs averaged, whatever their architectures.
+
+The best k, or those that greedy selection takes (Caruana et al. 2004): starting from the best, again and again the
+trial with which the average does best on validation rows, with replacement, until none makes it better.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import onnxruntime
+import tensorflow as tf
+
+from fitserve.spec.graph import free_name
+from fitserve.spec.layers.core import Input
+from fitserve.spec.layers.shaping import Average
+from fitserve.spec.network import LayerEntry
+from fitserve.spec.spec import Spec
+from workers.trainer.engine.compiled import RowTensors
+from workers.trainer.engine.network import build_network, outputs_of, spec_name
+from workers.trainer.trials.trial import Weights
+
+POOL = 20  # best trials, of which greedy selection chooses
+ROUNDS = 25
+_CHUNK = 8_192  # rows predicted at once
+_TIMED = 400  # predictions of one row
+
+Outputs = Mapping[str, np.ndarray]
+Measure = Callable[[Outputs], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A trial that has a network."""
+
+    number: int
+    spec: Spec
+    weights: Weights
+
+
+def together(candidates: Sequence[Candidate], best: Candidate) -> list[Candidate]:
+    """Return the candidates that take the same inputs and answer the same targets as the best one."""
+
+    def ends(spec: Spec) -> Any:
+        body = spec.to_json()
+        inputs = [entry for entry in body["network"] if "Input" in entry]
+        return body["features"], body["target"], body["training"]["loss"], inputs
+
+    wanted = ends(best.spec)
+    return [one for one in candidates if ends(one.spec) == wanted]
+
+
+def network_of(candidate: Candidate) -> keras.Model:
+    """Return a trial's network with its weights."""
+    model = build_network(candidate.spec)
+    model.set_weights(candidate.weights)
+    return model
+
+
+def predict(model: keras.Model, rows: RowTensors) -> dict[str, np.ndarray]:
+    """Return a network's outputs for all rows, as its loss takes them."""
+    pieces = []
+    for start in range(0, rows.count, _CHUNK):
+        part = tf.nest.map_structure(lambda tensor, at=start: tensor[at : at + _CHUNK], rows.x)
+        outputs = model(part, training=False)
+        pieces.append({name: outputs[name].numpy() for name in outputs_of(model)})
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def select_greedily(outputs: Mapping[int, Outputs], first: int, measure: Measure) -> Counter[int]:
+    """Return how often each trial is taken; `measure` is less where outputs are better."""
+    taken = Counter([first])
+    best = measure(outputs[first])
+    total = {name: values.astype(np.float64) for name, values in outputs[first].items()}
+    for size in range(2, ROUNDS + 1):
+        tried = {
+            number: measure({name: ((total[name] + own[name]) / size).astype(np.float32) for name in total})
+            for number, own in outputs.items()
+        }
+        number = min(tried, key=lambda one: (tried[one], one))
+        if not tried[number] < best:
+            break
+        best = tried[number]
+        taken[number] += 1
+        total = {name: total[name] + outputs[number][name] for name in total}
+    return taken
+
+
+def side_by_side(chosen: Sequence[tuple[Candidate, int]], best: Spec) -> tuple[Spec, list[dict[str, str]]]:
+    """Return the spec of one network that averages the chosen trials, and each one's names of its layers.
+
+    A trial that was taken twice counts twice. Penalties are of training, and left out.
+    """
+    entries = [entry for entry in best.network if isinstance(entry.layer, Input)]
+    shared = {str(entry.name): str(entry.name) for entry in entries}
+    ends: dict[str, list[str]] = {}
+    names: list[dict[str, str]] = []
+    outputs = {str(entry.output): str(entry.name) for entry in best.network if entry.output}
+    taken = {str(entry.name) for entry in best.network}
+    for candidate, times in chosen:
+        hidden = [entry for entry in candidate.spec.network if not isinstance(entry.layer, Input)]
+        own = {str(entry.name): free_name(f"{entry.name}_trial{candidate.number + 1}", taken) for entry in hidden}
+        taken |= set(own.values())
+        names.append(own)
+        for entry in hidden:
+            inputs = tuple({**shared, **own}[name] for name in entry.inputs or ())
+            entries.append(LayerEntry(layer=_plain(entry.layer), name=own[str(entry.name)], inputs=inputs))
+            if entry.output:
+                ends.setdefault(str(entry.output), []).extend([own[str(entry.name)]] * times)
+    for target, sources in ends.items():
+        entries.append(LayerEntry(layer=Average(), name=outputs[target], inputs=tuple(sources), output=target))
+    return best.model_copy(update={"network": tuple(entries), "ensemble": None, "folds": None}), names
+
+
+def _plain(layer: Any) -> Any:
+    fields = [name for name in type(layer).model_fields if name.endswith("_regularizer")]
+    return layer.model_copy(update=dict.fromkeys(fields)) if fields else layer
+
+
+def assign(combined: keras.Model, chosen: Sequence[tuple[Candidate, int]], names: Sequence[Mapping[str, str]]) -> None:
+    """Give the combined network the weights of the trials."""
+    layers = {spec_name(layer): layer for layer in combined.layers}
+    for (candidate, _), own in zip(chosen, names, strict=True):
+        for layer in network_of(candidate).layers:
+            if (name := own.get(spec_name(layer))) is not None:
+                layers[name].set_weights(layer.get_weights())
+
+
+def seconds_each(session: onnxruntime.InferenceSession, row: Mapping[str, np.ndarray]) -> float:
+    """Return the seconds that one row takes, the least of several tries."""
+    feeds = {one.name: np.asarray(row[one.name]) for one in session.get_inputs()}
+    tries = []
+    for _ in range(4):
+        began_at = time.perf_counter()
+        for _ in range(_TIMED // 4):
+            session.run(None, feeds)
+        tries.append((time.perf_counter() - began_at) / (_TIMED // 4))
+    return min(tries)
