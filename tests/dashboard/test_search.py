@@ -46,7 +46,7 @@ def test_a_search_can_be_sorted_looked_into_and_taken(page: Page, api: httpx2.Cl
     assert [wait_until_ended(api, run) for run in runs] == ["succeeded"] * 3
 
     page.goto(f"/runs/{runs[0]}?tab=trials")
-    table = page.get_by_role("table")
+    table = page.get_by_role("table", name="All trials")
     expect(table.get_by_role("row")).to_have_count(7)
     expect(page.get_by_role("img", name="Trials by what was searched")).to_be_visible()
     expect(page.get_by_role("list", name="Importance of what is searched")).to_contain_text("learning_rate")

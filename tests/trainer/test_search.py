@@ -12,7 +12,7 @@ import pytest
 
 from fitserve.spec.resolve_search import search_of, trial_spec
 from tests.trainer.requests import RecordingReporter, facts_of, request_of
-from workers.trainer.interface import TrainingFailed, TrainingStopped
+from workers.trainer.interface import TrainingFailed, TrainingStopped, TrialAssignment
 from workers.trainer.train import train
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
@@ -240,3 +240,37 @@ def test_several_trials_are_served_as_one_graph(tmp_path: Path, ensemble: Any) -
     assert trained.result["metrics"]["validation"]["loss"] == pytest.approx(averaged["together"], rel=1e-4)
     assert trained.manifest["parity"]["max_rel"] <= 1e-5
     assert averaged["microseconds"]["together"] > 0
+
+
+def test_a_trial_that_another_worker_trains_is_what_it_is_here(tmp_path: Path) -> None:
+    body = _spec([{"Dense": _of([2, 3, 4])}], {"sampler": "grid"}, epochs=2)
+    request = request_of(_table(), body, tmp_path / "whole")
+    whole = RecordingReporter()
+    undivided = train(request, whole)
+
+    class Divided(RecordingReporter):
+        """Another worker trains the second of the trials that remain, the first time."""
+
+        def next_trial(self, remaining: Any) -> TrialAssignment:
+            if len(remaining) < 3:
+                return super().next_trial(remaining)
+            folder = tmp_path / "elsewhere"
+            folder.mkdir()
+            rows = [row for row in self.search_trials if row["state"] == "running"]
+            theirs = RecordingReporter()
+            trained = train(replace(request, folder=folder, trials=rows, trial=remaining[1]), theirs)
+            self.epochs += theirs.epochs  # as the supervisor copies them
+            assert theirs.search_trials == []  # whoever holds the run writes the rows
+            return TrialAssignment(remaining[0], finished={remaining[1]: trained.files["trial"]})
+
+    (tmp_path / "divided").mkdir()
+    divided = Divided()
+    result = train(replace(request, folder=tmp_path / "divided"), divided)
+
+    def ended(reporter: RecordingReporter) -> list[Any]:
+        rows = [row for row in reporter.search_trials if row["state"] != "running"]
+        return sorted((row["trial"], row["state"], row["value"], row["epochs"]) for row in rows)
+
+    assert ended(divided) == ended(whole)
+    assert sorted((row["trial"], row["epoch"]) for row in divided.epochs) == [(n, e) for n in range(3) for e in (1, 2)]
+    assert result.manifest["receipt"]["weights"] == undivided.manifest["receipt"]["weights"]

@@ -462,13 +462,10 @@ class SearchRun:
         )
         total = sum(taken.values())
         chosen = [(one, taken[one.number]) for one in usable if taken[one.number]]
-        mean = {
-            target: sum(outputs[one.number][target].astype(np.float64) * times for one, times in chosen) / total
-            for target in outputs[number]
-        }
-        single, several = (
-            sign * measure(one) for one in (outputs[number], {k: v.astype(np.float32) for k, v in mean.items()})
-        )
+        shares = [times / total for _, times in chosen]
+        stacked = {name: np.stack([outputs[one.number][name] for one, _ in chosen]) for name in outputs[number]}
+        mean = {name: np.average(own, axis=0, weights=shares).astype(np.float32) for name, own in stacked.items()}
+        single, several = (sign * measure(one) for one in (outputs[number], mean))
         report = {
             "method": wanted,
             "metric": name,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from workers.trainer.engine import checkpoint
 from workers.trainer.engine.checkpoint import Checkpoint, Unusable
-from workers.trainer.engine.compiled import Logs, RowTensors
+from workers.trainer.engine.compiled import Logs, RowTensors, work
 from workers.trainer.engine.divergence import first_broken_layer
 from workers.trainer.engine.stacked_network import StackedNetwork, stacking_obstacle
 from workers.trainer.insight.recording import StackedTrialRecorder
@@ -30,6 +30,8 @@ from workers.trainer.trials.trial import (
     new_checkpoint_path,
     restore_stack,
 )
+
+WORTH_TRACING = 3e9  # multiply-adds that a smaller stack must spare
 
 
 def why_not_stacked(setup: TrialSetup) -> str | None:
@@ -148,13 +150,19 @@ class StackedTrials:
             self._prune(epoch + 1)
 
     def _prune(self, epoch: int) -> None:
-        """Stop the trials that are not worth going on with; once half have ended, the rest go on in a smaller stack."""
+        """Stop the trials that are not worth going on with; once half have ended, the rest go on in a smaller stack.
+
+        Unless less work is left than tracing the smaller one takes. By count, not by time: a search repeats exactly.
+        """
         assert self._setup.pruned is not None
         for index, why in self._setup.pruned(epoch, self._running()).items():
             self._callback_lists[index].on_train_end(self._trials[index].logs)
             self._trials[index].prune(why)
         running = [trial.index for trial in self._running()]
-        if running and len(running) <= len(self._stacked) / 2:
+        steps = -(-self._rows.count // self._setup.compiled.batch_size)
+        left = steps * (self._setup.epochs - epoch) * (len(self._stacked) - len(running))
+        spared = left * work(self._setup.compiled.model, self._setup.compiled.batch_size)
+        if running and len(running) <= len(self._stacked) / 2 and spared > WORTH_TRACING:
             self._keep(running)
 
     def _keep(self, trials: list[int]) -> None:
