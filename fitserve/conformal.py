@@ -206,6 +206,10 @@ class Conformal:
             )
         return found
 
+    def rows(self, name: str) -> int:
+        """Return the held-out rows of an output."""
+        return int((self._kept.get(name) or {"rows": 0})["rows"])
+
     def check(self, name: str, level: float) -> None:
         """Raise BadInput unless an output's bounds can be promised at a level."""
         self._find_limits(next(one for one in self.outputs if one["name"] == name), level)

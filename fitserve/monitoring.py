@@ -12,13 +12,18 @@ from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, CursorResult, Engine, delete, func, select
+from sqlalchemy import ColumnElement, CursorResult, Engine, case, delete, func, select
 from sqlalchemy.orm import Session
 
-from fitserve import db, drift
+from fitserve import db, drift, live_coverage
 from fitserve.tables import Feedback, StoredPrediction, Window
 
 SLICES = 12  # of a window
+MOST_SLICES = 50  # of a version and target: labels of `coverage_by`
+TRUTH_COLUMNS = (  # of `Feedback`, None where they are not known
+    *("level", "covered", "slice"),
+    *("confidence", "confidence_bin", "likeliest_right", "brier", "log_loss"),
+)
 Distribution = Mapping[str, Any]
 
 
@@ -153,23 +158,39 @@ def stored_prediction(session: Session, model: str, owner: str, id: str) -> Stor
     return session.get(StoredPrediction, (model, owner, id))
 
 
-def add_feedback(session: Session, rows: Sequence[dict[str, Any]]) -> int:
-    """Add ground truth. Return the number of new rows."""
+def add_feedback(session: Session, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add ground truth. Return the rows that are new."""
     at = db.now(session)
-    new = [{**row, "created_at": at} for row in rows]
-    return len(db.insert_new(session, Feedback, new, returning=[Feedback.model]))
+    new = {(row["prediction_id"], row["row"], row["output"]): {**row, "created_at": at} for row in reversed(rows)}
+    key = [Feedback.prediction_id, Feedback.row, Feedback.output]
+    return [new[tuple(added)] for added in db.insert_new(session, Feedback, [*new.values()][::-1], returning=key)]
 
 
 def live_scores(session: Session, feedback_seconds: float, model: str | None = None) -> list[dict[str, Any]]:
-    """Return accuracy, or RMSE and mean absolute error, by the ground truth: a row per model, version and target."""
+    """Return figures by the ground truth, a row per model, version and target.
+
+    They are accuracy, or RMSE and mean absolute error; the share of truths inside their interval or set, beside the
+    mean level that was answered; of a classification, Brier score, log loss and expected calibration error too.
+    """
     since = db.now(session) - timedelta(seconds=feedback_seconds)
     by = (Feedback.model, Feedback.version, Feedback.output, Feedback.task)
-    query = select(*by, func.count(), func.avg(Feedback.error * Feedback.error), func.avg(func.abs(Feedback.error)))
+    covered = (func.count(Feedback.covered), _share(Feedback.covered), func.avg(Feedback.level))
+    calibration = (func.count(Feedback.brier), func.avg(Feedback.brier), func.avg(Feedback.log_loss))
+    errors = (func.avg(Feedback.error * Feedback.error), func.avg(func.abs(Feedback.error)))
+    query = select(*by, func.count(), *errors, *covered, *calibration)
     query = query.where(Feedback.created_at >= since, Feedback.counted).group_by(*by).order_by(*by)
+    bins = select(*by[:3], func.count(), func.avg(Feedback.confidence), _share(Feedback.likeliest_right))
+    bins = bins.where(Feedback.created_at >= since, Feedback.counted, Feedback.confidence_bin.is_not(None))
+    bins = bins.group_by(*by[:3], Feedback.confidence_bin)
     if model is not None:
-        query = query.where(Feedback.model == model)
+        query, bins = query.where(Feedback.model == model), bins.where(Feedback.model == model)
+    gaps: dict[tuple[str, int, str], float] = {}
+    for *key, rows, confidence, right in session.execute(bins):
+        at = (key[0], key[1], key[2])
+        gaps[at] = gaps.get(at, 0.0) + rows * abs(float(confidence) - float(right))
     scores = []
-    for name, version, output, task, rows, square, absolute in session.execute(query):
+    for row in session.execute(query):
+        name, version, output, task, rows, square, absolute, inside, coverage, level, judged, brier, log_loss = row
         regression = task == "regression"
         scores.append(
             {
@@ -181,9 +202,74 @@ def live_scores(session: Session, feedback_seconds: float, model: str | None = N
                 "accuracy": None if regression else 1.0 - float(absolute),
                 "rmse": math.sqrt(float(square)) if regression else None,
                 "mae": float(absolute) if regression else None,
+                "covered_rows": inside,
+                "coverage": None if not inside else float(coverage),
+                "level": None if not inside else float(level),
+                "calibration_rows": judged,
+                "brier": None if not judged else float(brier),
+                "log_loss": None if not judged else float(log_loss),
+                "calibration_error": None if not judged else gaps.get((name, version, output), 0.0) / judged,
             }
         )
     return scores
+
+
+def _share(column: Any) -> Any:
+    return func.avg(case((column.is_(None), None), (column, 1.0), else_=0.0))
+
+
+def live_slices(
+    session: Session, feedback_seconds: float, model: str | None = None, version: int | None = None
+) -> list[dict[str, Any]]:
+    """Return coverage and accuracy by the rows' label in `coverage_by`, the largest slices of each version and target.
+
+    A slice is `bad` where fewer truths are inside than its level says, or fewer labels are right than in all slices of
+    the target, beyond chance (5% over all slices together); `why` says which.
+    """
+    since = db.now(session) - timedelta(seconds=feedback_seconds)
+    by = (Feedback.model, Feedback.version, Feedback.output, Feedback.task)
+    right = func.sum(case((Feedback.error == 0, 1), else_=0))
+    inside = func.sum(case((Feedback.covered, 1), else_=0))
+    figures = (func.count(), func.count(Feedback.covered), inside, func.avg(Feedback.level), right)
+    query = select(*by, Feedback.slice, *figures).where(Feedback.created_at >= since, Feedback.counted)
+    query = query.where(Feedback.slice.is_not(None)).group_by(*by, Feedback.slice)
+    if model is not None:
+        query = query.where(Feedback.model == model)
+    if version is not None:
+        query = query.where(Feedback.version == version)
+    targets: dict[tuple[Any, ...], list[Any]] = {}
+    for row in session.execute(query):
+        targets.setdefault(tuple(row[:4]), []).append(row[4:])
+    found: list[dict[str, Any]] = []
+    for (name, number, output, task), rows in sorted(targets.items()):
+        facts = {"model": name, "version": number, "output": output}
+        found += [{**facts, **one} for one in _judged_slices(rows, task != "regression")]
+    return found
+
+
+def _judged_slices(rows: Sequence[Any], classified: bool) -> list[dict[str, Any]]:
+    """Judge the slices of one target: label, rows, rows with bounds, covered ones, mean level, right ones."""
+    largest = sorted(rows, key=lambda row: (-row[1], row[0]))[:MOST_SLICES]
+    accuracy = sum(int(row[5]) for row in rows) / sum(row[1] for row in rows)
+    tests, found = len(largest) * (1 + classified), []
+    for label, count, judged, covered, level, right in largest:
+        why = []
+        if judged and live_coverage.worse_than(float(level), int(covered), judged, tests):
+            why.append("coverage")
+        if classified and live_coverage.worse_than(accuracy, int(right), count, tests):
+            why.append("accuracy")
+        found.append(
+            {
+                "slice": label,
+                "rows": count,
+                "level": float(level) if judged else None,
+                "coverage": int(covered) / judged if judged else None,
+                "accuracy": int(right) / count if classified else None,
+                "bad": bool(why),
+                "why": why,
+            }
+        )
+    return found
 
 
 def delete_model(session: Session, model: str) -> None:

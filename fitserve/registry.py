@@ -7,8 +7,8 @@ requests without a version; without a champion, the newest version does.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import delete as sql_delete
@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from fitserve import db
 from fitserve.errors import BadInput, Conflict, NotFound
-from fitserve.tables import DecisionChange, Label, Model, Version
+from fitserve.tables import AdaptiveLevel, DecisionChange, Label, Model, Version
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 CHAMPION = "champion"
@@ -34,6 +34,7 @@ class VersionFacts:
     retired: bool
     run: str  # that its artifact must name
     decisions: tuple[dict[str, Any], ...] | None = None  # that were moved; None: those of its manifest
+    error_rates: Mapping[str, float] = field(default_factory=dict)  # by output, where ground truth has moved them
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +282,7 @@ def is_shared_to(shared_to: str | None, to: str) -> bool:
 def delete(session: Session, model: str) -> None:
     """Delete a model, its versions and labels; their runs stay. Raises NotFound."""
     _change(session, model)
-    for table in (Label, DecisionChange, Version):
+    for table in (Label, DecisionChange, AdaptiveLevel, Version):
         session.execute(sql_delete(table).where(table.model == model))
     session.execute(sql_delete(Model).where(Model.name == model))
 
@@ -331,6 +332,31 @@ def _moved_decisions(session: Session, models: Sequence[str]) -> dict[tuple[str,
     return {(row.model, row.version): tuple(row.decisions) for row in rows}
 
 
+def error_rates(session: Session, models: Sequence[str]) -> dict[tuple[str, int], dict[str, float]]:
+    """Return the error rates that ground truth has moved, by model and version, then by output."""
+    found: dict[tuple[str, int], dict[str, float]] = {}
+    for row in session.scalars(select(AdaptiveLevel).where(AdaptiveLevel.model.in_(models))):
+        found.setdefault((row.model, row.version), {})[row.output] = row.error_rate
+    return found
+
+
+def move_error_rate(
+    session: Session, model: str, number: int, output: str, asked: float, move: Callable[[float], float], rows: int
+) -> float:
+    """Move the error rate of an output, from `asked` the first time. Returns the new one. Raises NotFound.
+
+    Incrementing the generation locks the model's row, so that moves follow one another.
+    """
+    _change(session, model)
+    known = session.get(AdaptiveLevel, (model, number, output), populate_existing=True)
+    row = known or AdaptiveLevel(model=model, version=number, output=output, error_rate=asked, rows=0)
+    row.error_rate, row.rows, row.changed_at = move(row.error_rate), row.rows + rows, db.now(session)
+    if known is None:
+        session.add(row)
+    session.flush()
+    return row.error_rate
+
+
 def generations(session: Session) -> dict[str, tuple[str, int]]:
     """Return every model's creation time and generation, which a poll compares."""
     rows = session.execute(select(Model.name, Model.created_at, Model.generation))
@@ -349,7 +375,8 @@ def load_facts(session: Session, names: Iterable[str]) -> list[ModelFacts]:
         for pointer in session.scalars(select(Label).where(Label.model.in_(some)).order_by(Label.label)):
             by_model.setdefault(pointer.model, ([], []))[1].append(pointer)
         models, moved = session.scalars(select(Model).where(Model.name.in_(some))), _moved_decisions(session, some)
-        facts.extend(_model_facts(model, *by_model.get(model.name, ([], [])), moved) for model in models)
+        rates = error_rates(session, some)
+        facts.extend(_model_facts(model, *by_model.get(model.name, ([], [])), moved, rates) for model in models)
     return facts
 
 
@@ -358,6 +385,7 @@ def _model_facts(
     rows: list[Version],
     pointers: list[Label],
     moved: Mapping[tuple[str, int], tuple[dict[str, Any], ...]],
+    rates: Mapping[tuple[str, int], Mapping[str, float]],
 ) -> ModelFacts:
     artifacts = {row.version: row.artifact for row in rows}
     return ModelFacts(
@@ -368,7 +396,12 @@ def _model_facts(
         generation=model.generation,
         versions=tuple(
             VersionFacts(
-                row.version, row.artifact, row.retired_at is not None, row.run_id, moved.get((model.name, row.version))
+                row.version,
+                row.artifact,
+                row.retired_at is not None,
+                row.run_id,
+                moved.get((model.name, row.version)),
+                rates.get((model.name, row.version), {}),
             )
             for row in rows
         ),

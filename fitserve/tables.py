@@ -310,6 +310,19 @@ class DecisionChange(Base):
     created_at: Mapped[datetime]
 
 
+class AdaptiveLevel(Base):
+    """The error rate that an output's intervals aim at, as ground truth has moved it: see `fitserve.live_coverage`."""
+
+    __tablename__ = "adaptive_levels"
+    __table_args__ = (ForeignKeyConstraint(["model", "version"], ["versions.model", "versions.version"]),)
+    model: Mapped[str] = mapped_column(String(63), primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    output: Mapped[str] = mapped_column(String(255), primary_key=True)
+    error_rate: Mapped[float]  # from 0 to 1
+    rows: Mapped[int]  # of ground truth that have moved it
+    changed_at: Mapped[datetime]
+
+
 class Key(Base):
     """An API key, with the SHA-256 of its secret, never the secret."""
 
@@ -392,6 +405,7 @@ class StoredPrediction(Base):
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     version: Mapped[int]
     outputs: Mapped[dict[str, Any]]  # by target: a list of rows of numbers
+    bounds: Mapped[dict[str, Any] | None]  # what ground truth is to be inside of: `fitserve.live_coverage`
     key_id: Mapped[str | None] = mapped_column(String(40))  # that asked for it
     created_at: Mapped[datetime]
 
@@ -409,6 +423,14 @@ class Feedback(Base):
     version: Mapped[int]
     task: Mapped[str] = mapped_column(String(16))
     error: Mapped[float]  # classification: 0 right, 1 wrong; regression: predicted minus actual
+    level: Mapped[float | None]  # of the interval or set that was answered
+    covered: Mapped[bool | None]  # whether the truth is inside
+    slice: Mapped[str | None] = mapped_column(String(200))  # the row's label in the column `coverage_by`
+    confidence: Mapped[float | None]  # the probability of the likeliest label
+    confidence_bin: Mapped[int | None]  # in tenths
+    likeliest_right: Mapped[bool | None]
+    brier: Mapped[float | None]
+    log_loss: Mapped[float | None]
     key_id: Mapped[str | None] = mapped_column(String(40))  # that posted it
     counted: Mapped[bool] = mapped_column(default=True, server_default=true())  # in the model's live figures
     created_at: Mapped[datetime]

@@ -137,6 +137,48 @@ LIVE_RMSE = Gauge(
     registry=REGISTRY,
 )
 LIVE_ROWS = Gauge("fitserve_live_rows", "Rows with ground truth.", ["model", "version", "output"], registry=REGISTRY)
+LIVE_COVERED_ROWS = Gauge(
+    "fitserve_live_covered_rows",
+    "Rows with ground truth whose stored prediction had an interval or a set.",
+    ["model", "version", "output"],
+    registry=REGISTRY,
+)
+LIVE_COVERAGE = Gauge(
+    "fitserve_live_coverage_ratio",
+    "Share of the truths inside their interval or set, by the posted ground truth.",
+    ["model", "version", "output"],
+    registry=REGISTRY,
+)
+LIVE_LEVEL = Gauge(
+    "fitserve_live_level_ratio",
+    "Mean level of the intervals and sets that were answered.",
+    ["model", "version", "output"],
+    registry=REGISTRY,
+)
+LIVE_CALIBRATION_ROWS = Gauge(
+    "fitserve_live_calibration_rows",
+    "Rows with ground truth whose stored prediction had probabilities.",
+    ["model", "version", "output"],
+    registry=REGISTRY,
+)
+LIVE_CALIBRATION_ERROR = Gauge(
+    "fitserve_live_calibration_error_ratio",
+    "Expected calibration error of the likeliest label, by the posted ground truth.",
+    ["model", "version", "output"],
+    registry=REGISTRY,
+)
+LIVE_BRIER = Gauge(
+    "fitserve_live_brier", "Brier score by the posted ground truth.", ["model", "version", "output"], registry=REGISTRY
+)
+LIVE_LOG_LOSS = Gauge(
+    "fitserve_live_log_loss", "Log loss by the posted ground truth.", ["model", "version", "output"], registry=REGISTRY
+)
+LIVE_BAD_SLICES = Gauge(
+    "fitserve_live_bad_slices",
+    "Labels of coverage_by whose coverage or accuracy is worse than chance explains.",
+    ["model", "version", "output"],
+    registry=REGISTRY,
+)
 FEEDBACK = Counter(
     "fitserve_feedback_rows_total",
     "Rows of ground truth posted: stored, repeated (posted before), unknown (no such prediction).",

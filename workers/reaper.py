@@ -35,6 +35,8 @@ MAX_VERSIONS = 200  # with drift gauges
 _LIVE_GAUGES = (
     *(telemetry.DRIFT_PSI, telemetry.DRIFT_WORST, telemetry.DRIFT_MISSING, telemetry.DRIFT_OUTPUT),
     *(telemetry.DRIFT_ROWS, telemetry.LIVE_ACCURACY, telemetry.LIVE_RMSE, telemetry.LIVE_ROWS),
+    *(telemetry.LIVE_COVERED_ROWS, telemetry.LIVE_COVERAGE, telemetry.LIVE_LEVEL, telemetry.LIVE_CALIBRATION_ROWS),
+    *(telemetry.LIVE_CALIBRATION_ERROR, telemetry.LIVE_BRIER, telemetry.LIVE_LOG_LOSS, telemetry.LIVE_BAD_SLICES),
 )
 
 
@@ -138,6 +140,7 @@ class LiveGauges:
             versions = monitoring.active_artifacts(session, window)[:MAX_VERSIONS]
             totals = [monitoring.window_totals(session, key[0], key[2], window) for key in versions]
             figures = monitoring.live_scores(session, self.settings.feedback_seconds)
+            slices = monitoring.live_slices(session, self.settings.feedback_seconds)
         distributions = [self._distributions_of(artifact) for _, _, artifact in versions]
         for gauge in _LIVE_GAUGES:
             gauge.clear()
@@ -150,6 +153,11 @@ class LiveGauges:
                 telemetry.LIVE_ACCURACY.labels(*labels).set(figure["accuracy"])
             else:
                 telemetry.LIVE_RMSE.labels(*labels).set(figure["rmse"])
+            _set_coverage_and_calibration(figure, labels)
+        shown = {(figure["model"], figure["version"], figure["output"]) for figure in figures[:MAX_VERSIONS]}
+        for one in slices:
+            if (key := (one["model"], one["version"], one["output"])) in shown:
+                telemetry.LIVE_BAD_SLICES.labels(key[0], str(key[1]), key[2]).inc(int(one["bad"]))
 
     def _set_drift(self, model: str, version: str, totals: monitoring.WindowTotals, manifest: dict[str, Any]) -> None:
         telemetry.DRIFT_ROWS.labels(model, version).set(totals.rows)
@@ -173,6 +181,18 @@ class LiveGauges:
             return self._read_distributions(artifact)
         except FitserveError:
             return {}
+
+
+def _set_coverage_and_calibration(figure: dict[str, Any], labels: tuple[str, str, str]) -> None:
+    if figure["covered_rows"]:
+        telemetry.LIVE_COVERED_ROWS.labels(*labels).set(figure["covered_rows"])
+        telemetry.LIVE_COVERAGE.labels(*labels).set(figure["coverage"])
+        telemetry.LIVE_LEVEL.labels(*labels).set(figure["level"])
+    if figure["calibration_rows"]:
+        telemetry.LIVE_CALIBRATION_ROWS.labels(*labels).set(figure["calibration_rows"])
+        telemetry.LIVE_CALIBRATION_ERROR.labels(*labels).set(figure["calibration_error"])
+        telemetry.LIVE_BRIER.labels(*labels).set(figure["brier"])
+        telemetry.LIVE_LOG_LOSS.labels(*labels).set(figure["log_loss"])
 
 
 def main() -> None:

@@ -345,6 +345,40 @@ DRIFT = Dashboard(
             ),
         ),
         Panel(
+            "Live coverage, beside its level (worst)",
+            (
+                (
+                    f"bottomk($top, max by (model, version, output) (fitserve_live_coverage_ratio{MODEL}))",
+                    "{{model}} v{{version}} {{output}}",
+                ),
+                (
+                    f"bottomk($top, max by (model, version, output) (fitserve_live_level_ratio{MODEL}))",
+                    "{{model}} v{{version}} {{output}}: level",
+                ),
+            ),
+            "percentunit",
+            maximum=1.0,
+        ),
+        Panel(
+            "Live calibration error",
+            (
+                (
+                    top(f"max by (model, version, output) (fitserve_live_calibration_error_ratio{MODEL})"),
+                    "{{model}} v{{version}} {{output}}",
+                ),
+            ),
+            "percentunit",
+        ),
+        Panel(
+            "Slices gone bad",
+            (
+                (
+                    top(f"max by (model, version, output) (fitserve_live_bad_slices{MODEL})"),
+                    "{{model}} v{{version}} {{output}}",
+                ),
+            ),
+        ),
+        Panel(
             "Ground truth",
             (
                 (f"sum by (outcome) (rate(fitserve_feedback_rows_total{RATE}))", "{{outcome}}"),

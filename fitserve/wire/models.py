@@ -195,6 +195,30 @@ class LiveFigure(BaseModel):
     accuracy: float | None
     rmse: float | None
     mae: float | None
+    covered_rows: int = Field(0, description="Rows whose stored prediction had an interval or a set")
+    coverage: float | None = Field(None, description="Share of them whose truth is inside")
+    level: float | None = Field(None, description="Mean of the levels that they were answered at")
+    calibration_rows: int = Field(0, description="Rows whose stored prediction had probabilities")
+    calibration_error: float | None = Field(
+        None, description="Expected calibration error of the likeliest label, in ten bins"
+    )
+    brier: float | None = None
+    log_loss: float | None = None
+
+
+class LiveSlice(BaseModel):
+    """Ground truth of the rows with one label in the column `coverage_by`."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    output: str
+    slice: str
+    rows: int
+    level: float | None
+    coverage: float | None = Field(description="Share of the truths that are inside their interval or set")
+    accuracy: float | None
+    bad: bool = Field(description="Whether coverage or accuracy is worse than chance explains, over all slices")
+    why: list[str] = Field(description="coverage: below the level; accuracy: below that of all slices together")
 
 
 class DriftReport(BaseModel):
@@ -209,6 +233,10 @@ class DriftReport(BaseModel):
     columns: list[ColumnDrift] = Field(description="Largest drift first")
     outputs: list[OutputDrift]
     live: list[LiveFigure] = Field(description="Quality by ground truth, if any was posted")
+    coverage_by: str | None = Field(None, description="The column that `slices` are labels of")
+    slices: list[LiveSlice] = Field([], description="By output, the largest first; at most 50 of each")
+    bad_slices: list[str] = Field([], description="The slices that have gone bad")
+    levels_in_force: dict[str, float] = Field({}, description="By output, where ground truth has moved the level")
 
 
 Truth = bool | float | str | list[bool | float | str]

@@ -13,12 +13,16 @@ import httpx2
 import numpy as np
 import pyarrow as pa
 import pytest
+from fastapi.testclient import TestClient
+from sklearn.metrics import brier_score_loss, log_loss
 
-from fitserve import db, registry
-from fitserve.conformal import kept_scores
+from fitserve import db, live_coverage, registry
+from fitserve.conformal import kept_scores, rows_needed
+from fitserve.settings import Settings
+from services.control.app import create_app
 from services.predict.protocols.proto import inference_pb2 as oip
 from services.predict.protocols.proto import tensorflow_serving_pb2 as tfs
-from tests.predict.toy_registry import RunningService, ToyModel, ToyRegistry, mixed, run_service
+from tests.predict.toy_registry import RunningService, ToyModel, ToyRegistry, eventually, mixed, run_service
 from workers.batch_prediction import ArtifactModel
 
 PRICE = [{"name": "price", "task": "regression", "labels": None, "units": 1}]
@@ -84,8 +88,17 @@ def wanted(level: float) -> dict[str, np.ndarray]:
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     toys = ToyRegistry(tmp_path_factory.mktemp("intervals"))
     toys.register("price", _toy())
+    toys.register("moved", _adaptive())
     with run_service(toys) as running:
         yield running
+
+
+def _adaptive() -> ToyModel:
+    """A model whose level ground truth moves, and a classification beside it that is covered by city."""
+    outputs = [*PRICE, {"name": "admit", "task": "binary", "labels": ["no", "yes"], "units": 1}]
+    kept = {"price": kept_scores(SCORES[0]), "admit": kept_scores(np.linspace(0, 1, 200))}
+    interval = {"levels": [0.8], "coverage_by": "city", "adaptive": {"gamma": 0.01}}
+    return replace(mixed(outputs), more={"conformal": kept, "interval": interval})
 
 
 def same(found: dict[str, Any], level: float = 0.8) -> None:
@@ -168,3 +181,76 @@ def test_every_protocol_answers_the_level_of_the_spec_by_row_and_group(service: 
         same({name: list(one.fp64_contents) or list(one.fp32_contents) for name, one in contents})
         answer = call("/tensorflow.serving.PredictionService/Predict", asked, tfs.PredictResponse)
         same({name: list(one.double_val) or list(one.float_val) for name, one in answer.outputs.items()})
+
+
+def test_ground_truth_moves_the_level_and_names_the_slice_that_goes_bad(service: RunningService) -> None:
+    toys, answers = service.toys, {}
+    rows = [ROWS[place % 2] for place in range(60)]  # of Rom and Bern
+
+    def predict(id: str | None = None) -> list[dict[str, Any]]:
+        headers = {**service.headers, **({"X-Prediction-ID": id} if id else {})}
+        body = {"instances": rows, "interval": 0.5}  # what is stored is the level of the spec all the same
+        if id is None:
+            del body["interval"]
+        answer = httpx2.post(f"{service.url}/v1/models/moved:predict", json=body, headers=headers, timeout=20)
+        found: list[dict[str, Any]] = answer.json()["predictions"]
+        return found
+
+    before = predict()
+    predict("p")
+    truths = []
+    for at, row in enumerate(before):  # of Bern, every price is outside, and every label the unlikely one
+        wrong = rows[at]["city"] == "Bern"
+        label = "yes" if (row["admit"][0] >= 0.5) != wrong else "no"
+        truths.append(
+            {"id": "p", "row": at, "output": "price", "truth": row["price_high"] + 1 if wrong else row["price"][0]}
+        )
+        truths.append({"id": "p", "row": at, "output": "admit", "truth": label})
+    app = create_app(Settings(home=toys.home, database_url=toys.url, redis_url="redis://127.0.0.1:1"))
+    with TestClient(app, headers=service.headers) as api:
+
+        def post() -> Any:
+            return api.post("/api/v1/models/moved/feedback", json={"items": truths}).json()
+
+        eventually(lambda: answers.update(post()) or not answers["unknown"])
+        assert (answers["stored"], post()["repeated"]) == (120, 120)
+        report = api.get("/api/v1/models/moved/drift").json()
+    live = {one["output"]: one for one in report["live"]}
+    assert (live["price"]["covered_rows"], live["price"]["coverage"], live["price"]["level"]) == (60, 0.5, 0.8)
+    shares = np.array([row["admit"][0] for row in before])
+    truth = np.array([one["truth"] == "yes" for one in truths[1::2]])
+    assert live["admit"]["calibration_rows"] == 60
+    assert live["admit"]["brier"] == pytest.approx(brier_score_loss(truth, shares))
+    assert live["admit"]["log_loss"] == pytest.approx(log_loss(truth, shares))
+    confidence, right = np.maximum(shares, 1 - shares), (shares >= 0.5) == truth
+    bins = np.minimum((confidence * 10).astype(int), 9)
+    error = sum(abs(confidence[bins == one].sum() - right[bins == one].sum()) for one in {*bins.tolist()}) / 60
+    assert live["admit"]["calibration_error"] == pytest.approx(error)
+    bad = {(one["output"], one["slice"]): one["why"] for one in report["slices"] if one["bad"]}
+    assert bad[("price", "Bern")] == ["coverage"]
+    assert "accuracy" in bad[("admit", "Bern")]
+    assert {city for _, city in bad} == {"Bern"} == {*report["bad_slices"]}
+
+    level = 1 - (0.2 + 0.01 * (0.2 * 60 - 30))  # Gibbs and Candes, after 30 truths inside and 30 outside
+    assert report["levels_in_force"]["price"] == pytest.approx(level)
+    eventually(lambda: predict()[0]["price_high"] > before[0]["price_high"])
+    asked = {"instances": rows, "interval": level}
+    answer = httpx2.post(
+        f"{service.url}/v1/models/moved:predict", json=asked, headers=service.headers, timeout=20
+    ).json()
+    assert predict()[0]["price_low"] == answer["predictions"][0]["price_low"]
+
+
+def test_the_error_rate_stays_where_a_level_can_be_answered() -> None:
+    assert live_coverage.moved(0.1, 0.1, 0.5, 0, 100) == 0.0
+    assert live_coverage.moved(0.1, 0.1, 0.5, 1000, 0) == 1.0
+    assert live_coverage.level_at(0.0, "regression", 39) == pytest.approx(0.95)
+    assert live_coverage.level_at(1.0, "binary", 100) == live_coverage.LOWEST_LEVEL
+    assert rows_needed("regression", live_coverage.level_at(0.0, "regression", 57)) <= 57
+    rate, random, missed = 0.1, np.random.default_rng(0), 0
+    for _ in range(4000):  # the errors' scale doubles: 10% of the truths are outside in the long run all the same
+        limit = np.quantile(np.abs(np.random.default_rng(1).normal(size=2000)), min(0.9995, 1 - rate))
+        outside = abs(random.normal() * 2) > limit
+        missed += outside
+        rate = live_coverage.moved(rate, 0.1, 0.01, int(not outside), int(outside))
+    assert missed / 4000 == pytest.approx(0.1, abs=0.02)

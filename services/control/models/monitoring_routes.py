@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -13,12 +14,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 from sqlalchemy.orm import Session
 
-from fitserve import artifacts, db, drift, monitoring, registry, telemetry
+from fitserve import artifacts, db, drift, live_coverage, monitoring, registry, telemetry
 from fitserve.blobs import BlobStore
-from fitserve.decisions.apply import Decider
+from fitserve.conformal import Conformal
+from fitserve.decisions.apply import Decider, shares_of
 from fitserve.encoding.coercion import as_label
 from fitserve.errors import BadInput, Forbidden, Unavailable
-from fitserve.tables import Model
+from fitserve.monitoring import TRUTH_COLUMNS
+from fitserve.tables import Model, StoredPrediction
 from fitserve.wire.models import (
     Bucket,
     ColumnDrift,
@@ -26,6 +29,7 @@ from fitserve.wire.models import (
     FeedbackAnswer,
     FeedbackRequest,
     LiveFigure,
+    LiveSlice,
     Outcome,
     OutputDrift,
     Traffic,
@@ -58,6 +62,8 @@ def get_drift(
         number, artifact = serving_version(session, name, version, label)
         totals = monitoring.window_totals(session, name, artifact, window)
         figures = monitoring.live_scores(session, ctx.settings.feedback_seconds, name)
+        slices = monitoring.live_slices(session, ctx.settings.feedback_seconds, name, number)
+        rates = registry.error_rates(session, [name]).get((name, number), {})
     manifest = artifacts.read(ctx.blobs, artifact).manifest
     columns = monitoring.column_drift(manifest.get("training_distribution") or {}, totals)
     outputs = monitoring.output_drift(manifest.get("prediction_distribution") or {}, totals)
@@ -72,6 +78,14 @@ def get_drift(
         columns=[ColumnDrift.model_validate(report) for report in columns],
         outputs=[OutputDrift.model_validate(report) for report in outputs],
         live=[LiveFigure.model_validate(figure) for figure in figures if figure["version"] == number],
+        coverage_by=(manifest.get("interval") or {}).get("coverage_by"),
+        slices=[LiveSlice.model_validate(one) for one in slices],
+        bad_slices=[one["slice"] for one in slices if one["bad"]],
+        levels_in_force={
+            one["name"]: live_coverage.level_at(rates[one["name"]], one["task"], Conformal(manifest).rows(one["name"]))
+            for one in manifest["outputs"]
+            if one["name"] in rates
+        },
     )
 
 
@@ -147,7 +161,9 @@ def post_feedback(
     known = [row for row in rows if row is not None]
     unknown = [item.id for item, row in zip(body.items, rows, strict=True) if row is None]
     with db.transaction(ctx.engine) as session:
-        stored = monitoring.add_feedback(session, known)
+        added = monitoring.add_feedback(session, known)
+        _move_levels(session, ctx.blobs, name, added)
+        stored = len(added)
         figures = monitoring.live_scores(session, ctx.settings.feedback_seconds, name)
     repeated = len(known) - stored
     for outcome, count in (("stored", stored), ("repeated", repeated), ("unknown", len(unknown))):
@@ -158,6 +174,24 @@ def post_feedback(
         unknown=list(dict.fromkeys(unknown)),
         live=[LiveFigure.model_validate(figure) for figure in figures] if shows_figures else [],
     )
+
+
+def _move_levels(session: Session, blobs: BlobStore, model: str, added: list[dict[str, Any]]) -> None:
+    """Move the levels of adaptive versions by new ground truth that counts."""
+    counts: dict[tuple[int, str], list[int]] = {}
+    for row in added:
+        if row["counted"] and row["covered"] is not None:
+            counts.setdefault((row["version"], row["output"]), [0, 0])[not row["covered"]] += 1
+    for (version, output), (covered, missed) in sorted(counts.items()):
+        manifest = artifacts.read(blobs, registry.version(session, model, version).artifact).manifest
+        asked = manifest.get("interval") or {}
+        if asked.get("adaptive") is None or not asked["levels"]:
+            continue
+        aim = 1.0 - asked["levels"][0]
+        move = functools.partial(
+            live_coverage.moved, asked=aim, gamma=asked["adaptive"]["gamma"], covered=covered, missed=missed
+        )
+        registry.move_error_rate(session, model, version, output, aim, move, covered + missed)
 
 
 class FeedbackScorer:
@@ -197,7 +231,12 @@ class FeedbackScorer:
                     f"{len(rows)} rows were predicted under {item.id}.", pointer=f"{pointer}/row", received=item.row
                 )
             predicted = _decide(output, rows[item.row], self._decision(version, output["name"], stored.created_at))
+        error = _error(output, item.truth, predicted, pointer)
+        more = dict.fromkeys(TRUTH_COLUMNS)
+        if stored is not None:
+            more |= _of_stored(stored, output, item.row, item.truth)
         return {
+            **more,
             "model": self.model,
             "owner": self.caller.owner,
             "prediction_id": item.id,
@@ -205,7 +244,7 @@ class FeedbackScorer:
             "output": output["name"],
             "version": version,
             "task": output["task"],
-            "error": _error(output, item.truth, predicted, pointer),
+            "error": error,
             "key_id": self.caller.key_id,
             "counted": self._counted,
         }
@@ -231,6 +270,22 @@ class FeedbackScorer:
                 return output
         names = ", ".join(output["name"] for output in outputs)
         raise BadInput("Which target?", pointer=f"{pointer}/output", received=name, expected=f"one of {names}")
+
+
+def _of_stored(stored: StoredPrediction, output: dict[str, Any], row: int, truth: Any) -> dict[str, Any]:
+    """Return what the truth of one row says of the stored interval or set, and of the probabilities."""
+    name, task = output["name"], output["task"]
+    if task == "multilabel" or (isinstance(truth, list) and len(truth) != 1):
+        return live_coverage.coverage_of(stored.bounds, "", row, None)
+    actual = truth[0] if isinstance(truth, list) else truth
+    if task == "regression":
+        return live_coverage.coverage_of(stored.bounds, name, row, float(actual))
+    labels, label = [str(one) for one in output.get("labels") or ()], as_label(actual)
+    found = live_coverage.coverage_of(stored.bounds, name, row, label)
+    shares = shares_of(np.array([stored.outputs[name][row]]), len(labels))[0].tolist()
+    if label in labels and len(shares) == len(labels) and all(map(math.isfinite, shares)):
+        found |= live_coverage.calibration_of(shares, labels.index(label))
+    return found
 
 
 def _decide(output: dict[str, Any], values: list[float], decision: dict[str, Any] | None) -> Any:

@@ -20,6 +20,7 @@ from fitserve.encoding.coercion import group_labels
 from fitserve.encoding.row_warnings import RowWarnings
 from fitserve.errors import NotFound, Unavailable
 from fitserve.explain import ShapleyValues, shapley
+from fitserve.live_coverage import level_at
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -219,12 +220,20 @@ class Prediction:
 
         None: at the level that the version answers with by itself, if any; NO_LEVEL: nothing.
         """
+        if level is None and self.model.moved_levels:
+            own = self.model.levels
+            return [one for name in own if only in (None, name) for one in self.bounds(own[name], name)]
         level = self.model.level if level is None else level
         if not level:
             return []
         promises = self.model.conformal
-        groups = None if promises.coverage_by is None else self.model.columns.labels_in(promises.coverage_by, self.rows)
-        return promises.bounds(self.outputs, level, RowFacts(groups, self.feeds), only)
+        return promises.bounds(self.outputs, level, RowFacts(self.groups, self.feeds), only)
+
+    @property
+    def groups(self) -> list[str | None] | None:
+        """The rows' labels in the column `coverage_by`; None without one."""
+        name = self.model.conformal.coverage_by
+        return None if name is None else self.model.columns.labels_in(name, self.rows)
 
     @property
     def row_count(self) -> int:
@@ -270,6 +279,7 @@ class LoadedModel:
         self.single_output = len(self.outputs) == 1
         self.conformal = Conformal(manifest)
         self.level = self.conformal.level  # that answers where a request names none
+        self.moved_levels: dict[str, float] = {}  # by output, where ground truth has moved it
         self.session = artifacts.onnx_session(onnx)
         produced = {value.name for value in self.session.get_outputs()}
         if missing := [name for name in self.output_names if name not in produced]:
@@ -297,6 +307,23 @@ class LoadedModel:
             (name, *(numbers if one["task"] == "regression" else ("BOOL", len(one["labels"]))))
             for name, one in self.conformal.added
         ]
+
+    @property
+    def levels(self) -> dict[str, float]:
+        """The level that answers for each output where a request names none."""
+        level = self.level
+        names = [] if level is None else [one["name"] for one in self.conformal.outputs]
+        return {name: self.moved_levels.get(name, level or 0.0) for name in names}
+
+    def aim_at(self, error_rates: Mapping[str, float]) -> None:
+        """Take over the error rates that ground truth has moved, by output."""
+        adaptive = self.conformal.adaptive is not None and self.level is not None
+        tasks = {one["name"]: one["task"] for one in self.conformal.outputs} if adaptive else {}
+        self.moved_levels = {
+            name: level_at(rate, tasks[name], self.conformal.rows(name))
+            for name, rate in error_rates.items()
+            if name in tasks
+        }
 
     def decide_by(self, decisions: Iterable[Mapping[str, Any]]) -> None:
         """Put decisions in force."""

@@ -22,9 +22,11 @@ from sqlalchemy import Engine
 
 from fitserve import drift, monitoring
 from fitserve.api_keys import Identity
+from fitserve.errors import BadInput
 from fitserve.ids import new_id
+from fitserve.live_coverage import stored_bounds
 from fitserve.settings import Settings
-from services.predict.catalog.loaded_model import InputRows, LoadedModel, ModelOutput
+from services.predict.catalog.loaded_model import InputRows, LoadedModel, ModelOutput, Prediction
 
 log = logging.getLogger(__name__)
 
@@ -186,9 +188,10 @@ class DriftMonitor(threading.Thread):
             self.samplers[key] = DriftSampler(model, self._slice_seconds)
         return self.samplers[key]
 
-    def store_prediction(self, model: LoadedModel, caller: Identity, id: str, outputs: Mapping[str, Any]) -> None:
+    def store_prediction(self, prediction: Prediction, caller: Identity, id: str) -> None:
         """Queue an answer to be stored under its id, for its ground truth. Belongs to the event loop."""
-        values = {name: np.asarray(value, np.float64).tolist() for name, value in outputs.items()}
+        model = prediction.model
+        values = {name: np.asarray(value, np.float64).tolist() for name, value in prediction.outputs.items()}
         self._pending_predictions.append(
             {
                 "model": model.name,
@@ -196,6 +199,7 @@ class DriftMonitor(threading.Thread):
                 "id": id,
                 "version": model.version,
                 "outputs": values,
+                "bounds": _bounds_to_store(prediction),
                 "key_id": caller.key_id,
             }
         )
@@ -248,3 +252,14 @@ class DriftMonitor(threading.Thread):
         for key, sampler in list(self.samplers.items()):
             if key not in loaded and not sampler.slices and not sampler.buffer:
                 del self.samplers[key]
+
+
+def _bounds_to_store(prediction: Prediction) -> dict[str, Any] | None:
+    """Return what the truth is to be inside of, whatever level the request itself named; None of a plain version."""
+    model = prediction.model
+    if model.level is None and model.conformal.coverage_by is None:
+        return None
+    try:
+        return stored_bounds(prediction.bounds(None), model.levels, prediction.groups)
+    except BadInput:  # a bound has the name of an output
+        return stored_bounds([], {}, prediction.groups)

@@ -159,7 +159,7 @@ class ProtocolRequest:
                 received=prediction.row_count,
                 expected=f"at most {MAX_STORED_ROWS} rows",
             )
-        self.service.drift.store_prediction(prediction.model, self.identify(), id, prediction.outputs)
+        self.service.drift.store_prediction(prediction, self.identify(), id)
 
     def phases(self, now: float) -> Iterator[tuple[str, float]]:
         """Yield each phase and its seconds; nothing where no prediction was made."""
@@ -536,11 +536,11 @@ class PredictionService:
 
 
 def _decide_as_registered(servable: Servable, facts: ModelFacts) -> None:
-    """Put the decisions in force that were moved last; a kept epoch keeps those of its manifest."""
+    """Put the decisions and levels in force that were moved last; a kept epoch keeps those of its manifest."""
     model = servable.loaded_model
     if model is None:
         return
-    moved = next(
-        (v.decisions for v in facts.versions if (v.version, v.artifact) == (model.version, model.artifact)), None
-    )
+    own = next((v for v in facts.versions if (v.version, v.artifact) == (model.version, model.artifact)), None)
+    moved = None if own is None else own.decisions
+    model.aim_at({} if own is None else own.error_rates)
     model.decide_by(model.manifest.get("decisions") or () if moved is None else moved)

@@ -1,0 +1,93 @@
+"""What ground truth says of intervals, sets and probabilities, row by row; and how it moves the level that answers.
+
+A stored prediction keeps what its truth is to be inside of, as JSON: by target `levels`, and `low` and `high` or `sets`
+(labels), a value for each row; and `slices`, the rows' labels in the column `coverage_by`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import NormalDist
+from typing import Any
+
+from fitserve.conformal import Bounds, highest_level
+
+BINS = 10  # of confidence, for the calibration error
+SMALLEST = 1e-15  # probability, in a log loss
+LOWEST_LEVEL = 0.01
+FEWEST_ROWS = 20  # of a slice that is judged
+SIGNIFICANCE = 0.05  # over all slices together
+
+
+def stored_bounds(
+    bounds: Sequence[Bounds], levels: Mapping[str, float], slices: Sequence[str | None] | None
+) -> dict[str, Any]:
+    """Return what a prediction stores beside its outputs."""
+    stored: dict[str, Any] = {"levels": dict(levels)}
+    for one in bounds:
+        listed = one.listed()
+        if one.members is not None:
+            stored.setdefault("sets", {})[one.output] = listed[f"{one.output}_set"]
+        else:
+            for end in ("low", "high"):
+                stored.setdefault(end, {})[one.output] = listed[f"{one.output}_{end}"]
+    if slices is not None:
+        stored["slices"] = [None if one is None else one[:200] for one in slices]
+    return stored
+
+
+def coverage_of(stored: Mapping[str, Any] | None, output: str, row: int, truth: Any) -> dict[str, Any]:
+    """Return `level`, `covered` and `slice` of one row; `truth` is a number or a label. Each is None if not known."""
+    found: dict[str, Any] = {"level": None, "covered": None, "slice": None}
+    if stored is None:
+        return found
+    if "slices" in stored:
+        found["slice"] = stored["slices"][row]
+    level = stored.get("levels", {}).get(output)
+    if level is None:
+        return found
+    if output in stored.get("sets", {}):
+        covered = truth in stored["sets"][output][row]
+    elif output in stored.get("low", {}):
+        covered = stored["low"][output][row] <= truth <= stored["high"][output][row]
+    else:
+        return found
+    return found | {"level": level, "covered": bool(covered)}
+
+
+def calibration_of(shares: Sequence[float], place: int) -> dict[str, Any]:
+    """Return what one row says of its probabilities: `shares` of all labels, of which the one at `place` is true."""
+    likeliest = max(range(len(shares)), key=shares.__getitem__)
+    confidence = min(1.0, max(0.0, shares[likeliest]))
+    squares = sum((share - (at == place)) ** 2 for at, share in enumerate(shares))
+    return {
+        "confidence": confidence,
+        "confidence_bin": min(BINS - 1, int(confidence * BINS)),
+        "likeliest_right": likeliest == place,
+        "brier": squares / (2 if len(shares) == 2 else 1),
+        "log_loss": -math.log(max(SMALLEST, min(1.0, shares[place]))),
+    }
+
+
+def moved(error_rate: float, asked: float, gamma: float, covered: int, missed: int) -> float:
+    """Return the error rate that is aimed at after so many truths inside and outside (Gibbs and Candes 2021).
+
+    `asked` is the error rate of the spec. The rate stays between 0 and 1.
+    """
+    return min(1.0, max(0.0, error_rate + gamma * (asked * (covered + missed) - missed)))
+
+
+def level_at(error_rate: float, task: str, rows: int) -> float:
+    """Return the level that answers for an error rate: one that so many held-out rows can promise."""
+    return min(max(LOWEST_LEVEL, 1.0 - error_rate), highest_level(task, rows))
+
+
+def worse_than(expected: float, hits: int, rows: int, tests: int) -> bool:
+    """Return whether so many hits are fewer than a share leads one to expect, beyond chance in `tests` tests."""
+    if rows < FEWEST_ROWS:
+        return False
+    z = NormalDist().inv_cdf(1 - SIGNIFICANCE / max(1, tests))
+    share, slack = hits / rows, z * z / rows
+    upper = (share + slack / 2 + z * math.sqrt(share * (1 - share) / rows + slack / rows / 4)) / (1 + slack)
+    return upper < expected
