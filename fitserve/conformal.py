@@ -147,6 +147,8 @@ class _Limits:
     low: Array
     high: Array
     spread: Spread | None
+    few: tuple[list[float], list[float]]  # the same two
+    labels: tuple[str, ...] = ()
 
 
 class Conformal:
@@ -168,6 +170,7 @@ class Conformal:
         self._limits: dict[tuple[str, float], _Limits] = {}
         names = {output["name"] for output in manifest["outputs"]}
         self.added = [(name, one) for one in self.outputs for name in _added_names(one)]
+        self._added_names = [name for name, _ in self.added]
         self._taken = sorted(names & {name for name, _ in self.added})
 
     @property
@@ -206,6 +209,44 @@ class Conformal:
             )
         return found
 
+    def few_rows(
+        self, level: float, values: list[list[float]], groups: Sequence[str | None] | None, feeds: Mapping[str, Array]
+    ) -> list[dict[str, Any]]:
+        """Return each row of an artifact with one output, and its bounds, by name: as `bounds`, sooner for a few rows.
+
+        Raises BadInput.
+        """
+        (output,) = self.outputs
+        name = output["name"]
+        limits = self._limits.get((name, level)) or self._find_limits(output, level)
+        if self._taken:
+            self.bounds({name: np.array(values)}, level, RowFacts(groups, feeds))  # raises
+        if groups is None:
+            places = [0] * len(values)
+        else:
+            known = self._groups[name]
+            places = [0 if group is None else known.get(group, 0) for group in groups]
+        lows, highs = limits.few
+        if output["task"] != "regression":
+            (added,) = self._added_names
+            return [
+                {name: row, added: _likely(row, limits.labels, highs[at] + 1e-9)}
+                for row, at in zip(values, places, strict=True)
+            ]
+        low, high = self._added_names
+        if limits.spread is None:
+            if len(values) == 1:  # most requests
+                row, at = values[0], places[0]
+                middle = row[len(row) // 2]
+                return [{name: row, low: middle + lows[at], high: middle + highs[at]}]
+            spread = [1.0] * len(values)
+        else:
+            spread = limits.spread.of_few(values, feeds)
+        return [
+            {name: row, low: row[len(row) // 2] + lows[at] * width, high: row[len(row) // 2] + highs[at] * width}
+            for row, at, width in zip(values, places, spread, strict=True)
+        ]
+
     def rows(self, name: str) -> int:
         """Return the held-out rows of an output."""
         return int((self._kept.get(name) or {"rows": 0})["rows"])
@@ -215,8 +256,10 @@ class Conformal:
         self._find_limits(next(one for one in self.outputs if one["name"] == name), level)
 
     def _places(self, name: str, facts: RowFacts) -> Any:
+        if facts.groups is None:
+            return 0
         known = self._groups[name]
-        return 0 if facts.groups is None else np.array([known.get(group, 0) for group in facts.groups])
+        return np.array([0 if group is None else known.get(group, 0) for group in facts.groups])
 
     def _find_limits(self, output: Mapping[str, Any], level: float) -> _Limits:
         """Look up the limits of a level. Raises BadInput."""
@@ -248,11 +291,10 @@ class Conformal:
             kept = group if by_row is None else group.get("by_row") or all_rows
             chosen.append(kept if kept["rows"] >= needed else all_rows)
         pairs = [_limits_of(kept, task, level) for kept in chosen]
-        limits = _Limits(
-            np.array([low for low, _ in pairs]),
-            np.array([high for _, high in pairs]),
-            None if by_row is None else self._spreads[name],
-        )
+        low, high = [low for low, _ in pairs], [high for _, high in pairs]
+        spread = None if by_row is None else self._spreads[name]
+        labels = tuple(map(str, output.get("labels") or ()))
+        limits = _Limits(np.array(low), np.array(high), spread, (low, high), labels)
         if len(self._limits) >= MOST_CACHED * len(self.outputs):
             self._limits.clear()
         self._limits[name, level] = limits
@@ -297,6 +339,16 @@ def _set(output: Mapping[str, Any], limits: _Limits, values: Array, places: Any)
     limit = limits.high[places] + 1e-9
     members = likelier(shares) <= (limit[:, None] if isinstance(places, np.ndarray) else limit)
     return Bounds(output["name"], tuple(map(str, output["labels"])), members=members)
+
+
+def _likely(row: list[float], labels: Sequence[str], limit: float) -> list[str]:
+    """Return the labels of one row's set, in their own order: as `likelier`, for plain numbers."""
+    shares = [1 - row[0], row[0]] if len(row) == 1 else row
+    before, inside = 0.0, [False] * len(shares)
+    for place in sorted(range(len(shares)), key=lambda place: -shares[place]):
+        inside[place] = before <= limit
+        before += shares[place]
+    return [label for label, own in zip(labels, inside, strict=True) if own]
 
 
 def likelier(shares: Array) -> Array:

@@ -10,6 +10,7 @@ A spread is JSON, by `kind`:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,13 +18,15 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+CHUNK = 4_096  # rows at a time
+FEW_BENDS = 40  # up to which plain Python is faster for a row than NumPy
 
 
 def design(values: Array, feeds: Mapping[str, Array], names: list[str]) -> Array:
     """Return what a spread is computed from, (rows, inputs + 1): the encoded inputs by name, and the prediction."""
     middle = values[:, values.shape[1] // 2 : values.shape[1] // 2 + 1]
-    parts = [np.asarray(feeds[name], np.float64).reshape(len(values), -1) for name in names]
-    return np.concatenate([*parts, middle], axis=1)
+    parts = [feed if (feed := feeds[name]).ndim == 2 else feed.reshape(len(values), -1) for name in names]
+    return np.concatenate([*parts, middle], axis=1, dtype=np.float64)
 
 
 class Spread:
@@ -35,27 +38,70 @@ class Spread:
             self._floor = float(spread["floor"])
             return
         self._names = [str(name) for name in spread["inputs"]]
-        self._bias = float(spread["bias"])
-        self._linear, hinges = np.asarray(spread["linear"], np.float64), spread["hinges"]
-        self._places = np.asarray(hinges["input"], np.intp)
-        self._knots, self._weights = (np.asarray(hinges[key], np.float64) for key in ("knot", "weight"))
-        self._low, self._high = (np.asarray(end, np.float64) for end in spread["clipped"])
-        self._range = tuple(map(float, spread["range"]))
+        self._low, self._high = map(float, spread["range"])
+        self._constant, bends = _as_bends(spread)
+        self._few = bends if len(bends) <= FEW_BENDS else None
+        self._places = np.array([place for place, _, _ in bends], np.intp)
+        self._knots = np.array([knot for _, knot, _ in bends], np.float64)
+        self._weights = np.array([weight for _, _, weight in bends], np.float64)
 
     def of(self, values: Array, feeds: Mapping[str, Array] | None) -> Array:
         """Return each row's spread, (rows,), above 0. `values` are the outputs, (rows, units)."""
         if not self.needs_feeds:
             return np.asarray(np.maximum(values[:, -1] - values[:, 0], self._floor))
         assert feeds is not None
+        if len(values) > CHUNK:
+            parts = range(0, len(values), CHUNK)
+            own = {name: feeds[name] for name in self._names}
+            return np.concatenate(
+                [self.of(values[at : at + CHUNK], {k: v[at : at + CHUNK] for k, v in own.items()}) for at in parts]
+            )
         return self.of_design(design(values, feeds, self._names))
 
     def of_design(self, x: Array) -> Array:
-        """Return the spread from what `design` returned, which is overwritten."""
-        np.minimum(np.maximum(x, self._low, out=x), self._high, out=x)
-        logs = x @ self._linear
-        if len(self._places):
-            bent = x[:, self._places]
-            bent -= self._knots
-            logs += np.maximum(bent, 0.0, out=bent) @ self._weights
-        logs += self._bias
-        return np.asarray(np.exp(np.minimum(np.maximum(logs, self._range[0]), self._range[1])))
+        """Return the spread from what `design` returned."""
+        bent = x[:, self._places]
+        bent -= self._knots
+        logs = np.maximum(bent, 0.0, out=bent) @ self._weights
+        logs += self._constant
+        return np.asarray(np.exp(np.minimum(np.maximum(logs, self._low), self._high)))
+
+    def of_few(self, rows: list[list[float]], feeds: Mapping[str, Array] | None) -> list[float]:
+        """Return the spread of a few rows, whose outputs are lists."""
+        if not self.needs_feeds:
+            return [max(row[-1] - row[0], self._floor) for row in rows]
+        assert feeds is not None
+        if self._few is None:
+            found: list[float] = self.of(np.array(rows, np.float64), feeds).tolist()
+            return found
+        columns = [feeds[name].tolist() for name in self._names]
+        spreads = []
+        for at, row in enumerate(rows):
+            x = [*(columns[0][at] if len(columns) == 1 else [one for own in columns for one in own[at]])]
+            x.append(row[len(row) // 2])
+            total = self._constant
+            for place, knot, weight in self._few:
+                if (above := x[place] - knot) > 0:
+                    total += weight * above
+            spreads.append(math.exp(min(max(total, self._low), self._high)))
+        return spreads
+
+
+def _as_bends(spread: Mapping[str, Any]) -> tuple[float, list[tuple[int, float, float]]]:
+    """Return the same sum as a constant and bends alone: the weight of what an input exceeds a knot by.
+
+    A slope between two ends is a bend at the lower one, and one that undoes everything at the upper one.
+    """
+    lows, highs = spread["clipped"]
+    own: list[list[tuple[float, float]]] = [[] for _ in spread["linear"]]
+    hinges = spread["hinges"]
+    for place, knot, weight in zip(hinges["input"], hinges["knot"], hinges["weight"], strict=True):
+        own[place].append((float(knot), float(weight)))
+    constant, bends = float(spread["bias"]), []
+    for place, (slope, low, high) in enumerate(zip(spread["linear"], lows, highs, strict=True)):
+        constant += slope * low + sum(weight * max(0.0, low - knot) for knot, weight in own[place])
+        start = slope + sum(weight for knot, weight in own[place] if knot <= low)
+        inside = [(knot, weight) for knot, weight in own[place] if low < knot < high]
+        parts = [(low, start), *inside, (high, -start - sum(weight for _, weight in inside))]
+        bends += [(place, float(knot), float(weight)) for knot, weight in parts if weight]
+    return constant, bends

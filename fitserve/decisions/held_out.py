@@ -30,7 +30,7 @@ class HeldOut:
     """Rows of one part. `truth` and `values` are by target; label places (rows,) or, of several, 0 and 1.
 
     `values` are what is served: (rows, units), float32. `warned` says which rows have warnings; `distance` is how far
-    each is from the training rows in the last hidden layer, `coverage_labels` are the rows' labels in `coverage_by`: None
+    each is from the training rows in the last hidden layer, `coverage_labels` are its labels in `coverage_by`: None
     where that was not measured. `groups` are those of protected columns: texts, None where the value is missing.
     """
 

@@ -17,7 +17,7 @@ from fitserve.spec.interval import Interval
 from fitserve.spread import Spread
 from fitserve.target_encoder import FittedTarget
 from workers.trainer.calibrated_outputs import CalibratedOutputs, truth_of
-from workers.trainer.calibration.spread import FittedSpread, fit_spread, spread_of
+from workers.trainer.calibration.spread import FittedSpread, fit_spread
 from workers.trainer.interface import Reporter
 
 USUAL = 0.9  # the level at which widths are compared where a spec names none
@@ -103,7 +103,9 @@ class HeldOutScores:
         by_row = None
         if spread.spread is not None:
             rows = spread.scored
-            own = spread_of(Spread(spread.spread), values[rows], {name: array[rows] for name, array in feeds.items()})
+            own = Spread(spread.spread).of(
+                np.asarray(values[rows], np.float64), {name: array[rows] for name, array in feeds.items()}
+            )
             by_row = scores[rows] / own
         source = "out_of_fold" if calibrated.folds else "validation"
         entry = {**kept_scores(scores), "source": source}

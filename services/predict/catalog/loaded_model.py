@@ -170,7 +170,7 @@ class Columns:
 
 
 def _numbers_body(names: tuple[str, ...]) -> type | None:
-    """Make a type of `{"instances": [...]}` whose rows are numbers by name or by position, none left out.
+    """Make a type of `{"instances", "interval"}` whose rows are numbers by name or by position, none left out.
 
     None where msgspec cannot have a name: one that JSON escapes.
     """
@@ -179,9 +179,8 @@ def _numbers_body(names: tuple[str, ...]) -> type | None:
     fields = [(f"c{place}", float, msgspec.field(name=name)) for place, name in enumerate(names)]
     by_name = msgspec.defstruct("ByName", fields, forbid_unknown_fields=True, gc=False)
     by_place = tuple.__class_getitem__((float,) * len(names))
-    return msgspec.defstruct(
-        "Numbers", [("instances", list.__class_getitem__(by_name | by_place))], forbid_unknown_fields=True, gc=False
-    )
+    body = [("instances", list.__class_getitem__(by_name | by_place)), ("interval", float | bool | None, None)]
+    return msgspec.defstruct("Numbers", body, forbid_unknown_fields=True, gc=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,6 +313,16 @@ class LoadedModel:
         level = self.level
         names = [] if level is None else [one["name"] for one in self.conformal.outputs]
         return {name: self.moved_levels.get(name, level or 0.0) for name in names}
+
+    def level_of(self, asked: float | bool | None) -> float | None:
+        """Return the level of a request to a model of one output, None for no interval. Raises ValueError of others."""
+        if asked is None:
+            return None if self.level is None else self.moved_levels.get(self.output_names[0], self.level)
+        if asked is False:
+            return None
+        if asked is True or not 0 < asked < 1:
+            raise ValueError(asked)
+        return asked
 
     def aim_at(self, error_rates: Mapping[str, float]) -> None:
         """Take over the error rates that ground truth has moved, by output."""

@@ -9,6 +9,7 @@ values, several reads, pipelining. So each answer but the plain one is made in o
 from __future__ import annotations
 
 import logging
+import math
 import time
 from array import array
 from typing import Any
@@ -44,13 +45,16 @@ class PendingRequest:
 
 
 class FastLane:
-    """What the connections of a process share: the request cache, and this iteration's requests by model and kind."""
+    """What the connections of a process share: the request cache, and this iteration's requests.
+
+    These are by model, kind, and the level of the intervals that they want.
+    """
 
     def __init__(self, service: PredictionService) -> None:
         self.service = service
         self.cache = RequestCache(service)
         service.on_change.append(self.cache.clear)
-        self.pending: dict[tuple[LoadedModel, str], list[PendingRequest]] = {}
+        self.pending: dict[tuple[LoadedModel, str, float | None], list[PendingRequest]] = {}
         self.pending_rows = 0
         self.started_at = 0.0
         self.flushes = 0
@@ -67,10 +71,14 @@ class FastLane:
             body = cached.decode(data[body_start:])
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return False
-        kind, id = cached.kind, None
+        kind, id, level = cached.kind, None, None
         if cached.protocol == "tfserving":
             rows = body.instances
             count = len(rows)
+            try:
+                level = cached.model.level_of(body.interval)
+            except ValueError:  # the ordinary path says what is wrong
+                return False
         else:
             tensor = body.inputs[0]
             count, width = tensor.shape
@@ -86,7 +94,7 @@ class FastLane:
         if not self.pending:
             self.started_at = time.perf_counter()
             connection.loop.call_soon(self.flush)
-        key = (cached.model, kind)
+        key = (cached.model, kind, level)
         request = PendingRequest(connection, data, rows, count, id)
         if key in self.pending:
             self.pending[key].append(request)
@@ -104,9 +112,9 @@ class FastLane:
         if self.measuring and pending:
             self._observe("decode", self.started_at - self.read_at)
             self._observe("queue", time.perf_counter() - self.started_at)
-        for (model, kind), requests in pending.items():
+        for (model, kind, level), requests in pending.items():
             try:
-                self._answer(model, kind, requests)
+                self._answer(model, kind, level, requests)
             except Exception as error:
                 if not isinstance(error, FitserveError):
                     log.error("the fast lane handed a batch to the ordinary path", exc_info=error)
@@ -119,7 +127,7 @@ class FastLane:
     def _observe(self, phase: str, seconds: float) -> None:
         self.service.counters.phases["fast", phase].observe(seconds)
 
-    def _answer(self, model: LoadedModel, kind: str, requests: list[PendingRequest]) -> None:
+    def _answer(self, model: LoadedModel, kind: str, level: float | None, requests: list[PendingRequest]) -> None:
         measuring = self.measuring
         begun = time.perf_counter() if measuring else 0.0
         feeds = _encode_few(model, kind, requests) if len(requests) <= _FEW_REQUESTS else None
@@ -133,19 +141,26 @@ class FastLane:
         encoded_at = time.perf_counter() if measuring else 0.0
         values = model.session.run(model.output_names, feeds)[0]
         inferred_at = time.perf_counter() if measuring else 0.0
-        rows = _encode_json(values.tolist())[2:-2].split(b"],[")
-        if b"null" in rows[0] or (len(rows) > 1 and not np.isfinite(values).all()):
+        count = len(values)
+        if level is None:
+            rows = _encode_json(values.tolist())[2:-2].split(b"],[")
+            plain = b"null" not in rows[0] and (count == 1 or bool(np.isfinite(values).all()))
+        else:
+            listed, plain = _with_bounds(model, kind, level, requests, feeds, values)
+        if not plain:
             for request in requests:  # the ordinary path writes NaN and Infinity
                 request.connection.take_ordinary_path(request.data)
             return
-        if kind in (NUMBERS, MIXED):
+        if level is not None:
+            self._write_bounds(model, requests, listed)
+        elif kind in (NUMBERS, MIXED):
             self._write_tfserving(model, requests, rows)
         else:
             self._write_oip(model, requests, rows, values.shape[1])
-        now = self._count(model, "tfserving" if kind in (NUMBERS, MIXED) else "oip", len(requests), len(rows))
+        now = self._count(model, "tfserving" if kind in (NUMBERS, MIXED) else "oip", len(requests), count)
         sampler = model.sampler
         if sampler is not None and now > sampler.next_sample_at:
-            sampler.sample(now, [request.rows for request in requests], kind in (FP32, FP64), len(rows), [values])
+            sampler.sample(now, [request.rows for request in requests], kind in (FP32, FP64), count, [values])
         if measuring:
             self._observe("encode", encoded_at - begun)
             self._observe("infer", inferred_at - encoded_at)
@@ -160,6 +175,16 @@ class FastLane:
             size = len(text) + 20
             length = _LENGTHS[size] if size < 4096 else str(size).encode()
             request.connection.respond(b"".join((prefix, length, suffix, b'{"predictions":[[', text, b"]]}")))
+
+    def _write_bounds(self, model: LoadedModel, requests: list[PendingRequest], listed: list[dict[str, Any]]) -> None:
+        prefix, suffix = self._head(requests[0].connection, model)
+        start = 0
+        for request in requests:
+            text = _encode_json(listed if len(requests) == 1 else listed[start : start + request.count])
+            start += request.count
+            size = len(text) + 16
+            length = _LENGTHS[size] if size < 4096 else str(size).encode()
+            request.connection.respond(b"".join((prefix, length, suffix, b'{"predictions":', text, b"}")))
 
     def _write_oip(self, model: LoadedModel, requests: list[PendingRequest], rows: list[bytes], units: int) -> None:
         prefix, suffix = self._head(requests[0].connection, model)
@@ -210,6 +235,20 @@ def _hand_over_unclean(requests: list[PendingRequest], clean: Any) -> list[Pendi
             request.connection.take_ordinary_path(request.data)
         start += request.count
     return remaining
+
+
+def _with_bounds(
+    model: LoadedModel, kind: str, level: float, requests: list[PendingRequest], feeds: dict[str, Any], values: Any
+) -> tuple[list[dict[str, Any]], bool]:
+    """Return each row's prediction with its bounds, and whether all of them are finite. Raises BadInput."""
+    groups = None
+    if model.conformal.coverage_by is not None:
+        asked = [row for request in requests for row in request.rows]
+        given = InputRows(asked if kind == MIXED else model.columns.matrix_of(asked))
+        groups = model.columns.labels_in(model.conformal.coverage_by, given)
+    listed = values.tolist() if values.ndim == 2 else [[value] for value in values.tolist()]
+    rows = model.conformal.few_rows(level, listed, groups, feeds)
+    return rows, all(math.isfinite(value) for row in listed for value in row)
 
 
 def _encode_few(model: LoadedModel, kind: str, requests: list[PendingRequest]) -> dict[str, Any] | None:

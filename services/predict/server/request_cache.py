@@ -41,6 +41,7 @@ _Scalar = str | int | float | bool | None
 
 class _MixedBody(msgspec.Struct, forbid_unknown_fields=True):
     instances: list[dict[str, _Scalar] | list[_Scalar]]
+    interval: float | bool | None = None
 
 
 class _Tensor(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -132,15 +133,14 @@ class RequestCache:
             return None
         servable = self.service.find_pointer(entry, selector).current
         model = servable.loaded_model if servable else None
-        answers_plainly = model is not None and model.runs_inline and model.single_output and model.level is None
-        return model if answers_plainly else None
+        return model if model is not None and model.runs_inline and model.single_output else None
 
 
 def _cached_head(protocol: str, model: LoadedModel, request_bytes: int) -> CachedHead | None:
     columns = model.columns
     body: Any
     if protocol == "oip":
-        if columns.plain_numbers is None or set(MATRIX_NAMES) & set(columns.names):
+        if columns.plain_numbers is None or set(MATRIX_NAMES) & set(columns.names) or model.level is not None:
             return None
         kind, body = FP64, _InferBody
     elif protocol != "tfserving":

@@ -28,7 +28,6 @@ MOST_INPUTS = 400  # encoded; of more, the prediction alone is used
 MOST_BENT = 64  # inputs that are bent at their quartiles
 NARROWER = 0.98  # of the mean width
 ALPHAS = (0.001, 0.01, 0.1, 1.0)  # penalties that are tried
-CHUNK = 4_096
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -90,15 +89,6 @@ def mean_width(residuals: Floats, spread: Floats, level: float) -> float:
     """Return the mean width of intervals whose limits are quantiles of the same rows' scores."""
     low, high = np.quantile(residuals / spread, [(1 - level) / 2, (1 + level) / 2])
     return float((high - low) * spread.mean()) or 1e-300
-
-
-def spread_of(spread: Spread, values: Array, feeds: Mapping[str, Array]) -> Floats:
-    """Return the spread of many rows, some at a time."""
-    parts = [
-        spread.of(np.asarray(values[at : at + CHUNK], np.float64), {k: v[at : at + CHUNK] for k, v in feeds.items()})
-        for at in range(0, len(values), CHUNK)
-    ]
-    return np.concatenate(parts) if parts else np.empty(0)
 
 
 def _usable(feeds: Mapping[str, Array]) -> list[str]:

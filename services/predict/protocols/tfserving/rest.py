@@ -179,16 +179,16 @@ def read_predict(model: LoadedModel, body: bytes) -> tuple[InputRows, bool, floa
     if columns.read_numbers is not None:
         numbers: Any = None
         try:
-            numbers = msgspec.json.decode(body, type=columns.read_numbers).instances
+            numbers = msgspec.json.decode(body, type=columns.read_numbers)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass  # read again below, where errors are named
-        if numbers:
-            return InputRows(columns.matrix_of(numbers)), True, None
+        if numbers is not None and numbers.instances:
+            return InputRows(columns.matrix_of(numbers.instances)), True, _level_of(numbers)
     elif len(columns.names) > 1:
         with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            instances: Any = _read_scalars(body).instances
-            if instances:  # no cell is a list or {"b64": ...}
-                return InputRows(instances), True, None
+            scalars = _read_scalars(body)
+            if scalars.instances:  # no cell is a list or {"b64": ...}
+                return InputRows(scalars.instances), True, _level_of(scalars)
     value = _read_object(body, _PREDICT_KEYS)
     name = value.get("signature_name") or ""
     if name not in SIGNATURES:
@@ -201,8 +201,13 @@ def read_predict(model: LoadedModel, body: bytes) -> tuple[InputRows, bool, floa
     return _inputs(model, value["inputs"]), False, level
 
 
+def _level_of(body: Any) -> float | None:
+    return None if body.interval is None else read_level(body.interval)
+
+
 class _ScalarRows(msgspec.Struct, forbid_unknown_fields=True):
     instances: list[dict[str, str | int | float | bool | None] | list[str | int | float | bool | None]]
+    interval: float | bool | None = None
 
 
 _read_scalars = msgspec.json.Decoder(_ScalarRows).decode
