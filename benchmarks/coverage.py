@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from benchmarks.accuracy.tables import TABLES, Loaded, load
 from fitserve import conformal
 from fitserve.artifacts import onnx_session
+from fitserve.conformal import RowFacts
 from fitserve.encoder import Encoder
 from fitserve.spec.resolve import resolve
 from fitserve.spec.spec import parse
@@ -44,7 +45,7 @@ def measure(loaded: Loaded, seed: int, rows: int, epochs: int, folder: Path) -> 
     """Train on four fifths of a table's rows, at most `rows` of them. Returns the figures of the others."""
     table, order = loaded.table, np.random.default_rng(seed).permutation(loaded.rows.num_rows)
     count = round(0.2 * len(order))
-    kept, used = loaded.rows.take(np.sort(order[:count])), loaded.rows.take(np.sort(order[count : count + rows]))
+    kept_rows, used = loaded.rows.take(np.sort(order[:count])), loaded.rows.take(np.sort(order[count : count + rows]))
     training = {"seed": seed, "epochs": epochs}
     spec = {"dataset": "data", "target": {"column": table.target, "task": table.task}, "training": training}
     facts = loaded.facts(used.num_rows)
@@ -56,22 +57,30 @@ def measure(loaded: Loaded, seed: int, rows: int, epochs: int, folder: Path) -> 
         Encoder.from_json(result.manifest["encoder"]),
         TargetEncoder.from_json(result.manifest["targets"]),
     )
-    served = serve(onnx_session(result.files["onnx"]), encoder, kept)
+    served = serve(onnx_session(result.files["onnx"]), encoder, kept_rows)
     (target,) = targets.targets
-    truth = targets.encode(kept)[target.name]
+    truth = targets.encode(kept_rows)[target.name]
     found: dict[str, Any] = {"table": table.name, "seed": seed, "rows": count, "coverage": {}}
+    kept = result.manifest["conformal"][target.name]
+    facts_of_rows = RowFacts(feeds=encoder.encode(kept_rows))
+    promises = conformal.Conformal(result.manifest)
+    one_width = conformal.Conformal(
+        {**result.manifest, "conformal": {target.name: {k: v for k, v in kept.items() if k != "by_row"}}}
+    )
+    y = target.inverse(truth.astype(np.float64)).reshape(count) if table.task == "regression" else truth.reshape(count)
     for level in LEVELS:
-        (bounds,) = conformal.bounds(result.manifest, served, level)
-        if bounds.members is None:
-            y = target.inverse(truth.astype(np.float64))
-            inside = (bounds.low <= y) & (y <= bounds.high)
-        else:
-            inside = bounds.members[np.arange(count), truth.reshape(count).astype(int)]
-        scored = result.manifest["conformal"][target.name]["rows"]
+        (bounds,) = promises.bounds(served, level, facts_of_rows)
+        inside = bounds.covers(y)
+        scored = kept.get("by_row", kept)["rows"]
         error = np.sqrt(level * (1 - level) * (1 / count + 1 / scored))
         share, is_set = float(inside.mean()), bounds.members is not None
         within = level - BOUND * error <= share and (is_set or share <= level + BOUND * error + 2 / scored)
         found["coverage"][str(level)] = {"share": round(share, 4), "within": bool(within)}
+        if "by_row" in kept:
+            (other,) = one_width.bounds(served, level)
+            found.setdefault("width_ratio", {})[str(level)] = round(
+                float(bounds.sizes().mean() / other.sizes().mean()), 3
+            )
     calibration = result.result["calibration"].get(target.name)
     if calibration is not None:
         found["calibration"] = {"method": calibration["method"], "why": calibration["why"]}
@@ -93,19 +102,22 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
     arguments = parser.parse_args()
     figures = []
-    for table in [one for one in TABLES if one.name in arguments.tables]:
-        with tempfile.TemporaryDirectory() as scratch:
-            loaded = load(table, arguments.data, Path(scratch) / "load")
-            for seed in range(arguments.seeds):
-                folder = Path(scratch) / str(seed)
+    for seed in range(arguments.seeds):
+        for table in [one for one in TABLES if one.name in arguments.tables]:
+            with tempfile.TemporaryDirectory() as scratch:
+                loaded = load(table, arguments.data, Path(scratch) / "load")
+                folder = Path(scratch) / "run"
                 folder.mkdir()
                 figures.append(measure(loaded, seed, arguments.rows, arguments.epochs, folder))
-                print(json.dumps(figures[-1]), flush=True)
+            print(json.dumps(figures[-1]), flush=True)
     cells = [one for figure in figures for one in figure["coverage"].values()]
     calibrated = [one for figure in figures if (one := figure.get("calibration")) and one["method"]]
+    narrower = [figure["width_ratio"]["0.9"] for figure in figures if "width_ratio" in figure]
     print(
         json.dumps(
             {
+                "by_row": len(narrower),
+                "width_ratio_90": round(float(np.mean(narrower)), 3) if narrower else None,
                 "coverage_cells": len(cells),
                 "coverage_within": sum(one["within"] for one in cells),
                 "calibrated": len(calibrated),

@@ -216,7 +216,8 @@ def test_ground_truth_moves_the_level_and_names_the_slice_that_goes_bad(service:
         assert (answers["stored"], post()["repeated"]) == (120, 120)
         report = api.get("/api/v1/models/moved/drift").json()
     live = {one["output"]: one for one in report["live"]}
-    assert (live["price"]["covered_rows"], live["price"]["coverage"], live["price"]["level"]) == (60, 0.5, 0.8)
+    assert (live["price"]["covered_rows"], live["price"]["coverage"]) == (60, 0.5)
+    assert live["price"]["level"] == pytest.approx(0.8)
     shares = np.array([row["admit"][0] for row in before])
     truth = np.array([one["truth"] == "yes" for one in truths[1::2]])
     assert live["admit"]["calibration_rows"] == 60
@@ -248,9 +249,9 @@ def test_the_error_rate_stays_where_a_level_can_be_answered() -> None:
     assert live_coverage.level_at(1.0, "binary", 100) == live_coverage.LOWEST_LEVEL
     assert rows_needed("regression", live_coverage.level_at(0.0, "regression", 57)) <= 57
     rate, random, missed = 0.1, np.random.default_rng(0), 0
-    for _ in range(4000):  # the errors' scale doubles: 10% of the truths are outside in the long run all the same
+    for _ in range(4000):  # errors are half as large again: 10% of the truths are outside in the long run all the same
         limit = np.quantile(np.abs(np.random.default_rng(1).normal(size=2000)), min(0.9995, 1 - rate))
-        outside = abs(random.normal() * 2) > limit
+        outside = abs(random.normal() * 1.5) > limit
         missed += outside
         rate = live_coverage.moved(rate, 0.1, 0.01, int(not outside), int(outside))
     assert missed / 4000 == pytest.approx(0.1, abs=0.02)

@@ -1798,6 +1798,31 @@ export interface components {
              * @description Quality by ground truth, if any was posted
              */
             live: components["schemas"]["LiveFigure"][];
+            /**
+             * Coverage By
+             * @description The column that `slices` are labels of
+             */
+            coverage_by?: string | null;
+            /**
+             * Slices
+             * @description By output, the largest first; at most 50 of each
+             * @default []
+             */
+            slices: components["schemas"]["LiveSlice"][];
+            /**
+             * Bad Slices
+             * @description The slices that have gone bad
+             * @default []
+             */
+            bad_slices: string[];
+            /**
+             * Levels In Force
+             * @description By output, where ground truth has moved the level
+             * @default {}
+             */
+            levels_in_force: {
+                [key: string]: number;
+            };
         };
         /**
          * EpochDifference
@@ -2566,6 +2591,68 @@ export interface components {
             rmse: number | null;
             /** Mae */
             mae: number | null;
+            /**
+             * Covered Rows
+             * @description Rows whose stored prediction had an interval or a set
+             * @default 0
+             */
+            covered_rows: number;
+            /**
+             * Coverage
+             * @description Share of them whose truth is inside
+             */
+            coverage?: number | null;
+            /**
+             * Level
+             * @description Mean of the levels that they were answered at
+             */
+            level?: number | null;
+            /**
+             * Calibration Rows
+             * @description Rows whose stored prediction had probabilities
+             * @default 0
+             */
+            calibration_rows: number;
+            /**
+             * Calibration Error
+             * @description Expected calibration error of the likeliest label, in ten bins
+             */
+            calibration_error?: number | null;
+            /** Brier */
+            brier?: number | null;
+            /** Log Loss */
+            log_loss?: number | null;
+        };
+        /**
+         * LiveSlice
+         * @description Ground truth of the rows with one label in the column `coverage_by`.
+         */
+        LiveSlice: {
+            /** Output */
+            output: string;
+            /** Slice */
+            slice: string;
+            /** Rows */
+            rows: number;
+            /** Level */
+            level: number | null;
+            /**
+             * Coverage
+             * @description Share of the truths that are inside their interval or set
+             */
+            coverage: number | null;
+            /** Accuracy */
+            accuracy: number | null;
+            /**
+             * Bad
+             * @description Whether coverage or accuracy is worse than chance explains, over all slices
+             */
+            bad: boolean;
+            /**
+             * Why
+             * @description coverage: below the level; accuracy: below that of all slices together
+             */
+            why: string[];
         };
         /**
          * Me
