@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from fitserve import conformal
 from fitserve.errors import BadInput
@@ -68,3 +69,67 @@ def test_too_few_rows_for_a_level_say_how_many_it_takes(output: dict[str, Any], 
         conformal.bounds({"outputs": [output]}, outputs, level)
     with pytest.raises(BadInput, match="no output with an interval"):
         conformal.bounds({"outputs": [{**output, "task": "multilabel"}]}, outputs, level)
+
+
+def test_intervals_are_mapies_and_sets_cover_between_its_two() -> None:
+    regression = pytest.importorskip("mapie.regression", reason="mapie, an oracle of conformal prediction, is missing")
+    from mapie.classification import SplitConformalClassifier
+    from mapie.conformity_scores import AbsoluteConformityScore
+
+    random = np.random.default_rng(0)
+    x = random.normal(size=(1200, 3))
+    y = x @ [1, 2, 3] + random.gumbel(size=1200)
+    fitted, held, new = slice(0, 400), slice(400, 800), slice(800, 1200)
+    linear = LinearRegression().fit(x[fitted], y[fitted])
+    levels, signed = [0.8, 0.9, 0.95], AbsoluteConformityScore(sym=False)  # a tail on each side
+    oracle = regression.SplitConformalRegressor(linear, confidence_level=levels, conformity_score=signed, prefit=True)
+    _, ends = oracle.conformalize(x[held], y[held]).predict_interval(x[new])
+    scores = y[held] - linear.predict(x[held])
+    for at, level in enumerate(levels):
+        (found,) = conformal.bounds(model(NUMBER, scores), {"y": linear.predict(x[new])[:, None]}, level)
+        np.testing.assert_allclose(np.hstack([found.low, found.high]), ends[:, :, at], rtol=1e-12)
+
+    labels = (x @ random.normal(size=(3, 3)) + random.gumbel(size=(1200, 3))).argmax(axis=1)
+    logistic = LogisticRegression().fit(x[fitted], labels[fitted])
+    shares = logistic.predict_proba(x)
+    scores = conformal.likelier(shares[held])[np.arange(400), labels[held]]
+    oracle = SplitConformalClassifier(logistic, confidence_level=levels, conformity_score="aps", prefit=True)
+    oracle.conformalize(x[held], labels[held])
+    with_last, without = (
+        oracle.predict_set(x[new], conformity_score_params={"include_last_label": last})[1] for last in (True, False)
+    )
+    for at, level in enumerate(levels):
+        (found,) = conformal.bounds(model(LABELS, scores), {"y": shares[new]}, level)
+        assert without[:, :, at].sum(axis=1).mean() <= found.sizes().mean() <= with_last[:, :, at].sum(axis=1).mean()
+        assert found.covers(labels[new]).mean() >= level - 2.6 * np.sqrt(level * (1 - level) * 2 / 400)
+
+
+def test_a_few_rows_are_answered_as_many_are() -> None:
+    random = np.random.default_rng(3)
+    spread = {
+        "kind": "inputs",
+        "inputs": ["x"],
+        "bias": 0.1,
+        "linear": [0.3, -0.2, 0.1],
+        "range": [-2.0, 2.0],
+        "hinges": {"input": [0, 2], "knot": [0.2, 0.0], "weight": [0.5, -0.4]},
+        "clipped": [[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]],
+    }
+    scores = random.normal(size=300)
+    kept = {
+        **conformal.kept_scores(scores),
+        "by_row": {"spread": spread, **conformal.kept_scores(scores)},
+        "groups": {"a": {**conformal.kept_scores(scores), "by_row": conformal.kept_scores(scores * 3)}},
+    }
+    values, feeds = random.normal(size=(5, 1)), {"x": random.normal(size=(5, 2)).astype(np.float32)}
+    groups = ["a", None, "b", "a", "b"]
+    for output, manifest, rows, asked in (
+        (NUMBER, {"outputs": [NUMBER], "conformal": {"y": kept}}, values, feeds),
+        (LABELS, model(LABELS, random.uniform(size=300)), random.dirichlet([1, 1, 1], 5), {}),
+    ):
+        promises = conformal.Conformal(manifest)
+        (many,) = promises.bounds({"y": rows}, 0.7, conformal.RowFacts(groups, asked))
+        few = promises.few_rows(0.7, rows.tolist(), groups, asked)
+        for name, listed in many.listed().items():
+            found = [row[name] for row in few]
+            assert found == (listed if output is LABELS else pytest.approx(listed, rel=1e-12))
