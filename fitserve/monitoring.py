@@ -215,7 +215,7 @@ def live_scores(session: Session, feedback_seconds: float, model: str | None = N
 
 
 def _share(column: Any) -> Any:
-    return func.avg(case((column.is_(None), None), (column, 1.0), else_=0.0))
+    return func.avg(case((column.is_(None), None), (column.is_(True), 1.0), else_=0.0))
 
 
 def live_slices(
@@ -229,7 +229,7 @@ def live_slices(
     since = db.now(session) - timedelta(seconds=feedback_seconds)
     by = (Feedback.model, Feedback.version, Feedback.output, Feedback.task)
     right = func.sum(case((Feedback.error == 0, 1), else_=0))
-    inside = func.sum(case((Feedback.covered, 1), else_=0))
+    inside = func.sum(case((Feedback.covered.is_(True), 1), else_=0))
     figures = (func.count(), func.count(Feedback.covered), inside, func.avg(Feedback.level), right)
     query = select(*by, Feedback.slice, *figures).where(Feedback.created_at >= since, Feedback.counted)
     query = query.where(Feedback.slice.is_not(None)).group_by(*by, Feedback.slice)

@@ -179,7 +179,10 @@ def _numbers_body(names: tuple[str, ...]) -> type | None:
     fields = [(f"c{place}", float, msgspec.field(name=name)) for place, name in enumerate(names)]
     by_name = msgspec.defstruct("ByName", fields, forbid_unknown_fields=True, gc=False)
     by_place = tuple.__class_getitem__((float,) * len(names))
-    body = [("instances", list.__class_getitem__(by_name | by_place)), ("interval", float | bool | None, None)]
+    body: list[Any] = [
+        ("instances", list.__class_getitem__(by_name | by_place)),
+        ("interval", float | bool | None, None),
+    ]
     return msgspec.defstruct("Numbers", body, forbid_unknown_fields=True, gc=False)
 
 

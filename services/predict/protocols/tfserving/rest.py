@@ -186,7 +186,7 @@ def read_predict(model: LoadedModel, body: bytes) -> tuple[InputRows, bool, floa
             return InputRows(columns.matrix_of(numbers.instances)), True, _level_of(numbers)
     elif len(columns.names) > 1:
         with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            scalars = _read_scalars(body)
+            scalars: Any = _read_scalars(body)
             if scalars.instances:  # no cell is a list or {"b64": ...}
                 return InputRows(scalars.instances), True, _level_of(scalars)
     value = _read_object(body, _PREDICT_KEYS)
