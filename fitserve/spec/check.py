@@ -60,3 +60,9 @@ def _shorthand(value: Any) -> Any:
 
 
 AnyCheck = Annotated[Check | None, BeforeValidator(_shorthand)]
+
+
+def most_batches(check: Check) -> int:
+    """Return how many batches the checks train at most."""
+    rising = check.range_test.steps + 14 * 50 if check.range_test is not None else 0
+    return rising + (2 * 1500 + 5 * 200 + 2 * 400 if check.sanity else 0)

@@ -12,9 +12,10 @@ from fitserve.errors import BadInput, Problem
 from fitserve.settings import Limits
 from fitserve.spec import inferred_task, output, recipe
 from fitserve.spec.assessment import Advice, Estimates, SummaryRow
+from fitserve.spec.check import most_batches
 from fitserve.spec.decision import Decision, resolve_decisions
 from fitserve.spec.decision import Output as DecisionOutput
-from fitserve.spec.ensemble import Folds, members_of
+from fitserve.spec.ensemble import Ensemble, Folds, members_of
 from fitserve.spec.estimates import FLOAT_BYTES, over_limit, over_limits
 from fitserve.spec.feature import (
     MOST_PIECES,
@@ -41,7 +42,7 @@ from fitserve.spec.spec import MAX_PROBLEMS, DatasetRef, Spec, SpecRefused, Spli
 from fitserve.spec.target import Target, infer_task, unknown_column
 from fitserve.spec.usable_rows import FindRows, UsedColumn, left_out, refuse, untrainable, unusable_columns
 from fitserve.spec.warnings import warnings_for
-from fitserve.validation import problems_from
+from fitserve.validation import InvalidValue, problems_from
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,23 @@ def _for_checks(spec: Spec) -> Spec:
     _raise(problems)
     if "ensemble" in spec.model_fields_set:
         return spec
-    return Spec.model_validate({**spec.model_dump(exclude_unset=True), "ensemble": None})
+    return spec.model_copy(update={"ensemble": None})
+
+
+def _of_checks(spec: Spec, estimates: Estimates) -> Estimates:
+    """Return the cost of a run that only checks its spec; of any other, what it is."""
+    if spec.check is None:
+        return estimates
+    whole, epochs = max(1, estimates.epochs), -(-most_batches(spec.check) // max(1, estimates.steps_per_epoch))
+    training = (estimates.seconds - estimates.startup_seconds) * epochs / whole
+    return estimates.model_copy(
+        update={
+            "epochs": epochs,
+            "seconds": float(f"{estimates.startup_seconds + training:.3g}"),
+            "multiply_adds": estimates.multiply_adds * epochs // whole,
+            "artifact_bytes": 0,
+        }
+    )
 
 
 def _with_folds(spec: Spec) -> Spec:
@@ -105,8 +122,8 @@ def _with_folds(spec: Spec) -> Spec:
     if folds is None:
         return spec
     problems = []
-    written, split = spec.ensemble, spec.split
-    if written is not None and (written.validation == "holdout" or written.members not in (None, folds.count)):
+    said, split = spec.ensemble, spec.split
+    if said is not None and (said.validation == "holdout" or said.members not in (None, folds.count)):
         detail = f"{folds.count} folds are an ensemble of as many members, each held back from its fold."
         problems.append(Problem(detail, "/ensemble", fix="Leave ensemble out, or folds."))
     if folds.method is not None and "method" in split.model_fields_set and split.method != folds.method:
@@ -120,15 +137,15 @@ def _with_folds(spec: Spec) -> Spec:
     if spec.training.restarts > 1:
         problems.append(Problem("Folds have no restarts.", "/training/restarts", received=spec.training.restarts))
     _raise(problems)
-    body = spec.model_dump(exclude_unset=True)
-    body["ensemble"] = {"members": folds.count, "validation": "folds"}
     if folds.method is not None:
-        own = {"method": folds.method, "by": folds.by or split.by}
-        body["split"] = {**body.get("split", {}), **{name: value for name, value in own.items() if value is not None}}
-    try:
-        return Spec.model_validate(body)
-    except ValidationError as error:
-        raise SpecRefused.because(problems_from(error.errors(include_url=False), Spec, body)) from None
+        written = {"method": folds.method, "by": folds.by or split.by}
+        try:
+            split = SplitSpec.model_validate({**split.model_dump(exclude_unset=True), **written})
+        except ValidationError as error:
+            found = problems_from(error.errors(include_url=False), SplitSpec, written)
+            raise SpecRefused.because(InvalidValue(problems=found).under("folds").problems) from None
+    ensemble = Ensemble(members=folds.count, validation="folds")
+    return spec.model_copy(update={"ensemble": ensemble, "split": split})
 
 
 def _resolved_folds(spec: Spec, plan: Plan) -> Folds | None:
@@ -214,7 +231,7 @@ def _resolve(
         protected=spec.protected,
         model=spec.model,
     )
-    return Resolved(resolved, plan.summary, plan.estimates, warnings)
+    return Resolved(resolved, plan.summary, _of_checks(spec, plan.estimates), warnings)
 
 
 def _raise(problems: Sequence[Problem]) -> None:

@@ -77,7 +77,7 @@ def _one_network(spec: Spec) -> Spec:
         detail = "A search varies its trials itself."
         raise SpecRefused.because([Problem(detail, "/training/restarts", received=spec.training.restarts, fix=fix)])
     if "ensemble" not in spec.model_fields_set and spec.folds is None:  # the spec does not say otherwise
-        spec = Spec.model_validate({**spec.model_dump(exclude_unset=True), "ensemble": None})
+        spec = spec.model_copy(update={"ensemble": None})
     return spec
 
 

@@ -14,6 +14,7 @@ from fitserve import db
 from fitserve.blobs import FolderStore
 from fitserve.errors import TooMany
 from fitserve.runs import blob_references, finish, lease, queries, quotas, trial_runs, worker_registry
+from fitserve.runs.history import TrialReport
 from fitserve.settings import Limits
 from fitserve.states import RunState
 from fitserve.tables import Worker
@@ -230,3 +231,19 @@ def test_a_trial_of_a_run_that_is_over_is_never_requeued(
     expire_lease(engine, part.run_id)
     assert finish.expire_leases(engine, 3) == [(part.run_id, RunState.cancelled)]
     assert read_run(engine, part.run_id).state == "cancelled"
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_no_trial_of_a_search_runs_once_its_run_is_over(
+    engine: Engine, held: lease.Lease, store: FolderStore, how: str
+) -> None:
+    ended = {"trial": 0, "point": {"/seed": 0}, "values": {"seed": 0}, "state": "succeeded", "value": 0.5, "epochs": 2}
+    begun = {**ended, "trial": 1, "state": "running", "value": None}
+    again = {**ended, "value": 0.1}  # a trial ends once, whoever reports it again
+    reports = [TrialReport(seq, row) for seq, row in enumerate((ended, begun, again), 1)]
+    lease.heartbeat(engine, held, lease_seconds=30, reports=reports, progress=True)
+    ENDS[how](engine, held, store)
+    with db.reading(engine) as session:
+        rows = [(row.trial, row.state, row.value, row.reason) for row in queries.trials(session, held.run_id)]
+    over = read_run(engine, held.run_id).state
+    assert rows == [(0, "succeeded", 0.5, None), (1, "failed", None, f"The run was over before it: {over}.")]

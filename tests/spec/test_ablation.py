@@ -10,7 +10,7 @@ import pytest
 
 from fitserve.errors import BadInput
 from fitserve.spec.ablation import parts_of
-from fitserve.spec.resolve import resolve
+from fitserve.spec.resolve import Resolved, resolve
 from fitserve.spec.resolve_search import resolve_search, trial_spec
 from fitserve.spec.search import LEFT_OUT, SEED, SearchSpec, is_search, read_search
 from fitserve.spec.spec import Spec, parse
@@ -18,7 +18,7 @@ from tests.trainer.requests import facts_of
 
 RNG = np.random.default_rng(2)
 TABLE = pa.table(
-    {"a": RNG.normal(size=60), "b": RNG.normal(size=60), "c": RNG.choice(["x", "y"], size=60), "y": RNG.normal(size=60)}
+    {"a": RNG.normal(size=60), "b": RNG.normal(size=60), "c": RNG.choice(list("uvwxyz"), size=60), "y": RNG.normal(size=60)}
 )
 FACTS = facts_of(TABLE)
 NETWORK: list[Any] = [
@@ -100,3 +100,37 @@ def test_what_cannot_be_ablated_is_refused(ablate: Any, more: Any, says: str) ->
             [one.expected for one in refused.value.problems or ()],
         ]
     )
+
+
+def test_checks_and_folds_are_resolved_or_refused() -> None:
+    body: dict[str, Any] = {"dataset": "data", "target": "y", "network": [{"Dense": 4}]}
+
+    def resolved(**more: Any) -> Resolved:
+        found = resolve(parse({**body, **more}), FACTS)
+        assert resolve(found.spec, FACTS).spec == found.spec  # a resolved spec resolves to itself
+        return found
+
+    folds = resolved(folds={"count": 4, "method": "group", "by": "c", "then": "refit"}).spec
+    assert folds.ensemble is not None
+    assert (folds.ensemble.members, folds.split.method, folds.split.by) == (4, "group", "c")
+    long = {"epochs": 100_000}
+    check = resolved(check="range_test", training=long)
+    assert check.spec.ensemble is None
+    assert check.estimates.seconds < resolved(training=long).estimates.seconds / 3
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"check": "range_test", "model": "m"}, "keeps no network"),
+        ({"check": "sanity", "ensemble": 3}, "one network"),
+        ({"check": "sanity", "folds": 3}, "no folds"),
+        ({"check": {}}, "name what to check"),
+        ({"check": {"range_test": {"low": 1, "high": 0.1}}}, "low must be below high"),
+        ({"folds": 1}, "2"),
+        ({"folds": 3, "ensemble": {"members": 5}}, "3 folds"),
+        ({"folds": {"count": 3, "method": "group", "by": "c"}, "split": "stratified"}, "folds are group"),
+        ({"folds": {"count": 3, "method": "group"}}, "`by`"),
+        ({"folds": {"count": 3, "method": "time", "by": "nothing"}}, "nothing"),
+    ]
+    for more, says in refused:
+        with pytest.raises(BadInput) as found:
+            resolved(**more)
+        problems = found.value.problems or ()
+        assert says in str([found.value.detail, found.value.expected, [(one.detail, one.expected) for one in problems]])
