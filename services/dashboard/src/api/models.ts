@@ -1,6 +1,6 @@
 import { useInfiniteQuery, useQuery, type UseQueryResult } from "@tanstack/react-query";
 import { call, del, get, patch, post, put, seg, ApiError, problemOf } from "./client";
-import type { LabelInfo, ModelDetail, ModelPage } from "./types";
+import type { DecisionDetail, LabelInfo, ModelDetail, ModelPage } from "./types";
 
 const ROOT = "/api/v1/models";
 
@@ -56,6 +56,19 @@ export const useManifest = (name: string, version: number | null): UseQueryResul
     enabled: version !== null,
     staleTime: Number.POSITIVE_INFINITY,
   });
+
+const decisionPath = (name: string, version: number): string => `${ROOT}/${seg(name)}/versions/${version}/decision`;
+
+export const useDecision = (name: string, version: number): UseQueryResult<DecisionDetail> =>
+  useQuery({
+    queryKey: ["decision", name, version],
+    queryFn: ({ signal }) => get<DecisionDetail>(decisionPath(name, version), undefined, signal),
+    staleTime: 10_000,
+  });
+
+export const setThreshold = (name: string, version: number, decision: { output: string; label: string; threshold: number }): Promise<DecisionDetail> =>
+  put<DecisionDetail>(decisionPath(name, version), decision);
+export const resetDecision = (name: string, version: number): Promise<DecisionDetail> => del<DecisionDetail>(decisionPath(name, version));
 
 export const setLabel = (name: string, label: string, version: number, weight?: number): Promise<LabelInfo> =>
   put<LabelInfo>(`${ROOT}/${seg(name)}/labels/${seg(label)}`, { version, ...(weight !== undefined && { weight }) });

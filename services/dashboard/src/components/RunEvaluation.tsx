@@ -5,7 +5,9 @@ import { Bars, ConfusionMatrix, XYChart } from "../charts/small";
 import { number } from "../format";
 import { useText } from "../i18n";
 import { about } from "./RunBits";
+import { CalibrationTable } from "./Reliability";
 import { RowList } from "./RowList";
+import { RunSlices } from "./RunSlices";
 import { Card, Empty, ErrorView, Loading, Scroll, Stat } from "./basics";
 
 type Figures = Record<string, unknown>;
@@ -31,6 +33,7 @@ export function RunEvaluation({ run }: { run: RunDetail }) {
         partsOf(evaluation.data).map(({ title, figures }) => (
           <TargetFigures key={title} title={title} part={evaluation.data?.part ?? "test"} figures={figures} />
         ))}
+      <RunSlices run={run} />
       {importance.data && <ImportanceView data={importance.data} />}
       {hardest.data && <HardestView data={hardest.data} dataset={about(run.resolved).dataset} />}
     </div>
@@ -183,6 +186,7 @@ function TargetFigures({ title, part, figures }: { title: string; part: Evaluati
         <LabelCurves title="ROC" labels={curves} part="roc" x="false_positive" y="true_positive" diagonal />
         <LabelCurves title={t("evaluation.pr")} labels={curves} part="pr" x="recall" y="precision" />
         <LabelCurves title={t("evaluation.calibration")} labels={curves} part="calibration" x="predicted" y="observed" diagonal before={before} note={calibration} />
+        <CalibrationTable calibrated={calibrated} />
         {predicted && <PredictedActual predicted={numbers(predicted.predicted)} actual={numbers(predicted.actual)} />}
         {Array.isArray(figures.residuals) && <Residuals rows={figures.residuals.filter(isFigures)} />}
       </div>

@@ -8,6 +8,7 @@ import { AddressTabs, Confirm } from "../components/dialogs";
 import { showMessage, showError } from "../components/toasts";
 import { ModelSharing } from "../components/Sharing";
 import { TryIt } from "../components/TryIt";
+import { Decisions } from "../components/ThresholdPanel";
 import { ModelLive } from "../components/ModelLive";
 import { ago, bytes, moment, number } from "../format";
 import { useText, type Translate } from "../i18n";
@@ -184,6 +185,7 @@ function Versions({ model }: { model: ModelDetail }) {
         </Scroll>
       </Card>
       {open !== null && <VersionDetail name={model.name} version={open} />}
+      {open !== null && <Decisions name={model.name} version={open} />}
       <Confirm
         open={move !== null}
         title={t("models.move.title", { label: move?.label ?? "" })}
