@@ -91,12 +91,12 @@ export const predictPath = (name: string, version: number | null, verb: string):
   `/v1/models/${seg(name)}${version === null ? "" : `/versions/${version}`}:${verb}`;
 
 /** Predict over TensorFlow Serving's REST protocol, as any client would. */
-export async function predict(name: string, version: number | null, rows: unknown[], signal?: AbortSignal): Promise<Answer> {
+export async function predict(name: string, version: number | null, rows: unknown[], signal?: AbortSignal, interval: number | null = null): Promise<Answer> {
   const started = performance.now();
   const init: RequestInit = {
     method: "POST",
     headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ instances: rows }),
+    body: JSON.stringify({ instances: rows, ...(interval !== null && { interval }) }),
     ...(signal && { signal }),
   };
   const answer = await fetch(predictPath(name, version, "predict"), init);

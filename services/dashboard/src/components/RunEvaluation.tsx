@@ -5,6 +5,7 @@ import { Bars, ConfusionMatrix, XYChart } from "../charts/small";
 import { number } from "../format";
 import { useText } from "../i18n";
 import { about } from "./RunBits";
+import { IntervalWidths } from "./IntervalWidths";
 import { CalibrationTable } from "./Reliability";
 import { RowList } from "./RowList";
 import { RunSlices } from "./RunSlices";
@@ -33,11 +34,18 @@ export function RunEvaluation({ run }: { run: RunDetail }) {
         partsOf(evaluation.data).map(({ title, figures }) => (
           <TargetFigures key={title} title={title} part={evaluation.data?.part ?? "test"} figures={figures} />
         ))}
+      <IntervalWidths intervals={run.result?.intervals} labels={labelCounts(evaluation.data ?? null)} />
       <RunSlices run={run} />
       {importance.data && <ImportanceView data={importance.data} />}
       {hardest.data && <HardestView data={hardest.data} dataset={about(run.resolved).dataset} />}
     </div>
   );
+}
+
+/** How many labels each classified target has. */
+function labelCounts(evaluation: Evaluation | null): Record<string, number> {
+  const parts = evaluation ? partsOf(evaluation) : [];
+  return Object.fromEntries(parts.flatMap(({ title, figures }) => (Array.isArray(figures.labels) ? [[title, figures.labels.length] as const] : [])));
 }
 
 function FinalMetrics({ metrics }: { metrics: Figures }) {

@@ -4,10 +4,10 @@ import { explain, predict, predictPath, useManifest, type Answer, type Explanati
 import type { ModelDetail } from "../api/types";
 import { Bars, Histogram } from "../charts/small";
 import { number, percent, seconds } from "../format";
-import { useText } from "../i18n";
+import { useText, type Translate } from "../i18n";
 import { useInAddress } from "../state/address";
 import { fieldsOf, positionOf, readPrediction, requests, rowOf, timeText, type FieldSpec, type OutputPrediction } from "../spec/prediction";
-import { Button, Card, CopyButton, ErrorView, Loading, Notice, Segment, Select } from "./basics";
+import { Badge, Button, Card, CopyButton, ErrorView, Loading, Notice, Segment, Select } from "./basics";
 
 /** A form generated from the model's columns; the prediction updates as the user types. */
 export function TryIt({ model }: { model: ModelDetail }) {
@@ -66,6 +66,9 @@ function TryForm({ name, version, manifest }: { name: string; version: number | 
     return () => clearTimeout(timer);
   }, [typed, usual, setAsked]);
   const row = useMemo(() => rowOf(fields, typed), [fields, typed]);
+  const [chosen, setChosen] = useInAddress("interval");
+  const level = Number(chosen) > 0 && Number(chosen) < 1 ? Number(chosen) : null;
+  const bounded = manifest.outputs.some((output) => output.task !== "multilabel");
   const [answer, setAnswer] = useState<Answer | null>(null);
   const [explanation, setExplanation] = useState<Explanation | null>(null);
   const [error, setError] = useState<unknown>(null);
@@ -73,7 +76,7 @@ function TryForm({ name, version, manifest }: { name: string; version: number | 
   useEffect(() => {
     const stop = new AbortController();
     const timer = setTimeout(() => {
-      predict(name, version, [row], stop.signal).then(
+      predict(name, version, [row], stop.signal, level).then(
         (found) => {
           setAnswer(found);
           setError(null);
@@ -93,7 +96,7 @@ function TryForm({ name, version, manifest }: { name: string; version: number | 
       clearTimeout(timer);
       stop.abort();
     };
-  }, [name, version, row]);
+  }, [name, version, row, level]);
 
   const predictions = answer ? readPrediction(manifest, answer.predictions[0]) : [];
   return (
@@ -113,11 +116,11 @@ function TryForm({ name, version, manifest }: { name: string; version: number | 
         </div>
       </Card>
       <div className="stack sticky">
-        <Card title={t("try.answer")}>
+        <Card title={t("try.answer")} actions={bounded && <Select small hideLabel label={t("try.level")} value={level === null ? "" : String(level)} choices={levelChoices(level, t)} onChange={setChosen} />}>
           <div className="stack" aria-live="polite" data-testid="answer">
             {error !== null && <ErrorView error={error} />}
             {predictions.map((one) => (
-              <AnswerView key={one.output} prediction={one} several={predictions.length > 1} />
+              <AnswerView key={one.output} prediction={one} several={predictions.length > 1} level={level} />
             ))}
             {answer?.warnings.map((warning, index) => (
               <Notice key={index} tone="warn">
@@ -132,17 +135,42 @@ function TryForm({ name, version, manifest }: { name: string; version: number | 
           </div>
         </Card>
         {explanation && <Contributions explanation={explanation} predictions={predictions} manifest={manifest} />}
-        <Requests path={predictPath(name, version, "predict")} row={row} />
+        <Requests path={predictPath(name, version, "predict")} row={row} level={level} />
       </div>
     </div>
   );
 }
 
-function AnswerView({ prediction, several }: { prediction: OutputPrediction; several: boolean }) {
+const LEVELS = [0.5, 0.8, 0.9, 0.95, 0.99];
+
+/** The usual levels, and the one in the address. */
+function levelChoices(level: number | null, t: Translate) {
+  const levels = level === null || LEVELS.includes(level) ? LEVELS : [...LEVELS, level].sort((a, b) => a - b);
+  return [{ value: "", label: t("try.level.none") }, ...levels.map((one) => ({ value: String(one), label: t("try.level.of", { level: percent(one, 0) }) }))];
+}
+
+function BoundsView({ bounds, level }: { bounds: NonNullable<OutputPrediction["bounds"]>; level: number | null }) {
+  const t = useText();
+  const share = percent(level, 0);
+  if ("labels" in bounds) {
+    return (
+      <p data-testid="bounds">
+        {t("try.set", { level: share })}{" "}
+        {bounds.labels.map((label) => (
+          <Badge key={label}>{label}</Badge>
+        ))}
+      </p>
+    );
+  }
+  return <p data-testid="bounds">{t("try.interval", { level: share, low: number(bounds.low, 5), high: number(bounds.high, 5) })}</p>;
+}
+
+function AnswerView({ prediction, several, level }: { prediction: OutputPrediction; several: boolean; level: number | null }) {
   return (
     <div className="stack tight">
       {several && <h3>{prediction.output}</h3>}
       <div className="answer">{prediction.task === "regression" ? number(prediction.value, 6) : prediction.answer}</div>
+      {prediction.bounds && <BoundsView bounds={prediction.bounds} level={level} />}
       {prediction.scores.length > 0 && <Bars label={prediction.output} max={1} bars={prediction.scores.slice(0, 12).map((score) => ({ label: score.label, value: score.value, text: percent(score.value) }))} />}
     </div>
   );
@@ -245,11 +273,11 @@ function Contributions({ explanation, predictions, manifest }: { explanation: Ex
   );
 }
 
-function Requests({ path, row }: { path: string; row: unknown }) {
+function Requests({ path, row, level }: { path: string; row: unknown; level: number | null }) {
   const t = useText();
   const [asked, setKind] = useInAddress("as", "curl");
   const kind = asked === "python" || asked === "javascript" ? asked : "curl";
-  const texts = requests(window.location.origin, path, row);
+  const texts = requests(window.location.origin, path, row, level);
   return (
     <Card
       title={t("try.request")}

@@ -66,37 +66,50 @@ export interface OutputPrediction {
   answer: string;
   value: number | null;
   scores: { label: string; value: number }[];
+  /** Where a level was asked for: the interval, or the set of labels. */
+  bounds?: { low: number; high: number } | { labels: string[] };
+}
+
+/** What a row's answer has beside an output's prediction, where a level was asked for. */
+function boundsOf(name: string, prediction: Record<string, unknown>): OutputPrediction["bounds"] {
+  const [low, high, labels] = [prediction[`${name}_low`], prediction[`${name}_high`], prediction[`${name}_set`]];
+  if (Array.isArray(labels)) return { labels: labels.map(text) };
+  const ends = [low, high].map((end) => Number(Array.isArray(end) ? end[0] : end));
+  return low === undefined || high === undefined ? undefined : { low: ends[0] ?? NaN, high: ends[1] ?? NaN };
 }
 
 /** Read one row's prediction with the outputs named in the manifest. */
 export function readPrediction(manifest: Manifest, prediction: unknown): OutputPrediction[] {
+  const named = prediction !== null && typeof prediction === "object" && !Array.isArray(prediction) ? (prediction as Record<string, unknown>) : null;
   return manifest.outputs.map((output) => {
-    const own =
-      manifest.outputs.length > 1 && prediction !== null && typeof prediction === "object" && !Array.isArray(prediction)
-        ? (prediction as Record<string, unknown>)[output.name]
-        : prediction;
-    const numbers = (Array.isArray(own) ? own.flat(3) : [own]).map(Number);
-    const labels = output.labels ?? [];
-    const first = numbers[0] ?? null;
-    if (output.task === "regression") return { output: output.name, task: output.task, answer: text(first), value: first, scores: [] };
-    if (output.task === "binary" && numbers.length === 1 && first !== null) {
-      const [no, yes] = [labels[0] ?? "0", labels[1] ?? "1"];
-      const scores = [
-        { label: yes, value: first },
-        { label: no, value: 1 - first },
-      ].sort((a, b) => b.value - a.value);
-      return { output: output.name, task: output.task, answer: scores[0]?.label ?? "", value: first, scores };
-    }
-    const scores = numbers.map((value, index) => ({ label: labels[index] ?? String(index), value }));
-    const sorted = [...scores].sort((a, b) => b.value - a.value);
-    const answer = output.task === "multilabel" ? scores.filter((score) => score.value >= 0.5).map((score) => score.label).join(", ") : (sorted[0]?.label ?? "");
-    return { output: output.name, task: output.task, answer, value: null, scores: sorted };
+    const bounds = named ? boundsOf(output.name, named) : undefined;
+    return { ...readOutput(output, named ? named[output.name] : prediction), ...(bounds && { bounds }) };
   });
 }
 
+function readOutput(output: Manifest["outputs"][number], own: unknown): OutputPrediction {
+  const numbers = (Array.isArray(own) ? own.flat(3) : [own]).map(Number);
+  const labels = output.labels ?? [];
+  const first = numbers[0] ?? null;
+  if (output.task === "regression") return { output: output.name, task: output.task, answer: text(first), value: first, scores: [] };
+  if (output.task === "binary" && numbers.length === 1 && first !== null) {
+    const [no, yes] = [labels[0] ?? "0", labels[1] ?? "1"];
+    const scores = [
+      { label: yes, value: first },
+      { label: no, value: 1 - first },
+    ].sort((a, b) => b.value - a.value);
+    return { output: output.name, task: output.task, answer: scores[0]?.label ?? "", value: first, scores };
+  }
+  const scores = numbers.map((value, index) => ({ label: labels[index] ?? String(index), value }));
+  const sorted = [...scores].sort((a, b) => b.value - a.value);
+  const answer = output.task === "multilabel" ? scores.filter((score) => score.value >= 0.5).map((score) => score.label).join(", ") : (sorted[0]?.label ?? "");
+  return { output: output.name, task: output.task, answer, value: null, scores: sorted };
+}
+
 /** The request for the shell, Python and JavaScript. */
-export function requests(origin: string, path: string, row: unknown): { curl: string; python: string; javascript: string } {
-  const body = JSON.stringify({ instances: [row] });
+export function requests(origin: string, path: string, row: unknown, interval: number | null = null): { curl: string; python: string; javascript: string } {
+  const asked = { instances: [row], ...(interval !== null && { interval }) };
+  const body = JSON.stringify(asked);
   const quoted = body.replaceAll("'", "'\\''");
   return {
     curl: `curl -sS '${origin}${path}' \\\n  -H "Authorization: Bearer $FITSERVE_API_KEY" \\\n  -H 'Content-Type: application/json' \\\n  -d '${quoted}'`,
@@ -118,7 +131,7 @@ export function requests(origin: string, path: string, row: unknown): { curl: st
       "    Authorization: `Bearer ${process.env.FITSERVE_API_KEY}`,",
       '    "Content-Type": "application/json",',
       "  },",
-      `  body: JSON.stringify(${JSON.stringify({ instances: [row] }, null, 2).replaceAll("\n", "\n  ")}),`,
+      `  body: JSON.stringify(${JSON.stringify(asked, null, 2).replaceAll("\n", "\n  ")}),`,
       "});",
       "console.log((await answer.json()).predictions);",
     ].join("\n"),
