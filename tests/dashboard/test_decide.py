@@ -127,10 +127,10 @@ def test_calibration_slices_and_groups_are_shown_and_sorted(page: Page, api: htt
     expect(page.get_by_test_id("column-slices").get_by_role("row", name=re.compile("city = cork"))).to_contain_text(
         "worse"
     )
-    by_sex = page.locator("section.card", has=page.get_by_role("heading", name="buys by sex"))
+    by_sex = page.locator("section.card", has=page.get_by_role("heading", name="Fairness: buys by sex"))
     expect(by_sex.get_by_role("rowheader")).to_have_text(["f", "m"])
     expect(by_sex.get_by_text("Equalized odds difference")).to_be_visible()
-    expect(page.get_by_role("heading", name="amount by city")).to_be_visible()
+    expect(page.get_by_role("heading", name="Fairness: amount by city")).to_be_visible()
     _check_accessibility(page)
 
 

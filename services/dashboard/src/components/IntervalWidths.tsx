@@ -41,7 +41,7 @@ function OutputWidths({ name, levels, labels, why }: { name: string; levels: Lev
       </p>
       <div className="widths">
         <Scroll label={t("widths.title", { target: name })}>
-          <table className="table dense" data-testid="widths">
+          <table className="table dense figures" data-testid="widths">
             <thead>
               <tr>
                 <th scope="col" className="num">{t("widths.level")}</th>
@@ -106,7 +106,7 @@ function Groups({ levels, sets }: { levels: Level[]; sets: boolean }) {
         <Select small label={t("widths.level")} value={String(own.level)} choices={grouped.map((one) => ({ value: String(one.level), label: percent(one.level, 0) }))} onChange={setChosen} />
       </div>
       <Scroll label={t("widths.groups")}>
-        <table className="table dense">
+        <table className="table dense figures">
           <thead>
             <tr>
               <th scope="col">{t("widths.group")}</th>

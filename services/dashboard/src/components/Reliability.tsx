@@ -21,7 +21,7 @@ export function CalibrationTable({ calibrated }: { calibrated: Figures }) {
     <Card title={t("reliability.title")} level={3} bare>
       <p className="card-lead small muted">{t("reliability.lead", { rows: number(Number(calibrated.rows)), method: String(calibrated.method) })}</p>
       <Scroll label={t("reliability.title")}>
-        <table className="table dense" data-testid="calibration">
+        <table className="table dense figures" data-testid="calibration">
           <thead>
             <tr>
               <th scope="col">{t("metric")}</th>

@@ -50,7 +50,7 @@ function WorstSlices({ slices }: { slices: Slices }) {
         <p className="card-lead">{t(slices.rows < 100 ? "slices.few" : "slices.none")}</p>
       ) : (
         <Scroll label={t("slices.title", { target: slices.target })}>
-          <table className="table" data-testid="worst-slices">
+          <table className="table figures" data-testid="worst-slices">
             <thead>
               <tr>
                 <th scope="col">{t("slices.where")}</th>
@@ -108,7 +108,7 @@ function ByColumn({ slices }: { slices: Slices }) {
   return (
     <Card title={t("slices.bycolumn")} level={3} bare actions={<Select small hideLabel label={t("slices.column")} value={own.column} choices={columns.map((one) => one.column)} onChange={setChosen} />}>
       <Scroll label={t("slices.bycolumn")}>
-        <table className="table dense" data-testid="column-slices">
+        <table className="table dense figures" data-testid="column-slices">
           <thead>
             <tr>
               <th scope="col">{own.column}</th>
@@ -207,7 +207,7 @@ function FairnessCard({ item }: { item: FairnessItem }) {
         </div>
       )}
       <Scroll label={t("fairness.title", { output: item.output, column: item.column })}>
-        <table className="table dense" data-testid="fairness">
+        <table className="table dense figures" data-testid="fairness">
           <thead>
             <tr>
               <th scope="col">{item.column}</th>

@@ -72,7 +72,7 @@ export const zh: Record<keyof typeof en, string> = {
   "fairness.rmse": "RMSE",
   "fairness.selection_rate": "選取率",
   "fairness.small": "達到 {n} 列的群組不足兩個，因此不比較。",
-  "fairness.title": "{output}：依 {column} 分組",
+  "fairness.title": "公平性：{output} 依 {column} 分組",
   "fairness.true_positive_rate": "真陽性率",
   "reliability.after": "校準後",
   "reliability.before": "校準前",
