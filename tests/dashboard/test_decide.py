@@ -131,6 +131,16 @@ def test_calibration_slices_and_groups_are_shown_and_sorted(page: Page, api: htt
     expect(by_sex.get_by_role("rowheader")).to_have_text(["f", "m"])
     expect(by_sex.get_by_text("Equalized odds difference")).to_be_visible()
     expect(page.get_by_role("heading", name="Fairness: amount by city")).to_be_visible()
+    # Coverage and widths by level are those of the run.
+    intervals = api.get(f"/runs/{decided}").json()["result"]["intervals"]
+    widths = page.locator("section.card", has=page.get_by_role("heading", name="Intervals: amount")).get_by_test_id(
+        "widths"
+    )
+    expect(widths.locator("tbody tr")).to_have_count(len(intervals["amount"]["levels"]))
+    at = next(one for one in intervals["amount"]["levels"] if one["level"] == 0.9)
+    expect(widths.get_by_role("row", name=re.compile("^90%"))).to_contain_text(f"{100 * at['share']:.1f}%")
+    sets = page.locator("section.card", has=page.get_by_role("heading", name="Sets of labels: tier"))
+    expect(sets.get_by_test_id("widths").get_by_role("row", name=re.compile("^90%"))).to_contain_text("1: ")
     _check_accessibility(page)
 
 

@@ -34,7 +34,7 @@ def test_widths_follow_the_rows_and_the_groups_where_errors_do(tmp_path: Path) -
     assert result.manifest["interval"] == {"levels": [0.9, 0.5], "coverage_by": "region", "adaptive": None}
     said = result.result["intervals"]["y"]
     assert said["widths"] == "by_row", said["why"]
-    assert [one["level"] for one in said["levels"]] == [0.9, 0.5]
+    assert [one["level"] for one in said["levels"]][:2] == [0.9, 0.5]  # those asked for first
     for level in said["levels"]:
         low, high = level["interval"]
         assert low - 0.02 <= level["level"] <= high + 0.02

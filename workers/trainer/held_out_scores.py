@@ -21,6 +21,8 @@ from workers.trainer.calibration.spread import FittedSpread, fit_spread
 from workers.trainer.interface import Reporter
 
 USUAL = 0.9  # the level at which widths are compared where a spec names none
+SHOWN = (0.5, 0.8, USUAL, 0.95, 0.99)  # levels that are evaluated whether or not a spec names them
+MOST_SIZES = 50  # of sets
 SCORES_OF_GROUPS = 8_000  # kept of all groups together
 
 Array = NDArray[Any]
@@ -163,7 +165,7 @@ class HeldOutScores:
         `outputs` are the manifest's, `served` what is answered for the test part.
         """
         promises = Conformal({"outputs": outputs, **self.entries})
-        levels = promises.levels or tuple(level for level in (USUAL,) if not self._lacking(level))
+        shown = tuple(level for level in SHOWN if level not in promises.levels and not self._lacking(level))
         found: dict[str, Any] = {}
         for target in self.calibrated.targets:
             if target.name not in self.conformal:
@@ -174,12 +176,15 @@ class HeldOutScores:
                 entry |= {"widths": "one" if spread.spread is None else "by_row", "why": spread.why}
                 if spread.spread is not None:
                     entry["scored_rows"] = kept["by_row"]["rows"]
-            entry["levels"] = [self._at(promises, target, level, served) for level in levels]
+            entry["levels"] = [
+                self._at(promises, target, level, served, by_group=level not in shown or level == USUAL)
+                for level in (*promises.levels, *shown)
+            ]
             found[target.name] = entry
         return found
 
     def _at(
-        self, promises: Conformal, target: FittedTarget, level: float, served: Mapping[str, Array]
+        self, promises: Conformal, target: FittedTarget, level: float, served: Mapping[str, Array], by_group: bool
     ) -> dict[str, Any]:
         """One level on the test part; without one, the sizes alone, on the held-out rows."""
         part = "test" if self.calibrated.count("test") else "validation"
@@ -191,11 +196,13 @@ class HeldOutScores:
         if bounds.members is None:
             (one_width,) = self._one_width(promises).bounds(values, level, RowFacts(groups), only=target.name)
             found["one_width"] = float(one_width.sizes().mean())
+        else:
+            found["sizes"] = np.bincount(sizes.astype(np.int64))[1 : MOST_SIZES + 1].tolist()  # of 1, 2, ... labels
         if part != "test":
             return found
         inside = bounds.covers(self._truth(target))
         found |= _covered(inside)
-        if groups is not None:
+        if groups is not None and by_group:
             own_scores, needed = self._own_scores(target), conformal.rows_needed(str(target.task), level)
             named = np.array(["" if label is None else label for label in groups], object)
             found["groups"] = [

@@ -46,6 +46,8 @@ export interface Manifest {
   onnx?: { bytes: number };
   keras?: { bytes: number };
   receipt?: Record<string, unknown>;
+  /** The first level answers where a request names none. */
+  interval?: { levels: number[] } | null;
   metrics?: Record<string, unknown>;
 }
 
@@ -91,7 +93,7 @@ export const predictPath = (name: string, version: number | null, verb: string):
   `/v1/models/${seg(name)}${version === null ? "" : `/versions/${version}`}:${verb}`;
 
 /** Predict over TensorFlow Serving's REST protocol, as any client would. */
-export async function predict(name: string, version: number | null, rows: unknown[], signal?: AbortSignal, interval: number | null = null): Promise<Answer> {
+export async function predict(name: string, version: number | null, rows: unknown[], signal?: AbortSignal, interval: number | false | null = null): Promise<Answer> {
   const started = performance.now();
   const init: RequestInit = {
     method: "POST",

@@ -67,7 +67,8 @@ function TryForm({ name, version, manifest }: { name: string; version: number | 
   }, [typed, usual, setAsked]);
   const row = useMemo(() => rowOf(fields, typed), [fields, typed]);
   const [chosen, setChosen] = useInAddress("interval");
-  const level = Number(chosen) > 0 && Number(chosen) < 1 ? Number(chosen) : null;
+  const usualLevel = manifest.interval?.levels[0] ?? null;
+  const level = chosen === "none" ? false : Number(chosen) > 0 && Number(chosen) < 1 ? Number(chosen) : null;
   const bounded = manifest.outputs.some((output) => output.task !== "multilabel");
   const [answer, setAnswer] = useState<Answer | null>(null);
   const [explanation, setExplanation] = useState<Explanation | null>(null);
@@ -116,11 +117,11 @@ function TryForm({ name, version, manifest }: { name: string; version: number | 
         </div>
       </Card>
       <div className="stack sticky">
-        <Card title={t("try.answer")} actions={bounded && <Select small hideLabel label={t("try.level")} value={level === null ? "" : String(level)} choices={levelChoices(level, t)} onChange={setChosen} />}>
+        <Card title={t("try.answer")} actions={bounded && <Select small hideLabel label={t("try.level")} value={level === false ? "none" : level === null ? "" : String(level)} choices={levelChoices(level || null, usualLevel, t)} onChange={setChosen} />}>
           <div className="stack" aria-live="polite" data-testid="answer">
             {error !== null && <ErrorView error={error} />}
             {predictions.map((one) => (
-              <AnswerView key={one.output} prediction={one} several={predictions.length > 1} level={level} />
+              <AnswerView key={one.output} prediction={one} several={predictions.length > 1} level={(level || null) ?? usualLevel} />
             ))}
             {answer?.warnings.map((warning, index) => (
               <Notice key={index} tone="warn">
@@ -144,9 +145,10 @@ function TryForm({ name, version, manifest }: { name: string; version: number | 
 const LEVELS = [0.5, 0.8, 0.9, 0.95, 0.99];
 
 /** The usual levels, and the one in the address. */
-function levelChoices(level: number | null, t: Translate) {
+function levelChoices(level: number | null, usual: number | null, t: Translate) {
   const levels = level === null || LEVELS.includes(level) ? LEVELS : [...LEVELS, level].sort((a, b) => a - b);
-  return [{ value: "", label: t("try.level.none") }, ...levels.map((one) => ({ value: String(one), label: t("try.level.of", { level: percent(one, 0) }) }))];
+  const none = usual === null ? [{ value: "", label: t("try.level.none") }] : [{ value: "", label: t("try.level.usual", { level: percent(usual, 0) }) }, { value: "none", label: t("try.level.none") }];
+  return [...none, ...levels.map((one) => ({ value: String(one), label: t("try.level.of", { level: percent(one, 0) }) }))];
 }
 
 function BoundsView({ bounds, level }: { bounds: NonNullable<OutputPrediction["bounds"]>; level: number | null }) {
@@ -273,7 +275,7 @@ function Contributions({ explanation, predictions, manifest }: { explanation: Ex
   );
 }
 
-function Requests({ path, row, level }: { path: string; row: unknown; level: number | null }) {
+function Requests({ path, row, level }: { path: string; row: unknown; level: number | false | null }) {
   const t = useText();
   const [asked, setKind] = useInAddress("as", "curl");
   const kind = asked === "python" || asked === "javascript" ? asked : "curl";

@@ -123,6 +123,7 @@ export const en = {
   "try.level": "Interval or set",
   "try.level.none": "No interval",
   "try.level.of": "{level} interval or set",
+  "try.level.usual": "As trained ({level})",
   "try.set": "{level} set:",
   "widths.coverage": "Coverage",
   "widths.group": "Group",

@@ -124,6 +124,7 @@ export const zh: Record<keyof typeof en, string> = {
   "try.level": "區間或集合",
   "try.level.none": "不顯示區間",
   "try.level.of": "{level} 區間或集合",
+  "try.level.usual": "依訓練設定（{level}）",
   "try.set": "{level} 集合：",
   "widths.coverage": "覆蓋率",
   "widths.group": "群組",

@@ -107,7 +107,7 @@ function readOutput(output: Manifest["outputs"][number], own: unknown): OutputPr
 }
 
 /** The request for the shell, Python and JavaScript. */
-export function requests(origin: string, path: string, row: unknown, interval: number | null = null): { curl: string; python: string; javascript: string } {
+export function requests(origin: string, path: string, row: unknown, interval: number | false | null = null): { curl: string; python: string; javascript: string } {
   const asked = { instances: [row], ...(interval !== null && { interval }) };
   const body = JSON.stringify(asked);
   const quoted = body.replaceAll("'", "'\\''");
