@@ -26,6 +26,7 @@ LAYER_SECONDS = 18e-6  # added by each layer, whatever its size
 SEQUENCE_SECONDS = 60e-6  # added by each step of a recurrent layer's sequence, forward and backward
 EPOCH_SECONDS = 1.2e-3  # of an epoch, whatever its steps: the call, the validation
 MULTIPLY_ADDS_PER_SECOND = 2.0e10
+EMBEDDED_SECONDS = 1.1e-9  # of a step, for each number of an embedding: the optimizer moves all of them
 # Members of an ensemble that train stacked: each further one adds a share of a step, and their products are larger.
 MEMBER_SHARE = 0.26
 STACKED_SPEEDUP = 1.6
@@ -72,6 +73,7 @@ def estimate(
     parameters, trainable = (sum(row.parameters for row in rows), sum(row.trainable for row in rows))
     parameters, trainable = parameters * members, trainable * members
     forward = sum(row.multiply_adds for row in rows)
+    embedded = sum(row.trainable for row in rows if isinstance(graph.nodes[row.name].layer, Embedding))
     multiply_adds = 3 * forward * batch * all_steps * members
     startup = STARTUP_SECONDS + MEMBER_STARTUP_SECONDS * (members - 1)
     activation_bytes = members * batch * _saved_activations(graph) * FLOAT_BYTES
@@ -86,7 +88,7 @@ def estimate(
         activation_bytes=activation_bytes,
         training_bytes=_training_bytes(parameters, trainable, training) + activation_bytes,
         artifact_bytes=parameters * FLOAT_BYTES,
-        seconds=_rounded(pace * (startup + _seconds(graph, training, multiply_adds, all_steps, members))),
+        seconds=_rounded(pace * (startup + _seconds(graph, training, multiply_adds, all_steps, members, embedded))),
         startup_seconds=_rounded(pace * startup),
         epochs=training.epochs * training.restarts,
         pace=_rounded(pace),
@@ -121,8 +123,10 @@ def _rounded(seconds: float) -> float:
     return float(f"{seconds:.3g}")
 
 
-def _seconds(graph: NetworkGraph, training: Training, multiply_adds: int, steps: int, members: int) -> float:
-    """Return the seconds of training alone."""
+def _seconds(
+    graph: NetworkGraph, training: Training, multiply_adds: int, steps: int, members: int, embedded: int
+) -> float:
+    """Return the seconds of training alone. `embedded` is the size of a member's embeddings."""
     layers = sequence = 0
     for node in graph.nodes.values():
         layers += not isinstance(node.layer, (Input, Embedding))
@@ -130,6 +134,7 @@ def _seconds(graph: NetworkGraph, training: Training, multiply_adds: int, steps:
             sequence += graph.input_shapes(node)[0][0] * (2 if isinstance(node.layer, Bidirectional) else 1)
     step = STEP_SECONDS + LAYER_SECONDS * layers + SEQUENCE_SECONDS * sequence
     epochs = training.epochs * training.restarts
+    step += EMBEDDED_SECONDS * embedded
     if members > 1 and all(type(node.layer).__name__ in STACKED for node in graph.nodes.values()):
         step *= 1 + MEMBER_SHARE * (members - 1)
         return EPOCH_SECONDS * epochs + step * steps + multiply_adds / (STACKED_SPEEDUP * MULTIPLY_ADDS_PER_SECOND)
