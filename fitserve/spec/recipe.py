@@ -17,7 +17,9 @@ from fitserve.spec.target import Target
 from fitserve.spec.training import EarlyStopping, Training
 
 EPOCHS = 200
-PATIENCE = 20
+# Training rows up to which early stopping waits so many epochs: an epoch of a million rows is a thousand steps.
+PATIENCES = ((200_000, 20), (1_000_000, 10))
+LEAST_PATIENCE = 5
 FEWEST_EPOCHS = 20  # to which a time budget reduces those that a spec leaves out
 # Rows up to which a batch has so many rows. Small batches are essential on a few thousand rows, slow on many.
 BATCHES = ((4_500, 32), (9_000, 64), (18_000, 128), (50_000, 256), (200_000, 512))
@@ -94,8 +96,13 @@ def training_of(spec: Spec, training_rows: int, validation: bool) -> Training:
     elif {"epochs", "keep_epochs"} & said:
         stops = False  # who says how long it trains gets that
     if stops:
-        updates["early_stopping"] = EarlyStopping(patience=PATIENCE, restore_best_weights=True)
+        updates["early_stopping"] = EarlyStopping(patience=patience(training_rows), restore_best_weights=True)
     return training.model_copy(update={name: value for name, value in updates.items() if name not in said})
+
+
+def patience(rows: int) -> int:
+    """Return the epochs without improvement after which training stops, for so many training rows."""
+    return next((epochs for most, epochs in PATIENCES if rows <= most), LEAST_PATIENCE)
 
 
 def batch_size(rows: int) -> int:

@@ -197,8 +197,8 @@ class Training(BaseModel):
 
     early_stopping: Annotated[EarlyStopping | None, Switch] = Field(
         None,
-        description="true: with Keras's defaults; left out: patience 20 and the best weights restored, unless the spec"
-        " names a network and its epochs",
+        description="true: with Keras's defaults; left out: patience 20 (less on large tables) and the best weights"
+        " restored, unless the spec names a network and its epochs",
     )
     reduce_lr_on_plateau: Annotated[ReduceLROnPlateau | None, Switch] = Field(
         None, description="true: with Keras's defaults"

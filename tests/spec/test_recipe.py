@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from fitserve.spec import recipe
 from fitserve.spec.resolve import Resolved, resolve
 from fitserve.spec.spec import SpecRefused, parse
 from tests.spec.table import FEATURES, facts
@@ -221,3 +222,8 @@ def test_bins_are_given_up_last() -> None:
     assert bins[0] == 16 > bins[1]
     assert sum(warning.code == "shrunk" for warning in tight.warnings) == 1
     assert resolve(tight.spec, facts(2 * 10**6)).spec == tight.spec
+
+
+@pytest.mark.parametrize(("rows", "epochs"), [(200, 20), (200_000, 20), (200_001, 10), (1_000_001, 5)])
+def test_early_stopping_waits_for_fewer_epochs_where_they_are_long(rows: int, epochs: int) -> None:
+    assert recipe.patience(rows) == epochs
