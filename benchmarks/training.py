@@ -7,6 +7,9 @@ share of T2's time taken by recording layer statistics, including its own tracin
 
 `T1_cold` builds and traces the network each time, as `fit` must; `T1_warm` trains a traced one again.
 `restarts16` compares with sixteen times the median of T1's `fit` (`--sixteen` runs all sixteen).
+
+`T1_floor` to `T4_floor` and `restarts_floor` are our seconds over those of the same arithmetic written by hand
+(`benchmarks.floor`): T1's are those of a traced network, restarts' include building and tracing.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks import floor
 from fitserve.spec.resolve import resolve
 from fitserve.spec.spec import parse
 from tests.trainer.requests import RecordingReporter, facts_of, request_of
@@ -259,7 +263,7 @@ def main() -> None:
         if name in CASES:
             found |= _case(name, options.repeats)
     if "restarts16" in options.cases:
-        found["restarts16"] = _restarts(options.repeats, options.sixteen)
+        found |= _restarts(options.repeats, options.sixteen)
     if "recorder" in options.cases:
         found["recorder_share"] = recorder(options.repeats)
     if "streaming" in options.cases:
@@ -276,10 +280,17 @@ def _case(name: str, repeats: int) -> dict[str, float]:
     for kind, warm in (("_cold", False), ("_warm", True)) if name == "T1" else (("", False),):
         fit, loop = paired(lambda: plain(case, data), lambda w=warm: ours(case, data, w), repeats)  # type: ignore[misc]
         found[name + kind] = _report(name + kind, fit, loop)
+    found[f"{name}_floor"] = _floor(name, loop, [floor.seconds(case, data) for _ in range(repeats)])
     return found
 
 
-def _restarts(repeats: int, sixteen: bool) -> float:
+def _floor(name: str, ours: list[float], native: list[float]) -> float:
+    ratio = statistics.median(ours) / statistics.median(native)
+    print(f"{name + '_floor':12} by hand {statistics.median(native):5.2f} s   {ratio:17.1f} x", flush=True)
+    return ratio
+
+
+def _restarts(repeats: int, sixteen: bool) -> dict[str, float]:
     case, data = CASES["T1"], CASES["T1"].data()
     times = 1 if sixteen else 16
 
@@ -287,7 +298,9 @@ def _restarts(repeats: int, sixteen: bool) -> float:
         return sum(plain(case, data) for _ in range(16 // times)) * times
 
     restarts(case, data, 2)
-    return _report("restarts16", *paired(fits, lambda: restarts(case, data), repeats))
+    fit, stacked = paired(fits, lambda: restarts(case, data), repeats)
+    native = [floor.seconds(case, data, 16) for _ in range(repeats)]
+    return {"restarts16": _report("restarts16", fit, stacked), "restarts_floor": _floor("restarts", stacked, native)}
 
 
 def _report(name: str, fit: list[float], loop: list[float]) -> float:

@@ -217,7 +217,7 @@ class Training(BaseModel):
 
     device: Literal["auto", "cpu", "gpu"] = Field("auto", description="auto: a GPU where the worker has one")
     threads: Natural = Field(0, description="0: the worker's setting")
-    jit_compile: Literal["auto"] | Flag = Field("auto", description="XLA; auto: the trainer decides")
+    jit_compile: Literal["auto"] | Flag = Field("auto", description="XLA; auto: no, because it gains little")
     mixed_precision: Flag = Field(False, description="Compute in 16 bits, keep weights in 32")
 
     @model_validator(mode="before")
