@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 from typing import Any
 
-from fitserve.conformal import Bounds, highest_level
+from fitserve.conformal import Bounds, Conformal, highest_level
 
 BINS = 10  # of confidence, for the calibration error
 SMALLEST = 1e-15  # probability, in a log loss
@@ -81,6 +81,16 @@ def moved(error_rate: float, asked: float, gamma: float, covered: int, missed: i
 def level_at(error_rate: float, task: str, rows: int) -> float:
     """Return the level that answers for an error rate: one that so many held-out rows can promise."""
     return min(max(LOWEST_LEVEL, 1.0 - error_rate), highest_level(task, rows))
+
+
+def moved_levels(conformal: Conformal, error_rates: Mapping[str, float]) -> dict[str, float]:
+    """Return the levels that answer instead of the spec's, by output; nothing of a version that is not adaptive."""
+    if conformal.adaptive is None or conformal.level is None:
+        return {}
+    tasks = {one["name"]: one["task"] for one in conformal.outputs}
+    return {
+        name: level_at(rate, tasks[name], conformal.rows(name)) for name, rate in error_rates.items() if name in tasks
+    }
 
 
 def worse_than(expected: float, hits: int, rows: int, tests: int) -> bool:

@@ -25,7 +25,7 @@ from sqlalchemy import Engine, select
 
 from fitserve import artifacts, db, telemetry
 from fitserve.blobs import BlobStore, Corrupt, StoredBlob, sha256_of
-from fitserve.conformal import Conformal, RowFacts
+from fitserve.conformal import Bounds, Conformal, RowFacts
 from fitserve.datasets import store
 from fitserve.decisions.abstain import abstentions
 from fitserve.decisions.apply import Decider
@@ -34,6 +34,7 @@ from fitserve.decisions.distance import distances
 from fitserve.encoder import Encoder
 from fitserve.encoding.coercion import group_labels
 from fitserve.errors import BadInput, Conflict, FitserveError, NotFound
+from fitserve.live_coverage import moved_levels
 from fitserve.runs import finish, lease
 from fitserve.runs.history import EventReport, Report
 from fitserve.runs.lease import LeaseLost, StoredCheckpoint
@@ -190,7 +191,8 @@ class BatchPredictionAttempt:
     def _predict(self, folder: Path) -> dict[str, Any]:
         request = self.claim.run.resolved
         interval, decisions = request.get("interval"), request.get("decisions")
-        model = ArtifactModel(self.blobs, request["artifact"], self.settings.trainer_threads, interval, decisions)
+        rates, threads = request.get("error_rates"), self.settings.trainer_threads
+        model = ArtifactModel(self.blobs, request["artifact"], threads, interval, decisions, rates)
         with db.reading(self.engine) as session:
             dataset = session.get(Dataset, self.claim.run.dataset_id)
         if dataset is None:
@@ -290,10 +292,14 @@ class ArtifactModel:
         threads: int,
         interval: float | None = None,
         decisions: Sequence[Mapping[str, Any]] | None = None,
+        error_rates: Mapping[str, float] | None = None,
     ) -> None:
         self.manifest = manifest = artifacts.read(blobs, artifact).manifest
         self.conformal = Conformal(manifest)
-        self.interval = self.conformal.level if interval is None else interval or None
+        level = self.conformal.level if interval is None else interval
+        self.levels = {one["name"]: level for one in self.conformal.outputs} if level else {}
+        if interval is None:  # ground truth may have moved the level
+            self.levels |= moved_levels(self.conformal, error_rates or {})
         self.decisions = {
             one["output"]: one for one in (manifest.get("decisions") if decisions is None else decisions) or ()
         }
@@ -316,12 +322,19 @@ class ArtifactModel:
             columns |= prediction_columns(output, values)
             if (decision := self.decisions.get(output["name"])) is not None:
                 columns |= self._decided_columns(output, predicted, decision, feeds, table)
-        if self.interval is not None:
-            for one in self.conformal.bounds(predicted, self.interval, self._facts(feeds, table)):
+        if self.levels:
+            for one in self._bounds(predicted, self._facts(feeds, table)):
                 for name, listed in one.listed().items():
                     texts = one.members is not None
                     columns[f"predicted_{name}"] = ["; ".join(own) for own in listed] if texts else listed
         return pa.table(columns)
+
+    def _bounds(self, predicted: Mapping[str, np.ndarray], facts: RowFacts) -> list[Bounds]:
+        levels = set(self.levels.values())
+        if len(levels) == 1:
+            return self.conformal.bounds(predicted, levels.pop(), facts)
+        own = self.levels.items()
+        return [one for name, level in own for one in self.conformal.bounds(predicted, level, facts, only=name)]
 
     def _facts(self, feeds: Any, table: pa.Table) -> RowFacts:
         """Return what bounds depend on beside the outputs."""

@@ -205,6 +205,7 @@ def predict_dataset(
         version, artifact = serving_version(session, name, body.version, body.label)
         dataset = store.get(session, caller.owner_filter, body.dataset)
         moved = registry.decision_changes(session, name, version, 1)
+        rates = registry.error_rates(session, [name]).get((name, version), {})
         own = registry.version(session, name, version).artifact == artifact  # else a kept epoch, which has its own
     output = store.check_name(body.name or f"{dataset.name[:40]}-{name[:12]}-v{version}")
     new = NewRun(
@@ -219,6 +220,7 @@ def predict_dataset(
             "name": output,
             "interval": NO_LEVEL if body.interval is False else body.interval,
             "decisions": moved[0].decisions if moved and own else None,
+            "error_rates": rates if own else {},
         },
         estimates={"rows": dataset.rows},
         kind="prediction",

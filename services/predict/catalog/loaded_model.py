@@ -20,7 +20,7 @@ from fitserve.encoding.coercion import group_labels
 from fitserve.encoding.row_warnings import RowWarnings
 from fitserve.errors import NotFound, Unavailable
 from fitserve.explain import ShapleyValues, shapley
-from fitserve.live_coverage import level_at
+from fitserve.live_coverage import moved_levels
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -313,9 +313,7 @@ class LoadedModel:
     @property
     def levels(self) -> dict[str, float]:
         """The level that answers for each output where a request names none."""
-        level = self.level
-        names = [] if level is None else [one["name"] for one in self.conformal.outputs]
-        return {name: self.moved_levels.get(name, level or 0.0) for name in names}
+        return {one["name"]: self.level for one in self.conformal.outputs if self.level} | self.moved_levels
 
     def level_of(self, asked: float | bool | None) -> float | None:
         """Return the level of a request to a model of one output, None for no interval. Raises ValueError of others."""
@@ -329,13 +327,7 @@ class LoadedModel:
 
     def aim_at(self, error_rates: Mapping[str, float]) -> None:
         """Take over the error rates that ground truth has moved, by output."""
-        adaptive = self.conformal.adaptive is not None and self.level is not None
-        tasks = {one["name"]: one["task"] for one in self.conformal.outputs} if adaptive else {}
-        self.moved_levels = {
-            name: level_at(rate, tasks[name], self.conformal.rows(name))
-            for name, rate in error_rates.items()
-            if name in tasks
-        }
+        self.moved_levels = moved_levels(self.conformal, error_rates)
 
     def decide_by(self, decisions: Iterable[Mapping[str, Any]]) -> None:
         """Put decisions in force."""
