@@ -81,6 +81,8 @@ def measure(loaded: Loaded, seed: int, rows: int, epochs: int, folder: Path) -> 
             found.setdefault("width_ratio", {})[str(level)] = round(
                 float(bounds.sizes().mean() / other.sizes().mean()), 3
             )
+    if table.task != "regression":
+        found["ece"] = calibration_error(served[target.name], y.astype(int))
     calibration = result.result["calibration"].get(target.name)
     if calibration is not None:
         found["calibration"] = {"method": calibration["method"], "why": calibration["why"]}
@@ -90,6 +92,26 @@ def measure(loaded: Loaded, seed: int, rows: int, epochs: int, folder: Path) -> 
             interval = change["interval"] or [0.0, 0.0]
             found["calibration"] |= {**ends, "worse": interval[0] > 0, "better": change["difference"] < 0}
     return found
+
+
+def calibration_error(served: Any, truth: Any) -> dict[str, Any]:
+    """Return the expected calibration error, and how large it is by chance where probabilities hold exactly."""
+    shares = np.asarray(served, np.float64)
+    shares = np.hstack([1 - shares, shares]) if shares.shape[1] == 1 else shares / shares.sum(axis=1, keepdims=True)
+    confidence, likeliest = shares.max(axis=1), shares.argmax(axis=1)
+    bins = np.minimum((confidence * 10).astype(int), 9)
+
+    def error(right: Any) -> float:
+        return float(np.abs(np.bincount(bins, confidence - right, minlength=10)).sum() / len(right))
+
+    random = np.random.default_rng(0)
+    chance = [error(random.random(len(truth)) < confidence) for _ in range(500)]
+    own = error(likeliest == truth)
+    return {
+        "served": round(own, 4),
+        "by_chance_95": round(float(np.quantile(chance, 0.95)), 4),
+        "holds": bool(own <= np.quantile(chance, 0.95)),
+    }
 
 
 def main() -> None:
@@ -120,6 +142,8 @@ def main() -> None:
                 "width_ratio_90": round(float(np.mean(narrower)), 3) if narrower else None,
                 "coverage_cells": len(cells),
                 "coverage_within": sum(one["within"] for one in cells),
+                "classified": len([figure for figure in figures if "ece" in figure]),
+                "probabilities_hold": sum(figure["ece"]["holds"] for figure in figures if "ece" in figure),
                 "calibrated": len(calibrated),
                 "ece_better": sum(one["better"] for one in calibrated),
                 "ece_worse": sum(one["worse"] for one in calibrated),

@@ -56,7 +56,7 @@ def figures() -> dict[str, float]:
     body = json.dumps({"instances": rows}).encode()
 
     def predict_mixed() -> None:
-        given, by_row = tfserving.read_predict(model, body)
+        given, by_row, _ = tfserving.read_predict(model, body)
         tfserving.write_predict(model.predict(model.columns.accept(given)), by_row)
 
     plain = loaded(numeric())
