@@ -60,6 +60,7 @@ def show(session: Session, run_id: RunId) -> None:
     """Show a run: its state, its scores, or why it failed."""
     with session.client() as client:
         run = client.runs.get(run_id)
+        shown = summary(run)
     values = {
         "model": run.model,
         "dataset": run.dataset,
@@ -67,7 +68,7 @@ def show(session: Session, run_id: RunId) -> None:
         "duration": _duration(run),
         "attempts": run.attempt or None,
     }
-    session.show(run, summary(run), screen.pairs(values))
+    session.show(run, shown, screen.pairs(values))
     if not run.ended:
         session.hint(f"Watch it: fitserve runs watch {run.id}")
 

@@ -59,7 +59,7 @@ def test_a_search_can_be_sorted_looked_into_and_taken(page: Page, api: httpx2.Cl
     expect(page.get_by_role("heading", name=f"Trial {trials[-1]['trial'] + 1}", exact=True)).to_be_visible()
     _look(page, "trials")
     assert _axe(page) == []
-    first.get_by_role("button", name=re.compile("as a new run")).click()
+    first.get_by_role("button", name=re.compile("^Take as a new run")).click()
     expect(page).to_have_url(re.compile("/new"))
     expect(page.get_by_text(f"units: {trials[0]['values']['units']}").first).to_be_visible()
 

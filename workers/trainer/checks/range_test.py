@@ -15,7 +15,7 @@ _SMOOTHING = 0.8
 _EXPLODED = 4.0  # times the lowest loss
 _TRIED = 40  # batches at one rate, to see whether it diverges
 _HALVINGS = 12
-_AWAY = 4.0  # the suggested rate is at most a fourth of the one that diverges
+_AWAY = 10.0  # the suggested rate is at most a tenth of the one that diverges
 
 
 def range_test(network: QuickNetwork, options: RangeTest) -> dict[str, Any]:

@@ -72,7 +72,7 @@ function Ablation({ metric, parts }: { metric: string; parts: readonly Effect[] 
     <Card title={t("found.ablation")} bare>
       <p className="muted small body">{t("found.ablation.text", { metric })}</p>
       <Scroll label={t("found.ablation")}>
-        <table>
+        <table className="table dense">
           <thead>
             <tr>
               <th>{t("found.part")}</th>
@@ -119,7 +119,7 @@ function Folds({ folds, dataset }: { folds: Record<string, Record<string, OverFo
   return (
     <Card title={t("found.folds")} bare>
       <Scroll label={t("found.folds")}>
-        <table>
+        <table className="table dense">
           <thead>
             <tr>
               <th>{t("found.figure")}</th>
@@ -198,7 +198,7 @@ function Sanity({ checks }: { checks: readonly Checked[] }) {
   const t = useText();
   return (
     <Card title={t("found.sanity")}>
-      <ul className="stack tight plain">
+      <ul className="plain-list stack tight">
         {checks.map((one) => (
           <li key={one.check}>
             <Badge tone={one.passed === true ? "good" : one.passed === false ? "warn" : "plain"}>{t(one.passed === true ? "found.passed" : one.passed === false ? "found.finding" : "found.notmade")}</Badge>{" "}

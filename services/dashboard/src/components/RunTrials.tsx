@@ -158,7 +158,7 @@ function TrialTable({ run, trials, metric, chosen, onChoose }: TableProps) {
   return (
     <Card title={t("trials.table")} bare>
       <Scroll label={t("trials.table")}>
-        <table aria-label={t("trials.table")}>
+        <table className="table dense" aria-label={t("trials.table")}>
           <thead>
             <tr>
               {columns.map((column) => (

@@ -22,7 +22,7 @@ export const searchEn = {
   "trials.curves": "Trial {n}",
   "trials.curves.none": "It has no epochs.",
   "trials.take": "Take as a new run",
-  "trials.take.of": "Take trial {n} as a new run",
+  "trials.take.of": "Take as a new run: trial {n}",
   "trials.state.succeeded": "succeeded",
   "trials.state.pruned": "pruned",
   "trials.state.failed": "failed",

@@ -24,7 +24,7 @@ export const searchZh: Record<keyof typeof searchEn, string> = {
   "trials.curves": "試驗 {n}",
   "trials.curves.none": "沒有訓練週期。",
   "trials.take": "以此新增訓練",
-  "trials.take.of": "以試驗 {n} 新增訓練",
+  "trials.take.of": "以此新增訓練：試驗 {n}",
   "trials.state.succeeded": "成功",
   "trials.state.pruned": "提前結束",
   "trials.state.failed": "失敗",
