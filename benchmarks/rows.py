@@ -14,13 +14,19 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+from onnx import TensorProto, helper, numpy_helper
 
+from fitserve.dataset_facts import ColumnFacts, DatasetFacts
+from fitserve.encoder import Encoder
+from fitserve.spec.feature import Feature
 from services.predict.catalog.loaded_model import InputRows, LoadedModel
 from services.predict.protocols.oip import rest as oip
 from services.predict.protocols.tfserving import rest as tfserving
 from tests.predict.toy_registry import ToyModel, mixed, numeric
 
 ROWS, ROUNDS = 1000, 60
+MANY = 20  # of what is too short for the clock
 
 
 def loaded(toy: ToyModel) -> LoadedModel:
@@ -38,18 +44,63 @@ def least_seconds(*sides: Callable[[], Any]) -> list[float]:
     return least
 
 
-def binary_request(values: Any) -> tuple[bytes, int]:
+def several(side: Callable[[], Any]) -> Callable[[], Any]:
+    """Return what does a short thing MANY times."""
+
+    def run() -> None:
+        for _ in range(MANY):
+            side()
+
+    return run
+
+
+def binary_request(values: Any, output: str = "y") -> tuple[bytes, int]:
     """Return the body of a request of one binary tensor, and the length of its JSON."""
     data = values.astype("<f4").tobytes()
     tensor = {"name": "instances", "shape": list(values.shape), "datatype": "FP32"}
     tensor["parameters"] = {"binary_data_size": len(data)}
-    output = {"name": "y", "parameters": {"binary_data": True}}
-    head = json.dumps({"inputs": [tensor], "outputs": [output]}).encode()
+    asked = {"name": output, "parameters": {"binary_data": True}}
+    head = json.dumps({"inputs": [tensor], "outputs": [asked]}).encode()
     return head + data, len(head)
 
 
+def image() -> ToyModel:
+    """Return a convolution over 28 x 28 pixels, of which one is black or white in all training rows: a boolean."""
+    names, random = [f"pixel{place}" for place in range(784)], np.random.default_rng(0)
+    table = pa.table({name: pa.array([0, 1] if name == "pixel12" else [0, 255], pa.int64()) for name in names})
+    columns = []
+    for name in names:
+        facts = {"name": name, "kind": "numeric", "storage": "int64", "rows": 2, "distinct": 2, "min": 0, "max": 255}
+        facts |= {"kind": "boolean", "labels": ("0", "1"), "max": 1} if name == "pixel12" else {}
+        columns.append(ColumnFacts.model_validate(facts))
+    known = DatasetFacts(name="image", version=1, sha256="0" * 64, rows=2, columns=tuple(columns))
+    features = [Feature.model_validate({name: "boolean" if name == "pixel12" else "min_max"}) for name in names]
+    weights = {"k": random.normal(0, 0.3, (8, 1, 3, 3)), "w": random.normal(0, 0.03, (1352, 10)), "b": np.zeros(10)}
+    constants = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()]
+    constants.append(numpy_helper.from_array(np.array([-1, 1, 28, 28], np.int64), "shape"))
+    nodes = [
+        helper.make_node("Reshape", ["features", "shape"], ["x"]),
+        helper.make_node("Conv", ["x", "k"], ["c"]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("MaxPool", ["r"], ["p"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Gemm", ["f", "w", "b"], ["z"]),
+        helper.make_node("Softmax", ["z"], ["digit"]),
+    ]
+    made = helper.make_graph(
+        nodes,
+        "image",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", 784])],
+        [helper.make_tensor_value_info("digit", TensorProto.FLOAT, ["batch", 10])],
+        constants,
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    outputs = [{"name": "digit", "task": "multiclass", "labels": [str(one) for one in range(10)], "units": 10}]
+    return ToyModel(Encoder.fit(features, table, known), model.SerializeToString(), outputs)
+
+
 def figures() -> dict[str, float]:
-    """Return `mixed_1000_us_cell`, `warned_ratio` and `oip_binary_1000`."""
+    """Return `mixed_1000_us_cell`, `warned_ratio`, `oip_binary_1000`, `mnist_ratio` and `mnist_binary_ratio`."""
     model = loaded(mixed())
     cities = ["Rom", "Bern", None, "Ürzig"]
     rows = [{"gre": 640 + at % 100, "gpa": 3.2, "rank": 1 + at % 4, "city": cities[at % 4]} for at in range(ROWS)]
@@ -68,7 +119,7 @@ def figures() -> dict[str, float]:
     def infer(request: tuple[bytes, int]) -> Callable[[], Any]:
         def run() -> Any:
             decoded = oip.read_infer(plain, *request)
-            return oip.write_infer(plain.predict(decoded.rows), decoded)
+            return oip.write_infer(plain.predict(decoded.rows), decoded, {})
 
         return run
 
@@ -77,11 +128,35 @@ def figures() -> dict[str, float]:
         return plain.session.run(plain.output_names, {"features": x})
 
     assert plain.predict(InputRows(outside.astype(np.float64))).warnings is not None
+    pixels = np.random.default_rng(1).choice([0, 0, 0, 64, 255], (1, 784)).astype(np.float32)
+    pixels[0, 12] = 1
+    digits = loaded(image())
+    listed, binary = json.dumps({"instances": pixels.astype(int).tolist()}).encode(), binary_request(pixels, "digit")
+
+    def predict_image() -> Any:
+        given, by_row, _ = tfserving.read_predict(digits, listed)
+        return tfserving.write_predict(digits.predict(digits.columns.accept(given)), by_row)
+
+    def infer_image() -> Any:
+        decoded = oip.read_infer(digits, *binary)
+        return oip.write_infer(digits.predict(digits.columns.accept(decoded.rows)), decoded, {})
+
+    feeds, _ = digits.columns.encode(InputRows(pixels.tolist()))
+
+    def run_image() -> Any:
+        return digits.session.run(digits.output_names, feeds)
+
     of_mixed, of_clean, of_warned, of_bare = least_seconds(predict_mixed, infer(clean), infer(warned), bare)
+    of_image, of_binary_image, of_run = least_seconds(
+        *(several(one) for one in (predict_image, infer_image, run_image))
+    )
     return {
         "mixed_1000_us_cell": round(of_mixed * 1e6 / (ROWS * 4), 3),
         "warned_ratio": round(of_warned / of_clean, 3),
         "oip_binary_1000": round(of_clean / of_bare, 2),
+        "mnist_ratio": round(of_image / of_run, 2),
+        "mnist_binary_ratio": round(of_binary_image / of_run, 2),
+        "mnist_run_us": round(of_run * 1e6 / MANY, 1),
     }
 
 

@@ -26,13 +26,14 @@ from typing import Any
 
 import psutil
 
-from benchmarks import rows
+from benchmarks import batch, grpc_calls, proxied, rows, trained
 from benchmarks.peers import PEERS, ROWS, VALUES, NotInstalled, interpreter, peer_side
 from benchmarks.wrk import CONNECTIONS, SERVER_CORE, DidNotStart, Side, load, median, report, started
 from tests.conftest import free_ports
 from tests.predict.toy_registry import NUMBERS, RunningService, ToyRegistry, numeric, run_service
 from tests.telemetry.drifting import toy_with_distributions
 
+MANY = 512  # connections whose slowest answers are looked at
 POSITIONAL = ROWS
 NAMED = json.dumps({"instances": [dict(zip(NUMBERS, VALUES, strict=True))]})
 V2 = json.dumps({"inputs": [{"name": "instances", "shape": [1, 6], "datatype": "FP32", "data": VALUES}]})
@@ -89,6 +90,8 @@ def peer_onnx(path: Path) -> Path:
 def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     toys = ToyRegistry(work / "home")
     toys.register("m1", numeric())
+    mixed, row = trained.default_model(arguments.data / "penguins.csv", "species")
+    toys.register("penguins", mixed)
     (work / "echo.py").write_text(ECHO)
     (echo_port,) = free_ports(1)
     echo_command = [sys.executable, "-m", "uvicorn", "echo:app", "--port", str(echo_port), "--loop", "uvloop"]
@@ -98,6 +101,8 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
         served = stack.enter_context(run_service(toys, ("taskset", "-c", SERVER_CORE)))
         echo_pid = stack.enter_context(started(echo_command, work, echo_url, POSITIONAL, {}))
         sides = our_sides(served)
+        path = f"{served.url}/v1/models/penguins:predict"
+        sides.append(Side("mixed", path, json.dumps({"instances": [row]}), served.headers, pid=served.process.pid))
         echoes = {
             side.name: Side(f"echo of {side.name}", echo_url, side.body, side.headers, pid=echo_pid) for side in sides
         }
@@ -106,15 +111,21 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
                 for side in sides:
                     load(side, connections, arguments.seconds, work)
                     load(echoes[side.name], connections, arguments.seconds, work)
+        for _ in range(arguments.rounds):
+            for side in (sides[0], echoes["positional"]):
+                load(side, MANY, arguments.seconds, work)
+        through = proxied.figures(sides[0], echoes["positional"], arguments.seconds, arguments.rounds, work / "nginx")
+        calls = grpc_calls.figures(served, work)
         fast = served.telemetry("fitserve_predict_fast_lane_requests_total")
         pairs, absent = measure_peers(arguments, work, served, Side("echo", echo_url, POSITIONAL, pid=echo_pid))
     report([side for ours in sides for side in (ours, echoes[ours.name])] + [peer for peer, _ in pairs])
     for name, why in absent.items():
         print(f"{name:22}{why}")
-    ours, named, v2 = sides
+    ours, named, v2, of_mixed = sides
     ratio = {
         side.name: [a / b for a, b in zip(side.rates[16], echoes[side.name].rates[16], strict=True)] for side in sides
     }
+    p99 = [a / b for a, b in zip(ours.p99[MANY], echoes["positional"].p99[MANY], strict=True)]
     over = [a - b for a, b in zip(ours.p50[1], echoes["positional"].p50[1], strict=True)]
     mb, ready = memory_of(200, work)
     return {
@@ -122,7 +133,12 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
         "echo_ratio_named": round(median(ratio["named"]), 3),
         "oip_over_tfserving": round(median(v2.rates[16]) / median(ours.rates[16]), 3),
         **compare_with_peers(pairs, absent),
+        "mixed_row": round(median(ratio["mixed"]), 3),
+        "p99_512": round(median(p99), 3),
+        **through,
+        **calls,
         **rows.figures(),
+        **batch.figures(work / "batch"),
         "p50_over_echo_us": round(median(over), 1),
         "mb_200_models": round(mb, 1),
         "ready_200_models_s": round(ready, 2),
@@ -130,6 +146,7 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
         "cpu_ratio_positional": round(median(echoes["positional"].cpu[16]) / median(ours.cpu[16]), 3),
         "cpu_ratio_named": round(median(echoes["named"].cpu[16]) / median(named.cpu[16]), 3),
         "cpu_ratio_oip": round(median(echoes["oip"].cpu[16]) / median(v2.cpu[16]), 3),
+        "cpu_ratio_mixed": round(median(echoes["mixed"].cpu[16]) / median(of_mixed.cpu[16]), 3),
         "cpu_over_echo_us_1": round(median(ours.cpu[1]) - median(echoes["positional"].cpu[1]), 1),
         "predictions_a_second_16": round(median(ours.rates[16])),
     }
@@ -232,6 +249,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--data", type=Path, default=trained.DATA, help="folder of the tables")
     parser.add_argument("--telemetry", action="store_true", help="measure only the cost of telemetry and drift")
     default = os.environ.get("FITSERVE_BENCH_PEERS")
     parser.add_argument("--peers", type=Path, default=Path(default) if default else None)

@@ -12,7 +12,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -83,6 +83,15 @@ class DidNotStart(Exception):
 @contextlib.contextmanager
 def started(command: list[str], folder: Path, url: str, body: str, environment: dict[str, str]) -> Iterator[int]:
     """Start a process on the server's core and yield its id once it answers. Raises DidNotStart."""
+    with started_when(command, folder, lambda: answers(url, body), environment) as pid:
+        yield pid
+
+
+@contextlib.contextmanager
+def started_when(
+    command: list[str], folder: Path, is_ready: Callable[[], bool], environment: dict[str, str]
+) -> Iterator[int]:
+    """Start a process on the server's core and yield its id once it is ready. Raises DidNotStart."""
     log = folder / "server.log"
     with log.open("wb") as sink:
         process = subprocess.Popen(
@@ -95,7 +104,7 @@ def started(command: list[str], folder: Path, url: str, body: str, environment: 
         )
     try:
         deadline = time.monotonic() + 120
-        while not answers(url, body):
+        while not is_ready():
             if process.poll() is not None or time.monotonic() > deadline:
                 lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
                 raise DidNotStart(" / ".join(lines[-2:])[-400:] or f"exit code {process.poll()}, no output")

@@ -9,8 +9,10 @@ A raw column may have several encodings: each is a `FittedColumn` of its own, an
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -19,10 +21,14 @@ import numpy as np
 
 from fitserve.dataset_facts import DatasetFacts
 from fitserve.encoding import Encoding, FittedColumn, ValueWarning
+from fitserve.encoding.boolean import BooleanColumn
+from fitserve.encoding.category import MOST_EXACT, CategoryColumn
 from fitserve.encoding.coercion import clipped
-from fitserve.encoding.encoding import Unusual
-from fitserve.encoding.number import NumericColumn
-from fitserve.encoding.row_warnings import RowWarnings, joined
+from fitserve.encoding.encoding import Row
+from fitserve.encoding.number import NumberWriter, NumericColumn
+from fitserve.encoding.raw_column import RawColumn, raw_columns
+from fitserve.encoding.row_plan import RowPlan
+from fitserve.encoding.row_warnings import RowWarnings
 from fitserve.errors import BadInput, Problem
 from fitserve.spec.feature import EncodedInput, Feature, each_of, encoded_inputs
 
@@ -35,88 +41,9 @@ MOST_PROBLEMS = 20  # shown at once
 MANY_BYTES = 1024 * 1024  # of encoded rows, from which a copy is worth avoiding
 ALIGNMENT = 64  # bytes, of memory that TensorFlow takes as it is
 FEW_ROWS = 6  # with fewer, plain Python row by row is quicker than NumPy column by column
-_FEW_NUMBERS = 64  # up to so many, plain Python is quicker than NumPy
+PLAIN_FOR_EACH_ODD = 16  # of an image-like table
+FEW_NUMBERS = 64  # up to so many, plain Python is quicker than NumPy
 _NUMBER_TYPES = frozenset({float, int})
-
-
-def raw_columns(columns: Iterable[FittedColumn]) -> tuple[RawColumn, ...]:
-    """Return fitted columns by the raw column that they encode, in the order in which it is first met."""
-    parts: dict[str, list[FittedColumn]] = {}
-    for column in columns:
-        parts.setdefault(column.name, []).append(column)
-    return tuple(RawColumn(tuple(several)) for several in parts.values())
-
-
-RowWriter = Callable[[Any, list[np.ndarray]], bool]  # a value into one row of each input; False: it is not usual
-
-
-@dataclass(frozen=True)
-class RawColumn:
-    """One column of the rows, and all its encodings (`parts`), in feature order."""
-
-    parts: tuple[FittedColumn, ...]
-
-    @property
-    def name(self) -> str:
-        """The column's name."""
-        return self.parts[0].name
-
-    @cached_property
-    def leading(self) -> FittedColumn:
-        """The part that stands for the column where one is enough: the first that reads numbers, else the first."""
-        return next((part for part in self.parts if isinstance(part, NumericColumn)), self.parts[0])
-
-    @cached_property
-    def missing(self) -> list[np.ndarray] | None:
-        """What each part writes for a missing value, always the same; None where one refuses it, or none marks it."""
-        written, marked = [], False
-        for part in self.parts:
-            numbers = np.zeros(part.width, np.float32)
-            try:
-                marked |= part.encode_value(None, numbers, 1) is None
-            except BadInput:
-                return None
-            written.append(numbers)
-        return written if marked else None
-
-    def encode_values(self, values: Sequence[Any], arrays: Mapping[str, np.ndarray]) -> Unusual:
-        """Write the JSON values of all rows into the network's inputs, by every encoding."""
-        if len(self.parts) == 1:
-            (part,) = self.parts
-            unusual = part.encode_values(values, arrays[part.input][:, part.part])
-        else:
-            unusual = joined([part.encode_values(values, arrays[part.input][:, part.part]) for part in self.parts])
-        if "missing_value" in unusual.warned and self.missing is not None:
-            del unusual.warned["missing_value"]  # one encoding that marks it is enough
-        return unusual
-
-    def encode_value(
-        self, value: Any, arrays: Mapping[str, np.ndarray], at: int, row: int | None = None
-    ) -> list[ValueWarning]:
-        """Write one JSON value into row `at` of the network's inputs, by every encoding.
-
-        Raises BadInput naming `row` (from 1; by default that of `at`).
-        """
-        warnings: dict[str, ValueWarning] = {}
-        for part in self.parts:
-            warning = part.encode_value(value, arrays[part.input][at, part.part], row or at + 1)
-            # Of a missing value, one encoding that marks it is enough.
-            if warning is not None and not (warning.code == "missing_value" and self.missing is not None):
-                warnings.setdefault(warning.code, warning)
-        return list(warnings.values())
-
-    @cached_property
-    def plain_range(self) -> tuple[float, float] | None:
-        """(min, max) if every number between them is encoded as one of the training rows'; else None."""
-        ranges = [part.plain_range for part in self.parts]
-        known = [one for one in ranges if one is not None]
-        if len(known) < len(ranges):
-            return None
-        return max(low for low, _ in known), min(high for _, high in known)
-
-    def number_writers(self) -> list[tuple[str, Callable[[float, np.ndarray], object]]]:
-        """Return for each encoding its network input, and what writes a number of `plain_range` into a row of it."""
-        return [(part.input, part.number_writer()) for part in self.parts if isinstance(part, NumericColumn)]
 
 
 @dataclass(frozen=True)
@@ -186,16 +113,18 @@ class Encoder:
 
     @cached_property
     def plain_numbers(self) -> PlainNumbers | None:
-        """The fast path, if all columns are plain numbers of one input."""
+        """The fast path, if all columns are plain numbers of one input, or all but a few, as the pixels of images."""
         if len(self.inputs) != 1 or self.inputs[0].dtype != "float32" or not self.columns:
             return None
-        return None if any(column.plain_range is None for column in self.raw_columns) else PlainNumbers(self)
+        odd = [column for column in self.raw_columns if column.plain_range is None]
+        if len(odd) * PLAIN_FOR_EACH_ODD > len(self.raw_columns) or not all(map(_takes_numbers, odd)):
+            return None
+        return PlainNumbers(self)
 
     @cached_property
-    def _writers(self) -> tuple[RowWriter, ...]:
-        """For each raw column, what writes a usual value of it into one row of the inputs."""
-        places = {one.name: place for place, one in enumerate(self.inputs)}
-        return tuple(_row_writer(column, places) for column in self.raw_columns)
+    def row_plan(self) -> RowPlan:
+        """What writes one usual row into the inputs."""
+        return RowPlan(self.raw_columns, {one.name: one.dtype for one in self.inputs})
 
     @cached_property
     def _values_of(self) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
@@ -271,13 +200,13 @@ class Encoder:
     def encode_one_by_one(self, rows: Rows) -> tuple[dict[str, np.ndarray], list[list[ValueWarning]]]:
         """Encode as `encode_rows` does, row by row: quicker for a few rows, slower for many."""
         arrays = self._zeros(len(rows))
-        inputs = list(arrays.values())
+        plan, targets = self.row_plan, self.row_plan.targets(list(arrays.values()))
         warnings: list[list[ValueWarning]] = []
         problems: list[Problem] = []
         for at, row in enumerate(rows):
             of_row: list[ValueWarning] = []
-            if not self._write_usual(row, [array[at] for array in inputs]):
-                for array in inputs:
+            if not plan.write(row, targets[at]):
+                for array in arrays.values():
                     array[at] = 0
                 try:
                     for value, column in zip(self.positional(row, at + 1), self.raw_columns, strict=True):
@@ -290,18 +219,6 @@ class Encoder:
         if problems:
             raise BadInput(problems[0].detail, problems=problems[:MOST_PROBLEMS])
         return arrays, warnings
-
-    def _write_usual(self, row: Any, inputs: list[np.ndarray]) -> bool:
-        """Write a row whose values are all like those of the training rows; False: it needs warnings, or an error."""
-        writers = self._writers
-        if type(row) is dict and len(row) == len(writers):
-            try:
-                row = self._values_of(row)
-            except KeyError:
-                return False
-        elif type(row) is not list or len(row) != len(writers):
-            return False
-        return all(write(value, inputs) for value, write in zip(row, writers, strict=True))
 
     def _zeros(self, rows: int) -> dict[str, np.ndarray]:
         return {one.name: zeros((rows, *one.shape), one.dtype) for one in self.inputs}
@@ -346,34 +263,16 @@ def _bad_row(number: int, what: str, received: Any, expected: str) -> BadInput:
     return BadInput(problem.detail, problems=[problem])
 
 
-def _row_writer(column: RawColumn, places: Mapping[str, int]) -> RowWriter:
-    """Return what writes a usual value of a column into one row of the inputs, whose order `places` tells."""
-    others = [(places[part.input], part.value_writer()) for part in column.parts]
-    numbers = [(places[name], write) for name, write in column.number_writers()]
-    parts_missing = zip(column.parts, column.missing or (), strict=False)
-    missing = [(places[part.input], part.part, written) for part, written in parts_missing]
-    low, high = column.plain_range or (1.0, 0.0)  # the latter holds no number
-
-    def write(value: Any, inputs: list[np.ndarray]) -> bool:
-        if value is None and missing:
-            for at, part, written in missing:
-                inputs[at][part] = written
-            return True
-        kind = type(value)
-        if (kind is float or kind is int) and low <= value <= high:
-            number = float(value)
-            for at, write_number in numbers:
-                write_number(number, inputs[at])
-            return True
-        return all(write_value(value, inputs[at]) for at, write_value in others)
-
-    return write
+def _takes_numbers(column: RawColumn) -> bool:
+    """Return whether a column's labels may be told from numbers, as booleans and categories written as numbers are."""
+    return all(isinstance(part, (BooleanColumn, CategoryColumn)) for part in column.parts)
 
 
 class PlainNumbers:
-    """The fast path of an encoder whose columns are plain numbers of one input.
+    """The fast path of an encoder whose columns are plain numbers of one input, but for a few odd ones.
 
-    It encodes clean rows alone: no value missing, infinite or out of the training range.
+    It encodes clean rows alone: no value missing, infinite or out of the training range. They are one matrix, into
+    which the odd columns are then written one by one.
     """
 
     def __init__(self, encoder: Encoder) -> None:
@@ -381,26 +280,39 @@ class PlainNumbers:
         self.width = encoder.inputs[0].shape[0]
         self._values = encoder._values_of
         columns = self._raw_columns = encoder.raw_columns
-        ranges = [column.plain_range or (0.0, 0.0) for column in columns]
+        ranges = [column.plain_range or (-math.inf, math.inf) for column in columns]
         self.low, self.high = np.array(ranges, np.float64).T
         self.columns = len(columns)
         self._parts = [
             (place, part)
             for place, column in enumerate(columns)
             for part in column.parts
-            if isinstance(part, NumericColumn)  # as all are
+            if isinstance(part, NumericColumn) and column.plain_range is not None
         ]
+        # Of each odd column its place, what writes a value of it, and its parts of the input.
+        self.odd = [
+            (place, column.writer(self.input, "float32"), [part.part for part in column.parts])
+            for place, column in enumerate(columns)
+            if column.plain_range is None
+        ]
+        odd_writers: dict[int, list[NumberWriter]]
+        odd_writers = {place: [write] for place, write, _ in self.odd}
         self._writers = [
-            (low, high, [write for _, write in column.number_writers()])
-            for (low, high), column in zip(ranges, columns, strict=True)
+            (low, high, odd_writers.get(place) or column.number_writers())
+            for place, ((low, high), column) in enumerate(zip(ranges, columns, strict=True))
         ]
-        constants = [part.plain_number for part in encoder.columns]
+        unscaled = (-math.inf, math.inf, 0.0, 1.0)  # of an odd column, which is written afterwards
+        constants = [
+            unscaled if place in odd_writers else part.plain_number
+            for place, column in enumerate(columns)
+            for part in (column.parts[:1] if place in odd_writers else column.parts)
+        ]
         scaled = [one for one in constants if one is not None]
         # (low, high, center, scale) of each column, where each is a scaled number and nothing else.
         self.constants = tuple(scaled) if len(scaled) == len(constants) == len(columns) else None
         if self.constants:
             _, _, self.center, self.scale = np.array(self.constants, np.float64).T
-        offsets = [column.offset for column in encoder.columns]
+        offsets = [column.parts[0].offset for column in columns]
         # Where each number goes; None where it is in order, without indicators between.
         self.places = None if offsets == list(range(self.width)) else np.array(offsets)
 
@@ -421,49 +333,80 @@ class PlainNumbers:
 
         return RowWarnings.by_column(len(values), warned, make)
 
-    def encode(self, values: np.ndarray) -> np.ndarray:
-        """Encode finite float64 (rows, columns) as float32 (rows, width)."""
+    def are_exact(self, values: np.ndarray) -> bool:
+        """Return whether numbers of odd columns are small enough that an integer has the label of an equal float."""
+        return all(abs(value) < MOST_EXACT for place, _, _ in self.odd for value in values[:, place].tolist())
+
+    def encode(self, values: np.ndarray) -> np.ndarray | None:
+        """Encode finite float64 (rows, columns) as float32 (rows, width); None where an odd column's value is unusual.
+
+        Those of plain numbers may be outside their ranges.
+        """
+        out: np.ndarray
         if self.constants is None:
             out = np.zeros((len(values), self.width), np.float32)
             missing = np.zeros(len(values), np.bool_)
             for place, part in self._parts:
                 part.write_numbers(values[:, place], missing, out[:, part.part])
-            return out
-        with np.errstate(over="ignore"):  # what lies far out becomes infinite
-            scaled: np.ndarray = (values - self.center) / self.scale
-        if self.places is None:
-            return scaled.astype(np.float32)
-        out = np.zeros((len(values), self.width), np.float32)
-        out[:, self.places] = scaled
-        return out
+        else:
+            with np.errstate(over="ignore"):  # what lies far out becomes infinite
+                scaled: np.ndarray = (values - self.center) / self.scale
+            if self.places is None:
+                out = scaled.astype(np.float32)
+            else:
+                out = np.zeros((len(values), self.width), np.float32)
+                out[:, self.places] = scaled
+        return out if self._write_odd(values, out) else None
+
+    def _write_odd(self, values: np.ndarray, out: np.ndarray) -> bool:
+        """Write the odd columns; False where a value is unusual."""
+        if not self.odd:
+            return True
+        flat: Row = memoryview(out.reshape(-1))  # type: ignore[arg-type]
+        views = [flat[start : start + self.width] for start in range(0, len(flat), self.width)]
+        for place, write, parts in self.odd:
+            for part in parts:
+                out[:, part] = 0.0
+            for value, row in zip(values[:, place].tolist(), views, strict=True):
+                if not abs(value) < MOST_EXACT or not write(value, row):
+                    return False
+        return True
 
     def encode_few(self, numbers: Sequence[float]) -> np.ndarray | None:
-        """Encode the numbers of some rows, one after the other; None where a row is not clean.
+        """Encode the numbers of some rows, one after the other; None where a row is not clean."""
+        out = np.zeros((len(numbers) // self.columns, self.width), np.float32)
+        flat: Row = memoryview(out.reshape(-1))  # type: ignore[arg-type]
+        return out if self.write_few(numbers, flat) else None
+
+    def write_few(self, numbers: Sequence[float], out: Row) -> bool:
+        """Write the numbers of some rows, one after the other, into zeros; False where a row is not clean.
 
         Plain Python is quicker than NumPy's calls up to some dozens of numbers.
         """
         if self.constants is None or self.places is not None:
-            return self._write_few(numbers)
+            return self._write_each(numbers, out)
         encoded: list[float] = []
         add = encoded.append
         of_each = self.constants * (len(numbers) // len(self.constants))
         for value, (low, high, center, scale) in zip(numbers, of_each, strict=True):
             if not low <= value <= high:  # NaN as well
-                return None
+                return False
             add((value - center) / scale)
-        return np.array(encoded, np.float32).reshape(-1, self.width)
+        out[: len(encoded)] = array("f", encoded)
+        return True
 
-    def _write_few(self, numbers: Sequence[float]) -> np.ndarray | None:
-        out = np.zeros((len(numbers) // self.columns, self.width), np.float32)
+    def _write_each(self, numbers: Sequence[float], out: Row) -> bool:
         each = iter(numbers)
-        for row in out:
+        for start in range(0, len(numbers) // self.columns * self.width, self.width):
+            row = out[start : start + self.width]
             for low, high, writers in self._writers:
                 number = next(each)
                 if not low <= number <= high:  # NaN as well
-                    return None
+                    return False
                 for write in writers:
-                    write(number, row)
-        return out
+                    if write(number, row) is False:  # as an odd column's alone does
+                        return False
+        return True
 
     def encode_rows(self, rows: Rows) -> np.ndarray | None:
         """Encode rows of JSON values, by name or by position; None where one is not clean, or anything else occurs."""
@@ -481,10 +424,10 @@ class PlainNumbers:
                 return None
         if not _NUMBER_TYPES.issuperset(map(type, numbers)):
             return None
-        if len(numbers) <= _FEW_NUMBERS:
+        if len(numbers) <= FEW_NUMBERS:
             return self.encode_few(numbers)
         try:
             values = np.array(numbers, np.float64).reshape(-1, count)
         except OverflowError:
             return None
-        return self.encode(values) if self.clean_rows(values).all() else None
+        return self.encode(values) if self.are_exact(values) and self.clean_rows(values).all() else None

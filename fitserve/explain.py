@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fitserve.encoder import Encoder, RawColumn
+from fitserve.encoder import Encoder
+from fitserve.encoding.raw_column import RawColumn
 from fitserve.errors import BadInput, NotFound, TooLarge
 
 Array = NDArray[Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from fitserve.dataset_facts import ColumnFacts
 from fitserve.encoding.coercion import Column, as_boolean, labels_of
-from fitserve.encoding.encoding import FittedColumn, Indicator
+from fitserve.encoding.encoding import FittedColumn, Indicator, Row, ValueWriter
 from fitserve.encoding.number import NumericColumn, NumericEncoding
 
 
@@ -29,6 +30,29 @@ class BooleanColumn(NumericColumn):
 
     def write_numbers(self, numbers: np.ndarray, missing: np.ndarray, out: np.ndarray) -> None:
         out[:, 0] = np.where(missing, 0.0, numbers)
+
+    def value_writer(self) -> ValueWriter:
+        at, other, known = self.offset, super().value_writer(), self._known_values()
+
+        def write(value: Any, row: Row) -> bool:
+            kind = type(value)
+            number = known[kind].get(value) if kind in known else None
+            if number is None:
+                return other(value, row)
+            row[at] = number
+            return True
+
+        return write
+
+    def _known_values(self) -> dict[type, dict[Any, float]]:
+        """Return the usual spellings by type, with their numbers."""
+        known: dict[type, dict[Any, float]] = {bool: {}, int: {}, float: {}, str: {}}
+        for value in (True, False, 0, 1, 0.0, 1.0, self.fitted["true"], self.fitted["false"]):
+            with contextlib.suppress(TypeError):
+                number = self.convert(value)
+                if number == number:
+                    known[type(value)][value] = number
+        return known
 
     @property
     def datatype(self) -> Literal["BOOL", "FP64", "BYTES"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -11,10 +11,12 @@ from pydantic import Field
 
 from fitserve.dataset_facts import MAX_LABELS, ColumnFacts
 from fitserve.encoding.coercion import Column, as_label, bad_value, clipped, labels_of
-from fitserve.encoding.encoding import Encoding, FittedColumn, Unusual, ValueWarning
+from fitserve.encoding.encoding import Encoding, FittedColumn, Row, Unusual, ValueWarning, ValueWriter
 from fitserve.errors import BadInput
 from fitserve.spelling.column_format import PLAIN
 
+_SIMPLE = frozenset({str, int, float, bool})  # whose values can be looked up
+MOST_EXACT = 1e15  # up to which an integer and the float that is equal to it have the same label
 _USUAL, _MISSING, _UNKNOWN, _REFUSED = range(4)  # how usual a value is
 
 
@@ -75,26 +77,26 @@ class LabelColumn(FittedColumn):
             out[place] = 1
         return warning
 
-    def known_texts(self) -> dict[str, int]:
-        """Return texts that are their own labels, whatever the column's format, with their places."""
+    def known_values(self) -> dict[type, dict[Any, int]]:
+        """Return JSON values that are labels as they are, whatever the column's format: by type, with their places."""
         return {}
 
-    def value_writer(self) -> Callable[[Any, np.ndarray], bool]:
+    def value_writer(self) -> ValueWriter:
         place_of, offset, integer, other = self.place_of, self.offset, self.integer, super().value_writer()
-        as_it_is, known = self.format is PLAIN, self.known_texts()
+        as_it_is, known = self.format is PLAIN, self.known_values()
+        nothing: dict[Any, int] = {}
 
-        def write(value: Any, row: np.ndarray) -> bool:
-            if type(value) is not str or not value:
-                return other(value, row)
-            place = known.get(value)
+        def write(value: Any, row: Row) -> bool:
+            kind = type(value)
+            place = known.get(kind, nothing).get(value) if kind in _SIMPLE else None
             if place is None:
-                place = place_of(value) if as_it_is else None
+                place = place_of(value) if as_it_is and kind is str and value else None
                 if place is None:
                     return other(value, row)
             if integer:
                 row[offset] = place
             else:
-                row[offset + place] = 1
+                row[offset + place] = 1.0
             return True
 
         return write
@@ -184,8 +186,12 @@ class CategoryColumn(LabelColumn):
     def place_of(self, label: str) -> int | None:
         return self._places.get(label)
 
-    def known_texts(self) -> dict[str, int]:
-        return {label: place for label, place in self._places.items() if as_label(label, self.format) == label}
+    def known_values(self) -> dict[type, dict[Any, int]]:
+        places = self._places
+        texts = {label: place for label, place in places.items() if as_label(label, self.format) == label}
+        numbers = {number: places[label] for label in places if (number := _number_of(label)) is not None}
+        truths = {value: places[label] for value, label in ((False, "false"), (True, "true")) if label in places}
+        return {str: texts, int: numbers, float: numbers, bool: truths}
 
     def place_of_unknown(self, label: str, row: int) -> int:
         if self.encoding.unknown == "refuse":
@@ -195,6 +201,15 @@ class CategoryColumn(LabelColumn):
 
     def axis_values(self, steps: int, low: float | None, high: float | None) -> Sequence[Any]:
         return list(self.fitted["labels"])
+
+
+def _number_of(label: str) -> float | None:
+    """Return the number that has this label as an integer and as a float alike; None where none has."""
+    try:
+        number = float(label)
+    except ValueError:
+        return None
+    return number if abs(number) < MOST_EXACT and as_label(number) == label else None
 
 
 class Category(Encoding):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,6 +17,9 @@ from fitserve.errors import BadInput
 from fitserve.spelling.column_format import PLAIN, ColumnFormat
 
 Indicator = Annotated[bool | None, Field(description="A 0/1 column telling missing; left out: iff any is missing")]
+
+Row: TypeAlias = "memoryview[Any]"  # of a network input
+ValueWriter = Callable[[Any, Row], bool]  # writes a value into a row, zeros before
 
 ENCODINGS: dict[str, type[Encoding]] = {}  # by the name that a spec uses
 
@@ -189,17 +192,16 @@ class FittedColumn:
         """(min, max) if every number between them is encoded without a warning; else None."""
         return None
 
-    def value_writer(self) -> Callable[[Any, np.ndarray], bool]:
-        """Return a function that writes a usual value into a row of the whole network input, zeros before.
+    def value_writer(self) -> ValueWriter:
+        """Return what writes a usual value into a row of the whole network input: what `encode_value` writes, quicker.
 
-        It writes what `encode_value` writes, in fewer steps, and returns False for a value that needs a warning or is
-        refused: what it has written then is of no use.
+        It returns False for a value that needs a warning or is refused: what it has written then is of no use.
         """
         encode, part = self.encode_value, self.part
 
-        def write(value: Any, row: np.ndarray) -> bool:
+        def write(value: Any, row: Row) -> bool:
             try:
-                return encode(value, row[part], 1) is None
+                return encode(value, np.asarray(row)[part], 1) is None
             except BadInput:
                 return False
 

@@ -13,8 +13,10 @@ from pydantic import Field
 from fitserve.dataset_facts import ColumnFacts, Kind
 from fitserve.encoding.coercion import Column, as_number, as_seconds, bad_value, numbers_of
 from fitserve.encoding.distribution import Distribution, numeric_distribution
-from fitserve.encoding.encoding import Encoding, FittedColumn, Indicator, Unusual, ValueWarning
+from fitserve.encoding.encoding import Encoding, FittedColumn, Indicator, Row, Unusual, ValueWarning
 from fitserve.errors import BadInput, Problem
+
+NumberWriter = Callable[[float, Row], object]  # a finite number into a row of a network input, zeros before
 
 _LARGEST = float(np.finfo(np.float64).max)
 _LARGEST_SINGLE = float(np.finfo(np.float32).max)
@@ -63,10 +65,10 @@ class NumericColumn(FittedColumn):
             expected = {"boolean": "a boolean (true or false)", "datetime": "a time (ISO 8601 or seconds since 1970)"}
             raise bad_value(self.name, row, value, expected.get(self.kind, "a number")) from None
 
-    def number_writer(self) -> Callable[[float, np.ndarray], object]:
-        """Return a function that writes a finite number into a row of the whole network input, as `write_number`."""
+    def number_writer(self) -> NumberWriter:
+        """Return what writes a number into a row of the whole network input, as `write_number`."""
         write, part = self.write_number, self.part
-        return lambda number, row: write(number, row[part])
+        return lambda number, row: write(number, np.asarray(row)[part])
 
     def encode_value(self, value: Any, out: np.ndarray, row: int) -> ValueWarning | None:
         number = self.read_number(value, row)
@@ -243,14 +245,14 @@ class ScaledColumn(RangedColumn):
         """Return a number, or an array of them, as the network gets it."""
         return (self.encoding.transform(number) - self.fitted["center"]) / self.fitted["scale"]
 
-    def number_writer(self) -> Callable[[float, np.ndarray], object]:
+    def number_writer(self) -> NumberWriter:
         at, scaled = self.offset, self.scaled
         center, scale = self.fitted["center"], self.fitted["scale"]
 
-        def write(number: float, row: np.ndarray) -> None:
+        def write(number: float, row: Row) -> None:
             row[at] = (number - center) / scale
 
-        def write_transformed(number: float, row: np.ndarray) -> None:
+        def write_transformed(number: float, row: Row) -> None:
             row[at] = scaled(number)
 
         return write if self.encoding.linear else write_transformed

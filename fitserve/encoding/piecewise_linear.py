@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, Literal
@@ -13,7 +12,8 @@ from pydantic import Field
 
 from fitserve.dataset_facts import ColumnFacts
 from fitserve.encoding.binned import BinnedColumn, BinnedNumber, quantile_edges
-from fitserve.encoding.encoding import Indicator
+from fitserve.encoding.encoding import Indicator, Row
+from fitserve.encoding.number import NumberWriter
 
 MOST_BINS = 32
 ROWS_A_BIN = 80  # fewer say little about the target within the bin
@@ -32,19 +32,21 @@ class PiecewiseLinearColumn(BinnedColumn):
         """What is written for a number in bin k, but for the bin itself: (bins, bins)."""
         return np.tri(self.bins, self.bins, -1, dtype=np.float32)
 
-    def number_writer(self) -> Callable[[float, np.ndarray], object]:
-        start, bins, below = self.offset, self.bins, list(self._below)
-        part = slice(start, start + bins)
+    def number_writer(self) -> NumberWriter:
+        start, bins = self.offset, self.bins
+        below = [memoryview(row[:at]) for at, row in enumerate(self._below)]
+        parts = [slice(start, start + at) for at in range(bins)]
         edges = self.halves.tolist()
         inner, widths = edges[1:-1], [high - low for low, high in pairwise(edges)]
         if not bins:
             return lambda number, row: None
 
-        def write(number: float, row: np.ndarray) -> None:
+        def write(number: float, row: Row) -> None:
             half = number / 2
             at = bisect_right(inner, half)
             share = (half - edges[at]) / widths[at]
-            row[part] = below[at]
+            if at:
+                row[parts[at]] = below[at]
             row[start + at] = 0.0 if share <= 0.0 else min(share, 1.0)
 
         return write

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
 from itertools import pairwise
 from statistics import NormalDist
 from typing import Any, Literal
@@ -14,20 +13,21 @@ from pydantic import Field
 from fitserve.dataset_facts import ColumnFacts
 from fitserve.encoding.binned import BinnedColumn, BinnedNumber, quantile_edges
 from fitserve.encoding.coercion import Column, numbers_of
-from fitserve.encoding.encoding import Indicator
+from fitserve.encoding.encoding import Indicator, Row
+from fitserve.encoding.number import NumberWriter
 
 
 class QuantileColumn(BinnedColumn):
     """`fitted` has `scores` too, the normal quantile of each edge's rank: between edges they are interpolated."""
 
-    def number_writer(self) -> Callable[[float, np.ndarray], object]:
+    def number_writer(self) -> NumberWriter:
         place, edges, scores = self.offset, self.halves.tolist(), self.fitted["scores"]
         inner, widths = edges[1:-1], [high - low for low, high in pairwise(edges)]
         rises = [high - low for low, high in pairwise(scores)]
         if not widths:
             return lambda number, row: None
 
-        def write(number: float, row: np.ndarray) -> None:
+        def write(number: float, row: Row) -> None:
             half = number / 2
             at = bisect_right(inner, half)
             share = (half - edges[at]) / widths[at]

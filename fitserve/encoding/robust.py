@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from fitserve.encoding.number import ScaledColumn, ScaledNumber
+from fitserve.encoding.encoding import Row
+from fitserve.encoding.number import NumberWriter, ScaledColumn, ScaledNumber
 
 BOUND = 3.0
 LARGE = 1e9  # beyond it the bound is reached in float32, and squares could overflow
@@ -32,11 +32,15 @@ class RobustColumn(ScaledColumn):
     def scaled(self, number: Any) -> Any:
         return softly_bounded(super().scaled(number))
 
-    def number_writer(self) -> Callable[[float, np.ndarray], object]:
-        at, center, scale = self.offset, self.fitted["center"], self.fitted["scale"]
+    def number_writer(self) -> NumberWriter:
+        at, center, scale, root = self.offset, self.fitted["center"], self.fitted["scale"], math.sqrt
 
-        def write(number: float, row: np.ndarray) -> None:
-            row[at] = softly_bounded((number - center) / scale)
+        def write(number: float, row: Row) -> None:  # as `softly_bounded`
+            bounded = (number - center) / scale
+            if not -LARGE <= bounded <= LARGE:
+                bounded = -LARGE if bounded < 0 else LARGE
+            share = bounded / BOUND
+            row[at] = bounded / root(1.0 + share * share)
 
         return write
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
 
 from fitserve.dataset_facts import ColumnFacts
+from fitserve.encoding.encoding import Row
 from fitserve.encoding.text import Text, TextColumn
 
 MOST_TOKENS = 256  # of a text, where `length` is left out
@@ -23,6 +25,15 @@ class SequenceColumn(TextColumn):
 
     def write_tokens(self, places: list[int], out: np.ndarray) -> None:
         out[: len(places)] = places
+
+    def places_writer(self) -> Callable[[list[int], Row], object]:
+        offset = self.offset
+
+        def write(places: list[int], row: Row) -> None:
+            for at, place in enumerate(places, offset):
+                row[at] = place
+
+        return write
 
     def write_texts(self, rows: np.ndarray, places: np.ndarray, out: np.ndarray) -> None:
         starts = np.searchsorted(rows, rows, side="left")  # each text's first token

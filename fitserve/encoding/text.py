@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -18,7 +18,8 @@ from pydantic import Field
 from fitserve.dataset_facts import ColumnFacts, Tokens
 from fitserve.encoding.coercion import Column, as_label, bad_value, texts_of
 from fitserve.encoding.distribution import Distribution, numeric_distribution
-from fitserve.encoding.encoding import Encoding, FittedColumn, Unusual
+from fitserve.encoding.encoding import Encoding, FittedColumn, Row, Unusual, ValueWriter
+from fitserve.spelling.column_format import PLAIN
 
 # keras/src/layers/preprocessing/text_vectorization.py: tf.strings.lower, then this class of characters is dropped
 _PUNCTUATION = b"!\"#$%&()*+,-./:;<=>?@[\\]^_`{|}~'"
@@ -89,6 +90,31 @@ class TextColumn(FittedColumn):
         else:
             find, unknown = self._places.get, self.unknown_place
             self.write_tokens([find(token, unknown) for token in self.tokens_of(text)], out)
+
+    def places_writer(self) -> Callable[[list[int], Row], object]:
+        """Return what writes the places of a text's tokens into a row of the network input, as `write_tokens`."""
+        write, part = self.write_tokens, self.part
+        return lambda places, row: write(places, np.asarray(row)[part])
+
+    def value_writer(self) -> ValueWriter:
+        as_it_is, other, format = self.format is PLAIN, super().value_writer(), self.format
+        tokens_of, find, unknown, write_places = (
+            self.tokens_of,
+            self._places.get,
+            self.unknown_place,
+            self.places_writer(),
+        )
+
+        def write(value: Any, row: Row) -> bool:
+            text = None
+            if type(value) is str:
+                text = (value or None) if as_it_is else as_label(value, format)
+            if text is None:
+                return other(value, row)
+            write_places([find(token, unknown) for token in tokens_of(text)], row)
+            return True
+
+        return write
 
     def write_texts(self, rows: np.ndarray, places: np.ndarray, out: np.ndarray) -> None:
         """Write texts, the row and the place of each token in order, into zeros of shape (rows, width)."""

@@ -1,4 +1,4 @@
-"""Rows read column by column are encoded, warned of and refused exactly as each is by itself."""
+"""Rows by the plan, column by column and value by value are encoded, warned of and refused exactly alike."""
 
 from __future__ import annotations
 
@@ -36,6 +36,22 @@ def outcome(encode: Any) -> Any:
     return {name: value.tobytes() for name, value in arrays.items()}, repr(said)
 
 
+def value_by_value(encoder: Encoder, rows: list[Any]) -> tuple[dict[str, np.ndarray], list[list[Any]]]:
+    """Encode with `encode_value` alone: the definition. Raises BadInput."""
+    arrays = {one.name: np.zeros((len(rows), *one.shape), one.dtype) for one in encoder.inputs}
+    warnings: list[list[Any]] = [[] for _ in rows]
+    problems = []
+    for at, row in enumerate(rows):
+        try:
+            for value, column in zip(encoder.positional(row, at + 1), encoder.raw_columns, strict=True):
+                warnings[at] += column.encode_value(value, arrays, at)
+        except BadInput as error:
+            problems.extend(error.problems)
+    if problems:
+        raise BadInput(problems[0].detail, problems=problems[:20])
+    return arrays, warnings
+
+
 @settings(max_examples=200, deadline=None)
 @given(case=cases(), data=st.data())
 def test_columns_are_read_as_rows_are_to_the_bit(case: tuple[pa.Table, list[Feature]], data: st.DataObject) -> None:
@@ -50,7 +66,8 @@ def test_columns_are_read_as_rows_are_to_the_bit(case: tuple[pa.Table, list[Feat
         row.pop(data.draw(st.sampled_from(encoder.names)), None)
     with np.errstate(all="ignore"):
         for rows in (positional, named, [*named[1:], positional[0]]):
-            one_by_one = outcome(lambda rows=rows: encoder.encode_one_by_one(rows))
+            one_by_one = outcome(lambda rows=rows: value_by_value(encoder, rows))
+            assert outcome(lambda rows=rows: encoder.encode_one_by_one(rows)) == one_by_one
             assert outcome(lambda rows=rows: encoder.encode_rows(rows)) == one_by_one
             columns = encoder.columns_of(rows)
             assert columns is not None

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from string import Template
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,6 +16,7 @@ import httpx2
 
 from fitserve.embedded_redis import die_with_parent, redis_binary
 from services import secrets
+from tests import nginx
 from tests.conftest import PROJECT, free_ports, listens
 from tests.needs import need
 from tests.server_logs import add_log
@@ -124,36 +124,21 @@ class Layout:
         self.variables["FITSERVE_REDIS_URL"] = f"redis://{written.username}:{written.password}@127.0.0.1:{port}/0"
 
     def start_nginx(self, kind: str = "http", tls: tuple[Path, Path] | None = None) -> str:
-        """Start nginx with the files of deploy/nginx and upstream groups as addresses; return its URL.
-
-        `tls` is a certificate and its key.
-        """
-        (port,) = free_ports(1)
-        folder = self.folder / f"nginx-{kind}"
-        (folder / "fitserve").mkdir(parents=True)
-        shutil.copy(PROJECT / "deploy/nginx/routes.conf", folder / "fitserve/routes.conf")
+        """Start nginx with the files of deploy/nginx; return its URL. `tls` is a certificate and its key."""
+        port, grpc_port = free_ports(2)
+        folder, program = self.folder / f"nginx-{kind}", need("nginx")
+        folder.mkdir(parents=True)
         if tls is not None:
             (folder / "tls").mkdir()
             shutil.copy(tls[0], folder / "tls/fullchain.pem")
             shutil.copy(tls[1], folder / "tls/privkey.pem")
-        filled = Template((PROJECT / f"deploy/nginx/{kind}.conf.template").read_text()).safe_substitute(
-            NGINX_LOCAL_RESOLVERS="127.0.0.1",
-            FITSERVE_PROXY_PORT=f"127.0.0.1:{port}",
-            FITSERVE_API_ADDRESS="all_apis",
-            FITSERVE_PREDICT_ADDRESS="all_predicts",
-        )
-        groups = "".join(
-            f"upstream all_{role}s {{ {' '.join(f'server 127.0.0.1:{m.port};' for m in self.members_of(role))} }}\n"
-            for role in ("api", "predict")
-        )
-        temporary = "".join(
-            f"{what}_temp_path {folder}/{what};\n" for what in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        )
-        (folder / "nginx.conf").write_text(
-            f"daemon off;\npid {folder}/pid;\nerror_log {folder}/error.log;\nworker_processes 1;\n"
-            f"events {{}}\nhttp {{\naccess_log {folder}/access.log;\n{temporary}{groups}{filled}}}\n"
-        )
-        self._run([need("nginx"), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")], port)
+        addresses = {
+            role: [f"127.0.0.1:{member.port}" for member in self.members_of(role)] for role in ("api", "predict")
+        }
+        addresses["grpc"] = ["127.0.0.1:1"]  # which processes of one machine cannot both have
+        listen = [f"127.0.0.1:{port}", f"127.0.0.1:{grpc_port}"]
+        path = nginx.configuration(program, folder, listen, addresses, kind, f"{folder}/access.log")
+        self._run([program, "-c", str(path), "-e", str(folder / "error.log")], port)
         return f"{kind}://127.0.0.1:{port}"
 
     def _run(self, command: list[str], port: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from fitserve.encoding.row_warnings import RowWarnings
 from fitserve.errors import NotFound, Unavailable
 from fitserve.explain import ShapleyValues, shapley
 from fitserve.live_coverage import moved_levels
+from services.predict.catalog.row_buffer import RowBuffer
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -73,10 +75,11 @@ class Columns:
         self.encoder = Encoder.from_json(manifest["encoder"])
         self.fitted = self.encoder.leading
         self.names = self.encoder.names
-        self._known = frozenset(self.names)
+        self.known = frozenset(self.names)
+        self._pack = struct.Struct(f"{len(self.names)}d").pack
         self._table = tuple(manifest.get("table_columns") or ())  # all columns of the training table, in its order
         targets = (name for one in (manifest.get("targets") or {}).get("targets", ()) for name in one["columns"])
-        self.others = frozenset((*self._table, *targets)) - self._known
+        self.others = frozenset((*self._table, *targets)) - self.known
         self.plain_numbers = self.encoder.plain_numbers
         self.read_numbers = None if self.plain_numbers is None else _numbers_body(self.names)
         self.baseline = self.encoder.baseline_row(manifest.get("training_distribution") or {})
@@ -95,7 +98,9 @@ class Columns:
     def _encode_matrix(self, values: Array) -> tuple[dict[str, Array], RowWarnings]:
         plain = self.plain_numbers
         if plain is not None and values.shape[1:] == plain.low.shape and np.isfinite(values).all():
-            return {plain.input: plain.encode(values)}, plain.warnings(values)
+            encoded = plain.encode(values)
+            if encoded is not None:
+                return {plain.input: encoded}, plain.warnings(values)
         if values.ndim == 2 and values.shape[1] == len(self.names) and len(values) >= FEW_ROWS:
             return self.encoder.encode_columns(list(values.T))
         return self.encoder.encode_rows(values.tolist())
@@ -106,7 +111,7 @@ class Columns:
         Raises KeyError of one that neither the model nor its table has.
         """
         for known in (name, name.strip()):
-            if known in self._known:
+            if known in self.known:
                 return known
             if known in self.others:
                 return None
@@ -122,7 +127,7 @@ class Columns:
         if rows.count >= FEW_ROWS and (columns := self.encoder.columns_of(rows.values)) is not None:
             rows.columns = columns  # so no row has another column
             return rows
-        known, width, whole = self._known, len(self.names), len(self._table)
+        known, width, whole = self.known, len(self.names), len(self._table)
         left_out = dict(rows.left_out)
         values: list[Any] = list(rows.values)
         for at, row in enumerate(values):
@@ -159,9 +164,9 @@ class Columns:
 
     def matrix_of(self, numbers: Sequence[Any]) -> Array:
         """Return what `read_numbers` read as float64 (rows, columns)."""
-        if numbers and type(numbers[0]) is not tuple:
-            numbers = [msgspec.structs.astuple(row) if type(row) is not tuple else row for row in numbers]
-        return np.array(numbers, np.float64)
+        pack, fields = self._pack, msgspec.structs.astuple
+        packed = b"".join([pack(*(row if type(row) is tuple else fields(row))) for row in numbers])
+        return np.frombuffer(packed, np.float64).reshape(len(numbers), -1)
 
     def positional(self, rows: InputRows) -> list[list[Any]]:
         """Return the rows as lists in the columns' order."""
@@ -267,6 +272,8 @@ class LoadedModel:
         self.name, self.version, self.label, self.artifact = name, version, label, artifact
         self.manifest = manifest
         self.columns = Columns(manifest)
+        self._buffers: list[RowBuffer] = []  # those that nobody uses at the moment
+        self._may_make_buffer = True  # made when it is first needed
         self.outputs = tuple(
             ModelOutput(
                 o["name"],
@@ -353,6 +360,24 @@ class LoadedModel:
             seconds.append(time.thread_time() - started)
         return sorted(seconds[2:])[1]
 
+    def take_buffer(self) -> RowBuffer | None:
+        """Return memory for a few rows, to be given back; None where the model has none, or another thread has it."""
+        try:
+            return self._buffers.pop()
+        except IndexError:
+            pass
+        if not self._may_make_buffer:
+            return None
+        self._may_make_buffer = False
+        try:
+            return RowBuffer(self.columns.encoder, self.session, self.output_names)
+        except ValueError:
+            return None
+
+    def give_back(self, buffer: RowBuffer) -> None:
+        """Let other requests use a buffer."""
+        self._buffers.append(buffer)
+
     def infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return the graph's outputs by target, each of shape (rows, units)."""
         values = self.session.run(self.output_names, feeds)
@@ -364,6 +389,15 @@ class LoadedModel:
     def predict(self, rows: InputRows) -> Prediction:
         """Encode and infer. Raises BadInput, which names row and column."""
         started = time.perf_counter()
+        if rows.count < FEW_ROWS and (buffer := self.take_buffer()) is not None:
+            try:
+                if buffer.read(rows.values):
+                    encoded_at = time.perf_counter()
+                    answers = {name: view.copy() for name, view in buffer.infer(rows.count).items()}
+                    seconds = encoded_at - started, time.perf_counter() - encoded_at
+                    return Prediction(self, answers, None, *seconds)
+            finally:
+                self.give_back(buffer)
         feeds, warnings = self.columns.encode(rows)
         encoded_at = time.perf_counter()
         outputs = self.infer(feeds)

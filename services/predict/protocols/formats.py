@@ -331,7 +331,9 @@ def rows_of(model: LoadedModel, tensors: Sequence[Tensor]) -> InputRows:
         raise Malformed("The inputs need the same number of rows, at least one.", received=sorted(counts))
     arrays = [by_name[name].values for name in names if name in by_name]
     if len(arrays) == len(names) and model.columns.plain_numbers is not None and all(map(_is_numeric, arrays)):
-        return InputRows(np.stack([np.asarray(values, np.float64) for values in arrays], axis=1), left_out)
+        matrix = np.stack([np.asarray(values, np.float64) for values in arrays], axis=1)
+        if model.columns.plain_numbers.are_exact(matrix):
+            return InputRows(matrix, left_out)
     (count,) = counts
     columns = [_as_list(by_name[name].values) if name in by_name else [None] * count for name in names]
     return InputRows([list(row) for row in zip(*columns, strict=True)], left_out)
@@ -339,7 +341,7 @@ def rows_of(model: LoadedModel, tensors: Sequence[Tensor]) -> InputRows:
 
 def _is_matrix(model: LoadedModel, tensor: Tensor) -> bool:
     """Return whether a request's only tensor holds all columns: by its name, or another one's fitting width."""
-    if tensor.name in model.columns.names:
+    if tensor.name in model.columns.known:
         return False
     if tensor.name in MATRIX_NAMES:
         return True
@@ -363,8 +365,11 @@ def _rows_of_matrix(model: LoadedModel, tensor: Tensor) -> InputRows:
             expected=f"[rows, {width}]: {', '.join(model.columns.names[:50])}",
         )
     values = tensor.values
-    if model.columns.plain_numbers is not None and isinstance(values, np.ndarray) and _is_numeric(values):
-        return InputRows(values.astype(np.float64).reshape(shape))
+    plain = model.columns.plain_numbers
+    if plain is not None and isinstance(values, np.ndarray) and _is_numeric(values):
+        matrix = values.astype(np.float64).reshape(shape)
+        if plain.are_exact(matrix):
+            return InputRows(matrix)
     listed = _as_list(values)
     return InputRows([listed[start : start + width] for start in range(0, len(listed), width)])
 

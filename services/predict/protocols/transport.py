@@ -289,6 +289,7 @@ class GrpcMethod:
     request_type: Any
     handle: Callable[[GrpcRequest, Any], Awaitable[Any]]
     needs_key: bool = True  # without one, the handler gets an empty message
+    watch: bool = False  # answered again whenever the answer changes
     stream: Callable[[Any, str], Any] | None = None  # both ways: makes a response of an answer, or of an error's text
 
 

@@ -20,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from fitserve.errors import FitserveError
 from services.predict.catalog.loaded_model import InputRows, LoadedModel
+from services.predict.catalog.row_buffer import RowBuffer
 from services.predict.protocols.formats import MATRIX_NAMES
 from services.predict.server.request_cache import FP32, FP64, MAX_ROWS, MIXED, NUMBERS, CachedHead, RequestCache
 from services.predict.serving.counters import DIRECT_ROWS
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 
 MEASURE_EVERY = 16  # flushes: of one in so many, each phase is timed
 MAX_PENDING_ROWS = 1024  # with more rows than this, requests do not wait for the iteration to end
-_FEW_REQUESTS, _FEW_VALUES = 8, 64  # up to these, plain Python encodes faster than NumPy
+_FEW_ROWS = 12  # up to so many, plain Python encodes faster than NumPy
 _LENGTHS = [str(number).encode() for number in range(4096)]
 _encode_json = msgspec.json.Encoder().encode
 
@@ -130,16 +131,19 @@ class FastLane:
     def _answer(self, model: LoadedModel, kind: str, level: float | None, requests: list[PendingRequest]) -> None:
         measuring = self.measuring
         begun = time.perf_counter() if measuring else 0.0
-        feeds = _encode_few(model, kind, requests) if len(requests) <= _FEW_REQUESTS else None
-        if feeds is None:
+        keep = level is not None and model.conformal.needs_feeds
+        few = _infer_few(model, kind, requests, keep) if len(requests) <= _FEW_ROWS else None
+        if few is not None:
+            values, feeds, encoded_at = few
+        else:
             feeds, clean = _encode(model, kind, requests)
             if not clean.all():
                 requests = _hand_over_unclean(requests, clean)
                 if not requests:
                     return
                 feeds, _ = _encode(model, kind, requests)
-        encoded_at = time.perf_counter() if measuring else 0.0
-        values = model.session.run(model.output_names, feeds)[0]
+            encoded_at = time.perf_counter() if measuring else 0.0
+            values = model.session.run(model.output_names, feeds)[0]
         inferred_at = time.perf_counter() if measuring else 0.0
         count = len(values)
         if level is None:
@@ -251,11 +255,32 @@ def _with_bounds(
     return rows, all(math.isfinite(value) for row in listed for value in row)
 
 
-def _encode_few(model: LoadedModel, kind: str, requests: list[PendingRequest]) -> dict[str, Any] | None:
-    """Return the tensors of a few rows if all are clean, else None."""
-    matrix = model.columns.plain_numbers
-    if matrix is None or kind == MIXED:
+def _infer_few(
+    model: LoadedModel, kind: str, requests: list[PendingRequest], keep: bool
+) -> tuple[Any, dict[str, Any], float] | None:
+    """Return the outputs of a few rows, their tensors if they are to be kept, and when they were encoded.
+
+    None if not all are clean, or they are too many.
+    """
+    buffer = model.take_buffer()
+    if buffer is None:
         return None
+    try:
+        count = _write_few(buffer, kind, requests)
+        if not count:
+            return None
+        encoded_at = time.perf_counter()
+        values = buffer.infer(count)[model.output_names[0]].copy()
+        return values, buffer.feeds(count) if keep else {}, encoded_at
+    finally:
+        model.give_back(buffer)
+
+
+def _write_few(buffer: RowBuffer, kind: str, requests: list[PendingRequest]) -> int:
+    """Write a few rows into memory that is kept. Return how many; 0 if not all are clean, or they are too many."""
+    if kind == MIXED:
+        rows = requests[0].rows if len(requests) == 1 else [row for request in requests for row in request.rows]
+        return len(rows) if len(rows) <= _FEW_ROWS and buffer.write(rows) else 0
     flat: list[float] = []
     for request in requests:
         if kind == NUMBERS:
@@ -263,12 +288,9 @@ def _encode_few(model: LoadedModel, kind: str, requests: list[PendingRequest]) -
                 flat += row if type(row) is tuple else msgspec.structs.astuple(row)
         else:
             flat += request.rows
-    if len(flat) > _FEW_VALUES:
-        return None
     if kind == FP32:
         flat = array("f", flat).tolist()  # rounded as float32; too large a number becomes infinite
-    encoded = matrix.encode_few(flat)
-    return None if encoded is None else {matrix.input: encoded}
+    return sum(request.count for request in requests) if buffer.write_numbers(flat) else 0
 
 
 def _encode(model: LoadedModel, kind: str, requests: list[PendingRequest]) -> tuple[dict[str, Any], Any]:
@@ -290,7 +312,10 @@ def _encode(model: LoadedModel, kind: str, requests: list[PendingRequest]) -> tu
         if kind == FP32:
             with np.errstate(over="ignore"):
                 values = values.astype(np.float32).astype(np.float64)
-    return {matrix.input: matrix.encode(values)}, matrix.clean_rows(values)
+    encoded = matrix.encode(values)
+    if encoded is None:
+        return {}, np.zeros(len(values), np.bool_)
+    return {matrix.input: encoded}, matrix.clean_rows(values)
 
 
 class FastLaneProtocol(LimitedProtocol):

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
+from grpc_reflection.v1alpha import reflection
 
-from fitserve.errors import FitserveError, Malformed
+from fitserve.errors import DeadlineExceeded, FitserveError, Malformed, TooMany
 from fitserve.settings import Settings
 from services.predict.protocols import PROTOCOLS
+from services.predict.protocols.proto import POOL
+from services.predict.protocols.proto.inference_pb2 import ModelInferRequest
 from services.predict.protocols.transport import (
     GRPC_CODES,
     GrpcMethod,
@@ -20,7 +26,13 @@ from services.predict.protocols.transport import (
     error_line,
     prediction_headers,
 )
+from services.predict.server.grpc_lane import GrpcLane
 from services.predict.serving.prediction_service import PredictionService
+
+MOST_CALLS = 65_536  # at once in a process, most of them waiting for their messages
+MOST_WAITING = 1_000  # of one caller
+MESSAGE_SECONDS = 300.0  # in which a call's message must have come
+MOST_WATCHING, WATCH_SECONDS = 256, 1.0
 
 
 async def start_grpc_server(service: PredictionService, settings: Settings) -> grpc.aio.Server:
@@ -37,17 +49,20 @@ async def start_grpc_server(service: PredictionService, settings: Settings) -> g
             ("grpc.keepalive_timeout_ms", 20_000),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ],
-        maximum_concurrent_rpcs=4096,
+        maximum_concurrent_rpcs=MOST_CALLS,
     )
+    lane, waiting = GrpcLane(service), WaitingCalls()
+    names = [name for protocol in PROTOCOLS for name in protocol.grpc_services]
     server.add_generic_rpc_handlers(
         tuple(
             grpc.method_handlers_generic_handler(
-                name, {method: _method_handler(service, protocol, methods[method]) for method in methods}
+                name, {method: _method_handler(service, protocol, methods[method], lane, waiting) for method in methods}
             )
             for protocol in PROTOCOLS
             for name, methods in protocol.grpc_services.items()
         )
     )
+    reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server, POOL)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"{host}:{settings.grpc_port}"
     if settings.tls_certificate is not None and settings.tls_key is not None:
@@ -59,20 +74,47 @@ async def start_grpc_server(service: PredictionService, settings: Settings) -> g
     return server
 
 
-async def _received(request: GrpcRequest, method: GrpcMethod, messages: Any) -> Any:
-    """Return a call's message, received once the caller is known. Raises Unauthenticated, Malformed."""
-    if not method.needs_key:
-        return method.request_type()  # it has no fields that matter: whatever is sent is not received
-    request.identify()
-    async for data in messages:
+@dataclass
+class WaitingCalls:
+    """Calls whose message has not come yet, by caller."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+
+    async def message(self, caller: str, context: Any) -> bytes:
+        """Return a call's message as bytes. Raises TooMany, Malformed, DeadlineExceeded."""
+        if self.counts[caller] >= MOST_WAITING:
+            raise TooMany("Too many calls of this caller wait for their messages.", retry_after=1)
+        self.counts[caller] += 1
         try:
-            return method.request_type.FromString(data)
-        except DecodeError:
-            raise Malformed(f"The message is not a {method.request_type.DESCRIPTOR.full_name}.") from None
-    raise Malformed("The call has no message.")
+            async with asyncio.timeout(MESSAGE_SECONDS):
+                data = await context.read()
+        except TimeoutError:
+            raise DeadlineExceeded(f"The message did not come within {MESSAGE_SECONDS:g} s.") from None
+        finally:
+            self.counts[caller] -= 1
+            if not self.counts[caller]:
+                del self.counts[caller]
+        if data is grpc.aio.EOF:
+            raise Malformed("The call has no message.")
+        return bytes(data)
 
 
-def _method_handler(service: PredictionService, protocol: WireProtocol, method: GrpcMethod) -> grpc.RpcMethodHandler:
+def _decoded(method: GrpcMethod, data: bytes) -> Any:
+    try:
+        return method.request_type.FromString(data)
+    except DecodeError:
+        raise Malformed(f"The message is not a {method.request_type.DESCRIPTOR.full_name}.") from None
+
+
+def _method_handler(
+    service: PredictionService, protocol: WireProtocol, method: GrpcMethod, lane: GrpcLane, waiting: WaitingCalls
+) -> grpc.RpcMethodHandler:
+    if method.watch:
+        return grpc.unary_stream_rpc_method_handler(
+            _watching(service, f"{protocol.name}_grpc", method),
+            request_deserializer=None,
+            response_serializer=lambda message: message.SerializeToString(),
+        )
     if method.stream is not None:
         return grpc.stream_stream_rpc_method_handler(
             _streaming(service, f"{protocol.name}_grpc", method, method.stream),
@@ -80,9 +122,9 @@ def _method_handler(service: PredictionService, protocol: WireProtocol, method: 
             response_serializer=lambda message: message.SerializeToString(),
         )
     return grpc.stream_unary_rpc_method_handler(  # on the wire a unary call; its message is not received unasked
-        _unary(service, f"{protocol.name}_grpc", method),
+        _unary(service, f"{protocol.name}_grpc", method, lane, waiting),
         request_deserializer=None,
-        response_serializer=lambda message: message.SerializeToString(),
+        response_serializer=None,
     )
 
 
@@ -112,16 +154,67 @@ def _streaming(
     return answers
 
 
-def _unary(service: PredictionService, protocol: str, method: GrpcMethod) -> Callable[[Any, Any], Awaitable[Any]]:
-    async def respond(messages: Any, context: Any) -> Any:
+def _watching(
+    service: PredictionService, protocol: str, method: GrpcMethod
+) -> Callable[[Any, Any], AsyncIterator[Any]]:
+    """Answer at once, and again whenever the answer has changed, until the client leaves."""
+    watching: set[object] = set()
+
+    async def answers(data: bytes, context: Any) -> AsyncIterator[Any]:
+        if len(watching) >= MOST_WATCHING:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Too many watch at once.")
+        own, last = object(), None
+        watching.add(own)
         request = GrpcRequest(service, context)
-        error: FitserveError | None = None
-        response = None
+        request.count(protocol, method.operation, "OK")
         try:
-            message = await _received(request, method, messages)
+            while True:
+                answer = await request.run(method.handle, method.request_type())
+                if answer != last:
+                    last = answer
+                    yield answer
+                await asyncio.sleep(WATCH_SECONDS)
+        finally:
+            watching.discard(own)
+
+    return answers
+
+
+def _unary(
+    service: PredictionService, protocol: str, method: GrpcMethod, lane: GrpcLane, waiting: WaitingCalls
+) -> Callable[[Any, Any], Awaitable[bytes | None]]:
+    may_be_fast = method.request_type is ModelInferRequest
+
+    async def respond(messages: Any, context: Any) -> bytes | None:
+        metadata, data = context.invocation_metadata() if may_be_fast else (), None
+        error: FitserveError | None = None
+        response = message = None
+        if may_be_fast and lane.knows(metadata) and context.time_remaining() is None:
+            try:
+                data = await waiting.message(str(metadata), context)
+            except FitserveError as refusal:
+                error = refusal
+            else:
+                answered = lane.answer(metadata, data)
+                if answered is not None:
+                    response, model = answered
+                    context.set_trailing_metadata((("x-model-version", model.version_text),))
+                    return response
+        request = GrpcRequest(service, context)
+        try:
+            if error is not None:
+                raise error
+            if not method.needs_key:
+                message = method.request_type()  # it has no fields that matter: whatever is sent is not received
+            else:
+                caller = request.identify()  # the key first, then bytes
+                data = data or await waiting.message(str(caller.key_id), context)
+                message = _decoded(method, data)
             if method.needs_key:  # whether the server lives is told even where there is no room
                 request.admit()
-            response = await request.run(method.handle, message)
+            response = (await request.run(method.handle, message)).SerializeToString()
+            if may_be_fast:
+                lane.remember(metadata, request, message)
             trailing = [(name.decode(), value.decode()) for name, value in prediction_headers(request)]
         except FitserveError as refusal:
             error = refusal

@@ -33,6 +33,7 @@ _STRICT_HEAD = re.compile(
 _HARMLESS_HEADERS = frozenset(
     {b"host", b"user-agent", b"accept", b"accept-encoding", b"accept-language", b"connection", b"content-type"}
     | {b"content-length", b"authorization", b"cache-control", b"pragma"}
+    | {b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port", b"x-real-ip"}  # a proxy's
 )
 _JSON_TYPES = frozenset({"", "application/json", "application/x-www-form-urlencoded"})
 

@@ -127,13 +127,13 @@ class _Writer:
         graph, inputs = self._graph, [x, self._graph.constant(kernel)] + ([] if bias is None else [bias])
         if len(kernel) < WIDE or self._stack.density.get(x, 1.0) > SPARSE:
             return graph.add("Gemm", inputs)
-        whole, zero = graph.constant([-1], np.int64), graph.constant([0], np.int64)
+        whole = graph.constant([-1], np.int64)
         row, many, own = Graph(), Graph(), f"t{len(graph.nodes)}"  # names are shared with the branches
         flat = row.add("Reshape", [x, whole], f"{own}_flat")
-        places = row.add("Reshape", [row.add("NonZero", [flat], f"{own}_found"), whole], f"{own}_places")
-        values = row.add("Unsqueeze", [row.add("Gather", [flat, places], f"{own}_values"), zero], f"{own}_some")
-        kernels = row.add("Gather", [inputs[1], places], f"{own}_kernels", axis=0)
-        end = row.add("MatMul", [values, kernels], f"{own}_product")
+        found = row.add("NonZero", [flat], f"{own}_found")  # (1, numbers that are not 0)
+        values = row.add("Gather", [flat, found], f"{own}_values")
+        kernels = row.add("Gather", [inputs[1], found], f"{own}_kernels", axis=0)
+        end = row.add("MatMul", [values, kernels], f"{own}_product")  # (1, 1, members * units)
         end = end if bias is None else row.add("Add", [end, bias], f"{own}_one")
         several = many.add("Gemm", inputs, f"{own}_several")
         rows = graph.add("Shape", [x], start=0, end=1)

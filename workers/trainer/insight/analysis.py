@@ -21,7 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fitserve.dataset_facts import ColumnFacts
-from fitserve.encoder import RawColumn
+from fitserve.encoding.raw_column import RawColumn
 from fitserve.strictjson import finite_json
 from fitserve.target_encoder import FittedTarget
 from workers.trainer.data.feeds import EncodedRows

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import KFold, StratifiedKFold, cross_val_predict
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
-from fitserve.encoder import RawColumn
+from fitserve.encoding.raw_column import RawColumn
 from workers.trainer.insight.evaluation import sample_rows
 
 Inputs = Mapping[str, NDArray[Any]]

@@ -204,5 +204,6 @@ GRPC_SERVICES = {
     },
     "grpc.health.v1.Health": {
         "Check": GrpcMethod("ready", health.HealthCheckRequest, _health, needs_key=False),
+        "Watch": GrpcMethod("ready", health.HealthCheckRequest, _health, needs_key=False, watch=True),
     },
 }

@@ -182,8 +182,10 @@ def read_predict(model: LoadedModel, body: bytes) -> tuple[InputRows, bool, floa
             numbers = msgspec.json.decode(body, type=columns.read_numbers)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass  # read again below, where errors are named
-        if numbers is not None and numbers.instances:
-            return InputRows(columns.matrix_of(numbers.instances)), True, _level_of(numbers)
+        if numbers is not None and numbers.instances and columns.plain_numbers is not None:
+            values = columns.matrix_of(numbers.instances)
+            if columns.plain_numbers.are_exact(values):
+                return InputRows(values), True, _level_of(numbers)
     elif len(columns.names) > 1:
         with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             scalars: Any = _read_scalars(body)

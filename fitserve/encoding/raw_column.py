@@ -1,0 +1,181 @@
+"""A column of the rows with all its encodings, and how each of its values is written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from fitserve.encoding.encoding import FittedColumn, Row, Unusual, ValueWarning, ValueWriter
+from fitserve.encoding.number import NumberWriter, NumericColumn, RangedColumn
+from fitserve.encoding.row_warnings import joined
+from fitserve.errors import BadInput
+
+
+def raw_columns(columns: Iterable[FittedColumn]) -> tuple[RawColumn, ...]:
+    """Return fitted columns by the raw column that they encode, in the order in which it is first met."""
+    parts: dict[str, list[FittedColumn]] = {}
+    for column in columns:
+        parts.setdefault(column.name, []).append(column)
+    return tuple(RawColumn(tuple(several)) for several in parts.values())
+
+
+@dataclass(frozen=True)
+class RawColumn:
+    """One column of the rows, and all its encodings (`parts`), in feature order."""
+
+    parts: tuple[FittedColumn, ...]
+
+    @property
+    def name(self) -> str:
+        """The column's name."""
+        return self.parts[0].name
+
+    @cached_property
+    def leading(self) -> FittedColumn:
+        """The part that stands for the column where one is enough: the first that reads numbers, else the first."""
+        return next((part for part in self.parts if isinstance(part, NumericColumn)), self.parts[0])
+
+    @cached_property
+    def missing(self) -> list[np.ndarray] | None:
+        """What each part writes for a missing value, always the same; None where one refuses it, or none marks it."""
+        written, marked = [], False
+        for part in self.parts:
+            numbers = np.zeros(part.width, np.float32)
+            try:
+                marked |= part.encode_value(None, numbers, 1) is None
+            except BadInput:
+                return None
+            written.append(numbers)
+        return written if marked else None
+
+    def encode_values(self, values: Sequence[Any], arrays: Mapping[str, np.ndarray]) -> Unusual:
+        """Write the JSON values of all rows into the network's inputs, by every encoding."""
+        if len(self.parts) == 1:
+            (part,) = self.parts
+            unusual = part.encode_values(values, arrays[part.input][:, part.part])
+        else:
+            unusual = joined([part.encode_values(values, arrays[part.input][:, part.part]) for part in self.parts])
+        if "missing_value" in unusual.warned and self.missing is not None:
+            del unusual.warned["missing_value"]  # one encoding that marks it is enough
+        return unusual
+
+    def encode_value(
+        self, value: Any, arrays: Mapping[str, np.ndarray], at: int, row: int | None = None
+    ) -> list[ValueWarning]:
+        """Write one JSON value into row `at` of the network's inputs, by every encoding.
+
+        Raises BadInput naming `row` (from 1; by default that of `at`).
+        """
+        warnings: dict[str, ValueWarning] = {}
+        for part in self.parts:
+            warning = part.encode_value(value, arrays[part.input][at, part.part], row or at + 1)
+            # Of a missing value, one encoding that marks it is enough.
+            if warning is not None and not (warning.code == "missing_value" and self.missing is not None):
+                warnings.setdefault(warning.code, warning)
+        return list(warnings.values())
+
+    @cached_property
+    def plain_range(self) -> tuple[float, float] | None:
+        """(min, max) if every number between them is encoded as one of the training rows'; else None."""
+        ranges = [part.plain_range for part in self.parts]
+        known = [one for one in ranges if one is not None]
+        if len(known) < len(ranges):
+            return None
+        return max(low for low, _ in known), min(high for _, high in known)
+
+    def number_writers(self) -> list[NumberWriter]:
+        """Return for each encoding what writes a number of `plain_range` into a row of its network input."""
+        return [part.number_writer() for part in self.parts if isinstance(part, NumericColumn)]
+
+    def writer(self, input: str, dtype: str) -> ValueWriter:
+        """Return what writes a usual value into a row of one network input, by the encodings that are a part of it.
+
+        It returns False of a value that is warned of or refused: what it has written then is of no use.
+        """
+        own = [place for place, part in enumerate(self.parts) if part.input == input]
+        parts = [self.parts[place] for place in own]
+        write_value = _one_after_the_other([part.value_writer() for part in parts])
+        if self.missing is not None:
+            blocks: list[Row] = [memoryview(self.missing[place].astype(dtype)) for place in own]  # type: ignore[arg-type]
+            write_value = _with_missing(write_value, [part.part for part in parts], blocks)
+        numeric = [part for part in parts if isinstance(part, NumericColumn)]
+        if len(numeric) < len(parts):
+            return write_value
+        if self.plain_range is not None:
+            return _with_numbers(write_value, *self.plain_range, [part.number_writer() for part in numeric])
+        if numeric[0].kind == "datetime":
+            ranges = [part.usual_range for part in numeric if isinstance(part, RangedColumn)]
+            usual = [one for one in ranges if one is not None]
+            low, high = max([-math.inf, *(one[0] for one in usual)]), min([math.inf, *(one[1] for one in usual)])
+            return _with_times(write_value, numeric[0], low, high, [part.number_writer() for part in numeric])
+        return write_value
+
+
+def _one_after_the_other(writers: Sequence[ValueWriter]) -> ValueWriter:
+    if len(writers) == 1:
+        return writers[0]
+
+    def write(value: Any, row: Row) -> bool:
+        return all(one(value, row) for one in writers)
+
+    return write
+
+
+def _with_missing(other: ValueWriter, parts: Sequence[slice], blocks: Sequence[Row]) -> ValueWriter:
+    """Return `other`, but for a missing value that is marked: always the same numbers."""
+    ((part, block), *more) = zip(parts, blocks, strict=True)
+
+    def write(value: Any, row: Row) -> bool:
+        if value is not None:
+            return other(value, row)
+        row[part] = block
+        for own, numbers in more:
+            row[own] = numbers
+        return True
+
+    return write
+
+
+def _with_numbers(other: ValueWriter, low: float, high: float, writers: Sequence[NumberWriter]) -> ValueWriter:
+    """Return `other`, but for a number of the usual range."""
+    first, *more = writers
+
+    def write(value: Any, row: Row) -> bool:
+        kind = type(value)
+        if kind is int:
+            if not low <= value <= high:
+                return other(value, row)
+            value = float(value)
+        elif kind is not float or not low <= value <= high:
+            return other(value, row)
+        first(value, row)
+        for one in more:
+            one(value, row)
+        return True
+
+    return write
+
+
+def _with_times(
+    other: ValueWriter, column: NumericColumn, low: float, high: float, writers: Sequence[NumberWriter]
+) -> ValueWriter:
+    """Return `other`, but for a time in the usual range: it is read once for all encodings."""
+    convert = column.convert
+
+    def write(value: Any, row: Row) -> bool:
+        try:
+            number = convert(value)
+        except (TypeError, ValueError, OverflowError):
+            return False
+        if not (low <= number <= high and -math.inf < number < math.inf):  # NaN as well
+            return other(value, row)
+        for one in writers:
+            one(number, row)
+        return True
+
+    return write

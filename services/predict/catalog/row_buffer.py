@@ -1,0 +1,114 @@
+"""Memory that a few rows are written into and inferred in, kept between requests.
+
+ONNX Runtime is bound to it once: for a single row of a small network, making tensors of Python objects, and objects of
+tensors, costs as much as the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from fitserve.encoder import FEW_NUMBERS, Encoder
+
+MOST_ROWS = 64
+MOST_BYTES = 1 << 20  # of the inputs; wide ones have room for fewer rows
+
+
+class RowBuffer:
+    """Room for up to `rows` rows of a model's inputs, and their answers. One thread at a time may use it.
+
+    Raises ValueError where the graph's outputs are not of shape (rows, units).
+    """
+
+    def __init__(self, encoder: Encoder, session: onnxruntime.InferenceSession, outputs: Sequence[str]) -> None:
+        self.plan, self._session = encoder.row_plan, session
+        row_bytes = sum(4 * int(np.prod(one.shape)) for one in encoder.inputs)
+        self.rows = max(1, min(MOST_ROWS, MOST_BYTES // max(1, row_bytes)))
+        self.arrays = {one.name: np.zeros((self.rows, *one.shape), one.dtype) for one in encoder.inputs}
+        self.targets = self.plan.targets(list(self.arrays.values()))
+        flat: list[memoryview[Any]] = [
+            memoryview(array.reshape(-1))  # type: ignore[arg-type]
+            for array in self.arrays.values()
+        ]
+        self._bytes = [one.cast("B") for one in flat]
+        self._zeros = [bytes(len(part) // self.rows) for part in self._bytes]
+        self._numbers, self._flat = encoder.plain_numbers, flat[0]
+        self._known = {one.name for one in session.get_inputs()}
+        self.outputs = {}
+        shapes = {one.name: one for one in session.get_outputs()}
+        for one in (shapes[name] for name in outputs):
+            units = one.shape[1] if len(one.shape) == 2 else None
+            dtype = {"tensor(float)": np.float32, "tensor(double)": np.float64}.get(one.type)
+            if not isinstance(units, int) or dtype is None:
+                raise ValueError(f"The output {one.name} has the shape {one.shape}.")
+            self.outputs[one.name] = np.zeros((self.rows, units), dtype)
+        self._bindings: dict[int, Any] = {}
+
+    def read(self, values: Any) -> bool:
+        """Write a request's rows, as `write` or `write_numbers` does: a list of rows, or a float64 matrix."""
+        if isinstance(values, np.ndarray):
+            plain = self._numbers
+            if plain is None or values.shape[1:] != (plain.columns,) or len(values) > self.rows:
+                return False
+            if values.size <= FEW_NUMBERS:
+                return self.write_numbers(values.ravel().tolist())
+            encoded = plain.encode(values) if plain.clean_rows(values).all() else None
+            if encoded is None:
+                return False
+            self.arrays[plain.input][: len(values)] = encoded
+            return True
+        return self.write(values)
+
+    def write(self, rows: Sequence[Any]) -> bool:
+        """Write rows, named or positional; False where one is unusual (see `RowPlan.write`), or they are too many."""
+        if len(rows) > self.rows:
+            return False
+        self._clear(len(rows))
+        write = self.plan.write
+        for row, target in zip(rows, self.targets, strict=False):  # noqa: SIM110  (quicker than `all`)
+            if not write(row, target):
+                return False
+        return True
+
+    def write_numbers(self, numbers: Sequence[float]) -> bool:
+        """Write rows that are all numbers, one after the other; False where one is not clean, or they are too many."""
+        plain = self._numbers
+        if plain is None or len(numbers) > min(FEW_NUMBERS, self.rows * plain.columns):
+            return False
+        self._clear(len(numbers) // plain.columns)
+        return plain.write_few(numbers, self._flat)
+
+    def _clear(self, rows: int) -> None:
+        """Make the first rows zeros."""
+        for part, zeros in zip(self._bytes, self._zeros, strict=True):
+            if rows == 1:
+                part[: len(zeros)] = zeros
+            else:
+                part[: len(zeros) * rows] = zeros * rows
+
+    def infer(self, rows: int) -> dict[str, np.ndarray]:
+        """Infer the first rows. Returns views of `outputs`, which the next call overwrites."""
+        binding = self._bindings.get(rows)
+        if binding is None:
+            binding = self._bindings[rows] = self._bind(rows)
+        bound, views = binding
+        self._session.run_with_iobinding(bound)
+        return views
+
+    def _bind(self, rows: int) -> tuple[Any, dict[str, np.ndarray]]:
+        bound = self._session.io_binding()
+        kept = []  # which the binding itself does not keep
+        for name, array in self.arrays.items():
+            if name in self._known:
+                kept.append(onnxruntime.OrtValue.ortvalue_from_numpy(array[:rows]))
+                bound.bind_ortvalue_input(name, kept[-1])
+        views = {name: array[:rows] for name, array in self.outputs.items()}
+        for name, view in views.items():
+            kept.append(onnxruntime.OrtValue.ortvalue_from_numpy(view))
+            bound.bind_ortvalue_output(name, kept[-1])
+        bound.kept = kept
+        return bound, views
