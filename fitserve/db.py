@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -103,11 +104,17 @@ def _sqlite_engine(url: str) -> Engine:
     return engine
 
 
+# Adds to every writing transaction of this context before it is committed, such as a request's row of the audit log.
+COMMITTED_WITH: ContextVar[Callable[[Session], None] | None] = ContextVar("committed_with", default=None)
+
+
 @contextmanager
 def transaction(engine: Engine) -> Iterator[Session]:
     """Run a writing transaction: committed when the block ends, rolled back when it raises."""
     with translate_errors(), Session(engine, expire_on_commit=False) as session, session.begin():
         yield session
+        if (add := COMMITTED_WITH.get()) is not None:
+            add(session)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from fitserve.readiness import BoundedCheck, ReadinessCheck
 from fitserve.settings import Settings
 from services.shell import problems
 from services.shell.auth import Caller, caller_of
+from services.shell.compression import ClientEncoding
 from services.shell.connections import limited, sweep
 from services.shell.instrumentation import RequestInstrumentation
 from services.shell.local_pages import LocalPagesOnly
@@ -107,7 +108,7 @@ def make_app(
     # Outermost, because FastAPI's own body limit answers before any middleware added with `add_middleware`.
     guarded = (lambda stack: stack) if settings.auth else LocalPagesOnly
     app.build_middleware_stack = lambda: RequestInstrumentation(  # type: ignore[method-assign]
-        guarded(problems.TypedTooLarge(inner()))
+        guarded(ClientEncoding(problems.TypedTooLarge(inner())))
     )
 
     @app.get("/metrics", tags=["operations"], response_class=Response, summary="Telemetry for Prometheus")

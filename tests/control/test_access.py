@@ -18,11 +18,13 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
-from sqlalchemy import Engine
+from sqlalchemy import Engine, func, select
 
 from fitserve import api_keys, db
 from fitserve.errors import Unauthenticated
 from fitserve.settings import Settings
+from fitserve.tables import Audit
+from services.control.admin import audit
 from services.control.admin.api_keys import ensure_root_key
 from services.control.app import create_app
 from services.shell.auth import caller_of
@@ -241,6 +243,27 @@ def test_each_key_has_its_own_rate_limit(sqlite_url: str, redis_url: str, tmp_pa
     assert 429 in {answer.status_code for answer in answers}
     assert int(answers[-1].headers.get("retry-after", "1")) >= 1
     assert other.status_code == 200
+
+
+def test_a_change_and_its_audit_row_are_committed_together(
+    app: FastAPI, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that ends after the change has left its row: what is written afterwards is never needed for it."""
+    engine = app.state.context.engine
+    with db.transaction(engine) as session:
+        _, token = api_keys.create(session, owner="root", name="admin", scopes=["admin"])
+    headers = {"Authorization": f"Bearer {token}"}
+    monkeypatch.setattr(audit._Entry, "finish", lambda self, engine, status: None)
+    made = client.post("/api/v1/keys", json={"owner": "eve", "name": "fenced", "scopes": ["read"]}, headers=headers)
+    assert made.status_code == 201
+    with db.reading(engine) as session:
+        last = session.scalars(select(Audit).order_by(Audit.id.desc()).limit(1)).one()
+        assert (last.action, last.status) == ("POST /api/v1/keys", 201)
+        count = session.scalar(select(func.count()).select_from(Audit))
+    again = client.post("/api/v1/keys", json={"owner": "eve", "name": "fenced", "scopes": ["wrong"]}, headers=headers)
+    assert again.status_code == 422  # nothing was changed, and its row is written afterwards
+    with db.reading(engine) as session:
+        assert session.scalar(select(func.count()).select_from(Audit)) == count
 
 
 def test_changes_are_audited_but_reads_are_not(app: FastAPI, client: TestClient) -> None:

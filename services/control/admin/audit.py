@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import threading
 from typing import Annotated
 
-from fastapi import Query, Request
-from sqlalchemy import Engine, select
+from fastapi import Query
+from sqlalchemy import Engine, event, select, update
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -64,26 +65,65 @@ class AuditMiddleware:
                 status = message["status"]
             await send(message)
 
+        entry = _Entry(scope)
+        before = db.COMMITTED_WITH.set(entry.add)
         try:
             await self.app(scope, receive, send_and_note_status)
         finally:
+            db.COMMITTED_WITH.reset(before)
             if scope.get("caller") is not None:
-                await run_in_threadpool(self._write, scope, status)
+                await run_in_threadpool(self._write, entry, status)
 
-    def _write(self, scope: Scope, status: int) -> None:
-        if scope.get("audited") and status < 400:
-            return  # in the transaction of the change itself
+    def _write(self, entry: _Entry, status: int) -> None:
         try:
-            with db.transaction(self.engine) as session:
-                session.add(_row(session, scope, status))
+            entry.finish(self.engine, status)
         except FitserveError as error:
             log.error("the audit log could not be written", extra={"error": error.detail})
 
 
-def record(session: Session, request: Request, status: int = 200) -> None:
-    """Add the row of a request to the transaction of its change, so that there is neither without the other."""
-    session.add(_row(session, request.scope, status))
-    request.scope["audited"] = True
+class _Entry:
+    """The row of one request. It is committed with the request's first change: there is neither without the other.
+
+    Its status is then the route's usual one, and is put right where the answer has another.
+    """
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+        self._id: int | None = None  # once it is committed
+        self._status = 0
+        self._is_over = False
+        self._lock = threading.Lock()
+
+    def add(self, session: Session) -> None:
+        """Add the row to a transaction, unless an earlier one has committed it."""
+        if self._scope.get("caller") is None:
+            return  # what is written before the caller is known changes nothing that is audited
+        with self._lock:
+            if self._id is not None or self._is_over:
+                return
+        status = getattr(self._scope.get("route"), "status_code", None) or 200
+        row = _row(session, self._scope, status)
+        session.add(row)
+        session.flush()
+        id = row.id
+
+        def committed(_session: Session) -> None:
+            with self._lock:
+                self._id, self._status = id, status
+
+        event.listen(session, "after_commit", committed, once=True)
+
+    def finish(self, engine: Engine, status: int) -> None:
+        """Write the row if nothing was changed, or put its status right."""
+        with self._lock:
+            self._is_over = True
+        if self._id is not None and status == self._status:
+            return
+        with db.transaction(engine) as session:
+            if self._id is None:
+                session.add(_row(session, self._scope, status))
+            else:
+                session.execute(update(Audit).where(Audit.id == self._id).values(status=status))
 
 
 def _row(session: Session, scope: Scope, status: int) -> Audit:

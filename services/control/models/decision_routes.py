@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from fastapi import Request
 
 from fitserve import artifacts, db, registry
 from fitserve.decisions.apply import shares_of
@@ -15,7 +14,6 @@ from fitserve.decisions.held_out import KIND, HeldOut, HeldOutParts
 from fitserve.errors import BadInput, Conflict, Problem
 from fitserve.spec.decision import Decision, Output, resolve_decision
 from fitserve.wire.decisions import DecidedOutput, DecisionChangeInfo, DecisionDetail, ThresholdCurve
-from services.control.admin import audit
 from services.control.deps import Context, Ctx, ModelName, Reader, Trainer, VersionNumber
 from services.control.models.access import check_owner, visible_model
 from services.shell import Caller, Router
@@ -34,9 +32,7 @@ def get_decision(name: ModelName, number: VersionNumber, caller: Reader, ctx: Ct
 
 
 @router.put(_PATH, summary="Move a version's decision, without training")
-def put_decision(
-    name: ModelName, number: VersionNumber, body: Decision, request: Request, caller: Trainer, ctx: Ctx
-) -> DecisionDetail:
+def put_decision(name: ModelName, number: VersionNumber, body: Decision, caller: Trainer, ctx: Ctx) -> DecisionDetail:
     """Chosen on the rows that were held out in training. In force once the prediction service has polled the registry.
 
     The decisions of other targets stay. Whoever may point labels may do this; `history` and the audit log have it. A
@@ -67,14 +63,11 @@ def put_decision(
         registry.set_decisions(
             session, name, number, decisions, asked=asked.to_json(), owner=caller.owner, key_id=caller.key_id
         )
-        audit.record(session, request)
     return _detail(ctx, caller, name, number)
 
 
 @router.delete(_PATH, summary="Take a version's decisions back to those of its training")
-def delete_decision(
-    name: ModelName, number: VersionNumber, request: Request, caller: Trainer, ctx: Ctx
-) -> DecisionDetail:
+def delete_decision(name: ModelName, number: VersionNumber, caller: Trainer, ctx: Ctx) -> DecisionDetail:
     """Where training chose none, the likeliest label is answered."""
     with db.reading(ctx.engine) as session:
         check_owner(session, caller, name)
@@ -83,7 +76,6 @@ def delete_decision(
         check_owner(session, caller, name)
         trained = artifact.manifest.get("decisions") or []
         registry.set_decisions(session, name, number, trained, asked=None, owner=caller.owner, key_id=caller.key_id)
-        audit.record(session, request)
     return _detail(ctx, caller, name, number)
 
 

@@ -22,10 +22,12 @@ from fitserve.errors import BadInput, FitserveError, Malformed, NotFound, TooLar
 from services.predict.catalog.loaded_model import InputRows, LoadedModel
 from services.predict.protocols.formats import write_json
 from services.predict.serving.prediction_service import PredictionService, ProtocolRequest, Selector
+from services.shell.compression import accepted, compressed
 
 JSON = b"application/json"
 NO_MODEL = Selector("")
 READ, POST = ("GET", "HEAD"), ("POST",)
+COMPRESSED_BYTES = 8 * 1024  # a smaller answer is sent sooner than it is compressed
 MAX_HEADER_WARNINGS = 20
 MAX_HEADER_BYTES = 4000  # of the warnings in a response's headers
 GRPC_CODES = {  # by HTTP status
@@ -81,6 +83,12 @@ class HttpRequest(ProtocolRequest):
     @property
     def media_type(self) -> str:
         return (self.header(b"content-type") or "").partition(";")[0].strip().lower()
+
+    @property
+    def answer_encoding(self) -> str | None:
+        """The encoding that the client asks answers in; None for none."""
+        asked = self.headers.get(b"accept-encoding")
+        return None if asked is None else accepted(asked.decode("latin-1"))
 
     def read_deadline(self) -> float | None:
         """Return the event loop's time by which the client wants its answer. Raises Malformed.
@@ -175,6 +183,11 @@ class HttpResponse:
             headers.append((b"allow", str(error.expected or "").encode()))
         text = json.dumps({"error": error_line(error)}, ensure_ascii=True)
         return cls(text.encode(), status, headers=headers)
+
+    def encode(self, encoding: str) -> None:
+        """Compress the body."""
+        self.body = compressed(self.body, encoding)
+        self.headers = [*self.headers, (b"content-encoding", encoding.encode()), (b"vary", b"accept-encoding")]
 
     async def send(self, send: Send, head_only: bool = False) -> None:
         """Send it as ASGI messages."""

@@ -22,7 +22,7 @@ from fitserve.errors import FitserveError
 from services.predict.catalog.loaded_model import InputRows, LoadedModel
 from services.predict.catalog.row_buffer import RowBuffer
 from services.predict.protocols.formats import MATRIX_NAMES
-from services.predict.server.request_cache import FP32, FP64, MAX_ROWS, MIXED, NUMBERS, CachedHead, RequestCache
+from services.predict.server.request_cache import FP32, FP64, MIXED, NUMBERS, CachedHead, RequestCache
 from services.predict.serving.counters import DIRECT_ROWS
 from services.predict.serving.prediction_service import PredictionService
 from services.shell.connections import LimitedProtocol, limited
@@ -90,7 +90,7 @@ class FastLane:
                 return False
             if tensor.name not in MATRIX_NAMES or width != cached.width or count * width != len(rows):
                 return False
-        if not 0 < count <= MAX_ROWS:
+        if not 0 < count <= cached.most_rows:
             return False
         if not self.pending:
             self.started_at = time.perf_counter()

@@ -15,6 +15,7 @@ from fitserve.errors import FitserveError
 from fitserve.settings import Settings
 from services.predict.protocols import find_protocol
 from services.predict.protocols.transport import (
+    COMPRESSED_BYTES,
     ClientGone,
     HttpRequest,
     HttpResponse,
@@ -91,6 +92,8 @@ class DataPlane:
             operation, request.selector = route.operation, route.selector
             response = await request.run(route.handle)
             response.headers = prediction_headers(request) + response.headers
+            if len(response.body) > COMPRESSED_BYTES and (encoding := request.answer_encoding) is not None:
+                await request.off_loop(len(response.body), response.encode, encoding)
         except FitserveError as error:
             self.service.counters.count_refusal(operation, error)
             response = HttpResponse.error(error)

@@ -18,13 +18,15 @@ from services.predict.catalog.access import require_predict
 from services.predict.catalog.loaded_model import LoadedModel
 from services.predict.protocols import find_protocol
 from services.predict.protocols.formats import MATRIX_NAMES
-from services.predict.protocols.transport import Route
+from services.predict.protocols.transport import COMPRESSED_BYTES, Route
 from services.predict.serving.prediction_service import PredictionService
+from services.shell.compression import accepted
 from services.shell.local_pages import is_local_host
 
 MAX_HEADS = 2048  # of each of two generations
 MAX_HEAD_BYTES = 2048
 MAX_BODY_BYTES = 32_768
+NUMBER_BYTES = 25  # of a number in an answer, at most
 MAX_ROWS = 64  # of a request; one with more gains nothing from sharing an inference call
 
 _STRICT_HEAD = re.compile(
@@ -70,6 +72,7 @@ class CachedHead:
     kind: str
     decode: Any
     width: int
+    most_rows: int  # of a request; the answers of more might be compressed
 
 
 class RequestCache:
@@ -120,6 +123,8 @@ class RequestCache:
         except FitserveError:
             return
         if model is not None and (cached := _cached_head(protocol.name, model, len(head) + body_bytes)) is not None:
+            if accepted(by_name.get(b"accept-encoding", b"").decode("latin-1")) is not None:
+                cached.most_rows = min(MAX_ROWS, COMPRESSED_BYTES // (NUMBER_BYTES * model.outputs[0].units) - 1)
             self._add(head, cached)
 
     def _model(self, route: Route, authorization: bytes) -> LoadedModel | None:
@@ -150,4 +155,6 @@ def _cached_head(protocol: str, model: LoadedModel, request_bytes: int) -> Cache
         kind, body = NUMBERS, columns.read_numbers
     else:
         kind, body = MIXED, _MixedBody
-    return CachedHead(request_bytes, model, protocol, kind, msgspec.json.Decoder(body).decode, len(columns.names))
+    return CachedHead(
+        request_bytes, model, protocol, kind, msgspec.json.Decoder(body).decode, len(columns.names), MAX_ROWS
+    )

@@ -1,0 +1,119 @@
+"""Answers compressed as a client asks for by Accept-Encoding (RFC 9110, 12.5.3), and HEAD wherever there is GET."""
+
+from __future__ import annotations
+
+import gzip
+from functools import lru_cache
+from typing import Any
+
+import pyarrow as pa
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LEAST_BYTES = 1_000  # what is smaller fits one packet anyway
+AT_ONCE_BYTES = 64 * 1024  # more are compressed in a thread
+_TYPES = ("application/json", "application/problem+json", "application/javascript", "image/svg+xml", "text/")
+_NEVER = ("text/event-stream",)  # each event is sent as it comes
+
+
+@lru_cache(1024)
+def accepted(header: str) -> str | None:
+    """Return the encoding to answer with, zstd before gzip where a client likes both equally; None for none."""
+    weights: dict[str, float] = {}
+    for part in header.lower().split(","):
+        name, _, parameters = part.partition(";")
+        weight = parameters.replace(" ", "").removeprefix("q=") if parameters.strip().startswith("q") else "1"
+        try:
+            weights[name.strip().removeprefix("x-")] = float(weight)
+        except ValueError:
+            continue
+    anything = weights.get("*", 0.0)
+    liked = [(weights.get(name, anything), name) for name in ("gzip", "zstd")]
+    weight, name = max(liked)
+    return name if weight > 0 and weight >= weights.get("identity", 0.0) else None
+
+
+def compressed(body: bytes, encoding: str) -> bytes:
+    """Compress a whole body."""
+    if encoding == "zstd":
+        return bytes(pa.Codec("zstd", compression_level=3).compress(body, asbytes=True))
+    return gzip.compress(body, 4, mtime=0)
+
+
+class ClientEncoding:
+    """Pure ASGI middleware: answers HEAD as GET without the body, and compresses whole answers of text."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        if scope["method"] == "HEAD":
+            await self._head(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        encoding = accepted(headers.get(b"accept-encoding", b"").decode("latin-1"))
+        if encoding is None:
+            await self.app(scope, receive, send)
+            return
+        await self.app(scope, receive, _Compressor(send, encoding).send)
+
+    async def _head(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer with the head of GET's answer; what its body would be is not sent, or waited for."""
+        ended, inner = False, {**scope, "method": "GET"}
+
+        async def head_only(message: Message) -> None:
+            nonlocal ended
+            if ended:
+                return
+            # What was learnt inside, such as the route, is looked at outside.
+            scope.update({key: value for key, value in inner.items() if key != "method"})
+            await send(message if message["type"] == "http.response.start" else {"type": "http.response.body"})
+            ended = message["type"] != "http.response.start"
+
+        await self.app(inner, receive, head_only)
+
+
+class _Compressor:
+    """Holds an answer's head back until its body is seen: one message is compressed, parts are sent as they are."""
+
+    def __init__(self, send: Send, encoding: str) -> None:
+        self._send, self._encoding = send, encoding
+        self._start: Message | None = None
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            if _may_be_compressed(message):
+                self._start = message
+                return
+        elif self._start is not None:
+            start, self._start = self._start, None
+            message = await self._with_body(start, message)
+            await self._send(start)
+        await self._send(message)
+
+    async def _with_body(self, start: Message, message: Message) -> Message:
+        body = message.get("body", b"")
+        headers = MutableHeaders(scope=start)
+        headers.add_vary_header("Accept-Encoding")
+        if message.get("more_body") or len(body) < LEAST_BYTES:
+            return message
+        if len(body) > AT_ONCE_BYTES:
+            body = await run_in_threadpool(compressed, body, self._encoding)
+        else:
+            body = compressed(body, self._encoding)
+        headers["Content-Encoding"] = self._encoding
+        headers["Content-Length"] = str(len(body))
+        if headers.get("ETag", "").startswith('"'):  # the same content in other bytes
+            headers["ETag"] = f"W/{headers['ETag']}"
+        return {**message, "body": body}
+
+
+def _may_be_compressed(start: Message) -> bool:
+    headers: dict[bytes, Any] = dict(start["headers"])
+    kind = headers.get(b"content-type", b"").decode("latin-1")
+    plain = b"content-encoding" not in headers and b"content-range" not in headers
+    return plain and start["status"] not in (204, 206, 304) and kind.startswith(_TYPES) and not kind.startswith(_NEVER)
