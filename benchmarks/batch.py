@@ -84,8 +84,8 @@ def by_hand(source: Path, target: Path, model: ToyModel, session: Any) -> None:
 
 def ours(source: Path, target: Path, model: batch_prediction.ArtifactModel) -> None:
     writer = None
-    for batch in batch_prediction.batches(source):
-        predicted = model.predict(batch)
+    parts = batch_prediction.batches(source)
+    for predicted in batch_prediction.in_order(model.predict, parts, os.cpu_count() or 1):
         writer = writer or pq.ParquetWriter(target, predicted.schema)
         writer.write_table(predicted)
     assert writer is not None
@@ -109,7 +109,7 @@ def figures(folder: Path, rows: int = 494_021) -> dict[str, float]:
     pq.write_table(table, source)
     toys = ToyRegistry(folder / "home")
     toy, threads = make_model(table), os.cpu_count() or 1
-    model = batch_prediction.ArtifactModel(toys.blobs, toys.store_artifact(toy), threads)
+    model = batch_prediction.ArtifactModel(toys.blobs, toys.store_artifact(toy))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(toy.onnx, options, providers=["CPUExecutionProvider"])

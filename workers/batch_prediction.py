@@ -6,6 +6,7 @@ returns the same dataset for the same bytes, so committing the result again afte
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -13,10 +14,12 @@ import platform
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -44,6 +47,8 @@ from fitserve.tables import Dataset, Run
 from fitserve.wire.datasets import UploadOptions
 from workers.attempt.telemetry import attempt_context
 from workers.trainer.export.prediction_columns import joined, prediction_columns
+
+T, R = TypeVar("T"), TypeVar("R")
 
 log = logging.getLogger(__name__)
 
@@ -191,21 +196,25 @@ class BatchPredictionAttempt:
     def _predict(self, folder: Path) -> dict[str, Any]:
         request = self.claim.run.resolved
         interval, decisions = request.get("interval"), request.get("decisions")
-        rates, threads = request.get("error_rates"), self.settings.trainer_threads
-        model = ArtifactModel(self.blobs, request["artifact"], threads, interval, decisions, rates)
+        rates = request.get("error_rates")
+        model = ArtifactModel(self.blobs, request["artifact"], interval, decisions, rates)
         with db.reading(self.engine) as session:
             dataset = session.get(Dataset, self.claim.run.dataset_id)
         if dataset is None:
             raise NotFound("The run's dataset is gone.")
         table = store.local_parquet(self.blobs, dataset, self.settings.scratch / "blobs", again=True)
         done = self._finished_chunks()
-        for number, batch in enumerate(batches(table)):
-            if number < len(done):
-                continue
+        left = itertools.islice(enumerate(batches(table)), len(done), None)
+
+        def predict(numbered: tuple[int, pa.Table]) -> str:
+            number, batch = numbered
+            return self._predict_chunk(model, batch, number, folder)
+
+        for chunk in in_order(predict, left, self.settings.trainer_threads or os.cpu_count() or 1):
             if self._lost or self._cancel or self.stopping.is_set():
                 raise Interrupted
-            done.append(self._predict_chunk(model, batch, number, folder))
-            rows = min(dataset.rows, (number + 1) * CHUNK)
+            done.append(chunk)
+            rows = min(dataset.rows, len(done) * CHUNK)
             checkpoint = StoredCheckpoint(self.blobs.put_bytes(json.dumps(done).encode()), len(done))
             report = EventReport(
                 len(done), "info", f"{rows} of {dataset.rows} rows", {"rows": rows, "of": dataset.rows}
@@ -271,6 +280,25 @@ class BatchPredictionAttempt:
         return created
 
 
+def in_order(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
+    """Yield `function` of each item, in order, computed by so many threads: they are at most that far ahead.
+
+    Raises what the first item in order to fail raised.
+    """
+    running: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="chunk") as pool:
+        try:
+            for item in items:
+                running.append(pool.submit(function, item))
+                if len(running) > threads:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        finally:
+            for future in running:
+                future.cancel()
+
+
 def batches(path: Path) -> Iterator[pa.Table]:
     """Yield a Parquet file's rows, CHUNK at a time, always cut at the same places."""
     with pq.ParquetFile(path) as file:
@@ -279,7 +307,7 @@ def batches(path: Path) -> Iterator[pa.Table]:
 
 
 class ArtifactModel:
-    """An artifact's encoder and serving graph, for whole tables.
+    """An artifact's encoder and serving graph, for whole tables. Several threads may predict.
 
     `interval` is the level of its intervals and sets, 0 for none; without it, that of its spec answers. Labels are by
     `decisions`, else by its manifest's.
@@ -289,7 +317,6 @@ class ArtifactModel:
         self,
         blobs: BlobStore,
         artifact: str,
-        threads: int,
         interval: float | None = None,
         decisions: Sequence[Mapping[str, Any]] | None = None,
         error_rates: Mapping[str, float] | None = None,
@@ -304,10 +331,10 @@ class ArtifactModel:
             one["output"]: one for one in (manifest.get("decisions") if decisions is None else decisions) or ()
         }
         far = any((one.get("abstain") or {}).get("distance") is not None for one in self.decisions.values())
-        self.distance = artifacts.onnx_session(blobs.read(manifest[DISTANCE]["sha256"]), threads) if far else None
+        self.distance = artifacts.onnx_session(blobs.read(manifest[DISTANCE]["sha256"])) if far else None
         self.encoder = Encoder.from_json(manifest["encoder"])
         self.outputs = manifest["outputs"]
-        self.session = artifacts.onnx_session(blobs.read(manifest["onnx"]["sha256"]), threads)
+        self.session = artifacts.onnx_session(blobs.read(manifest["onnx"]["sha256"]))
 
     def predict(self, table: pa.Table) -> pa.Table:
         """Predict a table's rows: a column for each unit, and the label of a classification."""

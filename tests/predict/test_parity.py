@@ -563,7 +563,7 @@ def test_every_protocol_answers_the_same_interval_or_set(cases: dict[str, Case],
     same({one["name"]: one["data"] for one in case.post(f"/v2/models/{case.model}/infer", asked).json()["outputs"]})
     with db.reading(case.toys.engine) as session:
         artifact = registry.version(session, case.model, 1).artifact
-    found = ArtifactModel(case.toys.blobs, artifact, 1, level).predict(case.asked).to_pydict()
+    found = ArtifactModel(case.toys.blobs, artifact, level).predict(case.asked).to_pydict()
     split = lambda listed: [one.split("; ") for one in listed] if labels.size else listed  # noqa: E731
     same({key: inside(split(found[f"predicted_{key}"])) for key in wanted})
     for module, port in ((triton_http, case.served.port), (triton_grpc, case.served.grpc_port)):
