@@ -48,7 +48,8 @@ from fitserve.wire.datasets import UploadOptions
 from workers.attempt.telemetry import attempt_context
 from workers.trainer.export.prediction_columns import joined, prediction_columns
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 log = logging.getLogger(__name__)
 

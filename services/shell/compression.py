@@ -23,9 +23,9 @@ def accepted(header: str) -> str | None:
     weights: dict[str, float] = {}
     for part in header.lower().split(","):
         name, _, parameters = part.partition(";")
-        weight = parameters.replace(" ", "").removeprefix("q=") if parameters.strip().startswith("q") else "1"
+        said = parameters.replace(" ", "").removeprefix("q=") if parameters.strip().startswith("q") else "1"
         try:
-            weights[name.strip().removeprefix("x-")] = float(weight)
+            weights[name.strip().removeprefix("x-")] = float(said)
         except ValueError:
             continue
     anything = weights.get("*", 0.0)

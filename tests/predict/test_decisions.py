@@ -229,7 +229,7 @@ def test_rows_are_not_answered_by_set_or_distance_in_a_batch_as_online(served: S
 
     with db.reading(served.toys.engine) as session:
         artifact = registry.version(session, "careful", 1).artifact
-    model = ArtifactModel(served.toys.blobs, artifact, 1, decisions=[decision])
+    model = ArtifactModel(served.toys.blobs, artifact, decisions=[decision])
     batch = model.predict(pa.Table.from_pylist(SPREAD)).to_pydict()
     assert batch["predicted_admit_abstained"] == wanted
     assert batch["predicted_admit"] == [one["label"] for one in online]

@@ -148,9 +148,9 @@ def test_every_protocol_answers_the_level_of_the_spec_by_row_and_group(service: 
 
     with db.reading(service.toys.engine) as session:
         artifact = registry.version(session, "price", 1).artifact
-    batch = ArtifactModel(service.toys.blobs, artifact, 1).predict(pa.Table.from_pylist(ROWS)).to_pydict()
+    batch = ArtifactModel(service.toys.blobs, artifact).predict(pa.Table.from_pylist(ROWS)).to_pydict()
     same({name.removeprefix("predicted_"): values for name, values in batch.items()})
-    assert [*ArtifactModel(service.toys.blobs, artifact, 1, 0).predict(pa.Table.from_pylist(ROWS)).column_names] == [
+    assert [*ArtifactModel(service.toys.blobs, artifact, 0).predict(pa.Table.from_pylist(ROWS)).column_names] == [
         "predicted_price"
     ]
 

@@ -360,6 +360,11 @@ class LoadedModel:
             seconds.append(time.thread_time() - started)
         return sorted(seconds[2:])[1]
 
+    @property
+    def answers_plainly(self) -> bool:
+        """Whether an answer is the numbers of one output, inferred at once: what fast lanes answer."""
+        return self.runs_inline and self.single_output and self.level is None
+
     def take_buffer(self) -> RowBuffer | None:
         """Return memory for a few rows, to be given back; None where the model has none, or another thread has it."""
         try:
@@ -395,7 +400,8 @@ class LoadedModel:
                     encoded_at = time.perf_counter()
                     answers = {name: view.copy() for name, view in buffer.infer(rows.count).items()}
                     seconds = encoded_at - started, time.perf_counter() - encoded_at
-                    return Prediction(self, answers, None, *seconds)
+                    feeds = buffer.feeds(rows.count) if self.conformal.needs_feeds else {}
+                    return self.prediction(answers, None, rows, feeds, *seconds)
             finally:
                 self.give_back(buffer)
         feeds, warnings = self.columns.encode(rows)

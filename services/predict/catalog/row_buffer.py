@@ -99,6 +99,10 @@ class RowBuffer:
         self._session.run_with_iobinding(bound)
         return views
 
+    def feeds(self, rows: int) -> dict[str, np.ndarray]:
+        """Return the first rows as tensors by input name."""
+        return {name: array[:rows].copy() for name, array in self.arrays.items()}
+
     def _bind(self, rows: int) -> tuple[Any, dict[str, np.ndarray]]:
         bound = self._session.io_binding()
         kept = []  # which the binding itself does not keep

@@ -45,7 +45,7 @@ class GrpcLane:
         model, entry = request.model, request.entry
         if model is None or entry is None or not all(key in _HARMLESS for key, _ in metadata):
             return
-        if entry.shadows or entry.canaries or not (model.runs_inline and model.single_output) or model.label:
+        if entry.shadows or entry.canaries or not model.answers_plainly or model.label:
             return
         if model.columns.plain_numbers is None or set(MATRIX_NAMES) & set(model.columns.names):
             return
