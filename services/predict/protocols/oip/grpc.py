@@ -10,7 +10,7 @@ import numpy as np
 from fitserve.errors import Malformed
 from services.predict.catalog.loaded_model import Prediction
 from services.predict.protocols.formats import Tensor, check_shape, decode_text, from_binary, from_json, rows_of
-from services.predict.protocols.oip import rest
+from services.predict.protocols.oip import models, rest
 from services.predict.protocols.proto import health_pb2 as health
 from services.predict.protocols.proto import inference_pb2 as pb
 from services.predict.protocols.transport import GrpcMethod, GrpcRequest
@@ -54,20 +54,20 @@ async def _model_metadata(request: GrpcRequest, message: Any) -> Any:
     entry = request.find_entry(message.name)
     pointer = request.service.find_pointer(entry, rest.selector_of(message.name, message.version))
     model = await request.service.loaded_model(pointer, request.read_deadline())
-    return pb.ModelMetadataResponse(**rest.model_metadata(entry, model))
+    return pb.ModelMetadataResponse(**models.model_metadata(entry, model))
 
 
 async def _model_config(request: GrpcRequest, message: Any) -> Any:
     entry = request.find_entry(message.name)
     pointer = request.service.find_pointer(entry, rest.selector_of(message.name, message.version))
     model = await request.service.loaded_model(pointer, request.read_deadline())
-    return pb.ModelConfigResponse(config=pb.ModelConfig(**rest.model_config(model)))
+    return pb.ModelConfigResponse(config=pb.ModelConfig(**models.model_config(model)))
 
 
 async def _model_statistics(request: GrpcRequest, message: Any) -> Any:
     selector = rest.selector_of(message.name, message.version)
     known = [request.find_entry(message.name)] if message.name else request.service.visible_entries(request.identify())
-    return pb.ModelStatisticsResponse(model_stats=rest.statistics(request, known, selector))
+    return pb.ModelStatisticsResponse(model_stats=models.statistics(request, known, selector))
 
 
 def _stream_response(answer: Any, error: str) -> Any:
@@ -83,7 +83,7 @@ async def _health(request: GrpcRequest, message: Any) -> Any:
 
 
 async def _index(request: GrpcRequest, message: Any) -> Any:
-    versions = rest.repository_index(request, message.ready)
+    versions = models.repository_index(request, message.ready)
     return pb.RepositoryIndexResponse(models=[pb.RepositoryIndexResponse.ModelIndex(**one) for one in versions])
 
 

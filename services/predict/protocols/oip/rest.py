@@ -19,7 +19,6 @@ import numpy as np
 from fitserve import __version__
 from fitserve.conformal import Bounds, read_level
 from fitserve.errors import Forbidden, Malformed, NotFound
-from services.predict.catalog.catalog import CatalogEntry
 from services.predict.catalog.loaded_model import InputRows, LoadedModel, ModelOutput, Prediction
 from services.predict.protocols.formats import (
     Tensor,
@@ -30,6 +29,13 @@ from services.predict.protocols.formats import (
     read_json,
     rows_of,
     write_json,
+)
+from services.predict.protocols.oip.models import (
+    label_outputs,
+    model_config,
+    model_metadata,
+    repository_index,
+    statistics,
 )
 from services.predict.protocols.transport import (
     POST,
@@ -46,11 +52,9 @@ from services.predict.protocols.transport import (
     operation,
     path_parameters,
 )
-from services.predict.serving.counters import Counters
 from services.predict.serving.deciding import Decided
 from services.predict.serving.prediction_service import ProtocolRequest, Selector
 
-PLATFORM = "onnxruntime_onnx"
 SERVER_METADATA: dict[str, Any] = {
     "name": "fitserve",
     "version": __version__,
@@ -231,83 +235,6 @@ def bound_tensors(bounds: Iterable[Bounds]) -> Iterator[tuple[str, str, Any]]:
             yield name, "BOOL" if values.dtype == np.bool_ else "FP64", values
 
 
-def model_metadata(entry: CatalogEntry, model: LoadedModel) -> dict[str, Any]:
-    """Return name, versions and tensors: one of shape [-1, 1] for each column."""
-    columns = model.columns
-    outputs = [{"name": o.name, "datatype": o.datatype, "shape": [-1, o.units]} for o in model.outputs]
-    labels = [{"name": name, "datatype": "BYTES", "shape": [-1, 1]} for name in label_outputs(model) if model.deciders]
-    bounds = [{"name": name, "datatype": kind, "shape": [-1, width]} for name, kind, width in model.bound_outputs]
-    return {
-        "name": model.name,
-        "versions": [str(number) for number in sorted(entry.versions)],
-        "platform": PLATFORM,
-        "properties": {"task": str(model.manifest.get("task") or ""), "label": model.label or ""},
-        "inputs": [{"name": c.name, "datatype": c.datatype, "shape": [-1, 1]} for c in columns.fitted],
-        "outputs": outputs + labels + bounds,
-    }
-
-
-def model_config(model: LoadedModel) -> dict[str, Any]:
-    """Return a model's configuration in the fields of Triton's `ModelConfig` that it has."""
-    columns = model.columns.fitted
-    return {
-        "name": model.name,
-        "platform": PLATFORM,
-        "backend": "onnxruntime",
-        "max_batch_size": 0,  # shapes name the batch themselves
-        "version_policy": {"latest": {"num_versions": 1}},
-        "input": [{"name": c.name, "data_type": _config_type(c.datatype), "dims": [-1, 1]} for c in columns],
-        "output": [
-            {"name": o.name, "data_type": _config_type(o.datatype), "dims": [-1, o.units]} for o in model.outputs
-        ],
-    }
-
-
-def _config_type(datatype: str) -> str:
-    return "TYPE_STRING" if datatype == "BYTES" else f"TYPE_{datatype}"
-
-
-def statistics(request: ProtocolRequest, entries: Iterable[CatalogEntry], selector: Selector) -> list[dict[str, Any]]:
-    """Return Triton's `ModelStatistics` of this process, for each version that has answered; counters are of requests.
-
-    Raises NotFound of a version that is not there.
-    """
-    counters, found = request.service.counters, []
-    for entry in entries:
-        name, wanted = entry.facts.name, None
-        if selector.version is not None or selector.label is not None:
-            wanted = str(request.service.find_pointer(entry, selector).target.version)
-        versions = map(str, sorted(entry.versions))
-        found += [_version_statistics(counters, name, one) for one in versions if wanted in (None, one)]
-    return found
-
-
-def _version_statistics(counters: Counters, name: str, version: str) -> dict[str, Any]:
-    own = [one for (_, model, of), one in counters.versions.items() if (model, of) == (name, version)]
-    answered = sum(sum(one.durations.counts) for one in own)
-    nanoseconds = round(sum(one.durations.total for one in own) * 1e9)
-    rows = sum(one.rows for one in own) + counters.rows.get((name, version), 0)
-    sizes = counters.sizes.get((name, version))
-    calls = sum(sizes.histogram().counts) if sizes else 0
-    success = {"count": answered, "ns": nanoseconds}
-    return {
-        "name": name,
-        "version": version,
-        "inference_count": rows,
-        "execution_count": calls,
-        "inference_stats": {"success": success},
-    }
-
-
-def label_outputs(model: LoadedModel) -> dict[str, ModelOutput]:
-    """Return the outputs that answer labels, by name: `admit_label` of a classification `admit`."""
-    return {
-        f"{one.name}_label": one
-        for one in model.outputs
-        if one.labels and f"{one.name}_label" not in model.output_names
-    }
-
-
 async def decide(
     request: ProtocolRequest, prediction: Prediction, rows: InputRows, selected: Iterable[SelectedOutput]
 ) -> dict[str, Decided]:
@@ -315,19 +242,6 @@ async def decide(
     deciders = prediction.model.deciders
     wanted = {one.output: None for one in selected if one.label or (one.classes and one.output.name in deciders)}
     return await request.service.decide(prediction, rows, wanted) if wanted else {}
-
-
-def repository_index(request: ProtocolRequest, ready_only: bool) -> list[dict[str, str]]:
-    """Return every version of every model that the caller can see."""
-    versions = []
-    for entry in request.service.visible_entries(request.identify()):
-        for number, pointer in sorted(entry.versions.items()):
-            ready = entry.facts.loaded and not pointer.target.failed
-            if ready or not ready_only:
-                reason = pointer.target.error or ("" if entry.facts.loaded else "unloaded")
-                state = "READY" if ready else "UNAVAILABLE"
-                versions.append({"name": entry.facts.name, "version": str(number), "state": state, "reason": reason})
-    return versions
 
 
 def refuse_overrides(parameters: Iterable[str]) -> None:
