@@ -322,11 +322,14 @@ class PlainNumbers:
 
     def warnings(self, values: np.ndarray) -> RowWarnings:
         """Return the warnings of finite float64 (rows, columns)."""
-        outside = (values < self.low) | (values > self.high)
-        if not outside.any():
+        outside = np.flatnonzero((values < self.low) | (values > self.high))
+        if not len(outside):
             return RowWarnings(len(values))
         raw, scratch = self._raw_columns, {self.input: np.zeros((1, self.width), np.float32)}
-        warned = [{"out_of_range": np.flatnonzero(rows)} if rows.any() else {} for rows in outside.T]
+        rows, places = np.divmod(outside, self.columns)
+        warned: list[dict[str, np.ndarray]] = [{} for _ in range(self.columns)]
+        for place in set(places.tolist()):
+            warned[place] = {"out_of_range": rows[places == place]}
 
         def make(row: int, place: int) -> list[ValueWarning]:
             return raw[place].encode_value(float(values[row, place]), scratch, 0)

@@ -49,8 +49,10 @@ class RowWarnings(Sequence[list[ValueWarning]]):
         self = cls(rows)
         for place, by_code in enumerate(warned):
             if by_code:
-                self.codes.update({code: len(found) for code, found in by_code.items()})
-                self._columns.append((place, np.unique(np.concatenate(list(by_code.values())))))
+                self.codes.update({code: len(own) for code, own in by_code.items()})
+                several = list(by_code.values())
+                found = several[0] if len(several) == 1 else np.unique(np.concatenate(several))
+                self._columns.append((place, found))
         self._make = make
         return self
 
