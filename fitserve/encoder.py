@@ -40,9 +40,9 @@ Rows = Sequence[Mapping[str, Any]] | Sequence[Sequence[Any]]
 MOST_PROBLEMS = 20  # shown at once
 MANY_BYTES = 1024 * 1024  # of encoded rows, from which a copy is worth avoiding
 ALIGNMENT = 64  # bytes, of memory that TensorFlow takes as it is
-FEW_ROWS = 6  # with fewer, plain Python row by row is quicker than NumPy column by column
+FEW_ROWS = 16  # with fewer, plain Python row by row is quicker than NumPy column by column
 PLAIN_FOR_EACH_ODD = 16  # of an image-like table
-FEW_NUMBERS = 64  # up to so many, plain Python is quicker than NumPy
+FEW_NUMBERS = 128  # up to so many, plain Python is quicker than NumPy
 _NUMBER_TYPES = frozenset({float, int})
 
 

@@ -6,7 +6,6 @@ import gzip
 from functools import lru_cache
 from typing import Any
 
-import pyarrow as pa
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -37,6 +36,8 @@ def accepted(header: str) -> str | None:
 def compressed(body: bytes, encoding: str) -> bytes:
     """Compress a whole body."""
     if encoding == "zstd":
+        import pyarrow as pa  # which takes memory: the prediction service has no other use for it
+
         return bytes(pa.Codec("zstd", compression_level=3).compress(body, asbytes=True))
     return gzip.compress(body, 4, mtime=0)
 

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 MEASURE_EVERY = 16  # flushes: of one in so many, each phase is timed
 MAX_PENDING_ROWS = 1024  # with more rows than this, requests do not wait for the iteration to end
-_FEW_ROWS = 12  # up to so many, plain Python encodes faster than NumPy
+_FEW_ROWS = 16  # up to so many, plain Python encodes faster than NumPy
 _LENGTHS = [str(number).encode() for number in range(4096)]
 _encode_json = msgspec.json.Encoder().encode
 

@@ -93,7 +93,7 @@ class DataPlane:
             response = await request.run(route.handle)
             response.headers = prediction_headers(request) + response.headers
             if len(response.body) > COMPRESSED_BYTES and (encoding := request.answer_encoding) is not None:
-                await request.off_loop(len(response.body), response.encode, encoding)
+                await self.service.loop.run_in_executor(self.service.executor, response.encode, encoding)
         except FitserveError as error:
             self.service.counters.count_refusal(operation, error)
             response = HttpResponse.error(error)
