@@ -158,7 +158,7 @@ class Encoder:
         kinds = set(map(type, rows))
         if kinds == {dict} and set(map(len, rows)) == {len(self.names)}:
             try:
-                return list(zip(*map(self._values_of, rows), strict=True))  # type: ignore[arg-type]
+                return [[row[name] for row in rows] for name in self.names]  # type: ignore[call-overload]
             except KeyError:
                 return None
         if kinds <= {list, tuple} and set(map(len, rows)) == {len(self.names)}:
