@@ -316,7 +316,7 @@ def test_a_move_is_in_the_history_and_audited_with_it(served: Served, monkeypatc
         raise RuntimeError("no audit row")
 
     with monkeypatch.context() as patched:
-        patched.setattr(audit, "record", fails)
+        patched.setattr(audit, "_row", fails)
         with pytest.raises(RuntimeError):
             served.put({"maximize": "f1"})
     assert counts()[0] == before[0] + 2  # the change is undone with it

@@ -36,7 +36,7 @@ class SlowClients:
     """Connections in three kinds: silent, half a head, half a body under one key."""
 
     def __init__(self, service: RunningService, count: int) -> None:
-        token = service.toys.create_key(["predict"], owner="eve", models=["m1"])
+        token = service.toys.create_key(["predict"], models=["m1"])
         head = f"POST /v1/models/m1:predict HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
         whole = f"{head}Content-Type: application/json\r\nContent-Length: {len(BODY)}\r\n\r\n{BODY[:20]}"
         self.dripping: list[socket.socket] = []

@@ -189,13 +189,14 @@ def _unary(
         metadata, data = context.invocation_metadata() if may_be_fast else (), None
         error: FitserveError | None = None
         response = message = None
-        if may_be_fast and lane.knows(metadata) and context.time_remaining() is None:
+        if may_be_fast and lane.knows(metadata):
             try:
                 data = await waiting.message(str(metadata), context)
             except FitserveError as refusal:
                 error = refusal
             else:
-                answered = lane.answer(metadata, data)
+                left = context.time_remaining()
+                answered = lane.answer(metadata, data) if left is None or left > 0 else None
                 if answered is not None:
                     response, model = answered
                     context.set_trailing_metadata((("x-model-version", model.version_text),))
