@@ -362,7 +362,7 @@ class LoadedModel:
 
     @property
     def answers_plainly(self) -> bool:
-        """Whether an answer is the numbers of one output, inferred at once: what fast lanes answer."""
+        """Whether an answer is the numbers of one output, inferred at once, and nothing beside."""
         return self.runs_inline and self.single_output and self.level is None
 
     def take_buffer(self) -> RowBuffer | None:
