@@ -2,9 +2,9 @@
 
 `make bench-search`, or `python -m benchmarks.search --seconds 30` for a shorter one. Both sides look for the lowest
 validation loss with TPE. `search_speedup` is the geometric mean over the tables of the seconds that Optuna had over the
-seconds in which ours reaches the loss that Optuna reached in them; 1 at most where it is not reached. `stacked64` is the
-time of a search of 64 trials that differ in rate, decay and dropout, over that of one trial by itself, both from table
-to exported network.
+seconds in which ours reaches the loss that Optuna reached in them; 1 at most where it is not reached. `stacked64` is
+the time of a search of 64 trials that differ in rate, decay and dropout, over that of one trial by itself, both from
+table to exported network.
 """
 
 from __future__ import annotations
