@@ -59,6 +59,7 @@ def succeed(
             ours = session.scalar(select(Run.id).where(lease.holds()))
             raise CancelledFirst(lease.run_id) if ours else LeaseLost(lease.run_id)
         record_reports(session, lease.run_id, lease.attempt, reports, at)
+        _end_trial_rows(session, lease.run_id, RunState.succeeded, at)
         _check_history(session, lease.run_id)
         add_references(session, blobs, stored, at)
         whole = {**finite_json(dict(result)), "attempt": lease.attempt}
@@ -266,7 +267,8 @@ def _end(
         return False
     if state in TERMINAL:
         _end_trials(session, run_id, at)
-        _end_trial_rows(session, run_id, state, at)
+        if state != RunState.succeeded:  # whose last reports are recorded after this
+            _end_trial_rows(session, run_id, state, at)
     return True
 
 

@@ -247,3 +247,16 @@ def test_no_trial_of_a_search_runs_once_its_run_is_over(
         rows = [(row.trial, row.state, row.value, row.reason) for row in queries.trials(session, held.run_id)]
     over = read_run(engine, held.run_id).state
     assert rows == [(0, "succeeded", 0.5, None), (1, "failed", None, f"The run was over before it: {over}.")]
+
+
+def test_a_trial_that_is_reported_with_the_result_has_ended_as_reported(
+    engine: Engine, held: lease.Lease, store: FolderStore
+) -> None:
+    row = {"trial": 0, "point": {"/seed": 0}, "values": {"seed": 0}, "state": "running"}
+    lease.heartbeat(engine, held, lease_seconds=30, reports=[TrialReport(1, row)], progress=True)
+    last = TrialReport(2, {**row, "state": "succeeded", "value": 0.5, "epochs": 2})
+    stored = {"manifest": store.put_bytes(b"a model")}
+    result = {"artifact": stored["manifest"].sha256, "metrics": {}}
+    finish.succeed(engine, held, result, blobs=store, stored=stored, register=lambda _: None, reports=[last])
+    with db.reading(engine) as session:
+        assert [(row.state, row.value) for row in queries.trials(session, held.run_id)] == [("succeeded", 0.5)]
