@@ -22,8 +22,8 @@ from fitserve.ids import new_id
 from fitserve.tables import BrowserSession, Key
 
 PREFIX = "session_"
-OFFER_PREFIX = "once_"
-OFFER_SECONDS = 600.0
+ONE_TIME_PREFIX = "once_"
+ONE_TIME_SECONDS = 600.0
 _OFFER_ROW = "once_"  # a row's id says what it is; an offer's is derived from its secret
 MAX_SESSIONS = 100  # of one key; the oldest end
 _IS_SESSION = BrowserSession.id.startswith(PREFIX, autoescape=True)
@@ -50,7 +50,7 @@ def begin(session: Session, key_id: str, seconds: float) -> str:
     return f"{id}.{secret}"
 
 
-def offer(session: Session, key_id: str, seconds: float = OFFER_SECONDS) -> str:
+def issue_one_time_token(session: Session, key_id: str, seconds: float = ONE_TIME_SECONDS) -> str:
     """Return a token that `redeem` takes once, within that time."""
     at = _now_without_expired(session)
     secret = secrets.token_urlsafe(16)  # 128 random bits: short enough for a link in a terminal
@@ -63,12 +63,12 @@ def offer(session: Session, key_id: str, seconds: float = OFFER_SECONDS) -> str:
     )
     session.add(row)
     session.flush()
-    return f"{OFFER_PREFIX}{secret}"
+    return f"{ONE_TIME_PREFIX}{secret}"
 
 
 def redeem(session: Session, token: str) -> Identity:
     """Return the identity of an offer's key and end the offer. Raises Unauthenticated where it is used or expired."""
-    secret = token.removeprefix(OFFER_PREFIX)
+    secret = token.removeprefix(ONE_TIME_PREFIX)
     mine = (BrowserSession.id == _offer_id(secret), BrowserSession.secret_sha256 == digest(secret))
     at = db.now(session)
     # Deleting decides who is first: of two that redeem it at once, one deletes nothing.

@@ -47,7 +47,7 @@ def require_server(trains: bool = True) -> None:
     raise NotInstalled("The server is not installed here.", received=f"missing: {', '.join(missing)}", fix=fix)
 
 
-def become(module: str, *arguments: str, **environment: str) -> NoReturn:
+def exec_module(module: str, *arguments: str, **environment: str) -> NoReturn:
     """Replace this process by `python -m module`, which then gets the signals and sets the exit code."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -97,7 +97,9 @@ def up(
     require_server()
     options = {"HOME": home, "HOST": host, "PORT": port, "PREDICT_PORT": predict_port, "WORKERS": workers}
     options["LOG_FORMAT"] = log_format
-    become("services.up", **{f"FITSERVE_{name}": str(value) for name, value in options.items() if value is not None})
+    exec_module(
+        "services.up", **{f"FITSERVE_{name}": str(value) for name, value in options.items() if value is not None}
+    )
 
 
 @command(
@@ -113,7 +115,7 @@ def migrate(session: Session) -> None:
     The database is FITSERVE_DATABASE_URL, else SQLite in FITSERVE_HOME. `fitserve up` does this itself.
     """
     require_server(trains=False)
-    become("services.migrate")
+    exec_module("services.migrate")
 
 
 class Part(StrEnum):
@@ -148,7 +150,7 @@ def start(session: Session, part: Annotated[Part, typer.Argument(help="Which pro
     FITSERVE_REDIS_URL and FITSERVE_BLOB_URL. On one machine, `fitserve up` starts everything.
     """
     require_server(trains=part is Part.worker)
-    become(_MODULES[part])
+    exec_module(_MODULES[part])
 
 
 @command(
@@ -165,11 +167,11 @@ def copy_blobs(
 ) -> None:
     """Copy every file of one store that another one lacks: a backup, or a move to another store."""
     require_server(trains=False)
-    become("services.copy_blobs", source, target)
+    exec_module("services.copy_blobs", source, target)
 
 
 @command(group, "doctor", "fitserve doctor", "fitserve doctor --json", rich_help_panel=_PANEL)
 def doctor(session: Session) -> None:
     """Check everything that fitserve depends on; report what is wrong and how to fix it."""
     require_server(trains=False)
-    become("workers.doctor", *(["--json"] if session.json else []))
+    exec_module("workers.doctor", *(["--json"] if session.json else []))

@@ -16,7 +16,7 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 
 from fitserve.cli import screen
-from fitserve.cli.mending import mending
+from fitserve.cli.next_command import next_command_after
 from fitserve.errors import FitserveError
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Session:
 
         Whatever the error, its fix names a command.
         """
-        if next_command := mending(error, command):
+        if next_command := next_command_after(error, command):
             error.fix = f"{error.fix} {next_command}" if error.fix else next_command
         if self.json:
             typer.echo(screen.json_text(error.as_problem()), err=True)

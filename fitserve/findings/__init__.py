@@ -5,13 +5,13 @@ Pure rules over recorded epochs, the resolved spec and the dataset's facts: no T
     record      the input of the rules: learning curves, layers, evaluation
     finding     rules and their registration, evidence, findings; `diagnose`
     spec_edit   changes to a resolved spec, as JSON Patch (RFC 6902)
-    gradients optimization fit data comparison weak_slices   the rules, by what they examine
+    gradients optimization fit data reference_models weak_slices   the rules, by what they examine
     complexity  the model complexity graph and its verdict
     lineage     related runs compared over their seeds
 """
 
 # Importing a module of rules registers them; findings of one severity are listed in this order.
-from fitserve.findings import gradients, optimization, fit, data, comparison, weak_slices  # noqa: F401, I001
+from fitserve.findings import gradients, optimization, fit, data, reference_models, weak_slices  # noqa: F401, I001
 from fitserve.findings.complexity import complexity
 from fitserve.findings.finding import RULES, Finding, Rule, diagnose
 from fitserve.findings.record import EpochRow, RunRecord

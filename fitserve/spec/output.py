@@ -261,11 +261,11 @@ def resolve_scale(
     problems: list[Problem],
     *,
     clip: bool | None,
-    recipe: bool,
+    by_default: bool,
 ) -> Target:
     """Return the target with `standardize` and `clip` decided.
 
-    By default large numbers are standardised, where loss and output allow it; with a `recipe`, where the network is
+    By default large numbers are standardised, where loss and output allow it; with `by_default`, where the network is
     left out, all numbers are, and answers are clipped. `clip` is what the spec says of all targets.
     """
     target = output.target
@@ -273,7 +273,7 @@ def resolve_scale(
         detail = "Only the answers of a regression target can be clipped."
         problems.append(Problem(detail, pointer.replace("standardize", "clip"), received=True))
     said = target.clip if target.clip is not None else clip
-    target = target.model_copy(update={"clip": target.task == "regression" and (recipe if said is None else said)})
+    target = target.model_copy(update={"clip": target.task == "regression" and (by_default if said is None else said)})
     if target.task != "regression":
         if target.standardize:
             problems.append(Problem("Only a regression target can be standardised.", pointer, received=True))
@@ -291,7 +291,7 @@ def resolve_scale(
         )
     if target.standardize is None:
         column = facts.by_name[target.column]
-        target = target.model_copy(update={"standardize": possible and (recipe or needs_scaling(column))})
+        target = target.model_copy(update={"standardize": possible and (by_default or needs_scaling(column))})
     return target
 
 

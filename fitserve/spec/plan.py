@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from fitserve.dataset_facts import DatasetFacts
 from fitserve.errors import Problem
-from fitserve.spec import recipe
+from fitserve.spec import default_network
 from fitserve.spec.assessment import Advice, Estimates, SummaryRow
 from fitserve.spec.ensemble import FIRST_PAST, Ensemble, HeldOut, default_ensembles, members_of, resolve_ensemble
 from fitserve.spec.estimates import estimate, summarize
@@ -53,7 +53,11 @@ class Planner:
     def plan(self) -> Plan:
         """Return the best plan that fits the time budget, else the cheapest. Appends to `problems`."""
         spec, summary = self.spec, summarize(self.graph)
-        budget = spec.time_budget if recipe.is_recipe(spec) or "time_budget" in spec.model_fields_set else None
+        budget = (
+            spec.time_budget
+            if default_network.leaves_network_out(spec) or "time_budget" in spec.model_fields_set
+            else None
+        )
         options = self._ensembles()
         tried: list[Plan] = []
         for ensemble in options:
@@ -65,7 +69,7 @@ class Planner:
         epochs = plan.training.epochs
         if budget is not None and plan.estimates.seconds > budget and "epochs" not in spec.training.model_fields_set:
             startup = plan.estimates.startup_seconds
-            fewer = recipe.shrunk_epochs(epochs, plan.estimates.seconds, startup, budget)
+            fewer = default_network.shrunk_epochs(epochs, plan.estimates.seconds, startup, budget)
             plan = self._as(plan.ensemble, summary, fewer)
             shrunk |= {"epochs": epochs} if fewer < epochs else {}
         return replace(plan, shrunk=shrunk)
@@ -84,7 +88,11 @@ class Planner:
                 fix = "Leave restarts out, or ensemble: false"
                 self.problems.append(Problem(detail, "/training/restarts", received=spec.training.restarts, fix=fix))
             return [resolve_ensemble(spec.ensemble, rows, held_out, self.facts, self.problems)]
-        if "ensemble" in spec.model_fields_set or not recipe.is_recipe(spec) or spec.training.restarts > 1:
+        if (
+            "ensemble" in spec.model_fields_set
+            or not default_network.leaves_network_out(spec)
+            or spec.training.restarts > 1
+        ):
             return [None]
         return default_ensembles(rows, held_out, self.facts)
 
@@ -101,7 +109,7 @@ class Planner:
         else:
             rows = round(self.facts.rows * (1 - test - (USUAL_VALIDATION if by_column else split.validation)))
         validates = folds or by_column or split.validation > 0
-        training = recipe.training_of(self.spec, max(1, rows), validates)
+        training = default_network.training_of(self.spec, max(1, rows), validates)
         if epochs is not None:
             training = training.model_copy(update={"epochs": epochs})
         training = resolve_training(training, self.outputs, validates, self.problems)
@@ -111,7 +119,7 @@ class Planner:
 
 def shrunk_advice(spec: Spec) -> Advice:
     """Return what was made smaller, in words."""
-    detail = f"Made smaller to fit the time budget of {spec.time_budget:g} s: {recipe.described(spec.shrunk)}."
+    detail = f"Made smaller to fit the time budget of {spec.time_budget:g} s: {default_network.described(spec.shrunk)}."
     return Advice(code="shrunk", detail=detail, pointer="/time_budget", fix="A larger time_budget")
 
 

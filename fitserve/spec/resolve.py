@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from fitserve.dataset_facts import DatasetFacts
 from fitserve.errors import BadInput, Problem
 from fitserve.settings import Limits
-from fitserve.spec import inferred_task, output, recipe
+from fitserve.spec import default_network, inferred_task, output
 from fitserve.spec.assessment import Advice, Estimates, SummaryRow
 from fitserve.spec.check import most_batches
 from fitserve.spec.decision import Decision, resolve_decisions
@@ -70,9 +70,9 @@ def resolve(
     limits = limits or Limits()
     spec = _with_folds(_for_checks(spec))
     whole = resolved = _resolve(spec, facts, limits, pace, find_rows, MOST_PIECES)
-    if not recipe.is_recipe(spec) or spec.time_budget is None or not _bins(whole.spec):
+    if not default_network.leaves_network_out(spec) or spec.time_budget is None or not _bins(whole.spec):
         return whole
-    for pieces in recipe.PIECES:
+    for pieces in default_network.PIECES:
         if resolved.estimates.seconds <= spec.time_budget:
             break
         resolved = _resolve(spec, facts, limits, pace, find_rows, pieces)
@@ -185,7 +185,9 @@ def _resolve(
 
     _check_usable_rows(spec, targets, features, facts, find_rows, problems, warnings)
     _raise(problems)
-    graph = build_graph(recipe.network_of(spec, inputs := _inputs_of(features, facts), targets), inputs, targets)
+    graph = build_graph(
+        default_network.network_of(spec, inputs := _inputs_of(features, facts), targets), inputs, targets
+    )
     _raise(graph.problems)
     outputs = _resolve_outputs(spec, targets, graph, facts, problems, warnings)
     _raise(problems)
@@ -325,9 +327,9 @@ def _resolve_features(
         used.setdefault(spec.split.by, "split.by")
     rest = [column for column in facts.columns if column.name not in used]
     defaults = PLAIN_DEFAULTS
-    if recipe.is_recipe(spec):
+    if default_network.leaves_network_out(spec):
         own = defaults_for(spec.features, rest)
-        defaults = replace(own, pieces=pieces, unbounded=recipe.adds_linear_part(targets))
+        defaults = replace(own, pieces=pieces, unbounded=default_network.adds_linear_part(targets))
     if spec.features is None:
         features = [feature for column in rest for feature in default_features(column, defaults)]
         if not features:
@@ -470,7 +472,7 @@ def _check_usable_rows(
 ) -> None:
     used = used_columns(spec, targets, features, facts)
     # Two rows are enough where the spec says how long to train: one of them to stop by is one too few otherwise.
-    least = 2 if "epochs" in spec.training.model_fields_set and not recipe.is_recipe(spec) else 3
+    least = 2 if "epochs" in spec.training.model_fields_set and not default_network.leaves_network_out(spec) else 3
     problems += untrainable(used, facts, least)
     for column in unusable_columns(used):
         if spec.rows_without_target == "refuse" or column.unusable >= facts.rows:
@@ -520,7 +522,7 @@ def _resolve_outputs(
         output.check(choice, node, facts, loss_pointer(spec.training, target), problems, warn)
         pointer = "/target/standardize" if len(targets) == 1 else f"/target/{index}/standardize"
         scaled = output.resolve_scale(
-            choice, node, facts, pointer, problems, clip=spec.clip, recipe=recipe.is_recipe(spec)
+            choice, node, facts, pointer, problems, clip=spec.clip, by_default=default_network.leaves_network_out(spec)
         )
         outputs.append(replace(choice, target=scaled))
     return outputs

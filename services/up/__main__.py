@@ -12,7 +12,7 @@ from fitserve.errors import FitserveError
 from fitserve.settings import Settings
 from services.up import ports
 from services.up.display import make_display
-from services.up.requests import StopRequests
+from services.up.stop_requests import StopRequests
 
 
 def main() -> int:

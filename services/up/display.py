@@ -100,7 +100,7 @@ class Display:
         """Leave the terminal as it was."""
 
 
-class _Forgiving:
+class _LossyStream:
     """A stream that may go away, as that of a closed terminal: what is then written to it is lost, and nothing else."""
 
     def __init__(self, stream: Any) -> None:
@@ -120,7 +120,7 @@ class _Forgiving:
 
 
 def _write(text: str) -> None:
-    print(text, file=_Forgiving(sys.stderr), flush=True)
+    print(text, file=_LossyStream(sys.stderr), flush=True)
 
 
 @dataclass
@@ -136,7 +136,7 @@ class Screen(Display):
     """Prints for a person at a terminal."""
 
     def __init__(self) -> None:
-        self.console = Console(file=cast(IO[str], _Forgiving(sys.stderr)), highlight=False)
+        self.console = Console(file=cast(IO[str], _LossyStream(sys.stderr)), highlight=False)
         self.rows: dict[str, _Row] = {}
         self.recent: dict[str, deque[str]] = {}
         self.greeted = False

@@ -52,6 +52,6 @@ def one_time_token(settings: Settings, key: FirstKey) -> str:
     engine = db.make_engine(settings.resolved_database_url)
     try:
         with db.transaction(engine) as session:
-            return browser_sessions.offer(session, api_keys.split_token(key.token)[0])
+            return browser_sessions.issue_one_time_token(session, api_keys.split_token(key.token)[0])
     finally:
         engine.dispose()

@@ -25,7 +25,7 @@ from services.up import first_key, ports
 from services.up.children import Child, make_children, stop_all
 from services.up.display import Display, Greeting, Screen
 from services.up.log_files import LogFiles
-from services.up.requests import StopRequests
+from services.up.stop_requests import StopRequests
 
 log = logging.getLogger("fitserve.up")
 

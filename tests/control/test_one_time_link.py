@@ -23,7 +23,7 @@ def key_id(engine: Engine) -> str:
 
 def offered(engine: Engine, key_id: str, seconds: float = 600) -> str:
     with db.transaction(engine) as session:
-        return browser_sessions.offer(session, key_id, seconds)
+        return browser_sessions.issue_one_time_token(session, key_id, seconds)
 
 
 def redeem(engine: Engine, token: str) -> str:

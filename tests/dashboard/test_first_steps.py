@@ -23,7 +23,7 @@ def token(server: Server, api: httpx2.Client) -> str:
     engine = db.make_engine(f"sqlite:///{server.home / 'fitserve.db'}")
     try:
         with db.transaction(engine) as session:
-            return browser_sessions.offer(session, api_keys.split_token(made.json()["token"])[0])
+            return browser_sessions.issue_one_time_token(session, api_keys.split_token(made.json()["token"])[0])
     finally:
         engine.dispose()
 

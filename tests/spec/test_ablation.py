@@ -18,7 +18,12 @@ from tests.trainer.requests import facts_of
 
 RNG = np.random.default_rng(2)
 TABLE = pa.table(
-    {"a": RNG.normal(size=60), "b": RNG.normal(size=60), "c": RNG.choice(list("uvwxyz"), size=60), "y": RNG.normal(size=60)}
+    {
+        "a": RNG.normal(size=60),
+        "b": RNG.normal(size=60),
+        "c": RNG.choice(list("uvwxyz"), size=60),
+        "y": RNG.normal(size=60),
+    }
 )
 FACTS = facts_of(TABLE)
 NETWORK: list[Any] = [

@@ -82,7 +82,7 @@ def sign_in(body: SignIn, request: Request, response: Response, ctx: Ctx) -> Me:
     secure = request.url.scheme == "https"
     seconds = ctx.settings.session_seconds
     token = body.token
-    if ctx.settings.auth and token.startswith(browser_sessions.OFFER_PREFIX):
+    if ctx.settings.auth and token.startswith(browser_sessions.ONE_TIME_PREFIX):
         with db.transaction(ctx.engine) as session:
             identity = browser_sessions.redeem(session, token)
             token = browser_sessions.begin(session, identity.key_id, seconds)

@@ -35,7 +35,7 @@ from workers.trainer.trials.trial import (
 )
 
 
-class Together:
+class MembersAsModel:
     """All members as Keras's callbacks see them: as much of one `keras.Model` as they use."""
 
     def __init__(self, stack: StackedNetwork) -> None:
@@ -68,9 +68,9 @@ class StackedMembers:
         self._rows = self._feeds[0].sample()
         self._held_out = setup.held_out()
         self._stack = setup.network.stack(members, self._rows, None)
-        self._together = Together(self._stack)
+        self._as_model = MembersAsModel(self._stack)
         self._callbacks = setup.callbacks()
-        self._callback_list = keras.callbacks.CallbackList(self._callbacks, model=self._together, epochs=setup.epochs)
+        self._callback_list = keras.callbacks.CallbackList(self._callbacks, model=self._as_model, epochs=setup.epochs)
         self._trial = TrialRecord(0, setup.seeds[0], monitor=setup.monitor)
         self._losses: list[list[float]] = []  # of every member, by epoch
         self._kept: dict[int, list[Weights]] = {}
@@ -87,7 +87,7 @@ class StackedMembers:
             self._recorder = StackedTrialRecorder(self._stack, self._rows, setup.recorder, first)
         began_at = time.perf_counter() - trial.seconds
         for epoch in range(first, setup.epochs):
-            if self._together.stop_training:
+            if self._as_model.stop_training:
                 break
             self._run_epoch(epoch)
             trial.seconds = time.perf_counter() - began_at
@@ -143,7 +143,7 @@ class StackedMembers:
             "kind": "members",
             "fingerprint": self._setup.fingerprint,
             "epoch": epoch,
-            "stopping": self._together.stop_training,
+            "stopping": self._as_model.stop_training,
             "callbacks": states,
             "losses": self._losses,
             "trial": asdict(self._trial),
@@ -162,8 +162,8 @@ class StackedMembers:
         self._trial = TrialRecord(**loaded.body["trial"])
         self._losses = loaded.body["losses"]
         self._setup.restore_notes(loaded.body.get("notes"))
-        self._together.stop_training = loaded.body["stopping"]
-        checkpoint.restore_callbacks(self._callbacks, self._together, loaded.body["callbacks"], loaded.arrays)
+        self._as_model.stop_training = loaded.body["stopping"]
+        checkpoint.restore_callbacks(self._callbacks, self._as_model, loaded.body["callbacks"], loaded.arrays)
         by_member = [
             checkpoint.epochs_from_arrays(f"epochs{member}", loaded.arrays) for member in range(self._stack.replicas)
         ]

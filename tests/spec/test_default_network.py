@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fitserve.spec import recipe
+from fitserve.spec import default_network
 from fitserve.spec.resolve import Resolved, resolve
 from fitserve.spec.spec import SpecRefused, parse
 from tests.spec.table import FEATURES, facts
@@ -226,4 +226,4 @@ def test_bins_are_given_up_last() -> None:
 
 @pytest.mark.parametrize(("rows", "epochs"), [(200, 20), (200_000, 20), (200_001, 10), (1_000_001, 5)])
 def test_early_stopping_waits_for_fewer_epochs_where_they_are_long(rows: int, epochs: int) -> None:
-    assert recipe.patience(rows) == epochs
+    assert default_network.patience(rows) == epochs

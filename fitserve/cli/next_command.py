@@ -21,7 +21,7 @@ _NOUNS = {  # words of a message, and what lists what there is
 _GROUPS = {"runs": "run", "datasets": "dataset", "models": "model", "keys": "key", "train": "dataset"}
 
 
-def mending(error: FitserveError, command: str) -> str | None:
+def next_command_after(error: FitserveError, command: str) -> str | None:
     """Return what to call next after an error of a command, such as `fitserve runs show`; None where it says so."""
     if any(_COMMAND.search(text) for text in (error.fix or "", error.detail)):
         return None

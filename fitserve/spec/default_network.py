@@ -28,7 +28,7 @@ MOST_EMBEDDED = 64
 PIECES = (96, 48, 0)  # bins of all columns together, to which a time budget reduces those that a spec leaves out
 
 
-def is_recipe(spec: Spec) -> bool:
+def leaves_network_out(spec: Spec) -> bool:
     """Return whether the spec leaves its network to us."""
     return spec.preset is None and "network" not in spec.model_fields_set
 
@@ -91,7 +91,7 @@ def training_of(spec: Spec, training_rows: int, validation: bool) -> Training:
     # Written out even where the default stands, so that the result resolves to itself.
     updates: dict[str, Any] = {name: getattr(training, name) for name in ("batch_size", "epochs", "early_stopping")}
     stops = validation and spec.preset is None and "early_stopping" not in said
-    if is_recipe(spec):
+    if leaves_network_out(spec):
         updates |= {"batch_size": batch_size(training_rows), "epochs": EPOCHS}
     elif {"epochs", "keep_epochs"} & said:
         stops = False  # who says how long it trains gets that

@@ -12,7 +12,7 @@ from typer.main import get_command
 
 from fitserve import errors
 from fitserve.cli import app
-from fitserve.cli.mending import mending
+from fitserve.cli.next_command import next_command_after
 from fitserve.cli.server import NotInstalled
 from fitserve.client.errors import RunEnded, Unreachable, WaitedTooLong
 from fitserve.errors import FitserveError, Problem
@@ -57,13 +57,16 @@ def _tree(root: type[FitserveError]) -> Iterator[type[FitserveError]]:
 @pytest.mark.parametrize("command", WORDS)
 def test_whatever_fails_some_command_is_named(command: str) -> None:
     for error in every_error():
-        assert named_commands(mending(error, command) or ""), (command, error)
+        assert named_commands(next_command_after(error, command) or ""), (command, error)
 
 
 def test_an_error_that_names_a_command_stays_as_it_is() -> None:
-    assert mending(errors.NotFound("No.", fix="See: fitserve runs list"), "fitserve runs show") is None
+    assert next_command_after(errors.NotFound("No.", fix="See: fitserve runs list"), "fitserve runs show") is None
     assert (
-        mending(errors.Unauthenticated("No.", fix="Ask for one: fitserve keys create."), "fitserve runs list") is None
+        next_command_after(
+            errors.Unauthenticated("No.", fix="Ask for one: fitserve keys create."), "fitserve runs list"
+        )
+        is None
     )
 
 
