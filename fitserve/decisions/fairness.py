@@ -21,6 +21,14 @@ MOST_LABELS = 20
 DRAWS = 1_000
 BINS = 10
 _Z = 1.959963984540054
+_FOUND, _ALARMS = "true_positive_rate", "false_positive_rate"
+_NEEDS = {  # rates without which a group is left out of a difference
+    "demographic_parity_difference": ("selection_rate",),
+    "demographic_parity_ratio": ("selection_rate",),
+    "equalized_odds_difference": (_FOUND, _ALARMS),
+    "true_positive_rate_difference": (_FOUND,),
+    "false_positive_rate_difference": (_ALARMS,),
+}
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -135,7 +143,12 @@ def _label(names: list[Any], codes: Any, truth: Any, chosen: Any, share: Floats,
             }
         )
     compared = np.array([not entry["small"] for entry in entries])
-    return {"groups": entries, "differences": _differences(counts[compared])}
+    differences = _differences(counts[compared])
+    for name, measured in (differences or {}).items():
+        measured["left_out"] = [
+            one["group"] for one in entries if one["small"] or any(one[rate] is None for rate in _NEEDS[name])
+        ]
+    return {"groups": entries, "differences": differences}
 
 
 def _differences(counts: Floats) -> dict[str, Any] | None:

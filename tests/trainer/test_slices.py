@@ -184,6 +184,7 @@ def test_rates_by_group_are_those_of_counting_and_differ_as_fairlearn_says(tmp_p
     odds = max(np.ptp(large["true_positive_rate"]), np.ptp(large["false_positive_rate"]))
     assert differences["equalized_odds_difference"]["value"] == pytest.approx(odds)
     for one in differences.values():
+        assert one["left_out"] == [None]
         assert one["interval"][0] <= one["value"] <= one["interval"][1]
 
 
@@ -195,6 +196,7 @@ def test_a_group_without_positive_rows_has_no_true_positive_rate() -> None:
     assert found is not None
     assert [entry["true_positive_rate"] for entry in found["labels"][0]["groups"]] == [None, None]
     assert found["labels"][0]["differences"]["equalized_odds_difference"]["value"] is None
+    assert found["labels"][0]["differences"]["equalized_odds_difference"]["left_out"] == ["a", "b"]
     assert found["labels"][0]["differences"]["demographic_parity_ratio"]["value"] == 1.0
     assert fairness("age", TWO, None, HeldOutParts({"test": part})) is None
 
