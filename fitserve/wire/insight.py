@@ -135,8 +135,8 @@ class Slices(BaseModel):
 class Fairness(BaseModel):
     """Rates and errors by group of the protected columns, on held-out rows, as the decision answers them.
 
-    A group of fewer than `min_group` rows is `small`: shown, and not compared. `differences` have bootstrap intervals, and
-    name the groups that are `left_out`.
+    A group of fewer than `min_group` rows is `small`: shown, and not compared. `differences` have bootstrap intervals
+    and name the groups that are `left_out`.
     """
 
     decisions: list[dict[str, Any]] = Field(description="In force; without one the likeliest label is answered")
