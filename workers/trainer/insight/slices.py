@@ -308,7 +308,8 @@ def _by_column(
     columns: Sequence[SlicedColumn], figures: RowFigures, deadline: float
 ) -> tuple[list[dict[str, Any]], int]:
     """Return each column's groups with their figures, the most unequal column first, and how many are left out."""
-    tables, p_values = [], []
+    tables: list[tuple[str, list[dict[str, Any]]]] = []
+    p_values: list[float] = []
     for column in columns:
         if tables and time.perf_counter() > deadline:
             break
