@@ -42,7 +42,7 @@ def test_figures_are_those_of_the_rows_that_were_held_back(tmp_path: Path, folds
     assert accuracy["mean"] > 0.8
     if "by" in folds:
         sites = {site: {row["fold"] for row in kept if row["site"] == site} for site in range(9)}
-        assert all(len(own) == 1 for own in sites.values())
+        assert all(len(own) <= 1 for own in sites.values())  # none: in the test part
         assert trained.result["ensemble"]["members"] == 4
         return
     assert trained.result["rows"] == {"train": 90, "validation": 0, "test": 10}
