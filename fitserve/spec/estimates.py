@@ -26,7 +26,7 @@ LAYER_SECONDS = 18e-6  # added by each layer, whatever its size
 SEQUENCE_SECONDS = 60e-6  # added by each step of a recurrent layer's sequence, forward and backward
 EPOCH_SECONDS = 1.2e-3  # of an epoch, whatever its steps: the call, the validation
 MULTIPLY_ADDS_PER_SECOND = 2.0e10
-EMBEDDED_SECONDS = 1.1e-9  # of a step, for each number of an embedding: the optimizer moves all of them
+EMBEDDED_SECONDS = 3.4e-9  # of a step, for each number of an embedding: the optimizer moves all of them
 # Members of an ensemble that train stacked: each further one adds a share of a step, and their products are larger.
 MEMBER_SHARE = 0.26
 STACKED_SPEEDUP = 1.6

@@ -21,8 +21,8 @@ def fuse(optimizer: keras.optimizers.Optimizer) -> bool:
     """Give a built `optimizer` the fused kernel of its class.
 
     Returns whether there is one; otherwise its updates stay Keras's own. The results differ from Keras's by rounding
-    only. Keras's updates by sparse gradients (of embeddings) move every row too, where there is momentum, in five times
-    as many passes over memory; without momentum they move the rows alone, and stay Keras's own.
+    only. Sparse gradients (of embeddings) keep Keras's own updates: its moments follow the rows of a batch alone, which
+    no kernel does.
 
     Keras's sum of the gradients over devices is left out where there is only one: it registers a gradient function
     with TensorFlow at every trace, which keeps the traced graph alive as long as the process.
@@ -38,17 +38,14 @@ def fuse(optimizer: keras.optimizers.Optimizer) -> bool:
         shapes = [] if optimizer.momentum else [velocity.shape for velocity in optimizer._velocities]
         optimizer._unused_momentums = [tf.Variable(tf.zeros(shape)) for shape in shapes]
 
-    scatters = kernel is _sgd and not optimizer.momentum
-
     def step(gradients: Any, variables: Any, learning_rate: Any) -> None:
         update = kernel(optimizer, tf.cast(learning_rate, tf.float32))  # computes once what all variables share
         for gradient, variable in zip(gradients, variables, strict=True):
             value = variable.value if isinstance(variable, keras.Variable) else variable
-            sparse = isinstance(gradient, tf.IndexedSlices) and scatters
-            if sparse or value.dtype != tf.float32:
+            if isinstance(gradient, tf.IndexedSlices) or value.dtype != tf.float32:
                 optimizer.update_step(gradient, value, learning_rate)
             else:
-                update(tf.cast(tf.convert_to_tensor(gradient), tf.float32), value)
+                update(tf.cast(gradient, tf.float32), value)
 
     optimizer._backend_update_step = step
     return True
