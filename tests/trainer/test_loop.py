@@ -311,3 +311,22 @@ def test_a_dataset_larger_than_memory_is_streamed(tmp_path: Path, monkeypatch: p
     assert streamed.manifest["receipt"]["split"] == resident.manifest["receipt"]["split"]
     assert streamed.result["metrics"]["test"]["accuracy"] > 0.85
     assert streamed.manifest["parity"]["max_rel"] <= 1e-5
+
+
+@pytest.mark.parametrize("optimizer", [keras.optimizers.Adam, keras.optimizers.RMSprop])
+def test_an_embedding_trains_as_in_fit(optimizer: Any) -> None:
+    """Keras's moments follow the rows of a batch alone, so that a kernel over all rows gives other weights."""
+    x = np.random.default_rng(0).integers(0, 30, (64, 1)).astype(np.int32)
+    y = (x % 3 == 0).astype(np.float32)
+
+    def model() -> keras.Model:
+        keras.utils.set_random_seed(1)
+        layers = [keras.layers.Embedding(30, 4), keras.layers.Flatten(), keras.layers.Dense(1, "sigmoid")]
+        network = keras.Sequential([keras.Input((1,), dtype="int32"), *layers])
+        network.compile(optimizer(0.05), keras.losses.BinaryCrossentropy(), jit_compile=False)
+        return network
+
+    theirs = model().fit(x, y, batch_size=16, epochs=5, shuffle=False, verbose=0).history["loss"]
+    rows = RowTensors.of(x, y)
+    ours = Loop(Compiled(model(), rows, rows, 16, 16), Resident(rows), None, 5).run().history["loss"]
+    np.testing.assert_allclose(ours, theirs, rtol=3e-5)
