@@ -7,7 +7,7 @@ import threading
 from typing import Annotated
 
 from fastapi import Query
-from sqlalchemy import Engine, event, select, update
+from sqlalchemy import Engine, event, select
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -84,7 +84,8 @@ class AuditMiddleware:
 class _Entry:
     """The row of one request. It is committed with the request's first change: there is neither without the other.
 
-    Its status is then the route's usual one, and is put right where the answer has another.
+    Its status is then the route's usual one. The log is only added to, so an error that is answered after a change
+    has a row of its own.
     """
 
     def __init__(self, scope: Scope) -> None:
@@ -114,16 +115,13 @@ class _Entry:
         event.listen(session, "after_commit", committed, once=True)
 
     def finish(self, engine: Engine, status: int) -> None:
-        """Write the row if nothing was changed, or put its status right."""
+        """Write the row if nothing was changed, or if the answer is an error all the same."""
         with self._lock:
             self._is_over = True
-        if self._id is not None and status == self._status:
+        if self._id is not None and (status == self._status or status < 400):
             return
         with db.transaction(engine) as session:
-            if self._id is None:
-                session.add(_row(session, self._scope, status))
-            else:
-                session.execute(update(Audit).where(Audit.id == self._id).values(status=status))
+            session.add(_row(session, self._scope, status))
 
 
 def _row(session: Session, scope: Scope, status: int) -> Audit:
