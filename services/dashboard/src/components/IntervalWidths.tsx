@@ -25,11 +25,11 @@ interface Level {
 export function IntervalWidths({ intervals, labels }: { intervals: unknown; labels: Readonly<Record<string, number>> }) {
   if (!isJson(intervals)) return null;
   return Object.entries(intervals).map(([name, own]) =>
-    isJson(own) && Array.isArray(own.levels) && own.levels.length > 0 ? <OutputWidths key={name} name={name} levels={own.levels as Level[]} labels={labels[name] ?? null} why={typeof own.why === "string" ? own.why : ""} /> : null,
+    isJson(own) && Array.isArray(own.levels) && own.levels.length > 0 ? <OutputWidths key={name} name={name} levels={own.levels as Level[]} labels={labels[name] ?? null} /> : null,
   );
 }
 
-function OutputWidths({ name, levels, labels, why }: { name: string; levels: Level[]; labels: number | null; why: string }) {
+function OutputWidths({ name, levels, labels }: { name: string; levels: Level[]; labels: number | null }) {
   const t = useText();
   const ordered = [...levels].sort((a, b) => a.level - b.level);
   const sets = labels !== null;
@@ -37,7 +37,7 @@ function OutputWidths({ name, levels, labels, why }: { name: string; levels: Lev
   return (
     <Card title={t(sets ? "widths.sets" : "widths.title", { target: name })} bare>
       <p className="card-lead small muted">
-        {t(sets ? "widths.sets.lead" : "widths.lead", { part: t(`part.${ordered[0]?.part === "test" ? "test" : "validation"}`) })} {why}
+        {t(sets ? "widths.sets.lead" : "widths.lead", { part: t(`part.${ordered[0]?.part === "test" ? "test" : "validation"}`) })}
       </p>
       <div className="widths">
         <Scroll label={t("widths.title", { target: name })}>
