@@ -133,15 +133,15 @@ def decision(
     version: Annotated[int, typer.Argument(min=1, help="The version's number.")],
     maximize: Annotated[str | None, typer.Option(help="f1, balanced_accuracy, accuracy or mcc.")] = None,
     cost: Annotated[str | None, typer.Option(help="false_positive=1,false_negative=5; or JSON by label.")] = None,
-    recall_at_least: Annotated[float | None, typer.Option(help="Find so many of the label's rows.")] = None,
-    precision_at_least: Annotated[float | None, typer.Option(help="So many of the answered rows are right.")] = None,
-    threshold: Annotated[float | None, typer.Option(help="Answer the label from this probability on.")] = None,
+    recall_at_least: Annotated[float | None, typer.Option(help="Minimum recall of the label.")] = None,
+    precision_at_least: Annotated[float | None, typer.Option(help="Minimum precision of the label.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Minimum probability to predict the label.")] = None,
     label: Annotated[str | None, typer.Option(help="The label. Default: the second of two.")] = None,
     output: Annotated[str | None, typer.Option(help="The target, where the model has several.")] = None,
-    abstain: Annotated[bool, typer.Option("--abstain", help="No label for rows unlike training.")] = False,
-    reset: Annotated[bool, typer.Option("--reset", help="Back to the decisions of the training.")] = False,
+    abstain: Annotated[bool, typer.Option("--abstain", help="No label for rows unlike the training rows.")] = False,
+    reset: Annotated[bool, typer.Option("--reset", help="Restore the decisions that training chose.")] = False,
 ) -> None:
-    """Show how labels follow from probabilities, or move that without training."""
+    """Show or change how labels follow from probabilities, without training."""
     asked = {
         "maximize": maximize,
         "cost": None if cost is None else _costs(cost),
@@ -162,7 +162,7 @@ def decision(
             detail = client.models.decision(model, version)
     rows = [_decision_row(one) for one in detail.decisions]
     names = ("target", "asked", "answers", "recall", "precision", "cost", "judged on")
-    session.show(detail, screen.table(names, rows) if rows else "The likeliest label is answered.")
+    session.show(detail, screen.table(names, rows) if rows else "No decision: the likeliest label is predicted.")
 
 
 def _costs(text: str) -> Any:

@@ -119,7 +119,7 @@ def _spec(
 ) -> dict[str, Any]:
     if name is not None or kind:
         option = "--name" if name is not None else "--kind"
-        raise BadInput(f"{option} is of a table; {what} is a spec.", received=option, fix="fitserve train --help")
+        raise BadInput(f"{option} is for tables, but {what} is a spec.", received=option, fix="fitserve train --help")
     body = read_spec(Path(what), [])
     if target:
         body["target"] = target[0] if len(target) == 1 else target

@@ -21,7 +21,7 @@ MOST_COSTS = 100  # labels of a cost matrix
 
 def _cost(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1e12:
-        detail = "A wrong answer costs more than nothing."
+        detail = "The cost of an error must be above 0."
         raise InvalidValue(detail, received=excerpt(value), expected="a number above 0", fix="Only ratios matter.")
     return float(value)
 
@@ -120,26 +120,26 @@ class Decision(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     output: str | None = Field(None, max_length=1000, description="The target; left out: the only classification")
-    maximize: Measure | None = Field(None, description="Over the held-out rows; f1 of several labels is their mean")
+    maximize: Measure | None = Field(None, description="On the held-out rows; f1 of several labels is their mean")
     cost: Costs | None = Field(
         None,
         description="What errors cost, relative to each other: {false_positive: 1, false_negative: 5}, or by actual "
         "and by predicted label, of which those left out cost 1",
     )
     recall_at_least: ShareAbove0 | None = Field(
-        None, description="Of the rows with `label`, so many are found, with as few false alarms as that allows"
+        None, description="The minimum recall of `label`, with as few false positives as possible"
     )
     precision_at_least: ShareAbove0 | None = Field(
-        None, description="Of the rows answered `label`, so many are right, and as many are found as that allows"
+        None, description="The minimum precision of `label`, with as high a recall as possible"
     )
-    threshold: Share | None = Field(None, description="`label` is answered from this probability on")
+    threshold: Share | None = Field(None, description="`label` is predicted if its probability is at least this")
     label: str | None = Field(
         None,
         max_length=1000,
-        description="Of recall_at_least, precision_at_least and threshold; left out: the second of two labels",
+        description="For recall_at_least, precision_at_least and threshold; left out: the second of two labels",
     )
     abstain: Annotated[Abstain | None, BeforeValidator(_switch)] = Field(
-        None, description="When no label is answered; true: see its defaults"
+        None, description="When to predict no label; true: with its defaults"
     )
 
     @model_validator(mode="after")
@@ -210,7 +210,7 @@ def resolve_decisions(
             detail = f"{found.output!r} has two decisions."
             problems.append(Problem(detail, f"{pointer}/output", received=found.output, fix="Keep one of them."))
         if found.needs_rows and not held_out:
-            detail = "No rows are held out that a decision could be chosen on."
+            detail = "No rows are held out, but a decision is chosen on held-out rows."
             at = f"{pointer}/{found.rule}" if found.rule not in (None, "threshold") else f"{pointer}/abstain"
             fix = "split: {validation: 0.2}, or ensemble: folds"
             problems.append(Problem(detail, at, received=decision.to_json(), expected="held-out rows", fix=fix))
@@ -230,7 +230,7 @@ def resolve_decision(
         label = _label_of(decision, output, pointer, problems)
         update |= {"label": label} if label is not None else {}
     elif decision.label is not None:
-        detail = "A decision about a multi-label target is about each of its labels."
+        detail = "A decision on a multi-label target applies to all of its labels."
         problems.append(Problem(detail, f"{pointer}/label", received=excerpt(decision.label), fix="Leave it out."))
     if decision.cost is not None:
         _check_costs(decision.cost, output, f"{pointer}/cost", problems)

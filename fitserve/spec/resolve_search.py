@@ -74,7 +74,7 @@ def _one_network(spec: Spec) -> Spec:
     """Return the spec of a trial, which is one network unless the spec says otherwise. Raises SpecRefused."""
     if spec.training.restarts > 1:
         fix = "Leave restarts out; training: {seed: {search: [...]}} varies the seed."
-        detail = "A search varies its trials itself."
+        detail = "A search cannot be combined with restarts."
         raise SpecRefused.because([Problem(detail, "/training/restarts", received=spec.training.restarts, fix=fix)])
     if "ensemble" not in spec.model_fields_set and spec.folds is None:  # the spec does not say otherwise
         spec = spec.model_copy(update={"ensemble": None})
@@ -261,7 +261,7 @@ def _advice(search: SearchSpec, valid: list[Resolved], refused: list[BadInput], 
         advice.append(Advice(code="search-invalid", detail=detail, pointer=why.pointer or "/search", fix=fix))
     inside = [pointer for pointer in search.ranges if any(part in pointer for part in _IN_THE_LOSS)]
     if metric.endswith("loss") and inside:
-        detail = f"{metric} contains what {inside[0]} changes, so it compares trials with different ones unfairly."
+        detail = f"{metric} depends directly on {inside[0]}, which is searched: it compares trials unfairly."
         fix = "metric: another one, such as val_accuracy or val_mean_absolute_error"
         advice.append(Advice(code="search-metric", detail=detail, pointer="/search/metric", fix=fix))
     return advice

@@ -90,9 +90,9 @@ class Search(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     trials: Positive | None = Field(
-        None, description="Networks to train; left out: 32, or every configuration where there are fewer, or of a grid"
+        None, description="Networks to train; left out: 32, or all configurations if there are fewer or it is a grid"
     )
-    seconds: Above0 | None = Field(None, description="Seconds of training after which no trial is begun or goes on")
+    seconds: Above0 | None = Field(None, description="Time limit in seconds of training; running trials then end")
     sampler: Sampler = Field("tpe", description="How values are chosen; grid: every configuration once")
     pruner: Pruner = Field("none", description="asha, median: end trials early that are behind the others")
     metric: str | None = Field(None, description="Left out: val_loss, or loss where no rows are held out")
@@ -180,7 +180,7 @@ def _choice(written: list[Any], where: tuple[str | int, ...]) -> tuple[Choice, l
 
 def _inside(option: Any, where: tuple[str | int, ...]) -> tuple[dict[str, Range], list[Problem]]:
     if _is_range(option):
-        return {}, [Problem("A range is not a choice of another.", json_pointer(where), fix="Put its values here.")]
+        return {}, [Problem("A range cannot be a value of another.", json_pointer(where), fix="Put its values here.")]
     return ranges_of(option, where)
 
 

@@ -138,7 +138,7 @@ class Spec(BaseModel):
         None, description="Columns, with their encodings; left out: every other column"
     )
     rows_without_target: Literal["refuse", "leave_out"] = Field(
-        "refuse", description="Rows in which a target has no value, or a target, feature or weight is infinite"
+        "refuse", description="What to do with rows that lack a target, or have an infinite target, feature or weight"
     )
     split: SplitSpec = Field(SplitSpec(), description="How rows are divided into training, validation and test")
     clip: Flag | None = Field(None, description="Shorthand for the clip of every target that is a number")
@@ -160,21 +160,21 @@ class Spec(BaseModel):
     )
     calibrate: Calibrate = Field(
         "auto",
-        description="How probabilities are made to hold on held-out rows; auto: temperature scaling where these show"
-        " that it helps",
+        description="How probabilities are calibrated, on held-out rows; auto: temperature scaling where it helps on"
+        " these rows",
     )
     interval: Interval | None = Field(
         None,
-        description="The level, or levels, of the intervals and sets that answers have where a request names none",
+        description="The level or levels of the intervals and sets in answers to requests that name none",
     )
     coverage_by: str | None = Field(
         None,
         max_length=1000,
-        description="A column whose groups intervals and sets are to cover each by itself, as far as they have rows",
+        description="A column: intervals and sets hold within each of its groups that has enough rows",
     )
     time_budget: Above0 | None = Field(
         TIME_BUDGET,
-        description="Seconds of training that what is left out is made to fit, as estimated; null: any time",
+        description="Seconds of training, as estimated, that the automatic choices must fit; null: no limit",
     )
     shrunk: dict[str, Natural] = Field(
         {}, description="Written by the server: what was made smaller for the time budget, and what it would be"

@@ -135,7 +135,7 @@ class FinishedRun:
         left_out = json.loads(files["insight"].read_text())["targets"]
         for name, target in left_out.items():
             for one in target.get("left_out", ()):
-                message = f"Of {name!r} this could not be computed and is left out: {one['what']} ({one['why']})."
+                message = f"{one['what']} of {name!r} could not be computed and is left out ({one['why']})."
                 self.setup.report.event("warn", message, {"left_out": one["what"]})
         return files, figures
 

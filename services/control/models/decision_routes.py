@@ -31,12 +31,12 @@ def get_decision(name: ModelName, number: VersionNumber, caller: Reader, ctx: Ct
     return _detail(ctx, caller, name, number)
 
 
-@router.put(_PATH, summary="Move a version's decision, without training")
+@router.put(_PATH, summary="Change a version's decision without training")
 def put_decision(name: ModelName, number: VersionNumber, body: Decision, caller: Trainer, ctx: Ctx) -> DecisionDetail:
-    """Chosen on the rows that were held out in training. In force once the prediction service has polled the registry.
+    """It is chosen on the rows held out in training, and applies once the prediction service has polled the registry.
 
-    The decisions of other targets stay. Whoever may point labels may do this; `history` and the audit log have it. A
-    key without the scope `read` is answered what is in force, without figures, curves and history.
+    Decisions on other targets stay. It needs the permission to point labels, and is recorded in `history` and the
+    audit log. A key without the scope `read` gets the decision alone, without figures, curves and history.
     """
     with db.reading(ctx.engine) as session:
         check_owner(session, caller, name)

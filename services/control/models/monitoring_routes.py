@@ -146,10 +146,10 @@ def post_feedback(
 ) -> FeedbackAnswer:
     """An item names the `X-Prediction-ID` that its row was predicted under, or contains what was `predicted`.
 
-    A key posts the truth of its own predictions. Whoever may change the model, with the scope `train`, may post it for
-    every prediction of the same owner, and what was `predicted`. That of other owners is stored, and counts in the
-    live figures if the model has `open_feedback`. An item that is posted twice counts once. An id is known about a
-    second after its answer, for FITSERVE_FEEDBACK_SECONDS.
+    A key may post the truth of its own predictions. A key that may change the model, with the scope `train`, may post
+    it for every prediction of its owner, and say what was `predicted`. Truth posted by other owners is stored, but
+    counts in the live figures only if the model has `open_feedback`. An item that is posted twice counts once. An id
+    can be used from about a second after its prediction until FITSERVE_FEEDBACK_SECONDS have passed.
     """
     check_may_predict(caller, name)
     request.app.state.limiter.limit_feedback(caller, len(body.items))

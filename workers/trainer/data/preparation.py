@@ -131,7 +131,8 @@ def prepare(request: TrainingRequest, spec: Spec, facts: DatasetFacts, report: R
     parts = Split(*(np.searchsorted(together, getattr(sampled, part)) for part in PARTS))
     report.event(
         "info",
-        f"The dataset is larger than memory and is streamed; encodings and figures are of {len(together)} of its rows.",
+        "The dataset is larger than memory, so it is streamed; encodings and figures are computed on a sample of"
+        f" {len(together)} rows.",
         {"rows": facts.rows, "sample": len(together)},
     )
     fitted = fit(table.take(parts.train), spec, facts)

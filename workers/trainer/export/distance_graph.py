@@ -1,8 +1,8 @@
 """How far a row is from the training rows, in the last hidden layer: an ONNX graph beside the serving graph.
 
-Its output are the activations before the output layers, centred and divided by their spread along the principal
-directions of the training rows; the root of their mean square is the distance (Mahalanobis's, with a ridge; Lee et al.
-2018 find rows unlike training so). An ensemble's distance is that of its first member.
+Its output is the activations before the output layers, centred and divided by their spread along the principal
+directions of the training rows. The distance is the root of their mean square: Mahalanobis's, with a ridge, by which
+Lee et al. (2018) recognise rows unlike the training rows. An ensemble's distance is that of its first member.
 """
 
 from __future__ import annotations

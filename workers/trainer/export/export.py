@@ -72,9 +72,9 @@ def export(
         if not parity["max_rel"] <= PARITY_LIMIT + NOISE_FACTOR * parity["noise"]:
             raise TrainingFailed(
                 "parity",
-                f"The serving graph differs from Keras by {parity['max_rel']:.1e} of the predictions' spread; at most"
-                f" {PARITY_LIMIT:.0e} is allowed, and {NOISE_FACTOR:g} times what single precision leaves open for this"
-                f" network ({parity['noise']:.1e}).",
+                f"The serving graph differs from Keras by {parity['max_rel']:.1e} of the predictions' spread; allowed"
+                f" are {PARITY_LIMIT:.0e} plus {NOISE_FACTOR:g} times this network's rounding noise"
+                f" ({parity['noise']:.1e}).",
                 parity,
             )
     inputs = {i.name: i for i in session.get_inputs()}

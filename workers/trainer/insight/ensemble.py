@@ -1,4 +1,4 @@
-"""An ensemble's figures: from its members' outputs, those of rows that a member was held back from among them."""
+"""An ensemble's figures, computed from its members' outputs; with folds, from out-of-fold outputs."""
 
 from __future__ import annotations
 
