@@ -961,11 +961,11 @@ export interface paths {
          */
         get: operations["get_decision_api_v1_models__name__versions__number__decision_get"];
         /**
-         * Move a version's decision, without training
-         * @description Chosen on the rows that were held out in training. In force once the prediction service has polled the registry.
+         * Change a version's decision without training
+         * @description It is chosen on the rows held out in training, and applies once the prediction service has polled the registry.
          *
-         *     The decisions of other targets stay. Whoever may point labels may do this; `history` and the audit log have it. A
-         *     key without the scope `read` is answered what is in force, without figures, curves and history.
+         *     Decisions on other targets stay. It needs the permission to point labels, and is recorded in `history` and the
+         *     audit log. A key without the scope `read` gets the decision alone, without figures, curves and history.
          */
         put: operations["put_decision_api_v1_models__name__versions__number__decision_put"];
         post?: never;
@@ -1032,10 +1032,10 @@ export interface paths {
          * Post ground truth of predicted rows
          * @description An item names the `X-Prediction-ID` that its row was predicted under, or contains what was `predicted`.
          *
-         *     A key posts the truth of its own predictions. Whoever may change the model, with the scope `train`, may post it for
-         *     every prediction of the same owner, and what was `predicted`. That of other owners is stored, and counts in the
-         *     live figures if the model has `open_feedback`. An item that is posted twice counts once. An id is known about a
-         *     second after its answer, for FITSERVE_FEEDBACK_SECONDS.
+         *     A key may post the truth of its own predictions. A key that may change the model, with the scope `train`, may post
+         *     it for every prediction of its owner, and say what was `predicted`. Truth posted by other owners is stored, but
+         *     counts in the live figures only if the model has `open_feedback`. An item that is posted twice counts once. An id
+         *     can be used from about a second after its prediction until FITSERVE_FEEDBACK_SECONDS have passed.
          */
         post: operations["post_feedback_api_v1_models__name__feedback_post"];
         delete?: never;
@@ -1668,7 +1668,7 @@ export interface components {
             output?: string | null;
             /**
              * Maximize
-             * @description Over the held-out rows; f1 of several labels is their mean
+             * @description On the held-out rows; f1 of several labels is their mean
              */
             maximize?: ("f1" | "balanced_accuracy" | "accuracy" | "mcc") | null;
             /**
@@ -1682,25 +1682,25 @@ export interface components {
             } | null;
             /**
              * Recall At Least
-             * @description Of the rows with `label`, so many are found, with as few false alarms as that allows
+             * @description The minimum recall of `label`, with as few false positives as possible
              */
             recall_at_least?: number | null;
             /**
              * Precision At Least
-             * @description Of the rows answered `label`, so many are right, and as many are found as that allows
+             * @description The minimum precision of `label`, with as high a recall as possible
              */
             precision_at_least?: number | null;
             /**
              * Threshold
-             * @description `label` is answered from this probability on
+             * @description `label` is predicted if its probability is at least this
              */
             threshold?: number | null;
             /**
              * Label
-             * @description Of recall_at_least, precision_at_least and threshold; left out: the second of two labels
+             * @description For recall_at_least, precision_at_least and threshold; left out: the second of two labels
              */
             label?: string | null;
-            /** @description When no label is answered; true: see its defaults */
+            /** @description When to predict no label; true: with its defaults */
             abstain?: components["schemas"]["Abstain"] | null;
         };
         /**
