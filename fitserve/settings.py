@@ -83,6 +83,12 @@ class Settings(BaseSettings):
     body_bytes_per_second: int = Field(
         1_000, gt=0, description="A client that sends its body more slowly than this is cut off after `head_seconds`"
     )
+    grpc_message_seconds: float = Field(
+        300.0, gt=0, description="gRPC: seconds that a client has to send the message of a call"
+    )
+    grpc_waiting_calls: int = Field(
+        1_000, gt=0, description="gRPC: calls of one caller that may wait for their messages at once"
+    )
     connections_per_address: int = Field(
         1_000, gt=0, description="HTTP connections of one address to one process; trusted proxies may have more"
     )

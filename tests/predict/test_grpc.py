@@ -12,7 +12,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from services.predict.protocols.proto import health_pb2 as health
 from services.predict.protocols.proto import inference_pb2 as pb
-from tests.predict.toy_registry import RunningService
+from tests.predict.toy_registry import RunningService, run_service
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 ROWS = [[1.5, -2.0, 3.25, 4.0, 5.0, 6.0], [0.0, 1.0, -1.0, 2.0, -2.0, 3.0]]
@@ -90,3 +90,22 @@ def test_calls_without_a_message_keep_nobody_waiting(channel: grpc.Channel, serv
         gate.set()
         for call in open_calls:
             call.cancel()
+
+
+def test_settings_say_how_long_and_how_many_calls_wait_for_a_message(served: RunningService) -> None:
+    gate = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        gate.wait(120)
+        yield b""
+
+    metadata = (("authorization", f"Bearer {served.toys.token}"),)
+    limits = {"FITSERVE_GRPC_MESSAGE_SECONDS": "2", "FITSERVE_GRPC_WAITING_CALLS": "2"}
+    with (
+        run_service(served.toys, **limits) as strict,
+        grpc.insecure_channel(f"127.0.0.1:{strict.grpc_port}") as channel,
+    ):
+        calls = [channel.stream_unary(INFER).future(nothing(), metadata=metadata, timeout=60) for _ in range(5)]
+        codes = sorted(call.code().name for call in calls)
+        gate.set()
+    assert codes == ["DEADLINE_EXCEEDED"] * 2 + ["RESOURCE_EXHAUSTED"] * 3

@@ -30,8 +30,6 @@ from services.predict.server.grpc_lane import GrpcLane
 from services.predict.serving.prediction_service import PredictionService
 
 MOST_CALLS = 65_536  # at once in a process, most of them waiting for their messages
-MOST_WAITING = 1_000  # of one caller
-MESSAGE_SECONDS = 300.0  # in which a call's message must have come
 MOST_WATCHING, WATCH_SECONDS = 256, 1.0
 
 
@@ -51,7 +49,8 @@ async def start_grpc_server(service: PredictionService, settings: Settings) -> g
         ],
         maximum_concurrent_rpcs=MOST_CALLS,
     )
-    lane, waiting = GrpcLane(service), WaitingCalls()
+    lane = GrpcLane(service)
+    waiting = WaitingCalls(settings.grpc_waiting_calls, settings.grpc_message_seconds)
     names = [name for protocol in PROTOCOLS for name in protocol.grpc_services]
     server.add_generic_rpc_handlers(
         tuple(
@@ -76,20 +75,22 @@ async def start_grpc_server(service: PredictionService, settings: Settings) -> g
 
 @dataclass
 class WaitingCalls:
-    """Calls whose message has not come yet, by caller."""
+    """Calls whose message has not come yet, by caller: at most `most` of each, for `seconds`."""
 
+    most: int
+    seconds: float
     counts: Counter[str] = field(default_factory=Counter)
 
     async def message(self, caller: str, context: Any) -> bytes:
         """Return a call's message as bytes. Raises TooMany, Malformed, DeadlineExceeded."""
-        if self.counts[caller] >= MOST_WAITING:
+        if self.counts[caller] >= self.most:
             raise TooMany("Too many calls of this caller wait for their messages.", retry_after=1)
         self.counts[caller] += 1
         try:
-            async with asyncio.timeout(MESSAGE_SECONDS):
+            async with asyncio.timeout(self.seconds):
                 data = await context.read()
         except TimeoutError:
-            raise DeadlineExceeded(f"The message did not come within {MESSAGE_SECONDS:g} s.") from None
+            raise DeadlineExceeded(f"The message did not come within {self.seconds:g} s.") from None
         finally:
             self.counts[caller] -= 1
             if not self.counts[caller]:
