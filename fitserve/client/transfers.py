@@ -47,6 +47,8 @@ def _download_once(
 ) -> None:
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     digest, received = hashlib.sha256(), 0
+    # As it is, so that its length and its hash are those of the file.
+    options = {**options, "headers": {**options.get("headers", {}), "Accept-Encoding": "identity"}}
     try:
         with connection.stream("GET", path, **options) as response, temporary.open("wb") as file:
             length = response.headers.get("content-length", "")

@@ -8,6 +8,7 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LEAST_BYTES = 1_000  # what is smaller fits one packet anyway
@@ -52,7 +53,7 @@ class ClientEncoding:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if scope["method"] == "HEAD":
+        if scope["method"] == "HEAD" and not _has_route(scope):
             await self._head(scope, receive, send)
             return
         headers = dict(scope["headers"])
@@ -76,6 +77,11 @@ class ClientEncoding:
             ended = message["type"] != "http.response.start"
 
         await self.app(inner, receive, head_only)
+
+
+def _has_route(scope: Scope) -> bool:
+    """Return whether a route answers HEAD itself, as that of a resumable upload does."""
+    return any(route.matches(scope)[0] == Match.FULL for route in scope["app"].routes)
 
 
 class _Compressor:
