@@ -205,15 +205,16 @@ class BatchPredictionAttempt:
             raise NotFound("The run's dataset is gone.")
         table = store.local_parquet(self.blobs, dataset, self.settings.scratch / "blobs", again=True)
         done = self._finished_chunks()
-        left = itertools.islice(enumerate(batches(table)), len(done), None)
+        # What is begun is recorded, and nothing is begun once the attempt is to end: no chunk is predicted twice.
+        left = itertools.takewhile(
+            lambda _: not self._is_interrupted, itertools.islice(enumerate(batches(table)), len(done), None)
+        )
 
         def predict(numbered: tuple[int, pa.Table]) -> str:
             number, batch = numbered
             return self._predict_chunk(model, batch, number, folder)
 
         for chunk in in_order(predict, left, self.settings.trainer_threads or os.cpu_count() or 1):
-            if self._lost or self._cancel or self.stopping.is_set():
-                raise Interrupted
             done.append(chunk)
             rows = min(dataset.rows, len(done) * CHUNK)
             checkpoint = StoredCheckpoint(self.blobs.put_bytes(json.dumps(done).encode()), len(done))
@@ -221,6 +222,8 @@ class BatchPredictionAttempt:
                 len(done), "info", f"{rows} of {dataset.rows} rows", {"rows": rows, "of": dataset.rows}
             )
             self._write((report,), checkpoint)
+        if self._is_interrupted:
+            raise Interrupted
         predicted = self._create_dataset(dataset, table, done, folder)
         return {
             "dataset": f"{predicted.name}@{predicted.version}",
@@ -229,6 +232,10 @@ class BatchPredictionAttempt:
             "model": request["model"],
             "model_version": request["version"],
         }
+
+    @property
+    def _is_interrupted(self) -> bool:
+        return self._lost or self._cancel or self.stopping.is_set()
 
     def _finished_chunks(self) -> list[str]:
         """Blobs of the chunks that an earlier attempt has finished."""

@@ -154,6 +154,7 @@ class LiveGauges:
             else:
                 telemetry.LIVE_RMSE.labels(*labels).set(figure["rmse"])
             _set_coverage_and_calibration(figure, labels)
+            telemetry.LIVE_BAD_SLICES.labels(*labels).set(0)
         shown = {(figure["model"], figure["version"], figure["output"]) for figure in figures[:MAX_VERSIONS]}
         for one in slices:
             if (key := (one["model"], one["version"], one["output"])) in shown:

@@ -63,3 +63,9 @@ IdempotencyKey = Annotated[
     ),
 ]
 IfNoneMatch = Annotated[str | None, Header()]
+
+
+def has_already(etag: str, if_none_match: str | None) -> bool:
+    """Return whether a client has this content; a compressed answer's tag is weak (RFC 9110, 13.1.2)."""
+    tags = {tag.strip().removeprefix("W/") for tag in (if_none_match or "").split(",")}
+    return bool(tags & {etag, "*"})

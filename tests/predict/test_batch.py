@@ -80,6 +80,7 @@ def the_run(toys: ToyRegistry) -> Run:
 def test_a_dataset_with_predictions_comes_out(toys: ToyRegistry, settings: Settings, monkeypatch) -> None:
     monkeypatch.setattr(batch_prediction, "CHUNK", 1000)
     table = students()
+    settings = settings.model_copy(update={"trainer_threads": 1})
     dataset = upload(toys, settings, table, "students")
     queue(toys, settings, dataset)
     chunks: list[int] = []

@@ -44,6 +44,7 @@ QUIET = {
 UNMOVED = {
     "fitserve_blobs_collected_total": "garbage is a day old; tests/runs",
     "fitserve_drift_missing_ratio": "no value is missing here; tests/telemetry/test_live.py",
+    "fitserve_live_bad_slices": "no model here has coverage_by; tests/predict/test_intervals.py",
     "fitserve_predict_evictions_total": "memory suffices; tests/predict/test_changes.py",
     "fitserve_predict_expired_total": "no request has a deadline; tests/predict",
     "fitserve_predict_load_failures_total": "every artifact is intact; tests/predict/test_changes.py",
@@ -159,7 +160,7 @@ def make_traffic(on: Running) -> None:
     assert lenient.status_code == 201, lenient.text
     on.sent.uploads += 2
     on.submit("side", spec("side", "side", 30), "request-side")
-    on.submit("height", spec("height", "height", 20), "request-height")
+    on.submit("height", {**spec("height", "height", 20), "interval": 0.8}, "request-height")
     on.submit("diverges", spec("height", None, 5, optimizer={"SGD": {"learning_rate": 1e30}}), "request-diverges")
     assert on.wait_until_ended("side") == "succeeded"
     assert on.wait_until_ended("height") == "succeeded"

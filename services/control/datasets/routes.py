@@ -38,7 +38,7 @@ from services.control.datasets.upload_request import (
     receive_upload,
     run_ingest,
 )
-from services.control.deps import MAX_INTEGER, Context, Ctx, Cursor, Reader, Uploader
+from services.control.deps import MAX_INTEGER, Context, Ctx, Cursor, IfNoneMatch, Reader, Uploader, has_already
 from services.shell import Caller, Router
 
 router = Router(tags=["datasets"])
@@ -138,11 +138,11 @@ def create_sample(body: SampleRequest, response: Response, caller: Uploader, ctx
 
 
 @router.get("/datasets/{ref}", summary="One dataset", response_model=DatasetDetail, responses={304: {}, 404: {}})
-def get_dataset(ref: str, request: Request, response: Response, caller: Reader, ctx: Ctx) -> Any:
+def get_dataset(ref: str, response: Response, caller: Reader, ctx: Ctx, if_none_match: IfNoneMatch = None) -> Any:
     """By name (its newest version), `name@version` or id. A version's data never changes; its ETag is strong."""
     row = _visible(ctx, caller, ref)
     etag = f'"{row.id}-{int(row.shared)}"'
-    if request.headers.get("if-none-match") == etag:
+    if has_already(etag, if_none_match):
         return Response(status_code=304, headers={"ETag": etag})
     response.headers["ETag"] = etag
     return DatasetDetail.model_validate(row)

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from fitserve.errors import NotFound, Unavailable
 from services.control.cache import LoadingCache
-from services.control.deps import MAX_INTEGER, Context, Ctx, IfNoneMatch, Reader, TargetName
+from services.control.deps import MAX_INTEGER, Context, Ctx, IfNoneMatch, Reader, TargetName, has_already
 from services.control.insight import routes
 from services.shell import Caller, Router
 
@@ -84,7 +84,7 @@ def plot(
     body = json.dumps({"kind": kind, "format": form, "data": data}, sort_keys=True)
     etag = f'"{hashlib.sha256(body.encode()).hexdigest()[:32]}"'
     headers = {"ETag": etag, "Cache-Control": "private, max-age=60"}
-    if if_none_match is not None and etag in if_none_match:
+    if has_already(etag, if_none_match):
         return Response(status_code=304, headers=headers)
     headers["Content-Security-Policy"] = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     return Response(_cache.get(etag, lambda: _draw(body)), media_type=_MEDIA_TYPES[form], headers=headers)

@@ -39,6 +39,7 @@ from services.control.deps import (
     Reader,
     Trainer,
     VersionNumber,
+    has_already,
 )
 from services.control.models.access import check_batch_prediction, check_owner, visible_model
 from services.control.runs.routes import create_and_publish, read_run_info
@@ -276,8 +277,8 @@ def _read_artifact(
 
 def _not_modified(sha256: str, if_none_match: str | None) -> Response | None:
     """Return 304 if the client has this content, which never changes."""
-    tags = {tag.strip().removeprefix("W/") for tag in (if_none_match or "").split(",")}
-    return Response(status_code=304, headers={"ETag": f'"{sha256}"'}) if f'"{sha256}"' in tags else None
+    etag = f'"{sha256}"'
+    return Response(status_code=304, headers={"ETag": etag}) if has_already(etag, if_none_match) else None
 
 
 def _epoch_artifact(session: Session, name: str, number: int, epoch: int) -> str:
