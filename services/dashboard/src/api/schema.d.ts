@@ -4451,7 +4451,9 @@ export interface operations {
     get_dataset_api_v1_datasets__ref__get: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                "if-none-match"?: string | null;
+            };
             path: {
                 ref: string;
             };
