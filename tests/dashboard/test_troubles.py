@@ -92,7 +92,7 @@ def test_what_the_playground_makes_stays_out_of_the_lists(page: Page, api: httpx
     expect(page.get_by_role("heading", name="Datasets", level=1)).to_be_visible()
     expect(page.get_by_role("link", name=ref)).to_have_count(0)
     page.get_by_text("The playground's too").click()
-    expect(page.get_by_role("link", name="playground-circle")).to_be_visible()
+    expect(page.get_by_role("link", name="playground-circle").first).to_be_visible()
     listed = {one["id"] for one in api.get("/runs", params={"playground": "false"}).json()["items"]}
     assert run not in listed
     assert run in {one["id"] for one in api.get("/runs").json()["items"]}

@@ -91,7 +91,7 @@ def test_the_default_network_can_be_ablated() -> None:
         ({"parts": ["dropout"], "seeds": 1}, {}, "3"),
         ("all", {"training": {"seed": {"search": [1, 2]}}}, "one configuration"),
         ("all", {"search": {"trials": 4}}, "takes no trials"),
-        ("all", {"training": {"restarts": 3}}, "varies its trials itself"),
+        ("all", {"training": {"restarts": 3}}, "cannot be combined"),
     ],
 )
 def test_what_cannot_be_ablated_is_refused(ablate: Any, more: Any, says: str) -> None:

@@ -41,11 +41,14 @@ function RunView({ run }: { run: RunDetail }) {
   const running = isLive(run);
   const live = useLive(run.id, running);
   const { dataset, target } = about(run.resolved);
+  const found: TabSpec[] = hasFound(run) ? [{ id: "found", title: t("tab.found"), content: () => <RunFound run={run} /> }] : [];
+  const asked = ["ablate", "check", "folds"].some((key) => key in run.spec); // the default's folds are not what is looked for
   const tabs: TabSpec[] = [
-    ...(hasFound(run) ? [{ id: "found", title: t("tab.found"), content: () => <RunFound run={run} /> }] : []),
+    ...(asked ? found : []),
     ...(isSearch(run) ? [{ id: "trials", title: t("tab.trials"), content: () => <RunTrials run={run} live={live} running={running} /> }] : []),
     { id: "curves", title: t("tab.curves"), content: () => <RunCurves live={live} running={running} best={bestTrial(run)} kept={keptEpochs(run.result)} /> },
     { id: "evaluation", title: t("tab.evaluation"), content: () => <RunEvaluation run={run} /> },
+    ...(asked ? [] : found),
     { id: "findings", title: t("tab.findings"), content: () => <RunFindings run={run} /> },
     { id: "layers", title: t("tab.layers"), content: () => <RunLayers run={run} /> },
     { id: "surface", title: t("tab.surface"), content: () => <RunSurface run={run} /> },
