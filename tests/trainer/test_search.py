@@ -69,7 +69,13 @@ SEARCHED = {
 }
 
 
-@pytest.mark.parametrize("what", SEARCHED)
+# One value that acts on the step, one on the loss, one on the activations; the others in the long form.
+SHORT = ("seed", "learning_rate", "schedule", "penalty", "dropout")
+
+
+@pytest.mark.parametrize(
+    "what", [pytest.param(name, marks=() if name in SHORT else pytest.mark.long) for name in SEARCHED]
+)
 def test_a_stacked_trial_is_what_it_is_alone(tmp_path: Path, what: str) -> None:
     table, reporter = _table(), RecordingReporter()
     body = {**SEARCHED[what], "search": {"sampler": "grid"}}
