@@ -33,7 +33,7 @@ class VersionFacts:
     artifact: str
     retired: bool
     run: str  # that its artifact must name
-    decisions: tuple[dict[str, Any], ...] | None = None  # that were moved; None: those of its manifest
+    decisions: tuple[dict[str, Any], ...] | None = None  # that were changed; None: those of its manifest
     error_rates: Mapping[str, float] = field(default_factory=dict)  # by output, where ground truth has moved them
 
 
@@ -316,13 +316,13 @@ def set_decisions(
 
 
 def decision_changes(session: Session, model: str, number: int, limit: int | None = None) -> list[DecisionChange]:
-    """Return how a version's decisions were moved, the last first."""
+    """Return how a version's decisions were changed, the last first."""
     query = select(DecisionChange).where(DecisionChange.model == model, DecisionChange.version == number)
     return list(session.scalars(query.order_by(DecisionChange.id.desc()).limit(limit)))
 
 
 def _moved_decisions(session: Session, models: Sequence[str]) -> dict[tuple[str, int], tuple[dict[str, Any], ...]]:
-    """Return the decisions in force of the versions of these models whose decisions were moved."""
+    """Return the decisions in force of the versions of these models whose decisions were changed."""
     last = (
         select(func.max(DecisionChange.id))
         .where(DecisionChange.model.in_(models))

@@ -100,7 +100,7 @@ class Models(Resource):
         return DecisionDetail.model_validate(self._connection.get(_model_path(model, "versions", version, "decision")))
 
     def decide(self, model: str, version: int, **decision: Any) -> DecisionDetail:
-        """Move a version's decision without training; it is in force once the prediction service has polled.
+        """Change a version's decision without training; it is in force once the prediction service has polled.
 
         Args:
             decision: as in a spec: `maximize="f1"`, `cost={"false_positive": 1, "false_negative": 5}`,

@@ -1,4 +1,4 @@
-"""Decisions of a version: in force, chosen by the training, and how they were moved; what thresholds would do."""
+"""Decisions of a version: in force, chosen by the training, and how they were changed; what thresholds would do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class DecisionChangeInfo(BaseModel):
-    """One move of a version's decisions."""
+    """One change of a version's decisions."""
 
     model_config = ConfigDict(from_attributes=True)
 

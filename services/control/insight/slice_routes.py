@@ -47,7 +47,7 @@ def get_slices(
 def get_fairness(run_id: str, caller: Reader, ctx: Ctx) -> Fairness:
     """As the decision of the training answers them; empty where the spec protects no column.
 
-    Where a version's decision was moved, its own `fairness` follows that.
+    Where a version's decision was changed, its own `fairness` follows that.
     """
     artifact = load_insight(ctx, caller, run_id).artifact
     return _fairness(ctx, artifact, artifact.manifest.get("decisions") or [])

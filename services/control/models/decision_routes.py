@@ -1,4 +1,4 @@
-"""Decisions of a version: read, moved without training, and taken back. Prediction processes follow by their poll."""
+"""Decisions of a version: read, changed without training, and restored. Prediction processes follow by their poll."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def put_decision(name: ModelName, number: VersionNumber, body: Decision, caller:
     return _detail(ctx, caller, name, number)
 
 
-@router.delete(_PATH, summary="Take a version's decisions back to those of its training")
+@router.delete(_PATH, summary="Restore a version's decisions to those of its training")
 def delete_decision(name: ModelName, number: VersionNumber, caller: Trainer, ctx: Ctx) -> DecisionDetail:
     """Where training chose none, the likeliest label is answered."""
     with db.reading(ctx.engine) as session:

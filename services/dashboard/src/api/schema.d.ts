@@ -731,7 +731,7 @@ export interface paths {
          * Compare the groups of protected columns
          * @description As the decision of the training answers them; empty where the spec protects no column.
          *
-         *     Where a version's decision was moved, its own `fairness` follows that.
+         *     Where a version's decision was changed, its own `fairness` follows that.
          */
         get: operations["get_fairness_api_v1_runs__run_id__fairness_get"];
         put?: never;
@@ -970,7 +970,7 @@ export interface paths {
         put: operations["put_decision_api_v1_models__name__versions__number__decision_put"];
         post?: never;
         /**
-         * Take a version's decisions back to those of its training
+         * Restore a version's decisions to those of its training
          * @description Where training chose none, the likeliest label is answered.
          */
         delete: operations["delete_decision_api_v1_models__name__versions__number__decision_delete"];
@@ -1705,7 +1705,7 @@ export interface components {
         };
         /**
          * DecisionChangeInfo
-         * @description One move of a version's decisions.
+         * @description One change of a version's decisions.
          */
         DecisionChangeInfo: {
             /**
