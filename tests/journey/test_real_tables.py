@@ -117,7 +117,13 @@ def compare(answer: httpx2.Response, expected: np.ndarray) -> None:
     np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize("name", TABLES)
+# Half a minute for one epoch of 784 columns, which other tests encode and serve.
+SLOWEST = frozenset(("mnist",))
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long) if name in SLOWEST else name for name in TABLES]
+)
 def test_a_tables_own_lines_are_answered_as_training_saw_them(server: Server, data_folder: Path, name: str) -> None:
     table = TABLES[name]
     check(server, table, raw_lines(data_folder / table.file, LINES, table.step), f"head-{name}", SHORT, LINES)

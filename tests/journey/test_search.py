@@ -64,6 +64,7 @@ def _submit(cluster: Cluster, folder: Path) -> str:
     return create.create_run(cluster.engine, create.NewRun("tester", dataset.id, SPEC, resolved, {}), Limits())[0].id
 
 
+@pytest.mark.long
 def test_a_killed_search_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
     def figures(cluster: Cluster, run_id: str) -> Any:
         rows = [(row.trial, row.state, row.point, row.value, row.epochs) for row in _rows(cluster, run_id)]
