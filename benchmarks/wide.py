@@ -1,7 +1,7 @@
 """A large table with a wide column: memory, time and accuracy of a run, beside a linear model on hashed names.
 
-`python -m benchmarks.wide`. Two million rows, a column of 95,000 names whose effect on the label
-is each name's own, and two numbers. `index` is what a spec gets that names no encoding (an Embedding); `hashing` is
+`python -m benchmarks.wide`. Two million rows, a column of 95,000 names whose effect on the label is each name's own,
+and two numbers. `index` is what a spec gets that names no encoding (an Embedding); `hashing` is
 `{hashing: {bins: 4096}}`, which rows of 32 GB would be needed for if their zeros were stored. Memory is the peak of
 the trainer's resident set, accuracy that of held-out rows. The last line is one JSON object.
 """

@@ -15,23 +15,7 @@ from fitserve.wire.notices import Notice
 # Numbers that tables use where a value is missing. Those that are usual values too have to stand further apart.
 PLACEHOLDERS = frozenset(
     sign * number
-    for number in (
-        9,
-        99,
-        999,
-        9999,
-        99999,
-        999999,
-        9999999,
-        99999999,
-        999999999,
-        99.9,
-        99.99,
-        999.9,
-        999.99,
-        9999.9,
-        9999.99,
-    )
+    for number in (*(10**digits - 1 for digits in range(1, 10)), 99.9, 99.99, 999.9, 999.99, 9999.9, 9999.99)
     for sign in (1, -1)
 ) | {0, -1, -2, -7, -8, -88, -888, -8888, -32768, -999.25, 8888, 88888, 1e20, 1e30, -1e30, -2147483648}
 FEWEST_OTHERS = 10  # different values beside the placeholder: fewer are codes, of which one may be -1 or 9

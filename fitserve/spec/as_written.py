@@ -6,15 +6,15 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from fitserve.errors import BadInput
 from fitserve.spec.network import ENTRY_KEYS, read_entry
 
 Json = Mapping[str, Any]
 # How a member is written, given what was written, what it resolved to, and what it is to be.
 Way = Callable[[Any, Any, Any], Any]
 _ABSENT: Any = object()
-
-
 MOST_ROUNDS = 6  # what is written decides other defaults: a network alone is no ensemble
+SEVERAL = ("search", "ablate", "check")  # ask for other runs than that of one spec, which `changed` is
 
 
 def rewrite(written: Json, changed: Json, resolve: Callable[[Json], Json]) -> Json:
@@ -24,6 +24,8 @@ def rewrite(written: Json, changed: Json, resolve: Callable[[Json], Json]) -> Js
     `resolve` returns what a spec resolves to; it raises for one that is refused.
     """
     meant = resolve(changed)
+    if any(written.get(key) for key in SEVERAL):
+        return changed
     for layers, features in itertools.product((_changed_layers, _all_layers), (_named_features, _all_features)):
         candidate = written
         try:
@@ -36,7 +38,7 @@ def rewrite(written: Json, changed: Json, resolve: Callable[[Json], Json]) -> Js
                     candidate, {**found, "network": None}, {**meant, "network": None}, {"features": features}
                 )
                 candidate = nearer if nearer != candidate else _merge(candidate, found, meant, {"network": layers})
-        except ValueError:  # a spec that is refused: BadInput is one
+        except BadInput:  # the candidate is refused, such as one with values to search
             continue
     return changed
 
@@ -100,7 +102,7 @@ def _changed_layers(written: Any, before: list[Json], after: list[Json]) -> Any:
             continue
         arguments = own.get(cls) if isinstance(own, Mapping) else {}
         if not isinstance(arguments, Mapping):  # {"Dropout": 0.1}, {"Dense": 64}
-            (argument,) = [name for name, value in old[cls].items() if value == arguments][:1] or [None]
+            argument = next((name for name, value in old[cls].items() if value == arguments), None)
             arguments = {} if argument is None else {argument: arguments}
         beside = {key: own[key] for key in ENTRY_KEYS if isinstance(own, Mapping) and key in own}
         layers.append({cls: _merge(arguments, old[cls], new[cls]), **beside})

@@ -90,3 +90,17 @@ def test_what_was_written_stays() -> None:
         "network": [{"Dense": {"units": 64, "activation": "tanh"}}],
         "training": {"optimizer": {"SGD": {"learning_rate": rate}}, "epochs": 6},
     }
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"training": {"optimizer": {"SGD": {"learning_rate": {"search": [0.1, 0.2]}}}}},
+        {"search": {"trials": 4}},
+        {"ablate": "all"},
+        {"check": "sanity"},
+    ],
+)
+def test_a_spec_that_asks_for_several_networks_gives_way_to_the_one_that_is_meant(more: dict[str, Any]) -> None:
+    changed = resolved({"dataset": "d", "target": "kind", "network": [DENSE]})
+    assert rewrite({"dataset": "d", "target": "kind", "network": [DENSE], **more}, changed, resolved) is changed
