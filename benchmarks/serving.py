@@ -26,7 +26,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks import batch, grpc_calls, proxied, rows, trained
+from benchmarks import batch, default_models, grpc_calls, proxied, rows
 from benchmarks.peers import PEERS, ROWS, VALUES, NotInstalled, interpreter, peer_side
 from benchmarks.wrk import CONNECTIONS, SERVER_CORE, DidNotStart, Side, load, median, report, started
 from tests.conftest import free_ports
@@ -90,7 +90,7 @@ def peer_onnx(path: Path) -> Path:
 def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     toys = ToyRegistry(work / "home")
     toys.register("m1", numeric())
-    mixed, row = trained.default_model(arguments.data / "penguins.csv", "species")
+    mixed, row = default_models.default_model(arguments.data / "penguins.csv", "species")
     toys.register("penguins", mixed)
     (work / "echo.py").write_text(ECHO)
     (echo_port,) = free_ports(1)
@@ -249,7 +249,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--data", type=Path, default=trained.DATA, help="folder of the tables")
+    parser.add_argument("--data", type=Path, default=default_models.DATA, help="folder of the tables")
     parser.add_argument("--telemetry", action="store_true", help="measure only the cost of telemetry and drift")
     default = os.environ.get("FITSERVE_BENCH_PEERS")
     parser.add_argument("--peers", type=Path, default=Path(default) if default else None)

@@ -212,7 +212,7 @@ class Conformal:
     def few_rows(
         self, level: float, values: list[list[float]], groups: Sequence[str | None] | None, feeds: Mapping[str, Array]
     ) -> list[dict[str, Any]]:
-        """Return each row of an artifact with one output, and its bounds, by name: as `bounds`, sooner for a few rows.
+        """Return the values and bounds of each row of a one-output model, by name: like `bounds`, faster for few rows.
 
         Raises BadInput.
         """

@@ -311,7 +311,7 @@ class DecisionChange(Base):
 
 
 class AdaptiveLevel(Base):
-    """The error rate that an output's intervals aim at, as ground truth has moved it: see `fitserve.live_coverage`."""
+    """The error rate that an output's intervals aim at now, adjusted by ground truth: see `fitserve.live_coverage`."""
 
     __tablename__ = "adaptive_levels"
     __table_args__ = (ForeignKeyConstraint(["model", "version"], ["versions.model", "versions.version"]),)

@@ -66,7 +66,7 @@ class NumericColumn(FittedColumn):
             raise bad_value(self.name, row, value, expected.get(self.kind, "a number")) from None
 
     def number_writer(self) -> NumberWriter:
-        """Return what writes a number into a row of the whole network input, as `write_number`."""
+        """Return a function that writes a number into a row of the whole network input, like `write_number`."""
         write, part = self.write_number, self.part
         return lambda number, row: write(number, np.asarray(row)[part])
 

@@ -1,4 +1,4 @@
-"""A changed spec in its author's words: what was written, and of the rest only what the change needs."""
+"""Rewrite a changed spec close to what its author wrote: beside that, only what the change needs."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _all_features(written: Any, before: list[Json], after: list[Json]) -> list[J
 
 
 def _changed_layers(written: Any, before: list[Json], after: list[Json]) -> Any:
-    """Return the written layers with the arguments that changed; all layers where none was written or one moved."""
+    """Return the written layers with their changed arguments; all of them if one was added or removed."""
     if not isinstance(written, list) or [_class(entry) for entry in before] != [_class(entry) for entry in after]:
         return _all_layers(written, before, after)
     inputs = sum(_class(entry) == "Input" for entry in before)
@@ -110,7 +110,7 @@ def _changed_layers(written: Any, before: list[Json], after: list[Json]) -> Any:
 
 
 def _all_layers(written: Any, before: list[Json], after: list[Json]) -> list[Json]:
-    """Return the layers between the inputs and the outputs, with the arguments that are not as usual."""
+    """Return the layers between inputs and outputs, each with its non-default arguments."""
     is_chain = all(
         entry.get("inputs") in (None, [previous.get("name")]) for previous, entry in itertools.pairwise(after)
     )

@@ -64,7 +64,7 @@ class ClientEncoding:
         await self.app(scope, receive, _Compressor(send, encoding).send)
 
     async def _head(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer with the head of GET's answer; what its body would be is not sent, or waited for."""
+        """Send the status and headers of GET's answer, without waiting for its body."""
         ended, inner = False, {**scope, "method": "GET"}
 
         async def head_only(message: Message) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from fitserve.spread import Spread
 from tests.trainer.requests import RecordingReporter, request_of
-from workers.trainer.calibration.spread import fit_spread
+from workers.trainer.calibration.fit_spread import fit_spread
 from workers.trainer.train import train
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]

@@ -17,7 +17,7 @@ from fitserve.spec.interval import Interval
 from fitserve.spread import Spread
 from fitserve.target_encoder import FittedTarget
 from workers.trainer.calibrated_outputs import CalibratedOutputs, truth_of
-from workers.trainer.calibration.spread import FittedSpread, fit_spread
+from workers.trainer.calibration.fit_spread import FittedSpread, fit_spread
 from workers.trainer.interface import Reporter
 
 USUAL = 0.9  # the level at which widths are compared where a spec names none
@@ -69,7 +69,7 @@ class HeldOutScores:
         return found
 
     def warn(self, report: Reporter) -> None:
-        """Say which of the levels that were asked for cannot be promised."""
+        """Warn of each requested level that has too few held-out rows."""
         for level in self._asked:
             for name, (needed, rows) in self._lacking(level).items():
                 message = f"The level {level:g} needs {needed} held-out rows; {name!r} has {rows}. It is left out."

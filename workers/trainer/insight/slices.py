@@ -209,7 +209,7 @@ def _search(columns: Sequence[SlicedColumn], losses: Floats, rows: NDArray[Any],
         return []
 
     def scores(counts: Any, sums: Any) -> Any:
-        """How many standard errors the mean inside is above the mean outside."""
+        """Return by how many standard errors the mean inside exceeds the mean outside."""
         outside = np.maximum(len(rows) - counts, 1)
         inside = np.maximum(counts, 1)
         score = (sums / inside + sums / outside) / (spread * np.sqrt(1 / inside + 1 / outside))
