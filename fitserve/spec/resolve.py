@@ -196,7 +196,7 @@ def _resolve(
 
     plan = Planner(spec, split, outputs, graph, facts, pace, problems).plan()
     _raise(problems)
-    numbers = stored_numbers(features, facts) + sum(target.units for target in targets)
+    numbers = stored_numbers(features, facts) + sum(one.target.units for one in outputs)
     rows_bytes = FLOAT_BYTES * numbers * facts.rows
     plan = replace(plan, estimates=plan.estimates.model_copy(update={"rows_bytes": rows_bytes}))
     check_calibration(spec, plan, outputs, problems)

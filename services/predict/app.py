@@ -33,6 +33,7 @@ def create_app(settings: Settings) -> FastAPI:
         collector = Collector(service.counters, service.catalog, service.drift.samplers.values)
         telemetry.REGISTRY.register(collector)
         service.start()
+        await service.first_poll()  # before any socket listens
         server = await start_grpc_server(service, settings) if settings.grpc_port else None
         try:
             yield

@@ -238,6 +238,26 @@ def test_a_key_expires_while_the_database_is_away(tmp_path: Path) -> None:
         eventually(lambda: predict() == 401)
 
 
+def test_no_valid_key_is_refused_before_the_keys_have_been_read(tmp_path: Path) -> None:
+    toys = ToyRegistry(tmp_path)
+    toys.register("m1", numeric())
+    with db.transaction(toys.engine) as session:
+        session.execute(text("ALTER TABLE models RENAME TO away"))
+    with (
+        run_service(toys, ready="/livez") as running,
+        httpx2.Client(base_url=running.url, headers=running.headers) as client,
+    ):
+
+        def predict() -> httpx2.Response:
+            return client.post("/v1/models/m1:predict", json={"instances": [[1.0] * 6]})
+
+        early = predict()
+        assert (early.status_code, early.headers["Retry-After"]) == (503, "1"), early.text
+        with db.transaction(toys.engine) as session:
+            session.execute(text("ALTER TABLE away RENAME TO models"))
+        eventually(lambda: predict().status_code == 200)
+
+
 def test_without_keys_foreign_pages_are_refused(tmp_path: Path) -> None:
     toys = ToyRegistry(tmp_path)
     toys.register("m1", numeric())

@@ -288,9 +288,13 @@ class RunningService:
 
 @contextlib.contextmanager
 def run_service(
-    toys: ToyRegistry, prefix: Sequence[str] = (), module: str = "services.predict", **environment: str
+    toys: ToyRegistry,
+    prefix: Sequence[str] = (),
+    module: str = "services.predict",
+    ready: str = "/readyz",
+    **environment: str,
 ) -> Iterator[RunningService]:
-    """Run `python -m services.predict` on free ports until the block ends; yield once it is ready."""
+    """Run `python -m services.predict` on free ports until the block ends; yield once `ready` answers 200."""
     port, grpc_port = free_ports(2)
     settings = toys.settings(FITSERVE_PREDICT_PORT=str(port), FITSERVE_GRPC_PORT=str(grpc_port), **environment)
     started = time.monotonic()
@@ -300,7 +304,7 @@ def run_service(
     with log.open("wb") as sink:
         process = subprocess.Popen(command, cwd=PROJECT, env={**os.environ, **settings}, stdout=sink, stderr=sink)
     try:
-        wait_ready(f"http://127.0.0.1:{port}/readyz", process, log)
+        wait_ready(f"http://127.0.0.1:{port}{ready}", process, log)
         yield RunningService(toys, port, grpc_port, process, time.monotonic() - started)
     finally:
         process.terminate()

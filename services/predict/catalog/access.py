@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from fitserve.api_keys import ANONYMOUS, Identity, digest, not_valid, split_token
-from fitserve.errors import Forbidden, Unauthenticated
+from fitserve.errors import Forbidden, Unauthenticated, Unavailable
 from fitserve.registry import ModelFacts, is_shared_to
 
 
@@ -28,19 +28,21 @@ class Access:
 
     def __init__(self, required: bool) -> None:
         self.required = required
-        self._keys: Mapping[str, KnownKey] = {}
+        self._keys: Mapping[str, KnownKey] | None = None  # before the first poll
 
     def replace(self, keys: Mapping[str, KnownKey]) -> None:
         """Accept these keys, by id, and no others."""
         self._keys = keys
 
     def identify(self, token: str | None) -> Identity:
-        """Return the identity of a token. Raises Unauthenticated."""
+        """Return the identity of a token. Raises Unauthenticated, and Unavailable before the keys have been read."""
         if not self.required:
             return ANONYMOUS
         if token is None:
             raise Unauthenticated("An API key is required.", expected="Authorization: Bearer <id>.<secret>")
         key_id, secret = split_token(token)
+        if self._keys is None:
+            raise Unavailable("The API keys have not been read yet.", retry_after=1)
         known = self._keys.get(key_id, _NOBODY)
         # An unknown key is compared as well: an answer takes as long whether or not its id exists.
         if not hmac.compare_digest(known.secret_sha256, digest(secret)) or known is _NOBODY or known.identity.expired:
@@ -49,15 +51,18 @@ class Access:
 
     def drop_expired(self) -> bool:
         """Forget the keys that have expired; return whether there were any. A database that is away changes nothing."""
-        live = {id: known for id, known in self._keys.items() if not known.identity.expired}
-        dropped = len(live) < len(self._keys)
-        self._keys = live
+        known_keys = self._keys or {}
+        live = {id: known for id, known in known_keys.items() if not known.identity.expired}
+        dropped = len(live) < len(known_keys)
+        if dropped:
+            self._keys = live
         return dropped
 
     @property
     def next_expiry(self) -> datetime | None:
         """When the next key expires."""
-        return min((key.identity.expires_at for key in self._keys.values() if key.identity.expires_at), default=None)
+        keys = (self._keys or {}).values()
+        return min((key.identity.expires_at for key in keys if key.identity.expires_at), default=None)
 
     def identify_header(self, authorization: str | None) -> Identity:
         """Return the identity of an `Authorization` header's value. Raises Unauthenticated."""

@@ -6,6 +6,7 @@ Everything here runs in the event loop's thread; no prediction touches the datab
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import time
@@ -40,6 +41,7 @@ log = logging.getLogger(__name__)
 INLINE_SECONDS = 0.001  # inference estimated to take at most this stays on the event loop
 LARGE_BODY_BYTES = 256 * 1024
 LOAD_SECONDS = 30.0  # a request waits this long for a model to be loaded
+FIRST_POLL_SECONDS = 5.0  # a process listens after the first poll, or after this
 RETRY_SECONDS = 10.0  # between two attempts to load a version that failed
 IDLE_SECONDS = 60.0  # an unused version that no name needs is unloaded after this
 MODEL_BYTES = 300_000  # assumed of a model that is not loaded yet, against the memory budget
@@ -197,6 +199,7 @@ class PredictionService:
         self._batchers: dict[LoadedModel, Batcher] = {}
         self._expiry: asyncio.TimerHandle | None = None
         self._polled = False
+        self._first_poll = asyncio.Event()  # set once it has succeeded or failed
         self._first_loads: set[Servable] = set()  # that readiness waits for
 
     # Lifecycle
@@ -230,6 +233,14 @@ class PredictionService:
         self.drift.join(5)
         self.executor.shutdown(wait=False, cancel_futures=True)
 
+    async def first_poll(self) -> None:
+        """Wait for the first poll's end, so that no request is refused for a key or model that is not known yet.
+
+        A registry that is away is not waited for: its clients are told so.
+        """
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._first_poll.wait(), FIRST_POLL_SECONDS)
+
     def check_ready(self) -> None:
         """Raise Unavailable until the registry was read and the first models were loaded, or failed to."""
         if not self._polled:
@@ -257,6 +268,7 @@ class PredictionService:
             missing = [one for one in wanted if one.loaded_model is None and one.state == State.start]
             self._first_loads = set(missing[: self.settings.predict_memory_bytes // MODEL_BYTES])
             self._polled = True
+            self._first_poll.set()
         if changes:
             self._notify_change()
         self._sweep()
@@ -275,6 +287,7 @@ class PredictionService:
     def count_failed_poll(self) -> None:
         """Count a poll that failed; what is known is served on."""
         self.counters.poll_failures += 1
+        self._first_poll.set()
         self._sweep()
 
     def _update_entry(self, facts: ModelFacts) -> None:
@@ -421,8 +434,10 @@ class PredictionService:
         self.counters.in_flight += 1
 
     def find_entry(self, name: str, identity: Identity) -> CatalogEntry:
-        """Return a model that this caller can see. Raises NotFound."""
+        """Return a model that this caller can see. Raises NotFound, and Unavailable before the registry is read."""
         entry = self.catalog.entries.get(name)
+        if not self._polled:
+            raise Unavailable("The registry has not been read yet.", retry_after=1)
         if entry is None or not can_see(identity, entry.facts.owner, entry.facts.shared):
             raise NotFound(f"No model {name[:63]}.", received=name[:100])
         require_use(identity, name)
