@@ -15,8 +15,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, CursorResult, Engine, case, delete, func, select
 from sqlalchemy.orm import Session
 
-from fitserve import db, drift, live_coverage
-from fitserve.tables import Feedback, StoredPrediction, Window
+from fitserve import db, drift, events, live_coverage
+from fitserve.tables import Drifting, Feedback, Model, StoredPrediction, Window
 
 SLICES = 12  # of a window
 MOST_SLICES = 50  # of a version and target: labels of `coverage_by`
@@ -127,6 +127,34 @@ def output_drift(predicted: Distribution, totals: WindowTotals) -> list[dict[str
         for part, distribution in parts.items()
         if len(totals.outputs.get(name, {}).get(part, ())) == len(drift.bin_names(distribution))
     ]
+
+
+def note_drift(engine: Engine, model: str, version: int, worst: Mapping[str, Any], rows: int, threshold: float) -> None:
+    """Record that a served version began to drift, or that it no longer does; once each, however many processes look.
+
+    `worst` is the report of the most drifted column. Drift ends at four fifths of the threshold, so that an index which
+    wavers around it makes no event each time.
+    """
+    psi = float(worst["psi"])
+    with db.reading(engine) as session:
+        known = session.get(Drifting, (model, version)) is not None
+    if known is (psi > threshold) or (known and psi > 0.8 * threshold):
+        return
+    with db.transaction(engine) as session:
+        owner = session.scalar(select(Model.owner).where(Model.name == model))
+        if owner is None:
+            return
+        data = {"model": model, "version": version, "psi": psi, "threshold": threshold}
+        if known:
+            gone = delete(Drifting).where(Drifting.model == model, Drifting.version == version)
+            if session.execute(gone).rowcount:  # type: ignore[attr-defined]
+                events.record(session, "drift.ended", owner=owner, data=data)
+            return
+        row = {"model": model, "version": version, "psi": psi, "since": db.now(session)}
+        if db.insert_new(session, Drifting, [row], returning=(Drifting.model,)):
+            events.record(
+                session, "drift.detected", owner=owner, data={**data, "column": worst["column"], "rows": rows}
+            )
 
 
 # Ground truth
@@ -274,5 +302,5 @@ def _judged_slices(rows: Sequence[Any], classified: bool) -> list[dict[str, Any]
 
 def delete_model(session: Session, model: str) -> None:
     """Delete the rows of a deleted model: the next model of its name starts with none."""
-    for table in (Window, StoredPrediction, Feedback):
+    for table in (Window, StoredPrediction, Feedback, Drifting):
         session.execute(delete(table).where(table.model == model))

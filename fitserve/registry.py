@@ -16,7 +16,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from fitserve import db
+from fitserve import db, events
 from fitserve.errors import BadInput, Conflict, NotFound
 from fitserve.tables import AdaptiveLevel, DecisionChange, Label, Model, Version
 
@@ -93,6 +93,8 @@ def add_version(session: Session, model: str, owner: str, run_id: str, artifact:
     )
     session.add(row)
     session.flush()
+    data = {"model": model, "version": row.version, "run": run_id, "metrics": metrics}
+    events.record(session, "version.registered", owner=owner, data=data, at=row.created_at)
     return row.version
 
 
@@ -177,6 +179,7 @@ def set_label(
     if version(session, model, version_number).retired_at is not None:
         raise Conflict(f"Version {version_number} of {model} is retired.", fix="Choose another version.")
     row = session.get(Label, (model, name), populate_existing=True)
+    before = None if row is None else (row.version, row.artifact)
     if row is None:
         row = Label(
             model=model, label=name, version=version_number, weight=0.0, shadow=False, previous=None, updated_at=at
@@ -190,7 +193,14 @@ def set_label(
     row.updated_at = at
     _check_weights(session, model, row)
     session.flush()
+    if before != (row.version, row.artifact):
+        _record_move(session, model, name, row.version, None if before is None else before[0])
     return row
+
+
+def _record_move(session: Session, model: str, name: str, to: int | None, previous: int | None) -> None:
+    data = {"model": model, "label": name, "version": to, "previous": previous}
+    events.record(session, "label.moved", owner=session.get_one(Model, model).owner, data=data)
 
 
 def _check_weights(session: Session, model: str, changed: Label) -> None:
@@ -210,8 +220,10 @@ def _check_weights(session: Session, model: str, changed: Label) -> None:
 def remove_label(session: Session, model: str, name: str) -> None:
     """Delete a label. Raises NotFound."""
     _change(session, model)
-    session.delete(label(session, model, name))
+    row = label(session, model, name)
+    session.delete(row)
     session.flush()
+    _record_move(session, model, name, None, row.version)
 
 
 def rollback(session: Session, model: str, name: str = CHAMPION) -> Label:

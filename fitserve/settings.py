@@ -109,6 +109,10 @@ class Settings(BaseSettings):
     otlp_endpoint: str | None = Field(None, description="OTLP/HTTP collector that traces are sent to; off when unset")
     drift_window_seconds: float = Field(3_600, ge=12, description="Sliding window of the drift statistics")
     drift_write_seconds: float = Field(5.0, gt=0, description="Between two writes of a prediction process's counts")
+    drift_event_psi: float = Field(
+        0.25, gt=0, description="A served version whose worst column has a larger index makes the event drift.detected"
+    )
+    drift_event_rows: int = Field(200, ge=1, description="Rows in the window below which drift makes no event")
     feedback_seconds: float = Field(604_800, description="How long predictions and ground truth are kept")
 
     lease_seconds: float = Field(30, description="Seconds without a heartbeat until another worker may take a run over")

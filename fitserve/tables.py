@@ -436,6 +436,91 @@ class Feedback(Base):
     created_at: Mapped[datetime]
 
 
+class OutboxEvent(Base):
+    """Something that happened, written with the change itself: see `fitserve.events`."""
+
+    __tablename__ = "outbox"
+    __table_args__ = (
+        Index("ix_outbox_owner_id", "owner", "id"),  # ids sort by time
+        Index(
+            "ix_outbox_waiting",
+            "id",
+            sqlite_where=text("dispatched_at IS NULL"),
+            postgresql_where=text("dispatched_at IS NULL"),
+        ),
+    )
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    type: Mapped[str] = mapped_column(String(32))
+    owner: Mapped[str] = mapped_column(String(63))
+    data: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+    dispatched_at: Mapped[datetime | None]  # when a delivery was made for each webhook that wants it
+
+
+class Webhook(Base):
+    """Where an owner's events are sent: an address of their own, or a channel that the operator configured."""
+
+    __tablename__ = "webhooks"
+    __table_args__ = (
+        CheckConstraint("(url IS NULL) <> (channel IS NULL)", name="url_or_channel"),
+        Index("ix_webhooks_owner", "owner"),
+    )
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(63))
+    key_id: Mapped[str | None] = mapped_column(String(40))  # that created it
+    url: Mapped[str | None] = mapped_column(String(2048))
+    channel: Mapped[str | None] = mapped_column(String(63))
+    events: Mapped[list[Any]]  # types, or `run.*`, or `*`
+    description: Mapped[str | None] = mapped_column(String(200))
+    secret: Mapped[str | None] = mapped_column(String(128))  # signs deliveries; no answer of the API holds it
+    previous_secret: Mapped[str | None] = mapped_column(String(128))  # signs too, until the receiver knows the new one
+    previous_until: Mapped[datetime | None]
+    enabled: Mapped[bool] = mapped_column(default=True, server_default=true())
+    disabled_reason: Mapped[str | None] = mapped_column(String(200))
+    failing_since: Mapped[datetime | None]  # the first failure after the last success
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+
+class Delivery(Base):
+    """One event on its way to one webhook. Only the holder of its lease writes how an attempt ended."""
+
+    __tablename__ = "deliveries"
+    __table_args__ = (
+        UniqueConstraint("webhook_id", "event_id"),
+        CheckConstraint("state IN ('pending', 'delivered', 'failed')", name="delivery_state_known"),
+        Index(
+            "ix_deliveries_due",
+            "next_at",
+            sqlite_where=text("state = 'pending'"),
+            postgresql_where=text("state = 'pending'"),
+        ),
+        Index("ix_deliveries_event_id", "event_id"),
+        Index("ix_deliveries_webhook_id_id", "webhook_id", "id"),
+    )
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id"))
+    event_id: Mapped[str] = mapped_column(ForeignKey("outbox.id"))
+    state: Mapped[str] = mapped_column(String(16), default="pending")
+    attempts: Mapped[int] = mapped_column(default=0)  # of this round: `redeliver` begins another
+    log: Mapped[list[Any]] = mapped_column(default=list)  # wire.webhooks.DeliveryAttempt, the last ones
+    next_at: Mapped[datetime]
+    lease_token: Mapped[str | None] = mapped_column(String(64))
+    lease_expires_at: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+    delivered_at: Mapped[datetime | None]
+
+
+class Drifting(Base):
+    """A served version whose inputs have drifted: its row is added once and removed once, each with an event."""
+
+    __tablename__ = "drifting"
+    model: Mapped[str] = mapped_column(String(63), primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    psi: Mapped[float]
+    since: Mapped[datetime]
+
+
 # Terminal states are immutable, whoever writes. Migrations create these triggers.
 TERMINAL_GUARD = {
     "sqlite": [

@@ -166,6 +166,9 @@ class LiveGauges:
         columns = [column for column in columns if column["psi"] is not None]
         if columns:
             telemetry.DRIFT_WORST.labels(model, version).set(columns[0]["psi"])
+            if totals.rows >= self.settings.drift_event_rows:
+                threshold = self.settings.drift_event_psi
+                monitoring.note_drift(self.engine, model, int(version), columns[0], totals.rows, threshold)
         for column in columns[:MAX_COLUMNS]:
             telemetry.DRIFT_PSI.labels(model, version, column["column"]).set(column["psi"])
             telemetry.DRIFT_MISSING.labels(model, version, column["column"]).set(column["missing"])

@@ -19,7 +19,7 @@ from sqlalchemy import ColumnElement, Engine, func, or_, select, true, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, defer
 
-from fitserve import db
+from fitserve import db, events
 from fitserve.blobs import BlobStore, StoredBlob, disk_full_is_507, sha256_of
 from fitserve.dataset_facts import ColumnFacts, DatasetFacts, Kind
 from fitserve.datasets import TableRefused
@@ -279,11 +279,23 @@ def _commit(
                 )
                 session.add(row)
                 session.flush()
+                _record_version(session, row, newest)
                 session.expunge(row)
             return row, True
         except IntegrityError:  # another upload has taken the name's next version meanwhile
             continue
     raise Conflict(f"The name {name!r} is in use by many uploads at once.", received=name)
+
+
+def _record_version(session: Session, row: Dataset, newest: Dataset | None) -> None:
+    """Record the event of a new version, by what it was made of."""
+    data = {"dataset": row.id, "name": row.name, "version": row.version, "rows": row.rows}
+    appended = row.source.get("appended")
+    if newest is not None and appended is not None and appended["to"] == row.parent_id:
+        data |= {"appended": appended["rows"], "previous": row.parent_id}
+        events.record(session, "dataset.appended", owner=row.owner, data=data, at=row.created_at)
+    else:
+        events.record(session, "dataset.created", owner=row.owner, data=data, at=row.created_at)
 
 
 def _find_same_content(

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Engine, and_, func, select, update
 from sqlalchemy.orm import Session
 
-from fitserve import db, telemetry
+from fitserve import db, events, telemetry
 from fitserve.blobs import BlobStore, StoredBlob
 from fitserve.errors import Conflict
 from fitserve.runs.blob_references import add_references
@@ -68,7 +68,17 @@ def succeed(
         session.execute(_update(Run.id == lease.run_id).values(result=whole))
         data = {key: whole[key] for key in ("attempt", "version", "artifact", "metrics") if key in whole}
         add_event(session, lease.run_id, lease.attempt, FINISHED, at, RunState.succeeded, "Succeeded", data=data)
+        facts = {key: whole[key] for key in ("version", "metrics") if key in whole}
+        _record_end(session, session.get_one(Run, lease.run_id), RunState.succeeded, at, facts)
     return RunState.succeeded
+
+
+def _record_end(session: Session, run: Run, state: RunState, at: datetime, facts: Mapping[str, Any]) -> None:
+    """Record the event of a run's end. Nobody submitted a trial, so its end is not one."""
+    if run.kind == TRIAL:
+        return
+    data = {"run": run.id, "kind": run.kind, "dataset": run.dataset_id, "model": run.model, **facts}
+    events.record(session, f"run.{state}", owner=run.owner, data=data, at=at)
 
 
 def _check_history(session: Session, run_id: str) -> None:
@@ -223,12 +233,15 @@ class _Ending:
         requested = self.run.cancel_requested_at or self.at
         self._end(RunState.cancelled, cancel_requested_at=requested)
         self._add_event(FINISHED, RunState.cancelled, "Cancelled")
+        _record_end(self.session, self.run, RunState.cancelled, self.at, {})
         return RunState.cancelled
 
     def fail(self, cause: str, message: str, data: Mapping[str, Any], **values: Any) -> RunState:
         error = finite_json({"cause": cause, "detail": message, **data})
         self._end(RunState.failed, error=error, **values)
         self._add_event(FINISHED, RunState.failed, message, level="error", data=error)
+        facts = {"error": {"cause": cause, "detail": message}}
+        _record_end(self.session, self.run, RunState.failed, self.at, facts)
         return RunState.failed
 
     def requeue(self, message: str, spent: int) -> RunState:
