@@ -79,6 +79,12 @@ class Settings(BaseSettings):
         "trusted; empty: none",
     )
 
+    outgoing_networks: str = Field(
+        "",
+        description="Comma-separated private networks that requests to addresses named by clients (webhooks, fetched "
+        "tables) may reach, also over plain http; empty: the public Internet alone",
+    )
+
     head_seconds: float = Field(10.0, gt=0, description="Seconds that a client has to send a request's headers")
     body_bytes_per_second: int = Field(
         1_000, gt=0, description="A client that sends its body more slowly than this is cut off after `head_seconds`"
