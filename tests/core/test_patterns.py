@@ -36,7 +36,9 @@ class Use:
 def _uses() -> Iterator[Use]:
     """Yield every use of a regular expression in the source code."""
     sources = {path: path.read_text() for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
-    everything = "\n".join(sources.values())
+    called: dict[str, set[str]] = {}  # the methods by the name that they are called on
+    for name, method in re.findall(rf"\b(\w+)\.({'|'.join(METHODS)})\(", "\n".join(sources.values())):
+        called.setdefault(name, set()).add(method)
     for path, source in sorted(sources.items()):
         if not re.search(r"\bre\.[a-z]", source):  # parsing the others would take seconds
             continue
@@ -53,7 +55,7 @@ def _uses() -> Iterator[Use]:
             if call.func.attr == "compile":
                 name = named.get(id(call))
                 assert isinstance(name, ast.Name), f"{where}: give the pattern a name"
-                methods = set(re.findall(rf"\b{name.id}\.({'|'.join(METHODS)})\(", everything))
+                methods = called.get(name.id, set())
                 assert methods, f"{where}: {name.id} is not used"
             elif call.func.attr in METHODS:
                 methods = {call.func.attr}
