@@ -23,10 +23,9 @@ EXAMPLES = PROJECT / "examples"
 LESSONS = sorted(path.parent.name for path in EXAMPLES.glob("*/run.py"))
 LABS = [name for name in LESSONS if "_lab_" in name]
 FIRST = "01_perceptron"
-# What these claim, tests/insight/test_lessons.py shows too, without a server; here are their texts and specs.
-SHOWN_IN_PROCESS = frozenset(
-    ("05_batch_or_stochastic", "07_early_stopping", "08_l1_or_l2", "11_momentum", "12_vanishing_gradients")
-)
+# Run every time, of those that train for seconds. The others are run in the long form; every time, the figures that
+# their READMEs print are held against what they claim, and their specs are checked.
+SHORT = frozenset(("04_softmax", "10_random_restarts"))
 # With the real tables, the labs are run on these.
 REPEATED = needs.find("the real tables") is not None
 
@@ -80,7 +79,7 @@ def long_if(repeated: bool) -> list[pytest.MarkDecorator]:
 OTHERS = [name for name in LESSONS if name not in (*LABS, FIRST)]
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=long_if(name in SHOWN_IN_PROCESS)) for name in OTHERS])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=long_if(name not in SHORT)) for name in OTHERS])
 def test_a_lesson_keeps_what_it_claims(name: str, client: Client) -> None:
     assert_as_printed(name, check(name, client))
 
@@ -90,7 +89,7 @@ def test_a_lab_works_on_a_made_table(name: str, client: Client) -> None:
     check(name, client)
 
 
-@pytest.mark.parametrize("name", sorted(SHOWN_IN_PROCESS))
+@pytest.mark.parametrize("name", [name for name in OTHERS if name not in SHORT])
 def test_what_a_readme_prints_is_what_its_lesson_claims(name: str, client: Client) -> None:
     """The figures fulfil the claims, the claims are the script's, and the server takes the specs."""
     figures = (line.rsplit(maxsplit=1) for line in printed(name).partition("\n\n")[0].splitlines())
@@ -108,6 +107,7 @@ def test_the_admissions_lab_reaches_what_its_notebook_reports(client: Client, da
     assert 0.68 - 0.066 <= found["ten seeds: test accuracy, mean"] <= 0.68 + 0.066
 
 
+@pytest.mark.long
 def test_the_imdb_lab_reaches_what_its_notebook_reports(client: Client, data_folder: Path) -> None:
     found = check("16_lab_imdb", client, path=data_folder / "imdb_train.csv.gz")
     assert_as_printed("16_lab_imdb", found)

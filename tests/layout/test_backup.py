@@ -17,8 +17,7 @@ from fitserve.blobs import open_store
 from services.copy_blobs import copy_blobs
 from tests.conftest import PROJECT, _run_sql, _with_database, start_server, stop_server
 from tests.docs.blocks import blocks_of
-from tests.journey.test_journey import SPEC as JOURNEY
-from tests.journey.test_journey import journey, wait
+from tests.journey.test_journey import wait
 from tests.layout.layout import Layout
 from tests.layout.test_layout import SHORT as SPEC
 from tests.layout.test_layout import finish, layout, predict_points, submit, upload  # noqa: F401  (a fixture)
@@ -80,12 +79,14 @@ def test_the_embedded_folder_with_a_run_in_training(tmp_path: Path) -> None:
     home = tmp_path / "fitserve-data"
     first = start_server(home)
     try:
-        journey(first)
         token = first.token
+        with httpx2.Client(base_url=first.base_url, headers=first.headers, timeout=30) as http:
+            upload(http)
+            finish(http, submit(http, SPEC))
         with httpx2.Client(base_url=first.predict_url, headers=first.headers, timeout=30) as http:
             before = predict_points(http, 1)
         with httpx2.Client(base_url=first.base_url + "/api/v1", headers=first.headers, timeout=30) as api:
-            long = {**JOURNEY, "training": {**JOURNEY["training"], "epochs": 500, "early_stopping": None}}
+            long = {**SPEC, "training": {**SPEC["training"], "epochs": 300, "early_stopping": None}}
             run_id = api.post("/runs", json=long).raise_for_status().json()["id"]
             while not api.get(f"/runs/{run_id}/epochs").json()["items"]:
                 time.sleep(0.05)

@@ -104,8 +104,7 @@ def test_a_stacked_trial_is_what_it_is_alone(tmp_path: Path, what: str) -> None:
 def test_a_search_goes_on_from_its_rows(tmp_path: Path) -> None:
     table = _table()
     body = _spec(
-        [{"Dense": {"units": _of([4, 8]), "activation": "relu"}}],
-        {"trials": 8, "parallel": 4, "seed": 1},
+        search={"trials": 6, "parallel": 3, "seed": 1},
         **_adam(learning_rate=_of({"low": 0.001, "high": 0.1, "log": True})),
     )
     whole = RecordingReporter()
