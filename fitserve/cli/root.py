@@ -11,6 +11,7 @@ from fitserve.cli import (
     demo,
     keys,
     local,
+    mcp,
     models,
     runs,
     server,
@@ -31,6 +32,7 @@ GROUPS = (
     models.group,
     spec.group,
     keys.group,
+    mcp.group,
 )
 
 app = typer.Typer(

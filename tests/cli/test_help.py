@@ -63,7 +63,7 @@ def test_every_option_has_a_help_text() -> None:
 
 def test_every_command_but_those_that_become_the_server_prints_json() -> None:
     without = {path[1] for path, command in COMMANDS.items() if "as_json" not in [p.name for p in command.params]}
-    assert without == {"up", "start", "migrate", "copy-blobs"}
+    assert without == {"up", "start", "migrate", "copy-blobs", "mcp"}
 
 
 def commands_run(path: Path) -> set[tuple[str | None, ...]]:

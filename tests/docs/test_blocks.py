@@ -78,6 +78,7 @@ NOT_RUN_HERE = {
     "down": "stops a server; tests/cli/test_up.py does",
     "copy-blobs": "needs a blob store of its own; how-to/backup.md and tests/layout/test_backup.py copy one",
     "logs": "needs a server that runs from this folder; tests/cli/test_up.py reads them",
+    "mcp": "serves until its client leaves; tests/cli/test_mcp.py is one",
     "demo": "trains for half a minute; tests/cli runs it",
 }
 APPLY = "--apply"  # tests/insight applies findings of runs that are made to have one

@@ -30,14 +30,14 @@ def declared() -> dict[str, set[str]]:
         "The client": project["dependencies"],
         "The server": extras["server"],
         "The worker": [*extras["worker"], *extras["worker-gpu"]],
-        "Where they are wanted": [*extras["s3"], *extras["traces"], *extras["embedded"]],
+        "Where they are wanted": [*extras["s3"], *extras["traces"], *extras["embedded"], *extras["mcp"]],
         "For development": development,
     }
     named = {title: {name_of(one) for one in requirements} for title, requirements in sections.items()}
     for extra, requirements in extras.items():
         if extra != "all":
             assert {name_of(one) for one in requirements} <= set().union(*named.values()), extra
-    named["For development"] -= named["The server"]  # psutil
+    named["For development"] -= named["The server"] | named["Where they are wanted"]  # psutil, mcp
     return {**named, "The pages": {*pages["dependencies"], *pages["devDependencies"]}}
 
 
