@@ -137,6 +137,7 @@ class Run(Base):
             postgresql_where=text("state = 'running'"),
         ),
         Index("ix_runs_owner_id", "owner", "id"),  # ids sort by time
+        Index("ix_runs_dataset_id_id", "dataset_id", "id"),
         Index(
             "ix_runs_live",  # quotas
             "owner",
@@ -185,6 +186,11 @@ class Run(Base):
     started_at: Mapped[datetime | None]  # of the last attempt
     progress_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+    name: Mapped[str | None] = mapped_column(String(120))  # these three are its owner's, and change nothing
+    tags: Mapped[list[Any]] = mapped_column(default=list, server_default=text("'[]'"))
+    notes: Mapped[str | None]
+    scores: Mapped[dict[str, Any] | None]  # of its result, for lists: `fitserve.runs.scores`
+    deleted_at: Mapped[datetime | None]  # set in the transaction that deletes it: only then its events can go
 
 
 class Event(Base):

@@ -25,7 +25,7 @@ from fitserve.errors import BadInput, FitserveError
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
-Query = Mapping[str, str | int | float | bool | None]
+Query = Mapping[str, str | int | float | bool | list[str] | None]
 
 _REFUSED_BEFORE_ACTING = frozenset({429, 503})
 _MAY_HAVE_ACTED = frozenset({408, 502, 504})

@@ -38,6 +38,7 @@ from fitserve.wire.insight import (
     SurfaceInfo,
 )
 from fitserve.wire.runs import (
+    BulkOutcome,
     EpochInfo,
     EventInfo,
     Progress,
@@ -191,6 +192,18 @@ class Run(RunSummary, Handle):
         answer = self._connection.send("PATCH", f"{_PATH}/{self.id}", json={"shared": shared})
         return self._update(answer.json())
 
+    def annotate(self, *, name: str | None = None, tags: Sequence[str] | None = None, notes: str | None = None) -> Run:
+        """Change its name, all of its tags, or its notes; what is left out stays, "" takes a name or notes away."""
+        values = {"name": name, "notes": notes}
+        body: dict[str, Any] = {key: value or None for key, value in values.items() if value is not None}
+        if tags is not None:
+            body["tags"] = list(tags)
+        return self._update(self._connection.send("PATCH", f"{_PATH}/{self.id}", json=body).json())
+
+    def delete(self) -> None:
+        """Delete it with its history. Raises Conflict where it has not ended, or a model's version is made of it."""
+        self._connection.send("DELETE", f"{_PATH}/{self.id}")
+
     def retry(self) -> Run:
         """Start a new run of the same spec, after a failure."""
         return self.bind(self._post_once(f"{self.id}/retry"), self._connection)
@@ -323,10 +336,30 @@ class Runs(Resource):
         """Yield the rules that diagnose runs: what each examines, its threshold, and where that comes from."""
         yield from self._connection.pages("/api/v1/findings/rules", RuleInfo.model_validate)
 
-    def list(self, *, state: str | None = None, model: str | None = None, limit: int | None = None) -> Iterator[Run]:
-        """Yield runs, newest first."""
-        connection, query = self._connection, {"state": state, "model": model}
+    def list(
+        self,
+        *,
+        state: str | None = None,
+        model: str | None = None,
+        dataset: str | None = None,
+        tags: Sequence[str] = (),
+        search: str | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Run]:
+        """Yield runs, newest first; `search`: words in their names, notes, tags, models, datasets and targets."""
+        connection = self._connection
+        query: Query = {"state": state, "model": model, "dataset": dataset, "q": search, "tag": [*tags]}
         yield from connection.pages(_PATH, lambda item: Run.bind(item, connection), query, limit)
+
+    def tags(self) -> Iterator[str]:
+        """Yield the tags of runs, by name."""
+        yield from self._connection.pages("/api/v1/run-tags", str)
+
+    def bulk(self, action: str, runs: Sequence[Run | str], *, tag: str | None = None) -> BulkOutcome:
+        """Cancel, delete, tag or untag up to 500 runs; say which ones were, and why the others were not."""
+        ids = [run if isinstance(run, str) else run.id for run in runs]
+        body = {"action": action, "runs": ids, "tag": tag}
+        return BulkOutcome.model_validate(self._connection.send("POST", f"{_PATH}/bulk", json=body).json())
 
 
 def spec_of(spec: Any, parts: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from fitserve.errors import BadInput, Conflict
 from fitserve.ids import new_id
 from fitserve.runs import quotas
 from fitserve.runs.history import CREATED, add_event
-from fitserve.runs.queries import get_owned
 from fitserve.settings import Limits
 from fitserve.states import RunState
 from fitserve.tables import Idempotency, Run
@@ -51,6 +50,8 @@ class NewRun:
     parent_id: str | None = None
     key_id: str | None = None  # of the API key that submits it
     quotas: Quotas = NO_QUOTAS
+    name: str | None = None
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,8 @@ def add_run(session: Session, new: NewRun, run_id: str, at: datetime) -> Run:
         attempt=0,
         spent_attempts=0,
         parent_id=new.parent_id,
+        name=new.name,
+        tags=list(new.tags),
         origin=_origin(),
         dispatched_at=at,  # published right after the commit; T10 repairs a failure
         created_at=at,
@@ -142,16 +145,6 @@ def create_run(engine: Engine, new: NewRun, limits: Limits, key: RequestKey | No
     crash_point("api.after_commit")
     log.info("run queued", extra={"run": run.id, "model": run.model})
     return run, True
-
-
-def set_shared(engine: Engine, run_id: str, shared: bool, owner: str | None) -> Run:
-    """Let every owner read a run, its epochs, events and insight, or stop that. Raises NotFound, Forbidden."""
-    with db.transaction(engine) as session:
-        run = get_owned(session, run_id, owner)
-        session.execute(update(Run).where(Run.id == run.id).values(shared=shared))
-        session.refresh(run)
-        session.expunge(run)
-        return run
 
 
 def undelivered_runs(engine: Engine, older_than: float, limit: int) -> list[str]:

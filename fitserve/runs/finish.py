@@ -21,6 +21,7 @@ from fitserve.runs.blob_references import add_references
 from fitserve.runs.history import CANCEL_REQUESTED, FINISHED, RELEASED, Report, add_event, record_reports
 from fitserve.runs.lease import Lease, LeaseLost, queued
 from fitserve.runs.queries import get_owned
+from fitserve.runs.scores import scores_of
 from fitserve.states import TERMINAL, TRIAL, RunState
 from fitserve.strictjson import finite_json
 from fitserve.tables import Epoch, Run, Trial
@@ -65,7 +66,7 @@ def succeed(
         whole = {**finite_json(dict(result)), "attempt": lease.attempt}
         if (version := register(session)) is not None:
             whole["version"] = version
-        session.execute(_update(Run.id == lease.run_id).values(result=whole))
+        session.execute(_update(Run.id == lease.run_id).values(result=whole, scores=scores_of(whole)))
         data = {key: whole[key] for key in ("attempt", "version", "artifact", "metrics") if key in whole}
         add_event(session, lease.run_id, lease.attempt, FINISHED, at, RunState.succeeded, "Succeeded", data=data)
         facts = {key: whole[key] for key in ("version", "metrics") if key in whole}

@@ -1,10 +1,10 @@
-"""Read runs: one, lists, their events and epochs, their position in the queue."""
+"""Read runs: one, their events and epochs, their position in the queue."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,7 +16,7 @@ from fitserve import db
 from fitserve.errors import Forbidden, NotFound
 from fitserve.runs.worker_registry import WORKER_TIMEOUT
 from fitserve.states import TRIAL, RunState
-from fitserve.tables import PLAYGROUND, Dataset, Epoch, Event, Run, Trial, Worker
+from fitserve.tables import Epoch, Event, Run, Trial, Worker
 
 _RECENT = 50  # finished runs that an estimate is made from
 _PACED = 9  # finished runs whose seconds are compared with their estimates
@@ -45,54 +45,6 @@ def get_owned(session: Session, run_id: str, owner: str | None) -> Run:
     if owner is not None and run.owner != owner:
         raise Forbidden("You may only read this run.", fix="Submit its resolved spec as a run of your own.")
     return run
-
-
-def list_runs(
-    session: Session,
-    *,
-    owner: str | None = None,
-    states: Sequence[str] = (),
-    model: str | None = None,
-    dataset_id: str | None = None,
-    playground: bool = True,
-    before: str | None = None,
-    limit: int = 50,
-) -> list[Run]:
-    """Return runs, newest first, before the id `before` (ids sort by time); with an owner: theirs and shared ones.
-
-    Specs are not loaded. Trials are left out: they are parts of a run. Without `playground`, so are the playground's.
-    """
-    brief = load_only(
-        *(Run.id, Run.kind, Run.owner, Run.dataset_id, Run.model, Run.state, Run.priority, Run.attempt, Run.result),
-        *(
-            Run.shared,
-            Run.error,
-            Run.parent_id,
-            Run.created_at,
-            Run.started_at,
-            Run.finished_at,
-            Run.cancel_requested_at,
-        ),
-        raiseload=True,
-    )
-    query = select(Run).options(brief).where(Run.kind != TRIAL).order_by(Run.id.desc()).limit(limit)
-    if states:
-        query = query.where(Run.state.in_(states))
-    if model is not None:
-        query = query.where(Run.model == model)
-    if dataset_id is not None:
-        query = query.where(Run.dataset_id == dataset_id)
-    if not playground:
-        of_playground = select(Dataset.id).where(Dataset.name.startswith(PLAYGROUND, autoescape=True))
-        query = query.where(Run.dataset_id.not_in(of_playground))
-    if before is not None:
-        query = query.where(Run.id < before)
-    if owner is None:
-        return list(session.scalars(query))
-    # Two queries, each by its own index: one query with OR would scan the runs of all owners.
-    owned = session.scalars(query.where(Run.owner == owner)).all()
-    others = session.scalars(query.where(Run.shared, Run.owner != owner)).all()
-    return sorted([*owned, *others], key=lambda run: run.id, reverse=True)[:limit]
 
 
 def events_after(session: Session, run_id: str, after: int = 0, limit: int = 500) -> list[Event]:

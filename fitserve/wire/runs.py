@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from fitserve.spec.assessment import Advice, Estimates, SummaryRow
 from fitserve.states import Phase, RunState
+
+PRINTABLE = r"^[^\x00-\x1f\x7f]*$"  # one line of text
 
 
 class RunSummary(BaseModel):
@@ -35,14 +37,78 @@ class RunSummary(BaseModel):
     created_at: datetime
     started_at: datetime | None = Field(description="Start of the last attempt")
     finished_at: datetime | None
+    name: str | None = Field(None, description="As its owner calls it")
+    tags: list[str] = Field(default_factory=list)
+    notes: str | None = None
+
+
+class ListedRun(RunSummary):
+    """A run in a list, with what it was trained on and how well."""
+
+    dataset: str = Field("", description="As name@version")
+    targets: list[str] = Field(default_factory=list)
+    scores: dict[str, float] = Field(
+        default_factory=dict,
+        description="Figures on its test rows, else its validation rows, in the target's units; with several targets "
+        "their names begin with the target's",
+    )
+    changes: list[dict[str, Any]] | None = Field(
+        None,
+        description="With `changes=true`: where its spec differs from that of `compared_with`, as JSON Pointers with "
+        "both values; null where there is none",
+    )
+    compared_with: str | None = Field(None, description="Its parent, else the run before it on the same dataset")
+
+
+class RunList(BaseModel):
+    """One page of the list of runs."""
+
+    items: list[ListedRun]
+    next_cursor: str | None = Field(None, description="Pass as `cursor` to get the next page; null on the last page")
+    total: int | None = Field(None, description="With `count=true`: how many runs there are in all")
+
+
+RunName = Annotated[str, Field(min_length=1, max_length=120, pattern=PRINTABLE)]
+RunTag = Annotated[str, Field(min_length=1, max_length=40, pattern=PRINTABLE)]
 
 
 class RunPatch(BaseModel):
-    """Changes to a run."""
+    """Changes to a run; what is left out stays."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    shared: bool = Field(description="Whether other owners can read it with its epochs, events and insight")
+    shared: bool | None = Field(
+        None, description="Whether other owners can read it with its epochs, events and insight"
+    )
+    name: RunName | None = Field(None, description="null takes it away")
+    tags: list[RunTag] | None = Field(None, max_length=20, description="All of its tags")
+    notes: str | None = Field(None, max_length=10_000, pattern=r"^[^\x00]*$", description="null takes them away")
+
+
+class BulkChange(BaseModel):
+    """The same change to many runs."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    action: Literal["cancel", "delete", "tag", "untag"]
+    runs: list[Annotated[str, Field(max_length=40)]] = Field(min_length=1, max_length=500)
+    tag: RunTag | None = Field(None, description="For `tag` and `untag`")
+
+
+class BulkOutcome(BaseModel):
+    """Which runs were changed, and why the others were not."""
+
+    done: list[str]
+    refused: list[BulkRefusal]
+
+
+class BulkRefusal(BaseModel):
+    """A run that was not changed."""
+
+    run: str
+    status: int
+    detail: str
+    fix: str | None
 
 
 class QueuePlace(BaseModel):

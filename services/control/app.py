@@ -24,13 +24,13 @@ from services.control.insight import routes as insight
 from services.control.models import decision_routes, monitoring_routes, predict_proxy
 from services.control.models import routes as models
 from services.control.pages import mount_dashboard
-from services.control.runs import events
+from services.control.runs import events, list_routes
 from services.control.runs import routes as runs
 from services.shell import make_app
 from services.shell.auth import refuse_unprotected_address
 
 ROUTERS = (
-    *(datasets, resumable, openapi, runs, events, insight, plot_routes, slice_routes),
+    *(datasets, resumable, openapi, runs, list_routes, events, insight, plot_routes, slice_routes),
     *(models, decision_routes, monitoring_routes, system, api_keys, audit),
 )
 

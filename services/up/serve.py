@@ -18,7 +18,8 @@ from fitserve import __version__, db, local_server, logs
 from fitserve.embedded_redis import EmbeddedRedis
 from fitserve.errors import FitserveError, Unavailable
 from fitserve.local_server import LocalServer, Part
-from fitserve.runs import queries
+from fitserve.runs import listing, queries
+from fitserve.runs.listing import RunFilter
 from fitserve.settings import Settings
 from fitserve.tables import Run
 from services.up import first_key, ports
@@ -295,7 +296,7 @@ def _running(engine: Engine | None) -> str:
         if engine is None:
             return ""
         with db.reading(engine) as session:
-            runs = queries.list_runs(session, states=["running"], limit=20)
+            runs = listing.list_runs(session, RunFilter(states=["running"]), limit=20)
             texts = [_position(session, run) for run in runs]
     except (FitserveError, Unavailable):
         return ""

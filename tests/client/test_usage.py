@@ -70,6 +70,23 @@ def test_a_dataset_is_refreshed_and_a_run_shared(client: Client, trained: Run) -
     assert not trained.share(False).shared
 
 
+def test_runs_are_annotated_found_changed_together_and_deleted(client: Client, trained: Run) -> None:
+    changed = trained.annotate(name="the circle", tags=["base", "é"], notes="first try")
+    assert (changed.name, changed.tags, changed.notes) == ("the circle", ["base", "é"], "first try")
+    assert {"base", "é"} <= set(client.runs.tags())
+    assert [run.id for run in client.runs.list(search="CIRCLE try", tags=["é"])] == [trained.id]
+    assert trained.annotate(name="", tags=[], notes="").name is None
+    spec = {"dataset": trained.dataset, "target": "label", "network": [{"Dense": 2}], "training": {"epochs": 1}}
+    runs = [client.runs.create(spec).wait() for _ in range(2)]
+    outcome = client.runs.bulk("tag", [*runs, "run_none"], tag="gone")
+    assert (outcome.done, [one.status for one in outcome.refused]) == ([run.id for run in runs], [404])
+    runs[0].delete()
+    assert [run.id for run in client.runs.list(tags=["gone"])] == [runs[1].id]
+    assert client.runs.bulk("delete", runs).done == [runs[1].id]
+    with pytest.raises(NotFound):
+        runs[1].refresh()
+
+
 def test_drift_traffic_and_feedback_of_a_served_model(client: Client, trained: Run) -> None:
     answers = client.models.classify("client-circle", ROWS)
     assert client.models.drift("client-circle").model == "client-circle"

@@ -60,6 +60,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /api/v1/datasets/{ref}/rows": {"content": b"a,y\n5,0\n6,1\n"},
     "GET /api/v1/datasets/{ref}/relations": {"params": {"target": "y"}},
     "PATCH /api/v1/runs/{run_id}": {"json": {"shared": False}},
+    "POST /api/v1/runs/bulk": {"json": {"action": "tag", "runs": ["run_none"], "tag": "t"}},
     "POST /api/v1/runs/{run_id}/explain": {"json": {"row": {"a": 1}}},
     "PATCH /api/v1/models/{name}": {"json": {"loaded": True}},
     "PUT /api/v1/models/{name}/labels/{label}": {"json": {"version": 1}},

@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy import select
 
 from fitserve import db
-from fitserve.runs import finish, queries
+from fitserve.runs import finish, listing, queries
+from fitserve.runs.listing import RunFilter
 from fitserve.states import TERMINAL
 from fitserve.tables import Run, Worker
 from tests.faults.chaos import Chaos, FaultPlan
@@ -81,7 +82,7 @@ def test_an_idle_worker_trains_trials_of_a_run_and_their_files_go(cluster: Clust
     run_id = cluster.submit(seed=3, epochs=4, trials=6, seconds=0.1, model="m")
     part = running_part(cluster, run_id)
     with db.reading(cluster.engine) as session:
-        assert part.id not in {run.id for run in queries.list_runs(session)}
+        assert part.id not in {run.id for run in listing.list_runs(session, RunFilter())}
     parts = check(cluster, run_id, 3, 4, 6)
     succeeded = [part for part in parts if part.state == "succeeded"]
     assert len(parts) == 5

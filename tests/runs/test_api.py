@@ -11,7 +11,8 @@ import pytest
 
 from fitserve import db
 from fitserve.queue import Publisher
-from fitserve.runs import create, finish, lease, queries, trial_runs
+from fitserve.runs import create, finish, lease, listing, trial_runs
+from fitserve.runs.listing import RunFilter
 from fitserve.settings import Limits
 from tests.faults.chaos import Chaos, FaultPlan
 from tests.faults.cluster import Cluster
@@ -218,7 +219,7 @@ def test_a_stream_ends_with_the_run_and_a_finished_one_is_204(api: httpx2.Client
 @pytest.mark.parametrize("bad", ["x", "-1", "9" * 30, "1.5"])
 def test_an_invalid_last_event_id_is_refused(api: httpx2.Client, cluster: Cluster, bad: str) -> None:
     with db.reading(cluster.engine) as session:
-        run_id = queries.list_runs(session, limit=1)[0].id
+        run_id = listing.list_runs(session, RunFilter(), limit=1)[0].id
     headers = {"Accept": "text/event-stream", "Last-Event-ID": bad}
     assert api.get(f"/runs/{run_id}/events", headers=headers).status_code == 422
 

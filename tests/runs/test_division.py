@@ -13,8 +13,9 @@ from sqlalchemy import Engine, update
 from fitserve import db
 from fitserve.blobs import FolderStore
 from fitserve.errors import TooMany
-from fitserve.runs import blob_references, finish, lease, queries, quotas, trial_runs, worker_registry
+from fitserve.runs import blob_references, finish, lease, listing, queries, quotas, trial_runs, worker_registry
 from fitserve.runs.history import TrialReport
+from fitserve.runs.listing import RunFilter
 from fitserve.settings import Limits
 from fitserve.states import RunState
 from fitserve.tables import Worker
@@ -172,7 +173,7 @@ def test_trials_end_with_their_run_under_concurrent_transitions(engine: Engine, 
 def test_a_trial_does_not_count_as_a_run_of_its_owner(engine: Engine, held: lease.Lease, submit: Submit) -> None:
     ids = trial_runs.offer(engine, held, [1, 2, 3])
     with db.reading(engine) as session:
-        assert [run.id for run in queries.list_runs(session, owner="ann")] == [held.run_id]
+        assert [run.id for run in listing.list_runs(session, RunFilter(owner="ann"))] == [held.run_id]
         assert queries.get(session, ids[0], "ann").kind == "trial"
         assert (queries.count_by_state(session)["queued"], queries.oldest_queued_seconds(session)) == (0, 0.0)
         assert queries.queue_position(session, queries.get(session, ids[0])) is None

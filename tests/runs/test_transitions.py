@@ -15,8 +15,9 @@ from sqlalchemy.exc import DBAPIError
 from fitserve import db, registry
 from fitserve.blobs import FolderStore, StoredBlob
 from fitserve.errors import BadInput, Conflict, NotFound, TooMany
-from fitserve.runs import blob_references, create, finish, lease, queries
+from fitserve.runs import blob_references, create, finish, lease, listing, queries
 from fitserve.runs.history import EpochReport, EventReport
+from fitserve.runs.listing import RunFilter
 from fitserve.settings import Limits
 from fitserve.states import TERMINAL, RunState
 from fitserve.tables import Blob, Event, Run
@@ -432,8 +433,8 @@ def test_a_listing_pages_newest_first(engine: Engine, submit: Submit) -> None:
     ids = [submit().id for _ in range(5)]
     submit(owner="bob")
     with db.reading(engine) as session:
-        first = queries.list_runs(session, owner="ann", limit=3)
-        rest = queries.list_runs(session, owner="ann", limit=3, before=first[-1].id)
+        first = listing.list_runs(session, RunFilter(owner="ann"), limit=3)
+        rest = listing.list_runs(session, RunFilter(owner="ann"), limit=3, before=first[-1].id)
     assert [run.id for run in [*first, *rest]] == sorted(ids, reverse=True)
 
 

@@ -1,4 +1,4 @@
-"""Runs: submit, list, get, share, cancel, retry, reproduce."""
+"""Runs: submit, get, cancel, retry, reproduce."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from fitserve.wire.runs import (
     QueuePlace,
     Reproduction,
     RunInfo,
-    RunPatch,
-    RunSummary,
+    RunName,
+    RunTag,
     SearchSize,
     TrialInfo,
     Validation,
@@ -136,6 +136,8 @@ def submit(
     body: Annotated[bytes, Depends(raw_body)],
     validate_only: Annotated[bool, Query(description="Check the spec without queueing a run")] = False,
     priority: Annotated[int, Query(ge=-100, le=100, description="Higher runs first")] = 0,
+    name: Annotated[RunName | None, Query(description="As you call the run")] = None,
+    tag: Annotated[list[RunTag] | None, Query(max_length=20)] = None,
 ) -> RunInfo | Validation:
     """The body is the spec, as JSON or YAML."""
     key = submission.key(body)
@@ -157,6 +159,8 @@ def submit(
         priority=priority,
         key_id=caller.key_id,
         quotas=caller.quotas,
+        name=name,
+        tags=tuple(dict.fromkeys(tag or ())),
     )
     return submission.accept(new, key)
 
@@ -243,33 +247,6 @@ def estimates_of(resolved: Resolved | ResolvedSearch) -> dict[str, Any]:
     return {**resolved.estimates.model_dump(mode="json"), "warnings": warnings}
 
 
-@router.get("/runs", summary="List runs, newest first")
-def list_runs(
-    caller: Reader,
-    ctx: Ctx,
-    state: Annotated[list[RunState] | None, Query(description="One or more states")] = None,
-    model: Annotated[str | None, Query(max_length=63)] = None,
-    dataset_id: Annotated[str | None, Query(max_length=40)] = None,
-    playground: Annotated[bool, Query(description="Whether to list the runs of the pages' playground")] = True,
-    limit: Annotated[int, Query(ge=1, le=500)] = 50,
-    cursor: Cursor = None,
-) -> Page[RunSummary]:
-    """An admin sees every run, others their own and shared ones."""
-    with db.reading(ctx.engine) as session:
-        runs = queries.list_runs(
-            session,
-            owner=caller.owner_filter,
-            states=state or (),
-            model=model,
-            dataset_id=dataset_id,
-            playground=playground,
-            before=cursor,
-            limit=limit + 1,
-        )
-        items = [RunSummary.model_validate(run) for run in runs[:limit]]
-    return Page(items=items, next_cursor=items[-1].id if len(runs) > limit else None)
-
-
 @router.get("/runs/{run_id}", summary="Get a run")
 def get_run(run_id: str, caller: Reader, ctx: Ctx) -> RunInfo:
     return read_run_info(ctx, run_id, caller.owner_filter)
@@ -327,15 +304,6 @@ def get_trial_spec(run_id: str, trial: TrialNumber, caller: Reader, ctx: Ctx) ->
     return trial_spec(search, row.point, facts, ctx.settings.limits, pace).spec.to_json()
 
 
-@router.patch("/runs/{run_id}", summary="Share a run")
-def patch_run(run_id: str, body: RunPatch, caller: Trainer, ctx: Ctx) -> RunInfo:
-    """Sharing lets every owner read it, with its epochs, events, findings and networks. Nobody else may change it."""
-    if body.shared:
-        caller.check_may_share()
-    create.set_shared(ctx.engine, run_id, body.shared, caller.owner_filter)
-    return read_run_info(ctx, run_id)
-
-
 @router.post("/runs/{run_id}/cancel", summary="Cancel a run", responses={202: {"model": RunInfo}})
 def cancel_run(run_id: str, response: Response, caller: Trainer, ctx: Ctx) -> RunInfo:
     """200: it is cancelled. 202: its worker has been asked to stop, and does so within 6 seconds."""
@@ -383,6 +351,8 @@ def _repeat(submission: Submission, run_id: str, states: tuple[RunState, ...], *
         parent_id=run.id,
         key_id=caller.key_id,
         quotas=caller.quotas,
+        name=run.name,
+        tags=tuple(run.tags),
     )
     return submission.accept(new, key)
 

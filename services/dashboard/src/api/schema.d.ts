@@ -296,8 +296,8 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * List runs, newest first
-         * @description An admin sees every run, others their own and shared ones.
+         * List runs, newest first unless asked otherwise
+         * @description An admin sees every run, others their own and shared ones. A `cursor` goes with the usual order alone.
          */
         get: operations["list_runs_api_v1_runs_get"];
         put?: never;
@@ -323,11 +323,15 @@ export interface paths {
         get: operations["get_run_api_v1_runs__run_id__get"];
         put?: never;
         post?: never;
-        delete?: never;
+        /**
+         * Delete an ended run with its history
+         * @description 409 where it has not ended, or where a version of a model was trained by it.
+         */
+        delete: operations["delete_run_api_v1_runs__run_id__delete"];
         options?: never;
         head?: never;
         /**
-         * Share a run
+         * Name, tag, annotate or share a run
          * @description Sharing lets every owner read it, with its epochs, events, findings and networks. Nobody else may change it.
          */
         patch: operations["patch_run_api_v1_runs__run_id__patch"];
@@ -427,6 +431,46 @@ export interface paths {
          * @description A new run that registers no version; its `reproduction` names the first epoch that differs.
          */
         post: operations["reproduce_run_api_v1_runs__run_id__reproduce_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/run-tags": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List the tags of runs
+         * @description Those of the newest runs that you can read, by name.
+         */
+        get: operations["list_tags_api_v1_run_tags_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/runs/bulk": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Cancel, delete or tag many runs
+         * @description Each run is changed on its own: what is refused for one does not hold up the others.
+         */
+        post: operations["change_many_api_v1_runs_bulk_post"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1277,6 +1321,15 @@ export interface components {
             /** Finished At */
             finished_at: string | null;
             /**
+             * Name
+             * @description As its owner calls it
+             */
+            name?: string | null;
+            /** Tags */
+            tags?: string[];
+            /** Notes */
+            notes?: string | null;
+            /**
              * Spec
              * @description The spec as submitted
              */
@@ -1380,6 +1433,48 @@ export interface components {
             le: number | null;
             /** Count */
             count: number;
+        };
+        /**
+         * BulkChange
+         * @description The same change to many runs.
+         */
+        BulkChange: {
+            /**
+             * Action
+             * @enum {string}
+             */
+            action: "cancel" | "delete" | "tag" | "untag";
+            /** Runs */
+            runs: string[];
+            /**
+             * Tag
+             * @description For `tag` and `untag`
+             */
+            tag?: string | null;
+        };
+        /**
+         * BulkOutcome
+         * @description Which runs were changed, and why the others were not.
+         */
+        BulkOutcome: {
+            /** Done */
+            done: string[];
+            /** Refused */
+            refused: components["schemas"]["BulkRefusal"][];
+        };
+        /**
+         * BulkRefusal
+         * @description A run that was not changed.
+         */
+        BulkRefusal: {
+            /** Run */
+            run: string;
+            /** Status */
+            status: number;
+            /** Detail */
+            detail: string;
+            /** Fix */
+            fix: string | null;
         };
         /**
          * Column
@@ -2574,6 +2669,111 @@ export interface components {
             groups: components["schemas"]["GroupInfo"][];
         };
         /**
+         * ListedRun
+         * @description A run in a list, with what it was trained on and how well.
+         */
+        ListedRun: {
+            /** Id */
+            id: string;
+            /**
+             * Kind
+             * @description `training`; `reproduction`: an exact repetition of the parent; `trial`: one of the parent's trials; `prediction`: a batch prediction
+             */
+            kind: string;
+            state: components["schemas"]["RunState"];
+            /** Owner */
+            owner: string;
+            /**
+             * Shared
+             * @description Whether other owners can read it
+             * @default false
+             */
+            shared: boolean;
+            /**
+             * Model
+             * @description Model that the run registers a version of when it succeeds
+             */
+            model: string | null;
+            /** Dataset Id */
+            dataset_id: string;
+            /**
+             * Priority
+             * @description -100 to 100; higher runs first
+             */
+            priority: number;
+            /**
+             * Attempt
+             * @description Number of times that a worker has claimed it
+             */
+            attempt: number;
+            /**
+             * Parent Id
+             * @description The run that it repeats, changes, or is a trial of
+             */
+            parent_id: string | null;
+            /** Result */
+            result: {
+                [key: string]: unknown;
+            } | null;
+            /**
+             * Error
+             * @description For a failed run: `cause`, `detail` and evidence
+             */
+            error: {
+                [key: string]: unknown;
+            } | null;
+            /** Cancel Requested At */
+            cancel_requested_at: string | null;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /**
+             * Started At
+             * @description Start of the last attempt
+             */
+            started_at: string | null;
+            /** Finished At */
+            finished_at: string | null;
+            /**
+             * Name
+             * @description As its owner calls it
+             */
+            name?: string | null;
+            /** Tags */
+            tags?: string[];
+            /** Notes */
+            notes?: string | null;
+            /**
+             * Dataset
+             * @description As name@version
+             * @default
+             */
+            dataset: string;
+            /** Targets */
+            targets?: string[];
+            /**
+             * Scores
+             * @description Figures on its test rows, else its validation rows, in the target's units; with several targets their names begin with the target's
+             */
+            scores?: {
+                [key: string]: number;
+            };
+            /**
+             * Changes
+             * @description With `changes=true`: where its spec differs from that of `compared_with`, as JSON Pointers with both values; null where there is none
+             */
+            changes?: {
+                [key: string]: unknown;
+            }[] | null;
+            /**
+             * Compared With
+             * @description Its parent, else the run before it on the same dataset
+             */
+            compared_with?: string | null;
+        };
+        /**
          * LiveFigure
          * @description Accuracy or error of a version's predictions against the ground truth that was posted.
          */
@@ -2946,16 +3146,6 @@ export interface components {
              */
             next_cursor?: string | null;
         };
-        /** Page[RunSummary] */
-        Page_RunSummary_: {
-            /** Items */
-            items: components["schemas"]["RunSummary"][];
-            /**
-             * Next Cursor
-             * @description Pass as `cursor` to get the next page; null on the last page
-             */
-            next_cursor?: string | null;
-        };
         /** Page[SampleInfo] */
         Page_SampleInfo_: {
             /** Items */
@@ -3286,6 +3476,15 @@ export interface components {
             /** Finished At */
             finished_at: string | null;
             /**
+             * Name
+             * @description As its owner calls it
+             */
+            name?: string | null;
+            /** Tags */
+            tags?: string[];
+            /** Notes */
+            notes?: string | null;
+            /**
              * Spec
              * @description The spec as submitted
              */
@@ -3328,15 +3527,48 @@ export interface components {
             serves_at?: string | null;
         };
         /**
+         * RunList
+         * @description One page of the list of runs.
+         */
+        RunList: {
+            /** Items */
+            items: components["schemas"]["ListedRun"][];
+            /**
+             * Next Cursor
+             * @description Pass as `cursor` to get the next page; null on the last page
+             */
+            next_cursor?: string | null;
+            /**
+             * Total
+             * @description With `count=true`: how many runs there are in all
+             */
+            total?: number | null;
+        };
+        /**
          * RunPatch
-         * @description Changes to a run.
+         * @description Changes to a run; what is left out stays.
          */
         RunPatch: {
             /**
              * Shared
              * @description Whether other owners can read it with its epochs, events and insight
              */
-            shared: boolean;
+            shared?: boolean | null;
+            /**
+             * Name
+             * @description null takes it away
+             */
+            name?: string | null;
+            /**
+             * Tags
+             * @description All of its tags
+             */
+            tags?: string[] | null;
+            /**
+             * Notes
+             * @description null takes them away
+             */
+            notes?: string | null;
         };
         /**
          * RunState
@@ -3344,75 +3576,6 @@ export interface components {
          * @enum {string}
          */
         RunState: "queued" | "running" | "succeeded" | "failed" | "cancelled";
-        /**
-         * RunSummary
-         * @description A run in a list.
-         */
-        RunSummary: {
-            /** Id */
-            id: string;
-            /**
-             * Kind
-             * @description `training`; `reproduction`: an exact repetition of the parent; `trial`: one of the parent's trials; `prediction`: a batch prediction
-             */
-            kind: string;
-            state: components["schemas"]["RunState"];
-            /** Owner */
-            owner: string;
-            /**
-             * Shared
-             * @description Whether other owners can read it
-             * @default false
-             */
-            shared: boolean;
-            /**
-             * Model
-             * @description Model that the run registers a version of when it succeeds
-             */
-            model: string | null;
-            /** Dataset Id */
-            dataset_id: string;
-            /**
-             * Priority
-             * @description -100 to 100; higher runs first
-             */
-            priority: number;
-            /**
-             * Attempt
-             * @description Number of times that a worker has claimed it
-             */
-            attempt: number;
-            /**
-             * Parent Id
-             * @description The run that it repeats, changes, or is a trial of
-             */
-            parent_id: string | null;
-            /** Result */
-            result: {
-                [key: string]: unknown;
-            } | null;
-            /**
-             * Error
-             * @description For a failed run: `cause`, `detail` and evidence
-             */
-            error: {
-                [key: string]: unknown;
-            } | null;
-            /** Cancel Requested At */
-            cancel_requested_at: string | null;
-            /**
-             * Created At
-             * Format: date-time
-             */
-            created_at: string;
-            /**
-             * Started At
-             * @description Start of the last attempt
-             */
-            started_at: string | null;
-            /** Finished At */
-            finished_at: string | null;
-        };
         /**
          * SampleInfo
          * @description A built-in table.
@@ -6082,9 +6245,28 @@ export interface operations {
                 state?: components["schemas"]["RunState"][] | null;
                 model?: string | null;
                 dataset_id?: string | null;
+                /** @description A dataset's name: all its versions */
+                dataset?: string | null;
+                /** @description Runs that have all of these tags */
+                tag?: string[] | null;
+                /** @description Words in any text that a list shows */
+                q?: string;
+                /** @description Created at or after this time */
+                since?: string | null;
                 /** @description Whether to list the runs of the pages' playground */
                 playground?: boolean;
+                /** @description Runs without such a value come last */
+                sort?: "created" | "finished" | "duration" | "name" | "dataset" | "model" | "state" | "metric";
+                descending?: boolean;
+                /** @description For `sort=metric`: a name in `scores` */
+                metric?: string;
+                /** @description Whether to say what each spec changes of the one before it */
+                changes?: boolean;
+                /** @description Whether to count all runs that the filter lets through */
+                count?: boolean;
                 limit?: number;
+                /** @description Runs to skip, instead of `cursor` */
+                offset?: number;
                 cursor?: string | null;
             };
             header?: never;
@@ -6099,7 +6281,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Page_RunSummary_"];
+                    "application/json": components["schemas"]["RunList"];
                 };
             };
             /** @description The request cannot be parsed */
@@ -6165,6 +6347,9 @@ export interface operations {
                 validate_only?: boolean;
                 /** @description Higher runs first */
                 priority?: number;
+                /** @description As you call the run */
+                name?: string | null;
+                tag?: string[] | null;
             };
             header?: {
                 /** @description A request repeated with the same key returns the same run */
@@ -6334,6 +6519,98 @@ export interface operations {
             };
             /** @description No such resource, or none that this key can read */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request is invalid; `errors` lists the problems */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A dependency of this server is unavailable; try again */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    delete_run_api_v1_runs__run_id__delete: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                run_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The request cannot be parsed */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No valid key */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the scope, or the resource belongs to another owner */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No such resource, or none that this key can read */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request conflicts with the current state */
+            409: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -6942,6 +7219,167 @@ export interface operations {
             };
             /** @description The request conflicts with the current state */
             409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request is invalid; `errors` lists the problems */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A dependency of this server is unavailable; try again */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_tags_api_v1_run_tags_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": string[];
+                };
+            };
+            /** @description No valid key */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the scope, or the resource belongs to another owner */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A dependency of this server is unavailable; try again */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    change_many_api_v1_runs_bulk_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["BulkChange"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BulkOutcome"];
+                };
+            };
+            /** @description The request cannot be parsed */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No valid key */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the scope, or the resource belongs to another owner */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request conflicts with the current state */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported content type */
+            415: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -1,0 +1,244 @@
+"""The list of runs: filters, a search, an order, pages, and what each run changes of the one before it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, get_args
+
+from sqlalchemy import ColumnElement, Select, String, case, cast, func, nulls_last, or_, select
+from sqlalchemy.orm import Session, load_only
+
+from fitserve.findings.lineage import spec_changes
+from fitserve.runs.scores import PARTS, scores_of
+from fitserve.states import TRIAL, RunState
+from fitserve.tables import PLAYGROUND, Dataset, Run
+
+SortKey = Literal["created", "finished", "duration", "name", "dataset", "model", "state", "metric"]
+SORT_KEYS: tuple[SortKey, ...] = get_args(SortKey)
+MOST_CHANGES = 8  # shown of one run
+SHORTEST_ID_PART = 4  # a shorter word is in too many ids
+LONGEST_VALUE = 80  # characters of a changed value
+
+
+@dataclass(frozen=True, slots=True)
+class RunFilter:
+    """Which runs are listed: those for which all of it holds. `owner`: theirs and shared ones."""
+
+    owner: str | None = None
+    states: Sequence[str] = ()
+    model: str | None = None
+    dataset_id: str | None = None
+    dataset: str | None = None  # by its name, whatever the version
+    tags: Sequence[str] = ()
+    text: str = ""  # each word is looked for in the id, name, notes, tags, model, dataset and targets
+    playground: bool = True
+    since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """The order of a list; `metric` is read only where `key` is that."""
+
+    key: SortKey = "created"
+    descending: bool = True
+    metric: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A run in a list, with what it was trained on and what it changes of the run before it."""
+
+    run: Run
+    dataset: str
+    targets: list[str] = field(default_factory=list)
+    scores: dict[str, float] = field(default_factory=dict)
+    changes: list[dict[str, Any]] | None = None
+    compared_with: str | None = None
+
+
+_BRIEF = (
+    *(Run.id, Run.kind, Run.owner, Run.dataset_id, Run.model, Run.state, Run.priority, Run.attempt, Run.result),
+    *(Run.shared, Run.error, Run.parent_id, Run.created_at, Run.started_at, Run.finished_at, Run.cancel_requested_at),
+    *(Run.name, Run.tags, Run.notes, Run.scores),
+)
+
+
+def list_runs(
+    session: Session,
+    wanted: RunFilter,
+    order: Order = Order(),
+    *,
+    before: str | None = None,
+    offset: int = 0,
+    limit: int = 50,
+) -> list[Run]:
+    """Return one page of runs, without their specs. `before`: those older than this id, in the usual order alone."""
+    query = _filtered(select(Run), wanted).options(load_only(*_BRIEF, raiseload=True)).offset(offset).limit(limit)
+    if order != Order():
+        return list(session.scalars(query.where(_readable(wanted.owner)).order_by(*_order_by(session, order))))
+    query = query.order_by(Run.id.desc())
+    if before is not None:
+        query = query.where(Run.id < before)
+    if wanted.owner is None or offset:
+        return list(session.scalars(query.where(_readable(wanted.owner))))
+    # Two queries, each by its own index: one query with OR would scan the runs of all owners.
+    owned = session.scalars(query.where(Run.owner == wanted.owner)).all()
+    others = session.scalars(query.where(Run.shared, Run.owner != wanted.owner)).all()
+    return sorted([*owned, *others], key=lambda run: run.id, reverse=True)[:limit]
+
+
+def count_runs(session: Session, wanted: RunFilter) -> int:
+    """Return how many runs a filter lets through."""
+    query = _filtered(select(func.count()).select_from(Run), wanted).where(_readable(wanted.owner))
+    return session.scalar(query) or 0
+
+
+def tags_in_use(session: Session, owner: str | None, limit: int = 200) -> list[str]:
+    """Return the tags of the newest tagged runs that an owner may read, by name."""
+    query = select(Run.tags).where(cast(Run.tags, String) != "[]", _readable(owner)).order_by(Run.id.desc())
+    return sorted({str(tag) for tags in session.scalars(query.limit(2000)) for tag in tags})[:limit]
+
+
+def _readable(owner: str | None) -> ColumnElement[bool]:
+    return or_(Run.owner == owner, Run.shared) if owner is not None else Run.id.is_not(None)
+
+
+def _filtered(query: Select[Any], wanted: RunFilter) -> Select[Any]:
+    """Apply everything but the owner. Trials are left out: they are parts of a run."""
+    query = query.where(Run.kind != TRIAL)
+    if wanted.states:
+        query = query.where(Run.state.in_(wanted.states))
+    if wanted.model is not None:
+        query = query.where(Run.model == wanted.model)
+    if wanted.dataset_id is not None:
+        query = query.where(Run.dataset_id == wanted.dataset_id)
+    if wanted.dataset is not None:
+        query = query.where(Run.dataset_id.in_(select(Dataset.id).where(Dataset.name == wanted.dataset)))
+    if wanted.since is not None:
+        query = query.where(Run.created_at >= wanted.since)
+    if not wanted.playground:
+        of_playground = select(Dataset.id).where(Dataset.name.startswith(PLAYGROUND, autoescape=True))
+        query = query.where(Run.dataset_id.not_in(of_playground))
+    for tag in wanted.tags:
+        query = query.where(cast(Run.tags, String).contains(_as_json(tag), autoescape=True))
+    for word in wanted.text.split():
+        query = query.where(_mentions(word))
+    return query
+
+
+def _as_json(tag: str) -> str:
+    """Return a tag as the JSON column holds it, in quotation marks; other texts in it cannot look like that."""
+    return json.dumps(tag)
+
+
+def _mentions(word: str) -> ColumnElement[bool]:
+    """Return the condition that a word is in one of the texts that a list shows."""
+    texts = [Run.name, Run.notes, Run.model, Run.error["detail"].as_string()]
+    if len(word) >= SHORTEST_ID_PART:
+        texts.append(Run.id)
+    named = select(Dataset.id).where(Dataset.name.icontains(word, autoescape=True))
+    in_json = (cast(column, String) for column in (Run.tags, Run.resolved["target"]))
+    # Texts beyond ASCII are escaped in JSON columns.
+    escaped = _as_json(word)[1:-1]
+    return or_(
+        *(text.icontains(word, autoescape=True) for text in texts),
+        *(text.icontains(one, autoescape=True) for text in in_json for one in {word, escaped}),
+        Run.dataset_id.in_(named),
+    )
+
+
+def _order_by(session: Session, order: Order) -> list[ColumnElement[Any]]:
+    """Return the columns of an order: runs without a value last, equal ones newest first."""
+    value = _sorted_by(order, session.get_bind().dialect.name)
+    return [nulls_last(value.desc() if order.descending else value.asc()), Run.id.desc()]
+
+
+def _sorted_by(order: Order, dialect: str) -> ColumnElement[Any]:
+    if order.key == "metric":
+        return metric_value(order.metric)
+    if order.key == "duration":
+        return _seconds(Run.finished_at, dialect) - _seconds(Run.started_at, dialect)
+    if order.key == "name":
+        return func.lower(func.coalesce(Run.name, Run.id))
+    if order.key == "dataset":
+        return select(func.lower(Dataset.name)).where(Dataset.id == Run.dataset_id).scalar_subquery()
+    if order.key == "state":
+        return case({state: place for place, state in enumerate(RunState)}, value=Run.state)
+    columns: dict[str, Any] = {"created": Run.id, "finished": Run.finished_at, "model": func.lower(Run.model)}
+    column: ColumnElement[Any] = columns[order.key]
+    return column
+
+
+def _seconds(column: Any, dialect: str) -> ColumnElement[Any]:
+    return func.extract("epoch", column) if dialect == "postgresql" else func.julianday(column) * 86_400.0
+
+
+def metric_value(name: str) -> ColumnElement[float]:
+    """Return one of a run's scores; of a run that ended before these were kept, from its result. NULL without one."""
+    return func.coalesce(Run.scores[name].as_float(), *(Run.result["metrics"][part][name].as_float() for part in PARTS))
+
+
+def describe(session: Session, runs: Sequence[Run], *, changes: bool = False) -> list[Listed]:
+    """Add each run's dataset and targets, and with `changes` what its spec changes of its parent's, or of the spec
+    of the run before it on the same dataset.
+    """
+    ids = [run.id for run in runs]
+    datasets = {run.dataset_id for run in runs}
+    names = session.execute(select(Dataset.id, Dataset.name, Dataset.version).where(Dataset.id.in_(datasets)))
+    refs = {dataset_id: f"{name}@{version}" for dataset_id, name, version in names}
+    targets = {run_id: _names(target) for run_id, target in _targets(session, ids)}
+    before = _compared(session, runs) if changes else {}
+    specs = _specs(session, {*ids, *before.values()}) if changes else {}
+    return [
+        Listed(
+            run,
+            refs.get(run.dataset_id, run.dataset_id),
+            targets.get(run.id, []),
+            run.scores if run.scores is not None else scores_of(run.result),
+            _brief(spec_changes(specs[before[run.id]], specs[run.id])) if before.get(run.id) in specs else None,
+            before.get(run.id),
+        )
+        for run in runs
+    ]
+
+
+def _targets(session: Session, ids: Sequence[str]) -> Iterable[Any]:
+    return session.execute(select(Run.id, Run.resolved["target"]).where(Run.id.in_(ids)))
+
+
+def _names(target: Any) -> list[str]:
+    """Return the names in a resolved or written `target`."""
+    several = target if isinstance(target, list) else [target]
+    named = [one.get("name") or one.get("column") if isinstance(one, dict) else one for one in several]
+    return [str(name) for name in named if name is not None]
+
+
+def _compared(session: Session, runs: Sequence[Run]) -> dict[str, str]:
+    """Return the run that each one is compared with: its parent, else the one before it on its dataset."""
+    compared = {run.id: run.parent_id for run in runs if run.parent_id is not None}
+    for run in runs:
+        if run.id not in compared:
+            earlier = select(Run.id).where(Run.dataset_id == run.dataset_id, Run.id < run.id, Run.kind == run.kind)
+            earlier = earlier.where(Run.owner == run.owner).order_by(Run.id.desc()).limit(1)
+            if (found := session.scalar(earlier)) is not None:
+                compared[run.id] = found
+    return compared
+
+
+def _specs(session: Session, ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+    rows = session.execute(select(Run.id, Run.spec).where(Run.id.in_(list(ids))))
+    return {row.id: row.spec for row in rows}
+
+
+def _brief(changes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the first changes, with long values cut."""
+    return [{**change, "from": _cut(change["from"]), "to": _cut(change["to"])} for change in changes[:MOST_CHANGES]]
+
+
+def _cut(value: Any) -> Any:
+    if isinstance(value, dict | list):
+        value = str(value)
+    return f"{value[:LONGEST_VALUE]}…" if isinstance(value, str) and len(value) > LONGEST_VALUE else value

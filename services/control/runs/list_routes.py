@@ -1,0 +1,149 @@
+"""The list of runs, and what is changed of one run or of many: name, tags, notes, sharing, deletion."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import Query
+
+from fitserve import db
+from fitserve.errors import BadInput, FitserveError
+from fitserve.runs import change, finish, listing
+from fitserve.runs.listing import Order, RunFilter, SortKey
+from fitserve.states import RunState
+from fitserve.wire.runs import (
+    PRINTABLE,
+    BulkChange,
+    BulkOutcome,
+    BulkRefusal,
+    ListedRun,
+    RunInfo,
+    RunList,
+    RunPatch,
+    RunSummary,
+    RunTag,
+)
+from services.control.deps import MAX_INTEGER, Context, Ctx, Cursor, Reader, Trainer
+from services.control.runs.routes import read_run_info
+from services.shell import Caller, Router
+
+router = Router(tags=["runs"])
+
+
+@router.get("/runs", summary="List runs, newest first unless asked otherwise")
+def list_runs(
+    caller: Reader,
+    ctx: Ctx,
+    state: Annotated[list[RunState] | None, Query(description="One or more states")] = None,
+    model: Annotated[str | None, Query(max_length=63)] = None,
+    dataset_id: Annotated[str | None, Query(max_length=40)] = None,
+    dataset: Annotated[str | None, Query(max_length=63, description="A dataset's name: all its versions")] = None,
+    tag: Annotated[list[RunTag] | None, Query(max_length=20, description="Runs that have all of these tags")] = None,
+    q: Annotated[str, Query(max_length=200, pattern=PRINTABLE, description="Words in any text that a list shows")] = "",
+    since: Annotated[datetime | None, Query(description="Created at or after this time")] = None,
+    playground: Annotated[bool, Query(description="Whether to list the runs of the pages' playground")] = True,
+    sort: Annotated[SortKey, Query(description="Runs without such a value come last")] = "created",
+    descending: Annotated[bool, Query()] = True,
+    metric: Annotated[
+        str, Query(max_length=200, pattern=PRINTABLE, description="For `sort=metric`: a name in `scores`")
+    ] = "",
+    changes: Annotated[bool, Query(description="Whether to say what each spec changes of the one before it")] = False,
+    count: Annotated[bool, Query(description="Whether to count all runs that the filter lets through")] = False,
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    offset: Annotated[int, Query(ge=0, le=MAX_INTEGER, description="Runs to skip, instead of `cursor`")] = 0,
+    cursor: Cursor = None,
+) -> RunList:
+    """An admin sees every run, others their own and shared ones. A `cursor` goes with the usual order alone."""
+    order = Order(sort, descending, metric)
+    if sort == "metric" and not metric:
+        raise BadInput("No metric is named.", received="sort=metric", fix="Add `metric=`, a name in `scores`.")
+    if cursor is not None and (offset or order != Order(metric=metric)):
+        raise BadInput("A cursor goes with the usual order.", received=f"sort={sort}", fix="Page with `offset`.")
+    wanted = RunFilter(
+        owner=caller.owner_filter,
+        states=state or (),
+        model=model,
+        dataset_id=dataset_id,
+        dataset=dataset,
+        tags=tag or (),
+        text=q,
+        playground=playground,
+        since=since,
+    )
+    if sort == "created" and descending:
+        order = Order()
+    with db.reading(ctx.engine) as session:
+        runs = listing.list_runs(session, wanted, order, before=cursor, offset=offset, limit=limit + 1)
+        items = [_item(one) for one in listing.describe(session, runs[:limit], changes=changes)]
+        total = listing.count_runs(session, wanted) if count else None
+    more = len(runs) > limit and order == Order()
+    return RunList(items=items, next_cursor=items[-1].id if more else None, total=total)
+
+
+def _item(one: listing.Listed) -> ListedRun:
+    return ListedRun(
+        **RunSummary.model_validate(one.run).model_dump(),
+        dataset=one.dataset,
+        targets=one.targets,
+        scores=one.scores,
+        changes=one.changes,
+        compared_with=one.compared_with,
+    )
+
+
+@router.get("/run-tags", summary="List the tags of runs")
+def list_tags(caller: Reader, ctx: Ctx) -> list[str]:
+    """Those of the newest runs that you can read, by name."""
+    with db.reading(ctx.engine) as session:
+        return listing.tags_in_use(session, caller.owner_filter)
+
+
+@router.patch("/runs/{run_id}", summary="Name, tag, annotate or share a run")
+def patch_run(run_id: str, body: RunPatch, caller: Trainer, ctx: Ctx) -> RunInfo:
+    """Sharing lets every owner read it, with its epochs, events, findings and networks. Nobody else may change it."""
+    values = body.model_dump(exclude_unset=True)
+    if values.get("shared", False) is None or values.get("tags", []) is None:
+        raise BadInput("`shared` and `tags` cannot be null.", fix="Leave them out, or send false or [].")
+    if values.get("shared"):
+        caller.check_may_share()
+    if "tags" in values:
+        values["tags"] = list(dict.fromkeys(values["tags"]))
+    change.change_run(ctx.engine, run_id, caller.owner_filter, values)
+    return read_run_info(ctx, run_id)
+
+
+@router.delete("/runs/{run_id}", status_code=204, summary="Delete an ended run with its history")
+def delete_run(run_id: str, caller: Trainer, ctx: Ctx) -> None:
+    """409 where it has not ended, or where a version of a model was trained by it."""
+    change.delete_run(ctx.engine, run_id, caller.owner_filter)
+
+
+@router.post("/runs/bulk", summary="Cancel, delete or tag many runs")
+def change_many(body: BulkChange, caller: Trainer, ctx: Ctx) -> BulkOutcome:
+    """Each run is changed on its own: what is refused for one does not hold up the others."""
+    if body.action in ("tag", "untag") and body.tag is None:
+        raise BadInput("No tag is given.", pointer="/tag", expected="a tag to add or remove")
+    done: list[str] = []
+    refused: list[BulkRefusal] = []
+    for run_id in dict.fromkeys(body.runs):
+        try:
+            _change_one(ctx, caller, run_id, body)
+        except FitserveError as error:
+            refused.append(BulkRefusal(run=run_id, status=error.status, detail=error.detail, fix=error.fix))
+        else:
+            done.append(run_id)
+    return BulkOutcome(done=done, refused=refused)
+
+
+def _change_one(ctx: Context, caller: Caller, run_id: str, body: BulkChange) -> None:
+    """Raises NotFound, Forbidden, Conflict."""
+    owner = caller.owner_filter
+    if body.action == "cancel":
+        finish.cancel(ctx.engine, run_id, owner)
+    elif body.action == "delete":
+        change.delete_run(ctx.engine, run_id, owner)
+    elif body.action == "tag":
+        change.change_tags(ctx.engine, run_id, owner, add=body.tag or "")
+    else:
+        change.change_tags(ctx.engine, run_id, owner, remove=body.tag or "")

@@ -1,0 +1,135 @@
+"""The list of runs: filters, search, order and pages; what each run changes; deletion with all that belongs to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, func, select, update
+
+from fitserve import db
+from fitserve.blobs import FolderStore
+from fitserve.datasets import store as datasets
+from fitserve.errors import Conflict, NotFound
+from fitserve.runs import change, create, finish, listing, queries
+from fitserve.runs.listing import Order, RunFilter
+from fitserve.runs.scores import scores_of
+from fitserve.settings import Limits
+from fitserve.tables import Dataset, Epoch, Event, Idempotency, Run
+from tests.faults.cluster import add_dataset
+
+BASE: dict[str, Any] = {"target": "y", "training": {"epochs": 5, "seed": 0}, "network": [{"Dense": 4}]}
+
+
+@pytest.fixture
+def runs(engine: Engine, store: FolderStore) -> list[str]:
+    """Five runs of ann on one dataset, with scores that differ, and one of bob."""
+    dataset = add_dataset(engine, store)
+    resolved = {"target": [{"name": "pric\u00e9"}], "training": {}}
+    made = []
+    for place in range(6):
+        owner = "bob" if place == 5 else "ann"
+        spec = {**BASE, "training": {"epochs": 5 + place // 2, "seed": 0}}
+        new = create.NewRun(owner, dataset, spec, resolved, {}, name=("Gamma", "Beta one", "Alpha")[place // 2] if place % 2 else None)
+        made.append(create.create_run(engine, new, Limits())[0].id)
+    with db.transaction(engine) as session:
+        for place, score in ((0, 0.7), (1, 0.9), (3, 0.8)):
+            session.execute(update(Run).where(Run.id == made[place]).values(scores={"accuracy": score}))
+        # One that ended before scores were kept
+        old = {"metrics": {"validation": {"accuracy": 0.75}}}
+        session.execute(update(Run).where(Run.id == made[4]).values(result=old, tags=["b%se", "keep"], notes="50% off"))
+    return made
+
+
+def found(engine: Engine, **wanted: Any) -> list[str]:
+    with db.reading(engine) as session:
+        listed = listing.list_runs(session, RunFilter(**wanted))
+        assert listing.count_runs(session, RunFilter(**wanted)) == len(listed)
+    return [run.id for run in listed]
+
+
+def test_filters_and_search(engine: Engine, runs: list[str]) -> None:
+    newest_first = runs[::-1]
+    assert found(engine) == newest_first
+    assert found(engine, owner="ann") == newest_first[1:]
+    assert found(engine, text="ONE beta") == [runs[3]]
+    assert found(engine, text="PRIC\u00e9") == newest_first
+    assert found(engine, text="50%") == found(engine, text="b%s keep") == found(engine, tags=["keep"]) == [runs[4]]
+    assert found(engine, text="b_se") == found(engine, tags=["kee"]) == found(engine, tags=["b%se", "other"]) == []
+    assert found(engine, states=["succeeded"]) == []
+    with db.reading(engine) as session:
+        assert listing.tags_in_use(session, "ann") == ["b%se", "keep"]
+        assert listing.tags_in_use(session, "bob") == []
+
+
+def test_every_order_pages_through_all_runs_once(engine: Engine, runs: list[str]) -> None:
+    with db.reading(engine) as session:
+        for key in listing.SORT_KEYS:
+            for descending in (False, True):
+                order = Order(key, descending, "accuracy")
+                whole = [run.id for run in listing.list_runs(session, RunFilter(), order)]
+                pages = [listing.list_runs(session, RunFilter(), order, offset=at, limit=2) for at in (0, 2, 4)]
+                assert [run.id for page in pages for run in page] == whole, key
+                assert sorted(whole) == sorted(runs), key
+        best = listing.list_runs(session, RunFilter(owner="ann"), Order("metric", True, "accuracy"))
+        worst = listing.list_runs(session, RunFilter(owner="ann"), Order("metric", False, "accuracy"))
+    assert [run.id for run in best] == [runs[place] for place in (1, 3, 4, 0, 2)]
+    assert [run.id for run in worst] == [runs[place] for place in (0, 4, 3, 1, 2)]  # without a figure: last
+
+
+def test_a_run_is_described_by_what_it_changes(engine: Engine, runs: list[str]) -> None:
+    with db.transaction(engine) as session:
+        session.execute(update(Run).where(Run.id == runs[4]).values(parent_id=runs[0]))
+    with db.reading(engine) as session:
+        page = listing.list_runs(session, RunFilter(owner="ann"), limit=3)
+        fifth, fourth, third = listing.describe(session, page, changes=True)
+    assert fifth.compared_with == runs[0]
+    assert fifth.changes == [{"path": "/training/epochs", "from": 5, "to": 7}]
+    assert (fourth.compared_with, fourth.changes) == (runs[2], [])
+    assert third.changes == [{"path": "/training/epochs", "from": 5, "to": 6}]
+    assert fifth.targets == ["pric\u00e9"]
+    assert fifth.scores == {"accuracy": 0.75}
+    assert fifth.dataset.endswith("@1")
+
+
+def test_scores_are_in_the_targets_units() -> None:
+    metrics = {"test": {"loss": 0.5, "mae": 0.2}, "train": {"loss": 0.1}}
+    assert scores_of({"metrics": metrics, "evaluation": {"test": {"price": {"mae": 200.0, "r2": 0.5}}}}) == {
+        "loss": 0.5,
+        "mae": 200.0,
+        "r2": 0.5,
+    }
+    two = {"a": {"accuracy": 1.0, "note": "x"}, "b": {"mae": float("nan")}}
+    assert scores_of({"metrics": {"validation": {"loss": 1}}, "evaluation": {"validation": two}}) == {
+        "loss": 1.0,
+        "a.accuracy": 1.0,
+    }
+    assert scores_of(None) == scores_of({"metrics": None}) == scores_of({"metrics": {"test": 3}}) == {}
+
+
+def test_deletion_takes_the_history_along_and_frees_the_dataset(engine: Engine, runs: list[str]) -> None:
+    first, second, third = runs[:3]
+    with pytest.raises(Conflict, match="queued"):
+        change.delete_run(engine, first, "ann")
+    with pytest.raises(NotFound):
+        change.delete_run(engine, runs[5], "ann")
+    for run in runs:
+        finish.cancel(engine, run, None)
+    with db.transaction(engine) as session:
+        at = db.now(session)
+        session.add(Epoch(run_id=second, trial=0, epoch=1, attempt=1, logs={}, seconds=0.1, created_at=at))
+        session.add(Idempotency(owner="ann", key="k", body_sha256="0" * 64, run_id=second, created_at=at))
+        session.execute(update(Run).where(Run.id == second).values(parent_id=first))
+        session.execute(update(Run).where(Run.id == third).values(parent_id=second))
+    change.delete_run(engine, second, "ann")
+    with db.reading(engine) as session:
+        with pytest.raises(NotFound):
+            queries.get(session, second)
+        assert queries.get(session, third).parent_id == first
+        for table in (Event, Epoch, Idempotency):
+            assert session.scalar(select(func.count()).where(table.run_id == second)) == 0
+        assert session.scalar(select(func.count()).where(Event.run_id == first))
+    for run in {*runs} - {second}:
+        change.delete_run(engine, run, None)
+    with db.transaction(engine) as session:
+        datasets.delete(session, session.scalars(select(Dataset)).one())
