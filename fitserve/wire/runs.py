@@ -45,10 +45,9 @@ class RunSummary(BaseModel):
 class ListedRun(RunSummary):
     """A run in a list, with what it was trained on and how well."""
 
-    dataset: str = Field("", description="As name@version")
-    targets: list[str] = Field(default_factory=list)
+    dataset: str = Field(description="As name@version")
+    targets: list[str]
     scores: dict[str, float] = Field(
-        default_factory=dict,
         description="Figures on its test rows, else its validation rows, in the target's units; with several targets "
         "their names begin with the target's",
     )

@@ -41,7 +41,7 @@ RULES: dict[str, str] = {
 NEEDS_BOTH = {"POST /api/v1/models/{name}/predictions"}  # of its scopes; in other rules the second is of its effect
 # of all others, by noun and method
 READS = ("GET", "HEAD", "OPTIONS")
-CHANGES = {"datasets": "upload", "runs": "train", "models": "train"}
+CHANGES = {"datasets": "upload", "runs": "train", "run-tags": "train", "models": "train"}
 BY_NOUN = {"uploads": "upload"}  # reading one's own upload is part of uploading
 READ_BY_POST = {"POST /api/v1/runs/{run_id}/explain"}
 

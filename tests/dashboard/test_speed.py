@@ -1,4 +1,4 @@
-"""First paint and memory with a hundred runs of a thousand epochs, twenty of them compared."""
+"""First paint and memory with ten thousand runs, a hundred of them with a thousand epochs, twenty compared."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, CDPSession, Page
+from playwright.sync_api import Browser, CDPSession, Locator, Page
 from sqlalchemy import insert
 
 import migrations
@@ -23,7 +23,7 @@ from tests.predict.toy_registry import wait_ready
 from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.xdist_group("server")
-RUNS, EPOCHS, COMPARED = 100, 1000, 20
+RUNS, RECORDED, EPOCHS, COMPARED = 10_000, 100, 1000, 20
 FIRST_PAINT_MS = 1500
 
 
@@ -41,12 +41,25 @@ def fill_database(url: str) -> list[str]:
         row.rows, row.bytes, row.created_at = 1, 1, at
         session.add(row)
         session.flush()
-        for index, run_id in enumerate(ids):
-            run = Run(id=run_id, owner="admin", dataset_id="ds_many", spec={"seed": index}, resolved=resolved)
-            run.estimates, run.state, run.created_at, run.started_at, run.finished_at = {}, "succeeded", at, at, at
-            run.result = {"metrics": {"validation": {"loss": 1 / (index + 1)}}}
-            session.add(run)
-        session.flush()
+        # Specs and results as large as those of ordinary runs
+        filling = {"network": [{"Dense": {"units": 8, "note": "x" * 60}} for _ in range(25)]}
+        ended = {"state": "succeeded", "created_at": at, "started_at": at, "finished_at": at, "estimates": {}}
+        runs = [
+            {
+                **ended,
+                "id": run_id,
+                "owner": "admin",
+                "dataset_id": "ds_many",
+                "name": f"attempt {index}",
+                "spec": {"seed": index % 3, "network": filling["network"][:2]},
+                "resolved": {**resolved, **filling},
+                "result": {"metrics": {"validation": {"loss": 1 / (index + 1)}}, "trials": filling["network"]},
+                "scores": {"accuracy": (index * 7919 % RUNS) / RUNS, "loss": 1 / (index + 1)},
+            }
+            for index, run_id in enumerate(ids)
+        ]
+        session.execute(insert(Run), runs)
+        ids = ids[-RECORDED:]
         for index, run_id in enumerate(ids):
             rows = [
                 {
@@ -99,27 +112,44 @@ def first_paint(page: Page) -> float:
 
 def test_first_paint_of_list_and_comparison(visitor: Page, many: tuple[str, list[str]]) -> None:
     visitor.goto("/runs")
-    visitor.locator("tbody tr").nth(RUNS - 1).wait_for()
+    visitor.get_by_role("link", name=f"attempt {RUNS - 1}").wait_for()
     listed = first_paint(visitor)
+    drawn = visitor.evaluate("performance.now()")  # the newest run is there
+    grid = visitor.locator(".run-grid")
+    grid.evaluate("box => box.scrollTo(0, box.scrollHeight)")
+    visitor.get_by_role("link", name="attempt 0", exact=True).wait_for()
+    visitor.get_by_label("Metric shown").select_option("accuracy")
+    visitor.get_by_role("button", name="Sort by accuracy").click()
+    visitor.locator("tbody td.num", has_text="0.9999").first.wait_for()
+    assert visitor.locator("tbody tr").count() < 60
+    scrolled = longest_frame(grid)
     visitor.goto(f"/compare?runs={','.join(many[1][:COMPARED])}")
     visitor.locator(".curve-chart canvas").wait_for()
     visitor.locator("tbody tr").nth(COMPARED - 1).wait_for()
     compared = first_paint(visitor)
-    longest = visitor.evaluate(
-        """() => new Promise((done) => {
-          let longest = 0, before = performance.now(), frames = 0;
-          const step = (now) => {
-            longest = Math.max(longest, now - before); before = now; frames += 1;
-            window.scrollBy(0, 12);
-            frames < 40 ? requestAnimationFrame(step) : done(longest);
-          };
-          requestAnimationFrame(step);
-        })"""
-    )
-    print(f"\nfirst paint: list {listed:.0f} ms, comparison {compared:.0f} ms; longest frame {longest:.0f} ms")
+    longest = longest_frame(visitor.locator("body"))
+    print(f"\nfirst paint: list {listed:.0f} ms, comparison {compared:.0f} ms; list drawn {drawn:.0f} ms")
+    print(f"longest frame: list {scrolled:.0f} ms, comparison {longest:.0f} ms")
     assert 0 < listed < FIRST_PAINT_MS
     assert 0 < compared < FIRST_PAINT_MS
-    assert longest < 250, f"a frame took {longest:.0f} ms"
+    assert max(longest, scrolled) < 250, f"a frame took {longest:.0f} ms, of the list {scrolled:.0f} ms"
+
+
+def longest_frame(box: Locator) -> float:
+    """Return the milliseconds of the longest of forty frames in which an element, or its window, is scrolled."""
+    return float(
+        box.evaluate(
+            """(box) => new Promise((done) => {
+              let longest = 0, before = performance.now(), frames = 0;
+              const step = (now) => {
+                longest = Math.max(longest, now - before); before = now; frames += 1;
+                (box === document.body ? window : box).scrollBy(0, 60);
+                frames < 40 ? requestAnimationFrame(step) : done(longest);
+              };
+              requestAnimationFrame(step);
+            })"""
+        )
+    )
 
 
 @pytest.mark.long

@@ -30,7 +30,9 @@ def runs(engine: Engine, store: FolderStore) -> list[str]:
     for place in range(6):
         owner = "bob" if place == 5 else "ann"
         spec = {**BASE, "training": {"epochs": 5 + place // 2, "seed": 0}}
-        new = create.NewRun(owner, dataset, spec, resolved, {}, name=("Gamma", "Beta one", "Alpha")[place // 2] if place % 2 else None)
+        new = create.NewRun(
+            owner, dataset, spec, resolved, {}, name=("Gamma", "Beta one", "Alpha")[place // 2] if place % 2 else None
+        )
         made.append(create.create_run(engine, new, Limits())[0].id)
     with db.transaction(engine) as session:
         for place, score in ((0, 0.7), (1, 0.9), (3, 0.8)):

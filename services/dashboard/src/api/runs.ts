@@ -1,12 +1,14 @@
 import { useInfiniteQuery, useQuery, type UseQueryResult } from "@tanstack/react-query";
 import type { EpochRow } from "../charts/curves";
-import { ApiError, call, get, post, seg } from "./client";
-import type { LayerSeries, RunDetail, RunInfo, RunPage, Validation } from "./types";
+import { ApiError, call, get, patch, post, seg } from "./client";
+import type { BulkOutcome, LayerSeries, RunDetail, RunInfo, RunPage, Validation } from "./types";
 
 const ROOT = "/api/v1/runs";
 
 export const LIVE = new Set(["queued", "running"]);
 export const isLive = (run: { state: string }): boolean => LIVE.has(run.state);
+
+export type ListQuery = Record<string, string>;
 
 export interface RunFilter {
   state?: string;
@@ -24,6 +26,47 @@ export const useRuns = (filter: RunFilter = {}, limit = 50) =>
     refetchInterval: (query) =>
       query.state.data?.pages.some((page) => page.items.some(isLive)) ? 1500 : 15_000,
   });
+
+/** One page of a list in any order, by place. */
+export const runsAt = (query: ListQuery, page: number, size: number) => ({
+  queryKey: ["runs", "at", query, page, size] as const,
+  queryFn: ({ signal }: { signal: AbortSignal }) =>
+    get<RunPage>(ROOT, { ...query, changes: true, count: page === 0, limit: size, offset: page * size }, signal),
+});
+
+/** The ids of all runs that a filter lets through. */
+export async function allIds(query: ListQuery): Promise<string[]> {
+  const ids: string[] = [];
+  for (let offset = 0; ; offset += 500) {
+    const { items } = await get<RunPage>(ROOT, { ...query, limit: 500, offset });
+    ids.push(...items.map((run) => run.id));
+    if (items.length < 500) return ids;
+  }
+}
+
+export const useTags = (): UseQueryResult<string[]> =>
+  useQuery({ queryKey: ["run-tags"], queryFn: ({ signal }) => get<string[]>("/api/v1/run-tags", undefined, signal), staleTime: 15_000 });
+
+export type BulkAction = "cancel" | "delete" | "tag" | "untag";
+
+/** Change many runs, 500 at a time. */
+export async function changeMany(action: BulkAction, ids: readonly string[], tag?: string): Promise<BulkOutcome> {
+  const whole: BulkOutcome = { done: [], refused: [] };
+  for (let at = 0; at < ids.length; at += 500) {
+    const part = await post<BulkOutcome>(`${ROOT}/bulk`, { action, runs: ids.slice(at, at + 500), tag: tag ?? null });
+    whole.done.push(...part.done);
+    whole.refused.push(...part.refused);
+  }
+  return whole;
+}
+
+export interface About {
+  name: string | null;
+  tags: string[];
+  notes: string | null;
+}
+
+export const annotate = (id: string, about: About): Promise<RunDetail> => patch<RunDetail>(`${ROOT}/${seg(id)}`, about);
 
 export const runQuery = (id: string) => ({
   queryKey: ["run", id],

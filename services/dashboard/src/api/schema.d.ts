@@ -2748,16 +2748,15 @@ export interface components {
             /**
              * Dataset
              * @description As name@version
-             * @default
              */
             dataset: string;
             /** Targets */
-            targets?: string[];
+            targets: string[];
             /**
              * Scores
              * @description Figures on its test rows, else its validation rows, in the target's units; with several targets their names begin with the target's
              */
-            scores?: {
+            scores: {
                 [key: string]: number;
             };
             /**

@@ -16,6 +16,7 @@ const PATHS = {
   reset: "M4 12a8 8 0 1 0 3-6M4 4v5h5",
   copy: "M9 9h11v11H9zM5 15H4V4h11v1",
   check: "M5 12l5 5 9-10",
+  pencil: "M4 20l1-5L16 4l4 4L9 19zM14 6l4 4",
   arrow: "M5 12h14M13 6l6 6-6 6",
 } as const;
 

@@ -1,10 +1,12 @@
 /** English. */
 
 import { learningEn } from "./en.learning";
+import { runsEn } from "./en.runs";
 import { searchEn } from "./en.search";
 
 export const en = {
   ...learningEn,
+  ...runsEn,
   ...searchEn,
   "actions": "Actions",
   "all": "All",

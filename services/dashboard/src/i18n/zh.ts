@@ -1,11 +1,13 @@
 /** 繁體中文 */
 
 import { learningZh } from "./zh.learning";
+import { runsZh } from "./zh.runs";
 import { searchZh } from "./zh.search";
 import type { en } from "./en";
 
 export const zh: Record<keyof typeof en, string> = {
   ...learningZh,
+  ...runsZh,
   ...searchZh,
   "actions": "操作",
   "all": "全部",

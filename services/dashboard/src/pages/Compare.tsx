@@ -7,12 +7,11 @@ import { CurveChart, type Curve } from "../charts/CurveChart";
 import { SERIES } from "../charts/colors";
 import { best, EpochTable, modeOf } from "../charts/curves";
 import { Card, Check, Empty, Loading, Notice, Scroll, Select } from "../components/basics";
-import { about, keptEpochs, plainMetric, StateBadge } from "../components/RunBits";
+import { about, keptEpochs, plainMetric, shortId, StateBadge } from "../components/RunBits";
 import { number } from "../format";
 import { useText } from "../i18n";
 import { differences, verdict } from "../spec/compare";
 import { useInAddress } from "../state/address";
-import { shortId } from "./Runs";
 
 const MOST = 20;
 

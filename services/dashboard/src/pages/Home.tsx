@@ -7,7 +7,7 @@ import { Icon, type IconName } from "../components/icons";
 import { ago, number } from "../format";
 import { useText } from "../i18n";
 import { refOf } from "./Datasets";
-import { RunTable } from "./Runs";
+import { RunTable } from "../components/RunTable";
 
 /** What to begin with; later the three steps, recent runs and datasets. */
 export default function Home() {

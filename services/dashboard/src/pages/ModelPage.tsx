@@ -4,6 +4,7 @@ import { Link, useParams } from "react-router";
 import { removeLabel, retire, rollback, setLabel, setLoaded, useManifest, useModel } from "../api/models";
 import type { ModelDetail, VersionInfo } from "../api/types";
 import { Badge, Button, Card, ErrorView, Loading, Scroll, Stat } from "../components/basics";
+import { shortId } from "../components/RunBits";
 import { AddressTabs, Confirm } from "../components/dialogs";
 import { showMessage, showError } from "../components/toasts";
 import { ModelSharing } from "../components/Sharing";
@@ -14,7 +15,6 @@ import { ago, bytes, moment, number } from "../format";
 import { useText, type Translate } from "../i18n";
 import { useInAddress } from "../state/address";
 import { metricLine, versionsLine } from "./Models";
-import { shortId } from "./Runs";
 
 export default function ModelPage() {
   const { name = "" } = useParams();

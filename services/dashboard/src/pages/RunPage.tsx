@@ -6,7 +6,9 @@ import { cancelRun, isLive, reproduceRun, retryRun, useRun } from "../api/runs";
 import type { EventInfo, RunDetail } from "../api/types";
 import { Badge, Button, Card, CopyButton, Empty, ErrorView, Loading, Notice } from "../components/basics";
 import { AddressTabs, Confirm, type TabSpec } from "../components/dialogs";
-import { about, keptEpochs, StateBadge } from "../components/RunBits";
+import { about, keptEpochs, shortId, StateBadge } from "../components/RunBits";
+import { Icon } from "../components/icons";
+import { RunAbout } from "../components/runs/RunAbout";
 import { RunCurves } from "../components/RunCurves";
 import { RunDownloads } from "../components/RunDownloads";
 import { RunEvaluation } from "../components/RunEvaluation";
@@ -19,7 +21,6 @@ import { showMessage, showError } from "../components/toasts";
 import { ago, moment, number, seconds, secondsUntil } from "../format";
 import { useText, type Key } from "../i18n";
 import { write, type JsonObject } from "../spec/document";
-import { shortId } from "./Runs";
 
 export default function RunPage() {
   const { id = "" } = useParams();
@@ -69,7 +70,7 @@ function RunView({ run }: { run: RunDetail }) {
             )}
           </div>
           <h1 className="row">
-            <span className="break">{target || shortId(run.id)}</span> <StateBadge state={run.state} cancelling={run.cancel_requested_at !== null} />
+            <span className="break">{run.name ?? (target || shortId(run.id))}</span> <StateBadge state={run.state} cancelling={run.cancel_requested_at !== null} />
             {run.kind === "reproduction" && <Badge tone="info">{t("run.reproduction")}</Badge>}
           </h1>
           <p className="muted small">
@@ -82,6 +83,7 @@ function RunView({ run }: { run: RunDetail }) {
             )}{" "}
             · <span className="mono">{run.id}</span> · {ago(run.created_at)}
           </p>
+          <AboutLine run={run} />
         </div>
         <Actions run={run} />
       </div>
@@ -95,6 +97,27 @@ function RunView({ run }: { run: RunDetail }) {
         </Notice>
       )}
       <AddressTabs label={t("run.tabs")} tabs={tabs} />
+    </div>
+  );
+}
+
+/** A run's tags and notes, and the way to change them. */
+function AboutLine({ run }: { run: RunDetail }) {
+  const t = useText();
+  const [open, setOpen] = useState(false);
+  const about = { id: run.id, name: run.name ?? null, tags: run.tags ?? [], notes: run.notes ?? null };
+  return (
+    <div className="row tight small">
+      {about.tags.map((tag) => (
+        <Link key={tag} className="tag" to={`/runs?tag=${encodeURIComponent(tag)}`}>
+          {tag}
+        </Link>
+      ))}
+      {about.notes && <span className="muted break">{about.notes}</span>}
+      <Button small tone="quiet" label={t("runs.edit")} onPress={() => setOpen(true)}>
+        <Icon name="pencil" /> {t("runs.edit.short")}
+      </Button>
+      {open && <RunAbout run={about} onClose={() => setOpen(false)} />}
     </div>
   );
 }

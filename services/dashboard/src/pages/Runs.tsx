@@ -1,155 +1,138 @@
+import { useQuery } from "@tanstack/react-query";
 import { useState } from "react";
-import { Link, useNavigate, useSearchParams } from "react-router";
-import { useRuns } from "../api/runs";
-import type { RunSummary } from "../api/types";
-import { Button, Card, Check, Empty, ErrorView, Loading, Scroll, Segment } from "../components/basics";
-import { StateBadge } from "../components/RunBits";
-import { ago, number, seconds } from "../format";
-import { useText, type Key } from "../i18n";
+import { Link, useSearchParams } from "react-router";
+import { allIds, runsAt, type ListQuery } from "../api/runs";
+import type { ListedRun } from "../api/types";
+import { Button, Empty } from "../components/basics";
+import { isLowGood } from "../components/RunBits";
+import { isColumn, USUAL, type ColumnId } from "../components/runs/columns";
+import { RunAbout } from "../components/runs/RunAbout";
+import { RunBulk } from "../components/runs/RunBulk";
+import { RunFilters } from "../components/runs/RunFilters";
+import { PAGE, RunGrid } from "../components/runs/RunGrid";
+import { showError } from "../components/toasts";
+import { number } from "../format";
+import { useText } from "../i18n";
 
-const STATES = ["", "queued", "running", "succeeded", "failed", "cancelled"] as const;
+const FILTERS = ["q", "state", "tag", "model", "dataset"] as const;
+const CHIPS = ["tag", "model", "dataset"] as const;
 
+/** Runs as a table to work in. Everything but the selection is in the address. */
 export default function Runs() {
   const t = useText();
-  const go = useNavigate();
-  const [query, setQuery] = useSearchParams();
-  const state = query.get("state") ?? "";
-  const model = query.get("model") ?? "";
-  const playground = query.get("playground") === "true";
-  const others = { ...(model && { model }), ...(playground && { playground: "true" }) };
-  const runs = useRuns({ ...others, ...(state && { state }) }, 100);
-  const [chosen, setChosen] = useState<readonly string[]>([]);
-  const items = runs.data?.pages.flatMap((page) => page.items) ?? [];
+  const [address, setAddress] = useSearchParams();
+  const [chosen, setChosen] = useState<ReadonlySet<string>>(new Set());
+  const [edited, setEdited] = useState<ListedRun | null>(null);
+  const set = (changes: Record<string, string>) =>
+    setAddress(
+      (old) => {
+        const next = new URLSearchParams(old);
+        for (const [name, value] of Object.entries(changes)) {
+          if (value === "") next.delete(name);
+          else next.set(name, value);
+        }
+        return next;
+      },
+      { replace: true },
+    );
+  const metric = address.get("metric");
+  const sorting = sortingOf(address);
+  const query = queryOf(address);
+  const total = useQuery({ ...runsAt(query, 0, PAGE), placeholderData: (before) => before }).data?.total ?? null;
+  const chosenColumns = (address.get("columns") ?? "").split(",").filter(isColumn);
+  const columns: readonly ColumnId[] = chosenColumns.length > 0 ? chosenColumns : USUAL;
+  const choose = (ids: readonly string[], on: boolean) =>
+    setChosen((old) => {
+      const next = new Set(old);
+      for (const id of ids) if (on) next.add(id); else next.delete(id);
+      return next;
+    });
+  const sort = (key: string, by: string | null = null) => {
+    const usual = isUsuallyDescending(key, by);
+    const descending = sorting.key === key ? !sorting.descending : usual;
+    set({ sort: key === "created" && descending ? "" : key, order: descending === usual ? "" : descending ? "down" : "up", ...(by !== null && { metric: by }) });
+  };
+  const filtered = FILTERS.some((name) => address.get(name));
   return (
-    <div className="page">
+    <div className="page wide">
       <div className="page-head">
-        <div>
-          <h1>{t("nav.runs")}</h1>
-          {model && <p className="muted">{t("runs.of", { model })}</p>}
-        </div>
         <div className="row">
-          <Segment
-            label={t("state")}
-            value={state}
-            choices={STATES.map((value) => ({ value: value as string, label: value === "" ? t("all") : t(`state.${value}` as Key) }))}
-            onChange={(next) => setQuery({ ...others, ...(next && { state: next }) }, { replace: true })}
-          />
-          <Check label={t("playground.show")} checked={playground} onChange={(on) => setQuery({ ...(model && { model }), ...(on && { playground: "true" }), ...(state && { state }) }, { replace: true })} />
-          <Button disabled={chosen.length < 2} onPress={() => void go(`/compare?runs=${chosen.join(",")}`)}>
-            {t("compare.n", { n: chosen.length })}
-          </Button>
-          <Link className="button primary" to="/new">
-            {t("nav.new")}
-          </Link>
+          <h1>{t("nav.runs")}</h1>
+          {total !== null && <span className="muted num">{t("runs.total", { n: number(total) })}</span>}
+          {CHIPS.filter((name) => address.get(name)).map((name) => (
+            <button key={name} type="button" className="tag" aria-label={t("runs.filter", { name: address.get(name) ?? "" })} onClick={() => set({ [name]: "" })}>
+              {t(name === "tag" ? "runs.tags" : name)}: {address.get(name)} ×
+            </button>
+          ))}
         </div>
+        <Link className="button primary" to="/new">
+          {t("nav.new")}
+        </Link>
       </div>
-      {runs.error && <ErrorView error={runs.error} />}
-      <Card bare>
-        {runs.isPending && (
-          <div className="body">
-            <Loading />
-          </div>
-        )}
-        {runs.data && items.length === 0 && (
-          <Empty title={t("runs.none")}>
-            <Link className="button primary" to="/new">
-              {t("nav.new")}
-            </Link>
-          </Empty>
-        )}
-        {items.length > 0 && (
-          <RunTable
-            runs={items}
-            chosen={chosen}
-            onChoose={(id, on) => setChosen((old) => (on ? [...old, id] : old.filter((one) => one !== id)))}
-          />
-        )}
-        {runs.hasNextPage && (
-          <div className="body">
-            <Button onPress={() => void runs.fetchNextPage()}>{t("more")}</Button>
-          </div>
-        )}
-      </Card>
+      <section className="card">
+        <RunFilters
+          query={address}
+          set={set}
+          columns={columns}
+          onView={(view) => {
+            setAddress(new URLSearchParams(view), { replace: true });
+            setChosen(new Set());
+          }}
+        />
+        {chosen.size > 0 && <RunBulk chosen={[...chosen]} total={total ?? 0} onNone={() => setChosen(new Set())} onAll={() => void allIds(query).then((ids) => setChosen(new Set(ids)), showError)} />}
+        <RunGrid
+          query={query}
+          columns={columns}
+          sorting={sorting}
+          metric={metric}
+          chosen={chosen}
+          onSort={sort}
+          onMetric={(next) => set({ metric: next ?? "", ...(next === null && sorting.key === "metric" && { sort: "", order: "" }) })}
+          onChoose={choose}
+          onTag={(tag) => set({ tag })}
+          onEdit={setEdited}
+          total={total}
+          empty={
+            filtered ? (
+              <Empty title={t("runs.nomatch")}>
+                <p>{t("runs.nomatch.text")}</p>
+                <Button onPress={() => set(Object.fromEntries(FILTERS.map((name) => [name, ""])))}>{t("runs.clear")}</Button>
+              </Empty>
+            ) : (
+              <Empty title={t("runs.none")}>
+                <Link className="button primary" to="/new">
+                  {t("nav.new")}
+                </Link>
+              </Empty>
+            )
+          }
+        />
+      </section>
+      {edited && <RunAbout run={{ id: edited.id, name: edited.name ?? null, tags: edited.tags ?? [], notes: edited.notes ?? null }} onClose={() => setEdited(null)} />}
     </div>
   );
 }
 
-interface TableProps {
-  runs: readonly RunSummary[];
-  chosen?: readonly string[];
-  onChoose?: (id: string, on: boolean) => void;
+const NEWEST_OR_LONGEST = ["created", "finished", "duration"];
+const isUsuallyDescending = (key: string, metric: string | null): boolean => NEWEST_OR_LONGEST.includes(key) || (key === "metric" && !isLowGood(metric ?? ""));
+
+function sortingOf(address: URLSearchParams): { key: string; descending: boolean } {
+  const key = address.get("sort") ?? "created";
+  const order = address.get("order");
+  const usual = isUsuallyDescending(key, address.get("metric"));
+  return { key, descending: order === null ? usual : order === "down" };
 }
 
-export function RunTable({ runs, chosen = [], onChoose }: TableProps) {
-  const t = useText();
-  return (
-    <Scroll>
-      <table className="table">
-        <thead>
-          <tr>
-            {onChoose && (
-              <th scope="col">
-                <span className="visually-hidden">{t("compare")}</span>
-              </th>
-            )}
-            <th scope="col">{t("run")}</th>
-            <th scope="col">{t("state")}</th>
-            <th scope="col">{t("model")}</th>
-            <th scope="col">{t("result")}</th>
-            <th scope="col" className="num">{t("duration")}</th>
-            <th scope="col">{t("created")}</th>
-          </tr>
-        </thead>
-        <tbody>
-          {runs.map((run) => (
-            <tr key={run.id}>
-              {onChoose && (
-                <td>
-                  <input
-                    type="checkbox"
-                    aria-label={t("compare.choose", { run: run.id })}
-                    checked={chosen.includes(run.id)}
-                    onChange={(event) => onChoose(run.id, event.target.checked)}
-                  />
-                </td>
-              )}
-              <td>
-                <Link to={`/runs/${encodeURIComponent(run.id)}`} className="mono nowrap">
-                  {shortId(run.id)}
-                </Link>
-              </td>
-              <td>
-                <StateBadge state={run.state} cancelling={run.cancel_requested_at !== null} />
-              </td>
-              <td>{run.model ? <Link to={`/models/${encodeURIComponent(run.model)}`}>{run.model}</Link> : <span className="faint">–</span>}</td>
-              <td className="small">{resultLine(run)}</td>
-              <td className="num nowrap">{took(run)}</td>
-              <td className="muted nowrap">{ago(run.created_at)}</td>
-            </tr>
-          ))}
-        </tbody>
-      </table>
-    </Scroll>
-  );
-}
-
-export const shortId = (id: string): string => (id.length > 14 ? `…${id.slice(-8)}` : id);
-
-/** The final figures in one line: those of the test part if it has any. */
-export function resultLine(run: RunSummary): string {
-  if (run.error) return String(run.error.detail ?? run.error.cause ?? "");
-  const metrics = (run.result?.metrics ?? {}) as Record<string, unknown>;
-  const part = metrics.test ?? metrics.validation ?? metrics;
-  if (part === null || typeof part !== "object") return "";
-  return Object.entries(part as Record<string, unknown>)
-    .filter(([, value]) => typeof value === "number")
-    .slice(0, 3)
-    .map(([name, value]) => `${name} ${number(value as number)}`)
-    .join(" · ");
-}
-
-function took(run: RunSummary): string {
-  if (!run.started_at) return "–";
-  const end = run.finished_at ? Date.parse(run.finished_at) : Date.now();
-  return seconds((end - Date.parse(run.started_at)) / 1000);
+/** What is asked of the server. */
+function queryOf(address: URLSearchParams): ListQuery {
+  const { key, descending } = sortingOf(address);
+  const metric = address.get("metric");
+  const known = key === "metric" && metric === null ? "created" : key;
+  return {
+    playground: address.get("playground") === "true" ? "true" : "false",
+    sort: known,
+    descending: String(descending),
+    ...(known === "metric" && metric !== null && { metric }),
+    ...Object.fromEntries(FILTERS.flatMap((name) => (address.get(name) ? [[name, address.get(name) ?? ""]] : []))),
+  };
 }

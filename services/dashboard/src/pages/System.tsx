@@ -6,11 +6,10 @@ import { makeKey, revokeKey, useKeys, useLimits, useSystem } from "../api/system
 import type { KeyInfo, NewKey, SystemInfo } from "../api/types";
 import { Badge, Button, Card, Check, CopyButton, ErrorView, Field, Loading, Notice, Scroll, Stat } from "../components/basics";
 import { Confirm, Sheet } from "../components/dialogs";
-import { StateBadge } from "../components/RunBits";
+import { shortId, StateBadge } from "../components/RunBits";
 import { showError } from "../components/toasts";
 import { ago, bytes, moment, number, seconds, secondsUntil } from "../format";
 import { useText } from "../i18n";
-import { shortId } from "./Runs";
 
 const SCOPES = ["read", "upload", "train", "predict", "keys", "admin"] as const;
 

@@ -1,7 +1,7 @@
 """Names, tags, notes and scores of runs; runs of one dataset by time; a run can be deleted with its events.
 
-Revision ID: 0011
-Revises: 0010
+Revision ID: 0012
+Revises: 0011
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from alembic import op
 
 from fitserve.tables import UtcTime
 
-revision = "0011"
-down_revision = "0010"
+revision = "0012"
+down_revision = "0011"
 branch_labels = None
 depends_on = None
 

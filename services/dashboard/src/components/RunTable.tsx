@@ -1,0 +1,66 @@
+import { Link } from "react-router";
+import type { ListedRun } from "../api/types";
+import { ago, number, seconds } from "../format";
+import { useText } from "../i18n";
+import { Scroll } from "./basics";
+import { headline, shortId, StateBadge } from "./RunBits";
+
+interface TableProps {
+  runs: readonly ListedRun[];
+}
+
+/** A few runs, without filters. */
+export function RunTable({ runs }: TableProps) {
+  const t = useText();
+  return (
+    <Scroll>
+      <table className="table">
+        <thead>
+          <tr>
+            <th scope="col">{t("run")}</th>
+            <th scope="col">{t("state")}</th>
+            <th scope="col">{t("model")}</th>
+            <th scope="col">{t("result")}</th>
+            <th scope="col" className="num">{t("duration")}</th>
+            <th scope="col">{t("created")}</th>
+          </tr>
+        </thead>
+        <tbody>
+          {runs.map((run) => (
+            <tr key={run.id}>
+              <td>
+                <Link to={`/runs/${encodeURIComponent(run.id)}`} className={run.name ? "clip" : "mono nowrap"}>
+                  {run.name ?? shortId(run.id)}
+                </Link>
+              </td>
+              <td>
+                <StateBadge state={run.state} cancelling={run.cancel_requested_at !== null} />
+              </td>
+              <td>{run.model ? <Link to={`/models/${encodeURIComponent(run.model)}`}>{run.model}</Link> : <span className="faint">–</span>}</td>
+              <td className="small">{resultLine(run)}</td>
+              <td className="num nowrap">{took(run)}</td>
+              <td className="muted nowrap">{ago(run.created_at)}</td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </Scroll>
+  );
+}
+
+/** The scores in one line, the one that says most first; or why it failed. */
+export function resultLine(run: ListedRun): string {
+  if (run.error) return String(run.error.detail ?? run.error.cause ?? "");
+  const first = headline(run.scores);
+  const rest = Object.keys(run.scores).filter((name) => name !== first);
+  return [...(first === null ? [] : [first]), ...rest]
+    .slice(0, 3)
+    .map((name) => `${name} ${number(run.scores[name])}`)
+    .join(" · ");
+}
+
+export function took(run: ListedRun): string {
+  if (!run.started_at) return "–";
+  const end = run.finished_at ? Date.parse(run.finished_at) : Date.now();
+  return seconds((end - Date.parse(run.started_at)) / 1000);
+}

@@ -1,0 +1,101 @@
+import { useQueryClient } from "@tanstack/react-query";
+import { useState } from "react";
+import { useNavigate } from "react-router";
+import { changeMany, type BulkAction } from "../../api/runs";
+import { useText } from "../../i18n";
+import { Button, Field } from "../basics";
+import { Confirm, Sheet } from "../dialogs";
+import { showError, showMessage } from "../toasts";
+
+interface Props {
+  chosen: readonly string[];
+  total: number;
+  onAll: () => void;
+  onNone: () => void;
+}
+
+/** What can be done with the chosen runs. */
+export function RunBulk({ chosen, total, onAll, onNone }: Props) {
+  const t = useText();
+  const go = useNavigate();
+  const queries = useQueryClient();
+  const [asking, setAsking] = useState<"cancel" | "delete" | "tag" | null>(null);
+  const [busy, setBusy] = useState(false);
+  const run = (action: BulkAction, tag?: string) => {
+    setBusy(true);
+    changeMany(action, chosen, tag)
+      .then(async ({ done, refused }) => {
+        if (done.length > 0) showMessage(t(`runs.done.${action}`, { n: done.length }));
+        if (refused.length > 0) showError(new Error(t("runs.refused", { n: refused.length, why: [...new Set(refused.map((one) => one.detail))].slice(0, 3).join(" ") })));
+        if (action === "delete") onNone();
+        await Promise.all(["runs", "run-tags"].map((key) => queries.invalidateQueries({ queryKey: [key] })));
+      })
+      .catch(showError)
+      .finally(() => setBusy(false));
+  };
+  return (
+    <div className="row bulk" role="toolbar" aria-label={t("runs.chosen", { n: chosen.length })}>
+      <strong>{t("runs.chosen", { n: chosen.length })}</strong>
+      {chosen.length < total && (
+        <Button small tone="quiet" onPress={onAll}>
+          {t("runs.choose.all", { n: total })}
+        </Button>
+      )}
+      <Button small tone="quiet" onPress={onNone}>
+        {t("runs.choose.none")}
+      </Button>
+      <span className="grow" />
+      <Button small disabled={chosen.length < 2} onPress={() => void go(`/compare?runs=${chosen.slice(0, 100).join(",")}`)}>
+        {t("compare.n", { n: Math.min(100, chosen.length) })}
+      </Button>
+      <Button small disabled={busy} onPress={() => setAsking("tag")}>
+        {t("runs.tag")}
+      </Button>
+      <Button small disabled={busy} onPress={() => setAsking("cancel")}>
+        {t("runs.cancel")}
+      </Button>
+      <Button small tone="danger" disabled={busy} onPress={() => setAsking("delete")}>
+        {t("runs.delete")}
+      </Button>
+      <Confirm open={asking === "cancel"} title={t("runs.cancel.title", { n: chosen.length })} action={t("runs.cancel")} keep={t("runs.keep")} danger onConfirm={() => run("cancel")} onClose={() => setAsking(null)}>
+        {t("runs.cancel.text")}
+      </Confirm>
+      <Confirm open={asking === "delete"} title={t("runs.delete.title", { n: chosen.length })} action={t("runs.delete")} keep={t("runs.delete.keep")} danger onConfirm={() => run("delete")} onClose={() => setAsking(null)}>
+        {t("runs.delete.text")}
+      </Confirm>
+      {asking === "tag" && <TagSheet onTag={run} onClose={() => setAsking(null)} />}
+    </div>
+  );
+}
+
+function TagSheet({ onTag, onClose }: { onTag: (action: BulkAction, tag: string) => void; onClose: () => void }) {
+  const t = useText();
+  const [tag, setTag] = useState("");
+  const change = (action: BulkAction) => {
+    if (tag.trim() === "") return;
+    onTag(action, tag.trim());
+    onClose();
+  };
+  return (
+    <Sheet open title={t("runs.tag")} onClose={onClose}>
+      <form
+        className="stack"
+        onSubmit={(event) => {
+          event.preventDefault();
+          change("tag");
+        }}
+      >
+        <Field label={t("runs.tag.name")}>{(id) => <input id={id} className="input" maxLength={40} autoFocus value={tag} onChange={(event) => setTag(event.target.value)} />}</Field>
+        <div className="row">
+          <span className="grow" />
+          <Button disabled={tag.trim() === ""} onPress={() => change("untag")}>
+            {t("runs.untag")}
+          </Button>
+          <Button tone="primary" type="submit" disabled={tag.trim() === ""}>
+            {t("runs.tag.add")}
+          </Button>
+        </div>
+      </form>
+    </Sheet>
+  );
+}
