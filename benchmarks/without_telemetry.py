@@ -11,7 +11,7 @@ import time
 from services.predict.__main__ import main
 from services.predict.catalog.loaded_model import LoadedModel
 from services.predict.server import fast_lane
-from services.predict.serving.drift import DriftMonitor
+from services.predict.serving.drift_monitor import DriftMonitor
 
 
 def _count_nothing(self: fast_lane.FastLane, model: LoadedModel, protocol: str, requests: int, rows: int) -> float:

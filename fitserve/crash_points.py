@@ -22,6 +22,9 @@ POINTS: Final = (
     "reaper.mid_round",
     "dispatcher.mid_round",
     "trainer.mid_epoch",
+    "rollout.measured",
+    "rollout.before_commit",
+    "rollout.after_commit",
 )
 
 

@@ -11,17 +11,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sqlalchemy import Select, func, select, update
 from sqlalchemy import delete as sql_delete
-from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from fitserve import db, events
 from fitserve.errors import BadInput, Conflict, NotFound
-from fitserve.tables import AdaptiveLevel, DecisionChange, Label, Model, Version
+from fitserve.tables import AdaptiveLevel, DecisionChange, Label, Model, Rollout, RolloutCount, RolloutStep, Version
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 CHAMPION = "champion"
+ROLLOUT = "rollout"  # the label of a version that `fitserve.rollouts` is making the champion
 SHARING = ("ask", "inspect", "download")  # what a model is shared for; each includes those before it
 
 
@@ -49,6 +50,18 @@ class LabelFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class RolloutFacts:
+    """The active rollout of a model, for the prediction service. `share` of 0 is its shadow."""
+
+    id: str
+    step: int
+    base: int
+    to: int
+    label: str
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
 class ModelFacts:
     """One model at one generation."""
 
@@ -60,6 +73,7 @@ class ModelFacts:
     versions: tuple[VersionFacts, ...]
     labels: tuple[LabelFacts, ...]
     sharing: str | None = None
+    rollout: RolloutFacts | None = None
 
 
 def check_name(session: Session, model: str, owner: str) -> None:
@@ -114,6 +128,12 @@ def _change(session: Session, model: str, **changes: Any) -> None:
     statement = update(Model).where(Model.name == model).values(generation=Model.generation + 1, **changes)
     if session.execute(statement).rowcount != 1:  # type: ignore[attr-defined]
         raise NotFound(f"No model {model}.", received=model)
+
+
+def lock(session: Session, model: str) -> None:
+    """Lock a model's row until the transaction ends, as every change to the model does. Raises NotFound."""
+    if session.scalar(select(Model.name).where(Model.name == model).with_for_update()) is None:
+        raise NotFound(f"No model {model[:63]}.", received=model[:100])
 
 
 def get(session: Session, model: str) -> Model:
@@ -292,8 +312,12 @@ def is_shared_to(shared_to: str | None, to: str) -> bool:
 
 
 def delete(session: Session, model: str) -> None:
-    """Delete a model, its versions and labels; their runs stay. Raises NotFound."""
+    """Delete a model, its versions, labels and rollouts; their runs stay. Raises NotFound."""
     _change(session, model)
+    rollouts = select(Rollout.id).where(Rollout.model == model)
+    for part in (RolloutStep, RolloutCount):
+        session.execute(sql_delete(part).where(part.rollout_id.in_(rollouts)))
+    session.execute(sql_delete(Rollout).where(Rollout.model == model))
     for table in (Label, DecisionChange, AdaptiveLevel, Version):
         session.execute(sql_delete(table).where(table.model == model))
     session.execute(sql_delete(Model).where(Model.name == model))
@@ -388,8 +412,16 @@ def load_facts(session: Session, names: Iterable[str]) -> list[ModelFacts]:
             by_model.setdefault(pointer.model, ([], []))[1].append(pointer)
         models, moved = session.scalars(select(Model).where(Model.name.in_(some))), _moved_decisions(session, some)
         rates = error_rates(session, some)
-        facts.extend(_model_facts(model, *by_model.get(model.name, ([], [])), moved, rates) for model in models)
+        active = {row.model: row for row in session.scalars(_active_rollouts(some))}
+        facts.extend(
+            _model_facts(model, *by_model.get(model.name, ([], [])), moved, rates, active.get(model.name))
+            for model in models
+        )
     return facts
+
+
+def _active_rollouts(models: Sequence[str]) -> Select[tuple[Rollout]]:
+    return select(Rollout).where(Rollout.model.in_(models), Rollout.state.in_(("running", "paused")))
 
 
 def _model_facts(
@@ -398,8 +430,10 @@ def _model_facts(
     pointers: list[Label],
     moved: Mapping[tuple[str, int], tuple[dict[str, Any], ...]],
     rates: Mapping[tuple[str, int], Mapping[str, float]],
+    rollout: Rollout | None,
 ) -> ModelFacts:
     artifacts = {row.version: row.artifact for row in rows}
+    shares = {pointer.version: pointer.weight for pointer in pointers if pointer.label == ROLLOUT}
     return ModelFacts(
         name=model.name,
         owner=model.owner,
@@ -423,4 +457,7 @@ def _model_facts(
             if p.version in artifacts
         ),
         sharing=sharing(model),
+        rollout=None
+        if rollout is None or rollout.to not in shares
+        else RolloutFacts(rollout.id, rollout.step, rollout.base, rollout.to, ROLLOUT, shares[rollout.to]),
     )

@@ -412,6 +412,8 @@ class StoredPrediction(Base):
     version: Mapped[int]
     outputs: Mapped[dict[str, Any]]  # by target: a list of rows of numbers
     bounds: Mapped[dict[str, Any] | None]  # what ground truth is to be inside of: `fitserve.live_coverage`
+    rollout: Mapped[str | None] = mapped_column(String(40))  # that chose the version, by chance
+    rollout_step: Mapped[int | None]
     key_id: Mapped[str | None] = mapped_column(String(40))  # that asked for it
     created_at: Mapped[datetime]
 
@@ -525,6 +527,64 @@ class Drifting(Base):
     version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     psi: Mapped[float]
     since: Mapped[datetime]
+
+
+class Rollout(Base):
+    """A version on its way to the champion, or two versions compared: only `fitserve.rollouts` writes here."""
+
+    __tablename__ = "rollouts"
+    __table_args__ = (
+        CheckConstraint("kind IN ('rollout', 'ab')", name="rollout_kind_known"),
+        CheckConstraint(
+            "state IN ('running', 'paused', 'succeeded', 'rolled_back', 'aborted')", name="rollout_state_known"
+        ),
+        Index(
+            "uq_rollouts_active",  # one at a time
+            "model",
+            unique=True,
+            sqlite_where=text("state IN ('running', 'paused')"),
+            postgresql_where=text("state IN ('running', 'paused')"),
+        ),
+        Index("ix_rollouts_model_id", "model", "id"),
+    )
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    model: Mapped[str] = mapped_column(ForeignKey("models.name"))
+    kind: Mapped[str] = mapped_column(String(16))
+    base: Mapped[int]  # the version that was champion
+    to: Mapped[int]
+    plan: Mapped[dict[str, Any]]  # steps, hold, min_requests, guards, shadow: `fitserve.rollouts.Plan`
+    state: Mapped[str] = mapped_column(String(16))
+    step: Mapped[int]  # place in `plan.steps`
+    step_at: Mapped[datetime]  # when the step began, moved on by pauses
+    paused_at: Mapped[datetime | None]
+    reason: Mapped[dict[str, Any] | None]  # why it ended
+    owner: Mapped[str | None] = mapped_column(String(63))  # who started it
+    key_id: Mapped[str | None] = mapped_column(String(40))
+    lease_holder: Mapped[str | None] = mapped_column(String(128))
+    lease_expires_at: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+
+
+class RolloutStep(Base):
+    """A step of a rollout: when it began, its guards' last figures, and their curves."""
+
+    __tablename__ = "rollout_steps"
+    rollout_id: Mapped[str] = mapped_column(ForeignKey("rollouts.id"), primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    started_at: Mapped[datetime]
+    figures: Mapped[list[Any]]  # `fitserve.rollout_guards.Figure`
+    curves: Mapped[dict[str, Any]]  # by guard: points, oldest first
+
+
+class RolloutCount(Base):
+    """What one prediction process counted in one step of a rollout: `fitserve.rollout_guards.StepCounts`."""
+
+    __tablename__ = "rollout_counts"
+    rollout_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    process: Mapped[str] = mapped_column(String(128), primary_key=True)
+    counts: Mapped[dict[str, Any]]
 
 
 # Terminal states are immutable, whoever writes. Migrations create these triggers.

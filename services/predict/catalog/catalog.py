@@ -10,6 +10,7 @@ LoadedModel it started with.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -135,11 +136,23 @@ class CatalogEntry:
         yield from self.versions.values()
         yield from self.labels.values()
 
+    def place_of(self, sticky_key: str) -> float:
+        """Return a key's place among all keys, from 0 to 1; of each rollout another one."""
+        salt = self.facts.rollout.id if self.facts.rollout is not None else self.facts.name
+        digest = hashlib.blake2b(f"{salt}\0{sticky_key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        return int.from_bytes(digest) / 2**64
+
     @property
     def required(self) -> list[Servable]:
         """Servables that are loaded before any request needs them: the default's and the labels'."""
         pointers = [*self.labels.values()] if self.default is None else [self.default, *self.labels.values()]
         return list(dict.fromkeys(pointer.target for pointer in pointers))
+
+    @property
+    def before_rollout(self) -> LoadedModel | None:
+        """The version that an active rollout is to replace, once it is loaded."""
+        current = self.default.current if self.default is not None else None
+        return current.loaded_model if current is not None else None
 
     @property
     def answering(self) -> Servable | None:
@@ -155,10 +168,13 @@ class Catalog:
         self.entries: dict[str, CatalogEntry] = {}
         self._random = np.random.default_rng()
 
-    def pick_default(self, entry: CatalogEntry) -> Pointer | None:
-        """Return what answers a request without a version: a canary by its share, else the default."""
+    def pick_default(self, entry: CatalogEntry, sticky_key: str | None = None) -> Pointer | None:
+        """Return what answers a request without a version: a canary by its share, else the default.
+
+        Requests of one `sticky_key` get the same answerer, also while its share grows.
+        """
         if entry.canaries:
-            point = self._random.random()
+            point = self._random.random() if sticky_key is None else entry.place_of(sticky_key)
             for share, pointer in entry.canaries:
                 if point < share:
                     return pointer

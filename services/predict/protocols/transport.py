@@ -81,6 +81,10 @@ class HttpRequest(ProtocolRequest):
         return None if value is None else value.decode("latin-1")
 
     @property
+    def sticky_key(self) -> str | None:
+        return self.header(b"x-sticky-key")
+
+    @property
     def media_type(self) -> str:
         return (self.header(b"content-type") or "").partition(";")[0].strip().lower()
 
@@ -278,7 +282,12 @@ class GrpcRequest(ProtocolRequest):
         metadata = dict(context.invocation_metadata() or ())
         super().__init__(service, metadata.get("authorization"), metadata.get("x-prediction-id"))
         self.interval = metadata.get("x-interval")
+        self._sticky_key = metadata.get("x-sticky-key")
         self._seconds_left: float | None = context.time_remaining()
+
+    @property
+    def sticky_key(self) -> str | None:
+        return self._sticky_key
 
     def read_deadline(self) -> float | None:
         return None if self._seconds_left is None else self.arrived_at + self._seconds_left

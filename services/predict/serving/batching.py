@@ -16,9 +16,10 @@ import numpy as np
 
 from fitserve.encoding.row_warnings import RowWarnings
 from fitserve.errors import DeadlineExceeded, FitserveError, TooMany
-from services.predict.catalog.catalog import CatalogEntry
+from services.predict.catalog.catalog import CatalogEntry, Pointer
 from services.predict.catalog.loaded_model import InputRows, LoadedModel, Prediction
 from services.predict.serving.counters import Counters
+from services.predict.serving.rollout_traffic import RolloutTraffic, StepTraffic
 
 BATCH_SECONDS = 0.05  # a batch of several requests is kept so small that it takes no longer
 MAX_BATCH_ROWS = 1024  # unless one request alone has more
@@ -134,8 +135,8 @@ class Batcher:
 class Shadows:
     """Models that predict the same rows beside the one that answers; only the difference is recorded."""
 
-    def __init__(self, executor: Executor, counters: Counters) -> None:
-        self._executor, self._counters = executor, counters
+    def __init__(self, executor: Executor, counters: Counters, rollouts: RolloutTraffic) -> None:
+        self._executor, self._counters, self._rollouts = executor, counters, rollouts
         self._tasks: set[asyncio.Future[None]] = set()
 
     def start(self, entry: CatalogEntry, rows: InputRows, answered: Prediction) -> None:
@@ -146,16 +147,34 @@ class Shadows:
             if model is None or model is answered.model or len(self._tasks) >= MAX_SHADOWS:
                 self._counters.shadow[*key, "dropped"] += 1
                 continue
-            task = asyncio.ensure_future(self._compare(model, rows, answered, key))
+            step = self._step_of(entry, pointer, answered)
+            task = asyncio.ensure_future(self._compare(model, rows, answered, key, step))
             self._tasks.add(task)  # the loop itself holds tasks only weakly
             task.add_done_callback(self._tasks.discard)
 
-    async def _compare(self, model: LoadedModel, rows: InputRows, answered: Prediction, key: tuple[str, str]) -> None:
-        counters = self._counters
+    def _step_of(self, entry: CatalogEntry, pointer: Pointer, answered: Prediction) -> StepTraffic | None:
+        """Return the step of a rollout that this shadow is, if it was the version before that answered."""
+        rollout = entry.facts.rollout
+        if rollout is None or pointer.label != rollout.label or answered.model.version != rollout.base:
+            return None
+        return self._rollouts.of(rollout, answered.model)
+
+    async def _compare(
+        self,
+        model: LoadedModel,
+        rows: InputRows,
+        answered: Prediction,
+        key: tuple[str, str],
+        step: StepTraffic | None,
+    ) -> None:
+        counters, shadow, disagreeing = self._counters, None, 0.0
+
+        def predict() -> tuple[Prediction, float]:
+            made = model.predict(model.columns.accept(rows))
+            return made, step.disagreeing(answered, made) if step is not None else 0.0
+
         try:
-            shadow = await asyncio.get_running_loop().run_in_executor(
-                self._executor, lambda: model.predict(model.columns.accept(rows))
-            )
+            shadow, disagreeing = await asyncio.get_running_loop().run_in_executor(self._executor, predict)
             gaps = [
                 float(np.abs(values - shadow.outputs[name]).max())
                 for name, values in answered.outputs.items()
@@ -165,3 +184,5 @@ class Shadows:
             counters.shadow[*key, "answered"] += 1
         except Exception:
             counters.shadow[*key, "failed"] += 1
+        if step is not None:
+            step.compare(answered, shadow, disagreeing)

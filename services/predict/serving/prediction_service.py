@@ -25,7 +25,7 @@ from fitserve.blobs import BlobStore
 from fitserve.conformal import read_level
 from fitserve.decisions.distance import KIND, distances
 from fitserve.errors import BadInput, DeadlineExceeded, FitserveError, NotFound, TooLarge, TooMany, Unavailable
-from fitserve.registry import ModelFacts
+from fitserve.registry import ModelFacts, RolloutFacts
 from fitserve.settings import Settings
 from services.predict.catalog.access import Access, can_see, may_use, require_inspect, require_predict, require_use
 from services.predict.catalog.catalog import Catalog, CatalogEntry, Pointer, Servable, State
@@ -34,7 +34,8 @@ from services.predict.catalog.registry_poll import ModelLoader, RegistryChanges,
 from services.predict.serving.batching import Batcher, Shadows
 from services.predict.serving.counters import Counters
 from services.predict.serving.deciding import Decided, decide, decider_of
-from services.predict.serving.drift import DriftMonitor
+from services.predict.serving.drift_monitor import DriftMonitor
+from services.predict.serving.rollout_traffic import BASE, NEW
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,8 @@ IDLE_SECONDS = 60.0  # an unused version that no name needs is unloaded after th
 MODEL_BYTES = 300_000  # assumed of a model that is not loaded yet, against the memory budget
 MAX_IN_FLIGHT = 2048  # requests of one process; more are answered 429
 MAX_STORED_ROWS = 1_000  # of a prediction that is stored under an id
+PREDICTING = frozenset({"predict", "classify", "regress", "infer"})  # what rollouts count; explanations take longer
+CLIENT_GONE = 499  # the status of requests whose client has left
 T = TypeVar("T")
 _PREDICTION_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
@@ -58,6 +61,14 @@ class Selector:
     model: str
     version: int | None = None
     label: str | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the service may choose who answers."""
+        return self.version is None and self.label is None
+
+
+OPEN = Selector("")
 
 
 class ProtocolRequest:
@@ -71,6 +82,7 @@ class ProtocolRequest:
         self.authorization = authorization
         self.prediction_id = prediction_id  # of the client's choosing
         self.interval: str | None = None  # the level of intervals, as the client wrote it
+        self.rollout: tuple[RolloutFacts, str] | None = None  # that chose the version by chance, and which one
         self.deadline: float | None = None
         self.arrived_at = service.loop.time()  # as the deadline
         self.started_at = time.perf_counter()
@@ -92,6 +104,11 @@ class ProtocolRequest:
         """The level of the intervals that the client asks for beside its body: `X-Interval`. Raises BadInput."""
         return None if self.interval is None else read_level(self.interval, "X-Interval")
 
+    @property
+    def sticky_key(self) -> str | None:
+        """What requests share that one version is to answer, while canaries answer some: `X-Sticky-Key`."""
+        raise NotImplementedError
+
     def identify(self) -> Identity:
         """Return the caller. Raises Unauthenticated."""
         if self._identity is None:
@@ -107,7 +124,10 @@ class ProtocolRequest:
         self.deadline = self.read_deadline()
         self.entry = self.find_entry(selector.model)
         require_predict(self.identify(), selector.model)
-        pointer = self.service.find_pointer(self.entry, selector)
+        if self.entry.canaries and selector.is_open:
+            pointer, self.rollout = self.service.pick_canary(self.entry, self.sticky_key)
+        else:
+            pointer = self.service.find_pointer(self.entry, selector)
         return await self.service.loaded_model(pointer, self.deadline)
 
     def require_inspect(self) -> None:
@@ -161,7 +181,7 @@ class ProtocolRequest:
                 received=prediction.row_count,
                 expected=f"at most {MAX_STORED_ROWS} rows",
             )
-        self.service.drift.store_prediction(prediction, self.identify(), id)
+        self.service.drift.store_prediction(prediction, self.identify(), id, self.rollout and self.rollout[0])
 
     def phases(self, now: float) -> Iterator[tuple[str, float]]:
         """Yield each phase and its seconds; nothing where no prediction was made."""
@@ -176,12 +196,21 @@ class ProtocolRequest:
         """Count this request, whatever its outcome."""
         counters, now = self.service.counters, time.perf_counter()
         counters.requests[protocol, operation, str(status)] += 1
+        if self.rollout is not None and operation in PREDICTING and status != CLIENT_GONE:
+            self._count_rollout(*self.rollout, status, now - self.started_at)
         if self.model is None:
             counters.durations[protocol].observe(now - self.started_at)
             return
         counters.of_version(self.model, protocol).durations.observe(now - self.started_at)
         for phase, seconds in self.phases(now):
             counters.phases["ordinary", phase].observe(seconds)
+
+    def _count_rollout(self, rollout: RolloutFacts, arm: str, status: int | str, seconds: float) -> None:
+        assert self.entry is not None
+        step = self.service.drift.rollouts.of(rollout, self.entry.before_rollout)
+        if step is not None:
+            failed = status != "OK" if isinstance(status, str) else status >= 400
+            step.observe(arm, seconds, failed, self.prediction)
 
 
 class PredictionService:
@@ -194,7 +223,7 @@ class PredictionService:
         self.counters = Counters()
         self.drift = DriftMonitor(settings, engine, self.catalog.loaded_models)
         self.executor = ThreadPoolExecutor(4, thread_name_prefix="inference")
-        self.shadows = Shadows(self.executor, self.counters)
+        self.shadows = Shadows(self.executor, self.counters, self.drift.rollouts)
         self.on_change: list[Callable[[], None]] = []  # called when a key, a label or a model has changed
         self._batchers: dict[LoadedModel, Batcher] = {}
         self._expiry: asyncio.TimerHandle | None = None
@@ -452,7 +481,7 @@ class PredictionService:
             if can_see(identity, entry.facts.owner, entry.facts.shared) and may_use(identity, entry.facts.name)
         ]
 
-    def find_pointer(self, entry: CatalogEntry, selector: Selector) -> Pointer:
+    def find_pointer(self, entry: CatalogEntry, selector: Selector, sticky_key: str | None = None) -> Pointer:
         """Return what answers. Raises NotFound for an unknown version, BadInput for an unknown label."""
         name = entry.facts.name
         if not entry.facts.loaded:
@@ -466,10 +495,29 @@ class PredictionService:
                 soon = f"A new version serves within {self.settings.registry_poll_seconds:g} s of its run's success."
                 raise NotFound(f"The model {name} has no version {selector.version}.", fix=soon)
             return entry.versions[selector.version]
-        pointer = self.catalog.pick_default(entry)
+        pointer = self.catalog.pick_default(entry, sticky_key)
         if pointer is None:
             raise NotFound(f"The model {name} has no version.")
         return pointer
+
+    def pick_canary(
+        self, entry: CatalogEntry, sticky_key: str | None
+    ) -> tuple[Pointer, tuple[RolloutFacts, str] | None]:
+        """Return what answers a request without a version, and the side of a rollout that it is on. Raises NotFound.
+
+        A rollout's version that cannot be loaded counts as failing, and the champion answers instead.
+        """
+        pointer, rollout = self.find_pointer(entry, OPEN, sticky_key), entry.facts.rollout
+        if rollout is None:
+            return pointer, None
+        if pointer.label != rollout.label:
+            return pointer, (rollout, BASE)
+        current = pointer.current
+        if entry.default is None or (current is not None and current.loaded_model is not None):
+            return pointer, (rollout, NEW)
+        if pointer.target.failed and (step := self.drift.rollouts.of(rollout, entry.before_rollout)) is not None:
+            step.observe(NEW, 0.0, True, None)
+        return entry.default, None
 
     def is_model_ready(self, entry: CatalogEntry, selector: Selector) -> bool:
         """Return whether a request would be answered: loaded, or loadable on demand. Raises NotFound, BadInput."""
