@@ -420,7 +420,7 @@ def load_facts(session: Session, names: Iterable[str]) -> list[ModelFacts]:
     return facts
 
 
-def _active_rollouts(models: Sequence[str]) -> Select[tuple[Rollout]]:
+def _active_rollouts(models: Sequence[str]) -> Select[Rollout]:
     return select(Rollout).where(Rollout.model.in_(models), Rollout.state.in_(("running", "paused")))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, select
 
-from fitserve import db, monitoring, registry, rollout_figures, rollouts
+from fitserve import db, events, monitoring, registry, rollout_figures, rollouts
 from fitserve.errors import BadInput, Conflict, NotFound
 from fitserve.rollout_guards import ArmCounts, StepCounts
 from fitserve.tables import Label, Rollout
@@ -55,6 +55,8 @@ def test_a_good_version_becomes_the_champion(engine: Engine, model: str) -> None
     with db.reading(engine) as session:
         assert registry.label(session, "m", "champion").previous == 1
         assert rollouts.active(session, "m") is None
+        told = [event.type for event in events.latest(session, "ada", limit=100) if event.type[:7] == "rollout"]
+    assert told == ["rollout.finished", *["rollout.step"] * 4]
     assert advance(engine, rollout) is None
 
 

@@ -168,7 +168,7 @@ def _few_classes(bins: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _scale(values: Mapping[str, Any] | None) -> float | None:
     """Return what differences of a regression are measured by: the width of the middle of its training predictions."""
-    edges = (values or {}).get("edges") or ()
+    edges: Sequence[float] = (values or {}).get("edges") or ()
     if len(edges) < 2:
         return None
     width = edges[-2] - edges[1] if len(edges) >= 4 else edges[-1] - edges[0]
