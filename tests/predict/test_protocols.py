@@ -370,7 +370,7 @@ def test_server_metadata_over_grpc(own: RunningService) -> None:
 
 
 def test_a_server_that_cannot_read_its_registry(tmp_path: Path) -> None:
-    """It is live but not ready, by status code and body; predictions find no model."""
+    """It is live but not ready, by status code and body; predictions say so."""
     port, grpc_port = free_ports(2)
     environment = {
         "FITSERVE_HOME": str(tmp_path),
@@ -393,7 +393,7 @@ def test_a_server_that_cannot_read_its_registry(tmp_path: Path) -> None:
         client = triton_grpc.InferenceServerClient(f"127.0.0.1:{grpc_port}")
         assert client.is_server_live()
         assert not client.is_server_ready()
-        assert httpx2.post(f"{url}/v1/models/m:predict", content="{}").status_code == 404
+        assert httpx2.post(f"{url}/v1/models/m:predict", content="{}").status_code == 503
     finally:
         process.terminate()
         process.wait(PATIENCE)
