@@ -1,7 +1,7 @@
 """Rollouts: versions that become the champion step by step, their guards and what is counted for them.
 
-Revision ID: 0012
-Revises: 0011
+Revision ID: 0013
+Revises: 0012
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from alembic import op
 
 from fitserve.tables import UtcTime
 
-revision = "0012"
-down_revision = "0011"
+revision = "0013"
+down_revision = "0013"
 branch_labels = None
 depends_on = None
 
