@@ -203,6 +203,13 @@ def active(session: Session, model: str) -> Rollout | None:
     return session.scalar(select(Rollout).where(Rollout.model == model, Rollout.state.in_(ACTIVE)))
 
 
+def all_active(session: Session) -> list[tuple[Rollout, list[Any]]]:
+    """Return the active rollouts, each with the figures of its step."""
+    joined = (RolloutStep.rollout_id == Rollout.id) & (RolloutStep.step == Rollout.step)
+    query = select(Rollout, RolloutStep.figures).join(RolloutStep, joined).where(Rollout.state.in_(ACTIVE))
+    return [(row, figures) for row, figures in session.execute(query.order_by(Rollout.model))]
+
+
 def list_of(session: Session, model: str, *, before: str | None = None, limit: int = 100) -> list[Rollout]:
     """Return a model's rollouts, newest first."""
     query = select(Rollout).where(Rollout.model == model).order_by(Rollout.id.desc()).limit(limit)

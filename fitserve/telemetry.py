@@ -185,6 +185,29 @@ FEEDBACK = Counter(
     ["outcome"],
     registry=REGISTRY,
 )
+ROLLOUT_SHARE = Gauge(
+    "fitserve_rollout_share_ratio",
+    "Share of the traffic that a version in an active rollout answers; 0 is a shadow.",
+    ["model", "version"],
+    registry=REGISTRY,
+)
+ROLLOUT_STEP_SECONDS = Gauge(
+    "fitserve_rollout_step_seconds", "Time since an active rollout entered its step.", ["model"], registry=REGISTRY
+)
+ROLLOUT_GUARD = Gauge(
+    "fitserve_rollout_guard_used_ratio",
+    "Certain lower bound of a guard's figure, divided by its limit: above 1 the version is taken back.",
+    ["model", "guard"],
+    registry=REGISTRY,
+)
+ROLLOUTS_ENDED = Counter(
+    "fitserve_rollouts_ended_total",
+    "Rollouts that ended by themselves, by outcome.",
+    ["outcome"],
+    registry=REGISTRY,
+)
+for _outcome in ("succeeded", "rolled_back", "aborted"):
+    ROLLOUTS_ENDED.labels(_outcome)  # from 0, so that the first one is an increase
 
 # Processes
 DISK_FREE = Gauge("fitserve_disk_free_bytes", "Free bytes of the disk under FITSERVE_HOME.", registry=REGISTRY)

@@ -21,6 +21,7 @@ from fitserve.settings import Settings
 from workers import health_server
 from workers.batch_prediction import BatchPredictor
 from workers.messages import HintApp
+from workers.rollout_driver import RolloutDriver
 from workers.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
@@ -75,6 +76,8 @@ def main() -> None:
     supervisor.start()
     predictor = BatchPredictor(settings, engine, supervisor.blobs, supervisor.stopping)
     predictor.start()
+    driver = RolloutDriver(engine)
+    driver.start()
     app = make_app(settings, HintApp)
     app.conf.worker_consumer = "workers.messages:HintConsumer"
     app.steps["consumer"].add(ShortLoop)
@@ -92,6 +95,7 @@ def main() -> None:
 
     def stop() -> None:
         supervisor.stop()
+        driver.stop()
         predictor.join(settings.graceful_seconds)
         tracing.stop()
         finished.set()

@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from fitserve import artifacts, blobs, db, logs, monitoring, telemetry
+from fitserve import artifacts, blobs, db, logs, monitoring, rollouts, telemetry
 from fitserve.blobs import BlobStore
 from fitserve.crash_points import crash_point
 from fitserve.errors import FitserveError
@@ -23,7 +23,9 @@ from fitserve.queue import Publisher
 from fitserve.runs import blob_references, create, finish, queries, worker_registry
 from fitserve.settings import Settings
 from fitserve.states import TERMINAL, RunState
+from fitserve.tables import Rollout
 from workers import health_server
+from workers.rollout_driver import RolloutDriver
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,7 @@ _LIVE_GAUGES = (
     *(telemetry.DRIFT_PSI, telemetry.DRIFT_WORST, telemetry.DRIFT_MISSING, telemetry.DRIFT_OUTPUT),
     *(telemetry.DRIFT_ROWS, telemetry.LIVE_ACCURACY, telemetry.LIVE_RMSE, telemetry.LIVE_ROWS),
     *(telemetry.LIVE_COVERED_ROWS, telemetry.LIVE_COVERAGE, telemetry.LIVE_LEVEL, telemetry.LIVE_CALIBRATION_ROWS),
+    *(telemetry.ROLLOUT_SHARE, telemetry.ROLLOUT_STEP_SECONDS, telemetry.ROLLOUT_GUARD),
     *(telemetry.LIVE_CALIBRATION_ERROR, telemetry.LIVE_BRIER, telemetry.LIVE_LOG_LOSS, telemetry.LIVE_BAD_SLICES),
 )
 
@@ -141,6 +144,8 @@ class LiveGauges:
             totals = [monitoring.window_totals(session, key[0], key[2], window) for key in versions]
             figures = monitoring.live_scores(session, self.settings.feedback_seconds)
             slices = monitoring.live_slices(session, self.settings.feedback_seconds)
+            active = rollouts.all_active(session)
+            now = db.now(session)
         distributions = [self._distributions_of(artifact) for _, _, artifact in versions]
         for gauge in _LIVE_GAUGES:
             gauge.clear()
@@ -155,6 +160,8 @@ class LiveGauges:
                 telemetry.LIVE_RMSE.labels(*labels).set(figure["rmse"])
             _set_coverage_and_calibration(figure, labels)
             telemetry.LIVE_BAD_SLICES.labels(*labels).set(0)
+        for row, step_figures in active[:MAX_VERSIONS]:
+            _set_rollout(row, step_figures, (now - row.step_at).total_seconds())
         shown = {(figure["model"], figure["version"], figure["output"]) for figure in figures[:MAX_VERSIONS]}
         for one in slices:
             if (key := (one["model"], one["version"], one["output"])) in shown:
@@ -187,6 +194,14 @@ class LiveGauges:
             return {}
 
 
+def _set_rollout(row: Rollout, figures: list[dict[str, Any]], seconds: float) -> None:
+    telemetry.ROLLOUT_SHARE.labels(row.model, str(row.to)).set(rollouts.Plan.read(row.plan).shares[row.step])
+    telemetry.ROLLOUT_STEP_SECONDS.labels(row.model).set(seconds)
+    for figure in figures:
+        if figure["low"] is not None and figure["limit"] > 0:
+            telemetry.ROLLOUT_GUARD.labels(row.model, figure["guard"]).set(figure["low"] / figure["limit"])
+
+
 def _set_coverage_and_calibration(figure: dict[str, Any], labels: tuple[str, str, str]) -> None:
     if figure["covered_rows"]:
         telemetry.LIVE_COVERED_ROWS.labels(*labels).set(figure["covered_rows"])
@@ -216,7 +231,10 @@ def main() -> None:
 
     checks = {"database": health_server.database_check(engine), "rounds": rounds}
     health_server.serve(settings.host, settings.reaper_metrics_port, checks)
+    driver = RolloutDriver(engine)
+    driver.start()
     reaper.run(stopping)
+    driver.stop()
     publisher.close()
     engine.dispose()
 

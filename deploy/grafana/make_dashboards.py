@@ -379,6 +379,26 @@ DRIFT = Dashboard(
             ),
         ),
         Panel(
+            "Rollouts: share of the traffic",
+            ((f"max by (model, version) (fitserve_rollout_share_ratio{MODEL})", "{{model}} v{{version}}"),),
+            "percentunit",
+            maximum=1.0,
+        ),
+        Panel(
+            "Rollouts: guards, as shares of their limits",
+            ((top(f"max by (model, guard) (fitserve_rollout_guard_used_ratio{MODEL})"), "{{model}} {{guard}}"),),
+            "percentunit",
+        ),
+        Panel(
+            "Rollouts: time in a step",
+            ((top(f"max by (model) (fitserve_rollout_step_seconds{MODEL})"), "{{model}}"),),
+            "s",
+        ),
+        Panel(
+            "Rollouts ended",
+            (("sum by (outcome) (increase(fitserve_rollouts_ended_total[1h]))", "{{outcome}}"),),
+        ),
+        Panel(
             "Ground truth",
             (
                 (f"sum by (outcome) (rate(fitserve_feedback_rows_total{RATE}))", "{{outcome}}"),

@@ -13,6 +13,7 @@ from fitserve.cli import (
     local,
     mcp,
     models,
+    rollouts,  # noqa: F401  (adds a group to that of models)
     runs,
     server,
     slices,  # noqa: F401  (adds commands to those of runs)

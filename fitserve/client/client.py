@@ -12,6 +12,7 @@ from fitserve.client.connection import Address, Connection, Resource, RetryPolic
 from fitserve.client.datasets import Datasets
 from fitserve.client.keys import Keys
 from fitserve.client.models import Models
+from fitserve.client.rollouts import Rollouts
 from fitserve.client.runs import Runs
 from fitserve.client.trained import Trained, check_columns, check_target, dataset_of, default_name, labels_in
 from fitserve.client.upload_body import dataset_name
@@ -60,6 +61,7 @@ class Client(Resource):
         self.datasets = Datasets(connection)
         self.runs = Runs(connection)
         self.models = Models(connection)
+        self.rollouts = Rollouts(connection)
         self.keys = Keys(connection)
 
     @property

@@ -44,7 +44,7 @@ class Model(ModelInfo, Handle):
 
     def refresh(self) -> Model:
         """Request it again, with its versions and labels, and update this object."""
-        return self._update(self._connection.get(_model_path(self.name)))
+        return self._update(self._connection.get(model_path(self.name)))
 
     def __repr__(self) -> str:
         return f"<Model {self.name}" + (f": version {self.serving} answers>" if self.serving else ">")
@@ -60,7 +60,7 @@ class Models(Resource):
 
     def get(self, model: str) -> Model:
         """Return a model with its versions, newest first, and its labels. Raises NotFound."""
-        return Model.bind(self._connection.get(_model_path(model)), self._connection)
+        return Model.bind(self._connection.get(model_path(model)), self._connection)
 
     def promote(
         self,
@@ -78,26 +78,26 @@ class Models(Resource):
         `epoch` takes a kept epoch of the version's run instead of its best. Raises NotFound, Conflict, BadInput.
         """
         body = {"version": version, "epoch": epoch, "weight": weight, "shadow": shadow}
-        path = _model_path(model, "labels", label)
+        path = model_path(model, "labels", label)
         return LabelInfo.model_validate(self._connection.send("PUT", path, json=_without_none(body)).json())
 
     def rollback(self, model: str, label: str = "champion") -> LabelInfo:
         """Point a label back at its previous version. Raises Conflict where there is none."""
-        path, body = _model_path(model, "rollback"), {"label": label}
+        path, body = model_path(model, "rollback"), {"label": label}
         return LabelInfo.model_validate(self._connection.send("POST", path, json=body, repeatable=False).json())
 
     def remove_label(self, model: str, label: str) -> None:
         """Remove a label. Raises NotFound."""
-        self._connection.send("DELETE", _model_path(model, "labels", label))
+        self._connection.send("DELETE", model_path(model, "labels", label))
 
     def retire(self, model: str, version: int) -> VersionInfo:
         """Take a version out of service permanently. Raises Conflict while a label names it."""
-        answer = self._connection.send("DELETE", _model_path(model, "versions", version))
+        answer = self._connection.send("DELETE", model_path(model, "versions", version))
         return VersionInfo.model_validate(answer.json())
 
     def decision(self, model: str, version: int) -> DecisionDetail:
         """Return how labels follow from probabilities, and what thresholds would do. Raises NotFound."""
-        return DecisionDetail.model_validate(self._connection.get(_model_path(model, "versions", version, "decision")))
+        return DecisionDetail.model_validate(self._connection.get(model_path(model, "versions", version, "decision")))
 
     def decide(self, model: str, version: int, **decision: Any) -> DecisionDetail:
         """Change a version's decision without training; it is in force once the prediction service has polled.
@@ -109,14 +109,14 @@ class Models(Resource):
 
         Raises BadInput (also where no threshold reaches that), Conflict, NotFound.
         """
-        path = _model_path(model, "versions", version, "decision")
+        path = model_path(model, "versions", version, "decision")
         body = _without_none(decision)
         answer = self._connection.send("PUT", path, json=body) if body else self._connection.send("DELETE", path)
         return DecisionDetail.model_validate(answer.json())
 
     def fairness(self, model: str, version: int) -> Fairness:
         """Return rates and errors by group of the protected columns, as the decision in force answers them."""
-        return Fairness.model_validate(self._connection.get(_model_path(model, "versions", version, "fairness")))
+        return Fairness.model_validate(self._connection.get(model_path(model, "versions", version, "fairness")))
 
     def change(
         self,
@@ -134,15 +134,15 @@ class Models(Resource):
             open_feedback: whether ground truth that other owners post counts in its live figures.
         """
         body = _without_none({"shared": shared, "sharing": sharing, "open_feedback": open_feedback, "loaded": loaded})
-        return Model.bind(self._connection.send("PATCH", _model_path(model), json=body).json(), self._connection)
+        return Model.bind(self._connection.send("PATCH", model_path(model), json=body).json(), self._connection)
 
     def delete(self, model: str) -> None:
         """Delete a model; its runs stay."""
-        self._connection.send("DELETE", _model_path(model))
+        self._connection.send("DELETE", model_path(model))
 
     def manifest(self, model: str, version: int) -> dict[str, Any]:
         """Return a version's manifest: encoders, signature, receipt, parity, the resolved spec."""
-        manifest: dict[str, Any] = self._connection.get(_model_path(model, "versions", version, "manifest"))
+        manifest: dict[str, Any] = self._connection.get(model_path(model, "versions", version, "manifest"))
         return manifest
 
     def download(
@@ -159,7 +159,7 @@ class Models(Resource):
         The bytes are checked against their SHA-256 before the file appears. `path` is a file, or a folder.
         Raises NotFound.
         """
-        source, name = _model_path(model, "versions", version, "files", kind), f"{model}-{version}.{kind}"
+        source, name = model_path(model, "versions", version, "files", kind), f"{model}-{version}.{kind}"
         return transfers.download(self._connection, source, path, name, progress, timeout=FILE_TIMEOUT)
 
     def predict(
@@ -259,7 +259,7 @@ class Models(Resource):
         body: dict[str, Any] = {"dataset": dataset, "version": version, "label": label, "name": name}
         body |= {} if interval is None else {"interval": interval}
         headers = {"Idempotency-Key": str(uuid.uuid4())}
-        answer = self._connection.send("POST", _model_path(model, "predictions"), json=body, headers=headers)
+        answer = self._connection.send("POST", model_path(model, "predictions"), json=body, headers=headers)
         return RunInfo.model_validate(answer.json())
 
     def status(self, model: str) -> dict[str, str]:
@@ -279,11 +279,11 @@ class Models(Resource):
     def drift(self, model: str, *, version: int | None = None, label: str | None = None) -> DriftReport:
         """Return how far the inputs have moved from the training rows, over a sliding window. Raises NotFound."""
         query = {"version": version, "label": label}
-        return DriftReport.model_validate(self._connection.get(_model_path(model, "drift"), query))
+        return DriftReport.model_validate(self._connection.get(model_path(model, "drift"), query))
 
     def traffic(self, model: str) -> Traffic:
         """Return each version's requests and latencies, cumulative: the difference of two answers gives rates."""
-        return Traffic.model_validate(self._connection.get(_model_path(model, "traffic")))
+        return Traffic.model_validate(self._connection.get(model_path(model, "traffic")))
 
     def feedback(self, model: str, items: Sequence[Mapping[str, Any]]) -> FeedbackAnswer:
         """Post ground truth, from which `drift` computes a version's live accuracy.
@@ -293,13 +293,13 @@ class Models(Resource):
         """
         body = {"items": [plain(item) for item in items]}
         return FeedbackAnswer.model_validate(
-            self._connection.send("POST", _model_path(model, "feedback"), json=body).json()
+            self._connection.send("POST", model_path(model, "feedback"), json=body).json()
         )
 
     def list(self, limit: int | None = None) -> Iterator[Model]:
         """Yield models by name."""
         connection = self._connection
-        yield from connection.pages(_model_path(), lambda item: Model.bind(item, connection), limit=limit)
+        yield from connection.pages(model_path(), lambda item: Model.bind(item, connection), limit=limit)
 
     def _ask(self, path: str, body: dict[str, Any], headers: Mapping[str, str] | None = None) -> httpx2.Response:
         self._connection.find_predict()  # a prediction changes nothing, so it may be sent again
@@ -421,7 +421,7 @@ def _segment(name: str | int) -> str:
     return quote(str(name), safe="")
 
 
-def _model_path(*segments: str | int) -> str:
+def model_path(*segments: str | int) -> str:
     return "/".join(["/api/v1/models", *map(_segment, segments)])
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from fitserve.client import client, datasets, keys, models, runs
+from fitserve.client import client, datasets, keys, models, rollouts, runs
 from fitserve.client.connection import Connection
 
 CLASSES = (
@@ -24,6 +24,7 @@ CLASSES = (
     runs.Run,
     models.Models,
     models.Model,
+    rollouts.Rollouts,
     keys.Keys,
 )
 

@@ -12,7 +12,7 @@ import pytest
 
 from fitserve.client import Client
 from fitserve.client.runs import Run
-from fitserve.errors import BadInput, NotFound
+from fitserve.errors import BadInput, Conflict, NotFound
 from tests.client import test_server
 from tests.client.breaking_proxy import breaking_proxy
 from tests.client.client_use import ClientUse, public_methods
@@ -106,6 +106,33 @@ def test_a_decision_moves_and_comes_back(client: Client, trained: Run) -> None:
     assert [one["threshold"] for one in moved.decisions] == [0.25]
     assert client.models.decision("client-circle", 1).decisions == moved.decisions
     assert client.models.decide("client-circle", 1).decisions == []
+
+
+def test_a_rollout_and_a_comparison(client: Client, trained: Run) -> None:
+    spec = {"dataset": trained.dataset, "target": "side", "network": [{"Dense": 2}], "training": {"epochs": 1}}
+    for seed in (1, 2):
+        client.runs.create(spec, seed=seed, model="client-rollouts").wait(PATIENCE)
+    client.models.promote("client-rollouts", 1)
+    started = client.rollouts.start(
+        "client-rollouts", 2, steps=[10, 100], hold=60, min_requests=5, guards={"errors": 0.02, "p99_ratio": None}
+    )
+    assert (started.base, started.to, started.share) == (1, 2, 0.1)
+    assert set(started.guards) == {"errors", "prediction_drift", "live_accuracy"}
+    with pytest.raises(Conflict):
+        client.rollouts.start("client-rollouts", 2)
+    assert client.rollouts.pause("client-rollouts", started.id).state == "paused"
+    assert client.rollouts.resume("client-rollouts", started.id).state == "running"
+    (step,) = client.rollouts.get("client-rollouts", started.id).steps
+    assert step.share == 0.1
+    assert client.rollouts.abort("client-rollouts", started.id).state == "aborted"
+    compared = client.rollouts.compare("client-rollouts", 2, share=40)
+    assert (compared.kind, compared.share, compared.hold, compared.guards) == ("ab", 0.4, None, {})
+    assert client.rollouts.promote("client-rollouts", compared.id).state == "succeeded"
+    assert [one.id for one in client.rollouts.list("client-rollouts")] == [compared.id, started.id]
+    ended = client.rollouts.wait("client-rollouts", compared.id, 1).reason
+    assert ended == {"why": "promoted", "detail": "Promoted by hand.", "step": 0, "comparison": []}
+    with pytest.raises(TimeoutError):
+        client.rollouts.wait("client-rollouts", client.rollouts.compare("client-rollouts", 1).id, 0)
 
 
 def test_slices_and_the_groups_of_protected_columns(client: Client, trained: Run) -> None:

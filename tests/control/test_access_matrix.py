@@ -47,7 +47,7 @@ READ_BY_POST = {"POST /api/v1/runs/{run_id}/explain"}
 
 # Path parameters, each of which must be listed here: does it name something that has an owner?
 OWNED = {"ref", "run_id", "upload_id", "name", "key_id"}
-PART_OF = {"n", "number", "label", "kind", "form", "trial"}  # of something owned
+PART_OF = {"n", "number", "label", "kind", "form", "trial", "rollout_id"}  # of something owned
 NEW_NAME = {"PUT /api/v1/datasets/{ref}"}  # a taken name is a conflict (409), not a secret
 
 # Operations in which a parameter has another meaning
@@ -65,6 +65,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "PATCH /api/v1/models/{name}": {"json": {"loaded": True}},
     "PUT /api/v1/models/{name}/labels/{label}": {"json": {"version": 1}},
     "PUT /api/v1/models/{name}/versions/{number}/decision": {"json": {"threshold": 0.4}},
+    "POST /api/v1/models/{name}/rollouts": {"json": {"to": 1}},
     "POST /api/v1/models/{name}/predictions": {"json": {"dataset": "table"}},
     "POST /api/v1/models/{name}/feedback": {"json": {"items": [{"id": "p1", "truth": 1.0}]}},
     "PATCH /api/v1/uploads/{upload_id}": {
@@ -75,6 +76,8 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 # What another owner may do only if the model is shared for more than predictions
 BY_SHARING = (
+    "GET /api/v1/models/{name}/rollouts",
+    "GET /api/v1/models/{name}/rollouts/{rollout_id}",
     "GET /api/v1/models/{name}/drift",
     "GET /api/v1/models/{name}/traffic",
     "GET /api/v1/models/{name}/versions/{number}/decision",
@@ -83,7 +86,7 @@ BY_SHARING = (
     "GET /api/v1/models/{name}/versions/{number}/files/{kind}",
 )
 # Parts that only a trained run has: 404 also for the right key
-MAY_BE_MISSING = {"n", "kind", "trial"}
+MAY_BE_MISSING = {"n", "kind", "trial", "rollout_id"}
 
 
 @dataclass
@@ -155,6 +158,7 @@ def create_resources(scenario: Scenario) -> None:
         "n": "1",
         "kind": "onnx",
         "trial": "1",
+        "rollout_id": "rol_none",
         "form": "png",
     }
 

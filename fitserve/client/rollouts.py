@@ -1,0 +1,96 @@
+"""Rollouts: versions that become the champion step by step, and A/B comparisons."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from fitserve.client.connection import Resource, pause
+from fitserve.client.models import model_path
+from fitserve.wire.rollouts import RolloutDetail, RolloutInfo
+
+_POLL = 0.5  # seconds
+
+
+class Rollouts(Resource):
+    """`client.rollouts`."""
+
+    def start(
+        self,
+        model: str,
+        to: int,
+        *,
+        steps: Sequence[float] | None = None,
+        hold: float | None = None,
+        min_requests: int | None = None,
+        guards: Mapping[str, float | None] | None = None,
+        shadow: bool | None = None,
+    ) -> RolloutInfo:
+        """Make a version the champion step by step, watched by guards that take it back.
+
+        Args:
+            steps: percentages of the traffic, growing; by default 1, 10, 50, 100.
+            hold: least seconds of each step; by default an hour.
+            min_requests: least requests that the new version answers in each step; by default 100.
+            guards: limits other than the usual ones: `errors`, `p99_ratio`, `prediction_drift`, `disagreement`,
+                `live_accuracy`. None turns a guard off.
+            shadow: first send it a copy of the traffic.
+
+        Raises BadInput, NotFound, Conflict (it is the champion, retired, or another rollout is active).
+        """
+        body = {"to": to, "steps": None if steps is None else list(map(float, steps)), "hold": hold}
+        body |= {"min_requests": min_requests, "shadow": shadow, "guards": None if guards is None else dict(guards)}
+        return self._start(model, body)
+
+    def compare(
+        self, model: str, to: int, *, share: float = 50.0, guards: Mapping[str, float | None] | None = None
+    ) -> RolloutInfo:
+        """Start an A/B comparison of a version with the champion: it answers `share` percent until it is ended.
+
+        `get` returns the difference in the live metric. Raises BadInput, NotFound, Conflict.
+        """
+        body = {"to": to, "kind": "ab", "steps": [float(share)], "guards": None if guards is None else dict(guards)}
+        return self._start(model, body)
+
+    def _start(self, model: str, body: dict[str, Any]) -> RolloutInfo:
+        given = {name: value for name, value in body.items() if value is not None}
+        answer = self._connection.send("POST", model_path(model, "rollouts"), json=given, repeatable=False)
+        return RolloutInfo.model_validate(answer.json())
+
+    def get(self, model: str, id: str) -> RolloutDetail:
+        """Return a rollout with its guard curves, and the live metric of both versions. Raises NotFound."""
+        return RolloutDetail.model_validate(self._connection.get(model_path(model, "rollouts", id)))
+
+    def list(self, model: str, limit: int | None = None) -> Iterator[RolloutInfo]:
+        """Yield a model's rollouts, newest first."""
+        yield from self._connection.pages(model_path(model, "rollouts"), RolloutInfo.model_validate, limit=limit)
+
+    def pause(self, model: str, id: str) -> RolloutInfo:
+        """Hold a rollout at its step; its guards stay on. Raises Conflict once it has ended."""
+        return self._change(model, id, "pause")
+
+    def resume(self, model: str, id: str) -> RolloutInfo:
+        """Let a paused rollout go on. Raises Conflict once it has ended."""
+        return self._change(model, id, "resume")
+
+    def abort(self, model: str, id: str) -> RolloutInfo:
+        """Give all traffic back to the champion. Raises Conflict once it has ended."""
+        return self._change(model, id, "abort")
+
+    def promote(self, model: str, id: str) -> RolloutInfo:
+        """Make its version the champion at once. Raises Conflict once it has ended."""
+        return self._change(model, id, "promote")
+
+    def wait(self, model: str, id: str, timeout: float | None = None) -> RolloutDetail:
+        """Wait until a rollout has ended, and return it. Raises TimeoutError."""
+        until = None if timeout is None else time.monotonic() + timeout
+        while (found := self.get(model, id)).finished_at is None:
+            if until is not None and time.monotonic() >= until:
+                raise TimeoutError(f"The rollout {id} is {found.state} after {timeout:g} s.")
+            pause(_POLL)
+        return found
+
+    def _change(self, model: str, id: str, action: str) -> RolloutInfo:
+        answer = self._connection.send("POST", model_path(model, "rollouts", id, action), repeatable=False)
+        return RolloutInfo.model_validate(answer.json())

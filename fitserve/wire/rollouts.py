@@ -1,0 +1,133 @@
+"""Rollouts of a version, and A/B comparisons."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+RolloutState = Literal["running", "paused", "succeeded", "rolled_back", "aborted"]
+Limit = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class RolloutGuards(BaseModel):
+    """Limits that take the new version back once they are certainly exceeded. Null turns a guard off."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    errors: Limit | None = Field(0.005, description="Share of requests that fail, above that of the version before")
+    p99_ratio: Annotated[float, Field(ge=1, le=1000, allow_inf_nan=False)] | None = Field(
+        1.5, description="99th percentile of the response time, as a multiple of the version's before"
+    )
+    prediction_drift: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = Field(
+        0.25, description="Population stability index between the answers of both versions"
+    )
+    disagreement: Limit | None = Field(0.1, description="Share of rows that the shadow answers otherwise")
+    live_accuracy: Limit | None = Field(
+        0.01, description="Accuracy lost, by posted ground truth; of a regression, error gained as a share of its scale"
+    )
+
+
+class RolloutRequest(BaseModel):
+    """Make a version the champion step by step, or compare it with the champion."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    to: int = Field(ge=1, le=2**31 - 1, description="The version")
+    kind: Literal["rollout", "ab"] = Field(
+        "rollout", description="`ab` keeps one share until it is promoted or aborted, with only the guards asked for"
+    )
+    steps: list[Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]] = Field(
+        default=[1.0, 10.0, 50.0, 100.0],
+        min_length=1,
+        max_length=20,
+        description="Percentages of the requests without a version that it answers, growing",
+    )
+    hold: float = Field(3_600.0, ge=0, le=31_536_000, allow_inf_nan=False, description="Least seconds of each step")
+    min_requests: int = Field(
+        100, ge=0, le=2**31 - 1, description="Least requests that the new version answers in each step"
+    )
+    guards: RolloutGuards | None = Field(None, description="Limits other than the usual ones")
+    shadow: bool = Field(False, description="First send it a copy of the traffic, which is compared and not returned")
+
+
+class GuardFigure(BaseModel):
+    """A guard at one moment. Its bounds hold at all moments at once; it takes the version back when `low` > `limit`."""
+
+    guard: str
+    output: str | None
+    limit: float
+    base_rows: float
+    new_rows: float
+    base: float | None
+    new: float | None
+    value: float | None
+    low: float | None
+    high: float | None
+    breached: bool
+
+
+class CurvePoint(BaseModel):
+    """A guard's value and bounds after so many requests of both versions."""
+
+    at: datetime
+    rows: float
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+class RolloutStepInfo(BaseModel):
+    """A step that was entered; `share` of 0 is the shadow."""
+
+    step: int
+    share: float
+    started_at: datetime
+    figures: list[GuardFigure]
+    curves: dict[str, list[CurvePoint]]
+
+
+class LiveComparison(BaseModel):
+    """The live metric of both versions, and its difference (new minus base) with an interval that always holds."""
+
+    output: str
+    metric: Literal["accuracy", "mean_absolute_error"]
+    base_rows: int
+    new_rows: int
+    base: float | None
+    new: float | None
+    difference: float | None
+    low: float | None
+    high: float | None
+    confidence: float
+
+
+class RolloutInfo(BaseModel):
+    """A rollout. `step` is a place in `shares`, the shares of the traffic from 0 (shadow) to 1."""
+
+    id: str
+    model: str
+    kind: Literal["rollout", "ab"]
+    base: int = Field(description="The version that was champion")
+    to: int
+    state: RolloutState
+    step: int
+    share: float = Field(description="That the new version answers now")
+    shares: list[float]
+    hold: float | None
+    min_requests: int
+    guards: dict[str, float]
+    shadow: bool
+    reason: dict[str, Any] | None = Field(description="Why it ended: `why`, `detail`, and a guard's `figure`")
+    owner: str | None
+    created_at: datetime
+    step_at: datetime
+    finished_at: datetime | None
+
+
+class RolloutDetail(RolloutInfo):
+    """A rollout with its steps' guard curves, and the live metric of both versions."""
+
+    steps: list[RolloutStepInfo]
+    comparison: list[LiveComparison]
