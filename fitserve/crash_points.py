@@ -25,6 +25,11 @@ POINTS: Final = (
     "rollout.measured",
     "rollout.before_commit",
     "rollout.after_commit",
+    "webhooks.before_dispatched",
+    "webhooks.after_dispatched",
+    "webhooks.after_claim",
+    "webhooks.after_answer",
+    "webhooks.after_outcome",
 )
 
 

@@ -136,7 +136,7 @@ class Outgoing:
             return
 
     def addresses(self, target: Target, pointer: str | None = None) -> list[str]:
-        """Return the addresses to connect to. Raises ForbiddenAddress if one is forbidden, NoAnswer if there is none."""
+        """Return the addresses to connect to. Raises ForbiddenAddress where one is forbidden, NoAnswer without any."""
         literal = _literal(target.host)
         found = [str(literal)] if literal is not None else list(self.resolve(target.host, target.port))
         if not found:

@@ -45,6 +45,7 @@ class Limits(BaseSettings):
     stored_predictions: int = Field(
         100_000, description="Predictions of one owner that are kept for their ground truth"
     )
+    webhooks: int = Field(100, description="Webhooks of one key owner")
     training_seconds_per_day: int = Field(0, description="Training seconds of one key in 24 hours; 0 sets no limit")
 
 
@@ -84,6 +85,21 @@ class Settings(BaseSettings):
         description="Comma-separated private networks that requests to addresses named by clients (webhooks, fetched "
         "tables) may reach, also over plain http; empty: the public Internet alone",
     )
+
+    channels: dict[str, SecretStr] = Field(
+        default_factory=dict,
+        description="Chat and mail addresses of the operator's for webhooks, as a JSON object: names to apprise "
+        "addresses, which no client sees",
+    )
+    webhook_seconds: float = Field(15.0, gt=0, description="Seconds that a webhook's receiver has to answer")
+    webhook_retry_seconds: float = Field(
+        5.0, gt=0, description="Before a failed delivery is tried again; the pause grows threefold, to six hours"
+    )
+    webhook_give_up_seconds: float = Field(86_400, gt=0, description="How long a delivery is tried")
+    webhook_disable_seconds: float = Field(
+        432_000, gt=0, description="A webhook that only failed for so long is disabled"
+    )
+    event_seconds: float = Field(2_592_000, gt=0, description="How long events and their deliveries are kept")
 
     head_seconds: float = Field(10.0, gt=0, description="Seconds that a client has to send a request's headers")
     body_bytes_per_second: int = Field(

@@ -480,6 +480,7 @@ class Webhook(Base):
     channel: Mapped[str | None] = mapped_column(String(63))
     events: Mapped[list[Any]]  # types, or `run.*`, or `*`
     description: Mapped[str | None] = mapped_column(String(200))
+    all_owners: Mapped[bool] = mapped_column(default=False, server_default=false())  # of an admin's
     secret: Mapped[str | None] = mapped_column(String(128))  # signs deliveries; no answer of the API holds it
     previous_secret: Mapped[str | None] = mapped_column(String(128))  # signs too, until the receiver knows the new one
     previous_until: Mapped[datetime | None]

@@ -209,6 +209,24 @@ ROLLOUTS_ENDED = Counter(
 for _outcome in ("succeeded", "rolled_back", "aborted"):
     ROLLOUTS_ENDED.labels(_outcome)  # from 0, so that the first one is an increase
 
+# Events, webhooks
+DELIVERIES = Counter(
+    "fitserve_webhook_deliveries_total",
+    "Attempts at deliveries, by what became of the delivery: delivered, retried, failed (given up).",
+    ["outcome"],
+    registry=REGISTRY,
+)
+DELIVERY_SECONDS = Histogram(
+    "fitserve_webhook_duration_seconds", "Time of one attempt at a delivery.", buckets=REQUEST, registry=REGISTRY
+)
+DELIVERIES_PENDING = Gauge(
+    "fitserve_webhook_deliveries_pending", "Deliveries that wait for their first or next attempt.", registry=REGISTRY
+)
+DELIVERY_AGE = Gauge(
+    "fitserve_webhook_oldest_due_seconds", "How long the oldest event or delivery has been due.", registry=REGISTRY
+)
+WEBHOOKS_DISABLED = Gauge("fitserve_webhooks_disabled", "Webhooks that are disabled.", registry=REGISTRY)
+
 # Processes
 DISK_FREE = Gauge("fitserve_disk_free_bytes", "Free bytes of the disk under FITSERVE_HOME.", registry=REGISTRY)
 DISK_SIZE = Gauge("fitserve_disk_size_bytes", "Bytes of the disk under FITSERVE_HOME.", registry=REGISTRY)

@@ -20,6 +20,7 @@ from fitserve.queue import QUEUE, WAKE, Publisher, make_app
 from fitserve.settings import Settings
 from workers import health_server
 from workers.batch_prediction import BatchPredictor
+from workers.deliveries import Deliverer
 from workers.messages import HintApp
 from workers.rollout_driver import RolloutDriver
 from workers.supervisor import Supervisor
@@ -78,6 +79,7 @@ def main() -> None:
     predictor.start()
     driver = RolloutDriver(engine)
     driver.start()
+    Deliverer(settings, engine, supervisor.stopping).start()
     app = make_app(settings, HintApp)
     app.conf.worker_consumer = "workers.messages:HintConsumer"
     app.steps["consumer"].add(ShortLoop)

@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from fitserve import artifacts, blobs, db, logs, monitoring, rollouts, telemetry
+from fitserve import artifacts, blobs, db, logs, monitoring, rollouts, telemetry, webhooks
 from fitserve.blobs import BlobStore
 from fitserve.crash_points import crash_point
 from fitserve.errors import FitserveError
@@ -25,6 +25,7 @@ from fitserve.settings import Settings
 from fitserve.states import TERMINAL, RunState
 from fitserve.tables import Rollout
 from workers import health_server
+from workers.deliveries import Deliverer
 from workers.rollout_driver import RolloutDriver
 
 log = logging.getLogger(__name__)
@@ -112,19 +113,24 @@ class Reaper:
             telemetry.DISPATCHED.inc(len(sent))
 
     def count(self) -> None:
-        """Set the queue's gauges."""
+        """Set the gauges of the queue and of deliveries."""
         with db.reading(self.engine) as session:
             for state, count in queries.count_by_state(session).items():
                 telemetry.RUNS.labels(state).set(count)
             telemetry.QUEUE_AGE.set(queries.oldest_queued_seconds(session))
+            pending, oldest, disabled = webhooks.standing(session)
+        telemetry.DELIVERIES_PENDING.set(pending)
+        telemetry.DELIVERY_AGE.set(oldest)
+        telemetry.WEBHOOKS_DISABLED.set(disabled)
 
     def sweep(self) -> None:
-        """Remove unreferenced blobs, old idempotency keys, and rows of workers that are gone."""
+        """Remove unreferenced blobs, old idempotency keys and events, and rows of workers that are gone."""
         removed = blob_references.delete_unreferenced(
             self.engine, self.blobs, age_seconds=self.settings.garbage_age_seconds
         )
         telemetry.BLOBS_COLLECTED.inc(removed)
         create.delete_old_keys(self.engine)
+        webhooks.delete_old(self.engine, self.settings.event_seconds)
         worker_registry.prune(self.engine)
 
 
@@ -233,6 +239,7 @@ def main() -> None:
     health_server.serve(settings.host, settings.reaper_metrics_port, checks)
     driver = RolloutDriver(engine)
     driver.start()
+    Deliverer(settings, engine, stopping).start()
     reaper.run(stopping)
     driver.stop()
     publisher.close()

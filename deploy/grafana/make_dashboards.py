@@ -107,6 +107,11 @@ SERVICE = Dashboard(
         Panel("Bytes uploaded", ((f"sum(rate(fitserve_upload_bytes_total{RATE}))", "bytes"),), "Bps"),
         Panel("Releases", (("count by (version, python) (fitserve_build_info)", "{{version}}, Python {{python}}"),)),
         Panel("Garbage", ((f"sum(rate(fitserve_blobs_collected_total{RATE}))", "blobs removed"),)),
+        Panel(
+            "Webhook deliveries",
+            ((f"sum by (outcome) (increase(fitserve_webhook_deliveries_total{RATE}))", "{{outcome}}"),),
+        ),
+        Panel("Oldest due event", (("max(fitserve_webhook_oldest_due_seconds)", "due for"),), "s"),
     ),
 )
 

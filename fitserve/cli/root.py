@@ -19,6 +19,7 @@ from fitserve.cli import (
     slices,  # noqa: F401  (adds commands to those of runs)
     spec,
     train,
+    webhooks,
 )
 from fitserve.cli.session import Session
 
@@ -34,6 +35,7 @@ GROUPS = (
     spec.group,
     keys.group,
     mcp.group,
+    webhooks.group,
 )
 
 app = typer.Typer(

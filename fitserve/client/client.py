@@ -16,6 +16,7 @@ from fitserve.client.rollouts import Rollouts
 from fitserve.client.runs import Runs
 from fitserve.client.trained import Trained, check_columns, check_target, dataset_of, default_name, labels_in
 from fitserve.client.upload_body import dataset_name
+from fitserve.client.webhooks import Webhooks
 from fitserve.dataset_facts import Kind
 from fitserve.wire.admin import AuditEntry, SystemInfo
 
@@ -63,6 +64,7 @@ class Client(Resource):
         self.models = Models(connection)
         self.rollouts = Rollouts(connection)
         self.keys = Keys(connection)
+        self.webhooks = Webhooks(connection)
 
     @property
     def base_url(self) -> str:

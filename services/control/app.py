@@ -19,6 +19,7 @@ from services.control.admin.rate_limit import Limiter
 from services.control.datasets import resumable
 from services.control.datasets import routes as datasets
 from services.control.deps import Context
+from services.control.events import webhook_routes
 from services.control.insight import plot_routes, slice_routes
 from services.control.insight import routes as insight
 from services.control.models import decision_routes, monitoring_routes, predict_proxy, rollout_routes
@@ -31,7 +32,7 @@ from services.shell.auth import refuse_unprotected_address
 
 ROUTERS = (
     *(datasets, resumable, openapi, runs, list_routes, events, insight, plot_routes, slice_routes),
-    *(models, decision_routes, rollout_routes, monitoring_routes, system, api_keys, audit),
+    *(models, decision_routes, rollout_routes, monitoring_routes, webhook_routes, system, api_keys, audit),
 )
 
 DESCRIPTION = """

@@ -13,7 +13,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from fitserve.client import client, datasets, keys, models, rollouts, runs
+from fitserve.client import client, datasets, keys, models, rollouts, runs, webhooks
 from fitserve.client.connection import Connection
 
 CLASSES = (
@@ -26,6 +26,7 @@ CLASSES = (
     models.Model,
     rollouts.Rollouts,
     keys.Keys,
+    webhooks.Webhooks,
 )
 
 

@@ -135,6 +135,27 @@ def test_a_rollout_and_a_comparison(client: Client, trained: Run) -> None:
         client.rollouts.wait("client-rollouts", client.rollouts.compare("client-rollouts", 1).id, 0)
 
 
+def test_a_webhook_is_told_of_events(client: Client, trained: Run) -> None:
+    assert "run.failed" in client.webhooks.event_types()
+    assert any(event.data["run"] == trained.id for event in client.webhooks.events(type="run.succeeded", limit=200))
+    made = client.webhooks.create("https://8.8.8.8/hook", events=["run.*"], description="first")
+    assert made.secret
+    assert client.webhooks.get(made.id).description == "first"
+    assert not client.webhooks.change(made.id, description="second", enabled=False).enabled
+    client.webhooks.change(made.id, enabled=True)
+    tested = client.webhooks.test(made.id)
+    assert [one.id for one in client.webhooks.deliveries(made.id, limit=5)] == [tested.id]
+    try:
+        assert client.webhooks.redeliver(made.id, tested.id).state == "pending"
+    except Conflict:
+        pass  # it is under way: there is no network here
+    assert client.webhooks.channels() == []
+    assert made.id in [one.id for one in client.webhooks.list()]
+    client.webhooks.delete(made.id)
+    with pytest.raises(NotFound):
+        client.webhooks.get(made.id)
+
+
 def test_slices_and_the_groups_of_protected_columns(client: Client, trained: Run) -> None:
     slices = trained.slices()
     assert {column["column"] for column in slices.columns} <= {"x", "y", "colour"}

@@ -22,6 +22,7 @@ from fitserve.tables import (
     Base,
     Dataset,
     DecisionChange,
+    Delivery,
     Epoch,
     Feedback,
     Key,
@@ -31,6 +32,7 @@ from fitserve.tables import (
     StoredPrediction,
     Upload,
     Version,
+    Webhook,
     Window,
 )
 from services.control.app import create_app
@@ -43,10 +45,13 @@ MAY_WRITE: dict[str, set[type[Base]]] = {
     "read": set(),
     "predict": {Feedback},
     "upload": {Dataset, Upload},
-    "train": {Run, Model, Version, Label, DecisionChange},
+    "train": {Run, Model, Version, Label, DecisionChange, Webhook, Delivery},
     "keys": {Key},
 }
-WATCHED = (DecisionChange, Dataset, Upload, Run, Model, Version, Label, Key, Feedback, StoredPrediction, Window, Epoch)
+WATCHED = (
+    *(DecisionChange, Dataset, Upload, Run, Model, Version, Label, Key, Feedback, StoredPrediction, Window, Epoch),
+    *(Webhook, Delivery),
+)
 # Columns of bookkeeping, which any request may move
 BOOKKEEPING = {"last_used_at"}
 

@@ -37,17 +37,30 @@ RULES: dict[str, str] = {
     "DELETE /api/v1/keys/{key_id}": "keys+read",  # the key may only read
     "POST /api/v1/models/{name}/predictions": "predict+upload",
     "POST /api/v1/models/{name}/feedback": "predict",
+    "POST /api/v1/webhooks": "train+read",
+    "PATCH /api/v1/webhooks/{webhook_id}": "train+read",
 }
-NEEDS_BOTH = {"POST /api/v1/models/{name}/predictions"}  # of its scopes; in other rules the second is of its effect
+NEEDS_BOTH = {
+    *("POST /api/v1/models/{name}/predictions", "POST /api/v1/webhooks"),
+    "PATCH /api/v1/webhooks/{webhook_id}",
+}  # of its scopes; in other rules the second is of its effect
 # of all others, by noun and method
 READS = ("GET", "HEAD", "OPTIONS")
-CHANGES = {"datasets": "upload", "runs": "train", "run-tags": "train", "models": "train"}
+CHANGES = {
+    "datasets": "upload",
+    "runs": "train",
+    "run-tags": "train",
+    "models": "train",
+    "webhooks": "train",
+    "events": "train",
+}
+
 BY_NOUN = {"uploads": "upload"}  # reading one's own upload is part of uploading
 READ_BY_POST = {"POST /api/v1/runs/{run_id}/explain"}
 
 # Path parameters, each of which must be listed here: does it name something that has an owner?
-OWNED = {"ref", "run_id", "upload_id", "name", "key_id"}
-PART_OF = {"n", "number", "label", "kind", "form", "trial", "rollout_id"}  # of something owned
+OWNED = {"ref", "run_id", "upload_id", "name", "key_id", "webhook_id"}
+PART_OF = {"n", "number", "label", "kind", "form", "trial", "rollout_id", "delivery_id"}  # of something owned
 NEW_NAME = {"PUT /api/v1/datasets/{ref}"}  # a taken name is a conflict (409), not a secret
 
 # Operations in which a parameter has another meaning
@@ -73,6 +86,8 @@ BODIES: dict[str, dict[str, Any]] = {
         "headers": {"Content-Type": "application/offset+octet-stream", "Upload-Offset": "0"},
     },
     "POST /api/v1/uploads": {"headers": {"Upload-Length": "5"}},
+    "POST /api/v1/webhooks": {"json": {"url": "https://8.8.8.8/hook", "events": ["run.failed"]}},
+    "PATCH /api/v1/webhooks/{webhook_id}": {"json": {"description": "x"}},
 }
 # What another owner may do only if the model is shared for more than predictions
 BY_SHARING = (
@@ -144,6 +159,8 @@ def create_resources(scenario: Scenario) -> None:
     toys.register("served", numeric(hidden=(2,), seed=1))
     toys.change(registry.set_label, "served", "champion", version_number=1)
     toys.change(registry.set_label, "served", "champion", version_number=2)
+    hook = create("POST", "/webhooks", "train+read", json={"url": "https://8.8.8.8/hook", "events": ["*"]}).json()["id"]
+    tested = create("POST", f"/webhooks/{hook}/test", "train").json()["id"]
     with db.transaction(toys.engine) as session:
         spare, _ = api_keys.create(session, owner="ada", name="spare", scopes=["read"])
         spare_id = spare.id
@@ -159,6 +176,8 @@ def create_resources(scenario: Scenario) -> None:
         "kind": "onnx",
         "trial": "1",
         "rollout_id": "rol_none",
+        "webhook_id": hook,
+        "delivery_id": tested,
         "form": "png",
     }
 
@@ -259,7 +278,7 @@ def test_other_owners_see_only_what_is_shared_and_change_nothing(scenario: Scena
     for operation in owned:
         scope = scope_of(operation)
         answer = scenario.request(operation, scenario.token("bob", "read" if scope == ANY else scope))
-        if parameters(operation) & {"upload_id", "key_id"}:  # never shared
+        if parameters(operation) & {"upload_id", "key_id", "webhook_id"}:  # never shared
             assert answer.status_code == 404, (operation, answer.text[:300])
         elif scope == "read":
             assert answer.status_code not in (401, 403), (operation, answer.text[:300])

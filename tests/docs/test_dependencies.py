@@ -30,7 +30,9 @@ def declared() -> dict[str, set[str]]:
         "The client": project["dependencies"],
         "The server": extras["server"],
         "The worker": [*extras["worker"], *extras["worker-gpu"]],
-        "Where they are wanted": [*extras["s3"], *extras["traces"], *extras["embedded"], *extras["mcp"]],
+        "Where they are wanted": [
+            *(*extras["s3"], *extras["traces"], *extras["channels"], *extras["embedded"], *extras["mcp"]),
+        ],
         "For development": development,
     }
     named = {title: {name_of(one) for one in requirements} for title, requirements in sections.items()}

@@ -1,0 +1,435 @@
+"""Webhooks and the delivery of events to them: the only code that writes their rows.
+
+An event of the outbox becomes one delivery for each webhook that wants it; a delivery is claimed under a lease, sent,
+and its outcome written under the same lease. Any number of processes may do so. A process that dies after the receiver
+has answered, and before that is written, sends the event once more, under the same id: at least once.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Engine, and_, delete, func, or_, select
+from sqlalchemy.orm import Session
+from standardwebhooks.webhooks import Webhook as Signer
+
+from fitserve import db, events
+from fitserve.crash_points import crash_point
+from fitserve.errors import BadInput, Conflict, Forbidden, NotFound, Problem, TooMany
+from fitserve.ids import new_id
+from fitserve.outgoing import Outgoing
+from fitserve.settings import Settings
+from fitserve.tables import Delivery, OutboxEvent, Webhook
+from fitserve.wire.webhooks import PREFIX, DeliveryInfo, WebhookPatch, WebhookRequest
+
+ROTATION = timedelta(hours=24)  # that a replaced secret signs beside the new one
+LONGEST_PAUSE = 6 * 3600.0  # seconds between two attempts
+GROWTH = 3.0  # of the pause, from attempt to attempt
+KEPT_ATTEMPTS = 20  # in a delivery's log
+AT_ONCE = 2  # deliveries to one webhook: a slow receiver delays its own events, not those of others
+TEST = "webhook.test"
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedDelivery:
+    """A delivery that this process holds until its lease ends, with all that sending it takes."""
+
+    id: str
+    token: str
+    webhook: str
+    url: str | None
+    channel: str | None
+    secrets: tuple[str, ...]
+    event: str
+    type: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attempt ended."""
+
+    delivered: bool
+    seconds: float
+    status: int | None = None
+    error: str | None = None
+    retry_after: float | None = None  # seconds, as the receiver asked
+    gone: bool = False  # it wants no more
+
+
+# --- create, change, delete ----------------------------------------------------------------------------------------
+
+
+def create(
+    session: Session, request: WebhookRequest, settings: Settings, *, owner: str, key_id: str | None, is_admin: bool
+) -> tuple[Webhook, str | None]:
+    """Create a webhook and return it with its secret. Raises BadInput, Forbidden, TooMany; `url` was checked before."""
+    check_events(request.events)
+    if request.channel is not None and request.channel not in settings.channels:
+        raise BadInput(
+            f"There is no channel {request.channel}.",
+            pointer="/channel",
+            received=request.channel,
+            expected=", ".join(sorted(settings.channels)) or "a channel that the operator has configured",
+            fix="The operator names channels in FITSERVE_CHANNELS.",
+        )
+    if request.all_owners and not is_admin:
+        raise Forbidden("Only an admin may hear of every owner's changes.", pointer="/all_owners", received=True)
+    count = session.scalar(select(func.count()).select_from(Webhook).where(Webhook.owner == owner)) or 0
+    if count >= settings.limits.webhooks:
+        raise TooMany(
+            f"You have {count} webhooks.",
+            received=count,
+            expected=f"fewer than {settings.limits.webhooks} webhooks",
+            fix="Delete some: one webhook may take several types of events.",
+        )
+    secret = None
+    if request.url is not None:
+        secret = request.secret.get_secret_value() if request.secret else new_secret()
+    at = db.now(session)
+    row = Webhook(
+        id=new_id("wh"),
+        owner=owner,
+        key_id=key_id,
+        url=request.url,
+        channel=request.channel,
+        events=list(dict.fromkeys(request.events)),
+        description=request.description,
+        all_owners=request.all_owners,
+        secret=secret,
+        enabled=True,
+        created_at=at,
+        updated_at=at,
+    )
+    session.add(row)
+    session.flush()
+    return row, secret
+
+
+def new_secret() -> str:
+    """Return a random secret in the form of Standard Webhooks."""
+    return PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
+
+
+def check_events(patterns: Sequence[str]) -> None:
+    """Raise BadInput where a pattern names no type of event."""
+    problems = [
+        Problem(
+            f"{pattern} is no type of event.", f"/events/{index}", received=pattern, expected=", ".join(events.TYPES)
+        )
+        for index, pattern in enumerate(patterns)
+        if not any(matches(pattern, type) for type in events.TYPES)
+    ]
+    if problems:
+        raise BadInput(problems[0].detail, problems=problems)
+
+
+def matches(pattern: str, type: str) -> bool:
+    """Return whether a webhook that wants `pattern` wants an event of this type."""
+    return pattern == type or pattern == "*" or (pattern.endswith(".*") and type.startswith(pattern[:-1]))
+
+
+def get(session: Session, id: str, owner: str | None) -> Webhook:
+    """Return a webhook of an owner; None sees all. Raises NotFound."""
+    row = session.get(Webhook, id)
+    if row is None or (owner is not None and row.owner != owner):
+        raise NotFound(f"No webhook {id[:64]}.", received=id[:64])
+    return row
+
+
+def listing(session: Session, owner: str | None) -> list[Webhook]:
+    """Return the webhooks of an owner, or all, newest first."""
+    query = select(Webhook).order_by(Webhook.id.desc())
+    return list(session.scalars(query if owner is None else query.where(Webhook.owner == owner)))
+
+
+def change(session: Session, row: Webhook, patch: WebhookPatch) -> Webhook:
+    """Change a webhook; `patch.url` was checked before. Raises BadInput, Conflict."""
+    at = db.now(session)
+    if row.url is None and (patch.url is not None or patch.secret is not None):
+        raise Conflict("A channel's webhook has neither an address nor a secret.", fix="Create another webhook.")
+    if patch.events is not None:
+        check_events(patch.events)
+        row.events = list(dict.fromkeys(patch.events))
+    if patch.url is not None:
+        row.url, row.failing_since = patch.url, None
+    if patch.secret is not None:
+        row.previous_secret, row.previous_until = row.secret, at + ROTATION
+        row.secret = patch.secret.get_secret_value()
+    if patch.description is not None:
+        row.description = patch.description or None
+    if patch.enabled is not None:
+        row.enabled, row.failing_since = patch.enabled, None
+        row.disabled_reason = None if patch.enabled else "by hand"
+    row.updated_at = at
+    session.flush()
+    return row
+
+
+def remove(session: Session, row: Webhook) -> None:
+    """Delete a webhook and its deliveries."""
+    session.execute(delete(Delivery).where(Delivery.webhook_id == row.id))
+    session.delete(row)
+    session.flush()
+
+
+# --- deliveries ----------------------------------------------------------------------------------------------------
+
+
+def deliveries(
+    session: Session, webhook: str, *, limit: int, before: str | None = None, state: str | None = None
+) -> list[DeliveryInfo]:
+    """Return a webhook's deliveries, the last first, from the one before the id `before`."""
+    query = select(Delivery, OutboxEvent.type).join(OutboxEvent, OutboxEvent.id == Delivery.event_id)
+    query = query.where(Delivery.webhook_id == webhook).order_by(Delivery.id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(Delivery.id < before)
+    if state is not None:
+        query = query.where(Delivery.state == state)
+    return [_info(row, type) for row, type in session.execute(query)]
+
+
+def _info(row: Delivery, type: str) -> DeliveryInfo:
+    return DeliveryInfo(
+        id=row.id,
+        webhook=row.webhook_id,
+        event=row.event_id,
+        type=type,
+        state=row.state,
+        attempts=row.attempts,
+        next_at=row.next_at if row.state == "pending" else None,
+        created_at=row.created_at,
+        delivered_at=row.delivered_at,
+        log=row.log,
+    )
+
+
+def redeliver(session: Session, row: Webhook, delivery_id: str) -> DeliveryInfo:
+    """Begin another round of attempts, at once, under the same event id. Raises NotFound, Conflict."""
+    _check_enabled(row)
+    at = db.now(session)
+    delivery = session.get(Delivery, delivery_id, with_for_update=True)
+    if delivery is None or delivery.webhook_id != row.id:
+        raise NotFound(f"No delivery {delivery_id[:64]} of this webhook.", received=delivery_id[:64])
+    if delivery.lease_expires_at is not None and delivery.lease_expires_at > at:
+        raise Conflict("It is being delivered at this moment.", fix="Look at its log in a minute.")
+    delivery.state, delivery.attempts, delivery.next_at, delivery.delivered_at = "pending", 0, at, None
+    session.flush()
+    return _info(delivery, session.get_one(OutboxEvent, delivery.event_id).type)
+
+
+def send_test(session: Session, row: Webhook) -> DeliveryInfo:
+    """Record an event for this webhook alone. Raises Conflict where it is disabled."""
+    _check_enabled(row)
+    data = {"webhook": row.id, "message": "A test from fitserve."}
+    event = session.get_one(OutboxEvent, events.record(session, TEST, owner=row.owner, data=data))
+    event.dispatched_at = event.created_at
+    delivery = _new_delivery(row, event, event.created_at)
+    session.add(delivery)
+    session.flush()
+    return _info(delivery, TEST)
+
+
+def _check_enabled(row: Webhook) -> None:
+    if not row.enabled:
+        raise Conflict(f"The webhook is disabled: {row.disabled_reason}.", fix="Enable it first.")
+
+
+def _new_delivery(row: Webhook, event: OutboxEvent, at: datetime) -> Delivery:
+    return Delivery(
+        id=new_id("dlv"),
+        webhook_id=row.id,
+        event_id=event.id,
+        state="pending",
+        attempts=0,
+        log=[],
+        next_at=at,
+        created_at=at,
+    )
+
+
+def dispatch(engine: Engine, limit: int = 100) -> int:
+    """Make a delivery of each waiting event for each webhook that wants it. Return the number of events."""
+    with db.reading(engine) as session:
+        if session.scalar(select(OutboxEvent.id).where(OutboxEvent.dispatched_at.is_(None)).limit(1)) is None:
+            return 0
+    with db.transaction(engine) as session:
+        waiting = select(OutboxEvent).where(OutboxEvent.dispatched_at.is_(None)).order_by(OutboxEvent.id).limit(limit)
+        found = session.scalars(waiting.with_for_update(skip_locked=True)).all()
+        wanting = session.scalars(select(Webhook).where(Webhook.enabled)).all() if found else []
+        at = db.now(session)
+        for event in found:
+            for row in wanting:
+                if _wants(row, event):
+                    session.add(_new_delivery(row, event, at))
+            event.dispatched_at = at
+        session.flush()
+        crash_point("webhooks.before_dispatched")
+    crash_point("webhooks.after_dispatched")
+    return len(found)
+
+
+def _wants(row: Webhook, event: OutboxEvent) -> bool:
+    """Return whether an event is for a webhook, which must have been there when it happened."""
+    of_owner = row.all_owners or row.owner == event.owner
+    return of_owner and row.created_at <= event.created_at and any(matches(one, event.type) for one in row.events)
+
+
+def claim(engine: Engine, most: int, lease_seconds: float, within: int = 200) -> list[ClaimedDelivery]:
+    """Claim deliveries that are due, the longest waiting first, at most AT_ONCE of one webhook."""
+    with db.reading(engine) as session:
+        if session.scalar(_due(db.now(session)).limit(1)) is None:
+            return []
+    with db.transaction(engine) as session:
+        at = db.now(session)
+        held = select(Delivery.webhook_id, func.count()).where(Delivery.lease_expires_at >= at)
+        busy = {row[0]: row[1] for row in session.execute(held.group_by(Delivery.webhook_id))}
+        full = [webhook for webhook, count in busy.items() if count >= AT_ONCE]  # or they would fill the window
+        due = _due(at).add_columns(Delivery.webhook_id).where(Delivery.webhook_id.not_in(full)).limit(within)
+        ids = session.execute(due).all()
+        chosen: list[str] = []
+        for id, webhook in ids:
+            if len(chosen) < most and busy.get(webhook, 0) < AT_ONCE:
+                busy[webhook] = busy.get(webhook, 0) + 1
+                chosen.append(id)
+        rows = session.scalars(
+            select(Delivery).where(Delivery.id.in_(chosen), _is_free(at)).with_for_update(skip_locked=True)
+        ).all()
+        claimed = []
+        for row in rows:
+            row.lease_token, row.lease_expires_at = secrets.token_hex(16), at + timedelta(seconds=lease_seconds)
+            claimed.append(_claimed(row, session.get_one(Webhook, row.webhook_id), row.event_id, session, at))
+    if claimed:
+        crash_point("webhooks.after_claim")
+    return claimed
+
+
+def _is_free(at: datetime) -> Any:
+    return and_(Delivery.state == "pending", or_(Delivery.lease_expires_at.is_(None), Delivery.lease_expires_at < at))
+
+
+def _due(at: datetime) -> Any:
+    due = select(Delivery.id).join(Webhook, Webhook.id == Delivery.webhook_id)
+    return due.where(_is_free(at), Delivery.next_at <= at, Webhook.enabled).order_by(Delivery.next_at)
+
+
+def _claimed(row: Delivery, webhook: Webhook, event_id: str, session: Session, at: datetime) -> ClaimedDelivery:
+    event = session.get_one(OutboxEvent, event_id)
+    signing = [webhook.secret]
+    if webhook.previous_until is not None and webhook.previous_until > at:
+        signing.append(webhook.previous_secret)
+    return ClaimedDelivery(
+        id=row.id,
+        token=row.lease_token or "",
+        webhook=webhook.id,
+        url=webhook.url,
+        channel=webhook.channel,
+        secrets=tuple(secret for secret in signing if secret),
+        event=event.id,
+        type=event.type,
+        body=payload(event),
+    )
+
+
+def payload(event: OutboxEvent) -> bytes:
+    """Return the body that is signed and sent: the same bytes at each attempt."""
+    body = {"type": event.type, "timestamp": event.created_at.isoformat(), "data": event.data}
+    return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def headers(claimed: ClaimedDelivery, at: datetime) -> Mapping[str, str]:
+    """Return the headers of Standard Webhooks: the event's id, the time of this attempt, a signature per secret."""
+    body = claimed.body.decode()
+    signatures = [Signer(secret).sign(claimed.event, at, body) for secret in claimed.secrets]
+    return {
+        "Content-Type": "application/json",
+        "webhook-id": claimed.event,
+        "webhook-timestamp": str(int(at.timestamp())),
+        "webhook-signature": " ".join(signatures),
+    }
+
+
+def pauses(first: float, whole: float) -> list[float]:
+    """Return the seconds before each repeated attempt: they grow, and end before `whole` seconds have passed."""
+    found: list[float] = []
+    pause = first
+    while sum(found) + pause <= whole:
+        found.append(pause)
+        pause = min(pause * GROWTH, LONGEST_PAUSE)
+    return found
+
+
+def finish(engine: Engine, claimed: ClaimedDelivery, outcome: Outcome, settings: Settings) -> str | None:
+    """Write how an attempt ended. Return the delivery's state; None where another process holds it by now."""
+    with db.transaction(engine) as session:
+        at = db.now(session)
+        row = session.scalars(
+            select(Delivery).where(Delivery.id == claimed.id, Delivery.lease_token == claimed.token).with_for_update()
+        ).first()
+        if row is None or row.state != "pending":
+            return None
+        attempt = {"at": at.isoformat(), "status": outcome.status, "error": outcome.error, "seconds": outcome.seconds}
+        row.log = [*row.log, attempt][-KEPT_ATTEMPTS:]
+        row.attempts += 1
+        row.lease_token = row.lease_expires_at = None
+        webhook = session.get_one(Webhook, row.webhook_id, with_for_update=True)
+        if outcome.delivered:
+            row.state, row.delivered_at, webhook.failing_since = "delivered", at, None
+        else:
+            waits = pauses(settings.webhook_retry_seconds, settings.webhook_give_up_seconds)
+            if row.attempts > len(waits):
+                row.state = "failed"
+            else:
+                jitter = 0.9 + 0.2 * secrets.randbelow(1000) / 1000
+                pause = max(waits[row.attempts - 1] * jitter, min(outcome.retry_after or 0.0, LONGEST_PAUSE))
+                row.next_at = at + timedelta(seconds=pause)
+            _note_failure(session, webhook, outcome, at, settings)
+        state = row.state
+    crash_point("webhooks.after_outcome")
+    return state
+
+
+def _note_failure(session: Session, webhook: Webhook, outcome: Outcome, at: datetime, settings: Settings) -> None:
+    """Disable a webhook, with an event, whose receiver is gone or has failed for too long."""
+    webhook.failing_since = webhook.failing_since or at
+    failed_for = (at - webhook.failing_since).total_seconds()
+    if not webhook.enabled or not (outcome.gone or failed_for >= settings.webhook_disable_seconds):
+        return
+    reason = "the receiver answered 410 Gone" if outcome.gone else f"it failed for {failed_for / 3600:.0f} hours"
+    webhook.enabled, webhook.disabled_reason, webhook.updated_at = False, reason, at
+    data = {"webhook": webhook.id, "reason": reason, "failing_since": webhook.failing_since.isoformat()}
+    events.record(session, "webhook.disabled", owner=webhook.owner, data=data, at=at)
+
+
+def delete_old(engine: Engine, seconds: float) -> int:
+    """Delete events of more than `seconds` ago, with their deliveries. Return the number of events."""
+    with db.transaction(engine) as session:
+        old = select(OutboxEvent.id).where(
+            OutboxEvent.created_at < db.now(session) - timedelta(seconds=seconds),
+            OutboxEvent.dispatched_at.is_not(None),
+        )
+        session.execute(delete(Delivery).where(Delivery.event_id.in_(old)))
+        removed: Any = session.execute(delete(OutboxEvent).where(OutboxEvent.id.in_(old)))
+        return int(removed.rowcount)
+
+
+def standing(session: Session) -> tuple[int, float, int]:
+    """Return the number of pending deliveries, the seconds that the longest due one waits, and disabled webhooks."""
+    at = db.now(session)
+    pending = session.scalar(select(func.count()).where(Delivery.state == "pending")) or 0
+    due = session.scalar(select(func.min(Delivery.next_at)).where(Delivery.state == "pending"))
+    waiting = session.scalar(select(func.min(OutboxEvent.created_at)).where(OutboxEvent.dispatched_at.is_(None)))
+    oldest = max([0.0, *((at - moment).total_seconds() for moment in (due, waiting) if moment is not None)])
+    disabled = session.scalar(select(func.count()).select_from(Webhook).where(Webhook.enabled.is_(False))) or 0
+    return pending, oldest, disabled
+
+
+def outgoing(settings: Settings) -> Outgoing:
+    """Return what makes requests to webhooks' addresses."""
+    return Outgoing(settings.outgoing_networks)

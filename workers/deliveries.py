@@ -1,0 +1,148 @@
+"""Deliveries of events to webhooks and channels, beside the other work of a process; any number of processes may."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from sqlalchemy import Engine
+
+from fitserve import telemetry, webhooks
+from fitserve.crash_points import crash_point
+from fitserve.errors import FitserveError
+from fitserve.outgoing import ForbiddenAddress, NoAnswer
+from fitserve.settings import Settings
+from fitserve.webhooks import ClaimedDelivery, Outcome
+
+log = logging.getLogger(__name__)
+
+THREADS = 8
+POLL_SECONDS = 1.0
+LEASE_SECONDS = 60.0  # added to the time that a receiver has
+
+
+class Deliverer(threading.Thread):
+    """Makes deliveries of new events, and sends those that are due."""
+
+    def __init__(self, settings: Settings, engine: Engine, stopping: threading.Event) -> None:
+        super().__init__(name="deliveries", daemon=True)
+        self.settings, self.engine, self.stopping = settings, engine, stopping
+        self._outgoing = webhooks.outgoing(settings)
+        self._busy: list[threading.Thread] = []
+        self._ended = threading.Event()  # a delivery has: there may be room for the next
+
+    def run(self) -> None:
+        """Deliver until `stopping` is set. What is under way then is sent again once its lease has ended."""
+        while not self.stopping.is_set():
+            found, self._busy = 0, [one for one in self._busy if one.is_alive()]
+            try:
+                found = webhooks.dispatch(self.engine)
+                if len(self._busy) < THREADS:
+                    claimed = webhooks.claim(self.engine, THREADS - len(self._busy), self._lease)
+                    found += len(claimed)
+                    for one in claimed:
+                        # Not of a pool, whose threads an interpreter that ends would wait for.
+                        thread = threading.Thread(target=self.deliver, args=(one,), name="delivery", daemon=True)
+                        self._busy.append(thread)
+                        thread.start()
+            except FitserveError as error:
+                log.warning("deliveries wait", extra={"error": error.detail})
+            except Exception:
+                log.exception("deliveries wait")
+            if not found:
+                self._ended.wait(POLL_SECONDS)
+                self._ended.clear()
+
+    @property
+    def _lease(self) -> float:
+        return self.settings.webhook_seconds + LEASE_SECONDS
+
+    def deliver(self, claimed: ClaimedDelivery) -> None:
+        """Send an event once, and write how that ended."""
+        began = time.monotonic()
+        try:
+            outcome = self._send_to_channel(claimed) if claimed.url is None else self._post(claimed, claimed.url)
+        except Exception:
+            log.exception("a delivery failed by a fault of ours", extra={"delivery": claimed.id})
+            outcome = Outcome(False, time.monotonic() - began, error="Internal error: see the server's log.")
+        crash_point("webhooks.after_answer")
+        telemetry.DELIVERY_SECONDS.observe(outcome.seconds)
+        try:
+            state = webhooks.finish(self.engine, claimed, outcome, self.settings)
+        except FitserveError as error:
+            log.warning("a delivery's outcome is not written", extra={"delivery": claimed.id, "error": error.detail})
+            return
+        finally:
+            self._ended.set()
+        if state is not None:
+            telemetry.DELIVERIES.labels("retried" if state == "pending" else state).inc()
+
+    def _post(self, claimed: ClaimedDelivery, url: str) -> Outcome:
+        began, seconds = time.monotonic(), self.settings.webhook_seconds
+        try:
+            headers = webhooks.headers(claimed, datetime.now(UTC))
+            with self._outgoing.request("POST", url, headers=headers, body=claimed.body, seconds=seconds) as answer:
+                status, retry_after = answer.status, _seconds(answer.headers.get("Retry-After"))
+        except (ForbiddenAddress, NoAnswer) as error:
+            return Outcome(False, time.monotonic() - began, error=error.detail)
+        took = time.monotonic() - began
+        if 200 <= status < 300:
+            return Outcome(True, took, status)
+        # What it says is not shown: an address inside the operator's networks could be read through it.
+        why = "Redirects are not followed." if 300 <= status < 400 else f"The receiver answered {status}."
+        return Outcome(False, took, status, why, retry_after, gone=status == 410)
+
+    def _send_to_channel(self, claimed: ClaimedDelivery) -> Outcome:
+        began = time.monotonic()
+        address = self.settings.channels.get(claimed.channel or "")
+        if address is None:
+            return Outcome(False, 0.0, error=f"The operator has removed the channel {claimed.channel}.")
+        try:
+            import apprise
+        except ImportError:
+            return Outcome(False, 0.0, error="apprise is not installed here: fitserve[channels] brings it.")
+        sender = apprise.Apprise()
+        if not sender.add(address.get_secret_value()):
+            return Outcome(False, 0.0, error="The channel's address is none that apprise knows.")
+        kind = apprise.NotifyType.FAILURE if claimed.type in _TROUBLES else apprise.NotifyType.INFO
+        sent = sender.notify(body=message(claimed), title=f"fitserve: {claimed.type}", notify_type=kind)
+        return Outcome(bool(sent), time.monotonic() - began, error=None if sent else "The channel refused the message.")
+
+
+_TROUBLES = (
+    *("run.failed", "drift.detected", "rollout.rolled_back", "automation.refused", "automation.paused"),
+    "webhook.disabled",
+)
+
+
+def message(claimed: ClaimedDelivery) -> str:
+    """Return an event as lines for people."""
+    data: dict[str, Any] = json.loads(claimed.body)["data"]
+    lines = []
+    for name, value in data.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {_short(one)}" for key, one in list(value.items())[:10])
+        if value is not None:
+            lines.append(f"{name}: {_short(value)}")
+    return "\n".join(lines)[:2000]
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)[:500]
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Return the seconds of a Retry-After header: a number, or a date."""
+    if retry_after is None:
+        return None
+    if retry_after.strip().isdecimal():
+        return float(retry_after.strip()[:9])
+    try:
+        return max(0.0, (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None
