@@ -15,12 +15,13 @@ from celery import bootsteps
 from celery.exceptions import SecurityWarning
 from celery.signals import worker_ready, worker_shutting_down
 
-from fitserve import blobs, db, logs, telemetry, tracing
+from fitserve import blobs, db, exports, logs, telemetry, tracing
 from fitserve.queue import QUEUE, WAKE, Publisher, make_app
 from fitserve.settings import Settings
 from workers import health_server
 from workers.batch_prediction import BatchPredictor
 from workers.deliveries import Deliverer
+from workers.exports import ExportAttempt
 from workers.messages import HintApp
 from workers.rollout_driver import RolloutDriver
 from workers.supervisor import Supervisor
@@ -75,7 +76,8 @@ def main() -> None:
     checks = {"database": database, "trainer": supervisor.is_ready, "broker": connected.is_set}
     health_server.serve(settings.host, settings.worker_metrics_port, checks)
     supervisor.start()
-    predictor = BatchPredictor(settings, engine, supervisor.blobs, supervisor.stopping)
+    others = {exports.KIND: ExportAttempt}
+    predictor = BatchPredictor(settings, engine, supervisor.blobs, supervisor.stopping, others)
     predictor.start()
     driver = RolloutDriver(engine)
     driver.start()

@@ -58,16 +58,35 @@ KIND = "prediction"
 POLL_SECONDS = 2.0
 
 
+class DeterministicFailure(Exception):
+    """The work failed, and would fail again."""
+
+    def __init__(self, cause: str, detail: str, evidence: Mapping[str, Any]) -> None:
+        super().__init__(detail)
+        self.cause, self.detail, self.evidence = cause, detail, evidence
+
+
 class Interrupted(Exception):
     """The lease is lost, a cancel was requested, or this worker stops."""
 
 
 class BatchPredictor(threading.Thread):
-    """Runs queued batch predictions one after the other, beside the slots that train."""
+    """Runs queued batch predictions one after the other, beside the slots that train.
 
-    def __init__(self, settings: Settings, engine: Engine, blobs: BlobStore, stopping: threading.Event) -> None:
+    `attempts` are at runs of other kinds that need no slot either, by kind.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        blobs: BlobStore,
+        stopping: threading.Event,
+        attempts: Mapping[str, type[BatchPredictionAttempt]] | None = None,
+    ) -> None:
         super().__init__(name="predictions", daemon=True)
         self.settings, self.engine, self.blobs, self.stopping = settings, engine, blobs, stopping
+        self._attempts = {KIND: BatchPredictionAttempt, **(attempts or {})}
         self._woken = threading.Event()
         self._worker = f"{platform.node()}-{os.getpid()}-predictions"
 
@@ -90,16 +109,19 @@ class BatchPredictor(threading.Thread):
     def _run_next(self) -> bool:
         """Whether there was a batch prediction to run."""
         with db.reading(self.engine) as session:  # unlike a claim, this takes no write lock
-            waiting = select(Run.id).where(Run.kind == KIND, Run.state == RunState.queued).limit(1)
+            waiting = select(Run.id).where(Run.kind.in_(self._attempts), Run.state == RunState.queued).limit(1)
             if session.scalar(waiting) is None:
                 return False
         limit = self.settings.limits.running_runs
         seconds = self.settings.lease_seconds
-        claim = lease.claim(self.engine, self._worker, lease_seconds=seconds, running_limit=limit, kinds=(KIND,))
+        claim = lease.claim(
+            self.engine, self._worker, lease_seconds=seconds, running_limit=limit, kinds=tuple(self._attempts)
+        )
         if claim is None:
             return False
         with attempt_context(claim) as span:
-            span.end_run(BatchPredictionAttempt(self.settings, self.engine, self.blobs, claim, self.stopping).run())
+            attempt = self._attempts[claim.run.kind]
+            span.end_run(attempt(self.settings, self.engine, self.blobs, claim, self.stopping).run())
         return True
 
 
@@ -142,9 +164,9 @@ class BatchPredictionAttempt:
 
     def _predict_and_commit(self, folder: Path) -> RunState:
         try:
-            result = self._predict(folder)
+            result, stored = self._work(folder)
             return finish.succeed(
-                self.engine, self.claim.lease, result, blobs=self.blobs, stored={}, register=lambda session: None
+                self.engine, self.claim.lease, result, blobs=self.blobs, stored=stored, register=lambda session: None
             )
         except (Interrupted, finish.CancelledFirst) as error:
             if self._lost:
@@ -152,6 +174,9 @@ class BatchPredictionAttempt:
             if self._cancel or isinstance(error, finish.CancelledFirst):
                 return finish.confirm_cancel(self.engine, self.claim.lease)
             return finish.release(self.engine, self.claim.lease)
+        except DeterministicFailure as error:
+            cause = error.cause
+            state = finish.fail(self.engine, self.claim.lease, cause, error.detail, error.evidence)
         except (BadInput, NotFound, Corrupt, Conflict) as error:
             problems = [problem.as_dict() for problem in error.problems]
             cause = "bad_data"
@@ -193,6 +218,10 @@ class BatchPredictionAttempt:
             self._lost = True
             raise
         self._cancel = self._cancel or requested is not None
+
+    def _work(self, folder: Path) -> tuple[dict[str, Any], dict[str, StoredBlob]]:
+        """Do what the run is for: return its result, and the blobs by kind that it refers to."""
+        return self._predict(folder), {}
 
     def _predict(self, folder: Path) -> dict[str, Any]:
         request = self.claim.run.resolved

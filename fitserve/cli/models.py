@@ -250,6 +250,41 @@ def download(
         session.hint(f"Use it without fitserve: keras.saving.load_model({str(path)!r})")
 
 
+class ExportFormat(StrEnum):
+    """Formats beside those of `download`."""
+
+    onnx_raw = "onnx-raw"
+    saved_model = "saved-model"
+
+
+@command(
+    group,
+    "export",
+    "fitserve models export admissions --format onnx-raw",
+    "fitserve models export admissions --version 3 --format saved-model --output admissions.zip",
+)
+def export(
+    session: Session,
+    model: ModelName,
+    format: Annotated[
+        ExportFormat, typer.Option(help="onnx-raw: ONNX with the preprocessing; saved-model: for TensorFlow Serving.")
+    ],
+    version: Annotated[int | None, typer.Option(min=1, help="The version. Default: the serving one.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="A file, or a folder.")] = Path(),
+) -> None:
+    """Export a version to another format, compared with what is served, and download it."""
+    with session.client() as client:
+        number = version or client.models.get(model).serving
+        if number is None:
+            raise BadInput(f"The model {model} has no version to export.", received=model)
+        path = client.models.export(model, number, output, format.value)
+        made = next(one for one in client.models.exports(model, number) if one.format == format.value)
+    session.show({**made.model_dump(mode="json"), "path": str(path)}, f"{path}: {screen.size(path.stat().st_size)}")
+    if made.parity:
+        difference = screen.number(made.parity["max_rel"])
+        session.hint(f"Largest difference from what is served, on {made.parity['rows']} rows: {difference}")
+
+
 @command(
     group,
     "predict",

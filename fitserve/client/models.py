@@ -18,12 +18,23 @@ from pydantic import Field
 from fitserve.client import dataframes, transfers
 from fitserve.client.connection import Connection, Handle, Resource, pause
 from fitserve.client.dataframes import plain, rows_of
+from fitserve.client.errors import RunEnded, WaitedTooLong
 from fitserve.client.history import card, grid
 from fitserve.client.upload_body import Progress
 from fitserve.errors import BadInput, FitserveError, NotFound
+from fitserve.states import TERMINAL
 from fitserve.wire.decisions import DecisionDetail
 from fitserve.wire.insight import Fairness
-from fitserve.wire.models import DriftReport, FeedbackAnswer, LabelInfo, ModelInfo, Sharing, Traffic, VersionInfo
+from fitserve.wire.models import (
+    DriftReport,
+    ExportInfo,
+    FeedbackAnswer,
+    LabelInfo,
+    ModelInfo,
+    Sharing,
+    Traffic,
+    VersionInfo,
+)
 from fitserve.wire.runs import RunInfo
 
 if TYPE_CHECKING:
@@ -31,6 +42,7 @@ if TYPE_CHECKING:
     import polars
 
 FILE_TIMEOUT = 300.0  # seconds without a byte
+_EXPORT_POLL = 0.3  # seconds between two requests for an export's state
 _POLL = 0.05  # seconds between two requests for a version's state
 _SETTLED = ("AVAILABLE", "END", "START")  # START: loaded at the first request
 
@@ -161,6 +173,44 @@ class Models(Resource):
         """
         source, name = model_path(model, "versions", version, "files", kind), f"{model}-{version}.{kind}"
         return transfers.download(self._connection, source, path, name, progress, timeout=FILE_TIMEOUT)
+
+    def exports(self, model: str, version: int) -> Sequence[ExportInfo]:
+        """Return the exports of a version: state, size, and the largest difference from what is served."""
+        listed = self._connection.get(_model_path(model, "versions", version, "exports"))
+        return [ExportInfo.model_validate(one) for one in listed]
+
+    def export(
+        self,
+        model: str,
+        version: int,
+        path: str | PathLike[str],
+        format: str,
+        *,
+        timeout: float | None = None,
+        progress: Progress | None = None,
+    ) -> Path:
+        """Have a worker export a version to another format, wait for it, and write it to `path`, a file or a folder.
+
+        `onnx-raw` is ONNX with the preprocessing inside, `saved-model` a zipped SavedModel for TensorFlow Serving; both
+        take raw columns. What exists is not made again. Raises BadInput naming the columns that a format cannot hold,
+        RunEnded where the export differs from what is served, WaitedTooLong.
+        """
+        source = _model_path(model, "versions", version, "exports")
+        body = self._connection.send("POST", source, json={"format": format}, repeatable=False).json()
+        run = RunInfo.model_validate(body)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while run.state not in TERMINAL:
+            if deadline is not None and time.monotonic() > deadline:
+                raise WaitedTooLong(f"The export {run.id} is {run.state} after {timeout:g} seconds; it continues.")
+            pause(_EXPORT_POLL)
+            run = RunInfo.model_validate(self._connection.get(f"/api/v1/runs/{run.id}"))
+        if run.state != "succeeded":
+            problem = run.error or {}
+            detail = f"The export {run.id} {run.state}. {problem.get('detail', '')}".strip()
+            raise RunEnded(detail, state=run.state, run=run.id)
+        suffix = ".zip" if format == "saved-model" else ".onnx"
+        name = f"{model}-{version}-{format}{suffix}"
+        return transfers.download(self._connection, f"{source}/{format}", path, name, progress, timeout=FILE_TIMEOUT)
 
     def predict(
         self,

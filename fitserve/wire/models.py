@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from fitserve.states import RunState
+
 Sharing = Literal["ask", "inspect", "download"]
 
 
@@ -106,6 +108,31 @@ class RollbackRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     label: str = "champion"
+
+
+class ExportRequest(BaseModel):
+    """A format to export a version to."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    format: Literal["onnx-raw", "saved-model"] = Field(
+        description="`onnx-raw`: ONNX with the preprocessing inside; `saved-model`: for TensorFlow Serving, zipped. "
+        "Both take raw columns, as model.keras does"
+    )
+
+
+class ExportInfo(BaseModel):
+    """One export of a version: it can be downloaded once its run has succeeded."""
+
+    format: str
+    run_id: str = Field(description="Of kind `export`")
+    state: RunState
+    file: str | None = Field(None, description="SHA-256 of the file")
+    bytes: int | None = None
+    parity: dict[str, Any] | None = Field(
+        None, description="Against what is served: rows compared, and the largest difference (`max_abs`, `max_rel`)"
+    )
+    error: dict[str, Any] | None = Field(None, description="Of a failed one: cause and detail")
 
 
 class PredictionRequest(BaseModel):

@@ -21,7 +21,7 @@ class RunSummary(BaseModel):
     id: str
     kind: str = Field(
         description="`training`; `reproduction`: an exact repetition of the parent; `trial`: one of the parent's "
-        "trials; `prediction`: a batch prediction"
+        "trials; `prediction`: a batch prediction; `export`: a version in another format"
     )
     state: RunState
     owner: str

@@ -22,7 +22,7 @@ from services.control.deps import Context
 from services.control.events import webhook_routes
 from services.control.insight import plot_routes, slice_routes
 from services.control.insight import routes as insight
-from services.control.models import decision_routes, monitoring_routes, predict_proxy, rollout_routes
+from services.control.models import decision_routes, export_routes, monitoring_routes, predict_proxy, rollout_routes
 from services.control.models import routes as models
 from services.control.pages import mount_dashboard
 from services.control.runs import events, list_routes
@@ -32,7 +32,7 @@ from services.shell.auth import refuse_unprotected_address
 
 ROUTERS = (
     *(datasets, resumable, openapi, runs, list_routes, events, insight, plot_routes, slice_routes),
-    *(models, decision_routes, rollout_routes, monitoring_routes, webhook_routes, system, api_keys, audit),
+    *(models, decision_routes, export_routes, rollout_routes, monitoring_routes, webhook_routes, system, api_keys, audit),
 )
 
 DESCRIPTION = """

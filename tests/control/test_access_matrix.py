@@ -80,6 +80,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "PUT /api/v1/models/{name}/versions/{number}/decision": {"json": {"threshold": 0.4}},
     "POST /api/v1/models/{name}/rollouts": {"json": {"to": 1}},
     "POST /api/v1/models/{name}/predictions": {"json": {"dataset": "table"}},
+    "POST /api/v1/models/{name}/versions/{number}/exports": {"json": {"format": "saved-model"}},
     "POST /api/v1/models/{name}/feedback": {"json": {"items": [{"id": "p1", "truth": 1.0}]}},
     "PATCH /api/v1/uploads/{upload_id}": {
         "content": b"a",
@@ -99,6 +100,8 @@ BY_SHARING = (
     "GET /api/v1/models/{name}/versions/{number}/fairness",
     "GET /api/v1/models/{name}/versions/{number}/manifest",
     "GET /api/v1/models/{name}/versions/{number}/files/{kind}",
+    "GET /api/v1/models/{name}/versions/{number}/exports",
+    "GET /api/v1/models/{name}/versions/{number}/exports/{kind}",
 )
 # Parts that only a trained run has: 404 also for the right key
 MAY_BE_MISSING = {"n", "kind", "trial", "rollout_id"}

@@ -126,9 +126,14 @@ def compare(
 
     `max_rel` is relative to the predictions' spread: see `_spread`.
     """
-    expected = _predict(raw, encoder, rows)
-    served = serve(session, encoder, rows)
-    largest = {"rows": rows.num_rows, "max_abs": 0.0, "max_rel": 0.0}
+    return largest_difference(_predict(raw, encoder, rows), serve(session, encoder, rows), targets, rows.num_rows)
+
+
+def largest_difference(
+    expected: Mapping[str, np.ndarray], served: Mapping[str, np.ndarray], targets: TargetEncoder, rows: int
+) -> dict[str, Any]:
+    """Compare two answers for the same rows, by target: `{"rows", "max_abs", "max_rel"}`."""
+    largest: dict[str, Any] = {"rows": rows, "max_abs": 0.0, "max_rel": 0.0}
     for target in targets.targets:
         wanted = expected[target.name]
         difference = np.abs(served[target.name] - wanted)

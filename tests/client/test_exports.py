@@ -1,0 +1,76 @@
+"""A served version in other formats, each run by its own runtime in a new process: the answers are those of the API."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fitserve.client import Client
+from fitserve.client.runs import Run
+from fitserve.errors import BadInput, NotFound
+from tests.client.conftest import ROWS
+from tests.waiting import PATIENCE
+
+ONNX = """
+import json, sys, numpy as np, onnxruntime
+rows = json.loads(sys.argv[2])
+session = onnxruntime.InferenceSession(sys.argv[1])
+types = {"tensor(double)": np.float64, "tensor(string)": object}
+feeds = {i.name: np.array([[row[i.name]] for row in rows], types[i.type]) for i in session.get_inputs()}
+print(json.dumps(session.run(["side"], feeds)[0].tolist()))
+"""
+SAVED_MODEL = """
+import json, sys, tensorflow as tf
+rows = json.loads(sys.argv[2])
+serving = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
+types = {name: spec.dtype for name, spec in serving.structured_input_signature[1].items()}
+feeds = {name: tf.constant([[row[name]] for row in rows], dtype) for name, dtype in types.items()}
+print(json.dumps(serving(**feeds)["side"].numpy().tolist()))
+"""
+
+
+def run_alone(program: str, path: Path) -> Any:
+    """Run a program that knows nothing of fitserve."""
+    command = [sys.executable, "-I", "-c", program, str(path), json.dumps(ROWS)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_each_export_answers_as_the_service_does(client: Client, trained: Run, tmp_path: Path) -> None:
+    expected = np.asarray(client.models.predict("client-circle", ROWS, version=1))
+    path = client.models.export("client-circle", 1, tmp_path, "onnx-raw", timeout=PATIENCE)
+    assert path.name == "client-circle-1-onnx-raw.onnx"
+    np.testing.assert_allclose(run_alone(ONNX, path), expected, rtol=1e-5, atol=1e-6)
+
+    archive = client.models.export("client-circle", 1, tmp_path / "m.zip", "saved-model", timeout=PATIENCE)
+    with zipfile.ZipFile(archive) as file:
+        file.extractall(tmp_path / "served")
+    np.testing.assert_allclose(run_alone(SAVED_MODEL, tmp_path / "served" / "1"), expected, rtol=1e-5, atol=1e-6)
+
+    made = {one.format: one for one in client.models.exports("client-circle", 1)}
+    assert set(made) == {"onnx-raw", "saved-model"}
+    assert all(one.parity and one.parity["rows"] == 240 and one.parity["max_rel"] <= 1e-5 for one in made.values())
+    assert client.models.export("client-circle", 1, tmp_path / "again.onnx", "onnx-raw").stat().st_size
+    assert client.models.exports("client-circle", 1)[0].run_id == made["onnx-raw"].run_id  # not made twice
+
+
+def test_what_a_format_cannot_hold_is_refused_by_name(client: Client, trained: Run, tmp_path: Path) -> None:
+    feature = {"column": "colour", "encoding": {"hashing": {"bins": 4}}}
+    spec = {"dataset": trained.dataset, "target": "side", "features": ["x", feature], "network": [{"Dense": 2}]}
+    run = client.runs.create(spec, training={"epochs": 1}, model="client-hashed").wait(PATIENCE)
+    with pytest.raises(BadInput, match=r"onnx-raw cannot hold hashing, the encoding of the column 'colour'") as caught:
+        client.models.export("client-hashed", run.version or 0, tmp_path, "onnx-raw")
+    assert caught.value.problems[0].column == "colour"
+    with pytest.raises(BadInput):
+        client.models.export("client-hashed", 1, tmp_path, "pmml")
+    with pytest.raises(NotFound):
+        client.models.export("client-hashed", 9, tmp_path, "saved-model")
+    client.models.delete("client-hashed")

@@ -1,0 +1,60 @@
+"""The ONNX half of every encoding that it can hold computes what the encoder computes, on raw columns with gaps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pyarrow as pa
+import pytest
+from onnx import TensorProto, helper
+
+from fitserve.artifacts import onnx_session
+from fitserve.encoder import Encoder
+from fitserve.encoding import ENCODINGS
+from fitserve.exports import FORMATS
+from fitserve.spec.feature import Feature
+from tests.encoding.test_encoder import facts_for
+from tests.encoding.test_keras_encoding import CASES, table
+from workers.trainer.export.export import raw_values
+from workers.trainer.export.keras_encoding import input_names
+from workers.trainer.export.raw_graph import RawEncoding, with_preprocessing
+
+pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+HELD = FORMATS["onnx-raw"].encodings or frozenset()
+
+
+def name_of(encoding: Any) -> str:
+    return encoding if isinstance(encoding, str) else str(next(iter(encoding)))
+
+
+def identity_of(encoder: Encoder) -> onnx.ModelProto:
+    """Return a serving graph that answers its inputs."""
+    types = {"float32": TensorProto.FLOAT, "int32": TensorProto.INT32}
+    inputs = [helper.make_tensor_value_info(o.name, types[o.dtype], ["n", *o.shape]) for o in encoder.inputs]
+    outputs = [helper.make_tensor_value_info(f"y_{o.name}", types[o.dtype], ["n", *o.shape]) for o in encoder.inputs]
+    nodes = [helper.make_node("Identity", [o.name], [f"y_{o.name}"]) for o in encoder.inputs]
+    graph = helper.make_graph(nodes, "identity", inputs, outputs)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def test_every_encoding_that_it_holds_has_an_onnx_half() -> None:
+    assert set(RawEncoding.by_name) == HELD
+    assert set(ENCODINGS) - HELD == {"hashing", "multi_hot", "counts", "tf_idf", "sequence"}
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding"), [case for case in CASES if name_of(case[1]) in HELD], ids=lambda case: str(case)
+)
+def test_onnx_computes_the_same(name: str, encoding: Any) -> None:
+    whole: pa.Table = table().select([name])
+    feature = Feature.model_validate({"column": name, "encoding": encoding})
+    encoder = Encoder.fit([feature], whole.slice(0, 30), facts_for(whole))
+    model = with_preprocessing(identity_of(encoder), encoder, input_names(encoder.columns))
+    session = onnx_session(model.SerializeToString())
+    names = [output.name for output in session.get_outputs()]
+    computed = dict(zip(names, session.run(names, raw_values(encoder, whole)), strict=True))
+    for one, expected in encoder.encode(whole).items():
+        assert computed[f"y_{one}"].dtype == expected.dtype
+        np.testing.assert_allclose(computed[f"y_{one}"], expected, rtol=1e-6, atol=1e-6)

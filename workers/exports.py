@@ -1,0 +1,77 @@
+"""Exports of a served version: a process of its own converts and compares, because it needs TensorFlow."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fitserve import artifacts, db, exports
+from fitserve.blobs import StoredBlob
+from fitserve.datasets import store
+from fitserve.errors import NotFound
+from fitserve.tables import Dataset
+from workers.batch_prediction import BatchPredictionAttempt, DeterministicFailure, Interrupted
+from workers.trainer_process import clean_environment
+
+ROWS = 256  # to compare on
+SECONDS = 900.0  # for one export
+_POLL = 0.1
+
+
+class ExportAttempt(BatchPredictionAttempt):
+    """One attempt at one export."""
+
+    def _work(self, folder: Path) -> tuple[dict[str, Any], dict[str, StoredBlob]]:
+        request = self.claim.run.resolved
+        artifact = artifacts.read(self.blobs, request["artifact"])
+        exports.check(request["format"], artifact.manifest)
+        self._lay_out(folder, artifact)
+        self._convert(folder)
+        result = json.loads((folder / "result.json").read_text())
+        if "cause" in result:
+            raise DeterministicFailure(result["cause"], result["detail"], result["parity"])
+        blob = self.blobs.put_file(folder / "export")
+        wanted = {name: request[name] for name in ("model", "format", "artifact")}
+        found = {"model_version": request["version"], "file": blob.sha256, "bytes": blob.bytes}
+        return {**wanted, **found, "parity": result["parity"]}, {exports.KIND: blob}
+
+    def _lay_out(self, folder: Path, artifact: artifacts.Artifact) -> None:
+        """Write what the conversion reads."""
+        request, cache = self.claim.run.resolved, self.settings.scratch / "blobs"
+        (folder / "request.json").write_text(json.dumps({name: request[name] for name in ("format", "version")}))
+        (folder / "manifest.json").write_text(json.dumps(artifact.manifest))
+        for kind in ("keras", "onnx"):
+            (folder / f"model.{kind}").write_bytes(self.blobs.read(artifact.file(kind).sha256))
+        with db.reading(self.engine) as session:
+            dataset = session.get(Dataset, self.claim.run.dataset_id)
+        if dataset is None:
+            raise NotFound("The dataset that the version was trained on is gone: nothing to compare the export on.")
+        table = store.local_parquet(self.blobs, dataset, cache, again=True)
+        with pq.ParquetFile(table) as file:
+            first = next(file.iter_batches(ROWS))
+        pq.write_table(pa.Table.from_batches([first]), folder / "rows.parquet")
+
+    def _convert(self, folder: Path) -> None:
+        """Run the conversion. Raises Interrupted, DeterministicFailure."""
+        command = [sys.executable, "-m", "workers.trainer.export.convert", str(folder)]
+        deadline = time.monotonic() + SECONDS
+        log = folder / "log"
+        environment = clean_environment(self.settings, folder)
+        with log.open("wb") as sink, subprocess.Popen(command, env=environment, stdout=sink, stderr=sink) as process:
+            while process.poll() is None:
+                if self._is_interrupted or time.monotonic() > deadline:
+                    process.kill()
+                    process.wait()
+                    if self._is_interrupted:
+                        raise Interrupted
+                time.sleep(_POLL)
+        if process.returncode != 0:
+            last = log.read_text(errors="replace").strip().splitlines()[-1:] or ["it was killed"]
+            raise DeterministicFailure("export", f"The export failed: {last[0][:300]}", {"exit": process.returncode})
