@@ -1023,6 +1023,52 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/models/{name}/versions/{number}/exports": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List a version's exports
+         * @description The newest of each format. Whoever may download the model may download them, whoever made them.
+         */
+        get: operations["list_exports_api_v1_models__name__versions__number__exports_get"];
+        put?: never;
+        /**
+         * Export a version to another format
+         * @description A run of kind `export`. An export that exists, or is being made, answers with its run and 200.
+         *
+         *     Refused, naming the columns, where the format cannot hold the version's encodings.
+         */
+        post: operations["create_export_api_v1_models__name__versions__number__exports_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/models/{name}/versions/{number}/exports/{kind}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Download an export
+         * @description Its hash is verified first.
+         */
+        get: operations["get_export_api_v1_models__name__versions__number__exports__kind__get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/models/{name}/rollouts": {
         parameters: {
             query?: never;
@@ -1540,7 +1586,7 @@ export interface components {
             id: string;
             /**
              * Kind
-             * @description `training`; `reproduction`: an exact repetition of the parent; `trial`: one of the parent's trials; `prediction`: a batch prediction
+             * @description `training`; `reproduction`: an exact repetition of the parent; `trial`: one of the parent's trials; `prediction`: a batch prediction; `export`: a version in another format
              */
             kind: string;
             state: components["schemas"]["RunState"];
@@ -2545,6 +2591,53 @@ export interface components {
             };
         };
         /**
+         * ExportInfo
+         * @description One export of a version: it can be downloaded once its run has succeeded.
+         */
+        ExportInfo: {
+            /** Format */
+            format: string;
+            /**
+             * Run Id
+             * @description Of kind `export`
+             */
+            run_id: string;
+            state: components["schemas"]["RunState"];
+            /**
+             * File
+             * @description SHA-256 of the file
+             */
+            file?: string | null;
+            /** Bytes */
+            bytes?: number | null;
+            /**
+             * Parity
+             * @description Against what is served: rows compared, and the largest difference (`max_abs`, `max_rel`)
+             */
+            parity?: {
+                [key: string]: unknown;
+            } | null;
+            /**
+             * Error
+             * @description Of a failed one: cause and detail
+             */
+            error?: {
+                [key: string]: unknown;
+            } | null;
+        };
+        /**
+         * ExportRequest
+         * @description A format to export a version to.
+         */
+        ExportRequest: {
+            /**
+             * Format
+             * @description `onnx-raw`: ONNX with the preprocessing inside; `saved-model`: for TensorFlow Serving, zipped. Both take raw columns, as model.keras does
+             * @enum {string}
+             */
+            format: "onnx-raw" | "saved-model";
+        };
+        /**
          * Fairness
          * @description Rates and errors by group of the protected columns, on held-out rows, as the decision answers them.
          *
@@ -3067,7 +3160,7 @@ export interface components {
             id: string;
             /**
              * Kind
-             * @description `training`; `reproduction`: an exact repetition of the parent; `trial`: one of the parent's trials; `prediction`: a batch prediction
+             * @description `training`; `reproduction`: an exact repetition of the parent; `trial`: one of the parent's trials; `prediction`: a batch prediction; `export`: a version in another format
              */
             kind: string;
             state: components["schemas"]["RunState"];
@@ -4173,7 +4266,7 @@ export interface components {
             id: string;
             /**
              * Kind
-             * @description `training`; `reproduction`: an exact repetition of the parent; `trial`: one of the parent's trials; `prediction`: a batch prediction
+             * @description `training`; `reproduction`: an exact repetition of the parent; `trial`: one of the parent's trials; `prediction`: a batch prediction; `export`: a version in another format
              */
             kind: string;
             state: components["schemas"]["RunState"];
@@ -11491,6 +11584,317 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["DecisionDetail"];
+                };
+            };
+            /** @description The request cannot be parsed */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No valid key */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the scope, or the resource belongs to another owner */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No such resource, or none that this key can read */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request conflicts with the current state */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request is invalid; `errors` lists the problems */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A dependency of this server is unavailable; try again */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_exports_api_v1_models__name__versions__number__exports_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: string;
+                number: number;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ExportInfo"][];
+                };
+            };
+            /** @description The request cannot be parsed */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No valid key */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the scope, or the resource belongs to another owner */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No such resource, or none that this key can read */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request is invalid; `errors` lists the problems */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A dependency of this server is unavailable; try again */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    create_export_api_v1_models__name__versions__number__exports_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: string;
+                number: number;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ExportRequest"];
+            };
+        };
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RunInfo"];
+                };
+            };
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RunInfo"];
+                };
+            };
+            /** @description The request cannot be parsed */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No valid key */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the scope, or the resource belongs to another owner */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No such resource, or none that this key can read */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request conflicts with the current state */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported content type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request is invalid; `errors` lists the problems */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A dependency of this server is unavailable; try again */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_export_api_v1_models__name__versions__number__exports__kind__get: {
+        parameters: {
+            query?: never;
+            header?: {
+                "if-none-match"?: string | null;
+            };
+            path: {
+                name: string;
+                number: number;
+                /** @description The format */
+                kind: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": unknown;
                 };
             };
             /** @description The request cannot be parsed */
