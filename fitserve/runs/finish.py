@@ -288,10 +288,11 @@ def _end(
 
 def _end_trial_rows(session: Session, run_id: str, state: RunState, at: datetime) -> None:
     """End the trials of a search that were in training: none runs once its run is over."""
+    what = "was cancelled" if state == RunState.cancelled else str(state)
     session.execute(
         update(Trial)
         .where(Trial.run_id == run_id, Trial.state == "running")
-        .values(state="failed", reason=f"The run was over before it: {state}.", finished_at=at)
+        .values(state="failed", reason=f"The run {what} before this trial ended.", finished_at=at)
         .execution_options(synchronize_session=False)
     )
 
