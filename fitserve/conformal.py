@@ -1,17 +1,17 @@
 """Intervals and prediction sets at any level, by split conformal prediction (Vovk et al. 2005).
 
-What is kept of the rows that training did not see are order statistics of their scores: of a regression, the truth
-minus the prediction; of a classification, the probability of all labels that are likelier than the true one (Romano et
-al. 2020, without randomisation, so that equal rows have equal sets, and none is empty). Of `n` new rows like them, a
-share of at least the level is covered on average, whatever the network is.
+An artifact keeps order statistics of the scores of held-out rows. A regression's score is the truth minus the
+prediction. A classification's is the total probability of the labels that are likelier than the true one (Romano et
+al. 2020, without randomisation, so that equal rows get equal sets and no set is empty). On new rows like the held-out
+ones, the bounds cover at least the level's share on average, whatever the network is.
 
-A manifest's entry `conformal` has by target `rows`, `ranks` and `scores` (see `kept_scores`) and their `source`, and
-where the spec or the rows gave cause:
+The manifest's entry `conformal` holds for each target `rows`, `ranks` and `scores` (see `kept_scores`), their `source`,
+and, where the spec asks for it or the rows allow it:
 
-- `by_row`: `spread`, an estimate of each row's error (see `fitserve.spread`), with the same order statistics of scores
-  that are divided by it, of rows that it was not fitted on. Levels that they cannot promise have one width.
-- `groups`: by label of the column `coverage_by`, the order statistics of that group's rows; a group whose rows cannot
-  promise a level is answered from all rows together (Mondrian conformal prediction, Vovk et al. 2005).
+- `by_row`: `spread`, an estimate of each row's error (see `fitserve.spread`), and order statistics of the scores divided
+  by it, from rows that it was not fitted on. A level that these rows are too few for gets one width for all rows.
+- `groups`: for each label of the column `coverage_by`, the order statistics of that group's rows. A group with too few
+  rows for a level is answered from all rows together (Mondrian conformal prediction, Vovk et al. 2005).
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Bounds:
         return {name: values[:, 0].tolist() for name, values in self.named().items()}
 
     def covers(self, truth: Array) -> npt.NDArray[np.bool_]:
-        """Return of which rows the truth is inside, (rows,): numbers, or places of labels, (rows,)."""
+        """Return whether each row's truth is inside, bool (rows,). `truth`: numbers, or places of labels, (rows,)."""
         if self.members is not None:
             return np.asarray(self.members[np.arange(len(truth)), np.asarray(truth, np.int64)], np.bool_)
         assert self.low is not None
@@ -124,9 +124,9 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class RowFacts:
-    """What bounds depend on beside the outputs: each row's label in the column `coverage_by`, and the encoded inputs.
+    """What bounds depend on besides the outputs: each row's label in the column `coverage_by`, and the encoded inputs.
 
-    Rows without a group are answered from all rows together; `feeds` are needed where a spread is estimated from them.
+    A row without a group is answered from all rows together. `feeds` are needed only where a spread is estimated.
     """
 
     groups: Sequence[str | None] | None = None
@@ -138,10 +138,10 @@ NOTHING = RowFacts()
 
 @dataclass(frozen=True, slots=True)
 class _Limits:
-    """The limits of one output at one level: of all rows first, then of the groups, (groups + 1,).
+    """The limits of one output at one level, (groups + 1,): first those of all rows, then each group's.
 
-    Of a regression `low` and `high` are added to the prediction, times the row's spread if there is one; of a
-    classification labels whose score is at most `high` are in the set.
+    For a regression, `low` and `high`, times the row's spread if there is one, are added to the prediction. For a
+    classification, the labels whose score is at most `high` are in the set.
     """
 
     low: Array
@@ -154,7 +154,7 @@ class _Limits:
 class Conformal:
     """The intervals and sets of one artifact's outputs. May be used from several threads.
 
-    `added` are the names of the outputs that bounds are, each with the output that it is about.
+    `added` lists the outputs that bounds add: each name with the output that it belongs to.
     """
 
     def __init__(self, manifest: Mapping[str, Any]) -> None:

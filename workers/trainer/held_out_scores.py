@@ -1,4 +1,4 @@
-"""What intervals and sets at any level are answered from: scores of held-out rows; and how they do on the test part."""
+"""Scores of held-out rows, which intervals and sets are made from, and how well those hold on the test part."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class HeldOutScores:
 
     @property
     def entries(self) -> dict[str, Any]:
-        """The manifest's entries `conformal` and `interval`; of the levels, those that can be promised."""
+        """The manifest's entries `conformal` and `interval`. Levels with too few held-out rows are left out."""
         asked = None
         if self.interval is not None or self.coverage_by is not None:
             adaptive = None if self.interval is None else self.interval.adaptive
@@ -58,7 +58,7 @@ class HeldOutScores:
         return () if self.interval is None else self.interval.level
 
     def _lacking(self, level: float) -> dict[str, tuple[int, int]]:
-        """The targets whose rows cannot promise a level: those needed, and those that there are."""
+        """The targets with too few rows for a level, each with the rows that it needs and the rows that it has."""
         found = {}
         for target in self.calibrated.targets:
             if target.task in conformal.TASKS:
@@ -132,10 +132,10 @@ class HeldOutScores:
         return {"groups": found}
 
     def _residuals(self, target: FittedTarget, predicted: Array) -> Array:
-        """Truth minus prediction. With folds, of single networks, made smaller as the errors of their mean are.
+        """Truth minus prediction. With folds, those of single networks, shrunk to the error of their mean.
 
-        The mean squared error of a mean is that of one of its members, less the variance between them (Krogh and
-        Vedelsby 1995); the variance is that on rows that no member was trained on.
+        The mean squared error of an average of networks is the average of theirs minus the variance between them
+        (Krogh and Vedelsby 1995). The variance is taken on rows that no member was trained on.
         """
         encoded = self.calibrated.encoded["validation"].y[target.name]
         middle = np.asarray(predicted[:, predicted.shape[1] // 2], np.float64)
@@ -148,7 +148,7 @@ class HeldOutScores:
         return np.asarray(residuals * np.sqrt(max(0.25, 1.0 - spread / errors)) if errors > 0 else residuals)
 
     def _ranks(self, target: FittedTarget) -> Array | None:
-        """The probability of the labels that are likelier than the true one."""
+        """The total probability of the labels that are likelier than the true one."""
         rows, fitted = self.calibrated.rows(target), self.calibrated.fitted.get(target.name)
         if rows is None or fitted is None:
             return None
@@ -160,9 +160,9 @@ class HeldOutScores:
         return np.asarray(conformal.likelier(shares)[np.arange(len(shares)), truth])
 
     def report(self, outputs: Sequence[Mapping[str, Any]], served: Mapping[str, Array]) -> dict[str, Any]:
-        """How wide intervals and sets are, and how many truths of the test part are inside, by target.
+        """How wide intervals and sets are, and the share of the test part's truths inside them, by target.
 
-        `outputs` are the manifest's, `served` what is answered for the test part.
+        `outputs` are the manifest's; `served` holds the predictions of the test part as they are served.
         """
         promises = Conformal({"outputs": outputs, **self.entries})
         shown = tuple(level for level in SHOWN if level not in promises.levels and not self._lacking(level))
@@ -186,7 +186,7 @@ class HeldOutScores:
     def _at(
         self, promises: Conformal, target: FittedTarget, level: float, served: Mapping[str, Array], by_group: bool
     ) -> dict[str, Any]:
-        """One level on the test part; without one, the sizes alone, on the held-out rows."""
+        """One level on the test part; where there is none, only the sizes, on the held-out rows."""
         part = "test" if self.calibrated.count("test") else "validation"
         x, groups = self.calibrated.encoded[part].x, self.groups.get(part)
         values = served if part == "test" else self.calibrated.before(part)
