@@ -8,8 +8,8 @@ ones, the bounds cover at least the level's share on average, whatever the netwo
 The manifest's entry `conformal` holds for each target `rows`, `ranks` and `scores` (see `kept_scores`), their `source`,
 and, where the spec asks for it or the rows allow it:
 
-- `by_row`: `spread`, an estimate of each row's error (see `fitserve.spread`), and order statistics of the scores divided
-  by it, from rows that it was not fitted on. A level that these rows are too few for gets one width for all rows.
+- `by_row`: `spread`, an estimate of each row's error (see `fitserve.spread`), and order statistics of the scores
+  divided by it, from rows that it was not fitted on. A level that these are too few for gets one width for all rows.
 - `groups`: for each label of the column `coverage_by`, the order statistics of that group's rows. A group with too few
   rows for a level is answered from all rows together (Mondrian conformal prediction, Vovk et al. 2005).
 """

@@ -176,7 +176,7 @@ class Models(Resource):
 
     def exports(self, model: str, version: int) -> Sequence[ExportInfo]:
         """Return the exports of a version: state, size, and the largest difference from what is served."""
-        listed = self._connection.get(_model_path(model, "versions", version, "exports"))
+        listed = self._connection.get(model_path(model, "versions", version, "exports"))
         return [ExportInfo.model_validate(one) for one in listed]
 
     def export(
@@ -195,7 +195,7 @@ class Models(Resource):
         take raw columns. What exists is not made again. Raises BadInput naming the columns that a format cannot hold,
         RunEnded where the export differs from what is served, WaitedTooLong.
         """
-        source = _model_path(model, "versions", version, "exports")
+        source = model_path(model, "versions", version, "exports")
         body = self._connection.send("POST", source, json={"format": format}, repeatable=False).json()
         run = RunInfo.model_validate(body)
         deadline = None if timeout is None else time.monotonic() + timeout
