@@ -32,7 +32,8 @@ from services.shell.auth import refuse_unprotected_address
 
 ROUTERS = (
     *(datasets, resumable, openapi, runs, list_routes, events, insight, plot_routes, slice_routes),
-    *(models, decision_routes, export_routes, rollout_routes, monitoring_routes, webhook_routes, system, api_keys, audit),
+    *(models, decision_routes, export_routes, rollout_routes, monitoring_routes),
+    *(webhook_routes, system, api_keys, audit),
 )
 
 DESCRIPTION = """
