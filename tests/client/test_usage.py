@@ -109,9 +109,9 @@ def test_a_decision_moves_and_comes_back(client: Client, trained: Run) -> None:
 
 
 def test_a_rollout_and_a_comparison(client: Client, trained: Run) -> None:
-    spec = {"dataset": trained.dataset, "target": "side", "network": [{"Dense": 2}], "training": {"epochs": 1}}
+    spec = {"dataset": trained.dataset, "target": "side", "network": [{"Dense": 2}]}
     for seed in (1, 2):
-        client.runs.create(spec, seed=seed, model="client-rollouts").wait(PATIENCE)
+        client.runs.create(spec, training={"epochs": 1, "seed": seed}, model="client-rollouts").wait(PATIENCE)
     client.models.promote("client-rollouts", 1)
     started = client.rollouts.start(
         "client-rollouts", 2, steps=[10, 100], hold=60, min_requests=5, guards={"errors": 0.02, "p99_ratio": None}

@@ -126,6 +126,8 @@ def example_objects(server: Server, tmp_path_factory: pytest.TempPathFactory) ->
             epochs = 3000 if command == "runs cancel" else 100
             run = client.runs.create(into / "spec.yaml", training={"epochs": epochs})
             one = run.id if command == "runs cancel" else run.cancel().wait(PATIENCE, check=False).id
+        if command.startswith("models rollout "):
+            _prepare_rollout(client, command, max(run.version or 0 for run in finished))
         key = client.keys.create("to-be-revoked", ["read"]).id if command == "keys revoke" else ""
         return {
             "run_01kb...": one,
@@ -135,6 +137,16 @@ def example_objects(server: Server, tmp_path_factory: pytest.TempPathFactory) ->
         }
 
     return prepare
+
+
+def _prepare_rollout(client: Client, command: str, newest: int) -> None:
+    """Have the version before the newest answer, and a rollout of the newest for the commands that are about one."""
+    for one in client.rollouts.list("admissions"):
+        if one.finished_at is None:
+            client.rollouts.abort("admissions", one.id)
+    client.models.promote("admissions", newest - 1)
+    if command.rpartition(" ")[2] not in ("start", "ab"):
+        client.rollouts.start("admissions", newest)
 
 
 @pytest.mark.parametrize(("command", "example"), EXAMPLES, ids=[example for _, example in EXAMPLES])

@@ -2,11 +2,13 @@
 
 import { learningEn } from "./en.learning";
 import { runsEn } from "./en.runs";
+import { rolloutsEn } from "./en.rollouts";
 import { searchEn } from "./en.search";
 
 export const en = {
   ...learningEn,
   ...runsEn,
+  ...rolloutsEn,
   ...searchEn,
   "actions": "Actions",
   "all": "All",

@@ -2,12 +2,14 @@
 
 import { learningZh } from "./zh.learning";
 import { runsZh } from "./zh.runs";
+import { rolloutsZh } from "./zh.rollouts";
 import { searchZh } from "./zh.search";
 import type { en } from "./en";
 
 export const zh: Record<keyof typeof en, string> = {
   ...learningZh,
   ...runsZh,
+  ...rolloutsZh,
   ...searchZh,
   "actions": "操作",
   "all": "全部",

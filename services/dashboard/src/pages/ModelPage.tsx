@@ -11,6 +11,7 @@ import { ModelSharing } from "../components/Sharing";
 import { TryIt } from "../components/TryIt";
 import { Decisions } from "../components/ThresholdPanel";
 import { ModelLive } from "../components/ModelLive";
+import { ModelRollout } from "../components/ModelRollout";
 import { ago, bytes, moment, number } from "../format";
 import { useText, type Translate } from "../i18n";
 import { useInAddress } from "../state/address";
@@ -58,6 +59,7 @@ export default function ModelPage() {
         tabs={[
           { id: "try", title: t("try.title"), content: () => <TryIt key={detail.serving} model={detail} /> },
           { id: "versions", title: t("models.tab.versions"), content: () => <Versions model={detail} /> },
+          { id: "rollout", title: t("models.tab.rollout"), content: () => <ModelRollout model={detail} /> },
           { id: "live", title: t("models.tab.live"), content: () => <ModelLive name={detail.name} /> },
         ]}
       />
