@@ -59,6 +59,10 @@ class Settings(BaseSettings):
     database_url: str | None = Field(None, description="SQLAlchemy URL; SQLite under `home` when unset")
     redis_url: str | None = Field(None, description="Redis URL of the broker; an embedded Redis when unset")
     blob_url: str | None = Field(None, description="fsspec URL of the blob store; `home`/blobs when unset")
+    connections: SecretStr | None = Field(
+        None, description="Data sources by name, in YAML or JSON: what imports may read, and with which passwords"
+    )
+    connections_file: Path | None = Field(None, description="The same in a file, which is read again at each import")
 
     host: str = Field("127.0.0.1", description="Address the API and the prediction service bind to")
     port: int = Field(8000, description="Port of the API and the dashboard")

@@ -64,6 +64,15 @@ HTTP_IN_FLIGHT = Gauge("fitserve_http_requests_in_flight", "Requests being answe
 UPLOADS = Counter("fitserve_uploads_total", "Uploads ended, by outcome.", ["outcome"], registry=REGISTRY)
 UPLOAD_BYTES = Counter("fitserve_upload_bytes_total", "Bytes of uploads received.", registry=REGISTRY)
 ROWS_REFUSED = Counter("fitserve_upload_rows_refused_total", "Rows that lenient uploads refused.", registry=REGISTRY)
+IMPORTS = Counter(
+    "fitserve_imports_total",
+    "Sources that were fetched, by kind and outcome: fetched, unchanged, refused, failed.",
+    ["source", "outcome"],
+    registry=REGISTRY,
+)
+IMPORT_BYTES = Counter(
+    "fitserve_import_bytes_total", "Bytes fetched from sources, as stored on local disk.", ["source"], registry=REGISTRY
+)
 
 # Runs
 RUNS_CREATED = Counter("fitserve_runs_created_total", "Runs accepted.", registry=REGISTRY)

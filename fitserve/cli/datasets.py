@@ -83,6 +83,67 @@ def upload(
         _show_new(session, dataset)
 
 
+@command(
+    group,
+    "import",
+    "fitserve datasets import sales --connection warehouse --query 'SELECT * FROM sales ORDER BY id'",
+    "fitserve datasets import --connections",
+)
+def import_(
+    session: Session,
+    name: Annotated[str | None, typer.Argument(help="The dataset's name. A taken name gets its next version.")] = None,
+    connection: Annotated[str | None, typer.Option(help="A connection that the operator has named.")] = None,
+    query: Annotated[str | None, typer.Option(help="One SELECT, or @FILE that holds it.")] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="Correct a column's kind, such as zip=categorical. Repeatable.")
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="Any upload option, as notices name them: 'delimiter=;'. Repeatable.")
+    ] = None,
+    connections: Annotated[
+        bool, typer.Option("--connections", help="List the connections, and import nothing.")
+    ] = False,
+) -> None:
+    """Import a table from where it lives as a dataset. The same content again makes no new version."""
+    with session.client() as client:
+        if connections:
+            known = client.datasets.connections()
+            rows = [(one.name, one.kind, ", ".join(one.sources)) for one in known]
+            session.show(known, screen.table(("connection", "kind", "sources"), rows))
+            return
+        if name is None:
+            raise BadInput(
+                "The dataset needs a name.", fix="fitserve datasets import NAME --connection ... --query ..."
+            )
+        more = read_options(option or [])
+        kinds = {**more.pop("kinds", {}), **read_kinds(kind or [])}
+        source = _source(connection=connection, query=query)
+        _show_new(session, client.datasets.import_from(name, source, kinds=kinds, **more))
+
+
+def _source(*, connection: str | None, query: str | None) -> dict[str, Any]:
+    """Return the source that the options name. Raises BadInput."""
+    if query is not None:
+        text = Path(query[1:]).read_text() if query.startswith("@") else query
+        return {"sql": {"connection": connection or "", "query": text}}
+    raise BadInput("The import needs a source.", expected="--query")
+
+
+@command(group, "refresh", "fitserve datasets refresh sales")
+def refresh(
+    session: Session,
+    ref: Annotated[str, typer.Argument(help="A name, name@version, or id of an imported dataset.")],
+) -> None:
+    """Import a dataset from its source again: other content is its next version."""
+    with session.client() as client:
+        before = client.datasets.get(ref)
+        after = before.reimport()
+        if after.id == before.id:
+            session.show(after, f"{after.ref} is unchanged.")
+        else:
+            _show_new(session, after)
+
+
 def _show_new(session: Session, dataset: Dataset) -> None:
     if not dataset.columns:
         dataset.refresh()

@@ -18,6 +18,7 @@ from fitserve.client.upload_body import Progress, dataset_name, upload_of
 from fitserve.dataset_facts import Kind
 from fitserve.errors import BadInput
 from fitserve.wire.datasets import Column, DatasetInfo, Profile, Relation, Relations, SampleInfo, UploadOptions
+from fitserve.wire.sources import ConnectionInfo
 
 if TYPE_CHECKING:
     import pandas
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _PATH = "/api/v1/datasets"
 UPLOAD_TIMEOUT = 600.0  # seconds without a byte: a large table is parsed before it is answered
+IMPORT_TIMEOUT = 3_600.0  # a large source is fetched and parsed before it is answered
 _ROWS = 1000  # of a page
 
 
@@ -96,6 +98,11 @@ class Dataset(DatasetInfo, Handle):
         )
         return self.bind(answer.json(), self._connection)
 
+    def reimport(self) -> Dataset:
+        """Read its source again. Other content is returned as the next version, the same content as this one."""
+        answer = self._connection.send("POST", f"{_PATH}/{self.id}/refresh", timeout=IMPORT_TIMEOUT)
+        return self.bind(answer.json(), self._connection)
+
     def download(self, path: str | PathLike[str], format: Literal["parquet", "csv"] = "parquet") -> Path:
         """Write the table to `path`, a file or a folder. Parquet is exact."""
         source, name = f"{_PATH}/{self.id}/download", f"{self.name}-v{self.version}.{format}"
@@ -159,6 +166,29 @@ class Datasets(Resource):
                 repeatable=upload.repeatable,
             ).json()
         return Dataset.bind(value, self._connection)
+
+    def import_from(
+        self, name: str, source: Mapping[str, Any], *, kinds: Mapping[str, Kind] | None = None, **options: Any
+    ) -> Dataset:
+        """Import a table from where it lives; new content under a name is its next version.
+
+        Args:
+            name: of the dataset.
+            source: one of `fitserve.wire.sources.Source`, such as
+                `{"sql": {"connection": "warehouse", "query": "SELECT ..."}}`.
+            kinds: corrects what the server infers, by column.
+            options: how to read it, as in `upload`.
+
+        Raises BadInput with the pointer of what is refused, Unavailable where the source is away.
+        """
+        stated = UploadOptions(kinds=dict(kinds or {}), **options).model_dump(mode="json", exclude_defaults=True)
+        body = {"name": name, "source": dict(source), "options": stated}
+        answer = self._connection.send("POST", _PATH, json=body, timeout=IMPORT_TIMEOUT)
+        return Dataset.bind(answer.json(), self._connection)
+
+    def connections(self) -> Sequence[ConnectionInfo]:
+        """Return the connections that a source can name."""
+        return [ConnectionInfo.model_validate(item) for item in self._connection.get("/api/v1/connections")["items"]]
 
     def get(self, ref: str) -> Dataset:
         """Return a dataset by its name (its newest version), name@version, or id. Raises NotFound."""

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.ipc
 import pyarrow.parquet as pq
 from sqlalchemy import ColumnElement, Engine, func, or_, select, true, update
@@ -23,8 +22,8 @@ from fitserve import db, events
 from fitserve.blobs import BlobStore, StoredBlob, disk_full_is_507, sha256_of
 from fitserve.dataset_facts import ColumnFacts, DatasetFacts, Kind
 from fitserve.datasets import TableRefused
-from fitserve.datasets.column_parser import as_texts
 from fitserve.datasets.ingest import IngestedTable, ingest
+from fitserve.datasets.joined_types import cast, common_type
 from fitserve.datasets.readers import READERS, open_reader
 from fitserve.errors import BadInput, Conflict, NotFound, Problem
 from fitserve.ids import new_id
@@ -32,6 +31,7 @@ from fitserve.settings import Limits
 from fitserve.spelling import ColumnFormat
 from fitserve.tables import PLAYGROUND, Blob, Dataset, Run
 from fitserve.wire.datasets import NAME, UploadOptions
+from fitserve.wire.notices import Notice
 
 RESERVED_NAMES = frozenset({"samples"})  # a path of the API
 JOIN_ROWS = 65_536  # copied at a time when rows are appended
@@ -112,11 +112,12 @@ def create(
     name: str | None = None,
     as_version: bool = False,
     origin: Mapping[str, Any] | None = None,
+    notices: Sequence[Notice] = (),
 ) -> tuple[Dataset, bool]:
     """Create a dataset from an upload; False where the owner has the same content, read the same way, already.
 
     Without `name` it is named after its file. `as_version` allows a new version of a name that the owner has.
-    `origin` is added to the dataset's `source`.
+    `origin` is added to the dataset's `source`, `notices` to those of the reading.
 
     Raises BadInput and its subclasses with row and column, Conflict for a name that is taken, StorageFull.
     """
@@ -128,7 +129,7 @@ def create(
         if existing is not None:
             return existing, False
         if name is not None:
-            _check_name_is_free(name, _latest_version(session, name), owner, as_version)
+            _check_name_is_free(name, latest_version(session, name), owner, as_version)
     with scratch_folder(scratch) as folder:
         table = ingest(received.path, options, limits, folder)
         stored = blobs.put_file(table.parquet)
@@ -138,7 +139,7 @@ def create(
         "bytes": received.bytes,
         "source": {**table.source, "options": stated, "filename": received.filename, **(origin or {})},
         "refused": table.refused,
-        "notices": table.notices,
+        "notices": [*(notice.model_dump(mode="json") for notice in notices), *table.notices],
         "shared": False,
     }
     wanted = name or _name_from_file(received.filename, received.sha256)
@@ -257,7 +258,7 @@ def _commit(
                     existing = _find_same_content(session, *content)
                     if existing is not None:
                         return existing, False
-                newest = _latest_version(session, name)
+                newest = latest_version(session, name)
                 if chosen:
                     _check_name_is_free(name, newest, values["owner"], as_version)
                 elif newest is not None:
@@ -309,13 +310,13 @@ def _find_same_content(
         if name is None:
             return row
         if row.name == name:
-            newest = _latest_version(session, name)
+            newest = latest_version(session, name)
             if newest is not None and newest.id == row.id:
                 return row
     return None
 
 
-def _latest_version(session: Session, name: str) -> Dataset | None:
+def latest_version(session: Session, name: str) -> Dataset | None:
     """Return the newest version of a name, whoever owns it."""
     return session.scalar(select(Dataset).where(Dataset.name == name).order_by(Dataset.version.desc()).limit(1))
 
@@ -352,36 +353,12 @@ def _check_same_columns(parent: Dataset, path: Path, options: UploadOptions, lim
 def _concatenate(before: pq.ParquetFile, part: pq.ParquetFile, target: Path) -> None:
     """Write the rows of both tables under types that hold both."""
     kinds = {field.name: field.type for field in part.schema_arrow}
-    schema = pa.schema([(field.name, _common_type(field.type, kinds[field.name])) for field in before.schema_arrow])
+    schema = pa.schema([(field.name, common_type(field.type, kinds[field.name])) for field in before.schema_arrow])
     with disk_full_is_507(), pq.ParquetWriter(target, schema) as writer:
         for file in (before, part):
             for batch in file.iter_batches(JOIN_ROWS, columns=schema.names):
-                columns = [_cast(batch.column(field.name), field.type) for field in schema]
+                columns = [cast(batch.column(field.name), field.type) for field in schema]
                 writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
-
-
-def _common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType:
-    types = pa.types
-    if one == other:
-        return one
-    if types.is_integer(one) and types.is_integer(other):
-        return pa.int64()
-    if all(types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind) for kind in (one, other)):
-        return pa.float64()
-    if all(types.is_timestamp(kind) or types.is_date(kind) for kind in (one, other)):
-        return pa.timestamp("us", getattr(one, "tz", None))
-    return pa.string()
-
-
-def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
-    if column.type == kind:
-        return column
-    if kind == pa.string():
-        return as_texts(column)
-    if pa.types.is_timestamp(kind) and pa.types.is_timestamp(column.type) and kind.tz != column.type.tz:
-        # The same digits under the other's time zone, rather than the same moment.
-        column = column.cast(pa.int64()).cast(pa.timestamp(column.type.unit, kind.tz))
-    return pc.cast(column, kind, safe=False)
 
 
 # --- find, share, delete -------------------------------------------------------------------------------------------

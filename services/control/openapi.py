@@ -12,6 +12,7 @@ from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse
 
 from fitserve.spec.schema import json_schema
+from fitserve.wire.sources import ImportRequest
 from services.shell import Router
 
 router = Router(tags=["schemas"])
@@ -89,6 +90,7 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
     document.setdefault("servers", [{"url": "/", "description": "This server"}])
     document["info"].setdefault("license", LICENSE)
     document.setdefault("components", {}).setdefault("schemas", {}).setdefault("Problem", _PROBLEM)
+    _add_import(document["components"]["schemas"])
     for path, item in document["paths"].items():
         for method in METHODS:
             if method in item:
@@ -98,6 +100,13 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
     document["paths"] = _merge_paths(document["paths"])
     _allow_any_members(document)
     return document
+
+
+def _add_import(schemas: dict[str, Any]) -> None:
+    """Add the body of an import, which its route reads itself: the same path takes uploads."""
+    schema = ImportRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+    for name, one in {**schema.pop("$defs", {}), "ImportRequest": schema}.items():
+        schemas.setdefault(name, one)
 
 
 def _allow_any_members(value: Any) -> None:

@@ -33,7 +33,6 @@ NOT_IN_CLIENT = {
     "/v1/*/metadata": "models.signature gives the same",
     "/v1/models/{model}/versions/{version}*": "the address with a version or a label",
     "/v1/models/{model}/labels/{label}*": "the address with a version or a label",
-    "POST /api/v1/datasets": "forms of browsers; the client sends PUT",
     "OPTIONS /api/v1/uploads": "tus clients that ask first",
     "*/openapi.json": "documents, for generators",
 }
@@ -59,6 +58,15 @@ def test_layers_rules_and_drawn_plots_come(client: Client, trained: Run, tmp_pat
         trained.draw("no-such-plot", tmp_path)
     with pytest.raises(NotFound):
         trained.apply_finding(99)
+
+
+def test_imports_name_a_connection_that_there_is(client: Client, trained: Run) -> None:
+    assert list(client.datasets.connections()) == []
+    with pytest.raises(BadInput) as refused:
+        client.datasets.import_from("imported", {"sql": {"connection": "none", "query": "SELECT 1"}}, lenient=True)
+    assert refused.value.problems[0].pointer == "/source/sql/connection"
+    with pytest.raises(BadInput, match="was not imported"):
+        client.datasets.get(trained.dataset).reimport()
 
 
 def test_a_dataset_is_refreshed_and_a_run_shared(client: Client, trained: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -83,6 +84,13 @@ class Api:
                 found.append(path.name)
         return found
 
+    def connect(self, **connections: dict[str, Any]) -> None:
+        """Name connections, as the operator does in a file; others stay as they are."""
+        path = self.settings.connections_file
+        assert path is not None
+        known = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps({**known, **connections}))
+
     def blobs(self) -> set[str]:
         """Return the names of all blobs."""
         return {path.name for path in (self.settings.home / "blobs").rglob("*") if path.is_file()}
@@ -105,7 +113,9 @@ def api(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     home = tmp_path_factory.mktemp("api")
     (home / "fitserve.db").write_bytes(sqlite_template.read_bytes())
     limits = Limits(upload_bytes=8 << 20, columns=500, field_bytes=64 * 1024)
-    settings = Settings(home=home, limits=limits, redis_url="redis://127.0.0.1:1/0")
+    connections = home / "connections.json"
+    connections.write_text("{}")
+    settings = Settings(home=home, limits=limits, redis_url="redis://127.0.0.1:1/0", connections_file=connections)
     engine = db.make_engine(settings.resolved_database_url)
     tokens = {}
     with db.transaction(engine) as session:

@@ -21,7 +21,16 @@ from services.shell import Caller
 from services.shell.instrumentation import route_template
 
 log = logging.getLogger(__name__)
-_UPLOADS = frozenset({"/datasets/{name}", "/datasets", "/datasets/{ref}/rows", "/datasets/samples", "/uploads"})
+_UPLOADS = frozenset(
+    {
+        "/datasets/{name}",
+        "/datasets",
+        "/datasets/{ref}/rows",
+        "/datasets/{ref}/refresh",
+        "/datasets/samples",
+        "/uploads",
+    }
+)
 _REDIS_RETRY_SECONDS = 10.0  # after Redis failed, only this process's counters are used for this time
 
 

@@ -10,12 +10,12 @@ import anyio
 from fastapi import Query, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
 
-from fitserve import db, telemetry
+from fitserve import db
 from fitserve.dataset_facts import ColumnFacts
 from fitserve.datasets import preview, store
 from fitserve.datasets.relations import relations
 from fitserve.datasets.samples import SAMPLES, make_sample
-from fitserve.errors import BadInput, Forbidden, NotFound, Problem
+from fitserve.errors import BadInput, NotFound, Problem
 from fitserve.tables import Dataset
 from fitserve.wire import Page
 from fitserve.wire.datasets import (
@@ -30,6 +30,8 @@ from fitserve.wire.datasets import (
     SampleRequest,
     UploadOptions,
 )
+from services.control.datasets.access import answer_dataset, owned_dataset, visible_dataset
+from services.control.datasets.import_routes import import_dataset
 from services.control.datasets.upload_request import (
     FORM_BODY,
     NO_BODY_LIMIT,
@@ -49,6 +51,7 @@ _UPLOAD_RESPONSES: dict[int | str, dict[str, Any]] = {
     **{status: {"description": what} for status, what in ((400, "Unreadable"), (413, "Too large"), (422, "Refused"))},
     409: {"description": "The name is taken"},
     415: {"description": "No table in a known format"},
+    503: {"description": "The source is away"},
     507: {"description": "The disk is full"},
 }
 
@@ -59,7 +62,7 @@ _UPLOAD_RESPONSES: dict[int | str, dict[str, Any]] = {
 @router.post(
     "/datasets",
     status_code=201,
-    summary="Upload a table",
+    summary="Upload a table, or import one",
     response_model=DatasetDetail,
     responses=_UPLOAD_RESPONSES,
     openapi_extra=FORM_BODY,
@@ -72,11 +75,15 @@ async def create(
     ctx: Ctx,
     name: Annotated[str | None, Query(description="Named after the file if omitted")] = None,
 ) -> Any:
-    """A form with a part named `file` (options as fields or in the query), or the bytes as they are.
+    """A form with a part named `file` (options as fields or in the query), the bytes as they are, or a source in JSON.
 
     Format, compression, encoding, delimiter, header and kinds are recognised if omitted. The same content again is the
     same dataset (200). Errors name row, column, the value received and what was expected, up to 20 at once.
+    With `Content-Type: application/json`, `{name, source}` is imported from a database, a store of files, an address or
+    a Delta table.
     """
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
+        return await import_dataset(request, response, caller, ctx)
     async with receive_upload(request, ctx, also=("name",)) as upload:
         return await _create_dataset(response, caller, ctx, upload, upload.others.get("name", name), as_version=False)
 
@@ -134,13 +141,13 @@ def create_sample(body: SampleRequest, response: Response, caller: Uploader, ctx
             as_version=True,
             origin={"sample": body.model_dump(mode="json", exclude={"name"})},
         )
-    return _answer(response, row, created)
+    return answer_dataset(response, row, created)
 
 
 @router.get("/datasets/{ref}", summary="One dataset", response_model=DatasetDetail, responses={304: {}, 404: {}})
 def get_dataset(ref: str, response: Response, caller: Reader, ctx: Ctx, if_none_match: IfNoneMatch = None) -> Any:
     """By name (its newest version), `name@version` or id. A version's data never changes; its ETag is strong."""
-    row = _visible(ctx, caller, ref)
+    row = visible_dataset(ctx, caller, ref)
     etag = f'"{row.id}-{int(row.shared)}"'
     if has_already(etag, if_none_match):
         return Response(status_code=304, headers={"ETag": etag})
@@ -181,21 +188,11 @@ async def _create_dataset(
         )
     )
     _set_timing(response, upload, anyio.current_time() - begun)
-    return _answer(response, row, created)
+    return answer_dataset(response, row, created)
 
 
 def _set_timing(response: Response, upload: UploadRequest, ingest: float) -> None:
     response.headers["Server-Timing"] = f"receive;dur={upload.seconds * 1000:.1f}, ingest;dur={ingest * 1000:.1f}"
-
-
-def _answer(response: Response, row: Dataset, created: bool) -> DatasetDetail:
-    """Answer 201 for a new dataset and 200 for one that was there, with Location and ETag."""
-    response.status_code = 201 if created else 200
-    response.headers["Location"] = f"/api/v1/datasets/{row.id}"
-    response.headers["ETag"] = f'"{row.id}"'
-    if created and row.refused:
-        telemetry.ROWS_REFUSED.inc(row.refused["rows"])
-    return DatasetDetail.model_validate(row)
 
 
 # --- change and delete ---------------------------------------------------------------------------------------------
@@ -204,7 +201,7 @@ def _answer(response: Response, row: Dataset, created: bool) -> DatasetDetail:
 @router.patch("/datasets/{ref}", summary="Correct kinds, or share", responses={404: {}, 422: {}})
 def patch_dataset(ref: str, body: DatasetPatch, response: Response, caller: Uploader, ctx: Ctx) -> DatasetDetail:
     """Other kinds create a new version that names its parent; sharing lets every owner read the dataset."""
-    row = _owned(ctx, caller, ref)
+    row = owned_dataset(ctx, caller, ref)
     current = {column["name"]: column["kind"] for column in row.columns}
     if body.kinds and {**current, **body.kinds} != current:
         limits, scratch = ctx.settings.limits, ctx.settings.scratch
@@ -230,7 +227,7 @@ def patch_dataset(ref: str, body: DatasetPatch, response: Response, caller: Uplo
 )
 async def append_rows(ref: str, request: Request, response: Response, caller: Uploader, ctx: Ctx) -> Any:
     """A table with the same columns; a new version, which names its parent, has the old rows and then these."""
-    parent = await anyio.to_thread.run_sync(_owned, ctx, caller, ref)
+    parent = await anyio.to_thread.run_sync(owned_dataset, ctx, caller, ref)
     limits, scratch = ctx.settings.limits, ctx.settings.scratch
     async with receive_upload(request, ctx) as upload:
         begun = anyio.current_time()
@@ -240,7 +237,7 @@ async def append_rows(ref: str, request: Request, response: Response, caller: Up
             )
         )
         _set_timing(response, upload, anyio.current_time() - begun)
-    return _answer(response, row, created=True)
+    return answer_dataset(response, row, created=True)
 
 
 # --- read ----------------------------------------------------------------------------------------------------------
@@ -256,7 +253,7 @@ def get_rows(
     offset: Annotated[int, Query(ge=0, le=MAX_INTEGER, description="Rows to skip; ignored with a cursor")] = 0,
 ) -> RowsPage:
     """In the table's order; null is missing."""
-    row = _visible(ctx, caller, ref)
+    row = visible_dataset(ctx, caller, ref)
     start = _offset_of_cursor(cursor, row.id) if cursor else offset
     names, rows = preview.read_rows(_local_table(ctx, row), start, limit)
     end = start + len(rows)
@@ -281,13 +278,13 @@ def _offset_of_cursor(cursor: str, dataset_id: str) -> int:
 @router.get("/datasets/{ref}/profile", summary="Profile of the columns", responses={404: {}})
 def get_profile(ref: str, caller: Reader, ctx: Ctx) -> Profile:
     """Counts, moments and top values cover all rows; quantiles, histograms and tokens cover `sampled_rows`."""
-    return Profile.model_validate(_visible(ctx, caller, ref).profile)
+    return Profile.model_validate(visible_dataset(ctx, caller, ref).profile)
 
 
 @router.get("/datasets/{ref}/relations", summary="How columns relate to a target", responses={404: {}, 422: {}})
 def get_relations(ref: str, caller: Reader, ctx: Ctx, target: Annotated[str, Query(max_length=1_000)]) -> Relations:
     """The strongest first, with a warning for a column that predicts the target almost exactly."""
-    row = _visible(ctx, caller, ref)
+    row = visible_dataset(ctx, caller, ref)
     facts = {column["name"]: ColumnFacts.from_stored(column) for column in row.columns}
     if target not in facts:
         expected = ", ".join(list(facts)[:20])
@@ -311,7 +308,7 @@ def download(
     format: Annotated[str, Query(pattern="^(parquet|csv)$")] = "parquet",
 ) -> Response:
     """Parquet is exact. In CSV a text that a spreadsheet would run as a formula gets an apostrophe in front."""
-    row = _visible(ctx, caller, ref)
+    row = visible_dataset(ctx, caller, ref)
     path, name = _local_table(ctx, row), f"{row.name}-v{row.version}.{format}"
     if format == "parquet":
         return FileResponse(path, media_type="application/vnd.apache.parquet", filename=name)
@@ -322,23 +319,9 @@ def download(
 @router.delete("/datasets/{ref}", status_code=204, summary="Delete a version", responses={404: {}, 409: {}})
 def delete_dataset(ref: str, caller: Uploader, ctx: Ctx) -> None:
     """One version: the newest of a name, unless `name@version` or an id is given. Refused while runs use it."""
-    row = _owned(ctx, caller, ref)
+    row = owned_dataset(ctx, caller, ref)
     with db.transaction(ctx.engine) as session:
         store.delete(session, session.merge(row, load=True))
-
-
-def _visible(ctx: Context, caller: Caller, ref: str) -> Dataset:
-    """Return a dataset that the caller may read. Raises NotFound."""
-    with db.reading(ctx.engine) as session:
-        return store.get(session, caller.owner_filter, ref)
-
-
-def _owned(ctx: Context, caller: Caller, ref: str) -> Dataset:
-    """Return a dataset that the caller may change. Raises NotFound, Forbidden."""
-    row = _visible(ctx, caller, ref)
-    if not caller.sees(row.owner):
-        raise Forbidden(f"{row.name} is shared with you to read.", fix="Upload a copy under a name of your own.")
-    return row
 
 
 def _local_table(ctx: Context, row: Dataset) -> Path:

@@ -367,4 +367,12 @@ def _body(content: dict[str, Any]) -> dict[str, Any]:
 
 
 RAW_BODY = _body(dict.fromkeys(("application/octet-stream", "text/csv", "application/x-ndjson"), _BINARY))
-FORM_BODY = _body({"multipart/form-data": _FORM, "application/octet-stream": _BINARY, "text/csv": _BINARY})
+_IMPORT = {"schema": {"$ref": "#/components/schemas/ImportRequest"}}
+FORM_BODY = _body(
+    {
+        "multipart/form-data": _FORM,
+        "application/octet-stream": _BINARY,
+        "text/csv": _BINARY,
+        "application/json": _IMPORT,
+    }
+)

@@ -69,11 +69,13 @@ export interface paths {
         get: operations["list_datasets_api_v1_datasets_get"];
         put?: never;
         /**
-         * Upload a table
-         * @description A form with a part named `file` (options as fields or in the query), or the bytes as they are.
+         * Upload a table, or import one
+         * @description A form with a part named `file` (options as fields or in the query), the bytes as they are, or a source in JSON.
          *
          *     Format, compression, encoding, delimiter, header and kinds are recognised if omitted. The same content again is the
          *     same dataset (200). Errors name row, column, the value received and what was expected, up to 20 at once.
+         *     With `Content-Type: application/json`, `{name, source}` is imported from a database, a store of files, an address or
+         *     a Delta table.
          */
         post: operations["create_api_v1_datasets_post"];
         delete?: never;
@@ -216,6 +218,46 @@ export interface paths {
         get: operations["download_api_v1_datasets__ref__download_get"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/connections": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List the connections that a source can name
+         * @description Those that the operator has named and that you may use, without their addresses.
+         */
+        get: operations["list_connections_api_v1_connections_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/datasets/{ref}/refresh": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Import again from its source
+         * @description The newest version's source is read again. Other content is the next version; the same content makes none.
+         */
+        post: operations["refresh_api_v1_datasets__ref__refresh_post"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1953,6 +1995,24 @@ export interface components {
             sentence: string;
         };
         /**
+         * ConnectionInfo
+         * @description A connection that a source can name; its address and its password stay with the operator.
+         */
+        ConnectionInfo: {
+            /** Name */
+            name: string;
+            /**
+             * Kind
+             * @description The scheme of its address, such as postgresql or s3
+             */
+            kind: string;
+            /**
+             * Sources
+             * @description The kinds of sources that can name it
+             */
+            sources: string[];
+        };
+        /**
          * CurvePoint
          * @description A guard's value and bounds after so many requests of both versions.
          */
@@ -3671,6 +3731,16 @@ export interface components {
              */
             next_cursor?: string | null;
         };
+        /** Page[ConnectionInfo] */
+        Page_ConnectionInfo_: {
+            /** Items */
+            items: components["schemas"]["ConnectionInfo"][];
+            /**
+             * Next Cursor
+             * @description Pass as `cursor` to get the next page; null on the last page
+             */
+            next_cursor?: string | null;
+        };
         /** Page[DeliveryInfo] */
         Page_DeliveryInfo_: {
             /** Items */
@@ -5034,6 +5104,139 @@ export interface components {
                 [key: string]: unknown;
             }[];
         };
+        /**
+         * Source
+         * @description One place that data comes from, by its kind.
+         */
+        Source: {
+            /** @default null */
+            sql: components["schemas"]["SqlSource"] | null;
+        };
+        /**
+         * SqlSource
+         * @description The rows of a query.
+         */
+        SqlSource: {
+            /**
+             * Connection
+             * @description A database that the operator has named
+             */
+            connection: string;
+            /**
+             * Query
+             * @description One SELECT; add ORDER BY for a fixed order
+             */
+            query: string;
+        };
+        /**
+         * UploadOptions
+         * @description How to read an upload; what is left out is recognised. The same content and options are the same dataset.
+         */
+        UploadOptions: {
+            /**
+             * Format
+             * @description Recognised by the content if omitted
+             * @default null
+             */
+            format: ("csv" | "jsonl" | "parquet" | "arrow") | null;
+            /**
+             * Delimiter
+             * @description CSV: the field delimiter
+             * @default null
+             */
+            delimiter: string | null;
+            /**
+             * Quote
+             * @description CSV: the quote character, doubled inside a quoted field; none: no field is quoted
+             * @default null
+             */
+            quote: string | null;
+            /**
+             * Decimal
+             * @description CSV: the decimal sign, in every column
+             * @default null
+             */
+            decimal: ("." | ",") | null;
+            /**
+             * Thousands
+             * @description CSV: the sign between groups of three digits, in every column
+             * @default null
+             */
+            thousands: ("" | "," | "." | " " | "'" | "_") | null;
+            /**
+             * Dates
+             * @description Order of day, month and year in dates that are all numbers
+             * @default null
+             */
+            dates: ("ymd" | "dmy" | "mdy") | null;
+            /**
+             * Formats
+             * @description How single columns are written, by name, instead of detecting it
+             */
+            formats?: {
+                [key: string]: components["schemas"]["ColumnFormat"];
+            };
+            /**
+             * Encoding
+             * @description The text encoding, such as gb18030 or latin-1
+             * @default null
+             */
+            encoding: string | null;
+            /**
+             * Header
+             * @description CSV: whether the first line names the columns
+             * @default null
+             */
+            header: boolean | null;
+            /**
+             * Skip Rows
+             * @description CSV: lines before the table; 0: none
+             * @default null
+             */
+            skip_rows: number | null;
+            /**
+             * Footer
+             * @description CSV: lines after the table; 0: none
+             * @default null
+             */
+            footer: number | null;
+            /**
+             * Comment
+             * @description CSV: the comment sign: lines that begin with it are skipped; none: there are no comments
+             * @default null
+             */
+            comment: string | null;
+            /**
+             * Kinds
+             * @description Kinds of columns, by name
+             */
+            kinds?: {
+                [key: string]: "numeric" | "boolean" | "categorical" | "text" | "datetime" | "ignored";
+            };
+            /**
+             * Missing
+             * @description Spellings of a missing value, instead of the usual ones
+             * @default null
+             */
+            missing: string[] | null;
+            /**
+             * Lenient
+             * @description Leave bad rows out and report them, instead of refusing the upload
+             * @default false
+             */
+            lenient: boolean;
+        };
+        /**
+         * ImportRequest
+         * @description Import a table from where it lives. New content under a name that you have is its next version.
+         */
+        ImportRequest: {
+            /** Name */
+            name: string;
+            source: components["schemas"]["Source"];
+            /** @description How to read it, as of an upload */
+            options?: components["schemas"]["UploadOptions"];
+        };
     };
     responses: never;
     parameters: never;
@@ -5255,6 +5458,7 @@ export interface operations {
                 };
                 "application/octet-stream": string;
                 "text/csv": string;
+                "application/json": components["schemas"]["ImportRequest"];
             };
         };
         responses: {
@@ -6506,6 +6710,165 @@ export interface operations {
             };
             /** @description No such resource, or none that this key can read */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request is invalid; `errors` lists the problems */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A dependency of this server is unavailable; try again */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_connections_api_v1_connections_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_ConnectionInfo_"];
+                };
+            };
+            /** @description No valid key */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the scope, or the resource belongs to another owner */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A dependency of this server is unavailable; try again */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    refresh_api_v1_datasets__ref__refresh_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                ref: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The source has not changed */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DatasetDetail"];
+                };
+            };
+            /** @description A new version */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DatasetDetail"];
+                };
+            };
+            /** @description The request cannot be parsed */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No valid key */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the scope, or the resource belongs to another owner */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No such resource, or none that this key can read */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request conflicts with the current state */
+            409: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -1,0 +1,155 @@
+"""Connections that the operator has named: clients name them too, and never see their addresses or passwords.
+
+They stand in one YAML or JSON mapping, `FITSERVE_CONNECTIONS` or the file `FITSERVE_CONNECTIONS_FILE`. The file is read
+at each import, so a changed password needs no restart.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+
+from fitserve.errors import BadInput, FitserveError, Problem
+from fitserve.settings import Settings
+from fitserve.validation import unknown_name
+from fitserve.wire.sources import ConnectionInfo
+
+FILE_SCHEMES = ("s3", "gs", "az")
+SECRET_WORDS = ("key", "secret", "token", "password", "credential", "account")  # of options whose values are secrets
+
+
+class BadConnections(FitserveError):
+    """The operator's connections cannot be read."""
+
+    slug = "bad-connections"
+    title = "Connections cannot be read"
+
+
+class SourceRefused(BadInput):
+    """A source does not give what was asked for, and asking again will not help."""
+
+    slug = "source-refused"
+    title = "Source refused"
+
+
+class Connection(BaseModel):
+    """A connection as the operator has configured it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: SecretStr = Field(description="postgresql://user@host/database, another SQLAlchemy URL, or s3://bucket/folder")
+    password: SecretStr | None = None
+    password_file: Path | None = None
+    options: dict[str, Any] = Field(default_factory=dict, description="Of fsspec's file system, such as key and secret")
+    owners: list[str] | None = Field(None, description="Who may use it; everybody if omitted")
+    statement_seconds: float = Field(600, gt=0, le=86_400)
+    writable: bool = Field(False, description="Whether batch predictions may be written through it")
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, url: SecretStr) -> SecretStr:
+        if ":" not in url.get_secret_value():
+            raise ValueError("A connection's url begins with its scheme, such as postgresql://.")
+        return url
+
+    @property
+    def scheme(self) -> str:
+        """The URL's scheme without a driver: `mysql` of `mysql+pymysql`."""
+        scheme = self.url.get_secret_value().partition(":")[0].partition("+")[0].lower()
+        return "postgresql" if scheme == "postgres" else scheme
+
+    @property
+    def sources(self) -> list[str]:
+        """The kinds of sources that can name it."""
+        return [self.scheme, "delta"] if self.scheme in FILE_SCHEMES else ["sql"]
+
+    @property
+    def full_url(self) -> str:
+        """The URL with its password. Raises BadConnections."""
+        password = self._password
+        if password is None:
+            return self.url.get_secret_value()
+        parts = urlsplit(self.url.get_secret_value())
+        user, _, host = parts.netloc.rpartition("@")
+        user = user.partition(":")[0]
+        return urlunsplit(parts._replace(netloc=f"{user}:{quote(password, safe='')}@{host}"))
+
+    @property
+    def _password(self) -> str | None:
+        if self.password_file is not None:
+            try:
+                return self.password_file.read_text().strip()
+            except OSError as error:
+                raise BadConnections(f"A connection's password file cannot be read: {error.strerror}.") from None
+        return None if self.password is None else self.password.get_secret_value()
+
+    def redact(self, text: str) -> str:
+        """Return a message of a driver without this connection's secrets, on one line."""
+        parts = urlsplit(self.url.get_secret_value())
+        secrets = {self._password, parts.password, unquote(parts.password or ""), self.url.get_secret_value()}
+        secrets |= {value for name, value in _flat(self.options) if any(word in name for word in SECRET_WORDS)}
+        for secret in sorted((s for s in secrets if s), key=len, reverse=True):
+            text = text.replace(secret, "***").replace(quote(secret, safe=""), "***")
+        return " ".join(text.split())[:400]
+
+
+def _flat(options: Any, name: str = "") -> list[tuple[str, str]]:
+    if isinstance(options, dict):
+        return [pair for key, value in options.items() for pair in _flat(value, str(key).lower())]
+    return [(name, options)] if isinstance(options, str) else []
+
+
+def load(settings: Settings) -> dict[str, Connection]:
+    """Return all connections by name. Raises BadConnections, which shows no value."""
+    texts = [] if settings.connections is None else [settings.connections.get_secret_value()]
+    if settings.connections_file is not None:
+        try:
+            texts.append(settings.connections_file.read_text())
+        except OSError as error:
+            raise BadConnections(f"FITSERVE_CONNECTIONS_FILE cannot be read: {error.strerror}.") from None
+    found: dict[str, Connection] = {}
+    for text in texts:
+        try:
+            stated = yaml.safe_load(text) or {}
+        except yaml.YAMLError:
+            raise BadConnections("The connections are neither YAML nor JSON.") from None
+        if not isinstance(stated, dict):
+            raise BadConnections("The connections are a mapping of names.", expected="{warehouse: {url: ...}}")
+        for name, value in stated.items():
+            try:
+                found[str(name)] = Connection.model_validate(value)
+            except ValidationError as error:
+                first = error.errors(include_input=False, include_url=False)[0]
+                where = ".".join(str(key) for key in first["loc"])
+                raise BadConnections(f"Connection {name!r}: {where}: {first['msg']}") from None
+    return found
+
+
+def visible(settings: Settings, owner: str | None) -> list[ConnectionInfo]:
+    """Return the connections that an owner may use, None: all of them."""
+    return [
+        ConnectionInfo(name=name, kind=one.scheme, sources=one.sources)
+        for name, one in sorted(load(settings).items())
+        if owner is None or one.owners is None or owner in one.owners
+    ]
+
+
+def find(settings: Settings, name: str, kind: str, owner: str) -> Connection:
+    """Return a connection by name, for a source of a kind. Raises BadInput with a pointer."""
+    pointer = f"/source/{kind}/connection"
+    allowed = {key: one for key, one in load(settings).items() if one.owners is None or owner in one.owners}
+    fitting = [key for key, one in allowed.items() if kind in one.sources]
+    if name not in allowed:
+        fix = "The operator names connections in FITSERVE_CONNECTIONS_FILE."
+        problem = unknown_name(f"There is no connection {name!r}.", name, fitting, pointer, fix=fix)
+        raise BadInput(problem.detail, problems=[problem])
+    connection = allowed[name]
+    if kind not in connection.sources:
+        what = f"The connection {name!r} is for {' and '.join(connection.sources)}, not for {kind}."
+        problem = Problem(what, pointer, received=name, expected=", ".join(fitting) or "a connection of that kind")
+        raise BadInput(what, problems=[problem])
+    return connection

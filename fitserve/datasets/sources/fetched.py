@@ -1,0 +1,73 @@
+"""What fetching from a source gives, and how it is tried again."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fitserve.errors import Unavailable
+from fitserve.settings import Limits
+from fitserve.wire.datasets import UploadOptions
+from fitserve.wire.notices import Notice
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+ATTEMPTS = 3
+FIRST_PAUSE = 0.5  # seconds; twice as long before each further attempt
+
+
+class SourceAway(Unavailable):
+    """A source does not answer, or its connection broke."""
+
+    slug = "source-away"
+    title = "Source unavailable"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a source is fetched to, and how much of it may come."""
+
+    folder: Path
+    limits: Limits
+    options: UploadOptions
+    known: dict[str, Any] | None = None  # the snapshot of the version before: fetching may end with `Unchanged`
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A source's table as one local file, and the SHA-256 of its content."""
+
+    path: Path
+    sha256: str
+    bytes: int
+    snapshot: dict[str, Any]  # what says which state of the source this is
+    notices: list[Notice] = field(default_factory=list)
+    stem: str | None = None
+    at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+class Unchanged(Exception):
+    """The source says that it still is in the known state."""
+
+
+def try_again(work: Callable[[], T]) -> T:
+    """Return what `work` returns; try three times where the source is away. Raises SourceAway."""
+    pause = FIRST_PAUSE
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return work()
+        except SourceAway as error:
+            if attempt == ATTEMPTS:
+                error.retry_after = error.retry_after or 30
+                error.fix = error.fix or "Try again later; nothing was stored."
+                raise
+            log.warning("source is away", extra={"error": error.detail, "attempt": attempt})
+        time.sleep(pause)
+        pause *= 2
+    raise AssertionError("unreachable")

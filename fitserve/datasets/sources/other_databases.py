@@ -1,0 +1,171 @@
+"""Any database that SQLAlchemy has a driver for: rows fetched in batches, their types as Python's values show them."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pyarrow as pa
+import pyarrow.ipc
+from sqlalchemy import create_engine
+from sqlalchemy.engine import Connection as Opened
+from sqlalchemy.engine import Engine, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
+from sqlalchemy.pool import NullPool
+
+from fitserve.blobs import disk_full_is_507
+from fitserve.datasets.sources.connections import BadConnections, Connection, SourceRefused
+from fitserve.datasets.sources.fetched import SourceAway
+from fitserve.datasets.sources.parts import Part, joined_rows, read_stream, unify
+from fitserve.datasets.sources.query import QueryResult, query_refused
+from fitserve.errors import Unavailable
+
+BATCH_ROWS = 10_000
+# Before the query, in its transaction or session. {seconds} and {milliseconds} bound the statement.
+_READ_ONLY = {
+    "mysql": ("SET SESSION TRANSACTION READ ONLY", "SET SESSION MAX_EXECUTION_TIME={milliseconds}"),
+    "mariadb": ("SET SESSION TRANSACTION READ ONLY", "SET SESSION max_statement_time={seconds}"),
+    "oracle": ("SET TRANSACTION READ ONLY",),
+    "redshift": ("SET TRANSACTION READ ONLY", "SET statement_timeout TO {milliseconds}"),
+}
+_ALLOWED_IN_SQLITE = {
+    sqlite3.SQLITE_SELECT,
+    sqlite3.SQLITE_READ,
+    sqlite3.SQLITE_FUNCTION,
+    sqlite3.SQLITE_RECURSIVE,
+}
+
+
+@contextmanager
+def open_query(connection: Connection, query: str, folder: Path) -> Iterator[QueryResult]:
+    """Run a query in a transaction that is read-only, where the database has such, and never committed.
+
+    Raises SourceRefused, SourceAway.
+    """
+    engine = _engine(connection)
+    deadline = time.monotonic() + connection.statement_seconds
+
+    def check() -> None:
+        if time.monotonic() > deadline:
+            raise query_refused(f"The query took longer than {connection.statement_seconds:g} seconds.")
+
+    try:
+        with engine.connect() as opened:
+            for statement in _READ_ONLY.get(engine.dialect.name, ()):
+                seconds = max(1, int(connection.statement_seconds))
+                opened.exec_driver_sql(statement.format(seconds=seconds, milliseconds=seconds * 1000))
+            if engine.dialect.name == "sqlite":
+                _guard_sqlite(opened, deadline)
+            streamed = opened.execution_options(stream_results=True, max_row_buffer=BATCH_ROWS, no_parameters=True)
+            rows = streamed.exec_driver_sql(query)
+            if not rows.returns_rows:
+                raise query_refused("The query gives no rows.")
+            names = list(rows.keys())
+            taken_at = datetime.datetime.now(datetime.UTC).isoformat()
+            parts = _segments(names, rows.partitions(BATCH_ROWS), check, folder)
+            opened.rollback()
+    except DBAPIError as error:
+        _raise(error, connection, late=time.monotonic() > deadline)
+    finally:
+        engine.dispose()
+    schema, _ = unify(parts)
+    yield QueryResult(schema, joined_rows(parts, schema), {"taken_at": taken_at})
+
+
+def _engine(connection: Connection) -> Engine:
+    try:
+        url = make_url(connection.full_url)
+        if url.get_backend_name() == "sqlite" and url.database:
+            read_only = {**url.query, "mode": "ro", "uri": "true"}
+            url = url.set(database=f"file:{url.database}", query=read_only)
+        return create_engine(url, poolclass=NullPool, hide_parameters=True)
+    except (ArgumentError, NoSuchModuleError):
+        raise BadConnections(f"SQLAlchemy has no database {connection.scheme!r}.") from None
+    except ImportError as error:
+        raise Unavailable(f"The driver of {connection.scheme} is not installed: {error.name}.") from None
+
+
+def _guard_sqlite(opened: Opened, deadline: float) -> None:
+    """Let SQLite do nothing but read, and stop at the deadline: it has neither roles nor a timeout."""
+    raw: Any = opened.connection.driver_connection
+    raw.set_authorizer(lambda action, *_: sqlite3.SQLITE_OK if action in _ALLOWED_IN_SQLITE else sqlite3.SQLITE_DENY)
+    raw.set_progress_handler(lambda: int(time.monotonic() > deadline), 100_000)
+
+
+def _raise(error: DBAPIError, connection: Connection, *, late: bool) -> NoReturn:
+    """Raise what a driver's error means."""
+    detail = connection.redact(str(error.orig))
+    if late or "max_statement_time" in detail or "maximum statement execution time" in detail:
+        fix = "Ask for fewer rows, or have the operator raise `statement_seconds`."
+        what = f"The query took longer than {connection.statement_seconds:g} seconds."
+        raise query_refused(what, fix=fix) from None
+    if error.statement is None:  # while connecting
+        lowered = detail.lower()
+        if any(word in lowered for word in ("denied", "password", "authentication", "unknown database", "login")):
+            raise SourceRefused(
+                f"The database refuses the connection: {detail}.",
+                fix="The operator mends the connection's user, password or database.",
+            ) from None
+        raise SourceAway(f"The database does not answer: {detail}") from None
+    if error.connection_invalidated or isinstance(error, InterfaceError):
+        raise SourceAway(f"The connection broke: {detail}") from None
+    if isinstance(error, OperationalError) and "locked" in detail:
+        raise SourceAway(f"The database is busy: {detail}") from None
+    advice = "Import what a SELECT reads." if "not authorized" in detail or "read only" in detail.lower() else None
+    raise query_refused(f"The database refuses the query: {detail}.", fix=advice) from None
+
+
+# --- values --------------------------------------------------------------------------------------------------------
+
+
+def _segments(
+    names: list[str], partitions: Iterator[Sequence[Any]], check: Callable[[], None], folder: Path
+) -> list[Part]:
+    """Write the rows to files, a new one whenever the types change; they are known only when all have been seen."""
+    parts: list[Part] = []
+    writer: pa.ipc.RecordBatchStreamWriter | None = None
+    try:
+        for rows in partitions:
+            check()
+            columns = [arrow_column(list(column)) for column in zip(*rows, strict=True)]
+            batch = pa.RecordBatch.from_arrays(columns, names=names)
+            if writer is None or batch.schema != parts[-1].schema:
+                if writer is not None:
+                    writer.close()
+                path = folder / f"segment-{len(parts)}.arrow"
+                writer = pa.ipc.new_stream(str(path), batch.schema)
+                parts.append(Part(f"rows from {len(parts)}", batch.schema, partial(read_stream, path)))
+            with disk_full_is_507():
+                writer.write_batch(batch)
+    finally:
+        if writer is not None:
+            writer.close()
+    return parts or [Part("rows", pa.schema([pa.field(name, pa.null()) for name in names]), lambda: iter(()))]
+
+
+def arrow_column(values: list[Any]) -> pa.Array:
+    """Return Python's values as an Arrow column: as texts where they are of several types."""
+    try:
+        column = pa.array(values)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        return pa.array([_text(value) for value in values], pa.string())
+    if pa.types.is_decimal(column.type) and column.type.precision <= 38:
+        return column.cast(pa.decimal128(38, max(0, column.type.scale)))
+    if pa.types.is_nested(column.type):
+        return pa.array([_text(value) for value in values], pa.string())
+    return column
+
+
+def _text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value).decode("utf-8", "replace")
+    return json.dumps(value, default=str) if isinstance(value, dict | list) else str(value)

@@ -1,0 +1,62 @@
+"""Where a dataset is imported from, in requests and in a dataset's `source`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from fitserve.wire.datasets import NAME, UploadOptions
+
+CONNECTION_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+
+
+class SqlSource(BaseModel):
+    """The rows of a query."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    connection: str = Field(pattern=CONNECTION_NAME, description="A database that the operator has named")
+    query: str = Field(min_length=1, max_length=100_000, description="One SELECT; add ORDER BY for a fixed order")
+
+
+class Source(BaseModel):
+    """One place that data comes from, by its kind."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sql: SqlSource | None = None
+
+    @model_validator(mode="after")
+    def _check_one(self) -> Source:
+        if len(self.model_fields_set) != 1 or self.stated is None:
+            raise ValueError(f"A source has exactly one of {', '.join(type(self).model_fields)}.")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """Which kind of source it is, such as `sql`."""
+        return next(iter(self.model_fields_set))
+
+    @property
+    def stated(self) -> Any:
+        """What is stated about it."""
+        return getattr(self, self.kind, None)
+
+
+class ImportRequest(BaseModel):
+    """Import a table from where it lives. New content under a name that you have is its next version."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=NAME)
+    source: Source
+    options: UploadOptions = Field(default_factory=UploadOptions, description="How to read it, as of an upload")
+
+
+class ConnectionInfo(BaseModel):
+    """A connection that a source can name; its address and its password stay with the operator."""
+
+    name: str
+    kind: str = Field(description="The scheme of its address, such as postgresql or s3")
+    sources: list[str] = Field(description="The kinds of sources that can name it")
