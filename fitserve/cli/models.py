@@ -250,6 +250,36 @@ def download(
         session.hint(f"Use it without fitserve: keras.saving.load_model({str(path)!r})")
 
 
+@command(
+    group,
+    "card",
+    "fitserve models card admissions --version 3",
+    "fitserve models card admissions --output card.html",
+)
+def card(
+    session: Session,
+    model: ModelName,
+    version: Annotated[int | None, typer.Option(min=1, help="The version. Default: the serving one.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A file; HTML where it ends in .html. Default: print it.")
+    ] = None,
+) -> None:
+    """Write a version's model card: data, figures with intervals, calibration, slices, lineage, drift, spec."""
+    with session.client() as client:
+        number = version or client.models.get(model).serving
+        if number is None:
+            raise BadInput(f"The model {model} has no version to describe.", received=model)
+        is_html = output is not None and output.suffix.lower() in (".html", ".htm")
+        text = client.models.card(model, number, "html" if is_html else "markdown")
+    value = {"model": model, "version": number, "card": text, "path": str(output) if output else None}
+    if output is None and not session.json:
+        typer.echo(text)  # as it is: Rich would wrap its lines
+        return
+    if output is not None:
+        output.write_text(text, encoding="utf-8")
+    session.show(value, f"{output}: card of version {number} of {model}")
+
+
 class ExportFormat(StrEnum):
     """Formats beside those of `download`."""
 

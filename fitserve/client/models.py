@@ -174,6 +174,11 @@ class Models(Resource):
         source, name = model_path(model, "versions", version, "files", kind), f"{model}-{version}.{kind}"
         return transfers.download(self._connection, source, path, name, progress, timeout=FILE_TIMEOUT)
 
+    def card(self, model: str, version: int, format: Literal["markdown", "html"] = "markdown") -> str:
+        """Return a version's model card: data, figures with intervals, calibration, slices, lineage, drift, spec."""
+        path, query = model_path(model, "versions", version, "card"), {"format": format}
+        return self._connection.send("GET", path, query=query).content.decode()
+
     def exports(self, model: str, version: int) -> Sequence[ExportInfo]:
         """Return the exports of a version: state, size, and the largest difference from what is served."""
         listed = self._connection.get(model_path(model, "versions", version, "exports"))

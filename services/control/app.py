@@ -22,7 +22,14 @@ from services.control.deps import Context
 from services.control.events import webhook_routes
 from services.control.insight import plot_routes, slice_routes
 from services.control.insight import routes as insight
-from services.control.models import decision_routes, export_routes, monitoring_routes, predict_proxy, rollout_routes
+from services.control.models import (
+    card_routes,
+    decision_routes,
+    export_routes,
+    monitoring_routes,
+    predict_proxy,
+    rollout_routes,
+)
 from services.control.models import routes as models
 from services.control.pages import mount_dashboard
 from services.control.runs import events, list_routes
@@ -32,7 +39,7 @@ from services.shell.auth import refuse_unprotected_address
 
 ROUTERS = (
     *(datasets, import_routes, resumable, openapi, runs, list_routes, events, insight, plot_routes, slice_routes),
-    *(models, decision_routes, export_routes, rollout_routes, monitoring_routes),
+    *(models, card_routes, decision_routes, export_routes, rollout_routes, monitoring_routes),
     *(webhook_routes, system, api_keys, audit),
 )
 

@@ -186,6 +186,9 @@ def test_models(fitserve: Fitserve, fitserve_json: FitserveJson, run_id: str, tm
     assert fitserve("models", "rollback", "cli-circle", code=3)  # it never named another version
     saved = fitserve_json("models", "download", "cli-circle", "--kind", "onnx", "--output", str(tmp_path))
     assert Path(saved["path"]).stat().st_size == saved["bytes"] > 0
+    card = tmp_path / "card.html"
+    fitserve("models", "card", "cli-circle", "--version", "1", "--output", str(card))
+    assert card.read_text().startswith("<!doctype html>")
     made = fitserve_json("models", "export", "cli-circle", "--format", "onnx-raw", "--output", str(tmp_path))
     assert (made["state"], Path(made["path"]).stat().st_size) == ("succeeded", made["bytes"])
 

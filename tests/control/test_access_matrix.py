@@ -102,6 +102,7 @@ BY_SHARING = (
     "GET /api/v1/models/{name}/versions/{number}/fairness",
     "GET /api/v1/models/{name}/versions/{number}/manifest",
     "GET /api/v1/models/{name}/versions/{number}/files/{kind}",
+    "GET /api/v1/models/{name}/versions/{number}/card",
     "GET /api/v1/models/{name}/versions/{number}/exports",
     "GET /api/v1/models/{name}/versions/{number}/exports/{kind}",
 )

@@ -190,6 +190,11 @@ def _read_artifact(ctx: Context, sha256: str) -> Artifact:
     return artifact
 
 
+def report_of(ctx: Context, artifact: Artifact) -> dict[str, Any] | None:
+    """Return the trainer's report on an artifact's network; None where there is none."""
+    return _read_report(ctx, artifact) if "insight" in artifact.kinds else None
+
+
 def _read_report(ctx: Context, artifact: Artifact) -> dict[str, Any]:
     if "insight" not in artifact.kinds:
         raise NotFound("This artifact contains no report on the network.")

@@ -200,6 +200,7 @@ export const en = {
   "models.label.remove": "Remove the label {label}",
   "models.lead": "Models being served, by name. Moving a label takes effect immediately.",
   "models.load": "Load",
+  "models.card": "Model card",
   "models.loaded": "live",
   "models.move": "Move label",
   "models.move.text": "Version {version} becomes {label}, replacing version {from}.",

@@ -201,6 +201,7 @@ export const zh: Record<keyof typeof en, string> = {
   "models.label.remove": "移除標籤 {label}",
   "models.lead": "依名稱提供服務的模型；移動標籤會立即生效。",
   "models.load": "載入",
+  "models.card": "模型卡",
   "models.loaded": "服務中",
   "models.move": "移動標籤",
   "models.move.text": "版本 {version} 將成為 {label}，取代版本 {from}。",

@@ -50,6 +50,11 @@ export default function ModelPage() {
           <Link className="button" to={`/runs?model=${encodeURIComponent(detail.name)}`}>
             {t("nav.runs")}
           </Link>
+          {detail.serving !== null && (
+            <a className="button" href={`/api/v1/models/${encodeURIComponent(detail.name)}/versions/${detail.serving}/card?format=html`} target="_blank" rel="noreferrer">
+              {t("models.card")}
+            </a>
+          )}
           <ModelSharing model={detail} />
           <LoadButton model={detail} />
         </div>
