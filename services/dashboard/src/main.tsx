@@ -11,6 +11,7 @@ import "./styles/layout.css";
 import "./styles/controls.css";
 import "./styles/charts.css";
 import "./styles/pages.css";
+import "./styles/play.css";
 import "./styles/runs.css";
 
 const key = takeKey(window.location, window.history);

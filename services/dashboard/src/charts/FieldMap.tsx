@@ -2,18 +2,18 @@ import { useEffect, useRef } from "react";
 import { useDark } from "../state/preferences";
 import { diverging } from "./colors";
 
+const CELLS = 25; // drawn along each axis
+
 interface Props {
   /** Null next to a visible name. */
   label: string | null;
   /** A square, rows from the lowest y up, -1 is orange and 1 blue; null if unknown. */
   values: Float32Array | null;
-  /** Draw every n-th value along each axis. */
-  every?: number;
   size: number;
 }
 
 /** The small map of a feature or of a unit. */
-export function FieldMap({ label, values, every = 4, size }: Props) {
+export function FieldMap({ label, values, size }: Props) {
   const canvas = useRef<HTMLCanvasElement>(null);
   const dark = useDark();
   useEffect(() => {
@@ -21,6 +21,7 @@ export function FieldMap({ label, values, every = 4, size }: Props) {
     const context = element?.getContext("2d");
     if (!element || !context) return;
     const side = values ? Math.sqrt(values.length) : 1;
+    const every = Math.max(1, Math.floor(side / CELLS));
     const cells = Math.max(1, Math.floor(side / every));
     if (element.width !== cells) element.width = element.height = cells;
     const image = new ImageData(cells, cells);
@@ -36,6 +37,6 @@ export function FieldMap({ label, values, every = 4, size }: Props) {
       }
     }
     context.putImageData(image, 0, 0);
-  }, [values, every, dark]);
+  }, [values, dark]);
   return <canvas ref={canvas} className="field-map" {...(label === null ? { "aria-hidden": true } : { role: "img", "aria-label": label })} style={{ width: size, height: size }} />;
 }

@@ -30,7 +30,7 @@ interface Props {
   plane: Plane;
   /** Outputs over the plane of every layer's units, the output layer last; null while there is no network. */
   maps: readonly (readonly Float32Array[])[] | null;
-  weights: readonly number[] | null;
+  weights: ArrayLike<number> | null;
   onFeature: ((feature: Feature, on: boolean) => void) | null;
   onEdit: ((place: number, value: number) => void) | null;
   onHover: (unit: HoveredUnit | null) => void;

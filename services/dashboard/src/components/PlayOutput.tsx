@@ -1,5 +1,4 @@
 import { useMemo } from "react";
-import { Link } from "react-router";
 import { CurveChart } from "../charts/CurveChart";
 import { HeatMap } from "../charts/HeatMap";
 import { number } from "../format";
@@ -11,6 +10,8 @@ import type { Points } from "../spec/usePoints";
 import { Card, Check, Segment } from "./basics";
 import { PLANE } from "./PlayData";
 import type { HoveredUnit } from "./PlayNetwork";
+
+const EVERY = 6; // epochs between two drawings of the curves
 
 interface Props {
   controls: Controls;
@@ -26,8 +27,10 @@ interface Props {
 /** The network's output over the plane, its losses, and their curves. */
 export function PlayOutput({ controls, view, setView, form, points, training, output, hovered }: Props) {
   const t = useText();
-  const { live, epoch, trained, now } = training;
-  const regression = isRegression(controls.sample);
+  const { epoch, trained, losses, playing } = training;
+  const regression = isRegression(controls);
+  // While it plays, the curves are drawn every few epochs: a frame has sixteen milliseconds.
+  const drawnTo = playing ? trained - (trained % EVERY) : trained;
   const grid = useMemo(() => {
     const values = hovered?.values ?? (output && toned(output, form.output));
     if (!values) return null;
@@ -35,41 +38,41 @@ export function PlayOutput({ controls, view, setView, form, points, training, ou
     return Array.from({ length: side }, (_, row) => values.subarray(row * side, (row + 1) * side));
   }, [hovered, output, form.output]);
   const drawn = useMemo(() => [...points.train, ...(view.test ? points.test : [])], [points.train, points.test, view.test]);
-  const { x, curves, marks } = useMemo(() => {
-    void live.version;
+  const { x, curves } = useMemo(() => {
+    const some = losses.slice(0, drawnTo);
     return {
-      x: Array.from({ length: trained }, (_, index) => index + 1),
+      x: some.map((_, index) => index + 1),
       curves: [
-        { label: t("play.trainloss"), values: live.table.series(0, "loss", trained), color: "--train" },
-        { label: t("play.testloss"), values: live.table.series(0, "val_loss", trained), color: "--valid" },
+        { label: t("play.trainloss"), values: some.map((one) => one.train), color: "--train" },
+        { label: t("play.testloss"), values: some.map((one) => one.test), color: "--valid" },
       ],
-      marks: epoch > 0 ? [{ x: epoch, label: "" }] : [],
     };
-  }, [live.table, live.version, trained, epoch, t]);
-  const at = (name: string) => (epoch > 0 ? (live.table.series(0, name, epoch)[epoch - 1] ?? null) : null);
-  const caption = now === null ? (training.runId === null ? t("play.start") : t("play.waiting")) : now.from === now.to ? t("play.weights.epoch", { epoch: now.from }) : t("play.weights.between", { from: now.from, to: now.to });
+    // eslint-disable-next-line react-hooks/exhaustive-deps -- `t` is new at each drawing
+  }, [losses, drawnTo]);
+  const marks = useMemo(() => (epoch > 0 && !playing ? [{ x: epoch, label: "" }] : []), [epoch, playing]);
+  const at = losses[epoch - 1];
   return (
-    <Card title={hovered?.name ?? t("play.output")} actions={training.runId ? <Link to={`/runs/${encodeURIComponent(training.runId)}`}>{t("play.open")}</Link> : undefined}>
+    <Card title={hovered?.name ?? t("play.output")}>
       <div className="stack">
         <div className="row between">
           <div className="stat">
             <span className="name">{t("play.trainloss")}</span>
-            <span className="value train">{number(at("loss"), 3)}</span>
+            <span className="value train">{number(at?.train, 3)}</span>
           </div>
           <div className="stat">
             <span className="name">{t("play.testloss")}</span>
-            <span className="value valid">{number(at("val_loss"), 3)}</span>
+            <span className="value valid">{number(at?.test, 3)}</span>
           </div>
         </div>
         <HeatMap label={hovered?.name ?? t("play.surface")} grid={grid} points={drawn} x={PLANE} y={PLANE} size={300} discrete={view.discrete && !regression && hovered === null} />
         <span className="small faint" data-testid="surface">
-          {caption}
+          {epoch === 0 ? t("play.start") : t("play.weights.epoch", { epoch })}
         </span>
-        {trained > 0 && <input type="range" aria-label={t("play.epoch")} min={0} max={trained} value={Math.min(epoch, trained)} onChange={(event) => training.seek(Number(event.target.value))} />}
+        {trained > 0 && <input type="range" aria-label={t("play.epoch")} min={0} max={trained} value={epoch} onChange={(event) => training.seek(Number(event.target.value))} />}
         {!view.hide.includes("test") && <Check label={t("play.showtest")} checked={view.test} onChange={(test) => setView({ test })} />}
         {!regression && !view.hide.includes("discrete") && <Check label={t("play.discretize")} checked={view.discrete} onChange={(discrete) => setView({ discrete })} />}
         {!view.hide.includes("speed") && (
-          <div className="row between">
+          <div className="stack tight">
             <span className="small muted">{t("play.speed")}</span>
             <Segment label={t("play.speed")} value={String(view.speed)} choices={SPEEDS.map((speed) => ({ value: String(speed), label: `${speed}/s` }))} onChange={(value) => setView({ speed: Number(value) })} />
           </div>

@@ -7,7 +7,7 @@ import { rounded } from "./PlayNetwork";
 
 interface Props {
   form: Form;
-  weights: readonly number[];
+  weights: ArrayLike<number>;
   onEdit: (place: number, value: number) => void;
 }
 

@@ -4,6 +4,7 @@ import { Button, Card, Check, ErrorView, Select } from "../components/basics";
 import { Icon } from "../components/icons";
 import { PlayData, type PanelProps } from "../components/PlayData";
 import { PlayNetwork, rounded, type HoveredUnit } from "../components/PlayNetwork";
+import { RowWalk } from "../components/play/RowWalk";
 import { PlayOutput } from "../components/PlayOutput";
 import { WeightTable } from "../components/WeightTable";
 import { number } from "../format";
@@ -30,40 +31,44 @@ import { FEATURES, Plane } from "../spec/tinynet";
 import { usePoints } from "../spec/usePoints";
 import { useTraining, type Training } from "../spec/usePlayground";
 
-const plane = new Plane(100, -6, 6);
+const fine = new Plane(100, -6, 6);
+const coarse = new Plane(50, -6, 6); // while it plays: a frame has sixteen milliseconds
+const LIVE = ["rate", "batch", "regularizer", "strength", "epochs"]; // change without a new beginning
 
 export default function Playground() {
   const t = useText();
   const [query, setQuery] = useSearchParams();
-  const written = [...query].filter(([name]) => name !== "run" && name !== "at").join("&");
+  const written = [...query].filter(([name]) => name !== "at").join("&");
   // eslint-disable-next-line react-hooks/exhaustive-deps -- depends on the controls, not on the epoch shown
   const [controls, view] = useMemo(() => [readControls(query), readView(query)] as const, [written]);
   const points = usePoints(controls);
-  const training = useTraining({ controls, dataset: points.dataset, speed: view.speed, run: query.get("run"), epoch: Number(query.get("at")) || 0 });
-  const { runId, epoch, playing, now } = training;
-  const put = (next: Controls, look: View, seen: { run: string; at: number } | null) => {
+  const [round, setRound] = useState(0);
+  const [at] = useState(() => Math.round(Number(query.get("at"))) || 0); // of the address that was opened
+  const [opened] = useState(written);
+  const training = useTraining({ controls, rows: points.rows, speed: view.speed, at: round === 0 && written === opened ? at : 0, round });
+  const { epoch, playing, weights } = training;
+  const put = (next: Controls, look: View, seen: number) => {
     const wanted = writeControls(next, look);
-    if (seen) {
-      wanted.set("run", seen.run);
-      wanted.set("at", String(seen.at));
-    }
+    if (seen > 0) wanted.set("at", String(seen));
     // Do not navigate back to a page that the visitor is leaving.
     const here = window.location.pathname.endsWith("/playground");
     if (here && wanted.toString() !== query.toString()) setQuery(wanted, { replace: true });
   };
-  const set = (part: Partial<Controls>) => put(changed(controls, part), view, null);
-  const setView = (part: Partial<View>) => put(controls, { ...view, ...part }, runId === null ? null : { run: runId, at: epoch });
+  const set = (part: Partial<Controls>) => put(changed(controls, part), view, Object.keys(part).every((name) => LIVE.includes(name)) ? epoch : 0);
+  const setView = (part: Partial<View>) => put(controls, { ...view, ...part }, epoch);
   useEffect(() => {
     // Once paused, put the epoch shown into the address.
-    if (playing || runId === null) return undefined;
-    const timer = setTimeout(() => put(controls, view, { run: runId, at: epoch }), 250);
+    if (playing || points.rows.train.length === 0) return undefined;
+    const timer = setTimeout(() => put(controls, view, epoch), 250);
     return () => clearTimeout(timer);
     // eslint-disable-next-line react-hooks/exhaustive-deps -- `put` depends on these
-  }, [playing, runId, epoch, written]);
+  }, [playing, epoch, written, points.rows]);
   const form = useMemo(() => formOf(controls), [controls]);
-  const maps = useMemo(() => (now ? plane.run(form, now.weights) : null), [form, now]);
+  const plane = playing ? coarse : fine;
+  const maps = useMemo(() => (weights.length > 0 ? plane.run(form, weights) : null), [plane, form, weights]);
+  const penalty = useMemo(() => ({ kind: controls.regularizer, strength: controls.strength }), [controls.regularizer, controls.strength]);
   const [hovered, setHovered] = useState<HoveredUnit | null>(null);
-  const edit = (place: number, value: number) => now && set({ start: now.weights.map((own, at) => (at === place ? value : rounded(own))) });
+  const edit = (place: number, value: number) => set({ start: Array.from(weights, (own, index) => (index === place ? value : rounded(own))) });
   return (
     <div className="page">
       <div className="page-head">
@@ -75,14 +80,13 @@ export default function Playground() {
           <Transport
             training={training}
             onReset={() => {
-              training.reset();
-              if (controls.start.length > 0) set({ start: [] });
+              setRound(round + 1);
+              put({ ...controls, start: [] }, view, 0);
             }}
           />
         )}
       </div>
       {points.error !== null && <ErrorView error={points.error} />}
-      {training.error !== null && <ErrorView error={training.error} />}
       <TopBar controls={controls} view={view} set={set} />
       <div className="play">
         <PlayData controls={controls} view={view} set={set} points={points.train} />
@@ -93,25 +97,28 @@ export default function Playground() {
               form={form}
               plane={plane}
               maps={maps}
-              weights={now?.weights ?? null}
+              weights={weights.length > 0 ? weights : null}
               onFeature={view.hide.includes("features") ? null : (feature, on) => set({ features: FEATURES.filter((own) => (own === feature ? on : controls.features.includes(own))) })}
               onEdit={view.hide.includes("weights") ? null : edit}
               onHover={setHovered}
             />
             <p className="small muted">{controls.start.length > 0 ? t("play.edited") : t("play.edit")}</p>
-            {now !== null && !view.hide.includes("weights") && <WeightTable form={form} weights={now.weights} onEdit={edit} />}
+            {weights.length > 0 && !view.hide.includes("weights") && <WeightTable form={form} weights={weights} onEdit={edit} />}
           </div>
         </Card>
         <PlayOutput controls={controls} view={view} setView={setView} form={form} points={points} training={training} output={maps?.at(-1)?.[0] ?? null} hovered={hovered} />
       </div>
-      <Hiding view={view} setView={setView} spec={points.dataset ? write(specOf(controls, `${points.dataset.name}@${points.dataset.version}`)) : null} />
+      {weights.length > 0 && !playing && (
+        <RowWalk form={form} weights={weights} rows={points.rows.train} rate={controls.rate} penalty={penalty} onApply={view.hide.includes("weights") ? null : (next) => set({ start: next.map(rounded) })} />
+      )}
+      <Hiding view={view} setView={setView} spec={points.ref ? write(specOf(controls, points.ref)) : null} />
     </div>
   );
 }
 
 function Transport({ training, onReset }: { training: Training; onReset: () => void }) {
   const t = useText();
-  const { playing, state, trained, epoch } = training;
+  const { playing, trained, epoch } = training;
   return (
     <div className="row transport">
       <Button icon label={t("play.reset")} onPress={onReset}>
@@ -130,7 +137,7 @@ function Transport({ training, onReset }: { training: Training; onReset: () => v
         </span>
       </div>
       <span className="small muted state" aria-live="polite">
-        {state === "queued" ? t("play.queued") : state === "running" ? t("play.training") : trained > 0 ? t("play.ready", { n: number(trained) }) : ""}
+        {trained > 0 ? t("play.ready", { n: number(trained) }) : ""}
       </span>
     </div>
   );

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { between, changed, DEFAULT_VIEW, DEFAULTS, readControls, readView, specOf, writeControls } from "./playground";
+import { changed, DEFAULT_VIEW, DEFAULTS, readControls, readView, specOf, writeControls } from "./playground";
 
 describe("the playground", () => {
   it("keeps its controls in a short address", () => {
@@ -47,10 +47,10 @@ describe("the playground", () => {
     expect(readView(query)).toEqual(view);
   });
 
-  it("knows between which kept epochs it stands", () => {
-    expect(between([1, 2, 10], 6)).toEqual({ from: 2, to: 10, share: 0.5 });
-    expect(between([1, 2, 10], 0)).toEqual({ from: 1, to: 1, share: 0 });
-    expect(between([1, 2, 10], 50)).toEqual({ from: 10, to: 10, share: 0 });
-    expect(between([], 3)).toBeNull();
+  it("keeps a table of one's own in the address", () => {
+    const own = { ref: "iris@1", x: "a, b", y: "c-d", target: "z", regression: true };
+    expect(readControls(writeControls({ ...DEFAULTS, own })).own).toEqual(own);
+    expect(readControls(new URLSearchParams("own=[1,2]")).own).toBeNull();
+    expect(specOf({ ...DEFAULTS, own }, own.ref)).toMatchObject({ dataset: "iris@1", target: "z", features: ["a, b", "c-d"] });
   });
 });

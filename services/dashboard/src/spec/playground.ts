@@ -28,6 +28,16 @@ export interface Controls {
   epochs: number;
   /** Edited weights and biases to start training from; empty: drawn from the seed. */
   start: readonly number[];
+  /** Two columns of a table and its target, instead of a sample. */
+  own: OwnTable | null;
+}
+
+export interface OwnTable {
+  ref: string;
+  x: string;
+  y: string;
+  target: string;
+  regression: boolean;
 }
 
 /** Display options; changing them does not restart training. */
@@ -59,6 +69,7 @@ export const DEFAULTS: Controls = {
   strength: 0,
   epochs: 200,
   start: [],
+  own: null,
 };
 
 const oneOf = <T extends string>(value: string | null, known: readonly T[], otherwise: T): T => known.find((one) => one === value) ?? otherwise;
@@ -94,9 +105,20 @@ export function readControls(query: URLSearchParams): Controls {
     strength: within(query.get("strength"), 0, 10, DEFAULTS.strength),
     epochs: Math.round(within(query.get("epochs"), 10, 2000, DEFAULTS.epochs)),
     start: [],
+    own: readOwn(query.get("own")),
   };
   const start = (query.get("start") ?? "").split("_").map(Number);
   return start.length === countOf(formOf(found)) && start.every((value) => Number.isFinite(value) && Math.abs(value) < 1e6) ? { ...found, start } : found;
+}
+
+function readOwn(text: string | null): OwnTable | null {
+  try {
+    const [ref, x, y, target, regression] = JSON.parse(text ?? "null") as unknown[];
+    const texts = [ref, x, y, target];
+    return texts.every((one) => typeof one === "string") ? { ref: String(ref), x: String(x), y: String(y), target: String(target), regression: regression === 1 } : null;
+  } catch {
+    return null;
+  }
 }
 
 export function readView(query: URLSearchParams): View {
@@ -109,6 +131,7 @@ export function readView(query: URLSearchParams): View {
   };
 }
 
+const isOwn = (value: unknown): value is OwnTable => typeof value === "object" && value !== null && "ref" in value;
 const SEPARATORS: Partial<Record<string, string>> = { start: "_" };
 
 /** Write only what differs from the defaults, which keeps the address short. */
@@ -127,12 +150,12 @@ export function writeControls(controls: Controls, view: View = DEFAULT_VIEW): UR
   return query;
 }
 
-const written = (value: unknown, separator: string): string => (Array.isArray(value) ? value.join(separator) : typeof value === "boolean" ? (value ? "1" : "0") : String(value));
+const written = (value: unknown, separator: string): string => (value === null ? "" : isOwn(value) ? JSON.stringify([value.ref, value.x, value.y, value.target, value.regression ? 1 : 0]) : Array.isArray(value) ? value.join(separator) : typeof value === "boolean" ? (value ? "1" : "0") : String(value));
 
-export const isRegression = (sample: SampleName): boolean => sample === "plane" || sample === "multi";
+export const isRegression = ({ sample, own }: Pick<Controls, "sample" | "own">): boolean => (own ? own.regression : sample === "plane" || sample === "multi");
 
 /** The network's shape for these controls. */
-export const formOf = ({ features, layers, activation, sample }: Controls): Form => ({ features, layers, activation, output: isRegression(sample) ? "linear" : "sigmoid" });
+export const formOf = ({ features, layers, activation, sample, own }: Controls): Form => ({ features, layers, activation, output: isRegression({ sample, own }) ? "linear" : "sigmoid" });
 
 /** Change controls; edited weights are dropped when the network's shape changes, because they no longer fit. */
 export function changed(controls: Controls, part: Partial<Controls>): Controls {
@@ -150,36 +173,22 @@ const constants = ({ kernel, bias }: LayerWeights): JsonObject => ({
  * form the validation part, which the playground calls test data, as TensorFlow Playground does.
  */
 export function specOf(controls: Controls, dataset: string): JsonObject {
-  const { regularizer, strength, activation, layers, start, features } = controls;
+  const { regularizer, strength, activation, layers, start, features, own } = controls;
   const penalty: JsonObject = regularizer === "none" || strength === 0 ? {} : { kernel_regularizer: { [regularizer]: strength } };
   const form = formOf(controls);
   const from = start.length > 0 ? unflatten(form, start) : [];
   const begins = (at: number): JsonObject => (from[at] ? constants(from[at]) : {});
   const network: Json[] = layers.map((units, at) => ({ Dense: { units, activation, ...penalty, ...begins(at) } }));
   if (start.length > 0) network.push({ Dense: { units: 1, activation: form.output, ...begins(layers.length) }, output: true });
+  const training: JsonObject = { optimizer: { SGD: { learning_rate: controls.rate } }, batch_size: controls.batch, epochs: controls.epochs, seed: controls.seed };
+  // The server scales a table's columns in its own way, so it begins from weights of its own.
+  if (own) return { dataset, target: own.target, features: [own.x, own.y], network: layers.map((units) => ({ Dense: { units, activation, ...penalty } })), training };
   return {
     dataset,
     target: "label",
     features: features.map((column) => ({ column, encoding: "pass_through" })),
     split: { time: { by: "draw", validation: Number(((100 - controls.share) / 100).toFixed(4)), test: 0 } },
     network,
-    training: {
-      optimizer: { SGD: { learning_rate: controls.rate } },
-      batch_size: controls.batch,
-      epochs: controls.epochs,
-      seed: controls.seed,
-    },
+    training,
   };
-}
-
-/** The recorded epochs on both sides of an epoch, and its position between them. */
-export function between(recorded: readonly number[], epoch: number): { from: number; to: number; share: number } | null {
-  const first = recorded[0];
-  const last = recorded.at(-1);
-  if (first === undefined || last === undefined) return null;
-  if (epoch <= first) return { from: first, to: first, share: 0 };
-  if (epoch >= last) return { from: last, to: last, share: 0 };
-  const at = recorded.findIndex((one) => one > epoch);
-  const [from, to] = [recorded[at - 1] ?? first, recorded[at] ?? last];
-  return { from, to, share: (epoch - from) / (to - from) };
 }

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { countOf, flatten, mixed, placeOf, Plane, toned, unflatten, type Form } from "./tinynet";
+import { countOf, placeOf, Plane, toned, unflatten, type Form } from "./tinynet";
 
 const FORM: Form = { features: ["x1", "x2"], layers: [2], activation: "tanh", output: "sigmoid" };
 // From x1 and x2 to two units, their biases, then the output's.
@@ -15,9 +15,6 @@ describe("a small network", () => {
       { kernel: [[1, 2], [3, 4]], bias: [0.5, -0.5] },
       { kernel: [[1], [-1]], bias: [0.25] },
     ]);
-    expect(flatten([{ values: { kernel: [[1, 2], [3, 4]], bias: [0.5, -0.5] } }, { values: { kernel: [[1], [-1]], bias: [0.25] } }])).toEqual(WEIGHTS);
-    expect(flatten([{ values: { kernel: [[null]], bias: [0] } }])).toBeNull();
-    expect(flatten([{}])).toBeNull();
   });
 
   it("says over a plane what Keras would", () => {
@@ -30,9 +27,8 @@ describe("a small network", () => {
     expect([...plane.feature("x1_x2")]).toEqual([1, -1, -1, 1]);
   });
 
-  it("is toned from -1 to 1 and mixed between epochs", () => {
+  it("is toned from -1 to 1", () => {
     expect([...toned(Float32Array.of(0, 0.5, 1), "sigmoid")]).toEqual([-1, 0, 1]);
     expect([...toned(Float32Array.of(0, 4), "relu")]).toEqual([0, 1]);
-    expect(mixed([0, 10], [1, 20], 0.5)).toEqual([0.5, 15]);
   });
 });

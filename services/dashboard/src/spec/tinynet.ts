@@ -13,6 +13,9 @@ const OF: Record<Feature, (x: number, y: number) => number> = {
   sin_x2: (_, y) => Math.sin(y),
 };
 
+/** A point's features, in the network's order. */
+export const inputsOf = (form: Form, x: number, y: number): Float64Array => Float64Array.from(form.features, (name) => OF[name](x, y));
+
 export type Squash = "relu" | "tanh" | "sigmoid" | "linear";
 
 const SQUASH: Record<Squash, (z: number) => number> = {
@@ -57,24 +60,14 @@ export function placeOf(form: Form, layer: number, from: number | null, to: numb
   return start + (from ?? before) * size + to;
 }
 
-/** Flatten the layers' `values`: each layer's kernel, row by row, then its bias; null if any are missing. */
-export function flatten(rows: readonly { values?: Record<string, unknown> }[]): number[] | null {
-  const all: number[] = [];
-  for (const row of rows) {
-    const { kernel, bias } = row.values ?? {};
-    if (!Array.isArray(kernel) || !Array.isArray(bias)) return null;
-    all.push(...(kernel as number[][]).flat(), ...(bias as number[]));
-  }
-  return all.every((value) => typeof value === "number" && Number.isFinite(value)) ? all : null;
-}
-
 export interface LayerWeights {
   kernel: number[][];
   bias: number[];
 }
 
 /** Split a flat list into layers again, as a spec's `Constant` takes them. */
-export function unflatten(form: Form, weights: readonly number[]): LayerWeights[] {
+export function unflatten(form: Form, values: ArrayLike<number>): LayerWeights[] {
+  const weights = Array.from(values);
   let before = form.features.length;
   let start = 0;
   return sizesOf(form).map((size) => {
@@ -138,5 +131,3 @@ export function toned(values: Float32Array, squash: Squash): Float32Array {
   const reach = values.reduce((most, value) => Math.max(most, Math.abs(value)), 1);
   return values.map((value) => value / reach);
 }
-
-export const mixed = (from: readonly number[], to: readonly number[], share: number): number[] => from.map((value, at) => value + share * ((to[at] ?? value) - value));
