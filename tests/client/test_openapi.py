@@ -15,7 +15,7 @@ from docs.make_api import documents, page
 from tests.conftest import PROJECT, Server, get_text
 from tests.needs import needs
 
-EXAMPLE = PROJECT / "examples" / "typescript"
+CLIENT = PROJECT / "clients" / "typescript"
 
 
 def test_the_reference_page_names_every_route_and_shape() -> None:
@@ -31,13 +31,11 @@ def test_the_reference_page_names_every_route_and_shape() -> None:
 
 @pytest.fixture(scope="session")
 def typescript(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example with its packages installed, beside both documents of the running server."""
+    """The TypeScript client with its packages installed, beside both documents of the running server."""
     folder = tmp_path_factory.mktemp("typescript")
-    shutil.copytree(
-        EXAMPLE, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("node_modules", "dist", "*.json")
-    )
+    shutil.copytree(CLIENT, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("node_modules", "dist", "*.json"))
     for name in ("package.json", "package-lock.json", "tsconfig.json"):
-        shutil.copy(EXAMPLE / name, folder)
+        shutil.copy(CLIENT / name, folder)
     (folder / "control.json").write_text(get_text(f"{server.base_url}/api/v1/openapi.json"))
     (folder / "predict.json").write_text(get_text(f"{server.predict_url}/openapi.json"))
     npm(folder, "ci", "--ignore-scripts")
@@ -59,12 +57,17 @@ def test_redocly_finds_no_error(typescript: Path) -> None:
 
 
 @needs("npm")
-def test_a_generated_typescript_client_compiles_and_gets_a_prediction(typescript: Path, server: Server) -> None:
+def test_the_typescript_client_uploads_trains_watches_and_predicts(typescript: Path, server: Server) -> None:
     npm(typescript, "run", "generate")
     npm(typescript, "run", "build")
     environment = {"FITSERVE_URL": server.base_url, "FITSERVE_PREDICT_URL": server.predict_url}
     output = npm(typescript, "run", "--silent", "start", FITSERVE_API_KEY=server.token, **environment)
-    rows = [json.loads(line) for line in output.splitlines()]
-    assert [row["x1"] for row in rows] == [0, 5]
-    inner, outer = (dict(row["scores"]) for row in rows)
-    assert max(inner, key=inner.__getitem__) != max(outer, key=outer.__getitem__)
+    uploaded, refused, trained, *predicted = (json.loads(line) for line in output.splitlines())
+    assert (uploaded["rows"], uploaded["columns"]) == (200, ["x", "y", "side"])
+    assert refused["status"] == 422
+    assert "sides" in refused["message"]
+    assert (trained["state"], trained["epochs"]) == ("succeeded", 40)
+    inner, outer = (row["scores"] for row in predicted)
+    assert max(inner, key=inner.__getitem__) == "in"
+    assert max(outer, key=outer.__getitem__) == "out"
+    assert all(len(row["output"]) == 1 for row in predicted)
