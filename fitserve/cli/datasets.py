@@ -14,6 +14,7 @@ from fitserve.cli.session import Session, command
 from fitserve.errors import BadInput
 
 if TYPE_CHECKING:
+    from fitserve.client import Client
     from fitserve.client.datasets import Dataset
 
 group = typer.Typer(name="datasets", no_args_is_help=True, help="Datasets: upload, list, inspect.")
@@ -87,6 +88,9 @@ def upload(
     group,
     "import",
     "fitserve datasets import sales --connection warehouse --query 'SELECT * FROM sales ORDER BY id'",
+    "fitserve datasets import sales --connection lake --path 'sales/2026-*.parquet'",
+    "fitserve datasets import sales --connection lake --delta sales",
+    "fitserve datasets import irises --url https://example.org/iris.csv",
     "fitserve datasets import --connections",
 )
 def import_(
@@ -94,6 +98,10 @@ def import_(
     name: Annotated[str | None, typer.Argument(help="The dataset's name. A taken name gets its next version.")] = None,
     connection: Annotated[str | None, typer.Option(help="A connection that the operator has named.")] = None,
     query: Annotated[str | None, typer.Option(help="One SELECT, or @FILE that holds it.")] = None,
+    path: Annotated[str | None, typer.Option(help="An object below the connection's folder, or a pattern.")] = None,
+    delta: Annotated[str | None, typer.Option(help="A Delta table's folder, below the connection's.")] = None,
+    version: Annotated[int | None, typer.Option(min=0, help="Of the Delta table. Default: the newest.")] = None,
+    url: Annotated[str | None, typer.Option(help="The address of a file.")] = None,
     kind: Annotated[
         list[str] | None, typer.Option(help="Correct a column's kind, such as zip=categorical. Repeatable.")
     ] = None,
@@ -117,16 +125,29 @@ def import_(
             )
         more = read_options(option or [])
         kinds = {**more.pop("kinds", {}), **read_kinds(kind or [])}
-        source = _source(connection=connection, query=query)
+        source = _source(client, connection, {"sql": query, "objects": path, "delta": delta, "https": url}, version)
         _show_new(session, client.datasets.import_from(name, source, kinds=kinds, **more))
 
 
-def _source(*, connection: str | None, query: str | None) -> dict[str, Any]:
+def _source(
+    client: Client, connection: str | None, stated: dict[str, str | None], version: int | None
+) -> dict[str, Any]:
     """Return the source that the options name. Raises BadInput."""
-    if query is not None:
-        text = Path(query[1:]).read_text() if query.startswith("@") else query
-        return {"sql": {"connection": connection or "", "query": text}}
-    raise BadInput("The import needs a source.", expected="--query")
+    given = {kind: text for kind, text in stated.items() if text is not None}
+    if len(given) != 1:
+        raise BadInput("An import has exactly one source.", expected="--query, --path, --delta or --url")
+    ((kind, text),) = given.items()
+    named = {"connection": connection} if connection is not None else {}
+    if kind == "https":
+        return {kind: {**named, "url": text}}
+    if connection is None:
+        raise BadInput("This source needs a connection.", fix="--connection; list them: datasets import --connections")
+    if kind == "sql":
+        return {kind: {**named, "query": Path(text[1:]).read_text() if text.startswith("@") else text}}
+    if kind == "delta":
+        return {kind: {**named, "path": text, **({"version": version} if version is not None else {})}}
+    schemes = {one.name: one.kind for one in client.datasets.connections()}
+    return {schemes.get(connection, "s3"): {**named, "path": text}}
 
 
 @command(group, "refresh", "fitserve datasets refresh sales")

@@ -113,11 +113,13 @@ def create(
     as_version: bool = False,
     origin: Mapping[str, Any] | None = None,
     notices: Sequence[Notice] = (),
+    reading: UploadOptions | None = None,
 ) -> tuple[Dataset, bool]:
     """Create a dataset from an upload; False where the owner has the same content, read the same way, already.
 
     Without `name` it is named after its file. `as_version` allows a new version of a name that the owner has.
-    `origin` is added to the dataset's `source`, `notices` to those of the reading.
+    `origin` is added to the dataset's `source`, `notices` to those of the reading. `reading` is how the file is read,
+    where that is not as its `options` say: they are those of parts that were joined.
 
     Raises BadInput and its subclasses with row and column, Conflict for a name that is taken, StorageFull.
     """
@@ -131,7 +133,7 @@ def create(
         if name is not None:
             _check_name_is_free(name, latest_version(session, name), owner, as_version)
     with scratch_folder(scratch) as folder:
-        table = ingest(received.path, options, limits, folder)
+        table = ingest(received.path, reading or options, limits, folder)
         stored = blobs.put_file(table.parquet)
     values = {
         "owner": owner,

@@ -20,12 +20,49 @@ class SqlSource(BaseModel):
     query: str = Field(min_length=1, max_length=100_000, description="One SELECT; add ORDER BY for a fixed order")
 
 
+class ObjectSource(BaseModel):
+    """An object in a store of files, or all parts that a pattern matches."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    connection: str = Field(pattern=CONNECTION_NAME, description="A bucket or folder that the operator has named")
+    path: str = Field(
+        min_length=1, max_length=1_024, description="Below the connection's folder; a pattern such as 2026/*.parquet"
+    )
+
+
+class HttpsSource(BaseModel):
+    """A file at an address."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str = Field(min_length=1, max_length=2_048, description="Shown to whoever reads the dataset")
+    connection: str | None = Field(
+        None, pattern=CONNECTION_NAME, description="Whose headers, such as Authorization, are sent with the request"
+    )
+
+
+class DeltaSource(BaseModel):
+    """A Delta table."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    connection: str = Field(pattern=CONNECTION_NAME, description="A bucket or folder that the operator has named")
+    path: str = Field(min_length=1, max_length=1_024, description="The table's folder, below the connection's")
+    version: int | None = Field(None, ge=0, le=2**53, description="The newest if omitted")
+
+
 class Source(BaseModel):
     """One place that data comes from, by its kind."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     sql: SqlSource | None = None
+    https: HttpsSource | None = None
+    s3: ObjectSource | None = None
+    gs: ObjectSource | None = None
+    az: ObjectSource | None = None
+    delta: DeltaSource | None = None
 
     @model_validator(mode="after")
     def _check_one(self) -> Source:

@@ -115,7 +115,13 @@ def api(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     limits = Limits(upload_bytes=8 << 20, columns=500, field_bytes=64 * 1024)
     connections = home / "connections.json"
     connections.write_text("{}")
-    settings = Settings(home=home, limits=limits, redis_url="redis://127.0.0.1:1/0", connections_file=connections)
+    settings = Settings(
+        home=home,
+        limits=limits,
+        redis_url="redis://127.0.0.1:1/0",
+        connections_file=connections,
+        outgoing_networks="127.0.0.0/30",
+    )
     engine = db.make_engine(settings.resolved_database_url)
     tokens = {}
     with db.transaction(engine) as session:

@@ -15,9 +15,10 @@ from sqlalchemy import Engine
 from fitserve import db, telemetry
 from fitserve.blobs import BlobStore
 from fitserve.datasets import store
-from fitserve.datasets.sources import connections, sql
+from fitserve.datasets.sources import connections, delta, https, objects, sql
 from fitserve.datasets.sources.fetched import Fetched, Place, Unchanged, try_again
 from fitserve.errors import BadInput, FitserveError
+from fitserve.outgoing import Outgoing
 from fitserve.settings import Settings
 from fitserve.tables import Dataset
 from fitserve.wire.datasets import UploadOptions
@@ -49,9 +50,20 @@ class Importer:
         return fetched
 
     def _fetching(self, source: Source, place: Place) -> Callable[[], Fetched]:
-        stated = source.stated
-        connection = connections.find(self.settings, stated.connection, source.kind, self.owner)
-        return lambda: sql.fetch(stated, connection, place)
+        """Return what fetches a source, once. Raises BadInput for a connection that there is not."""
+        stated, kind = source.stated, source.kind
+        connection = None
+        if stated.connection is not None:
+            connection = connections.find(self.settings, stated.connection, kind, self.owner)
+        if kind == "https":
+            outgoing = Outgoing(self.settings.outgoing_networks)
+            return lambda: https.fetch(stated, connection, outgoing, place)
+        assert connection is not None
+        if kind == "sql":
+            return lambda: sql.fetch(stated, connection, place)
+        if kind == "delta":
+            return lambda: delta.fetch(stated, connection, place)
+        return lambda: objects.fetch(kind, stated, connection, place)
 
     def store(self, name: str, source: Source, options: UploadOptions, fetched: Fetched) -> tuple[Dataset, bool]:
         """Make a dataset of what was fetched; False where the name's newest version has the same content."""
@@ -73,6 +85,7 @@ class Importer:
                 }
             },
             notices=fetched.notices,
+            reading=fetched.reading,
         )
 
     def imported_from(self, row: Dataset) -> tuple[Source, UploadOptions, dict[str, Any]]:

@@ -108,7 +108,7 @@ def _filled(column: pa.Array, width: int) -> memoryview:
         return data
     values = np.frombuffer(data, np.uint8).reshape(len(column), width).copy()
     values[pc.is_null(column).to_numpy(zero_copy_only=False)] = 0
-    return memoryview(values)
+    return memoryview(values.tobytes())
 
 
 def _bytes(column: pa.Array, width: int) -> memoryview:

@@ -19,7 +19,14 @@ from fitserve.validation import unknown_name
 from fitserve.wire.sources import ConnectionInfo
 
 FILE_SCHEMES = ("s3", "gs", "az")
-SECRET_WORDS = ("key", "secret", "token", "password", "credential", "account")  # of options whose values are secrets
+SECRET_WORDS = (
+    "key",
+    "secret",
+    "token",
+    "password",
+    "credential",
+    "authorization",
+)  # of options whose values are secrets
 
 
 class BadConnections(FitserveError):
@@ -65,7 +72,16 @@ class Connection(BaseModel):
     @property
     def sources(self) -> list[str]:
         """The kinds of sources that can name it."""
-        return [self.scheme, "delta"] if self.scheme in FILE_SCHEMES else ["sql"]
+        if self.scheme in FILE_SCHEMES:
+            return [self.scheme, "delta"]
+        return {"file": ["delta"], "https": ["https"], "http": ["https"]}.get(self.scheme, ["sql"])
+
+    def below(self, path: str, pointer: str) -> str:
+        """Return the address of a path below the connection's own. Raises BadInput for one that leads out of it."""
+        if path.startswith("/") or "\\" in path or any(part in ("", ".", "..") for part in path.rstrip("/").split("/")):
+            what = "A path is below the connection's folder: it has neither `..` nor empty parts."
+            raise BadInput(what, problems=[Problem(what, pointer, received=path[:120], expected="2026/*.parquet")])
+        return f"{self.url.get_secret_value().rstrip('/')}/{path.rstrip('/')}"
 
     @property
     def full_url(self) -> str:

@@ -49,6 +49,7 @@ class Fetched:
     snapshot: dict[str, Any]  # what says which state of the source this is
     notices: list[Notice] = field(default_factory=list)
     stem: str | None = None
+    reading: UploadOptions | None = None  # how the file is read, where that is not how its parts are
     at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
 

@@ -5125,12 +5125,77 @@ export interface components {
             }[];
         };
         /**
+         * DeltaSource
+         * @description A Delta table.
+         */
+        DeltaSource: {
+            /**
+             * Connection
+             * @description A bucket or folder that the operator has named
+             */
+            connection: string;
+            /**
+             * Path
+             * @description The table's folder, below the connection's
+             */
+            path: string;
+            /**
+             * Version
+             * @description The newest if omitted
+             * @default null
+             */
+            version: number | null;
+        };
+        /**
+         * HttpsSource
+         * @description A file at an address.
+         */
+        HttpsSource: {
+            /**
+             * Url
+             * @description Shown to whoever reads the dataset
+             */
+            url: string;
+            /**
+             * Connection
+             * @description Whose headers, such as Authorization, are sent with the request
+             * @default null
+             */
+            connection: string | null;
+        };
+        /**
+         * ObjectSource
+         * @description An object in a store of files, or all parts that a pattern matches.
+         */
+        ObjectSource: {
+            /**
+             * Connection
+             * @description A bucket or folder that the operator has named
+             */
+            connection: string;
+            /**
+             * Path
+             * @description Below the connection's folder; a pattern such as 2026/*.parquet
+             */
+            path: string;
+        };
+        /**
          * Source
          * @description One place that data comes from, by its kind.
          */
         Source: {
             /** @default null */
             sql: components["schemas"]["SqlSource"] | null;
+            /** @default null */
+            https: components["schemas"]["HttpsSource"] | null;
+            /** @default null */
+            s3: components["schemas"]["ObjectSource"] | null;
+            /** @default null */
+            gs: components["schemas"]["ObjectSource"] | null;
+            /** @default null */
+            az: components["schemas"]["ObjectSource"] | null;
+            /** @default null */
+            delta: components["schemas"]["DeltaSource"] | null;
         };
         /**
          * SqlSource

@@ -1,0 +1,143 @@
+"""A file at an address: bounded in size and time, resumed where the connection breaks, and never of two states."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from fitserve.blobs import disk_full_is_507
+from fitserve.datasets.sources.connections import Connection, SourceRefused
+from fitserve.datasets.sources.fetched import Fetched, Place, SourceAway, Unchanged
+from fitserve.errors import BadInput, Problem, TooLarge
+from fitserve.outgoing import NoAnswer, Outgoing, Response
+from fitserve.wire.sources import HttpsSource
+
+SECONDS = 3_600.0  # for the whole file
+REDIRECTS = 5
+MAX_STALLS = 3  # attempts in a row that bring no byte
+POINTER = "/source/https/url"
+_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+_TRY_LATER = (408, 425, 429, 500, 502, 503, 504)
+
+
+def fetch(source: HttpsSource, connection: Connection | None, outgoing: Outgoing, place: Place) -> Fetched:
+    """Fetch the file. Raises ForbiddenAddress, SourceRefused, SourceAway, TooLarge, Unchanged."""
+    download = _Download(source.url, _headers(source, connection), outgoing, place)
+    path = place.folder / "body"
+    download.run(path)
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    size = path.stat().st_size
+    name = unquote(urlsplit(source.url).path.rsplit("/", 1)[-1]) or None
+    return Fetched(path, sha256, size, {**download.marks, "bytes": size}, stem=name)
+
+
+def _headers(source: HttpsSource, connection: Connection | None) -> dict[str, str]:
+    """Return the headers of a named connection, for addresses below its own. Raises BadInput."""
+    if connection is None:
+        return {}
+    base, own = urlsplit(connection.url.get_secret_value()), urlsplit(source.url)
+    folder = base.path.rstrip("/") + "/"
+    if (own.scheme, own.netloc) != (base.scheme, base.netloc) or not own.path.startswith(folder) or ".." in own.path:
+        what = f"The connection {source.connection!r} is for other addresses."
+        raise BadInput(what, problems=[Problem(what, POINTER, received=source.url[:200])])
+    return {str(name): str(value) for name, value in connection.options.get("headers", {}).items()}
+
+
+class _Download:
+    """One file, over as many requests as it takes."""
+
+    def __init__(self, url: str, headers: dict[str, str], outgoing: Outgoing, place: Place) -> None:
+        self.url, self.headers, self.outgoing, self.place = url, headers, outgoing, place
+        self.marks: dict[str, str] = {}  # what says which state of the file this is
+        self._ends_at = time.monotonic() + SECONDS
+        self._done = False
+
+    def run(self, path: Path) -> None:
+        """Write the whole file."""
+        stalls = 0
+        path.write_bytes(b"")
+        while not self._done:
+            before = path.stat().st_size
+            try:
+                self._request(path, before)
+            except NoAnswer as error:
+                stalls = 0 if path.stat().st_size > before else stalls + 1
+                if stalls >= MAX_STALLS or time.monotonic() > self._ends_at:
+                    raise SourceAway(f"The address does not answer: {error.detail}") from None
+                if stalls:
+                    time.sleep(0.2 * 2**stalls)
+
+    def _request(self, path: Path, have: int) -> None:
+        """Ask for the rest from `have` on, and write it. Raises NoAnswer where the connection breaks."""
+        headers = dict(self.headers)
+        mark = self.marks.get("etag") or self.marks.get("last_modified")
+        if have and mark:
+            headers |= {"Range": f"bytes={have}-", "If-Range": mark}
+        elif known := (self.place.known or {}).get("etag"):
+            headers["If-None-Match"] = known
+        left = self._ends_at - time.monotonic()
+        if left <= 0:
+            raise SourceAway(f"The file did not come within {SECONDS:g} seconds.")
+        request = self.outgoing.request(
+            "GET", self.url, headers=headers, seconds=left, redirects=REDIRECTS, pointer=POINTER
+        )
+        with request as response:
+            self._check(response)
+            marks = _marks(response)
+            start = self._start(response, have, marks)
+            self.marks = marks or self.marks
+            self._write(response, path, start)
+        self._done = True
+
+    def _check(self, response: Response) -> None:
+        status = response.status
+        if status == 304:
+            raise Unchanged
+        if status in (200, 206):
+            return
+        if status in _TRY_LATER:
+            raise SourceAway(f"The address answers {status}.", retry_after=_seconds(response))
+        what = f"The address answers {status}."
+        fix = "Name credentials: connection." if status in (401, 403) else None
+        raise SourceRefused(what, problems=[Problem(what, POINTER, received=self.url[:200], fix=fix)])
+
+    def _start(self, response: Response, have: int, marks: dict[str, str]) -> int:
+        """Return where the body belongs. Raises SourceAway where it is of another state of the file."""
+        if response.status == 200:
+            return 0  # the whole file: it has changed meanwhile, or the server resumes nothing
+        found = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        if found is None or int(found[1]) != have or (marks and marks != self.marks):
+            raise SourceAway("The file changed while it was read.", fix="Import it once it is complete.")
+        return have
+
+    def _write(self, response: Response, path: Path, start: int) -> None:
+        most = self.place.limits.upload_bytes
+        length = response.headers.get("Content-Length", "")
+        if length.isdigit() and start + int(length) > most:
+            raise TooLarge("The file is larger than the limit.", received=int(length), expected=f"at most {most} bytes")
+        with disk_full_is_507(), path.open("r+b") as file:
+            file.seek(start)
+            file.truncate()
+            for chunk in response:
+                start += len(chunk)
+                if start > most:
+                    raise TooLarge("The file is larger than the limit.", expected=f"at most {most} bytes")
+                file.write(chunk)
+
+
+def _marks(response: Response) -> dict[str, str]:
+    """Return the strong ETag, else when the file was modified."""
+    etag, modified = response.headers.get("ETag", ""), response.headers.get("Last-Modified")
+    if etag.startswith('"'):
+        return {"etag": etag}
+    return {"last_modified": modified} if modified else {}
+
+
+def _seconds(response: Any) -> float | None:
+    text = response.headers.get("Retry-After", "")
+    return float(text) if text.isdigit() and len(text) < 6 else None

@@ -1,0 +1,121 @@
+"""Objects in a store of files (S3, Google Cloud Storage, Azure), through fsspec: one, or the parts of a pattern."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fitserve.blobs import CHUNK, disk_full_is_507
+from fitserve.datasets.sources.connections import Connection, SourceRefused
+from fitserve.datasets.sources.fetched import Fetched, Place, SourceAway, Unchanged
+from fitserve.datasets.sources.part_files import PartFile, join
+from fitserve.errors import FitserveError, Problem, TooLarge, Unavailable
+from fitserve.wire.sources import ObjectSource
+
+MAX_PARTS = 10_000
+EXTRAS = {"s3": "s3", "gs": "gcs", "az": "azure"}
+_REFUSALS = (
+    "credential",
+    "accessdenied",
+    "access denied",
+    "forbidden",
+    "invalidaccesskey",
+    "signature",
+    "unauthorized",
+)
+_MARKS = ("ETag", "etag", "generation", "content_settings_etag", "VersionId", "last_modified", "LastModified", "mtime")
+# Waiting for a store that is away ends; what is tried again is tried by us.
+_S3_DEFAULTS = {"config_kwargs": {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 1}}}
+
+
+def fetch(kind: str, source: ObjectSource, connection: Connection, place: Place) -> Fetched:
+    """Fetch the object, or all parts. Raises SourceRefused, SourceAway, TooLarge, Unchanged."""
+    pointer = f"/source/{kind}/path"
+    address = connection.below(source.path, pointer)
+    with _translated(kind, connection, pointer, source.path):
+        store, path = _open(kind, connection, address)
+        found = _find(store, path, pointer, source.path)
+        snapshot = {"parts": [{"name": name, "bytes": size, "mark": mark} for name, size, mark in found]}
+        if place.known == snapshot and all(mark for _, _, mark in found):
+            raise Unchanged
+        total = sum(size for _, size, _ in found)
+        if total > place.limits.upload_bytes:
+            expected = f"at most {place.limits.upload_bytes} bytes"
+            raise TooLarge("The source is larger than the limit.", received=total, expected=expected)
+        parts = [_download(store, one, place.folder / f"part-{at}") for at, one in enumerate(found)]
+    return join(parts, place, snapshot)
+
+
+def _open(kind: str, connection: Connection, address: str) -> tuple[Any, str]:
+    import fsspec
+
+    options = {**(_S3_DEFAULTS if kind == "s3" else {}), **connection.options}
+    try:
+        store, path = fsspec.core.url_to_fs(address, use_listings_cache=False, skip_instance_cache=True, **options)
+    except ImportError:
+        extra = EXTRAS[kind]
+        raise Unavailable(f"Reading {kind} needs a package: pip install 'fitserve[{extra}]'.") from None
+    return store, str(path)
+
+
+def _find(store: Any, path: str, pointer: str, stated: str) -> list[tuple[str, int, str]]:
+    """Return name, size and mark (what changes with the content) of each part, by name."""
+    if any(sign in stated for sign in "*?["):
+        infos = [info for info in store.glob(path, detail=True).values() if info["type"] == "file"]
+        infos = [info for info in infos if not info["name"].rsplit("/", 1)[-1].startswith(("_", "."))]
+    else:
+        info = store.info(path)
+        if info["type"] != "file":
+            what = f"{stated!r} is a folder."
+            fix = f"Name its parts: {stated.rstrip('/')}/*.parquet"
+            raise SourceRefused(what, problems=[Problem(what, pointer, received=stated[:120], fix=fix)])
+        infos = [info]
+    if not infos:
+        raise FileNotFoundError(stated)
+    if len(infos) > MAX_PARTS:
+        raise TooLarge("The source has too many parts.", received=len(infos), expected=f"at most {MAX_PARTS}")
+    return sorted((str(info["name"]), int(info["size"]), _mark(info)) for info in infos)
+
+
+def _mark(info: dict[str, Any]) -> str:
+    return next((str(info[name]).strip('"') for name in _MARKS if info.get(name)), "")
+
+
+def _download(store: Any, found: tuple[str, int, str], path: Path) -> PartFile:
+    """Copy an object to local disk. Raises SourceAway where it changed meanwhile."""
+    name, size, mark = found
+    digest, count = hashlib.sha256(), 0
+    with store.open(name, "rb", block_size=8 * CHUNK, cache_type="readahead") as remote, path.open("wb") as local:
+        while chunk := remote.read(4 * CHUNK):
+            digest.update(chunk)
+            count += len(chunk)
+            with disk_full_is_507():
+                local.write(chunk)
+    if count != size or _mark(store.info(name)) != mark:
+        raise SourceAway(f"{name.rsplit('/', 1)[-1]} changed while it was read.", fix="Import it once it is complete.")
+    return PartFile(name.rsplit("/", 1)[-1], path, digest.hexdigest(), count)
+
+
+@contextmanager
+def _translated(kind: str, connection: Connection, pointer: str, path: str) -> Iterator[None]:
+    """Raise what a store's own errors mean: its libraries have many, and no common one."""
+    try:
+        yield
+    except (FitserveError, Unchanged):
+        raise
+    except FileNotFoundError:
+        what = f"There is no object {path!r}."
+        raise SourceRefused(what, problems=[Problem(what, pointer, received=path[:120])]) from None
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno and error.filename and str(error.filename).startswith("/"):
+            raise  # the local disk's
+        detail = connection.redact(f"{type(error).__name__}: {error}")
+        if isinstance(error, PermissionError) or any(word in detail.lower() for word in _REFUSALS):
+            fix = "The operator mends the connection's credentials."
+            raise SourceRefused(f"The store refuses: {detail}", fix=fix) from None
+        if "changed" in detail or "PreconditionFailed" in detail:
+            raise SourceAway("The object changed while it was read.") from None
+        raise SourceAway(f"The store of {kind} does not answer: {detail}") from None

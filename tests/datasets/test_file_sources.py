@@ -1,0 +1,260 @@
+"""Datasets from stores of files, addresses and Delta tables: joined by name, resumed, and never of two states."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import deltalake
+import fsspec
+import httpx2 as httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fitserve.ids import new_id
+from tests.datasets.conftest import Api
+
+TABLE = "".join(f"{i},{i % 7},{i / 4},{i:06}\n" for i in range(20_000))
+CSV = ("id,group,size,code\n" + TABLE).encode()
+
+
+def ask(api: Api, name: str, **source: Any) -> httpx.Response:
+    options = source.pop("options", {})
+    return api.ann.post("/datasets", json={"name": name, "source": source, "options": options})
+
+
+def rows(api: Api, body: dict[str, Any]) -> list[dict[str, Any]]:
+    page = api.ann.get(f"/datasets/{body['id']}/rows", params={"limit": 10_000}).json()
+    return [dict(zip(page["columns"], row, strict=True)) for row in page["rows"]]
+
+
+# --- a store of files ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lake(s3_environment: dict[str, str], api: Api) -> Any:
+    """A bucket on moto's S3, which the operator has named `lake`."""
+    bucket = new_id("b").replace("_", "-")
+    endpoint = s3_environment["AWS_ENDPOINT_URL"]
+    options = {"key": "tester", "secret": "lake-s3cret", "client_kwargs": {"endpoint_url": endpoint}}
+    api.connect(
+        lake={"url": f"s3://{bucket}/data", "options": options},
+        dry={"url": "s3://no-such-bucket", "options": options},
+        away={"url": "s3://x", "options": {**options, "client_kwargs": {"endpoint_url": "http://127.0.0.1:1"}}},
+    )
+    store = fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False, **options)
+    store.mkdir(bucket)
+    return lambda path, data: store.pipe(f"{bucket}/data/{path}", data)
+
+
+def parquet(**columns: Any) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.table(columns), sink)
+    return sink.getvalue()
+
+
+def test_parts_are_joined_by_the_names_of_their_columns(api: Api, lake: Callable[[str, bytes], None]) -> None:
+    lake("sales/a.parquet", parquet(id=[1, 2], price=[1, 2], code=["01", "02"]))
+    lake("sales/b.parquet", parquet(code=["03"], id=[3], price=[2.5], shop=["x"]))
+    lake("sales/_SUCCESS", b"")
+    first = ask(api, "parts", s3={"connection": "lake", "path": "sales/*"})
+    assert first.status_code == 201, first.text
+    body = first.json()
+    assert rows(api, body) == [
+        {"id": 1, "price": 1.0, "code": "01", "shop": None},
+        {"id": 2, "price": 2.0, "code": "02", "shop": None},
+        {"id": 3, "price": 2.5, "code": "03", "shop": "x"},
+    ]
+    said = {(one["column"], one["evidence"]) for one in body["notices"] if one["code"] == "parts_differ"}
+    assert said == {("price", "int64 in a.parquet, double in b.parquet"), ("shop", "a.parquet")}
+    assert [part["bytes"] > 0 for part in body["source"]["imported"]["snapshot"]["parts"]] == [True, True]
+    assert api.ann.post("/datasets/parts/refresh").status_code == 200
+    lake("sales/c.parquet", parquet(id=[4], price=[3], code=["04"]))
+    after = api.ann.post("/datasets/parts/refresh").json()
+    assert (after["version"], after["parent_id"], after["rows"]) == (2, body["id"], 4)
+
+
+def test_parts_of_csv_and_json_lines_are_read_as_one_table(api: Api, lake: Callable[[str, bytes], None]) -> None:
+    lake("logs/2.csv.gz", gzip.compress(b"n,zip\n3.5,20\nNA,21\n"))
+    lake("logs/1.csv", b"zip;n\n007;1.5\n010;2.5\n")
+    answer = ask(
+        api, "logs", s3={"connection": "lake", "path": "logs/*.csv*"}, options={"kinds": {"zip": "categorical"}}
+    )
+    assert answer.status_code == 201, answer.text
+    assert [row["zip"] for row in rows(api, answer.json())] == ["007", "010", "20", "21"]
+    assert [row["n"] for row in rows(api, answer.json())] == [1.5, 2.5, 3.5, None]
+    lake("lines/1.jsonl", b'{"a": 1, "b": "x"}')
+    lake("lines/2.jsonl", b'{"a": 2.5}\n')
+    lines = ask(api, "lines", s3={"connection": "lake", "path": "lines/*.jsonl"}).json()
+    assert rows(api, lines) == [{"a": 1.0, "b": "x"}, {"a": 2.5, "b": None}]
+    assert [one["column"] for one in lines["notices"] if one["code"] == "parts_differ"] == ["b"]
+    one = ask(api, "single", s3={"connection": "lake", "path": "lines/2.jsonl"}).json()
+    assert one["sha256"] == api.ann.put("/datasets/same", content=b'{"a": 2.5}\n').json()["sha256"]
+
+
+def test_a_store_that_gives_nothing_is_refused_or_away(api: Api, lake: Callable[[str, bytes], None]) -> None:
+    lake("bad/1.csv", b"a,b\n1,2\n")
+    lake("bad/2.csv", b"a,b\n1,2\n1,2,3\n")
+    lake("bad/3.parquet", parquet(a=[1]))
+    before = api.blobs()
+    for connection, path, status, says in (
+        ("lake", "none/*.csv", 422, "no object"),
+        ("lake", "sales", 422, "folder"),
+        ("lake", "../other/x.csv", 422, "below"),
+        ("lake", "bad/*", 422, "several formats"),
+        ("lake", "bad/*.csv", 422, "2.csv"),
+        ("dry", "x.csv", 422, "no object"),
+        ("away", "x.csv", 503, "does not answer"),
+    ):
+        answer = ask(api, "nothing", s3={"connection": connection, "path": path})
+        assert answer.status_code == status, answer.text
+        assert says in answer.json()["detail"], answer.text
+        assert "lake-s3cret" not in answer.text
+    assert (api.blobs(), api.leftovers()) == (before, [])
+
+
+# --- an address ----------------------------------------------------------------------------------------------------
+
+
+class BreakingFiles:
+    """A server whose connections break after some bytes; `states` are what the file holds at each request."""
+
+    def __init__(self) -> None:
+        self.states, self.breaks, self.requests = [CSV], [len(CSV)], []
+        self.resumes = True
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *_: Any) -> None:
+                pass
+
+            def do_GET(self) -> None:
+                outer.answer(self)
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def answer(self, to: BaseHTTPRequestHandler) -> None:
+        number = len(self.requests)
+        self.requests.append(dict(to.headers))
+        data = self.states[min(number, len(self.states) - 1)]
+        most = self.breaks[min(number, len(self.breaks) - 1)]
+        etag = f'"{len(data)}-{hash(data)}"'
+        if to.path == "/private.csv" and to.headers.get("Authorization") != "Bearer t0ken":
+            to.send_error(403)
+            return
+        if to.path == "/away.csv":
+            to.send_error(503)
+            return
+        if to.path == "/inside.csv":
+            to.send_response(302)
+            to.send_header("Location", "http://127.0.0.9/x.csv")
+            to.end_headers()
+            return
+        if to.headers.get("If-None-Match") == etag:
+            to.send_response(304)
+            to.end_headers()
+            return
+        start = 0
+        if self.resumes and to.headers.get("If-Range") == etag:
+            start = int(to.headers["Range"].removeprefix("bytes=").rstrip("-"))
+        to.send_response(206 if start else 200)
+        if start:
+            to.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        to.send_header("ETag", etag)
+        to.send_header("Content-Length", str(len(data) - start))
+        to.end_headers()
+        to.wfile.write(data[start : start + most])
+        to.close_connection = True
+
+
+@pytest.fixture
+def files() -> Iterator[BreakingFiles]:
+    """A server of files that breaks as it is told to."""
+    files = BreakingFiles()
+    yield files
+    files.server.shutdown()
+    files.server.server_close()
+
+
+def test_a_broken_download_is_resumed_and_a_changed_file_begins_again(api: Api, files: BreakingFiles) -> None:
+    files.breaks = [100_000, 150_000, 0, len(CSV)]
+    answer = ask(api, "irises", https={"url": f"{files.url}/irises.csv"})
+    assert answer.status_code == 201, answer.text
+    body = answer.json()
+    assert body["rows"] == 20_000
+    assert [request.get("Range") for request in files.requests] == [
+        *(None, "bytes=100000-", "bytes=250000-", "bytes=250000-"),
+    ]
+    assert body["sha256"] == api.ann.put("/datasets/irises-sent", content=CSV).json()["sha256"]
+    assert api.ann.post("/datasets/irises/refresh").status_code == 200
+    assert files.requests[-1]["If-None-Match"] == body["source"]["imported"]["snapshot"]["etag"]
+
+    changed = CSV.replace(b"000001", b"changed")
+    for resumes in (True, False):
+        files.requests, files.resumes = [], resumes
+        files.states, files.breaks = [CSV, changed], [300_000, len(changed)]
+        after = ask(api, f"changed-{resumes}".lower(), https={"url": f"{files.url}/irises.csv"})
+        assert after.status_code == 201, after.text
+        assert "changed" in [row["code"] for row in rows(api, after.json())[:3]]
+        assert after.json()["bytes"] == len(changed)
+
+
+def test_what_an_address_does_not_give_is_said(api: Api, files: BreakingFiles) -> None:
+    api.connect(partner={"url": files.url, "options": {"headers": {"Authorization": "Bearer t0ken"}}})
+    before = api.blobs()
+    for url, more, status, says in (
+        (f"{files.url}/private.csv", {}, 422, "403"),
+        (f"{files.url}/away.csv", {}, 503, "503"),
+        (f"{files.url}/inside.csv", {}, 422, "not allowed"),
+        ("http://169.254.169.254/latest", {}, 422, "not allowed"),
+        ("http://2130706433/x.csv", {}, 422, "not allowed"),
+        ("file:///etc/passwd", {}, 422, "not allowed"),
+        ("http://127.0.0.1:1/x.csv", {"connection": "partner"}, 422, "other addresses"),
+        ("http://127.0.0.1:1/x.csv", {}, 503, "does not answer"),
+    ):
+        answer = ask(api, "said", https={"url": url, **more})
+        assert answer.status_code == status, answer.text
+        assert says in answer.json()["detail"], answer.text
+    files.states, files.breaks = [b"a\n" * 5_000_000], [10_000_000]
+    assert ask(api, "said", https={"url": f"{files.url}/big.csv"}).status_code == 413
+    assert (api.blobs(), api.leftovers()) == (before, [])
+    files.states = [CSV]
+    named = ask(api, "private", https={"url": f"{files.url}/private.csv", "connection": "partner"})
+    assert named.status_code == 201, named.text
+    assert "t0ken" not in named.text
+
+
+# --- a Delta table -------------------------------------------------------------------------------------------------
+
+
+def test_a_delta_table_is_read_at_a_version(api: Api, tmp_path: Path) -> None:
+    folder = tmp_path / "tables" / "visits"
+    first = pa.table({"id": [1, 2, 3], "shop": ["x", "y", "x"], "price": [1.5, None, 2.5]})
+    deltalake.write_deltalake(folder, first, partition_by=["shop"])
+    deltalake.write_deltalake(folder, pa.table({"id": [4], "shop": ["y"], "price": [4.0]}), mode="append")
+    api.connect(tables={"url": f"file://{tmp_path}/tables"})
+    newest = ask(api, "visits", delta={"connection": "tables", "path": "visits"})
+    assert newest.status_code == 201, newest.text
+    body = newest.json()
+    assert sorted((row["id"], row["shop"], row["price"]) for row in rows(api, body)) == [
+        *((1, "x", 1.5), (2, "y", None), (3, "x", 2.5), (4, "y", 4.0)),
+    ]
+    assert body["source"]["imported"]["snapshot"]["version"] == 1
+    assert api.ann.post("/datasets/visits/refresh").status_code == 200
+    before = ask(api, "visits-before", delta={"connection": "tables", "path": "visits", "version": 0}).json()
+    again = ask(api, "visits-again", delta={"connection": "tables", "path": "visits", "version": 0}).json()
+    assert (before["rows"], again["sha256"]) == (3, before["sha256"])
+    deltalake.DeltaTable(folder).delete("id = 4")
+    assert api.ann.post("/datasets/visits/refresh").json()["version"] == 2
+    for path, version in (("visits", 99), ("none", None), ("../tables/visits", None)):
+        source = {"connection": "tables", "path": path, **({"version": version} if version else {})}
+        answer = ask(api, "visits", delta=source)
+        assert answer.status_code == 422, answer.text
