@@ -8,7 +8,10 @@ alternative tried (pyarrow whole-table and polars' sink took longer on two cores
 and computes the profile. The upload's time is that of receiving, hashing and writing the body, compared with hashing
 and writing the same bytes to disk.
 
-The last line is JSON: engine_ratio, peak_mb (of the ingesting process), upload_ratio.
+A query's rows from PostgreSQL become a dataset too, compared with ADBC that only delivers them
+(`benchmarks.sql_import`).
+
+The last line is JSON: engine_ratio, peak_mb (of the ingesting process), upload_ratio, sql_ratio.
 """
 
 from __future__ import annotations
@@ -33,6 +36,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
+
+from benchmarks.sql_import import sql_ratio
 
 ROWS = 50_000  # of a generated block
 WORDS = [
@@ -212,7 +217,8 @@ def main() -> None:
             time.sleep(0.05)
         upload(port.value, path)  # parse once; uploading the same content again returns the same dataset
         transfers = [(write_and_hash(path, scratch), upload(port.value, path)) for _ in range(arguments.rounds)]
-        report(rounds, transfers)
+        queries = sql_ratio(arguments.size_mb * 1_000, arguments.rounds, scratch)
+        report(rounds, transfers, queries)
     finally:
         if server.is_alive():
             server.terminate()
@@ -220,7 +226,11 @@ def main() -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def report(rounds: list[tuple[dict[str, float], dict[str, float]]], transfers: list[tuple[float, float]]) -> None:
+def report(
+    rounds: list[tuple[dict[str, float], dict[str, float]]],
+    transfers: list[tuple[float, float]],
+    queries: tuple[float, float, float],
+) -> None:
     """Print the table and the line of JSON."""
     median = statistics.median
     engine, own = (median(side["seconds"] for side in sides) for sides in zip(*rounds, strict=True))
@@ -231,12 +241,15 @@ def report(rounds: list[tuple[dict[str, float], dict[str, float]]], transfers: l
     print(f"{'pyarrow, CSV to Parquet':28}{engine:10.2f}{engine_cpu:10.2f}{rounds[0][0]['peak_mb']:10.0f}")
     print(f"{'ours, kinds and profile':28}{own:10.2f}{own_cpu:10.2f}{peak:10.0f}")
     print(f"{'write and hash':28}{disk:10.2f}")
-    print(f"{'upload over HTTP':28}{http_seconds:10.2f}\n")
+    print(f"{'upload over HTTP':28}{http_seconds:10.2f}")
+    print(f"{'ADBC, a query':28}{queries[0]:10.2f}")
+    print(f"{'ours, the query as a dataset':28}{queries[1]:10.2f}\n")
     figures = {
         "engine_ratio": round(median(own["seconds"] / plain["seconds"] for plain, own in rounds), 3),
         "peak_mb": round(peak, 1),
         "upload_ratio": round(median(ours / disk for disk, ours in transfers), 3),
         "cpu_ratio": round(own_cpu / engine_cpu, 3),
+        "sql_ratio": round(queries[2], 3),
     }
     print(json.dumps(figures))
 

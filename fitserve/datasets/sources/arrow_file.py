@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
@@ -49,9 +50,14 @@ class ArrowFile:
             self._writer.write_batch(batch)
 
     def write_all(self, batches: Iterable[pa.RecordBatch]) -> None:
-        """Add the rows of all batches."""
-        for batch in batches:
-            self.write(batch)
+        """Add the rows of all batches; the next one is fetched while this one is hashed and written."""
+        coming = iter(batches)
+        with ThreadPoolExecutor(1, "fetch") as pool:
+            batch = next(coming, None)
+            while batch is not None:
+                following = pool.submit(next, coming, None)
+                self.write(batch)
+                batch = following.result()
 
     @property
     def sha256(self) -> str:
