@@ -46,6 +46,7 @@ class Limits(BaseSettings):
         100_000, description="Predictions of one owner that are kept for their ground truth"
     )
     webhooks: int = Field(100, description="Webhooks of one key owner")
+    automations: int = Field(100, description="Automations of one key owner")
     training_seconds_per_day: int = Field(0, description="Training seconds of one key in 24 hours; 0 sets no limit")
 
 

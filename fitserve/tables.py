@@ -588,6 +588,69 @@ class RolloutCount(Base):
     counts: Mapped[dict[str, Any]]
 
 
+class Automation(Base):
+    """A policy of an owner's: when to train, what, and what happens then. Only `fitserve.automations` writes here."""
+
+    __tablename__ = "automations"
+    __table_args__ = (UniqueConstraint("owner", "name"),)
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(63))
+    key_id: Mapped[str | None] = mapped_column(String(40))  # that created it: revoked, it pauses
+    name: Mapped[str] = mapped_column(String(63))
+    model: Mapped[str | None] = mapped_column(String(63))  # that its runs register
+    policy: Mapped[dict[str, Any]]  # wire.automations.Policy
+    enabled: Mapped[bool] = mapped_column(default=True, server_default=true())
+    paused_reason: Mapped[str | None] = mapped_column(String(500))
+    failures: Mapped[int] = mapped_column(default=0)  # in a row
+    baseline_id: Mapped[str | None] = mapped_column(String(40))  # the dataset version that was last trained on
+    next_at: Mapped[datetime | None]  # of a schedule
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+
+class AutomationFiring(Base):
+    """One tick of an automation, once: unique on the tick, whoever looks."""
+
+    __tablename__ = "firings"
+    __table_args__ = (
+        UniqueConstraint("automation_id", "tick"),
+        CheckConstraint(
+            "state IN ('queued', 'open', 'training', 'done', 'failed', 'refused', 'skipped')",
+            name="firing_state_known",
+        ),
+        Index("ix_firings_automation_id_id", "automation_id", "id"),
+        Index(
+            "ix_firings_live",
+            "id",
+            sqlite_where=text("state IN ('queued', 'open', 'training')"),
+            postgresql_where=text("state IN ('queued', 'open', 'training')"),
+        ),
+    )
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    automation_id: Mapped[str] = mapped_column(ForeignKey("automations.id"))
+    tick: Mapped[str] = mapped_column(String(120))
+    reason: Mapped[str] = mapped_column(String(300))
+    state: Mapped[str] = mapped_column(String(16))
+    decision: Mapped[str | None] = mapped_column(String(16))
+    why: Mapped[str | None] = mapped_column(String(1000))
+    dataset: Mapped[str | None] = mapped_column(String(80))  # name@version
+    run_id: Mapped[str | None] = mapped_column(String(40))
+    model: Mapped[str | None] = mapped_column(String(63))
+    version: Mapped[int | None]
+    report: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+
+
+class Leader(Base):
+    """Which process does something that one at a time may do, until its lease ends."""
+
+    __tablename__ = "leaders"
+    name: Mapped[str] = mapped_column(String(63), primary_key=True)
+    holder: Mapped[str] = mapped_column(String(128))
+    expires_at: Mapped[datetime]
+
+
 # Terminal states are immutable, whoever writes. Migrations create these triggers.
 TERMINAL_GUARD = {
     "sqlite": [

@@ -236,6 +236,23 @@ DELIVERY_AGE = Gauge(
 )
 WEBHOOKS_DISABLED = Gauge("fitserve_webhooks_disabled", "Webhooks that are disabled.", registry=REGISTRY)
 
+# Automations
+FIRINGS = Counter(
+    "fitserve_automation_firings_total",
+    "Times that automations were due, by what came of it: promoted, rollout, notified, nothing, rejected, refused, "
+    "failed, skipped.",
+    ["outcome"],
+    registry=REGISTRY,
+)
+AUTOMATIONS_PAUSED = Gauge(
+    "fitserve_automations_paused", "Automations that are paused after repeated failures.", registry=REGISTRY
+)
+AUTOMATION_ROUND = Gauge(
+    "fitserve_automation_last_round_timestamp_seconds",
+    "When this process last looked at all automations as their leader.",
+    registry=REGISTRY,
+)
+
 # Processes
 DISK_FREE = Gauge("fitserve_disk_free_bytes", "Free bytes of the disk under FITSERVE_HOME.", registry=REGISTRY)
 DISK_SIZE = Gauge("fitserve_disk_size_bytes", "Bytes of the disk under FITSERVE_HOME.", registry=REGISTRY)

@@ -19,6 +19,7 @@ from fitserve import blobs, db, exports, logs, telemetry, tracing
 from fitserve.queue import QUEUE, WAKE, Publisher, make_app
 from fitserve.settings import Settings
 from workers import health_server
+from workers.automation_driver import AutomationDriver
 from workers.batch_prediction import BatchPredictor
 from workers.deliveries import Deliverer
 from workers.exports import ExportAttempt
@@ -82,6 +83,7 @@ def main() -> None:
     driver = RolloutDriver(engine)
     driver.start()
     Deliverer(settings, engine, supervisor.stopping).start()
+    AutomationDriver(settings, engine, supervisor.blobs, publisher, supervisor.stopping).start()
     app = make_app(settings, HintApp)
     app.conf.worker_consumer = "workers.messages:HintConsumer"
     app.steps["consumer"].add(ShortLoop)

@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from fitserve import artifacts, blobs, db, logs, monitoring, rollouts, telemetry, webhooks
+from fitserve.automations import store as automations
 from fitserve.blobs import BlobStore
 from fitserve.crash_points import crash_point
 from fitserve.errors import FitserveError
@@ -25,6 +26,7 @@ from fitserve.settings import Settings
 from fitserve.states import TERMINAL, RunState
 from fitserve.tables import Rollout
 from workers import health_server
+from workers.automation_driver import AutomationDriver
 from workers.deliveries import Deliverer
 from workers.rollout_driver import RolloutDriver
 
@@ -119,6 +121,8 @@ class Reaper:
                 telemetry.RUNS.labels(state).set(count)
             telemetry.QUEUE_AGE.set(queries.oldest_queued_seconds(session))
             pending, oldest, disabled = webhooks.standing(session)
+            paused = automations.count_paused(session)
+        telemetry.AUTOMATIONS_PAUSED.set(paused)
         telemetry.DELIVERIES_PENDING.set(pending)
         telemetry.DELIVERY_AGE.set(oldest)
         telemetry.WEBHOOKS_DISABLED.set(disabled)
@@ -240,6 +244,7 @@ def main() -> None:
     driver = RolloutDriver(engine)
     driver.start()
     Deliverer(settings, engine, stopping).start()
+    AutomationDriver(settings, engine, reaper.blobs, publisher, stopping).start()
     reaper.run(stopping)
     driver.stop()
     publisher.close()

@@ -111,6 +111,10 @@ SERVICE = Dashboard(
             "Webhook deliveries",
             ((f"sum by (outcome) (increase(fitserve_webhook_deliveries_total{RATE}))", "{{outcome}}"),),
         ),
+        Panel(
+            "Automations",
+            ((f"sum by (outcome) (increase(fitserve_automation_firings_total{RATE}))", "{{outcome}}"),),
+        ),
         Panel("Oldest due event", (("max(fitserve_webhook_oldest_due_seconds)", "due for"),), "s"),
     ),
 )

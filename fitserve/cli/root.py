@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from fitserve.cli import (
+    automations,
     datasets,
     demo,
     keys,
@@ -36,6 +37,7 @@ GROUPS = (
     keys.group,
     mcp.group,
     webhooks.group,
+    automations.group,
 )
 
 app = typer.Typer(

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 
 import httpx2
 
+from fitserve.client.automations import Automations
 from fitserve.client.connection import Address, Connection, Resource, RetryPolicy
 from fitserve.client.datasets import Datasets
 from fitserve.client.keys import Keys
@@ -65,6 +66,7 @@ class Client(Resource):
         self.rollouts = Rollouts(connection)
         self.keys = Keys(connection)
         self.webhooks = Webhooks(connection)
+        self.automations = Automations(connection)
 
     @property
     def base_url(self) -> str:

@@ -19,7 +19,7 @@ from services.control.admin.rate_limit import Limiter
 from services.control.datasets import import_routes, resumable
 from services.control.datasets import routes as datasets
 from services.control.deps import Context
-from services.control.events import webhook_routes
+from services.control.events import automation_routes, webhook_routes
 from services.control.insight import plot_routes, slice_routes
 from services.control.insight import routes as insight
 from services.control.models import (
@@ -40,7 +40,7 @@ from services.shell.auth import refuse_unprotected_address
 ROUTERS = (
     *(datasets, import_routes, resumable, openapi, runs, list_routes, events, insight, plot_routes, slice_routes),
     *(models, card_routes, decision_routes, export_routes, rollout_routes, monitoring_routes),
-    *(webhook_routes, system, api_keys, audit),
+    *(webhook_routes, automation_routes, system, api_keys, audit),
 )
 
 DESCRIPTION = """

@@ -13,7 +13,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from fitserve.client import client, datasets, keys, models, rollouts, runs, webhooks
+from fitserve.client import automations, client, datasets, keys, models, rollouts, runs, webhooks
 from fitserve.client.connection import Connection
 
 CLASSES = (
@@ -27,6 +27,7 @@ CLASSES = (
     rollouts.Rollouts,
     keys.Keys,
     webhooks.Webhooks,
+    automations.Automations,
 )
 
 

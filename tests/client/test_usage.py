@@ -164,6 +164,23 @@ def test_a_webhook_is_told_of_events(client: Client, trained: Run) -> None:
         client.webhooks.get(made.id)
 
 
+def test_an_automation_is_made_rehearsed_and_ended(client: Client, trained: Run) -> None:
+    policy = {"on": {"schedule": "0 3 1 1 *"}, "do": {"champion": "client-circle"}, "gate": {}, "then": "notify"}
+    made = client.automations.create("yearly", policy)
+    assert (made.model, made.enabled, made.policy.then) == ("client-circle", True, "notify")
+    assert client.automations.get("yearly").id == made.id
+    assert client.automations.rehearse(made.id).ticks == client.automations.rehearse(policy).ticks
+    assert list(client.automations.history(made.id)) == []
+    changed = client.automations.change(made.id, enabled=False, policy={**policy, "then": "nothing"})
+    assert (changed.enabled, changed.next_at, changed.policy.then) == (False, None, "nothing")
+    with pytest.raises(Conflict):
+        client.automations.create("yearly", policy)
+    assert made.id in [one.id for one in client.automations.list()]
+    client.automations.delete(made.id)
+    with pytest.raises(NotFound):
+        client.automations.get(made.id)
+
+
 def test_slices_and_the_groups_of_protected_columns(client: Client, trained: Run) -> None:
     slices = trained.slices()
     assert {column["column"] for column in slices.columns} <= {"x", "y", "colour"}

@@ -19,6 +19,7 @@ from fitserve.settings import Settings
 from fitserve.states import RunState
 from fitserve.tables import (
     Audit,
+    Automation,
     Base,
     Dataset,
     DecisionChange,
@@ -45,12 +46,12 @@ MAY_WRITE: dict[str, set[type[Base]]] = {
     "read": set(),
     "predict": {Feedback},
     "upload": {Dataset, Upload},
-    "train": {Run, Model, Version, Label, DecisionChange, Webhook, Delivery},
+    "train": {Run, Model, Version, Label, DecisionChange, Webhook, Delivery, Automation},
     "keys": {Key},
 }
 WATCHED = (
     *(DecisionChange, Dataset, Upload, Run, Model, Version, Label, Key, Feedback, StoredPrediction, Window, Epoch),
-    *(Webhook, Delivery),
+    *(Webhook, Delivery, Automation),
 )
 # Columns of bookkeeping, which any request may move
 BOOKKEEPING = {"last_used_at"}

@@ -40,10 +40,13 @@ RULES: dict[str, str] = {
     "POST /api/v1/models/{name}/feedback": "predict",
     "POST /api/v1/webhooks": "train+read",
     "PATCH /api/v1/webhooks/{webhook_id}": "train+read",
+    "POST /api/v1/automations": "train+read",
+    "POST /api/v1/automations/rehearsal": "train+read",
 }
 NEEDS_BOTH = {
     *("POST /api/v1/models/{name}/predictions", "POST /api/v1/webhooks"),
     "PATCH /api/v1/webhooks/{webhook_id}",
+    *("POST /api/v1/automations", "POST /api/v1/automations/rehearsal"),
 }  # of its scopes; in other rules the second is of its effect
 # of all others, by noun and method
 READS = ("GET", "HEAD", "OPTIONS")
@@ -53,6 +56,7 @@ CHANGES = {
     "run-tags": "train",
     "models": "train",
     "webhooks": "train",
+    "automations": "train",
     "events": "train",
 }
 
@@ -60,7 +64,7 @@ BY_NOUN = {"uploads": "upload"}  # reading one's own upload is part of uploading
 READ_BY_POST = {"POST /api/v1/runs/{run_id}/explain"}
 
 # Path parameters, each of which must be listed here: does it name something that has an owner?
-OWNED = {"ref", "run_id", "upload_id", "name", "key_id", "webhook_id"}
+OWNED = {"ref", "run_id", "upload_id", "name", "key_id", "webhook_id", "automation_id"}
 PART_OF = {"n", "number", "label", "kind", "form", "trial", "rollout_id", "delivery_id"}  # of something owned
 NEW_NAME = {"PUT /api/v1/datasets/{ref}"}  # a taken name is a conflict (409), not a secret
 
@@ -68,6 +72,10 @@ NEW_NAME = {"PUT /api/v1/datasets/{ref}"}  # a taken name is a conflict (409), n
 SPECIAL_PARAMETERS = {"GET /api/v1/runs/{run_id}/plots/{kind}.{form}": {"kind": "complexity"}}
 UNAVAILABLE = {"GET /api/v1/models/{name}/traffic"}  # 503: there is no prediction service here
 
+POLICY: dict[str, Any] = {
+    "on": {"schedule": "0 3 * * *"},
+    "do": {"spec": {"dataset": "table", "target": "y", "network": [{"Dense": 2}]}},
+}
 BODIES: dict[str, dict[str, Any]] = {
     "PATCH /api/v1/datasets/{ref}": {"json": {"kinds": {"a": "categorical"}}},
     "PUT /api/v1/datasets/{ref}": {"content": b"a,y\n1,0\n2,1\n3,0\n"},
@@ -91,6 +99,9 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /api/v1/uploads": {"headers": {"Upload-Length": "5"}},
     "POST /api/v1/webhooks": {"json": {"url": "https://8.8.8.8/hook", "events": ["run.failed"]}},
     "PATCH /api/v1/webhooks/{webhook_id}": {"json": {"description": "x"}},
+    "POST /api/v1/automations": {"json": {**POLICY, "name": "another"}},
+    "POST /api/v1/automations/rehearsal": {"json": POLICY},
+    "PATCH /api/v1/automations/{automation_id}": {"json": {"enabled": False}},
 }
 # What another owner may do only if the model is shared for more than predictions
 BY_SHARING = (
@@ -166,6 +177,7 @@ def create_resources(scenario: Scenario) -> None:
     toys.change(registry.set_label, "served", "champion", version_number=1)
     toys.change(registry.set_label, "served", "champion", version_number=2)
     hook = create("POST", "/webhooks", "train+read", json={"url": "https://8.8.8.8/hook", "events": ["*"]}).json()["id"]
+    automation = create("POST", "/automations", "train+read", json={**POLICY, "name": "nightly"}).json()["id"]
     tested = create("POST", f"/webhooks/{hook}/test", "train").json()["id"]
     with db.transaction(toys.engine) as session:
         spare, _ = api_keys.create(session, owner="ada", name="spare", scopes=["read"])
@@ -184,6 +196,7 @@ def create_resources(scenario: Scenario) -> None:
         "rollout_id": "rol_none",
         "webhook_id": hook,
         "delivery_id": tested,
+        "automation_id": automation,
         "form": "png",
     }
 
@@ -284,7 +297,7 @@ def test_other_owners_see_only_what_is_shared_and_change_nothing(scenario: Scena
     for operation in owned:
         scope = scope_of(operation)
         answer = scenario.request(operation, scenario.token("bob", "read" if scope == ANY else scope))
-        if parameters(operation) & {"upload_id", "key_id", "webhook_id"}:  # never shared
+        if parameters(operation) & {"upload_id", "key_id", "webhook_id", "automation_id"}:  # never shared
             assert answer.status_code == 404, (operation, answer.text[:300])
         elif scope == "read":
             assert answer.status_code not in (401, 403), (operation, answer.text[:300])

@@ -27,6 +27,11 @@ SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 
 
 @pytest.fixture
+def one_engine(sqlite_url: str) -> Engine:
+    return db.make_engine(sqlite_url)
+
+
+@pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return Settings(home=tmp_path, outgoing_networks="127.0.0.0/8", webhook_seconds=5)
 
@@ -125,78 +130,78 @@ def test_pauses_grow_and_end_within_a_day() -> None:
     assert 0.8 * 86_400 < sum(pauses) <= 86_400
 
 
-def test_a_receiver_may_ask_for_time(engine: Engine, settings: Settings, receiver: Receiver) -> None:
+def test_a_receiver_may_ask_for_time(one_engine: Engine, settings: Settings, receiver: Receiver) -> None:
     receiver.answers, receiver.retry_after = [429], "600"
-    webhook = subscribe(engine, settings, receiver.url)
-    happen(engine)
-    deliver(engine, settings)
-    one = logged(engine, webhook)[0]
+    webhook = subscribe(one_engine, settings, receiver.url)
+    happen(one_engine)
+    deliver(one_engine, settings)
+    one = logged(one_engine, webhook)[0]
     assert (one.next_at - one.log[0].at).total_seconds() >= 599
 
 
-def test_a_delivery_is_given_up_and_can_be_repeated(engine: Engine, tmp_path: Path, receiver: Receiver) -> None:
+def test_a_delivery_is_given_up_and_can_be_repeated(one_engine: Engine, tmp_path: Path, receiver: Receiver) -> None:
     settings = Settings(home=tmp_path, outgoing_networks="127.0.0.0/8", webhook_give_up_seconds=6)
     receiver.answers = [503]
-    webhook = subscribe(engine, settings, receiver.url)
-    event = happen(engine)
+    webhook = subscribe(one_engine, settings, receiver.url)
+    event = happen(one_engine)
     for _ in range(4):
-        deliver(engine, settings)
-        make_due(engine)
-    one = logged(engine, webhook)[0]
+        deliver(one_engine, settings)
+        make_due(one_engine)
+    one = logged(one_engine, webhook)[0]
     assert (one.state, one.attempts, len(receiver.requests)) == ("failed", 2, 2)
     receiver.answers = [200]
-    with db.transaction(engine) as session:
+    with db.transaction(one_engine) as session:
         webhooks.redeliver(session, webhooks.get(session, webhook.id, "ann"), one.id)
-    deliver(engine, settings)
-    assert logged(engine, webhook)[0].state == "delivered"
+    deliver(one_engine, settings)
+    assert logged(one_engine, webhook)[0].state == "delivered"
     assert receiver.ids == [event] * 3
 
 
 @pytest.mark.parametrize("status", [500, 410])
 def test_a_webhook_that_only_fails_is_disabled_with_an_event(
-    engine: Engine, settings: Settings, receiver: Receiver, status: int
+    one_engine: Engine, settings: Settings, receiver: Receiver, status: int
 ) -> None:
     receiver.answers = [status]
-    webhook = subscribe(engine, settings, receiver.url)
-    happen(engine)
-    deliver(engine, settings)
-    with db.transaction(engine) as session:
+    webhook = subscribe(one_engine, settings, receiver.url)
+    happen(one_engine)
+    deliver(one_engine, settings)
+    with db.transaction(one_engine) as session:
         row = session.get_one(Webhook, webhook.id)
         assert row.enabled is (status != 410)
         if row.enabled:
             row.failing_since = db.now(session) - timedelta(days=6)
-    make_due(engine)
-    deliver(engine, settings)
-    with db.reading(engine) as session:
+    make_due(one_engine)
+    deliver(one_engine, settings)
+    with db.reading(one_engine) as session:
         row = session.get_one(Webhook, webhook.id)
         told = session.scalars(select(OutboxEvent).where(OutboxEvent.type == "webhook.disabled")).all()
     assert (row.enabled, len(told), told[0].data["webhook"]) == (False, 1, webhook.id)
-    happen(engine)
-    make_due(engine)
-    assert deliver(engine, settings) == []
-    with db.transaction(engine) as session:
+    happen(one_engine)
+    make_due(one_engine)
+    assert deliver(one_engine, settings) == []
+    with db.transaction(one_engine) as session:
         with pytest.raises(Conflict):
             webhooks.send_test(session, session.get_one(Webhook, webhook.id))
         webhooks.change(session, session.get_one(Webhook, webhook.id), WebhookPatch(enabled=True))
     receiver.answers = [200]
-    deliver(engine, settings)
-    assert {one.state for one in logged(engine, webhook)} == {"delivered"}
+    deliver(one_engine, settings)
+    assert {one.state for one in logged(one_engine, webhook)} == {"delivered"}
 
 
-def test_a_replaced_secret_signs_beside_the_new_one(engine: Engine, settings: Settings, receiver: Receiver) -> None:
-    webhook = subscribe(engine, settings, receiver.url)
+def test_a_replaced_secret_signs_beside_the_new_one(one_engine: Engine, settings: Settings, receiver: Receiver) -> None:
+    webhook = subscribe(one_engine, settings, receiver.url)
     newer = webhooks.new_secret()
-    with db.transaction(engine) as session:
+    with db.transaction(one_engine) as session:
         webhooks.change(session, session.get_one(Webhook, webhook.id), WebhookPatch(secret=newer))
-    happen(engine)
-    deliver(engine, settings)
+    happen(one_engine)
+    deliver(one_engine, settings)
     headers, body = receiver.requests[0]
     for secret in (SECRET, newer):
         Verifier(secret).verify(body, headers)
-    with db.transaction(engine) as session:
+    with db.transaction(one_engine) as session:
         session.get_one(Webhook, webhook.id).previous_until = db.now(session)
-    happen(engine)
-    deliver(engine, settings)
+    happen(one_engine)
+    deliver(one_engine, settings)
     headers, body = receiver.requests[1]
     Verifier(newer).verify(body, headers)
     with pytest.raises(WebhookVerificationError):
@@ -233,50 +238,50 @@ def test_a_slow_receiver_delays_its_own_events_only(engine: Engine, settings: Se
     assert sorted(one.webhook for one in claimed) == sorted([slow.id] * webhooks.AT_ONCE + [quick.id])
 
 
-def test_addresses_that_turn_forbidden_are_not_sent_to(engine: Engine, settings: Settings, tmp_path: Path) -> None:
+def test_addresses_that_turn_forbidden_are_not_sent_to(one_engine: Engine, settings: Settings, tmp_path: Path) -> None:
     with receiving() as receiver:
-        webhook = subscribe(engine, settings, receiver.url)
-        happen(engine)
-        deliver(engine, Settings(home=tmp_path))  # the operator no longer allows that network
+        webhook = subscribe(one_engine, settings, receiver.url)
+        happen(one_engine)
+        deliver(one_engine, Settings(home=tmp_path))  # the operator no longer allows that network
         assert receiver.requests == []
-    one = logged(engine, webhook)[0]
+    one = logged(one_engine, webhook)[0]
     assert "not allowed" in one.log[0].error
     assert receiver.url not in one.log[0].error
 
 
 @pytest.mark.filterwarnings("ignore:'imghdr' is deprecated")
-def test_a_channel_is_the_operators(engine: Engine, tmp_path: Path) -> None:
+def test_a_channel_is_the_operators(one_engine: Engine, tmp_path: Path) -> None:
     with receiving() as receiver:
         address = receiver.url.replace("http://", "json://")
         settings = Settings(home=tmp_path, channels={"team": address, "broken": "nothing://x"})
-        webhook = subscribe(engine, settings, None, channel="team")
-        broken = subscribe(engine, settings, None, channel="broken")
-        happen(engine)
-        deliver(engine, settings)
+        webhook = subscribe(one_engine, settings, None, channel="team")
+        broken = subscribe(one_engine, settings, None, channel="broken")
+        happen(one_engine)
+        deliver(one_engine, settings)
         assert b"run.failed" in receiver.requests[0][1]
-    assert logged(engine, webhook)[0].state == "delivered"
-    assert "nothing://" not in str(logged(engine, broken)[0].log)
+    assert logged(one_engine, webhook)[0].state == "delivered"
+    assert "nothing://" not in str(logged(one_engine, broken)[0].log)
     with pytest.raises(BadInput, match="no channel"):
-        subscribe(engine, settings, None, channel="other")
+        subscribe(one_engine, settings, None, channel="other")
 
 
-def test_what_may_be_subscribed(engine: Engine, tmp_path: Path, receiver: Receiver) -> None:
+def test_what_may_be_subscribed(one_engine: Engine, tmp_path: Path, receiver: Receiver) -> None:
     settings = Settings(home=tmp_path, limits=Limits(webhooks=1))
     for pattern in ("run.exploded", "nothing.*"):
         with pytest.raises(BadInput):
-            subscribe(engine, settings, receiver.url, events=[pattern])
+            subscribe(one_engine, settings, receiver.url, events=[pattern])
     for secret in ("whsec_", "hunter2", "whsec_" + base64.b64encode(b"short").decode(), "whsec_" + "!" * 40):
         with pytest.raises(ValueError):
             WebhookRequest(url=receiver.url, events=["*"], secret=secret)
     for both in ({"url": "https://a.example", "channel": "x"}, {}):
         with pytest.raises(ValueError):
             WebhookRequest(events=["*"], **both)
-    with pytest.raises(Forbidden), db.transaction(engine) as session:
+    with pytest.raises(Forbidden), db.transaction(one_engine) as session:
         request = WebhookRequest(url=receiver.url, events=["*"], all_owners=True)
         webhooks.create(session, request, settings, owner="ann", key_id=None, is_admin=False)
-    subscribe(engine, settings, receiver.url)
+    subscribe(one_engine, settings, receiver.url)
     with pytest.raises(TooMany):
-        subscribe(engine, settings, receiver.url)
+        subscribe(one_engine, settings, receiver.url)
 
 
 def test_old_events_go_and_waiting_ones_stay(engine: Engine, settings: Settings, receiver: Receiver) -> None:

@@ -18,6 +18,7 @@ from fitserve.spec.as_written import rewrite
 from fitserve.spec.resolve import Resolved, resolve
 from fitserve.spec.spec import parse
 from fitserve.strictjson import finite_json
+from fitserve.submission import estimates_of
 from fitserve.tables import Epoch
 from fitserve.wire.insight import (
     Applied,
@@ -47,7 +48,7 @@ from services.control.insight.run_insight import (
     require_ended,
     require_training,
 )
-from services.control.runs.routes import Submission, Submitting, create_and_publish, estimates_of, read_run_info
+from services.control.runs.routes import Submission, Submitting, create_and_publish, read_run_info
 from services.shell import Router
 
 router = Router(tags=["insight"])

@@ -9,20 +9,17 @@ from typing import Annotated, Any
 from fastapi import Depends, Path, Query, Request, Response
 from sqlalchemy.orm import Session
 
-from fitserve import db, registry, telemetry
+from fitserve import db, telemetry
 from fitserve.datasets import store
-from fitserve.datasets.usable_rows import unusable_row_numbers
-from fitserve.errors import Conflict, NotFound, Problem
+from fitserve.errors import Conflict, NotFound
 from fitserve.runs import create, finish, queries
 from fitserve.runs.create import NewRun, RequestKey
 from fitserve.runs.remaining import outlook, phase_of
 from fitserve.settings import Settings
 from fitserve.spec.decode import decode
-from fitserve.spec.resolve import Resolved, resolve
-from fitserve.spec.resolve_search import ResolvedSearch, resolve_search, search_of, trial_spec
-from fitserve.spec.search import all_names, is_search, read_search
-from fitserve.spec.spec import SpecRefused, parse
+from fitserve.spec.resolve_search import search_of, trial_spec
 from fitserve.states import TRIAL, RunState
+from fitserve.submission import check
 from fitserve.tables import Run
 from fitserve.wire import Page
 from fitserve.wire.runs import (
@@ -33,7 +30,6 @@ from fitserve.wire.runs import (
     RunInfo,
     RunName,
     RunTag,
-    SearchSize,
     TrialInfo,
     Validation,
 )
@@ -145,7 +141,9 @@ def submit(
         return replayed
     caller = submission.caller
     content_type = submission.request.headers.get("content-type", "")
-    checked = _check(submission.ctx, caller, body, content_type)
+    ctx = submission.ctx
+    written = decode(body, content_type, ctx.settings.limits)
+    checked = check(ctx.engine, ctx.blobs, ctx.settings, written, owner=caller.owner, sees=caller.owner_filter)
     if validate_only:
         submission.response.status_code = 200
         return checked.validation
@@ -163,88 +161,6 @@ def submit(
         tags=tuple(dict.fromkeys(tag or ())),
     )
     return submission.accept(new, key)
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """A submitted spec that can be trained."""
-
-    dataset_id: str
-    written: dict[str, Any]  # as sent
-    validation: Validation
-    estimates: dict[str, Any]  # as a run stores them
-    model: str | None
-
-
-def _check(ctx: Context, caller: Caller, body: bytes, content_type: str) -> Checked:
-    """Check a submitted spec. Raises Malformed, SpecRefused, NotFound, Conflict."""
-    limits = ctx.settings.limits
-    written = decode(body, content_type, limits)
-    if is_search(written):
-        return _check_search(ctx, caller, written)
-    spec = parse(written, limits)
-    with db.reading(ctx.engine) as session:
-        dataset = store.get(session, caller.owner_filter, spec.dataset.ref)
-        facts = store.facts_of(dataset)
-        if spec.model is not None:
-            registry.check_name(session, spec.model, caller.owner)
-        pace = queries.measured_pace(session)
-
-    def find_rows(column: str, is_target: bool) -> list[int]:
-        path = store.local_parquet(ctx.blobs, dataset, ctx.settings.scratch / "blobs")
-        return unusable_row_numbers(path, column, is_target)
-
-    resolved = resolve(spec, facts, limits, pace, find_rows=find_rows)
-    validation = Validation(
-        resolved=resolved.spec.to_json(),
-        summary=resolved.summary,
-        estimates=resolved.estimates,
-        warnings=resolved.warnings,
-    )
-    sent = spec.model_dump(mode="json", exclude_unset=True)
-    return Checked(dataset.id, sent, validation, estimates_of(resolved), spec.model)
-
-
-def _check_search(ctx: Context, caller: Caller, written: dict[str, Any]) -> Checked:
-    """Check a spec with searched values. Raises SpecRefused, NotFound, Conflict."""
-    search, problems = read_search(written)
-    if search is None:
-        raise SpecRefused.because(problems)
-    for name in ("dataset", "model"):
-        if isinstance(search.body.get(name), dict) and "search" in search.body[name]:
-            raise SpecRefused.because([Problem(f"A search has one {name}.", f"/{name}", fix="Submit one run each.")])
-    reference = search.body.get("dataset")
-    named = parse({"dataset": reference, "target": "any", "model": search.body.get("model")})
-    with db.reading(ctx.engine) as session:
-        dataset = store.get(session, caller.owner_filter, named.dataset.ref)
-        facts = store.facts_of(dataset)
-        if named.model is not None:
-            registry.check_name(session, named.model, caller.owner)
-        pace = queries.measured_pace(session)
-    found = resolve_search(search, facts, ctx.settings.limits, pace)
-    settings = found.resolved["search"]
-    size = SearchSize(
-        configurations=found.search.configurations,
-        trials=settings["trials"],
-        parallel=settings["parallel"],
-        names=all_names(found.search.ranges),
-        metric=settings["metric"],
-        direction=settings["direction"],
-    )
-    validation = Validation(
-        resolved=found.resolved,
-        summary=found.base.summary,
-        estimates=found.estimates,
-        warnings=found.warnings,
-        search=size,
-    )
-    return Checked(dataset.id, written, validation, estimates_of(found), named.model)
-
-
-def estimates_of(resolved: Resolved | ResolvedSearch) -> dict[str, Any]:
-    """Return a spec's estimates and warnings as a run stores them."""
-    warnings = [warning.model_dump(mode="json") for warning in resolved.warnings]
-    return {**resolved.estimates.model_dump(mode="json"), "warnings": warnings}
 
 
 @router.get("/runs/{run_id}", summary="Get a run")

@@ -1475,6 +1475,106 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/automations": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List automations, newest first
+         * @description An admin sees every automation, others their own.
+         */
+        get: operations["list_automations_api_v1_automations_get"];
+        put?: never;
+        /**
+         * Create an automation
+         * @description It acts in its owner's name, as long as the key that created it is valid.
+         */
+        post: operations["create_automation_api_v1_automations_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/automations/rehearsal": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Rehearse a policy
+         * @description What it would have done over the history of its model and dataset. Nothing is trained or changed.
+         */
+        post: operations["rehearse_policy_api_v1_automations_rehearsal_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/automations/{automation_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Get an automation */
+        get: operations["get_automation_api_v1_automations__automation_id__get"];
+        put?: never;
+        post?: never;
+        /** Delete an automation; its runs remain */
+        delete: operations["delete_automation_api_v1_automations__automation_id__delete"];
+        options?: never;
+        head?: never;
+        /** Change, pause or resume an automation */
+        patch: operations["patch_automation_api_v1_automations__automation_id__patch"];
+        trace?: never;
+    };
+    "/api/v1/automations/{automation_id}/history": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What an automation did, newest first */
+        get: operations["list_firings_api_v1_automations__automation_id__history_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/automations/{automation_id}/rehearsal": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Rehearse an automation
+         * @description What it would have done over the history of its model and dataset. Nothing is trained or changed.
+         */
+        get: operations["rehearse_automation_api_v1_automations__automation_id__rehearsal_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/limits": {
         parameters: {
             query?: never;
@@ -1787,6 +1887,98 @@ export interface components {
             created_at: string;
         };
         /**
+         * AutomationInfo
+         * @description An automation.
+         */
+        AutomationInfo: {
+            /** Id */
+            id: string;
+            /** Name */
+            name: string;
+            /** Owner */
+            owner: string;
+            /** Model */
+            model: string | null;
+            policy: components["schemas"]["Policy"];
+            /** Enabled */
+            enabled: boolean;
+            /** Paused Reason */
+            paused_reason: string | null;
+            /**
+             * Failures
+             * @description In a row
+             */
+            failures: number;
+            /**
+             * Next At
+             * @description When its schedule is next due
+             */
+            next_at: string | null;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /**
+             * Updated At
+             * Format: date-time
+             */
+            updated_at: string;
+        };
+        /**
+         * AutomationPatch
+         * @description What to change.
+         */
+        AutomationPatch: {
+            /**
+             * Enabled
+             * @description true also ends a pause
+             */
+            enabled?: boolean | null;
+            policy?: components["schemas"]["Policy"] | null;
+        };
+        /**
+         * AutomationRequest
+         * @description An automation to create.
+         */
+        AutomationRequest: {
+            on: components["schemas"]["On"];
+            do: components["schemas"]["Do"];
+            /** @description Omitted: every version that was trained passes */
+            gate?: components["schemas"]["Gate"] | null;
+            /**
+             * Then
+             * @default notify
+             * @enum {string}
+             */
+            then: "promote" | "rollout" | "notify" | "nothing";
+            /**
+             * Overlap
+             * @description While its last run is not over
+             * @default skip
+             * @enum {string}
+             */
+            overlap: "skip" | "queue";
+            /** @default {} */
+            budget: components["schemas"]["Budget"];
+            /**
+             * Pause After
+             * @description Failures in a row after which it is paused
+             * @default 3
+             */
+            pause_after: number;
+            /**
+             * Name
+             * @example admissions-weekly
+             */
+            name: string;
+            /**
+             * Enabled
+             * @default true
+             */
+            enabled: boolean;
+        };
+        /**
          * AxisInfo
          * @description An axis of a surface.
          */
@@ -1820,6 +2012,16 @@ export interface components {
             le: number | null;
             /** Count */
             count: number;
+        };
+        /**
+         * Budget
+         * @description What an automation may spend in a day (UTC).
+         */
+        Budget: {
+            /** Runs */
+            runs?: number | null;
+            /** Training Seconds */
+            training_seconds?: number | null;
         };
         /**
          * BulkChange
@@ -2341,6 +2543,21 @@ export interface components {
             log: components["schemas"]["DeliveryAttempt"][];
         };
         /**
+         * Do
+         * @description What to train: a `spec`, or the spec of a model's `champion` on the newest version of its dataset.
+         */
+        Do: {
+            /** Spec */
+            spec?: {
+                [key: string]: unknown;
+            } | null;
+            /**
+             * Champion
+             * @description A model
+             */
+            champion?: string | null;
+        };
+        /**
          * DriftReport
          * @description A model's inputs and outputs over a sliding window, compared with its training rows.
          */
@@ -2835,6 +3052,75 @@ export interface components {
             items: components["schemas"]["FindingInfo"][];
         };
         /**
+         * Firing
+         * @description One time that an automation was due, and what came of it.
+         */
+        Firing: {
+            /** Id */
+            id: string;
+            /** Automation Id */
+            automation_id: string;
+            /** Tick */
+            tick: string;
+            /** Reason */
+            reason: string;
+            /**
+             * State
+             * @enum {string}
+             */
+            state: "queued" | "open" | "training" | "done" | "failed" | "refused" | "skipped";
+            /** Decision */
+            decision: ("promoted" | "rollout" | "notified" | "nothing" | "rejected") | null;
+            /** Why */
+            why: string | null;
+            /** Dataset */
+            dataset: string | null;
+            /** Run Id */
+            run_id: string | null;
+            /** Model */
+            model: string | null;
+            /** Version */
+            version: number | null;
+            /**
+             * Report
+             * @description Of the table that was refused, and of the gate
+             */
+            report: {
+                [key: string]: unknown;
+            } | null;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /** Finished At */
+            finished_at: string | null;
+        };
+        /**
+         * Gate
+         * @description The comparison with the champion on the same held-out rows, those that it was not trained on where there are any.
+         *
+         *     The new version passes if its metric is at least `margin` better. With `significance`, a paired test must show that.
+         */
+        Gate: {
+            /**
+             * Metric
+             * @description accuracy of a classification, rmse of a regression if omitted
+             */
+            metric?: ("accuracy" | "log_loss" | "rmse" | "mae") | null;
+            /**
+             * Margin
+             * @description Negative: it may be that much worse
+             * @default 0
+             */
+            margin: number;
+            /**
+             * Significance
+             * @description Largest probability, by the paired test, of a result by chance
+             */
+            significance?: number | null;
+        };
+        /**
          * GroupInfo
          * @description Runs of one spec under different seeds.
          */
@@ -3212,6 +3498,12 @@ export interface components {
              * @default 100
              */
             webhooks: number;
+            /**
+             * Automations
+             * @description Automations of one key owner
+             * @default 100
+             */
+            automations: number;
             /**
              * Training Seconds Per Day
              * @description Training seconds of one key in 24 hours; 0 sets no limit
@@ -3669,6 +3961,53 @@ export interface components {
             option?: string | null;
         };
         /**
+         * On
+         * @description When to train: exactly one of `schedule`, `appended`, `drift` and `live_metric`.
+         */
+        On: {
+            /**
+             * Schedule
+             * @description Five cron fields
+             * @example 0 3 * * 1
+             */
+            schedule?: string | null;
+            /**
+             * Timezone
+             * @description Of the schedule
+             * @default UTC
+             * @example Europe/Berlin
+             */
+            timezone: string;
+            /**
+             * Appended
+             * @description A dataset's name: once it has `rows` more than it was trained on
+             */
+            appended?: string | null;
+            /** Rows */
+            rows?: number | null;
+            /**
+             * Drift
+             * @description A model: once the worst column of its live inputs exceeds `psi`
+             */
+            drift?: string | null;
+            /** Psi */
+            psi?: number | null;
+            /**
+             * Live Metric
+             * @description A model: once its live metric is `below` or `above` a limit
+             */
+            live_metric?: string | null;
+            /**
+             * Metric
+             * @description Of live_metric; accuracy if omitted
+             */
+            metric?: ("accuracy" | "rmse" | "mae") | null;
+            /** Below */
+            below?: number | null;
+            /** Above */
+            above?: number | null;
+        };
+        /**
          * Outcome
          * @description Ground truth of one row, joined by its prediction id or sent together with what was predicted.
          */
@@ -3791,6 +4130,16 @@ export interface components {
              */
             next_cursor?: string | null;
         };
+        /** Page[Firing] */
+        Page_Firing_: {
+            /** Items */
+            items: components["schemas"]["Firing"][];
+            /**
+             * Next Cursor
+             * @description Pass as `cursor` to get the next page; null on the last page
+             */
+            next_cursor?: string | null;
+        };
         /** Page[ModelInfo] */
         Page_ModelInfo_: {
             /** Items */
@@ -3840,6 +4189,37 @@ export interface components {
              * @description Pass as `cursor` to get the next page; null on the last page
              */
             next_cursor?: string | null;
+        };
+        /**
+         * Policy
+         * @description What an automation does.
+         */
+        Policy: {
+            on: components["schemas"]["On"];
+            do: components["schemas"]["Do"];
+            /** @description Omitted: every version that was trained passes */
+            gate?: components["schemas"]["Gate"] | null;
+            /**
+             * Then
+             * @default notify
+             * @enum {string}
+             */
+            then: "promote" | "rollout" | "notify" | "nothing";
+            /**
+             * Overlap
+             * @description While its last run is not over
+             * @default skip
+             * @enum {string}
+             */
+            overlap: "skip" | "queue";
+            /** @default {} */
+            budget: components["schemas"]["Budget"];
+            /**
+             * Pause After
+             * @description Failures in a row after which it is paused
+             * @default 3
+             */
+            pause_after: number;
         };
         /**
          * PredictionRequest
@@ -4004,6 +4384,50 @@ export interface components {
             problems: {
                 [key: string]: unknown;
             }[];
+        };
+        /**
+         * Rehearsal
+         * @description What a policy would have done over the history of its model and dataset.
+         */
+        Rehearsal: {
+            /** Ticks */
+            ticks: components["schemas"]["RehearsedTick"][];
+            /** Trained */
+            trained: number;
+            /** Promoted */
+            promoted: number;
+            /** Refused */
+            refused: number;
+            /** Skipped */
+            skipped: number;
+            /** Notes */
+            notes: string[];
+        };
+        /**
+         * RehearsedTick
+         * @description One time that a policy would have been due.
+         */
+        RehearsedTick: {
+            /**
+             * At
+             * Format: date-time
+             */
+            at: string;
+            /** Reason */
+            reason: string;
+            /** Dataset */
+            dataset: string | null;
+            /**
+             * Outcome
+             * @description refused, promoted, rejected, trained (nothing to judge by), skipped, no_data
+             */
+            outcome: string;
+            /** Why */
+            why: string;
+            /** Report */
+            report?: {
+                [key: string]: unknown;
+            } | null;
         };
         /**
          * Relation
@@ -14358,6 +14782,743 @@ export interface operations {
             };
             /** @description The request conflicts with the current state */
             409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request is invalid; `errors` lists the problems */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A dependency of this server is unavailable; try again */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_automations_api_v1_automations_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AutomationInfo"][];
+                };
+            };
+            /** @description No valid key */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the scope, or the resource belongs to another owner */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A dependency of this server is unavailable; try again */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    create_automation_api_v1_automations_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["AutomationRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AutomationInfo"];
+                };
+            };
+            /** @description The request cannot be parsed */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No valid key */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the scope, or the resource belongs to another owner */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request conflicts with the current state */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported content type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request is invalid; `errors` lists the problems */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A dependency of this server is unavailable; try again */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    rehearse_policy_api_v1_automations_rehearsal_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Policy"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Rehearsal"];
+                };
+            };
+            /** @description The request cannot be parsed */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No valid key */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the scope, or the resource belongs to another owner */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request conflicts with the current state */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported content type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request is invalid; `errors` lists the problems */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A dependency of this server is unavailable; try again */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_automation_api_v1_automations__automation_id__get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Its id, or its name */
+                automation_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AutomationInfo"];
+                };
+            };
+            /** @description The request cannot be parsed */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No valid key */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the scope, or the resource belongs to another owner */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No such resource, or none that this key can read */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request is invalid; `errors` lists the problems */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A dependency of this server is unavailable; try again */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    delete_automation_api_v1_automations__automation_id__delete: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Its id, or its name */
+                automation_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The request cannot be parsed */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No valid key */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the scope, or the resource belongs to another owner */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No such resource, or none that this key can read */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request conflicts with the current state */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request is invalid; `errors` lists the problems */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A dependency of this server is unavailable; try again */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    patch_automation_api_v1_automations__automation_id__patch: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Its id, or its name */
+                automation_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["AutomationPatch"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AutomationInfo"];
+                };
+            };
+            /** @description The request cannot be parsed */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No valid key */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the scope, or the resource belongs to another owner */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No such resource, or none that this key can read */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request conflicts with the current state */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported content type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request is invalid; `errors` lists the problems */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A dependency of this server is unavailable; try again */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_firings_api_v1_automations__automation_id__history_get: {
+        parameters: {
+            query?: {
+                limit?: number;
+                cursor?: string | null;
+            };
+            header?: never;
+            path: {
+                /** @description Its id, or its name */
+                automation_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_Firing_"];
+                };
+            };
+            /** @description The request cannot be parsed */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No valid key */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the scope, or the resource belongs to another owner */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No such resource, or none that this key can read */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request is invalid; `errors` lists the problems */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A dependency of this server is unavailable; try again */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    rehearse_automation_api_v1_automations__automation_id__rehearsal_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Its id, or its name */
+                automation_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Rehearsal"];
+                };
+            };
+            /** @description The request cannot be parsed */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No valid key */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the scope, or the resource belongs to another owner */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No such resource, or none that this key can read */
+            404: {
                 headers: {
                     [name: string]: unknown;
                 };

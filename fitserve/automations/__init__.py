@@ -1,0 +1,1 @@
+"""Models that look after themselves: when to train again, on what, and what to do with the result."""

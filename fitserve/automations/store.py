@@ -1,0 +1,227 @@
+"""Automations and their firings as rows: create, change, list, lead."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from fitserve import db, registry
+from fitserve.automations import schedule
+from fitserve.datasets import store as datasets
+from fitserve.errors import BadInput, Conflict, NotFound, TooMany
+from fitserve.ids import new_id
+from fitserve.settings import Limits
+from fitserve.spec.spec import parse
+from fitserve.tables import Automation, AutomationFiring, Dataset, Label, Leader, Run, Version
+from fitserve.wire.automations import AutomationRequest, Policy
+
+LIVE = ("queued", "open", "training")
+
+
+def create(
+    session: Session, request: AutomationRequest, limits: Limits, *, owner: str, key_id: str | None, sees: str | None
+) -> Automation:
+    """Create an automation. Raises BadInput, Conflict, NotFound, TooMany."""
+    count = session.scalar(select(func.count()).select_from(Automation).where(Automation.owner == owner)) or 0
+    if count >= limits.automations:
+        raise TooMany(
+            f"You have {count} automations.", received=count, expected=f"fewer than {limits.automations} automations"
+        )
+    policy = Policy.model_validate(request.model_dump(exclude={"name", "enabled"}))
+    model = check(session, policy, owner, sees)
+    at = db.now(session)
+    row = Automation(
+        id=new_id("auto"),
+        owner=owner,
+        key_id=key_id,
+        name=request.name,
+        model=model,
+        policy=policy.model_dump(mode="json", exclude_none=True),
+        enabled=request.enabled,
+        failures=0,
+        baseline_id=_baseline(session, policy, sees),
+        next_at=schedule.next_after(policy.on, at) if request.enabled else None,
+        created_at=at,
+        updated_at=at,
+    )
+    try:
+        with session.begin_nested():
+            session.add(row)
+            session.flush()
+    except IntegrityError:
+        raise Conflict(
+            f"You have an automation {request.name} already.", pointer="/name", received=request.name
+        ) from None
+    return row
+
+
+def check(session: Session, policy: Policy, owner: str, sees: str | None) -> str | None:
+    """Return the model that a policy's runs register. Raises BadInput, NotFound, Conflict where it cannot work."""
+    schedule.check(policy.on)
+    model: str | None
+    for name in (policy.on.drift, policy.on.live_metric, policy.do.champion):
+        if name is not None and not _visible(session, name, sees):
+            raise NotFound(f"No model {name}.", received=name)
+    if policy.on.appended is not None:
+        datasets.get(session, sees, policy.on.appended)
+    if policy.do.champion is not None:
+        model = policy.do.champion
+        run, _ = champion_run(session, model)
+        if run.resolved.get("search"):
+            raise BadInput(
+                "The champion is of a search: give the spec of a trial.", pointer="/do/champion", received=model
+            )
+    else:
+        body = policy.do.spec or {}
+        spec = parse({"target": "any", **{key: body[key] for key in ("dataset", "model") if key in body}})
+        datasets.get(session, sees, spec.dataset.ref)
+        model = spec.model
+    if model is not None:
+        registry.check_name(session, model, owner)
+    if model is None and (policy.gate is not None or policy.then in ("promote", "rollout")):
+        raise BadInput(
+            "The spec names no model, so there is nothing to compare or promote.",
+            pointer="/do/spec/model",
+            fix="Add `model` to the spec.",
+        )
+    return model
+
+
+def _visible(session: Session, model: str, sees: str | None) -> bool:
+    try:
+        row = registry.get(session, model)
+    except NotFound:
+        return False
+    return sees is None or row.owner == sees
+
+
+def champion(session: Session, model: str) -> Version | None:
+    """Return the version that answers for a model; None where there is none."""
+    label = session.get(Label, (model, registry.CHAMPION))
+    if label is not None:
+        return session.get(Version, (model, label.version))
+    return next((row for row in registry.versions(session, model) if row.retired_at is None), None)
+
+
+def champion_run(session: Session, model: str) -> tuple[Run, Version]:
+    """Return the run of a model's champion. Raises NotFound."""
+    version = champion(session, model)
+    if version is None:
+        raise NotFound(f"The model {model} has no version.", received=model)
+    return session.get_one(Run, version.run_id), version
+
+
+def _baseline(session: Session, policy: Policy, sees: str | None) -> str | None:
+    """Return the dataset version that counts as trained on: the champion's, else the newest one."""
+    if policy.do.champion is not None:
+        run = champion_run(session, policy.do.champion)[0]
+        if policy.on.appended is None or _name_of(session, run.dataset_id) == policy.on.appended:
+            return run.dataset_id
+    if policy.on.appended is not None:
+        return datasets.get(session, sees, policy.on.appended).id
+    return None
+
+
+def _name_of(session: Session, dataset_id: str) -> str | None:
+    return session.scalar(select(Dataset.name).where(Dataset.id == dataset_id))
+
+
+def get(session: Session, id: str, owner: str | None) -> Automation:
+    """Return an automation by id, or by name of the owner's own; an owner None sees all. Raises NotFound."""
+    query = select(Automation).where(or_(Automation.id == id, Automation.name == id))
+    if owner is not None:
+        query = query.where(Automation.owner == owner)
+    row = session.scalars(query.order_by(Automation.id.desc()).limit(1)).first()
+    if row is None:
+        raise NotFound(f"No automation {id[:64]}.", received=id[:64])
+    return row
+
+
+def listing(session: Session, owner: str | None) -> list[Automation]:
+    """Return the automations of an owner, or all, newest first."""
+    query = select(Automation).order_by(Automation.id.desc())
+    return list(session.scalars(query if owner is None else query.where(Automation.owner == owner)))
+
+
+def change(
+    session: Session, row: Automation, *, enabled: bool | None, policy: Policy | None, sees: str | None
+) -> Automation:
+    """Change an automation; enabling it ends a pause. Raises BadInput, NotFound."""
+    at = db.now(session)
+    if policy is not None:
+        row.model = check(session, policy, row.owner, sees)
+        if policy.on.appended != row.policy["on"].get("appended"):
+            row.baseline_id = _baseline(session, policy, sees)
+        row.policy = policy.model_dump(mode="json", exclude_none=True)
+    if enabled is not None:
+        row.enabled = enabled
+        if enabled:
+            row.paused_reason, row.failures = None, 0
+    row.next_at = schedule.next_after(read(row).on, at) if row.enabled else None
+    row.updated_at = at
+    session.flush()
+    return row
+
+
+def remove(session: Session, row: Automation) -> None:
+    """Delete an automation and its history; its runs stay."""
+    session.execute(delete(AutomationFiring).where(AutomationFiring.automation_id == row.id))
+    session.delete(row)
+    session.flush()
+
+
+def read(row: Automation) -> Policy:
+    """Return the policy of an automation."""
+    return Policy.model_validate(row.policy)
+
+
+def history(session: Session, automation: str, *, limit: int, before: str | None = None) -> list[AutomationFiring]:
+    """Return an automation's firings, the last first, from the one before the id `before`."""
+    query = select(AutomationFiring).where(AutomationFiring.automation_id == automation)
+    if before is not None:
+        query = query.where(AutomationFiring.id < before)
+    return list(session.scalars(query.order_by(AutomationFiring.id.desc()).limit(limit)))
+
+
+def live_firings(session: Session, automation: str | None = None) -> list[AutomationFiring]:
+    """Return the firings that are not over, the first first."""
+    query = select(AutomationFiring).where(AutomationFiring.state.in_(LIVE)).order_by(AutomationFiring.id)
+    return list(
+        session.scalars(query if automation is None else query.where(AutomationFiring.automation_id == automation))
+    )
+
+
+def spent_today(session: Session, automation: str, at: datetime) -> tuple[int, float]:
+    """Return the runs that an automation has started in this day (UTC), and the seconds that they have trained."""
+    day = at.replace(hour=0, minute=0, second=0, microsecond=0)
+    mine = select(AutomationFiring.run_id).where(
+        AutomationFiring.automation_id == automation, AutomationFiring.created_at >= day
+    )
+    runs = session.execute(select(Run.started_at, Run.finished_at).where(Run.id.in_(mine))).all()
+    seconds = sum(((ended or at) - began).total_seconds() for began, ended in runs if began is not None)
+    return len(runs), seconds
+
+
+def lead(session: Session, name: str, holder: str, seconds: float) -> bool:
+    """Take or renew a lease by the database's clock. Return whether this process holds it now."""
+    at = db.now(session)
+    until = at + timedelta(seconds=seconds)
+    mine: Any = session.execute(
+        update(Leader)
+        .where(Leader.name == name, or_(Leader.holder == holder, Leader.expires_at < at))
+        .values(holder=holder, expires_at=until)
+    )
+    if mine.rowcount == 1:
+        return True
+    row = {"name": name, "holder": holder, "expires_at": until}
+    return bool(db.insert_new(session, Leader, [row], returning=(Leader.name,)))
+
+
+def count_paused(session: Session) -> int:
+    """Return how many automations are paused after repeated failures."""
+    paused = select(func.count()).where(Automation.enabled.is_(False), Automation.paused_reason.is_not(None))
+    return session.scalar(paused) or 0

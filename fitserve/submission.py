@@ -1,0 +1,107 @@
+"""What is checked when a spec is submitted, by a request or by an automation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Engine
+
+from fitserve import db, registry
+from fitserve.blobs import BlobStore
+from fitserve.datasets import store
+from fitserve.datasets.usable_rows import unusable_row_numbers
+from fitserve.errors import Problem
+from fitserve.runs import queries
+from fitserve.settings import Settings
+from fitserve.spec.resolve import Resolved, resolve
+from fitserve.spec.resolve_search import ResolvedSearch, resolve_search
+from fitserve.spec.search import all_names, is_search, read_search
+from fitserve.spec.spec import SpecRefused, parse
+from fitserve.wire.runs import SearchSize, Validation
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A submitted spec that can be trained."""
+
+    dataset_id: str
+    written: dict[str, Any]  # as sent
+    validation: Validation
+    estimates: dict[str, Any]  # as a run stores them
+    model: str | None
+
+
+def check(
+    engine: Engine, blobs: BlobStore, settings: Settings, written: dict[str, Any], *, owner: str, sees: str | None
+) -> Checked:
+    """Check a spec that `owner` submits, who sees the datasets of `sees` (None: all).
+
+    Raises SpecRefused, NotFound, Conflict.
+    """
+    limits = settings.limits
+    if is_search(written):
+        return _check_search(engine, settings, written, owner, sees)
+    spec = parse(written, limits)
+    with db.reading(engine) as session:
+        dataset = store.get(session, sees, spec.dataset.ref)
+        facts = store.facts_of(dataset)
+        if spec.model is not None:
+            registry.check_name(session, spec.model, owner)
+        pace = queries.measured_pace(session)
+
+    def find_rows(column: str, is_target: bool) -> list[int]:
+        path = store.local_parquet(blobs, dataset, settings.scratch / "blobs")
+        return unusable_row_numbers(path, column, is_target)
+
+    resolved = resolve(spec, facts, limits, pace, find_rows=find_rows)
+    validation = Validation(
+        resolved=resolved.spec.to_json(),
+        summary=resolved.summary,
+        estimates=resolved.estimates,
+        warnings=resolved.warnings,
+    )
+    sent = spec.model_dump(mode="json", exclude_unset=True)
+    return Checked(dataset.id, sent, validation, estimates_of(resolved), spec.model)
+
+
+def _check_search(engine: Engine, settings: Settings, written: dict[str, Any], owner: str, sees: str | None) -> Checked:
+    """Check a spec with searched values. Raises SpecRefused, NotFound, Conflict."""
+    search, problems = read_search(written)
+    if search is None:
+        raise SpecRefused.because(problems)
+    for name in ("dataset", "model"):
+        if isinstance(search.body.get(name), dict) and "search" in search.body[name]:
+            raise SpecRefused.because([Problem(f"A search has one {name}.", f"/{name}", fix="Submit one run each.")])
+    reference = search.body.get("dataset")
+    named = parse({"dataset": reference, "target": "any", "model": search.body.get("model")})
+    with db.reading(engine) as session:
+        dataset = store.get(session, sees, named.dataset.ref)
+        facts = store.facts_of(dataset)
+        if named.model is not None:
+            registry.check_name(session, named.model, owner)
+        pace = queries.measured_pace(session)
+    found = resolve_search(search, facts, settings.limits, pace)
+    searched = found.resolved["search"]
+    size = SearchSize(
+        configurations=found.search.configurations,
+        trials=searched["trials"],
+        parallel=searched["parallel"],
+        names=all_names(found.search.ranges),
+        metric=searched["metric"],
+        direction=searched["direction"],
+    )
+    validation = Validation(
+        resolved=found.resolved,
+        summary=found.base.summary,
+        estimates=found.estimates,
+        warnings=found.warnings,
+        search=size,
+    )
+    return Checked(dataset.id, written, validation, estimates_of(found), named.model)
+
+
+def estimates_of(resolved: Resolved | ResolvedSearch) -> dict[str, Any]:
+    """Return a spec's estimates and warnings as a run stores them."""
+    warnings = [warning.model_dump(mode="json") for warning in resolved.warnings]
+    return {**resolved.estimates.model_dump(mode="json"), "warnings": warnings}
