@@ -224,6 +224,35 @@ def test_keys(fitserve: Fitserve, fitserve_json: FitserveJson) -> None:
     assert fitserve("keys", "revoke", "key_nobody", code=4)
 
 
+def test_webhooks_and_events(fitserve: Fitserve, fitserve_json: FitserveJson, run_id: str) -> None:
+    made = fitserve_json("webhooks", "create", "https://8.8.8.8/hook", "--event", "run.failed")
+    id = made["id"]
+    assert made["secret"].startswith("whsec_")
+    assert id in fitserve("webhooks", "list").output
+    assert fitserve_json("webhooks", "change", id, "--event", "*", "--description", "all")["events"] == ["*"]
+    sent = fitserve_json("webhooks", "test", id)
+    assert sent["id"] in [one["id"] for one in fitserve_json("webhooks", "log", id)]
+    fitserve("webhooks", "change", id, "--disable")
+    assert "disabled" in fitserve("webhooks", "redeliver", id, sent["id"], code=5).stderr
+    assert fitserve("webhooks", "delete", id).output
+    assert "public Internet" in fitserve("webhooks", "create", "https://10.0.0.1/", code=3).stderr
+    assert run_id in str(fitserve_json("webhooks", "events", "--type", "run.succeeded", "--limit", "100"))
+
+
+def test_automations(fitserve: Fitserve, fitserve_json: FitserveJson, run_id: str, tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text("on: {schedule: '0 3 1 1 *'}\ndo: {champion: cli-circle}\ngate: {}\nthen: promote\n")
+    assert fitserve_json("automations", "create", "cli-yearly", str(path), "--paused")["enabled"] is False
+    assert "cli-yearly" in fitserve("automations", "list").output
+    assert fitserve_json("automations", "rehearse", "--policy", str(path))["ticks"] == []
+    assert fitserve_json("automations", "resume", "cli-yearly")["enabled"]
+    assert not fitserve_json("automations", "pause", "cli-yearly")["enabled"]
+    assert fitserve_json("automations", "show", "cli-yearly")["history"] == []
+    assert fitserve("automations", "delete", "cli-yearly").output
+    path.write_text("[]")
+    assert "mapping" in fitserve("automations", "create", "bad", str(path), code=3).stderr
+
+
 def test_exit_codes_for_no_key_and_no_server(fitserve: Fitserve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FITSERVE_API_KEY", "key_nobody.secret")
     assert "FITSERVE_API_KEY" in fitserve("runs", "list", code=5).stderr
