@@ -86,15 +86,23 @@ class Dataset(DatasetInfo, Handle):
         body = {name: value for name, value in changes.items() if value is not None}
         return self.bind(self._connection.send("PATCH", f"{_PATH}/{self.id}", json=body).json(), self._connection)
 
-    def append(self, /, data: Any, *, progress: Progress | None = None, **options: Any) -> Dataset:
-        """Make a new version with the rows of another table of the same columns. Its parent is this version."""
+    def append(
+        self, /, data: Any, *, batch: str | None = None, progress: Progress | None = None, **options: Any
+    ) -> Dataset:
+        """Make a new version with the rows of another table of the same columns. Its parent is this version.
+
+        A `batch` that was appended before is not appended again, whatever broke: its version is returned. Batches are
+        added to the newest version of this one's name.
+        """
+        upload = upload_of(data, progress)
         answer = self._connection.send(
             "POST",
-            f"{_PATH}/{self.id}/rows",
+            f"{_PATH}/{self.id if batch is None else quote(self.name, safe='')}/rows",
             query=_query(UploadOptions(**options)),
-            content=upload_of(data, progress),
+            headers={} if batch is None else {"Idempotency-Key": batch},
+            content=upload,
             timeout=UPLOAD_TIMEOUT,
-            repeatable=False,
+            repeatable=batch is not None and upload.repeatable,
         )
         return self.bind(answer.json(), self._connection)
 

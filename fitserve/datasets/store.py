@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -157,11 +157,64 @@ def append_rows(
     options: UploadOptions,
     limits: Limits,
     scratch: Path,
-) -> Dataset:
+    batch: str | None = None,
+    follow: bool = False,
+) -> tuple[Dataset, bool]:
     """Create a version with the parent's rows, then those of an upload with the same columns (in any order).
 
-    Raises BadInput and its subclasses with row and column of the upload.
+    A `batch` that was appended to the name before is not appended again: its version is returned, and False. With
+    `follow`, rows are added to the name's newest version, also where another append is committed meanwhile; else to
+    this parent.
+
+    Raises BadInput and its subclasses with row and column of the upload; Conflict for a batch of other rows.
     """
+    for _ in range(COMMIT_ATTEMPTS):
+        with db.reading(engine) as session:
+            known = _find_batch(session, parent, batch, received.sha256)
+            newest = latest_version(session, parent.name) if follow else None
+        if known is not None:
+            return known, False
+        if newest is not None and newest.owner == parent.owner:
+            parent = newest
+        append = (engine, blobs, parent, received)
+        with suppress(_Outdated):
+            return _append(*append, options=options, limits=limits, scratch=scratch, batch=batch, follow=follow)
+    raise Conflict(f"The name {parent.name!r} is in use by many uploads at once.", received=parent.name)
+
+
+class _Outdated(Exception):
+    """The version that rows were appended to is not the newest any more."""
+
+
+def _find_batch(session: Session, parent: Dataset, batch: str | None, sha256: str) -> Dataset | None:
+    """Return the version that a batch was appended in. Raises Conflict where that batch had other rows."""
+    if batch is None:
+        return None
+    same = Dataset.source["appended"]["batch"].as_string() == batch
+    query = select(Dataset).where(Dataset.name == parent.name, Dataset.owner == parent.owner, same)
+    row = session.scalar(query.order_by(Dataset.version).limit(1))
+    if row is not None and row.source["appended"]["sha256"] != sha256:
+        raise Conflict(
+            f"The batch {batch[:80]!r} was appended with other rows, in version {row.version}.",
+            received=batch[:80],
+            fix="Give each batch an Idempotency-Key of its own.",
+        )
+    return row
+
+
+def _append(
+    engine: Engine,
+    blobs: BlobStore,
+    parent: Dataset,
+    received: ReceivedFile,
+    *,
+    options: UploadOptions,
+    limits: Limits,
+    scratch: Path,
+    batch: str | None,
+    follow: bool,
+) -> tuple[Dataset, bool]:
+    """Append to one version. Raises _Outdated where it must be the newest, and is not any more."""
     kinds: dict[str, Kind] = {column["name"]: column["kind"] for column in parent.columns}
     formats = {column["name"]: ColumnFormat.model_validate(column.get("format", {})) for column in parent.columns}
     stated = options.model_copy(
@@ -180,15 +233,23 @@ def append_rows(
         _concatenate(before, pq.ParquetFile(part.parquet), whole)
         table = _with_formats(ingest(whole, UploadOptions(format="parquet", kinds=kinds), limits, folder), parent)
         stored = blobs.put_file(table.parquet)
+    appended = {"to": parent.id, "rows": part.rows, "sha256": received.sha256}
     values = {
         "sha256": hashlib.sha256(f"{parent.sha256}+{received.sha256}".encode()).hexdigest(),
         "bytes": parent.bytes + received.bytes,
-        "source": {**parent.source, "appended": {"to": parent.id, "rows": part.rows, "sha256": received.sha256}},
+        "source": {**parent.source, "appended": {**appended, **({"batch": batch} if batch is not None else {})}},
         "refused": part.refused,
         "notices": [*parent.notices, *(notice for notice in part.notices if notice not in parent.notices)],
         **_inherited(parent),
     }
-    return _commit(engine, table, stored, values, parent.name)[0]
+
+    def check(session: Session, newest: Dataset | None) -> Dataset | None:
+        known = _find_batch(session, parent, batch, received.sha256)
+        if known is None and follow and newest is not None and newest.id != parent.id:
+            raise _Outdated
+        return known
+
+    return _commit(engine, table, stored, values, parent.name, check=check)
 
 
 def correct_kinds(
@@ -245,8 +306,11 @@ def _commit(
     chosen: bool = True,
     as_version: bool = True,
     reuse: bool = False,
+    check: Callable[[Session, Dataset | None], Dataset | None] = lambda session, newest: None,
 ) -> tuple[Dataset, bool]:
     """Insert a row as the next version of its name, and return it.
+
+    `check` sees the newest version in the same transaction; a row that it returns is returned instead, and False.
 
     A name that nobody has `chosen` gives way to one that is taken. With `reuse`, a row of the same content that was
     committed meanwhile is returned instead, and False. Raises Conflict.
@@ -261,6 +325,8 @@ def _commit(
                     if existing is not None:
                         return existing, False
                 newest = latest_version(session, name)
+                if (known := check(session, newest)) is not None:
+                    return known, False
                 if chosen:
                     _check_name_is_free(name, newest, values["owner"], as_version)
                 elif newest is not None:

@@ -59,7 +59,9 @@ Label = Annotated[str | None, Query(max_length=63)]
 IdempotencyKey = Annotated[
     str | None,
     Header(
-        alias="Idempotency-Key", description="A request repeated with the same key returns the same run", max_length=255
+        alias="Idempotency-Key",
+        description="A request repeated with the same key returns the same result",
+        max_length=255,
     ),
 ]
 IfNoneMatch = Annotated[str | None, Header()]

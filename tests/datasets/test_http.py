@@ -6,6 +6,7 @@ import base64
 import gzip
 import io
 import socket
+import threading
 import time
 from typing import Any
 
@@ -151,6 +152,31 @@ def test_kinds_are_corrected_in_a_new_version(api: Api) -> None:
         "fix": "",
     }
     assert api.ann.patch("/datasets/corrected", json={"kinds": {"no": "text"}}).status_code == 422
+
+
+def test_a_batch_is_appended_once_and_no_append_loses_the_rows_of_another(api: Api) -> None:
+    api.ann.put("/datasets/batches", content=b"a,b\n1,x\n2,y\n")
+    answers: list[int] = []
+
+    def append(number: int) -> None:
+        key = {"Idempotency-Key": f"batch-{number}"}
+        for _ in range(2):  # as a client does whose connection broke
+            answer = api.ann.post("/datasets/batches/rows", content=f"b,a\nz,{number}\n".encode(), headers=key)
+            answers.append(answer.status_code)
+
+    threads = [threading.Thread(target=append, args=(number,)) for number in range(10, 14)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(answers) == [*[200] * 4, *[201] * 4]
+    newest = api.ann.get("/datasets/batches").json()
+    values = [row[0] for row in api.ann.get("/datasets/batches/rows").json()["rows"]]
+    assert (newest["version"], values[:2], sorted(values[2:])) == (5, [1, 2], [10, 11, 12, 13])
+    other = api.ann.post("/datasets/batches/rows", content=b"a,b\n9,q\n", headers={"Idempotency-Key": "batch-10"})
+    assert other.status_code == 409
+    old = api.ann.post("/datasets/batches@1/rows", content=b"a,b\n9,q\n").json()
+    assert (old["version"], old["rows"]) == (6, 3)
 
 
 def test_rows_appended_make_a_new_version(api: Api) -> None:

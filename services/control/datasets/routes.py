@@ -40,7 +40,17 @@ from services.control.datasets.upload_request import (
     receive_upload,
     run_ingest,
 )
-from services.control.deps import MAX_INTEGER, Context, Ctx, Cursor, IfNoneMatch, Reader, Uploader, has_already
+from services.control.deps import (
+    MAX_INTEGER,
+    Context,
+    Ctx,
+    Cursor,
+    IdempotencyKey,
+    IfNoneMatch,
+    Reader,
+    Uploader,
+    has_already,
+)
 from services.shell import Caller, Router
 
 router = Router(tags=["datasets"])
@@ -225,19 +235,33 @@ def patch_dataset(ref: str, body: DatasetPatch, response: Response, caller: Uplo
     openapi_extra=RAW_BODY,
     max_body_size=NO_BODY_LIMIT,
 )
-async def append_rows(ref: str, request: Request, response: Response, caller: Uploader, ctx: Ctx) -> Any:
-    """A table with the same columns; a new version, which names its parent, has the old rows and then these."""
+async def append_rows(
+    ref: str, request: Request, response: Response, caller: Uploader, ctx: Ctx, batch: IdempotencyKey = None
+) -> Any:
+    """A table with the same columns; a new version, which names its parent, has the old rows and then these.
+
+    Rows sent to a name are added to its newest version, whoever else appends meanwhile; rows sent to `name@version` or
+    an id, to that one. With an `Idempotency-Key` a batch is appended once: sent again, its version is answered (200).
+    """
     parent = await anyio.to_thread.run_sync(owned_dataset, ctx, caller, ref)
     limits, scratch = ctx.settings.limits, ctx.settings.scratch
     async with receive_upload(request, ctx) as upload:
         begun = anyio.current_time()
-        row = await run_ingest(
+        row, created = await run_ingest(
             lambda: store.append_rows(
-                ctx.engine, ctx.blobs, parent, upload.file, options=upload.options, limits=limits, scratch=scratch
+                ctx.engine,
+                ctx.blobs,
+                parent,
+                upload.file,
+                options=upload.options,
+                limits=limits,
+                scratch=scratch,
+                batch=batch,
+                follow=ref == parent.name,
             )
         )
         _set_timing(response, upload, anyio.current_time() - begun)
-    return answer_dataset(response, row, created=True)
+    return answer_dataset(response, row, created)
 
 
 # --- read ----------------------------------------------------------------------------------------------------------

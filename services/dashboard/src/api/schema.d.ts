@@ -156,6 +156,9 @@ export interface paths {
         /**
          * Append rows
          * @description A table with the same columns; a new version, which names its parent, has the old rows and then these.
+         *
+         *     Rows sent to a name are added to its newest version, whoever else appends meanwhile; rows sent to `name@version` or
+         *     an id, to that one. With an `Idempotency-Key` a batch is appended once: sent again, its version is answered (200).
          */
         post: operations["append_rows_api_v1_datasets__ref__rows_post"];
         delete?: never;
@@ -6862,7 +6865,10 @@ export interface operations {
                 /** @description Leave bad rows out and report them, instead of refusing the upload */
                 lenient?: string;
             };
-            header?: never;
+            header?: {
+                /** @description A request repeated with the same key returns the same result */
+                "Idempotency-Key"?: string | null;
+            };
             path: {
                 ref: string;
             };
@@ -8169,7 +8175,7 @@ export interface operations {
                 tag?: string[] | null;
             };
             header?: {
-                /** @description A request repeated with the same key returns the same run */
+                /** @description A request repeated with the same key returns the same result */
                 "Idempotency-Key"?: string | null;
             };
             path?: never;
@@ -8882,7 +8888,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description A request repeated with the same key returns the same run */
+                /** @description A request repeated with the same key returns the same result */
                 "Idempotency-Key"?: string | null;
             };
             path: {
@@ -8979,7 +8985,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description A request repeated with the same key returns the same run */
+                /** @description A request repeated with the same key returns the same result */
                 "Idempotency-Key"?: string | null;
             };
             path: {
@@ -9597,7 +9603,7 @@ export interface operations {
                 seeds?: number | null;
             };
             header?: {
-                /** @description A request repeated with the same key returns the same run */
+                /** @description A request repeated with the same key returns the same result */
                 "Idempotency-Key"?: string | null;
             };
             path: {
@@ -12119,7 +12125,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description A request repeated with the same key returns the same run */
+                /** @description A request repeated with the same key returns the same result */
                 "Idempotency-Key"?: string | null;
             };
             path: {
