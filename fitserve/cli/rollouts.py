@@ -106,7 +106,7 @@ def show(session: Session, model: ModelName, rollout: RolloutId = None) -> None:
     session.show(found, _line(found), screen.table(names, guards) if guards else "", _comparison(found))
 
 
-def _comparison(found: RolloutDetail) -> str:
+def _comparison(found: RolloutDetail) -> Any:
     rows = [
         (
             f"{one.metric.replace('_', ' ')} of {one.output}",

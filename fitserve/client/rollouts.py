@@ -39,7 +39,7 @@ class Rollouts(Resource):
 
         Raises BadInput, NotFound, Conflict (it is the champion, retired, or another rollout is active).
         """
-        body = {"to": to, "steps": None if steps is None else list(map(float, steps)), "hold": hold}
+        body: dict[str, Any] = {"to": to, "steps": None if steps is None else list(map(float, steps)), "hold": hold}
         body |= {"min_requests": min_requests, "shadow": shadow, "guards": None if guards is None else dict(guards)}
         return self._start(model, body)
 
@@ -50,7 +50,8 @@ class Rollouts(Resource):
 
         `get` returns the difference in the live metric. Raises BadInput, NotFound, Conflict.
         """
-        body = {"to": to, "kind": "ab", "steps": [float(share)], "guards": None if guards is None else dict(guards)}
+        body: dict[str, Any] = {"to": to, "kind": "ab", "steps": [float(share)]}
+        body["guards"] = None if guards is None else dict(guards)
         return self._start(model, body)
 
     def _start(self, model: str, body: dict[str, Any]) -> RolloutInfo:

@@ -193,6 +193,35 @@ def test_models(fitserve: Fitserve, fitserve_json: FitserveJson, run_id: str, tm
     assert (made["state"], Path(made["path"]).stat().st_size) == ("succeeded", made["bytes"])
 
 
+def test_a_rollout_by_hand(server: Server, fitserve: Fitserve, fitserve_json: FitserveJson, uploaded: str) -> None:
+    with Client(server.base_url, server.token) as client:
+        for seed in (1, 2):
+            spec = {"dataset": uploaded, "target": "side", "network": [{"Dense": 2}]}
+            client.runs.create(spec, training={"epochs": 1, "seed": seed}, model="cli-rolling").wait(PATIENCE)
+    fitserve("models", "promote", "cli-rolling", "1")
+    assert "has no rollout" in fitserve("models", "rollout", "show", "cli-rolling", code=3).output
+    assert (
+        "A guard has a limit"
+        in fitserve("models", "rollout", "start", "cli-rolling", "--to", "2", "--guard", "errors", code=3).output
+    )
+    made = fitserve_json(
+        *("models", "rollout", "start", "cli-rolling", "--to", "2", "--steps", "10,100", "--hold", "60"),
+        *("--guard", "errors=0.02", "--guard", "p99-ratio=off", "--shadow"),
+    )
+    assert (made["shares"], made["guards"]["errors"], "p99_ratio" in made["guards"]) == ([0, 0.1, 1], 0.02, False)
+    assert "paused" in fitserve("models", "rollout", "pause", "cli-rolling").output
+    assert "running, as a shadow" in fitserve("models", "rollout", "resume", "cli-rolling").output
+    assert "Aborted by hand" in fitserve("models", "rollout", "abort", "cli-rolling").output
+    assert "answering 0.5" in fitserve("models", "rollout", "ab", "cli-rolling", "--to", "2").output
+    assert "Comparison" in fitserve("models", "rollout", "show", "cli-rolling").output
+    assert "Promoted by hand" in fitserve("models", "rollout", "promote", "cli-rolling").output
+    assert [one["state"] for one in fitserve_json("models", "rollout", "list", "cli-rolling")] == [
+        "succeeded",
+        "aborted",
+    ]
+    assert fitserve("models", "rollout", "abort", "cli-rolling", code=3)
+
+
 def test_findings(fitserve: Fitserve, fitserve_json: FitserveJson, run_id: str) -> None:
     findings = fitserve_json("runs", "findings", run_id)
     shown = fitserve("runs", "findings", run_id).output

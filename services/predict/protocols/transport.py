@@ -348,6 +348,15 @@ SCHEMAS: dict[str, Schema] = {
 }
 
 
+_STICKY_KEY: Schema = {
+    "name": "X-Sticky-Key",
+    "in": "header",
+    "required": False,
+    "description": "Requests of one key are answered by one version while canaries or rollouts share the traffic",
+    "schema": {"type": "string"},
+}
+
+
 def path_parameters(suffix: str) -> tuple[str, ...]:
     """Return the parameters of `/v1/models/{model}` with one of VERSIONS after it."""
     return ("model", suffix.partition("{")[2].rstrip("}")) if suffix else ("model",)
@@ -386,6 +395,7 @@ def operation(
         },
     }
     if request is not None:
+        described["parameters"].append(_STICKY_KEY)
         schema = {"$ref": f"#/components/schemas/{request}"}
         described["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
     return described

@@ -1,0 +1,68 @@
+"""A rollout on a model's page: started, watched, paused, taken back, promoted and undone."""
+
+from __future__ import annotations
+
+import httpx2
+from playwright.sync_api import Page, expect
+
+from fitserve import db, rollout_figures
+from fitserve.rollout_guards import ArmCounts, StepCounts
+from tests.conftest import Server
+from tests.dashboard.conftest import DASHBOARD, submit, upload, wait_until_ended
+from tests.waiting import wait_until
+
+MODEL = "browser-rolling"
+
+
+def _check_accessibility(page: Page) -> None:
+    page.evaluate((DASHBOARD / "node_modules/axe-core/axe.min.js").read_text())
+    found = page.evaluate("axe.run({resultTypes: ['violations']})")
+    violations = {v["id"]: [n["html"][:200] for n in v["nodes"]][:3] for v in found["violations"]}
+    assert violations == {}
+
+
+def _rows_of_curve(api: httpx2.Client, rollout: str) -> list[float]:
+    (step,) = api.get(rollout).json()["steps"]
+    return [point["rows"] for point in step["curves"].get("errors", [])]
+
+
+def test_a_rollout_from_start_to_undo(page: Page, api: httpx2.Client, server: Server) -> None:
+    ref = upload(api, MODEL, "a,b,kind\n" + "".join(f"{n},{n % 7},{'x' if n % 7 > 3 else 'y'}\n" for n in range(80)))
+    spec = {"dataset": ref, "target": "kind", "network": [{"Dense": 2}], "model": MODEL}
+    for seed in (1, 2):
+        run = submit(api, {**spec, "training": {"epochs": 1, "seed": seed}})
+        assert wait_until_ended(api, run) == "succeeded"
+    api.put(f"/models/{MODEL}/labels/champion", json={"version": 1}).raise_for_status()
+    page.goto(f"/models/{MODEL}?tab=rollout")
+    expect(page.get_by_text("No rollout yet.")).to_be_visible()
+    page.get_by_label("Shadow first").check()
+    page.get_by_role("button", name="Start").click()
+    card = page.locator("section.card", has=page.get_by_role("heading", name="Version 2 against version 1"))
+    expect(card.get_by_text("Running", exact=True)).to_be_visible()
+    expect(card.get_by_text("step 1 of 5")).to_be_visible()
+    card.get_by_role("button", name="Pause").click()
+    expect(card.get_by_text("Paused", exact=True)).to_be_visible()
+    (found,) = api.get(f"/models/{MODEL}/rollouts").json()["items"]
+    engine = db.make_engine(f"sqlite:///{server.home}/fitserve.db")
+    for number in range(1, 4):
+        counts = StepCounts(ArmCounts(500 * number), ArmCounts(500 * number, number), 500 * number, 3.0 * number)
+        rollout_figures.write_counts(engine, "test", {(found["id"], 0): counts})
+        rows = 1000 * number
+        detail = f"/models/{MODEL}/rollouts/{found['id']}"
+        wait_until(lambda: rows in _rows_of_curve(api, detail), "a point of the curve")  # noqa: B023 (called at once)
+    engine.dispose()
+    expect(page.get_by_role("img", name="More errors over the requests, with its bounds and its limit")).to_be_visible()
+    expect(page.get_by_role("cell", name="0.20%").first).to_be_visible()
+    _check_accessibility(page)
+    card.get_by_role("button", name="Abort").click()
+    expect(card.get_by_text("Aborted by hand.")).to_be_visible()
+    page.get_by_role("button", name="A/B").click()
+    page.get_by_role("button", name="Start").click()
+    expect(card.get_by_text("50%", exact=True)).to_be_visible()
+    card.get_by_role("button", name="Promote now").click()
+    page.get_by_role("dialog").get_by_role("button", name="Promote now").click()
+    expect(card.get_by_text("Promoted by hand.")).to_be_visible()
+    assert api.get(f"/models/{MODEL}").json()["serving"] == 2
+    card.get_by_role("button", name="Undo").click()
+    wait_until(lambda: api.get(f"/models/{MODEL}").json()["serving"] == 1, "the champion's way back")
+    expect(page.get_by_role("heading", name="Earlier rollouts")).to_be_visible()

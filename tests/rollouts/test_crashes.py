@@ -1,0 +1,136 @@
+"""Drivers of rollouts die at each line between measuring and committing; no step is lost, none is made twice."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from fitserve import db, events, registry, rollout_figures, rollouts
+from fitserve.rollout_guards import ArmCounts, StepCounts
+from fitserve.tables import Rollout
+from tests.waiting import wait_until
+from workers.rollout_driver import RolloutDriver
+
+POINTS = ("rollout.measured", "rollout.before_commit", "rollout.after_commit")
+FORK = multiprocessing.get_context("fork")
+
+
+def _drive(url: str, tokens: str) -> None:
+    """Be a process that drives rollouts until it is killed."""
+    more = {"FITSERVE_TEST_HOOKS": "1", "FITSERVE_CRASH_AT": ",".join(POINTS), "FITSERVE_CRASH_TOKENS": tokens}
+    os.environ.update(more)
+    RolloutDriver(db.make_engine(url), tick_seconds=0.01).run()
+
+
+class Drivers:
+    """Some driving processes, each replaced when it dies."""
+
+    def __init__(self, url: str, tokens: Path, count: int) -> None:
+        self.url, self.tokens, self.deaths = url, tokens, 0
+        self.processes = [self._start() for _ in range(count)]
+
+    def _start(self) -> multiprocessing.process.BaseProcess:
+        process = FORK.Process(target=_drive, args=(self.url, str(self.tokens)), daemon=True)
+        process.start()
+        return process
+
+    def replace_dead(self) -> None:
+        for place, process in enumerate(self.processes):
+            if not process.is_alive():
+                self.deaths += 1
+                self.processes[place] = self._start()
+
+    def stop(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.join()
+
+
+def _roll_out(engine: Engine, to: int, bad: bool, drivers: Drivers) -> Rollout:
+    """Start a rollout whose requests are there already, and return it once it has ended."""
+    with db.transaction(engine) as session:
+        rollout = rollouts.start(session, "m", to, hold=0.0, min_requests=10, guards={"errors": 0.01})
+    errors = 900 if bad else 20
+    counts = StepCounts(ArmCounts(4_000, 20), ArmCounts(4_000, errors))
+    step = {(rollout.id, number): counts for number in range(4)}
+    rollout_figures.write_counts(engine, "p", step if not bad else {(rollout.id, 0): StepCounts(), **step})
+
+    def ended() -> Rollout | None:
+        drivers.replace_dead()
+        with db.reading(engine) as session:
+            row = rollouts.get(session, "m", rollout.id)
+        return row if row.finished_at is not None else None
+
+    return wait_until(ended, "the rollout's end")  # type: ignore[no-any-return]
+
+
+def _crash(engine: Engine, url: str, folder: Path, times: int, count: int) -> None:
+    tokens = folder / "tokens"
+    tokens.mkdir()
+    for point in POINTS:
+        for number in range(times):
+            (tokens / f"{point}.{number}").touch()
+    drivers = Drivers(url, tokens, count)
+    expected: dict[str, Counter[str]] = {}
+    try:
+        champion, number = 1, 0
+        while list(tokens.iterdir()) or number < 2:
+            bad, number = number % 2 == 0, number + 1
+            to = 2 if champion != 2 else 3
+            row = _roll_out(engine, to, bad, drivers)
+            assert row.state == ("rolled_back" if bad else "succeeded")
+            steps = 1 if bad else 4
+            expected[row.id] = Counter({"rollout.step": steps, f"rollout.{'rolled_back' if bad else 'finished'}": 1})
+            champion = champion if bad else to
+            with db.reading(engine) as session:
+                labels = {label.label: label.version for label in registry.labels(session, "m")}
+            assert labels == {"champion": champion}
+    finally:
+        drivers.stop()
+    made: dict[str, Counter[str]] = {}
+    with db.reading(engine) as session:
+        for event in events.latest(session, None, limit=10_000):
+            if event.type.startswith("rollout."):
+                made.setdefault(event.data["rollout"], Counter())[event.type] += 1
+    assert made == expected
+    print(f"{drivers.deaths} kills in {number} rollouts")
+    assert drivers.deaths >= len(POINTS) * times - count  # those that died last were not replaced
+
+
+def test_drivers_die_at_each_line(
+    engine: Engine, database_url: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollouts, "LEASE_SECONDS", 0.2)
+    _crash(engine, database_url, tmp_path, times=2, count=2)
+
+
+@pytest.mark.long
+def test_drivers_die_twenty_times_at_each_line(
+    engine: Engine, database_url: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollouts, "LEASE_SECONDS", 0.2)
+    _crash(engine, database_url, tmp_path, times=20, count=5)
+
+
+def test_another_driver_goes_on_when_one_stops(engine: Engine, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once if it gives up its lease, else when that has expired."""
+    with db.transaction(engine) as session:
+        rollout = rollouts.start(session, "m", 2, hold=0.0, min_requests=0, guards={"errors": 0.01})
+    first, second = RolloutDriver(engine), RolloutDriver(engine)
+    first.tick()
+    second.tick()
+    with db.reading(engine) as session:
+        assert rollouts.get(session, "m", rollout.id).lease_holder == first.holder
+    first.stop()
+    second.tick()
+    with db.reading(engine) as session:
+        row = rollouts.get(session, "m", rollout.id)
+    assert (row.lease_holder, row.step) == (second.holder, 2)
+    monkeypatch.setattr(rollouts, "LEASE_SECONDS", 0.1)
+    assert rollouts.claim(engine, second.holder) == [rollout.id]
+    wait_until(lambda: rollouts.claim(engine, "third"), "the lease's end")
