@@ -60,7 +60,7 @@ def test_a_rollout_from_start_to_undo(page: Page, api: httpx2.Client, server: Se
     page.get_by_role("button", name="Start").click()
     expect(card.get_by_text("50%", exact=True)).to_be_visible()
     card.get_by_role("button", name="Promote now").click()
-    page.get_by_role("dialog").get_by_role("button", name="Promote now").click()
+    page.get_by_role("alertdialog").get_by_role("button", name="Promote now").click()
     expect(card.get_by_text("Promoted by hand.")).to_be_visible()
     assert api.get(f"/models/{MODEL}").json()["serving"] == 2
     card.get_by_role("button", name="Undo").click()
