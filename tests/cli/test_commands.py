@@ -262,7 +262,7 @@ def test_webhooks_and_events(fitserve: Fitserve, fitserve_json: FitserveJson, ru
     sent = fitserve_json("webhooks", "test", id)
     assert sent["id"] in [one["id"] for one in fitserve_json("webhooks", "log", id)]
     fitserve("webhooks", "change", id, "--disable")
-    assert "disabled" in fitserve("webhooks", "redeliver", id, sent["id"], code=5).stderr
+    assert "disabled" in fitserve("webhooks", "redeliver", id, sent["id"], code=3).stderr
     assert fitserve("webhooks", "delete", id).output
     assert "public Internet" in fitserve("webhooks", "create", "https://10.0.0.1/", code=3).stderr
     assert run_id in str(fitserve_json("webhooks", "events", "--type", "run.succeeded", "--limit", "100"))

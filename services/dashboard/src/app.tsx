@@ -21,6 +21,7 @@ const Compare = lazy(() => import("./pages/Compare"));
 const Models = lazy(() => import("./pages/Models"));
 const ModelPage = lazy(() => import("./pages/ModelPage"));
 const Playground = lazy(() => import("./pages/Playground"));
+const Automations = lazy(() => import("./pages/Automations"));
 const System = lazy(() => import("./pages/System"));
 const NotFound = lazy(() => import("./pages/NotFound"));
 
@@ -85,6 +86,7 @@ function Shell({ me, onSignOut }: { me: Me; onSignOut: () => void }) {
             <Item to="/runs" icon="curve" text={t("nav.runs")} />
             <Item to="/models" icon="box" text={t("nav.models")} />
             <Item to="/playground" icon="play" text={t("nav.playground")} />
+            <Item to="/automations" icon="reset" text={t("nav.automations")} />
             <Item to="/system" icon="gauge" text={t("nav.system")} />
           </ul>
         </nav>
@@ -115,6 +117,7 @@ function Shell({ me, onSignOut }: { me: Me; onSignOut: () => void }) {
             <Route path="/models" element={<Models />} />
             <Route path="/models/:name" element={<ModelPage />} />
             <Route path="/playground" element={<Playground />} />
+            <Route path="/automations" element={<Automations />} />
             <Route path="/system" element={<System />} />
             <Route path="*" element={<NotFound />} />
           </Routes>

@@ -1,11 +1,13 @@
 /** English. */
 
+import { automationsEn } from "./en.automations";
 import { learningEn } from "./en.learning";
 import { runsEn } from "./en.runs";
 import { rolloutsEn } from "./en.rollouts";
 import { searchEn } from "./en.search";
 
 export const en = {
+  ...automationsEn,
   ...learningEn,
   ...runsEn,
   ...rolloutsEn,

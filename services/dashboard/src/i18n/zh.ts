@@ -3,6 +3,7 @@
 import { learningZh } from "./zh.learning";
 import { runsZh } from "./zh.runs";
 import { rolloutsZh } from "./zh.rollouts";
+import { automationsZh } from "./zh.automations";
 import { searchZh } from "./zh.search";
 import type { en } from "./en";
 
@@ -10,6 +11,7 @@ export const zh: Record<keyof typeof en, string> = {
   ...learningZh,
   ...runsZh,
   ...rolloutsZh,
+  ...automationsZh,
   ...searchZh,
   "actions": "操作",
   "all": "全部",
