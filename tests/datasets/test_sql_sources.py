@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +15,8 @@ import httpx2 as httpx
 import psycopg
 import pytest
 
-from tests.datasets.conftest import Api
+from benchmarks.sql_import import database
+from tests.datasets.conftest import PROJECT, Api
 from tests.waiting import wait_until
 
 PASSWORD = "s3kret/pass word"
@@ -224,3 +227,17 @@ def test_other_databases_are_read_through_sqlalchemy(api: Api, tmp_path: Path) -
     assert ask(api, "visits", "SELECT 1 AS a", "gone").status_code == 503
     assert not (tmp_path / "gone.db").exists()
     assert ask(api, "visits", "SELECT 1 AS a", "odd").json()["type"].endswith("bad-connections")
+
+
+@pytest.mark.long
+def test_memory_does_not_grow_with_the_rows() -> None:
+    code = (
+        "import sys, pathlib; from benchmarks.sql_import import as_dataset; as_dataset(sys.argv[1], pathlib.Path('/tmp'));"
+        "print([line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')][0])"
+    )
+    peaks = []
+    for rows in (500_000, 5_000_000):
+        with database(rows) as url:
+            done = subprocess.run([sys.executable, "-c", code, url], cwd=PROJECT, capture_output=True, check=True)
+            peaks.append(int(done.stdout))
+    assert peaks[1] < 1.25 * peaks[0], f"{peaks} kB"

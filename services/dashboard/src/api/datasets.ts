@@ -1,6 +1,6 @@
 import { useInfiniteQuery, useQuery, type UseQueryResult } from "@tanstack/react-query";
 import { get, patch, post, seg } from "./client";
-import type { DatasetDetail, DatasetInfo, DatasetPage, Kind, Profile, Relations, RowsPage, SampleInfo } from "./types";
+import type { ConnectionInfo, DatasetDetail, DatasetInfo, DatasetPage, Kind, Profile, Relations, RowsPage, SampleInfo } from "./types";
 
 const ROOT = "/api/v1/datasets";
 
@@ -65,6 +65,25 @@ export interface SampleRequest {
 }
 
 export const makeSample = (request: SampleRequest): Promise<DatasetInfo> => post<DatasetInfo>(`${ROOT}/samples`, request);
+
+export type Source =
+  | { sql: { connection: string; query: string } }
+  | { https: { url: string } }
+  | { delta: { connection: string; path: string } }
+  | { s3: { connection: string; path: string } };
+
+/** The connections that a source can name, once they are wanted. */
+export const useConnections = (wanted: boolean): UseQueryResult<ConnectionInfo[]> =>
+  useQuery({
+    queryKey: ["connections"],
+    queryFn: async ({ signal }) => (await get<{ items: ConnectionInfo[] }>("/api/v1/connections", undefined, signal)).items,
+    enabled: wanted,
+  });
+
+export const importTable = (name: string, source: Source): Promise<DatasetDetail> => post<DatasetDetail>(ROOT, { name, source });
+
+/** Read a dataset's source again: the same dataset where that has not changed. */
+export const refreshDataset = (ref: string): Promise<DatasetDetail> => post<DatasetDetail>(`${ROOT}/${seg(ref)}/refresh`, {});
 
 export const correctKinds = (ref: string, kinds: Record<string, Kind>): Promise<DatasetDetail> =>
   patch<DatasetDetail>(`${ROOT}/${seg(ref)}`, { kinds });

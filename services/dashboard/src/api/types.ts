@@ -14,6 +14,7 @@ export type Relation = Schemas["Relation"];
 export type Relations = Schemas["Relations"];
 export type RowsPage = Schemas["RowsPage"];
 export type SampleInfo = Schemas["SampleInfo"];
+export type ConnectionInfo = Schemas["ConnectionInfo"];
 export type KeyInfo = Schemas["KeyInfo"];
 export type NewKey = Schemas["NewKey"];
 export type RunDetail = Schemas["RunInfo"];

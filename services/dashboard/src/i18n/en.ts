@@ -5,6 +5,7 @@ import { learningEn } from "./en.learning";
 import { runsEn } from "./en.runs";
 import { rolloutsEn } from "./en.rollouts";
 import { searchEn } from "./en.search";
+import { sourcesEn } from "./en.sources";
 
 export const en = {
   ...automationsEn,
@@ -12,6 +13,7 @@ export const en = {
   ...runsEn,
   ...rolloutsEn,
   ...searchEn,
+  ...sourcesEn,
   "actions": "Actions",
   "all": "All",
   "attempt.n": "attempt {n}",

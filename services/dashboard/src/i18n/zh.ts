@@ -5,6 +5,7 @@ import { runsZh } from "./zh.runs";
 import { rolloutsZh } from "./zh.rollouts";
 import { automationsZh } from "./zh.automations";
 import { searchZh } from "./zh.search";
+import { sourcesZh } from "./zh.sources";
 import type { en } from "./en";
 
 export const zh: Record<keyof typeof en, string> = {
@@ -13,6 +14,7 @@ export const zh: Record<keyof typeof en, string> = {
   ...rolloutsZh,
   ...automationsZh,
   ...searchZh,
+  ...sourcesZh,
   "actions": "操作",
   "all": "全部",
   "attempt.n": "第 {n} 次嘗試",

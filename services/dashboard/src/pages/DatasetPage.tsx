@@ -1,6 +1,7 @@
-import { useMemo } from "react";
-import { Link, useParams } from "react-router";
-import { useDataset, useRelations, useRows } from "../api/datasets";
+import { useQueryClient } from "@tanstack/react-query";
+import { useMemo, useState } from "react";
+import { Link, useNavigate, useParams } from "react-router";
+import { refreshDataset, useDataset, useRelations, useRows } from "../api/datasets";
 import type { DatasetDetail } from "../api/types";
 import { Bars } from "../charts/small";
 import { Button, Card, ErrorView, Loading, Notice, ProblemLine, Scroll, Select, Stat } from "../components/basics";
@@ -9,9 +10,34 @@ import { AddressTabs } from "../components/dialogs";
 import { DatasetSharing } from "../components/Sharing";
 import { Notices } from "../components/Notices";
 import type { ProblemItem } from "../api/client";
+import { showMessage, showError } from "../components/toasts";
 import { bytes, cell, moment, number, percent } from "../format";
 import { useText } from "../i18n";
 import { useInAddress } from "../state/address";
+
+/** Imports a dataset again, and opens the version that came of it. */
+function Refresh({ dataset }: { dataset: DatasetDetail }) {
+  const t = useText();
+  const go = useNavigate();
+  const queries = useQueryClient();
+  const [busy, setBusy] = useState(false);
+  const start = () => {
+    setBusy(true);
+    refreshDataset(dataset.id)
+      .then((made) => {
+        if (made.id === dataset.id) return showMessage(t("import.unchanged"));
+        void queries.invalidateQueries({ queryKey: ["datasets"] });
+        return go(`/datasets/${encodeURIComponent(`${made.name}@${made.version}`)}`);
+      })
+      .catch(showError)
+      .finally(() => setBusy(false));
+  };
+  return (
+    <Button disabled={busy} onPress={start}>
+      {busy ? t("import.busy") : t("import.refresh")}
+    </Button>
+  );
+}
 
 export default function DatasetPage() {
   const { ref = "" } = useParams();
@@ -42,6 +68,7 @@ export default function DatasetPage() {
           </p>
         </div>
         <div className="row">
+          {"imported" in data.source && <Refresh dataset={data} />}
           <DatasetSharing dataset={data} reference={ref} />
           <a className="button" href={`/api/v1/datasets/${encodeURIComponent(`${data.name}@${data.version}`)}/download?format=csv`} download>
             {t("download")} CSV

@@ -5,6 +5,7 @@ import { makeSample, useDatasets, useSamples } from "../api/datasets";
 import type { SampleInfo } from "../api/types";
 import { Badge, Button, Card, Check, Empty, ErrorView, Loading, Scroll } from "../components/basics";
 import { showError } from "../components/toasts";
+import { ImportForm } from "../components/ImportForm";
 import { UploadBox } from "../components/UploadBox";
 import { ago, bytes, number } from "../format";
 import { useText } from "../i18n";
@@ -24,6 +25,7 @@ export default function Datasets() {
       <div className="columns">
         <div className="stack">
           <UploadBox />
+          <ImportForm />
           <DatasetList />
         </div>
         <Samples />
