@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 
 THREADS = 8
 POLL_SECONDS = 1.0
-LEASE_SECONDS = 60.0  # added to the time that a receiver has
 
 
 class Deliverer(threading.Thread):
@@ -60,7 +59,7 @@ class Deliverer(threading.Thread):
 
     @property
     def _lease(self) -> float:
-        return self.settings.webhook_seconds + LEASE_SECONDS
+        return self.settings.webhook_seconds + self.settings.lease_seconds
 
     def deliver(self, claimed: ClaimedDelivery) -> None:
         """Send an event once, and write how that ended."""

@@ -327,3 +327,37 @@ def test_schedules_follow_daylight_saving_time() -> None:
     found = list(schedule.times(on, after, after + timedelta(days=3)))
     assert len(found) == 3  # 2:30 does not exist on the 29th: it is due once all the same
     assert len({moment.date() for moment in found}) == 3
+
+
+@pytest.mark.parametrize("times", [2, pytest.param(20, marks=pytest.mark.long)])
+def test_a_scheduler_that_dies_anywhere_does_nothing_twice(
+    served: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """Each step broken off after each of its commits; another scheduler goes on, which remembers nothing."""
+    points = ("automations.after_run", "automations.before_decision", "automations.after_decision")
+    tokens = tmp_path / "tokens"
+    tokens.mkdir()
+    for point in points:
+        for number in range(times):
+            (tokens / f"{point}.{number}").touch()
+    monkeypatch.setenv("FITSERVE_TEST_HOOKS", "1")
+    monkeypatch.setenv("FITSERVE_CRASH_AT", ",".join(f"{point}:error" for point in points))
+    monkeypatch.setenv("FITSERVE_CRASH_TOKENS", str(tokens))
+    row = served.automate("often", on={"schedule": "* * * * *"}, do={"champion": "m"}, then="notify")
+    runs = 0
+    while list(tokens.iterdir()):
+        runs += 1
+        make_due(served, row, timedelta(seconds=runs))
+        for _ in range(2 + times):
+            scheduler = served.new_scheduler()
+            scheduler.holder = served.scheduler.holder
+            scheduler.round()
+        assert served.train() is not None
+        assert served.train() is None  # one run of each tick
+        for _ in range(2 + times):
+            served.rounds(1)
+        assert runs <= 3 * times + 3
+    served.rounds(3)
+    assert [one.state for one in served.history(row)] == ["done"] * runs
+    assert len(told(served, "automation.decided")) == runs + 1
+    assert len(told(served, "automation.fired")) == runs + 1
