@@ -6,6 +6,7 @@ import { signIn, signOut, whoAmI, type Me } from "./api/session";
 import { Button, Loading, Segment, Select } from "./components/basics";
 import { Connection } from "./components/Connection";
 import { Icon } from "./components/icons";
+import { Palette } from "./components/Palette";
 import { Toasts } from "./components/toasts";
 import { setLanguage, useLanguage, useText, type Language } from "./i18n";
 import { SignIn } from "./pages/SignIn";
@@ -79,6 +80,7 @@ function Shell({ me, onSignOut }: { me: Me; onSignOut: () => void }) {
           <img src="/favicon.svg" alt="" width={26} height={26} />
           <span>fitserve</span>
         </Link>
+        <Palette />
         <nav aria-label={t("nav.label")}>
           <ul className="nav">
             <Item to="/datasets" icon="table" text={t("nav.datasets")} />

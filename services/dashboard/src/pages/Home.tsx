@@ -7,6 +7,7 @@ import { Icon, type IconName } from "../components/icons";
 import { ago, number } from "../format";
 import { useText } from "../i18n";
 import { refOf } from "./Datasets";
+import { NextStep } from "../components/NextStep";
 import { RunTable } from "../components/RunTable";
 
 /** What to begin with; later the three steps, recent runs and datasets. */
@@ -25,6 +26,7 @@ export default function Home() {
           <h1>{t("home.title")}</h1>
           <p className="muted">{t("home.lead")}</p>
         </div>
+        <NextStep runs={[]} tables={[]} />
         <FirstSteps />
       </div>
     );
@@ -35,6 +37,7 @@ export default function Home() {
         <h1>{t("home.title")}</h1>
         <p className="muted">{t("home.lead")}</p>
       </div>
+      {runs.data && datasets.data && <NextStep runs={recent} tables={tables} />}
       <div className="grid four">
         <Step to="/datasets" icon="upload" title={t("home.upload")} text={t("home.upload.text")} n={1} />
         <Step to="/new" icon="curve" title={t("home.train")} text={t("home.train.text")} n={2} />
