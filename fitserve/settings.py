@@ -63,6 +63,12 @@ class Settings(BaseSettings):
     connections: SecretStr | None = Field(
         None, description="Data sources by name, in YAML or JSON: what imports may read, and with which passwords"
     )
+    append_commit_rows: int = Field(
+        100_000, gt=0, description="Staged rows of a dataset that are appended as one version, without being asked"
+    )
+    append_commit_seconds: float = Field(
+        300.0, gt=0, description="Seconds after which staged rows are appended, without being asked"
+    )
     connections_file: Path | None = Field(None, description="The same in a file, which is read again at each import")
 
     host: str = Field("127.0.0.1", description="Address the API and the prediction service bind to")

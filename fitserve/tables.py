@@ -97,6 +97,32 @@ class Dataset(Base):
     created_at: Mapped[datetime]
 
 
+class StagedRows(Base):
+    """A batch of rows that waits to be appended, and then by which version it was."""
+
+    __tablename__ = "staged_rows"
+    __table_args__ = (
+        UniqueConstraint("name", "batch"),
+        Index(
+            "ix_staged_rows_waiting",
+            "name",
+            "id",
+            sqlite_where=text("dataset_id IS NULL"),
+            postgresql_where=text("dataset_id IS NULL"),
+        ),
+    )
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)  # ids sort by time
+    owner: Mapped[str] = mapped_column(String(63))
+    name: Mapped[str] = mapped_column(String(63))  # of the dataset
+    batch: Mapped[str | None] = mapped_column(String(255))  # the Idempotency-Key
+    sha256: Mapped[str] = mapped_column(String(64))  # as sent
+    rows: Mapped[int]
+    size: Mapped[int]  # in bytes, as sent
+    parquet: Mapped[bytes | None]  # parsed; None once it is appended
+    dataset_id: Mapped[str | None] = mapped_column(String(40))
+    created_at: Mapped[datetime]
+
+
 class Upload(Base):
     """An unfinished resumable upload."""
 

@@ -19,6 +19,7 @@ from fitserve import artifacts, blobs, db, logs, monitoring, rollouts, telemetry
 from fitserve.automations import store as automations
 from fitserve.blobs import BlobStore
 from fitserve.crash_points import crash_point
+from fitserve.datasets.staging import Stage
 from fitserve.errors import FitserveError
 from fitserve.queue import Publisher
 from fitserve.runs import blob_references, create, finish, queries, worker_registry
@@ -29,6 +30,7 @@ from workers import health_server
 from workers.automation_driver import AutomationDriver
 from workers.deliveries import Deliverer
 from workers.rollout_driver import RolloutDriver
+from workers.staged_commits import StagedCommits
 
 log = logging.getLogger(__name__)
 
@@ -134,6 +136,7 @@ class Reaper:
         )
         telemetry.BLOBS_COLLECTED.inc(removed)
         create.delete_old_keys(self.engine)
+        Stage(self.settings, self.engine, self.blobs).delete_old()
         webhooks.delete_old(self.engine, self.settings.event_seconds)
         worker_registry.prune(self.engine)
 
@@ -245,6 +248,7 @@ def main() -> None:
     driver.start()
     Deliverer(settings, engine, stopping).start()
     AutomationDriver(settings, engine, reaper.blobs, publisher, stopping).start()
+    StagedCommits(settings, engine, reaper.blobs, stopping).start()
     reaper.run(stopping)
     driver.stop()
     publisher.close()

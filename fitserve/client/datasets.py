@@ -17,7 +17,16 @@ from fitserve.client.history import card
 from fitserve.client.upload_body import Progress, dataset_name, upload_of
 from fitserve.dataset_facts import Kind
 from fitserve.errors import BadInput
-from fitserve.wire.datasets import Column, DatasetInfo, Profile, Relation, Relations, SampleInfo, UploadOptions
+from fitserve.wire.datasets import (
+    Column,
+    DatasetInfo,
+    Profile,
+    Relation,
+    Relations,
+    SampleInfo,
+    StagedInfo,
+    UploadOptions,
+)
 from fitserve.wire.sources import ConnectionInfo
 
 if TYPE_CHECKING:
@@ -105,6 +114,32 @@ class Dataset(DatasetInfo, Handle):
             repeatable=batch is not None and upload.repeatable,
         )
         return self.bind(answer.json(), self._connection)
+
+    def stage(self, /, data: Any, *, batch: str | None = None, **options: Any) -> StagedInfo:
+        """Let a small batch of rows wait, to be appended with others. A `batch` that was sent before counts once."""
+        upload = upload_of(data, None)
+        answer = self._connection.send(
+            "POST",
+            self._batches,
+            query=_query(UploadOptions(**options)),
+            headers={} if batch is None else {"Idempotency-Key": batch},
+            content=upload,
+            repeatable=batch is not None and upload.repeatable,
+        )
+        return StagedInfo.model_validate(answer.json())
+
+    def staged(self) -> StagedInfo:
+        """Return how much waits to be appended."""
+        return StagedInfo.model_validate(self._connection.get(self._batches))
+
+    def commit(self) -> Dataset:
+        """Append all staged rows as one version, and return it; the newest one where nothing waits."""
+        answer = self._connection.send("POST", f"{self._batches}/commit", timeout=UPLOAD_TIMEOUT)
+        return self.bind(answer.json(), self._connection)
+
+    @property
+    def _batches(self) -> str:
+        return f"{_PATH}/{quote(self.name, safe='')}/batches"
 
     def reimport(self) -> Dataset:
         """Read its source again. Other content is returned as the next version, the same content as this one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import tempfile
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
 from sqlalchemy import ColumnElement, Engine, func, or_, select, true, update
+from sqlalchemy import delete as sql_delete
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, defer
 
@@ -29,7 +31,7 @@ from fitserve.errors import BadInput, Conflict, NotFound, Problem
 from fitserve.ids import new_id
 from fitserve.settings import Limits
 from fitserve.spelling import ColumnFormat
-from fitserve.tables import PLAYGROUND, Blob, Dataset, Run
+from fitserve.tables import PLAYGROUND, Blob, Dataset, Run, StagedRows
 from fitserve.wire.datasets import NAME, UploadOptions
 from fitserve.wire.notices import Notice
 
@@ -170,23 +172,23 @@ def append_rows(
     """
     for _ in range(COMMIT_ATTEMPTS):
         with db.reading(engine) as session:
-            known = _find_batch(session, parent, batch, received.sha256)
+            known = find_batch(session, parent, batch, received.sha256)
             newest = latest_version(session, parent.name) if follow else None
         if known is not None:
             return known, False
         if newest is not None and newest.owner == parent.owner:
             parent = newest
         append = (engine, blobs, parent, received)
-        with suppress(_Outdated):
+        with suppress(Outdated):
             return _append(*append, options=options, limits=limits, scratch=scratch, batch=batch, follow=follow)
     raise Conflict(f"The name {parent.name!r} is in use by many uploads at once.", received=parent.name)
 
 
-class _Outdated(Exception):
+class Outdated(Exception):
     """The version that rows were appended to is not the newest any more."""
 
 
-def _find_batch(session: Session, parent: Dataset, batch: str | None, sha256: str) -> Dataset | None:
+def find_batch(session: Session, parent: Dataset, batch: str | None, sha256: str) -> Dataset | None:
     """Return the version that a batch was appended in. Raises Conflict where that batch had other rows."""
     if batch is None:
         return None
@@ -194,12 +196,14 @@ def _find_batch(session: Session, parent: Dataset, batch: str | None, sha256: st
     query = select(Dataset).where(Dataset.name == parent.name, Dataset.owner == parent.owner, same)
     row = session.scalar(query.order_by(Dataset.version).limit(1))
     if row is not None and row.source["appended"]["sha256"] != sha256:
-        raise Conflict(
-            f"The batch {batch[:80]!r} was appended with other rows, in version {row.version}.",
-            received=batch[:80],
-            fix="Give each batch an Idempotency-Key of its own.",
-        )
+        raise other_rows(batch)
     return row
+
+
+def other_rows(batch: str) -> Conflict:
+    """Return the error of a batch's key that was used for other rows."""
+    fix = "Give each batch an Idempotency-Key of its own."
+    return Conflict(f"The batch {batch[:80]!r} was sent with other rows before.", received=batch[:80], fix=fix)
 
 
 def _append(
@@ -214,8 +218,38 @@ def _append(
     batch: str | None,
     follow: bool,
 ) -> tuple[Dataset, bool]:
-    """Append to one version. Raises _Outdated where it must be the newest, and is not any more."""
-    kinds: dict[str, Kind] = {column["name"]: column["kind"] for column in parent.columns}
+    """Append to one version. Raises Outdated where it must be the newest, and is not any more."""
+    with scratch_folder(scratch) as folder:
+        part_folder = folder / "part"
+        part_folder.mkdir()
+        part = parse_part(parent, received, options, limits, part_folder)
+        appended = {"to": parent.id, "rows": part.rows, "sha256": received.sha256}
+
+        def check(session: Session, newest: Dataset | None) -> Dataset | None:
+            known = find_batch(session, parent, batch, received.sha256)
+            if known is None and follow and newest is not None and newest.id != parent.id:
+                raise Outdated
+            return known
+
+        return append_parts(
+            engine,
+            blobs,
+            parent,
+            [part.parquet],
+            {**appended, **({"batch": batch} if batch is not None else {})},
+            received_bytes=received.bytes,
+            limits=limits,
+            folder=folder,
+            check=check,
+            refused=part.refused,
+            notices=part.notices,
+        )
+
+
+def parse_part(
+    parent: Dataset, received: ReceivedFile, options: UploadOptions, limits: Limits, folder: Path
+) -> IngestedTable:
+    """Parse rows that are to be appended, as the parent's are. Raises BadInput and its subclasses."""
     formats = {column["name"]: ColumnFormat.model_validate(column.get("format", {})) for column in parent.columns}
     stated = options.model_copy(
         update={
@@ -223,33 +257,40 @@ def _append(
             "formats": {**formats, **options.formats},
         }
     )
-    with scratch_folder(scratch) as folder:
-        part_folder = folder / "part"
-        part_folder.mkdir()
-        _check_same_columns(parent, received.path, options, limits, part_folder)
-        part = ingest(received.path, stated, limits, part_folder)
-        before = pq.ParquetFile(local_parquet(blobs, parent, folder, again=True))
-        whole = folder / "whole.parquet"
-        _concatenate(before, pq.ParquetFile(part.parquet), whole)
-        table = _with_formats(ingest(whole, UploadOptions(format="parquet", kinds=kinds), limits, folder), parent)
-        stored = blobs.put_file(table.parquet)
-    appended = {"to": parent.id, "rows": part.rows, "sha256": received.sha256}
+    _check_same_columns(parent, received.path, options, limits, folder)
+    return ingest(received.path, stated, limits, folder)
+
+
+def append_parts(
+    engine: Engine,
+    blobs: BlobStore,
+    parent: Dataset,
+    parts: Sequence[Path],
+    appended: Mapping[str, Any],
+    *,
+    received_bytes: int,
+    limits: Limits,
+    folder: Path,
+    check: Callable[[Session, Dataset | None], Dataset | None],
+    after: Callable[[Session, Dataset], None] = lambda session, row: None,
+    refused: dict[str, Any] | None = None,
+    notices: Sequence[dict[str, Any]] = (),
+) -> tuple[Dataset, bool]:
+    """Create a version with the parent's rows, then those of parsed parts. `check` and `after` are `_commit`'s."""
+    kinds: dict[str, Kind] = {column["name"]: column["kind"] for column in parent.columns}
+    whole = folder / "whole.parquet"
+    _concatenate([local_parquet(blobs, parent, folder, again=True), *parts], whole)
+    table = _with_formats(ingest(whole, UploadOptions(format="parquet", kinds=kinds), limits, folder), parent)
+    stored = blobs.put_file(table.parquet)
     values = {
-        "sha256": hashlib.sha256(f"{parent.sha256}+{received.sha256}".encode()).hexdigest(),
-        "bytes": parent.bytes + received.bytes,
-        "source": {**parent.source, "appended": {**appended, **({"batch": batch} if batch is not None else {})}},
-        "refused": part.refused,
-        "notices": [*parent.notices, *(notice for notice in part.notices if notice not in parent.notices)],
+        "sha256": hashlib.sha256(f"{parent.sha256}+{appended['sha256']}".encode()).hexdigest(),
+        "bytes": parent.bytes + received_bytes,
+        "source": {**parent.source, "appended": dict(appended)},
+        "refused": refused,
+        "notices": [*parent.notices, *(notice for notice in notices if notice not in parent.notices)],
         **_inherited(parent),
     }
-
-    def check(session: Session, newest: Dataset | None) -> Dataset | None:
-        known = _find_batch(session, parent, batch, received.sha256)
-        if known is None and follow and newest is not None and newest.id != parent.id:
-            raise _Outdated
-        return known
-
-    return _commit(engine, table, stored, values, parent.name, check=check)
+    return _commit(engine, table, stored, values, parent.name, check=check, after=after)
 
 
 def correct_kinds(
@@ -307,10 +348,12 @@ def _commit(
     as_version: bool = True,
     reuse: bool = False,
     check: Callable[[Session, Dataset | None], Dataset | None] = lambda session, newest: None,
+    after: Callable[[Session, Dataset], None] = lambda session, row: None,
 ) -> tuple[Dataset, bool]:
     """Insert a row as the next version of its name, and return it.
 
     `check` sees the newest version in the same transaction; a row that it returns is returned instead, and False.
+    `after` sees the new row in it.
 
     A name that nobody has `chosen` gives way to one that is taken. With `reuse`, a row of the same content that was
     committed meanwhile is returned instead, and False. Raises Conflict.
@@ -349,6 +392,7 @@ def _commit(
                 session.add(row)
                 session.flush()
                 _record_version(session, row, newest)
+                after(session, row)
                 session.expunge(row)
             return row, True
         except IntegrityError:  # another upload has taken the name's next version meanwhile
@@ -418,15 +462,18 @@ def _check_same_columns(parent: Dataset, path: Path, options: UploadOptions, lim
         )
 
 
-def _concatenate(before: pq.ParquetFile, part: pq.ParquetFile, target: Path) -> None:
-    """Write the rows of both tables under types that hold both."""
-    kinds = {field.name: field.type for field in part.schema_arrow}
-    schema = pa.schema([(field.name, common_type(field.type, kinds[field.name])) for field in before.schema_arrow])
+def _concatenate(parts: Sequence[Path], target: Path) -> None:
+    """Write the rows of all parts under types that hold them; the columns are the first part's."""
+    schemas = [pq.read_schema(part) for part in parts]
+    schema = pa.schema(
+        [(name, functools.reduce(common_type, (one.field(name).type for one in schemas))) for name in schemas[0].names]
+    )
     with disk_full_is_507(), pq.ParquetWriter(target, schema) as writer:
-        for file in (before, part):
-            for batch in file.iter_batches(JOIN_ROWS, columns=schema.names):
-                columns = [cast(batch.column(field.name), field.type) for field in schema]
-                writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+        for part in parts:
+            with pq.ParquetFile(part) as file:
+                for batch in file.iter_batches(JOIN_ROWS, columns=schema.names):
+                    columns = [cast(batch.column(field.name), field.type) for field in schema]
+                    writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
 
 
 # --- find, share, delete -------------------------------------------------------------------------------------------
@@ -512,6 +559,9 @@ def delete(session: Session, dataset: Dataset) -> None:
         )
     session.execute(update(Dataset).where(Dataset.parent_id == dataset.id).values(parent_id=dataset.parent_id))
     session.delete(dataset)
+    session.flush()
+    if latest_version(session, dataset.name) is None:  # the name is free: what waits for it was for this one
+        session.execute(sql_delete(StagedRows).where(StagedRows.name == dataset.name))
 
 
 # --- tables --------------------------------------------------------------------------------------------------------

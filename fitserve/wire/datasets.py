@@ -109,6 +109,15 @@ class DatasetDetail(DatasetInfo):
     columns: list[Column]
 
 
+class StagedInfo(BaseModel):
+    """Rows that wait to be appended to a dataset as one version."""
+
+    name: str
+    batches: int
+    rows: int
+    oldest_at: datetime | None = Field(None, description="When the first of them came")
+
+
 class DatasetPage(BaseModel):
     """A page of datasets, the newest first."""
 

@@ -16,7 +16,7 @@ from services.control.admin import api_keys, audit, system
 from services.control.admin.api_keys import Authenticator, ensure_root_key, has_live_key
 from services.control.admin.audit import AuditMiddleware
 from services.control.admin.rate_limit import Limiter
-from services.control.datasets import import_routes, resumable
+from services.control.datasets import batch_routes, import_routes, resumable
 from services.control.datasets import routes as datasets
 from services.control.deps import Context
 from services.control.events import automation_routes, webhook_routes
@@ -38,7 +38,19 @@ from services.shell import make_app
 from services.shell.auth import refuse_unprotected_address
 
 ROUTERS = (
-    *(datasets, import_routes, resumable, openapi, runs, list_routes, events, insight, plot_routes, slice_routes),
+    *(
+        datasets,
+        import_routes,
+        batch_routes,
+        resumable,
+        openapi,
+        runs,
+        list_routes,
+        events,
+        insight,
+        plot_routes,
+        slice_routes,
+    ),
     *(models, card_routes, decision_routes, export_routes, rollout_routes, monitoring_routes),
     *(webhook_routes, automation_routes, system, api_keys, audit),
 )

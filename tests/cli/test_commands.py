@@ -89,7 +89,7 @@ def test_a_bad_table_is_refused_with_row_and_column(fitserve: Fitserve, tmp_path
     assert "no file" in fitserve("datasets", "upload", "nowhere.csv", code=3).stderr
     assert "zip=categorical" in fitserve("datasets", "upload", str(path), "--kind", "zip", code=3).stderr
     assert fitserve("datasets", "show", "no-such-dataset", code=4)
-    assert fitserve_json("datasets", "import", "--connections") == []
+    assert json.loads(fitserve("datasets", "import", "--connections", "--json").output) == []
     query = ("--connection", "none", "--query", "SELECT 1")
     assert "no connection" in fitserve("datasets", "import", "imported", *query, code=3).stderr
     assert "was not imported" in fitserve("datasets", "refresh", "points", code=3).stderr

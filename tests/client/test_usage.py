@@ -69,6 +69,16 @@ def test_imports_name_a_connection_that_there_is(client: Client, trained: Run) -
         client.datasets.get(trained.dataset).reimport()
 
 
+def test_small_batches_become_one_version(client: Client) -> None:
+    dataset = client.datasets.upload(b"a,b\n1,x\n2,y\n", "small-batches")
+    for number in (3, 4, 4):
+        waiting = dataset.stage(f"a,b\n{number},z\n".encode(), batch=f"batch-{number}")
+    assert (waiting.batches, waiting.rows) == (2, 2) == (dataset.staged().batches, dataset.staged().rows)
+    made = dataset.commit()
+    assert ([row["a"] for row in made.iter_rows()], made.version) == ([1, 2, 3, 4], 2)
+    assert dataset.commit().id == made.id
+
+
 def test_a_dataset_is_refreshed_and_a_run_shared(client: Client, trained: Run) -> None:
     dataset = client.datasets.get(trained.dataset)
     assert dataset.change(shared=True).shared

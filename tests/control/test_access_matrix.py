@@ -35,6 +35,7 @@ RULES: dict[str, str] = {
     **dict.fromkeys(("GET /api/v1/audit", "GET /api/v1/system"), "admin"),
     **dict.fromkeys(("GET /api/v1/keys", "POST /api/v1/keys"), "keys"),
     "GET /api/v1/connections": "read",
+    "GET /api/v1/datasets/{ref}/batches": "upload",
     "DELETE /api/v1/keys/{key_id}": "keys+read",  # the key may only read
     "POST /api/v1/models/{name}/predictions": "predict+upload",
     "POST /api/v1/models/{name}/feedback": "predict",
@@ -81,6 +82,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "PUT /api/v1/datasets/{ref}": {"content": b"a,y\n1,0\n2,1\n3,0\n"},
     "POST /api/v1/datasets/{ref}/rows": {"content": b"a,y\n5,0\n6,1\n"},
     "POST /api/v1/datasets": {"json": {"name": "t", "source": {"sql": {"connection": "none", "query": "SELECT 1"}}}},
+    "POST /api/v1/datasets/{ref}/batches": {"content": b"a,y\n5,0\n6,1\n"},
     "GET /api/v1/datasets/{ref}/relations": {"params": {"target": "y"}},
     "PATCH /api/v1/runs/{run_id}": {"json": {"shared": False}},
     "POST /api/v1/runs/bulk": {"json": {"action": "tag", "runs": ["run_none"], "tag": "t"}},

@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fitserve import blobs, db
+from fitserve.datasets.staging import Stage
 from tests.datasets.conftest import Api
 from tests.waiting import wait_until
 
@@ -177,6 +179,54 @@ def test_a_batch_is_appended_once_and_no_append_loses_the_rows_of_another(api: A
     assert other.status_code == 409
     old = api.ann.post("/datasets/batches@1/rows", content=b"a,b\n9,q\n").json()
     assert (old["version"], old["rows"]) == (6, 3)
+
+
+def test_small_batches_wait_and_become_one_version_once(api: Api) -> None:
+    first = api.ann.put("/datasets/staged", content=b"a,b\n1,x\n2,y\n").json()
+
+    def stage(number: int, rows: bytes = b"", ref: str = "staged") -> Any:
+        body = rows or f"b,a\nz,{number}\n".encode()
+        return api.ann.post(f"/datasets/{ref}/batches", content=body, headers={"Idempotency-Key": f"b{number}"})
+
+    for number in (*range(10, 60), 20, 30):
+        assert stage(number).status_code == 202
+    assert api.ann.get("/datasets/staged").json()["id"] == first["id"]
+    assert stage(10, b"a,b\n7,q\n").status_code == 409
+    assert stage(99, b"a,c\n7,q\n").status_code == 422
+    assert api.bob.get("/datasets/staged/batches").status_code == 404
+    waiting = api.ann.get("/datasets/staged/batches").json()
+    assert (waiting["batches"], waiting["rows"]) == (50, 50)
+    answers: list[int] = []
+
+    def commit() -> None:
+        answers.append(api.ann.post("/datasets/staged/batches/commit").status_code)
+
+    threads = [threading.Thread(target=commit) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(answers) == [200, 201]
+    newest = api.ann.get("/datasets/staged").json()
+    values = [row[0] for row in api.ann.get("/datasets/staged/rows").json()["rows"]]
+    assert (newest["version"], newest["parent_id"], values) == (2, first["id"], [1, 2, *range(10, 60)])
+    assert stage(10).json()["batches"] == 0  # it is in version 2
+    for version in (2, 1):
+        assert api.ann.delete(f"/datasets/staged@{version}").status_code == 204
+    api.bob.put("/datasets/staged", content=b"a,b\n1,x\n")  # a name that is free has no batches
+    mine = api.bob.post("/datasets/staged/batches", content=b"a,b\n7,q\n", headers={"Idempotency-Key": "b10"})
+    assert mine.json()["batches"] == 1
+
+
+def test_what_has_waited_for_long_enough_is_appended(api: Api) -> None:
+    api.ann.put("/datasets/waited", content=b"a,b\n1,x\n2,y\n")
+    api.ann.post("/datasets/waited/batches", content=b"a,b\n3,z\n")
+    engine = db.make_engine(api.settings.resolved_database_url)
+    store = blobs.open_store(api.settings.resolved_blob_url)
+    for seconds, version in ((300.0, 1), (1e-6, 2)):
+        Stage(api.settings.model_copy(update={"append_commit_seconds": seconds}), engine, store).commit_due()
+        assert api.ann.get("/datasets/waited").json()["version"] == version
+    engine.dispose()
 
 
 def test_rows_appended_make_a_new_version(api: Api) -> None:

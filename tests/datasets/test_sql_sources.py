@@ -232,7 +232,8 @@ def test_other_databases_are_read_through_sqlalchemy(api: Api, tmp_path: Path) -
 @pytest.mark.long
 def test_memory_does_not_grow_with_the_rows() -> None:
     code = (
-        "import sys, pathlib; from benchmarks.sql_import import as_dataset; as_dataset(sys.argv[1], pathlib.Path('/tmp'));"
+        "import sys, pathlib; from benchmarks.sql_import import as_dataset;"
+        "as_dataset(sys.argv[1], pathlib.Path('/tmp'));"
         "print([line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')][0])"
     )
     peaks = []

@@ -1,0 +1,170 @@
+"""Small batches of rows that wait in the database, until one version appends all of them.
+
+A batch is parsed when it arrives, so what is wrong is said to whoever sent it. It waits until a commit is asked, or
+until the rows or the age of those waiting say so. The version and what became of its batches are one transaction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import Engine, delete, func, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session, defer
+
+from fitserve import db
+from fitserve.blobs import BlobStore
+from fitserve.datasets import store
+from fitserve.errors import Conflict, TooLarge
+from fitserve.ids import new_id
+from fitserve.settings import MB, Settings
+from fitserve.tables import Dataset, StagedRows
+from fitserve.wire.datasets import StagedInfo, UploadOptions
+
+MAX_BYTES = MB  # of a batch, parsed: a larger one is appended at once
+MAX_BATCHES = 10_000  # of one version
+KEPT = timedelta(days=7)  # that a committed batch's key is remembered
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Staging of rows for datasets, by this process."""
+
+    settings: Settings
+    engine: Engine
+    blobs: BlobStore
+
+    def add(
+        self, parent: Dataset, received: store.ReceivedFile, options: UploadOptions, batch: str | None
+    ) -> tuple[StagedInfo, bool]:
+        """Let a batch wait; False where it was sent before. Raises BadInput with its row and column, TooLarge, Conflict."""
+        with db.reading(self.engine) as session:
+            if self._is_known(session, parent, batch, received.sha256):
+                return self._info(session, parent), False
+        with store.scratch_folder(self.settings.scratch) as folder:
+            part = store.parse_part(parent, received, options, self.settings.limits, folder)
+            if part.parquet.stat().st_size > MAX_BYTES:
+                raise TooLarge(
+                    "The batch is too large to wait.",
+                    received=part.parquet.stat().st_size,
+                    expected=f"at most {MAX_BYTES} bytes",
+                    fix="Append it at once: POST .../rows.",
+                )
+            data = part.parquet.read_bytes()
+        values: dict[str, Any] = {"owner": parent.owner, "name": parent.name, "batch": batch, "rows": part.rows}
+        try:
+            with db.transaction(self.engine) as session:
+                moment = db.now(session)
+                values |= {"sha256": received.sha256, "size": received.bytes, "parquet": data, "created_at": moment}
+                session.add(StagedRows(id=new_id("sr"), **values))
+        except IntegrityError:  # the same batch, sent twice at once
+            with db.reading(self.engine) as session:
+                self._is_known(session, parent, batch, received.sha256)
+        with db.reading(self.engine) as session:
+            return self._info(session, parent), True
+
+    def info(self, parent: Dataset) -> StagedInfo:
+        """Return what waits for a dataset's name."""
+        with db.reading(self.engine) as session:
+            return self._info(session, parent)
+
+    def is_due(self, waiting: StagedInfo) -> bool:
+        """Return whether so many rows wait that they are committed now."""
+        return waiting.rows >= self.settings.append_commit_rows or waiting.batches >= MAX_BATCHES
+
+    def commit(self, name: str) -> tuple[Dataset, bool] | None:
+        """Append all that waits for a name, as one version of it; None where nothing does. Raises Conflict."""
+        for _ in range(store.COMMIT_ATTEMPTS):
+            with db.reading(self.engine) as session:
+                newest = store.latest_version(session, name)
+                waiting = list(session.scalars(_waiting(name).order_by(StagedRows.id).limit(MAX_BATCHES)))
+            waiting = [one for one in waiting if newest is not None and one.owner == newest.owner]
+            if newest is None or not waiting:
+                return None
+            try:
+                return self._append(newest, waiting)
+            except store.Outdated:
+                continue
+        raise Conflict(f"The name {name!r} is in use by many uploads at once.", received=name)
+
+    def commit_due(self) -> int:
+        """Commit what has waited for long enough, of every name. Return how many versions were made."""
+        with db.reading(self.engine) as session:
+            before = db.now(session) - timedelta(seconds=self.settings.append_commit_seconds)
+            oldest = select(StagedRows.name).where(StagedRows.dataset_id.is_(None)).group_by(StagedRows.name)
+            names = list(session.scalars(oldest.having(func.min(StagedRows.created_at) < before).limit(100)))
+        return sum(self.commit(name) is not None for name in names)
+
+    def delete_old(self) -> None:
+        """Forget the keys of batches that were committed long ago, and what waits for names that are gone."""
+        with db.transaction(self.engine) as session:
+            before = db.now(session) - KEPT
+            gone = StagedRows.name.not_in(select(Dataset.name))
+            old = StagedRows.created_at < before
+            session.execute(delete(StagedRows).where(old, StagedRows.dataset_id.is_not(None) | gone))
+
+    def _append(self, parent: Dataset, waiting: list[StagedRows]) -> tuple[Dataset, bool]:
+        ids = [one.id for one in waiting]
+        with store.scratch_folder(self.settings.scratch) as folder:
+            parts = []
+            for at, one in enumerate(waiting):
+                path = folder / f"batch-{at}.parquet"
+                path.write_bytes(one.parquet or b"")
+                parts.append(path)
+            whole = hashlib.sha256("+".join(one.sha256 for one in waiting).encode()).hexdigest()
+            appended = {
+                "to": parent.id,
+                "rows": sum(one.rows for one in waiting),
+                "sha256": whole,
+                "batches": len(waiting),
+            }
+
+            def check(session: Session, newest: Dataset | None) -> Dataset | None:
+                if newest is None or newest.id != parent.id:
+                    raise store.Outdated
+                still = select(func.count()).where(StagedRows.id.in_(ids), StagedRows.dataset_id.is_(None))
+                if session.scalar(still) != len(ids):  # another process has committed some of them
+                    raise store.Outdated
+                return None
+
+            def mark(session: Session, row: Dataset) -> None:
+                done = update(StagedRows).where(StagedRows.id.in_(ids)).values(dataset_id=row.id, parquet=None)
+                session.execute(done)
+
+            return store.append_parts(
+                self.engine,
+                self.blobs,
+                parent,
+                parts,
+                appended,
+                received_bytes=sum(one.size for one in waiting),
+                limits=self.settings.limits,
+                folder=folder,
+                check=check,
+                after=mark,
+            )
+
+    def _is_known(self, session: Session, parent: Dataset, batch: str | None, sha256: str) -> bool:
+        """Return whether a batch was sent before. Raises Conflict where it had other rows."""
+        if batch is None:
+            return False
+        same = select(StagedRows).where(StagedRows.name == parent.name, StagedRows.batch == batch)
+        row = session.scalar(same.options(defer(StagedRows.parquet)))
+        if row is None:
+            return store.find_batch(session, parent, batch, sha256) is not None
+        if row.sha256 != sha256:
+            raise store.other_rows(batch)
+        return True
+
+    def _info(self, session: Session, parent: Dataset) -> StagedInfo:
+        counted = select(func.count(), func.sum(StagedRows.rows), func.min(StagedRows.created_at))
+        where = (StagedRows.name == parent.name, StagedRows.dataset_id.is_(None))
+        batches, rows, oldest = session.execute(counted.where(*where)).one()
+        return StagedInfo(name=parent.name, batches=batches, rows=int(rows or 0), oldest_at=oldest)
+
+
+def _waiting(name: str) -> Any:
+    return select(StagedRows).where(StagedRows.name == name, StagedRows.dataset_id.is_(None))

@@ -1,0 +1,36 @@
+"""The thread that appends staged rows once they have waited for long enough."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from sqlalchemy import Engine
+
+from fitserve.blobs import BlobStore
+from fitserve.datasets.staging import Stage
+from fitserve.errors import FitserveError
+from fitserve.settings import Settings
+
+log = logging.getLogger(__name__)
+
+LONGEST_PAUSE = 15.0  # seconds between two looks
+
+
+class StagedCommits(threading.Thread):
+    """Commits what is due. Any number of them may run: a batch is in one version."""
+
+    def __init__(self, settings: Settings, engine: Engine, blobs: BlobStore, stopping: threading.Event) -> None:
+        super().__init__(name="staged", daemon=True)
+        self.stage, self.stopping = Stage(settings, engine, blobs), stopping
+        self.pause = min(LONGEST_PAUSE, settings.append_commit_seconds / 2)
+
+    def run(self) -> None:
+        while not self.stopping.wait(self.pause):
+            try:
+                if made := self.stage.commit_due():
+                    log.info("staged rows were appended", extra={"versions": made})
+            except FitserveError as error:
+                log.warning("staged rows cannot be appended", extra={"error": error.detail})
+            except Exception:
+                log.exception("staged rows cannot be appended")
