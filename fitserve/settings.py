@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import os
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MB = 1024 * 1024
@@ -165,6 +166,13 @@ class Settings(BaseSettings):
     garbage_age_seconds: float = Field(86_400, description="Unreferenced blobs are deleted after so long")
 
     limits: Limits = Field(default_factory=Limits)
+
+    @field_validator("outgoing_networks")
+    @classmethod
+    def _are_networks(cls, text: str) -> str:
+        for one in filter(None, map(str.strip, text.split(","))):
+            ip_network(one)  # its ValueError names what is wrong
+        return text
 
     @property
     def resolved_database_url(self) -> str:

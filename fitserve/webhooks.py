@@ -422,8 +422,10 @@ def delete_old(engine: Engine, seconds: float) -> int:
 def standing(session: Session) -> tuple[int, float, int]:
     """Return the number of pending deliveries, the seconds that the longest due one waits, and disabled webhooks."""
     at = db.now(session)
-    pending = session.scalar(select(func.count()).where(Delivery.state == "pending")) or 0
-    due = session.scalar(select(func.min(Delivery.next_at)).where(Delivery.state == "pending"))
+    waits = select(Delivery.id).join(Webhook, Webhook.id == Delivery.webhook_id)
+    waits = waits.where(Delivery.state == "pending", Webhook.enabled)  # those of a disabled one wait for its owner
+    pending = session.scalar(select(func.count()).select_from(waits.subquery())) or 0
+    due = session.scalar(waits.with_only_columns(func.min(Delivery.next_at), maintain_column_froms=True))
     waiting = session.scalar(select(func.min(OutboxEvent.created_at)).where(OutboxEvent.dispatched_at.is_(None)))
     oldest = max([0.0, *((at - moment).total_seconds() for moment in (due, waiting) if moment is not None)])
     disabled = session.scalar(select(func.count()).select_from(Webhook).where(Webhook.enabled.is_(False))) or 0

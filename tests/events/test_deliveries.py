@@ -295,7 +295,21 @@ def test_old_events_go_and_waiting_ones_stay(engine: Engine, settings: Settings,
     assert len(receiver.requests) == 2
     with db.transaction(engine) as session:
         assert webhooks.standing(session) == (0, 0.0, 0)
+    receiver.answers = [500]
+    happen(engine)
+    deliver(engine, settings)
+    make_due(engine)
+    with db.transaction(engine) as session:
+        pending, oldest, _ = webhooks.standing(session)
+        assert (pending, oldest >= 1) == (1, True)
+        webhooks.change(session, session.get_one(Webhook, webhook.id), WebhookPatch(enabled=False))
+        assert webhooks.standing(session) == (0, 0.0, 1)
         webhooks.remove(session, session.get_one(Webhook, webhook.id))
+
+
+def test_networks_of_the_operator_are_checked_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"10\.0\.0\.1/8"):
+        Settings(home=tmp_path, outgoing_networks="192.168.0.0/16, 10.0.0.1/8")
 
 
 def test_lines_for_people() -> None:
