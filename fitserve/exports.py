@@ -21,6 +21,7 @@ class ExportFormat:
     suffix: str
     title: str
     encodings: frozenset[str] | None = None
+    code: bool = False  # whether it holds how the network was trained
 
 
 FORMATS: Mapping[str, ExportFormat] = {
@@ -32,29 +33,64 @@ FORMATS: Mapping[str, ExportFormat] = {
             | {"boolean", "one_hot", "index", "cyclic"}
         ),
     ),
+    "code": ExportFormat(
+        ".zip",
+        "a script and a notebook in Keras alone, which train the network again",
+        frozenset(
+            {"standardize", "min_max", "pass_through", "log", "robust", "piecewise_linear", "boolean", "one_hot"}
+        ),
+        code=True,
+    ),
     "saved-model": ExportFormat(".zip", "SavedModel for TensorFlow Serving: takes raw columns"),
 }
 
 
+# Layers of Keras that do the same in every process: no masks or noise are drawn while they train.
+_CODE_LAYERS = frozenset(
+    {"Input", "Dense", "Activation", "BatchNormalization", "LayerNormalization", "UnitNormalization", "Flatten"}
+    | {"Reshape", "Concatenate", "Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum"}
+    | {"ReLU", "LeakyReLU", "PReLU", "ELU", "Softmax"}
+)
+_CODE_TRAINING = ("sample_weight", "class_weight", "warmup", "steps_per_epoch", "mixed_precision")
+
+
 def check(format: str, manifest: Mapping[str, Any]) -> None:
-    """Raise BadInput, naming each column, where a format cannot hold what an artifact has."""
-    holds = FORMATS[format].encodings
-    if holds is None:
-        return
-    columns = manifest["encoder"]["columns"]
-    refused = [column for column in columns if column["encoding"]["type"] not in holds]
-    if refused:
-        problems = [
-            Problem(
-                f"{format} cannot hold {column['encoding']['type']}, the encoding of the column {column['name']!r}.",
-                column=column["name"],
-                received=column["encoding"]["type"],
-                expected=", ".join(sorted(holds)),
-            )
-            for column in refused
-        ]
+    """Raise BadInput, naming each column or part, where a format cannot hold what an artifact has."""
+    chosen = FORMATS[format]
+    problems = [] if chosen.encodings is None else _of_encodings(format, chosen.encodings, manifest)
+    if chosen.code:
+        problems += _of_training(format, manifest["spec"])
+    if problems:
         raise BadInput(
             problems[0].detail,
             problems=problems,
-            fix="Export it as saved-model, or download model.keras: these hold every encoding.",
+            fix="Export it as saved-model, or download model.keras: these hold everything.",
         )
+
+
+def _of_encodings(format: str, holds: frozenset[str], manifest: Mapping[str, Any]) -> list[Problem]:
+    return [
+        Problem(
+            f"{format} cannot hold {column['encoding']['type']}, the encoding of the column {column['name']!r}.",
+            column=column["name"],
+            received=column["encoding"]["type"],
+            expected=", ".join(sorted(holds)),
+        )
+        for column in manifest["encoder"]["columns"]
+        if column["encoding"]["type"] not in holds
+    ]
+
+
+def _of_training(format: str, spec: Mapping[str, Any]) -> list[Problem]:
+    """Return what of a spec a script would train otherwise than the run was."""
+    training = spec["training"]
+    named = [f"/{part}" for part in ("ensemble", "folds") if spec.get(part)]
+    named += [f"/training/{part}" for part in _CODE_TRAINING if training.get(part)]
+    named += ["/training/restarts"] if training["restarts"] > 1 else []
+    named += ["/target"] if len(spec["target"]) > 1 or spec["target"][0]["task"] == "multilabel" else []
+    for at, node in enumerate(spec["network"]):
+        kind = next(name for name in node if name[0].isupper())
+        named += [f"/network/{at}/{kind}"] if kind not in _CODE_LAYERS else []
+    for name, loss in training["loss"].items():
+        named += [f"/training/loss/{name}"] if "Quantile" in str(loss) else []
+    return [Problem(f"{format} cannot hold {pointer}.", pointer=pointer) for pointer in named]

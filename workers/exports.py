@@ -11,12 +11,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from sqlalchemy import select
 
 from fitserve import artifacts, db, exports
 from fitserve.blobs import StoredBlob
 from fitserve.datasets import store
 from fitserve.errors import NotFound
-from fitserve.tables import Dataset
+from fitserve.tables import Dataset, Epoch
 from workers.batch_prediction import BatchPredictionAttempt, DeterministicFailure, Interrupted
 from workers.trainer_process import clean_environment
 
@@ -45,22 +46,27 @@ class ExportAttempt(BatchPredictionAttempt):
     def _lay_out(self, folder: Path, artifact: artifacts.Artifact) -> None:
         """Write what the conversion reads."""
         request, cache = self.claim.run.resolved, self.settings.scratch / "blobs"
-        (folder / "request.json").write_text(json.dumps({name: request[name] for name in ("format", "version")}))
         (folder / "manifest.json").write_text(json.dumps(artifact.manifest))
         for kind in ("keras", "onnx"):
             (folder / f"model.{kind}").write_bytes(self.blobs.read(artifact.file(kind).sha256))
         with db.reading(self.engine) as session:
             dataset = session.get(Dataset, self.claim.run.dataset_id)
+            epochs = (
+                select(Epoch).where(Epoch.run_id == artifact.manifest["run"], Epoch.trial == 0).order_by(Epoch.epoch)
+            )
+            logs = [row.logs for row in session.scalars(epochs)]
         if dataset is None:
             raise NotFound("The dataset that the version was trained on is gone: nothing to compare the export on.")
         table = store.local_parquet(self.blobs, dataset, cache, again=True)
+        asked = {"format": request["format"], "version": request["version"], "table": str(table), "epochs": logs}
+        (folder / "request.json").write_text(json.dumps(asked))
         with pq.ParquetFile(table) as file:
             first = next(file.iter_batches(ROWS))
         pq.write_table(pa.Table.from_batches([first]), folder / "rows.parquet")
 
     def _convert(self, folder: Path) -> None:
         """Run the conversion. Raises Interrupted, DeterministicFailure."""
-        command = [sys.executable, "-m", "workers.trainer.export.convert", str(folder)]
+        command = [sys.executable, "-m", "workers.trainer.convert", str(folder)]
         deadline = time.monotonic() + SECONDS
         log = folder / "log"
         environment = clean_environment(self.settings, folder)

@@ -285,6 +285,7 @@ class ExportFormat(StrEnum):
 
     onnx_raw = "onnx-raw"
     saved_model = "saved-model"
+    code = "code"
 
 
 @command(
@@ -297,7 +298,8 @@ def export(
     session: Session,
     model: ModelName,
     format: Annotated[
-        ExportFormat, typer.Option(help="onnx-raw: ONNX with the preprocessing; saved-model: for TensorFlow Serving.")
+        ExportFormat,
+        typer.Option(help="onnx-raw: ONNX with the preprocessing; saved-model: for TensorFlow Serving; code: script."),
     ],
     version: Annotated[int | None, typer.Option(min=1, help="The version. Default: the serving one.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="A file, or a folder.")] = Path(),

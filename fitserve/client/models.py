@@ -197,8 +197,9 @@ class Models(Resource):
         """Have a worker export a version to another format, wait for it, and write it to `path`, a file or a folder.
 
         `onnx-raw` is ONNX with the preprocessing inside, `saved-model` a zipped SavedModel for TensorFlow Serving; both
-        take raw columns. What exists is not made again. Raises BadInput naming the columns that a format cannot hold,
-        RunEnded where the export differs from what is served, WaitedTooLong.
+        take raw columns. `code` is a script and a notebook in Keras alone that reach the run's losses. What exists is
+        not made again. Raises BadInput naming what a format cannot hold, RunEnded where the export differs from what is
+        served, WaitedTooLong.
         """
         source = model_path(model, "versions", version, "exports")
         body = self._connection.send("POST", source, json={"format": format}, repeatable=False).json()
@@ -213,7 +214,7 @@ class Models(Resource):
             problem = run.error or {}
             detail = f"The export {run.id} {run.state}. {problem.get('detail', '')}".strip()
             raise RunEnded(detail, state=run.state, run=run.id)
-        suffix = ".zip" if format == "saved-model" else ".onnx"
+        suffix = ".onnx" if format == "onnx-raw" else ".zip"
         name = f"{model}-{version}-{format}{suffix}"
         return transfers.download(self._connection, f"{source}/{format}", path, name, progress, timeout=FILE_TIMEOUT)
 

@@ -115,9 +115,9 @@ class ExportRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    format: Literal["onnx-raw", "saved-model"] = Field(
-        description="`onnx-raw`: ONNX with the preprocessing inside; `saved-model`: for TensorFlow Serving, zipped. "
-        "Both take raw columns, as model.keras does"
+    format: Literal["onnx-raw", "saved-model", "code"] = Field(
+        description="`onnx-raw`: ONNX with the preprocessing inside; `saved-model`: for TensorFlow Serving, zipped; "
+        "both take raw columns, as model.keras does. `code`: a script and a notebook that train the network, zipped"
     )
 
 

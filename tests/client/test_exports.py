@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -62,6 +63,39 @@ def test_each_export_answers_as_the_service_does(client: Client, trained: Run, t
     assert client.models.exports("client-circle", 1)[0].run_id == made["onnx-raw"].run_id  # not made twice
 
 
+def run_code(text: str, folder: Path, data: Path) -> dict[str, list[float]]:
+    """Run a program on a dataset's file, in a folder; return its history."""
+    command = [sys.executable, "-I", "-c", text]
+    done = subprocess.run(command, cwd=folder, env={**os.environ, "DATA": str(data)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    history: dict[str, list[float]] = json.loads((folder / "history.json").read_text())
+    return history
+
+
+def test_script_and_notebook_reach_the_losses_of_the_run(client: Client, trained: Run, tmp_path: Path) -> None:
+    stopping = {"monitor": "val_loss", "patience": 2, "restore_best_weights": True}
+    training = {"epochs": 12, "seed": 7, "optimizer": {"Adam": {"learning_rate": 0.01}}, "early_stopping": stopping}
+    network = [{"Dense": {"units": 6, "activation": "relu", "kernel_regularizer": {"L2": 0.01}}}, "BatchNormalization"]
+    spec = {"dataset": trained.dataset, "target": "side", "network": network, "training": training}
+    run = client.runs.create(spec, model="client-coded").wait(PATIENCE)
+    archive = client.models.export("client-coded", run.version or 0, tmp_path, "code", timeout=PATIENCE)
+    with zipfile.ZipFile(archive) as file:
+        file.extractall(tmp_path / "code")
+    data = client.datasets.get(trained.dataset).download(tmp_path / "data.parquet")
+    cells = json.loads((tmp_path / "code" / "train.ipynb").read_text())["cells"]
+    notebook = "\n\n".join(cell["source"] for cell in cells if cell["cell_type"] == "code")
+    for text in ((tmp_path / "code" / "train.py").read_text(), notebook):
+        assert "fitserve" not in text.replace("Written by fitserve", "")
+        history = run_code(text, tmp_path / "code", data)
+        for name in ("loss", "val_loss"):
+            recorded = [row[name] for row in run.history()]
+            np.testing.assert_allclose(history[name], recorded, rtol=0, atol=1e-4)
+    (made,) = client.models.exports("client-coded", 1)
+    assert made.parity is not None
+    assert made.parity["max_rel"] <= 1e-4
+    client.models.delete("client-coded")
+
+
 def test_what_a_format_cannot_hold_is_refused_by_name(client: Client, trained: Run, tmp_path: Path) -> None:
     feature = {"column": "colour", "encoding": {"hashing": {"bins": 4}}}
     spec = {"dataset": trained.dataset, "target": "side", "features": ["x", feature], "network": [{"Dense": 2}]}
@@ -73,4 +107,6 @@ def test_what_a_format_cannot_hold_is_refused_by_name(client: Client, trained: R
         client.models.export("client-hashed", 1, tmp_path, "pmml")
     with pytest.raises(NotFound):
         client.models.export("client-hashed", 9, tmp_path, "saved-model")
+    with pytest.raises(BadInput, match="code cannot hold /training/restarts"):
+        client.models.export("client-circle", 1, tmp_path, "code")
     client.models.delete("client-hashed")

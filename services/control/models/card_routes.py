@@ -38,10 +38,10 @@ def get_card(
         run = session.get_one(Run, version.run_id)
         dataset = session.get_one(Dataset, run.dataset_id)
         labels = [row.label for row in registry.labels(session, name) if row.version == number]
-        sees_run = caller.sees(run.owner, run.shared)
+        has_lineage = "training" in run.resolved and caller.sees(run.owner, run.shared)
         relatives = (
             lineage.lineage(session, run, lambda relative: caller.sees(relative.owner, relative.shared))
-            if sees_run
+            if has_lineage
             else None
         )
     artifact: Artifact = artifacts.read(ctx.blobs, version.artifact, version.run_id)

@@ -57,7 +57,7 @@ def blocks_of(recorded: Recorded) -> list[Block]:
 def _head(recorded: Recorded) -> Iterator[Block]:
     version, manifest = recorded.version, recorded.manifest
     yield Heading(f"{recorded.model.name}, version {version.version}", 1)
-    outputs = ", ".join(f"{one['name']} ({one['task']})" for one in manifest["outputs"])
+    outputs = ", ".join(f"{one['name']} ({one['task']})" for one in manifest.get("outputs") or ())
     receipt = manifest.get("receipt") or {}
     versions = receipt.get("versions") or {}
     rows = [
@@ -90,7 +90,7 @@ def _data(recorded: Recorded) -> Iterator[Block]:
         ("split", split.get("method")),
     ]
     yield Table(("", ""), [fact for fact in facts if fact[1] is not None])
-    columns = manifest["encoder"]["columns"]
+    columns = (manifest.get("encoder") or {}).get("columns") or ()
     yield Table(
         ("column", "kind", "encoding"),
         [(one["name"], one["kind"], one["encoding"]["type"]) for one in columns[:MOST_COLUMNS]],

@@ -1,0 +1,134 @@
+"""`python -m workers.trainer.convert FOLDER`: export an artifact to another format, and compare it.
+
+The folder holds `request.json` (`{"format", "version", "table", "epochs"}`: the dataset's file, and the logs that the
+run recorded), `manifest.json`, `model.keras`, `model.onnx` and `rows.parquet`. Written into it are `export` and
+`result.json`: `{"parity"}`, with `{"cause", "detail"}` where it failed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pyarrow.parquet as pq
+
+from fitserve.artifacts import onnx_session
+from fitserve.encoder import Encoder
+from fitserve.spec.spec import parse
+from fitserve.target_encoder import TargetEncoder
+from workers.trainer.data.preparation import columns_of, read_columns, split_rows, usable_rows
+from workers.trainer.export import keras_encoding, plain_code, raw_graph
+from workers.trainer.export.export import NOISE_FACTOR, PARITY_LIMIT, largest_difference, raw_values, serve
+
+Predictions = Mapping[str, np.ndarray]
+LOSS_LIMIT = 1e-4  # of a loss, or of its share where it exceeds 1
+_FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # the same artifact gives the same bytes
+
+
+class SilentReporter:
+    """A Reporter that tells nobody: the run has reported all of it."""
+
+    def event(self, level: str, message: str, data: Any = None) -> None:
+        pass
+
+
+def main(folder: Path) -> None:
+    """Convert, compare, and write what came of it."""
+    request, manifest = (json.loads((folder / f"{name}.json").read_text()) for name in ("request", "manifest"))
+    encoder, targets = Encoder.from_json(manifest["encoder"]), TargetEncoder.from_json(manifest["targets"])
+    if request["format"] == "code":
+        parity, limit = _code(folder, request, manifest, encoder, targets), LOSS_LIMIT
+        what = "The script's losses differ from those of the run by"
+    else:
+        parity = _compared(folder, request, encoder, targets)
+        limit = PARITY_LIMIT + NOISE_FACTOR * float(manifest["parity"].get("noise", 0.0))
+        what = "The export differs from what is served, as a share of the predictions' spread, by"
+    result: dict[str, Any] = {"parity": parity}
+    if not parity["max_rel"] <= limit:
+        detail = f"{what} {parity['max_rel']:.1e}; allowed are {limit:.1e}."
+        result |= {"cause": "parity", "detail": detail}
+        parity |= {name: None for name in ("max_abs", "max_rel") if not np.isfinite(parity[name])}
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+def _compared(folder: Path, request: Mapping[str, Any], encoder: Encoder, targets: TargetEncoder) -> dict[str, Any]:
+    """Convert, and compare the predictions with those of the serving path."""
+    rows = pq.read_table(folder / "rows.parquet")
+    predict = MAKERS[request["format"]](folder, encoder, int(request["version"]))
+    expected = serve(onnx_session(folder / "model.onnx"), encoder, rows)
+    return largest_difference(expected, predict(raw_values(encoder, rows)), targets, rows.num_rows)
+
+
+def _code(
+    folder: Path, request: Mapping[str, Any], manifest: Mapping[str, Any], encoder: Encoder, targets: TargetEncoder
+) -> dict[str, Any]:
+    """Write script and notebook, run the script on the dataset, and compare the losses of each epoch."""
+    spec, table, code = parse(manifest["spec"]), Path(request["table"]), folder / "code"
+    code.mkdir()
+    silent: Any = SilentReporter()
+    columns = read_columns(table, columns_of(spec))
+    parts, _ = split_rows(columns, spec, usable_rows(columns, spec, silent)[0])
+    np.savez(code / "rows.npz", train=parts.train, validation=parts.validation, test=parts.test)
+    text = plain_code.script(manifest, encoder, targets.targets[0], columns.schema, len(parts.train))
+    (code / "train.py").write_text(text, encoding="utf-8")
+    (code / "train.ipynb").write_text(plain_code.notebook(text), encoding="utf-8")
+    _zip(folder / "export", code)
+    subprocess.run([sys.executable, "train.py"], cwd=code, env={**os.environ, "DATA": str(table)}, check=True)
+    return plain_code.differences(request["epochs"], json.loads((code / "history.json").read_text()))
+
+
+def _zip(target: Path, folder: Path) -> None:
+    with zipfile.ZipFile(target, "w") as archive:
+        for file in sorted(folder.rglob("*")):
+            if file.is_file():
+                entry = zipfile.ZipInfo(str(file.relative_to(folder)), _FIXED_TIME)
+                archive.writestr(entry, file.read_bytes(), zipfile.ZIP_DEFLATED)
+
+
+def _onnx_raw(folder: Path, encoder: Encoder, version: int) -> Callable[[Mapping[str, Any]], Predictions]:
+    names = keras_encoding.input_names(encoder.columns)
+    model = raw_graph.with_preprocessing(onnx.load(folder / "model.onnx"), encoder, names)
+    (folder / "export").write_bytes(model.SerializeToString())
+    session = onnx_session(folder / "export")
+    outputs = [output.name for output in session.get_outputs()]
+
+    def predict(raw: Mapping[str, Any]) -> Predictions:
+        return dict(zip(outputs, session.run(outputs, dict(raw)), strict=True))
+
+    return predict
+
+
+def _saved_model(folder: Path, encoder: Encoder, version: int) -> Callable[[Mapping[str, Any]], Predictions]:
+    """Export by Keras; zipped as TensorFlow Serving wants it, in a folder named by the version."""
+    import keras
+    import tensorflow as tf
+
+    whole = keras.saving.load_model(folder / "model.keras")
+    path = folder / "saved_model" / str(version)
+    whole.export(path, format="tf_saved_model", verbose=False)
+    _zip(folder / "export", folder / "saved_model")
+    loaded = tf.saved_model.load(str(path))
+    serving = loaded.signatures["serving_default"]
+
+    def predict(raw: Mapping[str, Any]) -> Predictions:
+        answers = serving(**{name: tf.constant(value) for name, value in raw.items()})
+        return {name: one.numpy() for name, one in answers.items()}
+
+    return predict
+
+
+MAKERS: Mapping[str, Callable[[Path, Encoder, int], Callable[[Mapping[str, Any]], Predictions]]] = {
+    "onnx-raw": _onnx_raw,
+    "saved-model": _saved_model,
+}
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
