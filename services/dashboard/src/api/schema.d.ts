@@ -2979,10 +2979,10 @@ export interface components {
         ExportRequest: {
             /**
              * Format
-             * @description `onnx-raw`: ONNX with the preprocessing inside; `saved-model`: for TensorFlow Serving, zipped. Both take raw columns, as model.keras does
+             * @description `onnx-raw`: ONNX with the preprocessing inside; `saved-model`: for TensorFlow Serving, zipped; both take raw columns, as model.keras does. `code`: a script and a notebook that train the network, zipped
              * @enum {string}
              */
-            format: "onnx-raw" | "saved-model";
+            format: "onnx-raw" | "saved-model" | "code";
         };
         /**
          * Fairness
