@@ -23,7 +23,7 @@ from fitserve.errors import BadInput, Conflict, NotFound
 from fitserve.ids import new_id
 from fitserve.rollout_figures import comparison, counts_of, live_errors, steps_of
 from fitserve.rollout_guards import DEFAULTS, Figure, StepCounts, measure
-from fitserve.tables import Label, Rollout, RolloutStep
+from fitserve.tables import Audit, Label, Rollout, RolloutStep
 
 LABEL = registry.ROLLOUT
 ACTIVE = ("running", "paused")
@@ -340,9 +340,27 @@ def advance(engine: Engine, id: str, holder: str) -> Advance | None:
         for entered in steps_of(session, id):
             _record(entered, figures[entered.step], at)
         moved = _move(session, row, plan, figures, counts.get(step, StepCounts()), at)
+        if moved is not None:
+            _audit(session, row, moved, at)
         crash_point("rollout.before_commit")
     crash_point("rollout.after_commit")
     return Advance(row, figures[step], moved)
+
+
+def _audit(session: Session, row: Rollout, moved: str, at: datetime) -> None:
+    """Add what a rollout did by itself to the audit log, under the key that started it."""
+    session.add(
+        Audit(
+            key_id=row.key_id,
+            owner=row.owner,
+            action=f"rollout {moved}",
+            target=f"/api/v1/models/{row.model}/rollouts/{row.id}",
+            status=200,
+            address="",
+            request_id="",
+            created_at=at,
+        )
+    )
 
 
 def _move(

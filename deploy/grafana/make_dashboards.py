@@ -389,7 +389,7 @@ DRIFT = Dashboard(
         ),
         Panel(
             "Rollouts: share of the traffic",
-            ((f"max by (model, version) (fitserve_rollout_share_ratio{MODEL})", "{{model}} v{{version}}"),),
+            ((top(f"max by (model, version) (fitserve_rollout_share_ratio{MODEL})"), "{{model}} v{{version}}"),),
             "percentunit",
             maximum=1.0,
         ),

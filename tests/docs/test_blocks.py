@@ -144,6 +144,9 @@ def _prepare_rollout(client: Client, command: str, newest: int) -> None:
     for one in client.rollouts.list("admissions"):
         if one.finished_at is None:
             client.rollouts.abort("admissions", one.id)
+    for label in client.models.get("admissions").labels:
+        if label.weight:
+            client.models.remove_label("admissions", label.label)
     client.models.promote("admissions", newest - 1)
     if command.rpartition(" ")[2] not in ("start", "ab"):
         client.rollouts.start("admissions", newest)
