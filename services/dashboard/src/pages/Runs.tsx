@@ -1,6 +1,6 @@
 import { useQuery } from "@tanstack/react-query";
 import { useState } from "react";
-import { Link, useSearchParams } from "react-router";
+import { Link, useLocation, useSearchParams } from "react-router";
 import { allIds, runsAt, type ListQuery } from "../api/runs";
 import type { ListedRun } from "../api/types";
 import { Button, Empty } from "../components/basics";
@@ -21,20 +21,20 @@ const CHIPS = ["tag", "model", "dataset"] as const;
 export default function Runs() {
   const t = useText();
   const [address, setAddress] = useSearchParams();
+  const { pathname } = useLocation();
   const [chosen, setChosen] = useState<ReadonlySet<string>>(new Set());
   const [edited, setEdited] = useState<ListedRun | null>(null);
-  const set = (changes: Record<string, string>) =>
-    setAddress(
-      (old) => {
-        const next = new URLSearchParams(old);
-        for (const [name, value] of Object.entries(changes)) {
-          if (value === "") next.delete(name);
-          else next.set(name, value);
-        }
-        return next;
-      },
-      { replace: true },
-    );
+  const set = (changes: Record<string, string>) => {
+    // Do not navigate back to a page that the visitor is leaving.
+    if (window.location.pathname !== pathname) return;
+    // Start from the address itself, so two changes in one tick are both kept.
+    const next = new URLSearchParams(window.location.search);
+    for (const [name, value] of Object.entries(changes)) {
+      if (value === "") next.delete(name);
+      else next.set(name, value);
+    }
+    setAddress(next, { replace: true });
+  };
   const metric = address.get("metric");
   const sorting = sortingOf(address);
   const query = queryOf(address);
