@@ -40,7 +40,7 @@ class Stage:
     def add(
         self, parent: Dataset, received: store.ReceivedFile, options: UploadOptions, batch: str | None
     ) -> tuple[StagedInfo, bool]:
-        """Let a batch wait; False where it was sent before. Raises BadInput (with row and column), TooLarge, Conflict."""
+        """Let a batch wait; False where it was sent before. Raises BadInput, TooLarge, Conflict."""
         with db.reading(self.engine) as session:
             if self._is_known(session, parent, batch, received.sha256):
                 return self._info(session, parent), False
