@@ -79,6 +79,8 @@ NOT_RUN_HERE = {
     "copy-blobs": "needs a blob store of its own; how-to/backup.md and tests/layout/test_backup.py copy one",
     "logs": "needs a server that runs from this folder; tests/cli/test_up.py reads them",
     "mcp": "serves until its client leaves; tests/cli/test_mcp.py is one",
+    "datasets import": "needs a source; tests/datasets imports from each kind, tests/cli says which is missing",
+    "datasets refresh": "needs an imported dataset; as above",
     "demo": "trains for half a minute; tests/cli runs it",
 }
 APPLY = "--apply"  # tests/insight applies findings of runs that are made to have one

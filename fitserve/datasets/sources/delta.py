@@ -37,7 +37,7 @@ def fetch(source: DeltaSource, connection: Connection, place: Place) -> Fetched:
     """Read the table's rows to a file. Raises SourceRefused, SourceAway, TooLarge, Unchanged."""
     try:
         from deltalake import DeltaTable
-        from deltalake.exceptions import DeltaError
+        from deltalake.exceptions import DeltaError, DeltaProtocolError, TableNotFoundError
     except ImportError:
         raise Unavailable("Delta tables need a package: pip install 'fitserve[delta]'.") from None
     address = connection.below(source.path, f"{POINTER}/path")
@@ -59,7 +59,8 @@ def fetch(source: DeltaSource, connection: Connection, place: Place) -> Fetched:
     except (DeltaError, OSError, ValueError) as error:
         detail = connection.redact(str(error).replace(address, source.path))
         lowered = detail.lower()
-        if isinstance(error, FileNotFoundError) or any(word in lowered for word in _REFUSED) or "version" in lowered:
+        kinds = (DeltaProtocolError, TableNotFoundError, FileNotFoundError)  # such as deletion vectors
+        if isinstance(error, kinds) or any(word in lowered for word in _REFUSED) or "version" in lowered:
             what = f"The Delta table cannot be read: {detail}"
             raise SourceRefused(what, problems=[Problem(what, POINTER, received=source.path[:120])]) from None
         raise SourceAway(f"The Delta table's store does not answer: {detail}") from None
