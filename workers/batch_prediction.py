@@ -86,7 +86,7 @@ class BatchPredictor(threading.Thread):
     ) -> None:
         super().__init__(name="predictions", daemon=True)
         self.settings, self.engine, self.blobs, self.stopping = settings, engine, blobs, stopping
-        self._attempts = {KIND: BatchPredictionAttempt, **(attempts or {})}
+        self._attempts: dict[str, type[BatchPredictionAttempt]] = {KIND: BatchPredictionAttempt, **(attempts or {})}
         self._woken = threading.Event()
         self._worker = f"{platform.node()}-{os.getpid()}-predictions"
 
