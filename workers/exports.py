@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -70,10 +72,13 @@ class ExportAttempt(BatchPredictionAttempt):
         deadline = time.monotonic() + SECONDS
         log = folder / "log"
         environment = clean_environment(self.settings, folder)
-        with log.open("wb") as sink, subprocess.Popen(command, env=environment, stdout=sink, stderr=sink) as process:
+        with (
+            log.open("wb") as sink,
+            subprocess.Popen(command, env=environment, stdout=sink, stderr=sink, start_new_session=True) as process,
+        ):
             while process.poll() is None:
                 if self._is_interrupted or time.monotonic() > deadline:
-                    process.kill()
+                    os.killpg(process.pid, signal.SIGKILL)  # with what it runs itself
                     process.wait()
                     if self._is_interrupted:
                         raise Interrupted

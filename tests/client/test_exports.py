@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from fitserve.client import Client
@@ -94,6 +95,20 @@ def test_script_and_notebook_reach_the_losses_of_the_run(client: Client, trained
     assert made.parity is not None
     assert made.parity["max_rel"] <= 1e-4
     client.models.delete("client-coded")
+
+
+def test_names_are_no_code(client: Client, tmp_path: Path) -> None:
+    target = 'y"""\nraise SystemExit(7)\n"""'
+    table = pa.table({'a\\"""# %% ': [float(n) for n in range(40)], target: ["no", "it's \\"] * 20})
+    dataset = client.datasets.upload(table, "export-names")
+    training = {"epochs": 2}
+    spec = {"dataset": dataset.ref, "target": dataset.columns[1].name, "network": [{"Dense": 2}], "training": training}
+    client.runs.create(spec, model="export-names").wait(PATIENCE)
+    archive = client.models.export("export-names", 1, tmp_path, "code", timeout=PATIENCE)
+    with zipfile.ZipFile(archive) as file:
+        assert "raise SystemExit" not in file.read("train.py").decode().replace("\\nraise SystemExit", "")
+        assert len(json.loads(file.read("train.ipynb"))["cells"]) == 9
+    client.models.delete("export-names")
 
 
 def test_what_a_format_cannot_hold_is_refused_by_name(client: Client, trained: Run, tmp_path: Path) -> None:

@@ -38,7 +38,8 @@ def get_card(
         run = session.get_one(Run, version.run_id)
         dataset = session.get_one(Dataset, run.dataset_id)
         labels = [row.label for row in registry.labels(session, name) if row.version == number]
-        has_lineage = "training" in run.resolved and caller.sees(run.owner, run.shared)
+        sees_run = caller.sees(run.owner, run.shared)
+        has_lineage = sees_run and "training" in run.resolved
         relatives = (
             lineage.lineage(session, run, lambda relative: caller.sees(relative.owner, relative.shared))
             if has_lineage
@@ -52,7 +53,7 @@ def get_card(
         dataset=dataset,
         labels=labels,
         manifest=artifact.manifest,
-        report=report_of(ctx, artifact),
+        report=report_of(ctx, artifact) if sees_run else None,  # it holds values of training rows
         drift=get_drift(name, caller, ctx, number),
         fairness=get_version_fairness(name, number, caller, ctx),
         lineage=relatives,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import keyword
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -109,7 +110,8 @@ def script(manifest: Mapping[str, Any], encoder: Encoder, target: FittedTarget, 
     training = spec["training"]
     reference = spec["dataset"].get("ref") or spec["dataset"].get("sha256")
     title = f"Train {spec.get('model') or 'a network'} to predict {target.name}."
-    head = _HEAD.format(title=title, run=manifest["run"], dataset=reference, seed=training["seed"])
+    texts = {"title": title, "run": manifest["run"], "dataset": reference}
+    head = _HEAD.format(**{name: _harmless(str(text)) for name, text in texts.items()}, seed=int(training["seed"]))
     encodings = "\n".join(_inputs(encoder, types))
     used = [name for name in _HELPERS if re.search(rf"\b{name}\(", encodings)]
     used += ["number"] if "robust" in used and "number" not in used else []
@@ -125,9 +127,14 @@ def script(manifest: Mapping[str, Any], encoder: Encoder, target: FittedTarget, 
     )
 
 
+def _harmless(text: str) -> str:
+    """Return text that cannot end the docstring that it stands in: names are whatever a client chose."""
+    return re.sub(r"[^\w .,@:/()-]", "_", " ".join(text.split()))
+
+
 def notebook(text: str) -> str:
     """Return a script as a notebook: its docstring as text, a cell for each part."""
-    first, *parts = text.split(_MARK)
+    first, *parts = re.split(f"^{_MARK}", text, flags=re.MULTILINE)
     cells: list[dict[str, Any]] = [{"cell_type": "markdown", "metadata": {}, "source": first.strip().strip('"')}]
     for part in parts:
         title, _, code = part.partition("\n")
@@ -207,7 +214,7 @@ def _network(layers: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         ((kind, arguments),) = ((key, value) for key, value in node.items() if key[0].isupper())
         name = str(node["name"])
         variable = re.sub(r"\W|^(?=\d)", "_", name)
-        while variable in variables.values() or variable in _TAKEN:
+        while variable in variables.values() or variable in _TAKEN or keyword.iskeyword(variable):
             variable += "_"
         variables[name] = variable
         if kind == "Input":
