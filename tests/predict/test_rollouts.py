@@ -9,9 +9,11 @@ from typing import Any
 import grpc
 import httpx2
 import pytest
+from sqlalchemy import select
 
 from fitserve import db, drift, monitoring, registry, rollout_figures, rollouts
 from fitserve.rollout_guards import StepCounts
+from fitserve.tables import RolloutCount
 from services.predict.protocols.proto import inference_pb2 as pb
 from tests.predict.toy_registry import RunningService, ToyModel, ToyRegistry, eventually, numeric, run_service
 
@@ -51,6 +53,19 @@ def counts(served: RunningService, id: str, step: int) -> StepCounts:
         return rollout_figures.counts_of(session, id).get(step, StepCounts())
 
 
+def wait_for_every_process(served: RunningService, id: str, step: int) -> None:
+    """Wait until both processes have answered, and counted, requests in a step."""
+
+    def all_know() -> bool:
+        for key in KEYS[:10]:
+            ask(served, key)
+        with db.reading(served.toys.engine) as session:
+            query = select(RolloutCount.process).where(RolloutCount.rollout_id == id, RolloutCount.step == step)
+            return len(set(session.scalars(query))) == 2
+
+    eventually(all_know)
+
+
 def advance(served: RunningService, id: str) -> str | None:
     rollouts.claim(served.toys.engine, "test")
     done = rollouts.advance(served.toys.engine, id, "test")
@@ -61,8 +76,7 @@ def test_growing_shares_keep_those_who_are_in(running: RunningService) -> None:
     plan: dict[str, Any] = {"steps": [25, 60, 100], "hold": 0.0, "min_requests": 5, "guards": {"p99_ratio": None}}
     plan["guards"]["prediction_drift"] = None  # they differ
     rollout = running.toys.change(rollouts.start, "m", 2, **plan)
-    eventually(lambda: "2" in {ask(running, key) for key in KEYS[:40]})
-    eventually(lambda: all(ask(running, KEYS[0]) == ask(running, KEYS[0]) for _ in range(6)), 30)  # every process knows
+    wait_for_every_process(running, rollout.id, 0)
     first = {key for key in KEYS if ask(running, key) == "2"}
     assert 0.1 < len(first) / len(KEYS) < 0.45
     assert first == {key for key in KEYS if ask(running, key) == "2"}
@@ -104,8 +118,8 @@ def test_growing_shares_keep_those_who_are_in(running: RunningService) -> None:
 
     eventually(lambda: stored() == (2, rollout.id, 0))
     assert advance(running, rollout.id) == "step"
-    eventually(lambda: sum(ask(running, key) == "2" for key in KEYS) > 0.45 * len(KEYS))
-    eventually(lambda: len({key for key in KEYS if ask(running, key) == "2"} - first) > 5)
+    wait_for_every_process(running, rollout.id, 1)
+    assert len({key for key in KEYS if ask(running, key) == "2"} - first) > 5
     assert all(ask(running, key) == "2" for key in first)
     with db.transaction(running.toys.engine) as session:
         rollouts.abort(session, "m", rollout.id)
@@ -140,6 +154,14 @@ def test_a_version_that_cannot_be_loaded_fails_for_the_guard_and_for_no_client(r
     toys.change(registry.set_label, "broken", "champion", version_number=1)
     (toys.home / "blobs" / artifact[:2] / artifact).unlink()
     rollout = toys.change(rollouts.start, "broken", 2, steps=[50, 100])
+
+    url = f"{running.url}/v1/models/broken:predict"
+    eventually(
+        lambda: (
+            [CLIENT.post(url, json={"instances": ROW}, headers=running.headers).status_code for _ in range(12)]
+            == [200] * 12
+        )
+    )  # every process knows it
 
     def taken_back() -> bool:
         assert ask(running, model="broken") in ("1", "2")  # 2 until the champion is known
