@@ -121,7 +121,7 @@ def test_bodies_that_models_understand(served: RunningService, name: str) -> Non
     operation = OPERATIONS[name]
     answered: list[int] = []
 
-    @limited(25)
+    @limited(35)
     @given(data=st.data())
     def ask(data: Any) -> None:
         values = data.draw(parameters())
