@@ -13,11 +13,19 @@ from fitserve.datasets.sources.connections import SourceRefused
 from fitserve.errors import Problem
 from fitserve.wire.notices import Notice
 
-_SPACE = r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)"
-_READS = re.compile(rf"(?:{_SPACE}|\()*(select|with|values|table)\b", re.IGNORECASE | re.DOTALL)
-_TO_FILE = re.compile(r"\binto\s+(outfile|dumpfile)\b", re.IGNORECASE)
-_END = re.compile(rf"(?:{_SPACE}|;)*\Z", re.DOTALL)
-_ORDERED = re.compile(r"\border\s+by\b[^()]*(?:\([^()]*\)[^()]*)*\Z", re.IGNORECASE)
+# What a query is made of, as far as it matters here. Each part is read once, whatever it holds: a comment or a quoted
+# text that does not end takes the rest.
+_PART = re.compile(
+    r"""
+    (?P<blank> \s++ | --[^\n]*+ | /\*(?:[^*]|\*(?!/))*+(?:\*/|\Z) | ; )
+    | '[^']*+(?:'|\Z) | "[^"]*+(?:"|\Z) | `[^`]*+(?:`|\Z)
+    | (?P<word> \w++ )
+    | .
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_READS = frozenset(("select", "with", "values", "table"))
+_TO_FILE = frozenset(("outfile", "dumpfile"))
 POINTER = "/source/sql/query"
 
 
@@ -31,12 +39,26 @@ class QueryResult:
     notices: list[Notice] = field(default_factory=list)
 
 
+def _parts(query: str) -> Iterator[re.Match[str]]:
+    """Yield the parts of a query without blanks, comments and semicolons."""
+    return (part for part in _PART.finditer(query) if part["blank"] is None)
+
+
 def checked_query(query: str) -> str:
-    """Return a query without the semicolon at its end. Raises SourceRefused for what is not a query."""
-    if not _READS.match(query) or _TO_FILE.search(query):
+    """Return a query without what follows its end, as a semicolon. Raises SourceRefused for what is not a query."""
+    first: str | None = None
+    previous, end = "", 0
+    for part in _parts(query):
+        word, end = part[0].lower(), part.end()
+        if first is None and word != "(":
+            first = word
+        if previous == "into" and word in _TO_FILE:
+            first = ""
+            break
+        previous = word
+    if first not in _READS:
         raise query_refused("This is not a query that only reads.", received=query)
-    end = _END.search(query)
-    return query[: end.start()] if end else query
+    return query[:end]
 
 
 def query_refused(detail: str, *, received: str | None = None, fix: str | None = None) -> SourceRefused:
@@ -53,7 +75,13 @@ def query_refused(detail: str, *, received: str | None = None, fix: str | None =
 
 def order_notice(query: str) -> list[Notice]:
     """Return what to know about a query whose rows have no order."""
-    if _ORDERED.search(query):
+    depth, previous, ordered = 0, "", False
+    for part in _parts(query):
+        word = part[0].lower()
+        depth += (word == "(") - (word == ")")
+        ordered |= depth == 0 and previous == "order" and word == "by"
+        previous = word
+    if ordered:
         return []
     return [
         Notice(
