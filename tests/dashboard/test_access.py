@@ -87,7 +87,7 @@ def test_the_keyboard_reaches_everything(page: Page) -> None:
     page.get_by_role("heading", level=1).wait_for()
     page.keyboard.press("Tab")
     expect(page.get_by_text("Skip to content")).to_be_focused()
-    for _ in range(3):
+    for _ in range(4):
         page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", level=1)).to_have_text("New run")
