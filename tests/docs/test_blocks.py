@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -81,6 +82,7 @@ NOT_RUN_HERE = {
     "mcp": "serves until its client leaves; tests/cli/test_mcp.py is one",
     "datasets import": "needs a source; tests/datasets imports from each kind, tests/cli says which is missing",
     "datasets refresh": "needs an imported dataset; as above",
+    "webhooks redeliver": "is refused while the first delivery is under way; tests/events delivers again",
     "demo": "trains for half a minute; tests/cli runs it",
 }
 APPLY = "--apply"  # tests/insight applies findings of runs that are made to have one
@@ -130,15 +132,32 @@ def example_objects(server: Server, tmp_path_factory: pytest.TempPathFactory) ->
             one = run.id if command == "runs cancel" else run.cancel().wait(PATIENCE, check=False).id
         if command.startswith("models rollout "):
             _prepare_rollout(client, command, max(run.version or 0 for run in finished))
+        if command.startswith("automations "):
+            _prepare_automation(client, command, into)
+        hook = ""
+        if command.startswith("webhooks "):
+            hook = client.webhooks.create("https://8.8.8.8/hook", events=["run.failed"]).id
         key = client.keys.create("to-be-revoked", ["read"]).id if command == "keys revoke" else ""
         return {
             "run_01kb...": one,
             "run_01kc...": finished[1].id,
             "key_01kb...": key,
+            "wh_01kb...": hook,
+            "--channel team-chat": "https://8.8.8.8/chat",
             "| jq .resolved": "| grep epochs",
         }
 
     return prepare
+
+
+def _prepare_automation(client: Client, command: str, into: Path) -> None:
+    """Write a policy, and have an automation for the commands that are about one."""
+    policy = {"on": {"schedule": "0 3 1 1 *"}, "do": {"champion": "admissions"}, "then": "notify"}
+    (into / "policy.yaml").write_text(json.dumps(policy))
+    for one in client.automations.list():
+        client.automations.delete(one.id)
+    if command != "automations create":
+        client.automations.create("weekly", policy)
 
 
 def _prepare_rollout(client: Client, command: str, newest: int) -> None:
