@@ -35,7 +35,7 @@ def test_taking_a_model_down_is_asked_first(page: Page, trained: list[str]) -> N
 
 def test_a_filter_by_state_keeps_the_model(page: Page, trained: list[str]) -> None:
     page.goto("/runs?model=browser-small")
-    page.get_by_role("button", name="succeeded").click()
+    page.get_by_role("combobox", name="State").select_option("succeeded")
     expect(page).to_have_url(re.compile(r"model=browser-small.*state=succeeded"))
 
 
