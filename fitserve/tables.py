@@ -600,12 +600,12 @@ class RolloutStep(Base):
     rollout_id: Mapped[str] = mapped_column(ForeignKey("rollouts.id"), primary_key=True)
     step: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     started_at: Mapped[datetime]
-    figures: Mapped[list[Any]]  # `fitserve.rollout_guards.Figure`
+    figures: Mapped[list[Any]]  # `fitserve.rollouts.guards.Figure`
     curves: Mapped[dict[str, Any]]  # by guard: points, oldest first
 
 
 class RolloutCount(Base):
-    """What one prediction process counted in one step of a rollout: `fitserve.rollout_guards.StepCounts`."""
+    """What one prediction process counted in one step of a rollout: `fitserve.rollouts.guards.StepCounts`."""
 
     __tablename__ = "rollout_counts"
     rollout_id: Mapped[str] = mapped_column(String(40), primary_key=True)

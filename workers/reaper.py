@@ -15,13 +15,14 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from fitserve import artifacts, blobs, db, logs, monitoring, rollouts, telemetry, webhooks
+from fitserve import artifacts, blobs, db, logs, monitoring, telemetry, webhooks
 from fitserve.automations import store as automations
 from fitserve.blobs import BlobStore
 from fitserve.crash_points import crash_point
 from fitserve.datasets.staging import Stage
 from fitserve.errors import FitserveError
 from fitserve.queue import Publisher
+from fitserve.rollouts import lifecycle
 from fitserve.runs import blob_references, create, finish, queries, worker_registry
 from fitserve.settings import Settings
 from fitserve.states import TERMINAL, RunState
@@ -157,7 +158,7 @@ class LiveGauges:
             totals = [monitoring.window_totals(session, key[0], key[2], window) for key in versions]
             figures = monitoring.live_scores(session, self.settings.feedback_seconds)
             slices = monitoring.live_slices(session, self.settings.feedback_seconds)
-            active = rollouts.all_active(session)
+            active = lifecycle.all_active(session)
             now = db.now(session)
         distributions = [self._distributions_of(artifact) for _, _, artifact in versions]
         for gauge in _LIVE_GAUGES:
@@ -208,7 +209,7 @@ class LiveGauges:
 
 
 def _set_rollout(row: Rollout, figures: list[dict[str, Any]], seconds: float) -> None:
-    telemetry.ROLLOUT_SHARE.labels(row.model, str(row.to)).set(rollouts.Plan.read(row.plan).shares[row.step])
+    telemetry.ROLLOUT_SHARE.labels(row.model, str(row.to)).set(lifecycle.Plan.read(row.plan).shares[row.step])
     telemetry.ROLLOUT_STEP_SECONDS.labels(row.model).set(seconds)
     for figure in figures:
         if figure["low"] is not None and figure["limit"] > 0:

@@ -10,9 +10,10 @@ import time
 
 from sqlalchemy import Engine
 
-from fitserve import rollout_figures, rollouts, telemetry
+from fitserve import telemetry
 from fitserve.errors import FitserveError
 from fitserve.ids import new_id
+from fitserve.rollouts import evidence, lifecycle
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +47,8 @@ class RolloutDriver(threading.Thread):
 
     def tick(self) -> None:
         """Advance every rollout whose lease is ours."""
-        for id in rollouts.claim(self.engine, self.holder):
-            done = rollouts.advance(self.engine, id, self.holder)
+        for id in lifecycle.claim(self.engine, self.holder):
+            done = lifecycle.advance(self.engine, id, self.holder)
             if done is None or done.moved is None:
                 continue
             row = done.rollout
@@ -57,7 +58,7 @@ class RolloutDriver(threading.Thread):
                 telemetry.ROLLOUTS_ENDED.labels(done.moved).inc()
         if time.monotonic() >= self._clean_at:
             self._clean_at = time.monotonic() + CLEAN_SECONDS
-            rollout_figures.delete_old_counts(self.engine)
+            evidence.delete_old_counts(self.engine)
 
     def stop(self) -> None:
         """End the thread and give up its leases, so that another process goes on at once."""
@@ -65,6 +66,6 @@ class RolloutDriver(threading.Thread):
         if self.is_alive():
             self.join(5)
         try:
-            rollouts.release(self.engine, self.holder)
+            lifecycle.release(self.engine, self.holder)
         except FitserveError:
             log.info("the leases of rollouts expire by themselves")

@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from fitserve import artifacts, db, events, registry, rollouts, submission, telemetry
+from fitserve import artifacts, db, events, registry, submission, telemetry
 from fitserve.automations import gate, schedule, store, triggers
 from fitserve.automations.table_report import compare
 from fitserve.blobs import BlobStore
@@ -26,6 +26,7 @@ from fitserve.crash_points import crash_point
 from fitserve.datasets import store as datasets
 from fitserve.errors import BadInput, Conflict, FitserveError, NotFound, Unavailable
 from fitserve.ids import new_id
+from fitserve.rollouts import lifecycle
 from fitserve.runs import create
 from fitserve.settings import Settings
 from fitserve.states import RunState
@@ -288,7 +289,7 @@ def _carry_out(
         return ("notified" if policy.then == "notify" else "nothing"), why
     if policy.then == "rollout" and incumbent is not None and incumbent.version != version:
         try:
-            rollouts.start(session, run.model, version, owner=row.owner, key_id=row.key_id)
+            lifecycle.start(session, run.model, version, owner=row.owner, key_id=row.key_id)
         except (Conflict, BadInput) as error:
             return "rejected", f"{why}; the rollout cannot start: {error.detail}"
         return "rollout", why

@@ -5,8 +5,9 @@ from __future__ import annotations
 import httpx2
 from playwright.sync_api import Page, expect
 
-from fitserve import db, rollout_figures
-from fitserve.rollout_guards import ArmCounts, StepCounts
+from fitserve import db
+from fitserve.rollouts import evidence
+from fitserve.rollouts.guards import ArmCounts, StepCounts
 from tests.conftest import Server
 from tests.dashboard.conftest import DASHBOARD, submit, upload, wait_until_ended
 from tests.waiting import wait_until
@@ -46,7 +47,7 @@ def test_a_rollout_from_start_to_undo(page: Page, api: httpx2.Client, server: Se
     engine = db.make_engine(f"sqlite:///{server.home}/fitserve.db")
     for number in range(1, 4):
         counts = StepCounts(ArmCounts(500 * number), ArmCounts(500 * number, number), 500 * number, 3.0 * number)
-        rollout_figures.write_counts(engine, "test", {(found["id"], 0): counts})
+        evidence.write_counts(engine, "test", {(found["id"], 0): counts})
         rows = 1000 * number
         detail = f"/models/{MODEL}/rollouts/{found['id']}"
         wait_until(lambda: rows in _rows_of_curve(api, detail), "a point of the curve")  # noqa: B023 (called at once)

@@ -11,8 +11,9 @@ import httpx2
 import pytest
 from sqlalchemy import select
 
-from fitserve import db, drift, monitoring, registry, rollout_figures, rollouts
-from fitserve.rollout_guards import StepCounts
+from fitserve import db, drift, monitoring, registry
+from fitserve.rollouts import evidence, lifecycle
+from fitserve.rollouts.guards import StepCounts
 from fitserve.tables import RolloutCount
 from services.predict.protocols.proto import inference_pb2 as pb
 from tests.predict.toy_registry import RunningService, ToyModel, ToyRegistry, eventually, numeric, run_service
@@ -50,7 +51,7 @@ def ask(served: RunningService, key: str | None = None, model: str = "m", **head
 
 def counts(served: RunningService, id: str, step: int) -> StepCounts:
     with db.reading(served.toys.engine) as session:
-        return rollout_figures.counts_of(session, id).get(step, StepCounts())
+        return evidence.counts_of(session, id).get(step, StepCounts())
 
 
 def wait_for_every_process(served: RunningService, id: str, step: int) -> None:
@@ -67,15 +68,15 @@ def wait_for_every_process(served: RunningService, id: str, step: int) -> None:
 
 
 def advance(served: RunningService, id: str) -> str | None:
-    rollouts.claim(served.toys.engine, "test")
-    done = rollouts.advance(served.toys.engine, id, "test")
+    lifecycle.claim(served.toys.engine, "test")
+    done = lifecycle.advance(served.toys.engine, id, "test")
     return None if done is None else done.moved
 
 
 def test_growing_shares_keep_those_who_are_in(running: RunningService) -> None:
     plan: dict[str, Any] = {"steps": [25, 60, 100], "hold": 0.0, "min_requests": 5, "guards": {"p99_ratio": None}}
     plan["guards"]["prediction_drift"] = None  # they differ
-    rollout = running.toys.change(rollouts.start, "m", 2, **plan)
+    rollout = running.toys.change(lifecycle.start, "m", 2, **plan)
     wait_for_every_process(running, rollout.id, 0)
     first = {key for key in KEYS if ask(running, key) == "2"}
     assert 0.1 < len(first) / len(KEYS) < 0.45
@@ -122,12 +123,12 @@ def test_growing_shares_keep_those_who_are_in(running: RunningService) -> None:
     assert len({key for key in KEYS if ask(running, key) == "2"} - first) > 5
     assert all(ask(running, key) == "2" for key in first)
     with db.transaction(running.toys.engine) as session:
-        rollouts.abort(session, "m", rollout.id)
+        lifecycle.abort(session, "m", rollout.id)
     eventually(lambda: {ask(running, key) for key in KEYS} == {"1"})
 
 
 def test_shadow_first_and_what_disagrees(running: RunningService) -> None:
-    rollout = running.toys.change(rollouts.start, "m", 2, shadow=True, guards={"disagreement": 0.5})
+    rollout = running.toys.change(lifecycle.start, "m", 2, shadow=True, guards={"disagreement": 0.5})
 
     def compared() -> bool:
         assert ask(running) == "1"
@@ -143,7 +144,7 @@ def test_shadow_first_and_what_disagrees(running: RunningService) -> None:
         drift.bin_names(toy(1).more["prediction_distribution"]["y"]["values"])
     )
     with db.transaction(running.toys.engine) as session:
-        rollouts.abort(session, "m", rollout.id)
+        lifecycle.abort(session, "m", rollout.id)
 
 
 def test_a_version_that_cannot_be_loaded_fails_for_the_guard_and_for_no_client(running: RunningService) -> None:
@@ -153,7 +154,7 @@ def test_a_version_that_cannot_be_loaded_fails_for_the_guard_and_for_no_client(r
     toys.register("broken", toy(3), artifact=artifact)
     toys.change(registry.set_label, "broken", "champion", version_number=1)
     (toys.home / "blobs" / artifact[:2] / artifact).unlink()
-    rollout = toys.change(rollouts.start, "broken", 2, steps=[50, 100])
+    rollout = toys.change(lifecycle.start, "broken", 2, steps=[50, 100])
 
     url = f"{running.url}/v1/models/broken:predict"
     eventually(
@@ -169,6 +170,6 @@ def test_a_version_that_cannot_be_loaded_fails_for_the_guard_and_for_no_client(r
 
     eventually(taken_back)
     with db.reading(toys.engine) as session:
-        reason = rollouts.get(session, "broken", rollout.id).reason
+        reason = lifecycle.get(session, "broken", rollout.id).reason
     assert reason is not None
     assert reason["guard"] == "errors"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fitserve.rollout_guards import DEFAULTS, LATENCY_EDGES, ArmCounts, Figure, LiveErrors, StepCounts, measure
-from fitserve.sequential import Stream
+from fitserve.rollouts.always_valid import Stream
+from fitserve.rollouts.guards import DEFAULTS, LATENCY_EDGES, ArmCounts, Figure, LiveErrors, StepCounts, measure
 
 SHARES = (0.01, 0.1, 0.5, 1.0)
 GUARDS = {name: limit for name, limit in DEFAULTS.items() if name != "disagreement"}

@@ -7,8 +7,9 @@ from typing import Any
 
 from fastapi.testclient import TestClient
 
-from fitserve import registry, rollout_figures
-from fitserve.rollout_guards import ArmCounts, StepCounts
+from fitserve import registry
+from fitserve.rollouts import evidence
+from fitserve.rollouts.guards import ArmCounts, StepCounts
 from fitserve.settings import Settings
 from services.control.app import create_app
 from tests.predict.toy_registry import ToyRegistry, numeric
@@ -46,9 +47,7 @@ def test_the_api_of_rollouts(sqlite_url: str, redis_url: str, tmp_path: Path) ->
         path, id = started.headers["location"], started.json()["id"]
         assert path == f"{ROLLOUTS}/{id}"
         assert "Promote it, abort it" in client.post(ROLLOUTS, json={"to": 3}).json()["fix"]
-        rollout_figures.write_counts(
-            toys.engine, "p", {(id, 0): StepCounts(ArmCounts(3_000, 3), ArmCounts(3_000, 600))}
-        )
+        evidence.write_counts(toys.engine, "p", {(id, 0): StepCounts(ArmCounts(3_000, 3), ArmCounts(3_000, 600))})
         RolloutDriver(toys.engine).tick()
         found = client.get(path).json()
         assert (found["state"], found["share"], found["reason"]["guard"]) == ("rolled_back", 0.0, "errors")

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from fitserve import db, events, registry, rollout_figures, rollouts
-from fitserve.rollout_guards import ArmCounts, StepCounts
+from fitserve import db, events, registry
+from fitserve.rollouts import evidence, lifecycle
+from fitserve.rollouts.guards import ArmCounts, StepCounts
 from fitserve.tables import Rollout
 from tests.waiting import wait_until
 from workers.rollout_driver import RolloutDriver
@@ -54,16 +55,16 @@ class Drivers:
 def _roll_out(engine: Engine, to: int, bad: bool, drivers: Drivers) -> Rollout:
     """Start a rollout whose requests are there already, and return it once it has ended."""
     with db.transaction(engine) as session:
-        rollout = rollouts.start(session, "m", to, hold=0.0, min_requests=10, guards={"errors": 0.01})
+        rollout = lifecycle.start(session, "m", to, hold=0.0, min_requests=10, guards={"errors": 0.01})
     errors = 900 if bad else 20
     counts = StepCounts(ArmCounts(4_000, 20), ArmCounts(4_000, errors))
     step = {(rollout.id, number): counts for number in range(4)}
-    rollout_figures.write_counts(engine, "p", step if not bad else {(rollout.id, 0): StepCounts(), **step})
+    evidence.write_counts(engine, "p", step if not bad else {(rollout.id, 0): StepCounts(), **step})
 
     def ended() -> Rollout | None:
         drivers.replace_dead()
         with db.reading(engine) as session:
-            row = rollouts.get(session, "m", rollout.id)
+            row = lifecycle.get(session, "m", rollout.id)
         return row if row.finished_at is not None else None
 
     return wait_until(ended, "the rollout's end")  # type: ignore[no-any-return]
@@ -105,7 +106,7 @@ def _crash(engine: Engine, url: str, folder: Path, times: int, count: int) -> No
 def test_drivers_die_at_each_line(
     engine: Engine, database_url: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rollouts, "LEASE_SECONDS", 0.2)
+    monkeypatch.setattr(lifecycle, "LEASE_SECONDS", 0.2)
     _crash(engine, database_url, tmp_path, times=2, count=2)
 
 
@@ -113,24 +114,24 @@ def test_drivers_die_at_each_line(
 def test_drivers_die_twenty_times_at_each_line(
     engine: Engine, database_url: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rollouts, "LEASE_SECONDS", 0.2)
+    monkeypatch.setattr(lifecycle, "LEASE_SECONDS", 0.2)
     _crash(engine, database_url, tmp_path, times=20, count=5)
 
 
 def test_another_driver_goes_on_when_one_stops(engine: Engine, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """At once if it gives up its lease, else when that has expired."""
     with db.transaction(engine) as session:
-        rollout = rollouts.start(session, "m", 2, hold=0.0, min_requests=0, guards={"errors": 0.01})
+        rollout = lifecycle.start(session, "m", 2, hold=0.0, min_requests=0, guards={"errors": 0.01})
     first, second = RolloutDriver(engine), RolloutDriver(engine)
     first.tick()
     second.tick()
     with db.reading(engine) as session:
-        assert rollouts.get(session, "m", rollout.id).lease_holder == first.holder
+        assert lifecycle.get(session, "m", rollout.id).lease_holder == first.holder
     first.stop()
     second.tick()
     with db.reading(engine) as session:
-        row = rollouts.get(session, "m", rollout.id)
+        row = lifecycle.get(session, "m", rollout.id)
     assert (row.lease_holder, row.step) == (second.holder, 2)
-    monkeypatch.setattr(rollouts, "LEASE_SECONDS", 0.1)
-    assert rollouts.claim(engine, second.holder) == [rollout.id]
-    wait_until(lambda: rollouts.claim(engine, "third"), "the lease's end")
+    monkeypatch.setattr(lifecycle, "LEASE_SECONDS", 0.1)
+    assert lifecycle.claim(engine, second.holder) == [rollout.id]
+    wait_until(lambda: lifecycle.claim(engine, "third"), "the lease's end")

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from fitserve.rollout_guards import ALPHA
-from fitserve.sequential import (
+from fitserve.rollouts.always_valid import (
     Moments,
     Stream,
     asymptotic_difference,
@@ -18,6 +17,7 @@ from fitserve.sequential import (
     mean_interval,
     quantile_bounds,
 )
+from fitserve.rollouts.guards import ALPHA
 from tests.rollouts.simulation import Outcome, Truth, simulate
 
 SAME = Truth()

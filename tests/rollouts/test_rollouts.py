@@ -8,33 +8,34 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, select
 
-from fitserve import db, events, monitoring, registry, rollout_figures, rollouts
+from fitserve import db, events, monitoring, registry
 from fitserve.errors import BadInput, Conflict, NotFound
-from fitserve.rollout_guards import ArmCounts, StepCounts
+from fitserve.rollouts import evidence, lifecycle
+from fitserve.rollouts.guards import ArmCounts, StepCounts
 from fitserve.tables import Label, Rollout
 
 
 def start(engine: Engine, to: int = 2, **more: Any) -> Rollout:
     with db.transaction(engine) as session:
-        return rollouts.start(session, "m", to, **{"hold": 0.0, "min_requests": 10, **more})
+        return lifecycle.start(session, "m", to, **{"hold": 0.0, "min_requests": 10, **more})
 
 
 def count(engine: Engine, rollout: Rollout, step: int, process: str = "p1", **figures: int) -> None:
     """Write requests and errors of both versions in a step."""
     base = ArmCounts(figures.get("base", 1_000), figures.get("base_errors", 0))
     new = ArmCounts(figures.get("new", 1_000), figures.get("new_errors", 0))
-    rollout_figures.write_counts(engine, process, {(rollout.id, step): StepCounts(base, new)})
+    evidence.write_counts(engine, process, {(rollout.id, step): StepCounts(base, new)})
 
 
-def advance(engine: Engine, rollout: Rollout, holder: str = "w1") -> rollouts.Advance | None:
-    rollouts.claim(engine, holder)
-    return rollouts.advance(engine, rollout.id, holder)
+def advance(engine: Engine, rollout: Rollout, holder: str = "w1") -> lifecycle.Advance | None:
+    lifecycle.claim(engine, holder)
+    return lifecycle.advance(engine, rollout.id, holder)
 
 
 def state(engine: Engine, rollout: Rollout) -> tuple[str, int, dict[str, tuple[int, float]]]:
     """Return the rollout's state and step, and the labels' versions and weights."""
     with db.reading(engine) as session:
-        row = rollouts.get(session, "m", rollout.id)
+        row = lifecycle.get(session, "m", rollout.id)
         labels = {one.label: (one.version, one.weight) for one in session.scalars(select(Label))}
         return row.state, row.step, labels
 
@@ -54,7 +55,7 @@ def test_a_good_version_becomes_the_champion(engine: Engine, model: str) -> None
     assert state(engine, rollout) == ("succeeded", 3, {"champion": (2, 0.0)})
     with db.reading(engine) as session:
         assert registry.label(session, "m", "champion").previous == 1
-        assert rollouts.active(session, "m") is None
+        assert lifecycle.active(session, "m") is None
         told = [event.type for event in events.latest(session, "ada", limit=100) if event.type[:7] == "rollout"]
     assert told == ["rollout.finished", *["rollout.step"] * 4]
     assert advance(engine, rollout) is None
@@ -71,8 +72,8 @@ def test_the_counts_of_all_processes_are_summed(engine: Engine, model: str) -> N
     assert 1 < processes < 12
     assert state(engine, rollout) == ("rolled_back", 0, {"champion": (1, 0.0)})
     with db.reading(engine) as session:
-        row = rollouts.get(session, "m", rollout.id)
-        (step,) = rollout_figures.steps_of(session, row.id)
+        row = lifecycle.get(session, "m", rollout.id)
+        (step,) = evidence.steps_of(session, row.id)
     assert row.reason is not None
     assert row.reason["guard"] == "errors"
     assert row.reason["figure"]["new"] == pytest.approx(0.035)
@@ -108,7 +109,7 @@ def test_ground_truth_takes_a_version_back(engine: Engine, model: str) -> None:
             )
     with db.transaction(engine) as session:
         monitoring.add_feedback(session, truths)
-        (compared,) = rollout_figures.comparison(session, rollout, (0.5,))
+        (compared,) = evidence.comparison(session, rollout, (0.5,))
     assert compared["metric"] == "accuracy"
     assert (compared["base"], compared["new"]) == (pytest.approx(0.95), pytest.approx(0.8))
     assert compared["low"] < -0.15 < compared["high"] < -0.05
@@ -116,11 +117,11 @@ def test_ground_truth_takes_a_version_back(engine: Engine, model: str) -> None:
     assert done is not None
     assert done.moved == "rolled_back"
     with db.reading(engine) as session:
-        row = rollouts.get(session, "m", rollout.id)
+        row = lifecycle.get(session, "m", rollout.id)
         assert row.reason is not None
         assert row.reason["guard"] == "live_accuracy"
         assert row.reason["figure"]["new_rows"] == 1_000
-        assert rollout_figures.comparison(session, row, (0.5,)) == [compared]
+        assert evidence.comparison(session, row, (0.5,)) == [compared]
 
 
 def test_shadow_first(engine: Engine, model: str) -> None:
@@ -130,11 +131,11 @@ def test_shadow_first(engine: Engine, model: str) -> None:
         assert label.shadow
         assert label.weight == 0
     counts = StepCounts(ArmCounts(100), ArmCounts(100), compared=100, disagreeing=70.0)
-    rollout_figures.write_counts(engine, "p1", {(rollout.id, 0): counts})
+    evidence.write_counts(engine, "p1", {(rollout.id, 0): counts})
     assert advance(engine, rollout).moved == "rolled_back"  # type: ignore[union-attr]
     second = start(engine, shadow=True, steps=[10, 100])
     counts.disagreeing = 1.0
-    rollout_figures.write_counts(engine, "p1", {(second.id, 0): counts})
+    evidence.write_counts(engine, "p1", {(second.id, 0): counts})
     assert advance(engine, second).moved == "step"  # type: ignore[union-attr]
     assert state(engine, second)[2]["rollout"] == (2, 0.1)
 
@@ -143,20 +144,20 @@ def test_hands(engine: Engine, model: str) -> None:
     rollout = start(engine)
     count(engine, rollout, 0)
     with db.transaction(engine) as session:
-        assert rollouts.pause(session, "m", rollout.id).state == "paused"
-        at = rollouts.pause(session, "m", rollout.id).step_at
+        assert lifecycle.pause(session, "m", rollout.id).state == "paused"
+        at = lifecycle.pause(session, "m", rollout.id).step_at
     assert advance(engine, rollout).moved is None  # type: ignore[union-attr]
     with db.transaction(engine) as session:
-        assert rollouts.resume(session, "m", rollout.id).step_at > at
+        assert lifecycle.resume(session, "m", rollout.id).step_at > at
     assert advance(engine, rollout).moved == "step"  # type: ignore[union-attr]
     with db.transaction(engine) as session:
-        rollouts.abort(session, "m", rollout.id)
+        lifecycle.abort(session, "m", rollout.id)
     assert state(engine, rollout) == ("aborted", 1, {"champion": (1, 0.0)})
     with db.transaction(engine) as session, pytest.raises(Conflict, match="has ended"):
-        rollouts.promote(session, "m", rollout.id)
+        lifecycle.promote(session, "m", rollout.id)
     second = start(engine, 3)
     with db.transaction(engine) as session:
-        rollouts.promote(session, "m", second.id)
+        lifecycle.promote(session, "m", second.id)
     assert state(engine, second) == ("succeeded", 0, {"champion": (3, 0.0)})
     third = start(engine, 2)
     with db.transaction(engine) as session:
@@ -164,7 +165,7 @@ def test_hands(engine: Engine, model: str) -> None:
     assert advance(engine, third).moved == "aborted"  # type: ignore[union-attr]
     assert state(engine, third) == ("aborted", 0, {"champion": (2, 0.0)})
     with db.transaction(engine) as session:
-        assert [row.id for row in rollouts.list_of(session, "m", limit=2)] == [third.id, second.id]
+        assert [row.id for row in lifecycle.list_of(session, "m", limit=2)] == [third.id, second.id]
         registry.delete(session, "m")
         assert session.scalars(select(Rollout)).all() == []
 
@@ -175,24 +176,24 @@ def test_ab_stays_until_somebody_decides(engine: Engine, model: str) -> None:
     assert advance(engine, rollout).moved is None, "it has no guards unless they are asked for"  # type: ignore[union-attr]
     assert state(engine, rollout)[2] == {"champion": (1, 0.0), "rollout": (2, 0.3)}
     with db.transaction(engine) as session:
-        rollouts.promote(session, "m", rollout.id)
+        lifecycle.promote(session, "m", rollout.id)
     assert state(engine, rollout)[2] == {"champion": (2, 0.0)}
 
 
 def test_one_holder_at_a_time(engine: Engine, model: str) -> None:
     rollout = start(engine)
-    assert rollouts.claim(engine, "w1") == [rollout.id]
-    assert rollouts.claim(engine, "w2") == []
-    assert rollouts.claim(engine, "w1") == [rollout.id]
-    assert rollouts.advance(engine, rollout.id, "w2") is None
+    assert lifecycle.claim(engine, "w1") == [rollout.id]
+    assert lifecycle.claim(engine, "w2") == []
+    assert lifecycle.claim(engine, "w1") == [rollout.id]
+    assert lifecycle.advance(engine, rollout.id, "w2") is None
     with db.transaction(engine) as session:  # as if w1 had died a while ago
-        row = rollouts.get(session, "m", rollout.id)
+        row = lifecycle.get(session, "m", rollout.id)
         assert row.lease_expires_at is not None
-        row.lease_expires_at -= timedelta(seconds=2 * rollouts.LEASE_SECONDS)
-    assert rollouts.claim(engine, "w2") == [rollout.id]
-    assert rollouts.advance(engine, rollout.id, "w1") is None
-    rollouts.release(engine, "w2")
-    assert rollouts.claim(engine, "w1") == [rollout.id]
+        row.lease_expires_at -= timedelta(seconds=2 * lifecycle.LEASE_SECONDS)
+    assert lifecycle.claim(engine, "w2") == [rollout.id]
+    assert lifecycle.advance(engine, rollout.id, "w1") is None
+    lifecycle.release(engine, "w2")
+    assert lifecycle.claim(engine, "w1") == [rollout.id]
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 from fastapi import Path, Response
 from sqlalchemy.orm import Session
 
-from fitserve import db, rollout_figures, rollouts
-from fitserve.rollouts import Plan
+from fitserve import db
+from fitserve.rollouts import evidence, lifecycle
+from fitserve.rollouts.lifecycle import Plan
 from fitserve.tables import Rollout
 from fitserve.wire import Page
 from fitserve.wire.rollouts import LiveComparison, RolloutDetail, RolloutInfo, RolloutRequest, RolloutStepInfo
@@ -36,7 +37,7 @@ def start_rollout(name: ModelName, body: RolloutRequest, response: Response, cal
     steps = [50.0] if body.kind == "ab" and "steps" not in fields else body.steps
     with db.transaction(ctx.engine) as session:
         check_owner(session, caller, name)
-        row = rollouts.start(
+        row = lifecycle.start(
             session,
             name,
             body.to,
@@ -60,7 +61,7 @@ def list_rollouts(
 ) -> Page[RolloutInfo]:
     with db.reading(ctx.engine) as session:
         visible_model(session, caller, name, "inspect")
-        rows = rollouts.list_of(session, name, before=cursor, limit=limit + 1)
+        rows = lifecycle.list_of(session, name, before=cursor, limit=limit + 1)
     items = [RolloutInfo.model_validate(_facts(row)) for row in rows[:limit]]
     return Page(items=items, next_cursor=items[-1].id if len(rows) > limit else None)
 
@@ -70,7 +71,7 @@ def get_rollout(name: ModelName, rollout_id: RolloutId, caller: Reader, ctx: Ctx
     """`comparison` is the difference in the live metric, from `feedback`, with an interval that always holds."""
     with db.reading(ctx.engine) as session:
         visible_model(session, caller, name, "inspect")
-        row = rollouts.get(session, name, rollout_id)
+        row = lifecycle.get(session, name, rollout_id)
         shares = Plan.read(row.plan).shares
         steps = [
             RolloutStepInfo.model_validate(
@@ -82,31 +83,31 @@ def get_rollout(name: ModelName, rollout_id: RolloutId, caller: Reader, ctx: Ctx
                     "curves": one.curves,
                 }
             )
-            for one in rollout_figures.steps_of(session, row.id)
+            for one in evidence.steps_of(session, row.id)
         ]
-        compared = rollout_figures.comparison(session, row, shares)
+        compared = evidence.comparison(session, row, shares)
     comparison = [LiveComparison.model_validate(one) for one in compared]
     return RolloutDetail(**_facts(row), steps=steps, comparison=comparison)
 
 
 @router.post(_PATH + "/{rollout_id}/pause", summary="Hold a rollout at its step; its guards stay on")
 def pause_rollout(name: ModelName, rollout_id: RolloutId, caller: Trainer, ctx: Ctx) -> RolloutInfo:
-    return _change(ctx, caller, name, rollout_id, rollouts.pause)
+    return _change(ctx, caller, name, rollout_id, lifecycle.pause)
 
 
 @router.post(_PATH + "/{rollout_id}/resume", summary="Let a paused rollout go on")
 def resume_rollout(name: ModelName, rollout_id: RolloutId, caller: Trainer, ctx: Ctx) -> RolloutInfo:
-    return _change(ctx, caller, name, rollout_id, rollouts.resume)
+    return _change(ctx, caller, name, rollout_id, lifecycle.resume)
 
 
 @router.post(_PATH + "/{rollout_id}/abort", summary="End a rollout: the champion answers all requests again")
 def abort_rollout(name: ModelName, rollout_id: RolloutId, caller: Trainer, ctx: Ctx) -> RolloutInfo:
-    return _change(ctx, caller, name, rollout_id, rollouts.abort)
+    return _change(ctx, caller, name, rollout_id, lifecycle.abort)
 
 
 @router.post(_PATH + "/{rollout_id}/promote", summary="End a rollout: its version is the champion at once")
 def promote_rollout(name: ModelName, rollout_id: RolloutId, caller: Trainer, ctx: Ctx) -> RolloutInfo:
-    return _change(ctx, caller, name, rollout_id, rollouts.promote)
+    return _change(ctx, caller, name, rollout_id, lifecycle.promote)
 
 
 def _change(
@@ -119,7 +120,7 @@ def _change(
 
 def _facts(row: Rollout) -> dict[str, Any]:
     plan = Plan.read(row.plan)
-    share = plan.shares[row.step] if row.state in rollouts.ACTIVE else float(row.state == "succeeded")
+    share = plan.shares[row.step] if row.state in lifecycle.ACTIVE else float(row.state == "succeeded")
     names = ("id", "model", "kind", "base", "to", "state", "step", "reason", "owner")
     times = ("created_at", "step_at", "finished_at")
     return {

@@ -1,6 +1,6 @@
 """The thread that counts what models are asked and what they answer, and writes it to the database every few seconds.
 
-`fitserve.monitoring` sums the windows of all processes, `fitserve.rollout_figures` the counts of rollouts.
+`fitserve.monitoring` sums the windows of all processes, `fitserve.rollouts.evidence` the counts of rollouts.
 """
 
 from __future__ import annotations

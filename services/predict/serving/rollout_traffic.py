@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Engine
 
-from fitserve import drift, rollout_figures
+from fitserve import drift
 from fitserve.registry import RolloutFacts
-from fitserve.rollout_guards import LATENCY_EDGES, ArmCounts, StepCounts
+from fitserve.rollouts import evidence
+from fitserve.rollouts.guards import LATENCY_EDGES, ArmCounts, StepCounts
 from services.predict.catalog.loaded_model import LoadedModel, Prediction
 from services.predict.serving.drift import DriftSampler
 
@@ -148,7 +149,7 @@ class RolloutTraffic:
         for step in changed.values():
             step.changed = False  # before it is read: what is counted meanwhile is written again
         try:
-            rollout_figures.write_counts(engine, process, {key: step.counts for key, step in changed.items()})
+            evidence.write_counts(engine, process, {key: step.counts for key, step in changed.items()})
         except Exception:
             for step in changed.values():
                 step.changed = True

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from fitserve.sequential import Stream, difference_interval, index_bounds, mean_interval, quantile_bounds
+from fitserve.rollouts.always_valid import Stream, difference_interval, index_bounds, mean_interval, quantile_bounds
 
 ALPHA = 0.05
 DEFAULTS: dict[str, float] = {

@@ -11,8 +11,8 @@ from sqlalchemy import Engine, and_, case, delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from fitserve import db
-from fitserve.rollout_guards import ALPHA, LiveErrors, StepCounts
-from fitserve.sequential import Moments, Stream, asymptotic_difference, difference_interval
+from fitserve.rollouts.always_valid import Moments, Stream, asymptotic_difference, difference_interval
+from fitserve.rollouts.guards import ALPHA, LiveErrors, StepCounts
 from fitserve.tables import Feedback, Rollout, RolloutCount, RolloutStep, StoredPrediction
 
 KEPT_COUNTS = timedelta(hours=1)  # after the end, for processes that still write

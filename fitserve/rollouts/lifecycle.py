@@ -21,8 +21,8 @@ from fitserve import db, events, registry
 from fitserve.crash_points import crash_point
 from fitserve.errors import BadInput, Conflict, NotFound
 from fitserve.ids import new_id
-from fitserve.rollout_figures import comparison, counts_of, live_errors, steps_of
-from fitserve.rollout_guards import DEFAULTS, Figure, StepCounts, measure
+from fitserve.rollouts.evidence import comparison, counts_of, live_errors, steps_of
+from fitserve.rollouts.guards import DEFAULTS, Figure, StepCounts, measure
 from fitserve.tables import Audit, Label, Rollout, RolloutStep
 
 LABEL = registry.ROLLOUT
