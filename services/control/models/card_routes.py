@@ -61,5 +61,8 @@ def get_card(
     blocks = blocks_of(recorded)
     text = to_html(blocks, f"{name}, version {number}") if format == "html" else to_markdown(blocks)
     suffix = "html" if format == "html" else "md"
-    headers = {"Content-Disposition": f'inline; filename="{name}-{number}-card.{suffix}"'}
+    headers = {
+        "Content-Disposition": f'inline; filename="{name}-{number}-card.{suffix}"',
+        "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",  # its own style, nothing else
+    }
     return Response(text, media_type=_TYPES[format], headers=headers)
