@@ -225,6 +225,8 @@ DELIVERIES = Counter(
     ["outcome"],
     registry=REGISTRY,
 )
+for _outcome in ("delivered", "retried", "failed"):
+    DELIVERIES.labels(_outcome)
 DELIVERY_SECONDS = Histogram(
     "fitserve_webhook_duration_seconds", "Time of one attempt at a delivery.", buckets=REQUEST, registry=REGISTRY
 )
@@ -244,6 +246,8 @@ FIRINGS = Counter(
     ["outcome"],
     registry=REGISTRY,
 )
+for _outcome in ("promoted", "rollout", "notified", "nothing", "rejected", "refused", "failed", "skipped"):
+    FIRINGS.labels(_outcome)
 AUTOMATIONS_PAUSED = Gauge(
     "fitserve_automations_paused", "Automations that are paused after repeated failures.", registry=REGISTRY
 )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, func, select, update
 
-from fitserve import api_keys, db, events, monitoring
+from fitserve import api_keys, db, events, monitoring, telemetry
 from fitserve.automations import rehearsal, schedule
 from fitserve.automations import store as automations
 from fitserve.errors import BadInput, Conflict, NotFound
@@ -61,7 +61,10 @@ APPENDED = {"on": {"appended": "points", "rows": 100}, "do": {"champion": "m"}, 
 
 
 def test_a_world_that_moved_is_learned_and_promoted(served: World) -> None:
-    row = served.automate("follow", **APPENDED)
+    def promoted() -> float:
+        return telemetry.REGISTRY.get_sample_value("fitserve_automation_firings_total", {"outcome": "promoted"}) or 0
+
+    before, row = promoted(), served.automate("follow", **APPENDED)
     served.upload(rows(60, 5.0, seed=1), append=True)
     served.rounds()
     assert served.history(row) == []  # 60 rows of 100
@@ -77,6 +80,7 @@ def test_a_world_that_moved_is_learned_and_promoted(served: World) -> None:
     assert served.champion() == 2
     assert told(served, "automation.fired")[-1]["reason"] == "points has 560 more rows than it was trained on."
     assert told(served, "automation.decided")[-1]["decision"] == "promoted"
+    assert promoted() == before + 1
     served.rounds()
     assert len(served.history(row)) == 1
 

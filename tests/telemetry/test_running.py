@@ -26,6 +26,7 @@ import yaml
 from docs.tables import telemetry_names
 from fitserve import Client
 from tests.conftest import PROJECT, Server, get_text, start_server, stop_server
+from tests.events.receiver import receiving
 from tests.needs import need
 from tests.telemetry.running import RULES, Collector, Prometheus, eventually, log_lines, targets_of
 
@@ -36,12 +37,15 @@ RNG = np.random.default_rng(3)
 QUIET = {
     "FitserveNoWorker": "absent() of a running worker has no value; tests/telemetry/rules.test.yml removes the worker",
     "failed loads": "counted by model, and every artifact here is intact; tests/predict/test_changes.py breaks one",
+    "FitserveWebhooksDisabled": "compares with an hour before; tests/telemetry/rules.test.yml",
     "FitserveVersionBroken": "exported only for broken versions, and every artifact here is intact",
 }
 
 
 # Series that stay at zero in this test, and the tests that move them.
 UNMOVED = {
+    "fitserve_automation_firings_total": "no automation here; tests/events/test_automations.py",
+    "fitserve_automations_paused": "the same",
     "fitserve_blobs_collected_total": "garbage is a day old; tests/runs",
     "fitserve_import_bytes_total": "no source here; tests/datasets/test_sql_sources.py",
     "fitserve_imports_total": "the same",
@@ -56,8 +60,12 @@ UNMOVED = {
     "fitserve_predict_versions_broken": "every artifact is intact; tests/predict/test_changes.py",
     "fitserve_queue_messages_dropped_total": "nobody else writes to the broker; tests/faults/test_poison.py",
     "fitserve_queue_oldest_seconds": "updated every 15 s, and no run waits as long; tests/runs",
+    "fitserve_rollout_guard_used_ratio": "no guard is certain of so few requests; tests/rollouts/test_guards.py",
     "fitserve_runs_dispatched_total": "no message is lost; tests/faults",
     "fitserve_predict_shadow_largest_difference": "two networks may agree; tests/predict/test_changes.py",
+    "fitserve_webhook_deliveries_pending": "counted every 15 s, and no delivery waits as long; tests/events",
+    "fitserve_webhook_oldest_due_seconds": "the same",
+    "fitserve_webhooks_disabled": "the receiver answers; tests/events",
 }
 
 
@@ -130,6 +138,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         FITSERVE_HEARTBEAT_SECONDS="1",
         FITSERVE_REAP_SECONDS="1",
         FITSERVE_OTLP_ENDPOINT=collector.endpoint,
+        FITSERVE_OUTGOING_NETWORKS="127.0.0.0/8",
     )
     prometheus = Prometheus(folder / "prometheus", targets_of(server))
     system = Running(
@@ -142,7 +151,10 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         time.time(),
     )
     try:
-        make_traffic(system)
+        with receiving() as receiver:
+            system.client.webhooks.create(receiver.url, events=["*"])
+            make_traffic(system)
+            eventually(lambda: "rollout.finished" in receiver.types)
         yield system
     finally:
         system.api.close()
@@ -170,18 +182,31 @@ def make_traffic(on: Running) -> None:
     kill_the_worker(on)
     on.submit("side2", spec("side", "side", 3), "request-side2")
     assert on.wait_until_ended("side2") == "succeeded"
-    # The second version shadows the first for a while, then replaces it.
+    # The second version shadows the first for a while, then replaces it by a rollout.
     on.client.models.promote("side", 1)
     on.client.models.promote("side", 2, "candidate", shadow=True)
     candidate = "/v1/models/side/labels/candidate/metadata"
     eventually(lambda: on.predict.get(candidate).headers.get("x-model-version") == "2")
     send_predictions(on)
     on.client.models.remove_label("side", "candidate")
-    on.client.models.promote("side", 2)
+    roll_out(on)
     eventually(lambda: on.predict.get("/v1/models/side/metadata").headers.get("x-model-version") == "2")
     send_predictions(on)
     send_truth(on)
     time.sleep(3)
+
+
+def roll_out(on: Running) -> None:
+    """Make the second version the champion in two steps, under guards that two networks alike do not breach."""
+    limits = {"errors": 0.5, "p99_ratio": 1000.0, "prediction_drift": None, "live_accuracy": None}
+    rollout = on.client.rollouts.start("side", 2, steps=[50, 100], hold=2, min_requests=20, guards=limits)
+
+    def has_ended() -> bool:
+        on.client.models.predict("side", [[0.5, 0.5]])
+        on.sent.rows += 1
+        return on.client.rollouts.get("side", rollout.id).state == "succeeded"
+
+    eventually(has_ended, 60, "the rollout did not end")
 
 
 def kill_the_worker(on: Running) -> None:
