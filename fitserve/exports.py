@@ -59,7 +59,7 @@ def check(format: str, manifest: Mapping[str, Any]) -> None:
     chosen = FORMATS[format]
     problems = [] if chosen.encodings is None else _of_encodings(format, chosen.encodings, manifest)
     if chosen.code:
-        problems += _of_training(format, manifest["spec"])
+        problems += _of_training(format, manifest.get("spec"))
     if problems:
         raise BadInput(
             problems[0].detail,
@@ -81,8 +81,10 @@ def _of_encodings(format: str, holds: frozenset[str], manifest: Mapping[str, Any
     ]
 
 
-def _of_training(format: str, spec: Mapping[str, Any]) -> list[Problem]:
+def _of_training(format: str, spec: Mapping[str, Any] | None) -> list[Problem]:
     """Return what of a spec a script would train otherwise than the run was."""
+    if spec is None:
+        return [Problem(f"{format} needs the spec of the version, which is not recorded.")]
     training = spec["training"]
     named = [f"/{part}" for part in ("ensemble", "folds") if spec.get(part)]
     named += [f"/training/{part}" for part in _CODE_TRAINING if training.get(part)]

@@ -23,7 +23,12 @@ router = Router(tags=["models"])
 _TYPES = {"markdown": "text/markdown", "html": "text/html"}
 
 
-@router.get("/models/{name}/versions/{number}/card", summary="Get a version's model card", response_model=None)
+@router.get(
+    "/models/{name}/versions/{number}/card",
+    summary="Get a version's model card",
+    response_class=Response,
+    responses={200: {"content": {media_type: {"schema": {"type": "string"}} for media_type in _TYPES.values()}}},
+)
 def get_card(
     name: ModelName,
     number: VersionNumber,
