@@ -12674,7 +12674,8 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "text/markdown": string;
+                    "text/html": string;
                 };
             };
             /** @description The request cannot be parsed */
