@@ -102,10 +102,11 @@ def test_a_store_that_gives_nothing_is_refused_or_away(api: Api, lake: Callable[
     lake("bad/1.csv", b"a,b\n1,2\n")
     lake("bad/2.csv", b"a,b\n1,2\n1,2,3\n")
     lake("bad/3.parquet", parquet(a=[1]))
+    lake("folder/1.csv", b"a\n1\n")
     before = api.blobs()
     for connection, path, status, says in (
         ("lake", "none/*.csv", 422, "no object"),
-        ("lake", "sales", 422, "folder"),
+        ("lake", "folder", 422, "folder"),
         ("lake", "../other/x.csv", 422, "below"),
         ("lake", "bad/*", 422, "several formats"),
         ("lake", "bad/*.csv", 422, "2.csv"),

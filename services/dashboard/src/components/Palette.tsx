@@ -158,7 +158,7 @@ function useEntries(text: string): Entry[] {
     ...PAGES.map((page): Entry => ({ id: `page${page.key}`, kind: "palette.page", text: t(page.title), note: `g ${page.key}`, act: to(page.to) })).filter((one) => has(one.text)),
     ...(words === "" ? [] : (found.data?.tables ?? []).filter((one) => has(one.name)).slice(0, 6).map((one): Entry => ({ id: one.id, kind: "dataset", text: `${one.name}@${one.version}`, act: to(`/datasets/${encodeURIComponent(`${one.name}@${one.version}`)}`) }))),
     ...(words === "" ? [] : (found.data?.models ?? []).filter((one) => has(one.name)).slice(0, 6).map((one): Entry => ({ id: `model-${one.name}`, kind: "model", text: one.name, act: to(`/models/${encodeURIComponent(one.name)}`) }))),
-    ...(found.data?.runs ?? []).map((run): Entry => ({ id: run.id, kind: "run", text: `${run.name ?? shortId(run.id)} · ${run.dataset} · ${run.targets.join(", ")}`, act: to(`/runs/${encodeURIComponent(run.id)}`) })),
+    ...(found.isPlaceholderData ? [] : (found.data?.runs ?? [])).map((run): Entry => ({ id: run.id, kind: "run", text: `${run.name ?? shortId(run.id)} · ${run.dataset} · ${run.targets.join(", ")}`, act: to(`/runs/${encodeURIComponent(run.id)}`) })),
     ...settings.filter((one) => has(one.text) || (words !== "" && has(t(one.kind)))),
   ];
 }
