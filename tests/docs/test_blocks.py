@@ -97,6 +97,9 @@ def examples() -> list[tuple[str, str]]:
 
 
 EXAMPLES = [pair for pair in examples() if pair[0] not in NOT_RUN_HERE and not any(one in pair[1] for one in LEFT_OUT)]
+# The first example of each command every time, the others in the long form.
+FIRSTS = frozenset(dict(reversed(EXAMPLES)).items())
+PARAMETERS = [pytest.param(*pair, id=pair[1], marks=() if pair in FIRSTS else pytest.mark.long) for pair in EXAMPLES]
 # One small network: what the recipe trains is the pages' part.
 SPEC = "dataset: admissions\ntarget: admit\npreset: plain\ntraining: {epochs: 2}\nmodel: admissions\n"
 
@@ -176,7 +179,7 @@ def _prepare_rollout(client: Client, command: str, newest: int) -> None:
         client.rollouts.start("admissions", newest)
 
 
-@pytest.mark.parametrize(("command", "example"), EXAMPLES, ids=[example for _, example in EXAMPLES])
+@pytest.mark.parametrize(("command", "example"), PARAMETERS)
 def test_an_example_of_the_command_line(
     command: str, example: str, example_objects: Callable[[str, Path], dict[str, str]], reader: Reader
 ) -> None:
