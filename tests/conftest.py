@@ -46,6 +46,16 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def frozen_leftovers(request: pytest.FixtureRequest) -> None:
+    """Before a module that trains: release the graphs of those before it, and freeze what else they have left."""
+    kept = sys.modules.get("workers.trainer.engine.kept_networks")
+    if kept is not None and request.node.get_closest_marker("tensorflow"):
+        kept.KEPT.clear()
+        kept.tidy_up()
+        gc.freeze()
+
+
 # --- databases ---
 
 

@@ -172,5 +172,6 @@ def test_nothing_to_press_is_lost_on_a_narrow_screen(page: Page, trained: list[s
     assert kind is not None
     assert kind["width"] > 100
     page.goto("/playground")
-    page.get_by_role("heading", name="Output").wait_for()
-    assert page.evaluate("document.documentElement.scrollHeight") < 1800
+    expect(page.get_by_role("heading", name="Output", exact=True)).to_be_visible()
+    boxes = [page.get_by_role("heading", name=name, exact=True).bounding_box() for name in ("Data", "Output")]
+    assert len({box and round(box["y"]) for box in boxes}) == 1  # side by side

@@ -123,7 +123,8 @@ def _wait(seconds: float, report: Reporter) -> None:
 
 
 def _checkpoint(request: TrainingRequest, report: Reporter, state: dict[str, Any]) -> None:
-    path = request.folder / f"checkpoint-{state['trial']}-{state['epoch']}"
+    # A name of its own, as the real trainer gives: the one before may still be read.
+    path = request.folder / f"checkpoint-{time.monotonic_ns()}"
     with path.open("w") as file:
         # With the run's id no two runs share a blob, which the harness relies on.
         json.dump({**state, "run": request.run_id}, file)
