@@ -36,7 +36,7 @@ def database(rows: int) -> Iterator[str]:
 
 
 def adbc_alone(url: str) -> float:
-    """Return the seconds in which ADBC delivers all batches."""
+    """Return the seconds that ADBC needs to deliver all batches."""
     from adbc_driver_postgresql import dbapi
 
     started = time.perf_counter()

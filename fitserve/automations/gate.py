@@ -69,7 +69,7 @@ def held_out_rows(
 
 
 def losses(blobs: BlobStore, artifact: str, rows: HeldOut, metric: str) -> np.ndarray:
-    """Return each row's loss, whose mean is the metric (of accuracy: one minus it; of RMSE: its square)."""
+    """Return each row's loss, (rows,): 0 or 1 for accuracy, the squared error for RMSE, else the metric's own term."""
     manifest = artifacts.read(blobs, artifact).manifest
     output = next((one for one in manifest["outputs"] if one["name"] == rows.target), manifest["outputs"][0])
     encoder = Encoder.from_json(manifest["encoder"])

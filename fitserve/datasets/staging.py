@@ -39,11 +39,11 @@ class Stage:
 
     def add(
         self, parent: Dataset, received: store.ReceivedFile, options: UploadOptions, batch: str | None
-    ) -> tuple[StagedInfo, bool]:
-        """Let a batch wait; False where it was sent before. Raises BadInput, TooLarge, Conflict."""
+    ) -> StagedInfo:
+        """Let a batch wait, once however often it is sent. Raises BadInput, TooLarge, Conflict."""
         with db.reading(self.engine) as session:
             if self._is_known(session, parent, batch, received.sha256):
-                return self._info(session, parent), False
+                return self._info(session, parent)
         with store.scratch_folder(self.settings.scratch) as folder:
             part = store.parse_part(parent, received, options, self.settings.limits, folder)
             if part.parquet.stat().st_size > MAX_BYTES:
@@ -62,9 +62,8 @@ class Stage:
                 session.add(StagedRows(id=new_id("sr"), **values))
         except IntegrityError:  # the same batch, sent twice at once
             with db.reading(self.engine) as session:
-                self._is_known(session, parent, batch, received.sha256)
-        with db.reading(self.engine) as session:
-            return self._info(session, parent), True
+                self._is_known(session, parent, batch, received.sha256)  # raises where it had other rows
+        return self.info(parent)
 
     def info(self, parent: Dataset) -> StagedInfo:
         """Return what waits for a dataset's name."""
@@ -72,7 +71,7 @@ class Stage:
             return self._info(session, parent)
 
     def is_due(self, waiting: StagedInfo) -> bool:
-        """Return whether so many rows wait that they are committed now."""
+        """Return whether enough rows or batches wait to be committed now."""
         return waiting.rows >= self.settings.append_commit_rows or waiting.batches >= MAX_BATCHES
 
     def commit(self, name: str) -> tuple[Dataset, bool] | None:
@@ -112,7 +111,7 @@ class Stage:
             parts = []
             for at, one in enumerate(waiting):
                 path = folder / f"batch-{at}.parquet"
-                path.write_bytes(one.parquet or b"")
+                path.write_bytes(self._parquet(one.id))
                 parts.append(path)
             whole = hashlib.sha256("+".join(one.sha256 for one in waiting).encode()).hexdigest()
             appended = {
@@ -147,6 +146,11 @@ class Stage:
                 after=mark,
             )
 
+    def _parquet(self, id: str) -> bytes:
+        """Return the rows of one batch: all that wait together may be larger than memory."""
+        with db.reading(self.engine) as session:
+            return session.scalar(select(StagedRows.parquet).where(StagedRows.id == id)) or b""
+
     def _is_known(self, session: Session, parent: Dataset, batch: str | None, sha256: str) -> bool:
         """Return whether a batch was sent before. Raises Conflict where it had other rows."""
         if batch is None:
@@ -167,4 +171,5 @@ class Stage:
 
 
 def _waiting(name: str) -> Any:
-    return select(StagedRows).where(StagedRows.name == name, StagedRows.dataset_id.is_(None))
+    waiting = select(StagedRows).where(StagedRows.name == name, StagedRows.dataset_id.is_(None))
+    return waiting.options(defer(StagedRows.parquet))

@@ -151,7 +151,7 @@ def _mentions(word: str) -> ColumnElement[bool]:
 
 
 def _order_by(session: Session, order: Order) -> list[ColumnElement[Any]]:
-    """Return the columns of an order: runs without a value last, equal ones newest first."""
+    """Return the columns to sort by: runs without a value come last, and equal ones newest first."""
     value = _sorted_by(order, session.get_bind().dialect.name)
     return [nulls_last(value.desc() if order.descending else value.asc()), Run.id.desc()]
 

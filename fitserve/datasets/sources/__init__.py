@@ -27,7 +27,7 @@ from fitserve.wire.sources import Source
 
 @dataclass(frozen=True)
 class Importer:
-    """Imports for one owner."""
+    """Imports sources as datasets of one owner."""
 
     settings: Settings
     engine: Engine

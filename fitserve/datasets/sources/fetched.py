@@ -31,7 +31,7 @@ class SourceAway(Unavailable):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a source is fetched to, and how much of it may come."""
+    """The folder that a source is fetched into, and the limits and options of the fetch."""
 
     folder: Path
     limits: Limits

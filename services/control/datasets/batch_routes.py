@@ -42,7 +42,7 @@ async def stage_rows(
     parent: Dataset = await anyio.to_thread.run_sync(owned_dataset, ctx, caller, ref)
     stage = _stage(ctx)
     async with receive_upload(request, ctx) as upload:
-        waiting, _ = await run_ingest(lambda: stage.add(parent, upload.file, upload.options, batch))
+        waiting = await run_ingest(lambda: stage.add(parent, upload.file, upload.options, batch))
     if stage.is_due(waiting):
         await run_ingest(lambda: stage.commit(parent.name))
         return await anyio.to_thread.run_sync(stage.info, parent)

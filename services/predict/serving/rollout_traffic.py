@@ -1,4 +1,4 @@
-"""What a process counts of rollouts: requests, errors and response times of both versions, and what they answer.
+"""What a process counts while rollouts are active: requests, errors, response times and answers of both versions.
 
 The event loop counts with plain integers and leaves answers in a buffer, up to so many; a thread puts these into the
 bins of the version before, and writes the sums to the database. `fitserve.rollouts` judges the sums of all processes.
