@@ -29,7 +29,9 @@ export function ModelRollout({ model }: { model: ModelDetail }) {
       {!active && <StartRollout model={model} />}
       {newest === undefined ? (
         <Card>
-          <Empty title={t("rollout.none")} />
+          <Empty title={t("rollout.none")}>
+            <p className="muted">{t("rollout.none.text")}</p>
+          </Empty>
         </Card>
       ) : (
         <Shown key={newest.id} model={model} id={newest.id} active={active} />
