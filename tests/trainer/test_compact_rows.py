@@ -21,6 +21,8 @@ from workers.trainer.engine.kept_networks import KEPT
 from workers.trainer.ready_run import make_ready, run_trials
 from workers.trainer.train import train
 
+pytestmark = pytest.mark.tensorflow
+
 RNG = np.random.default_rng(0)
 ROWS = 400
 NAMES = [f"name {number}" for number in RNG.integers(0, 150, ROWS)]

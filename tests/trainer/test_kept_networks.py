@@ -19,6 +19,8 @@ from workers.trainer.engine.network import build_network
 from workers.trainer.ready_run import make_ready, run_trials
 from workers.trainer.train import train
 
+pytestmark = pytest.mark.tensorflow
+
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(90, 3))
 TABLE = pa.table(
@@ -100,18 +102,20 @@ def test_runs_after_each_other_equal_each_alone(names: list[str], tmp_path: Path
 
 
 def test_a_second_run_leaves_the_files_of_a_fresh_one(tmp_path: Path) -> None:
-    def files(name: str) -> list[bytes]:
+    def files(name: str) -> dict[str, bytes]:
         result = train(request_of(TABLE, _spec(), tmp_path / name), RecordingReporter())
         with zipfile.ZipFile(result.files["keras"]) as archive:
             inside = {one: archive.read(one) for one in sorted(archive.namelist()) if one != "metadata.json"}
-        return [result.files["onnx"].read_bytes(), *inside.values()]
+        return {"onnx": result.files["onnx"].read_bytes(), **inside}
 
     KEPT.clear()
+    tidy_up()  # or the layers' names count on from those of the tests before
     fresh = files("fresh")
     tidy_up()
     train(request_of(TABLE, _spec(seed=9), tmp_path / "other"), RecordingReporter())
     tidy_up()
-    assert files("warm") == fresh
+    warm = files("warm")
+    assert {name for name in {*warm, *fresh} if warm.get(name) != fresh.get(name)} == set()
 
 
 @pytest.mark.parametrize(
