@@ -7,7 +7,7 @@ import { shareModel } from "../api/models";
 import type { DatasetDetail, ModelDetail } from "../api/types";
 import { useText } from "../i18n";
 import { Button, Check, Select } from "./basics";
-import { Confirm, Sheet } from "./dialogs";
+import { Confirm, FormDialog } from "./dialogs";
 import { showError, showMessage } from "./toasts";
 
 const USES = ["nobody", "ask", "inspect", "download"] as const;
@@ -17,12 +17,10 @@ function useSave(key: readonly unknown[]) {
   const queries = useQueryClient();
   const t = useText();
   return (done: Promise<unknown>) =>
-    done
-      .then(() => {
-        showMessage(t("saved"));
-        return queries.invalidateQueries({ queryKey: key });
-      })
-      .catch(showError);
+    done.then(() => {
+      showMessage(t("saved"));
+      return queries.invalidateQueries({ queryKey: key });
+    });
 }
 
 export function ModelSharing({ model }: { model: ModelDetail }) {
@@ -32,20 +30,23 @@ export function ModelSharing({ model }: { model: ModelDetail }) {
   return (
     <>
       <Button onPress={() => setOpen(true)}>{use === "nobody" ? t("share") : t("share.shared", { use: t(`share.${use}`) })}</Button>
-      <Sheet open={open} title={t("share.title", { name: model.name })} onClose={() => setOpen(false)}>
-        {open && <ModelForm model={model} use={use} onDone={() => setOpen(false)} />}
-      </Sheet>
+      {open && <ModelForm model={model} use={use} onClose={() => setOpen(false)} />}
     </>
   );
 }
 
-function ModelForm({ model, use, onDone }: { model: ModelDetail; use: Use; onDone: () => void }) {
+function ModelForm({ model, use, onClose }: { model: ModelDetail; use: Use; onClose: () => void }) {
   const t = useText();
   const save = useSave(["model", model.name]);
   const [chosen, setChosen] = useState<Use>(use);
   const [feedback, setFeedback] = useState(model.open_feedback);
   return (
-    <div className="stack">
+    <FormDialog
+      title={t("share.title", { name: model.name })}
+      action={t("share.save")}
+      onSubmit={() => save(shareModel(model.name, chosen === "nobody" ? null : chosen, feedback)).then(onClose)}
+      onClose={onClose}
+    >
       <Select
         label={t("share.label")}
         value={chosen}
@@ -54,14 +55,7 @@ function ModelForm({ model, use, onDone }: { model: ModelDetail; use: Use; onDon
         onChange={(value) => setChosen(USES.find((known) => known === value) ?? "nobody")}
       />
       <Check label={t("share.feedback")} checked={feedback} onChange={setFeedback} />
-      <div className="row">
-        <span className="grow" />
-        <Button onPress={onDone}>{t("cancel")}</Button>
-        <Button tone="primary" onPress={() => void save(shareModel(model.name, chosen === "nobody" ? null : chosen, feedback)).then(onDone)}>
-          {t("share.save")}
-        </Button>
-      </div>
-    </div>
+    </FormDialog>
   );
 }
 
@@ -78,7 +72,7 @@ export function DatasetSharing({ dataset, reference }: { dataset: DatasetDetail;
         title={next ? t("share.title", { name: dataset.name }) : t("share.stop.title", { name: dataset.name })}
         action={next ? t("share") : t("share.stop")}
         onClose={() => setAsking(false)}
-        onConfirm={() => void save(shareDataset(reference, next))}
+        onConfirm={() => void save(shareDataset(reference, next)).catch(showError)}
       >
         {next ? t("share.dataset.text") : t("share.dataset.stop.text")}
       </Confirm>

@@ -16,7 +16,7 @@ import {
 import { ago, number } from "../format";
 import { useText } from "../i18n";
 import { Badge, Button, Card, CopyButton, Empty, ErrorView, Field, Loading, Notice, Scroll } from "./basics";
-import { Confirm, Sheet } from "./dialogs";
+import { Confirm, FormDialog, Sheet } from "./dialogs";
 import { showError } from "./toasts";
 
 /** Webhooks with their logs. */
@@ -204,38 +204,31 @@ function WebhookForm({ onClose, onMade }: { onClose: () => void; onMade: (made: 
   const types = useEventTypes();
   const [url, setUrl] = useState("https://");
   const [events, setEvents] = useState("run.failed, drift.*");
-  const [error, setError] = useState<unknown>(null);
   const wanted = events.split(/[\s,]+/).filter(Boolean);
   return (
-    <Sheet open title={t("hook.new")} onClose={onClose}>
-      <form
-        className="stack"
-        onSubmit={(event) => {
-          event.preventDefault();
-          createWebhook(url.trim(), wanted).then(onMade).catch(setError);
-        }}
-      >
-        <Field label={t("hook.url")} hint={t("hook.url.hint")}>
-          {(id) => <input id={id} type="url" required value={url} onChange={(event) => setUrl(event.target.value)} />}
-        </Field>
-        <Field label={t("hook.events")} hint={t("hook.events.hint")}>
-          {(id) => <input id={id} required value={events} onChange={(event) => setEvents(event.target.value)} />}
-        </Field>
-        <details>
-          <summary>{t("hook.types")}</summary>
-          <ul className="small">
-            {Object.entries(types.data ?? {}).map(([type, text]) => (
-              <li key={type}>
-                <code>{type}</code> <span className="muted">{text}</span>
-              </li>
-            ))}
-          </ul>
-        </details>
-        {error !== null && <ErrorView error={error} />}
-        <Button type="submit" tone="primary" disabled={wanted.length === 0}>
-          {t("auto.create")}
-        </Button>
-      </form>
-    </Sheet>
+    <FormDialog
+      title={t("hook.new")}
+      action={t("auto.create")}
+      ready={wanted.length > 0}
+      onSubmit={() => createWebhook(url.trim(), wanted).then(onMade)}
+      onClose={onClose}
+    >
+      <Field label={t("hook.url")} hint={t("hook.url.hint")}>
+        {(id) => <input id={id} className="input" type="url" required value={url} onChange={(event) => setUrl(event.target.value)} />}
+      </Field>
+      <Field label={t("hook.events")} hint={t("hook.events.hint")}>
+        {(id) => <input id={id} className="input" required value={events} onChange={(event) => setEvents(event.target.value)} />}
+      </Field>
+      <details>
+        <summary>{t("hook.types")}</summary>
+        <ul className="small">
+          {Object.entries(types.data ?? {}).map(([type, text]) => (
+            <li key={type}>
+              <code>{type}</code> <span className="muted">{text}</span>
+            </li>
+          ))}
+        </ul>
+      </details>
+    </FormDialog>
   );
 }

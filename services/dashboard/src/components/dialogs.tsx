@@ -1,8 +1,8 @@
-import type { ReactNode } from "react";
+import { useState, type ReactNode } from "react";
 import { Dialog, Heading, Modal, ModalOverlay, Tab, TabList, TabPanel, Tabs } from "react-aria-components";
 import { useSearchParams } from "react-router";
 import { useText } from "../i18n";
-import { Button } from "./basics";
+import { Button, ErrorView } from "./basics";
 
 interface ConfirmProps {
   open: boolean;
@@ -67,6 +67,62 @@ export function Sheet({ open, title, children, onClose, wide }: SheetProps) {
         </Dialog>
       </Modal>
     </ModalOverlay>
+  );
+}
+
+interface FormDialogProps {
+  title: string;
+  /** The fields. */
+  children: ReactNode;
+  /** What the button that sends the form says. */
+  action: string;
+  /** Whether the fields can be sent. */
+  ready?: boolean;
+  /** Sends the form. A rejection is shown in it, and what was typed stays. */
+  onSubmit: () => Promise<unknown>;
+  onClose: () => void;
+  /** Buttons beside it. */
+  beside?: ReactNode;
+  /** Shown below the buttons, such as what a rehearsal found. */
+  below?: ReactNode;
+  wide?: boolean;
+}
+
+/** A dialog with one form: its fields, the server's refusal beside them, Cancel and one button that sends it once. */
+export function FormDialog({ title, children, action, ready = true, onSubmit, onClose, beside, below, wide }: FormDialogProps) {
+  const t = useText();
+  const [error, setError] = useState<unknown>(null);
+  const [busy, setBusy] = useState(false);
+  const send = () => {
+    if (!ready || busy) return;
+    setBusy(true);
+    setError(null);
+    onSubmit()
+      .catch(setError)
+      .finally(() => setBusy(false));
+  };
+  return (
+    <Sheet open title={title} onClose={onClose} {...(wide && { wide })}>
+      <form
+        className="stack"
+        onSubmit={(event) => {
+          event.preventDefault();
+          send();
+        }}
+      >
+        {children}
+        {error !== null && <ErrorView error={error} />}
+        <div className="row tight">
+          <span className="grow" />
+          <Button onPress={onClose}>{t("cancel")}</Button>
+          {beside}
+          <Button type="submit" tone="primary" disabled={!ready || busy}>
+            {action}
+          </Button>
+        </div>
+        {below}
+      </form>
+    </Sheet>
   );
 }
 

@@ -14,7 +14,7 @@ import {
   type Rehearsal,
 } from "../api/automations";
 import { Badge, Button, Card, Empty, ErrorView, Field, Loading, Notice, Scroll } from "../components/basics";
-import { AddressTabs, Confirm, Sheet } from "../components/dialogs";
+import { AddressTabs, Confirm, FormDialog, Sheet } from "../components/dialogs";
 import { shortId } from "../components/RunBits";
 import { showError } from "../components/toasts";
 import { WebhookList } from "../components/WebhookList";
@@ -252,7 +252,6 @@ function AutomationForm({ onClose, onMade }: { onClose: () => void; onMade: () =
   const t = useText();
   const [name, setName] = useState("");
   const [text, setText] = useState(EXAMPLE);
-  const [error, setError] = useState<unknown>(null);
   const [played, setPlayed] = useState<Rehearsal | null>(null);
   let policy: object | null = null;
   let wrong: string | undefined;
@@ -263,30 +262,25 @@ function AutomationForm({ onClose, onMade }: { onClose: () => void; onMade: () =
   }
   const usable = policy !== null && typeof policy === "object";
   return (
-    <Sheet open wide title={t("auto.new")} onClose={onClose}>
-      <form
-        className="stack"
-        onSubmit={(event) => {
-          event.preventDefault();
-          if (policy) createAutomation(name.trim(), policy).then(onMade).catch(setError);
-        }}
-      >
-        <Field label={t("auto.name")}>{(id) => <input id={id} required value={name} onChange={(event) => setName(event.target.value)} />}</Field>
-        <Field label={t("auto.policy")} hint={t("auto.policy.hint")} wrong={wrong}>
-          {(id) => <textarea id={id} className="mono" rows={8} value={text} onChange={(event) => setText(event.target.value)} />}
-        </Field>
-        {error !== null && <ErrorView error={error} />}
-        <div className="row tight">
-          <Button type="submit" tone="primary" disabled={!usable || name.trim() === ""}>
-            {t("auto.create")}
-          </Button>
-          <Button disabled={!usable} onPress={() => policy && void rehearsePolicy(policy).then(setPlayed).catch(setError)}>
-            {t("auto.rehearse")}
-          </Button>
-        </div>
-        {played && <Played rehearsal={played} />}
-        {usable ? null : <Notice tone="warn">{wrong ?? t("auto.policy.hint")}</Notice>}
-      </form>
-    </Sheet>
+    <FormDialog
+      wide
+      title={t("auto.new")}
+      action={t("auto.create")}
+      ready={usable && name.trim() !== ""}
+      onSubmit={() => createAutomation(name.trim(), policy ?? {}).then(onMade)}
+      onClose={onClose}
+      beside={
+        <Button disabled={!usable} onPress={() => policy && void rehearsePolicy(policy).then(setPlayed).catch(showError)}>
+          {t("auto.rehearse")}
+        </Button>
+      }
+      below={played && <Played rehearsal={played} />}
+    >
+      <Field label={t("auto.name")}>{(id) => <input id={id} className="input" required value={name} onChange={(event) => setName(event.target.value)} />}</Field>
+      <Field label={t("auto.policy")} hint={t("auto.policy.hint")} wrong={wrong}>
+        {(id) => <textarea id={id} className="textarea mono" rows={8} value={text} onChange={(event) => setText(event.target.value)} />}
+      </Field>
+      {usable ? null : <Notice tone="warn">{wrong ?? t("auto.policy.hint")}</Notice>}
+    </FormDialog>
   );
 }

@@ -5,7 +5,7 @@ import type { Me } from "../api/session";
 import { makeKey, revokeKey, useKeys, useLimits, useSystem } from "../api/system";
 import type { KeyInfo, NewKey, SystemInfo } from "../api/types";
 import { Badge, Button, Card, Check, CopyButton, ErrorView, Field, Loading, Notice, Scroll, Stat } from "../components/basics";
-import { Confirm, Sheet } from "../components/dialogs";
+import { Confirm, FormDialog } from "../components/dialogs";
 import { shortId, StateBadge } from "../components/RunBits";
 import { showError } from "../components/toasts";
 import { ago, bytes, moment, number, seconds, secondsUntil } from "../format";
@@ -264,30 +264,23 @@ function KeyForm({ onClose, onMade }: { onClose: () => void; onMade: (key: NewKe
   const [name, setName] = useState("");
   const [owner, setOwner] = useState("");
   const [scopes, setScopes] = useState<readonly string[]>(["read", "predict"]);
-  const [error, setError] = useState<unknown>(null);
   return (
-    <Sheet open title={t("system.keys.new")} onClose={onClose}>
-      <form
-        className="stack"
-        onSubmit={(event) => {
-          event.preventDefault();
-          makeKey(name.trim(), owner.trim(), [...scopes]).then(onMade, setError);
-        }}
-      >
-        {error !== null && <ErrorView error={error} />}
-        <Field label={t("system.keys.name")}>{(id) => <input id={id} className="input" value={name} placeholder="scoring-service" onChange={(event) => setName(event.target.value)} />}</Field>
-        <Field label={t("system.keys.owner")}>{(id) => <input id={id} className="input" value={owner} onChange={(event) => setOwner(event.target.value)} />}</Field>
-        <fieldset className="plain row">
-          <legend className="label">{t("system.keys.scopes")}</legend>
-          {SCOPES.map((scope) => (
-            <Check key={scope} label={scope} checked={scopes.includes(scope)} onChange={(on) => setScopes((old) => (on ? [...old, scope] : old.filter((one) => one !== scope)))} />
-          ))}
-        </fieldset>
-        <Button type="submit" tone="primary" disabled={!name.trim() || scopes.length === 0}>
-          {t("system.keys.create")}
-        </Button>
-      </form>
-    </Sheet>
+    <FormDialog
+      title={t("system.keys.new")}
+      action={t("system.keys.create")}
+      ready={name.trim() !== "" && scopes.length > 0}
+      onSubmit={() => makeKey(name.trim(), owner.trim(), [...scopes]).then(onMade)}
+      onClose={onClose}
+    >
+      <Field label={t("system.keys.name")}>{(id) => <input id={id} className="input" value={name} placeholder="scoring-service" onChange={(event) => setName(event.target.value)} />}</Field>
+      <Field label={t("system.keys.owner")}>{(id) => <input id={id} className="input" value={owner} onChange={(event) => setOwner(event.target.value)} />}</Field>
+      <fieldset className="plain row">
+        <legend className="label">{t("system.keys.scopes")}</legend>
+        {SCOPES.map((scope) => (
+          <Check key={scope} label={scope} checked={scopes.includes(scope)} onChange={(on) => setScopes((old) => (on ? [...old, scope] : old.filter((one) => one !== scope)))} />
+        ))}
+      </fieldset>
+    </FormDialog>
   );
 }
 

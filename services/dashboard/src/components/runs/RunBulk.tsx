@@ -4,7 +4,7 @@ import { useNavigate } from "react-router";
 import { changeMany, type BulkAction } from "../../api/runs";
 import { useText } from "../../i18n";
 import { Button, Field } from "../basics";
-import { Confirm, Sheet } from "../dialogs";
+import { Confirm, FormDialog } from "../dialogs";
 import { showError, showMessage } from "../toasts";
 
 interface Props {
@@ -63,39 +63,33 @@ export function RunBulk({ chosen, total, onAll, onNone }: Props) {
       <Confirm open={asking === "delete"} title={t("runs.delete.title", { n: chosen.length })} action={t("runs.delete")} keep={t("runs.delete.keep")} danger onConfirm={() => run("delete")} onClose={() => setAsking(null)}>
         {t("runs.delete.text")}
       </Confirm>
-      {asking === "tag" && <TagSheet onTag={run} onClose={() => setAsking(null)} />}
+      {asking === "tag" && <TagForm onTag={run} onClose={() => setAsking(null)} />}
     </div>
   );
 }
 
-function TagSheet({ onTag, onClose }: { onTag: (action: BulkAction, tag: string) => void; onClose: () => void }) {
+function TagForm({ onTag, onClose }: { onTag: (action: BulkAction, tag: string) => void; onClose: () => void }) {
   const t = useText();
   const [tag, setTag] = useState("");
   const change = (action: BulkAction) => {
-    if (tag.trim() === "") return;
     onTag(action, tag.trim());
     onClose();
   };
+  const ready = tag.trim() !== "";
   return (
-    <Sheet open title={t("runs.tag")} onClose={onClose}>
-      <form
-        className="stack"
-        onSubmit={(event) => {
-          event.preventDefault();
-          change("tag");
-        }}
-      >
-        <Field label={t("runs.tag.name")}>{(id) => <input id={id} className="input" maxLength={40} autoFocus value={tag} onChange={(event) => setTag(event.target.value)} />}</Field>
-        <div className="row">
-          <span className="grow" />
-          <Button disabled={tag.trim() === ""} onPress={() => change("untag")}>
-            {t("runs.untag")}
-          </Button>
-          <Button tone="primary" type="submit" disabled={tag.trim() === ""}>
-            {t("runs.tag.add")}
-          </Button>
-        </div>
-      </form>
-    </Sheet>
+    <FormDialog
+      title={t("runs.tag")}
+      action={t("runs.tag.add")}
+      ready={ready}
+      onSubmit={async () => change("tag")}
+      onClose={onClose}
+      beside={
+        <Button disabled={!ready} onPress={() => change("untag")}>
+          {t("runs.untag")}
+        </Button>
+      }
+    >
+      <Field label={t("runs.tag.name")}>{(id) => <input id={id} className="input" maxLength={40} autoFocus value={tag} onChange={(event) => setTag(event.target.value)} />}</Field>
+    </FormDialog>
   );
 }
