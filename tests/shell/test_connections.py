@@ -48,6 +48,7 @@ class Running:
 
         app.include_router(router)
         self.server: Server = make_server(app, made, port=self.port)
+        self.server.config.timeout_keep_alive = 2  # 30 in service
         self.thread = threading.Thread(target=self.server.run, daemon=True)
         self.thread.start()
         while not self.server.started:
