@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.long_forms import LONG_FORMS
+
 # By processor time. A group that is not listed follows them.
 LONGEST_FIRST = ("tensorflow", "lessons", "readers", "server", "telemetry_running", "up", "layout", "faults")
 GROUP_OF_FIXTURE = {"reader_server": "readers", "lesson_server": "lessons", "main_server": "server"}
@@ -47,6 +49,12 @@ def is_slow(item: pytest.Item) -> bool:
     return folder in SLOW_FOLDERS or group_of(item) in SLOW_GROUPS or bool(fixtures & SLOW_FIXTURES) or on_postgres
 
 
+def is_long_form(item: pytest.Item) -> bool:
+    """Whether `tests/long_forms.py` names a test."""
+    path = str(item.path.relative_to(TESTS)) if item.path.is_relative_to(TESTS) else ""
+    return bool({item.name, item.name.partition("[")[0]} & set(LONG_FORMS.get(path, ())))
+
+
 def _place(item: pytest.Item) -> int:
     group = group_of(item)
     if group is None:
@@ -78,6 +86,8 @@ class Scheduling:
             items[:] = [item for item in items if not is_slow(item)]
             self.config.hook.pytest_deselected(items=slow)
         for item in items:
+            if is_long_form(item):
+                item.add_marker("long")
             if not item.get_closest_marker("xdist_group") and (group := group_of(item)):
                 item.add_marker(pytest.mark.xdist_group(group))
         if self.config.getoption("dist", "no") != "no" or hasattr(self.config, "workerinput"):

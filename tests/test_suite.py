@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests import needs, scheduling
+from tests.long_forms import LONG_FORMS
 from tests.needs import MissingTools, Tool
 from tests.server_logs import ServerLogs, add_log
 from tests.waiting import wait_until
@@ -96,3 +97,9 @@ def test_what_is_fast_trains_nothing_and_starts_no_server(request: pytest.Fixtur
     assert not scheduling.trains(Path(__file__))
     folders = {path.name for path in Path(__file__).parent.iterdir() if (path / "__init__.py").exists()}
     assert {"core", "spec", "control", "datasets", "runs", "client", "cli"} <= folders - scheduling.SLOW_FOLDERS
+
+
+@pytest.mark.parametrize("path", sorted(LONG_FORMS))
+def test_long_forms_name_tests_that_are_there(path: str) -> None:
+    source = (scheduling.TESTS / path).read_text()
+    assert [name for name in LONG_FORMS[path] if f"def {name.partition('[')[0]}(" not in source] == []

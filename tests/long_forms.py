@@ -1,0 +1,106 @@
+"""Tests that only the long form runs: `pytest -m long`, beside those that are marked where they are written.
+
+Each takes many seconds and has a sibling, named in the comment, that the ordinary run keeps. A name stands for all
+parameters of a test, a name with parameters for that case alone.
+"""
+
+from __future__ import annotations
+
+LONG_FORMS: dict[str, tuple[str, ...]] = {
+    # The commands of these pages are tested by the area that they are about; the other pages run every time.
+    "docs/test_blocks.py": (
+        "test_a_page[docs/how-to/canary.md]",
+        "test_a_page[docs/how-to/clients.md]",
+        "test_a_page[docs/how-to/decide.md]",
+        "test_a_page[docs/how-to/export.md]",
+        "test_a_page[docs/how-to/keys.md]",
+        "test_a_page[docs/how-to/scikit-learn.md]",
+        "test_a_page[docs/how-to/upgrade.md]",
+        "test_an_example_of_the_command_line[fitserve doctor --json]",
+        "test_an_example_of_the_command_line[fitserve models export admissions --format onnx-raw]",
+        "test_an_example_of_the_command_line[fitserve train admissions.csv --target admit]",
+    ),
+    # A benchmark in all but name: ten thousand runs.
+    "dashboard/test_speed.py": ("test_first_paint_of_list_and_comparison",),
+    # The blobs' copy and the restored database are tested every time.
+    "layout/test_backup.py": ("test_the_embedded_folder_with_a_run_in_training",),
+    # Tests of the fault harness itself: mutants that it has to catch.
+    "faults/test_mutants.py": (
+        "test_the_harness_catches_the_mutant",
+        "test_the_same_scenario_passes_with_the_guarantee",
+    ),
+    # Divided runs survive crashes everywhere, and an idle worker helps.
+    "faults/test_division.py": (
+        "test_a_helper_that_is_killed_costs_time_alone",
+        "test_a_helper_that_is_paused_past_its_lease_changes_nothing",
+    ),
+    # Cut off both ways.
+    "hosts/test_partitions.py": (
+        "test_a_worker_cut_off_loses_its_run_to_another_and_works_again[mute]",
+        "test_a_worker_cut_off_loses_its_run_to_another_and_works_again[deaf]",
+    ),
+    "faults/test_slow_database.py": ("test_a_worker_cut_off_hands_its_run_over_and_works_again",),
+    # The first lesson and the laboratory.
+    "examples/test_lessons.py": ("test_a_lesson_keeps_what_it_claims[04_softmax]",),
+    # Momentum and restarts.
+    "insight/test_lessons.py": (
+        "test_tanh_and_relu_train_the_deep_network_where_sigmoid_does_not",
+        "test_l1_gives_sparser_weights_than_l2",
+        "test_stochastic_descent_beats_batch_descent_in_time_to_the_same_loss",
+    ),
+    # Other tables.
+    "insight/test_sound_specs.py": (
+        "test_real_leaks_are_found[bike_hour.csv-spec0-registered]",
+        "test_a_real_table_has_no_findings[bank]",
+        "test_a_real_table_has_no_findings[red wine]",
+        "test_a_real_table_has_no_findings[titanic, tanh]",
+        "test_a_bundled_table_has_no_findings[digits, dropout]",
+        "test_a_bundled_table_has_no_findings[wine, elu and batch normalisation]",
+    ),
+    # Overfitting, vanishing gradients, dead units, a leaking column, weak slices and others.
+    "insight/test_findings.py": tuple(
+        f"{test}[{rule}]"
+        for test in ("test_a_rule_applies_and_its_patch_helps", "test_the_twin_does_not_have_the_finding")
+        for rule in (
+            "better_reference",
+            "exploding_gradients",
+            "few_columns",
+            "restarts_disagree",
+            "saturated_units",
+            "stopped_too_early",
+            "stuck_at_baseline",
+            "target_scale",
+            "underfitting",
+            "validation_easier",
+        )
+    ),
+    # Other optimizers, outputs, ways to validate.
+    "trainer/test_loop.py": (
+        "test_each_optimizer_trains_as_in_fit[ftrl]",
+        "test_each_optimizer_trains_as_in_fit[nadam]",
+        "test_each_optimizer_trains_as_in_fit[rmsprop-centered]",
+        "test_each_regularizer_counts_as_in_fit[L1L2]",
+        "test_an_embedding_trains_as_in_fit[RMSprop]",
+        "test_early_stopping_restores_the_epoch_that_fit_restores[0]",
+    ),
+    "trainer/test_artifact.py": ("test_an_offset_costs_no_digits[0.0-1e-06]",),
+    "trainer/test_ensemble.py": (
+        "test_a_stacked_member_is_the_same_member_alone[holdout]",
+        "test_a_resumed_ensemble_ends_where_an_undisturbed_one_does[4-False]",
+        "test_the_serving_graph_is_small_and_gives_what_keras_gives[sum]",
+        "test_the_serving_graph_is_small_and_gives_what_keras_gives[target2]",
+        "test_all_members_stop_together_and_keep_their_best_weights[60]",
+    ),
+    "trainer/test_search.py": (
+        "test_a_stacked_trial_is_what_it_is_alone[dropout]",
+        "test_a_stacked_trial_is_what_it_is_alone[seed]",
+        "test_a_search_goes_on_within_a_group",
+        "test_several_trials_are_served_as_one_graph[3]",
+    ),
+    "trainer/test_trials.py": ("test_stacked_trials_end_as_they_would_alone[8-2]",),
+    "trainer/test_folds.py": ("test_figures_are_those_of_the_rows_that_were_held_back[folds1]",),
+    "trainer/test_kept_epochs.py": ("test_kept_epochs_are_the_winners_and_survive_a_resumption[False]",),
+    "trainer/test_calibration.py": ("test_folds_are_calibrated_out_of_fold[none]",),
+    # The demonstration's parts are the README's and the journey's.
+    "cli/test_commands.py": ("test_the_demo_reaches_its_scores",),
+}
