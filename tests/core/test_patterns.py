@@ -37,8 +37,11 @@ def _uses() -> Iterator[Use]:
     """Yield every use of a regular expression in the source code."""
     sources = {path: path.read_text() for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
     called: dict[str, set[str]] = {}  # the methods by the name that they are called on
-    for name, method in re.findall(rf"\b(\w+)\.({'|'.join(METHODS)})\(", "\n".join(sources.values())):
-        called.setdefault(name, set()).add(method)
+    for source in sources.values():
+        for use in re.finditer(rf"\.({'|'.join(METHODS)})\(", source):
+            name = re.search(r"\w+\Z", source[max(0, use.start() - 60) : use.start()])
+            if name:
+                called.setdefault(name[0], set()).add(use[1])
     for path, source in sorted(sources.items()):
         if not re.search(r"\bre\.[a-z]", source):  # parsing the others would take seconds
             continue
