@@ -39,9 +39,9 @@ def _uses() -> Iterator[Use]:
     called: dict[str, set[str]] = {}  # the methods by the name that they are called on
     for source in sources.values():
         for use in re.finditer(rf"\.({'|'.join(METHODS)})\(", source):
-            name = re.search(r"\w+\Z", source[max(0, use.start() - 60) : use.start()])
-            if name:
-                called.setdefault(name[0], set()).add(use[1])
+            word = re.search(r"\w+\Z", source[max(0, use.start() - 60) : use.start()])
+            if word:
+                called.setdefault(word[0], set()).add(use[1])
     for path, source in sorted(sources.items()):
         if not re.search(r"\bre\.[a-z]", source):  # parsing the others would take seconds
             continue
