@@ -15,6 +15,7 @@ from fitserve.embedded_redis import EmbeddedRedis, bundled_valkey, redis_binary
 from fitserve.errors import Unavailable
 from fitserve.queue import QUEUE, WAKE, make_app
 from fitserve.settings import Settings
+from tests.waiting import wait_until
 
 PATIENCE = 60.0  # seconds; a busy machine is not what these tests are about
 
@@ -50,7 +51,8 @@ def test_its_queue_survives_a_kill(name: str, tmp_path: Path) -> None:
     celery = make_app(Settings(home=tmp_path, redis_url=broker.url))
     celery.conf.broker_transport_options |= {"socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE}
     celery.send_task(WAKE, args=("a-run",))
-    client(broker).wait(0, 0)
+    # While the disk is slow to sync, what is appended waits in memory for up to 2 s.
+    wait_until(lambda: not client(broker).info("persistence")["aof_buffer_length"], "the command is in the file")
     broker.kill()
     with broker:
         with celery.connection_for_read() as connection:
