@@ -32,6 +32,7 @@ TYPES: Final[Mapping[str, str]] = {
     "rollout.step": "A rollout gave the new version another share: model, rollout, version, share.",
     "rollout.finished": "A rollout ended with the new version in place: model, rollout, version, why, detail.",
     "rollout.rolled_back": "A guard took a version back: model, rollout, version, guard, detail, figure.",
+    "rollout.stalled": "A rollout ended, since requests or truths did not come: model, rollout, version, detail.",
     "rollout.aborted": "A rollout was given up, by hand or since its labels were moved: model, rollout, version, why.",
     "automation.fired": "An automation started: automation, name, reason, run.",
     "automation.decided": "An automation's gate decided: automation, name, decision, why, run, model, version.",

@@ -215,7 +215,7 @@ ROLLOUTS_ENDED = Counter(
     ["outcome"],
     registry=REGISTRY,
 )
-for _outcome in ("succeeded", "rolled_back", "aborted"):
+for _outcome in ("succeeded", "rolled_back", "aborted", "stalled"):
     ROLLOUTS_ENDED.labels(_outcome)  # from 0, so that the first one is an increase
 
 # Events, webhooks

@@ -289,7 +289,8 @@ def _carry_out(
         return ("notified" if policy.then == "notify" else "nothing"), why
     if policy.then == "rollout" and incumbent is not None and incumbent.version != version:
         try:
-            lifecycle.start(session, run.model, version, owner=row.owner, key_id=row.key_id)
+            options = policy.rollout.options() if policy.rollout is not None else {}
+            lifecycle.start(session, run.model, version, owner=row.owner, key_id=row.key_id, **options)
         except (Conflict, BadInput) as error:
             return "rejected", f"{why}; the rollout cannot start: {error.detail}"
         return "rollout", why

@@ -14,10 +14,12 @@ from fitserve.automations import schedule
 from fitserve.datasets import store as datasets
 from fitserve.errors import BadInput, Conflict, NotFound, TooMany
 from fitserve.ids import new_id
+from fitserve.rollouts.lifecycle import Plan, check_plan
 from fitserve.settings import Limits
 from fitserve.spec.spec import parse
 from fitserve.tables import Automation, AutomationFiring, Dataset, Label, Leader, Run, Version
 from fitserve.wire.automations import AutomationRequest, Policy
+from fitserve.wire.rollouts import RolloutPlan
 
 LIVE = ("queued", "open", "training")
 
@@ -31,7 +33,7 @@ def create(
         raise TooMany(
             f"You have {count} automations.", received=count, expected=f"fewer than {limits.automations} automations"
         )
-    policy = Policy.model_validate(request.model_dump(exclude={"name", "enabled"}))
+    policy = Policy.model_validate(request.model_dump(exclude={"name", "enabled"}, exclude_unset=True))
     model = check(session, policy, owner, sees)
     at = db.now(session)
     row = Automation(
@@ -40,7 +42,7 @@ def create(
         key_id=key_id,
         name=request.name,
         model=model,
-        policy=policy.model_dump(mode="json", exclude_none=True),
+        policy=policy.to_json(),
         enabled=request.enabled,
         failures=0,
         baseline_id=_baseline(session, policy, sees),
@@ -62,6 +64,8 @@ def create(
 def check(session: Session, policy: Policy, owner: str, sees: str | None) -> str | None:
     """Return the model that a policy's runs register. Raises BadInput, NotFound, Conflict where it cannot work."""
     schedule.check(policy.on)
+    if policy.rollout is not None:
+        _check_rollout(policy.rollout)
     model: str | None
     for name in (policy.on.drift, policy.on.live_metric, policy.do.champion):
         if name is not None and not _visible(session, name, sees):
@@ -89,6 +93,17 @@ def check(session: Session, policy: Policy, owner: str, sees: str | None) -> str
             fix="Add `model` to the spec.",
         )
     return model
+
+
+def _check_rollout(plan: RolloutPlan) -> None:
+    """Raise BadInput where rollouts of this plan could not start."""
+    waits = Plan(hold=plan.hold, min_truths=plan.min_truths)
+    options = plan.options()
+    try:
+        check_plan(options["steps"], options["guards"], plan.shadow, "rollout", waits)
+    except BadInput as error:
+        error.pointer = f"/rollout{error.pointer}"
+        raise
 
 
 def _visible(session: Session, model: str, sees: str | None) -> bool:
@@ -156,7 +171,7 @@ def change(
         row.model = check(session, policy, row.owner, sees)
         if policy.on.appended != row.policy["on"].get("appended"):
             row.baseline_id = _baseline(session, policy, sees)
-        row.policy = policy.model_dump(mode="json", exclude_none=True)
+        row.policy = policy.to_json()
     if enabled is not None:
         row.enabled = enabled
         if enabled:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,6 +43,10 @@ def start(
     steps: Annotated[str, typer.Option(help="Percentages of the traffic, growing.")] = "1,10,50,100",
     hold: Annotated[float, typer.Option(min=0, help="Least seconds of each step.")] = 3600.0,
     min_requests: Annotated[int, typer.Option(min=0, help="Least requests of the new version in each step.")] = 100,
+    min_truths: Annotated[int, typer.Option(min=0, help="Least predictions of it with ground truth in each step.")] = 0,
+    deadline: Annotated[
+        float, typer.Option(min=0, help="Most seconds that a step waits, after its hold, for these; 0: for ever.")
+    ] = 604_800.0,
     guard: GuardOption = None,
     shadow: Annotated[bool, typer.Option("--shadow", help="First send it a copy of the traffic.")] = False,
 ) -> None:
@@ -49,7 +54,15 @@ def start(
     shares = [_number(part, "--steps") for part in steps.split(",")]
     with session.client() as client:
         made = client.rollouts.start(
-            model, to, steps=shares, hold=hold, min_requests=min_requests, guards=_guards(guard), shadow=shadow
+            model,
+            to,
+            steps=shares,
+            hold=hold,
+            min_requests=min_requests,
+            min_truths=min_truths,
+            deadline=deadline or math.inf,
+            guards=_guards(guard),
+            shadow=shadow,
         )
     session.show(made, _line(made))
     session.hint(f"Watch it: fitserve models rollout show {model}")

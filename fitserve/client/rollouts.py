@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -24,6 +25,8 @@ class Rollouts(Resource):
         steps: Sequence[float] | None = None,
         hold: float | None = None,
         min_requests: int | None = None,
+        min_truths: int | None = None,
+        deadline: float | None = None,
         guards: Mapping[str, float | None] | None = None,
         shadow: bool | None = None,
     ) -> RolloutInfo:
@@ -33,6 +36,10 @@ class Rollouts(Resource):
             steps: percentages of the traffic, growing; by default 1, 10, 50, 100.
             hold: least seconds of each step; by default an hour.
             min_requests: least requests that the new version answers in each step; by default 100.
+            min_truths: least predictions of it with ground truth, in each step that `live_accuracy` watches; by
+                default 0.
+            deadline: most seconds that a step waits, after its hold, for requests or truths, before the rollout ends;
+                by default a week. `math.inf`: it may wait for ever.
             guards: limits other than the usual ones: `errors`, `p99_ratio`, `prediction_drift`, `disagreement`,
                 `live_accuracy`. None turns a guard off.
             shadow: first send it a copy of the traffic.
@@ -40,7 +47,13 @@ class Rollouts(Resource):
         Raises BadInput, NotFound, Conflict (it is the champion, retired, or another rollout is active).
         """
         body: dict[str, Any] = {"to": to, "steps": None if steps is None else list(map(float, steps)), "hold": hold}
-        body |= {"min_requests": min_requests, "shadow": shadow, "guards": None if guards is None else dict(guards)}
+        body |= {
+            "min_truths": min_truths,
+            "deadline": deadline,
+            "min_requests": min_requests,
+            "shadow": shadow,
+            "guards": None if guards is None else dict(guards),
+        }
         return self._start(model, body)
 
     def compare(
@@ -55,7 +68,7 @@ class Rollouts(Resource):
         return self._start(model, body)
 
     def _start(self, model: str, body: dict[str, Any]) -> RolloutInfo:
-        given = {name: value for name, value in body.items() if value is not None}
+        given = {name: None if value == math.inf else value for name, value in body.items() if value is not None}
         answer = self._connection.send("POST", model_path(model, "rollouts"), json=given, repeatable=False)
         return RolloutInfo.model_validate(answer.json())
 

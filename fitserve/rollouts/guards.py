@@ -173,7 +173,7 @@ def measure(
     for guard in guards_of_step(share, guards):
         limit = guards[guard]
         if guard == "errors":
-            figures.append(_errors(own.new, base, limit, alpha))
+            figures.append(_errors(own.new, base, limit, alpha, share))
         elif guard == "p99_ratio":
             figures.append(_p99_ratio(own.new, base, limit, alpha))
         elif guard == "prediction_drift":
@@ -181,21 +181,28 @@ def measure(
         elif guard == "disagreement":
             figures.append(_disagreement(own, limit, alpha))
         else:
-            figures.append(_live_accuracy(live.get(step, ()), limit, alpha))
+            figures.append(_live_accuracy(live.get(step, ()), limit, alpha, share))
     return figures
 
 
-def _errors(new: ArmCounts, base: ArmCounts, limit: float, alpha: float) -> Figure:
-    return _compared("errors", new.errors_of_all, base.errors_of_all, limit, alpha)
+def _errors(new: ArmCounts, base: ArmCounts, limit: float, alpha: float, share: float) -> Figure:
+    return _compared("errors", new.errors_of_all, base.errors_of_all, limit, alpha, share)
 
 
 def _compared(
-    guard: str, new: Stream, base: Stream, limit: float, alpha: float, output: str | None = None, turned: bool = False
+    guard: str,
+    new: Stream,
+    base: Stream,
+    limit: float,
+    alpha: float,
+    share: float,
+    output: str | None = None,
+    turned: bool = False,
 ) -> Figure:
     """Compare two streams of failures; `turned`: each version's figure is the share without one."""
     if new.mean is None or base.mean is None:
         return Figure(guard, limit, base.n, new.n, None, None, None, None, None, output)
-    low, high = difference_interval(new, base, alpha)
+    low, high = difference_interval(new, base, alpha, share if 0 < share < 1 else 0.5)
     own = (1 - base.mean, 1 - new.mean) if turned else (base.mean, new.mean)
     return Figure(guard, limit, base.n, new.n, *own, new.mean - base.mean, low, high, output)
 
@@ -234,8 +241,8 @@ def _disagreement(counts: StepCounts, limit: float, alpha: float) -> Figure:
     return Figure("disagreement", limit, stream.n, stream.n, None, None, stream.mean, low, high)
 
 
-def _live_accuracy(live: Sequence[LiveErrors], limit: float, alpha: float) -> Figure:
+def _live_accuracy(live: Sequence[LiveErrors], limit: float, alpha: float, share: float) -> Figure:
     each = alpha / max(1, len(live))
     found = [Figure("live_accuracy", limit, 0, 0, None, None, None, None, None)]
-    found += [_compared("live_accuracy", one.new, one.base, limit, each, one.output, True) for one in live]
+    found += [_compared("live_accuracy", one.new, one.base, limit, each, share, one.output, True) for one in live]
     return max(found, key=lambda one: -2.0 if one.low is None else one.low)

@@ -9,7 +9,7 @@ transaction, conditional on the step before.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -31,9 +31,11 @@ STEPS = (1.0, 10.0, 50.0, 100.0)
 MOST_STEPS = 20
 HOLD_SECONDS = 3_600.0
 MIN_REQUESTS = 100
+DEADLINE_SECONDS = 604_800.0  # after its hold, of a step that does not get the requests or truths that it waits for
 LEASE_SECONDS = 3.0
 MOST_POINTS = 200  # of a guard's curve in one step
 _EVENTS = {"succeeded": "rollout.finished", "rolled_back": "rollout.rolled_back", "aborted": "rollout.aborted"}
+_STALLED = "stalled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class Plan:
     min_requests: int = MIN_REQUESTS
     guards: Mapping[str, float] | None = None  # None: the defaults
     shadow: bool = False
+    min_truths: int = 0  # of each step that `live_accuracy` watches
+    deadline: float | None = None  # seconds of a step; rollouts from before there was one have none
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -58,6 +62,8 @@ class Plan:
             "min_requests": self.min_requests,
             "guards": dict(self.guards or {}),
             "shadow": self.shadow,
+            "min_truths": self.min_truths,
+            "deadline": self.deadline,
         }
 
     @classmethod
@@ -76,6 +82,8 @@ def start(
     steps: Sequence[float] = STEPS,
     hold: float | None = HOLD_SECONDS,
     min_requests: int = MIN_REQUESTS,
+    min_truths: int = 0,
+    deadline: float | None = DEADLINE_SECONDS,
     guards: Mapping[str, float | None] | None = None,
     shadow: bool = False,
     kind: str = "rollout",
@@ -86,7 +94,8 @@ def start(
 
     `guards` moves limits, and turns those off that are None. Raises BadInput, NotFound, Conflict.
     """
-    plan = _plan(steps, hold, min_requests, guards, shadow, kind)
+    waits = Plan(hold=hold, min_requests=min_requests, min_truths=min_truths, deadline=deadline)
+    plan = check_plan(steps, guards, shadow, kind, waits)
     registry.get(session, model)
     base = _base(session, model, to)
     at = db.now(session)
@@ -114,15 +123,10 @@ def start(
     return row
 
 
-def _plan(
-    steps: Sequence[float],
-    hold: float | None,
-    min_requests: int,
-    guards: Mapping[str, float | None] | None,
-    shadow: bool,
-    kind: str,
+def check_plan(
+    steps: Sequence[float], guards: Mapping[str, float | None] | None, shadow: bool, kind: str, waits: Plan
 ) -> Plan:
-    """Return the plan that is asked for. Raises BadInput."""
+    """Return the plan that is asked for; `waits` has what each step waits for. Raises BadInput."""
     if not 1 <= len(steps) <= MOST_STEPS:
         raise BadInput("How many steps?", pointer="/steps", received=len(steps), expected=f"1 to {MOST_STEPS}")
     for place, (before, step) in enumerate(zip((0.0, *steps), steps, strict=False)):
@@ -147,8 +151,18 @@ def _plan(
                 fix="Ask for shadow: true, or leave this guard out.",
             )
         limits.pop("disagreement", None)
-    kept = {name: limits[name] for name in DEFAULTS if limits.get(name) is not None}
-    return Plan(tuple(map(float, steps)), None if kind == "ab" else hold, min_requests, kept, shadow)  # type: ignore[arg-type]
+    kept = {name: limit for name in DEFAULTS if (limit := limits.get(name)) is not None}
+    whole = replace(waits, steps=tuple(map(float, steps)), guards=kept, shadow=shadow)
+    if kind == "ab":
+        return replace(whole, hold=None, deadline=None)
+    if whole.min_truths and "live_accuracy" not in kept:
+        raise BadInput(
+            "Ground truth is waited for only where live_accuracy watches it.",
+            pointer="/min_truths",
+            received=whole.min_truths,
+            fix="Leave the guard live_accuracy on, or min_truths out.",
+        )
+    return whole
 
 
 def _base(session: Session, model: str, to: int) -> int:
@@ -277,7 +291,7 @@ def _finish(session: Session, row: Rollout, state: str, reason: dict[str, Any]) 
     compared = comparison(session, row, Plan.read(row.plan).shares)
     row.reason = {**reason, "step": row.step, "comparison": compared}
     row.state, row.paused_at, row.finished_at = state, None, db.now(session)
-    _record_event(session, row, _EVENTS[state], **reason)
+    _record_event(session, row, "rollout.stalled" if reason["why"] == _STALLED else _EVENTS[state], **reason)
 
 
 def _record_event(session: Session, row: Rollout, type: str, **data: Any) -> None:
@@ -339,7 +353,8 @@ def advance(engine: Engine, id: str, holder: str) -> Advance | None:
         at = db.now(session)
         for entered in steps_of(session, id):
             _record(entered, figures[entered.step], at)
-        moved = _move(session, row, plan, figures, counts.get(step, StepCounts()), at)
+        truths = max((one.new.n for one in live.get(step, ())), default=0.0)
+        moved = _move(session, row, plan, figures, _missing(plan, step, counts.get(step, StepCounts()), truths), at)
         if moved is not None:
             _audit(session, row, moved, at)
         crash_point("rollout.before_commit")
@@ -364,9 +379,9 @@ def _audit(session: Session, row: Rollout, moved: str, at: datetime) -> None:
 
 
 def _move(
-    session: Session, row: Rollout, plan: Plan, figures: Mapping[int, list[Figure]], counts: StepCounts, at: datetime
+    session: Session, row: Rollout, plan: Plan, figures: Mapping[int, list[Figure]], missing: str | None, at: datetime
 ) -> str | None:
-    """Take the rollout back, a step further, or to its end; return what was done."""
+    """Take the rollout back, a step further, or to its end; return what was done. `missing` is what its step lacks."""
     if (taken := _moved_by_hand(session, row, plan)) is not None:
         _finish(session, row, "aborted", {"why": "label_moved", "detail": taken})
         return "aborted"
@@ -378,14 +393,29 @@ def _move(
                 return "rolled_back"
     if row.state == "paused" or plan.hold is None:
         return None
-    seen = counts.compared if plan.shares[row.step] == 0 else counts.new.requests
-    if (at - row.step_at).total_seconds() < plan.hold or seen < plan.min_requests:
+    lasted = (at - row.step_at).total_seconds()
+    if missing is not None and plan.deadline is not None and lasted >= plan.hold + plan.deadline:
+        detail = f"Step {row.step + 1} of {len(plan.shares)} still waited after {lasted:,.0f} s: {missing}"
+        _finish(session, row, "aborted", {"why": _STALLED, "detail": detail})
+        return _STALLED
+    if missing is not None or lasted < plan.hold:
         return None
     if row.step + 1 < len(plan.shares):
         _enter_step(session, row, plan, row.step + 1, at)
         return "step"
     _finish(session, row, "succeeded", {"why": "completed", "detail": "Every step went through."})
     return "succeeded"
+
+
+def _missing(plan: Plan, step: int, counts: StepCounts, truths: float) -> str | None:
+    """Return what a step still waits for, as a sentence; None where it has what was asked."""
+    share = plan.shares[step]
+    seen = counts.compared if share == 0 else counts.new.requests
+    if seen < plan.min_requests:
+        return f"the new version has had {seen:,} of {plan.min_requests:,} requests."
+    if 0 < share < 1 and truths < plan.min_truths:
+        return f"there is ground truth of {truths:,.0f} of {plan.min_truths:,} of the new version's predictions."
+    return None
 
 
 def _moved_by_hand(session: Session, row: Rollout, plan: Plan) -> str | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from fitserve.wire.rollouts import RolloutPlan
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", examples=["admissions-weekly"])]
 Ref = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
@@ -99,9 +101,23 @@ class Policy(BaseModel):
     do: Do
     gate: Gate | None = Field(None, description="Omitted: every version that was trained passes")
     then: Then = "notify"
+    rollout: RolloutPlan | None = Field(None, description="How, with `then: rollout`; omitted: as rollouts usually go")
     overlap: Literal["skip", "queue"] = Field("skip", description="While its last run is not over")
     budget: Budget = Budget()
     pause_after: int = Field(3, ge=1, le=100, description="Failures in a row after which it is paused")
+
+    @model_validator(mode="after")
+    def _rollout_is_then(self) -> Self:
+        if self.rollout is not None and self.then != "rollout":
+            raise ValueError("rollout belongs to then: rollout")
+        return self
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as stored. A guard that is off and a deadline of never are null, and not left out."""
+        written = self.model_dump(mode="json", exclude_none=True, exclude={"rollout"})
+        if self.rollout is not None:
+            written["rollout"] = self.rollout.model_dump(mode="json", exclude_unset=True)
+        return written
 
 
 class AutomationRequest(Policy):

@@ -29,15 +29,11 @@ class RolloutGuards(BaseModel):
     )
 
 
-class RolloutRequest(BaseModel):
-    """Make a version the champion step by step, or compare it with the champion."""
+class RolloutPlan(BaseModel):
+    """How a rollout goes: its steps, how long each lasts, and what takes the version back."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    to: int = Field(ge=1, le=2**31 - 1, description="The version")
-    kind: Literal["rollout", "ab"] = Field(
-        "rollout", description="`ab` keeps one share until it is promoted or aborted, with only the guards asked for"
-    )
     steps: list[Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]] = Field(
         default=[1.0, 10.0, 50.0, 100.0],
         min_length=1,
@@ -48,8 +44,37 @@ class RolloutRequest(BaseModel):
     min_requests: int = Field(
         100, ge=0, le=2**31 - 1, description="Least requests that the new version answers in each step"
     )
+    min_truths: int = Field(
+        0,
+        ge=0,
+        le=2**31 - 1,
+        description="Least predictions of the new version with ground truth in each step that live_accuracy watches",
+    )
+    deadline: float | None = Field(
+        604_800.0,
+        gt=0,
+        le=31_536_000,
+        allow_inf_nan=False,
+        description="Most seconds that a step waits, after its hold, for requests or ground truth. Then the rollout "
+        "ends, with the event rollout.stalled. Null: it may wait for ever",
+    )
     guards: RolloutGuards | None = Field(None, description="Limits other than the usual ones")
     shadow: bool = Field(False, description="First send it a copy of the traffic, which is compared and not returned")
+
+    def options(self) -> dict[str, Any]:
+        """Return it as arguments of `lifecycle.start`; of the guards only those that were named."""
+        guards = None if self.guards is None else self.guards.model_dump(exclude_unset=True)
+        plain = ("steps", "hold", "min_requests", "min_truths", "deadline", "shadow")
+        return {**{name: getattr(self, name) for name in plain}, "guards": guards}
+
+
+class RolloutRequest(RolloutPlan):
+    """Make a version the champion step by step, or compare it with the champion."""
+
+    to: int = Field(ge=1, le=2**31 - 1, description="The version")
+    kind: Literal["rollout", "ab"] = Field(
+        "rollout", description="`ab` keeps one share until it is promoted or aborted, with only the guards asked for"
+    )
 
 
 class GuardFigure(BaseModel):
@@ -117,6 +142,8 @@ class RolloutInfo(BaseModel):
     shares: list[float]
     hold: float | None
     min_requests: int
+    min_truths: int
+    deadline: float | None
     guards: dict[str, float]
     shadow: bool
     reason: dict[str, Any] | None = Field(description="Why it ended: `why`, `detail`, and a guard's `figure`")

@@ -14,6 +14,7 @@ from fitserve import api_keys, db, events, monitoring, telemetry
 from fitserve.automations import rehearsal, schedule
 from fitserve.automations import store as automations
 from fitserve.errors import BadInput, Conflict, NotFound
+from fitserve.rollouts import lifecycle
 from fitserve.tables import Automation, AutomationFiring, Leader, OutboxEvent, Run
 from fitserve.wire.automations import On, Policy
 from tests.events.world import SPEC, World, rows
@@ -123,13 +124,20 @@ def test_a_worse_version_does_not_pass_the_gate(served: World) -> None:
 
 @pytest.mark.parametrize(("then", "decision"), [("notify", "notified"), ("nothing", "nothing"), ("rollout", "rollout")])
 def test_what_happens_then(served: World, then: str, decision: str) -> None:
-    row = served.automate("follow", **{**APPENDED, "then": then})
+    asked = {"rollout": {"steps": [30], "guards": {"errors": None}, "deadline": None}} if then == "rollout" else {}
+    row = served.automate("follow", **{**APPENDED, "then": then, **asked})
     served.upload(rows(500, 5.0, seed=2), append=True)
     served.rounds()
     served.train()
     served.rounds()
     (firing,) = served.history(row)
     assert (firing.state, firing.decision, firing.version) == ("done", decision, 2)
+    with db.reading(served.engine) as session:
+        started = lifecycle.active(session, "m")
+    plan = started and lifecycle.Plan.read(started.plan)
+    assert (plan is not None) is (then == "rollout")
+    if plan is not None:
+        assert (plan.steps, plan.deadline, "errors" in (plan.guards or {})) == ((30.0,), None, False)
     assert served.champion() == 1
 
 
@@ -319,6 +327,9 @@ def test_a_rehearsal_says_what_would_have_happened(served: World) -> None:
         {"gate": {"significance": 2}},
         {"budget": {"runs": 0}},
         {"then": "dance"},
+        {"then": "promote", "rollout": {}},
+        {"then": "rollout", "rollout": {"steps": [50, 10]}},
+        {"then": "rollout", "rollout": {"to": 3}},
     ],
 )
 def test_what_cannot_work_is_refused(world: World, policy: dict[str, Any]) -> None:

@@ -170,6 +170,41 @@ def test_hands(engine: Engine, model: str) -> None:
         assert session.scalars(select(Rollout)).all() == []
 
 
+def _set_back(engine: Engine, rollout: Rollout, seconds: float) -> None:
+    """Let a rollout's step have begun so much earlier."""
+    with db.transaction(engine) as session:
+        lifecycle.get(session, "m", rollout.id).step_at -= timedelta(seconds=seconds)
+
+
+def test_a_rollout_without_traffic_or_truths_ends_at_its_deadline(engine: Engine, model: str) -> None:
+    quiet = start(engine, hold=60.0, deadline=100.0)
+    count(engine, quiet, 0, new=9)
+    _set_back(engine, quiet, 155)
+    assert advance(engine, quiet).moved is None  # type: ignore[union-attr]
+    _set_back(engine, quiet, 10)
+    with db.transaction(engine) as session:
+        lifecycle.pause(session, "m", quiet.id)
+    assert advance(engine, quiet).moved is None  # type: ignore[union-attr]
+    with db.transaction(engine) as session:
+        lifecycle.resume(session, "m", quiet.id)
+    assert advance(engine, quiet).moved == "stalled"  # type: ignore[union-attr]
+    assert state(engine, quiet) == ("aborted", 0, {"champion": (1, 0.0)})
+    unjudged = start(engine, hold=0.0, deadline=100.0, min_truths=5)
+    count(engine, unjudged, 0)
+    assert advance(engine, unjudged).moved is None  # type: ignore[union-attr]
+    _set_back(engine, unjudged, 101)
+    assert advance(engine, unjudged).moved == "stalled"  # type: ignore[union-attr]
+    with db.reading(engine) as session:
+        told = events.latest(session, "ada", limit=10, type="rollout.stalled")
+    assert [event.data["detail"].partition(": ")[2] for event in told] == [
+        "there is ground truth of 0 of 5 of the new version's predictions.",
+        "the new version has had 9 of 10 requests.",
+    ]
+    forever = start(engine, deadline=None)
+    _set_back(engine, forever, 1e8)
+    assert advance(engine, forever).moved is None  # type: ignore[union-attr]
+
+
 def test_ab_stays_until_somebody_decides(engine: Engine, model: str) -> None:
     rollout = start(engine, kind="ab", steps=[30])
     count(engine, rollout, 0, new_errors=900)
@@ -208,6 +243,7 @@ def test_one_holder_at_a_time(engine: Engine, model: str) -> None:
         (2, {"guards": {"latency": 1.0}}, BadInput, "No such guard"),
         (2, {"guards": {"disagreement": 0.1}}, BadInput, "both versions answer"),
         (2, {"kind": "ab", "steps": [10, 50]}, BadInput, "one share"),
+        (2, {"min_truths": 5, "guards": {"live_accuracy": None}}, BadInput, "live_accuracy watches"),
     ],
 )
 def test_refusals(engine: Engine, model: str, to: int, options: dict[str, Any], error: Any, words: str) -> None:

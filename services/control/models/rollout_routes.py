@@ -32,23 +32,13 @@ def start_rollout(name: ModelName, body: RolloutRequest, response: Response, cal
     A request's header `X-Sticky-Key` (gRPC: metadata `x-sticky-key`) keeps it with one version: those whom the new
     one answers stay with it as its share grows.
     """
-    guards = None if body.guards is None else body.guards.model_dump(exclude_unset=True)
-    fields = body.model_fields_set
-    steps = [50.0] if body.kind == "ab" and "steps" not in fields else body.steps
+    options = body.options()
+    if body.kind == "ab" and "steps" not in body.model_fields_set:
+        options["steps"] = [50.0]
     with db.transaction(ctx.engine) as session:
         check_owner(session, caller, name)
         row = lifecycle.start(
-            session,
-            name,
-            body.to,
-            steps=steps,
-            hold=body.hold,
-            min_requests=body.min_requests,
-            guards=guards,
-            shadow=body.shadow,
-            kind=body.kind,
-            owner=caller.owner,
-            key_id=caller.key_id,
+            session, name, body.to, kind=body.kind, owner=caller.owner, key_id=caller.key_id, **options
         )
         info = RolloutInfo.model_validate(_facts(row))
     response.headers["Location"] = f"/api/v1/models/{name}/rollouts/{row.id}"
@@ -129,6 +119,8 @@ def _facts(row: Rollout) -> dict[str, Any]:
         "shares": list(plan.shares),
         "hold": plan.hold,
         "min_requests": plan.min_requests,
+        "min_truths": plan.min_truths,
+        "deadline": plan.deadline,
         "guards": dict(plan.guards or {}),
         "shadow": plan.shadow,
     }

@@ -23,6 +23,7 @@ export interface NewRollout {
   kind: "rollout" | "ab";
   steps: number[];
   hold: number;
+  deadline: number;
   shadow: boolean;
 }
 

@@ -2002,6 +2002,8 @@ export interface components {
              * @enum {string}
              */
             then: "promote" | "rollout" | "notify" | "nothing";
+            /** @description How, with `then: rollout`; omitted: as rollouts usually go */
+            rollout?: components["schemas"]["RolloutPlan"] | null;
             /**
              * Overlap
              * @description While its last run is not over
@@ -4255,6 +4257,8 @@ export interface components {
              * @enum {string}
              */
             then: "promote" | "rollout" | "notify" | "nothing";
+            /** @description How, with `then: rollout`; omitted: as rollouts usually go */
+            rollout?: components["schemas"]["RolloutPlan"] | null;
             /**
              * Overlap
              * @description While its last run is not over
@@ -4579,6 +4583,10 @@ export interface components {
             hold: number | null;
             /** Min Requests */
             min_requests: number;
+            /** Min Truths */
+            min_truths: number;
+            /** Deadline */
+            deadline: number | null;
             /** Guards */
             guards: {
                 [key: string]: number;
@@ -4686,6 +4694,10 @@ export interface components {
             hold: number | null;
             /** Min Requests */
             min_requests: number;
+            /** Min Truths */
+            min_truths: number;
+            /** Deadline */
+            deadline: number | null;
             /** Guards */
             guards: {
                 [key: string]: number;
@@ -4715,22 +4727,10 @@ export interface components {
             finished_at: string | null;
         };
         /**
-         * RolloutRequest
-         * @description Make a version the champion step by step, or compare it with the champion.
+         * RolloutPlan
+         * @description How a rollout goes: its steps, how long each lasts, and what takes the version back.
          */
-        RolloutRequest: {
-            /**
-             * To
-             * @description The version
-             */
-            to: number;
-            /**
-             * Kind
-             * @description `ab` keeps one share until it is promoted or aborted, with only the guards asked for
-             * @default rollout
-             * @enum {string}
-             */
-            kind: "rollout" | "ab";
+        RolloutPlan: {
             /**
              * Steps
              * @description Percentages of the requests without a version that it answers, growing
@@ -4754,6 +4754,18 @@ export interface components {
              * @default 100
              */
             min_requests: number;
+            /**
+             * Min Truths
+             * @description Least predictions of the new version with ground truth in each step that live_accuracy watches
+             * @default 0
+             */
+            min_truths: number;
+            /**
+             * Deadline
+             * @description Most seconds that a step waits, after its hold, for requests or ground truth. Then the rollout ends, with the event rollout.stalled. Null: it may wait for ever
+             * @default 604800
+             */
+            deadline: number | null;
             /** @description Limits other than the usual ones */
             guards?: components["schemas"]["RolloutGuards"] | null;
             /**
@@ -4762,6 +4774,67 @@ export interface components {
              * @default false
              */
             shadow: boolean;
+        };
+        /**
+         * RolloutRequest
+         * @description Make a version the champion step by step, or compare it with the champion.
+         */
+        RolloutRequest: {
+            /**
+             * Steps
+             * @description Percentages of the requests without a version that it answers, growing
+             * @default [
+             *       1,
+             *       10,
+             *       50,
+             *       100
+             *     ]
+             */
+            steps: number[];
+            /**
+             * Hold
+             * @description Least seconds of each step
+             * @default 3600
+             */
+            hold: number;
+            /**
+             * Min Requests
+             * @description Least requests that the new version answers in each step
+             * @default 100
+             */
+            min_requests: number;
+            /**
+             * Min Truths
+             * @description Least predictions of the new version with ground truth in each step that live_accuracy watches
+             * @default 0
+             */
+            min_truths: number;
+            /**
+             * Deadline
+             * @description Most seconds that a step waits, after its hold, for requests or ground truth. Then the rollout ends, with the event rollout.stalled. Null: it may wait for ever
+             * @default 604800
+             */
+            deadline: number | null;
+            /** @description Limits other than the usual ones */
+            guards?: components["schemas"]["RolloutGuards"] | null;
+            /**
+             * Shadow
+             * @description First send it a copy of the traffic, which is compared and not returned
+             * @default false
+             */
+            shadow: boolean;
+            /**
+             * To
+             * @description The version
+             */
+            to: number;
+            /**
+             * Kind
+             * @description `ab` keeps one share until it is promoted or aborted, with only the guards asked for
+             * @default rollout
+             * @enum {string}
+             */
+            kind: "rollout" | "ab";
         };
         /**
          * RolloutStepInfo

@@ -67,11 +67,19 @@ function StartRollout({ model }: { model: ModelDetail }) {
   const [kind, setKind] = useState<"rollout" | "ab">("rollout");
   const [shadow, setShadow] = useState(false);
   const [minutes, setMinutes] = useState<number | null>(60);
+  const [days, setDays] = useState<number | null>(7);
   const to = choices.includes(chosen) ? chosen : choices[0];
   if (to === undefined || model.versions.length < 2) return null;
   const start = () =>
     act(
-      startRollout(model.name, { to: Number(to), kind, shadow, hold: 60 * (minutes ?? 60), steps: kind === "ab" ? [50] : [1, 10, 50, 100] }),
+      startRollout(model.name, {
+        to: Number(to),
+        kind,
+        shadow,
+        hold: 60 * (minutes ?? 60),
+        deadline: 86_400 * (days ?? 7),
+        steps: kind === "ab" ? [50] : [1, 10, 50, 100],
+      }),
       t("rollout.started"),
     );
   return (
@@ -90,7 +98,10 @@ function StartRollout({ model }: { model: ModelDetail }) {
             onChange={setKind}
           />
           {kind === "rollout" && (
-            <Field label={t("rollout.minutes")}>{(id) => <NumberInput id={id} small value={minutes} onChange={setMinutes} />}</Field>
+            <>
+              <Field label={t("rollout.minutes")}>{(id) => <NumberInput id={id} small value={minutes} onChange={setMinutes} />}</Field>
+              <Field label={t("rollout.days")}>{(id) => <NumberInput id={id} small value={days} onChange={setDays} />}</Field>
+            </>
           )}
           <Check label={t("rollout.shadow")} checked={shadow} onChange={setShadow} />
           <Button tone="primary" disabled={busy} onPress={start}>
@@ -117,6 +128,7 @@ function Shown({ model, id, active }: { model: ModelDetail; id: string; active: 
             <Stat name={t("state")} value={<Badge tone={TONES[one.state] ?? "plain"}>{stateName(one.state, t)}</Badge>} note={ago(one.finished_at ?? one.step_at)} />
             <Stat name={t("rollout.share")} value={one.share === 0 && isActive(one) ? t("rollout.as.shadow") : percent(one.share, 0)} note={t("rollout.step", { n: one.step + 1, of: one.shares.length })} />
             {one.hold !== null && <Stat name={t("rollout.hold")} value={seconds(one.hold)} />}
+            {one.deadline !== null && <Stat name={t("rollout.deadline")} value={seconds(one.deadline)} />}
           </div>
           <progress className="wide" max={1} value={one.share} aria-label={t("rollout.share")} />
           {typeof detail === "string" && <p>{detail}</p>}

@@ -13,6 +13,8 @@ export const rolloutsEn = {
   "rollout.kind.rollout": "Rollout",
   "rollout.kind.ab": "A/B",
   "rollout.minutes": "Minutes per step",
+  "rollout.days": "Days it may wait for requests",
+  "rollout.deadline": "Then waits at most",
   "rollout.shadow": "Shadow first",
   "rollout.title": "Version {to} against version {base}",
   "rollout.share": "Share of requests",

@@ -15,6 +15,8 @@ export const rolloutsZh: Record<keyof typeof rolloutsEn, string> = {
   "rollout.kind.rollout": "漸進發布",
   "rollout.kind.ab": "A/B 比較",
   "rollout.minutes": "每步分鐘數",
+  "rollout.days": "最多等待请求的天数",
+  "rollout.deadline": "之后最多等待",
   "rollout.shadow": "先以影子流量測試",
   "rollout.title": "版本 {to} 與版本 {base} 比較",
   "rollout.share": "請求比例",
