@@ -19,7 +19,13 @@ from fitserve.dataset_facts import Kind, Storage
 from fitserve.datasets import MAX_PROBLEMS
 from fitserve.datasets.column_plan import ColumnPlan
 from fitserve.datasets.column_sample import digits_kept
-from fitserve.datasets.column_texts import are_soft_missing, has_leading_zeros, merge_spellings
+from fitserve.datasets.column_texts import (
+    are_soft_missing,
+    has_leading_zeros,
+    merge_spellings,
+    note_odd_values,
+    words_for_missing,
+)
 from fitserve.datasets.plan_proposal import propose_again, texts_kept
 from fitserve.encoding.coercion import FALSE, TRUE, labels_of
 from fitserve.spelling import ColumnFormat, numbers, times
@@ -28,6 +34,7 @@ from fitserve.wire.notices import Notice
 
 MAX_SPELLINGS = 50  # distinct bad texts that are remembered
 MAX_EXAMPLES = 300  # distinct good texts that are remembered
+VALUES = ("int64", "float64", "timestamp")  # storage of numbers and times
 _BLANK = (*(" " * count for count in range(1, 33)), "\t", "\u00a0")
 
 
@@ -64,7 +71,7 @@ class ColumnParser:
         self.first_plan = plan
         self.good = self.bad = 0  # values that fit the plan, and those that do not
         self.bad_values: list[tuple[int, str]] = []  # the first of them: row and text
-        self.bad_spellings: set[str] = set()
+        self.bad_spellings = Counter[str]()
         self.examples: list[str] = []  # good texts of the first batch
         self.read_as_missing = Counter[str]()  # spellings that are labels in other columns
         self.kept: Mapping[str, int] = {}  # labels that are spellings of a missing value elsewhere
@@ -205,18 +212,26 @@ class ColumnParser:
         self.bad += count
         for at in np.flatnonzero(bad)[: max(0, MAX_PROBLEMS - len(self.bad_values))]:
             self.bad_values.append((int(rows[at]), texts[int(at)].as_py()))
-        if len(self.bad_spellings) < MAX_SPELLINGS:
-            self.bad_spellings.update(texts.filter(pa.array(bad)).unique().to_pylist()[:MAX_SPELLINGS])
+        found = texts.filter(pa.array(bad)).value_counts()
+        for text, occurrences in zip(found.field(0).to_pylist(), found.field(1).to_pylist(), strict=True):
+            if text in self.bad_spellings or len(self.bad_spellings) < MAX_SPELLINGS:
+                self.bad_spellings[text] += occurrences
         if self.plan.strict:
             return parsed, bad
         if self.bad > 1000 and self.bad > 0.2 * self.good and self._better_plan() is None:
-            return self._fall_back_to_text(texts)
+            return self._fall_back_to_text(texts, notices=self._note_odd())
         return parsed, None
 
     def _fall_back_to_text(self, texts: pa.Array, **changes: object) -> tuple[pa.Array, None]:
-        changed = texts_kept(self.plan, [*self.examples, *self.bad_spellings])
-        self.plan = replace(changed, **changes)  # type: ignore[arg-type]
+        self.plan = replace(texts_kept(self.plan), **changes)  # type: ignore[arg-type]
         return texts, None
+
+    def _note_odd(self) -> tuple[Notice, ...]:
+        """Note a column that is text because some of its values are not what most of them are."""
+        if self.good < self.bad or self.plan.storage not in VALUES:
+            return ()
+        odd = next(iter(self.bad_spellings))
+        return (note_odd_values(self.name, self.plan.storage, odd, self.good, self.good + self.bad),)
 
     def _better_plan(self) -> ColumnPlan | None:
         """Return a plan under which the bad texts and the others are good; None where there is none."""
@@ -227,15 +242,16 @@ class ColumnParser:
     def next_plan(self, labels: Mapping[str, int] | None = None) -> ColumnPlan:
         """Return the plan for another pass over the file; where it is the same, this pass is final.
 
-        A few bad values among many good ones (1 in 100, or up to 3 in at least 60) are errors, so the plan becomes
-        strict; more of them mean that the column is text. `labels` are a column's texts and how often they occur.
+        Words that stand for a missing value are missing. A few other bad values among many good ones (1 in 100, or up
+        to 3 in at least 60) are errors, so the plan becomes strict; more of them mean that the column is text.
+        `labels` are a column's texts and how often they occur.
         """
         plan, total = self.plan, self.good + self.bad
         if plan.storage == "string" and labels is not None and not plan.typed and plan.stated_kind != "text":
             return replace(plan, format=merge_spellings(plan.format, labels))
         if not self.bad or plan.storage == "string" or (plan.strict and not plan.stated_kind):
             return plan
-        is_value = plan.storage in ("int64", "float64", "timestamp")
+        is_value = plan.storage in VALUES
         all_soft = len(self.bad_spellings) < 20 and are_soft_missing(self.bad_spellings)
         if is_value and not plan.soft_missing and all_soft and self.good >= self.bad:
             return replace(plan, soft_missing=True)
@@ -243,9 +259,12 @@ class ColumnParser:
             return better
         if plan.strict:
             return plan
+        if is_value and (words := words_for_missing(self.bad_spellings, len(self.examples))):
+            format = plan.format.change(also_missing=(*plan.format.also_missing, *words))
+            return replace(plan, format=format)
         if self.bad <= max(0.01 * total, min(3.0, total / 20)):
             return replace(plan, strict=True)
-        return texts_kept(plan, [*self.examples, *self.bad_spellings])
+        return texts_kept(plan, self._note_odd())
 
     def finish(self, labels: Mapping[str, int]) -> None:
         """Write the notices of what was decided, once the pass is final; `labels` and how often they occur."""
@@ -266,7 +285,7 @@ class ColumnParser:
         if plan.storage == "string":
             self._note_words()
             self._note_spellings()
-        elif plan.soft_missing:
+        else:
             self._note_soft()
 
     def _note_words(self) -> None:
@@ -346,8 +365,13 @@ class ColumnParser:
             )
 
     def _note_soft(self) -> None:
-        words = {word: count for word, count in self.read_as_missing.items() if word.lower() in SOFT}
-        shown = [word for word in words if word not in self.plan.format.missing_spellings]
+        """Note words that were read as missing because everything else in the column is a number or a time."""
+        format, stated = self.plan.format, self.plan.stated
+        decided = {*(SOFT if self.plan.soft_missing else ()), *format.also_missing} - {
+            word.lower() for word in stated.also_missing
+        }
+        words = {word: count for word, count in self.read_as_missing.items() if word.lower() in decided}
+        shown = [word for word in words if word not in format.missing_spellings]
         if shown:
             self.notices.append(
                 Notice(

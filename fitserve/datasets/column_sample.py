@@ -23,7 +23,9 @@ from fitserve.datasets.column_texts import (
     has_leading_zeros,
     is_label,
     merge_spellings,
+    note_odd_values,
     without_missing,
+    words_for_missing,
 )
 from fitserve.datasets.unusual_numbers import note_placeholder, note_quantities
 from fitserve.spelling import ColumnFormat, TimeFormat, numbers, times
@@ -38,6 +40,12 @@ MOSTLY = 0.75  # of a column's values are numbers: that it is text is said
 MAGNITUDES = frozenset(
     ("K", "k", "M", "B", "T", "mn", "bn", "Mio", "Mio.", "Mrd", "Mrd.", "Tsd", "Tsd.", "万", "億", "亿")
 )
+# Dates and times from 1900 to 2100 without signs between their parts, by the smallest of them.
+COMPACT = {
+    1900_01_01: "dates written 20240131",
+    1900_01_01_0000: "times written 202401312359",
+    1900_01_01_000000: "times written 20240131235959",
+}
 EXAMPLES = 2_000  # distinct texts of a column that are looked at one by one
 EPOCH_UNITS = {
     "epoch_s": "seconds",
@@ -162,12 +170,14 @@ class ColumnSample:
         else:
             parsed, bad = numbers.parse_numbers(self.present, format)
             good = len(self.present) - int(bad.sum())
-            odd = set(self.present.filter(pa.array(bad)).unique().to_pylist()) if bad.any() else set()
+            odd = _counts(self.present.filter(pa.array(bad))) if bad.any() else {}
             soft = bool(odd) and are_soft_missing(odd)
-            if not must and not (
-                good and (good >= SHARE * len(self.present) or (soft and 2 * good >= len(self.present)))
-            ):
+            words = () if must or soft else words_for_missing(odd, len(pc.drop_null(parsed[:50_000].unique())))
+            enough = HALF if soft else MOSTLY if words else SHARE
+            if not must and not (good and good >= enough * len(self.present)):
                 return None
+            if words:
+                format = format.change(also_missing=(*format.also_missing, *words))
         whole = pa.types.is_integer(parsed.type)
         if (
             not whole
@@ -255,17 +265,15 @@ class ColumnSample:
             return None
         whole = pa.types.is_integer(parsed.type)
         units = times.epochs_of(parsed)
-        compact = (
-            whole
-            and not units
-            and low >= 1900_01_01
-            and high <= 2100_12_31
-            and self._all_read(ColumnFormat(time="ymd"))
+        compact = next(
+            (form for first, form in COMPACT.items() if first <= low and high < first + 201 * (first // 1900)), ""
         )
+        if units or not whole or not self._all_read(ColumnFormat(time="ymd")):
+            compact = ""
         if not units and not compact:
             return None
         what = " or ".join(EPOCH_UNITS[unit] for unit in units)
-        seen = "dates written 20240131" if compact else f"{what} since 1970, by their size"
+        seen = compact or f"{what} since 1970, by their size"
         if _TIME_NAME.search(self.name):
             notice = Notice(
                 code="epoch",
@@ -418,8 +426,7 @@ class ColumnSample:
             why, option = f"{comma.strip()} and {point.strip()}", f"formats.{name}.decimal=,"
         else:
             odd = evidence.odd or next((text for text in self.present.to_pylist() if _shown(text, PLAIN) == ""), "")
-            message = f"{name!r} is left as text: most of its values are numbers, but {odd.strip()[:40]!r} is none."
-            why, option = f"{evidence.bare} of {evidence.texts} values are numbers", f"kinds.{name}=numeric"
+            return [note_odd_values(name, "float64", odd, evidence.bare, evidence.texts)]
         return [Notice(code="some_are_numbers", message=message, column=name, evidence=why, option=option)]
 
     def _unread_units(self, evidence: NumberEvidence) -> Iterable[Notice]:
@@ -468,15 +475,13 @@ class ColumnSample:
             ]
         if not evidence.odd:
             return []
-        return [
-            Notice(
-                code="some_are_times",
-                message=f"{name!r} is left as text: most of its values are times, but {evidence.odd[:40]!r} is none.",
-                column=name,
-                evidence=f"{evidence.readable} of {evidence.texts} values are times",
-                option=f"kinds.{name}=datetime",
-            )
-        ]
+        return [note_odd_values(name, "timestamp", evidence.odd, evidence.readable, evidence.texts)]
+
+
+def _counts(texts: pa.Array) -> dict[str, int]:
+    """Return how often each text occurs, for the first hundred of them."""
+    counted = texts.value_counts()[:100]
+    return dict(zip(counted.field(0).to_pylist(), counted.field(1).to_pylist(), strict=True))
 
 
 def digits_kept(name: str) -> dict[str, Any]:

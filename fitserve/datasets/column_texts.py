@@ -9,9 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fitserve.dataset_facts import Storage
 from fitserve.spelling import ColumnFormat
 from fitserve.spelling.column_format import folded
 from fitserve.spelling.words import DISPUTABLE, FALSE_WORDS, MISSING, SOFT_MISSING, TRUE_WORDS
+from fitserve.wire.notices import Notice
 
 MAX_MERGED = 1_000  # a column with more labels than this is not searched for two spellings of one label
 
@@ -91,6 +93,39 @@ def has_leading_zeros(texts: pa.Array) -> bool:
     zeros = np.flatnonzero((data[np.minimum(starts, len(data) - 1)] == ord("0")) & (np.diff(offsets) > 1))
     second = data[starts[zeros] + 1]
     return bool((((second >= ord("0")) & (second <= ord("9"))) | (second == ord("x")) | (second == ord("X"))).any())
+
+
+def words_for_missing(odd: Mapping[str, int], others: int) -> tuple[str, ...]:
+    """Return the odd texts of a column of numbers or times if they stand for a missing value: BDL, not measured.
+
+    They are up to three words without digits, each of them repeated, beside many different values: where those are
+    few, they may be codes, of which one is a word.
+
+    Args:
+        odd: how often each text occurs that is neither a number nor a time.
+        others: how many different values the column has.
+    """
+    words = {text.strip().lower(): count for text, count in odd.items()}
+    if not 0 < len(odd) <= 3 or others < 30:
+        return ()
+    for word, count in words.items():
+        is_word = any(c.isalpha() for c in word) and not any(c.isdigit() for c in word) and len(word) <= 20
+        if not is_word or count < 3:
+            return ()
+    return tuple(sorted(words))
+
+
+def note_odd_values(name: str, storage: Storage, odd: str, fit: int, values: int) -> Notice:
+    """Note that a column is text although most of its values are numbers or times; `odd` is one that is neither."""
+    is_time = storage == "timestamp"
+    what = "times" if is_time else "numbers"
+    return Notice(
+        code="some_are_times" if is_time else "some_are_numbers",
+        message=f"{name!r} is left as text: most of its values are {what}, but {odd.strip()[:40]!r} is none.",
+        column=name,
+        evidence=f"{fit} of {values} values are {what}",
+        option=f"kinds.{name}={'datetime' if is_time else 'numeric'}",
+    )
 
 
 def are_soft_missing(texts: Iterable[str]) -> bool:

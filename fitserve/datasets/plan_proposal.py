@@ -12,6 +12,7 @@ from fitserve.datasets.column_sample import ColumnSample
 from fitserve.spelling import ColumnFormat, TimeFormat
 from fitserve.spelling.column_format import PLAIN
 from fitserve.wire.datasets import UploadOptions
+from fitserve.wire.notices import Notice
 
 
 def stated_format(name: str, options: UploadOptions) -> ColumnFormat:
@@ -116,8 +117,8 @@ def reconsider(
     return [plans[name] for name in before]
 
 
-def texts_kept(plan: ColumnPlan, texts: Sequence[str]) -> ColumnPlan:
+def texts_kept(plan: ColumnPlan, notices: tuple[Notice, ...] = ()) -> ColumnPlan:
     """Return the plan under which a column is text, because its values are neither numbers nor times."""
     return replace(
-        plan, storage="string", format=plan.stated, soft_missing=False, strict=False, notices=(), evidence=""
+        plan, storage="string", format=plan.stated, soft_missing=False, strict=False, notices=notices, evidence=""
     )

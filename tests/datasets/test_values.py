@@ -40,6 +40,7 @@ def us(*values: str) -> bytes:
 
 NUMBERS = list(range(20, 44, 2))
 TENS = [str(number) for number in NUMBERS]
+HUNDRED = [f"{number}.25" for number in range(20, 120)]
 TWICE = ["1.234", "5.678", "9.012"]
 CASES_OF_NUMBERS = {
     "a decimal comma that one value proves": Case(euro(*TWICE, "3.049,73"), [1234, 5678, 9012, 3049.73], "numeric"),
@@ -90,6 +91,18 @@ CASES_OF_NUMBERS = {
     "below a limit": Case(
         us("<0.05", "0.3", "0.7", "1.2"), ["<0.05", "0.3", "0.7", "1.2"], "categorical", {"some_are_numbers"}
     ),
+    "a word among many numbers": Case(
+        us(*HUNDRED, "BDL", "BDL", "BDL"), [20.25, 21.25], "numeric", {"read_as_missing"}
+    ),
+    "a word among many numbers, often": Case(
+        us(*HUNDRED, *["not measured"] * 20), [20.25, 21.25], "numeric", {"read_as_missing"}
+    ),
+    "limits among many numbers": Case(
+        us(*HUNDRED, "<0.05", "<0.05", "~3", "5*"), ["20.25", "21.25"], "ignored", {"some_are_numbers"}
+    ),
+    "a word among few codes": Case(
+        us(*["1", "2", "3"] * 40, "G", "G", "G", "G"), ["1", "2"], "categorical", {"some_are_numbers"}
+    ),
     "thousands and millions": Case(us("1.2K", "3M", "850"), ["1.2K", "3M", "850"], "categorical", {"magnitudes"}),
     "one column of amounts": Case(lines("Value", "68,527.00", "1.50"), [68527, 1.5], "numeric"),
     "one column of decimal commas": Case(lines("foo", "12,5", "145,00"), [12.5, 145], "numeric"),
@@ -112,6 +125,27 @@ CASES_OF_NUMBERS = {
 CASES_OF_TIMES = {
     "month names": Case(
         us("01-JAN-2023", "2 Feb 2023", "March 3, 2023"), ["2023-01-01", "2023-02-02", "2023-03-03"], "datetime"
+    ),
+    "a word among many dates": Case(
+        us(*[f"2024-{month:02}-{day:02}" for month in range(1, 5) for day in range(1, 26)], *["open"] * 4),
+        ["2024-01-01", "2024-01-02"],
+        "datetime",
+        {"read_as_missing"},
+    ),
+    "a word that is no date": Case(
+        us(*[f"2024-{month:02}-{day:02}" for month in range(1, 5) for day in range(1, 26)], "q1", "q2", "q3", "q4"),
+        ["2024-01-01", "2024-01-02"],
+        "ignored",
+        {"some_are_times"},
+    ),
+    "minutes without signs": Case(
+        lines("created,b", "202401151030,x", "202402161130,y"),
+        ["2024-01-15T10:30", "2024-02-16T11:30"],
+        "datetime",
+        {"epoch"},
+    ),
+    "seconds without signs": Case(
+        us("20240115103000", "20240216113000"), [20240115103000, 20240216113000], "numeric", {"looks_like_time"}
     ),
     "month names of others": Case(
         us("5. März 2024", "6 mai 2024", "7 de enero de 2024"), ["2024-03-05", "2024-05-06", "2024-01-07"], "datetime"
