@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -93,11 +94,18 @@ class ColumnarReader(TableReader):
         if not self.names:
             raise TableUnreadable("The table has no columns.")
         self.check_width(len(self.names))
+        counts = Counter(self.names)
         for position, name in enumerate(self.names, 1):
-            if name and list(self.names).count(name) == 1:
+            if name and counts[name] == 1:
                 continue
             what = f"The name {name!r} stands for several columns." if name else f"Column {position} has an empty name."
-            problem = Problem(what, column=name or str(position), received=name, expected="a name of its own")
+            problem = Problem(
+                what,
+                column=name or str(position),
+                received=name,
+                expected="a name of its own",
+                fix="Rename the column where the file is written.",
+            )
             raise TableRefused(what, problems=[problem])
 
     def plans(self) -> list[ColumnPlan]:
