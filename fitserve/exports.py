@@ -51,7 +51,7 @@ _CODE_LAYERS = frozenset(
     | {"Reshape", "Concatenate", "Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum"}
     | {"ReLU", "LeakyReLU", "PReLU", "ELU", "Softmax"}
 )
-_CODE_TRAINING = ("sample_weight", "class_weight", "warmup", "steps_per_epoch", "mixed_precision")
+_CODE_TRAINING = ("sample_weight", "class_weight", "warmup", "steps_per_epoch", "mixed_precision", "switches")
 
 
 def check(format: str, manifest: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""`fitserve runs`: list, show, watch, cancel, share, retry, compare, findings."""
+"""`fitserve runs`: list, show, watch, cancel, share, retry, fork, compare, findings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fitserve.client.runs import Run
     from fitserve.wire.insight import FindingInfo
 
-group = typer.Typer(name="runs", no_args_is_help=True, help="Runs: list, inspect, watch, cancel, retry, compare.")
+group = typer.Typer(name="runs", no_args_is_help=True, help="Runs: list, inspect, watch, cancel, retry, fork, compare.")
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id.")]
 Watch = Annotated[bool, typer.Option("--watch", "-w", help="Watch the new run; Ctrl-C leaves it running.")]
 _SEVERITY = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
@@ -109,6 +109,27 @@ def retry(session: Session, run_id: RunId, watched: Watch = False) -> None:
     """Submit the spec of a failed or cancelled run again, as a new run."""
     with session.client() as client:
         show_new(session, client.runs.get(run_id).retry(), watched)
+
+
+@command(
+    group,
+    "fork",
+    "fitserve runs fork run_01kb... --epoch 20 --learning-rate 0.0005",
+    "fitserve runs fork run_01kb... --epoch 40 --optimizer SGD --learning-rate 0.01 --epochs 120 --watch",
+)
+def fork(
+    session: Session,
+    run_id: RunId,
+    epoch: Annotated[int, typer.Option(min=1, help="The last one that is trained as in the run.")],
+    learning_rate: Annotated[float | None, typer.Option(min=0, help="From the next epoch on.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="Another one, such as SGD; its arguments are Keras's.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Of the new run, from its first.")] = None,
+    watched: Watch = False,
+) -> None:
+    """Go on from an epoch of a run with another learning rate or optimizer, as a new run."""
+    with session.client() as client:
+        run = client.runs.get(run_id).fork(epoch, learning_rate=learning_rate, optimizer=optimizer, epochs=epochs)
+        show_new(session, run, watched)
 
 
 @command(group, "compare", "fitserve runs compare run_01kb... run_01kc...")

@@ -212,9 +212,10 @@ class Run(RunSummary, Handle):
         """Start a new run that must train bit for bit the same, and names the first epoch that differs."""
         return self.bind(self._post_once(f"{self.id}/reproduce"), self._connection)
 
-    def _post_once(self, path: str, query: Query | None = None) -> Any:
+    def _post_once(self, path: str, query: Query | None = None, body: Any = None) -> Any:
         headers = {"Idempotency-Key": str(uuid.uuid4())}
-        return self._connection.send("POST", f"{_PATH}/{path}", query=query or {}, headers=headers).json()
+        more = {} if body is None else {"json": body}
+        return self._connection.send("POST", f"{_PATH}/{path}", query=query or {}, headers=headers, **more).json()
 
     # Insight
 
@@ -229,6 +230,29 @@ class Run(RunSummary, Handle):
         finding proposes no change.
         """
         return Applied.model_validate(self._post_once(f"{self.id}/findings/{n}/apply", {"seeds": seeds}))
+
+    def fork(
+        self,
+        epoch: int,
+        *,
+        learning_rate: float | None = None,
+        optimizer: str | Mapping[str, Any] | None = None,
+        epochs: int | None = None,
+        trial: int | None = None,
+    ) -> Run:
+        """Start a run that trains as this one up to `epoch`, then with another learning rate or optimizer.
+
+        `epochs` are all of the new run; left out: as many as this one's, or as many again from its last epoch. `trial`
+        (from 0) is the restart that goes on; left out: the kept one. Raises BadInput for an epoch that was not trained,
+        and where the run averages several networks.
+
+        Example:
+            >>> run.fork(20, learning_rate=0.0005).wait().plot()
+            >>> run.fork(40, optimizer={"SGD": {"learning_rate": 0.01, "momentum": 0.9}}, epochs=120)
+        """
+        values = {"learning_rate": learning_rate, "optimizer": optimizer, "epochs": epochs, "trial": trial}
+        body = {"epoch": epoch, **{name: value for name, value in values.items() if value is not None}}
+        return self.bind(self._post_once(f"{self.id}/fork", body=body), self._connection)
 
     def evaluation(self) -> Evaluation:
         """Return its scores on unseen rows, beside trivial, linear and tree baselines, with intervals."""

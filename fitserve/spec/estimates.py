@@ -114,8 +114,8 @@ def _saved_activations(graph: NetworkGraph) -> int:
 
 
 def _training_bytes(parameters: int, trainable: int, training: Training) -> int:
-    optimizer = training.optimizer
-    arrays = optimizer.state_arrays + optimizer.optional_arrays()
+    optimizers = [training.optimizer, *(switch.optimizer for switch in training.switches)]
+    arrays = max(one.state_arrays + one.optional_arrays() for one in optimizers)
     return FLOAT_BYTES * (parameters * (1 + len(training.keep_epochs)) + trainable * (1 + arrays))
 
 

@@ -37,7 +37,7 @@ from fitserve.spec.network import LayerEntry
 from fitserve.spec.output import Output
 from fitserve.spec.plan import Plan, Planner, budget_advice, shrunk_advice
 from fitserve.spec.protected import check_protected
-from fitserve.spec.resolve_training import apply_label_smoothing, loss_pointer, losses_by_target
+from fitserve.spec.resolve_training import apply_label_smoothing, check_switches, loss_pointer, losses_by_target
 from fitserve.spec.spec import MAX_PROBLEMS, DatasetRef, Spec, SpecRefused, SplitSpec
 from fitserve.spec.target import Target, infer_task, unknown_column
 from fitserve.spec.usable_rows import FindRows, UsedColumn, left_out, refuse, untrainable, unusable_columns
@@ -199,6 +199,7 @@ def _resolve(
     numbers = stored_numbers(features, facts) + sum(one.target.units for one in outputs)
     rows_bytes = FLOAT_BYTES * numbers * facts.rows
     plan = replace(plan, estimates=plan.estimates.model_copy(update={"rows_bytes": rows_bytes}))
+    check_switches(plan.training, plan.training.restarts * members_of(plan.ensemble), spec.check is not None, problems)
     check_calibration(spec, plan, outputs, problems)
     check_protected(spec, targets, plan, facts, problems)
     check_interval(spec.interval, plan, outputs, facts, problems)

@@ -76,6 +76,11 @@ def _one_network(spec: Spec) -> Spec:
         fix = "Leave restarts out; training: {seed: {search: [...]}} varies the seed."
         detail = "A search cannot be combined with restarts."
         raise SpecRefused.because([Problem(detail, "/training/restarts", received=spec.training.restarts, fix=fix)])
+    if spec.training.switches:
+        detail = "A search cannot be combined with switches of the optimizer."
+        raise SpecRefused.because(
+            [Problem(detail, "/training/switches", fix="Search first, then fork the best trial.")]
+        )
     if "ensemble" not in spec.model_fields_set and spec.folds is None:  # the spec does not say otherwise
         spec = spec.model_copy(update={"ensemble": None})
     return spec

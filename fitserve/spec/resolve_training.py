@@ -103,6 +103,16 @@ def resolve_training(
         for epoch in training.keep_epochs
         if epoch > training.epochs
     ]
+    problems += [
+        Problem(
+            f"No epoch comes after epoch {switch.after}.",
+            f"/training/switches/{index}/after",
+            received=switch.after,
+            expected=f"1 to {training.epochs - 1}" if training.epochs > 1 else "no switches in a run of one epoch",
+        )
+        for index, switch in enumerate(training.switches)
+        if switch.after >= training.epochs
+    ]
     _check_class_weight(training, outputs, problems)
     return training.model_copy(
         update={
@@ -114,6 +124,17 @@ def resolve_training(
             **callbacks,
         }
     )
+
+
+def check_switches(training: Training, networks: int, checks: bool, problems: list[Problem]) -> None:
+    """Refuse another optimizer from an epoch on in a run that trains `networks`, or only `checks` its spec."""
+    pointer = "/training/switches"
+    if training.switches and checks:
+        problems.append(Problem("A check has one optimizer.", pointer, fix="Leave switches out, or check."))
+    elif training.switches and networks > 1:
+        detail = "The optimizer is switched in one network."
+        fix = "ensemble: false" if training.restarts == 1 else "restarts: 1"
+        problems.append(Problem(detail, pointer, received=f"{networks} networks", fix=fix))
 
 
 def _check_class_weight(training: Training, outputs: Sequence[Output], problems: list[Problem]) -> None:

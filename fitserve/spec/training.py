@@ -36,6 +36,7 @@ from fitserve.validation import InvalidValue, excerpt
 # Names that Keras interprets by the task.
 GENERIC_METRICS = ("accuracy", "acc", "crossentropy", "ce")
 MAX_METRICS = 50
+MAX_SWITCHES = 20  # of the optimizer; each traces the network anew
 MAX_KEPT_EPOCHS = 20  # each is an artifact, and its weights are in every checkpoint from then on
 Mode = Literal["auto", "min", "max"]
 
@@ -89,6 +90,18 @@ class Warmup(BaseModel):
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give either steps or epochs")
         return self
+
+
+class OptimizerSwitch(BaseModel):
+    """Another optimizer, or another learning rate, from an epoch on.
+
+    Where the class stays, its state goes on: moments, the count of steps, averages.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    after: Positive = Field(description="The last epoch that the optimizer before it trains")
+    optimizer: AnyOptimizer = Field(description="As `optimizer` of the training; a schedule counts its own steps")
 
 
 def _is_component(value: dict[str, Any], family: Family[Any]) -> bool:
@@ -169,6 +182,7 @@ Metrics = Annotated[
 ]
 # `true` is a callback with its defaults, `false` is none.
 Switch = BeforeValidator(lambda value: {} if value is True else None if value is False else value)
+Switches = Annotated[tuple[OptimizerSwitch, ...], Field(max_length=MAX_SWITCHES)]
 Epochs = Annotated[
     tuple[Positive, ...], Field(max_length=MAX_KEPT_EPOCHS), AfterValidator(lambda epochs: tuple(sorted(set(epochs))))
 ]
@@ -180,6 +194,7 @@ class Training(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     optimizer: AnyOptimizer = Field(Adam(), description="An optimizer of Keras, by its name or with its arguments")
+    switches: Switches = Field((), description="Other optimizers from later epochs on, in the order of their epochs")
     loss: Losses = Field("auto", description="auto: the target's. One for all targets, or one for each by name")
     loss_weights: dict[str, NonNegative] | None = Field(None, description="By target, for several targets")
     metrics: Metrics = Field("auto", description="auto: the task's. For all targets, or a list for each by name")
@@ -233,4 +248,10 @@ class Training(BaseModel):
         scheduled = not isinstance(self.optimizer.learning_rate, float)
         if self.reduce_lr_on_plateau is not None and (scheduled or self.warmup is not None):
             raise ValueError("reduce_lr_on_plateau needs a learning rate that is a number: no schedule and no warmup")
+        later = [switch.optimizer.learning_rate for switch in self.switches]
+        if self.reduce_lr_on_plateau is not None and not all(isinstance(rate, float) for rate in later):
+            raise ValueError("reduce_lr_on_plateau needs learning rates that are numbers, in switches too")
+        epochs = [switch.after for switch in self.switches]
+        if epochs != sorted(set(epochs)):
+            raise ValueError("switches must come in the order of their epochs, one for each")
         return self

@@ -157,6 +157,12 @@ def _schedule(training: Training, estimates: Estimates) -> Iterator[Advice]:
     if isinstance(rate, float) and rate > optimizer.large_learning_rate:
         detail = f"A learning rate of {rate:g} is large for {type(optimizer).__name__}: the loss will probably diverge."
         yield _warning("large-learning-rate", pointer, detail, "learning_rate: 0.001")
+    for index, switch in enumerate(training.switches):
+        later = switch.optimizer.learning_rate
+        if isinstance(later, float) and later > switch.optimizer.large_learning_rate:
+            kind, at = type(switch.optimizer).__name__, f"/training/switches/{index}/optimizer"
+            detail = f"A learning rate of {later:g} is large for {kind}: the loss will probably diverge."
+            yield _warning("large-learning-rate", at, detail, "learning_rate: 0.001")
     if rate == 0.0:
         yield _warning("no-learning", pointer, "With a learning rate of 0, nothing is learned.", "learning_rate: 0.001")
     decay = getattr(rate, "decay_steps", None)

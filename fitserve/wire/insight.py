@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fitserve.wire.runs import RunInfo
 
+MAX_EPOCH = 2**31 - 1
+
 
 class PatchOperation(BaseModel):
     """One operation of a JSON Patch (RFC 6902) on the run's resolved spec."""
@@ -53,6 +55,25 @@ class RuleInfo(BaseModel):
     threshold: str
     source: str
     answer: str
+
+
+class ForkRequest(BaseModel):
+    """From which epoch a run goes on as a new one, and with what."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    epoch: int = Field(ge=1, le=MAX_EPOCH, description="The last one that is trained as in the run")
+    learning_rate: float | None = Field(None, ge=0, allow_inf_nan=False, description="From the next epoch on")
+    optimizer: str | dict[str, Any] | None = Field(
+        None, description="As in a spec: a name, or a name with arguments; left out: the one at that epoch"
+    )
+    epochs: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_EPOCH,
+        description="Of the new run, from its first; left out: as many as the run's, or as many again from its last",
+    )
+    trial: int | None = Field(None, ge=0, le=MAX_EPOCH, description="Which restart goes on; the kept one if omitted")
 
 
 class Applied(RunInfo):

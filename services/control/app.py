@@ -20,7 +20,7 @@ from services.control.datasets import batch_routes, import_routes, resumable
 from services.control.datasets import routes as datasets
 from services.control.deps import Context
 from services.control.events import automation_routes, webhook_routes
-from services.control.insight import plot_routes, slice_routes
+from services.control.insight import fork_routes, plot_routes, slice_routes
 from services.control.insight import routes as insight
 from services.control.models import (
     card_routes,
@@ -48,6 +48,7 @@ ROUTERS = (
         list_routes,
         events,
         insight,
+        fork_routes,
         plot_routes,
         slice_routes,
     ),

@@ -259,7 +259,8 @@ def test_a_model_that_an_earlier_release_shared_is_shared_to_ask(server: Server)
 
 
 @pytest.mark.parametrize(
-    ("action", "state"), [("reproduce", "succeeded"), ("retry", "failed"), ("findings/1/apply", "succeeded")]
+    ("action", "state"),
+    [("reproduce", "succeeded"), ("retry", "failed"), ("findings/1/apply", "succeeded"), ("fork", "succeeded")],
 )
 def test_unsharing_a_dataset_ends_training_on_it(server: Server, action: str, state: str) -> None:
     ada, bob = server.key("read", "upload"), server.key("read", "train", owner="bob")
@@ -272,11 +273,12 @@ def test_unsharing_a_dataset_ends_training_on_it(server: Server, action: str, st
         )
     server.ask("PATCH", "/datasets/table", ada, json={"shared": False}).raise_for_status()
     count = len(rows_of(server)[Run])
-    answer = server.ask("POST", f"/runs/{run}/{action}", bob)
+    body = {"json": {"epoch": 1, "learning_rate": 0.1}} if action == "fork" else {}
+    answer = server.ask("POST", f"/runs/{run}/{action}", bob, **body)
     assert answer.status_code == 404, answer.text
     assert "not shared" in answer.text
     assert len(rows_of(server)[Run]) == count
-    if action != "findings/1/apply":
+    if action in ("reproduce", "retry"):
         server.ask("PATCH", "/datasets/table", ada, json={"shared": True}).raise_for_status()
         assert server.ask("POST", f"/runs/{run}/{action}", bob).status_code == 202
 

@@ -38,6 +38,7 @@ from workers.trainer.engine.network import (
     build_metrics,
     build_network,
     build_optimizer,
+    optimizers_after,
 )
 from workers.trainer.engine.stacked_network import HeldOutRows
 from workers.trainer.export.receipt import digest_of, versions
@@ -148,6 +149,8 @@ def _network(spec: Spec, rows: Mapping[str, RowTensors], count: int, compact: Co
         compiled = Compiled(model, rows["train"], held_out, size, size, jit, compact=compact)
         return KeptNetwork(compiled, values)
 
+    if training.switches:
+        return make()  # and keep none that ends with another optimizer than it begins with
     network, kept = KEPT.take(signature(spec, (rows["train"], held_out), size, steps, compact), make)
     if kept:
         rate = training.optimizer.learning_rate
@@ -218,6 +221,7 @@ def _trial_setup(
         checkpoint_seconds=request.checkpoint_seconds,
         monitor=monitor,
         larger_is_better=stopping is not None and stopping.mode == "max",
+        optimizers_after=optimizers_after(spec),
         keep_epochs=training.keep_epochs,
         ensemble=spec.ensemble is not None,
         held_out=held_out_rows,

@@ -12,13 +12,8 @@ from fitserve import db, explain
 from fitserve.datasets import store
 from fitserve.errors import BadInput, NotFound
 from fitserve.findings import RULES, apply_patch, complexity, diagnose
-from fitserve.runs import create, queries
-from fitserve.runs.create import NewRun
-from fitserve.spec.as_written import rewrite
-from fitserve.spec.resolve import Resolved, resolve
-from fitserve.spec.spec import parse
+from fitserve.runs import queries
 from fitserve.strictjson import finite_json
-from fitserve.submission import estimates_of
 from fitserve.tables import Epoch
 from fitserve.wire.insight import (
     Applied,
@@ -37,9 +32,9 @@ from fitserve.wire.insight import (
     SurfaceInfo,
     UnitSurface,
 )
-from fitserve.wire.runs import RunInfo
 from services.control.deps import MAX_INTEGER, Ctx, Limit, Reader, TargetName
 from services.control.insight import lineage
+from services.control.insight.child_runs import over_seeds, submit_child
 from services.control.insight.run_insight import (
     NotReady,
     RunInsight,
@@ -48,7 +43,7 @@ from services.control.insight.run_insight import (
     require_ended,
     require_training,
 )
-from services.control.runs.routes import Submission, Submitting, create_and_publish, read_run_info
+from services.control.runs.routes import Submitting
 from services.shell import Router
 
 router = Router(tags=["insight"])
@@ -92,44 +87,13 @@ def apply_finding(
     if not finding.patch:
         raise BadInput("This finding has no change to the spec.", received=finding.rule)
     patched = apply_patch(insight.run.resolved, finding.patch)
-    child = _submit_child(submission, insight, patched, submission.key(b"child"), seeds)
+    child = submit_child(submission, insight, over_seeds(patched, seeds), submission.key(b"child"))
     repeated = None
     if seeds is not None and len(insight.record.trials) < seeds:
         key = submission.key(b"repeated", suffix="/repeated")
-        repeated = _submit_child(submission, insight, insight.run.resolved, key, seeds)
+        repeated = submit_child(submission, insight, over_seeds(insight.run.resolved, seeds), key)
     submission.response.headers["Location"] = f"/api/v1/runs/{child.id}"
     return Applied(**child.model_dump(), repeated=repeated)
-
-
-def _submit_child(
-    submission: Submission, insight: RunInsight, spec: Any, key: create.RequestKey | None, seeds: int | None
-) -> RunInfo:
-    """Submit a changed spec as a child of the run. Raises SpecRefused, TooMany."""
-    ctx, caller, run = submission.ctx, submission.caller, insight.run
-    if seeds is not None and not spec.get("ensemble"):  # an ensemble averages over seeds already
-        spec = {**spec, "training": {**spec["training"], "restarts": max(seeds, spec["training"]["restarts"])}}
-    with db.reading(ctx.engine) as session:
-        pace = queries.measured_pace(session)
-
-    def resolved_of(spec: Any) -> Resolved:
-        return resolve(parse(spec), insight.record.facts, ctx.settings.limits, pace)
-
-    spec = rewrite(run.spec, spec, lambda candidate: resolved_of(candidate).spec.to_json())
-    resolved = resolved_of(spec)
-    new = NewRun(
-        owner=run.owner,
-        dataset_id=run.dataset_id,
-        spec=dict(spec),
-        resolved=resolved.spec.to_json(),
-        estimates=estimates_of(resolved),
-        model=run.model,
-        priority=run.priority,
-        parent_id=run.id,
-        key_id=caller.key_id,
-        quotas=caller.quotas,
-    )
-    child, _ = create_and_publish(ctx, new, key)
-    return read_run_info(ctx, child.id)
 
 
 @router.get("/runs/{run_id}/lineage", summary="Compare a run with its relatives over several seeds")

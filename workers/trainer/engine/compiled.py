@@ -106,6 +106,20 @@ class Compiled:
         self._trains = False  # whether `_call` has training steps
         self._executor = executor(model, batch_size)
 
+    def switch_optimizer(self, optimizer: keras.optimizers.Optimizer) -> None:
+        """Train on with another optimizer. One of the same class takes over the state, all but the learning rate."""
+        before = self.model.optimizer
+        optimizer.build(self.model.trainable_variables)
+        if type(before) is type(optimizer):
+            state = {variable.name: variable for variable in before.variables if variable.name != "learning_rate"}
+            for variable in optimizer.variables:
+                old = state.get(variable.name)
+                if old is not None and old.shape == variable.shape:
+                    variable.assign(old)
+        self.model.optimizer = optimizer
+        fuse(optimizer)
+        self._call = None
+
     def trace(self, trains: bool = True) -> None:
         """Trace the function, with training steps or without, unless one that serves is traced already."""
         if self._call is not None and (self._trains or not trains):

@@ -7,7 +7,8 @@ reach anything else. Arguments are those of the spec; a test compares them with 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -218,6 +219,11 @@ def build_optimizer(spec: Spec, steps_per_epoch: int = 1) -> keras.optimizers.Op
         return build(optimizer)
     steps = warmup.steps or (warmup.epochs or 1) * steps_per_epoch
     return build(optimizer, learning_rate=LinearWarmup(_argument(optimizer.learning_rate), steps, warmup.start))
+
+
+def optimizers_after(spec: Spec) -> dict[int, Callable[[], keras.optimizers.Optimizer]]:
+    """Return what builds the optimizer that follows an epoch (from 1), by that epoch."""
+    return {switch.after: partial(build, switch.optimizer) for switch in spec.training.switches}
 
 
 def build_losses(spec: Spec) -> dict[str, keras.losses.Loss]:

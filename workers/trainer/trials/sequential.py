@@ -25,6 +25,7 @@ from workers.trainer.trials.trial import (
     EpochReporter,
     EpochWeights,
     Members,
+    OptimizerSwitcher,
     ProgressMonitor,
     TrialFile,
     TrialRecord,
@@ -192,7 +193,7 @@ class SequentialTrials:
             feed,
             setup.validation(seed),
             setup.epochs,
-            [DivergenceGuard(setup.compiled, feed), *self._callbacks, reporter],
+            [DivergenceGuard(setup.compiled, feed), *self._callbacks, reporter, *self._switchers()],
             between_calls=self._monitor.check,
             position=Position(resumed.body["epoch"], resumed.body["step"]) if resumed else Position(),
             on_begin=(lambda: self._restore_callbacks(resumed)) if resumed else (lambda: None),
@@ -212,6 +213,9 @@ class SequentialTrials:
                     setup.recorder.mark_best()
         trial.seconds = time.perf_counter() - began_at
         self._callbacks, self._kept = [], {}
+
+    def _switchers(self) -> list[keras.callbacks.Callback]:
+        return [OptimizerSwitcher(self._setup, self._callbacks)] if self._setup.optimizers_after else []
 
     def _initialise(self, seed: int) -> None:
         """Reset the compiled model: the optimizer's first state, and the weights that belong to the seed."""
@@ -288,6 +292,9 @@ class SequentialTrials:
         loaded = Checkpoint.read(path)
         if loaded.body["fingerprint"] != self._setup.fingerprint or loaded.body["kind"] != "sequential":
             raise Unusable("it belongs to another spec, dataset or release")
+        passed = [epoch for epoch in self._setup.optimizers_after if epoch <= loaded.body["epoch"]]
+        if passed:
+            self._setup.compiled.switch_optimizer(self._setup.optimizers_after[max(passed)]())
         checkpoint.restore(self._model, loaded.arrays)
         return loaded
 

@@ -48,6 +48,8 @@ class TrialSetup:
     monitor: str = "loss"
     larger_is_better: bool = False
     recorder: TrialRecorder | None = None
+    # Builds the optimizer that follows an epoch (from 1), by that epoch; of one trial alone.
+    optimizers_after: Mapping[int, Callable[[], keras.optimizers.Optimizer]] = field(default_factory=dict)
     keep_epochs: tuple[int, ...] = ()  # from 1: their weights are kept besides the best ones
     ensemble: bool = False  # every trial is kept, rather than the best: they are members of one ensemble
     held_out: Callable[[], HeldOutRows | None] = lambda: None  # of members that train stacked
@@ -247,6 +249,29 @@ class EpochReporter(keras.callbacks.Callback):
         recorder = self._setup.recorder
         layers = recorder.record(epoch + 1) if recorder is not None else None
         self._setup.report.epoch(self._trial.index, epoch + 1, numbers, seconds, layers)
+
+
+class OptimizerSwitcher(keras.callbacks.Callback):
+    """Trains on with another optimizer after some epochs; callbacks that wait for an improvement wait anew."""
+
+    def __init__(self, setup: TrialSetup, waiting: Sequence[keras.callbacks.Callback]) -> None:
+        super().__init__()
+        self._setup, self._waiting = setup, waiting
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        make = self._setup.optimizers_after.get(epoch + 1)
+        if make is None:
+            return
+        self._setup.compiled.switch_optimizer(make())
+        for callback in self._waiting:
+            callback.wait = 0
+            if isinstance(callback, keras.callbacks.ReduceLROnPlateau):
+                callback.cooldown_counter = 0
+        self.model.stop_training = False
+        optimizer = self.model.optimizer
+        name, rate = type(optimizer).__name__, learning_rate(optimizer)
+        message = f"{name} with a learning rate of {rate:g} from epoch {epoch + 2} on."
+        self._setup.report.event("info", message, {"epoch": epoch + 2, "optimizer": name, "learning_rate": rate})
 
 
 def learning_rate(optimizer: keras.optimizers.Optimizer) -> float:

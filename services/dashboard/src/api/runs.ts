@@ -119,6 +119,16 @@ export const retryRun = (id: string): Promise<RunInfo> =>
 export const reproduceRun = (id: string): Promise<RunInfo> =>
   post<RunInfo>(`${ROOT}/${seg(id)}/reproduce`, undefined, { headers: { "Idempotency-Key": crypto.randomUUID() } });
 
+export interface ForkRequest {
+  epoch: number;
+  learning_rate?: number | null;
+  optimizer?: string;
+  epochs?: number;
+}
+
+export const forkRun = (id: string, body: ForkRequest): Promise<RunInfo> =>
+  post<RunInfo>(`${ROOT}/${seg(id)}/fork`, body, { headers: { "Idempotency-Key": crypto.randomUUID() } });
+
 /** Layer statistics of the best trial; polled while it trains. */
 export const useLayers = (id: string, live: boolean): UseQueryResult<LayerSeries> =>
   useQuery({

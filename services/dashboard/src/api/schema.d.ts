@@ -816,6 +816,29 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/runs/{run_id}/fork": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Go on from an epoch with another optimizer
+         * @description A new run that trains as this one did up to the epoch, and then with the other optimizer.
+         *
+         *     Any epoch that has ended will do, also of a run that failed or still trains. The change is in the new run's spec,
+         *     under `training.switches`; its parent is this run.
+         */
+        post: operations["fork_run_api_v1_runs__run_id__fork_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/runs/{run_id}/plots/{kind}.{form}": {
         parameters: {
             query?: never;
@@ -3147,6 +3170,39 @@ export interface components {
             created_at: string;
             /** Finished At */
             finished_at: string | null;
+        };
+        /**
+         * ForkRequest
+         * @description From which epoch a run goes on as a new one, and with what.
+         */
+        ForkRequest: {
+            /**
+             * Epoch
+             * @description The last one that is trained as in the run
+             */
+            epoch: number;
+            /**
+             * Learning Rate
+             * @description From the next epoch on
+             */
+            learning_rate?: number | null;
+            /**
+             * Optimizer
+             * @description As in a spec: a name, or a name with arguments; left out: the one at that epoch
+             */
+            optimizer?: string | {
+                [key: string]: unknown;
+            } | null;
+            /**
+             * Epochs
+             * @description Of the new run, from its first; left out: as many as the run's, or as many again from its last
+             */
+            epochs?: number | null;
+            /**
+             * Trial
+             * @description Which restart goes on; the kept one if omitted
+             */
+            trial?: number | null;
         };
         /**
          * Gate
@@ -10896,6 +10952,125 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Explanation"];
+                };
+            };
+            /** @description The request cannot be parsed */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No valid key */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the scope, or the resource belongs to another owner */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No such resource, or none that this key can read */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request conflicts with the current state */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported content type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request is invalid; `errors` lists the problems */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A dependency of this server is unavailable; try again */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    fork_run_api_v1_runs__run_id__fork_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description A request repeated with the same key returns the same result */
+                "Idempotency-Key"?: string | null;
+            };
+            path: {
+                run_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ForkRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RunInfo"];
                 };
             };
             /** @description The request cannot be parsed */

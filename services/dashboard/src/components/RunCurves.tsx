@@ -1,19 +1,22 @@
 import { useMemo } from "react";
-import { useSearchParams } from "react-router";
+import { Link, useSearchParams } from "react-router";
 import type { Live } from "../api/live";
+import type { RunDetail } from "../api/types";
 import { best, modeOf, smooth } from "../charts/curves";
 import { CurveChart, type Curve, type Mark } from "../charts/CurveChart";
 import { number } from "../format";
 import { useText } from "../i18n";
 import { Card, Check, Empty, Loading, Select, Stat } from "./basics";
-import { plainMetric } from "./RunBits";
+import { plainMetric, shortId } from "./RunBits";
+import { ForkButton, useBefore, type Before } from "./runs/Fork";
 
 const RATE = /^(learning_rate|lr)$/;
 const MOST_TRIALS = 60;
 
 /** Loss and metrics over epochs: the best trial in colour, the others faint behind it, the best epoch marked. */
-export function RunCurves({ live, running, best, kept }: { live: Live; running: boolean; best: number | null; kept: ReadonlyMap<number, number> }) {
+export function RunCurves({ run, live, running, best, kept }: { run: RunDetail; live: Live; running: boolean; best: number | null; kept: ReadonlyMap<number, number> }) {
   const t = useText();
+  const before = useBefore(run);
   const [query, setQuery] = useSearchParams();
   const { table, version } = live;
   const log = query.get("log") === "1";
@@ -79,14 +82,22 @@ export function RunCurves({ live, running, best, kept }: { live: Live; running: 
               choices={[{ value: "0", label: t("off") }, "0.5", "0.8", "0.9", "0.95"]}
               onChange={(value) => set("smooth", value === "0" ? null : value)}
             />
+            <ForkButton run={run} last={lastOf(table, winner)} kept={kept.get(winner)} />
           </div>
         </div>
       </div>
-      <MetricChart live={live} metric="loss" winner={winner} log={log} weight={weight} height={330} />
+      {before && run.parent_id && (
+        <p className="small muted">
+          {t("fork.of", { after: before.fork.after, optimizer: before.fork.optimizer, rate: number(before.fork.rate) })}{" "}
+          <Link to={`/runs/${encodeURIComponent(run.parent_id)}`}>{shortId(run.parent_id)}</Link>
+        </p>
+      )}
+      <MetricChart live={live} before={before} metric="loss" winner={winner} log={log} weight={weight} height={330} />
       <div className="grid two">
         {metric !== "" && names.includes(metric) && (
           <MetricChart
             live={live}
+            before={before}
             metric={metric}
             winner={winner}
             log={log && modeOf(metric) === "min"}
@@ -103,8 +114,15 @@ export function RunCurves({ live, running, best, kept }: { live: Live; running: 
   );
 }
 
+/** The last epoch of a trial. */
+function lastOf(table: Live["table"], trial: number): number {
+  const values = table.series(trial, "loss", table.lastEpoch);
+  return values.findLastIndex((value) => value !== null) + 1;
+}
+
 interface ChartProps {
   live: Live;
+  before: Before | null;
   metric: string;
   winner: number;
   log: boolean;
@@ -113,12 +131,12 @@ interface ChartProps {
   chooser?: React.ReactNode;
 }
 
-function MetricChart({ live, metric, winner, log, weight, height, chooser }: ChartProps) {
+function MetricChart({ live, before, metric, winner, log, weight, height, chooser }: ChartProps) {
   const t = useText();
   const { table, version } = live;
   const { x, curves, marks } = useMemo(() => {
     void version;
-    const length = table.lastEpoch;
+    const length = Math.max(table.lastEpoch, before?.table.lastEpoch ?? 0);
     const val = `val_${metric}`;
     const hasVal = table.metrics.includes(val);
     const faint = table.trialNumbers
@@ -133,14 +151,20 @@ function MetricChart({ live, metric, winner, log, weight, height, chooser }: Cha
         { label, values: smooth(raw, weight), color },
       ];
     };
-    const drawn = [...faint, ...line(metric, t("curves.train"), "--train"), ...(hasVal ? line(val, t("curves.validation"), "--valid") : [])];
-    const found: Mark[] = [];
+    const parent: Curve[] = before
+      ? [
+          { label: t("fork.before.train"), values: before.table.series(before.trial, metric, length), color: "--train", width: 1.5, dash: [5, 4] },
+          ...(hasVal ? [{ label: t("fork.before.validation"), values: before.table.series(before.trial, val, length), color: "--valid", width: 1.5, dash: [5, 4] }] : []),
+        ]
+      : [];
+    const drawn = [...faint, ...parent, ...line(metric, t("curves.train"), "--train"), ...(hasVal ? line(val, t("curves.validation"), "--valid") : [])];
+    const found: Mark[] = before ? [{ x: before.fork.after, label: t("fork.mark", { after: before.fork.after }), color: "--third" }] : [];
     if (hasVal && length > 2) {
       const turn = best(table.series(winner, val, length), modeOf(metric));
       if (turn !== null && turn + 1 < length) found.push({ x: turn + 1, label: t("curves.lowest", { epoch: turn + 1 }), color: "--valid" });
     }
     return { x: Array.from({ length }, (_, index) => index + 1), curves: drawn, marks: found };
-  }, [table, version, metric, winner, weight, t]);
+  }, [table, version, before, metric, winner, weight, t]);
   return (
     <Card title={metric} actions={chooser}>
       <CurveChart label={metric} x={x} curves={curves} marks={marks} log={log} height={height} xLabel={t("epoch")} sync="run" />

@@ -47,7 +47,7 @@ function RunView({ run }: { run: RunDetail }) {
   const tabs: TabSpec[] = [
     ...(asked ? found : []),
     ...(isSearch(run) ? [{ id: "trials", title: t("tab.trials"), content: () => <RunTrials run={run} live={live} running={running} /> }] : []),
-    { id: "curves", title: t("tab.curves"), content: () => <RunCurves live={live} running={running} best={bestTrial(run)} kept={keptEpochs(run.result)} /> },
+    { id: "curves", title: t("tab.curves"), content: () => <RunCurves run={run} live={live} running={running} best={bestTrial(run)} kept={keptEpochs(run.result)} /> },
     { id: "evaluation", title: t("tab.evaluation"), content: () => <RunEvaluation run={run} /> },
     ...(asked ? [] : found),
     { id: "findings", title: t("tab.findings"), content: () => <RunFindings run={run} /> },

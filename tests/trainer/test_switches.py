@@ -1,0 +1,57 @@
+"""Another optimizer from an epoch on: the epochs before are untouched, and the state of the same class goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.trainer.requests import RecordingReporter, request_of
+from tests.trainer.test_kept_epochs import KINDS, spec, table
+from workers.trainer.interface import TrainingStopped
+from workers.trainer.train import train
+
+pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+ADAM = {"Adam": {"learning_rate": 0.05}}
+SGD = {"SGD": {"learning_rate": 0.02, "momentum": 0.9}}
+
+
+def logs_of(folder: Path, epochs: int, **training: Any) -> list[dict[str, float]]:
+    reporter = RecordingReporter()
+    train(request_of(table(), spec(epochs, **training), folder, KINDS), reporter)
+    return [one["logs"] for one in reporter.epochs]
+
+
+def test_a_switch_keeps_what_came_before_and_the_state_of_the_same_optimizer(tmp_path: Path) -> None:
+    plain = logs_of(tmp_path / "plain", 6)
+    same = logs_of(tmp_path / "same", 6, switches=[{"after": 3, "optimizer": ADAM}])
+    assert same == plain, "moments and the count of steps go on, to the bit"
+    lower = logs_of(tmp_path / "lower", 6, switches=[{"after": 3, "optimizer": {"Adam": {"learning_rate": 0.001}}}])
+    assert lower[:3] == plain[:3]
+    assert [one["learning_rate"] for one in lower] == pytest.approx([0.05] * 3 + [0.001] * 3)
+    assert lower[3]["loss"] != plain[3]["loss"]
+
+
+def test_a_run_with_switches_that_is_released_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
+    wanted = spec(7, switches=[{"after": 2, "optimizer": SGD}, {"after": 5, "optimizer": ADAM}])
+    reporter = RecordingReporter()
+    whole = train(request_of(table(), wanted, tmp_path / "whole", KINDS), reporter)
+    said = [data["epoch"] for _, _, data in reporter.events if data and "optimizer" in data]
+    assert said == [3, 6]
+    for stop_after in (2, 4):  # at the switch, and past it
+        first = RecordingReporter(stop_after=stop_after, reason="release")
+        with pytest.raises(TrainingStopped):
+            train(request_of(table(), wanted, tmp_path / f"first{stop_after}", KINDS), first)
+        path = tmp_path / f"checkpoint{stop_after}.npz"
+        path.write_bytes(first.checkpoints[-1][0])
+        folder = tmp_path / f"second{stop_after}"
+        resumed = train(request_of(table(), wanted, folder, KINDS, checkpoint=path), RecordingReporter())
+        assert resumed.manifest["receipt"]["weights"] == whole.manifest["receipt"]["weights"]
+
+
+def test_a_run_that_had_stopped_goes_on_after_a_switch(tmp_path: Path) -> None:
+    stopping = {"monitor": "val_loss", "patience": 1, "min_delta": 10.0}
+    assert len(logs_of(tmp_path / "stopped", 9, early_stopping=stopping)) == 2
+    again = logs_of(tmp_path / "again", 9, early_stopping=stopping, switches=[{"after": 2, "optimizer": SGD}])
+    assert len(again) == 3, "it waits for an improvement anew"
