@@ -219,7 +219,8 @@ def _check_count(name: str, shape: tuple[int, ...], count: int) -> None:
 
 def _check_dtype(name: str, datatype: str) -> Any:
     if datatype not in DTYPES:
-        raise Malformed(f"Input {name!r} has an unknown datatype.", received=datatype[:40], expected=", ".join(DTYPES))
+        known = ", ".join((*DTYPES, "BYTES"))
+        raise Malformed(f"Input {name!r} has an unknown datatype.", received=datatype[:40], expected=known)
     return DTYPES[datatype]
 
 
