@@ -110,7 +110,7 @@ def words_for_missing(odd: Mapping[str, int], others: int) -> tuple[str, ...]:
         return ()
     for word, count in words.items():
         is_word = any(c.isalpha() for c in word) and not any(c.isdigit() for c in word) and len(word) <= 20
-        if not is_word or count < 3:
+        if not is_word or count < 3 or word in TRUE_WORDS | FALSE_WORDS:
             return ()
     return tuple(sorted(words))
 

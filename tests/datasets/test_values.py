@@ -100,6 +100,9 @@ CASES_OF_NUMBERS = {
     "limits among many numbers": Case(
         us(*HUNDRED, "<0.05", "<0.05", "~3", "5*"), ["20.25", "21.25"], "ignored", {"some_are_numbers"}
     ),
+    "truth among many numbers": Case(
+        us(*HUNDRED, "true", "true", "true", "true"), ["20.25", "21.25"], "ignored", {"some_are_numbers"}
+    ),
     "a word among few codes": Case(
         us(*["1", "2", "3"] * 40, "G", "G", "G", "G"), ["1", "2"], "categorical", {"some_are_numbers"}
     ),
