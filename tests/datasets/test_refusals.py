@@ -181,6 +181,15 @@ def test_json_that_is_nested_thousands_deep(read: Ingest, data: bytes, lenient: 
     assert isinstance(refusal(read, data, format="jsonl", lenient=lenient), BadInput)
 
 
+@pytest.mark.parametrize("row", [b'{"a": 3, "b": 4, "a": 5}', b'{"a" : 3, "b" : {"a" : 1}, "b" : 4}'])
+def test_an_object_that_names_a_member_twice(read: Ingest, row: bytes) -> None:
+    first = b'{"a": 1, "b": {"b": "\\": "}}\n'
+    (problem,) = refusal(read, first + row).problems
+    assert (problem.row, problem.line) == (2, 2)
+    assert "twice" in problem.detail
+    assert read(first * 20 + row, lenient=True).table.num_rows == 20
+
+
 def test_damaged_files_are_refused_and_never_crash(read: Ingest) -> None:
     whole = [parquet(a=list(range(200)), b=["x", "y"] * 100), arrow(), gzip.compress(b"a,b\n1,2\n" * 100)]
     dice = random.Random(0)

@@ -6,6 +6,7 @@ read too, and one object that holds a table (`json_shapes`).
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -136,6 +137,9 @@ class JsonLinesReader(TableReader):
     def _values(self, text: bytes) -> list[str | None]:
         """Return an object's members in the columns' order. Raises ReadAgain where it has a new one, _BadMember."""
         members = _decoder.decode(text)
+        # Nested objects and texts with a quote and a colon are counted as well; few rows have more than members.
+        if text.count(b'":') + text.count(b'" :') > len(members) and (name := _repeated_name(text)) is not None:
+            raise _BadMember(f"it names {name!r} twice")
         values = [self._text(members.pop(name, None)) for name in self.names]
         if members:
             self._add_names(members)
@@ -172,6 +176,16 @@ class JsonLinesReader(TableReader):
             if len(lines) == len(wanted):
                 break
         return [replace(problem, line=problem.line or lines.get(problem.row)) for problem in problems]
+
+
+def _repeated_name(text: bytes) -> str | None:
+    """Return a name that an object has twice; the decoder keeps the last one in silence."""
+    names: set[str] = set()
+    for name, _ in json.loads(text, object_pairs_hook=list, parse_int=str, parse_float=str):
+        if name in names:
+            return str(name)
+        names.add(name)
+    return None
 
 
 def _unreadable(row: int, line: int, text: bytes, error: Exception) -> Problem:
