@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from fitserve.errors import NotFound
-from fitserve.spelling.column_format import PLAIN, ColumnFormat
+from fitserve.parsing.column_format import PLAIN, ColumnFormat
 
 Kind = Literal["numeric", "boolean", "categorical", "text", "datetime", "ignored"]
 Storage = Literal["int64", "float64", "bool", "string", "timestamp"]

@@ -33,7 +33,7 @@ from fitserve.client.models import Predictions
 from fitserve.dataset_facts import Kind
 from fitserve.errors import FitserveError
 from fitserve.ids import new_id
-from fitserve.spelling.words import MISSING, SOFT_MISSING
+from fitserve.parsing.words import MISSING, SOFT_MISSING
 
 ROWS_AT_ONCE = 5_000  # of one request for predictions
 LARGEST_SEED = 2**31 - 1

@@ -114,7 +114,14 @@ class Deliverer(threading.Thread):
 
 
 _TROUBLES = (
-    *("run.failed", "drift.detected", "rollout.rolled_back", "rollout.stalled", "automation.refused", "automation.paused"),
+    *(
+        "run.failed",
+        "drift.detected",
+        "rollout.rolled_back",
+        "rollout.stalled",
+        "automation.refused",
+        "automation.paused",
+    ),
     "webhook.disabled",
 )
 

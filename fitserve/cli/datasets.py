@@ -181,7 +181,7 @@ def read_options(changes: list[str]) -> dict[str, Any]:
     """Return upload options from texts such as `formats.price.decimal=,`; lists are JSON. Raises BadInput."""
     from pydantic import ValidationError  # these take long to import, and few commands need them
 
-    from fitserve.spelling import ColumnFormat
+    from fitserve.parsing import ColumnFormat
     from fitserve.validation import problems_from
     from fitserve.wire.datasets import UploadOptions
 

@@ -28,8 +28,8 @@ from fitserve.datasets.column_texts import (
 )
 from fitserve.datasets.plan_proposal import propose_again, texts_kept
 from fitserve.encoding.coercion import FALSE, TRUE, labels_of
-from fitserve.spelling import ColumnFormat, numbers, times
-from fitserve.spelling.column_format import SOFT, folded
+from fitserve.parsing import ColumnFormat, numbers, times
+from fitserve.parsing.column_format import SOFT, folded
 from fitserve.wire.notices import Notice
 
 MAX_SPELLINGS = 50  # distinct bad texts that are remembered

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from fitserve.dataset_facts import Kind, Storage
-from fitserve.spelling import ColumnFormat, TimeFormat
-from fitserve.spelling.column_format import PLAIN
+from fitserve.parsing import ColumnFormat, TimeFormat
+from fitserve.parsing.column_format import PLAIN
 from fitserve.wire.notices import Notice
 
 SHARE = 0.95  # of a column's values that must be numbers, or times

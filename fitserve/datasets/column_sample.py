@@ -28,11 +28,11 @@ from fitserve.datasets.column_texts import (
     words_for_missing,
 )
 from fitserve.datasets.unusual_numbers import note_placeholder, note_quantities
-from fitserve.spelling import ColumnFormat, TimeFormat, numbers, times
-from fitserve.spelling.column_format import PLAIN
-from fitserve.spelling.numbers import NumberEvidence, is_known_unit
-from fitserve.spelling.times import TimeEvidence
-from fitserve.spelling.words import DISPUTABLE, FALSE, SOFT_MISSING, TRUE
+from fitserve.parsing import ColumnFormat, TimeFormat, numbers, times
+from fitserve.parsing.column_format import PLAIN
+from fitserve.parsing.numbers import NumberEvidence, is_known_unit
+from fitserve.parsing.times import TimeEvidence
+from fitserve.parsing.words import DISPUTABLE, FALSE, SOFT_MISSING, TRUE
 from fitserve.wire.notices import Notice
 
 HALF = 0.5

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fitserve.dataset_facts import Storage
-from fitserve.spelling import ColumnFormat
-from fitserve.spelling.column_format import folded
-from fitserve.spelling.words import DISPUTABLE, FALSE_WORDS, MISSING, SOFT_MISSING, TRUE_WORDS
+from fitserve.parsing import ColumnFormat
+from fitserve.parsing.column_format import folded
+from fitserve.parsing.words import DISPUTABLE, FALSE_WORDS, MISSING, SOFT_MISSING, TRUE_WORDS
 from fitserve.wire.notices import Notice
 
 MAX_MERGED = 1_000  # a column with more labels than this is not searched for two spellings of one label

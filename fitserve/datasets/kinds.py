@@ -10,7 +10,7 @@ from fitserve.dataset_facts import ColumnFacts, Kind, Storage
 from fitserve.datasets import TableRefused
 from fitserve.encoding.coercion import FALSE, TRUE
 from fitserve.errors import Problem
-from fitserve.spelling.words import FALSE_WORDS, TRUE_WORDS
+from fitserve.parsing.words import FALSE_WORDS, TRUE_WORDS
 
 LARGEST_EXACT = 2.0**53  # whole numbers beyond it lose digits in float64
 MAX_CODES = 12  # at most so many whole numbers without a gap are taken for codes of categories

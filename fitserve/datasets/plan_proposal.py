@@ -9,8 +9,8 @@ import pyarrow as pa
 
 from fitserve.datasets.column_plan import SHARE, ColumnPlan, FilePrior
 from fitserve.datasets.column_sample import ColumnSample
-from fitserve.spelling import ColumnFormat, TimeFormat
-from fitserve.spelling.column_format import PLAIN
+from fitserve.parsing import ColumnFormat, TimeFormat
+from fitserve.parsing.column_format import PLAIN
 from fitserve.wire.datasets import UploadOptions
 from fitserve.wire.notices import Notice
 

@@ -29,8 +29,8 @@ from fitserve.datasets.joined_types import cast, common_type
 from fitserve.datasets.readers import READERS, open_reader
 from fitserve.errors import BadInput, Conflict, NotFound, Problem
 from fitserve.ids import new_id
+from fitserve.parsing import ColumnFormat
 from fitserve.settings import Limits
-from fitserve.spelling import ColumnFormat
 from fitserve.tables import PLAYGROUND, Blob, Dataset, Run, StagedRows
 from fitserve.wire.datasets import NAME, UploadOptions
 from fitserve.wire.notices import Notice

@@ -13,7 +13,7 @@ from fitserve.dataset_facts import MAX_LABELS, ColumnFacts
 from fitserve.encoding.coercion import Column, as_label, bad_value, clipped, labels_of
 from fitserve.encoding.encoding import Encoding, FittedColumn, Row, Unusual, ValueWarning, ValueWriter
 from fitserve.errors import BadInput
-from fitserve.spelling.column_format import PLAIN
+from fitserve.parsing.column_format import PLAIN
 
 _SIMPLE = frozenset({str, int, float, bool})  # whose values can be looked up
 MOST_EXACT = 1e15  # up to which an integer and the float that is equal to it have the same label

@@ -1,6 +1,6 @@
 """Read a value as a number, a label or a point in time: one definition for tables and for JSON rows.
 
-None and NaN are missing, and a text that is missing in the dataset's column (`fitserve.spelling`): texts are read as
+None and NaN are missing, and a text that is missing in the dataset's column (`fitserve.parsing`): texts are read as
 they were in the uploaded file. pyarrow is imported where a table is read, because the client's wheel does not bring it.
 """
 
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from fitserve.errors import BadInput, Problem
-from fitserve.spelling.column_format import PLAIN, ColumnFormat
-from fitserve.spelling.numbers import read_number
-from fitserve.spelling.times import microseconds_of_epoch, read_time
-from fitserve.spelling.words import FALSE, TRUE
+from fitserve.parsing.column_format import PLAIN, ColumnFormat
+from fitserve.parsing.numbers import read_number
+from fitserve.parsing.times import microseconds_of_epoch, read_time
+from fitserve.parsing.words import FALSE, TRUE
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -14,7 +14,7 @@ from fitserve.dataset_facts import ColumnFacts, Kind
 from fitserve.encoding.coercion import Column, bad_value, labels_of, texts_of
 from fitserve.encoding.distribution import Distribution, label_distribution
 from fitserve.errors import BadInput
-from fitserve.spelling.column_format import PLAIN, ColumnFormat
+from fitserve.parsing.column_format import PLAIN, ColumnFormat
 
 Indicator = Annotated[bool | None, Field(description="A 0/1 column telling missing; left out: iff any is missing")]
 

@@ -19,7 +19,7 @@ from fitserve.dataset_facts import ColumnFacts, Tokens
 from fitserve.encoding.coercion import Column, as_label, bad_value, texts_of
 from fitserve.encoding.distribution import Distribution, numeric_distribution
 from fitserve.encoding.encoding import Encoding, FittedColumn, Row, Unusual, ValueWriter
-from fitserve.spelling.column_format import PLAIN
+from fitserve.parsing.column_format import PLAIN
 
 # keras/src/layers/preprocessing/text_vectorization.py: tf.strings.lower, then this class of characters is dropped
 _PUNCTUATION = b"!\"#$%&()*+,-./:;<=>?@[\\]^_`{|}~'"

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fitserve.dataset_facts import ColumnFacts, Kind
-from fitserve.spelling.column_format import ColumnFormat
+from fitserve.parsing.column_format import ColumnFormat
 from fitserve.wire.notices import Notice
 
 NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"

@@ -19,8 +19,8 @@ from fitserve.encoding import Encoding
 from fitserve.encoding.hashing import hash_bin, siphash24
 from fitserve.encoding.text import tokenize
 from fitserve.errors import BadInput
+from fitserve.parsing import ColumnFormat
 from fitserve.spec.feature import Defaults, Feature, default_features, encoded_inputs, resolve_features
-from fitserve.spelling import ColumnFormat
 
 NOON = datetime(2024, 2, 29, 12)
 CELLS: dict[str, tuple[pa.DataType, str, str, st.SearchStrategy[Any]]] = {

@@ -6,7 +6,7 @@ import time
 
 from fitserve.dataset_facts import DatasetFacts
 from fitserve.spec.spec import Spec, parse
-from workers.trainer.checks.checks import run_checks
+from workers.trainer.checks.run_checks import run_checks
 from workers.trainer.engine.device import placed
 from workers.trainer.engine.kept_networks import KEPT
 from workers.trainer.interface import Reporter, TrainingRequest, TrainingResult, TrainingStopped

@@ -31,8 +31,8 @@ from fitserve.datasets.readers.csv_region import Region, RegionReader
 from fitserve.datasets.source_file import first_invalid_utf8, transcode_guessed
 from fitserve.encoding.coercion import clipped
 from fitserve.errors import Problem, TooLarge
+from fitserve.parsing.words import DISPUTABLE, MISSING
 from fitserve.settings import MB, Limits
-from fitserve.spelling.words import DISPUTABLE, MISSING
 from fitserve.wire.datasets import NO_CHARACTER, UploadOptions
 
 FIRST_BLOCK = MB  # the parser takes some 50 times this much memory

@@ -27,8 +27,8 @@ from fitserve import telemetry
 from fitserve.blobs import disk_full_is_507
 from fitserve.datasets.store import ReceivedFile, scratch_folder
 from fitserve.errors import BadInput, FitserveError, Malformed, Problem, TooLarge, UnsupportedMedia
+from fitserve.parsing import ColumnFormat
 from fitserve.settings import MB
-from fitserve.spelling import ColumnFormat
 from fitserve.validation import problems_from
 from fitserve.wire.datasets import UploadOptions
 from services.control.deps import Context

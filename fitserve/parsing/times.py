@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fitserve.spelling.column_format import ColumnFormat, TimeFormat
-from fitserve.spelling.words import MONTHS
+from fitserve.parsing.column_format import ColumnFormat, TimeFormat
+from fitserve.parsing.words import MONTHS
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fitserve.spelling.column_format import BLANKS, ColumnFormat
-from fitserve.spelling.words import CURRENCIES, PERCENT
+from fitserve.parsing.column_format import BLANKS, ColumnFormat
+from fitserve.parsing.words import CURRENCIES, PERCENT
 
 if TYPE_CHECKING:
     import pyarrow as pa

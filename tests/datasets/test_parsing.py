@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from fitserve.dataset_facts import ColumnFacts, DatasetFacts
 from fitserve.encoder import Encoder
 from fitserve.encoding.coercion import as_label, as_number, as_seconds
+from fitserve.parsing import ColumnFormat, numbers, times
 from fitserve.spec.feature import Feature
-from fitserve.spelling import ColumnFormat, numbers, times
 
 NUMBER_FORMATS = [
     ColumnFormat(decimal="."),

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_serializer, model_validator
 
-from fitserve.spelling.words import MISSING, SOFT_MISSING
+from fitserve.parsing.words import MISSING, SOFT_MISSING
 
 TimeFormat = Literal["ymd", "dmy", "mdy", "week", "epoch", "epoch_s", "epoch_ms", "epoch_us", "epoch_ns"]
 BLANKS = "\u00a0\u2007\u2009\u202f"  # that stand between thousands, beside the usual blank
