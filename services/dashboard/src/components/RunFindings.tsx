@@ -5,6 +5,7 @@ import { isLive, useInsight } from "../api/runs";
 import type { Complexity, FindingInfo, Findings, Lineage, RunDetail } from "../api/types";
 import { number } from "../format";
 import { useLanguage, useText } from "../i18n";
+import { useSentence } from "../i18n/sentences";
 import { findingsZh } from "../i18n/zh.findings";
 import { Badge, Button, Card, Empty, ErrorView, Loading, Notice, Scroll, type Tone } from "./basics";
 import { showMessage, showError } from "./toasts";
@@ -14,6 +15,7 @@ const TONES: Record<FindingInfo["severity"], Tone> = { critical: "bad", warning:
 /** What went wrong or could be better, each with its evidence and the change to the spec that addresses it. */
 export function RunFindings({ run }: { run: RunDetail }) {
   const t = useText();
+  const say = useSentence();
   const ended = !isLive(run);
   const findings = useInsight<Findings>(run.id, "findings", true);
   const complexity = useInsight<Complexity>(run.id, "complexity", ended);
@@ -25,7 +27,7 @@ export function RunFindings({ run }: { run: RunDetail }) {
     <div className="stack">
       {verdict?.sentence && (
         <Notice tone={verdict.verdict === "just right" ? "good" : verdict.verdict === "unknown" ? "info" : "warn"}>
-          <strong>{t(`fit.${verdict.verdict}`)}</strong>: {verdict.sentence} <span className="muted">{t("findings.epoch", { epoch: verdict.kept_epoch })}</span>
+          <strong>{t(`fit.${verdict.verdict}`)}</strong>: {say(verdict.sentence)} <span className="muted">{t("findings.epoch", { epoch: verdict.kept_epoch })}</span>
         </Notice>
       )}
       {items.length === 0 && <Empty title={ended ? t("findings.none") : t("findings.waiting")} />}
@@ -39,6 +41,7 @@ export function RunFindings({ run }: { run: RunDetail }) {
 
 function FindingCard({ run, finding }: { run: RunDetail; finding: FindingInfo }) {
   const t = useText();
+  const say = useSentence();
   const go = useNavigate();
   const [busy, setBusy] = useState(false);
   const apply = () => {
@@ -69,7 +72,7 @@ function FindingCard({ run, finding }: { run: RunDetail; finding: FindingInfo })
       }
     >
       <div className="stack tight">
-        <p>{finding.sentence}</p>
+        <p>{say(finding.sentence)}</p>
         {text.answer && finding.patch.length > 0 && <p className="muted">→ {text.answer}</p>}
         {finding.patch.length > 0 && (
           <details>
@@ -99,7 +102,7 @@ function FindingCard({ run, finding }: { run: RunDetail; finding: FindingInfo })
               </div>
             ))}
             <dt>{t("findings.rule")}</dt>
-            <dd>{finding.threshold}</dd>
+            <dd>{say(finding.threshold)}</dd>
             <dt>{t("findings.source")}</dt>
             <dd>{finding.source}</dd>
           </dl>
@@ -125,6 +128,7 @@ const VERDICTS: Record<string, Tone> = { better: "good", worse: "bad" };
 /** The run and its relatives: which changes to the spec helped by more than seed-to-seed noise. */
 function LineageView({ run }: { run: RunDetail }) {
   const t = useText();
+  const say = useSentence();
   const lineage = useInsight<Lineage>(run.id, "lineage", !isLive(run));
   const groups = lineage.data?.groups ?? [];
   if (groups.length < 2) return null;
@@ -162,7 +166,7 @@ function LineageView({ run }: { run: RunDetail }) {
                 </td>
                 <td>
                   {group.verdict && <Badge tone={VERDICTS[group.verdict] ?? "plain"}>{t(`verdict.run.${group.verdict}`)}</Badge>}
-                  {group.sentence && <div className="small muted">{group.sentence}</div>}
+                  {group.sentence && <div className="small muted">{say(group.sentence)}</div>}
                 </td>
               </tr>
             ))}

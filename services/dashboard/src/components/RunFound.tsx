@@ -3,6 +3,7 @@ import type { RunDetail } from "../api/types";
 import { XYChart } from "../charts/small";
 import { number } from "../format";
 import { useText, type Key } from "../i18n";
+import { useSentence } from "../i18n/sentences";
 import { write, type JsonObject } from "../spec/document";
 import { Badge, Button, Card, Scroll, Stat } from "./basics";
 
@@ -196,13 +197,14 @@ function withRate(run: RunDetail, rate: number): JsonObject {
 
 function Sanity({ checks }: { checks: readonly Checked[] }) {
   const t = useText();
+  const say = useSentence();
   return (
     <Card title={t("found.sanity")}>
       <ul className="plain-list stack tight">
         {checks.map((one) => (
           <li key={one.check}>
             <Badge tone={one.passed === true ? "good" : one.passed === false ? "warn" : "plain"}>{t(one.passed === true ? "found.passed" : one.passed === false ? "found.finding" : "found.notmade")}</Badge>{" "}
-            {one.says} {one.fix !== null && <span className="muted">{one.fix}</span>}
+            {say(one.says)} {one.fix !== null && <span className="muted">{say(one.fix)}</span>}
           </li>
         ))}
       </ul>

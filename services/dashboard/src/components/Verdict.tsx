@@ -1,5 +1,6 @@
 import { bytes, number, seconds } from "../format";
 import { useText } from "../i18n";
+import { useSentence } from "../i18n/sentences";
 import type { VerdictState } from "../spec/useVerdict";
 import { Badge, Card, ErrorView, Notice, Scroll, Stat } from "./basics";
 
@@ -12,6 +13,7 @@ interface Props {
 /** The server's validation of the spec: size, time and warnings, or the errors. */
 export function Verdict({ verdict, problem, missingTarget }: Props) {
   const t = useText();
+  const say = useSentence();
   const { answer, error, busy } = verdict;
   const state = problem || error ? "bad" : missingTarget || answer === null ? "wait" : answer.warnings.length > 0 ? "warn" : "good";
   return (
@@ -45,8 +47,8 @@ export function Verdict({ verdict, problem, missingTarget }: Props) {
             </div>
             {answer.warnings.map((warning, index) => (
               <Notice key={index} tone="warn">
-                {warning.detail}
-                {warning.fix && <div className="small">→ {warning.fix}</div>}
+                {say(warning.detail)}
+                {warning.fix && <div className="small">→ {say(warning.fix)}</div>}
               </Notice>
             ))}
             <details>

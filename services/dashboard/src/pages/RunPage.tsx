@@ -20,6 +20,7 @@ import { isSearch, RunTrials } from "../components/RunTrials";
 import { showMessage, showError } from "../components/toasts";
 import { ago, moment, number, seconds, secondsUntil } from "../format";
 import { useText, type Key } from "../i18n";
+import { useSentence } from "../i18n/sentences";
 import { write, type JsonObject } from "../spec/document";
 
 export default function RunPage() {
@@ -218,13 +219,14 @@ const CAUSES: ReadonlySet<string> = new Set(["bad_data", "diverged", "out_of_mem
 
 function Failure({ error }: { error: Record<string, unknown> }) {
   const t = useText();
+  const say = useSentence();
   const cause = String(error.cause ?? "");
   const evidence = Object.entries(error).filter(([name, value]) => !["cause", "detail", "title", "type", "status", "fix"].includes(name) && value !== null);
   return (
     <Notice tone="bad">
       <strong>{CAUSES.has(cause) ? t(`failure.${cause}` as Key) : t("run.failed", { cause })}</strong>
-      <p className="break">{String(error.detail ?? "")}</p>
-      {typeof error.fix === "string" && <p>→ {error.fix}</p>}
+      <p className="break">{say(String(error.detail ?? ""))}</p>
+      {typeof error.fix === "string" && <p>→ {say(error.fix)}</p>}
       {evidence.length > 0 && (
         <details>
           <summary className="small">{t("evidence")}</summary>
@@ -237,6 +239,7 @@ function Failure({ error }: { error: Record<string, unknown> }) {
 
 function Events({ events }: { events: readonly EventInfo[] }) {
   const t = useText();
+  const say = useSentence();
   if (events.length === 0) return <Empty title={t("events.none")} />;
   return (
     <Card bare>
@@ -246,7 +249,7 @@ function Events({ events }: { events: readonly EventInfo[] }) {
             <time dateTime={event.created_at} title={moment(event.created_at)} className="mono small faint">
               {new Date(event.created_at).toLocaleTimeString()}
             </time>
-            <span className="break">{event.message}</span>
+            <span className="break">{say(event.message)}</span>
             {event.attempt > 1 && <span className="small faint">{t("attempt.n", { n: event.attempt })}</span>}
           </li>
         ))}

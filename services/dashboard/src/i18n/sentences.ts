@@ -1,0 +1,94 @@
+/**
+ * The server's sentences in Chinese: findings, warnings and events.
+ *
+ * The server writes them in English, also into its records. `zh.sentences.json` has a Chinese template for each English
+ * one, with the same values; it is loaded once a Chinese page needs it. `tests/dashboard/test_sentences.py` finds every
+ * sentence in the server's code that has none.
+ */
+
+import { useEffect, useSyncExternalStore } from "react";
+import { useLanguage } from ".";
+
+export interface Book {
+  sentences: Record<string, string>;
+  /** What stands inside of sentences: conditions, names of models, reasons. */
+  parts: Record<string, string>;
+}
+
+interface Pattern {
+  match: RegExp;
+  into: string;
+}
+
+interface Reader {
+  sentences: Pattern[];
+  parts: Pattern[];
+}
+
+const escaped = (text: string): string => text.replace(/[.*+?^$()|[\]\\]/g, "\\$&").replace(/[{}]/g, "\\$&");
+
+/** A template as a pattern whose groups are its values, in the order of their numbers. */
+function pattern([template, into]: [string, string]): Pattern {
+  const pieces = template.split(/\{\d+\}/).map(escaped);
+  return { match: new RegExp(`^${pieces.join("([\\s\\S]*?)")}$`), into };
+}
+
+/** Templates with the most text of their own come first, so that none hides a more exact one. */
+export function readerOf(book: Book): Reader {
+  const own = (text: string) => text.replace(/\{\d+\}/g, "").length;
+  const sentences = Object.entries(book.sentences).sort(([a], [b]) => own(b) - own(a));
+  return { sentences: sentences.map(pattern), parts: Object.entries(book.parts).map(pattern) };
+}
+
+function found(text: string, patterns: readonly Pattern[], reader: Reader): string | null {
+  for (const { match, into } of patterns) {
+    const values = match.exec(text);
+    if (values) return into.replace(/\{(\d+)\}/g, (_, place: string) => part(values[Number(place) + 1] ?? "", reader));
+  }
+  return null;
+}
+
+const part = (text: string, reader: Reader): string => (/[a-z]{2}/i.test(text) ? (found(text, reader.parts, reader) ?? found(text, reader.sentences, reader) ?? text) : text);
+
+/** A sentence of the server in Chinese; itself where it is none of those that are known. */
+export function inChinese(text: string, reader: Reader): string {
+  const whole = found(text, reader.sentences, reader);
+  if (whole !== null) return whole;
+  // Two sentences that the server put together.
+  const at = text.indexOf(". ");
+  if (at < 0) return text;
+  const first = found(text.slice(0, at + 1), reader.sentences, reader);
+  return first === null ? text : `${first}${inChinese(text.slice(at + 2), reader)}`;
+}
+
+let loaded: Reader | null = null;
+let loading = false;
+const listeners = new Set<() => void>();
+
+function load(): void {
+  if (loading) return;
+  loading = true;
+  import("./zh.sentences.json")
+    .then(({ default: book }) => {
+      loaded = readerOf(book);
+      listeners.forEach((listener) => listener());
+    })
+    .catch(() => {
+      loading = false; // the English stays; the next page tries again
+    });
+}
+
+const subscribe = (listener: () => void): (() => void) => {
+  listeners.add(listener);
+  return () => listeners.delete(listener);
+};
+
+/** Returns the server's sentences in the visitor's language. */
+export function useSentence(): (text: string) => string {
+  const language = useLanguage();
+  const reader = useSyncExternalStore(subscribe, () => loaded);
+  useEffect(() => {
+    if (language === "zh-Hant") load();
+  }, [language]);
+  return (text) => (language === "zh-Hant" && reader !== null ? inChinese(text, reader) : text);
+}
