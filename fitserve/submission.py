@@ -18,6 +18,7 @@ from fitserve.spec.resolve import Resolved, resolve
 from fitserve.spec.resolve_search import ResolvedSearch, resolve_search
 from fitserve.spec.search import all_names, is_search, read_search
 from fitserve.spec.spec import SpecRefused, parse
+from fitserve.trained_weights import find_source
 from fitserve.wire.runs import SearchSize, Validation
 
 
@@ -49,12 +50,13 @@ def check(
         if spec.model is not None:
             registry.check_name(session, spec.model, owner)
         pace = queries.measured_pace(session)
+        source = find_source(session, blobs, spec, owner=owner, sees=sees)
 
     def find_rows(column: str, is_target: bool) -> list[int]:
         path = store.local_parquet(blobs, dataset, settings.scratch / "blobs")
         return unusable_row_numbers(path, column, is_target)
 
-    resolved = resolve(spec, facts, limits, pace, find_rows=find_rows)
+    resolved = resolve(spec, facts, limits, pace, find_rows=find_rows, source=source)
     validation = Validation(
         resolved=resolved.spec.to_json(),
         summary=resolved.summary,
@@ -73,6 +75,10 @@ def _check_search(engine: Engine, settings: Settings, written: dict[str, Any], o
     for name in ("dataset", "model"):
         if isinstance(search.body.get(name), dict) and "search" in search.body[name]:
             raise SpecRefused.because([Problem(f"A search has one {name}.", f"/{name}", fix="Submit one run each.")])
+    if search.body.get("initial_weights") is not None:
+        detail = "A search trains each configuration from random weights."
+        fix = "Leave initial_weights out, then submit the best trial's spec with them."
+        raise SpecRefused.because([Problem(detail, "/initial_weights", fix=fix)])
     reference = search.body.get("dataset")
     named = parse({"dataset": reference, "target": "any", "model": search.body.get("model")})
     with db.reading(engine) as session:

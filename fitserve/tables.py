@@ -173,6 +173,12 @@ class Run(Base):
         ),
         Index("ix_runs_finished", "finished_at"),
         Index("ix_runs_key_id_finished_at", "key_id", "finished_at"),  # quotas of a key
+        Index(
+            "ix_runs_initial_weights",
+            "initial_weights",
+            sqlite_where=text("initial_weights IS NOT NULL"),
+            postgresql_where=text("initial_weights IS NOT NULL"),
+        ),
         Index("ix_runs_shared", "id", sqlite_where=text("shared"), postgresql_where=text("shared")),
         Index(
             "ix_runs_parent_id",
@@ -202,6 +208,7 @@ class Run(Base):
     cancel_requested_at: Mapped[datetime | None]
     checkpoint: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"))
     checkpoint_epoch: Mapped[int | None]
+    initial_weights: Mapped[str | None] = mapped_column(String(64))  # the artifact that its network begins with
     parent_id: Mapped[str | None] = mapped_column(
         ForeignKey("runs.id")
     )  # the run that it was made from, or whose trial it is

@@ -143,7 +143,7 @@ class Scheduler:
                 key_id=row.key_id,
             )
             key = create.idempotency_key(f"automation:{firing.id}", firing.id.encode())
-            run, is_new = create.create_run(self.engine, new, self.settings.limits, key)
+            run, is_new = create.create_run(self.engine, new, self.settings.limits, key, self.blobs)
         except Unavailable:
             raise
         except FitserveError as error:

@@ -233,7 +233,10 @@ def download(
     model: ModelName,
     version: Annotated[int | None, typer.Option(min=1, help="The version. Default: the serving one.")] = None,
     kind: Annotated[
-        str, typer.Option(help="keras takes raw columns in plain Keras; onnx is the serving graph.")
+        str,
+        typer.Option(
+            help="keras takes raw columns in plain Keras; onnx is the serving graph; weights are arrays by layer."
+        ),
     ] = "keras",
     output: Annotated[Path, typer.Option("--output", "-o", help="A file, or a folder.")] = Path(),
 ) -> None:

@@ -41,6 +41,33 @@ def add_references(session: Session, blobs: BlobStore, stored: Mapping[str, Stor
     add_blob_rows(session, [(blob.sha256, blob.bytes, name.split()[0]) for name, blob in stored.items()], at)
 
 
+def hold_artifact(session: Session, blobs: BlobStore, sha256: str) -> None:
+    """Check, in the transaction of a run that begins with an artifact's weights, that they are still there.
+
+    From its commit on the collector keeps them. Raises BlobVanished.
+    """
+    _lock(session, "pg_advisory_xact_lock_shared")
+    entry = _manifest(blobs, sha256).get("weights")
+    if not isinstance(entry, dict) or not blobs.exists(entry["sha256"]):
+        raise BlobVanished("The initial weights were deleted meanwhile.")
+
+
+def _manifest(blobs: BlobStore, sha256: str) -> dict[str, Any]:
+    """Return an artifact's manifest; an empty one where it is lost, which `fitserve doctor` reports."""
+    try:
+        manifest = json.loads(blobs.read(sha256))
+    except (NotFound, Corrupt):
+        return {}
+    return manifest if isinstance(manifest, dict) else {}
+
+
+def _newly_held(session: Session) -> Iterator[str]:
+    """Yield the artifacts that runs of the last hour begin with: a collection may have begun before them."""
+    recent = db.now(session) - timedelta(hours=1)
+    held = select(Run.initial_weights).where(Run.created_at > recent, Run.initial_weights.is_not(None)).distinct()
+    yield from (one for one in session.scalars(held) if one is not None)
+
+
 def _lock(session: Session, function: str) -> None:
     if session.get_bind().dialect.name == "postgresql":  # SQLite's writing transactions exclude each other
         session.execute(text(f"SELECT {function}({_LOCK})"))
@@ -80,6 +107,8 @@ def _delete_unreferenced_one(engine: Engine, blobs: BlobStore, sha256: str, cuto
         _lock(session, "pg_advisory_xact_lock")
         if _is_referenced(session, sha256) or blobs.written_at(sha256) >= cutoff:
             return 0
+        if any(sha256 in find_digests(_manifest(blobs, one)) for one in _newly_held(session)):
+            return 0
         session.execute(delete(Blob).where(Blob.sha256 == sha256))
         blobs.delete(sha256)
         return 1
@@ -87,7 +116,7 @@ def _delete_unreferenced_one(engine: Engine, blobs: BlobStore, sha256: str, cuto
 
 def _is_referenced(session: Session, sha256: str) -> bool:
     """Return whether a row names it. `referenced_blobs` finds the files that only a manifest names."""
-    for column in (Dataset.blob, Run.checkpoint, Version.artifact, Label.artifact):
+    for column in (Dataset.blob, Run.checkpoint, Run.initial_weights, Version.artifact, Label.artifact):
         if session.scalar(select(column).where(column == sha256).limit(1)):
             return True
     in_result = cast(Run.result, String).contains(sha256)
@@ -106,7 +135,7 @@ def referenced_blobs(session: Session, blobs: BlobStore) -> Iterator[str]:
     for column in (Dataset.blob, Run.checkpoint):
         yield from session.scalars(select(column).where(column.is_not(None)).distinct())  # type: ignore[misc]
     manifests: set[str] = set()
-    for column in (Version.artifact, Label.artifact):
+    for column in (Version.artifact, Label.artifact, Run.initial_weights):
         manifests.update(session.scalars(select(column).where(column.is_not(None)).distinct()))
     results = select(Run.result).where(Run.result.is_not(None), _is_needed())
     for result in session.scalars(results.execution_options(yield_per=500)):
@@ -116,10 +145,7 @@ def referenced_blobs(session: Session, blobs: BlobStore) -> Iterator[str]:
             manifests.update((result.get("kept_epochs") or {}).values())
     for sha256 in manifests:
         yield sha256
-        try:
-            yield from find_digests(json.loads(blobs.read(sha256)))
-        except (NotFound, Corrupt):
-            continue  # `fitserve doctor` reports it; the files that it named cannot be loaded anyway
+        yield from find_digests(_manifest(blobs, sha256))  # the files that a lost one named cannot be loaded anyway
 
 
 def find_digests(value: Any) -> Iterator[str]:

@@ -13,10 +13,11 @@ from sqlalchemy import Engine, delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from fitserve import db, logs, tracing
+from fitserve.blobs import BlobStore
 from fitserve.crash_points import crash_point
 from fitserve.errors import BadInput, Conflict
 from fitserve.ids import new_id
-from fitserve.runs import quotas
+from fitserve.runs import blob_references, quotas
 from fitserve.runs.history import CREATED, add_event
 from fitserve.settings import Limits
 from fitserve.states import RunState
@@ -110,6 +111,7 @@ def add_run(session: Session, new: NewRun, run_id: str, at: datetime) -> Run:
         attempt=0,
         spent_attempts=0,
         parent_id=new.parent_id,
+        initial_weights=initial_artifact(new.resolved),
         name=new.name,
         tags=list(new.tags),
         origin=_origin(),
@@ -122,10 +124,19 @@ def add_run(session: Session, new: NewRun, run_id: str, at: datetime) -> Run:
     return run
 
 
-def create_run(engine: Engine, new: NewRun, limits: Limits, key: RequestKey | None = None) -> tuple[Run, bool]:
+def initial_artifact(resolved: dict[str, Any]) -> str | None:
+    """Return the artifact that a resolved spec's network begins with, which is kept as long as the run."""
+    initial = resolved.get("initial_weights")
+    return initial.get("artifact") if isinstance(initial, dict) else None
+
+
+def create_run(
+    engine: Engine, new: NewRun, limits: Limits, key: RequestKey | None = None, blobs: BlobStore | None = None
+) -> tuple[Run, bool]:
     """T1, in one transaction: the key, the run, its first event. Returns the run and whether it is new.
 
-    Raises TooMany (429) where a quota of the owner or the key is used up, KeyReused (409).
+    Initial weights are looked for in `blobs`. Raises TooMany (429) where a quota of the owner or the key is used up,
+    KeyReused (409).
     """
     with db.transaction(engine) as session:
         quotas.lock_owner(session, new.owner)  # also for the same key twice at once
@@ -133,6 +144,8 @@ def create_run(engine: Engine, new: NewRun, limits: Limits, key: RequestKey | No
             session.expunge(known)
             return known, False
         quotas.check(session, new.owner, new.key_id, new.quotas, limits)
+        if blobs is not None and (artifact := initial_artifact(new.resolved)) is not None:
+            blob_references.hold_artifact(session, blobs, artifact)
         at = db.now(session)
         run = add_run(session, new, new_id("run"), at)
         if key is not None:

@@ -5,6 +5,8 @@ These are the answers' forms alone, without the layers: a client reads them and 
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -20,6 +22,10 @@ class SummaryRow(BaseModel):
     trainable: int
     inputs: tuple[str, ...] = Field(description="The layers it is connected to")
     multiply_adds: int = Field(description="Of one row, forward")
+    begins: Literal["seed", "source"] | None = Field(
+        None, description="With initial_weights: where the layer's first weights are from"
+    )
+    frozen: bool = Field(False, description="Its weights are not trained")
 
 
 class Estimates(BaseModel):

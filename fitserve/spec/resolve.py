@@ -41,6 +41,7 @@ from fitserve.spec.resolve_training import apply_label_smoothing, check_switches
 from fitserve.spec.spec import MAX_PROBLEMS, DatasetRef, Spec, SpecRefused, SplitSpec
 from fitserve.spec.target import Target, infer_task, unknown_column
 from fitserve.spec.usable_rows import FindRows, UsedColumn, left_out, refuse, untrainable, unusable_columns
+from fitserve.spec.warm_start import Source, advice, keeps_encoding, resolve_initial_weights, with_frozen, with_source
 from fitserve.spec.warnings import warnings_for
 from fitserve.validation import InvalidValue, problems_from
 
@@ -61,15 +62,16 @@ def resolve(
     limits: Limits | None = None,
     pace: float = 1.0,
     find_rows: FindRows | None = None,
+    source: Source | None = None,
 ) -> Resolved:
     """Check a spec against a dataset and write out its defaults. Raises SpecRefused with every problem.
 
     `pace` is how many times as long the workers take as the machine that the estimates were measured on. `find_rows`
-    looks up the rows that cannot be used, to name them.
+    looks up the rows that cannot be used, to name them. `source` is what `initial_weights` names.
     """
     limits = limits or Limits()
-    spec = _with_folds(_for_checks(spec))
-    whole = resolved = _resolve(spec, facts, limits, pace, find_rows, MOST_PIECES)
+    spec = _with_folds(_for_checks(with_source(spec, source, facts)))
+    whole = resolved = _resolve(spec, facts, limits, pace, find_rows, MOST_PIECES, source)
     if not default_network.leaves_network_out(spec) or spec.time_budget is None or not _bins(whole.spec):
         return whole
     for pieces in default_network.PIECES:
@@ -168,7 +170,13 @@ def _with_shrunk(resolved: Resolved, shrunk: dict[str, int]) -> Resolved:
 
 
 def _resolve(
-    spec: Spec, facts: DatasetFacts, limits: Limits, pace: float, find_rows: FindRows | None, pieces: int
+    spec: Spec,
+    facts: DatasetFacts,
+    limits: Limits,
+    pace: float,
+    find_rows: FindRows | None,
+    pieces: int,
+    source: Source | None = None,
 ) -> Resolved:
     """Resolve a spec whose default bins are at most so many, over all columns."""
     problems: list[Problem] = _over_plain_limits(spec, limits)
@@ -177,6 +185,9 @@ def _resolve(
     spec = _with_stored_names(spec, facts)
     targets = _resolve_targets(spec, facts, problems)
     features = _with_free_inputs(spec, _resolve_features(spec, targets, facts, problems, pieces), targets, problems)
+    kept = keeps_encoding(spec, source, features, problems)
+    if kept and source is not None and source.spec is not None:
+        features = list(source.spec.features or ())
     split = _resolve_split(spec, facts, problems)
     if "method" not in spec.split.model_fields_set and targets[0].task in ("binary", "multiclass"):
         split = split.model_copy(update={"method": "stratified"})
@@ -185,9 +196,8 @@ def _resolve(
 
     _check_usable_rows(spec, targets, features, facts, find_rows, problems, warnings)
     _raise(problems)
-    graph = build_graph(
-        default_network.network_of(spec, inputs := _inputs_of(features, facts), targets), inputs, targets
-    )
+    inputs = source.inputs if kept and source is not None else _inputs_of(features, facts)
+    graph = build_graph(default_network.network_of(spec, inputs, targets), inputs, targets)
     _raise(graph.problems)
     outputs = _resolve_outputs(spec, targets, graph, facts, problems, warnings)
     _raise(problems)
@@ -206,6 +216,9 @@ def _resolve(
     check_coverage_by(spec.coverage_by, plan, features, facts, problems)
     problems += over_limits(plan.estimates, plan.training, plan.ensemble, limits)
     _raise(problems)
+    initial = resolve_initial_weights(spec, source, graph, plan.ensemble, kept)
+    summary, estimates = with_frozen(plan.summary, plan.estimates, initial, members_of(plan.ensemble))
+    plan = replace(plan, summary=summary, estimates=estimates)
     chosen = [one.target for one in outputs]
     decisions = _resolve_decisions(spec, plan, chosen, facts, problems)
     _raise(problems)
@@ -222,6 +235,7 @@ def _resolve(
         preset=None,
         network=tuple(_entry(node) for node in graph.nodes.values()),
         training=plan.training,
+        initial_weights=initial,
         ensemble=plan.ensemble,
         folds=_resolved_folds(spec, plan),
         check=spec.check,
@@ -234,6 +248,7 @@ def _resolve(
         protected=spec.protected,
         model=spec.model,
     )
+    warnings += advice(initial, source, resolved, facts)
     return Resolved(resolved, plan.summary, _of_checks(spec, plan.estimates), warnings)
 
 

@@ -44,6 +44,7 @@ SHORTHANDS: dict[str, list[dict[str, Any]]] = {
     "Feature": [{"type": "string"}, {"type": "object", "minProperties": 1, "maxProperties": 1}],
     "SplitSpec": [{"type": "string"}, {"type": "object", "minProperties": 1, "maxProperties": 1}],
     "Warmup": [{"type": "integer", "minimum": 1}],
+    "InitialWeights": [{"type": "string", "minLength": 1}],
     "Abstain": [{"type": "boolean"}],
     "Adaptive": [{"type": "boolean"}],
     "Interval": [LEVELS],

@@ -15,6 +15,7 @@ from fitserve.spec.check import AnyCheck
 from fitserve.spec.decision import Decisions
 from fitserve.spec.ensemble import AnyEnsemble, AnyFolds
 from fitserve.spec.feature import Feature
+from fitserve.spec.initial_weights import InitialWeights
 from fitserve.spec.interval import Interval
 from fitserve.spec.network import DEFAULT, Network, read_network
 from fitserve.spec.search import Search
@@ -149,6 +150,10 @@ class Spec(BaseModel):
         read_network(DEFAULT), description="Layers; left out: two hidden layers of 64 units, relu, each with dropout"
     )
     training: Training = Field(Training(), description="How it is trained")
+    initial_weights: InitialWeights | None = Field(
+        None,
+        description="Trained weights to begin with, of a run, a model's version or an upload; left out: random ones",
+    )
     ensemble: AnyEnsemble = Field(
         None,
         description="Several networks whose outputs are averaged; left out: 8 where the network is left out, else none",

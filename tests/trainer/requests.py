@@ -17,6 +17,7 @@ from fitserve.spec.resolve import resolve
 from fitserve.spec.resolve_search import resolve_search
 from fitserve.spec.search import is_search, read_search
 from fitserve.spec.spec import parse
+from fitserve.spec.warm_start import Source
 from workers.trainer.interface import StopReason, TrainingRequest, TrialAssignment
 
 
@@ -97,13 +98,21 @@ _TYPES = (
 
 
 def request_of(
-    table: pa.Table, spec: dict[str, Any], folder: Path, kinds: dict[str, str] | None = None, **more: Any
+    table: pa.Table,
+    spec: dict[str, Any],
+    folder: Path,
+    kinds: dict[str, str] | None = None,
+    begins: Source | None = None,
+    **more: Any,
 ) -> TrainingRequest:
     """A request that trains on `table`. `spec` may leave out the dataset and whatever has a default."""
     facts = facts_of(table, kinds)
     body = {"dataset": "data", **spec}
     search = read_search(body)[0] if is_search(body) else None
-    resolved = resolve_search(search, facts).resolved if search else resolve(parse(body), facts).spec.to_json()
+    if search:
+        resolved = resolve_search(search, facts).resolved
+    else:
+        resolved = resolve(parse(body), facts, source=begins).spec.to_json()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "table.parquet"
     pq.write_table(table, path)

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Engine
 
-from fitserve import db
+from fitserve import artifacts, db
 from fitserve.blobs import BlobStore, disk_full_is_507, sha256_of
 from fitserve.crash_points import crash_point
 from fitserve.datasets import store
@@ -190,6 +190,7 @@ class Attempt:
                 if run.resolved.get("search")
                 else []
             )
+        source, weights = self._initial_weights(cache)
         return TrainingRequest(
             run_id=run.id,
             attempt=self.lease.attempt,
@@ -204,7 +205,17 @@ class Attempt:
             pace=float((run.estimates or {}).get("pace") or 1.0),
             limits=self.settings.limits.model_dump(mode="json"),
             trial=run.spec["trial"] if run.kind == TRIAL else None,
+            source=source,
+            weights=weights,
         )
+
+    def _initial_weights(self, cache: Path) -> tuple[Path | None, Path | None]:
+        """The manifest of the artifact that the network begins with, and its weights. Raises NotFound, Corrupt."""
+        artifact = self.claim.run.initial_weights
+        if artifact is None:
+            return None, None
+        weights = artifacts.read(self.blobs, artifact).file("weights").sha256
+        return self.blobs.local(artifact, cache), self.blobs.local(weights, cache)
 
     def _handle(self, message: Message) -> None:
         """Queue what the trainer reported, or answer it. `_housekeep` writes the reports."""

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fitserve import weights_file
 from fitserve.artifacts import onnx_session
 from fitserve.conformal import Conformal
 from fitserve.dataset_facts import DatasetFacts
@@ -29,6 +30,7 @@ from workers.trainer.data.feeds import EncodedRows, Resident
 from workers.trainer.data.preparation import PARTS, Feeds, PreparedData, fingerprint
 from workers.trainer.engine.combined_network import CombinedNetwork
 from workers.trainer.engine.compiled import RowTensors
+from workers.trainer.engine.given_weights import write_weights
 from workers.trainer.engine.loop import Loop
 from workers.trainer.engine.network import build_network, serving_network
 from workers.trainer.export import distance_graph
@@ -88,6 +90,8 @@ class FinishedRun:
         split, seed = fingerprint(self.prepared.whole), self.spec.training.seed
         receipt = make_receipt(self.request.spec, self.facts.sha256, split, seed, self.request.threads)
         receipt["weights"] = weights_digest(self._network)
+        if self.spec.initial_weights is not None:
+            receipt["initial_weights"] = self.spec.initial_weights.model_dump(mode="json")
         manifest = {**self._manifest(exported, receipt, metrics), "decisions": decisions}
         best = self.outcome.trials[self.outcome.best]
         result = {
@@ -180,8 +184,15 @@ class FinishedRun:
         )
         entries = {name: one.to_json() for name, one in self._calibrated.fitted.items()}
         self._scores = self._held_out_scores()
+        weights = folder / f"weights{weights_file.SUFFIX}"
         more = {"calibration": entries, **self._scores.entries}
-        return replace(exported, entries={**exported.entries, **more})
+        more["weights"] = write_weights(weights, self.setup.compiled.model, self._trained_weights())
+        files = {**exported.files, "weights": weights}
+        return replace(exported, files=files, entries={**exported.entries, **more})
+
+    def _trained_weights(self) -> list[list[np.ndarray]]:
+        """The current weights of each network, as from `get_weights` of the compiled one."""
+        return [self.setup.compiled.model.get_weights()]
 
     def _held_out_scores(self) -> HeldOutScores:
         """What intervals and sets of the network with its current weights are answered from."""
@@ -384,6 +395,9 @@ class FinishedEnsemble(FinishedRun):
 
     def _precise(self) -> keras.Model:
         return self._network
+
+    def _trained_weights(self) -> list[list[np.ndarray]]:
+        return list(self._weights)
 
     def _calibrated_outputs(self) -> CalibratedOutputs:
         return self._calibration_of(self._outputs, bool(self.prepared.folds))

@@ -31,6 +31,8 @@ class TrainingRequest:
     pace: float = 1.0  # at which a search's run was resolved
     limits: dict[str, Any] = field(default_factory=dict)  # fitserve.settings.Limits, for a search's trials
     trial: int | None = None  # from 0: train this trial alone, for a run that another worker holds
+    source: Path | None = None  # the manifest of the artifact that the network begins with, local and verified,
+    weights: Path | None = None  # and its file of weights
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ from workers.trainer.data.preparation import (
 from workers.trainer.engine.compact_rows import Compact
 from workers.trainer.engine.compiled import Compiled, RowTensors
 from workers.trainer.engine.dropout import seed_by_element
+from workers.trainer.engine.given_weights import GivenWeights
 from workers.trainer.engine.initial_values import InitialValues, State, set_seeds, values_of
 from workers.trainer.engine.kept_networks import KEPT, KeptNetwork, signature
 from workers.trainer.engine.network import (
@@ -94,9 +96,12 @@ def make_ready(
     dense = {name: as_tensors(spec, part) for name, part in encoded.items()} if compact is None else {}
     rows = dense or {part: as_tensors(spec, prepared.encode(part, compact)) for part in PARTS}
     network = _network(spec, rows, count, compact)
+    given = _given_weights(request, spec, report)
+    if given is not None:
+        given.assign(network.compiled.model)
     network.compiled.on_fallback = lambda reason: report.event("info", reason)
     feeds = make_feeds(request, spec, prepared, rows, size, report, compact)
-    setup = _trial_setup(request, spec, prepared, network, feeds, rows, report)
+    setup = _trial_setup(request, spec, prepared, network, feeds, rows, report, given)
     looked_at = rows["train"] if compact is None else as_tensors(spec, encoded["train"][:LOOKED_AT_ROWS])
     steps = -(-(epoch_rows(spec, prepared, size) or rows["train"].count) // size)
     setup = replace(
@@ -158,6 +163,19 @@ def _network(spec: Spec, rows: Mapping[str, RowTensors], count: int, compact: Co
     return network
 
 
+def _given_weights(request: TrainingRequest, spec: Spec, report: Reporter) -> GivenWeights | None:
+    """The weights that the networks begin with; None where the seed draws them."""
+    initial = spec.initial_weights
+    if initial is None or request.source is None or request.weights is None:
+        return None
+    members = int(json.loads(request.source.read_bytes())["weights"].get("members", 1))
+    frozen = f"; frozen: {', '.join(initial.freeze)}" if initial.freeze else ""
+    fresh = f"; from the seed: {', '.join(initial.reinitialize)}" if initial.reinitialize else ""
+    message = f"Training begins with the weights of {initial.reference}{frozen}{fresh}."
+    report.event("info", message[:2000], {"initial_weights": initial.model_dump(mode="json")})
+    return GivenWeights(request.weights, initial, members)
+
+
 def build_model(spec: Spec, seed: int, rows: int) -> keras.Model:
     """Build and compile the network of a spec, its weights drawn from `seed`. `rows` is the number of training rows."""
     set_seeds(seed)
@@ -188,6 +206,7 @@ def _trial_setup(
     feeds: Feeds,
     rows: Mapping[str, RowTensors],
     report: Reporter,
+    given: GivenWeights | None,
 ) -> TrialSetup:
     training, compiled = spec.training, network.compiled
     count = training.restarts if spec.ensemble is None else members_of(spec.ensemble)
@@ -198,7 +217,10 @@ def _trial_setup(
     first = values_of(compiled.model) if count > 1 else None
 
     def initialise(seed: int) -> State | None:
-        return first if seed == seeds[0] else network.values.of(seed)
+        if seed == seeds[0]:
+            return first
+        values = network.values.of(seed)
+        return values if given is None else given.state(compiled.model, values, seed - seeds[0])
 
     def held_out_rows() -> HeldOutRows | None:
         validation, folds = rows["validation"], prepared.folds

@@ -48,7 +48,7 @@ from services.shell import Caller, Router
 router = Router(tags=["models"])
 
 LabelName = Annotated[str, Path(max_length=100)]
-_FILE_NAMES = {"keras": "model.keras", "onnx": "model.onnx"}
+_FILE_NAMES = {"keras": "model.keras", "onnx": "model.onnx", "weights": "weights.safetensors"}
 
 
 @router.get("/models", summary="List models by name")

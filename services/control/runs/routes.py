@@ -112,7 +112,7 @@ def create_and_publish(ctx: Context, new: NewRun, key: RequestKey | None) -> tup
 
     The run is durable before the message is sent: if that fails, T10 publishes it again.
     """
-    run, is_new = create.create_run(ctx.engine, new, ctx.settings.limits, key)
+    run, is_new = create.create_run(ctx.engine, new, ctx.settings.limits, key, ctx.blobs)
     if is_new:
         telemetry.RUNS_CREATED.inc()
         ctx.queue.publish(run.id)

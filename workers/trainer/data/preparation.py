@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import resource
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from fitserve.encoding.coercion import numbers_of
 from fitserve.errors import BadInput, Problem
 from fitserve.spec.ensemble import members_of
 from fitserve.spec.feature import encoded_inputs
-from fitserve.spec.spec import Spec
+from fitserve.spec.spec import Spec, parse
 from fitserve.spec.training import Training
 from fitserve.spec.usable_rows import LEAVE_OUT, describe
 from fitserve.target_encoder import FittedTarget, TargetEncoder
@@ -120,7 +121,7 @@ def prepare(request: TrainingRequest, spec: Spec, facts: DatasetFacts, report: R
         table = read_columns(request.table, columns_of(spec))
         usable, left_out = usable_rows(table, spec, report)
         parts, folds = split_rows(table, spec, usable)
-        fitted = fit(table.take(parts.train), spec, facts)
+        fitted = fit(table.take(parts.train), spec, facts, request.source)
         return PreparedData(table, parts, fitted, folds=folds, left_out=left_out)
     whole_table = read_columns(request.table, _columns_to_split_by(spec, facts))
     usable, left_out = usable_rows(whole_table, spec, report)
@@ -135,7 +136,7 @@ def prepare(request: TrainingRequest, spec: Spec, facts: DatasetFacts, report: R
         f" {len(together)} rows.",
         {"rows": facts.rows, "sample": len(together)},
     )
-    fitted = fit(table.take(parts.train), spec, facts)
+    fitted = fit(table.take(parts.train), spec, facts, request.source)
     return PreparedData(table, _encodable(parts, spec, facts), fitted, whole, folds, together, left_out)
 
 
@@ -243,10 +244,18 @@ def fingerprint(parts: Split) -> str:
 # --- fitting -------------------------------------------------------------------------------------------
 
 
-def fit(table: pa.Table, spec: Spec, facts: DatasetFacts) -> FittedEncoding:
-    """Fit the encodings on `table`, the training rows. Raises BadInput."""
-    encoder = Encoder.fit(list(spec.features or ()), table, facts)
+def fit(table: pa.Table, spec: Spec, facts: DatasetFacts, source: Path | None = None) -> FittedEncoding:
+    """Fit the encodings on `table`, the training rows, or take those of the weights' source. Raises BadInput.
+
+    `source` is the manifest of the artifact that the network begins with.
+    """
     targets = TargetEncoder.fit(spec.target, table, facts)
+    if source is not None and spec.initial_weights is not None and spec.initial_weights.encoding == "source":
+        manifest = json.loads(source.read_bytes())
+        encoder = Encoder.from_json(manifest["encoder"])
+        targets = _as_in_source(targets, spec, manifest)
+    else:
+        encoder = Encoder.fit(list(spec.features or ()), table, facts)
     weights: dict[str, np.ndarray] = {}
     if spec.training.class_weight is not None:
         encoded = targets.encode(table)
@@ -254,6 +263,18 @@ def fit(table: pa.Table, spec: Spec, facts: DatasetFacts) -> FittedEncoding:
             if target.task in ("binary", "multiclass"):
                 weights[target.name] = _class_weights(spec.training, target, _labels(target, encoded[target.name]))
     return FittedEncoding(encoder, targets, weights, spec.training.sample_weight)
+
+
+def _as_in_source(targets: TargetEncoder, spec: Spec, manifest: Mapping[str, Any]) -> TargetEncoder:
+    """Targets with the scale that the source's outputs have; the range of answers is that of these rows."""
+    own = {target.name: target for target in TargetEncoder.from_json(manifest["targets"]).targets}
+    same = {target.name for target in parse(manifest["spec"]).target if target in spec.target}
+    return TargetEncoder(
+        tuple(
+            replace(own[fitted.name], low=fitted.low, high=fitted.high) if fitted.name in same else fitted
+            for fitted in targets.targets
+        )
+    )
 
 
 def _labels(target: FittedTarget, encoded: np.ndarray) -> Any:

@@ -58,6 +58,7 @@ def signature(spec: Spec, rows: Sequence[RowTensors], batch_size: int, steps: in
     shapes = [[f"{t.dtype.name}{tuple(t.shape[1:])}" for t in tf.nest.flatten(part.as_tuple())] for part in rows]
     structures = [str(tf.nest.map_structure(lambda _: 0, part.as_tuple())) for part in rows]
     ends = {name: body.get(name) for name in ("network", "target", "ensemble")}
+    ends["frozen"] = (body.get("initial_weights") or {}).get("freeze")
     devices = [device.name for device in tf.config.list_logical_devices()]
     own = [training, ends, shapes, structures, batch_size, steps if training["warmup"] else None, devices, str(compact)]
     return json.dumps(own, sort_keys=True, default=str)

@@ -180,6 +180,7 @@ def build_network(spec: Spec) -> keras.Model:
     inputs: dict[str, Any] = {}
     outputs: dict[str, Any] = {}
     names = keras_names(str(node.name) for node in spec.network)
+    frozen = set(spec.initial_weights.freeze) if spec.initial_weights else set()
     for node in spec.network:
         name = str(node.name)
         if isinstance(node.layer, Input):
@@ -192,6 +193,8 @@ def build_network(spec: Spec) -> keras.Model:
             layer.spec_name = name
         sources = [tensors[source] for source in node.inputs or ()]
         tensors[name] = layer(sources if type(node.layer).merges else sources[0])
+        if name in frozen:
+            layer.trainable = False  # of a BatchNormalization also: it uses the source's averages, and keeps them
         if isinstance(node.output, str):
             outputs[node.output] = tensors[name]
     return keras.Model(inputs=inputs, outputs={target.name: outputs[target.name] for target in spec.target})

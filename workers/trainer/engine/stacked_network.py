@@ -85,6 +85,8 @@ def stacking_obstacle(model: keras.Model, replicas: int, rows: int, batch_size: 
     for node in nodes_of(model):
         if reason := _layer_obstacle(node.operation):
             return reason
+    if any(not layer.trainable for layer in model.layers):
+        return "a frozen layer"
     step = work(model, batch_size)
     embedded = sum(int(np.prod(v.shape)) for o in model.layers if type(o) is L.Embedding for v in o.trainable_variables)
     units = sum(int(np.prod(tensor.shape[1:])) for tensor in outputs_of(model).values())
