@@ -15,6 +15,7 @@ from fitserve.spec.check import Check, RangeTest
 from fitserve.spec.component import DEFERRED, Family
 from fitserve.spec.ensemble import Ensemble, Folds
 from fitserve.spec.feature import Feature
+from fitserve.spec.initial_weights import InitialWeights
 from fitserve.spec.schema import FAMILIES, PATH, arguments, json_schema
 from fitserve.spec.search import Search
 from fitserve.spec.spec import Spec, SplitSpec
@@ -36,6 +37,7 @@ MODELS: Sequence[tuple[str, type[BaseModel]]] = (
     ("`target`", Target),
     ("`split`", SplitSpec),
     ("`training`", Training),
+    ("`initial_weights`", InitialWeights),
     ("`ensemble`", Ensemble),
     ("`folds`", Folds),
     ("`search`", Search),

@@ -89,6 +89,7 @@ def _of_training(format: str, spec: Mapping[str, Any] | None) -> list[Problem]:
     named = [f"/{part}" for part in ("ensemble", "folds") if spec.get(part)]
     named += [f"/training/{part}" for part in _CODE_TRAINING if training.get(part)]
     named += ["/training/restarts"] if training["restarts"] > 1 else []
+    named += ["/initial_weights"] if spec.get("initial_weights") else []
     named += ["/target"] if len(spec["target"]) > 1 or spec["target"][0]["task"] == "multilabel" else []
     for at, node in enumerate(spec["network"]):
         kind = next(name for name in node if name[0].isupper())

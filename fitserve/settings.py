@@ -26,6 +26,8 @@ class Limits(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="FITSERVE_LIMIT_", extra="ignore")
 
     upload_bytes: int = Field(20 * GB, description="Bytes of one upload, as sent")
+    weights_bytes: int = Field(1 * GB, description="Bytes of one file of weights that is uploaded")
+    stored_weights_bytes: int = Field(10 * GB, description="Bytes of uploaded weights that one owner keeps")
     expanded_bytes: int = Field(100 * GB, description="Bytes of one upload after decompression")
     expansion_ratio: int = Field(100, description="Decompressed bytes for each compressed byte")
     rows: int = Field(200_000_000, description="Rows of a dataset")

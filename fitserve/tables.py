@@ -123,6 +123,20 @@ class StagedRows(Base):
     created_at: Mapped[datetime]
 
 
+class UploadedWeights(Base):
+    """Arrays by layer, for networks to begin with. Only `fitserve.uploaded_weights` writes here."""
+
+    __tablename__ = "uploaded_weights"
+    __table_args__ = (UniqueConstraint("owner", "sha256"),)
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)  # ids sort by time
+    owner: Mapped[str] = mapped_column(String(63))
+    sha256: Mapped[str] = mapped_column(String(64))  # of the file, as sent
+    artifact: Mapped[str] = mapped_column(ForeignKey("blobs.sha256"))  # the manifest that names it
+    bytes: Mapped[int]
+    parameters: Mapped[int]
+    created_at: Mapped[datetime]
+
+
 class Upload(Base):
     """An unfinished resumable upload."""
 

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from fitserve import artifacts, registry
+from fitserve import artifacts, registry, uploaded_weights
 from fitserve.artifacts import Artifact
 from fitserve.blobs import BlobStore
 from fitserve.encoder import Encoder
@@ -20,8 +20,6 @@ from fitserve.spec.spec import Spec, parse
 from fitserve.spec.warm_start import Source
 from fitserve.states import RunState
 from fitserve.tables import Run, Version
-
-KIND = "weights"  # of the file in an artifact
 
 
 def find_source(session: Session, blobs: BlobStore, spec: Spec, *, owner: str, sees: str | None) -> Source | None:
@@ -45,6 +43,9 @@ def find_source(session: Session, blobs: BlobStore, spec: Spec, *, owner: str, s
 
 
 def _found(session: Session, blobs: BlobStore, wanted: InitialWeights, sees: str | None) -> Source:
+    if wanted.upload is not None:
+        upload = uploaded_weights.get(session, wanted.upload, sees)
+        return source_of(artifacts.read(blobs, upload.artifact), f"The upload {upload.id}", {"upload": upload.id})
     if wanted.model is not None:
         version, number, candidates = _version(session, wanted.model, sees)
         name, ids = f"The model {number}", {"model": number, "run": version.run_id}
@@ -118,7 +119,7 @@ def _version(session: Session, reference: str, sees: str | None) -> tuple[Versio
 
 def source_of(artifact: Artifact, name: str, ids: Mapping[str, str | None]) -> Source:
     """Return a source from its manifest. Raises Conflict where it has no file of weights."""
-    entry: dict[str, Any] | None = artifact.manifest.get(KIND)
+    entry: dict[str, Any] | None = artifact.manifest.get(uploaded_weights.KIND)
     if entry is None:
         raise Conflict(
             f"{name} was trained by an earlier release, which kept no weights by layer.",

@@ -18,6 +18,7 @@ from fitserve.client.runs import Runs
 from fitserve.client.trained import Trained, check_columns, check_target, dataset_of, default_name, labels_in
 from fitserve.client.upload_body import dataset_name
 from fitserve.client.webhooks import Webhooks
+from fitserve.client.weights import Weights
 from fitserve.dataset_facts import Kind
 from fitserve.wire.admin import AuditEntry, SystemInfo
 
@@ -62,6 +63,7 @@ class Client(Resource):
         super().__init__(connection)
         self.datasets = Datasets(connection)
         self.runs = Runs(connection)
+        self.weights = Weights(connection)
         self.models = Models(connection)
         self.rollouts = Rollouts(connection)
         self.keys = Keys(connection)

@@ -19,6 +19,7 @@ from fitserve.client.errors import RunEnded, WaitedTooLong
 from fitserve.client.events import follow
 from fitserve.client.history import History, card
 from fitserve.client.models import wait_until_served
+from fitserve.client.weights import Weights
 from fitserve.errors import BadInput, FitserveError
 from fitserve.states import TERMINAL
 from fitserve.wire.insight import (
@@ -329,12 +330,21 @@ class Runs(Resource):
     """`client.runs`."""
 
     def create(
-        self, spec: Any = None, /, *, priority: int = 0, idempotency_key: str | None = None, **parts: Any
+        self,
+        spec: Any = None,
+        /,
+        *,
+        priority: int = 0,
+        idempotency_key: str | None = None,
+        weights: bool = False,
+        **parts: Any,
     ) -> Run:
         """Submit a spec: a mapping, a file's path, YAML text, or its parts as keywords, which take precedence.
 
-        `network` may be a Keras model; its configuration is sent. The request carries an Idempotency-Key, so that
-        sending it again after a lost connection starts no second run. A higher `priority` (-100 to 100) goes first.
+        `network` may be a Keras model: its configuration is sent, and with `weights` its weights too, as arrays, for
+        the run to begin with; `initial_weights={"freeze": [...]}` says which of them stay. The request carries an
+        Idempotency-Key, so that sending it again after a lost connection starts no second run. A higher `priority`
+        (-100 to 100) goes first.
 
         Raises BadInput with a pointer to each problem, NotFound for the dataset, TooMany for a quota.
 
@@ -342,10 +352,19 @@ class Runs(Resource):
             >>> client.runs.create("spec.yaml", training={"epochs": 50})
             >>> client.runs.create(dataset="admissions", target="admit", network=keras_model, model="admissions")
         """
+        if weights:
+            parts = {**parts, "initial_weights": self._upload_weights(parts)}
         headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
         query = {"priority": priority or None}
         answer = self._connection.send("POST", _PATH, json=spec_of(spec, parts), headers=headers, query=query)
         return Run.bind(answer.json(), self._connection)
+
+    def _upload_weights(self, parts: Mapping[str, Any]) -> dict[str, Any]:
+        """Upload the weights of the Keras model that is the network. Return `initial_weights`. Raises BadInput."""
+        network, begins = parts.get("network"), parts.get("initial_weights") or {}
+        if not isinstance(begins, Mapping) or {"run", "model", "upload"} & begins.keys():
+            raise BadInput("weights=True sends those of the network.", fix="Leave weights, or the source, out.")
+        return {**begins, "upload": Weights(self._connection).upload(network).id}
 
     def validate(self, spec: Any = None, /, **parts: Any) -> Validation:
         """Check a spec as `create` does, without queuing it. Return the resolved spec, the layers, the estimates."""

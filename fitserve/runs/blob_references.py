@@ -20,8 +20,11 @@ from fitserve.blobs import BlobStore, Corrupt, StoredBlob
 from fitserve.errors import NotFound, Unavailable
 from fitserve.runs.history import add_blob_rows
 from fitserve.states import TERMINAL, TRIAL
-from fitserve.tables import Blob, Dataset, Label, Run, Version
+from fitserve.tables import Blob, Dataset, Label, Run, UploadedWeights, Version
 
+# Columns that name an artifact, whose manifest names further files; and all that name a blob.
+_MANIFESTS = (Version.artifact, Label.artifact, Run.initial_weights, UploadedWeights.artifact)
+_COLUMNS = (Dataset.blob, Run.checkpoint, *_MANIFESTS)
 _LOCK = 0x66697473  # an arbitrary number, the same in every process
 
 
@@ -116,7 +119,7 @@ def _delete_unreferenced_one(engine: Engine, blobs: BlobStore, sha256: str, cuto
 
 def _is_referenced(session: Session, sha256: str) -> bool:
     """Return whether a row names it. `referenced_blobs` finds the files that only a manifest names."""
-    for column in (Dataset.blob, Run.checkpoint, Run.initial_weights, Version.artifact, Label.artifact):
+    for column in _COLUMNS:
         if session.scalar(select(column).where(column == sha256).limit(1)):
             return True
     in_result = cast(Run.result, String).contains(sha256)
@@ -135,7 +138,7 @@ def referenced_blobs(session: Session, blobs: BlobStore) -> Iterator[str]:
     for column in (Dataset.blob, Run.checkpoint):
         yield from session.scalars(select(column).where(column.is_not(None)).distinct())  # type: ignore[misc]
     manifests: set[str] = set()
-    for column in (Version.artifact, Label.artifact, Run.initial_weights):
+    for column in _MANIFESTS:
         manifests.update(session.scalars(select(column).where(column.is_not(None)).distinct()))
     results = select(Run.result).where(Run.result.is_not(None), _is_needed())
     for result in session.scalars(results.execution_options(yield_per=500)):

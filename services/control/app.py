@@ -32,7 +32,7 @@ from services.control.models import (
 )
 from services.control.models import routes as models
 from services.control.pages import mount_dashboard
-from services.control.runs import events, list_routes
+from services.control.runs import events, list_routes, weights_routes
 from services.control.runs import routes as runs
 from services.shell import make_app
 from services.shell.auth import refuse_unprotected_address
@@ -46,6 +46,7 @@ ROUTERS = (
         openapi,
         runs,
         list_routes,
+        weights_routes,
         events,
         insight,
         fork_routes,

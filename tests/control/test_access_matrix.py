@@ -13,10 +13,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute, iter_route_contexts
 from fastapi.testclient import TestClient
+from safetensors.numpy import save
 
 from fitserve import api_keys, db, registry
 from fitserve.settings import Settings
@@ -55,6 +57,7 @@ CHANGES = {
     "datasets": "upload",
     "runs": "train",
     "run-tags": "train",
+    "weights": "upload",
     "models": "train",
     "webhooks": "train",
     "automations": "train",
@@ -65,13 +68,18 @@ BY_NOUN = {"uploads": "upload"}  # reading one's own upload is part of uploading
 READ_BY_POST = {"POST /api/v1/runs/{run_id}/explain"}
 
 # Path parameters, each of which must be listed here: does it name something that has an owner?
-OWNED = {"ref", "run_id", "upload_id", "name", "key_id", "webhook_id", "automation_id"}
+OWNED = {"ref", "run_id", "upload_id", "name", "key_id", "webhook_id", "automation_id", "weights_id"}
 PART_OF = {"n", "number", "label", "kind", "form", "trial", "rollout_id", "delivery_id"}  # of something owned
 NEW_NAME = {"PUT /api/v1/datasets/{ref}"}  # a taken name is a conflict (409), not a secret
 
 # Operations in which a parameter has another meaning
 SPECIAL_PARAMETERS = {"GET /api/v1/runs/{run_id}/plots/{kind}.{form}": {"kind": "complexity"}}
 UNAVAILABLE = {"GET /api/v1/models/{name}/traffic"}  # 503: there is no prediction service here
+
+
+def weights_file() -> bytes:
+    return save({"dense/0": np.ones((1, 2), np.float32)})
+
 
 POLICY: dict[str, Any] = {
     "on": {"schedule": "0 3 * * *"},
@@ -99,6 +107,7 @@ BODIES: dict[str, dict[str, Any]] = {
         "headers": {"Content-Type": "application/offset+octet-stream", "Upload-Offset": "0"},
     },
     "POST /api/v1/uploads": {"headers": {"Upload-Length": "5"}},
+    "POST /api/v1/weights": {"content": weights_file()},
     "POST /api/v1/webhooks": {"json": {"url": "https://8.8.8.8/hook", "events": ["run.failed"]}},
     "PATCH /api/v1/webhooks/{webhook_id}": {"json": {"description": "x"}},
     "POST /api/v1/automations": {"json": {**POLICY, "name": "another"}},
@@ -174,6 +183,7 @@ def create_resources(scenario: Scenario) -> None:
     create("PUT", "/datasets/table", "upload", content=table)
     run = create("POST", "/runs", "train", json={"dataset": "table", "target": "y", "network": [{"Dense": 2}]})
     upload = create("POST", "/uploads", "upload", headers={"Upload-Length": "5"})
+    weights = create("POST", "/weights", "upload", content=weights_file()).json()["id"]
     toys.register("served", numeric(hidden=(2,)))
     toys.register("served", numeric(hidden=(2,), seed=1))
     toys.change(registry.set_label, "served", "champion", version_number=1)
@@ -199,6 +209,7 @@ def create_resources(scenario: Scenario) -> None:
         "webhook_id": hook,
         "delivery_id": tested,
         "automation_id": automation,
+        "weights_id": weights,
         "form": "png",
     }
 
@@ -299,7 +310,7 @@ def test_other_owners_see_only_what_is_shared_and_change_nothing(scenario: Scena
     for operation in owned:
         scope = scope_of(operation)
         answer = scenario.request(operation, scenario.token("bob", "read" if scope == ANY else scope))
-        if parameters(operation) & {"upload_id", "key_id", "webhook_id", "automation_id"}:  # never shared
+        if parameters(operation) & {"upload_id", "key_id", "webhook_id", "automation_id", "weights_id"}:  # never shared
             assert answer.status_code == 404, (operation, answer.text[:300])
         elif scope == "read":
             assert answer.status_code not in (401, 403), (operation, answer.text[:300])
