@@ -21,6 +21,7 @@ from fitserve.cli import (
     spec,
     train,
     webhooks,
+    weights,
 )
 from fitserve.cli.session import Session
 
@@ -38,6 +39,7 @@ GROUPS = (
     mcp.group,
     webhooks.group,
     automations.group,
+    weights.group,
 )
 
 app = typer.Typer(

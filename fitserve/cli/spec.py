@@ -16,6 +16,7 @@ from fitserve.errors import BadInput
 
 if TYPE_CHECKING:
     from fitserve.client import Client
+    from fitserve.spec.assessment import SummaryRow
     from fitserve.wire.runs import Validation
 
 group = typer.Typer(name="spec", no_args_is_help=True, help="Specs: start one, check one, the schema for editors.")
@@ -125,8 +126,13 @@ def check(
 
 
 def _report(validation: Validation) -> list[Any]:
-    names = ("layer", "class", "output shape", "parameters", "connected to")
-    rows = [(row.name, row.layer, _shape(row.output_shape), row.parameters, row.inputs) for row in validation.summary]
+    names: tuple[str, ...] = ("layer", "class", "output shape", "parameters", "connected to")
+    rows: list[Any] = [
+        (row.name, row.layer, _shape(row.output_shape), row.parameters, row.inputs) for row in validation.summary
+    ]
+    if any(row.begins for row in validation.summary):
+        names = (*names, "begins with")
+        rows = [(*cells, _begins(row)) for cells, row in zip(rows, validation.summary, strict=True)]
     costs = validation.estimates
     estimates = {
         "parameters": costs.parameters,
@@ -139,6 +145,11 @@ def _report(validation: Validation) -> list[Any]:
         for item in validation.warnings
     ]
     return [screen.table(names, rows), "", screen.pairs(estimates), *warnings]
+
+
+def _begins(row: SummaryRow) -> str:
+    """Return where a layer's first weights are from, and whether they stay."""
+    return {"source": "the source's weights", "seed": "the seed's", None: ""}[row.begins] + ", frozen" * row.frozen
 
 
 def _shape(shape: tuple[int | None, ...]) -> str:

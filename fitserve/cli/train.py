@@ -35,6 +35,7 @@ _HEADER_BYTES = 100_000
     "fitserve train admissions --target admit --set training.epochs=50",
     "fitserve train spec.yaml --watch",
     "fitserve train spec.yaml --set training.epochs=50 --set training.seed=1",
+    "fitserve train admissions --target admit --initial-weights admissions@2 --freeze dense",
     rich_help_panel="Work",
 )
 def train(
@@ -57,6 +58,13 @@ def train(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change a value of the spec, as training.epochs=50. Repeatable.")
     ] = None,
+    initial_weights: Annotated[
+        str | None,
+        typer.Option(help="Begin with trained weights: a run, a model, name@version, or an upload."),
+    ] = None,
+    freeze: Annotated[
+        list[str] | None, typer.Option(help="With --initial-weights: a layer that is not trained. Repeatable.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The dataset's name. Default: from the file's name.")] = None,
     model: Annotated[str | None, typer.Option(help="Serve it under this name. Default: the dataset's.")] = None,
     kind: Annotated[
@@ -71,7 +79,7 @@ def train(
     Of a table it shows how each column was read, trains what the defaults choose, and ends with the scores beside
     those of simpler models. The exit code of a watched run tells how it ended: 0 succeeded, 7 failed, 8 cancelled.
     """
-    changes = set_ or []
+    changes = [*_begins(initial_weights, freeze or []), *(set_ or [])]
     if is_spec(what, target):
         body = _spec(what, target, changes, name, model, kind)
         with session.client() as client:
@@ -91,6 +99,16 @@ def train(
             return
         watch(session, run, hints=False)
         _conclude(session, run, dataset, targets)
+
+
+def _begins(source: str | None, freeze: list[str]) -> list[str]:
+    """Return the changes to a spec that begin its network with trained weights. Raises BadInput."""
+    if source is None:
+        if freeze:
+            raise BadInput("Only given weights can be frozen.", received="--freeze", fix="--initial-weights SOURCE")
+        return []
+    kind = "run" if source.startswith("run_") else "upload" if source.startswith("wts_") else "model"
+    return [f"initial_weights={json.dumps({kind: source, 'freeze': freeze})}"]
 
 
 def is_spec(what: str, target: Sequence[str] | None) -> bool:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     import pandas
     import polars
 
+_SUFFIXES = {"weights": "safetensors"}  # of files by kind, where it is not the kind
 FILE_TIMEOUT = 300.0  # seconds without a byte
 _EXPORT_POLL = 0.3  # seconds between two requests for an export's state
 _POLL = 0.05  # seconds between two requests for a version's state
@@ -166,12 +167,15 @@ class Models(Resource):
         *,
         progress: Progress | None = None,
     ) -> Path:
-        """Write `model.keras` (which takes raw columns in plain Keras) or `model.onnx` (the serving graph).
+        """Write `model.keras` (which takes raw columns in plain Keras), `model.onnx` (the serving graph), or `weights`.
 
         The bytes are checked against their SHA-256 before the file appears. `path` is a file, or a folder.
         Raises NotFound.
         """
-        source, name = model_path(model, "versions", version, "files", kind), f"{model}-{version}.{kind}"
+        source, name = (
+            model_path(model, "versions", version, "files", kind),
+            f"{model}-{version}.{_SUFFIXES.get(kind, kind)}",
+        )
         return transfers.download(self._connection, source, path, name, progress, timeout=FILE_TIMEOUT)
 
     def card(self, model: str, version: int, format: Literal["markdown", "html"] = "markdown") -> str:

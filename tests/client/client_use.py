@@ -13,7 +13,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from fitserve.client import automations, client, datasets, keys, models, rollouts, runs, webhooks
+from fitserve.client import automations, client, datasets, keys, models, rollouts, runs, webhooks, weights
 from fitserve.client.connection import Connection
 
 CLASSES = (
@@ -28,6 +28,7 @@ CLASSES = (
     keys.Keys,
     webhooks.Webhooks,
     automations.Automations,
+    weights.Weights,
 )
 
 

@@ -9,11 +9,13 @@ import json
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+from safetensors.numpy import load_file
 
 from fitserve.client import AsyncClient, Client, RunEnded, WaitedTooLong
 from fitserve.client.runs import Run
@@ -197,6 +199,64 @@ def test_specs_come_as_files_text_parts_and_keras_models(client: Client, trained
     checked = client.runs.validate(dataset=trained.dataset, target="side", network=Model())
     assert [row.name for row in checked.summary if row.layer == "Dense"] == ["d", "o"]
     assert checked.estimates.parameters > 0
+
+
+def test_a_keras_models_weights_begin_a_run(client: Client, trained: Run, tmp_path: Path) -> None:
+    class Layer:
+        def __init__(self, name: str, *shapes: tuple[int, ...]) -> None:
+            self.name, self._arrays = name, [np.full(shape, 0.25, np.float32) for shape in shapes]
+
+        def get_weights(self) -> list[Any]:
+            return self._arrays
+
+    class Model:  # as much of a Keras model as is used
+        layers = (Layer("body", (2, 3), (3,)), Layer("drop"), Layer("end", (3, 1), (1,)))
+
+        def to_json(self) -> str:
+            parts = [
+                ("Dense", "body", {"units": 3}),
+                ("Dropout", "drop", {"rate": 0.1}),
+                ("Dense", "end", {"units": 1}),
+            ]
+            layers = [
+                {"module": "keras.layers", "class_name": kind, "config": {"name": name, **own}}
+                for kind, name, own in parts
+            ]
+            layers[-1]["config"]["activation"] = "sigmoid"
+            return json.dumps({"module": "keras", "class_name": "Sequential", "config": {"layers": layers}})
+
+        def get_weights(self) -> list[Any]:
+            return [array for layer in self.layers for array in layer.get_weights()]
+
+    spec = {
+        "dataset": trained.dataset,
+        "target": "side",
+        "features": {"x": "standardize", "y": "standardize"},
+        "training": {"epochs": 1, "optimizer": {"SGD": {"learning_rate": 0.0}}},
+    }
+    begun = client.runs.create(
+        spec, network=Model(), weights=True, initial_weights={"freeze": "body"}, model="client-begun"
+    )
+    initial = begun.resolved["initial_weights"]
+    (kept,) = [one for one in client.weights.list() if one.id == initial["upload"]]
+    assert (kept.parameters, initial["freeze"], initial["encoding"]) == (13, ["body"], "fit")
+    assert client.weights.get(kept.id).tensors["body/0"] == [2, 3]
+    begun.wait(PATIENCE)
+    path = client.models.download("client-begun", 1, tmp_path, "weights")
+    assert path.name == "client-begun-1.safetensors"
+    assert {name: float(array.max()) for name, array in load_file(path).items()} == dict.fromkeys(
+        ("body/0", "body/1", "end/0", "end/1"), 0.25
+    )
+    client.weights.delete(kept.id)
+    with pytest.raises(NotFound):
+        client.weights.get(kept.id)
+    again = client.runs.create(begun.resolved, training={**begun.resolved["training"], "seed": 1})
+    assert again.wait(PATIENCE).resolved["initial_weights"] == initial  # what a run of ours holds can be named again
+    with pytest.raises(BadInput, match="has no weights"):
+        client.runs.create(spec, network=[{"Dense": 3}], weights=True)
+    wrong = {"body/0": np.ones((3, 3)), "body/1": np.ones(3), "end/0": np.ones((3, 1)), "end/1": np.ones(1)}
+    with pytest.raises(BadInput, match=r"is \[2, 3\]; in The upload .* it is \[3, 3\]"):
+        client.runs.create(spec, network=Model(), initial_weights=client.weights.upload(wrong).id)
 
 
 def test_a_refused_spec_points_at_what_is_wrong(client: Client, trained: Run) -> None:

@@ -8,7 +8,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from docs import make_cli
 from fitserve.client import Client
@@ -140,6 +142,10 @@ def example_objects(server: Server, tmp_path_factory: pytest.TempPathFactory) ->
             _prepare_rollout(client, command, max(run.version or 0 for run in finished))
         if command.startswith("automations "):
             _prepare_automation(client, command, into)
+        weights = ""
+        if command.startswith("weights "):
+            save_file({"dense/0": np.ones((3, 2), np.float32)}, into / "body.safetensors")
+            weights = client.weights.upload(into / "body.safetensors").id
         hook = ""
         if command.startswith("webhooks "):
             hook = client.webhooks.create("https://8.8.8.8/hook", events=["run.failed"]).id
@@ -149,6 +155,7 @@ def example_objects(server: Server, tmp_path_factory: pytest.TempPathFactory) ->
             "run_01kc...": finished[1].id,
             "key_01kb...": key,
             "wh_01kb...": hook,
+            "wts_01kb...": weights,
             "--channel team-chat": "https://8.8.8.8/chat",
             "| jq .resolved": "| grep epochs",
         }

@@ -322,6 +322,8 @@ export const en = {
   "run.left": "about {time} left",
   "run.live": "live",
   "run.noworker": "No workers are online.",
+  "run.begins": "begins with the weights of",
+  "run.frozen": "{layers} frozen",
   "run.parent": "from",
   "run.progress": "Progress",
   "run.queued": "Queued; {n} {n:run|runs} ahead.",

@@ -38,11 +38,19 @@ export default function RunPage() {
   return <RunView key={id} run={run.data} />;
 }
 
+interface InitialWeights {
+  run: string | null;
+  model: string | null;
+  upload: string | null;
+  freeze: string[];
+}
+
 function RunView({ run }: { run: RunDetail }) {
   const t = useText();
   const running = isLive(run);
   const live = useLive(run.id, running);
   const { dataset, target } = about(run.resolved);
+  const begins = run.resolved.initial_weights as InitialWeights | null | undefined;
   const found: TabSpec[] = hasFound(run) ? [{ id: "found", title: t("tab.found"), content: () => <RunFound run={run} /> }] : [];
   const asked = ["ablate", "check", "folds"].some((key) => key in run.spec); // the default's folds are not what is looked for
   const tabs: TabSpec[] = [
@@ -82,6 +90,19 @@ function RunView({ run }: { run: RunDetail }) {
                 · {t("model")} <Link to={`/models/${encodeURIComponent(run.model)}`}>{run.model}</Link>
               </>
             )}{" "}
+            {begins && (
+              <>
+                · {t("run.begins")}{" "}
+                {begins.model ? (
+                  <Link to={`/models/${encodeURIComponent(begins.model.split("@")[0] ?? "")}`}>{begins.model}</Link>
+                ) : begins.run ? (
+                  <Link to={`/runs/${encodeURIComponent(begins.run)}`}>{shortId(begins.run)}</Link>
+                ) : (
+                  <span className="mono">{begins.upload}</span>
+                )}
+                {begins.freeze.length > 0 && <> ({t("run.frozen", { layers: begins.freeze.join(", ") })})</>}{" "}
+              </>
+            )}
             · <span className="mono">{run.id}</span> · {ago(run.created_at)}
           </p>
           <AboutLine run={run} />
