@@ -23,7 +23,7 @@ MEDIA_TYPE = "application/octet-stream"
 MAX_HEADER = 8 * 1024 * 1024  # bytes
 MAX_TENSORS = 100_000
 MAX_RANK = 8
-_DTYPES = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
+_DTYPES: dict[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 _CHUNK = 1_000_000  # numbers that are checked at once
 _LENGTH = 8  # bytes of the header's length
 
@@ -117,7 +117,7 @@ def _tensors(header: Mapping[str, Any], begin: int) -> dict[str, Tensor]:
                 received=name[:80],
                 expected="the layer and the place of the array in layer.weights, such as dense/0",
             )
-        dtype, shape, offsets = (entry.get(key) if isinstance(entry, dict) else None for key in _MEMBERS)
+        dtype, shape, offsets = _members(entry)
         if dtype not in _DTYPES:
             raise BadInput(
                 f"{name[:80]} has the dtype {str(dtype)[:20]}.",
@@ -137,7 +137,10 @@ def _tensors(header: Mapping[str, Any], begin: int) -> dict[str, Tensor]:
     return dict(sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].size)))
 
 
-_MEMBERS = ("dtype", "shape", "data_offsets")
+def _members(entry: Any) -> tuple[Any, Any, Any]:
+    if not isinstance(entry, dict):
+        return None, None, None
+    return entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
 
 
 def _are_counts(value: Any, most: int) -> bool:

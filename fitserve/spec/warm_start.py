@@ -233,15 +233,13 @@ def _differences(graph: NetworkGraph, node: GraphNode, weights: Sequence[Weight]
     if theirs == own:
         return []
     place = next(at for at in range(len(own) + 1) if at >= min(len(own), len(theirs)) or own[at] != theirs[at])
-    if place >= len(own) or place >= len(theirs):
-        what = f"{len(own)} arrays of weights; it has {len(theirs)} in {source.name}."
-        detail, received, expected = f"{node.name!r} has {what}", len(theirs), f"{len(own)} arrays"
+    received: Any = len(theirs)
+    if place >= min(len(own), len(theirs)):
+        detail = f"{node.name!r} has {len(own)} arrays of weights; it has {len(theirs)} in {source.name}."
+        expected = f"{len(own)} arrays"
     else:
-        detail = (
-            f"The {weights[place].name} of {node.name!r} is {list(own[place])}; in {source.name} it is"
-            f" {list(theirs[place])}."
-        )
         received, expected = list(theirs[place]), str(list(own[place]))
+        detail = f"The {weights[place].name} of {node.name!r} is {expected}; in {source.name} it is {received}."
     reads_input = any(isinstance(graph.nodes[name].layer, Input) for name in node.inputs)
     if reads_input and source.spec is not None:
         fix = f"Leave features out to have the source's, or {reinitialize}"
