@@ -12,6 +12,7 @@ from fitserve.spec.as_written import rewrite
 from fitserve.spec.resolve import Resolved, resolve
 from fitserve.spec.spec import parse
 from fitserve.submission import estimates_of
+from fitserve.trained_weights import find_source
 from fitserve.wire.runs import RunInfo
 from services.control.insight.run_insight import RunInsight
 from services.control.runs.routes import Submission, create_and_publish, read_run_info
@@ -34,9 +35,11 @@ def submit_child(
     ctx, caller, run = submission.ctx, submission.caller, insight.run
     with db.reading(ctx.engine) as session:
         pace = queries.measured_pace(session)
+        # As the run has found it: its author's words may mean another version by now.
+        source = find_source(session, ctx.blobs, parse(run.resolved), owner=run.owner, sees=run.owner)
 
     def resolved_of(spec: Any) -> Resolved:
-        return resolve(parse(spec), insight.record.facts, ctx.settings.limits, pace)
+        return resolve(parse(spec), insight.record.facts, ctx.settings.limits, pace, source=source)
 
     spec = rewrite(run.spec, spec, lambda candidate: resolved_of(candidate).spec.to_json())
     resolved = resolved_of(spec)
