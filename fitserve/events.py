@@ -38,6 +38,8 @@ TYPES: Final[Mapping[str, str]] = {
     "automation.decided": "An automation's gate decided: automation, name, decision, why, run, model, version.",
     "automation.refused": "An automation did not train on a broken table: automation, name, dataset, report.",
     "automation.paused": "An automation is paused after repeated failures: automation, name, failures, reason.",
+    "alarm.started": "Something is wrong with the server: alarm, name, subject, severity, detail, figures.",
+    "alarm.ended": "It is over: alarm, name, subject, severity, detail, since.",
     "webhook.test": "Someone asked for a test: webhook, message.",
     "webhook.disabled": "A webhook was disabled because its deliveries kept failing: webhook, reason, failing_since.",
 }

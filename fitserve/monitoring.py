@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, CursorResult, Engine, case, delete, func, 
 from sqlalchemy.orm import Session
 
 from fitserve import db, drift, events, live_coverage
-from fitserve.tables import Drifting, Feedback, Model, StoredPrediction, Window
+from fitserve.tables import Drifting, Feedback, Model, ModelFault, StoredPrediction, TrafficSample, Window
 
 SLICES = 12  # of a window
 MOST_SLICES = 50  # of a version and target: labels of `coverage_by`
@@ -302,5 +302,5 @@ def _judged_slices(rows: Sequence[Any], classified: bool) -> list[dict[str, Any]
 
 def delete_model(session: Session, model: str) -> None:
     """Delete the rows of a deleted model: the next model of its name starts with none."""
-    for table in (Window, StoredPrediction, Feedback, Drifting):
+    for table in (Window, StoredPrediction, Feedback, Drifting, TrafficSample, ModelFault):
         session.execute(delete(table).where(table.model == model))

@@ -149,6 +149,9 @@ class Settings(BaseSettings):
         0.25, gt=0, description="A served version whose worst column has a larger index makes the event drift.detected"
     )
     drift_event_rows: int = Field(200, ge=1, description="Rows in the window below which drift makes no event")
+    sample_seconds: float = Field(
+        15.0, gt=0, description="Between two samples that a process writes for the history on the System page"
+    )
     feedback_seconds: float = Field(604_800, description="How long predictions and ground truth are kept")
 
     lease_seconds: float = Field(30, description="Seconds without a heartbeat until another worker may take a run over")

@@ -16,6 +16,7 @@ from celery.exceptions import SecurityWarning
 from celery.signals import worker_ready, worker_shutting_down
 
 from fitserve import blobs, db, exports, logs, telemetry, tracing
+from fitserve.operations.sampler import Sampler
 from fitserve.queue import QUEUE, WAKE, Publisher, make_app
 from fitserve.settings import Settings
 from workers import health_server
@@ -84,6 +85,8 @@ def main() -> None:
     driver.start()
     Deliverer(settings, engine, supervisor.stopping).start()
     AutomationDriver(settings, engine, supervisor.blobs, publisher, supervisor.stopping).start()
+    sampler = Sampler(engine, "worker", settings.sample_seconds, settings.home)
+    sampler.start()
     app = make_app(settings, HintApp)
     app.conf.worker_consumer = "workers.messages:HintConsumer"
     app.steps["consumer"].add(ShortLoop)
@@ -102,6 +105,7 @@ def main() -> None:
     def stop() -> None:
         supervisor.stop()
         driver.stop()
+        sampler.stop()
         predictor.join(settings.graceful_seconds)
         tracing.stop()
         finished.set()

@@ -21,6 +21,9 @@ from fitserve.blobs import BlobStore
 from fitserve.crash_points import crash_point
 from fitserve.datasets.staging import Stage
 from fitserve.errors import FitserveError
+from fitserve.operations import history
+from fitserve.operations.alarms import Watch
+from fitserve.operations.sampler import Sampler
 from fitserve.queue import Publisher
 from fitserve.rollouts import lifecycle
 from fitserve.runs import blob_references, create, finish, queries, worker_registry
@@ -163,8 +166,12 @@ class LiveGauges:
         distributions = [self._distributions_of(artifact) for _, _, artifact in versions]
         for gauge in _LIVE_GAUGES:
             gauge.clear()
+        indices: dict[tuple[str, int], float] = {}
         for (model, version, _), version_totals, distribution in zip(versions, totals, distributions, strict=True):
-            self._set_drift(model, str(version), version_totals, distribution)
+            psi = self._set_drift(model, str(version), version_totals, distribution)
+            if psi is not None:
+                indices[model, version] = max(psi, indices.get((model, version), 0.0))
+        history.write_drift(self.engine, indices)
         for figure in figures[:MAX_VERSIONS]:
             labels = (figure["model"], str(figure["version"]), figure["output"])
             telemetry.LIVE_ROWS.labels(*labels).set(figure["rows"])
@@ -181,7 +188,10 @@ class LiveGauges:
             if (key := (one["model"], one["version"], one["output"])) in shown:
                 telemetry.LIVE_BAD_SLICES.labels(key[0], str(key[1]), key[2]).inc(int(one["bad"]))
 
-    def _set_drift(self, model: str, version: str, totals: monitoring.WindowTotals, manifest: dict[str, Any]) -> None:
+    def _set_drift(
+        self, model: str, version: str, totals: monitoring.WindowTotals, manifest: dict[str, Any]
+    ) -> float | None:
+        """Set a version's gauges and return its largest index; None where there are too few rows."""
         telemetry.DRIFT_ROWS.labels(model, version).set(totals.rows)
         columns = monitoring.column_drift(manifest.get("training_distribution") or {}, totals)
         columns = [column for column in columns if column["psi"] is not None]
@@ -196,6 +206,7 @@ class LiveGauges:
         for output in monitoring.output_drift(manifest.get("prediction_distribution") or {}, totals):
             if output["psi"] is not None:
                 telemetry.DRIFT_OUTPUT.labels(model, version, output["output"], output["part"]).set(output["psi"])
+        return columns[0]["psi"] if columns else None
 
     def _uncached_distributions(self, artifact: str) -> dict[str, Any]:
         manifest = artifacts.read(self.blobs, artifact).manifest
@@ -250,8 +261,13 @@ def main() -> None:
     Deliverer(settings, engine, stopping).start()
     AutomationDriver(settings, engine, reaper.blobs, publisher, stopping).start()
     StagedCommits(settings, engine, reaper.blobs, stopping).start()
+    watchers = (Sampler(engine, "reaper", settings.sample_seconds, settings.home), Watch(settings, engine))
+    for thread in watchers:
+        thread.start()
     reaper.run(stopping)
     driver.stop()
+    for thread in watchers:
+        thread.stop()
     publisher.close()
     engine.dispose()
 

@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from fitserve import artifacts, db, events, registry, submission, telemetry
+from fitserve import artifacts, db, events, leaders, registry, submission, telemetry
 from fitserve.automations import gate, schedule, store, triggers
 from fitserve.automations.table_report import compare
 from fitserve.blobs import BlobStore
@@ -55,7 +55,7 @@ class Scheduler:
     def round(self) -> bool:
         """Do what is due. Return whether this process leads."""
         with db.transaction(self.engine) as session:
-            if not store.lead(session, LEADER, self.holder, LEASE_SECONDS):
+            if not leaders.lead(session, LEADER, self.holder, LEASE_SECONDS):
                 return False
         with db.reading(self.engine) as session:
             ids = list(session.scalars(select(Automation.id).where(Automation.enabled)))

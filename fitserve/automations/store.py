@@ -1,11 +1,10 @@
-"""Automations and their firings as rows: create, change, list, lead."""
+"""Automations and their firings as rows: create, change, list."""
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import datetime
 
-from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy import delete, func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -17,7 +16,7 @@ from fitserve.ids import new_id
 from fitserve.rollouts.lifecycle import Plan, check_plan
 from fitserve.settings import Limits
 from fitserve.spec.spec import parse
-from fitserve.tables import Automation, AutomationFiring, Dataset, Label, Leader, Run, Version
+from fitserve.tables import Automation, AutomationFiring, Dataset, Label, Run, Version
 from fitserve.wire.automations import AutomationRequest, Policy
 from fitserve.wire.rollouts import RolloutPlan
 
@@ -219,21 +218,6 @@ def spent_today(session: Session, automation: str, at: datetime) -> tuple[int, f
     runs = session.execute(select(Run.started_at, Run.finished_at).where(Run.id.in_(mine))).all()
     seconds = sum(((ended or at) - began).total_seconds() for began, ended in runs if began is not None)
     return len(runs), seconds
-
-
-def lead(session: Session, name: str, holder: str, seconds: float) -> bool:
-    """Take or renew a lease by the database's clock. Return whether this process holds it now."""
-    at = db.now(session)
-    until = at + timedelta(seconds=seconds)
-    mine: Any = session.execute(
-        update(Leader)
-        .where(Leader.name == name, or_(Leader.holder == holder, Leader.expires_at < at))
-        .values(holder=holder, expires_at=until)
-    )
-    if mine.rowcount == 1:
-        return True
-    row = {"name": name, "holder": holder, "expires_at": until}
-    return bool(db.insert_new(session, Leader, [row], returning=(Leader.name,)))
 
 
 def count_paused(session: Session) -> int:

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from fitserve.wire.operations import ConditionInfo
+
 ScopeName = Literal["read", "upload", "train", "predict", "keys", "admin"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", examples=["scoring-service"])]
 
@@ -105,10 +107,14 @@ class StorageInfo(BaseModel):
 
 
 class SystemInfo(BaseModel):
-    """Current workers, queue and storage."""
+    """Current workers, queue and storage, and what is wrong."""
 
     version: str
     now: datetime
+    status: Literal["good", "warning", "critical"] = Field("good", description="The worst of `conditions`")
+    conditions: list[ConditionInfo] = Field(
+        default_factory=list, description="What is wrong right now, the worst first"
+    )
     workers: list[WorkerInfo]
     runs: dict[str, int] = Field(description="Number of runs by state")
     oldest_queued_seconds: float

@@ -7,12 +7,15 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from sqlalchemy import text
+from starlette.concurrency import run_in_threadpool
 
 from fitserve import blobs, db, telemetry
+from fitserve.operations.alarms import Watch
+from fitserve.operations.sampler import Sampler
 from fitserve.queue import Publisher
 from fitserve.settings import Settings
 from services.control import openapi, pages
-from services.control.admin import api_keys, audit, system
+from services.control.admin import api_keys, audit, http_reading, operations, system
 from services.control.admin.api_keys import Authenticator, ensure_root_key, has_live_key
 from services.control.admin.audit import AuditMiddleware
 from services.control.admin.rate_limit import Limiter
@@ -54,7 +57,7 @@ ROUTERS = (
         slice_routes,
     ),
     *(models, card_routes, decision_routes, export_routes, rollout_routes, monitoring_routes),
-    *(webhook_routes, automation_routes, system, api_keys, audit),
+    *(webhook_routes, automation_routes, system, operations, api_keys, audit),
 )
 
 DESCRIPTION = """
@@ -81,7 +84,15 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        watchers = (
+            Sampler(engine, "api", settings.sample_seconds, settings.home, http_reading.read),
+            Watch(settings, engine),
+        )
+        for thread in watchers:
+            thread.start()
         yield
+        for thread in watchers:
+            await run_in_threadpool(thread.stop)
         await app.state.predict_client.aclose()
         publisher.close()
         engine.dispose()

@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
 
 from fitserve import db, telemetry
 from fitserve.blobs import open_store
+from fitserve.operations.sampler import Sampler
 from fitserve.settings import Settings
 from services.predict.protocols import PROTOCOLS
 from services.predict.protocols.transport import describe
@@ -17,6 +19,7 @@ from services.predict.server.http_server import DataPlane
 from services.predict.server.processes import combined_exposition
 from services.predict.serving.counters import Collector
 from services.predict.serving.prediction_service import PredictionService
+from services.predict.serving.reading import read
 from services.shell import make_app
 
 
@@ -32,7 +35,11 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         collector = Collector(service.counters, service.catalog, service.drift.samplers.values)
         telemetry.REGISTRY.register(collector)
+        sampler = Sampler(
+            engine, "predict", settings.sample_seconds, settings.home, lambda: read(service.counters, service.catalog)
+        )
         service.start()
+        sampler.start()
         await service.first_poll()  # before any socket listens
         server = await start_grpc_server(service, settings) if settings.grpc_port else None
         try:
@@ -41,6 +48,7 @@ def create_app(settings: Settings) -> FastAPI:
             if server is not None:
                 await server.stop(grace=5)
             service.stop()
+            await run_in_threadpool(sampler.stop)
             telemetry.REGISTRY.unregister(collector)
             engine.dispose()
 

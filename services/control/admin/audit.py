@@ -4,43 +4,128 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
 
 from fastapi import Query
-from sqlalchemy import Engine, event, select
-from sqlalchemy.orm import Session
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
+from sqlalchemy import ColumnElement, Engine, and_, event, func, or_, select
+from sqlalchemy.orm import Session, aliased
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fitserve import db
-from fitserve.errors import BadInput, FitserveError
+from fitserve.errors import FitserveError
 from fitserve.tables import Audit
 from fitserve.wire import Page
 from fitserve.wire.admin import AuditEntry
-from services.control.deps import Admin, Ctx, Limit
+from services.control.deps import Admin, Ctx
 from services.shell import Router
 from services.shell.instrumentation import route_template
 
 log = logging.getLogger(__name__)
 router = Router(tags=["keys"])
+SEARCHED_ROWS = 100_000  # that one request looks through
 _CHANGING_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+
+
+class AuditFilters(BaseModel):
+    """Which entries of the audit log a page holds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    owner: str | None = Field(None, max_length=63, description="Only changes with this owner's keys")
+    key_id: str | None = Field(None, max_length=40, description="Only changes with this key")
+    method: Literal["POST", "PUT", "PATCH", "DELETE"] | None = None
+    outcome: Literal["done", "refused", "failed"] | None = Field(
+        None, description="`done`: below 400; `refused`: 4xx; `failed`: 5xx"
+    )
+    search: str | None = Field(
+        None,
+        min_length=1,
+        max_length=100,
+        description="Only entries whose action, target, owner, address or request id contains this",
+    )
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
+    limit: int = Field(100, ge=1, le=1000)
+    cursor: str | None = Field(None, max_length=18, pattern=r"^[0-9]+$", description="`next_cursor` of a page")
+
+    @field_validator("since", "until")
+    @classmethod
+    def _in_utc(cls, value: datetime | None) -> datetime | None:
+        try:
+            return None if value is None else value.astimezone(UTC)
+        except OverflowError:
+            raise ValueError("This time is out of range in UTC.") from None
+
+    @field_validator("owner", "key_id", "search")
+    @classmethod
+    def _is_text(cls, value: str | None) -> str | None:
+        if value is not None and "\0" in value:
+            raise ValueError("A text without NUL characters.")
+        return value
+
+    @property
+    def matches(self) -> Callable[[Any], ColumnElement[bool]] | None:
+        """The conditions that no index answers; None where there are none."""
+        found: list[Callable[[Any], ColumnElement[bool]]] = []
+        if self.method is not None:
+            found.append(lambda row: row.action.startswith(f"{self.method} "))
+        if self.outcome is not None:
+            low, high = {"done": (0, 400), "refused": (400, 500), "failed": (500, 1000)}[self.outcome]
+            found.append(lambda row: and_(row.status >= low, row.status < high))
+        if (text := self.search) is not None:
+            found.append(
+                lambda row: or_(
+                    *(
+                        column.icontains(text, autoescape=True)
+                        for column in (row.action, row.target, row.owner, row.address, row.request_id)
+                    )
+                )
+            )
+        return (lambda row: and_(*(one(row) for one in found))) if found else None
 
 
 @router.get("/audit", summary="The audit log, newest first")
 def entries(
     caller: Admin,
     ctx: Ctx,
-    limit: Limit = 100,
-    cursor: Annotated[str | None, Query(max_length=20)] = None,
+    filters: Annotated[AuditFilters, Query()],
 ) -> Page[AuditEntry]:
-    query = select(Audit).order_by(Audit.id.desc()).limit(limit + 1)
-    if cursor is not None:
-        if not cursor.isascii() or not cursor.isdigit():
-            raise BadInput("Invalid cursor.", received=cursor, expected="`next_cursor` of a page")
-        query = query.where(Audit.id < int(cursor))
+    """Filters are combined. One request searches a part of a long log, so a short page may have a `next_cursor`."""
+    query = select(Audit).order_by(Audit.id.desc())
+    for column, value in ((Audit.owner, filters.owner), (Audit.key_id, filters.key_id)):
+        if value is not None:
+            query = query.where(column == value)
+    if filters.since is not None:
+        query = query.where(Audit.created_at >= filters.since)
+    if filters.until is not None:
+        query = query.where(Audit.created_at < filters.until)
+    if filters.cursor is not None:
+        query = query.where(Audit.id < int(filters.cursor))
+    limit = filters.limit
     with db.reading(ctx.engine) as session:
-        rows = [AuditEntry.model_validate(row) for row in session.scalars(query)]
-    return Page(items=rows[:limit], next_cursor=str(rows[limit - 1].id) if len(rows) > limit else None)
+        if filters.matches is None:
+            rows = list(session.scalars(query.limit(limit + 1)))
+            return _page(rows[:limit], rows[limit - 1].id if len(rows) > limit else None)
+        part = query.limit(SEARCHED_ROWS).subquery()
+        of_part = aliased(Audit, part)
+        rows = list(
+            session.scalars(
+                select(of_part).where(filters.matches(of_part)).order_by(of_part.id.desc()).limit(limit + 1)
+            )
+        )
+        if len(rows) > limit:
+            return _page(rows[:limit], rows[limit - 1].id)
+        searched, last = session.execute(select(func.count(), func.min(part.c.id))).one()
+    return _page(rows, last if searched == SEARCHED_ROWS else None)
+
+
+def _page(rows: Sequence[Audit], last: int | None) -> Page[AuditEntry]:
+    items = [AuditEntry.model_validate(row) for row in rows]
+    return Page(items=items, next_cursor=None if last is None else str(last))
 
 
 class AuditMiddleware:

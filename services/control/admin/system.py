@@ -10,10 +10,12 @@ from pydantic import Field, create_model
 from sqlalchemy import func, select
 
 from fitserve import __version__, db
+from fitserve.operations import conditions
 from fitserve.runs import queries, worker_registry
 from fitserve.settings import Limits
 from fitserve.tables import Blob, Worker
 from fitserve.wire.admin import StorageInfo, SystemInfo, WorkerInfo
+from fitserve.wire.operations import ConditionInfo
 from services.control.deps import Admin, Ctx, Reader
 from services.shell import Router
 
@@ -39,16 +41,19 @@ def limits(request: Request, _caller: Reader, ctx: Ctx) -> dict[str, Any]:
     return {**settings.limits.model_dump(), "predict_url": predict_url}
 
 
-@router.get("/system", tags=["operations"], summary="Workers, queue and storage")
+@router.get("/system", tags=["operations"], summary="Workers, queue, storage, and what is wrong")
 def system(_caller: Admin, ctx: Ctx) -> SystemInfo:
     with db.reading(ctx.engine) as session:
         at = db.now(session)
         alive_since = at - timedelta(seconds=worker_registry.WORKER_TIMEOUT)
         workers = session.scalars(select(Worker).order_by(Worker.started_at).limit(_MAX_WORKERS)).all()
         kinds = session.execute(select(Blob.kind, func.count(), func.sum(Blob.bytes)).group_by(Blob.kind)).all()
+        wrong = conditions.look(session, ctx.settings)
         return SystemInfo(
             version=__version__,
             now=at,
+            status=conditions.worst(wrong),
+            conditions=[ConditionInfo.model_validate(one) for one in wrong],
             workers=[
                 WorkerInfo(
                     **{name: getattr(worker, name) for name in WorkerInfo.model_fields.keys() - {"alive"}},

@@ -9,19 +9,32 @@ import itertools
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from fitserve import telemetry
 from fitserve.errors import FitserveError
+from fitserve.operations.samples import Fault
 from services.predict.catalog.catalog import Catalog
 from services.predict.catalog.loaded_model import LoadedModel
 from services.predict.serving.drift import DriftSampler
 
 DIRECT_ROWS = 65  # batches of fewer rows are counted by their exact size
 CLASSES_BY_NAME = 20  # the other classes of an output are counted together
+CLIENT_GONE = 499  # the status of requests whose client has left
+_GRPC_ERRORS = frozenset({"UNAVAILABLE", "INTERNAL", "UNKNOWN", "DATA_LOSS"})  # as the alert rules have them
+_GRPC_FINE = frozenset({"OK", "CANCELLED"})
 _PREDICTING = frozenset({"predict", "classify", "regress", "infer", "explain"})
+
+
+def outcome_of(status: int | str) -> str | None:
+    """Return `errors` for a status of HTTP or gRPC that says we are at fault, `refused` for the client's fault."""
+    text = str(status)
+    if text.isdigit():
+        return "errors" if text >= "500" else "refused" if text >= "400" and text != str(CLIENT_GONE) else None
+    return "errors" if text in _GRPC_ERRORS else None if text in _GRPC_FINE else "refused"
 
 
 class Histogram:
@@ -91,6 +104,8 @@ class Counters:
         self.swaps: defaultdict[str, int] = defaultdict(int)  # model
         self.requests: defaultdict[tuple[str, str, str], int] = defaultdict(int)  # protocol, operation, status
         self.durations: defaultdict[str, Histogram] = defaultdict(Histogram)  # protocol; no version answered
+        self.failures: defaultdict[tuple[str, int, str], int] = defaultdict(int)  # model, version or 0, outcome
+        self.faults: dict[str, Fault] = {}  # the last of each model
         self.rows: defaultdict[tuple[str, str], int] = defaultdict(int)  # model, version; ordinary lane
         self.warnings: defaultdict[tuple[str, str], int] = defaultdict(int)  # model, code
         self.shadow: defaultdict[tuple[str, str, str], int] = defaultdict(int)  # model, label, outcome
@@ -118,6 +133,25 @@ class Counters:
             self.warnings[model.name, "column_left_out"] += left_out
         for code, count in warnings.items():
             self.warnings[model.name, code] += count
+
+    def count_failure(
+        self, model: str, version: int, operation: str, status: int | str, error: FitserveError | None
+    ) -> None:
+        """Count a request of a model that failed or was refused, and keep it as the model's last fault.
+
+        Of a refusal only its kind is kept: the rest of an error may hold what the client has sent.
+        """
+        outcome = outcome_of(status)
+        if outcome is None:
+            return
+        self.failures[model, version, outcome] += 1
+        code, detail = ("", "") if error is None else (error.slug, error.detail if outcome == "errors" else error.title)
+        self.note_fault(model, version or None, operation, str(status), code, detail)
+
+    def note_fault(self, model: str, version: int | None, operation: str, status: str, code: str, detail: str) -> None:
+        """Keep a model's last fault."""
+        fault = Fault(model, version, operation[:32], status[:32], code[:64], detail[:300], datetime.now(UTC))
+        self.faults[model] = fault
 
     def count_refusal(self, operation: str, error: FitserveError) -> None:
         """Count a refused prediction: its rows at fault, or one where none is named."""

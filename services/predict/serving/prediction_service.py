@@ -32,7 +32,7 @@ from services.predict.catalog.catalog import Catalog, CatalogEntry, Pointer, Ser
 from services.predict.catalog.loaded_model import InputRows, LoadedModel, LoadFailed, ModelOutput, Prediction
 from services.predict.catalog.registry_poll import ModelLoader, RegistryChanges, RegistryPoller
 from services.predict.serving.batching import Batcher, Shadows
-from services.predict.serving.counters import Counters
+from services.predict.serving.counters import CLIENT_GONE, Counters
 from services.predict.serving.deciding import Decided, decide, decider_of
 from services.predict.serving.drift_monitor import DriftMonitor
 from services.predict.serving.rollout_traffic import BASE, NEW
@@ -49,7 +49,6 @@ MODEL_BYTES = 300_000  # assumed of a model that is not loaded yet, against the 
 MAX_IN_FLIGHT = 2048  # requests of one process; more are answered 429
 MAX_STORED_ROWS = 1_000  # of a prediction that is stored under an id
 PREDICTING = frozenset({"predict", "classify", "regress", "infer"})  # what rollouts count; explanations take longer
-CLIENT_GONE = 499  # the status of requests whose client has left
 T = TypeVar("T")
 _PREDICTION_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
@@ -93,6 +92,7 @@ class ProtocolRequest:
         self.left_out: dict[str, int] = {}  # values of columns that are no inputs of the model, by column
         self.admitted = False  # counted among those in flight
         self.is_large = False  # decoded, predicted and encoded off the event loop
+        self.error: FitserveError | None = None
         self._identity: Identity | None = None
 
     def read_deadline(self) -> float | None:
@@ -142,11 +142,13 @@ class ProtocolRequest:
             if self.prediction is not None and self.prediction_id is not None:
                 self._store(self.prediction, self.prediction_id)
             return response
-        except FitserveError:
+        except FitserveError as error:
+            self.error = error
             raise
         except Exception as error:
             log.error("unexpected error", exc_info=error)
-            raise FitserveError from error
+            self.error = FitserveError()
+            raise self.error from error
         finally:
             if self.admitted:
                 self.service.counters.in_flight -= 1
@@ -198,6 +200,9 @@ class ProtocolRequest:
         counters.requests[protocol, operation, str(status)] += 1
         if self.rollout is not None and operation in PREDICTING and status != CLIENT_GONE:
             self._count_rollout(*self.rollout, status, now - self.started_at)
+        if self.error is not None and self.entry is not None and operation in PREDICTING:
+            version = 0 if self.model is None else self.model.version
+            counters.count_failure(self.entry.facts.name, version, operation, status, self.error)
         if self.model is None:
             counters.durations[protocol].observe(now - self.started_at)
             return
@@ -379,6 +384,7 @@ class PredictionService:
             servable.state, servable.error, servable.error_code = State.end, str(outcome), outcome.code
             servable.retry_at = time.monotonic() + RETRY_SECONDS
             self.counters.load_failures[servable.model] += 1
+            self.counters.note_fault(servable.model, servable.version, "load", "", outcome.code, str(outcome))
             details = {"model": servable.model, "version": servable.version, "why": str(outcome)}
             log.error("a version cannot be loaded", extra=details)
         else:
