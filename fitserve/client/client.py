@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -21,6 +22,7 @@ from fitserve.client.webhooks import Webhooks
 from fitserve.client.weights import Weights
 from fitserve.dataset_facts import Kind
 from fitserve.wire.admin import AuditEntry, SystemInfo
+from fitserve.wire.operations import AlarmInfo, OwnerStorage, SystemHistory
 
 TIMEOUT = 60.0  # seconds without a byte
 MAX_CONNECTIONS = 100
@@ -133,12 +135,44 @@ class Client(Resource):
         return self._connection.send("GET", "/metrics", service=of).content.decode()
 
     def system(self) -> SystemInfo:
-        """Return the current workers, queue and storage."""
+        """Return the current workers, queue and storage, and what is wrong. Needs the scope `admin`."""
         return SystemInfo.model_validate(self._connection.get("/api/v1/system"))
 
-    def audit(self, limit: int | None = None) -> Iterator[AuditEntry]:
-        """Yield who changed what, newest first. Needs the scope `admin`."""
-        yield from self._connection.pages("/api/v1/audit", AuditEntry.model_validate, limit=limit)
+    def system_history(self, window: Literal["hour", "day"] = "hour") -> SystemHistory:
+        """Return queue, predictions, errors, latencies and load of the last hour or day. Needs the scope `admin`."""
+        return SystemHistory.model_validate(self._connection.get("/api/v1/system/history", {"window": window}))
+
+    def alarms(self, limit: int | None = None) -> Iterator[AlarmInfo]:
+        """Yield the alarms that fired, newest first; `ended_at` is None while one lasts. Needs the scope `admin`."""
+        yield from self._connection.pages("/api/v1/system/alarms", AlarmInfo.model_validate, limit=limit)
+
+    def storage(self) -> list[OwnerStorage]:
+        """Return what each owner stores, the largest first; without the scope `admin`, your own."""
+        return [OwnerStorage.model_validate(one) for one in self._connection.get("/api/v1/system/storage")]
+
+    def audit(
+        self,
+        limit: int | None = None,
+        *,
+        owner: str | None = None,
+        key_id: str | None = None,
+        method: Literal["POST", "PUT", "PATCH", "DELETE"] | None = None,
+        outcome: Literal["done", "refused", "failed"] | None = None,
+        search: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> Iterator[AuditEntry]:
+        """Yield who changed what, newest first; arguments are combined. Needs the scope `admin`."""
+        query = {
+            "owner": owner,
+            "key_id": key_id,
+            "method": method,
+            "outcome": outcome,
+            "search": search,
+            "since": None if since is None else since.isoformat(),
+            "until": None if until is None else until.isoformat(),
+        }
+        yield from self._connection.pages("/api/v1/audit", AuditEntry.model_validate, query, limit)
 
     def close(self) -> None:
         """Close the connections."""

@@ -35,6 +35,7 @@ from fitserve.wire.models import (
     Traffic,
     VersionInfo,
 )
+from fitserve.wire.operations import ModelHistory
 from fitserve.wire.runs import RunInfo
 
 if TYPE_CHECKING:
@@ -344,6 +345,10 @@ class Models(Resource):
     def traffic(self, model: str) -> Traffic:
         """Return each version's requests and latencies, cumulative: the difference of two answers gives rates."""
         return Traffic.model_validate(self._connection.get(model_path(model, "traffic")))
+
+    def history(self, model: str, window: Literal["hour", "day"] = "hour") -> ModelHistory:
+        """Return a model's requests, errors, latencies and drift of the last hour or day, and its last fault."""
+        return ModelHistory.model_validate(self._connection.get(model_path(model, "history"), {"window": window}))
 
     def feedback(self, model: str, items: Sequence[Mapping[str, Any]]) -> FeedbackAnswer:
         """Post ground truth, from which `drift` computes a version's live accuracy.

@@ -46,7 +46,14 @@ def test_system_and_audit(client: Client, trained: Run) -> None:
     entries = list(client.audit(limit=5))
     assert 1 <= len(entries) <= 5
     assert entries == sorted(entries, key=lambda entry: -entry.id)
-    assert any("POST /api/v1/runs" in entry.action for entry in client.audit(limit=300))
+    made = list(client.audit(limit=3, search="api/v1/runs", method="POST", outcome="done", owner=entries[0].owner))
+    assert made
+    assert {entry.action for entry in made} == {"POST /api/v1/runs"}
+    since = made[-1].created_at
+    assert not list(client.audit(since=since, until=since, key_id=made[0].key_id))
+    assert client.system_history("day").step == 600
+    assert all(alarm.since <= alarm.seen_at for alarm in client.alarms(limit=5))
+    assert client.storage()[0].bytes > 0
 
 
 def test_layers_rules_and_drawn_plots_come(client: Client, trained: Run, tmp_path: Path) -> None:
@@ -109,6 +116,7 @@ def test_drift_traffic_and_feedback_of_a_served_model(client: Client, trained: R
     answers = client.models.classify("client-circle", ROWS)
     assert client.models.drift("client-circle").model == "client-circle"
     assert client.models.traffic("client-circle").model == "client-circle"
+    assert len(client.models.history("client-circle").points) == 60
     items = [
         {"id": f"row-{n}-{trained.id}", "truth": "in", "predicted": label, "version": answers.version}
         for n, label in enumerate(answers.labels)

@@ -280,7 +280,36 @@ def test_changes_are_audited_but_reads_are_not(app: FastAPI, client: TestClient)
         ("POST /api/v1/keys", "root", 201)
     ] * 3
     assert rest["next_cursor"] is None
-    assert client.get("/api/v1/audit?cursor=x", headers=headers).status_code == 422
+    for wrong in ("cursor=x", "since=0001-01-01T00:00:00%2B14:00", "search=", "owner=%00", "method=GET", "nothing=1"):
+        assert client.get(f"/api/v1/audit?{wrong}", headers=headers).status_code == 422, wrong
+
+
+def test_the_audit_log_is_searched_part_by_part(
+    app: FastAPI, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "SEARCHED_ROWS", 10)
+    with db.transaction(app.state.context.engine) as session:
+        _, admin = api_keys.create(session, owner="root", name="admin", scopes=["admin"])
+    headers = {"Authorization": f"Bearer {admin}"}
+    refused = client.post("/api/v1/keys", json={"name": "100%_Case", "scopes": ["read"]}, headers=headers)
+    assert refused.status_code == 422
+    for number in range(25):
+        client.delete(f"/api/v1/keys/key_{number}", headers=headers)
+
+    def search(**query: str) -> list[dict[str, Any]]:
+        found, cursor, pages = [], {}, 0
+        while cursor is not None:
+            page = client.get("/api/v1/audit", params={**query, **cursor}, headers=headers).json()
+            found += page["items"]
+            cursor, pages = {"cursor": page["next_cursor"]} if page["next_cursor"] else None, pages + 1
+            assert pages < 10
+        return found
+
+    assert [entry["status"] for entry in search(method="POST", owner="root")] == [422]
+    assert [entry["target"] for entry in search(search="KEY_7")] == ["/api/v1/keys/key_7"]
+    assert search(search="%") == []
+    assert len(search(outcome="refused")) == 26
+    assert search(outcome="done") == search(owner="eve") == []
 
 
 def test_a_body_is_not_read_before_the_key(app: FastAPI) -> None:

@@ -1721,8 +1721,88 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Workers, queue and storage */
+        /** Workers, queue, storage, and what is wrong */
         get: operations["system_api_v1_system_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/system/history": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Queue, predictions, errors, latency and load of the last hour or day
+         * @description Sampled by every process each FITSERVE_SAMPLE_SECONDS; a slot that nobody sampled has null figures.
+         */
+        get: operations["get_history_api_v1_system_history_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/system/alarms": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List alarms, newest first
+         * @description Conditions that lasted for half a minute; `ended_at` is null while they last.
+         */
+        get: operations["list_alarms_api_v1_system_alarms_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/system/storage": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * What each owner stores
+         * @description An admin sees every owner, the largest first; others see themselves.
+         */
+        get: operations["get_storage_api_v1_system_storage_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/models/{name}/history": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Requests, errors, latency and drift of a model
+         * @description Over all prediction processes and protocols, with the last fault of any time.
+         */
+        get: operations["get_model_history_api_v1_models__name__history_get"];
         put?: never;
         post?: never;
         delete?: never;
@@ -1807,7 +1887,10 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** The audit log, newest first */
+        /**
+         * The audit log, newest first
+         * @description Filters are combined. One request searches a part of a long log, so a short page may have a `next_cursor`.
+         */
         get: operations["entries_api_v1_audit_get"];
         put?: never;
         post?: never;
@@ -1857,6 +1940,51 @@ export interface components {
             pointer: string;
             /** Fix */
             fix?: string | null;
+        };
+        /**
+         * AlarmInfo
+         * @description A condition that lasted: since when, and until when.
+         */
+        AlarmInfo: {
+            /**
+             * Name
+             * @description Which rule: `no_worker`, `queue_old`, `disk_full`, ...
+             */
+            name: string;
+            /**
+             * Severity
+             * @enum {string}
+             */
+            severity: "warning" | "critical";
+            /** Detail */
+            detail: string;
+            /**
+             * Subject
+             * @description A host, a version, a kind of process; empty: the whole server
+             */
+            subject: string;
+            /**
+             * Figures
+             * @description What `detail` says, for people who read another language
+             */
+            figures: {
+                [key: string]: unknown;
+            };
+            /** Id */
+            id: string;
+            /**
+             * Since
+             * Format: date-time
+             */
+            since: string;
+            /**
+             * Seen At
+             * Format: date-time
+             * @description When it was last seen
+             */
+            seen_at: string;
+            /** Ended At */
+            ended_at: string | null;
         };
         /**
          * Applied
@@ -2336,6 +2464,36 @@ export interface components {
             verdict: "underfitting" | "just right" | "overfitting" | "nothing learned" | "unknown";
             /** Sentence */
             sentence: string;
+        };
+        /**
+         * ConditionInfo
+         * @description Something that is wrong with the server now.
+         */
+        ConditionInfo: {
+            /**
+             * Name
+             * @description Which rule: `no_worker`, `queue_old`, `disk_full`, ...
+             */
+            name: string;
+            /**
+             * Severity
+             * @enum {string}
+             */
+            severity: "warning" | "critical";
+            /** Detail */
+            detail: string;
+            /**
+             * Subject
+             * @description A host, a version, a kind of process; empty: the whole server
+             */
+            subject: string;
+            /**
+             * Figures
+             * @description What `detail` says, for people who read another language
+             */
+            figures: {
+                [key: string]: unknown;
+            };
         };
         /**
          * ConnectionInfo
@@ -3079,6 +3237,27 @@ export interface components {
             }[];
         };
         /**
+         * FaultInfo
+         * @description The last request of a model that failed or was refused, or its last load that failed.
+         */
+        FaultInfo: {
+            /** Version */
+            version: number | null;
+            /** Operation */
+            operation: string;
+            /** Status */
+            status: string;
+            /** Code */
+            code: string;
+            /** Detail */
+            detail: string;
+            /**
+             * At
+             * Format: date-time
+             */
+            at: string;
+        };
+        /**
          * FeedbackAnswer
          * @description Result of posting ground truth.
          */
@@ -3363,6 +3542,74 @@ export interface components {
             rows: number;
             /** Method */
             method: string;
+        };
+        /**
+         * HistoryPoint
+         * @description The figures of one slot over all processes; null: no process wrote any.
+         */
+        HistoryPoint: {
+            /**
+             * At
+             * Format: date-time
+             * @description When the slot began
+             */
+            at: string;
+            /**
+             * Queued
+             * @description Most runs that waited at once
+             */
+            queued?: number | null;
+            /** Running */
+            running?: number | null;
+            /** Oldest Queued Seconds */
+            oldest_queued_seconds?: number | null;
+            /** Workers */
+            workers?: number | null;
+            /**
+             * Predictions
+             * @description Prediction requests per second
+             */
+            predictions?: number | null;
+            /**
+             * Predict Errors
+             * @description Predictions that failed
+             */
+            predict_errors?: number | null;
+            /**
+             * Refused
+             * @description Predictions that were refused by the client's fault
+             */
+            refused?: number | null;
+            /**
+             * Shed
+             * @description Predictions turned away because a queue was full
+             */
+            shed?: number | null;
+            /**
+             * P50
+             * @description Seconds of a prediction
+             */
+            p50?: number | null;
+            /** P99 */
+            p99?: number | null;
+            /**
+             * Loads
+             * @description Models loaded
+             */
+            loads?: number | null;
+            /** Load Failures */
+            load_failures?: number | null;
+            /**
+             * Api Requests
+             * @description Requests to the API per second
+             */
+            api_requests?: number | null;
+            /** Api Errors */
+            api_errors?: number | null;
+            /** Api P50 */
+            api_p50?: number | null;
+            /** Api P99 */
+            api_p99?: number | null;
         };
         /**
          * Importance
@@ -3958,6 +4205,42 @@ export interface components {
             labels: components["schemas"]["LabelInfo"][];
         };
         /**
+         * ModelHistory
+         * @description What was asked of a model within the window, over all prediction processes and protocols.
+         */
+        ModelHistory: {
+            /** Model */
+            model: string;
+            /** Window */
+            window: string;
+            /** Step */
+            step: number;
+            /**
+             * At
+             * Format: date-time
+             */
+            at: string;
+            /** Requests */
+            requests: number;
+            /** Refused */
+            refused: number;
+            /** Errors */
+            errors: number;
+            /** Rows */
+            rows: number;
+            /** P50 */
+            p50: number | null;
+            /** P99 */
+            p99: number | null;
+            /** Points */
+            points: components["schemas"]["ModelPoint"][];
+            /** Versions */
+            versions: components["schemas"]["VersionHistory"][];
+            /** Drifting Since */
+            drifting_since: string | null;
+            fault: components["schemas"]["FaultInfo"] | null;
+        };
+        /**
          * ModelInfo
          * @description A name under which versions are served.
          */
@@ -4017,6 +4300,35 @@ export interface components {
              * @description Whether the prediction service holds it in memory
              */
             loaded?: boolean | null;
+        };
+        /**
+         * ModelPoint
+         * @description A model's figures in one slot; null: no prediction process wrote any.
+         */
+        ModelPoint: {
+            /**
+             * At
+             * Format: date-time
+             */
+            at: string;
+            /**
+             * Requests
+             * @description Requests per second
+             */
+            requests?: number | null;
+            /** Refused */
+            refused?: number | null;
+            /** Errors */
+            errors?: number | null;
+            /** P50 */
+            p50?: number | null;
+            /** P99 */
+            p99?: number | null;
+            /**
+             * Psi
+             * @description Largest stability index of its columns
+             */
+            psi?: number | null;
         };
         /**
          * NewKey
@@ -4246,6 +4558,62 @@ export interface components {
             /** Part */
             part: string;
         };
+        /**
+         * OwnerStorage
+         * @description What one owner stores.
+         */
+        OwnerStorage: {
+            /** Owner */
+            owner: string;
+            /**
+             * Datasets
+             * @default 0
+             */
+            datasets: number;
+            /**
+             * Dataset Bytes
+             * @description Of the tables as stored
+             * @default 0
+             */
+            dataset_bytes: number;
+            /**
+             * Runs
+             * @default 0
+             */
+            runs: number;
+            /**
+             * Models
+             * @default 0
+             */
+            models: number;
+            /**
+             * Artifacts
+             * @default 0
+             */
+            artifacts: number;
+            /**
+             * Artifact Bytes
+             * @default 0
+             */
+            artifact_bytes: number;
+            /**
+             * Checkpoint Bytes
+             * @default 0
+             */
+            checkpoint_bytes: number;
+            /** Bytes */
+            readonly bytes: number;
+        };
+        /** Page[AlarmInfo] */
+        Page_AlarmInfo_: {
+            /** Items */
+            items: components["schemas"]["AlarmInfo"][];
+            /**
+             * Next Cursor
+             * @description Pass as `cursor` to get the next page; null on the last page
+             */
+            next_cursor?: string | null;
+        };
         /** Page[AuditEntry] */
         Page_AuditEntry_: {
             /** Items */
@@ -4423,6 +4791,33 @@ export interface components {
              * @description Share of the rows whose truth the interval or set of labels is to contain; left out: the level of the version's spec, if any; false: none
              */
             interval?: number | false | null;
+        };
+        /**
+         * ProcessHistory
+         * @description Processor time and memory of one process and its children, slot by slot.
+         */
+        ProcessHistory: {
+            /** Process */
+            process: string;
+            /**
+             * Kind
+             * @description api, predict, worker, reaper
+             */
+            kind: string;
+            /** Host */
+            host: string;
+            /**
+             * Seen At
+             * Format: date-time
+             */
+            seen_at: string;
+            /**
+             * Cpu
+             * @description Cores in use: 1 is one core all the time
+             */
+            cpu: (number | null)[];
+            /** Memory Bytes */
+            memory_bytes: (number | null)[];
         };
         /**
          * Profile
@@ -5447,8 +5842,30 @@ export interface components {
             units: components["schemas"]["UnitSurface"][];
         };
         /**
+         * SystemHistory
+         * @description The last hour by minutes, or the last day by ten minutes.
+         */
+        SystemHistory: {
+            /** Window */
+            window: string;
+            /**
+             * Step
+             * @description Seconds of a slot
+             */
+            step: number;
+            /**
+             * At
+             * Format: date-time
+             */
+            at: string;
+            /** Points */
+            points: components["schemas"]["HistoryPoint"][];
+            /** Processes */
+            processes: components["schemas"]["ProcessHistory"][];
+        };
+        /**
          * SystemInfo
-         * @description Current workers, queue and storage.
+         * @description Current workers, queue and storage, and what is wrong.
          */
         SystemInfo: {
             /** Version */
@@ -5458,6 +5875,18 @@ export interface components {
              * Format: date-time
              */
             now: string;
+            /**
+             * Status
+             * @description The worst of `conditions`
+             * @default good
+             * @enum {string}
+             */
+            status: "good" | "warning" | "critical";
+            /**
+             * Conditions
+             * @description What is wrong right now, the worst first
+             */
+            conditions?: components["schemas"]["ConditionInfo"][];
             /** Workers */
             workers: components["schemas"]["WorkerInfo"][];
             /**
@@ -5623,6 +6052,29 @@ export interface components {
             warnings: components["schemas"]["Advice"][];
             /** @description For a spec with searched values */
             search?: components["schemas"]["SearchSize"] | null;
+        };
+        /**
+         * VersionHistory
+         * @description What was asked of one version within the window.
+         */
+        VersionHistory: {
+            /**
+             * Version
+             * @description 0: no version answered
+             */
+            version: number;
+            /** Requests */
+            requests: number;
+            /** Refused */
+            refused: number;
+            /** Errors */
+            errors: number;
+            /** Rows */
+            rows: number;
+            /** P50 */
+            p50: number | null;
+            /** P99 */
+            p99: number | null;
         };
         /**
          * VersionInfo
@@ -16858,6 +17310,304 @@ export interface operations {
             };
         };
     };
+    get_history_api_v1_system_history_get: {
+        parameters: {
+            query?: {
+                /** @description The last hour by minutes, or the last day by ten minutes */
+                window?: "hour" | "day";
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SystemHistory"];
+                };
+            };
+            /** @description The request cannot be parsed */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No valid key */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the scope, or the resource belongs to another owner */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request is invalid; `errors` lists the problems */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A dependency of this server is unavailable; try again */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_alarms_api_v1_system_alarms_get: {
+        parameters: {
+            query?: {
+                limit?: number;
+                cursor?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_AlarmInfo_"];
+                };
+            };
+            /** @description The request cannot be parsed */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No valid key */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the scope, or the resource belongs to another owner */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request is invalid; `errors` lists the problems */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A dependency of this server is unavailable; try again */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_storage_api_v1_system_storage_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OwnerStorage"][];
+                };
+            };
+            /** @description No valid key */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the scope, or the resource belongs to another owner */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A dependency of this server is unavailable; try again */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_model_history_api_v1_models__name__history_get: {
+        parameters: {
+            query?: {
+                /** @description The last hour by minutes, or the last day by ten minutes */
+                window?: "hour" | "day";
+            };
+            header?: never;
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ModelHistory"];
+                };
+            };
+            /** @description The request cannot be parsed */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No valid key */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the scope, or the resource belongs to another owner */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No such resource, or none that this key can read */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request is invalid; `errors` lists the problems */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A dependency of this server is unavailable; try again */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     list_keys_api_v1_keys_get: {
         parameters: {
             query?: never;
@@ -17277,7 +18027,19 @@ export interface operations {
     entries_api_v1_audit_get: {
         parameters: {
             query?: {
+                /** @description Only changes with this owner's keys */
+                owner?: string | null;
+                /** @description Only changes with this key */
+                key_id?: string | null;
+                method?: ("POST" | "PUT" | "PATCH" | "DELETE") | null;
+                /** @description `done`: below 400; `refused`: 4xx; `failed`: 5xx */
+                outcome?: ("done" | "refused" | "failed") | null;
+                /** @description Only entries whose action, target, owner, address or request id contains this */
+                search?: string | null;
+                since?: string | null;
+                until?: string | null;
                 limit?: number;
+                /** @description `next_cursor` of a page */
                 cursor?: string | null;
             };
             header?: never;
