@@ -111,10 +111,8 @@ class SystemInfo(BaseModel):
 
     version: str
     now: datetime
-    status: Literal["good", "warning", "critical"] = Field("good", description="The worst of `conditions`")
-    conditions: list[ConditionInfo] = Field(
-        default_factory=list, description="What is wrong right now, the worst first"
-    )
+    status: Literal["good", "warning", "critical"] = Field(description="The worst of `conditions`")
+    conditions: list[ConditionInfo] = Field(description="What is wrong right now, the worst first")
     workers: list[WorkerInfo]
     runs: dict[str, int] = Field(description="Number of runs by state")
     oldest_queued_seconds: float

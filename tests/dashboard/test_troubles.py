@@ -46,11 +46,20 @@ def test_a_worker_that_stopped_answering_is_no_idle_one(page: Page) -> None:
         for worker in body["workers"]:
             worker |= {"alive": False, "run_id": None}
         body["runs"]["queued"] = 320
+        figures = {"detail": "In the server's words.", "subject": "", "severity": "critical"}
+        body["conditions"] = [
+            {**figures, "name": "no_worker", "figures": {"queued": 320}},
+            {**figures, "name": "a_later_rule", "figures": {}},
+        ]
+        body["status"] = "critical"
         route.fulfill(response=answer, json=body)
 
     page.route("**/api/v1/system", with_a_lost_worker)
     page.goto("/system")
-    expect(page.get_by_text("No worker is alive, and 320 runs wait.")).to_be_visible()
+    banner = page.get_by_role("status").filter(has_text="Something is broken.")
+    expect(banner).to_contain_text("No worker is alive, and 320 runs wait.")
+    expect(banner).to_contain_text("In the server's words.")
+    expect(banner.get_by_role("link", name="Look")).to_have_attribute("href", "/runs?state=queued")
     expect(page.get_by_text("not answering").first).to_be_visible()
     expect(page.get_by_text("idle", exact=True)).to_have_count(0)
 

@@ -1,6 +1,6 @@
-import { useInfiniteQuery, useQuery, type UseQueryResult } from "@tanstack/react-query";
+import { keepPreviousData, useInfiniteQuery, useQuery, type UseQueryResult } from "@tanstack/react-query";
 import { call, del, get, patch, post, put, seg, ApiError, problemOf } from "./client";
-import type { DecisionDetail, LabelInfo, ModelDetail, ModelPage } from "./types";
+import type { DecisionDetail, LabelInfo, ModelDetail, ModelHistory, ModelPage } from "./types";
 
 const ROOT = "/api/v1/models";
 
@@ -19,6 +19,16 @@ export const useModel = (name: string): UseQueryResult<ModelDetail> =>
     queryFn: ({ signal }) => get<ModelDetail>(`${ROOT}/${seg(name)}`, undefined, signal),
     refetchInterval: 10_000,
     enabled: name !== "",
+  });
+
+/** What was asked of a model in the last hour or day. */
+export const useModelHistory = (name: string, window: "hour" | "day", every = 15_000): UseQueryResult<ModelHistory> =>
+  useQuery({
+    queryKey: ["model-history", name, window],
+    queryFn: ({ signal }) => get<ModelHistory>(`${ROOT}/${seg(name)}/history`, { window }, signal),
+    refetchInterval: every,
+    placeholderData: keepPreviousData,
+    retry: false,
   });
 
 export interface ManifestColumn {

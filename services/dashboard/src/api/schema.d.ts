@@ -5878,7 +5878,6 @@ export interface components {
             /**
              * Status
              * @description The worst of `conditions`
-             * @default good
              * @enum {string}
              */
             status: "good" | "warning" | "critical";
@@ -5886,7 +5885,7 @@ export interface components {
              * Conditions
              * @description What is wrong right now, the worst first
              */
-            conditions?: components["schemas"]["ConditionInfo"][];
+            conditions: components["schemas"]["ConditionInfo"][];
             /** Workers */
             workers: components["schemas"]["WorkerInfo"][];
             /**

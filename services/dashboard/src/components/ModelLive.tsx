@@ -5,6 +5,7 @@ import { Bars } from "../charts/small";
 import { number, percent, seconds } from "../format";
 import { useText, type Key, type Translate } from "../i18n";
 import { Badge, Card, Empty, ErrorView, Loading, Scroll, type Tone } from "./basics";
+import { ModelHistory } from "./ModelHistory";
 import { ModelTraffic } from "./ModelTraffic";
 
 const TONES: Record<string, Tone> = { stable: "good", moved: "warn", drifted: "bad" };
@@ -14,6 +15,7 @@ const KEYS: Record<string, Key> = { stable: "drift.stable", moved: "drift.moved"
 export function ModelLive({ name }: { name: string }) {
   return (
     <div className="stack">
+      <ModelHistory name={name} />
       <ModelTraffic name={name} />
       <Drift name={name} />
     </div>

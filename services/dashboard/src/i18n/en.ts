@@ -4,6 +4,7 @@ import { automationsEn } from "./en.automations";
 import { learningEn } from "./en.learning";
 import { runsEn } from "./en.runs";
 import { rolloutsEn } from "./en.rollouts";
+import { systemEn } from "./en.system";
 import { searchEn } from "./en.search";
 import { sourcesEn } from "./en.sources";
 
@@ -12,6 +13,7 @@ export const en = {
   ...learningEn,
   ...runsEn,
   ...rolloutsEn,
+  ...systemEn,
   ...searchEn,
   ...sourcesEn,
   "actions": "Actions",
@@ -388,11 +390,7 @@ export const en = {
   "state.queued": "queued",
   "state.running": "running",
   "state.succeeded": "succeeded",
-  "system.alarm.lost": "{n} {n:worker has|workers have} stopped answering; their runs go on elsewhere when the lease ends.",
   "system.alarm.none": "Everything works: {n} {n:worker|workers} alive, nobody waits long.",
-  "system.alarm.queue": "No worker is alive, and {queued} runs wait. Start a worker: python -m workers.",
-  "system.alarm.waiting": "The oldest queued run has waited for {time} ({queued} queued): more workers would help.",
-  "system.alarm.workers": "No worker is alive: nothing is trained until one is started.",
   "system.current": "Current run",
   "system.docs": "API documentation",
   "system.grafana": "Dashboards in Grafana",

@@ -3,6 +3,7 @@
 import { learningZh } from "./zh.learning";
 import { runsZh } from "./zh.runs";
 import { rolloutsZh } from "./zh.rollouts";
+import { systemZh } from "./zh.system";
 import { automationsZh } from "./zh.automations";
 import { searchZh } from "./zh.search";
 import { sourcesZh } from "./zh.sources";
@@ -12,6 +13,7 @@ export const zh: Record<keyof typeof en, string> = {
   ...learningZh,
   ...runsZh,
   ...rolloutsZh,
+  ...systemZh,
   ...automationsZh,
   ...searchZh,
   ...sourcesZh,
@@ -389,11 +391,7 @@ export const zh: Record<keyof typeof en, string> = {
   "state.queued": "排隊中",
   "state.running": "訓練中",
   "state.succeeded": "成功",
-  "system.alarm.lost": "有 {n} 個工作程序沒有回應；租約到期後，它們的訓練會由其他工作程序接手。",
   "system.alarm.none": "一切正常：{n} 個工作程序運作中，沒有訓練等候太久。",
-  "system.alarm.queue": "沒有可用的工作程序，而有 {queued} 個訓練在等候。請啟動一個：python -m workers。",
-  "system.alarm.waiting": "最久的訓練已等候 {time}（共 {queued} 個在等候）：增加工作程序會有幫助。",
-  "system.alarm.workers": "沒有可用的工作程序；啟動之前不會進行任何訓練。",
   "system.current": "目前的訓練",
   "system.docs": "API 文件",
   "system.grafana": "Grafana 儀表板",

@@ -1,8 +1,9 @@
 import { Link } from "react-router";
-import { useModel, useModels } from "../api/models";
+import { useModel, useModelHistory, useModels } from "../api/models";
 import type { ModelDetail, ModelInfo } from "../api/types";
+import { Sparkline } from "../charts/small";
 import { Badge, Card, Empty, ErrorView, Loading } from "../components/basics";
-import { ago, number } from "../format";
+import { ago, number, seconds, secondsUntil } from "../format";
 import { useText, type Translate } from "../i18n";
 
 export default function Models() {
@@ -51,9 +52,41 @@ function ModelCard({ model }: { model: ModelInfo }) {
           {detail.data ? versionsLine(detail.data, t) : "…"}
         </div>
         <div className="small num">{serving ? metricLine(serving.metrics) : ""}</div>
-        <div className="small faint">{ago(model.created_at)}</div>
+        <CardTraffic name={model.name} />
+        <div className="small faint">
+          {t("created")} {ago(model.created_at)}
+        </div>
       </div>
     </Link>
+  );
+}
+
+/** The last hour in a few figures, with the last fault if it was within a day. */
+function CardTraffic({ name }: { name: string }) {
+  const t = useText();
+  const { data } = useModelHistory(name, "hour", 30_000);
+  if (!data) return null;
+  const fault = data.fault !== null && secondsUntil(data.fault.at) > -86_400 ? data.fault : null;
+  return (
+    <>
+      <div className="row tight small num">
+        <Sparkline label={t("model.requests")} values={data.points.map((point) => point.requests ?? 0)} color="var(--train)" />
+        <span>{t("model.hour", { n: number(data.requests) })}</span>
+        {data.p99 !== null && (
+          <span className="muted">
+            p99 {seconds(data.p99)}
+          </span>
+        )}
+        {data.errors > 0 && <Badge tone="bad">{t("model.errors", { n: number(data.errors) })}</Badge>}
+        {data.refused > 0 && <Badge tone="warn">{t("model.refused", { n: number(data.refused) })}</Badge>}
+        {data.drifting_since && <Badge tone="warn">{t("drift.drifted")}</Badge>}
+      </div>
+      {fault && (
+        <div className="small muted clip" title={fault.detail}>
+          {t("model.fault")} {ago(fault.at)}: {fault.status} {fault.detail}
+        </div>
+      )}
+    </>
   );
 }
 
