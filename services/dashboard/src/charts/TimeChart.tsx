@@ -45,6 +45,7 @@ export function TimeChart({ label, unit, times, lines, format, height = 150, syn
     words.current = format;
     now.current = data;
     plot.current?.setData(data);
+    if (plot.current) showLast(plot.current);
   }, [data, format]);
 
   useEffect(() => {
@@ -75,17 +76,19 @@ export function TimeChart({ label, unit, times, lines, format, height = 150, syn
               label: name,
               stroke: css(color),
               width: 2,
-              points: { size: 4 },
+              points: { show: true, size: 5, filter: lonely },
               spanGaps: false,
               value: (_, value) => (value === null || value === undefined ? "–" : words.current(value)),
             };
           }),
         ],
+        hooks: { setCursor: [(self) => (self.cursor.left ?? -1) < 0 && showLast(self)] },
       },
       now.current,
       element,
     );
     plot.current = made;
+    showLast(made);
     const watch = new ResizeObserver(() => made.setSize({ width: Math.max(180, element.clientWidth), height }));
     watch.observe(element);
     return () => {
@@ -104,6 +107,18 @@ export function TimeChart({ label, unit, times, lines, format, height = 150, syn
       {known ? <div className="curve-chart" ref={host} role="img" aria-label={`${label}, ${unit}. ${spoken}`} /> : <p className="small muted">{t("system.no.samples")}</p>}
     </figure>
   );
+}
+
+/** Without a cursor, the legend shows the last moment. */
+function showLast(plot: uPlot): void {
+  plot.setLegend({ idx: plot.data[0].length - 1 }, false);
+}
+
+/** Points between two gaps, which no line would show. */
+function lonely(plot: uPlot, series: number): number[] {
+  const values = plot.data[series] ?? [];
+  const missing = (index: number) => values[index] === null || values[index] === undefined;
+  return Array.from(values, (_, index) => index).filter((index) => !missing(index) && missing(index - 1) && missing(index + 1));
 }
 
 function lastOf(values: TimeLine["values"], format: (value: number) => string): string {

@@ -7,7 +7,7 @@ import { ago, moment, number, percent, seconds } from "../format";
 import { useText, type Translate } from "../i18n";
 import { useInAddress } from "../state/address";
 import { Badge, Card, ErrorView, Loading, Notice, Scroll, Stat } from "./basics";
-import { WindowChoice } from "./system/HistoryCharts";
+import { time, WindowChoice } from "./system/HistoryCharts";
 
 /** A model's last hour or day: what was asked, what failed, how long it took, how its inputs have moved. */
 export function ModelHistory({ name }: { name: string }) {
@@ -65,7 +65,7 @@ function chartsOf({ points, step }: History, t: Translate) {
     {
       label: t("system.latency"),
       unit: t("system.unit.time"),
-      format: seconds,
+      format: time,
       lines: [
         { label: t("traffic.p50"), values: points.map((point) => point.p50), color: "--train" },
         { label: t("traffic.p99"), values: points.map((point) => point.p99), color: "--valid" },

@@ -53,3 +53,9 @@ export function useText(): Translate {
   const into = useLanguage();
   return (key, values) => translate(into, key, values);
 }
+
+/** The text of a name that the server has given; the name itself where these pages do not know it yet. */
+export const named = (group: string, name: string, t: Translate): string => {
+  const key = `${group}.${name}`;
+  return key in en ? t(key as Key) : name.replaceAll("_", " ");
+};

@@ -9,7 +9,8 @@ import { conditionText } from "./StatusBanner";
 export function AlarmList() {
   const t = useText();
   const alarms = useAlarms();
-  const items = alarms.data?.pages.flatMap((page) => page.items) ?? [];
+  const found = alarms.data?.pages.flatMap((page) => page.items) ?? [];
+  const items = [...found.filter((one) => one.ended_at === null), ...found.filter((one) => one.ended_at !== null)];
   return (
     <Card title={t("system.alarms")} bare>
       {alarms.isPending && (

@@ -66,10 +66,10 @@ export function AuditLog() {
               {items.map((one) => (
                 <tr key={one.id}>
                   <td className="nowrap">{moment(one.created_at)}</td>
-                  <td>
+                  <td className="who">
                     {one.owner ?? "–"} <span className="faint mono small break">{one.key_id}</span>
                   </td>
-                  <td>
+                  <td className="said">
                     <span className="mono small break" title={one.action}>
                       {one.action.split(" ")[0]} {one.target}
                     </span>
@@ -77,7 +77,7 @@ export function AuditLog() {
                   <td className="num">
                     <Badge tone={toneOf(one.status)}>{one.status}</Badge>
                   </td>
-                  <td className="muted small">
+                  <td className="muted small who">
                     {one.address} <span className="faint mono break">{one.request_id}</span>
                   </td>
                 </tr>

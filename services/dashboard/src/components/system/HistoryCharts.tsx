@@ -76,7 +76,7 @@ function chartsOf({ points, processes, step }: SystemHistory, t: Translate): Cha
     largest.map((one, index) => ({ label: names[index] ?? one.process, values: pick(one), color: COLORS[index] ?? "--train" }));
   return [
     { label: t("system.queue"), unit: t("nav.runs"), format: count, lines: [line("state.queued", "queued", "--valid"), line("state.running", "running", "--train"), line("system.workers", "workers", "--fourth")] },
-    { label: t("system.oldest.wait"), unit: t("system.unit.time"), format: seconds, lines: [line("system.oldest.wait", "oldest_queued_seconds", "--valid")] },
+    { label: t("system.oldest.wait"), unit: t("system.unit.time"), format: time, lines: [line("system.oldest.wait", "oldest_queued_seconds", "--valid")] },
     { label: t("system.predictions"), unit: t("system.per.second"), format: count, lines: [line("system.predictions", "predictions", "--train"), line("system.api", "api_requests", "--fourth")] },
     {
       label: t("system.errors"),
@@ -84,14 +84,17 @@ function chartsOf({ points, processes, step }: SystemHistory, t: Translate): Cha
       format: count,
       lines: [line("system.errors.predict", "predict_errors", "--fifth"), line("system.errors.api", "api_errors", "--valid"), line("system.refused", "refused", "--third"), line("system.shed", "shed", "--fourth")],
     },
-    { label: t("system.latency"), unit: t("system.unit.time"), format: seconds, lines: [line("traffic.p50", "p50", "--train"), line("traffic.p99", "p99", "--valid")] },
-    { label: t("system.api.latency"), unit: t("system.unit.time"), format: seconds, lines: [line("traffic.p50", "api_p50", "--train"), line("traffic.p99", "api_p99", "--valid")] },
+    { label: t("system.latency"), unit: t("system.unit.time"), format: time, lines: [line("traffic.p50", "p50", "--train"), line("traffic.p99", "p99", "--valid")] },
+    { label: t("system.api.latency"), unit: t("system.unit.time"), format: time, lines: [line("traffic.p50", "api_p50", "--train"), line("traffic.p99", "api_p99", "--valid")] },
     { label: t("system.loads"), unit: each, format: count, lines: [line("system.loads.done", "loads", "--train"), line("system.loads.failed", "load_failures", "--fifth")] },
     { label: t("system.cpu"), unit: t("system.cores"), format: count, lines: own((one) => one.cpu) },
-    { label: t("system.memory"), unit: t("system.unit.bytes"), format: bytes, lines: own((one) => one.memory_bytes) },
+    { label: t("system.memory"), unit: t("system.unit.bytes"), format: memory, lines: own((one) => one.memory_bytes) },
   ];
 }
 
+/** Zero needs no unit. */
+export const time = (value: number): string => (value === 0 ? "0" : seconds(value));
+const memory = (value: number): string => (value === 0 ? "0" : bytes(value));
 const COLORS = ["--train", "--valid", "--third", "--fourth", "--fifth"];
 const most = (values: readonly (number | null)[]): number => Math.max(0, ...values.map((value) => value ?? 0));
 
@@ -118,8 +121,8 @@ function Processes({ history }: { history: SystemHistory }) {
             <tr>
               <th scope="col">{t("system.process")}</th>
               <th scope="col">{t("system.host")}</th>
-              <th scope="col">{t("system.cpu")}</th>
-              <th scope="col">{t("system.memory")}</th>
+              <th scope="col" className="num">{t("system.cpu")}</th>
+              <th scope="col" className="num">{t("system.memory")}</th>
               <th scope="col">{t("system.seen")}</th>
             </tr>
           </thead>

@@ -1,6 +1,6 @@
 import { useLimits } from "../../api/system";
 import { bytes, number } from "../../format";
-import { useText } from "../../i18n";
+import { named, useText } from "../../i18n";
 import { Card, ErrorView } from "../basics";
 
 /** The limits in force, by the names of their settings. */
@@ -13,7 +13,7 @@ export function LimitList() {
       <dl className="facts">
         {Object.entries(limits.data ?? {}).map(([name, value]) => (
           <div key={name} className="contents">
-            <dt>{name.replaceAll("_", " ")}</dt>
+            <dt title={name}>{named("limit", name, t)}</dt>
             <dd className="num">{typeof value === "string" ? value : name.endsWith("bytes") ? bytes(value) : number(value)}</dd>
           </div>
         ))}

@@ -1,7 +1,7 @@
 import { useStorage } from "../../api/system";
 import type { SystemInfo } from "../../api/types";
 import { bytes, number } from "../../format";
-import { useText } from "../../i18n";
+import { named, useText } from "../../i18n";
 import { Card, Empty, ErrorView, Loading, Scroll } from "../basics";
 
 /** What each owner stores; without the scope `admin`, one's own. */
@@ -67,7 +67,7 @@ export function StorageByKind({ system }: { system: SystemInfo }) {
           .sort((a, b) => b.bytes - a.bytes)
           .map((one) => (
             <li key={one.kind}>
-              <span>{one.kind.replaceAll("_", " ")}</span>
+              <span>{named("stored", one.kind, t)}</span>
               <span className="faint small num">{number(one.blobs)}</span>
               <span className="grow" />
               <span className="num">{bytes(one.bytes)}</span>
