@@ -53,7 +53,7 @@ class _Look:
     hour: Sequence[Sample]  # by ten minutes
 
     def count(self, rows: Sequence[Sample], kind: str, name: str) -> float:
-        return sum(row.figures["counts"].get(name, 0) for row in rows if row.kind == kind)
+        return float(sum(row.figures["counts"].get(name, 0) for row in rows if row.kind == kind))
 
     def newest(self) -> list[Sample]:
         """The last sample of each process that still writes."""
