@@ -27,7 +27,8 @@ from fitserve.dataset_facts import ColumnFacts, DatasetFacts
 from fitserve.encoder import Encoder
 from fitserve.spec.feature import Feature
 from tests.predict.toy_registry import ToyModel, ToyRegistry, graph
-from workers import batch_prediction
+from workers.batch.model import ArtifactModel
+from workers.batch.rows import in_order, part_chunks
 
 ROUNDS = 3
 OUTPUTS = [{"name": "y", "task": "multiclass", "labels": [str(one) for one in range(5)], "units": 5}]
@@ -82,10 +83,10 @@ def by_hand(source: Path, target: Path, model: ToyModel, session: Any) -> None:
     pl.DataFrame({"predicted_y": best, **units}).write_parquet(target)
 
 
-def ours(source: Path, target: Path, model: batch_prediction.ArtifactModel) -> None:
+def ours(source: Path, target: Path, model: ArtifactModel) -> None:
     writer = None
-    parts = batch_prediction.batches(source)
-    for predicted in batch_prediction.in_order(model.predict, parts, os.cpu_count() or 1):
+    parts = part_chunks(source, 0, pq.read_metadata(source).num_rows)
+    for predicted in in_order(model.predict, parts, os.cpu_count() or 1):
         writer = writer or pq.ParquetWriter(target, predicted.schema)
         writer.write_table(predicted)
     assert writer is not None
@@ -109,7 +110,7 @@ def figures(folder: Path, rows: int = 494_021) -> dict[str, float]:
     pq.write_table(table, source)
     toys = ToyRegistry(folder / "home")
     toy, threads = make_model(table), os.cpu_count() or 1
-    model = batch_prediction.ArtifactModel(toys.blobs, toys.store_artifact(toy))
+    model = ArtifactModel(toys.blobs, toys.store_artifact(toy))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(toy.onnx, options, providers=["CPUExecutionProvider"])

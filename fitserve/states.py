@@ -11,6 +11,8 @@ from enum import StrEnum
 from typing import Final, Literal
 
 TRIAL: Final = "trial"  # the kind of a run that is one trial of another run, for an idle worker
+PART: Final = "part"  # of a run that predicts a part of another run's rows
+DIVIDED: Final = (TRIAL, PART)  # kinds of runs that are parts of another one: nobody submitted them
 
 
 class RunState(StrEnum):

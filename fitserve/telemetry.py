@@ -74,6 +74,16 @@ IMPORT_BYTES = Counter(
     "fitserve_import_bytes_total", "Bytes fetched from sources, as stored on local disk.", ["source"], registry=REGISTRY
 )
 
+BATCH_PARTS = Counter(
+    "fitserve_batch_parts_total",
+    "Parts of batch predictions that were written, by destination: dataset, sql, s3, gs, az.",
+    ["destination"],
+    registry=REGISTRY,
+)
+BATCH_ROWS = Counter(
+    "fitserve_batch_rows_total", "Rows of those parts, by destination.", ["destination"], registry=REGISTRY
+)
+
 # Runs
 RUNS_CREATED = Counter("fitserve_runs_created_total", "Runs accepted.", registry=REGISTRY)
 RUNS_FINISHED = Counter(

@@ -19,9 +19,12 @@ from fitserve import blobs, db, exports, logs, telemetry, tracing
 from fitserve.operations.sampler import Sampler
 from fitserve.queue import QUEUE, WAKE, Publisher, make_app
 from fitserve.settings import Settings
+from fitserve.states import PART
 from workers import health_server
 from workers.automation_driver import AutomationDriver
-from workers.batch_prediction import BatchPredictor
+from workers.batch.prediction import KIND as PREDICTION
+from workers.batch.prediction import BatchPredictionAttempt, PartAttempt
+from workers.batch.predictor import BatchPredictor
 from workers.deliveries import Deliverer
 from workers.exports import ExportAttempt
 from workers.messages import HintApp
@@ -78,8 +81,8 @@ def main() -> None:
     checks = {"database": database, "trainer": supervisor.is_ready, "broker": connected.is_set}
     health_server.serve(settings.host, settings.worker_metrics_port, checks)
     supervisor.start()
-    others = {exports.KIND: ExportAttempt}
-    predictor = BatchPredictor(settings, engine, supervisor.blobs, supervisor.stopping, others)
+    beside = {PREDICTION: BatchPredictionAttempt, PART: PartAttempt, exports.KIND: ExportAttempt}
+    predictor = BatchPredictor(settings, engine, supervisor.blobs, supervisor.stopping, beside)
     predictor.start()
     driver = RolloutDriver(engine)
     driver.start()

@@ -20,7 +20,7 @@ from fitserve.blobs import StoredBlob
 from fitserve.datasets import store
 from fitserve.errors import NotFound
 from fitserve.tables import Dataset, Epoch
-from workers.batch_prediction import BatchPredictionAttempt, DeterministicFailure, Interrupted
+from workers.batch.attempt import DeterministicFailure, Interrupted, SideAttempt
 from workers.trainer_process import clean_environment
 
 ROWS = 256  # to compare on
@@ -28,7 +28,7 @@ SECONDS = 900.0  # for one export
 _POLL = 0.1
 
 
-class ExportAttempt(BatchPredictionAttempt):
+class ExportAttempt(SideAttempt):
     """One attempt at one export."""
 
     def _work(self, folder: Path) -> tuple[dict[str, Any], dict[str, StoredBlob]]:

@@ -1,9 +1,10 @@
-"""`fitserve datasets`: upload, list, show, share, rows, sample."""
+"""`fitserve datasets`: upload, import, append, list, show, share, rows, sample."""
 
 from __future__ import annotations
 
 import json
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -161,6 +162,54 @@ def refresh(
         after = before.reimport()
         if after.id == before.id:
             session.show(after, f"{after.ref} is unchanged.")
+        else:
+            _show_new(session, after)
+
+
+@command(
+    group,
+    "append",
+    "fitserve datasets append visits more.csv",
+    "fitserve datasets append visits more.csv --batch 2026-11-29",
+    "fitserve datasets append visits hour.csv --stage --batch 2026-11-29T10",
+    "fitserve datasets append visits --commit",
+)
+def append(
+    session: Session,
+    ref: Annotated[str, typer.Argument(help="A name: rows are appended to its newest version.")],
+    path: Annotated[Path | None, typer.Argument(help="A table with the same columns; - reads standard input.")] = None,
+    batch: Annotated[
+        str | None, typer.Option(help="An idempotency key: rows sent again under it are appended once.")
+    ] = None,
+    stage: Annotated[
+        bool, typer.Option("--stage", help="Let them wait, so that many small batches make one version.")
+    ] = False,
+    commit: Annotated[bool, typer.Option("--commit", help="Append all that waits, as one version.")] = False,
+    option: Annotated[
+        list[str] | None, typer.Option(help="Any upload option, as notices name them: 'delimiter=;'. Repeatable.")
+    ] = None,
+    lenient: Annotated[bool, typer.Option("--lenient", help="Skip bad rows and report them.")] = False,
+) -> None:
+    """Append rows to a dataset: they are its next version, whose parent is the version before."""
+    if path is None and not commit:
+        raise BadInput("There is nothing to append.", expected="a file, or --commit", fix=f"... append {ref} FILE")
+    options = read_options(option or []) | ({"lenient": True} if lenient else {})
+    with session.client() as client:
+        dataset = client.datasets.get(ref)
+        if path is not None:
+            data: Any = sys.stdin.buffer.read() if str(path) == "-" else path
+            if not stage and not commit:
+                _show_new(session, dataset.append(data, batch=batch, **options))
+                return
+            waiting = dataset.stage(data, batch=batch, **options)
+            if not commit:
+                session.show(waiting, f"{waiting.rows} rows in {waiting.batches} batches wait for {waiting.name}.")
+                session.hint(f"Append them as one version: fitserve datasets append {waiting.name} --commit")
+                return
+        before = dataset.version
+        after = dataset.commit()
+        if after.version == before:
+            session.show(after, f"Nothing waits: {after.ref} is unchanged.")
         else:
             _show_new(session, after)
 

@@ -8,6 +8,7 @@ import typer
 
 from fitserve.cli import (
     automations,
+    batch,  # noqa: F401  (adds a command to those of models)
     datasets,
     demo,
     keys,

@@ -309,16 +309,24 @@ class Models(Resource):
         label: str | None = None,
         name: str | None = None,
         interval: float | Literal[False] | None = None,
+        destination: Mapping[str, Any] | None = None,
+        columns: Sequence[str] | None = None,
     ) -> RunInfo:
         """Predict a whole dataset on the workers, as a run of kind `prediction`; `name` is the new dataset's.
+
+        `destination` writes the predictions elsewhere: `{"sql": {"connection", "table", "if_exists"}}`, or `s3`, `gs`
+        or `az` with `{"connection", "path", "if_exists"}`. `columns` are those of the dataset that stand beside the
+        predictions; left out, all do.
 
         With `interval`, a share of rows, there are columns of the interval or the set of labels as well; left out, the
         level of the version's spec answers, if it has one, and False asks for none.
 
-        Follow it by `client.runs.get(run.id).wait()`; its `result` names the new dataset.
+        Follow it by `client.runs.get(run.id).wait()`; its `result` names the new dataset, or what was written.
         """
         body: dict[str, Any] = {"dataset": dataset, "version": version, "label": label, "name": name}
         body |= {} if interval is None else {"interval": interval}
+        body |= {} if destination is None else {"destination": dict(destination)}
+        body |= {} if columns is None else {"columns": list(columns)}
         headers = {"Idempotency-Key": str(uuid.uuid4())}
         answer = self._connection.send("POST", model_path(model, "predictions"), json=body, headers=headers)
         return RunInfo.model_validate(answer.json())

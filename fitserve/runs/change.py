@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from fitserve import db
 from fitserve.errors import Conflict
 from fitserve.runs.queries import get_owned
-from fitserve.states import TERMINAL, TRIAL
+from fitserve.states import DIVIDED, TERMINAL
 from fitserve.tables import Epoch, Event, Idempotency, Run, Trial, Version
 
 CHANGEABLE = frozenset({"name", "tags", "notes", "shared"})
@@ -48,8 +48,8 @@ def delete_run(engine: Engine, run_id: str, owner: str | None) -> None:
         assert run is not None
         if run.state not in TERMINAL:
             raise Conflict(f"The run is {run.state}.", received=run.state, fix="Cancel it first.")
-        if run.kind == TRIAL:
-            raise Conflict("The run is a trial of another.", received=run.kind, fix=f"Delete {run.parent_id}.")
+        if run.kind in DIVIDED:
+            raise Conflict(f"The run is a {run.kind} of another.", received=run.kind, fix=f"Delete {run.parent_id}.")
         version = session.scalar(select(Version).where(Version.run_id == run_id))
         if version is not None:
             raise Conflict(
@@ -62,7 +62,7 @@ def delete_run(engine: Engine, run_id: str, owner: str | None) -> None:
 
 def _delete(session: Session, run: Run) -> None:
     of_run = Run.parent_id == run.id
-    for trial in session.scalars(select(Run).where(of_run, Run.kind == TRIAL)):
+    for trial in session.scalars(select(Run).where(of_run, Run.kind.in_(DIVIDED))):
         _delete(session, trial)
     session.execute(update(Run).where(of_run, Run.kind == "reproduction").values(parent_id=None))
     session.execute(update(Run).where(of_run).values(parent_id=run.parent_id))

@@ -22,7 +22,7 @@ from fitserve.runs.history import CANCEL_REQUESTED, FINISHED, RELEASED, Report, 
 from fitserve.runs.lease import Lease, LeaseLost, queued
 from fitserve.runs.queries import get_owned
 from fitserve.runs.scores import scores_of
-from fitserve.states import TERMINAL, TRIAL, RunState
+from fitserve.states import DIVIDED, TERMINAL, RunState
 from fitserve.strictjson import finite_json
 from fitserve.tables import Epoch, Run, Trial
 
@@ -76,7 +76,7 @@ def succeed(
 
 def _record_end(session: Session, run: Run, state: RunState, at: datetime, facts: Mapping[str, Any]) -> None:
     """Record the event of a run's end. Nobody submitted a trial, so its end is not one."""
-    if run.kind == TRIAL:
+    if run.kind in DIVIDED:
         return
     data = {"run": run.id, "kind": run.kind, "dataset": run.dataset_id, "model": run.model, **facts}
     events.record(session, f"run.{state}", owner=run.owner, data=data, at=at)
@@ -194,13 +194,20 @@ def withdraw_trial(engine: Engine, lease: Lease, trial_run: str) -> Run | None:
     with db.transaction(engine) as session:
         at = db.now(session)
         lock_run(session, lease)
-        mine = and_(Run.id == trial_run, Run.parent_id == lease.run_id, Run.kind == TRIAL, queued())
+        mine = and_(Run.id == trial_run, Run.parent_id == lease.run_id, Run.kind.in_(DIVIDED), queued())
         trial = session.scalars(select(Run).where(mine).with_for_update()).first()
         if trial is None:
             return None
         _Ending(session, trial, mine, at).cancel()
         session.expunge(trial)
         return trial
+
+
+def cancel_divided(engine: Engine, lease: Lease) -> None:
+    """Cancel the trials or parts that other workers have, before their run ends. Raises LeaseLost."""
+    with db.transaction(engine) as session:
+        run = lock_run(session, lease)
+        _end_trials(session, run.id, db.now(session))
 
 
 def lock_run(session: Session, lease: Lease) -> Run:
@@ -303,7 +310,7 @@ def _end_trials(session: Session, run_id: str, at: datetime) -> None:
     They are locked first: between two updates a trial could change its state, unseen by both.
     """
     live = Run.state.in_((RunState.queued, RunState.running))
-    trials = select(Run).where(Run.parent_id == run_id, Run.kind == TRIAL, live).order_by(Run.id).with_for_update()
+    trials = select(Run).where(Run.parent_id == run_id, Run.kind.in_(DIVIDED), live).order_by(Run.id).with_for_update()
     for trial in session.scalars(trials.execution_options(populate_existing=True)).all():
         if trial.state == RunState.queued:
             _Ending(session, trial, and_(Run.id == trial.id, queued()), at).cancel()

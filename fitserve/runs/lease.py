@@ -19,7 +19,7 @@ from fitserve.blobs import BlobStore, StoredBlob
 from fitserve.runs import quotas
 from fitserve.runs.blob_references import add_references
 from fitserve.runs.history import CLAIMED, Report, add_event, record_reports
-from fitserve.states import TRIAL, RunState
+from fitserve.states import DIVIDED, TRIAL, RunState
 from fitserve.tables import Run
 
 
@@ -77,9 +77,9 @@ def claim(
 ) -> Claim | None:
     """T2: claim the best queued run (highest priority, then oldest), or return None.
 
-    The run that a wake-up message names is not preferred: priorities would not hold. A trial of a run that another
-    worker holds comes after all whole runs. Skipped are the runs of owners who have `running_limit` runs running,
-    and of keys that have used up their own quota.
+    The run that a wake-up message names is not preferred: priorities would not hold. A trial or part of a run that
+    another worker holds comes after all whole runs. Skipped are the runs of owners who have `running_limit` runs
+    running, and of keys that have used up their own quota.
     """
     with db.transaction(engine) as session:
         full_owners = list(
@@ -92,7 +92,7 @@ def claim(
         )
         full_keys = quotas.exhausted_keys(session)
         run = None
-        for group in ([kind for kind in kinds if kind != TRIAL], [kind for kind in kinds if kind == TRIAL]):
+        for group in ([kind for kind in kinds if kind not in DIVIDED], [kind for kind in kinds if kind in DIVIDED]):
             if run is None and group:
                 run = _best_queued(session, full_owners, full_keys, group)
         if run is None or not _below_limit(session, run, running_limit):

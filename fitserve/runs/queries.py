@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, load_only
 from fitserve import db
 from fitserve.errors import Forbidden, NotFound
 from fitserve.runs.worker_registry import WORKER_TIMEOUT
-from fitserve.states import TRIAL, RunState
+from fitserve.states import DIVIDED, RunState
 from fitserve.tables import Epoch, Event, Run, Trial, Worker
 
 _RECENT = 50  # finished runs that an estimate is made from
@@ -83,14 +83,16 @@ def queue_position(session: Session, run: Run) -> QueuePosition | None:
     The estimate: runs ahead of it take turns on the live workers, each for the mean time of recent attempts.
     Trials of other runs come after it, and have no position of their own.
     """
-    if run.state != RunState.queued or run.kind == TRIAL:
+    if run.state != RunState.queued or run.kind in DIVIDED:
         return None
     ahead = or_(
         Run.priority > run.priority,
         and_(Run.priority == run.priority, Run.created_at < run.created_at),
         and_(Run.priority == run.priority, Run.created_at == run.created_at, Run.id < run.id),
     )
-    position = session.scalar(select(func.count()).where(Run.state == RunState.queued, Run.kind != TRIAL, ahead)) or 0
+    position = (
+        session.scalar(select(func.count()).where(Run.state == RunState.queued, Run.kind.not_in(DIVIDED), ahead)) or 0
+    )
     at = db.now(session)
     alive = Worker.heartbeat_at > at - timedelta(seconds=WORKER_TIMEOUT)
     workers = session.scalar(select(func.count()).where(alive)) or 0
@@ -107,7 +109,7 @@ def queue_position(session: Session, run: Run) -> QueuePosition | None:
 def _mean_seconds(session: Session) -> float:
     finished = (
         select(Run.started_at, Run.finished_at)
-        .where(Run.finished_at.is_not(None), Run.started_at.is_not(None), Run.kind != TRIAL)
+        .where(Run.finished_at.is_not(None), Run.started_at.is_not(None), Run.kind.not_in(DIVIDED))
         .order_by(Run.finished_at.desc())
         .limit(_RECENT)
     )
@@ -117,14 +119,16 @@ def _mean_seconds(session: Session) -> float:
 
 def count_by_state(session: Session) -> dict[str, int]:
     """Return the number of runs in every state. Trials do not count: they are parts of a run."""
-    rows = session.execute(select(Run.state, func.count()).where(Run.kind != TRIAL).group_by(Run.state)).all()
+    rows = session.execute(select(Run.state, func.count()).where(Run.kind.not_in(DIVIDED)).group_by(Run.state)).all()
     counts = {row[0]: row[1] for row in rows}
     return {str(state): int(counts.get(state, 0)) for state in RunState}
 
 
 def oldest_queued_seconds(session: Session) -> float:
     """Return the age of the oldest queued run; 0 where none is queued."""
-    oldest = session.scalar(select(func.min(Run.created_at)).where(Run.state == RunState.queued, Run.kind != TRIAL))
+    oldest = session.scalar(
+        select(func.min(Run.created_at)).where(Run.state == RunState.queued, Run.kind.not_in(DIVIDED))
+    )
     return max(0.0, (db.now(session) - oldest).total_seconds()) if oldest else 0.0
 
 

@@ -1,4 +1,4 @@
-"""A run's trials as runs of their own, of the kind `trial`, for idle workers.
+"""A run's trials as runs of their own, of the kind `trial`, for idle workers; and the parts of a batch prediction.
 
 The run's holder offers them (T1), withdraws those that nobody has begun (T8, `finish.withdraw_trial`), and takes over
 the results of the others. All of it is fenced by the holder's lease; a trial's row decides who trains it.
@@ -23,7 +23,7 @@ from fitserve.tables import Run
 
 @dataclass(frozen=True, slots=True)
 class TrialRun:
-    """A trial that is a run of its own. `blob` is its result, once it has succeeded."""
+    """A trial, or a part, that is a run of its own. `blob` is its result, once it has succeeded."""
 
     run_id: str
     trial: int
@@ -32,34 +32,34 @@ class TrialRun:
     blob: str | None
 
 
-def offered_trials(session: Session, run_id: str) -> dict[int, TrialRun]:
-    """Return a run's trials that were ever offered, by number."""
+def offered_trials(session: Session, run_id: str, kind: str = TRIAL) -> dict[int, TrialRun]:
+    """Return a run's trials, or parts, that were ever offered, by number."""
     columns = (Run.id, Run.spec, Run.state, Run.attempt, Run.result)
-    rows = session.execute(select(*columns).where(Run.parent_id == run_id, Run.kind == TRIAL).order_by(Run.id))
+    rows = session.execute(select(*columns).where(Run.parent_id == run_id, Run.kind == kind).order_by(Run.id))
     return {
-        spec["trial"]: TrialRun(trial_id, spec["trial"], RunState(state), attempt, (result or {}).get("blob"))
+        spec[kind]: TrialRun(trial_id, spec[kind], RunState(state), attempt, (result or {}).get("blob"))
         for trial_id, spec, state, attempt, result in rows
     }
 
 
-def offer(engine: Engine, lease: Lease, trials: Sequence[int]) -> list[str]:
-    """Queue those of these trials that were not offered before. Return their runs' ids. Raises LeaseLost."""
+def offer(engine: Engine, lease: Lease, trials: Sequence[int], kind: str = TRIAL) -> list[str]:
+    """Queue those of these trials, or parts, that were not offered before. Return their runs' ids. Raises LeaseLost."""
     with db.transaction(engine) as session:
         at = db.now(session)
         run = lock_run(session, lease)
         if run.cancel_requested_at is not None:
             return []
-        known = offered_trials(session, run.id)
+        known = offered_trials(session, run.id, kind)
         new = [trial for trial in sorted(trials) if trial not in known]
         ids = sorted(new_id("run") for _ in new)  # created at one moment, they are claimed in the order of their ids
         for trial, trial_id in zip(new, ids, strict=True):
             new_run = NewRun(
                 owner=run.owner,
                 dataset_id=run.dataset_id,
-                spec={"run": run.id, "trial": trial},
+                spec={"run": run.id, kind: trial},
                 resolved=run.resolved,
                 estimates=run.estimates,
-                kind=TRIAL,
+                kind=kind,
                 priority=run.priority,
                 parent_id=run.id,
                 key_id=run.key_id,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from sqlalchemy import Engine, delete, func, select, update
+from sqlalchemy import Engine, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from fitserve import db
@@ -40,6 +40,13 @@ def prune(engine: Engine) -> list[str]:
         ids = list(session.scalars(select(Worker.id).where(dead)))
         session.execute(delete(Worker).where(Worker.id.in_(ids)))
         return ids
+
+
+def count_others(session: Session, hostname: str, pid: int) -> int:
+    """Return how many live workers belong to other processes than this one."""
+    alive = Worker.heartbeat_at > db.now(session) - timedelta(seconds=WORKER_TIMEOUT)
+    other = or_(Worker.hostname != hostname, Worker.pid != pid)
+    return session.scalar(select(func.count()).where(alive, other)) or 0
 
 
 def count_idle(session: Session, excluding: str) -> int:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fitserve.states import RunState
+from fitserve.wire.destinations import Destination
 
 Sharing = Literal["ask", "inspect", "download"]
 
@@ -144,6 +145,12 @@ class PredictionRequest(BaseModel):
     version: int | None = Field(None, ge=1, le=2**31 - 1)
     label: str | None = Field(None, max_length=63)
     name: str | None = Field(None, max_length=63, description="Name of the dataset to create")
+    destination: Destination | Literal["download"] | None = Field(
+        None, description="Where the predictions go; left out, or `download`: a new dataset, which can be downloaded"
+    )
+    columns: Annotated[list[Annotated[str, Field(max_length=4096)]], Field(max_length=10_000)] | None = Field(
+        None, description="Columns of the dataset that stand beside the predictions; all of them if left out"
+    )
     interval: Annotated[float, Field(gt=0, lt=1)] | Literal[False] | None = Field(
         None,
         description="Share of the rows whose truth the interval or set of labels is to contain; left out: the level of "

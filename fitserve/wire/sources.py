@@ -97,3 +97,4 @@ class ConnectionInfo(BaseModel):
     name: str
     kind: str = Field(description="The scheme of its address, such as postgresql or s3")
     sources: list[str] = Field(description="The kinds of sources that can name it")
+    writable: bool = Field(False, description="Whether batch predictions can be written through it")

@@ -71,6 +71,15 @@ def test_datasets(fitserve: Fitserve, fitserve_json: FitserveJson, tmp_path: Pat
     assert fitserve_json("datasets", "upload", str(path), "--name", "p2", "--kind", "colour=ignored")["name"] == "p2"
     kinds = {column["name"]: column["kind"] for column in fitserve_json("datasets", "show", "p2")["columns"]}
     assert kinds["colour"] == "ignored"
+    append = ("datasets", "append", "points")
+    for _ in range(2):  # the same batch, sent twice
+        assert fitserve_json(*append, str(path), "--batch", "first")["version"] == 2
+    for batch in ("a", "b", "b"):
+        waiting = fitserve_json(*append, "-", "--stage", "--batch", batch, input=path.read_text())
+    assert (waiting["batches"], waiting["rows"]) == (2, 100)
+    assert "points@3" in fitserve(*append, "--commit").output
+    assert "Nothing waits" in fitserve(*append, "--commit").output
+    assert "nothing to append" in fitserve(*append, code=3).stderr
     assert "points" in fitserve("datasets", "list").output
     assert "strength" in fitserve("datasets", "show", "points", "--target", "side").output
     assert len(fitserve_json("datasets", "rows", "points", "--limit", "3")) == 3
@@ -180,6 +189,14 @@ def test_models(fitserve: Fitserve, fitserve_json: FitserveJson, run_id: str, tm
     raw = fitserve_json("models", "predict", "cli-circle", str(path), "--raw")["predictions"]
     assert raw[0][0] == pytest.approx(answers["predictions"][0]["out"], abs=1e-5)
     assert fitserve("models", "predict", "no-such-model", str(path), code=4)
+    ended = fitserve_json("models", "batch", "cli-circle", "cli-circle", "--columns", "side, x")
+    assert (ended["state"], len(ended["result"]["parts"])) == ("succeeded", 1)
+    shown = fitserve("datasets", "rows", ended["result"]["dataset"]).output
+    assert "predicted_side" in shown
+    assert "colour" not in shown
+    unknown = fitserve("models", "batch", "cli-circle", "cli-circle", "--to", "nowhere/scores", code=3)
+    assert "nowhere/scores" in unknown.stderr
+    assert "no column" in fitserve("models", "batch", "cli-circle", "cli-circle", "--columns", "no", code=3).stderr
     assert "cli-circle" in fitserve("models", "list").output
     assert run_id in fitserve("models", "show", "cli-circle").output
     assert "champion is version 1" in fitserve("models", "promote", "cli-circle", "1").output

@@ -27,7 +27,7 @@ from services.control.app import create_app
 from services.predict.protocols.proto import inference_pb2 as oip
 from services.predict.protocols.proto import tensorflow_serving_pb2 as tfs
 from tests.predict.toy_registry import THREE, RunningService, ToyModel, ToyRegistry, eventually, mixed, run_service
-from workers.batch_prediction import ArtifactModel
+from workers.batch.model import ArtifactModel
 
 ROWS = [
     {"gre": gre, "gpa": gpa, "rank": 3, "city": "Rom"} for gre, gpa in ((400, 3.0), (560, 3.4), (640, 3.2), (800, 4.0))

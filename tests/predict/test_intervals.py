@@ -23,7 +23,7 @@ from services.control.app import create_app
 from services.predict.protocols.proto import inference_pb2 as oip
 from services.predict.protocols.proto import tensorflow_serving_pb2 as tfs
 from tests.predict.toy_registry import RunningService, ToyModel, ToyRegistry, eventually, mixed, run_service
-from workers.batch_prediction import ArtifactModel
+from workers.batch.model import ArtifactModel
 
 PRICE = [{"name": "price", "task": "regression", "labels": None, "units": 1}]
 ROWS = [

@@ -41,7 +41,8 @@ from fitserve.wire.datasets import UploadOptions
 from tests.predict.toy_registry import RunningService, ToyRegistry, run_service
 from tests.trainer.requests import RecordingReporter, request_of
 from workers.attempt.outcome import make_durable
-from workers.batch_prediction import ArtifactModel, BatchPredictionAttempt
+from workers.batch.model import ArtifactModel
+from workers.batch.prediction import BatchPredictionAttempt
 from workers.trainer.export.export import raw_values
 from workers.trainer.interface import TrainingResult
 from workers.trainer.train import train

@@ -148,15 +148,15 @@ def load(settings: Settings) -> dict[str, Connection]:
 def visible(settings: Settings, owner: str | None) -> list[ConnectionInfo]:
     """Return the connections that an owner may use, None: all of them."""
     return [
-        ConnectionInfo(name=name, kind=one.scheme, sources=one.sources)
+        ConnectionInfo(name=name, kind=one.scheme, sources=one.sources, writable=one.writable)
         for name, one in sorted(load(settings).items())
         if owner is None or one.owners is None or owner in one.owners
     ]
 
 
-def find(settings: Settings, name: str, kind: str, owner: str) -> Connection:
-    """Return a connection by name, for a source of a kind. Raises BadInput with a pointer."""
-    pointer = f"/source/{kind}/connection"
+def find(settings: Settings, name: str, kind: str, owner: str, pointer: str | None = None) -> Connection:
+    """Return a connection by name, for a source or a destination of a kind. Raises BadInput with a pointer."""
+    pointer = pointer or f"/source/{kind}/connection"
     allowed = {key: one for key, one in load(settings).items() if one.owners is None or owner in one.owners}
     fitting = [key for key, one in allowed.items() if kind in one.sources]
     if name not in allowed:

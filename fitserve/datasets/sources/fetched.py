@@ -57,14 +57,14 @@ class Unchanged(Exception):
     """The source says that it still is in the known state."""
 
 
-def try_again(work: Callable[[], T]) -> T:
-    """Return what `work` returns; try three times where the source is away. Raises SourceAway."""
+def try_again(work: Callable[[], T], attempts: int = ATTEMPTS) -> T:
+    """Return what `work` returns; try several times where the source is away. Raises SourceAway."""
     pause = FIRST_PAUSE
-    for attempt in range(1, ATTEMPTS + 1):
+    for attempt in range(1, attempts + 1):
         try:
             return work()
         except SourceAway as error:
-            if attempt == ATTEMPTS:
+            if attempt == attempts:
                 error.retry_after = error.retry_after or 30
                 error.fix = error.fix or "Try again later; nothing was stored."
                 raise

@@ -35,8 +35,8 @@ def fetch(kind: str, source: ObjectSource, connection: Connection, place: Place)
     """Fetch the object, or all parts. Raises SourceRefused, SourceAway, TooLarge, Unchanged."""
     pointer = f"/source/{kind}/path"
     address = connection.below(source.path, pointer)
-    with _translated(kind, connection, pointer, source.path):
-        store, path = _open(kind, connection, address)
+    with translated(kind, connection, pointer, source.path):
+        store, path = open_store(kind, connection, address)
         found = _find(store, path, pointer, source.path)
         snapshot = {"parts": [{"name": name, "bytes": size, "mark": mark} for name, size, mark in found]}
         if place.known == snapshot and all(mark for _, _, mark in found):
@@ -49,7 +49,8 @@ def fetch(kind: str, source: ObjectSource, connection: Connection, place: Place)
     return join(parts, place, snapshot)
 
 
-def _open(kind: str, connection: Connection, address: str) -> tuple[Any, str]:
+def open_store(kind: str, connection: Connection, address: str) -> tuple[Any, str]:
+    """Return fsspec's file system, and the address's path in it."""
     import fsspec
 
     options = {**(_S3_DEFAULTS if kind == "s3" else {}), **connection.options}
@@ -57,7 +58,7 @@ def _open(kind: str, connection: Connection, address: str) -> tuple[Any, str]:
         store, path = fsspec.core.url_to_fs(address, use_listings_cache=False, skip_instance_cache=True, **options)
     except ImportError:
         extra = EXTRAS[kind]
-        raise Unavailable(f"Reading {kind} needs a package: pip install 'fitserve[{extra}]'.") from None
+        raise Unavailable(f"{kind} needs a package: pip install 'fitserve[{extra}]'.") from None
     return store, str(path)
 
 
@@ -100,7 +101,7 @@ def _download(store: Any, found: tuple[str, int, str], path: Path) -> PartFile:
 
 
 @contextmanager
-def _translated(kind: str, connection: Connection, pointer: str, path: str) -> Iterator[None]:
+def translated(kind: str, connection: Connection, pointer: str, path: str) -> Iterator[None]:
     """Raise what a store's own errors mean: its libraries have many, and no common one."""
     try:
         yield

@@ -19,10 +19,10 @@ from fitserve.wire.notices import Notice
 Convert = Callable[[pa.Array], pa.Array]
 # Waiting for a server that has vanished ends: without these, libpq waits for as long as the kernel does.
 _DEFAULTS = {"connect_timeout": "10", "keepalives_idle": "30", "tcp_user_timeout": "60000"}
-_AWAY = ("08", "57P", "53", "40")  # SQLSTATEs: connection, shutdown, resources, rollback of a snapshot
+AWAY = ("08", "57P", "53", "40")  # SQLSTATEs: connection, shutdown, resources, rollback of a snapshot
 _STARTING = re.compile(r"starting up|shutting down|recovery mode|too many|connection slots", re.IGNORECASE)
-_ENDED = re.compile(r"terminating connection|shutting down|crash of another|conflict with recovery|could not serialize")
-_SAID = re.compile(r"(?:ERROR|FATAL):\s+(.*?)(?:\n|$)")
+ENDED = re.compile(r"terminating connection|shutting down|crash of another|conflict with recovery|could not serialize")
+SAID = re.compile(r"(?:ERROR|FATAL):\s+(.*?)(?:\n|$)")
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def open_query(connection: Connection, query: str) -> Iterator[QueryResult]:
     except ImportError:
         raise Unavailable("PostgreSQL is read by ADBC, which is not installed: pip install fitserve[sql].") from None
     try:
-        with dbapi.connect(_uri(connection)) as opened, opened.cursor() as cursor:
+        with dbapi.connect(uri(connection)) as opened, opened.cursor() as cursor:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             cursor.execute(f"SET LOCAL statement_timeout = {int(connection.statement_seconds * 1000)}")
             cursor.execute("SELECT txid_current_snapshot()::text, now()::text")
@@ -63,7 +63,8 @@ def _next(reader: pa.RecordBatchReader, connection: Connection) -> pa.RecordBatc
         _raise(error, connection)
 
 
-def _uri(connection: Connection) -> str:
+def uri(connection: Connection) -> str:
+    """Return the address that libpq takes, with bounds on waiting."""
     scheme, _, rest = connection.full_url.partition("://")
     address, _, query = rest.partition("?")
     stated = {pair.partition("=")[0] for pair in query.split("&")}
@@ -74,11 +75,11 @@ def _uri(connection: Connection) -> str:
 def _raise(error: Exception, connection: Connection) -> NoReturn:
     """Raise what a driver's error means."""
     text, state = str(error), getattr(error, "sqlstate", None) or ""
-    said = _SAID.search(text)
+    said = SAID.search(text)
     detail = connection.redact(said[1] if said else text.removeprefix("IO: "))
     if isinstance(error, OSError) and error.errno:  # the disk's
         raise error
-    if (state.startswith(_AWAY) and state != "57014") or _ENDED.search(detail):
+    if (state.startswith(AWAY) and state != "57014") or ENDED.search(detail):
         raise SourceAway(f"The database broke off: {detail}") from None
     if not state and "Failed to connect" in text:
         if said is None and "FATAL" not in text and "password" not in text:

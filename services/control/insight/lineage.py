@@ -12,7 +12,7 @@ from fitserve.datasets import store
 from fitserve.findings.lineage import Comparison, SeedScore, compare_scores, group_key, spec_changes
 from fitserve.findings.record import RunRecord
 from fitserve.runs import queries
-from fitserve.states import TRIAL, RunState
+from fitserve.states import DIVIDED, RunState
 from fitserve.tables import Dataset, Run
 from fitserve.wire.insight import GroupInfo, Lineage
 from services.control.insight.run_insight import read_epochs
@@ -69,7 +69,11 @@ def _relatives(session: Session, run: Run) -> Sequence[Run]:
         ancestors.add(parent.id)
     runs, level = {root.id: root}, [root.id]
     while level and len(runs) < MAX_RUNS:
-        query = select(Run).where(Run.parent_id.in_(level), Run.owner == run.owner, Run.kind != TRIAL).order_by(Run.id)
+        query = (
+            select(Run)
+            .where(Run.parent_id.in_(level), Run.owner == run.owner, Run.kind.not_in(DIVIDED))
+            .order_by(Run.id)
+        )
         children = [child for child in session.scalars(query.limit(MAX_RUNS - len(runs))) if child.id not in runs]
         runs |= {child.id: child for child in children}
         level = [child.id for child in children]

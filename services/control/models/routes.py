@@ -11,11 +11,14 @@ from sqlalchemy.orm import Session
 from fitserve import artifacts, db, monitoring, registry
 from fitserve.conformal import NO_LEVEL
 from fitserve.datasets import store
-from fitserve.errors import NotFound
+from fitserve.datasets.destinations import find_connection
+from fitserve.errors import BadInput, NotFound, Problem
 from fitserve.runs import create, queries
 from fitserve.runs.create import NewRun
-from fitserve.tables import Model, Run
+from fitserve.tables import Dataset, Model, Run
+from fitserve.validation import unknown_name
 from fitserve.wire import Page
+from fitserve.wire.destinations import Destination
 from fitserve.wire.models import (
     LabelInfo,
     LabelRequest,
@@ -198,7 +201,7 @@ def predict_dataset(
     ctx: Ctx,
     idempotency_key: IdempotencyKey = None,
 ) -> RunInfo:
-    """A run of kind `prediction`: its `result` names the dataset that it created."""
+    """A run of kind `prediction`. Its `result` names what it wrote: a new dataset, or the parts at a `destination`."""
     content = body.model_dump_json().encode()
     key = create.idempotency_key(idempotency_key, b"POST", request.url.path.encode(), b"", content)
     with db.reading(ctx.engine) as session:
@@ -208,6 +211,8 @@ def predict_dataset(
         moved = registry.decision_changes(session, name, version, 1)
         rates = registry.error_rates(session, [name]).get((name, version), {})
         own = registry.version(session, name, version).artifact == artifact  # else a kept epoch, which has its own
+    destination = _checked_destination(ctx, caller, body)
+    _check_columns(body.columns, dataset)
     output = store.check_name(body.name or f"{dataset.name[:40]}-{name[:12]}-v{version}")
     new = NewRun(
         owner=caller.owner,
@@ -222,6 +227,8 @@ def predict_dataset(
             "interval": NO_LEVEL if body.interval is False else body.interval,
             "decisions": moved[0].decisions if moved and own else None,
             "error_rates": rates if own else {},
+            "destination": destination.model_dump(mode="json", exclude_unset=True) if destination else None,
+            "columns": body.columns,
         },
         estimates={"rows": dataset.rows},
         kind="prediction",
@@ -231,6 +238,30 @@ def predict_dataset(
     run, _ = create_and_publish(ctx, new, key)
     response.headers["Location"] = f"/api/v1/runs/{run.id}"
     return read_run_info(ctx, run.id)
+
+
+def _checked_destination(ctx: Context, caller: Caller, body: PredictionRequest) -> Destination | None:
+    """Return where predictions go, None: to a dataset. Raises BadInput for a connection that cannot be written."""
+    if body.destination is None or body.destination == "download":
+        return None
+    if body.name is not None:
+        what = "`name` is that of a new dataset, and a destination makes none."
+        raise BadInput(what, problems=[Problem(what, "/name", received=body.name, fix="Leave out one of the two.")])
+    find_connection(ctx.settings, body.destination, caller.owner)
+    return body.destination
+
+
+def _check_columns(columns: list[str] | None, dataset: Dataset) -> None:
+    """Raise BadInput for a column that the dataset has not, or that is named twice."""
+    known = [one["name"] for one in dataset.columns]
+    for place, column in enumerate(columns or ()):
+        pointer = f"/columns/{place}"
+        if column not in known:
+            problem = unknown_name(f"{dataset.name} has no column {column[:80]!r}.", column, known, pointer)
+            raise BadInput(problem.detail, problems=[problem])
+        if column in (columns or ())[:place]:
+            what = f"The column {column[:80]!r} is named twice."
+            raise BadInput(what, problems=[Problem(what, pointer, received=column[:120])])
 
 
 def serving_version(

@@ -18,7 +18,7 @@ from fitserve.runs.remaining import outlook, phase_of
 from fitserve.settings import Settings
 from fitserve.spec.decode import decode
 from fitserve.spec.resolve_search import search_of, trial_spec
-from fitserve.states import TRIAL, RunState
+from fitserve.states import DIVIDED, RunState
 from fitserve.submission import check
 from fitserve.tables import Run
 from fitserve.wire import Page
@@ -251,8 +251,10 @@ def _repeat(submission: Submission, run_id: str, states: tuple[RunState, ...], *
         store.check_visible(session, caller.owner_filter, run.dataset_id)
         if run.kind == "prediction":
             check_batch_prediction(session, caller, str(run.resolved["model"]))
-    if run.kind == TRIAL:
-        raise Conflict("The run is a trial of another.", received=run.kind, fix=f"Use its parent: {run.parent_id}.")
+    if run.kind in DIVIDED:
+        raise Conflict(
+            f"The run is a {run.kind} of another.", received=run.kind, fix=f"Use its parent: {run.parent_id}."
+        )
     if run.state not in states:
         raise Conflict(f"The run is {run.state}.", received=run.state, expected=" or ".join(states))
     new = NewRun(
@@ -303,7 +305,7 @@ def _progress(session: Session, run: Run) -> Progress | None:
     training: dict[str, Any] = run.resolved.get("training", {})
     epochs, trials = int(training.get("epochs", last.epoch)), int(training.get("restarts") or 1)
     trials = int((run.resolved.get("search") or {}).get("trials") or trials)
-    ahead = outlook(session, run, epochs, 1 if run.kind == TRIAL else trials)
+    ahead = outlook(session, run, epochs, 1 if run.kind in DIVIDED else trials)
     return Progress(
         trial=last.trial,
         epoch=last.epoch,

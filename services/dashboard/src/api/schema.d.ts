@@ -1144,7 +1144,7 @@ export interface paths {
         put?: never;
         /**
          * Predict a whole dataset
-         * @description A run of kind `prediction`: its `result` names the dataset that it created.
+         * @description A run of kind `prediction`. Its `result` names what it wrote: a new dataset, or the parts at a `destination`.
          */
         post: operations["predict_dataset_api_v1_models__name__predictions_post"];
         delete?: never;
@@ -2512,6 +2512,12 @@ export interface components {
              * @description The kinds of sources that can name it
              */
             sources: string[];
+            /**
+             * Writable
+             * @description Whether batch predictions can be written through it
+             * @default false
+             */
+            writable: boolean;
         };
         /**
          * CurvePoint
@@ -2820,6 +2826,16 @@ export interface components {
              * @description The last attempts, the first one first
              */
             log: components["schemas"]["DeliveryAttempt"][];
+        };
+        /**
+         * Destination
+         * @description One place that predictions go to, by its kind.
+         */
+        Destination: {
+            sql?: components["schemas"]["SqlDestination"] | null;
+            s3?: components["schemas"]["ObjectDestination"] | null;
+            gs?: components["schemas"]["ObjectDestination"] | null;
+            az?: components["schemas"]["ObjectDestination"] | null;
         };
         /**
          * Do
@@ -4439,6 +4455,29 @@ export interface components {
             option?: string | null;
         };
         /**
+         * ObjectDestination
+         * @description A folder in a store of files, for one Parquet object a part and a manifest.
+         */
+        ObjectDestination: {
+            /**
+             * Connection
+             * @description A writable bucket or folder, named by the operator
+             */
+            connection: string;
+            /**
+             * Path
+             * @description The folder, below the connection's
+             */
+            path: string;
+            /**
+             * If Exists
+             * @description Where something is there already: fail; append to it; replace it, in one step
+             * @default fail
+             * @enum {string}
+             */
+            if_exists: "fail" | "append" | "replace";
+        };
+        /**
          * On
          * @description When to train: exactly one of `schedule`, `appended`, `drift` and `live_metric`.
          */
@@ -4786,6 +4825,16 @@ export interface components {
              * @description Name of the dataset to create
              */
             name?: string | null;
+            /**
+             * Destination
+             * @description Where the predictions go; left out, or `download`: a new dataset, which can be downloaded
+             */
+            destination?: components["schemas"]["Destination"] | "download" | null;
+            /**
+             * Columns
+             * @description Columns of the dataset that stand beside the predictions; all of them if left out
+             */
+            columns?: string[] | null;
             /**
              * Interval
              * @description Share of the rows whose truth the interval or set of labels is to contain; left out: the level of the version's spec, if any; false: none
@@ -5733,6 +5782,29 @@ export interface components {
              * @description Columns without a place in `columns`
              */
             left_out: number;
+        };
+        /**
+         * SqlDestination
+         * @description A table of a database. It is created unless it is there.
+         */
+        SqlDestination: {
+            /**
+             * Connection
+             * @description A writable database that the operator has named
+             */
+            connection: string;
+            /**
+             * Table
+             * @description The table's name, such as scores or analytics.scores
+             */
+            table: string;
+            /**
+             * If Exists
+             * @description Where something is there already: fail; append to it; replace it, in one step
+             * @default fail
+             * @enum {string}
+             */
+            if_exists: "fail" | "append" | "replace";
         };
         /**
          * StagedInfo

@@ -51,6 +51,8 @@ export const en = {
   "events.none": "No events yet.",
   "evidence": "Evidence",
   "failure.bad_data": "The data cannot be trained on",
+  "failure.destination_away": "The destination did not answer",
+  "failure.destination_refused": "The destination does not take the predictions",
   "failure.disk_full": "The worker's disk is full",
   "failure.diverged": "Training diverged",
   "failure.internal_error": "An internal error ended the run",

@@ -52,6 +52,8 @@ export const zh: Record<keyof typeof en, string> = {
   "events.none": "尚無事件。",
   "evidence": "證據",
   "failure.bad_data": "資料無法用於訓練",
+  "failure.destination_away": "寫入目標沒有回應",
+  "failure.destination_refused": "寫入目標不接受預測結果",
   "failure.disk_full": "工作程序的磁碟已滿",
   "failure.diverged": "訓練發散",
   "failure.internal_error": "訓練因內部錯誤而中止",

@@ -236,7 +236,7 @@ function ProgressLine({ run, connected, lastEpoch }: { run: RunDetail; connected
 }
 
 /** The causes of failure that have a text of their own. */
-const CAUSES: ReadonlySet<string> = new Set(["bad_data", "diverged", "out_of_memory", "parity", "worker_lost", "disk_full", "internal_error", "killed"]);
+const CAUSES: ReadonlySet<string> = new Set(["bad_data", "diverged", "out_of_memory", "parity", "worker_lost", "disk_full", "internal_error", "killed", "destination_away", "destination_refused"]);
 
 function Failure({ error }: { error: Record<string, unknown> }) {
   const t = useText();

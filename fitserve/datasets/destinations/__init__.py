@@ -1,0 +1,38 @@
+"""Destinations: where a batch prediction writes its parts, each once, and all of them visible at once."""
+
+from __future__ import annotations
+
+from fitserve.datasets.destinations.objects import ObjectTarget
+from fitserve.datasets.destinations.sql import SqlTarget
+from fitserve.datasets.destinations.target import (
+    DestinationAway,
+    DestinationRefused,
+    Part,
+    Target,
+    plain,
+    refused,
+)
+from fitserve.datasets.sources import connections
+from fitserve.settings import Settings
+from fitserve.wire.destinations import Destination
+
+__all__ = ["DestinationAway", "DestinationRefused", "Part", "Target", "find_connection", "open_target", "plain"]
+
+
+def find_connection(settings: Settings, destination: Destination, owner: str) -> connections.Connection:
+    """Return the connection that a destination names. Raises BadInput, also for one that is not writable."""
+    kind, name = destination.kind, destination.stated.connection
+    connection = connections.find(settings, name, kind, owner, f"/destination/{kind}/connection")
+    if not connection.writable:
+        what = f"The connection {name!r} is for reading alone."
+        fix = "The operator says `writable: true` of connections that predictions may be written through."
+        raise refused(kind, what, key="connection", fix=fix, received=name)
+    return connection
+
+
+def open_target(settings: Settings, destination: Destination, owner: str, run_id: str) -> Target:
+    """Return the destination of a run. Raises BadInput for a connection that there is not."""
+    connection = find_connection(settings, destination, owner)
+    if destination.kind == "sql":
+        return SqlTarget(destination.stated, connection, run_id)
+    return ObjectTarget(destination.kind, destination.stated, connection, run_id)

@@ -1,0 +1,62 @@
+"""Where the predictions of a whole dataset are written, in requests and in a run's resolved spec."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from fitserve.wire.sources import CONNECTION_NAME
+
+TABLE_NAME = r"^[^\W\d]\w{0,62}(\.[^\W\d]\w{0,62})?$"
+IfExists = Annotated[
+    Literal["fail", "append", "replace"],
+    Field(description="Where something is there already: fail; append to it; replace it, in one step"),
+]
+
+
+class SqlDestination(BaseModel):
+    """A table of a database. It is created unless it is there."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    connection: str = Field(pattern=CONNECTION_NAME, description="A writable database that the operator has named")
+    table: str = Field(pattern=TABLE_NAME, description="The table's name, such as scores or analytics.scores")
+    if_exists: IfExists = "fail"
+
+
+class ObjectDestination(BaseModel):
+    """A folder in a store of files, for one Parquet object a part and a manifest."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    connection: str = Field(pattern=CONNECTION_NAME, description="A writable bucket or folder, named by the operator")
+    path: str = Field(min_length=1, max_length=900, description="The folder, below the connection's")
+    if_exists: IfExists = "fail"
+
+
+class Destination(BaseModel):
+    """One place that predictions go to, by its kind."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sql: SqlDestination | None = None
+    s3: ObjectDestination | None = None
+    gs: ObjectDestination | None = None
+    az: ObjectDestination | None = None
+
+    @model_validator(mode="after")
+    def _check_one(self) -> Destination:
+        if len(self.model_fields_set) != 1 or self.stated is None:
+            raise ValueError(f"A destination has exactly one of {', '.join(type(self).model_fields)}.")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """Which kind of destination it is, such as `sql`."""
+        return next(iter(self.model_fields_set))
+
+    @property
+    def stated(self) -> Any:
+        """What is stated about it."""
+        return getattr(self, self.kind, None)

@@ -1,0 +1,436 @@
+"""Batch predictions to databases and stores of files: each part once whoever dies, all of them at once or none."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import psycopg
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from sqlalchemy import update
+
+from fitserve import db
+from fitserve.datasets import store
+from fitserve.datasets.destinations import objects, sql
+from fitserve.ids import new_id
+from fitserve.runs import create, finish, lease, queries, worker_registry
+from fitserve.settings import Settings
+from fitserve.states import PART, RunState
+from fitserve.tables import Dataset, Run
+from tests.predict.test_batch import upload
+from tests.predict.toy_registry import THREE, ToyRegistry, mixed
+from workers.batch import rows
+from workers.batch.part_predictor import PartPredictor
+from workers.batch.prediction import BatchPredictionAttempt, PartAttempt
+
+ROWS = 2500
+PASSWORD = "s3kret/pass word"
+ATTEMPTS = {"prediction": BatchPredictionAttempt, PART: PartAttempt}
+
+
+def students() -> pa.Table:
+    random = np.random.default_rng(0)
+    return pa.table(
+        {
+            "id": np.arange(ROWS),
+            "code": [f"{number:06}" for number in range(ROWS)],
+            "paid": [None if number % 7 == 0 else number % 2 == 0 for number in range(ROWS)],
+            "moment": pa.array(range(ROWS), pa.timestamp("us", "UTC")),
+            "gre": random.integers(380, 800, ROWS),
+            "gpa": random.uniform(2.9, 4.0, ROWS),
+            "rank": random.integers(1, 5, ROWS),
+            "city": random.choice(["Rom", "Bern", 'Ür"zig\n\\.\n', ""], ROWS),
+        }
+    )
+
+
+@pytest.fixture
+def settings(toys: ToyRegistry, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setattr(rows, "PART_ROWS", 600)
+    monkeypatch.setattr("fitserve.datasets.sources.fetched.FIRST_PAUSE", 0.01)
+    path = toys.home / "connections.json"
+    return Settings(
+        home=toys.home, heartbeat_seconds=0.2, database_url=toys.url, connections_file=path, trainer_threads=1
+    )
+
+
+@pytest.fixture
+def connect(settings: Settings) -> Callable[..., None]:
+    """Name connections, as the operator does in a file."""
+
+    def name(**connections: dict[str, Any]) -> None:
+        path = settings.connections_file
+        assert path is not None
+        known = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps({**known, **connections}))
+
+    return name
+
+
+@pytest.fixture
+def warehouse(postgres: str, connect: Callable[..., None]) -> Iterator[psycopg.Connection[Any]]:
+    """PostgreSQL, which the operator has named `warehouse`."""
+    connect(warehouse={"url": postgres, "writable": True})
+    with psycopg.connect(postgres.replace("+psycopg", "", 1), autocommit=True) as connection:
+        connection.execute("DROP SCHEMA IF EXISTS answers CASCADE")
+        connection.execute("CREATE SCHEMA answers")
+        yield connection
+        connection.execute("DROP SCHEMA answers CASCADE")
+
+
+@pytest.fixture
+def lake(s3_environment: dict[str, str], connect: Callable[..., None]) -> Any:
+    """A bucket on moto's S3, which the operator has named `lake`; returns its file system and its folder."""
+    bucket = new_id("b").replace("_", "-")
+    endpoint = {"client_kwargs": {"endpoint_url": s3_environment["AWS_ENDPOINT_URL"]}}
+    options = {"key": "tester", "secret": PASSWORD, **endpoint}
+    connect(lake={"url": f"s3://{bucket}/out", "options": options, "writable": True})
+    connect(dry={"url": "s3://no-such-bucket", "options": options, "writable": True})
+    store = fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False, **options)
+    store.mkdir(bucket)
+    return store, f"{bucket}/out"
+
+
+class Batch:
+    """Batch predictions of one table, in parts of 600 rows, by attempts that the test makes."""
+
+    def __init__(self, toys: ToyRegistry, settings: Settings) -> None:
+        self.toys, self.settings = toys, settings
+        self.artifact = toys.store_artifact(mixed(THREE))
+        self.dataset = upload(toys, settings, students(), "students")
+        worker_registry.register(toys.engine, "another", "elsewhere", 1)  # so that parts are offered
+
+    def queue(self, destination: dict[str, Any] | None, **more: Any) -> str:
+        known = {"model": "three", "version": 1, "artifact": self.artifact, "name": "answers"}
+        resolved = {**known, "destination": destination, **more}
+        new = create.NewRun("ada", self.dataset.id, {}, resolved, {}, kind="prediction")
+        return create.create_run(self.toys.engine, new, self.settings.limits)[0].id
+
+    def attempt(self, *kinds: str, stopping: threading.Event | None = None) -> RunState | None:
+        """Make one attempt at the next run of a kind; None where there is none, or it was lost."""
+        claim = lease.claim(self.toys.engine, "w", lease_seconds=30, running_limit=99, kinds=kinds or ("prediction",))
+        if claim is None:
+            return None
+        made = ATTEMPTS[claim.run.kind](
+            self.settings, self.toys.engine, self.toys.blobs, claim, stopping or threading.Event()
+        )
+        return made.run()
+
+    def expire(self) -> None:
+        """Let all leases expire, as those of the dead do."""
+        with db.transaction(self.toys.engine) as session:
+            past = db.now(session).replace(year=2020)
+            session.execute(update(Run).where(Run.state == "running").values(lease_expires_at=past))
+        finish.expire_leases(self.toys.engine, 99)
+
+    def run(self, run_id: str) -> Run:
+        with db.reading(self.toys.engine) as session:
+            return session.get_one(Run, run_id)
+
+    def events(self, run_id: str) -> list[str]:
+        with db.reading(self.toys.engine) as session:
+            return [event.message for event in queries.events_after(session, run_id)]
+
+
+@pytest.fixture
+def batch(toys: ToyRegistry, settings: Settings) -> Batch:
+    return Batch(toys, settings)
+
+
+class Killed(BaseException):
+    """The process died here."""
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, where: Any, name: str, at: int, *, after: bool) -> list[int]:
+    """Have the `at`-th call of a function die before or after its work; return where the calls are counted."""
+    calls, original = [0], getattr(where, name)
+
+    def dying(*arguments: Any, **options: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == at and not after:
+            raise Killed
+        answer = original(*arguments, **options)
+        if calls[0] == at and after:
+            raise Killed
+        return answer
+
+    monkeypatch.setattr(where, name, dying)
+    return calls
+
+
+SQL = {"sql": {"connection": "warehouse", "table": "answers.scores"}}
+S3 = {"s3": {"connection": "lake", "path": "scores/today"}}
+
+
+def columns_of(connection: Any, table: str) -> dict[str, str]:
+    schema, _, name = table.partition(".")
+    query = "SELECT column_name, data_type FROM information_schema.columns WHERE table_schema = %s AND table_name = %s"
+    return dict(connection.execute(query, (schema, name)).fetchall())
+
+
+def objects_in(lake: Any) -> dict[str, bytes]:
+    store, folder = lake
+    return {name[len(folder) + 1 :]: store.cat_file(name) for name in store.find(folder)}
+
+
+def predicted_ids(lake: Any, warehouse: Any) -> list[int]:
+    """Return the ids in the manifest's objects, or in the table."""
+    if lake is None:
+        return [row[0] for row in warehouse.execute("SELECT id FROM answers.scores ORDER BY id").fetchall()]
+    found = objects_in(lake)
+    (manifest,) = (json.loads(data) for name, data in found.items() if "_manifest" in name)
+    listed = [f"scores/today/{part['name']}" for part in manifest["parts"]]
+    assert sorted(name for name in found if name.endswith(".parquet")) == listed
+    assert "scores/today/_SUCCESS" in found
+    for part, name in zip(manifest["parts"], listed, strict=True):
+        assert part["sha256"] == f"sha256:{hashlib.sha256(found[name]).hexdigest()}"
+        assert part["rows"] == pq.read_metadata(io.BytesIO(found[name])).num_rows
+    tables = [pq.read_table(io.BytesIO(found[name])) for name in listed]
+    return sorted(pa.concat_tables(tables).column("id").to_pylist())
+
+
+KILLS = [
+    ("write", 1, False),
+    ("write", 2, True),
+    ("finish", 1, False),
+    ("finish", 1, True),
+]
+
+
+@pytest.mark.parametrize("place", ["warehouse", pytest.param("lake", marks=pytest.mark.long)])
+def test_every_row_is_written_once_whoever_dies(
+    batch: Batch, warehouse: Any, lake: Any, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """The holder, and a worker that has a part, die before and after each step; another goes on."""
+    cls, destination = (sql.SqlTarget, SQL) if place == "warehouse" else (objects.ObjectTarget, S3)
+    run_id = batch.queue(destination)
+    for at, (name, calls, after) in enumerate(KILLS):
+        with monkeypatch.context() as patched:
+            kill_at(patched, cls, name, calls, after=after)
+            with pytest.raises(Killed):
+                for _ in range(9):
+                    batch.attempt(*((PART,) if at == 1 and _ == 0 else ()))
+        batch.expire()
+        if name == "write":
+            assert not any("_manifest" in one or "_SUCCESS" in one for one in objects_in(lake))
+            assert columns_of(warehouse, "answers.scores") == {}
+        if at == 0:
+            batch.attempt(PART)  # one part by another worker
+    assert batch.attempt() == RunState.succeeded
+    assert predicted_ids(lake if place == "lake" else None, warehouse) == list(range(ROWS))
+    result = batch.run(run_id).result
+    assert result["rows"] == ROWS == sum(part["rows"] for part in result["parts"])
+    assert [part["rows"] for part in result["parts"]] == [600, 600, 600, 600, 100]
+    left = warehouse.execute("SELECT table_name FROM information_schema.tables WHERE table_schema = 'answers'")
+    assert {row[0] for row in left.fetchall()} <= {"scores", "fitserve_parts"}
+
+
+@pytest.mark.long  # the kills above share parts too
+def test_two_workers_share_the_parts(batch: Batch, warehouse: Any, lake: Any) -> None:
+    for destination in (SQL, S3, None):
+        run_id = batch.queue(destination)
+        over = threading.Event()
+
+        def help_out(over: threading.Event = over) -> int:
+            helped = 0
+            while not over.is_set():
+                helped += batch.attempt(PART) == RunState.succeeded
+                over.wait(0.01)
+            return helped
+
+        with ThreadPoolExecutor(1) as pool:
+            helper = pool.submit(help_out)
+            try:
+                assert batch.attempt() == RunState.succeeded, batch.run(run_id).error
+            finally:
+                over.set()
+            assert helper.result() <= 4
+    assert predicted_ids(None, warehouse) == predicted_ids(lake, None) == list(range(ROWS))
+    with db.reading(batch.toys.engine) as session:
+        made = session.get_one(Dataset, batch.run(run_id).result["dataset_id"])
+    table = store.open_table(batch.toys.blobs, made, batch.settings.scratch / "blobs")
+    assert table["id"].to_pylist() == list(range(ROWS))  # in their order
+
+
+def test_types_are_kept_and_columns_chosen(batch: Batch, warehouse: Any, lake: Any) -> None:
+    batch.queue(SQL)
+    batch.queue(S3)
+    batch.queue({"sql": {**SQL["sql"], "table": "answers.few"}}, columns=["code"])
+    assert [batch.attempt() for _ in range(3)] == [RunState.succeeded] * 3
+    assert columns_of(warehouse, "answers.scores") == {
+        **dict.fromkeys(("id", "gre", "rank"), "bigint"),
+        **dict.fromkeys(("code", "city", "predicted_admit", "predicted_tier"), "text"),
+        **dict.fromkeys(("gpa", "predicted_score", "predicted_admit_yes"), "double precision"),
+        **{f"predicted_tier_{one}": "double precision" for one in "abc"},
+        "paid": "boolean",
+        "moment": "timestamp with time zone",
+    }
+    query = (
+        "SELECT code, paid, city, (extract(epoch FROM moment) * 1000000)::bigint, gpa FROM answers.scores ORDER BY id"
+    )
+    expected = students().select(["code", "paid", "city", "moment", "gpa"])
+    expected = expected.set_column(3, "moment", expected["moment"].cast(pa.int64()))
+    assert warehouse.execute(query).fetchall() == [tuple(row.values()) for row in expected.to_pylist()]
+    (first, *_) = (data for name, data in objects_in(lake).items() if name.endswith("00000.parquet"))
+    assert pq.read_table(io.BytesIO(first)).select(students().column_names).equals(students().slice(0, 600))
+    assert list(columns_of(warehouse, "answers.few"))[:2] == ["code", "predicted_admit"]
+
+
+def test_a_table_that_is_there_is_left_replaced_or_appended_to(batch: Batch, warehouse: Any) -> None:
+    warehouse.execute(
+        "CREATE TABLE answers.scores (id int PRIMARY KEY, code varchar(9), predicted_score numeric(9, 3),"
+        " at timestamptz DEFAULT now(), predicted_tier text, predicted_tier_a float8, predicted_tier_b float8,"
+        " predicted_tier_c float8, predicted_admit text, predicted_admit_yes float4)"
+    )
+    warehouse.execute("INSERT INTO answers.scores (id, code) VALUES (-1, 'own')")
+    warehouse.execute("CREATE VIEW answers.best AS SELECT max(predicted_score) AS best FROM answers.scores")
+    columns = {"columns": ["id", "code"]}
+
+    def states(if_exists: str, table: str = "answers.scores", **more: Any) -> Run:
+        run_id = batch.queue({"sql": {**SQL["sql"], "table": table, "if_exists": if_exists}}, **{**columns, **more})
+        batch.attempt()
+        return batch.run(run_id)
+
+    def count() -> int:
+        return int(warehouse.execute("SELECT count(*) FROM answers.scores").fetchone()[0])
+
+    refused = states("fail")
+    assert (refused.state, refused.error["cause"], refused.error["remains"]) == ("failed", "destination_refused", [])
+    assert "exists already" in refused.error["detail"]
+    assert "append" in refused.error["errors"][0]["fix"]
+    unfit = states("append", columns=["id", "city"])
+    assert "has no column 'city'" in unfit.error["detail"]
+    assert count() == 1
+    assert states("append").state == "succeeded"
+    assert count() == ROWS + 1
+    twice = states("append")  # the table's own key refuses it: all rows stay out
+    assert "duplicate key" in twice.error["detail"]
+    assert count() == ROWS + 1
+    assert states("replace").state == "succeeded"
+    assert count() == ROWS
+    assert warehouse.execute("SELECT best FROM answers.best").fetchone()[0] is not None  # the view still stands
+    warehouse.execute("CREATE TABLE answers.strict (LIKE answers.scores, batch int NOT NULL)")
+    assert "needs a value for 'batch'" in states("append", "answers.strict").error["detail"]
+    warehouse.execute("ALTER TABLE answers.strict DROP COLUMN batch, ALTER code TYPE int USING 1")
+    assert "type" in states("append", "answers.strict").error["detail"]
+    assert "nowhere" in states("append", "nowhere.scores").error["detail"]
+    left = warehouse.execute("SELECT table_name FROM information_schema.tables WHERE table_schema = 'answers'")
+    assert {row[0] for row in left.fetchall()} == {"scores", "fitserve_parts", "best", "strict"}
+
+
+def test_a_folder_that_is_there_is_left_replaced_or_added_to(batch: Batch, lake: Any) -> None:
+    store, folder = lake
+
+    def states(if_exists: str) -> Run:
+        run_id = batch.queue({"s3": {**S3["s3"], "if_exists": if_exists}})
+        batch.attempt()
+        return batch.run(run_id)
+
+    first = states("fail")
+    assert first.state == "succeeded"
+    assert "is not empty" in states("fail").error["detail"]
+    assert states("append").state == "succeeded"
+    assert len([name for name in objects_in(lake) if name.endswith(".parquet")]) == 10
+    last = states("replace")
+    assert {name for name in objects_in(lake) if last.id not in name} == {"scores/today/_SUCCESS"}
+    store.pipe_file(f"{folder}/scores/today/notes.txt", b"mine")
+    refused = states("replace")
+    assert refused.error["errors"][0]["received"] == "notes.txt"
+    assert {name for name in objects_in(lake) if last.id not in name} == {
+        "scores/today/_SUCCESS",
+        "scores/today/notes.txt",
+    }
+
+
+def test_what_refuses_or_is_away_is_said_without_a_password(
+    batch: Batch,
+    warehouse: Any,
+    lake: Any,
+    connect: Callable[..., None],
+    postgres: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batch.settings = batch.settings.model_copy(update={"max_attempts": 1})
+    for module in (sql, objects):
+        monkeypatch.setattr(module, "ATTEMPTS", 2)
+    warehouse.execute("DROP ROLE IF EXISTS guest")
+    warehouse.execute("CREATE ROLE guest LOGIN")
+    host = postgres.partition("@")[2]
+    endpoint = {"key": "k", "secret": PASSWORD, "client_kwargs": {"endpoint_url": "http://127.0.0.1:1"}}
+    connect(
+        guest={"url": f"postgresql://guest@{host}", "password": PASSWORD, "writable": True},
+        gone={"url": "postgresql://ann@127.0.0.1:1/x", "password": PASSWORD, "writable": True},
+        away={"url": "s3://x", "options": endpoint, "writable": True},
+        reading={"url": postgres},
+        private={"url": postgres, "writable": True, "owners": ["bob"]},
+    )
+    for kind, connection, cause, says in (
+        ("sql", "guest", "destination_refused", "permission denied"),
+        ("sql", "gone", "destination_away", "does not answer"),
+        ("s3", "away", "destination_away", "does not answer"),
+        ("s3", "dry", "destination_refused", "bucket"),
+        ("sql", "reading", "destination_refused", "for reading alone"),
+        ("sql", "private", "bad_data", "no connection"),
+    ):
+        stated = {"table": "answers.scores"} if kind == "sql" else {"path": "scores"}
+        run_id = batch.queue({kind: {"connection": connection, **stated}})
+        batch.attempt()
+        run = batch.run(run_id)
+        assert (run.state, run.error["cause"]) == ("failed", cause), run.error
+        assert says in run.error["detail"]
+        assert PASSWORD not in json.dumps(run.error) + "".join(batch.events(run_id))
+    assert objects_in(lake) == {}
+
+
+@pytest.mark.parametrize("destination", [SQL, pytest.param(S3, marks=pytest.mark.long)], ids=["sql", "s3"])
+def test_a_cancel_midway_leaves_nothing_and_says_so(
+    batch: Batch, warehouse: Any, lake: Any, monkeypatch: pytest.MonkeyPatch, destination: dict[str, Any]
+) -> None:
+    run_id = batch.queue(destination)
+    original = PartPredictor.predict
+
+    def cancelling(self: PartPredictor, number: int) -> Any:
+        if number == 2:
+            finish.cancel(batch.toys.engine, run_id, None)
+        return original(self, number)
+
+    monkeypatch.setattr(PartPredictor, "predict", cancelling)
+    batch.attempt()
+    assert batch.run(run_id).state == "cancelled"
+    assert "Nothing remains at the destination" in batch.events(run_id)
+    assert objects_in(lake) == {}
+    left = warehouse.execute("SELECT table_name FROM information_schema.tables WHERE table_schema = 'answers'")
+    assert {row[0] for row in left.fetchall()} <= {"fitserve_parts"}
+
+
+def test_a_database_of_another_kind_takes_them_too(batch: Batch, connect: Callable[..., None], tmp_path: Path) -> None:
+    path = tmp_path / "shop.db"
+    sqlite3.connect(path).close()
+    connect(
+        shop={"url": f"sqlite:///{path}", "writable": True}, none={"url": "sqlite:////no/such.db", "writable": True}
+    )
+    destination = {"sql": {"connection": "shop", "table": "scores", "if_exists": "replace"}}
+    for _ in range(2):
+        run_id = batch.queue(destination)
+        assert batch.attempt() == RunState.succeeded, batch.run(run_id).error
+    with sqlite3.connect(path) as shop:
+        assert shop.execute("SELECT count(*), count(DISTINCT id), min(code) FROM scores").fetchone() == (
+            ROWS,
+            ROWS,
+            "000000",
+        )
+    run_id = batch.queue({"sql": {"connection": "none", "table": "scores"}})
+    for _ in range(3):
+        batch.attempt()
+    assert batch.run(run_id).state == "failed"

@@ -1,0 +1,1 @@
+"""Runs that need no trainer, beside the slots that train; first of all batch predictions."""

@@ -1,0 +1,179 @@
+"""One attempt at a run that needs no trainer: its lease, and the state that it is left in."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine
+
+from fitserve import telemetry
+from fitserve.blobs import BlobStore, Corrupt, StoredBlob
+from fitserve.datasets.destinations import DestinationAway, DestinationRefused
+from fitserve.errors import BadInput, Conflict, FitserveError, NotFound
+from fitserve.runs import finish, lease
+from fitserve.runs.history import EventReport, Level, Report
+from fitserve.runs.lease import LeaseLost, StoredCheckpoint
+from fitserve.settings import Settings
+from fitserve.states import DIVIDED, TERMINAL, RunState
+
+log = logging.getLogger(__name__)
+
+
+class DeterministicFailure(Exception):
+    """The work failed, and would fail again."""
+
+    def __init__(self, cause: str, detail: str, evidence: Mapping[str, Any]) -> None:
+        super().__init__(detail)
+        self.cause, self.detail, self.evidence = cause, detail, evidence
+
+
+class Interrupted(Exception):
+    """The lease is lost, a cancel was requested, or this worker stops."""
+
+
+@dataclass
+class SideAttempt:
+    """One attempt at one run."""
+
+    settings: Settings
+    engine: Engine
+    blobs: BlobStore
+    claim: lease.Claim
+    stopping: threading.Event
+    _lost: bool = False
+    _cancel: bool = False
+    _reported: int = 0
+    _over: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> RunState | None:
+        """Do the work, and leave the run in a known state or to its next holder.
+
+        Returns the state in which this attempt left the run, None where the lease was lost.
+        """
+        started = time.monotonic()
+        folder = self.settings.scratch / "runs" / f"{self.claim.lease.run_id}-{self.claim.lease.attempt}"
+        folder.mkdir(parents=True, exist_ok=True)
+        heartbeat = threading.Thread(target=self._renew_lease, name="heartbeat", daemon=True)
+        heartbeat.start()
+        state: RunState | None = None
+        try:
+            state = self._work_and_commit(folder)
+        except LeaseLost:
+            log.warning("lease lost", extra={"run": self.claim.lease.run_id})
+        finally:
+            self._over.set()
+            heartbeat.join()
+            shutil.rmtree(folder, ignore_errors=True)
+            if self.claim.run.kind not in DIVIDED:
+                telemetry.RUN_SECONDS.observe(time.monotonic() - started)
+            if state in TERMINAL and self.claim.run.kind not in DIVIDED:
+                telemetry.RUNS_FINISHED.labels(str(state)).inc()
+        return state
+
+    def _work_and_commit(self, folder: Path) -> RunState:
+        try:
+            result, stored = self._work(folder)
+            return finish.succeed(
+                self.engine, self.claim.lease, result, blobs=self.blobs, stored=stored, register=lambda session: None
+            )
+        except (Interrupted, finish.CancelledFirst) as error:
+            if self._lost:
+                raise LeaseLost(self.claim.lease.run_id) from error
+            if self._cancel or isinstance(error, finish.CancelledFirst):
+                return finish.confirm_cancel(self.engine, self.claim.lease, self._reports_of_undoing())
+            return finish.release(self.engine, self.claim.lease)
+        except DeterministicFailure as error:
+            return self._fail(error.cause, error.detail, error.evidence)
+        except (BadInput, NotFound, Corrupt, Conflict) as error:
+            problems = [problem.as_dict() for problem in error.problems]
+            cause = "destination_refused" if isinstance(error, DestinationRefused) else "bad_data"
+            return self._fail(cause, error.detail, {"errors": problems} | ({"fix": error.fix} if error.fix else {}))
+        except LeaseLost:
+            raise
+        except Exception as error:
+            return self._lose(error)
+
+    def _fail(self, cause: str, detail: str, evidence: Mapping[str, Any]) -> RunState:
+        remains = self._undo()
+        found = {} if remains is None else {"remains": remains}
+        state = finish.fail(self.engine, self.claim.lease, cause, detail, {**evidence, **found})
+        if state == RunState.failed and self.claim.run.kind not in DIVIDED:
+            telemetry.RUN_FAILURES.labels(cause).inc()
+        return state
+
+    def _lose(self, error: Exception) -> RunState:
+        """Spend an attempt on what another one may not meet."""
+        cause = "internal_error"
+        if isinstance(error, DestinationAway):
+            cause = "destination_away"
+            log.warning("destination is away", extra={"run": self.claim.lease.run_id, "error": error.detail})
+        else:
+            log.exception("the attempt failed", extra={"run": self.claim.lease.run_id})
+        detail = error.detail if isinstance(error, FitserveError) else f"The worker failed: {type(error).__name__}"
+        most = self.settings.max_attempts
+        remains = self._undo() if self.claim.run.spent_attempts + 1 >= most else None
+        found = {} if remains is None else {"remains": remains}
+        state = finish.lose(self.engine, self.claim.lease, most, cause, detail.rstrip("."), found)
+        if state == RunState.failed and self.claim.run.kind not in DIVIDED:
+            telemetry.RUN_FAILURES.labels(cause).inc()
+        return state
+
+    def _undo(self) -> list[str] | None:
+        """Remove what was written outside, before the run ends without a result.
+
+        Returns what remains of it; None where nothing is ever written outside.
+        """
+        return None
+
+    def _reports_of_undoing(self) -> tuple[Report, ...]:
+        if (remains := self._undo()) is None:
+            return ()
+        message = f"What remains: {', '.join(remains)}" if remains else "Nothing remains at the destination"
+        return (self._report("warn" if remains else "info", message, {"remains": remains}),)
+
+    def _report(self, level: Level, message: str, data: dict[str, Any]) -> EventReport:
+        """Return the attempt's next event."""
+        self._reported += 1
+        return EventReport(self._reported, level, message, data)
+
+    def _renew_lease(self) -> None:
+        """Renew the lease while the work is done."""
+        while not self._over.wait(self.settings.heartbeat_seconds):
+            try:
+                self._write(())
+            except LeaseLost:
+                return
+            except FitserveError:
+                log.warning("database unavailable; the work continues", extra={"run": self.claim.lease.run_id})
+
+    def _write(self, reports: tuple[Report, ...], checkpoint: StoredCheckpoint | None = None) -> None:
+        """T3: renew the lease and write progress. Raises LeaseLost."""
+        try:
+            requested, _ = lease.heartbeat(
+                self.engine,
+                self.claim.lease,
+                lease_seconds=self.settings.lease_seconds,
+                reports=reports,
+                progress=bool(reports),
+                checkpoint=checkpoint,
+                blobs=self.blobs,
+            )
+        except LeaseLost:
+            self._lost = True
+            raise
+        self._cancel = self._cancel or requested is not None
+
+    def _work(self, folder: Path) -> tuple[dict[str, Any], dict[str, StoredBlob]]:
+        """Do what the run is for: return its result, and the blobs by kind that it refers to."""
+        raise NotImplementedError
+
+    @property
+    def _is_interrupted(self) -> bool:
+        return self._lost or self._cancel or self.stopping.is_set()

@@ -1,0 +1,72 @@
+"""The destination of a batch prediction that names none: a new dataset, to be read and downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from sqlalchemy import Engine
+
+from fitserve.blobs import BlobStore, sha256_of
+from fitserve.datasets import store
+from fitserve.datasets.destinations import Part
+from fitserve.settings import Settings
+from fitserve.wire.datasets import UploadOptions
+
+
+@dataclass
+class NewDataset:
+    """The dataset of one run. The same bytes are the same dataset, so finishing again makes no second one."""
+
+    settings: Settings
+    engine: Engine
+    blobs: BlobStore
+    request: Mapping[str, Any]
+    dataset_id: str
+    owner: str
+    folder: Path
+
+    def prepare(self, schema: pa.Schema) -> None:
+        """Nothing is needed."""
+
+    def write(self, part: Part, path: Path) -> None:
+        """The part's blob is all that it takes."""
+
+    def discard(self) -> list[str]:
+        """Blobs that nothing refers to are collected."""
+        return []
+
+    def finish(self, parts: Sequence[Part], about: Mapping[str, Any]) -> dict[str, Any]:
+        """Join the parts to one table, and make it a dataset."""
+        path, cache = self.folder / "predictions.parquet", self.settings.scratch / "blobs"
+        writer: pq.ParquetWriter | None = None
+        try:
+            for part in parts:
+                with pq.ParquetFile(self.blobs.local(part.blob, cache)) as file:
+                    writer = writer or pq.ParquetWriter(path, file.schema_arrow)
+                    for batch in file.iter_batches():
+                        writer.write_batch(batch)
+        finally:
+            if writer is not None:
+                writer.close()
+        request = self.request
+        created, _ = store.create(
+            self.engine,
+            self.blobs,
+            store.ReceivedFile(path, sha256_of(path), path.stat().st_size, f"{request['name']}.parquet"),
+            owner=self.owner,
+            options=UploadOptions(format="parquet"),
+            limits=self.settings.limits,
+            scratch=self.settings.scratch,
+            name=request["name"],
+            as_version=True,
+            origin={
+                "predicted": {"model": request["model"], "version": request["version"], "dataset": self.dataset_id}
+            },
+        )
+        entries = [part.as_entry(f"part {part.number}") for part in parts]
+        return {"dataset": f"{created.name}@{created.version}", "dataset_id": created.id, "parts": entries}

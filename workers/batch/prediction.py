@@ -1,0 +1,172 @@
+"""Batch predictions: a dataset in, predictions out to where they are asked for, part by part.
+
+Each part's predictions are a blob before they are written anywhere, and the run's checkpoint names it under the fence
+of the lease: whoever writes a part, however often, writes the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from fitserve import telemetry
+from fitserve.blobs import Corrupt, StoredBlob
+from fitserve.datasets.destinations import Part, Target, open_target
+from fitserve.errors import NotFound
+from fitserve.runs.history import Report
+from fitserve.runs.lease import StoredCheckpoint
+from fitserve.states import PART
+from fitserve.wire.destinations import Destination
+from workers.batch.attempt import Interrupted, SideAttempt
+from workers.batch.division import PartDivision
+from workers.batch.new_dataset import NewDataset
+from workers.batch.part_predictor import PartPredictor
+
+KIND = "prediction"
+_POLL = 0.1  # seconds between looks at the parts of other workers
+
+
+class BatchPredictionAttempt(SideAttempt):
+    """One attempt at one batch prediction."""
+
+    _target: Target | None = None
+    _division: PartDivision | None = None
+
+    def _work(self, folder: Path) -> tuple[dict[str, Any], dict[str, StoredBlob]]:
+        predictor = self._predictor(folder)
+        self._division = PartDivision(self.engine, self.claim.lease, self.settings.max_attempts)
+        self._target = self._open(folder)
+        predicted, written = self._read_checkpoint()
+        self._target.prepare(predictor.schema())
+        while remaining := [number for number in range(predictor.count) if number not in written]:
+            if self._is_interrupted:
+                raise Interrupted
+            assignment = self._division.assign(remaining)
+            if assignment.finished:
+                written.update(assignment.finished)
+                self._record(predicted, written, predictor.dataset.rows)
+            if assignment.own is not None:
+                self._do(predictor, assignment.own, assignment.blob, predicted, written)
+            elif not assignment.finished:
+                time.sleep(_POLL)
+        return self._finish(predictor, [written[number] for number in sorted(written)]), {}
+
+    def _do(
+        self,
+        predictor: PartPredictor,
+        number: int,
+        blob: str | None,
+        predicted: dict[int, Part],
+        written: dict[int, Part],
+    ) -> None:
+        """Predict a part, unless that was done before, and write it."""
+        assert self._target is not None
+        part, path = _known_part(self, number, predicted.get(number), blob)
+        if part is None or path is None:
+            part, path = predictor.predict(number)
+            predicted[number] = part
+            self._record(predicted, written, None)
+        self._target.write(part, path)
+        _count(part, self.claim.run.resolved)
+        path.unlink() if path.parent == predictor.folder else None
+        written[number] = part
+        self._record(predicted, written, predictor.dataset.rows)
+
+    def _finish(self, predictor: PartPredictor, parts: list[Part]) -> dict[str, Any]:
+        assert self._target is not None
+        request, dataset = self.claim.run.resolved, predictor.dataset
+        about: dict[str, Any] = {"model": request["model"], "model_version": request["version"]}
+        rows = sum(part.rows for part in parts)
+        columns = [{"name": field.name, "type": str(field.type)} for field in predictor.schema()]
+        of = {"run": self.claim.lease.run_id, "rows": rows, "dataset": f"{dataset.name}@{dataset.version}"}
+        return {"rows": rows, **about, **self._target.finish(parts, {**about, **of, "columns": columns})}
+
+    def _undo(self) -> list[str] | None:
+        if self._target is None or self._division is None:
+            return None
+        while not self._division.end():  # a part that is written after this would remain
+            time.sleep(_POLL)
+        remains = self._target.discard()
+        return remains if self.claim.run.resolved.get("destination") else None
+
+    def _predictor(self, folder: Path) -> PartPredictor:
+        run = self.claim.run
+        interrupted = lambda: self._is_interrupted  # noqa: E731
+        return PartPredictor.open(
+            self.settings, self.engine, self.blobs, run.resolved, run.dataset_id, folder, interrupted
+        )
+
+    def _open(self, folder: Path) -> Target:
+        """Return the run's destination; that of a part is its run's."""
+        run = self.claim.run
+        stated = run.resolved.get("destination")
+        if stated is None:
+            return NewDataset(self.settings, self.engine, self.blobs, run.resolved, run.dataset_id, run.owner, folder)
+        whole = run.parent_id if run.kind == PART and run.parent_id else run.id
+        return open_target(self.settings, Destination.model_validate(stated), run.owner, whole)
+
+    def _record(self, predicted: dict[int, Part], written: dict[int, Part], of: int | None) -> None:
+        """Record which parts are predicted and written; with `of`, the number of all rows, say how many are done."""
+        body = {
+            "predicted": [asdict(one) for one in predicted.values()],
+            "written": [asdict(one) for one in written.values()],
+        }
+        checkpoint = StoredCheckpoint(self.blobs.put_bytes(json.dumps(body).encode()), len(written))
+        reports: tuple[Report, ...] = ()
+        if of is not None:
+            rows = sum(part.rows for part in written.values())
+            reports = (self._report("info", f"{rows} of {of} rows", {"rows": rows, "of": of}),)
+        self._write(reports, checkpoint)
+
+    def _read_checkpoint(self) -> tuple[dict[int, Part], dict[int, Part]]:
+        """Return the parts that earlier attempts have predicted and written."""
+        sha256 = self.claim.run.checkpoint
+        try:
+            body = {} if sha256 is None else json.loads(self.blobs.read(sha256))
+        except (NotFound, Corrupt):
+            body = {}  # predicting again costs time and gives the same result
+        predicted, written = (
+            {one["number"]: Part(**one) for one in body.get(key, ())} for key in ("predicted", "written")
+        )
+        return predicted, {number: part for number, part in written.items() if self.blobs.exists(part.blob)}
+
+
+class PartAttempt(BatchPredictionAttempt):
+    """One attempt at one part of another worker's batch prediction."""
+
+    def _work(self, folder: Path) -> tuple[dict[str, Any], dict[str, StoredBlob]]:
+        run, number = self.claim.run, int(self.claim.run.spec[PART])
+        part, path = _known_part(self, number, None, run.checkpoint)
+        if part is None or path is None:
+            part, path = self._predictor(folder).predict(number)
+        stored = StoredBlob(part.blob, part.bytes)
+        self._write((), StoredCheckpoint(stored, 1))
+        self._open(folder).write(part, path)
+        _count(part, run.resolved)
+        return {"rows": part.rows, "blob": part.blob, "bytes": part.bytes}, {PART: stored}
+
+
+def _known_part(
+    attempt: SideAttempt, number: int, recorded: Part | None, blob: str | None
+) -> tuple[Part | None, Path | None]:
+    """Return a part that was predicted before, and a local file of it; nothing where it must be predicted."""
+    sha256 = recorded.blob if recorded is not None else blob
+    if sha256 is None:
+        return None, None
+    try:
+        path = attempt.blobs.local(sha256, attempt.settings.scratch / "blobs")
+    except (NotFound, Corrupt):
+        return None, None
+    with pq.ParquetFile(path) as file:
+        return Part(number, file.metadata.num_rows, sha256, path.stat().st_size), path
+
+
+def _count(part: Part, request: dict[str, Any]) -> None:
+    kind = next(iter(request.get("destination") or {"dataset": None}))
+    telemetry.BATCH_PARTS.labels(kind).inc()
+    telemetry.BATCH_ROWS.labels(kind).inc(part.rows)
