@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fitserve.client import Client
 
 
-class IfExists(StrEnum):
+class IfExists(Enum):
     """What becomes of a table or a folder that is there already."""
 
     fail = "fail"
