@@ -15,6 +15,14 @@ OUT_OF_FOLD = "out_of_fold"  # the kind of a file that becomes a dataset, no par
 
 
 @dataclass(frozen=True, slots=True)
+class GangPlace:
+    """A process's place among those that train one network together: `addresses` of all, by number; 0 leads."""
+
+    addresses: list[str]
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingRequest:
     """What a trainer is to train."""
 
@@ -33,6 +41,7 @@ class TrainingRequest:
     trial: int | None = None  # from 0: train this trial alone, for a run that another worker holds
     source: Path | None = None  # the manifest of the artifact that the network begins with, local and verified,
     weights: Path | None = None  # and its file of weights
+    gang: GangPlace | None = None  # train it together with other processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +106,10 @@ class TrainingStopped(Exception):
     def __init__(self, reason: StopReason) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class GangBroken(Exception):
+    """A process was lost of those that train one network together; training goes on from the last checkpoint."""
 
 
 class TrainingFailed(Exception):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -28,9 +28,11 @@ from workers.trainer.data.preparation import (
     make_feeds,
     prepare,
 )
+from workers.trainer.engine.collectives import Collectives
 from workers.trainer.engine.compact_rows import Compact
 from workers.trainer.engine.compiled import Compiled, RowTensors
 from workers.trainer.engine.dropout import seed_by_element
+from workers.trainer.engine.gang import Leader, LeadersReporter
 from workers.trainer.engine.given_weights import GivenWeights
 from workers.trainer.engine.initial_values import InitialValues, State, set_seeds, values_of
 from workers.trainer.engine.kept_networks import KEPT, KeptNetwork, signature
@@ -42,6 +44,7 @@ from workers.trainer.engine.network import (
     build_optimizer,
     optimizers_after,
 )
+from workers.trainer.engine.shared_steps import SharedCompiled
 from workers.trainer.engine.stacked_network import HeldOutRows
 from workers.trainer.export.receipt import digest_of, versions
 from workers.trainer.finished_run import FinishedEnsemble, FinishedRun
@@ -86,8 +89,12 @@ def make_ready(
     facts: DatasetFacts,
     report: Reporter,
     data: tuple[PreparedData, dict[str, EncodedRows]] | None = None,
+    group: Collectives | None = None,
 ) -> ReadyRun:
-    """Prepare a spec's data, unless they are given, and compile its network. Raises TrainingFailed."""
+    """Prepare a spec's data, unless they are given, and compile its network, for a group of processes or for this one.
+
+    Raises TrainingFailed.
+    """
     began_at = time.perf_counter()
     prepared, encoded = data or prepare_data(request, spec, facts, report)
     count = len(prepared.whole.train)
@@ -95,7 +102,7 @@ def make_ready(
     compact = _compact(spec, prepared)
     dense = {name: as_tensors(spec, part) for name, part in encoded.items()} if compact is None else {}
     rows = dense or {part: as_tensors(spec, prepared.encode(part, compact)) for part in PARTS}
-    network = _network(spec, rows, count, compact)
+    network = _network(spec, rows, count, compact, group)
     given = _given_weights(request, spec, report)
     if given is not None:
         given.assign(network.compiled.model)
@@ -139,7 +146,9 @@ def _compact(spec: Spec, prepared: PreparedData) -> Compact | None:
     return compact if compact and (prepared.streamed is not None or not together) else None
 
 
-def _network(spec: Spec, rows: Mapping[str, RowTensors], count: int, compact: Compact | None) -> KeptNetwork:
+def _network(
+    spec: Spec, rows: Mapping[str, RowTensors], count: int, compact: Compact | None, group: Collectives | None
+) -> KeptNetwork:
     """The spec's network, compiled, with the initial weights of its seed; `count` is the number of training rows."""
     training, size = spec.training, batch_size(spec, count)
     held_out = rows["validation"] if rows["validation"].count else rows["train"]
@@ -151,7 +160,8 @@ def _network(spec: Spec, rows: Mapping[str, RowTensors], count: int, compact: Co
         if compact is not None:
             compact.look_up(model)
         jit = training.jit_compile is True
-        compiled = Compiled(model, rows["train"], held_out, size, size, jit, compact=compact)
+        kind = Compiled if group is None else partial(SharedCompiled, group)
+        compiled = kind(model, rows["train"], held_out, size, size, jit, compact=compact)
         return KeptNetwork(compiled, values)
 
     if training.switches:
@@ -222,6 +232,10 @@ def _trial_setup(
         values = network.values.of(seed)
         return values if given is None else given.state(compiled.model, values, seed - seeds[0])
 
+    leader = None
+    if isinstance(compiled, SharedCompiled) and compiled.group.leads:
+        leader, report = Leader(compiled), cast(Reporter, LeadersReporter(report, compiled))
+
     def held_out_rows() -> HeldOutRows | None:
         validation, folds = rows["validation"], prepared.folds
         if not validation.count:
@@ -247,6 +261,7 @@ def _trial_setup(
         keep_epochs=training.keep_epochs,
         ensemble=spec.ensemble is not None,
         held_out=held_out_rows,
+        leader=leader,
     )
 
 

@@ -7,9 +7,11 @@ import time
 from fitserve.dataset_facts import DatasetFacts
 from fitserve.spec.spec import Spec, parse
 from workers.trainer.checks.run_checks import run_checks
+from workers.trainer.engine.collectives import Collectives
 from workers.trainer.engine.device import placed
+from workers.trainer.engine.gang import follow
 from workers.trainer.engine.kept_networks import KEPT
-from workers.trainer.interface import Reporter, TrainingRequest, TrainingResult, TrainingStopped
+from workers.trainer.interface import Reporter, TrainingFailed, TrainingRequest, TrainingResult, TrainingStopped
 from workers.trainer.ready_run import make_ready, run_trials
 from workers.trainer.search.search_run import SearchRun
 from workers.trainer.trials.sequential import SequentialTrials
@@ -37,9 +39,32 @@ def _train(request: TrainingRequest, spec: Spec, facts: DatasetFacts, report: Re
     if spec.search is not None:
         search = SearchRun(request, facts, report)
         return search.result() if request.trial is None else search.divided_result(request.trial)
+    if request.gang is not None:
+        return _train_together(request, spec, facts, report, Collectives(request.gang.addresses, request.gang.rank))
     ready = make_ready(request, spec, facts, report)
     if request.trial is not None:
         return SequentialTrials(ready.setup).run_divided(request.trial, request.checkpoint)
     began_at = time.perf_counter()
     outcome = run_trials(ready.setup, request.checkpoint)
+    return ready.finish(outcome, time.perf_counter() - began_at)
+
+
+def _train_together(
+    request: TrainingRequest, spec: Spec, facts: DatasetFacts, report: Reporter, group: Collectives
+) -> TrainingResult:
+    """Train as one of several processes. Only the leader returns a network. Raises GangBroken as well."""
+    group.connect()
+    ready = make_ready(request, spec, facts, report, group=group)
+    setup, leader = ready.setup, ready.setup.leader
+    if leader is None:
+        seed = setup.seeds[0]
+        follow(setup.compiled, setup.feed(seed), setup.validation(seed), report)
+        return TrainingResult({}, {})
+    began_at = time.perf_counter()
+    try:
+        outcome = run_trials(setup, request.checkpoint)
+    except (TrainingStopped, TrainingFailed):
+        leader.end()
+        raise
+    leader.end()
     return ready.finish(outcome, time.perf_counter() - began_at)

@@ -183,14 +183,19 @@ class Compiled:
         rows = tf.shape(order)[0]
         validation_rows = tf.shape(tf.nest.flatten(validation)[0])[0]
 
+        def trained(start: Any, stop: Any) -> Any:
+            return tf.nest.map_structure(lambda t: tf.gather(t, order[start:stop]), train)
+
+        def tested(start: Any, stop: Any) -> Any:
+            return tf.nest.map_structure(lambda t: t[start:stop], validation)
+
         def train_step(step: Any) -> None:
-            batch = order[step * self.batch_size : tf.minimum(rows, (step + 1) * self.batch_size)]
-            self.model.train_step(self.expanded(tf.nest.map_structure(lambda t: tf.gather(t, batch), train)))
+            start = step * self.batch_size
+            self._run_step(self.model.train_step, start, tf.minimum(rows, start + self.batch_size), trained)
 
         def test_step(step: Any) -> None:
-            start = step * self.validation_batch_size
-            stop = tf.minimum(validation_rows, start + self.validation_batch_size)
-            self.model.test_step(self.expanded(tf.nest.map_structure(lambda t: t[start:stop], validation)))
+            start, size = step * self.validation_batch_size, self.validation_batch_size
+            self._run_step(self.model.test_step, start, tf.minimum(validation_rows, start + size), tested)
 
         if trains:
             _repeat(plan[0], plan[1], train_step)
@@ -200,6 +205,10 @@ class Compiled:
         validation_logs = self._results(1)
         tf.cond(plan[5] > 0, self._reset, lambda: tf.constant(0))
         return tf.concat([logs, validation_logs], 0)
+
+    def _run_step(self, step: Callable[[Any], Any], start: Any, stop: Any, rows: Callable[[Any, Any], Any]) -> None:
+        """Trace a step of Keras's on the batch of the rows from `start` to `stop`."""
+        step(self.expanded(rows(start, stop)))
 
     def _one_step(self, step: Callable[[Any], Any], batch: Any) -> Any:
         return step(self.expanded(batch))

@@ -33,16 +33,17 @@ class DivergenceGuard(keras.callbacks.Callback):
     It snapshots the variables between epochs, rarely enough to take at most 2% of the time.
     """
 
-    def __init__(self, compiled: Compiled, feed: Feed) -> None:
+    def __init__(self, compiled: Compiled, feed: Feed, searches: bool = True) -> None:
+        """Without `searches`, only broken weights are found: the steps cannot be repeated by one process alone."""
         super().__init__()
-        self._compiled, self._feed = compiled, feed
+        self._compiled, self._feed, self._searches = compiled, feed, searches
         self._snapshot: dict[str, np.ndarray] = {}
         self._snapshot_epoch, self._due = 0, 0.0
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Snapshot the variables, when it is due."""
         begun = time.perf_counter()
-        if begun < self._due:
+        if begun < self._due or not self._searches:
             return
         self._snapshot, self._snapshot_epoch = checkpoint.variables(self.model), epoch
         self._due = time.perf_counter() + 50 * (time.perf_counter() - begun)
@@ -52,7 +53,7 @@ class DivergenceGuard(keras.callbacks.Callback):
         loss = (logs or {}).get("loss", 0.0)
         if np.isfinite(loss):
             return
-        origin = self._search(epoch) or {"layer": first_broken_layer(self.model), "what": "weights"}
+        origin = (self._search(epoch) if self._searches else None) or {"layer": first_broken_layer(self.model), "what": "weights"}
         where = f"in layer {origin['layer']!r} ({origin['what']})" if origin["layer"] else "in the loss itself"
         step = f", batch {origin['step']}" if "step" in origin else ""
         message = f"The loss became {loss} in epoch {epoch + 1}: first {where}{step}."

@@ -2,11 +2,12 @@
 
 Keras draws one stream of random numbers for a whole tensor, so a replica's masks would depend on the size of its stack.
 Here each element's 16 random bits are a hash of its index and the state of its own layer's seed generator: a network
-in a stack drops what it drops alone. The rate is exact to 1 in 65,536.
+in a stack drops what it drops alone, and a share of a batch drops what the whole batch drops there. The rate is exact to 1 in 65,536.
 """
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import Any
 
 import keras
@@ -15,17 +16,21 @@ import tensorflow as tf
 _GOLDEN = 0x9E3779B9  # odd, 2^32 over the golden ratio: a Weyl sequence visits every word
 _FIRST, _SECOND = 0x85EBCA6B, 0xC2B2AE35  # of MurmurHash3's last mixing step (Appleby 2011)
 
+FIRST_ROW: ContextVar[Any] = ContextVar("first_row", default=0)
+"""The number in its batch of the first row, where a process has a share of a batch."""
 
-def drop(x: Any, rate: Any, state: Any) -> Any:
+
+def drop(x: Any, rate: Any, state: Any, first_row: Any = 0) -> Any:
     """Drop elements of `x`, `(replicas, ...)`, at rates `(replicas,)`, by seed generators' states `(replicas, 2)`."""
     shape = tf.shape(x)
     ones = tf.ones_like(shape[1:])
     size = tf.reduce_prod(shape[1:])
-    words = tf.cast(tf.range((size + 1) // 2), tf.uint32) * tf.constant(_GOLDEN, tf.uint32)
+    first = first_row * tf.reduce_prod(shape[2:])
+    words = tf.cast(tf.range(first // 2, (first + size + 1) // 2), tf.uint32) * tf.constant(_GOLDEN, tf.uint32)
     state = tf.cast(tf.bitwise.bitwise_and(tf.cast(state, tf.int64), 0xFFFFFFFF), tf.uint32)
     keys = _mixed(state[:, 0] + _mixed(state[:, 1] + tf.constant(_GOLDEN, tf.uint32)))
     bits = tf.bitcast(_mixed(words[None, :] + keys[:, None]), tf.uint16)  # (replicas, words, 2)
-    bits = tf.reshape(tf.reshape(bits, [shape[0], -1])[:, :size], shape)
+    bits = tf.reshape(tf.reshape(bits, [shape[0], -1])[:, first % 2 : first % 2 + size], shape)
     of_replica = tf.concat([shape[:1], ones], 0)
     threshold = tf.reshape(tf.cast(tf.round(rate * 65_536.0), tf.uint16), of_replica)
     scale = tf.reshape(tf.cast(1.0 / (1.0 - rate), x.dtype), of_replica)
@@ -51,6 +56,6 @@ def _call_of(layer: Any) -> Any:
         if not training or layer.rate <= 0:
             return inputs
         state = tf.convert_to_tensor(layer.seed_generator.next())
-        return drop(inputs[None], tf.constant([layer.rate], tf.float32), state[None])[0]
+        return drop(inputs[None], tf.constant([layer.rate], tf.float32), state[None], FIRST_ROW.get())[0]
 
     return call

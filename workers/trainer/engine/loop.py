@@ -22,6 +22,9 @@ from workers.trainer.engine.compiled import Compiled, Logs, RowTensors, StepPlan
 BetweenCalls = Callable[[int, int], None]
 """Called between two compiled calls with the epoch and the step (from 0) that come next."""
 
+Announce = Callable[[int, int, int, StepPlan], None]
+"""Called before a compiled call with its epoch, its training and its validation block (from 0; -1: none), its plan."""
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -71,6 +74,7 @@ class Loop:
     position: Position = field(default_factory=Position)
     pace: Pace = field(default_factory=lambda: Pace())
     on_begin: Callable[[], None] = lambda: None  # called after the callbacks' `on_train_begin`, which resets them
+    announce: Announce = lambda epoch, block, validation_block, plan: None  # to those who make the same calls
 
     def run(self) -> keras.callbacks.History:
         """Train to the last epoch, or until a callback sets `stop_training`. Returns Keras's History."""
@@ -121,13 +125,15 @@ class Loop:
         logs: Logs = {}
         validation_logs: Logs | None = None
         unused = (self.validation or self.train).sample()
-        for rows, order, plan in self._plans(epoch, each_batch):
+        for number, rows, order, plan in self._plans(epoch, each_batch):
             if each_batch:
                 callbacks.on_train_batch_begin(plan.first)
             if plan.close and block is not None:
                 plan = StepPlan(plan.first, plan.last, True, 0, self._steps(block, validation=True), True)
+                self.announce(epoch, number, 0, plan)
                 logs, validation_logs = self._timed(plan, rows, order, block.rows)
             else:
+                self.announce(epoch, number, -1, plan)
                 logs, _ = self._timed(plan, rows, order, unused)
             if each_batch:
                 callbacks.on_train_batch_end(plan.first, logs)
@@ -139,16 +145,16 @@ class Loop:
             validation_logs = self.evaluate(self.validation, callbacks)  # type: ignore[arg-type]
         return {**logs, **{f"val_{name}": value for name, value in (validation_logs or {}).items()}}
 
-    def _plans(self, epoch: int, each_batch: bool) -> Iterator[tuple[RowTensors, Any, StepPlan]]:
-        """Yield the training calls of an epoch from `position.step` on, advancing it."""
+    def _plans(self, epoch: int, each_batch: bool) -> Iterator[tuple[int, RowTensors, Any, StepPlan]]:
+        """Yield the training calls of an epoch, with their blocks' numbers, from `position.step` on, advancing it."""
         passed = 0
-        for block in self.train.blocks(epoch):
+        for number, block in enumerate(self.train.blocks(epoch)):
             steps = self._steps(block)
             first, order = max(0, self.position.step - passed), tf.constant(block.order)
             while first < steps:
                 last = min(steps, first + (1 if each_batch else self.pace.steps))
                 self.position.step = passed + last
-                yield block.rows, order, StepPlan(first, last, block.last and last == steps)
+                yield number, block.rows, order, StepPlan(first, last, block.last and last == steps)
                 first = last
             passed += steps
 
@@ -156,13 +162,14 @@ class Loop:
         each_batch = callbacks is not None and _overrides(callbacks, "test_batch_begin", "test_batch_end")
         unused, order, done = self.train.sample(), tf.zeros(0, tf.int32), 0
         logs: Logs = {}
-        for block in feed.blocks(0):
+        for number, block in enumerate(feed.blocks(0)):
             first, steps = 0, self._steps(block, validation=True)
             while first < steps:
                 last = min(steps, first + (1 if each_batch else self.pace.steps))
                 if each_batch and callbacks:
                     callbacks.on_test_batch_begin(done)
                 plan = StepPlan(0, 0, False, first, last, block.last and last == steps)
+                self.announce(self.position.epoch, -1, number, plan)
                 _, logs = self._timed(plan, unused, order, block.rows)
                 if each_batch and callbacks:
                     callbacks.on_test_batch_end(done, logs)

@@ -188,15 +188,18 @@ class SequentialTrials:
         feed = setup.feed(seed)
         self._callbacks = setup.callbacks()
         reporter = EpochReporter(trial, setup, self._keep_epoch)
+        guard = DivergenceGuard(setup.compiled, feed, searches=setup.leader is None)
+        followed = [] if setup.leader is None else [setup.leader]
         loop = Loop(
             setup.compiled,
             feed,
             setup.validation(seed),
             setup.epochs,
-            [DivergenceGuard(setup.compiled, feed), *self._callbacks, reporter, *self._switchers()],
+            [guard, *self._callbacks, reporter, *self._switchers(), *followed],
             between_calls=self._monitor.check,
             position=Position(resumed.body["epoch"], resumed.body["step"]) if resumed else Position(),
             on_begin=(lambda: self._restore_callbacks(resumed)) if resumed else (lambda: None),
+            **({} if setup.leader is None else {"announce": setup.leader.announce}),
         )
         began_at = time.perf_counter() - trial.seconds
         try:

@@ -1,0 +1,137 @@
+"""The processes that train one network together, and what TensorFlow's own collectives do between them.
+
+Each process has the whole network and a share of every batch. `Collectives.connect` starts TensorFlow's server and must
+come before the process computes anything; a process never leaves the group but by its end. A thread asks the others
+for a sign of life, because a collective itself waits without a limit: where one is lost, every collective of the
+process fails with `GangBroken` within LOST_SECONDS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.core.protobuf import tensorflow_server_pb2
+from tensorflow.python.eager import context as eager_context  # the public API has neither servers nor aborts
+
+from workers.trainer.interface import GangBroken
+
+START_SECONDS = 90.0  # for the slowest process to import TensorFlow and to connect
+CHECK_SECONDS = 4.0  # between two checks of the others
+ANSWER_SECONDS = 6.0  # for an answer to a check
+MISSED = 2  # unanswered checks in a row, after which a process is lost
+LOST_SECONDS = 30.0  # at most, from the loss of a process to the end of the step; the figures above add up to less
+_JOB = "/job:worker/replica:0/task:{}"
+_GROUP = 1
+_BROKEN = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.InternalError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.UnknownError,
+)
+
+
+class Collectives:
+    """The group, from the process of number `rank`; number 0 leads."""
+
+    def __init__(self, addresses: Sequence[str], rank: int) -> None:
+        self.size, self.rank = len(addresses), rank
+        self._addresses = list(addresses)
+        self._keys = itertools.count(1)  # of the collectives, in the order in which every process traces them
+        self._closed = threading.Event()
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def connect(self) -> None:
+        """Start this process's server and meet the others. Raises GangBroken."""
+        own = eager_context.context()
+        own.configure_collective_ops(
+            collective_leader=_JOB.format(0), device_filters=(f"/job:worker/task:{self.rank}",)
+        )
+        config = own.config
+        config.experimental.collective_group_leader = _JOB.format(0)
+        server = tensorflow_server_pb2.ServerDef(
+            cluster=tf.train.ClusterSpec({"worker": self._addresses}).as_cluster_def(),
+            default_session_config=config,
+            job_name="worker",
+            task_index=self.rank,
+            protocol="grpc",
+            port=int(self._addresses[self.rank].rpartition(":")[2]),
+        )
+        with self.failing_together():
+            own.enable_collective_ops(server)
+            own.ensure_initialized()
+            met = threading.Event()
+            threading.Thread(target=self._watch, args=(own, met), name="gang", daemon=True).start()
+            tf.function(self.sum, autograph=False)(tf.zeros([1]))
+            met.set()
+
+    def close(self) -> None:
+        """Watch the others no longer: they may go now."""
+        self._closed.set()
+
+    @contextlib.contextmanager
+    def failing_together(self) -> Iterator[None]:
+        """Turn the errors that TensorFlow raises where a process is lost into GangBroken."""
+        try:
+            yield
+        except _BROKEN as error:
+            raise GangBroken(str(error).splitlines()[0][:300]) from error
+
+    def sum(self, tensor: Any) -> Any:
+        """The sum of all processes' tensors, the same to the bit in each."""
+        return tf.raw_ops.CollectiveReduceV2(
+            input=tensor,
+            group_size=self.size,
+            group_key=_GROUP,
+            instance_key=next(self._keys),
+            ordering_token=[],
+            merge_op="Add",
+            final_op="Id",
+            communication_hint="auto",
+        )
+
+    def differentiable_sum(self, tensor: Any) -> Any:
+        """`sum`, through which gradients pass: each process's share of the gradient is summed as well."""
+
+        @tf.custom_gradient
+        def summed(value: Any) -> tuple[Any, Callable[[Any], Any]]:
+            return self.sum(value), self.sum
+
+        return summed(tensor)
+
+    def from_leader(self, tensor: Any) -> Any:
+        """The leader's tensor, in every process; the others' give its type and shape."""
+        arguments = {"group_size": self.size, "group_key": _GROUP, "instance_key": next(self._keys)}
+        if self.leads:
+            return tf.raw_ops.CollectiveBcastSendV2(input=tensor, **arguments)
+        return tf.raw_ops.CollectiveBcastRecvV2(T=tensor.dtype, shape=tf.shape(tensor), **arguments)
+
+    def _watch(self, own: Any, met: threading.Event) -> None:
+        others = [_JOB.format(rank) for rank in range(self.size) if rank != self.rank]
+        missed = dict.fromkeys(others, 0)
+        lost = "" if met.wait(START_SECONDS) else "the group did not meet"
+        while not lost and not self._closed.wait(CHECK_SECONDS):
+            for other in others:
+                asked_at = time.monotonic()
+                try:
+                    own.check_collective_ops_peer_health(other, timeout_in_ms=int(ANSWER_SECONDS * 1000))
+                    missed[other] = 0
+                except tf.errors.OpError as error:
+                    refused = time.monotonic() - asked_at < ANSWER_SECONDS / 2  # it has exited, or another took over
+                    missed[other] += MISSED if refused else 1
+                    if missed[other] >= MISSED:
+                        lost = f"{self._addresses[int(other.rpartition(':')[2])]} is lost ({type(error).__name__})"
+                        break
+        if lost and not self._closed.is_set():
+            own.abort_collective_ops(tf.errors.UNAVAILABLE, lost)

@@ -1,0 +1,149 @@
+"""How the processes that train one network together keep step: the leader says what comes next, the others follow.
+
+The leader alone has the loop, its callbacks and checkpoints. Before each compiled call it announces the epoch, the
+blocks of rows and the plan; at the beginning of each epoch all variables become the leader's, so that a resumed run, a
+lower learning rate and rounding on other processors are the same for all. Each process reads the rows itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from enum import IntEnum
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from workers.trainer.engine.compiled import RowTensors, StepPlan
+from workers.trainer.engine.loop import Block, Feed
+from workers.trainer.engine.shared_steps import SharedCompiled
+from workers.trainer.interface import Reporter, StopReason, TrainingStopped
+
+NO_BLOCK = -1  # of a call that only trains, or only validates
+
+
+class _Next(IntEnum):
+    call = 1
+    take_state = 2
+    end = 3
+
+
+class _Talk:
+    """What leader and followers say to each other: an announcement, and the leader's variables."""
+
+    def __init__(self, compiled: SharedCompiled) -> None:
+        model, group = compiled.model, compiled.group
+        counted = {id(variable) for variable in model.metrics_variables}
+        every = [*model.variables, *model.optimizer.variables]
+        unique = {id(v): v for v in every if id(v) not in counted}
+        self._variables = [getattr(variable, "value", variable) for variable in unique.values()]
+        self._group = group
+        self._announce = tf.function(group.from_leader, autograph=False)
+        self._share = tf.function(self._take_all, autograph=False)
+
+    def announcement(self, words: Sequence[int] = (0,) * 10) -> list[int]:
+        """The leader's words."""
+        with self._group.failing_together():
+            return [int(word) for word in self._announce(tf.constant(words, tf.int64)).numpy()]
+
+    def share_state(self) -> None:
+        """Have the leader's variables in every process."""
+        with self._group.failing_together():
+            self._share()
+
+    def _take_all(self) -> None:
+        for dtype in (tf.float32, tf.int64):  # broadcasts know few types
+            mine = [variable for variable in self._variables if variable.dtype.is_floating == dtype.is_floating]
+            if not mine:
+                continue
+            whole = self._group.from_leader(tf.concat([tf.reshape(tf.cast(v, dtype), [-1]) for v in mine], 0))
+            parts = tf.split(whole, [variable.shape.num_elements() for variable in mine])
+            for variable, part in zip(mine, parts, strict=True):
+                variable.assign(tf.reshape(tf.cast(part, variable.dtype), variable.shape))
+
+
+class Leader(keras.callbacks.Callback):
+    """The leader's side: a callback of its loop, whose calls it announces."""
+
+    def __init__(self, compiled: SharedCompiled) -> None:
+        super().__init__()
+        self._compiled, self._talk = compiled, _Talk(compiled)
+
+    def announce(self, epoch: int, block: int, validation_block: int, plan: StepPlan) -> None:
+        """Say which call comes next. Raises GangBroken."""
+        self._talk.announcement([_Next.call, epoch, block, validation_block, *map(int, dataclasses.astuple(plan))])
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Raises GangBroken."""
+        self._talk.announcement([_Next.take_state] + [0] * 9)
+        self._talk.share_state()
+
+    def end(self) -> None:
+        """Let the others go. Raises GangBroken."""
+        self._talk.announcement([_Next.end] + [0] * 9)
+        self._compiled.group.close()
+        self._compiled.go_alone()
+
+
+class LeadersReporter:
+    """The leader's Reporter: it hands the run back, with a checkpoint, where another process has to go."""
+
+    def __init__(self, report: Reporter, compiled: SharedCompiled) -> None:
+        self._report, self._compiled = report, compiled
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._report, name)
+
+    def stop(self) -> StopReason:
+        return self._report.stop() or ("release" if self._compiled.someone_leaves() else "")
+
+
+def follow(compiled: SharedCompiled, feed: Feed, validation: Feed | None, report: Reporter) -> None:
+    """Do what the leader announces, to its end. Raises TrainingStopped, GangBroken."""
+    talk = _Talk(compiled)
+    train = _Blocks(feed)
+    held_out = _Blocks(validation) if validation is not None else None
+    while True:
+        word, epoch, block, validation_block, *steps = talk.announcement()
+        if word == _Next.end:
+            compiled.group.close()
+            break
+        if word == _Next.take_state:
+            talk.share_state()
+            compiled.model.reset_metrics()
+            continue
+        first, last, close, validation_first, validation_last, close_validation = steps
+        plan = StepPlan(first, last, bool(close), validation_first, validation_last, bool(close_validation))
+        rows, order = train.at(epoch, block)
+        tested, _ = (held_out or train).at(0, validation_block)
+        compiled(rows, order, tested, plan)
+        report.progress()
+        if report.stop() == "cancel":
+            raise TrainingStopped("cancel")
+        compiled.leaving.assign(float(bool(report.stop())))
+    if reason := report.stop():
+        raise TrainingStopped(reason)
+
+
+class _Blocks:
+    """A feed's blocks by epoch and number, read in order."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+        self._blocks: Iterator[Block] = iter(())
+        self._epoch, self._number = -1, NO_BLOCK
+        self._current: tuple[RowTensors, Any] | None = None
+
+    def at(self, epoch: int, number: int) -> tuple[RowTensors, Any]:
+        """Rows and their order; a few rows and none of them where there is no such block."""
+        if number == NO_BLOCK:
+            return self._feed.sample(), tf.zeros(0, tf.int32)
+        if epoch != self._epoch or number < self._number:
+            self._blocks, self._epoch, self._number = iter(self._feed.blocks(epoch)), epoch, NO_BLOCK
+        while self._number < number:
+            block = next(self._blocks)
+            self._current, self._number = (block.rows, tf.constant(np.asarray(block.order))), self._number + 1
+        assert self._current is not None
+        return self._current

@@ -1,0 +1,175 @@
+"""Training and test steps of a network that several processes train together: each takes its share of every batch.
+
+The result is that of one process with the same batches, but for rounding:
+
+- The loss of a share is weighted by its part of the batch's rows, and the gradients are summed. Keras's losses are means
+  over rows, so the sum is the gradient of the whole batch.
+- The metrics' variables are sums over rows: at the end of a call they are summed, and the leader keeps them.
+- A batch with fewer rows than there are processes is trained whole by each, at equal weights; the leader alone counts
+  it in the metrics.
+- Batch normalisation takes mean and variance of the whole batch; dropout's masks follow from the row's place in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from workers.trainer.engine import dropout
+from workers.trainer.engine.collectives import Collectives
+from workers.trainer.engine.compiled import Compiled, Logs, RowTensors, StepPlan
+from workers.trainer.interface import TrainingFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A process's rows of a batch: from `start` to `stop`, of which the first has the number `first` in the batch."""
+
+    start: Any
+    stop: Any
+    first: Any
+    weight: Any  # of its loss
+    counts: Any  # whether its metrics count
+
+
+_SHARE: ContextVar[Share | None] = ContextVar("share", default=None)  # of the step that is being traced
+
+
+class SharedCompiled(Compiled):
+    """`Compiled` in one of the processes; all of them make the same calls in the same order."""
+
+    def __init__(self, group: Collectives, model: keras.Model, train: RowTensors, *arguments: Any, **options: Any) -> None:
+        super().__init__(model, train, *arguments, **options)
+        model.test_step(self.expanded(train.map(lambda t: t[:1]).as_tuple()))  # some metrics make variables only now
+        model.reset_metrics()
+        self.group = group
+        self.leaving = tf.Variable(0.0)  # 1 where this process wants to go
+        self._leaving = tf.Variable(0.0)  # how many do, at the end of the last call
+        self._alone = False
+        self._executor = contextlib.nullcontext  # on one thread, TensorFlow runs no collective inside a loop
+        _share_gradients(self.model.optimizer, group)
+        for layer in self.model.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                object.__setattr__(layer, "_moments", _moments_of(layer, group))
+
+    def go_alone(self) -> None:
+        """Work on whole batches from now on: the other processes make no calls any more."""
+        self._alone, self._call = True, None
+
+    def someone_leaves(self) -> bool:
+        """Whether any process wanted to go at the end of the last call."""
+        return float(self._leaving.numpy()) > 0
+
+    def __call__(self, train: RowTensors, order: Any, validation: RowTensors, plan: StepPlan) -> tuple[Logs, Logs]:
+        """Run `plan`, on this process's share of each batch. The logs are those of all rows. Raises GangBroken."""
+        with contextlib.nullcontext() if self._alone else self.group.failing_together():
+            return super().__call__(train, order, validation, plan)
+
+    def _fall_back(self, reason: str) -> None:
+        raise TrainingFailed("internal_error", f"Several workers cannot train this network together: {reason}")
+
+    def _run_step(self, step: Callable[[Any], Any], start: Any, stop: Any, rows: Callable[[Any, Any], Any]) -> None:
+        if self._alone:
+            super()._run_step(step, start, stop, rows)
+            return
+        share = self._share(start, stop)
+        metrics = [variable.value for variable in self.model.metrics_variables]
+        before = [variable.read_value() for variable in metrics]
+        token, row = _SHARE.set(share), dropout.FIRST_ROW.set(share.first)
+        try:
+            super()._run_step(step, share.start, share.stop, rows)
+        finally:
+            _SHARE.reset(token)
+            dropout.FIRST_ROW.reset(row)
+        for variable, value in zip(metrics, before, strict=True):
+            variable.assign(tf.where(share.counts, variable.read_value(), value))
+
+    def _share(self, start: Any, stop: Any) -> Share:
+        rows, size, rank = stop - start, self.group.size, self.group.rank
+        first, last = rows * rank // size, rows * (rank + 1) // size
+        whole = rows < size
+        weight = tf.where(whole, 1.0 / size, tf.cast(last - first, tf.float32) / tf.cast(rows, tf.float32))
+        first, last = tf.where(whole, 0, first), tf.where(whole, rows, last)
+        return Share(start + first, start + last, first, weight, tf.logical_or(tf.logical_not(whole), rank == 0))
+
+    def _results(self, which: int) -> Any:
+        if self._alone:
+            return super()._results(which)
+        metrics = [variable.value for variable in self.model.metrics_variables]
+        parts = [tf.reshape(tf.cast(variable, tf.float64), [-1]) for variable in [*metrics, self.leaving]]
+        summed = tf.split(self.group.sum(tf.concat(parts, 0)), [part.shape[0] for part in parts])
+        for variable, value in zip([*metrics, self._leaving], summed, strict=True):
+            variable.assign(tf.reshape(tf.cast(value, variable.dtype), variable.shape))
+        results = super()._results(which)
+        if not self.group.leads:
+            with tf.control_dependencies([results]):
+                for variable in metrics:
+                    variable.assign(tf.zeros_like(variable))
+        return results
+
+
+def shared_weight(loss: Any) -> Any:
+    """A loss, weighted by the share of the batch that it is of."""
+    share = _SHARE.get()
+    return loss if share is None else loss * tf.cast(share.weight, loss.dtype)
+
+
+def _share_gradients(optimizer: keras.optimizers.Optimizer, group: Collectives) -> None:
+    """Have an optimizer apply the sum of all processes' gradients: it clips, decays and averages as it always does."""
+    apply, scale_loss = optimizer.apply, optimizer.scale_loss
+
+    def apply_sum(gradients: Sequence[Any], variables: Sequence[Any] | None = None) -> None:
+        apply(gradients if _SHARE.get() is None else _summed(gradients, group), variables)
+
+    object.__setattr__(optimizer, "apply", apply_sum)
+    object.__setattr__(optimizer, "scale_loss", lambda loss: shared_weight(scale_loss(loss)))
+
+
+def _summed(gradients: Sequence[Any], group: Collectives) -> list[Any]:
+    """The sums of gradients over all processes, by one collective; of an embedding, for the rows that any one used."""
+    given = [gradient for gradient in gradients if gradient is not None]
+    parts: list[Any] = []
+    for gradient in given:
+        parts.append(tf.cast(tf.convert_to_tensor(gradient), tf.float32))
+        if isinstance(gradient, tf.IndexedSlices):
+            used = tf.ones_like(gradient.indices, tf.float32)
+            parts.append(tf.math.unsorted_segment_sum(used, gradient.indices, parts[-1].shape[0]))
+    flat = group.sum(tf.concat([tf.reshape(part, [-1]) for part in parts], 0))
+    pieces = iter(tf.split(flat, [part.shape.num_elements() for part in parts]))
+    sums: list[Any] = []
+    for gradient in gradients:
+        if gradient is None:
+            sums.append(None)
+            continue
+        whole = tf.cast(tf.reshape(next(pieces), gradient.shape), gradient.dtype)
+        if isinstance(gradient, tf.IndexedSlices):
+            rows = tf.cast(tf.where(next(pieces) > 0)[:, 0], gradient.indices.dtype)
+            sums.append(tf.IndexedSlices(tf.gather(whole, rows), rows, gradient.dense_shape))
+        else:
+            sums.append(whole)
+    return sums
+
+
+def _moments_of(layer: Any, group: Collectives) -> Callable[[Any, Any], tuple[Any, Any]]:
+    own, axes = layer._moments, list(layer._reduction_axes)
+
+    def moments(inputs: Any, mask: Any) -> tuple[Any, Any]:
+        if _SHARE.get() is None:
+            return own(inputs, mask)
+        values = tf.cast(inputs, tf.float32)
+        used = tf.ones_like(values) if mask is None else tf.cast(tf.expand_dims(mask, -1), tf.float32) + 0 * values
+        sums = tf.stack([tf.reduce_sum(values * used, axes), tf.reduce_sum(used, axes)])
+        total, count = tf.unstack(group.differentiable_sum(sums))
+        count = tf.maximum(count, 1.0)
+        mean = total / count
+        spread = tf.square(values - tf.reshape(mean, [1] * (values.shape.rank - 1) + [-1])) * used
+        variance = group.differentiable_sum(tf.reduce_sum(spread, axes)) / count
+        return tf.cast(mean, inputs.dtype), tf.cast(variance, inputs.dtype)
+
+    return moments
