@@ -53,7 +53,10 @@ class DivergenceGuard(keras.callbacks.Callback):
         loss = (logs or {}).get("loss", 0.0)
         if np.isfinite(loss):
             return
-        origin = (self._search(epoch) if self._searches else None) or {"layer": first_broken_layer(self.model), "what": "weights"}
+        origin = (self._search(epoch) if self._searches else None) or {
+            "layer": first_broken_layer(self.model),
+            "what": "weights",
+        }
         where = f"in layer {origin['layer']!r} ({origin['what']})" if origin["layer"] else "in the loss itself"
         step = f", batch {origin['step']}" if "step" in origin else ""
         message = f"The loss became {loss} in epoch {epoch + 1}: first {where}{step}."

@@ -2,7 +2,8 @@
 
 Keras draws one stream of random numbers for a whole tensor, so a replica's masks would depend on the size of its stack.
 Here each element's 16 random bits are a hash of its index and the state of its own layer's seed generator: a network
-in a stack drops what it drops alone, and a share of a batch drops what the whole batch drops there. The rate is exact to 1 in 65,536.
+in a stack drops what it drops alone, and a share of a batch what the whole batch drops there. The rate is exact to 1 in
+65,536.
 """
 
 from __future__ import annotations

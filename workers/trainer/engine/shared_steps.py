@@ -2,8 +2,8 @@
 
 The result is that of one process with the same batches, but for rounding:
 
-- The loss of a share is weighted by its part of the batch's rows, and the gradients are summed. Keras's losses are means
-  over rows, so the sum is the gradient of the whole batch.
+- The loss of a share is weighted by its part of the batch's rows, and the gradients are summed. Keras's losses are
+  means over rows, so the sum is the gradient of the whole batch.
 - The metrics' variables are sums over rows: at the end of a call they are summed, and the leader keeps them.
 - A batch with fewer rows than there are processes is trained whole by each, at equal weights; the leader alone counts
   it in the metrics.
@@ -29,13 +29,16 @@ from workers.trainer.interface import TrainingFailed
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A process's rows of a batch: from `start` to `stop`, of which the first has the number `first` in the batch."""
+    """A process's rows of a batch of `rows`: from `start` to `stop`; the first has the number `first` in the batch."""
+
+    rows: Any
 
     start: Any
     stop: Any
     first: Any
     weight: Any  # of its loss
     counts: Any  # whether its metrics count
+    holders: Any  # processes that have each row
 
 
 _SHARE: ContextVar[Share | None] = ContextVar("share", default=None)  # of the step that is being traced
@@ -44,7 +47,9 @@ _SHARE: ContextVar[Share | None] = ContextVar("share", default=None)  # of the s
 class SharedCompiled(Compiled):
     """`Compiled` in one of the processes; all of them make the same calls in the same order."""
 
-    def __init__(self, group: Collectives, model: keras.Model, train: RowTensors, *arguments: Any, **options: Any) -> None:
+    def __init__(
+        self, group: Collectives, model: keras.Model, train: RowTensors, *arguments: Any, **options: Any
+    ) -> None:
         super().__init__(model, train, *arguments, **options)
         model.test_step(self.expanded(train.map(lambda t: t[:1]).as_tuple()))  # some metrics make variables only now
         model.reset_metrics()
@@ -53,7 +58,7 @@ class SharedCompiled(Compiled):
         self._leaving = tf.Variable(0.0)  # how many do, at the end of the last call
         self._alone = False
         self._executor = contextlib.nullcontext  # on one thread, TensorFlow runs no collective inside a loop
-        _share_gradients(self.model.optimizer, group)
+        _share_gradients(self.model.optimizer, self.batch_size, group)
         for layer in self.model.layers:
             if isinstance(layer, keras.layers.BatchNormalization):
                 object.__setattr__(layer, "_moments", _moments_of(layer, group))
@@ -96,7 +101,9 @@ class SharedCompiled(Compiled):
         whole = rows < size
         weight = tf.where(whole, 1.0 / size, tf.cast(last - first, tf.float32) / tf.cast(rows, tf.float32))
         first, last = tf.where(whole, 0, first), tf.where(whole, rows, last)
-        return Share(start + first, start + last, first, weight, tf.logical_or(tf.logical_not(whole), rank == 0))
+        counts = tf.logical_or(tf.logical_not(whole), rank == 0)
+        holders = tf.where(whole, tf.constant(size, tf.int64), tf.constant(1, tf.int64))
+        return Share(rows, start + first, start + last, first, weight, counts, holders)
 
     def _results(self, which: int) -> Any:
         if self._alone:
@@ -120,40 +127,56 @@ def shared_weight(loss: Any) -> Any:
     return loss if share is None else loss * tf.cast(share.weight, loss.dtype)
 
 
-def _share_gradients(optimizer: keras.optimizers.Optimizer, group: Collectives) -> None:
+def _share_gradients(optimizer: keras.optimizers.Optimizer, batch_size: int, group: Collectives) -> None:
     """Have an optimizer apply the sum of all processes' gradients: it clips, decays and averages as it always does."""
     apply, scale_loss = optimizer.apply, optimizer.scale_loss
 
     def apply_sum(gradients: Sequence[Any], variables: Sequence[Any] | None = None) -> None:
-        apply(gradients if _SHARE.get() is None else _summed(gradients, group), variables)
+        share = _SHARE.get()
+        apply(gradients if share is None else _summed(gradients, share, batch_size, group), variables)
 
     object.__setattr__(optimizer, "apply", apply_sum)
     object.__setattr__(optimizer, "scale_loss", lambda loss: shared_weight(scale_loss(loss)))
 
 
-def _summed(gradients: Sequence[Any], group: Collectives) -> list[Any]:
-    """The sums of gradients over all processes, by one collective; of an embedding, for the rows that any one used."""
-    given = [gradient for gradient in gradients if gradient is not None]
+def _summed(gradients: Sequence[Any], share: Share, batch_size: int, group: Collectives) -> list[Any]:
+    """The sums of gradients over all processes, by one collective.
+
+    The gradient of an embedding is the rows of all, each in its place, repeated rows included: Keras's optimizers treat
+    a repeated row in a way of their own.
+    """
     parts: list[Any] = []
-    for gradient in given:
-        parts.append(tf.cast(tf.convert_to_tensor(gradient), tf.float32))
-        if isinstance(gradient, tf.IndexedSlices):
-            used = tf.ones_like(gradient.indices, tf.float32)
-            parts.append(tf.math.unsorted_segment_sum(used, gradient.indices, parts[-1].shape[0]))
-    flat = group.sum(tf.concat([tf.reshape(part, [-1]) for part in parts], 0))
-    pieces = iter(tf.split(flat, [part.shape.num_elements() for part in parts]))
-    sums: list[Any] = []
+    places: list[Any] = []
     for gradient in gradients:
-        if gradient is None:
-            sums.append(None)
-            continue
-        whole = tf.cast(tf.reshape(next(pieces), gradient.shape), gradient.dtype)
         if isinstance(gradient, tf.IndexedSlices):
-            rows = tf.cast(tf.where(next(pieces) > 0)[:, 0], gradient.indices.dtype)
-            sums.append(tf.IndexedSlices(tf.gather(whole, rows), rows, gradient.dense_shape))
-        else:
-            sums.append(whole)
-    return sums
+            parts.append(tf.cast(_in_place(gradient.values, share, batch_size), tf.float32))
+            places.append(_in_place(tf.cast(gradient.indices, tf.int64), share, batch_size))
+        elif gradient is not None:
+            parts.append(tf.cast(gradient, tf.float32))
+    flat = group.sum(tf.concat([tf.reshape(part, [-1]) for part in parts], 0))
+    sums = iter(tf.split(flat, tf.stack([tf.size(part) for part in parts]), num=len(parts)))
+    shapes = iter([tf.shape(part) for part in parts])
+    indices = iter([group.sum(place) // share.holders for place in places])
+
+    def total(gradient: Any) -> Any:
+        whole = tf.cast(tf.reshape(next(sums), next(shapes)), gradient.dtype)
+        if not isinstance(gradient, tf.IndexedSlices):
+            return tf.ensure_shape(whole, gradient.shape)
+        used = share.rows * (tf.shape(whole)[0] // batch_size)
+        rows = tf.cast(next(indices), gradient.indices.dtype)
+        whole = tf.ensure_shape(whole, [None, *gradient.values.shape[1:]])
+        return tf.IndexedSlices(whole[:used], rows[:used], gradient.dense_shape)
+
+    return [None if gradient is None else total(gradient) for gradient in gradients]
+
+
+def _in_place(rows: Any, share: Share, batch_size: int) -> Any:
+    """What a share brings, in its place among what a whole batch would, and zeros elsewhere: always of one size."""
+    count = tf.shape(rows)[0]
+    each = count // (share.stop - share.start)
+    before = share.first * each
+    after = batch_size * each - before - count
+    return tf.pad(rows, [[before, after], *[[0, 0]] * (rows.shape.rank - 1)])
 
 
 def _moments_of(layer: Any, group: Collectives) -> Callable[[Any, Any], tuple[Any, Any]]:
