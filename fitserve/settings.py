@@ -165,6 +165,15 @@ class Settings(BaseSettings):
     trainer_memory_bytes: int = Field(0, description="Memory limit of a trainer; 0 is three quarters of the machine's")
     trainer_runs: int = Field(200, description="Runs after which a warm trainer process is replaced")
     trainer_network: bool = Field(False, description="Let trainers open sockets, as CUDA's MPS requires")
+    cluster_host: str = Field(
+        "127.0.0.1", description="Address at which other workers reach this one where they train a network together"
+    )
+    cluster_ports: str = Field("18600-18699", description="Ports for that, of which a trainer takes a free one")
+    cluster_public: bool = Field(
+        False,
+        description="Train together although this machine has a public address: TensorFlow listens on every address, "
+        "without encryption or keys",
+    )
     trainer_threads: int = Field(0, description="Threads of a trainer; 0 is one for each core")
     registry_poll_seconds: float = Field(1.0, description="Between two polls of the registry by the prediction service")
     predict_memory_bytes: int = Field(2 * GB, description="Memory budget of loaded models")
@@ -177,6 +186,14 @@ class Settings(BaseSettings):
     def _are_networks(cls, text: str) -> str:
         for one in filter(None, map(str.strip, text.split(","))):
             ip_network(one)  # its ValueError names what is wrong
+        return text
+
+    @field_validator("cluster_ports")
+    @classmethod
+    def _are_ports(cls, text: str) -> str:
+        first, _, last = text.partition("-")
+        if not (first.isdecimal() and (last or first).isdecimal() and 1024 <= int(first) <= int(last or first) < 65536):
+            raise ValueError("expected a range of ports such as 18600-18699, from 1024 to 65535")
         return text
 
     @property

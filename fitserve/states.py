@@ -12,7 +12,8 @@ from typing import Final, Literal
 
 TRIAL: Final = "trial"  # the kind of a run that is one trial of another run, for an idle worker
 PART: Final = "part"  # of a run that predicts a part of another run's rows
-DIVIDED: Final = (TRIAL, PART)  # kinds of runs that are parts of another one: nobody submitted them
+HELPER: Final = "helper"  # of a run that is one worker's part in the training of another run's network
+DIVIDED: Final = (TRIAL, PART, HELPER)  # kinds of runs that are parts of another one: nobody submitted them
 
 
 class RunState(StrEnum):
@@ -42,13 +43,13 @@ class Transition:
 
 
 TRANSITIONS: tuple[Transition, ...] = (
-    Transition("T1", None, RunState.queued, "API, or supervisor for a trial", "created"),
+    Transition("T1", None, RunState.queued, "API, or supervisor for a part", "created"),
     Transition("T2", RunState.queued, RunState.running, "supervisor", "claimed: attempt + 1, new lease"),
     Transition("T4", RunState.running, RunState.succeeded, "supervisor", "artifact durable, not cancelled"),
     Transition("T5", RunState.running, RunState.failed, "supervisor", "deterministic error"),
     Transition("T6", RunState.running, RunState.queued, "supervisor or reaper", "lease expired, or released"),
     Transition("T7", RunState.running, RunState.failed, "supervisor or reaper", "attempts used up: worker_lost"),
-    Transition("T8", RunState.queued, RunState.cancelled, "API, or supervisor for a trial", "cancelled while queued"),
+    Transition("T8", RunState.queued, RunState.cancelled, "API, or supervisor for a part", "cancelled while queued"),
     Transition("T9", RunState.running, RunState.cancelled, "supervisor or reaper", "cancel requested"),
 )
 

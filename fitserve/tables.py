@@ -765,6 +765,23 @@ class Alarm(Base):
     ended_at: Mapped[datetime | None]
 
 
+class GangMember(Base):
+    """A worker that helps to train another run's network, or a run that waits for such workers.
+
+    `run_id` is the helper's run, or the led run itself where it let other runs go first.
+    """
+
+    __tablename__ = "gang_members"
+    __table_args__ = (Index("ix_gang_members_gang_id", "gang_id"),)
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    gang_id: Mapped[str] = mapped_column(ForeignKey("runs.id"))  # the led run
+    attempt: Mapped[int]  # of run_id: the fence of what its holder announced
+    hostname: Mapped[str] = mapped_column(String(255))
+    address: Mapped[str | None] = mapped_column(String(300))  # host:port where the others reach it; None: it waits
+    rank: Mapped[int | None]  # once the gang has begun
+    addresses: Mapped[list[Any] | None]  # of all, by rank; the first is the leader's
+
+
 class Leader(Base):
     """Which process does something that one at a time may do, until its lease ends."""
 

@@ -20,9 +20,12 @@ from fitserve.blobs import BlobStore
 from fitserve.errors import FitserveError
 from fitserve.ids import new_id
 from fitserve.runs import lease, worker_registry
+from fitserve.runs.lease import WHOLE_RUNS
 from fitserve.settings import Settings
-from fitserve.states import TRIAL
-from workers.attempt.attempt import Attempt, Stopping
+from fitserve.states import HELPER, TRIAL
+from workers.attempt.attempt import Stopping
+from workers.attempt.gang import attempt_class
+from workers.attempt.gang_address import why_not_together
 from workers.attempt.telemetry import attempt_context
 from workers.attempt.trial_division import Publish, TrialDivision
 from workers.reaper import reclaim_expired_runs
@@ -30,7 +33,6 @@ from workers.trainer_process import TrainerSlot
 
 log = logging.getLogger(__name__)
 
-WHOLE_RUNS = ("training", "reproduction")  # kinds that a trainer trains from beginning to end
 HEARTBEAT_SECONDS = 15.0  # between two heartbeats of an idle slot
 _ERROR_PAUSE = 1.0  # seconds to wait after an unexpected error
 
@@ -54,6 +56,8 @@ class Supervisor:
         self._free: SimpleQueue[TrainerSlot] = SimpleQueue()
         for slot in self.slots:
             self._free.put(slot)
+        # A worker that the others must not reach helps nobody.
+        self._parts = (HELPER, TRIAL) if why_not_together(settings) is None else (TRIAL,)
         self._heartbeat_at = {slot.worker: 0.0 for slot in self.slots}
         self._registered: set[str] = set()
         self._poller = threading.Thread(target=self._poll, name="poll", daemon=True)
@@ -108,14 +112,15 @@ class Supervisor:
                     lease_seconds=self.settings.lease_seconds,
                     running_limit=self.settings.limits.running_runs,
                     # A run may come to wait for its trial; it must not wait for TensorFlow's start as well.
-                    kinds=(*WHOLE_RUNS, TRIAL) if slot.is_warm() else WHOLE_RUNS,
+                    kinds=(*WHOLE_RUNS, *self._parts) if slot.is_warm() else WHOLE_RUNS,
                 )
                 if claim is None:
                     return attempts
                 self._heartbeat(slot, claim.lease.run_id)
                 with attempt_context(claim) as span:
                     division = TrialDivision(self.settings, self.engine, self.blobs, claim, slot.worker, self.publish)
-                    attempt = Attempt(self.settings, self.engine, self.blobs, slot, claim, self.stopping, division)
+                    kind = attempt_class(claim.run)
+                    attempt = kind(self.settings, self.engine, self.blobs, slot, claim, self.stopping, division)
                     span.end_run(attempt.run())
                 self._heartbeat(slot, None)
                 attempts += 1

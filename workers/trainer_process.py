@@ -32,8 +32,8 @@ _INHERITED_PREFIXES = ("LC_", "LD_", "PYTHON", "TF_", "KERAS_", "XLA_", "CUDA_",
 _TEST_HOOKS = ("FITSERVE_TEST_HOOKS", "FITSERVE_TRAINER_MODULE", "FITSERVE_CRASH_AT", "FITSERVE_CRASH_TOKENS")
 
 
-def clean_environment(settings: Settings, folder: Path) -> dict[str, str]:
-    """The environment of a trainer whose own folder is `folder`."""
+def clean_environment(settings: Settings, folder: Path, together: bool = False) -> dict[str, str]:
+    """The environment of a trainer whose own folder is `folder`; `together` with others it opens sockets."""
     environment = {
         name: value for name, value in os.environ.items() if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
     }
@@ -47,9 +47,11 @@ def clean_environment(settings: Settings, folder: Path) -> dict[str, str]:
             "reads": [str(path) for path in data_folders(settings)],
             "writes": [str(folder), str(settings.scratch / "runs"), *_test_folders()],
             "private": str(settings.home.resolve()),
-            "network": settings.trainer_network,
+            "network": settings.trainer_network or together,
         }
     )
+    if together:
+        environment["TRAINER_TOGETHER"] = "1"
     return environment
 
 
@@ -72,7 +74,9 @@ def memory_limit(settings: Settings) -> int:
 class TrainerProcess:
     """One trainer: a process group of its own, and the channel to it."""
 
-    def __init__(self, settings: Settings, spawner: ThreadPoolExecutor) -> None:
+    def __init__(self, settings: Settings, spawner: ThreadPoolExecutor, together: bool = False) -> None:
+        """`together`: for one run that several trainers train, which TensorFlow wants to know before it begins."""
+        self.together = together
         self.started_at = time.monotonic()
         self.limit = memory_limit(settings)
         # The sandbox can only allow folders that exist; before the first upload there is no blob store yet.
@@ -84,7 +88,7 @@ class TrainerProcess:
             self.process = spawner.submit(
                 subprocess.Popen,
                 [sys.executable, "-m", "workers.trainer", str(theirs.fileno()), str(os.getpid())],
-                env=clean_environment(settings, self.folder),
+                env=clean_environment(settings, self.folder, together),
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
@@ -140,12 +144,12 @@ class TrainerSlot:
         self._spawner = spawner
         self._trainer: TrainerProcess | None = None
 
-    def warm(self) -> None:
-        """Start a trainer unless one is alive."""
-        if self._trainer is not None and not self._trainer.alive:
+    def warm(self, together: bool = False) -> None:
+        """Start a trainer unless one is alive; one that trains together with others, if so wanted."""
+        if self._trainer is not None and (not self._trainer.alive or self._trainer.together != together):
             self.drop()
         if self._trainer is None:
-            self._trainer = TrainerProcess(self.settings, self._spawner)
+            self._trainer = TrainerProcess(self.settings, self._spawner, together)
 
     def is_warm(self) -> bool:
         """Whether a trainer is ready."""
@@ -154,10 +158,10 @@ class TrainerSlot:
         except ChannelClosed:
             return False
 
-    def trainer(self, while_waiting: Callable[[], None]) -> TrainerProcess:
+    def trainer(self, while_waiting: Callable[[], None], together: bool = False) -> TrainerProcess:
         """Return a ready trainer, calling `while_waiting` while it starts. Raises ChannelClosed where none will."""
         for _ in range(3):
-            self.warm()
+            self.warm(together)
             assert self._trainer is not None
             try:
                 while not self._trainer.wait_ready(0.1):
@@ -180,7 +184,7 @@ class TrainerSlot:
             while (message := trainer.receive(max(0.0, deadline - time.monotonic()))) is not None:
                 if message["type"] == "idle":
                     large = message["resident"] > trainer.limit // 2
-                    if trainer.runs < self.settings.trainer_runs and not large:
+                    if not trainer.together and trainer.runs < self.settings.trainer_runs and not large:
                         return
                     break
         except ChannelClosed:

@@ -12,7 +12,7 @@ from fitserve import db
 from fitserve.errors import Conflict
 from fitserve.runs.queries import get_owned
 from fitserve.states import DIVIDED, TERMINAL
-from fitserve.tables import Epoch, Event, Idempotency, Run, Trial, Version
+from fitserve.tables import Epoch, Event, GangMember, Idempotency, Run, Trial, Version
 
 CHANGEABLE = frozenset({"name", "tags", "notes", "shared"})
 
@@ -68,6 +68,6 @@ def _delete(session: Session, run: Run) -> None:
     session.execute(update(Run).where(of_run).values(parent_id=run.parent_id))
     # Events are append-only, but for those of a run that is being deleted.
     session.execute(update(Run).where(Run.id == run.id).values(deleted_at=db.now(session)))
-    for table in (Event, Epoch, Trial, Idempotency):
+    for table in (Event, Epoch, Trial, GangMember, Idempotency):
         session.execute(delete(table).where(table.run_id == run.id))
     session.execute(delete(Run).where(Run.id == run.id))

@@ -111,12 +111,17 @@ def confirm_cancel(engine: Engine, lease: Lease, reports: Sequence[Report] = ())
         return ending.cancel()
 
 
-def release(engine: Engine, lease: Lease, reports: Sequence[Report] = ()) -> RunState:
-    """T6 in a graceful shutdown: queued again, no attempt spent. Raises LeaseLost."""
+def release(
+    engine: Engine,
+    lease: Lease,
+    reports: Sequence[Report] = (),
+    why: str = "Released by a worker that is shutting down",
+) -> RunState:
+    """T6 in a graceful shutdown, or to let others go first: queued again, no attempt spent. Raises LeaseLost."""
     with _locked(engine, lease, reports) as ending:
         if ending.run.cancel_requested_at is not None:
             return ending.cancel()
-        return ending.requeue("Released by a worker that is shutting down", spent=0)
+        return ending.requeue(why, spent=0)
 
 
 def lose(
@@ -207,7 +212,7 @@ def cancel_divided(engine: Engine, lease: Lease) -> None:
     """Cancel the trials or parts that other workers have, before their run ends. Raises LeaseLost."""
     with db.transaction(engine) as session:
         run = lock_run(session, lease)
-        _end_trials(session, run.id, db.now(session))
+        end_parts(session, run.id, DIVIDED, db.now(session))
 
 
 def lock_run(session: Session, lease: Lease) -> Run:
@@ -287,7 +292,7 @@ def _end(
     if changed.rowcount != 1:
         return False
     if state in TERMINAL:
-        _end_trials(session, run_id, at)
+        end_parts(session, run_id, DIVIDED, at)
         if state != RunState.succeeded:  # whose last reports are recorded after this
             _end_trial_rows(session, run_id, state, at)
     return True
@@ -304,19 +309,21 @@ def _end_trial_rows(session: Session, run_id: str, state: RunState, at: datetime
     )
 
 
-def _end_trials(session: Session, run_id: str, at: datetime) -> None:
-    """Cancel the trials that other workers train or may claim: none outlives its run, however that ends.
+def end_parts(session: Session, run_id: str, kinds: Sequence[str], at: datetime, keep: Sequence[str] = ()) -> None:
+    """Cancel a run's parts of these kinds that other workers have or may claim, but for those to keep.
 
-    They are locked first: between two updates a trial could change its state, unseen by both.
+    None outlives its run, however that ends. They are locked first: between two updates one could change its state,
+    unseen by both.
     """
     live = Run.state.in_((RunState.queued, RunState.running))
-    trials = select(Run).where(Run.parent_id == run_id, Run.kind.in_(DIVIDED), live).order_by(Run.id).with_for_update()
-    for trial in session.scalars(trials.execution_options(populate_existing=True)).all():
-        if trial.state == RunState.queued:
-            _Ending(session, trial, and_(Run.id == trial.id, queued()), at).cancel()
-        elif trial.cancel_requested_at is None:
-            session.execute(_update(Run.id == trial.id).values(cancel_requested_at=at))
-            add_event(session, trial.id, trial.attempt, CANCEL_REQUESTED, at, trial.state, "Cancel requested")
+    mine = and_(Run.parent_id == run_id, Run.kind.in_(kinds), live, Run.id.not_in(keep))
+    parts = select(Run).where(mine).order_by(Run.id).with_for_update()
+    for part in session.scalars(parts.execution_options(populate_existing=True)).all():
+        if part.state == RunState.queued:
+            _Ending(session, part, and_(Run.id == part.id, queued()), at).cancel()
+        elif part.cancel_requested_at is None:
+            session.execute(_update(Run.id == part.id).values(cancel_requested_at=at))
+            add_event(session, part.id, part.attempt, CANCEL_REQUESTED, at, part.state, "Cancel requested")
 
 
 def _update(*where: ColumnElement[bool]) -> Any:

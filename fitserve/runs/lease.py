@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Engine, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, Engine, and_, func, or_, select, true, update
 from sqlalchemy.orm import Session
 
 from fitserve import db
@@ -19,8 +19,11 @@ from fitserve.blobs import BlobStore, StoredBlob
 from fitserve.runs import quotas
 from fitserve.runs.blob_references import add_references
 from fitserve.runs.history import CLAIMED, Report, add_event, record_reports
-from fitserve.states import DIVIDED, TRIAL, RunState
-from fitserve.tables import Run
+from fitserve.states import DIVIDED, HELPER, TRIAL, RunState
+from fitserve.tables import GangMember, Run
+
+WHOLE_RUNS = ("training", "reproduction")  # kinds that a trainer trains from beginning to end
+LET_OTHERS_GO_FIRST = select(GangMember.run_id).where(GangMember.run_id == GangMember.gang_id)
 
 
 class LeaseLost(Exception):
@@ -73,13 +76,13 @@ def claim(
     *,
     lease_seconds: float,
     running_limit: int,
-    kinds: Sequence[str] = ("training", "reproduction", TRIAL),
+    kinds: Sequence[str] = (*WHOLE_RUNS, HELPER, TRIAL),
 ) -> Claim | None:
     """T2: claim the best queued run (highest priority, then oldest), or return None.
 
     The run that a wake-up message names is not preferred: priorities would not hold. A trial or part of a run that
-    another worker holds comes after all whole runs. Skipped are the runs of owners who have `running_limit` runs
-    running, and of keys that have used up their own quota.
+    another worker holds comes after all whole runs, and so does a run that waits for helpers and let others go first.
+    Skipped are the runs of owners who have `running_limit` runs running, and of keys that have used up their own quota.
     """
     with db.transaction(engine) as session:
         full_owners = list(
@@ -92,9 +95,16 @@ def claim(
         )
         full_keys = quotas.exhausted_keys(session)
         run = None
-        for group in ([kind for kind in kinds if kind not in DIVIDED], [kind for kind in kinds if kind in DIVIDED]):
+        whole = [kind for kind in kinds if kind not in DIVIDED]
+        groups: list[tuple[Sequence[str], ColumnElement[bool]]] = [
+            (whole, Run.id.not_in(LET_OTHERS_GO_FIRST)),
+            ([kind for kind in kinds if kind == HELPER], true()),
+            (whole, Run.id.in_(LET_OTHERS_GO_FIRST)),
+            ([kind for kind in kinds if kind in DIVIDED and kind != HELPER], true()),
+        ]
+        for group, where in groups:
             if run is None and group:
-                run = _best_queued(session, full_owners, full_keys, group)
+                run = _best_queued(session, full_owners, full_keys, group, where)
         if run is None or not _below_limit(session, run, running_limit):
             return None
         at = db.now(session)
@@ -123,14 +133,18 @@ def claim(
 
 
 def _best_queued(
-    session: Session, full_owners: Sequence[str], full_keys: Sequence[str], kinds: Sequence[str]
+    session: Session,
+    full_owners: Sequence[str],
+    full_keys: Sequence[str],
+    kinds: Sequence[str],
+    where: ColumnElement[bool],
 ) -> Run | None:
     query = select(Run).where(queued()).order_by(Run.priority.desc(), Run.created_at, Run.id).limit(1)
     if full_owners:
         query = query.where(Run.owner.not_in(full_owners))
     if full_keys:
         query = query.where(or_(Run.key_id.is_(None), Run.key_id.not_in(full_keys)))
-    query = query.where(Run.kind.in_(kinds))
+    query = query.where(Run.kind.in_(kinds), where)
     return session.scalars(query.with_for_update(skip_locked=True)).first()
 
 

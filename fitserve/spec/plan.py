@@ -92,6 +92,7 @@ class Planner:
             "ensemble" in spec.model_fields_set
             or not default_network.leaves_network_out(spec)
             or spec.training.restarts > 1
+            or spec.training.workers is not None
         ):
             return [None]
         return default_ensembles(rows, held_out, self.facts)

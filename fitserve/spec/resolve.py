@@ -40,9 +40,11 @@ from fitserve.spec.protected import check_protected
 from fitserve.spec.resolve_training import apply_label_smoothing, check_switches, loss_pointer, losses_by_target
 from fitserve.spec.spec import MAX_PROBLEMS, DatasetRef, Spec, SpecRefused, SplitSpec
 from fitserve.spec.target import Target, infer_task, unknown_column
+from fitserve.spec.training import Training
 from fitserve.spec.usable_rows import FindRows, UsedColumn, left_out, refuse, untrainable, unusable_columns
 from fitserve.spec.warm_start import Source, advice, keeps_encoding, resolve_initial_weights, with_frozen, with_source
 from fitserve.spec.warnings import warnings_for
+from fitserve.spec.workers import undividable, worthwhile
 from fitserve.validation import InvalidValue, problems_from
 
 
@@ -210,6 +212,7 @@ def _resolve(
     rows_bytes = FLOAT_BYTES * numbers * facts.rows
     plan = replace(plan, estimates=plan.estimates.model_copy(update={"rows_bytes": rows_bytes}))
     check_switches(plan.training, plan.training.restarts * members_of(plan.ensemble), spec.check is not None, problems)
+    plan = replace(plan, training=_resolve_workers(spec, plan, problems))
     check_calibration(spec, plan, outputs, problems)
     check_protected(spec, targets, plan, facts, problems)
     check_interval(spec.interval, plan, outputs, facts, problems)
@@ -250,6 +253,21 @@ def _resolve(
     )
     warnings += advice(initial, source, resolved, facts)
     return Resolved(resolved, plan.summary, _of_checks(spec, plan.estimates), warnings)
+
+
+def _resolve_workers(spec: Spec, plan: Plan, problems: list[Problem]) -> Training:
+    """Return the training with the number of workers that `auto` is."""
+    training, estimates = plan.training, plan.estimates
+    if training.workers is not None and training.workers.count == "auto":
+        steps = max(1, estimates.steps_per_epoch * training.epochs)
+        alone = max(0.0, estimates.seconds - estimates.startup_seconds) / steps
+        rows = estimates.training_rows if training.batch_size == "full" else int(training.batch_size)
+        count = max(training.workers.at_least, worthwhile(alone, estimates.parameters, rows))
+        workers = training.workers.model_copy(update={"count": count})
+        training = training.model_copy(update={"workers": workers if count > 1 else None})
+    others = "/check" if spec.check is not None else "/ensemble" if plan.ensemble is not None else None
+    problems += undividable(training, others)
+    return training
 
 
 def _raise(problems: Sequence[Problem]) -> None:

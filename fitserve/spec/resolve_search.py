@@ -81,6 +81,10 @@ def _one_network(spec: Spec) -> Spec:
         raise SpecRefused.because(
             [Problem(detail, "/training/switches", fix="Search first, then fork the best trial.")]
         )
+    if spec.training.workers is not None:
+        detail = "The trials of a search are spread over the workers one by one."
+        received = spec.training.workers.count
+        raise SpecRefused.because([Problem(detail, "/training/workers", received=received, fix="Leave workers out.")])
     if "ensemble" not in spec.model_fields_set and spec.folds is None:  # the spec does not say otherwise
         spec = spec.model_copy(update={"ensemble": None})
     return spec

@@ -31,6 +31,7 @@ from fitserve.spec.component import Family, deferred_ref, dump_components
 from fitserve.spec.losses import LOSSES, Loss
 from fitserve.spec.metrics import METRICS
 from fitserve.spec.optimizers import Adam, AnyOptimizer
+from fitserve.spec.workers import AnyWorkers
 from fitserve.validation import InvalidValue, excerpt
 
 # Names that Keras interprets by the task.
@@ -230,6 +231,7 @@ class Training(BaseModel):
     restarts: Positive = Field(1, description="Networks trained from different initial weights; the best is kept")
     seed: Seed = Field(0, description="Of split, initial weights, order of rows, dropout; trial i has seed + i")
 
+    workers: AnyWorkers = Field(None, description="Workers that train the network together, such as 4; left out: one")
     device: Literal["auto", "cpu", "gpu"] = Field("auto", description="auto: a GPU where the worker has one")
     threads: Natural = Field(0, description="0: the worker's setting")
     jit_compile: Literal["auto"] | Flag = Field("auto", description="XLA; auto: no, because it gains little")

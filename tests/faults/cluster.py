@@ -133,9 +133,17 @@ class Cluster:
         self.members.append(member)
         return member
 
-    def submit(self, *, priority: int = 0, key: str | None = None, model: str | None = None, **fake: Any) -> str:
+    def submit(
+        self,
+        *,
+        priority: int = 0,
+        key: str | None = None,
+        model: str | None = None,
+        workers: dict[str, Any] | None = None,
+        **fake: Any,
+    ) -> str:
         """Create a run as the API does, but without publishing a message. Returns its id."""
-        spec = {"fake": {"epochs": 3, "seed": 1, **fake}}
+        spec = {"fake": {"epochs": 3, "seed": 1, **fake}, "training": {"workers": workers}}
         new = create.NewRun("tester", self.dataset_id, spec, spec, {}, model=model, priority=priority)
         wanted = create.idempotency_key(key, repr(spec).encode())
         return create.create_run(self.engine, new, Limits(), wanted)[0].id

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.faults import fake_gang
 from workers.trainer.interface import Reporter, TrainingFailed, TrainingRequest, TrainingResult, TrainingStopped
 
 
@@ -37,6 +38,9 @@ def final_trials(seed: int, epochs: int, trials: int) -> list[float]:
 
 def train(request: TrainingRequest, report: Reporter) -> TrainingResult:
     fake: dict[str, Any] = request.spec.get("fake", {"epochs": 3, "seed": 1})
+    if request.gang is not None and request.gang.rank:
+        fake_gang.follow(request.gang, report)
+        return TrainingResult({}, {})
     state = _resume(request)
     report.event(
         "info", "Training", {"resumed_after": state["epoch"], "attempt": request.attempt, "trial": request.trial}
@@ -88,18 +92,24 @@ def _train_trial(request: TrainingRequest, report: Reporter, state: dict[str, An
     """Train one trial, from `state` on."""
     fake: dict[str, Any] = request.spec.get("fake", {"epochs": 3, "seed": 1})
     state["trial"] = trial
+    gang = None if request.gang is None else fake_gang.Leader(request.gang)
     for epoch in range(state["epoch"] + 1, fake["epochs"] + 1):
         _misbehave(fake, epoch, request)
         _wait(fake.get("seconds", 0.0), report)
-        if (reason := report.stop()) == "release":
+        leaves = gang is not None and gang.epoch()
+        if (reason := report.stop() or ("release" if leaves else "")) == "release":
             _checkpoint(request, report, state)
         if reason:
+            if gang is not None:
+                gang.end()
             raise TrainingStopped(reason)
         state["weights"], state["epoch"] = step(state["weights"], fake["seed"] + trial, epoch), epoch
         report.epoch(trial, epoch, {"loss": state["weights"]}, fake.get("seconds", 0.0))
         if epoch % fake.get("checkpoint_every", 5) == 0:
             _checkpoint(request, report, state)
     state["epoch"] = 0
+    if gang is not None:
+        gang.end()
     return float(state["weights"])
 
 

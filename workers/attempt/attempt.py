@@ -148,7 +148,11 @@ class Attempt:
 
     def _train(self) -> RunState | None:
         request = self._renewing_lease(self._request, "bad_data")
-        self.trainer = trainer = self.slot.trainer(self._housekeep)
+        self.trainer = self.slot.trainer(self._housekeep)
+        return self._finish(self.trainer, self._trained(self.trainer, request))
+
+    def _trained(self, trainer: TrainerProcess, request: TrainingRequest) -> Message:
+        """Have a trainer train, and return its last message."""
         trainer.channel.send({"type": "request", "request": request})
         self._progress_at = time.monotonic()
         while True:
@@ -158,7 +162,7 @@ class Attempt:
                 self._store_checkpoint()  # also of a trainer that has just died
             if ended is not None:
                 trainer.peak = max(trainer.peak, ended.get("peak", 0))
-                return self._finish(trainer, ended)
+                return ended
             self._housekeep()
 
     def _receive(self, trainer: TrainerProcess) -> Message | None:

@@ -138,7 +138,7 @@ def make_durable(blobs: BlobStore, run: Run, trained: TrainingResult) -> Durable
         file = blobs.put_file(trained.files["trial"])
         result = {**trained.result, "blob": file.sha256, "bytes": file.bytes}
         return DurableResult(run, None, {"trial": file}, result, {})
-    if not trained.files:  # a check keeps no network
+    if not trained.files:  # a check keeps no network, and a helper has none
         return DurableResult(run, None, {}, {**trained.result, "bytes": 0}, {})
     origin = {"run": run.id, "created_at": datetime.now(UTC).isoformat()}
     artifact, stored = artifacts.write(blobs, trained.files, {**trained.manifest, **origin})

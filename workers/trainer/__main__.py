@@ -25,6 +25,7 @@ import psutil
 from fitserve.crash_points import crash_point, hooks_allowed
 from workers.trainer.channel import Channel, ChannelClosed, ChannelReporter, Message, Sender, decoded
 from workers.trainer.interface import (
+    GangBroken,
     Reporter,
     TrainingFailed,
     TrainingRequest,
@@ -80,10 +81,12 @@ def load() -> tuple[Train, Callable[[], None]]:
     # Keras imports matplotlib where it is installed, which searches for fonts: half a second of every start.
     sys.modules["matplotlib"] = None  # type: ignore[assignment]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from workers.trainer.engine.device import warm_up
+    from workers.trainer.engine.device import set_threads, warm_up
     from workers.trainer.engine.kept_networks import tidy_up
 
-    warm_up(int(os.environ.get("TRAINER_THREADS", "0")))
+    # Trainers that train together compute nothing before they have met.
+    prepare = set_threads if os.environ.get("TRAINER_TOGETHER") else warm_up
+    prepare(int(os.environ.get("TRAINER_THREADS", "0")))
     train = importlib.import_module("workers.trainer.train").train
     gc.freeze()  # what is imported stays: going through TensorFlow's million objects takes a collection 0.25 s
     return train, tidy_up
@@ -139,6 +142,8 @@ def answer_request(train: Train, request: TrainingRequest, reporter: Reporter) -
         return {"type": "stopped", "reason": stopped.reason}
     except TrainingFailed as failed:
         return {"type": "failed", "cause": failed.cause, "message": str(failed), "data": failed.data}
+    except GangBroken as broken:
+        return {"type": "failed", "cause": "gang_broken", "message": str(broken), "data": {}}
     except BaseException as error:
         traceback.print_exception(error)
         cause, message = "internal_error", f"{type(error).__name__}: {error}"[:2000]

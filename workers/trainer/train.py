@@ -11,6 +11,7 @@ from workers.trainer.engine.collectives import Collectives
 from workers.trainer.engine.device import placed
 from workers.trainer.engine.gang import follow
 from workers.trainer.engine.kept_networks import KEPT
+from workers.trainer.engine.shared_steps import SharedCompiled
 from workers.trainer.interface import Reporter, TrainingFailed, TrainingRequest, TrainingResult, TrainingStopped
 from workers.trainer.ready_run import make_ready, run_trials
 from workers.trainer.search.search_run import SearchRun
@@ -58,6 +59,7 @@ def _train_together(
     setup, leader = ready.setup, ready.setup.leader
     if leader is None:
         seed = setup.seeds[0]
+        assert isinstance(setup.compiled, SharedCompiled)
         follow(setup.compiled, setup.feed(seed), setup.validation(seed), report)
         return TrainingResult({}, {})
     began_at = time.perf_counter()

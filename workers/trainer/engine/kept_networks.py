@@ -39,6 +39,7 @@ _FREE = (
     "class_weight",
     "sample_weight",
     "keep_epochs",
+    "workers",
 )
 
 

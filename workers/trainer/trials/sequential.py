@@ -199,8 +199,9 @@ class SequentialTrials:
             between_calls=self._monitor.check,
             position=Position(resumed.body["epoch"], resumed.body["step"]) if resumed else Position(),
             on_begin=(lambda: self._restore_callbacks(resumed)) if resumed else (lambda: None),
-            **({} if setup.leader is None else {"announce": setup.leader.announce}),
         )
+        if setup.leader is not None:
+            loop.announce = setup.leader.announce
         began_at = time.perf_counter() - trial.seconds
         try:
             loop.run()

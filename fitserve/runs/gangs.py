@@ -1,0 +1,144 @@
+"""Workers that train one run's network together: a leader, which holds the run, and helpers.
+
+A helper's part is a run of the kind `helper`, so that what holds for runs holds for it: it is claimed under a lease of
+its own, a worker that is lost is noticed by its lease, and whatever ends the run ends its parts. The leader offers the
+parts, sees who has joined and at which address, and begins. Nothing of a helper's part is a result: all that is written
+of the run is fenced by the leader's lease.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Engine, and_, delete, func, or_, select, update
+from sqlalchemy.orm import Session
+
+from fitserve import db
+from fitserve.ids import new_id
+from fitserve.runs.create import NewRun, add_run
+from fitserve.runs.finish import end_parts, lock_run
+from fitserve.runs.lease import LET_OTHERS_GO_FIRST, WHOLE_RUNS, Lease
+from fitserve.states import HELPER, RunState
+from fitserve.tables import GangMember, Run
+
+
+class GangOver(Exception):
+    """The leader is gone, or began without this helper."""
+
+
+@dataclass(frozen=True, slots=True)
+class Helper:
+    """A helper that has joined: its run, its attempt at it, and where it is."""
+
+    run_id: str
+    attempt: int
+    hostname: str
+    address: str
+
+
+def offer(engine: Engine, lease: Lease, count: int) -> list[str]:
+    """Queue so many helpers' parts, and end those of before. Return their runs' ids. Raises LeaseLost."""
+    with db.transaction(engine) as session:
+        at = db.now(session)
+        run = lock_run(session, lease)
+        end_parts(session, run.id, (HELPER,), at)
+        if run.cancel_requested_at is not None:
+            return []
+        ids = sorted(new_id("run") for _ in range(count))
+        for run_id in ids:
+            new_run = NewRun(
+                owner=run.owner,
+                dataset_id=run.dataset_id,
+                spec={"run": run.id, "attempt": lease.attempt},
+                resolved=run.resolved,
+                estimates=run.estimates,
+                kind=HELPER,
+                priority=run.priority,
+                parent_id=run.id,
+                key_id=run.key_id,
+            )
+            add_run(session, new_run, run_id, at)
+        return ids
+
+
+def joined(session: Session, offered: Sequence[str]) -> list[Helper]:
+    """Return who has joined of those that were offered a part, and whose lease holds."""
+    columns = (GangMember.run_id, GangMember.attempt, GangMember.hostname, GangMember.address)
+    query = select(*columns).join(Run, Run.id == GangMember.run_id).where(Run.id.in_(offered), *_alive(session))
+    rows = session.execute(query.order_by(Run.id))
+    return [Helper(run_id, attempt, host, address) for run_id, attempt, host, address in rows if address is not None]
+
+
+def begin(engine: Engine, lease: Lease, helpers: Sequence[Helper], address: str) -> list[str]:
+    """Give these helpers their places, and end all other parts. Return all addresses by rank. Raises LeaseLost."""
+    addresses = [address, *(helper.address for helper in helpers)]
+    with db.transaction(engine) as session:
+        run = lock_run(session, lease)
+        end_parts(session, run.id, (HELPER,), db.now(session), keep=[helper.run_id for helper in helpers])
+        session.execute(delete(GangMember).where(GangMember.run_id == run.id))
+        for rank, helper in enumerate(helpers, 1):
+            session.execute(
+                update(GangMember)
+                .where(GangMember.run_id == helper.run_id, GangMember.attempt == helper.attempt)
+                .values(rank=rank, addresses=addresses)
+            )
+    return addresses
+
+
+def intact(engine: Engine, helpers: Sequence[Helper]) -> bool:
+    """Return whether every helper still holds its part, or has ended it well."""
+    attempts = {helper.run_id: helper.attempt for helper in helpers}
+    with db.reading(engine) as session:
+        alive = dict(session.execute(select(Run.id, Run.attempt).where(Run.id.in_(attempts), *_alive(session))).all())
+        done = set(session.scalars(select(Run.id).where(Run.id.in_(attempts), Run.state == RunState.succeeded)))
+    return all(run_id in done or alive.get(run_id) == attempt for run_id, attempt in attempts.items())
+
+
+def let_others_go_first(engine: Engine, lease: Lease, hostname: str) -> None:
+    """Have the run, which is about to be released, claimed after all other whole runs. Raises LeaseLost."""
+    with db.transaction(engine) as session:
+        run = lock_run(session, lease)
+        end_parts(session, run.id, (HELPER,), db.now(session))
+        session.merge(GangMember(run_id=run.id, gang_id=run.id, attempt=lease.attempt, hostname=hostname))
+
+
+def others_wait(engine: Engine, run_id: str, running_limit: int) -> bool:
+    """Return whether a worker that waits for helpers has something better to do.
+
+    That is a whole run that it could train, or the part of a helper of an older run: of two that wait for each other's
+    worker, one has to give in.
+    """
+    with db.reading(engine) as session:
+        running = select(Run.owner).where(Run.state == RunState.running)
+        full = running.group_by(Run.owner).having(func.count() >= running_limit)
+        whole = and_(Run.kind.in_(WHOLE_RUNS), Run.id.not_in(LET_OTHERS_GO_FIRST))
+        older = and_(Run.kind == HELPER, Run.parent_id < run_id)
+        query = select(Run.id).where(Run.state == RunState.queued, or_(whole, older), Run.owner.not_in(full))
+        return session.scalar(query.limit(1)) is not None
+
+
+def join(engine: Engine, lease: Lease, hostname: str, address: str) -> None:
+    """Announce where a helper can be reached. Raises LeaseLost."""
+    with db.transaction(engine) as session:
+        run = lock_run(session, lease)
+        values = {"gang_id": run.parent_id, "attempt": lease.attempt, "hostname": hostname, "address": address}
+        session.merge(GangMember(run_id=run.id, rank=None, addresses=None, **values))
+
+
+def place(engine: Engine, lease: Lease, spec: Mapping[str, Any]) -> tuple[int, list[str]] | None:
+    """Return a helper's rank and all addresses, None while the leader waits for others. Raises GangOver."""
+    with db.reading(engine) as session:
+        leads = (Run.id == spec["run"], Run.attempt == spec["attempt"])
+        if session.scalar(select(Run.id).where(*leads, *_alive(session))) is None:
+            raise GangOver
+        member = session.get(GangMember, lease.run_id)
+    if member is None or member.attempt != lease.attempt:
+        raise GangOver
+    return None if member.rank is None else (member.rank, list(member.addresses or ()))
+
+
+def _alive(session: Session) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions that a run's holder is at work."""
+    return Run.state == RunState.running, Run.lease_expires_at > db.now(session), Run.cancel_requested_at.is_(None)

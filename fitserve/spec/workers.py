@@ -1,0 +1,96 @@
+"""Workers that train one network together: how many, what cannot be divided among them, and how many pay.
+
+The model of a step's time is that of docs/explanation/scaling.md, where it is compared with measurements: computing
+is divided by the number of workers; then each sends and receives almost twice the gradients (a ring).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from fitserve.errors import Problem
+from fitserve.spec.argument_types import NonNegative, Positive
+from fitserve.spec.losses import Dice, Loss, Tversky
+
+MAX_WORKERS = 64
+_ASSUMED_BANDWIDTH = 125e6  # bytes a second in each direction: 1 Gbit/s
+_MESSAGE_SECONDS = 0.0005  # of one of the ring's messages, small as it may be
+_OPTIONS = (2, 4, 8)  # numbers of workers that `auto` chooses among
+_WORTHWHILE = 0.6  # of the speed-up that as many workers would give if they had nothing to exchange
+
+
+class Workers(BaseModel):
+    """How many workers train the network together; a number is `count`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    count: Annotated[int, Field(ge=1, le=MAX_WORKERS)] | Literal["auto"] = Field(
+        description="Workers, each with a share of every batch; auto: as many as pay, by the size of network and batch"
+    )
+    at_least: Positive = Field(1, description="Fewer do not begin")
+    wait: Annotated[NonNegative, Field(le=86_400)] = Field(
+        60.0, description="Seconds to wait for all of them; then those that are there begin"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.count != "auto" and self.at_least > self.count:
+            raise ValueError(f"at_least is {self.at_least}, but count is {self.count}")
+        return self
+
+
+def _shorthand(value: Any) -> Any:
+    if value == 1 and not isinstance(value, bool):
+        return None
+    return {"count": value} if isinstance(value, (int, str)) and not isinstance(value, bool) else value
+
+
+AnyWorkers = Annotated[Workers | None, BeforeValidator(_shorthand)]
+
+
+def step_seconds(alone: float, parameters: int, workers: int, bandwidth: float = _ASSUMED_BANDWIDTH) -> float:
+    """Return a step's estimated seconds on so many workers, from those on one, its weights and the network."""
+    if workers == 1:
+        return alone
+    exchanged = 2 * (workers - 1) / workers * 4 * parameters / bandwidth
+    return alone / workers + exchanged + 2 * (workers - 1) * _MESSAGE_SECONDS
+
+
+def worthwhile(alone: float, parameters: int, batch_size: int) -> int:
+    """Return how many workers pay on a network of 1 Gbit/s; 1 where none but the first do."""
+    best, fastest = 1, alone
+    for count in _OPTIONS:
+        seconds = step_seconds(alone, parameters, count)
+        if count <= batch_size and seconds < fastest and alone / seconds >= _WORTHWHILE * count:
+            best, fastest = count, seconds
+    return best
+
+
+def undividable(training: Any, networks: str | None) -> Iterator[Problem]:
+    """Yield why a resolved training cannot be divided among workers. `networks`: what else it trains, a pointer."""
+    workers = training.workers
+    if workers is None or workers.count == 1:
+        return
+    at = "/training/workers"
+    if networks is not None or training.restarts > 1:
+        detail = "Several workers train one network together; those of restarts, ensembles, folds and searches are"
+        detail += " spread over the workers one by one anyway."
+        fix = "Leave workers out, or ask for one network" + (": ensemble: false" if networks == "/ensemble" else ".")
+        yield Problem(detail, at, received=workers.count, fix=fix)
+    if training.switches:
+        detail = "Several workers train with one optimizer from the first epoch to the last."
+        yield Problem(detail, "/training/switches", fix="Leave switches out, or workers.")
+    if training.jit_compile is True:
+        yield Problem("XLA compiles no exchange between workers.", "/training/jit_compile", fix="jit_compile: auto")
+    losses = training.loss.values() if isinstance(training.loss, dict) else (training.loss,)
+    for loss in losses:
+        if isinstance(loss, Loss) and isinstance(loss, (Dice, Tversky)):
+            detail = f"{type(loss).__name__} is of a whole batch, not a mean over its rows: it cannot be divided."
+            yield Problem(detail, at, received=workers.count, fix="Leave workers out, or use BinaryCrossentropy.")
+    size = training.batch_size
+    if size != "full" and workers.count != "auto" and size < workers.count:
+        detail = f"A batch of {size} rows has no row for each of {workers.count} workers."
+        yield Problem(detail, at, received=workers.count, expected=f"at most {size}", fix="A larger batch_size")

@@ -1,0 +1,90 @@
+"""One network on several workers, with real processes: the result of one worker, whichever process is lost."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import select
+
+from fitserve import db
+from fitserve.runs import listing, queries
+from fitserve.runs.listing import RunFilter
+from fitserve.states import TERMINAL
+from fitserve.tables import Run
+from tests.faults.checker import AcknowledgedRun, check_runs
+from tests.faults.cluster import Cluster, Member, wait_for
+from tests.faults.test_division import holder, idle_workers
+
+pytestmark = pytest.mark.xdist_group("faults")
+
+
+def parts_of(cluster: Cluster, run_id: str) -> list[Run]:
+    """The helpers' parts of a run, the oldest first."""
+    with db.reading(cluster.engine) as session:
+        return list(session.scalars(select(Run).where(Run.parent_id == run_id, Run.kind == "helper").order_by(Run.id)))
+
+
+def messages(cluster: Cluster, run_id: str) -> str:
+    with db.reading(cluster.engine) as session:
+        return "\n".join(event.message or "" for event in queries.events_after(session, run_id, 0, 10_000))
+
+
+def check(cluster: Cluster, run_id: str, epochs: int, attempt: int = 1) -> str:
+    """Check that the run ended as on one worker, and that no part is left. Returns its events' messages."""
+    run = cluster.wait_over(run_id, 60)
+    assert (run.state, run.error, run.attempt) == ("succeeded", None, attempt), cluster.tail()
+    verdict = check_runs(cluster.engine, cluster.blobs, [AcknowledgedRun(run_id, 1, epochs)])
+    assert verdict.ok, verdict
+    wait_for(lambda: all(part.state in TERMINAL for part in parts_of(cluster, run_id)), 10, "the parts' end")
+    return messages(cluster, run_id)
+
+
+def helper(cluster: Cluster, run_id: str, members: list[Member]) -> Member:
+    """The worker of a part that is being trained."""
+
+    def found() -> Run | None:
+        return next((part for part in parts_of(cluster, run_id) if part.state == "running"), None)
+
+    part: Run = wait_for(found, 20, "a helper")
+    return next(member for member in members if f"-{member.process.pid}-" in (part.worker or ""))
+
+
+def test_a_run_goes_on_whoever_is_lost(cluster: Cluster) -> None:
+    members = idle_workers(cluster, 2)
+    cluster.start("reaper")
+    whole = cluster.submit(epochs=5, workers={"count": 2, "at_least": 2, "wait": 60})
+    assert "2 workers train the network together." in check(cluster, whole, 5)
+    assert [part.state for part in parts_of(cluster, whole)] == ["succeeded"]
+    with db.reading(cluster.engine) as session:  # nobody submitted the parts
+        assert listing.count_runs(session, RunFilter(owner=None)) == 1
+
+    # A helper that is killed: the leader goes on alone, at the price of no attempt.
+    run_id = cluster.submit(epochs=60, seconds=0.05, checkpoint_every=2, workers={"count": 2, "at_least": 1, "wait": 2})
+    cluster.wait_epoch(run_id, 5)
+    lost = helper(cluster, run_id, members)
+    lost.kill()
+    said = check(cluster, run_id, 60)
+    assert "A worker of the gang was lost; training resumes" in said
+    assert "this one trains the network alone" in said
+    members.remove(lost)
+
+    # A leader that is killed: the helper ends its part, and is free for the run.
+    members.append(cluster.start("worker"))
+    run_id = cluster.submit(epochs=60, seconds=0.05, checkpoint_every=2, workers={"count": 2, "at_least": 1, "wait": 2})
+    cluster.wait_epoch(run_id, 5)
+    helper(cluster, run_id, members)
+    holder(cluster, run_id, members).kill()
+    check(cluster, run_id, 60, attempt=2)
+
+
+def test_nobody_waits_in_a_gang_while_runs_are_queued(cluster: Cluster) -> None:
+    idle_workers(cluster, 1)
+    waits = cluster.submit(workers={"count": 3, "at_least": 2, "wait": 0})
+    cluster.wait_state(waits, "running")
+    other = cluster.submit(epochs=3)
+    assert cluster.wait_over(other, 60).state == "succeeded"
+    assert cluster.run(waits).state in ("queued", "running")
+    assert "other runs go first" in messages(cluster, waits)
+    cluster.start("worker")
+    cluster.start("reaper")
+    run = cluster.wait_over(waits, 60)
+    assert run.state == "succeeded", run.error

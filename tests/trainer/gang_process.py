@@ -1,0 +1,119 @@
+"""`python -m tests.trainer.gang_process FOLDER RANK ADDRESSES NAME...`: one of the processes that train together."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tests.trainer.requests import RecordingReporter, request_of
+
+ROWS = 331
+_NUMBERS = ["a", "b", "c", "d"]
+
+
+def table() -> pa.Table:
+    """Numbers, a label of many kinds, a weight and a target."""
+    rng = np.random.default_rng(0)
+    x, kinds = rng.normal(size=(ROWS, 4)), rng.integers(0, 30, ROWS)
+    label = np.where(x[:, 0] + 0.5 * x[:, 1] + (kinds % 3) > 1, "yes", "no")
+    numbers = {name: x[:, at] for at, name in enumerate(_NUMBERS)}
+    return pa.table(
+        {**numbers, "kind": [f"k{kind}" for kind in kinds], "weight": rng.uniform(0.5, 2, ROWS), "y": label}
+    )
+
+
+def _spec(network: list[Any], features: list[Any] | None = None, **training: Any) -> dict[str, Any]:
+    training = {"epochs": 3, "batch_size": 33, **training}  # 232 rows train: seven batches, and one of a single row
+    return {"target": "y", "features": features or _NUMBERS, "network": network, "training": training}
+
+
+_DENSE = {"Dense": {"units": 16, "activation": "relu", "kernel_regularizer": {"L2": 0.01}}}
+_STOPPING = {"early_stopping": {"patience": 1, "restore_best_weights": True}, "reduce_lr_on_plateau": {"patience": 1}}
+SPECS: dict[str, dict[str, Any]] = {
+    "everything": _spec(
+        [_DENSE, {"BatchNormalization": {}}, {"Dropout": 0.3}, {"Dense": 9}],
+        class_weight="balanced",
+        sample_weight="weight",
+        metrics=["accuracy", "AUC", "F1Score"],
+        **_STOPPING,
+    ),
+    "embedding": _spec(
+        [
+            {"Embedding": {"input_dim": 40, "output_dim": 4}, "inputs": "kind", "name": "vectors"},
+            {"Flatten": {}, "name": "flat"},
+            {"Concatenate": {}, "inputs": ["flat", "features"]},
+            {"Dense": 8},
+        ],
+        [{"column": "kind", "encoding": "index"}, "a", "b"],
+        optimizer={"Adam": {"learning_rate": 0.01, "clipnorm": 1.0}},
+    ),
+    "dense": _spec([_DENSE, {"Dense": 8}], optimizer={"SGD": {"learning_rate": 0.1, "momentum": 0.9}}),
+    "convolution": _spec([{"Reshape": [4, 1]}, {"Conv1D": {"filters": 4, "kernel_size": 2}}, {"Flatten": {}}]),
+    "recurrent": _spec([{"Reshape": [4, 1]}, {"LSTM": 5}]),
+    "one_hot": _spec([_DENSE], ["a", "kind"], metrics=["accuracy"]),
+    "full_batch": _spec([_DENSE], batch_size="full", epochs=5),
+    "lost": _spec([_DENSE], epochs=100_000),
+}
+
+
+def logs_alone(name: str, folder: Path) -> list[dict[str, float]]:
+    """The logs of a spec that one process trains."""
+    from workers.trainer.train import train
+
+    reporter = RecordingReporter()
+    train(request_of(table(), SPECS[name], folder), reporter)
+    return [row["logs"] for row in reporter.epochs]
+
+
+@dataclass
+class LostAfterSteps(RecordingReporter):
+    """Ends this process, as a lost machine does, once some steps were made."""
+
+    calls: int = 0
+
+    def progress(self) -> None:
+        self.calls += 1
+        if self.calls > 3:
+            os._exit(0)
+
+
+def main() -> None:
+    folder, rank, addresses = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3].split(",")
+    sys.modules["matplotlib"] = None  # type: ignore[assignment]
+    from workers.trainer import train as training
+    from workers.trainer.engine.collectives import Collectives
+    from workers.trainer.interface import GangBroken
+
+    group = Collectives(addresses, rank)
+    group.connect()
+    group.connect = group.close = lambda: None  # type: ignore[method-assign]
+    training.Collectives = lambda *_: group  # type: ignore[assignment, misc]
+    written: dict[str, Any] = {}
+    for name in sys.argv[4:]:
+        written[name] = _trained(name, folder / f"{rank}-{name}", addresses, rank, GangBroken)
+    if rank == 0:
+        (folder / "leader.json").write_text(json.dumps(written))
+
+
+def _trained(name: str, folder: Path, addresses: list[str], rank: int, broken: type[Exception]) -> Any:
+    from workers.trainer.interface import GangPlace
+    from workers.trainer.train import train
+
+    reporter = LostAfterSteps() if name == "lost" and rank else RecordingReporter()
+    request = request_of(table(), SPECS[name], folder, gang=GangPlace(addresses, rank))
+    try:
+        result = train(request, reporter)
+    except broken as error:
+        return type(error).__name__
+    return {"epochs": [row["logs"] for row in reporter.epochs], "files": sorted(result.files)}
+
+
+if __name__ == "__main__":
+    main()

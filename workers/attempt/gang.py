@@ -1,0 +1,242 @@
+"""Attempts of workers that train one network together: the leader's at the run, a helper's at its part.
+
+The leader holds the run and writes all that is written of it. It offers the helpers' parts to idle workers, begins once
+all have joined or after the time that the spec says, and where one is lost it begins again from the last checkpoint
+with whoever is there; none of that spends an attempt of the run. While another whole run is queued nobody waits: the
+gang begins with those who are there, or lets the other run go first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, TypeVar
+
+from fitserve import db
+from fitserve.errors import StorageFull, Unavailable
+from fitserve.runs import finish, gangs
+from fitserve.runs.gangs import GangOver, Helper
+from fitserve.runs.history import EventReport
+from fitserve.spec.workers import Workers
+from fitserve.states import HELPER, RunState
+from fitserve.tables import Run
+from workers.attempt.attempt import CHECK_SECONDS, Attempt
+from workers.attempt.gang_address import NoFreePort, free_address, reachable, why_not_together
+from workers.attempt.outcome import RETRY_SECONDS, AttemptFailed, TrainerStopped
+from workers.trainer.channel import Message
+from workers.trainer.interface import GangPlace
+
+log = logging.getLogger(__name__)
+
+ASK_SECONDS = 0.3  # between two looks at who has joined, or whether the gang has begun
+PATIENCE_SECONDS = 6.0  # for idle workers to claim the runs that are queued, before they count as waiting for this one
+BREAKS = 3  # without an epoch between them, after which the leader goes on alone
+T = TypeVar("T")
+
+
+def attempt_class(run: Run) -> type[Attempt]:
+    """Return what makes the attempts at a run."""
+    if run.kind == HELPER:
+        return HelperAttempt
+    return Attempt if run.resolved.get("search") or _workers(run) is None else LeaderAttempt
+
+
+def _workers(run: Run) -> Workers | None:
+    written = (run.resolved.get("training") or {}).get("workers")
+    return None if written is None else Workers.model_validate(written)
+
+
+class GangLost(Exception):
+    """A helper was lost, or wants to go: the rest begin again from the last checkpoint."""
+
+
+class OthersFirst(Exception):
+    """Too few helpers are there, and another run is queued that this worker can train."""
+
+
+@dataclass
+class _GangAttempt(Attempt):
+    """What leaders and helpers share."""
+
+    def _until_available(self, work: Callable[[], T]) -> T:
+        """Do something in the database, however long it cannot be reached; the lease's end stops the wait."""
+        while True:
+            try:
+                return work()
+            except (Unavailable, StorageFull):
+                self._housekeep()
+                time.sleep(RETRY_SECONDS)
+
+    def _pause(self) -> None:
+        """Wait a moment for others. Raises TrainerStopped: a trainer that waits has nothing to write."""
+        self._progress_at = time.monotonic()
+        self._housekeep()
+        if self._cancel_requested or self.stopping.wait(ASK_SECONDS):
+            raise TrainerStopped
+
+    def _say(self, level: Literal["info", "warn"], message: str, data: dict[str, Any] | None = None) -> None:
+        self._seq += 1
+        self._pending.append(EventReport(self._seq, level, message, data or {}))
+
+
+@dataclass
+class LeaderAttempt(_GangAttempt):
+    """An attempt at a run that several workers train together, by its leader."""
+
+    _helpers: Sequence[Helper] = ()  # while the gang trains
+    _intact_at: float = 0.0
+    _breaks: int = 0  # since the last epoch
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        workers = _workers(self.claim.run)
+        assert workers is not None
+        self._at_least, self._wait_seconds = workers.at_least, workers.wait
+        self._count = int(workers.count)
+
+    def _train(self) -> RunState | None:
+        while self._may_lead():
+            try:
+                address = free_address(self.settings)
+                return self._train_with(self._gather(address), address)
+            except GangLost as lost:
+                self._regroup(str(lost))
+            except OthersFirst:
+                return self._let_others_go_first()
+        return super()._train()
+
+    def _may_lead(self) -> bool:
+        """Whether helpers can be asked. Raises AttemptFailed where the run needs some."""
+        why, fix = why_not_together(self.settings), "Close the cluster's ports to the outside; FITSERVE_CLUSTER_PUBLIC"
+        if why is None and self._breaks < BREAKS:
+            return True
+        cause = "gang_address" if why else "gang_broken"
+        why = why or f"{self._breaks} times a worker was lost before an epoch ended"
+        if self._at_least > 1:
+            needs = f"The run needs {self._at_least} workers, and {why}"
+            raise AttemptFailed(cause, needs, {"fix": fix} if cause == "gang_address" else {}, final=True)
+        self._say("warn", f"One worker trains the network alone: {why}.")
+        return False
+
+    # --- before -----------------------------------------------------------------------------------------
+
+    def _gather(self, address: str) -> list[Helper]:
+        """Offer parts, and wait for the helpers to begin with. Raises OthersFirst, TrainerStopped."""
+        offered = self._until_available(lambda: gangs.offer(self.engine, self.lease, self._count - 1))
+        for run_id in offered:
+            self.division.publish(run_id)
+        deadline, others_since, said = time.monotonic() + self._wait_seconds, float("inf"), False
+        self.trainer = self.slot.trainer(self._housekeep, together=True)
+        while True:
+            self._pause()
+            helpers, others = self._until_available(partial(self._look, offered, address))
+            now, enough = time.monotonic(), 1 + len(helpers) >= self._at_least
+            if 1 + len(helpers) >= self._count:
+                return helpers
+            others_since = min(others_since, now) if others else float("inf")
+            if others_since + PATIENCE_SECONDS <= now and not enough:
+                raise OthersFirst
+            if enough and now >= min(deadline, others_since + PATIENCE_SECONDS):
+                return helpers
+            if not said:
+                said = True
+                self._say("info", f"Waiting for {self._count - 1 - len(helpers)} more workers.")
+
+    def _look(self, offered: Sequence[str], address: str) -> tuple[list[Helper], bool]:
+        own = platform.node()
+        with db.reading(self.engine) as session:
+            helpers = gangs.joined(session, offered)
+        there = [one for one in helpers if reachable(address, own, one.address, one.hostname)]
+        return there, gangs.others_wait(self.engine, self.lease.run_id, self.settings.limits.running_runs)
+
+    def _let_others_go_first(self) -> RunState | None:
+        self.slot.drop()
+        why = f"Fewer than {self._at_least} workers are there; other runs go first"
+
+        def end() -> RunState:
+            gangs.let_others_go_first(self.engine, self.lease, platform.node())
+            return finish.release(self.engine, self.lease, tuple(self._pending), why)
+
+        return self._end(end)
+
+    # --- training ---------------------------------------------------------------------------------------
+
+    def _train_with(self, helpers: list[Helper], address: str) -> RunState | None:
+        """Train with these helpers, or alone where there are none. Raises GangLost."""
+        addresses = self._until_available(lambda: gangs.begin(self.engine, self.lease, helpers, address))
+        count = len(addresses)
+        alone = "No other worker has joined: this one trains the network alone."
+        self._say("info", f"{count} workers train the network together." if helpers else alone, {"workers": count})
+        self.claim.run.checkpoint = self._checkpoint_blob  # of this attempt, where the gang begins again
+        request = self._renewing_lease(self._request, "bad_data")
+        trainer = self.trainer
+        assert trainer is not None
+        self._helpers = helpers
+        ended = self._trained(trainer, replace(request, gang=GangPlace(addresses, 0) if helpers else None))
+        self._helpers = ()
+        if ended["type"] == "failed" and ended["cause"] == "gang_broken":
+            raise GangLost(ended["message"])
+        if ended["type"] == "stopped" and self._stop_sent_at is None:
+            raise GangLost("it shuts down")
+        return self._finish(trainer, ended)
+
+    def _handle(self, message: Message) -> None:
+        if message["type"] == "epoch":
+            self._breaks = 0
+        super()._handle(message)
+
+    def _housekeep(self) -> None:
+        """Notice helpers whose leases are over, besides. Raises GangLost as well."""
+        super()._housekeep()
+        now = time.monotonic()
+        if self._helpers and now - self._intact_at >= CHECK_SECONDS:
+            self._intact_at = now
+            with contextlib.suppress(Unavailable):  # nothing is known of them then; our own lease runs as well
+                if not gangs.intact(self.engine, self._helpers):
+                    raise GangLost("it no longer holds its part")
+
+    def _regroup(self, why: str) -> None:
+        """End the step for all, so that whoever is there begins again from the last checkpoint."""
+        log.warning("a gang is broken", extra={"run": self.lease.run_id, "why": why})
+        self.slot.drop()
+        self.trainer, self._helpers = None, ()
+        self._breaks += 1
+        self._say("warn", f"A worker of the gang was lost; training resumes from the last checkpoint ({why}).")
+
+
+@dataclass
+class HelperAttempt(_GangAttempt):
+    """An attempt at a helper's part. It is never repeated: the leader offers new parts where it needs them."""
+
+    def _train(self) -> RunState | None:
+        self.trainer = self.slot.trainer(self._housekeep, together=True)
+        try:
+            rank, addresses = self._join()
+        except (GangOver, NoFreePort) as error:
+            log.info("a helper's part is over before it began", extra={"run": self.lease.run_id, "why": str(error)})
+            raise TrainerStopped from error
+        request = replace(self._renewing_lease(self._request), gang=GangPlace(addresses, rank), checkpoint=None)
+        ended = self._trained(self.trainer, request)
+        return self._finish(self.trainer, ended)
+
+    def _join(self) -> tuple[int, list[str]]:
+        """Announce this worker, and return its place once the gang begins. Raises GangOver, NoFreePort."""
+        address, spec = free_address(self.settings), self.claim.run.spec
+        self._until_available(lambda: gangs.join(self.engine, self.lease, platform.node(), address))
+        while True:
+            place = self._until_available(lambda: gangs.place(self.engine, self.lease, spec))
+            if place is not None:
+                return place
+            self._pause()
+
+    def _cancel_or_release(self) -> RunState | None:
+        return self._end(partial(finish.confirm_cancel, self.engine, self.lease, tuple(self._pending)))
+
+    def _fail_or_requeue(self, failure: AttemptFailed) -> RunState | None:
+        log.info("a helper's part has failed", extra={"run": self.lease.run_id, "why": str(failure)})
+        return self._cancel_or_release()

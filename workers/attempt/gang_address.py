@@ -1,0 +1,75 @@
+"""Where other workers reach a trainer that trains together with them, and whether they may.
+
+TensorFlow's server has neither encryption nor keys, and listens on every address of the machine, whatever name the
+others are given: whoever reaches its port can run what they like in the trainer. So a machine with a public address
+takes part only where its operator says that the ports are closed to the outside.
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+from ipaddress import ip_address
+
+import psutil
+
+from fitserve.settings import Settings
+
+
+class NoFreePort(Exception):
+    """Every port of the range is in use."""
+
+
+def why_not_together(settings: Settings) -> str | None:
+    """Return why this worker must not train together with others; None where it may."""
+    if settings.cluster_public:
+        return None
+    for addresses in psutil.net_if_addrs().values():
+        for one in addresses:
+            if one.family in (socket.AF_INET, socket.AF_INET6) and _is_public(one.address):
+                return f"this machine has the public address {one.address}"
+    try:
+        found = socket.getaddrinfo(settings.cluster_host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return f"FITSERVE_CLUSTER_HOST: no address for {settings.cluster_host!r}"
+    for *_, address in found:
+        if _is_public(str(address[0])):
+            return f"FITSERVE_CLUSTER_HOST is the public address {address[0]}"
+    return None
+
+
+def free_address(settings: Settings) -> str:
+    """Return `host:port` with a free port of the range. Raises NoFreePort."""
+    first, _, last = settings.cluster_ports.partition("-")
+    ports = list(range(int(first), int(last or first) + 1))
+    random.shuffle(ports)  # several trainers of a machine look at the same time
+    for port in ports:
+        with socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET) as probe:
+            try:
+                probe.bind(("", port))
+            except OSError:
+                continue
+        host = f"[{settings.cluster_host}]" if ":" in settings.cluster_host else settings.cluster_host
+        return f"{host}:{port}"
+    raise NoFreePort(f"Every port of {settings.cluster_ports} is in use")
+
+
+def reachable(own: str, own_hostname: str, other: str, other_hostname: str) -> bool:
+    """Return whether two addresses can reach each other: loopback ones only on one machine."""
+    local = [_is_loopback(address) for address in (own, other)]
+    return own_hostname == other_hostname if any(local) else True
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _is_public(address: str) -> bool:
+    try:
+        return ip_address(address.partition("%")[0]).is_global
+    except ValueError:
+        return False
