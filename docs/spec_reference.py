@@ -21,6 +21,7 @@ from fitserve.spec.search import Search
 from fitserve.spec.spec import Spec, SplitSpec
 from fitserve.spec.target import Target
 from fitserve.spec.training import EarlyStopping, ReduceLROnPlateau, Training, Warmup
+from fitserve.spec.workers import Workers
 
 TITLES = {
     "layer": "Layers",
@@ -47,6 +48,7 @@ MODELS: Sequence[tuple[str, type[BaseModel]]] = (
     ("`training.early_stopping`", EarlyStopping),
     ("`training.reduce_lr_on_plateau`", ReduceLROnPlateau),
     ("`training.warmup`", Warmup),
+    ("`training.workers`", Workers),
 )
 HEAD = f"""# The spec
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
@@ -166,7 +167,9 @@ class Settings(BaseSettings):
     trainer_runs: int = Field(200, description="Runs after which a warm trainer process is replaced")
     trainer_network: bool = Field(False, description="Let trainers open sockets, as CUDA's MPS requires")
     cluster_host: str = Field(
-        "127.0.0.1", description="Address at which other workers reach this one where they train a network together"
+        "127.0.0.1",
+        description="Address at which other workers reach this one where they train a network together; `hostname`: "
+        "this machine's own name",
     )
     cluster_ports: str = Field("18600-18699", description="Ports for that, of which a trainer takes a free one")
     cluster_public: bool = Field(
@@ -195,6 +198,11 @@ class Settings(BaseSettings):
         if not (first.isdecimal() and (last or first).isdecimal() and 1024 <= int(first) <= int(last or first) < 65536):
             raise ValueError("expected a range of ports such as 18600-18699, from 1024 to 65535")
         return text
+
+    @property
+    def resolved_cluster_host(self) -> str:
+        """`cluster_host`, or this machine's name."""
+        return platform.node() if self.cluster_host == "hostname" else self.cluster_host
 
     @property
     def resolved_database_url(self) -> str:

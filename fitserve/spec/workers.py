@@ -1,6 +1,6 @@
 """Workers that train one network together: how many, what cannot be divided among them, and how many pay.
 
-The model of a step's time is that of docs/explanation/scaling.md, where it is compared with measurements: computing
+The model of a step's time is that of docs/scaling.md, where its figures are: computing
 is divided by the number of workers; then each sends and receives almost twice the gradients (a ring).
 """
 

@@ -44,7 +44,7 @@ def assert_as_alone(folder: Path, together: dict[str, Any], *names: str) -> None
 
 
 def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
-    """Weights, batch normalisation, dropout, embeddings; a last batch of one row; early stopping; a group that breaks."""
+    """Weights, batch normalisation, dropout, embeddings; a last batch of one row; early stopping; one that is lost."""
     names = ("everything", "embedding")
     together = train_together(tmp_path, 2, *names, "lost")
     assert_as_alone(tmp_path, together, *names)

@@ -29,9 +29,9 @@ def why_not_together(settings: Settings) -> str | None:
             if one.family in (socket.AF_INET, socket.AF_INET6) and _is_public(one.address):
                 return f"this machine has the public address {one.address}"
     try:
-        found = socket.getaddrinfo(settings.cluster_host, None, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(settings.resolved_cluster_host, None, type=socket.SOCK_STREAM)
     except OSError:
-        return f"FITSERVE_CLUSTER_HOST: no address for {settings.cluster_host!r}"
+        return f"FITSERVE_CLUSTER_HOST: no address for {settings.resolved_cluster_host!r}"
     for *_, address in found:
         if _is_public(str(address[0])):
             return f"FITSERVE_CLUSTER_HOST is the public address {address[0]}"
@@ -49,8 +49,8 @@ def free_address(settings: Settings) -> str:
                 probe.bind(("", port))
             except OSError:
                 continue
-        host = f"[{settings.cluster_host}]" if ":" in settings.cluster_host else settings.cluster_host
-        return f"{host}:{port}"
+        host = settings.resolved_cluster_host
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     raise NoFreePort(f"Every port of {settings.cluster_ports} is in use")
 
 
