@@ -115,7 +115,7 @@ audit: $(BIN)/python  ## known vulnerabilities of pinned dependencies, if the pu
 compose-test: $(VENV)/.dev  ## the images and docker-compose.yml in operation; needs docker or podman
 	$(BIN)/python -m tests.compose
 
-bench-%: $(VENV)/.dev  ## bench-startup, bench-ingest, bench-training, bench-accuracy, bench-coverage, bench-serving, bench-served, bench-claims, bench-wide, bench-search
+bench-%: $(VENV)/.dev  ## bench-startup, bench-ingest, bench-training, bench-accuracy, bench-coverage, bench-serving, bench-served, bench-claims, bench-wide, bench-search, bench-scaling, bench-gpu
 	$(BIN)/python -m benchmarks.$*
 
 fresh:  ## make run and make test on bare Debian 12 and 13, as an ordinary user; needs root and debootstrap

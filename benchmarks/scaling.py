@@ -73,13 +73,13 @@ def _exchange(group: Any, parameters: int, times: int) -> float:
 
     values = tf.ones([parameters])
 
-    @tf.function(autograph=False)
-    def many(count: Any) -> Any:
+    def repeated(count: Any) -> Any:
         def body(index: Any, last: Any) -> Any:
             return index + 1, group.sum(last * 0.5)
 
         return tf.while_loop(lambda index, _: index < count, body, [0, values], parallel_iterations=1)
 
+    many = tf.function(repeated, autograph=False)
     many(tf.constant(2))
     began_at = time.perf_counter()
     many(tf.constant(times))

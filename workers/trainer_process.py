@@ -32,8 +32,8 @@ _INHERITED_PREFIXES = ("LC_", "LD_", "PYTHON", "TF_", "KERAS_", "XLA_", "CUDA_",
 _TEST_HOOKS = ("FITSERVE_TEST_HOOKS", "FITSERVE_TRAINER_MODULE", "FITSERVE_CRASH_AT", "FITSERVE_CRASH_TOKENS")
 
 
-def clean_environment(settings: Settings, folder: Path, together: bool = False) -> dict[str, str]:
-    """The environment of a trainer whose own folder is `folder`; `together` with others it opens sockets."""
+def clean_environment(settings: Settings, folder: Path, together: bool = False, number: int = 0) -> dict[str, str]:
+    """The environment of a worker's trainer `number`, in its own folder; `together` with others it opens sockets."""
     environment = {
         name: value for name, value in os.environ.items() if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
     }
@@ -52,7 +52,19 @@ def clean_environment(settings: Settings, folder: Path, together: bool = False) 
     )
     if together:
         environment["TRAINER_TOGETHER"] = "1"
+    if (gpu := gpu_of(settings, number)) is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = gpu
     return environment
+
+
+def gpu_of(settings: Settings, number: int) -> str | None:
+    """The GPU of a worker's trainer `number`, where it has several of both: each would take all memory of all.
+
+    None: whatever there is.
+    """
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = named.split(",") if named else [str(at) for at, _ in enumerate(_DRIVERS_GPUS.glob("*"))]
+    return gpus[number % len(gpus)] if settings.trainers > 1 and len(gpus) > 1 else None
 
 
 def data_folders(settings: Settings) -> list[Path]:
@@ -71,10 +83,15 @@ def memory_limit(settings: Settings) -> int:
     return settings.trainer_memory_bytes or int(psutil.virtual_memory().total * 0.75) // max(1, settings.trainers)
 
 
+_DRIVERS_GPUS = Path("/proc/driver/nvidia/gpus")
+
+
 class TrainerProcess:
     """One trainer: a process group of its own, and the channel to it."""
 
-    def __init__(self, settings: Settings, spawner: ThreadPoolExecutor, together: bool = False) -> None:
+    def __init__(
+        self, settings: Settings, spawner: ThreadPoolExecutor, together: bool = False, number: int = 0
+    ) -> None:
         """`together`: for one run that several trainers train, which TensorFlow wants to know before it begins."""
         self.together = together
         self.started_at = time.monotonic()
@@ -88,7 +105,7 @@ class TrainerProcess:
             self.process = spawner.submit(
                 subprocess.Popen,
                 [sys.executable, "-m", "workers.trainer", str(theirs.fileno()), str(os.getpid())],
-                env=clean_environment(settings, self.folder, together),
+                env=clean_environment(settings, self.folder, together, number),
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
@@ -141,6 +158,7 @@ class TrainerSlot:
     def __init__(self, settings: Settings, spawner: ThreadPoolExecutor, worker: str) -> None:
         self.settings = settings
         self.worker = worker  # the id of this slot in the table of workers
+        self._number = int(number) if (number := worker.rpartition("-")[2]).isdecimal() else 0
         self._spawner = spawner
         self._trainer: TrainerProcess | None = None
 
@@ -149,7 +167,7 @@ class TrainerSlot:
         if self._trainer is not None and (not self._trainer.alive or self._trainer.together != together):
             self.drop()
         if self._trainer is None:
-            self._trainer = TrainerProcess(self.settings, self._spawner, together)
+            self._trainer = TrainerProcess(self.settings, self._spawner, together, self._number)
 
     def is_warm(self) -> bool:
         """Whether a trainer is ready."""
