@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -111,22 +112,28 @@ class Storm:
     workers: dict[str, Member] = field(default_factory=dict)
     faults: Counter[str] = field(default_factory=Counter)
     submitted: list[AcknowledgedRun] = field(default_factory=list)
+    together: dict[str, Any] | None = None  # `training.workers` of every other run
 
     def blow(self, seconds: float) -> tuple[Verdict, Counter[str]]:
         """Submit and disturb for so long, then mend everything and wait until every run is over."""
         for name in ("worker1", "worker2"):
-            self.workers[name] = self.hosts.start("worker", name)
+            self._start(name)
         self.hosts.start("reaper", "data")
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             for _ in range(3):
                 epochs, number = self.random.randrange(5, 60), len(self.submitted)
-                run_id = self.hosts.cluster.submit(seed=number, epochs=epochs, seconds=0.1)
+                together = self.together if number % 2 else None
+                run_id = self.hosts.cluster.submit(seed=number, epochs=epochs, seconds=0.1, workers=together)
                 self.submitted.append(AcknowledgedRun(run_id, number, epochs))
             self._disturb(self.random.choice(list(self.workers)))
         for run in self.submitted:
             self.hosts.cluster.wait_over(run.run_id, 1800)
         return check_runs(self.hosts.cluster.engine, self.hosts.cluster.blobs, self.submitted), self.faults
+
+    def _start(self, name: str) -> None:
+        address = self.hosts.network.hosts[name].address
+        self.workers[name] = self.hosts.start("worker", name, FITSERVE_CLUSTER_HOST=address)
 
     def _disturb(self, name: str) -> None:
         host, worker = self.hosts.network.hosts[name], self.workers[name]
@@ -136,7 +143,7 @@ class Storm:
         if fault == "kill":
             worker.kill()
             time.sleep(1)
-            self.workers[name] = self.hosts.start("worker", name)
+            self._start(name)
         elif fault == "stop":
             worker.pause()
             time.sleep(seconds)

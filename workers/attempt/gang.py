@@ -145,7 +145,8 @@ class LeaderAttempt(_GangAttempt):
                 return helpers
             if not said:
                 said = True
-                self._say("info", f"Waiting for {self._count - 1 - len(helpers)} more workers.")
+                missing = self._count - 1 - len(helpers)
+                self._say("info", f"Waiting for {missing} more worker{'s' if missing > 1 else ''}.")
 
     def _look(self, offered: Sequence[str], address: str) -> tuple[list[Helper], bool]:
         own = platform.node()

@@ -22,8 +22,15 @@ def train(request: TrainingRequest, report: Reporter) -> TrainingResult:
     """Train, evaluate and export; only train, where one trial is asked for. Raises TrainingStopped, TrainingFailed."""
     spec, facts = parse(request.spec), DatasetFacts.model_validate(request.facts)
     try:
+        group = None
+        if request.gang is not None:
+            group = Collectives(request.gang.addresses, request.gang.rank)
+            group.connect()  # before anything else asks TensorFlow for a device
         with placed(spec.training, report):
-            result = _train(request, spec, facts, report)
+            if group is None:
+                result = _train(request, spec, facts, report)
+            else:
+                result = _train_together(request, spec, facts, report, group)
     except TrainingStopped:
         KEPT.take_back()
         raise
@@ -40,8 +47,6 @@ def _train(request: TrainingRequest, spec: Spec, facts: DatasetFacts, report: Re
     if spec.search is not None:
         search = SearchRun(request, facts, report)
         return search.result() if request.trial is None else search.divided_result(request.trial)
-    if request.gang is not None:
-        return _train_together(request, spec, facts, report, Collectives(request.gang.addresses, request.gang.rank))
     ready = make_ready(request, spec, facts, report)
     if request.trial is not None:
         return SequentialTrials(ready.setup).run_divided(request.trial, request.checkpoint)
@@ -54,7 +59,6 @@ def _train_together(
     request: TrainingRequest, spec: Spec, facts: DatasetFacts, report: Reporter, group: Collectives
 ) -> TrainingResult:
     """Train as one of several processes. Only the leader returns a network. Raises GangBroken as well."""
-    group.connect()
     ready = make_ready(request, spec, facts, report, group=group)
     setup, leader = ready.setup, ready.setup.leader
     if leader is None:
