@@ -1,7 +1,7 @@
-"""What happened, for whoever wants to hear of it: rows of the outbox, written in the transaction of the change.
+"""The outbox: what happened, written in the transaction of the change.
 
-An event exists if and only if its change does. Delivery is another process's work (`fitserve.webhooks`), so a receiver
-that is slow or away never delays a change.
+An event exists if and only if its change does. Another process delivers it (`fitserve.webhooks`), so a slow or absent
+receiver never delays a change.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ TYPES: Final[Mapping[str, str]] = {
 def record(session: Session, type: str, *, owner: str, data: Mapping[str, Any], at: datetime | None = None) -> str:
     """Add an event to the outbox in the caller's transaction, and return its id, which receivers see.
 
-    `owner` is whose change it is: their webhooks hear of it. `type` is one of TYPES.
+    The webhooks of `owner`, whose change it is, receive it. `type` is one of TYPES.
     """
     if type not in TYPES:
         raise ValueError(f"{type!r} is no type of event: add it to fitserve.events.TYPES")
@@ -62,7 +62,7 @@ def record(session: Session, type: str, *, owner: str, data: Mapping[str, Any], 
 def latest(
     session: Session, owner: str | None, *, limit: int, before: str | None = None, type: str | None = None
 ) -> list[OutboxEvent]:
-    """Return the events of an owner (None: of all), the last first, from the one before the id `before`."""
+    """Return the events of an owner (None: of all), newest first, older than the id `before`."""
     query = select(OutboxEvent).order_by(OutboxEvent.id.desc()).limit(limit)
     if owner is not None:
         query = query.where(OutboxEvent.owner == owner)

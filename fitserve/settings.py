@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import platform
+from importlib.util import find_spec
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
@@ -19,6 +21,11 @@ GB = 1024 * MB
 
 _FOLDER = Path(os.environ.get("FITSERVE_SECRETS", "/run/secrets"))
 _SECRETS = _FOLDER if _FOLDER.is_dir() else None
+
+
+def _split(keys: SecretStr | None) -> list[str]:
+    text = keys.get_secret_value() if keys is not None else ""
+    return [key.strip() for key in text.split(",") if key.strip()]
 
 
 class Limits(BaseSettings):
@@ -106,6 +113,11 @@ class Settings(BaseSettings):
         description="Chat and mail addresses of the operator's for webhooks, as a JSON object: names to apprise "
         "addresses, which no client sees",
     )
+    secret_keys: SecretStr | None = Field(
+        None,
+        description="Comma-separated keys, the newest first, that encrypt the secrets of webhooks in the database: 32 "
+        "bytes in URL-safe base64 each. Needs fitserve[encryption]; unset: they lie in it readable",
+    )
     webhook_seconds: float = Field(15.0, gt=0, description="Seconds that a webhook's receiver has to answer")
     webhook_retry_seconds: float = Field(
         5.0, gt=0, description="Before a failed delivery is tried again; the pause grows threefold, to six hours"
@@ -183,6 +195,27 @@ class Settings(BaseSettings):
     garbage_age_seconds: float = Field(86_400, description="Unreferenced blobs are deleted after so long")
 
     limits: Limits = Field(default_factory=Limits)
+
+    @field_validator("secret_keys")
+    @classmethod
+    def _are_keys(cls, keys: SecretStr | None) -> SecretStr | None:
+        each = _split(keys)
+        if not each:
+            return None
+        for place, key in enumerate(each, 1):
+            try:
+                right = len(base64.b64decode(key, altchars=b"-_", validate=True)) == 32
+            except ValueError:
+                right = False
+            if not right:
+                raise ValueError(f"key {place} is not 32 bytes in URL-safe base64")
+        if find_spec("cryptography") is None:
+            raise ValueError("needs the package cryptography: fitserve[encryption] brings it")
+        return keys
+
+    def each_secret_key(self) -> list[str]:
+        """Return the keys of `secret_keys`, the newest first."""
+        return _split(self.secret_keys)
 
     @field_validator("outgoing_networks")
     @classmethod

@@ -535,6 +535,8 @@ class Webhook(Base):
     all_owners: Mapped[bool] = mapped_column(default=False, server_default=false())  # of an admin's
     secret: Mapped[str | None] = mapped_column(String(128))  # signs deliveries; no answer of the API holds it
     previous_secret: Mapped[str | None] = mapped_column(String(128))  # signs too, until the receiver knows the new one
+    sealed_secret: Mapped[str | None] = mapped_column(String(300))  # these two encrypted, where the operator has keys
+    sealed_previous_secret: Mapped[str | None] = mapped_column(String(300))
     previous_until: Mapped[datetime | None]
     enabled: Mapped[bool] = mapped_column(default=True, server_default=true())
     disabled_reason: Mapped[str | None] = mapped_column(String(200))

@@ -1,8 +1,8 @@
 """Webhooks and the delivery of events to them: the only code that writes their rows.
 
-An event of the outbox becomes one delivery for each webhook that wants it; a delivery is claimed under a lease, sent,
-and its outcome written under the same lease. Any number of processes may do so. A process that dies after the receiver
-has answered, and before that is written, sends the event once more, under the same id: at least once.
+Each event of the outbox becomes one delivery for each webhook that wants it. A process claims a delivery under a lease,
+sends it, and writes the outcome under the same lease; any number of processes may do so. If one dies after the receiver
+has answered and before the outcome is written, another sends the event again under the same id: at least once.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import base64
 import json
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,7 +20,7 @@ from sqlalchemy import Engine, and_, delete, func, or_, select
 from sqlalchemy.orm import Session
 from standardwebhooks.webhooks import Webhook as Signer
 
-from fitserve import db, events
+from fitserve import db, events, sealing
 from fitserve.crash_points import crash_point
 from fitserve.errors import BadInput, Conflict, Forbidden, NotFound, Problem, TooMany
 from fitserve.ids import new_id
@@ -28,7 +29,7 @@ from fitserve.settings import Settings
 from fitserve.tables import Delivery, OutboxEvent, Webhook
 from fitserve.wire.webhooks import PREFIX, DeliveryInfo, WebhookPatch, WebhookRequest
 
-ROTATION = timedelta(hours=24)  # that a replaced secret signs beside the new one
+ROTATION = timedelta(hours=24)  # for which a replaced secret signs beside the new one
 LONGEST_PAUSE = 6 * 3600.0  # seconds between two attempts
 GROWTH = 3.0  # of the pause, from attempt to attempt
 KEPT_ATTEMPTS = 20  # in a delivery's log
@@ -37,15 +38,27 @@ TEST = "webhook.test"
 
 
 @dataclass(frozen=True, slots=True)
+class Secret:
+    """A signing secret as the database holds it."""
+
+    text: str
+    sealed: bool
+
+    def read(self, settings: Settings) -> str:
+        """Return the secret itself. Raises Unreadable."""
+        return sealing.unseal(self.text, settings) if self.sealed else self.text
+
+
+@dataclass(frozen=True, slots=True)
 class ClaimedDelivery:
-    """A delivery that this process holds until its lease ends, with all that sending it takes."""
+    """A delivery that this process holds until its lease ends, with everything needed to send it."""
 
     id: str
     token: str
     webhook: str
     url: str | None
     channel: str | None
-    secrets: tuple[str, ...]
+    secrets: tuple[Secret, ...]
     event: str
     type: str
     body: bytes
@@ -60,7 +73,7 @@ class Outcome:
     status: int | None = None
     error: str | None = None
     retry_after: float | None = None  # seconds, as the receiver asked
-    gone: bool = False  # it wants no more
+    gone: bool = False  # the receiver wants no more events
 
 
 # --- create, change, delete ----------------------------------------------------------------------------------------
@@ -102,14 +115,21 @@ def create(
         events=list(dict.fromkeys(request.events)),
         description=request.description,
         all_owners=request.all_owners,
-        secret=secret,
         enabled=True,
         created_at=at,
         updated_at=at,
     )
+    if secret is not None:
+        _keep_secret(row, secret, settings)
     session.add(row)
     session.flush()
     return row, secret
+
+
+def _keep_secret(row: Webhook, secret: str, settings: Settings) -> None:
+    """Store the secret that signs, encrypted where the operator has keys."""
+    sealed = sealing.seals(settings)
+    row.secret, row.sealed_secret = (None, sealing.seal(secret, settings)) if sealed else (secret, None)
 
 
 def new_secret() -> str:
@@ -118,7 +138,7 @@ def new_secret() -> str:
 
 
 def check_events(patterns: Sequence[str]) -> None:
-    """Raise BadInput where a pattern names no type of event."""
+    """Raise BadInput for a pattern that matches no type of event."""
     problems = [
         Problem(
             f"{pattern} is no type of event.", f"/events/{index}", received=pattern, expected=", ".join(events.TYPES)
@@ -136,7 +156,7 @@ def matches(pattern: str, type: str) -> bool:
 
 
 def get(session: Session, id: str, owner: str | None) -> Webhook:
-    """Return a webhook of an owner; None sees all. Raises NotFound."""
+    """Return a webhook of an owner, or of anybody for owner None. Raises NotFound."""
     row = session.get(Webhook, id)
     if row is None or (owner is not None and row.owner != owner):
         raise NotFound(f"No webhook {id[:64]}.", received=id[:64])
@@ -149,7 +169,7 @@ def listing(session: Session, owner: str | None) -> list[Webhook]:
     return list(session.scalars(query if owner is None else query.where(Webhook.owner == owner)))
 
 
-def change(session: Session, row: Webhook, patch: WebhookPatch) -> Webhook:
+def change(session: Session, row: Webhook, patch: WebhookPatch, settings: Settings) -> Webhook:
     """Change a webhook; `patch.url` was checked before. Raises BadInput, Conflict."""
     at = db.now(session)
     if row.url is None and (patch.url is not None or patch.secret is not None):
@@ -160,8 +180,9 @@ def change(session: Session, row: Webhook, patch: WebhookPatch) -> Webhook:
     if patch.url is not None:
         row.url, row.failing_since = patch.url, None
     if patch.secret is not None:
-        row.previous_secret, row.previous_until = row.secret, at + ROTATION
-        row.secret = patch.secret.get_secret_value()
+        row.previous_secret, row.sealed_previous_secret = row.secret, row.sealed_secret
+        row.previous_until = at + ROTATION
+        _keep_secret(row, patch.secret.get_secret_value(), settings)
     if patch.description is not None:
         row.description = patch.description or None
     if patch.enabled is not None:
@@ -185,7 +206,7 @@ def remove(session: Session, row: Webhook) -> None:
 def deliveries(
     session: Session, webhook: str, *, limit: int, before: str | None = None, state: str | None = None
 ) -> list[DeliveryInfo]:
-    """Return a webhook's deliveries, the last first, from the one before the id `before`."""
+    """Return a webhook's deliveries, newest first, older than the id `before`."""
     query = select(Delivery, OutboxEvent.type).join(OutboxEvent, OutboxEvent.id == Delivery.event_id)
     query = query.where(Delivery.webhook_id == webhook).order_by(Delivery.id.desc()).limit(limit)
     if before is not None:
@@ -225,7 +246,7 @@ def redeliver(session: Session, row: Webhook, delivery_id: str) -> DeliveryInfo:
 
 
 def send_test(session: Session, row: Webhook) -> DeliveryInfo:
-    """Record an event for this webhook alone. Raises Conflict where it is disabled."""
+    """Record an event for this webhook alone. Raises Conflict if the webhook is disabled."""
     _check_enabled(row)
     data = {"webhook": row.id, "message": "A test from fitserve."}
     event = session.get_one(OutboxEvent, events.record(session, TEST, owner=row.owner, data=data))
@@ -276,13 +297,13 @@ def dispatch(engine: Engine, limit: int = 100) -> int:
 
 
 def _wants(row: Webhook, event: OutboxEvent) -> bool:
-    """Return whether an event is for a webhook, which must have been there when it happened."""
+    """Return whether an event is for a webhook. Webhooks that are newer than the event do not get it."""
     of_owner = row.all_owners or row.owner == event.owner
     return of_owner and row.created_at <= event.created_at and any(matches(one, event.type) for one in row.events)
 
 
 def claim(engine: Engine, most: int, lease_seconds: float, within: int = 200) -> list[ClaimedDelivery]:
-    """Claim deliveries that are due, the longest waiting first, at most AT_ONCE of one webhook."""
+    """Claim deliveries that are due, longest waiting first, at most AT_ONCE per webhook."""
     with db.reading(engine) as session:
         if session.scalar(_due(db.now(session)).limit(1)) is None:
             return []
@@ -290,7 +311,9 @@ def claim(engine: Engine, most: int, lease_seconds: float, within: int = 200) ->
         at = db.now(session)
         held = select(Delivery.webhook_id, func.count()).where(Delivery.lease_expires_at >= at)
         busy = {row[0]: row[1] for row in session.execute(held.group_by(Delivery.webhook_id))}
-        full = [webhook for webhook, count in busy.items() if count >= AT_ONCE]  # or they would fill the window
+        full = [
+            webhook for webhook, count in busy.items() if count >= AT_ONCE
+        ]  # without these, so that they do not fill the window
         due = _due(at).add_columns(Delivery.webhook_id).where(Delivery.webhook_id.not_in(full)).limit(within)
         ids = session.execute(due).all()
         chosen: list[str] = []
@@ -321,16 +344,16 @@ def _due(at: datetime) -> Any:
 
 def _claimed(row: Delivery, webhook: Webhook, event_id: str, session: Session, at: datetime) -> ClaimedDelivery:
     event = session.get_one(OutboxEvent, event_id)
-    signing = [webhook.secret]
+    signing = [(webhook.secret, False), (webhook.sealed_secret, True)]
     if webhook.previous_until is not None and webhook.previous_until > at:
-        signing.append(webhook.previous_secret)
+        signing += [(webhook.previous_secret, False), (webhook.sealed_previous_secret, True)]
     return ClaimedDelivery(
         id=row.id,
         token=row.lease_token or "",
         webhook=webhook.id,
         url=webhook.url,
         channel=webhook.channel,
-        secrets=tuple(secret for secret in signing if secret),
+        secrets=tuple(Secret(text, sealed) for text, sealed in signing if text),
         event=event.id,
         type=event.type,
         body=payload(event),
@@ -338,15 +361,18 @@ def _claimed(row: Delivery, webhook: Webhook, event_id: str, session: Session, a
 
 
 def payload(event: OutboxEvent) -> bytes:
-    """Return the body that is signed and sent: the same bytes at each attempt."""
+    """Return the signed body, which is the same bytes at each attempt."""
     body = {"type": event.type, "timestamp": event.created_at.isoformat(), "data": event.data}
     return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def headers(claimed: ClaimedDelivery, at: datetime) -> Mapping[str, str]:
-    """Return the headers of Standard Webhooks: the event's id, the time of this attempt, a signature per secret."""
+def headers(claimed: ClaimedDelivery, at: datetime, settings: Settings) -> Mapping[str, str]:
+    """Return the headers of Standard Webhooks: the event's id, the time of this attempt, a signature per secret.
+
+    Raises Unreadable if the key of an encrypted secret is missing.
+    """
     body = claimed.body.decode()
-    signatures = [Signer(secret).sign(claimed.event, at, body) for secret in claimed.secrets]
+    signatures = [Signer(secret.read(settings)).sign(claimed.event, at, body) for secret in claimed.secrets]
     return {
         "Content-Type": "application/json",
         "webhook-id": claimed.event,
@@ -356,7 +382,7 @@ def headers(claimed: ClaimedDelivery, at: datetime) -> Mapping[str, str]:
 
 
 def pauses(first: float, whole: float) -> list[float]:
-    """Return the seconds before each repeated attempt: they grow, and end before `whole` seconds have passed."""
+    """Return the growing pauses before the repeated attempts, which together take at most `whole` seconds."""
     found: list[float] = []
     pause = first
     while sum(found) + pause <= whole:
@@ -366,7 +392,7 @@ def pauses(first: float, whole: float) -> list[float]:
 
 
 def finish(engine: Engine, claimed: ClaimedDelivery, outcome: Outcome, settings: Settings) -> str | None:
-    """Write how an attempt ended. Return the delivery's state; None where another process holds it by now."""
+    """Write how an attempt ended. Return the delivery's state; None if another process holds it by now."""
     with db.transaction(engine) as session:
         at = db.now(session)
         row = session.scalars(
@@ -396,7 +422,7 @@ def finish(engine: Engine, claimed: ClaimedDelivery, outcome: Outcome, settings:
 
 
 def _note_failure(session: Session, webhook: Webhook, outcome: Outcome, at: datetime, settings: Settings) -> None:
-    """Disable a webhook, with an event, whose receiver is gone or has failed for too long."""
+    """Note a failure; disable the webhook, with an event, if its receiver is gone or has failed for too long."""
     webhook.failing_since = webhook.failing_since or at
     failed_for = (at - webhook.failing_since).total_seconds()
     if not webhook.enabled or not (outcome.gone or failed_for >= settings.webhook_disable_seconds):
@@ -405,6 +431,28 @@ def _note_failure(session: Session, webhook: Webhook, outcome: Outcome, at: date
     webhook.enabled, webhook.disabled_reason, webhook.updated_at = False, reason, at
     data = {"webhook": webhook.id, "reason": reason, "failing_since": webhook.failing_since.isoformat()}
     events.record(session, "webhook.disabled", owner=webhook.owner, data=data, at=at)
+
+
+def reseal(engine: Engine, settings: Settings) -> int:
+    """Encrypt secrets that are readable, or encrypted with an older key, with the newest one. Return how many.
+
+    A secret that no key can read is left as it is.
+    """
+    if not sealing.seals(settings):
+        return 0
+    changed = 0
+    with db.transaction(engine) as session:
+        for row in session.scalars(select(Webhook).where(Webhook.url.is_not(None)).with_for_update()):
+            for plain, sealed in (("secret", "sealed_secret"), ("previous_secret", "sealed_previous_secret")):
+                text, token = getattr(row, plain), getattr(row, sealed)
+                if token is not None and not sealing.is_current(token, settings):
+                    with suppress(sealing.Unreadable):
+                        text = sealing.unseal(token, settings)
+                if text is not None:
+                    setattr(row, plain, None)
+                    setattr(row, sealed, sealing.seal(text, settings))
+                    changed += 1
+    return changed
 
 
 def delete_old(engine: Engine, seconds: float) -> int:
@@ -420,10 +468,12 @@ def delete_old(engine: Engine, seconds: float) -> int:
 
 
 def standing(session: Session) -> tuple[int, float, int]:
-    """Return the number of pending deliveries, the seconds that the longest due one waits, and disabled webhooks."""
+    """Return the pending deliveries, the seconds the oldest has been due, and the disabled webhooks."""
     at = db.now(session)
     waits = select(Delivery.id).join(Webhook, Webhook.id == Delivery.webhook_id)
-    waits = waits.where(Delivery.state == "pending", Webhook.enabled)  # those of a disabled one wait for its owner
+    waits = waits.where(
+        Delivery.state == "pending", Webhook.enabled
+    )  # a disabled webhook's deliveries wait for its owner
     pending = session.scalar(select(func.count()).select_from(waits.subquery())) or 0
     due = session.scalar(waits.with_only_columns(func.min(Delivery.next_at), maintain_column_froms=True))
     waiting = session.scalar(select(func.min(OutboxEvent.created_at)).where(OutboxEvent.dispatched_at.is_(None)))
@@ -433,5 +483,5 @@ def standing(session: Session) -> tuple[int, float, int]:
 
 
 def outgoing(settings: Settings) -> Outgoing:
-    """Return what makes requests to webhooks' addresses."""
+    """Return the client for requests to webhooks' addresses."""
     return Outgoing(settings.outgoing_networks)

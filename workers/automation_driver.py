@@ -1,4 +1,4 @@
-"""The thread that runs automations: in every worker and every reaper, of which one at a time leads."""
+"""The thread that runs automations. Every worker and reaper has one; one process at a time leads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 from sqlalchemy import Engine
 
 from fitserve import telemetry
-from fitserve.automations.engine import Scheduler
+from fitserve.automations.scheduler import Scheduler
 from fitserve.blobs import BlobStore
 from fitserve.errors import FitserveError
 from fitserve.ids import new_id

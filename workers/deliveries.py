@@ -1,4 +1,4 @@
-"""Deliveries of events to webhooks and channels, beside the other work of a process; any number of processes may."""
+"""The thread that delivers events to webhooks and channels; any number of processes may have one."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from fitserve import telemetry, webhooks
 from fitserve.crash_points import crash_point
 from fitserve.errors import FitserveError
 from fitserve.outgoing import ForbiddenAddress, NoAnswer
+from fitserve.sealing import Unreadable
 from fitserve.settings import Settings
 from fitserve.webhooks import ClaimedDelivery, Outcome
 
@@ -33,7 +34,7 @@ class Deliverer(threading.Thread):
         self.settings, self.engine, self.stopping = settings, engine, stopping
         self._outgoing = webhooks.outgoing(settings)
         self._busy: list[threading.Thread] = []
-        self._ended = threading.Event()  # a delivery has: there may be room for the next
+        self._ended = threading.Event()  # set when a delivery has ended: there may be room for the next
 
     def run(self) -> None:
         """Deliver until `stopping` is set. What is under way then is sent again once its lease has ended."""
@@ -45,7 +46,7 @@ class Deliverer(threading.Thread):
                     claimed = webhooks.claim(self.engine, THREADS - len(self._busy), self._lease)
                     found += len(claimed)
                     for one in claimed:
-                        # Not of a pool, whose threads an interpreter that ends would wait for.
+                        # No thread pool: a stopping interpreter would wait for its threads.
                         thread = threading.Thread(target=self.deliver, args=(one,), name="delivery", daemon=True)
                         self._busy.append(thread)
                         thread.start()
@@ -84,15 +85,15 @@ class Deliverer(threading.Thread):
     def _post(self, claimed: ClaimedDelivery, url: str) -> Outcome:
         began, seconds = time.monotonic(), self.settings.webhook_seconds
         try:
-            headers = webhooks.headers(claimed, datetime.now(UTC))
+            headers = webhooks.headers(claimed, datetime.now(UTC), self.settings)
             with self._outgoing.request("POST", url, headers=headers, body=claimed.body, seconds=seconds) as answer:
                 status, retry_after = answer.status, _seconds(answer.headers.get("Retry-After"))
-        except (ForbiddenAddress, NoAnswer) as error:
+        except (ForbiddenAddress, NoAnswer, Unreadable) as error:
             return Outcome(False, time.monotonic() - began, error=error.detail)
         took = time.monotonic() - began
         if 200 <= status < 300:
             return Outcome(True, took, status)
-        # What it says is not shown: an address inside the operator's networks could be read through it.
+        # The body is not shown: through it, a client could read addresses inside the operator's networks.
         why = "Redirects are not followed." if 300 <= status < 400 else f"The receiver answered {status}."
         return Outcome(False, took, status, why, retry_after, gone=status == 410)
 

@@ -142,6 +142,8 @@ class Reaper:
         create.delete_old_keys(self.engine)
         Stage(self.settings, self.engine, self.blobs).delete_old()
         webhooks.delete_old(self.engine, self.settings.event_seconds)
+        if sealed := webhooks.reseal(self.engine, self.settings):
+            log.info("secrets of webhooks are encrypted with the newest key", extra={"secrets": sealed})
         worker_registry.prune(self.engine)
 
 

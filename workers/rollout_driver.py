@@ -1,4 +1,4 @@
-"""The thread that moves rollouts forward: in every worker and every reaper, of which one at a time holds each lease."""
+"""The thread that moves rollouts forward. Every worker and reaper has one; one process at a time holds a rollout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gate: a new version against the champion on the same held-out rows, by the artifacts that are served."""
+"""The gate: compare a new version with the champion on the same held-out rows, using the artifacts that are served."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from fitserve.spec.spec import parse
 from fitserve.tables import Dataset
 from fitserve.wire.automations import Gate
 
-MOST_ROWS = 50_000  # that are predicted, evenly spread: more change no decision
-FEWEST_UNSEEN = 30  # rows that the champion was not trained on, below which all held-out rows judge
+MOST_ROWS = 50_000  # to predict, evenly spread: more would change no decision
+FEWEST_UNSEEN = 30  # rows new to the champion; with fewer, all held-out rows are compared
 RESAMPLES = 2_000
-_LEAST = 1e-7  # a probability, for the logarithm
+_LEAST = 1e-7  # probability, so that its logarithm is finite
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """Rows that judge: a table with the columns of both networks and the target."""
+    """The rows of the comparison: a table with the columns of both networks and the target."""
 
     table: pa.Table
     target: str
@@ -45,8 +45,8 @@ def held_out_rows(
 ) -> HeldOut:
     """Return the candidate's test rows, or its validation rows where it has none.
 
-    `known_rows` is the number of rows of the table that the champion was trained on, if this one continues that: rows
-    after them are new to it. Raises BadInput where there are none.
+    `known_rows` is the number of rows of the champion's own table, if this table continues it: the rows after them are
+    new to the champion. Raises BadInput if there are no held-out rows.
     """
     spec = parse({key: value for key, value in resolved.items() if key != "search"})
     target = spec.target[0]
@@ -143,11 +143,11 @@ def _chance(metric: str, ours: np.ndarray, theirs: np.ndarray, margin: float) ->
     generator = np.random.default_rng(0)
     count, worse = len(ours), 0
     for _ in range(RESAMPLES // 100):
-        # Multinomial counts of a hundred resamples at a time bound the memory.
+        # A hundred resamples at a time, as multinomial counts, to bound the memory.
         picks = generator.multinomial(count, np.full(count, 1 / count), size=100 if count <= 5_000 else 10)
         means = picks @ np.column_stack([ours, theirs]) / count
         figures = np.sqrt(means) if metric == "rmse" else means
-        better = figures[:, 1] - figures[:, 0]  # of losses: less is better, of accuracy too
+        better = figures[:, 1] - figures[:, 0]  # these are losses, also for accuracy: less is better
         worse += int((better < margin).sum() + 0.5 * (better == margin).sum())
     total = RESAMPLES // 100 * (100 if count <= 5_000 else 10)
     return worse / total

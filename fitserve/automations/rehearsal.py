@@ -1,4 +1,4 @@
-"""What a policy would have done over the history that is there: past versions of the model, and of its dataset."""
+"""What a policy would have done over the recorded history: past versions of the model and of its dataset."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
 from fitserve import db
-from fitserve.automations import gate, schedule
-from fitserve.automations.engine import columns_of, known_rows, written_spec
+from fitserve.automations import cron, gate
+from fitserve.automations.inputs import columns_of, known_rows, written_spec
 from fitserve.automations.table_report import compare
 from fitserve.automations.triggers import FEWEST_TRUTHS
 from fitserve.blobs import BlobStore
@@ -22,13 +22,13 @@ from fitserve.tables import Dataset, Feedback, OutboxEvent, Run, Version
 from fitserve.wire.automations import On, Policy, Rehearsal, RehearsedTick
 
 MOST_TICKS = 200
-MOST_COMPARISONS = 20  # each reads two networks and predicts the held-out rows with both
+MOST_COMPARISONS = 20  # each loads two networks and predicts the held-out rows with both
 
 
 def rehearse(
     engine: Engine, blobs: BlobStore, scratch: Path, policy: Policy, *, model: str | None, owner: str | None
 ) -> Rehearsal:
-    """Play a policy over the history. Nothing is trained: a past version of the same data stands for the new one."""
+    """Play a policy over the history without training: a past version of the same data stands in for the new one."""
     with db.reading(engine) as session:
         written = written_spec(session, policy)
         versions = _versions(session, model)
@@ -70,10 +70,10 @@ def _moments(
     at: datetime,
     notes: list[str],
 ) -> list[tuple[datetime, str]]:
-    """Return the times at which the policy would have been due, and why, the first first."""
+    """Return when the policy would have been due, and why, in order of time."""
     if on.schedule is not None:
         since = min([*(table.created_at for table in tables), *(version.created_at for version, _ in versions), at])
-        found = list(islice(schedule.times(on, since, at), 10 * MOST_TICKS))
+        found = list(islice(cron.times(on, since, at), 10 * MOST_TICKS))
         return [(moment, f"The schedule {on.schedule} was due.") for moment in found]
     if on.appended is not None:
         return _appended(session, on)
@@ -101,7 +101,7 @@ def _appended(session: Session, on: On) -> list[tuple[datetime, str]]:
 
 
 def _live_metric(session: Session, on: On, notes: list[str]) -> list[tuple[datetime, str]]:
-    """Return the days on whose ground truth the metric was beyond its limit."""
+    """Return the days whose ground truth put the metric beyond its limit."""
     notes.append("A live metric is known from the ground truth that is still kept, day by day.")
     metric = on.metric or "accuracy"
     day = func.date(Feedback.created_at)

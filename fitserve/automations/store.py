@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from fitserve import db, registry
-from fitserve.automations import schedule
+from fitserve.automations import cron
 from fitserve.datasets import store as datasets
 from fitserve.errors import BadInput, Conflict, NotFound, TooMany
 from fitserve.ids import new_id
@@ -45,7 +45,7 @@ def create(
         enabled=request.enabled,
         failures=0,
         baseline_id=_baseline(session, policy, sees),
-        next_at=schedule.next_after(policy.on, at) if request.enabled else None,
+        next_at=cron.next_after(policy.on, at) if request.enabled else None,
         created_at=at,
         updated_at=at,
     )
@@ -61,8 +61,8 @@ def create(
 
 
 def check(session: Session, policy: Policy, owner: str, sees: str | None) -> str | None:
-    """Return the model that a policy's runs register. Raises BadInput, NotFound, Conflict where it cannot work."""
-    schedule.check(policy.on)
+    """Return the model that a policy's runs register. Raises BadInput, NotFound, Conflict if it cannot work."""
+    cron.check(policy.on)
     if policy.rollout is not None:
         _check_rollout(policy.rollout)
     model: str | None
@@ -114,7 +114,7 @@ def _visible(session: Session, model: str, sees: str | None) -> bool:
 
 
 def champion(session: Session, model: str) -> Version | None:
-    """Return the version that answers for a model; None where there is none."""
+    """Return the version that answers for a model; None without one."""
     label = session.get(Label, (model, registry.CHAMPION))
     if label is not None:
         return session.get(Version, (model, label.version))
@@ -130,7 +130,7 @@ def champion_run(session: Session, model: str) -> tuple[Run, Version]:
 
 
 def _baseline(session: Session, policy: Policy, sees: str | None) -> str | None:
-    """Return the dataset version that counts as trained on: the champion's, else the newest one."""
+    """Return the dataset version that new rows are counted from: the champion's, else the newest."""
     if policy.do.champion is not None:
         run = champion_run(session, policy.do.champion)[0]
         if policy.on.appended is None or _name_of(session, run.dataset_id) == policy.on.appended:
@@ -145,7 +145,7 @@ def _name_of(session: Session, dataset_id: str) -> str | None:
 
 
 def get(session: Session, id: str, owner: str | None) -> Automation:
-    """Return an automation by id, or by name of the owner's own; an owner None sees all. Raises NotFound."""
+    """Return an automation by id or name, among the owner's, or among all for owner None. Raises NotFound."""
     query = select(Automation).where(or_(Automation.id == id, Automation.name == id))
     if owner is not None:
         query = query.where(Automation.owner == owner)
@@ -175,7 +175,7 @@ def change(
         row.enabled = enabled
         if enabled:
             row.paused_reason, row.failures = None, 0
-    row.next_at = schedule.next_after(read(row).on, at) if row.enabled else None
+    row.next_at = cron.next_after(read(row).on, at) if row.enabled else None
     row.updated_at = at
     session.flush()
     return row
@@ -194,7 +194,7 @@ def read(row: Automation) -> Policy:
 
 
 def history(session: Session, automation: str, *, limit: int, before: str | None = None) -> list[AutomationFiring]:
-    """Return an automation's firings, the last first, from the one before the id `before`."""
+    """Return an automation's firings, newest first, older than the id `before`."""
     query = select(AutomationFiring).where(AutomationFiring.automation_id == automation)
     if before is not None:
         query = query.where(AutomationFiring.id < before)
@@ -202,7 +202,7 @@ def history(session: Session, automation: str, *, limit: int, before: str | None
 
 
 def live_firings(session: Session, automation: str | None = None) -> list[AutomationFiring]:
-    """Return the firings that are not over, the first first."""
+    """Return the firings that are not over, oldest first."""
     query = select(AutomationFiring).where(AutomationFiring.state.in_(LIVE)).order_by(AutomationFiring.id)
     return list(
         session.scalars(query if automation is None else query.where(AutomationFiring.automation_id == automation))
@@ -210,7 +210,7 @@ def live_firings(session: Session, automation: str | None = None) -> list[Automa
 
 
 def spent_today(session: Session, automation: str, at: datetime) -> tuple[int, float]:
-    """Return the runs that an automation has started in this day (UTC), and the seconds that they have trained."""
+    """Return how many runs an automation has started today (UTC), and their seconds of training."""
     day = at.replace(hour=0, minute=0, second=0, microsecond=0)
     mine = select(AutomationFiring.run_id).where(
         AutomationFiring.automation_id == automation, AutomationFiring.created_at >= day

@@ -1,4 +1,4 @@
-"""Whether a new version of a table is sound enough to train on, against the version that was trained on before."""
+"""Whether a new version of a table is sound enough to train on, compared with the last version that was."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 from fitserve.tables import Dataset
 
-MISSING_RISE = 0.2  # of the share of missing values: 5% may become 25%
-ROWS_LEFT = 0.5  # a table with fewer than this share of its rows lost something
+MISSING_RISE = 0.2  # largest rise of the share of missing values: 5% may become 25%
+ROWS_LEFT = 0.5  # least share of the rows that must still be there
 
 
 def compare(before: Dataset, after: Dataset, used: Sequence[str] | None = None) -> dict[str, Any]:
-    """Return what broke from one version to the next: `ok`, and `problems` by column. `used`: only these columns."""
+    """Return what broke between two versions: `ok`, and `problems` by column. `used` limits it to these columns."""
     old = {column["name"]: column for column in before.columns}
     new = {column["name"]: column for column in after.columns}
     names = [name for name in (used or old) if name in old]
@@ -53,7 +53,7 @@ def _column_problems(
 
 
 def _shares(before: Dataset, after: Dataset, old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[float, float]:
-    """Return the shares of missing values before and in what is new: appended rows are not hidden by those before."""
+    """Return the shares of missing values before and now; after an append, `now` is that of the new rows alone."""
     was = old.get("missing", 0) / max(1, before.rows)
     rows, missing = after.rows - before.rows, new.get("missing", 0) - old.get("missing", 0)
     appended = (after.source or {}).get("appended") is not None

@@ -16,16 +16,18 @@ from fitserve.settings import Settings
 from fitserve.tables import Automation, AutomationFiring, Dataset
 from fitserve.wire.automations import On
 
-AGAIN = timedelta(hours=24)  # until drift, or a live metric, of the same version is answered once more
-FEWEST_TRUTHS = 50  # rows of ground truth below which a live metric says nothing
+AGAIN = timedelta(
+    hours=24
+)  # until drift or a live metric fires again, of whichever version: training again need not help
+FEWEST_TRUTHS = 50  # rows of ground truth that a live metric needs
 
-# Returns the distribution of the training rows, by the artifact.
+# Returns an artifact's distribution of training rows.
 Distributions = Callable[[str], Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """One time that an automation is due. `key` is the same for every process that looks."""
+    """A time at which an automation is due. Every process that looks finds the same `key`."""
 
     key: str
     reason: str
@@ -34,7 +36,7 @@ class Tick:
 def due(
     session: Session, row: Automation, on: On, at: datetime, settings: Settings, read: Distributions
 ) -> Tick | None:
-    """Return the tick that is due; None where there is none."""
+    """Return the tick that is due, if any."""
     if on.schedule is not None:
         if row.next_at is None or row.next_at > at:
             return None
@@ -78,7 +80,7 @@ def _drift(
     if worst is None or worst["psi"] <= (on.psi or 0.0):
         return None
     reason = f"{worst['column']} of {version.model} version {version.version} drifted: PSI {worst['psi']:.2f}."
-    return _once_a_day(session, row, f"drift {version.model} {version.version}", reason, at)
+    return _once_a_day(session, row, f"drift {version.model}", reason, at)
 
 
 def _live_metric(session: Session, row: Automation, on: On, at: datetime, settings: Settings) -> Tick | None:
@@ -91,7 +93,7 @@ def _live_metric(session: Session, row: Automation, on: On, at: datetime, settin
             continue
         if (on.below is not None and value < on.below) or (on.above is not None and value > on.above):
             reason = f"{metric} of {version.model} version {version.version} is {value:.4g} on {score['rows']} rows."
-            return _once_a_day(session, row, f"live {version.model} {version.version}", reason, at)
+            return _once_a_day(session, row, f"live {version.model}", reason, at)
     return None
 
 

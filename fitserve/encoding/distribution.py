@@ -4,7 +4,7 @@ numeric     `edges` of (at most) ten bins of equal shares (few values: a bin for
             them, min, max, mean, std
 categorical `frequencies` of the labels (the 100 most frequent), `other`
 text        as numeric, of the numbers of characters
-Each with the share of `missing` rows; all shares are of all rows.
+Each with the number of `rows` and the share of `missing` ones; all shares are of all rows.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ def label_distribution(codes: np.ndarray, labels: Sequence[str]) -> Distribution
     order = np.argsort(-counts, kind="stable")[:LABELS]
     return {
         "kind": "categorical",
+        "rows": len(codes),
         "missing": float((codes < 0).sum() / rows),
         "frequencies": {labels[at]: float(counts[at] / rows) for at in order},
         "other": float((counts.sum() - counts[order].sum()) / rows),
@@ -37,7 +38,8 @@ def numeric_distribution(values: np.ndarray, kind: str = "numeric") -> Distribut
     """Return the distribution of float64 values (rows,); those that are not finite are missing."""
     present = values[np.isfinite(values)]
     rows = max(1, len(values))
-    distribution: Distribution = {"kind": kind, "missing": float((len(values) - len(present)) / rows)}
+    missing = float((len(values) - len(present)) / rows)
+    distribution: Distribution = {"kind": kind, "rows": len(values), "missing": missing}
     if not len(present):
         return {**distribution, "edges": [], "shares": []}
     edges = _edges(present)

@@ -29,12 +29,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
 _EDGE = 1e-12
-_CLOSE = 1e-6  # of an interval's end, which is rounded outwards
+_CLOSE = 1e-3  # of an interval's half: so far at most its ends are rounded outwards
 _LOG_PRIOR = math.lgamma(0.5) * 2 - math.lgamma(1.0)
 _PLANNED_ROWS = 2_000  # at which the asymptotic interval is narrowest
 
@@ -42,6 +42,7 @@ _PLANNED_ROWS = 2_000  # at which the asymptotic interval is narrowest
 _EFFECTS = [sign * 2.0**-place for place in range(1, 9) for sign in (1, -1)]
 _MOST_TILT = 30.0
 _LEAST_DEVIATION = 1e-6
+_LEAST_EVIDENCE = 12.0  # so much against a mean is less than no evidence: mixtures cost about half of that
 _MUCH = 40.0  # evidence, as a logarithm: beyond every limit that is asked
 _MEANS = np.linspace(0.0, 1.0, 25)  # places between the ends of what a mean may be
 
@@ -88,6 +89,7 @@ def _log_tilts(arms: Sequence[tuple[Stream, np.ndarray, float]]) -> np.ndarray:
     return np.asarray(highest + np.log(np.exp(exponents - highest).mean(axis=0)))
 
 
+@lru_cache(4096)
 def log_evidence(stream: Stream, p: float) -> float:
     """Return log M_n(p): evidence against the mean p."""
     deviation = max(math.sqrt(p * (1.0 - p)), _LEAST_DEVIATION)
@@ -104,12 +106,21 @@ def mean_interval(stream: Stream, alpha: float) -> tuple[float, float]:
     """Return the confidence sequence of a mean, which holds at all times at once with probability 1 - alpha."""
     if stream.mean is None:
         return 0.0, 1.0
-    limit = -math.log(alpha)
+    limit, mean = -math.log(alpha), stream.mean
+    reach = _reach(limit) * _deviation(stream)
+    low, high = (_end(partial(log_evidence, stream), limit, mean, end, reach) for end in (0.0, 1.0))
+    return low, high
 
-    def excess(p: float) -> float:
-        return log_evidence(stream, p) - limit
 
-    return _end(excess, stream.mean, 0.0), _end(excess, stream.mean, 1.0)
+def _reach(limit: float) -> float:
+    """Return about how many standard deviations the end of an interval is away from its middle."""
+    return math.sqrt(2 * limit + 5)
+
+
+def _deviation(stream: Stream) -> float:
+    """Return the standard deviation of a mean, of one more hit and one more miss than there were."""
+    p = (stream.total + 1) / (stream.n + 2)
+    return math.sqrt(p * (1 - p) / (stream.n + 2))
 
 
 def log_evidence_of_difference(new: Stream, base: Stream, difference: float, share: float = 0.5) -> float:
@@ -127,7 +138,8 @@ def log_evidence_of_difference(new: Stream, base: Stream, difference: float, sha
     if learned(likeliest) >= _MUCH:
         return _MUCH - math.log(2)
     # Outside of these ends the product of two mixtures alone is that much evidence.
-    low, high = (_end(lambda p: learned(p) - _MUCH, likeliest, end, 1e-3 * (high - low)) for end in (low, high))
+    spread = 8 * min(_deviation(new), _deviation(base))
+    low, high = (_end(learned, _MUCH, likeliest, end, spread, 0.1) for end in (low, high))
     means = low + (high - low) * _MEANS
     weights = 1.0 / share, -1.0 / (1.0 - share)
     tilted = _log_tilts([(new, np.clip(means + difference, 0.0, 1.0), weights[0]), (base, means, weights[1])])
@@ -156,38 +168,51 @@ def difference_interval(new: Stream, base: Stream, alpha: float, share: float = 
     """Return the confidence sequence of mean(new) - mean(base). `share`: about that of `new` in all values."""
     if new.mean is None or base.mean is None:
         return -1.0, 1.0
-    limit = -math.log(alpha)
+    limit, middle = -math.log(alpha), new.mean - base.mean
+    reach = _reach(limit) * math.hypot(_deviation(new), _deviation(base))
 
-    def excess(difference: float) -> float:
-        return log_evidence_of_difference(new, base, difference, share) - limit
+    def evidence(difference: float) -> float:
+        return log_evidence_of_difference(new, base, difference, share)
 
-    middle = new.mean - base.mean
-    return _end(excess, middle, -1.0), _end(excess, middle, 1.0)
+    low, high = (_end(evidence, limit, middle, end, reach) for end in (-1.0, 1.0))
+    return low, high
 
 
-def _end(excess: Callable[[float], float], inside: float, outermost: float, close: float = _CLOSE) -> float:
-    """Return the end of an interval, where `excess` turns positive between a place inside of it and the outermost one.
+def _end(
+    evidence: Callable[[float], float],
+    limit: float,
+    inside: float,
+    outermost: float,
+    reach: float,
+    close: float = _CLOSE,
+) -> float:
+    """Return the end of an interval, where evidence exceeds `limit`, between a place inside and the outermost one.
 
-    By the Illinois rule: a secant's place, with the value of an end that stays halved.
+    By secants of the evidence's root, nearly a straight line, as evidence grows with the square of the distance. The
+    value of an end that stays is halved (Illinois). `reach` is about the distance of the end from `inside`.
     """
-    at_inside, at_outside = excess(inside), excess(outermost)
+    aim = math.sqrt(limit + _LEAST_EVIDENCE)
+
+    def excess(place: float) -> float:
+        return math.sqrt(max(0.0, evidence(place) + _LEAST_EVIDENCE)) - aim
+
+    at_inside, at_outside = -aim, excess(outermost)
     if at_outside < 0 or inside == outermost:
         return outermost
-    at_inside = min(at_inside, -_EDGE)
     kept = 0
     for turn in range(60):
-        if abs(outermost - inside) <= close:
+        if abs(outermost - inside) <= close * reach:
             break
-        share = at_inside / (at_inside - at_outside) if turn % 3 else 0.5
+        share = at_inside / (at_inside - at_outside) if turn % 4 < 3 else 0.5
         middle = inside + min(max(share, 0.01), 0.99) * (outermost - inside)
+        if turn == 0 and reach < abs(outermost - inside):
+            middle = inside + math.copysign(reach, outermost - inside)
         found = excess(middle)
         if found < 0:
-            inside, at_inside = middle, found
-            at_outside = at_outside / 2 if kept == -1 else at_outside
+            inside, at_inside, at_outside = middle, found, at_outside / 2 if kept < 0 else at_outside
             kept = -1
         else:
-            outermost, at_outside = middle, found
-            at_inside = at_inside / 2 if kept == 1 else at_inside
+            outermost, at_outside, at_inside = middle, found, at_inside / 2 if kept > 0 else at_inside
             kept = 1
     return outermost
 

@@ -32,6 +32,7 @@ def declared() -> dict[str, set[str]]:
         "The worker": [*extras["worker"], *extras["worker-gpu"]],
         "Where they are wanted": [
             *(*extras["s3"], *extras["traces"], *extras["channels"], *extras["embedded"], *extras["mcp"]),
+            *extras["encryption"],
             *(*extras["sql"], *extras["delta"], *extras["gcs"], *extras["azure"]),
         ],
         "For development": development,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, func, select, update
 
-from fitserve import api_keys, db, events, monitoring, telemetry
-from fitserve.automations import rehearsal, schedule
+from fitserve import api_keys, db, events, monitoring, registry, telemetry
+from fitserve.automations import cron, gate, rehearsal
 from fitserve.automations import store as automations
 from fitserve.errors import BadInput, Conflict, NotFound
 from fitserve.rollouts import lifecycle
@@ -141,6 +142,49 @@ def test_what_happens_then(served: World, then: str, decision: str) -> None:
     assert served.champion() == 1
 
 
+def _beaten(served: World) -> Automation:
+    """Train a version for an automation that would promote it, while version 1 is the champion."""
+    row = served.automate("follow", **APPENDED)
+    served.upload(rows(500, 5.0, seed=2), append=True)
+    served.rounds()
+    assert served.train() == 2
+    return row
+
+
+def test_a_champion_that_was_replaced_meanwhile_is_compared_anew(
+    served: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody promotes another version while the gate compares with the one before."""
+    row, judge = _beaten(served), gate.judge
+    again = served.automate("other", on={"schedule": YEARLY}, do={"champion": "m"}, then="nothing")
+    make_due(served, again)
+    served.rounds(1)
+    assert served.train() == 3  # as good as version 2
+    compared: list[int | None] = []
+
+    def judged(*arguments: Any) -> dict[str, Any]:
+        compared.append(served.champion())
+        if len(compared) == 1:
+            with db.transaction(served.engine) as session:
+                registry.set_label(session, "m", "champion", version_number=3)
+        return judge(*arguments)
+
+    monkeypatch.setattr(gate, "judge", judged)
+    served.rounds(3)
+    assert compared == [1, 3]
+    (firing,) = served.history(row)
+    assert firing.report is not None
+    assert firing.report["champion"] == firing.report["candidate"]
+
+
+def test_a_model_that_was_deleted_meanwhile_fails_the_firing(served: World) -> None:
+    row = _beaten(served)
+    with db.transaction(served.engine) as session:
+        registry.delete(session, "m")
+    served.rounds()
+    assert [(one.state, one.why) for one in served.history(row)] == [("failed", "Its version of m was deleted.")]
+
+
 def test_the_first_version_needs_no_champion_and_later_ones_do_not_serve_before_they_pass(world: World) -> None:
     world.upload(rows(200, 0.0))
     row = world.automate(on={"schedule": "0 0 1 1 *"}, gate={}, then="notify")
@@ -238,6 +282,12 @@ def test_drift_and_a_live_metric_are_answered_once_a_day(served: World, monkeypa
         session.execute(update(AutomationFiring).values(created_at=db.now(session) - timedelta(hours=25)))
     served.rounds(1)
     assert len(served.history(by_drift)) == 2
+    while (version := served.train()) is not None:  # what was learned anew drifts as well: no loop of trainings
+        with db.transaction(served.engine) as session:
+            registry.set_label(session, "m", "champion", version_number=version)
+        score["version"] = version
+    served.rounds(3)
+    assert [len(served.history(row)) for row in (by_drift, by_metric)] == [2, 2]
 
 
 @pytest.mark.parametrize("count", [2, 5])
@@ -341,11 +391,21 @@ def test_what_cannot_work_is_refused(world: World, policy: dict[str, Any]) -> No
 def test_schedules_follow_daylight_saving_time() -> None:
     on = On(schedule="30 2 * * *", timezone="Europe/Berlin")
     after = datetime(2026, 3, 28, 12, tzinfo=UTC)
-    found = list(schedule.times(on, after, after + timedelta(days=3)))
+    found = list(cron.times(on, after, after + timedelta(days=3)))
     assert len(found) == 3  # 2:30 does not exist on the 29th: it is due once all the same
     assert len({moment.date() for moment in found}) == 3
     after = datetime(2026, 10, 24, 12, tzinfo=UTC)
-    assert len(list(schedule.times(on, after, after + timedelta(days=3)))) == 3  # 2:30 comes twice on the 25th
+    assert len(list(cron.times(on, after, after + timedelta(days=3)))) == 3  # 2:30 comes twice on the 25th
+    every = list(cron.times(On(schedule="*/30 * * * *", timezone="Europe/Berlin"), after, after + timedelta(days=1)))
+    assert {later - earlier for earlier, later in pairwise(every)} == {timedelta(minutes=30)}  # also in the hour twice
+    midnight = On(schedule="0 0 * * *", timezone="America/Santiago")  # where the day that begins summer has none
+    since = datetime(2026, 9, 4, 12, tzinfo=UTC)
+    assert len({one.date() for one in cron.times(midnight, since, since + timedelta(days=4))}) == 4
+
+
+def test_a_day_of_the_month_and_one_of_the_week_are_either() -> None:
+    year = datetime(2026, 1, 1, tzinfo=UTC) - timedelta(seconds=1)
+    assert len(list(cron.times(On(schedule="0 0 13 * 5"), year, year + timedelta(days=365)))) == 61
 
 
 @pytest.mark.parametrize("times", [2, pytest.param(20, marks=pytest.mark.long)])

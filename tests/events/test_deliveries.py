@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.fernet import Fernet
+from pydantic import SecretStr
 from sqlalchemy import Engine, select, update
 from standardwebhooks.webhooks import Webhook as Verifier
 from standardwebhooks.webhooks import WebhookVerificationError
@@ -182,7 +184,7 @@ def test_a_webhook_that_only_fails_is_disabled_with_an_event(
     with db.transaction(one_engine) as session:
         with pytest.raises(Conflict):
             webhooks.send_test(session, session.get_one(Webhook, webhook.id))
-        webhooks.change(session, session.get_one(Webhook, webhook.id), WebhookPatch(enabled=True))
+        webhooks.change(session, session.get_one(Webhook, webhook.id), WebhookPatch(enabled=True), settings)
     receiver.answers = [200]
     deliver(one_engine, settings)
     assert {one.state for one in logged(one_engine, webhook)} == {"delivered"}
@@ -192,7 +194,7 @@ def test_a_replaced_secret_signs_beside_the_new_one(one_engine: Engine, settings
     webhook = subscribe(one_engine, settings, receiver.url)
     newer = webhooks.new_secret()
     with db.transaction(one_engine) as session:
-        webhooks.change(session, session.get_one(Webhook, webhook.id), WebhookPatch(secret=newer))
+        webhooks.change(session, session.get_one(Webhook, webhook.id), WebhookPatch(secret=newer), settings)
     happen(one_engine)
     deliver(one_engine, settings)
     headers, body = receiver.requests[0]
@@ -206,6 +208,57 @@ def test_a_replaced_secret_signs_beside_the_new_one(one_engine: Engine, settings
     Verifier(newer).verify(body, headers)
     with pytest.raises(WebhookVerificationError):
         Verifier(SECRET).verify(body, headers)
+
+
+def test_secrets_are_encrypted_where_the_operator_has_keys(
+    engine: Engine, settings: Settings, receiver: Receiver
+) -> None:
+    old, new = (SecretStr(Fernet.generate_key().decode()) for _ in range(2))
+    keyed = settings.model_copy(update={"secret_keys": old})
+    rotating = settings.model_copy(
+        update={"secret_keys": SecretStr(f"{new.get_secret_value()}, {old.get_secret_value()}")}
+    )
+    rotated = settings.model_copy(update={"secret_keys": new})
+    webhook = subscribe(engine, settings, receiver.url)  # before there was a key
+
+    def held() -> list[str | None]:
+        with db.reading(engine) as session:
+            row = session.get_one(Webhook, webhook.id)
+            return [row.secret, row.previous_secret, row.sealed_secret, row.sealed_previous_secret]
+
+    assert webhooks.reseal(engine, settings) == 0
+    assert held() == [SECRET, None, None, None]
+    assert (webhooks.reseal(engine, keyed), webhooks.reseal(engine, keyed)) == (1, 0)
+    assert held()[:2] == [None, None]
+    newer = webhooks.new_secret()
+    with db.transaction(engine) as session:
+        webhooks.change(session, session.get_one(Webhook, webhook.id), WebhookPatch(secret=newer), keyed)
+    assert [one is None for one in held()] == [True, True, False, False]
+    assert not any(SECRET in str(one) or newer in str(one) for one in held())
+    for known in (keyed, rotating):
+        happen(engine)
+        deliver(engine, known)
+        headers, body = receiver.requests[-1]
+        for secret in (SECRET, newer):
+            Verifier(secret).verify(body, headers)
+    assert (webhooks.reseal(engine, rotating), webhooks.reseal(engine, rotated)) == (2, 0)
+    happen(engine)
+    sent = len(receiver.requests)
+    for unknown, words in ((keyed, "a key that FITSERVE_SECRET_KEYS does not hold"), (settings, "there is no key")):
+        deliver(engine, unknown)
+        make_due(engine)
+        assert words in logged(engine, webhook)[0].log[-1].error
+        assert webhooks.reseal(engine, unknown) == 0
+    assert len(receiver.requests) == sent
+    deliver(engine, rotated)
+    assert len(receiver.requests) == sent + 1
+
+
+@pytest.mark.parametrize("keys", ["short", "%", f"{Fernet.generate_key().decode()},x"])
+def test_a_key_that_is_none_is_refused_at_the_start(keys: str) -> None:
+    with pytest.raises(ValueError, match="URL-safe base64") as refused:
+        Settings(secret_keys=SecretStr(keys))
+    assert keys not in str(refused.value)
 
 
 def test_five_processes_send_each_event_once_and_a_lost_one_is_taken_over(
@@ -302,7 +355,7 @@ def test_old_events_go_and_waiting_ones_stay(engine: Engine, settings: Settings,
     with db.transaction(engine) as session:
         pending, oldest, _ = webhooks.standing(session)
         assert (pending, oldest >= 1) == (1, True)
-        webhooks.change(session, session.get_one(Webhook, webhook.id), WebhookPatch(enabled=False))
+        webhooks.change(session, session.get_one(Webhook, webhook.id), WebhookPatch(enabled=False), settings)
         assert webhooks.standing(session) == (0, 0.0, 1)
         webhooks.remove(session, session.get_one(Webhook, webhook.id))
 

@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 
 from fitserve import artifacts, db, registry
 from fitserve.automations import store as automations
-from fitserve.automations.engine import Scheduler
+from fitserve.automations.scheduler import Scheduler
 from fitserve.blobs import FolderStore
 from fitserve.datasets import store
 from fitserve.encoder import Encoder

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import grpc
 import httpx2
@@ -13,10 +15,15 @@ from sqlalchemy import select
 
 from fitserve import db, drift, monitoring, registry
 from fitserve.rollouts import evidence, lifecycle
-from fitserve.rollouts.guards import StepCounts
-from fitserve.tables import RolloutCount
+from fitserve.rollouts.guards import StepCounts, measure
+from fitserve.settings import Settings
+from fitserve.tables import Rollout, RolloutCount
 from services.predict.protocols.proto import inference_pb2 as pb
+from services.predict.serving.drift_monitor import COUNT_SECONDS
+from services.predict.serving.rollout_traffic import WRITE_SECONDS
 from tests.predict.toy_registry import RunningService, ToyModel, ToyRegistry, eventually, numeric, run_service
+from tests.waiting import wait_until
+from workers.rollout_driver import TICK_SECONDS, RolloutDriver
 
 ROW = [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]]
 CLIENT = httpx2.Client(verify=False, headers={"Connection": "close"}, timeout=20)  # so that any process answers
@@ -173,3 +180,75 @@ def test_a_version_that_cannot_be_loaded_fails_for_the_guard_and_for_no_client(r
         reason = lifecycle.get(session, "broken", rollout.id).reason
     assert reason is not None
     assert reason["guard"] == "errors"
+
+
+class TakenBack(NamedTuple):
+    """Seconds by the database's clock: from when its counts were seen to breach a guard, and, longer, from before."""
+
+    rollback: float
+    rollback_from_before: float
+    known_by_every_process: float
+
+
+def _take_back(served: RunningService, name: str) -> TakenBack:
+    """Roll out a version that cannot be loaded, driven as by a worker, until nobody is sent to it any more."""
+    toys = served.toys
+    toys.register(name, toy(1))
+    artifact = toys.store_artifact(toy(3))
+    toys.register(name, toy(3), artifact=artifact)
+    toys.change(registry.set_label, name, "champion", version_number=1)
+    (toys.home / "blobs" / artifact[:2] / artifact).unlink(missing_ok=True)
+    rollout = toys.change(lifecycle.start, name, 2, steps=[50, 100], guards={"p99_ratio": None})
+    times: dict[str, datetime] = {}
+
+    def note(what: str) -> None:
+        with db.reading(toys.engine) as session:
+            times[what] = db.now(session)
+
+    def breached() -> bool:
+        """Ask until the counts in the database breach the guard, whoever has looked at them."""
+        for key in KEYS[:8]:
+            ask(served, key, name)
+        with db.reading(toys.engine) as session:
+            at = db.now(session)
+            found = evidence.counts_of(session, rollout.id)
+            shares = lifecycle.Plan.read(lifecycle.get(session, name, rollout.id).plan).shares
+        if any(one.breached for one in measure(shares, 0, {"errors": 0.005}, found, {})):
+            return True
+        times["before"] = at
+        return False
+
+    def ended() -> Rollout | None:
+        with db.reading(toys.engine) as session:
+            row = lifecycle.get(session, name, rollout.id)
+        return row if row.finished_at is not None else None
+
+    driver = RolloutDriver(toys.engine)
+    driver.start()
+    try:
+        eventually(breached)
+        note("breached")
+        row = wait_until(ended, "the rollback")
+    finally:
+        driver.stop()
+    assert (row.state, (row.reason or {})["guard"]) == ("rolled_back", "errors")
+    eventually(lambda: {ask(served, key, name) for key in KEYS[:40]} == {"1"})
+    note("known")
+    spans = [(row.finished_at, "breached"), (row.finished_at, "before"), (times["known"], "before")]
+    return TakenBack(*((end - times[since]).total_seconds() for end, since in spans))
+
+
+def test_a_breach_is_taken_back_within_five_seconds(running: RunningService) -> None:
+    whole = COUNT_SECONDS + WRITE_SECONDS + TICK_SECONDS + Settings().registry_poll_seconds
+    assert whole < 4.0, "from the request that breaches to the last process, where nothing else takes time"
+    assert _take_back(running, "late").rollback < 5.0
+
+
+@pytest.mark.long
+def test_breaches_are_taken_back_within_five_seconds_on_postgresql(postgres_url: str, tmp_path: Path) -> None:
+    toys = ToyRegistry(tmp_path / "pg", postgres_url)
+    with run_service(toys, FITSERVE_PREDICT_PROCESSES="4", FITSERVE_REGISTRY_POLL_SECONDS="1") as served:
+        measured = [_take_back(served, f"late{number}") for number in range(6)]
+    print(*measured, sep="\n")
+    assert all(one.rollback < 5.0 for one in measured)
+    toys.engine.dispose()

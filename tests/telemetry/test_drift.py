@@ -38,6 +38,21 @@ def test_other_labels_drift(labels: list[str | None]) -> None:
     assert drift.psi(CATEGORICAL, drift.count(CATEGORICAL, labels)) > drift.LARGE
 
 
+@pytest.mark.parametrize("rows", [30, 100, 500])
+def test_models_of_few_rows_raise_no_false_alarm_and_find_what_has_moved(rows: int) -> None:
+    """The worst of ten columns, as it is looked at."""
+    random = np.random.default_rng(1)
+    worst = []
+    for _ in range(40):
+        known = [drift.numeric_distribution(random.normal(size=rows)) for _ in range(10)]
+        same = [drift.psi(one, drift.count(one, random.normal(size=300))) for one in known]
+        worst.append(max(index for index in same if index is not None))
+        moved = drift.psi(known[0], drift.count(known[0], random.normal(2.0, 1.0, 300)))
+        assert moved is not None
+        assert moved > drift.LARGE
+    assert sum(index > drift.LARGE for index in worst) <= 2
+
+
 def test_few_rows_have_no_index() -> None:
     counts = drift.count(NUMERIC, NUMBERS[:100])
     assert drift.psi(NUMERIC, counts) is None

@@ -1,6 +1,6 @@
-"""Importing: a table is fetched from where it lives to local disk, and becomes a dataset as an upload does.
+"""Imports: fetch a table to local disk, and make a dataset of it in the way an upload does.
 
-Nothing is stored before all of it has arrived: what breaks off leaves no half dataset.
+Nothing is stored before the whole table has arrived, so an import that breaks off leaves no partial dataset.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Importer:
         return fetched
 
     def _fetching(self, source: Source, place: Place) -> Callable[[], Fetched]:
-        """Return what fetches a source, once. Raises BadInput for a connection that there is not."""
+        """Return a function that fetches a source once. Raises BadInput for an unknown connection."""
         stated, kind = source.stated, source.kind
         connection = None
         if stated.connection is not None:
@@ -66,7 +66,7 @@ class Importer:
         return lambda: objects.fetch(kind, stated, connection, place)
 
     def store(self, name: str, source: Source, options: UploadOptions, fetched: Fetched) -> tuple[Dataset, bool]:
-        """Make a dataset of what was fetched; False where the name's newest version has the same content."""
+        """Make a dataset of what was fetched. Return it, and False if it is the newest version already."""
         return store.create(
             self.engine,
             self.blobs,
@@ -89,7 +89,7 @@ class Importer:
         )
 
     def imported_from(self, row: Dataset) -> tuple[Source, UploadOptions, dict[str, Any]]:
-        """Return a dataset's source, how it is read, and which snapshot it is. Raises BadInput."""
+        """Return a dataset's source, its reading options and its snapshot. Raises BadInput."""
         imported = row.source.get("imported")
         if imported is None:
             raise BadInput(

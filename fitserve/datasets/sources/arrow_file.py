@@ -1,4 +1,4 @@
-"""An Arrow file of rows that arrive in batches, with the SHA-256 of its content, whatever the batches were."""
+"""An Arrow file written batch by batch, with a SHA-256 of its content that does not depend on the batches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fitserve.settings import Limits
 
 
 class ArrowFile:
-    """Writes batches of one schema to a file. Raises TooLarge beyond the limits of rows and bytes."""
+    """Writes batches of one schema to a file. Raises TooLarge above the limits of rows and bytes."""
 
     def __init__(self, path: Path, schema: pa.Schema, limits: Limits) -> None:
         self.path, self.schema, self.limits = path, schema, limits
@@ -61,7 +61,7 @@ class ArrowFile:
 
     @property
     def sha256(self) -> str:
-        """The SHA-256 of names, types and values: the same rows in the same order have the same."""
+        """The SHA-256 of names, types and values; equal for the same rows in the same order."""
         whole = hashlib.sha256()
         for field, content in zip(self.schema, self._content, strict=True):
             whole.update(f"{field.name}\0{field.type}\0{content.hexdigest()}\n".encode())
@@ -69,7 +69,7 @@ class ArrowFile:
 
 
 class _ColumnHash:
-    """Hashes a column's values as they arrive; where one batch ends and the next begins makes no difference."""
+    """Hashes a column's values as they arrive, independently of how they are divided into batches."""
 
     def __init__(self, kind: pa.DataType) -> None:
         self._values, self._lengths, self._missing = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()

@@ -1,6 +1,6 @@
-"""Connections that the operator has named: clients name them too, and never see their addresses or passwords.
+"""Connections that the operator names. Clients refer to them by name, and never see an address or password.
 
-They stand in one YAML or JSON mapping, `FITSERVE_CONNECTIONS` or the file `FITSERVE_CONNECTIONS_FILE`. The file is read
+`FITSERVE_CONNECTIONS` or the file `FITSERVE_CONNECTIONS_FILE` holds them as one YAML or JSON mapping. The file is read
 at each import, so a changed password needs no restart.
 """
 
@@ -26,7 +26,7 @@ SECRET_WORDS = (
     "password",
     "credential",
     "authorization",
-)  # of options whose values are secrets
+)  # in the names of options whose values are secret
 
 
 class BadConnections(FitserveError):
@@ -37,7 +37,7 @@ class BadConnections(FitserveError):
 
 
 class SourceRefused(BadInput):
-    """A source does not give what was asked for, and asking again will not help."""
+    """The source refuses, and asking again would not help."""
 
     slug = "source-refused"
     title = "Source refused"
@@ -71,13 +71,13 @@ class Connection(BaseModel):
 
     @property
     def sources(self) -> list[str]:
-        """The kinds of sources that can name it."""
+        """The kinds of sources that can use this connection."""
         if self.scheme in FILE_SCHEMES:
             return [self.scheme, "delta"]
         return {"file": ["delta"], "https": ["https"], "http": ["https"]}.get(self.scheme, ["sql"])
 
     def below(self, path: str, pointer: str) -> str:
-        """Return the address of a path below the connection's own. Raises BadInput for one that leads out of it."""
+        """Return the address of a path below the connection's folder. Raises BadInput for a path that leaves it."""
         if path.startswith("/") or "\\" in path or any(part in ("", ".", "..") for part in path.rstrip("/").split("/")):
             what = "A path is below the connection's folder: it has neither `..` nor empty parts."
             raise BadInput(what, problems=[Problem(what, pointer, received=path[:120], expected="2026/*.parquet")])
@@ -146,7 +146,7 @@ def load(settings: Settings) -> dict[str, Connection]:
 
 
 def visible(settings: Settings, owner: str | None) -> list[ConnectionInfo]:
-    """Return the connections that an owner may use, None: all of them."""
+    """Return the connections that an owner may use; for owner None, all of them."""
     return [
         ConnectionInfo(name=name, kind=one.scheme, sources=one.sources, writable=one.writable)
         for name, one in sorted(load(settings).items())
@@ -155,7 +155,7 @@ def visible(settings: Settings, owner: str | None) -> list[ConnectionInfo]:
 
 
 def find(settings: Settings, name: str, kind: str, owner: str, pointer: str | None = None) -> Connection:
-    """Return a connection by name, for a source or a destination of a kind. Raises BadInput with a pointer."""
+    """Return the connection of a name for a kind of source or destination. Raises BadInput with a pointer."""
     pointer = pointer or f"/source/{kind}/connection"
     allowed = {key: one for key, one in load(settings).items() if one.owners is None or owner in one.owners}
     fitting = [key for key, one in allowed.items() if kind in one.sources]

@@ -1,4 +1,4 @@
-"""A Delta table at a version, read by deltalake: its files in the order of their names."""
+"""A version of a Delta table, read with deltalake; its files in the order of their names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _REFUSED = (
     "does not exist",
     "access denied",
 )
-# What fsspec's file system of S3 calls an option, and what deltalake's does.
+# Names of options: fsspec's for S3, and deltalake's for the same.
 _S3_OPTIONS = {
     "key": "aws_access_key_id",
     "secret": "aws_secret_access_key",

@@ -1,4 +1,4 @@
-"""What fetching from a source gives, and how it is tried again."""
+"""The result of a fetch, and how a fetch is repeated."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ class Place:
     folder: Path
     limits: Limits
     options: UploadOptions
-    known: dict[str, Any] | None = None  # the snapshot of the version before: fetching may end with `Unchanged`
+    known: dict[str, Any] | None = (
+        None  # snapshot of the version before; if the source still has it, the fetch ends with `Unchanged`
+    )
 
 
 @dataclass(frozen=True)
@@ -46,19 +48,19 @@ class Fetched:
     path: Path
     sha256: str
     bytes: int
-    snapshot: dict[str, Any]  # what says which state of the source this is
+    snapshot: dict[str, Any]  # identifies this state of the source
     notices: list[Notice] = field(default_factory=list)
     stem: str | None = None
-    reading: UploadOptions | None = None  # how the file is read, where that is not how its parts are
+    reading: UploadOptions | None = None  # how the joined file is read, if not as its parts are
     at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 class Unchanged(Exception):
-    """The source says that it still is in the known state."""
+    """The source is still in the known state."""
 
 
 def try_again(work: Callable[[], T], attempts: int = ATTEMPTS) -> T:
-    """Return what `work` returns; try several times where the source is away. Raises SourceAway."""
+    """Return what `work` returns, trying several times while the source is away. Raises SourceAway."""
     pause = FIRST_PAUSE
     for attempt in range(1, attempts + 1):
         try:

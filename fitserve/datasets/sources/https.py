@@ -1,4 +1,4 @@
-"""A file at an address: bounded in size and time, resumed where the connection breaks, and never of two states."""
+"""A file fetched over HTTPS: bounded in size and time, resumed after a broken connection, never a mix of two states."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fitserve.wire.sources import HttpsSource
 
 SECONDS = 3_600.0  # for the whole file
 REDIRECTS = 5
-MAX_STALLS = 3  # attempts in a row that bring no byte
+MAX_STALLS = 3  # attempts in a row without a byte
 POINTER = "/source/https/url"
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _TRY_LATER = (408, 425, 429, 500, 502, 503, 504)
@@ -53,7 +53,7 @@ class _Download:
 
     def __init__(self, url: str, headers: dict[str, str], outgoing: Outgoing, place: Place) -> None:
         self.url, self.headers, self.outgoing, self.place = url, headers, outgoing, place
-        self.marks: dict[str, str] = {}  # what says which state of the file this is
+        self.marks: dict[str, str] = {}  # identifies this state of the file
         self._ends_at = time.monotonic() + SECONDS
         self._done = False
 
@@ -73,7 +73,7 @@ class _Download:
                     time.sleep(0.2 * 2**stalls)
 
     def _request(self, path: Path, have: int) -> None:
-        """Ask for the rest from `have` on, and write it. Raises NoAnswer where the connection breaks."""
+        """Request the rest from byte `have` on, and write it. Raises NoAnswer if the connection breaks."""
         headers = dict(self.headers)
         mark = self.marks.get("etag") or self.marks.get("last_modified")
         if have and mark:
@@ -107,13 +107,13 @@ class _Download:
         raise SourceRefused(what, problems=[Problem(what, POINTER, received=self.url[:200], fix=fix)])
 
     def _start(self, response: Response, have: int, marks: dict[str, str]) -> int:
-        """Return where the body belongs. Raises SourceAway where it is of another state of the file."""
+        """Return the byte at which the body begins. Raises SourceAway if it belongs to another state of the file."""
         if response.status == 200:
-            return 0  # the whole file: it has changed meanwhile, or the server resumes nothing
+            return 0  # the whole file: it has changed meanwhile, or the server does not resume
         found = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if found is None or int(found[1]) > have or (marks and marks != self.marks):
             raise SourceAway("The file changed while it was read.", fix="Import it once it is complete.")
-        return int(found[1])  # a cache may answer whole blocks, from before what was asked
+        return int(found[1])  # a cache may answer with whole blocks, which begin before the requested byte
 
     def _write(self, response: Response, path: Path, start: int) -> None:
         most = self.place.limits.upload_bytes
@@ -131,7 +131,7 @@ class _Download:
 
 
 def _marks(response: Response) -> dict[str, str]:
-    """Return the strong ETag, else when the file was modified."""
+    """Return the strong ETag, or else the time of modification."""
     etag, modified = response.headers.get("ETag", ""), response.headers.get("Last-Modified")
     if etag.startswith('"'):
         return {"etag": etag}

@@ -27,7 +27,7 @@ _REFUSALS = (
     "unauthorized",
 )
 _MARKS = ("ETag", "etag", "generation", "content_settings_etag", "VersionId", "last_modified", "LastModified", "mtime")
-# Waiting for a store that is away ends; what is tried again is tried by us.
+# Do not wait long for an absent store, and leave the retries to us.
 _S3_DEFAULTS = {"config_kwargs": {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 1}}}
 
 
@@ -63,7 +63,7 @@ def open_store(kind: str, connection: Connection, address: str) -> tuple[Any, st
 
 
 def _find(store: Any, path: str, pointer: str, stated: str) -> list[tuple[str, int, str]]:
-    """Return name, size and mark (what changes with the content) of each part, by name."""
+    """Return each part's name, size and mark, which changes with the content, in the order of names."""
     if any(sign in stated for sign in "*?["):
         infos = [info for info in store.glob(path, detail=True).values() if info["type"] == "file"]
         infos = [info for info in infos if not info["name"].rsplit("/", 1)[-1].startswith(("_", "."))]
@@ -86,7 +86,7 @@ def _mark(info: dict[str, Any]) -> str:
 
 
 def _download(store: Any, found: tuple[str, int, str], path: Path) -> PartFile:
-    """Copy an object to local disk. Raises SourceAway where it changed meanwhile."""
+    """Copy an object to local disk. Raises SourceAway if it changed meanwhile."""
     name, size, mark = found
     digest, count = hashlib.sha256(), 0
     with store.open(name, "rb", block_size=8 * CHUNK, cache_type="readahead") as remote, path.open("wb") as local:
@@ -102,7 +102,7 @@ def _download(store: Any, found: tuple[str, int, str], path: Path) -> PartFile:
 
 @contextmanager
 def translated(kind: str, connection: Connection, pointer: str, path: str) -> Iterator[None]:
-    """Raise what a store's own errors mean: its libraries have many, and no common one."""
+    """Translate a store's own errors, which have no common class."""
     try:
         yield
     except (FitserveError, Unchanged):
@@ -112,7 +112,7 @@ def translated(kind: str, connection: Connection, pointer: str, path: str) -> It
         raise SourceRefused(what, problems=[Problem(what, pointer, received=path[:120])]) from None
     except Exception as error:
         if isinstance(error, OSError) and error.errno and error.filename and str(error.filename).startswith("/"):
-            raise  # the local disk's
+            raise  # of the local disk
         detail = connection.redact(f"{type(error).__name__}: {error}")
         if isinstance(error, PermissionError) or any(word in detail.lower() for word in _REFUSALS):
             fix = "The operator mends the connection's credentials."

@@ -1,4 +1,4 @@
-"""Any database that SQLAlchemy has a driver for: rows fetched in batches, their types as Python's values show them."""
+"""Any database with an SQLAlchemy driver: rows are fetched in batches, and typed by their Python values."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _ALLOWED_IN_SQLITE = {
 
 @contextmanager
 def open_query(connection: Connection, query: str, folder: Path) -> Iterator[QueryResult]:
-    """Run a query in a transaction that is read-only, where the database has such, and never committed.
+    """Run a query in a transaction that is never committed, and is read-only if the database supports that.
 
     Raises SourceRefused, SourceAway.
     """
@@ -93,14 +93,14 @@ def _engine(connection: Connection) -> Engine:
 
 
 def _guard_sqlite(opened: Opened, deadline: float) -> None:
-    """Let SQLite do nothing but read, and stop at the deadline: it has neither roles nor a timeout."""
+    """Allow SQLite only to read, and stop it at the deadline: it has neither roles nor a timeout."""
     raw: Any = opened.connection.driver_connection
     raw.set_authorizer(lambda action, *_: sqlite3.SQLITE_OK if action in _ALLOWED_IN_SQLITE else sqlite3.SQLITE_DENY)
     raw.set_progress_handler(lambda: int(time.monotonic() > deadline), 100_000)
 
 
 def _raise(error: DBAPIError, connection: Connection, *, late: bool) -> NoReturn:
-    """Raise what a driver's error means."""
+    """Translate a driver's error, and raise it."""
     detail = connection.redact(str(error.orig))
     if late or "max_statement_time" in detail or "maximum statement execution time" in detail:
         fix = "Ask for fewer rows, or have the operator raise `statement_seconds`."
@@ -128,7 +128,7 @@ def _raise(error: DBAPIError, connection: Connection, *, late: bool) -> NoReturn
 def _segments(
     names: list[str], partitions: Iterator[Sequence[Any]], check: Callable[[], None], folder: Path
 ) -> list[Part]:
-    """Write the rows to files, a new one whenever the types change; they are known only when all have been seen."""
+    """Write the rows to files, a new one whenever the types change: they are known only after the last row."""
     parts: list[Part] = []
     writer: pa.ipc.RecordBatchStreamWriter | None = None
     try:
@@ -151,7 +151,7 @@ def _segments(
 
 
 def arrow_column(values: list[Any]) -> pa.Array:
-    """Return Python's values as an Arrow column: as texts where they are of several types."""
+    """Return Python values as an Arrow column; values of several types become texts."""
     try:
         column = pa.array(values)
     except (pa.ArrowException, TypeError, ValueError, OverflowError):

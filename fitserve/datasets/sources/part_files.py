@@ -1,4 +1,4 @@
-"""Files that are parts of one table, joined by the names of their columns into one that is read as an upload is."""
+"""Files that are parts of one table, joined by column names into one file, which is read as an upload is."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def join(files: Sequence[PartFile], place: Place, snapshot: dict[str, Any]) -> F
 
 @contextmanager
 def _naming(file: PartFile) -> Iterator[None]:
-    """Name the part in what is raised about it."""
+    """Add the part's name to errors about it."""
     try:
         yield
     except BadInput as error:
@@ -87,7 +87,7 @@ def _reader(file: PartFile, place: Place) -> TableReader:
     with _naming(file):
         known = open_reader(file.path, options, place.limits, folder)
     if known.path != file.path:
-        file.path.unlink()  # unpacked or transcoded: only that copy is read
+        file.path.unlink()  # unpacked or transcoded: only the copy is read from here on
     return known
 
 
@@ -129,7 +129,7 @@ def _arrow_opened(path: Path) -> Iterator[Any]:
 
 
 def _join_csv(files: Sequence[PartFile], readers: Sequence[TableReader], place: Place) -> tuple[Path, list[Notice]]:
-    """Write all parts' fields as texts into one CSV file, from which kinds are inferred over all rows."""
+    """Write the fields of all parts as texts into one CSV file, so that kinds are inferred from all rows."""
     parts, notices = [], []
     for at, (file, reader) in enumerate(zip(files, readers, strict=True)):
         segment = place.folder / f"texts-{at}.arrow"

@@ -1,4 +1,4 @@
-"""Tables in parts, joined by the names of their columns; where the parts differ is said."""
+"""Tables in parts, joined by column names, with notices about how the parts differ."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_NAMED = 3  # parts that a notice names
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a table: its rows can be read once or more."""
+    """One part of a table, whose rows can be read again and again."""
 
     name: str
     schema: pa.Schema
@@ -34,7 +34,7 @@ def read_stream(path: Path) -> Iterator[pa.RecordBatch]:
 
 
 def unify(parts: Sequence[Part]) -> tuple[pa.Schema, list[Notice]]:
-    """Return the columns of all parts under types that hold them, and how the parts differ."""
+    """Return all parts' columns, with types that hold every part's values, and notices of how the parts differ."""
     kinds: dict[str, pa.DataType] = {}
     spoken: dict[str, dict[str, str]] = {}  # of each column, the first part of each type
     holders: dict[str, list[str]] = {}
@@ -62,7 +62,7 @@ def unify(parts: Sequence[Part]) -> tuple[pa.Schema, list[Notice]]:
 
 
 def joined_rows(parts: Sequence[Part], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of all parts, one after the other. Raises TableRefused where a value has no such type."""
+    """Yield the rows of one part after the other. Raises TableRefused for a value that does not fit its column."""
     for part in parts:
         for batch in part.batches():
             columns = [_column(batch, field, part.name) for field in schema]
@@ -83,7 +83,7 @@ def _column(batch: pa.RecordBatch, field: pa.Field, part: str) -> pa.Array:
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
-    """Return the type of a column's values, whatever way they are packed."""
+    """Return the type of a column's values, however they are packed."""
     types = pa.types
     if types.is_dictionary(kind) or types.is_run_end_encoded(kind):
         return plain_type(kind.value_type)

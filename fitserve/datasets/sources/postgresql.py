@@ -17,7 +17,7 @@ from fitserve.errors import Unavailable
 from fitserve.wire.notices import Notice
 
 Convert = Callable[[pa.Array], pa.Array]
-# Waiting for a server that has vanished ends: without these, libpq waits for as long as the kernel does.
+# Bounds the wait for a server that has vanished: without these, libpq waits as long as the kernel does.
 _DEFAULTS = {"connect_timeout": "10", "keepalives_idle": "30", "tcp_user_timeout": "60000"}
 AWAY = ("08", "57P", "53", "40")  # SQLSTATEs: connection, shutdown, resources, rollback of a snapshot
 _STARTING = re.compile(r"starting up|shutting down|recovery mode|too many|connection slots", re.IGNORECASE)
@@ -39,7 +39,7 @@ def open_query(connection: Connection, query: str) -> Iterator[QueryResult]:
             cursor.execute("SELECT txid_current_snapshot()::text, now()::text")
             row = cursor.fetchone()
             snapshot = {"transactions": row[0], "taken_at": row[1]} if row else {}
-            cursor.execute(query + "\n")  # a comment at its end would swallow what the driver adds
+            cursor.execute(query + "\n")  # ends a trailing comment, which would swallow what the driver adds
             reader = cursor.fetch_record_batch()
             fields, converts, notices = _plain_fields(reader.schema)
             schema = pa.schema(fields)
@@ -59,7 +59,7 @@ def open_query(connection: Connection, query: str) -> Iterator[QueryResult]:
 def _next(reader: pa.RecordBatchReader, connection: Connection) -> pa.RecordBatch | None:
     try:
         return next(reader, None)
-    except (pa.ArrowException, OSError) as error:  # what the driver's own errors become on their way through Arrow
+    except (pa.ArrowException, OSError) as error:  # the driver's errors, as Arrow passes them on
         _raise(error, connection)
 
 
@@ -73,7 +73,7 @@ def uri(connection: Connection) -> str:
 
 
 def _raise(error: Exception, connection: Connection) -> NoReturn:
-    """Raise what a driver's error means."""
+    """Translate the driver's error, and raise it."""
     text, state = str(error), getattr(error, "sqlstate", None) or ""
     said = SAID.search(text)
     detail = connection.redact(said[1] if said else text.removeprefix("IO: "))
@@ -105,7 +105,7 @@ def _raise(error: Exception, connection: Connection) -> NoReturn:
 
 
 def _plain_fields(schema: pa.Schema) -> tuple[list[pa.Field], list[Convert], list[Notice]]:
-    """Return the fields under Arrow's own types, how columns become those, and what that changes."""
+    """Return the fields with Arrow's own types, a conversion for each column, and notices of what that changes."""
     fields, converts, notices = [], [], []
     for field in schema:
         metadata = field.metadata or {}
@@ -146,7 +146,7 @@ def _numeric_type(column: str, modifier: int) -> tuple[pa.DataType, list[Notice]
 def _numbers(kind: pa.DataType) -> Convert:
     def convert(column: pa.Array) -> pa.Array:
         texts: Any = column.storage
-        if pa.types.is_decimal(kind):  # has no NaN
+        if pa.types.is_decimal(kind):  # a decimal has no NaN
             texts = pc.if_else(pc.equal(texts, "NaN"), pa.scalar(None, texts.type), texts)
         return texts.cast(kind)
 

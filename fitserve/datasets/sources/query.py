@@ -1,4 +1,4 @@
-"""Queries: what is one, what it gives, and how it is refused."""
+"""Queries: which ones are accepted, what they return, and how the others are refused."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from fitserve.datasets.sources.connections import SourceRefused
 from fitserve.errors import Problem
 from fitserve.wire.notices import Notice
 
-# What a query is made of, as far as it matters here. Each part is read once, whatever it holds: a comment or a quoted
-# text that does not end takes the rest.
+# The parts of a query that matter here. Each character is read once: an unended comment or quoted text takes the rest.
 _PART = re.compile(
     r"""
     (?P<blank> \s++ | --[^\n]*+ | /\*(?:[^*]|\*(?!/))*+(?:\*/|\Z) | ; )
@@ -45,7 +44,7 @@ def _parts(query: str) -> Iterator[re.Match[str]]:
 
 
 def checked_query(query: str) -> str:
-    """Return a query without what follows its end, as a semicolon. Raises SourceRefused for what is not a query."""
+    """Return a query without semicolons and comments at its end. Raises SourceRefused for what is not a query."""
     first: str | None = None
     previous, end = "", 0
     for part in _parts(query):
@@ -74,7 +73,7 @@ def query_refused(detail: str, *, received: str | None = None, fix: str | None =
 
 
 def order_notice(query: str) -> list[Notice]:
-    """Return what to know about a query whose rows have no order."""
+    """Return a notice if the rows of a query have no order."""
     depth, previous, ordered = 0, "", False
     for part in _parts(query):
         word = part[0].lower()

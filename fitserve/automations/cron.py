@@ -14,7 +14,7 @@ from fitserve.wire.automations import On
 
 
 def check(on: On) -> None:
-    """Raise BadInput where a schedule or its time zone is none, or is never due."""
+    """Raise BadInput for a text that is no schedule, an unknown time zone, or a schedule that is never due."""
     if on.schedule is None:
         return
     try:

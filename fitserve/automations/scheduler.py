@@ -1,13 +1,12 @@
-"""What the one leader does at each round: ticks become firings, firings runs, and runs decisions.
+"""What the leading process does in each round: it turns ticks into firings, firings into runs, and runs into decisions.
 
-Each step is one transaction that a repeated one finds done: a firing is unique on its tick, its run on the firing (by
-an Idempotency-Key), and its decision is written with what it does. So a leader may die between any two lines, and two
-leaders at once do nothing twice.
+Each step is one transaction, and repeating it changes nothing: a tick has one firing, a firing has one run (by an
+Idempotency-Key), and a decision is written together with its effect. So a leader may die between any two lines, and two
+leaders at once still do nothing twice.
 """
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +18,8 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from fitserve import artifacts, db, events, leaders, registry, submission, telemetry
-from fitserve.automations import gate, schedule, store, triggers
+from fitserve.automations import cron, gate, store, triggers
+from fitserve.automations.inputs import columns_of, dataset_of, known_rows, trained_on, written_spec
 from fitserve.automations.table_report import compare
 from fitserve.blobs import BlobStore
 from fitserve.crash_points import crash_point
@@ -41,7 +41,7 @@ LEADER = "automations"
 
 @dataclass
 class Scheduler:
-    """The work of the leader, in any process that has a database and the blobs."""
+    """Does the leader's work, in any process that has a database and the blobs."""
 
     settings: Settings
     engine: Engine
@@ -68,7 +68,7 @@ class Scheduler:
         return True
 
     def _guarded(self, step: Callable[[str], None], id: str) -> None:
-        """One automation's fault is not another's."""
+        """Run a step, and keep its failure from the other automations."""
         try:
             step(id)
         except Unavailable as error:
@@ -91,6 +91,8 @@ class Scheduler:
             row = session.get(Automation, id, with_for_update=True)
             if row is not None and row.enabled:
                 _open(session, row, policy, tick, at)
+            crash_point("automations.before_opened")
+        crash_point("automations.after_opened")
 
     def _read_distributions(self, artifact: str) -> Mapping[str, Any]:
         return {"training_distribution": artifacts.read(self.blobs, artifact).manifest.get("training_distribution")}
@@ -115,17 +117,17 @@ class Scheduler:
             self._decide(firing, row, run)
 
     def _start(self, firing: AutomationFiring, row: Automation) -> None:
-        """Check the table and the spec, and submit the run; a repeated submission finds the first one."""
+        """Check the table and the spec, and submit the run. A repeated submission finds the first run."""
         policy = store.read(row)
         try:
             with db.reading(self.engine) as session:
                 if (ended := _key_ended(session, row)) is not None:
                     raise Conflict(ended)
                 written = written_spec(session, policy)
-                dataset = datasets.get(session, row.owner, str(_name(written)))
+                dataset = datasets.get(session, row.owner, str(dataset_of(written)))
                 before = session.get(Dataset, row.baseline_id) if row.baseline_id else None
                 if before is None or before.name != dataset.name:
-                    before = _trained_on(session, row.model, dataset.name)
+                    before = trained_on(session, row.model, dataset.name)
             report = None
             if before is not None and before.id != dataset.id:
                 report = compare(before, dataset, columns_of(written))
@@ -167,15 +169,19 @@ class Scheduler:
             session.get_one(Automation, row.id).baseline_id = run.dataset_id
             data = {"automation": row.id, "name": row.name, "reason": firing.reason, "run": run.id, "dataset": ref}
             events.record(session, "automation.fired", owner=row.owner, data=data)
+        crash_point("automations.after_started")
 
     def _decide(self, firing: AutomationFiring, row: Automation, run: Run) -> None:
-        """Compare, then do what the policy says, and write both at once."""
+        """Compare the versions, do what the policy says, and write both in one transaction."""
         policy, version = store.read(row), (run.result or {}).get("version")
         with db.reading(self.engine) as session:
             incumbent = store.champion(session, run.model) if run.model else None
             own = session.get(Version, (run.model, version)) if run.model and version else None
             dataset = session.get(Dataset, run.dataset_id)
             known = known_rows(session, incumbent, dataset)
+        if run.model is not None and own is None:
+            self._fail(firing.id, "training", row.id, f"Its version of {run.model} was deleted.")
+            return
         verdict: dict[str, Any] | None = None
         compared = incumbent is not None and own is not None and incumbent.version != own.version
         if policy.gate is not None and compared and dataset is not None:
@@ -192,6 +198,11 @@ class Scheduler:
             moved = _claim(session, firing.id, "training")
             if moved is None:
                 return
+            if run.model is not None:
+                registry.lock(session, run.model)
+                now = store.champion(session, run.model)
+                if (now and now.version) != (incumbent and incumbent.version):
+                    return  # another version became the champion meanwhile: the next round compares with that one
             automation = session.get_one(Automation, row.id, with_for_update=True)
             moved.version = version
             decision, why = _carry_out(session, policy, automation, run, version, incumbent, verdict)
@@ -202,6 +213,7 @@ class Scheduler:
             data["run"] = run.id
             data |= {"model": run.model, "version": version}
             events.record(session, "automation.decided", owner=row.owner, data=data)
+            crash_point("automations.before_decided")
         telemetry.FIRINGS.labels(decision).inc()
         crash_point("automations.after_decision")
 
@@ -241,8 +253,8 @@ def _claim(session: Session, id: str, state: str) -> AutomationFiring | None:
 
 
 def _open(session: Session, row: Automation, policy: Policy, tick: triggers.Tick, at: datetime) -> None:
-    """Make a firing of a tick, once; skipped or queued as the policy says."""
-    row.next_at = schedule.next_after(policy.on, at)  # a missed schedule is made up for once
+    """Make the one firing of a tick; the policy says whether it is skipped or queued."""
+    row.next_at = cron.next_after(policy.on, at)  # after now: however many ticks were missed, they make one firing
     live = store.live_firings(session, row.id)
     runs, seconds = store.spent_today(session, row.id, at)
     budget, state, why = policy.budget, "open", None
@@ -299,7 +311,7 @@ def _carry_out(
 
 
 def _count_failure(session: Session, id: str, why: str) -> None:
-    """Pause an automation, with an event, after so many failures in a row."""
+    """Count a failure; pause the automation, with an event, after `pause_after` of them in a row."""
     row = session.get_one(Automation, id, with_for_update=True)
     row.failures += 1
     if not row.enabled or row.failures < store.read(row).pause_after:
@@ -311,7 +323,7 @@ def _count_failure(session: Session, id: str, why: str) -> None:
 
 
 def _key_ended(session: Session, row: Automation) -> str | None:
-    """Return why an automation must not act in its owner's name any more; None where it may."""
+    """Return why an automation may no longer act in its owner's name; None if it may."""
     key = session.get(Key, row.key_id) if row.key_id else None
     if key is None:
         return None
@@ -320,53 +332,7 @@ def _key_ended(session: Session, row: Automation) -> str | None:
 
 
 def _pin_champion(session: Session, model: str) -> None:
-    """Name the version that answers now: without a champion, the next one would answer before it has passed."""
+    """Make the version that answers now the champion: without one, the next version would answer before the gate."""
     version = store.champion(session, model)
     if version is not None and registry.CHAMPION not in {label.label for label in registry.labels(session, model)}:
         registry.set_label(session, model, registry.CHAMPION, version_number=version.version)
-
-
-def written_spec(session: Session, policy: Policy) -> dict[str, Any]:
-    """Return the spec to train: as written, on the newest version of its dataset. Raises NotFound."""
-    if policy.do.spec is not None:
-        return copy.deepcopy(policy.do.spec)
-    run, _ = store.champion_run(session, policy.do.champion or "")
-    written = copy.deepcopy(run.spec)
-    written["dataset"] = session.get_one(Dataset, run.dataset_id).name
-    written["model"] = run.model
-    return written
-
-
-def _name(written: Mapping[str, Any]) -> Any:
-    reference = written.get("dataset")
-    return reference.get("ref") or reference.get("name") if isinstance(reference, Mapping) else reference
-
-
-def columns_of(written: Mapping[str, Any]) -> list[str] | None:
-    """Return the columns that a spec reads; None where it takes all."""
-    features, target = written.get("features"), written.get("target")
-    if not isinstance(features, list) or not all(isinstance(one, str) for one in features):
-        return None
-    targets = target if isinstance(target, list) else [target]
-    return [*features, *(one for one in targets if isinstance(one, str))]
-
-
-def _trained_on(session: Session, model: str | None, name: str) -> Dataset | None:
-    """Return the version of a dataset that a model's champion was trained on."""
-    version = store.champion(session, model) if model else None
-    run = session.get(Run, version.run_id) if version is not None else None
-    found = session.get(Dataset, run.dataset_id) if run is not None else None
-    return found if found is not None and found.name == name else None
-
-
-def known_rows(session: Session, incumbent: Version | None, dataset: Dataset | None) -> int | None:
-    """Return how many of a table's first rows the champion may have seen; None where that is not known."""
-    run = session.get(Run, incumbent.run_id) if incumbent is not None else None
-    before = session.get(Dataset, run.dataset_id) if run is not None else None
-    if before is None or dataset is None:
-        return None
-    step: Dataset | None = dataset
-    while step is not None and step.id != before.id:  # only appended rows keep those before in their places
-        appended = step.source.get("appended") or {}
-        step = session.get(Dataset, step.parent_id) if appended.get("to") == step.parent_id and step.parent_id else None
-    return before.rows if step is not None else None
