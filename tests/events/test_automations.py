@@ -155,23 +155,27 @@ def test_a_champion_that_was_replaced_meanwhile_is_compared_anew(
     served: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody promotes another version while the gate compares with the one before."""
-    row, judge = _beaten(served), gate.judge
-    again = served.automate("other", on={"schedule": YEARLY}, do={"champion": "m"}, then="nothing")
-    make_due(served, again)
-    served.rounds(1)
-    assert served.train() == 3  # as good as version 2
+    served.upload(rows(500, 5.0, seed=2), append=True)
+    other = served.automate("other", on={"schedule": YEARLY}, do={"champion": "m"}, then="nothing")
+    make_due(served, other)
+    served.rounds()
+    assert served.train() == 2
+    served.rounds()
+    row, judge = served.automate("follow", **APPENDED), gate.judge
+    served.rounds()
+    assert served.train() == 3
     compared: list[int | None] = []
 
     def judged(*arguments: Any) -> dict[str, Any]:
         compared.append(served.champion())
         if len(compared) == 1:
             with db.transaction(served.engine) as session:
-                registry.set_label(session, "m", "champion", version_number=3)
+                registry.set_label(session, "m", "champion", version_number=2)
         return judge(*arguments)
 
     monkeypatch.setattr(gate, "judge", judged)
     served.rounds(3)
-    assert compared == [1, 3]
+    assert compared == [1, 2]
     (firing,) = served.history(row)
     assert firing.report is not None
     assert firing.report["champion"] == firing.report["candidate"]
